@@ -1,0 +1,48 @@
+"""Diffusion models on neural-codec latents, level by level.
+
+What a user or a plugin needs can be imported from here. Nothing is loaded before it is used, so `import codecdiff`
+is cheap and does not import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from codecdiff.interfaces import (
+        Codec,
+        Condition,
+        Conditioner,
+        Denoiser,
+        Entry,
+        Part,
+        Prompt,
+        Splitter,
+        device_of,
+        prompt_fields,
+    )
+    from codecdiff.pipeline import Pipeline, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Codec",
+    "Condition",
+    "Conditioner",
+    "Denoiser",
+    "Entry",
+    "Part",
+    "Pipeline",
+    "Prompt",
+    "Splitter",
+    "device_of",
+    "load",
+    "prompt_fields",
+]
+
+_HOMES = {"Pipeline": "codecdiff.pipeline", "load": "codecdiff.pipeline"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'codecdiff' has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "codecdiff.interfaces")), name)

@@ -1,0 +1,268 @@
+"""Configurations: a part is `{name: dac, options...}`, and its constructor's signature is the schema of the options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
+
+from codecdiff import registry
+
+# What follows from other parts. It is supplied when a model is assembled, and refused in a file.
+SUPPLIED = {
+    "codecs": (),
+    "splitters": ("num_codebooks", "levels"),
+    "conditioners": (),
+    "denoisers": ("channels", "context_channels", "condition_widths"),
+}
+
+# An option that names the part it belongs to: `splitter.stages=...` asks for the grouped splitter.
+OWNERS = {("splitters", "stages"): "grouped"}
+
+_LAX = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True)
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says where, why and what is possible."""
+
+
+@dataclass(frozen=True)
+class PartOf:
+    """Marks a field of a configuration as a part of this kind."""
+
+    kind: str
+
+
+CodecSpec = Annotated[dict[str, Any], PartOf("codecs")]
+SplitterSpec = Annotated[dict[str, Any], PartOf("splitters")]
+ConditionerSpec = Annotated[dict[str, Any], PartOf("conditioners")]
+DenoiserSpec = Annotated[dict[str, Any], PartOf("denoisers")]
+
+
+def _kind_of(hint: Any) -> str | None:
+    """Which kind of part a type hint stands for, if any: `Codec`, `Codec | None`, or a marked field."""
+    from codecdiff.interfaces import KINDS
+
+    if get_origin(hint) is Annotated:
+        marks = [mark.kind for mark in get_args(hint)[1:] if isinstance(mark, PartOf)]
+        return marks[0] if marks else _kind_of(get_args(hint)[0])
+    for option in (hint, *get_args(hint)):
+        if isinstance(option, type):
+            for kind, interface in KINDS.items():
+                if issubclass(option, interface):
+                    return kind
+        elif get_origin(option) is Annotated and (kind := _kind_of(option)):
+            return kind
+    return None
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    near = get_close_matches(name, names, n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def options(kind: str, name: str) -> dict[str, Any]:
+    """Give the options of a part with their type hints: its constructor's signature, less what is supplied."""
+    part = registry.load(kind, name)
+    signature = inspect.signature(part.__init__)
+    hints = get_type_hints(part.__init__)
+    known = (parameter.name for parameter in list(signature.parameters.values())[1:])
+    return {key: hints.get(key, Any) for key in known if key in hints and key not in SUPPLIED[kind]}
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    kind = _kind_of(hint)
+    if kind is None:
+        return TypeAdapter(hint, config=_LAX)
+    from codecdiff.interfaces import KINDS
+
+    interface = KINDS[kind]
+
+    def assembled(value: Any) -> Any:
+        return build(kind, value) if isinstance(value, str | Mapping) else value
+
+    optional = type(None) in get_args(hint)
+    built = Annotated[InstanceOf[interface], BeforeValidator(assembled)]  # pyright: ignore[reportInvalidTypeForm]
+    return TypeAdapter(built | None if optional else built, config=_LAX)
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    try:
+        return _adapter(hint).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        spot = ".".join([where, *map(str, first["loc"])])
+        raise ConfigError(f"{spot} = {value!r}: {first['msg']}.") from error
+
+
+def parse(text: str, hint: Any, where: str) -> Any:
+    """Read one value of the command line by the type of its field: `0` stays a string where a string is asked for."""
+    try:
+        return _adapter(hint).validate_python(text)
+    except ValidationError:
+        return _checked(yaml.safe_load(text), hint, where)
+
+
+def part_spec(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Give the name and the options of a part, refusing options it does not have and those that are supplied."""
+    values = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name = values.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"A {kind[:-1]} needs a name, as in {{name: {registry.installed(kind)[0].name}}}; got {spec!r}."
+        )
+    known = options(kind, name)
+    for key in values:
+        if key in SUPPLIED[kind]:
+            raise ConfigError(f"{kind[:-1]}.{key} follows from the other parts; leave it out.")
+        if key not in known:
+            raise ConfigError(
+                f"The {kind[:-1]} '{name}' has no option '{key}'. "
+                f"It has: {', '.join(known) or 'none'}.{_near(key, list(known))}"
+            )
+    return name, values
+
+
+def build(kind: str, spec: str | Mapping[str, Any], **supplied: Any) -> Any:
+    """Build the part that `spec` describes, with those of the `supplied` arguments that its constructor takes.
+
+    Raises ConfigError for options that are unknown, of the wrong type, missing or refused by the part.
+    """
+    name, values = part_spec(kind, spec)
+    part = registry.load(kind, name)
+    known = options(kind, name)
+    accepted = inspect.signature(part.__init__).parameters
+    arguments = {key: _checked(value, known[key], f"{kind[:-1]}.{key}") for key, value in values.items()}
+    arguments |= {key: value for key, value in supplied.items() if key in accepted}
+    required = [p.name for p in list(accepted.values())[1:] if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    if missing := [key for key in required if key in known and key not in arguments]:
+        raise ConfigError(f"The {kind[:-1]} '{name}' needs a value for: {', '.join(missing)}.")
+    return part(**arguments)
+
+
+def spec_of(kind: str, part: Any) -> dict[str, Any]:
+    """Describe a part so that `build` makes its like: its registered name and the arguments it was built with."""
+    import sys
+
+    loaded = [plugin for plugin in registry.installed(kind) if plugin.entry.module_name in sys.modules]
+    matches = [plugin for plugin in loaded if plugin.load() is type(part)]
+    if not matches:
+        raise ConfigError(
+            f"{type(part).__module__}.{type(part).__qualname__} is not registered, so a model with it cannot be saved. "
+            f"Add an entry point in the group 'codecdiff.{kind}' to its package."
+        )
+    name = matches[0].name
+    shared = [plugin for plugin in registry.installed(kind) if plugin.name == name]
+    values = {key: _plain(value) for key, value in part.arguments.items() if key not in SUPPLIED[kind]}
+    return {"name": name if len(shared) == 1 else f"{matches[0].distribution}:{name}", **values}
+
+
+def _plain(value: Any) -> Any:
+    from codecdiff.interfaces import KINDS, Part
+
+    if isinstance(value, Part):
+        return spec_of(next(kind for kind, interface in KINDS.items() if isinstance(value, interface)), value)
+    return to_jsonable_python(value)
+
+
+def override(data: dict[str, Any], model: type[BaseModel], assignments: Sequence[str]) -> dict[str, Any]:
+    """Put `key.sub=value` assignments over a configuration; setting `X.name` drops the other options of X.
+
+    Raises ConfigError for a key the configuration does not have, saying which it has.
+    """
+    pairs = []
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"'{assignment}' is not an override. Write key=value, as in train.steps=2000.")
+        pairs.append((path.split("."), text))
+    result = dict(data)
+    for path, text in sorted(pairs, key=lambda pair: pair[0][-1] != "name"):
+        result = _assign(result, model, path, text, ".".join(path))
+    return result
+
+
+def _assign(data: Mapping[str, Any], model: type[BaseModel], path: list[str], text: str, where: str) -> dict[str, Any]:
+    head, rest = path[0], path[1:]
+    fields = model.model_fields
+    if head not in fields:
+        raise ConfigError(f"There is no setting '{where}'. There are: {', '.join(fields)}.{_near(head, list(fields))}")
+    info = fields[head]
+    kinds = [mark.kind for mark in info.metadata if isinstance(mark, PartOf)]
+    hint = info.annotation
+    kind = kinds[0] if kinds else _kind_of(hint)
+    inside = data.get(head)
+    if kind and rest:
+        return {
+            **data,
+            head: _assign_part({"name": inside} if isinstance(inside, str) else inside or {}, kind, rest, text, where),
+        }
+    if kind and text in ("null", "none"):
+        return {**data, head: None}
+    if kind:
+        return {**data, head: {"name": text}}
+    if not rest:
+        return {**data, head: parse(text, hint, where)}
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return {**data, head: _assign(inside or {}, hint, rest, text, where)}
+    arguments = get_args(hint)
+    if get_origin(hint) is dict and isinstance(arguments[1], type) and issubclass(arguments[1], BaseModel) and rest[1:]:
+        table = dict(inside or {})
+        return {**data, head: table | {rest[0]: _assign(table.get(rest[0]) or {}, arguments[1], rest[1:], text, where)}}
+    raise ConfigError(f"'{head}' in '{where}' is a single value: write {head}=...")
+
+
+def _assign_part(spec: Mapping[str, Any], kind: str, path: list[str], text: str, where: str) -> dict[str, Any]:
+    head, rest = path[0], path[1:]
+    if head == "name" and not rest:
+        return {"name": text}
+    name = spec.get("name")
+    owner = OWNERS.get((kind, head))
+    if owner and (name is None or head not in options(kind, name)):
+        spec, name = {"name": owner}, owner
+    if name is None:
+        raise ConfigError(f"'{where}' sets an option of a {kind[:-1]} that has no name yet: set its name too.")
+    known = options(kind, name)
+    part_spec(kind, {"name": name, head: None})
+    inner = _kind_of(known[head])
+    if inner and rest:
+        return {**spec, head: _assign_part(spec.get(head) or {}, inner, rest, text, where)}
+    return {**spec, head: parse(text, known[head], where) if inner is None else {"name": text}}
+
+
+def read(model: type[Model], file: Path, assignments: Sequence[str] = ()) -> Model:
+    """Read a YAML file, put the assignments of the command line over it and check the whole.
+
+    Raises ConfigError for a file that is not a mapping, unknown settings and values of the wrong type.
+    """
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file} holds a {type(data).__name__}; a configuration is a mapping of settings.")
+    try:
+        return model.model_validate(override(data, model, assignments))
+    except ValidationError as error:
+        lines = [_explain(model, fault) for fault in error.errors()]
+        raise ConfigError("\n".join([f"{file} cannot be used:", *lines])) from error
+
+
+def _explain(model: type[BaseModel], fault: Any) -> str:
+    spot = ".".join(map(str, fault["loc"]))
+    if fault["type"] != "extra_forbidden":
+        return f"  {spot} = {fault['input']!r}: {fault['msg']}"
+    for key in fault["loc"][:-1]:
+        hint = model.model_fields[key].annotation if key in model.model_fields else None
+        model = hint if isinstance(hint, type) and issubclass(hint, BaseModel) else model
+    names = list(model.model_fields)
+    return f"  {spot}: there is no such setting. There are: {', '.join(names)}.{_near(str(fault['loc'][-1]), names)}"

@@ -1,0 +1,126 @@
+"""Audio files and the captions beside them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torch import Tensor
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus")
+CAPTION_FIELDS = ("text", "caption", "captions")
+
+
+class BadAudio(ValueError):
+    """An audio file that cannot be used; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """One audio file, its captions (any number) and whatever else its metadata says."""
+
+    file: Path
+    name: str  # path within the folder it came from
+    captions: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_tracks(folder: Path | str) -> list[Track]:
+    """Find the audio files of a folder, in order of name, with their captions.
+
+    Captions come from `metadata.jsonl` or `metadata.csv` (columns file_name and text, the audio-folder
+    convention of Hugging Face datasets) or from a `.txt` file beside the audio, one caption per line.
+    A file may have none. Raises FileNotFoundError if there is no audio.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder '{folder}'. data.audio names a folder of audio files.")
+    table = _metadata(folder)
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not files:
+        raise FileNotFoundError(f"'{folder}' holds no audio. Files that are read: {', '.join(SUFFIXES)}.")
+    return [_track(file, file.relative_to(folder).as_posix(), table) for file in files]
+
+
+def _metadata(folder: Path) -> dict[str, dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for file in sorted(folder.rglob("metadata.jsonl")):
+        rows += [_located(row, file.parent, folder) for row in _json_lines(file)]
+    for file in sorted(folder.rglob("metadata.csv")):
+        with file.open(encoding="utf-8", newline="") as stream:
+            rows += [_located(dict(row), file.parent, folder) for row in csv.DictReader(stream)]
+    return {row["file_name"]: row for row in rows if row.get("file_name")}
+
+
+def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line) if line.strip() else {}
+        except ValueError as error:
+            raise ValueError(f"{file} line {number} is not valid JSON: {error}.") from error
+        yield row if isinstance(row, dict) else {}
+
+
+def _located(row: dict[str, Any], parent: Path, folder: Path) -> dict[str, Any]:
+    name = row.get("file_name")
+    return {**row, "file_name": (parent / str(name)).relative_to(folder).as_posix()} if name else row
+
+
+def _track(file: Path, name: str, table: Mapping[str, dict[str, Any]]) -> Track:
+    row = dict(table.get(name, {}))
+    row.pop("file_name", None)
+    found: list[str] = []
+    for key in CAPTION_FIELDS:
+        value = row.pop(key, None)
+        found += [str(item) for item in (value if isinstance(value, list) else [value]) if item]
+    beside = file.with_suffix(".txt")
+    if not found and beside.is_file():
+        found = beside.read_text(encoding="utf-8", errors="replace").splitlines()
+    captions = tuple(dict.fromkeys(text.strip() for text in found if text.strip()))
+    return Track(file, name, captions, row)
+
+
+def read_audio(file: Path | str, sample_rate: int, channels: int) -> Tensor:
+    """Read an audio file as (ch, t) float32 in [-1, 1], resampled, mixed down or repeated to `channels`.
+
+    Raises BadAudio for a file that is not audio, is cut short, is empty or holds NaN samples.
+    """
+    file = Path(file)
+    try:
+        with soundfile.SoundFile(file) as stream:
+            promised = stream.frames
+            samples = stream.read(dtype="float32", always_2d=True)
+            rate = stream.samplerate
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        raise BadAudio(f"'{file}' cannot be read as audio: {error}.") from error
+    if not len(samples):
+        raise BadAudio(f"'{file}' holds no samples.")
+    if 0 < promised < 2**62 and len(samples) < promised:
+        raise BadAudio(f"'{file}' is cut short: {len(samples)} of {promised} samples. Fetch it again.")
+    if not np.isfinite(samples).all():
+        raise BadAudio(f"'{file}' holds NaN or infinite samples. Export it again, or leave it out.")
+    if samples.shape[1] != channels:
+        samples = samples.mean(1, keepdims=True).repeat(channels, 1)
+    if rate != sample_rate:
+        samples = soxr.resample(samples, rate, sample_rate).astype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray(samples.T)).clamp(-1, 1)
+
+
+def write_audio(file: Path | str, audio: Tensor, sample_rate: int) -> None:
+    """Write (ch, t) audio as a file of the format its suffix names, whole or not at all."""
+    from codecdiff.files import replaced
+
+    file = Path(file)
+    if file.suffix.lower().lstrip(".").upper() not in soundfile.available_formats():
+        raise ValueError(f"'{file}' names no audio format that can be written. Use .wav or .flac.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(file) as temporary:
+        soundfile.write(temporary, audio.clamp(-1, 1).T.cpu().numpy(), sample_rate)

@@ -1,0 +1,101 @@
+"""The order of training samples, and what is drawn for each: pure functions of a seed and a sample's number."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codecdiff.data.store import CodeStore
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops of codes with what goes with them.
+
+    codes (b, k, l) int64; real (b, l), 1 where there is music and 0 where a short track was padded; one
+    caption per row, empty where the track has none; and the samples' numbers.
+    """
+
+    codes: Tensor
+    real: Tensor
+    captions: list[str]
+    numbers: list[int]
+
+
+def _random(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+def split_tracks(store: CodeStore, fraction: float, seed: int = 0) -> tuple[list[int], list[int]]:
+    """Divide the tracks into (training, held out), by a hash of each track's checksum: stable as the store grows.
+
+    At least one track is held out when `fraction` is not 0 and there are two or more; tracks with the same
+    content fall on the same side.
+    """
+
+    def draw(i: int) -> float:
+        digest = hashlib.sha256(f"{seed} {store.rows[i]['checksum']}".encode()).digest()
+        return int.from_bytes(digest[:8]) / 2**64
+
+    order = sorted(range(len(store)), key=draw)
+    count = min(max(1, round(fraction * len(store))), len(store) - 1) if fraction and len(store) > 1 else 0
+    return sorted(order[count:]), sorted(order[:count])
+
+
+class Crops:
+    """Random crops of a store's tracks, in an order that depends on the seed alone.
+
+    Sample number n belongs to epoch n // size. Within an epoch the crops are a permutation of places, as
+    many per track as the track is crops long, so long tracks are heard in proportion to their length.
+    """
+
+    def __init__(self, store: CodeStore, tracks: Sequence[int], frames: int, *, seed: int = 0):
+        if not tracks:
+            raise ValueError("There are no tracks to draw crops from.")
+        if frames < 1:
+            raise ValueError(f"A crop of {frames} frames holds no music.")
+        self.store, self.frames, self.seed = store, frames, seed
+        counts = [max(1, round(store.rows[i]["frames"] / frames)) for i in tracks]
+        self._places = np.repeat(np.asarray(tracks), counts)
+        self._order: tuple[int, np.ndarray] = (-1, self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def _track(self, number: int) -> int:
+        epoch, place = divmod(number, len(self))
+        if self._order[0] != epoch:
+            self._order = (epoch, _random(self.seed, 0, epoch).permutation(self._places))
+        return int(self._order[1][place])
+
+    def sample(self, number: int) -> tuple[np.ndarray, int, str]:
+        """Give sample `number`: its codes (frames, k), how many of its frames are real, and its caption."""
+        i, draw = self._track(number), _random(self.seed, 1, number)
+        codes, captions = self.store.codes(i), self.store.captions(i)
+        start = int(draw.integers(0, max(1, len(codes) - self.frames + 1)))
+        crop = np.asarray(codes[start : start + self.frames])
+        caption = captions[int(draw.integers(len(captions)))] if captions else ""
+        return np.pad(crop, ((0, self.frames - len(crop)), (0, 0))), len(crop), caption
+
+    def numbers(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> list[int]:
+        """Give the samples of one rank at a step: all ranks together take the next `batch_size * world`."""
+        first = (step * world + rank) * batch_size
+        return list(range(first, first + batch_size))
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """Collect samples into a batch."""
+        codes, lengths, captions = zip(*map(self.sample, numbers), strict=True)
+        stacked = torch.from_numpy(np.stack(codes).astype(np.int64)).transpose(1, 2)
+        real = (torch.arange(self.frames) < torch.tensor(lengths)[:, None]).float()
+        return Batch(stacked, real, list(captions), list(numbers))
+
+
+def dropped(seed: int, numbers: Sequence[int], names: Sequence[str], probability: float) -> dict[str, Tensor]:
+    """Decide which conditions each sample does without, (b,) bool per name, independently of each other."""
+    draws = np.stack([_random(seed, 2, number).random(len(names)) for number in numbers])
+    return {name: torch.from_numpy(draws[:, i] < probability) for i, name in enumerate(names)}

@@ -1,0 +1,273 @@
+"""The store of training data: integer codes in memory-mapped shards, beside a manifest.
+
+store/  header.json       codec, its options and a hash of its weights, frame rate, counts
+        manifest.parquet  track, captions, metadata, seconds, checksum, shard, start, frames
+        codec.safetensors state of the codec, where it was fitted
+        shards/00000.npy  uint16 (frames, k), frame-major: a random crop is one contiguous read
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio
+from codecdiff.interfaces import Codec, device_of
+
+FORMAT = 1
+SHARD_FRAMES = 2**20  # about 3.4 hours of 86 frames/s, 19 MB with 9 codebooks
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Give a hash of a module's parameters and buffers: names, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
+class CodeStore:
+    """Codes of many tracks on disk. `len(store)` tracks; `codes(i)` is a memory-mapped (frames, k) array."""
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+        file = self.folder / "header.json"
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"'{self.folder}' is no store of codes. Make one: codecdiff encode AUDIO -o {self.folder}."
+            )
+        self.header: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if self.header.get("format") != FORMAT:
+            raise ValueError(
+                f"'{self.folder}' has format {self.header.get('format')}; this codecdiff reads {FORMAT}. Encode again."
+            )
+        self.rows: list[dict[str, Any]] = pq.read_table(self.folder / "manifest.parquet").to_pylist()
+        shards = range(self.header["shards"])
+        self._shards = [np.load(self.folder / "shards" / f"{i:05d}.npy", mmap_mode="r") for i in shards]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def frames(self) -> int:
+        """Latent frames of all tracks together."""
+        return sum(row["frames"] for row in self.rows)
+
+    def codes(self, i: int) -> np.ndarray:
+        """Give the codes of track `i`, uint16 (frames, k)."""
+        row = self.rows[i]
+        return self._shards[row["shard"]][row["start"] : row["start"] + row["frames"]]
+
+    def latents(self, codec: Codec) -> Iterator[Tensor]:
+        """Yield the latents (1, k, d, l) of every track."""
+        for i in range(len(self)):
+            codes = torch.from_numpy(self.codes(i).astype(np.int64)).T[None]
+            yield codec.embed(codes.to(device_of(codec)))
+
+    def facts(self) -> dict[str, Any]:
+        """Give what a model card says of its data: tracks, hours and licences."""
+        hours = sum(row["seconds"] for row in self.rows) / 3600
+        licences = sorted({row["licence"] for row in self.rows if row["licence"]})
+        return {"tracks": len(self), "hours": round(hours, 3), "licences": licences}
+
+    def captions(self, i: int) -> list[str]:
+        """Give the captions of track `i`, possibly none."""
+        return self.rows[i]["captions"]
+
+    def fitted_state(self) -> dict[str, Tensor]:
+        """Give the state of the codec that made the store, empty if it was not fitted."""
+        file = self.folder / "codec.safetensors"
+        return load_file(file) if file.exists() else {}
+
+    def check_tracks(self, tracks: Sequence[Track]) -> None:
+        """Raise ValueError unless the store was made of these tracks."""
+        kept = {row["track"] for row in self.rows} | set(self.header["skipped"])
+        if kept != {track.name for track in tracks}:
+            raise ValueError(
+                f"'{self.folder}' was made of other audio files than these {len(tracks)}. "
+                "Choose another data.store, or delete it to encode again."
+            )
+
+    def check(self, codec: Codec, spec: dict[str, Any]) -> None:
+        """Raise ValueError unless the store was made by this codec, with these options and weights."""
+        made_by = {"codec": self.header["codec"], "weights": self.header["weights"]}
+        asked = {"codec": json.loads(json.dumps(spec)), "weights": fingerprint(codec)}
+        for key in asked:
+            if made_by[key] != asked[key]:
+                raise ValueError(
+                    f"'{self.folder}' was made by another codec: its {key} is {made_by[key]}, not {asked[key]}. "
+                    "Choose another store, or delete it to encode again."
+                )
+
+
+def _read_track(track: Track, codec: Codec) -> Tensor:
+    return read_audio(track.file, codec.sample_rate, codec.channels)
+
+
+def clips(tracks: Sequence[Track], codec: Codec, *, seconds: float = 12.0, most: int = 200) -> Iterator[Tensor]:
+    """Yield (ch, t) clips from the middle of at most `most` tracks spread over the list, for fitting a codec."""
+    step = max(1, len(tracks) // most)
+    for track in tracks[::step][:most]:
+        try:
+            audio = _read_track(track, codec)
+        except BadAudio:
+            continue  # named when it is encoded
+        samples = round(seconds * codec.sample_rate)
+        start = max(0, (audio.shape[-1] - samples) // 2)
+        yield audio[:, start : start + samples]
+
+
+def open_store(
+    folder: Path | str,
+    audio: Path | str | None,
+    codec: Codec,
+    spec: dict[str, Any],
+    *,
+    seed: int = 0,
+    report: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int], None] = lambda count: None,
+) -> CodeStore:
+    """Open the store at `folder`, or make it from the audio of a folder, fitting a codec that needs it first.
+
+    `spec` is the codec's configuration; `report` is called with a sentence for every file that is skipped.
+    Raises ValueError if the store was made by another codec or of other files.
+    """
+    tracks = find_tracks(audio) if audio else []
+    if (Path(folder) / "header.json").is_file():
+        store = CodeStore(folder)
+        if not codec.is_fitted:
+            codec.load_fitted_state(store.fitted_state())
+        store.check(codec, spec)
+        if tracks:
+            store.check_tracks(tracks)
+        return store
+    if not tracks:
+        raise FileNotFoundError(f"There is no store at '{folder}', and no data.audio to make one from.")
+    if not codec.is_fitted:
+        codec.fit(clips(tracks, codec), seed=seed)
+    store, skipped = encode_tracks(tracks, folder, codec, spec, progress=progress)
+    for line in skipped:
+        report(f"Skipped: {line}")
+    if skipped:
+        report(f"Skipped {len(skipped)} of {len(tracks)} files; {len(store)} are in the store.")
+    return store
+
+
+@torch.no_grad()
+def encode_tracks(
+    tracks: Sequence[Track],
+    folder: Path | str,
+    codec: Codec,
+    spec: dict[str, Any],
+    *,
+    progress: Callable[[int], None] = lambda count: None,
+) -> tuple[CodeStore, list[str]]:
+    """Encode tracks into a new store, and give it with a sentence for every file that was skipped.
+
+    `spec` is the codec's configuration, recorded in the header. `progress` is called with the number of
+    tracks done. Nothing stands at `folder` until the store is whole. Raises BadAudio if no file could be read.
+    """
+    folder = Path(folder)
+    draft = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
+    (draft / "shards").mkdir(parents=True)
+    try:
+        rows, skipped, shards = _encode_into(draft, tracks, codec, progress)
+        if not rows:
+            raise BadAudio("None of the audio files could be read:\n" + "\n".join(skipped.values()))
+        _write_manifest(draft, rows, shards, codec, spec, list(skipped))
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return CodeStore(folder), list(skipped.values())
+
+
+def _encode_into(
+    draft: Path, tracks: Sequence[Track], codec: Codec, progress: Callable[[int], None]
+) -> tuple[list[dict[str, Any]], dict[str, str], int]:
+    rows: list[dict[str, Any]] = []
+    skipped: dict[str, str] = {}
+    held: list[np.ndarray] = []
+    shard = start = 0
+    for count, track in enumerate(tracks, 1):
+        try:
+            audio = _read_track(track, codec)
+        except BadAudio as error:
+            skipped[track.name] = str(error)
+            continue
+        codes = codec.encode(audio[None].to(device_of(codec)))[0].T.cpu().numpy().astype(np.uint16)
+        if start and start + len(codes) > SHARD_FRAMES:
+            np.save(draft / "shards" / f"{shard:05d}.npy", np.concatenate(held))
+            held, shard, start = [], shard + 1, 0
+        rows.append(_row(track, codec, audio.shape[-1], shard, start, len(codes)))
+        held.append(codes)
+        start += len(codes)
+        progress(count)
+    if held:
+        np.save(draft / "shards" / f"{shard:05d}.npy", np.concatenate(held))
+    return rows, skipped, shard + 1
+
+
+def _row(track: Track, codec: Codec, samples: int, shard: int, start: int, frames: int) -> dict[str, Any]:
+    return {
+        "track": track.name,
+        "captions": list(track.captions),
+        "metadata": json.dumps(dict(track.metadata), ensure_ascii=False),
+        "licence": str(track.metadata.get("license") or track.metadata.get("licence") or ""),
+        "source": str(track.metadata.get("source") or ""),
+        "seconds": samples / codec.sample_rate,
+        "checksum": _checksum(track.file),
+        "shard": shard,
+        "start": start,
+        "frames": frames,
+    }
+
+
+def _write_manifest(
+    draft: Path, rows: list[dict[str, Any]], shards: int, codec: Codec, spec: dict[str, Any], skipped: list[str]
+) -> None:
+    schema = pa.schema(
+        [
+            ("track", pa.string()),
+            ("captions", pa.list_(pa.string())),
+            ("metadata", pa.string()),
+            ("licence", pa.string()),
+            ("source", pa.string()),
+            ("seconds", pa.float64()),
+            ("checksum", pa.string()),
+            ("shard", pa.int32()),
+            ("start", pa.int64()),
+            ("frames", pa.int64()),
+        ]
+    )
+    pq.write_table(pa.Table.from_pylist(rows, schema), draft / "manifest.parquet")
+    header = {
+        "format": FORMAT,
+        "codec": spec,
+        "weights": fingerprint(codec),
+        "num_codebooks": codec.num_codebooks,
+        "frame_rate": codec.frame_rate,
+        "tracks": len(rows),
+        "shards": shards,
+        "skipped": skipped,
+    }
+    if state := codec.fitted_state():
+        save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, draft / "codec.safetensors")
+    (draft / "header.json").write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,30 @@
+"""Files that are never left half-written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def replaced(path: Path | str) -> Iterator[Path]:
+    """Give a temporary file beside `path`, which takes its place when the block ends without an error.
+
+    On an error the temporary file is removed and whatever stood at `path` stands there still.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def replace_text(path: Path | str, text: str) -> None:
+    """Write a text file that appears whole or not at all."""
+    with replaced(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,396 @@
+"""A trained model: from prompts to audio, and from a folder back to a model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from codecdiff import config, diffusion, registry
+from codecdiff.files import replace_text, replaced
+from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter, device_of, prompt_fields
+from codecdiff.splitters import stage_names
+
+FORMAT = 1
+MODEL_FILE = "codecdiff.json"
+
+
+@dataclass
+class Stage:
+    """One stage of a model: its denoiser, the scheduler it was trained with and how it is sampled."""
+
+    name: str
+    denoiser: Denoiser
+    scheduler: Any
+    sampler: str = "ddpm"
+    steps: int = 100
+    guidance: float = 3.0
+    facts: dict[str, Any] = field(default_factory=dict)  # of its training
+
+    def spec(self) -> dict[str, Any]:
+        """Describe the stage for its stage.json."""
+        trained = {k: v for k, v in dict(self.scheduler.config).items() if not k.startswith("_") and v is not None}
+        return {
+            "denoiser": config.spec_of("denoisers", self.denoiser),
+            "scheduler": trained,
+            "sampler": self.sampler,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "training": self.facts,
+        }
+
+
+def stage_shapes(codec: Codec, splitter: Splitter, frames: int) -> list[tuple[int, int]]:
+    """Give (channels, frames) of every stage for this many latent frames, by splitting a meta tensor."""
+    latents = torch.empty(1, codec.num_codebooks, codec.codebook_dim, frames, device="meta")
+    return [(stage.shape[1], stage.shape[2]) for stage in splitter.split(latents)]
+
+
+def context_channels(codec: Codec, splitter: Splitter) -> list[int]:
+    """Give the channels of the context that every stage sees, 0 for none."""
+    stages = splitter.split(torch.empty(1, codec.num_codebooks, codec.codebook_dim, 1, device="meta"))
+    contexts = [splitter.context(stages, i) for i in range(len(stages))]
+    return [0 if context is None else context.shape[1] for context in contexts]
+
+
+def build_denoiser(spec: Any, codec: Codec, splitter: Splitter, conditioner: Conditioner | None, i: int) -> Denoiser:
+    """Build the denoiser of stage `i`; its channels and widths follow from the other parts."""
+    return config.build(
+        "denoisers",
+        spec,
+        channels=stage_shapes(codec, splitter, 1)[i][0],
+        context_channels=context_channels(codec, splitter)[i],
+        condition_widths=conditioner.widths if conditioner else {},
+    )
+
+
+def conditions(conditioner: Conditioner | None, prompts: Sequence[Prompt], device: Any) -> Condition:
+    """Encode prompts on a device; a model without a conditioner has an empty condition."""
+    return conditioner.encode(prompts).to(device) if conditioner else Condition({})
+
+
+class Pipeline:
+    """A trained model. `generate` makes audio from prompts, `save` and `load` keep it in a folder."""
+
+    def __init__(
+        self,
+        codec: Codec,
+        splitter: Splitter,
+        conditioner: Conditioner | None,
+        stages: Sequence[Stage],
+        *,
+        snap_context: bool = True,
+        data: dict[str, Any] | None = None,
+    ):
+        self.codec, self.splitter, self.conditioner = codec, splitter, conditioner
+        self.stages = list(stages)
+        self.snap_context = snap_context
+        self.data = data or {}
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate of the audio it makes, in Hz."""
+        return self.codec.sample_rate
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return device_of(self.stages[0].denoiser if self.stages else self.codec)
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of all stages of the pattern, trained or not."""
+        return stage_names(len(stage_shapes(self.codec, self.splitter, 1)))
+
+    def new_denoiser(self, i: int, spec: Any) -> Denoiser:
+        """Build a denoiser for stage `i` from its configuration."""
+        return build_denoiser(spec, self.codec, self.splitter, self.conditioner, i)
+
+    def to(self, device: Any) -> Self:
+        """Move every part to a device."""
+        for module in (self.codec, self.conditioner, *(stage.denoiser for stage in self.stages)):
+            if module is not None:
+                module.to(device)
+        return self
+
+    def _require_every_stage(self) -> None:
+        if missing := self.stage_names[len(self.stages) :]:
+            raise ValueError(
+                f"The model has no trained stage {', '.join(missing)}. Train it first: stage={missing[0]}."
+            )
+
+    def frames(self, seconds: float) -> int:
+        """Give the number of latent frames that hold this many seconds."""
+        if not 0 < seconds <= 3600:
+            raise ValueError(f"seconds={seconds}: ask for more than 0 and at most 3600 seconds.")
+        return max(1, -(-round(seconds * self.sample_rate) // self.codec.hop_length))
+
+    def snap(self, stages: Sequence[Tensor], frames: int) -> list[Tensor]:
+        """Move every given stage to the nearest codebook entries; the stages not given yet do not matter."""
+        shapes = stage_shapes(self.codec, self.splitter, frames)[len(stages) :]
+        blanks = [stages[0].new_zeros(len(stages[0]), *shape) for shape in shapes]
+        latents = self.splitter.merge([*stages, *blanks])
+        return self.splitter.split(self.codec.embed(self.codec.quantize(latents)))[: len(stages)]
+
+    @torch.no_grad()
+    def generate_codes(
+        self,
+        prompts: Sequence[Prompt],
+        frames: int,
+        *,
+        seed: int = 0,
+        takes: int = 1,
+        steps: int | None = None,
+        guidance: float | None = None,
+        known: Tensor | None = None,
+        keep_stages: int = 0,
+        batch_size: int = 16,
+        partial: bool = False,
+    ) -> Iterator[Tensor]:
+        """Yield the codes (1, k, l) of every take, takes of one prompt after each other.
+
+        The first `keep_stages` stages are taken from the codes `known` (n, k, l), n = prompts * takes, and
+        only the others are generated. A take depends on the seed, its number and its prompt, not on its batch.
+        With `partial`, stages that are not trained yet are left at the mean of their latents.
+        """
+        if not partial:
+            self._require_every_stage()
+        if steps is not None and not 1 <= steps <= 1000:
+            raise ValueError(f"steps={steps}: ask for 1 to 1000 sampling steps.")
+        rows = [prompt for prompt in prompts for _ in range(takes)]
+        for start in range(0, len(rows), batch_size):
+            index = list(range(start, min(start + batch_size, len(rows))))
+            given = self._known_stages(known, index, keep_stages)
+            stages = self._sample_stages([rows[i] for i in index], index, frames, given, seed, steps, guidance)
+            yield from self.codec.quantize(self.splitter.merge(stages)).split(1)
+
+    def _known_stages(self, known: Tensor | None, index: list[int], keep: int) -> list[Tensor]:
+        if known is None or not keep:
+            return []
+        return self.splitter.split(self.codec.embed(known[index].to(self.device)))[:keep]
+
+    def _sample_stages(
+        self,
+        prompts: list[Prompt],
+        takes: list[int],
+        frames: int,
+        given: list[Tensor],
+        seed: int,
+        steps: int | None,
+        guidance: float | None,
+    ) -> list[Tensor]:
+        condition = conditions(self.conditioner, prompts, self.device)
+        shapes = stage_shapes(self.codec, self.splitter, frames)
+        stages = list(given)
+        for i, stage in list(enumerate(self.stages))[len(given) :]:
+            seen = self.snap(stages, frames) if self.snap_context and stages else stages
+            made = diffusion.sample(
+                stage.denoiser.eval(),
+                diffusion.sampler(stage.scheduler, stage.sampler),
+                shapes[i],
+                context=self.splitter.context(seen, i),
+                condition=condition,
+                steps=steps or stage.steps,
+                guidance=stage.guidance if guidance is None else guidance,
+                generators=[diffusion.generator(seed, take, i) for take in takes],
+                device=self.device,
+            )
+            stages.append(made)
+        return stages + [stages[0].new_zeros(len(takes), *shape) for shape in shapes[len(stages) :]]
+
+    def decode(self, codes: Sequence[Tensor] | Iterator[Tensor], samples: int | None = None) -> Tensor:
+        """Decode takes of codes (1, k, l) one by one to (n, ch, t) audio on the CPU, cut to `samples`."""
+        return torch.cat([self.codec.decode(code)[..., :samples].float().cpu() for code in codes])
+
+    def generate(self, prompts: Prompt | Sequence[Prompt], *, seconds: float = 10.0, **options: Any) -> Tensor:
+        """Make (n, ch, t) audio in [-1, 1] for every take of every prompt; options as in `generate_codes`.
+
+        An empty prompt is unconditional. Raises ValueError for absurd seconds or steps.
+        """
+        many = [prompts] if isinstance(prompts, str | dict) else list(prompts)  # pyright: ignore[reportArgumentType]
+        many = [prompt_fields(prompt) for prompt in many]
+        codes = self.generate_codes(many, self.frames(seconds), **options)
+        return self.decode(codes, round(seconds * self.sample_rate)).clamp(-1, 1)
+
+    def noise_codes(self, count: int, frames: int, *, seed: int = 0) -> Tensor:
+        """Give the codes (n, k, l) that unit-variance noise is quantised to: music without a model."""
+        shape = (self.codec.num_codebooks, self.codec.codebook_dim, frames)
+        noise = diffusion.row_noise(shape, [diffusion.generator(seed, i) for i in range(count)], self.device)
+        return self.codec.quantize(noise)
+
+    def spec(self) -> dict[str, Any]:
+        """Describe the model for its codecdiff.json."""
+        return {
+            "format": FORMAT,
+            "codec": config.spec_of("codecs", self.codec),
+            "splitter": config.spec_of("splitters", self.splitter),
+            "conditioner": config.spec_of("conditioners", self.conditioner) if self.conditioner else None,
+            "snap_context": self.snap_context,
+            "target": "codes",
+            "stages": self.stage_names,
+            "data": self.data,
+        }
+
+    def save(self, folder: Path | str) -> None:
+        """Save the model to a folder, or complete one that holds the same model already.
+
+        Raises ValueError if the folder holds another model.
+        """
+        self.save_parts(folder)
+        for stage in self.stages:
+            save_stage(folder, stage)
+
+    def save_parts(self, folder: Path | str) -> None:
+        """Save all but the stages; a folder that holds a model already must agree (ValueError)."""
+        save_parts(Path(folder), self.spec(), self.codec)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Pipeline:
+        """Load the model of a folder, with the stages that are trained.
+
+        Raises FileNotFoundError or ValueError if the folder holds no model that can be used.
+        """
+        folder = Path(folder)
+        spec = read_spec(folder)
+        codec, splitter, conditioner = build_parts(spec)
+        load_codec_state(folder, codec)
+        trained = list(takewhile(lambda name: (folder / name / "stage.json").exists(), spec["stages"]))
+        stages = [load_stage(folder, name, codec, splitter, conditioner, i) for i, name in enumerate(trained)]
+        return cls(codec, splitter, conditioner, stages, snap_context=spec["snap_context"], data=spec["data"])
+
+
+def build_parts(spec: dict[str, Any]) -> tuple[Codec, Splitter, Conditioner | None]:
+    """Build the codec, splitter and conditioner that a model or an experiment names."""
+    codec = config.build("codecs", spec["codec"])
+    splitter = config.build("splitters", spec["splitter"], num_codebooks=codec.num_codebooks, levels=codec.levels)
+    conditioner = config.build("conditioners", spec["conditioner"]) if spec["conditioner"] else None
+    return codec, splitter, conditioner
+
+
+def read_spec(folder: Path) -> dict[str, Any]:
+    """Read a model's codecdiff.json. Raises FileNotFoundError or ValueError saying what is wrong with the folder."""
+    file = folder / MODEL_FILE
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no model: there is no {MODEL_FILE} in it. Train one with recipes/discodiff.py."
+        )
+    try:
+        spec = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}.") from error
+    if spec.get("format") != FORMAT:
+        raise ValueError(
+            f"{file} has format {spec.get('format')}; this codecdiff reads format {FORMAT}. Update codecdiff."
+        )
+    for name in spec["stages"]:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise ValueError(f"{file} names a stage {name!r}; a stage is a folder inside the model.")
+    return spec
+
+
+def load_codec_state(folder: Path | str, codec: Codec) -> bool:
+    """Give a codec the fitted state that a model folder keeps; False if the folder holds no model yet."""
+    file = Path(folder) / "codec" / "model.safetensors"
+    if not (Path(folder) / MODEL_FILE).exists():
+        return False
+    codec.load_fitted_state(load_file(file) if file.exists() else {})
+    return True
+
+
+def save_parts(folder: Path, spec: dict[str, Any], codec: Codec) -> None:
+    """Write codecdiff.json and the state of a fitted codec; a folder that holds them already must agree.
+
+    Raises ValueError if the folder holds another model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.contiguous().cpu() for name, tensor in codec.fitted_state().items()}
+    text = json.dumps(spec, indent=2) + "\n"
+    try:
+        with (folder / MODEL_FILE).open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        agree(folder, spec, state)
+        return
+    if state:
+        (folder / "codec").mkdir(exist_ok=True)
+        with replaced(folder / "codec" / "model.safetensors") as temporary:
+            save_file(state, temporary)
+
+
+def agree(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) -> None:
+    """Check that a folder holds this very model. Raises ValueError naming what differs."""
+    saved = read_spec(folder)
+    differ = [key for key in spec if key != "data" and json.loads(json.dumps(spec[key])) != saved.get(key)]
+    file = folder / "codec" / "model.safetensors"
+    kept = load_file(file) if file.exists() else {}
+    if kept.keys() != state.keys() or any(not torch.equal(kept[name], state[name]) for name in state):
+        differ.append("state of the codec")
+    if differ:
+        raise ValueError(
+            f"{folder} holds another model: its {', '.join(differ)} differ. Choose another output folder, or delete it."
+        )
+
+
+def save_stage(folder: Path, stage: Stage) -> None:
+    """Write one stage's weights, then its stage.json: a stage with a stage.json is whole."""
+    target = folder / stage.name
+    target.mkdir(parents=True, exist_ok=True)
+    with replaced(target / "model.safetensors") as temporary:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in stage.denoiser.state_dict().items()}, temporary)
+    replace_text(target / "stage.json", json.dumps(stage.spec(), indent=2) + "\n")
+
+
+def load_stage(
+    folder: Path, name: str, codec: Codec, splitter: Splitter, conditioner: Conditioner | None, i: int
+) -> Stage:
+    """Load one stage of a model folder."""
+    spec = json.loads((folder / name / "stage.json").read_text(encoding="utf-8"))
+    denoiser = build_denoiser(spec["denoiser"], codec, splitter, conditioner, i)
+    weights = load_file(folder / name / "model.safetensors")
+    dtype = next(denoiser.parameters()).dtype
+    denoiser.load_state_dict(
+        {key: value.to(dtype) if value.is_floating_point() else value for key, value in weights.items()}
+    )
+    return Stage(
+        name,
+        denoiser.requires_grad_(False).eval(),
+        load_scheduler(spec["scheduler"]),
+        spec["sampler"],
+        spec["steps"],
+        spec["guidance"],
+        spec["training"],
+    )
+
+
+def load_scheduler(options: dict[str, Any]) -> Any:
+    """Build the training scheduler that a stage.json describes."""
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    return DDPMScheduler.from_config(options)
+
+
+def load(model: Path | str) -> Pipeline:
+    """Load a model: a folder, the name of an installed model such as `starter`, or a hub id `owner/name`.
+
+    Raises LookupError if there is no such model.
+    """
+    folder = Path(model)
+    if folder.exists():
+        return Pipeline.load(folder)
+    if str(model) in registry.models():
+        return Pipeline.load(registry.model_folder(str(model)))
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
+        names = ", ".join(registry.models()) or "none"
+        raise LookupError(f"There is no model '{model}': no such folder, and no hub id. Installed models: {names}.")
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors"]
+    return Pipeline.load(snapshot_download(str(model), allow_patterns=patterns, ignore_patterns=["*/training/*"]))

@@ -1,0 +1,76 @@
+"""The settings that recipes share: a recipe's own configuration is a pydantic model made of these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+from codecdiff.config import DenoiserSpec
+
+
+class Settings(BaseModel):
+    """A group of settings. Names it does not have are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    def over(self, other: Self) -> Self:
+        """Give these settings with those that were set in `other` put over them."""
+        return self.model_copy(update=other.model_dump(exclude_unset=True))
+
+
+class Data(Settings):
+    """What to train on."""
+
+    audio: Path | None = None  # a folder of audio files, with captions in metadata.jsonl or .txt files
+    store: Path | None = None  # codes; made from the audio if it does not exist. Default: OUTPUT/store
+    held_out: float = Field(0.1, ge=0, lt=1)  # share of the tracks that is never trained on
+
+
+class Optimization(Settings):
+    """Options of the StageTrainer."""
+
+    steps: PositiveInt = 1000
+    learning_rate: PositiveFloat = 1e-4
+    warmup: int = Field(100, ge=0)  # steps
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: PositiveFloat = 1.0
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+    dropout: float = Field(0.1, ge=0, lt=1)  # of every condition, independently
+    loss: Literal["l1", "l2"] = "l1"
+
+
+class Loop(Settings):
+    """What a recipe's loop does around the steps."""
+
+    batch_size: PositiveInt = 16  # crops per device
+    seconds: PositiveFloat = 6.0  # of a crop
+    check_every: PositiveInt = 100  # steps between held-out losses and saves
+    sample_every: int = Field(0, ge=0)  # steps between audible samples; 0 for none
+
+
+class Diffusion(Settings):
+    """Options of `diffusion.training_scheduler`."""
+
+    steps: PositiveInt = 1000
+    schedule: str = "squaredcos_cap_v2"
+    prediction: str = "v_prediction"
+
+
+class Sampling(Settings):
+    """How a stage is sampled."""
+
+    sampler: str = "ddpm"
+    steps: PositiveInt = 100
+    guidance: float = 3.0
+
+
+class StageOptions(Settings):
+    """What one stage does differently from the others."""
+
+    denoiser: DenoiserSpec | None = None
+    train: Optimization = Optimization()
+    loop: Loop = Loop()
+    sampling: Sampling = Sampling()

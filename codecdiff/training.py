@@ -1,0 +1,268 @@
+"""Training of one stage: one step, its state and its save. The loop belongs to the recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from codecdiff import diffusion
+from codecdiff.data.crops import Batch, Crops, dropped, split_tracks
+from codecdiff.data.store import CodeStore
+from codecdiff.files import replace_text, replaced
+from codecdiff.interfaces import Condition, device_of
+from codecdiff.pipeline import Pipeline, Stage, conditions, save_stage
+
+STATE = "training"
+
+
+@dataclass(frozen=True)
+class StageInput:
+    """What a stage's loss needs of a batch: clean and mask (b, c, l), context (b, c', l) or None, condition.
+
+    `numbers` are those of the samples: what is drawn for a sample follows from its number.
+    """
+
+    numbers: Sequence[int]
+    clean: Tensor
+    mask: Tensor
+    context: Tensor | None
+    condition: Condition
+
+
+def stage_input(batch: Batch, pipeline: Pipeline, i: int) -> StageInput:
+    """Turn a batch of codes into the input of stage `i`: embed, split, take the context, encode the captions."""
+    codec, splitter, device = pipeline.codec, pipeline.splitter, device_of(pipeline.codec)
+    stages = splitter.split(codec.embed(batch.codes.to(device)))
+    real = batch.real.to(device)[:, None, None].expand(-1, codec.num_codebooks, codec.codebook_dim, -1)
+    context = splitter.context(stages, i)
+    condition = conditions(pipeline.conditioner, batch.captions, device)
+    return StageInput(batch.numbers, stages[i], splitter.split(real)[i], context, condition)
+
+
+class StageData:
+    """The inputs of one stage: a batch for every step and rank, and the held-out inputs."""
+
+    def __init__(
+        self,
+        store: CodeStore,
+        pipeline: Pipeline,
+        i: int,
+        *,
+        seconds: float,
+        batch_size: int,
+        held_out: float = 0.1,
+        checks: int = 64,
+        seed: int = 0,
+    ):
+        self.pipeline, self.i, self.batch_size = pipeline, i, batch_size
+        frames = round(seconds * pipeline.codec.frame_rate)
+        training, held = split_tracks(store, held_out, seed)
+        self.crops = Crops(store, training, frames, seed=seed)
+        self.held_crops = Crops(store, held or training, frames, seed=seed)
+        self.held_numbers = [range(start, start + 16) for start in range(0, checks, 16)]
+
+    def step(self, step: int, rank: int = 0, world: int = 1) -> StageInput:
+        """Give what one rank trains on at a step."""
+        return self._input(self.crops, self.crops.numbers(step, self.batch_size, rank, world))
+
+    def held_out(self) -> list[StageInput]:
+        """Give the held-out inputs, the same at every call."""
+        return [self._input(self.held_crops, numbers) for numbers in self.held_numbers]
+
+    def _input(self, crops: Crops, numbers: Sequence[int]) -> StageInput:
+        return stage_input(crops.batch(numbers), self.pipeline, self.i)
+
+
+def _average(decay: float) -> Any:
+    """Exponential moving average whose decay grows as (1 + n) / (10 + n) until it reaches `decay`."""
+
+    @torch.no_grad()
+    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor) -> None:
+        n = int(count)
+        weight = 1 - min(decay, (1 + n) / (10 + n))
+        for mean, value in zip(averaged, current, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value.to(mean.dtype), weight)
+            else:
+                mean.copy_(value)
+
+    return update
+
+
+class StageTrainer:
+    """Trains the denoiser of a stage. All that is random in a step follows from (seed, step, rank).
+
+    `network` is what the forward pass goes through: the denoiser itself, or what `accelerator.prepare`
+    made of it.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        *,
+        learning_rate: float = 1e-4,
+        warmup: int = 100,  # steps
+        steps: int = 1000,
+        schedule: Literal["cosine", "constant"] = "cosine",
+        weight_decay: float = 0.01,
+        clip_norm: float = 1.0,
+        ema_decay: float = 0.999,
+        loss: Literal["l1", "l2"] = "l1",
+        dropout: float = 0.1,
+        seed: int = 0,
+    ):
+        self.stage, self.denoiser = stage, stage.denoiser
+        self.network: Any = stage.denoiser
+        self.optimizer = torch.optim.AdamW(
+            self.denoiser.parameters(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99)
+        )
+        self.ema = AveragedModel(self.denoiser, multi_avg_fn=_average(ema_decay), use_buffers=True)
+        self.learning_rate, self.warmup, self.steps, self.schedule = learning_rate, warmup, steps, schedule
+        self.clip_norm, self.loss, self.dropout, self.seed = clip_norm, loss, dropout, seed
+        self.step_count = 0
+
+    def rate(self, step: int) -> float:
+        """Give the learning rate of a step: a linear warm-up, then constant or half a cosine down to 2 %."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        if self.schedule == "constant":
+            return self.learning_rate * rise
+        done = min(1.0, step / max(1, self.steps))
+        fall = 0.02 + 0.98 * float(torch.cos(torch.tensor(done * torch.pi)) + 1) / 2
+        return self.learning_rate * rise * fall
+
+    def draw(self, clean: Tensor, rank: int = 0) -> tuple[Tensor, Tensor]:
+        """Draw the noise (b, c, l) and steps (b,) of the current step, stratified over the schedule."""
+        generator = diffusion.generator(self.seed, 3, self.step_count, rank)
+        noise = torch.randn(clean.shape, generator=generator)
+        total = self.stage.scheduler.config.num_train_timesteps
+        place = (torch.randperm(len(clean), generator=generator) + torch.rand(len(clean), generator=generator)) / len(
+            clean
+        )
+        return noise.to(clean.device), (place * total).long().clamp_max(total - 1).to(clean.device)
+
+    def drop(self, condition: Condition, numbers: Sequence[int]) -> Condition:
+        """Make each condition absent with the dropout probability, as the samples' numbers decide."""
+        rows = dropped(self.seed, numbers, list(condition.entries), self.dropout) if condition.entries else {}
+        for name, absent in rows.items():
+            condition = condition.drop(absent.to(condition[name].mask.device), name)
+        return condition
+
+    def step(self, given: StageInput, *, rank: int = 0, accelerator: Any = None) -> float:
+        """Take one optimiser step and give the loss before it. Raises FloatingPointError if that is not finite."""
+        self.denoiser.train()
+        noise, timestep = self.draw(given.clean, rank)
+        loss, _ = diffusion.stage_loss(
+            self.network,
+            self.stage.scheduler,
+            given.clean,
+            mask=given.mask,
+            context=given.context,
+            condition=self.drop(given.condition, given.numbers),
+            noise=noise,
+            timestep=timestep,
+            loss=self.loss,
+        )
+        value = float(loss.detach())
+        if value != value or abs(value) == float("inf"):
+            raise FloatingPointError(
+                f"The loss of {self.stage.name} became {value} at step {self.step_count}. Lower train.learning_rate."
+            )
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(self.step_count)
+        self.optimizer.zero_grad(set_to_none=True)
+        (accelerator.backward if accelerator else torch.Tensor.backward)(loss)
+        torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.clip_norm)
+        self.optimizer.step()
+        self.ema.update_parameters(self.denoiser)
+        self.step_count += 1
+        return value
+
+    @torch.no_grad()
+    def held_out(self, inputs: Sequence[StageInput]) -> tuple[float, float]:
+        """Give the loss of the averaged weights on held-out inputs, and that of the constant answer zero.
+
+        Noise and steps are the same at every call: fixed noise, steps spread evenly over the schedule.
+        """
+        self.ema.eval()
+        total = self.stage.scheduler.config.num_train_timesteps
+        pairs = []
+        for i, given in enumerate(inputs):
+            rows = len(given.clean)
+            noise = torch.randn(given.clean.shape, generator=diffusion.generator(self.seed, 4, i)).to(
+                given.clean.device
+            )
+            place = (torch.arange(rows) + (i + 0.5) / len(inputs)) / rows
+            pairs.append(
+                diffusion.stage_loss(
+                    self.ema.module,
+                    self.stage.scheduler,
+                    given.clean,
+                    mask=given.mask,
+                    context=given.context,
+                    condition=given.condition,
+                    noise=noise,
+                    timestep=(place * total).long().to(given.clean.device),
+                    loss=self.loss,
+                )
+            )
+        mean = torch.tensor([[float(a), float(b)] for a, b in pairs]).mean(0)
+        return float(mean[0]), float(mean[1])
+
+    def averaged(self) -> Stage:
+        """Give the stage with the averaged weights: the one that generation reads."""
+        facts = {**self.stage.facts, "steps": self.step_count}
+        return Stage(
+            self.stage.name,
+            self.ema.module,  # pyright: ignore[reportArgumentType]  # AveragedModel keeps a copy of the denoiser
+            self.stage.scheduler,
+            self.stage.sampler,
+            self.stage.steps,
+            self.stage.guidance,
+            facts,
+        )
+
+    def save(self, folder: Path | str, row: dict[str, float] | None = None) -> None:
+        """Save the averaged stage into a model folder, and beside it what resuming needs: no pickles.
+
+        `row` is added to the stage's `log.jsonl`.
+        """
+        folder = Path(folder)
+        save_stage(folder, self.averaged())
+        if row:
+            with (folder / self.stage.name / "log.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(row) + "\n")
+        state = folder / self.stage.name / STATE
+        state.mkdir(exist_ok=True)
+        tensors = {f"raw.{name}": tensor.contiguous().cpu() for name, tensor in self.denoiser.state_dict().items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": value.contiguous().cpu() for key, value in values.items()}
+        with replaced(state / "state.safetensors") as temporary:
+            save_file(tensors, temporary, metadata={"step": str(self.step_count)})
+        replace_text(state / "counters.json", json.dumps({"step": self.step_count, "seed": self.seed}) + "\n")
+
+    def resume(self, folder: Path | str) -> bool:
+        """Take up training where `save` left it; False if the folder holds no such state."""
+        home = Path(folder) / self.stage.name
+        if not (home / STATE / "counters.json").exists():
+            return False
+        tensors = load_file(home / STATE / "state.safetensors")
+        self.denoiser.load_state_dict({k.removeprefix("raw."): v for k, v in tensors.items() if k.startswith("raw.")})
+        self.ema.module.load_state_dict(load_file(home / "model.safetensors"))
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".")
+                state.setdefault(int(index), {})[key] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.step_count = json.loads((home / STATE / "counters.json").read_text(encoding="utf-8"))["step"]
+        self.ema.n_averaged.fill_(self.step_count)
+        return True

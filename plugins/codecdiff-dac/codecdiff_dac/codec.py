@@ -1,0 +1,142 @@
+"""DAC as a codec of codecdiff, on the implementation and the weights that transformers reads."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import DacModel
+
+from codecdiff import Codec
+from codecdiff_dac.halos import decode_halo, encode_halo
+
+
+class DAC(Codec):
+    """The Descript Audio Codec: mono, 9 codebooks of 1024 entries of 8 dimensions at 44.1 kHz.
+
+    Rows of a batch are encoded and decoded one by one: a result never depends on its neighbours, and memory
+    follows the longest row (about 100 MB per second of audio when decoding), not the batch.
+
+    Args:
+        model: A Hugging Face id (`descript/dac_44khz`, `dac_24khz`, `dac_16khz`) or a local folder that holds
+            `config.json` and `model.safetensors`.
+        revision: A branch, tag or commit of the id; the newest if None.
+
+    Raises:
+        LookupError: There is no such model.
+        ValueError: The files are not a complete DAC.
+
+    Source: Kumar et al. (2023), High-Fidelity Audio Compression with Improved RVQGAN, arXiv:2306.06546.
+
+    """
+
+    channels = 1
+
+    def __init__(self, model: str = "descript/dac_44khz", *, revision: str | None = None) -> None:
+        super().__init__()
+        self.network = _load(model, revision)
+        config = self.network.config
+        self.sample_rate = config.sampling_rate
+        # Not config.hop_length: the released 24 kHz configuration gives 512 there, and its network hops 320.
+        self.hop_length = math.prod(config.downsampling_ratios)
+        self.num_codebooks = config.n_codebooks
+        self.codebook_size = config.codebook_size
+        self.codebook_dim = config.codebook_dim
+        self.encode_halo = encode_halo(config.downsampling_ratios)
+        self.decode_halo = decode_halo(config.upsampling_ratios)
+        self.requires_grad_(False)
+        self.train(False)
+        self.duplicate_entries = self._find_duplicates()
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """(b, 1, t) audio -> (b, k, l) int64 codes, l = ceil(t / hop_length), padded with silence; any t >= 1."""
+        return self._analyse(audio)[0]
+
+    def project(self, audio: Tensor) -> Tensor:
+        """(b, 1, t) audio -> (b, k, d, l): each level's projection of what the levels before it left over."""
+        return self._analyse(audio)[1].unflatten(1, (self.num_codebooks, self.codebook_dim))
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """(b, k, l) codes -> (b, k, d, l) codebook entries, before they are projected up for the decoder."""
+        rows = zip(self._levels_of(codes), codes.long().unbind(1), strict=True)
+        return torch.stack([level.codebook(row).mT for level, row in rows], dim=1)
+
+    def quantize(self, latents: Tensor) -> Tensor:
+        """(b, k, d, l) latents -> (b, k, l) codes: the entry nearest in direction. Length never matters."""
+        rows = zip(self._levels_of(latents), latents.to(self.network.dtype).unbind(1), strict=True)
+        with _exactly(latents.device):
+            return torch.stack([level.decode_latents(row)[1] for level, row in rows], dim=1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """(b, k, l) codes -> (b, 1, l * hop_length) audio.
+
+        The networks with an odd stride (24 and 16 kHz) end 8 samples early; those are silence.
+        """
+        self._levels_of(codes)
+        with _exactly(codes.device):
+            audio = torch.cat([self._synthesise(row) for row in codes.long().split(1)])
+        return functional.pad(audio, (0, codes.shape[-1] * self.hop_length - audio.shape[-1]))
+
+    def _analyse(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, 1, t) audio -> (b, k, l) codes and (b, k * d, l) projections before quantisation."""
+        if audio.ndim != 3 or audio.shape[1] != self.channels or audio.shape[2] < 1:
+            raise ValueError(
+                f"DAC encodes mono audio of shape (b, 1, t) with t >= 1, but got {tuple(audio.shape)}. "
+                "Mix channels down (`audio.mean(1, keepdim=True)`), or encode each as a row of the batch."
+            )
+        whole_frames = functional.pad(audio, (0, -audio.shape[-1] % self.hop_length)).to(self.network.dtype)
+        with _exactly(audio.device):
+            # The quantiser gives (sum, codes, projections, losses...).
+            rows = [self.network.quantizer(self.network.encoder(row))[1:3] for row in whole_frames.split(1)]
+        codes, projections = zip(*rows, strict=True)
+        return torch.cat(codes), torch.cat(projections)
+
+    def _synthesise(self, codes: Tensor) -> Tensor:
+        """(1, k, l) codes -> (1, 1, t) audio, t as the network gives it."""
+        return self.network.decoder(self.network.quantizer.from_codes(codes)[0])
+
+    def _find_duplicates(self) -> frozenset[tuple[int, int]]:
+        """Look every entry up: those another entry of the same direction shadows come back as that one."""
+        codes = torch.arange(self.codebook_size).expand(1, self.num_codebooks, -1)
+        moved = self.quantize(self.embed(codes)) != codes
+        return frozenset((codebook, index) for _, codebook, index in moved.nonzero().tolist())
+
+    def _levels_of(self, rows: Tensor) -> list[Any]:
+        """Give the quantiser of every row of codes or latents (b, k, ...), once k is known to be right."""
+        if rows.shape[1] != self.num_codebooks:
+            raise ValueError(
+                f"This DAC has {self.num_codebooks} codebooks, but got {rows.shape[1]} rows in {tuple(rows.shape)}."
+            )
+        return list(self.network.quantizer.quantizers)
+
+
+@contextmanager
+def _exactly(device: torch.device) -> Iterator[None]:
+    """Compute in the codec's own precision, without gradients, whatever autocast the caller is in."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
+
+
+def _load(model: str, revision: str | None) -> DacModel:
+    """Load a DAC in float32, from safetensors. Its weight norm was folded when the weights were converted."""
+    try:
+        loaded: Any = DacModel.from_pretrained(
+            model, revision=revision or "main", use_safetensors=True, output_loading_info=True
+        )
+    except OSError as error:
+        raise LookupError(
+            f"No DAC model {model!r}{f' at revision {revision!r}' if revision else ''}. It is looked for as a local "
+            "folder with config.json and model.safetensors, then as a Hugging Face id, which needs a network the first "
+            "time. To fetch one elsewhere: `huggingface-cli download ID --local-dir FOLDER`, then model=FOLDER. "
+            f"({str(error).strip().splitlines()[0]})"
+        ) from error
+    network, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"{model!r} is not a complete DAC: {len(missing)} of its weights are missing, {missing[0]!r} first. "
+            "Weights still under weight norm, or of the original package, have to be converted to transformers' DAC."
+        )
+    return network.float()

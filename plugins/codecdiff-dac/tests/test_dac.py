@@ -1,0 +1,257 @@
+import inspect
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from codecdiff_dac import DAC
+from codecdiff_dac.halos import decode_halo, encode_halo
+from codecdiff_dac.random_weights import random_model
+from torch import nn
+from transformers import DacModel
+
+HOP = 40  # audio samples per frame of the tiny model
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return random_model(tmp_path_factory.mktemp("dac"))
+
+
+@pytest.fixture(scope="session")
+def dac(folder):
+    return DAC(str(folder))
+
+
+@pytest.fixture(scope="session")
+def reference(folder):
+    return DacModel.from_pretrained(folder).eval()
+
+
+def noise(*shape, seed=0):
+    return 0.1 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def every_entry(dac):
+    return torch.arange(dac.codebook_size).expand(1, dac.num_codebooks, -1)
+
+
+def random_codes(dac, frames, batch=1, seed=0):
+    shape = (batch, dac.num_codebooks, frames)
+    return torch.randint(dac.codebook_size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_facts_are_true_of_the_tensors(dac):
+    codes = dac.encode(noise(1, 1, 3 * HOP))
+    latents = dac.embed(codes)
+    assert (dac.sample_rate, dac.channels, dac.hop_length) == (8000, 1, HOP)
+    assert codes.shape == (1, dac.num_codebooks, 3)
+    assert codes.dtype == torch.int64
+    assert latents.shape == (1, dac.num_codebooks, dac.codebook_dim, 3)
+    assert len(dac.network.quantizer.quantizers[0].codebook.weight) == dac.codebook_size
+    assert dac.decode(codes).shape == (1, 1, 3 * HOP)
+    assert dac.levels == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("samples", [1, HOP - 1, HOP, HOP + 1, 3 * 8000 + 7])
+def test_any_length_is_padded_to_whole_frames(dac, samples):
+    audio = noise(1, 1, samples)
+    codes = dac.encode(audio)
+    assert codes.shape[-1] == math.ceil(samples / HOP)
+    assert dac.project(audio).shape[-1] == codes.shape[-1]
+    assert dac.decode(codes).shape == (1, 1, codes.shape[-1] * HOP)
+
+
+def test_every_entry_is_looked_up_as_itself(dac):
+    codes = every_entry(dac)
+    moved = {(k, i) for _, k, i in (dac.quantize(dac.embed(codes)) != codes).nonzero().tolist()}
+    assert moved == dac.duplicate_entries == frozenset()
+
+
+def test_the_law_is_not_held_by_empty_codebooks(dac):
+    for entries in dac.embed(every_entry(dac))[0]:
+        assert len(entries.T.unique(dim=0)) > dac.codebook_size / 2
+    used = dac.encode(3 * noise(1, 1, 3 * 8000))
+    assert all(len(row.unique()) > dac.codebook_size / 2 for row in used[0])
+
+
+def test_lookup_is_by_direction_alone(dac):
+    codes = random_codes(dac, 50)
+    lengths = torch.rand(1, dac.num_codebooks, 1, 50) + 0.01
+    assert torch.equal(dac.quantize(dac.embed(codes) * lengths), codes)
+
+
+def test_entries_of_one_direction_are_declared(folder, tmp_path):
+    network = DacModel.from_pretrained(folder)
+    _, second, third, _ = [level.get_parameter("codebook.weight") for level in network.quantizer.quantizers]
+    with torch.no_grad():
+        second[7] = 2 * second[3]
+        third[5] = 0
+    network.save_pretrained(tmp_path)
+    assert DAC(str(tmp_path)).duplicate_entries == {(1, 7), (2, 5)}
+
+
+def test_codes_and_projections_are_those_of_transformers(dac, reference):
+    audio = noise(2, 1, 1000 * HOP)
+    with torch.no_grad():
+        expected = reference.encode(audio)
+    assert torch.equal(dac.encode(audio), expected.audio_codes)
+    torch.testing.assert_close(dac.project(audio).flatten(1, 2), expected.projected_latents, rtol=0, atol=1e-4)
+    assert torch.equal(dac.quantize(dac.project(audio)), dac.encode(audio))
+
+
+def test_audio_is_that_of_transformers_with_the_end_filled(dac, reference):
+    codes = random_codes(dac, 30)
+    with torch.no_grad():
+        expected = reference.decode(audio_codes=codes).audio_values
+    audio = dac.decode(codes)
+    missing = audio.shape[-1] - expected.shape[-1]
+    assert missing > 0  # the tiny model has an odd stride, as the 24 and 16 kHz models have
+    torch.testing.assert_close(audio[:, 0, :-missing], expected, rtol=0, atol=1e-6)
+    assert not audio[..., -missing:].any()
+
+
+def test_codes_may_be_of_any_integer_type(dac):
+    codes = random_codes(dac, 5)
+    assert torch.equal(dac.embed(codes.to(torch.uint8)), dac.embed(codes))
+    assert torch.equal(dac.decode(codes.to(torch.int32)), dac.decode(codes))
+
+
+def test_a_row_does_not_depend_on_its_neighbours(dac):
+    audio = torch.cat([noise(1, 1, 8000, seed=1), noise(1, 1, 8000, seed=2)])
+    codes = dac.encode(audio)
+    assert torch.equal(codes, torch.cat([dac.encode(row) for row in audio.split(1)]))
+    assert torch.equal(dac.decode(codes), torch.cat([dac.decode(row) for row in codes.split(1)]))
+
+
+def test_chunks_with_halos_equal_the_whole(dac):
+    audio, first, last = noise(1, 1, 100 * HOP), 40, 60
+    codes = dac.encode(audio)
+    halo = dac.encode_halo
+    chunk = dac.encode(audio[..., (first - halo) * HOP : (last + halo) * HOP])
+    assert torch.equal(chunk[..., halo:-halo], codes[..., first:last])
+    halo = dac.decode_halo
+    chunk = dac.decode(codes[..., first - halo : last + halo])
+    whole = dac.decode(codes)[..., first * HOP : last * HOP]
+    torch.testing.assert_close(chunk[..., halo * HOP : -halo * HOP], whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("ratios", [[2, 4, 8, 8], [2, 4, 5, 8], [2, 4, 5], [3, 3]])
+def test_halos_are_exactly_what_convolutions_reach(ratios):
+    """Measure with one-channel networks of positive weights, in which nothing that is reached cancels out."""
+    hop, frames = math.prod(ratios), 61
+    middle = frames // 2
+
+    def reach(network, signal, frame_of_input, output):
+        signal = signal.requires_grad_()
+        network(signal)[..., output].sum().backward()
+        touched = frame_of_input(signal.grad.flatten().nonzero().flatten())
+        return max(middle - touched.min().item(), touched.max().item() - middle)
+
+    encoder, decoder = nn.Sequential(nn.Conv1d(1, 1, 7, padding=3)), nn.Sequential(nn.Conv1d(1, 1, 7, padding=3))
+    units = [(7, 1), (7, 3), (7, 9)]
+    for stride in ratios:
+        for kernel, dilation in units:
+            encoder.append(nn.Conv1d(1, 1, kernel, dilation=dilation, padding=3 * dilation))
+        encoder.append(nn.Conv1d(1, 1, 2 * stride, stride=stride, padding=math.ceil(stride / 2)))
+    encoder.append(nn.Conv1d(1, 1, 3, padding=1))
+    for stride in reversed(ratios):
+        decoder.append(nn.ConvTranspose1d(1, 1, 2 * stride, stride=stride, padding=math.ceil(stride / 2)))
+        for kernel, dilation in units:
+            decoder.append(nn.Conv1d(1, 1, kernel, dilation=dilation, padding=3 * dilation))
+    decoder.append(nn.Conv1d(1, 1, 7, padding=3))
+    for weight in [*encoder.parameters(), *decoder.parameters()]:
+        nn.init.constant_(weight, 0.5)
+
+    samples = slice(middle * hop, (middle + 1) * hop)
+    encoded = reach(encoder.double(), torch.zeros(1, 1, frames * hop).double(), lambda i: i // hop, middle)
+    decoded = reach(decoder.double(), torch.zeros(1, 1, frames).double(), lambda i: i, samples)
+    assert (encode_halo(ratios), decode_halo(ratios[::-1])) == (encoded, decoded)
+
+
+def test_released_shapes_have_halos_of_eight_and_ten_frames():
+    assert (encode_halo([2, 4, 8, 8]), decode_halo([8, 8, 4, 2])) == (8, 10)
+    assert (encode_halo([2, 4, 5, 8]), decode_halo([8, 5, 4, 2])) == (8, 10)
+
+
+@pytest.mark.parametrize("audio", [torch.zeros(1, 1, 500), 3 * torch.ones(1, 1, 500), noise(1, 1, 500).sign()])
+def test_silence_and_clipping_stay_finite(dac, audio):
+    codes = dac.encode(audio)
+    assert ((codes >= 0) & (codes < dac.codebook_size)).all()
+    assert dac.project(audio).isfinite().all()
+    assert dac.decode(codes).isfinite().all()
+    assert dac.decode(codes).abs().max() <= 1
+
+
+def test_nothing_learns_and_training_mode_is_refused(dac):
+    audio = noise(1, 1, 200).requires_grad_()
+    results = [dac.project(audio), dac.decode(dac.encode(audio)), dac.embed(dac.encode(audio))]
+    assert not any(tensor.requires_grad for tensor in [*results, *dac.parameters()])
+    assert not any(module.training for module in dac.train().modules())
+
+
+def test_results_are_the_same_again_and_under_autocast(dac):
+    audio = noise(1, 1, 4000)
+    codes, state = dac.encode(audio), torch.get_rng_state()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(dac.encode(audio), codes)
+        assert torch.equal(dac.quantize(dac.embed(codes)), codes)
+        again = dac.decode(codes)
+    assert torch.equal(again, dac.decode(codes))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_loading_and_writing_leave_the_global_generator_alone(folder, tmp_path):
+    state = torch.get_rng_state()
+    other = random_model(tmp_path / "other", seed=1)
+    weights = DAC(str(random_model(tmp_path / "again"))).state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    same, differ = DAC(str(folder)).state_dict(), DAC(str(other)).state_dict()
+    assert all(torch.equal(weights[name], same[name]) for name in same)
+    assert not torch.equal(weights["network.encoder.conv1.weight"], differ["network.encoder.conv1.weight"])
+
+
+def test_the_hop_is_the_network_s_whatever_the_configuration_says(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"hop_length": 512}))  # as the released 24 kHz model
+    assert DAC(str(tmp_path)).hop_length == HOP
+
+
+def test_arguments_are_remembered(dac, folder):
+    assert dac.arguments == {"model": str(folder), "revision": None}
+    assert inspect.signature(DAC).parameters["model"].default == "descript/dac_44khz"
+
+
+def test_a_missing_model_is_explained(tmp_path):
+    with pytest.raises(LookupError, match=r"(?s)'.*nowhere'.*model\.safetensors.*huggingface-cli download"):
+        DAC(str(tmp_path / "nowhere"))
+
+
+def test_weights_that_are_not_safetensors_are_refused(folder, tmp_path):
+    shutil.copy(folder / "config.json", tmp_path)
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(LookupError, match=r"safetensors"):
+        DAC(str(tmp_path))
+
+
+def test_incomplete_weights_are_refused(folder, reference, tmp_path):
+    weights = {name: tensor for name, tensor in reference.state_dict().items() if name != "decoder.conv1.weight"}
+    reference.save_pretrained(tmp_path, state_dict=weights)
+    with pytest.raises(ValueError, match=r"1 of its weights are missing, 'decoder\.conv1\.weight'"):
+        DAC(str(tmp_path))
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 100), (1, 1, 0), (1, 100)])
+def test_audio_that_is_not_mono_is_refused(dac, shape):
+    with pytest.raises(ValueError, match=r"mono audio of shape \(b, 1, t\)"):
+        dac.encode(torch.zeros(shape))
+
+
+def test_codes_of_another_number_of_codebooks_are_refused(dac):
+    for refused in (dac.embed, dac.decode):
+        with pytest.raises(ValueError, match="4 codebooks, but got 3 rows"):
+            refused(torch.zeros(1, 3, 5, dtype=torch.long))
+    with pytest.raises(ValueError, match="4 codebooks, but got 3 rows"):
+        dac.quantize(torch.zeros(1, 3, 8, 5))

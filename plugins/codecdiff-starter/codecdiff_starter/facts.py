@@ -1,0 +1,190 @@
+"""What is true of a piece before it is written, and captions that say so in words."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+CLASSES: dict[str, tuple[str, ...]] = {
+    "lead": ("piano", "flute", "strings", "guitar"),
+    "accompaniment": ("none", "pad", "arpeggio"),
+    "bass": ("none", "plucked", "synth"),
+    "drums": ("none", "brushes", "kit"),
+    "tempo": ("slow", "medium", "fast"),
+    "metre": ("4/4", "3/4"),
+    "key": ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"),
+    "mode": ("major", "minor"),
+    "dynamics": ("soft", "loud", "swelling"),
+}
+PARTS = ("lead", "accompaniment", "bass", "drums")
+BPM = {"slow": (60, 78), "medium": (96, 116), "fast": (144, 172)}  # beats per minute, both ends included
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """The description of a piece. Every field but `bpm` is one of its `CLASSES`; `bpm` lies in the range of `tempo`."""
+
+    lead: str
+    accompaniment: str
+    bass: str
+    drums: str
+    tempo: str
+    bpm: int  # beats per minute
+    metre: str
+    key: str
+    mode: str
+    dynamics: str
+
+    def __post_init__(self) -> None:
+        for name, classes in CLASSES.items():
+            if getattr(self, name) not in classes:
+                raise ValueError(f"No {name} {getattr(self, name)!r}. There are: {', '.join(classes)}.")
+        slowest, fastest = BPM[self.tempo]
+        if not slowest <= self.bpm <= fastest:
+            raise ValueError(f"A {self.tempo} piece has {slowest} to {fastest} beats per minute, not {self.bpm}.")
+
+    @property
+    def beats_per_bar(self) -> int:
+        """Beats in a bar."""
+        return int(self.metre[0])
+
+
+def random_facts(rng: np.random.Generator) -> Facts:
+    """Draw every fact uniformly and independently."""
+    drawn = {name: str(rng.choice(classes)) for name, classes in CLASSES.items()}
+    return Facts(**drawn, bpm=_draw_bpm(drawn["tempo"], rng))
+
+
+def held_out(facts: Facts) -> bool:
+    """Tell whether a combination of parts is kept from training: 12 of the 108, and every class equally often.
+
+    For each lead the combinations form a line in the 3 x 3 x 3 cube of the other parts, so each accompaniment,
+    bass and drums is held out exactly once with each lead.
+    """
+    lead, accompaniment, bass, drums = (CLASSES[part].index(getattr(facts, part)) for part in PARTS)
+    return bass == (accompaniment + lead) % 3 and drums == (2 * accompaniment + lead // 2 + 1) % 3
+
+
+def training_facts(rng: np.random.Generator) -> Facts:
+    """Draw facts that are not held out."""
+    return next(facts for facts in iter(lambda: random_facts(rng), None) if not held_out(facts))
+
+
+def held_out_facts(count: int, seed: int) -> list[Facts]:
+    """Draw `count` held-out facts: every twelve in a row hold each combination once and each class equally often."""
+    blocks = (_held_out_block(np.random.default_rng([seed, block])) for block in itertools.count())
+    return list(itertools.islice(itertools.chain.from_iterable(blocks), count))
+
+
+def _held_out_block(rng: np.random.Generator) -> list[Facts]:
+    rest = {"tempo": "slow", "bpm": 60, "metre": "4/4", "key": "C", "mode": "major", "dynamics": "soft"}
+    products = (dict(zip(PARTS, parts, strict=True)) for parts in itertools.product(*(CLASSES[p] for p in PARTS)))
+    combinations = [parts for parts in products if held_out(Facts(**parts, **rest))]
+    others = {
+        name: rng.permutation(np.resize(classes, len(combinations))).tolist()
+        for name, classes in CLASSES.items()
+        if name not in PARTS
+    }
+    drawn = [parts | {name: values[i] for name, values in others.items()} for i, parts in enumerate(combinations)]
+    return [Facts(**drawn[i], bpm=_draw_bpm(drawn[i]["tempo"], rng)) for i in rng.permutation(len(drawn))]
+
+
+def _draw_bpm(tempo: str, rng: np.random.Generator) -> int:
+    return int(rng.integers(*BPM[tempo], endpoint=True))
+
+
+PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
+    "lead": {
+        "piano": ("piano",),
+        "flute": ("flute",),
+        "strings": ("strings", "bowed strings"),
+        "guitar": ("guitar", "acoustic guitar"),
+    },
+    "accompaniment": {
+        "none": ("backing chords", "chordal backing"),
+        "pad": ("a pad", "a synth pad", "sustained pad chords"),
+        "arpeggio": ("arpeggios", "an arpeggio", "bell arpeggios"),
+    },
+    "bass": {
+        "none": ("bass",),
+        "plucked": ("plucked bass", "upright bass", "an upright bass"),
+        "synth": ("synth bass", "a synth bass"),
+    },
+    "drums": {
+        "none": ("drums", "percussion"),
+        "brushes": ("brushes", "brushed drums", "drums played with brushes"),
+        "kit": ("drums", "a drum kit", "kick and snare drums"),
+    },
+    "tempo": {"slow": ("slow",), "medium": ("medium-tempo", "moderate"), "fast": ("fast", "quick")},
+    "metre": {"4/4": ("4/4", "common time"), "3/4": ("3/4", "triple time")},
+    "dynamics": {"soft": ("soft", "quiet"), "loud": ("loud",), "swelling": ("swelling",)},
+}
+COMPLETE = (  # these name the lead and the ensemble
+    "a {tempo} {tune} in {key} on {lead} {ensemble}",
+    "a {tempo} {tune} on {lead} {ensemble}",
+    "{lead} {ensemble}, {tempo}, in {key}",
+    "{tempo} {lead} music {ensemble}",
+    "a {dynamics} {lead} {tune} {ensemble}, {bpm} bpm",
+    "a {dynamics} and {tempo} {tune} for {lead} {ensemble}, in {key}",
+    "{lead} playing a {tempo} {tune} {ensemble}",
+    "{key}, {metre}, {bpm} bpm, {lead} {ensemble}",
+    "a {dynamics} {tune} in {metre} for {lead} {ensemble}",
+    "{tempo} and {dynamics} {lead} {ensemble}, {key}, {metre}",
+    "instrumental in {key}, {lead} {ensemble}",
+    "{lead} {ensemble}",
+)
+BRIEF = (  # these leave most facts open
+    "{lead}",
+    "{tempo} {lead}",
+    "{dynamics} {lead} in {key}",
+    "a {tempo} {tune} in {key}",
+    "a {dynamics} {tune}, {metre}",
+    "{key}, {bpm} bpm",
+)
+
+
+def captions(facts: Facts, rng: np.random.Generator) -> list[str]:
+    """Describe a piece in four different ways, all true: three name the parts, the last leaves most facts open."""
+    templates = [*rng.choice(COMPLETE, 3, replace=False), rng.choice(BRIEF)]
+    return [_caption(str(template), facts, rng) for template in templates]
+
+
+def _caption(template: str, facts: Facts, rng: np.random.Generator) -> str:
+    words = {name: _phrase(facts, name, rng) for name in ("lead", "tempo", "metre", "dynamics")}
+    tune = str(rng.choice(("tune", "piece", "melody", *(("waltz",) if facts.metre == "3/4" else ()))))
+    ensemble = _ensemble(facts, rng)
+    text = template.format(**words, tune=tune, ensemble=ensemble, key=_key(facts, rng), bpm=facts.bpm)
+    text = re.sub(r" +(?=[, ])| +$", "", text)  # an empty ensemble leaves a space behind
+    return re.sub(r"\ba (?=[aeiou])", "an ", text)
+
+
+def _ensemble(facts: Facts, rng: np.random.Generator) -> str:
+    """Say which parts accompany the lead, and most of the time which do not: "with drums but no bass"."""
+    parts = [str(part) for part in rng.permutation(PARTS[1:])]
+    present = [_phrase(facts, part, rng) for part in parts if getattr(facts, part) != "none"]
+    absent = [_phrase(facts, part, rng) for part in parts if getattr(facts, part) == "none" and rng.random() < 0.8]
+    if not present and rng.random() < 0.5:
+        return str(rng.choice(("alone", "solo", "unaccompanied")))
+    sides = [f"with {_listed(present, 'and')}"] if present else []
+    if absent:
+        without = f"without {_listed(absent, 'or')}"
+        sides.append(str(rng.choice((without, f"but no {_listed(absent, 'or')}"))) if present else without)
+    return " ".join(sides)
+
+
+def _phrase(facts: Facts, name: str, rng: np.random.Generator) -> str:
+    return str(rng.choice(PHRASES[name][getattr(facts, name)]))
+
+
+def _key(facts: Facts, rng: np.random.Generator) -> str:
+    spelled = facts.key[0] + {"#": " sharp", "b": " flat"}.get(facts.key[1:], "")
+    return f"{rng.choice((facts.key, spelled))} {facts.mode}"
+
+
+def _listed(phrases: Sequence[str], last: str) -> str:
+    *others, final = phrases
+    return f"{', '.join(others)} {last} {final}" if others else final

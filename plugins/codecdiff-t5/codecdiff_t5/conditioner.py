@@ -1,0 +1,175 @@
+"""A frozen T5 encoder as a conditioner of codecdiff."""
+
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, T5EncoderModel
+
+from codecdiff import Condition, Conditioner, Entry, Prompt, device_of, prompt_fields
+from codecdiff_t5.caches import Folder, Recent
+
+_RECENT_PROMPTS = 1024  # about 250 MB of Flan-T5-large features at 60 tokens a prompt
+
+
+class T5(Conditioner):
+    """Flan-T5's reading of the prompt's text, as DiscoDiff uses it.
+
+    Gives two entries: `text`, the encoder's last hidden states (b, n, e), and `vector`, the state of the first
+    token (b, 1, e). Both are float32, and absent for a prompt without text.
+
+    Prompts are encoded one by one, without padding, so a row is bit for bit the same beside any neighbours. Each is
+    computed once: the latest are kept in memory, and all of them in `cache` if it is given.
+
+    Args:
+        model: A Hugging Face id or a local folder that holds `config.json`, `model.safetensors` and a tokenizer.
+        revision: A branch, tag or commit of the id; the newest if None.
+        max_tokens: Tokens of a prompt that are read, the end token included. Longer prompts are cut, with a warning.
+        dtype: The precision to compute and cache in.
+        cache: A folder to keep features in, shared by any number of processes. It holds one folder per model and
+            options, so nothing stale is ever read.
+
+    Raises:
+        LookupError: There is no such model.
+        ValueError: The files are not a complete T5 encoder, or `max_tokens` is not positive.
+
+    Source: Chung et al. (2022), Scaling Instruction-Finetuned Language Models, arXiv:2210.11416.
+
+    """
+
+    fields = ("text",)
+
+    def __init__(
+        self,
+        model: str = "google/flan-t5-large",
+        *,
+        revision: str | None = None,
+        max_tokens: int = 256,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        cache: Path | str | None = None,
+    ) -> None:
+        super().__init__()
+        if max_tokens < 1:
+            raise ValueError(f"T5 has to read at least one token of a prompt, but max_tokens is {max_tokens}.")
+        self.network, self.tokenizer = _load(model, revision)
+        self.network.to(getattr(torch, dtype))
+        self.max_tokens = max_tokens
+        self.cache = None if cache is None else Path(cache)
+        self._recent = Recent(_RECENT_PROMPTS)
+        self._has_warned = False
+        self.requires_grad_(False)
+        self.train(False)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Embedding width of both entries: 1024 for Flan-T5-large."""
+        width = self.network.config.d_model
+        return {"text": width, "vector": width}
+
+    def encode(self, prompts: Sequence[Prompt]) -> Condition:
+        """N prompts -> `text` (b, n, e) with its mask, and `vector` (b, 1, e).
+
+        Raises:
+            ValueError: A prompt's text is something else than a string or None.
+
+        """
+        features = [self._features(_text_of(prompt)) for prompt in prompts]
+        longest = max([1, *map(len, features)])
+        tokens = torch.zeros(len(features), longest, self.network.config.d_model)
+        mask = torch.zeros(len(features), longest, dtype=torch.bool)
+        for row, states in enumerate(features):
+            tokens[row, : len(states)] = states
+            mask[row, : len(states)] = True
+        condition = Condition({"text": Entry(tokens, mask), "vector": Entry(tokens[:, :1], mask[:, :1])})
+        return condition.to(device_of(self))
+
+    def _features(self, text: str) -> Tensor:
+        """Text -> (n, e) states on the CPU, from the nearest place that has them; no token for blank text."""
+        if not text.strip():
+            return torch.empty(0, self.network.config.d_model)
+        states = self._recent.read(text)
+        if states is None:
+            states = self._stored(text)
+            self._recent.write(text, states)
+        return states
+
+    def _stored(self, text: str) -> Tensor:
+        """Text -> (n, e) states, from the cache folder if there is one."""
+        if self._folder is None:
+            return self._compute(text)
+        states = self._folder.read(text)
+        if states is None:
+            states = self._compute(text)
+            self._folder.write(text, states)
+        return states
+
+    def _compute(self, text: str) -> Tensor:
+        """Text -> (n, e) states, whatever autocast the caller is in."""
+        device = device_of(self)
+        tokens = torch.tensor([self._tokens(text)], device=device)
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            return self.network(input_ids=tokens).last_hidden_state[0].cpu()
+
+    def _tokens(self, text: str) -> list[int]:
+        """Text -> token ids, ending in the end token; cut to `max_tokens`, and told so once."""
+        tokens = self.tokenizer(text, verbose=False).input_ids
+        if len(tokens) <= self.max_tokens:
+            return tokens
+        if not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"A prompt of {len(tokens)} tokens is cut to {self.max_tokens}; set max_tokens to read more of it. "
+                f"Further ones are cut without a word. It begins {text[:60]!r}.",
+                stacklevel=2,
+            )
+        return [*tokens[: self.max_tokens - 1], tokens[-1]]
+
+    @cached_property
+    def _folder(self) -> Folder | None:
+        """The cache of this very model and these options."""
+        return None if self.cache is None else Folder(self.cache / self._fingerprint())
+
+    def _fingerprint(self) -> str:
+        """Hash everything that features depend on: weights, and with them their precision; tokenizer; the cut."""
+        digest = sha256(self.tokenizer.backend_tokenizer.to_str().encode())
+        digest.update(f"{self.max_tokens}".encode())
+        for name, tensor in self.network.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()[:32]
+
+
+def _text_of(prompt: Prompt) -> str:
+    """Give a prompt's text, empty if it has none."""
+    text = prompt_fields(prompt).get("text")
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"The field 'text' of a prompt is a string, but got {type(text).__name__}: {text!r}.")
+    return text or ""
+
+
+def _load(model: str, revision: str | None) -> tuple[T5EncoderModel, Any]:
+    """Load the encoder, from safetensors, and the tokenizer."""
+    revision = revision or "main"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+        loaded: Any = T5EncoderModel.from_pretrained(
+            model, revision=revision, use_safetensors=True, output_loading_info=True
+        )
+    except OSError as error:
+        raise LookupError(
+            f"No T5 model {model!r}{'' if revision == 'main' else f' at revision {revision!r}'}. It is looked for as a "
+            "local folder with config.json, model.safetensors and a tokenizer, then as a Hugging Face id, which needs "
+            "a network the first time. To fetch one elsewhere: `huggingface-cli download ID --local-dir FOLDER`, then "
+            f"model=FOLDER. ({str(error).strip().splitlines()[0]})"
+        ) from error
+    network, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"{model!r} is not a complete T5 encoder: {len(missing)} of its weights are missing, {missing[0]!r} first."
+        )
+    return network, tokenizer

@@ -1,0 +1,196 @@
+import inspect
+import warnings
+
+import pytest
+import torch
+from codecdiff_t5 import T5
+from codecdiff_t5.random_weights import random_model
+from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
+
+from codecdiff import Condition
+
+SHORT, LONG = "slow piano", "fast jazz with a loud guitar, and a happy song in the rock of drum!"
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    return random_model(tmp_path_factory.mktemp("t5"))
+
+
+@pytest.fixture(scope="session")
+def t5(folder):
+    return T5(str(folder))
+
+
+def assert_same(one: Condition, other: Condition):
+    for name in ("text", "vector"):
+        assert torch.equal(one[name].tokens, other[name].tokens)
+        assert torch.equal(one[name].mask, other[name].mask)
+
+
+def test_the_tokenizer_ends_every_text_as_t5_s_does(t5):
+    assert t5.tokenizer("").input_ids == [t5.tokenizer.eos_token_id] == [1]
+    tokens = t5.tokenizer(SHORT).input_ids
+    assert tokens[-1] == 1
+    assert t5.tokenizer.decode(tokens, skip_special_tokens=True) == SHORT
+
+
+def test_entries_are_the_states_and_the_first_of_them(t5):
+    condition = t5.encode([SHORT, LONG])
+    text, vector = condition["text"], condition["vector"]
+    assert condition.widths == t5.widths == {"text": 32, "vector": 32}
+    assert text.mask.sum(1).tolist() == [3, len(t5.tokenizer(LONG).input_ids)]
+    assert torch.equal(vector.tokens, text.tokens[:, :1])
+    assert vector.mask.tolist() == [[True], [True]]
+    assert not text.tokens[0, 3:].any()
+
+
+def test_states_are_those_of_transformers_with_an_attention_mask(t5, folder):
+    network = T5EncoderModel.from_pretrained(folder).eval()
+    tokens = t5.tokenizer([SHORT, LONG], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = network(**tokens).last_hidden_state
+    text = t5.encode([SHORT, LONG])["text"]
+    assert torch.equal(text.mask, tokens.attention_mask.bool())
+    torch.testing.assert_close(text.tokens[text.mask], expected[text.mask], rtol=0, atol=1e-5)
+
+
+def test_a_row_does_not_depend_on_its_neighbours(folder):
+    together = T5(str(folder)).encode([SHORT, LONG])["text"]
+    alone = T5(str(folder)).encode([SHORT])["text"]
+    assert torch.equal(together.tokens[0, :3], alone.tokens[0])
+    assert not torch.allclose(together.tokens[0, 0], together.tokens[1, 0])
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n", {}, {"text": ""}, {"text": None, "tempo": 120}])
+def test_an_empty_prompt_is_absent(t5, prompt):
+    condition = t5.encode([prompt])
+    assert not condition["text"].mask.any()
+    assert not condition["vector"].mask.any()
+    nulls = {name: torch.full((width,), 5.0) for name, width in t5.widths.items()}
+    null = t5.encode([SHORT]).null().fill(nulls)
+    for name, entry in condition.fill(nulls).entries.items():
+        assert entry.mask.all()
+        assert torch.equal(entry.tokens, null[name].tokens[:, : entry.tokens.shape[1]])
+
+
+def test_empty_and_real_prompts_stand_side_by_side(t5):
+    condition = t5.encode(["", SHORT, {"text": SHORT, "key": "C"}])
+    assert condition["text"].mask.any(1).tolist() == [False, True, True]
+    assert torch.equal(condition["text"].tokens[1], condition["text"].tokens[2])
+    assert condition["vector"].mask[:, 0].tolist() == [False, True, True]
+
+
+def test_no_prompts_give_no_rows(t5):
+    assert t5.encode([])["text"].tokens.shape[0] == 0
+
+
+def test_text_that_is_not_a_string_is_refused(t5):
+    with pytest.raises(ValueError, match="field 'text' of a prompt is a string, but got list"):
+        t5.encode([{"text": ["piano"]}])
+
+
+def test_long_prompts_are_cut_and_told_so_once(folder, t5):
+    cutting = T5(str(folder), max_tokens=6)
+    with pytest.warns(UserWarning, match="is cut to 6"):
+        condition = cutting.encode([LONG])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cutting.encode([LONG + " solo", SHORT])
+    kept = cutting.tokenizer(LONG).input_ids[:5]
+    with torch.no_grad():
+        expected = t5.network(input_ids=torch.tensor([[*kept, 1]])).last_hidden_state
+    assert torch.equal(condition["text"].tokens, expected)
+
+
+def test_max_tokens_has_to_be_positive(folder):
+    with pytest.raises(ValueError, match="max_tokens is 0"):
+        T5(str(folder), max_tokens=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_cache_gives_back_every_bit_and_computes_nothing(folder, tmp_path, monkeypatch, dtype):
+    cached = T5(str(folder), dtype=dtype, cache=tmp_path)
+    computed = cached.encode([SHORT, LONG, ""])
+    reading = T5(str(folder), dtype=dtype, cache=str(tmp_path))
+    monkeypatch.setattr(reading, "_compute", lambda text: pytest.fail(f"{text!r} was computed again"))
+    assert_same(reading.encode([SHORT, LONG, ""]), computed)
+    assert_same(T5(str(folder), dtype=dtype).encode([SHORT, LONG, ""]), computed)
+    names = [file.name for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(names) == 2
+    assert all(name.endswith(".safetensors") for name in names)
+
+
+def test_the_cache_keeps_models_and_options_apart(folder, tmp_path):
+    other = random_model(tmp_path / "other", seed=1)
+    for conditioner in (
+        T5(str(folder), cache=tmp_path / "cache"),
+        T5(str(other), cache=tmp_path / "cache"),
+        T5(str(folder), cache=tmp_path / "cache", max_tokens=2),
+        T5(str(folder), cache=tmp_path / "cache", dtype="bfloat16"),
+    ):
+        conditioner._has_warned = True
+        conditioner.encode([SHORT])
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+
+
+def test_memory_holds_the_latest_prompts_only(folder, monkeypatch):
+    conditioner = T5(str(folder))
+    conditioner._recent.limit = 2
+    computed = []
+    compute = conditioner._compute
+    monkeypatch.setattr(conditioner, "_compute", lambda text: computed.append(text) or compute(text))
+    conditioner.encode(["a", "bass", "a", "calm", "a", "bass"])
+    assert computed == ["a", "bass", "calm", "bass"]
+
+
+def test_half_precision_is_near_and_given_as_float32(folder, t5):
+    half = T5(str(folder), dtype="bfloat16").encode([SHORT])["text"].tokens
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, t5.encode([SHORT])["text"].tokens, rtol=0, atol=0.1)
+
+
+def test_nothing_learns_nor_draws_and_autocast_changes_nothing(folder, t5):
+    state = torch.get_rng_state()
+    expected = t5.encode([SHORT])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same(T5(str(folder)).encode([SHORT]), expected)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(parameter.requires_grad for parameter in t5.parameters())
+    assert not expected["text"].tokens.requires_grad
+    assert not any(module.training for module in t5.train().modules())
+
+
+def test_a_whole_t5_is_read_for_its_encoder(folder, tmp_path, t5):
+    config = T5Config.from_pretrained(folder, is_encoder_decoder=True)
+    whole = T5ForConditionalGeneration(config)
+    whole.save_pretrained(tmp_path)
+    t5.tokenizer.save_pretrained(tmp_path)
+    weights = T5(str(tmp_path)).network.state_dict()
+    assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in weights.items())
+
+
+def test_arguments_are_remembered(t5, folder):
+    assert t5.fields == ("text",)
+    assert t5.arguments == {
+        "model": str(folder),
+        "revision": None,
+        "max_tokens": 256,
+        "dtype": "float32",
+        "cache": None,
+    }
+    assert inspect.signature(T5).parameters["model"].default == "google/flan-t5-large"
+
+
+def test_a_missing_model_is_explained(tmp_path):
+    with pytest.raises(LookupError, match=r"(?s)'.*nowhere'.*model\.safetensors.*huggingface-cli download"):
+        T5(str(tmp_path / "nowhere"))
+
+
+def test_incomplete_weights_are_refused(folder, tmp_path, t5):
+    weights = dict(t5.network.state_dict())
+    del weights["encoder.final_layer_norm.weight"]
+    t5.network.save_pretrained(tmp_path, state_dict=weights)
+    t5.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"1 of its weights are missing, 'encoder\.final_layer_norm\.weight'"):
+        T5(str(tmp_path))

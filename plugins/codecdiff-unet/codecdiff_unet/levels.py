@@ -1,0 +1,164 @@
+"""The levels of the U-Net: layers, and the change of resolution after them.
+
+Every layer is told of the step and the condition by a `Cue`, made apart from the frames so that it can be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+from torch import Tensor, cat, nn
+
+from codecdiff import Entry
+from codecdiff_unet.blocks import CrossAttention, LinearAttention, Memory, ResidualBlock, SelfAttention
+
+
+class Told(NamedTuple):
+    """What a condition says, once nulls, vector network and text layers are applied.
+
+    A vector or sequence of one row holds for every row of a batch.
+    """
+
+    vector: Tensor | None  # (b, e)
+    sequences: Mapping[str, Entry]
+
+
+class Cue(NamedTuple):
+    """All that one layer is told: the two terms of its scale and shift (b, 2c), and what it attends to."""
+
+    time: Tensor
+    vector: Tensor | None = None
+    memory: Memory | None = None
+
+    @property
+    def modulation(self) -> Tensor:
+        """Scale and shift, (b, 2c)."""
+        return self.time if self.vector is None else self.time + self.vector
+
+
+class Layer(nn.Module):
+    """A residual block, then attention of the frames to themselves, or none."""
+
+    def __init__(self, block: ResidualBlock, attention: LinearAttention | SelfAttention | None = None):
+        super().__init__()
+        self.block = block
+        self.attention = attention
+
+    def cue(self, time: Tensor, told: Told) -> Cue:
+        """(b, e) time embedding, and what the condition says -> what this layer needs of them."""
+        vector = None if self.block.vector is None or told.vector is None else self.block.vector(told.vector)
+        return Cue(self.block.time(time), vector)
+
+    def forward(self, x: Tensor, cue: Cue) -> Tensor:
+        """(b, c, l) -> (b, c', l)."""
+        x = self.block(x, cue.modulation)
+        return x if self.attention is None else x + self.attention(x.mT).mT
+
+
+class CrossLayer(Layer):
+    """A residual block, then attention of the frames to the condition called `source`."""
+
+    def __init__(self, block: ResidualBlock, cross: CrossAttention, source: str):
+        super().__init__(block)
+        self.cross = cross
+        self.source = source
+
+    def cue(self, time: Tensor, told: Told) -> Cue:
+        """(b, e) time embedding, and what the condition says -> what this layer needs of them."""
+        return super().cue(time, told)._replace(memory=self.cross.remember(*told.sequences[self.source]))
+
+    def forward(self, x: Tensor, cue: Cue) -> Tensor:
+        """(b, c, l) -> (b, c', l)."""
+        x = super().forward(x, cue)
+        return x + self.cross(x.mT, cue.memory).mT
+
+
+class Level(nn.Module):
+    """Layers at one resolution, then `resample`, which leaves it."""
+
+    def __init__(self, layers: Sequence[Layer], resample: nn.Module):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.resample = resample
+
+    def __iter__(self) -> Iterator[Layer]:
+        """Go through the layers, first to last."""
+        return iter(cast(list[Layer], self.layers))
+
+    def cues(self, time: Tensor, told: Told) -> list[Cue]:
+        """Give the cue of every layer, in order."""
+        return [layer.cue(time, told) for layer in self]
+
+
+class Down(Level):
+    """A level on the way down."""
+
+    def forward(self, x: Tensor, cues: Sequence[Cue]) -> tuple[Tensor, list[Tensor]]:
+        """(b, c, l) -> (b, c', l / 2), or (b, c', l) at the last level; and what each layer gave, (b, c, l) each."""
+        skips: list[Tensor] = []
+        for layer, cue in zip(self, cues, strict=True):
+            x = layer(x, cue)
+            skips.append(x)
+        return self.resample(x), skips
+
+
+class Up(Level):
+    """A level on the way up: each layer also sees a skip, the newest first."""
+
+    def forward(self, x: Tensor, skips: Sequence[Tensor], cues: Sequence[Cue]) -> Tensor:
+        """(b, c', l) frames, (b, c, l) skips -> (b, c, 2l), or (b, c, l) at the last level."""
+        for layer, skip, cue in zip(self, reversed(skips), cues, strict=True):
+            x = layer(cat([x, skip], dim=1), cue)
+        return self.resample(x)
+
+
+@dataclass(frozen=True)
+class Builder:
+    """What all layers of one U-Net share. A kind of layer is "none", "linear" or the name of a condition."""
+
+    kinds: tuple[str, ...]  # of the layers of a level
+    widths: Mapping[str, int]  # of the conditions there are
+    embedding: int
+    has_vector: bool
+    groups: int
+    heads: int
+    head_dim: int
+    linear_heads: int
+    linear_head_dim: int
+
+    def block(self, inputs: int, outputs: int) -> ResidualBlock:
+        """Build a residual block."""
+        return ResidualBlock(inputs, outputs, embedding=self.embedding, has_vector=self.has_vector, groups=self.groups)
+
+    def layer(self, kind: str, inputs: int, outputs: int) -> Layer:
+        """Build a layer of this kind; one that names a condition there is not has no attention."""
+        block = self.block(inputs, outputs)
+        if kind == "linear":
+            return Layer(block, LinearAttention(outputs, heads=self.linear_heads, head_dim=self.linear_head_dim))
+        if kind in self.widths:
+            cross = CrossAttention(outputs, self.widths[kind], heads=self.heads, head_dim=self.head_dim)
+            return CrossLayer(block, cross, kind)
+        return Layer(block)
+
+    def down(self, inputs: int, outputs: int, *, halves: bool) -> Down:
+        """Build the level from `inputs` to `outputs` channels, at half the resolution if `halves`."""
+        kernel_size, stride = (4, 2) if halves else (3, 1)
+        resample = nn.Conv1d(inputs, outputs, kernel_size, stride, padding=1)
+        return Down([self.layer(kind, inputs, inputs) for kind in self.kinds], resample)
+
+    def middle(self, width: int, *, attends: bool) -> Down:
+        """Build the middle: block, attention if it `attends`, block."""
+        attention = SelfAttention(width, heads=self.heads, head_dim=self.head_dim) if attends else None
+        return Down([Layer(self.block(width, width), attention), Layer(self.block(width, width))], nn.Identity())
+
+    def up(self, inputs: int, outputs: int, *, doubles: bool) -> Up:
+        """Build the mirror of `down(inputs, outputs)`: from `outputs` to `inputs` channels."""
+        conv = nn.Conv1d(outputs, inputs, kernel_size=3, padding=1)
+        resample = nn.Sequential(nn.Upsample(scale_factor=2), conv) if doubles else conv
+        return Up([self.layer(kind, outputs + inputs, outputs) for kind in self.kinds], resample)
+
+    def output(self, width: int, channels: int) -> Up:
+        """Build the end, whose only skip is the input of the first level."""
+        return Up([Layer(self.block(2 * width, width))], nn.Conv1d(width, channels, kernel_size=1))

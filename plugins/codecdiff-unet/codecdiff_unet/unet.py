@@ -1,0 +1,253 @@
+"""The one-dimensional diffusion U-Net of Lanzendörfer, Lu et al., "Coarse-to-Fine Text-to-Music Latent Diffusion".
+
+What depends on the step and the condition alone is computed first, as one cue per layer; then the frames
+run down and up through the levels. `UNet.prepared` keeps the cues of a whole sampling run.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from codecdiff import Condition, Denoiser, Entry
+from codecdiff_unet.blocks import TextLayer, sinusoid
+from codecdiff_unet.levels import Builder, Cue, Level, Told
+
+Cues = Sequence[Sequence[Cue]]  # of every layer of every level, in the order they run
+
+
+def embedder(inputs: int, outputs: int) -> nn.Sequential:
+    """Linear, GELU, Linear; then the SiLU that every residual block would apply to its embedding."""
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.GELU(), nn.Linear(outputs, outputs), nn.SiLU())
+
+
+class UNet(Denoiser):
+    """A U-Net of residual blocks with linear, cross- and self-attention. The defaults are the paper's `large`.
+
+    A level holds one layer per item of `layers`: a residual block, followed by nothing ("none"), linear
+    attention ("linear") or cross-attention to the condition of that name. Attention to a condition there
+    is not is left out, so the defaults also train unconditionally. The condition called `vector`, if there
+    is one, joins the time embedding in every block. A condition missing from a call is absent in every row.
+
+    channels, context_channels: of the latents to denoise and of the context before them.
+    condition_widths: embedding width of each condition that is supplied.
+    width, multipliers: channels of the first convolution, and of each level's result as multiples of it.
+    heads, head_dim: of cross-attention, of the attention in the middle, and of text layers.
+    linear_heads, linear_head_dim: of linear attention.
+    groups: of every group normalisation.
+    absent_widths: conditions that the architecture has and nobody supplies: always their learned null.
+    text_layers: transformer layers over each supplied condition named in `layers`, before anything attends to it.
+    middle_attention: whether the frames of the lowest resolution attend to each other.
+    checkpoint: compute each level again in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        context_channels: int = 0,
+        condition_widths: Mapping[str, int],
+        width: int = 576,
+        multipliers: tuple[int, ...] = (1, 1, 2, 2, 4),
+        layers: tuple[str, ...] = ("none", "linear", "linear", "chroma", "text"),
+        heads: int = 9,
+        head_dim: int = 128,
+        linear_heads: int = 9,
+        linear_head_dim: int = 32,
+        groups: int = 9,
+        vector: str | None = "vector",
+        absent_widths: Mapping[str, int] | None = None,
+        text_layers: int = 0,
+        middle_attention: bool = True,
+        checkpoint: bool = False,
+    ):
+        super().__init__()
+        widths = {**condition_widths, **(absent_widths or {})}
+        _check_options(width, multipliers, groups, condition_widths, absent_widths or {})
+        self.channels, self.context_channels = channels, context_channels
+        self.condition_widths = dict(condition_widths)
+        self.width, self.checkpoint = width, checkpoint
+        self.multiple = 2 ** (len(multipliers) - 1)  # latent frames
+        self.vector = vector if vector in widths else None
+        self.sources = tuple(kind for kind in dict.fromkeys(layers) if kind in widths)
+        used = self.sources if self.vector is None else (*self.sources, self.vector)
+        _warn_of_unused(set(condition_widths) - set(used))
+
+        self.nulls = nn.ParameterDict({name: nn.Parameter(0.02 * torch.randn(widths[name])) for name in used})
+        self.time_network = embedder(width, 4 * width)
+        self.vector_network = embedder(widths[self.vector], 4 * width) if self.vector else None
+        self.text_layers = nn.ModuleDict()
+        for name in self.sources:
+            depth = text_layers if name in condition_widths else 0
+            stack = [TextLayer(widths[name], heads=heads, head_dim=head_dim) for _ in range(depth)]
+            self.text_layers[name] = nn.ModuleList(stack)
+
+        build = Builder(
+            kinds=layers,
+            widths=widths,
+            embedding=4 * width,
+            has_vector=self.vector is not None,
+            groups=groups,
+            heads=heads,
+            head_dim=head_dim,
+            linear_heads=linear_heads,
+            linear_head_dim=linear_head_dim,
+        )
+        sizes = list(pairwise(width * multiplier for multiplier in (1, *multipliers)))
+        changes = [True] * (len(sizes) - 1) + [False]  # of resolution, down and up alike
+        downs = [build.down(*size, halves=change) for size, change in zip(sizes, changes, strict=True)]
+        ups = [build.up(*size, doubles=change) for size, change in zip(reversed(sizes), changes, strict=True)]
+        self.input = nn.Conv1d(context_channels + channels, width, kernel_size=3, padding=1)
+        self.downs = nn.ModuleList(downs)
+        self.middle = build.middle(width * multipliers[-1], attends=middle_attention)
+        self.ups = nn.ModuleList(ups)
+        self.output = build.output(width, channels)
+
+    def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
+        """(b, c, l) noisy latents, (b,) steps, (b, c', l) context or None, condition -> (b, c, l), for any l >= 1."""
+        self.check_inputs(noisy, timestep, context, self.rows(condition))
+        return self.denoise(noisy, context, self.cues(timestep, condition))
+
+    def prepared(self, timesteps: Tensor, condition: Condition) -> Denoiser:
+        """Give an equal of this denoiser for these `timesteps` (n,) and this `condition` alone, with their cues kept.
+
+        Only the frames are left to compute. It is for sampling: prepare again once the weights or the device change.
+        """
+        return PreparedUNet(self, timesteps, condition)
+
+    def rows(self, condition: Condition) -> int | None:
+        """Count the rows of the entries that are used; None if the condition has none of them."""
+        counts = {name: len(condition[name].mask) for name in self.nulls if name in condition}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"The entries of a condition must have equally many rows, but have {counts}.")
+        return next(iter(counts.values()), None)
+
+    def check_inputs(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, rows: int | None) -> None:
+        """Raise a ValueError unless these can be the inputs of one call, with a condition of so many rows."""
+        b, frames = noisy.shape[0], noisy.shape[-1]
+        given = None if context is None else tuple(context.shape)
+        expected = (b, self.context_channels, frames) if self.context_channels else None
+        if noisy.shape != (b, self.channels, frames) or not frames:
+            raise ValueError(f"Expected noisy latents (b, {self.channels}, l), but was given {tuple(noisy.shape)}.")
+        if timestep.shape != (b,):
+            raise ValueError(f"Expected timesteps ({b},), one for each row, but was given {tuple(timestep.shape)}.")
+        if given != expected:
+            raise ValueError(f"Expected context {expected}, but was given {given}.")
+        if rows not in (None, b):
+            raise ValueError(f"Expected a condition of {b} rows, as many as the noisy latents, but it has {rows}.")
+
+    def cues(self, timestep: Tensor, condition: Condition) -> list[list[Cue]]:
+        """(n,) steps, condition -> the cues of every level's layers, in the order of `levels`."""
+        weight = self.input.weight
+        time = self.time_network(sinusoid(timestep.to(weight.device), self.width).to(weight.dtype))
+        told = self.told(condition)
+        return [level.cues(time, told) for level in self.levels]
+
+    @property
+    def levels(self) -> list[Level]:
+        """Every level, in the order they run."""
+        return cast(list[Level], [*self.downs, self.middle, *self.ups, self.output])
+
+    def told(self, condition: Condition) -> Told:
+        """Fill in the learned nulls, then apply the vector network and the text layers."""
+        entries = Condition({name: self._entry(name, condition) for name in self.nulls})
+        filled = entries.fill(dict(self.nulls.items()))
+        vector = self.vector_network(filled[self.vector].tokens[:, 0]) if self.vector and self.vector_network else None
+        return Told(vector, {name: self._read(name, filled[name]) for name in self.sources})
+
+    def _entry(self, name: str, condition: Condition) -> Entry:
+        """Give the entry of this name; if there is none, one absent token for all rows."""
+        null = self.nulls[name]
+        if name not in condition:
+            return Entry(null.new_zeros(1, 1, len(null)), null.new_zeros(1, 1, dtype=torch.bool))
+        tokens, mask = condition[name]
+        if tokens.shape[-1] != len(null):
+            raise ValueError(f"Expected condition {name!r} of width {len(null)}, but was given {tokens.shape[-1]}.")
+        return Entry(tokens.to(null.dtype), mask)
+
+    def _read(self, name: str, entry: Entry) -> Entry:
+        """Apply the text layers of this name."""
+        tokens = entry.tokens
+        for layer in cast(Iterable[TextLayer], self.text_layers[name]):
+            tokens = layer(tokens, entry.mask)
+        return Entry(tokens, entry.mask)
+
+    def denoise(self, noisy: Tensor, context: Tensor | None, cues: Cues) -> Tensor:
+        """(b, c, l) noisy latents, (b, c', l) context or None, what `cues` gave -> (b, c, l) prediction."""
+        frames = noisy if context is None else torch.cat([context, noisy], dim=1)
+        told = iter(cues)
+        x = first = self.input(functional.pad(frames, (0, -frames.shape[-1] % self.multiple)))
+        skips: list[list[Tensor]] = []
+        for down in self.downs:
+            x, kept = self._run(down, x, next(told))
+            skips.append(kept)
+        x, _ = self._run(self.middle, x, next(told))
+        for up in self.ups:
+            x = self._run(up, x, skips.pop(), next(told))
+        return self._run(self.output, x, [first], next(told))[..., : noisy.shape[-1]]
+
+    def _run(self, level: nn.Module, *inputs: Any) -> Any:
+        """Apply a level; when checkpointing, keep its inputs alone for the backward pass."""
+        if self.checkpoint and torch.is_grad_enabled():
+            return checkpoint(level, *inputs, use_reentrant=False)
+        return level(*inputs)
+
+
+class PreparedUNet(Denoiser):
+    """A U-Net for known timesteps and one known condition, with every cue kept. The condition of a call is not read."""
+
+    def __init__(self, unet: UNet, timesteps: Tensor, condition: Condition):
+        super().__init__()
+        self.channels, self.context_channels = unet.channels, unet.context_channels
+        self.condition_widths = unet.condition_widths
+        self.unet = unet
+        self.rows = unet.rows(condition)
+        self.timesteps = timesteps.to(unet.input.weight.device)
+        self.cues = unet.cues(timesteps, condition)
+
+    def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
+        """(b, c, l) noisy latents, (b,) of the prepared steps, (b, c', l) context or None -> (b, c, l) prediction."""
+        self.unet.check_inputs(noisy, timestep, context, self.rows)
+        index = self._index(timestep.to(self.timesteps.device))
+        cues = [[cue._replace(time=cue.time[index]) for cue in level] for level in self.cues]
+        return self.unet.denoise(noisy, context, cues)
+
+    def prepared(self, timesteps: Tensor, condition: Condition) -> Denoiser:
+        """Prepare the U-Net anew."""
+        return self.unet.prepared(timesteps, condition)
+
+    def _index(self, timestep: Tensor) -> Tensor:
+        """(b,) steps -> (b,) their places among the prepared ones."""
+        matches = timestep[:, None] == self.timesteps
+        if not matches.any(dim=1).all():
+            raise ValueError(f"Steps {timestep.tolist()} are not all among those prepared: {self.timesteps.tolist()}.")
+        return matches.int().argmax(dim=1)
+
+
+def _check_options(
+    width: int, multipliers: Sequence[int], groups: int, supplied: Mapping[str, int], absent: Mapping[str, int]
+) -> None:
+    """Raise a ValueError for options that no U-Net can have."""
+    if width < 4 or width % 2:
+        raise ValueError(f"`width` must be even and at least 4, for sines and cosines of the step; it is {width}.")
+    if not multipliers:
+        raise ValueError("`multipliers` must name at least one level.")
+    uneven = [width * multiplier for multiplier in (1, *multipliers) if width * multiplier % groups]
+    if uneven:
+        raise ValueError(f"Every level's channels must be a multiple of `groups` = {groups}; these are not: {uneven}.")
+    both = sorted(set(supplied) & set(absent))
+    if both:
+        raise ValueError(f"Conditions {both} are supplied, so they cannot be in `absent_widths`; take them out there.")
+
+
+def _warn_of_unused(names: set[str]) -> None:
+    """Warn of conditions that are supplied and change nothing: a misspelt layer looks like this."""
+    if names:
+        warnings.warn(f"No layer uses the conditions {sorted(names)}; name them in `layers` or `vector`.", stacklevel=3)

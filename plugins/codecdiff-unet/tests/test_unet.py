@@ -1,0 +1,351 @@
+"""The U-Net against the formulas it is made of, and the laws every denoiser keeps."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from codecdiff_unet import UNet
+from codecdiff_unet.blocks import CrossAttention, LinearAttention, ResidualBlock, RMSNorm, SelfAttention, sinusoid
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from codecdiff import Condition, Entry
+
+LARGE: dict[str, Any] = {}
+SMALL: dict[str, Any] = {"width": 144, "multipliers": (1, 2, 4, 8)}
+TINY: dict[str, Any] = {
+    "width": 16,
+    "multipliers": (1, 2, 3),
+    "layers": ("none", "linear", "chroma", "text"),
+    "heads": 2,
+    "head_dim": 8,
+    "linear_heads": 2,
+    "linear_head_dim": 4,
+    "groups": 4,
+    "absent_widths": {"chroma": 5},
+    "text_layers": 1,
+}
+WIDTHS = {"text": 12, "vector": 10}
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def tiny(**options: Any) -> UNet:
+    return UNet(**{"channels": 4, "condition_widths": WIDTHS, **TINY, **options}).eval()
+
+
+def condition(rows: int = 3, tokens: int = 6) -> Condition:
+    """Text of 2, 3, ... real tokens and a vector."""
+    mask = torch.arange(tokens) < torch.arange(2, 2 + rows)[:, None]
+    vector = Entry(torch.randn(rows, 1, 10), torch.ones(rows, 1, dtype=torch.bool))
+    return Condition({"text": Entry(torch.randn(rows, tokens, 12), mask), "vector": vector})
+
+
+def inputs(rows: int = 3, frames: int = 24) -> tuple[Tensor, Tensor]:
+    return torch.randn(rows, 4, frames), torch.randint(0, 100, (rows,))
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, atol=2e-6, rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("stage", "size", "count"),
+    [
+        ({"channels": 8}, LARGE, 1_235_493_844),
+        ({"channels": 64, "context_channels": 8}, LARGE, 1_235_636_748),
+        ({"channels": 72}, LARGE, 1_235_641_364),
+        ({"channels": 8}, SMALL, 207_577_780),
+        ({"channels": 64, "context_channels": 8}, SMALL, 207_613_548),
+    ],
+)
+def test_the_published_models_have_their_parameter_counts(
+    stage: dict[str, int], size: dict[str, Any], count: int
+) -> None:
+    with torch.device("meta"):
+        unet = UNet(condition_widths={"text": 1024, "vector": 1024}, absent_widths={"chroma": 12}, **stage, **size)
+    assert sum(parameter.numel() for parameter in unet.parameters()) == count
+
+
+def test_sinusoid_is_sines_then_cosines_of_the_step() -> None:
+    for timestep in (torch.tensor([0, 7, 99]), torch.tensor([0.0, 7.0, 99.0])):
+        frequencies = [math.exp(-k * math.log(10_000) / 7) for k in range(8)]
+        wanted = [[f(t * w) for f in (math.sin, math.cos) for w in frequencies] for t in timestep.tolist()]
+        close(sinusoid(timestep, 16), torch.tensor(wanted))
+
+
+def test_rms_norm_is_its_formula() -> None:
+    norm = RMSNorm(6)
+    nn.init.normal_(norm.gain)
+    x = torch.randn(2, 5, 6)
+    close(norm(x), x / (x**2).sum(-1, keepdim=True).sqrt() * norm.gain * math.sqrt(6))
+    assert norm(torch.zeros(1, 6)).equal(torch.zeros(1, 6))
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(8, 8), (8, 12)])
+def test_residual_block_is_its_formula(inputs: int, outputs: int) -> None:
+    block = ResidualBlock(inputs, outputs, embedding=10, has_vector=True, groups=4)
+    x, time, vector = torch.randn(2, inputs, 9), torch.randn(2, 10), torch.randn(2, 10)
+
+    def normalised(h: Tensor, norm: nn.GroupNorm) -> Tensor:
+        grouped = h.unflatten(1, (4, -1)).flatten(2)
+        grouped = (grouped - grouped.mean(-1, keepdim=True)) / (
+            grouped.var(-1, keepdim=True, correction=0) + 1e-5
+        ).sqrt()
+        return grouped.view_as(h) * norm.weight[:, None] + norm.bias[:, None]
+
+    assert block.vector is not None
+    both = torch.cat([block.time.weight, block.vector.weight], 1) @ torch.cat([time, vector], 1).T
+    scale, shift = (both.T + block.time.bias)[..., None].split(outputs, 1)
+    h = normalised(functional.conv1d(x, block.conv1.weight, block.conv1.bias, padding=1), block.norm1)
+    h = h * (1 + scale) + shift
+    h = normalised(functional.conv1d(h * h.sigmoid(), block.conv2.weight, block.conv2.bias, padding=1), block.norm2)
+    close(block(x, block.time(time) + block.vector(vector)), h * h.sigmoid() + block.shortcut(x))
+
+
+def test_linear_attention_is_its_formula() -> None:
+    attention = LinearAttention(6, heads=2, head_dim=4)
+    x = torch.randn(3, 7, 6)
+    q, k, v = (attention.norm(x) @ attention.qkv.weight.T).view(3, 7, 3, 2, 4).unbind(2)
+    q = q.exp() / q.exp().sum(-1, keepdim=True) * 4**-0.5
+    k = k.exp() / k.exp().sum(1, keepdim=True)
+    weights = torch.einsum("bnhd,bmhd->bhnm", q, k)
+    out = torch.einsum("bhnm,bmhe->bnhe", weights, v).flatten(2)
+    close(attention(x), attention.out_norm(out @ attention.out.weight.T + attention.out.bias))
+
+
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    weights = (torch.einsum("bnhd,bmhd->bhnm", q, k) / math.sqrt(q.shape[-1])).softmax(-1)
+    return torch.einsum("bhnm,bmhd->bnhd", weights, v).flatten(2)
+
+
+def test_self_attention_is_its_formula() -> None:
+    attention = SelfAttention(6, heads=2, head_dim=4)
+    x = torch.randn(3, 7, 6)
+    q, k, v = (attention.norm(x) @ attention.qkv.weight.T).view(3, 7, 3, 2, 4).unbind(2)
+    close(attention(x), attention.out(softmax_attention(q, k, v)))
+
+
+def test_cross_attention_is_its_formula_over_the_real_tokens() -> None:
+    attention = CrossAttention(6, 5, heads=2, head_dim=4)
+    x, tokens = torch.randn(3, 7, 6), torch.randn(3, 8, 5)
+    memory = attention.remember(tokens, torch.arange(8).expand(3, 8) < 5)
+    q = attention.q(attention.norm(x)).unflatten(-1, (2, 4))
+    k, v = (part(tokens[:, :5]).unflatten(-1, (2, 4)) for part in (attention.k, attention.v))
+    close(attention(x, memory), attention.out(softmax_attention(q, k, v)))
+
+
+def test_frames_run_down_and_up_as_published() -> None:
+    unet, (x, t), told = tiny(), inputs(), condition()
+    cues = (cue for level in unet.cues(t, told) for cue in level)
+    h = first = unet.input(x)
+    skips = []
+    for level in unet.levels[:3]:
+        for layer in level:
+            h = layer(h, next(cues))
+            skips.append(h)
+        h = level.resample(h)
+    assert h.shape == (3, 48, 6)
+    for layer in unet.middle:
+        h = layer(h, next(cues))
+    for level in unet.levels[4:7]:
+        for layer in level:
+            h = layer(torch.cat([h, skips.pop()], 1), next(cues))
+        h = level.resample(h)
+    (last,) = unet.output
+    h = unet.output.resample(last(torch.cat([h, first], 1), next(cues)))
+    assert h.equal(unet(x, t, None, told))
+
+
+@pytest.mark.parametrize("frames", [1, 7, 16, 37])
+def test_any_length_is_padded_with_zeros_and_cropped(frames: int) -> None:
+    unet = tiny()
+    (x, t), told = inputs(frames=frames), condition()
+    padded = functional.pad(x, (0, -frames % 4))
+    assert unet(x, t, None, told).shape == x.shape
+    assert unet(x, t, None, told).equal(unet(padded, t, None, told)[..., :frames])
+
+
+def test_context_comes_before_the_noisy_channels() -> None:
+    unet, plain = tiny(context_channels=3), tiny(channels=7)
+    (x, t), told, context = inputs(), condition(), torch.randn(3, 3, 24)
+    state = plain.state_dict()
+    state.update({name: state[name][3:] for name in ("output.resample.weight", "output.resample.bias")})
+    unet.load_state_dict(state)
+    close(unet(x, t, context, told), plain(torch.cat([context, x], 1), t, None, told)[:, 3:])
+
+
+def test_masked_tokens_change_nothing() -> None:
+    unet, (x, t), told = tiny(), inputs(), condition()
+    tokens, mask = told["text"]
+    noise = tokens + 100 * torch.randn_like(tokens) * ~mask[..., None]
+    assert unet(x, t, None, told).equal(unet(x, t, None, Condition({**told.entries, "text": Entry(noise, mask)})))
+    shorter = Condition({**told.entries, "text": Entry(tokens[:, :4], mask[:, :4])})
+    close(unet(x, t, None, told), unet(x, t, None, shorter))
+
+
+@pytest.mark.parametrize("name", ["text", "vector"])
+def test_a_dropped_condition_is_no_condition_and_its_null(name: str) -> None:
+    unet, (x, t), told = tiny(), inputs(), condition()
+    dropped = unet(x, t, None, told.drop(torch.ones(3, dtype=torch.bool), name))
+    others = {key: entry for key, entry in told.entries.items() if key != name}
+    null = Entry(unet.nulls[name].expand(3, 1, -1), torch.ones(3, 1, dtype=torch.bool))
+    close(dropped, unet(x, t, None, Condition(others)))
+    close(dropped, unet(x, t, None, Condition({**others, name: null})))
+    assert not torch.allclose(dropped, unet(x, t, None, told), atol=1e-4)
+
+
+def test_a_row_does_not_depend_on_its_neighbours() -> None:
+    unet, (x, t), told = tiny(), inputs(), condition()
+    told = told.drop(torch.tensor([False, True, False]), "text")
+    together = unet(x, t, None, told)
+    for row in range(3):
+        alone = slice(row, row + 1)
+        close(together[alone], unet(x[alone], t[alone], None, told.rows(alone)))
+
+
+def test_a_gradient_reaches_every_parameter() -> None:
+    unet, (x, t), told = tiny(), inputs(), condition()
+    for name in WIDTHS:
+        told = told.drop(torch.tensor([False, True, False]), name)
+    unet(x, t, None, told).square().sum().backward()
+    silent = {name for name, p in unet.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
+    # whoever has one token to look at looks at it, whatever the query and the key: nothing to learn about chroma's
+    chroma = ("layers.2.cross.q.weight", "layers.2.cross.k.weight", "layers.2.cross.norm.gain")
+    assert all(name.endswith(chroma) for name in silent), silent
+    assert all(p.grad is not None for p in unet.parameters())
+
+
+def test_prepared_equals_plain() -> None:
+    unet, (x, _), told = tiny(context_channels=2), inputs(), condition()
+    told = told.drop(torch.tensor([True, False, False]), "vector")
+    context, timesteps = torch.randn(3, 2, 24), torch.tensor([90, 40, 40, 0])
+    prepared = unet.prepared(timesteps, told)
+    for t in (torch.full((3,), 90), torch.tensor([0.0, 40.0, 90.0])):
+        close(prepared(x, t, context, told), unet(x, t, context, told))
+    again = prepared.prepared(torch.tensor([5]), told.rows([0]))
+    t = torch.tensor([5])
+    close(again(x[:1], t, context[:1], told), unet(x[:1], t, context[:1], told.rows([0])))
+
+
+def test_prepared_refuses_what_it_was_not_prepared_for() -> None:
+    prepared, (x, _) = tiny().prepared(torch.tensor([3, 1]), condition()), inputs()
+    with pytest.raises(ValueError, match="condition of 2 rows, as many as the noisy latents, but it has 3"):
+        prepared(x[:2], torch.tensor([3, 3]), None, condition(2))
+    with pytest.raises(ValueError, match=r"\[3, 1, 2\] are not all among those prepared: \[3, 1\]"):
+        prepared(x, torch.tensor([3, 1, 2]), None, condition())
+
+
+@pytest.mark.parametrize("absent", [{}, {"chroma": 5}])
+def test_it_works_without_conditions(absent: dict[str, int]) -> None:
+    unet, (x, t), nothing = tiny(condition_widths={}, absent_widths=absent), inputs(), Condition({})
+    assert unet.vector_network is None
+    assert set(unet.nulls) == set(absent)
+    y = unet(x, t, None, nothing)
+    assert y.shape == x.shape
+    close(unet.prepared(t, nothing)(x, t, None, nothing), y)
+
+
+def test_checkpointing_changes_neither_result_nor_gradient() -> None:
+    plain, checkpointed = tiny(), tiny(checkpoint=True)
+    checkpointed.load_state_dict(plain.state_dict())
+    (x, t), told = inputs(), condition()
+    results = [unet(x, t, None, told) for unet in (plain, checkpointed)]
+    for result in results:
+        result.square().sum().backward()
+    assert results[0].equal(results[1])
+    for a, b in zip(plain.parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_one_batch_can_be_learned_by_heart() -> None:
+    unet, (x, t), told = tiny(multipliers=(1, 2), layers=("none", "text")), inputs(), condition()
+    target, losses = torch.randn_like(x), []
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=5e-3)
+    for _ in range(120):
+        loss = (unet(x, t, None, told) - target).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.15 * losses[0]
+
+
+def test_weights_survive_a_file(tmp_path: Any) -> None:
+    unet, other = tiny(), tiny()
+    save_file(unet.state_dict(), tmp_path / "model.safetensors")
+    other.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    (x, t), told = inputs(), condition()
+    assert unet(x, t, None, told).equal(other(x, t, None, told))
+
+
+def test_the_same_arguments_build_the_same_network() -> None:
+    unet = tiny()
+    assert unet.arguments == {
+        **TINY,
+        "channels": 4,
+        "context_channels": 0,
+        "condition_widths": WIDTHS,
+        "vector": "vector",
+        "middle_attention": True,
+        "checkpoint": False,
+    }
+    shapes = {name: p.shape for name, p in UNet(**unet.arguments).named_parameters()}
+    assert shapes == {name: p.shape for name, p in unet.named_parameters()}
+
+
+def test_it_runs_in_half_precision() -> None:
+    unet, (x, t), told = tiny(), inputs(), condition()
+    exact = unet(x, t, None, told)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (unet(x, t, None, told).float() - exact).abs().mean() < 0.05 * exact.abs().mean()
+    assert unet.bfloat16()(x.bfloat16(), t, None, told).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("context_channels", "given", "message"),
+    [
+        (0, (3, 2, 24), r"Expected context None, but was given \(3, 2, 24\)"),
+        (2, None, r"Expected context \(3, 2, 24\), but was given None"),
+        (2, (3, 5, 24), r"Expected context \(3, 2, 24\), but was given \(3, 5, 24\)"),
+        (2, (3, 2, 12), r"Expected context \(3, 2, 24\), but was given \(3, 2, 12\)"),
+    ],
+)
+def test_context_is_checked(context_channels: int, given: tuple[int, ...] | None, message: str) -> None:
+    (x, t), context = inputs(), None if given is None else torch.randn(given)
+    with pytest.raises(ValueError, match=message):
+        tiny(context_channels=context_channels)(x, t, context, condition())
+
+
+def test_other_inputs_are_checked() -> None:
+    unet, (x, t), told = tiny(), inputs(), condition()
+    with pytest.raises(ValueError, match=r"noisy latents \(b, 4, l\), but was given \(3, 3, 24\)"):
+        unet(x[:, :3], t, None, told)
+    with pytest.raises(ValueError, match=r"timesteps \(3,\), one for each row, but was given \(1,\)"):
+        unet(x, t[:1], None, told)
+    with pytest.raises(ValueError, match="condition of 3 rows, as many as the noisy latents, but it has 2"):
+        unet(x, t, None, told.rows(slice(2)))
+    with pytest.raises(ValueError, match=r"equally many rows, but have \{'text': 3, 'vector': 2\}"):
+        unet(x, t, None, Condition({**told.entries, "vector": told.rows(slice(2))["vector"]}))
+    with pytest.raises(ValueError, match="'text' of width 12, but was given 10"):
+        unet(x, t, None, Condition({"text": told["vector"]}))
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(ValueError, match="even and at least 4"):
+        tiny(width=15)
+    with pytest.raises(ValueError, match=r"multiple of `groups` = 5; these are not: \[16, 32, 16\]"):
+        tiny(groups=5, multipliers=(2, 1))
+    with pytest.raises(ValueError, match="at least one level"):
+        tiny(multipliers=())
+    with pytest.raises(ValueError, match="supplied, so they cannot be in `absent_widths`"):
+        tiny(absent_widths={"text": 12})
+    with pytest.warns(UserWarning, match=r"No layer uses the conditions \['text'\]"):
+        tiny(layers=("none", "txet"))
