@@ -182,16 +182,16 @@ class UNet(Denoiser):
     def denoise(self, noisy: Tensor, context: Tensor | None, cues: Cues) -> Tensor:
         """(b, c, l) noisy latents, (b, c', l) context or None, what `cues` gave -> (b, c, l) prediction."""
         frames = noisy if context is None else torch.cat([context, noisy], dim=1)
-        told = iter(cues)
+        remaining = iter(cues)
         x = first = self.input(functional.pad(frames, (0, -frames.shape[-1] % self.multiple)))
         skips: list[list[Tensor]] = []
         for down in self.downs:
-            x, kept = self._run(down, x, next(told))
+            x, kept = self._run(down, x, next(remaining))
             skips.append(kept)
-        x, _ = self._run(self.middle, x, next(told))
+        x, _ = self._run(self.middle, x, next(remaining))
         for up in self.ups:
-            x = self._run(up, x, skips.pop(), next(told))
-        return self._run(self.output, x, [first], next(told))[..., : noisy.shape[-1]]
+            x = self._run(up, x, skips.pop(), next(remaining))
+        return self._run(self.output, x, [first], next(remaining))[..., : noisy.shape[-1]]
 
     def _run(self, level: nn.Module, *inputs: Any) -> Any:
         """Apply a level; when checkpointing, keep its inputs alone for the backward pass."""
