@@ -4,23 +4,29 @@ Shapes: b batch, k codebook, d codebook dimension, l latent frame, t audio sampl
 bin, n frame of the music it is fitted to.
 """
 
+import itertools
+import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
-from codecdiff import Codec
 from torch import Tensor
 from torch.nn.functional import conv1d, pad
 
-from codecdiff_starter.phases import HOP, NUM_BINS, WINDOW, retrieve_phases, spectrum
+from codecdiff import Codec
+from codecdiff_starter.phases import HOP, NUM_BINS, retrieve_phases, spectrum
 
 SAMPLE_RATE = 44100  # Hz
 BANDWIDTH = 1 / 24  # width of a band over its centre frequency; never less than a bin
+TILT = 2500.0  # Hz above which bands count less and less
+SLOPE = 0.6  # exponent of that
 FLOOR = 1e-3  # power added to a band before its logarithm; a full-scale sine has about 2.6e5
 CONTEXT = 2  # frames on either side that a decoded frame is estimated from
 FIT_FRAMES = 155_000  # frames that are read at most: half an hour
 KMEANS_FRAMES = 60_000
+DECODER_FRAMES = 40_000  # frames that the decoder is fitted to, about
 KMEANS_ROUNDS = 8
+BIN_FLOOR = 1e-4  # power added to a bin before its logarithm, in the decoder
 RIDGE = 1e-4  # of the decoder's regression, per frame
 
 
@@ -47,6 +53,7 @@ class SpectralCodec(Codec):
     codebook_dim = 8
 
     bands: Tensor  # (s, f) mean over the bins of a band
+    weights: Tensor  # (s,) of a band in distances
     mean: Tensor  # (s,) of the features
     projections: Tensor  # (k, d, s), orthonormal rows
     codebooks: Tensor  # (k, codebook_size, d)
@@ -57,6 +64,7 @@ class SpectralCodec(Codec):
         super().__init__()
         self.griffin_lim_iterations = griffin_lim_iterations
         self.register_buffer("bands", band_means(), persistent=False)
+        self.register_buffer("weights", band_weights(self.bands), persistent=False)
         k, d, s = self.num_codebooks, self.codebook_dim, len(self.bands)
         self.register_buffer("mean", torch.zeros(s))
         self.register_buffer("projections", torch.zeros(k, d, s))
@@ -91,22 +99,205 @@ class SpectralCodec(Codec):
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """(b, k, l) codes -> (b, 1, l * hop_length) audio. Row by row: memory does not grow with the batch."""
-        rows = [retrieve_phases(self.magnitudes(row), self.griffin_lim_iterations) for row in codes.split(1)]
-        return torch.stack(rows)
+        spectra = (self.magnitudes(self.embed(row)) for row in codes.split(1))
+        return torch.stack([retrieve_phases(row, self.griffin_lim_iterations) for row in spectra])
 
     @torch.no_grad()
-    def magnitudes(self, codes: Tensor) -> Tensor:
-        """(b, k, l) codes -> (b, f, l) short-time magnitudes that the codes stand for."""
-        latents = self.embed(codes).flatten(1, 2)
-        return (conv1d(latents, self.decoder, self.offset, padding=CONTEXT) / 2).exp()
+    def magnitudes(self, latents: Tensor) -> Tensor:
+        """(b, k, d, l) latents -> (b, f, l) short-time magnitudes they stand for; zeros stand for the mean."""
+        logs = conv1d(latents.flatten(1, 2), self.decoder, self.offset, padding=CONTEXT)
+        return (logs.exp() - BIN_FLOOR).clamp(min=0).sqrt()
 
     @torch.no_grad()
     def features(self, audio: Tensor) -> Tensor:
-        """(b, 1, t) audio -> (b, l, s) log power of the bands, before the mean is subtracted."""
-        powers = spectrum(pad(audio[:, 0], (0, -audio.shape[-1] % HOP))).abs().square()
-        return (powers.transpose(1, 2) @ self.bands.T + FLOOR).log()
+        """(b, 1, t) audio -> (b, l, s) weighted log power of the bands."""
+        powers = bin_powers(audio[:, 0]).transpose(1, 2)
+        return self.weights * (powers @ self.bands.T + FLOOR).log()
 
     @property
     def is_fitted(self) -> bool:
         """False until `fit` or `load_fitted_state`, or loading a state dict."""
         return bool(self.codebooks.any())
+
+    @torch.no_grad()
+    def fit(self, clips: Iterable[Tensor], *, seed: int = 0) -> None:
+        """Fit codebooks and decoder to clips (1, t) of music; the first half hour is read, so mix pieces well."""
+        device = self.mean.device
+        audio = [clip.to(device, torch.float32)[None] for clip in first_frames(clips, FIT_FRAMES)]
+        features = torch.cat([self.features(clip)[0] for clip in audio])
+        generator = torch.Generator().manual_seed(seed)
+        self.mean.copy_(features.mean(0))
+        sample = torch.randperm(len(features), generator=generator)[:KMEANS_FRAMES].to(device)
+        self._fit_levels(features[sample] - self.mean, generator)
+        self._fit_decoder(audio[:: math.ceil(len(features) / DECODER_FRAMES)])
+
+    def _fit_levels(self, residual: Tensor, generator: torch.Generator) -> None:
+        """Fit one level after the other to what those before leave of the features, (n, s)."""
+        for projection, codebook in zip(self.projections, self.codebooks, strict=True):
+            projection.copy_(principal_directions(residual, self.codebook_dim))
+            points = residual @ projection.T
+            codebook.copy_(kmeans(points, self.codebook_size, generator))
+            residual = residual - codebook[nearest(points, codebook)] @ projection
+
+    def _fit_decoder(self, audio: list[Tensor]) -> None:
+        """Regress the log power of every bin on the entries of its frame and of those around it (ridge regression).
+
+        The exponential of a mean logarithm is too quiet where the logarithm is uncertain. For a Gaussian
+        error of variance v the mean amplitude is exp(v / 8) times that, and log power v / 4 more.
+        """
+        moments = [regression_moments(self._neighbourhoods(clip), log_powers(clip)) for clip in audio]
+        inputs, products, squares, frames = (sum(moment) for moment in zip(*moments, strict=True))
+        ridge = RIDGE * frames * torch.eye(len(inputs), device=inputs.device)
+        solution = torch.linalg.solve(inputs + ridge, products)
+        variance = (squares - (solution * products).sum(0)) / frames
+        self.decoder.copy_(solution[:-1].T.unflatten(1, self.decoder.shape[1:]))
+        self.offset.copy_(solution[-1] + variance / 4)
+
+    def _neighbourhoods(self, clip: Tensor) -> Tensor:
+        """(1, 1, t) audio -> (l, inputs + 1) entries around every frame, in the order of `decoder`, then a one."""
+        latents = pad(self.embed(self.encode(clip)).flatten(1, 2), (CONTEXT, CONTEXT))[0]
+        around = latents.unfold(1, 2 * CONTEXT + 1, 1).transpose(0, 1).flatten(1)
+        return pad(around, (0, 1), value=1.0)
+
+    def fitted_state(self) -> dict[str, Tensor]:
+        """Give what `fit` measured: mean, projections, codebooks, decoder and offset, float32."""
+        self._require_fit()
+        return {name: tensor.detach().clone() for name, tensor in self.state_dict().items()}
+
+    def load_fitted_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `fitted_state` gave; a missing, unknown or misshapen tensor raises `ValueError`."""
+        own = self.state_dict()
+        wrong = [name for name in own.keys() | state.keys() if _shape(own, name) != _shape(state, name)]
+        if wrong:
+            raise ValueError(f"State of another codec: {sorted(wrong)} should have shapes {_shapes(own)}.")
+        self.load_state_dict(dict(state))
+
+    def _require_fit(self) -> None:
+        if not self.is_fitted:
+            raise ValueError(
+                "SpectralCodec is not fitted: call `fit(clips)` with music, or load a model folder that has one."
+            )
+
+    def _quantized(self, audio: Tensor) -> "Levels":
+        """(b, 1, t) audio -> its codes and projections, row by row, so that no row can change another's codes."""
+        self._require_fit()
+        rows = [self._quantized_row(self.features(row)[0] - self.mean) for row in audio.split(1)]
+        return Levels(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
+
+    def _quantized_row(self, residual: Tensor) -> "Levels":
+        """(l, s) features -> (k, l) codes and (k, d, l) projections, each level on what those before it left."""
+        codes, projected = [], []
+        for projection, codebook in zip(self.projections, self.codebooks, strict=True):
+            projected.append(residual @ projection.T)
+            codes.append(nearest(projected[-1], codebook))
+            residual = residual - codebook[codes[-1]] @ projection
+        return Levels(torch.stack(codes), torch.stack(projected).transpose(1, 2))
+
+
+class Levels(NamedTuple):
+    """Result of residual quantisation: (b, k, l) codes and (b, k, d, l) projections before quantisation."""
+
+    codes: Tensor
+    projected: Tensor
+
+
+def band_means() -> Tensor:
+    """Give the (s, f) matrix that averages over bands of a bin each, higher up of `BANDWIDTH` times their frequency."""
+    edges = [0]
+    while edges[-1] < NUM_BINS:
+        edges.append(min(edges[-1] + max(1, round(edges[-1] * BANDWIDTH)), NUM_BINS))
+    matrix = torch.zeros(len(edges) - 1, NUM_BINS)
+    for band, (low, high) in zip(matrix, itertools.pairwise(edges), strict=True):
+        band[low:high] = 1 / (high - low)
+    return matrix
+
+
+def band_weights(bands: Tensor) -> Tensor:
+    """(s, f) bands -> (s,) weights, falling above `TILT`: pitches live below, and above are most of the bands."""
+    frequencies = bands @ torch.linspace(0, SAMPLE_RATE / 2, NUM_BINS)
+    return (1 + (frequencies / TILT) ** 2) ** (-SLOPE / 2)
+
+
+def bin_powers(audio: Tensor) -> Tensor:
+    """(b, t) audio -> (b, f, l) power of the short-time spectrum, l = ceil(t / HOP)."""
+    return spectrum(pad(audio, (0, -audio.shape[-1] % HOP))).abs().square()
+
+
+def log_powers(clip: Tensor) -> Tensor:
+    """(1, 1, t) audio -> (l, f) log power of every bin: the target of the decoder."""
+    return (bin_powers(clip[:, 0])[0].T + BIN_FLOOR).log()
+
+
+def regression_moments(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Give the sums over rows a linear regression needs: inputs by inputs, inputs by targets, targets squared, rows."""
+    return inputs.T @ inputs, inputs.T @ targets, targets.square().sum(0), len(inputs)
+
+
+def principal_directions(points: Tensor, count: int) -> Tensor:
+    """(n, s) points -> (count, s) orthonormal directions of most energy, most first, largest part positive.
+
+    In float64, on the CPU: LAPACK's single precision can give NaN where there is next to no energy.
+    """
+    moments = (points.T @ points / len(points)).double().cpu()
+    vectors = torch.linalg.eigh(moments).eigenvectors[:, -count:].flip(1).T
+    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
+    return (vectors * largest.sign()).to(points)
+
+
+def nearest(points: Tensor, centres: Tensor) -> Tensor:
+    """(..., n, d) points, (m, d) centres -> (..., n) index of the nearest centre.
+
+    Differences are formed before they are squared, so a centre is always nearest to itself.
+    """
+    return torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
+
+
+def kmeans(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """(n, d) points -> (count, d) distinct centres: Lloyd's algorithm, from points drawn at random.
+
+    A centre that no point is nearest to moves to a random point.
+    """
+    centres = distinct(_draw(points, count, generator), generator)
+    for _ in range(KMEANS_ROUNDS):
+        owner = torch.cat([torch.cdist(part, centres).argmin(1) for part in points.split(8192)])
+        sizes = owner.bincount(minlength=count)[:, None]
+        sums = torch.zeros_like(centres).index_add_(0, owner, points)
+        centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), _draw(points, count, generator))
+    return distinct(centres, generator)
+
+
+def distinct(centres: Tensor, generator: torch.Generator) -> Tensor:
+    """(m, d) centres -> the same with those that are there more than once moved apart a little."""
+    while True:
+        _, which, sizes = torch.unique(centres, dim=0, return_inverse=True, return_counts=True)
+        repeated = sizes[which] > 1
+        if not repeated.any():
+            return centres
+        noise = torch.randn(centres.shape, generator=generator).to(centres)
+        centres = torch.where(repeated[:, None], centres + 1e-3 * noise, centres)
+
+
+def first_frames(clips: Iterable[Tensor], frames: int) -> list[Tensor]:
+    """Give clips (1, t) until there are `frames` of them; no clip at all raises `ValueError`."""
+    kept: list[Tensor] = []
+    for clip in clips:
+        kept.append(clip)
+        if sum(c.shape[-1] for c in kept) >= frames * HOP:
+            break
+    if not kept:
+        raise ValueError("SpectralCodec needs clips to fit: there were none.")
+    return kept
+
+
+def _draw(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Give `count` rows of points, each once while there are enough."""
+    order = torch.randperm(len(points), generator=generator).to(points.device)
+    return points[order[torch.arange(count, device=points.device) % len(points)]]
+
+
+def _shape(state: Mapping[str, Tensor], name: str) -> torch.Size | None:
+    return state[name].shape if name in state else None
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -82,11 +82,7 @@ LEVELS = {  # dB, relative to the lead
     "brushes": -8.0,
     "kit": -3.0,
 }
-LOUDNESS = {
-    "soft": (-30.0, -30.0),
-    "loud": (-16.0, -16.0),
-    "swelling": (-30.0, -15.0),
-}  # dB of full scale, low and high
+LOUDNESS = {"soft": (-30.0, -30.0), "loud": (-16.0, -16.0), "swelling": (-30.0, -15.0)}  # lowest, highest dBFS
 VELOCITY = {"soft": 0.3, "loud": 0.9, "swelling": 0.6}  # how hard the notes are struck
 
 

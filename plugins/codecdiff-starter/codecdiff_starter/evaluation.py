@@ -106,8 +106,9 @@ class Figure:
 class Example(NamedTuple):
     """A clip to listen to: one rendering of one prompt."""
 
-    prompt: str
+    prompt: str  # empty for noise
     kind: str  # "composed", or the name of a set
+    unseen: bool  # whether training lacks the combination the prompt asks for
     audio: Tensor  # (t,)
 
 
@@ -414,15 +415,18 @@ def evaluate(
         "seed": seed,
         "clips": clips,
         "seconds": seconds,
+        "steps": steps,
+        "guidance": guidance,
         "frechet_distance": {name: estimate._asdict() for name, estimate in distance.items()},
         "probes": text,
         "memorising": nearest,
         "evaluation_seconds": clock.seconds,
     }
-    renderings = {"composed": pieces.audio[:examples, 0]} | {name: heard[name][1] for name in COMPARED if name in heard}
+    renderings = {"composed": pieces.audio[:, 0]} | {name: heard[name][1] for name in COMPARED if name in heard}
+    noise = Example("", "noise", False, renderings.pop("noise")[0])
     listened = [
-        Example(prompt, kind, clips[i])
+        Example(prompt, kind, i % 2 == 0, audio[i])
         for i, prompt in enumerate(pieces.prompts[:examples])
-        for kind, clips in renderings.items()
+        for kind, audio in renderings.items()
     ]
-    return Evaluation(figures(distance, text, targets), details, listened)
+    return Evaluation(figures(distance, text, targets), details, [*listened, noise])

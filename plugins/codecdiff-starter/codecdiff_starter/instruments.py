@@ -35,12 +35,13 @@ def damped(frequencies: Floats, amplitudes: Floats, decays: Floats, seconds: flo
     sum over partials at all samples is the product of two small matrices.
     """
     num_samples = len(times(seconds))
+    num_groups = -(-num_samples // (8 * 256))  # of 8 rows each: a product this small is not spread over threads
     log_z = (-decays + 2j * np.pi * frequencies)[:, None] / SAMPLE_RATE
     block = np.exp(log_z * np.arange(256))
-    starts = amplitudes[:, None] * np.exp(log_z * 256 * np.arange(-(-num_samples // 256)))
-    left = np.concatenate([np.imag(starts), np.real(starts)]).astype(np.float32)
+    starts = amplitudes[:, None] * np.exp(log_z * 256 * np.arange(8 * num_groups))
+    left = np.concatenate([np.imag(starts), np.real(starts)]).T.astype(np.float32)
     right = np.concatenate([np.real(block), np.imag(block)]).astype(np.float32)
-    return (left.T @ right).reshape(-1)[:num_samples]
+    return (left.reshape(num_groups, 8, -1) @ right).reshape(-1)[:num_samples]
 
 
 @lru_cache(maxsize=256)

@@ -25,7 +25,7 @@ def spectrum(audio: Tensor) -> Tensor:
 
 
 def audio_of(spectra: Tensor) -> Tensor:
-    """(b, f, l) complex spectra -> (b, l * HOP) audio: the least-squares inverse of `spectrum` (Griffin & Lim, Eq. 6)."""
+    """(b, f, l) complex spectra -> (b, l * HOP) audio whose `spectrum` is nearest (Griffin & Lim 1984, Eq. 6)."""
     frames = torch.fft.irfft(spectra, WINDOW, dim=1)
     window = _window(frames)[:, None]
     weight = _overlap_add((window**2).expand(1, WINDOW, frames.shape[2]))

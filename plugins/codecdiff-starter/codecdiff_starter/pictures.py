@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from codecdiff.metrics import log_mel
+from codecdiff.metrics import FLOOR, log_mel
 
 PICTURE_BANDS = 80
-DYNAMIC_RANGE = math.log(1e6)  # of power: 60 dB under the loudest point is black
+DYNAMIC_RANGE = math.log(1e6)  # of power: 60 dB under the loudest point is black, if that is not under the floor
 COLOURS = ("08090f", "241a52", "5b2a86", "a8327d", "e4515c", "fb9b5d", "fcf3b0")  # from silent to loud
 
 
@@ -61,9 +61,19 @@ def palette() -> np.ndarray:
 def spectrogram(audio: Tensor, sample_rate: int) -> str:
     """(t,) audio -> the data address of a picture of its mel spectrogram, low notes at the bottom."""
     levels = log_mel(audio[None], sample_rate, num_bands=PICTURE_BANDS)[0].flip(0)
-    shade = 1 - (levels.amax() - levels) / DYNAMIC_RANGE
+    loudest = float(levels.amax())
+    black = max(loudest - DYNAMIC_RANGE, math.log(FLOOR))
+    shade = (levels - black) / max(loudest - black, 1.0)
     pixels = (255 * shade.clamp(0, 1)).byte().numpy()
     return "data:image/png;base64," + base64.b64encode(png(pixels, palette())).decode()
+
+
+def number(value: float | None) -> str:
+    """Write a number with three digits; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    digits = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 0.01 else f"{value:.2f}"
+    return digits.replace("-", "−")
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -102,7 +112,8 @@ def loss_curves(stage: str, log: Sequence[Mapping[str, Any]]) -> str:
         for v in ticks(0, most)
     ]
     parts += [
-        f'<text class="tick" x="{x(v):.1f}" y="{height - 8}" text-anchor="middle">{v:,.0f}</text>' for v in ticks(0, last)
+        f'<text class="tick" x="{x(v):.1f}" y="{height - 8}" text-anchor="middle">{v:,.0f}</text>'
+        for v in ticks(0, last)
     ]
     labels = []
     for key, (css, name) in names.items():
@@ -125,7 +136,8 @@ def intervals(title: str, rows: Sequence[Row], *, log: bool = False, bounds: Seq
     low, high = min([*numbers, *bounds]), max([*numbers, *bounds])
     if log:
         low, high = low / 1.3, high * 1.3
-        marks = [10.0**n for n in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+        marks = [m for n in decades for m in (10.0**n, 3 * 10.0**n) if low <= m <= high]
     else:
         low, high = min(low, 0.0) - 0.02, max(high, 1.0) + 0.02
         marks = ticks(low, high)
@@ -148,7 +160,7 @@ def intervals(title: str, rows: Sequence[Row], *, log: bool = False, bounds: Seq
             f'<text class="label" x="{left - 14}" y="{y + 4}" text-anchor="end">{escape(row.label)}</text>'
             f'<line class="range" x1="{x(row.low):.1f}" x2="{x(row.high):.1f}" y1="{y}" y2="{y}"/>'
             f'<circle class="mark" cx="{x(row.value):.1f}" cy="{y}" r="5.5"/>'
-            f'<text class="number" x="{width - right + 14}" y="{y + 4}">{row.value:.3g}</text>'
+            f'<text class="number" x="{width - right + 14}" y="{y + 4}">{number(row.value)}</text>'
         )
     return _svg(width, height, title, parts)
 
