@@ -119,6 +119,8 @@ class Standardized(Wrapped):
 
     def load_fitted_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `fitted_state` gave."""
+        if missing := {"mean", "std"} - state.keys():
+            raise ValueError(f"The state of a standardised codec lacks its {' and '.join(sorted(missing))}.")
         super().load_fitted_state(state)
         self.mean.copy_(state["mean"])
         self.std.copy_(state["std"])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf, TypeAdapter, ValidationError
@@ -90,9 +90,8 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
     def assembled(value: Any) -> Any:
         return build(kind, value) if isinstance(value, str | Mapping) else value
 
-    optional = type(None) in get_args(hint)
-    built = Annotated[InstanceOf[interface], BeforeValidator(assembled)]  # pyright: ignore[reportInvalidTypeForm]
-    return TypeAdapter(built | None if optional else built, config=_LAX)
+    built: Any = Annotated[InstanceOf[interface], BeforeValidator(assembled)]
+    return TypeAdapter(Union[built, None] if type(None) in get_args(hint) else built, config=_LAX)  # noqa: UP007  # pyright: ignore[reportInvalidTypeForm]
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
@@ -106,10 +105,19 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
 
 def parse(text: str, hint: Any, where: str) -> Any:
     """Read one value of the command line by the type of its field: `0` stays a string where a string is asked for."""
+    if text in ("null", "none") and type(None) in get_args(hint):
+        return None
     try:
         return _adapter(hint).validate_python(text)
     except ValidationError:
-        return _checked(yaml.safe_load(text), hint, where)
+        return _checked(_yaml(text, where), hint, where)
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where}={text} is not a value that YAML can read: {error}.") from error
 
 
 def part_spec(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -154,7 +162,7 @@ def spec_of(kind: str, part: Any) -> dict[str, Any]:
     import sys
 
     loaded = [plugin for plugin in registry.installed(kind) if plugin.entry.module_name in sys.modules]
-    matches = [plugin for plugin in loaded if plugin.load() is type(part)]
+    matches = [plugin for plugin in loaded if _names(plugin, type(part))]
     if not matches:
         raise ConfigError(
             f"{type(part).__module__}.{type(part).__qualname__} is not registered, so a model with it cannot be saved. "
@@ -164,6 +172,13 @@ def spec_of(kind: str, part: Any) -> dict[str, Any]:
     shared = [plugin for plugin in registry.installed(kind) if plugin.name == name]
     values = {key: _plain(value) for key, value in part.arguments.items() if key not in SUPPLIED[kind]}
     return {"name": name if len(shared) == 1 else f"{matches[0].distribution}:{name}", **values}
+
+
+def _names(plugin: registry.Plugin, part: type) -> bool:
+    try:
+        return plugin.load() is part
+    except registry.BrokenPlugin:  # somebody else's
+        return False
 
 
 def _plain(value: Any) -> Any:
@@ -210,10 +225,12 @@ def _assign(data: Mapping[str, Any], model: type[BaseModel], path: list[str], te
         return {**data, head: None}
     if kind:
         return {**data, head: {"name": text}}
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        if not rest:
+            raise ConfigError(f"'{where}' is a group of settings: write {where}.{next(iter(hint.model_fields))}=...")
+        return {**data, head: _assign(inside or {}, hint, rest, text, where)}
     if not rest:
         return {**data, head: parse(text, hint, where)}
-    if isinstance(hint, type) and issubclass(hint, BaseModel):
-        return {**data, head: _assign(inside or {}, hint, rest, text, where)}
     arguments = get_args(hint)
     if get_origin(hint) is dict and isinstance(arguments[1], type) and issubclass(arguments[1], BaseModel) and rest[1:]:
         table = dict(inside or {})
@@ -229,13 +246,16 @@ def _assign_part(spec: Mapping[str, Any], kind: str, path: list[str], text: str,
     owner = OWNERS.get((kind, head))
     if owner and (name is None or head not in options(kind, name)):
         spec, name = {"name": owner}, owner
+    if name is None and not rest:  # an option over another part's, as in stages.secondary.denoiser
+        return {**spec, head: _yaml(text, where)}
     if name is None:
         raise ConfigError(f"'{where}' sets an option of a {kind[:-1]} that has no name yet: set its name too.")
     known = options(kind, name)
     part_spec(kind, {"name": name, head: None})
-    inner = _kind_of(known[head])
+    inner, inside = _kind_of(known[head]), spec.get(head) or {}
     if inner and rest:
-        return {**spec, head: _assign_part(spec.get(head) or {}, inner, rest, text, where)}
+        inside = {"name": inside} if isinstance(inside, str) else inside
+        return {**spec, head: _assign_part(inside, inner, rest, text, where)}
     return {**spec, head: parse(text, known[head], where) if inner is None else {"name": text}}
 
 
@@ -263,6 +283,7 @@ def _explain(model: type[BaseModel], fault: Any) -> str:
         return f"  {spot} = {fault['input']!r}: {fault['msg']}"
     for key in fault["loc"][:-1]:
         hint = model.model_fields[key].annotation if key in model.model_fields else None
-        model = hint if isinstance(hint, type) and issubclass(hint, BaseModel) else model
+        inner = [option for option in (hint, *get_args(hint)) if isinstance(option, type)]
+        model = next((option for option in inner if issubclass(option, BaseModel)), model)
     names = list(model.model_fields)
     return f"  {spot}: there is no such setting. There are: {', '.join(names)}.{_near(str(fault['loc'][-1]), names)}"

@@ -48,6 +48,8 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 PREDICTIONS = ("v_prediction", "epsilon", "sample")
 
+SCHEDULES = ("squaredcos_cap_v2", "linear", "scaled_linear")  # that every sampler knows
+
 
 def training_scheduler(
     *, steps: int = 1000, schedule: str = "squaredcos_cap_v2", prediction: str = "v_prediction"
@@ -60,6 +62,8 @@ def training_scheduler(
 
     if prediction not in PREDICTIONS:
         raise ValueError(f"No prediction called '{prediction}'. There are: {', '.join(PREDICTIONS)}.")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"No schedule called '{schedule}'. There are: {', '.join(SCHEDULES)}.")
     return DDPMScheduler(
         num_train_timesteps=steps,
         beta_schedule=schedule,  # pyright: ignore[reportArgumentType]  # checked by diffusers
@@ -139,7 +143,8 @@ def stage_loss(
 
 def generator(*key: int) -> torch.Generator:
     """Give a CPU generator that is a function of the integers in `key` alone."""
-    state = np.random.SeedSequence([abs(k) for k in key]).generate_state(2, np.uint32)
+    entropy = [len(key), *(k % 2**64 for k in key)]  # the length first: SeedSequence takes (1,) and (1, 0) for one
+    state = np.random.SeedSequence(entropy).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 
 

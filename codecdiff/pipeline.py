@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -34,6 +35,16 @@ class Stage:
     steps: int = 100
     guidance: float = 3.0
     facts: dict[str, Any] = field(default_factory=dict)  # of its training
+
+    def __post_init__(self):
+        diffusion.sampler(self.scheduler, self.sampler)  # an unknown one is refused now, not after training
+        self.check_steps(self.steps)
+
+    def check_steps(self, steps: int) -> None:
+        """Raise ValueError unless the stage can be sampled in this many steps."""
+        most = self.scheduler.config.num_train_timesteps
+        if not 1 <= steps <= most:
+            raise ValueError(f"steps={steps}: ask for 1 to {most} sampling steps; {self.name} was trained with {most}.")
 
     def spec(self) -> dict[str, Any]:
         """Describe the stage for its stage.json."""
@@ -110,9 +121,11 @@ class Pipeline:
         """Names of all stages of the pattern, trained or not."""
         return stage_names(len(stage_shapes(self.codec, self.splitter, 1)))
 
-    def new_denoiser(self, i: int, spec: Any) -> Denoiser:
-        """Build a denoiser for stage `i` from its configuration."""
-        return build_denoiser(spec, self.codec, self.splitter, self.conditioner, i)
+    def new_denoiser(self, i: int, spec: Any, *, seed: int = 0) -> Denoiser:
+        """Build a denoiser for stage `i` from its configuration, with weights that follow from the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(diffusion.generator(seed, 5, i).initial_seed())
+            return build_denoiser(spec, self.codec, self.splitter, self.conditioner, i)
 
     def to(self, device: Any) -> Self:
         """Move every part to a device."""
@@ -163,14 +176,29 @@ class Pipeline:
         """
         if not partial:
             self._require_every_stage()
-        if steps is not None and not 1 <= steps <= 1000:
-            raise ValueError(f"steps={steps}: ask for 1 to 1000 sampling steps.")
+        for stage in self.stages:
+            stage.check_steps(stage.steps if steps is None else steps)
+        if takes < 1 or not prompts:
+            raise ValueError(f"takes={takes} of {len(prompts)} prompts: ask for at least one of each.")
         rows = [prompt for prompt in prompts for _ in range(takes)]
+        wanted = (len(rows), self.codec.num_codebooks, frames)
+        if known is not None and known.shape != wanted:
+            raise ValueError(f"The known codes have shape {tuple(known.shape)}, not {wanted}: one row for every take.")
         for start in range(0, len(rows), batch_size):
             index = list(range(start, min(start + batch_size, len(rows))))
             given = self._known_stages(known, index, keep_stages)
             stages = self._sample_stages([rows[i] for i in index], index, frames, given, seed, steps, guidance)
-            yield from self.codec.quantize(self.splitter.merge(stages)).split(1)
+            codes = self.codec.quantize(self.splitter.merge(stages))
+            if known is not None:
+                kept = self._rows_of_stages(keep_stages, frames)
+                codes = torch.where(kept.to(codes.device), known[index].to(codes), codes)
+            yield from codes.split(1)
+
+    def _rows_of_stages(self, count: int, frames: int) -> Tensor:
+        """Give (1, k, l), True where the first `count` stages say what the codes are."""
+        ones = torch.ones(1, self.codec.num_codebooks, self.codec.codebook_dim, frames)
+        stages = [stage * (i < count) for i, stage in enumerate(self.splitter.split(ones))]
+        return self.splitter.merge(stages).bool().all(2)
 
     def _known_stages(self, known: Tensor | None, index: list[int], keep: int) -> list[Tensor]:
         if known is None or not keep:
@@ -246,7 +274,7 @@ class Pipeline:
         """
         self.save_parts(folder)
         for stage in self.stages:
-            save_stage(folder, stage)
+            save_stage(Path(folder), stage)
 
     def save_parts(self, folder: Path | str) -> None:
         """Save all but the stages; a folder that holds a model already must agree (ValueError)."""
@@ -262,9 +290,18 @@ class Pipeline:
         spec = read_spec(folder)
         codec, splitter, conditioner = build_parts(spec)
         load_codec_state(folder, codec)
-        trained = list(takewhile(lambda name: (folder / name / "stage.json").exists(), spec["stages"]))
-        stages = [load_stage(folder, name, codec, splitter, conditioner, i) for i, name in enumerate(trained)]
-        return cls(codec, splitter, conditioner, stages, snap_context=spec["snap_context"], data=spec["data"])
+        pipeline = cls(codec, splitter, conditioner, [], snap_context=spec["snap_context"], data=spec["data"])
+        pipeline.load_stages(folder)
+        return pipeline
+
+    def load_stages(self, folder: Path | str) -> None:
+        """Take the stages that a model folder holds, up to the first that is not trained."""
+        folder = Path(folder)
+        trained = takewhile(lambda name: (folder / name / "stage.json").exists(), self.stage_names)
+        parts = self.codec, self.splitter, self.conditioner
+        device = device_of(self.codec)
+        self.stages = [load_stage(folder, name, *parts, i) for i, name in enumerate(trained)]
+        self.to(device)
 
 
 def build_parts(spec: dict[str, Any]) -> tuple[Codec, Splitter, Conditioner | None]:
@@ -286,10 +323,11 @@ def read_spec(folder: Path) -> dict[str, Any]:
         spec = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is not valid JSON: {error}.") from error
-    if spec.get("format") != FORMAT:
-        raise ValueError(
-            f"{file} has format {spec.get('format')}; this codecdiff reads format {FORMAT}. Update codecdiff."
-        )
+    found = spec.get("format") if isinstance(spec, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{file} has format {found}; this codecdiff reads format {FORMAT}. Update codecdiff.")
+    if missing := {"codec", "splitter", "conditioner", "stages", "snap_context", "data"} - spec.keys():
+        raise ValueError(f"{file} is not complete: it lacks {', '.join(sorted(missing))}.")
     for name in spec["stages"]:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise ValueError(f"{file} names a stage {name!r}; a stage is a folder inside the model.")
@@ -312,17 +350,15 @@ def save_parts(folder: Path, spec: dict[str, Any], codec: Codec) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.contiguous().cpu() for name, tensor in codec.fitted_state().items()}
-    text = json.dumps(spec, indent=2) + "\n"
-    try:
-        with (folder / MODEL_FILE).open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        agree(folder, spec, state)
-        return
-    if state:
+    if state and not (folder / MODEL_FILE).exists():
         (folder / "codec").mkdir(exist_ok=True)
         with replaced(folder / "codec" / "model.safetensors") as temporary:
             save_file(state, temporary)
+    try:
+        with (folder / MODEL_FILE).open("x", encoding="utf-8") as file:  # last: a folder with this file is whole
+            file.write(json.dumps(spec, indent=2) + "\n")
+    except FileExistsError:
+        agree(folder, spec, state)
 
 
 def agree(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) -> None:
@@ -354,11 +390,13 @@ def load_stage(
     """Load one stage of a model folder."""
     spec = json.loads((folder / name / "stage.json").read_text(encoding="utf-8"))
     denoiser = build_denoiser(spec["denoiser"], codec, splitter, conditioner, i)
-    weights = load_file(folder / name / "model.safetensors")
+    file = folder / name / "model.safetensors"
     dtype = next(denoiser.parameters()).dtype
-    denoiser.load_state_dict(
-        {key: value.to(dtype) if value.is_floating_point() else value for key, value in weights.items()}
-    )
+    try:
+        weights = load_file(file).items()
+        denoiser.load_state_dict({key: v.to(dtype) if v.is_floating_point() else v for key, v in weights})
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{file} does not hold the weights of this stage: {error}") from error
     return Stage(
         name,
         denoiser.requires_grad_(False).eval(),

@@ -100,6 +100,13 @@ def _read(distribution: Distribution, file: Path) -> Iterator[Plugin]:
             yield Plugin(kind, name, distribution.name, distribution.version or "", entry)
 
 
+def _mentions_codecdiff(file: Path) -> bool:
+    try:
+        return "codecdiff" in file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "codecdiff" in str(file.parent.name)
+
+
 @cache
 def scan() -> tuple[tuple[Plugin, ...], tuple[Fault, ...]]:
     """Give every installed part, and the distributions that could not be read. Cached; `scan.cache_clear()` forgets."""
@@ -109,7 +116,7 @@ def scan() -> tuple[tuple[Plugin, ...], tuple[Fault, ...]]:
         try:
             plugins.extend(_read(distribution, file))
         except (OSError, ValueError, BadEntryPoint, configparser.Error) as error:
-            if "codecdiff" in file.read_text(encoding="utf-8", errors="replace"):
+            if _mentions_codecdiff(file):
                 faults.append(Fault(distribution.name, f"{type(error).__name__}: {error}"))
     return tuple(sorted(plugins, key=lambda p: ((*KINDS, MODELS).index(p.kind), p.name, p.distribution))), tuple(faults)
 

@@ -25,7 +25,7 @@ class Data(Settings):
 
     audio: Path | None = None  # a folder of audio files, with captions in metadata.jsonl or .txt files
     store: Path | None = None  # codes; made from the audio if it does not exist. Default: OUTPUT/store
-    held_out: float = Field(0.1, ge=0, lt=1)  # share of the tracks that is never trained on
+    held_out: float = Field(default=0.1, ge=0, lt=1)  # share of the tracks that is never trained on
 
 
 class Optimization(Settings):
@@ -33,12 +33,12 @@ class Optimization(Settings):
 
     steps: PositiveInt = 1000
     learning_rate: PositiveFloat = 1e-4
-    warmup: int = Field(100, ge=0)  # steps
+    warmup: int = Field(default=100, ge=0)  # steps
     schedule: Literal["cosine", "constant"] = "cosine"
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: PositiveFloat = 1.0
-    ema_decay: float = Field(0.999, ge=0, lt=1)
-    dropout: float = Field(0.1, ge=0, lt=1)  # of every condition, independently
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)  # of every condition, independently
     loss: Literal["l1", "l2"] = "l1"
 
 
@@ -48,7 +48,7 @@ class Loop(Settings):
     batch_size: PositiveInt = 16  # crops per device
     seconds: PositiveFloat = 6.0  # of a crop
     check_every: PositiveInt = 100  # steps between held-out losses and saves
-    sample_every: int = Field(0, ge=0)  # steps between audible samples; 0 for none
+    sample_every: int = Field(default=0, ge=0)  # steps between audible samples; 0 for none
 
 
 class Diffusion(Settings):

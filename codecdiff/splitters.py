@@ -35,7 +35,7 @@ def parse_stages(stages: str, levels: Sequence[int]) -> list[list[int]]:
     ):
         if found:
             raise ValueError(
-                f"stages='{stages}' {fault} level {', '.join(map(str, found))}. "
+                f"stages='{stages}' {fault} level {', '.join(map(str, found[:9]))}. "
                 f"The codec has levels {present[0]} to {present[-1]}; each must stand in one stage, as in '{example}'."
             )
     return groups
@@ -43,7 +43,7 @@ def parse_stages(stages: str, levels: Sequence[int]) -> list[list[int]]:
 
 def _span(text: str) -> range:
     first, dash, last = text.strip().partition("-")
-    span = range(int(first), int(last if dash else first) + 1)
+    span = range(int(first), int(last if dash else first) + 1)[:1000]  # more than any codec has
     if not span:
         raise ValueError(text)
     return span

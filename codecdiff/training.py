@@ -253,6 +253,13 @@ class StageTrainer:
         home = Path(folder) / self.stage.name
         if not (home / STATE / "counters.json").exists():
             return False
+        saved = json.loads((home / "stage.json").read_text(encoding="utf-8"))
+        spec = json.loads(json.dumps(self.stage.spec()))
+        if differ := [key for key in ("denoiser", "scheduler") if saved[key] != spec[key]]:
+            raise ValueError(
+                f"{home} holds a stage in training whose {' and '.join(differ)} differ. "
+                "Choose another output folder, or delete it."
+            )
         tensors = load_file(home / STATE / "state.safetensors")
         self.denoiser.load_state_dict({k.removeprefix("raw."): v for k, v in tensors.items() if k.startswith("raw.")})
         self.ema.module.load_state_dict(load_file(home / "model.safetensors"))

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import is_tensorboard_available
 from pydantic import Field, PositiveFloat
@@ -53,7 +54,7 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
     name, model, main = pipeline.stage_names[i], e.output / "model", accelerator.is_main_process
     own = e.stages.get(name, StageOptions())
     train, loop, sampling = e.train.over(own.train), e.loop.over(own.loop), e.sampling.over(own.sampling)
-    denoiser = pipeline.new_denoiser(i, {**e.denoiser, **(own.denoiser or {})}).to(accelerator.device)
+    denoiser = pipeline.new_denoiser(i, {**e.denoiser, **(own.denoiser or {})}, seed=e.seed).to(accelerator.device)
     stage = Stage(name, denoiser, training_scheduler(**e.diffusion.model_dump()), **sampling.model_dump())
     trainer = StageTrainer(stage, seed=e.seed, **train.model_dump())
     if trainer.resume(model):
@@ -62,7 +63,8 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
     sizes = {"seconds": loop.seconds, "batch_size": loop.batch_size, "held_out": e.data.held_out}
     data = StageData(store, pipeline, i, seed=e.seed, **sizes)
     say(f"{name}: {sum(p.numel() for p in denoiser.parameters()):,} parameters, {len(data.crops)} crops in an epoch")
-    start, losses = time.monotonic(), []
+    pipeline.load_stages(model)
+    before, start, losses = pipeline.stages[:i], time.monotonic(), []
     for step in progress(range(trainer.step_count, train.steps), name, disable=not main):
         given = data.step(step, accelerator.process_index, accelerator.num_processes)
         losses.append(trainer.step(given, rank=accelerator.process_index, accelerator=accelerator))
@@ -74,11 +76,10 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
             ratio = f"held-out {held_out:.4f}, {held_out / zero:.3f} of the constant answer's"
             say(f"{name} {step + 1}/{train.steps}: loss {row['loss']:.4f}, {ratio}")
             losses = []
-        if main and loop.sample_every and (step + 1) % loop.sample_every == 0:
-            pipeline.stages[i:] = [trainer.averaged()]
+        if main and loop.sample_every and (step + 1) % loop.sample_every == 0 and len(before) == i:
+            pipeline.stages = [*before, trainer.averaged()]
             audio = pipeline.generate(e.prompts[:1], seconds=loop.seconds, seed=e.seed, partial=True)
             write_audio(e.output / "on-the-way" / f"{name}-{step + 1:06d}.wav", audio[0], pipeline.sample_rate)
-    pipeline.stages[i:] = [trainer.averaged()]
     accelerator.wait_for_everyone()
 
 
@@ -99,7 +100,8 @@ def main() -> None:
     e = config.read(Experiment, arguments.config, arguments.overrides)
     model = e.output / "model"
     tracker = "tensorboard" if is_tensorboard_available() else None
-    accelerator = Accelerator(mixed_precision=e.precision, log_with=tracker, project_dir=e.output)
+    cpu = not torch.accelerator.is_available()  # said outright, or every process of several takes itself for the first
+    accelerator = Accelerator(cpu=cpu, mixed_precision=e.precision, log_with=tracker, project_dir=e.output)
     accelerator.init_trackers("log")
     say = Console(stderr=True, log_path=False, soft_wrap=True).log if accelerator.is_main_process else lambda *_: None
     codec, splitter, conditioner = build_parts(e.model_dump(include={"codec", "splitter", "conditioner"}))
@@ -118,6 +120,7 @@ def main() -> None:
     for i, name in enumerate(pipeline.stage_names):
         if e.stage in ("all", name):
             train_stage(e, accelerator, pipeline, store, i, say)
+    pipeline.load_stages(model)
     if accelerator.is_main_process and len(pipeline.stages) == len(pipeline.stage_names):
         report(e, pipeline, say)
     accelerator.end_training()

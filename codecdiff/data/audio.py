@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +72,7 @@ def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
 
 def _located(row: dict[str, Any], parent: Path, folder: Path) -> dict[str, Any]:
     name = row.get("file_name")
-    return {**row, "file_name": (parent / str(name)).relative_to(folder).as_posix()} if name else row
+    return {**row, "file_name": Path(os.path.relpath(parent / str(name), folder)).as_posix()} if name else row
 
 
 def _track(file: Path, name: str, table: Mapping[str, dict[str, Any]]) -> Track:
@@ -101,17 +102,34 @@ def read_audio(file: Path | str, sample_rate: int, channels: int) -> Tensor:
             rate = stream.samplerate
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         raise BadAudio(f"'{file}' cannot be read as audio: {error}.") from error
+    if (0 < promised < 2**62 and len(samples) < promised) or _is_cut(file):
+        raise BadAudio(f"'{file}' is cut short: it ends before its last sample. Fetch it again.")
     if not len(samples):
         raise BadAudio(f"'{file}' holds no samples.")
-    if 0 < promised < 2**62 and len(samples) < promised:
-        raise BadAudio(f"'{file}' is cut short: {len(samples)} of {promised} samples. Fetch it again.")
     if not np.isfinite(samples).all():
         raise BadAudio(f"'{file}' holds NaN or infinite samples. Export it again, or leave it out.")
     if samples.shape[1] != channels:
         samples = samples.mean(1, keepdims=True).repeat(channels, 1)
     if rate != sample_rate:
-        samples = soxr.resample(samples, rate, sample_rate).astype(np.float32)
+        resampled = soxr.resample(samples, rate, sample_rate).astype(np.float32)
+        samples = resampled if len(resampled) else samples[:1]  # a sample or two may round to none
     return torch.from_numpy(np.ascontiguousarray(samples.T)).clamp(-1, 1)
+
+
+def _is_cut(file: Path) -> bool:
+    """Tell whether a WAV is shorter than its header says or an Ogg lacks its last page: libsndfile forgives both."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        head = stream.read(8)
+        if head[:4] == b"RIFF":
+            promised = int.from_bytes(head[4:], "little")
+            return promised < 2**32 - 1 and size < promised + 8  # a stream of unknown length says 2**32 - 1
+        if head[:4] != b"OggS":
+            return False
+        stream.seek(max(0, size - 2**17))  # two pages at most
+        tail = stream.read()
+    page = tail.rfind(b"OggS")
+    return not tail[page + 5 : page + 6] or not tail[page + 5] & 4  # end of stream
 
 
 def write_audio(file: Path | str, audio: Tensor, sample_rate: int) -> None:
@@ -122,5 +140,8 @@ def write_audio(file: Path | str, audio: Tensor, sample_rate: int) -> None:
     if file.suffix.lower().lstrip(".").upper() not in soundfile.available_formats():
         raise ValueError(f"'{file}' names no audio format that can be written. Use .wav or .flac.")
     file.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(file) as temporary:
-        soundfile.write(temporary, audio.clamp(-1, 1).T.cpu().numpy(), sample_rate)
+    try:
+        with replaced(file) as temporary:
+            soundfile.write(temporary, audio.clamp(-1, 1).T.cpu().numpy(), sample_rate)
+    except soundfile.LibsndfileError as error:
+        raise OSError(f"'{file}' cannot be written: {error}") from error

@@ -32,19 +32,21 @@ def _random(*key: int) -> np.random.Generator:
 
 
 def split_tracks(store: CodeStore, fraction: float, seed: int = 0) -> tuple[list[int], list[int]]:
-    """Divide the tracks into (training, held out), by a hash of each track's checksum: stable as the store grows.
+    """Divide the tracks into (training, held out) by a hash of each track's checksum, whatever their order and names.
 
-    At least one track is held out when `fraction` is not 0 and there are two or more; tracks with the same
-    content fall on the same side.
+    At least one track is held out when `fraction` is not 0 and there are two or more that differ; tracks with
+    the same content fall on the same side.
     """
 
     def draw(i: int) -> float:
         digest = hashlib.sha256(f"{seed} {store.rows[i]['checksum']}".encode()).digest()
         return int.from_bytes(digest[:8]) / 2**64
 
-    order = sorted(range(len(store)), key=draw)
-    count = min(max(1, round(fraction * len(store))), len(store) - 1) if fraction and len(store) > 1 else 0
-    return sorted(order[count:]), sorted(order[:count])
+    draws = [draw(i) for i in range(len(store))]
+    others = sorted(draws)[:-1] if fraction else []
+    border = others[min(max(1, round(fraction * len(store))), len(others)) - 1] if others else -1.0
+    border = border if border < max(draws) else -1.0  # all that is left is the same music
+    return [i for i, d in enumerate(draws) if d > border], [i for i, d in enumerate(draws) if d <= border]
 
 
 class Crops:

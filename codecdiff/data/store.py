@@ -185,6 +185,8 @@ def encode_tracks(
     tracks done. Nothing stands at `folder` until the store is whole. Raises BadAudio if no file could be read.
     """
     folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"'{folder}' exists and is no store of codes. Choose another folder for the store.")
     draft = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
     (draft / "shards").mkdir(parents=True)

@@ -17,16 +17,16 @@ from codecdiff import Codec
 from codecdiff_starter.phases import HOP, NUM_BINS, retrieve_phases, spectrum
 
 SAMPLE_RATE = 44100  # Hz
-BANDWIDTH = 1 / 24  # width of a band over its centre frequency; never less than a bin
-TILT = 2500.0  # Hz above which bands count less and less
-SLOPE = 0.6  # exponent of that
+BANDWIDTH = 1 / 24  # width of a band over its frequency; never less than a bin
+TILT = 2500.0  # Hz; the weight of a band falls above this, since pitches lie below and most bands above
+SLOPE = 0.6  # power of the frequency with which it falls
 FLOOR = 1e-3  # power added to a band before its logarithm; a full-scale sine has about 2.6e5
 CONTEXT = 2  # frames on either side that a decoded frame is estimated from
-FIT_FRAMES = 155_000  # frames that are read at most: half an hour
+FIT_FRAMES = 207_000  # frames that are read at most: forty minutes
 KMEANS_FRAMES = 60_000
 DECODER_FRAMES = 40_000  # frames that the decoder is fitted to, about
 KMEANS_ROUNDS = 8
-BIN_FLOOR = 1e-4  # power added to a bin before its logarithm, in the decoder
+BIN_FLOOR = 1e-5  # power added to a bin before its logarithm, in the decoder
 RIDGE = 1e-4  # of the decoder's regression, per frame
 
 
@@ -60,7 +60,7 @@ class SpectralCodec(Codec):
     decoder: Tensor  # (f, k * d, 2 * CONTEXT + 1) log power of a bin per latent
     offset: Tensor  # (f,) log power of a bin where all latents are zero
 
-    def __init__(self, *, griffin_lim_iterations: int = 16) -> None:
+    def __init__(self, *, griffin_lim_iterations: int = 4) -> None:
         super().__init__()
         self.griffin_lim_iterations = griffin_lim_iterations
         self.register_buffer("bands", band_means(), persistent=False)
@@ -98,9 +98,9 @@ class SpectralCodec(Codec):
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """(b, k, l) codes -> (b, 1, l * hop_length) audio. Row by row: memory does not grow with the batch."""
+        """(b, k, l) codes -> (b, 1, l * hop_length) audio in [-1, 1], row by row to bound the memory."""
         spectra = (self.magnitudes(self.embed(row)) for row in codes.split(1))
-        return torch.stack([retrieve_phases(row, self.griffin_lim_iterations) for row in spectra])
+        return torch.stack([retrieve_phases(row, self.griffin_lim_iterations) for row in spectra]).clamp(-1, 1)
 
     @torch.no_grad()
     def magnitudes(self, latents: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class SpectralCodec(Codec):
 
     @torch.no_grad()
     def fit(self, clips: Iterable[Tensor], *, seed: int = 0) -> None:
-        """Fit codebooks and decoder to clips (1, t) of music; the first half hour is read, so mix pieces well."""
+        """Fit codebooks and decoder to clips (1, t) of music; the first forty minutes are read, so mix pieces well."""
         device = self.mean.device
         audio = [clip.to(device, torch.float32)[None] for clip in first_frames(clips, FIT_FRAMES)]
         features = torch.cat([self.features(clip)[0] for clip in audio])
@@ -145,11 +145,11 @@ class SpectralCodec(Codec):
         The exponential of a mean logarithm is too quiet where the logarithm is uncertain. For a Gaussian
         error of variance v the mean amplitude is exp(v / 8) times that, and log power v / 4 more.
         """
-        moments = [regression_moments(self._neighbourhoods(clip), log_powers(clip)) for clip in audio]
-        inputs, products, squares, frames = (sum(moment) for moment in zip(*moments, strict=True))
-        ridge = RIDGE * frames * torch.eye(len(inputs), device=inputs.device)
-        solution = torch.linalg.solve(inputs + ridge, products)
-        variance = (squares - (solution * products).sum(0)) / frames
+        inputs = torch.cat([self._neighbourhoods(clip) for clip in audio])
+        targets = torch.cat([log_powers(clip) for clip in audio])
+        ridge = RIDGE * len(inputs) * torch.eye(inputs.shape[1], device=inputs.device)
+        solution = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ targets)
+        variance = (targets - inputs @ solution).square().mean(0)
         self.decoder.copy_(solution[:-1].T.unflatten(1, self.decoder.shape[1:]))
         self.offset.copy_(solution[-1] + variance / 4)
 
@@ -213,7 +213,7 @@ def band_means() -> Tensor:
 
 
 def band_weights(bands: Tensor) -> Tensor:
-    """(s, f) bands -> (s,) weights, falling above `TILT`: pitches live below, and above are most of the bands."""
+    """(s, f) bands -> (s,) weights: 1 at low frequencies, falling above `TILT`."""
     frequencies = bands @ torch.linspace(0, SAMPLE_RATE / 2, NUM_BINS)
     return (1 + (frequencies / TILT) ** 2) ** (-SLOPE / 2)
 
@@ -226,11 +226,6 @@ def bin_powers(audio: Tensor) -> Tensor:
 def log_powers(clip: Tensor) -> Tensor:
     """(1, 1, t) audio -> (l, f) log power of every bin: the target of the decoder."""
     return (bin_powers(clip[:, 0])[0].T + BIN_FLOOR).log()
-
-
-def regression_moments(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Give the sums over rows a linear regression needs: inputs by inputs, inputs by targets, targets squared, rows."""
-    return inputs.T @ inputs, inputs.T @ targets, targets.square().sum(0), len(inputs)
 
 
 def principal_directions(points: Tensor, count: int) -> Tensor:

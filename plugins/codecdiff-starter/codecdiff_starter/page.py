@@ -173,11 +173,11 @@ def memory(memorising: Mapping[str, Mapping[str, Any]]) -> str:
     """Give the table of nearest distances."""
     rows = "".join(
         f'<tr><td>{escape(name.replace("_", " "))}</td><td class="n">{number(near["nearest_training"])}</td>'
-        f'<td class="n">{number(near["nearest_held_out"])}</td><td class="n">{number(near["ratio"]["value"])}</td>'
+        f'<td class="n">{number(near["nearest_fresh"])}</td><td class="n">{number(near["ratio"]["value"])}</td>'
         f'<td class="n quiet">{interval(near["ratio"])}</td></tr>'
         for name, near in memorising.items()
     )
-    return scrolling(("clips", "to training", "to held out", "ratio", "95% interval"), rows)
+    return scrolling(("clips", "to training", "to fresh pieces", "ratio", "95% interval"), rows)
 
 
 def making(report: Mapping[str, Any]) -> str:
@@ -207,7 +207,7 @@ TITLE = "Music from words, level by level"
 INTRODUCTION = (
     "A neural codec writes sound as a few levels of codes, coarse to fine. A first diffusion model generates the "
     "coarse level from a caption, a second one adds the fine levels on top of it, and the codec turns both into sound. "
-    "Everything on this page, the music to learn from included, was made on this machine by one command."
+    "Everything on this page, the music to learn from included, was made by one command."
 )
 LISTEN = (
     "Each card is one caption the model never saw. Click a picture to play from there; it shows pitch from bottom to "
@@ -225,9 +225,9 @@ NEAR = (
 )
 LOSSES = "Held-out losses are taken on pieces that are not trained on, with the averaged weights and fixed noise."
 REMEMBERING = (
-    "Mean distance from a clip to the nearest training clip, and to the nearest of as many clips that were never "
-    "trained on. A model that plays from memory is nearer to the training clips: its ratio is clearly under that of "
-    "fresh pieces."
+    "Mean distance from a clip to the nearest training clip, and to the nearest of as many fresh ones, composed in "
+    "the same way but never trained on. A model that plays from memory is nearer to the training clips: its ratio is "
+    "clearly under that of held-out music."
 )
 PAGE = """<!doctype html>
 <html lang="en">

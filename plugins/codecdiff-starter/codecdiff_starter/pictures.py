@@ -69,11 +69,11 @@ def spectrogram(audio: Tensor, sample_rate: int) -> str:
 
 
 def number(value: float | None) -> str:
-    """Write a number with three digits; a dash where there is none."""
+    """Write a number with about three digits; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
-    digits = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 0.01 else f"{value:.2f}"
-    return digits.replace("-", "−")
+    digits = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 1 else f"{value:.2f}"
+    return "0.00" if digits == "-0.00" else digits.replace("-", "−")
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:

@@ -1,0 +1,60 @@
+# Everything is installed into .venv: a machine with make and Python 3.11 needs nothing else.
+#
+# TORCH_INDEX is where pip takes torch from; empty means pip's own index. PyPI's torch for Linux brings gigabytes of
+# CUDA: without an NVIDIA GPU, say TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+VENV ?= .venv
+
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+BEGAN := $(shell date +%s)
+READY := $(VENV)/.ready
+RUN := $(VENV)/bin/python -m
+INSTALL := $(RUN) pip install --quiet --no-compile --constraint constraints.txt
+# accelerate gives a process one core unless it is told otherwise
+LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	--num_cpu_threads_per_process $(CORES)
+PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses 2
+
+.PHONY: help setup demo test test-slow lint types clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(READY)  ## install everything into .venv
+
+demo: $(READY)  ## compose music, train both stages on it, generate, and write runs/demo/index.html
+	$(RUN) codecdiff_starter.composer runs/demo/music
+	$(LAUNCH) recipes/discodiff.py output=runs/demo data.audio=runs/demo/music
+	$(RUN) codecdiff_starter.demo runs/demo --since $(BEGAN)
+
+test: $(READY)  ## run the tests, but for the slow ones
+	$(PYTEST)
+
+test-slow: $(READY)  ## run the slow tests
+	$(PYTEST) -m slow
+
+lint: $(READY)  ## check style and layout
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+types: $(READY)  ## check types
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+
+clean:  ## remove .venv and caches; runs stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# torch comes first and alone, because it may have an index of its own; what it needs comes with the rest.
+$(READY): pyproject.toml $(addsuffix /pyproject.toml,$(PLUGINS)) constraints.txt
+	@echo "Installing into $(VENV): about two minutes"
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) setuptools
+	$(INSTALL) --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(INSTALL) --no-build-isolation \
+		--editable '.[train,dev]' $(addprefix --editable ,$(PLUGINS))
+	touch $@

@@ -1,0 +1,69 @@
+"""Small real parts for the tests of the core: a DAC of random weights, a U-Net of some thousand parameters, words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import UNET, lively, write_music
+
+from codecdiff import Codec, Pipeline, config
+from codecdiff.codecs import Standardized
+from codecdiff.data.audio import find_tracks
+from codecdiff.data.store import CodeStore, encode_tracks
+from codecdiff.diffusion import training_scheduler
+from codecdiff.pipeline import Stage
+
+
+@pytest.fixture(scope="session")
+def dac_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    random_weights = pytest.importorskip("codecdiff_dac.random_weights")
+    return random_weights.random_model(tmp_path_factory.mktemp("dac"))
+
+
+@pytest.fixture(scope="session")
+def codec_spec(dac_folder: Path) -> dict[str, Any]:
+    return {"name": "dac", "model": str(dac_folder)}
+
+
+@pytest.fixture(scope="session")
+def dac(codec_spec: dict[str, Any]) -> Codec:
+    return config.build("codecs", codec_spec)
+
+
+@pytest.fixture(scope="session")
+def music(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_music(tmp_path_factory.mktemp("music"))
+
+
+@pytest.fixture(scope="session")
+def store(dac: Codec, codec_spec: dict[str, Any], music: Path, tmp_path_factory: pytest.TempPathFactory) -> CodeStore:
+    return encode_tracks(find_tracks(music), tmp_path_factory.mktemp("stores") / "store", dac, codec_spec)[0]
+
+
+@pytest.fixture(scope="session")
+def standardized(dac: Codec, store: CodeStore) -> Standardized:
+    codec = Standardized(dac)
+    codec.measure(store.latents(dac))
+    return codec
+
+
+@pytest.fixture
+def make_pipeline(standardized: Standardized) -> Callable[..., Pipeline]:
+    """Give a function that builds a pipeline of this pattern with untrained stages."""
+
+    def make(splitter: Any = "coarse-first", conditioner: str | None = "words", **options: Any) -> Pipeline:
+        pattern = config.build(
+            "splitters", splitter, num_codebooks=standardized.num_codebooks, levels=standardized.levels
+        )
+        words = config.build("conditioners", conditioner) if conditioner else None
+        pipeline = Pipeline(standardized, pattern, words, [], **options)
+        spec = {**UNET, "layers": ["none", "text" if words else "none"]}
+        for i, name in enumerate(pipeline.stage_names):
+            denoiser = lively(pipeline.new_denoiser(i, spec))
+            pipeline.stages.append(Stage(name, denoiser, training_scheduler(steps=100), "dpm++2m", 3, 2.0))
+        return pipeline
+
+    return make

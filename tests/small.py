@@ -1,0 +1,55 @@
+"""Small things for the tests of the core: noise, tones on disk, the options of a U-Net of some thousand parameters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from codecdiff import Denoiser
+
+UNET: dict[str, Any] = {
+    "name": "unet",
+    "width": 16,
+    "multipliers": [1, 2],
+    "layers": ["none", "text"],
+    "heads": 2,
+    "head_dim": 8,
+    "groups": 4,
+    "vector": None,
+}
+RATE = 8000  # Hz, of the tiny DAC
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def tone(seconds: float, hertz: float, rate: int = RATE) -> np.ndarray:
+    """(t,) a tone that fades, with some noise."""
+    times = np.arange(round(seconds * rate)) / rate
+    hiss = np.random.default_rng(round(hertz)).normal(0, 0.02, len(times))
+    return (0.5 * np.sin(2 * np.pi * hertz * times) * np.exp(-times) + hiss).astype(np.float32)
+
+
+def write_music(folder: Path, count: int = 6, seconds: float = 1.0) -> Path:
+    """Write tones with captions into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        soundfile.write(folder / f"{i}.wav", tone(seconds + 0.1 * i, 200 + 50 * i), RATE)
+    rows = [{"file_name": f"{i}.wav", "text": f"tone {i}", "license": "CC0"} for i in range(count)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def lively(denoiser: Denoiser) -> Denoiser:
+    """Move the weights of a denoiser, so that its answers depend on everything it is told."""
+    with torch.no_grad():
+        for number, parameter in enumerate(denoiser.parameters()):
+            parameter.add_(0.05 * noise(*parameter.shape, seed=number))
+    return denoiser.eval()

@@ -1,0 +1,280 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from packaging.requirements import Requirement
+from typer.testing import CliRunner
+
+from codecdiff import Codec, cli, registry
+from codecdiff.cli import app, chosen_device, numbered, tracks_of
+from codecdiff.data.store import CodeStore
+from codecdiff.doctor import Finding, examine, look_at_companion, look_at_requirement
+from codecdiff.pipeline import Pipeline
+
+RATE = 8000  # Hz, of the tiny DAC
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+
+
+def refused(*arguments: object) -> str:
+    """Give what a command that fails in a foreseen way says."""
+    result = run(*arguments)
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def tone(file: Path, seconds: float = 0.5) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(file, 0.1 * np.sin(np.arange(round(seconds * RATE)) / 5), RATE)
+    return file
+
+
+@pytest.fixture
+def model(make_pipeline: Callable[..., Pipeline], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of a model of the smallest parts, not trained."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    make_pipeline().save(folder)
+    return folder
+
+
+# What must be quick: subprocesses, because this one has torch already.
+
+
+def cold(*arguments: str) -> float:
+    """Run the command line in a process of its own that may not import torch; give its processor seconds."""
+    before = os.times()
+    code = "import sys; sys.modules['torch'] = None; from codecdiff.cli import main; main()"
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+@pytest.mark.parametrize("argument", ["--help", "plugins", "--version"])
+def test_answers_in_half_a_second_without_torch(argument: str):
+    assert min(cold(argument) for _ in range(3)) < 0.5
+
+
+# plugins
+
+
+def test_plugins_lists_every_part():
+    output = run("plugins").output
+    for plugin in registry.scan()[0]:
+        assert any(plugin.name in line and plugin.distribution in line for line in output.splitlines())
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A third-party plugin that raises when imported, and one whose entry points cannot be read."""
+    (tmp_path / "shaky.py").write_text("raise RuntimeError('no [oil] left')\n")
+    for name, text in {"shaky": "[codecdiff.codecs]\nshaky = shaky:Codec\n", "mangled": "codecdiff [[["}.items():
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "entry_points.txt").write_text(text)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.scan.cache_clear()
+    yield
+    registry.scan.cache_clear()
+
+
+@pytest.mark.usefixtures("broken")
+def test_check_shows_the_error_of_a_broken_plugin_beside_those_that_load():
+    result = run("plugins", "--check")
+    assert result.exit_code == 1
+    rows = result.output.splitlines()
+    assert any("shaky" in row and "no [oil] left" in row for row in rows)
+    assert any("mangled" in row and "unreadable" in row for row in rows)
+    assert any("coarse-first" in row and "loads" in row for row in rows)
+
+
+@pytest.mark.usefixtures("broken")
+def test_doctor_reports_a_broken_plugin_and_how_to_mend_it():
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "pip uninstall shaky" in result.output
+    assert "pip uninstall mangled" in result.output
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_broken_plugin_asked_for_by_name_is_refused(tmp_path: Path):
+    tone(tmp_path / "music" / "a.wav")
+    assert "no [oil] left" in refused("encode", tmp_path / "music", "-o", tmp_path / "store", "--codec", "shaky")
+
+
+# encode
+
+
+def test_encode_skips_bad_files_by_name_and_counts_them(
+    dac: Codec, dac_folder: Path, codec_spec: dict[str, Any], tmp_path: Path
+):
+    tone(tmp_path / "music" / "good.wav")
+    (tmp_path / "music" / "good.txt").write_text("a steady tone")
+    (tmp_path / "music" / "words.mp3").write_text("this is not music")
+    single, store = tone(tmp_path / "more" / "single.flac"), tmp_path / "store"
+    result = run("encode", tmp_path / "music", single, "-o", store, "--codec", "dac", "--set", f"model={dac_folder}")
+    assert result.exit_code == 0, result.output
+    assert "Skipped" in result.output
+    assert "words.mp3" in result.output
+    assert "2 of 3 files" in result.output
+    made = CodeStore(store)
+    captions = {row["track"]: row["captions"] for row in made.rows}
+    assert captions == {"music/good.wav": ["a steady tone"], "more/single.flac": []}
+    made.check(dac, codec_spec)
+
+
+def test_tracks_of_one_folder_are_named_as_by_the_recipe(tmp_path: Path):
+    tone(tmp_path / "music" / "deep" / "a.wav")
+    assert [track.name for track in tracks_of([tmp_path / "music"])] == ["deep/a.wav"]
+    assert [track.name for track in tracks_of([tmp_path / "music", tmp_path / "music" / "deep" / "a.wav"])] == [
+        "deep/a.wav"
+    ]
+
+
+def test_encode_fits_a_codec_that_needs_it(tmp_path: Path):
+    generator = np.random.default_rng(0)
+    (tmp_path / "music").mkdir()
+    soundfile.write(tmp_path / "music" / "noise.wav", 0.1 * generator.standard_normal(44100 * 15), 44100)
+    result = run("encode", tmp_path / "music", "-o", tmp_path / "store")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "store" / "codec.safetensors").is_file()
+
+
+def test_encode_refuses(dac_folder: Path, tmp_path: Path):
+    music, store = tone(tmp_path / "music" / "a.wav").parent, tmp_path / "store"
+    with_dac = ("--codec", "dac", "--set", f"model={dac_folder}")
+    assert "no file or folder" in refused("encode", tmp_path / "none", "-o", store)
+    assert "not audio by its name" in refused("encode", __file__, "-o", store)
+    assert "Did you mean 'dac'" in refused("encode", music, "-o", store, "--codec", "dca")
+    assert "has no option 'modle'" in refused("encode", music, "-o", store, "--codec", "dac", "--set", "modle=x")
+    (tmp_path / "empty").mkdir()
+    assert "holds no audio" in refused("encode", tmp_path / "empty", "-o", store)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.wav").write_bytes(b"RIFF")
+    assert "None of the audio files" in refused("encode", tmp_path / "bad", "-o", store, *with_dac)
+    assert not store.exists()
+    store.mkdir()
+    assert "exists already" in refused("encode", music, "-o", store, *with_dac)
+
+
+def test_options_of_a_codec_are_read_by_their_types():
+    assert cli.codec_spec("starter", ["griffin_lim_iterations=4"]) == {"name": "starter", "griffin_lim_iterations": 4}
+
+
+# generate
+
+
+def test_generate_writes_the_same_music_for_the_same_seed(model: Path, tmp_path: Path):
+    asked = ("generate", "a slow tune", "--model", model, "--seconds", 0.5, "--seed", 3, "--takes", 2)
+    for name in ("first.wav", "again.wav"):
+        result = run(*asked, "-o", tmp_path / name)
+        assert result.exit_code == 0, result.output
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "again-1.wav",
+        "again-2.wav",
+        "first-1.wav",
+        "first-2.wav",
+    ]
+    first, rate = soundfile.read(tmp_path / "first-1.wav")
+    assert (len(first), rate) == (RATE // 2, RATE)
+    assert np.array_equal(first, soundfile.read(tmp_path / "again-1.wav")[0])
+    assert not np.array_equal(first, soundfile.read(tmp_path / "first-2.wav")[0])
+
+
+def test_an_empty_prompt_is_unconditional_and_says_so(model: Path, tmp_path: Path):
+    result = run("generate", " ", "--model", model, "--seconds", 0.2, "--steps", 1, "-o", tmp_path / "out.wav")
+    assert result.exit_code == 0, result.output
+    assert "unconditional" in result.output
+    assert (tmp_path / "out.wav").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--seconds", "0"], "seconds=0"),
+        (["--seconds", "1e9"], "at most 3600"),
+        (["--seconds", "nan"], "seconds=nan"),
+        (["--steps", "0"], "steps=0"),
+        (["--steps", "100000"], "steps=100000"),
+        (["--device", "abacus"], "Device 'abacus' cannot be used"),
+    ],
+)
+def test_generate_refuses_absurd_numbers_and_leaves_no_file(model: Path, tmp_path: Path, options: list[str], said: str):
+    assert said in refused("generate", "x", "--model", model, "-o", tmp_path / "out.wav", *options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_generate_refuses_an_output_it_cannot_write_before_it_loads_a_model(tmp_path: Path):
+    def says(output: Path) -> str:
+        return refused("generate", "x", "--model", "no model", "-o", output)
+
+    assert "no audio format" in says(tmp_path / "out.xyz")
+    assert "no audio format" in says(tmp_path / "out")
+    assert "mkdir -p" in says(tmp_path / "none" / "out.wav")
+    (tmp_path / "folder.wav").mkdir()
+    assert "is a folder" in says(tmp_path / "folder.wav")
+    assert "There is no model 'no model'" in says(tmp_path / "out.wav")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write to")
+def test_generate_refuses_a_read_only_folder():
+    assert "cannot be written to" in refused("generate", "x", "-o", "/proc/out.wav")
+
+
+def test_generate_refuses_a_model_that_is_not_there(tmp_path: Path):
+    assert "Installed models" in refused("generate", "x", "--model", "nobody", "-o", tmp_path / "out.wav")
+    assert "holds no model" in refused("generate", "x", "--model", tmp_path, "-o", tmp_path / "out.wav")
+
+
+def test_debug_shows_where(tmp_path: Path):
+    result = run("--debug", "generate", "x", "-o", tmp_path / "out.xyz")
+    assert isinstance(result.exception, ValueError)
+
+
+def test_one_take_keeps_its_name():
+    assert numbered(Path("a/out.wav"), 1) == [Path("a/out.wav")]
+    assert numbered(Path("a/out.wav"), 2) == [Path("a/out-1.wav"), Path("a/out-2.wav")]
+
+
+def test_the_cpu_can_always_be_chosen():
+    assert chosen_device("cpu") == torch.device("cpu")
+
+
+# doctor
+
+
+def test_doctor_finds_nothing_wrong_here():
+    assert [finding for finding in examine() if not finding.fine] == []
+
+
+def test_a_package_that_is_missing_or_too_old_comes_with_the_line_that_mends_it():
+    assert look_at_requirement("x", Requirement("numpy>=1")).fine
+    assert look_at_requirement("x", Requirement("numpy>=99")).remedy == "pip install 'numpy>=99'"
+    assert look_at_requirement("x", Requirement("nosuchthing")).remedy == "pip install 'nosuchthing'"
+
+
+def test_a_companion_for_another_torch_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "torchaudio-2.0.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: torchaudio\nVersion: 2.0.0\nRequires-Dist: torch==2.0.0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (finding,) = look_at_companion("torchaudio")
+    assert finding.state == "2.0.0 is for torch==2.0.0"
+    assert finding.remedy.startswith("pip uninstall torchaudio")
+
+
+def test_a_finding_without_a_remedy_is_fine():
+    assert Finding("python", "3.11").fine
+    assert not Finding("torch", "missing", "pip install torch").fine

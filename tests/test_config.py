@@ -1,0 +1,231 @@
+"""Configurations: signatures as schemas, parts inside parts, overrides of the command line, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from pydantic import Field
+
+from codecdiff import config, registry
+from codecdiff.codecs import Chunked, Standardized
+from codecdiff.config import ConfigError
+from codecdiff.interfaces import Codec
+from codecdiff.settings import Data, Optimization, Settings, StageOptions
+
+
+class Recipe(Settings):
+    codec: config.CodecSpec
+    splitter: config.SplitterSpec
+    conditioner: config.ConditionerSpec | None = None
+    precision: Literal["no", "bf16"] = "no"
+    snap_context: bool = True
+    data: Data = Data()
+    train: Optimization = Optimization()
+    stages: dict[str, StageOptions] = Field(default_factory=dict)
+    prompts: list[str] = Field(default=[""])
+
+
+DATA: dict[str, Any] = {
+    "codec": {"name": "dac", "model": "somewhere", "revision": "main"},
+    "splitter": {"name": "coarse-first"},
+    "conditioner": {"name": "words", "width": 64},
+    "train": {"steps": 10, "warmup": 3},
+}
+
+
+def over(*assignments: str) -> Recipe:
+    return Recipe.model_validate(config.override(DATA, Recipe, assignments))
+
+
+def test_a_part_is_built_from_its_name_and_options() -> None:
+    words = config.build("conditioners", {"name": "words", "width": 64})
+    assert words.arguments == {"width": 64, "max_tokens": 48}
+    assert config.build("conditioners", "words").arguments["width"] == 128
+
+
+def test_what_is_supplied_reaches_the_constructors_that_take_it() -> None:
+    splitter = config.build("splitters", "coarse-first", num_codebooks=4, levels=(0, 1, 0, 1))
+    assert splitter.groups == [[0, 2], [1, 3]]
+    assert config.build("splitters", "flattened", num_codebooks=4, levels=(0, 1, 2, 3)).num_codebooks == 4
+
+
+@pytest.mark.parametrize("inner", ["chunked", "plain"])
+def test_parts_nest(codec_spec: dict[str, Any], inner: str) -> None:
+    whole = {**codec_spec, "revision": None}
+    spec = {"name": "chunked", "codec": whole, "frames": 7} if inner == "chunked" else whole
+    codec = config.build("codecs", {"name": "standardized", "codec": spec, "per": "channel"})
+    assert isinstance(codec, Standardized)
+    assert codec.per == "channel"
+    assert isinstance(codec.codec, Chunked) == (inner == "chunked")
+    saved = config.spec_of("codecs", codec)
+    assert saved == {"name": "standardized", "codec": spec, "per": "channel"}
+    assert config.spec_of("codecs", config.build("codecs", saved)) == saved
+
+
+def test_a_part_made_by_hand_is_described_with_its_defaults(dac: Codec, codec_spec: dict[str, Any]) -> None:
+    inner = {**codec_spec, "revision": None}
+    assert config.spec_of("codecs", Chunked(dac)) == {"name": "chunked", "codec": inner, "frames": 512}
+    splitter = config.build("splitters", {"name": "delayed"}, num_codebooks=9)
+    assert config.spec_of("splitters", splitter) == {"name": "delayed", "delay": 1}
+
+
+def test_a_part_that_is_not_registered_cannot_be_described(dac: Codec) -> None:
+    class Mine(Standardized):
+        pass
+
+    with pytest.raises(ConfigError, match=r"Mine is not registered.*entry point in the group 'codecdiff\.codecs'"):
+        config.spec_of("codecs", Mine(dac))
+
+
+def test_another_package_s_broken_part_does_not_stop_a_description(monkeypatch: pytest.MonkeyPatch, dac: Codec) -> None:
+    broken = registry.EntryPoint("broken", "codecdiff.codecs", "Absent")
+    plugins, faults = registry.scan()
+    stranger = registry.Plugin("codecs", "broken", "stranger", "1", broken)
+    monkeypatch.setattr(registry, "scan", lambda: ((stranger, *plugins), faults))
+    assert config.spec_of("codecs", Chunked(dac))["name"] == "chunked"
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "message"),
+    [
+        (
+            "conditioners",
+            {"name": "words", "widht": 3},
+            r"'words' has no option 'widht'\. It has: width, max_tokens\. Did",
+        ),
+        (
+            "conditioners",
+            {"name": "words", "width": "wide"},
+            r"conditioner\.width = 'wide': Input should be a valid int",
+        ),
+        ("conditioners", {"width": 3}, r"A conditioner needs a name, as in \{name: \w+\}"),
+        ("conditioners", {"name": "words", "width": 7}, "even number"),
+        ("splitters", {"name": "grouped"}, "'grouped' needs a value for: stages"),
+        ("splitters", {"name": "parallel", "num_codebooks": 3}, "splitter.num_codebooks follows from the other parts"),
+        ("denoisers", {"name": "unet", "channels": 3}, "denoiser.channels follows from the other parts"),
+        ("codecs", {"name": "chunked"}, "'chunked' needs a value for: codec"),
+        ("codecs", {"name": "chunked", "codec": 3}, r"codec\.codec = 3"),
+        (
+            "codecs",
+            {"name": "chunked", "codec": {"name": "dac", "modle": "x"}},
+            r"'dac' has no option 'modle'.*'model'",
+        ),
+    ],
+)
+def test_options_that_do_not_fit_are_explained(kind: str, spec: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config.build(kind, spec, **({"num_codebooks": 4} if kind == "splitters" else {}))
+
+
+def test_a_choice_that_there_is_not_is_explained(codec_spec: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"codec\.per = 'song'.*'codebook' or 'channel'"):
+        config.build("codecs", {"name": "standardized", "codec": codec_spec, "per": "song"})
+
+
+def test_a_nested_name_that_is_unknown_is_explained() -> None:
+    with pytest.raises(registry.UnknownPart, match=r"No codec named 'dca'.*Did you mean 'dac'"):
+        config.build("codecs", {"name": "chunked", "codec": "dca"})
+
+
+def test_numbers_become_strings_where_strings_are_asked_for() -> None:
+    assert config.build("splitters", {"name": "grouped", "stages": 0}, num_codebooks=1).arguments["stages"] == "0"
+
+
+def test_values_are_read_by_the_type_of_their_field() -> None:
+    recipe = over("train.steps=5", "train.learning_rate=1e-3", "snap_context=false", "prompts=[a, b]", "data.audio=x/y")
+    assert (recipe.train.steps, recipe.train.learning_rate, recipe.train.warmup) == (5, 1e-3, 3)
+    assert recipe.snap_context is False
+    assert recipe.prompts == ["a", "b"]
+    assert recipe.data.audio == Path("x/y")
+    assert over("data.audio=null").data.audio is None
+    assert over("splitter.stages=0").splitter == {"name": "grouped", "stages": "0"}
+
+
+def test_naming_a_part_drops_the_file_s_options_of_it() -> None:
+    assert over("codec.name=starter").codec == {"name": "starter"}
+    assert over("codec=starter").codec == {"name": "starter"}
+    assert over("codec.model=x", "codec.name=dac").codec == {"name": "dac", "model": "x"}
+    assert over("codec.model=x").codec == {"name": "dac", "model": "x", "revision": "main"}
+    assert over("conditioner=null").conditioner is None
+    assert DATA["codec"]["model"] == "somewhere"
+
+
+def test_stages_select_the_grouped_pattern() -> None:
+    assert over("splitter.stages=0|1-3").splitter == {"name": "grouped", "stages": "0|1-3"}
+    assert over("splitter.name=grouped", "splitter.stages=0|1-3").splitter == {"name": "grouped", "stages": "0|1-3"}
+
+
+def test_options_reach_parts_inside_parts() -> None:
+    recipe = over("codec.name=standardized", "codec.codec=dac", "codec.codec.model=x", "codec.per=channel")
+    assert recipe.codec == {"name": "standardized", "codec": {"name": "dac", "model": "x"}, "per": "channel"}
+
+
+def test_a_stage_has_options_of_its_own() -> None:
+    own = over("stages.secondary.train.steps=5", "stages.secondary.denoiser.width=64").stages["secondary"]
+    assert DATA["train"] == {"steps": 10, "warmup": 3}
+    train = over().train.over(own.train)
+    assert (train.steps, train.warmup) == (5, 3)
+    assert own.denoiser == {"width": 64}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("train.stpes=5", r"There is no setting 'train\.stpes'\. There are: steps, .*Did you mean 'steps'"),
+        ("trian.steps=5", r"There is no setting 'trian\.steps'.*Did you mean 'train'"),
+        ("train.steps", r"'train\.steps' is not an override\. Write key=value"),
+        ("train.steps=many", r"train\.steps = 'many': Input should be a valid integer"),
+        ("train=5", r"'train' is a group of settings: write train\.steps="),
+        ("precision.x=1", "'precision' in 'precision.x' is a single value"),
+        ("prompts=[a", r"prompts=\[a is not a value that YAML can read"),
+        ("conditioner.widht=3", r"The conditioner 'words' has no option 'widht'.*Did you mean 'width'"),
+        ("conditioner.width=wide", r"conditioner\.width = 'wide'"),
+        ("splitter.num_codebooks=3", "follows from the other parts"),
+        ("stages.secondary.trian.steps=5", "There is no setting 'stages.secondary.trian.steps'.*Did you mean 'train'"),
+        ("=5", "There is no setting ''"),
+    ],
+)
+def test_overrides_that_do_not_fit_are_explained(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        over(assignment)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("codec: [", "is not valid YAML"),
+        ("- codec", "holds a list; a configuration is a mapping"),
+        ("splitter: {name: parallel}", "codec = .*Field required"),
+        ("{codec: {name: dac}, splitter: {name: parallel}, trian: {}}", "trian: there is no such setting.*'train'"),
+        ("{codec: {name: dac}, splitter: {name: parallel}, train: {stpes: 3}}", "train.stpes: .* mean 'steps'"),
+        (
+            "{codec: {name: dac}, splitter: {name: parallel}, stages: {primary: {trian: {}}}}",
+            "stages.primary.trian: there is no such setting. There are: denoiser, .*'train'",
+        ),
+        ("{codec: {name: dac}, splitter: {name: parallel}, train: {steps: 0}}", "train.steps = 0: .*greater than 0"),
+        ("{codec: {name: dac}, splitter: {name: parallel}, precision: fp64}", "precision = 'fp64'"),
+    ],
+)
+def test_files_that_do_not_fit_are_explained(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=f"(?s)recipe.yaml.*{message}"):
+        config.read(Recipe, file)
+
+
+def test_a_file_and_overrides_make_a_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("codec: {name: dac}\nsplitter: {name: grouped, stages: 0}\ntrain: {steps: 7}\n")
+    recipe = config.read(Recipe, file, ["train.warmup=2"])
+    assert (recipe.train.steps, recipe.train.warmup) == (7, 2)
+    assert recipe.splitter == {"name": "grouped", "stages": 0}
+
+
+def test_tensors_are_state_and_not_options(dac: Codec) -> None:
+    codec = Standardized(dac)
+    codec.mean.fill_(3.0)
+    assert not any(isinstance(value, torch.Tensor) for value in codec.arguments.values())
+    assert set(config.spec_of("codecs", codec)) == {"name", "codec", "per"}

@@ -1,0 +1,369 @@
+"""Audio files and captions in, exact codes in the store, and crops that are functions of a seed alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from small import RATE, tone, write_music
+
+from codecdiff import Codec
+from codecdiff.codecs import Wrapped
+from codecdiff.data.audio import BadAudio, find_tracks, read_audio, write_audio
+from codecdiff.data.crops import Crops, dropped, split_tracks
+from codecdiff.data.store import CodeStore, clips, encode_tracks, fingerprint, open_store
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("rate", [8000, 44100])
+def test_any_format_and_rate_is_read(tmp_path: Path, suffix: str, rate: int) -> None:
+    file = tmp_path / f"a.{suffix}"
+    soundfile.write(file, tone(1.0, 440, rate), rate)
+    audio = read_audio(file, RATE, 1)
+    assert audio.dtype == torch.float32
+    assert audio.shape[0] == 1
+    assert abs(audio.shape[1] - RATE) < 0.02 * RATE
+    heard = audio[0, : RATE // 2].numpy()
+    correlation = np.corrcoef(heard, tone(1.0, 440)[: len(heard)])[0, 1]
+    assert correlation > 0.9
+
+
+def test_channels_are_mixed_down_or_repeated(tmp_path: Path) -> None:
+    left, right = tone(0.1, 440), tone(0.1, 300)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([left, right], 1), RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "mono.wav", left, RATE, subtype="FLOAT")
+    both = torch.from_numpy(np.stack([left, right]))
+    torch.testing.assert_close(read_audio(tmp_path / "stereo.wav", RATE, 2), both)
+    torch.testing.assert_close(read_audio(tmp_path / "stereo.wav", RATE, 1), both.mean(0, keepdim=True))
+    torch.testing.assert_close(read_audio(tmp_path / "mono.wav", RATE, 2), both[:1].repeat(2, 1))
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 44100])
+def test_one_sample_is_audio(tmp_path: Path, rate: int, dac: Codec) -> None:
+    soundfile.write(tmp_path / "a.wav", np.array([0.5]), rate)
+    audio = read_audio(tmp_path / "a.wav", RATE, 1)
+    assert audio.shape == (1, 1)
+    assert dac.encode(audio[None]).shape[-1] == 1
+
+
+def test_samples_beyond_full_scale_are_clipped(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.array([3.0, -3.0, 0.25]), RATE, subtype="FLOAT")
+    assert read_audio(tmp_path / "a.wav", RATE, 1).tolist() == [[1.0, -1.0, 0.25]]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nan.wav", "holds NaN or infinite samples"),
+        ("inf.wav", "holds NaN or infinite samples"),
+        ("empty.wav", "holds no samples"),
+        ("text.mp3", "cannot be read as audio"),
+        ("bytes.wav", "cannot be read as audio"),
+        ("nothing.wav", "cannot be read as audio"),
+        ("absent.wav", "cannot be read as audio"),
+        *((f"cut.{suffix}", "cut short|cannot be read as audio") for suffix in ("wav", "flac", "ogg", "mp3")),
+    ],
+)
+def test_what_is_not_whole_audio_is_refused_by_name(bad: Path, name: str, message: str) -> None:
+    with pytest.raises(BadAudio, match=rf"{name}'.*({message})"):
+        read_audio(bad / name, RATE, 1)
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bad")
+    soundfile.write(folder / "nan.wav", np.array([0.1, np.nan]), RATE, subtype="FLOAT")
+    soundfile.write(folder / "inf.wav", np.array([0.1, np.inf]), RATE, subtype="FLOAT")
+    soundfile.write(folder / "empty.wav", np.zeros(0), RATE)
+    (folder / "text.mp3").write_text("This is no music, but a text of some length.\n" * 40)
+    (folder / "bytes.wav").write_bytes(np.random.default_rng(0).bytes(3000))
+    (folder / "nothing.wav").write_bytes(b"")
+    for suffix in ("wav", "flac", "ogg", "mp3"):
+        file = folder / f"cut.{suffix}"
+        soundfile.write(file, tone(4.0, 440, 44100), 44100)
+        file.write_bytes(file.read_bytes()[: int(0.6 * file.stat().st_size)])
+    return folder
+
+
+def test_a_folder_without_audio_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing here")
+    with pytest.raises(FileNotFoundError, match=r"holds no audio\. Files that are read: \.wav, \.flac"):
+        find_tracks(tmp_path)
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        find_tracks(tmp_path / "nowhere")
+
+
+def captions(folder: Path) -> dict[str, tuple[str, ...]]:
+    return {track.name: track.captions for track in find_tracks(folder)}
+
+
+def silent(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / name, np.zeros(8), RATE)
+
+
+def test_captions_come_from_jsonl(tmp_path: Path) -> None:
+    silent(tmp_path, "a.wav", "sub/b.wav", "sub/c.wav")
+    rows: list[Any] = [
+        {"file_name": "a.wav", "text": " one ", "license": "CC0", "key": "G"},
+        {"file_name": "./sub/b.wav", "caption": "two", "captions": ["three", "two", ""]},
+        {"file_name": "/elsewhere/x.wav", "text": "not ours"},
+        {"file_name": "gone.wav", "text": "not there"},
+        {"text": "no name"},
+        "not a row",
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
+    (tmp_path / "sub" / "metadata.jsonl").write_text(json.dumps({"file_name": "c.wav", "text": "four"}))
+    assert captions(tmp_path) == {"a.wav": ("one",), "sub/b.wav": ("two", "three"), "sub/c.wav": ("four",)}
+    assert find_tracks(tmp_path)[0].metadata == {"license": "CC0", "key": "G"}
+
+
+def test_captions_come_from_csv_from_text_files_or_not_at_all(tmp_path: Path) -> None:
+    silent(tmp_path, "a.wav", "b.wav", "c.wav")
+    with (tmp_path / "metadata.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["file_name", "text"], ["a.wav", 'a "quoted", one'], ["c.wav", ""]])
+    (tmp_path / "b.txt").write_text("first\n\n  second  \nfirst\n")
+    assert captions(tmp_path) == {"a.wav": ('a "quoted", one',), "b.wav": ("first", "second"), "c.wav": ()}
+
+
+def test_metadata_that_cannot_be_read_says_where(tmp_path: Path) -> None:
+    silent(tmp_path, "a.wav")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.wav"}\n{"file_name": \n')
+    with pytest.raises(ValueError, match=r"metadata\.jsonl line 2 is not valid JSON"):
+        find_tracks(tmp_path)
+
+
+def test_audio_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    audio = torch.zeros(1, 8)
+    with pytest.raises(ValueError, match=r"names no audio format.*Use \.wav or \.flac"):
+        write_audio(tmp_path / "a.xyz", audio, RATE)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        write_audio(tmp_path / "file" / "a.wav", audio, RATE)
+    write_audio(tmp_path / "a.wav", audio + 0.5, RATE)
+
+    def fail(path: Path, *_: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise soundfile.LibsndfileError(2)
+
+    monkeypatch.setattr(soundfile, "write", fail)
+    with pytest.raises(OSError, match=r"a\.wav' cannot be written"):
+        write_audio(tmp_path / "a.wav", audio, RATE)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.wav", "file"]
+    assert read_audio(tmp_path / "a.wav", RATE, 1).mean() > 0.4
+
+
+def test_the_store_holds_exactly_the_codes(store: CodeStore, music: Path, dac: Codec) -> None:
+    assert len(store) == 6
+    for i, track in enumerate(find_tracks(music)):
+        codes = dac.encode(read_audio(track.file, dac.sample_rate, 1)[None])[0].T
+        assert store.codes(i).dtype == np.uint16
+        assert np.array_equal(store.codes(i), codes)
+        assert store.captions(i) == [f"tone {i}"]
+        assert store.rows[i]["seconds"] == pytest.approx(1 + 0.1 * i)
+    for latents, i in zip(store.latents(dac), range(6), strict=True):
+        assert torch.equal(dac.quantize(latents)[0].T, torch.from_numpy(store.codes(i).astype(np.int64)))
+    assert store.frames == sum(len(store.codes(i)) for i in range(6))
+    assert store.facts() == {"tracks": 6, "hours": pytest.approx(7.5 / 3600, abs=1e-3), "licences": ["CC0"]}
+
+
+def test_shards_are_cut_between_tracks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, music: Path, dac: Codec, store: CodeStore
+) -> None:
+    monkeypatch.setattr("codecdiff.data.store.SHARD_FRAMES", 500)
+    small, _ = encode_tracks(find_tracks(music), tmp_path / "store", dac, {})
+    assert small.header["shards"] == 4
+    assert all(np.array_equal(small.codes(i), store.codes(i)) for i in range(6))
+
+
+def test_a_store_is_made_once_and_opened_again(tmp_path: Path, music: Path, dac: Codec) -> None:
+    made = open_store(tmp_path / "store", music, dac, {"name": "dac"})
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "store").rglob("*")}
+    again = open_store(tmp_path / "store", music, dac, {"name": "dac"})
+    assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "store").rglob("*")}
+    assert made.rows == again.rows == open_store(tmp_path / "store", None, dac, {"name": "dac"}).rows
+
+
+def test_a_store_of_another_codec_is_refused(store: CodeStore, dac: Codec, codec_spec: dict[str, Any]) -> None:
+    store.check(dac, codec_spec)
+    with pytest.raises(ValueError, match=r"made by another codec: its codec is .*Choose another store, or delete it"):
+        store.check(dac, {"name": "starter"})
+    other = Wrapped(dac)
+    other.register_buffer("more", torch.ones(3))
+    with pytest.raises(ValueError, match="made by another codec: its weights is"):
+        store.check(other, codec_spec)
+
+
+def test_a_store_of_other_files_is_refused(store: CodeStore, dac: Codec, codec_spec: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"made of other audio files than these 2\. Choose another data\.store"):
+        open_store(store.folder, write_music(tmp_path, 2), dac, codec_spec)
+
+
+def test_what_is_no_store_is_refused(tmp_path: Path, dac: Codec, music: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"is no store of codes\. Make one: codecdiff encode"):
+        CodeStore(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"There is no store at .*no data\.audio"):
+        open_store(tmp_path / "store", None, dac, {})
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="exists and is no store of codes"):
+        encode_tracks(find_tracks(music), tmp_path, dac, {})
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_a_store_of_another_format_is_refused(store: CodeStore, tmp_path: Path) -> None:
+    (tmp_path / "header.json").write_text(json.dumps({**store.header, "format": 99}))
+    with pytest.raises(ValueError, match="has format 99; this codecdiff reads 1"):
+        CodeStore(tmp_path)
+
+
+def test_bad_files_are_named_counted_and_skipped(tmp_path: Path, bad: Path, dac: Codec) -> None:
+    folder, lines = write_music(tmp_path / "music", 2), []
+    for name in ("text.mp3", "nan.wav", "cut.wav"):
+        (folder / name).write_bytes((bad / name).read_bytes())
+    store = open_store(tmp_path / "store", folder, dac, {}, report=lines.append)
+    assert [row["track"] for row in store.rows] == ["0.wav", "1.wav"]
+    assert sorted(store.header["skipped"]) == ["cut.wav", "nan.wav", "text.mp3"]
+    assert all(any(name in line for line in lines) for name in ("text.mp3", "nan.wav", "cut.wav"))
+    assert lines[-1] == "Skipped 3 of 5 files; 2 are in the store."
+    assert len(open_store(tmp_path / "store", folder, dac, {})) == 2
+
+
+def test_nothing_but_bad_files_is_an_error(tmp_path: Path, bad: Path, dac: Codec) -> None:
+    with pytest.raises(BadAudio, match=r"(?s)None of the audio files could be read:.*nan\.wav.*text\.mp3"):
+        open_store(tmp_path / "store", bad, dac, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_crash_leaves_no_half_store(tmp_path: Path, music: Path, dac: Codec) -> None:
+    class Crashing(Wrapped):
+        count = 0
+
+        def encode(self, audio: torch.Tensor) -> torch.Tensor:
+            self.count += 1
+            if self.count == 4:
+                raise MemoryError
+            return self.codec.encode(audio)
+
+    with pytest.raises(MemoryError):
+        encode_tracks(find_tracks(music), tmp_path / "store", Crashing(dac), {})
+    assert not list(tmp_path.iterdir())
+    assert len(encode_tracks(find_tracks(music), tmp_path / "store", dac, {})[0]) == 6
+
+
+def test_clips_are_from_the_middle(music: Path, dac: Codec) -> None:
+    whole = read_audio(music / "5.wav", dac.sample_rate, 1)
+    last = list(clips(find_tracks(music), dac, seconds=0.5))[-1]
+    assert torch.equal(last, whole[:, 4000:8000])
+    assert len(list(clips(find_tracks(music), dac, most=2))) == 2
+
+
+def test_a_fingerprint_is_of_names_and_values(dac: Codec) -> None:
+    layer = torch.nn.Linear(2, 2)
+    before = fingerprint(layer)
+    assert fingerprint(layer) == before
+    with torch.no_grad():
+        layer.bias[0] += 1e-6
+    assert fingerprint(layer) != before
+
+
+def test_every_epoch_is_a_permutation_of_the_same_places(store: CodeStore) -> None:
+    crops = Crops(store, range(6), 30)
+    expected = {i: round(store.rows[i]["frames"] / 30) for i in range(6)}
+    assert len(crops) == sum(expected.values())
+    orders = [[crops._track(n) for n in range(e * len(crops), (e + 1) * len(crops))] for e in range(3)]
+    assert all(Counter(order) == expected for order in orders)
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_a_sample_is_a_function_of_seed_and_number(store: CodeStore) -> None:
+    numbers = [3, 40, 7, 100, 3]
+    first, again, other = (Crops(store, range(6), 30, seed=seed) for seed in (0, 0, 1))
+    backwards = again.batch(numbers[::-1])
+    batch = first.batch(numbers)
+    assert torch.equal(batch.codes, backwards.codes.flip(0))
+    assert batch.captions == backwards.captions[::-1]
+    assert torch.equal(batch.codes[0], batch.codes[-1])
+    assert not torch.equal(batch.codes, other.batch(numbers).codes)
+
+
+def test_a_crop_is_a_piece_of_its_track_with_its_caption(store: CodeStore) -> None:
+    crops = Crops(store, range(6), 30)
+    starts = set()
+    for number in range(200):
+        codes, length, caption = crops.sample(number)
+        i = int(caption.removeprefix("tone "))
+        windows = np.lib.stride_tricks.sliding_window_view(store.codes(i), 30, axis=0).transpose(0, 2, 1)
+        places = np.flatnonzero((windows == codes).all((1, 2)))
+        assert length == 30
+        assert len(places)
+        starts.update((i, int(place)) for place in places)
+    longest = [start for i, start in starts if i == 5]
+    assert min(longest) < 40
+    assert max(longest) > 300 - 30 - 40
+
+
+def test_ranks_together_take_what_one_alone_takes(store: CodeStore) -> None:
+    crops = Crops(store, range(6), 30)
+    for step in (0, 3):
+        alone = crops.numbers(step, 8)
+        assert [n for rank in range(4) for n in crops.numbers(step, 2, rank, 4)] == alone
+    assert crops.numbers(1, 8)[0] == crops.numbers(0, 8)[-1] + 1
+
+
+def test_a_short_track_is_padded_and_says_so(store: CodeStore) -> None:
+    batch = Crops(store, [0], 250).batch([0])
+    assert batch.real.sum() == 200
+    assert batch.real[0, :200].all()
+    assert not batch.codes[..., 200:].any()
+    assert torch.equal(batch.codes[0, :, :200].T, torch.from_numpy(store.codes(0).astype(np.int64)))
+
+
+def test_crops_need_tracks_and_frames(store: CodeStore) -> None:
+    with pytest.raises(ValueError, match="no tracks"):
+        Crops(store, [], 30)
+    with pytest.raises(ValueError, match="A crop of 0 frames"):
+        Crops(store, [0], 0)
+
+
+def test_tracks_are_divided_for_good(store: CodeStore) -> None:
+    training, held = split_tracks(store, 0.34)
+    assert (len(training), len(held)) == (4, 2)
+    assert sorted(training + held) == list(range(6))
+    assert split_tracks(store, 0.34) == (training, held)
+    assert len({tuple(split_tracks(store, 0.34, seed)[1]) for seed in range(9)}) > 1
+    assert split_tracks(store, 0)[1] == []
+    assert len(split_tracks(store, 0.001)[1]) == 1
+    assert len(split_tracks(store, 0.999)[0]) == 1
+
+
+def test_tracks_with_the_same_content_fall_on_one_side(tmp_path: Path, dac: Codec) -> None:
+    for i in range(10):
+        soundfile.write(tmp_path / f"{i}.wav", tone(0.05, 200 + 50 * (i // 2)), RATE)
+    store = open_store(tmp_path / "store", tmp_path, dac, {})
+    for seed in range(5):
+        training, held = split_tracks(store, 0.3, seed)
+        assert not {store.rows[i]["checksum"] for i in training} & {store.rows[i]["checksum"] for i in held}
+        assert len(held) in (3, 4)
+
+
+def test_tracks_that_are_all_the_same_cannot_be_divided(tmp_path: Path, dac: Codec) -> None:
+    silent(tmp_path, "a.wav", "b.wav")
+    assert split_tracks(open_store(tmp_path / "store", tmp_path, dac, {}), 0.5) == ([0, 1], [])
+
+
+def test_conditions_are_dropped_independently_with_their_probability() -> None:
+    numbers = range(4000)
+    rows = dropped(0, numbers, ["text", "tempo"], 0.25)
+    text, tempo = rows["text"].float(), rows["tempo"].float()
+    assert abs(text.mean() - 0.25) < 0.03
+    assert abs((text * tempo).mean() - 0.25**2) < 0.02
+    assert torch.equal(dropped(0, [7, 9], ["text"], 0.25)["text"], rows["text"][[7, 9]])
+    assert not torch.equal(dropped(1, numbers, ["text"], 0.25)["text"], rows["text"])

@@ -1,0 +1,110 @@
+"""The documentation is true: its Python runs, its command lines and YAML are ones the recipe accepts."""
+
+import re
+import runpy
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from codecdiff import Pipeline, cli, config
+from codecdiff.data.store import CodeStore
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
+NEEDS_NETWORK = {"codecdiff-dac", "codecdiff-t5"}  # their examples load released weights
+LINK = re.compile(r"\]\((?!http)([^)#]+)")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    fenced = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    return [text for named, text in fenced if named == language]
+
+
+def commands(start: str) -> list[str]:
+    """Give the lines of all blocks without a language that begin so, without their comments."""
+    lines = [line.split("  #")[0] for page in PAGES for block in blocks(page, "") for line in block.splitlines()]
+    return [line for line in lines if line.startswith(start)]
+
+
+@pytest.fixture(scope="module")
+def experiment() -> Any:
+    return runpy.run_path(str(ROOT / "recipes" / "discodiff.py"))["Experiment"]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page.parent.name not in NEEDS_NETWORK],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_the_python_of_a_page_runs(
+    page: Path,
+    make_pipeline: Callable[..., Pipeline],
+    store: CodeStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    (tmp_path / "stores").mkdir()
+    (tmp_path / "stores" / "mine").symlink_to(store.folder)
+    monkeypatch.setattr("codecdiff.pipeline.load", lambda model: make_pipeline())
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": page.stem}
+    for block in blocks(page, "python"):
+        exec(compile(block, page.name, "exec"), names)
+    for name, test in list(names.items()):
+        if name.startswith("test_"):
+            test()
+
+
+@pytest.mark.parametrize("line", commands("accelerate launch"))
+def test_overrides_are_accepted(line: str, experiment: Any):
+    words = shlex.split(line)
+    words = words[words.index("recipes/discodiff.py") + 1 :]
+    if words[:1] == ["[--config"]:
+        return
+    file = ROOT / words[1] if words[0] == "--config" else ROOT / "recipes" / "configs" / "starter.yaml"
+    config.read(experiment, file, [word for word in words if "=" in word])
+
+
+def test_the_examples_of_overrides_are_accepted(experiment: Any):
+    block = next(block for block in blocks(ROOT / "docs" / "configuration.md", "") if block.startswith("train.steps"))
+    for line in block.splitlines():
+        words = shlex.split(line.split("  #")[0])
+        config.read(experiment, ROOT / "recipes" / "configs" / "starter.yaml", words)
+
+
+def test_the_yaml_of_the_configuration_page_is_accepted(experiment: Any):
+    for block in blocks(ROOT / "docs" / "configuration.md", "yaml"):
+        experiment(**{"codec": {}, "splitter": {}, "denoiser": {}, **yaml.safe_load(block)})
+
+
+def test_every_setting_is_documented(experiment: Any):
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    for name, field in experiment.model_fields.items():
+        inner = getattr(field.annotation, "model_fields", None)
+        for setting in [name] if inner is None else [f"{name}.{key}" for key in inner]:
+            assert f"`{setting}`" in page, setting
+
+
+@pytest.mark.parametrize("line", commands("codecdiff "))
+def test_commands_exist_with_their_options(line: str):
+    words = shlex.split(line)[1:]
+    shown = CliRunner().invoke(cli.app, [words[0], "--help"]).output
+    assert all(word in shown for word in words if word.startswith("-"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path):
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", ["starter", "paper"])
+def test_configurations_can_be_read(name: str, experiment: Any):
+    read = config.read(experiment, ROOT / "recipes" / "configs" / f"{name}.yaml")
+    for kind in ("codec", "splitter", "conditioner", "denoiser"):
+        config.part_spec(f"{kind}s", getattr(read, kind))

@@ -1,0 +1,305 @@
+"""A whole model: generation, known codes, and the folder it lives in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import UNET
+
+import codecdiff
+from codecdiff import Codec, Pipeline
+from codecdiff.codecs import Standardized, Wrapped
+from codecdiff.data.store import CodeStore
+from codecdiff.diffusion import training_scheduler
+from codecdiff.pipeline import Stage, load_codec_state, stage_shapes
+from codecdiff.testing import check_conditioner, check_denoiser
+from codecdiff.training import StageData, StageTrainer
+
+Make = Callable[..., Pipeline]
+PATTERNS: list[Any] = [
+    "coarse-first",
+    {"name": "grouped", "stages": "0|1-2|3"},
+    "parallel",
+    {"name": "delayed", "delay": 2},
+    "flattened",
+]
+
+
+def codes_of(pipeline: Pipeline, *prompts: str, **options: Any) -> torch.Tensor:
+    return torch.cat(list(pipeline.generate_codes(prompts, 20, **options)))
+
+
+@pytest.mark.parametrize("splitter", PATTERNS, ids=str)
+def test_every_pattern_trains_saves_loads_and_generates(
+    make_pipeline: Make, store: CodeStore, splitter: Any, tmp_path: Path
+) -> None:
+    pipeline = make_pipeline(splitter)
+    names, stages = pipeline.stage_names, pipeline.stages
+    pipeline.stages = []
+    for i in range(len(names)):
+        denoiser = pipeline.new_denoiser(i, UNET)
+        stage = Stage(names[i], denoiser, training_scheduler(steps=100), "ddim", 2, 2.0)
+        trainer = StageTrainer(stage, learning_rate=1e-3, warmup=0, steps=2)
+        data = StageData(store, pipeline, i, seconds=0.1, batch_size=2, checks=16)
+        assert all(trainer.step(data.step(step)) > 0 for step in range(2))
+        pipeline.stages.append(trainer.averaged())
+        trainer.save(tmp_path)
+    pipeline.save(tmp_path)
+    assert len(stages) == len(names) == len(stage_shapes(pipeline.codec, pipeline.splitter, 7))
+    audio = pipeline.generate(["a tone", ""], seconds=0.1)
+    assert audio.shape == (2, 1, 800)
+    assert audio.isfinite().all()
+    assert audio.abs().max() <= 1
+    assert torch.equal(Pipeline.load(tmp_path).generate(["a tone", ""], seconds=0.1), audio)
+
+
+def test_a_model_comes_back_from_its_folder(make_pipeline: Make, tmp_path: Path) -> None:
+    pipeline = make_pipeline(snap_context=False, data={"tracks": 6})
+    pipeline.stages[0].facts = {"steps": 12}
+    pipeline.save(tmp_path / "deep" / "model")
+    again = codecdiff.load(tmp_path / "deep" / "model")
+    assert again.spec() == pipeline.spec()
+    assert [stage.spec() for stage in again.stages] == [stage.spec() for stage in pipeline.stages]
+    assert torch.equal(again.generate("drums", seconds=0.2), pipeline.generate("drums", seconds=0.2))
+    assert not any(p.requires_grad for stage in again.stages for p in stage.denoiser.parameters())
+    pipeline.save(tmp_path / "deep" / "model")  # the same model may be saved again
+
+
+def test_a_model_without_prompts(make_pipeline: Make, tmp_path: Path) -> None:
+    pipeline = make_pipeline(conditioner=None)
+    pipeline.save(tmp_path)
+    audio = Pipeline.load(tmp_path).generate("", seconds=0.1)
+    assert torch.equal(audio, pipeline.generate("drums", seconds=0.1, guidance=7))
+
+
+def test_another_model_in_the_folder_is_refused(make_pipeline: Make, tmp_path: Path, dac: Codec) -> None:
+    make_pipeline().save(tmp_path)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(ValueError, match=r"holds another model: its splitter, stages differ\. Choose another output"):
+        make_pipeline("parallel").save(tmp_path)
+    with pytest.raises(ValueError, match="its snap_context differ"):
+        make_pipeline(snap_context=False).save(tmp_path)
+    with pytest.raises(ValueError, match="its conditioner differ"):
+        make_pipeline(conditioner=None).save(tmp_path)
+    other = make_pipeline()
+    other.codec = Standardized(dac)
+    with pytest.raises(ValueError, match="its state of the codec differ"):
+        other.save(tmp_path)
+    assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no model: there is no codecdiff\.json"):
+        codecdiff.load(tmp_path)
+    with pytest.raises(LookupError, match="There is no model 'no such model': no such folder, and no hub id"):
+        codecdiff.load("no such model")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ("[]", "has format None; this codecdiff reads format 1"),
+        ('{"format": 2}', r"has format 2; this codecdiff reads format 1\. Update codecdiff"),
+        ('{"format": 1}', "is not complete: it lacks codec, conditioner, data, snap_context, splitter, stages"),
+    ],
+)
+def test_a_broken_description_is_explained(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "codecdiff.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"codecdiff\.json {message}"):
+        codecdiff.load(tmp_path)
+
+
+@pytest.mark.parametrize("stages", [["../other"], ["/tmp"], ["a/b"], ["."]])
+def test_a_stage_cannot_lie_outside_its_folder(make_pipeline: Make, tmp_path: Path, stages: list[str]) -> None:
+    make_pipeline().save(tmp_path)
+    spec = json.loads((tmp_path / "codecdiff.json").read_text())
+    (tmp_path / "codecdiff.json").write_text(json.dumps({**spec, "stages": stages}))
+    with pytest.raises(ValueError, match="a stage is a folder inside the model"):
+        codecdiff.load(tmp_path)
+
+
+def test_damaged_weights_are_explained(make_pipeline: Make, tmp_path: Path) -> None:
+    make_pipeline().save(tmp_path)
+    file = tmp_path / "primary" / "model.safetensors"
+    whole = file.read_bytes()
+    for damage in (whole[: len(whole) // 2], b"", (tmp_path / "secondary" / "model.safetensors").read_bytes()):
+        file.write_bytes(damage)
+        with pytest.raises(ValueError, match=r"primary/model\.safetensors does not hold the weights of this stage"):
+            codecdiff.load(tmp_path)
+    file.unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=r"model\.safetensors"):
+        codecdiff.load(tmp_path)
+
+
+def test_a_lost_codec_state_is_explained(make_pipeline: Make, tmp_path: Path) -> None:
+    make_pipeline().save(tmp_path)
+    shutil.rmtree(tmp_path / "codec")
+    with pytest.raises(ValueError, match="lacks its mean and std"):
+        codecdiff.load(tmp_path)
+
+
+def test_a_crash_while_saving_leaves_no_model(
+    make_pipeline: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("codecdiff.pipeline.save_file", fail)
+        with pytest.raises(OSError, match="No space"):
+            make_pipeline().save(tmp_path)
+    assert not load_codec_state(tmp_path, make_pipeline().codec)
+    make_pipeline().save(tmp_path)
+    assert len(codecdiff.load(tmp_path).stages) == 2
+
+
+def test_a_place_that_cannot_be_written_is_an_os_error(make_pipeline: Make, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        make_pipeline().save(tmp_path / "file")
+
+
+def test_a_take_does_not_depend_on_its_batch_nor_on_the_number_of_takes(make_pipeline: Make) -> None:
+    pipeline = make_pipeline()
+    together = codes_of(pipeline, "drums", "a slow tune on piano", "", takes=2)
+    assert len(together) == 6
+    assert torch.equal(codes_of(pipeline, "drums", "a slow tune on piano", "", takes=2, batch_size=1), together)
+    assert torch.equal(codes_of(pipeline, "drums", takes=1), together[:1])
+    assert not torch.equal(together[0], together[1])
+    assert not torch.equal(codes_of(pipeline, "drums", seed=1), together[:1])
+
+
+def test_a_prompt_may_be_a_string_a_mapping_or_several(make_pipeline: Make) -> None:
+    pipeline = make_pipeline()
+    audio = pipeline.generate("drums", seconds=0.1)
+    assert torch.equal(pipeline.generate({"text": "drums"}, seconds=0.1), audio)
+    assert torch.equal(pipeline.generate(["drums", {"text": "piano"}], seconds=0.1)[:1], audio)
+    assert torch.equal(pipeline.generate({}, seconds=0.1), pipeline.generate("", seconds=0.1))
+    assert not torch.equal(pipeline.generate("", seconds=0.1), audio)
+
+
+@pytest.mark.parametrize("seconds", [1 / 8000, 0.1, 0.12345])
+def test_audio_is_as_long_as_asked(make_pipeline: Make, seconds: float) -> None:
+    assert make_pipeline().generate("", seconds=seconds).shape == (1, 1, max(1, round(seconds * 8000)))
+
+
+@pytest.mark.parametrize("splitter", ["coarse-first", {"name": "grouped", "stages": "0|1-2|3"}], ids=str)
+def test_known_codes_are_kept_bit_for_bit(make_pipeline: Make, splitter: Any) -> None:
+    pipeline = make_pipeline(splitter)
+    known = torch.randint(64, (2, 4, 20), generator=torch.Generator().manual_seed(1))
+    for keep in range(1, len(pipeline.stages) + 1):
+        rows = [row for group in pipeline.splitter.groups[:keep] for row in group]  # pyright: ignore[reportAttributeAccessIssue]
+        made = codes_of(pipeline, "drums", takes=2, known=known, keep_stages=keep)
+        assert torch.equal(made[:, rows], known[:, rows])
+    assert not torch.equal(codes_of(pipeline, "drums", takes=2, known=known, keep_stages=1), known)
+    assert torch.equal(codes_of(pipeline, "drums", known=known[:1], keep_stages=0), codes_of(pipeline, "drums"))
+
+
+def test_known_codes_are_kept_where_a_codebook_holds_an_entry_twice(make_pipeline: Make, dac: Codec) -> None:
+    class Twins(Wrapped):
+        duplicate_entries = frozenset({(0, 1)})
+
+        def quantize(self, latents: torch.Tensor) -> torch.Tensor:
+            codes = self.codec.quantize(latents)
+            codes[:, 0] = torch.where(codes[:, 0] == 1, 0, codes[:, 0])
+            return codes
+
+    pipeline = make_pipeline()
+    pipeline.codec = Twins(pipeline.codec)
+    known = torch.ones(1, 4, 20, dtype=torch.int64)
+    assert torch.equal(codes_of(pipeline, "", known=known, keep_stages=1)[:, 0], known[:, 0])
+
+
+def test_known_codes_of_another_shape_are_refused(make_pipeline: Make) -> None:
+    known = torch.zeros(1, 4, 19, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"known codes have shape \(1, 4, 19\), not \(1, 4, 20\)"):
+        codes_of(make_pipeline(), "", known=known, keep_stages=1)
+
+
+def test_a_stage_sees_entries_or_raw_samples_as_told(make_pipeline: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    for snap in (True, False):
+        pipeline = make_pipeline(snap_context=snap)
+        secondary = pipeline.stages[1].denoiser
+        secondary.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
+        monkeypatch.setattr(secondary, "prepared", lambda *_, network=secondary: network)
+        codes = codes_of(pipeline, "drums")
+        entries = pipeline.codec.embed(codes)[:, 0]
+        assert torch.allclose(seen[-1][:1], entries, atol=1e-5) == snap
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 3601])
+def test_absurd_durations_are_refused(make_pipeline: Make, seconds: float) -> None:
+    with pytest.raises(ValueError, match="ask for more than 0 and at most 3600 seconds"):
+        make_pipeline().generate("", seconds=seconds)
+
+
+@pytest.mark.parametrize("steps", [0, -3, 101, 10**9])
+def test_absurd_steps_are_refused(make_pipeline: Make, steps: int) -> None:
+    with pytest.raises(ValueError, match=rf"steps={steps}: ask for 1 to 100 sampling steps"):
+        make_pipeline().generate("", seconds=0.1, steps=steps)
+
+
+def test_nothing_cannot_be_generated(make_pipeline: Make) -> None:
+    with pytest.raises(ValueError, match="takes=0 of 1 prompts"):
+        make_pipeline().generate("", seconds=0.1, takes=0)
+    with pytest.raises(ValueError, match="takes=1 of 0 prompts"):
+        make_pipeline().generate([], seconds=0.1)
+
+
+def test_an_unknown_sampler_is_refused_before_training(make_pipeline: Make) -> None:
+    stage = make_pipeline().stages[0]
+    with pytest.raises(ValueError, match="No sampler called 'heun'"):
+        Stage("primary", stage.denoiser, stage.scheduler, "heun")
+    with pytest.raises(ValueError, match="ask for 1 to 100 sampling steps; primary was trained with 100"):
+        Stage("primary", stage.denoiser, stage.scheduler, "ddim", 200)
+
+
+def test_a_model_with_a_stage_missing_says_which(make_pipeline: Make, tmp_path: Path) -> None:
+    pipeline = make_pipeline()
+    pipeline.save(tmp_path)
+    shutil.rmtree(tmp_path / "secondary")
+    half = codecdiff.load(tmp_path)
+    with pytest.raises(ValueError, match=r"no trained stage secondary\. Train it first: stage=secondary"):
+        half.generate("", seconds=0.1)
+    audio = half.generate("", seconds=0.1, partial=True)
+    assert audio.shape == (1, 1, 800)
+    shutil.move(tmp_path / "primary", tmp_path / "secondary")
+    with pytest.raises(ValueError, match="no trained stage primary, secondary"):
+        codecdiff.load(tmp_path).generate("", seconds=0.1)
+
+
+def test_noise_is_what_unit_variance_is_quantised_to(make_pipeline: Make) -> None:
+    pipeline = make_pipeline()
+    codes = pipeline.noise_codes(3, 50, seed=2)
+    assert codes.shape == (3, 4, 50)
+    assert torch.equal(pipeline.noise_codes(2, 50, seed=2), codes[:2])
+    assert len(codes.unique()) > 32
+
+
+def test_the_parts_these_tests_are_made_of_keep_their_laws(make_pipeline: Make) -> None:
+    pipeline = make_pipeline()
+    assert pipeline.conditioner is not None
+    check_conditioner(pipeline.conditioner)
+    unet = type(pipeline.stages[0].denoiser)
+    options = {key: value for key, value in UNET.items() if key != "name"}
+    check_denoiser(lambda **supplied: unet(**options, **supplied))
+    check_denoiser(lambda **supplied: unet(**options, **supplied), context_channels=0)
+
+
+def test_editing_moves_no_numbers_that_are_unknown(make_pipeline: Make) -> None:
+    """Only the given stages of `known` are read."""
+    pipeline = make_pipeline()
+    known = torch.randint(64, (1, 4, 20), generator=torch.Generator().manual_seed(1))
+    other = known.clone()
+    other[:, 1:] = 0
+    assert torch.equal(
+        codes_of(pipeline, "a", known=known, keep_stages=1), codes_of(pipeline, "a", known=other, keep_stages=1)
+    )

@@ -1,0 +1,190 @@
+"""The recipe, from a folder of audio to samples, on the smallest things there are."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from small import UNET
+
+import codecdiff
+from codecdiff import config
+from codecdiff.config import ConfigError
+from codecdiff.data.audio import read_audio
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "discodiff.py"
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def recipe() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("recipe", RECIPE)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["recipe"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def settings(tmp_path: Path, codec_spec: dict[str, Any], music: Path) -> Path:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "output": str(tmp_path / "out"),
+                "codec": codec_spec,
+                "splitter": {"name": "coarse-first"},
+                "conditioner": {"name": "words"},
+                "denoiser": UNET,
+                "data": {"audio": str(music), "held_out": 0.2},
+                "train": {"steps": 4, "warmup": 0, "learning_rate": 1e-3},
+                "loop": {"batch_size": 2, "seconds": 0.1, "check_every": 2},
+                "diffusion": {"steps": 100},
+                "sampling": {"sampler": "ddim", "steps": 2},
+                "prompts": ["a tone", ""],
+                "seconds": 0.2,
+            }
+        )
+    )
+    return file
+
+
+@pytest.fixture
+def run(recipe: ModuleType, settings: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Give a function that runs the recipe with overrides and gives its output folder."""
+
+    def main(*overrides: str) -> Path:
+        monkeypatch.setattr(sys, "argv", ["discodiff.py", "--config", str(settings), *overrides])
+        recipe.main()
+        return settings.parent / "out"
+
+    return main
+
+
+def steps(out: Path, stage: str) -> list[int]:
+    log = (out / "model" / stage / "log.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in log]
+
+
+def test_it_trains_saves_samples_and_goes_on(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run("loop.sample_every=2")
+    assert (steps(out, "primary"), steps(out, "secondary")) == ([2, 4], [2, 4])
+    for name in ("samples/00.wav", "samples/01.wav"):
+        assert read_audio(out / name, 8000, 1).shape == (1, 1600)
+    assert sorted(file.name for file in (out / "on-the-way").iterdir()) == [
+        f"{name}-{step:06d}.wav" for name in ("primary", "secondary") for step in (2, 4)
+    ]
+    pipeline = codecdiff.load(out / "model")
+    made = pipeline.generate(["a tone", ""], seconds=0.2)
+    heard = read_audio(out / "samples" / "00.wav", 8000, 1)
+    assert (made[0] - heard).abs().max() < 1e-3
+    assert "held-out" in capsys.readouterr().err
+    before = (out / "store" / "header.json").stat().st_mtime_ns
+    run("train.steps=6")
+    assert (steps(out, "primary"), steps(out, "secondary")) == ([2, 4, 6], [2, 4, 6])
+    assert "going on from step 4" in capsys.readouterr().err
+    assert (out / "store" / "header.json").stat().st_mtime_ns == before
+    run("train.steps=6")
+    assert steps(out, "primary") == [2, 4, 6]
+
+
+@pytest.mark.parametrize("order", [("primary", "secondary"), ("secondary", "primary")])
+def test_stages_may_be_trained_one_by_one_in_any_order(run: Run, order: tuple[str, str]) -> None:
+    out = run(f"stage={order[0]}", "loop.sample_every=4")
+    assert not (out / "model" / order[1]).exists()
+    assert not (out / "samples").exists()
+    run(f"stage={order[1]}", "loop.sample_every=4")
+    assert steps(out, "primary") == steps(out, "secondary") == [2, 4]
+    assert (out / "samples" / "01.wav").exists()
+    assert (out / "on-the-way" / "primary-000004.wav").exists()
+    assert (out / "on-the-way" / "secondary-000004.wav").exists() == (order[0] == "primary")
+
+
+def test_one_job_or_two_make_the_same_model(run: Run, recipe: ModuleType, tmp_path: Path) -> None:
+    together = run("seed=3")
+    run("seed=3", f"output={tmp_path / 'apart'}", "stage=secondary")
+    run("seed=3", f"output={tmp_path / 'apart'}", "stage=primary")
+    one, two = (codecdiff.load(folder / "model").stages for folder in (together, tmp_path / "apart"))
+    for a, b in zip(one, two, strict=True):
+        assert all((x == y).all() for x, y in zip(a.denoiser.parameters(), b.denoiser.parameters(), strict=True))
+
+
+def test_it_trains_without_text_and_in_other_patterns(run: Run) -> None:
+    out = run("conditioner=null", "splitter.stages=0|1-2|3", "train.steps=2", "denoiser.layers=[none]", "prompts=['']")
+    pipeline = codecdiff.load(out / "model")
+    assert pipeline.conditioner is None
+    assert [stage.name for stage in pipeline.stages] == ["stage1", "stage2", "stage3"]
+    assert (out / "samples" / "00.wav").exists()
+
+
+def test_a_stage_may_be_trained_otherwise(run: Run) -> None:
+    out = run(
+        "stages.secondary.train.steps=2", "stages.secondary.denoiser.width=8", "stages.primary.sampling.sampler=euler"
+    )
+    assert (steps(out, "primary"), steps(out, "secondary")) == ([2, 4], [2])
+    primary, secondary = codecdiff.load(out / "model").stages
+    assert (primary.denoiser.arguments["width"], secondary.denoiser.arguments["width"]) == (16, 8)
+    assert (primary.sampler, secondary.sampler) == ("euler", "ddim")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stage=tertiary"], r"No stage 'tertiary'\. This pattern has: primary, secondary"),
+        (["stages.third.train.steps=3"], r"No stage 'third'"),
+        (["splitter.stages=0|2-3"], "misses level 1"),
+        (["sampling.sampler=heun"], "No sampler called 'heun'"),
+        (["sampling.steps=101"], "ask for 1 to 100 sampling steps"),
+        (["diffusion.schedule=cosine"], "No schedule called 'cosine'"),
+        (["codec.name=dca"], "Did you mean 'dac'"),
+        (["loop.seconds=0.0001"], "A crop of 0 frames"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_a_step(run: Run, overrides: list[str], message: str) -> None:
+    with pytest.raises((ValueError, LookupError), match=message):
+        run(*overrides)
+
+
+def test_another_model_is_not_overwritten(run: Run) -> None:
+    run("train.steps=1")
+    with pytest.raises(ValueError, match="holds another model: its splitter, stages differ"):
+        run("splitter=parallel")
+    with pytest.raises(ValueError, match="a stage in training whose denoiser differ"):
+        run("train.steps=2", "denoiser.width=8")
+
+
+def test_errors_are_one_line(settings: Path) -> None:
+    command = [sys.executable, str(RECIPE), "--config", str(settings), "train.stpes=3"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == 1
+    assert answer.stderr.strip().splitlines()[-1].startswith("ConfigError: There is no setting 'train.stpes'.")
+    assert "Did you mean 'steps'?" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(settings: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(RECIPE)]
+    subprocess.run([*command, "--config", str(settings)], check=True, capture_output=True)
+    out = settings.parent / "out"
+    assert (steps(out, "primary"), steps(out, "secondary")) == ([2, 4], [2, 4])
+    assert codecdiff.load(out / "model").generate("", seconds=0.1).isfinite().all()
+
+
+@pytest.mark.parametrize("file", sorted((RECIPE.parent / "configs").glob("*.yaml")), ids=lambda file: file.name)
+def test_every_configuration_that_is_shipped_can_be_read(recipe: ModuleType, file: Path) -> None:
+    experiment = config.read(recipe.Experiment, file)
+    assert experiment.output != Path("runs/discodiff")
+    with pytest.raises(ConfigError, match="There is no setting 'nothing'"):
+        config.read(recipe.Experiment, file, ["nothing=1"])

@@ -1,0 +1,221 @@
+"""Training of one stage: it learns, resumes bit for bit, and leaves no pickles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import noise
+
+from codecdiff import Pipeline
+from codecdiff.data.store import CodeStore
+from codecdiff.diffusion import training_scheduler
+from codecdiff.pipeline import Stage, load_stage, save_stage
+from codecdiff.training import StageData, StageInput, StageTrainer, stage_input
+
+Make = Callable[..., Pipeline]
+
+
+@pytest.fixture
+def trainer_of(make_pipeline: Make) -> Callable[..., StageTrainer]:
+    """Give a function that makes the trainer of a stage, always from the same weights."""
+
+    def make(i: int = 1, **options: Any) -> StageTrainer:
+        stage = make_pipeline().stages[i]
+        stage.denoiser.requires_grad_(True)
+        return StageTrainer(stage, **{"learning_rate": 2e-3, "warmup": 2, "steps": 40, "ema_decay": 0.9, **options})
+
+    return make
+
+
+@pytest.fixture
+def data(make_pipeline: Make, store: CodeStore) -> StageData:
+    return StageData(store, make_pipeline(), 1, seconds=0.1, batch_size=4, held_out=0.34, checks=32)
+
+
+def weights(module: Any) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def train(trainer: StageTrainer, data: StageData, until: int) -> list[float]:
+    return [trainer.step(data.step(step)) for step in range(trainer.step_count, until)]
+
+
+def test_a_batch_can_be_learned(trainer_of: Callable[..., StageTrainer], data: StageData) -> None:
+    trainer, given = trainer_of(dropout=0.0, steps=200, learning_rate=5e-3), data.step(0)
+    losses = [trainer.step(given) for _ in range(60)]
+    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
+    held_out, zero = trainer.held_out([given])
+    assert held_out < 0.85 * zero
+
+
+def test_training_that_was_interrupted_goes_on_bit_for_bit(
+    trainer_of: Callable[..., StageTrainer], data: StageData, tmp_path: Path
+) -> None:
+    whole, first, second = trainer_of(), trainer_of(), trainer_of()
+    losses = train(whole, data, 9)
+    before = train(first, data, 4)
+    first.save(tmp_path)
+    assert second.resume(tmp_path)
+    assert second.step_count == 4
+    assert before + train(second, data, 9) == losses
+    assert same(weights(second.denoiser), weights(whole.denoiser))
+    assert same(weights(second.ema), weights(whole.ema))
+    assert second.held_out(data.held_out()) == whole.held_out(data.held_out())
+
+
+def test_there_is_nothing_to_resume_at_first(trainer_of: Callable[..., StageTrainer], tmp_path: Path) -> None:
+    assert not trainer_of().resume(tmp_path)
+
+
+def test_another_network_cannot_be_resumed(
+    trainer_of: Callable[..., StageTrainer], make_pipeline: Make, tmp_path: Path
+) -> None:
+    trainer_of().save(tmp_path)
+    pipeline = make_pipeline()
+    other = pipeline.new_denoiser(1, {"name": "unet", "width": 8, "multipliers": [1], "layers": ["text"], "groups": 4})
+    stage = Stage("secondary", other, training_scheduler(steps=100), steps=3)
+    with pytest.raises(ValueError, match=r"a stage in training whose denoiser differ\. Choose another output folder"):
+        StageTrainer(stage).resume(tmp_path)
+    stage = Stage("secondary", pipeline.stages[1].denoiser, training_scheduler(steps=50), steps=3)
+    with pytest.raises(ValueError, match="whose scheduler differ"):
+        StageTrainer(stage).resume(tmp_path)
+
+
+def test_the_average_is_what_generation_reads(
+    trainer_of: Callable[..., StageTrainer], data: StageData, make_pipeline: Make, tmp_path: Path
+) -> None:
+    trainer, pipeline = trainer_of(), make_pipeline()
+    start = weights(trainer.denoiser)
+    train(trainer, data, 1)
+    assert same(weights(trainer.ema.module), weights(trainer.denoiser))  # one step: the average of one
+    train(trainer, data, 6)
+    raw, mean = weights(trainer.denoiser), weights(trainer.ema.module)
+    assert not same(raw, mean)
+    assert not same(raw, start)
+    trainer.save(tmp_path, {"step": 6, "loss": 0.5})
+    stage = load_stage(tmp_path, "secondary", pipeline.codec, pipeline.splitter, pipeline.conditioner, 1)
+    assert same(weights(stage.denoiser), mean)
+    assert stage.facts == {"steps": 6}
+    assert not stage.denoiser.training
+    assert json.loads((tmp_path / "secondary" / "log.jsonl").read_text()) == {"step": 6, "loss": 0.5}
+
+
+def test_the_average_follows_its_formula(trainer_of: Callable[..., StageTrainer], data: StageData) -> None:
+    trainer, mean = trainer_of(ema_decay=0.3), {}
+    for n in range(5):
+        train(trainer, data, n + 1)
+        decay = min(0.3, (1 + n) / (10 + n)) if n else 0.0
+        raw = weights(trainer.denoiser)
+        mean = {name: decay * mean[name] + (1 - decay) * raw[name] if n else raw[name] for name in raw}
+    for name, tensor in weights(trainer.ema.module).items():
+        torch.testing.assert_close(tensor, mean[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_folder_in_training_holds_no_pickles(
+    trainer_of: Callable[..., StageTrainer], data: StageData, tmp_path: Path
+) -> None:
+    trainer = trainer_of()
+    train(trainer, data, 2)
+    trainer.save(tmp_path, {"step": 2})
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert {file.suffix for file in files} == {".safetensors", ".json", ".jsonl"}
+    for file in files:
+        assert not file.name.startswith(".")
+        assert file.read_bytes()[:2] not in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05")
+        assert str(tmp_path).encode() not in file.read_bytes()
+
+
+def test_the_held_out_loss_is_always_the_same_and_draws_nothing(
+    trainer_of: Callable[..., StageTrainer], data: StageData
+) -> None:
+    trainer, state = trainer_of(), torch.get_rng_state()
+    first = trainer.held_out(data.held_out())
+    assert first == trainer.held_out(data.held_out())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first[1] == pytest.approx((2 / torch.pi) ** 0.5, rel=0.1)  # mean |v| of standardised latents, if normal
+
+
+def test_held_out_tracks_are_never_trained_on(data: StageData) -> None:
+    trained = {data.crops._track(n) for n in range(3 * len(data.crops))}
+    held = {data.held_crops._track(n) for n in range(3 * len(data.held_crops))}
+    assert trained
+    assert held
+    assert not trained & held
+
+
+def test_a_step_draws_from_seed_step_and_rank_alone(trainer_of: Callable[..., StageTrainer]) -> None:
+    trainer, clean = trainer_of(), noise(8, 4, 6)
+    eps, steps = trainer.draw(clean)
+    again = trainer.draw(clean)
+    assert torch.equal(eps, again[0])
+    assert torch.equal(steps, again[1])
+    assert not torch.equal(eps, trainer.draw(clean, rank=1)[0])
+    trainer.step_count = 1
+    assert not torch.equal(eps, trainer.draw(clean)[0])
+    assert sorted((steps * 8 // 100).tolist()) == list(range(8))  # one in each eighth of the schedule
+
+
+def test_the_learning_rate_rises_and_falls(trainer_of: Callable[..., StageTrainer]) -> None:
+    trainer = trainer_of(learning_rate=1.0, warmup=10, steps=100)
+    assert trainer.rate(0) == pytest.approx(0.1, rel=1e-3)
+    assert trainer.rate(50) == pytest.approx(0.51, rel=1e-3)
+    assert trainer.rate(100) == trainer.rate(1000) == pytest.approx(0.02)
+    constant = trainer_of(learning_rate=1.0, warmup=10, schedule="constant")
+    assert (constant.rate(4), constant.rate(500)) == (0.5, 1.0)
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_hint(trainer_of: Callable[..., StageTrainer], data: StageData) -> None:
+    trainer, given = trainer_of(), data.step(0)
+    start = weights(trainer.denoiser)
+    broken = StageInput(given.numbers, given.clean * torch.nan, given.mask, given.context, given.condition)
+    with pytest.raises(FloatingPointError, match=r"secondary became nan at step 0\. Lower train\.learning_rate"):
+        trainer.step(broken)
+    assert same(weights(trainer.denoiser), start)
+
+
+def test_what_a_stage_trains_on(make_pipeline: Make, data: StageData) -> None:
+    pipeline, batch = make_pipeline(), data.crops.batch([0, 1])
+    batch.real[1, -3:] = 0
+    latents = pipeline.codec.embed(batch.codes)
+    given = stage_input(batch, pipeline, 1)
+    assert given.context is not None
+    assert torch.equal(given.context, latents[:, 0])
+    assert torch.equal(given.clean, latents[:, 1:].flatten(1, 2))
+    assert torch.equal(given.mask, batch.real[:, None].expand_as(given.mask))
+    assert given.condition["text"].mask.any(1).all()
+    assert stage_input(batch, pipeline, 0).context is None
+
+
+def test_dropped_conditions_follow_sample_numbers(trainer_of: Callable[..., StageTrainer], data: StageData) -> None:
+    trainer, given = trainer_of(dropout=0.5), data.step(3)
+    absent = ~trainer.drop(given.condition, list(range(4)))["text"].mask.any(1)
+    one_by_one = [~trainer.drop(given.condition.rows([i]), [i])["text"].mask.any(1) for i in range(4)]
+    assert torch.equal(absent, torch.cat(one_by_one))
+    rows = given.condition.rows([0] * 200)
+    assert 60 < int((~trainer.drop(rows, list(range(200)))["text"].mask.any(1)).sum()) < 140
+
+
+def test_a_save_that_fails_leaves_the_stage_as_it_was(
+    trainer_of: Callable[..., StageTrainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = trainer_of().stage
+    save_stage(tmp_path, stage)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+    def fail(tensors: Any, path: Path, **_: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("codecdiff.pipeline.save_file", fail)
+    with pytest.raises(OSError, match="No space"):
+        save_stage(tmp_path, stage)
+    assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
