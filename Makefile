@@ -19,6 +19,8 @@ LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mix
 	--num_cpu_threads_per_process $(CORES)
 PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses 2
 
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test test-slow lint types clean
 .DEFAULT_GOAL := help
 
@@ -49,7 +51,8 @@ clean:  ## remove .venv and caches; runs stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# torch comes first and alone, because it may have an index of its own; what it needs comes with the rest.
+# torch comes first and alone, because it may have an index of its own; what it needs comes with the rest. Compiling every
+# module of every package would double the time: the doctor imports, and so compiles, what is used, and checks it.
 $(READY): pyproject.toml $(addsuffix /pyproject.toml,$(PLUGINS)) constraints.txt
 	@echo "Installing into $(VENV): about two minutes"
 	$(PYTHON) -m venv $(VENV)
@@ -57,4 +60,5 @@ $(READY): pyproject.toml $(addsuffix /pyproject.toml,$(PLUGINS)) constraints.txt
 	$(INSTALL) --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(INSTALL) --no-build-isolation \
 		--editable '.[train,dev]' $(addprefix --editable ,$(PLUGINS))
+	$(VENV)/bin/codecdiff doctor
 	touch $@

@@ -81,21 +81,22 @@ def plugins(
     from rich.table import Table
 
     from codecdiff import registry
-    from codecdiff.doctor import problem_of
 
     parts, faults = registry.scan()
+    problems: dict[registry.Plugin, str] = {}
+    if check:
+        from codecdiff.doctor import problem_of
+
+        problems = {plugin: problem for plugin in parts if (problem := problem_of(plugin))}
     table = Table("kind", "name", "package", "version", *["state"] * (check or bool(faults)))
-    broken = len(faults)
     for plugin in parts:
-        problem = problem_of(plugin) if check else ""
-        broken += bool(problem)
-        state = [problem or "loads"] if check else []
-        style = "red" if problem else None
+        problem = problems.get(plugin, "")
+        state, style = [problem or "loads"] * check, "red" if problem else None
         table.add_row(plugin.kind, plugin.name, plugin.distribution, plugin.version, *state, style=style)
     for fault in faults:
         table.add_row("?", "?", fault.distribution, "", f"unreadable: {fault.error}", style="red")
     out.print(table)
-    if check and broken:
+    if check and (faults or problems):
         raise typer.Exit(1)
 
 
@@ -110,19 +111,18 @@ def encode(
     device: Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: a GPU if any.")] = "",
 ) -> None:
     """Encode audio into a store of codes to train on."""
-    from codecdiff.config import build
+    from codecdiff.config import build, spec_of
     from codecdiff.data.store import clips, encode_tracks
 
     if output.exists():
         raise FileExistsError(f"'{output}' exists already. Choose another name, or delete it.")
     tracks = tracks_of(audio)
-    spec = codec_spec(codec, options or [])
-    model = build("codecs", spec).to(chosen_device(device))
+    model = build("codecs", codec_spec(codec, options or [])).to(chosen_device(device))
     if not model.is_fitted:
         with err.status(f"Fitting the {codec} codec"):
             model.fit(clips(tracks, model))
     with progress("encoding", len(tracks)) as advance:
-        store, skipped = encode_tracks(tracks, output, model, spec, progress=advance)
+        store, skipped = encode_tracks(tracks, output, model, spec_of("codecs", model), progress=advance)
     for line in skipped:
         err.print(f"Skipped: {line}", style="yellow", soft_wrap=True)
     minutes = sum(row["seconds"] for row in store.rows) / 60
@@ -179,6 +179,9 @@ def generate(
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same music.")] = 0,
     takes: Annotated[int, typer.Option(min=1, max=1000, help="How many; more than one are numbered.")] = 1,
     device: Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: a GPU if any.")] = "",
+    allow_download: Annotated[
+        bool, typer.Option("--allow-download", help="Fetch the hub ids that the model names for its parts.")
+    ] = False,
 ) -> None:
     """Make music from a prompt."""
     files = numbered(output, takes)
@@ -189,7 +192,7 @@ def generate(
     from codecdiff.pipeline import load
 
     with err.status(f"Loading {model}"):
-        pipeline = load(model).to(chosen_device(device))
+        pipeline = load(model, allow_download=allow_download).to(chosen_device(device))
     if not prompt.strip():
         err.print("The prompt is empty: the music is unconditional.")
     elif pipeline.conditioner is None:

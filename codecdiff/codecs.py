@@ -22,12 +22,16 @@ class Wrapped(Codec):
         self.num_codebooks, self.codebook_size = codec.num_codebooks, codec.codebook_size
         self.codebook_dim = codec.codebook_dim
         self.encode_halo, self.decode_halo = codec.encode_halo, codec.decode_halo
-        self.duplicate_entries = codec.duplicate_entries
 
     @property
     def levels(self) -> tuple[int, ...]:
         """Levels of the wrapped codec's rows."""
         return self.codec.levels
+
+    @property
+    def duplicate_entries(self) -> frozenset[tuple[int, int]]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Entries of the wrapped codec that quantise to another index; a codec fitted later has others."""
+        return self.codec.duplicate_entries
 
     def encode(self, audio: Tensor) -> Tensor:
         """(b, ch, t) audio -> (b, k, l) codes of the wrapped codec."""

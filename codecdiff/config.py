@@ -157,6 +157,12 @@ def build(kind: str, spec: str | Mapping[str, Any], **supplied: Any) -> Any:
     return part(**arguments)
 
 
+def over(spec: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Put the options of `other` over those of `spec`, unless it names another part: then it stands alone."""
+    other = other or {}
+    return dict(other) if other.get("name", spec.get("name")) != spec.get("name") else {**spec, **other}
+
+
 def spec_of(kind: str, part: Any) -> dict[str, Any]:
     """Describe a part so that `build` makes its like: its registered name and the arguments it was built with."""
     import sys

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -281,14 +282,16 @@ class Pipeline:
         save_parts(Path(folder), self.spec(), self.codec)
 
     @classmethod
-    def load(cls, folder: Path | str) -> Pipeline:
+    def load(cls, folder: Path | str, *, allow_download: bool = False) -> Pipeline:
         """Load the model of a folder, with the stages that are trained.
 
-        Raises FileNotFoundError or ValueError if the folder holds no model that can be used.
+        Parts that the folder names by a hub id are fetched only with `allow_download`: who made the folder
+        chose them. Raises FileNotFoundError, LookupError or ValueError if the model cannot be used.
         """
         folder = Path(folder)
         spec = read_spec(folder)
-        codec, splitter, conditioner = build_parts(spec)
+        with downloads(allow_download):
+            codec, splitter, conditioner = trusted_parts(folder, spec, allow_download)
         load_codec_state(folder, codec)
         pipeline = cls(codec, splitter, conditioner, [], snap_context=spec["snap_context"], data=spec["data"])
         pipeline.load_stages(folder)
@@ -310,6 +313,35 @@ def build_parts(spec: dict[str, Any]) -> tuple[Codec, Splitter, Conditioner | No
     splitter = config.build("splitters", spec["splitter"], num_codebooks=codec.num_codebooks, levels=codec.levels)
     conditioner = config.build("conditioners", spec["conditioner"]) if spec["conditioner"] else None
     return codec, splitter, conditioner
+
+
+@contextmanager
+def downloads(allowed: bool) -> Iterator[None]:
+    """Keep the hub's client from fetching anything inside the block, unless allowed; what is cached still loads."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not allowed
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def trusted_parts(
+    folder: Path, spec: dict[str, Any], allow_download: bool
+) -> tuple[Codec, Splitter, Conditioner | None]:
+    """Build the parts a folder names; a failure without `allow_download` says that this may be why."""
+    try:
+        return build_parts(spec)
+    except (OSError, LookupError) as error:
+        if allow_download or isinstance(error, registry.UnknownPart):
+            raise
+        named = {kind: spec[kind] for kind in ("codec", "conditioner")}
+        raise LookupError(
+            f"'{folder}' names parts that could not be loaded here: {json.dumps(named)}. ({error}) "
+            "If they are hub ids that you trust, fetch them: --allow-download, or allow_download=True."
+        ) from error
 
 
 def read_spec(folder: Path) -> dict[str, Any]:
@@ -415,20 +447,29 @@ def load_scheduler(options: dict[str, Any]) -> Any:
     return DDPMScheduler.from_config(options)
 
 
-def load(model: Path | str) -> Pipeline:
+def load(model: Path | str, *, allow_download: bool = False) -> Pipeline:
     """Load a model: a folder, the name of an installed model such as `starter`, or a hub id `owner/name`.
 
+    A hub id given here is fetched; ids that the model itself names, only with `allow_download`.
     Raises LookupError if there is no such model.
     """
     folder = Path(model)
-    if folder.exists():
-        return Pipeline.load(folder)
-    if str(model) in registry.models():
-        return Pipeline.load(registry.model_folder(str(model)))
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(model)):
-        names = ", ".join(registry.models()) or "none"
-        raise LookupError(f"There is no model '{model}': no such folder, and no hub id. Installed models: {names}.")
-    from huggingface_hub import snapshot_download
+    if not folder.exists() and str(model) in registry.models():
+        folder = registry.model_folder(str(model))
+    elif not folder.exists():
+        folder = _fetched(str(model))
+    return Pipeline.load(folder, allow_download=allow_download)
 
-    patterns = ["*.json", "*.safetensors"]
-    return Pipeline.load(snapshot_download(str(model), allow_patterns=patterns, ignore_patterns=["*/training/*"]))
+
+def _fetched(name: str) -> Path:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        names = ", ".join(registry.models()) or "none"
+        raise LookupError(f"There is no model '{name}': no such folder, and no hub id. Installed models: {names}.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        patterns = ["*.json", "*.safetensors"]
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/training/*"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise LookupError(f"There is no folder '{name}', and the hub gave no model of that name: {error}") from error

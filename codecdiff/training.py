@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -16,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from codecdiff import diffusion
 from codecdiff.data.crops import Batch, Crops, dropped, split_tracks
 from codecdiff.data.store import CodeStore
-from codecdiff.files import replace_text, replaced
+from codecdiff.files import replaced
 from codecdiff.interfaces import Condition, device_of
 from codecdiff.pipeline import Pipeline, Stage, conditions, save_stage
 
@@ -97,6 +98,10 @@ def _average(decay: float) -> Any:
     return update
 
 
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 class StageTrainer:
     """Trains the denoiser of a stage. All that is random in a step follows from (seed, step, rank).
 
@@ -143,9 +148,8 @@ class StageTrainer:
         generator = diffusion.generator(self.seed, 3, self.step_count, rank)
         noise = torch.randn(clean.shape, generator=generator)
         total = self.stage.scheduler.config.num_train_timesteps
-        place = (torch.randperm(len(clean), generator=generator) + torch.rand(len(clean), generator=generator)) / len(
-            clean
-        )
+        rows = len(clean)
+        place = (torch.randperm(rows, generator=generator) + torch.rand(rows, generator=generator)) / rows
         return noise.to(clean.device), (place * total).long().clamp_max(total - 1).to(clean.device)
 
     def drop(self, condition: Condition, numbers: Sequence[int]) -> Condition:
@@ -236,22 +240,29 @@ class StageTrainer:
         """
         folder = Path(folder)
         save_stage(folder, self.averaged())
+        state = folder / self.stage.name / STATE
+        state.mkdir(exist_ok=True)
+        tensors = {f"raw.{name}": tensor for name, tensor in self.denoiser.state_dict().items()}
+        tensors |= {f"averaged.{name}": tensor for name, tensor in self.ema.module.state_dict().items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
+        with replaced(
+            state / "state.safetensors"
+        ) as temporary:  # one file, so that a crash leaves one step or the other
+            whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+            save_file(whole, temporary, metadata={"step": str(self.step_count)})
         if row:
             with (folder / self.stage.name / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(row) + "\n")
-        state = folder / self.stage.name / STATE
-        state.mkdir(exist_ok=True)
-        tensors = {f"raw.{name}": tensor.contiguous().cpu() for name, tensor in self.denoiser.state_dict().items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": value.contiguous().cpu() for key, value in values.items()}
-        with replaced(state / "state.safetensors") as temporary:
-            save_file(tensors, temporary, metadata={"step": str(self.step_count)})
-        replace_text(state / "counters.json", json.dumps({"step": self.step_count, "seed": self.seed}) + "\n")
 
     def resume(self, folder: Path | str) -> bool:
-        """Take up training where `save` left it; False if the folder holds no such state."""
+        """Take up training where `save` left it; False if the folder holds no such state.
+
+        Raises ValueError if what was trained there is another denoiser, or with another scheduler.
+        """
         home = Path(folder) / self.stage.name
-        if not (home / STATE / "counters.json").exists():
+        file = home / STATE / "state.safetensors"
+        if not file.exists():
             return False
         saved = json.loads((home / "stage.json").read_text(encoding="utf-8"))
         spec = json.loads(json.dumps(self.stage.spec()))
@@ -260,16 +271,16 @@ class StageTrainer:
                 f"{home} holds a stage in training whose {' and '.join(differ)} differ. "
                 "Choose another output folder, or delete it."
             )
-        tensors = load_file(home / STATE / "state.safetensors")
-        self.denoiser.load_state_dict({k.removeprefix("raw."): v for k, v in tensors.items() if k.startswith("raw.")})
-        self.ema.module.load_state_dict(load_file(home / "model.safetensors"))
+        with safe_open(file, "pt") as opened:
+            self.step_count = int(opened.metadata()["step"])
+        tensors = load_file(file)
+        self.denoiser.load_state_dict(_under("raw.", tensors))
+        self.ema.module.load_state_dict(_under("averaged.", tensors))
         state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                state.setdefault(int(index), {})[key] = tensor
+        for name, tensor in _under("optimizer.", tensors).items():
+            index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.step_count = json.loads((home / STATE / "counters.json").read_text(encoding="utf-8"))["step"]
         self.ema.n_averaged.fill_(self.step_count)
         return True

@@ -40,7 +40,7 @@ class Experiment(Settings):
     denoiser: config.DenoiserSpec
     snap_context: bool = True  # a stage sees the codebook entries of the one before, not its raw samples
     data: Data = Data()
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["no", "bf16"] = "no"
     train: Optimization = Optimization()
     loop: Loop = Loop()
     diffusion: Diffusion = Diffusion()
@@ -54,11 +54,13 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
     name, model, main = pipeline.stage_names[i], e.output / "model", accelerator.is_main_process
     own = e.stages.get(name, StageOptions())
     train, loop, sampling = e.train.over(own.train), e.loop.over(own.loop), e.sampling.over(own.sampling)
-    denoiser = pipeline.new_denoiser(i, {**e.denoiser, **(own.denoiser or {})}, seed=e.seed).to(accelerator.device)
+    denoiser = pipeline.new_denoiser(i, config.over(e.denoiser, own.denoiser), seed=e.seed).to(accelerator.device)
     stage = Stage(name, denoiser, training_scheduler(**e.diffusion.model_dump()), **sampling.model_dump())
     trainer = StageTrainer(stage, seed=e.seed, **train.model_dump())
     if trainer.resume(model):
         say(f"{name}: going on from step {trainer.step_count}")
+        if main and trainer.step_count >= train.steps:  # nothing to train; how it is sampled may have changed
+            trainer.save(model)
     trainer.network, trainer.optimizer = accelerator.prepare(denoiser, trainer.optimizer)
     sizes = {"seconds": loop.seconds, "batch_size": loop.batch_size, "held_out": e.data.held_out}
     data = StageData(store, pipeline, i, seed=e.seed, **sizes)
@@ -108,7 +110,8 @@ def main() -> None:
     standardized = Standardized(codec, per=e.standardize)
     with accelerator.main_process_first():
         known = load_codec_state(model, standardized)
-        store = open_store(e.data.store or e.output / "store", e.data.audio, codec, e.codec, seed=e.seed, report=say)
+        spec = config.spec_of("codecs", codec)
+        store = open_store(e.data.store or e.output / "store", e.data.audio, codec, spec, seed=e.seed, report=say)
         if not known:
             standardized.measure(store.latents(codec))
         pipeline = Pipeline(standardized, splitter, conditioner, [], snap_context=e.snap_context, data=store.facts())

@@ -3,7 +3,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from typer.testing import CliRunner
 
 from codecdiff import Codec, cli, registry
 from codecdiff.cli import app, chosen_device, numbered, tracks_of
+from codecdiff.config import spec_of
 from codecdiff.data.store import CodeStore
 from codecdiff.doctor import Finding, examine, look_at_companion, look_at_requirement
 from codecdiff.pipeline import Pipeline
@@ -21,8 +21,14 @@ from codecdiff.pipeline import Pipeline
 RATE = 8000  # Hz, of the tiny DAC
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch):
+    """Keep the rows of tables in one line each."""
+    monkeypatch.setattr(cli.out, "width", 400)
+
+
 def run(*arguments: object):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def refused(*arguments: object) -> str:
@@ -54,7 +60,8 @@ def cold(*arguments: str) -> float:
     """Run the command line in a process of its own that may not import torch; give its processor seconds."""
     before = os.times()
     code = "import sys; sys.modules['torch'] = None; from codecdiff.cli import main; main()"
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+    keeping_bytecode = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, env=keeping_bytecode)
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
 
@@ -115,9 +122,7 @@ def test_a_broken_plugin_asked_for_by_name_is_refused(tmp_path: Path):
 # encode
 
 
-def test_encode_skips_bad_files_by_name_and_counts_them(
-    dac: Codec, dac_folder: Path, codec_spec: dict[str, Any], tmp_path: Path
-):
+def test_encode_skips_bad_files_by_name_and_counts_them(dac: Codec, dac_folder: Path, tmp_path: Path):
     tone(tmp_path / "music" / "good.wav")
     (tmp_path / "music" / "good.txt").write_text("a steady tone")
     (tmp_path / "music" / "words.mp3").write_text("this is not music")
@@ -130,7 +135,7 @@ def test_encode_skips_bad_files_by_name_and_counts_them(
     made = CodeStore(store)
     captions = {row["track"]: row["captions"] for row in made.rows}
     assert captions == {"music/good.wav": ["a steady tone"], "more/single.flac": []}
-    made.check(dac, codec_spec)
+    made.check(dac, spec_of("codecs", dac))
 
 
 def test_tracks_of_one_folder_are_named_as_by_the_recipe(tmp_path: Path):

@@ -17,7 +17,7 @@ from codecdiff import Codec, Pipeline
 from codecdiff.codecs import Standardized, Wrapped
 from codecdiff.data.store import CodeStore
 from codecdiff.diffusion import training_scheduler
-from codecdiff.pipeline import Stage, load_codec_state, stage_shapes
+from codecdiff.pipeline import MODEL_FILE, Stage, downloads, load_codec_state, stage_shapes
 from codecdiff.testing import check_conditioner, check_denoiser
 from codecdiff.training import StageData, StageTrainer
 
@@ -303,3 +303,27 @@ def test_editing_moves_no_numbers_that_are_unknown(make_pipeline: Make) -> None:
     assert torch.equal(
         codes_of(pipeline, "a", known=known, keep_stages=1), codes_of(pipeline, "a", known=other, keep_stages=1)
     )
+
+
+def test_hub_ids_that_a_folder_names_are_fetched_only_when_allowed(make_pipeline: Make, tmp_path: Path) -> None:
+    make_pipeline().save(tmp_path / "model")
+    spec = json.loads((tmp_path / "model" / MODEL_FILE).read_text())
+    spec["codec"] = {
+        "name": "standardized",
+        "codec": {"name": "dac", "model": "somebody/their-codec"},
+        "per": "codebook",
+    }
+    (tmp_path / "model" / MODEL_FILE).write_text(json.dumps(spec))
+    with pytest.raises(LookupError, match=r"somebody/their-codec.*--allow-download"):
+        Pipeline.load(tmp_path / "model")
+
+
+def test_downloads_are_forbidden_only_inside_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with downloads(False):
+        assert constants.is_offline_mode()
+    assert not constants.is_offline_mode()
+    with downloads(True):
+        assert not constants.is_offline_mode()
