@@ -173,3 +173,9 @@ class Chunked(Wrapped):
             for a, b, left, right in pieces
         ]
         return torch.cat(parts, dim=-1)
+
+
+def in_pieces(codec: Codec) -> Codec:
+    """Give `Chunked(codec)` where the codec is local, so that memory does not grow with duration; else the codec."""
+    local = codec.encode_halo is not None and codec.decode_halo is not None
+    return Chunked(codec) if local and not isinstance(codec, Chunked) else codec

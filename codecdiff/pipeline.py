@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codecdiff import config, diffusion, registry
+from codecdiff.codecs import in_pieces
 from codecdiff.files import replace_text, replaced
 from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter, device_of, prompt_fields
 from codecdiff.splitters import stage_names
@@ -237,7 +238,8 @@ class Pipeline:
 
     def decode(self, codes: Sequence[Tensor] | Iterator[Tensor], samples: int | None = None) -> Tensor:
         """Decode takes of codes (1, k, l) one by one to (n, ch, t) audio on the CPU, cut to `samples`."""
-        return torch.cat([self.codec.decode(code)[..., :samples].float().cpu() for code in codes])
+        codec = in_pieces(self.codec)
+        return torch.cat([codec.decode(code)[..., :samples].float().cpu() for code in codes])
 
     def generate(self, prompts: Prompt | Sequence[Prompt], *, seconds: float = 10.0, **options: Any) -> Tensor:
         """Make (n, ch, t) audio in [-1, 1] for every take of every prompt; options as in `generate_codes`.

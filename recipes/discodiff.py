@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import track as progress
 
 from codecdiff import config
+from codecdiff.cards import write_card
 from codecdiff.codecs import Standardized
 from codecdiff.data.audio import write_audio
 from codecdiff.data.store import CodeStore, open_store
@@ -55,7 +56,9 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
     own = e.stages.get(name, StageOptions())
     train, loop, sampling = e.train.over(own.train), e.loop.over(own.loop), e.sampling.over(own.sampling)
     denoiser = pipeline.new_denoiser(i, config.over(e.denoiser, own.denoiser), seed=e.seed).to(accelerator.device)
-    stage = Stage(name, denoiser, training_scheduler(**e.diffusion.model_dump()), **sampling.model_dump())
+    facts = {"seed": e.seed, **train.model_dump(), "batch_size": loop.batch_size, "seconds": loop.seconds}
+    scheduler = training_scheduler(**e.diffusion.model_dump())
+    stage = Stage(name, denoiser, scheduler, **sampling.model_dump(), facts=facts)
     trainer = StageTrainer(stage, seed=e.seed, **train.model_dump())
     if trainer.resume(model):
         say(f"{name}: going on from step {trainer.step_count}")
@@ -86,6 +89,7 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
 
 
 def report(e: Experiment, pipeline: Pipeline, say) -> None:
+    write_card(e.output / "model")
     start = time.monotonic()
     for number, audio in enumerate(pipeline.generate(e.prompts, seconds=e.seconds, seed=e.seed)):
         write_audio(e.output / "samples" / f"{number:02d}.wav", audio, pipeline.sample_rate)
@@ -108,17 +112,18 @@ def main() -> None:
     say = Console(stderr=True, log_path=False, soft_wrap=True).log if accelerator.is_main_process else lambda *_: None
     codec, splitter, conditioner = build_parts(e.model_dump(include={"codec", "splitter", "conditioner"}))
     standardized = Standardized(codec, per=e.standardize)
+    pipeline = Pipeline(standardized, splitter, conditioner, [], snap_context=e.snap_context)
+    if unknown := {*e.stages, *([] if e.stage == "all" else [e.stage])} - set(pipeline.stage_names):
+        raise config.ConfigError(f"No stage '{unknown.pop()}'. This pattern has: {', '.join(pipeline.stage_names)}.")
     with accelerator.main_process_first():
         known = load_codec_state(model, standardized)
         spec = config.spec_of("codecs", codec)
-        store = open_store(e.data.store or e.output / "store", e.data.audio, codec, spec, seed=e.seed, report=say)
+        told = {"report": say, "progress": lambda count: None if count % 100 else say(f"{count} tracks encoded")}
+        store = open_store(e.data.store or e.output / "store", e.data.audio, codec, spec, seed=e.seed, **told)
         if not known:
             standardized.measure(store.latents(codec))
-        pipeline = Pipeline(standardized, splitter, conditioner, [], snap_context=e.snap_context, data=store.facts())
+        pipeline.data = store.facts()
         pipeline.save_parts(model)
-    unknown = {*e.stages, *([] if e.stage == "all" else [e.stage])} - set(pipeline.stage_names)
-    if unknown:
-        raise config.ConfigError(f"No stage '{unknown.pop()}'. This pattern has: {', '.join(pipeline.stage_names)}.")
     pipeline.to(accelerator.device)
     for i, name in enumerate(pipeline.stage_names):
         if e.stage in ("all", name):

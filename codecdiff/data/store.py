@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from codecdiff.codecs import in_pieces
 from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio
 from codecdiff.interfaces import Codec, device_of
 
@@ -214,7 +215,7 @@ def _encode_into(
         except BadAudio as error:
             skipped[track.name] = str(error)
             continue
-        codes = codec.encode(audio[None].to(device_of(codec)))[0].T.cpu().numpy().astype(np.uint16)
+        codes = in_pieces(codec).encode(audio[None].to(device_of(codec)))[0].T.cpu().numpy().astype(np.uint16)
         if start and start + len(codes) > SHARD_FRAMES:
             np.save(draft / "shards" / f"{shard:05d}.npy", np.concatenate(held))
             held, shard, start = [], shard + 1, 0

@@ -1,0 +1,61 @@
+"""The model card: what a stranger should know before using a model, from what its folder records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from codecdiff.files import replace_text
+from codecdiff.pipeline import read_spec
+
+MARK = "<!-- written by codecdiff; remove this line to keep your own words -->"
+
+
+def card(folder: Path | str) -> str:
+    """Give the card of a model folder as Markdown with the header that the Hugging Face hub reads."""
+    folder = Path(folder)
+    spec = read_spec(folder)
+    files = {name: folder / name / "stage.json" for name in spec["stages"]}
+    stages = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
+    return "\n".join([*_header(spec), *_parts(spec), *_training(spec, stages), *_use(folder)]) + "\n"
+
+
+def write_card(folder: Path | str) -> None:
+    """Write the card of a model folder as its README.md, unless somebody wrote one by hand."""
+    file = Path(folder) / "README.md"
+    if not file.exists() or MARK in file.read_text(encoding="utf-8"):
+        replace_text(file, card(folder))
+
+
+def _header(spec: dict[str, Any]) -> list[str]:
+    lines = ["---", "library_name: codecdiff", "pipeline_tag: text-to-audio"]
+    return [*lines, "---", MARK, "", "# A codec diffusion model", ""]
+
+
+def _parts(spec: dict[str, Any]) -> list[str]:
+    rows = [f"| {kind} | `{json.dumps(spec[kind])}` |" for kind in ("codec", "splitter", "conditioner")]
+    return ["| part | configuration |", "|---|---|", *rows, ""]
+
+
+def _training(spec: dict[str, Any], stages: dict[str, Any]) -> list[str]:
+    data = spec["data"]
+    licences = ", ".join(data.get("licences", [])) or "not recorded"
+    lines = [
+        "## Training",
+        "",
+        f"Data: {data.get('tracks', 0)} tracks, {data.get('hours', 0)} hours. Licences of the tracks: {licences}.",
+        "",
+    ]
+    for name, stage in stages.items():
+        facts = stage["training"]
+        lines += [
+            f"**{name}**: denoiser `{json.dumps(stage['denoiser'])}`, sampled with {stage['sampler']} in "
+            f"{stage['steps']} steps at guidance {stage['guidance']}. Trained with `{json.dumps(facts)}`.",
+            "",
+        ]
+    return lines
+
+
+def _use(folder: Path) -> list[str]:
+    return ["## Use", "", "```", f'codecdiff generate "PROMPT" --model {folder.name} -o out.wav', "```"]

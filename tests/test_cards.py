@@ -1,0 +1,24 @@
+from pathlib import Path
+
+from codecdiff import Pipeline
+from codecdiff.cards import write_card
+
+
+def test_a_card_says_what_the_folder_records(make_pipeline, tmp_path: Path) -> None:
+    pipeline: Pipeline = make_pipeline(data={"tracks": 6, "hours": 0.5, "licences": ["CC0"]})
+    pipeline.stages[1].facts = {"steps": 1234}
+    pipeline.save(tmp_path / "model")
+    write_card(tmp_path / "model")
+    text = (tmp_path / "model" / "README.md").read_text()
+    assert text.startswith("---\nlibrary_name: codecdiff\n")
+    for fact in ("6 tracks, 0.5 hours", "CC0", '"steps": 1234', '"name": "coarse-first"', "--model model"):
+        assert fact in text
+
+
+def test_a_card_written_by_hand_is_kept(make_pipeline, tmp_path: Path) -> None:
+    make_pipeline().save(tmp_path)
+    write_card(tmp_path)
+    write_card(tmp_path)  # its own it replaces
+    (tmp_path / "README.md").write_text("my own words")
+    write_card(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "my own words"
