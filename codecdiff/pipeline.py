@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -270,18 +270,19 @@ class Pipeline:
             "data": self.data,
         }
 
-    def save(self, folder: Path | str) -> None:
+    def save(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
         """Save the model to a folder, or complete one that holds the same model already.
 
+        With `dtype=torch.float16` it takes half the room; it computes in float32 all the same.
         Raises ValueError if the folder holds another model.
         """
-        self.save_parts(folder)
+        self.save_parts(folder, dtype=dtype)
         for stage in self.stages:
-            save_stage(Path(folder), stage)
+            save_stage(Path(folder), stage, dtype)
 
-    def save_parts(self, folder: Path | str) -> None:
+    def save_parts(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
         """Save all but the stages; a folder that holds a model already must agree (ValueError)."""
-        save_parts(Path(folder), self.spec(), self.codec)
+        save_parts(Path(folder), self.spec(), self.codec, dtype)
 
     @classmethod
     def load(cls, folder: Path | str, *, allow_download: bool = False) -> Pipeline:
@@ -377,13 +378,19 @@ def load_codec_state(folder: Path | str, codec: Codec) -> bool:
     return True
 
 
-def save_parts(folder: Path, spec: dict[str, Any], codec: Codec) -> None:
+def stored(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Give tensors as they are written: contiguous, on the CPU, those of float32 in `dtype`."""
+    cast = {name: t.to(dtype) if t.dtype is torch.float32 else t for name, t in tensors.items()}
+    return {name: tensor.contiguous().cpu() for name, tensor in cast.items()}
+
+
+def save_parts(folder: Path, spec: dict[str, Any], codec: Codec, dtype: torch.dtype = torch.float32) -> None:
     """Write codecdiff.json and the state of a fitted codec; a folder that holds them already must agree.
 
     Raises ValueError if the folder holds another model.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.contiguous().cpu() for name, tensor in codec.fitted_state().items()}
+    state = stored(codec.fitted_state(), dtype)
     if state and not (folder / MODEL_FILE).exists():
         (folder / "codec").mkdir(exist_ok=True)
         with replaced(folder / "codec" / "model.safetensors") as temporary:
@@ -401,7 +408,7 @@ def agree(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) -> None:
     differ = [key for key in spec if key != "data" and json.loads(json.dumps(spec[key])) != saved.get(key)]
     file = folder / "codec" / "model.safetensors"
     kept = load_file(file) if file.exists() else {}
-    if kept.keys() != state.keys() or any(not torch.equal(kept[name], state[name]) for name in state):
+    if kept.keys() != state.keys() or any(not torch.equal(kept[name].float(), state[name].float()) for name in state):
         differ.append("state of the codec")
     if differ:
         raise ValueError(
@@ -409,12 +416,12 @@ def agree(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) -> None:
         )
 
 
-def save_stage(folder: Path, stage: Stage) -> None:
+def save_stage(folder: Path, stage: Stage, dtype: torch.dtype = torch.float32) -> None:
     """Write one stage's weights, then its stage.json: a stage with a stage.json is whole."""
     target = folder / stage.name
     target.mkdir(parents=True, exist_ok=True)
     with replaced(target / "model.safetensors") as temporary:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in stage.denoiser.state_dict().items()}, temporary)
+        save_file(stored(stage.denoiser.state_dict(), dtype), temporary)
     replace_text(target / "stage.json", json.dumps(stage.spec(), indent=2) + "\n")
 
 

@@ -204,7 +204,9 @@ def test_known_codes_are_kept_bit_for_bit(make_pipeline: Make, splitter: Any) ->
 
 def test_known_codes_are_kept_where_a_codebook_holds_an_entry_twice(make_pipeline: Make, dac: Codec) -> None:
     class Twins(Wrapped):
-        duplicate_entries = frozenset({(0, 1)})
+        @property
+        def duplicate_entries(self) -> frozenset[tuple[int, int]]:
+            return frozenset({(0, 1)})
 
         def quantize(self, latents: torch.Tensor) -> torch.Tensor:
             codes = self.codec.quantize(latents)
@@ -327,3 +329,17 @@ def test_downloads_are_forbidden_only_inside_the_block(monkeypatch: pytest.Monke
     assert not constants.is_offline_mode()
     with downloads(True):
         assert not constants.is_offline_mode()
+
+
+def test_a_model_saved_in_half_precision_takes_half_the_room_and_agrees_with_itself(
+    make_pipeline: Make, tmp_path: Path
+) -> None:
+    pipeline = make_pipeline()
+    pipeline.save(tmp_path / "whole")
+    pipeline.save(tmp_path / "half", dtype=torch.float16)
+    sizes = [(tmp_path / name / "primary" / "model.safetensors").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    again = Pipeline.load(tmp_path / "half")
+    again.save(tmp_path / "half")  # the codec's state is the same
+    ours, theirs = (p.stages[0].denoiser.state_dict() for p in (pipeline, again))
+    assert all(torch.equal(ours[name].half().float(), theirs[name]) for name in ours)
