@@ -109,7 +109,8 @@ def main() -> None:
     cpu = not torch.accelerator.is_available()  # said outright, or every process of several takes itself for the first
     accelerator = Accelerator(cpu=cpu, mixed_precision=e.precision, log_with=tracker, project_dir=e.output)
     accelerator.init_trackers("log")
-    say = Console(stderr=True, log_path=False, soft_wrap=True).log if accelerator.is_main_process else lambda *_: None
+    console = Console(stderr=True, log_path=False, width=None if sys.stderr.isatty() else 160)
+    say = console.log if accelerator.is_main_process else lambda *_: None
     codec, splitter, conditioner = build_parts(e.model_dump(include={"codec", "splitter", "conditioner"}))
     standardized = Standardized(codec, per=e.standardize)
     pipeline = Pipeline(standardized, splitter, conditioner, [], snap_context=e.snap_context)

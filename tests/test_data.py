@@ -260,7 +260,7 @@ def test_a_crash_leaves_no_half_store(tmp_path: Path, music: Path, dac: Codec) -
 
 def test_clips_are_from_the_middle(music: Path, dac: Codec) -> None:
     whole = read_audio(music / "5.wav", dac.sample_rate, 1)
-    last = list(clips(find_tracks(music), dac, seconds=0.5))[-1]
+    last = list(clips(find_tracks(music), dac, seconds=0.5, most=6))[-1]
     assert torch.equal(last, whole[:, 4000:8000])
     assert len(list(clips(find_tracks(music), dac, most=2))) == 2
 
@@ -367,3 +367,18 @@ def test_conditions_are_dropped_independently_with_their_probability() -> None:
     assert abs((text * tempo).mean() - 0.25**2) < 0.02
     assert torch.equal(dropped(0, [7, 9], ["text"], 0.25)["text"], rows["text"][[7, 9]])
     assert not torch.equal(dropped(1, numbers, ["text"], 0.25)["text"], rows["text"])
+
+
+def test_clips_for_fitting_are_spread_over_few_long_tracks(tmp_path: Path, dac: Codec) -> None:
+    ramp = np.linspace(-0.9, 0.9, 8 * RATE, dtype=np.float32)
+    soundfile.write(tmp_path / "long.wav", ramp, RATE)
+    taken = list(clips(find_tracks(tmp_path), dac, seconds=1.0, most=4))
+    levels = [float(clip.mean()) for clip in taken]
+    assert levels == sorted(levels)
+    assert np.allclose(np.diff(levels), 1.8 * 7 / 8 / 4, atol=0.01)
+
+
+def test_a_codec_is_not_fitted_to_nothing(tmp_path: Path, dac: Codec) -> None:
+    (tmp_path / "text.mp3").write_text("no audio")
+    with pytest.raises(BadAudio, match=r"text\.mp3"):
+        list(clips(find_tracks(tmp_path), dac))

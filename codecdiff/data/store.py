@@ -123,16 +123,30 @@ def _read_track(track: Track, codec: Codec) -> Tensor:
 
 
 def clips(tracks: Sequence[Track], codec: Codec, *, seconds: float = 12.0, most: int = 200) -> Iterator[Tensor]:
-    """Yield (ch, t) clips from the middle of at most `most` tracks spread over the list, for fitting a codec."""
-    step = max(1, len(tracks) // most)
-    for track in tracks[::step][:most]:
+    """Yield (ch, t) clips for fitting a codec: at most `most`, spread over the tracks and within each of them.
+
+    Raises BadAudio, naming the files, if none of them can be read.
+    """
+    chosen = tracks[:: max(1, len(tracks) // most)][:most]
+    each, samples = most // len(chosen), round(seconds * codec.sample_rate)
+    faults: list[str] = []
+    for track in chosen:
         try:
             audio = _read_track(track, codec)
-        except BadAudio:
-            continue  # named when it is encoded
-        samples = round(seconds * codec.sample_rate)
-        start = max(0, (audio.shape[-1] - samples) // 2)
-        yield audio[:, start : start + samples]
+        except BadAudio as error:
+            faults.append(str(error))
+            continue
+        count = min(each, max(1, audio.shape[-1] // samples))
+        slack = max(0, audio.shape[-1] - samples)
+        for i in range(count):
+            start = round(slack * (i + 0.5) / count)
+            yield audio[:, start : start + samples]
+    if len(faults) == len(chosen):
+        raise _none_readable(faults)
+
+
+def _none_readable(faults: Sequence[str]) -> BadAudio:
+    return BadAudio("None of the audio files could be read:\n" + "\n".join(faults))
 
 
 def open_store(
@@ -194,7 +208,7 @@ def encode_tracks(
     try:
         rows, skipped, shards = _encode_into(draft, tracks, codec, progress)
         if not rows:
-            raise BadAudio("None of the audio files could be read:\n" + "\n".join(skipped.values()))
+            raise _none_readable(list(skipped.values()))
         _write_manifest(draft, rows, shards, codec, spec, list(skipped))
         draft.rename(folder)
     finally:
