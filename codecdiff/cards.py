@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +31,20 @@ def write_card(folder: Path | str) -> None:
         replace_text(file, card(folder))
 
 
+def command(launcher: str, words: Sequence[str]) -> str:
+    """Give a command line as it was typed, but for the absolute folders of the machine it was typed on."""
+    script, *rest = (re.sub(r"(?<![\w.])/(?:[^/\s]+/)*", "", word) for word in words)
+    return f"{launcher} {shlex.join([f'recipes/{Path(script).name}', *rest])}"
+
+
 def _header(spec: dict[str, Any]) -> list[str]:
     lines = ["---", "library_name: codecdiff", "pipeline_tag: text-to-audio"]
     return [*lines, "---", MARK, "", "# A codec diffusion model", ""]
 
 
 def _parts(spec: dict[str, Any]) -> list[str]:
-    rows = [f"| {kind} | `{json.dumps(spec[kind])}` |" for kind in ("codec", "splitter", "conditioner")]
+    described = {kind: json.dumps(spec[kind]).replace("|", "\\|") for kind in ("codec", "splitter", "conditioner")}
+    rows = [f"| {kind} | `{text}` |" for kind, text in described.items()]
     return ["| part | configuration |", "|---|---|", *rows, ""]
 
 
@@ -48,12 +58,15 @@ def _training(spec: dict[str, Any], stages: dict[str, Any]) -> list[str]:
         "",
     ]
     for name, stage in stages.items():
-        facts = stage["training"]
+        facts = dict(stage["training"])
+        typed = facts.pop("command", None)
         lines += [
             f"**{name}**: denoiser `{json.dumps(stage['denoiser'])}`, sampled with {stage['sampler']} in "
             f"{stage['steps']} steps at guidance {stage['guidance']}. Trained with `{json.dumps(facts)}`.",
             "",
         ]
+        if typed:
+            lines += ["```", typed, "```", ""]
     return lines
 
 

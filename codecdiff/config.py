@@ -74,7 +74,13 @@ def options(kind: str, name: str) -> dict[str, Any]:
     """Give the options of a part with their type hints: its constructor's signature, less what is supplied."""
     part = registry.load(kind, name)
     signature = inspect.signature(part.__init__)
-    hints = get_type_hints(part.__init__)
+    try:
+        hints = get_type_hints(part.__init__)
+    except NameError as error:
+        raise registry.BrokenPlugin(
+            f"The type hints of the {kind[:-1]} '{name}' cannot be read: {error}. "
+            "Its package must import at run time the types that its constructor names."
+        ) from error
     known = (parameter.name for parameter in list(signature.parameters.values())[1:])
     return {key: hints.get(key, Any) for key in known if key in hints and key not in SUPPLIED[kind]}
 

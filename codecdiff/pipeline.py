@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from codecdiff import config, diffusion, registry
 from codecdiff.codecs import in_pieces
+from codecdiff.data.store import load_state
 from codecdiff.files import replace_text, replaced
 from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter, device_of, prompt_fields
 from codecdiff.splitters import stage_names
@@ -144,9 +146,9 @@ class Pipeline:
 
     def frames(self, seconds: float) -> int:
         """Give the number of latent frames that hold this many seconds."""
-        if not 0 < seconds <= 3600:
+        if not (1 / self.sample_rate <= seconds <= 3600):  # also refuses NaN
             raise ValueError(f"seconds={seconds}: ask for more than 0 and at most 3600 seconds.")
-        return max(1, -(-round(seconds * self.sample_rate) // self.codec.hop_length))
+        return -(-round(seconds * self.sample_rate) // self.codec.hop_length)
 
     def snap(self, stages: Sequence[Tensor], frames: int) -> list[Tensor]:
         """Move every given stage to the nearest codebook entries; the stages not given yet do not matter."""
@@ -180,6 +182,8 @@ class Pipeline:
             self._require_every_stage()
         for stage in self.stages:
             stage.check_steps(stage.steps if steps is None else steps)
+        if guidance is not None and not math.isfinite(guidance):
+            raise ValueError(f"guidance={guidance}: ask for a number, as in 3.")
         if takes < 1 or not prompts:
             raise ValueError(f"takes={takes} of {len(prompts)} prompts: ask for at least one of each.")
         rows = [prompt for prompt in prompts for _ in range(takes)]
@@ -246,7 +250,7 @@ class Pipeline:
 
         An empty prompt is unconditional. Raises ValueError for absurd seconds or steps.
         """
-        many = [prompts] if isinstance(prompts, str | dict) else list(prompts)  # pyright: ignore[reportArgumentType]
+        many = [prompts] if isinstance(prompts, str | Mapping) else prompts
         many = [prompt_fields(prompt) for prompt in many]
         codes = self.generate_codes(many, self.frames(seconds), **options)
         return self.decode(codes, round(seconds * self.sample_rate)).clamp(-1, 1)
@@ -374,7 +378,7 @@ def load_codec_state(folder: Path | str, codec: Codec) -> bool:
     file = Path(folder) / "codec" / "model.safetensors"
     if not (Path(folder) / MODEL_FILE).exists():
         return False
-    codec.load_fitted_state(load_file(file) if file.exists() else {})
+    codec.load_fitted_state(load_state(file))
     return True
 
 
@@ -407,7 +411,7 @@ def agree(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) -> None:
     saved = read_spec(folder)
     differ = [key for key in spec if key != "data" and json.loads(json.dumps(spec[key])) != saved.get(key)]
     file = folder / "codec" / "model.safetensors"
-    kept = load_file(file) if file.exists() else {}
+    kept = load_state(file)
     if kept.keys() != state.keys() or any(not torch.equal(kept[name].float(), state[name].float()) for name in state):
         differ.append("state of the codec")
     if differ:

@@ -46,7 +46,7 @@ class Loop(Settings):
     """What a recipe's loop does around the steps."""
 
     batch_size: PositiveInt = 16  # crops per device
-    seconds: PositiveFloat = 6.0  # of a crop
+    seconds: float = Field(default=6.0, gt=0, le=3600)  # of a crop
     check_every: PositiveInt = 100  # steps between held-out losses and saves
     sample_every: int = Field(default=0, ge=0)  # steps between audible samples; 0 for none
 
@@ -64,7 +64,7 @@ class Sampling(Settings):
 
     sampler: str = "ddpm"
     steps: PositiveInt = 100
-    guidance: float = 3.0
+    guidance: float = Field(default=3.0, allow_inf_nan=False)
 
 
 class StageOptions(Settings):

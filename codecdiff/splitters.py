@@ -5,6 +5,7 @@ The patterns are those of MusicGen (Copet et al., 2023, figure 1) and of DiscoDi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -52,6 +53,11 @@ def _span(text: str) -> range:
 def stage_names(count: int) -> list[str]:
     """Name the stages of a pattern: primary and secondary when there are two, else stage1, stage2..."""
     return ["primary", "secondary"] if count == 2 else [f"stage{i + 1}" for i in range(count)]
+
+
+def is_stage_name(name: str) -> bool:
+    """Tell whether the stages of some pattern may be called so."""
+    return re.fullmatch(r"primary|secondary|stage[1-9]\d*", name) is not None
 
 
 class Grouped(Splitter):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +12,13 @@ from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from codecdiff import diffusion
 from codecdiff.data.crops import Batch, Crops, dropped, split_tracks
-from codecdiff.data.store import CodeStore
+from codecdiff.data.store import CodeStore, load_state
 from codecdiff.files import replaced
 from codecdiff.interfaces import Condition, device_of
 from codecdiff.pipeline import Pipeline, Stage, conditions, save_stage
@@ -220,6 +222,14 @@ class StageTrainer:
         mean = torch.tensor([[float(a), float(b)] for a, b in pairs]).mean(0)
         return float(mean[0]), float(mean[1])
 
+    def check(self, inputs: Sequence[StageInput], losses: Sequence[float], seconds: float) -> dict[str, float]:
+        """Give a line for the log: the step, the mean of the `losses` since the last line, held-out losses, memory."""
+        held_out, zero = self.held_out(inputs)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)  # GB
+        row = {"step": self.step_count, "loss": sum(losses) / len(losses)}
+        row |= {"held_out": held_out, "held_out_baseline": zero, "held_out_ratio": held_out / zero}
+        return row | {"seconds": seconds, "peak_memory": memory}
+
     def averaged(self) -> Stage:
         """Give the stage with the averaged weights: the one that generation reads."""
         facts = {**self.stage.facts, "steps": self.step_count}
@@ -271,9 +281,9 @@ class StageTrainer:
                 f"{home} holds a stage in training whose {' and '.join(differ)} differ. "
                 "Choose another output folder, or delete it."
             )
+        tensors = load_state(file)
         with safe_open(file, "pt") as opened:
             self.step_count = int(opened.metadata()["step"])
-        tensors = load_file(file)
         self.denoiser.load_state_dict(_under("raw.", tensors))
         self.ema.module.load_state_dict(_under("averaged.", tensors))
         state: dict[int, dict[str, Tensor]] = {}

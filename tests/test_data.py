@@ -150,11 +150,10 @@ def test_audio_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch
         write_audio(tmp_path / "file" / "a.wav", audio, RATE)
     write_audio(tmp_path / "a.wav", audio + 0.5, RATE)
 
-    def fail(path: Path, *_: Any) -> None:
-        Path(path).write_bytes(b"half")
+    def fail(*_: Any) -> None:
         raise soundfile.LibsndfileError(2)
 
-    monkeypatch.setattr(soundfile, "write", fail)
+    monkeypatch.setattr(soundfile.SoundFile, "write", fail)
     with pytest.raises(OSError, match=r"a\.wav' cannot be written"):
         write_audio(tmp_path / "a.wav", audio, RATE)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.wav", "file"]
@@ -203,8 +202,17 @@ def test_a_store_of_another_codec_is_refused(store: CodeStore, dac: Codec, codec
 
 
 def test_a_store_of_other_files_is_refused(store: CodeStore, dac: Codec, codec_spec: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"made of other audio files than these 2\. Choose another data\.store"):
+    with pytest.raises(ValueError, match=r"made of other files or captions: .* more differ\. Choose another data"):
         open_store(store.folder, write_music(tmp_path, 2), dac, codec_spec)
+
+
+def test_a_store_whose_captions_were_corrected_since_is_refused(tmp_path: Path, dac: Codec) -> None:
+    music = write_music(tmp_path / "music", 2)
+    open_store(tmp_path / "store", music, dac, {})
+    table = music / "metadata.jsonl"
+    table.write_text(table.read_text().replace("tone 1", "a better caption"))
+    with pytest.raises(ValueError, match=r"other files or captions: 1\.wav"):
+        open_store(tmp_path / "store", music, dac, {})
 
 
 def test_what_is_no_store_is_refused(tmp_path: Path, dac: Codec, music: Path) -> None:
@@ -382,3 +390,22 @@ def test_a_codec_is_not_fitted_to_nothing(tmp_path: Path, dac: Codec) -> None:
     (tmp_path / "text.mp3").write_text("no audio")
     with pytest.raises(BadAudio, match=r"text\.mp3"):
         list(clips(find_tracks(tmp_path), dac))
+
+
+def test_captions_survive_a_byte_order_mark_and_odd_line_ends(tmp_path: Path) -> None:
+    for name in "ab":
+        soundfile.write(tmp_path / f"{name}.wav", tone(0.1, 300), RATE)
+    (tmp_path / "metadata.csv").write_text("\ufefffile_name,text\na.wav,from a spreadsheet\n", encoding="utf-8")
+    line = json.dumps({"file_name": "b.wav", "text": "one\u2028two"}, ensure_ascii=False)
+    (tmp_path / "metadata.jsonl").write_text("\ufeff" + line + "\n", encoding="utf-8")
+    assert [track.captions for track in find_tracks(tmp_path)] == [("from a spreadsheet",), ("one\u2028two",)]
+
+
+def test_a_long_ogg_is_written_whole_and_a_cut_aiff_is_refused(tmp_path: Path) -> None:
+    write_audio(tmp_path / "long.ogg", torch.zeros(1, 100 * 44100), 44100)
+    assert read_audio(tmp_path / "long.ogg", 44100, 1).shape == (1, 100 * 44100)
+    soundfile.write(tmp_path / "cut.aiff", tone(1.0, 300), RATE)
+    whole = (tmp_path / "cut.aiff").read_bytes()
+    (tmp_path / "cut.aiff").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadAudio, match="cut short"):
+        read_audio(tmp_path / "cut.aiff", RATE, 1)

@@ -89,7 +89,7 @@ def test_it_trains_saves_samples_and_goes_on(run: Run, capsys: pytest.CaptureFix
     made = pipeline.generate(["a tone", ""], seconds=0.2)
     heard = read_audio(out / "samples" / "00.wav", 8000, 1)
     assert (made[0] - heard).abs().max() < 1e-3
-    assert "held-out" in capsys.readouterr().err
+    assert "held_out_ratio" in capsys.readouterr().err
     before = (out / "store" / "header.json").stat().st_mtime_ns
     run("train.steps=6")
     assert (steps(out, "primary"), steps(out, "secondary")) == ([2, 4, 6], [2, 4, 6])

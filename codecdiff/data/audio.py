@@ -16,7 +16,10 @@ import soxr
 import torch
 from torch import Tensor
 
+from codecdiff.files import replaced
+
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus")
+BLOCK = 2**16  # audio samples read or written at once
 CAPTION_FIELDS = ("text", "caption", "captions")
 
 
@@ -56,13 +59,13 @@ def _metadata(folder: Path) -> dict[str, dict[str, Any]]:
     for file in sorted(folder.rglob("metadata.jsonl")):
         rows += [_located(row, file.parent, folder) for row in _json_lines(file)]
     for file in sorted(folder.rglob("metadata.csv")):
-        with file.open(encoding="utf-8", newline="") as stream:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
             rows += [_located(dict(row), file.parent, folder) for row in csv.DictReader(stream)]
     return {row["file_name"]: row for row in rows if row.get("file_name")}
 
 
 def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1):
         try:
             row = json.loads(line) if line.strip() else {}
         except ValueError as error:
@@ -98,9 +101,11 @@ def read_audio(file: Path | str, sample_rate: int, channels: int) -> Tensor:
     try:
         with soundfile.SoundFile(file) as stream:
             promised = stream.frames
-            samples = stream.read(dtype="float32", always_2d=True)
-            rate = stream.samplerate
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+            rate, blocks = stream.samplerate, [np.zeros((0, stream.channels), np.float32)]
+            while len(block := stream.read(BLOCK, dtype="float32", always_2d=True)):  # a streamed FLAC has no length
+                blocks.append(block)
+            samples = np.concatenate(blocks)
+    except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
         raise BadAudio(f"'{file}' cannot be read as audio: {error}.") from error
     if (0 < promised < 2**62 and len(samples) < promised) or _is_cut(file):
         raise BadAudio(f"'{file}' is cut short: it ends before its last sample. Fetch it again.")
@@ -117,12 +122,12 @@ def read_audio(file: Path | str, sample_rate: int, channels: int) -> Tensor:
 
 
 def _is_cut(file: Path) -> bool:
-    """Tell whether a WAV is shorter than its header says or an Ogg lacks its last page: libsndfile forgives both."""
+    """Tell whether a WAV or AIFF is shorter than its header says, or an Ogg lacks its end: libsndfile forgives both."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         head = stream.read(8)
-        if head[:4] == b"RIFF":
-            promised = int.from_bytes(head[4:], "little")
+        if head[:4] in (b"RIFF", b"FORM"):
+            promised = int.from_bytes(head[4:], "little" if head[:4] == b"RIFF" else "big")
             return promised < 2**32 - 1 and size < promised + 8  # a stream of unknown length says 2**32 - 1
         if head[:4] != b"OggS":
             return False
@@ -134,14 +139,14 @@ def _is_cut(file: Path) -> bool:
 
 def write_audio(file: Path | str, audio: Tensor, sample_rate: int) -> None:
     """Write (ch, t) audio as a file of the format its suffix names, whole or not at all."""
-    from codecdiff.files import replaced
-
     file = Path(file)
     if file.suffix.lower().lstrip(".").upper() not in soundfile.available_formats():
         raise ValueError(f"'{file}' names no audio format that can be written. Use .wav or .flac.")
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with replaced(file) as temporary:
-            soundfile.write(temporary, audio.clamp(-1, 1).T.cpu().numpy(), sample_rate)
+        samples = audio.clamp(-1, 1).T.cpu().numpy()
+        with replaced(file) as temporary, soundfile.SoundFile(temporary, "w", sample_rate, samples.shape[1]) as stream:
+            for start in range(0, len(samples), BLOCK):  # libsndfile overflows its stack on a long Vorbis write
+                stream.write(samples[start : start + BLOCK])
     except soundfile.LibsndfileError as error:
         raise OSError(f"'{file}' cannot be written: {error}") from error

@@ -1,7 +1,7 @@
 """The store of training data: integer codes in memory-mapped shards, beside a manifest.
 
 store/  header.json       codec, its options and a hash of its weights, frame rate, counts
-        manifest.parquet  track, captions, metadata, seconds, checksum, shard, start, frames
+        manifest.parquet  track, captions, metadata, seconds, checksum, bytes, shard, start, frames
         codec.safetensors state of the codec, where it was fitted
         shards/00000.npy  uint16 (frames, k), frame-major: a random crop is one contiguous read
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -37,6 +39,14 @@ def fingerprint(module: nn.Module) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def load_state(file: Path) -> dict[str, Tensor]:
+    """Give the tensors of a safetensors file, none if there is no file. Raises ValueError if it is damaged."""
+    try:
+        return load_file(file) if file.exists() else {}
+    except SafetensorError as error:
+        raise ValueError(f"'{file}' is damaged: {error}. Fetch or make it again.") from error
 
 
 def _checksum(file: Path) -> str:
@@ -95,14 +105,17 @@ class CodeStore:
     def fitted_state(self) -> dict[str, Tensor]:
         """Give the state of the codec that made the store, empty if it was not fitted."""
         file = self.folder / "codec.safetensors"
-        return load_file(file) if file.exists() else {}
+        return load_state(file)
 
     def check_tracks(self, tracks: Sequence[Track]) -> None:
         """Raise ValueError unless the store was made of these tracks."""
-        kept = {row["track"] for row in self.rows} | set(self.header["skipped"])
-        if kept != {track.name for track in tracks}:
+        kept = {row["track"]: (row["bytes"], row["captions"]) for row in self.rows}
+        found = {track.name: (track.file.stat().st_size, list(track.captions)) for track in tracks}
+        skipped = set(self.header["skipped"])
+        differ = sorted(name for name in {*kept, *found} - skipped if kept.get(name) != found.get(name))
+        if differ:
             raise ValueError(
-                f"'{self.folder}' was made of other audio files than these {len(tracks)}. "
+                f"'{self.folder}' was made of other files or captions: {differ[0]} and {len(differ) - 1} more differ. "
                 "Choose another data.store, or delete it to encode again."
             )
 
@@ -177,9 +190,16 @@ def open_store(
         raise FileNotFoundError(f"There is no store at '{folder}', and no data.audio to make one from.")
     if not codec.is_fitted:
         codec.fit(clips(tracks, codec), seed=seed)
-    store, skipped = encode_tracks(tracks, folder, codec, spec, progress=progress)
+    try:
+        store, skipped = encode_tracks(tracks, folder, codec, spec, progress=progress)
+    except OSError:
+        if not (Path(folder) / "header.json").is_file():
+            raise
+        return open_store(folder, audio, codec, spec)  # another job made it meanwhile
     for line in skipped:
         report(f"Skipped: {line}")
+    if uncaptioned := sum(not row["captions"] for row in store.rows):
+        report(f"{uncaptioned} of {len(store)} tracks have no caption: they are trained on without text.")
     if skipped:
         report(f"Skipped {len(skipped)} of {len(tracks)} files; {len(store)} are in the store.")
     return store
@@ -202,8 +222,7 @@ def encode_tracks(
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"'{folder}' exists and is no store of codes. Choose another folder for the store.")
-    draft = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}.part")  # another job may be making the same store
     (draft / "shards").mkdir(parents=True)
     try:
         rows, skipped, shards = _encode_into(draft, tracks, codec, progress)
@@ -228,6 +247,7 @@ def _encode_into(
             audio = _read_track(track, codec)
         except BadAudio as error:
             skipped[track.name] = str(error)
+            progress(count)
             continue
         codes = in_pieces(codec).encode(audio[None].to(device_of(codec)))[0].T.cpu().numpy().astype(np.uint16)
         if start and start + len(codes) > SHARD_FRAMES:
@@ -251,6 +271,7 @@ def _row(track: Track, codec: Codec, samples: int, shard: int, start: int, frame
         "source": str(track.metadata.get("source") or ""),
         "seconds": samples / codec.sample_rate,
         "checksum": _checksum(track.file),
+        "bytes": track.file.stat().st_size,
         "shard": shard,
         "start": start,
         "frames": frames,
@@ -269,6 +290,7 @@ def _write_manifest(
             ("source", pa.string()),
             ("seconds", pa.float64()),
             ("checksum", pa.string()),
+            ("bytes", pa.int64()),
             ("shard", pa.int32()),
             ("start", pa.int64()),
             ("frames", pa.int64()),
