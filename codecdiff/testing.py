@@ -1,9 +1,11 @@
-"""The laws of the four parts, to be called from the tests of whoever writes one. AssertionError says which is broken.
+"""The laws of the four parts, to be called from the tests of whoever writes one:
 
-from codecdiff.testing import check_codec
+    from codecdiff.testing import check_codec
 
-def test_laws():
-check_codec(MyCodec(), seconds=1.0)
+    def test_laws():
+        check_codec(MyCodec(), seconds=1.0)
+
+A law that does not hold raises AssertionError, which says which.
 """
 
 from __future__ import annotations

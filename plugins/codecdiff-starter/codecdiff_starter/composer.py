@@ -5,8 +5,7 @@
     texts = captions(facts, np.random.default_rng(0))
 
 A piece is a pure function of its facts, its seed and its seconds (to within rounding, between machines and versions of
-numpy). Every part
-starts at once and plays throughout, so any few seconds of a piece show all its facts.
+numpy). Every part starts at once and plays throughout, so any few seconds of a piece show all its facts.
 `python -m codecdiff_starter.composer FOLDER` writes a data set.
 """
 
