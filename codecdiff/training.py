@@ -7,10 +7,13 @@ import resource
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs, is_tensorboard_available
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,6 +27,23 @@ from codecdiff.interfaces import Condition, device_of
 from codecdiff.pipeline import Pipeline, Stage, conditions, save_stage
 
 STATE = "training"
+
+
+def new_accelerator(output: Path | str, precision: Literal["no", "bf16"] = "no") -> Accelerator:
+    """Give the accelerator of a training run: on the CPU where there is nothing else, logging to TensorBoard if any.
+
+    Processes wait for each other up to a day: the first encodes while the others wait.
+    """
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        cpu=not torch.accelerator.is_available(),  # left open, every process of several takes itself for the first
+        log_with="tensorboard" if is_tensorboard_available() else None,
+        project_dir=str(output),
+        kwargs_handlers=[patience],
+    )
+    accelerator.init_trackers("log")
+    return accelerator
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,11 @@ reports. Run it again to go on where it stopped. Defaults: configs/starter.yaml;
 import argparse
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, is_tensorboard_available
 from pydantic import Field
 from rich.console import Console
 from rich.progress import track as progress
@@ -27,7 +25,7 @@ from codecdiff.diffusion import training_scheduler
 from codecdiff.pipeline import Pipeline, Stage, build_parts, load_codec_state
 from codecdiff.settings import Data, Diffusion, Loop, Optimization, Sampling, Settings, StageOptions
 from codecdiff.splitters import is_stage_name
-from codecdiff.training import StageData, StageTrainer
+from codecdiff.training import StageData, StageTrainer, new_accelerator
 
 console = Console(stderr=True, log_path=False, width=None if sys.stderr.isatty() else 160)
 
@@ -102,13 +100,7 @@ def main() -> None:
     arguments = parser.parse_args()
     e = config.read(Experiment, arguments.config, arguments.overrides)
     model = e.output / "model"
-    tracker = "tensorboard" if is_tensorboard_available() else None
-    cpu = not torch.accelerator.is_available()  # said outright, or every process of several takes itself for the first
-    waiting = [InitProcessGroupKwargs(timeout=timedelta(days=1))]  # for the first process to encode
-    accelerator = Accelerator(
-        None, e.precision, cpu=cpu, log_with=tracker, project_dir=e.output, kwargs_handlers=waiting
-    )
-    accelerator.init_trackers("log")
+    accelerator = new_accelerator(e.output, e.precision)
     say = console.log if accelerator.is_main_process else lambda *_: None
     codec, splitter, conditioner = build_parts(e.model_dump(include={"codec", "splitter", "conditioner"}))
     standardized = Standardized(codec, per=e.standardize)

@@ -101,7 +101,8 @@ def read_audio(file: Path | str, sample_rate: int, channels: int) -> Tensor:
     try:
         with soundfile.SoundFile(file) as stream:
             promised = stream.frames
-            rate, blocks = stream.samplerate, [np.zeros((0, stream.channels), np.float32)]
+            rate = stream.samplerate
+            blocks: list[np.ndarray] = [np.zeros((0, stream.channels), np.float32)]
             while len(block := stream.read(BLOCK, dtype="float32", always_2d=True)):  # a streamed FLAC has no length
                 blocks.append(block)
             samples = np.concatenate(blocks)
