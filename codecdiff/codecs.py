@@ -28,6 +28,7 @@ class Wrapped(Codec):
         """Levels of the wrapped codec's rows."""
         return self.codec.levels
 
+    # a property over a plain fact, because a codec that is fitted later has other duplicates
     @property
     def duplicate_entries(self) -> frozenset[tuple[int, int]]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Entries of the wrapped codec that quantise to another index; a codec fitted later has others."""

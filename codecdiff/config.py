@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf, TypeAdapter, ValidationError
@@ -97,7 +97,7 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
         return build(kind, value) if isinstance(value, str | Mapping) else value
 
     built: Any = Annotated[InstanceOf[interface], BeforeValidator(assembled)]
-    return TypeAdapter(Union[built, None] if type(None) in get_args(hint) else built, config=_LAX)  # noqa: UP007  # pyright: ignore[reportInvalidTypeForm]
+    return TypeAdapter(built | None if type(None) in get_args(hint) else built, config=_LAX)
 
 
 def _checked(value: Any, hint: Any, where: str) -> Any:

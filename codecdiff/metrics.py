@@ -184,7 +184,7 @@ class Probe(NamedTuple):
             return objective
 
         with torch.enable_grad():
-            optimizer.step(loss)  # pyright: ignore[reportArgumentType]
+            optimizer.step(loss)  # pyright: ignore[reportArgumentType]  # L-BFGS takes a closure that gives a tensor
         return cls(mean, deviation, weights.detach(), bias.detach())
 
     def predict(self, features: Tensor) -> Tensor:

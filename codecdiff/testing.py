@@ -43,6 +43,7 @@ def _noise(*shape: int, seed: int = 0) -> Tensor:
 @contextmanager
 def _randomness_untouched(part: object) -> Iterator[None]:
     def states() -> tuple[Any, ...]:
+        # the global state is what is watched here, so the legacy call is meant
         return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
 
     before = states()
