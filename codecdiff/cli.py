@@ -108,6 +108,9 @@ def encode(
     options: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the codec; any number.")
     ] = None,
+    projections: Annotated[
+        bool, typer.Option("--projections", help="Keep what the codes are quantised from too, for target=projections.")
+    ] = False,
     device: Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: a GPU if any.")] = "",
 ) -> None:
     """Encode audio into a store of codes to train on."""
@@ -122,7 +125,8 @@ def encode(
         with err.status(f"Fitting the {codec} codec"):
             model.fit(clips(tracks, model))
     with progress("encoding", len(tracks)) as advance:
-        store, skipped = encode_tracks(tracks, output, model, spec_of("codecs", model), progress=advance)
+        target = "projections" if projections else "codes"
+        store, skipped = encode_tracks(tracks, output, model, spec_of("codecs", model), target=target, progress=advance)
     for line in skipped:
         err.print(f"Skipped: {line}", style="yellow", soft_wrap=True)
     minutes = sum(row["seconds"] for row in store.rows) / 60

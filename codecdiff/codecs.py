@@ -108,7 +108,7 @@ class Standardized(Wrapped):
 
     def embed(self, codes: Tensor) -> Tensor:
         """(b, k, l) codes -> (b, k, d, l) standardised latents."""
-        return (self.codec.embed(codes) - self.mean) / self.std
+        return self.standardize(self.codec.embed(codes))
 
     def quantize(self, latents: Tensor) -> Tensor:
         """(b, k, d, l) standardised latents -> (b, k, l) codes."""
@@ -116,7 +116,11 @@ class Standardized(Wrapped):
 
     def project(self, audio: Tensor) -> Tensor:
         """(b, ch, t) audio -> (b, k, d, l) standardised latents before quantisation."""
-        return (self.codec.project(audio) - self.mean) / self.std
+        return self.standardize(self.codec.project(audio))
+
+    def standardize(self, latents: Tensor) -> Tensor:
+        """(b, k, d, l) latents of the wrapped codec -> (b, k, d, l) standardised latents."""
+        return (latents - self.mean) / self.std
 
     def fitted_state(self) -> dict[str, Tensor]:
         """State of the wrapped codec, and the statistics."""

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codecdiff import config, diffusion, registry
-from codecdiff.codecs import in_pieces
-from codecdiff.data.store import load_state
+from codecdiff.codecs import Standardized, in_pieces
+from codecdiff.data.store import Target, load_state
 from codecdiff.files import replace_text, replaced
 from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter, device_of, prompt_fields
 from codecdiff.splitters import stage_names
@@ -93,7 +93,11 @@ def conditions(conditioner: Conditioner | None, prompts: Sequence[Prompt], devic
 
 
 class Pipeline:
-    """A trained model. `generate` makes audio from prompts, `save` and `load` keep it in a folder."""
+    """A trained model. `generate` makes audio from prompts, `save` and `load` keep it in a folder.
+
+    Its latents are entries of the codebooks, or projections: what the entries quantise, spread around them. With
+    `snap_context` a stage sees the entries of the stages before it, else their latents as they were sampled.
+    """
 
     def __init__(
         self,
@@ -102,11 +106,13 @@ class Pipeline:
         conditioner: Conditioner | None,
         stages: Sequence[Stage],
         *,
+        target: Target = "codes",
         snap_context: bool = True,
         data: dict[str, Any] | None = None,
     ):
         self.codec, self.splitter, self.conditioner = codec, splitter, conditioner
         self.stages = list(stages)
+        self.target: Target = target
         self.snap_context = snap_context
         self.data = data or {}
 
@@ -149,6 +155,10 @@ class Pipeline:
         if not (1 / self.sample_rate <= seconds <= 3600):  # also refuses NaN
             raise ValueError(f"seconds={seconds}: ask for more than 0 and at most 3600 seconds.")
         return -(-round(seconds * self.sample_rate) // self.codec.hop_length)
+
+    def standardized(self, projections: Tensor) -> Tensor:
+        """(b, k, d, l) projections as a store keeps them -> (b, k, d, l) latents as the model's codec gives them."""
+        return self.codec.standardize(projections) if isinstance(self.codec, Standardized) else projections
 
     def snap(self, stages: Sequence[Tensor], frames: int) -> list[Tensor]:
         """Move every given stage to the nearest codebook entries; the stages not given yet do not matter."""
@@ -269,7 +279,7 @@ class Pipeline:
             "splitter": config.spec_of("splitters", self.splitter),
             "conditioner": config.spec_of("conditioners", self.conditioner) if self.conditioner else None,
             "snap_context": self.snap_context,
-            "target": "codes",
+            "target": self.target,
             "stages": self.stage_names,
             "data": self.data,
         }
@@ -300,7 +310,8 @@ class Pipeline:
         with downloads(allow_download):
             codec, splitter, conditioner = trusted_parts(folder, spec, allow_download)
         load_codec_state(folder, codec)
-        pipeline = cls(codec, splitter, conditioner, [], snap_context=spec["snap_context"], data=spec["data"])
+        options = {key: spec[key] for key in ("target", "snap_context", "data")}
+        pipeline = cls(codec, splitter, conditioner, [], **options)
         pipeline.load_stages(folder)
         return pipeline
 
@@ -365,7 +376,7 @@ def read_spec(folder: Path) -> dict[str, Any]:
     found = spec.get("format") if isinstance(spec, dict) else None
     if found != FORMAT:
         raise ValueError(f"{file} has format {found}; this codecdiff reads format {FORMAT}. Update codecdiff.")
-    if missing := {"codec", "splitter", "conditioner", "stages", "snap_context", "data"} - spec.keys():
+    if missing := {"codec", "splitter", "conditioner", "stages", "snap_context", "target", "data"} - spec.keys():
         raise ValueError(f"{file} is not complete: it lacks {', '.join(sorted(missing))}.")
     for name in spec["stages"]:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):

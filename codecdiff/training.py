@@ -61,13 +61,18 @@ class StageInput:
 
 
 def stage_input(batch: Batch, pipeline: Pipeline, i: int) -> StageInput:
-    """Turn a batch of codes into the input of stage `i`: embed, split, take the context, encode the captions."""
-    codec, splitter, device = pipeline.codec, pipeline.splitter, device_of(pipeline.codec)
-    stages = splitter.split(codec.embed(batch.codes.to(device)))
-    real = batch.real.to(device)[:, None, None].expand(-1, codec.num_codebooks, codec.codebook_dim, -1)
-    context = splitter.context(stages, i)
+    """Turn a batch into the input of stage `i`: embed, split, take the context, encode the captions.
+
+    Padding is silence to the network: the mean of the latents, which is zero.
+    """
+    splitter, device = pipeline.splitter, device_of(pipeline.codec)
+    real = batch.real.to(device)[:, None, None]
+    entries = pipeline.codec.embed(batch.codes.to(device)) * real
+    target = entries if batch.projections is None else pipeline.standardized(batch.projections.to(device)) * real
+    stages, mask = splitter.split(target), splitter.split(real.expand_as(target))
+    context = splitter.context(splitter.split(entries) if pipeline.snap_context else stages, i)
     condition = conditions(pipeline.conditioner, batch.captions, device)
-    return StageInput(batch.numbers, stages[i], splitter.split(real)[i], context, condition)
+    return StageInput(batch.numbers, stages[i], mask[i], context, condition)
 
 
 class StageData:
@@ -88,8 +93,8 @@ class StageData:
         self.pipeline, self.i, self.batch_size = pipeline, i, batch_size
         frames = round(seconds * pipeline.codec.frame_rate)
         training, held = split_tracks(store, held_out, seed)
-        self.crops = Crops(store, training, frames, seed=seed)
-        self.held_crops = Crops(store, held or training, frames, seed=seed)
+        self.crops = Crops(store, training, frames, target=pipeline.target, seed=seed)
+        self.held_crops = Crops(store, held or training, frames, target=pipeline.target, seed=seed)
         self.held_numbers = [range(start, start + 16) for start in range(0, checks, 16)]
 
     def step(self, step: int, rank: int = 0, world: int = 1) -> StageInput:

@@ -20,7 +20,7 @@ from codecdiff import config
 from codecdiff.cards import command, write_card
 from codecdiff.codecs import Standardized
 from codecdiff.data.audio import write_audio
-from codecdiff.data.store import CodeStore, open_store
+from codecdiff.data.store import CodeStore, Target, open_store
 from codecdiff.diffusion import training_scheduler
 from codecdiff.pipeline import Pipeline, Stage, build_parts, load_codec_state
 from codecdiff.settings import Data, Diffusion, Loop, Optimization, Sampling, Settings, StageOptions
@@ -39,6 +39,7 @@ class Experiment(Settings):
     splitter: config.SplitterSpec
     conditioner: config.ConditionerSpec | None = None  # null trains without text
     denoiser: config.DenoiserSpec
+    target: Target = "codes"  # diffuse codebook entries, or the projections that they quantise
     snap_context: bool = True  # a stage sees the codebook entries of the one before, not its raw samples
     data: Data = Data()
     precision: Literal["no", "bf16"] = "no"
@@ -104,7 +105,8 @@ def main() -> None:
     say = console.log if accelerator.is_main_process else lambda *_: None
     codec, splitter, conditioner = build_parts(e.model_dump(include={"codec", "splitter", "conditioner"}))
     standardized = Standardized(codec, per=e.standardize)
-    pipeline = Pipeline(standardized, splitter, conditioner, [], snap_context=e.snap_context).to(accelerator.device)
+    options = {"target": e.target, "snap_context": e.snap_context}
+    pipeline = Pipeline(standardized, splitter, conditioner, [], **options).to(accelerator.device)
     names = pipeline.stage_names
     chosen = [i for i, name in enumerate(names) if e.stage in ("all", name)]
     for name in {e.stage, *e.stages} - {"all", *names}:
@@ -117,9 +119,10 @@ def main() -> None:
         known = load_codec_state(model, standardized)
         spec = config.spec_of("codecs", codec)
         told = {"report": say, "progress": lambda count: None if count % 100 else say(f"{count} tracks encoded")}
-        store = open_store(e.data.store or e.output / "store", e.data.audio, codec, spec, seed=e.seed, **told)
+        home = e.data.store or e.output / "store"
+        store = open_store(home, e.data.audio, codec, spec, target=e.target, seed=e.seed, **told)
         if not known:
-            standardized.measure(store.latents(codec))
+            standardized.measure(store.latents(codec, e.target))
         pipeline.data = store.facts()
         pipeline.save_parts(model)
     for i in chosen:

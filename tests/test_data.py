@@ -306,16 +306,42 @@ def test_a_crop_is_a_piece_of_its_track_with_its_caption(store: CodeStore) -> No
     crops = Crops(store, range(6), 30)
     starts = set()
     for number in range(200):
-        codes, length, caption = crops.sample(number)
-        i = int(caption.removeprefix("tone "))
-        windows = np.lib.stride_tricks.sliding_window_view(store.codes(i), 30, axis=0).transpose(0, 2, 1)
-        places = np.flatnonzero((windows == codes).all((1, 2)))
-        assert length == 30
-        assert len(places)
-        starts.update((i, int(place)) for place in places)
+        i, start, caption = crops.sample(number)
+        assert caption == f"tone {i}"
+        batch = crops.batch([number])
+        assert np.array_equal(batch.codes[0].T, store.codes(i)[start : start + 30])
+        assert batch.captions == [caption]
+        assert batch.real.all()
+        starts.add((i, start))
     longest = [start for i, start in starts if i == 5]
     assert min(longest) < 40
     assert max(longest) > 300 - 30 - 40
+
+
+def test_projections_stand_beside_the_codes_they_are_quantised_to(dac: Codec, music: Path, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store", music, dac, {}, target="projections")
+    audio = read_audio(music / "2.wav", dac.sample_rate, 1)
+    row = next(i for i, row in enumerate(store.rows) if row["track"] == "2.wav")
+    wanted = dac.project(audio[None])[0].permute(2, 0, 1).numpy()
+    np.testing.assert_allclose(store.projections(row), wanted, rtol=1e-3, atol=1e-3)
+
+    crops = Crops(store, range(6), 30, target="projections")
+    batch = crops.batch([4, 0, 11])
+    assert batch.projections is not None
+    for codes, projections, number in zip(batch.codes, batch.projections, batch.numbers, strict=True):
+        i, start, _ = crops.sample(number)
+        assert np.array_equal(projections, store.projections(i)[start : start + 30].transpose(1, 2, 0))
+        assert (dac.quantize(projections[None])[0] == codes).float().mean() > 0.98  # float16 moves a few to a neighbour
+    latents = list(store.latents(dac, "projections"))
+    assert [latent.shape[-1] for latent in latents] == [row["frames"] for row in store.rows]
+    assert np.array_equal(latents[row][0], store.projections(row).transpose(1, 2, 0))
+
+
+def test_a_store_of_codes_alone_is_refused_for_projections(
+    store: CodeStore, dac: Codec, codec_spec: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match="holds no projections"):
+        open_store(store.folder, None, dac, codec_spec, target="projections")
 
 
 def test_ranks_together_take_what_one_alone_takes(store: CodeStore) -> None:

@@ -107,7 +107,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         ("{", "is not valid JSON"),
         ("[]", "has format None; this codecdiff reads format 1"),
         ('{"format": 2}', r"has format 2; this codecdiff reads format 1\. Update codecdiff"),
-        ('{"format": 1}', "is not complete: it lacks codec, conditioner, data, snap_context, splitter, stages"),
+        ('{"format": 1}', "is not complete: it lacks codec, conditioner, data, snap_context, splitter, stages, target"),
     ],
 )
 def test_a_broken_description_is_explained(tmp_path: Path, text: str, message: str) -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from small import noise
 
-from codecdiff import Pipeline
-from codecdiff.data.store import CodeStore
+from codecdiff import Codec, Pipeline
+from codecdiff.data.store import CodeStore, open_store
 from codecdiff.diffusion import training_scheduler
 from codecdiff.pipeline import Stage, load_stage, save_stage
 from codecdiff.training import StageData, StageInput, StageTrainer, stage_input
@@ -185,7 +185,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_hint(trainer_of: Callable[..., S
 def test_what_a_stage_trains_on(make_pipeline: Make, data: StageData) -> None:
     pipeline, batch = make_pipeline(), data.crops.batch([0, 1])
     batch.real[1, -3:] = 0
-    latents = pipeline.codec.embed(batch.codes)
+    latents = pipeline.codec.embed(batch.codes) * batch.real[:, None, None]
     given = stage_input(batch, pipeline, 1)
     assert given.context is not None
     assert torch.equal(given.context, latents[:, 0])
@@ -193,6 +193,24 @@ def test_what_a_stage_trains_on(make_pipeline: Make, data: StageData) -> None:
     assert torch.equal(given.mask, batch.real[:, None].expand_as(given.mask))
     assert given.condition["text"].mask.any(1).all()
     assert stage_input(batch, pipeline, 0).context is None
+
+
+def test_projections_are_trained_on_and_codes_are_seen(
+    make_pipeline: Make, dac: Codec, music: Path, tmp_path: Path
+) -> None:
+    store = open_store(tmp_path / "store", music, dac, {}, target="projections")
+    for snap in (True, False):
+        pipeline = make_pipeline(target="projections", snap_context=snap)
+        batch = StageData(store, pipeline, 1, seconds=0.1, batch_size=2).crops.batch([0, 1])
+        given = stage_input(batch, pipeline, 1)
+        assert batch.projections is not None
+        projections = pipeline.standardized(batch.projections)
+        entries = pipeline.codec.embed(batch.codes)
+        assert (projections - entries).abs().mean() > 0.01
+        assert torch.equal(given.clean, projections[:, 1:].flatten(1, 2))
+        assert given.context is not None
+        assert torch.equal(given.context, (entries if snap else projections)[:, 0])
+        assert pipeline.spec()["target"] == "projections"
 
 
 def test_dropped_conditions_follow_sample_numbers(trainer_of: Callable[..., StageTrainer], data: StageData) -> None:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from codecdiff.data.store import CodeStore
+from codecdiff.data.store import CodeStore, Target
 
 
 @dataclass(frozen=True)
 class Batch:
     """Crops of codes with what goes with them.
 
-    codes (b, k, l) int64; real (b, l), 1 where there is music and 0 where a short track was padded; one
-    caption per row, empty where the track has none; and the samples' numbers.
+    codes (b, k, l) int64; their projections (b, k, d, l) float32 where they are the target, or None; real (b, l),
+    1 where there is music and 0 where a short track was padded; one caption per row, empty where the track has
+    none; and the samples' numbers.
     """
 
     codes: Tensor
+    projections: Tensor | None
     real: Tensor
     captions: list[str]
     numbers: list[int]
@@ -56,12 +59,14 @@ class Crops:
     many per track as the track is crops long, so long tracks are heard in proportion to their length.
     """
 
-    def __init__(self, store: CodeStore, tracks: Sequence[int], frames: int, *, seed: int = 0):
+    def __init__(
+        self, store: CodeStore, tracks: Sequence[int], frames: int, *, target: Target = "codes", seed: int = 0
+    ):
         if not tracks:
             raise ValueError("There are no tracks to draw crops from.")
         if frames < 1:
             raise ValueError(f"A crop of {frames} frames holds no music.")
-        self.store, self.frames, self.seed = store, frames, seed
+        self.store, self.frames, self.target, self.seed = store, frames, target, seed
         counts = [max(1, round(store.rows[i]["frames"] / frames)) for i in tracks]
         self._places = np.repeat(np.asarray(tracks), counts)
         self._order: tuple[int, np.ndarray] = (-1, self._places)
@@ -75,14 +80,12 @@ class Crops:
             self._order = (epoch, _random(self.seed, 0, epoch).permutation(self._places))
         return int(self._order[1][place])
 
-    def sample(self, number: int) -> tuple[np.ndarray, int, str]:
-        """Give sample `number`: its codes (frames, k), how many of its frames are real, and its caption."""
+    def sample(self, number: int) -> tuple[int, int, str]:
+        """Give sample `number`: its track, the frame it starts at, and its caption."""
         i, draw = self._track(number), _random(self.seed, 1, number)
-        codes, captions = self.store.codes(i), self.store.captions(i)
-        start = int(draw.integers(0, max(1, len(codes) - self.frames + 1)))
-        crop = np.asarray(codes[start : start + self.frames])
-        caption = captions[int(draw.integers(len(captions)))] if captions else ""
-        return np.pad(crop, ((0, self.frames - len(crop)), (0, 0))), len(crop), caption
+        start = int(draw.integers(0, max(1, self.store.rows[i]["frames"] - self.frames + 1)))
+        captions = self.store.captions(i)
+        return i, start, captions[int(draw.integers(len(captions)))] if captions else ""
 
     def numbers(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> list[int]:
         """Give the samples of one rank at a step: all ranks together take the next `batch_size * world`."""
@@ -91,10 +94,20 @@ class Crops:
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """Collect samples into a batch."""
-        codes, lengths, captions = zip(*map(self.sample, numbers), strict=True)
-        stacked = torch.from_numpy(np.stack(codes).astype(np.int64)).transpose(1, 2)
-        real = (torch.arange(self.frames) < torch.tensor(lengths)[:, None]).float()
-        return Batch(stacked, real, list(captions), list(numbers))
+        tracks, starts, captions = zip(*map(self.sample, numbers), strict=True)
+        places = list(zip(tracks, starts, strict=True))
+        codes = torch.from_numpy(self._crops(self.store.codes, places, np.int64)).transpose(1, 2)
+        projections = None
+        if self.target == "projections":
+            projections = torch.from_numpy(self._crops(self.store.projections, places, np.float32)).permute(0, 2, 3, 1)
+        lengths = torch.tensor([self.store.rows[i]["frames"] - start for i, start in places])
+        real = (torch.arange(self.frames) < lengths[:, None]).float()
+        return Batch(codes, projections, real, list(captions), list(numbers))
+
+    def _crops(self, read: Callable[[int], np.ndarray], places: Sequence[tuple[int, int]], dtype: Any) -> np.ndarray:
+        """Stack crops of what `read` gives of their tracks, (b, frames, ...), padded with zeros."""
+        crops = [np.asarray(read(i)[start : start + self.frames], dtype) for i, start in places]
+        return np.stack([np.pad(c, ((0, self.frames - len(c)), *[(0, 0)] * (c.ndim - 1))) for c in crops])
 
 
 def dropped(seed: int, numbers: Sequence[int], names: Sequence[str], probability: float) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ store/  header.json       codec, its options and a hash of its weights, frame ra
         manifest.parquet  track, captions, metadata, seconds, checksum, bytes, shard, start, frames
         codec.safetensors state of the codec, where it was fitted
         shards/00000.npy  uint16 (frames, k), frame-major: a random crop is one contiguous read
+        shards/00000.projections.npy  float16 (frames, k, d), if asked for: the latents before they are quantised
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +28,8 @@ from torch import Tensor, nn
 from codecdiff.codecs import in_pieces
 from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio
 from codecdiff.interfaces import Codec, device_of
+
+Target = Literal["codes", "projections"]  # what is diffused: entries of the codebooks, or what they quantise
 
 FORMAT = 1
 SHARD_FRAMES = 2**20  # about 3.4 hours of 86 frames/s, 19 MB with 9 codebooks
@@ -72,6 +75,11 @@ class CodeStore:
         self.rows: list[dict[str, Any]] = pq.read_table(self.folder / "manifest.parquet").to_pylist()
         shards = range(self.header["shards"])
         self._shards = [np.load(self.folder / "shards" / f"{i:05d}.npy", mmap_mode="r") for i in shards]
+        self._projections = [
+            np.load(self.folder / "shards" / f"{i:05d}.projections.npy", mmap_mode="r")
+            for i in shards
+            if self.header["projections"]
+        ]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -86,11 +94,20 @@ class CodeStore:
         row = self.rows[i]
         return self._shards[row["shard"]][row["start"] : row["start"] + row["frames"]]
 
-    def latents(self, codec: Codec) -> Iterator[Tensor]:
-        """Yield the latents (1, k, d, l) of every track."""
+    def projections(self, i: int) -> np.ndarray:
+        """Give what the codes of track `i` were quantised from, float16 (frames, k, d), as `Codec.project` gives it."""
+        self.check_target("projections")
+        row = self.rows[i]
+        return self._projections[row["shard"]][row["start"] : row["start"] + row["frames"]]
+
+    def latents(self, codec: Codec, target: Target = "codes") -> Iterator[Tensor]:
+        """Yield the latents (1, k, d, l) of every track: entries of the codec that made the store, or projections."""
         for i in range(len(self)):
-            codes = torch.from_numpy(self.codes(i).astype(np.int64)).T[None]
-            yield codec.embed(codes.to(device_of(codec)))
+            if target == "codes":
+                codes = torch.from_numpy(self.codes(i).astype(np.int64)).T[None]
+                yield codec.embed(codes.to(device_of(codec)))
+            else:
+                yield torch.from_numpy(self.projections(i).astype(np.float32)).permute(1, 2, 0)[None]
 
     def facts(self) -> dict[str, Any]:
         """Give what a model card says of its data: tracks, hours and licences."""
@@ -119,8 +136,17 @@ class CodeStore:
                 "Choose another data.store, or delete it to encode again."
             )
 
-    def check(self, codec: Codec, spec: dict[str, Any]) -> None:
-        """Raise ValueError unless the store was made by this codec, with these options and weights."""
+    def check_target(self, target: Target) -> None:
+        """Raise ValueError unless the store holds this target."""
+        if target == "projections" and not self.header["projections"]:
+            raise ValueError(
+                f"'{self.folder}' holds no projections, which target=projections trains on. "
+                "Choose another store, or delete it to encode again."
+            )
+
+    def check(self, codec: Codec, spec: dict[str, Any], target: Target = "codes") -> None:
+        """Raise ValueError unless the store was made by this codec, with these options and weights, for this target."""
+        self.check_target(target)
         made_by = {"codec": self.header["codec"], "weights": self.header["weights"]}
         asked = {"codec": json.loads(json.dumps(spec)), "weights": fingerprint(codec)}
         for key in asked:
@@ -168,6 +194,7 @@ def open_store(
     codec: Codec,
     spec: dict[str, Any],
     *,
+    target: Target = "codes",
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
     progress: Callable[[int], None] = lambda count: None,
@@ -182,7 +209,7 @@ def open_store(
         store = CodeStore(folder)
         if not codec.is_fitted:
             codec.load_fitted_state(store.fitted_state())
-        store.check(codec, spec)
+        store.check(codec, spec, target)
         if tracks:
             store.check_tracks(tracks)
         return store
@@ -191,11 +218,11 @@ def open_store(
     if not codec.is_fitted:
         codec.fit(clips(tracks, codec), seed=seed)
     try:
-        store, skipped = encode_tracks(tracks, folder, codec, spec, progress=progress)
+        store, skipped = encode_tracks(tracks, folder, codec, spec, target=target, progress=progress)
     except OSError:
         if not (Path(folder) / "header.json").is_file():
             raise
-        return open_store(folder, audio, codec, spec)  # another job made it meanwhile
+        return open_store(folder, audio, codec, spec, target=target)  # another job made it meanwhile
     for line in skipped:
         report(f"Skipped: {line}")
     if uncaptioned := sum(not row["captions"] for row in store.rows):
@@ -212,12 +239,14 @@ def encode_tracks(
     codec: Codec,
     spec: dict[str, Any],
     *,
+    target: Target = "codes",
     progress: Callable[[int], None] = lambda count: None,
 ) -> tuple[CodeStore, list[str]]:
     """Encode tracks into a new store, and give it with a sentence for every file that was skipped.
 
-    `spec` is the codec's configuration, recorded in the header. `progress` is called with the number of
-    tracks done. Nothing stands at `folder` until the store is whole. Raises BadAudio if no file could be read.
+    `spec` is the codec's configuration, recorded in the header; the target decides whether projections are kept
+    beside the codes. `progress` is called with the number of tracks done. Nothing stands at `folder` until the
+    store is whole. Raises BadAudio if no file could be read.
     """
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -225,10 +254,10 @@ def encode_tracks(
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.part")  # another job may be making the same store
     (draft / "shards").mkdir(parents=True)
     try:
-        rows, skipped, shards = _encode_into(draft, tracks, codec, progress)
+        rows, skipped, shards = _encode_into(draft, tracks, codec, target, progress)
         if not rows:
             raise _none_readable(list(skipped.values()))
-        _write_manifest(draft, rows, shards, codec, spec, list(skipped))
+        _write_manifest(draft, rows, shards, codec, spec, target, list(skipped))
         draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -236,11 +265,11 @@ def encode_tracks(
 
 
 def _encode_into(
-    draft: Path, tracks: Sequence[Track], codec: Codec, progress: Callable[[int], None]
+    draft: Path, tracks: Sequence[Track], codec: Codec, target: Target, progress: Callable[[int], None]
 ) -> tuple[list[dict[str, Any]], dict[str, str], int]:
     rows: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
-    held: list[np.ndarray] = []
+    held: list[tuple[np.ndarray, ...]] = []
     shard = start = 0
     for count, track in enumerate(tracks, 1):
         try:
@@ -249,17 +278,33 @@ def _encode_into(
             skipped[track.name] = str(error)
             progress(count)
             continue
-        codes = in_pieces(codec).encode(audio[None].to(device_of(codec)))[0].T.cpu().numpy().astype(np.uint16)
-        if start and start + len(codes) > SHARD_FRAMES:
-            np.save(draft / "shards" / f"{shard:05d}.npy", np.concatenate(held))
+        frames = _encoded(audio[None].to(device_of(codec)), codec, target)
+        count_frames = len(frames[0])
+        if start and start + count_frames > SHARD_FRAMES:
+            _write_shard(draft, shard, held)
             held, shard, start = [], shard + 1, 0
-        rows.append(_row(track, codec, audio.shape[-1], shard, start, len(codes)))
-        held.append(codes)
-        start += len(codes)
+        rows.append(_row(track, codec, audio.shape[-1], shard, start, count_frames))
+        held.append(frames)
+        start += count_frames
         progress(count)
     if held:
-        np.save(draft / "shards" / f"{shard:05d}.npy", np.concatenate(held))
+        _write_shard(draft, shard, held)
     return rows, skipped, shard + 1
+
+
+def _encoded(audio: Tensor, codec: Codec, target: Target) -> tuple[np.ndarray, ...]:
+    """(1, ch, t) audio -> codes (frames, k), and projections (frames, k, d) if they are the target."""
+    pieces = in_pieces(codec)
+    codes = pieces.encode(audio)[0].T.cpu().numpy().astype(np.uint16)
+    if target == "codes":
+        return (codes,)
+    return codes, pieces.project(audio)[0].permute(2, 0, 1).cpu().numpy().astype(np.float16)
+
+
+def _write_shard(draft: Path, shard: int, tracks: Sequence[tuple[np.ndarray, ...]]) -> None:
+    """Write what `_encoded` gave of the tracks of one shard."""
+    for ending, parts in zip(("", ".projections"), zip(*tracks, strict=True), strict=False):
+        np.save(draft / "shards" / f"{shard:05d}{ending}.npy", np.concatenate(parts))
 
 
 def _row(track: Track, codec: Codec, samples: int, shard: int, start: int, frames: int) -> dict[str, Any]:
@@ -279,7 +324,13 @@ def _row(track: Track, codec: Codec, samples: int, shard: int, start: int, frame
 
 
 def _write_manifest(
-    draft: Path, rows: list[dict[str, Any]], shards: int, codec: Codec, spec: dict[str, Any], skipped: list[str]
+    draft: Path,
+    rows: list[dict[str, Any]],
+    shards: int,
+    codec: Codec,
+    spec: dict[str, Any],
+    target: Target,
+    skipped: list[str],
 ) -> None:
     schema = pa.schema(
         [
@@ -305,6 +356,7 @@ def _write_manifest(
         "frame_rate": codec.frame_rate,
         "tracks": len(rows),
         "shards": shards,
+        "projections": target == "projections",
         "skipped": skipped,
     }
     if state := codec.fitted_state():
