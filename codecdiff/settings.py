@@ -73,4 +73,5 @@ class StageOptions(Settings):
     denoiser: DenoiserSpec | None = None
     train: Optimization = Optimization()
     loop: Loop = Loop()
+    diffusion: Diffusion = Diffusion()
     sampling: Sampling = Sampling()

@@ -154,7 +154,7 @@ class StageTrainer:
         self.stage, self.denoiser = stage, stage.denoiser
         self.network: Any = stage.denoiser
         self.optimizer = torch.optim.AdamW(
-            self.denoiser.parameters(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99)
+            self.denoiser.parameters(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True
         )
         self.ema = AveragedModel(self.denoiser, multi_avg_fn=_average(ema_decay), use_buffers=True)
         self.learning_rate, self.warmup, self.steps, self.schedule = learning_rate, warmup, steps, schedule

@@ -60,7 +60,7 @@ def plan(e: Experiment, pipeline: Pipeline, i: int, device="cpu") -> tuple[Stage
         denoiser = pipeline.new_denoiser(i, config.over(e.denoiser, own.denoiser), seed=e.seed)
     facts = {"seed": e.seed, **train.model_dump(), "batch_size": loop.batch_size, "seconds": loop.seconds}
     facts["command"] = command("accelerate launch", sys.argv)
-    scheduler = training_scheduler(**e.diffusion.model_dump())
+    scheduler = training_scheduler(**e.diffusion.over(own.diffusion).model_dump())
     return Stage(name, denoiser, scheduler, **sampling.model_dump(), facts=facts), train, loop
 
 

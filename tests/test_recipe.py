@@ -188,3 +188,14 @@ def test_every_configuration_that_is_shipped_can_be_read(recipe: ModuleType, fil
     assert experiment.output != Path("runs/discodiff")
     with pytest.raises(ConfigError, match="There is no setting 'nothing'"):
         config.read(recipe.Experiment, file, ["nothing=1"])
+
+
+def test_a_stage_may_have_its_own_diffusion_and_projections_are_a_target(run: Run) -> None:
+    out = run("target=projections", "stages.secondary.diffusion.schedule=linear")
+    model = codecdiff.load(out / "model")
+    assert [stage.scheduler.config.beta_schedule for stage in model.stages] == ["squaredcos_cap_v2", "linear"]
+    assert [stage.scheduler.config.num_train_timesteps for stage in model.stages] == [100, 100]
+    assert model.target == "projections"
+    assert model.generate("a tone", seconds=0.1).isfinite().all()
+    with pytest.raises(ValueError, match="its target differ"):
+        run()

@@ -28,22 +28,30 @@ def embedder(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, outputs), nn.GELU(), nn.Linear(outputs, outputs), nn.SiLU())
 
 
+def mean_token(entry: Entry) -> Tensor:
+    """Give the mean (b, e) of the real tokens of every row; of a sequence of length one, its token."""
+    mask = entry.mask[..., None].to(entry.tokens.dtype)
+    return (entry.tokens * mask).sum(1) / mask.sum(1)
+
+
 class UNet(Denoiser):
     """A U-Net of residual blocks with linear, cross- and self-attention. The defaults are the paper's `large`.
 
     A level holds one layer per item of `layers`: a residual block, followed by nothing ("none"), linear
     attention ("linear") or cross-attention to the condition of that name. Attention to a condition there
-    is not is left out, so the defaults also train unconditionally. The condition called `vector`, if there
-    is one, joins the time embedding in every block. A condition missing from a call is absent in every row.
+    is not is left out, so the defaults also train unconditionally. The mean of the condition called `vector`,
+    if there is one, joins the time embedding in every block. A condition missing from a call is absent in every row.
 
     channels, context_channels: of the latents to denoise and of the context before them.
     condition_widths: embedding width of each condition that is supplied.
     width, multipliers: channels of the first convolution, and of each level's result as multiples of it.
+    embedding: width of the step's and the vector's embedding; 4 * width if None.
     heads, head_dim: of cross-attention, of the attention in the middle, and of text layers.
     linear_heads, linear_head_dim: of linear attention.
     groups: of every group normalisation.
+    vector: of all tokens of a condition, which may also be one of `layers`.
     absent_widths: conditions that the architecture has and nobody supplies: always their learned null.
-    text_layers: transformer layers over each supplied condition named in `layers`, before anything attends to it.
+    text_layers: transformer layers over each supplied condition, before anything else sees it.
     middle_attention: whether the frames of the lowest resolution attend to each other.
     checkpoint: compute each level again in the backward pass instead of keeping its activations.
     """
@@ -56,6 +64,7 @@ class UNet(Denoiser):
         condition_widths: Mapping[str, int],
         width: int = 576,
         multipliers: tuple[int, ...] = (1, 1, 2, 2, 4),
+        embedding: int | None = None,
         layers: tuple[str, ...] = ("none", "linear", "linear", "chroma", "text"),
         heads: int = 9,
         head_dim: int = 128,
@@ -77,14 +86,15 @@ class UNet(Denoiser):
         self.multiple = 2 ** (len(multipliers) - 1)  # latent frames
         self.vector = vector if vector in widths else None
         self.sources = tuple(kind for kind in dict.fromkeys(layers) if kind in widths)
-        used = self.sources if self.vector is None else (*self.sources, self.vector)
+        used = tuple(dict.fromkeys(name for name in (*self.sources, self.vector) if name))
         _warn_of_unused(set(condition_widths) - set(used))
 
         self.nulls = nn.ParameterDict({name: nn.Parameter(0.02 * torch.randn(widths[name])) for name in used})
-        self.time_network = embedder(width, 4 * width)
-        self.vector_network = embedder(widths[self.vector], 4 * width) if self.vector else None
+        embedding = embedding or 4 * width
+        self.time_network = embedder(width, embedding)
+        self.vector_network = embedder(widths[self.vector], embedding) if self.vector else None
         self.text_layers = nn.ModuleDict()
-        for name in self.sources:
+        for name in used:
             depth = text_layers if name in condition_widths else 0
             stack = [TextLayer(widths[name], heads=heads, head_dim=head_dim) for _ in range(depth)]
             self.text_layers[name] = nn.ModuleList(stack)
@@ -92,7 +102,7 @@ class UNet(Denoiser):
         build = Builder(
             kinds=layers,
             widths=widths,
-            embedding=4 * width,
+            embedding=embedding,
             has_vector=self.vector is not None,
             groups=groups,
             heads=heads,
@@ -159,8 +169,9 @@ class UNet(Denoiser):
         """Fill in the learned nulls, then apply the vector network and the text layers."""
         entries = Condition({name: self._entry(name, condition) for name in self.nulls})
         filled = entries.fill(dict(self.nulls.items()))
-        vector = self.vector_network(filled[self.vector].tokens[:, 0]) if self.vector and self.vector_network else None
-        return Told(vector, {name: self._read(name, filled[name]) for name in self.sources})
+        read = {name: self._read(name, entry) for name, entry in filled.entries.items()}
+        vector = self.vector_network(mean_token(read[self.vector])) if self.vector and self.vector_network else None
+        return Told(vector, {name: read[name] for name in self.sources})
 
     def _entry(self, name: str, condition: Condition) -> Entry:
         """Give the entry of this name; if there is none, one absent token for all rows."""

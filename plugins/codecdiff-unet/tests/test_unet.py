@@ -52,6 +52,11 @@ def inputs(rows: int = 3, frames: int = 24) -> tuple[Tensor, Tensor]:
     return torch.randn(rows, 4, frames), torch.randint(0, 100, (rows,))
 
 
+def same_shapes(a: UNet, b: UNet) -> bool:
+    shapes = [{name: p.shape for name, p in unet.named_parameters()} for unet in (a, b)]
+    return shapes[0] == shapes[1]
+
+
 def close(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, atol=2e-6, rtol=2e-5)
 
@@ -200,6 +205,24 @@ def test_a_dropped_condition_is_no_condition_and_its_null(name: str) -> None:
     close(dropped, unet(x, t, None, Condition(others)))
     close(dropped, unet(x, t, None, Condition({**others, name: null})))
     assert not torch.allclose(dropped, unet(x, t, None, told), atol=1e-4)
+
+
+def test_the_vector_of_a_sequence_is_the_mean_of_its_real_tokens_after_the_text_layers() -> None:
+    unet: Any = tiny(vector="text", layers=("none",), condition_widths={"text": 12})
+    tokens, mask = condition()["text"]
+    told, (x, t) = Condition({"text": Entry(tokens, mask)}), inputs()
+    (layer,) = unet.text_layers["text"]
+    means = [layer(row[real][None], real[real][None])[0].mean(0) for row, real in zip(tokens, mask, strict=True)]
+    seen = unet.told(told).vector
+    close(seen, unet.vector_network(torch.stack(means)))
+    assert not torch.allclose(unet(x, t, None, told), unet(x, t, None, told.null()), atol=1e-4)
+
+
+def test_the_width_of_the_embedding_is_an_option() -> None:
+    narrow: Any = tiny(embedding=6)
+    assert narrow.time_network[2].out_features == narrow.middle.layers[0].block.time.in_features == 6
+    assert same_shapes(tiny(), tiny(embedding=4 * TINY["width"]))
+    narrow(*inputs(), None, condition())
 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
