@@ -146,9 +146,7 @@ class Pipeline:
 
     def _require_every_stage(self) -> None:
         if missing := self.stage_names[len(self.stages) :]:
-            raise ValueError(
-                f"The model has no trained stage {', '.join(missing)}. Train it first: stage={missing[0]}."
-            )
+            raise ValueError(f"The model has no trained stage {missing[0]}. Train it first: stage={missing[0]}.")
 
     def frames(self, seconds: float) -> int:
         """Give the number of latent frames that hold this many seconds."""

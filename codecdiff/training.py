@@ -93,6 +93,7 @@ class StageData:
         self.pipeline, self.i, self.batch_size = pipeline, i, batch_size
         frames = round(seconds * pipeline.codec.frame_rate)
         training, held = split_tracks(store, held_out, seed)
+        self.holds_out = bool(held)  # else the held-out inputs are of tracks that are trained on
         self.crops = Crops(store, training, frames, target=pipeline.target, seed=seed)
         self.held_crops = Crops(store, held or training, frames, target=pipeline.target, seed=seed)
         self.held_numbers = [range(start, start + 16) for start in range(0, checks, 16)]

@@ -76,6 +76,8 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
     sizes = {"seconds": loop.seconds, "batch_size": loop.batch_size, "seed": e.seed}
     data = StageData(store, pipeline, i, held_out=e.data.held_out, **sizes)
     say(f"{name}: {sum(p.numel() for p in denoiser.parameters()):,} parameters, {len(data.crops)} crops in an epoch")
+    if not data.holds_out:
+        say("No track is held out: what is called held-out loss is of music that is trained on")
     pipeline.load_stages(model)
     before, start, losses = pipeline.stages[:i], time.monotonic(), []
     for step in progress(range(trainer.step_count, train.steps), name, disable=not main, console=console):

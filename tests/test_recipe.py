@@ -190,6 +190,13 @@ def test_every_configuration_that_is_shipped_can_be_read(recipe: ModuleType, fil
         config.read(recipe.Experiment, file, ["nothing=1"])
 
 
+def test_it_says_when_nothing_is_held_out(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    run("data.held_out=0", "stage=primary", "train.steps=1")
+    assert "No track is held out" in " ".join(capsys.readouterr().err.split())
+    run("stage=secondary", "train.steps=1")
+    assert "No track" not in capsys.readouterr().err
+
+
 def test_a_stage_may_have_its_own_diffusion_and_projections_are_a_target(run: Run) -> None:
     out = run("target=projections", "stages.secondary.diffusion.schedule=linear")
     model = codecdiff.load(out / "model")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -101,14 +103,14 @@ class Forgetful(Splitter):
             stages = [stages[0] + stages[1], stages[0] - stages[1]]
         return [*stages, latents[:, 0]] if self.fault == "repeats" else stages
 
-    def merge(self, stages: object) -> Tensor:
-        first, second = stages[0], stages[1]  # pyright: ignore[reportIndexIssue]
+    def merge(self, stages: Any) -> Tensor:
+        first, second = stages[0], stages[1]
         if self.fault == "mixes":
             first, second = (first + second) / 2, (first - second) / 2
         return torch.stack([second, first] if self.fault == "swaps" else [first, second], dim=1)
 
-    def context(self, stages: object, i: int) -> Tensor | None:
-        return stages[1 - i] if self.fault == "peeks" else None  # pyright: ignore[reportIndexIssue]
+    def context(self, stages: Any, i: int) -> Tensor | None:
+        return stages[1 - i] if self.fault == "peeks" else None
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import soundfile
 from rich.console import Console
 from rich.table import Table
 
-from codecdiff.files import replace_text, replaced
+from codecdiff.data.audio import write_audio
+from codecdiff.files import replace_text
 from codecdiff.pipeline import Pipeline
 from codecdiff_starter import page
 from codecdiff_starter.evaluation import (
@@ -40,13 +40,11 @@ from codecdiff_starter.pictures import number
 
 def write_samples(folder: Path, examples: Sequence[Example], sample_rate: int) -> list[dict[str, Any]]:
     """Write examples as WAV to `samples/` in the folder, and say which is which."""
-    (folder / "samples").mkdir(parents=True, exist_ok=True)
     prompts = list(dict.fromkeys(example.prompt for example in examples))
     samples = []
     for example in examples:
         path = f"samples/{prompts.index(example.prompt):02d}-{example.kind}.wav"
-        with replaced(folder / path) as temporary:
-            soundfile.write(temporary, example.audio.clamp(-1, 1).numpy(), sample_rate, subtype="PCM_16")
+        write_audio(folder / path, example.audio[None], sample_rate)
         samples.append({"prompt": example.prompt, "kind": example.kind, "unseen": example.unseen, "path": path})
     return samples
 
@@ -113,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures = [*loss_figures(logs, targets), *figures, Figure("peak memory, GB", memory, at_most=targets.memory)]
     if options.since is not None:
         minutes = (time.time() - options.since) / 60
-        figures.append(Figure("minutes from a fresh clone to this page", minutes, at_most=targets.minutes))
+        figures.append(Figure("minutes from make demo to this page", minutes, at_most=targets.minutes))
     command = shlex.join(
         ["python", "-m", "codecdiff_starter.demo", *(sys.argv[1:] if arguments is None else arguments)]
     )
