@@ -15,6 +15,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import codecdiff
+from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
     import torch
@@ -119,6 +120,7 @@ def encode(
 
     if output.exists():
         raise FileExistsError(f"'{output}' exists already. Choose another name, or delete it.")
+    require_writable(output)
     tracks = tracks_of(audio)
     model = build("codecs", codec_spec(codec, options or [])).to(chosen_device(device))
     if not model.is_fitted:
@@ -219,8 +221,6 @@ def numbered(file: Path, count: int) -> list[Path]:
 
 def check_writable(file: Path) -> None:
     """Raise ValueError or OSError unless audio can be written to this file, by trying its folder."""
-    import tempfile
-
     import soundfile
 
     if not soundfile.check_format(file.suffix[1:]):
@@ -229,10 +229,7 @@ def check_writable(file: Path) -> None:
         raise FileNotFoundError(f"There is no folder '{file.parent}'. Make it first: mkdir -p '{file.parent}'.")
     if file.is_dir() or (file.exists() and not os.access(file, os.W_OK)):
         raise OSError(f"'{file}' is a folder or cannot be written over. Choose another name.")
-    try:
-        tempfile.TemporaryFile(dir=file.parent).close()
-    except OSError as error:
-        raise OSError(f"'{file.parent}' cannot be written to ({error.strerror}). Choose another folder.") from error
+    require_writable(file.parent)
 
 
 def chosen_device(name: str) -> torch.device:

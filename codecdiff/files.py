@@ -1,8 +1,9 @@
-"""Files that are never left half-written."""
+"""Files that are never left half-written, and folders that are tried before the work begins."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,16 @@ def replaced(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def require_writable(folder: Path | str) -> None:
+    """Raise OSError unless files can be written in a folder, or in the nearest there is above it."""
+    path = Path(folder).absolute()
+    home = next(place for place in (path, *path.parents) if place.exists())
+    try:
+        tempfile.TemporaryFile(dir=home).close()
+    except OSError as error:
+        raise OSError(f"'{home}' cannot be written to ({error.strerror}). Choose another folder.") from error
 
 
 def replace_text(path: Path | str, text: str) -> None:

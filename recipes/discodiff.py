@@ -22,6 +22,7 @@ from codecdiff.codecs import Standardized
 from codecdiff.data.audio import write_audio
 from codecdiff.data.store import CodeStore, Target, open_store
 from codecdiff.diffusion import training_scheduler
+from codecdiff.files import require_writable
 from codecdiff.pipeline import Pipeline, Stage, build_parts, load_codec_state
 from codecdiff.settings import Data, Diffusion, Loop, Optimization, Sampling, Settings, StageOptions
 from codecdiff.splitters import is_stage_name
@@ -103,6 +104,7 @@ def main() -> None:
     arguments = parser.parse_args()
     e = config.read(Experiment, arguments.config, arguments.overrides)
     model = e.output / "model"
+    require_writable(e.output)
     accelerator = new_accelerator(e.output, e.precision)
     say = console.log if accelerator.is_main_process else lambda *_: None
     codec, splitter, conditioner = build_parts(e.model_dump(include={"codec", "splitter", "conditioner"}))

@@ -170,6 +170,7 @@ def test_encode_refuses(dac_folder: Path, tmp_path: Path):
     music, store = tone(tmp_path / "music" / "a.wav").parent, tmp_path / "store"
     with_dac = ("--codec", "dac", "--set", f"model={dac_folder}")
     assert "no file or folder" in refused("encode", tmp_path / "none", "-o", store)
+    assert "'/proc' cannot be written to" in refused("encode", music, "-o", "/proc/deep/store")
     assert "not audio by its name" in refused("encode", __file__, "-o", store)
     assert "Did you mean 'dac'" in refused("encode", music, "-o", store, "--codec", "dca")
     assert "has no option 'modle'" in refused("encode", music, "-o", store, "--codec", "dac", "--set", "modle=x")

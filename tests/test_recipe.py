@@ -156,6 +156,12 @@ def test_what_cannot_be_trained_is_refused_before_a_step(run: Run, overrides: li
         run(*overrides)
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_anything(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"file' cannot be written to \(Not a directory\)\. Choose another folder"):
+        run(f"output={tmp_path}/file/out")
+
+
 def test_another_model_is_not_overwritten(run: Run) -> None:
     run("train.steps=1")
     with pytest.raises(ValueError, match="holds another model: its splitter, stages differ"):
