@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from codecdiff.files import replace_text
-from codecdiff.pipeline import read_spec
+from codecdiff.models import read_spec
 
 MARK = "<!-- written by codecdiff; remove this line to keep your own words -->"
 

@@ -172,7 +172,7 @@ def problem_of(plugin: registry.Plugin) -> str:
     """Load an installed part or model, and say what is wrong with it: nothing if it is fine."""
     try:
         if plugin.kind == registry.MODELS:
-            from codecdiff.pipeline import read_spec
+            from codecdiff.models import read_spec
 
             read_spec(plugin.entry.load()())
         else:

@@ -2,94 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from codecdiff import config, diffusion, registry
+from codecdiff import config, diffusion, models, registry
 from codecdiff.codecs import Standardized, in_pieces
-from codecdiff.data.store import Target, load_state
-from codecdiff.files import replace_text, replaced
-from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter, device_of, prompt_fields
+from codecdiff.data.store import Target
+from codecdiff.interfaces import Codec, Conditioner, Denoiser, Prompt, Splitter, device_of, prompt_fields
 from codecdiff.splitters import stage_names
-
-FORMAT = 1
-MODEL_FILE = "codecdiff.json"
-
-
-@dataclass
-class Stage:
-    """One stage of a model: its denoiser, the scheduler it was trained with and how it is sampled."""
-
-    name: str
-    denoiser: Denoiser
-    scheduler: Any
-    sampler: str = "ddpm"
-    steps: int = 100
-    guidance: float = 3.0
-    facts: dict[str, Any] = field(default_factory=dict)  # of its training
-
-    def __post_init__(self):
-        diffusion.sampler(self.scheduler, self.sampler)  # an unknown one is refused now, not after training
-        self.check_steps(self.steps)
-
-    def check_steps(self, steps: int) -> None:
-        """Raise ValueError unless the stage can be sampled in this many steps."""
-        most = self.scheduler.config.num_train_timesteps
-        if not 1 <= steps <= most:
-            raise ValueError(f"steps={steps}: ask for 1 to {most} sampling steps; {self.name} was trained with {most}.")
-
-    def spec(self) -> dict[str, Any]:
-        """Describe the stage for its stage.json."""
-        trained = {k: v for k, v in dict(self.scheduler.config).items() if not k.startswith("_") and v is not None}
-        return {
-            "denoiser": config.spec_of("denoisers", self.denoiser),
-            "scheduler": trained,
-            "sampler": self.sampler,
-            "steps": self.steps,
-            "guidance": self.guidance,
-            "training": self.facts,
-        }
-
-
-def stage_shapes(codec: Codec, splitter: Splitter, frames: int) -> list[tuple[int, int]]:
-    """Give (channels, frames) of every stage for this many latent frames, by splitting a meta tensor."""
-    latents = torch.empty(1, codec.num_codebooks, codec.codebook_dim, frames, device="meta")
-    return [(stage.shape[1], stage.shape[2]) for stage in splitter.split(latents)]
-
-
-def context_channels(codec: Codec, splitter: Splitter) -> list[int]:
-    """Give the channels of the context that every stage sees, 0 for none."""
-    stages = splitter.split(torch.empty(1, codec.num_codebooks, codec.codebook_dim, 1, device="meta"))
-    contexts = [splitter.context(stages, i) for i in range(len(stages))]
-    return [0 if context is None else context.shape[1] for context in contexts]
-
-
-def build_denoiser(spec: Any, codec: Codec, splitter: Splitter, conditioner: Conditioner | None, i: int) -> Denoiser:
-    """Build the denoiser of stage `i`; its channels and widths follow from the other parts."""
-    return config.build(
-        "denoisers",
-        spec,
-        channels=stage_shapes(codec, splitter, 1)[i][0],
-        context_channels=context_channels(codec, splitter)[i],
-        condition_widths=conditioner.widths if conditioner else {},
-    )
-
-
-def conditions(conditioner: Conditioner | None, prompts: Sequence[Prompt], device: Any) -> Condition:
-    """Encode prompts on a device; a model without a conditioner has an empty condition."""
-    return conditioner.encode(prompts).to(device) if conditioner else Condition({})
+from codecdiff.stages import Stage, build_denoiser, conditions, stage_shapes
 
 
 class Pipeline:
@@ -272,7 +199,7 @@ class Pipeline:
     def spec(self) -> dict[str, Any]:
         """Describe the model for its codecdiff.json."""
         return {
-            "format": FORMAT,
+            "format": models.FORMAT,
             "codec": config.spec_of("codecs", self.codec),
             "splitter": config.spec_of("splitters", self.splitter),
             "conditioner": config.spec_of("conditioners", self.conditioner) if self.conditioner else None,
@@ -290,11 +217,11 @@ class Pipeline:
         """
         self.save_parts(folder, dtype=dtype)
         for stage in self.stages:
-            save_stage(Path(folder), stage, dtype)
+            models.save_stage(Path(folder), stage, dtype)
 
     def save_parts(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
         """Save all but the stages; a folder that holds a model already must agree (ValueError)."""
-        save_parts(Path(folder), self.spec(), self.codec, dtype)
+        models.save_parts(Path(folder), self.spec(), self.codec, dtype)
 
     @classmethod
     def load(cls, folder: Path | str, *, allow_download: bool = False) -> Pipeline:
@@ -304,10 +231,10 @@ class Pipeline:
         chose them. Raises FileNotFoundError, LookupError or ValueError if the model cannot be used.
         """
         folder = Path(folder)
-        spec = read_spec(folder)
-        with downloads(allow_download):
-            codec, splitter, conditioner = trusted_parts(folder, spec, allow_download)
-        load_codec_state(folder, codec)
+        spec = models.read_spec(folder)
+        with models.downloads(allow_download):
+            codec, splitter, conditioner = models.trusted_parts(folder, spec, allow_download)
+        models.load_codec_state(folder, codec)
         options = {key: spec[key] for key in ("target", "snap_context", "data")}
         pipeline = cls(codec, splitter, conditioner, [], **options)
         pipeline.load_stages(folder)
@@ -319,154 +246,8 @@ class Pipeline:
         trained = takewhile(lambda name: (folder / name / "stage.json").exists(), self.stage_names)
         parts = self.codec, self.splitter, self.conditioner
         device = device_of(self.codec)
-        self.stages = [load_stage(folder, name, *parts, i) for i, name in enumerate(trained)]
+        self.stages = [models.load_stage(folder, name, *parts, i) for i, name in enumerate(trained)]
         self.to(device)
-
-
-def build_parts(spec: dict[str, Any]) -> tuple[Codec, Splitter, Conditioner | None]:
-    """Build the codec, splitter and conditioner that a model or an experiment names."""
-    codec = config.build("codecs", spec["codec"])
-    splitter = config.build("splitters", spec["splitter"], num_codebooks=codec.num_codebooks, levels=codec.levels)
-    conditioner = config.build("conditioners", spec["conditioner"]) if spec["conditioner"] else None
-    return codec, splitter, conditioner
-
-
-@contextmanager
-def downloads(allowed: bool) -> Iterator[None]:
-    """Keep the hub's client from fetching anything inside the block, unless allowed; what is cached still loads."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not allowed
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def trusted_parts(
-    folder: Path, spec: dict[str, Any], allow_download: bool
-) -> tuple[Codec, Splitter, Conditioner | None]:
-    """Build the parts a folder names; a failure without `allow_download` says that this may be why."""
-    try:
-        return build_parts(spec)
-    except (OSError, LookupError) as error:
-        if allow_download or isinstance(error, registry.UnknownPart):
-            raise
-        named = {kind: spec[kind] for kind in ("codec", "conditioner")}
-        raise LookupError(
-            f"'{folder}' names parts that could not be loaded here: {json.dumps(named)}. ({error}) "
-            "If they are hub ids that you trust, fetch them: --allow-download, or allow_download=True."
-        ) from error
-
-
-def read_spec(folder: Path) -> dict[str, Any]:
-    """Read a model's codecdiff.json. Raises FileNotFoundError or ValueError saying what is wrong with the folder."""
-    file = folder / MODEL_FILE
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no model: there is no {MODEL_FILE} in it. Train one with recipes/discodiff.py."
-        )
-    try:
-        spec = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}.") from error
-    found = spec.get("format") if isinstance(spec, dict) else None
-    if found != FORMAT:
-        raise ValueError(f"{file} has format {found}; this codecdiff reads format {FORMAT}. Update codecdiff.")
-    if missing := {"codec", "splitter", "conditioner", "stages", "snap_context", "target", "data"} - spec.keys():
-        raise ValueError(f"{file} is not complete: it lacks {', '.join(sorted(missing))}.")
-    for name in spec["stages"]:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-            raise ValueError(f"{file} names a stage {name!r}; a stage is a folder inside the model.")
-    return spec
-
-
-def load_codec_state(folder: Path | str, codec: Codec) -> bool:
-    """Give a codec the fitted state that a model folder keeps; False if the folder holds no model yet."""
-    file = Path(folder) / "codec" / "model.safetensors"
-    if not (Path(folder) / MODEL_FILE).exists():
-        return False
-    codec.load_fitted_state(load_state(file))
-    return True
-
-
-def stored(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Give tensors as they are written: contiguous, on the CPU, those of float32 in `dtype`."""
-    cast = {name: t.to(dtype) if t.dtype is torch.float32 else t for name, t in tensors.items()}
-    return {name: tensor.contiguous().cpu() for name, tensor in cast.items()}
-
-
-def save_parts(folder: Path, spec: dict[str, Any], codec: Codec, dtype: torch.dtype = torch.float32) -> None:
-    """Write codecdiff.json and the state of a fitted codec; a folder that holds them already must agree.
-
-    Raises ValueError if the folder holds another model.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    state = stored(codec.fitted_state(), dtype)
-    if state and not (folder / MODEL_FILE).exists():
-        (folder / "codec").mkdir(exist_ok=True)
-        with replaced(folder / "codec" / "model.safetensors") as temporary:
-            save_file(state, temporary)
-    try:
-        with (folder / MODEL_FILE).open("x", encoding="utf-8") as file:  # last: a folder with this file is whole
-            file.write(json.dumps(spec, indent=2) + "\n")
-    except FileExistsError:
-        agree(folder, spec, state)
-
-
-def agree(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) -> None:
-    """Check that a folder holds this very model. Raises ValueError naming what differs."""
-    saved = read_spec(folder)
-    differ = [key for key in spec if key != "data" and json.loads(json.dumps(spec[key])) != saved.get(key)]
-    file = folder / "codec" / "model.safetensors"
-    kept = load_state(file)
-    if kept.keys() != state.keys() or any(not torch.equal(kept[name].float(), state[name].float()) for name in state):
-        differ.append("state of the codec")
-    if differ:
-        raise ValueError(
-            f"{folder} holds another model: its {', '.join(differ)} differ. Choose another output folder, or delete it."
-        )
-
-
-def save_stage(folder: Path, stage: Stage, dtype: torch.dtype = torch.float32) -> None:
-    """Write one stage's weights, then its stage.json: a stage with a stage.json is whole."""
-    target = folder / stage.name
-    target.mkdir(parents=True, exist_ok=True)
-    with replaced(target / "model.safetensors") as temporary:
-        save_file(stored(stage.denoiser.state_dict(), dtype), temporary)
-    replace_text(target / "stage.json", json.dumps(stage.spec(), indent=2) + "\n")
-
-
-def load_stage(
-    folder: Path, name: str, codec: Codec, splitter: Splitter, conditioner: Conditioner | None, i: int
-) -> Stage:
-    """Load one stage of a model folder."""
-    spec = json.loads((folder / name / "stage.json").read_text(encoding="utf-8"))
-    denoiser = build_denoiser(spec["denoiser"], codec, splitter, conditioner, i)
-    file = folder / name / "model.safetensors"
-    dtype = next(denoiser.parameters()).dtype
-    try:
-        weights = load_file(file).items()
-        denoiser.load_state_dict({key: v.to(dtype) if v.is_floating_point() else v for key, v in weights})
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{file} does not hold the weights of this stage: {error}") from error
-    return Stage(
-        name,
-        denoiser.requires_grad_(False).eval(),
-        load_scheduler(spec["scheduler"]),
-        spec["sampler"],
-        spec["steps"],
-        spec["guidance"],
-        spec["training"],
-    )
-
-
-def load_scheduler(options: dict[str, Any]) -> Any:
-    """Build the training scheduler that a stage.json describes."""
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-    return DDPMScheduler.from_config(options)
 
 
 def load(model: Path | str, *, allow_download: bool = False) -> Pipeline:
@@ -479,19 +260,5 @@ def load(model: Path | str, *, allow_download: bool = False) -> Pipeline:
     if not folder.exists() and str(model) in registry.models():
         folder = registry.model_folder(str(model))
     elif not folder.exists():
-        folder = _fetched(str(model))
+        folder = models.fetched(str(model))
     return Pipeline.load(folder, allow_download=allow_download)
-
-
-def _fetched(name: str) -> Path:
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        names = ", ".join(registry.models()) or "none"
-        raise LookupError(f"There is no model '{name}': no such folder, and no hub id. Installed models: {names}.")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        patterns = ["*.json", "*.safetensors"]
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/training/*"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise LookupError(f"There is no folder '{name}', and the hub gave no model of that name: {error}") from error

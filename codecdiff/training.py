@@ -24,7 +24,9 @@ from codecdiff.data.crops import Batch, Crops, dropped, split_tracks
 from codecdiff.data.store import CodeStore, load_state
 from codecdiff.files import replaced
 from codecdiff.interfaces import Condition, device_of
-from codecdiff.pipeline import Pipeline, Stage, conditions, save_stage
+from codecdiff.models import save_stage
+from codecdiff.pipeline import Pipeline
+from codecdiff.stages import Stage, conditions
 
 STATE = "training"
 

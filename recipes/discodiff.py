@@ -23,9 +23,11 @@ from codecdiff.data.audio import write_audio
 from codecdiff.data.store import CodeStore, Target, open_store
 from codecdiff.diffusion import training_scheduler
 from codecdiff.files import require_writable
-from codecdiff.pipeline import Pipeline, Stage, build_parts, load_codec_state
+from codecdiff.models import build_parts, load_codec_state
+from codecdiff.pipeline import Pipeline
 from codecdiff.settings import Data, Diffusion, Loop, Optimization, Sampling, Settings, StageOptions
 from codecdiff.splitters import is_stage_name
+from codecdiff.stages import Stage
 from codecdiff.training import StageData, StageTrainer, new_accelerator
 
 console = Console(stderr=True, log_path=False, width=None if sys.stderr.isatty() else 160)

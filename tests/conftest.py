@@ -14,7 +14,7 @@ from codecdiff.codecs import Standardized
 from codecdiff.data.audio import find_tracks
 from codecdiff.data.store import CodeStore, encode_tracks
 from codecdiff.diffusion import training_scheduler
-from codecdiff.pipeline import Stage
+from codecdiff.stages import Stage
 
 
 @pytest.fixture(scope="session")

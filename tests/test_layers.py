@@ -13,7 +13,7 @@ LAYERS = (
     {"interfaces", "files"},
     {"registry", "config", "settings"},
     {"diffusion", "splitters", "codecs", "data", "metrics"},
-    {"pipeline", "training", "cards", "testing"},
+    {"stages", "models", "pipeline", "training", "cards", "testing"},
     {"cli", "doctor", "__init__", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in names}

@@ -17,7 +17,8 @@ from codecdiff import Codec, Pipeline
 from codecdiff.codecs import Standardized, Wrapped
 from codecdiff.data.store import CodeStore
 from codecdiff.diffusion import training_scheduler
-from codecdiff.pipeline import MODEL_FILE, Stage, downloads, load_codec_state, stage_shapes
+from codecdiff.models import MODEL_FILE, downloads, load_codec_state
+from codecdiff.stages import Stage, stage_shapes
 from codecdiff.testing import check_conditioner, check_denoiser
 from codecdiff.training import StageData, StageTrainer
 
@@ -152,7 +153,7 @@ def test_a_crash_while_saving_leaves_no_model(
         raise OSError("No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("codecdiff.pipeline.save_file", fail)
+        broken.setattr("codecdiff.models.save_file", fail)
         with pytest.raises(OSError, match="No space"):
             make_pipeline().save(tmp_path)
     assert not load_codec_state(tmp_path, make_pipeline().codec)

@@ -14,7 +14,8 @@ from small import noise
 from codecdiff import Codec, Pipeline
 from codecdiff.data.store import CodeStore, open_store
 from codecdiff.diffusion import training_scheduler
-from codecdiff.pipeline import Stage, load_stage, save_stage
+from codecdiff.models import load_stage, save_stage
+from codecdiff.stages import Stage
 from codecdiff.training import StageData, StageInput, StageTrainer, stage_input
 
 Make = Callable[..., Pipeline]
@@ -233,7 +234,7 @@ def test_a_save_that_fails_leaves_the_stage_as_it_was(
         Path(path).write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("codecdiff.pipeline.save_file", fail)
+    monkeypatch.setattr("codecdiff.models.save_file", fail)
     with pytest.raises(OSError, match="No space"):
         save_stage(tmp_path, stage)
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}

@@ -316,6 +316,7 @@ def test_the_same_arguments_build_the_same_network() -> None:
         "channels": 4,
         "context_channels": 0,
         "condition_widths": WIDTHS,
+        "embedding": None,
         "vector": "vector",
         "middle_attention": True,
         "checkpoint": False,

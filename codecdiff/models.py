@@ -1,0 +1,191 @@
+"""A model on disk: one folder, of which every stage is written and read by itself.
+
+model/  codecdiff.json                 parts with their options, target, names of the stages, data; created exclusively
+        codec/model.safetensors        state of a fitted codec
+        STAGE/stage.json               denoiser, scheduler, how it is sampled, facts of its training
+        STAGE/model.safetensors        the averaged weights
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from codecdiff import config, registry
+from codecdiff.data.store import load_state
+from codecdiff.files import replace_text, replaced
+from codecdiff.interfaces import Codec, Conditioner, Splitter
+from codecdiff.stages import Stage, build_denoiser
+
+FORMAT = 1
+MODEL_FILE = "codecdiff.json"
+
+
+def build_parts(spec: dict[str, Any]) -> tuple[Codec, Splitter, Conditioner | None]:
+    """Build the codec, splitter and conditioner that a model or an experiment names."""
+    codec = config.build("codecs", spec["codec"])
+    splitter = config.build("splitters", spec["splitter"], num_codebooks=codec.num_codebooks, levels=codec.levels)
+    conditioner = config.build("conditioners", spec["conditioner"]) if spec["conditioner"] else None
+    return codec, splitter, conditioner
+
+
+@contextmanager
+def downloads(allowed: bool) -> Iterator[None]:
+    """Keep the hub's client from fetching anything inside the block, unless allowed; what is cached still loads."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not allowed
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def trusted_parts(
+    folder: Path, spec: dict[str, Any], allow_download: bool
+) -> tuple[Codec, Splitter, Conditioner | None]:
+    """Build the parts a folder names; a failure without `allow_download` says that this may be why."""
+    try:
+        return build_parts(spec)
+    except (OSError, LookupError) as error:
+        if allow_download or isinstance(error, registry.UnknownPart):
+            raise
+        named = {kind: spec[kind] for kind in ("codec", "conditioner")}
+        raise LookupError(
+            f"'{folder}' names parts that could not be loaded here: {json.dumps(named)}. ({error}) "
+            "If they are hub ids that you trust, fetch them: --allow-download, or allow_download=True."
+        ) from error
+
+
+def read_spec(folder: Path) -> dict[str, Any]:
+    """Read a model's codecdiff.json. Raises FileNotFoundError or ValueError saying what is wrong with the folder."""
+    file = folder / MODEL_FILE
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no model: there is no {MODEL_FILE} in it. Train one with recipes/discodiff.py."
+        )
+    try:
+        spec = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}.") from error
+    found = spec.get("format") if isinstance(spec, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"{file} has format {found}; this codecdiff reads format {FORMAT}. Update codecdiff.")
+    if missing := {"codec", "splitter", "conditioner", "stages", "snap_context", "target", "data"} - spec.keys():
+        raise ValueError(f"{file} is not complete: it lacks {', '.join(sorted(missing))}.")
+    for name in spec["stages"]:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise ValueError(f"{file} names a stage {name!r}; a stage is a folder inside the model.")
+    return spec
+
+
+def load_codec_state(folder: Path | str, codec: Codec) -> bool:
+    """Give a codec the fitted state that a model folder keeps; False if the folder holds no model yet."""
+    file = Path(folder) / "codec" / "model.safetensors"
+    if not (Path(folder) / MODEL_FILE).exists():
+        return False
+    codec.load_fitted_state(load_state(file))
+    return True
+
+
+def stored(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Give tensors as they are written: contiguous, on the CPU, those of float32 in `dtype`."""
+    cast = {name: t.to(dtype) if t.dtype is torch.float32 else t for name, t in tensors.items()}
+    return {name: tensor.contiguous().cpu() for name, tensor in cast.items()}
+
+
+def save_parts(folder: Path, spec: dict[str, Any], codec: Codec, dtype: torch.dtype = torch.float32) -> None:
+    """Write codecdiff.json and the state of a fitted codec; a folder that holds them already must agree.
+
+    Raises ValueError if the folder holds another model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = stored(codec.fitted_state(), dtype)
+    if state and not (folder / MODEL_FILE).exists():
+        (folder / "codec").mkdir(exist_ok=True)
+        with replaced(folder / "codec" / "model.safetensors") as temporary:
+            save_file(state, temporary)
+    try:
+        with (folder / MODEL_FILE).open("x", encoding="utf-8") as file:  # last: a folder with this file is whole
+            file.write(json.dumps(spec, indent=2) + "\n")
+    except FileExistsError:
+        agree(folder, spec, state)
+
+
+def agree(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) -> None:
+    """Check that a folder holds this very model. Raises ValueError naming what differs."""
+    saved = read_spec(folder)
+    differ = [key for key in spec if key != "data" and json.loads(json.dumps(spec[key])) != saved.get(key)]
+    file = folder / "codec" / "model.safetensors"
+    kept = load_state(file)
+    if kept.keys() != state.keys() or any(not torch.equal(kept[name].float(), state[name].float()) for name in state):
+        differ.append("state of the codec")
+    if differ:
+        raise ValueError(
+            f"{folder} holds another model: its {', '.join(differ)} differ. Choose another output folder, or delete it."
+        )
+
+
+def save_stage(folder: Path, stage: Stage, dtype: torch.dtype = torch.float32) -> None:
+    """Write one stage's weights, then its stage.json: a stage with a stage.json is whole."""
+    target = folder / stage.name
+    target.mkdir(parents=True, exist_ok=True)
+    with replaced(target / "model.safetensors") as temporary:
+        save_file(stored(stage.denoiser.state_dict(), dtype), temporary)
+    replace_text(target / "stage.json", json.dumps(stage.spec(), indent=2) + "\n")
+
+
+def load_stage(
+    folder: Path, name: str, codec: Codec, splitter: Splitter, conditioner: Conditioner | None, i: int
+) -> Stage:
+    """Load one stage of a model folder."""
+    spec = json.loads((folder / name / "stage.json").read_text(encoding="utf-8"))
+    denoiser = build_denoiser(spec["denoiser"], codec, splitter, conditioner, i)
+    file = folder / name / "model.safetensors"
+    dtype = next(denoiser.parameters()).dtype
+    try:
+        weights = load_file(file).items()
+        denoiser.load_state_dict({key: v.to(dtype) if v.is_floating_point() else v for key, v in weights})
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{file} does not hold the weights of this stage: {error}") from error
+    return Stage(
+        name,
+        denoiser.requires_grad_(False).eval(),
+        load_scheduler(spec["scheduler"]),
+        spec["sampler"],
+        spec["steps"],
+        spec["guidance"],
+        spec["training"],
+    )
+
+
+def load_scheduler(options: dict[str, Any]) -> Any:
+    """Build the training scheduler that a stage.json describes."""
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    return DDPMScheduler.from_config(options)
+
+
+def fetched(name: str) -> Path:
+    """Fetch a model folder from the hub. Raises LookupError if there is none of this name."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        names = ", ".join(registry.models()) or "none"
+        raise LookupError(f"There is no model '{name}': no such folder, and no hub id. Installed models: {names}.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        patterns = ["*.json", "*.safetensors"]
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/training/*"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise LookupError(f"There is no folder '{name}', and the hub gave no model of that name: {error}") from error

@@ -1,0 +1,76 @@
+"""One stage of a model, and what its denoiser follows from: codec, splitter and conditioner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from codecdiff import config, diffusion
+from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter
+
+
+@dataclass
+class Stage:
+    """One stage of a model: its denoiser, the scheduler it was trained with and how it is sampled."""
+
+    name: str
+    denoiser: Denoiser
+    scheduler: Any
+    sampler: str = "ddpm"
+    steps: int = 100
+    guidance: float = 3.0
+    facts: dict[str, Any] = field(default_factory=dict)  # of its training
+
+    def __post_init__(self):
+        diffusion.sampler(self.scheduler, self.sampler)  # an unknown one is refused now, not after training
+        self.check_steps(self.steps)
+
+    def check_steps(self, steps: int) -> None:
+        """Raise ValueError unless the stage can be sampled in this many steps."""
+        most = self.scheduler.config.num_train_timesteps
+        if not 1 <= steps <= most:
+            raise ValueError(f"steps={steps}: ask for 1 to {most} sampling steps; {self.name} was trained with {most}.")
+
+    def spec(self) -> dict[str, Any]:
+        """Describe the stage for its stage.json."""
+        trained = {k: v for k, v in dict(self.scheduler.config).items() if not k.startswith("_") and v is not None}
+        return {
+            "denoiser": config.spec_of("denoisers", self.denoiser),
+            "scheduler": trained,
+            "sampler": self.sampler,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "training": self.facts,
+        }
+
+
+def stage_shapes(codec: Codec, splitter: Splitter, frames: int) -> list[tuple[int, int]]:
+    """Give (channels, frames) of every stage for this many latent frames, by splitting a meta tensor."""
+    latents = torch.empty(1, codec.num_codebooks, codec.codebook_dim, frames, device="meta")
+    return [(stage.shape[1], stage.shape[2]) for stage in splitter.split(latents)]
+
+
+def context_channels(codec: Codec, splitter: Splitter) -> list[int]:
+    """Give the channels of the context that every stage sees, 0 for none."""
+    stages = splitter.split(torch.empty(1, codec.num_codebooks, codec.codebook_dim, 1, device="meta"))
+    contexts = [splitter.context(stages, i) for i in range(len(stages))]
+    return [0 if context is None else context.shape[1] for context in contexts]
+
+
+def build_denoiser(spec: Any, codec: Codec, splitter: Splitter, conditioner: Conditioner | None, i: int) -> Denoiser:
+    """Build the denoiser of stage `i`; its channels and widths follow from the other parts."""
+    return config.build(
+        "denoisers",
+        spec,
+        channels=stage_shapes(codec, splitter, 1)[i][0],
+        context_channels=context_channels(codec, splitter)[i],
+        condition_widths=conditioner.widths if conditioner else {},
+    )
+
+
+def conditions(conditioner: Conditioner | None, prompts: Sequence[Prompt], device: Any) -> Condition:
+    """Encode prompts on a device; a model without a conditioner has an empty condition."""
+    return conditioner.encode(prompts).to(device) if conditioner else Condition({})
