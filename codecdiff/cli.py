@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import warnings
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from codecdiff.data.audio import Track
+    from codecdiff.interfaces import Conditioner
 
 EXPECTED = (ValueError, LookupError, OSError, ImportError)  # told in one sentence
 
@@ -182,6 +184,10 @@ def generate(
     guidance: Annotated[
         float | None, typer.Option(help="How strictly the prompt is followed; 1 for plain. Default: the model's.")
     ] = None,
+    fields: Annotated[
+        list[str] | None,
+        typer.Option("--field", metavar="KEY=VALUE", help="What else the conditioner reads of a prompt; any number."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same music.")] = 0,
     takes: Annotated[int, typer.Option(min=1, max=1000, help="How many; more than one are numbered.")] = 1,
     device: Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: a GPU if any.")] = "",
@@ -199,12 +205,17 @@ def generate(
 
     with err.status(f"Loading {model}"):
         pipeline = load(model, allow_download=allow_download).to(chosen_device(device))
-    if not prompt.strip():
+    whole = {"text": prompt, **prompt_values(fields or [], pipeline.conditioner)}
+    if pipeline.conditioner is None:
+        err.print("This model was trained without conditions: the prompt is ignored.")
+    elif not prompt.strip() and not fields:
         err.print("The prompt is empty: the music is unconditional.")
-    elif pipeline.conditioner is None:
-        err.print("This model was trained without text: the prompt is ignored.")
+    elif prompt.strip() and "text" not in pipeline.conditioner.fields:
+        err.print(
+            f"This model reads no text, only --field {', '.join(pipeline.conditioner.fields)}: the text is ignored."
+        )
     options: dict[str, Any] = {"seed": seed, "takes": takes, "steps": steps, "guidance": guidance}
-    codes = pipeline.generate_codes([prompt], pipeline.frames(seconds), **options)
+    codes = pipeline.generate_codes([whole], pipeline.frames(seconds), **options)
     with progress("generating", takes) as advance:
         for count, (file, take) in enumerate(zip(files, codes, strict=True), 1):
             audio = pipeline.decode([take], round(seconds * pipeline.sample_rate))
@@ -212,6 +223,24 @@ def generate(
             advance(count)
     for file in files:
         out.print(str(file), soft_wrap=True)
+
+
+def prompt_values(assignments: list[str], conditioner: Conditioner | None) -> dict[str, Any]:
+    """Give the fields of a prompt from `key=value` words, each value as JSON or else as text.
+
+    Raises ValueError for a field that the conditioner does not read.
+    """
+    read = conditioner.fields if conditioner else ()
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, _, text = assignment.partition("=")
+        if key not in read:
+            raise ValueError(f"This model reads no field '{key}' of a prompt. It reads: {', '.join(read) or 'none'}.")
+        try:
+            values[key] = json.loads(text)
+        except ValueError:
+            values[key] = text
+    return values
 
 
 def numbered(file: Path, count: int) -> list[Path]:

@@ -63,7 +63,7 @@ class StageInput:
 
 
 def stage_input(batch: Batch, pipeline: Pipeline, i: int) -> StageInput:
-    """Turn a batch into the input of stage `i`: embed, split, take the context, encode the captions.
+    """Turn a batch into the input of stage `i`: embed, split, take the context, encode the prompts.
 
     Padding is silence to the network: the mean of the latents, which is zero.
     """
@@ -73,7 +73,7 @@ def stage_input(batch: Batch, pipeline: Pipeline, i: int) -> StageInput:
     target = entries if batch.projections is None else pipeline.standardized(batch.projections.to(device)) * real
     stages, mask = splitter.split(target), splitter.split(real.expand_as(target))
     context = splitter.context(splitter.split(entries) if pipeline.snap_context else stages, i)
-    condition = conditions(pipeline.conditioner, batch.captions, device)
+    condition = conditions(pipeline.conditioner, batch.prompts, device)
     return StageInput(batch.numbers, stages[i], mask[i], context, condition)
 
 

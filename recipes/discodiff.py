@@ -16,7 +16,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import track as progress
 
-from codecdiff import config
+from codecdiff import Pipeline, config
 from codecdiff.cards import command, write_card
 from codecdiff.codecs import Standardized
 from codecdiff.data.audio import write_audio
@@ -24,7 +24,6 @@ from codecdiff.data.store import CodeStore, Target, open_store
 from codecdiff.diffusion import training_scheduler
 from codecdiff.files import require_writable
 from codecdiff.models import build_parts, load_codec_state
-from codecdiff.pipeline import Pipeline
 from codecdiff.settings import Data, Diffusion, Loop, Optimization, Sampling, Settings, StageOptions
 from codecdiff.splitters import is_stage_name
 from codecdiff.stages import Stage
@@ -72,7 +71,7 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
     name, denoiser = stage.name, stage.denoiser.to(accelerator.device)
     trainer = StageTrainer(stage, seed=e.seed, **train.model_dump())
     if trainer.resume(model):
-        say(f"{name}: going on from step {trainer.step_count}")
+        say(f"{name}: going on from step {trainer.step_count} of {train.steps}")
     if main and trainer.step_count >= train.steps:  # nothing to train; how it is sampled may have changed
         trainer.save(model)
     trainer.network, trainer.optimizer = accelerator.prepare(denoiser, trainer.optimizer)
@@ -123,10 +122,8 @@ def main() -> None:
         plan(e, pipeline, i, "meta")
     with accelerator.main_process_first():
         known = load_codec_state(model, standardized)
-        spec = config.spec_of("codecs", codec)
-        told = {"report": say, "progress": lambda count: None if count % 100 else say(f"{count} tracks encoded")}
-        home = e.data.store or e.output / "store"
-        store = open_store(home, e.data.audio, codec, spec, target=e.target, seed=e.seed, **told)
+        home, spec = e.data.store or e.output / "store", config.spec_of("codecs", codec)
+        store = open_store(home, e.data.audio, codec, spec, target=e.target, seed=e.seed, report=say)
         if not known:
             standardized.measure(store.latents(codec, e.target))
         pipeline.data = store.facts()
@@ -145,5 +142,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+    except KeyboardInterrupt:
+        sys.exit("Stopped. Run it again to go on from the last check.")
     except (ValueError, LookupError, OSError, ImportError, FloatingPointError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 from codecdiff import Codec, cli, registry
-from codecdiff.cli import app, chosen_device, numbered, tracks_of
+from codecdiff.cli import app, chosen_device, numbered, prompt_values, tracks_of
 from codecdiff.config import spec_of
 from codecdiff.data.store import CodeStore
 from codecdiff.doctor import Finding, examine, look_at_companion, look_at_requirement
@@ -206,6 +207,23 @@ def test_generate_writes_the_same_music_for_the_same_seed(model: Path, tmp_path:
     assert (len(first), rate) == (RATE // 2, RATE)
     assert np.array_equal(first, soundfile.read(tmp_path / "again-1.wav")[0])
     assert not np.array_equal(first, soundfile.read(tmp_path / "first-2.wav")[0])
+
+
+def test_a_field_is_part_of_the_prompt_and_one_that_is_not_read_is_refused(model: Path, tmp_path: Path):
+    asked = ("generate", "--model", model, "--seconds", 0.2)
+    assert run(*asked, "drums", "-o", tmp_path / "text.wav").exit_code == 0
+    assert run(*asked, "", "--field", "text=drums", "-o", tmp_path / "field.wav").exit_code == 0
+    assert (tmp_path / "text.wav").read_bytes() == (tmp_path / "field.wav").read_bytes()
+    said = refused(*asked, "drums", "--field", "tempo=120", "-o", tmp_path / "out.wav")
+    assert "reads no field 'tempo' of a prompt. It reads: text." in said
+
+
+def test_the_value_of_a_field_is_json_or_else_text():
+    class Reading:
+        fields = ("tempo", "key")
+
+    values = prompt_values(["tempo=120", "key=A minor"], cast(Any, Reading()))
+    assert values == {"tempo": 120, "key": "A minor"}
 
 
 def test_an_empty_prompt_is_unconditional_and_says_so(model: Path, tmp_path: Path):

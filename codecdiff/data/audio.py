@@ -107,7 +107,7 @@ def read_audio(file: Path | str, sample_rate: int, channels: int) -> Tensor:
                 blocks.append(block)
             samples = np.concatenate(blocks)
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
-        raise BadAudio(f"'{file}' cannot be read as audio: {error}.") from error
+        raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
     if (0 < promised < 2**62 and len(samples) < promised) or _is_cut(file):
         raise BadAudio(f"'{file}' is cut short: it ends before its last sample. Fetch it again.")
     if not len(samples):

@@ -119,6 +119,10 @@ class CodeStore:
         """Give the captions of track `i`, possibly none."""
         return self.rows[i]["captions"]
 
+    def metadata(self, i: int) -> dict[str, Any]:
+        """Give whatever else was said of track `i` beside its captions."""
+        return json.loads(self.rows[i]["metadata"])
+
     def fitted_state(self) -> dict[str, Tensor]:
         """Give the state of the codec that made the store, empty if it was not fitted."""
         file = self.folder / "codec.safetensors"
@@ -140,8 +144,8 @@ class CodeStore:
         """Raise ValueError unless the store holds this target."""
         if target == "projections" and not self.header["projections"]:
             raise ValueError(
-                f"'{self.folder}' holds no projections, which target=projections trains on. "
-                "Choose another store, or delete it to encode again."
+                f"'{self.folder}' holds no projections, which target=projections trains on. Train on its codes with "
+                "target=codes, or make a store that has them: codecdiff encode --projections."
             )
 
     def check(self, codec: Codec, spec: dict[str, Any], target: Target = "codes") -> None:
@@ -197,12 +201,11 @@ def open_store(
     target: Target = "codes",
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
-    progress: Callable[[int], None] = lambda count: None,
 ) -> CodeStore:
     """Open the store at `folder`, or make it from the audio of a folder, fitting a codec that needs it first.
 
-    `spec` is the codec's configuration; `report` is called with a sentence for every file that is skipped.
-    Raises ValueError if the store was made by another codec or of other files.
+    `spec` is the codec's configuration; `report` is called with a sentence for every file that is skipped
+    and every hundred that are encoded. Raises ValueError if the store was made by another codec or of other files.
     """
     tracks = find_tracks(audio) if audio else []
     if (Path(folder) / "header.json").is_file():
@@ -217,6 +220,11 @@ def open_store(
         raise FileNotFoundError(f"There is no store at '{folder}', and no data.audio to make one from.")
     if not codec.is_fitted:
         codec.fit(clips(tracks, codec), seed=seed)
+
+    def progress(count: int) -> None:
+        if count % 100 == 0:
+            report(f"{count} of {len(tracks)} tracks encoded")
+
     try:
         store, skipped = encode_tracks(tracks, folder, codec, spec, target=target, progress=progress)
     except OSError:

@@ -130,7 +130,7 @@ def _load(model: str, revision: str | None) -> DacModel:
         raise LookupError(
             f"No DAC model {model!r}{f' at revision {revision!r}' if revision else ''}. It is looked for as a local "
             "folder with config.json and model.safetensors, then as a Hugging Face id, which needs a network the first "
-            "time. To fetch one elsewhere: `huggingface-cli download ID --local-dir FOLDER`, then model=FOLDER. "
+            "time. To fetch one elsewhere: `hf download ID --local-dir FOLDER`, then model=FOLDER. "
             f"({str(error).strip().splitlines()[0]})"
         ) from error
     network, report = loaded

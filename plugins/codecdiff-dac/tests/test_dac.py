@@ -225,7 +225,7 @@ def test_arguments_are_remembered(dac, folder):
 
 
 def test_a_missing_model_is_explained(tmp_path):
-    with pytest.raises(LookupError, match=r"(?s)'.*nowhere'.*model\.safetensors.*huggingface-cli download"):
+    with pytest.raises(LookupError, match=r"(?s)'.*nowhere'.*model\.safetensors.*hf download"):
         DAC(str(tmp_path / "nowhere"))
 
 

@@ -164,7 +164,7 @@ def _load(model: str, revision: str | None) -> tuple[T5EncoderModel, Any]:
         raise LookupError(
             f"No T5 model {model!r}{'' if revision == 'main' else f' at revision {revision!r}'}. It is looked for as a "
             "local folder with config.json, model.safetensors and a tokenizer, then as a Hugging Face id, which needs "
-            "a network the first time. To fetch one elsewhere: `huggingface-cli download ID --local-dir FOLDER`, then "
+            "a network the first time. To fetch one elsewhere: `hf download ID --local-dir FOLDER`, then "
             f"model=FOLDER. ({str(error).strip().splitlines()[0]})"
         ) from error
     network, report = loaded

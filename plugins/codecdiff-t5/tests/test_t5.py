@@ -183,7 +183,7 @@ def test_arguments_are_remembered(t5, folder):
 
 
 def test_a_missing_model_is_explained(tmp_path):
-    with pytest.raises(LookupError, match=r"(?s)'.*nowhere'.*model\.safetensors.*huggingface-cli download"):
+    with pytest.raises(LookupError, match=r"(?s)'.*nowhere'.*model\.safetensors.*hf download"):
         T5(str(tmp_path / "nowhere"))
 
 

@@ -88,6 +88,7 @@ class UNet(Denoiser):
         self.sources = tuple(kind for kind in dict.fromkeys(layers) if kind in widths)
         used = tuple(dict.fromkeys(name for name in (*self.sources, self.vector) if name))
         _warn_of_unused(set(condition_widths) - set(used))
+        _warn_of_missing(set(layers) - {"none", "linear", *widths}, condition_widths)
 
         self.nulls = nn.ParameterDict({name: nn.Parameter(0.02 * torch.randn(widths[name])) for name in used})
         embedding = embedding or 4 * width
@@ -256,6 +257,13 @@ def _check_options(
     both = sorted(set(supplied) & set(absent))
     if both:
         raise ValueError(f"Conditions {both} are supplied, so they cannot be in `absent_widths`; take them out there.")
+
+
+def _warn_of_missing(names: set[str], supplied: Mapping[str, int]) -> None:
+    """Warn of layers that attend to nothing, where there are conditions to attend to."""
+    if names and supplied:
+        there = f"There are {sorted(supplied)}; `absent_widths` names those that nobody supplies."
+        warnings.warn(f"No condition is called {' or '.join(sorted(names))}. {there}", stacklevel=3)
 
 
 def _warn_of_unused(names: set[str]) -> None:

@@ -371,5 +371,8 @@ def test_options_are_checked() -> None:
         tiny(multipliers=())
     with pytest.raises(ValueError, match="supplied, so they cannot be in `absent_widths`"):
         tiny(absent_widths={"text": 12})
-    with pytest.warns(UserWarning, match=r"No layer uses the conditions \['text'\]"):
+    with (
+        pytest.warns(UserWarning, match=r"No layer uses the conditions \['text'\]"),
+        pytest.warns(UserWarning, match=r"No condition is called txet\. There are \['text', 'vector'\]"),
+    ):
         tiny(layers=("none", "txet"))
