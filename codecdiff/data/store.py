@@ -72,13 +72,14 @@ class CodeStore:
             raise ValueError(
                 f"'{self.folder}' has format {self.header.get('format')}; this codecdiff reads {FORMAT}. Encode again."
             )
+        self.has_projections: bool = self.header.get("projections", False)
         self.rows: list[dict[str, Any]] = pq.read_table(self.folder / "manifest.parquet").to_pylist()
         shards = range(self.header["shards"])
         self._shards = [np.load(self.folder / "shards" / f"{i:05d}.npy", mmap_mode="r") for i in shards]
         self._projections = [
             np.load(self.folder / "shards" / f"{i:05d}.projections.npy", mmap_mode="r")
             for i in shards
-            if self.header["projections"]
+            if self.has_projections
         ]
 
     def __len__(self) -> int:
@@ -142,7 +143,7 @@ class CodeStore:
 
     def check_target(self, target: Target) -> None:
         """Raise ValueError unless the store holds this target."""
-        if target == "projections" and not self.header["projections"]:
+        if target == "projections" and not self.has_projections:
             raise ValueError(
                 f"'{self.folder}' holds no projections, which target=projections trains on. Train on its codes with "
                 "target=codes, or make a store that has them: codecdiff encode --projections."
