@@ -233,7 +233,9 @@ def prompt_values(assignments: list[str], conditioner: Conditioner | None) -> di
     read = conditioner.fields if conditioner else ()
     values: dict[str, Any] = {}
     for assignment in assignments:
-        key, _, text = assignment.partition("=")
+        key, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"'{assignment}' gives a field no value. Write --field KEY=VALUE, as in --field bpm=120.")
         if key not in read:
             raise ValueError(f"This model reads no field '{key}' of a prompt. It reads: {', '.join(read) or 'none'}.")
         try:

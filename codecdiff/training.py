@@ -65,7 +65,7 @@ class StageInput:
 def stage_input(batch: Batch, pipeline: Pipeline, i: int) -> StageInput:
     """Turn a batch into the input of stage `i`: embed, split, take the context, encode the prompts.
 
-    Padding is silence to the network: the mean of the latents, which is zero.
+    Padding is zeros, the mean of the latents.
     """
     splitter, device = pipeline.splitter, device_of(pipeline.codec)
     real = batch.real.to(device)[:, None, None]

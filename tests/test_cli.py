@@ -216,6 +216,7 @@ def test_a_field_is_part_of_the_prompt_and_one_that_is_not_read_is_refused(model
     assert (tmp_path / "text.wav").read_bytes() == (tmp_path / "field.wav").read_bytes()
     said = refused(*asked, "drums", "--field", "tempo=120", "-o", tmp_path / "out.wav")
     assert "reads no field 'tempo' of a prompt. It reads: text." in said
+    assert "Write --field KEY=VALUE" in refused(*asked, "drums", "--field", "text", "-o", tmp_path / "out.wav")
 
 
 def test_the_value_of_a_field_is_json_or_else_text():

@@ -108,7 +108,8 @@ class CodeStore:
                 codes = torch.from_numpy(self.codes(i).astype(np.int64)).T[None]
                 yield codec.embed(codes.to(device_of(codec)))
             else:
-                yield torch.from_numpy(self.projections(i).astype(np.float32)).permute(1, 2, 0)[None]
+                projections = torch.from_numpy(self.projections(i).astype(np.float32))
+                yield projections.permute(1, 2, 0)[None].to(device_of(codec))
 
     def facts(self) -> dict[str, Any]:
         """Give what a model card says of its data: tracks, hours and licences."""
