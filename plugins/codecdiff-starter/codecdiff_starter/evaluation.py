@@ -24,12 +24,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 
-from codecdiff.interfaces import Codec
 from codecdiff.metrics import (
     Estimate,
     Probe,
@@ -39,28 +36,14 @@ from codecdiff.metrics import (
     nearest_distance,
     probe_score,
     shuffled,
-    window_features,
 )
 from codecdiff.pipeline import Pipeline
-from codecdiff_starter.codec import SpectralCodec
-from codecdiff_starter.composer import (
-    CLASSES,
-    COMPOSER_VERSION,
-    PARTS,
-    SAMPLE_RATE,
-    Facts,
-    captions,
-    compose,
-    held_out_facts,
-    training_facts,
-)
+from codecdiff_starter.clips import compose_pieces, encode, generate, listen, training_clips
+from codecdiff_starter.composer import CLASSES, COMPOSER_VERSION, PARTS, SAMPLE_RATE, Facts
 
 COMPARED = ("held_out", "true_primary", "generated", "noise")  # the last three made by the model
 SEED = 20_250_001  # of evaluation; no training piece is composed from it
-PIECE_SECONDS = 12.0  # as the composer's data sets; clips are cut out at random, as the crops of training are
 LESSONS_PER_CLIP = 2  # pieces the probes learn from, for each clip of a compared set
-QUICK_ITERATIONS = 2  # of Griffin-Lim, for sets that are measured and not heard
-DECODE_BATCH = 8  # clips; bounds the memory of decoding
 
 
 @dataclass(frozen=True)
@@ -121,94 +104,6 @@ class Evaluation(NamedTuple):
     figures: list[Figure]
     details: dict[str, Any]
     examples: list[Example]
-
-
-class Pieces(NamedTuple):
-    """Composed clips, what is true of them, and a caption each."""
-
-    audio: Tensor  # (n, 1, t)
-    facts: list[Facts]
-    prompts: list[str]
-
-
-def compose_pieces(n: int, seconds: float, seed: int, *, unseen: bool) -> Pieces:
-    """Compose n pieces and cut a clip out of each; `unseen` makes every other one a combination training lacks."""
-    rngs = [np.random.default_rng([seed, i]) for i in range(n)]
-    facts = [training_facts(rng) for rng in rngs]
-    if unseen:
-        facts[::2] = held_out_facts(len(facts[::2]), seed)
-    whole = max(seconds, PIECE_SECONDS)
-    clips = [cut(compose(f, int(rng.integers(2**31)), whole), seconds, rng) for f, rng in zip(facts, rngs, strict=True)]
-    prompts = [captions(f, rng)[0] for f, rng in zip(facts, rngs, strict=True)]
-    return Pieces(torch.from_numpy(np.stack(clips))[:, None], facts, prompts)
-
-
-def training_clips(folder: Path, n: int, seconds: float, seed: int) -> Tensor:
-    """Cut n random clips (n, 1, t) out of the composed music in a folder, going round the pieces if they are fewer."""
-    files = sorted(folder.glob("*.flac"))
-    if not files:
-        raise FileNotFoundError(
-            f"{folder} holds no flac file: give the folder of composed music the model was trained on."
-        )
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(files))
-    pieces = (soundfile.read(files[order[i % len(files)]], dtype="float32", always_2d=True) for i in range(n))
-    return torch.from_numpy(np.stack([cut(audio.mean(1), seconds, rng) for audio, _ in pieces]))[:, None]
-
-
-def cut(audio: np.ndarray, seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """Cut `seconds` out of a composed piece (t,), at a random place."""
-    samples = round(seconds * SAMPLE_RATE)
-    if len(audio) < samples:
-        raise ValueError(
-            f"A piece of {len(audio) / SAMPLE_RATE:.1f} s holds no clip of {seconds:g} s: ask for shorter clips."
-        )
-    start = int(rng.integers(len(audio) - samples + 1))
-    return audio[start : start + samples]
-
-
-def encode(pipeline: Pipeline, audio: Tensor) -> Tensor:
-    """(n, 1, t) audio -> (n, k, l) codes, clip by clip."""
-    clips = audio.expand(-1, pipeline.codec.channels, -1).to(pipeline.device).split(1)
-    return torch.cat([pipeline.codec.encode(clip) for clip in clips])
-
-
-@contextmanager
-def quick(codec: Codec) -> Iterator[None]:
-    """Let the starter codec spend few Griffin-Lim iterations in this block: features hardly see phases.
-
-    48 clips decoded with 2 iterations instead of 16 lay at a Fréchet distance of 0.02 from themselves, in a quarter
-    of the time; two sets of as many real clips are 5 apart.
-    """
-    spectral = [module for module in codec.modules() if isinstance(module, SpectralCodec)]
-    before = [module.griffin_lim_iterations for module in spectral]
-    for module in spectral:
-        module.griffin_lim_iterations = min(QUICK_ITERATIONS, module.griffin_lim_iterations)
-    try:
-        yield
-    finally:
-        for module, iterations in zip(spectral, before, strict=True):
-            module.griffin_lim_iterations = iterations
-
-
-def listen(pipeline: Pipeline, codes: Tensor, samples: int) -> Tensor:
-    """(n, k, l) codes -> (n, w, 64) features of the decoded clips, cut to `samples`."""
-    batches = (pipeline.decode(batch.split(1), samples) for batch in codes.split(DECODE_BATCH))
-    with quick(pipeline.codec):
-        return torch.cat([window_features(audio.mean(1), pipeline.sample_rate) for audio in batches])
-
-
-def generate(pipeline: Pipeline, held_out_codes: Tensor, prompts: Sequence[str], **sampling: Any) -> dict[str, Tensor]:
-    """Give the codes (n, k, l) of the sets a model makes, for the captions and codes of held-out pieces.
-
-    A model of one stage has no `true_primary`: nothing would be left to generate.
-    """
-    texts, frames = [{"text": prompt} for prompt in prompts], held_out_codes.shape[-1]
-    made = {"generated": pipeline.generate_codes(texts, frames, **sampling)}
-    if len(pipeline.stages) > 1:
-        made["true_primary"] = pipeline.generate_codes(texts, frames, known=held_out_codes, keep_stages=1, **sampling)
-    codes = {name: torch.cat(list(takes)) for name, takes in made.items()}
-    return codes | {"noise": pipeline.noise_codes(len(texts), frames, seed=sampling["seed"])}
 
 
 def distances(sets: Mapping[str, Tensor], seed: int) -> dict[str, Estimate]:

@@ -5,20 +5,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from codecdiff_starter import evaluation
+from codecdiff_starter import clips, evaluation
+from codecdiff_starter.clips import compose_pieces, cut, quick, training_clips
 from codecdiff_starter.codec import SpectralCodec
 from codecdiff_starter.composer import COMPOSER_VERSION, SAMPLE_RATE, held_out
-from codecdiff_starter.evaluation import (
-    Reading,
-    compose_pieces,
-    cut,
-    evaluate,
-    memorising,
-    obedience,
-    quick,
-    scores,
-    training_clips,
-)
+from codecdiff_starter.evaluation import Reading, evaluate, memorising, obedience, scores
 
 from codecdiff import Codec
 
@@ -75,7 +66,7 @@ def music(tmp_path_factory):
 
 @pytest.fixture
 def short_pieces(monkeypatch):
-    monkeypatch.setattr(evaluation, "PIECE_SECONDS", SECONDS)
+    monkeypatch.setattr(clips, "PIECE_SECONDS", SECONDS)
 
 
 def test_every_other_piece_is_of_a_combination_training_lacks_and_pieces_repeat(short_pieces):
@@ -182,7 +173,7 @@ def test_quick_decoding_ends_with_its_block_even_when_it_fails():
 
     def fail():
         with quick(codec):
-            assert [inner.griffin_lim_iterations for inner in codec] == [evaluation.QUICK_ITERATIONS, 1]
+            assert [inner.griffin_lim_iterations for inner in codec] == [clips.QUICK_ITERATIONS, 1]
             raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
