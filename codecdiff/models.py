@@ -122,17 +122,26 @@ def save_parts(folder: Path, spec: dict[str, Any], codec: Codec, dtype: torch.dt
         agree(folder, spec, state)
 
 
+def differences(there: Any, here: Any, name: str) -> list[str]:
+    """Say in what two nests of mappings differ, as in "denoiser.width is 64 there, 96 here"."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        keys = dict.fromkeys([*there, *here])
+        return [line for key in keys for line in differences(there.get(key), here.get(key), f"{name}.{key}")]
+    there, here = json.dumps(there), json.dumps(here)
+    return [] if there == here else [f"{name} is {there} there, {here} here"]
+
+
 def agree(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) -> None:
     """Check that a folder holds this very model. Raises ValueError naming what differs."""
     saved = read_spec(folder)
-    differ = [key for key in spec if key != "data" and json.loads(json.dumps(spec[key])) != saved.get(key)]
+    differ = [line for key in spec if key != "data" for line in differences(saved.get(key), spec[key], key)]
     file = folder / "codec" / "model.safetensors"
     kept = load_state(file)
     if kept.keys() != state.keys() or any(not torch.equal(kept[name].float(), state[name].float()) for name in state):
-        differ.append("state of the codec")
+        differ.append("the fitted state of the codec is another")
     if differ:
         raise ValueError(
-            f"{folder} holds another model: its {', '.join(differ)} differ. Choose another output folder, or delete it."
+            f"{folder} holds another model: {'; '.join(differ)}. Choose another output folder, or delete it."
         )
 
 

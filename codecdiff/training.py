@@ -24,7 +24,7 @@ from codecdiff.data.crops import Batch, Crops, dropped, split_tracks
 from codecdiff.data.store import CodeStore, load_state
 from codecdiff.files import replaced
 from codecdiff.interfaces import Condition, device_of
-from codecdiff.models import save_stage
+from codecdiff.models import differences, save_stage
 from codecdiff.pipeline import Pipeline
 from codecdiff.stages import Stage, conditions
 
@@ -303,10 +303,10 @@ class StageTrainer:
         if not file.exists():
             return False
         saved = json.loads((home / "stage.json").read_text(encoding="utf-8"))
-        spec = json.loads(json.dumps(self.stage.spec()))
-        if differ := [key for key in ("denoiser", "scheduler") if saved[key] != spec[key]]:
+        spec, kept = self.stage.spec(), ("denoiser", "scheduler")
+        if differ := [line for key in kept for line in differences(saved[key], spec[key], key)]:
             raise ValueError(
-                f"{home} holds a stage in training whose {' and '.join(differ)} differ. "
+                f"{home} holds another stage in training: {'; '.join(differ)}. "
                 "Choose another output folder, or delete it."
             )
         tensors = load_state(file)

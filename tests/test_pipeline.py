@@ -82,15 +82,17 @@ def test_a_model_without_prompts(make_pipeline: Make, tmp_path: Path) -> None:
 def test_another_model_in_the_folder_is_refused(make_pipeline: Make, tmp_path: Path, dac: Codec) -> None:
     make_pipeline().save(tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    with pytest.raises(ValueError, match=r"holds another model: its splitter, stages differ\. Choose another output"):
+    with pytest.raises(
+        ValueError, match=r"holds another model: splitter.name is .*; stages is .*\. Choose another output"
+    ):
         make_pipeline("parallel").save(tmp_path)
-    with pytest.raises(ValueError, match="its snap_context differ"):
+    with pytest.raises(ValueError, match="snap_context is true there, false here"):
         make_pipeline(snap_context=False).save(tmp_path)
-    with pytest.raises(ValueError, match="its conditioner differ"):
+    with pytest.raises(ValueError, match="holds another model: conditioner is"):
         make_pipeline(conditioner=None).save(tmp_path)
     other = make_pipeline()
     other.codec = Standardized(dac)
-    with pytest.raises(ValueError, match="its state of the codec differ"):
+    with pytest.raises(ValueError, match="the fitted state of the codec is another"):
         other.save(tmp_path)
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
 

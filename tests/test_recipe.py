@@ -164,9 +164,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything(run: Run, tmp
 
 def test_another_model_is_not_overwritten(run: Run) -> None:
     run("train.steps=1")
-    with pytest.raises(ValueError, match="holds another model: its splitter, stages differ"):
+    with pytest.raises(ValueError, match=r"holds another model: splitter.* there, .* here; stages is"):
         run("splitter=parallel")
-    with pytest.raises(ValueError, match="a stage in training whose denoiser differ"):
+    with pytest.raises(ValueError, match=r"another stage in training: denoiser.* there, .* here"):
         run("train.steps=2", "denoiser.width=8")
 
 
@@ -210,5 +210,5 @@ def test_a_stage_may_have_its_own_diffusion_and_projections_are_a_target(run: Ru
     assert [stage.scheduler.config.num_train_timesteps for stage in model.stages] == [100, 100]
     assert model.target == "projections"
     assert model.generate("a tone", seconds=0.1).isfinite().all()
-    with pytest.raises(ValueError, match="its target differ"):
+    with pytest.raises(ValueError, match=r"target is .* there, .* here"):
         run()
