@@ -109,8 +109,9 @@ class Pipeline:
     ) -> Iterator[Tensor]:
         """Yield the codes (1, k, l) of every take, takes of one prompt after each other.
 
-        The first `keep_stages` stages are taken from the codes `known` (n, k, l), n = prompts * takes, and
-        only the others are generated. A take depends on the seed, its number and its prompt, not on its batch.
+        The first `keep_stages` stages are taken from `known`, n = prompts * takes, and only the others are
+        generated. It holds codes (n, k, l), or the latents (n, k, d, l) that the model diffuses, which say more.
+        A take depends on the seed, its number and its prompt, not on its batch.
         With `partial`, stages that are not trained yet are left at the mean of their latents.
         """
         if not partial:
@@ -122,17 +123,23 @@ class Pipeline:
         if takes < 1 or not prompts:
             raise ValueError(f"takes={takes} of {len(prompts)} prompts: ask for at least one of each.")
         rows = [prompt for prompt in prompts for _ in range(takes)]
-        wanted = (len(rows), self.codec.num_codebooks, frames)
-        if known is not None and known.shape != wanted:
-            raise ValueError(f"The known codes have shape {tuple(known.shape)}, not {wanted}: one row for every take.")
+        codes_shape = (len(rows), self.codec.num_codebooks, frames)
+        latents_shape = (*codes_shape[:2], self.codec.codebook_dim, frames)
+        if known is not None and known.shape != (latents_shape if known.is_floating_point() else codes_shape):
+            raise ValueError(
+                f"What is known has shape {tuple(known.shape)}, but codes of every take are {codes_shape}, "
+                f"and latents {latents_shape}."
+            )
         for start in range(0, len(rows), batch_size):
             index = list(range(start, min(start + batch_size, len(rows))))
-            given = self._known_stages(known, index, keep_stages)
+            part = None if known is None else known[index].to(self.device)
+            given = [] if part is None else self._known_stages(part)[:keep_stages]
             stages = self._sample_stages([rows[i] for i in index], index, frames, given, seed, steps, guidance)
             codes = self.codec.quantize(self.splitter.merge(stages))
-            if known is not None:
+            if part is not None:
                 kept = self._rows_of_stages(keep_stages, frames)
-                codes = torch.where(kept.to(codes.device), known[index].to(codes), codes)
+                exact = self.codec.quantize(part) if part.is_floating_point() else part
+                codes = torch.where(kept.to(codes.device), exact.to(codes), codes)
             yield from codes.split(1)
 
     def _rows_of_stages(self, count: int, frames: int) -> Tensor:
@@ -141,10 +148,8 @@ class Pipeline:
         stages = [stage * (i < count) for i, stage in enumerate(self.splitter.split(ones))]
         return self.splitter.merge(stages).bool().all(2)
 
-    def _known_stages(self, known: Tensor | None, index: list[int], keep: int) -> list[Tensor]:
-        if known is None or not keep:
-            return []
-        return self.splitter.split(self.codec.embed(known[index].to(self.device)))[:keep]
+    def _known_stages(self, known: Tensor) -> list[Tensor]:
+        return self.splitter.split(known if known.is_floating_point() else self.codec.embed(known))
 
     def _sample_stages(
         self,

@@ -39,6 +39,7 @@ class Optimization(Settings):
     clip_norm: PositiveFloat = 1.0
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)  # of every condition, independently
+    context_noise: float = Field(default=0, ge=0)  # deviation of the noise added to what a stage sees of those before
     loss: Literal["l1", "l2"] = "l1"
 
 

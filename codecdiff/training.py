@@ -152,6 +152,7 @@ class StageTrainer:
         ema_decay: float = 0.999,
         loss: Literal["l1", "l2"] = "l1",
         dropout: float = 0.1,
+        context_noise: float = 0.0,
         seed: int = 0,
     ):
         self.stage, self.denoiser = stage, stage.denoiser
@@ -162,6 +163,7 @@ class StageTrainer:
         self.ema = AveragedModel(self.denoiser, multi_avg_fn=_average(ema_decay), use_buffers=True)
         self.learning_rate, self.warmup, self.steps, self.schedule = learning_rate, warmup, steps, schedule
         self.clip_norm, self.loss, self.dropout, self.seed = clip_norm, loss, dropout, seed
+        self.context_noise = context_noise
         self.step_count = 0
 
     def rate(self, step: int) -> float:
@@ -182,6 +184,17 @@ class StageTrainer:
         place = (torch.randperm(rows, generator=generator) + torch.rand(rows, generator=generator)) / rows
         return noise.to(clean.device), (place * total).long().clamp_max(total - 1).to(clean.device)
 
+    def augment(self, context: Tensor | None, rank: int = 0) -> Tensor | None:
+        """Add Gaussian noise of deviation `context_noise` to the context (b, c', l) of the current step, if any.
+
+        Conditioning augmentation of Ho et al., "Cascaded diffusion models" (2022), here of one strength: a stage
+        learns to allow for errors of the stages before it. Nothing is added in sampling.
+        """
+        if context is None or not self.context_noise:
+            return context
+        noise = torch.randn(context.shape, generator=diffusion.generator(self.seed, 6, self.step_count, rank))
+        return context + self.context_noise * noise.to(context)
+
     def drop(self, condition: Condition, numbers: Sequence[int]) -> Condition:
         """Make each condition absent with the dropout probability, as the samples' numbers decide."""
         rows = dropped(self.seed, numbers, list(condition.entries), self.dropout) if condition.entries else {}
@@ -198,7 +211,7 @@ class StageTrainer:
             self.stage.scheduler,
             given.clean,
             mask=given.mask,
-            context=given.context,
+            context=self.augment(given.context, rank),
             condition=self.drop(given.condition, given.numbers),
             noise=noise,
             timestep=timestep,

@@ -206,6 +206,19 @@ def test_known_codes_are_kept_bit_for_bit(make_pipeline: Make, splitter: Any) ->
     assert torch.equal(codes_of(pipeline, "drums", known=known[:1], keep_stages=0), codes_of(pipeline, "drums"))
 
 
+def test_known_latents_say_what_their_codes_say_and_more(make_pipeline: Make) -> None:
+    pipeline = make_pipeline(target="projections", snap_context=False)
+    codes = torch.randint(64, (2, 4, 20), generator=torch.Generator().manual_seed(1))
+    entries = pipeline.codec.embed(codes)
+    near = entries + 0.3 * torch.randn(entries.shape, generator=torch.Generator().manual_seed(2))
+    of_codes, of_entries, of_near = (
+        codes_of(pipeline, "drums", takes=2, known=known, keep_stages=1) for known in (codes, entries, near)
+    )
+    assert torch.equal(of_codes, of_entries)
+    assert torch.equal(of_near[:, 0], pipeline.codec.quantize(near)[:, 0])
+    assert not torch.equal(of_near[:, 1:], of_codes[:, 1:])  # what lies between the entries was seen
+
+
 def test_known_codes_are_kept_where_a_codebook_holds_an_entry_twice(make_pipeline: Make, dac: Codec) -> None:
     class Twins(Wrapped):
         @property
@@ -225,7 +238,7 @@ def test_known_codes_are_kept_where_a_codebook_holds_an_entry_twice(make_pipelin
 
 def test_known_codes_of_another_shape_are_refused(make_pipeline: Make) -> None:
     known = torch.zeros(1, 4, 19, dtype=torch.int64)
-    with pytest.raises(ValueError, match=r"known codes have shape \(1, 4, 19\), not \(1, 4, 20\)"):
+    with pytest.raises(ValueError, match=r"has shape \(1, 4, 19\), but codes of every take are \(1, 4, 20\)"):
         codes_of(make_pipeline(), "", known=known, keep_stages=1)
 
 

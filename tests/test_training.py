@@ -225,6 +225,26 @@ def test_dropped_conditions_follow_sample_numbers(trainer_of: Callable[..., Stag
     assert 60 < int((~trainer.drop(rows, list(range(200)))["text"].mask.any(1)).sum()) < 140
 
 
+def test_noise_on_the_context_follows_the_step_and_leaves_what_was_measured(
+    trainer_of: Callable[..., StageTrainer], data: StageData
+) -> None:
+    plain, trainer, again = trainer_of(), trainer_of(context_noise=0.3), trainer_of(context_noise=0.3)
+    context = data.step(0).context
+    assert context is not None
+    assert plain.augment(context) is context
+    assert trainer.augment(None) is None
+    noisy = trainer.augment(context)
+    assert noisy is not None
+    added = noisy - context
+    assert float(added.std()) == pytest.approx(0.3, rel=0.05)
+    assert train(trainer, data, 2) == train(again, data, 2) != train(plain, data, 2)
+    later = trainer.augment(context)
+    assert later is not None
+    assert not torch.equal(later, noisy)
+    held_out = data.held_out()
+    assert trainer_of(context_noise=0.3).held_out(held_out) == trainer_of().held_out(held_out)
+
+
 def test_a_save_that_fails_leaves_the_stage_as_it_was(
     trainer_of: Callable[..., StageTrainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

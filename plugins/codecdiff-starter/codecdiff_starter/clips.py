@@ -98,14 +98,23 @@ def listen(pipeline: Pipeline, codes: Tensor, samples: int) -> Tensor:
         return torch.cat([window_features(audio.mean(1), pipeline.sample_rate) for audio in batches])
 
 
-def generate(pipeline: Pipeline, held_out_codes: Tensor, prompts: Sequence[str], **sampling: Any) -> dict[str, Tensor]:
-    """Give the codes (n, k, l) of the sets a model makes, for the captions and codes of held-out pieces.
+def true_latents(pipeline: Pipeline, audio: Tensor) -> Tensor:
+    """(n, 1, t) audio -> (n, k, d, l) latents as the model would sample them if it were perfect, clip by clip."""
+    clips = audio.expand(-1, pipeline.codec.channels, -1).to(pipeline.device).split(1)
+    codec = pipeline.codec
+    return torch.cat(
+        [codec.project(clip) if pipeline.target == "projections" else codec.embed(codec.encode(clip)) for clip in clips]
+    )
+
+
+def generate(pipeline: Pipeline, held_out: Tensor, prompts: Sequence[str], **sampling: Any) -> dict[str, Tensor]:
+    """Give the codes (n, k, l) of the sets a model makes, for the captions and latents (n, k, d, l) of held-out pieces.
 
     A model of one stage has no `true_primary`: nothing would be left to generate.
     """
-    texts, frames = [{"text": prompt} for prompt in prompts], held_out_codes.shape[-1]
+    texts, frames = [{"text": prompt} for prompt in prompts], held_out.shape[-1]
     made = {"generated": pipeline.generate_codes(texts, frames, **sampling)}
     if len(pipeline.stages) > 1:
-        made["true_primary"] = pipeline.generate_codes(texts, frames, known=held_out_codes, keep_stages=1, **sampling)
+        made["true_primary"] = pipeline.generate_codes(texts, frames, known=held_out, keep_stages=1, **sampling)
     codes = {name: torch.cat(list(takes)) for name, takes in made.items()}
     return codes | {"noise": pipeline.noise_codes(len(texts), frames, seed=sampling["seed"])}

@@ -38,7 +38,7 @@ from codecdiff.metrics import (
     shuffled,
 )
 from codecdiff.pipeline import Pipeline
-from codecdiff_starter.clips import compose_pieces, encode, generate, listen, training_clips
+from codecdiff_starter.clips import compose_pieces, encode, generate, listen, training_clips, true_latents
 from codecdiff_starter.composer import CLASSES, COMPOSER_VERSION, PARTS, SAMPLE_RATE, Facts
 
 COMPARED = ("held_out", "true_primary", "generated", "noise")  # the last three made by the model
@@ -323,7 +323,8 @@ def evaluate(
         }
         codes = {name: encode(pipeline, clips) for name, clips in sources.items()}
     with clock("generating"):
-        codes |= generate(pipeline, codes["held_out"], pieces.prompts, seed=seed, steps=steps, guidance=guidance)
+        truth = true_latents(pipeline, pieces.audio)
+        codes |= generate(pipeline, truth, pieces.prompts, seed=seed, steps=steps, guidance=guidance)
     with clock("decoding"):
         samples = round(seconds * SAMPLE_RATE)
         sets = {name: listen(pipeline, code, samples) for name, code in codes.items()}

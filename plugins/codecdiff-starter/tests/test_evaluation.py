@@ -40,7 +40,7 @@ class Model:
 
     def __init__(self, play):
         self.codec, self.sample_rate, self.device, self.stages = Samples(), SAMPLE_RATE, "cpu", ["primary", "secondary"]
-        self.play = play
+        self.target, self.play = "codes", play
 
     def generate_codes(self, prompts, frames, *, known=None, keep_stages=0, seed, steps, guidance):
         yield from self.play(frames).split(1)
