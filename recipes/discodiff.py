@@ -42,7 +42,7 @@ class Experiment(Settings):
     conditioner: config.ConditionerSpec | None = None  # null trains without text
     denoiser: config.DenoiserSpec
     target: Target = "codes"  # diffuse codebook entries, or the projections that they quantise
-    snap_context: bool = True  # a stage sees the codebook entries of the one before, not its raw samples
+    snap_context: bool = True  # a stage sees the codebook entries of those before it, not their latents as they are
     data: Data = Data()
     precision: Literal["no", "bf16"] = "no"
     train: Optimization = Optimization()
