@@ -30,7 +30,7 @@ help:  ## show this list
 setup: $(READY)  ## install everything into .venv
 
 demo: $(READY)  ## compose music, train both stages on it, generate, and write runs/demo/index.html
-	$(RUN) codecdiff_starter.composer runs/demo/music --count 600
+	$(RUN) codecdiff_starter.composer runs/demo/music --count 300
 	$(LAUNCH) recipes/discodiff.py output=runs/demo data.audio=runs/demo/music
 	$(RUN) codecdiff_starter.demo runs/demo --since $(BEGAN)
 
