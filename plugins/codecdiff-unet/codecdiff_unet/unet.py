@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -54,6 +55,8 @@ class UNet(Denoiser):
     text_layers: transformer layers over each supplied condition, before anything else sees it.
     middle_attention: whether the frames of the lowest resolution attend to each other.
     checkpoint: compute each level again in the backward pass instead of keeping its activations.
+    patch: frames that the network takes for one, their channels side by side (Luhman & Luhman, 2022): it sees that
+        much further, at a fraction of the cost.
     """
 
     def __init__(
@@ -76,14 +79,15 @@ class UNet(Denoiser):
         text_layers: int = 0,
         middle_attention: bool = True,
         checkpoint: bool = False,
+        patch: int = 1,
     ):
         super().__init__()
         widths = {**condition_widths, **(absent_widths or {})}
-        _check_options(width, multipliers, groups, condition_widths, absent_widths or {})
+        _check_options(width, multipliers, groups, patch, condition_widths, absent_widths or {})
         self.channels, self.context_channels = channels, context_channels
         self.condition_widths = dict(condition_widths)
-        self.width, self.checkpoint = width, checkpoint
-        self.multiple = 2 ** (len(multipliers) - 1)  # latent frames
+        self.width, self.checkpoint, self.patch = width, checkpoint, patch
+        self.multiple = patch * 2 ** (len(multipliers) - 1)  # latent frames
         self.vector = vector if vector in widths else None
         self.sources = tuple(kind for kind in dict.fromkeys(layers) if kind in widths)
         used = tuple(dict.fromkeys(name for name in (*self.sources, self.vector) if name))
@@ -115,11 +119,11 @@ class UNet(Denoiser):
         changes = [True] * (len(sizes) - 1) + [False]  # of resolution, down and up alike
         downs = [build.down(*size, halves=change) for size, change in zip(sizes, changes, strict=True)]
         ups = [build.up(*size, doubles=change) for size, change in zip(reversed(sizes), changes, strict=True)]
-        self.input = nn.Conv1d(context_channels + channels, width, kernel_size=3, padding=1)
+        self.input = nn.Conv1d((context_channels + channels) * patch, width, kernel_size=3, padding=1)
         self.downs = nn.ModuleList(downs)
         self.middle = build.middle(width * multipliers[-1], attends=middle_attention)
         self.ups = nn.ModuleList(ups)
-        self.output = build.output(width, channels)
+        self.output = build.output(width, channels * patch)
 
     def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
         """(b, c, l) noisy latents, (b,) steps, (b, c', l) context or None, condition -> (b, c, l), for any l >= 1."""
@@ -195,7 +199,8 @@ class UNet(Denoiser):
         """(b, c, l) noisy latents, (b, c', l) context or None, what `cues` gave -> (b, c, l) prediction."""
         frames = noisy if context is None else torch.cat([context, noisy], dim=1)
         remaining = iter(cues)
-        x = first = self.input(functional.pad(frames, (0, -frames.shape[-1] % self.multiple)))
+        padded = functional.pad(frames, (0, -frames.shape[-1] % self.multiple))
+        x = first = self.input(rearrange(padded, "b c (n patch) -> b (c patch) n", patch=self.patch))
         skips: list[list[Tensor]] = []
         for down in self.downs:
             x, kept = self._run(down, x, next(remaining))
@@ -203,7 +208,8 @@ class UNet(Denoiser):
         x, _ = self._run(self.middle, x, next(remaining))
         for up in self.ups:
             x = self._run(up, x, skips.pop(), next(remaining))
-        return self._run(self.output, x, [first], next(remaining))[..., : noisy.shape[-1]]
+        x = self._run(self.output, x, [first], next(remaining))
+        return rearrange(x, "b (c patch) n -> b c (n patch)", patch=self.patch)[..., : noisy.shape[-1]]
 
     def _run(self, level: nn.Module, *inputs: Any) -> Any:
         """Apply a level; when checkpointing, keep its inputs alone for the backward pass."""
@@ -244,9 +250,16 @@ class PreparedUNet(Denoiser):
 
 
 def _check_options(
-    width: int, multipliers: Sequence[int], groups: int, supplied: Mapping[str, int], absent: Mapping[str, int]
+    width: int,
+    multipliers: Sequence[int],
+    groups: int,
+    patch: int,
+    supplied: Mapping[str, int],
+    absent: Mapping[str, int],
 ) -> None:
     """Raise a ValueError for options that no U-Net can have."""
+    if patch < 1:
+        raise ValueError(f"`patch` is a number of frames, at least 1; it is {patch}.")
     if width < 4 or width % 2:
         raise ValueError(f"`width` must be even and at least 4, for sines and cosines of the step; it is {width}.")
     if not multipliers:

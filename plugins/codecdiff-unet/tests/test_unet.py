@@ -187,6 +187,25 @@ def test_context_comes_before_the_noisy_channels() -> None:
     close(unet(x, t, context, told), plain(torch.cat([context, x], 1), t, None, told)[:, 3:])
 
 
+def test_patches_are_the_same_network_on_frames_side_by_side() -> None:
+    patched, plain = tiny(context_channels=2, patch=3), tiny(context_channels=6, channels=12)
+    patched.load_state_dict(plain.state_dict())
+    (x, t), told, context = inputs(), condition(), torch.randn(3, 2, 24)
+    # frame 3 n + i of channel c is frame n of channel 3 c + i
+    beside = [torch.stack([some[..., i::3] for i in range(3)], 2).flatten(1, 2) for some in (x, context)]
+    expected = plain(beside[0], t, beside[1], told).unflatten(1, (4, 3))
+    result = patched(x, t, context, told)
+    close(torch.stack([result[..., i::3] for i in range(3)], 2), expected)
+
+
+@pytest.mark.parametrize("frames", [1, 11, 12, 13])
+def test_patched_frames_of_any_length_are_padded_and_cropped(frames: int) -> None:
+    unet, told = tiny(patch=3), condition()
+    x, t = inputs(frames=frames)
+    assert unet.multiple == 12
+    close(unet(x, t, None, told), unet(functional.pad(x, (0, -frames % 12)), t, None, told)[..., :frames])
+
+
 def test_masked_tokens_change_nothing() -> None:
     unet, (x, t), told = tiny(), inputs(), condition()
     tokens, mask = told["text"]
@@ -320,6 +339,7 @@ def test_the_same_arguments_build_the_same_network() -> None:
         "vector": "vector",
         "middle_attention": True,
         "checkpoint": False,
+        "patch": 1,
     }
     shapes = {name: p.shape for name, p in UNet(**unet.arguments).named_parameters()}
     assert shapes == {name: p.shape for name, p in unet.named_parameters()}
@@ -365,6 +385,8 @@ def test_other_inputs_are_checked() -> None:
 def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match="even and at least 4"):
         tiny(width=15)
+    with pytest.raises(ValueError, match="`patch` is a number of frames, at least 1; it is 0"):
+        tiny(patch=0)
     with pytest.raises(ValueError, match=r"multiple of `groups` = 5; these are not: \[16, 32, 16\]"):
         tiny(groups=5, multipliers=(2, 1))
     with pytest.raises(ValueError, match="at least one level"):
