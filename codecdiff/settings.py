@@ -40,6 +40,7 @@ class Optimization(Settings):
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)  # of every condition, independently
     context_noise: float = Field(default=0, ge=0)  # deviation of the noise added to what a stage sees of those before
+    high_noise: float = Field(default=1, gt=0)  # above 1, steps of much noise are trained on more often
     loss: Literal["l1", "l2"] = "l1"
 
 

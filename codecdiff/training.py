@@ -153,6 +153,7 @@ class StageTrainer:
         loss: Literal["l1", "l2"] = "l1",
         dropout: float = 0.1,
         context_noise: float = 0.0,
+        high_noise: float = 1.0,
         seed: int = 0,
     ):
         self.stage, self.denoiser = stage, stage.denoiser
@@ -163,7 +164,7 @@ class StageTrainer:
         self.ema = AveragedModel(self.denoiser, multi_avg_fn=_average(ema_decay), use_buffers=True)
         self.learning_rate, self.warmup, self.steps, self.schedule = learning_rate, warmup, steps, schedule
         self.clip_norm, self.loss, self.dropout, self.seed = clip_norm, loss, dropout, seed
-        self.context_noise = context_noise
+        self.context_noise, self.high_noise = context_noise, high_noise
         self.step_count = 0
 
     def rate(self, step: int) -> float:
@@ -176,12 +177,17 @@ class StageTrainer:
         return self.learning_rate * rise * fall
 
     def draw(self, clean: Tensor, rank: int = 0) -> tuple[Tensor, Tensor]:
-        """Draw the noise (b, c, l) and steps (b,) of the current step, stratified over the schedule."""
+        """Draw the noise (b, c, l) and steps (b,) of the current step, stratified over the schedule.
+
+        A step lies at 1 - u ** high_noise of the schedule, with u uniform: above 1, steps of much noise are drawn
+        more often. What lasts a whole clip, and most of what the text says, is decided there.
+        """
         generator = diffusion.generator(self.seed, 3, self.step_count, rank)
         noise = torch.randn(clean.shape, generator=generator)
         total = self.stage.scheduler.config.num_train_timesteps
         rows = len(clean)
-        place = (torch.randperm(rows, generator=generator) + torch.rand(rows, generator=generator)) / rows
+        even = (torch.randperm(rows, generator=generator) + torch.rand(rows, generator=generator)) / rows
+        place = 1 - (1 - even) ** self.high_noise
         return noise.to(clean.device), (place * total).long().clamp_max(total - 1).to(clean.device)
 
     def augment(self, context: Tensor | None, rank: int = 0) -> Tensor | None:

@@ -167,6 +167,18 @@ def test_a_step_draws_from_seed_step_and_rank_alone(trainer_of: Callable[..., St
     assert sorted((steps * 8 // 100).tolist()) == list(range(8))  # one in each eighth of the schedule
 
 
+@pytest.mark.parametrize(("high_noise", "share"), [(1, 0.1), (2, 0.1**0.5), (0.5, 0.01)])
+def test_steps_of_much_noise_are_drawn_as_often_as_asked(
+    trainer_of: Callable[..., StageTrainer], high_noise: float, share: float
+) -> None:
+    trainer = trainer_of(high_noise=high_noise)
+    total = trainer.stage.scheduler.config.num_train_timesteps
+    _, steps = trainer.draw(torch.zeros(2000, 1, 1))
+    assert steps.min() >= 0
+    assert steps.max() < total
+    assert float((steps >= 0.9 * total).float().mean()) == pytest.approx(share, abs=0.005)
+
+
 def test_the_learning_rate_rises_and_falls(trainer_of: Callable[..., StageTrainer]) -> None:
     trainer = trainer_of(learning_rate=1.0, warmup=10, steps=100)
     assert trainer.rate(0) == pytest.approx(0.1, rel=1e-3)
