@@ -1,7 +1,7 @@
 """The diffusion process over diffusers' schedulers: a pure loss and one sampling loop.
 
 Forward process: x = alpha * clean + sigma * noise, with alpha^2 = abar(timestep) and sigma^2 = 1 - alpha^2
-(Ho et al., 2020; the velocity is that of Salimans & Ho, 2022).
+(Ho et al., 2020; the velocity is that of Salimans & Ho, 2022). The noise is white, or coloured over time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from codecdiff.interfaces import Condition, Denoiser
+from codecdiff.noises import colored, whitened
 
 
 class Scheduler(Protocol):
@@ -164,12 +165,14 @@ def sample(
     steps: int,
     guidance: float,
     generators: Sequence[torch.Generator],
+    color: float = 0.0,
     device: Any = "cpu",
 ) -> Tensor:
     """Sample one stage, (b, c, l), from noise; `shape` is (c, l) and there is one generator per row.
 
     Classifier-free guidance (Ho & Salimans, 2022): null + guidance * (conditional - null), in one pass of
     twice the batch; with guidance 1, or with nothing to be told, the conditional pass alone.
+    `color` is that of the noise the denoiser was trained with: the scheduler works on whitened latents.
     """
     scheduler.set_timesteps(steps)
     x = row_noise(shape, generators, device) * scheduler.init_noise_sigma
@@ -180,11 +183,11 @@ def sample(
     # the noise of an ancestral step comes from each row's own generator
     extras = {"generator": list(generators)} if type(scheduler).__name__ == "DDPMScheduler" else {}
     for timestep in scheduler.timesteps:
-        scaled = scheduler.scale_model_input(x, timestep)
+        scaled = colored(scheduler.scale_model_input(x, timestep), color)
         rows = torch.cat([scaled, scaled]) if guided else scaled
         prediction = network(rows, timestep.to(device).expand(len(rows)), seen, asked).float()
         if guided:
             told, null = prediction.chunk(2)
             prediction = null + guidance * (told - null)
-        x = scheduler.step(prediction, timestep, x, **extras).prev_sample
-    return x
+        x = scheduler.step(whitened(prediction, color), timestep, x, **extras).prev_sample
+    return colored(x, color)

@@ -175,6 +175,7 @@ def load_stage(
         spec["steps"],
         spec["guidance"],
         spec["training"],
+        spec.get("noise_color", 0.0),
     )
 
 

@@ -175,6 +175,7 @@ class Pipeline:
                 steps=steps or stage.steps,
                 guidance=stage.guidance if guidance is None else guidance,
                 generators=[diffusion.generator(seed, take, i) for take in takes],
+                color=stage.noise_color,
                 device=self.device,
             )
             stages.append(made)

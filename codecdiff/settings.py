@@ -54,11 +54,12 @@ class Loop(Settings):
 
 
 class Diffusion(Settings):
-    """Options of `diffusion.training_scheduler`."""
+    """The process a stage learns to reverse: options of `diffusion.training_scheduler`, and the colour of the noise."""
 
     steps: PositiveInt = 1000
     schedule: str = "squaredcos_cap_v2"
     prediction: str = "v_prediction"
+    noise_color: float = Field(default=0, ge=0, le=2)  # its power over time falls as 1 / frequency ** color
 
 
 class Sampling(Settings):

@@ -14,7 +14,7 @@ from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt
 
 @dataclass
 class Stage:
-    """One stage of a model: its denoiser, the scheduler it was trained with and how it is sampled."""
+    """One stage of a model: its denoiser, the scheduler and noise it was trained with and how it is sampled."""
 
     name: str
     denoiser: Denoiser
@@ -23,6 +23,7 @@ class Stage:
     steps: int = 100
     guidance: float = 3.0
     facts: dict[str, Any] = field(default_factory=dict)  # of its training
+    noise_color: float = 0.0  # of `noises.colored`
 
     def __post_init__(self):
         diffusion.sampler(self.scheduler, self.sampler)  # an unknown one is refused now, not after training
@@ -40,6 +41,7 @@ class Stage:
         return {
             "denoiser": config.spec_of("denoisers", self.denoiser),
             "scheduler": trained,
+            "noise_color": self.noise_color,
             "sampler": self.sampler,
             "steps": self.steps,
             "guidance": self.guidance,

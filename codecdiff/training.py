@@ -25,6 +25,7 @@ from codecdiff.data.store import CodeStore, load_state
 from codecdiff.files import replaced
 from codecdiff.interfaces import Condition, device_of
 from codecdiff.models import differences, save_stage
+from codecdiff.noises import colored
 from codecdiff.pipeline import Pipeline
 from codecdiff.stages import Stage, conditions
 
@@ -188,7 +189,11 @@ class StageTrainer:
         rows = len(clean)
         even = (torch.randperm(rows, generator=generator) + torch.rand(rows, generator=generator)) / rows
         place = 1 - (1 - even) ** self.high_noise
-        return noise.to(clean.device), (place * total).long().clamp_max(total - 1).to(clean.device)
+        return self.colored(noise).to(clean.device), (place * total).long().clamp_max(total - 1).to(clean.device)
+
+    def colored(self, noise: Tensor) -> Tensor:
+        """Give white noise (b, c, l) the colour of the stage's."""
+        return colored(noise, self.stage.noise_color)
 
     def augment(self, context: Tensor | None, rank: int = 0) -> Tensor | None:
         """Add Gaussian noise of deviation `context_noise` to the context (b, c', l) of the current step, if any.
@@ -249,9 +254,7 @@ class StageTrainer:
         pairs = []
         for i, given in enumerate(inputs):
             rows = len(given.clean)
-            noise = torch.randn(given.clean.shape, generator=diffusion.generator(self.seed, 4, i)).to(
-                given.clean.device
-            )
+            noise = torch.randn(given.clean.shape, generator=diffusion.generator(self.seed, 4, i))
             place = (torch.arange(rows) + (i + 0.5) / len(inputs)) / rows
             pairs.append(
                 diffusion.stage_loss(
@@ -261,7 +264,7 @@ class StageTrainer:
                     mask=given.mask,
                     context=given.context,
                     condition=given.condition,
-                    noise=noise,
+                    noise=self.colored(noise).to(given.clean.device),
                     timestep=(place * total).long().to(given.clean.device),
                     loss=self.loss,
                 )
@@ -288,6 +291,7 @@ class StageTrainer:
             self.stage.steps,
             self.stage.guidance,
             facts,
+            self.stage.noise_color,
         )
 
     def save(self, folder: Path | str, row: dict[str, float] | None = None) -> None:
@@ -321,8 +325,8 @@ class StageTrainer:
         file = home / STATE / "state.safetensors"
         if not file.exists():
             return False
-        saved = json.loads((home / "stage.json").read_text(encoding="utf-8"))
-        spec, kept = self.stage.spec(), ("denoiser", "scheduler")
+        saved = {"noise_color": 0.0, **json.loads((home / "stage.json").read_text(encoding="utf-8"))}
+        spec, kept = self.stage.spec(), ("denoiser", "scheduler", "noise_color")
         if differ := [line for key in kept for line in differences(saved[key], spec[key], key)]:
             raise ValueError(
                 f"{home} holds another stage in training: {'; '.join(differ)}. "

@@ -57,13 +57,13 @@ class Experiment(Settings):
 def plan(e: Experiment, pipeline: Pipeline, i: int, device="cpu") -> tuple[Stage, Optimization, Loop]:
     name = pipeline.stage_names[i]
     own = e.stages.get(name, StageOptions())
-    train, loop, sampling = e.train.over(own.train), e.loop.over(own.loop), e.sampling.over(own.sampling)
+    train, loop, process = e.train.over(own.train), e.loop.over(own.loop), e.diffusion.over(own.diffusion).model_dump()
+    sampling = {"noise_color": process.pop("noise_color"), **e.sampling.over(own.sampling).model_dump()}
     with torch.device(device):
         denoiser = pipeline.new_denoiser(i, config.over(e.denoiser, own.denoiser), seed=e.seed)
     facts = {"seed": e.seed, **train.model_dump(), "batch_size": loop.batch_size, "seconds": loop.seconds}
     facts["command"] = command("accelerate launch", sys.argv)
-    scheduler = training_scheduler(**e.diffusion.over(own.diffusion).model_dump())
-    return Stage(name, denoiser, scheduler, **sampling.model_dump(), facts=facts), train, loop
+    return Stage(name, denoiser, training_scheduler(**process), **sampling, facts=facts), train, loop
 
 
 def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, store: CodeStore, i: int, say) -> None:

@@ -15,6 +15,7 @@ from codecdiff import Codec, Pipeline
 from codecdiff.data.store import CodeStore, open_store
 from codecdiff.diffusion import training_scheduler
 from codecdiff.models import load_stage, save_stage
+from codecdiff.noises import colored
 from codecdiff.stages import Stage
 from codecdiff.training import StageData, StageInput, StageTrainer, stage_input
 
@@ -91,6 +92,28 @@ def test_another_network_cannot_be_resumed(
     stage = Stage("secondary", pipeline.stages[1].denoiser, training_scheduler(steps=50), steps=3)
     with pytest.raises(ValueError, match=r"another stage in training: scheduler.* there"):
         StageTrainer(stage).resume(tmp_path)
+
+
+def test_coloured_noise_is_trained_on_measured_with_and_kept(
+    trainer_of: Callable[..., StageTrainer], data: StageData, tmp_path: Path
+) -> None:
+    white, pink, clean = trainer_of(), trainer_of(), noise(8, 64, 40)
+    pink.stage.noise_color = 1.0
+    assert torch.equal(pink.draw(clean)[0], colored(white.draw(clean)[0], 1.0))
+    given = data.held_out()
+    assert pink.held_out(given)[0] != white.held_out(given)[0]
+    pink.save(tmp_path)
+    pipeline = data.pipeline
+    parts = pipeline.codec, pipeline.splitter, pipeline.conditioner
+    assert load_stage(tmp_path, "secondary", *parts, 1).noise_color == 1.0
+    with pytest.raises(ValueError, match=r"another stage in training: noise_color is 1.0 there, 0.0 here"):
+        white.resume(tmp_path)
+    file = tmp_path / "secondary" / "stage.json"
+    spec = json.loads(file.read_text())
+    del spec["noise_color"]  # a stage saved before there was a choice
+    file.write_text(json.dumps(spec))
+    assert load_stage(tmp_path, "secondary", *parts, 1).noise_color == 0.0
+    assert white.resume(tmp_path)
 
 
 def test_the_average_is_what_generation_reads(

@@ -55,7 +55,7 @@ __all__ = [
     "write_dataset",
 ]
 
-COMPOSER_VERSION = 1  # changes whenever the same facts and seed would give another piece
+COMPOSER_VERSION = 2  # changes whenever the same facts and seed would give another piece or other captions
 
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}  # semitones above the tonic
 HALF_CADENCES = ((0, 5, 3, 4), (0, 3, 0, 4), (0, 2, 3, 4), (0, 3, 5, 4))  # four chords, as degrees of the scale

@@ -123,18 +123,18 @@ PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     "metre": {"4/4": ("4/4", "common time"), "3/4": ("3/4", "triple time")},
     "dynamics": {"soft": ("soft", "quiet"), "loud": ("loud",), "swelling": ("swelling",)},
 }
-COMPLETE = (  # these name the lead and the ensemble
-    "a {tempo} {tune} in {key} on {lead} {ensemble}",
+COMPLETE = (  # these name the lead and the ensemble, and most of them how loud it is
+    "a {dynamics} {tempo} {tune} in {key} on {lead} {ensemble}",
     "a {tempo} {tune} on {lead} {ensemble}",
-    "{lead} {ensemble}, {tempo}, in {key}",
-    "{tempo} {lead} music {ensemble}",
+    "{dynamics} {lead} {ensemble}, {tempo}, in {key}",
+    "{tempo} {lead} music {ensemble}, {dynamics}",
     "a {dynamics} {lead} {tune} {ensemble}, {bpm} bpm",
     "a {dynamics} and {tempo} {tune} for {lead} {ensemble}, in {key}",
-    "{lead} playing a {tempo} {tune} {ensemble}",
-    "{key}, {metre}, {bpm} bpm, {lead} {ensemble}",
+    "{lead} playing a {dynamics} {tempo} {tune} {ensemble}",
+    "{key}, {metre}, {bpm} bpm, {dynamics} {lead} {ensemble}",
     "a {dynamics} {tune} in {metre} for {lead} {ensemble}",
     "{tempo} and {dynamics} {lead} {ensemble}, {key}, {metre}",
-    "instrumental in {key}, {lead} {ensemble}",
+    "a {dynamics} instrumental in {key}, {lead} {ensemble}",
     "{lead} {ensemble}",
 )
 BRIEF = (  # these leave most facts open
