@@ -180,7 +180,7 @@ def generate(
     output: Annotated[Path, typer.Option("--output", "-o", help="Audio file to write.", show_default=False)],
     model: Annotated[str, typer.Option(help="A model folder, an installed model, or a hub id.")] = "starter",
     seconds: Annotated[float, typer.Option(help="Duration.")] = 10.0,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps of each stage. Default: the model's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps asked of every sampler. Default: the model's.")] = None,
     guidance: Annotated[
         float | None, typer.Option(help="How strictly the prompt is followed; 1 for plain. Default: the model's.")
     ] = None,

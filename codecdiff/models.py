@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from codecdiff import config, registry
+from codecdiff import config, registry, schedules
 from codecdiff.data.store import load_state
 from codecdiff.files import replace_text, replaced
 from codecdiff.interfaces import Codec, Conditioner, Splitter
@@ -170,20 +170,14 @@ def load_stage(
     return Stage(
         name,
         denoiser.requires_grad_(False).eval(),
-        load_scheduler(spec["scheduler"]),
+        schedules.build(spec["scheduler"]),
         spec["sampler"],
         spec["steps"],
         spec["guidance"],
+        spec.get("spacing", "even"),  # older folders have none
         spec["training"],
         spec.get("noise_color", 0.0),
     )
-
-
-def load_scheduler(options: dict[str, Any]) -> Any:
-    """Build the training scheduler that a stage.json describes."""
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
-
-    return DDPMScheduler.from_config(options)
 
 
 def fetched(name: str) -> Path:

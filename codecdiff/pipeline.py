@@ -168,7 +168,7 @@ class Pipeline:
             seen = self.snap(stages, frames) if self.snap_context and stages else stages
             made = diffusion.sample(
                 stage.denoiser.eval(),
-                diffusion.sampler(stage.scheduler, stage.sampler),
+                stage.new_sampler(),
                 shapes[i],
                 context=self.splitter.context(seen, i),
                 condition=condition,

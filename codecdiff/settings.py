@@ -42,6 +42,7 @@ class Optimization(Settings):
     context_noise: float = Field(default=0, ge=0)  # deviation of the noise added to what a stage sees of those before
     high_noise: float = Field(default=1, gt=0)  # above 1, steps of much noise are trained on more often
     loss: Literal["l1", "l2"] = "l1"
+    min_snr: PositiveFloat | None = None  # bound of the Min-SNR weights, 5 in the paper; null trains unweighted
 
 
 class Loop(Settings):
@@ -54,11 +55,12 @@ class Loop(Settings):
 
 
 class Diffusion(Settings):
-    """The process a stage learns to reverse: options of `diffusion.training_scheduler`, and the colour of the noise."""
+    """The process a stage learns to reverse: options of `schedules.training_scheduler`, and the colour of the noise."""
 
     steps: PositiveInt = 1000
     schedule: str = "squaredcos_cap_v2"
     prediction: str = "v_prediction"
+    zero_terminal_snr: bool = False  # rescale the schedule so that the last step is noise alone
     noise_color: float = Field(default=0, ge=0, le=2)  # its power over time falls as 1 / frequency ** color
 
 
@@ -68,6 +70,7 @@ class Sampling(Settings):
     sampler: str = "ddpm"
     steps: PositiveInt = 100
     guidance: float = Field(default=3.0, allow_inf_nan=False)
+    spacing: Literal["even", "karras"] = "even"  # of the noise levels
 
 
 class StageOptions(Settings):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from codecdiff import config, diffusion
+from codecdiff import config, schedules
 from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter
 
 
@@ -22,12 +22,17 @@ class Stage:
     sampler: str = "ddpm"
     steps: int = 100
     guidance: float = 3.0
+    spacing: str = "even"
     facts: dict[str, Any] = field(default_factory=dict)  # of its training
     noise_color: float = 0.0  # of `noises.colored`
 
     def __post_init__(self):
-        diffusion.sampler(self.scheduler, self.sampler)  # an unknown one is refused now, not after training
+        self.new_sampler()  # an unknown one is refused now, not after training
         self.check_steps(self.steps)
+
+    def new_sampler(self) -> Any:
+        """Give a new scheduler that samples the stage."""
+        return schedules.sampler(self.scheduler, self.sampler, self.spacing)
 
     def check_steps(self, steps: int) -> None:
         """Raise ValueError unless the stage can be sampled in this many steps."""
@@ -37,14 +42,14 @@ class Stage:
 
     def spec(self) -> dict[str, Any]:
         """Describe the stage for its stage.json."""
-        trained = {k: v for k, v in dict(self.scheduler.config).items() if not k.startswith("_") and v is not None}
         return {
             "denoiser": config.spec_of("denoisers", self.denoiser),
-            "scheduler": trained,
+            "scheduler": schedules.describe(self.scheduler),
             "noise_color": self.noise_color,
             "sampler": self.sampler,
             "steps": self.steps,
             "guidance": self.guidance,
+            "spacing": self.spacing,
             "training": self.facts,
         }
 

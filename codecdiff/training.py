@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from codecdiff import diffusion
+from codecdiff import diffusion, schedules
 from codecdiff.data.crops import Batch, Crops, dropped, split_tracks
 from codecdiff.data.store import CodeStore, load_state
 from codecdiff.files import replaced
@@ -155,6 +155,7 @@ class StageTrainer:
         dropout: float = 0.1,
         context_noise: float = 0.0,
         high_noise: float = 1.0,
+        min_snr: float | None = None,
         seed: int = 0,
     ):
         self.stage, self.denoiser = stage, stage.denoiser
@@ -165,7 +166,7 @@ class StageTrainer:
         self.ema = AveragedModel(self.denoiser, multi_avg_fn=_average(ema_decay), use_buffers=True)
         self.learning_rate, self.warmup, self.steps, self.schedule = learning_rate, warmup, steps, schedule
         self.clip_norm, self.loss, self.dropout, self.seed = clip_norm, loss, dropout, seed
-        self.context_noise, self.high_noise = context_noise, high_noise
+        self.context_noise, self.high_noise, self.min_snr = context_noise, high_noise, min_snr
         self.step_count = 0
 
     def rate(self, step: int) -> float:
@@ -227,6 +228,7 @@ class StageTrainer:
             noise=noise,
             timestep=timestep,
             loss=self.loss,
+            min_snr=self.min_snr,
         )
         value = float(loss.detach())
         if value != value or abs(value) == float("inf"):
@@ -245,7 +247,7 @@ class StageTrainer:
 
     @torch.no_grad()
     def held_out(self, inputs: Sequence[StageInput]) -> tuple[float, float]:
-        """Give the loss of the averaged weights on held-out inputs, and that of the constant answer zero.
+        """Give the unweighted loss of the averaged weights on held-out inputs, and that of the constant answer zero.
 
         Noise and steps are the same at every call: fixed noise, steps spread evenly over the schedule.
         """
@@ -290,6 +292,7 @@ class StageTrainer:
             self.stage.sampler,
             self.stage.steps,
             self.stage.guidance,
+            self.stage.spacing,
             facts,
             self.stage.noise_color,
         )
@@ -326,6 +329,7 @@ class StageTrainer:
         if not file.exists():
             return False
         saved = {"noise_color": 0.0, **json.loads((home / "stage.json").read_text(encoding="utf-8"))}
+        saved["scheduler"] = schedules.describe(schedules.build(saved["scheduler"]))  # older folders say less
         spec, kept = self.stage.spec(), ("denoiser", "scheduler", "noise_color")
         if differ := [line for key in kept for line in differences(saved[key], spec[key], key)]:
             raise ValueError(

@@ -21,9 +21,9 @@ from codecdiff.cards import command, write_card
 from codecdiff.codecs import Standardized
 from codecdiff.data.audio import write_audio
 from codecdiff.data.store import CodeStore, Target, open_store
-from codecdiff.diffusion import training_scheduler
 from codecdiff.files import require_writable
 from codecdiff.models import build_parts, load_codec_state
+from codecdiff.schedules import training_scheduler
 from codecdiff.settings import Data, Diffusion, Loop, Optimization, Sampling, Settings, StageOptions
 from codecdiff.splitters import is_stage_name
 from codecdiff.stages import Stage

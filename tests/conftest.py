@@ -13,7 +13,7 @@ from codecdiff import Codec, Pipeline, config
 from codecdiff.codecs import Standardized
 from codecdiff.data.audio import find_tracks
 from codecdiff.data.store import CodeStore, encode_tracks
-from codecdiff.diffusion import training_scheduler
+from codecdiff.schedules import training_scheduler
 from codecdiff.stages import Stage
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"interfaces", "files"},
     {"registry", "config", "settings"},
-    {"diffusion", "noises", "splitters", "codecs", "data", "metrics"},
+    {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "data", "metrics"},
     {"stages", "models", "pipeline", "training", "cards", "testing"},
     {"cli", "doctor", "__init__", "__main__"},
 )

@@ -10,8 +10,9 @@ from small import noise
 from torch import Tensor
 
 from codecdiff import Condition, Denoiser
-from codecdiff.diffusion import SAMPLERS, generator, sample, sampler, training_scheduler
+from codecdiff.diffusion import generator, sample
 from codecdiff.noises import LOWEST, colored, whitened
+from codecdiff.schedules import SAMPLERS, sampler, training_scheduler
 
 COLORS = [0.5, 1.0, 2.0]
 

@@ -16,8 +16,8 @@ import codecdiff
 from codecdiff import Codec, Pipeline
 from codecdiff.codecs import Standardized, Wrapped
 from codecdiff.data.store import CodeStore
-from codecdiff.diffusion import training_scheduler
 from codecdiff.models import MODEL_FILE, downloads, load_codec_state
+from codecdiff.schedules import training_scheduler
 from codecdiff.stages import Stage, stage_shapes
 from codecdiff.testing import check_conditioner, check_denoiser
 from codecdiff.training import StageData, StageTrainer
@@ -275,8 +275,8 @@ def test_nothing_cannot_be_generated(make_pipeline: Make) -> None:
 
 def test_an_unknown_sampler_is_refused_before_training(make_pipeline: Make) -> None:
     stage = make_pipeline().stages[0]
-    with pytest.raises(ValueError, match="No sampler called 'heun'"):
-        Stage("primary", stage.denoiser, stage.scheduler, "heun")
+    with pytest.raises(ValueError, match="No sampler called 'hune'"):
+        Stage("primary", stage.denoiser, stage.scheduler, "hune")
     with pytest.raises(ValueError, match="ask for 1 to 100 sampling steps; primary was trained with 100"):
         Stage("primary", stage.denoiser, stage.scheduler, "ddim", 200)
 

@@ -19,6 +19,7 @@ import codecdiff
 from codecdiff import config
 from codecdiff.config import ConfigError
 from codecdiff.data.audio import read_audio
+from codecdiff.schedules import prediction_of
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "discodiff.py"
 
@@ -144,7 +145,7 @@ def test_a_stage_may_be_trained_otherwise(run: Run) -> None:
         (["stage=tertiary"], r"No stage 'tertiary'\. This pattern has: primary, secondary"),
         (["stages.third.train.steps=3"], r"No stage 'third'"),
         (["splitter.stages=0|2-3"], "misses level 1"),
-        (["sampling.sampler=heun"], "No sampler called 'heun'"),
+        (["sampling.sampler=hune"], "No sampler called 'hune'"),
         (["sampling.steps=101"], "ask for 1 to 100 sampling steps"),
         (["diffusion.schedule=cosine"], "No schedule called 'cosine'"),
         (["codec.name=dca"], "Did you mean 'dac'"),
@@ -204,9 +205,10 @@ def test_it_says_when_nothing_is_held_out(run: Run, capsys: pytest.CaptureFixtur
 
 
 def test_a_stage_may_have_its_own_diffusion_and_projections_are_a_target(run: Run) -> None:
-    out = run("target=projections", "stages.secondary.diffusion.schedule=linear")
+    flow = ["diffusion.prediction=flow", "sampling.sampler=heun"]
+    out = run("target=projections", *(f"stages.secondary.{word}" for word in flow), "train.min_snr=5")
     model = codecdiff.load(out / "model")
-    assert [stage.scheduler.config.beta_schedule for stage in model.stages] == ["squaredcos_cap_v2", "linear"]
+    assert [prediction_of(stage.scheduler) for stage in model.stages] == ["v_prediction", "flow"]
     assert [stage.scheduler.config.num_train_timesteps for stage in model.stages] == [100, 100]
     assert model.target == "projections"
     assert model.generate("a tone", seconds=0.1).isfinite().all()

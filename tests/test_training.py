@@ -13,9 +13,9 @@ from small import noise
 
 from codecdiff import Codec, Pipeline
 from codecdiff.data.store import CodeStore, open_store
-from codecdiff.diffusion import training_scheduler
 from codecdiff.models import load_stage, save_stage
 from codecdiff.noises import colored
+from codecdiff.schedules import training_scheduler
 from codecdiff.stages import Stage
 from codecdiff.training import StageData, StageInput, StageTrainer, stage_input
 
@@ -72,6 +72,16 @@ def test_training_that_was_interrupted_goes_on_bit_for_bit(
     assert same(weights(second.denoiser), weights(whole.denoiser))
     assert same(weights(second.ema), weights(whole.ema))
     assert second.held_out(data.held_out()) == whole.held_out(data.held_out())
+
+
+def test_min_snr_weighs_training_and_not_what_is_held_out(
+    trainer_of: Callable[..., StageTrainer], data: StageData
+) -> None:
+    plain, weighted = trainer_of(), trainer_of(min_snr=5.0)
+    assert plain.held_out(data.held_out()) == weighted.held_out(data.held_out())
+    losses = train(plain, data, 1), train(weighted, data, 1)
+    assert losses[1][0] < 0.9 * losses[0][0]  # no weight of v reaches 1
+    assert losses[1][0] > 0
 
 
 def test_there_is_nothing_to_resume_at_first(trainer_of: Callable[..., StageTrainer], tmp_path: Path) -> None:

@@ -1,0 +1,233 @@
+"""Schedules, noise levels and what may be combined, against papers, diffusers and the tables of the documentation."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from oracle import EVERY, KARRAS, Oracle, other_schedules, run, trained
+
+from codecdiff import Pipeline, solvers
+from codecdiff.schedules import (
+    FLOW_SAMPLERS,
+    PREDICTIONS,
+    REFUSED,
+    SAMPLERS,
+    SCHEDULES,
+    build,
+    describe,
+    evaluations,
+    even_steps,
+    noise_levels,
+    prediction_of,
+    sampler,
+    set_steps,
+    training_scheduler,
+)
+from codecdiff.stages import Stage
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # inside diffusers' DEIS
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_any_number_of_steps_ends_in_as_much_noise(schedule: str) -> None:
+    left = [float(training_scheduler(steps=steps, schedule=schedule).alphas_cumprod[-1]) for steps in (50, 100, 1000)]
+    assert max(left) < 0.006  # a start from noise alone is then wrong by less than a tenth of the signal
+    if schedule != "squaredcos_cap_v2":
+        assert max(left) < 10 * min(left)
+
+
+def test_the_betas_are_their_formulas() -> None:
+    place = np.linspace(0, 1, 1000)
+    expected = {
+        "linear": 1e-4 + 0.0199 * place,
+        "scaled_linear": (1e-2 + (0.02**0.5 - 1e-2) * place) ** 2,
+        "sigmoid": 1e-4 + 0.0199 / (1 + np.exp(6 - 12 * place)),
+    }
+    for schedule, betas in expected.items():
+        np.testing.assert_allclose(training_scheduler(schedule=schedule).betas, betas, rtol=1e-4)
+        np.testing.assert_allclose(
+            training_scheduler(schedule=schedule, steps=100).betas[-1], 10 * betas[-1], rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_zero_terminal_snr_moves_and_stretches_the_signal(schedule: str) -> None:
+    """Algorithm 1 of Lin et al. (2023): sqrt(abar) is moved to end at 0, and stretched to begin as before."""
+    before = training_scheduler(schedule=schedule).alphas_cumprod.double().sqrt()
+    after = training_scheduler(schedule=schedule, zero_terminal_snr=True).alphas_cumprod.double().sqrt()
+    expected = (before - before[-1]) * before[0] / (before[0] - before[-1])
+    torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-3)
+    assert after[-1] == 0
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_scheduler_comes_back_from_its_description(prediction: str) -> None:
+    for options in other_schedules(prediction):
+        scheduler = trained(prediction, 50, **options)
+        again = build(describe(scheduler))
+        assert type(again) is type(scheduler)
+        assert describe(again) == describe(scheduler)
+        assert prediction_of(again) == prediction
+        if prediction != "flow":
+            assert torch.equal(again.betas, scheduler.betas)
+
+
+def test_a_description_without_a_class_is_of_ddpm() -> None:
+    old = {"num_train_timesteps": 100, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
+    again = build({**old, "clip_sample": False})
+    assert type(again).__name__ == "DDPMScheduler"
+    assert torch.equal(again.betas, trained(steps=100).betas)
+    with pytest.raises(ValueError, match=r"with the scheduler 'LCMScheduler'\. There are: DDPMScheduler, Flow"):
+        build({"class": "LCMScheduler", **old})
+
+
+def test_what_cannot_be_combined_is_refused() -> None:
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"prediction": "flow", "schedule": "linear"}, "schedule of its own"),
+        ({"prediction": "flow", "zero_terminal_snr": True}, "schedule of its own"),
+        ({"prediction": "epsilon", "zero_terminal_snr": True}, "another prediction than epsilon"),
+        ({"schedule": "linear", "steps": 20}, "more than 20 steps"),
+    ]
+    for options, message in refused:
+        with pytest.raises(ValueError, match=message):
+            training_scheduler(**options)
+    for name in ("ddpm", "euler-a", "lms", "pndm"):
+        with pytest.raises(ValueError, match=f"'{name}' cannot sample a model of flow. These can: euler"):
+            sampler(trained("flow"), name)
+    for name in ("ddpm", "pndm"):
+        with pytest.raises(ValueError, match=f"'{name}' takes even steps only"):
+            sampler(trained(), name, "karras")
+    with pytest.raises(ValueError, match="A model of flow takes even steps only"):
+        sampler(trained("flow"), "euler", "karras")
+    with pytest.raises(ValueError, match=r"No spacing called 'log'\. There are: even, karras"):
+        sampler(trained(), "ddim", "log")
+
+
+def test_every_scheduler_of_diffusers_is_used_or_refused_by_name() -> None:
+    tables = (*SAMPLERS.values(), *FLOW_SAMPLERS.values())
+    classes = {getattr(solvers, name, None) or getattr(diffusers, name) for name, _ in tables}
+    used = {base.__name__ for each in classes for base in each.__mro__} | {"DDIMScheduler"}  # the first order of dpm++
+    there = {name for name in dir(diffusers) if name.endswith("Scheduler") and not name.startswith("Flax")}
+    assert there == (used & there) | REFUSED.keys()
+    assert not used & REFUSED.keys()
+
+
+@pytest.mark.parametrize("name", ["lcm", "LCMScheduler", "edm-euler", "ipndm"])
+def test_a_refusal_says_why(name: str) -> None:
+    reason = {"edm-euler": "scales of EDM", "ipndm": "neither the noise schedule nor v"}.get(
+        name, "model distilled for it"
+    )
+    with pytest.raises(ValueError, match=f"Sampler '{name}' cannot be used: .*{reason}.* There are: ddpm, ddim"):
+        sampler(trained(), name)
+
+
+@pytest.mark.parametrize("total", [10, 100, 250])
+def test_even_steps_are_as_many_as_asked(total: int) -> None:
+    """diffusers' own come one too many, the last of them at full noise, where rounding decides: 29 of 100, for one."""
+    for steps in range(1, total + 1):
+        chosen = even_steps(total, steps).tolist()
+        assert len(set(chosen)) == steps
+        assert chosen == sorted(chosen, reverse=True)
+        assert chosen[0] == total - 1
+        assert chosen[-1] >= 0
+        gaps = -np.diff([*chosen, -1])
+        assert np.abs(gaps - total / steps).max() <= 1
+
+
+@pytest.mark.parametrize(("name", "prediction"), EVERY)
+def test_every_sampler_goes_through_the_levels_of_training(name: str, prediction: str) -> None:
+    for options in other_schedules(prediction):
+        scheduler = sampler(trained(prediction, 100, **options), name)
+        set_steps(scheduler, 29)
+        levels = noise_levels(trained(prediction, 100, **options))
+        told = scheduler.timesteps.long()
+        assert torch.equal(scheduler.timesteps, told.to(scheduler.timesteps.dtype))
+        assert (told.min(), told.max()) == (2, 99)
+        if hasattr(scheduler, "sigmas"):
+            met = (
+                levels[told].clamp_max(0.9999)
+                if prediction == "flow" and name not in ("euler", "heun")
+                else levels[told]
+            )
+            last = slice(1, None) if options.get("zero_terminal_snr") else slice(None)  # infinite in training
+            torch.testing.assert_close(scheduler.sigmas[:-1][last], met[last], rtol=1e-4, atol=0)
+            assert scheduler.sigmas[-1] == 0
+            assert scheduler.sigmas[0] > 0.99
+            assert scheduler.sigmas.isfinite().all()
+
+
+@pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "linear"])
+def test_karras_levels_are_those_of_diffusers(schedule: str) -> None:
+    scheduler = trained(schedule=schedule)
+    options = {"timestep_spacing": "trailing", "use_karras_sigmas": True, "trained_betas": scheduler.betas.tolist()}
+    theirs = diffusers.EulerDiscreteScheduler(
+        num_train_timesteps=1000, sigma_min=float(noise_levels(scheduler)[0]), **options
+    )
+    theirs.set_timesteps(30)
+    for name in KARRAS:
+        ours = sampler(scheduler, name, "karras")
+        set_steps(ours, 30)
+        if name != "heun":
+            torch.testing.assert_close(ours.sigmas, theirs.sigmas, rtol=2e-5, atol=0)
+            torch.testing.assert_close(ours.timesteps, theirs.timesteps.float(), rtol=1e-4, atol=2e-2)
+
+
+@pytest.mark.parametrize(("name", "prediction"), EVERY)
+def test_evaluations_are_counted(name: str, prediction: str) -> None:
+    for steps in (1, 2, 3, 10, 29):
+        oracle = Oracle(trained(prediction))
+        run(oracle, name, steps, (1, 1))
+        assert oracle.calls == evaluations(name, steps)
+
+
+def test_the_documentation_has_the_evaluations() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w+-]+)` \|.*\| (N[\w +-]*|2 N - 1) \|$", text, re.MULTILINE)
+    formulas = {"N": lambda n: n, "N + 1": lambda n: n + 1, "2 N - 1": lambda n: 2 * n - 1}
+    assert [name for name, _ in rows] == list(SAMPLERS)
+    for name, formula in rows:
+        assert [evaluations(name, n) for n in (2, 7, 50)] == [formulas[formula](n) for n in (2, 7, 50)]
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "flow"])
+def test_a_stage_keeps_how_it_is_sampled(
+    make_pipeline: Callable[..., Pipeline], tmp_path: Path, prediction: str
+) -> None:
+    pipeline = make_pipeline()
+    spacing = "even" if prediction == "flow" else "karras"
+    for i, stage in enumerate(pipeline.stages):
+        scheduler = trained(prediction, 100)
+        pipeline.stages[i] = Stage(stage.name, stage.denoiser, scheduler, "heun", 4, 2.0, spacing)
+    pipeline.save(tmp_path)
+    again = Pipeline.load(tmp_path)
+    assert [stage.spec() for stage in again.stages] == [stage.spec() for stage in pipeline.stages]
+    assert prediction_of(again.stages[0].scheduler) == prediction
+    assert again.stages[0].spacing == spacing
+    made = again.generate("a tone", seconds=0.1)
+    assert made.isfinite().all()
+    assert torch.equal(made, pipeline.generate("a tone", seconds=0.1))
+    pipeline.stages[0].spacing, pipeline.stages[0].sampler = "even", "euler"
+    assert not torch.equal(made, pipeline.generate("a tone", seconds=0.1))
+
+
+def test_a_folder_from_before_spacings_and_classes_loads(
+    make_pipeline: Callable[..., Pipeline], tmp_path: Path
+) -> None:
+    pipeline = make_pipeline()
+    pipeline.save(tmp_path)
+    for stage in pipeline.stages:
+        file = tmp_path / stage.name / "stage.json"
+        spec = json.loads(file.read_text())
+        del spec["spacing"], spec["scheduler"]["class"]
+        file.write_text(json.dumps(spec))
+    again = Pipeline.load(tmp_path)
+    assert [stage.spec() for stage in again.stages] == [stage.spec() for stage in pipeline.stages]
+    assert torch.equal(again.generate("a tone", seconds=0.1), pipeline.generate("a tone", seconds=0.1))
