@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 import codecdiff
+from codecdiff import making
 from codecdiff.files import require_writable
+from codecdiff.terminal import chosen_device, err, out, progress
 
 if TYPE_CHECKING:
-    import torch
-
     from codecdiff.data.audio import Track
-    from codecdiff.interfaces import Conditioner
 
 EXPECTED = (ValueError, LookupError, OSError, ImportError)  # told in one sentence
-
-out = Console(markup=False, emoji=False, highlight=False)
-err = Console(markup=False, emoji=False, highlight=False, stderr=True)
 
 
 class Commands(TyperGroup):
@@ -175,118 +167,6 @@ def codec_spec(name: str, options: list[str]) -> dict[str, Any]:
 
 
 @app.command()
-def generate(
-    prompt: Annotated[str, typer.Argument(help="What the music is like; empty for anything.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Audio file to write.", show_default=False)],
-    model: Annotated[str, typer.Option(help="A model folder, an installed model, or a hub id.")] = "starter",
-    seconds: Annotated[float, typer.Option(help="Duration.")] = 10.0,
-    steps: Annotated[int | None, typer.Option(help="Steps asked of every sampler. Default: the model's.")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="How strictly the prompt is followed; 1 for plain. Default: the model's.")
-    ] = None,
-    fields: Annotated[
-        list[str] | None,
-        typer.Option("--field", metavar="KEY=VALUE", help="What else the conditioner reads of a prompt; any number."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same music.")] = 0,
-    takes: Annotated[int, typer.Option(min=1, max=1000, help="How many; more than one are numbered.")] = 1,
-    device: Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: a GPU if any.")] = "",
-    allow_download: Annotated[
-        bool, typer.Option("--allow-download", help="Fetch the hub ids that the model names for its parts.")
-    ] = False,
-) -> None:
-    """Make music from a prompt."""
-    files = numbered(output, takes)
-    for file in files:
-        check_writable(file)
-
-    from codecdiff.data.audio import write_audio
-    from codecdiff.pipeline import load
-
-    with err.status(f"Loading {model}"):
-        pipeline = load(model, allow_download=allow_download).to(chosen_device(device))
-    whole = {"text": prompt, **prompt_values(fields or [], pipeline.conditioner)}
-    if pipeline.conditioner is None:
-        err.print("This model was trained without conditions: the prompt is ignored.")
-    elif not prompt.strip() and not fields:
-        err.print("The prompt is empty: the music is unconditional.")
-    elif prompt.strip() and "text" not in pipeline.conditioner.fields:
-        err.print(
-            f"This model reads no text, only --field {', '.join(pipeline.conditioner.fields)}: the text is ignored."
-        )
-    options: dict[str, Any] = {"seed": seed, "takes": takes, "steps": steps, "guidance": guidance}
-    codes = pipeline.generate_codes([whole], pipeline.frames(seconds), **options)
-    with progress("generating", takes) as advance:
-        for count, (file, take) in enumerate(zip(files, codes, strict=True), 1):
-            audio = pipeline.decode([take], round(seconds * pipeline.sample_rate))
-            write_audio(file, audio[0], pipeline.sample_rate)
-            advance(count)
-    for file in files:
-        out.print(str(file), soft_wrap=True)
-
-
-def prompt_values(assignments: list[str], conditioner: Conditioner | None) -> dict[str, Any]:
-    """Give the fields of a prompt from `key=value` words, each value as JSON or else as text.
-
-    Raises ValueError for a field that the conditioner does not read.
-    """
-    read = conditioner.fields if conditioner else ()
-    values: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals:
-            raise ValueError(f"'{assignment}' gives a field no value. Write --field KEY=VALUE, as in --field bpm=120.")
-        if key not in read:
-            raise ValueError(f"This model reads no field '{key}' of a prompt. It reads: {', '.join(read) or 'none'}.")
-        try:
-            values[key] = json.loads(text)
-        except ValueError:
-            values[key] = text
-    return values
-
-
-def numbered(file: Path, count: int) -> list[Path]:
-    """Give the files of so many takes: `out.wav` alone, or `out-1.wav`, `out-2.wav`..."""
-    return [file] if count == 1 else [file.with_stem(f"{file.stem}-{i + 1}") for i in range(count)]
-
-
-def check_writable(file: Path) -> None:
-    """Raise ValueError or OSError unless audio can be written to this file, by trying its folder."""
-    import soundfile
-
-    if not soundfile.check_format(file.suffix[1:]):
-        raise ValueError(f"'{file}' names no audio format that can be written. Use .wav or .flac.")
-    if not file.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder '{file.parent}'. Make it first: mkdir -p '{file.parent}'.")
-    if file.is_dir() or (file.exists() and not os.access(file, os.W_OK)):
-        raise OSError(f"'{file}' is a folder or cannot be written over. Choose another name.")
-    require_writable(file.parent)
-
-
-def chosen_device(name: str) -> torch.device:
-    """Give the device of this name, or the best one here if it is empty. Raises ValueError if it cannot be used."""
-    import torch
-
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(f"Device '{name}' cannot be used: {reason}. `codecdiff doctor` lists those here.") from error
-
-
-@contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar, and give the function that says how many of `total` are done."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.update(task, completed=count)
-
-
-@app.command()
 def doctor() -> None:
     """Look for what is wrong here, and how to mend it."""
     from rich.table import Table
@@ -307,6 +187,9 @@ def doctor() -> None:
     if wrong:
         raise typer.Exit(1)
     out.print("Nothing is wrong.")
+
+
+making.add_to(app)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ Forward process: x = alpha * clean + sigma * noise, with alpha^2 = abar(timestep
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,15 @@ from torch import Tensor
 
 from codecdiff.interfaces import Condition, Denoiser
 from codecdiff.noises import colored, whitened
-from codecdiff.schedules import Scheduler, coefficients, draws_noise, prediction_of, set_steps
+from codecdiff.schedules import (
+    Scheduler,
+    coefficients,
+    draws_noise,
+    exact_prediction,
+    marginal,
+    prediction_of,
+    set_steps,
+)
 
 
 def diffuse(clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -96,6 +105,23 @@ def row_noise(shape: Sequence[int], generators: Sequence[torch.Generator], devic
     return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]).to(device)
 
 
+@dataclass(frozen=True)
+class KnownStage:
+    """What is known of a stage before it is sampled: latents `clean` (b, c, l), and where they are `kept`, likewise.
+
+    What is not kept starts from `clean` under as much noise as the schedule has at `strength` of its steps.
+    """
+
+    clean: Tensor
+    kept: Tensor
+    strength: float = 1.0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is kept."""
+        return bool(self.kept.all())
+
+
 @torch.no_grad()
 def sample(
     denoiser: Denoiser,
@@ -104,22 +130,33 @@ def sample(
     *,
     context: Tensor | None,
     condition: Condition,
+    negative: Condition | None = None,
     steps: int,
     guidance: float,
     generators: Sequence[torch.Generator],
     color: float = 0.0,
+    known: KnownStage | None = None,
     device: Any = "cpu",
 ) -> Tensor:
     """Sample one stage, (b, c, l), from noise; `shape` is (c, l) and there is one generator per row.
 
-    Classifier-free guidance (Ho & Salimans, 2022): null + guidance * (conditional - null), in one pass of
-    twice the batch; with guidance 1, or with nothing to be told, the conditional pass alone.
+    Classifier-free guidance (Ho & Salimans, 2022): away + guidance * (conditional - away), in one pass of twice the
+    batch, `away` being the answer to the condition `negative`, or to none; with guidance 1, or with nothing to be
+    told, the conditional pass alone.
     `color` is that of the noise the denoiser was trained with: the scheduler works on whitened latents.
+    Where a stage is known and kept, the answer is put right in every step, so that the rest comes to fit; the kept
+    latents come back as they are.
     """
-    set_steps(scheduler, steps)
-    x = row_noise(shape, generators, device) * scheduler.init_noise_sigma
+    start = 0 if known is None else steps - max(1, round(steps * known.strength))
+    set_steps(scheduler, steps, start)
+    x = row_noise(shape, generators, device)
+    if known is not None and start:
+        alpha, sigma = marginal(scheduler, scheduler.timesteps[0])
+        x = alpha * whitened(known.clean, color) + sigma * x
+    else:
+        x = x * scheduler.init_noise_sigma
     guided = guidance != 1 and bool(condition.entries)
-    asked = Condition.cat([condition, condition.null()]) if guided else condition
+    asked = Condition.cat([condition, negative or condition.null()]) if guided else condition
     seen = torch.cat([context, context]) if guided and context is not None else context
     network = denoiser.prepared(scheduler.timesteps.to(device), asked)
     # the noise of an ancestral step comes from each row's own generator
@@ -129,7 +166,11 @@ def sample(
         rows = torch.cat([scaled, scaled]) if guided else scaled
         prediction = network(rows, timestep.to(device).expand(len(rows)), seen, asked).float()
         if guided:
-            told, null = prediction.chunk(2)
-            prediction = null + guidance * (told - null)
+            told, away = prediction.chunk(2)
+            prediction = away + guidance * (told - away)
+        if known is not None:
+            exact = exact_prediction(scheduler, colored(x, color), timestep, known.clean)
+            prediction = torch.where(known.kept, exact, prediction)
         x = scheduler.step(whitened(prediction, color), timestep, x, **extras).prev_sample
-    return colored(x, color)
+    x = colored(x, color)
+    return x if known is None else torch.where(known.kept, known.clean, x)

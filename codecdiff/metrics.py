@@ -64,6 +64,15 @@ def log_mel(audio: Tensor, sample_rate: int, *, num_bands: int = NUM_BANDS) -> T
     return torch.log(filters @ spectrum.abs().square() + FLOOR)
 
 
+def frame_change(audio: Tensor, sample_rate: int) -> Tensor:
+    """(n, t) audio -> (n, frames - 1) how much the spectrum changes from each frame to the next.
+
+    The mean over 32 bands of the absolute difference of log-mel power, `FRAMES_PER_SECOND`: an edit whose seams are
+    heard changes more at its edges than music does there.
+    """
+    return log_mel(audio, sample_rate).diff(dim=-1).abs().mean(1)
+
+
 def window_features(audio: Tensor, sample_rate: int) -> Tensor:
     """(n, t) audio -> (n, windows, 64) float64: mean and deviation over time of 32 log-mel bands.
 

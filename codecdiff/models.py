@@ -8,6 +8,7 @@ model/  codecdiff.json                 parts with their options, target, names o
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ from codecdiff.stages import Stage, build_denoiser
 
 FORMAT = 1
 MODEL_FILE = "codecdiff.json"
+WRITTEN = ("stage.json", "model.safetensors")  # in the folder of a stage; the codec's has the second alone
 
 
 def build_parts(spec: dict[str, Any]) -> tuple[Codec, Splitter, Conditioner | None]:
@@ -178,6 +180,19 @@ def load_stage(
         spec["training"],
         spec.get("noise_color", 0.0),
     )
+
+
+def fingerprint(folder: Path) -> str:
+    """Hash what a model folder says and weighs: two folders of one fingerprint make the same music."""
+    stages = [folder / name for name in read_spec(folder)["stages"]]
+    files = [folder / MODEL_FILE, *(home / name for home in (folder / "codec", *stages) for name in WRITTEN)]
+    digest = hashlib.sha256()
+    for file in files:
+        if file.exists():
+            with file.open("rb") as stream:
+                digest.update(f"{file.relative_to(folder).as_posix()} ".encode())
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:32]
 
 
 def fetched(name: str) -> Path:

@@ -14,6 +14,7 @@ from torch import Tensor
 from codecdiff import config, diffusion, models, registry
 from codecdiff.codecs import Standardized, in_pieces
 from codecdiff.data.store import Target
+from codecdiff.edits import Known, known_in_stages
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Prompt, Splitter, device_of, prompt_fields
 from codecdiff.splitters import stage_names
 from codecdiff.stages import Stage, build_denoiser, conditions, stage_shapes
@@ -42,6 +43,7 @@ class Pipeline:
         self.target: Target = target
         self.snap_context = snap_context
         self.data = data or {}
+        self.folder: Path | None = None  # it was loaded from
 
     @property
     def sample_rate(self) -> int:
@@ -100,18 +102,19 @@ class Pipeline:
         *,
         seed: int = 0,
         takes: int = 1,
+        first_take: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
-        known: Tensor | None = None,
-        keep_stages: int = 0,
+        known: Known | None = None,
+        negative: Prompt = "",
         batch_size: int = 16,
         partial: bool = False,
     ) -> Iterator[Tensor]:
         """Yield the codes (1, k, l) of every take, takes of one prompt after each other.
 
-        The first `keep_stages` stages are taken from `known`, n = prompts * takes, and only the others are
-        generated. It holds codes (n, k, l), or the latents (n, k, d, l) that the model diffuses, which say more.
-        A take depends on the seed, its number and its prompt, not on its batch.
+        `known` holds what is known of every take, n = prompts * takes: its kept codes come back bit for bit, and the
+        rest is made to go with them. `negative` is a prompt to be guided away from, in place of no prompt.
+        A take depends on the seed, its number, counted from `first_take`, and its prompt, not on its batch.
         With `partial`, stages that are not trained yet are left at the mean of their latents.
         """
         if not partial:
@@ -123,48 +126,39 @@ class Pipeline:
         if takes < 1 or not prompts:
             raise ValueError(f"takes={takes} of {len(prompts)} prompts: ask for at least one of each.")
         rows = [prompt for prompt in prompts for _ in range(takes)]
-        codes_shape = (len(rows), self.codec.num_codebooks, frames)
-        latents_shape = (*codes_shape[:2], self.codec.codebook_dim, frames)
-        if known is not None and known.shape != (latents_shape if known.is_floating_point() else codes_shape):
-            raise ValueError(
-                f"What is known has shape {tuple(known.shape)}, but codes of every take are {codes_shape}, "
-                f"and latents {latents_shape}."
-            )
+        shape = (len(rows), self.codec.num_codebooks, frames)
+        if known is not None and known.codes.shape != shape:
+            raise ValueError(f"The known codes are {tuple(known.codes.shape)}, but codes of every take are {shape}.")
         for start in range(0, len(rows), batch_size):
             index = list(range(start, min(start + batch_size, len(rows))))
-            part = None if known is None else known[index].to(self.device)
-            given = [] if part is None else self._known_stages(part)[:keep_stages]
-            stages = self._sample_stages([rows[i] for i in index], index, frames, given, seed, steps, guidance)
+            part = None if known is None else known.rows(index).to(self.device)
+            numbers = [first_take + i for i in index]
+            asked = [rows[i] for i in index]
+            stages = self._sample_stages(asked, numbers, frames, part, seed, steps, guidance, negative)
             codes = self.codec.quantize(self.splitter.merge(stages))
-            if part is not None:
-                kept = self._rows_of_stages(keep_stages, frames)
-                exact = self.codec.quantize(part) if part.is_floating_point() else part
-                codes = torch.where(kept.to(codes.device), exact.to(codes), codes)
-            yield from codes.split(1)
-
-    def _rows_of_stages(self, count: int, frames: int) -> Tensor:
-        """Give (1, k, l), True where the first `count` stages say what the codes are."""
-        ones = torch.ones(1, self.codec.num_codebooks, self.codec.codebook_dim, frames)
-        stages = [stage * (i < count) for i, stage in enumerate(self.splitter.split(ones))]
-        return self.splitter.merge(stages).bool().all(2)
-
-    def _known_stages(self, known: Tensor) -> list[Tensor]:
-        return self.splitter.split(known if known.is_floating_point() else self.codec.embed(known))
+            yield from (codes if part is None else torch.where(part.kept, part.codes.to(codes), codes)).split(1)
 
     def _sample_stages(
         self,
         prompts: list[Prompt],
         takes: list[int],
         frames: int,
-        given: list[Tensor],
+        known: Known | None,
         seed: int,
         steps: int | None,
         guidance: float | None,
+        negative: Prompt,
     ) -> list[Tensor]:
-        condition = conditions(self.conditioner, prompts, self.device)
+        condition, against = (
+            conditions(self.conditioner, some, self.device) for some in (prompts, [negative] * len(prompts))
+        )
         shapes = stage_shapes(self.codec, self.splitter, frames)
-        stages = list(given)
-        for i, stage in list(enumerate(self.stages))[len(given) :]:
+        known_stages = [None] * len(shapes) if known is None else known_in_stages(known, self.splitter)
+        stages: list[Tensor] = []
+        for i, (stage, given) in enumerate(zip(self.stages, known_stages, strict=False)):
+            if given is not None and given.is_whole:
+                stages.append(given.clean)
+                continue
             seen = self.snap(stages, frames) if self.snap_context and stages else stages
             made = diffusion.sample(
                 stage.denoiser.eval(),
@@ -172,10 +166,12 @@ class Pipeline:
                 shapes[i],
                 context=self.splitter.context(seen, i),
                 condition=condition,
+                negative=against,
                 steps=steps or stage.steps,
                 guidance=stage.guidance if guidance is None else guidance,
                 generators=[diffusion.generator(seed, take, i) for take in takes],
                 color=stage.noise_color,
+                known=given,
                 device=self.device,
             )
             stages.append(made)
@@ -244,7 +240,13 @@ class Pipeline:
         options = {key: spec[key] for key in ("target", "snap_context", "data")}
         pipeline = cls(codec, splitter, conditioner, [], **options)
         pipeline.load_stages(folder)
+        pipeline.folder = folder
         return pipeline
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash of the folder it was loaded from: parts, weights and how it is sampled; None if it was not loaded."""
+        return None if self.folder is None else models.fingerprint(self.folder)
 
     def load_stages(self, folder: Path | str) -> None:
         """Take the stages that a model folder holds, up to the first that is not trained."""

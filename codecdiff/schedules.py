@@ -326,18 +326,18 @@ def marginal(sampler: Any, timestep: Tensor) -> tuple[Tensor, Tensor]:
     return alpha, sigma * alpha
 
 
-def exact_prediction(sampler: Any, prediction_type: str, x: Tensor, timestep: Tensor, clean: Tensor) -> Tensor:
+def exact_prediction(sampler: Any, x: Tensor, timestep: Tensor, clean: Tensor) -> Tensor:
     """Give, in float32, the answer of a denoiser that knows `clean` to the state `x` (b, c, l) before a step.
 
     v is (alpha * x - clean) / sigma, from Eq. 6 of DiscoDiff, of the input the denoiser sees: that of a sampler in
     sigma space is scaled to be variance preserving.
     """
     x, clean = x.float(), clean.float()
-    alpha, sigma = marginal(sampler, timestep)
-    if prediction_type == "sample":
+    prediction, (alpha, sigma) = prediction_of(sampler), marginal(sampler, timestep)
+    if prediction == "sample":
         return clean
-    if prediction_type == "flow":
+    if prediction == "flow":
         return (x - clean) / sigma
     norm = (alpha**2 + sigma**2).sqrt()
     x, alpha, sigma = x / norm, alpha / norm, sigma / norm
-    return (alpha * x - clean) / sigma if prediction_type == "v_prediction" else (x - alpha * clean) / sigma
+    return (alpha * x - clean) / sigma if prediction == "v_prediction" else (x - alpha * clean) / sigma

@@ -24,7 +24,7 @@ def parse_stages(stages: str, levels: Sequence[int]) -> list[list[int]]:
     present = sorted(set(levels))
     example = "|".join([str(present[0]), f"{present[1]}-{present[-1]}"] if len(present) > 2 else map(str, present))
     try:
-        groups = [[level for part in stage.split(",") for level in _span(part)] for stage in stages.split("|")]
+        groups = [[level for part in stage.split(",") for level in span(part)] for stage in stages.split("|")]
     except ValueError:
         raise ValueError(f"'{stages}' cannot be read as stages. Write levels and ranges, as in '{example}'.") from None
     named = [level for group in groups for level in group]
@@ -42,7 +42,8 @@ def parse_stages(stages: str, levels: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def _span(text: str) -> range:
+def span(text: str) -> range:
+    """Read "3" or "1-4" as a range of levels. Raises ValueError for anything else."""
     first, dash, last = text.strip().partition("-")
     span = range(int(first), int(last if dash else first) + 1)[:1000]  # more than any codec has
     if not span:

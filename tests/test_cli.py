@@ -13,11 +13,13 @@ from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 from codecdiff import Codec, cli, registry
-from codecdiff.cli import app, chosen_device, numbered, prompt_values, tracks_of
+from codecdiff.cli import app, tracks_of
 from codecdiff.config import spec_of
 from codecdiff.data.store import CodeStore
 from codecdiff.doctor import Finding, examine, look_at_companion, look_at_requirement
+from codecdiff.making import prompt_values
 from codecdiff.pipeline import Pipeline
+from codecdiff.terminal import chosen_device, numbered
 
 RATE = 8000  # Hz, of the tiny DAC
 

@@ -13,13 +13,13 @@ LAYERS = (
     {"interfaces", "files"},
     {"registry", "config", "settings"},
     {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "data", "metrics"},
-    {"stages", "models", "pipeline", "training", "cards", "testing"},
-    {"cli", "doctor", "__init__", "__main__"},
+    {"stages", "models", "edits", "pipeline", "requests", "training", "cards", "testing"},
+    {"cli", "making", "terminal", "doctor", "__init__", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in names}
 FIRST = {"torch", "numpy", "einops"}  # all that the interfaces may import
 OWNED = {"transformers": ("dac", "t5", "encodec"), "matplotlib": ("starter",)}  # heavy libraries and their plugins
-PROGRAMS = {"cli", "doctor"}  # the modules of the core that nobody imports
+PROGRAMS = {"cli", "making", "terminal", "doctor"}  # the modules of the core that nobody imports
 MODULES = sorted((ROOT / "codecdiff").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").glob("*/codecdiff_*/**/*.py"))
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))

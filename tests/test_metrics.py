@@ -9,6 +9,7 @@ from codecdiff.metrics import (
     Probe,
     balanced_accuracy,
     bootstrap,
+    frame_change,
     frechet_distance,
     ledoit_wolf,
     log_mel,
@@ -226,3 +227,12 @@ def test_the_nearest_distance_of_a_copied_clip_is_zero():
     assert distances[0] == pytest.approx(0, abs=1e-6)
     by_hand = [min(float((clip.mean(0) - other.mean(0)).norm()) for other in reference) for clip in fresh]
     torch.testing.assert_close(distances[1:], torch.tensor(by_hand).double())
+
+
+def test_the_spectrum_changes_where_two_sounds_are_joined() -> None:
+    times = torch.arange(2 * RATE) / RATE
+    low, high = torch.sin(2 * torch.pi * 200 * times), torch.sin(2 * torch.pi * 3000 * times)
+    change = frame_change(torch.where(times < 1, low, high)[None], RATE)[0]
+    assert change.argmax() in range(95, 105)
+    quiet = torch.cat([change[20:90], change[110:180]])
+    assert change.max() > 20 * quiet.max()

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ import codecdiff
 from codecdiff import Codec, Pipeline
 from codecdiff.codecs import Standardized, Wrapped
 from codecdiff.data.store import CodeStore
+from codecdiff.edits import Known, of_levels
 from codecdiff.models import MODEL_FILE, downloads, load_codec_state
 from codecdiff.schedules import training_scheduler
 from codecdiff.stages import Stage, stage_shapes
@@ -193,32 +194,6 @@ def test_audio_is_as_long_as_asked(make_pipeline: Make, seconds: float) -> None:
     assert make_pipeline().generate("", seconds=seconds).shape == (1, 1, max(1, round(seconds * 8000)))
 
 
-@pytest.mark.parametrize("splitter", ["coarse-first", {"name": "grouped", "stages": "0|1-2|3"}], ids=str)
-def test_known_codes_are_kept_bit_for_bit(make_pipeline: Make, splitter: Any) -> None:
-    pipeline = make_pipeline(splitter)
-    groups = cast(Any, pipeline.splitter).groups
-    known = torch.randint(64, (2, 4, 20), generator=torch.Generator().manual_seed(1))
-    for keep in range(1, len(pipeline.stages) + 1):
-        rows = [row for group in groups[:keep] for row in group]
-        made = codes_of(pipeline, "drums", takes=2, known=known, keep_stages=keep)
-        assert torch.equal(made[:, rows], known[:, rows])
-    assert not torch.equal(codes_of(pipeline, "drums", takes=2, known=known, keep_stages=1), known)
-    assert torch.equal(codes_of(pipeline, "drums", known=known[:1], keep_stages=0), codes_of(pipeline, "drums"))
-
-
-def test_known_latents_say_what_their_codes_say_and_more(make_pipeline: Make) -> None:
-    pipeline = make_pipeline(target="projections", snap_context=False)
-    codes = torch.randint(64, (2, 4, 20), generator=torch.Generator().manual_seed(1))
-    entries = pipeline.codec.embed(codes)
-    near = entries + 0.3 * torch.randn(entries.shape, generator=torch.Generator().manual_seed(2))
-    of_codes, of_entries, of_near = (
-        codes_of(pipeline, "drums", takes=2, known=known, keep_stages=1) for known in (codes, entries, near)
-    )
-    assert torch.equal(of_codes, of_entries)
-    assert torch.equal(of_near[:, 0], pipeline.codec.quantize(near)[:, 0])
-    assert not torch.equal(of_near[:, 1:], of_codes[:, 1:])  # what lies between the entries was seen
-
-
 def test_known_codes_are_kept_where_a_codebook_holds_an_entry_twice(make_pipeline: Make, dac: Codec) -> None:
     class Twins(Wrapped):
         @property
@@ -232,14 +207,9 @@ def test_known_codes_are_kept_where_a_codebook_holds_an_entry_twice(make_pipelin
 
     pipeline = make_pipeline()
     pipeline.codec = Twins(pipeline.codec)
-    known = torch.ones(1, 4, 20, dtype=torch.int64)
-    assert torch.equal(codes_of(pipeline, "", known=known, keep_stages=1)[:, 0], known[:, 0])
-
-
-def test_known_codes_of_another_shape_are_refused(make_pipeline: Make) -> None:
-    known = torch.zeros(1, 4, 19, dtype=torch.int64)
-    with pytest.raises(ValueError, match=r"has shape \(1, 4, 19\), but codes of every take are \(1, 4, 20\)"):
-        codes_of(make_pipeline(), "", known=known, keep_stages=1)
+    known = Known.of_codes(pipeline.codec, torch.ones(1, 4, 20, dtype=torch.int64))
+    kept = codes_of(pipeline, "", known=known.keep(of_levels(pipeline.codec, [0])))
+    assert torch.equal(kept[:, 0], known.codes[:, 0])
 
 
 def test_a_stage_sees_entries_or_raw_samples_as_told(make_pipeline: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,17 +281,6 @@ def test_the_parts_these_tests_are_made_of_keep_their_laws(make_pipeline: Make) 
     options = {key: value for key, value in UNET.items() if key != "name"}
     check_denoiser(lambda **supplied: unet(**options, **supplied))
     check_denoiser(lambda **supplied: unet(**options, **supplied), context_channels=0)
-
-
-def test_editing_moves_no_numbers_that_are_unknown(make_pipeline: Make) -> None:
-    """Only the given stages of `known` are read."""
-    pipeline = make_pipeline()
-    known = torch.randint(64, (1, 4, 20), generator=torch.Generator().manual_seed(1))
-    other = known.clone()
-    other[:, 1:] = 0
-    assert torch.equal(
-        codes_of(pipeline, "a", known=known, keep_stages=1), codes_of(pipeline, "a", known=other, keep_stages=1)
-    )
 
 
 def test_hub_ids_that_a_folder_names_are_fetched_only_when_allowed(make_pipeline: Make, tmp_path: Path) -> None:

@@ -84,9 +84,7 @@ def known_answer(scheduler: Any, prediction: str, clean: Tensor, generators: lis
     extras = {"generator": generators} if draws_noise(scheduler) else {}
     for timestep in scheduler.timesteps:
         scheduler.scale_model_input(x, timestep)
-        x = scheduler.step(
-            exact_prediction(scheduler, prediction, x, timestep, clean), timestep, x, **extras
-        ).prev_sample
+        x = scheduler.step(exact_prediction(scheduler, x, timestep, clean), timestep, x, **extras).prev_sample
     return x
 
 

@@ -138,8 +138,17 @@ def _is_cut(file: Path) -> bool:
     return not tail[page + 5 : page + 6] or not tail[page + 5] & 4  # end of stream
 
 
-def write_audio(file: Path | str, audio: Tensor, sample_rate: int) -> None:
-    """Write (ch, t) audio as a file of the format its suffix names, whole or not at all."""
+def read_comment(file: Path | str) -> str:
+    """Read the comment of an audio file, empty if it has none. Raises BadAudio for a file that is not audio."""
+    try:
+        with soundfile.SoundFile(file) as stream:
+            return stream.comment
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
+
+
+def write_audio(file: Path | str, audio: Tensor, sample_rate: int, *, comment: str = "") -> None:
+    """Write (ch, t) audio as a file of the format its suffix names, whole or not at all; with a comment, if any."""
     file = Path(file)
     if file.suffix.lower().lstrip(".").upper() not in soundfile.available_formats():
         raise ValueError(f"'{file}' names no audio format that can be written. Use .wav or .flac.")
@@ -147,6 +156,8 @@ def write_audio(file: Path | str, audio: Tensor, sample_rate: int) -> None:
     try:
         samples = audio.clamp(-1, 1).T.cpu().numpy()
         with replaced(file) as temporary, soundfile.SoundFile(temporary, "w", sample_rate, samples.shape[1]) as stream:
+            if comment:
+                stream.comment = comment
             for start in range(0, len(samples), BLOCK):  # libsndfile overflows its stack on a long Vorbis write
                 stream.write(samples[start : start + BLOCK])
     except soundfile.LibsndfileError as error:

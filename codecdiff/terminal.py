@@ -1,0 +1,60 @@
+"""What the commands share: where they print, what they check before they begin, and a progress bar."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from codecdiff.files import require_writable
+
+if TYPE_CHECKING:
+    import torch
+
+out = Console(markup=False, emoji=False, highlight=False)
+err = Console(markup=False, emoji=False, highlight=False, stderr=True)
+
+
+def numbered(file: Path, count: int) -> list[Path]:
+    """Give the files of so many takes: `out.wav` alone, or `out-1.wav`, `out-2.wav`..."""
+    return [file] if count == 1 else [file.with_stem(f"{file.stem}-{i + 1}") for i in range(count)]
+
+
+def check_writable(file: Path) -> None:
+    """Raise ValueError or OSError unless audio can be written to this file, by trying its folder."""
+    import soundfile
+
+    if not soundfile.check_format(file.suffix[1:]):
+        raise ValueError(f"'{file}' names no audio format that can be written. Use .wav or .flac.")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder '{file.parent}'. Make it first: mkdir -p '{file.parent}'.")
+    if file.is_dir() or (file.exists() and not os.access(file, os.W_OK)):
+        raise OSError(f"'{file}' is a folder or cannot be written over. Choose another name.")
+    require_writable(file.parent)
+
+
+def chosen_device(name: str) -> torch.device:
+    """Give the device of this name, or the best one here if it is empty. Raises ValueError if it cannot be used."""
+    import torch
+
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"Device '{name}' cannot be used: {reason}. `codecdiff doctor` lists those here.") from error
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar, and give the function that says how many of `total` are done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.update(task, completed=count)

@@ -1,0 +1,201 @@
+"""Editing: what is kept comes back bit for bit, and everything else is made to go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from small import noise
+
+from codecdiff import Codec, Pipeline
+from codecdiff.edits import (
+    Extend,
+    Inpaint,
+    Known,
+    Refine,
+    Restore,
+    Vary,
+    known_in_stages,
+    of_levels,
+    outside,
+    parse_levels,
+)
+
+Make = Callable[..., Pipeline]
+PATTERNS: list[Any] = ["coarse-first", {"name": "grouped", "stages": "0|1-2|3"}, "parallel", "delayed", "flattened"]
+FRAMES = 20
+
+
+def some_codes(takes: int = 1, seed: int = 1) -> torch.Tensor:
+    return torch.randint(64, (takes, 4, FRAMES), generator=torch.Generator().manual_seed(seed))
+
+
+def some_mask(takes: int = 1, seed: int = 2) -> torch.Tensor:
+    return noise(takes, 4, FRAMES, seed=seed) > 0
+
+
+def made(pipeline: Pipeline, *prompts: str, **options: Any) -> torch.Tensor:
+    return torch.cat(list(pipeline.generate_codes(prompts or ("drums",), FRAMES, **options)))
+
+
+@pytest.mark.parametrize("splitter", PATTERNS, ids=str)
+@pytest.mark.parametrize("sampler", ["dpm++2m", "ddpm", "euler", "heun"])
+def test_kept_codes_come_back_bit_for_bit(make_pipeline: Make, splitter: Any, sampler: str) -> None:
+    pipeline = make_pipeline(splitter)
+    for stage in pipeline.stages:
+        stage.sampler = sampler
+    codes, mask = some_codes(2), some_mask(2)
+    known = Known.of_codes(pipeline.codec, codes).keep(mask)
+    edited = made(pipeline, takes=2, known=known)
+    assert torch.equal(edited[mask], codes[mask])
+    assert (edited[~mask] != codes[~mask]).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("splitter", PATTERNS, ids=str)
+def test_keeping_everything_gives_the_source_and_nothing_a_generation(make_pipeline: Make, splitter: Any) -> None:
+    pipeline = make_pipeline(splitter)
+    known = Known.of_codes(pipeline.codec, some_codes())
+    assert torch.equal(made(pipeline, known=known.keep(torch.tensor(True))), known.codes)
+    assert torch.equal(made(pipeline, known=known), made(pipeline))
+
+
+@pytest.mark.parametrize("color", [0.0, 1.0])
+def test_the_rest_is_made_to_go_with_what_is_kept(make_pipeline: Make, color: float) -> None:
+    """Every answer of the network to a frame beside kept ones sees them as they will be, under their noise."""
+    pipeline = make_pipeline("parallel")
+    pipeline.stages[0].noise_color = color
+    first, second = (Known.of_codes(pipeline.codec, some_codes(seed=seed)) for seed in (1, 3))
+    mask = (torch.arange(FRAMES) < 10)[None, None]
+    one, other = (made(pipeline, known=known.keep(mask)) for known in (first, second))
+    assert not torch.equal(one[..., 10:], other[..., 10:])
+    same = first.keep(mask), Known.of_codes(pipeline.codec, torch.where(mask, first.codes, second.codes)).keep(mask)
+    assert torch.equal(made(pipeline, known=same[0]), made(pipeline, known=same[1]))  # what is not kept is not read
+
+
+@pytest.mark.parametrize("sampler", ["dpm++2m", "ddim", "euler", "heun"])
+def test_a_smaller_strength_stays_nearer_to_the_source(make_pipeline: Make, sampler: str) -> None:
+    pipeline = make_pipeline()
+    for stage in pipeline.stages:
+        stage.sampler, stage.steps, stage.guidance = sampler, 20, 1.0
+    known = Known.of_codes(pipeline.codec, some_codes())
+
+    def far(strength: float) -> float:
+        codes = made(pipeline, known=known.varied(strength))
+        return float((pipeline.codec.embed(codes) - known.latents).square().mean())
+
+    distances = [far(strength) for strength in (0.05, 0.4, 1.0)]
+    assert distances == sorted(distances)
+    assert distances[0] < 0.3 * distances[-1]
+    assert torch.equal(made(pipeline, known=known.varied(1.0)), made(pipeline))
+
+
+def test_a_take_of_an_edit_does_not_depend_on_its_batch(make_pipeline: Make) -> None:
+    pipeline = make_pipeline()
+    known = Known.of_codes(pipeline.codec, some_codes()).keep(some_mask()).repeated(3)
+    together = made(pipeline, takes=3, known=known)
+    assert torch.equal(made(pipeline, takes=3, known=known, batch_size=1), together)
+    assert torch.equal(made(pipeline, takes=1, known=known.rows([2]), first_take=2), together[2:])
+    assert not torch.equal(together[0], together[1])
+
+
+def test_projections_are_known_as_they_are(make_pipeline: Make, dac: Codec) -> None:
+    pipeline = make_pipeline(target="projections", snap_context=False)
+    audio = 0.1 * noise(1, 1, FRAMES * dac.hop_length)
+    known = Known.of_audio(pipeline.codec, audio, "projections")
+    torch.testing.assert_close(known.latents, pipeline.codec.project(audio))
+    assert torch.equal(known.codes, pipeline.codec.encode(audio))
+    assert not torch.allclose(known.latents, pipeline.codec.embed(known.codes), atol=0.01)
+    seen: list[torch.Tensor] = []
+    secondary = pipeline.stages[1].denoiser
+    secondary.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
+    secondary.prepared = lambda *_: secondary  # type: ignore[method-assign]
+    refined = made(pipeline, known=known.keep(of_levels(pipeline.codec, [0])))
+    assert torch.equal(refined[:, 0], known.codes[:, 0])
+    torch.testing.assert_close(seen[0][:1], known.latents[:, 0])
+
+
+def test_padding_of_a_pattern_is_not_something_to_make(make_pipeline: Make) -> None:
+    pipeline = make_pipeline({"name": "delayed", "delay": 2})
+    known = Known.of_codes(pipeline.codec, some_codes())
+    (stage,) = known_in_stages(known.keep(torch.tensor(True)), pipeline.splitter)
+    assert stage.clean.shape[-1] == FRAMES + 6
+    assert stage.is_whole
+    (stage,) = known_in_stages(known, pipeline.splitter)
+    assert stage.kept.sum() == 3 * 2 * 4 * pipeline.codec.codebook_dim  # padding before and after, 6 frames a codebook
+
+
+def test_a_negative_prompt_is_what_guidance_leads_away_from(make_pipeline: Make) -> None:
+    pipeline = make_pipeline()
+    plain = made(pipeline, "drums", guidance=2.0)
+    assert torch.equal(made(pipeline, "drums", guidance=2.0, negative=""), plain)
+    assert not torch.equal(made(pipeline, "drums", guidance=2.0, negative="piano"), plain)
+    away = made(pipeline, "drums", guidance=5.0, negative="drums")  # away from itself leads nowhere
+    assert (away == made(pipeline, "drums", guidance=1.0)).float().mean() > 0.98
+
+
+def test_every_edit_is_its_mask(dac: Codec) -> None:
+    source = Known.of_codes(dac, some_codes())
+
+    def kept(edit: Any) -> torch.Tensor:
+        return edit.apply(source, dac).kept[0]
+
+    level, frame = torch.arange(4)[:, None], torch.arange(FRAMES)
+    seconds = 1 / dac.frame_rate
+    assert torch.equal(kept(Refine(keep=(0, 2))), ((level == 0) | (level == 2)).expand(4, FRAMES))
+    assert torch.equal(kept(Restore(levels=3)), (level < 3).expand(4, FRAMES))
+    region = Inpaint(regions=((2.5 * seconds, 4 * seconds), (10 * seconds, 11 * seconds)))
+    assert torch.equal(kept(region), ((frame < 2) | ((frame >= 4) & (frame != 10))).expand(4, FRAMES))
+    assert torch.equal(kept(Extend(seconds=2.5 * seconds)), (torch.arange(FRAMES + 3) < FRAMES).expand(4, FRAMES + 3))
+    varied = Vary(strength=0.4).apply(source, dac)
+    assert not varied.kept.any()
+    assert varied.strength == 0.4
+
+
+def test_levels_are_numbers_and_ranges() -> None:
+    assert parse_levels("0") == (0,)
+    assert parse_levels("0-2,5") == (0, 1, 2, 5)
+    with pytest.raises(ValueError, match=r"'some' names no levels\. Write numbers and ranges"):
+        parse_levels("some")
+
+
+def test_edits_that_make_no_sense_are_explained(dac: Codec) -> None:
+    source = Known.of_codes(dac, some_codes())
+    with pytest.raises(ValueError, match="has no level 4, 7: it has 0 to 3"):
+        Refine(keep=(0, 7, 4)).apply(source, dac)
+    with pytest.raises(ValueError, match="levels=4: this codec has 4, so there is nothing to restore"):
+        Restore(levels=4).apply(source, dac)
+    for region in ((1.0, 1.0), (2.0, 1.0), (-1.0, 1.0), (1e9, 2e9), (float("nan"), 1.0)):
+        with pytest.raises(ValueError, match=r"There is nothing from .* a region starts before it ends, in"):
+            Inpaint(regions=(region,)).apply(source, dac)
+    for strength in (0, -1, 1.5, float("nan")):
+        with pytest.raises(ValidationError):
+            Vary(strength=strength)
+        with pytest.raises(ValueError, match="ask for more than 0 and at most 1"):
+            source.varied(strength)
+
+
+def test_known_codes_of_another_shape_are_refused(make_pipeline: Make) -> None:
+    pipeline = make_pipeline()
+    known = Known.of_codes(pipeline.codec, some_codes()[..., :19])
+    with pytest.raises(ValueError, match=r"known codes are \(1, 4, 19\), but codes of every take are \(1, 4, 20\)"):
+        made(pipeline, known=known)
+    with pytest.raises(ValueError, match=r"The kept of \(1, 4, 20\) codes are \(1, 4, 20\), not \(1, 4, 3\)"):
+        Known(some_codes(), pipeline.codec.embed(some_codes()), some_mask()[..., :3])
+
+
+def test_regions_cover_the_frames_they_touch(dac: Codec) -> None:
+    """A frame that a region only begins in is made anew as a whole."""
+    rate = dac.frame_rate
+    mask = outside([(0.0, 0.5 / rate), (18.2 / rate, 99.0)], dac, FRAMES)[0, 0]
+    assert mask.tolist() == [False] + [True] * 17 + [False] * 2
+
+
+def test_the_source_is_heard_in_pieces_when_it_is_long(make_pipeline: Make, dac: Codec, tmp_path: Path) -> None:
+    audio = 0.1 * noise(1, 1, 700 * dac.hop_length)
+    known = Known.of_audio(make_pipeline().codec, audio)
+    assert known.frames == 700
+    assert (known.codes != dac.encode(audio)).float().mean() < 1e-3

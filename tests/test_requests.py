@@ -1,0 +1,160 @@
+"""Made files say how they were made, and can be made again with the same model alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from small import noise
+from test_cli import refused, run
+
+import codecdiff
+from codecdiff import Pipeline, models
+from codecdiff.data.audio import read_comment, write_audio
+from codecdiff.requests import Request
+
+Make = Callable[..., Pipeline]
+RATE = 8000  # Hz, of the tiny DAC
+
+
+@pytest.fixture
+def model(make_pipeline: Make, tmp_path: Path) -> Path:
+    make_pipeline().save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    write_audio(tmp_path / "recording.wav", 0.2 * noise(1, 6000), RATE)
+    return tmp_path / "recording.wav"
+
+
+def samples(file: Path) -> torch.Tensor:
+    return torch.from_numpy(soundfile.read(file, dtype="float32")[0])
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg"])
+def test_a_comment_survives_its_file(tmp_path: Path, suffix: str) -> None:
+    text = json.dumps({"prompt": 'a "slow" tune — für Elise\n' * 40})
+    write_audio(tmp_path / f"a.{suffix}", 0.1 * noise(1, 4000), RATE, comment=text)
+    assert read_comment(tmp_path / f"a.{suffix}") == text
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_a_generated_file_is_made_again_bit_for_bit(model: Path, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"out.{suffix}"
+    result = run(
+        "generate", "drums", "--negative", "piano", "-o", out, "--model", model, "--seconds", 0.1, "--takes", 2
+    )
+    assert result.exit_code == 0, result.output
+    second = tmp_path / f"out-2.{suffix}"
+    shown = run("inspect", second, "--model", model)
+    assert "holds the same samples" in shown.output
+    assert torch.equal(samples(tmp_path / f"out-2-again.{suffix}"), samples(second))
+    assert not torch.equal(samples(tmp_path / f"out-1.{suffix}"), samples(second))
+    for said in ("drums", "piano", models.fingerprint(model), codecdiff.__version__):
+        assert said in shown.output.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        ("refine", "--keep", "0-1"),
+        ("inpaint", "--from", 0.1, "--to", 0.2, "--from", 0.5, "--to", 0.6),
+        ("extend", "--seconds", 0.2),
+        ("vary", "--strength", 0.5),
+        ("restore", "--levels", 2),
+    ],
+    ids=lambda edit: edit[0],
+)
+def test_every_edit_is_a_command_and_is_made_again(
+    make_pipeline: Make, model: Path, recording: Path, tmp_path: Path, edit: tuple[object, ...]
+) -> None:
+    name, *options = edit
+    out = tmp_path / "out.flac"
+    result = run(name, recording, *options, "--prompt", "drums", "-o", out, "--model", model, "--seed", 3)
+    assert result.exit_code == 0, result.output
+    codec = make_pipeline().codec
+    added = -(-RATE // 5 // codec.hop_length) * codec.hop_length if name == "extend" else 0
+    whole = 6000 // codec.hop_length * codec.hop_length if name == "extend" else 6000
+    assert abs(len(samples(out)) - whole - added) <= codec.hop_length
+    again = run("inspect", out, "--model", model, "--source", recording)
+    assert "holds the same samples" in again.output, again.output
+    assert not torch.equal(samples(out)[:1000], samples(recording)[:1000])
+
+
+def test_an_edit_keeps_the_codes_it_says_it_keeps(make_pipeline: Make, model: Path, recording: Path) -> None:
+    pipeline = Pipeline.load(model)
+    told = {"model": "", "prompt": {"text": "drums"}, "source": "0"}
+    request = Request.model_validate({**told, "edit": {"name": "refine", "keep": [0, 2]}})
+    known, samples = request.known(pipeline, recording)
+    assert samples == 6000
+    codes = next(iter(pipeline.generate_codes([{"text": "drums"}], known.frames, known=known)))
+    assert torch.equal(codes[:, [0, 2]], known.codes[:, [0, 2]])
+    assert not torch.equal(codes[:, [1, 3]], known.codes[:, [1, 3]])
+
+
+def test_another_model_does_not_make_it_again(make_pipeline: Make, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.wav"
+    run("generate", "drums", "-o", out, "--model", model, "--seconds", 0.1)
+    other = make_pipeline()
+    other.stages[0].steps = 2
+    other.save(tmp_path / "other")
+    said = refused("inspect", out, "--model", tmp_path / "other")
+    assert f"made by the model {models.fingerprint(model)}" in said.replace("\n", "")
+    assert not (tmp_path / "out-again.wav").exists()
+
+
+def test_another_source_does_not_make_it_again(model: Path, recording: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.wav"
+    run("refine", recording, "-o", out, "--model", model)
+    assert "none was given" in refused("inspect", out, "--model", model)
+    write_audio(tmp_path / "other.wav", 0.2 * noise(1, 6000, seed=1), RATE)
+    assert "is another file" in refused("inspect", out, "--model", model, "--source", tmp_path / "other.wav").replace(
+        "\n", " "
+    )
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "",
+        "made by hand",
+        "[]",
+        "{}",
+        '{"model": "x", "prompt": {}, "import": "os"}',
+        '{"model": 1, "prompt": {}}',
+        "[" * 9999,
+    ],
+)
+def test_a_stranger_s_comment_is_read_strictly(tmp_path: Path, comment: str) -> None:
+    file = tmp_path / "a.flac"
+    write_audio(file, 0.1 * noise(1, 4000), RATE, comment=comment)
+    with pytest.raises(ValueError, match="does not say how it was made"):
+        Request.of_file(file)
+    assert "does not say how it was made" in refused("inspect", file).replace("\n", " ")
+
+
+def test_a_fingerprint_follows_what_music_follows_from(make_pipeline: Make, model: Path, tmp_path: Path) -> None:
+    first = models.fingerprint(model)
+    (model / "README.md").write_text("a card")
+    (model / "primary" / "training").mkdir()
+    (model / "primary" / "training" / "state.safetensors").write_bytes(b"state")
+    assert models.fingerprint(model) == first == Pipeline.load(model).fingerprint
+    assert make_pipeline().fingerprint is None
+    (model / "secondary" / "stage.json").write_text((model / "secondary" / "stage.json").read_text() + " ")
+    assert models.fingerprint(model) != first
+
+
+def test_a_missing_source_and_uneven_regions_are_explained(model: Path, recording: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.wav"
+    assert "There is no file" in refused("refine", tmp_path / "none.wav", "-o", out, "--model", model)
+    assert "2 --from and 1 --to" in refused("inpaint", recording, "--from", 0, "--from", 1, "--to", 2, "-o", out)
+    assert "There is nothing from 0.4 to 0.2 s" in refused(
+        "inpaint", recording, "--from", 0.4, "--to", 0.2, "-o", out, "--model", model
+    )
+    assert not out.exists()
