@@ -90,25 +90,25 @@ def expected(architecture: Architecture) -> dict[str, Shape]:
 
 
 def infer(shapes: Mapping[str, Sequence[int]]) -> Architecture:
-    """Tell the architecture from a released U-Net's names and shapes; `differences` says whether they fit it.
+    """Tell the architecture from a released U-Net's names and shapes; `differences` says whether the rest fits it.
 
-    Raises a ValueError if they cannot be those of any.
+    Raises a ValueError if there is no telling.
     """
     levels = len({name.split(".")[1] for name in shapes if name.startswith("downs.")})
     telling = ["init_conv.weight", "final_conv.weight", *(f"downs.{level}.9.weight" for level in range(levels))]
     missing = [name for name in telling if len(shapes.get(name, ())) != 3]
     if missing:
         raise ValueError(
-            f"These {len(shapes)} tensors are not a released U-Net: there is no convolution {', '.join(missing)} to tell "
-            "its size. Names may still have a prefix, such as 'diffusion.denoise_model.': cut it off."
+            f"These {len(shapes)} tensors are not a released U-Net: a convolution {', '.join(missing)} would tell its "
+            "size. Names may still have a prefix, such as 'diffusion.denoise_model.': cut it off."
         )
     width, inputs, _ = shapes["init_conv.weight"]
     channels = shapes["final_conv.weight"][0]
     widths = [shapes[f"downs.{level}.9.weight"][0] for level in range(levels)]
     if not widths or any(wide % width for wide in widths) or inputs < channels:
         raise ValueError(
-            f"No released U-Net goes from {inputs} to {width} channels, through levels of {widths}, to {channels}: each "
-            f"level is a multiple of {width}, and there is a context of no fewer than 0 channels before the noisy ones."
+            f"No released U-Net goes from {inputs} to {width} channels, through levels of {widths}, to {channels}: every "
+            f"level is a multiple of {width}, and what comes out was among what went in."
         )
     return Architecture(width, tuple(wide // width for wide in widths), channels, inputs - channels)
 
