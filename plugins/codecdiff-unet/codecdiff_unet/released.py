@@ -107,8 +107,8 @@ def infer(shapes: Mapping[str, Sequence[int]]) -> Architecture:
     widths = [shapes[f"downs.{level}.9.weight"][0] for level in range(levels)]
     if not widths or any(wide % width for wide in widths) or inputs < channels:
         raise ValueError(
-            f"No released U-Net goes from {inputs} to {width} channels, through levels of {widths}, to {channels}: every "
-            f"level is a multiple of {width}, and what comes out was among what went in."
+            f"No released U-Net goes from {inputs} to {width} channels, through levels of {widths}, to {channels}: "
+            f"every level is a multiple of {width}, and what comes out was among what went in."
         )
     return Architecture(width, tuple(wide // width for wide in widths), channels, inputs - channels)
 
