@@ -23,7 +23,10 @@ from torch import Tensor
 Shape = tuple[int, ...]
 
 ROLES = {"primary": (8, 0), "secondary": (64, 8), "parallel": (72, 0)}  # channels, context channels
-SIZES = {"large": (576, (1, 1, 2, 2, 4)), "small": (144, (1, 2, 4, 8))}  # width, multipliers
+SIZES: dict[str, tuple[int, Shape]] = {
+    "large": (576, (1, 1, 2, 2, 4)),
+    "small": (144, (1, 2, 4, 8)),
+}  # width, multipliers
 CONDITION_WIDTHS = {"text": 1024, "vector": 1024}
 ABSENT_WIDTHS = {"chroma": 12}
 ATTENTION = 9 * 128  # heads * head_dim, of cross-attention and of the middle

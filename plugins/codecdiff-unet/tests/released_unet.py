@@ -16,18 +16,14 @@ from torch.nn import functional
 
 GROUPS, HEADS, HEAD_DIM, LINEAR_HEAD_DIM = 9, 9, 128, 32
 VECTOR, CHROMA, TEXT = 1024, 12, 1024  # widths of the three conditions
+IN_AND_OUT = {"primary": (8, 8), "secondary": (72, 64), "parallel": (72, 72)}  # channels
 
 Shape = tuple[int, ...]
 
 
-def role_channels(role: str) -> tuple[int, int]:
-    """role -> (channels of the input convolution, channels of the output) as released."""
-    return {"primary": (8, 8), "secondary": (72, 64), "parallel": (72, 72)}[role]
-
-
 def shapes(w: int, m: tuple[int, ...], role: str) -> dict[str, Shape]:
     """Every parameter's name and shape, in the order of the released state_dict."""
-    inputs, outputs = role_channels(role)
+    inputs, outputs = IN_AND_OUT[role]
     widths = [w, *(w * factor for factor in m)]
     levels, bottom = list(pairwise(widths)), widths[-1]
     return dict(
