@@ -1,4 +1,7 @@
-"""The command line. Every command imports what it needs when it runs: `--help` and `plugins` load no torch."""
+"""The command line. Every command imports what it needs when it runs: `--help` and `plugins` load no torch.
+
+A package brings a command of its own by an entry point; it is imported when it is called or its own help is asked for.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 import codecdiff
-from codecdiff import making
+from codecdiff import making, registry
 from codecdiff.files import require_writable
 from codecdiff.terminal import chosen_device, err, out, progress
 
@@ -25,6 +28,20 @@ EXPECTED = (ValueError, LookupError, OSError, ImportError)  # told in one senten
 class Commands(TyperGroup):
     """The commands. What goes wrong in one is told in a sentence, or with its traceback under `--debug`."""
 
+    def brought(self) -> dict[str, registry.Plugin]:
+        """Give the commands of plugins by name: those of the core keep theirs."""
+        found = registry.commands()
+        return {f"{p.distribution}:{name}" if name in self.commands else name: p for name, p in found.items()}
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Name the commands of the core, then those of plugins."""
+        return [*super().list_commands(ctx), *self.brought()]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Give a command by name; of a plugin, without importing it."""
+        plugin = None if cmd_name in self.commands else self.brought().get(cmd_name)
+        return Brought(cmd_name, plugin) if plugin else super().get_command(ctx, cmd_name)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the context names."""
         try:
@@ -34,6 +51,20 @@ class Commands(TyperGroup):
                 raise
             err.print(_sentence(error), style="red", soft_wrap=True)
             raise typer.Exit(1) from error
+
+
+class Brought(TyperCommand):
+    """A command of a plugin, which is imported once it has to answer."""
+
+    def __init__(self, name: str, plugin: registry.Plugin):
+        super().__init__(name, help=f"From {plugin.distribution}.")
+        self.plugin = plugin
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Import the command and leave everything to it. Raises BrokenPlugin if that fails."""
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app.command(self.name)(self.plugin.load())
+        return typer.main.get_command(app).make_context(*args, **options)
 
 
 def _sentence(error: Exception) -> str:
@@ -74,8 +105,6 @@ def plugins(
 ) -> None:
     """List the parts and the models that are installed."""
     from rich.table import Table
-
-    from codecdiff import registry
 
     parts, faults = registry.scan()
     problems: dict[registry.Plugin, str] = {}

@@ -12,12 +12,17 @@ from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from entrypoints import BadEntryPoint, CaseSensitiveConfigParser, Distribution, EntryPoint
 
 KINDS = ("codecs", "splitters", "conditioners", "denoisers")
 
 MODELS = "models"  # trained models that packages carry: an entry point names a function that gives the folder
+
+COMMANDS = "commands"  # of the command line that packages bring: an entry point names a function, written for typer
+
+GROUPS = (*KINDS, MODELS, COMMANDS)
 
 FIRST_PARTY = {
     ("codecs", "starter"): "codecdiff-starter",
@@ -46,8 +51,8 @@ class Plugin:
     version: str
     entry: EntryPoint
 
-    def load(self) -> type:
-        """Import the class. Raises BrokenPlugin with the cause if that fails or it is not of its kind."""
+    def load(self) -> Any:
+        """Import the class or function. Raises BrokenPlugin with the cause if that fails or it is not of its kind."""
         source = f"{self.kind[:-1]} '{self.name}' of {self.distribution} {self.version}"
         try:
             part = self.entry.load()
@@ -56,6 +61,10 @@ class Plugin:
                 f"The {source} cannot be loaded: {type(error).__name__}: {error}. "
                 f"Mend or remove it (pip uninstall {self.distribution}), or choose another."
             ) from error
+        if self.kind not in KINDS:
+            if not callable(part):
+                raise BrokenPlugin(f"The {source} names {part!r}, which is no function.")
+            return part
         interface = import_module("codecdiff.interfaces").KINDS[self.kind]
         if not (isinstance(part, type) and issubclass(part, interface)):
             raise BrokenPlugin(
@@ -93,7 +102,7 @@ def _distributions() -> Iterator[tuple[Distribution, Path]]:
 def _read(distribution: Distribution, file: Path) -> Iterator[Plugin]:
     parser = CaseSensitiveConfigParser(delimiters=("=",))
     parser.read_string(file.read_text(encoding="utf-8"), source=file.name)
-    for kind in (*KINDS, MODELS):
+    for kind in GROUPS:
         group = f"codecdiff.{kind}"
         for name, target in parser[group].items() if parser.has_section(group) else ():
             entry = EntryPoint.from_string(target, name, distribution)
@@ -118,7 +127,7 @@ def scan() -> tuple[tuple[Plugin, ...], tuple[Fault, ...]]:
         except (OSError, ValueError, BadEntryPoint, configparser.Error) as error:
             if _mentions_codecdiff(file):
                 faults.append(Fault(distribution.name, f"{type(error).__name__}: {error}"))
-    return tuple(sorted(plugins, key=lambda p: ((*KINDS, MODELS).index(p.kind), p.name, p.distribution))), tuple(faults)
+    return tuple(sorted(plugins, key=lambda p: (GROUPS.index(p.kind), p.name, p.distribution))), tuple(faults)
 
 
 def installed(kind: str) -> list[Plugin]:
@@ -168,3 +177,13 @@ def model_folder(name: str) -> Path:
     """Give the folder of an installed model."""
     plugin = next(plugin for plugin in scan()[0] if plugin.kind == MODELS and plugin.name == name)
     return Path(plugin.entry.load()())
+
+
+def commands() -> dict[str, Plugin]:
+    """Give the commands that installed packages bring, by name; where several share one, as `distribution:name`."""
+    brought = [plugin for plugin in scan()[0] if plugin.kind == COMMANDS]
+    names = [plugin.name for plugin in brought]
+    return {
+        plugin.name if names.count(plugin.name) == 1 else f"{plugin.distribution}:{plugin.name}": plugin
+        for plugin in brought
+    }

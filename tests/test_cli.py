@@ -122,6 +122,75 @@ def test_a_broken_plugin_asked_for_by_name_is_refused(tmp_path: Path):
     assert "no [oil] left" in refused("encode", tmp_path / "music", "-o", tmp_path / "store", "--codec", "shaky")
 
 
+# Commands of plugins.
+
+HELLO = """
+import typer
+
+def hello(name: str, loud: bool = False):
+    \"\"\"Greet somebody.\"\"\"
+    if name == "nobody":
+        raise ValueError("There is nobody.")
+    typer.echo(f"hello {name}{'!' * loud}")
+"""
+
+
+@pytest.fixture
+def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Third-party commands: one that works, one that has a built-in's name, one that raises when imported."""
+    for name, code, lines in (
+        ("greeter", HELLO, "hello = greeter:hello\nplugins = greeter:hello\n"),
+        ("shaky", "raise RuntimeError('no [oil] left')\n", "oil = shaky:command\n"),
+        ("hollow", "command = 3\n", "hollow = hollow:command\n"),
+    ):
+        (tmp_path / f"{name}.py").write_text(code)
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "entry_points.txt").write_text(f"[codecdiff.commands]\n{lines}")
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.scan.cache_clear()
+    yield
+    registry.scan.cache_clear()
+    for name in ("greeter", "shaky", "hollow"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("brought")
+def test_a_command_of_a_plugin_is_listed_without_importing_it():
+    shown = run("--help").output
+    assert "From greeter." in next(line for line in shown.splitlines() if line.split()[:1] == ["hello"])
+    assert any("oil" in line and "From shaky." in line for line in shown.splitlines())
+    assert any("commands" in line and "greeter" in line for line in run("plugins").output.splitlines())
+    assert not {"greeter", "shaky", "hollow"} & sys.modules.keys()
+
+
+@pytest.mark.usefixtures("brought")
+def test_a_command_of_a_plugin_has_its_own_help_options_and_errors():
+    shown = run("hello", "-h").output
+    assert "Greet somebody." in shown
+    assert "--loud" in shown
+    assert run("hello", "you", "--loud").output == "hello you!\n"
+    assert "There is nobody." in refused("hello", "nobody")
+    assert run("hello").exit_code == 2
+
+
+@pytest.mark.usefixtures("brought")
+def test_a_broken_command_is_told_in_a_sentence_and_breaks_no_other():
+    assert "command 'oil' of shaky 1.0 cannot be loaded: RuntimeError: no [oil] left" in refused("oil")
+    assert "names 3, which is no function" in refused("hollow")
+    assert run("hello", "you").exit_code == 0
+    rows = run("plugins", "--check").output.splitlines()
+    assert any("shaky" in row and "no [oil] left" in row for row in rows)
+    assert any("greeter" in row and "loads" in row for row in rows)
+
+
+@pytest.mark.usefixtures("brought")
+def test_a_command_of_a_plugin_does_not_replace_one_of_the_core():
+    assert "coarse-first" in run("plugins").output
+    assert run("greeter:plugins", "you").output == "hello you\n"
+
+
 # encode
 
 

@@ -117,6 +117,15 @@ def test_a_name_that_two_distributions_use_is_resolved_by_saying_whose(install: 
     assert registry.load("splitters", "toy_two:toy").__module__ == "toy_two"
 
 
+def test_commands_that_share_a_name_are_told_apart_by_whose_they_are(install: Install) -> None:
+    for name in ("toy-one", "toy-two"):
+        install(name, f"[codecdiff.commands]\ntoy = {name.replace('-', '_')}:Toy\n{name} = os:getcwd\n")
+    found = registry.commands()
+    assert {"toy-one:toy", "toy-two:toy", "toy-one", "toy-two"} <= found.keys()
+    assert "toy" not in found
+    assert found["toy-two:toy"].load().__module__ == "toy_two"
+
+
 def test_the_first_of_two_versions_counts_as_python_imports_it(install: Install, tmp_path: Path) -> None:
     install("toy-one", "[codecdiff.splitters]\ntoy = toy_one:Toy\n", version="2.0")
     later = tmp_path / "later" / "toy_one-1.0.dist-info"
