@@ -23,8 +23,9 @@ class T5(Conditioner):
     Gives two entries: `text`, the encoder's last hidden states (b, n, e), and `vector`, the state of the first
     token (b, 1, e). Both are float32, and absent for a prompt without text.
 
-    Prompts are encoded one by one, without padding, so a row is bit for bit the same beside any neighbours. Each is
-    computed once: the latest are kept in memory, and all of them in `cache` if it is given.
+    Prompts are encoded one by one, without padding, so a row is bit for bit the same beside any neighbours, unless
+    `attend_padding` is asked for. Each is computed once: the latest are kept in memory, and all of them in `cache` if
+    it is given.
 
     Args:
         model: A Hugging Face id or a local folder that holds `config.json`, `model.safetensors` and a tokenizer.
@@ -33,10 +34,14 @@ class T5(Conditioner):
         dtype: The precision to compute and cache in.
         cache: A folder to keep features in, shared by any number of processes. It holds one folder per model and
             options, so nothing stale is ever read.
+        attend_padding: Encode the prompts of a call together, padded to the longest, and give the padding's states as
+            tokens like any other, as DiscoDiff's released code does. A row then depends on its neighbours; it is
+            there for comparing with that code. Nothing is kept, so there can be no `cache`.
 
     Raises:
         LookupError: There is no such model.
-        ValueError: The files are not a complete T5 encoder, or `max_tokens` is not positive.
+        ValueError: The files are not a complete T5 encoder, `max_tokens` is not positive, or there is a `cache` for
+            what depends on neighbours.
 
     Source: Chung et al. (2022), Scaling Instruction-Finetuned Language Models, arXiv:2210.11416.
 
@@ -52,13 +57,17 @@ class T5(Conditioner):
         max_tokens: int = 256,
         dtype: Literal["float32", "bfloat16"] = "float32",
         cache: Path | str | None = None,
+        attend_padding: bool = False,
     ) -> None:
         super().__init__()
         if max_tokens < 1:
             raise ValueError(f"T5 has to read at least one token of a prompt, but max_tokens is {max_tokens}.")
+        if attend_padding and cache is not None:
+            raise ValueError("With attend_padding a prompt's features depend on its neighbours: leave out the cache.")
         self.network, self.tokenizer = _load(model, revision)
         self.network.to(getattr(torch, dtype))
         self.max_tokens = max_tokens
+        self.attend_padding = attend_padding
         self.cache = None if cache is None else Path(cache)
         self._recent = Recent(_RECENT_PROMPTS)
         self._has_warned = False
@@ -78,7 +87,8 @@ class T5(Conditioner):
             ValueError: A prompt's text is something else than a string or None.
 
         """
-        features = [self._features(_text_of(prompt)) for prompt in prompts]
+        texts = [_text_of(prompt) for prompt in prompts]
+        features = self._together(texts) if self.attend_padding else [self._features(text) for text in texts]
         longest = max([1, *map(len, features)])
         tokens = torch.zeros(len(features), longest, self.network.config.d_model)
         mask = torch.zeros(len(features), longest, dtype=torch.bool)
@@ -114,6 +124,17 @@ class T5(Conditioner):
         tokens = torch.tensor([self._tokens(text)], device=device)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return self.network(input_ids=tokens).last_hidden_state[0].cpu()
+
+    def _together(self, texts: Sequence[str]) -> list[Tensor]:
+        """Texts -> (n, e) states on the CPU, n that of the longest; no token for blank text."""
+        blank, device = torch.empty(0, self.network.config.d_model), device_of(self)
+        told = [text for text in texts if text.strip()]
+        if not told:
+            return [blank for _ in texts]
+        padded = self.tokenizer.pad({"input_ids": [self._tokens(text) for text in told]}, return_tensors="pt")
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            states = iter(self.network(**padded.to(device)).last_hidden_state.cpu())
+        return [next(states) if text.strip() else blank for text in texts]
 
     def _tokens(self, text: str) -> list[int]:
         """Text -> token ids, ending in the end token; cut to `max_tokens`, and told so once."""

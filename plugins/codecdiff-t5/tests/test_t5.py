@@ -5,7 +5,7 @@ import pytest
 import torch
 from codecdiff_t5 import T5
 from codecdiff_t5.random_weights import random_model
-from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
+from transformers import AutoTokenizer, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
 from codecdiff import Condition
 
@@ -60,6 +60,36 @@ def test_a_row_does_not_depend_on_its_neighbours(folder):
     alone = T5(str(folder)).encode([SHORT])["text"]
     assert torch.equal(together.tokens[0, :3], alone.tokens[0])
     assert not torch.allclose(together.tokens[0, 0], together.tokens[1, 0])
+
+
+def test_attended_padding_is_what_transformers_gives_for_the_batch(folder):
+    network = T5EncoderModel.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        expected = network(**tokenizer([SHORT, LONG], padding=True, return_tensors="pt")).last_hidden_state
+    padding = T5(str(folder), attend_padding=True)
+    condition = padding.encode([SHORT, LONG])
+    assert condition["text"].mask.all()
+    torch.testing.assert_close(condition["text"].tokens, expected, rtol=0, atol=1e-6)
+    assert torch.equal(condition["vector"].tokens, condition["text"].tokens[:, :1])
+    assert padding.encode([SHORT])["text"].tokens.shape[1] == 3  # the same prompt, alone
+
+
+def test_attended_padding_leaves_an_empty_prompt_absent(folder):
+    padding = T5(str(folder), attend_padding=True)
+    beside, alone = padding.encode(["", SHORT, " ", LONG]), padding.encode([SHORT, LONG])
+    assert beside["text"].mask.any(1).tolist() == beside["vector"].mask.any(1).tolist() == [False, True, False, True]
+    assert torch.equal(beside["text"].tokens[[1, 3]], alone["text"].tokens)
+    assert not padding.encode([""])["text"].mask.any()
+    assert padding.encode([])["text"].tokens.shape[0] == 0
+
+
+def test_attended_padding_is_cut_as_well_and_refuses_a_cache(folder, tmp_path):
+    with pytest.warns(UserWarning, match="is cut to 6"):
+        cut = T5(str(folder), attend_padding=True, max_tokens=6).encode([SHORT, LONG])
+    assert cut["text"].tokens.shape[1] == 6
+    with pytest.raises(ValueError, match="leave out the cache"):
+        T5(str(folder), attend_padding=True, cache=tmp_path)
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n", {}, {"text": ""}, {"text": None, "tempo": 120}])
@@ -178,6 +208,7 @@ def test_arguments_are_remembered(t5, folder):
         "max_tokens": 256,
         "dtype": "float32",
         "cache": None,
+        "attend_padding": False,
     }
     assert inspect.signature(T5).parameters["model"].default == "google/flan-t5-large"
 
