@@ -146,6 +146,18 @@ def part_spec(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, 
     return name, values
 
 
+def completed(kind: str, spec: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a part as `spec_of` would, its options left out at their defaults, without building it.
+
+    Raises ConfigError for options it does not have.
+    """
+    name, values = part_spec(kind, spec)
+    parameters = inspect.signature(registry.load(kind, name).__init__).parameters
+    defaults = {key: parameters[key].default for key in options(kind, name)}
+    known = {key: _plain(value) for key, value in defaults.items() if value is not inspect.Parameter.empty}
+    return {"name": name, **known, **values}
+
+
 def build(kind: str, spec: str | Mapping[str, Any], **supplied: Any) -> Any:
     """Build the part that `spec` describes, with those of the `supplied` arguments that its constructor takes.
 

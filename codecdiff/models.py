@@ -111,8 +111,12 @@ def save_parts(folder: Path, spec: dict[str, Any], codec: Codec, dtype: torch.dt
 
     Raises ValueError if the folder holds another model.
     """
+    write_parts(folder, spec, stored(codec.fitted_state(), dtype))
+
+
+def write_parts(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) -> None:
+    """Write codecdiff.json and a codec's state without the codec itself, else as `save_parts`."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = stored(codec.fitted_state(), dtype)
     if state and not (folder / MODEL_FILE).exists():
         (folder / "codec").mkdir(exist_ok=True)
         with replaced(folder / "codec" / "model.safetensors") as temporary:
