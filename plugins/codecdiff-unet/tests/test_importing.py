@@ -1,4 +1,4 @@
-"""A released checkpoint becomes a folder that loads and computes what the released U-Nets compute, or nothing at all."""
+"""A released checkpoint becomes a folder that loads and computes what the released U-Nets do, or nothing at all."""
 
 from __future__ import annotations
 
@@ -335,7 +335,7 @@ print(idle, most[0])
 
 @pytest.mark.slow
 def test_a_large_unet_passes_through_little_memory(tmp_path: Path):
-    """RssAnon is what a process holds itself: pages of the mapped checkpoint, which cost nobody anything, are not in it."""
+    """RssAnon is what a process holds itself, without the pages of the mapped checkpoint, which can be dropped."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
     program = [sys.executable, "-c", LARGE, str(tmp_path)]
     answer = subprocess.run(program, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
