@@ -85,7 +85,7 @@ def options(kind: str, name: str) -> dict[str, Any]:
     return {key: hints.get(key, Any) for key in known if key in hints and key not in SUPPLIED[kind]}
 
 
-def _adapter(hint: Any) -> TypeAdapter[Any]:
+def _adapter(hint: Any, outlined: bool = False) -> TypeAdapter[Any]:
     kind = _kind_of(hint)
     if kind is None:
         return TypeAdapter(hint, config=_LAX)
@@ -94,15 +94,15 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
     interface = KINDS[kind]
 
     def assembled(value: Any) -> Any:
-        return build(kind, value) if isinstance(value, str | Mapping) else value
+        return build(kind, value, outlined=outlined) if isinstance(value, str | Mapping) else value
 
     built: Any = Annotated[InstanceOf[interface], BeforeValidator(assembled)]
     return TypeAdapter(built | None if type(None) in get_args(hint) else built, config=_LAX)
 
 
-def _checked(value: Any, hint: Any, where: str) -> Any:
+def _checked(value: Any, hint: Any, where: str, outlined: bool = False) -> Any:
     try:
-        return _adapter(hint).validate_python(value)
+        return _adapter(hint, outlined).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         spot = ".".join([where, *map(str, first["loc"])])
@@ -158,21 +158,22 @@ def completed(kind: str, spec: str | Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, **known, **values}
 
 
-def build(kind: str, spec: str | Mapping[str, Any], **supplied: Any) -> Any:
+def build(kind: str, spec: str | Mapping[str, Any], *, outlined: bool = False, **supplied: Any) -> Any:
     """Build the part that `spec` describes, with those of the `supplied` arguments that its constructor takes.
 
+    With `outlined` its outline, and that of every part inside it: facts without weights.
     Raises ConfigError for options that are unknown, of the wrong type, missing or refused by the part.
     """
     name, values = part_spec(kind, spec)
     part = registry.load(kind, name)
     known = options(kind, name)
     accepted = inspect.signature(part.__init__).parameters
-    arguments = {key: _checked(value, known[key], f"{kind[:-1]}.{key}") for key, value in values.items()}
+    arguments = {key: _checked(value, known[key], f"{kind[:-1]}.{key}", outlined) for key, value in values.items()}
     arguments |= {key: value for key, value in supplied.items() if key in accepted}
     required = [p.name for p in list(accepted.values())[1:] if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     if missing := [key for key in required if key in known and key not in arguments]:
         raise ConfigError(f"The {kind[:-1]} '{name}' needs a value for: {', '.join(missing)}.")
-    return part(**arguments)
+    return (part.outline if outlined else part)(**arguments)
 
 
 def over(spec: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict[str, Any]:

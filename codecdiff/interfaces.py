@@ -45,6 +45,14 @@ class Part:
         )
         return part
 
+    @classmethod
+    def outline(cls, **options: Any) -> Self:
+        """Build the part for its facts alone, with the constructor's options: nothing is fetched, and it need not work.
+
+        The weights of what is built may be on the meta device. Unless overridden: the part itself.
+        """
+        return cls(**options)
+
 
 class Entry(NamedTuple):
     """One named condition: tokens (b, n, e) and a mask (b, n), True where a token is real."""

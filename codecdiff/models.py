@@ -32,11 +32,12 @@ MODEL_FILE = "codecdiff.json"
 WRITTEN = ("stage.json", "model.safetensors")  # in the folder of a stage; the codec's has the second alone
 
 
-def build_parts(spec: dict[str, Any]) -> tuple[Codec, Splitter, Conditioner | None]:
-    """Build the codec, splitter and conditioner that a model or an experiment names."""
-    codec = config.build("codecs", spec["codec"])
+def build_parts(spec: dict[str, Any], *, outlined: bool = False) -> tuple[Codec, Splitter, Conditioner | None]:
+    """Build the codec, splitter and conditioner that a model or an experiment names, or outlines of them."""
+    codec = config.build("codecs", spec["codec"], outlined=outlined)
     splitter = config.build("splitters", spec["splitter"], num_codebooks=codec.num_codebooks, levels=codec.levels)
-    conditioner = config.build("conditioners", spec["conditioner"]) if spec["conditioner"] else None
+    named = spec["conditioner"]
+    conditioner = config.build("conditioners", named, outlined=outlined) if named else None
     return codec, splitter, conditioner
 
 

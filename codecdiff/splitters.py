@@ -6,7 +6,7 @@ The patterns are those of MusicGen (Copet et al., 2023, figure 1) and of DiscoDi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from einops import rearrange
@@ -59,6 +59,17 @@ def stage_names(count: int) -> list[str]:
 def is_stage_name(name: str) -> bool:
     """Tell whether the stages of some pattern may be called so."""
     return re.fullmatch(r"primary|secondary|stage[1-9]\d*", name) is not None
+
+
+def chosen_stages(names: Sequence[str], asked: str, others: Iterable[str]) -> tuple[list[int], list[str]]:
+    """Give the places of the stages asked for, all or one by its name, and those of `others` that are not in `names`.
+
+    Raises ValueError for a name asked for that is not there, and for one of `others` that no pattern has.
+    """
+    unknown = sorted({*others} - {*names})
+    for name in [*({asked} - {"all", *names}), *(name for name in unknown if not is_stage_name(name))]:
+        raise ValueError(f"No stage '{name}'. This pattern has: {', '.join(names)}.")
+    return [i for i, name in enumerate(names) if asked in ("all", name)], unknown
 
 
 class Grouped(Splitter):

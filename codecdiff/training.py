@@ -30,6 +30,7 @@ from codecdiff.pipeline import Pipeline
 from codecdiff.stages import Stage, conditions
 
 STATE = "training"
+CHECKED = 16  # held-out crops at once
 
 
 def new_accelerator(output: Path | str, precision: Literal["no", "bf16"] = "no") -> Accelerator:
@@ -99,7 +100,7 @@ class StageData:
         self.holds_out = bool(held)  # else the held-out inputs are of tracks that are trained on
         self.crops = Crops(store, training, frames, target=pipeline.target, seed=seed)
         self.held_crops = Crops(store, held or training, frames, target=pipeline.target, seed=seed)
-        self.held_numbers = [range(start, start + 16) for start in range(0, checks, 16)]
+        self.held_numbers = [range(start, start + CHECKED) for start in range(0, checks, CHECKED)]
 
     def step(self, step: int, rank: int = 0, world: int = 1) -> StageInput:
         """Give what one rank trains on at a step."""
@@ -214,9 +215,8 @@ class StageTrainer:
             condition = condition.drop(absent.to(condition[name].mask.device), name)
         return condition
 
-    def step(self, given: StageInput, *, rank: int = 0, accelerator: Any = None) -> float:
-        """Take one optimiser step and give the loss before it. Raises FloatingPointError if that is not finite."""
-        self.denoiser.train()
+    def objective(self, given: StageInput, rank: int = 0) -> Tensor:
+        """Give the loss of the current step, which `step` takes the gradient of."""
         noise, timestep = self.draw(given.clean, rank)
         loss, _ = diffusion.stage_loss(
             self.network,
@@ -230,6 +230,12 @@ class StageTrainer:
             loss=self.loss,
             min_snr=self.min_snr,
         )
+        return loss
+
+    def step(self, given: StageInput, *, rank: int = 0, accelerator: Any = None) -> float:
+        """Take one optimiser step and give the loss before it. Raises FloatingPointError if that is not finite."""
+        self.denoiser.train()
+        loss = self.objective(given, rank)
         value = float(loss.detach())
         if value != value or abs(value) == float("inf"):
             raise FloatingPointError(

@@ -16,7 +16,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import track as progress
 
-from codecdiff import Pipeline, config
+from codecdiff import Pipeline, config, plans
 from codecdiff.cards import command, write_card
 from codecdiff.codecs import Standardized
 from codecdiff.data.audio import write_audio
@@ -25,7 +25,7 @@ from codecdiff.files import require_writable
 from codecdiff.models import build_parts, load_codec_state
 from codecdiff.schedules import training_scheduler
 from codecdiff.settings import Data, Diffusion, Loop, Optimization, Sampling, Settings, StageOptions
-from codecdiff.splitters import is_stage_name
+from codecdiff.splitters import chosen_stages
 from codecdiff.stages import Stage
 from codecdiff.training import StageData, StageTrainer, new_accelerator
 
@@ -54,7 +54,7 @@ class Experiment(Settings):
     seconds: float = Field(default=10.0, gt=0, le=3600)  # of each sample
 
 
-def plan(e: Experiment, pipeline: Pipeline, i: int, device="cpu") -> tuple[Stage, Optimization, Loop]:
+def new_stage(e: Experiment, pipeline: Pipeline, i: int, device="cpu") -> tuple[Stage, Optimization, Loop]:
     name = pipeline.stage_names[i]
     own = e.stages.get(name, StageOptions())
     train, loop, process = e.train.over(own.train), e.loop.over(own.loop), e.diffusion.over(own.diffusion).model_dump()
@@ -67,7 +67,7 @@ def plan(e: Experiment, pipeline: Pipeline, i: int, device="cpu") -> tuple[Stage
 
 
 def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, store: CodeStore, i: int, say) -> None:
-    (stage, train, loop), model, main = plan(e, pipeline, i), e.output / "model", accelerator.is_main_process
+    (stage, train, loop), model, main = new_stage(e, pipeline, i), e.output / "model", accelerator.is_main_process
     name, denoiser = stage.name, stage.denoiser.to(accelerator.device)
     trainer = StageTrainer(stage, seed=e.seed, **train.model_dump())
     if trainer.resume(model):
@@ -102,27 +102,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path(__file__).parent / "configs" / "starter.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
+    plans.Assumptions.add_options(parser)
     arguments = parser.parse_args()
     e = config.read(Experiment, arguments.config, arguments.overrides)
-    model = e.output / "model"
-    require_writable(e.output)
-    accelerator = new_accelerator(e.output, e.precision)
-    say = console.log if accelerator.is_main_process else lambda *_: None
-    codec, splitter, conditioner = build_parts(e.model_dump(include={"codec", "splitter", "conditioner"}))
+    model, home = e.output / "model", e.data.store or e.output / "store"
+    if not arguments.plan:
+        require_writable(e.output)
+    codec, splitter, conditioner = build_parts(e.model_dump(), outlined=arguments.plan)
     standardized = Standardized(codec, per=e.standardize)
-    options = {"target": e.target, "snap_context": e.snap_context}
-    pipeline = Pipeline(standardized, splitter, conditioner, [], **options).to(accelerator.device)
-    names = pipeline.stage_names
-    chosen = [i for i, name in enumerate(names) if e.stage in ("all", name)]
-    for name in {e.stage, *e.stages} - {"all", *names}:
-        if name == e.stage or not is_stage_name(name):
-            raise config.ConfigError(f"No stage '{name}'. This pattern has: {', '.join(names)}.")
-        say(f"Not used: the options of stage '{name}'. This pattern has: {', '.join(names)}.")
-    for i in chosen:  # what a later stage cannot be is said before the first is trained
-        plan(e, pipeline, i, "meta")
+    pipeline = Pipeline(standardized, splitter, conditioner, [], target=e.target, snap_context=e.snap_context)
+    chosen, unused = chosen_stages(pipeline.stage_names, e.stage, e.stages)
+    jobs = [new_stage(e, pipeline, i, "meta") for i in chosen]  # what a later stage cannot be is said before the first
+    if arguments.plan:
+        return print(plans.report(pipeline, jobs, e.data, home, e.precision, e.seed, plans.Assumptions.of(arguments)))
+    accelerator = new_accelerator(e.output, e.precision)
+    pipeline.to(accelerator.device)
+    say = console.log if accelerator.is_main_process else lambda *_: None
+    for name in unused:
+        say(f"Not used: the options of stage '{name}'. This pattern has: {', '.join(pipeline.stage_names)}.")
     with accelerator.main_process_first():
         known = load_codec_state(model, standardized)
-        home, spec = e.data.store or e.output / "store", config.spec_of("codecs", codec)
+        spec = config.spec_of("codecs", codec)
         store = open_store(home, e.data.audio, codec, spec, target=e.target, seed=e.seed, report=say)
         if not known:
             standardized.measure(store.latents(codec, e.target))
@@ -130,8 +130,9 @@ def main() -> None:
         pipeline.save_parts(model)
     for i in chosen:
         train_stage(e, accelerator, pipeline, store, i, say)
+        accelerator.free_memory()  # it keeps what it prepared
     pipeline.load_stages(model)
-    if accelerator.is_main_process and len(pipeline.stages) == len(names):
+    if accelerator.is_main_process and len(pipeline.stages) == len(pipeline.stage_names):
         write_card(model)
         for number, audio in enumerate(pipeline.generate(e.prompts, seconds=e.seconds, seed=e.seed)):
             write_audio(e.output / "samples" / f"{number:02d}.wav", audio, pipeline.sample_rate)

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"interfaces", "files"},
     {"registry", "config", "settings"},
-    {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "data", "metrics"},
-    {"stages", "models", "edits", "pipeline", "requests", "training", "cards", "testing"},
+    {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "data", "metrics", "meters"},
+    {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"},
     {"cli", "making", "terminal", "doctor", "__init__", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in names}

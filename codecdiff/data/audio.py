@@ -92,6 +92,14 @@ def _track(file: Path, name: str, table: Mapping[str, dict[str, Any]]) -> Track:
     return Track(file, name, captions, row)
 
 
+def seconds_of(file: Path | str) -> float:
+    """Give how long an audio file says it is, 0 if it cannot be read."""
+    try:
+        return soundfile.info(str(file)).duration
+    except (soundfile.LibsndfileError, OSError):
+        return 0.0
+
+
 def read_audio(file: Path | str, sample_rate: int, channels: int) -> Tensor:
     """Read an audio file as (ch, t) float32 in [-1, 1], resampled, mixed down or repeated to `channels`.
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from transformers import DacModel
 
 from codecdiff import Codec
 from codecdiff_dac.halos import decode_halo, encode_halo
+from codecdiff_dac.shapes import shape_of
 
 
 class DAC(Codec):
@@ -37,8 +38,25 @@ class DAC(Codec):
 
     def __init__(self, model: str = "descript/dac_44khz", *, revision: str | None = None) -> None:
         super().__init__()
-        self.network = _load(model, revision)
-        config = self.network.config
+        self._take(_load(model, revision))
+        self.duplicate_entries = self._find_duplicates()
+
+    @classmethod
+    def outline(cls, **options: Any) -> Self:
+        """Give the facts of a model, with the constructor's options: its weights are on the meta device.
+
+        Raises LookupError for an id that is neither released nor fetched before.
+        """
+        part = cls.__new__(cls, **options)
+        super(DAC, part).__init__()
+        with torch.device("meta"):
+            part._take(DacModel(shape_of(part.arguments["model"], part.arguments["revision"])).float())
+        return part
+
+    def _take(self, network: DacModel) -> None:
+        """Take on a network, frozen, and its facts."""
+        self.network = network
+        config = network.config
         self.sample_rate = config.sampling_rate
         # Not config.hop_length: the released 24 kHz configuration gives 512 there, and its network hops 320.
         self.hop_length = math.prod(config.downsampling_ratios)
@@ -49,7 +67,6 @@ class DAC(Codec):
         self.decode_halo = decode_halo(config.upsampling_ratios)
         self.requires_grad_(False)
         self.train(False)
-        self.duplicate_entries = self._find_duplicates()
 
     def encode(self, audio: Tensor) -> Tensor:
         """(b, 1, t) audio -> (b, k, l) int64 codes, l = ceil(t / hop_length), padded with silence; any t >= 1."""

@@ -7,33 +7,19 @@ What it decodes is noise; everything else is as with the released weights.
 
 import argparse
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import get_args
 
 import torch
 from torch import nn
 from transformers import DacConfig, DacModel
 
-Size = Literal["tiny", "16khz", "24khz", "44khz"]
-
-_SHAPES: dict[Size, dict[str, Any]] = {
-    "tiny": {
-        "sampling_rate": 8000,
-        "downsampling_ratios": [2, 4, 5],
-        "encoder_hidden_size": 4,
-        "decoder_hidden_size": 32,
-        "n_codebooks": 4,
-        "codebook_size": 64,
-    },
-    "16khz": {"sampling_rate": 16000, "downsampling_ratios": [2, 4, 5, 8], "n_codebooks": 12},
-    "24khz": {"sampling_rate": 24000, "downsampling_ratios": [2, 4, 5, 8], "n_codebooks": 32},
-    "44khz": {"sampling_rate": 44100, "downsampling_ratios": [2, 4, 8, 8], "n_codebooks": 9},
-}  # Hz; the rest as transformers' defaults, which are the released models'
+from codecdiff_dac.shapes import SHAPES, Size
 
 
 def random_model(folder: str | Path, *, size: Size = "tiny", seed: int = 0) -> Path:
     """Write a DAC of the given shape with weights drawn from `seed`; give the folder, to be loaded as any other."""
     with torch.random.fork_rng(devices=[]):
-        network = DacModel(DacConfig(**_SHAPES[size]))
+        network = DacModel(DacConfig(**SHAPES[size]))
     generator = torch.Generator().manual_seed(seed)
     for part, gain in (network.encoder, 1.0), (network.quantizer, 1.0), (network.decoder, 0.6):
         for module in part.modules():

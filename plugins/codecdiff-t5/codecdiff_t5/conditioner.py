@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, T5EncoderModel
 
 from codecdiff import Condition, Conditioner, Entry, Prompt, device_of, prompt_fields
 from codecdiff_t5.caches import Folder, Recent
+from codecdiff_t5.shapes import shape_of
 
 _RECENT_PROMPTS = 1024  # about 250 MB of Flan-T5-large features at 60 tokens a prompt
 
@@ -64,13 +65,30 @@ class T5(Conditioner):
             raise ValueError(f"T5 has to read at least one token of a prompt, but max_tokens is {max_tokens}.")
         if attend_padding and cache is not None:
             raise ValueError("With attend_padding a prompt's features depend on its neighbours: leave out the cache.")
-        self.network, self.tokenizer = _load(model, revision)
-        self.network.to(getattr(torch, dtype))
+        network, self.tokenizer = _load(model, revision)
+        self._take(network, dtype)
         self.max_tokens = max_tokens
         self.attend_padding = attend_padding
         self.cache = None if cache is None else Path(cache)
         self._recent = Recent(_RECENT_PROMPTS)
         self._has_warned = False
+
+    @classmethod
+    def outline(cls, **options: Any) -> Self:
+        """Give the widths of a model, with the constructor's options: its weights are on the meta device.
+
+        Raises LookupError for an id that is neither released nor fetched before.
+        """
+        part = cls.__new__(cls, **options)
+        super(T5, part).__init__()
+        with torch.device("meta"):
+            network = T5EncoderModel(shape_of(part.arguments["model"], part.arguments["revision"]))
+        part._take(network, part.arguments["dtype"])
+        return part
+
+    def _take(self, network: T5EncoderModel, dtype: str) -> None:
+        """Take on a network, frozen, in this precision."""
+        self.network = network.to(getattr(torch, dtype))
         self.requires_grad_(False)
         self.train(False)
 

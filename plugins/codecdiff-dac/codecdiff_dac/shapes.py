@@ -1,0 +1,44 @@
+"""Shapes of DAC networks: those that are released, and one for tests."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import DacConfig
+
+Size = Literal["tiny", "16khz", "24khz", "44khz"]
+
+SHAPES: dict[Size, dict[str, Any]] = {
+    "tiny": {
+        "sampling_rate": 8000,
+        "downsampling_ratios": [2, 4, 5],
+        "encoder_hidden_size": 4,
+        "decoder_hidden_size": 32,
+        "n_codebooks": 4,
+        "codebook_size": 64,
+    },
+    "16khz": {"sampling_rate": 16000, "downsampling_ratios": [2, 4, 5, 8], "n_codebooks": 12},
+    "24khz": {"sampling_rate": 24000, "downsampling_ratios": [2, 4, 5, 8], "n_codebooks": 32},
+    "44khz": {"sampling_rate": 44100, "downsampling_ratios": [2, 4, 8, 8], "n_codebooks": 9},
+}  # Hz; the rest as transformers' defaults, which are the released models'
+
+RELEASED: dict[str, Size] = {
+    "descript/dac_16khz": "16khz",
+    "descript/dac_24khz": "24khz",
+    "descript/dac_44khz": "44khz",
+}
+
+
+def shape_of(model: str, revision: str | None) -> DacConfig:
+    """Give the shape of a model without a network: of a local folder, a released one, or one fetched before.
+
+    Raises LookupError if it is none of these.
+    """
+    if model in RELEASED and not Path(model).is_dir():
+        return DacConfig(**SHAPES[RELEASED[model]])
+    try:
+        return DacConfig.from_pretrained(model, revision=revision or "main", local_files_only=True)
+    except OSError as error:
+        raise LookupError(
+            f"The shape of the DAC model {model!r} is not known here: there is no such folder with a config.json, and "
+            f"it is none of {', '.join(RELEASED)}."
+        ) from error
