@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +18,7 @@ import yaml
 from small import UNET
 
 import codecdiff
-from codecdiff import config
+from codecdiff import config, plans
 from codecdiff.config import ConfigError
 from codecdiff.data.audio import read_audio
 from codecdiff.schedules import prediction_of
@@ -214,3 +216,59 @@ def test_a_stage_may_have_its_own_diffusion_and_projections_are_a_target(run: Ru
     assert model.generate("a tone", seconds=0.1).isfinite().all()
     with pytest.raises(ValueError, match=r"target is .* there, .* here"):
         run()
+
+
+def test_a_plan_is_printed_and_nothing_else_is_done(
+    run: Run, recipe: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "new_accelerator", None)
+    out = run("--plan", "--devices", "2", "--device", "a100", "stages.secondary.train.steps=8")
+    assert not out.exists()
+    told = capsys.readouterr().out
+    rows = {line[:26].strip(): line[26:].split() for line in told.splitlines()}
+    shapes = [{"channels": 8, "context_channels": 0}, {"channels": 24, "context_channels": 8}]
+    unets = [config.build("denoisers", UNET, condition_widths={"text": 128}, **shape) for shape in shapes]
+    counts = [sum(parameter.numel() for parameter in unet.parameters()) for unet in unets]
+    assert rows["parameters"] == [f"{count:,}" for count in counts]
+    assert (rows["crops in a step"], rows["steps"], rows["frames of a crop"]) == (["4", "4"], ["4", "8"], ["20", "20"])
+    epoch = int(rows["crops in an epoch"][0])
+    assert [float(cell) for cell in rows["epochs"]] == pytest.approx([16 / epoch, 32 / epoch], rel=0.01)
+    work = [4 * float(rows["TFLOP of a step, a device"][0]), 8 * float(rows["TFLOP of a step, a device"][1])]
+    assert [float(cell) for cell in rows["hours"]] == pytest.approx(
+        [tera / 0.35 / 156 / 3600 for tera in work], rel=0.02
+    )
+    assert "TOO MUCH" not in told
+
+
+def test_a_plan_says_what_does_not_fit(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(plans.DEVICES, "h100", plans.Device(0, 989.4, 494.7))
+    run("--plan", "stage=secondary")
+    assert "TOO MUCH for the memory of one h100: secondary. Lower loop.batch_size." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", [["--device", "h900"], ["--utilisation", "0"], ["--hours", "nan"], ["--devices", "0"]]
+)
+def test_a_plan_for_nothing_is_refused(run: Run, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("--plan", *words)
+    assert f"argument {words[0]}: " in capsys.readouterr().err
+
+
+def test_nothing_of_one_stage_is_kept_while_the_next_is_trained(
+    run: Run, recipe: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    class Watched(recipe.StageTrainer):
+        def __init__(self, stage: Any, **options: Any):
+            gc.collect()
+            assert not [reference for reference in made if reference()]
+            super().__init__(stage, **options)
+            made.append(weakref.ref(self.denoiser))
+
+    monkeypatch.setattr(recipe, "StageTrainer", Watched)
+    run()
+    assert len(made) == 2

@@ -11,6 +11,8 @@ from codecdiff_dac.random_weights import random_model
 from torch import nn
 from transformers import DacModel
 
+from codecdiff import config
+
 HOP = 40  # audio samples per frame of the tiny model
 
 
@@ -255,3 +257,44 @@ def test_codes_of_another_number_of_codebooks_are_refused(dac):
             refused(torch.zeros(1, 3, 5, dtype=torch.long))
     with pytest.raises(ValueError, match="4 codebooks, but got 3 rows"):
         dac.quantize(torch.zeros(1, 3, 8, 5))
+
+
+FACTS = ("sample_rate", "hop_length", "num_codebooks", "codebook_size", "codebook_dim", "encode_halo", "decode_halo")
+
+
+def test_an_outline_has_the_facts_and_no_weights(dac, folder):
+    outline = DAC.outline(model=str(folder))
+    assert [getattr(outline, fact) for fact in FACTS] == [getattr(dac, fact) for fact in FACTS]
+    assert outline.arguments == dac.arguments
+    shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in dac.state_dict().items()}
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in outline.state_dict().items()} == shapes
+    assert all(tensor.is_meta for tensor in outline.state_dict().values())
+    codes = torch.empty(1, dac.num_codebooks, 5, dtype=torch.long, device="meta")
+    assert outline.embed(codes).shape == (1, dac.num_codebooks, dac.codebook_dim, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("44khz", (44100, 512, 9, 1024, 8)),
+        ("24khz", (24000, 320, 32, 1024, 8)),
+        ("16khz", (16000, 320, 12, 1024, 8)),
+    ],
+)
+def test_the_released_models_are_outlined_without_fetching_them(name, facts):
+    outline = DAC.outline(model=f"descript/dac_{name}")
+    assert tuple(getattr(outline, fact) for fact in FACTS[:5]) == facts
+    assert round(sum(tensor.numel() for tensor in outline.parameters()) / 1e6) in (74, 75, 77)
+    assert outline.arguments["model"] == f"descript/dac_{name}"
+
+
+def test_an_outline_inside_another_part():
+    spec = {"name": "chunked", "codec": {"name": "dac"}, "frames": 100}
+    chunked = config.build("codecs", spec, outlined=True)
+    assert (chunked.frames, chunked.sample_rate, chunked.codec.arguments["model"]) == (100, 44100, "descript/dac_44khz")
+    assert all(tensor.is_meta for tensor in chunked.parameters())
+
+
+def test_an_unknown_model_cannot_be_outlined(tmp_path):
+    with pytest.raises(LookupError, match=r"is not known here: .* none of descript/dac_16khz"):
+        DAC.outline(model=str(tmp_path / "none"))

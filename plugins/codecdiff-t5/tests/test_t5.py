@@ -225,3 +225,33 @@ def test_incomplete_weights_are_refused(folder, tmp_path, t5):
     t5.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"1 of its weights are missing, 'encoder\.final_layer_norm\.weight'"):
         T5(str(tmp_path))
+
+
+def test_an_outline_has_the_widths_and_no_weights(t5, folder):
+    outline = T5.outline(model=str(folder))
+    assert (outline.widths, outline.arguments) == (t5.widths, t5.arguments)
+    shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in t5.state_dict().items()}
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in outline.state_dict().items()} == shapes
+    assert all(tensor.is_meta for tensor in outline.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "parameters"),
+    [
+        ("small", 512, 35_332_800),
+        ("base", 768, 109_628_544),
+        ("large", 1024, 341_231_104),
+        ("xl", 2048, 1_223_527_424),
+        ("xxl", 4096, 4_762_310_656),
+    ],
+)
+def test_the_released_models_are_outlined_without_fetching_them(size, width, parameters):
+    outline = T5.outline(model=f"google/flan-t5-{size}", dtype="bfloat16")
+    assert outline.widths == {"text": width, "vector": width}
+    assert sum(tensor.numel() for tensor in outline.parameters()) == parameters
+    assert {tensor.dtype for tensor in outline.parameters()} == {torch.bfloat16}
+
+
+def test_an_unknown_model_cannot_be_outlined(tmp_path):
+    with pytest.raises(LookupError, match=r"is not known here: .* none of google/flan-t5-small"):
+        T5.outline(model=str(tmp_path / "none"))
