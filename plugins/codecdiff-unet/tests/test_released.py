@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import released_unet
@@ -97,9 +97,15 @@ def distance(weights: dict[str, Tensor], unet: UNet, inputs: Inputs) -> float:
     return (inputs.of(unet) - wanted).abs().max().item()
 
 
+class Pair(NamedTuple):
+    weights: dict[str, Tensor]
+    unet: UNet
+
+
 @pytest.fixture(scope="module")
-def tiny() -> dict[str, dict[str, Tensor]]:
-    return {role: released_unet.weights(released_unet.shapes(*SHAPES["tiny"], role)) for role in ROLES}
+def tiny() -> dict[str, Pair]:
+    every = {role: released_unet.weights(released_unet.shapes(*SHAPES["tiny"], role)) for role in ROLES}
+    return {role: Pair(weights, loaded(weights)) for role, weights in every.items()}
 
 
 @pytest.mark.parametrize(("size", "role"), KEYS)
@@ -118,40 +124,37 @@ def test_every_released_name_and_every_parameter_of_ours_is_mapped(size: str, ro
         unet = UNet(**its.options)
     mapped = [(source.name, source.shape) for source in sources(its)]
     assert sorted(mapped) == sorted((name, tuple(tensor.shape)) for name, tensor in unet.state_dict().items())
-    counts = {sum(p.numel() for p in unet.parameters()), sum(map(math.prod, expected(its).values()))}
-    assert counts == {COUNTS.get((size, role), *counts)}
+    count = sum(p.numel() for p in unet.parameters())
+    assert count == sum(map(math.prod, expected(its).values()))
+    assert count == COUNTS.get((size, role), count)
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_to_released_is_the_inverse_of_from_released(tiny: dict[str, dict[str, Tensor]], role: str) -> None:
-    its = architecture("tiny", role)
-    back = to_released(from_released(tiny[role], its), its)
-    assert back.keys() == tiny[role].keys()
-    assert all(back[name].equal(tensor) for name, tensor in tiny[role].items())
+def test_to_released_is_the_inverse_of_from_released(tiny: dict[str, Pair]) -> None:
+    weights, unet = tiny["secondary"]
+    back = to_released(unet.state_dict(), architecture("tiny", "secondary"))
+    assert back.keys() == weights.keys()
+    assert all(back[name].equal(tensor) for name, tensor in weights.items())
 
 
 @pytest.mark.parametrize("given", GIVEN)
 @pytest.mark.parametrize("role", ROLES)
-def test_tiny_is_the_released_u_net(tiny: dict[str, dict[str, Tensor]], role: str, given: tuple[str, ...]) -> None:
-    assert distance(tiny[role], loaded(tiny[role]), Inputs(role, 24, given)) < TOLERANCE
+def test_tiny_is_the_released_u_net(tiny: dict[str, Pair], role: str, given: tuple[str, ...]) -> None:
+    assert distance(*tiny[role], Inputs(role, 24, given)) < TOLERANCE
 
 
-@pytest.mark.parametrize("frames", [1, 21])
-@pytest.mark.parametrize("role", ROLES)
-def test_tiny_is_the_released_u_net_of_padded_frames(
-    tiny: dict[str, dict[str, Tensor]], role: str, frames: int
-) -> None:
-    assert distance(tiny[role], loaded(tiny[role]), Inputs(role, frames, GIVEN[0])) < TOLERANCE
+@pytest.mark.parametrize(("role", "frames"), [("primary", 1), ("secondary", 21), ("parallel", 26)])
+def test_tiny_is_the_released_u_net_of_padded_frames(tiny: dict[str, Pair], role: str, frames: int) -> None:
+    assert distance(*tiny[role], Inputs(role, frames, GIVEN[0])) < TOLERANCE
 
 
 @pytest.mark.parametrize("given", [("chroma",), ("vector", "text", "chroma")])
-def test_tiny_is_the_released_u_net_of_given_chroma(tiny: dict[str, dict[str, Tensor]], given: tuple[str, ...]) -> None:
-    weights = tiny["secondary"]
+def test_tiny_is_the_released_u_net_of_given_chroma(tiny: dict[str, Pair], given: tuple[str, ...]) -> None:
+    weights = tiny["secondary"].weights
     assert distance(weights, loaded(weights, **WITH_CHROMA), Inputs("secondary", 24, given)) < TOLERANCE
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "frames"), [("small", 24), ("small", 29), ("large", 48), ("large", 37)])
+@pytest.mark.parametrize(("size", "frames"), [("small", 24), ("small", 29), ("large", 37)])
 @pytest.mark.parametrize("role", ROLES)
 def test_small_and_large_are_the_released_u_nets(size: str, role: str, frames: int) -> None:
     weights = released_unet.weights(released_unet.shapes(*SHAPES[size], role))
@@ -160,30 +163,25 @@ def test_small_and_large_are_the_released_u_nets(size: str, role: str, frames: i
         assert distance(weights, unet, Inputs(role, frames, given)) < TOLERANCE
 
 
-def test_one_wrong_parameter_is_noticed(tiny: dict[str, dict[str, Tensor]]) -> None:
-    weights = tiny["secondary"]
-    unet, inputs = loaded(weights, **WITH_CHROMA), Inputs("secondary", 24, ("vector", "text", "chroma"))
+def test_one_wrong_parameter_is_noticed(tiny: dict[str, Pair]) -> None:
+    weights, inputs = tiny["secondary"].weights, Inputs("secondary", 24, ("vector", "text", "chroma"))
+    unet = loaded(weights, **WITH_CHROMA)
     for name in (
         "time_mlp.3.weight",
-        "cond_mlp.0.bias",
-        "downs.0.0.mlp.1.weight",
         "downs.0.2.fn.fn.to_qkv.weight",
         "downs.0.4.fn.fn.to_out.1.g",
-        "downs.1.5.block2.norm.weight",
         "downs.1.6.fn.fn.to_k.weight",
         "downs.2.8.fn.fn.to_q.weight",
         "downs.2.9.bias",
         "mid_attn.fn.fn.to_qkv.weight",
         "ups.0.3.res_conv.weight",
-        "ups.2.6.fn.norm.g",
-        "final_res_block.block1.proj.bias",
     ):
         wrong = weights[name].flatten().roll(1).view_as(weights[name])
         assert distance({**weights, name: wrong}, unet, inputs) > 10 * TOLERANCE, name
 
 
-def test_time_and_vector_are_told_apart(tiny: dict[str, dict[str, Tensor]]) -> None:
-    weights, inputs = tiny["primary"], Inputs("primary", 24, ("vector",))
+def test_time_and_vector_are_told_apart(tiny: dict[str, Pair]) -> None:
+    weights, inputs = tiny["primary"].weights, Inputs("primary", 24, ("vector",))
     unet = loaded(weights)
     state = unet.state_dict()
     for name in [name for name in state if name.endswith(".time.weight")]:
