@@ -36,7 +36,7 @@ class EulerAncestral(EulerAncestralDiscreteScheduler):
         """Take one step, to the noise level `after`: part of it is kept of the state's own noise, the rest is fresh."""
         sigma, after = self.sigmas[self.step_index or 0 : (self.step_index or 0) + 2]
         alpha = (1 + sigma**2) ** -0.5
-        clean = clean_of(self.config.prediction_type, model_output, alpha * sample, alpha, alpha * sigma)
+        clean = clean_of(self.config["prediction_type"], model_output, alpha * sample, alpha, alpha * sigma)
         fresh = after * (1 - (after / sigma) ** 2).sqrt()
         noise = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
         self._step_index = (self.step_index or 0) + 1
@@ -51,7 +51,7 @@ class DEIS(DEISMultistepScheduler):
         if (self.step_index or 0) < len(self.timesteps) - 1:
             return super().step(model_output, timestep, sample, return_dict)
         alpha, sigma = self._sigma_to_alpha_sigma_t(self.sigmas[-2])
-        return SchedulerOutput(clean_of(self.config.prediction_type, model_output, sample, alpha, sigma))
+        return SchedulerOutput(clean_of(self.config["prediction_type"], model_output, sample, alpha, sigma))
 
 
 class PNDM(PNDMScheduler):
@@ -61,10 +61,12 @@ class PNDM(PNDMScheduler):
     they were of one, which makes it first order, and knows no prediction of the sample. Here noise is averaged.
     """
 
+    timesteps: Any  # of its parent None before the first `set_timesteps`
+
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:
         """Take one step."""
         alpha, sigma = self._level(timestep)
-        clean = clean_of(self.config.prediction_type, model_output, sample, alpha, sigma)
+        clean = clean_of(self.config["prediction_type"], model_output, sample, alpha, sigma)
         return self.step_plms((sample - alpha * clean) / sigma, timestep, sample, return_dict)
 
     def _level(self, timestep: Any) -> tuple[Tensor, Tensor]:

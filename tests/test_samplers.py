@@ -8,6 +8,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from oracle import DEVIATION, EVERY, KARRAS, MEAN, NOTHING, RANDOM, Oracle, other_schedules, run, trained
 from small import noise
 from torch import Tensor
@@ -61,7 +62,7 @@ def test_the_steps_are_those_of_diffusers(name: str, schedule: str) -> None:
 @pytest.mark.parametrize("steps", [20, 25])
 def test_pndm_of_noise_is_that_of_diffusers(steps: int) -> None:
     oracle, start = Oracle(trained("epsilon", schedule="linear")), row_noise((2, 50), [generator(1)])
-    scheduler = diffusers.PNDMScheduler.from_config(
+    scheduler: Any = PNDMScheduler.from_config(
         oracle.trained.config, timestep_spacing="trailing", skip_prk_steps=True, set_alpha_to_one=True
     )
     scheduler.set_timesteps(steps)

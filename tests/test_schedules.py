@@ -12,6 +12,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from oracle import EVERY, KARRAS, Oracle, other_schedules, run, trained
 
 from codecdiff import Pipeline, solvers
@@ -168,9 +169,7 @@ def test_every_sampler_goes_through_the_levels_of_training(name: str, prediction
 def test_karras_levels_are_those_of_diffusers(schedule: str) -> None:
     scheduler = trained(schedule=schedule)
     options = {"timestep_spacing": "trailing", "use_karras_sigmas": True, "trained_betas": scheduler.betas.tolist()}
-    theirs = diffusers.EulerDiscreteScheduler(
-        num_train_timesteps=1000, sigma_min=float(noise_levels(scheduler)[0]), **options
-    )
+    theirs = EulerDiscreteScheduler(num_train_timesteps=1000, sigma_min=float(noise_levels(scheduler)[0]), **options)
     theirs.set_timesteps(30)
     for name in KARRAS:
         ours = sampler(scheduler, name, "karras")
