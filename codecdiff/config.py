@@ -94,7 +94,7 @@ def _adapter(hint: Any, outlined: bool = False) -> TypeAdapter[Any]:
     interface = KINDS[kind]
 
     def assembled(value: Any) -> Any:
-        return build(kind, value, outlined=outlined) if isinstance(value, str | Mapping) else value
+        return _assemble(kind, value, {}, outlined) if isinstance(value, str | Mapping) else value
 
     built: Any = Annotated[InstanceOf[interface], BeforeValidator(assembled)]
     return TypeAdapter(built | None if type(None) in get_args(hint) else built, config=_LAX)
@@ -158,12 +158,20 @@ def completed(kind: str, spec: str | Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, **known, **values}
 
 
-def build(kind: str, spec: str | Mapping[str, Any], *, outlined: bool = False, **supplied: Any) -> Any:
+def build(kind: str, spec: str | Mapping[str, Any], **supplied: Any) -> Any:
     """Build the part that `spec` describes, with those of the `supplied` arguments that its constructor takes.
 
-    With `outlined` its outline, and that of every part inside it: facts without weights.
     Raises ConfigError for options that are unknown, of the wrong type, missing or refused by the part.
     """
+    return _assemble(kind, spec, supplied)
+
+
+def outline(kind: str, spec: str | Mapping[str, Any], **supplied: Any) -> Any:
+    """Build the outline of a part, and of every part inside it: as `build`, but for its facts alone."""
+    return _assemble(kind, spec, supplied, outlined=True)
+
+
+def _assemble(kind: str, spec: str | Mapping[str, Any], supplied: Mapping[str, Any], outlined: bool = False) -> Any:
     name, values = part_spec(kind, spec)
     part = registry.load(kind, name)
     known = options(kind, name)

@@ -34,10 +34,10 @@ WRITTEN = ("stage.json", "model.safetensors")  # in the folder of a stage; the c
 
 def build_parts(spec: dict[str, Any], *, outlined: bool = False) -> tuple[Codec, Splitter, Conditioner | None]:
     """Build the codec, splitter and conditioner that a model or an experiment names, or outlines of them."""
-    codec = config.build("codecs", spec["codec"], outlined=outlined)
-    splitter = config.build("splitters", spec["splitter"], num_codebooks=codec.num_codebooks, levels=codec.levels)
-    named = spec["conditioner"]
-    conditioner = config.build("conditioners", named, outlined=outlined) if named else None
+    build = config.outline if outlined else config.build
+    codec = build("codecs", spec["codec"])
+    splitter = build("splitters", spec["splitter"], num_codebooks=codec.num_codebooks, levels=codec.levels)
+    conditioner = build("conditioners", spec["conditioner"]) if spec["conditioner"] else None
     return codec, splitter, conditioner
 
 

@@ -301,7 +301,7 @@ def report(
         *(row(f"  {key}", (stage.memory[key] for stage in stages), 1e9) for key in stages[0].memory),
         row("hours", hours),
         "",
-        f"Together {_short(sum(hours))} hours, {_short(n * sum(hours))} of them times {n} devices.",
+        f"Together {_short(sum(hours))} hours on {n} x {assumed.device}: {_short(n * sum(hours))} device hours.",
     ]
     full = [s.name for s in stages if sum(s.memory.values()) > 1e9 * device.memory]
     if full:

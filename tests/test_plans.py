@@ -54,7 +54,7 @@ def allocated(run: Callable[[], Any]) -> int:
         run()
     assert seen.profiler
     assert seen.profiler.kineto_results
-    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events: list[Any] = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
     sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     return int(np.cumsum(sizes).max())
 
@@ -243,3 +243,16 @@ def test_the_papers_configuration_is_the_papers(recipe: dict[str, Any]) -> None:
     with torch.no_grad(), Meter() as meter:
         primary(given.clean, torch.zeros(1, device="meta"), None, given.condition)
     assert meter.flops == pytest.approx(632e9, rel=0.002)
+
+
+@pytest.mark.slow
+def test_the_plan_in_the_documentation_is_the_one_that_is_printed(
+    recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(PAPER.parent.parent.parent)
+    page = Path("docs/configuration.md").read_text(encoding="utf-8")
+    words = ["--config", str(PAPER), "--plan", "--devices", "8", "--device", "h100"]
+    assert " ".join(["recipes/configs/paper.yaml", *words[2:]]) in page
+    monkeypatch.setattr("sys.argv", ["discodiff.py", *words])
+    recipe["main"]()
+    assert capsys.readouterr().out in page

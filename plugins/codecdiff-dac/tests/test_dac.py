@@ -290,7 +290,7 @@ def test_the_released_models_are_outlined_without_fetching_them(name, facts):
 
 def test_an_outline_inside_another_part():
     spec = {"name": "chunked", "codec": {"name": "dac"}, "frames": 100}
-    chunked = config.build("codecs", spec, outlined=True)
+    chunked = config.outline("codecs", spec)
     assert (chunked.frames, chunked.sample_rate, chunked.codec.arguments["model"]) == (100, 44100, "descript/dac_44khz")
     assert all(tensor.is_meta for tensor in chunked.parameters())
 
