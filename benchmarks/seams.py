@@ -3,8 +3,8 @@
 python benchmarks/seams.py [--model starter] [--clips 32]
 
 Composed clips are encoded, two regions of each are made anew, and the change of log-mel power from frame to frame
-(`metrics.frame_change`) within 50 ms of the edges is compared with that of the unedited reconstruction at the same places.
-For comparison: the same regions taken out of another clip, which is what an edit without regard to its surroundings does.
+(`metrics.frame_change`) within 50 ms of the edges is compared with that of the unedited reconstruction there. For
+comparison: the same regions taken out of another clip, which is what an edit without regard to its surroundings does.
 """
 
 from __future__ import annotations

@@ -109,17 +109,14 @@ def row_noise(shape: Sequence[int], generators: Sequence[torch.Generator], devic
 class KnownStage:
     """What is known of a stage before it is sampled: latents `clean` (b, c, l), and where they are `kept`, likewise.
 
-    What is not kept starts from `clean` under as much noise as the schedule has at `strength` of its steps.
+    What is not kept starts from `clean` under as much noise as the schedule has at `strength` of its steps. Of a stage
+    that `is_whole` nothing is to be made.
     """
 
     clean: Tensor
     kept: Tensor
+    is_whole: bool = False
     strength: float = 1.0
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all of it is kept."""
-        return bool(self.kept.all())
 
 
 @torch.no_grad()

@@ -191,6 +191,13 @@ def of_levels(codec: Codec, levels: Collection[int]) -> Tensor:
     return torch.tensor([level in levels for level in codec.levels])[None, :, None]
 
 
+def of_first_stage(splitter: Splitter, codec: Codec) -> Tensor:
+    """Give (1, k, 1), True for the codebooks that the first stage of a pattern makes."""
+    rows = torch.arange(1, codec.num_codebooks + 1)
+    made = splitter.split(rows[None, :, None, None].expand(1, -1, codec.codebook_dim, 1))[0]
+    return torch.isin(rows, made)[None, :, None]
+
+
 def outside(regions: Sequence[tuple[float, float]], codec: Codec, frames: int) -> Tensor:
     """Give (1, 1, l), True for the frames that lie wholly outside all regions, each (start, stop) in seconds.
 
@@ -210,8 +217,7 @@ def outside(regions: Sequence[tuple[float, float]], codec: Codec, frames: int) -
 
 
 def known_in_stages(known: Known, splitter: Splitter) -> list[KnownStage]:
-    """Give what is known of every stage. Where a pattern pads, nothing is missing: padding is known to be zeros."""
-    kept = known.kept[:, :, None].expand(known.latents.shape)
-    ones = torch.ones_like(known.latents)
-    parts = zip(*map(splitter.split, (known.latents, kept.to(ones), ones)), strict=True)
-    return [KnownStage(clean, ~((real > 0) & (mask == 0)), known.strength) for clean, mask, real in parts]
+    """Give what is known of every stage. The padding of a pattern is neither kept nor missing."""
+    kept = known.kept[:, :, None].expand(known.latents.shape).to(known.latents)
+    stages = zip(*map(splitter.split, (known.latents, kept, 1 - kept)), strict=True)
+    return [KnownStage(clean, mask > 0, not bool(made.any()), known.strength) for clean, mask, made in stages]

@@ -178,12 +178,12 @@ def load_stage(
         name,
         denoiser.requires_grad_(False).eval(),
         schedules.build(spec["scheduler"]),
-        spec["sampler"],
-        spec["steps"],
-        spec["guidance"],
-        spec.get("spacing", "even"),  # older folders have none
-        spec["training"],
-        spec.get("noise_color", 0.0),
+        sampler=spec["sampler"],
+        steps=spec["steps"],
+        guidance=spec["guidance"],
+        spacing=spec.get("spacing", "even"),  # older folders lack it
+        facts=spec["training"],
+        noise_color=spec.get("noise_color", 0.0),  # and this
     )
 
 

@@ -6,7 +6,7 @@ import json
 import resource
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -291,17 +291,8 @@ class StageTrainer:
     def averaged(self) -> Stage:
         """Give the stage with the averaged weights: the one that generation reads."""
         facts = {**self.stage.facts, "steps": self.step_count}
-        return Stage(
-            self.stage.name,
-            self.ema.module,  # pyright: ignore[reportArgumentType]  # AveragedModel keeps a copy of the denoiser
-            self.stage.scheduler,
-            self.stage.sampler,
-            self.stage.steps,
-            self.stage.guidance,
-            self.stage.spacing,
-            facts,
-            self.stage.noise_color,
-        )
+        denoiser: Any = self.ema.module  # a copy of the stage's
+        return replace(self.stage, denoiser=denoiser, facts=facts)
 
     def save(self, folder: Path | str, row: dict[str, float] | None = None) -> None:
         """Save the averaged stage into a model folder, and beside it what resuming needs: no pickles.

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import yaml
+from small import RATE, tone
 from typer.testing import CliRunner
 
 from codecdiff import Pipeline, cli, config
@@ -50,6 +52,7 @@ def test_the_python_of_a_page_runs(
 ):
     (tmp_path / "stores").mkdir()
     (tmp_path / "stores" / "mine").symlink_to(store.folder)
+    soundfile.write(tmp_path / "in.wav", tone(3.0, 220), RATE)
     monkeypatch.setattr("codecdiff.pipeline.load", lambda model: make_pipeline())
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": page.stem}

@@ -20,6 +20,7 @@ from codecdiff.edits import (
     Restore,
     Vary,
     known_in_stages,
+    of_first_stage,
     of_levels,
     outside,
     parse_levels,
@@ -118,14 +119,14 @@ def test_projections_are_known_as_they_are(make_pipeline: Make, dac: Codec) -> N
     torch.testing.assert_close(seen[0][:1], known.latents[:, 0])
 
 
-def test_padding_of_a_pattern_is_not_something_to_make(make_pipeline: Make) -> None:
+def test_padding_of_a_pattern_is_neither_kept_nor_missing(make_pipeline: Make) -> None:
     pipeline = make_pipeline({"name": "delayed", "delay": 2})
-    known = Known.of_codes(pipeline.codec, some_codes())
-    (stage,) = known_in_stages(known.keep(torch.tensor(True)), pipeline.splitter)
-    assert stage.clean.shape[-1] == FRAMES + 6
-    assert stage.is_whole
+    known = Known.of_codes(pipeline.codec, some_codes()).keep(torch.tensor(True))
     (stage,) = known_in_stages(known, pipeline.splitter)
-    assert stage.kept.sum() == 3 * 2 * 4 * pipeline.codec.codebook_dim  # padding before and after, 6 frames a codebook
+    assert stage.clean.shape[-1] == FRAMES + 6
+    assert stage.kept.sum() == known.latents.numel()
+    assert stage.is_whole
+    assert not known_in_stages(known.keep(some_mask()), pipeline.splitter)[0].is_whole
 
 
 def test_a_negative_prompt_is_what_guidance_leads_away_from(make_pipeline: Make) -> None:
@@ -153,6 +154,16 @@ def test_every_edit_is_its_mask(dac: Codec) -> None:
     varied = Vary(strength=0.4).apply(source, dac)
     assert not varied.kept.any()
     assert varied.strength == 0.4
+
+
+@pytest.mark.parametrize(
+    ("splitter", "made"),
+    [("coarse-first", [0]), ({"name": "grouped", "stages": "2,1|0|3"}, [1, 2]), ("delayed", [0, 1, 2, 3])],
+    ids=str,
+)
+def test_the_first_stage_makes_its_codebooks(make_pipeline: Make, splitter: Any, made: list[int]) -> None:
+    pipeline = make_pipeline(splitter)
+    assert of_first_stage(pipeline.splitter, pipeline.codec).flatten().nonzero().flatten().tolist() == made
 
 
 def test_levels_are_numbers_and_ranges() -> None:

@@ -12,7 +12,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from codecdiff.edits import Known
+from codecdiff.edits import Known, of_first_stage
 from codecdiff.interfaces import Codec
 from codecdiff.metrics import window_features
 from codecdiff.pipeline import Pipeline
@@ -108,14 +108,6 @@ def true_latents(pipeline: Pipeline, audio: Tensor) -> Tensor:
     )
 
 
-def first_stage(pipeline: Pipeline) -> Tensor:
-    """Give (1, k, 1), True for the codebooks that the first stage of the pattern makes."""
-    codec = pipeline.codec
-    numbers = torch.arange(codec.num_codebooks)[None, :, None, None].expand(1, -1, codec.codebook_dim, 1)
-    made = pipeline.splitter.split(numbers + 1)[0].unique() - 1
-    return torch.isin(torch.arange(codec.num_codebooks), made)[None, :, None]
-
-
 def generate(pipeline: Pipeline, held_out: Tensor, prompts: Sequence[str], **sampling: Any) -> dict[str, Tensor]:
     """Give the codes (n, k, l) of the sets a model makes, for the captions and latents (n, k, d, l) of held-out pieces.
 
@@ -124,7 +116,7 @@ def generate(pipeline: Pipeline, held_out: Tensor, prompts: Sequence[str], **sam
     texts, frames = [{"text": prompt} for prompt in prompts], held_out.shape[-1]
     made = {"generated": pipeline.generate_codes(texts, frames, **sampling)}
     if len(pipeline.stages) > 1:
-        known = Known.of_latents(pipeline.codec, held_out).keep(first_stage(pipeline))
+        known = Known.of_latents(pipeline.codec, held_out).keep(of_first_stage(pipeline.splitter, pipeline.codec))
         made["true_primary"] = pipeline.generate_codes(texts, frames, known=known, **sampling)
     codes = {name: torch.cat(list(takes)) for name, takes in made.items()}
     return codes | {"noise": pipeline.noise_codes(len(texts), frames, seed=sampling["seed"])}

@@ -12,6 +12,7 @@ from codecdiff_starter.composer import COMPOSER_VERSION, SAMPLE_RATE, held_out
 from codecdiff_starter.evaluation import Reading, evaluate, memorising, obedience, scores
 
 from codecdiff import Codec
+from codecdiff.splitters import Parallel
 
 CLIPS, SECONDS = 24, 2.0
 
@@ -40,9 +41,9 @@ class Model:
 
     def __init__(self, play):
         self.codec, self.sample_rate, self.device, self.stages = Samples(), SAMPLE_RATE, "cpu", ["primary", "secondary"]
-        self.target, self.play = "codes", play
+        self.target, self.play, self.splitter = "codes", play, Parallel(num_codebooks=1)
 
-    def generate_codes(self, prompts, frames, *, known=None, keep_stages=0, seed, steps, guidance):
+    def generate_codes(self, prompts, frames, *, known=None, seed, steps, guidance):
         yield from self.play(frames).split(1)
 
     def decode(self, codes, samples):

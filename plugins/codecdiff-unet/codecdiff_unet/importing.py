@@ -20,7 +20,7 @@ import typer
 from torch import Tensor
 
 from codecdiff import config, models, registry
-from codecdiff.diffusion import training_scheduler
+from codecdiff.schedules import training_scheduler
 from codecdiff.splitters import stage_names
 from codecdiff.stages import Stage
 from codecdiff_unet.checkpoints import FLOATS, listed, read_tensors, write_tensors
@@ -226,7 +226,8 @@ def write_stage(folder: Path, unet: UNetState, source: str) -> None:
     places = sources(unet.architecture)
     with torch.device("meta"):
         network = UNet(**unet.architecture.options)
-    stage = Stage(unet.stage, network, training_scheduler(steps=STEPS), "ddpm", STEPS, GUIDANCE, {"imported": source})
+    sampling = {"sampler": "ddpm", "steps": STEPS, "guidance": GUIDANCE}
+    stage = Stage(unet.stage, network, training_scheduler(steps=STEPS), **sampling, facts={"imported": source})
     (folder / unet.stage).mkdir()
     specs = {place.name: (unet.tensors[place.released].dtype, place.shape) for place in places}
     read = (place.read(unet.tensors[place.released]) for place in places)
