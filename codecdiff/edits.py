@@ -211,7 +211,8 @@ def outside(regions: Sequence[tuple[float, float]], codec: Codec, frames: int) -
             raise ValueError(
                 f"There is nothing from {start:g} to {stop:g} s: a region starts before it ends, in {seconds:.2f} s."
             )
-        first, last = math.floor(start * codec.frame_rate), math.ceil(stop * codec.frame_rate)
+        first, last = (round(edge * codec.frame_rate, 6) for edge in (start, stop))  # 0.56 s at 50 Hz is frame 28
+        first, last = math.floor(first), math.ceil(last)
         mask &= (frame < first) | (frame >= last)
     return mask[None, None]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+import codecdiff
 from codecdiff.terminal import check_writable, chosen_device, err, numbered, out, progress
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def edited(
 
     if not source.is_file():
         raise FileNotFoundError(f"There is no file '{source}'.")
+    if any(file.exists() and file.samefile(source) for file in numbered(output, takes)):
+        raise FileExistsError(f"'{output}' is the recording itself. Choose another name.")
     pipeline = ready(output, takes, model, allow_download, device)
     told = request_of(
         pipeline,
@@ -154,6 +157,7 @@ def again(
     allow_download: AllowDownload = False,
 ) -> None:
     """Show how a file was made; with --model, make it again."""
+    import soundfile
     from rich.table import Table
 
     from codecdiff.requests import Request
@@ -161,16 +165,24 @@ def again(
     told = Request.of_file(file)
     table = Table("what", "value")
     for key, value in told.model_dump(exclude_none=True).items():
-        table.add_row(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        table.add_row(key, printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
     out.print(table)
     if not model:
         return
     told.check_source(source)
+    told.check_length(soundfile.info(file).duration)
     output = output or file.with_stem(f"{file.stem}-again")
+    if output.exists():
+        raise FileExistsError(f"'{output}' exists already. Choose another name with -o, or delete it.")
     pipeline = ready(output, 1, model, allow_download, device)
     told.check_model(pipeline)
     write(told, pipeline, output, 1, source)
     out.print(same(file, output), soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Give text in which nothing commands a terminal."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
 
 
 def same(one: Path, other: Path) -> str:
@@ -206,20 +218,24 @@ def request_of(pipeline: Pipeline, prompt: str, negative: str, fields: list[str]
         err.print("The prompt is empty: the music is unconditional.")
     elif prompt.strip() and "text" not in conditioner.fields:
         err.print(f"This model reads no text, only --field {', '.join(conditioner.fields)}: the text is ignored.")
-    told = {"prompt": {"text": prompt, **values}, "negative": {"text": negative} if negative.strip() else {}}
-    return Request(model=pipeline.fingerprint or "", **told, **options)
+    told: dict[str, Any] = {"codecdiff": codecdiff.__version__, "model": pipeline.fingerprint or ""}
+    told |= {"prompt": {"text": prompt, **values}, "negative": {"text": negative} if negative.strip() else {}}
+    return Request(**told, **options)
 
 
 def write(told: Request, pipeline: Pipeline, output: Path, takes: int, source: Path | None = None) -> None:
     """Make every take and write it, with what it follows from as its comment."""
-    from codecdiff.data.audio import write_audio
+    from codecdiff.data.audio import keeps_comment, write_audio
 
-    files = numbered(output, takes)
+    files, kept, comment = numbered(output, takes), True, ""
     with progress("generating", takes) as advance:
         for count, (file, audio) in enumerate(zip(files, told.make(pipeline, source, takes=takes), strict=True)):
             comment = told.model_copy(update={"take": told.take + count}).comment()
-            write_audio(file, audio, pipeline.sample_rate, comment=comment)
+            kept = keeps_comment(file, comment)
+            write_audio(file, audio, pipeline.sample_rate, comment=comment if kept else "")
             advance(count + 1)
+    if not kept:
+        err.print(f"A {output.suffix} file has no room to say how this was made: {len(comment)} bytes. Use .flac.")
     for file in files:
         out.print(str(file), soft_wrap=True)
 
@@ -249,8 +265,16 @@ def command(edit: Callable[..., Edit]) -> Callable[..., None]:
     own, shared = parameters_of(edit), parameters_of(edited)[1:]
 
     def run(**options: Any) -> None:
+        from pydantic import ValidationError
+
         mine = {parameter.name: options.pop(parameter.name) for parameter in own}
-        edited(edit(**mine), **options)
+        try:
+            asked = edit(**mine)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            name, message = fault["loc"][0], fault["msg"][:1].lower() + fault["msg"][1:]
+            raise ValueError(f"{name}={fault['input']}: {message}.") from error
+        edited(asked, **options)
 
     both = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *shared)]
     run.__signature__ = inspect.Signature(both)  # pyright: ignore[reportFunctionMemberAccess]

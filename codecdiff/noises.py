@@ -7,20 +7,31 @@ slow and quick are lost nearly together, and every step of the schedule teaches 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 LOWEST = 1e-3  # cycles per frame below which coloured noise has no more power; 86 frames/s make it 0.09 Hz
 
 
-def _gains(frames: int, color: float) -> Tensor:
-    """Give the amplitude (l // 2 + 1,) of every frequency of noise whose power is (frequency + LOWEST) ** -color."""
-    power = (torch.fft.rfftfreq(frames, dtype=torch.float64) + LOWEST) ** -color
-    twice = torch.full_like(power, 2)  # but for the ends, a frequency stands for its negative as well
-    twice[0] = 1
-    if frames % 2 == 0:
-        twice[-1] = 1
-    return (power * frames / (power * twice).sum()).sqrt()
+def spectrum_until(frequency: Tensor, color: float) -> Tensor:
+    """Integrate the spectrum (f + LOWEST) ** -color from 0 to each frequency, in cycles per frame."""
+    if color == 1:
+        return torch.log1p(frequency / LOWEST)
+    return ((frequency + LOWEST) ** (1 - color) - LOWEST ** (1 - color)) / (1 - color)
+
+
+@lru_cache(maxsize=32)
+def _gains(frames: int, color: float, device: torch.device) -> Tensor:
+    """Give the amplitude (l // 2 + 1,) of every frequency, from the mean of the spectrum over the band it stands for.
+
+    The variance is 1, and the power of a band is the same whatever the number of frames.
+    """
+    edges = torch.cat([torch.zeros(1), (torch.arange(frames // 2 + 1) + 0.5) / frames]).double().clamp_max(0.5)
+    power = spectrum_until(edges, color).diff() / edges.diff()
+    total = 2 * spectrum_until(torch.tensor(0.5, dtype=torch.float64), color)
+    return (power / total).sqrt().to(device, torch.float32)
 
 
 def colored(white: Tensor, color: float) -> Tensor:
@@ -29,14 +40,13 @@ def colored(white: Tensor, color: float) -> Tensor:
     A color of 0 is white, 1 pink, 2 brown. The inverse is `whitened`. Both are linear: diffusion in noise M n is
     diffusion of M^-1 latents in white noise n, so a sampler that works on whitened latents stays exact.
     """
-    return _filtered(white, _gains(white.shape[-1], color)) if color else white
+    return _filtered(white, _gains(white.shape[-1], color, white.device)) if color else white
 
 
 def whitened(noise: Tensor, color: float) -> Tensor:
     """Noise (b, c, l) of this color -> white noise: the inverse of `colored`."""
-    return _filtered(noise, 1 / _gains(noise.shape[-1], color)) if color else noise
+    return _filtered(noise, 1 / _gains(noise.shape[-1], color, noise.device)) if color else noise
 
 
 def _filtered(signal: Tensor, gains: Tensor) -> Tensor:
-    gains = gains.to(signal.device, torch.float32)
     return torch.fft.irfft(torch.fft.rfft(signal.float()) * gains, n=signal.shape[-1])

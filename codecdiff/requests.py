@@ -7,7 +7,6 @@ a model that the user names, and its fingerprint has to be the one that is writt
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from typing import Any
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-import codecdiff
 from codecdiff.data.audio import read_audio, read_comment
 from codecdiff.edits import AnyEdit, Extend, Known
 from codecdiff.pipeline import Pipeline
@@ -25,7 +23,8 @@ from codecdiff.settings import Settings
 class Request(Settings):
     """What to make with a model; with `edit`, out of which source.
 
-    model: fingerprint of the model's folder.
+    codecdiff: the version it is made with.
+    model: fingerprint of the model's folder; empty for one that is in no folder.
     prompt, negative: fields of what is asked for, and of what to be guided away from.
     seconds: of what is generated; None with an edit, which follows its source.
     take: number of the first take, counted over all takes of a seed.
@@ -33,8 +32,8 @@ class Request(Settings):
     source: SHA-256 of the source's file.
     """
 
-    codecdiff: str = codecdiff.__version__
-    model: str
+    codecdiff: str = Field(pattern=r"^[0-9A-Za-z.+-]{1,32}$")
+    model: str = Field(pattern=r"^[0-9a-f]{32}$|^$")
     prompt: dict[str, Any]
     negative: dict[str, Any] = Field(default_factory=dict)
     seconds: float | None = Field(default=None, gt=0, le=3600)
@@ -43,7 +42,7 @@ class Request(Settings):
     steps: int | None = None
     guidance: float | None = None
     edit: AnyEdit | None = None
-    source: str | None = None
+    source: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
     def comment(self) -> str:
         """Give the request as the comment of an audio file."""
@@ -53,11 +52,17 @@ class Request(Settings):
     def of_file(cls, file: Path | str) -> Request:
         """Read the request from the comment of an audio file. Raises ValueError if it holds none."""
         try:
-            return cls.model_validate(json.loads(read_comment(file)))
-        except (json.JSONDecodeError, ValidationError, RecursionError) as error:
+            return cls.model_validate_json(read_comment(file), strict=True)
+        except (ValidationError, RecursionError) as error:
             raise ValueError(
                 f"'{file}' does not say how it was made: it holds no comment of codecdiff, or one that was changed."
             ) from error
+
+    def check_length(self, seconds: float) -> None:
+        """Raise ValueError if a file that is `seconds` long cannot be what is asked for here: it may ask for hours."""
+        asked = self.edit.seconds if isinstance(self.edit, Extend) else self.seconds
+        if asked is not None and asked > seconds + 0.01:
+            raise ValueError(f"It says that {asked:g} s were made, and is {seconds:g} s long: its comment was changed.")
 
     def check_model(self, pipeline: Pipeline) -> None:
         """Raise ValueError unless the model is the one the request names."""
@@ -77,6 +82,7 @@ class Request(Settings):
         """Yield (ch, t) audio in [-1, 1] of every take."""
         options = {"seed": self.seed, "takes": takes, "first_take": self.take, "negative": self.negative}
         options |= {"steps": self.steps, "guidance": self.guidance}
+        options["batch_size"] = 1  # beside others, a take differs from itself alone in its last bits
         if self.edit is None:
             seconds = self.seconds or 10.0
             codes = pipeline.generate_codes([self.prompt], pipeline.frames(seconds), **options)

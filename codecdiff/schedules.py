@@ -98,7 +98,7 @@ REFUSED: dict[str, str] = {
     "DDIMParallelScheduler": _TWIN.format("`ddim`"),
     "DDPMParallelScheduler": _TWIN.format("`ddpm`"),
     "CogVideoXDDIMScheduler": _TWIN.format("`ddim`"),
-    "CogVideoXDPMScheduler": _TWIN.format("`dpm++2m`"),
+    "CogVideoXDPMScheduler": _OWN_MODEL,
     "HeliosScheduler": _OWN_MODEL,
     "LTXEulerAncestralRFScheduler": _OWN_MODEL,
     "MiniMaxH3Scheduler": _OWN_MODEL,

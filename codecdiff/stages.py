@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ class Stage:
     sampler: str = "ddpm"
     steps: int = 100
     guidance: float = 3.0
+    _: KW_ONLY
     spacing: str = "even"
     facts: dict[str, Any] = field(default_factory=dict)  # of its training
     noise_color: float = 0.0  # of `noises.colored`

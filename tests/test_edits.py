@@ -11,7 +11,9 @@ import torch
 from pydantic import ValidationError
 from small import noise
 
-from codecdiff import Codec, Pipeline
+from codecdiff import Codec, Condition, Denoiser, Pipeline, diffusion
+from codecdiff.codecs import Wrapped
+from codecdiff.diffusion import KnownStage, generator, row_noise
 from codecdiff.edits import (
     Extend,
     Inpaint,
@@ -25,6 +27,9 @@ from codecdiff.edits import (
     outside,
     parse_levels,
 )
+from codecdiff.noises import colored
+from codecdiff.schedules import coefficients, training_scheduler
+from codecdiff.schedules import sampler as sampler_of
 
 Make = Callable[..., Pipeline]
 PATTERNS: list[Any] = ["coarse-first", {"name": "grouped", "stages": "0|1-2|3"}, "parallel", "delayed", "flattened"]
@@ -64,9 +69,33 @@ def test_keeping_everything_gives_the_source_and_nothing_a_generation(make_pipel
     assert torch.equal(made(pipeline, known=known), made(pipeline))
 
 
+@pytest.mark.parametrize("sampler", ["dpm++2m", "euler", "heun"])
+@pytest.mark.parametrize(("color", "strength"), [(0.0, 1.0), (1.0, 1.0), (1.0, 0.5)])
+def test_what_is_kept_is_seen_under_the_noise_it_began_with(sampler: str, color: float, strength: float) -> None:
+    """Without fresh noise, kept frames follow alpha * clean + sigma * noise with one noise, which is coloured."""
+    clean, trained, seen = noise(1, 2, 24), training_scheduler(steps=100, schedule="linear"), []
+
+    class Spy(Denoiser):
+        channels, context_channels, condition_widths = 2, 0, {}
+
+        def forward(self, noisy: Any, timestep: Any, context: Any, condition: Any) -> torch.Tensor:
+            alpha, sigma = coefficients(trained, timestep.long(), noisy)
+            seen.append((noisy - alpha * clean) / sigma)
+            return 0.3 * noisy
+
+    kept = (torch.arange(24) < 12).expand(1, 2, 24)
+    known = KnownStage(clean, kept, strength=strength)
+    options: dict[str, Any] = {"context": None, "condition": Condition({}), "steps": 20, "guidance": 1.0}
+    options |= {"generators": [generator(7)], "color": color, "known": known}
+    diffusion.sample(Spy(), sampler_of(trained, sampler), (2, 24), **options)
+    assert len(seen) >= 20 * strength
+    expected = colored(row_noise((2, 24), [generator(7)]), color)
+    for implied in seen:
+        torch.testing.assert_close(implied[..., :12], expected[..., :12], atol=2e-2, rtol=0)
+
+
 @pytest.mark.parametrize("color", [0.0, 1.0])
 def test_the_rest_is_made_to_go_with_what_is_kept(make_pipeline: Make, color: float) -> None:
-    """Every answer of the network to a frame beside kept ones sees them as they will be, under their noise."""
     pipeline = make_pipeline("parallel")
     pipeline.stages[0].noise_color = color
     first, second = (Known.of_codes(pipeline.codec, some_codes(seed=seed)) for seed in (1, 3))
@@ -210,3 +239,13 @@ def test_the_source_is_heard_in_pieces_when_it_is_long(make_pipeline: Make, dac:
     known = Known.of_audio(make_pipeline().codec, audio)
     assert known.frames == 700
     assert (known.codes != dac.encode(audio)).float().mean() < 1e-3
+
+
+def test_a_region_that_ends_where_a_frame_does_takes_no_other(dac: Codec) -> None:
+    class Fifty(Wrapped):
+        @property
+        def frame_rate(self) -> float:
+            return 50.0
+
+    mask = outside([(0.58, 0.6), (0.54, 0.56)], Fifty(dac), 40)[0, 0]
+    assert (~mask).nonzero().flatten().tolist() == [27, 29]

@@ -89,7 +89,7 @@ def test_every_edit_is_a_command_and_is_made_again(
 
 def test_an_edit_keeps_the_codes_it_says_it_keeps(make_pipeline: Make, model: Path, recording: Path) -> None:
     pipeline = Pipeline.load(model)
-    told = {"model": "", "prompt": {"text": "drums"}, "source": "0"}
+    told = {"codecdiff": "0.1.0", "model": "", "prompt": {"text": "drums"}}
     request = Request.model_validate({**told, "edit": {"name": "refine", "keep": [0, 2]}})
     known, samples = request.known(pipeline, recording)
     assert samples == 6000
@@ -128,6 +128,9 @@ def test_another_source_does_not_make_it_again(model: Path, recording: Path, tmp
         "{}",
         '{"model": "x", "prompt": {}, "import": "os"}',
         '{"model": 1, "prompt": {}}',
+        '{"codecdiff": "1", "model": "", "prompt": {}, "seed": "5"}',
+        '{"codecdiff": "1", "model": "\\u001b[2J", "prompt": {}}',
+        '{"codecdiff": "1", "model": "", "prompt": {}, "seed": ' + "9" * 5000 + "}",
         "[" * 9999,
     ],
 )
@@ -137,6 +140,45 @@ def test_a_stranger_s_comment_is_read_strictly(tmp_path: Path, comment: str) -> 
     with pytest.raises(ValueError, match="does not say how it was made"):
         Request.of_file(file)
     assert "does not say how it was made" in refused("inspect", file).replace("\n", " ")
+
+
+def test_a_stranger_s_comment_commands_neither_terminal_nor_hours(model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.flac"
+    told = {"codecdiff": "1", "model": models.fingerprint(model), "prompt": {"text": "a\x1b[2J\x9bb"}, "seconds": 3600}
+    write_audio(file, 0.1 * noise(1, RATE), RATE, comment=json.dumps(told))
+    shown = run("inspect", file).output
+    assert not [c for c in shown if not (c.isprintable() or c == "\n")]
+    said = refused("inspect", file, "--model", model).replace("\n", " ")
+    assert "says that 3600 s were made, and is 1 s long" in said
+
+
+def test_nothing_is_written_over(model: Path, recording: Path, tmp_path: Path) -> None:
+    before = recording.read_bytes()
+    assert "is the recording itself" in refused("refine", recording, "-o", recording, "--model", model)
+    out = tmp_path / "out.wav"
+    run("generate", "drums", "-o", out, "--model", model, "--seconds", 0.1)
+    assert "exists already" in refused("inspect", out, "--model", model, "-o", out)
+    assert recording.read_bytes() == before
+
+
+def test_a_prompt_too_long_for_a_comment_is_no_reason_not_to_make_music(model: Path, tmp_path: Path) -> None:
+    options = ("--model", model, "--seconds", 0.1)
+    result = run("generate", "drums " * 500, "-o", tmp_path / "out.wav", *options)
+    assert result.exit_code == 0
+    assert "has no room to say how this was made" in result.output
+    assert read_comment(tmp_path / "out.wav") == ""
+    run("generate", "drums " * 500, "-o", tmp_path / "out.flac", *options)
+    assert Request.of_file(tmp_path / "out.flac").prompt["text"] == "drums " * 500
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"), [(("vary", "--strength", 2), "strength=2.0: "), (("extend", "--seconds", 0), "seconds=0.0: ")]
+)
+def test_an_option_out_of_range_is_one_sentence(recording: Path, edit: tuple[object, ...], message: str) -> None:
+    name, *options = edit
+    said = refused(name, recording, *options, "-o", recording.with_name("out.wav"))
+    assert said.startswith(message)
+    assert "pydantic" not in said
 
 
 def test_a_fingerprint_follows_what_music_follows_from(make_pipeline: Make, model: Path, tmp_path: Path) -> None:

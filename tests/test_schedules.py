@@ -204,7 +204,7 @@ def test_a_stage_keeps_how_it_is_sampled(
     spacing = "even" if prediction == "flow" else "karras"
     for i, stage in enumerate(pipeline.stages):
         scheduler = trained(prediction, 100)
-        pipeline.stages[i] = Stage(stage.name, stage.denoiser, scheduler, "heun", 4, 2.0, spacing)
+        pipeline.stages[i] = Stage(stage.name, stage.denoiser, scheduler, "heun", 4, 2.0, spacing=spacing)
     pipeline.save(tmp_path)
     again = Pipeline.load(tmp_path)
     assert [stage.spec() for stage in again.stages] == [stage.spec() for stage in pipeline.stages]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -153,6 +154,20 @@ def read_comment(file: Path | str) -> str:
             return stream.comment
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
+
+
+def keeps_comment(file: Path | str, comment: str) -> bool:
+    """Tell whether a file of this format keeps such a comment, by trying it in memory: a WAV has room for 2 kB."""
+    suffix, stream = Path(file).suffix.lower().lstrip("."), io.BytesIO()
+    try:
+        with soundfile.SoundFile(stream, "w", 44_100, 1, format=suffix.upper()) as trial:
+            trial.comment = comment
+            trial.write(np.zeros(1024, np.float32))
+        stream.seek(0)
+        with soundfile.SoundFile(stream) as trial:
+            return trial.comment == comment
+    except (soundfile.LibsndfileError, TypeError, ValueError):
+        return False
 
 
 def write_audio(file: Path | str, audio: Tensor, sample_rate: int, *, comment: str = "") -> None:

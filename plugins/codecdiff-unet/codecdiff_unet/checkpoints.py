@@ -57,17 +57,22 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"'{file}' holds no tensors by name, but a {type(content).__name__}.")
     if strange := [str(name) for name, value in content.items() if not (isinstance(name, str) and is_plain(value))]:
         raise ValueError(f"'{file}' holds what is no plain tensor under {listed(strange)}.")
+    size = sum(value.numel() * value.itemsize for value in content.values())
+    if size > file.stat().st_size:  # as no checkpoint does: many tensors that are views of a few numbers
+        raise ValueError(f"'{file}' is refused: its tensors would take {size:,} bytes, more than the file has.")
     return dict(content)
 
 
 def is_plain(value: object) -> bool:
-    """Tell whether a value is an ordinary tensor in memory."""
+    """Tell whether a value is an ordinary tensor in memory, every number of which is there."""
     return (
         isinstance(value, Tensor)
         and type(value) in (Tensor, nn.Parameter)
         and value.layout is torch.strided
         and value.device.type == "cpu"
         and not value.is_quantized
+        and value.is_contiguous()
+        and value.numel() * value.itemsize <= value.untyped_storage().nbytes()
     )
 
 
