@@ -277,7 +277,7 @@ def command(edit: Callable[..., Edit]) -> Callable[..., None]:
         edited(asked, **options)
 
     both = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *shared)]
-    run.__signature__ = inspect.Signature(both)  # pyright: ignore[reportFunctionMemberAccess]
+    run.__signature__ = inspect.Signature(both)  # pyright: ignore[reportFunctionMemberAccess]  # typer reads it
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in both}
     run.__doc__ = edit.__doc__
     return run

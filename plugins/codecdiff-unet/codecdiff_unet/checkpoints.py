@@ -85,7 +85,7 @@ def listed(names: Sequence[str], most: int = 20) -> str:
 def _mapped(file: Path) -> dict[str, Tensor]:
     try:
         with safe_open(file, framework="pt") as tensors:
-            return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+            return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118  # no mapping
     except SafetensorError as error:
         raise ValueError(
             f"'{file}' is neither a file of torch.save nor one of safetensors, or it is damaged or cut short: {error}."
