@@ -25,6 +25,7 @@ from codecdiff.schedules import (
     marginal,
     prediction_of,
     set_steps,
+    start_of,
 )
 
 
@@ -144,7 +145,7 @@ def sample(
     Where a stage is known and kept, the answer is put right in every step, so that the rest comes to fit; the kept
     latents come back as they are.
     """
-    start = 0 if known is None else steps - max(1, round(steps * known.strength))
+    start = 0 if known is None else start_of(scheduler, steps, known.strength)
     set_steps(scheduler, steps, start)
     x = row_noise(shape, generators, device)
     if known is not None and start:

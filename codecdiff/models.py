@@ -184,6 +184,7 @@ def load_stage(
         spacing=spec.get("spacing", "even"),  # older folders lack it
         facts=spec["training"],
         noise_color=spec.get("noise_color", 0.0),  # and this
+        stop_at=spec.get("stop_at", 0.0),  # and this
     )
 
 

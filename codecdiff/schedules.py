@@ -52,7 +52,7 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "euler": ("EulerDiscreteScheduler", {}),
     "euler-a": ("EulerAncestral", {}),
     "heun": ("HeunDiscreteScheduler", {"clip_sample": False}),
-    "lms": ("LMSDiscreteScheduler", {}),
+    "lms": ("LMS", {}),
     "deis": ("DEIS", {"solver_order": 2}),
     "pndm": ("PNDM", {"skip_prk_steps": True, "set_alpha_to_one": True}),
 }
@@ -191,11 +191,12 @@ def coefficients(scheduler: Any, timestep: Tensor, like: Tensor) -> tuple[Tensor
     return abar.sqrt(), (1 - abar).sqrt()
 
 
-def sampler(trained: Any, name: str, spacing: str = "even") -> Any:
+def sampler(trained: Any, name: str, spacing: str = "even", stop_at: float = 0.0) -> Any:
     """Give a new scheduler that samples what was trained with the scheduler `trained`: start it with `set_steps`.
 
-    Every sampler is given the betas themselves, so it knows any schedule. Raises ValueError for a name there is not,
-    and for a sampler that cannot be combined with the model or the spacing.
+    Every sampler is given the betas themselves, so it knows any schedule. `stop_at` is the share of the steps of
+    training at which the last evaluation is made, whose estimate of the clean latents is the sample. Raises ValueError
+    for a name there is not, and for a sampler that cannot be combined with the model or the spacing.
     """
     import diffusers
 
@@ -216,7 +217,7 @@ def sampler(trained: Any, name: str, spacing: str = "even") -> Any:
     }
     known = inspect.signature(chosen).parameters
     made = chosen(**{key: value for key, value in options.items() if key in known}, **exact)
-    made.register_to_config(sampler=name, spacing=spacing)
+    made.register_to_config(sampler=name, spacing=spacing, stop_at=stop_at)
     return made
 
 
@@ -253,9 +254,13 @@ def noise_levels(scheduler: Any) -> Tensor:
     return ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod) ** 0.5
 
 
-def even_steps(total: int, steps: int) -> Tensor:
-    """Give (n,) steps of training, evenly spaced, from the last one down: the "trailing" of Lin et al. (2023)."""
-    return torch.tensor([round(total - i * total / steps) - 1 for i in range(steps)])
+def even_steps(total: int, steps: int, stop_at: float = 0.0) -> Tensor:
+    """Give (n,) steps of training, evenly spaced, from the last one down: the "trailing" of Lin et al. (2023).
+
+    That ends one spacing above clean latents, or at the share `stop_at` of the steps where this is higher.
+    """
+    end = max(stop_at, 1 / steps)
+    return torch.tensor([round(total * (1 - i * (1 - end) / max(1, steps - 1))) - 1 for i in range(steps)])
 
 
 def karras_levels(levels: Tensor, steps: int, rho: float = 7.0) -> Tensor:
@@ -279,22 +284,39 @@ def evaluations(name: str, steps: int) -> int:
     return len(visits(name, steps))
 
 
+def most_steps(total: int, stop_at: float = 0.0) -> int:
+    """Count the steps that can be sampled, all different, with a schedule of so many."""
+    return total - max(1, round(total * stop_at)) + 1
+
+
+def levels_of_run(scheduler: Any, steps: int) -> tuple[Tensor, Tensor]:
+    """Give the noise levels (n,) of a run of `steps` steps, and as which steps of training the network is told them."""
+    levels, stop_at = noise_levels(scheduler), scheduler.config.stop_at
+    if scheduler.config.spacing == "karras":
+        lowest = max(0, round(len(levels) * stop_at) - 1)
+        chosen = karras_levels(levels[lowest:], steps)
+        told = np.interp(chosen.log(), levels.double().log(), np.arange(len(levels)))  # between steps of training
+        return chosen, torch.from_numpy(told).float()
+    index = even_steps(len(levels), steps, stop_at)
+    return levels[index], index
+
+
+def start_of(scheduler: Any, steps: int, strength: float) -> int:
+    """Give the step of a run of `steps` that is nearest to the share `strength` of the steps of training."""
+    _, told = levels_of_run(scheduler, steps)
+    return int(((told + 1) / scheduler.config.num_train_timesteps - strength).abs().argmin())
+
+
 def set_steps(scheduler: Any, steps: int, start: int = 0) -> None:
     """Start a run of `steps` steps, or of those from step `start` on; `sampler` made the scheduler.
 
     It sets `timesteps`, what the network is told at each evaluation, and the noise levels they stand for.
     """
     scheduler.set_timesteps(steps - start)
-    levels = noise_levels(scheduler)
-    if scheduler.config.spacing == "karras":
-        chosen = karras_levels(levels, steps)
-        told = np.interp(chosen.log(), levels.double().log(), np.arange(len(levels)))  # between steps of training
-        told = torch.from_numpy(told).float()
-    else:
-        index = even_steps(len(levels), steps)
-        chosen, told = levels[index], index.to(scheduler.timesteps.dtype)
+    chosen, told = levels_of_run(scheduler, steps)
     places = [start + place for place in visits(scheduler.config.sampler, steps - start)]
-    scheduler.timesteps = told[places]
+    is_exact = not told.is_floating_point()
+    scheduler.timesteps = (told.to(scheduler.timesteps.dtype) if is_exact else told)[places]
     if not hasattr(scheduler, "sigmas"):
         return
     if scheduler.config.get("use_flow_sigmas"):

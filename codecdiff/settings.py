@@ -71,6 +71,7 @@ class Sampling(Settings):
     steps: PositiveInt = 100
     guidance: float = Field(default=3.0, allow_inf_nan=False)
     spacing: Literal["even", "karras"] = "even"  # of the noise levels
+    stop_at: float = Field(default=0, ge=0, le=1)  # share of the schedule whose estimate of the clean is the sample
 
 
 class StageOptions(Settings):

@@ -8,6 +8,7 @@ from diffusers.schedulers.scheduling_deis_multistep import DEISMultistepSchedule
 from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_flow_match_heun_discrete import FlowMatchHeunDiscreteScheduler
+from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -52,6 +53,18 @@ class DEIS(DEISMultistepScheduler):
             return super().step(model_output, timestep, sample, return_dict)
         alpha, sigma = self._sigma_to_alpha_sigma_t(self.sigmas[-2])
         return SchedulerOutput(clean_of(self.config["prediction_type"], model_output, sample, alpha, sigma))
+
+
+class LMS(LMSDiscreteScheduler):
+    """Linear multistep that can stop early. Its parent ends on a curve through earlier estimates."""
+
+    def step(
+        self, model_output: Tensor, timestep: Any, sample: Tensor, order: int = 4, return_dict: bool = True
+    ) -> Any:
+        """Take one step; where the run stops early, the last one is Euler's: to the estimate of the clean latents."""
+        is_last = (self.step_index or 0) == len(self.timesteps) - 1
+        order = 1 if is_last and self.config["stop_at"] else order
+        return super().step(model_output, timestep, sample, order, return_dict)
 
 
 class PNDM(PNDMScheduler):

@@ -26,6 +26,7 @@ class Stage:
     spacing: str = "even"
     facts: dict[str, Any] = field(default_factory=dict)  # of its training
     noise_color: float = 0.0  # of `noises.colored`
+    stop_at: float = 0.0  # share of the schedule at which the estimate of the clean latents is the sample
 
     def __post_init__(self):
         self.new_sampler()  # an unknown one is refused now, not after training
@@ -33,13 +34,17 @@ class Stage:
 
     def new_sampler(self) -> Any:
         """Give a new scheduler that samples the stage."""
-        return schedules.sampler(self.scheduler, self.sampler, self.spacing)
+        return schedules.sampler(self.scheduler, self.sampler, self.spacing, self.stop_at)
 
     def check_steps(self, steps: int) -> None:
         """Raise ValueError unless the stage can be sampled in this many steps."""
-        most = self.scheduler.config.num_train_timesteps
+        trained = self.scheduler.config.num_train_timesteps
+        most = schedules.most_steps(trained, self.stop_at)
         if not 1 <= steps <= most:
-            raise ValueError(f"steps={steps}: ask for 1 to {most} sampling steps; {self.name} was trained with {most}.")
+            above = f", and stops at {self.stop_at:g} of them" if most < trained else ""
+            raise ValueError(
+                f"steps={steps}: ask for 1 to {most} sampling steps; {self.name} was trained with {trained}{above}."
+            )
 
     def spec(self) -> dict[str, Any]:
         """Describe the stage for its stage.json."""
@@ -51,6 +56,7 @@ class Stage:
             "steps": self.steps,
             "guidance": self.guidance,
             "spacing": self.spacing,
+            "stop_at": self.stop_at,
             "training": self.facts,
         }
 

@@ -70,6 +70,8 @@ class Oracle(Denoiser):
         return (MEAN + (spread * z if self.basis is None else (z @ self.basis * spread) @ self.basis.T)).float()
 
 
-def run(oracle: Oracle, name: str, steps: int, shape: tuple[int, int], spacing: str = "even") -> Tensor:
+def run(
+    oracle: Oracle, name: str, steps: int, shape: tuple[int, int], spacing: str = "even", stop_at: float = 0.0
+) -> Tensor:
     given: dict[str, Any] = {"context": None, "condition": NOTHING, "guidance": 1.0, "generators": [generator(1)]}
-    return sample(oracle, sampler(oracle.trained, name, spacing), shape, steps=steps, **given)
+    return sample(oracle, sampler(oracle.trained, name, spacing, stop_at), shape, steps=steps, **given)

@@ -19,6 +19,7 @@ from codecdiff.schedules import (
     PREDICTIONS,
     SAMPLERS,
     draws_noise,
+    evaluations,
     exact_prediction,
     marginal,
     sampler,
@@ -99,11 +100,11 @@ def test_who_knows_the_answer_arrives_there(prediction: str, spacing: str) -> No
             continue
         for options in other_schedules(prediction)[:: 3 if prediction == "epsilon" else 5]:
             steps = 30 if name == "pndm" else 10  # fewer of pndm magnify rounding, by 1 / alpha of the last step
-            for start in (0, 3, steps - 1):
-                scheduler = sampler(trained(prediction, 100, **options), name, spacing)
+            for start, stop_at in ((0, 0), (3, 0), (steps - 1, 0), (2, 0.4)):
+                scheduler = sampler(trained(prediction, 100, **options), name, spacing, stop_at)
                 set_steps(scheduler, steps, start)
                 made = known_answer(scheduler, prediction, clean, [generator(i) for i in range(2)])
-                where = f"{name} {options} from {start}"
+                where = f"{name} {options} from {start} to {stop_at}"
                 torch.testing.assert_close(made, clean, atol=1e-5, rtol=0, msg=lambda text, at=where: f"{at}: {text}")
 
 
@@ -187,6 +188,22 @@ def test_karras_spacing_approaches_it_too(name: str) -> None:
     """Of the linear schedule, whose highest noise level is 157: from there noise alone is off by 0.006."""
     bound = 0.12 if ORDERS.get(name) == 1 or name in RANDOM else 0.025
     assert error(Oracle(trained(schedule="linear")), name, 80, "karras") < bound
+
+
+@pytest.mark.parametrize(("name", "prediction"), EVERY)
+def test_what_stops_early_is_the_mean_of_what_is_open(name: str, prediction: str) -> None:
+    """Data of variance v, at alpha clean + sigma noise, is estimated with variance (alpha v)^2 / (alpha^2 v + sigma^2).
+
+    The steps of a coarse sampler leave the state itself a little off; a hundred are enough for all of them.
+    """
+    oracle = Oracle(trained(prediction))
+    made = run(oracle, name, 100, (2, 20000), stop_at=0.5)
+    alpha, sigma = oracle.level(torch.tensor([499]))
+    spread = alpha * DEVIATION**2 / (alpha**2 * DEVIATION**2 + sigma**2).sqrt()
+    assert spread < 0.7 * DEVIATION
+    assert abs(float(made.mean()) - MEAN) < 0.03
+    assert abs(float(made.std() / spread) - 1) < 0.04
+    assert oracle.calls == evaluations(name, 100)
 
 
 @pytest.mark.parametrize(("name", "prediction"), EVERY)

@@ -26,10 +26,12 @@ from codecdiff.schedules import (
     describe,
     evaluations,
     even_steps,
+    most_steps,
     noise_levels,
     prediction_of,
     sampler,
     set_steps,
+    start_of,
     training_scheduler,
 )
 from codecdiff.stages import Stage
@@ -143,6 +145,33 @@ def test_even_steps_are_as_many_as_asked(total: int) -> None:
         assert np.abs(gaps - total / steps).max() <= 1
 
 
+def test_steps_stop_where_they_are_told() -> None:
+    assert even_steps(1000, 13, 0.4).tolist() == list(range(999, 398, -50))
+    assert even_steps(1000, 10, 0.1).tolist() == even_steps(1000, 10).tolist() == even_steps(1000, 10, 0.05).tolist()
+    assert even_steps(1000, 1, 0.4).tolist() == [999]
+    for total, stop_at in ((100, 0.4), (250, 0.99), (10, 0.0), (10, 1.0)):
+        most = most_steps(total, stop_at)
+        chosen = even_steps(total, most, stop_at).tolist()
+        assert chosen == list(range(total - 1, total - 1 - most, -1))
+        assert len(set(even_steps(total, most + 1, stop_at).tolist())) < most + 1
+
+
+def test_a_karras_run_stops_there_too() -> None:
+    scheduler = sampler(trained(), "euler", "karras", 0.4)
+    set_steps(scheduler, 12)
+    assert scheduler.timesteps[-1] == 399
+    torch.testing.assert_close(scheduler.sigmas[-2], noise_levels(trained())[399])
+
+
+def test_a_run_starts_at_the_share_of_noise_it_is_asked_for() -> None:
+    def starts(steps: int, stop_at: float) -> list[int]:
+        scheduler = sampler(trained(), "ddim", stop_at=stop_at)
+        return [start_of(scheduler, steps, strength) for strength in (1.0, 0.7, 0.4, 0.001)]
+
+    assert starts(10, 0) == [0, 3, 6, 9]
+    assert starts(13, 0.4) == [0, 6, 12, 12]
+
+
 @pytest.mark.parametrize(("name", "prediction"), EVERY)
 def test_every_sampler_goes_through_the_levels_of_training(name: str, prediction: str) -> None:
     for options in other_schedules(prediction):
@@ -204,16 +233,20 @@ def test_a_stage_keeps_how_it_is_sampled(
     spacing = "even" if prediction == "flow" else "karras"
     for i, stage in enumerate(pipeline.stages):
         scheduler = trained(prediction, 100)
-        pipeline.stages[i] = Stage(stage.name, stage.denoiser, scheduler, "heun", 4, 2.0, spacing=spacing)
+        pipeline.stages[i] = Stage(stage.name, stage.denoiser, scheduler, "heun", 4, 2.0, spacing=spacing, stop_at=0.6)
     pipeline.save(tmp_path)
     again = Pipeline.load(tmp_path)
     assert [stage.spec() for stage in again.stages] == [stage.spec() for stage in pipeline.stages]
     assert prediction_of(again.stages[0].scheduler) == prediction
-    assert again.stages[0].spacing == spacing
+    assert (again.stages[0].spacing, again.stages[0].stop_at) == (spacing, 0.6)
     made = again.generate("a tone", seconds=0.1)
     assert made.isfinite().all()
     assert torch.equal(made, pipeline.generate("a tone", seconds=0.1))
-    pipeline.stages[0].spacing, pipeline.stages[0].sampler = "even", "euler"
+    with pytest.raises(ValueError, match=r"ask for 1 to 41 sampling steps; .* with 100, and stops at 0\.6 of them"):
+        pipeline.generate("a tone", seconds=0.1, steps=42)
+    pipeline.stages[0].stop_at = 0.0
+    assert not torch.equal(made, pipeline.generate("a tone", seconds=0.1))
+    pipeline.stages[0].stop_at, pipeline.stages[0].spacing, pipeline.stages[0].sampler = 0.0, "even", "euler"
     assert not torch.equal(made, pipeline.generate("a tone", seconds=0.1))
 
 
@@ -225,7 +258,7 @@ def test_a_folder_from_before_spacings_and_classes_loads(
     for stage in pipeline.stages:
         file = tmp_path / stage.name / "stage.json"
         spec = json.loads(file.read_text())
-        del spec["spacing"], spec["scheduler"]["class"]
+        del spec["spacing"], spec["stop_at"], spec["scheduler"]["class"]
         file.write_text(json.dumps(spec))
     again = Pipeline.load(tmp_path)
     assert [stage.spec() for stage in again.stages] == [stage.spec() for stage in pipeline.stages]
