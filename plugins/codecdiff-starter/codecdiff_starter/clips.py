@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,14 @@ from codecdiff.interfaces import Codec
 from codecdiff.metrics import window_features
 from codecdiff.pipeline import Pipeline
 from codecdiff_starter.codec import SpectralCodec
-from codecdiff_starter.composer import SAMPLE_RATE, Facts, captions, compose, held_out_facts, training_facts
+from codecdiff_starter.composer import (
+    SAMPLE_RATE,
+    Facts,
+    captions,
+    compose,
+    held_out_facts,
+    training_facts,
+)
 
 PIECE_SECONDS = 12.0  # as the composer's data sets; clips are cut out at random, as the crops of training are
 QUICK_ITERATIONS = 2  # of Griffin-Lim, for sets that are measured and not heard
@@ -32,14 +39,20 @@ class Pieces(NamedTuple):
     prompts: list[str]
 
 
-def compose_pieces(n: int, seconds: float, seed: int, *, unseen: bool) -> Pieces:
-    """Compose n pieces and cut a clip out of each; `unseen` makes every other one a combination training lacks."""
+def compose_pieces(
+    n: int, seconds: float, seed: int, *, unseen: bool, each: Callable[..., Iterable[Any]] = map
+) -> Pieces:
+    """Compose n pieces and cut a clip out of each; `unseen` makes every other one a combination training lacks.
+
+    `each` maps `compose` over the pieces; `composer.mapping` gives one that works in several processes.
+    """
     rngs = [np.random.default_rng([seed, i]) for i in range(n)]
     facts = [training_facts(rng) for rng in rngs]
     if unseen:
         facts[::2] = held_out_facts(len(facts[::2]), seed)
-    whole = max(seconds, PIECE_SECONDS)
-    clips = [cut(compose(f, int(rng.integers(2**31)), whole), seconds, rng) for f, rng in zip(facts, rngs, strict=True)]
+    seeds = [int(rng.integers(2**31)) for rng in rngs]
+    wholes = each(compose, facts, seeds, [max(seconds, PIECE_SECONDS)] * n)
+    clips = [cut(audio, seconds, rng) for audio, rng in zip(wholes, rngs, strict=True)]
     prompts = [captions(f, rng)[0] for f, rng in zip(facts, rngs, strict=True)]
     return Pieces(torch.from_numpy(np.stack(clips))[:, None], facts, prompts)
 

@@ -17,7 +17,9 @@ import json
 import math
 import multiprocessing
 import os
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -348,17 +350,22 @@ def write_dataset(
     if metadata.exists():
         return folder
     prepared = held_out_facts(count, seed) if held_out else [None] * count
-    write = partial(_write_piece, folder, seconds, seed)
-    num_workers = num_workers or os.cpu_count() or 1
-    if num_workers == 1:
-        rows = list(map(write, range(count), prepared))
-    else:
-        with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
-            rows = list(pool.map(write, range(count), prepared, chunksize=8))
+    with mapping(num_workers or os.cpu_count() or 1) as each:
+        rows = list(each(partial(_write_piece, folder, seconds, seed), range(count), prepared))
     unfinished = metadata.with_suffix(".unfinished")
     unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     unfinished.replace(metadata)
     return folder
+
+
+@contextmanager
+def mapping(num_workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """Give a `map` that works in this many processes; with 1, in this one."""
+    if num_workers == 1:
+        yield map
+        return
+    with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
+        yield partial(pool.map, chunksize=8)
 
 
 def _claim(folder: Path, recipe: dict[str, Any]) -> None:

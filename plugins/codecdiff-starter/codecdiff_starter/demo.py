@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shlex
 import sys
 import time
@@ -104,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             steps=options.steps,
             guidance=options.guidance,
             targets=targets,
+            num_workers=os.cpu_count() or 1,
             announce=lambda name: status.update(f"evaluating: {name}"),
         )
     samples = write_samples(folder, examples, pipeline.sample_rate)

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ from codecdiff.metrics import (
 )
 from codecdiff.pipeline import Pipeline
 from codecdiff_starter.clips import compose_pieces, encode, generate, listen, training_clips, true_latents
-from codecdiff_starter.composer import CLASSES, COMPOSER_VERSION, PARTS, SAMPLE_RATE, Facts
+from codecdiff_starter.composer import CLASSES, COMPOSER_VERSION, PARTS, SAMPLE_RATE, Facts, mapping
 
 COMPARED = ("held_out", "true_primary", "generated", "noise")  # the last three made by the model
 SEED = 20_250_001  # of evaluation; no training piece is composed from it
@@ -294,12 +295,14 @@ def evaluate(
     guidance: float | None = None,
     examples: int = 6,
     targets: Targets = DEMO,
+    num_workers: int = 1,
     announce: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Measure a model trained on composed music, with `clips` clips of `seconds` in every set.
 
     The first `examples` captions can be listened to in every rendering; every other one combines parts as training
-    never does. `announce` is told what is being done. Raises ValueError if clips are too few, or longer than pieces.
+    never does. `num_workers` processes compose; more than one need a main module that can be imported. `announce` is
+    told what is being done. Raises ValueError if clips are too few, or longer than pieces.
     """
     if clips < max(12, examples):
         raise ValueError(f"clips={clips}: compare at least 12, and no fewer than the {examples} examples.")
@@ -310,9 +313,10 @@ def evaluate(
             f"The composer plays at {SAMPLE_RATE} Hz; a model at {pipeline.sample_rate} Hz cannot be compared."
         )
     clock = _Clock(announce)
-    with clock("composing"):
-        reference, pieces = (compose_pieces(clips, seconds, seed + i, unseen=True) for i in (0, 1))
-        lessons = compose_pieces(clips * LESSONS_PER_CLIP, seconds, seed + 2, unseen=False)
+    with clock("composing"), mapping(num_workers) as each:
+        compose = partial(compose_pieces, each=each)
+        reference, pieces = (compose(clips, seconds, seed + i, unseen=True) for i in (0, 1))
+        lessons = compose(clips * LESSONS_PER_CLIP, seconds, seed + 2, unseen=False)
         trained = training_clips(training_audio, clips, seconds, seed + 3)
     with clock("encoding"):
         sources = {

@@ -8,7 +8,7 @@ import torch
 from codecdiff_starter import clips, evaluation
 from codecdiff_starter.clips import compose_pieces, cut, quick, training_clips
 from codecdiff_starter.codec import SpectralCodec
-from codecdiff_starter.composer import COMPOSER_VERSION, SAMPLE_RATE, held_out
+from codecdiff_starter.composer import COMPOSER_VERSION, SAMPLE_RATE, held_out, mapping
 from codecdiff_starter.evaluation import Reading, evaluate, memorising, obedience, scores
 
 from codecdiff import Codec
@@ -77,6 +77,8 @@ def test_every_other_piece_is_of_a_combination_training_lacks_and_pieces_repeat(
     again = compose_pieces(12, SECONDS, 5, unseen=True)
     assert again.prompts == pieces.prompts
     torch.testing.assert_close(again.audio, pieces.audio)
+    with mapping(2) as each:
+        torch.testing.assert_close(compose_pieces(12, SECONDS, 5, unseen=True, each=each).audio, pieces.audio)
     assert pieces.audio.shape == (12, 1, round(SECONDS * SAMPLE_RATE))
 
 
