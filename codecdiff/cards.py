@@ -51,18 +51,15 @@ def _parts(spec: dict[str, Any]) -> list[str]:
 def _training(spec: dict[str, Any], stages: dict[str, Any]) -> list[str]:
     data = spec["data"]
     licences = ", ".join(data.get("licences", [])) or "not recorded"
-    lines = [
-        "## Training",
-        "",
-        f"Data: {data.get('tracks', 0)} tracks, {data.get('hours', 0)} hours. Licences of the tracks: {licences}.",
-        "",
-    ]
+    size = f"{data.get('tracks', 0)} tracks, {data.get('hours', 0)} hours" if data else "not recorded"
+    lines = ["## Training", "", f"Data: {size}. Licences of the tracks: {licences}.", ""]
     for name, stage in stages.items():
         facts = dict(stage["training"])
-        typed = facts.pop("command", None)
+        typed, imported = facts.pop("command", None), facts.pop("imported", None)
+        origin = f"Imported from `{imported}`" if imported else f"Trained with `{json.dumps(facts)}`"
         lines += [
             f"**{name}**: denoiser `{json.dumps(stage['denoiser'])}`, sampled with {stage['sampler']} in "
-            f"{stage['steps']} steps at guidance {stage['guidance']}. Trained with `{json.dumps(facts)}`.",
+            f"{stage['steps']} steps at guidance {stage['guidance']}. {origin}.",
             "",
         ]
         if typed:

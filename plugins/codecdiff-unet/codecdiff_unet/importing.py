@@ -20,6 +20,7 @@ import typer
 from torch import Tensor
 
 from codecdiff import config, models, registry
+from codecdiff.cards import write_card
 from codecdiff.schedules import training_scheduler
 from codecdiff.splitters import stage_names
 from codecdiff.stages import Stage
@@ -101,6 +102,7 @@ def import_released(
         raise OSError(f"'{folder}' could not be written: {error.strerror or error}. Nothing of it is left.") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+    write_card(folder)
     return unets
 
 

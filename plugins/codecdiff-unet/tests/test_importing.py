@@ -141,6 +141,9 @@ def test_a_lightning_file_becomes_a_model_that_generates(
     spec = json.loads((folder / "codecdiff.json").read_text())
     assert spec == json.loads(json.dumps(model.spec()))  # as a model that was trained would be written
     assert (spec["target"], spec["snap_context"]) == ("projections", False)
+    words = (folder / "README.md").read_text()
+    assert "Data: not recorded" in words
+    assert "Imported from `released.ckpt`" in words
     assert spec["conditioner"]["attend_padding"] is False
     for stage in model.stages:
         assert json.loads((folder / stage.name / "stage.json").read_text()) == stage.spec()
