@@ -47,6 +47,7 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm": ("DDPMScheduler", {"clip_sample": False, "thresholding": False, "variance_type": "fixed_small"}),
     "ddim": ("DPMSolverMultistepScheduler", {"solver_order": 1, "algorithm_type": "dpmsolver++"}),
     "dpm++2m": ("DPMSolverMultistepScheduler", {"solver_order": 2, "algorithm_type": "dpmsolver++"}),
+    "dpm++2m-sde": ("DPMSolverMultistepScheduler", {"solver_order": 2, "algorithm_type": "sde-dpmsolver++"}),
     "dpm++2s": ("DPMSolverSinglestepScheduler", {"solver_order": 2, "lower_order_final": True}),
     "unipc": ("UniPCMultistepScheduler", {"solver_order": 2, "lower_order_final": True}),
     "euler": ("EulerDiscreteScheduler", {}),
@@ -60,7 +61,7 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 FLOW_SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "euler": ("FlowEuler", {}),
     "heun": ("FlowHeun", {}),
-    **{name: SAMPLERS[name] for name in ("ddim", "dpm++2m", "dpm++2s", "unipc", "deis")},
+    **{name: SAMPLERS[name] for name in ("ddim", "dpm++2m", "dpm++2m-sde", "dpm++2s", "unipc", "deis")},
 }
 
 SIGMA_SPACE = ("euler", "euler-a", "heun", "lms")  # their state is clean + sigma * noise, but for models of flow
@@ -92,7 +93,7 @@ REFUSED: dict[str, str] = {
     "DDIMInverseScheduler": "it goes from clean to noise",
     "DPMSolverMultistepInverseScheduler": "it goes from clean to noise",
     "DPMSolverSDEScheduler": "its noise needs torchsde, and would depend on the batch",
-    "SASolverScheduler": "it has not been held to an exact solution here",
+    "SASolverScheduler": "its last step, to no noise, is not a number",
     "KDPM2DiscreteScheduler": "it evaluates between trained steps; `heun` is of the same order and does not",
     "KDPM2AncestralDiscreteScheduler": "it evaluates between trained steps; `euler-a` does not",
     "DDIMParallelScheduler": _TWIN.format("`ddim`"),

@@ -14,7 +14,7 @@ from codecdiff.schedules import FLOW_SAMPLERS, SAMPLERS, SCHEDULES, prediction_o
 
 NOTHING = Condition({})
 KARRAS = [name for name in SAMPLERS if name not in ("ddpm", "pndm")]
-RANDOM = ("ddpm", "euler-a")
+RANDOM = ("ddpm", "dpm++2m-sde", "euler-a")
 EVERY = [*((name, "v_prediction") for name in SAMPLERS), *((name, "flow") for name in FLOW_SAMPLERS)]
 MEAN, DEVIATION = 1.5, 0.6
 
