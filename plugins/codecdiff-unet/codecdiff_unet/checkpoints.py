@@ -22,6 +22,10 @@ from torch import Tensor, nn, serialization
 Spec = tuple[torch.dtype, tuple[int, ...]]  # of a tensor: its precision and shape
 
 ZIP = b"PK\x03\x04"  # how a file of torch.save begins, since torch 1.6
+SETTINGS = frozenset(  # classes of Python's own that settings are made of; an `Inert` stands for them too
+    ["argparse.Namespace", "types.SimpleNamespace", "typing.Any"]
+    + [f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")]
+)
 FLOATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # as safetensors names them
 
 
@@ -95,7 +99,7 @@ def _mapped(file: Path) -> dict[str, Tensor]:
 def _unpickled(file: Path) -> Any:
     with _allowing_nothing():
         named = _read(file, lambda: serialization.get_unsafe_globals_in_checkpoint(file))
-        if refused := sorted(name for name in named if not is_foreign_class(name)):
+        if refused := sorted(name for name in named if not (is_foreign_class(name) or name in SETTINGS)):
             raise ValueError(
                 f"'{file}' is refused: beside tensors it asks for {listed(refused)}, which no model needs. "
                 "Nothing of it was run."

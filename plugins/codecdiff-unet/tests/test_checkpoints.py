@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import builtins
 import os
 import pickle
@@ -125,6 +126,12 @@ def test_objects_of_a_foreign_class_are_read_past_and_nothing_of_theirs_runs(
     assert "theirs" not in sys.modules
 
 
+def test_settings_made_of_paths_and_namespaces_are_read_past(save: Save):
+    settings = {"folder": Path("runs"), "options": argparse.Namespace(lr=1e-4), "more": types.SimpleNamespace(a=[1])}
+    file = save({"state_dict": {"weight": torch.arange(3.0)}, "hyper_parameters": settings})
+    assert read_tensors(file)["weight"].tolist() == [0, 1, 2]
+
+
 def test_what_others_allowed_torch_to_build_is_not_built_either(save: Save, marker: Path, theirs: types.ModuleType):
     file = save({"state_dict": {"weight": WEIGHT}, "hyper_parameters": theirs.Config()})
     allowed: Any = [theirs.Config, (os.system, "theirs.Mode")]
@@ -143,7 +150,7 @@ def test_what_is_allowed_is_forgotten_even_after_a_refusal(save: Save):
     assert set(serialization.get_safe_globals()) == before
 
 
-@pytest.mark.parametrize("name", ["os.system", "builtins.exec", "posix.Thing", "subprocess.Popen", "pathlib.PosixPath"])
+@pytest.mark.parametrize("name", ["os.system", "builtins.exec", "posix.Thing", "subprocess.Popen", "pathlib.Path"])
 def test_classes_of_python_torch_and_numpy_are_no_foreign_ones(name: str):
     assert not is_foreign_class(name)
 
