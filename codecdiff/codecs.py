@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -118,6 +118,11 @@ class Standardized(Wrapped):
         """(b, ch, t) audio -> (b, k, d, l) standardised latents before quantisation."""
         return self.standardize(self.codec.project(audio))
 
+    def encode_and_project(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, ch, t) audio -> (b, k, l) codes and (b, k, d, l) standardised latents before quantisation."""
+        codes, projections = self.codec.encode_and_project(audio)
+        return codes, self.standardize(projections)
+
     def standardize(self, latents: Tensor) -> Tensor:
         """(b, k, d, l) latents of the wrapped codec -> (b, k, d, l) standardised latents."""
         return (latents - self.mean) / self.std
@@ -154,21 +159,27 @@ class Chunked(Wrapped):
         spans = [(start, min(start + self.frames, total)) for start in range(0, total, self.frames)]
         return [(a, b, max(a - halo, 0), min(b + halo, total)) for a, b in spans]
 
-    def _over_audio(self, function, audio: Tensor) -> Tensor:
-        hop, halo = self.hop_length, self.codec.encode_halo or 0
-        pieces = self._pieces(-(-audio.shape[-1] // hop), halo)
-        return torch.cat(
-            [function(audio[..., left * hop : right * hop])[..., a - left : b - left] for a, b, left, right in pieces],
-            dim=-1,
-        )
+    def _over_audio(self, function: Callable[[Tensor], Iterable[Tensor]], audio: Tensor) -> tuple[Tensor, ...]:
+        """Give the tensors (..., l) that a function gives of audio, piece by piece."""
+        hop, spans = self.hop_length, self._pieces(-(-audio.shape[-1] // self.hop_length), self.codec.encode_halo or 0)
+        pieces = [
+            [tensor[..., a - left : b - left] for tensor in function(audio[..., left * hop : right * hop])]
+            for a, b, left, right in spans
+        ]
+        return tuple(torch.cat(parts, dim=-1) for parts in zip(*pieces, strict=True))
 
     def encode(self, audio: Tensor) -> Tensor:
         """(b, ch, t) audio -> (b, k, l) codes, piece by piece."""
-        return self._over_audio(self.codec.encode, audio)
+        return self._over_audio(lambda piece: (self.codec.encode(piece),), audio)[0]
 
     def project(self, audio: Tensor) -> Tensor:
         """(b, ch, t) audio -> (b, k, d, l) latents before quantisation, piece by piece."""
-        return self._over_audio(self.codec.project, audio)
+        return self._over_audio(lambda piece: (self.codec.project(piece),), audio)[0]
+
+    def encode_and_project(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, ch, t) audio -> (b, k, l) codes and (b, k, d, l) latents before quantisation, piece by piece."""
+        codes, projections = self._over_audio(self.codec.encode_and_project, audio)
+        return codes, projections
 
     def decode(self, codes: Tensor) -> Tensor:
         """(b, k, l) codes -> (b, ch, l * hop_length) audio, piece by piece."""

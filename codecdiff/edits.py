@@ -68,8 +68,11 @@ class Known:
     def of_audio(cls, codec: Codec, audio: Tensor, target: Target = "codes") -> Known:
         """Audio (n, ch, t) as what is known, nothing kept yet; `projections` are what its codes are quantised from."""
         local, audio = in_pieces(codec), audio.to(device_of(codec))
-        codes = local.encode(audio)
-        latents = codec.embed(codes) if target == "codes" else local.project(audio)
+        if target == "projections":
+            codes, latents = local.encode_and_project(audio)
+        else:
+            codes = local.encode(audio)
+            latents = codec.embed(codes)
         return cls(codes, latents, torch.zeros_like(codes, dtype=torch.bool))
 
     @property

@@ -195,6 +195,10 @@ class Codec(Part, nn.Module, ABC):
         """(b, ch, t) audio -> (b, k, d, l) latents before quantisation; the embedded codes unless overridden."""
         return self.embed(self.encode(audio))
 
+    def encode_and_project(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, ch, t) audio -> what `encode` and `project` give; override it where one pass can give both."""
+        return self.encode(audio), self.project(audio)
+
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: a codec never trains."""
         return super().train(False)

@@ -109,11 +109,12 @@ def _check_entries(codec: Codec) -> None:
 
 def _check_batches(codec: Codec, samples: int) -> None:
     audio = (0.3 * _noise(2, codec.channels, samples, seed=1)).requires_grad_()
-    codes, projected = codec.encode(audio), codec.project(audio)
+    codes, projected = codec.encode_and_project(audio)
     heard = codec.decode(codes)
     for name, tensor in (("project", projected), ("embed", codec.embed(codes)), ("decode", heard)):
         _law(not tensor.requires_grad, f"{name} carries a gradient; a codec is frozen.")
-    _same(codec.encode(audio), codes, "encode is not deterministic.")
+    _same(codec.encode(audio), codes, "encode is not deterministic, or encode_and_project gives other codes.")
+    _same(codec.project(audio), projected, "project is not deterministic, or encode_and_project gives others.", 1e-4)
     _same(codec.decode(codes), heard, "decode is not deterministic.")
     rows = [audio[i : i + 1] for i in (0, 1)]
     _same(codes, torch.cat([codec.encode(row) for row in rows]), "The codes of a row depend on its batch.")

@@ -305,10 +305,11 @@ def _encode_into(
 def _encoded(audio: Tensor, codec: Codec, target: Target) -> tuple[np.ndarray, ...]:
     """(1, ch, t) audio -> codes (frames, k), and projections (frames, k, d) if they are the target."""
     pieces = in_pieces(codec)
-    codes = pieces.encode(audio)[0].T.cpu().numpy().astype(np.uint16)
-    if target == "codes":
-        return (codes,)
-    return codes, pieces.project(audio)[0].permute(2, 0, 1).cpu().numpy().astype(np.float16)
+    codes, projections = pieces.encode_and_project(audio) if target == "projections" else (pieces.encode(audio), None)
+    arrays = (codes[0].T.cpu().numpy().astype(np.uint16),)
+    if projections is None:
+        return arrays
+    return *arrays, projections[0].permute(2, 0, 1).cpu().numpy().astype(np.float16)
 
 
 def _write_shard(draft: Path, shard: int, tracks: Sequence[tuple[np.ndarray, ...]]) -> None:

@@ -70,11 +70,25 @@ class DAC(Codec):
 
     def encode(self, audio: Tensor) -> Tensor:
         """(b, 1, t) audio -> (b, k, l) int64 codes, l = ceil(t / hop_length), padded with silence; any t >= 1."""
-        return self._analyse(audio)[0]
+        return self.encode_and_project(audio)[0]
 
     def project(self, audio: Tensor) -> Tensor:
         """(b, 1, t) audio -> (b, k, d, l): each level's projection of what the levels before it left over."""
-        return self._analyse(audio)[1].unflatten(1, (self.num_codebooks, self.codebook_dim))
+        return self.encode_and_project(audio)[1]
+
+    def encode_and_project(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, 1, t) audio -> (b, k, l) codes and (b, k, d, l) projections before quantisation, in one pass."""
+        if audio.ndim != 3 or audio.shape[1] != self.channels or audio.shape[2] < 1:
+            raise ValueError(
+                f"DAC encodes mono audio of shape (b, 1, t) with t >= 1, but got {tuple(audio.shape)}. "
+                "Mix channels down (`audio.mean(1, keepdim=True)`), or encode each as a row of the batch."
+            )
+        whole_frames = functional.pad(audio, (0, -audio.shape[-1] % self.hop_length)).to(self.network.dtype)
+        with _exactly(audio.device):
+            # The quantiser gives (sum, codes, projections, losses...).
+            rows = [self.network.quantizer(self.network.encoder(row))[1:3] for row in whole_frames.split(1)]
+        codes, projections = zip(*rows, strict=True)
+        return torch.cat(codes), torch.cat(projections).unflatten(1, (self.num_codebooks, self.codebook_dim))
 
     def embed(self, codes: Tensor) -> Tensor:
         """(b, k, l) codes -> (b, k, d, l) codebook entries, before they are projected up for the decoder."""
@@ -96,20 +110,6 @@ class DAC(Codec):
         with _exactly(codes.device):
             audio = torch.cat([self._synthesise(row) for row in codes.long().split(1)])
         return functional.pad(audio, (0, codes.shape[-1] * self.hop_length - audio.shape[-1]))
-
-    def _analyse(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, 1, t) audio -> (b, k, l) codes and (b, k * d, l) projections before quantisation."""
-        if audio.ndim != 3 or audio.shape[1] != self.channels or audio.shape[2] < 1:
-            raise ValueError(
-                f"DAC encodes mono audio of shape (b, 1, t) with t >= 1, but got {tuple(audio.shape)}. "
-                "Mix channels down (`audio.mean(1, keepdim=True)`), or encode each as a row of the batch."
-            )
-        whole_frames = functional.pad(audio, (0, -audio.shape[-1] % self.hop_length)).to(self.network.dtype)
-        with _exactly(audio.device):
-            # The quantiser gives (sum, codes, projections, losses...).
-            rows = [self.network.quantizer(self.network.encoder(row))[1:3] for row in whole_frames.split(1)]
-        codes, projections = zip(*rows, strict=True)
-        return torch.cat(codes), torch.cat(projections)
 
     def _synthesise(self, codes: Tensor) -> Tensor:
         """(1, k, l) codes -> (1, 1, t) audio, t as the network gives it."""

@@ -75,12 +75,19 @@ class SpectralCodec(Codec):
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         """(b, 1, t) audio -> (b, k, l) codes, l = ceil(t / hop_length), padded with silence on the right."""
-        return self._quantized(audio).codes
+        return self.encode_and_project(audio).codes
 
     @torch.no_grad()
     def project(self, audio: Tensor) -> Tensor:
         """(b, 1, t) audio -> (b, k, d, l) projected residual of every level before it is quantised."""
-        return self._quantized(audio).projected
+        return self.encode_and_project(audio).projected
+
+    @torch.no_grad()
+    def encode_and_project(self, audio: Tensor) -> "Levels":
+        """(b, 1, t) audio -> its codes and projections, row by row, so that no row can change another's codes."""
+        self._require_fit()
+        rows = [self._quantized_row(self.features(row)[0] - self.mean) for row in audio.split(1)]
+        return Levels(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
 
     @torch.no_grad()
     def embed(self, codes: Tensor) -> Tensor:
@@ -177,12 +184,6 @@ class SpectralCodec(Codec):
             raise ValueError(
                 "SpectralCodec is not fitted: call `fit(clips)` with music, or load a model folder that has one."
             )
-
-    def _quantized(self, audio: Tensor) -> "Levels":
-        """(b, 1, t) audio -> its codes and projections, row by row, so that no row can change another's codes."""
-        self._require_fit()
-        rows = [self._quantized_row(self.features(row)[0] - self.mean) for row in audio.split(1)]
-        return Levels(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
 
     def _quantized_row(self, residual: Tensor) -> "Levels":
         """(l, s) features -> (k, l) codes and (k, d, l) projections, each level on what those before it left."""

@@ -8,7 +8,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import fold, pad
+from torch.nn.functional import pad
 
 WINDOW = 2048  # audio samples per frame
 HOP = 512  # audio samples between frames
@@ -26,9 +26,9 @@ def spectrum(audio: Tensor) -> Tensor:
 
 def audio_of(spectra: Tensor) -> Tensor:
     """(b, f, l) complex spectra -> (b, l * HOP) audio whose `spectrum` is nearest (Griffin & Lim 1984, Eq. 6)."""
-    frames = torch.fft.irfft(spectra, WINDOW, dim=1)
-    window = _window(frames)[:, None]
-    weight = _overlap_add((window**2).expand(1, WINDOW, frames.shape[2]))
+    frames = torch.fft.irfft(spectra.mT, WINDOW)
+    window = _window(frames)
+    weight = _overlap_add((window**2).expand(1, frames.shape[1], WINDOW))
     return (_overlap_add(frames * window) / weight)[:, MARGIN:-MARGIN]
 
 
@@ -38,6 +38,7 @@ def retrieve_phases(magnitudes: Tensor, iterations: int) -> Tensor:
     The fast Griffin-Lim algorithm (Perraudin, Balazs & Søndergaard 2013) from `sinusoidal_phases`. There is
     no randomness, and no row depends on another.
     """
+    magnitudes = magnitudes.mT.contiguous().mT  # the bins of a frame side by side, as those of `spectrum` are
     consistent = previous = torch.polar(magnitudes, sinusoidal_phases(magnitudes))
     for i in range(iterations):
         projected = spectrum(audio_of(consistent))
@@ -89,9 +90,12 @@ def _nearest(is_peak: Tensor, bins: Tensor) -> Tensor:
 
 
 def _overlap_add(frames: Tensor) -> Tensor:
-    """(b, WINDOW, l) frames -> (b, t) their sum, each HOP samples after the one before."""
-    total = (frames.shape[2] - 1) * HOP + WINDOW
-    return fold(frames, (1, total), (1, WINDOW), stride=(1, HOP))[:, 0, 0]
+    """(b, l, WINDOW) frames -> (b, t) their sum, each HOP samples after the one before."""
+    blocks = frames.unflatten(2, (-1, HOP)).unbind(2)  # a frame spans so many hops
+    total = frames.new_zeros(len(frames), frames.shape[1] + len(blocks) - 1, HOP)
+    for i, block in enumerate(blocks):
+        total[:, i : i + block.shape[1]] += block
+    return total.flatten(1)
 
 
 def _window(like: Tensor) -> Tensor:

@@ -172,16 +172,16 @@ def test_a_model_that_plays_training_clips_is_seen_to_remember():
 
 
 def test_quick_decoding_ends_with_its_block_even_when_it_fails():
-    codec: Any = torch.nn.ModuleList([SpectralCodec(griffin_lim_iterations=9), SpectralCodec(griffin_lim_iterations=1)])
+    codec: Any = torch.nn.ModuleList([SpectralCodec(griffin_lim_iterations=9), SpectralCodec(griffin_lim_iterations=0)])
 
     def fail():
         with quick(codec):
-            assert [inner.griffin_lim_iterations for inner in codec] == [clips.QUICK_ITERATIONS, 1]
+            assert [inner.griffin_lim_iterations for inner in codec] == [clips.QUICK_ITERATIONS, 0]
             raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
         fail()
-    assert [inner.griffin_lim_iterations for inner in codec] == [9, 1]
+    assert [inner.griffin_lim_iterations for inner in codec] == [9, 0]
 
 
 def test_peak_memory_is_that_of_a_process_with_torch():
