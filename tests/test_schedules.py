@@ -132,6 +132,26 @@ def test_a_refusal_says_why(name: str) -> None:
         sampler(trained(), name)
 
 
+@pytest.mark.parametrize(
+    ("twin", "own", "options"),
+    [
+        ("DDPMParallelScheduler", "DDPMScheduler", {}),
+        ("DDIMParallelScheduler", "DDIMScheduler", {}),
+        ("CogVideoXDDIMScheduler", "DDIMScheduler", {"snr_shift_scale": 1.0}),
+    ],
+)
+def test_what_is_refused_as_a_twin_takes_the_same_steps(twin: str, own: str, options: dict[str, Any]) -> None:
+    common = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction", "clip_sample": False}
+    first, second = getattr(diffusers, twin)(**common, **options), getattr(diffusers, own)(**common)
+    latents, answer = torch.randn(2, 1, 8, 16, generator=torch.Generator().manual_seed(0)).unbind()
+    for scheduler in (first, second):
+        scheduler.set_timesteps(20)
+    assert first.timesteps.tolist() == second.timesteps.tolist()
+    for step in first.timesteps:
+        steps = [s.step(answer, step, latents, generator=torch.Generator().manual_seed(1)) for s in (first, second)]
+        torch.testing.assert_close(steps[0].prev_sample, steps[1].prev_sample, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("total", [10, 100, 250])
 def test_even_steps_are_as_many_as_asked(total: int) -> None:
     """diffusers' own come one too many, the last of them at full noise, where rounding decides: 29 of 100, for one."""
