@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         device_of,
         prompt_fields,
     )
-    from codecdiff.pipeline import Pipeline, load
+    from codecdiff.pipeline import Pipeline, load, push_to_hub
 
 __version__ = "0.1.0"
 
@@ -37,12 +37,14 @@ __all__ = [
     "device_of",
     "load",
     "prompt_fields",
+    "push_to_hub",
 ]
 
-_HOMES = {"Pipeline": "codecdiff.pipeline", "load": "codecdiff.pipeline"}
+_OF_PIPELINE = ("Pipeline", "load", "push_to_hub")  # all others are of the interfaces
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'codecdiff' has no attribute {name!r}")
-    return getattr(import_module(_HOMES.get(name, "codecdiff.interfaces")), name)
+    home = "pipeline" if name in _OF_PIPELINE else "interfaces"
+    return getattr(import_module(f"codecdiff.{home}"), name)

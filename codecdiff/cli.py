@@ -196,6 +196,18 @@ def codec_spec(name: str, options: list[str]) -> dict[str, Any]:
 
 
 @app.command()
+def push(
+    model: Annotated[str, typer.Argument(help="Model folder, or the name of an installed model.")],
+    name: Annotated[str, typer.Argument(help="Where to on the Hugging Face hub, as in 'owner/name'.")],
+    private: Annotated[bool, typer.Option("--private", help="Make it for your account alone.")] = False,
+) -> None:
+    """Send a trained model to the Hugging Face hub, for `--model owner/name`."""
+    with err.status(f"Sending to {name}"):
+        address = codecdiff.push_to_hub(model, name, private=private or None)
+    out.print(address, soft_wrap=True)
+
+
+@app.command()
 def doctor() -> None:
     """Look for what is wrong here, and how to mend it."""
     from rich.table import Table

@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +38,6 @@ def build_parts(spec: dict[str, Any], *, outlined: bool = False) -> tuple[Codec,
     splitter = build("splitters", spec["splitter"], num_codebooks=codec.num_codebooks, levels=codec.levels)
     conditioner = build("conditioners", spec["conditioner"]) if spec["conditioner"] else None
     return codec, splitter, conditioner
-
-
-@contextmanager
-def downloads(allowed: bool) -> Iterator[None]:
-    """Keep the hub's client from fetching anything inside the block, unless allowed; what is cached still loads."""
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not allowed
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def trusted_parts(
@@ -134,6 +120,8 @@ def differences(there: Any, here: Any, name: str) -> list[str]:
     if isinstance(there, Mapping) and isinstance(here, Mapping):
         keys = dict.fromkeys([*there, *here])
         return [line for key in keys for line in differences(there.get(key), here.get(key), f"{name}.{key}")]
+    if there is None and name.endswith(".revision"):  # it was not known when the folder was written
+        return []
     there, here = json.dumps(there), json.dumps(here)
     return [] if there == here else [f"{name} is {there} there, {here} here"]
 
@@ -201,16 +189,23 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def fetched(name: str) -> Path:
-    """Fetch a model folder from the hub. Raises LookupError if there is none of this name."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        names = ", ".join(registry.models()) or "none"
-        raise LookupError(f"There is no model '{name}': no such folder, and no hub id. Installed models: {names}.")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def require_shareable(folder: Path) -> None:
+    """Raise ValueError unless others could load the model of a folder: it is whole, and no part of it is only here."""
+    spec = read_spec(folder)
+    files = {name: folder / name / "stage.json" for name in spec["stages"]}
+    if untrained := [name for name, file in files.items() if not file.exists()]:
+        raise ValueError(f"'{folder}' is not whole: train its {' and '.join(untrained)} first.")
+    stages = [json.loads(file.read_text(encoding="utf-8"))["denoiser"] for file in files.values()]
+    if places := [text for part in (spec["codec"], spec["conditioner"], *stages) for text in _places(part)]:
+        raise ValueError(
+            f"'{folder}' names parts that are only on this machine: {', '.join(places)}. Send them to the hub as well, "
+            f"and name their ids in {MODEL_FILE}."
+        )
 
-    try:
-        patterns = ["*.json", "*.safetensors"]
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*/training/*"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise LookupError(f"There is no folder '{name}', and the hub gave no model of that name: {error}") from error
+
+def _places(spec: Any) -> list[str]:
+    """Give the texts in a nest of mappings and lists that are paths of this machine."""
+    if isinstance(spec, Mapping | list):
+        return [text for value in (spec.values() if isinstance(spec, Mapping) else spec) for text in _places(value)]
+    is_path = isinstance(spec, str) and (Path(spec).is_absolute() or ("/" in spec and Path(spec).exists()))
+    return [spec] if is_path else []

@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from codecdiff import config, diffusion, models, registry
+from codecdiff import config, diffusion, hub, models, registry
 from codecdiff.codecs import Standardized, in_pieces
 from codecdiff.data.store import Target
 from codecdiff.edits import Known, known_in_stages
@@ -234,7 +234,7 @@ class Pipeline:
         """
         folder = Path(folder)
         spec = models.read_spec(folder)
-        with models.downloads(allow_download):
+        with hub.downloads(allow_download):
             codec, splitter, conditioner = models.trusted_parts(folder, spec, allow_download)
         models.load_codec_state(folder, codec)
         options = {key: spec[key] for key in ("target", "snap_context", "data")}
@@ -268,5 +268,16 @@ def load(model: Path | str, *, allow_download: bool = False) -> Pipeline:
     if not folder.exists() and str(model) in registry.models():
         folder = registry.model_folder(str(model))
     elif not folder.exists():
-        folder = models.fetched(str(model))
+        folder = hub.fetched(str(model))
     return Pipeline.load(folder, allow_download=allow_download)
+
+
+def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) -> str:
+    """Send a trained model, a folder or the name of an installed one, to the Hugging Face hub, and give its address.
+
+    `name` is `owner/name`; `private` matters when it is made, and None is what the account makes as a rule. What only
+    going on with training needs stays here. Raises ValueError for a model that others could not load.
+    """
+    folder = registry.model_folder(str(model)) if str(model) in registry.models() else Path(model)
+    models.require_shareable(folder)
+    return hub.sent(folder, name, private=private)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"interfaces", "files"},
-    {"registry", "config", "settings"},
+    {"registry", "config", "settings", "hub"},
     {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "data", "metrics", "meters"},
     {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"},
     {"cli", "making", "terminal", "doctor", "__init__", "__main__"},

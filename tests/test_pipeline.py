@@ -17,7 +17,7 @@ from codecdiff import Codec, Pipeline
 from codecdiff.codecs import Standardized, Wrapped
 from codecdiff.data.store import CodeStore
 from codecdiff.edits import Known, of_levels
-from codecdiff.models import MODEL_FILE, downloads, load_codec_state
+from codecdiff.models import MODEL_FILE, load_codec_state
 from codecdiff.schedules import training_scheduler
 from codecdiff.stages import Stage, stage_shapes
 from codecdiff.testing import check_conditioner, check_denoiser
@@ -294,17 +294,6 @@ def test_hub_ids_that_a_folder_names_are_fetched_only_when_allowed(make_pipeline
     (tmp_path / "model" / MODEL_FILE).write_text(json.dumps(spec))
     with pytest.raises(LookupError, match=r"somebody/their-codec.*--allow-download"):
         Pipeline.load(tmp_path / "model")
-
-
-def test_downloads_are_forbidden_only_inside_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    with downloads(False):
-        assert constants.is_offline_mode()
-    assert not constants.is_offline_mode()
-    with downloads(True):
-        assert not constants.is_offline_mode()
 
 
 def test_a_model_saved_in_half_precision_takes_half_the_room_and_agrees_with_itself(

@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import DacModel
 
 from codecdiff import Codec
+from codecdiff.hub import commit_of
 from codecdiff_dac.halos import decode_halo, encode_halo
 from codecdiff_dac.shapes import shape_of
 
@@ -24,7 +25,7 @@ class DAC(Codec):
     Args:
         model: A Hugging Face id (`descript/dac_44khz`, `dac_24khz`, `dac_16khz`) or a local folder that holds
             `config.json` and `model.safetensors`.
-        revision: A branch, tag or commit of the id; the newest if None.
+        revision: A branch, tag or commit of the id; the newest if None. The commit is what is remembered.
 
     Raises:
         LookupError: There is no such model.
@@ -38,6 +39,7 @@ class DAC(Codec):
 
     def __init__(self, model: str = "descript/dac_44khz", *, revision: str | None = None) -> None:
         super().__init__()
+        self.arguments["revision"] = revision = commit_of(model, revision) or revision  # a branch moves
         self._take(_load(model, revision))
         self.duplicate_entries = self._find_duplicates()
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, T5EncoderModel
 
 from codecdiff import Condition, Conditioner, Entry, Prompt, device_of, prompt_fields
+from codecdiff.hub import commit_of
 from codecdiff_t5.caches import Folder, Recent
 from codecdiff_t5.shapes import shape_of
 
@@ -30,7 +31,7 @@ class T5(Conditioner):
 
     Args:
         model: A Hugging Face id or a local folder that holds `config.json`, `model.safetensors` and a tokenizer.
-        revision: A branch, tag or commit of the id; the newest if None.
+        revision: A branch, tag or commit of the id; the newest if None. The commit is what is remembered.
         max_tokens: Tokens of a prompt that are read, the end token included. Longer prompts are cut, with a warning.
         dtype: The precision to compute and cache in.
         cache: A folder to keep features in, shared by any number of processes. It holds one folder per model and
@@ -65,6 +66,8 @@ class T5(Conditioner):
             raise ValueError(f"T5 has to read at least one token of a prompt, but max_tokens is {max_tokens}.")
         if attend_padding and cache is not None:
             raise ValueError("With attend_padding a prompt's features depend on its neighbours: leave out the cache.")
+        self.arguments["revision"] = revision = commit_of(model, revision) or revision  # a branch moves
+        self.arguments["cache"] = None  # it belongs to this machine, not to the model
         network, self.tokenizer = _load(model, revision)
         self._take(network, dtype)
         self.max_tokens = max_tokens

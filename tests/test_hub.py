@@ -1,0 +1,193 @@
+"""What goes to the hub and comes from it, with a hub on this machine that speaks its protocol."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+import codecdiff
+from codecdiff import Pipeline, models
+from codecdiff.hub import commit_of, downloads
+from codecdiff.models import MODEL_FILE
+
+Make = Callable[..., Pipeline]
+
+
+class Hub(ThreadingHTTPServer):
+    """A hub of repositories with one branch; every commit replaces all that was there."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.files: dict[str, dict[str, bytes]] = {}
+        self.address = f"http://127.0.0.1:{self.server_port}"
+        self.visibility: dict[str, str | None] = {}
+
+    def commit(self, name: str) -> str:
+        """Give the commit of a repository: a hash of what it holds."""
+        return hashlib.sha1(repr(sorted(self.files[name].items())).encode()).hexdigest()
+
+
+class Answer(BaseHTTPRequestHandler):
+    """Answers one request as the hub would."""
+
+    server: Hub  # pyright: ignore[reportIncompatibleVariableOverride]
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+    def reply(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(key.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def give(self, value: Any, status: int = 200) -> None:
+        self.reply(status, json.dumps(value).encode(), Content_Type="application/json")
+
+    def do_POST(self) -> None:
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Authorization") != "Bearer hf_right":
+            return self.give({"error": "Invalid username or password."}, 401)
+        parts = self.path.split("?")[0].strip("/").split("/")
+        if parts[:2] == ["api", "repos"]:
+            asked = json.loads(sent)
+            name = f"{asked['organization']}/{asked['name']}"
+            self.server.files.setdefault(name, {})
+            self.server.visibility[name] = asked.get("visibility")
+            return self.give({"url": f"{self.server.address}/{name}", "id": name})
+        if parts[1] == "validate-yaml":
+            return self.give({"errors": [], "warnings": []})
+        name, verb = "/".join(parts[2:4]), parts[4]
+        if verb == "preupload":
+            paths = [file["path"] for file in json.loads(sent)["files"]]
+            return self.give({"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]})
+        lines = [json.loads(line) for line in sent.splitlines()]
+        values = [line["value"] for line in lines if line["key"] == "file"]
+        self.server.files[name] = {value["path"]: base64.b64decode(value["content"]) for value in values}
+        commit = self.server.commit(name)
+        return self.give({"commitUrl": f"{self.server.address}/{name}/commit/{commit}", "commitOid": commit})
+
+    def do_GET(self) -> None:
+        parts = unquote(self.path.split("?")[0]).strip("/").split("/")
+        name = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
+        if name not in self.server.files:
+            return self.reply(404, b"", X_Error_Code="RepoNotFound")
+        files, commit = self.server.files[name], self.server.commit(name)
+        if "tree" in parts[4:]:
+            return self.give([{"type": "file", "path": p, "size": len(f), "oid": ""} for p, f in files.items()])
+        if parts[0] == "api":
+            return self.give({"id": name, "sha": commit, "siblings": [{"rfilename": path} for path in files]})
+        content = files.get("/".join(parts[4:]))
+        if content is None:
+            return self.reply(404, b"", X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
+        return self.reply(200, content, ETag=f'"{hashlib.sha1(content).hexdigest()}"', X_Repo_Commit=commit)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    server = Hub()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def asking(hub: Hub, home: Path, program: str, token: str = "hf_right") -> subprocess.CompletedProcess[str]:
+    """Run a program whose hub is this one, and whose cache is empty at first."""
+    environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(home), "HF_TOKEN": token}
+    environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"}
+    return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+
+
+ROUND = """
+import json
+import codecdiff
+from codecdiff import config
+
+codec = config.build("codecs", {{"name": "dac", "model": "somebody/codec"}})
+address = codecdiff.push_to_hub({folder!r}, "somebody/model", private=True)
+model = codecdiff.load("somebody/model", allow_download=True)
+print(json.dumps([codec.arguments, address, model.fingerprint, model.stage_names, model.codec.codec.arguments]))
+"""
+
+
+def test_a_model_goes_to_the_hub_and_comes_back(
+    make_pipeline: Make, dac_folder: Path, hub: Hub, tmp_path: Path
+) -> None:
+    hub.files["somebody/codec"] = {file.name: file.read_bytes() for file in dac_folder.iterdir()}
+    commit = hub.commit("somebody/codec")
+    folder = tmp_path / "model"
+    make_pipeline().save(folder)
+    with pytest.raises(ValueError, match=f"parts that are only on this machine: {dac_folder}. Send them to the hub"):
+        codecdiff.push_to_hub(folder, "somebody/model")
+    spec = json.loads((folder / MODEL_FILE).read_text())
+    spec["codec"]["codec"]["model"] = "somebody/codec"
+    (folder / MODEL_FILE).write_text(json.dumps(spec))
+    (folder / "primary" / "training").mkdir()
+    (folder / "primary" / "training" / "state.json").write_text("{}")
+    (folder / "README.md").write_text("# A model\n")
+
+    made = asking(hub, tmp_path / "home", ROUND.format(folder=str(folder)))
+    assert made.returncode == 0, made.stderr
+    arguments, address, fingerprint, stages, named = json.loads(made.stdout)
+    assert arguments == {"model": "somebody/codec", "revision": commit}
+    assert named == arguments
+    assert address == f"{hub.address}/somebody/model"
+    assert stages == ["primary", "secondary"]
+    assert fingerprint == models.fingerprint(folder)
+    sent = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    assert hub.files["somebody/model"].keys() == sent - {"primary/training/state.json"}
+    assert hub.visibility == {"somebody/model": "private"}
+
+    hub.files["somebody/codec"]["config.json"] += b"\n"  # a later commit
+    later = "from codecdiff.hub import commit_of; print(commit_of('somebody/codec'))"
+    assert asking(hub, tmp_path / "home", later).stdout.strip() == hub.commit("somebody/codec") != commit
+
+
+def test_who_may_not_write_there_is_told_to_log_in(make_pipeline: Make, hub: Hub, tmp_path: Path) -> None:
+    program = "from pathlib import Path; from codecdiff.hub import sent; sent(Path('.'), 'somebody/model')"
+    refused = asking(hub, tmp_path, program, token="hf_wrong")
+    assert "PermissionError: The hub did not take 'somebody/model': log in with `hf auth login`" in refused.stderr
+
+
+def test_a_model_that_others_could_not_load_stays_here(make_pipeline: Make, tmp_path: Path) -> None:
+    pipeline = make_pipeline()
+    pipeline.stages = pipeline.stages[:1]
+    pipeline.save(tmp_path)
+    with pytest.raises(ValueError, match="is not whole: train its secondary first"):
+        codecdiff.push_to_hub(tmp_path, "somebody/model")
+    with pytest.raises(ValueError, match="'model' is no name on the hub: give one like 'owner/name'"):
+        codecdiff.push_to_hub("starter", "model")
+
+
+def test_a_folder_has_no_commit(dac_folder: Path) -> None:
+    assert commit_of(str(dac_folder)) is None
+
+
+def test_downloads_are_forbidden_only_inside_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with downloads(False):
+        assert constants.is_offline_mode()
+    assert not constants.is_offline_mode()
+    with downloads(True):
+        assert not constants.is_offline_mode()
