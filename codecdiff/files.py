@@ -13,12 +13,17 @@ from pathlib import Path
 def replaced(path: Path | str) -> Iterator[Path]:
     """Give a temporary file beside `path`, which takes its place when the block ends without an error.
 
-    On an error the temporary file is removed and whatever stood at `path` stands there still.
+    On an error the temporary file is removed and whatever stood at `path` stands there still. Others may read it as the
+    umask says, even if the writer (safetensors) would keep it for its owner.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary.touch()
+    mode = temporary.stat().st_mode
+    temporary.unlink()
     try:
         yield temporary
+        temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         with suppress(FileNotFoundError):

@@ -307,9 +307,7 @@ class StageTrainer:
         tensors |= {f"averaged.{name}": tensor for name, tensor in self.ema.module.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
-        with replaced(
-            state / "state.safetensors"
-        ) as temporary:  # one file, so that a crash leaves one step or the other
+        with replaced(state / "state.safetensors") as temporary:  # one file: a crash leaves one step or the other
             whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
             save_file(whole, temporary, metadata={"step": str(self.step_count)})
         if row:

@@ -296,6 +296,13 @@ def test_hub_ids_that_a_folder_names_are_fetched_only_when_allowed(make_pipeline
         Pipeline.load(tmp_path / "model")
 
 
+def test_whoever_may_read_one_file_of_a_model_may_read_all(make_pipeline: Make, tmp_path: Path) -> None:
+    make_pipeline().save(tmp_path / "model")
+    modes = {file.name: file.stat().st_mode for file in (tmp_path / "model").rglob("*") if file.is_file()}
+    assert len(modes) == 3
+    assert len({*modes.values()}) == 1, modes
+
+
 def test_a_model_saved_in_half_precision_takes_half_the_room_and_agrees_with_itself(
     make_pipeline: Make, tmp_path: Path
 ) -> None:

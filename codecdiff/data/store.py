@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from codecdiff.codecs import in_pieces
 from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio
+from codecdiff.files import replaced
 from codecdiff.interfaces import Codec, device_of
 
 Target = Literal["codes", "projections"]  # what is diffused: entries of the codebooks, or what they quantise
@@ -371,5 +372,6 @@ def _write_manifest(
         "skipped": skipped,
     }
     if state := codec.fitted_state():
-        save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, draft / "codec.safetensors")
+        with replaced(draft / "codec.safetensors") as temporary:
+            save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, temporary)
     (draft / "header.json").write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
