@@ -26,6 +26,7 @@ FIT_FRAMES = 207_000  # frames that are read at most: forty minutes
 KMEANS_FRAMES = 60_000
 DECODER_FRAMES = 40_000  # frames that the decoder is fitted to, about
 KMEANS_ROUNDS = 8
+CACHED = 512  # points whose distances to all centres are near the processor at once
 BIN_FLOOR = 1e-5  # power added to a bin before its logarithm, in the decoder
 RIDGE = 1e-4  # of the decoder's regression, per frame
 
@@ -245,7 +246,9 @@ def nearest(points: Tensor, centres: Tensor) -> Tensor:
 
     Differences are formed before they are squared, so a centre is always nearest to itself.
     """
-    return torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(-1)
+    parts = points.split(CACHED, dim=-2)
+    exactly = "donot_use_mm_for_euclid_dist"
+    return torch.cat([torch.cdist(part, centres, compute_mode=exactly).argmin(-1) for part in parts], dim=-1)
 
 
 def kmeans(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -255,7 +258,7 @@ def kmeans(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """
     centres = distinct(_draw(points, count, generator), generator)
     for _ in range(KMEANS_ROUNDS):
-        owner = torch.cat([torch.cdist(part, centres).argmin(1) for part in points.split(8192)])
+        owner = torch.cat([torch.cdist(part, centres).argmin(1) for part in points.split(4 * CACHED)])
         sizes = owner.bincount(minlength=count)[:, None]
         sums = torch.zeros_like(centres).index_add_(0, owner, points)
         centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), _draw(points, count, generator))

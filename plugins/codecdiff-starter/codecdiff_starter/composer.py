@@ -321,8 +321,9 @@ def _limited(audio: Audio, facts: Facts) -> Audio:
     swell = 0.5 - 0.5 * np.cos(2 * np.pi * times(len(audio) / SAMPLE_RATE) / np.float32(period))
     gain = 10 ** ((low + (high - low) * swell) / 20) / (np.sqrt(np.mean(audio**2)) + 1e-9)
     level = audio * gain
-    bent = 0.6 + 0.38 * np.tanh((np.abs(level) - 0.6) / 0.38)
-    return np.where(np.abs(level) > 0.6, np.copysign(bent, level), level).astype(np.float32)
+    loud = np.abs(level) > 0.6
+    level[loud] = np.copysign(0.6 + 0.38 * np.tanh((np.abs(level[loud]) - 0.6) / 0.38), level[loud])
+    return level.astype(np.float32)
 
 
 # Data sets
