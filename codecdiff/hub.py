@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from codecdiff import registry
 
@@ -61,7 +62,8 @@ def fetched(name: str) -> Path:
 def sent(folder: Path, name: str, *, private: bool | None = None) -> str:
     """Send a folder to the hub as one commit of `owner/name`, which is made if it is not there; give its address.
 
-    Raises ValueError for a name of another form, and PermissionError if the hub does not let this account write it.
+    Raises ValueError for a name of another form, PermissionError if the hub does not let this account write it, and
+    ConnectionError if it cannot be reached.
     """
     if not ID.fullmatch(name):
         raise ValueError(f"'{name}' is no name on the hub: give one like 'owner/name'.")
@@ -69,6 +71,7 @@ def sent(folder: Path, name: str, *, private: bool | None = None) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     hub = HfApi()
+    unheard: Any = HfHubHTTPError.__bases__[0]  # any failure of the HTTP client, which depends on the library's version
     try:
         place = hub.create_repo(name, private=private, exist_ok=True)
         hub.upload_folder(
@@ -81,5 +84,9 @@ def sent(folder: Path, name: str, *, private: bool | None = None) -> str:
     except HfHubHTTPError as error:
         raise PermissionError(
             f"The hub did not take '{name}': log in with `hf auth login`, as an account that may write there. ({error})"
+        ) from error
+    except unheard as error:
+        raise ConnectionError(
+            f"The hub could not be reached, so nothing is known to be sent. Try again when it answers. ({error})"
         ) from error
     return str(place)

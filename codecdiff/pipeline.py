@@ -264,12 +264,14 @@ def load(model: Path | str, *, allow_download: bool = False) -> Pipeline:
     A hub id given here is fetched; ids that the model itself names, only with `allow_download`.
     Raises LookupError if there is no such model.
     """
-    folder = Path(model)
-    if not folder.exists() and str(model) in registry.models():
-        folder = registry.model_folder(str(model))
-    elif not folder.exists():
-        folder = hub.fetched(str(model))
-    return Pipeline.load(folder, allow_download=allow_download)
+    folder = _local(model)
+    return Pipeline.load(folder if folder.exists() else hub.fetched(str(model)), allow_download=allow_download)
+
+
+def _local(model: Path | str) -> Path:
+    """Give the folder of a model by its path, which comes first, or its installed name; it need not exist."""
+    is_name = not Path(model).exists() and str(model) in registry.models()
+    return registry.model_folder(str(model)) if is_name else Path(model)
 
 
 def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) -> str:
@@ -278,6 +280,6 @@ def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) ->
     `name` is `owner/name`; `private` matters when it is made, and None is what the account makes as a rule. What only
     going on with training needs stays here. Raises ValueError for a model that others could not load.
     """
-    folder = registry.model_folder(str(model)) if str(model) in registry.models() else Path(model)
+    folder = _local(model)
     models.require_shareable(folder)
     return hub.sent(folder, name, private=private)

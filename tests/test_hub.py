@@ -162,10 +162,20 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     assert asking(hub, tmp_path / "home", later).stdout.strip() == hub.commit("somebody/codec") != commit
 
 
-def test_who_may_not_write_there_is_told_to_log_in(make_pipeline: Make, hub: Hub, tmp_path: Path) -> None:
+def test_who_cannot_write_there_is_told_why(hub: Hub, tmp_path: Path) -> None:
     program = "from pathlib import Path; from codecdiff.hub import sent; sent(Path('.'), 'somebody/model')"
     refused = asking(hub, tmp_path, program, token="hf_wrong")
     assert "PermissionError: The hub did not take 'somebody/model': log in with `hf auth login`" in refused.stderr
+    hub.address = "http://127.0.0.1:9"  # where nobody answers
+    unheard = asking(hub, tmp_path, program)
+    assert "ConnectionError: The hub could not be reached, so nothing is known to be sent. Try again" in unheard.stderr
+
+
+def test_a_commit_that_was_not_known_agrees_with_any() -> None:
+    known, unknown, other = ({"model": "a/b", "revision": revision} for revision in ("123", None, "456"))
+    assert models.differences(unknown, known, "codec") == []
+    assert models.differences(other, known, "codec") == ['codec.revision is "456" there, "123" here']
+    assert models.differences(known, unknown, "codec") == ['codec.revision is "123" there, null here']
 
 
 def test_a_model_that_others_could_not_load_stays_here(make_pipeline: Make, tmp_path: Path) -> None:
