@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from codecdiff.interfaces import (
+        Captioner,
         Codec,
         Condition,
         Conditioner,
         Denoiser,
+        Embedder,
         Entry,
         Part,
         Prompt,
@@ -25,10 +27,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Captioner",
     "Codec",
     "Condition",
     "Conditioner",
     "Denoiser",
+    "Embedder",
     "Entry",
     "Part",
     "Pipeline",

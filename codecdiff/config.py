@@ -21,6 +21,8 @@ SUPPLIED = {
     "splitters": ("num_codebooks", "levels"),
     "conditioners": (),
     "denoisers": ("channels", "context_channels", "condition_widths"),
+    "captioners": (),
+    "embedders": (),
 }
 
 # An option that names the part it belongs to: `splitter.stages=...` asks for the grouped splitter.
@@ -46,6 +48,8 @@ CodecSpec = Annotated[dict[str, Any], PartOf("codecs")]
 SplitterSpec = Annotated[dict[str, Any], PartOf("splitters")]
 ConditionerSpec = Annotated[dict[str, Any], PartOf("conditioners")]
 DenoiserSpec = Annotated[dict[str, Any], PartOf("denoisers")]
+CaptionerSpec = Annotated[dict[str, Any], PartOf("captioners")]
+EmbedderSpec = Annotated[dict[str, Any], PartOf("embedders")]
 
 
 def _kind_of(hint: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""The four parts of a codec diffusion model, and what passes between them.
+"""The four parts of a codec diffusion model, what passes between them, and the two that prepare and judge its music.
 
 Shapes, everywhere in codecdiff:
 
@@ -280,9 +280,50 @@ class Denoiser(Part, nn.Module, ABC):
         return self
 
 
+class Captioner(Part, ABC):
+    """Writes a caption of a track: from its audio, its tags or the captions it has."""
+
+    concurrency: int = 1  # how many tracks may be asked about at once, from as many threads
+
+    @abstractmethod
+    def caption(self, track: Mapping[str, Any]) -> str:
+        """One track -> its caption. A track is a row of a manifest, its `file` a path that can be opened.
+
+        Raises LookupError for a track that lacks what this captioner reads, and ValueError for one that cannot be
+        captioned: both are recorded, and the others go on. OSError stops the run, which can be resumed.
+        """
+
+
+class Embedder(Part, nn.Module, ABC):
+    """Turns music into the vectors that a judge compares. Frozen, and it hears one channel.
+
+    Law: the vectors of a clip never depend on the clips beside it, and their number depends on its length alone.
+    """
+
+    sample_rate: int  # Hz
+    window_seconds: float  # of audio that one vector is about
+    hop_seconds: float  # from one window to the next
+    width: int  # of a vector
+    reads_text: bool = False  # whether texts have vectors in the same space
+
+    @abstractmethod
+    def embed(self, audio: Tensor) -> Tensor:
+        """(b, t) mono audio -> (b, w, e) vectors of its windows, in order; a clip shorter than a window has one."""
+
+    def embed_text(self, texts: Sequence[str]) -> Tensor:
+        """N texts -> (n, e) vectors. Raises TypeError where `reads_text` is False."""
+        raise TypeError(f"{type(self).__name__} does not read text. Choose an embedder that does, such as clap.")
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode: a judge never trains."""
+        return super().train(False)
+
+
 KINDS: dict[str, type[Part]] = {
     "codecs": Codec,
     "splitters": Splitter,
     "conditioners": Conditioner,
     "denoisers": Denoiser,
+    "captioners": Captioner,
+    "embedders": Embedder,
 }

@@ -16,7 +16,7 @@ from typing import Any
 
 from entrypoints import BadEntryPoint, CaseSensitiveConfigParser, Distribution, EntryPoint
 
-KINDS = ("codecs", "splitters", "conditioners", "denoisers")
+KINDS = ("codecs", "splitters", "conditioners", "denoisers", "captioners", "embedders")
 
 MODELS = "models"  # trained models that packages carry: an entry point names a function that gives the folder
 

@@ -1,0 +1,11 @@
+"""The commands that make a collection of recordings fit to train on: `codecdiff data ...`."""
+
+from __future__ import annotations
+
+import typer
+
+data = typer.Typer(
+    help="Import, check, caption, rank and measure collections of music.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
