@@ -35,6 +35,8 @@ def stats(
     from codecdiff.data.manifests import Manifest
     from codecdiff.data.store import CodeStore
 
+    if not source.exists():
+        raise FileNotFoundError(f"There is no store and no manifest '{source}'.")
     if output:
         reports.require_new(output)
         require_writable(output)

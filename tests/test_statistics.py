@@ -323,6 +323,24 @@ def test_bars_are_as_long_as_their_values() -> None:
     assert ElementTree.fromstring(chart('"<&>', [Bar('"<&>', 1, "<")])).get("aria-label") == '"<&>'
 
 
+def test_numbers_are_written_for_people() -> None:
+    assert [reports.decimal(x, 1) for x in (None, -0.01, 1234.56)] == ["–", "0.0", "1,234.6"]
+    assert [reports.duration(x) for x in (0, 29.6, 185, 3720)] == ["0:00", "0:30", "3:05", "1:02:00"]
+    assert [reports.share(x) for x in (None, 0.1234)] == ["–", "12.3 %"]
+
+
+def test_rows_of_one_level_say_which_it_is(tmp_path: Path) -> None:
+    figures = statistics.of_store(write_store(tmp_path / "store", [np.zeros((50, 3))]))
+    used = usage(CodeStore(tmp_path / "store"))
+    found = reports.tables({**figures, "codebooks": counting.codebooks(used, 2, (0, 0, 1))})
+    (use,) = [table for table in found if table.title == "Use of the codebooks"]
+    assert [(row[0], row[2], row[3]) for row in use.rows] == [
+        ("0", "1", "50.0 %"),
+        ("1 (level 0)", "1", "50.0 %"),
+        ("2 (level 1)", "1", "50.0 %"),
+    ]
+
+
 def test_few_frames_are_remarked_on(store: CodeStore, tmp_path: Path) -> None:
     few = write_store(tmp_path / "few", [np.arange(60).reshape(20, 3)])
     assert "Only 20 frames for 20 entries" in str(reports.tables(statistics.of_store(few)))
@@ -360,7 +378,7 @@ def test_the_command_measures_a_manifest(tmp_path: Path) -> None:
 
 
 def test_the_command_refuses_what_is_neither(tmp_path: Path) -> None:
-    assert "There is no manifest" in run(tmp_path / "none").output
+    assert "There is no store and no manifest" in run(tmp_path / "none").output
     assert "is no store of codes" in run(tmp_path).output
     (tmp_path / "songs.csv").write_text("track,file")
     assert "is no manifest" in run(tmp_path / "songs.csv").output

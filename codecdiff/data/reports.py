@@ -73,7 +73,7 @@ def count(value: int) -> str:
 
 def decimal(value: float | None, digits: int = 2) -> str:
     """Write a number with so many digits after its point, a dash where there is none."""
-    return NOTHING if value is None else f"{value:,.{digits}f}"
+    return NOTHING if value is None else f"{round(value, digits) + 0.0:,.{digits}f}"  # never -0
 
 
 def share(value: float | None) -> str:
