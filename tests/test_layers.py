@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"interfaces", "files"},
     {"registry", "config", "settings", "hub"},
-    {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "data", "metrics", "meters"},
+    {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "data", "metrics", "meters"}
+    | {"embedders", "embeddings"},
     {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"}
     | {"ranking", "captioning", "scores", "evaluation"},
     {"cli", "making", "curating", "judging", "terminal", "doctor", "__init__", "__main__"},
