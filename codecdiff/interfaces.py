@@ -314,7 +314,7 @@ class Embedder(Part, nn.Module, ABC):
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
         """N texts -> (n, e) float32 vectors. Raises TypeError where `reads_text` is False."""
-        raise TypeError(f"{type(self).__name__} does not read text. Choose an embedder that does, such as clap.")
+        raise TypeError(f"{type(self).__name__} does not read text. Choose an embedder that does, such as clap-music.")
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: a judge never trains."""
