@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from codecdiff.codecs import in_pieces
 from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio
-from codecdiff.files import replaced
+from codecdiff.files import checksum, replaced
 from codecdiff.interfaces import Codec, device_of
 
 Target = Literal["codes", "projections"]  # what is diffused: entries of the codebooks, or what they quantise
@@ -51,11 +51,6 @@ def load_state(file: Path) -> dict[str, Tensor]:
         return load_file(file) if file.exists() else {}
     except SafetensorError as error:
         raise ValueError(f"'{file}' is damaged: {error}. Fetch or make it again.") from error
-
-
-def _checksum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
 class CodeStore:
@@ -327,7 +322,7 @@ def _row(track: Track, codec: Codec, samples: int, shard: int, start: int, frame
         "licence": str(track.metadata.get("license") or track.metadata.get("licence") or ""),
         "source": str(track.metadata.get("source") or ""),
         "seconds": samples / codec.sample_rate,
-        "checksum": _checksum(track.file),
+        "checksum": checksum(track.file),
         "bytes": track.file.stat().st_size,
         "shard": shard,
         "start": start,
