@@ -23,7 +23,7 @@ class Hearing:
     embedder: the part as `{name, options...}`, or what else reads the audio.
     weights: hash of its weights, empty if it has none.
     clip_seconds: of audio taken of every file; None where files are heard whole.
-    window_seconds, hop_seconds: of audio that one vector is about, and from one to the next.
+    window_seconds, hop_seconds: of audio that one vector is about, and from one to the next; None for the whole clip.
     resampling: how audio came to `sample_rate`.
     mono: how channels became one.
     loudness: how loudness was made equal, if it was.
@@ -34,8 +34,8 @@ class Hearing:
     weights: str
     sample_rate: int  # Hz
     clip_seconds: float | None
-    window_seconds: float
-    hop_seconds: float
+    window_seconds: float | None
+    hop_seconds: float | None
     resampling: str = "soxr, high quality"
     mono: str = "mean of the channels"
     loudness: str = AS_IT_IS
