@@ -23,7 +23,7 @@ from codecdiff.embeddings import Embedded
 from codecdiff.interfaces import Prompt
 from codecdiff.metrics import Estimate, Probe, balanced_accuracy, bootstrap, shuffled
 from codecdiff.protocols import Hearing, Protocol, prompts_hash
-from codecdiff.scores import RESAMPLES, Interval, Score
+from codecdiff.scores import RESAMPLES, Interval, Score, share
 
 SAMPLE_RATE = 22_050  # Hz, at which tempo and key are read
 HOP_LENGTH = 256  # audio samples between frames of onset strength: 1.7 % of a beat at 90 beats per minute
@@ -299,7 +299,7 @@ def _estimate(
 ) -> Estimate:
     """Resample clips, each with what was heard in it and what was asked of it."""
     pairs = torch.stack([read.double(), wanted.double()], 1)
-    return bootstrap(lambda some: statistic(some[:, 0], some[:, 1]), pairs, resamples=resamples, seed=seed)
+    return share(bootstrap(lambda some: statistic(some[:, 0], some[:, 1]), pairs, resamples=resamples, seed=seed))
 
 
 def _compared(

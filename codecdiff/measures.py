@@ -21,7 +21,7 @@ from codecdiff.kernels import clip_sums, mean_between, mean_within, median_dista
 from codecdiff.metrics import Estimate, bootstrap, frechet_distance, shuffled
 from codecdiff.neighbours import NEIGHBOURS, coverage, density, expected_coverage, inside
 from codecdiff.protocols import Protocol, prompts_hash
-from codecdiff.scores import RESAMPLES, Better, Interval, Score
+from codecdiff.scores import RESAMPLES, Better, Interval, Score, share
 
 KAD_SCALE = 100  # KAD is this times the squared MMD, as its authors' package has it
 FEW_CLIPS = 20  # under which an interval by resampling is unreliable
@@ -107,8 +107,8 @@ def fad_per_track(
 def fad_shrunk(judged: Embedded, reference: Embedded, *, resamples: int = RESAMPLES, seed: int = 0) -> Score:
     """Fréchet distance with Ledoit-Wolf covariances (`metrics.frechet_distance`): not the published FAD.
 
-    Shrinking biases covariances towards a sphere, less the more windows there are. Use it to compare sets that are
-    small beside the embedder's width, under its own name.
+    Shrinking biases covariances towards a sphere, less the more windows there are, and keeps them regular where there
+    are few. It takes windows for independent, so with few clips it exceeds its limit nearly as much as FAD does.
     """
 
     def statistic(a: Tensor, b: Tensor) -> float:
@@ -213,7 +213,7 @@ def coverage_score(
     best = expected_coverage(len(reference), len(judged), k)
     return _score(
         "coverage",
-        estimate,
+        share(estimate),
         judged,
         reference,
         resamples,
@@ -290,24 +290,28 @@ def _mean_over_clips(
 
 
 def _gaussian_warnings(judged: Embedded, reference: Embedded | Statistics, *, parts: int = 1) -> tuple[str, ...]:
-    """Say which covariances do not fill their space; of a judged set that is divided, whether its parts do."""
+    """Say which sets are too small for their covariance; of a judged set that is divided, whether its parts are."""
     other = reference.moments if isinstance(reference, Statistics) else Moments.of(reference.vectors)
-    ranks = {"judged": (Moments.of(judged.vectors), parts), "reference": (other, 1)}
-    return tuple(
-        warning for which, (moments, parts) in ranks.items() if (warning := _rank_warning(which, moments, parts))
-    )
+    sets = {"judged": (Moments.of(judged.vectors), len(judged), parts), "reference": (other, len(reference), 1)}
+    return tuple(warning for which, facts in sets.items() if (warning := _size_warning(which, *facts)))
 
 
-def _rank_warning(which: str, moments: Moments, parts: int) -> str:
-    windows, width = int(moments.count) // parts, moments.width
+def _size_warning(which: str, moments: Moments, clips: int, parts: int) -> str:
+    """Warn of a covariance that does not fill its space, or does so by windows of few clips, which are much alike."""
+    windows, clips, width = int(moments.count) // parts, clips // parts, moments.width
     rank = min(moments.rank(), max(windows - 1, 0))
-    if rank >= width:
-        return ""
     part = f" when divided by {parts}" if parts > 1 else ""
-    return (
-        f"The covariance of the {which} clips{part} has rank {rank} of {width} (from {windows} windows): this distance "
-        "is biased and depends on the number of clips. Take more clips, or read KAD."
-    )
+    if rank < width:
+        return (
+            f"The covariance of the {which} clips{part} has rank {rank} of {width} (from {windows} windows): this "
+            "distance is biased and depends on the number of clips. Take more clips, or read KAD."
+        )
+    if clips <= width:
+        return (
+            f"There are {clips} {which} clips{part} for {width} dimensions, and windows of one clip are much alike: "
+            "much of this distance may be bias. Read it beside the split half of as many clips, or read KAD."
+        )
+    return ""
 
 
 def _score(

@@ -33,6 +33,11 @@ class Interval:
     resamples: int = RESAMPLES
 
 
+def share(estimate: Estimate) -> Estimate:
+    """Cut the interval of a share to 0...1, which centring can leave."""
+    return Estimate(estimate.value, max(estimate.low, 0.0), min(estimate.high, 1.0))
+
+
 @dataclass(frozen=True)
 class Score:
     """A measured value with its interval, how it was measured, and what to beware of.
