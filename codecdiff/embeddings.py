@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ FORMAT = 1
 class Embedded:
     """The vectors of a set of clips, and what they were heard by. Clips may have different numbers of windows.
 
-    names: of the clips.
+    names: of the clips, each its own.
     digests: hash of each clip's audio, which say what set this is.
     vectors: (m, e) of the windows of all clips, in order.
     lengths: (n,) windows of each clip.
@@ -45,6 +46,8 @@ class Embedded:
         n = len(self.names)
         if not (len(self.digests) == len(self.lengths) == n and int(self.lengths.sum()) == len(self.vectors)):
             raise ValueError("Embedded clips need one name, digest and number of windows each, and all their windows.")
+        if repeated := [name for name, count in Counter(self.names).items() if count > 1]:
+            raise ValueError(f"{len(repeated)} names, such as '{repeated[0]}', belong to several clips: rename.")
         if self.prompts and len(self.prompts) != n:
             raise ValueError(f"{n} clips were made from {len(self.prompts)} prompts: give one prompt each, or none.")
         if bad := [name for name, v in zip(self.names, self.by_clip(), strict=True) if not v.isfinite().all()]:

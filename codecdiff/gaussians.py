@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -107,22 +106,12 @@ def fitted(vectors: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tens
     return mean, (x - mean) * (w / (w.sum() - 1).clamp(min=1)).sqrt()[:, None]
 
 
-class Line(NamedTuple):
-    """A straight line y = intercept + slope x fitted to points, and the share of their variance it explains."""
-
-    intercept: float
-    slope: float
-    explained: float  # R^2
-
-
-def fit_line(x: Sequence[float], y: Sequence[float]) -> Line:
-    """Fit a line to at least two points by least squares."""
+def intercept(x: Sequence[float], y: Sequence[float]) -> float:
+    """Give y at x = 0 of the straight line through at least two points, by least squares."""
     points = torch.tensor([x, y], dtype=torch.float64)
     dx, dy = points - points.mean(1, keepdim=True)
     slope = (dx @ dy) / dx.square().sum()
-    total = dy.square().sum()
-    explained = float((slope * dx).square().sum() / total) if total > 0 else 1.0
-    return Line(float(points[1].mean() - slope * points[0].mean()), float(slope), explained)
+    return float(points[1].mean() - slope * points[0].mean())
 
 
 def merged(parts: Iterable[Moments], width: int) -> Moments:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from codecdiff.embeddings import Embedded, Statistics, require_alike
-from codecdiff.gaussians import Moments, fit_line, fitted, frechet, root
+from codecdiff.gaussians import Moments, fitted, frechet, intercept, root
 from codecdiff.kernels import clip_sums, mean_between, mean_within, median_distance
 from codecdiff.metrics import Estimate, bootstrap, frechet_distance, shuffled
 from codecdiff.neighbours import NEIGHBOURS, coverage, density, expected_coverage, inside
@@ -62,7 +62,7 @@ def fad_infinity(
             return sum(distances) / num_parts
 
         sizes = range(1, parts + 1)
-        return fit_line([j / len(judged) for j in sizes], [mean_fad(j) for j in sizes]).intercept
+        return intercept([j / len(judged) for j in sizes], [mean_fad(j) for j in sizes])
 
     _require(judged, reference, at_least=2 * parts)
     estimate = _resampled(statistic, judged, reference, resamples, seed)
@@ -238,6 +238,13 @@ def _require(judged: Embedded, reference: Embedded | Statistics, *, at_least: in
         )
 
 
+def _shared(judged: Embedded, reference: Embedded | Statistics | None) -> list[str]:
+    """Warn of judged clips that the reference holds too."""
+    known = set(reference.digests) if isinstance(reference, Embedded) else set()
+    both = [name for name, digest in zip(judged.names, judged.digests, strict=True) if digest in known]
+    return [f"{len(both)} judged clips, such as {both[0]}, are in the reference too."] if both else []
+
+
 def _clips(judged: Embedded, reference: Embedded) -> tuple[Tensor, Tensor]:
     """Give the numbers of the clips of both sets, to be resampled in place of their vectors."""
     return torch.arange(len(judged)), torch.arange(len(reference))
@@ -350,7 +357,7 @@ def _score(
         Interval(estimate.low, estimate.high, over=over, resamples=resamples),
         protocol,
         better,
-        (*warnings, *few),
+        (*warnings, *_shared(judged, reference), *few),
         chance,
         ceiling,
         per_clip or {},

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import PurePath
 from typing import Any, Self
 
 from codecdiff import __version__
@@ -51,9 +52,12 @@ class Hearing:
         loudness: str = AS_IT_IS,
         windows: str = "",
     ) -> Self:
-        """Describe an embedder built from `spec` that hears audio as `codecdiff.data.audio.read_audio` reads it."""
+        """Describe an embedder built from `spec` that hears audio as `codecdiff.data.audio.read_audio` reads it.
+
+        Of an absolute path in `spec` the last name is kept: it belongs to this machine, and `weights` tell the model.
+        """
         return cls(
-            embedder=dict(spec),
+            embedder=_plain(spec),
             weights=fingerprint(embedder) if embedder.state_dict() else "",
             sample_rate=embedder.sample_rate,
             clip_seconds=clip_seconds,
@@ -133,6 +137,17 @@ def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     for key, value in values.items():
         rows |= flat(value, f"{before}{key}.") if isinstance(value, Mapping) else {f"{before}{key}": value}
     return rows
+
+
+def _plain(spec: Any) -> Any:
+    """Give a specification as JSON reads it back, without the folders of this machine."""
+    if isinstance(spec, Mapping):
+        return {str(key): _plain(value) for key, value in spec.items()}
+    if isinstance(spec, list | tuple):
+        return [_plain(value) for value in spec]
+    if isinstance(spec, PurePath) or (isinstance(spec, str) and PurePath(spec).is_absolute()):
+        return PurePath(spec).name if PurePath(spec).is_absolute() else str(spec)
+    return spec
 
 
 def _shown(values: Mapping[str, Any], name: str) -> str:

@@ -144,7 +144,7 @@ class Report:
 
     def markdown(self) -> str:
         """Give the report as Markdown: the table, warnings, what was not measured and why, and every protocol."""
-        sections = [[f"# {self.title}"], self._table(), self._warnings(), self._missing(), self._protocols()]
+        sections = [self._head(), self._table(), self._warnings(), self._missing(), self._protocols()]
         return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
 
     def model_index(self) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Report:
                 "type": result.score.name.lower().replace(" ", "-"),
                 "name": f"{result.score.name} ({result.score.protocol.hearing.embedder.get('name')}), {result.subject}",
                 "value": result.score.value,
-                "args": {"interval": [result.score.interval.low, result.score.interval.high], **_plain(result.score)},
+                "args": {"interval": [result.score.interval.low, result.score.interval.high], **_facts(result.score)},
             }
             for result in self.results
         ]
@@ -164,6 +164,10 @@ class Report:
             "metrics": metrics,
         }
         return {"model-index": [{"name": self.model, "results": [entry]}]}
+
+    def _head(self) -> list[str]:
+        named = {"model": self.model, "reference": self.dataset, **self.facts}
+        return [f"# {self.title}", "", *(f"- {name}: {_text(value)}" for name, value in named.items() if value != "")]
 
     def _table(self) -> list[str]:
         columns = ("clips", "score", "value", "95 % interval", "n", "chance", "ceiling", *map(_words, CONTEXT))
@@ -201,19 +205,31 @@ class Report:
         return ["## Not measured", "", *told] if told else []
 
     def _protocols(self) -> list[str]:
-        lines = ["## How it was measured"]
-        for result in self.results:
-            facts = {**flat(asdict(result.score.protocol)), **_interval(result.score)}
-            rows = [f"| {name} | {_text(value)} |" for name, value in facts.items() if value not in ("", None, {})]
-            lines += ["", f"### {result.score.name}, {result.subject}", "", "| | |", "|---|---|", *rows]
+        """Give what all scores follow from in one table, and what only some do in one for each."""
+        told = [{**_facts(result.score), **_interval(result.score)} for result in self.results]
+        common = {
+            name: value for name, value in (told[0] if told else {}).items() if all(_has(t, name, value) for t in told)
+        }
+        lines = ["## How it was measured", "", *_rows("all scores", common)]
+        for result, facts in zip(self.results, told, strict=True):
+            own = {name: value for name, value in facts.items() if name not in common}
+            lines += ["", *_rows(f"{result.score.name}, {result.subject}", own)] if own else []
         return lines
+
+
+def _has(facts: Mapping[str, Any], name: str, value: Any) -> bool:
+    return name in facts and facts[name] == value
+
+
+def _rows(title: str, facts: Mapping[str, Any]) -> list[str]:
+    return [f"| {_text(title)} | |", "|---|---|", *(f"| {name} | {_text(value)} |" for name, value in facts.items())]
 
 
 def _scored(context: Context) -> list[tuple[str, Score]]:
     return [(_words(name), other) for name, other in context.items() if isinstance(other, Score)]
 
 
-def _plain(score: Score) -> dict[str, Any]:
+def _facts(score: Score) -> dict[str, Any]:
     """Give the protocol in the plain values that YAML knows, without what is empty."""
     facts = json.loads(json.dumps(flat(asdict(score.protocol))))
     return {name: value for name, value in facts.items() if value not in ("", None)}

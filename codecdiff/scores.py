@@ -110,9 +110,6 @@ class Score:
         up = math.hypot(math.log(a.high / self.value), math.log(other.value / b.low))
         return Estimate(value, value * math.exp(-down), value * math.exp(up))
 
-    def __float__(self) -> float:
-        return self.value
-
     def __str__(self) -> str:
         return f"{self.name} {self.value:.4g} [{self.interval.low:.4g}, {self.interval.high:.4g}]"
 

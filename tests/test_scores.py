@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -245,7 +245,7 @@ def test_statistics_of_parts_are_those_of_all_and_survive_the_disk(tmp_path: Pat
     assert score.interval.over == "judged clips"
     score.require_alike(direct)
     with pytest.raises(ValueError, match="sample_rate: 16000 and 8000"):
-        whole + replace(whole, hearing=replace(HEARING, sample_rate=8000))
+        _ = whole + replace(whole, hearing=replace(HEARING, sample_rate=8000))
 
 
 def test_embedded_clips_survive_the_disk_and_what_is_not_is_refused(tmp_path: Path):
@@ -366,10 +366,10 @@ def test_unlike_scores_do_not_compare_and_say_why(pair: tuple[Score, Score], cha
 
 def test_a_score_is_not_compared_with_another_kind_or_a_number(pair: tuple[Score, Score]):
     with pytest.raises(Unlike, match="name: 'FAD' and 'KAD'"):
-        pair[0] < replace(pair[1], name="KAD")  # noqa: B015
+        _ = pair[0] < replace(pair[1], name="KAD")
     number: Any = 3.0
     with pytest.raises(TypeError, match="a bare number has no protocol"):
-        pair[0] < number  # noqa: B015
+        _ = pair[0] < number
 
 
 def test_a_score_needs_an_interval_a_protocol_and_a_finite_value(pair: tuple[Score, Score]):
@@ -471,8 +471,28 @@ def test_the_page_of_a_report_shows_every_value_with_its_context_warnings_and_pr
         line.startswith("- FAD, three clips: The covariance of the judged clips has rank 5 of 6") for line in lines
     )
     assert "- CLAP score, generated, codec ceiling: no codec" in lines
-    assert lines.count("| hearing.weights | 0123abcd |") == 4
-    assert "| interval | 95%, 200 resamples of the judged and reference clips |" in lines
+    assert lines.count("| hearing.weights | 0123abcd |") == 1  # what is common is told once
+    assert lines.count("| interval | 95%, 200 resamples of the judged and reference clips |") == 3
+    assert lines.count("| interval | 95%, 200 resamples of the judged clips |") == 1
+    assert "- suite: smoke" in lines
+
+
+def test_a_judged_clip_that_the_reference_holds_is_told():
+    reference = clips(40, 9)
+    warnings = kad(Embedded.cat([clips(30, 0), reference.select([3, 5])]), reference, resamples=2).warnings
+    assert warnings == ("2 judged clips, such as 9/3, are in the reference too.",)
+
+
+def test_clips_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="2 names, such as '0/0', belong to several clips"):
+        Embedded.cat([clips(2, 0), clips(2, 0)])
+
+
+def test_a_specification_is_kept_as_json_reads_it_and_without_folders_of_the_machine():
+    judge, spec = LogMel(), {"name": "clap", "model": "/home/someone/music-clap", "layers": (1, 2), "id": "laion/clap"}
+    hearing = Hearing.of(judge, spec, clip_seconds=5.0)
+    assert hearing.embedder == {"name": "clap", "model": "music-clap", "layers": [1, 2], "id": "laion/clap"}
+    assert Hearing.from_json(json.loads(json.dumps(asdict(hearing)))) == hearing
 
 
 def test_the_header_of_a_model_card_is_what_the_hub_reads(report: Report):
