@@ -13,9 +13,9 @@ LAYERS = (
     {"interfaces", "files"},
     {"registry", "config", "settings", "hub"},
     {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "data", "metrics", "meters"}
-    | {"embedders", "embeddings"},
+    | {"embedders", "embeddings", "gaussians", "kernels", "neighbours"},
     {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"}
-    | {"ranking", "captioning", "scores", "evaluation"},
+    | {"ranking", "captioning", "protocols", "embedded", "scores", "measures", "adherence", "reports", "evaluation"},
     {"cli", "making", "curating", "judging", "terminal", "doctor", "__init__", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in names}
