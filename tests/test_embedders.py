@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import soundfile
 import torch
 from small import noise, tone, write_music
 
-from codecdiff import Codec, Embedder, config
+from codecdiff import Codec, config
 from codecdiff.codecs import Standardized
 from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio, stream_audio
 from codecdiff.data.store import fingerprint
@@ -98,6 +97,66 @@ def test_what_is_behind_the_last_window_is_heard_only_where_it_is_kept(keeps_res
     assert loudness.embed(audio[:, :7])[0, :, 1].tolist() == [7]
     pieces = embed_blocks(torch.ones(18).split(4), loudness, seconds=0.5)
     assert pieces[:, 1].tolist() == counts
+
+
+class Levelled(Loudness):
+    """Wrong: a clip is divided by the loudest of its batch."""
+
+    def embed(self, audio: torch.Tensor) -> torch.Tensor:
+        return super().embed(audio / audio.abs().max().clamp(min=1e-6))
+
+
+class Rising(Loudness):
+    """Wrong: a vector depends on the windows before it, and no halo says so."""
+
+    def embed(self, audio: torch.Tensor) -> torch.Tensor:
+        return super().embed(audio).cumsum(1)
+
+
+class Restless(Loudness):
+    """Wrong: silence has fewer windows."""
+
+    def embed(self, audio: torch.Tensor) -> torch.Tensor:
+        return super().embed(audio if audio.any() else audio[:, :10])
+
+
+class Learning(Loudness):
+    """Wrong: it can learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+
+class Logarithmic(Loudness):
+    """Wrong: silence is minus infinity."""
+
+    def embed_windows(self, windows: torch.Tensor) -> torch.Tensor:
+        return super().embed_windows(windows).log()
+
+
+class Guessing(Loudness):
+    """Wrong: it rolls dice."""
+
+    def embed_windows(self, windows: torch.Tensor) -> torch.Tensor:
+        return super().embed_windows(windows) + torch.rand(1)
+
+
+@pytest.mark.parametrize(
+    ("part", "law"),
+    [
+        (Levelled, "depend on its batch"),
+        (Rising, "halo_seconds"),
+        (Restless, "whatever is heard"),
+        (Learning, "require a gradient"),
+        (Logarithmic, "NaN or infinite"),
+        (Guessing, "not deterministic"),
+    ],
+)
+def test_the_laws_find_what_is_wrong(part: type[Loudness], law: str) -> None:
+    check_embedder(Loudness())
+    with pytest.raises(AssertionError, match=law):
+        check_embedder(part())
 
 
 @pytest.mark.parametrize(("rate", "channels", "suffix"), [(44_100, 2, "wav"), (8000, 1, "flac"), (11_025, 2, "ogg")])
@@ -237,8 +296,6 @@ def test_bad_files_are_named_and_the_rest_goes_on(tmp_path: Path, logmel: LogMel
         embed_file(folder / "nan.wav", logmel)
 
 
-def test_the_kinds_of_embedder_know_their_text(logmel: LogMel) -> None:
-    assert isinstance(logmel, Embedder)
-    with pytest.raises(TypeError, match="does not read text"):
+def test_text_is_refused_with_an_embedder_that_reads_it(logmel: LogMel) -> None:
+    with pytest.raises(TypeError, match=r"LogMel does not read text.*clap-music"):
         logmel.embed_text(["piano"])
-    assert json.dumps(config.completed("embedders", "logmel"))
