@@ -9,14 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-VECTORS_AT_ONCE = 512  # bounds the memory of kernel values: so many rows of them
+VECTORS_AT_ONCE = 128  # bounds the memory of kernel values: so many rows of them
 MEDIAN_VECTORS = 4096  # at most, between which all distances are taken for their median
-
-
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """(m, p) and (n, p) vectors -> squared Euclidean distance of each pair (m, n)."""
-    products = a @ b.T
-    return (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * products).clamp(min=0)
 
 
 def median_distance(vectors: Tensor, *, seed: int = 0) -> float:
@@ -44,14 +38,16 @@ def clip_sums(a: Tensor, lengths_a: Tensor, b: Tensor, lengths_b: Tensor, bandwi
     `a` (m, p) holds the windows of its clips in order, `lengths_a` how many each has; `b` likewise.
     """
     middle = b.double().mean(0)  # distances do not change, and lose less to rounding near the origin
-    x, y = a.double() - middle, b.double() - middle
+    x, y = (a.double() - middle) / bandwidth, (b.double() - middle) / bandwidth
+    half_a, half_b = x.square().sum(1) / 2, y.square().sum(1) / 2
     clips_a = torch.arange(len(lengths_a)).repeat_interleave(lengths_a)
     clips_b = torch.arange(len(lengths_b)).repeat_interleave(lengths_b)
     sums = torch.zeros(len(lengths_a), len(lengths_b), dtype=torch.float64)
-    for rows, clips in zip(x.split(VECTORS_AT_ONCE), clips_a.split(VECTORS_AT_ONCE), strict=True):
-        kernel = torch.exp(squared_distances(y, rows) / (-2 * bandwidth**2))  # (n, rows)
+    for rows in torch.arange(len(x)).split(VECTORS_AT_ONCE):
+        exponent = torch.addmm(-half_b[:, None] - half_a[rows], y, x[rows].T)  # -|x - y|^2 / 2, (windows of b, rows)
+        kernel = exponent.clamp_(max=0).exp_()
         by_clip = torch.zeros(len(lengths_b), len(rows), dtype=torch.float64).index_add(0, clips_b, kernel)
-        sums.index_add_(0, clips, by_clip.T)
+        sums.index_add_(0, clips_a[rows], by_clip.T)
     return sums
 
 
