@@ -15,12 +15,13 @@ LAYERS = (
     {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "data", "metrics", "meters"},
     {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"}
     | {"ranking", "captioning", "scores", "evaluation"},
-    {"cli", "making", "curating", "judging", "terminal", "doctor", "__init__", "__main__"},
+    {"cli", "making", "curating", "collecting", "judging", "terminal", "doctor", "__init__", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in names}
 FIRST = {"torch", "numpy", "einops"}  # all that the interfaces may import
 OWNED = {"transformers": ("dac", "t5", "encodec", "clap", "mert", "captions")}  # heavy libraries and their plugins
-PROGRAMS = {"cli", "making", "curating", "judging", "terminal", "doctor"}  # the modules of the core that nobody imports
+# the modules of the core that nobody imports
+PROGRAMS = {"cli", "making", "curating", "collecting", "judging", "terminal", "doctor"}
 READER = "plugins/codecdiff-unet/codecdiff_unet/checkpoints.py"  # of pickled tensors, and of nothing else in them
 MODULES = sorted((ROOT / "codecdiff").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").glob("*/codecdiff_*/**/*.py"))

@@ -48,7 +48,11 @@ def find_tracks(folder: Path | str) -> list[Track]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder '{folder}'. data.audio names a folder of audio files.")
-    table = _metadata(folder)
+    return tracks_in(folder, _metadata(folder))
+
+
+def tracks_in(folder: Path, table: Mapping[str, dict[str, Any]]) -> list[Track]:
+    """Find the audio files of a folder as `find_tracks`, with a table of what is known of them by path within it."""
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
         raise FileNotFoundError(f"'{folder}' holds no audio. Files that are read: {', '.join(SUFFIXES)}.")
@@ -117,7 +121,7 @@ def read_audio(file: Path | str, sample_rate: int, channels: int) -> Tensor:
             samples = np.concatenate(blocks)
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
         raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
-    if (0 < promised < 2**62 and len(samples) < promised) or _is_cut(file):
+    if (0 < promised < 2**62 and len(samples) < promised) or is_cut(file):
         raise BadAudio(f"'{file}' is cut short: it ends before its last sample. Fetch it again.")
     if not len(samples):
         raise BadAudio(f"'{file}' holds no samples.")
@@ -131,7 +135,7 @@ def read_audio(file: Path | str, sample_rate: int, channels: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(samples.T)).clamp(-1, 1)
 
 
-def _is_cut(file: Path) -> bool:
+def is_cut(file: Path) -> bool:
     """Tell whether a WAV or AIFF is shorter than its header says, or an Ogg lacks its end: libsndfile forgives both."""
     size = file.stat().st_size
     with file.open("rb") as stream:
