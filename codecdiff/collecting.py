@@ -53,7 +53,7 @@ def import_collection(
 ) -> None:
     """Make a manifest of a collection as it is published."""
     from codecdiff.data.manifests import Manifest
-    from codecdiff.data.probes import look_up
+    from codecdiff.data.probes import MISSING, look_up
     from codecdiff.data.sources import hub, read_source
     from codecdiff.data.subsets import kept
 
@@ -66,13 +66,15 @@ def import_collection(
     if not found:
         raise ValueError("\n".join(["Nothing could be imported.", *map(str, faults[:SHOWN])]))
     recordings = kept(found, licences=licences or (), splits=splits or (), tags=tags or ())
-    home = Path(paths[0]) if kind == "folder" else audio
+    home, in_rows = Path(paths[0]) if kind == "folder" else audio, len(faults)
     if home and home.is_dir():
         with progress("trying files", len(recordings)) as advance:
             notes = beside(output, ".probes.jsonl")
             recordings = look_up(recordings, home, faults.append, depth=depth_of(probe), notes=notes, progress=advance)
-    facts = {"source": kind, "of": [Path(path).name for path in paths], "read": len(found), "faults": len(faults)}
-    deliver(Manifest(home or output.parent, recordings, facts), output, faults, of=len(found))
+    missing = sum(fault.what == MISSING for fault in faults)
+    counts = {"read": len(found), "refused": in_rows, "missing": missing, "broken": len(faults) - in_rows - missing}
+    facts = {"source": kind, "of": [Path(path).name for path in paths], **counts}
+    deliver(Manifest(home or output.parent, recordings, facts), output, faults, of=found)
 
 
 def filter_manifest(
@@ -84,7 +86,7 @@ def filter_manifest(
     check_new(output)
     before = manifest_of(manifest)
     recordings = kept(before.recordings, licences=licences or (), splits=splits or (), tags=tags or ())
-    deliver(changed(before, recordings), output, of=len(before))
+    deliver(changed(before, recordings), output, of=before.recordings)
 
 
 def split_manifest(
@@ -166,8 +168,9 @@ def check_collection(
     from codecdiff.data.checks import check
 
     faults: list[Fault] = []
+    notes = None if path.is_dir() else beside(path, ".probes.jsonl")
     with err.status(f"Checking {path}"):
-        count = check(path, faults.append, depth=depth_of(probe))
+        count = check(path, faults.append, depth=depth_of(probe), notes=notes)
     for fault in faults:
         out.print(str(fault), soft_wrap=True)
     out.print(f"{len(faults)} faults in {count} recordings.")
@@ -207,22 +210,25 @@ def manifest_of(file: Path) -> Manifest:
 
 
 def changed(manifest: Manifest, recordings: Sequence[Any]) -> Manifest:
-    """Give a manifest with other recordings of the same audio folder."""
+    """Give a manifest with other recordings of the same audio folder, and no facts that were of the former."""
     from dataclasses import replace
 
-    return replace(manifest, recordings=recordings)
+    facts = {key: value for key, value in manifest.facts.items() if key in ("source", "of")}
+    return replace(manifest, recordings=recordings, facts=facts)
 
 
-def deliver(manifest: Manifest, output: Path, faults: Sequence[Fault] = (), *, of: int | None = None) -> None:
+def deliver(manifest: Manifest, output: Path, faults: Sequence[Fault] = (), *, of: Sequence[Any] = ()) -> None:
     """Write a manifest with its attribution and its faults beside it, and say what is in it.
 
-    Raises ValueError if it holds nothing.
+    Raises ValueError if nothing is left of the recordings that it was made of.
     """
     from codecdiff.data.faults import write_faults
-    from codecdiff.data.licences import attribution
+    from codecdiff.data.licences import attribution, by_licence
 
     if not len(manifest):
-        raise ValueError(f"None of {of} recordings is left. Licences, splits and tags: codecdiff data stats.")
+        licences = ", ".join(list(by_licence(of))[:LICENCES])
+        splits = ", ".join(sorted({recording.split or "none" for recording in of}))
+        raise ValueError(f"None of {len(of)} recordings is left. Their licences: {licences}. Their splits: {splits}.")
     manifest.write(output)
     replace_text(beside(output, ".attribution.md"), attribution(manifest.recordings))
     write_faults(beside(output, ".faults.jsonl"), faults)
@@ -231,10 +237,10 @@ def deliver(manifest: Manifest, output: Path, faults: Sequence[Fault] = (), *, o
     if len(faults) > SHOWN:
         where = beside(output, ".faults.jsonl")
         err.print(f"... and {len(faults) - SHOWN} more faults, all in {where}", style="yellow", soft_wrap=True)
-    describe(manifest, output, of)
+    describe(manifest, output, len(of) or len(manifest))
 
 
-def describe(manifest: Manifest, output: Path, of: int | None) -> None:
+def describe(manifest: Manifest, output: Path, of: int) -> None:
     """Say how many recordings, splits and licences a manifest holds."""
     from rich.table import Table
 
@@ -242,11 +248,11 @@ def describe(manifest: Manifest, output: Path, of: int | None) -> None:
 
     splits = Counter(recording.split for recording in manifest.recordings)
     divided = ", ".join(f"{count} {split or 'in no split'}" for split, count in splits.most_common())
-    there = sum(recording.present for recording in manifest.recordings)
-    share = f" of {of}" if of not in (None, len(manifest)) else ""
-    out.print(
-        f"{len(manifest)}{share} recordings in {output}: {divided}. The audio of {there} is there.", soft_wrap=True
-    )
+    audio = {"there": sum(recording.present for recording in manifest.recordings)}
+    audio |= {key: manifest.facts[key] for key in ("missing", "broken") if manifest.facts.get(key)}
+    heard = ", ".join(f"{count} {key}" for key, count in audio.items())
+    share = f" of {of}" if of != len(manifest) else ""
+    out.print(f"{len(manifest)}{share} recordings in {output}: {divided}. Audio: {heard}.", soft_wrap=True)
     table = Table("licence", "recordings", "hours")
     rows = [(licence, count, hours) for licence, (count, hours) in by_licence(manifest.recordings).items()]
     rest = rows[LICENCES:]

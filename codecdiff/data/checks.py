@@ -11,7 +11,7 @@ import numpy as np
 
 from codecdiff.data.faults import Fault, Report, unsafe
 from codecdiff.data.manifests import Manifest, Recording
-from codecdiff.data.probes import FETCH, MISSING, Depth, Probe, too_short, try_all
+from codecdiff.data.probes import FETCH, Depth, Probe, too_short, try_all
 from codecdiff.data.store import CodeStore
 from codecdiff.data.subsets import SPLITS, crossing
 
@@ -75,26 +75,26 @@ def _wrong(r: Recording) -> list[tuple[str, str, str]]:
 def _check_audio(
     manifest: Manifest, report: Report, depth: Depth, notes: Path | None, progress: Callable[[int], None]
 ) -> None:
-    """Try the files that the manifest says are there, and look whether those it missed have come."""
+    """Try the files that the manifest names. One made without audio, as of MusicCaps, lacks nothing."""
+    if not any(r.present for r in manifest.recordings):
+        return
     named = [r for r in manifest.recordings if r.file and not unsafe(r.file)]
-    there = [r for r in named if r.present]
-    for file, count in Counter(r.file for r in there).items():
+    for file, count in Counter(r.file for r in named).items():
         if count > 1:
             report(Fault(file, f"{count} tracks name this file.", "Keep one of them.", field="file"))
-    answers = try_all([manifest.file_of(r) for r in there], depth, notes=notes, progress=progress)
-    for recording, answer in zip(there, answers, strict=True):
+    answers = try_all([manifest.file_of(r) for r in named], depth, notes=notes, progress=progress)
+    for recording, answer in zip(named, answers, strict=True):
         if what := answer.wrong or too_short(answer.seconds, recording.seconds) or _differs(answer, recording):
-            mend = f"{FETCH} Then import again." if what == MISSING else FETCH
             field = "file" if answer.wrong else "seconds"
-            report(Fault(recording.file, what, mend, track=recording.track, field=field))
-    for recording in named:
-        if not recording.present and manifest.file_of(recording).is_file():
-            what = "The file is there, but was missing or broken when the manifest was made."
+            report(Fault(recording.file, what, FETCH, track=recording.track, field=field))
+        elif not recording.present:
+            what = "The file has come, or was mended, since the manifest was made."
             report(Fault(recording.file, what, "Import again.", track=recording.track, field="present"))
 
 
 def _differs(answer: Probe, recording: Recording) -> str:
-    if recording.seconds is None or abs(answer.seconds - recording.seconds) < 1:
+    """Say that a file is not as long as it was when the manifest was made."""
+    if not recording.present or recording.seconds is None or abs(answer.seconds - recording.seconds) < 1:
         return ""
     return f"It lasts {answer.seconds:.1f} s, and {recording.seconds:.1f} s by the manifest."
 

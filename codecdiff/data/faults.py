@@ -23,7 +23,7 @@ class Fault:
 
     def __str__(self) -> str:
         line = f"line {self.line}" if self.line else ""
-        place = ", ".join(filter(None, (line, self.track, self.field)))
+        place = ", ".join(filter(None, (line, self.track if self.track != self.file else "", self.field)))
         return f"{self.file}{', ' if place else ''}{place}: {self.what} {self.mend}"
 
 

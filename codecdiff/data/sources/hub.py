@@ -39,7 +39,8 @@ FOUND = Columns()  # all by their usual names
 def load(name: str) -> dict[str, Any]:
     """Give a data set by its id on the hub or its folder, as splits by name.
 
-    Raises ImportError if `datasets` is not installed, and what it raises in a sentence as ValueError.
+    Raises ImportError if `datasets` is not installed, FileNotFoundError for a name that can be neither, and ValueError,
+    with the reason, for what cannot be loaded.
     """
     try:
         import datasets
@@ -47,14 +48,16 @@ def load(name: str) -> dict[str, Any]:
     except ImportError as error:
         raise ImportError("Data sets of the hub need the package datasets: pip install codecdiff[hub-data].") from error
     folder = Path(name)
+    if not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise FileNotFoundError(f"'{name}' is neither a folder nor a data set of the hub, as in owner/name.")
     try:
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
             found = datasets.load_from_disk(name)
         else:
             found = datasets.load_dataset(name)
     except (ValueError, OSError, LookupError, RuntimeError, DatasetsError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"The data set '{name}' cannot be loaded: {first}") from error
+        reason = str(error.__cause__ or error).splitlines() or [type(error).__name__]
+        raise ValueError(f"The data set '{name}' cannot be loaded: {reason[0]}") from error
     return (
         {str(split): table for split, table in found.items()}
         if isinstance(found, dict)
@@ -89,7 +92,7 @@ def read(name: str, audio: Path | None, columns: Columns, report: Report) -> lis
     for split, table in load(name).items():
         sounds = [column for column, feature in table.features.items() if isinstance(feature, datasets.Audio)]
         _check(name, table.column_names, [*columns.captions, *columns.tags, *filter(None, [columns.track])])
-        for number, row in enumerate(_encoded(table)):
+        for number, row in enumerate(_encoded(table), 1):
             recording = _recording(name, SPLITS.get(split, split), number, row, columns, sounds)
             if recording.track in seen:
                 what = f"'{recording.track}' stands in an earlier row too."
@@ -129,7 +132,7 @@ def _recording(
         artist=known["artist"],
         title=known["title"],
         split=split if split in ("train", "validation", "test") else "",
-        source=f"{name}, {track}",
+        source=f"{Path(name).name if Path(name).is_dir() else name}, {track}",
         metadata=more,
     )
 
