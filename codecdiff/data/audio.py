@@ -56,7 +56,7 @@ def tracks_in(folder: Path, table: Mapping[str, dict[str, Any]]) -> list[Track]:
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
         raise FileNotFoundError(f"'{folder}' holds no audio. Files that are read: {', '.join(SUFFIXES)}.")
-    return [_track(file, file.relative_to(folder).as_posix(), table) for file in files]
+    return [track_of(file, file.relative_to(folder).as_posix(), table) for file in files]
 
 
 def _metadata(folder: Path) -> dict[str, dict[str, Any]]:
@@ -83,7 +83,8 @@ def _located(row: dict[str, Any], parent: Path, folder: Path) -> dict[str, Any]:
     return {**row, "file_name": Path(os.path.relpath(parent / str(name), folder)).as_posix()} if name else row
 
 
-def _track(file: Path, name: str, table: Mapping[str, dict[str, Any]]) -> Track:
+def track_of(file: Path, name: str, table: Mapping[str, dict[str, Any]]) -> Track:
+    """Give the track of one file with what the table, or a `.txt` beside it, says of it."""
     row = dict(table.get(name, {}))
     row.pop("file_name", None)
     found: list[str] = []

@@ -63,19 +63,21 @@ def _parquet_rows(file: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def spellings(recording: Recording) -> set[str]:
-    """Give the ways in which others write a track's id: its path, file name and number, with endings and without.
+    """Give the ways in which others write a track's id where they write no path.
 
-    Of Jamendo's track_0000382: `82/382.mp3`, `82/382`, `382.mp3`, `382`, `0000382`. Of FMA's 2: `000/000002.mp3`,
-    `000002`. The number alone is the same for both: in a manifest of both it is ambiguous.
+    Of Jamendo's track_0000382 they are `382` and `0000382`, of FMA's 2 `2` and `000002`. A number alone may be of
+    either: in a manifest of both it can be ambiguous.
     """
-    file = PurePosixPath(recording.file)
-    base = file.parent / file.name.split(".")[0]
-    found = {recording.track}
-    if recording.file:
-        found |= {file.as_posix(), file.name, base.as_posix(), base.name}
+    found = {recording.track, *_path_spellings(recording)}
     if number := re.fullmatch(r"(?:track_)?(\d+)", recording.track):
         found |= {number[1], number[1].lstrip("0") or "0"}
     return found
+
+
+def _path_spellings(recording: Recording) -> set[str]:
+    """Give a recording's file with its folders and without, always without its ending."""
+    path = _without_ending(recording.file)
+    return {path, PurePosixPath(path).name} if recording.file else set()
 
 
 def join(
@@ -97,13 +99,13 @@ def join(
     """
     rows = list(rows)
     id_column, captions, keep = _columns(rows, id_column, captions, keep)
-    index = _index(recordings, on)
+    index = _Index.of(recordings, on)
     written: defaultdict[int, list[tuple[str, Mapping[str, Any]]]] = defaultdict(list)
     unmatched: list[str] = []
     ambiguous: list[str] = []
     for row in rows:
         name = _id(row.get(id_column))
-        places = _places(name, index)
+        places = index.places(name)
         if len(places) == 1:
             written[next(iter(places))].append((name, row))
         else:
@@ -117,15 +119,34 @@ def join(
     return Joined(joined, len(rows), sum(map(len, written.values())), changed, unmatched, ambiguous)
 
 
-def _index(recordings: Sequence[Recording], on: str) -> dict[str, set[int]]:
-    index: defaultdict[str, set[int]] = defaultdict(set)
-    for place, recording in enumerate(recordings):
-        value = recording.metadata.get(on)
-        for name in spellings(recording) if on == "track" else {_id(value)} - {""}:
-            index[name].add(place)
-    if on != "track" and not index:
-        raise ValueError(f"No recording has '{on}' in its metadata. Join on track, or on a key that is there.")
-    return dict(index)
+@dataclass(frozen=True)
+class _Index:
+    """Where recordings are, by the ids and by the paths that may be written of them."""
+
+    ids: Mapping[str, set[int]]
+    paths: Mapping[str, set[int]]
+
+    @classmethod
+    def of(cls, recordings: Sequence[Recording], on: str) -> _Index:
+        ids: defaultdict[str, set[int]] = defaultdict(set)
+        paths: defaultdict[str, set[int]] = defaultdict(set)
+        for place, recording in enumerate(recordings):
+            by_track = on == "track"
+            for name in spellings(recording) if by_track else {_id(recording.metadata.get(on))} - {""}:
+                ids[name].add(place)
+            for name in _path_spellings(recording) if by_track else ():
+                paths[name].add(place)
+        if not ids:
+            raise ValueError(f"No recording has '{on}' in its metadata. Join on track, or on a key that is there.")
+        return cls(dict(ids), dict(paths))
+
+    def places(self, name: str) -> set[int]:
+        """Find an id; one that is a path by as many of its last parts as fit, so that 82/382.mp3 is never FMA's 382."""
+        if name in self.ids or not ("/" in name or name.lower().endswith(SUFFIXES)):
+            return self.ids.get(name, set())
+        parts = PurePosixPath(_without_ending(name)).parts
+        ends = ("/".join(parts[i:]) for i in range(len(parts)))
+        return next((self.paths[end] for end in ends if end in self.paths), set())
 
 
 def _id(value: Any) -> str:
@@ -134,15 +155,6 @@ def _id(value: Any) -> str:
         value = int(value)
     text = "" if value is None else str(value).strip()
     return text.removesuffix(".0") if re.fullmatch(r"\d+\.0", text) else text
-
-
-def _places(name: str, index: Mapping[str, set[int]]) -> set[int]:
-    """Find an id among the spellings: whole, or by the last two parts or the last of its path."""
-    parts = PurePosixPath(name).parts
-    tried = [name, "/".join(parts[-2:]), "/".join(parts[-1:])]
-    if name.lower().endswith(SUFFIXES):
-        tried += [_without_ending(text) for text in tried]
-    return next((index[text] for text in tried if text in index), set())
 
 
 def _without_ending(name: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from codecdiff.data.audio import Track, tracks_in
+from codecdiff.data.audio import Track, track_of, tracks_in
 from codecdiff.data.faults import Fault, Report, unsafe
 from codecdiff.data.licences import licence_name
 from codecdiff.data.manifests import Recording
@@ -38,7 +38,7 @@ def read(folder: Path, report: Report) -> list[Recording]:
             table[path] = row
     tracks = tracks_in(folder, table)
     gone = sorted(set(table) - {track.name for track in tracks})
-    missing = [Track(folder / name, name, (), {**table[name], "file_name": None}) for name in gone]
+    missing = [track_of(folder / name, name, table) for name in gone]
     return [_recording(track) for track in [*tracks, *missing]]
 
 
