@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from codecdiff import collecting
 from codecdiff.files import require_writable
 from codecdiff.terminal import chosen_device, err, out, progress
 
@@ -15,6 +16,7 @@ data = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+collecting.add_to(data)
 
 
 @data.command("stats")

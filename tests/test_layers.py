@@ -16,7 +16,7 @@ LAYERS = (
     | {"embedders", "embeddings", "gaussians", "kernels", "neighbours"},
     {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"}
     | {"ranking", "captioning", "protocols", "embedded", "scores", "measures", "adherence", "reports", "evaluation"},
-    {"cli", "making", "curating", "judging", "terminal", "doctor", "__init__", "__main__"},
+    {"cli", "making", "curating", "collecting", "judging", "terminal", "doctor", "__init__", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in names}
 FIRST = {"torch", "numpy", "einops"}  # all that the interfaces may import
@@ -24,7 +24,8 @@ OWNED = {  # heavy libraries and their plugins
     "transformers": ("dac", "t5", "encodec", "clap", "mert", "captions"),
     "torchvggish": ("vggish",),
 }
-PROGRAMS = {"cli", "making", "curating", "judging", "terminal", "doctor"}  # the modules of the core that nobody imports
+# the modules of the core that nobody imports
+PROGRAMS = {"cli", "making", "curating", "collecting", "judging", "terminal", "doctor"}
 READERS = (  # of pickled tensors, and of nothing else in them
     "plugins/codecdiff-unet/codecdiff_unet/checkpoints.py",
     "plugins/codecdiff-vggish/codecdiff_vggish/weights.py",

@@ -48,11 +48,15 @@ def find_tracks(folder: Path | str) -> list[Track]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder '{folder}'. data.audio names a folder of audio files.")
-    table = _metadata(folder)
+    return tracks_in(folder, _metadata(folder))
+
+
+def tracks_in(folder: Path, table: Mapping[str, dict[str, Any]]) -> list[Track]:
+    """Find the audio files of a folder as `find_tracks`, with a table of what is known of them by path within it."""
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
         raise FileNotFoundError(f"'{folder}' holds no audio. Files that are read: {', '.join(SUFFIXES)}.")
-    return [_track(file, file.relative_to(folder).as_posix(), table) for file in files]
+    return [track_of(file, file.relative_to(folder).as_posix(), table) for file in files]
 
 
 def _metadata(folder: Path) -> dict[str, dict[str, Any]]:
@@ -79,7 +83,8 @@ def _located(row: dict[str, Any], parent: Path, folder: Path) -> dict[str, Any]:
     return {**row, "file_name": Path(os.path.relpath(parent / str(name), folder)).as_posix()} if name else row
 
 
-def _track(file: Path, name: str, table: Mapping[str, dict[str, Any]]) -> Track:
+def track_of(file: Path, name: str, table: Mapping[str, dict[str, Any]]) -> Track:
+    """Give the track of one file with what the table, or a `.txt` beside it, says of it."""
     row = dict(table.get(name, {}))
     row.pop("file_name", None)
     found: list[str] = []
@@ -152,13 +157,13 @@ def _blocks(file: Path) -> Iterator[tuple[int, np.ndarray]]:
         raise
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
         raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
-    if (0 < promised < 2**62 and count < promised) or _is_cut(file):
+    if (0 < promised < 2**62 and count < promised) or is_cut(file):
         raise BadAudio(f"'{file}' is cut short: it ends before its last sample. Fetch it again.")
     if not count:
         raise BadAudio(f"'{file}' holds no samples.")
 
 
-def _is_cut(file: Path) -> bool:
+def is_cut(file: Path) -> bool:
     """Tell whether a WAV or AIFF is shorter than its header says, or an Ogg lacks its end: libsndfile forgives both."""
     size = file.stat().st_size
     with file.open("rb") as stream:

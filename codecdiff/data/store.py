@@ -108,10 +108,20 @@ class CodeStore:
                 yield projections.permute(1, 2, 0)[None].to(device_of(codec))
 
     def facts(self) -> dict[str, Any]:
-        """Give what a model card says of its data: tracks, hours and licences."""
-        hours = sum(row["seconds"] for row in self.rows) / 3600
-        licences = sorted({row["licence"] for row in self.rows if row["licence"]})
-        return {"tracks": len(self), "hours": round(hours, 3), "licences": licences}
+        """Give what a model card says of its data: tracks, hours and licences, with the hours under each of them.
+
+        The hours of tracks without a licence are under "unknown".
+        """
+        hours: dict[str, float] = {}
+        for row in self.rows:
+            licence = row["licence"] or "unknown"
+            hours[licence] = hours.get(licence, 0.0) + row["seconds"] / 3600
+        return {
+            "tracks": len(self),
+            "hours": round(sum(hours.values()), 3),
+            "licences": sorted({row["licence"] for row in self.rows if row["licence"]}),
+            "licence_hours": {licence: round(hours[licence], 3) for licence in sorted(hours)},
+        }
 
     def captions(self, i: int) -> list[str]:
         """Give the captions of track `i`, possibly none."""
@@ -319,7 +329,7 @@ def _row(track: Track, codec: Codec, samples: int, shard: int, start: int, frame
         "track": track.name,
         "captions": list(track.captions),
         "metadata": json.dumps(dict(track.metadata), ensure_ascii=False),
-        "licence": str(track.metadata.get("license") or track.metadata.get("licence") or ""),
+        "licence": str(track.metadata.get("licence") or track.metadata.get("license") or ""),
         "source": str(track.metadata.get("source") or ""),
         "seconds": samples / codec.sample_rate,
         "checksum": checksum(track.file),
