@@ -138,14 +138,14 @@ def encode(
     device: Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: a GPU if any.")] = "",
 ) -> None:
     """Encode audio into a store of codes to train on."""
-    from codecdiff.config import build, spec_of
+    from codecdiff.config import build, chosen, spec_of
     from codecdiff.data.store import clips, encode_tracks
 
     if output.exists():
         raise FileExistsError(f"'{output}' exists already. Choose another name, or delete it.")
     require_writable(output)
     tracks = tracks_of(audio)
-    model = build("codecs", codec_spec(codec, options or [])).to(chosen_device(device))
+    model = build("codecs", chosen("codecs", codec, options or [])).to(chosen_device(device))
     if not model.is_fitted:
         with err.status(f"Fitting the {codec} codec"):
             model.fit(clips(tracks, model))
@@ -180,19 +180,6 @@ def tracks_of(paths: list[Path]) -> list[Track]:
         for file, track in tracks.items()
         if any(path in (file, *file.parents) for path in asked)
     ]
-
-
-def codec_spec(name: str, options: list[str]) -> dict[str, Any]:
-    """Give the configuration of a codec, its `key=value` options read by their types."""
-    from pydantic import BaseModel
-
-    from codecdiff import config
-
-    class Encoding(BaseModel):
-        codec: config.CodecSpec
-
-    assignments = [f"codec.{option}" for option in options]
-    return config.override({"codec": {"name": name}}, Encoding, assignments)["codec"]
 
 
 @app.command()

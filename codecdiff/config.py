@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf, TypeAdapter, ValidationError, create_model
 from pydantic_core import to_jsonable_python
 
 from codecdiff import registry
@@ -241,6 +241,15 @@ def override(data: dict[str, Any], model: type[BaseModel], assignments: Sequence
     for path, text in sorted(pairs, key=lambda pair: pair[0][-1] != "name"):
         result = _assign(result, model, path, text, ".".join(path))
     return result
+
+
+def chosen(kind: str, name: str, assignments: Sequence[str]) -> dict[str, Any]:
+    """Describe the part called `name` with the `option=value` assignments of a command line, read by their types.
+
+    Raises ConfigError for options it does not have.
+    """
+    model = create_model("Chosen", part=(Annotated[dict[str, Any], PartOf(kind)], ...))
+    return override({"part": {"name": name}}, model, [f"part.{assignment}" for assignment in assignments])["part"]
 
 
 def _assign(data: Mapping[str, Any], model: type[BaseModel], path: list[str], text: str, where: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -44,3 +45,9 @@ def replace_text(path: Path | str, text: str) -> None:
     """Write a text file that appears whole or not at all."""
     with replaced(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def checksum(file: Path | str) -> str:
+    """Give the first 16 hexadecimal digits of a file's SHA-256."""
+    with Path(file).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]

@@ -298,21 +298,23 @@ class Embedder(Part, nn.Module, ABC):
     """Turns music into the vectors that a judge compares. Frozen, and it hears one channel.
 
     Law: the vectors of a clip never depend on the clips beside it, and their number depends on its length alone.
+    Windows of one length start `hop_seconds` apart, so that long audio can be embedded in blocks of them.
     """
 
     sample_rate: int  # Hz
     window_seconds: float  # of audio that one vector is about
-    hop_seconds: float  # from one window to the next
+    hop_seconds: float  # from one window to the next: a whole number of samples
+    halo_seconds: float = 0.0  # of audio on either side of its window that a vector depends on too
     width: int  # of a vector
     reads_text: bool = False  # whether texts have vectors in the same space
 
     @abstractmethod
     def embed(self, audio: Tensor) -> Tensor:
-        """(b, t) mono audio -> (b, w, e) vectors of its windows, in order; a clip shorter than a window has one."""
+        """(b, t) mono audio, t >= 1 -> (b, w, e) float32 vectors of its windows, in order; a short clip has one."""
 
     def embed_text(self, texts: Sequence[str]) -> Tensor:
-        """N texts -> (n, e) vectors. Raises TypeError where `reads_text` is False."""
-        raise TypeError(f"{type(self).__name__} does not read text. Choose an embedder that does, such as clap.")
+        """N texts -> (n, e) float32 vectors. Raises TypeError where `reads_text` is False."""
+        raise TypeError(f"{type(self).__name__} does not read text. Choose an embedder that does, such as clap-music.")
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: a judge never trains."""

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from codecdiff.gaussians import frechet, root
+
 NUM_BANDS = 32
 LOWEST, HIGHEST = 40.0, 16_000.0  # Hz, edges of the mel bands; the highest is at most half the sample rate
 FRAMES_PER_SECOND = 100
@@ -122,16 +124,11 @@ def frechet_distance(features_a: Tensor, features_b: Tensor) -> float:
         |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a^1/2 C_b C_a^1/2)^1/2)
 
     As codecdiff reports it: 32 log-mel bands, one-second windows half overlapped, mean and deviation over time
-    (64 numbers a window, `window_features`), Ledoit-Wolf covariance, all in float64. The symmetric product has real
-    eigenvalues, so no complex root is taken. The distance of finite sets is biased upwards: compare sets of one size.
+    (64 numbers a window, `window_features`), Ledoit-Wolf covariance, all in float64; no complex root is taken
+    (`gaussians.frechet`). The distance of finite sets is biased upwards: compare sets of one size.
     """
     a, b = features_a.flatten(0, -2).double(), features_b.flatten(0, -2).double()
-    cov_a, cov_b = ledoit_wolf(a), ledoit_wolf(b)
-    values, vectors = torch.linalg.eigh(cov_a)
-    root_a = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    overlap = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0).sqrt().sum()
-    distance = (a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * overlap
-    return max(float(distance), 0.0)
+    return frechet(a.mean(0), root(ledoit_wolf(a)), b.mean(0), root(ledoit_wolf(b)))
 
 
 def bootstrap(

@@ -1,4 +1,4 @@
-"""The laws of the four parts, to be called from the tests of whoever writes one:
+"""The laws of parts, to be called from the tests of whoever writes one:
 
     from codecdiff.testing import check_codec
 
@@ -22,7 +22,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from codecdiff.codecs import Chunked
-from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Entry, Prompt, Splitter
+from codecdiff.embeddings import embed_blocks
+from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Embedder, Entry, Prompt, Splitter
 
 PROMPTS: tuple[Prompt, ...] = ("a slow piece for piano", "drums", {"text": "a fast tune in G major, with a flute"})
 
@@ -306,3 +307,76 @@ def _without(condition: Condition, name: str) -> Condition:
     entry = condition[name]
     absent = Entry(torch.zeros_like(entry.tokens[:, :1]), torch.zeros_like(entry.mask[:, :1]))
     return Condition({**condition.entries, name: absent})
+
+
+def check_embedder(embedder: Embedder, texts: Sequence[str] = ("a slow piece for piano", "loud drums")) -> None:
+    """Check every law of an embedder on noise, silence and clipping, and on two different `texts` if it reads any."""
+    with _randomness_untouched(embedder):
+        _check_frozen(embedder)
+        window, hop = (round(s * embedder.sample_rate) for s in (embedder.window_seconds, embedder.hop_seconds))
+        _law(
+            abs(hop / embedder.sample_rate - embedder.hop_seconds) < 1e-9, "hop_seconds is no whole number of samples."
+        )
+        _check_windows(
+            embedder, (1, window // 2, window - 1, window, window + 1, window + hop, 2 * window + 2 * hop - 1)
+        )
+        _check_clips(embedder, 2 * window + hop)
+        _check_blocks(embedder, 2 * window + 5 * hop + hop // 3)
+        _check_texts(embedder, texts)
+
+
+def _check_windows(embedder: Embedder, lengths: Sequence[int]) -> None:
+    counts = []
+    for samples in lengths:
+        full = torch.ones(1, max(1, samples))
+        clips = {"noise": 0.3 * _noise(*full.shape), "silence": 0 * full, "full scale": full}
+        clips["clipped noise"] = _noise(*full.shape).sign()
+        found = {name: embedder.embed(audio) for name, audio in clips.items()}
+        for name, vectors in found.items():
+            _law(vectors.dtype == torch.float32, f"embed gives {vectors.dtype}, not float32.")
+            _law(vectors.isfinite().all(), f"{samples} samples of {name} give NaN or infinite values.")
+        shapes = {name: tuple(vectors.shape) for name, vectors in found.items()}
+        counts.append(found["noise"].shape[1])
+        wanted = (1, counts[-1], embedder.width)
+        _law(set(shapes.values()) == {wanted}, f"{samples} samples give {shapes}, not {wanted} whatever is heard.")
+    _law(counts[:4] == [1] * 4, f"Clips of up to one window have one vector, but {lengths[:4]} samples: {counts[:4]}.")
+    _law(counts == sorted(counts) and counts[-1] > 1, f"Longer clips have more vectors, but {lengths}: {counts}.")
+
+
+def _check_clips(embedder: Embedder, samples: int) -> None:
+    audio = (0.3 * _noise(3, samples, seed=1) * torch.tensor([[1.0], [0.1], [0.0]])).requires_grad_()
+    together = embedder.embed(audio)
+    _law(not together.requires_grad, "embed carries a gradient; a judge is frozen.")
+    _same(embedder.embed(audio), together, "embed is not deterministic.")
+    scale = float(together.abs().max())
+    alone = torch.cat([embedder.embed(row) for row in audio.split(1)])
+    _same(alone / scale, together / scale, "The vectors of a clip depend on its batch.", 1e-4)
+    again = type(embedder)(**embedder.arguments)
+    _same(again.embed(audio[:1]) / scale, together[:1] / scale, "Built again, the embedder differs.", 1e-4)
+    _law(not torch.allclose(together[0], together[1]), "Two different clips have the same vectors.")
+
+
+def _check_blocks(embedder: Embedder, samples: int) -> None:
+    audio = 0.3 * _noise(samples, seed=2)
+    whole = embedder.embed(audio[None])[0]
+    pieces = embed_blocks(audio.split(max(1, samples // 7)), embedder, seconds=embedder.hop_seconds)
+    _law(pieces.shape == whole.shape, f"In blocks there are {len(pieces)} windows, at once {len(whole)}.")
+    scale = float(whole.abs().max())
+    _same(pieces / scale, whole / scale, "Vectors in blocks are not those of the whole: halo_seconds?", 1e-4)
+
+
+def _check_texts(embedder: Embedder, texts: Sequence[str]) -> None:
+    if not embedder.reads_text:
+        try:
+            embedder.embed_text(texts)
+        except TypeError:
+            return
+        _law(False, "embed_text has to raise TypeError where reads_text is False.")
+    together = embedder.embed_text([*texts, ""])
+    wanted = (len(texts) + 1, embedder.width)
+    _law(together.shape == wanted and together.dtype == torch.float32, f"embed_text does not give {wanted} float32.")
+    _law(together.isfinite().all() and not together.requires_grad, "Vectors of texts are not finite, or not frozen.")
+    _law(embedder.embed_text([]).shape == (0, embedder.width), "No texts have to give no vectors.")
+    for row, text in enumerate([*texts, ""]):
+        _same(embedder.embed_text([text]), together[row : row + 1], f"{text!r} depends on its neighbours.", 1e-4)
+    _law(not torch.allclose(together[0], together[1], atol=1e-5), f"{texts[0]!r} and {texts[1]!r} have one vector.")

@@ -5,13 +5,19 @@ from codecdiff.cards import write_card
 
 
 def test_a_card_says_what_the_folder_records(make_pipeline, tmp_path: Path) -> None:
-    pipeline: Pipeline = make_pipeline(data={"tracks": 6, "hours": 0.5, "licences": ["CC0"]})
+    pipeline: Pipeline = make_pipeline(data={"tracks": 6, "hours": 0.5, "licence_hours": {"CC0": 0.4, "unknown": 0.1}})
     pipeline.stages[1].facts = {"steps": 1234}
     pipeline.save(tmp_path / "model")
     write_card(tmp_path / "model")
     text = (tmp_path / "model" / "README.md").read_text()
     assert text.startswith("---\nlibrary_name: codecdiff\n")
-    for fact in ("6 tracks, 0.5 hours", "CC0", '"steps": 1234', '"name": "coarse-first"', "--model model"):
+    for fact in (
+        "6 tracks, 0.5 hours",
+        "CC0 (0.4 hours), unknown (0.1 hours)",
+        '"steps": 1234',
+        '"name": "coarse-first"',
+        "--model model",
+    ):
         assert fact in text
 
 

@@ -256,10 +256,6 @@ def test_encode_refuses(dac_folder: Path, tmp_path: Path):
     assert "exists already" in refused("encode", music, "-o", store, *with_dac)
 
 
-def test_options_of_a_codec_are_read_by_their_types():
-    assert cli.codec_spec("starter", ["griffin_lim_iterations=4"]) == {"name": "starter", "griffin_lim_iterations": 4}
-
-
 # generate
 
 

@@ -229,3 +229,11 @@ def test_tensors_are_state_and_not_options(dac: Codec) -> None:
     codec.mean.fill_(3.0)
     assert not any(isinstance(value, torch.Tensor) for value in codec.arguments.values())
     assert set(config.spec_of("codecs", codec)) == {"name", "codec", "per"}
+
+
+def test_options_chosen_on_a_command_line_are_read_by_their_types():
+    starter = {"name": "starter", "griffin_lim_iterations": 4}
+    assert config.chosen("codecs", "starter", ["griffin_lim_iterations=4"]) == starter
+    assert config.chosen("embedders", "codec", ["codec=starter", "codec.griffin_lim_iterations=4"])["codec"] == starter
+    with pytest.raises(config.ConfigError, match=r"The embedder 'logmel' has no option 'rate'\. It has: sample_rate"):
+        config.chosen("embedders", "logmel", ["rate=3"])

@@ -18,7 +18,9 @@ from codecdiff.data.store import CodeStore
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
-NEEDS_NETWORK = {"codecdiff-dac", "codecdiff-t5"}  # their examples load released weights
+NEEDS_NETWORK = {
+    f"codecdiff-{name}" for name in ("dac", "t5", "clap", "vggish", "mert")
+}  # their examples load released weights
 LINK = re.compile(r"\]\((?!http)([^)#]+)")
 
 

@@ -52,6 +52,12 @@ def test_a_manifest_moves_with_its_audio(tmp_path: Path) -> None:
     assert str(tmp_path).encode() not in (tmp_path / "b" / "m.parquet").read_bytes()
 
 
+def test_a_file_outside_the_audio_folder_is_no_track(tmp_path: Path) -> None:
+    names = ["in/a.wav", "../a.wav", "/etc/a.wav", "in/../../a.wav", "C:\\a.wav"]
+    manifest = Manifest(tmp_path, [Recording(name, name, True) for name in names])
+    assert [track.name for track in manifest.tracks()] == ["in/a.wav"]
+
+
 def test_what_is_no_manifest_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="codecdiff data import"):
         Manifest.read(tmp_path / "none.parquet")

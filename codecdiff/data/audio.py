@@ -48,11 +48,15 @@ def find_tracks(folder: Path | str) -> list[Track]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder '{folder}'. data.audio names a folder of audio files.")
-    table = _metadata(folder)
+    return tracks_in(folder, _metadata(folder))
+
+
+def tracks_in(folder: Path, table: Mapping[str, dict[str, Any]]) -> list[Track]:
+    """Find the audio files of a folder as `find_tracks`, with a table of what is known of them by path within it."""
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
         raise FileNotFoundError(f"'{folder}' holds no audio. Files that are read: {', '.join(SUFFIXES)}.")
-    return [_track(file, file.relative_to(folder).as_posix(), table) for file in files]
+    return [track_of(file, file.relative_to(folder).as_posix(), table) for file in files]
 
 
 def _metadata(folder: Path) -> dict[str, dict[str, Any]]:
@@ -79,7 +83,8 @@ def _located(row: dict[str, Any], parent: Path, folder: Path) -> dict[str, Any]:
     return {**row, "file_name": Path(os.path.relpath(parent / str(name), folder)).as_posix()} if name else row
 
 
-def _track(file: Path, name: str, table: Mapping[str, dict[str, Any]]) -> Track:
+def track_of(file: Path, name: str, table: Mapping[str, dict[str, Any]]) -> Track:
+    """Give the track of one file with what the table, or a `.txt` beside it, says of it."""
     row = dict(table.get(name, {}))
     row.pop("file_name", None)
     found: list[str] = []
@@ -106,23 +111,8 @@ def read_audio(file: Path | str, sample_rate: int, channels: int) -> Tensor:
 
     Raises BadAudio for a file that is not audio, is cut short, is empty or holds NaN samples.
     """
-    file = Path(file)
-    try:
-        with soundfile.SoundFile(file) as stream:
-            promised = stream.frames
-            rate = stream.samplerate
-            blocks: list[np.ndarray] = [np.zeros((0, stream.channels), np.float32)]
-            while len(block := stream.read(BLOCK, dtype="float32", always_2d=True)):  # a streamed FLAC has no length
-                blocks.append(block)
-            samples = np.concatenate(blocks)
-    except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
-        raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
-    if (0 < promised < 2**62 and len(samples) < promised) or _is_cut(file):
-        raise BadAudio(f"'{file}' is cut short: it ends before its last sample. Fetch it again.")
-    if not len(samples):
-        raise BadAudio(f"'{file}' holds no samples.")
-    if not np.isfinite(samples).all():
-        raise BadAudio(f"'{file}' holds NaN or infinite samples. Export it again, or leave it out.")
+    blocks = list(_blocks(Path(file)))
+    rate, samples = blocks[0][0], np.concatenate([block for _, block in blocks])
     if samples.shape[1] != channels:
         samples = samples.mean(1, keepdims=True).repeat(channels, 1)
     if rate != sample_rate:
@@ -131,7 +121,49 @@ def read_audio(file: Path | str, sample_rate: int, channels: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(samples.T)).clamp(-1, 1)
 
 
-def _is_cut(file: Path) -> bool:
+def stream_audio(file: Path | str, sample_rate: int) -> Iterator[Tensor]:
+    """Yield the mean of an audio file's channels, resampled, as blocks (t,) of float32 in [-1, 1].
+
+    Together they are `read_audio(file, sample_rate, 1)[0]`, in memory that does not grow with the file.
+    Raises BadAudio as that does, once it comes to what is wrong.
+    """
+    resampler, first, count = None, np.zeros(0, np.float32), 0
+    for rate, block in _blocks(Path(file)):
+        samples = block.mean(1)
+        first = first if len(first) else samples[:1]
+        if rate != sample_rate:
+            resampler = resampler or soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+            samples = resampler.resample_chunk(samples)
+        count += len(samples)
+        if len(samples):
+            yield torch.from_numpy(samples).clamp(-1, 1)
+    rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True) if resampler else np.zeros(0, np.float32)
+    if len(rest) or not count:
+        yield torch.from_numpy(rest if len(rest) else first).clamp(-1, 1)
+
+
+def _blocks(file: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the sample rate with samples (t, ch), block by block. Raises BadAudio once it comes to what is wrong."""
+    count = 0
+    try:
+        with soundfile.SoundFile(file) as stream:
+            promised = stream.frames
+            while len(block := stream.read(BLOCK, dtype="float32", always_2d=True)):  # a streamed FLAC has no length
+                count += len(block)
+                if not np.isfinite(block).all():
+                    raise BadAudio(f"'{file}' holds NaN or infinite samples. Export it again, or leave it out.")
+                yield stream.samplerate, block
+    except BadAudio:
+        raise
+    except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
+        raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
+    if (0 < promised < 2**62 and count < promised) or is_cut(file):
+        raise BadAudio(f"'{file}' is cut short: it ends before its last sample. Fetch it again.")
+    if not count:
+        raise BadAudio(f"'{file}' holds no samples.")
+
+
+def is_cut(file: Path) -> bool:
     """Tell whether a WAV or AIFF is shorter than its header says, or an Ogg lacks its end: libsndfile forgives both."""
     size = file.stat().st_size
     with file.open("rb") as stream:

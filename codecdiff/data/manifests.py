@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from codecdiff.data.audio import Track
+from codecdiff.data.faults import unsafe
 from codecdiff.files import replaced
 
 FORMAT = 1
@@ -131,8 +132,8 @@ class Manifest:
         return self.audio / recording.file
 
     def tracks(self) -> list[Track]:
-        """Give the recordings whose audio is there, to be encoded."""
-        there = [r for r in self.recordings if r.file and r.present]
+        """Give the recordings whose audio is there, within its folder, to be encoded."""
+        there = [r for r in self.recordings if r.file and r.present and not unsafe(r.file)]
         return [Track(self.file_of(r), r.track, tuple(r.captions), r.told()) for r in there]
 
     def rows(self) -> list[dict[str, Any]]:

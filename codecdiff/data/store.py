@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from codecdiff.codecs import in_pieces
 from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio
-from codecdiff.files import replaced
+from codecdiff.files import checksum, replaced
 from codecdiff.interfaces import Codec, device_of
 
 Target = Literal["codes", "projections"]  # what is diffused: entries of the codebooks, or what they quantise
@@ -51,11 +51,6 @@ def load_state(file: Path) -> dict[str, Tensor]:
         return load_file(file) if file.exists() else {}
     except SafetensorError as error:
         raise ValueError(f"'{file}' is damaged: {error}. Fetch or make it again.") from error
-
-
-def _checksum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
 class CodeStore:
@@ -113,10 +108,20 @@ class CodeStore:
                 yield projections.permute(1, 2, 0)[None].to(device_of(codec))
 
     def facts(self) -> dict[str, Any]:
-        """Give what a model card says of its data: tracks, hours and licences."""
-        hours = sum(row["seconds"] for row in self.rows) / 3600
-        licences = sorted({row["licence"] for row in self.rows if row["licence"]})
-        return {"tracks": len(self), "hours": round(hours, 3), "licences": licences}
+        """Give what a model card says of its data: tracks, hours and licences, with the hours under each of them.
+
+        The hours of tracks without a licence are under "unknown".
+        """
+        hours: dict[str, float] = {}
+        for row in self.rows:
+            licence = row["licence"] or "unknown"
+            hours[licence] = hours.get(licence, 0.0) + row["seconds"] / 3600
+        return {
+            "tracks": len(self),
+            "hours": round(sum(hours.values()), 3),
+            "licences": sorted({row["licence"] for row in self.rows if row["licence"]}),
+            "licence_hours": {licence: round(hours[licence], 3) for licence in sorted(hours)},
+        }
 
     def captions(self, i: int) -> list[str]:
         """Give the captions of track `i`, possibly none."""
@@ -324,10 +329,10 @@ def _row(track: Track, codec: Codec, samples: int, shard: int, start: int, frame
         "track": track.name,
         "captions": list(track.captions),
         "metadata": json.dumps(dict(track.metadata), ensure_ascii=False),
-        "licence": str(track.metadata.get("license") or track.metadata.get("licence") or ""),
+        "licence": str(track.metadata.get("licence") or track.metadata.get("license") or ""),
         "source": str(track.metadata.get("source") or ""),
         "seconds": samples / codec.sample_rate,
-        "checksum": _checksum(track.file),
+        "checksum": checksum(track.file),
         "bytes": track.file.stat().st_size,
         "shard": shard,
         "start": start,

@@ -1,0 +1,175 @@
+"""Data sets of the Hugging Face hub, or folders in its formats, through its library `datasets` (`codecdiff[hub-data]`).
+
+Audio stays encoded: files that lie in the audio folder are named, and bytes that a table holds are written there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from codecdiff.data.audio import CAPTION_FIELDS, SUFFIXES
+from codecdiff.data.faults import Fault, Report
+from codecdiff.data.licences import licence_name
+from codecdiff.data.manifests import Recording
+from codecdiff.data.sources.folders import tags_of
+from codecdiff.files import replaced
+
+SPLITS = {"valid": "validation", "val": "validation", "dev": "validation", "eval": "test"}  # by other names
+KNOWN = {"artist": ("artist", "artist_name"), "title": ("title", "name"), "licence": ("license", "licence")}
+IDS = ("track", "id", "track_id", "ytid")  # columns that are taken for names of tracks, if --id-column is not given
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a data set hold what. Empty ones are found by their usual names and types."""
+
+    captions: Sequence[str] = ()
+    tags: Sequence[str] = ()
+    track: str = ""
+
+
+FOUND = Columns()  # all by their usual names
+
+
+def load(name: str) -> dict[str, Any]:
+    """Give a data set by its id on the hub or its folder, as splits by name.
+
+    Raises ImportError if `datasets` is not installed, FileNotFoundError for a name that can be neither, and ValueError,
+    with the reason, for what cannot be loaded.
+    """
+    try:
+        import datasets
+        from datasets.exceptions import DatasetsError
+    except ImportError as error:
+        raise ImportError("Data sets of the hub need the package datasets: pip install codecdiff[hub-data].") from error
+    folder = Path(name)
+    if not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise FileNotFoundError(f"'{name}' is neither a folder nor a data set of the hub, as in owner/name.")
+    try:
+        if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+            found = datasets.load_from_disk(name)
+        else:
+            found = datasets.load_dataset(name)
+    except (ValueError, OSError, LookupError, RuntimeError, DatasetsError) as error:
+        reason = str(error.__cause__ or error).splitlines() or [type(error).__name__]
+        raise ValueError(f"The data set '{name}' cannot be loaded: {reason[0]}") from error
+    return (
+        {str(split): table for split, table in found.items()}
+        if isinstance(found, dict)
+        else {str(found.split or ""): found}
+    )
+
+
+def plain_rows(name: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of all splits of a data set, audio left encoded."""
+    for table in load(name).values():
+        yield from _encoded(table)
+
+
+def _encoded(table: Any) -> Any:
+    import datasets
+
+    for column, feature in table.features.items():
+        if isinstance(feature, datasets.Audio):
+            table = table.cast_column(column, datasets.Audio(decode=False))
+    return table
+
+
+def read(name: str, audio: Path | None, columns: Columns, report: Report) -> list[Recording]:
+    """Read a data set into recordings, its audio written into the folder `audio`, if any.
+
+    Raises ValueError for columns that it does not have.
+    """
+    import datasets
+
+    recordings: list[Recording] = []
+    seen: set[str] = set()
+    for split, table in load(name).items():
+        sounds = [column for column, feature in table.features.items() if isinstance(feature, datasets.Audio)]
+        _check(name, table.column_names, [*columns.captions, *columns.tags, *filter(None, [columns.track])])
+        for number, row in enumerate(_encoded(table), 1):
+            recording = _recording(name, SPLITS.get(split, split), number, row, columns, sounds)
+            if recording.track in seen:
+                what = f"'{recording.track}' stands in an earlier row too."
+                field = columns.track or "id"
+                report(Fault(f"{name} {split}", what, "Leave one of them out.", number, recording.track, field))
+                continue
+            seen.add(recording.track)
+            if sounds and audio:
+                _keep(row[sounds[0]], audio, recording.file)
+            recordings.append(recording)
+    return recordings
+
+
+def _check(name: str, has: Sequence[str], asked: Sequence[str]) -> None:
+    for column in asked:
+        if column not in has:
+            raise ValueError(f"The data set '{name}' has no column '{column}'. It has: {', '.join(has)}.")
+
+
+def _recording(
+    name: str, split: str, number: int, row: Mapping[str, Any], columns: Columns, sounds: Sequence[str]
+) -> Recording:
+    id_column = columns.track or next((key for key in IDS if row.get(key) not in (None, "")), "")
+    track = str(row[id_column]) if id_column else f"{split or 'row'}-{number:07d}"
+    caption_columns = columns.captions or [key for key in CAPTION_FIELDS if key in row]
+    tag_columns = columns.tags or [key for key in ("tags",) if key in row]
+    known = {to: next((str(row[key]) for key in keys if row.get(key)), "") for to, keys in KNOWN.items()}
+    tags = {key: found for column in tag_columns for key, found in _tags(column, row[column]).items()}
+    used = {id_column, *caption_columns, *tag_columns, *sounds, *(key for keys in KNOWN.values() for key in keys)}
+    more = {key: value for key, value in row.items() if key not in used and _is_plain(value)}
+    return Recording(
+        track,
+        file=_file_name(track, row[sounds[0]]) if sounds else "",
+        tags=tags,
+        captions=_texts([row[column] for column in caption_columns]),
+        licence=licence_name(known["licence"], known["licence"]),
+        artist=known["artist"],
+        title=known["title"],
+        split=split if split in ("train", "validation", "test") else "",
+        source=f"{Path(name).name if Path(name).is_dir() else name}, {track}",
+        metadata=more,
+    )
+
+
+def _tags(column: str, value: Any) -> Mapping[str, Sequence[str]]:
+    """Read a column of tags, under its own name unless that is only `tags`."""
+    found = tags_of(value)
+    return {column: found["tag"]} if column != "tags" and set(found) == {"tag"} else found
+
+
+def _texts(values: Sequence[Any]) -> list[str]:
+    listed = [text for value in values for text in (value if isinstance(value, list) else [value])]
+    return list(dict.fromkeys(str(text).strip() for text in listed if text and str(text).strip()))
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool) and value == value
+
+
+def _file_name(track: str, sound: Mapping[str, Any] | None) -> str:
+    """Name a file for a track by letters that are safe, with the ending its audio came with."""
+    ending = PurePosixPath((sound or {}).get("path") or "").suffix.lower()
+    safe = re.sub(r"[^\w-]+", "_", track)
+    if safe != track:  # another track may be left with the same letters
+        safe += f"-{hashlib.sha256(track.encode()).hexdigest()[:8]}"
+    return f"{safe}{ending if ending in SUFFIXES else '.wav'}"
+
+
+def _keep(sound: Mapping[str, Any] | None, audio: Path, file: str) -> None:
+    """Put the encoded audio of a row into the audio folder, unless it is there: an import that stopped goes on."""
+    target = audio / file
+    if not sound or target.exists():
+        return
+    data, path = sound.get("bytes"), Path(sound.get("path") or "")
+    if data is None and path.suffix.lower() in SUFFIXES and path.is_file():
+        data = path.read_bytes()
+    if data:
+        audio.mkdir(parents=True, exist_ok=True)
+        with replaced(target) as temporary:
+            temporary.write_bytes(data)

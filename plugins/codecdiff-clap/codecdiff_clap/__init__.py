@@ -1,0 +1,5 @@
+"""CLAP as an embedder of codecdiff."""
+
+from codecdiff_clap.embedder import CLAP, GeneralCLAP, MusicCLAP
+
+__all__ = ["CLAP", "GeneralCLAP", "MusicCLAP"]

@@ -1,0 +1,5 @@
+"""VGGish as an embedder of codecdiff."""
+
+from codecdiff_vggish.embedder import VGGish
+
+__all__ = ["VGGish"]
