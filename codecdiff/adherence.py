@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from codecdiff.embeddings import Embedded
+from codecdiff.embedded import Embedded
 from codecdiff.interfaces import Prompt
 from codecdiff.metrics import Estimate, Probe, balanced_accuracy, bootstrap, shuffled
 from codecdiff.protocols import Hearing, Protocol, prompts_hash

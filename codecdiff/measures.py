@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codecdiff.embeddings import Embedded, Statistics, require_alike
+from codecdiff.embedded import Embedded, Statistics, require_alike
 from codecdiff.gaussians import Moments, fitted, frechet, intercept, root
 from codecdiff.kernels import clip_sums, mean_between, mean_within, median_distance
 from codecdiff.metrics import Estimate, bootstrap, frechet_distance, shuffled

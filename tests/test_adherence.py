@@ -27,7 +27,7 @@ from codecdiff.adherence import (
     tempo_number,
     tempo_score,
 )
-from codecdiff.embeddings import Embedded
+from codecdiff.embedded import Embedded
 from codecdiff.protocols import Hearing, digest_of
 
 HEARING = Hearing({"name": "by ear"}, "", SAMPLE_RATE, None, None, None)

@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor
 
 from codecdiff import Embedder, __version__
-from codecdiff.embeddings import Embedded, Statistics, embed
+from codecdiff.embedded import Embedded, Statistics, embed
 from codecdiff.gaussians import Moments, frechet_of_moments
 from codecdiff.kernels import median_distance
 from codecdiff.measures import (
@@ -344,7 +344,7 @@ def test_like_scores_compare_whatever_their_seeds_and_version(pair: tuple[Score,
         ({"prompts": "cd"}, "prompts: '.*' and 'cd'"),
         ({"options": {"k": 3}}, "options.k: nothing and 3"),
         ({"hearing": replace(HEARING, weights="x")}, "hearing.weights: '0123abcd' and 'x'"),
-        ({"hearing": replace(HEARING, mono="left")}, "hearing.mono: 'mean of the channels' and 'left'"),
+        ({"hearing": replace(HEARING, mono="left")}, "hearing.mono: 'mean of channels' and 'left'"),
         ({"hearing": replace(HEARING, loudness="-23 LUFS")}, "hearing.loudness: 'as it is' and '-23 LUFS'"),
         ({"hearing": replace(HEARING, resampling="linear")}, "hearing.resampling"),
         ({"hearing": replace(HEARING, clip_seconds=5.0)}, "hearing.clip_seconds: 10.0 and 5.0"),
