@@ -140,7 +140,7 @@ class Embeddings:
         shards = self._shards()
         number = int(shards[-1].stem) + 1 if shards else 0
         with replaced(self.folder / "shards" / f"{number:05d}.parquet") as temporary:
-            pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), temporary)
+            pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), temporary, use_dictionary=False)
         known = [{name: row[name] for name in _KNOWN} for row in rows]
         self.rows |= {row["track"]: {**row, "shard": len(shards)} for row in known}
 

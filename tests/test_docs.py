@@ -4,6 +4,7 @@ import re
 import runpy
 import shlex
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ def test_every_setting_is_documented(experiment: Any):
 @pytest.mark.parametrize("line", commands("codecdiff "))
 def test_commands_exist_with_their_options(line: str):
     words = shlex.split(line)[1:]
-    shown = CliRunner().invoke(cli.app, [words[0], "--help"]).output
+    command = takewhile(lambda word: not word.startswith("-"), words)  # and its arguments, which help comes before
+    shown = CliRunner().invoke(cli.app, [*command, "--help"]).output
     assert all(word in shown for word in words if word.startswith("-"))
 
 
