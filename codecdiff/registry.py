@@ -30,6 +30,9 @@ FIRST_PARTY = {
     ("codecs", "dac"): "codecdiff-dac",
     ("conditioners", "t5"): "codecdiff-t5",
     ("denoisers", "unet"): "codecdiff-unet",
+    ("captioners", "describe"): "codecdiff-captions",
+    ("captioners", "tags"): "codecdiff-captions",
+    ("captioners", "rephrase"): "codecdiff-captions",
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    {"interfaces", "files"},
+    {"interfaces", "files", "journals"},
     {"registry", "config", "settings", "hub"},
     {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "data", "metrics", "meters"},
     {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"}
@@ -19,7 +19,10 @@ LAYERS = (
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in names}
 FIRST = {"torch", "numpy", "einops"}  # all that the interfaces may import
-OWNED = {"transformers": ("dac", "t5", "encodec", "clap", "mert", "captions")}  # heavy libraries and their plugins
+OWNED = {  # heavy libraries and their plugins
+    "transformers": ("dac", "t5", "encodec", "clap", "mert", "captions"),
+    "openai": ("captions",),
+}
 PROGRAMS = {"cli", "making", "curating", "judging", "terminal", "doctor"}  # the modules of the core that nobody imports
 READER = "plugins/codecdiff-unet/codecdiff_unet/checkpoints.py"  # of pickled tensors, and of nothing else in them
 MODULES = sorted((ROOT / "codecdiff").rglob("*.py"))
