@@ -38,7 +38,7 @@ def random_model(folder: str | Path, *, seed: int = 0) -> Path:
     for weight in network.parameters():
         if weight.ndim >= 2:
             nn.init.normal_(weight, std=weight[0].numel() ** -0.5, generator=generator)
-    ends = tokenizer.convert_tokens_to_ids([_END, _PAD])
+    ends = [tokenizer.get_vocab()[mark] for mark in (_END, _PAD)]
     network.generation_config = GenerationConfig(  # as the released model has it: it samples unless it is told not to
         do_sample=True, top_p=0.5, top_k=20, temperature=0.7, eos_token_id=ends, pad_token_id=ends[1]
     )
@@ -61,7 +61,7 @@ def _shape(tokenizer: PreTrainedTokenizerFast) -> Qwen2AudioConfig:
         num_key_value_heads=2,
         max_position_embeddings=4096,
     )
-    audio = tokenizer.convert_tokens_to_ids("<|AUDIO|>")
+    audio = tokenizer.get_vocab()["<|AUDIO|>"]
     return Qwen2AudioConfig(audio_config=encoder, text_config=language, audio_token_index=audio)
 
 

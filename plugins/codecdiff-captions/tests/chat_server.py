@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
 class _Quiet(ThreadingHTTPServer):
     daemon_threads = True
 
-    def handle_error(self, *_: Any) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """Keep quiet: clients are killed here."""
 
 

@@ -246,8 +246,9 @@ def test_a_server_of_ones_own_needs_no_key(start: Start, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("name", ["max_words", "tries", "concurrency", "timeout", "requests_per_minute", "max_tokens"])
 def test_numbers_out_of_range_are_refused(name: str, start: Start) -> None:
     start()
+    out_of_range: dict[str, Any] = {name: 0}
     with pytest.raises(ValueError, match=f"{name} is 0"):
-        Rephrase("m", **{name: 0})
+        Rephrase("m", **out_of_range)
     with pytest.raises(ValueError, match="backoff"):
         Rephrase("m", backoff=-1)
 
