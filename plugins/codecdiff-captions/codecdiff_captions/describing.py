@@ -70,7 +70,9 @@ class Describe(Captioner):
         if not 0 < seconds <= longest:
             raise ValueError(f"This model hears up to {longest:g} s at once, but seconds is {seconds}.")
         self.seconds, self.start, self.max_tokens = seconds, start, max_tokens
-        self._text = self.processor.apply_chat_template(_conversation(prompt), add_generation_prompt=True)
+        self._text = self.processor.apply_chat_template(
+            _conversation(prompt), add_generation_prompt=True, tokenize=False
+        )
 
     def caption(self, track: Mapping[str, Any]) -> str:
         """Describe a track by its audio. Raises LookupError if that is not there, BadAudio if it cannot be read."""

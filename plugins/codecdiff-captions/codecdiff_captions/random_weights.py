@@ -29,11 +29,14 @@ _SPECIAL = [_PAD, _END, "<unk>", "<|im_start|>", "<|AUDIO|>", "<|audio_bos|>", "
 _WORDS = ["a", "and", "bass", "calm", "drum", "fast", "guitar", "happy", "jazz", "loud", "piano", "slow", "song", "the"]
 
 
-def random_model(folder: str | Path, *, seed: int = 0) -> Path:
-    """Write a tiny Qwen2-Audio with weights drawn from `seed`, and its processor; give the folder."""
+def random_model(folder: str | Path, *, seed: int = 0, seconds: int = 30) -> Path:
+    """Write a tiny Qwen2-Audio with weights drawn from `seed`, and its processor; give the folder.
+
+    It hears up to `seconds` of audio, by default as many as the released one.
+    """
     tokenizer = _tokenizer()
     with torch.random.fork_rng(devices=[]):
-        network = Qwen2AudioForConditionalGeneration(_shape(tokenizer))
+        network = Qwen2AudioForConditionalGeneration(_shape(tokenizer, seconds))
     generator = torch.Generator().manual_seed(seed)
     for weight in network.parameters():
         if weight.ndim >= 2:
@@ -43,14 +46,19 @@ def random_model(folder: str | Path, *, seed: int = 0) -> Path:
         do_sample=True, top_p=0.5, top_k=20, temperature=0.7, eos_token_id=ends, pad_token_id=ends[1]
     )
     network.save_pretrained(folder)
-    ears = WhisperFeatureExtractor(feature_size=16, sampling_rate=16_000, chunk_length=30)  # s, as the released one
+    ears = WhisperFeatureExtractor(feature_size=16, sampling_rate=16_000, chunk_length=seconds)
     Qwen2AudioProcessor(ears, tokenizer).save_pretrained(folder)
     return Path(folder)
 
 
-def _shape(tokenizer: PreTrainedTokenizerFast) -> Qwen2AudioConfig:
+def _shape(tokenizer: PreTrainedTokenizerFast, seconds: int) -> Qwen2AudioConfig:
     encoder = Qwen2AudioEncoderConfig(
-        num_mel_bins=16, d_model=32, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=32
+        num_mel_bins=16,
+        d_model=32,
+        encoder_layers=1,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        max_source_positions=50 * seconds,
     )
     language = Qwen2Config(
         vocab_size=len(tokenizer),

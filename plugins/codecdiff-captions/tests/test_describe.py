@@ -27,7 +27,7 @@ WORDS = 12  # tokens of an answer
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_model(tmp_path_factory.mktemp("qwen"), seed=3)
+    return random_model(tmp_path_factory.mktemp("qwen"), seed=3, seconds=4)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_three_sentences_are_kept(text: str, cut: bool, kept: str) -> None:
 
 
 def test_options_out_of_range_are_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match="up to 30 s at once, but seconds is 31"):
+    with pytest.raises(ValueError, match="up to 4 s at once, but seconds is 31"):
         Describe(str(folder), seconds=31.0)
     with pytest.raises(ValueError, match="start is -1"):
         Describe(str(folder), start=-1.0)
