@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from codecdiff.config import spec_of
 from codecdiff.interfaces import Captioner
-from codecdiff.journals import Journal
+from codecdiff.journals import Journal, read_rows
 
 LONGEST = 2000  # characters of a caption; a longer one is a fault
 TOLD = 500  # characters of a fault that are kept
@@ -55,23 +55,18 @@ def read_captions(files: Iterable[Path | str]) -> dict[str, list[str]]:
     for file in map(Path, files):
         if not file.is_file():
             raise FileNotFoundError(f"There is no file of captions '{file}'. Make one: codecdiff data caption.")
-        for number, text in enumerate(file.read_bytes().splitlines(), 1):
-            line = _parsed(text, file, number)
+        for number, line in enumerate(read_rows(file), 1):
+            _check_line(line, file, number)
             if "caption" in line:
                 found.setdefault(line["track"], []).append(line["caption"])
     return found
 
 
-def _parsed(text: bytes, file: Path, number: int) -> dict[str, Any]:
-    try:
-        line = json.loads(text)
-    except (ValueError, RecursionError):
-        line = None
-    if not isinstance(line, dict) or not isinstance(line.get("track"), str):
-        raise ValueError(f"'{file}' line {number} names no track: it is not from `codecdiff data caption`. Mend it.")
+def _check_line(line: Mapping[str, Any], file: Path, number: int) -> None:
+    if not isinstance(line.get("track"), str) or not {"caption", "fault"} & line.keys():
+        raise ValueError(f"'{file}' line {number} is no caption: it names no track, or holds nothing of it.")
     if not isinstance(line.get("caption", ""), str):
         raise ValueError(f"'{file}' line {number}: the caption of '{line['track']}' is no text. Mend it.")
-    return line
 
 
 def with_captions(rows: Iterable[Mapping[str, Any]], captions: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
@@ -88,8 +83,7 @@ def pending(
     """
     made, settled = recorded(captioner), set()
     for number, line in enumerate(journal.rows(), 1):
-        if not isinstance(line.get("track"), str) or not {"caption", "fault"} & line.keys():
-            raise ValueError(f"'{journal.file}' line {number} is no caption. Name another file for the captions.")
+        _check_line(line, journal.file, number)
         _check_same(line.get("captioner"), made, journal.file)
         if "caption" in line or not retry_faults:
             settled.add(line["track"])

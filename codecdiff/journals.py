@@ -43,9 +43,7 @@ class Journal:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield what the file holds, in order."""
-        with self.file.open("rb") as stream:
-            for line in stream:
-                yield json.loads(line)
+        return read_rows(self.file)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a line, whole or not at all. Raises OSError if there is no room for it."""
@@ -82,20 +80,37 @@ class Journal:
             return
 
     def _mend(self) -> None:
-        """Check every line, and cut off the last if it was torn: it has no end, and is no object."""
-        end, line = 0, b"\n"
-        with self.file.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                if not _is_object(line) and not _is_torn(line):
-                    raise ValueError(
-                        f"'{self.file}' line {number} is no JSON object. Name another file, or mend that line."
-                    )
-                end += len(line)
-        if not line.endswith(b"\n"):
-            if _is_object(line):
-                self._stream.write(b"\n")
-            else:
-                self._stream.truncate(end - len(line))
+        """Check every line; cut off the last if it was torn, and end it if it only lacks that."""
+        end = max((end for end, _ in _lines(self.file)), default=0)
+        self._stream.truncate(end)
+        if end and self._last_byte() != b"\n":
+            self._stream.write(b"\n")
+
+    def _last_byte(self) -> bytes:
+        self._stream.seek(-1, os.SEEK_END)
+        return self._stream.read(1)
+
+
+def read_rows(file: Path | str) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a journal, in order, without a last line that was torn or is being written.
+
+    Raises ValueError for a line that is none, naming it.
+    """
+    return (row for _, row in _lines(Path(file)))
+
+
+def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield where each line ends, in bytes, and what it holds."""
+    end = 0
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            row = _object(line)
+            if row is None and _is_torn(line):
+                return
+            if row is None:
+                raise ValueError(f"'{file}' line {number} is no JSON object. Name another file, or mend that line.")
+            end += len(line)
+            yield end, row
 
 
 def _is_torn(line: bytes) -> bool:
@@ -103,8 +118,9 @@ def _is_torn(line: bytes) -> bool:
     return not line.endswith(b"\n") and (line.startswith(b"{") or not line.strip(b"\0"))
 
 
-def _is_object(line: bytes) -> bool:
+def _object(line: bytes) -> dict[str, Any] | None:
     try:
-        return isinstance(json.loads(line), dict)
+        row = json.loads(line)
     except (ValueError, RecursionError):
-        return False
+        return None
+    return row if isinstance(row, dict) else None

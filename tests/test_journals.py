@@ -7,13 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
-from codecdiff.journals import Journal
+from codecdiff.journals import Journal, read_rows
 
 
-def rows(file: Path) -> list[dict]:
+def rows(file: Path) -> list[dict[str, Any]]:
     with Journal(file) as journal:
         return list(journal.rows())
 
@@ -32,6 +33,7 @@ def test_lines_come_back_in_order_whatever_they_hold(tmp_path: Path) -> None:
 def test_a_torn_last_line_is_cut_off(torn: bytes, tmp_path: Path) -> None:
     file = tmp_path / "j.jsonl"
     file.write_bytes(b'{"a": 1}\n' + torn)
+    assert list(read_rows(file)) == [{"a": 1}]
     with Journal(file) as journal:
         journal.add({"c": 3})
     assert file.read_bytes() == b'{"a": 1}\n{"c": 3}\n'

@@ -30,6 +30,7 @@ QUOTES = "\"'`“”‘’«» "
 CHARACTERS_PER_TOKEN = 4  # of English, about
 TOKENS_PER_MESSAGE = 4  # what the protocol adds, about
 TOKENS_PER_WORD = 1.4
+WARM = 0.7  # temperature of second tries: at 0, a model says again what it said
 READ = 4000  # characters of a description, and of tags, that are sent
 
 
@@ -46,7 +47,7 @@ class Rephrase(Captioner):
         max_words: Words that a caption may have.
         max_tokens: Tokens that an answer may have, those of a model's thoughts included; None asks for no limit.
         temperature: Of the first try; None leaves it to the server.
-        extra: Further fields of the request, as in {reasoning_effort: low}.
+        extra: Further fields of the request, as in {reasoning_effort: low}; null leaves one out, as in {seed: null}.
         tries: Answers that are asked for in a run before a track is given up.
         concurrency: Questions that are under way at once.
         requests_per_minute, tokens_per_minute: What the server allows; tokens are estimated, as for the price.
@@ -93,7 +94,7 @@ class Rephrase(Captioner):
             raise ValueError(f"retries ({retries}) and backoff ({backoff}) cannot be less than 0.")
         self.model, self.max_words, self.tries, self.concurrency = model, max_words, tries, concurrency
         self.instructions = instructions.replace("{words}", str(max_words))
-        self.options = {**({} if max_tokens is None else {"max_tokens": max_tokens}), **(extra or {})}
+        self.options = {"max_tokens": max_tokens, **(extra or {})}
         self.temperature = temperature
         self.prices = (price_read, price_written)
         pace = Pace(requests_per_minute, tokens_per_minute)
@@ -160,10 +161,9 @@ class Rephrase(Captioner):
         told = AGAIN.format(fault=fault, words=self.max_words)
         content = prompt if not attempt else f"{prompt}\n\n{told}"
         messages = [{"role": "system", "content": self.instructions}, {"role": "user", "content": content}]
-        chance = {}
-        if self.temperature is not None:
-            chance = {"temperature": max(self.temperature, 0.7) if attempt else self.temperature}
-        return {"model": self.model, "messages": messages, "seed": attempt, **chance, **self.options}
+        warmth = self.temperature if self.temperature is None or not attempt else max(self.temperature, WARM)
+        request = {"model": self.model, "messages": messages, "seed": attempt, "temperature": warmth, **self.options}
+        return {key: value for key, value in request.items() if value is not None}
 
     def _foreseen(self, request: Mapping[str, Any]) -> Bill:
         characters = sum(len(message["content"]) for message in request["messages"])

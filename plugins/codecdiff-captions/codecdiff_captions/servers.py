@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from threading import Event, Lock
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 
@@ -38,17 +39,22 @@ class ChatServer:
 
     Raises:
         LookupError: Neither variable is set.
+        ValueError: One of them cannot be what it should be.
 
     """
 
     def __init__(self, pace: Pace, *, timeout: float, retries: int, backoff: float, patience: int) -> None:
-        key, address = os.environ.get("OPENAI_API_KEY"), os.environ.get("OPENAI_BASE_URL")
+        key, address = (os.environ.get(name, "").strip() for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"))
         if not key and not address:
             raise LookupError(
                 "No language model can be asked: set OPENAI_API_KEY for OpenAI's, or OPENAI_BASE_URL for any other "
                 "server that speaks its protocol, as in OPENAI_BASE_URL=http://localhost:8000/v1."
             )
-        self._key = key or ""
+        if not key.isascii() or not key.isprintable():
+            raise ValueError("OPENAI_API_KEY holds characters that no key has. Copy it again.")
+        if address and not _is_web_address(address):
+            raise ValueError("OPENAI_BASE_URL is no web address: it begins with http:// or https:// and names a host.")
+        self._key = key
         self._client = openai.OpenAI(api_key=key or NO_KEY, base_url=address or None, timeout=timeout, max_retries=0)
         self.pace, self.retries, self.backoff, self.patience = pace, retries, backoff, patience
         self._random = random.Random()  # of its own: seconds only follow from it
@@ -143,6 +149,14 @@ class ChatServer:
 
     def _redacted(self, text: str) -> str:
         return text.replace(self._key, "***") if len(self._key) >= SHORTEST_KEY else text
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        return False
 
 
 def _retry_after(error: openai.APIError | None) -> float | None:

@@ -83,8 +83,8 @@ def test_the_model_is_told_tags_and_description_and_asked_for_one_caption(start:
 
 def test_options_that_a_server_does_not_know_can_be_left_out(start: Start) -> None:
     chat = start()
-    Rephrase("m", max_tokens=None, temperature=None, **QUICK).caption(track())
-    assert not {"max_tokens", "temperature"} & chat.requests[0].keys()
+    Rephrase("m", max_tokens=None, temperature=None, extra={"seed": None}, **QUICK).caption(track())
+    assert chat.requests[0].keys() == {"model", "messages"}
 
 
 def test_what_is_sent_cannot_leave_its_brackets() -> None:
@@ -234,6 +234,22 @@ def test_without_an_address_or_a_key_nothing_begins(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(LookupError, match="OPENAI_BASE_URL="):
         Rephrase("m")
+
+
+@pytest.mark.parametrize("address", ["localhost:8000", "ftp://x/v1", "http://", "http://[x"])
+def test_an_address_that_is_none_is_told_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", address)
+    with pytest.raises(ValueError, match="OPENAI_BASE_URL is no web address"):
+        Rephrase("m")
+
+
+def test_a_key_that_cannot_be_sent_is_told_without_showing_it(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    start()
+    for key in ("sk-sécret", "sk-secret\nmore"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with pytest.raises(ValueError, match="characters that no key has") as caught:
+            Rephrase("m")
+        assert key not in str(caught.value)
 
 
 def test_a_server_of_ones_own_needs_no_key(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
