@@ -18,6 +18,7 @@ from codecdiff_captions.paces import Pace
 LONGEST_PAUSE = 60.0  # seconds between two tries, unless the server asks for more
 LONGEST_WAIT = 600.0  # seconds that a server may ask for; beyond, the run stops and can be resumed
 SHORTEST_KEY = 8  # characters of a key that is a secret, not a word like "none"
+FIRST_RETRIES = 3  # of a server that never answered yet
 NO_KEY = "none"  # what a server of one's own is told that asks for no key
 
 
@@ -59,6 +60,7 @@ class ChatServer:
         self.pace, self.retries, self.backoff, self.patience = pace, retries, backoff, patience
         self._random = random.Random()  # of its own: seconds only follow from it
         self._stopped, self._lock, self._unanswered = Event(), Lock(), 0
+        self._is_known = False  # whether it ever said anything: an address that is wrong is not worth long patience
 
     def ask(self, request: Mapping[str, Any], tokens: int) -> Answer:
         """Ask a question of about so many tokens, the answer's included, until there is an answer.
@@ -77,12 +79,15 @@ class ChatServer:
                 failure, fault = None, str(error)
             except openai.APIError as error:
                 failure, fault = error, self._judged(error)
+                self._is_known |= isinstance(error, openai.APIStatusError)
+                if _is_unreachable(error) and not self._is_known and attempt == FIRST_RETRIES:
+                    break
             else:
-                self._unanswered = 0
+                self._unanswered, self._is_known = 0, True
                 return answer
         if isinstance(failure, openai.RateLimitError):
             raise ConnectionError(f"The server is busy: {fault} Go on later with the same command.")
-        if isinstance(failure, openai.APIConnectionError) and not isinstance(failure, openai.APITimeoutError):
+        if _is_unreachable(failure):
             raise ConnectionError(f"The server cannot be reached: {fault} Is OPENAI_BASE_URL right?")
         raise self._given_up(fault)
 
@@ -101,7 +106,7 @@ class ChatServer:
 
     def _judged(self, error: openai.APIError) -> str:
         """Tell a failure that may pass as a sentence. Raises NoAnswer or OSError for one that will not."""
-        told = self._redacted(error.message)
+        told = self._redacted(_message(error))
         if not isinstance(error, openai.APIStatusError):
             return one_line(f"{told.rstrip('.')}.", 200)
         told = one_line(f"{error.status_code}, {told.rstrip('.')}.", 200)
@@ -157,6 +162,16 @@ def _is_web_address(text: str) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname)
     except ValueError:
         return False
+
+
+def _is_unreachable(failure: openai.APIError | None) -> bool:
+    return isinstance(failure, openai.APIConnectionError) and not isinstance(failure, openai.APITimeoutError)
+
+
+def _message(error: openai.APIError) -> str:
+    """Give the server's own words, where it has any, without the client's around them."""
+    words = error.body.get("message") if isinstance(error.body, dict) else None
+    return words if isinstance(words, str) and words else error.message
 
 
 def _retry_after(error: openai.APIError | None) -> float | None:

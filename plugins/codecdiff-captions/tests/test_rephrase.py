@@ -184,7 +184,11 @@ def test_a_question_without_an_answer_is_a_fault_and_others_go_on(name: str, sta
 @pytest.mark.parametrize(
     ("reply", "error", "told"),
     [
-        (failure(401, f"Incorrect key: {KEY}"), PermissionError, "refuses the key"),
+        (
+            failure(401, f"Bad key: {KEY}"),
+            PermissionError,
+            r"refuses the key .*: 401, Bad key: \*\*\*\.$",
+        ),
         (failure(404, "no model m"), ConnectionError, "no such model"),
         (failure(429, "pay", code="insufficient_quota"), ConnectionError, "paid first"),
         (failure(429, "slow down"), ConnectionError, "busy"),
@@ -201,6 +205,17 @@ def test_a_server_at_fault_stops_the_run_without_faults(
     assert KEY not in str(caught.value)
     assert sum(chat.asked.values()) <= 2 * 4
     assert not (tmp_path / "c.jsonl").exists()
+
+
+def test_an_address_where_nobody_answers_is_told_soon(start: Start) -> None:
+    chat = start(lambda prompt, number: Reply(hang_up=True))
+    with pytest.raises(ConnectionError, match="Is OPENAI_BASE_URL right"):
+        Rephrase("m", retries=50, backoff=0.001).caption(track())
+    assert len(chat.requests) == 4
+    chat.plan = lambda prompt, number: (
+        failure(500) if number < 5 else Reply(hang_up=True) if number < 12 else echo(prompt, 0)
+    )
+    assert Rephrase("m", retries=50, backoff=0.001).caption(track())  # it was there, and comes back
 
 
 def test_a_server_that_answers_nobody_stops_the_run(start: Start, tmp_path: Path) -> None:
