@@ -212,9 +212,7 @@ def test_an_address_where_nobody_answers_is_told_soon(start: Start) -> None:
     with pytest.raises(ConnectionError, match="Is OPENAI_BASE_URL right"):
         Rephrase("m", retries=50, backoff=0.001).caption(track())
     assert len(chat.requests) == 4
-    chat.plan = lambda prompt, number: (
-        failure(500) if number < 5 else Reply(hang_up=True) if number < 12 else echo(prompt, 0)
-    )
+    chat.plan = failing_first(*[Reply(hang_up=True)] * 4, failure(500), *[Reply(hang_up=True)] * 7)
     assert Rephrase("m", retries=50, backoff=0.001).caption(track())  # it was there, and comes back
 
 
