@@ -66,7 +66,7 @@ def _check_line(line: Mapping[str, Any], file: Path, number: int) -> None:
     if not isinstance(line.get("track"), str) or not {"caption", "fault"} & line.keys():
         raise ValueError(f"'{file}' line {number} is no caption: it names no track, or holds nothing of it.")
     if not isinstance(line.get("caption", ""), str):
-        raise ValueError(f"'{file}' line {number}: the caption of '{line['track']}' is no text. Mend it.")
+        raise ValueError(f"'{file}' line {number}: the caption of {line['track']!r} is no text. Mend it.")
 
 
 def with_captions(rows: Iterable[Mapping[str, Any]], captions: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:

@@ -60,9 +60,9 @@ def price(read: int, written: int, price_read: float | None, price_written: floa
     return (read * (price_read or 0) + written * (price_written or 0)) / 1e6
 
 
-def key_of(request: Mapping[str, Any]) -> str:
-    """Give the hash of a question: model, messages and options."""
-    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+def key_of(request: Mapping[str, Any], attempt: int) -> str:
+    """Give the hash of a question, model, messages and options, and of how often it was asked in vain before."""
+    return hashlib.sha256(json.dumps([request, attempt], sort_keys=True).encode()).hexdigest()
 
 
 class Answers:
@@ -74,6 +74,7 @@ class Answers:
     def __init__(self, file: Path | str | None = None) -> None:
         self._journal = None if file is None else Journal(file, sync_seconds=0)  # each of them was paid for
         self._known: dict[str, Answer] = {}
+        self._new: set[str] = set()
         self._asking: WeakValueDictionary[str, Any] = WeakValueDictionary()
         self._lock = Lock()
         for number, row in enumerate(self._journal.rows() if self._journal else (), 1):
@@ -88,11 +89,16 @@ class Answers:
         """Give the answer to a question, or None."""
         return self._known.get(key)
 
+    def is_new(self, key: str) -> bool:
+        """Tell whether the answer was added to this object, not read from its file."""
+        return key in self._new
+
     def add(self, key: str, answer: Answer) -> None:
         """Keep an answer: in the file, before anything else is done with it."""
         if self._journal:
             self._journal.add({"key": key, **asdict(answer)})
         self._known[key] = answer
+        self._new.add(key)
 
     @contextmanager
     def alone(self, key: str) -> Iterator[None]:

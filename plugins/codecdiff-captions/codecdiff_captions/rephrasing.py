@@ -31,6 +31,7 @@ CHARACTERS_PER_TOKEN = 4  # of English, about
 TOKENS_PER_MESSAGE = 4  # what the protocol adds, about
 TOKENS_PER_WORD = 1.4
 WARM = 0.7  # temperature of second tries: at 0, a model says again what it said
+OWN = {"model", "messages", "stream", "n"}  # fields of a request that are not the user's
 READ = 4000  # characters of a description, and of tags, that are sent
 
 
@@ -90,6 +91,8 @@ class Rephrase(Captioner):
         for name, value in {**positive, "max_tokens": max_tokens}.items():
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}; it has to be more than 0.")
+        if taken := sorted(OWN & (extra or {}).keys()):
+            raise ValueError(f"extra cannot set {', '.join(taken)}: the captioner does.")
         if retries < 0 or backoff < 0:
             raise ValueError(f"retries ({retries}) and backoff ({backoff}) cannot be less than 0.")
         self.model, self.max_words, self.tries, self.concurrency = model, max_words, tries, concurrency
@@ -106,9 +109,10 @@ class Rephrase(Captioner):
         """Rephrase the first of a track's captions. Raises LookupError if it has none."""
         prompt, fault, asked = prompt_of(track), "", 0
         for attempt in count():  # answers of runs before are read again first: they lead to where these stopped
-            answer, new = self._answer(self._request(prompt, attempt, fault))
+            request = self._request(prompt, attempt, fault)
+            answer = self._answer(request, key := key_of(request, attempt))
             caption, fault = judged(answer, self.max_words)
-            asked += new
+            asked += self._answers.is_new(key)
             if not fault:
                 return caption
             if asked == self.tries:
@@ -126,7 +130,7 @@ class Rephrase(Captioner):
         for track in tracks:
             if track.get("captions"):
                 request = self._request(prompt_of(track), 0, "")
-                requests[key_of(request)] = self._foreseen(request)
+                requests[key_of(request, 0)] = self._foreseen(request)
         bills = [bill for key, bill in requests.items() if self._answers.get(key) is None]
         read, written = sum(bill.tokens_read for bill in bills), sum(bill.tokens_written for bill in bills)
         return Bill(len(bills), read, written, price(read, written, *self.prices))
@@ -144,17 +148,17 @@ class Rephrase(Captioner):
         self._server.close()
         self._answers.close()
 
-    def _answer(self, request: dict[str, Any]) -> tuple[Answer, bool]:
-        """Give the answer to a question, and whether it is new: asked for now."""
-        key, foreseen = key_of(request), self._foreseen(request)
+    def _answer(self, request: dict[str, Any], key: str) -> Answer:
+        """Give the answer to a question, which is asked if there is none yet."""
+        foreseen = self._foreseen(request)
         with self._answers.alone(key):
             if known := self._answers.get(key):
-                return known, False
+                return known
             answer = self._server.ask(request, foreseen.tokens_read + foreseen.tokens_written)
             self._answers.add(key, answer)
         with self._lock:
             self._bill += answer.bill(foreseen.tokens_read, foreseen.tokens_written, *self.prices)
-        return answer, True
+        return answer
 
     def _request(self, prompt: str, attempt: int, fault: str) -> dict[str, Any]:
         """Give the question of a try: the first is plain, later ones say what was wrong and ask with more chance."""

@@ -280,6 +280,8 @@ def test_numbers_out_of_range_are_refused(name: str, start: Start) -> None:
         Rephrase("m", **out_of_range)
     with pytest.raises(ValueError, match="backoff"):
         Rephrase("m", backoff=-1)
+    with pytest.raises(ValueError, match="extra cannot set stream"):
+        Rephrase("m", extra={"stream": True})
 
 
 # Answers that cannot be used
@@ -327,6 +329,21 @@ def test_bad_answers_end_as_a_fault_and_are_not_paid_for_again(start: Start, tmp
     assert len(chat.requests) == 7
     assert [("caption" in line) for line in lines(output)] == [False, False, True]
     assert [request["seed"] for request in chat.requests] == list(range(7))
+
+
+def test_without_a_seed_bad_answers_end_all_the_same(start: Start) -> None:
+    chat = start(lambda prompt, number: completion(""))
+    with pytest.raises(ValueError, match="No caption after 4 answers"):
+        Rephrase("m", tries=4, extra={"seed": None}, temperature=None, **QUICK).caption(track())
+    assert len(chat.requests) == 4
+
+
+def test_tracks_with_one_question_share_its_bad_answers_too(start: Start, tmp_path: Path) -> None:
+    chat = start(lambda prompt, number: completion(""))
+    with Journal(tmp_path / "c.jsonl") as journal:
+        tally = write_captions([{**track(), "track": f"t{i}"} for i in range(9)], Rephrase("m", **QUICK), journal)
+    assert len(tally.faults) == 9
+    assert len(chat.requests) == 3
 
 
 def test_answers_that_are_no_completion_are_told() -> None:
@@ -421,6 +438,7 @@ def manifest(folder: Path, count: int) -> Path:
     return folder / "m.parquet"
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(start: Start, tmp_path: Path) -> None:
     gate, dead = Event(), Event()
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 from codecdiff_captions.tags import Tags, summed_up
 
@@ -49,8 +46,3 @@ def test_a_track_without_tags_is_told() -> None:
 
 def test_tags_obey_the_laws() -> None:
     check_captioner(Tags(), [{"tags": {"genre": ["jazz"]}}, {"tags": {"genre": ["folk"], "mood/theme": ["calm"]}}])
-
-
-def test_summing_up_loads_no_model_library() -> None:
-    code = "import sys, codecdiff_captions.tags; print(sorted({'transformers', 'openai'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
