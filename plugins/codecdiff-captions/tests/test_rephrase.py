@@ -139,14 +139,14 @@ FAILURES = {
     "no text": Reply(body={"choices": [{"message": {"content": {"a": 1}}}]}),
     "HTML": Reply(body=b"<html>502</html>", headers={"content-type": "text/html"}),
     "nested": Reply(body=b"[" * 100_000),
-    "time-out": Reply(wait=0.6, hang_up=True),
+    "time-out": Reply(wait=1.2, hang_up=True),
 }
 
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_failure_that_passes_is_asked_again(name: str, start: Start) -> None:
     chat = start(failing_first(FAILURES[name], FAILURES[name]))
-    rephrase = Rephrase("m", backoff=0.01, retries=2, timeout=0.3 if name == "time-out" else 20)
+    rephrase = Rephrase("m", backoff=0.01, retries=2, timeout=0.8 if name == "time-out" else 20)
     assert rephrase.caption(track()) == "A caption of tune number 0"
     assert sum(chat.asked.values()) == 3
     assert rephrase.bill().requests == 1
@@ -157,14 +157,13 @@ def test_retry_after_is_obeyed_by_every_thread(start: Start) -> None:
     rephrase = Rephrase("m", concurrency=2, **QUICK)
     first = Thread(target=rephrase.caption, args=[track(0)])
     first.start()
-    while not chat.asked:
+    while not rephrase._server.pace.opens(0):
         time.sleep(0.01)
-    time.sleep(0.2)
     second = Thread(target=rephrase.caption, args=[track(1)])  # it begins while the first has been told to wait
     second.start()
     first.join()
     second.join()
-    assert chat.times[1] - chat.times[0] > 0.55
+    assert chat.times[1] - chat.times[0] >= 0.6
     assert sum(chat.answered.values()) == 2
 
 
@@ -174,7 +173,7 @@ def test_a_question_without_an_answer_is_a_fault_and_others_go_on(name: str, sta
         return FAILURES[name] if "number 1<" in prompt else echo(prompt, number)
 
     start(plan)
-    rephrase = Rephrase("m", concurrency=2, backoff=0.01, retries=1, timeout=0.3 if name == "time-out" else 20)
+    rephrase = Rephrase("m", concurrency=2, backoff=0.01, retries=1, timeout=0.8 if name == "time-out" else 20)
     with Journal(tmp_path / "c.jsonl") as journal:
         tally = write_captions([track(i) for i in range(4)], rephrase, journal)
     assert tally.captioned == 3
@@ -417,16 +416,17 @@ def test_in_a_storm_nothing_is_lost_and_nothing_paid_twice(start: Start, tmp_pat
     assert 2 <= chat.most_under_way <= 6
 
 
-def test_tokens_and_requests_are_paced(start: Start) -> None:
+def test_requests_are_paced(start: Start) -> None:
     chat = start()
     rephrase = Rephrase("m", concurrency=4, requests_per_minute=600, **QUICK)
+    began = time.monotonic()
     threads = [Thread(target=rephrase.caption, args=[track(i)]) for i in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    times = sorted(chat.times)
-    assert times[-1] - times[0] > 0.35  # four intervals of 0.1 s, less what a request may be late
+    assert len(chat.requests) == 5
+    assert time.monotonic() - began >= 0.4  # four intervals of 0.1 s
 
 
 # Killed, and gone on with
