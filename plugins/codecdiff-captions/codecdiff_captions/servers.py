@@ -19,6 +19,7 @@ LONGEST_PAUSE = 60.0  # seconds between two tries, unless the server asks for mo
 LONGEST_WAIT = 600.0  # seconds that a server may ask for; beyond, the run stops and can be resumed
 SHORTEST_KEY = 8  # characters of a key that is a secret, not a word like "none"
 FIRST_RETRIES = 3  # of a server that never answered yet
+OPENAI = "https://api.openai.com/v1"
 NO_KEY = "none"  # what a server of one's own is told that asks for no key
 
 
@@ -56,7 +57,7 @@ class ChatServer:
         if address and not _is_web_address(address):
             raise ValueError("OPENAI_BASE_URL is no web address: it begins with http:// or https:// and names a host.")
         self._key = key
-        self._client = openai.OpenAI(api_key=key or NO_KEY, base_url=address or None, timeout=timeout, max_retries=0)
+        self._client = openai.OpenAI(api_key=key or NO_KEY, base_url=address or OPENAI, timeout=timeout, max_retries=0)
         self.pace, self.retries, self.backoff, self.patience = pace, retries, backoff, patience
         self._random = random.Random()  # of its own: seconds only follow from it
         self._stopped, self._lock, self._unanswered = Event(), Lock(), 0
