@@ -36,6 +36,7 @@ class Track:
     name: str  # path within the folder it came from
     captions: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float | None = None  # duration, where it is known without opening the file
 
 
 def find_tracks(folder: Path | str) -> list[Track]:
@@ -106,29 +107,51 @@ def read_audio(file: Path | str, sample_rate: int, channels: int) -> Tensor:
 
     Raises BadAudio for a file that is not audio, is cut short, is empty or holds NaN samples.
     """
-    file = Path(file)
+    return torch.cat(list(stream_audio(file, sample_rate, channels)), dim=1)
+
+
+def stream_audio(file: Path | str, sample_rate: int, channels: int) -> Iterator[Tensor]:
+    """Yield what `read_audio` reads in blocks (ch, t), one after another: memory does not grow with the file.
+
+    Raises BadAudio as `read_audio` does, for a file that is cut short perhaps only after its last block.
+    """
+    resampler, few = None, np.zeros((0, channels), np.float32)
+    for rate, block in _stored_blocks(Path(file)):
+        if not np.isfinite(block).all():
+            raise BadAudio(f"'{file}' holds NaN or infinite samples. Export it again, or leave it out.")
+        samples = block if block.shape[1] == channels else block.mean(1, keepdims=True).repeat(channels, 1)
+        if rate != sample_rate:
+            if resampler is None:
+                resampler, few = soxr.ResampleStream(rate, sample_rate, channels), samples[:1]
+            samples = resampler.resample_chunk(samples)
+        if len(samples):
+            few = few[:0]
+            yield _as_audio(samples)
+    if resampler is not None:
+        samples = resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True)
+        yield _as_audio(samples if len(samples) else few)  # a sample or two may round to none
+
+
+def _as_audio(samples: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(samples.T)).clamp(-1, 1)
+
+
+def _stored_blocks(file: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the sample rate (Hz) and a block (t, ch) of a file, until its end. Raises BadAudio unless it is whole."""
+    count = 0
     try:
         with soundfile.SoundFile(file) as stream:
-            promised = stream.frames
-            rate = stream.samplerate
-            blocks: list[np.ndarray] = [np.zeros((0, stream.channels), np.float32)]
-            while len(block := stream.read(BLOCK, dtype="float32", always_2d=True)):  # a streamed FLAC has no length
-                blocks.append(block)
-            samples = np.concatenate(blocks)
+            promised, cut = stream.frames, _is_cut(file)
+            # a streamed FLAC has no length
+            while not cut and len(block := stream.read(BLOCK, dtype="float32", always_2d=True)):
+                count += len(block)
+                yield stream.samplerate, block
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
         raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
-    if (0 < promised < 2**62 and len(samples) < promised) or _is_cut(file):
+    if cut or 0 < promised < 2**62 and count < promised:
         raise BadAudio(f"'{file}' is cut short: it ends before its last sample. Fetch it again.")
-    if not len(samples):
+    if not count:
         raise BadAudio(f"'{file}' holds no samples.")
-    if not np.isfinite(samples).all():
-        raise BadAudio(f"'{file}' holds NaN or infinite samples. Export it again, or leave it out.")
-    if samples.shape[1] != channels:
-        samples = samples.mean(1, keepdims=True).repeat(channels, 1)
-    if rate != sample_rate:
-        resampled = soxr.resample(samples, rate, sample_rate).astype(np.float32)
-        samples = resampled if len(resampled) else samples[:1]  # a sample or two may round to none
-    return torch.from_numpy(np.ascontiguousarray(samples.T)).clamp(-1, 1)
 
 
 def _is_cut(file: Path) -> bool:

@@ -132,8 +132,23 @@ class Manifest:
 
     def tracks(self) -> list[Track]:
         """Give the recordings whose audio is there, to be encoded."""
-        there = [r for r in self.recordings if r.file and r.present]
-        return [Track(self.file_of(r), r.track, tuple(r.captions), r.told()) for r in there]
+        faults = self.faults()
+        there = [r for r in self.recordings if r.track not in faults]
+        return [Track(self.file_of(r), r.track, tuple(r.captions), r.told(), r.seconds) for r in there]
+
+    def faults(self) -> dict[str, str]:
+        """Say of each recording that has no audio to encode why not, by its name."""
+        return {r.track: fault for r in self.recordings if (fault := self._fault(r))}
+
+    def _fault(self, recording: Recording) -> str:
+        name = f"'{recording.track}'"
+        if not recording.file:
+            return f"{name} has no file in the manifest."
+        if not recording.present:
+            return f"{name}: there was no '{recording.file}' when the manifest was made. Fetch it and import again."
+        if Path(os.path.normpath(recording.file)).parts[0] in ("..", os.sep):
+            return f"{name}: '{recording.file}' lies outside the manifest's folder of audio. Move it there."
+        return ""
 
     def rows(self) -> list[dict[str, Any]]:
         """Give every recording as a mapping, its `file` a path that can be opened."""
