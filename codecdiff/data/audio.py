@@ -148,7 +148,7 @@ def _stored_blocks(file: Path) -> Iterator[tuple[int, np.ndarray]]:
                 yield stream.samplerate, block
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
         raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
-    if cut or 0 < promised < 2**62 and count < promised:
+    if cut or (0 < promised < 2**62 and count < promised):
         raise BadAudio(f"'{file}' is cut short: it ends before its last sample. Fetch it again.")
     if not count:
         raise BadAudio(f"'{file}' holds no samples.")

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
-from pydantic import ConfigDict, Field, PositiveFloat, model_validator
+from pydantic import ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 from torch import Tensor
 
+from codecdiff.config import ConfigError
 from codecdiff.data.audio import BadAudio, seconds_of, stream_audio
 from codecdiff.interfaces import Codec
 from codecdiff.settings import Settings
@@ -52,6 +53,11 @@ class Segmentation(Settings):
         return self
 
     @property
+    def measures(self) -> bool:
+        """Whether the level of each piece has to be known."""
+        return self.silence is not None or (self.loudness is not None and self.loudness_of == "segment")
+
+    @property
     def share(self) -> float:
         """Seconds that are encoded per second of a long recording: more than 1 where segments overlap."""
         return self.segment / (self.segment - self.overlap) if self.segment else 1.0
@@ -71,6 +77,15 @@ class Segmentation(Settings):
         return frames[0] * codec.hop_length, frames[1] * codec.hop_length
 
 
+def segmentation(**options: Any) -> Segmentation:
+    """Give the rules of these options. Raises ConfigError with a sentence for each that cannot be."""
+    try:
+        return Segmentation(**options)
+    except ValidationError as error:
+        faults = [f"{' '.join(map(str, fault['loc']))} {fault['msg']}".strip() for fault in error.errors()]
+        raise ConfigError(f"Audio cannot be cut so: {'; '.join(faults)}.") from error
+
+
 class Segment(NamedTuple):
     """A piece of a recording: its number, counting those that were dropped, where it begins and its audio (ch, t)."""
 
@@ -80,13 +95,13 @@ class Segment(NamedTuple):
 
 
 def segments(file: Path, codec: Codec, rules: Segmentation, dropped: Counter[str]) -> Iterator[Segment]:
-    """Yield the pieces of a recording that are to be encoded, and count in `dropped` those that are too short or silent.
+    """Yield the pieces of a recording that are to be encoded; count in `dropped` those that are too short or silent.
 
     Raises BadAudio as `stream_audio` does, and for a recording that is not cut and longer than an hour.
     """
     gain = _track_gain(file, codec, rules)
     for number, start, audio in _pieces(file, codec, rules):
-        level = audio.double().square().mean().sqrt().item()
+        level = audio.double().square().mean().sqrt().item() if rules.measures else 0.0
         if audio.shape[1] < round(rules.min_seconds * codec.sample_rate):
             dropped["short"] += 1
         elif rules.silence is not None and level < 10 ** (rules.silence / 20):
@@ -120,7 +135,7 @@ def _pieces(file: Path, codec: Codec, rules: Segmentation) -> Iterator[tuple[int
 def _bounded(file: Path, codec: Codec, rules: Segmentation) -> Iterator[Tensor]:
     """Yield blocks of a recording (ch, t). Raises BadAudio if it is longer than what may be encoded in one piece."""
     most = float("inf") if rules.segment else LONGEST * codec.sample_rate
-    count = seconds_of(file) * codec.sample_rate
+    count = 0 if rules.segment else seconds_of(file) * codec.sample_rate
     if count <= most:
         count = 0
         for block in stream_audio(file, codec.sample_rate, codec.channels):
