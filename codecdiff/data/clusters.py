@@ -8,11 +8,13 @@ through Ray is names of files, and which tasks are done; its object store can be
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 
@@ -21,6 +23,7 @@ from codecdiff.data.encoding import Done, Engine, Job, Task, Tell, Unfinished, r
 from codecdiff.interfaces import Codec
 
 TRIES = 3  # of a task whose worker dies
+KEPT = "What is done is kept: the same command goes on from there."
 OBJECTS = 100 * 2**20  # bytes of the object store, where this starts Ray
 
 
@@ -33,8 +36,15 @@ class Encoder:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Do the tasks of a batch, written as JSON; give what became of each, as JSON."""
-        done = [run_task(_unpacked(text), self.job, self.codec) for text in batch["task"]]
-        return {"done": [json.dumps(asdict(each)) for each in done]}
+        return {"done": [json.dumps(asdict(self._try(_unpacked(text)))) for text in batch["task"]]}
+
+    def _try(self, task: Task) -> Done:
+        """Do a task, unless workers have died of it too often: Ray itself would go on for ever."""
+        marks = self.job.draft / "tasks"
+        if len(list(marks.glob(f".{task.number:05d}.try-*"))) >= TRIES:
+            return Done(task.number, "", {}, {})
+        (marks / f".{task.number:05d}.try-{uuid4().hex[:8]}").touch()
+        return run_task(task, self.job, self.codec)
 
 
 def _packed(task: Task) -> str:
@@ -74,6 +84,8 @@ def in_actors(tasks: Sequence[Task], job: Job, device: str, workers: int | None)
 
     if not tasks:
         return
+    for mark in job.draft.glob("tasks/.*.try-*"):  # of an earlier run
+        mark.unlink()
     _connect()
     gpus = 0 if device == "cpu" else 1
     most = min(len(tasks), workers or max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1))))
@@ -110,3 +122,4 @@ def _connect() -> None:
                 raise
             ray.init(address="local", object_store_memory=OBJECTS, **quiet)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
