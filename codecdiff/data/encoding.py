@@ -536,6 +536,15 @@ def _name_shard(job: Job, stem: str, name: str) -> set[str]:
     return names
 
 
+def hours_to_encode(hours: float, speed: float, devices: int = 1, *, reading: float = 0.0, cores: int = 1) -> float:
+    """Estimate how many hours it takes to encode so many hours of audio, on devices of one speed (x real time).
+
+    Decoding and resampling at `reading` x real time per core goes on meanwhile, and whatever takes longer decides;
+    at 0 it is not counted.
+    """
+    return max(hours / (speed * devices), hours / (reading * cores) if reading else 0.0)
+
+
 def clips(tracks: Sequence[Track], codec: Codec, *, seconds: float = 12.0, most: int = 200) -> Iterator[Tensor]:
     """Yield (ch, t) clips for fitting a codec: at most `most`, spread over the tracks and within each of them.
 

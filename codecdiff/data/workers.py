@@ -15,6 +15,7 @@ import torch
 from codecdiff.data.encoding import Done, Engine, Job, Task, Tell, Unfinished, here, run_task
 from codecdiff.interfaces import Codec
 
+START = "spawn"  # a forked process could use neither a GPU nor torch's threads
 TRIES = 3  # of a task, until it is given up
 WORTH = 1800.0  # seconds of audio per process that are worth starting it
 
@@ -51,9 +52,9 @@ class Worker:
     """A process that does one task at a time. `tracks` is how many of the task's tracks are done."""
 
     def __init__(self, job: Job, device: torch.device, task: Task):
-        context = multiprocessing.get_context("spawn")  # a forked process could not use a GPU, nor torch's threads
+        context = multiprocessing.get_context(START)
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=_work, args=(other, job, device), daemon=True)
+        self.process = context.Process(target=_work, args=(other, job, device), daemon=True)  # pyright: ignore[reportAttributeAccessIssue]
         self.process.start()
         other.close()  # so that the end of the process ends the pipe
         self.device = device
