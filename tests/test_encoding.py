@@ -324,12 +324,20 @@ def test_reading_ahead_changes_neither_order_nor_errors() -> None:
         assert found == ["thirty" if n == 30 else [n, n + 1, n + 2, n + 3] for n in range(0, 60, 10)]
 
 
-def test_a_batch_on_a_gpu_would_hold_segments_of_one_length(dac: Codec, tmp_path: Path) -> None:
+def test_batches_hold_segments_of_one_length(dac: Codec, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(2.7, 300), RATE)
     source = Source(find_tracks(tmp_path)[0])
     batches = list(source.batches(dac, CUT, 4))
     assert [[piece.audio.shape[1] for piece in batch] for batch in batches] == [[4000] * 4, [4000], [1600]]
     assert len(source.checksum) == 16
+
+
+def test_batches_and_reading_ahead_as_for_a_gpu_make_the_same_store(
+    whole: CodeStore, dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "pace", lambda codec: (3, 2))
+    options: dict[str, Any] = {"rules": CUT, "minutes": SHORT}
+    assert same(encode_tracks(find_tracks(music), tmp_path / "store", dac, spec, **options)[0], whole)
 
 
 # processes

@@ -292,19 +292,24 @@ class Source:
         }
 
 
+def pace(codec: Codec) -> tuple[int, int]:
+    """Give how many segments to encode at once, and how many threads read ahead, for the device that a codec is on."""
+    return (1, 0) if device_of(codec).type == "cpu" else (BATCH, READERS)
+
+
 @torch.no_grad()
 def run_task(task: Task, job: Job, codec: Codec, tell: Tell = lambda number, tracks: None) -> Done:
     """Encode the tracks of a task into a shard, unless that was done before; what cannot be read is skipped by name."""
     if job.rows_file(task.number).is_file():
         return _read_rows(job, task.number)[1]
-    on_gpu = device_of(codec).type != "cpu"
+    batch, readers = pace(codec)
     sources = [Source(track) for track in task.tracks]
-    reading = [source.batches(codec, job.rules, BATCH if on_gpu else 1) for source in sources]
+    reading = [source.batches(codec, job.rules, batch) for source in sources]
     rows: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
     stem = f"{task.number:05d}.{uuid4().hex[:8]}"
     with Shard(job.draft / "shards" / stem) as shard:
-        for count, (source, batches) in enumerate(zip(sources, ahead(reading, READERS if on_gpu else 0), strict=True)):
+        for count, (source, batches) in enumerate(zip(sources, ahead(reading, readers), strict=True)):
             start = shard.frames
             try:
                 made = _encode_track(source, batches, job, codec, shard)
