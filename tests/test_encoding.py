@@ -114,6 +114,11 @@ def test_silent_and_short_pieces_are_dropped_and_counted(tmp_path: Path, dac: Co
     assert [(piece.number, piece.offset) for piece in kept] == [(0, 0.0), (1, 1.0)]
     assert dropped == {"silent": 1, "short": 1}
     assert level(kept[0].audio) == pytest.approx(-3.01, abs=0.01)
+    soundfile.write(tmp_path / "b.wav", quiet, RATE, subtype="FLOAT")
+    store, skipped = encode_tracks(find_tracks(tmp_path), tmp_path / "store", dac, {}, rules=rules)
+    assert [(row["track"], row["segment"]) for row in store.rows] == [("a.wav", 0), ("a.wav", 1)]
+    assert store.header["dropped"] == {"silent": 2, "short": 1}
+    assert "b.wav' has no piece that is long and loud enough" in skipped[0]
 
 
 @pytest.mark.parametrize("of", ["track", "segment"])
@@ -181,17 +186,19 @@ def test_ten_hours_take_no_more_memory_than_one(tmp_path: Path, dac_folder: Path
     peaks = []
     for hours in (1, 10):
         with soundfile.SoundFile(tmp_path / f"{hours}.flac", "w", RATE, 1) as stream:
-            for _ in range(hours * 60):
+            stream.write(tone(60.0, 300))
+            for _ in range(hours * 60 - 1):
                 stream.write(np.zeros(60 * RATE, np.float32))
         arguments = ["encode", f"{hours}.flac", "-o", f"s{hours}", "--codec", "dac", "--set", f"model={dac_folder}"]
         code = (
             "import resource, sys; from codecdiff.cli import app; app(sys.argv[1:], standalone_mode=False); "
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
-        command = [sys.executable, "-c", code, *arguments, "--segment", "29"]
+        command = [sys.executable, "-c", code, *arguments, "--segment", "30", "--silence", "-60"]
         told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path).stdout
         peaks.append(int(told.split()[-1]) / 1024)  # MiB
-    assert sum(row["seconds"] for row in CodeStore(tmp_path / "s10").rows) == 36000
+    store = CodeStore(tmp_path / "s10")
+    assert (len(store), store.header["dropped"]) == (2, {"silent": 1198})
     assert peaks[1] - peaks[0] < 60  # an hour is 115 MB as samples, ten are 1150
 
 

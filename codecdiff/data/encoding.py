@@ -321,7 +321,7 @@ def run_task(task: Task, job: Job, codec: Codec, tell: Tell = lambda number, tra
             rows += made
             tell(task.number, count + 1)
     dropped = sum((source.dropped for source in sources), Counter[str]())
-    done = Done(task.number, stem, skipped, dropped)
+    done = Done(task.number, stem, skipped, dict(dropped))
     _write_rows(job, done, rows)
     return done
 
