@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import re
@@ -522,6 +523,26 @@ def test_segments_of_a_track_are_on_one_side(whole: CodeStore) -> None:
         training, held = split_tracks(whole, 0.3, seed)
         assert held
         assert not {whole.rows[i]["track"] for i in training} & {whole.rows[i]["track"] for i in held}
+
+
+def test_an_actor_gives_up_a_task_that_its_like_died_of(
+    begun: tuple[Job, list[Task]], dac_folder: Path, dac: Codec
+) -> None:
+    pytest.importorskip("ray")
+    from codecdiff.data.clusters import TRIES, Encoder, _packed
+
+    job, tasks = begun
+    actor = Encoder(job, "cpu")
+
+    def told(task: Task) -> dict[str, Any]:
+        return json.loads(actor({"task": [_packed(task)]})["done"][0])
+
+    done = told(tasks[0])
+    assert Done(**done) == run_task(tasks[0], job, dac)
+    for number in range(TRIES):  # each of which is killed
+        (job.draft / "tasks" / f".00001.try-{number}").touch()
+    assert told(tasks[1])["shard"] == ""
+    assert not job.rows_file(1).exists()
 
 
 # for real, which takes its time

@@ -94,18 +94,25 @@ def in_actors(tasks: Sequence[Task], job: Job, device: str, workers: int | None)
         Encoder,  # pyright: ignore[reportArgumentType] - a class whose instances are functions
         fn_constructor_args=(job, device.split(":")[0]),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most, max_tasks_in_flight_per_actor=1),
+        # all actors from the beginning, but idle ones may end: one whose node is lost needs the place of another
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=1
+        ),
         num_cpus=1,
         num_gpus=gpus,
-        max_restarts=-1,  # of an actor: nodes may come and go
-        max_task_retries=TRIES,
     )
+    lost: list[int] = []
     try:
         for row in done.iter_rows():
-            yield Done(**json.loads(row["done"]))
+            result = Done(**json.loads(row["done"]))
+            if result.shard:
+                yield result
+            else:
+                lost.append(result.number)
     except RayError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise Unfinished(f"Ray gave up: {reason} What is done is kept: the same command goes on from there.") from error
+        raise Unfinished(f"Ray gave up: {str(error).strip().splitlines()[-1]} {KEPT}") from error
+    if lost:
+        raise Unfinished(f"Tasks {lost} were given up: their workers died {TRIES} times each. {KEPT}")
 
 
 def _connect() -> None:
@@ -113,6 +120,7 @@ def _connect() -> None:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what cannot happen while this process lives
     if not ray.is_initialized():
         quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
         try:
