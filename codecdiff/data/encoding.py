@@ -419,7 +419,8 @@ class Tally:
 
     def __str__(self) -> str:
         left = (self.total - self.before - self.seconds) / self.speed if self.speed else 0.0
-        told = f"{(self.before + self.seconds) / 3600:.2f} of {self.total / 3600:.2f} h, {self.speed:.0f} x real time"
+        speed = f"{self.speed:.0f}" if self.speed >= 10 else f"{self.speed:.1f}"
+        told = f"{(self.before + self.seconds) / 3600:.2f} of {self.total / 3600:.2f} h, {speed} x real time"
         return f"{told}, {_duration(left)} left" + f", {self.skipped} skipped" * bool(self.skipped)
 
 
