@@ -234,9 +234,8 @@ def test_a_plan_is_printed_and_nothing_else_is_done(
     epoch = int(rows["crops in an epoch"][0])
     assert [float(cell) for cell in rows["epochs"]] == pytest.approx([16 / epoch, 32 / epoch], rel=0.01)
     work = [4 * float(rows["TFLOP of a step, a device"][0]), 8 * float(rows["TFLOP of a step, a device"][1])]
-    assert [float(cell) for cell in rows["hours"]] == pytest.approx(
-        [tera / 0.35 / 156 / 3600 for tera in work], rel=0.02
-    )
+    rate = 156 * plans.Assumptions.utilisation  # TFLOP/s
+    assert [float(cell) for cell in rows["hours"]] == pytest.approx([tera / rate / 3600 for tera in work], rel=0.02)
     assert "TOO MUCH" not in told
 
 
