@@ -1,0 +1,90 @@
+"""Controls: the facts of prompts, tempo, key and instruments, and how well sets of clips keep to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from codecdiff import adherence
+from codecdiff.adherence import Reading
+from codecdiff.data.audio import Track
+from codecdiff.data.prompts import prompt_of
+from codecdiff.embedded import Embedded
+from codecdiff.interfaces import Prompt, prompt_fields
+from codecdiff.listeners import Cutting, Reader
+from codecdiff.scores import Score
+
+Measure = Callable[[Sequence[Track]], Score]
+
+
+def tempo_of(prompt: Prompt) -> float | None:
+    """Give the beats per minute that a prompt asks for, in its field `bpm` or `tempo`, if it does."""
+    fields = prompt_fields(prompt)
+    for value in (fields.get("bpm"), fields.get("tempo")):
+        try:
+            return adherence.tempo_number(value)  # pyright: ignore[reportArgumentType]  # anything else is refused
+        except ValueError:
+            continue
+    return None
+
+
+def key_of(prompt: Prompt) -> int | None:
+    """Give the key 0...23 that a prompt asks for, in its fields `key` and `mode`, if it does."""
+    fields = prompt_fields(prompt)
+    try:
+        return adherence.key_number(str(fields.get("key", "")), str(fields.get("mode", "")))
+    except ValueError:
+        return None
+
+
+def instruments_of(prompt: Prompt) -> list[str] | None:
+    """Give the instruments that a prompt asks for, in its field `instruments`, if it does."""
+    value = prompt_fields(prompt).get("instruments")
+    return [str(name) for name in value] if isinstance(value, list | tuple) else None
+
+
+def are_asked(tracks: Sequence[Track]) -> bool:
+    """Tell whether the prompts of at least two tracks ask for a tempo, a key or instruments."""
+    prompts = [prompt_of(track) for track in tracks]
+    return any(sum(of(p) is not None for p in prompts) >= 2 for of in (tempo_of, key_of, instruments_of))
+
+
+def readings(cutting: Cutting, cache: Path, reference: Sequence[Track], seed: int) -> dict[str, Measure]:
+    """Give the measures of tempo and key by name; each tells what the reference, read alike, gets for its own facts."""
+    tempo = Reader("tempo", adherence.read_tempos, cutting, cache)
+    key = Reader("key", adherence.read_keys, cutting, cache)
+
+    def score(
+        reader: Reader, of: Callable[[Prompt], Any], rule: Callable[..., Score], tracks: Sequence[Track]
+    ) -> Score:
+        def heard(tracks: Sequence[Track]) -> tuple[Reading, list[Any]]:
+            reading = reader.of(tracks)
+            return reading, [of(prompt) for prompt in reading.prompts]
+
+        known = sum(of(prompt_of(track)) is not None for track in reference)
+        return rule(*heard(tracks), ceiling=heard(reference) if known > 1 else None, seed=seed)
+
+    return {
+        "tempo": partial(score, tempo, tempo_of, adherence.tempo_score),
+        "tempo or its octave": partial(score, tempo, tempo_of, partial(adherence.tempo_score, octaves=True)),
+        "key": partial(score, key, key_of, adherence.key_score),
+        "key, MIREX": partial(score, key, key_of, partial(adherence.key_score, rule="mirex")),
+    }
+
+
+def instruments(judged: Embedded, halves: tuple[Embedded, Embedded], *, seed: int) -> Score:
+    """Look for the instruments asked for with probes that one half of the reference taught; the other half's is the
+    ceiling. Raises ValueError where too few clips have instruments.
+    """
+    lessons, rest = (half.select(_told(half)) for half in halves)
+    if not len(lessons) or not len(rest):
+        raise ValueError("The reference does not say which instruments are played in it.")
+    probes = adherence.fit_instruments(lessons, [instruments_of(p) or [] for p in lessons.prompts])
+    asked, truth = ([instruments_of(p) for p in some.prompts] for some in (judged, rest))
+    return adherence.instrument_score(probes, judged, asked, ceiling=(rest, truth), seed=seed)
+
+
+def _told(embedded: Embedded) -> list[int]:
+    return [i for i, prompt in enumerate(embedded.prompts) if instruments_of(prompt) is not None]
