@@ -1,7 +1,11 @@
-"""Controls: the facts of prompts, tempo, key and instruments, and how well sets of clips keep to them."""
+"""Controls: the facts of prompts, tempo, key and instruments, and how well sets of clips keep to them.
+
+Only what a model was told counts: fields that it reads, and what the text says.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,22 +23,30 @@ from codecdiff.scores import Score
 Measure = Callable[[Sequence[Track]], Score]
 
 
+TEMPO = re.compile(r"(\d{2,3}(?:\.\d+)?)\s*(?:bpm|beats per minute)", re.IGNORECASE)
+KEY = re.compile(r"\b([A-G])(#|♯|b|♭|[ -]sharp|[ -]flat)?[ -](major|minor)\b")
+
+
 def tempo_of(prompt: Prompt) -> float | None:
-    """Give the beats per minute that a prompt asks for, in its field `bpm` or `tempo`, if it does."""
+    """Give the beats per minute that a prompt asks for, in its field `bpm` or `tempo` or its text, if it does."""
     fields = prompt_fields(prompt)
-    for value in (fields.get("bpm"), fields.get("tempo")):
+    said = TEMPO.search(str(fields.get("text", "")))
+    for value in (fields.get("bpm"), fields.get("tempo"), said and said[1]):
         try:
-            return adherence.tempo_number(value)  # pyright: ignore[reportArgumentType]  # anything else is refused
+            return adherence.tempo_number(value or "")
         except ValueError:
             continue
     return None
 
 
 def key_of(prompt: Prompt) -> int | None:
-    """Give the key 0...23 that a prompt asks for, in its fields `key` and `mode`, if it does."""
+    """Give the key 0...23 that a prompt asks for, in its fields `key` and `mode` or its text, if it does."""
     fields = prompt_fields(prompt)
+    said = KEY.search(str(fields.get("text", "")))
+    if not fields.get("key") and not said:
+        return None
     try:
-        return adherence.key_number(str(fields.get("key", "")), str(fields.get("mode", "")))
+        return adherence.key_number(str(fields.get("key") or (said and said[0])), str(fields.get("mode", "")))
     except ValueError:
         return None
 

@@ -38,7 +38,7 @@ SUFFIX = ".flac"  # whose comment has room for long prompts
 class Rendition:
     """A clip to be made: the name of its file, all it follows from, and the source that it is made out of, if any.
 
-    asked: the prompt with the facts that it can be heard to keep to, whether or not the model reads them.
+    asked: the prompt, with the facts of the source.
     """
 
     name: str
@@ -88,10 +88,17 @@ def generated(
                 steps=steps,
                 guidance=guidance,
             ),
-            prompt.kept((*read, *FACTS)).fields,
+            prompt.kept((*read, *_named(prompt))).fields,
         )
         for prompt in prompts
     ]
+
+
+def _named(prompt: Asked) -> list[str]:
+    """Give the field of instruments if the text names them all: a model that reads text alone is asked for them too."""
+    text, instruments = str(prompt.fields.get("text", "")).casefold(), prompt.fields.get("instruments")
+    named = isinstance(instruments, list) and all(str(name).casefold() in text for name in instruments)
+    return ["instruments"] if named and instruments else []
 
 
 def reconstructed(pipeline: Pipeline, sources: Sequence[Track]) -> list[Rendition]:
