@@ -153,7 +153,8 @@ def find_judges(
         except (LookupError, OSError, ImportError, ValueError) as error:
             if required:
                 raise
-            told.append(f"{name} is left out: {error}")
+            fetch = " Nothing is fetched for a suite without --allow-download." if not allow_download else ""
+            told.append(f"{name} is left out: {error}{'' if isinstance(error, ValueError) else fetch}")
     if not judges:
         raise LookupError("\n".join(["There is no judge.", *told]))
     return judges, told
@@ -162,7 +163,7 @@ def find_judges(
 def _embedder(name: str, options: Sequence[str], pipeline: Pipeline | None) -> Embedder:
     if name == "codec" and not options:
         if pipeline is None:
-            raise LookupError("It hears by the codec of a model, and none was named: --model MODEL.")
+            raise ValueError("It hears by the codec of a model, and none was named: --model MODEL.")
         return CodecEmbedder(pipeline.codec)
     return config.build("embedders", config.chosen("embedders", name, options))
 
