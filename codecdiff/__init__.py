@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from codecdiff.interfaces import (
+        Bill,
         Captioner,
         Codec,
         Condition,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bill",
     "Captioner",
     "Codec",
     "Condition",

@@ -60,6 +60,8 @@ def import_collection(
     check_new(output)
     if audio and kind != "hf" and not audio.is_dir():
         raise FileNotFoundError(f"There is no folder '{audio}'. Leave --audio out to import without audio.")
+    if kind != "hf" and (captions or tag_columns or id_column):
+        raise ValueError("--column, --tag-column and --id-column are for hf: the others' columns are known.")
     faults: list[Fault] = []
     columns = hub.Columns(captions or (), tag_columns or (), id_column)
     found = read_source(kind, paths, faults.append, audio=audio, columns=columns)

@@ -21,7 +21,7 @@ SUPPLIED = {
     "splitters": ("num_codebooks", "levels"),
     "conditioners": (),
     "denoisers": ("channels", "context_channels", "condition_widths"),
-    "captioners": (),
+    "captioners": ("answers",),
     "embedders": (),
 }
 

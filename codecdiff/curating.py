@@ -11,6 +11,8 @@ from codecdiff import collecting
 from codecdiff.files import require_writable
 from codecdiff.terminal import chosen_device, err, out, progress
 
+FAULTS_SHOWN = 5
+
 data = typer.Typer(
     help="Import, check, caption, rank and measure collections of music.",
     no_args_is_help=True,
@@ -107,3 +109,57 @@ def rank(
         f"{len(result.kept)} of {len(result.rows)} tracks kept in {kept}; ranking in {output}, shown in {report}",
         soft_wrap=True,
     )
+
+
+@data.command("caption")
+def caption(
+    manifest: Annotated[Path, typer.Argument(help="Manifest of the tracks.", show_default=False)],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="JSON lines to write, or to go on with.", show_default=False)
+    ],
+    name: Annotated[
+        str, typer.Option("--with", help="Captioner: describe, tags, rephrase or another.", show_default=False)
+    ],
+    options: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the captioner; any number.")
+    ] = None,
+    sources: Annotated[
+        list[Path] | None,
+        typer.Option("--from", help="Captions to rephrase, from an earlier step. Default: those of the manifest."),
+    ] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="Where a server's answers are kept. Default: OUTPUT.answers.jsonl.")
+    ] = None,
+    audio: Annotated[Path | None, typer.Option(help="Folder of the audio, where that was moved.")] = None,
+    retry_faults: Annotated[bool, typer.Option("--retry-faults", help="Try tracks again that had a fault.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before a server is asked.")] = False,
+) -> None:
+    """Caption the tracks of a manifest; the same command goes on where a run stopped."""
+    from contextlib import closing
+
+    from codecdiff.captioning import one_line, pending, read_captions, with_captions, write_captions
+    from codecdiff.config import build, chosen
+    from codecdiff.data.manifests import Manifest
+    from codecdiff.journals import Journal
+
+    rows = Manifest.read(manifest, audio=audio).rows()
+    if sources:
+        rows = with_captions(rows, read_captions(sources))
+    spec, kept = chosen("captioners", name, options or []), answers or output.with_name(f"{output.stem}.answers.jsonl")
+    with Journal(output) as journal, closing(build("captioners", spec, answers=kept)) as captioner:
+        left = pending(rows, journal, captioner, retry_faults=retry_faults)
+        foreseen = captioner.estimate(left)
+        if foreseen.requests:
+            err.print(f"{len(left)} tracks to caption: about {foreseen}, second tries not foreseen.", soft_wrap=True)
+        if foreseen.requests and not yes:
+            typer.confirm("Ask the server?", abort=True, err=True)
+        try:
+            with progress("captioning", len(left)) as advance:
+                tally = write_captions(left, captioner, journal, progress=advance)
+        finally:
+            if captioner.bill().requests:
+                err.print(f"The server answered {captioner.bill()}.", soft_wrap=True)
+    for track, fault in list(tally.faults.items())[:FAULTS_SHOWN]:
+        err.print(f"{one_line(track)}: {fault}", style="yellow", soft_wrap=True)
+    there = f", {len(rows) - len(left)} were settled before" if len(left) < len(rows) else ""
+    out.print(f"{tally.captioned} captions and {len(tally.faults)} faults in {output}{there}.", soft_wrap=True)

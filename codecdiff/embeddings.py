@@ -140,17 +140,21 @@ class Embeddings:
         shards = self._shards()
         number = int(shards[-1].stem) + 1 if shards else 0
         with replaced(self.folder / "shards" / f"{number:05d}.parquet") as temporary:
-            pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), temporary)
+            pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), temporary, use_dictionary=False)
         known = [{name: row[name] for name in _KNOWN} for row in rows]
         self.rows |= {row["track"]: {**row, "shard": len(shards)} for row in known}
 
 
 def open_embeddings(folder: Path | str, embedder: Embedder, spec: dict[str, Any]) -> Embeddings:
-    """Open the embeddings at `folder`, or begin them. Raises ValueError if another embedder made what is there."""
+    """Open the embeddings at `folder`, or begin them, anew where there is none yet.
+
+    Raises ValueError if another embedder made what is there, and FileExistsError if something else is there.
+    """
     folder, header = Path(folder), described(embedder, spec)
-    if folder.exists() and not (folder / "header.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    begun = (folder / "header.json").is_file()
+    if folder.exists() and not begun and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"'{folder}' exists and holds no embeddings. Choose another folder for them.")
-    if not (folder / "header.json").is_file():
+    if not begun or not Embeddings(folder).rows:
         (folder / "shards").mkdir(parents=True, exist_ok=True)
         replace_text(folder / "header.json", json.dumps(header, indent=2) + "\n")
     embeddings = Embeddings(folder)

@@ -188,12 +188,25 @@ def density_score(
 ) -> Score:
     """Density (Naeem et al. 2020) of clips, each the mean of its windows: fidelity. 1 for sets of one distribution.
 
-    Resampling keeps the reference.
+    Resampling keeps the radii.
     """
     _require(judged, reference, at_least=1)
-    values = density(inside(judged.means(), reference.means(), k), k)
-    return _mean_over_clips(
-        "density", values, judged, reference, resamples, seed, better="higher", options={"neighbours": k}
+    within = inside(judged.means(), reference.means(), k)
+
+    def statistic(drawn_a: Tensor, drawn_b: Tensor) -> float:
+        return float(density(within[drawn_a][:, drawn_b], k).mean())
+
+    estimate = bootstrap(statistic, *_clips(judged, reference), resamples=resamples, seed=seed)
+    return _score(
+        "density",
+        estimate,
+        judged,
+        reference,
+        resamples,
+        seed,
+        better="higher",
+        options={"neighbours": k},
+        per_clip=dict(zip(judged.names, density(within, k).tolist(), strict=True)),
     )
 
 

@@ -37,8 +37,8 @@ class Hearing:
     clip_seconds: float | None
     window_seconds: float | None
     hop_seconds: float | None
-    resampling: str = "soxr, high quality"
-    mono: str = "mean of the channels"
+    resampling: str = "soxr HQ"
+    mono: str = "mean of channels"
     loudness: str = AS_IT_IS
     windows: str = ""
 

@@ -105,6 +105,7 @@ class Ranking:
 
     def write(self, file: Path) -> None:
         """Write the table as parquet, and beside it the same as CSV, each whole or not at all."""
+        file.parent.mkdir(parents=True, exist_ok=True)
         table = pa.Table.from_pylist([row._asdict() for row in self.rows], SCHEMA)
         with replaced(file) as temporary:
             pq.write_table(table.replace_schema_metadata({KEY: json.dumps(dict(self.facts)).encode()}), temporary)

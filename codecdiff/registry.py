@@ -34,6 +34,9 @@ FIRST_PARTY = {
     ("embedders", "clap-general"): "codecdiff-clap",
     ("embedders", "vggish"): "codecdiff-vggish",
     ("embedders", "mert"): "codecdiff-mert",
+    ("captioners", "describe"): "codecdiff-captions",
+    ("captioners", "tags"): "codecdiff-captions",
+    ("captioners", "rephrase"): "codecdiff-captions",
 }
 
 

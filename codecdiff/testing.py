@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import deepcopy
 from math import ceil
 from typing import Any
 
@@ -21,9 +23,21 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from codecdiff.captioning import one_line
 from codecdiff.codecs import Chunked
 from codecdiff.embeddings import embed_blocks
-from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Embedder, Entry, Prompt, Splitter
+from codecdiff.interfaces import (
+    Bill,
+    Captioner,
+    Codec,
+    Condition,
+    Conditioner,
+    Denoiser,
+    Embedder,
+    Entry,
+    Prompt,
+    Splitter,
+)
 
 PROMPTS: tuple[Prompt, ...] = ("a slow piece for piano", "drums", {"text": "a fast tune in G major, with a flute"})
 
@@ -380,3 +394,28 @@ def _check_texts(embedder: Embedder, texts: Sequence[str]) -> None:
     for row, text in enumerate([*texts, ""]):
         _same(embedder.embed_text([text]), together[row : row + 1], f"{text!r} depends on its neighbours.", 1e-4)
     _law(not torch.allclose(together[0], together[1], atol=1e-5), f"{texts[0]!r} and {texts[1]!r} have one vector.")
+
+
+def check_captioner(captioner: Captioner, tracks: Sequence[Mapping[str, Any]]) -> None:
+    """Check every law of a captioner, on at least two tracks that it gives different captions. It stays open."""
+    name, before = type(captioner).__name__, deepcopy(list(tracks))
+    unknown = set(captioner.incidental) - captioner.arguments.keys()
+    _law(not unknown, f"{name} has no options {sorted(unknown)}, which it says are incidental.")
+    with _randomness_untouched(captioner):
+        _law(isinstance(captioner.estimate(tracks), Bill), "estimate does not give a Bill.")
+        _law(captioner.bill() == Bill(), "estimate asks a server, or the captioner was used before.")
+        captions = [captioner.caption(track) for track in tracks]
+        for caption in captions:
+            _law(isinstance(caption, str) and caption, f"{caption!r} is no caption: it is text, and not empty.")
+            _law(caption == one_line(caption), f"{caption!r} is not one line of printable text.")
+        _law(len(set(captions)) > 1, "All tracks have the same caption: the law is empty.")
+        _law([captioner.caption(track) for track in tracks] == captions, "A track has another caption the second time.")
+        with ThreadPoolExecutor(captioner.concurrency) as pool:
+            together = list(pool.map(captioner.caption, list(tracks) * 4))
+        _law(together == captions * 4, f"In {captioner.concurrency} threads, tracks have other captions.")
+    _law(list(tracks) == before, "caption changes the track that it is given.")
+    try:
+        said = captioner.caption({"track": "x", "file": "", "present": False, "tags": {}, "captions": []})
+    except (LookupError, ValueError):
+        return
+    raise AssertionError(f"A track of which nothing is known has the caption {said!r}: raise LookupError.")

@@ -119,13 +119,12 @@ def _average(decay: float) -> Any:
 
     @torch.no_grad()
     def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor) -> None:
+        means, values = list(averaged), list(current)  # of one type: torch groups them, so that few kernels do
+        if not means[0].is_floating_point():
+            return torch._foreach_copy_(means, values)  # pyright: ignore[reportPrivateImportUsage]
         n = int(count)
         weight = 1 - min(decay, (1 + n) / (10 + n))
-        for mean, value in zip(averaged, current, strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value.to(mean.dtype), weight)
-            else:
-                mean.copy_(value)
+        torch._foreach_lerp_(means, values, weight)  # pyright: ignore[reportPrivateImportUsage]
 
     return update
 

@@ -69,6 +69,7 @@ def test_nothing_is_written_over_and_nothing_is_left_half(folder: Path) -> None:
     assert "None of 4 recordings is left. Their licences: CC BY 4.0, CC BY-NC 4.0" in refused
     Path("c.jsonl").write_text('{"track": "9", "caption": "x"}\n')
     assert "None of 1 rows fits one track" in run("join all.parquet c.jsonl -o x.parquet", code=1).stderr
+    assert "are for hf" in run("import folder music -o x.parquet --column text", code=1).stderr
     assert "ends in .parquet" in run("filter all.parquet -o x.csv", code=1).stderr
     assert "none, ends and full" in run("check all.parquet --probe half", code=1).stderr
     assert not list(folder.glob("x.*"))

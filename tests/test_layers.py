@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    {"interfaces", "files"},
+    {"interfaces", "files", "journals"},
     {"registry", "config", "settings", "hub"},
     {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "data", "metrics", "meters"}
     | {"embedders", "embeddings", "gaussians", "kernels", "neighbours"},
@@ -24,6 +24,7 @@ FIRST = {"torch", "numpy", "einops"}  # all that the interfaces may import
 OWNED = {  # heavy libraries and their plugins
     "transformers": ("dac", "t5", "encodec", "clap", "mert", "captions"),
     "torchvggish": ("vggish",),
+    "openai": ("captions",),
 }
 # the modules of the core that nobody imports
 PROGRAMS = {"cli", "making", "curating", "collecting", "judging", "terminal", "doctor"}

@@ -196,6 +196,7 @@ def test_rankings_are_compared_by_spearman(ranking: Ranking, of: Manifest, tmp_p
         read_likelihoods(tmp_path / "broken.parquet")
 
 
+@pytest.mark.filterwarnings("ignore:12 tracks cannot show")
 def test_the_command_ranks_and_goes_on(
     like: Manifest, of: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +237,10 @@ def test_the_command_ranks_and_goes_on(
     again = run(cli.app, [*words, "--compare", str(tmp_path / "ranked.csv")])
     assert "Spearman 1.0000" in again.output
     assert "5 tracks matched" in again.output.replace("\n", " ")
+    assert len(heard) == 18
+    elsewhere = ["-o", str(tmp_path / "new" / "r.parquet"), "--embeddings", str(tmp_path / "ranked-embeddings")]
+    assert run(cli.app, [*words, *elsewhere]).exit_code == 0
+    assert (tmp_path / "new" / "r-kept.parquet").is_file()
     assert len(heard) == 18
     refused = run(cli.app, [*words, "-o", str(tmp_path / "of.parquet")])
     assert refused.exit_code == 1

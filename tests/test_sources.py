@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -201,6 +203,8 @@ def test_a_table_of_another_set_is_told_apart(tmp_path: Path) -> None:
     assert faults[0].file == "mc.csv"
     with pytest.raises(ValueError, match="its columns are a, b"):
         read("jamendo", write(tmp_path / "x.csv", "a,b", "1,2"))
+    with pytest.raises(ValueError, match="its columns are \ufffd"):
+        read("jamendo", write(tmp_path / "x.csv", "\033[31mred,b"))
     with pytest.raises(FileNotFoundError, match=r"no file '.*none\.tsv'"):
         read("jamendo", tmp_path / "none.tsv")
     with pytest.raises(ValueError, match=r"no kind of collection 'spotify'\. There are: jamendo"):
@@ -233,14 +237,17 @@ def test_a_folder_is_read_with_its_metadata(tmp_path: Path) -> None:
         b'{"file_name": "../evil.wav"}\n{"file_name": "/etc/evil.wav"}\nnot json\n'
         b'{"file_name": "0.wav", "text": "again"}\n'
         b'{"file_name": "gone.wav", "captions": ["lost", "gone"]}\n{"text": "\xff"}\n[1]\n{"text": "x"}\n'
+        b'{"file_name": "1.wav", "text": "\\ud83d half a letter"}\n'
     )
+    shutil.copy(folder / "1.wav", os.fsdecode(os.fsencode(folder / "b") + b"\xe9.wav"))
     found, faults = read("folder", folder)
     assert list(found) == ["0.wav", "1.wav", "2.wav", "gone.wav"]
     first = found["0.wav"]
     assert (first.licence, first.artist, first.tags) == ("CC BY-NC 4.0", "A", {"tag": ["x"]})
     assert (first.captions, dict(first.metadata)) == (("one",), {"bpm": 90, "licence_text": "cc-by-nc-4.0"})
     assert found["gone.wav"].captions == ("lost", "gone")
-    assert sorted(fault.line or 0 for fault in faults) == [2, 3, 4, 5, 7, 8, 9]
+    assert sorted(fault.line or 0 for fault in faults) == [0, 2, 3, 4, 5, 7, 8, 9, 10]
+    assert "not UTF-8" in str(faults[-1])
 
 
 def sound(seed: int) -> dict[str, object]:
@@ -259,24 +266,26 @@ def test_a_data_set_of_the_hub_is_read_with_its_audio(tmp_path: Path) -> None:
             "caption": ["one", "two", "twice"],
             "genre": [["rock"], ["pop", "jazz"], []],
             "license": ["cc-by-4.0", "", ""],
+            "mood": [1, -1, 0],
             "bpm": [120, 90, 80],
         }
     ).cast_column("audio", datasets.Audio(decode=False))
+    table = table.cast_column("mood", datasets.ClassLabel(names=["sad", "calm"]))
     datasets.DatasetDict({"train": table.select([0]), "valid": table.select([1, 2])}).save_to_disk(tmp_path / "set")
     faults: list[Fault] = []
-    columns = hub.Columns(tags=["genre"])
+    columns = hub.Columns(tags=["genre", "mood"])
     found = read_source("hf", [str(tmp_path / "set")], faults.append, audio=tmp_path / "audio", columns=columns)
     assert [(r.track, r.split, list(r.captions), r.licence) for r in found] == [
         ("a/1", "train", ["one"], "CC BY 4.0"),
         ("b", "validation", ["two"], ""),
     ]
-    assert [r.tags for r in found] == [{"genre": ["rock"]}, {"genre": ["pop", "jazz"]}]
+    assert [r.tags for r in found] == [{"genre": ["rock"], "mood": ["calm"]}, {"genre": ["pop", "jazz"]}]
     assert found[0].metadata == {"bpm": 120}
     assert [(fault.line, fault.track) for fault in faults] == [(2, "b")]
     for i, recording in enumerate(found):
         assert (tmp_path / "audio" / recording.file).read_bytes() == sound(i)["bytes"]
         assert "/" not in recording.file
-    with pytest.raises(ValueError, match=r"no column 'mood'\. It has: id, audio"):
-        read_source("hf", [str(tmp_path / "set")], faults.append, columns=hub.Columns(tags=["mood"]))
+    with pytest.raises(ValueError, match=r"no column 'key'\. It has: id, audio"):
+        read_source("hf", [str(tmp_path / "set")], faults.append, columns=hub.Columns(tags=["key"]))
     with pytest.raises(FileNotFoundError, match="neither a folder nor a data set"):
         read_source("hf", ["nowhere"], faults.append)

@@ -22,9 +22,11 @@ class Fault:
     field: str = ""
 
     def __str__(self) -> str:
+        """Say it in one line, without the control characters that a file may hold: they would reach the terminal."""
         line = f"line {self.line}" if self.line else ""
         place = ", ".join(filter(None, (line, self.track if self.track != self.file else "", self.field)))
-        return f"{self.file}{', ' if place else ''}{place}: {self.what} {self.mend}"
+        text = f"{self.file}{', ' if place else ''}{place}: {self.what} {self.mend}"
+        return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 Report = Callable[[Fault], None]  # is told every fault as it is found

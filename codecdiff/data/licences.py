@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 
 from codecdiff.data.manifests import Recording
 
@@ -41,6 +42,7 @@ COUNTRIES = {
 }
 
 
+@cache
 def licence_name(title: str = "", url: str = "") -> str:
     """Give the short name of a licence, as in "CC BY-NC-SA 3.0 US", from its address or else from its title.
 
@@ -127,12 +129,15 @@ def by_licence(recordings: Iterable[Recording]) -> dict[str, tuple[int, float]]:
 
 def attribution(recordings: Sequence[Recording]) -> str:
     """Give the credits of recordings as Markdown: title, artist, licence and source of each, licence by licence."""
+    credits: defaultdict[str, list[str]] = defaultdict(list)
+    for recording in recordings:
+        credits[recording.licence or UNKNOWN].append(_credit(recording))
     lines = ["# Attribution", "", f"{len(recordings)} recordings.", ""]
-    for licence, (count, _) in by_licence(recordings).items():
+    for licence in by_licence(recordings):
         url = licence_url(licence)
-        lines += [f"## {_plain(licence)} ({count})", ""]
+        lines += [f"## {_plain(licence)} ({len(credits[licence])})", ""]
         lines += [f"<{url}>", ""] if url else []
-        lines += [_credit(r) for r in recordings if (r.licence or UNKNOWN) == licence] + [""]
+        lines += [*credits[licence], ""]
     return "\n".join(lines)
 
 

@@ -54,8 +54,10 @@ class Row:
 
     def items(self, field: str) -> list[Any]:
         """Give a field that is written as a list or set of Python literals, in order; a set's order is its numbers'."""
+        if self[field] in ("", "[]"):  # most of them, and literals take their time
+            return []
         try:
-            value = ast.literal_eval(self[field] or "[]")
+            value = ast.literal_eval(self[field])
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             value = None
         if not isinstance(value, list | tuple | set):

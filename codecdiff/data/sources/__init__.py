@@ -8,17 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from codecdiff.data.faults import Fault, Report
 from codecdiff.data.manifests import Recording
 from codecdiff.data.sources import fma, folders, hub, jamendo, musiccaps
 from codecdiff.data.tables import header_of
 
-Reader = Callable[[Sequence[Path], Report], list[Recording]]  # the tables of one data set -> its recordings
-TABLES: dict[str, Reader] = {"jamendo": jamendo.read, "fma": fma.read, "musiccaps": musiccaps.read}
-NAMES = {"jamendo": "MTG-Jamendo", "fma": "FMA", "musiccaps": "MusicCaps"}
-SIGNS = {"jamendo": jamendo.is_table, "fma": fma.is_table, "musiccaps": musiccaps.is_table}
-KINDS = (*TABLES, "folder", "hf")
+
+class DataSet(NamedTuple):
+    """A data set published as tables: its name, which columns its tables have, and how they are read."""
+
+    name: str
+    is_table: Callable[[Sequence[str]], bool]
+    read: Callable[[Sequence[Path], Report], list[Recording]]
+
+
+DATA_SETS = {
+    "jamendo": DataSet("MTG-Jamendo", jamendo.is_table, jamendo.read),
+    "fma": DataSet("FMA", fma.is_table, fma.read),
+    "musiccaps": DataSet("MusicCaps", musiccaps.is_table, musiccaps.read),
+}
+KINDS = (*DATA_SETS, "folder", "hf")
 
 
 def read_source(
@@ -31,7 +42,7 @@ def read_source(
     """
     if kind not in KINDS:
         raise ValueError(f"There is no kind of collection '{kind}'. There are: {', '.join(KINDS)}.")
-    if kind in TABLES:
+    if kind in DATA_SETS:
         return read_tables(kind, [Path(path) for path in paths], report)
     if len(paths) != 1:
         raise ValueError(f"'{kind}' takes one {'folder' if kind == 'folder' else 'data set'}, not {len(paths)}.")
@@ -49,7 +60,7 @@ def read_tables(kind: str, files: Sequence[Path], report: Report) -> list[Record
     faults: list[Fault] = []
     for file in files:
         columns = header_of(file)
-        if SIGNS[kind](columns):
+        if DATA_SETS[kind].is_table(columns):
             good.append(file)
         else:
             faults.append(_other(kind, file, columns))
@@ -57,12 +68,15 @@ def read_tables(kind: str, files: Sequence[Path], report: Report) -> list[Record
         raise ValueError("\n".join(map(str, faults)))
     for fault in faults:
         report(fault)
-    return TABLES[kind](good, report)
+    return DATA_SETS[kind].read(good, report)
 
 
 def _other(kind: str, file: Path, columns: Sequence[str]) -> Fault:
-    like = next((other for other, sign in SIGNS.items() if sign(columns)), None)
-    what = f"This is no table of {NAMES[kind]}: its columns are {', '.join(columns[:6])[:120] or 'none'}..."
+    like = next((other for other, data_set in DATA_SETS.items() if data_set.is_table(columns)), None)
+    name = DATA_SETS[kind].name
+    what = f"This is no table of {name}: its columns are {', '.join(columns[:6])[:120] or 'none'}..."
     if like:
-        return Fault(file.name, f"{what} It looks like {NAMES[like]}.", f"Use: codecdiff data import {like} {file}.")
-    return Fault(file.name, what, f"Name the files that {NAMES[kind]} publishes.")
+        return Fault(
+            file.name, f"{what} It looks like {DATA_SETS[like].name}.", f"Use: codecdiff data import {like} {file}."
+        )
+    return Fault(file.name, what, f"Name the files that {name} publishes.")

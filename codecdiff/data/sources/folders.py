@@ -36,7 +36,7 @@ def read(folder: Path, report: Report) -> list[Recording]:
             report(Fault(file.name, what, "Give all captions in one row.", line, field="file_name"))
         else:
             table[path] = row
-    tracks = tracks_in(folder, table)
+    tracks = [track for track in tracks_in(folder, table) if _is_named(track, report)]
     gone = sorted(set(table) - {track.name for track in tracks})
     missing = [track_of(folder / name, name, table) for name in gone]
     return [_recording(track) for track in [*tracks, *missing]]
@@ -60,7 +60,9 @@ def json_lines(file: Path, report: Report) -> Iterator[tuple[int, dict[str, Any]
     for line, text in enumerate(file.read_bytes().split(b"\n"), 1):
         try:
             row = json.loads(text.decode("utf-8-sig")) if text.strip() else None
-        except UnicodeDecodeError:
+            if b"\\ud" in text.lower():  # half of a letter, escaped, is valid JSON and no text
+                json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeError:
             report(Fault(file.name, "It holds bytes that are not UTF-8.", ENCODING_MEND, line))
             continue
         except (ValueError, RecursionError) as error:
@@ -70,6 +72,16 @@ def json_lines(file: Path, report: Report) -> Iterator[tuple[int, dict[str, Any]
             yield line, row
         elif row is not None:
             report(Fault(file.name, "It is no mapping.", 'Write {"file_name": ...}.', line))
+
+
+def _is_named(track: Track, report: Report) -> bool:
+    """Tell whether a file's name is text, which a manifest can hold."""
+    try:
+        track.name.encode()
+    except UnicodeEncodeError:
+        report(Fault(ascii(track.name), "The name of the file is not UTF-8.", "Rename it.", field="file"))
+        return False
+    return True
 
 
 def _recording(track: Track) -> Recording:
@@ -86,6 +98,6 @@ def tags_of(value: Any) -> Mapping[str, list[str]]:
     """Read tags that are a mapping of categories, a list, or a text with commas: the last two of the category tag."""
     if isinstance(value, Mapping):
         return {str(key): tags_of(inner).get("tag", []) for key, inner in value.items() if inner}
-    listed = value.split(",") if isinstance(value, str) else value or []
-    tags = [str(tag).strip() for tag in listed if str(tag).strip()]
+    listed = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    tags = [str(tag).strip() for tag in listed if tag is not None and str(tag).strip()]
     return {"tag": tags} if tags else {}

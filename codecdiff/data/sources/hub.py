@@ -58,26 +58,29 @@ def load(name: str) -> dict[str, Any]:
     except (ValueError, OSError, LookupError, RuntimeError, DatasetsError) as error:
         reason = str(error.__cause__ or error).splitlines() or [type(error).__name__]
         raise ValueError(f"The data set '{name}' cannot be loaded: {reason[0]}") from error
-    return (
-        {str(split): table for split, table in found.items()}
-        if isinstance(found, dict)
-        else {str(found.split or ""): found}
-    )
+    if isinstance(found, dict):
+        return {str(split): table for split, table in found.items()}
+    return {str(found.split or ""): found}
 
 
 def plain_rows(name: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of all splits of a data set, audio left encoded."""
+    """Yield the rows of all splits of a data set, audio left encoded and labels by their names."""
     for table in load(name).values():
-        yield from _encoded(table)
+        yield from _plain_rows(table)
 
 
-def _encoded(table: Any) -> Any:
+def _plain_rows(table: Any) -> Iterator[dict[str, Any]]:
     import datasets
 
+    labels: dict[str, Sequence[str]] = {}
     for column, feature in table.features.items():
         if isinstance(feature, datasets.Audio):
             table = table.cast_column(column, datasets.Audio(decode=False))
-    return table
+        elif isinstance(feature, datasets.ClassLabel):
+            labels[column] = feature.names
+    for row in table:
+        named = {column: names[row[column]] for column, names in labels.items() if row[column] not in (None, -1)}
+        yield {**row, **{column: None for column in labels}, **named}
 
 
 def read(name: str, audio: Path | None, columns: Columns, report: Report) -> list[Recording]:
@@ -92,7 +95,7 @@ def read(name: str, audio: Path | None, columns: Columns, report: Report) -> lis
     for split, table in load(name).items():
         sounds = [column for column, feature in table.features.items() if isinstance(feature, datasets.Audio)]
         _check(name, table.column_names, [*columns.captions, *columns.tags, *filter(None, [columns.track])])
-        for number, row in enumerate(_encoded(table), 1):
+        for number, row in enumerate(_plain_rows(table), 1):
             recording = _recording(name, SPLITS.get(split, split), number, row, columns, sounds)
             if recording.track in seen:
                 what = f"'{recording.track}' stands in an earlier row too."
