@@ -20,6 +20,8 @@ from codecdiff.interfaces import Prompt, prompt_fields
 from codecdiff.listeners import Cutting, Reader
 from codecdiff.scores import Score
 
+ENOUGH = 8  # clips that are asked for a fact, for it to be measured unasked
+
 Measure = Callable[[Sequence[Track]], Score]
 
 
@@ -58,9 +60,9 @@ def instruments_of(prompt: Prompt) -> list[str] | None:
 
 
 def are_asked(tracks: Sequence[Track]) -> bool:
-    """Tell whether the prompts of at least two tracks ask for a tempo, a key or instruments."""
+    """Tell whether the prompts of enough tracks ask for a tempo, a key or instruments to measure it unasked."""
     prompts = [prompt_of(track) for track in tracks]
-    return any(sum(of(p) is not None for p in prompts) >= 2 for of in (tempo_of, key_of, instruments_of))
+    return any(sum(of(p) is not None for p in prompts) >= ENOUGH for of in (tempo_of, key_of, instruments_of))
 
 
 def readings(cutting: Cutting, cache: Path, reference: Sequence[Track], seed: int) -> dict[str, Measure]:
