@@ -17,10 +17,12 @@ from typer.core import TyperCommand, TyperGroup
 import codecdiff
 from codecdiff import curating, judging, making, registry
 from codecdiff.files import require_writable
-from codecdiff.terminal import chosen_device, err, out, progress
+from codecdiff.terminal import chosen_device, err, out, ticker
 
 if TYPE_CHECKING:
     from codecdiff.data.audio import Track
+    from codecdiff.data.encoding import Engine
+    from codecdiff.data.store import CodeStore
 
 EXPECTED = (ValueError, LookupError, OSError, ImportError)  # told in one sentence
 
@@ -126,7 +128,10 @@ def plugins(
 
 @app.command()
 def encode(
-    audio: Annotated[list[Path], typer.Argument(help="Audio files, and folders of them.", show_default=False)],
+    audio: Annotated[
+        list[Path],
+        typer.Argument(help="Audio files and folders of them, or one manifest (.parquet).", show_default=False),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Store to make.", show_default=False)],
     codec: Annotated[str, typer.Option(help="Codec to encode with.")] = "starter",
     options: Annotated[
@@ -135,29 +140,98 @@ def encode(
     projections: Annotated[
         bool, typer.Option("--projections", help="Keep what the codes are quantised from too, for target=projections.")
     ] = False,
-    device: Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: a GPU if any.")] = "",
+    segment: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Cut recordings into segments. Default: keep them whole.")
+    ] = None,
+    overlap: Annotated[float, typer.Option(metavar="SECONDS", help="What a segment shares with the one before.")] = 0,
+    min_seconds: Annotated[float, typer.Option(metavar="SECONDS", help="Drop what is shorter.")] = 0,
+    silence: Annotated[
+        float | None, typer.Option(metavar="DBFS", help="Drop what has a lower RMS level, as in -60.")
+    ] = None,
+    loudness: Annotated[
+        float | None, typer.Option(metavar="DBFS", help="Bring all to this RMS level, as in -20.")
+    ] = None,
+    loudness_of: Annotated[str, typer.Option(help="Whose level that is: 'track' or 'segment'.")] = "track",
+    engine: Annotated[str, typer.Option(help="Where to work: 'local', this machine, or 'ray', a cluster.")] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes. Default: one per core or GPU, if there is enough to do.")
+    ] = None,
+    shard_minutes: Annotated[
+        float, typer.Option(min=0, help="Audio in a shard, which is done whole or begun again.", show_default="60")
+    ] = 60.0,
+    device: Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: all GPUs, if any.")] = "",
 ) -> None:
-    """Encode audio into a store of codes to train on."""
+    """Encode audio into a store of codes to train on. Run it again to go on where it was interrupted."""
     from codecdiff.config import build, chosen, spec_of
-    from codecdiff.data.store import clips, encode_tracks
+    from codecdiff.data.encoding import encode_tracks
+    from codecdiff.data.segments import segmentation
 
     if output.exists():
         raise FileExistsError(f"'{output}' exists already. Choose another name, or delete it.")
     require_writable(output)
-    tracks = tracks_of(audio)
-    model = build("codecs", chosen("codecs", codec, options or [])).to(chosen_device(device))
-    if not model.is_fitted:
-        with err.status(f"Fitting the {codec} codec"):
-            model.fit(clips(tracks, model))
-    with progress("encoding", len(tracks)) as advance:
-        target = "projections" if projections else "codes"
-        store, skipped = encode_tracks(tracks, output, model, spec_of("codecs", model), target=target, progress=advance)
-    for line in skipped:
-        err.print(f"Skipped: {line}", style="yellow", soft_wrap=True)
-    minutes = sum(row["seconds"] for row in store.rows) / 60
-    out.print(
-        f"{len(store)} of {len(tracks)} files, {minutes:.1f} minutes, {store.frames} frames in {output}", soft_wrap=True
+    rules = segmentation(
+        segment=segment,
+        overlap=overlap,
+        min_seconds=min_seconds,
+        silence=silence,
+        loudness=loudness,
+        loudness_of=loudness_of,
     )
+    tracks, faults = recordings_of(audio)
+    place = chosen_device(device)
+    run = engine_named(engine, device or place.type, workers)
+    model = build("codecs", chosen("codecs", codec, options or [])).to(place)
+    with ticker("Preparing" if model.is_fitted else f"Fitting the {codec} codec") as tell:
+        store, skipped = encode_tracks(
+            tracks,
+            output,
+            model,
+            spec_of("codecs", model),
+            target="projections" if projections else "codes",
+            rules=rules,
+            minutes=shard_minutes,
+            engine=run,
+            progress=lambda tally: tell(str(tally)),
+        )
+    for line in [*faults, *skipped]:
+        err.print(f"Skipped: {line}", style="yellow", soft_wrap=True)
+    out.print(f"{_told(store, len(tracks) + len(faults))} in {output}", soft_wrap=True)
+
+
+def _told(store: CodeStore, count: int) -> str:
+    """Say what is in a store that was made of so many files."""
+    minutes = sum(row["seconds"] for row in store.rows) / 60
+    cut = f"{len(store)} segments, " if store.header["segmentation"]["segment"] else ""
+    dropped = "".join(f", {number} {why} pieces dropped" for why, number in store.header["dropped"].items())
+    return f"{store.header['tracks']} of {count} files, {cut}{minutes:.1f} minutes, {store.frames} frames{dropped}"
+
+
+def engine_named(name: str, device: str, workers: int | None) -> Engine:
+    """Give the engine of `encode` by name. Raises LookupError, and ImportError if its library is not installed."""
+    if name == "local":
+        from codecdiff.data.workers import local
+
+        return local(device, workers)
+    if name == "ray":
+        from codecdiff.data.clusters import on_ray
+
+        return on_ray(device, workers)
+    raise LookupError(f"No engine named '{name}'. There are: local, ray.")
+
+
+def recordings_of(paths: list[Path]) -> tuple[list[Track], list[str]]:
+    """Find the tracks of files and folders, or of one manifest, with a sentence for each that has no audio there."""
+    from codecdiff.data.manifests import Manifest
+
+    if not any(path.suffix == ".parquet" for path in paths):
+        return tracks_of(paths), []
+    if len(paths) > 1:
+        raise ValueError("A manifest is encoded alone. Give one manifest, or else audio files and folders.")
+    manifest = Manifest.read(paths[0])
+    tracks, faults = manifest.tracks(), list(manifest.faults().values())
+    if not tracks:
+        raise FileNotFoundError(f"'{paths[0]}' names no audio that is there. {faults[0] if faults else 'It is empty.'}")
+    return tracks, faults
 
 
 def tracks_of(paths: list[Path]) -> list[Track]:

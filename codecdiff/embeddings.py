@@ -78,7 +78,7 @@ def _embed(audio: Tensor, embedder: Embedder) -> Tensor:
 
 def embed_file(file: Path | str, embedder: Embedder) -> Tensor:
     """Embed an audio file of any length, rate and number of channels: (w, e) vectors. Raises BadAudio."""
-    return embed_blocks(stream_audio(file, embedder.sample_rate), embedder)
+    return embed_blocks((block[0] for block in stream_audio(file, embedder.sample_rate, 1)), embedder)
 
 
 def described(embedder: Embedder, spec: dict[str, Any]) -> dict[str, Any]:
@@ -208,9 +208,9 @@ def _row(track: Track, embedder: Embedder) -> dict[str, Any]:
 
     def counted() -> Iterator[Tensor]:
         nonlocal samples
-        for block in stream_audio(track.file, embedder.sample_rate):
-            samples += len(block)
-            yield block
+        for block in stream_audio(track.file, embedder.sample_rate, 1):
+            samples += block.shape[-1]
+            yield block[0]
 
     vectors = embed_blocks(counted(), embedder)
     stat = track.file.stat()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,3 +59,20 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda count: bar.update(task, completed=count)
+
+
+@contextmanager
+def ticker(line: str, every: float = 60.0) -> Iterator[Callable[[str], None]]:
+    """Show a line, and give the function that changes it; where nobody watches, some are printed, seconds apart."""
+    printed = time.monotonic()
+
+    def tell(line: str) -> None:
+        nonlocal printed
+        if err.is_terminal:
+            status.update(line)
+        elif time.monotonic() - printed >= every:
+            printed = time.monotonic()
+            err.print(line, soft_wrap=True)
+
+    with err.status(line) as status:
+        yield tell

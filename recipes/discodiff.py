@@ -20,7 +20,7 @@ from codecdiff import Pipeline, config, plans
 from codecdiff.cards import command, write_card
 from codecdiff.codecs import Standardized
 from codecdiff.data.audio import write_audio
-from codecdiff.data.store import CodeStore, Target, open_store
+from codecdiff.data.encoding import CodeStore, Target, open_store
 from codecdiff.files import require_writable
 from codecdiff.models import build_parts, load_codec_state
 from codecdiff.schedules import training_scheduler

@@ -58,11 +58,22 @@ def model(make_pipeline: Callable[..., Pipeline], tmp_path_factory: pytest.TempP
 
 # What must be quick: subprocesses, because this one has torch already.
 
+ONE_COMMAND = """
+import typer
+from rich.console import Console
+from rich.table import Table
+app = typer.Typer()
+@app.command()
+def one(name: str = "") -> None:
+    Console().print(Table(name))
+app()
+"""
 
-def cold(*arguments: str) -> float:
-    """Run the command line in a process of its own that may not import torch; give its processor seconds."""
+
+def cold(code: str, *arguments: str) -> float:
+    """Run some Python in a process of its own that may not import torch; give its processor seconds."""
     before = os.times()
-    code = "import sys; sys.modules['torch'] = None; from codecdiff.cli import main; main()"
+    code = f"import sys; sys.modules['torch'] = None\n{code}"
     keeping_bytecode = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, env=keeping_bytecode)
     after = os.times()
@@ -70,8 +81,10 @@ def cold(*arguments: str) -> float:
 
 
 @pytest.mark.parametrize("argument", ["--help", "plugins", "--version"])
-def test_answers_in_half_a_second_without_torch(argument: str):
-    assert min(cold(argument) for _ in range(3)) < 0.5
+def test_answers_about_as_fast_as_a_program_of_one_command_without_torch(argument: str):
+    """It takes about a third more at most: under half a second on a quiet machine. A ratio, because machines differ."""
+    ours = min(cold("from codecdiff.cli import main; main()", argument) for _ in range(3))
+    assert ours < 2 * min(cold(ONE_COMMAND) for _ in range(3))
 
 
 # plugins

@@ -18,7 +18,8 @@ from codecdiff import Codec
 from codecdiff.codecs import Wrapped
 from codecdiff.data.audio import BadAudio, find_tracks, read_audio, write_audio
 from codecdiff.data.crops import Crops, dropped, split_tracks
-from codecdiff.data.store import CodeStore, clips, encode_tracks, fingerprint, open_store
+from codecdiff.data.encoding import clips, encode_tracks, open_store
+from codecdiff.data.store import CodeStore, fingerprint
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
@@ -178,7 +179,7 @@ def test_the_store_holds_exactly_the_codes(store: CodeStore, music: Path, dac: C
 def test_shards_are_cut_between_tracks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, music: Path, dac: Codec, store: CodeStore
 ) -> None:
-    monkeypatch.setattr("codecdiff.data.store.SHARD_FRAMES", 500)
+    monkeypatch.setattr("codecdiff.data.encoding.SHARD_FRAMES", 500)
     small, _ = encode_tracks(find_tracks(music), tmp_path / "store", dac, {})
     assert small.header["shards"] == 4
     assert all(np.array_equal(small.codes(i), store.codes(i)) for i in range(6))

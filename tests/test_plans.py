@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from codecdiff import Codec, Condition, Entry, Pipeline, config
 from codecdiff.data.audio import find_tracks
 from codecdiff.data.crops import Crops, split_tracks
-from codecdiff.data.store import CodeStore, encode_tracks
+from codecdiff.data.encoding import encode_tracks
+from codecdiff.data.store import CodeStore
 from codecdiff.meters import LOWER, WHOLE, Meter, MixedPrecision, size_of
 from codecdiff.plans import PAPER_HOURS, Music, blank_input, kept, step_of, store_size
 from codecdiff.plans import music as measured

@@ -26,8 +26,9 @@ from codecdiff.data import reports, statistics
 from codecdiff.data import usage as counting
 from codecdiff.data.audio import find_tracks
 from codecdiff.data.charts import Bar, chart
+from codecdiff.data.encoding import clips, encode_tracks
 from codecdiff.data.manifests import Manifest, Recording
-from codecdiff.data.store import CodeStore, clips, encode_tracks
+from codecdiff.data.store import CodeStore
 from codecdiff.data.usage import Moments, corrected_entropy, entropy, entry_moments, projection_moments, usage
 
 ELSEWHERE = {"name": "of-a-stranger"}

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from codecdiff import Codec
+from codecdiff.data.encoding import encode_tracks
 from codecdiff.data.licences import allowed, attribution, licence_name, licence_url
 from codecdiff.data.manifests import Manifest, Recording
-from codecdiff.data.store import encode_tracks
 from codecdiff.data.subsets import artist_of, crossing, fraction, kept, split_by_artist
 
 NAMES = {

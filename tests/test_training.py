@@ -12,7 +12,8 @@ import torch
 from small import noise
 
 from codecdiff import Codec, Pipeline
-from codecdiff.data.store import CodeStore, open_store
+from codecdiff.data.encoding import open_store
+from codecdiff.data.store import CodeStore
 from codecdiff.models import load_stage, save_stage
 from codecdiff.noises import colored
 from codecdiff.schedules import training_scheduler

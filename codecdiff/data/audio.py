@@ -36,6 +36,7 @@ class Track:
     name: str  # path within the folder it came from
     captions: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float | None = None  # duration, where it is known without opening the file
 
 
 def find_tracks(folder: Path | str) -> list[Track]:
@@ -111,53 +112,48 @@ def read_audio(file: Path | str, sample_rate: int, channels: int) -> Tensor:
 
     Raises BadAudio for a file that is not audio, is cut short, is empty or holds NaN samples.
     """
-    blocks = list(_blocks(Path(file)))
-    rate, samples = blocks[0][0], np.concatenate([block for _, block in blocks])
-    if samples.shape[1] != channels:
-        samples = samples.mean(1, keepdims=True).repeat(channels, 1)
-    if rate != sample_rate:
-        resampled = soxr.resample(samples, rate, sample_rate).astype(np.float32)
-        samples = resampled if len(resampled) else samples[:1]  # a sample or two may round to none
+    return torch.cat(list(stream_audio(file, sample_rate, channels)), dim=1)
+
+
+def stream_audio(file: Path | str, sample_rate: int, channels: int) -> Iterator[Tensor]:
+    """Yield what `read_audio` reads in blocks (ch, t), one after another: memory does not grow with the file.
+
+    Raises BadAudio as `read_audio` does, for a file that is cut short perhaps only after its last block.
+    """
+    resampler, few = None, np.zeros((0, channels), np.float32)
+    for rate, block in _stored_blocks(Path(file)):
+        if not np.isfinite(block).all():
+            raise BadAudio(f"'{file}' holds NaN or infinite samples. Export it again, or leave it out.")
+        samples = block if block.shape[1] == channels else block.mean(1, keepdims=True).repeat(channels, 1)
+        if rate != sample_rate:
+            if resampler is None:
+                resampler, few = soxr.ResampleStream(rate, sample_rate, channels), samples[:1]
+            samples = resampler.resample_chunk(samples)
+        if len(samples):
+            few = few[:0]
+            yield _as_audio(samples)
+    if resampler is not None:
+        samples = resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True)
+        yield _as_audio(samples if len(samples) else few)  # a sample or two may round to none
+
+
+def _as_audio(samples: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(samples.T)).clamp(-1, 1)
 
 
-def stream_audio(file: Path | str, sample_rate: int) -> Iterator[Tensor]:
-    """Yield the mean of an audio file's channels, resampled, as blocks (t,) of float32 in [-1, 1].
-
-    Together they are `read_audio(file, sample_rate, 1)[0]`, in memory that does not grow with the file.
-    Raises BadAudio as that does, once it comes to what is wrong.
-    """
-    resampler, first, count = None, np.zeros(0, np.float32), 0
-    for rate, block in _blocks(Path(file)):
-        samples = block.mean(1)
-        first = first if len(first) else samples[:1]
-        if rate != sample_rate:
-            resampler = resampler or soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
-            samples = resampler.resample_chunk(samples)
-        count += len(samples)
-        if len(samples):
-            yield torch.from_numpy(samples).clamp(-1, 1)
-    rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True) if resampler else np.zeros(0, np.float32)
-    if len(rest) or not count:
-        yield torch.from_numpy(rest if len(rest) else first).clamp(-1, 1)
-
-
-def _blocks(file: Path) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the sample rate with samples (t, ch), block by block. Raises BadAudio once it comes to what is wrong."""
+def _stored_blocks(file: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the sample rate (Hz) and a block (t, ch) of a file, until its end. Raises BadAudio unless it is whole."""
     count = 0
     try:
         with soundfile.SoundFile(file) as stream:
-            promised = stream.frames
-            while len(block := stream.read(BLOCK, dtype="float32", always_2d=True)):  # a streamed FLAC has no length
+            promised, cut = stream.frames, is_cut(file)
+            # a streamed FLAC has no length
+            while not cut and len(block := stream.read(BLOCK, dtype="float32", always_2d=True)):
                 count += len(block)
-                if not np.isfinite(block).all():
-                    raise BadAudio(f"'{file}' holds NaN or infinite samples. Export it again, or leave it out.")
                 yield stream.samplerate, block
-    except BadAudio:
-        raise
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
         raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
-    if (0 < promised < 2**62 and count < promised) or is_cut(file):
+    if cut or (0 < promised < 2**62 and count < promised):
         raise BadAudio(f"'{file}' is cut short: it ends before its last sample. Fetch it again.")
     if not count:
         raise BadAudio(f"'{file}' holds no samples.")

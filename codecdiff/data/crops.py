@@ -13,6 +13,8 @@ from torch import Tensor
 
 from codecdiff.data.store import CodeStore, Target
 
+HELD_OUT = ("validation", "test")  # splits that are never trained on
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -35,11 +37,16 @@ def _random(*key: int) -> np.random.Generator:
 
 
 def split_tracks(store: CodeStore, fraction: float, seed: int = 0) -> tuple[list[int], list[int]]:
-    """Divide the tracks into (training, held out) by a hash of each track's checksum, whatever their order and names.
+    """Divide the rows of a store into (training, held out), by their files: the segments of one are on the same side.
 
-    At least one track is held out when `fraction` is not 0 and there are two or more that differ; tracks with
-    the same content fall on the same side.
+    Where the data set names splits, "validation" and "test" are held out and nothing else, whatever the fraction. Else
+    a hash of each file's checksum decides, whatever their order and names, and at least one is held out when `fraction`
+    is not 0 and there are two or more that differ. Files with the same content fall on the same side.
     """
+    named = {row["checksum"] for row in store.rows if row["split"] in HELD_OUT}
+    if named:
+        held = [i for i, row in enumerate(store.rows) if row["checksum"] in named]
+        return sorted(set(range(len(store))) - set(held)), held
 
     def draw(i: int) -> float:
         digest = hashlib.sha256(f"{seed} {store.rows[i]['checksum']}".encode()).digest()

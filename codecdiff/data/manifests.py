@@ -132,9 +132,24 @@ class Manifest:
         return self.audio / recording.file
 
     def tracks(self) -> list[Track]:
-        """Give the recordings whose audio is there, within its folder, to be encoded."""
-        there = [r for r in self.recordings if r.file and r.present and not unsafe(r.file)]
-        return [Track(self.file_of(r), r.track, tuple(r.captions), r.told()) for r in there]
+        """Give the recordings whose audio is there, to be encoded."""
+        faults = self.faults()
+        there = [r for r in self.recordings if r.track not in faults]
+        return [Track(self.file_of(r), r.track, tuple(r.captions), r.told(), r.seconds) for r in there]
+
+    def faults(self) -> dict[str, str]:
+        """Say of each recording that has no audio to encode why not, by its name."""
+        return {r.track: fault for r in self.recordings if (fault := self._fault(r))}
+
+    def _fault(self, recording: Recording) -> str:
+        name = f"'{recording.track}'"
+        if not recording.file:
+            return f"{name} has no file in the manifest."
+        if not recording.present:
+            return f"{name}: there was no '{recording.file}' when the manifest was made. Fetch it and import again."
+        if reason := unsafe(recording.file):
+            return f"{name}: {reason} Its audio has to lie in the manifest's folder of audio."
+        return ""
 
     def rows(self) -> list[dict[str, Any]]:
         """Give every recording as a mapping, its `file` a path that can be opened."""

@@ -1,0 +1,613 @@
+"""However often encoding is killed, and wherever it is done, every segment is in the store once, the same codes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+from small import RATE, noise, tone, write_music
+from typer.testing import CliRunner
+
+from codecdiff import Codec, cli
+from codecdiff.codecs import Wrapped
+from codecdiff.config import spec_of
+from codecdiff.data import encoding, workers
+from codecdiff.data import segments as segmenting
+from codecdiff.data.audio import Track, find_tracks, read_audio, stream_audio
+from codecdiff.data.crops import split_tracks
+from codecdiff.data.encoding import (
+    Done,
+    Job,
+    Source,
+    Tally,
+    Task,
+    Tell,
+    Unfinished,
+    ahead,
+    begin,
+    draft_of,
+    encode_tracks,
+    here,
+    hours_to_encode,
+    publish,
+    run_task,
+)
+from codecdiff.data.manifests import Manifest, Recording
+from codecdiff.data.segments import Segmentation, cut, segmentation, segments
+from codecdiff.data.store import CodeStore
+
+CUT = Segmentation(segment=0.5)
+SHORT = 1.2 / 60  # minutes in a shard: one track of the music each, or two
+
+
+@pytest.fixture(scope="module")
+def spec(dac: Codec) -> dict[str, Any]:
+    """What the command finds that its codec is."""
+    return spec_of("codecs", dac)
+
+
+@pytest.fixture(scope="module")
+def whole(dac: Codec, spec: dict[str, Any], music: Path, tmp_path_factory: pytest.TempPathFactory) -> CodeStore:
+    """A store of segments whose making nothing interrupted."""
+    folder = tmp_path_factory.mktemp("segments") / "store"
+    return encode_tracks(find_tracks(music), folder, dac, spec, rules=CUT, minutes=SHORT)[0]
+
+
+def same(store: CodeStore, other: CodeStore) -> bool:
+    """Tell whether two stores hold the same: nothing lost, nothing twice, the same codes in the same files."""
+    files = [sorted((file.name, file.read_bytes()) for file in s.folder.glob("shards/*")) for s in (store, other)]
+    return store.rows == other.rows and store.header == other.header and files[0] == files[1]
+
+
+# segments
+
+
+@pytest.mark.parametrize("block", [1, 7, 100])
+@pytest.mark.parametrize(("length", "step"), [(10, 10), (10, 4), (3, 3), (200, 150)])
+@pytest.mark.parametrize("total", [1, 9, 10, 11, 14, 15, 64])
+def test_pieces_are_where_they_say_and_cover_everything_once(block: int, length: int, step: int, total: int) -> None:
+    audio = noise(2, total)
+    pieces = list(cut(audio.split(block, 1), length, step))
+    assert [number for number, _, _ in pieces] == list(range(len(pieces)))
+    for number, start, piece in pieces:
+        assert start == number * step
+        assert torch.equal(piece, audio[:, start : start + length])
+    assert max(start + piece.shape[1] for _, start, piece in pieces) == total
+    assert all(start + length < total for _, start, _ in pieces[:-1])  # none lies in the one before it
+
+
+def test_a_stream_is_resampled_as_the_whole_is(tmp_path: Path) -> None:
+    both = np.stack([tone(5.0, 440, 44100), tone(5.0, 330, 44100)], 1)
+    soundfile.write(tmp_path / "a.wav", both, 44100, subtype="FLOAT")
+    blocks = list(stream_audio(tmp_path / "a.wav", RATE, 1))
+    assert len(blocks) > 3
+    wanted = soxr.resample(both.mean(1), 44100, RATE)
+    assert np.array_equal(torch.cat(blocks, 1)[0], wanted)
+
+
+def level(audio: torch.Tensor) -> float:
+    return 20 * float(audio.double().square().mean().sqrt().log10())
+
+
+def test_silent_and_short_pieces_are_dropped_and_counted(tmp_path: Path, dac: Codec) -> None:
+    loud = np.sin(np.arange(2 * RATE) / 5)  # -3 dBFS
+    quiet = 0.001 * loud[:RATE]  # -63 dBFS
+    soundfile.write(tmp_path / "a.wav", np.concatenate([loud, quiet, loud[: RATE // 4]]), RATE, subtype="FLOAT")
+    dropped: Counter[str] = Counter()
+    rules = Segmentation(segment=1.0, min_seconds=0.5, silence=-60)
+    kept = list(segments(tmp_path / "a.wav", dac, rules, dropped))
+    assert [(piece.number, piece.offset) for piece in kept] == [(0, 0.0), (1, 1.0)]
+    assert dropped == {"silent": 1, "short": 1}
+    assert level(kept[0].audio) == pytest.approx(-3.01, abs=0.01)
+    soundfile.write(tmp_path / "b.wav", quiet, RATE, subtype="FLOAT")
+    store, skipped = encode_tracks(find_tracks(tmp_path), tmp_path / "store", dac, {}, rules=rules)
+    assert [(row["track"], row["segment"]) for row in store.rows] == [("a.wav", 0), ("a.wav", 1)]
+    assert store.header["dropped"] == {"silent": 2, "short": 1}
+    assert "b.wav' has no piece that is long and loud enough" in skipped[0]
+
+
+@pytest.mark.parametrize("of", ["track", "segment"])
+def test_loudness_is_of_the_track_or_of_each_segment_and_never_clips(tmp_path: Path, dac: Codec, of: Any) -> None:
+    sine = np.sin(np.arange(RATE) / 5)
+    soundfile.write(tmp_path / "a.wav", np.concatenate([0.1 * sine, 0.01 * sine]), RATE, subtype="FLOAT")
+    rules = Segmentation(segment=1.0, loudness=-20, loudness_of=of)
+    pieces = [piece.audio for piece in segments(tmp_path / "a.wav", dac, rules, Counter())]
+    if of == "segment":
+        assert [level(piece) for piece in pieces] == pytest.approx([-20, -20], abs=0.01)
+    else:
+        assert level(torch.cat(pieces, 1)) == pytest.approx(-20, abs=0.01)
+        assert level(pieces[0]) - level(pieces[1]) == pytest.approx(20, abs=0.01)
+    loudest = Segmentation(loudness=0, loudness_of=of)
+    (piece,) = (piece.audio for piece in segments(tmp_path / "a.wav", dac, loudest, Counter()))
+    assert float(piece.abs().max()) == pytest.approx(1, abs=1e-6)
+
+
+def test_rules_that_cannot_be_are_told_in_a_sentence(dac: Codec) -> None:
+    with pytest.raises(ValueError, match=r"cut so: .*an overlap of 2 s needs segments that are longer\."):
+        segmentation(segment=2, overlap=2)
+    with pytest.raises(ValueError, match=r"cut so: silence .*less than or equal to 0\."):
+        segmentation(silence=3)
+    with pytest.raises(ValueError, match="advance by less than a latent frame"):
+        Segmentation(segment=1, overlap=0.999).samples(dac)
+
+
+def test_a_store_of_segments_holds_the_codes_of_each(whole: CodeStore, music: Path, dac: Codec) -> None:
+    assert Counter(row["track"] for row in whole.rows) == {f"{i}.wav": -(-(10 + i) // 5) for i in range(6)}
+    for i, row in enumerate(whole.rows):
+        start = round(row["offset"] * RATE)
+        assert start == row["segment"] * RATE // 2
+        piece = read_audio(music / row["track"], RATE, 1)[:, start : start + RATE // 2]
+        assert row["seconds"] == piece.shape[1] / RATE
+        assert np.array_equal(whole.codes(i), dac.encode(piece[None])[0].T)
+    assert whole.header["segmentation"]["segment"] == 0.5
+    assert (whole.header["tracks"], whole.header["segments"]) == (6, len(whole))
+    assert whole.facts()["tracks"] == 6
+
+
+def test_overlapping_segments_begin_every_step(music: Path, dac: Codec, tmp_path: Path) -> None:
+    rules = Segmentation(segment=0.5, overlap=0.1)
+    store, _ = encode_tracks(find_tracks(music)[:1], tmp_path / "store", dac, {}, rules=rules)
+    assert [row["offset"] for row in store.rows] == pytest.approx([0, 0.4, 0.8])
+    assert store.rows[-1]["seconds"] == pytest.approx(0.2)
+
+
+def test_a_long_recording_is_encoded_in_segments_alone(
+    tmp_path: Path, dac: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmenting, "LONGEST", 2.0)
+    soundfile.write(tmp_path / "long.wav", tone(3.0, 300), RATE)
+    soundfile.write(tmp_path / "short.wav", tone(1.0, 300), RATE)
+    store, skipped = encode_tracks(find_tracks(tmp_path), tmp_path / "store", dac, {})
+    assert [row["track"] for row in store.rows] == ["short.wav"]
+    assert "long.wav" in skipped[0]
+    assert "--segment SECONDS" in skipped[0]
+    store, skipped = encode_tracks(find_tracks(tmp_path), tmp_path / "cut", dac, {}, rules=Segmentation(segment=1))
+    assert not skipped
+    assert len(store) == 4
+
+
+@pytest.mark.slow
+def test_ten_hours_take_no_more_memory_than_one(tmp_path: Path, dac_folder: Path) -> None:
+    peaks = []
+    for hours in (1, 10):
+        with soundfile.SoundFile(tmp_path / f"{hours}.flac", "w", RATE, 1) as stream:
+            stream.write(tone(60.0, 300))
+            for _ in range(hours * 60 - 1):
+                stream.write(np.zeros(60 * RATE, np.float32))
+        arguments = ["encode", f"{hours}.flac", "-o", f"s{hours}", "--codec", "dac", "--set", f"model={dac_folder}"]
+        code = (
+            "import resource, sys; from codecdiff.cli import app; app(sys.argv[1:], standalone_mode=False); "
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        command = [sys.executable, "-c", code, *arguments, "--segment", "30", "--silence", "-60"]
+        told = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path).stdout
+        peaks.append(int(told.split()[-1]) / 1024)  # MiB
+    store = CodeStore(tmp_path / "s10")
+    assert (len(store), store.header["dropped"]) == (2, {"silent": 1198})
+    assert peaks[1] - peaks[0] < 60  # an hour is 115 MB as samples, ten are 1150
+
+
+# interruption
+
+
+def stopping(after: int) -> Callable[..., Iterator[Done]]:
+    """Give an engine that fails once so many tasks are done, in the middle of the next."""
+
+    def engine(tasks: Sequence[Task], job: Job, codec: Codec, tell: Tell) -> Iterator[Done]:
+        for task in tasks[:after]:
+            yield run_task(task, job, codec, tell)
+
+        def fail(number: int, count: int) -> None:
+            raise KeyboardInterrupt
+
+        run_task(tasks[after], job, codec, fail)
+
+    return engine
+
+
+def test_what_was_interrupted_goes_on(
+    whole: CodeStore, dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path
+) -> None:
+    tracks, folder, done = find_tracks(music), tmp_path / "store", []
+    options: dict[str, Any] = {"rules": CUT, "minutes": SHORT}
+    for after in (0, 2, 1):
+        with pytest.raises(KeyboardInterrupt):
+            encode_tracks(tracks, folder, dac, spec, **options, engine=stopping(after))
+        assert not folder.exists()
+    assert [file.name for file in sorted(draft_of(folder).glob("tasks/[0-9]*"))] == [
+        f"0000{i}.parquet" for i in range(3)
+    ]
+
+    def counting(tasks: Sequence[Task], *rest: Any) -> Iterator[Done]:
+        done.extend(task.number for task in tasks)
+        return here(tasks, *rest)
+
+    store, _ = encode_tracks(tracks, folder, dac, spec, **options, engine=counting)
+    assert done == [3, 4, 5]
+    assert same(store, whole)
+    assert [file.name for file in tmp_path.iterdir()] == ["store"]
+
+
+@pytest.fixture
+def begun(dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path) -> tuple[Job, list[Task]]:
+    options: dict[str, Any] = {"target": "codes", "rules": CUT, "minutes": SHORT, "seed": 0}
+    return begin(find_tracks(music), tmp_path / "store", dac, spec, **options)
+
+
+def test_a_task_that_is_done_by_two_is_in_the_store_once(
+    begun: tuple[Job, list[Task]], whole: CodeStore, dac: Codec, tmp_path: Path
+) -> None:
+    job, tasks = begun
+    late = job.rows_file(1)
+    run_task(tasks[1], job, dac)
+    late.rename(late.with_suffix(".hidden"))  # a machine that was believed dead
+    for task in [*tasks, tasks[0]]:
+        run_task(task, job, dac)
+    late.with_suffix(".hidden").replace(late)  # and commits after the one that replaced it
+    assert len(list(job.draft.glob("shards/00001.*"))) == 2
+    publish(job, len(tasks), tmp_path / "store")
+    assert same(CodeStore(tmp_path / "store"), whole)
+
+
+def test_publishing_may_be_interrupted(
+    begun: tuple[Job, list[Task]], whole: CodeStore, dac: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, tasks = begun
+    for task in tasks:
+        run_task(task, job, dac)
+    with monkeypatch.context() as patch:
+        patch.setattr("codecdiff.data.encoding.replace_text", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            publish(job, len(tasks), tmp_path / "store")
+    publish(job, len(tasks), tmp_path / "store")
+    assert same(CodeStore(tmp_path / "store"), whole)
+
+
+def test_a_draft_of_something_else_is_refused(
+    begun: tuple[Job, list[Task]], dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path
+) -> None:
+    tracks, folder = find_tracks(music), tmp_path / "store"
+    options: dict[str, Any] = {"rules": CUT, "minutes": SHORT}
+    with pytest.raises(ValueError, match=r"begun with other rules\. Run the command it was begun with"):
+        encode_tracks(tracks, folder, dac, spec, minutes=SHORT)
+    with pytest.raises(ValueError, match="begun with other tracks and codec"):
+        encode_tracks(tracks[1:], folder, dac, {}, **options)
+    with pytest.raises(ValueError, match="begun with other tracks"):
+        encode_tracks([replace(tracks[0], captions=("other",)), *tracks[1:]], folder, dac, spec, **options)
+    other = Wrapped(dac)
+    other.register_buffer("more", torch.ones(3))
+    with pytest.raises(ValueError, match="begun by a codec whose weights are"):
+        encode_tracks(tracks, folder, other, spec, **options)
+
+
+def test_the_tally_counts_hours_speed_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("codecdiff.data.encoding.time.monotonic", lambda: clock[0])
+    track = Track(Path("a.wav"), "a")
+    tally = Tally([Task(i, (track, track), 3600.0) for i in range(10)], {0, 1})
+    clock[0] += 36
+    for number, count in ((2, 1), (3, 1), (2, 2), (3, 1), (3, 0), (3, 2)):  # a worker died and began again
+        tally.update(number, count)
+    tally.skipped = 3
+    assert str(tally) == "4.00 of 10.00 h, 200 x real time, 108 s left, 3 skipped"
+    assert tally.tracks == 4
+
+
+def test_hours_on_paper() -> None:
+    assert hours_to_encode(12_000, 100, 8) == 15
+    assert hours_to_encode(12_000, 1000, 8, reading=500, cores=16) == 1.5
+    assert hours_to_encode(12_000, 1000, 64, reading=500, cores=16) == 1.5
+
+
+def test_reading_ahead_changes_neither_order_nor_errors() -> None:
+    def numbers(first: int) -> Iterator[int]:
+        yield from range(first, first + 3)
+        if first == 30:
+            raise ValueError("thirty")
+        yield first + 3
+
+    for threads in (0, 1, 4):
+        found: list[Any] = []
+        for iterator in ahead([numbers(first) for first in range(0, 60, 10)], threads):
+            try:
+                found.append(list(iterator))
+            except ValueError as error:
+                found.append(str(error))
+        assert found == ["thirty" if n == 30 else [n, n + 1, n + 2, n + 3] for n in range(0, 60, 10)]
+
+
+def test_batches_hold_segments_of_one_length(dac: Codec, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(2.7, 300), RATE)
+    source = Source(find_tracks(tmp_path)[0])
+    batches = list(source.batches(dac, CUT, 4))
+    assert [[piece.audio.shape[1] for piece in batch] for batch in batches] == [[4000] * 4, [4000], [1600]]
+    assert len(source.checksum) == 16
+
+
+def test_batches_and_reading_ahead_as_for_a_gpu_make_the_same_store(
+    whole: CodeStore, dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "pace", lambda codec: (3, 2))
+    options: dict[str, Any] = {"rules": CUT, "minutes": SHORT}
+    assert same(encode_tracks(find_tracks(music), tmp_path / "store", dac, spec, **options)[0], whole)
+
+
+# processes
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start workers as copies of this process: they have everything imported already."""
+    monkeypatch.setattr(workers, "START", "fork")
+
+
+Encode = Callable[..., tuple[CodeStore, list[str]]]
+
+
+@pytest.fixture
+def encode(dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path) -> Encode:
+    """Give a function that encodes the music in two processes, or as it is told."""
+
+    def run(**options: Any) -> tuple[CodeStore, list[str]]:
+        options = {"rules": CUT, "minutes": SHORT, "engine": workers.local("cpu", 2), **options}
+        return encode_tracks(find_tracks(music), tmp_path / "store", dac, spec, **options)
+
+    return run
+
+
+@pytest.mark.usefixtures("forked")
+def test_processes_make_the_same_store_though_two_are_killed(
+    encode: Encode, whole: CodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed_once(task: Task, job: Job, codec: Codec, tell: Tell) -> Done:
+        if task.number in (0, 3) and not (tmp_path / f"{task.number}").exists():
+            (tmp_path / f"{task.number}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return run_task(task, job, codec, tell)
+
+    monkeypatch.setattr(workers, "run_task", killed_once)
+    store, _ = encode()
+    assert (tmp_path / "0").exists()
+    assert (tmp_path / "3").exists()
+    assert same(store, whole)
+
+
+@pytest.mark.usefixtures("forked")
+def test_a_task_that_kills_its_workers_is_given_up_and_the_others_are_done(
+    encode: Encode, whole: CodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deadly(task: Task, job: Job, codec: Codec, tell: Tell) -> Done:
+        if task.number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return run_task(task, job, codec, tell)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "run_task", deadly)
+        with pytest.raises(
+            Unfinished, match=r"(?s)Task 2 was given up: .*died 3 times \(exit -9.*2\.wav'.*same command"
+        ):
+            encode()
+    assert len(list(draft_of(tmp_path / "store").glob("tasks/[0-9]*"))) == 5
+    assert same(encode(engine=here)[0], whole)
+
+
+@pytest.mark.usefixtures("forked")
+def test_what_stops_a_worker_is_told(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Done:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(workers, "run_task", full)
+    with pytest.raises(Unfinished, match=r"No space left on device.*goes on from there"):
+        encode()
+
+
+def test_small_jobs_start_no_process(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "Worker", None)
+    assert encode(engine=workers.local("cpu"))[0].header["shards"] == 6
+
+
+# the command
+
+
+def command(audio: Path, store: Path, dac_folder: Path, *more: str) -> list[str]:
+    codec = ["--codec", "dac", "--set", f"model={dac_folder}"]
+    return ["encode", str(audio), "-o", str(store), *codec, "--segment", "0.5", "--shard-minutes", str(SHORT), *more]
+
+
+def test_a_killed_command_loses_and_doubles_nothing(
+    music: Path, whole: CodeStore, dac_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = command(music, tmp_path / "store", dac_folder)
+
+    def committing(job: Job, done: Done, rows: list[dict[str, Any]]) -> None:
+        if done.number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        commit(job, done, rows)
+
+    commit = encoding._write_rows
+    with monkeypatch.context() as patch:
+        patch.setattr(encoding, "_write_rows", committing)
+        process = multiprocessing.get_context("fork").Process(target=CliRunner().invoke, args=(cli.app, arguments))
+        process.start()
+        process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "store").exists()
+    result = CliRunner().invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    assert same(CodeStore(tmp_path / "store"), whole)
+
+
+def listed(folder: Path) -> Path:
+    """Write a manifest of one good recording and every bad one."""
+    audio = folder / "audio"
+    audio.mkdir()
+    soundfile.write(audio / "good.wav", tone(1.0, 300), RATE)
+    soundfile.write(audio / "nan.wav", np.array([0.1, np.nan]), RATE, subtype="FLOAT")
+    soundfile.write(audio / "cut.flac", tone(4.0, 440), RATE)
+    (audio / "cut.flac").write_bytes((audio / "cut.flac").read_bytes()[:9000])
+    (audio / "zero.mp3").write_bytes(b"")
+    soundfile.write(folder / "outside.wav", tone(1.0, 300), RATE)
+    names = ["good.wav", "nan.wav", "cut.flac", "zero.mp3", "gone.wav", "../outside.wav"]
+    recordings = [Recording(name, name, present=True, split="test", licence="CC0") for name in names]
+    never = [Recording("never", "never.wav"), Recording("nameless")]
+    Manifest(audio, [*recordings, *never]).write(folder / "all.parquet")
+    return folder / "all.parquet"
+
+
+def test_what_is_wrong_in_a_manifest_is_named_and_the_rest_goes_on(tmp_path: Path, dac_folder: Path) -> None:
+    result = CliRunner().invoke(cli.app, command(listed(tmp_path), tmp_path / "store", dac_folder))
+    assert result.exit_code == 0, result.output
+    said = {
+        "nan.wav": "holds NaN",
+        "cut.flac": "cut short|cannot be read",
+        "zero.mp3": "cannot be read",
+        "gone.wav": "cannot be read",
+        "../outside.wav": "leads out of its folder",
+        "never": "there was no 'never.wav' when the manifest was made",
+        "nameless": "has no file",
+    }
+    lines = [line for line in result.output.splitlines() if line.startswith("Skipped: ")]
+    assert len(lines) == len(said)
+    for name, reason in said.items():
+        assert any(name in line and re.search(reason, line) for line in lines), (name, lines)
+    assert "1 of 8 files, 2 segments" in result.output
+    store = CodeStore(tmp_path / "store")
+    assert {(row["track"], row["split"], row["licence"]) for row in store.rows} == {("good.wav", "test", "CC0")}
+
+
+def test_encode_says_what_it_cannot_do(tmp_path: Path, dac_folder: Path, music: Path) -> None:
+    def said(*more: str, audio: Path = music) -> str:
+        result = CliRunner().invoke(cli.app, command(audio, tmp_path / "store", dac_folder, *more))
+        assert result.exit_code == 1
+        return result.output
+
+    assert "No engine named 'spark'. There are: local, ray." in said("--engine", "spark")
+    assert "cut so" in said("--overlap", "3")
+    assert "names no audio that is there" in said(audio=_empty(tmp_path))
+
+
+def _empty(folder: Path) -> Path:
+    Manifest(folder, [Recording("a", "a.wav")]).write(folder / "empty.parquet")
+    return folder / "empty.parquet"
+
+
+def test_splits_that_a_data_set_names_are_kept(music: Path, dac: Codec, tmp_path: Path) -> None:
+    splits = ["train", "test", "", "validation", "train", "train"]
+    tracks = [replace(t, metadata={"split": s}) for t, s in zip(find_tracks(music), splits, strict=True)]
+    twin = replace(tracks[1], name="twin", metadata={"split": "train"})  # of what is held out
+    store, _ = encode_tracks([*tracks, twin], tmp_path / "store", dac, {}, rules=CUT)
+    for fraction in (0, 0.5):
+        training, held = split_tracks(store, fraction)
+        assert {store.rows[i]["track"] for i in held} == {"1.wav", "3.wav", "twin"}
+        assert sorted(training + held) == list(range(len(store)))
+
+
+def test_segments_of_a_track_are_on_one_side(whole: CodeStore) -> None:
+    for seed in range(5):
+        training, held = split_tracks(whole, 0.3, seed)
+        assert held
+        assert not {whole.rows[i]["track"] for i in training} & {whole.rows[i]["track"] for i in held}
+
+
+def test_an_actor_gives_up_a_task_that_its_like_died_of(
+    begun: tuple[Job, list[Task]], dac_folder: Path, dac: Codec
+) -> None:
+    pytest.importorskip("ray")
+    from codecdiff.data.clusters import TRIES, Encoder, _packed
+
+    job, tasks = begun
+    actor = Encoder(job, "cpu")
+
+    def told(task: Task) -> dict[str, Any]:
+        return json.loads(actor({"task": [_packed(task)]})["done"][0])
+
+    done = told(tasks[0])
+    assert Done(**done) == run_task(tasks[0], job, dac)
+    for number in range(TRIES):  # each of which is killed
+        (job.draft / "tasks" / f".00001.try-{number}").touch()
+    assert told(tasks[1])["shard"] == ""
+    assert not job.rows_file(1).exists()
+
+
+# for real, which takes its time
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_music(tmp_path_factory.mktemp("album"), 24, 60.0)
+
+
+LONG = Segmentation(segment=5, overlap=1)
+
+
+@pytest.fixture(scope="module")
+def expected(album: Path, dac: Codec, spec: Any, tmp_path_factory: pytest.TempPathFactory) -> CodeStore:
+    folder = tmp_path_factory.mktemp("expected") / "store"
+    return encode_tracks(find_tracks(album), folder, dac, spec, rules=LONG, minutes=2)[0]
+
+
+@pytest.mark.slow
+def test_the_real_command_goes_on_after_it_is_killed(
+    album: Path, expected: CodeStore, dac_folder: Path, tmp_path: Path
+) -> None:
+    codec = ["--codec", "dac", "--set", f"model={dac_folder}", "--segment", "5", "--overlap", "1"]
+    code = "from codecdiff.cli import main; main()"
+    more = [*codec, "--shard-minutes", "2", "--workers", "2"]
+    arguments = [sys.executable, "-c", code, "encode", str(album), "-o", str(tmp_path / "store"), *more]
+    for wanted in (2, 5):
+        process = subprocess.Popen(arguments)
+        while len(list(draft_of(tmp_path / "store").glob("tasks/[0-9]*"))) < wanted and process.poll() is None:
+            time.sleep(0.02)
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+    subprocess.run(arguments, check=True)
+    assert same(CodeStore(tmp_path / "store"), expected)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_node_makes_the_same_store(
+    album: Path, expected: CodeStore, dac: Codec, tmp_path: Path
+) -> None:
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    from codecdiff.data.clusters import on_ray
+
+    small: dict[str, Any] = {"object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
+    try:
+        nodes = [cluster.add_node(num_cpus=1, **small) for _ in range(3)]
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        marks = lambda: len(list(draft_of(tmp_path / "store").glob("tasks/.*.try-*")))  # noqa: E731
+        tries = []
+
+        def progress(tally: Tally) -> None:
+            if not tries:
+                cluster.remove_node(nodes[0], allow_graceful=False)
+            tries.append(marks())
+
+        options: dict[str, Any] = {"rules": LONG, "minutes": 2, "engine": on_ray("cpu"), "progress": progress}
+        store, skipped = encode_tracks(find_tracks(album), tmp_path / "store", dac, spec_of("codecs", dac), **options)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert not skipped
+    assert tries[-1] > store.header["shards"]  # a task was tried again
+    assert same(store, expected)
