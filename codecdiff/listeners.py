@@ -63,8 +63,8 @@ class Cutting:
         Raises BadAudio for a file that cannot be read, or is shorter than a clip.
         """
         size, held, count = round(self.seconds * sample_rate), torch.zeros(0), 0
-        for block in stream_audio(track.file, sample_rate):
-            held = torch.cat([held, block])
+        for block in stream_audio(track.file, sample_rate, 1):
+            held = torch.cat([held, block[0]])
             while len(held) >= size:
                 yield self.named(track, count), self.levelled(held[:size])
                 held, count = held[size:], count + 1
@@ -180,7 +180,7 @@ class _Readable:
         """Give the clips of a file once it is known to be whole. Raises BadAudio."""
         if seconds_of(track.file) <= LONG:
             return list(self.cutting.clips(track, self.sample_rate))
-        for _ in stream_audio(track.file, self.sample_rate):
+        for _ in stream_audio(track.file, self.sample_rate, 1):
             pass
         return self.cutting.clips(track, self.sample_rate)
 
