@@ -455,7 +455,7 @@ def test_a_run_that_is_killed_goes_on(model: Path, music: Path, tmp_path: Path) 
     (tmp_path / "prompts.txt").write_text("\n".join(f"tune {i}" for i in range(40)))
     output = tmp_path / "report"
     words = ["--model", model, "--prompts", tmp_path / "prompts.txt", "--reference", music, "--seconds", "1", *FAST]
-    command = [sys.executable, "-m", "codecdiff", "evaluate", *map(str, words), "-o", str(output)]
+    command = [str(Path(sys.executable).with_name("codecdiff")), "evaluate", *map(str, words), "-o", str(output)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     clips = output / "clips" / "generated"
     deadline = time.monotonic() + 120

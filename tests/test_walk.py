@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "evaluation.md"
 PROGRAMS = {
     "python": [sys.executable],
-    "codecdiff": [sys.executable, "-m", "codecdiff"],
-    "accelerate": [sys.executable, "-m", "accelerate.commands.accelerate_cli"],
+    "codecdiff": [str(Path(sys.executable).with_name("codecdiff"))],
+    "accelerate": [str(Path(sys.executable).with_name("accelerate"))],
 }
 SMALLER = {  # what each command is told besides, by its first words; the last word on an option counts
     "python -m codecdiff_starter.composer": "--count 10 --seconds 4 --num-workers 1",
