@@ -21,7 +21,7 @@ from codecdiff import config, controls, hub
 from codecdiff.data.audio import Track
 from codecdiff.data.prompts import Asked, prompt_of
 from codecdiff.embedded import Embedded, Statistics, require_alike
-from codecdiff.embedders import CodecEmbedder
+from codecdiff.embedders import CodecEmbedder, Windowed
 from codecdiff.interfaces import Embedder
 from codecdiff.listeners import Cutting, Listener, recording_of, start_of
 from codecdiff.pipeline import Pipeline
@@ -104,7 +104,10 @@ class Place:
 
     def listener(self, judge: Judge) -> Listener:
         """Let a judge hear."""
-        hearing = Hearing.of(judge.embedder, judge.spec, clip_seconds=self.cutting.seconds, loudness=str(self.cutting))
+        told = {"clip_seconds": self.cutting.seconds, "loudness": str(self.cutting)}
+        if isinstance(judge.embedder, Windowed):
+            told["windows"] = f"the rest of a clip is {'padded' if judge.embedder.keeps_rest else 'not heard'}"
+        hearing = Hearing.of(judge.embedder, judge.spec, **told)
         return Listener(judge.embedder, hearing, self.cutting, self.cache)
 
     def hear(self, listener: Listener, what: str, tracks: Sequence[Track], faults: list[str]) -> Embedded:
@@ -185,13 +188,16 @@ def evaluate(
 
     `name` is what the judged clips are called. `adherence` measures how well they keep to the tempo, key and
     instruments asked for; None does where such facts are. `facts` of the run, and sentences on judges that are
-    `absent`, go into the report. Raises ValueError where nothing can be measured, and
-    FileExistsError if other clips lie where the maker's are to be.
+    `absent`, go into the report. Raises ValueError where nothing can be measured, and FileExistsError if other clips
+    lie where the maker's are to be.
     """
     faults: list[str] = []
     able, unable = _able(judges, reference, place)
     left_out = [*absent, *unable]
-    against = [_heard_reference(place, listener, reference, faults) for _, listener in able]
+    against: list[Embedded | Statistics] = []
+    for judge, listener in able:
+        only_text = against and set(judge.scores) == {TEXT}  # then the reference need not be heard
+        against.append(against[0] if only_text else _heard_reference(place, listener, reference, faults))
     sets = _made(place, maker, judged, reference, against[0])
     found: list[Result] = []
     for (judge, listener), known in zip(able, against, strict=True):

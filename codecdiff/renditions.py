@@ -135,7 +135,8 @@ def _edited(
     def rendition(number: int, source: Track) -> Rendition:
         asked = Asked(number, {**source.metadata, **prompt_of(source)})
         told = {"codecdiff": __version__, "model": model, "edit": edit, "source": source_checksum(source.file)}
-        told |= {"prompt": dict(asked.kept(read).fields), "seed": asked.seed(seed)}
+        told |= {"prompt": dict(asked.kept(read).fields)}
+        told["seed"] = Asked(number, {"source": source.name}).seed(seed)  # clips of one recording share its caption
         return Rendition(source.name, Request(**told, **sampling), asked.kept((*read, *FACTS)).fields, source.file)
 
     return [rendition(number, source) for number, source in enumerate(sources)]

@@ -25,6 +25,7 @@ from codecdiff.data.manifests import Manifest, Recording
 from codecdiff.data.prompts import Asked, drawn, prompt_of, read_prompts
 from codecdiff.embedded import Embedded
 from codecdiff.embedders import LogMel
+from codecdiff.interfaces import prompt_fields
 from codecdiff.listeners import Cutting, Listener, recording_of, start_of
 from codecdiff.pipeline import Pipeline
 from codecdiff.protocols import Hearing
@@ -205,7 +206,7 @@ def test_what_was_heard_is_not_heard_again(tmp_path: Path, monkeypatch: pytest.M
     set_, skipped = ear.hear(tracks)
     assert len(set_) == 10  # two clips of each
     assert len(heard) == 3  # of each two or one recordings, all clips in one batch
-    assert [prompt["text"] for prompt in map(dict, set_.prompts)][:3] == ["tone 0", "tone 0", "tone 1"]
+    assert [prompt_fields(prompt)["text"] for prompt in set_.prompts][:3] == ["tone 0", "tone 0", "tone 1"]
     assert len(skipped) == 1
     assert "zz.wav" in skipped[0]
     again, skipped_again = ear.hear(tracks)
@@ -258,7 +259,8 @@ def test_clips_that_are_there_are_kept_and_others_never_written_over(model: Path
     render(pipeline, generated(pipeline, prompts, seconds=0.1), folder)
     assert first.stat().st_mtime_ns == before
     assert len(find_tracks(folder)) == 2
-    for other in ({"seconds": 0.2}, {"seconds": 0.1, "seed": 1}, {"seconds": 0.1, "steps": 2}):
+    others: list[dict[str, Any]] = [{"seconds": 0.2}, {"seconds": 0.1, "seed": 1}, {"seconds": 0.1, "steps": 2}]
+    for other in others:
         with pytest.raises(FileExistsError, match="is not what is asked for"):
             render(pipeline, generated(pipeline, prompts, **other), folder)
     soundfile.write(first, tone(0.1, 300), RATE)  # somebody's own
@@ -287,6 +289,9 @@ def test_the_codec_ceiling_and_the_given_first_stage_are_made_of_the_reference(
     made = next(iter(pipeline.generate_codes([{"text": "tone 3"}], known.frames, known=known)))
     assert torch.equal(made[:, 0], codes[:, 0])
     assert not torch.equal(made[:, 1:], codes[:, 1:])
+    several = cut_sources(tracks, [("3.wav", 0.2), ("3.wav", 0.1)], 1.0, pipeline.codec, tmp_path / "sources")
+    assert several[0] == sources[0]
+    assert len({each.request.seed for each in completed(pipeline, several)}) == 2  # though their caption is one
 
 
 def test_a_model_of_one_stage_has_no_later_ones(make_pipeline: Make) -> None:

@@ -30,7 +30,7 @@ SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt of a list: the number of its row, from 0, and its fields, `text` among them."""
+    """A prompt of a list: its number among those that can be read, from 0, and its fields, `text` among them."""
 
     number: int
     fields: Mapping[str, Any]
