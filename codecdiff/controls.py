@@ -66,9 +66,13 @@ def are_asked(tracks: Sequence[Track]) -> bool:
 
 
 def readings(cutting: Cutting, cache: Path, reference: Sequence[Track], seed: int) -> dict[str, Measure]:
-    """Give the measures of tempo and key by name; each tells what the reference, read alike, gets for its own facts."""
-    tempo = Reader("tempo", adherence.read_tempos, cutting, cache)
-    key = Reader("key", adherence.read_keys, cutting, cache)
+    """Give the measures of tempo and key by name; each tells what the reference, read alike, gets for its own facts.
+
+    Loudness is left as it is: neither depends on it.
+    """
+    as_it_is = Cutting(cutting.seconds)
+    tempo = Reader("tempo", adherence.read_tempos, as_it_is, cache)
+    key = Reader("key", adherence.read_keys, as_it_is, cache)
 
     def score(
         reader: Reader, of: Callable[[Prompt], Any], rule: Callable[..., Score], tracks: Sequence[Track]

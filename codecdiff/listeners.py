@@ -62,12 +62,16 @@ class Cutting:
 
         Raises BadAudio for a file that cannot be read, or is shorter than a clip.
         """
-        size, held, count = round(self.seconds * sample_rate), torch.zeros(0), 0
+        size, held, pending, count = round(self.seconds * sample_rate), torch.zeros(0), [], 0
         for block in stream_audio(track.file, sample_rate, 1):
-            held = torch.cat([held, block[0]])
+            pending.append(block[0])
+            if len(held) + sum(map(len, pending)) < size:
+                continue
+            held, pending = torch.cat([held, *pending]), []
             while len(held) >= size:
                 yield self.named(track, count), self.levelled(held[:size])
                 held, count = held[size:], count + 1
+        held = torch.cat([held, *pending])
         if len(held) >= (1 - MISSING) * size:
             yield self.named(track, count), self.levelled(pad(held, (0, size - len(held))))
         elif not count:
