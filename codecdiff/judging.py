@@ -136,6 +136,8 @@ def tracks_of(path: Path) -> list[Track]:
     from codecdiff.data.audio import find_tracks
     from codecdiff.data.manifests import Manifest
 
+    if not path.exists():
+        raise FileNotFoundError(f"There is no folder and no manifest '{path}' of music to hear.")
     if path.suffix != ".parquet":
         return find_tracks(path)
     manifest = Manifest.read(path)

@@ -455,6 +455,7 @@ def test_judges_that_are_not_there_are_told_in_a_suite_and_refused_by_name(
         (("--set", "weights=x"), "sets no option"),
         (("--set", "mert.layer=3"), "Options are given for 'mert'"),
         (("--seconds", "0.01"), "0.1 to 3600 seconds"),
+        (("--reference", "nowhere"), "There is no folder and no manifest 'nowhere' of music to hear."),
         (("--seconds", "100"), "no clip of 100 s fits"),
     ],
 )
