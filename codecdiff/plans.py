@@ -69,7 +69,7 @@ class Assumptions:
 
     devices: int = 1
     device: str = "h100"
-    utilisation: float = 0.35
+    utilisation: float = 0.11  # the paper's model on an H200, by benchmarks/RESULTS.md
     hours: float = PAPER_HOURS
 
     @classmethod
