@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from codecdiff.files import replace_text
 from codecdiff.models import read_spec
@@ -29,6 +31,22 @@ def write_card(folder: Path | str) -> None:
     file = Path(folder) / "README.md"
     if not file.exists() or MARK in file.read_text(encoding="utf-8"):
         replace_text(file, card(folder))
+
+
+def add_scores(folder: Path | str, index: Mapping[str, Any]) -> None:
+    """Put a `model-index` into the header of a model folder's card, in the place of an earlier one.
+
+    A card is written first if there is none. Raises ValueError if what there is has no header of YAML.
+    """
+    file = Path(folder) / "README.md"
+    if not file.exists():
+        write_card(folder)
+    found = re.match(r"---\n(.*?)^---\n", file.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    header = yaml.safe_load(found[1]) if found else None
+    if not found or not isinstance(header, dict):
+        raise ValueError(f"'{file}' begins with no header between lines of ---, so there is no place for scores.")
+    text = yaml.safe_dump({**header, **index}, sort_keys=False, allow_unicode=True)
+    replace_text(file, f"---\n{text}---\n{file.read_text(encoding='utf-8')[found.end() :]}")
 
 
 def command(launcher: str, words: Sequence[str]) -> str:

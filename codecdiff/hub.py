@@ -29,6 +29,13 @@ def downloads(allowed: bool) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
+def may_fetch() -> bool:
+    """Tell whether anything may be fetched here and now: not where `downloads` forbids it, nor offline."""
+    from huggingface_hub import constants
+
+    return not constants.HF_HUB_OFFLINE
+
+
 def commit_of(model: str, revision: str | None = None, *, file: str = "config.json") -> str | None:
     """Give the commit that a branch, a tag or the newest of a hub id stands for now, from the hub or what is cached.
 

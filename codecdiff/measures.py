@@ -112,9 +112,7 @@ def fad_shrunk(judged: Embedded, reference: Embedded, *, resamples: int = RESAMP
     """
 
     def statistic(a: Tensor, b: Tensor) -> float:
-        return frechet_distance(
-            *(torch.cat([each.by_clip()[i] for i in drawn]) for each, drawn in ((judged, a), (reference, b)))
-        )
+        return frechet_distance(judged.drawn(a), reference.drawn(b))
 
     _require(judged, reference, at_least=2)
     estimate = bootstrap(

@@ -15,7 +15,8 @@ LAYERS = (
     {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "data", "metrics", "meters"}
     | {"embedders", "embeddings", "gaussians", "kernels", "neighbours"},
     {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"}
-    | {"ranking", "captioning", "protocols", "embedded", "scores", "measures", "adherence", "reports", "evaluation"},
+    | {"ranking", "captioning", "protocols", "embedded", "scores", "measures", "adherence", "reports"}
+    | {"listeners", "renditions", "controls", "suites", "evaluation"},
     {"cli", "making", "curating", "collecting", "judging", "terminal", "doctor", "__init__", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in names}

@@ -6,13 +6,18 @@ import torch
 from torch import Tensor
 from torchvggish.torchvggish import VGGISH_WEIGHTS
 
+from codecdiff.hub import may_fetch
+
 
 def read_weights(file: Path | str | None = None) -> dict[str, Tensor]:
     """Give the tensors of a local file, or of the published one, fetched once into torch's cache.
 
     Raises LookupError if there is no such file, and ValueError if it holds anything else than tensors.
     """
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / VGGISH_WEIGHTS.rpartition("/")[2]
     try:
+        if file is None and not cached.is_file() and not may_fetch():
+            raise FileNotFoundError("nothing may be fetched now")
         if file is None:
             weights = torch.hub.load_state_dict_from_url(
                 VGGISH_WEIGHTS, map_location="cpu", check_hash=True, weights_only=True

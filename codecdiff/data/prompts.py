@@ -1,0 +1,159 @@
+"""Lists of prompts: what a model is asked for when its music is judged.
+
+`.txt`         a prompt a line
+`.jsonl`       a prompt a line, a string or an object with `text`, `caption` or `captions` and other fields
+`.csv .tsv`    a table with such columns; the published MusicCaps, of which the evaluation split is taken
+`.parquet`     a manifest; the first caption of a recording, and what else is known of it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from codecdiff.data.audio import CAPTION_FIELDS, Track
+from codecdiff.data.faults import BadRow, Fault, Report
+from codecdiff.data.manifests import Manifest, Recording
+from codecdiff.data.sources import musiccaps
+from codecdiff.data.tables import header_of, rows
+from codecdiff.interfaces import prompt_fields
+
+FACTS = ("bpm", "tempo", "key", "mode", "instruments")  # fields that music can be heard to keep to
+EVALUATION = "test"  # the split of MusicCaps that is asked for unless told otherwise
+ALL = "all"  # splits
+SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt of a list: its number among those that can be read, from 0, and its fields, `text` among them."""
+
+    number: int
+    fields: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Hash of the fields, 12 hexadecimal digits."""
+        text = json.dumps(dict(self.fields), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def kept(self, names: Sequence[str]) -> Asked:
+        """Keep the fields of these names, and the text."""
+        return Asked(self.number, {k: v for k, v in self.fields.items() if k == "text" or k in names})
+
+    def seed(self, seed: int) -> int:
+        """Give the seed of this prompt: a function of `seed` and the fields, whatever prompts stand beside it."""
+        return int(hashlib.sha256(f"{seed} {self.digest}".encode()).hexdigest()[:12], 16)
+
+
+def read_prompts(file: Path | str, report: Report, *, split: str = "") -> list[Asked]:
+    """Read a list of prompts, in order. Rows that cannot be asked for, or were already, are reported and left out.
+
+    `split` keeps that of a manifest or of MusicCaps, "all" keeps every one; by default it is the evaluation split of
+    MusicCaps and all of others. Raises FileNotFoundError, and ValueError for a file that is no list or has none.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file of prompts '{file}'.")
+    if file.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"'{file}' is no list of prompts by its name. Lists that are read: {', '.join(SUFFIXES)}.")
+    asked: dict[str, Asked] = {}
+    for number, (line, fields) in enumerate(_rows(file, report, split)):
+        prompt = Asked(number, fields)
+        if not str(fields.get("text") or "").strip():
+            report(Fault(file.name, "There is no text to ask for.", "Write a caption, or leave it out.", line))
+        elif prompt.digest in asked:
+            what = f"It asks for what prompt {asked[prompt.digest].number + 1} asks for."
+            report(Fault(file.name, what, "Asking once is enough: it is left out.", line))
+        else:
+            asked[prompt.digest] = prompt
+    if not asked:
+        raise ValueError(f"'{file}' holds no prompt{f' of the split {split}' if split else ''}.")
+    return list(asked.values())
+
+
+def drawn(prompts: Sequence[Asked], count: int | None, seed: int) -> list[Asked]:
+    """Draw so many prompts at random, in the order of their list. Those of a smaller count are among those of a larger.
+
+    What is drawn follows from the seed and the prompts, not from their order. Raises ValueError for too many.
+    """
+    if count is None:
+        return list(prompts)
+    if not 1 <= count <= len(prompts):
+        raise ValueError(f"{count} prompts were asked for, and there are {len(prompts)}: --n 1 to {len(prompts)}.")
+    chosen = sorted(prompts, key=lambda prompt: prompt.seed(seed))[:count]
+    return sorted(chosen, key=lambda prompt: prompt.number)
+
+
+def prompt_of(track: Track) -> dict[str, Any]:
+    """Give what a track was made from, or is said to be: its first caption, if any, and the facts of its metadata."""
+    known = {name: track.metadata[name] for name in FACTS if track.metadata.get(name)}
+    instruments = (track.metadata.get("tags") or {}).get("instrument")
+    heard = {"instruments": list(instruments)} if instruments else {}
+    return {"text": track.captions[0] if track.captions else "", **heard, **known}
+
+
+def _rows(file: Path, report: Report, split: str) -> Iterator[tuple[int | None, dict[str, Any]]]:
+    """Yield the fields of every row with its line, where it has one."""
+    suffix = file.suffix.lower()
+    if suffix == ".parquet":
+        manifest = Manifest.read(file)
+        split = split or (EVALUATION if manifest.facts.get("source") == "musiccaps" else ALL)
+        yield from ((None, _of_recording(recording)) for recording in _of_split(manifest.recordings, split))
+    elif suffix in (".csv", ".tsv"):
+        columns = header_of(file)
+        if musiccaps.is_table(columns):
+            found = _of_split(musiccaps.read([file], report), split or EVALUATION)
+            yield from ((None, {"text": recording.captions[0]}) for recording in found)
+            return
+        if not set(columns) & set(CAPTION_FIELDS):
+            raise ValueError(
+                f"'{file}' has no column of captions ({', '.join(CAPTION_FIELDS)}); it has: {', '.join(columns)}."
+            )
+        yield from ((row.line, _fields(row.values)) for row in rows(file, report))
+    else:
+        yield from _lines(file, report, is_json=suffix == ".jsonl")
+
+
+def _lines(file: Path, report: Report, *, is_json: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the fields of every line that says anything. What cannot be read is reported."""
+    for number, line in enumerate(file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        try:
+            text = line.decode().strip()
+            value = json.loads(text) if is_json and text else text
+            if not isinstance(value, str | Mapping):
+                raise BadRow(Fault(file.name, "It is no prompt.", "Write a string, or an object with text.", number))
+            if value:
+                yield number, _fields(prompt_fields(value))
+        except BadRow as error:
+            report(error.fault)
+        except UnicodeDecodeError:
+            report(Fault(file.name, "It is not UTF-8.", "Save the file as UTF-8.", number))
+        except ValueError as error:
+            report(Fault(file.name, f"It is not valid JSON: {error}.", "Correct the line, or leave it out.", number))
+
+
+def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a row as the fields of a prompt: one text, and whatever else it holds."""
+    texts = [values[name] for name in CAPTION_FIELDS if values.get(name)]
+    text = texts[0] if texts else ""
+    text = str(text[0] if isinstance(text, list) and text else text).strip()
+    others = {k: v for k, v in values.items() if k not in (*CAPTION_FIELDS, "file_name") and v not in ("", None)}
+    return {"text": text, **others}
+
+
+def _of_recording(recording: Recording) -> dict[str, Any]:
+    track = Track(Path(recording.file), recording.track, tuple(recording.captions), recording.told())
+    return {**track.metadata, **prompt_of(track)}
+
+
+def _of_split(recordings: Sequence[Recording], split: str) -> list[Recording]:
+    kept = [recording for recording in recordings if split in (ALL, recording.split)]
+    if not kept:
+        there = ", ".join(sorted({recording.split or "none" for recording in recordings}))
+        raise ValueError(f"No recording is of the split '{split}'. There are: {there}; 'all' takes every one.")
+    return kept

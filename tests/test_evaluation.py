@@ -1,0 +1,516 @@
+"""Evaluation: prompts are read and drawn, clips cut, heard and made once, and every score stands in its context."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from small import RATE, tone, write_music
+from typer.testing import CliRunner
+
+from codecdiff import cli, config, controls, evaluation, listeners
+from codecdiff.cards import add_scores, write_card
+from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio
+from codecdiff.data.manifests import Manifest, Recording
+from codecdiff.data.prompts import Asked, drawn, prompt_of, read_prompts
+from codecdiff.embedded import Embedded
+from codecdiff.embedders import LogMel
+from codecdiff.interfaces import prompt_fields
+from codecdiff.listeners import Cutting, Listener, recording_of, start_of
+from codecdiff.pipeline import Pipeline
+from codecdiff.protocols import Hearing
+from codecdiff.renditions import completed, cut_sources, generated, reconstructed, render
+from codecdiff.reports import NotMeasured, Report
+from codecdiff.requests import Request
+from codecdiff.scores import Unlike
+
+Make = Callable[..., Pipeline]
+FAST = ("--score", "fad-per-track", "--score", "density")
+MUSICCAPS = (
+    "ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id,is_balanced_subset,is_audioset_eval"
+)
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.out, "width", 400)
+
+
+@pytest.fixture
+def model(make_pipeline: Make, tmp_path: Path) -> Path:
+    make_pipeline().save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    (tmp_path / "prompts.txt").write_text("drums\n\na slow tune\nloud strings\na flute\n")
+    return tmp_path / "prompts.txt"
+
+
+def evaluate(*arguments: object) -> str:
+    result = CliRunner().invoke(cli.app, ["evaluate", *map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(*arguments: object) -> str:
+    result = CliRunner().invoke(cli.app, ["evaluate", *map(str, arguments)])
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.output
+    return " ".join(result.output.split())
+
+
+def musiccaps(file: Path) -> Path:
+    """Write a table as MusicCaps is published: two good rows for evaluation, one for training, four that are not."""
+    rows = [
+        'aaaaaaaaaa1,30,40,/m/04rlf,"[\'calm\']","Calm, ""quiet"" piano.",4,False,True',
+        "aaaaaaaaaa2,0,10,/m/04rlf,['loud'],A loud band.,4,False,True",
+        "aaaaaaaaaa3,0,10,/m/04rlf,['loud'],A training clip.,4,False,False",
+        "aaaaaaaaaa4,0,10,/m/04rlf,['loud'],,4,False,True",
+        "aaaaaaaaaa5,0,10,/m/04rlf,['loud'],Neither.,4,False,Maybe",
+        "aaaaaaaaaa6,0,10,/m/04rlf,['loud'],A loud band.,4,False,True",
+    ]
+    lines = [line.encode() for line in (MUSICCAPS, *rows)]
+    file.write_bytes(b"\n".join([*lines, b"aaaaaaaaaa7,0,10,/m/04rlf,['loud'],Caf\xe9.,4,False,True"]) + b"\n")
+    return file
+
+
+# Prompts.
+
+
+def test_of_musiccaps_the_evaluation_captions_are_asked_and_faulty_rows_named(tmp_path: Path) -> None:
+    faults: list[Any] = []
+    asked = read_prompts(musiccaps(tmp_path / "musiccaps.csv"), faults.append)
+    assert [prompt.fields["text"] for prompt in asked] == ['Calm, "quiet" piano.', "A loud band."]
+    told = "\n".join(map(str, faults))
+    for said in (
+        "line 5, caption",
+        "line 6, is_audioset_eval",
+        "line 8: It holds bytes that are not UTF-8",
+        "prompt 2",
+    ):
+        assert said in told, told
+    assert len(faults) == 4
+    everything = read_prompts(tmp_path / "musiccaps.csv", faults.append, split="all")
+    assert "A training clip." in [prompt.fields["text"] for prompt in everything]
+    with pytest.raises(ValueError, match="No recording is of the split 'validation'"):
+        read_prompts(tmp_path / "musiccaps.csv", faults.append, split="validation")
+
+
+def test_lists_of_every_kind_are_read(tmp_path: Path) -> None:
+    faults: list[Any] = []
+    (tmp_path / "a.jsonl").write_text(
+        '"a string"\n{"file_name": "x.wav", "captions": ["one", "two"], "bpm": 99}\n{"text": 3\n[1]\n{"bpm": 5}\n'
+    )
+    asked = read_prompts(tmp_path / "a.jsonl", faults.append)
+    assert [dict(prompt.fields) for prompt in asked] == [{"text": "a string"}, {"text": "one", "bpm": 99}]
+    assert [fault.line for fault in faults] == [3, 4, 5]
+    (tmp_path / "b.csv").write_text("caption,key\nslow,Am\n,Am\n")
+    assert [dict(p.fields) for p in read_prompts(tmp_path / "b.csv", faults.append)] == [{"text": "slow", "key": "Am"}]
+    rows = [Recording("one", captions=["a tune"], split="test", tags={"instrument": ["harp"]}), Recording("two")]
+    Manifest(tmp_path, rows, {"source": "folder"}).write(tmp_path / "c.parquet")
+    asked = read_prompts(tmp_path / "c.parquet", faults.append)
+    assert [(p.fields["text"], p.fields["instruments"]) for p in asked] == [("a tune", ["harp"])]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "fma.csv",
+            "track_id,title\n2,Food\n",
+            "has no column of captions (text, caption, captions); it has: track_id",
+        ),
+        ("list.wav", "x", "is no list of prompts by its name"),
+        ("empty.txt", "\n \n", "holds no prompt"),
+    ],
+)
+def test_what_is_no_list_of_prompts_is_refused(tmp_path: Path, name: str, content: str, said: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        read_prompts(tmp_path / name, lambda fault: None)
+
+
+def test_few_prompts_are_among_many_whatever_their_order() -> None:
+    prompts = [Asked(i, {"text": f"tune {i}"}) for i in range(20)]
+    few, many = drawn(prompts, 5, 0), drawn(prompts, 12, 0)
+    assert {p.digest for p in few} < {p.digest for p in many}
+    turned = [Asked(i, prompt.fields) for i, prompt in enumerate(reversed(prompts))]
+    assert {p.digest: p.seed(0) for p in drawn(turned, 5, 0)} == {p.digest: p.seed(0) for p in few}
+    assert {p.digest for p in drawn(prompts, 5, 1)} != {p.digest for p in few}
+    with pytest.raises(ValueError, match="there are 20"):
+        drawn(prompts, 21, 0)
+
+
+# Clips, and who hears them.
+
+
+def test_recordings_are_cut_into_whole_clips(tmp_path: Path) -> None:
+    for name, seconds in (("long.wav", 2.6), ("cut.wav", 0.995), ("short.wav", 0.9)):
+        soundfile.write(tmp_path / name, tone(seconds, 300), RATE)
+    cutting, tracks = Cutting(1.0), {track.name: track for track in find_tracks(tmp_path)}
+    clips = dict(cutting.clips(tracks["long.wav"], RATE))
+    assert list(clips) == ["long.wav", "long.wav#t=1.000"]
+    whole = read_audio(tmp_path / "long.wav", RATE, 1)[0]
+    assert torch.equal(torch.cat(list(clips.values())), whole[: 2 * RATE])
+    ((_, padded),) = cutting.clips(tracks["cut.wav"], RATE)
+    assert len(padded) == RATE
+    with pytest.raises(BadAudio, match=r"lasts 0\.90 s: no clip of 1 s fits"):
+        list(cutting.clips(tracks["short.wav"], RATE))
+    assert [(recording_of(name), start_of(name)) for name in clips] == [("long.wav", 0.0), ("long.wav", 1.0)]
+
+
+def test_clips_are_brought_to_one_loudness_without_clipping(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", 0.01 * np.sin(np.arange(RATE) / 5), RATE)
+    ((_, clip),) = Cutting(1.0, loudness=-20).clips(find_tracks(tmp_path)[0], RATE)
+    assert float(clip.square().mean().sqrt()) == pytest.approx(0.1, rel=1e-3)
+    ((_, clip),) = Cutting(1.0, loudness=0).clips(find_tracks(tmp_path)[0], RATE)
+    assert float(clip.abs().max()) == pytest.approx(1)
+
+
+def listener(cache: Path) -> Listener:
+    judge = LogMel(sample_rate=RATE)
+    hearing = Hearing.of(judge, config.spec_of("embedders", judge), clip_seconds=1.0)
+    return Listener(judge, hearing, Cutting(1.0), cache)
+
+
+def test_what_was_heard_is_not_heard_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_music(tmp_path / "music", 5, 2.1)
+    (tmp_path / "music" / "zz.wav").write_text("no audio")
+    tracks = find_tracks(tmp_path / "music")
+    monkeypatch.setattr(listeners, "TOGETHER", 2)
+    ear = listener(tmp_path / "cache")
+    embed, heard = ear.embedder.embed, []
+
+    def killed(audio: torch.Tensor) -> torch.Tensor:
+        if len(heard) == 2:
+            raise KeyboardInterrupt
+        heard.append(audio)
+        return embed(audio)
+
+    monkeypatch.setattr(ear.embedder, "embed", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ear.hear(tracks)
+    monkeypatch.setattr(ear.embedder, "embed", lambda audio: heard.append(audio) or embed(audio))
+    set_, skipped = ear.hear(tracks)
+    assert len(set_) == 10  # two clips of each
+    assert len(heard) == 3  # of each two or one recordings, all clips in one batch
+    assert [prompt_fields(prompt)["text"] for prompt in set_.prompts][:3] == ["tone 0", "tone 0", "tone 1"]
+    assert len(skipped) == 1
+    assert "zz.wav" in skipped[0]
+    again, skipped_again = ear.hear(tracks)
+    assert len(heard) == 3
+    assert skipped_again == skipped
+    assert torch.equal(again.vectors, set_.vectors)
+    assert again.identity == set_.identity
+    soundfile.write(tmp_path / "music" / "0.wav", tone(2.1, 999), RATE)
+    assert ear.hear(tracks)[0].identity != set_.identity
+
+
+def test_no_recording_is_in_both_halves() -> None:
+    hearing = Hearing({"name": "logmel"}, "", RATE, 1.0, 1.0, 0.5)
+    names = [f"{i}.wav" + ("" if not k else f"#t={k}.000") for i in range(5) for k in range(i + 1)]
+    digests, vectors = [f"{i:032x}" for i in range(len(names))], torch.randn(len(names), 3)
+    reference = Embedded(hearing, names, digests, vectors, torch.ones(len(names), dtype=torch.long))
+    one, other = evaluation.halves(reference, 0)
+    sides = [{recording_of(name) for name in half.names} for half in (one, other)]
+    assert not sides[0] & sides[1]
+    assert sorted([*one.names, *other.names]) == sorted(names)
+    with pytest.raises(ValueError, match="Halves of 3 recordings"):
+        evaluation.halves(reference.select(range(6)), 0)
+
+
+# What a model makes.
+
+
+def test_a_clip_is_the_same_whatever_is_asked_beside_it(model: Path, tmp_path: Path) -> None:
+    pipeline = Pipeline.load(model)
+    prompts = [Asked(i, {"text": text, "licence": "CC0"}) for i, text in enumerate(("drums", "a flute", "strings"))]
+    alone = render(pipeline, generated(pipeline, prompts[1:2], seconds=0.2, seed=4), tmp_path / "one")
+    all_of_them = render(pipeline, generated(pipeline, prompts, seconds=0.2, seed=4), tmp_path / "all")
+    samples = [soundfile.read(track.file, dtype="float32")[0] for track in (*alone, *all_of_them)]
+    assert alone[0].name == all_of_them[1].name
+    assert np.array_equal(samples[0], samples[2])
+    assert not np.array_equal(samples[0], samples[1])
+    assert len(samples[0]) == RATE // 5
+    told = Request.of_file(alone[0].file)
+    assert told.prompt == {"text": "a flute"}
+    again = torch.cat(list(told.make(pipeline))).numpy()
+    assert np.abs(again[0] - samples[0]).max() < 2e-4  # of 16 bits
+    assert [prompt_of(track) for track in find_tracks(tmp_path / "all")] == [prompt_of(track) for track in all_of_them]
+
+
+def test_clips_that_are_there_are_kept_and_others_never_written_over(model: Path, tmp_path: Path) -> None:
+    pipeline, folder = Pipeline.load(model), tmp_path / "clips"
+    prompts = [Asked(i, {"text": text}) for i, text in enumerate(("drums", "a flute"))]
+    first = render(pipeline, generated(pipeline, prompts[:1], seconds=0.1), folder)[0].file
+    before = first.stat().st_mtime_ns
+    render(pipeline, generated(pipeline, prompts, seconds=0.1), folder)
+    assert first.stat().st_mtime_ns == before
+    assert len(find_tracks(folder)) == 2
+    others: list[dict[str, Any]] = [{"seconds": 0.2}, {"seconds": 0.1, "seed": 1}, {"seconds": 0.1, "steps": 2}]
+    for other in others:
+        with pytest.raises(FileExistsError, match="is not what is asked for"):
+            render(pipeline, generated(pipeline, prompts, **other), folder)
+    soundfile.write(first, tone(0.1, 300), RATE)  # somebody's own
+    with pytest.raises(FileExistsError):
+        render(pipeline, generated(pipeline, prompts, seconds=0.1), folder)
+
+
+def test_the_codec_ceiling_and_the_given_first_stage_are_made_of_the_reference(
+    model: Path, music: Path, tmp_path: Path
+) -> None:
+    pipeline = Pipeline.load(model)
+    tracks = {track.name: track for track in find_tracks(music)}
+    sources = cut_sources(tracks, [("3.wav", 0.2)], 1.0, pipeline.codec, tmp_path / "sources")
+    source = read_audio(sources[0].file, RATE, 1)
+    whole = read_audio(music / "3.wav", RATE, 1)
+    assert torch.allclose(source, whole[:, RATE // 5 :][:, :RATE], atol=1e-4)
+    codes = pipeline.codec.encode(source[None])
+    (ceiling,) = render(pipeline, reconstructed(pipeline, sources), tmp_path / "ceiling")
+    expected = pipeline.codec.decode(codes)[0, :, :RATE].clamp(-1, 1)
+    assert torch.allclose(read_audio(ceiling.file, RATE, 1), expected, atol=1e-4)
+    (rendition,) = completed(pipeline, sources)
+    assert rendition.request.edit is not None
+    assert rendition.request.edit.model_dump()["keep"] == (0,)
+    assert rendition.request.prompt == {"text": "tone 3"}
+    known, _ = rendition.request.known(pipeline, rendition.source)
+    made = next(iter(pipeline.generate_codes([{"text": "tone 3"}], known.frames, known=known)))
+    assert torch.equal(made[:, 0], codes[:, 0])
+    assert not torch.equal(made[:, 1:], codes[:, 1:])
+    several = cut_sources(tracks, [("3.wav", 0.2), ("3.wav", 0.1)], 1.0, pipeline.codec, tmp_path / "sources")
+    assert several[0] == sources[0]
+    assert len({each.request.seed for each in completed(pipeline, several)}) == 2  # though their caption is one
+
+
+def test_a_model_of_one_stage_has_no_later_ones(make_pipeline: Make) -> None:
+    with pytest.raises(ValueError, match="one stage"):
+        completed(make_pipeline("parallel"), [])
+
+
+def test_only_what_a_model_was_told_is_asked_of_it(make_pipeline: Make) -> None:
+    prompt = Asked(0, {"text": "a harp, 90 BPM, in F# minor", "bpm": 91, "key": "C", "instruments": ["harp"]})
+    (rendition,) = generated(make_pipeline(), [prompt], seconds=0.1)
+    assert "bpm" not in rendition.asked  # it reads no such field
+    assert rendition.asked["instruments"] == ["harp"]  # the text names it
+    assert controls.tempo_of(rendition.asked) == 90
+    assert controls.key_of(rendition.asked) == 18
+    assert controls.key_of({"text": "a major hit in the key of life"}) is None
+    assert controls.tempo_of(prompt.fields) == 91
+    (rendition,) = generated(make_pipeline(), [Asked(0, {"text": "a tune", "instruments": ["harp"]})], seconds=0.1)
+    assert "instruments" not in rendition.asked
+
+
+def click_track(folder: Path, bpm: int) -> None:
+    """Write 8 s of clicks, and the tempo they are in."""
+    clicks = np.zeros(8 * 22_050, np.float32)
+    for start in np.arange(0, 8, 60 / bpm):
+        at = round(start * 22_050)
+        clicks[at : at + 200] = np.hanning(400)[200:][: len(clicks) - at]
+    soundfile.write(folder / f"{bpm}.wav", clicks, 22_050)
+    with (folder / "metadata.jsonl").open("a") as file:
+        file.write(json.dumps({"file_name": f"{bpm}.wav", "text": "clicks", "bpm": bpm}) + "\n")
+
+
+@pytest.mark.slow
+def test_tempos_are_read_once_and_compared_with_those_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("librosa")
+    (tmp_path / "music").mkdir()
+    for bpm in (90, 110, 120, 130):
+        click_track(tmp_path / "music", bpm)
+    tracks = find_tracks(tmp_path / "music")
+    measure = controls.readings(Cutting(8.0, loudness=-20), tmp_path / "cache", tracks, 0)["tempo"]
+    score = measure(tracks)
+    assert score.value == 1
+    assert score.ceiling is not None
+    assert score.ceiling.value == 1
+    assert score.chance is not None
+    assert score.chance.value < 0.6
+    assert score.protocol.hearing.loudness == "as it is"
+    monkeypatch.setattr("codecdiff.adherence.estimate_tempo", None)  # what was read is not read again
+    assert measure(tracks).value == 1
+    wrong = [Track(track.file, track.name, (), {"bpm": 75}) for track in tracks]
+    assert measure(wrong).value == 0
+
+
+# The command.
+
+
+def test_a_model_is_judged_and_its_folder_gets_the_same_scores(
+    model: Path, music: Path, texts: Path, tmp_path: Path
+) -> None:
+    asked = ("--model", model, "--prompts", texts, "--n", 3, "--reference", music, "--seconds", 1, *FAST)
+    shown = evaluate(*asked, "-o", tmp_path / "report")
+    report = Report.read(tmp_path / "report")
+    assert [result.score.name for result in report.results] == ["FAD-per-track", "density"]
+    assert not [each for _, each in report.results[0].context.items() if isinstance(each, NotMeasured)]
+    for result in report.results:
+        assert f"{result.score.value:.4g}" in shown
+        assert result.score.protocol.hearing.clip_seconds == 1
+        assert result.score.protocol.hearing.loudness == "as it is"
+        assert result.score.protocol.seeds == {"interval": 0}
+    assert report.facts["prompts"] == report.results[0].score.protocol.prompts
+    index = (tmp_path / "report" / "model-index.yaml").read_text()
+    assert report.facts["prompts"] in index
+    assert str(tmp_path) not in index + (tmp_path / "report" / "report.json").read_text()
+    before = (tmp_path / "report" / "report.json").read_bytes()
+    evaluate(*asked, "-o", tmp_path / "report")
+    assert (tmp_path / "report" / "report.json").read_bytes() == before
+    clips = tmp_path / "report" / "clips" / "generated"
+    evaluate(clips, "--reference", music, "--seconds", 1, *FAST, "-o", tmp_path / "again")
+    again = Report.read(tmp_path / "again")
+    assert [(r.score.value, r.score.protocol) for r in again.results] == [
+        (r.score.value, r.score.protocol) for r in report.results
+    ]
+    assert "No model was named" in (tmp_path / "again" / "report.md").read_text()
+
+
+def test_music_is_at_no_distance_from_itself(music: Path, tmp_path: Path) -> None:
+    evaluate(music, "--reference", music, "--seconds", 1, "--score", "fad", "-o", tmp_path / "report")
+    (result,) = Report.read(tmp_path / "report").results
+    assert result.score.value == pytest.approx(0, abs=1e-6)
+    assert result.score.interval.low <= 0 <= result.score.interval.high
+    assert any("are in the reference too" in warning for warning in result.score.warnings)
+    assert isinstance(result.context.codec_ceiling, NotMeasured)
+
+
+def test_statistics_stand_in_for_a_reference_that_was_heard_alike(music: Path, tmp_path: Path) -> None:
+    judged = write_music(tmp_path / "judged", 4, 1.3)
+    evaluate(judged, "--reference", music, "--seconds", 1, "--score", "fad-per-track", "-o", tmp_path / "a")
+    statistics = tmp_path / "a" / "cache" / "reference-logmel.safetensors"
+    said = evaluate(
+        judged,
+        "--reference",
+        statistics,
+        "--seconds",
+        1,
+        "--score",
+        "fad-per-track",
+        "--score",
+        "kad",
+        "-o",
+        tmp_path / "b",
+    )
+    assert "only statistics of it are known" in " ".join(said.split())
+    (a,), (b,) = Report.read(tmp_path / "a").results, Report.read(tmp_path / "b").results
+    assert b.score.value == pytest.approx(a.score.value, rel=1e-9)
+    said = refused(judged, "--reference", statistics, "--seconds", 0.5, "-o", tmp_path / "c")
+    assert "clip_seconds: 0.5 and 1.0" in said
+    evaluate(
+        judged,
+        "--reference",
+        music,
+        "--seconds",
+        1,
+        "--loudness",
+        -30,
+        "--score",
+        "fad-per-track",
+        "-o",
+        tmp_path / "d",
+    )
+    with pytest.raises(Unlike, match="loudness"):
+        assert Report.read(tmp_path / "d").results[0].score < a.score
+
+
+def test_judges_that_are_not_there_are_told_in_a_suite_and_refused_by_name(
+    music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    judged = ("--reference", music, "--seconds", 1, "--score", "density", "-o", tmp_path / "report")
+    evaluate(music, "--suite", "panel", *judged)
+    told = Report.read(tmp_path / "report").facts["not measured"]
+    for name in ("codec", "clap-music", "vggish", "mert"):
+        assert f"{name} is left out" in told
+    assert "--allow-download" in told
+    assert "There is no judge" in refused(music, "--suite", "paper", *judged)
+    assert "sample_rate" in refused(music, "--embedder", "logmel", "--set", "logmel.sample_rate=x", *judged)
+    assert "No embedder named 'clip'" in refused(music, "--embedder", "clip", *judged)
+    assert "No CLAP model" in refused(
+        music, "--embedder", "clap-music", "--set", f"clap-music.model={tmp_path}", *judged
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--suite", "none"), "No suite named 'none'. There are: smoke, panel, paper."),
+        (("--score", "fid"), "No score named 'fid'"),
+        (("--prompts", "x.txt"), "Say what to judge"),
+        (("--card",), "--card needs --model with a model folder"),
+        (("--set", "weights=x"), "sets no option"),
+        (("--set", "mert.layer=3"), "Options are given for 'mert'"),
+        (("--seconds", "0.01"), "0.1 to 3600 seconds"),
+        (("--reference", "nowhere"), "There is no folder and no manifest 'nowhere' of music to hear."),
+        (("--seconds", "100"), "no clip of 100 s fits"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused(music: Path, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    assert said in refused(music, "--reference", music, "-o", tmp_path / "report", *arguments)
+    assert not (tmp_path / "report" / "report.json").exists()
+
+
+def test_captions_are_compared_by_a_judge_that_reads_text(music: Path, tmp_path: Path) -> None:
+    weights = pytest.importorskip("codecdiff_clap.random_weights").random_model(tmp_path / "clap")
+    options = ("--embedder", "clap-music", "--set", f"clap-music.model={weights}", "--score", "clap-score")
+    evaluate(music, "--reference", music, "--seconds", 1, *options, "-o", tmp_path / "report")
+    (result,) = Report.read(tmp_path / "report").results
+    assert result.score.name == "CLAP score"
+    assert result.score.chance is not None
+    assert str(tmp_path) not in (tmp_path / "report" / "report.json").read_text()
+
+
+def test_scores_go_into_the_header_of_a_card(model: Path, tmp_path: Path) -> None:
+    write_card(model)
+    words = (model / "README.md").read_text().split("---\n", 2)[2]
+    add_scores(model, {"model-index": [{"name": "m"}]})
+    add_scores(model, {"model-index": [{"name": "n"}]})
+    card = (model / "README.md").read_text()
+    assert card.count("model-index") == 1
+    assert "name: n" in card
+    assert "library_name: codecdiff" in card
+    assert card.split("---\n", 2)[2] == words
+    (model / "README.md").write_text("My words.")
+    with pytest.raises(ValueError, match="begins with no header"):
+        add_scores(model, {})
+    assert (model / "README.md").read_text() == "My words."
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on(model: Path, music: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("\n".join(f"tune {i}" for i in range(16)))
+    output = tmp_path / "report"
+    words = ["--model", model, "--prompts", tmp_path / "prompts.txt", "--reference", music, "--seconds", "1", *FAST]
+    command = [str(Path(sys.executable).with_name("codecdiff")), "evaluate", *map(str, words), "-o", str(output)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    clips = output / "clips" / "generated"
+    deadline = time.monotonic() + 120
+    while len(list(clips.glob("[0-9]*.flac"))) < 3 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    made = {file: file.stat().st_mtime_ns for file in clips.glob("[0-9]*.flac")}
+    assert 3 <= len(made) < 16
+    for file in made:
+        soundfile.read(file)  # none is cut
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert {file: file.stat().st_mtime_ns for file in made} == made
+    assert len(list(clips.glob("[0-9]*.flac"))) == 16
+    whole = tmp_path / "whole"
+    assert subprocess.run([*command[:-1], str(whole)], capture_output=True).returncode == 0
+    both = [json.loads((folder / "report.json").read_text()) for folder in (output, whole)]
+    assert both[0] == both[1]

@@ -1,0 +1,63 @@
+"""The walk of the documentation, from composing to a report: its six commands run as they stand there, but for size."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from codecdiff.data.manifests import Manifest
+from codecdiff.data.store import CodeStore
+from codecdiff.reports import NotMeasured, Report
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "evaluation.md"
+PROGRAMS = {
+    "python": [sys.executable],
+    "codecdiff": [str(Path(sys.executable).with_name("codecdiff"))],
+    "accelerate": [str(Path(sys.executable).with_name("accelerate"))],
+}
+SMALLER = {  # what each command is told besides, by its first words; the last word on an option counts
+    "python -m codecdiff_starter.composer": "--count 10 --seconds 4 --num-workers 1",
+    "codecdiff data import": "",
+    "codecdiff data rank": "",
+    "codecdiff encode": "",
+    "accelerate launch": "train.steps=2 train.warmup=0 loop.batch_size=2 loop.seconds=2 loop.check_every=2 "
+    "stages.secondary.train.steps=2 stages.secondary.sampling.steps=2 sampling.steps=2 denoiser.width=32 "
+    "stages.secondary.denoiser.width=32 denoiser.groups=4 'prompts=[a tune]' seconds=2",
+    "codecdiff evaluate": "--n 4 --seconds 2 --score fad-per-track --score density --no-adherence",
+}
+
+
+def walk() -> list[str]:
+    """Give the commands of the walk."""
+    block = PAGE.read_text(encoding="utf-8").split("## From nothing to a report")[1].split("```")[1]
+    return block.strip().splitlines()
+
+
+@pytest.mark.slow
+def test_the_six_commands_lead_from_nothing_to_a_report(tmp_path: Path) -> None:
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    lines = walk()
+    assert [next(start for start in SMALLER if line.startswith(start)) for line in lines] == list(SMALLER)
+    for line, more in zip(lines, SMALLER.values(), strict=True):
+        program, *words = shlex.split(line)
+        command = [*PROGRAMS[program], *words, *shlex.split(more)]
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    runs = tmp_path / "runs"
+    assert len(Manifest.read(runs / "music.parquet").tracks()) == 10
+    kept = [track.name for track in Manifest.read(runs / "rank-kept.parquet").tracks()]
+    assert len(kept) == 8
+    assert sorted(row["track"] for row in CodeStore(runs / "store").rows) == sorted(kept)
+    report = Report.read(runs / "report")
+    assert [result.score.protocol.clips for result in report.results] == [4, 4]
+    context = [each for result in report.results[:1] for _, each in result.context.items()]
+    assert not any(isinstance(each, NotMeasured) for each in context)
+    assert len(list((runs / "report" / "clips" / "generated").glob("*.flac"))) == 4
