@@ -21,7 +21,7 @@ PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses 2
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-slow lint types clean
+.PHONY: help setup demo test test-integration test-slow lint types clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -34,8 +34,11 @@ demo: $(READY)  ## compose music, train both stages on it, generate, and write r
 	$(LAUNCH) recipes/discodiff.py output=runs/demo data.audio=runs/demo/music
 	$(RUN) codecdiff_starter.demo runs/demo --since $(BEGAN)
 
-test: $(READY)  ## run the tests, but for the slow ones
+test: $(READY)  ## run the fast tests
 	$(PYTEST)
+
+test-integration: $(READY)  ## run the tests of whole commands and models, seconds long each
+	$(PYTEST) -m integration
 
 test-slow: $(READY)  ## run the slow tests
 	$(PYTEST) -m slow

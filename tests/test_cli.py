@@ -80,6 +80,7 @@ def cold(code: str, *arguments: str) -> float:
     return after.children_user + after.children_system - before.children_user - before.children_system
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("argument", ["--help", "plugins", "--version"])
 def test_answers_about_as_fast_as_a_program_of_one_command_without_torch(argument: str):
     """It takes about a third more at most: under half a second on a quiet machine. A ratio, because machines differ."""

@@ -22,6 +22,8 @@ from codecdiff import Pipeline, models
 from codecdiff.hub import commit_of, downloads
 from codecdiff.models import MODEL_FILE
 
+pytestmark = pytest.mark.integration
+
 Make = Callable[..., Pipeline]
 
 

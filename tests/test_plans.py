@@ -77,6 +77,7 @@ def test_flops_are_those_of_a_real_step(checkpoint: bool) -> None:
     assert planned.recomputed <= planned.forward
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("checkpoint", [False, True])
 @pytest.mark.parametrize("mixed", [False, True])
 def test_activations_are_what_the_allocator_hands_out(checkpoint: bool, mixed: bool) -> None:
@@ -108,6 +109,7 @@ def test_activations_are_what_the_allocator_hands_out(checkpoint: bool, mixed: b
         assert most - gradients <= 1.07 * whole.activations <= 1.2 * most
 
 
+@pytest.mark.integration
 def test_a_lower_precision_and_checkpointing_save_memory() -> None:
     sizes = [
         step_of(trainer_on("meta", checkpoint=checkpoint), input_on("meta"), mixed=mixed).activations

@@ -23,6 +23,8 @@ from codecdiff.config import ConfigError
 from codecdiff.data.audio import read_audio
 from codecdiff.schedules import prediction_of
 
+pytestmark = pytest.mark.integration
+
 RECIPE = Path(__file__).parent.parent / "recipes" / "discodiff.py"
 
 Run = Callable[..., Path]

@@ -39,7 +39,7 @@ def walk() -> list[str]:
     return block.strip().splitlines()
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 def test_the_six_commands_lead_from_nothing_to_a_report(tmp_path: Path) -> None:
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     lines = walk()

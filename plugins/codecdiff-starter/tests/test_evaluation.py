@@ -14,6 +14,8 @@ from codecdiff_starter.evaluation import Reading, evaluate, memorising, obedienc
 from codecdiff import Codec
 from codecdiff.splitters import Parallel
 
+pytestmark = pytest.mark.integration
+
 CLIPS, SECONDS = 24, 2.0
 
 

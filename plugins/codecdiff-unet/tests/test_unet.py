@@ -307,6 +307,7 @@ def test_checkpointing_changes_neither_result_nor_gradient() -> None:
         torch.testing.assert_close(a.grad, b.grad)
 
 
+@pytest.mark.integration
 def test_one_batch_can_be_learned_by_heart() -> None:
     unet, (x, t), told = tiny(multipliers=(1, 2), layers=("none", "text")), inputs(), condition()
     target, losses = torch.randn_like(x), []
