@@ -60,6 +60,7 @@ def allocated(run: Callable[[], Any]) -> int:
     return int(np.cumsum(sizes).max())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("checkpoint", [False, True])
 def test_flops_are_those_of_a_real_step(checkpoint: bool) -> None:
     real, given = trainer_on("cpu", checkpoint=checkpoint), input_on("cpu")

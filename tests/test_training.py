@@ -52,6 +52,7 @@ def train(trainer: StageTrainer, data: StageData, until: int) -> list[float]:
     return [trainer.step(data.step(step)) for step in range(trainer.step_count, until)]
 
 
+@pytest.mark.integration
 def test_a_batch_can_be_learned(trainer_of: Callable[..., StageTrainer], data: StageData) -> None:
     trainer, given = trainer_of(dropout=0.0, steps=200, learning_rate=5e-3), data.step(0)
     losses = [trainer.step(given) for _ in range(60)]

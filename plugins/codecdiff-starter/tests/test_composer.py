@@ -257,6 +257,7 @@ def test_notes_begin_and_end_in_silence(name, seconds):
     assert np.abs(note[[0, -1]]).max() < 0.01 * np.abs(note).max()
 
 
+@pytest.mark.integration
 def test_a_data_set_does_not_depend_on_workers(tmp_path):
     one = write_dataset(tmp_path / "one", count=3, seconds=0.5, seed=7, num_workers=1)
     two = write_dataset(tmp_path / "two", count=3, seconds=0.5, seed=7, num_workers=2)

@@ -91,6 +91,7 @@ def test_words_have_unit_variance_beside_small_positions():
     assert tokens.square().mean().item() == pytest.approx(1.09, abs=0.1)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_every_process_agrees(hash_seed):
     program = "from codecdiff_starter.words import word_vector; print(word_vector('piano', 16).tolist())"
