@@ -11,7 +11,10 @@ VENV ?= .venv
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BEGAN := $(shell date +%s)
+# What `make demo` needs, and all the rest: judges, captioners, Ray, tests
+NEEDED := $(addprefix plugins/codecdiff-,starter unet dac t5)
 READY := $(VENV)/.ready
+WHOLE := $(VENV)/.whole
 RUN := $(VENV)/bin/python -m
 INSTALL := $(RUN) pip install --quiet --no-compile --constraint constraints.txt
 # accelerate gives a process one core unless it is told otherwise
@@ -27,27 +30,27 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-setup: $(READY)  ## install everything into .venv
+setup: $(WHOLE)  ## install everything into .venv
 
 demo: $(READY)  ## compose music, train both stages on it, generate, and write runs/demo/index.html
 	$(RUN) codecdiff_starter.composer runs/demo/music --count 300
 	$(LAUNCH) recipes/discodiff.py output=runs/demo data.audio=runs/demo/music
 	$(RUN) codecdiff_starter.demo runs/demo --since $(BEGAN)
 
-test: $(READY)  ## run the fast tests
+test: $(WHOLE)  ## run the fast tests
 	$(PYTEST)
 
-test-integration: $(READY)  ## run the tests of whole commands and models, seconds long each
+test-integration: $(WHOLE)  ## run the tests of whole commands and models, seconds long each
 	$(PYTEST) -m integration
 
-test-slow: $(READY)  ## run the slow tests
+test-slow: $(WHOLE)  ## run the slow tests
 	$(PYTEST) -m slow
 
-lint: $(READY)  ## check style and layout
+lint: $(WHOLE)  ## check style and layout
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 
-types: $(READY)  ## check types
+types: $(WHOLE)  ## check types
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
 clean:  ## remove .venv and caches; runs stay
@@ -56,12 +59,16 @@ clean:  ## remove .venv and caches; runs stay
 
 # torch comes first and alone, because it may have an index of its own; what it needs comes with the rest. Compiling every
 # module of every package would double the time: the doctor imports, and so compiles, what is used, and checks it.
-$(READY): pyproject.toml $(addsuffix /pyproject.toml,$(PLUGINS)) constraints.txt
+$(READY): pyproject.toml $(addsuffix /pyproject.toml,$(NEEDED)) constraints.txt
 	@echo "Installing into $(VENV): about two minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) setuptools
 	$(INSTALL) --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	$(INSTALL) --no-build-isolation \
-		--editable '.[train,dev]' $(addprefix --editable ,$(PLUGINS))
+	$(INSTALL) --no-build-isolation --editable '.[train]' $(addprefix --editable ,$(NEEDED))
+	$(VENV)/bin/codecdiff doctor
+	touch $@
+
+$(WHOLE): $(READY) $(addsuffix /pyproject.toml,$(PLUGINS))
+	$(INSTALL) --no-build-isolation --editable '.[train,dev]' $(addprefix --editable ,$(PLUGINS))
 	$(VENV)/bin/codecdiff doctor
 	touch $@
