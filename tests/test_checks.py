@@ -57,6 +57,13 @@ def test_what_is_no_audio_is_told(tmp_path: Path) -> None:
     assert not probe(tmp_path / "nan.wav").wrong  # in the middle: only decoding all finds it
 
 
+def test_a_dot_in_a_name_is_no_ending(tmp_path: Path) -> None:
+    encoded(tmp_path / "01. Intro.flac")
+    recordings = [Recording(name, name) for name in ("01. Intro.mp3", "01. Outro.mp3")]
+    found = look_up(recordings, tmp_path, lambda fault: None)
+    assert [(r.file, r.present) for r in found] == [("01. Intro.flac", True), ("01. Outro.mp3", False)]
+
+
 def test_audio_is_looked_up_by_name_and_what_is_wrong_is_reported(tmp_path: Path) -> None:
     encoded(tmp_path / "01" / "1.mp3")
     encoded(tmp_path / "02" / "2.low.mp3", 30.0)

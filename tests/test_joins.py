@@ -38,6 +38,13 @@ def test_an_id_of_one_set_never_meets_a_track_of_another() -> None:
     assert join([FMA], [{"id": "82/382.mp3", "caption": "jamendo"}]).unmatched == ["82/382.mp3"]
 
 
+def test_a_dot_in_a_name_is_no_ending() -> None:
+    intro, outro = Recording("01. Intro.mp3", "01. Intro.mp3"), Recording("01. Outro.mp3", "01. Outro.mp3")
+    rows = [{"file_name": "01. Intro.flac", "text": "begins"}, {"file_name": "music/01. Outro.mp3", "text": "ends"}]
+    joined = join([intro, outro], rows)
+    assert [r.captions for r in joined.recordings] == [["begins"], ["ends"]]
+
+
 def test_what_fits_several_tracks_changes_none() -> None:
     joined = join([JAMENDO, FMA], [{"id": "382", "caption": "whose"}])
     assert (joined.ambiguous, joined.changed) == (["382"], 0)

@@ -54,6 +54,8 @@ def test_a_pattern_matches_the_whole_name() -> None:
     names = ["CC BY 4.0", "CC BY-NC 3.0", "CC0 1.0", ""]
     assert [allowed(name, ["CC BY*"]) for name in names] == [True, True, False, False]
     assert [allowed(name, ["CC BY *"]) for name in names] == [True, False, False, False]
+    assert allowed("CC BY", ["CC BY *"])  # published without a version
+    assert not allowed("CC BY-NC", ["CC BY *"])
     assert [allowed(name, ["cc0*", "unknown"]) for name in names] == [False, False, True, True]
     assert all(allowed(name, []) for name in names)
 

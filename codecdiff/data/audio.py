@@ -99,6 +99,12 @@ def track_of(file: Path, name: str, table: Mapping[str, dict[str, Any]]) -> Trac
     return Track(file, name, captions, row)
 
 
+def without_ending(path: str) -> str:
+    """Give a path without the ending of its audio, `.mp3` or `.low.mp3` alike; any other dot is part of its name."""
+    stem, dot, ending = path.rpartition(".")
+    return stem.removesuffix(".low") if dot + ending.lower() in SUFFIXES else path
+
+
 def seconds_of(file: Path | str) -> float:
     """Give how long an audio file says it is, 0 if it cannot be read."""
     try:

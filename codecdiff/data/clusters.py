@@ -39,7 +39,12 @@ class Encoder:
         return {"done": [json.dumps(asdict(self._try(_unpacked(text)))) for text in batch["task"]]}
 
     def _try(self, task: Task) -> Done:
-        """Do a task, unless workers have died of it too often: Ray itself would go on for ever."""
+        """Do a task, unless workers have died of it too often: Ray itself would go on for ever.
+
+        One that is done and comes again, as after the loss of a node, counts as no try.
+        """
+        if self.job.rows_file(task.number).is_file():
+            return run_task(task, self.job, self.codec)
         marks = self.job.draft / "tasks"
         if len(list(marks.glob(f".{task.number:05d}.try-*"))) >= TRIES:
             return Done(task.number, "", {}, {})

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from codecdiff.data.audio import CAPTION_FIELDS, SUFFIXES
+from codecdiff.data.audio import CAPTION_FIELDS, SUFFIXES, without_ending
 from codecdiff.data.faults import Report
 from codecdiff.data.manifests import Recording
 from codecdiff.data.sources import folders, hub
@@ -76,7 +76,7 @@ def spellings(recording: Recording) -> set[str]:
 
 def _path_spellings(recording: Recording) -> set[str]:
     """Give a recording's file with its folders and without, always without its ending."""
-    path = _without_ending(recording.file)
+    path = without_ending(recording.file)
     return {path, PurePosixPath(path).name} if recording.file else set()
 
 
@@ -144,7 +144,7 @@ class _Index:
         """Find an id; one that is a path by as many of its last parts as fit, so that 82/382.mp3 is never FMA's 382."""
         if name in self.ids or not ("/" in name or name.lower().endswith(SUFFIXES)):
             return self.ids.get(name, set())
-        parts = PurePosixPath(_without_ending(name)).parts
+        parts = PurePosixPath(without_ending(name)).parts
         ends = ("/".join(parts[i:]) for i in range(len(parts)))
         return next((self.paths[end] for end in ends if end in self.paths), set())
 
@@ -155,11 +155,6 @@ def _id(value: Any) -> str:
         value = int(value)
     text = "" if value is None else str(value).strip()
     return text.removesuffix(".0") if re.fullmatch(r"\d+\.0", text) else text
-
-
-def _without_ending(name: str) -> str:
-    path = PurePosixPath(name)
-    return (path.parent / path.name.split(".")[0]).as_posix()
 
 
 def _columns(

@@ -110,10 +110,12 @@ def licence_url(name: str) -> str:
 def allowed(licence: str, patterns: Sequence[str]) -> bool:
     """Tell whether a licence's whole short name matches one of the patterns, in either case; any if there are none.
 
-    `*` stands for any letters: "CC BY*" is the whole family, CC BY-NC-ND with it, and "CC BY *" attribution alone.
+    `*` stands for any letters: "CC BY*" is the whole family, CC BY-NC-ND with it, and "CC BY *" attribution alone, of
+    any version or none.
     """
     name = (licence or UNKNOWN).casefold()
-    return not patterns or any(fnmatchcase(name, pattern.casefold()) for pattern in patterns)
+    spellings = (name, f"{name} ")  # the second for a pattern that asks for a version
+    return not patterns or any(fnmatchcase(text, pattern.casefold()) for text in spellings for pattern in patterns)
 
 
 def by_licence(recordings: Iterable[Recording]) -> dict[str, tuple[int, float]]:

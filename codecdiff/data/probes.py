@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import soundfile
 
-from codecdiff.data.audio import BLOCK, SUFFIXES, is_cut
+from codecdiff.data.audio import BLOCK, SUFFIXES, is_cut, without_ending
 from codecdiff.data.faults import Fault, Report, unsafe
 from codecdiff.data.manifests import Recording
 
@@ -83,13 +83,8 @@ def files_in(folder: Path) -> dict[str, str]:
         for name in sorted(names):
             if Path(name).suffix.lower() in SUFFIXES:
                 path = Path(parent, name).relative_to(folder).as_posix()
-                found.setdefault(_without_ending(path), path)
+                found.setdefault(without_ending(path), path)
     return found
-
-
-def _without_ending(path: str) -> str:
-    place = PurePosixPath(path)
-    return (place.parent / place.name.split(".")[0]).as_posix()
 
 
 def look_up(
@@ -112,7 +107,7 @@ def look_up(
     def located(recording: Recording) -> Recording:
         path = recording.file
         there = not unsafe(path) and (audio / path).is_file()
-        return replace(recording, file=path if there else found.get(_without_ending(path), path), present=there)
+        return replace(recording, file=path if there else found.get(without_ending(path), path), present=there)
 
     candidates = [located(recording) if recording.file else recording for recording in recordings]
     files = [audio / c.file for c in candidates if c.file and not unsafe(c.file)]

@@ -23,8 +23,12 @@ INSTRUCTIONS = (
     "them. Answer with the caption alone."
 )
 AGAIN = "An earlier answer could not be used: {fault} Answer with one caption of at most {words} words."
-REFUSAL = re.compile(
-    r"(?i)(i'?m |i am )?(very |so |really )?(sorry|afraid)\b|(i|we) (cannot|can.?t|am unable|won.?t)\b|as an ai\b"
+REFUSAL = re.compile(  # apostrophes are straight, curly or left out
+    r"(?i)(unfortunately,? )?"
+    r"(((i.?m|i am) )?((very|so|really) )?(sorry|afraid)\b"
+    r"|(i.?m|i am|we.?re|we are) (unable|not able)\b"
+    r"|(i|we) (cannot|can.?t|can not|won.?t|apologi[sz]e)\b"
+    r"|as an ai\b)"
 )
 QUOTES = "\"'`“”‘’«» "
 CHARACTERS_PER_TOKEN = 4  # of English, about
