@@ -185,3 +185,14 @@ def test_every_fault_of_a_store_is_named(store: CodeStore, tmp_path: Path) -> No
     assert "format 99" in checked(folder)[1]["", ""]
     with pytest.raises(FileNotFoundError, match="no store of codes"):
         checked(tmp_path)
+
+
+def test_audio_is_tried_without_notes_where_none_can_be_taken(tmp_path: Path) -> None:
+    file = encoded(tmp_path / "a.wav")
+    assert not try_all([file], notes=tmp_path / "none" / "notes.jsonl")[0].wrong
+
+
+def test_two_calls_may_share_their_notes(tmp_path: Path) -> None:
+    file, notes = encoded(tmp_path / "a.wav"), tmp_path / "notes.jsonl"
+    answers = try_all([file], notes=notes, progress=lambda count: notes.unlink())  # the other ended first
+    assert not answers[0].wrong

@@ -56,6 +56,7 @@ def test_a_file_outside_the_audio_folder_is_no_track(tmp_path: Path) -> None:
     names = ["in/a.wav", "../a.wav", "/etc/a.wav", "in/../../a.wav", "C:\\a.wav"]
     manifest = Manifest(tmp_path, [Recording(name, name, True) for name in names])
     assert [track.name for track in manifest.tracks()] == ["in/a.wav"]
+    assert [row["track"] for row in manifest.rows() if row["present"]] == ["in/a.wav"]
 
 
 def test_what_is_no_manifest_is_told(tmp_path: Path) -> None:

@@ -118,9 +118,9 @@ def test_both_tables_of_fma_are_read_and_fill_each_other(tmp_path: Path) -> None
     genres = "\"[{'genre_id': '21', 'genre_title': 'Hip-Hop'}]\""
     raw = write(
         tmp_path / "raw_tracks.csv",
-        RAW,
-        f"3,9,AWOL,{by},\"['new']\",03:57,{genres},Electric Ave,http://f/3",
-        f'155066,4,Ö,{by},[],01:02:03,"{{1, 76}}",Late,http://f/155066',
+        f"{RAW},track_listens",
+        f"3,9,AWOL,{by},\"['new']\",03:57,{genres},Electric Ave,http://f/3,77",
+        f'155066,4,Ö,{by},[],01:02:03,"{{1, 76}}",Late,http://f/155066,5',
     )
     names = write(tmp_path / "genres.csv", "genre_id,#tracks,parent,title,top_level", "76,1,0,Punk,1", "5,2,0,Folk,1")
     found, faults = read("fma", tracks, raw, names)
@@ -143,6 +143,7 @@ def test_both_tables_of_fma_are_read_and_fill_each_other(tmp_path: Path) -> None
         "http://f/3",
         {"tag": ["old"], "genre": ["Hip-Hop"]},
     )
+    assert (avenue.metadata["album.id"], avenue.metadata["track_listens"]) == ("1", "77")
     assert avenue.metadata["licence_url"] == "http://creativecommons.org/licenses/by/4.0/"
     assert (late.file, late.seconds, late.tags) == ("155/155066.mp3", 3723, {"genre": ["Punk"]})
 
@@ -284,7 +285,16 @@ def test_a_data_set_of_the_hub_is_read_with_its_audio(tmp_path: Path) -> None:
     assert [(fault.line, fault.track) for fault in faults] == [(2, "b")]
     for i, recording in enumerate(found):
         assert (tmp_path / "audio" / recording.file).read_bytes() == sound(i)["bytes"]
-        assert "/" not in recording.file
+        assert recording.file.count("/") == 1
+    (tmp_path / "audio" / found[1].file).write_bytes(b"cut")
+    shutil.copytree(tmp_path / "set", tmp_path / "more" / "set")
+    again = [
+        read_source("hf", [str(folder)], faults.append, audio=tmp_path / "audio", columns=columns)
+        for folder in (tmp_path / "set", tmp_path / "more" / "set")
+    ]
+    assert [r.file for r in again[0]] == [r.file for r in found]
+    assert not {r.file for r in again[1]} & {r.file for r in found}
+    assert (tmp_path / "audio" / found[1].file).read_bytes() == sound(1)["bytes"]
     with pytest.raises(ValueError, match=r"no column 'key'\. It has: id, audio"):
         read_source("hf", [str(tmp_path / "set")], faults.append, columns=hub.Columns(tags=["key"]))
     with pytest.raises(FileNotFoundError, match="neither a folder nor a data set"):

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from codecdiff import Codec
+from codecdiff.data.crops import HELD_OUT
 from codecdiff.data.encoding import encode_tracks
 from codecdiff.data.licences import allowed, attribution, licence_name, licence_url
 from codecdiff.data.manifests import Manifest, Recording
-from codecdiff.data.subsets import artist_of, crossing, fraction, kept, split_by_artist
+from codecdiff.data.subsets import artist_of, crossing, fraction, kept, split_by_artist, split_name
 
 NAMES = {
     ("Attribution-NonCommercial-ShareAlike 3.0 International", ""): "CC BY-NC-SA 3.0",
@@ -48,6 +49,12 @@ def test_a_licence_has_one_short_name(title: str, url: str) -> None:
 def test_the_address_of_a_licence_leads_back_to_its_name(name: str) -> None:
     assert licence_name(url=licence_url(name)) == name
     assert not licence_url("Apache 2.0")
+
+
+@pytest.mark.parametrize("name", ["valid", "val", "dev", "Validation", " eval"])
+def test_what_is_held_out_under_another_name_is_held_out(name: str) -> None:
+    assert split_name(name) in HELD_OUT
+    assert [split_name(other) for other in ("training", "fold1", "")] == ["train", "fold1", ""]
 
 
 def test_a_pattern_matches_the_whole_name() -> None:

@@ -152,5 +152,5 @@ class Manifest:
         return ""
 
     def rows(self) -> list[dict[str, Any]]:
-        """Give every recording as a mapping, its `file` a path that can be opened."""
-        return [{**asdict(r), "file": str(self.file_of(r))} for r in self.recordings]
+        """Give every recording as a mapping, its `file` a path that can be opened, and may be if it is `present`."""
+        return [{**asdict(r), "file": str(self.file_of(r)), "present": not self._fault(r)} for r in self.recordings]

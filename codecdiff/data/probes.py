@@ -10,10 +10,10 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 import numpy as np
 import soundfile
@@ -151,7 +151,7 @@ def try_all(
         key = _key(file, depth)
         return key, known.get(key) or _probed(file, depth)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool, notes.open("a") if notes else nullcontext() as stream:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, _opened(notes) as stream:
         try:
             for key, answer in pool.map(tried, files):
                 answers.append(answer)
@@ -162,9 +162,17 @@ def try_all(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    if notes:
-        notes.unlink()
+    if notes and stream:
+        notes.unlink(missing_ok=True)  # another call may have ended before
     return answers
+
+
+def _opened(notes: Path | None) -> AbstractContextManager[TextIO | None]:
+    """Open notes to add to them: none are taken where the folder cannot be written."""
+    try:
+        return notes.open("a") if notes else nullcontext()
+    except OSError:
+        return nullcontext()
 
 
 def _probed(file: Path, depth: Depth) -> Probe:

@@ -11,6 +11,17 @@ from codecdiff.data.licences import allowed
 from codecdiff.data.manifests import Recording
 
 SPLITS = ("train", "validation", "test")
+OTHER_NAMES = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
+OTHER_NAMES |= {"development": "validation", "eval": "test", "evaluation": "test", "testing": "test"}
+
+
+def split_name(published: str) -> str:
+    """Give the name that a published split has here, `valid` that of `validation`; one that is unknown keeps its own.
+
+    What is held out under another name would be trained on.
+    """
+    name = published.strip().casefold()
+    return OTHER_NAMES.get(name, name if name in SPLITS else published)
 
 
 def kept(

@@ -42,7 +42,9 @@ def read(files: Sequence[Path], report: Report) -> list[Recording]:
         fields = _tracks_fields if columns >= TRACKS else _raw_fields
         for number, found in made(rows(file, report), partial(_numbered, seen, fields), report):
             before = tracks.setdefault(number, {})
+            more = {**found["more"], **before.get("more", {})}
             before |= {key: value for key, value in found.items() if not before.get(key)}
+            before["more"] = more
     return [_recording(number, found, genres) for number, found in tracks.items()]
 
 

@@ -12,6 +12,7 @@ from codecdiff.data.audio import Track, track_of, tracks_in
 from codecdiff.data.faults import Fault, Report, unsafe
 from codecdiff.data.licences import licence_name
 from codecdiff.data.manifests import Recording
+from codecdiff.data.subsets import split_name
 from codecdiff.data.tables import ENCODING_MEND, rows
 
 Found = tuple[Path, int, dict[str, Any]]  # a row of metadata, its file and its line
@@ -89,6 +90,7 @@ def _recording(track: Track) -> Recording:
     said = str(metadata.pop("licence", "") or metadata.pop("license", ""))
     licence = licence_name(said, said)
     known: dict[str, Any] = {key: str(metadata.pop(key)) for key in COLUMNS if key in metadata}
+    known |= {"split": split_name(known["split"])} if "split" in known else {}
     known["tags"] = tags_of(metadata.pop("tags", {}))
     metadata |= {"licence_text": said} if said != licence else {}
     return Recording(track.name, track.name, captions=track.captions, licence=licence, metadata=metadata, **known)

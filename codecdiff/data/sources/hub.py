@@ -1,6 +1,6 @@
 """Data sets of the Hugging Face hub, or folders in its formats, through its library `datasets` (`codecdiff[hub-data]`).
 
-Audio stays encoded: files that lie in the audio folder are named, and bytes that a table holds are written there.
+Audio stays encoded, and is written into a folder of the data set's own within the audio folder.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from codecdiff.data.faults import Fault, Report
 from codecdiff.data.licences import licence_name
 from codecdiff.data.manifests import Recording
 from codecdiff.data.sources.folders import tags_of
+from codecdiff.data.subsets import SPLITS, split_name
 from codecdiff.files import replaced
 
-SPLITS = {"valid": "validation", "val": "validation", "dev": "validation", "eval": "test"}  # by other names
 KNOWN = {"artist": ("artist", "artist_name"), "title": ("title", "name"), "licence": ("license", "licence")}
 IDS = ("track", "id", "track_id", "ytid")  # columns that are taken for names of tracks, if --id-column is not given
 
@@ -88,15 +88,16 @@ def read(name: str, audio: Path | None, columns: Columns, report: Report) -> lis
 
     Raises ValueError for columns that it does not have.
     """
-    import datasets
+    splits = load(name)
+    import datasets  # which `load` says how to install
 
     recordings: list[Recording] = []
     seen: set[str] = set()
-    for split, table in load(name).items():
+    for split, table in splits.items():
         sounds = [column for column, feature in table.features.items() if isinstance(feature, datasets.Audio)]
         _check(name, table.column_names, [*columns.captions, *columns.tags, *filter(None, [columns.track])])
         for number, row in enumerate(_plain_rows(table), 1):
-            recording = _recording(name, SPLITS.get(split, split), number, row, columns, sounds)
+            recording = _recording(name, split_name(split), number, row, columns, sounds)
             if recording.track in seen:
                 what = f"'{recording.track}' stands in an earlier row too."
                 field = columns.track or "id"
@@ -128,13 +129,13 @@ def _recording(
     more = {key: value for key, value in row.items() if key not in used and _is_plain(value)}
     return Recording(
         track,
-        file=_file_name(track, row[sounds[0]]) if sounds else "",
+        file=f"{_folder_name(name)}/{_file_name(track, row[sounds[0]])}" if sounds else "",
         tags=tags,
         captions=_texts([row[column] for column in caption_columns]),
         licence=licence_name(known["licence"], known["licence"]),
         artist=known["artist"],
         title=known["title"],
-        split=split if split in ("train", "validation", "test") else "",
+        split=split if split in SPLITS else "",
         source=f"{Path(name).name if Path(name).is_dir() else name}, {track}",
         metadata=more,
     )
@@ -155,24 +156,37 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str | int | float | bool) and value == value
 
 
+def _folder_name(name: str) -> str:
+    """Name the folder of a data set's audio: two data sets whose tracks have the same names share none."""
+    folder = Path(name)
+    return f"{_safe(folder.name)}-{_digest(str(folder.resolve()))}" if folder.is_dir() else _safe(name)
+
+
 def _file_name(track: str, sound: Mapping[str, Any] | None) -> str:
-    """Name a file for a track by letters that are safe, with the ending its audio came with."""
+    """Name a file for a track, with the ending its audio came with."""
     ending = PurePosixPath((sound or {}).get("path") or "").suffix.lower()
-    safe = re.sub(r"[^\w-]+", "_", track)
-    if safe != track:  # another track may be left with the same letters
-        safe += f"-{hashlib.sha256(track.encode()).hexdigest()[:8]}"
-    return f"{safe}{ending if ending in SUFFIXES else '.wav'}"
+    return f"{_safe(track)}{ending if ending in SUFFIXES else '.wav'}"
+
+
+def _safe(name: str) -> str:
+    """Spell a name by letters that are safe, told apart from others that are left with the same letters."""
+    safe = re.sub(r"[^\w-]+", "_", name)
+    return safe if safe == name else f"{safe}-{_digest(name)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _keep(sound: Mapping[str, Any] | None, audio: Path, file: str) -> None:
     """Put the encoded audio of a row into the audio folder, unless it is there: an import that stopped goes on."""
     target = audio / file
-    if not sound or target.exists():
+    if not sound:
         return
     data, path = sound.get("bytes"), Path(sound.get("path") or "")
     if data is None and path.suffix.lower() in SUFFIXES and path.is_file():
         data = path.read_bytes()
-    if data:
-        audio.mkdir(parents=True, exist_ok=True)
+    if data and not (target.is_file() and target.stat().st_size == len(data)):  # of another size, it is of before
+        target.parent.mkdir(parents=True, exist_ok=True)
         with replaced(target) as temporary:
             temporary.write_bytes(data)
