@@ -178,8 +178,8 @@ def encode(
         loudness_of=loudness_of,
     )
     tracks, faults = recordings_of(audio)
-    place = chosen_device(device)
-    run = engine_named(engine, device or place.type, workers)
+    run = engine_named(engine, device, workers)
+    place = chosen_device(device if engine == "local" else "")  # a cluster's GPUs are no devices of this machine
     model = build("codecs", chosen("codecs", codec, options or [])).to(place)
     with ticker("Preparing" if model.is_fitted else f"Fitting the {codec} codec") as tell:
         store, skipped = encode_tracks(
@@ -207,11 +207,14 @@ def _told(store: CodeStore, count: int) -> str:
 
 
 def engine_named(name: str, device: str, workers: int | None) -> Engine:
-    """Give the engine of `encode` by name. Raises LookupError, and ImportError if its library is not installed."""
+    """Give the engine of `encode` by name, to work on a device, or on GPUs if it has any and none is named.
+
+    Raises LookupError, and ImportError if its library is not installed.
+    """
     if name == "local":
         from codecdiff.data.workers import local
 
-        return local(device, workers)
+        return local(device or chosen_device("").type, workers)
     if name == "ray":
         from codecdiff.data.clusters import on_ray
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from codecdiff.data.audio import BadAudio, Track, stream_audio
 from codecdiff.data.store import fingerprint
-from codecdiff.files import checksum, replace_text, replaced
+from codecdiff.files import alone, checksum, replace_text, replaced
 from codecdiff.interfaces import Embedder, device_of
 
 FORMAT = 1
@@ -179,9 +179,18 @@ def embed_tracks(
     """Embed the tracks that are not yet in the folder, and give it with a sentence for every file that was skipped.
 
     `spec` is the embedder's configuration; `progress` is called with the number of tracks done. What was heard is
-    kept when the run ends early: calling it again goes on. Raises ValueError if another embedder made the folder.
+    kept when the run ends early: calling it again goes on. Raises ValueError if another embedder made the folder, and
+    OSError while another process writes there.
     """
-    embeddings = open_embeddings(folder, embedder, spec)
+    with alone(Path(folder)):
+        embeddings = open_embeddings(folder, embedder, spec)
+        return embeddings, _embed_rest(tracks, embeddings, embedder, progress)
+
+
+def _embed_rest(
+    tracks: Sequence[Track], embeddings: Embeddings, embedder: Embedder, progress: Callable[[int], None]
+) -> list[str]:
+    """Embed what is not yet there; give a sentence for every file that was skipped."""
     skipped: list[str] = []
     held: list[dict[str, Any]] = []
     saved = time.monotonic()
@@ -199,7 +208,7 @@ def embed_tracks(
     finally:
         if held:
             embeddings.append(held)
-    return embeddings, skipped
+    return skipped
 
 
 def _row(track: Track, embedder: Embedder) -> dict[str, Any]:

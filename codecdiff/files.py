@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -29,6 +30,31 @@ def replaced(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def claim(descriptor: int, path: Path | str) -> None:
+    """Hold an open file or folder against other processes until it is closed; in vain on a file system without locks.
+
+    Raises OSError if another process holds it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise OSError(f"'{path}' is being written by another run. Wait for it, or name another.") from error
+    except OSError:
+        return
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder, made where there is none, against other processes. Raises OSError as `claim` does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        claim(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def require_writable(folder: Path | str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -10,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self
+
+from codecdiff.files import claim
 
 
 class Journal:
@@ -29,7 +30,7 @@ class Journal:
         self._stream = self.file.open("a+b", buffering=0)
         self._lock, self._synced = Lock(), 0.0
         try:
-            self._claim()
+            claim(self._stream.fileno(), self.file)
             self._mend()
         except BaseException:
             self._stream.close()
@@ -70,14 +71,6 @@ class Journal:
             if not self._stream.seek(0, os.SEEK_END):
                 self.file.unlink(missing_ok=True)
             self._stream.close()
-
-    def _claim(self) -> None:
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OSError(f"'{self.file}' is being written by another run. Wait for it, or name another.") from error
-        except OSError:  # a file system without locks
-            return
 
     def _mend(self) -> None:
         """Check every line; cut off the last if it was torn, and end it if it only lacks that."""

@@ -16,6 +16,7 @@ from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio, strea
 from codecdiff.data.store import fingerprint
 from codecdiff.embedders import CodecEmbedder, LogMel, Windowed
 from codecdiff.embeddings import Embeddings, embed_blocks, embed_file, embed_tracks, open_embeddings
+from codecdiff.files import alone
 from codecdiff.metrics import window_features
 from codecdiff.testing import check_embedder
 
@@ -266,6 +267,12 @@ def test_a_file_that_changed_is_heard_again_and_one_that_moved_is_not(
     assert torch.equal(new["0.wav"], embed_file(folder / "0.wav", logmel))
     assert not torch.equal(new["0.wav"], old["0.wav"])
     assert len(list(Embeddings(tmp_path / "e").vectors())) == 2
+
+
+def test_one_process_writes_at_a_time(tmp_path: Path, logmel: LogMel, music: Path) -> None:
+    with alone(tmp_path / "e"), pytest.raises(OSError, match=r"e' is being written by another run"):
+        embed_tracks(find_tracks(music), tmp_path / "e", logmel, SPEC)
+    assert len(embed_tracks(find_tracks(music), tmp_path / "e", logmel, SPEC)[0]) == len(find_tracks(music))
 
 
 def test_embeddings_of_another_embedder_are_refused(tmp_path: Path, logmel: LogMel, music: Path) -> None:

@@ -244,6 +244,16 @@ def test_what_was_interrupted_goes_on(
     assert [file.name for file in tmp_path.iterdir()] == ["store"]
 
 
+def test_a_draft_that_another_began_is_never_deleted(
+    begun: tuple[Job, list[Task]], dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"rules": CUT, "minutes": SHORT, "engine": stopping(0)}
+    for folder, stays in ((tmp_path / "store", True), (tmp_path / "own", False)):
+        with pytest.raises(KeyboardInterrupt):
+            encode_tracks(find_tracks(music), folder, dac, spec, **options)
+        assert draft_of(folder).exists() == stays
+
+
 @pytest.fixture
 def begun(dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path) -> tuple[Job, list[Task]]:
     options: dict[str, Any] = {"target": "codes", "rules": CUT, "minutes": SHORT, "seed": 0}
@@ -539,6 +549,8 @@ def test_an_actor_gives_up_a_task_that_its_like_died_of(
 
     done = told(tasks[0])
     assert Done(**done) == run_task(tasks[0], job, dac)
+    assert told(tasks[0]) == done
+    assert len(list(job.draft.glob("tasks/.00000.try-*"))) == 1  # what is done is not tried
     for number in range(TRIES):  # each of which is killed
         (job.draft / "tasks" / f".00001.try-{number}").touch()
     assert told(tasks[1])["shard"] == ""

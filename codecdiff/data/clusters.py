@@ -63,8 +63,10 @@ def _unpacked(text: str) -> Task:
     return Task(task["number"], tuple(tracks), task["seconds"])
 
 
-def on_ray(device: str, workers: int | None = None) -> Engine:
+def on_ray(device: str = "", workers: int | None = None) -> Engine:
     """Give the engine of a cluster, with at most so many actors: unless told otherwise, one per core or GPU it has.
+
+    Without a device they use the cluster's GPUs, if it has any, whatever there is where this runs.
 
     Raises ImportError if Ray is not installed.
     """
@@ -92,8 +94,10 @@ def in_actors(tasks: Sequence[Task], job: Job, device: str, workers: int | None)
     for mark in job.draft.glob("tasks/.*.try-*"):  # of an earlier run
         mark.unlink()
     _connect()
+    has = ray.cluster_resources()
+    device = device or ("cuda" if has.get("GPU") else "cpu")
     gpus = 0 if device == "cpu" else 1
-    most = min(len(tasks), workers or max(1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1))))
+    most = min(len(tasks), workers or max(1, int(has.get("GPU" if gpus else "CPU", 1))))
     rows = ray.data.from_items([{"task": _packed(task)} for task in tasks], override_num_blocks=len(tasks))
     done = rows.map_batches(
         Encoder,  # pyright: ignore[reportArgumentType] - a class whose instances are functions

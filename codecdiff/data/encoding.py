@@ -41,6 +41,7 @@ from codecdiff.codecs import in_pieces
 from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio, seconds_of
 from codecdiff.data.segments import Segment, Segmentation, segments
 from codecdiff.data.store import FORMAT, SCHEMA, CodeStore, Target, fingerprint, load_state
+from codecdiff.data.subsets import split_name
 from codecdiff.files import checksum, replace_text, replaced
 from codecdiff.interfaces import Codec, device_of
 
@@ -285,7 +286,7 @@ class Source:
             "metadata": json.dumps(dict(metadata), ensure_ascii=False),
             "licence": str(metadata.get("licence") or metadata.get("license") or ""),
             "source": str(metadata.get("source") or ""),
-            "split": str(metadata.get("split") or ""),
+            "split": split_name(str(metadata.get("split") or "")),
             "checksum": self.checksum,
             "bytes": self.track.file.stat().st_size,
         }
@@ -459,6 +460,7 @@ def encode_tracks(
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"'{folder}' exists and is no store of codes. Choose another folder for the store.")
+    mine = not (draft_of(folder) / "plan.json").is_file()
     job, tasks = begin(tracks, folder, codec, spec, target=target, rules=rules, minutes=minutes, seed=seed)
     done = {task.number for task in tasks if job.rows_file(task.number).is_file()}
     tally = Tally(tasks, done)
@@ -473,15 +475,18 @@ def encode_tracks(
             tell(result.number, len(tasks[result.number].tracks))
         skipped = publish(job, len(tasks), folder)
     except BaseException as error:
-        if isinstance(error, BadAudio) or not _worth_keeping(job, folder):
+        if isinstance(error, BadAudio) or _is_useless(job, folder, mine):
             shutil.rmtree(job.draft, ignore_errors=True)
         raise
     return CodeStore(folder), list(skipped.values())
 
 
-def _worth_keeping(job: Job, folder: Path) -> bool:
-    """Tell whether a draft holds anything done that is not in the store already, by another job that made it too."""
-    return any(job.draft.glob("tasks/[0-9]*")) and not (folder / "header.json").is_file()
+def _is_useless(job: Job, folder: Path, mine: bool) -> bool:
+    """Tell whether a draft holds nothing done that is not in the store already, by another job that made it too.
+
+    Without anything done it is so for the job that began it alone: another may be at work in it.
+    """
+    return (folder / "header.json").is_file() or (mine and not any(job.draft.glob("tasks/[0-9]*")))
 
 
 def publish(job: Job, count: int, folder: Path) -> dict[str, str]:
