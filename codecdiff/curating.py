@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from codecdiff import collecting
-from codecdiff.files import require_writable
+from codecdiff.files import replace_text, require_writable
 from codecdiff.terminal import chosen_device, err, out, progress
 
 FAULTS_SHOWN = 5
@@ -82,9 +82,10 @@ def rank(
 ) -> None:
     """Keep the tracks that are most like those of another collection."""
     from codecdiff import config, ranking
+    from codecdiff.data.licences import attribution
     from codecdiff.data.manifests import Manifest
 
-    ranking.check_output(output)
+    ranking.check_output(output, [like, of, *([compare] if compare else [])])
     require_writable(output.parent)
     theirs = ranking.read_likelihoods(compare) if compare else {}
     target, candidates = Manifest.read(like), Manifest.read(of)
@@ -97,8 +98,10 @@ def rank(
     for line in skipped:
         err.print(f"Skipped: {line}", style="yellow", soft_wrap=True)
     result.write(output)
-    kept, report = output.with_name(f"{output.stem}-kept.parquet"), output.with_suffix(".html")
-    ranking.kept_manifest(result, candidates).write(kept)
+    kept, report = ranking.kept_file(output), output.with_suffix(".html")
+    chosen = ranking.kept_manifest(result, candidates)
+    chosen.write(kept)
+    replace_text(collecting.beside(kept, ".attribution.md"), attribution(chosen.recordings))
     ranking.write_report(report, result, candidates)
     if compare:
         agreement = ranking.compare(result, candidates, theirs)

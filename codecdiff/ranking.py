@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.csv
@@ -200,10 +201,22 @@ def kept_manifest(ranking: Ranking, of: Manifest) -> Manifest:
     return Manifest(of.audio, [told(row) for row in ranking.kept], {**of.facts, "ranking": dict(ranking.facts)})
 
 
-def check_output(file: Path) -> None:
-    """Raise ValueError or FileExistsError unless a ranking can be written here: a new file, or over a ranking."""
+def kept_file(file: Path) -> Path:
+    """Name the manifest of what is kept, beside a ranking."""
+    return file.with_name(f"{file.stem}-kept.parquet")
+
+
+def check_output(file: Path, inputs: Sequence[Path] = ()) -> None:
+    """Raise ValueError or FileExistsError unless a ranking can be written here: a new file, or over a ranking.
+
+    Neither it nor what is written beside it may be one of the inputs.
+    """
     if file.suffix != ".parquet":
         raise ValueError(f"'{file}' is no name for a ranking: let it end in .parquet.")
+    written = {path.resolve() for path in (file, file.with_suffix(".csv"), file.with_suffix(".html"), kept_file(file))}
+    for path in inputs:
+        if path.resolve() in written:
+            raise ValueError(f"'{path}' is read, and would be written over by '{file}'. Choose another name for that.")
     if not file.exists():
         return
     try:
@@ -356,7 +369,7 @@ def _examples(rows: Sequence[Ranked], recordings: Mapping[str, Recording], of: M
 
     def shown(row: Ranked) -> str:
         recording = recordings[row.track]
-        link = html.escape(Path(os.path.relpath(of.file_of(recording), folder)).as_posix())
+        link = html.escape(quote(Path(os.path.relpath(of.file_of(recording), folder)).as_posix()))
         about = " · ".join(
             filter(None, (recording.title, recording.artist, *chain.from_iterable(recording.tags.values())))
         )

@@ -7,17 +7,35 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unicodedata import category
 
 from rich.console import Console
+from rich.text import Text
 
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
     import torch
 
-out = Console(markup=False, emoji=False, highlight=False)
-err = Console(markup=False, emoji=False, highlight=False, stderr=True)
+UNSEEN = ("Cc", "Cf", "Cs")  # categories of Unicode: control, format, half of a letter
+
+
+def plain(text: str) -> str:
+    """Give text without what would steer the terminal: tags, names and titles come from anywhere."""
+    return "".join("\ufffd" if category(letter) in UNSEEN and letter not in "\n\t" else letter for letter in text)
+
+
+class Screen(Console):
+    """A console on which all text is plain, that of tables as well."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Make text that can be shown."""
+        return super().render_str(plain(text), **options)
+
+
+out = Screen(markup=False, emoji=False, highlight=False)
+err = Screen(markup=False, emoji=False, highlight=False, stderr=True)
 
 
 def numbered(file: Path, count: int) -> list[Path]:

@@ -73,3 +73,12 @@ def test_nothing_is_written_over_and_nothing_is_left_half(folder: Path) -> None:
     assert "ends in .parquet" in run("filter all.parquet -o x.csv", code=1).stderr
     assert "none, ends and full" in run("check all.parquet --probe half", code=1).stderr
     assert not list(folder.glob("x.*"))
+
+
+def test_names_that_others_chose_cannot_steer_the_terminal(folder: Path) -> None:
+    rows = [{"file_name": "0.wav", "license": "free \x1b[2J\x1b]0;mine\x07", "tags": ["\x9b31m", "rock"]}]
+    (folder / "music" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    shown = run("import folder music -o all.parquet").output + run("stats all.parquet").output
+    assert "free \ufffd[2J" in shown
+    assert "\ufffd31m" in shown
+    assert not {"\x1b", "\x9b", "\x07"} & set(shown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -234,7 +235,9 @@ def test_the_command_ranks_and_goes_on(
     with (tmp_path / "ranked.csv").open() as stream:
         assert [row["track"] for row in csv.DictReader(stream)] == [row["track"] for row in rows]
     assert {r.track for r in Manifest.read(tmp_path / "ranked-kept.parquet").recordings} == {"1", "3"}
-    again = run(cli.app, [*words, "--compare", str(tmp_path / "ranked.csv")])
+    assert "# Attribution" in (tmp_path / "ranked-kept.attribution.md").read_text()
+    shutil.copy(tmp_path / "ranked.csv", tmp_path / "theirs.csv")
+    again = run(cli.app, [*words, "--compare", str(tmp_path / "theirs.csv")])
     assert "Spearman 1.0000" in again.output
     assert "5 tracks matched" in again.output.replace("\n", " ")
     assert len(heard) == 18
@@ -242,7 +245,12 @@ def test_the_command_ranks_and_goes_on(
     assert run(cli.app, [*words, *elsewhere]).exit_code == 0
     assert (tmp_path / "new" / "r-kept.parquet").is_file()
     assert len(heard) == 18
-    refused = run(cli.app, [*words, "-o", str(tmp_path / "of.parquet")])
+    for own in (["--compare", "ranked.csv"], ["--of", "ranked-kept.parquet"], ["--like", "ranked-kept.parquet"]):
+        refused = run(cli.app, [*words, own[0], str(tmp_path / own[1])])
+        assert refused.exit_code == 1
+        assert "would be written over" in refused.output.replace("\n", " ")
+    (tmp_path / "mine.parquet").write_text("mine")
+    refused = run(cli.app, [*words, "-o", str(tmp_path / "mine.parquet")])
     assert refused.exit_code == 1
     assert "exists and is no ranking" in refused.output.replace("\n", " ")
     assert "let it end in .parquet" in run(cli.app, [*words, "-o", "ranked.csv"]).output
