@@ -13,6 +13,7 @@ import numpy as np
 from codecdiff import config, hub, registry
 from codecdiff.data.manifests import Manifest, Recording
 from codecdiff.data.store import CodeStore
+from codecdiff.data.subsets import crossing, split_name
 from codecdiff.data.usage import codebooks, entry_moments, latents, projection_moments, usage
 from codecdiff.interfaces import Codec
 
@@ -112,7 +113,7 @@ def _recording(store: CodeStore, indices: Sequence[int]) -> Recording:
         captions=row["captions"],
         licence=row["licence"],
         artist=str(metadata.get("artist") or ""),
-        split=str(metadata.get("split") or ""),
+        split=split_name(str(metadata.get("split") or "")),
     )
 
 
@@ -205,14 +206,10 @@ def _caption_figures(recordings: Sequence[Recording]) -> dict[str, Any]:
 
 
 def _artist_figures(recordings: Sequence[Recording], top: int) -> dict[str, Any]:
-    splits: dict[str, set[str]] = defaultdict(set)
-    for recording in recordings:
-        if recording.artist and recording.split:
-            splits[recording.artist].add(recording.split)
     known = grouped((r.artist, r) for r in recordings if r.artist)
     return {
         "distinct": len(known),
         "without": sum(not r.artist for r in recordings),
-        "in_several_splits": sum(len(names) > 1 for names in splits.values()),
+        "in_several_splits": len(crossing(recordings)),
         "most": known[:top],
     }
