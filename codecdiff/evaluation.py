@@ -20,10 +20,11 @@ import torch
 from codecdiff import config, controls, hub
 from codecdiff.data.audio import Track
 from codecdiff.data.prompts import Asked, prompt_of
-from codecdiff.embedded import Embedded, Statistics, require_alike
+from codecdiff.embedded import Embedded, Statistics, recording_of, require_alike, start_of
 from codecdiff.embedders import CodecEmbedder, Windowed
 from codecdiff.interfaces import Embedder
-from codecdiff.listeners import Cutting, Listener, recording_of, start_of
+from codecdiff.listeners import Cutting, Listener
+from codecdiff.measures import split_half
 from codecdiff.pipeline import Pipeline
 from codecdiff.protocols import Hearing, prompts_hash
 from codecdiff.renditions import Rendition, completed, cut_sources, generated, reconstructed, render
@@ -37,7 +38,6 @@ Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 NO_REFERENCE = NotMeasured("It compares clips with what was asked of them, not with a reference.")
 NO_MODEL = NotMeasured("No model was named, so there is no codec and no stage.")
 ONLY_STATISTICS = NotMeasured("Of the reference only statistics are known.")
-LEAST_RECORDINGS = 4  # of which halves tell something
 
 
 @dataclass(frozen=True)
@@ -221,22 +221,6 @@ def evaluate(
     return Evaluated(report, faults, left_out)
 
 
-def halves(reference: Embedded, seed: int) -> tuple[Embedded, Embedded]:
-    """Divide the recordings of a reference at random in two sets of about as many clips; no recording is in both.
-
-    Raises ValueError for fewer than 4 recordings.
-    """
-    clips: dict[str, list[int]] = {}
-    for number, clip in enumerate(reference.names):
-        clips.setdefault(recording_of(clip), []).append(number)
-    if len(clips) < LEAST_RECORDINGS:
-        raise ValueError(f"Halves of {len(clips)} recordings tell nothing: take at least {LEAST_RECORDINGS}.")
-    recordings, sides = list(clips.values()), ([], [])
-    for i in torch.randperm(len(recordings), generator=torch.Generator().manual_seed(seed)).tolist():
-        min(sides, key=len).extend(recordings[i])
-    return reference.select(sorted(sides[0])), reference.select(sorted(sides[1]))
-
-
 def _able(
     judges: Sequence[Judge], reference: Reference, place: Place
 ) -> tuple[list[tuple[Judge, Listener]], list[str]]:
@@ -347,7 +331,7 @@ def _measured(score: str, embedder: Embedder, reference: Embedded | Statistics, 
 def _split_half(score: str, reference: Embedded | Statistics, seed: int) -> Score | NotMeasured:
     if isinstance(reference, Statistics):
         return ONLY_STATISTICS
-    return _attempt(lambda known: COMPARISONS[score](*halves(known, seed), seed=seed), reference)
+    return _attempt(lambda known: split_half(partial(COMPARISONS[score], seed=seed), known, seed=seed), reference)
 
 
 def _attempt(measure: Callable[[Any], Score], given: Any) -> Score | NotMeasured:
@@ -382,7 +366,7 @@ def _adherence(
         for what, measure in controls.readings(place.cutting, place.cache, reference.tracks, seed).items()
     }
     if isinstance(known, Embedded):
-        measures["instruments"] = (lambda judged: controls.instruments(judged, halves(known, seed), seed=seed), heard)
+        measures["instruments"] = (lambda judged: controls.instruments(judged, known.halves(seed), seed=seed), heard)
     results, left_out = [], []
     for what, (measure, given) in measures.items():
         found = _attempt(measure, given.judged)

@@ -139,6 +139,17 @@ def test_a_score_of_tempo_stands_between_chance_and_ceiling():
     assert score.warnings == ()
 
 
+def test_a_recording_counts_once_however_many_clips_are_cut_of_it():
+    read, asked = [60.0, 90.0] * 6, [60.0] * 12
+    once = heard(read)
+    names = [f"{i}" + (f"#t={k}.000" if k else "") for i in range(12) for k in range(3)]
+    thrice = Reading(HEARING, names, once.values.repeat_interleave(3), names)
+    scores = tempo_score(once, asked), tempo_score(thrice, [60.0] * 36)
+    assert scores[0].value == scores[1].value == 0.5
+    assert scores[0].interval == scores[1].interval
+    assert scores[1].interval.over == "12 judged recordings"
+
+
 def test_only_clips_of_which_something_was_asked_count():
     asked: list[int | None] = [None, 3, 15, None, 3, 4]
     score = key_score(heard([0, 3, 3, 1, 3, 4]), asked, rule="mirex", resamples=10)

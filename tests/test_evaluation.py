@@ -18,15 +18,15 @@ import torch
 from small import RATE, tone, write_music
 from typer.testing import CliRunner
 
-from codecdiff import cli, config, controls, evaluation, listeners
+from codecdiff import cli, config, controls, listeners
 from codecdiff.cards import add_scores, write_card
 from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio
 from codecdiff.data.manifests import Manifest, Recording
 from codecdiff.data.prompts import Asked, drawn, prompt_of, read_prompts
-from codecdiff.embedded import Embedded
+from codecdiff.embedded import Embedded, recording_of, start_of
 from codecdiff.embedders import LogMel
 from codecdiff.interfaces import prompt_fields
-from codecdiff.listeners import Cutting, Listener, recording_of, start_of
+from codecdiff.listeners import Cutting, Listener
 from codecdiff.pipeline import Pipeline
 from codecdiff.protocols import Hearing
 from codecdiff.renditions import completed, cut_sources, generated, reconstructed, render
@@ -223,12 +223,12 @@ def test_no_recording_is_in_both_halves() -> None:
     names = [f"{i}.wav" + ("" if not k else f"#t={k}.000") for i in range(5) for k in range(i + 1)]
     digests, vectors = [f"{i:032x}" for i in range(len(names))], torch.randn(len(names), 3)
     reference = Embedded(hearing, names, digests, vectors, torch.ones(len(names), dtype=torch.long))
-    one, other = evaluation.halves(reference, 0)
+    one, other = reference.halves(0)
     sides = [{recording_of(name) for name in half.names} for half in (one, other)]
     assert not sides[0] & sides[1]
     assert sorted([*one.names, *other.names]) == sorted(names)
     with pytest.raises(ValueError, match="Halves of 3 recordings"):
-        evaluation.halves(reference.select(range(6)), 0)
+        reference.select(range(6)).halves(0)
 
 
 # What a model makes.
