@@ -22,7 +22,7 @@ from torch import Tensor
 from codecdiff.embedded import Embedded, by_recording
 from codecdiff.interfaces import Prompt
 from codecdiff.metrics import Estimate, Probe, balanced_accuracy, bootstrap_recordings, shuffled
-from codecdiff.protocols import Hearing, Protocol, prompts_hash
+from codecdiff.protocols import Hearing, Protocol, digest_of, prompts_hash
 from codecdiff.scores import RESAMPLES, Interval, Score, share
 
 SAMPLE_RATE = 22_050  # Hz, at which tempo and key are read
@@ -56,7 +56,8 @@ class Reading:
 def estimate_tempo(audio: Tensor) -> float:
     """(t,) audio at 22,050 Hz -> beats per minute, NaN for silence.
 
-    The autocorrelation of onset strength over the whole clip, with a prior around 120 (librosa.feature.tempo).
+    The peak of the autocorrelation of onset strength in windows of 8 s, averaged over the clip, with a prior around 120
+    (librosa.feature.tempo).
     """
     if not _is_heard(audio):
         return math.nan
@@ -222,10 +223,16 @@ def instrument_score(
         clips=len(read),
         windows=len(judged.vectors),
         prompts=prompts_hash(judged.prompts),
-        options={"instruments": names},
+        options={"instruments": names, "probes": _digest(probes)},
         seeds={**judged.seeds, "interval": seed},
     )
     return _compared("instruments", statistic, read, wanted, clips, facts, best, resamples, seed)
+
+
+def _digest(probes: Mapping[str, Probe]) -> str:
+    """Give a hash of what probes learned, 16 digits: taught by others' music, they would hear otherwise."""
+    tensors = [tensor.contiguous().numpy().tobytes() for probe in probes.values() for tensor in probe]
+    return digest_of(b"".join(tensors))[:16]
 
 
 def _instruments(

@@ -21,7 +21,7 @@ from codecdiff.adherence import SAMPLE_RATE, Reading
 from codecdiff.data.audio import BadAudio, Track, seconds_of, stream_audio
 from codecdiff.data.prompts import prompt_of
 from codecdiff.embedded import Embedded, embed, recording_of
-from codecdiff.files import checksum, replace_text
+from codecdiff.files import remembered_checksum, replace_text
 from codecdiff.interfaces import Embedder
 from codecdiff.protocols import AS_IT_IS, Hearing, digest_of
 
@@ -189,5 +189,5 @@ def _embedded(embedder: Embedder, hearing: Hearing, clips: _Readable) -> Embedde
 
 def _key(hearing: Hearing, tracks: Sequence[Track]) -> str:
     """Give the hash of all that what is heard in these recordings follows from."""
-    files = [[track.name, checksum(track.file)] for track in tracks if track.file.is_file()]
+    files = [[track.name, remembered_checksum(track.file)] for track in tracks if track.file.is_file()]
     return digest_of(json.dumps([__version__, asdict(hearing), files], sort_keys=True).encode())[:20]

@@ -198,7 +198,9 @@ def test_instruments_asked_for_are_found_and_others_are_not():
     assert score.chance.value == pytest.approx(0.5, abs=0.03)
     assert score.ceiling is not None
     assert score.ceiling.value > 0.95
-    assert score.protocol.options == {"instruments": ["flute", "harp", "tuba"]}
+    assert score.protocol.options["instruments"] == ["flute", "harp", "tuba"]
+    elsewhere = instrument_score(fit_instruments(*band(80, 4)), judged, asked, resamples=30)
+    assert [line.split(":")[0] for line in score.protocol.differences(elsewhere.protocol)] == ["options.probes"]
     wrong = instrument_score(probes, band(40, 3)[0], asked, resamples=30)
     assert wrong.value == pytest.approx(0.5, abs=0.12)
     assert wrong.warnings[0].startswith("No better than chance")
@@ -211,7 +213,7 @@ def test_an_instrument_is_judged_by_balanced_accuracy_among_clips_of_which_somet
     score = instrument_score(probes, judged, asked, resamples=10)
     assert score.protocol.clips == 25
     assert score.value == 1  # tuba was asked of all, so that it tells nothing and is left out
-    assert score.protocol.options == {"instruments": ["flute", "harp"]}
+    assert score.protocol.options["instruments"] == ["flute", "harp"]
     with pytest.raises(ValueError, match="asked of all clips or of none"):
         instrument_score(probes, judged, [{"tuba"}] * 30)
 

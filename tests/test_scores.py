@@ -30,7 +30,7 @@ from codecdiff.measures import (
     split_half,
 )
 from codecdiff.metrics import bootstrap, frechet_distance, window_features
-from codecdiff.protocols import Hearing, Protocol, digest_of, identity, prompts_hash
+from codecdiff.protocols import Hearing, Protocol, digest_of, identity, locations, prompts_hash
 from codecdiff.reports import Context, NotMeasured, Report, Result
 from codecdiff.scores import Score, Unlike
 
@@ -342,6 +342,21 @@ def test_the_weights_of_a_judge_are_in_its_protocol():
 
     one, other = (Hearing.of(Learned(), {"name": "learned"}, clip_seconds=5.0) for _ in range(2))
     assert one.weights != other.weights != ""
+
+
+def test_the_same_weights_from_another_place_are_the_same_judge():
+    class Learned(LogMel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 2)
+
+    judge = Learned()
+    here = {"name": "learned", "model": "laion/clap", "revision": "abc", "layer": 3, "part": {"weights": "a.pth"}}
+    there = {**here, "model": "/home/someone/clap", "revision": None, "part": {"weights": "/tmp/b.pth"}}
+    one, other = (Hearing.of(judge, spec, clip_seconds=5.0) for spec in (here, there))
+    assert one == other
+    assert one.embedder == {"name": "learned", "layer": 3, "part": {}}
+    assert locations(there) == {"model": "clap", "part.weights": "b.pth"}
 
 
 def test_a_hash_of_prompts_minds_what_was_asked_and_how_often_but_no_order():
