@@ -19,10 +19,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from codecdiff.embedded import Embedded
+from codecdiff.embedded import Embedded, by_recording
 from codecdiff.interfaces import Prompt
-from codecdiff.metrics import Estimate, Probe, balanced_accuracy, bootstrap, shuffled
-from codecdiff.protocols import Hearing, Protocol, prompts_hash
+from codecdiff.metrics import Estimate, Probe, balanced_accuracy, bootstrap_recordings, shuffled
+from codecdiff.protocols import Hearing, Protocol, digest_of, prompts_hash
 from codecdiff.scores import RESAMPLES, Interval, Score, share
 
 SAMPLE_RATE = 22_050  # Hz, at which tempo and key are read
@@ -56,7 +56,8 @@ class Reading:
 def estimate_tempo(audio: Tensor) -> float:
     """(t,) audio at 22,050 Hz -> beats per minute, NaN for silence.
 
-    The autocorrelation of onset strength over the whole clip, with a prior around 120 (librosa.feature.tempo).
+    The peak of the autocorrelation of onset strength in windows of 8 s, averaged over the clip, with a prior around 120
+    (librosa.feature.tempo).
     """
     if not _is_heard(audio):
         return math.nan
@@ -205,7 +206,7 @@ def instrument_score(
 
     `asked` names the instruments of each clip, all of them; None where nobody said. `ceiling`: of real clips.
     """
-    read, wanted, _ = _instruments(probes, judged, asked)
+    read, wanted, clips = _instruments(probes, judged, asked)
     mixed = [i for i, column in enumerate(wanted.T) if 0 < column.sum() < len(column)]
     if not mixed:
         raise ValueError("Every instrument is asked of all clips or of none, so nothing can be told. Vary the prompts.")
@@ -215,28 +216,38 @@ def instrument_score(
 
     best = None
     if ceiling is not None:
-        best = _estimate(statistic, *_instruments(probes, *ceiling)[:2], resamples, seed)
+        best = _estimate(statistic, *_instruments(probes, *ceiling), resamples, seed)
     names = [list(probes)[i] for i in mixed]
     facts = Protocol(
         judged.hearing,
         clips=len(read),
         windows=len(judged.vectors),
         prompts=prompts_hash(judged.prompts),
-        options={"instruments": names},
+        options={"instruments": names, "probes": _digest(probes)},
         seeds={**judged.seeds, "interval": seed},
     )
-    return _compared("instruments", statistic, read, wanted, facts, best, resamples, seed)
+    return _compared("instruments", statistic, read, wanted, clips, facts, best, resamples, seed)
+
+
+def _digest(probes: Mapping[str, Probe]) -> str:
+    """Give a hash of what probes learned, 16 digits: taught by others' music, they would hear otherwise."""
+    tensors = [tensor.contiguous().numpy().tobytes() for probe in probes.values() for tensor in probe]
+    return digest_of(b"".join(tensors))[:16]
 
 
 def _instruments(
     probes: Mapping[str, Probe], judged: Embedded, asked: Sequence[Collection[str] | None]
-) -> tuple[Tensor, Tensor, list[int]]:
-    """What probes hear and what was asked, (n, instruments) 0 or 1 each, of the clips of which something was asked."""
+) -> tuple[Tensor, Tensor, Sequence[str]]:
+    """What probes hear and what was asked, (n, instruments) 0 or 1 each, of the clips of which something was asked.
+
+    The names of these clips come third.
+    """
     known = _known(asked, len(judged))
-    grid = judged.select(known).grid()
+    told = judged.select(known)
+    grid = told.grid()
     read = torch.stack([probe.predict(grid) for probe in probes.values()], 1)
     wanted = torch.tensor([[name in (asked[i] or ()) for name in probes] for i in known]).long()
-    return read, wanted, known
+    return read, wanted, told.names
 
 
 def _read(
@@ -267,21 +278,22 @@ def _agreement_score(
     def statistic(read: Tensor, wanted: Tensor) -> float:
         return float(agree(read, wanted).mean())
 
-    def facts_of(reading: Reading, asked: Sequence[float | None]) -> tuple[Tensor, Tensor, list[int]]:
+    def facts_of(reading: Reading, asked: Sequence[float | None]) -> tuple[Tensor, Tensor, list[str]]:
         known = _known(asked, len(reading))
-        return reading.values[known], torch.tensor([asked[i] for i in known], dtype=torch.float64), known
+        wanted = torch.tensor([asked[i] for i in known], dtype=torch.float64)
+        return reading.values[known], wanted, [reading.names[i] for i in known]
 
-    read, wanted, known = facts_of(reading, asked)
-    best = None if ceiling is None else _estimate(statistic, *facts_of(*ceiling)[:2], resamples, seed)
-    per_clip = dict(zip([reading.names[i] for i in known], agree(read, wanted).tolist(), strict=True))
+    read, wanted, clips = facts_of(reading, asked)
+    best = None if ceiling is None else _estimate(statistic, *facts_of(*ceiling), resamples, seed)
+    per_clip = dict(zip(clips, agree(read, wanted).tolist(), strict=True))
     protocol = Protocol(
         reading.hearing,
-        clips=len(known),
-        windows=len(known),
+        clips=len(clips),
+        windows=len(clips),
         prompts=prompts_hash(reading.prompts),
         seeds={**reading.seeds, "interval": seed},
     )
-    return _compared(name, statistic, read, wanted, protocol, best, resamples, seed, per_clip)
+    return _compared(name, statistic, read, wanted, clips, protocol, best, resamples, seed, per_clip)
 
 
 def _known(asked: Sequence[Any], n: int) -> list[int]:
@@ -295,11 +307,19 @@ def _known(asked: Sequence[Any], n: int) -> list[int]:
 
 
 def _estimate(
-    statistic: Callable[[Tensor, Tensor], float], read: Tensor, wanted: Tensor, resamples: int, seed: int
+    statistic: Callable[[Tensor, Tensor], float],
+    read: Tensor,
+    wanted: Tensor,
+    clips: Sequence[str],
+    resamples: int,
+    seed: int,
 ) -> Estimate:
-    """Resample clips, each with what was heard in it and what was asked of it."""
-    pairs = torch.stack([read.double(), wanted.double()], 1)
-    return share(bootstrap(lambda some: statistic(some[:, 0], some[:, 1]), pairs, resamples=resamples, seed=seed))
+    """Resample the recordings of clips, each clip with what was heard in it and what was asked of it."""
+
+    def of_drawn(drawn: Tensor) -> float:
+        return statistic(read[drawn], wanted[drawn])
+
+    return share(bootstrap_recordings(of_drawn, by_recording(clips), resamples=resamples, seed=seed))
 
 
 def _compared(
@@ -307,6 +327,7 @@ def _compared(
     statistic: Callable[[Tensor, Tensor], float],
     read: Tensor,
     wanted: Tensor,
+    clips: Sequence[str],
     protocol: Protocol,
     ceiling: Estimate | None,
     resamples: int,
@@ -314,14 +335,15 @@ def _compared(
     per_clip: Mapping[str, float] | None = None,
 ) -> Score:
     """Put a score beside chance, and say where it tells nothing."""
-    estimate = _estimate(statistic, read, wanted, resamples, seed)
+    estimate = _estimate(statistic, read, wanted, clips, resamples, seed)
     chance = shuffled(partial(statistic, read), wanted, seed=seed)
     warnings = []
     if estimate.value <= chance.high:
         warnings.append(f"No better than chance: facts dealt at random score up to {chance.high:.3g}.")
     if ceiling is not None and ceiling.low <= chance.value:
         warnings.append("The reader finds the facts of real clips no better than chance, so it tells nothing here.")
-    interval = Interval(estimate.low, estimate.high, resamples=resamples)
+    over = f"{len(by_recording(clips))} judged recordings"
+    interval = Interval(estimate.low, estimate.high, over=over, resamples=resamples)
     return Score(name, estimate.value, interval, protocol, "higher", tuple(warnings), chance, ceiling, per_clip or {})
 
 

@@ -25,8 +25,9 @@ ENOUGH = 8  # clips that are asked for a fact, for it to be measured unasked
 Measure = Callable[[Sequence[Track]], Score]
 
 
-TEMPO = re.compile(r"(\d{2,3}(?:\.\d+)?)\s*(?:bpm|beats per minute)", re.IGNORECASE)
+TEMPO = re.compile(r"(?<!\d)(?<!\d[.,])(\d{2,3}(?:\.\d+)?)\s*(?:bpm|beats per minute)", re.IGNORECASE)
 KEY = re.compile(r"\b([A-G])(#|♯|b|♭|[ -]sharp|[ -]flat)?[ -](major|minor)\b")
+ARTICLE = re.compile(r"""(?:^|[.!?:;\n])[\s"'(]*A (?:major|minor)\s+[a-z]""")  # as in "A minor key throughout"
 
 
 def tempo_of(prompt: Prompt) -> float | None:
@@ -44,7 +45,7 @@ def tempo_of(prompt: Prompt) -> float | None:
 def key_of(prompt: Prompt) -> int | None:
     """Give the key 0...23 that a prompt asks for, in its fields `key` and `mode` or its text, if it does."""
     fields = prompt_fields(prompt)
-    said = KEY.search(str(fields.get("text", "")))
+    said = KEY.search(ARTICLE.sub("", str(fields.get("text", ""))))
     if not fields.get("key") and not said:
         return None
     try:

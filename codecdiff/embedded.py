@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,6 +21,27 @@ from codecdiff.interfaces import Embedder, Prompt, device_of
 from codecdiff.protocols import Hearing, digest_of, flat, identity
 
 FORMAT = 1
+LEAST = 4  # recordings, of which halves tell something
+START = re.compile(r"#t=(\d+\.\d+)$")  # of a clip, at the end of its name, as media fragments are written
+
+
+def recording_of(clip: str) -> str:
+    """Give the name of the recording that a clip was cut from."""
+    return START.sub("", clip)
+
+
+def start_of(clip: str) -> float:
+    """Give where in its recording a clip starts, in seconds."""
+    found = START.search(clip)
+    return float(found[1]) if found else 0.0
+
+
+def by_recording(clips: Sequence[str]) -> list[Tensor]:
+    """Give the numbers of the clips of each recording, given the names of all: recordings in order of first clips."""
+    numbers: dict[str, list[int]] = {}
+    for number, clip in enumerate(clips):
+        numbers.setdefault(recording_of(clip), []).append(number)
+    return [torch.tensor(some) for some in numbers.values()]
 
 
 @dataclass(frozen=True)
@@ -65,6 +87,10 @@ class Embedded:
         """Give the vectors (w, e) of each clip."""
         return self.vectors.split(self.lengths.tolist())
 
+    def recordings(self) -> list[Tensor]:
+        """Give the numbers of the clips of each recording: what is resampled, for clips of one are not independent."""
+        return by_recording(self.names)
+
     def means(self) -> Tensor:
         """Give the mean vector of each clip, (n, e) float64."""
         return torch.stack([vectors.double().mean(0) for vectors in self.by_clip()])
@@ -93,12 +119,17 @@ class Embedded:
         return torch.cat([parts[i] for i in clips.tolist()])
 
     def halves(self, seed: int = 0) -> tuple[Embedded, Embedded]:
-        """Divide the clips in two halves at random; of an odd number, one is left out. Raises ValueError under 4."""
-        if len(self) < 4:
-            raise ValueError(f"Halves of {len(self)} clips tell nothing: take at least 4.")
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
-        half = len(self) // 2
-        return self.select(order[:half]), self.select(order[half : 2 * half])
+        """Divide the recordings at random in two sets of about as many clips; no recording is in both.
+
+        Raises ValueError for fewer than 4 recordings.
+        """
+        recordings = self.recordings()
+        if len(recordings) < LEAST:
+            raise ValueError(f"Halves of {len(recordings)} recordings tell nothing: take at least {LEAST}.")
+        sides: tuple[list[int], list[int]] = ([], [])
+        for i in torch.randperm(len(recordings), generator=torch.Generator().manual_seed(seed)).tolist():
+            min(sides, key=len).extend(recordings[i].tolist())
+        return self.select(sorted(sides[0])), self.select(sorted(sides[1]))
 
     @classmethod
     def cat(cls, parts: Sequence[Embedded]) -> Embedded:

@@ -29,11 +29,13 @@ class Windowed(Embedder):
     """An embedder that hears every window alone: cut, padded where it is too short, and embedded without the others.
 
     A subclass gives the facts and `embed_windows`. What is left behind the last whole window is heard, padded, where
-    `keeps_rest` is True, and not heard otherwise; a clip shorter than a window is always padded.
+    `keeps_rest` is True, and not heard otherwise; a clip shorter than a window is always padded. One that changes this
+    says so in its `policy`.
     """
 
     keeps_rest: bool = False
     windows_at_once: int = 16  # bounds memory
+    policy = "a clip shorter than a window is followed by silence, the rest after the last whole window is not heard"
 
     @abstractmethod
     def embed_windows(self, windows: Tensor) -> Tensor:
@@ -75,6 +77,7 @@ class LogMel(Embedder):
 
     window_seconds = WINDOW_SECONDS
     width = 2 * NUM_BANDS
+    policy = Windowed.policy
 
     def __init__(self, *, sample_rate: int = 44_100) -> None:
         super().__init__()

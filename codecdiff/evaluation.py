@@ -7,10 +7,11 @@ heard is kept on disk, so a run that is killed goes on where it was.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -20,12 +21,13 @@ import torch
 from codecdiff import config, controls, hub
 from codecdiff.data.audio import Track
 from codecdiff.data.prompts import Asked, prompt_of
-from codecdiff.embedded import Embedded, Statistics, require_alike
-from codecdiff.embedders import CodecEmbedder, Windowed
+from codecdiff.embedded import Embedded, Statistics, recording_of, require_alike, start_of
+from codecdiff.embedders import CodecEmbedder
 from codecdiff.interfaces import Embedder
-from codecdiff.listeners import Cutting, Listener, recording_of, start_of
+from codecdiff.listeners import Cutting, Listener
+from codecdiff.measures import split_half
 from codecdiff.pipeline import Pipeline
-from codecdiff.protocols import Hearing, prompts_hash
+from codecdiff.protocols import Hearing, digest_of, locations, prompts_hash
 from codecdiff.renditions import Rendition, completed, cut_sources, generated, reconstructed, render
 from codecdiff.reports import Context, NotMeasured, Report, Result
 from codecdiff.scores import Score
@@ -37,7 +39,7 @@ Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 NO_REFERENCE = NotMeasured("It compares clips with what was asked of them, not with a reference.")
 NO_MODEL = NotMeasured("No model was named, so there is no codec and no stage.")
 ONLY_STATISTICS = NotMeasured("Of the reference only statistics are known.")
-LEAST_RECORDINGS = 4  # of which halves tell something
+TAUGHT = NotMeasured("It is made of clips of the reference, and these taught the probes that hear instruments.")
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,17 @@ class Maker:
         """Give the options of sampling."""
         return {"seed": self.seed, "steps": self.steps, "guidance": self.guidance}
 
+    @property
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """Give the steps and the guidance that each stage is sampled with, the model's own where none are asked for."""
+        return {
+            stage.name: {
+                "steps": self.steps or stage.steps,
+                "guidance": stage.guidance if self.guidance is None else self.guidance,
+            }
+            for stage in self.pipeline.stages
+        }
+
 
 @dataclass(frozen=True)
 class Place:
@@ -104,10 +117,8 @@ class Place:
 
     def listener(self, judge: Judge) -> Listener:
         """Let a judge hear."""
-        told = {"clip_seconds": self.cutting.seconds, "loudness": str(self.cutting)}
-        if isinstance(judge.embedder, Windowed):
-            told["windows"] = f"the rest of a clip is {'padded' if judge.embedder.keeps_rest else 'not heard'}"
-        hearing = Hearing.of(judge.embedder, judge.spec, **told)
+        cutting = self.cutting
+        hearing = Hearing.of(judge.embedder, judge.spec, clip_seconds=cutting.seconds, loudness=str(cutting))
         return Listener(judge.embedder, hearing, self.cutting, self.cache)
 
     def hear(self, listener: Listener, what: str, tracks: Sequence[Track], faults: list[str]) -> Embedded:
@@ -198,7 +209,7 @@ def evaluate(
     for judge, listener in able:
         only_text = against and set(judge.scores) == {TEXT}  # then the reference need not be heard
         against.append(against[0] if only_text else _heard_reference(place, listener, reference, faults))
-    sets = _made(place, maker, judged, reference, against[0])
+    sets = _made(place, maker, judged, reference, against[0], able[0][1], faults)
     found: list[Result] = []
     for (judge, listener), known in zip(able, against, strict=True):
         heard = _each(sets, lambda what, tracks, by=listener: place.hear(by, what, tracks, faults))
@@ -209,7 +220,10 @@ def evaluate(
             found, left_out = found + results, left_out + missing
     if not found:
         raise ValueError("\n".join(["Nothing could be measured.", *left_out]))
-    told = {**_facts(sets, reference, against[0], maker), **(facts or {})}
+    if maker is not None:
+        is_made = any(isinstance(each, Asked) for each in judged)
+        found = [_of_maker(maker, result, is_made) for result in found]
+    told = {**_facts(sets, reference, against[0], maker), **_weights([judge for judge, _ in able]), **(facts or {})}
     report = Report(
         f"{name} against {reference.name}",
         found,
@@ -221,38 +235,24 @@ def evaluate(
     return Evaluated(report, faults, left_out)
 
 
-def halves(reference: Embedded, seed: int) -> tuple[Embedded, Embedded]:
-    """Divide the recordings of a reference at random in two sets of about as many clips; no recording is in both.
-
-    Raises ValueError for fewer than 4 recordings.
-    """
-    clips: dict[str, list[int]] = {}
-    for number, clip in enumerate(reference.names):
-        clips.setdefault(recording_of(clip), []).append(number)
-    if len(clips) < LEAST_RECORDINGS:
-        raise ValueError(f"Halves of {len(clips)} recordings tell nothing: take at least {LEAST_RECORDINGS}.")
-    recordings, sides = list(clips.values()), ([], [])
-    for i in torch.randperm(len(recordings), generator=torch.Generator().manual_seed(seed)).tolist():
-        min(sides, key=len).extend(recordings[i])
-    return reference.select(sorted(sides[0])), reference.select(sorted(sides[1]))
-
-
 def _able(
     judges: Sequence[Judge], reference: Reference, place: Place
 ) -> tuple[list[tuple[Judge, Listener]], list[str]]:
-    """Give the judges that can compare with the reference, with a sentence for each that cannot.
+    """Give the judges that can compare with the reference, or with captions, with a sentence for each that cannot.
 
     Raises ValueError if none can: statistics hold what one judge heard, in one way.
     """
     able, left_out = [], []
     for judge in judges:
-        listener = place.listener(judge)
+        listener, kept = place.listener(judge), judge
         try:
-            if reference.statistics is not None:
+            if reference.statistics is not None and set(judge.scores) != {TEXT}:
                 require_alike(listener.hearing, reference.statistics.hearing)
-            able.append((judge, listener))
         except ValueError as error:
-            left_out.append(f"{judge.spec['name']} is left out: {error}")
+            kept = replace(judge, scores=[score for score in judge.scores if score == TEXT])
+            left_out.append(f"{judge.spec['name']} is left out{f', but for {TEXT}' if kept.scores else ''}: {error}")
+        if kept.scores:
+            able.append((kept, listener))
     if not able:
         raise ValueError("\n".join([f"No judge hears as the statistics of {reference.name} were heard.", *left_out]))
     return able, left_out
@@ -261,11 +261,13 @@ def _able(
 def _heard_reference(
     place: Place, listener: Listener, reference: Reference, faults: list[str]
 ) -> Embedded | Statistics:
-    """Give what a judge hears in the reference, and keep its statistics in a file of its name."""
+    """Give what a judge hears in the reference, and keep its statistics in a file named by it and what it heard."""
     if reference.statistics is not None:
         return reference.statistics
     heard = place.hear(listener, "the reference", reference.tracks, faults)
-    Statistics.of(heard).save(place.cache / f"reference-{listener.hearing.embedder['name']}.safetensors")
+    statistics = Statistics.of(heard)
+    told = digest_of(json.dumps([asdict(statistics.hearing), statistics.identity], sort_keys=True).encode())
+    statistics.save(place.cache / f"reference-{listener.hearing.embedder['name']}-{told[:8]}.safetensors")
     return heard
 
 
@@ -275,8 +277,10 @@ def _made(
     judged: Sequence[Asked] | Sequence[Track],
     reference: Reference,
     known: Embedded | Statistics,
+    listener: Listener,
+    faults: list[str],
 ) -> Sets[Sequence[Track]]:
-    """Let the model, if any, make what is judged and what it is read against."""
+    """Let the model, if any, make what is judged, and out of as many clips of the reference what it is read against."""
     tracks = [track for track in judged if isinstance(track, Track)]
     if maker is None:
         return Sets(tracks)
@@ -286,7 +290,8 @@ def _made(
     if isinstance(known, Statistics):
         return Sets(tracks, ONLY_STATISTICS, ONLY_STATISTICS)
     names = {track.name: track for track in reference.tracks}
-    clips = drawn_clips(known.names, len(tracks), maker.seed)
+    count = len(tracks) if asked else len(place.hear(listener, "what is judged", tracks, faults))
+    clips = drawn_clips(known.names, count, maker.seed)
     sources = cut_sources(names, clips, seconds, pipeline.codec, place.clips / "sources")
     ceiling = place.render(maker, "codec ceiling", reconstructed(pipeline, sources))
     try:
@@ -294,6 +299,22 @@ def _made(
     except ValueError as error:
         return Sets(tracks, ceiling, NotMeasured(str(error)))
     return Sets(tracks, ceiling, place.render(maker, "first stage given", truth))
+
+
+def _of_maker(maker: Maker, result: Result, is_made: bool) -> Result:
+    """Let the scores of what a model made say how it was sampled: of the judged clips if it made them, and the truth's.
+
+    The codec ceiling and the split half are of music that nobody sampled.
+    """
+
+    def told(found: Any) -> Any:
+        if isinstance(found, NotMeasured):
+            return found
+        seeds = {**found.protocol.seeds, "generation": maker.seed}
+        return replace(found, protocol=replace(found.protocol, seeds=seeds, sampling=maker.stages))
+
+    context = replace(result.context, stage_two_given_truth=told(result.context.stage_two_given_truth))
+    return replace(result, score=told(result.score) if is_made else result.score, context=context)
 
 
 def drawn_clips(names: Sequence[str], count: int, seed: int) -> list[tuple[str, float]]:
@@ -347,7 +368,7 @@ def _measured(score: str, embedder: Embedder, reference: Embedded | Statistics, 
 def _split_half(score: str, reference: Embedded | Statistics, seed: int) -> Score | NotMeasured:
     if isinstance(reference, Statistics):
         return ONLY_STATISTICS
-    return _attempt(lambda known: COMPARISONS[score](*halves(known, seed), seed=seed), reference)
+    return _attempt(lambda known: split_half(partial(COMPARISONS[score], seed=seed), known, seed=seed), reference)
 
 
 def _attempt(measure: Callable[[Any], Score], given: Any) -> Score | NotMeasured:
@@ -381,9 +402,12 @@ def _adherence(
         what: (measure, sets)
         for what, measure in controls.readings(place.cutting, place.cache, reference.tracks, seed).items()
     }
-    if isinstance(known, Embedded):
-        measures["instruments"] = (lambda judged: controls.instruments(judged, halves(known, seed), seed=seed), heard)
     results, left_out = [], []
+    if isinstance(known, Embedded):
+        measure = partial(_instruments, known, seed)
+        measures["instruments"] = (measure, Sets(heard.judged, TAUGHT, TAUGHT))
+    else:
+        left_out.append("instruments is left out: The music of a reference teaches to hear them, not its statistics.")
     for what, (measure, given) in measures.items():
         found = _attempt(measure, given.judged)
         if isinstance(found, NotMeasured):
@@ -391,6 +415,20 @@ def _adherence(
         else:
             results.append(Result(name, found, _context(measure, given, NO_REFERENCE)))
     return results, left_out
+
+
+def _instruments(reference: Embedded, seed: int, judged: Embedded) -> Score:
+    return controls.instruments(judged, reference.halves(seed), seed=seed)
+
+
+def _weights(judges: Sequence[Judge]) -> dict[str, str]:
+    """Say where the weights of judges came from, which no protocol tells."""
+    found = {judge.spec["name"]: locations(judge.spec) for judge in judges}
+    return {
+        f"weights of {name}": ", ".join(f"{option}={value}" for option, value in options.items())
+        for name, options in found.items()
+        if options
+    }
 
 
 def _facts(

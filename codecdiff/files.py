@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 
@@ -73,7 +74,23 @@ def replace_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def sha256(file: Path | str) -> str:
+    """Give the SHA-256 of a file."""
+    with Path(file).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def checksum(file: Path | str) -> str:
     """Give the first 16 hexadecimal digits of a file's SHA-256."""
-    with Path(file).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+    return sha256(file)[:16]
+
+
+def remembered_checksum(file: Path | str) -> str:
+    """Give a file's `checksum`, read once in a process as long as its size and date stay."""
+    status = Path(file).stat()
+    return _remembered(Path(file).absolute(), status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _remembered(file: Path, size: int, modified: int) -> str:
+    return checksum(file)

@@ -345,6 +345,7 @@ class Embedder(Part, nn.Module, ABC):
     hop_seconds: float  # from one window to the next: a whole number of samples
     halo_seconds: float = 0.0  # of audio on either side of its window that a vector depends on too
     width: int  # of a vector
+    policy: str = ""  # in words: how it pads, repeats or cuts audio that is no whole number of windows, and long texts
     reads_text: bool = False  # whether texts have vectors in the same space
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,7 +48,7 @@ def evaluate(
         typer.Option(help="What to make: .txt, .jsonl, MusicCaps or another .csv, a manifest.", show_default=False),
     ] = None,
     n: Annotated[int | None, typer.Option("--n", min=1, help="Prompts, drawn at random. Default: all.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the prompts, or all. MusicCaps: test unless told.")] = "",
+    split: Annotated[str, typer.Option(help="Of prompts and manifests, or all. MusicCaps: test unless told.")] = "",
     seconds: Annotated[float | None, typer.Option(help="Of a clip. Default: the suite's.", show_default="10")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same clips and intervals.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Steps asked of every sampler. Default: the model's.")] = None,
@@ -83,8 +84,13 @@ def evaluate(
     place = evaluation.Place(
         output / "clips", cache or output / "cache", Cutting(seconds or chosen.seconds, loudness), progress
     )
-    against = reference_of(reference)
-    music = asked_of(prompts, split, n, seed) if prompts else tracks_of(judged or Path())
+    against = reference_of(reference, split)
+    music = asked_of(prompts, split, n, seed) if prompts else tracks_of(judged or Path(), split)
+    told = {
+        "list of prompts": prompts.name if prompts else "",
+        "reference split": split_of(reference, split),
+        "judged split": split_of(prompts or judged, split),
+    }
     where = chosen_device(device)
     maker = maker_of(model, allow_download, where, seed=seed, steps=steps, guidance=guidance) if model else None
     judges, absent = evaluation.find_judges(
@@ -105,7 +111,7 @@ def evaluate(
         maker=maker,
         adherence=adherence,
         seed=seed,
-        facts={"suite": suite, **({"list of prompts": prompts.name} if prompts else {})},
+        facts={"suite": suite, **{name: value for name, value in told.items() if value}},
         absent=absent,
     )
     for line in result.faults:
@@ -121,26 +127,45 @@ def evaluate(
     out.print(f"Written: report.md and report.json in {output}", soft_wrap=True)
 
 
-def reference_of(path: Path) -> Reference:
+def reference_of(path: Path, split: str) -> Reference:
     """Give the music, or the statistics of music, that a path names."""
     from codecdiff.embedded import Statistics
     from codecdiff.evaluation import Reference
 
     if path.suffix == ".safetensors":
         return Reference(path.stem, statistics=Statistics.load(path))
-    return Reference(path.resolve().stem if path.is_file() else path.resolve().name, tracks_of(path))
+    return Reference(path.resolve().stem if path.is_file() else path.resolve().name, tracks_of(path, split))
 
 
-def tracks_of(path: Path) -> list[Track]:
-    """Find the recordings of a folder or a manifest, and say how many of the latter have no audio."""
+def split_of(path: Path | None, split: str) -> str:
+    """Give the split that is taken of prompts or music, empty for what has none, as folders and lines of text."""
+    from codecdiff.data.manifests import Manifest
+    from codecdiff.data.prompts import EVALUATION, usual_split
+    from codecdiff.data.sources import musiccaps
+    from codecdiff.data.tables import header_of
+
+    if path is not None and path.suffix == ".parquet":
+        manifest = Manifest.read(path)
+        return (split or usual_split(manifest)) if any(each.split for each in manifest.recordings) else ""
+    is_table = path is not None and path.suffix in (".csv", ".tsv") and musiccaps.is_table(header_of(path))
+    return (split or EVALUATION) if is_table else ""
+
+
+def tracks_of(path: Path, split: str) -> list[Track]:
+    """Find the recordings of a folder, or of a split of a manifest, and say how many of the latter have no audio.
+
+    A manifest that names no splits is taken whole, as a folder is.
+    """
     from codecdiff.data.audio import find_tracks
     from codecdiff.data.manifests import Manifest
+    from codecdiff.data.prompts import ALL, of_split
 
     if not path.exists():
         raise FileNotFoundError(f"There is no folder and no manifest '{path}' of music to hear.")
     if path.suffix != ".parquet":
         return find_tracks(path)
     manifest = Manifest.read(path)
+    manifest = replace(manifest, recordings=of_split(manifest.recordings, split_of(path, split) or ALL))
     tracks = manifest.tracks()
     if missing := len(manifest) - len(tracks):
         err.print(f"{missing} of {len(manifest)} recordings of {path} have no audio here.", style="yellow")

@@ -7,7 +7,6 @@ recordings at a time: a run that is killed goes on with the next of these, and a
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -21,8 +20,8 @@ from codecdiff import __version__
 from codecdiff.adherence import SAMPLE_RATE, Reading
 from codecdiff.data.audio import BadAudio, Track, seconds_of, stream_audio
 from codecdiff.data.prompts import prompt_of
-from codecdiff.embedded import Embedded, embed
-from codecdiff.files import checksum, replace_text
+from codecdiff.embedded import Embedded, embed, recording_of
+from codecdiff.files import remembered_checksum, replace_text
 from codecdiff.interfaces import Embedder
 from codecdiff.protocols import AS_IT_IS, Hearing, digest_of
 
@@ -87,20 +86,6 @@ class Cutting:
         if self.loudness is None or level < QUIET:
             return clip
         return clip * min(10 ** (self.loudness / 20) / level, 1 / float(clip.abs().max()))
-
-
-START = re.compile(r"#t=(\d+\.\d+)$")  # of a clip, at the end of its name, as media fragments are written
-
-
-def recording_of(clip: str) -> str:
-    """Give the name of the recording that a clip was cut from."""
-    return START.sub("", clip)
-
-
-def start_of(clip: str) -> float:
-    """Give where in its recording a clip starts, in seconds."""
-    found = START.search(clip)
-    return float(found[1]) if found else 0.0
 
 
 @dataclass(frozen=True)
@@ -204,5 +189,5 @@ def _embedded(embedder: Embedder, hearing: Hearing, clips: _Readable) -> Embedde
 
 def _key(hearing: Hearing, tracks: Sequence[Track]) -> str:
     """Give the hash of all that what is heard in these recordings follows from."""
-    files = [[track.name, checksum(track.file)] for track in tracks if track.file.is_file()]
+    files = [[track.name, remembered_checksum(track.file)] for track in tracks if track.file.is_file()]
     return digest_of(json.dumps([__version__, asdict(hearing), files], sort_keys=True).encode())[:20]

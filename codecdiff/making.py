@@ -75,7 +75,7 @@ def edited(
     allow_download: AllowDownload = False,
 ) -> None:
     """Make audio out of audio; what every editing command does once its own options are an edit."""
-    from codecdiff.requests import checksum
+    from codecdiff.files import sha256
 
     if not source.is_file():
         raise FileNotFoundError(f"There is no file '{source}'.")
@@ -91,7 +91,7 @@ def edited(
         steps=steps,
         guidance=guidance,
         edit=edit,
-        source=checksum(source),
+        source=sha256(source),
     )
     write(told, pipeline, output, takes, source)
 

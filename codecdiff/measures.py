@@ -3,8 +3,8 @@
     judged, reference = Embedded.load("made.safetensors"), Embedded.load("real.safetensors")
     score = fad(judged, reference)
 
-Intervals resample clips, never windows, for the windows of one clip are not independent. docs/scores.md has every
-formula, its source and what it is sensitive to.
+Intervals resample recordings, never their clips or windows, for those of one recording are not independent.
+docs/scores.md has every formula, its source and what it is sensitive to.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from torch import Tensor
 from codecdiff.embedded import Embedded, Statistics, require_alike
 from codecdiff.gaussians import Moments, fitted, frechet, intercept, root
 from codecdiff.kernels import clip_sums, mean_between, mean_within, median_distance
-from codecdiff.metrics import Estimate, bootstrap, frechet_distance, shuffled
+from codecdiff.metrics import Estimate, bootstrap_recordings, frechet_distance, shuffled
 from codecdiff.neighbours import NEIGHBOURS, coverage, density, expected_coverage, inside
 from codecdiff.protocols import Protocol, prompts_hash
 from codecdiff.scores import RESAMPLES, Better, Interval, Score, share
 
 KAD_SCALE = 100  # KAD is this times the squared MMD, as its authors' package has it
-FEW_CLIPS = 20  # under which an interval by resampling is unreliable
+FEW = 20  # recordings, under which an interval by resampling is unreliable
 
 
 def fad(judged: Embedded, reference: Embedded | Statistics, *, resamples: int = RESAMPLES, seed: int = 0) -> Score:
     """Fréchet audio distance (Kilgour et al. 2019): `gaussians.frechet` of the two sets' sample means and covariances.
 
     All windows of all clips are pooled, and nothing is shrunk, as in the published numbers. Of a reference given by its
-    statistics only the judged clips are resampled. Raises ValueError if the two were not heard alike.
+    statistics only the judged recordings are resampled. Raises ValueError if the two were not heard alike.
     """
 
     def statistic(drawn: Tensor, against: tuple[Tensor, Tensor]) -> float:
@@ -54,11 +54,12 @@ def fad_infinity(
     """
     if parts < 2:
         raise ValueError(f"parts={parts}: a line needs at least 2 sizes.")
-    order = torch.randperm(len(judged), generator=torch.Generator().manual_seed(seed))
 
     def statistic(drawn: Tensor, against: tuple[Tensor, Tensor]) -> float:
+        order = torch.randperm(len(drawn), generator=torch.Generator().manual_seed(seed))
+
         def mean_fad(num_parts: int) -> float:
-            distances = [frechet(*_fitted(judged, some), *against) for some in order[drawn].tensor_split(num_parts)]
+            distances = [frechet(*_fitted(judged, some), *against) for some in drawn[order].tensor_split(num_parts)]
             return sum(distances) / num_parts
 
         sizes = range(1, parts + 1)
@@ -115,8 +116,8 @@ def fad_shrunk(judged: Embedded, reference: Embedded, *, resamples: int = RESAMP
         return frechet_distance(judged.drawn(a), reference.drawn(b))
 
     _require(judged, reference, at_least=2)
-    estimate = bootstrap(
-        statistic, torch.arange(len(judged)), torch.arange(len(reference)), resamples=resamples, seed=seed
+    estimate = bootstrap_recordings(
+        statistic, judged.recordings(), reference.recordings(), resamples=resamples, seed=seed
     )
     return _score("FAD-shrunk", estimate, judged, reference, resamples, seed, better="lower")
 
@@ -148,8 +149,8 @@ def kad(
         other = mean_within(within_b, reference.lengths, counts[1], across=across)
         return KAD_SCALE * (own + other - 2 * mean_between(between, (judged.lengths, reference.lengths), counts))
 
-    estimate = bootstrap(
-        statistic, torch.arange(len(judged)), torch.arange(len(reference)), resamples=resamples, seed=seed
+    estimate = bootstrap_recordings(
+        statistic, judged.recordings(), reference.recordings(), resamples=resamples, seed=seed
     )
     return _score(
         "KAD-across-clips" if across else "KAD",
@@ -196,7 +197,9 @@ def density_score(
     def statistic(drawn_a: Tensor, drawn_b: Tensor) -> float:
         return float(density(within[drawn_a][:, drawn_b], k).mean())
 
-    estimate = bootstrap(statistic, *_clips(judged, reference), resamples=resamples, seed=seed)
+    estimate = bootstrap_recordings(
+        statistic, judged.recordings(), reference.recordings(), resamples=resamples, seed=seed
+    )
     return _score(
         "density",
         estimate,
@@ -219,8 +222,8 @@ def coverage_score(
     """
     _require(judged, reference, at_least=1)
     within = inside(judged.means(), reference.means(), k)
-    clips = _clips(judged, reference)
-    estimate = bootstrap(lambda a, b: coverage(within[a][:, b]), *clips, resamples=resamples, seed=seed)
+    sets = judged.recordings(), reference.recordings()
+    estimate = bootstrap_recordings(lambda a, b: coverage(within[a][:, b]), *sets, resamples=resamples, seed=seed)
     best = expected_coverage(len(reference), len(judged), k)
     return _score(
         "coverage",
@@ -236,7 +239,10 @@ def coverage_score(
 
 
 def split_half(measure: Callable[[Embedded, Embedded], Score], reference: Embedded, *, seed: int = 0) -> Score:
-    """Measure one random half of the reference against the other: what a perfect model gets of half as many clips."""
+    """Measure one random half of the reference against the other: what a perfect model gets of half as many clips.
+
+    No recording is in both halves. Raises ValueError for fewer than 4 recordings.
+    """
     return measure(*reference.halves(seed))
 
 
@@ -254,11 +260,6 @@ def _shared(judged: Embedded, reference: Embedded | Statistics | None) -> list[s
     known = set(reference.digests) if isinstance(reference, Embedded) else set()
     both = [name for name, digest in zip(judged.names, judged.digests, strict=True) if digest in known]
     return [f"{len(both)} judged clips, such as {both[0]}, are in the reference too."] if both else []
-
-
-def _clips(judged: Embedded, reference: Embedded) -> tuple[Tensor, Tensor]:
-    """Give the numbers of the clips of both sets, to be resampled in place of their vectors."""
-    return torch.arange(len(judged)), torch.arange(len(reference))
 
 
 def _counts(drawn: Tensor, n: int) -> Tensor:
@@ -284,12 +285,18 @@ def _resampled(
     resamples: int,
     seed: int,
 ) -> Estimate:
-    """Resample the judged clips, and the reference's where they are known, for a statistic of clips and a Gaussian."""
+    """Resample the judged recordings, and the reference's where they are known, for clips and a Gaussian."""
+    own = judged.recordings()
     if isinstance(reference, Statistics):
         fixed = _gaussian_of(reference)
-        return bootstrap(lambda a: statistic(a, fixed), torch.arange(len(judged)), resamples=resamples, seed=seed)
-    clips = _clips(judged, reference)
-    return bootstrap(lambda a, b: statistic(a, _fitted(reference, b)), *clips, resamples=resamples, seed=seed)
+        return bootstrap_recordings(lambda a: statistic(a, fixed), own, resamples=resamples, seed=seed)
+    return bootstrap_recordings(
+        lambda a, b: statistic(a, _fitted(reference, b)),
+        own,
+        reference.recordings(),
+        resamples=resamples,
+        seed=seed,
+    )
 
 
 def _mean_over_clips(
@@ -302,9 +309,11 @@ def _mean_over_clips(
     **facts: Any,
 ) -> Score:
     """Make the score that is the mean of a value (n,) of each judged clip; the reference is not resampled."""
-    estimate = bootstrap(lambda some: float(some.mean()), values, resamples=resamples, seed=seed)
+    estimate = bootstrap_recordings(
+        lambda drawn: float(values[drawn].mean()), judged.recordings(), resamples=resamples, seed=seed
+    )
     per_clip = dict(zip(judged.names, values.tolist(), strict=True))
-    return _score(name, estimate, judged, reference, resamples, seed, over="judged clips", per_clip=per_clip, **facts)
+    return _score(name, estimate, judged, reference, resamples, seed, kept=True, per_clip=per_clip, **facts)
 
 
 def _gaussian_warnings(judged: Embedded, reference: Embedded | Statistics, *, parts: int = 1) -> tuple[str, ...]:
@@ -341,15 +350,16 @@ def _score(
     seed: int,
     *,
     better: Better,
-    over: str = "",
+    kept: bool = False,
     warnings: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
     chance: Estimate | None = None,
     ceiling: Estimate | None = None,
     per_clip: Mapping[str, float] | None = None,
 ) -> Score:
-    """Put a value together with what it follows from."""
-    few = [f"{len(judged)} clips are few: the interval is unreliable."] if len(judged) < FEW_CLIPS else []
+    """Put a value together with what it follows from. A reference that is `kept` was not resampled."""
+    recordings = len(judged.recordings())
+    few = [f"{recordings} judged recordings are few: the interval is unreliable."] if recordings < FEW else []
     protocol = Protocol(
         judged.hearing,
         clips=len(judged),
@@ -360,12 +370,11 @@ def _score(
         options=options or {},
         seeds={**judged.seeds, "interval": seed},
     )
-    both = isinstance(reference, Embedded) and not over
-    over = over or ("judged and reference clips" if both else "judged clips")
+    resampled = f" and {len(reference.recordings())} reference" if isinstance(reference, Embedded) and not kept else ""
     return Score(
         name,
         estimate.value,
-        Interval(estimate.low, estimate.high, over=over, resamples=resamples),
+        Interval(estimate.low, estimate.high, over=f"{recordings} judged{resampled} recordings", resamples=resamples),
         protocol,
         better,
         (*warnings, *_shared(judged, reference), *few),

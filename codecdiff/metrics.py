@@ -1,13 +1,14 @@
 """Distances and probes on log-mel features: how near two sets of clips are, and what can be read off a clip.
 
 Everything works on one kind of features, (n, w, 64) float64: n clips of w windows each (`window_features`).
-The clip axis is kept because windows of one clip are not independent: intervals resample clips (`bootstrap`).
+The clip axis is kept because windows of one clip are not independent: intervals resample clips (`bootstrap`),
+or the recordings that they were cut from (`bootstrap_recordings`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -153,6 +154,22 @@ def bootstrap(
     spread = values - values.mean()
     low, high = torch.quantile(spread, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
     return Estimate(value, value + low, value + high)
+
+
+def bootstrap_recordings(
+    statistic: Callable[..., float], *sets: Sequence[Tensor], resamples: int = 200, seed: int = 0
+) -> Estimate:
+    """Give a statistic of the numbers (n,) of clips with its interval, resampling recordings with all their clips.
+
+    Each set is the numbers of the clips of every recording. Of recordings of one clip it is `bootstrap` of the clips.
+    """
+
+    def of_drawn(*drawn: Tensor) -> float:
+        pairs = zip(sets, drawn, strict=True)
+        return statistic(*(torch.cat([recordings[i] for i in some.tolist()]) for recordings, some in pairs))
+
+    numbers = (torch.arange(len(recordings)) for recordings in sets)
+    return bootstrap(of_drawn, *numbers, resamples=resamples, seed=seed)
 
 
 class Probe(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
 from typing import Any, Self
@@ -13,8 +13,9 @@ from codecdiff import __version__
 from codecdiff.data.store import fingerprint
 from codecdiff.interfaces import Embedder
 
-FREE = ("seeds", "version", "windows")  # fields of a protocol that may differ between scores that are compared
+FREE = ("seeds", "sampling", "version", "windows")  # fields of a protocol that may differ between compared scores
 AS_IT_IS = "as it is"
+LOCATING = ("model", "revision", "weights")  # options that say where weights are loaded from
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,19 @@ class Hearing:
     ) -> Self:
         """Describe an embedder built from `spec` that hears audio as `codecdiff.data.audio.read_audio` reads it.
 
-        Of an absolute path in `spec` the last name is kept: it belongs to this machine, and `weights` tell the model.
+        Where there are weights, their hash tells the model, and options that say where they came from are left out
+        (`locations`). Of another absolute path in `spec` the last name is kept: it belongs to this machine.
         """
+        weights = fingerprint(embedder) if embedder.state_dict() else ""
         return cls(
-            embedder=_plain(spec),
-            weights=fingerprint(embedder) if embedder.state_dict() else "",
+            embedder=_plain(spec, leaving_out=LOCATING if weights else ()),
+            weights=weights,
             sample_rate=embedder.sample_rate,
             clip_seconds=clip_seconds,
             window_seconds=embedder.window_seconds,
             hop_seconds=embedder.hop_seconds,
             loudness=loudness,
-            windows=windows,
+            windows=windows or embedder.policy,
         )
 
     @classmethod
@@ -82,6 +85,8 @@ class Protocol:
     prompts: `prompts_hash` of those that the judged clips were made from, empty if none.
     options: what the formula was told: neighbours, bandwidth, scale.
     seeds: of generation and of the interval, by name. They may differ between scores that are compared.
+    sampling: steps and guidance of each stage of the model that made the judged clips. They belong to the music, not
+        to how it is judged, and may differ too.
     version: of codecdiff. It may differ too.
     """
 
@@ -93,6 +98,7 @@ class Protocol:
     prompts: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__
 
     def differences(self, other: Protocol, *, ignoring: Iterable[str] = FREE) -> list[str]:
@@ -139,12 +145,21 @@ def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     return rows
 
 
-def _plain(spec: Any) -> Any:
-    """Give a specification as JSON reads it back, without the folders of this machine."""
+def locations(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the options of a specification that say where weights are loaded from, without the folders of this machine.
+
+    They stand in no protocol: the same weights from another place are the same judge.
+    """
+    given = flat(_plain(spec))
+    return {name: value for name, value in given.items() if name.split(".")[-1] in LOCATING and value is not None}
+
+
+def _plain(spec: Any, leaving_out: Collection[str] = ()) -> Any:
+    """Give a specification as JSON reads it back, without the folders of this machine and some options."""
     if isinstance(spec, Mapping):
-        return {str(key): _plain(value) for key, value in spec.items()}
+        return {str(key): _plain(value, leaving_out) for key, value in spec.items() if key not in leaving_out}
     if isinstance(spec, list | tuple):
-        return [_plain(value) for value in spec]
+        return [_plain(value, leaving_out) for value in spec]
     if isinstance(spec, PurePath) or (isinstance(spec, str) and PurePath(spec).is_absolute()):
         return PurePath(spec).name if PurePath(spec).is_absolute() else str(spec)
     return spec

@@ -24,12 +24,11 @@ from codecdiff import __version__
 from codecdiff.data.audio import BadAudio, Track, keeps_comment, write_audio
 from codecdiff.data.prompts import FACTS, Asked, prompt_of
 from codecdiff.edits import Edit, Refine, of_first_stage, of_levels
-from codecdiff.files import checksum, replace_text
+from codecdiff.files import remembered_checksum, replace_text, sha256
 from codecdiff.interfaces import Codec
 from codecdiff.pipeline import Pipeline
 from codecdiff.protocols import digest_of
 from codecdiff.requests import Request
-from codecdiff.requests import checksum as source_checksum
 
 SUFFIX = ".flac"  # whose comment has room for long prompts
 
@@ -134,7 +133,7 @@ def _edited(
 
     def rendition(number: int, source: Track) -> Rendition:
         asked = Asked(number, {**source.metadata, **prompt_of(source)})
-        told = {"codecdiff": __version__, "model": model, "edit": edit, "source": source_checksum(source.file)}
+        told = {"codecdiff": __version__, "model": model, "edit": edit, "source": sha256(source.file)}
         told |= {"prompt": dict(asked.kept(read).fields)}
         told["seed"] = Asked(number, {"source": source.name}).seed(seed)  # clips of one recording share its caption
         return Rendition(source.name, Request(**told, **sampling), asked.kept((*read, *FACTS)).fields, source.file)
@@ -173,10 +172,10 @@ def cut_sources(
     """Write clips of recordings, (recording, start in seconds) each, as the codec hears audio; those there are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     facts = [seconds, codec.sample_rate, codec.channels]
-    checksums = {name: checksum(tracks[name].file) for name, _ in clips}
+    checksums = {name: remembered_checksum(tracks[name].file) for name, _ in clips}
     made = []
     for name, start in clips:
-        digest = digest_of(json.dumps([checksums[name], start, *facts]).encode())[:16]
+        digest = digest_of(json.dumps([name, checksums[name], start, *facts]).encode())[:16]
         file = folder / f"{digest}{SUFFIX}"
         if not file.exists():
             audio = read_clip(tracks[name].file, start, seconds, codec.sample_rate, codec.channels)
@@ -211,7 +210,7 @@ def _track(folder: Path, rendition: Rendition) -> Track:
 def _note(folder: Path, renditions: Sequence[Rendition]) -> None:
     """Add what is asked for to the folder's metadata."""
     file = folder / "metadata.jsonl"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    rows = {row["file_name"]: row for row in map(json.loads, lines)}
+    lines = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []  # captions may hold U+2028
+    rows = {row["file_name"]: row for row in map(json.loads, filter(None, lines))}
     rows |= {each.name: {"file_name": each.name, **each.asked} for each in renditions}
     replace_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for _, row in sorted(rows.items())))

@@ -6,7 +6,6 @@ a model that the user names, and its fingerprint has to be the one that is writt
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from codecdiff.data.audio import read_audio, read_comment
 from codecdiff.edits import AnyEdit, Extend, Known
+from codecdiff.files import sha256
 from codecdiff.pipeline import Pipeline
 from codecdiff.settings import Settings
 
@@ -74,7 +74,7 @@ class Request(Settings):
 
     def check_source(self, file: Path | None) -> None:
         """Raise ValueError unless the file is the source the request names."""
-        if self.source and (file is None or checksum(file) != self.source):
+        if self.source and (file is None or sha256(file) != self.source):
             found = "none was given" if file is None else f"'{file}' is another file"
             raise ValueError(f"It was made out of a source with SHA-256 {self.source}, and {found}: --source FILE.")
 
@@ -103,9 +103,3 @@ class Request(Settings):
         known = Known.of_audio(codec, audio[None], pipeline.target)
         edited = self.edit.apply(known, codec)
         return edited, audio.shape[-1] + (edited.frames - known.frames) * codec.hop_length
-
-
-def checksum(file: Path) -> str:
-    """Give the SHA-256 of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -29,7 +29,7 @@ class Interval:
     low: float
     high: float
     level: float = 0.95
-    over: str = "judged clips"
+    over: str = "judged recordings"
     resamples: int = RESAMPLES
 
 

@@ -139,6 +139,17 @@ def test_a_score_of_tempo_stands_between_chance_and_ceiling():
     assert score.warnings == ()
 
 
+def test_a_recording_counts_once_however_many_clips_are_cut_of_it():
+    read, asked = [60.0, 90.0] * 6, [60.0] * 12
+    once = heard(read)
+    names = [f"{i}" + (f"#t={k}.000" if k else "") for i in range(12) for k in range(3)]
+    thrice = Reading(HEARING, names, once.values.repeat_interleave(3), names)
+    scores = tempo_score(once, asked), tempo_score(thrice, [60.0] * 36)
+    assert scores[0].value == scores[1].value == 0.5
+    assert scores[0].interval == scores[1].interval
+    assert scores[1].interval.over == "12 judged recordings"
+
+
 def test_only_clips_of_which_something_was_asked_count():
     asked: list[int | None] = [None, 3, 15, None, 3, 4]
     score = key_score(heard([0, 3, 3, 1, 3, 4]), asked, rule="mirex", resamples=10)
@@ -187,7 +198,9 @@ def test_instruments_asked_for_are_found_and_others_are_not():
     assert score.chance.value == pytest.approx(0.5, abs=0.03)
     assert score.ceiling is not None
     assert score.ceiling.value > 0.95
-    assert score.protocol.options == {"instruments": ["flute", "harp", "tuba"]}
+    assert score.protocol.options["instruments"] == ["flute", "harp", "tuba"]
+    elsewhere = instrument_score(fit_instruments(*band(80, 4)), judged, asked, resamples=30)
+    assert [line.split(":")[0] for line in score.protocol.differences(elsewhere.protocol)] == ["options.probes"]
     wrong = instrument_score(probes, band(40, 3)[0], asked, resamples=30)
     assert wrong.value == pytest.approx(0.5, abs=0.12)
     assert wrong.warnings[0].startswith("No better than chance")
@@ -200,7 +213,7 @@ def test_an_instrument_is_judged_by_balanced_accuracy_among_clips_of_which_somet
     score = instrument_score(probes, judged, asked, resamples=10)
     assert score.protocol.clips == 25
     assert score.value == 1  # tuba was asked of all, so that it tells nothing and is left out
-    assert score.protocol.options == {"instruments": ["flute", "harp"]}
+    assert score.protocol.options["instruments"] == ["flute", "harp"]
     with pytest.raises(ValueError, match="asked of all clips or of none"):
         instrument_score(probes, judged, [{"tuba"}] * 30)
 

@@ -18,15 +18,15 @@ import torch
 from small import RATE, tone, write_music
 from typer.testing import CliRunner
 
-from codecdiff import cli, config, controls, evaluation, listeners
+from codecdiff import cli, config, controls, listeners
 from codecdiff.cards import add_scores, write_card
 from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio
 from codecdiff.data.manifests import Manifest, Recording
 from codecdiff.data.prompts import Asked, drawn, prompt_of, read_prompts
-from codecdiff.embedded import Embedded
+from codecdiff.embedded import Embedded, recording_of, start_of
 from codecdiff.embedders import LogMel
 from codecdiff.interfaces import prompt_fields
-from codecdiff.listeners import Cutting, Listener, recording_of, start_of
+from codecdiff.listeners import Cutting, Listener
 from codecdiff.pipeline import Pipeline
 from codecdiff.protocols import Hearing
 from codecdiff.renditions import completed, cut_sources, generated, reconstructed, render
@@ -122,6 +122,42 @@ def test_lists_of_every_kind_are_read(tmp_path: Path) -> None:
     Manifest(tmp_path, rows, {"source": "folder"}).write(tmp_path / "c.parquet")
     asked = read_prompts(tmp_path / "c.parquet", faults.append)
     assert [(p.fields["text"], p.fields["instruments"]) for p in asked] == [("a tune", ["harp"])]
+
+
+def test_a_line_with_half_a_character_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('"one"\n"half \\ud83d"\n"whole \\ud83d\\ude00"\n')
+    faults: list[Any] = []
+    assert [p.fields["text"] for p in read_prompts(tmp_path / "a.jsonl", faults.append)] == ["one", "whole \U0001f600"]
+    assert "line 2: It holds half of a character" in str(faults[0])
+
+
+@pytest.mark.parametrize(
+    ("tags", "instruments"),
+    [({"instrument": ["harp"]}, ["harp"]), ({"instrument": "harp"}, ["harp"]), (["rock"], None), ("rock", None)],
+)
+def test_instruments_are_read_of_tags_by_category_and_other_tags_do_no_harm(
+    tags: Any, instruments: list[str] | None
+) -> None:
+    track = Track(Path("a.wav"), "a.wav", ("a tune",), {"tags": tags})
+    assert controls.instruments_of(prompt_of(track)) == instruments
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "tempo"),
+    [
+        ("A minor key throughout", None, None),
+        ("Loud. A major hit at 90 bpm", None, 90),
+        ("A minor, 1200 bpm", 21, None),
+        ("a waltz in A minor at 1,200 bpm", 21, None),
+        ("A-minor tune, soft,90 bpm", 21, 90),
+        ("A flat minor tune of 98.5 bpm", 20, 98.5),
+        ("A minor key. Then a part in C minor", 12, None),
+    ],
+)
+def test_a_text_asks_for_a_key_and_a_tempo_only_where_it_names_one(
+    text: str, key: int | None, tempo: float | None
+) -> None:
+    assert (controls.key_of({"text": text}), controls.tempo_of({"text": text})) == (key, tempo)
 
 
 @pytest.mark.parametrize(
@@ -223,12 +259,12 @@ def test_no_recording_is_in_both_halves() -> None:
     names = [f"{i}.wav" + ("" if not k else f"#t={k}.000") for i in range(5) for k in range(i + 1)]
     digests, vectors = [f"{i:032x}" for i in range(len(names))], torch.randn(len(names), 3)
     reference = Embedded(hearing, names, digests, vectors, torch.ones(len(names), dtype=torch.long))
-    one, other = evaluation.halves(reference, 0)
+    one, other = reference.halves(0)
     sides = [{recording_of(name) for name in half.names} for half in (one, other)]
     assert not sides[0] & sides[1]
     assert sorted([*one.names, *other.names]) == sorted(names)
     with pytest.raises(ValueError, match="Halves of 3 recordings"):
-        evaluation.halves(reference.select(range(6)), 0)
+        reference.select(range(6)).halves(0)
 
 
 # What a model makes.
@@ -254,11 +290,13 @@ def test_a_clip_is_the_same_whatever_is_asked_beside_it(model: Path, tmp_path: P
 def test_clips_that_are_there_are_kept_and_others_never_written_over(model: Path, tmp_path: Path) -> None:
     pipeline, folder = Pipeline.load(model), tmp_path / "clips"
     prompts = [Asked(i, {"text": text}) for i, text in enumerate(("drums", "a flute"))]
+    prompts[1] = Asked(1, {"text": "a flute\u2028slow"})
     first = render(pipeline, generated(pipeline, prompts[:1], seconds=0.1), folder)[0].file
     before = first.stat().st_mtime_ns
     render(pipeline, generated(pipeline, prompts, seconds=0.1), folder)
     assert first.stat().st_mtime_ns == before
     assert len(find_tracks(folder)) == 2
+    render(pipeline, generated(pipeline, prompts, seconds=0.1), folder)  # captions of any characters are read again
     others: list[dict[str, Any]] = [{"seconds": 0.2}, {"seconds": 0.1, "seed": 1}, {"seconds": 0.1, "steps": 2}]
     for other in others:
         with pytest.raises(FileExistsError, match="is not what is asked for"):
@@ -292,6 +330,9 @@ def test_the_codec_ceiling_and_the_given_first_stage_are_made_of_the_reference(
     several = cut_sources(tracks, [("3.wav", 0.2), ("3.wav", 0.1)], 1.0, pipeline.codec, tmp_path / "sources")
     assert several[0] == sources[0]
     assert len({each.request.seed for each in completed(pipeline, several)}) == 2  # though their caption is one
+    tracks["copy.wav"] = Track(tracks["3.wav"].file, "copy.wav")
+    copies = cut_sources(tracks, [("3.wav", 0.2), ("copy.wav", 0.2)], 1.0, pipeline.codec, tmp_path / "sources")
+    assert len({copy.name for copy in copies}) == 2
 
 
 def test_a_model_of_one_stage_has_no_later_ones(make_pipeline: Make) -> None:
@@ -354,14 +395,18 @@ def test_a_model_is_judged_and_its_folder_gets_the_same_scores(
 ) -> None:
     asked = ("--model", model, "--prompts", texts, "--n", 3, "--reference", music, "--seconds", 1, *FAST)
     shown = evaluate(*asked, "-o", tmp_path / "report")
-    report = Report.read(tmp_path / "report")
+    report, primary = Report.read(tmp_path / "report"), Pipeline.load(model).stages[0]
     assert [result.score.name for result in report.results] == ["FAD-per-track", "density"]
     assert not [each for _, each in report.results[0].context.items() if isinstance(each, NotMeasured)]
     for result in report.results:
         assert f"{result.score.value:.4g}" in shown
         assert result.score.protocol.hearing.clip_seconds == 1
         assert result.score.protocol.hearing.loudness == "as it is"
-        assert result.score.protocol.seeds == {"interval": 0}
+        assert result.score.protocol.seeds == {"interval": 0, "generation": 0}
+        assert result.score.protocol.sampling["primary"] == {"steps": primary.steps, "guidance": primary.guidance}
+        given = result.context.stage_two_given_truth
+        assert not isinstance(given, NotMeasured)
+        assert given.protocol.sampling == result.score.protocol.sampling
     assert report.facts["prompts"] == report.results[0].score.protocol.prompts
     index = (tmp_path / "report" / "model-index.yaml").read_text()
     assert report.facts["prompts"] in index
@@ -372,9 +417,9 @@ def test_a_model_is_judged_and_its_folder_gets_the_same_scores(
     clips = tmp_path / "report" / "clips" / "generated"
     evaluate(clips, "--reference", music, "--seconds", 1, *FAST, "-o", tmp_path / "again")
     again = Report.read(tmp_path / "again")
-    assert [(r.score.value, r.score.protocol) for r in again.results] == [
-        (r.score.value, r.score.protocol) for r in report.results
-    ]
+    assert [r.score.value for r in again.results] == [r.score.value for r in report.results]
+    for one, other in zip(again.results, report.results, strict=True):
+        one.score.require_alike(other.score)  # whoever judges them
     assert "No model was named" in (tmp_path / "again" / "report.md").read_text()
 
 
@@ -390,7 +435,7 @@ def test_music_is_at_no_distance_from_itself(music: Path, tmp_path: Path) -> Non
 def test_statistics_stand_in_for_a_reference_that_was_heard_alike(music: Path, tmp_path: Path) -> None:
     judged = write_music(tmp_path / "judged", 4, 1.3)
     evaluate(judged, "--reference", music, "--seconds", 1, "--score", "fad-per-track", "-o", tmp_path / "a")
-    statistics = tmp_path / "a" / "cache" / "reference-logmel.safetensors"
+    (statistics,) = (tmp_path / "a" / "cache").glob("reference-logmel-*.safetensors")
     said = evaluate(
         judged,
         "--reference",
@@ -472,6 +517,33 @@ def test_captions_are_compared_by_a_judge_that_reads_text(music: Path, tmp_path:
     assert result.score.name == "CLAP score"
     assert result.score.chance is not None
     assert str(tmp_path) not in (tmp_path / "report" / "report.json").read_text()
+
+
+def test_a_judge_of_captions_needs_no_statistics_of_its_own(music: Path, tmp_path: Path) -> None:
+    weights = pytest.importorskip("codecdiff_clap.random_weights").random_model(tmp_path / "clap")
+    evaluate(music, "--reference", music, "--seconds", 1, "--score", "fad-per-track", "-o", tmp_path / "a")
+    (statistics,) = (tmp_path / "a" / "cache").glob("reference-logmel-*.safetensors")
+    options = ("--embedder", "clap-music", "--set", f"clap-music.model={weights}")
+    scores = ("--score", "fad", "--score", "clap-score")
+    output = ("--seconds", 1, "-o", tmp_path / "b")
+    said = " ".join(evaluate(music, "--reference", statistics, *options, *scores, *output).split())
+    report = Report.read(tmp_path / "b")
+    assert [result.score.name for result in report.results] == ["CLAP score"]
+    assert "clap-music is left out, but for clap-score" in said
+    assert report.facts["weights of clap-music"].startswith("model=clap")
+
+
+def test_the_split_reaches_manifests_of_music_and_is_told(music: Path, tmp_path: Path) -> None:
+    splits = ["test", "train", "train", "test"]
+    rows = [Recording(f"{i}", file=f"{i}.wav", present=True, split=split) for i, split in enumerate(splits)]
+    Manifest(music, rows, {"source": "musiccaps"}).write(tmp_path / "caps.parquet")
+    asked = ("--reference", tmp_path / "caps.parquet", "--seconds", 1, "--score", "fad-per-track")
+    for told, split, count in ((), "test", 2), (("--split", "train"), "train", 2), (("--split", "all"), "all", 4):
+        evaluate(music, *asked, *told, "-o", tmp_path / split)
+        facts = Report.read(tmp_path / split).facts
+        assert (facts["reference split"], facts["reference recordings"]) == (split, count)
+        assert "judged split" not in facts
+    assert "There are: test, train" in refused(music, *asked, "--split", "x", "-o", tmp_path / "none")
 
 
 def test_scores_go_into_the_header_of_a_card(model: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from codecdiff.measures import (
     split_half,
 )
 from codecdiff.metrics import bootstrap, frechet_distance, window_features
-from codecdiff.protocols import Hearing, Protocol, digest_of, identity, prompts_hash
+from codecdiff.protocols import Hearing, Protocol, digest_of, identity, locations, prompts_hash
 from codecdiff.reports import Context, NotMeasured, Report, Result
 from codecdiff.scores import Score, Unlike
 
@@ -68,7 +68,7 @@ def test_fad_is_the_published_formula_of_all_windows(windows):
     assert score.value == pytest.approx(published_fad(a.vectors, b.vectors), rel=1e-9)
     assert score.warnings == ()
     assert score.interval.low < score.value < score.interval.high
-    assert score.interval.over == "judged and reference clips"
+    assert score.interval.over == "30 judged and 25 reference recordings"
 
 
 def test_the_interval_is_that_of_repeating_the_windows_of_drawn_clips():
@@ -101,7 +101,7 @@ def test_too_few_windows_are_told_and_computed_without_a_complex_root():
     score = fad(a, b, resamples=5)
     assert np.isfinite(score.value)
     assert "The covariance of the judged clips has rank 5 of 6 (from 6 windows)" in score.warnings[0]
-    assert "2 clips are few" in " ".join(score.warnings)
+    assert "2 judged recordings are few" in " ".join(score.warnings)
     assert not any("rank" in warning for warning in fad(clips(40, 3), b, resamples=5).warnings)
     assert any("reference clips has rank" in warning for warning in fad(b, a, resamples=5).warnings)
 
@@ -213,12 +213,45 @@ def test_a_distance_of_halves_is_small_beside_that_of_other_music(measure):
 def test_halves_share_no_clip_and_follow_their_seed():
     whole = clips(21, 0)
     a, b = whole.halves(seed=3)
-    assert len(a) == len(b) == 10
-    assert not set(a.names) & set(b.names)
+    assert sorted([*a.names, *b.names]) == sorted(whole.names)
+    assert {len(a), len(b)} == {10, 11}
     assert whole.halves(seed=3)[0].names == a.names != whole.halves(seed=4)[0].names
     torch.testing.assert_close(a.by_clip()[0], whole.by_clip()[whole.names.index(a.names[0])])
-    with pytest.raises(ValueError, match="Halves of 3 clips"):
+    with pytest.raises(ValueError, match="Halves of 3 recordings"):
         clips(3, 0).halves()
+
+
+def cut_fourfold(some: Embedded) -> Embedded:
+    """Give a set of which every clip is cut from its recording four times over."""
+    parts = [replace(some, names=[name + (f"#t={10 * k}.000" if k else "") for name in some.names]) for k in range(4)]
+    return Embedded.cat(parts)
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda judged, reference: clap_score(judged, torch.ones(len(judged), WIDTH)),
+        fad_per_track,
+        density_score,
+        coverage_score,
+    ],
+)
+def test_clips_of_one_recording_that_tell_nothing_new_make_no_interval_narrower(measure):
+    judged, reference = clips(15, 0), clips(30, 1)
+    single, fourfold = measure(judged, reference), measure(cut_fourfold(judged), reference)
+    assert fourfold.value == pytest.approx(single.value)
+    assert fourfold.interval.low == pytest.approx(single.interval.low)
+    assert fourfold.interval.high == pytest.approx(single.interval.high)
+    assert fourfold.interval.over == single.interval.over
+    assert "15 judged recordings are few: the interval is unreliable." in fourfold.warnings
+
+
+@pytest.mark.parametrize("measure", [fad, fad_infinity, fad_shrunk, partial(kad, across=True)])
+def test_a_distance_resamples_recordings_of_both_sets(measure):
+    a, b = clips(20, 0, shift=0.5), clips(30, 1)
+    single, fourfold = (measure(*pair, resamples=60).interval for pair in ((a, b), map(cut_fourfold, (a, b))))
+    assert fourfold.over == "20 judged and 30 reference recordings"
+    assert fourfold.high - fourfold.low > 0.7 * (single.high - single.low)
 
 
 def test_sets_heard_otherwise_are_not_compared():
@@ -242,7 +275,7 @@ def test_statistics_of_parts_are_those_of_all_and_survive_the_disk(tmp_path: Pat
     score = fad(judged, loaded, resamples=10)
     direct = fad(judged, reference, resamples=10)
     assert score.value == pytest.approx(direct.value, rel=1e-10)
-    assert score.interval.over == "judged clips"
+    assert score.interval.over == "30 judged recordings"
     score.require_alike(direct)
     with pytest.raises(ValueError, match="sample_rate: 16000 and 8000"):
         _ = whole + replace(whole, hearing=replace(HEARING, sample_rate=8000))
@@ -309,6 +342,21 @@ def test_the_weights_of_a_judge_are_in_its_protocol():
 
     one, other = (Hearing.of(Learned(), {"name": "learned"}, clip_seconds=5.0) for _ in range(2))
     assert one.weights != other.weights != ""
+
+
+def test_the_same_weights_from_another_place_are_the_same_judge():
+    class Learned(LogMel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 2)
+
+    judge = Learned()
+    here = {"name": "learned", "model": "laion/clap", "revision": "abc", "layer": 3, "part": {"weights": "a.pth"}}
+    there = {**here, "model": "/home/someone/clap", "revision": None, "part": {"weights": "/tmp/b.pth"}}
+    one, other = (Hearing.of(judge, spec, clip_seconds=5.0) for spec in (here, there))
+    assert one == other
+    assert one.embedder == {"name": "learned", "layer": 3, "part": {}}
+    assert locations(there) == {"model": "clap", "part.weights": "b.pth"}
 
 
 def test_a_hash_of_prompts_minds_what_was_asked_and_how_often_but_no_order():
@@ -472,8 +520,8 @@ def test_the_page_of_a_report_shows_every_value_with_its_context_warnings_and_pr
     )
     assert "- CLAP score, generated, codec ceiling: no codec" in lines
     assert lines.count("| hearing.weights | 0123abcd |") == 1  # what is common is told once
-    assert lines.count("| interval | 95%, 200 resamples of the judged and reference clips |") == 3
-    assert lines.count("| interval | 95%, 200 resamples of the judged clips |") == 1
+    assert lines.count("| interval | 95%, 200 resamples of the 30 judged and 40 reference recordings |") == 2
+    assert lines.count("| interval | 95%, 200 resamples of the 30 judged recordings |") == 1
     assert "- suite: smoke" in lines
 
 

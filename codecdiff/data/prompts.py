@@ -92,9 +92,24 @@ def drawn(prompts: Sequence[Asked], count: int | None, seed: int) -> list[Asked]
 def prompt_of(track: Track) -> dict[str, Any]:
     """Give what a track was made from, or is said to be: its first caption, if any, and the facts of its metadata."""
     known = {name: track.metadata[name] for name in FACTS if track.metadata.get(name)}
-    instruments = (track.metadata.get("tags") or {}).get("instrument")
-    heard = {"instruments": list(instruments)} if instruments else {}
+    tags = track.metadata.get("tags")
+    instruments = tags.get("instrument") if isinstance(tags, Mapping) else None  # others' tags are of no category
+    heard = {"instruments": [instruments] if isinstance(instruments, str) else list(instruments)} if instruments else {}
     return {"text": track.captions[0] if track.captions else "", **heard, **known}
+
+
+def usual_split(manifest: Manifest) -> str:
+    """Give the split that is taken of a manifest unless told otherwise: of MusicCaps that for evaluation, else all."""
+    return EVALUATION if manifest.facts.get("source") == "musiccaps" else ALL
+
+
+def of_split(recordings: Sequence[Recording], split: str) -> list[Recording]:
+    """Keep the recordings of a split, or of "all". Raises ValueError, naming the splits there are, if none is left."""
+    kept = [recording for recording in recordings if split in (ALL, recording.split)]
+    if not kept:
+        there = ", ".join(sorted({recording.split or "none" for recording in recordings}))
+        raise ValueError(f"No recording is of the split '{split}'. There are: {there}; 'all' takes every one.")
+    return kept
 
 
 def _rows(file: Path, report: Report, split: str) -> Iterator[tuple[int | None, dict[str, Any]]]:
@@ -102,12 +117,12 @@ def _rows(file: Path, report: Report, split: str) -> Iterator[tuple[int | None, 
     suffix = file.suffix.lower()
     if suffix == ".parquet":
         manifest = Manifest.read(file)
-        split = split or (EVALUATION if manifest.facts.get("source") == "musiccaps" else ALL)
-        yield from ((None, _of_recording(recording)) for recording in _of_split(manifest.recordings, split))
+        found = of_split(manifest.recordings, split or usual_split(manifest))
+        yield from ((None, _of_recording(recording)) for recording in found)
     elif suffix in (".csv", ".tsv"):
         columns = header_of(file)
         if musiccaps.is_table(columns):
-            found = _of_split(musiccaps.read([file], report), split or EVALUATION)
+            found = of_split(musiccaps.read([file], report), split or EVALUATION)
             yield from ((None, {"text": recording.captions[0]}) for recording in found)
             return
         if not set(columns) & set(CAPTION_FIELDS):
@@ -128,11 +143,16 @@ def _lines(file: Path, report: Report, *, is_json: bool) -> Iterator[tuple[int, 
             if not isinstance(value, str | Mapping):
                 raise BadRow(Fault(file.name, "It is no prompt.", "Write a string, or an object with text.", number))
             if value:
-                yield number, _fields(prompt_fields(value))
+                fields = _fields(prompt_fields(value))
+                json.dumps(fields, ensure_ascii=False).encode()
+                yield number, fields
         except BadRow as error:
             report(error.fault)
         except UnicodeDecodeError:
             report(Fault(file.name, "It is not UTF-8.", "Save the file as UTF-8.", number))
+        except UnicodeEncodeError:
+            what = "It holds half of a character, as \\ud83d without its other half."
+            report(Fault(file.name, what, "Write the whole character, or leave the line out.", number))
         except ValueError as error:
             report(Fault(file.name, f"It is not valid JSON: {error}.", "Correct the line, or leave it out.", number))
 
@@ -149,11 +169,3 @@ def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
 def _of_recording(recording: Recording) -> dict[str, Any]:
     track = Track(Path(recording.file), recording.track, tuple(recording.captions), recording.told())
     return {**track.metadata, **prompt_of(track)}
-
-
-def _of_split(recordings: Sequence[Recording], split: str) -> list[Recording]:
-    kept = [recording for recording in recordings if split in (ALL, recording.split)]
-    if not kept:
-        there = ", ".join(sorted({recording.split or "none" for recording in recordings}))
-        raise ValueError(f"No recording is of the split '{split}'. There are: {there}; 'all' takes every one.")
-    return kept

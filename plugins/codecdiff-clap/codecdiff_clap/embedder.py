@@ -41,6 +41,10 @@ class CLAP(Windowed):
     sample_rate = SAMPLE_RATE
     window_seconds = hop_seconds = WINDOW_SECONDS
     keeps_rest = True
+    policy = (
+        "the rest after the last whole window, or a clip shorter than one, is repeated as often as it fits and then "
+        "followed by silence; texts are cut at max_tokens"
+    )
     reads_text = True
     windows_at_once = 8
 
