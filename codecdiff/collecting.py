@@ -70,6 +70,7 @@ def import_collection(
     recordings = kept(found, licences=licences or (), splits=splits or (), tags=tags or ())
     home, in_rows = Path(paths[0]) if kind == "folder" else audio, len(faults)
     if home and home.is_dir():
+        output.parent.mkdir(parents=True, exist_ok=True)
         with progress("trying files", len(recordings)) as advance:
             notes = beside(output, ".probes.jsonl")
             recordings = look_up(recordings, home, faults.append, depth=depth_of(probe), notes=notes, progress=advance)
@@ -175,7 +176,8 @@ def check_collection(
         count = check(path, faults.append, depth=depth_of(probe), notes=notes)
     for fault in faults:
         out.print(str(fault), soft_wrap=True)
-    out.print(f"{len(faults)} faults in {count} recordings.")
+    what = "rows of the store" if path.is_dir() else "recordings"
+    out.print(f"{len(faults)} {'fault' if len(faults) == 1 else 'faults'} in {count} {what}.")
     if faults:
         raise typer.Exit(1)
 

@@ -145,6 +145,8 @@ def caption(
     from codecdiff.data.manifests import Manifest
     from codecdiff.journals import Journal
 
+    if output.suffix != ".jsonl" and not output.exists():
+        raise ValueError(f"'{output}' is to hold JSON lines: give it a name that ends in .jsonl.")
     rows = Manifest.read(manifest, audio=audio).rows()
     if sources:
         rows = with_captions(rows, read_captions(sources))

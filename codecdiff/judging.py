@@ -76,6 +76,8 @@ def evaluate(
 
     chosen = suites.suite_named(suite)
     wanted = chosen.wanted(embedders or (), scores or ())
+    if judged is None and model and prompts is None:
+        raise ValueError("--model makes music of --prompts LIST: a .txt, .jsonl or .csv file, or a manifest.")
     if (judged is None) == (prompts is None) or (prompts and not model):
         raise ValueError("Say what to judge: music, or else what to make it of: --model MODEL --prompts LIST.")
     if card and not Path(model, "codecdiff.json").is_file():

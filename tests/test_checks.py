@@ -6,17 +6,22 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from small import RATE, tone
 
+from codecdiff import Codec
 from codecdiff.data import probes
+from codecdiff.data.audio import find_tracks
 from codecdiff.data.checks import check
+from codecdiff.data.encoding import encode_tracks
 from codecdiff.data.faults import Fault
 from codecdiff.data.manifests import Manifest, Recording
 from codecdiff.data.probes import look_up, probe, try_all
+from codecdiff.data.segments import segmentation
 from codecdiff.data.store import CodeStore
 
 
@@ -167,6 +172,13 @@ def test_a_manifest_without_faults_or_without_audio_has_none(tmp_path: Path) -> 
     Manifest(tmp_path, [Recording("a", "x.wav", False, 10.0)]).write(tmp_path / "captions.parquet")
     assert checked(tmp_path / "m.parquet") == (1, {})
     assert checked(tmp_path / "captions.parquet") == (1, {})
+
+
+def test_a_store_of_segments_is_no_fault(dac: Codec, codec_spec: dict[str, Any], music: Path, tmp_path: Path) -> None:
+    rules = segmentation(segment=0.5)
+    cut, _ = encode_tracks(find_tracks(music), tmp_path / "store", dac, codec_spec, rules=rules)
+    assert len(cut) > len({row["track"] for row in cut.rows})
+    assert checked(cut.folder) == (len(cut), {})
 
 
 def test_every_fault_of_a_store_is_named(store: CodeStore, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def test_a_collection_goes_through_every_command(folder: Path) -> None:
     run("import folder music -o all.parquet --allow-licence CC*")
     fault = json.loads((folder / "all.faults.jsonl").read_text())
     assert (fault["file"], fault["line"], fault["field"]) == ("metadata.jsonl", 5, "file_name")
+    run("import folder music -o new/lists/all.parquet")
     run("filter all.parquet -o free.parquet --allow-licence CC?BY?4*")
     assert [r.track for r in Manifest.read("free.parquet").recordings] == ["0.wav", "2.wav"]
     assert "Artist 2" in (folder / "free.attribution.md").read_text()

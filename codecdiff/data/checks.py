@@ -111,7 +111,9 @@ def _check_store(folder: Path, report: Report) -> int:
         report(Fault(str(folder), f"It cannot be read: {error}.", "Encode again."))
         return 0
     tracks = [str(row["track"]) for row in store.rows]
-    _check_names("manifest.parquet", tracks, report)
+    rows = zip(tracks, store.rows, strict=True)
+    names = [f"{track}, segment {row['segment']}" if row["segment"] else track for track, row in rows]
+    _check_names("manifest.parquet", names, report)
     for i, row in enumerate(store.rows):
         if what := _wrong_codes(store, i, row):
             report(Fault(f"shards/{row['shard']:05d}.npy", what, "Encode again.", track=tracks[i], field="frames"))

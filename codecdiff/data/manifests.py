@@ -95,8 +95,12 @@ class Manifest:
         Raises FileNotFoundError if it is not there, ValueError if it is no manifest.
         """
         file = Path(file)
+        if (file / "header.json").is_file():
+            raise ValueError(f"'{file}' is a store of codes. Give the manifest it was made of, a .parquet file.")
         if not file.is_file():
-            raise FileNotFoundError(f"There is no manifest '{file}'. Make one: codecdiff data import ... -o {file}.")
+            raise FileNotFoundError(
+                f"There is no manifest '{file}'. Make one: codecdiff data import ... -o NAME.parquet."
+            )
         try:
             table = pq.read_table(file)
         except (pa.ArrowInvalid, OSError) as error:

@@ -78,7 +78,8 @@ class CodeStore:
         file = self.folder / "header.json"
         if not file.is_file():
             raise FileNotFoundError(
-                f"'{self.folder}' is no store of codes. Make one: codecdiff encode AUDIO -o {self.folder}."
+                f"'{self.folder}' is no store of codes. Make one of a folder of audio or a manifest: "
+                "codecdiff encode AUDIO -o STORE."
             )
         self.header: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if self.header.get("format") != FORMAT:
