@@ -5,6 +5,9 @@ parity    the same numbers on the card as on the CPU; in bfloat16, compiled and 
 training  seconds, TFLOP/s and memory of a training step of both large U-Nets, beside what `--plan` counts
 sampling  seconds for 29 s of music by both large U-Nets, in float32 and bfloat16
 encoding  how many times real time the codec encodes
+layouts   convolutions on frames as they are, and in the layout that cuDNN wants
+profile   where the card's time of a training step goes
+embedders what judges hear on the card and on the CPU
 
 Weights are random: speed does not depend on them. `--small` runs all of it in small, on a CPU too, to try the script.
 """
@@ -23,6 +26,7 @@ import torch
 from codecdiff_unet import UNet
 from codecdiff_unet.released import ROLES, SIZES, Architecture
 from torch import Tensor
+from torch.nn import functional
 
 import codecdiff
 from codecdiff import Condition, Entry, Pipeline, config
@@ -178,7 +182,7 @@ WAYS = (  # of training: role, crops in a batch, whether activations are compute
     ("primary", 12, False, False),
     ("secondary", 12, False, False),
     ("primary", 24, True, False),
-    ("primary", 12, False, True),
+    ("primary", 4, False, True),
 )
 
 
@@ -194,12 +198,29 @@ def training(small: bool) -> None:
         forget()
 
 
+def step_inputs(role: str, rows: int, frames: int) -> StageInput:
+    """Give the input of a training step."""
+    inputs = given(role, rows, frames)
+    clean = inputs["noisy"]
+    return StageInput(range(rows), clean, torch.ones_like(clean), inputs["context"], inputs["condition"])
+
+
+def in_half(trainer: StageTrainer, network: Any) -> StageTrainer:
+    """Let a trainer run a network in autocast to bfloat16."""
+
+    def run(*arguments: Any) -> Tensor:
+        with half():
+            return network(*arguments)
+
+    trainer.network = run
+    return trainer
+
+
 def step(role: str, size: str, rows: int, frames: int, checkpoint: bool, compiled: bool) -> str:
     """Say what a training step takes, and what was planned."""
     forget()
-    trainer, inputs = trainer_of(role, size, checkpoint=checkpoint), given(role, rows, frames)
-    clean = inputs["noisy"]
-    batch = StageInput(range(rows), clean, torch.ones_like(clean), inputs["context"], inputs["condition"])
+    trainer, batch = trainer_of(role, size, checkpoint=checkpoint), step_inputs(role, rows, frames)
+    clean = batch.clean
     with torch.device("meta"):
         blank = StageInput(
             range(rows),
@@ -212,13 +233,7 @@ def step(role: str, size: str, rows: int, frames: int, checkpoint: bool, compile
     planner = StageTrainer(Stage(role, shadow, training_scheduler(steps=100)), steps=1000)
     planned = step_of(planner, blank, mixed=True)
     memory = (sum(kept(planner).values()) + planned.activations) / 1e9
-    network = torch.compile(trainer.denoiser) if compiled else trainer.denoiser
-
-    def half_network(*arguments: Any) -> Tensor:
-        with half():
-            return network(*arguments)
-
-    trainer.network = half_network
+    in_half(trainer, torch.compile(trainer.denoiser) if compiled else trainer.denoiser)
     losses: list[float] = []
     seconds = timed(lambda: losses.append(trainer.step(batch)), repeats=6, warmups=3)
     flops = planned.forward + planned.backward + planned.recomputed
@@ -226,6 +241,58 @@ def step(role: str, size: str, rows: int, frames: int, checkpoint: bool, compile
         f"{seconds:.3f} s a step, {rows * frames / seconds:,.0f} frames/s, {flops / seconds / 1e12:.0f} TFLOP/s, "
         f"{peak():.1f} GB (planned {memory:.1f}), loss {losses[0]:.3f} to {losses[-1]:.3f}"
     )
+
+
+SHAPES = ((4, 576, 576, 2496), (4, 1152, 576, 2496), (4, 1152, 1152, 624), (4, 2304, 2304, 156))  # b, c, c', l
+
+
+def layouts(small: bool) -> None:
+    """Print what a convolution takes forward and backward: of (b, c, l), and of the same channels last."""
+    for rows, inputs, outputs, frames in [(2, 8, 8, 64)] if small else SHAPES:
+        x = torch.randn(rows, inputs, 1, frames, device=DEVICE, dtype=torch.bfloat16)
+        weight = torch.randn(outputs, inputs, 1, 3, device=DEVICE, dtype=torch.bfloat16)
+        first = [tensor[:, :, 0].contiguous().requires_grad_() for tensor in (x, weight)]
+        last = [tensor.contiguous(memory_format=torch.channels_last).requires_grad_() for tensor in (x, weight)]
+        ways = {
+            "channels first": (first, lambda x, weight: functional.conv1d(x, weight, padding=1)),
+            "channels last": (last, lambda x, weight: functional.conv2d(x, weight, padding=(0, 1))),
+        }
+        for name, (tensors, convolve) in ways.items():
+            gradient = torch.randn_like(convolve(*tensors))
+            seconds = timed(lambda t=tensors, c=convolve, g=gradient: torch.autograd.grad(c(*t), t, g), 10, 3)
+            print(f"{rows, inputs, outputs, frames} {name}: {1000 * seconds:.3f} ms", flush=True)
+
+
+def profile(small: bool) -> None:
+    """Print a step of the large primary, its forward and backward pass, and the kernels that take longest."""
+    size, rows, frames = ("small", 2, 64) if small else ("large", 4, FRAMES)
+    trainer, batch = trainer_of("primary", size), step_inputs("primary", rows, frames)
+    in_half(trainer, trainer.denoiser)
+    print(f"a step: {timed(lambda: trainer.step(batch)):.3f} s")
+    print(f"forward and backward: {timed(lambda: trainer.objective(batch).backward()):.3f} s")
+    with torch.profiler.profile() as profiler:
+        trainer.step(batch)
+        wait()
+    by = "self_cuda_time_total" if DEVICE == "cuda" else "self_cpu_time_total"
+    print(profiler.key_averages().table(sort_by=by, row_limit=20, max_name_column_width=70))
+
+
+def embedders(small: bool) -> None:
+    """Print relative errors of judges on the card against the CPU, on small random models."""
+    from codecdiff_clap import random_weights as clap
+    from codecdiff_mert import random_weights as mert
+
+    with tempfile.TemporaryDirectory() as folder:
+        models = {
+            "clap-music": clap.random_model(Path(folder) / "clap"),
+            "mert": mert.random_model(Path(folder) / "mert"),
+        }
+        specs = [{"name": "logmel"}, *({"name": name, "model": str(model)} for name, model in models.items())]
+        for spec in specs:
+            judge = config.build("embedders", spec)
+            audio = 0.3 * torch.randn(3, round(12 * judge.sample_rate), generator=torch.Generator().manual_seed(0))
+            here = judge.embed(audio)
+            print(f"{spec['name']}: {error(judge.to(DEVICE).embed(audio.to(DEVICE)), here):.1e}", flush=True)
 
 
 def paper(folder: Path, size: str) -> Pipeline:
@@ -291,7 +358,7 @@ def encoding(small: bool) -> None:
         print(f"{rows} x {seconds} s: {rows * seconds / took:,.0f} x real time, {peak():.1f} GB", flush=True)
 
 
-PARTS = {part.__name__: part for part in (ceilings, parity, training, sampling, encoding)}
+PARTS = {part.__name__: part for part in (ceilings, parity, training, sampling, encoding, layouts, profile, embedders)}
 
 
 def main() -> None:
@@ -307,7 +374,7 @@ def main() -> None:
         began = time.perf_counter()
         try:
             PARTS[name](arguments.small)
-        except Exception:  # an expensive machine: the others still run
+        except Exception:  # whatever fails, on a machine that is lent by the minute the other parts still run
             traceback.print_exc()
         forget()
         print(f"({time.perf_counter() - began:.0f} s)", flush=True)

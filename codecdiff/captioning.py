@@ -154,6 +154,6 @@ def _in_threads(
                 for future in ended:
                     yield future.result()
                     under_way |= {pool.submit(work, item) for item in islice(source, 1)}
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nothing more is asked and paid for
             give_up()
             raise

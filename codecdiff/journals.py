@@ -32,7 +32,7 @@ class Journal:
         try:
             claim(self._stream.fileno(), self.file)
             self._mend()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nobody is left to close it
             self._stream.close()
             raise
 

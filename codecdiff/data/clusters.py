@@ -71,7 +71,7 @@ def on_ray(device: str = "", workers: int | None = None) -> Engine:
     Raises ImportError if Ray is not installed.
     """
     try:
-        import ray.data  # noqa: F401
+        import ray.data  # noqa: F401 - to say at once that it is missing; what runs imports it for itself
     except ImportError as error:
         raise ImportError(f"The engine 'ray' needs Ray ({error}): pip install 'codecdiff[ray]'.") from error
 

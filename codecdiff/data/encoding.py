@@ -474,7 +474,7 @@ def encode_tracks(
             tally.skipped += len(result.skipped)
             tell(result.number, len(tasks[result.number].tracks))
         skipped = publish(job, len(tasks), folder)
-    except BaseException as error:
+    except BaseException as error:  # Ctrl-C too: what is of no use to the next run does not stay
         if isinstance(error, BadAudio) or _is_useless(job, folder, mine):
             shutil.rmtree(job.draft, ignore_errors=True)
         raise

@@ -159,7 +159,7 @@ def try_all(
                     stream.write(json.dumps({"key": key, **asdict(answer)}) + "\n")
                     stream.flush()
                 progress(len(answers))
-        except BaseException:
+        except BaseException:  # Ctrl-C too: what waits is not tried
             pool.shutdown(cancel_futures=True)
             raise
     if notes and stream:
