@@ -70,7 +70,10 @@ class Crops:
         self, store: CodeStore, tracks: Sequence[int], frames: int, *, target: Target = "codes", seed: int = 0
     ):
         if not tracks:
-            raise ValueError("There are no tracks to draw crops from.")
+            raise ValueError(
+                "There are no tracks to draw crops from. Those whose split is validation or test are never trained on: "
+                "encode others too, or give them another split."
+            )
         if frames < 1:
             raise ValueError(f"A crop of {frames} frames holds no music.")
         self.store, self.frames, self.target, self.seed = store, frames, target, seed
