@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,27 @@ def commit_of(model: str, revision: str | None = None, *, file: str = "config.js
         return Path(hf_hub_download(model, file, revision=revision)).parent.name
     except (OSError, ValueError, HfHubHTTPError):
         return None
+
+
+def not_found(what: str, model: str, revision: str | None, files: str, error: Exception) -> LookupError:
+    """Give the error of a part whose model could not be had: where it is looked for, and how to get it there.
+
+    `what` is its kind, as in "DAC model"; `files` what a local folder of it holds; `error` what the library said.
+    """
+    at = f" at revision {revision!r}" if revision else ""
+    return LookupError(
+        f"No {what} {model!r}{at}. It is looked for as a local folder with {files}, then as a Hugging Face id, which "
+        "needs a network the first time. To fetch one elsewhere: `hf download ID --local-dir FOLDER`, then "
+        f"model=FOLDER. ({str(error).strip().splitlines()[0]})"
+    )
+
+
+def require_complete(what: str, model: str, missing: Iterable[str], advice: str = "") -> None:
+    """Raise ValueError if weights are missing that a model of this kind has; transformers would draw them at random."""
+    if names := sorted(missing):
+        raise ValueError(
+            f"{model!r} is not a complete {what}: {len(names)} of its weights are missing, {names[0]!r} first.{advice}"
+        )
 
 
 def fetched(name: str) -> Path:

@@ -9,7 +9,7 @@ from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
 from codecdiff import Captioner
 from codecdiff.captioning import one_line
-from codecdiff.hub import commit_of
+from codecdiff.hub import commit_of, not_found, require_complete
 from codecdiff_captions.windows import read_window
 
 PROMPT = (
@@ -105,23 +105,16 @@ def _conversation(prompt: str) -> list[dict[str, Any]]:
 
 def _load(model: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:
     """Load the processor and the network, from safetensors, frozen, and set to take the likeliest token."""
-    revision = revision or "main"
+    branch = revision or "main"
     try:
-        processor: Any = AutoProcessor.from_pretrained(model, revision=revision)
+        processor: Any = AutoProcessor.from_pretrained(model, revision=branch)
         loaded: Any = Qwen2AudioForConditionalGeneration.from_pretrained(
-            model, revision=revision, dtype=dtype, use_safetensors=True, output_loading_info=True
+            model, revision=branch, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
     except OSError as error:
-        raise LookupError(
-            f"No Qwen2-Audio {model!r}{'' if revision == 'main' else f' at revision {revision!r}'}. It is looked for "
-            "as a local folder with config.json, its weights as safetensors and a processor, then as a Hugging Face "
-            "id, which needs a network the first time. To fetch one elsewhere: `hf download ID --local-dir FOLDER`, "
-            f"then model=FOLDER. ({str(error).strip().splitlines()[0]})"
-        ) from error
+        files = "config.json, its weights as safetensors and a processor"
+        raise not_found("Qwen2-Audio", model, revision, files, error) from error
     network, report = loaded
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(
-            f"{model!r} is not a complete Qwen2-Audio: {len(missing)} of its weights are missing, {missing[0]!r} first."
-        )
+    require_complete("Qwen2-Audio", model, report["missing_keys"])
     network.generation_config.update(do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None)
     return processor, network.eval().requires_grad_(False)

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 
 from codecdiff import device_of
 from codecdiff.embedders import Windowed
-from codecdiff.hub import commit_of
+from codecdiff.hub import commit_of, not_found, require_complete
 from codecdiff_clap.shapes import SAMPLE_RATE, WINDOW_SECONDS, features_of, shape_of
 
 TEXTS_AT_ONCE = 32
@@ -140,21 +140,14 @@ class GeneralCLAP(CLAP):
 
 def _load(model: str, revision: str | None) -> tuple[ClapModel, ClapFeatureExtractor, Any]:
     """Load the network, what prepares its audio, and its tokenizer."""
-    revision = revision or "main"
+    branch = revision or "main"
     try:
-        extractor = ClapFeatureExtractor.from_pretrained(model, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-        loaded: Any = ClapModel.from_pretrained(model, revision=revision, output_loading_info=True)
+        extractor = ClapFeatureExtractor.from_pretrained(model, revision=branch)
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=branch)
+        loaded: Any = ClapModel.from_pretrained(model, revision=branch, output_loading_info=True)
     except OSError as error:
-        raise LookupError(
-            f"No CLAP model {model!r}{'' if revision == 'main' else f' at revision {revision!r}'}. It is looked for as "
-            "a local folder with config.json, weights, preprocessor_config.json and a tokenizer, then as a Hugging "
-            "Face id, which needs a network the first time. To fetch one elsewhere: `hf download ID --local-dir "
-            f"FOLDER`, then model=FOLDER. ({str(error).strip().splitlines()[0]})"
-        ) from error
+        files = "config.json, weights, preprocessor_config.json and a tokenizer"
+        raise not_found("CLAP model", model, revision, files, error) from error
     network, report = loaded
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(
-            f"{model!r} is not a complete CLAP: {len(missing)} of its weights are missing, {missing[0]!r} first."
-        )
+    require_complete("CLAP", model, report["missing_keys"])
     return network, extractor, tokenizer

@@ -11,9 +11,11 @@ from torch.nn import functional
 from transformers import DacModel
 
 from codecdiff import Codec
-from codecdiff.hub import commit_of
+from codecdiff.hub import commit_of, not_found, require_complete
 from codecdiff_dac.halos import decode_halo, encode_halo
 from codecdiff_dac.shapes import shape_of
+
+UNCONVERTED = " Weights still under weight norm, or of the original package, have to be converted to transformers' DAC."
 
 
 class DAC(Codec):
@@ -146,16 +148,7 @@ def _load(model: str, revision: str | None) -> DacModel:
             model, revision=revision or "main", use_safetensors=True, output_loading_info=True
         )
     except OSError as error:
-        raise LookupError(
-            f"No DAC model {model!r}{f' at revision {revision!r}' if revision else ''}. It is looked for as a local "
-            "folder with config.json and model.safetensors, then as a Hugging Face id, which needs a network the first "
-            "time. To fetch one elsewhere: `hf download ID --local-dir FOLDER`, then model=FOLDER. "
-            f"({str(error).strip().splitlines()[0]})"
-        ) from error
+        raise not_found("DAC model", model, revision, "config.json and model.safetensors", error) from error
     network, report = loaded
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(
-            f"{model!r} is not a complete DAC: {len(missing)} of its weights are missing, {missing[0]!r} first. "
-            "Weights still under weight norm, or of the original package, have to be converted to transformers' DAC."
-        )
+    require_complete("DAC", model, report["missing_keys"], UNCONVERTED)
     return network.float()

@@ -8,7 +8,7 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from codecdiff import device_of
 from codecdiff.embedders import Windowed
-from codecdiff.hub import commit_of
+from codecdiff.hub import commit_of, not_found, require_complete
 from codecdiff_mert.shapes import Network, features_of, network_of, shape_of
 
 
@@ -108,15 +108,9 @@ def _load(model: str, revision: str | None) -> Network:
                 model, config=shape, revision=revision or "main", output_loading_info=True
             )
     except OSError as error:
-        raise LookupError(
-            f"No weights of the model {model!r}. They are looked for as model.safetensors or pytorch_model.bin in a "
-            "local folder, then as a Hugging Face id, which needs a network the first time. "
-            f"({str(error).strip().splitlines()[0]})"
-        ) from error
+        files = "config.json and model.safetensors or pytorch_model.bin"
+        raise not_found("weights of the model", model, revision, files, error) from error
     network, report = loaded
-    if missing := sorted(set(report["missing_keys"]) - {"masked_spec_embed"}):  # which is for training alone
-        raise ValueError(
-            f"{model!r} is not a complete {type(network).__name__}: {len(missing)} of its weights are missing, "
-            f"{missing[0]!r} first."
-        )
+    training_alone = {"masked_spec_embed"}
+    require_complete(type(network).__name__, model, set(report["missing_keys"]) - training_alone)
     return network

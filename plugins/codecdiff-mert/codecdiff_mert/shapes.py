@@ -12,6 +12,8 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
+from codecdiff.hub import not_found
+
 Shape = HubertConfig | Data2VecAudioConfig
 Network = HubertModel | Data2VecAudioModel
 
@@ -48,7 +50,7 @@ def shape_of(model: str, revision: str | None, *, online: bool = False) -> Shape
             PretrainedConfig.get_config_dict(model, revision=revision or "main", local_files_only=not online)[0],
         )
     except OSError as error:
-        raise _unknown(model, error) from error
+        raise _unknown(model, revision, error) from error
 
 
 def _shape(model: str, told: dict[str, Any]) -> Shape:
@@ -78,12 +80,8 @@ def features_of(model: str, revision: str | None, *, online: bool = False) -> Wa
     try:
         return Wav2Vec2FeatureExtractor.from_pretrained(model, revision=revision or "main", local_files_only=not online)
     except OSError as error:
-        raise _unknown(model, error) from error
+        raise _unknown(model, revision, error) from error
 
 
-def _unknown(model: str, error: Exception) -> LookupError:
-    return LookupError(
-        f"No music model {model!r}. It is looked for as a local folder with config.json, preprocessor_config.json and "
-        "weights, then as a Hugging Face id, which needs a network the first time. To fetch one elsewhere: "
-        f"`hf download ID --local-dir FOLDER`, then model=FOLDER. ({str(error).strip().splitlines()[0]})"
-    )
+def _unknown(model: str, revision: str | None, error: Exception) -> LookupError:
+    return not_found("music model", model, revision, "config.json, preprocessor_config.json and weights", error)

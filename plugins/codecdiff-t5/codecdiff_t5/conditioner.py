@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, T5EncoderModel
 
 from codecdiff import Condition, Conditioner, Entry, Prompt, device_of, prompt_fields
-from codecdiff.hub import commit_of
+from codecdiff.hub import commit_of, not_found, require_complete
 from codecdiff_t5.caches import Folder, Recent
 from codecdiff_t5.shapes import shape_of
 
@@ -196,22 +196,14 @@ def _text_of(prompt: Prompt) -> str:
 
 def _load(model: str, revision: str | None) -> tuple[T5EncoderModel, Any]:
     """Load the encoder, from safetensors, and the tokenizer."""
-    revision = revision or "main"
+    branch = revision or "main"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=branch)
         loaded: Any = T5EncoderModel.from_pretrained(
-            model, revision=revision, use_safetensors=True, output_loading_info=True
+            model, revision=branch, use_safetensors=True, output_loading_info=True
         )
     except OSError as error:
-        raise LookupError(
-            f"No T5 model {model!r}{'' if revision == 'main' else f' at revision {revision!r}'}. It is looked for as a "
-            "local folder with config.json, model.safetensors and a tokenizer, then as a Hugging Face id, which needs "
-            "a network the first time. To fetch one elsewhere: `hf download ID --local-dir FOLDER`, then "
-            f"model=FOLDER. ({str(error).strip().splitlines()[0]})"
-        ) from error
+        raise not_found("T5 model", model, revision, "config.json, model.safetensors and a tokenizer", error) from error
     network, report = loaded
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(
-            f"{model!r} is not a complete T5 encoder: {len(missing)} of its weights are missing, {missing[0]!r} first."
-        )
+    require_complete("T5 encoder", model, report["missing_keys"])
     return network, tokenizer
