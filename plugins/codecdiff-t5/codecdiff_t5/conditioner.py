@@ -72,6 +72,8 @@ class T5(Conditioner):
         self._take(network, dtype)
         self.max_tokens = max_tokens
         self.attend_padding = attend_padding
+        if attend_padding:
+            self.exceptions = {"neighbours": "with attend_padding a prompt reads the padding that its neighbours bring"}
         self.cache = None if cache is None else Path(cache)
         self._recent = Recent(_RECENT_PROMPTS)
         self._has_warned = False
