@@ -37,9 +37,7 @@ def mean_token(entry: Entry) -> Tensor:
     return (entry.tokens * mask).sum(1) / mask.sum(1)
 
 
-def check_inputs(
-    denoiser: Denoiser, noisy: Tensor, timestep: Tensor, context: Tensor | None, rows: int | None
-) -> None:
+def check_inputs(denoiser: Denoiser, noisy: Tensor, timestep: Tensor, context: Tensor | None, rows: int | None) -> None:
     """Raise a ValueError unless these can be the inputs of one call, with a condition of so many rows."""
     b, frames = noisy.shape[0], noisy.shape[-1]
     given = None if context is None else tuple(context.shape)

@@ -37,7 +37,11 @@ class FusedAttention(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, attention of (b, heads, n, d) on the meta device in one piece."""
         kwargs = kwargs or {}
-        if func is functional.scaled_dot_product_attention and args[0].is_meta and args[0].shape[:2] == args[1].shape[:2]:
+        if (
+            func is functional.scaled_dot_product_attention
+            and args[0].is_meta
+            and args[0].shape[:2] == args[1].shape[:2]
+        ):
             return _fused(*args, **kwargs)
         return func(*args, **kwargs)
 

@@ -5,7 +5,7 @@ Queries and keys are normalised (Henry et al., 2020), so that attention does not
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from diffusers.models.attention import FeedForward
 from diffusers.models.embeddings import apply_rotary_emb, get_1d_rotary_pos_embed
@@ -37,10 +37,18 @@ class Cue(NamedTuple):
         return modulation[:, None].chunk(count, dim=-1)
 
 
-def rotation(positions: int, head_dim: int, device: object = None) -> Rotation:
-    """Angles by which queries and keys are turned at each position (Su et al., 2021): attention sees distances alone."""
-    places = arange(positions, device=device)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    return get_1d_rotary_pos_embed(head_dim, places, use_real=True, repeat_interleave_real=False)  # pyright: ignore
+def rotation(positions: int, head_dim: int, device: Any = None) -> Rotation:
+    """Turns of queries and keys at each position (Su et al., 2021), by which attention sees distances alone."""
+    places: Any = arange(positions, device=device)  # diffusers takes and gives more than its hints say
+    turns: Any = get_1d_rotary_pos_embed(head_dim, places, use_real=True, repeat_interleave_real=False)
+    return turns
+
+
+def turn(x: Tensor, by: Rotation) -> Tensor:
+    """(b, heads, n, d), turned at each position: pairs are numbers half of d apart."""
+    angles: Any = by
+    turned: Any = apply_rotary_emb(x, angles, use_real_unbind_dim=-2)
+    return turned
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
@@ -70,7 +78,7 @@ class SelfAttention(nn.Module):
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
         q, k = self.q_norm(q), self.k_norm(k)
         if turned is not None:
-            q, k = (apply_rotary_emb(part, turned, use_real_unbind_dim=-2) for part in (q, k))
+            q, k = turn(q, turned), turn(k, turned)
         return self.out(attend(q, k, v, None if mask is None else mask[:, None, None]))
 
 
@@ -131,12 +139,12 @@ class Modulation(nn.Module):
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x * (1 + scale) + shift."""
+    """X * (1 + scale) + shift."""
     return x * (1 + scale) + shift
 
 
 class Block(nn.Module):
-    """A block of the diffusion transformer (Peebles & Xie, 2023, "adaLN-Zero"), with cross-attention between its halves.
+    """A block of the diffusion transformer (Peebles & Xie, 2023, "adaLN-Zero"), cross-attention between its halves.
 
     Step and vector shift, scale and gate what attention and network add. The gates are zero at first: so is the block.
     """

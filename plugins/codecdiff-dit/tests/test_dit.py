@@ -243,7 +243,7 @@ def test_it_compiles_to_one_graph() -> None:
 
 @pytest.mark.integration
 def test_what_is_learned_holds_at_other_lengths() -> None:
-    """Frames are noise after a pulse that is nowhere else: the answer, its value 3 frames ago, is a matter of distance."""
+    """Each frame has to tell the noise of 3 frames before: a matter of distance, which the length does not change."""
     dit = DiT(channels=1, condition_widths={}, width=32, depth=2, heads=2)
     optimizer, generator = torch.optim.AdamW(dit.parameters(), lr=3e-3), torch.Generator().manual_seed(1)
 
