@@ -241,7 +241,8 @@ class Splitter(Part, ABC):
     def context(self, stages: Sequence[Tensor], i: int) -> Tensor | None:
         """Give what stage `i` sees of the stages before it, (b, c', l') at its own length; None for the first.
 
-        Only `stages[:i]` are read. Unless overridden: their channels, concatenated.
+        Only the numbers of `stages[:i]` are read: `stages[i:]` are there for their shapes. Unless overridden: the
+        channels of those before, concatenated.
         """
         return torch.cat(list(stages[:i]), dim=1) if i else None
 
