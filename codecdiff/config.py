@@ -156,10 +156,22 @@ def completed(kind: str, spec: str | Mapping[str, Any]) -> dict[str, Any]:
     Raises ConfigError for options it does not have.
     """
     name, values = part_spec(kind, spec)
-    parameters = inspect.signature(registry.load(kind, name).__init__).parameters
-    defaults = {key: parameters[key].default for key in options(kind, name)}
-    known = {key: _plain(value) for key, value in defaults.items() if value is not inspect.Parameter.empty}
-    return {"name": name, **known, **values}
+    parameters, known = inspect.signature(registry.load(kind, name).__init__).parameters, options(kind, name)
+    defaults = {key: parameters[key].default for key in known}
+    plain = {key: _plain(value) for key, value in defaults.items() if value is not inspect.Parameter.empty}
+    inner = {key: part for key in values if (part := _kind_of(known[key])) and values[key] is not None}
+    return {"name": name, **plain, **values, **{key: completed(part, values[key]) for key, part in inner.items()}}
+
+
+def alike(kind: str, there: Any, here: Any) -> tuple[Any, Any]:
+    """Complete two descriptions of one part, so that a file from before an option existed has it at its default.
+
+    Descriptions of parts of other names come back as they are, for those need not be installed.
+    """
+    pair = (there, here)
+    if not all(isinstance(spec, Mapping) and "name" in spec for spec in pair) or there["name"] != here["name"]:
+        return pair
+    return completed(kind, there), completed(kind, here)
 
 
 def build(kind: str, spec: str | Mapping[str, Any], **supplied: Any) -> Any:

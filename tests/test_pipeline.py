@@ -96,6 +96,15 @@ def test_a_model_without_prompts(make_pipeline: Make, tmp_path: Path) -> None:
     assert torch.equal(audio, pipeline.generate("drums", seconds=0.1, guidance=7))
 
 
+def test_a_folder_from_before_an_option_existed_holds_the_same_model(make_pipeline: Make, tmp_path: Path) -> None:
+    make_pipeline().save(tmp_path)
+    spec = json.loads((tmp_path / MODEL_FILE).read_text())
+    del spec["codec"]["codec"]["backend"]
+    (tmp_path / MODEL_FILE).write_text(json.dumps(spec))
+    make_pipeline().save(tmp_path)
+    assert json.loads((tmp_path / MODEL_FILE).read_text()) == spec
+
+
 def test_another_model_in_the_folder_is_refused(make_pipeline: Make, tmp_path: Path, dac: Codec) -> None:
     make_pipeline().save(tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from codecdiff.config import alike
 from codecdiff.data.audio import Track
 from codecdiff.interfaces import Codec, device_of
 
@@ -178,8 +179,9 @@ class CodeStore:
     def check(self, codec: Codec, spec: dict[str, Any], target: Target = "codes") -> None:
         """Raise ValueError unless the store was made by this codec, with these options and weights, for this target."""
         self.check_target(target)
-        made_by = {"codec": self.header["codec"], "weights": self.header["weights"]}
-        asked = {"codec": json.loads(json.dumps(spec)), "weights": fingerprint(codec)}
+        made, wanted = alike("codecs", self.header["codec"], json.loads(json.dumps(spec)))
+        made_by = {"codec": made, "weights": self.header["weights"]}
+        asked = {"codec": wanted, "weights": fingerprint(codec)}
         for key in asked:
             if made_by[key] != asked[key]:
                 raise ValueError(
