@@ -22,7 +22,7 @@ LAYERS = (
 LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in names}
 FIRST = {"torch", "numpy", "einops"}  # all that the interfaces may import
 OWNED = {  # heavy libraries and their plugins
-    "transformers": ("dac", "t5", "encodec", "clap", "mert", "captions"),
+    "transformers": ("dac", "t5", "encodec", "mimi", "clap", "mert", "captions"),
     "torchvggish": ("vggish",),
     "openai": ("captions",),
 }
