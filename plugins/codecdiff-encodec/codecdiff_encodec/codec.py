@@ -1,4 +1,4 @@
-"""EnCodec as a codec of codecdiff, on the implementation and the weights that transformers reads."""
+"""EnCodec as a codec of codecdiff, on transformers' implementation or on the original one, which give the same."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,10 @@ from transformers import EncodecConfig, EncodecModel
 
 from codecdiff import Codec
 from codecdiff.hub import commit_of, not_found, require_complete
+from codecdiff_encodec.originals import original_network, original_package
 from codecdiff_encodec.shapes import codebooks_at, shape_of
+
+Backend = Literal["transformers", "encodec"]
 
 LOUDNESS = 0.1  # root mean square: peaks up to ten times as high are not clipped
 
@@ -34,14 +37,14 @@ class EnCodec(Codec):
         bandwidth: In kbit/s, one that the model was trained for; it decides the number of codebooks. The widest if
             None.
         loudness: Root mean square of the audio that the 48 kHz model decodes; 0.1 if None. None for the others.
-        backend: Whose implementation runs: that of transformers, or of the package `encodec` (an extra of this
-            package, for non-commercial use). Both read the same files and give the same numbers.
+        backend: Whose network computes: that of `transformers`, or that of the package encodec, which is an extra of
+            this one and not for commercial use. Both read the same files.
         revision: A branch, tag or commit of the id; the newest if None. The commit is what is remembered.
 
     Raises:
         LookupError: There is no such model.
-        ValueError: The files are not a complete EnCodec, or it has no such bandwidth or no loudness.
-        ImportError: The package `encodec` is asked for and not installed.
+        ValueError: The files are not a complete EnCodec, or it has no such bandwidth, or no loudness.
+        ImportError: The backend is `encodec`, and its package is not installed.
 
     Source: Défossez et al. (2022), High Fidelity Neural Audio Compression, arXiv:2210.13438; the 32 kHz model: Copet
     et al. (2023), Simple and Controllable Music Generation, arXiv:2306.05284.
@@ -54,16 +57,17 @@ class EnCodec(Codec):
         *,
         bandwidth: float | None = None,
         loudness: float | None = None,
-        backend: Literal["transformers", "encodec"] = "transformers",
+        backend: Backend = "transformers",
         revision: str | None = None,
     ) -> None:
         super().__init__()
-        self.arguments["revision"] = revision = commit_of(model, revision) or revision  # a branch moves
-        self._take(_load(model, revision))
         if backend == "encodec":
-            from codecdiff_encodec.original import original
-
-            self.network = original(self.network)
+            original_package()  # before weights are fetched
+        elif backend != "transformers":
+            raise ValueError(f"EnCodec has no backend {backend!r}. There are: transformers, encodec.")
+        self.arguments["revision"] = revision = commit_of(model, revision) or revision  # a branch moves
+        network = self._cut(_load(model, revision))
+        self._take(network.config, original_network(network) if backend == "encodec" else network)
         self.duplicate_entries = self._find_duplicates()
 
     @classmethod
@@ -74,20 +78,28 @@ class EnCodec(Codec):
         """
         part = cls.__new__(cls, **options)
         super(EnCodec, part).__init__()
+        shape = shape_of(part.arguments["model"], part.arguments["revision"])
         with torch.device("meta"):
-            part._take(EncodecModel(shape_of(part.arguments["model"], part.arguments["revision"])).float())
+            network = part._cut(EncodecModel(shape).float())  # whatever the backend: its weights are as many
+        part._take(shape, network.to("meta"))  # some buffers are made on the CPU all the same
         return part
 
-    def _take(self, network: EncodecModel) -> None:
-        """Take on a network, frozen, with as many codebooks as the bandwidth has, and its facts."""
-        config = network.config
-        self.num_codebooks = codebooks_at(config, self.arguments["bandwidth"], self.arguments["model"])
-        network.quantizer.layers = network.quantizer.layers[: self.num_codebooks]
-        _fold_weight_norm(network)
-        self.network: nn.Module = network
+    def _cut(self, network: EncodecModel) -> EncodecModel:
+        """Keep of a network the codebooks that the bandwidth has, and of weight norm the weights that it gives."""
+        count = codebooks_at(network.config, self.arguments["bandwidth"], self.arguments["model"])
+        network.quantizer.layers = network.quantizer.layers[:count]
+        for module in network.modules():
+            if parametrize.is_parametrized(module, "weight"):
+                parametrize.remove_parametrizations(module, "weight")
+        return network
+
+    def _take(self, config: EncodecConfig, network: nn.Module) -> None:
+        """Take on a network of either backend, frozen, and its facts."""
+        self.network = network
         self.sample_rate = config.sampling_rate
         self.channels = config.audio_channels
         self.hop_length = config.hop_length
+        self.num_codebooks = len(self._levels)
         self.codebook_size = config.codebook_size
         self.codebook_dim = config.codebook_dim
         self.loudness = self._loudness_of(config)
@@ -205,9 +217,10 @@ def _load(model: str, revision: str | None) -> EncodecModel:
     In a file weights lie at any address, and the last bits of what some kernels give depend on how it is aligned.
     """
     try:
-        loaded: Any = EncodecModel.from_pretrained(
-            model, revision=revision or "main", use_safetensors=True, output_loading_info=True
-        )
+        with torch.random.fork_rng(devices=[]):  # it draws before it reads
+            loaded: Any = EncodecModel.from_pretrained(
+                model, revision=revision or "main", use_safetensors=True, output_loading_info=True
+            )
     except OSError as error:
         raise not_found("EnCodec model", model, revision, "config.json and model.safetensors", error) from error
     network, report = loaded
@@ -215,10 +228,3 @@ def _load(model: str, revision: str | None) -> EncodecModel:
     for tensor in chain(network.parameters(), network.buffers()):
         tensor.data = tensor.data.clone()
     return network.float()
-
-
-def _fold_weight_norm(network: nn.Module) -> None:
-    """Keep the weights that weight norm gives, instead of computing them whenever they are read."""
-    for module in network.modules():
-        if parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight")

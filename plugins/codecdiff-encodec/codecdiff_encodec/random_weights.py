@@ -20,7 +20,7 @@ _CLIP_FRAMES = 128  # of the noise that codebooks are seeded from
 
 
 def random_model(folder: str | Path, *, size: Size = "tiny-24khz", seed: int = 0) -> Path:
-    """Write an EnCodec of the given shape with weights drawn from `seed`; give the folder, to be loaded as any other."""
+    """Write an EnCodec of this shape with weights drawn from `seed`; give the folder, to be loaded as any other."""
     with torch.random.fork_rng(devices=[]):
         network = EncodecModel(EncodecConfig(**SHAPES[size])).eval()
     generator = torch.Generator().manual_seed(seed)
