@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils import parametrize
 from transformers import EncodecConfig, EncodecModel
@@ -84,7 +84,7 @@ class EnCodec(Codec):
         part._take(shape, network.to("meta"))  # some buffers are made on the CPU all the same
         return part
 
-    def _cut(self, network: EncodecModel) -> EncodecModel:
+    def _cut(self, network: Any) -> Any:
         """Keep of a network the codebooks that the bandwidth has, and of weight norm the weights that it gives."""
         count = codebooks_at(network.config, self.arguments["bandwidth"], self.arguments["model"])
         network.quantizer.layers = network.quantizer.layers[:count]
@@ -93,7 +93,7 @@ class EnCodec(Codec):
                 parametrize.remove_parametrizations(module, "weight")
         return network
 
-    def _take(self, config: EncodecConfig, network: nn.Module) -> None:
+    def _take(self, config: EncodecConfig, network: Any) -> None:
         """Take on a network of either backend, frozen, and its facts."""
         self.network = network
         self.sample_rate = config.sampling_rate
@@ -101,7 +101,7 @@ class EnCodec(Codec):
         self.hop_length = config.hop_length
         self.num_codebooks = len(self._levels)
         self.codebook_size = config.codebook_size
-        self.codebook_dim = config.codebook_dim
+        self.codebook_dim = config.hidden_size  # there are no projections
         self.loudness = self._loudness_of(config)
         self.requires_grad_(False)
         self.train(False)
@@ -192,7 +192,7 @@ class EnCodec(Codec):
     @property
     def _levels(self) -> list[Any]:
         """Give the quantiser of every level; both implementations have `encode` and `decode` of one."""
-        quantizer: Any = self.network.quantizer
+        quantizer = self.network.quantizer
         return list(getattr(quantizer, "vq", quantizer).layers)
 
     def _levels_of(self, rows: Tensor) -> list[Any]:
@@ -211,7 +211,7 @@ def _exactly(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _load(model: str, revision: str | None) -> EncodecModel:
+def _load(model: str, revision: str | None) -> Any:
     """Load an EnCodec in float32, from safetensors, into memory of its own.
 
     In a file weights lie at any address, and the last bits of what some kernels give depend on how it is aligned.

@@ -6,11 +6,10 @@ is used here.
 
 import re
 from collections.abc import Container
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import EncodecModel
 
 # transformers' names of weights -> the package's, in this order; it wraps every convolution twice
 _RENAMED = (
@@ -21,12 +20,10 @@ _RENAMED = (
 )
 
 
-def original_package() -> ModuleType:
+def original_package() -> Any:
     """Give the package. Raises ImportError, which names the extra, if it cannot be imported."""
     try:
-        import encodec
-        import encodec.modules
-        import encodec.quantization
+        import encodec  # pyright: ignore[reportMissingImports]
     except (ImportError, OSError) as error:  # OSError: a library that torchaudio wants
         raise ImportError(
             "backend=encodec needs the package encodec, which cannot be imported here. Install "
@@ -37,8 +34,8 @@ def original_package() -> ModuleType:
     return encodec
 
 
-def original_network(network: EncodecModel) -> nn.Module:
-    """Give the package's encoder, decoder and quantiser with the weights of `network`, whose weight norm is folded.
+def original_network(network: Any) -> nn.Module:
+    """Give the package's encoder, decoder and quantiser with the weights of transformers' network, without weight norm.
 
     Raises ImportError without the package.
     """

@@ -7,7 +7,7 @@ What it decodes is noise; everything else is as with the released weights.
 
 import argparse
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ def _draw(module: nn.Module, gain: float, generator: torch.Generator) -> None:
             nn.init.normal_(weight, std=module.hidden_size**-0.5, generator=generator)
 
 
-def _seed_codebooks(network: EncodecModel, generator: torch.Generator) -> None:
+def _seed_codebooks(network: Any, generator: torch.Generator) -> None:
     """Draw every codebook with the mean and covariance of what the levels before it leave over of encoded noise.
 
     transformers builds them of zeros, and then every law of codes holds for nothing.

@@ -2,11 +2,13 @@ import inspect
 import json
 import math
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
 from codecdiff_encodec import EnCodec
 from codecdiff_encodec.random_weights import random_model
+from codecdiff_encodec.shapes import Size
 from safetensors.torch import load_file, save_file
 from transformers import EncodecModel
 
@@ -15,12 +17,12 @@ from codecdiff.codecs import Chunked
 from codecdiff.testing import check_codec
 
 BANDWIDTHS = {"24khz": 3.0, "32khz": None, "48khz": 3.0}  # kbit/s of the small models: 4, 4 and 2 codebooks
-SIZES = list(BANDWIDTHS)
+SIZES: dict[str, Size] = {"24khz": "tiny-24khz", "32khz": "tiny-32khz", "48khz": "tiny-48khz"}
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    return {size: random_model(tmp_path_factory.mktemp(size), size=f"tiny-{size}") for size in SIZES}
+    return {name: random_model(tmp_path_factory.mktemp(name), size=size) for name, size in SIZES.items()}
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +61,7 @@ def random_codes(codec, frames, batch=1, seed=0):
 
 def reference(folder):
     """Give transformers' own network, its weights in memory of their own as the codec's are."""
-    network = EncodecModel.from_pretrained(folder).eval()
+    network: Any = EncodecModel.from_pretrained(folder).eval()
     for tensor in network.parameters():
         tensor.data = tensor.data.clone()
     network.config.chunk_length_s = None  # of 48 kHz: a clip is one chunk
@@ -234,7 +236,7 @@ def test_codes_may_be_of_any_integer_type(mono):
 
 
 def test_duplicates_are_declared(folders, tmp_path):
-    network = EncodecModel.from_pretrained(folders["32khz"])
+    network: Any = EncodecModel.from_pretrained(folders["32khz"])
     network.quantizer.layers[2].codebook.embed[9] = network.quantizer.layers[2].codebook.embed[4]
     network.save_pretrained(tmp_path)
     assert EnCodec(str(tmp_path)).duplicate_entries == {(2, 9)}

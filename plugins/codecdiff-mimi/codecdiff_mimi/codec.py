@@ -57,7 +57,7 @@ class Mimi(Codec):
             part._take(MimiModel(shape_of(part.arguments["model"], part.arguments["revision"])).float())
         return part
 
-    def _take(self, network: MimiModel) -> None:
+    def _take(self, network: Any) -> None:
         """Take on a network, frozen, with as many codebooks as are asked for, and its facts."""
         config = network.config
         asked, semantic = self.arguments["num_codebooks"], config.num_semantic_quantizers
@@ -66,7 +66,7 @@ class Mimi(Codec):
                 f"num_codebooks={asked}: the Mimi model {self.arguments['model']!r} has {semantic} to "
                 f"{config.num_quantizers}, of which the first {semantic} semantic."
             )
-        acoustic: Any = network.quantizer.acoustic_residual_vector_quantizer
+        acoustic = network.quantizer.acoustic_residual_vector_quantizer
         acoustic.layers = acoustic.layers[: asked - semantic]
         self.network = network
         self.num_codebooks = asked
@@ -142,7 +142,7 @@ class Mimi(Codec):
     @property
     def _quantizers(self) -> tuple[Any, Any]:
         """Give the semantic and the acoustic quantiser."""
-        split: Any = self.network.quantizer
+        split = self.network.quantizer
         return split.semantic_residual_vector_quantizer, split.acoustic_residual_vector_quantizer
 
     @property
@@ -172,7 +172,7 @@ def _exactly(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _load(model: str, revision: str | None) -> MimiModel:
+def _load(model: str, revision: str | None) -> Any:
     """Load a Mimi in float32, from safetensors, into memory of its own.
 
     In a file weights lie at any address, and the last bits of what some kernels give depend on how it is aligned.

@@ -22,7 +22,7 @@ _LAYER_SCALE = 0.3  # of every layer of the transformers; at transformers' 0.01 
 def random_model(folder: str | Path, *, size: Size = "tiny", seed: int = 0) -> Path:
     """Write a Mimi of the given shape with weights drawn from `seed`; give the folder, to be loaded as any other."""
     with torch.random.fork_rng(devices=[]):
-        network = MimiModel(MimiConfig(**SHAPES[size], layer_scale_initial_scale=_LAYER_SCALE)).eval()
+        network: Any = MimiModel(MimiConfig(**SHAPES[size], layer_scale_initial_scale=_LAYER_SCALE)).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for part, gain in (network.encoder, 1.3), (network.quantizer, 1.0), (network.decoder, 0.7):
@@ -45,7 +45,7 @@ def _draw(module: nn.Module, gain: float, generator: torch.Generator) -> None:
         nn.init.normal_(bias, std=0.1, generator=generator)
 
 
-def _seed_codebooks(network: MimiModel, generator: torch.Generator) -> None:
+def _seed_codebooks(network: Any, generator: torch.Generator) -> None:
     """Draw every codebook with the mean and covariance of what the levels before it leave over of encoded noise.
 
     transformers builds them of zeros, and then every law of codes holds for nothing.
@@ -54,7 +54,7 @@ def _seed_codebooks(network: MimiModel, generator: torch.Generator) -> None:
     shape = (1, config.audio_channels, _CLIP_FRAMES * config.frame_size)
     clips = [torch.randn(shape, generator=generator) for _ in range(2 * config.codebook_dim // 8)]
     latents = torch.cat([network.encoder(0.3 * clip).latents for clip in clips], dim=-1)  # (1, e, l)
-    split: Any = network.quantizer
+    split = network.quantizer
     for quantizer in (split.semantic_residual_vector_quantizer, split.acoustic_residual_vector_quantizer):
         residual = latents if quantizer.input_proj is None else quantizer.input_proj(latents)
         for level in quantizer.layers:

@@ -22,7 +22,7 @@ SHAPES: dict[Size, dict[str, Any]] = {
         "vector_quantization_hidden_dimension": 8,
         "codebook_dim": 8,
         "codebook_size": 128,
-        "num_quantizers": 6,
+        "num_quantizers": 8,
     },
     "24khz": {},
 }  # Hz; the rest as transformers' defaults, which are the released model's
