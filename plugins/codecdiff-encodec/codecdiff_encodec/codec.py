@@ -18,7 +18,7 @@ from codecdiff_encodec.shapes import codebooks_at, shape_of
 
 Backend = Literal["transformers", "encodec"]
 
-LOUDNESS = 0.1  # root mean square: peaks up to ten times as high are not clipped
+LOUDNESS = -20.0  # dBFS: peaks of up to ten times the root mean square are not clipped
 
 
 class EnCodec(Codec):
@@ -29,14 +29,15 @@ class EnCodec(Codec):
 
     The 48 kHz model was trained on seconds of audio, each brought to a root mean square of 1 by a scale that was kept
     beside the codes. Codes alone cannot carry it. So a whole clip is brought there at once, and what is decoded has
-    about the root mean square `loudness`, however loud the clip was. The other models keep loudness in their codes.
+    about the level `loudness`, however loud the clip was. The other models keep loudness in their codes.
 
     Args:
         model: A Hugging Face id (`facebook/encodec_24khz`, `encodec_32khz`, `encodec_48khz`) or a local folder that
             holds `config.json` and `model.safetensors`.
         bandwidth: In kbit/s, one that the model was trained for; it decides the number of codebooks. The widest if
             None.
-        loudness: Root mean square of the audio that the 48 kHz model decodes; 0.1 if None. None for the others.
+        loudness: Of what the 48 kHz model decodes, as the root mean square of the mean of its channels, in dBFS; -20 if
+            None. The others have none.
         backend: Whose network computes: that of `transformers`, or that of the package encodec, which is an extra of
             this one and not for commercial use. Both read the same files.
         revision: A branch, tag or commit of the id; the newest if None. The commit is what is remembered.
@@ -107,7 +108,7 @@ class EnCodec(Codec):
         self.train(False)
 
     def _loudness_of(self, config: EncodecConfig) -> float | None:
-        """Give the root mean square of what is decoded; None if the codes carry it."""
+        """Give the level of what is decoded, in dBFS; None if the codes carry it."""
         asked = self.arguments["loudness"]
         if config.normalize:
             return LOUDNESS if asked is None else asked
@@ -172,7 +173,7 @@ class EnCodec(Codec):
         self._levels_of(codes)
         with _exactly(codes.device):
             audio = torch.cat([self._synthesise(row) for row in codes.long().split(1)])
-        return audio if self.loudness is None else self.loudness * audio
+        return audio if self.loudness is None else 10 ** (self.loudness / 20) * audio
 
     def _synthesise(self, codes: Tensor) -> Tensor:
         """(1, k, l) codes -> (1, ch, l * hop_length) audio, as loud as the network makes it."""

@@ -128,7 +128,7 @@ def test_codes_and_audio_are_those_of_transformers(codec, folders, size, frames)
     with torch.no_grad():
         encoded = network.encode(audio, bandwidth=BANDWIDTHS[size] or 2.2)
         assert torch.equal(codec.encode(audio), encoded.audio_codes[0])
-        scale = None if codec.loudness is None else torch.tensor([[codec.loudness]])
+        scale = None if codec.loudness is None else torch.tensor([[10 ** (codec.loudness / 20)]])
         heard = network.decode(encoded.audio_codes, [scale]).audio_values
     torch.testing.assert_close(codec.decode(encoded.audio_codes[0]), heard, rtol=0, atol=1e-6)
 
@@ -162,8 +162,8 @@ def test_at_48_khz_loudness_is_an_option_and_not_in_the_codes(stereo, folders):
     assert (stereo.encode(audio / 64) != codes).float().mean() < 0.01
     heard = stereo.decode(codes)
     assert heard.square().mean().sqrt() == pytest.approx(0.1, abs=1e-3)
-    louder = EnCodec(str(folders["48khz"]), bandwidth=3.0, loudness=0.2)
-    torch.testing.assert_close(louder.decode(codes), 2 * heard)
+    louder = EnCodec(str(folders["48khz"]), bandwidth=3.0, loudness=-14.0)
+    torch.testing.assert_close(louder.decode(codes), 10 ** (6 / 20) * heard)
     assert torch.equal(louder.encode(audio), codes)
 
 
@@ -171,7 +171,7 @@ def test_models_that_do_not_normalise_keep_loudness_in_their_codes(mono, folders
     audio = noise(mono, 24000)
     assert (mono.encode(audio / 64) != mono.encode(audio)).float().mean() > 0.5
     with pytest.raises(ValueError, match=r"carry the loudness of what they encode\. Leave `loudness` out"):
-        EnCodec(str(folders["24khz"]), loudness=0.1)
+        EnCodec(str(folders["24khz"]), loudness=-20.0)
 
 
 def test_channels_are_heard_apart_and_extremes_of_stereo_stay_finite(stereo):
