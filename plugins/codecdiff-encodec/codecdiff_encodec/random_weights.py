@@ -16,7 +16,8 @@ from transformers import EncodecConfig, EncodecModel
 
 from codecdiff_encodec.shapes import SHAPES, Size
 
-_CLIP_FRAMES = 128  # of the noise that codebooks are seeded from
+_CLIPS, _CLIP_FRAMES = 4, 128  # of noise, that codebooks are seeded from
+_SPREAD = 0.4  # of entries, beside what they are seeded from; with 1, what is left over would grow from level to level
 
 
 def random_model(folder: str | Path, *, size: Size = "tiny-24khz", seed: int = 0) -> Path:
@@ -50,13 +51,13 @@ def _draw(module: nn.Module, gain: float, generator: torch.Generator) -> None:
 
 
 def _seed_codebooks(network: Any, generator: torch.Generator) -> None:
-    """Draw every codebook with the mean and covariance of what the levels before it leave over of encoded noise.
+    """Draw every codebook about what the levels before it leave over of encoded noise.
 
     transformers builds them of zeros, and then every law of codes holds for nothing.
     """
     config = network.config
     shape = (1, config.audio_channels, _CLIP_FRAMES * config.hop_length)
-    clips = [torch.randn(shape, generator=generator) for _ in range(2 * config.hidden_size // 16)]
+    clips = [torch.randn(shape, generator=generator) for _ in range(_CLIPS)]
     residual = torch.cat([network.encoder(0.3 * clip) for clip in clips], dim=-1)  # (1, d, l)
     for level in network.quantizer.layers:
         level.codebook.embed.copy_(_like(residual[0].T, config.codebook_size, generator))
@@ -65,8 +66,8 @@ def _seed_codebooks(network: Any, generator: torch.Generator) -> None:
 
 
 def _like(frames: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """(l, d) frames -> (count, d), drawn with their mean and covariance, as random sums of them."""
-    weights = torch.randn(count, len(frames), generator=generator) * len(frames) ** -0.5
+    """(l, d) frames -> (count, d), drawn with their mean and the shape of their covariance, as random sums of them."""
+    weights = _SPREAD * torch.randn(count, len(frames), generator=generator) * len(frames) ** -0.5
     return frames.mean(0) + weights @ (frames - frames.mean(0))
 
 

@@ -41,8 +41,9 @@ _RELEASED: dict[str, dict[str, Any]] = {
 
 
 def _tiny(shape: dict[str, Any]) -> dict[str, Any]:
-    """Give a shape again with small widths and the two narrowest bandwidths."""
-    return {**shape, "num_filters": 2, "hidden_size": 16, "target_bandwidths": shape["target_bandwidths"][:2]}
+    """Give a shape again with small widths, codebooks of one size and the two narrowest bandwidths."""
+    small = {"num_filters": 2, "hidden_size": 16, "codebook_size": 1024}
+    return {**shape, **small, "target_bandwidths": shape["target_bandwidths"][:2]}
 
 
 SHAPES: dict[str, dict[str, Any]] = {

@@ -15,7 +15,8 @@ from transformers import MimiConfig, MimiModel
 
 from codecdiff_mimi.shapes import SHAPES, Size
 
-_CLIP_FRAMES = 64  # of the noise that codebooks are seeded from
+_CLIPS, _CLIP_FRAMES = 4, 64  # of noise, that codebooks are seeded from
+_SPREAD = 0.4  # of entries, beside what they are seeded from; with 1, what is left over would grow from level to level
 _LAYER_SCALE = 0.3  # of every layer of the transformers; at transformers' 0.01 they would hardly be heard
 
 
@@ -46,13 +47,13 @@ def _draw(module: nn.Module, gain: float, generator: torch.Generator) -> None:
 
 
 def _seed_codebooks(network: Any, generator: torch.Generator) -> None:
-    """Draw every codebook with the mean and covariance of what the levels before it leave over of encoded noise.
+    """Draw every codebook about what the levels before it leave over of encoded noise.
 
     transformers builds them of zeros, and then every law of codes holds for nothing.
     """
     config = network.config
     shape = (1, config.audio_channels, _CLIP_FRAMES * config.frame_size)
-    clips = [torch.randn(shape, generator=generator) for _ in range(2 * config.codebook_dim // 8)]
+    clips = [torch.randn(shape, generator=generator) for _ in range(_CLIPS)]
     latents = torch.cat([network.encoder(0.3 * clip).latents for clip in clips], dim=-1)  # (1, e, l)
     split = network.quantizer
     for quantizer in (split.semantic_residual_vector_quantizer, split.acoustic_residual_vector_quantizer):
@@ -66,8 +67,8 @@ def _seed_codebooks(network: Any, generator: torch.Generator) -> None:
 
 
 def _like(frames: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """(l, d) frames -> (count, d), drawn with their mean and covariance, as random sums of them."""
-    weights = torch.randn(count, len(frames), generator=generator) * len(frames) ** -0.5
+    """(l, d) frames -> (count, d), drawn with their mean and the shape of their covariance, as random sums of them."""
+    weights = _SPREAD * torch.randn(count, len(frames), generator=generator) * len(frames) ** -0.5
     return frames.mean(0) + weights @ (frames - frames.mean(0))
 
 
