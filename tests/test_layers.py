@@ -24,12 +24,15 @@ LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in name
 FIRST = {"torch", "numpy", "einops"}  # all that the interfaces may import
 OWNED = {  # heavy libraries and their plugins
     "transformers": ("dac", "t5", "encodec", "mimi", "clap", "mert", "captions"),
+    "dac": ("dac",),
+    "encodec": ("encodec",),
     "torchvggish": ("vggish",),
     "openai": ("captions",),
 }
 # the modules of the core that nobody imports
 PROGRAMS = {"cli", "making", "curating", "collecting", "judging", "terminal", "doctor"}
 READERS = (  # of pickled tensors, and of nothing else in them
+    "plugins/codecdiff-dac/codecdiff_dac/originals.py",
     "plugins/codecdiff-unet/codecdiff_unet/checkpoints.py",
     "plugins/codecdiff-vggish/codecdiff_vggish/weights.py",
 )
