@@ -18,6 +18,7 @@ from codecdiff import registry
 CLASSES = (
     ("transformers", "DacModel"),
     ("transformers", "EncodecModel"),
+    ("transformers", "MimiModel"),
     ("transformers", "T5EncoderModel"),
     ("diffusers", "DDPMScheduler"),
     ("accelerate", "Accelerator"),

@@ -28,6 +28,8 @@ FIRST_PARTY = {
     ("codecs", "starter"): "codecdiff-starter",
     ("conditioners", "words"): "codecdiff-starter",
     ("codecs", "dac"): "codecdiff-dac",
+    ("codecs", "encodec"): "codecdiff-encodec",
+    ("codecs", "mimi"): "codecdiff-mimi",
     ("conditioners", "t5"): "codecdiff-t5",
     ("denoisers", "unet"): "codecdiff-unet",
     ("denoisers", "dit"): "codecdiff-dit",

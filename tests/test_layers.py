@@ -23,8 +23,9 @@ LAYERS = (
 LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in names}
 FIRST = {"torch", "numpy", "einops"}  # all that the interfaces may import
 OWNED = {  # heavy libraries and their plugins
-    "transformers": ("dac", "t5", "encodec", "clap", "mert", "captions"),
+    "transformers": ("dac", "t5", "encodec", "mimi", "clap", "mert", "captions"),
     "dac": ("dac",),
+    "encodec": ("encodec",),
     "torchvggish": ("vggish",),
     "openai": ("captions",),
 }
