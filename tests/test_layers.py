@@ -15,6 +15,7 @@ LAYERS = (
     {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "data", "metrics", "meters"}
     | {"embedders", "embeddings", "gaussians", "kernels", "neighbours"},
     {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"}
+    | {"experiments"}
     | {"ranking", "captioning", "protocols", "embedded", "scores", "measures", "adherence", "reports"}
     | {"listeners", "renditions", "controls", "suites", "evaluation"},
     {"cli", "making", "curating", "collecting", "judging", "terminal", "doctor", "quarantine", "__init__", "__main__"},
