@@ -300,6 +300,19 @@ def doctor(timeout: Timeout = 60.0) -> None:
     out.print("Nothing is wrong.")
 
 
+@app.command()
+def new_plugin(
+    kind: Annotated[str, typer.Argument(help="codec, splitter, conditioner or denoiser.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Of the part, as in 'my-part'.", show_default=False)],
+    into: Annotated[Path, typer.Option(help="Folder to make the package's folder in.")] = Path("."),
+) -> None:
+    """Write a package with a small working part of your own, to change as you like."""
+    from codecdiff.scaffolding import new_plugin
+
+    folder = new_plugin(kind, name, into)
+    out.print(f"{folder}: install it with pip install --editable '{folder}[test]'. Its README.md goes on from there.")
+
+
 making.add_to(app)
 app.command()(judging.evaluate)
 app.add_typer(curating.data, name="data")
