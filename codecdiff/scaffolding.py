@@ -21,7 +21,7 @@ SETTINGS = {
     "codec": "codec.name=part-name",
     "splitter": "splitter.name=part-name",
     "conditioner": "conditioner.name=part-name denoiser.vector=bpm",
-    "denoiser": "denoiser.name=part-name stages.secondary.denoiser=null",
+    "denoiser": "denoiser.name=part-name",
 }
 MODULE = "codecdiff_part_name.py"
 SHARED = ("pyproject.toml", "README.md")  # by all kinds
