@@ -160,11 +160,12 @@ class Pipeline:
                 stages.append(given.clean)
                 continue
             seen = self.snap(stages, frames) if self.snap_context and stages else stages
+            blanks = [torch.zeros(len(takes), *shape, device=self.device) for shape in shapes[i:]]
             made = diffusion.sample(
                 stage.denoiser.eval(),
                 stage.new_sampler(),
                 shapes[i],
-                context=self.splitter.context(seen, i),
+                context=self.splitter.context([*seen, *blanks], i),
                 condition=condition,
                 negative=against,
                 steps=steps or stage.steps,

@@ -42,6 +42,7 @@ FIRST_PARTY = {
     ("codecs", "dac"): "codecdiff-dac",
     ("conditioners", "t5"): "codecdiff-t5",
     ("denoisers", "unet"): "codecdiff-unet",
+    ("denoisers", "dit"): "codecdiff-dit",
     ("embedders", "clap-music"): "codecdiff-clap",
     ("embedders", "clap-general"): "codecdiff-clap",
     ("embedders", "vggish"): "codecdiff-vggish",

@@ -13,7 +13,7 @@ LAYERS = (
     {"interfaces", "files", "journals"},
     {"registry", "config", "settings", "hub"},
     {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "data", "metrics", "meters"}
-    | {"embedders", "embeddings", "gaussians", "kernels", "neighbours"},
+    | {"denoisers", "embedders", "embeddings", "gaussians", "kernels", "neighbours"},
     {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"}
     | {"experiments"}
     | {"ranking", "captioning", "protocols", "embedded", "scores", "measures", "adherence", "reports"}

@@ -122,13 +122,21 @@ def cache(trial: Trial) -> None:
     count = len(trial.prompts)
     first = trial.conditioner.encode(trial.prompts)
     kept = first.map(lambda _, entry: (entry.tokens.clone(), entry.mask.clone()))
-    with torch.no_grad():
-        for entry in first.entries.values():
-            entry.tokens.fill_(7.0)
-            entry.mask.fill_(True)
-    for order in (list(range(count)), [*reversed(range(count)), 0]):
-        again = trial.conditioner.encode([trial.prompts[i] for i in order])
-        require_same_rows(again, kept.rows(order), "Asked again, it gives other features.")
+    overwrite(first, first.map(lambda _, entry: (torch.full_like(entry.tokens, 7.0), torch.ones_like(entry.mask))))
+    try:
+        for order in (list(range(count)), [*reversed(range(count)), 0]):
+            again = trial.conditioner.encode([trial.prompts[i] for i in order])
+            require_same_rows(again, kept.rows(order), "Asked again, it gives other features.")
+    finally:
+        overwrite(first, kept)
+
+
+@torch.no_grad()
+def overwrite(condition: Condition, other: Condition) -> None:
+    """Write the tensors of another condition into those of one."""
+    for name, entry in condition.entries.items():
+        entry.tokens.copy_(other[name].tokens)
+        entry.mask.copy_(other[name].mask)
 
 
 @LAWS.law
@@ -163,9 +171,9 @@ def save_and_load(trial: Trial) -> None:
     """
     features, again = trial.conditioner.encode(trial.prompts), rebuilt("conditioners", trial.conditioner)
     require(again.widths == trial.conditioner.widths, f"Built again, it has the widths {again.widths}.")
-    for row, prompt in reversed(list(enumerate(trial.prompts))):
+    for prompt in reversed(trial.prompts):
         text = f"Built again, it reads {prompt!r} otherwise."
-        require_same_rows(again.encode([prompt]), features.rows([row]), text)
+        require_same_rows(again.encode([prompt]), trial.conditioner.encode([prompt]), text)
     require_same_rows(again.encode(trial.prompts), features, "Built again, it gives others for all at once.")
 
 

@@ -60,7 +60,7 @@ def kind_of(name: str, kind: str = "") -> str:
     Raises UnknownPart if no kind has it, or several have and none was chosen.
     """
     if kind:
-        plural = kind if kind in registry.KINDS else f"{kind}s"
+        plural = f"{kind}s" if f"{kind}s" in registry.KINDS else kind
         registry.find(plural, name)
         return plural
     short = name.rpartition(":")[2]

@@ -45,10 +45,18 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 @contextmanager
 def randomness_untouched(part: object) -> Iterator[None]:
-    """Raise Broken if what is done inside changes the state of a global generator."""
+    """Raise Broken if what is done inside changes the state of a global generator. They are put back afterwards."""
+    outside = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    for draw in (lambda: torch.rand(1), random.random, np.random.rand):  # noqa: NPY002
+        draw()  # a seed that was set before shows when it is set again
     before = _states()
-    yield
-    changed = [name for name, state in _states().items() if state != before[name]]
+    try:
+        yield
+        changed = [name for name, state in _states().items() if state != before[name]]
+    finally:
+        torch.set_rng_state(outside[0])
+        random.setstate(outside[1])
+        np.random.set_state(outside[2])  # noqa: NPY002
     require(
         not changed,
         f"{type(part).__name__} draws from the global generators of {', '.join(changed)}; give it one of its own.",
