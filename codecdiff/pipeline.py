@@ -271,8 +271,8 @@ def load(model: Path | str, *, allow_download: bool = False) -> Pipeline:
 
 def _local(model: Path | str) -> Path:
     """Give the folder of a model by its path, which comes first, or its installed name; it need not exist."""
-    is_name = not Path(model).exists() and str(model) in registry.models()
-    return registry.model_folder(str(model)) if is_name else Path(model)
+    installed = None if Path(model).exists() else registry.model_folder(str(model))
+    return installed or Path(model)
 
 
 def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) -> str:
