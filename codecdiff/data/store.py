@@ -9,7 +9,6 @@ store/  header.json       codec, its options and a hash of its weights, how reco
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,10 +20,10 @@ import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from codecdiff.data.audio import Track
-from codecdiff.interfaces import Codec, device_of
+from codecdiff.interfaces import Codec, device_of, fingerprint
 
 Target = Literal["codes", "projections"]  # what is diffused: entries of the codebooks, or what they quantise
 
@@ -48,15 +47,6 @@ SCHEMA = pa.schema(
     ]
 )
 ADDED = {"split": "", "segment": 0, "offset": 0.0}  # what stores of whole tracks did without at first
-
-
-def fingerprint(module: nn.Module) -> str:
-    """Give a hash of a module's parameters and buffers: names, shapes and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def load_state(file: Path) -> dict[str, Tensor]:
