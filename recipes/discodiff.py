@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Literal
 
-import torch
 from accelerate import Accelerator
 from pydantic import Field
 from rich.console import Console
@@ -18,56 +17,28 @@ from rich.progress import track as progress
 
 from codecdiff import Pipeline, config, plans
 from codecdiff.cards import command, write_card
-from codecdiff.codecs import Standardized
 from codecdiff.data.audio import write_audio
-from codecdiff.data.encoding import CodeStore, Target, open_store
+from codecdiff.data.store import CodeStore
+from codecdiff.experiments import Blueprint, new_pipeline, new_stage, open_data
 from codecdiff.files import require_writable
-from codecdiff.models import build_parts, load_codec_state
-from codecdiff.schedules import training_scheduler
-from codecdiff.settings import Data, Diffusion, Loop, Optimization, Sampling, Settings, StageOptions
 from codecdiff.splitters import chosen_stages
-from codecdiff.stages import Stage
 from codecdiff.training import StageData, StageTrainer, new_accelerator
 
 console = Console(stderr=True, log_path=False, width=None if sys.stderr.isatty() else 160)
 
 
-class Experiment(Settings):
+class Experiment(Blueprint):  # the model and its training: codecdiff/experiments.py
     output: Path = Path("runs/discodiff")
     stage: str = "all"  # or the name of one stage, to train it alone
-    seed: int = Field(default=0, ge=0)
-    codec: config.CodecSpec
-    standardize: Literal["codebook", "channel"] = "codebook"
-    splitter: config.SplitterSpec
-    conditioner: config.ConditionerSpec | None = None  # null trains without text
-    denoiser: config.DenoiserSpec
-    target: Target = "codes"  # diffuse codebook entries, or the projections that they quantise
-    snap_context: bool = True  # a stage sees the codebook entries of those before it, not their latents as they are
-    data: Data = Data()
     precision: Literal["no", "bf16"] = "no"
-    train: Optimization = Optimization()
-    loop: Loop = Loop()
-    diffusion: Diffusion = Diffusion()
-    sampling: Sampling = Sampling()
-    stages: dict[str, StageOptions] = Field(default_factory=dict)
     prompts: list[str] = Field(default=[""])
     seconds: float = Field(default=10.0, gt=0, le=3600)  # of each sample
 
 
-def new_stage(e: Experiment, pipeline: Pipeline, i: int, device="cpu") -> tuple[Stage, Optimization, Loop]:
-    name = pipeline.stage_names[i]
-    own = e.stages.get(name, StageOptions())
-    train, loop, process = e.train.over(own.train), e.loop.over(own.loop), e.diffusion.over(own.diffusion).model_dump()
-    sampling = {"noise_color": process.pop("noise_color"), **e.sampling.over(own.sampling).model_dump()}
-    with torch.device(device):
-        denoiser = pipeline.new_denoiser(i, config.over(e.denoiser, own.denoiser), seed=e.seed)
-    facts = {"seed": e.seed, **train.model_dump(), "batch_size": loop.batch_size, "seconds": loop.seconds}
-    facts["command"] = command("accelerate launch", sys.argv)
-    return Stage(name, denoiser, training_scheduler(**process), **sampling, facts=facts), train, loop
-
-
 def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, store: CodeStore, i: int, say) -> None:
-    (stage, train, loop), model, main = new_stage(e, pipeline, i), e.output / "model", accelerator.is_main_process
+    facts = {"command": command("accelerate launch", sys.argv)}
+    stage, train, loop = new_stage(e, pipeline, i, facts=facts)
+    model, main = e.output / "model", accelerator.is_main_process
     name, denoiser = stage.name, stage.denoiser.to(accelerator.device)
     trainer = StageTrainer(stage, seed=e.seed, **train.model_dump())
     if trainer.resume(model):
@@ -108,9 +79,7 @@ def main() -> None:
     model, home = e.output / "model", e.data.store or e.output / "store"
     if not arguments.plan:
         require_writable(e.output)
-    codec, splitter, conditioner = build_parts(e.model_dump(), outlined=arguments.plan)
-    standardized = Standardized(codec, per=e.standardize)
-    pipeline = Pipeline(standardized, splitter, conditioner, [], target=e.target, snap_context=e.snap_context)
+    pipeline, codec = new_pipeline(e, outlined=arguments.plan)
     chosen, unused = chosen_stages(pipeline.stage_names, e.stage, e.stages)
     jobs = [new_stage(e, pipeline, i, "meta") for i in chosen]  # what a later stage cannot be is said before the first
     if arguments.plan:
@@ -121,13 +90,7 @@ def main() -> None:
     for name in unused:
         say(f"Not used: the options of stage '{name}'. This pattern has: {', '.join(pipeline.stage_names)}.")
     with accelerator.main_process_first():
-        known = load_codec_state(model, standardized)
-        spec = config.spec_of("codecs", codec)
-        store = open_store(home, e.data.audio, codec, spec, target=e.target, seed=e.seed, report=say)
-        if not known:
-            standardized.measure(store.latents(codec, e.target))
-        pipeline.data = store.facts()
-        pipeline.save_parts(model)
+        store = open_data(e, pipeline, codec, home, model, say)
     for i in chosen:
         train_stage(e, accelerator, pipeline, store, i, say)
         accelerator.free_memory()  # it keeps what it prepared

@@ -16,6 +16,7 @@ LAYERS = (
     | {"data", "metrics", "meters"}
     | {"embedders", "embeddings", "gaussians", "kernels", "neighbours"},
     {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"}
+    | {"experiments"}
     | {"ranking", "captioning", "protocols", "embedded", "scores", "measures", "adherence", "reports"}
     | {"listeners", "renditions", "controls", "suites", "evaluation"},
     {"cli", "making", "curating", "collecting", "judging", "terminal", "doctor", "__init__", "__main__"},

@@ -23,6 +23,7 @@ from codecdiff.data.audio import find_tracks
 from codecdiff.data.crops import Crops, split_tracks
 from codecdiff.data.encoding import encode_tracks
 from codecdiff.data.store import CodeStore
+from codecdiff.experiments import new_pipeline, new_stage
 from codecdiff.meters import LOWER, WHOLE, Meter, MixedPrecision, size_of
 from codecdiff.plans import PAPER_HOURS, Music, blank_input, kept, step_of, store_size
 from codecdiff.plans import music as measured
@@ -225,12 +226,13 @@ PAPER = Path(__file__).parent.parent / "recipes" / "configs" / "paper.yaml"
 
 def test_the_papers_configuration_is_the_papers(recipe: dict[str, Any]) -> None:
     experiment = config.read(recipe["Experiment"], PAPER)
-    codec, splitter, conditioner = recipe["build_parts"](experiment.model_dump(), outlined=True)
-    pipeline = Pipeline(codec, splitter, conditioner, [], target=experiment.target)
+    pipeline, codec = new_pipeline(experiment, outlined=True)
+    conditioner = pipeline.conditioner
+    assert conditioner
     assert (codec.sample_rate, codec.num_codebooks, codec.codebook_size, codec.codebook_dim) == (44100, 9, 1024, 8)
     assert (pipeline.stage_names, conditioner.widths) == (["primary", "secondary"], {"text": 1024, "vector": 1024})
     assert all(tensor.is_meta for part in (codec, conditioner) for tensor in part.parameters())
-    jobs = [recipe["new_stage"](experiment, pipeline, i, "meta") for i in (0, 1)]
+    jobs = [new_stage(experiment, pipeline, i, "meta") for i in (0, 1)]
     counts = [sum(parameter.numel() for parameter in stage.denoiser.parameters()) for stage, _, _ in jobs]
     assert counts == [1_235_493_844, 1_235_636_748]
     for stage, train, loop in jobs:

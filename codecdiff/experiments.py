@@ -1,0 +1,91 @@
+"""What a model is and how it is trained, in one set of settings, and the untrained model that follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from codecdiff import config
+from codecdiff.codecs import Standardized
+from codecdiff.data.encoding import open_store
+from codecdiff.data.store import CodeStore, Target
+from codecdiff.models import build_parts, load_codec_state
+from codecdiff.pipeline import Pipeline
+from codecdiff.schedules import training_scheduler
+from codecdiff.settings import Data, Diffusion, Loop, Optimization, Sampling, Settings, StageOptions
+from codecdiff.stages import Stage
+
+
+class Blueprint(Settings):
+    """A model and its training. A recipe adds where it works and what it does besides."""
+
+    seed: int = Field(default=0, ge=0)
+    codec: config.CodecSpec
+    standardize: Literal["codebook", "channel"] = "codebook"
+    splitter: config.SplitterSpec
+    conditioner: config.ConditionerSpec | None = None  # null trains without text
+    denoiser: config.DenoiserSpec
+    target: Target = "codes"  # diffuse codebook entries, or the projections that they quantise
+    snap_context: bool = True  # a stage sees the codebook entries of those before it, not their latents as they are
+    data: Data = Data()
+    train: Optimization = Optimization()
+    loop: Loop = Loop()
+    diffusion: Diffusion = Diffusion()
+    sampling: Sampling = Sampling()
+    stages: dict[str, StageOptions] = Field(default_factory=dict)
+
+
+def new_pipeline(blueprint: Blueprint, *, outlined: bool = False) -> tuple[Pipeline, Standardized]:
+    """Make the model without its stages, and give its codec too; outlined, its parts have no weights."""
+    codec, splitter, conditioner = build_parts(blueprint.model_dump(), outlined=outlined)
+    standardized = Standardized(codec, per=blueprint.standardize)
+    options: Any = {"target": blueprint.target, "snap_context": blueprint.snap_context}
+    return Pipeline(standardized, splitter, conditioner, [], **options), standardized
+
+
+def new_stage(
+    blueprint: Blueprint, pipeline: Pipeline, i: int, device: str = "cpu", *, facts: Mapping[str, Any] | None = None
+) -> tuple[Stage, Optimization, Loop]:
+    """Make stage `i` untrained, with weights that follow from the seed, and give how it is trained.
+
+    `facts` are kept with the stage, beside those of its training.
+    """
+    name = pipeline.stage_names[i]
+    own = blueprint.stages.get(name, StageOptions())
+    train, loop = blueprint.train.over(own.train), blueprint.loop.over(own.loop)
+    process = blueprint.diffusion.over(own.diffusion).model_dump()
+    sampling = {"noise_color": process.pop("noise_color"), **blueprint.sampling.over(own.sampling).model_dump()}
+    with torch.device(device):
+        denoiser = pipeline.new_denoiser(i, config.over(blueprint.denoiser, own.denoiser), seed=blueprint.seed)
+    sizes = {"batch_size": loop.batch_size, "seconds": loop.seconds}
+    told = {"seed": blueprint.seed, **train.model_dump(), **sizes, **(facts or {})}
+    return Stage(name, denoiser, training_scheduler(**process), **sampling, facts=told), train, loop
+
+
+def open_data(
+    blueprint: Blueprint,
+    pipeline: Pipeline,
+    codec: Standardized,
+    store: Path,
+    model: Path,
+    report: Callable[[str], None] = lambda line: None,
+) -> CodeStore:
+    """Open the store, or make it from the audio, and begin the model folder: all of it but the stages.
+
+    The codec is the pipeline's. It takes its statistics from the model folder if that is there, and measures them on
+    the store if not. Raises ValueError if the folder holds another model, and what `open_store` raises.
+    """
+    known, target = load_codec_state(model, codec), blueprint.target
+    spec = config.spec_of("codecs", codec.codec)
+    found = open_store(
+        store, blueprint.data.audio, codec.codec, spec, target=target, seed=blueprint.seed, report=report
+    )
+    if not known:
+        codec.measure(found.latents(codec.codec, target))
+    pipeline.data = found.facts()
+    pipeline.save_parts(model)
+    return found

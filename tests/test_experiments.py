@@ -1,0 +1,79 @@
+"""What a model is and how it is trained is said once, and the model follows from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import UNET
+
+from codecdiff.experiments import Blueprint, new_pipeline, new_stage, open_data
+from codecdiff.models import read_spec
+from codecdiff.schedules import prediction_of
+
+
+@pytest.fixture
+def blueprint(codec_spec: dict[str, Any], music: Path) -> Blueprint:
+    return Blueprint.model_validate(
+        {
+            "codec": codec_spec,
+            "splitter": {"name": "coarse-first"},
+            "conditioner": {"name": "words"},
+            "denoiser": UNET,
+            "snap_context": False,
+            "data": {"audio": music},
+            "train": {"steps": 4, "warmup": 0},
+            "loop": {"batch_size": 2, "seconds": 0.1},
+            "diffusion": {"steps": 50},
+            "sampling": {"steps": 5},
+            "stages": {
+                "secondary": {
+                    "denoiser": {"width": 8},
+                    "train": {"steps": 6},
+                    "diffusion": {"prediction": "flow", "noise_color": 0.5},
+                    "sampling": {"sampler": "heun"},
+                }
+            },
+        }
+    )
+
+
+def test_a_stage_has_its_own_settings_over_those_of_all(blueprint: Blueprint) -> None:
+    pipeline, _ = new_pipeline(blueprint, outlined=True)
+    (primary, first, _), (secondary, second, loop) = (new_stage(blueprint, pipeline, i, "meta") for i in (0, 1))
+    assert (first.steps, second.steps, second.warmup, loop.batch_size) == (4, 6, 0, 2)
+    assert (primary.denoiser.arguments["width"], secondary.denoiser.arguments["width"]) == (16, 8)
+    assert (prediction_of(primary.scheduler), prediction_of(secondary.scheduler)) == ("v_prediction", "flow")
+    assert (primary.noise_color, secondary.noise_color) == (0, 0.5)
+    assert (secondary.sampler, secondary.steps) == ("heun", 5)
+    assert all(parameter.is_meta for parameter in secondary.denoiser.parameters())
+
+
+def test_weights_follow_from_the_seed_and_facts_are_kept(blueprint: Blueprint) -> None:
+    pipeline, _ = new_pipeline(blueprint)
+    stages = [new_stage(blueprint, pipeline, 0, facts={"command": "made by hand"})[0] for _ in range(2)]
+    other = new_stage(blueprint.model_copy(update={"seed": 1}), pipeline, 0)[0]
+    weights = [torch.cat([p.flatten() for p in stage.denoiser.parameters()]) for stage in (*stages, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert stages[0].facts["command"] == "made by hand"
+    assert stages[0].facts["learning_rate"] == blueprint.train.learning_rate
+
+
+def test_statistics_are_those_of_the_model_folder_once_there_is_one(blueprint: Blueprint, tmp_path: Path) -> None:
+    pipeline, codec = new_pipeline(blueprint)
+    home, model = tmp_path / "store", tmp_path / "model"
+    store = open_data(blueprint, pipeline, codec, home, model)
+    assert (len(store), pipeline.data["tracks"]) == (6, 6)
+    assert read_spec(model)["snap_context"] is False
+    mean = codec.mean.clone()
+    assert mean.abs().max() > 0
+    with torch.no_grad():
+        codec.mean.zero_()
+    open_data(blueprint, pipeline, codec, home, model)
+    assert torch.equal(codec.mean, mean)
+    other, codec = new_pipeline(blueprint.model_copy(update={"snap_context": True}))
+    with pytest.raises(ValueError, match="snap_context is false there, true here"):
+        open_data(blueprint, other, codec, home, model)
