@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -15,7 +14,9 @@ from codecdiff import config, diffusion, hub, models, registry
 from codecdiff.codecs import Standardized, in_pieces
 from codecdiff.data.store import Target
 from codecdiff.edits import Known, known_in_stages
+from codecdiff.guidance import resolved
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Prompt, Splitter, device_of, prompt_fields
+from codecdiff.settings import Guidance
 from codecdiff.splitters import stage_names
 from codecdiff.stages import Stage, build_denoiser, conditions, stage_shapes
 
@@ -104,7 +105,7 @@ class Pipeline:
         takes: int = 1,
         first_take: int = 0,
         steps: int | None = None,
-        guidance: float | None = None,
+        guidance: Guidance | None = None,
         known: Known | None = None,
         negative: Prompt = "",
         batch_size: int = 16,
@@ -121,8 +122,7 @@ class Pipeline:
             self._require_every_stage()
         for stage in self.stages:
             stage.check_steps(stage.steps if steps is None else steps)
-        if guidance is not None and not math.isfinite(guidance):
-            raise ValueError(f"guidance={guidance}: ask for a number, as in 3.")
+            resolved(stage.guidance if guidance is None else guidance, self.conditioner)
         if takes < 1 or not prompts:
             raise ValueError(f"takes={takes} of {len(prompts)} prompts: ask for at least one of each.")
         rows = [prompt for prompt in prompts for _ in range(takes)]
@@ -146,7 +146,7 @@ class Pipeline:
         known: Known | None,
         seed: int,
         steps: int | None,
-        guidance: float | None,
+        guidance: Guidance | None,
         negative: Prompt,
     ) -> list[Tensor]:
         condition, against = (
@@ -168,7 +168,7 @@ class Pipeline:
                 condition=condition,
                 negative=against,
                 steps=steps or stage.steps,
-                guidance=stage.guidance if guidance is None else guidance,
+                guidance=resolved(stage.guidance if guidance is None else guidance, self.conditioner),
                 generators=[diffusion.generator(seed, take, i) for take in takes],
                 color=stage.noise_color,
                 known=given,

@@ -17,7 +17,7 @@ from codecdiff.data.audio import read_audio, read_comment
 from codecdiff.edits import AnyEdit, Extend, Known
 from codecdiff.files import sha256
 from codecdiff.pipeline import Pipeline
-from codecdiff.settings import Settings
+from codecdiff.settings import Guidance, Settings
 
 
 class Request(Settings):
@@ -40,7 +40,7 @@ class Request(Settings):
     seed: int = Field(default=0, ge=0)
     take: int = Field(default=0, ge=0)
     steps: int | None = None
-    guidance: float | None = None
+    guidance: Guidance | None = None
     edit: AnyEdit | None = None
     source: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"interfaces", "files", "journals"},
     {"registry", "config", "settings", "hub"},
-    {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "conditioners", "caches"}
+    {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "conditioners", "caches", "guidance"}
     | {"data", "metrics", "meters"}
     | {"embedders", "embeddings", "gaussians", "kernels", "neighbours"},
     {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"}
