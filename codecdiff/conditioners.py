@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -239,22 +239,3 @@ def class_of(value: Any, classes: Sequence[str], name: str) -> int:
     if text not in classes:
         raise ValueError(f"{name}={value!r}: the field '{name}' of a prompt is one of {', '.join(classes)}.")
     return classes.index(text)
-
-
-def prepare(
-    conditioner: Conditioner,
-    prompts: Sequence[Prompt],
-    track: Callable[[Sequence[Prompt]], Iterable[Prompt]] = lambda prompts: prompts,
-) -> list[str]:
-    """Tell a conditioner of all prompts of a training run, then let it go of what only others would need.
-
-    Gives the fields that it reads and no prompt has. `track` passes prompts on one by one and may show how far it is.
-    """
-    unseen = dict.fromkeys(conditioner.fields)
-    for prompt in track(prompts):
-        conditioner.prepare([prompt])
-        for name, value in prompt_fields(prompt).items():
-            if value not in (None, ""):
-                unseen.pop(name, None)
-    conditioner.release()
-    return list(unseen)

@@ -113,6 +113,7 @@ class Pipeline:
     ) -> Iterator[Tensor]:
         """Yield the codes (1, k, l) of every take, takes of one prompt after each other.
 
+        Where the model reads `seconds` and `start` of a prompt, those of the music are supplied unless it has its own.
         `known` holds what is known of every take, n = prompts * takes: its kept codes come back bit for bit, and the
         rest is made to go with them. `negative` is a prompt to be guided away from, in place of no prompt.
         A take depends on the seed, its number, counted from `first_take`, and its prompt, not on its batch.
@@ -125,7 +126,7 @@ class Pipeline:
             resolved(stage.guidance if guidance is None else guidance, self.conditioner)
         if takes < 1 or not prompts:
             raise ValueError(f"takes={takes} of {len(prompts)} prompts: ask for at least one of each.")
-        rows = [prompt for prompt in prompts for _ in range(takes)]
+        rows = [self._timed(prompt, frames) for prompt in prompts for _ in range(takes)]
         shape = (len(rows), self.codec.num_codebooks, frames)
         if known is not None and known.codes.shape != shape:
             raise ValueError(f"The known codes are {tuple(known.codes.shape)}, but codes of every take are {shape}.")
@@ -137,6 +138,12 @@ class Pipeline:
             stages = self._sample_stages(asked, numbers, frames, part, seed, steps, guidance, negative)
             codes = self.codec.quantize(self.splitter.merge(stages))
             yield from (codes if part is None else torch.where(part.kept, part.codes.to(codes), codes)).split(1)
+
+    def _timed(self, prompt: Prompt, frames: int) -> Prompt:
+        """Add to a prompt how long the music is to be, and that it is the whole, where the model reads that."""
+        read = self.conditioner.fields if self.conditioner else ()
+        timing = {"seconds": frames / self.codec.frame_rate, "start": 0.0}
+        return {**{name: timing[name] for name in timing if name in read}, **prompt_fields(prompt)}
 
     def _sample_stages(
         self,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from codecdiff import Conditioner, config
-from codecdiff.conditioners import Joined, Numbers, Reading, fourier, prepare
+from codecdiff.conditioners import Joined, Numbers, Reading, fourier
 from codecdiff.config import ConfigError
 from codecdiff.settings import Settings
 from codecdiff.testing import check_conditioner
@@ -183,20 +183,6 @@ def test_faults_inside_a_list_name_the_place() -> None:
     wrong = {"name": "joined", "conditioners": [{"name": "words", "width": "wide"}]}
     with pytest.raises(ConfigError, match=r"conditioner\.conditioners\.0 = .*conditioner\.width = 'wide'"):
         config.build("conditioners", wrong)
-
-
-def test_preparing_tells_of_fields_that_no_prompt_has() -> None:
-    told: list[Any] = []
-
-    class Told(Numbers):
-        def prepare(self, prompts: Any) -> None:
-            told.extend(prompts)
-
-        def release(self) -> None:
-            told.append("released")
-
-    assert prepare(Told(FIELDS), [{"tempo": 90}, {"tempo": None, "key": ""}]) == ["key"]
-    assert told == [{"tempo": 90}, {"tempo": None, "key": ""}, "released"]
 
 
 def test_the_default_key_is_what_is_read_of_a_prompt() -> None:
