@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
@@ -108,8 +109,8 @@ def _adapter(hint: Any, outlined: bool = False) -> TypeAdapter[Any]:
         built = _built(kind, outlined)
         return TypeAdapter(built | None if type(None) in get_args(hint) else built, config=_LAX)
     if listed:
-        part = _built(listed, outlined)
-        return TypeAdapter(list[part], config=_LAX)
+        parts: Any = GenericAlias(list, _built(listed, outlined))
+        return TypeAdapter(parts, config=_LAX)
     return TypeAdapter(hint, config=_LAX)
 
 

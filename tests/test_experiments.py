@@ -10,6 +10,7 @@ import torch
 from small import UNET
 
 from codecdiff.caches import Cached
+from codecdiff.conditioners import Joined
 from codecdiff.experiments import Blueprint, new_pipeline, new_stage, open_data, prepare_prompts
 from codecdiff.models import read_spec
 from codecdiff.schedules import prediction_of
@@ -90,7 +91,8 @@ def test_prompts_are_prepared_and_fields_that_nothing_has_are_told(blueprint: Bl
     lines: list[str] = []
     prepare_prompts(pipeline, store, ["a waltz"], report=lines.append)
     assert lines == ["The conditioner reads 'tempo', and nothing in the store has it: it will always be absent."]
-    cached = pipeline.conditioner.parts[0]  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    assert isinstance(pipeline.conditioner, Joined)
+    cached = pipeline.conditioner.parts[0]
     assert isinstance(cached, Cached)
     assert all(cached.key(prompt) in cached.features for prompt in ("a waltz", "", "tone 3"))
     assert len(list(cached.folder.rglob("*.safetensors"))) == len(store) + 2
