@@ -87,10 +87,9 @@ NUMBERS = {"name": "numbers", "fields": {"tempo": {"low": 40, "high": 220}, "sec
 def test_the_seconds_that_are_asked_for_are_told(make_pipeline: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = make_pipeline(conditioner={"name": "joined", "conditioners": ["words", NUMBERS]})
     told: list[Any] = []
-    encode = type(pipeline.conditioner).encode
-    monkeypatch.setattr(
-        type(pipeline.conditioner), "encode", lambda self, prompts: told.append(prompts) or encode(self, prompts)
-    )
+    assert pipeline.conditioner
+    encode = pipeline.conditioner.encode
+    monkeypatch.setattr(pipeline.conditioner, "encode", lambda prompts: told.append(prompts) or encode(prompts))
     pipeline.generate(["drums", {"seconds": 3}], seconds=0.2)
     seconds = pipeline.frames(0.2) / pipeline.codec.frame_rate
     assert told == [[{"seconds": seconds, "text": "drums"}, {"seconds": 3}], ["", ""]]
