@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"interfaces", "files", "journals"},
     {"registry", "config", "settings", "hub"},
-    {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "data", "metrics", "meters"}
+    {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "conditioners", "caches", "guidance"}
+    | {"data", "metrics", "meters"}
     | {"denoisers", "embedders", "embeddings", "gaussians", "kernels", "neighbours"},
     {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"}
     | {"experiments"}
@@ -93,8 +94,10 @@ def test_interfaces_need_torch_numpy_and_einops_only() -> None:
         "abc",
         "collections",
         "dataclasses",
+        "hashlib",
         "inspect",
         "itertools",
+        "json",
         "typing",
     }
 
