@@ -13,12 +13,12 @@ LAYERS = (
     {"interfaces", "files", "journals"},
     {"registry", "config", "settings", "hub"},
     {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "data", "metrics", "meters"}
-    | {"embedders", "embeddings", "gaussians", "kernels", "neighbours"},
+    | {"embedders", "embeddings", "gaussians", "kernels", "neighbours", "pictures", "pages"},
     {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"}
-    | {"experiments"}
+    | {"experiments", "comparisons"}
     | {"ranking", "captioning", "protocols", "embedded", "scores", "measures", "adherence", "reports"}
     | {"listeners", "renditions", "controls", "suites", "evaluation"},
-    {"cli", "making", "curating", "collecting", "judging", "terminal", "doctor", "__init__", "__main__"},
+    {"cli", "making", "curating", "collecting", "judging", "comparing", "terminal", "doctor", "__init__", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in names}
 FIRST = {"torch", "numpy", "einops"}  # all that the interfaces may import
@@ -28,7 +28,7 @@ OWNED = {  # heavy libraries and their plugins
     "openai": ("captions",),
 }
 # the modules of the core that nobody imports
-PROGRAMS = {"cli", "making", "curating", "collecting", "judging", "terminal", "doctor"}
+PROGRAMS = {"cli", "making", "curating", "collecting", "judging", "comparing", "terminal", "doctor"}
 READERS = (  # of pickled tensors, and of nothing else in them
     "plugins/codecdiff-unet/codecdiff_unet/checkpoints.py",
     "plugins/codecdiff-vggish/codecdiff_vggish/weights.py",
