@@ -81,8 +81,7 @@ def choose(store: CodeStore, audio: Path | None, held_out: float, asked: Evaluat
         raise FileNotFoundError("Held-out recordings are heard, not only their codes: say where they are, data.audio.")
     files = {track.name: str(track.file) for track in find_tracks(audio)}
     training, held = split_tracks(store, held_out, split_seed)
-    order = partial(_shuffled, seed=asked.seed)
-    recordings = order(sorted({store.rows[i]["checksum"] for i in held}))
+    recordings = _shuffled(sorted({store.rows[i]["checksum"] for i in held}), asked.seed)
     if len(recordings) < 4:
         raise ValueError(
             f"{len(recordings)} recordings are held out. Half of them are the reference of the other half, so hold out "
@@ -94,11 +93,11 @@ def choose(store: CodeStore, audio: Path | None, held_out: float, asked: Evaluat
     return Chosen(
         drawn(recordings[:half], asked.clips, 1),
         drawn(recordings[half:], asked.clips, 2),
-        drawn(order(sorted({store.rows[i]["checksum"] for i in training})), asked.lessons, 3),
+        drawn(_shuffled(sorted({store.rows[i]["checksum"] for i in training}), asked.seed), asked.lessons, 3),
     )
 
 
-def _shuffled(names: Sequence[str], seed: int) -> list[str]:
+def _shuffled(names: list[str], seed: int) -> list[str]:
     return [names[i] for i in np.random.default_rng([seed, 0]).permutation(len(names))]
 
 

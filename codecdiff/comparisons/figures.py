@@ -58,7 +58,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Draws:
-    """What resamples draw, the first being everything once: numbers of asked clips, of reference clips, and of seeds."""
+    """What resamples draw: numbers of asked clips, of reference clips, and of seeds. The first is everything once."""
 
     asked: Sequence[Tensor]
     reference: Sequence[Tensor]
@@ -111,7 +111,7 @@ Table = dict[str, Tensor]  # by variant, (draws, seeds): a figure of every resam
 
 
 def gaussian(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, w, e) vectors -> mean (e,) and the root (e, e) of the Ledoit-Wolf covariance, as `frechet_distance` has them."""
+    """(n, w, e) vectors -> mean (e,) and the root (e, e) of the covariance, as `frechet_distance` has them."""
     windows = vectors.flatten(0, 1).double()
     return windows.mean(0), root(ledoit_wolf(windows))
 
@@ -263,9 +263,9 @@ def given(name: str) -> str:
 
 
 LOSS = (
-    "loss on held-out crops divided by the loss of the best constant answer, zero; a model's is the mean of its stages, "
-    "weighted by the numbers they make in a frame. Stages of different patterns answer different questions: a later "
-    "stage is told the earlier ones. Read it within a pattern, and by the sound between patterns"
+    "loss on held-out crops divided by the loss of the best constant answer, zero; a model's is the mean of its "
+    "stages, weighted by the numbers they make in a frame. Stages of different patterns answer different questions: a "
+    "later stage is told the earlier ones. Read it within a pattern; between patterns, read what is generated"
 )
 CASCADE = "everything generated from captions, against other held-out recordings"
 GIVEN = "coarse stages are those of the recordings, the rest is generated from them and the captions"

@@ -230,7 +230,7 @@ def note(run: Run) -> None:
         differ = [line for line in differ if not _of_sampling(line)]
         if differ:
             raise ValueError(
-                f"'{run.folder}' was trained otherwise: {'; '.join(differ)}. Choose another output folder, or delete it."
+                f"'{run.folder}' was trained otherwise: {'; '.join(differ)}. Choose another output, or delete it."
             )
     replace_text(file, json.dumps(told, indent=1) + "\n")
 

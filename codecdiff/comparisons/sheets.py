@@ -254,8 +254,9 @@ FIGURES = (
     "values may overlap where that of the difference does not hold zero."
 )
 LOSSES = (
-    "Loss on held-out crops over that of the best constant answer, zero, by FLOPs of training; mean over seeds. Patterns "
-    "ask different questions, and a later stage is told the earlier ones: lines of different patterns are no race."
+    "Loss on held-out crops over that of the best constant answer, zero, by FLOPs of training; mean over seeds. "
+    "Patterns ask different questions, and a later stage is told the earlier ones: lines of different patterns are no "
+    "race."
 )
 LISTEN = "The first seed of every variant. Click a picture to play from there."
 TAKES = (
