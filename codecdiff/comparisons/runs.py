@@ -37,6 +37,7 @@ from codecdiff.training import StageData, StageTrainer, read_logs
 
 Report = Callable[[str], None]
 WAIT = 3.0  # seconds until a run that another process works on is looked at again
+RESOLVED = {"denoiser", "train", "loop", "diffusion", "sampling"}  # what `new_stage` makes of settings and stages' own
 
 
 @dataclass(frozen=True)
@@ -140,13 +141,13 @@ class Run:
     def _hash(self, pipeline: Pipeline, places: list[torch.Tensor], i: int) -> str:
         stage, train, loop = new_stage(self.blueprint, pipeline, i, "meta")
         context = pipeline.splitter.context(places, i)
-        told = {**stage.spec(), "name": stage.name, "training": train.model_dump(), "loop": loop.model_dump()}
-        told |= self.blueprint.model_dump(include={"seed", "codec", "standardize", "conditioner", "target", "data"})
-        told["snap_context"] = self.blueprint.snap_context
+        own = self.blueprint.stages.get(stage.name, StageOptions()).model_dump(exclude=RESOLVED)
+        told = {**self.blueprint.model_dump(exclude={*RESOLVED, "splitter", "stages"}), "own": own}
+        spec = stage.spec()
+        told |= {key: spec[key] for key in ("denoiser", "scheduler", "noise_color")}
+        told |= {"name": stage.name, "training": train.model_dump(), "loop": loop.model_dump()}
         if context is None:  # it sees nothing of other stages
             told["training"]["context_noise"] = told["snap_context"] = None
-        for key in ("sampler", "steps", "guidance", "spacing", "stop_at"):  # they come after training
-            told.pop(key)
         digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
         for tensor in (places[i], *([] if context is None else [context])):
             digest.update(tensor.numpy().tobytes())
@@ -222,12 +223,11 @@ def _is_ready(run: Run, i: int, runs: Sequence[Run]) -> bool:
 def note(run: Run) -> None:
     """Write down what a run is trained with. Raises ValueError if its folder holds another."""
     file = run.folder / "run.json"
-    told = json.loads(json.dumps(run.blueprint.model_dump(mode="json")))
-    told["data"].pop("store")
+    told = run.blueprint.model_dump(mode="json")
     if file.is_file():
         there = json.loads(file.read_text(encoding="utf-8"))
         differ = [line for key in told for line in differences(there.get(key), told[key], key)]
-        differ = [line for line in differ if not _of_sampling(line)]
+        differ = [line for line in differ if not _may_change(line)]
         if differ:
             raise ValueError(
                 f"'{run.folder}' was trained otherwise: {'; '.join(differ)}. Choose another output, or delete it."
@@ -235,10 +235,10 @@ def note(run: Run) -> None:
     replace_text(file, json.dumps(told, indent=1) + "\n")
 
 
-def _of_sampling(line: str) -> bool:
-    """Tell whether a difference is only in how a model is sampled, which may change after training."""
+def _may_change(line: str) -> bool:
+    """Tell whether a difference is in how a model is sampled, or where its music lies: the store knows its contents."""
     key = line.partition(" is ")[0]
-    return key.startswith("sampling.") or ".sampling." in key
+    return key.startswith("sampling.") or ".sampling." in key or key in ("data.audio", "data.store")
 
 
 def train(run: Run, comparison: Comparison, runs: Sequence[Run], device: torch.device, report: Report) -> None:
@@ -286,7 +286,10 @@ def _train_stage(
     checked = {max(1, round(options.steps * (k + 1) / comparison.checks)) for k in range(comparison.checks)}
     start, losses = time.monotonic(), []
     for step in range(trainer.step_count, options.steps):
-        losses.append(trainer.step(data.step(step)))
+        try:
+            losses.append(trainer.step(data.step(step)))
+        except FloatingPointError as error:
+            raise ValueError(f"{run.name}: {error}") from error
         if step + 1 in checked:
             row = trainer.check(data.held_out(), losses, time.monotonic() - start)
             trainer.save(run.model, row)

@@ -10,15 +10,13 @@ import torch
 from codecdiff import config
 from codecdiff.comparisons import reports
 from codecdiff.comparisons.clips import Chosen, Ear, Heard, choose, digest_of, hear_codec, hear_model
-from codecdiff.comparisons.figures import Figure, Material, Sets, measure
+from codecdiff.comparisons.figures import Material, Sets, measure
 from codecdiff.comparisons.runs import Report, Run, Variant, in_turn, runs_of, train, wait_alone
 from codecdiff.comparisons.settings import Comparison
 from codecdiff.data.store import CodeStore
 from codecdiff.embedders import LogMel
 from codecdiff.experiments import new_pipeline
 from codecdiff.pipeline import Pipeline
-
-CLIPS = "clips.json"
 
 
 def compare(
@@ -40,7 +38,9 @@ def compare(
         train(run, comparison, runs, device, report)
         hear(run, comparison, variants, output, device, report)
     report("measuring")
-    figures, chosen = figures_of(comparison, runs, output), Chosen.read(output / CLIPS)
+    chosen = chosen_clips(runs[0], comparison, output)
+    material = material_of(comparison, runs, chosen)
+    figures = measure(material, resamples=comparison.evaluation.resamples, seed=comparison.evaluation.seed)
     return reports.write(output, reports.report_of(comparison, variants, runs, figures, chosen, output, command))
 
 
@@ -87,12 +87,13 @@ def chosen_clips(run: Run, comparison: Comparison, output: Path) -> Chosen:
     """Give the clips that everything is judged by, the same for all runs."""
     data, seed = run.blueprint.data, comparison.seeds[0]
     chosen = choose(CodeStore(run.store), data.audio, data.held_out, comparison.evaluation, seed)
+    told = digest_of(comparison.evaluation.model_dump(include={"clips", "lessons", "seconds", "seed"}), seed)
     with wait_alone(output / "codecs"):
-        file = output / CLIPS
+        file = output / f"clips-{told[:8]}.json"
         if file.is_file() and _judged(Chosen.read(file)) != _judged(chosen):
             raise ValueError(
                 f"{run.name} has other held-out recordings than those in '{file}'. Variants are judged by the same "
-                "music: give all of them one data.audio, and delete that file if it is of other settings."
+                "music: give all of them one data.audio and data.held_out, or another output folder."
             )
         chosen.write(file)
     return chosen
@@ -102,8 +103,8 @@ def _judged(chosen: Chosen) -> list[tuple[str, float]]:
     return [(clip.recording, round(clip.start, 3)) for clip in (*chosen.reference, *chosen.asked)]
 
 
-def figures_of(comparison: Comparison, runs: Sequence[Run], output: Path) -> list[Figure]:
-    """Measure what was heard."""
+def material_of(comparison: Comparison, runs: Sequence[Run], chosen: Chosen) -> Material:
+    """Collect what was heard, and the last held-out losses."""
     heard: dict[str, list[Sets]] = {}
     losses: dict[str, list[float]] = {}
     codecs: dict[str, Mapping[str, torch.Tensor]] = {}
@@ -112,6 +113,4 @@ def figures_of(comparison: Comparison, runs: Sequence[Run], output: Path) -> lis
         heard.setdefault(name, []).append(heard_of(run, comparison).load())
         losses.setdefault(name, []).append(reports.curve(run)[-1][1])
         codecs[name] = heard_of_codec(run, comparison).load()
-    asked = comparison.evaluation
-    material = Material(Chosen.read(output / CLIPS), heard, codecs, losses, asked.probes)
-    return measure(material, resamples=asked.resamples, seed=asked.seed)
+    return Material(chosen, heard, codecs, losses, comparison.evaluation.probes)
