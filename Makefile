@@ -24,7 +24,7 @@ PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses 2
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-integration test-slow lint types clean
+.PHONY: help setup demo test test-integration test-slow docs lint types clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -45,6 +45,9 @@ test-integration: $(WHOLE)  ## run the tests of whole commands and models, secon
 
 test-slow: $(WHOLE)  ## run the slow tests
 	$(PYTEST) -m slow
+
+docs: $(VENV)/.docs  ## build the documentation with its API reference into runs/docs
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
 
 lint: $(WHOLE)  ## check style and layout
 	$(RUN) ruff check .
@@ -71,4 +74,8 @@ $(READY): pyproject.toml $(addsuffix /pyproject.toml,$(NEEDED)) constraints.txt
 $(WHOLE): $(READY) $(addsuffix /pyproject.toml,$(PLUGINS))
 	$(INSTALL) --no-build-isolation --editable '.[train,dev]' $(addprefix --editable ,$(PLUGINS))
 	$(VENV)/bin/codecdiff doctor
+	touch $@
+
+$(VENV)/.docs: $(WHOLE)
+	$(INSTALL) --no-build-isolation --editable '.[docs]'
 	touch $@

@@ -227,8 +227,9 @@ def _plain(value: Any) -> Any:
 
 
 def override(data: dict[str, Any], model: type[BaseModel], assignments: Sequence[str]) -> dict[str, Any]:
-    """Put `key.sub=value` assignments over a configuration; setting `X.name` drops the other options of X.
+    """Put `key.sub=value` assignments over a configuration.
 
+    Setting `X.name` drops the other options of X, and those that tables of settings, such as `stages`, put over them.
     Raises ConfigError for a key the configuration does not have, saying which it has.
     """
     pairs = []
@@ -238,9 +239,27 @@ def override(data: dict[str, Any], model: type[BaseModel], assignments: Sequence
             raise ConfigError(f"'{assignment}' is not an override. Write key=value, as in train.steps=2000.")
         pairs.append((path.split("."), text))
     result = dict(data)
-    for path, text in sorted(pairs, key=lambda pair: pair[0][-1] != "name"):
+    for path, text in sorted(pairs, key=lambda pair: len(pair[0]) > 1 and pair[0][-1] != "name"):
         result = _assign(result, model, path, text, ".".join(path))
+        if path[1:] in ([], ["name"]):
+            result = _without_options_over(result, model, path[0])
     return result
+
+
+def _without_options_over(data: dict[str, Any], model: type[BaseModel], key: str) -> dict[str, Any]:
+    """Drop what tables of settings put over the options of a part `key`: they were meant for the one it was."""
+    tables = {name: data[name] for name, info in model.model_fields.items() if data.get(name) and _is_table(info)}
+    others = {
+        name: {row: {k: v for k, v in settings.items() if k != key or "name" in v} for row, settings in table.items()}
+        for name, table in tables.items()
+    }
+    return {**data, **others}
+
+
+def _is_table(info: Any) -> bool:
+    """Tell whether a field holds groups of settings by name, as `stages` does."""
+    hint, inner = get_origin(info.annotation), get_args(info.annotation)
+    return hint is dict and isinstance(inner[1], type) and issubclass(inner[1], BaseModel)
 
 
 def chosen(kind: str, name: str, assignments: Sequence[str]) -> dict[str, Any]:
@@ -277,10 +296,9 @@ def _assign(data: Mapping[str, Any], model: type[BaseModel], path: list[str], te
         return {**data, head: _assign(inside or {}, hint, rest, text, where)}
     if not rest:
         return {**data, head: parse(text, hint, where)}
-    arguments = get_args(hint)
-    if get_origin(hint) is dict and isinstance(arguments[1], type) and issubclass(arguments[1], BaseModel) and rest[1:]:
-        table = dict(inside or {})
-        return {**data, head: table | {rest[0]: _assign(table.get(rest[0]) or {}, arguments[1], rest[1:], text, where)}}
+    if _is_table(info) and rest[1:]:
+        table, row = dict(inside or {}), get_args(hint)[1]
+        return {**data, head: table | {rest[0]: _assign(table.get(rest[0]) or {}, row, rest[1:], text, where)}}
     raise ConfigError(f"'{head}' in '{where}' is a single value: write {head}=...")
 
 

