@@ -225,8 +225,8 @@ def note(run: Run) -> None:
     file = run.folder / "run.json"
     told = run.blueprint.model_dump(mode="json")
     if file.is_file():
-        there = json.loads(file.read_text(encoding="utf-8"))
-        differ = [line for key in told for line in differences(there.get(key), told[key], key)]
+        there = Blueprint.model_validate_json(file.read_text(encoding="utf-8")).model_dump(mode="json")
+        differ = [line for key in told for line in differences(there[key], told[key], key)]
         differ = [line for line in differ if not _may_change(line)]
         if differ:
             raise ValueError(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from codecdiff import config
 from codecdiff.comparisons import reports
@@ -17,6 +19,8 @@ from codecdiff.data.store import CodeStore
 from codecdiff.embedders import LogMel
 from codecdiff.experiments import new_pipeline
 from codecdiff.pipeline import Pipeline
+
+NOT_HEARD = frozenset({"resamples", "probes"})  # settings of the evaluation that come after hearing
 
 
 def compare(
@@ -46,16 +50,22 @@ def compare(
 
 def heard_of(run: Run, comparison: Comparison) -> Heard:
     """Give the file of what was heard of a run, of these settings."""
-    asked = comparison.evaluation.model_dump(exclude={"resamples", "probes"})
-    told = digest_of(run.blueprint.model_dump(mode="json"), asked, comparison.prompts)
+    told = digest_of(_plain(run.blueprint), _plain(comparison.evaluation, NOT_HEARD), comparison.prompts)
     return Heard(run.folder / "heard.safetensors", told)
 
 
 def heard_of_codec(run: Run, comparison: Comparison) -> Heard:
     """Give the file of what was heard of the codec of a run."""
-    asked = comparison.evaluation.model_dump(exclude={"resamples", "probes"})
-    told = digest_of(run.blueprint.model_dump(mode="json", include={"codec", "data"}), asked, comparison.seeds[0])
-    return Heard(run.home / "heard.safetensors", told)
+    blueprint, asked = _plain(run.blueprint), _plain(comparison.evaluation, NOT_HEARD)
+    return Heard(run.home / "heard.safetensors", digest_of(blueprint["codec"], asked, comparison.seeds[0]))
+
+
+def _plain(settings: BaseModel, left_out: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """Give settings but those at their defaults, so that one added later changes nothing, and where music lies."""
+    told = settings.model_dump(mode="json", exclude_defaults=True, exclude=set(left_out))
+    told.get("data", {}).pop("audio", None)
+    told.get("data", {}).pop("store", None)
+    return told
 
 
 def ear_of(comparison: Comparison, variants: Sequence[Variant], device: torch.device) -> Ear:
