@@ -13,14 +13,14 @@ LAYERS = (
     {"interfaces", "files", "journals"},
     {"registry", "config", "settings", "hub"},
     {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "conditioners", "caches", "guidance"}
-    | {"data", "metrics", "meters"}
+    | {"data", "metrics", "meters", "pictures", "pages"}
     | {"denoisers", "embedders", "embeddings", "gaussians", "kernels", "neighbours"},
     {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"}
-    | {"experiments"}
+    | {"experiments", "comparisons"}
     | {"ranking", "captioning", "protocols", "embedded", "scores", "measures", "adherence", "reports"}
     | {"listeners", "renditions", "controls", "suites", "evaluation"},
-    {"cli", "making", "checking", "curating", "collecting", "judging", "terminal", "doctor", "__init__", "__main__"}
-    | {"quarantine", "scaffolding"},
+    {"cli", "making", "checking", "comparing", "curating", "collecting", "judging"}
+    | {"terminal", "doctor", "quarantine", "scaffolding", "__init__", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in names}
 FIRST = {"torch", "numpy", "einops"}  # all that the interfaces may import
@@ -32,7 +32,9 @@ OWNED = {  # heavy libraries and their plugins
     "openai": ("captions",),
 }
 # the modules of the core that nobody imports
-PROGRAMS = {"cli", "making", "checking", "curating", "collecting", "judging", "terminal", "doctor"} | {
+PROGRAMS = {"cli", "making", "checking", "comparing", "curating", "collecting", "judging"} | {
+    "terminal",
+    "doctor",
     "quarantine",
     "scaffolding",
 }
