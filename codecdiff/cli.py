@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import codecdiff
-from codecdiff import curating, judging, making, registry
+from codecdiff import checking, curating, judging, making, registry
 from codecdiff.files import require_writable
 from codecdiff.terminal import chosen_device, err, out, ticker
 
@@ -296,6 +296,7 @@ def doctor() -> None:
 
 making.add_to(app)
 app.command()(judging.evaluate)
+app.command()(checking.check)
 app.add_typer(curating.data, name="data")
 
 

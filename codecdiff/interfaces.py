@@ -29,9 +29,14 @@ def prompt_fields(prompt: Prompt) -> dict[str, Any]:
 
 
 class Part:
-    """Something a configuration can name. It remembers the arguments it was built with, defaults included."""
+    """Something a configuration can name. It remembers the arguments it was built with, defaults included.
+
+    `exceptions` names the laws of `codecdiff.testing` that a part does not keep, each with the reason: they are
+    printed where the part is checked, and do not fail.
+    """
 
     arguments: dict[str, Any]
+    exceptions: Mapping[str, str] = {}  # law -> why it cannot be kept
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Record the constructor's arguments before the constructor runs."""

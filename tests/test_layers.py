@@ -18,7 +18,7 @@ LAYERS = (
     | {"experiments"}
     | {"ranking", "captioning", "protocols", "embedded", "scores", "measures", "adherence", "reports"}
     | {"listeners", "renditions", "controls", "suites", "evaluation"},
-    {"cli", "making", "curating", "collecting", "judging", "terminal", "doctor", "__init__", "__main__"},
+    {"cli", "making", "checking", "curating", "collecting", "judging", "terminal", "doctor", "__init__", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in names}
 FIRST = {"torch", "numpy", "einops"}  # all that the interfaces may import
@@ -28,7 +28,7 @@ OWNED = {  # heavy libraries and their plugins
     "openai": ("captions",),
 }
 # the modules of the core that nobody imports
-PROGRAMS = {"cli", "making", "curating", "collecting", "judging", "terminal", "doctor"}
+PROGRAMS = {"cli", "making", "checking", "curating", "collecting", "judging", "terminal", "doctor"}
 READERS = (  # of pickled tensors, and of nothing else in them
     "plugins/codecdiff-unet/codecdiff_unet/checkpoints.py",
     "plugins/codecdiff-vggish/codecdiff_vggish/weights.py",
