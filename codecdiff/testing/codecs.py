@@ -22,7 +22,8 @@ from codecdiff.testing.trials import (
     rebuilt,
     require,
     require_frozen,
-    require_moves,
+    require_other_device,
+    require_other_precision,
     require_same,
     require_untouched,
 )
@@ -310,9 +311,11 @@ def moves(trial: Trial) -> str:
             require(tensor.device.type == torch.device(device).type, f"{at} {name} answers on {tensor.device}.")
         return codes
 
-    return require_moves(
-        trial.codec, run, lambda a, b: require_same(b, a, "Moved to float64 and back, the codec encodes otherwise.")
-    )
+    def same(before: Tensor, after: Tensor) -> None:
+        require_same(after, before, "Moved to float64 and back, the codec encodes otherwise.")
+
+    require_other_precision(trial.codec, run, same)
+    return require_other_device(trial.codec, run)
 
 
 @LAWS.law
