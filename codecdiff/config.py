@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
@@ -59,6 +60,8 @@ def _kind_of(hint: Any) -> str | None:
     if get_origin(hint) is Annotated:
         marks = [mark.kind for mark in get_args(hint)[1:] if isinstance(mark, PartOf)]
         return marks[0] if marks else _kind_of(get_args(hint)[0])
+    if _element_of(hint) is not None:
+        return None
     for option in (hint, *get_args(hint)):
         if isinstance(option, type):
             for kind, interface in KINDS.items():
@@ -67,6 +70,17 @@ def _kind_of(hint: Any) -> str | None:
         elif get_origin(option) is Annotated and (kind := _kind_of(option)):
             return kind
     return None
+
+
+def _element_of(hint: Any) -> Any:
+    """Give the type hint of a list's elements, as of `list[Conditioner]`; None for what is no list."""
+    return get_args(hint)[0] if get_origin(hint) in (list, Sequence) and get_args(hint) else None
+
+
+def _kind_of_list(hint: Any) -> str | None:
+    """Which kind of part a list of them holds, if any."""
+    element = _element_of(hint)
+    return None if element is None else _kind_of(element)
 
 
 def _near(name: str, names: Sequence[str]) -> str:
@@ -90,18 +104,24 @@ def options(kind: str, name: str) -> dict[str, Any]:
 
 
 def _adapter(hint: Any, outlined: bool = False) -> TypeAdapter[Any]:
-    kind = _kind_of(hint)
-    if kind is None:
-        return TypeAdapter(hint, config=_LAX)
-    from codecdiff.interfaces import KINDS
+    kind, listed = _kind_of(hint), _kind_of_list(hint)
+    if kind:
+        built = _built(kind, outlined)
+        return TypeAdapter(built | None if type(None) in get_args(hint) else built, config=_LAX)
+    if listed:
+        parts: Any = GenericAlias(list, _built(listed, outlined))
+        return TypeAdapter(parts, config=_LAX)
+    return TypeAdapter(hint, config=_LAX)
 
-    interface = KINDS[kind]
+
+def _built(kind: str, outlined: bool) -> Any:
+    """Give the type hint of a part that is built where it is described."""
+    from codecdiff.interfaces import KINDS
 
     def assembled(value: Any) -> Any:
         return _assemble(kind, value, {}, outlined) if isinstance(value, str | Mapping) else value
 
-    built: Any = Annotated[InstanceOf[interface], BeforeValidator(assembled)]
-    return TypeAdapter(built | None if type(None) in get_args(hint) else built, config=_LAX)
+    return Annotated[InstanceOf[KINDS[kind]], BeforeValidator(assembled)]
 
 
 def _checked(value: Any, hint: Any, where: str, outlined: bool = False) -> Any:
@@ -110,7 +130,7 @@ def _checked(value: Any, hint: Any, where: str, outlined: bool = False) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         spot = ".".join([where, *map(str, first["loc"])])
-        raise ConfigError(f"{spot} = {value!r}: {first['msg']}.") from error
+        raise ConfigError(f"{spot} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}.") from error
 
 
 def parse(text: str, hint: Any, where: str) -> Any:
@@ -207,9 +227,13 @@ def over(spec: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict[str, 
 
 
 def spec_of(kind: str, part: Any) -> dict[str, Any]:
-    """Describe a part so that `build` makes its like: its registered name and the arguments it was built with."""
+    """Describe a part so that `build` makes its like: its registered name and the arguments it was built with.
+
+    What is about this machine alone, such as a cache around a part, is left out (`Part.recorded`).
+    """
     import sys
 
+    part = part.recorded()
     loaded = [plugin for plugin in registry.installed(kind) if plugin.entry.module_name in sys.modules]
     matches = [plugin for plugin in loaded if _names(plugin, type(part))]
     if not matches:
@@ -235,12 +259,15 @@ def _plain(value: Any) -> Any:
 
     if isinstance(value, Part):
         return spec_of(next(kind for kind, interface in KINDS.items() if isinstance(value, interface)), value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     return to_jsonable_python(value)
 
 
 def override(data: dict[str, Any], model: type[BaseModel], assignments: Sequence[str]) -> dict[str, Any]:
-    """Put `key.sub=value` assignments over a configuration; setting `X.name` drops the other options of X.
+    """Put `key.sub=value` assignments over a configuration.
 
+    Setting `X.name` drops the other options of X, and those that tables of settings, such as `stages`, put over them.
     Raises ConfigError for a key the configuration does not have, saying which it has.
     """
     pairs = []
@@ -250,9 +277,27 @@ def override(data: dict[str, Any], model: type[BaseModel], assignments: Sequence
             raise ConfigError(f"'{assignment}' is not an override. Write key=value, as in train.steps=2000.")
         pairs.append((path.split("."), text))
     result = dict(data)
-    for path, text in sorted(pairs, key=lambda pair: pair[0][-1] != "name"):
+    for path, text in sorted(pairs, key=lambda pair: len(pair[0]) > 1 and pair[0][-1] != "name"):
         result = _assign(result, model, path, text, ".".join(path))
+        if path[1:] in ([], ["name"]):
+            result = _without_options_over(result, model, path[0])
     return result
+
+
+def _without_options_over(data: dict[str, Any], model: type[BaseModel], key: str) -> dict[str, Any]:
+    """Drop what tables of settings put over the options of a part `key`: they were meant for the one it was."""
+    tables = {name: data[name] for name, info in model.model_fields.items() if data.get(name) and _is_table(info)}
+    others = {
+        name: {row: {k: v for k, v in settings.items() if k != key or "name" in v} for row, settings in table.items()}
+        for name, table in tables.items()
+    }
+    return {**data, **others}
+
+
+def _is_table(info: Any) -> bool:
+    """Tell whether a field holds groups of settings by name, as `stages` does."""
+    hint, inner = get_origin(info.annotation), get_args(info.annotation)
+    return hint is dict and isinstance(inner[1], type) and issubclass(inner[1], BaseModel)
 
 
 def chosen(kind: str, name: str, assignments: Sequence[str]) -> dict[str, Any]:
@@ -287,13 +332,22 @@ def _assign(data: Mapping[str, Any], model: type[BaseModel], path: list[str], te
         if not rest:
             raise ConfigError(f"'{where}' is a group of settings: write {where}.{next(iter(hint.model_fields))}=...")
         return {**data, head: _assign(inside or {}, hint, rest, text, where)}
-    if not rest:
-        return {**data, head: parse(text, hint, where)}
-    arguments = get_args(hint)
-    if get_origin(hint) is dict and isinstance(arguments[1], type) and issubclass(arguments[1], BaseModel) and rest[1:]:
-        table = dict(inside or {})
-        return {**data, head: table | {rest[0]: _assign(table.get(rest[0]) or {}, arguments[1], rest[1:], text, where)}}
-    raise ConfigError(f"'{head}' in '{where}' is a single value: write {head}=...")
+    return {**data, head: _assign_value(inside, hint, rest, text, where)}
+
+
+def _assign_value(inside: Any, hint: Any, path: list[str], text: str, where: str) -> Any:
+    """Give a value with what `path` leads to in it replaced; with no path left, the whole."""
+    if not path:
+        return parse(text, hint, where)
+    head, rest = path[0], path[1:]
+    for option in (hint, *get_args(hint)):
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return _assign(inside if isinstance(inside, Mapping) else {}, option, path, text, where)
+        if get_origin(option) is dict:
+            table = dict(inside) if isinstance(inside, Mapping) else {}
+            return table | {head: _assign_value(table.get(head), get_args(option)[1], rest, text, where)}
+    value = where.removesuffix(f".{'.'.join(path)}")
+    raise ConfigError(f"'{value.rpartition('.')[2]}' in '{where}' is a single value: write {value}=...")
 
 
 def _assign_part(spec: Mapping[str, Any], kind: str, path: list[str], text: str, where: str) -> dict[str, Any]:
@@ -310,11 +364,42 @@ def _assign_part(spec: Mapping[str, Any], kind: str, path: list[str], text: str,
         raise ConfigError(f"'{where}' sets an option of a {kind[:-1]} that has no name yet: set its name too.")
     known = options(kind, name)
     part_spec(kind, {"name": name, head: None})
-    inner, inside = _kind_of(known[head]), spec.get(head) or {}
-    if inner and rest:
-        inside = {"name": inside} if isinstance(inside, str) else inside
-        return {**spec, head: _assign_part(inside, inner, rest, text, where)}
-    return {**spec, head: parse(text, known[head], where) if inner is None else {"name": text}}
+    return {**spec, head: _assign_option(spec.get(head), known[head], rest, text, where)}
+
+
+def _assign_option(inside: Any, hint: Any, path: list[str], text: str, where: str) -> Any:
+    """As `_assign_value`, for an option of a part: it may be a part itself, or a list of them."""
+    kind, listed = _kind_of(hint), _kind_of_list(hint)
+    if kind and path:
+        return _assign_part({"name": inside} if isinstance(inside, str) else inside or {}, kind, path, text, where)
+    if kind:
+        return {"name": text}
+    if listed and path:
+        i = _place_in(inside or [], path[0], where)
+        return [*inside[:i], _assign_option(inside[i], _element_of(hint), path[1:], text, where), *inside[i + 1 :]]
+    if listed:
+        return _described(_yaml(text, where), listed, where)
+    return _assign_value(inside, hint, path, text, where)
+
+
+def _described(parts: Any, kind: str, where: str) -> list[Any]:
+    """Check that a value describes a list of parts, without building them."""
+    if not isinstance(parts, list):
+        raise ConfigError(f"{where} is a list of {kind}, as in [{{name: ...}}, {{name: ...}}]; got {parts!r}.")
+    for part in parts:
+        part_spec(kind, part)
+    return parts
+
+
+def _place_in(parts: Sequence[Any], place: str, where: str) -> int:
+    """Give the index of a part in a list, by its number from 0 or by its name."""
+    names = [part if isinstance(part, str) else part.get("name") for part in parts]
+    if place.isdigit() and int(place) < len(names):
+        return int(place)
+    if names.count(place) == 1:
+        return names.index(place)
+    there = ", ".join(f"{i} ({name})" for i, name in enumerate(names)) or "none"
+    raise ConfigError(f"'{where}': no one part is '{place}'. Name one by its number: {there}.")
 
 
 def read(model: type[Model], file: Path, assignments: Sequence[str] = ()) -> Model:

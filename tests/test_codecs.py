@@ -260,7 +260,7 @@ class Faulty(Wrapped):
 @pytest.mark.parametrize(
     ("fault", "law"),
     [
-        ("levels", r"embed gives \(1, 4, 8, 1\), not \(1, 4, 3, 1\)"),
+        ("levels", r"embed gives \(1, 4, 8, 3\), not \(1, 4, 3, 3\)"),
         ("floor", "encode of 41 samples gives"),
         ("neighbours", "The codes of a row depend on its batch"),
         ("empty", "duplicate_entries"),

@@ -168,6 +168,20 @@ def test_naming_a_part_drops_the_file_s_options_of_it() -> None:
     assert DATA["codec"]["model"] == "somewhere"
 
 
+@pytest.mark.parametrize("assignment", ["denoiser.name=dit", "denoiser=dit"])
+def test_naming_a_part_drops_what_stages_put_over_it(assignment: str) -> None:
+    data = {"denoiser": {"name": "unet"}, "stages": {"secondary": {"denoiser": {"width": 224}, "train": {"steps": 3}}}}
+
+    class Staged(Recipe):
+        denoiser: config.DenoiserSpec
+
+    found = config.override(data, Staged, [assignment, "stages.primary.denoiser.width=8"])
+    assert found["denoiser"] == {"name": "dit"}
+    assert found["stages"] == {"secondary": {"train": {"steps": 3}}, "primary": {"denoiser": {"width": 8}}}
+    named = {"stages": {"secondary": {"denoiser": {"name": "unet", "width": 4}}}}
+    assert config.override({**data, **named}, Staged, [assignment])["stages"] == named["stages"]
+
+
 def test_stages_select_the_grouped_pattern() -> None:
     assert over("splitter.stages=0|1-3").splitter == {"name": "grouped", "stages": "0|1-3"}
     assert over("splitter.name=grouped", "splitter.stages=0|1-3").splitter == {"name": "grouped", "stages": "0|1-3"}

@@ -19,6 +19,7 @@ class Wrapped(Codec):
         self.num_codebooks, self.codebook_size = codec.num_codebooks, codec.codebook_size
         self.codebook_dim = codec.codebook_dim
         self.encode_halo, self.decode_halo = codec.encode_halo, codec.decode_halo
+        self.exceptions = codec.exceptions
 
     @property
     def levels(self) -> tuple[int, ...]:

@@ -607,6 +607,7 @@ def open_store(
         store.check(codec, spec, target)
         if tracks:
             store.check_tracks(tracks)
+        store.audio = Path(audio) if audio else None
         return store
     if not tracks:
         raise FileNotFoundError(f"There is no store at '{folder}', and no data.audio to make one from.")
@@ -621,6 +622,7 @@ def open_store(
         if not (Path(folder) / "header.json").is_file():
             raise
         return open_store(folder, audio, codec, spec, target=target)  # another job made it meanwhile
+    store.audio = Path(audio) if audio else None
     for line in skipped:
         report(f"Skipped: {line}")
     if uncaptioned := sum(not row["captions"] for row in store.rows):
