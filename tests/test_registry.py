@@ -220,7 +220,7 @@ def test_a_list_of_packages_switches_the_others_off(monkeypatch: pytest.MonkeyPa
     assert registry.load("splitters", "toy").__module__ == "toy_good"
     assert registry.load("splitters", "parallel").__name__ == "Parallel"
     assert registry.load("splitters", "twice").__module__ == "toy_good"
-    assert "switched off: CODECDIFF_PLUGINS" in listed()["raising"]
+    assert "switched off by CODECDIFF_PLUGINS" in listed()["raising"]
     with pytest.raises(BrokenPlugin, match=r"of toy-raising 1\.0 is switched off: CODECDIFF_PLUGINS lists"):
         registry.load("splitters", "raising")
     assert "toy_raising" not in sys.modules
