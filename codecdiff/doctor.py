@@ -18,6 +18,7 @@ from codecdiff.quarantine import PATIENCE, problems, told
 CLASSES = (
     ("transformers", "DacModel"),
     ("transformers", "EncodecModel"),
+    ("transformers", "MimiModel"),
     ("transformers", "T5EncoderModel"),
     ("diffusers", "DDPMScheduler"),
     ("accelerate", "Accelerator"),

@@ -12,28 +12,34 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"interfaces", "files", "journals"},
     {"registry", "config", "settings", "hub"},
-    {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "data", "metrics", "meters"}
+    {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "conditioners", "caches", "guidance"}
+    | {"data", "metrics", "meters", "pictures", "pages"}
     | {"denoisers", "embedders", "embeddings", "gaussians", "kernels", "neighbours"},
     {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"}
-    | {"experiments"}
+    | {"experiments", "comparisons"}
     | {"ranking", "captioning", "protocols", "embedded", "scores", "measures", "adherence", "reports"}
     | {"listeners", "renditions", "controls", "suites", "evaluation"},
-    {"cli", "making", "checking", "curating", "collecting", "judging", "terminal", "doctor", "__init__", "__main__"}
-    | {"quarantine", "scaffolding"},
+    {"cli", "making", "checking", "comparing", "curating", "collecting", "judging"}
+    | {"terminal", "doctor", "quarantine", "scaffolding", "__init__", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in names}
 FIRST = {"torch", "numpy", "einops"}  # all that the interfaces may import
 OWNED = {  # heavy libraries and their plugins
-    "transformers": ("dac", "t5", "encodec", "clap", "mert", "captions"),
+    "transformers": ("dac", "t5", "encodec", "mimi", "clap", "mert", "captions"),
+    "dac": ("dac",),
+    "encodec": ("encodec",),
     "torchvggish": ("vggish",),
     "openai": ("captions",),
 }
 # the modules of the core that nobody imports
-PROGRAMS = {"cli", "making", "checking", "curating", "collecting", "judging", "terminal", "doctor"} | {
+PROGRAMS = {"cli", "making", "checking", "comparing", "curating", "collecting", "judging"} | {
+    "terminal",
+    "doctor",
     "quarantine",
     "scaffolding",
 }
 READERS = (  # of pickled tensors, and of nothing else in them
+    "plugins/codecdiff-dac/codecdiff_dac/originals.py",
     "plugins/codecdiff-unet/codecdiff_unet/checkpoints.py",
     "plugins/codecdiff-vggish/codecdiff_vggish/weights.py",
 )
@@ -90,8 +96,10 @@ def test_interfaces_need_torch_numpy_and_einops_only() -> None:
         "abc",
         "collections",
         "dataclasses",
+        "hashlib",
         "inspect",
         "itertools",
+        "json",
         "typing",
     }
 
