@@ -120,6 +120,7 @@ def plugins(
         with err.status("Importing everything once"):
             wrong = problems([plugin for plugin in parts if plugin.switched_on], timeout)
     states = {plugin: wrong.get(plugin) or plugin.obstacle or "loads" * check for plugin in parts}
+    states |= {plugin: f"switched off by {registry.SWITCH}" for plugin in parts if not plugin.switched_on}
     shown = bool(faults or any(states.values()))
     table = Table("kind", "name", "package", "version", *["state"] * shown)
     for plugin, state in states.items():

@@ -92,9 +92,7 @@ class Plugin:
     def obstacle(self) -> str:
         """Say why it cannot be used, as in "is switched off: ..."; empty if its metadata speaks not against it."""
         if not self.switched_on:
-            return (
-                f"is switched off: {SWITCH} lists the packages that may be used, and {self.distribution} is not there"
-            )
+            return f"is switched off: {SWITCH} lists the packages that may be used, and its package is not among them"
         if self.is_of_this_version:
             return ""
         known = VERSIONS[self.kind]
