@@ -28,7 +28,7 @@ PYTEST = OMP_NUM_THREADS=1 $(RUN) pytest
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-integration test-slow test-originals docs lint types clean
+.PHONY: help setup demo test test-integration test-wheels test-originals test-slow docs lint types clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -46,6 +46,9 @@ test: $(WHOLE)  ## run the fast tests
 
 test-integration: $(WHOLE)  ## run the tests of whole commands and models, seconds long each
 	$(PYTEST) --numprocesses 2 -m integration
+
+test-wheels: $(WHOLE)  ## build wheels, and try them and plugins written by `codecdiff new-plugin` in a clean environment
+	$(RUN:-m=) .ci/wheels.py
 
 test-slow: $(WHOLE)  ## run the slow tests
 	$(PYTEST) --numprocesses 2 -m slow
@@ -65,8 +68,8 @@ types: $(WHOLE)  ## check types
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
 clean:  ## remove .venv and caches; runs stay
-	rm -rf $(VENV) $(ORIGINALS) .pytest_cache .ruff_cache
-	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf $(VENV) $(ORIGINALS) .pytest_cache
+	find . \( -name __pycache__ -o -name .ruff_cache \) -prune -exec rm -rf {} +
 
 # torch comes first and alone, because it may have an index of its own; what it needs comes with the rest. Compiling every
 # module of every package would double the time: the doctor imports, and so compiles, what is used, and checks it.

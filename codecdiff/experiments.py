@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ from codecdiff import config
 from codecdiff.codecs import Standardized
 from codecdiff.data.encoding import open_store
 from codecdiff.data.store import CodeStore, Target
+from codecdiff.guidance import resolved
+from codecdiff.interfaces import Prompt
 from codecdiff.models import build_parts, load_codec_state, require_kind
 from codecdiff.pipeline import Pipeline
 from codecdiff.schedules import training_scheduler
@@ -63,6 +65,7 @@ def new_stage(
         denoiser = pipeline.new_denoiser(i, config.over(blueprint.denoiser, own.denoiser), seed=blueprint.seed)
     sizes = {"batch_size": loop.batch_size, "seconds": loop.seconds}
     told = {"seed": blueprint.seed, **train.model_dump(), **sizes, **(facts or {})}
+    resolved(sampling["guidance"], pipeline.conditioner)  # names it does not have are refused
     return Stage(name, denoiser, training_scheduler(**process), **sampling, facts=told), train, loop
 
 
@@ -119,3 +122,27 @@ def open_data(
     pipeline.data = found.facts()
     pipeline.save_parts(model)
     return found
+
+
+def prepare_prompts(
+    pipeline: Pipeline,
+    store: CodeStore,
+    prompts: Sequence[Prompt] = (),
+    *,
+    track: Callable[[Sequence[Prompt]], Iterable[Prompt]] = lambda prompts: prompts,
+    report: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Tell the conditioner of the prompts of the store, and of more; a `cached` one keeps them and lets its weights go.
+
+    `track` passes prompts on and may show how far it is. Fields that are read, and nothing in the store has, are
+    reported.
+    """
+    if pipeline.conditioner is None:
+        return
+    of_store = store.prompts()
+    there = {name for prompt in of_store for name, value in prompt.items() if value not in (None, "")}
+    for name in sorted(set(pipeline.conditioner.fields) - there):
+        report(f"The conditioner reads '{name}', and nothing in the store has it: it will always be absent.")
+    for prompt in track([*of_store, *prompts]):
+        pipeline.conditioner.prepare([prompt])
+    pipeline.conditioner.release()

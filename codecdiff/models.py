@@ -130,7 +130,9 @@ def differences(there: Any, here: Any, name: str) -> list[str]:
 def agree(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) -> None:
     """Check that a folder holds this very model. Raises ValueError naming what differs."""
     saved = read_spec(folder)
-    differ = [line for key in spec if key != "data" for line in differences(saved.get(key), spec[key], key)]
+    pairs = {key: (saved.get(key), spec[key]) for key in spec if key != "data"}
+    pairs |= {key: config.alike(f"{key}s", *pairs[key]) for key in ("codec", "splitter", "conditioner")}
+    differ = [line for key, (there, here) in pairs.items() for line in differences(there, here, key)]
     file = folder / "codec" / "model.safetensors"
     kept = load_state(file)
     if kept.keys() != state.keys() or any(not torch.equal(kept[name].float(), state[name].float()) for name in state):

@@ -93,10 +93,12 @@ class StageData:
         held_out: float = 0.1,
         checks: int = 64,
         seed: int = 0,
+        split_seed: int | None = None,
     ):
+        """Divide the tracks by `split_seed`, `seed` unless given, and draw crops by `seed`."""
         self.pipeline, self.i, self.batch_size = pipeline, i, batch_size
         frames = round(seconds * pipeline.codec.frame_rate)
-        training, held = split_tracks(store, held_out, seed)
+        training, held = split_tracks(store, held_out, seed if split_seed is None else split_seed)
         self.holds_out = bool(held)  # else the held-out inputs are of tracks that are trained on
         self.crops = Crops(store, training, frames, target=pipeline.target, seed=seed)
         self.held_crops = Crops(store, held or training, frames, target=pipeline.target, seed=seed)
@@ -355,3 +357,13 @@ class StageTrainer:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.ema.n_averaged.fill_(self.step_count)
         return True
+
+
+def read_logs(model: Path, stages: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Give the training log of every stage of a model folder, one mapping a line; a stage without one is left out."""
+    files = {stage: model / stage / "log.jsonl" for stage in stages}
+    return {
+        stage: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        for stage, file in files.items()
+        if file.is_file()
+    }

@@ -19,7 +19,7 @@ from codecdiff import Pipeline, config, plans
 from codecdiff.cards import command, write_card
 from codecdiff.data.audio import write_audio
 from codecdiff.data.store import CodeStore
-from codecdiff.experiments import Blueprint, check_starts, new_pipeline, new_stage, open_data, start_of
+from codecdiff.experiments import Blueprint, check_starts, new_pipeline, new_stage, open_data, prepare_prompts, start_of
 from codecdiff.files import require_writable
 from codecdiff.splitters import chosen_stages
 from codecdiff.training import StageData, StageTrainer, new_accelerator
@@ -92,8 +92,10 @@ def main() -> None:
     say = console.log if accelerator.is_main_process else lambda *_: None
     for name in unused:
         say(f"Not used: the options of stage '{name}'. This pattern has: {', '.join(pipeline.stage_names)}.")
+    quiet = {"console": console, "transient": True, "disable": not accelerator.is_main_process}
     with accelerator.main_process_first():
         store = open_data(e, pipeline, codec, home, model, say)
+        prepare_prompts(pipeline, store, e.prompts, track=lambda told: progress(told, "prompts", **quiet), report=say)
     for i in chosen:
         train_stage(e, accelerator, pipeline, store, i, say)
         accelerator.free_memory()  # it keeps what it prepared

@@ -80,7 +80,7 @@ def fitted_trial(codec: Codec, seconds: float) -> Trial:
 
 @LAWS.law
 def facts(trial: Trial) -> None:
-    """The static facts are whole numbers, levels count from 0 one for each codebook, and tensors have these sizes."""
+    """Facts are whole numbers, frame_rate is sample_rate / hop_length, levels count from 0, and tensors fit them."""
     codec = trial.codec
     values = {name: getattr(codec, name, None) for name in FACTS}
     wrong = {name: value for name, value in values.items() if type(value) is not int or value < 1}

@@ -47,7 +47,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def randomness_untouched(part: object) -> Iterator[None]:
     """Raise Broken if what is done inside changes the state of a global generator. They are put back afterwards."""
     outside = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
-    for draw in (lambda: torch.rand(1), random.random, np.random.rand):  # noqa: NPY002
+    for draw in (lambda: torch.rand(1), random.random, np.random.rand):
         draw()  # a seed that was set before shows when it is set again
     before = _states()
     try:
