@@ -1,10 +1,10 @@
 """What long recordings take here: `python benchmarks/chunked.py [--minutes 1 2 5 10] [--width 8] [--whole]`.
 
-Encodes and decodes noise of so many minutes through `Chunked`, and with `--whole` in one piece too, each in a process of
-its own, and prints the peak of its resident memory, before and after, and the seconds it took. The codec is a DAC of the
-44.1 kHz shape with random weights; `--width` makes it narrower than the released 64 channels, which takes less time
-and memory alike, so that ten minutes in one piece fit a small machine. The audio and what is decoded of it are in
-memory, 10.6 MB a minute each, and so are the codes. Needs codecdiff and codecdiff_dac, no network and no weights.
+Encodes and decodes noise of so many minutes through `Chunked`, and with `--whole` in one piece too, each in a process
+of its own, and prints the peak of its resident memory, and the seconds it took. The codec is a DAC of the 44.1 kHz
+shape with random weights; `--width` makes it narrower than the released 64 channels, for less time and memory alike.
+The audio and what is decoded of it lie in memory, 10.6 MB a minute each, and so do the codes. Needs codecdiff and
+codecdiff_dac, no network and no weights.
 """
 
 from __future__ import annotations
