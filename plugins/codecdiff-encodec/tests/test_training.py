@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -23,8 +24,8 @@ def settings(tmp_path):
     music = tmp_path / "music"
     music.mkdir()
     for i in range(3):
-        left, right = (tone(0.5, hertz * (i + 1), RATE) for hertz in (200, 300))
-        soundfile.write(music / f"{i}.wav", list(zip(left, right, strict=True)), RATE)
+        channels = [tone(0.5, hertz * (i + 1), RATE) for hertz in (200, 300)]
+        soundfile.write(music / f"{i}.wav", np.stack(channels, axis=1), RATE)
     codec = {"name": "encodec", "model": str(random_model(tmp_path / "encodec", size="tiny-48khz")), "bandwidth": 3}
     file = tmp_path / "stereo.yaml"
     file.write_text(
