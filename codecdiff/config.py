@@ -176,10 +176,22 @@ def completed(kind: str, spec: str | Mapping[str, Any]) -> dict[str, Any]:
     Raises ConfigError for options it does not have.
     """
     name, values = part_spec(kind, spec)
-    parameters = inspect.signature(registry.load(kind, name).__init__).parameters
-    defaults = {key: parameters[key].default for key in options(kind, name)}
-    known = {key: _plain(value) for key, value in defaults.items() if value is not inspect.Parameter.empty}
-    return {"name": name, **known, **values}
+    parameters, known = inspect.signature(registry.load(kind, name).__init__).parameters, options(kind, name)
+    defaults = {key: parameters[key].default for key in known}
+    plain = {key: _plain(value) for key, value in defaults.items() if value is not inspect.Parameter.empty}
+    inner = {key: part for key in values if (part := _kind_of(known[key])) and values[key] is not None}
+    return {"name": name, **plain, **values, **{key: completed(part, values[key]) for key, part in inner.items()}}
+
+
+def alike(kind: str, there: Any, here: Any) -> tuple[Any, Any]:
+    """Complete two descriptions of one part, so that a file from before an option existed has it at its default.
+
+    Descriptions of parts of other names come back as they are, for those need not be installed.
+    """
+    pair = (there, here)
+    if not all(isinstance(spec, Mapping) and "name" in spec for spec in pair) or there["name"] != here["name"]:
+        return pair
+    return completed(kind, there), completed(kind, here)
 
 
 def build(kind: str, spec: str | Mapping[str, Any], **supplied: Any) -> Any:
@@ -253,8 +265,9 @@ def _plain(value: Any) -> Any:
 
 
 def override(data: dict[str, Any], model: type[BaseModel], assignments: Sequence[str]) -> dict[str, Any]:
-    """Put `key.sub=value` assignments over a configuration; setting `X.name` drops the other options of X.
+    """Put `key.sub=value` assignments over a configuration.
 
+    Setting `X.name` drops the other options of X, and those that tables of settings, such as `stages`, put over them.
     Raises ConfigError for a key the configuration does not have, saying which it has.
     """
     pairs = []
@@ -264,9 +277,27 @@ def override(data: dict[str, Any], model: type[BaseModel], assignments: Sequence
             raise ConfigError(f"'{assignment}' is not an override. Write key=value, as in train.steps=2000.")
         pairs.append((path.split("."), text))
     result = dict(data)
-    for path, text in sorted(pairs, key=lambda pair: pair[0][-1] != "name"):
+    for path, text in sorted(pairs, key=lambda pair: len(pair[0]) > 1 and pair[0][-1] != "name"):
         result = _assign(result, model, path, text, ".".join(path))
+        if path[1:] in ([], ["name"]):
+            result = _without_options_over(result, model, path[0])
     return result
+
+
+def _without_options_over(data: dict[str, Any], model: type[BaseModel], key: str) -> dict[str, Any]:
+    """Drop what tables of settings put over the options of a part `key`: they were meant for the one it was."""
+    tables = {name: data[name] for name, info in model.model_fields.items() if data.get(name) and _is_table(info)}
+    others = {
+        name: {row: {k: v for k, v in settings.items() if k != key or "name" in v} for row, settings in table.items()}
+        for name, table in tables.items()
+    }
+    return {**data, **others}
+
+
+def _is_table(info: Any) -> bool:
+    """Tell whether a field holds groups of settings by name, as `stages` does."""
+    hint, inner = get_origin(info.annotation), get_args(info.annotation)
+    return hint is dict and isinstance(inner[1], type) and issubclass(inner[1], BaseModel)
 
 
 def chosen(kind: str, name: str, assignments: Sequence[str]) -> dict[str, Any]:

@@ -201,6 +201,14 @@ def of_first_stage(splitter: Splitter, codec: Codec) -> Tensor:
     return torch.isin(rows, made)[None, :, None]
 
 
+def of_first_stages(splitter: Splitter, codec: Codec, frames: int, count: int) -> Tensor:
+    """Give (1, k, l), True for the codes that the first `count` stages of a pattern make, whatever the pattern."""
+    shape = (1, codec.num_codebooks, codec.codebook_dim, frames)
+    stages = splitter.split(torch.ones(shape))
+    made = [stage if i < count else torch.zeros_like(stage) for i, stage in enumerate(stages)]
+    return splitter.merge(made).amin(2) > 0
+
+
 def outside(regions: Sequence[tuple[float, float]], codec: Codec, frames: int) -> Tensor:
     """Give (1, 1, l), True for the frames that lie wholly outside all regions, each (start, stop) in seconds.
 

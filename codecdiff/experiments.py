@@ -15,7 +15,7 @@ from codecdiff.data.encoding import open_store
 from codecdiff.data.store import CodeStore, Target
 from codecdiff.guidance import resolved
 from codecdiff.interfaces import Prompt
-from codecdiff.models import build_parts, load_codec_state
+from codecdiff.models import build_parts, load_codec_state, require_kind
 from codecdiff.pipeline import Pipeline
 from codecdiff.schedules import training_scheduler
 from codecdiff.settings import Data, Diffusion, Loop, Optimization, Sampling, Settings, StageOptions
@@ -67,6 +67,36 @@ def new_stage(
     told = {"seed": blueprint.seed, **train.model_dump(), **sizes, **(facts or {})}
     resolved(sampling["guidance"], pipeline.conditioner)  # names it does not have are refused
     return Stage(name, denoiser, training_scheduler(**process), **sampling, facts=told), train, loop
+
+
+def start_of(blueprint: Blueprint, pipeline: Pipeline, name: str, model: Path) -> Path | None:
+    """Give the folder of the stage whose weights the stage called `name` is to begin with; None for its own.
+
+    `model` is the folder of the model that is trained. Raises ValueError for a stage that is to start from itself.
+    """
+    asked = blueprint.stages.get(name, StageOptions()).start_from
+    if asked == name:
+        raise ValueError(
+            f"stages.{name}.start_from={asked}: a stage cannot start from itself. Name another, or a folder."
+        )
+    return None if asked is None else model / asked if asked in pipeline.stage_names else Path(asked)
+
+
+def check_starts(blueprint: Blueprint, pipeline: Pipeline, stages: Sequence[Stage], model: Path) -> None:
+    """Check, before the first is trained, that `stages` can start from what they are to start from, in this order.
+
+    Those in training already go on from where they are. Raises ValueError or FileNotFoundError.
+    """
+    before: dict[Path, Stage] = {}
+    for stage in stages:
+        folder = start_of(blueprint, pipeline, stage.name, model)
+        if folder is not None and not (model / stage.name / "stage.json").exists():
+            source = before.get(folder)
+            if source is None:
+                require_kind(stage.denoiser, folder)
+            elif type(source.denoiser) is not type(stage.denoiser):
+                raise ValueError(f"{stage.name} cannot start from {source.name}: their denoisers are of other kinds.")
+        before[model / stage.name] = stage
 
 
 def open_data(

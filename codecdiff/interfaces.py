@@ -31,9 +31,14 @@ def prompt_fields(prompt: Prompt) -> dict[str, Any]:
 
 
 class Part:
-    """Something a configuration can name. It remembers the arguments it was built with, defaults included."""
+    """Something a configuration can name. It remembers the arguments it was built with, defaults included.
+
+    `exceptions` names the laws of `codecdiff.testing` that a part does not keep, each with the reason: they are
+    printed where the part is checked, and do not fail.
+    """
 
     arguments: dict[str, Any]
+    exceptions: Mapping[str, str] = {}  # law -> why it cannot be kept
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Record the constructor's arguments before the constructor runs."""
@@ -113,16 +118,17 @@ class Condition:
     def fill(self, nulls: Mapping[str, Tensor]) -> Condition:
         """Put the learned null (e,) of each name in `nulls` into the rows where that name is absent.
 
-        A filled row attends at least one token, so attention over it is defined and the null gets a
-        gradient. Rows with a real token are unchanged.
+        A filled row has one real token, its null, however many it had room for: attention over it is defined, even in a
+        row with the tokens of other entries, and the null gets a gradient. Rows with a real token are unchanged.
         """
 
         def filled(name: str, entry: Entry) -> tuple[Tensor, Tensor]:
             if name not in nulls:
                 return entry
             absent = ~entry.mask.any(1, keepdim=True)
+            first = torch.arange(entry.mask.shape[1], device=entry.mask.device) == 0
             null = nulls[name].to(entry.tokens.dtype)
-            return torch.where(absent[..., None], null, entry.tokens), entry.mask | absent
+            return torch.where(absent[..., None], null, entry.tokens), entry.mask | absent & first
 
         return self.map(filled)
 
@@ -255,7 +261,8 @@ class Splitter(Part, ABC):
     def context(self, stages: Sequence[Tensor], i: int) -> Tensor | None:
         """Give what stage `i` sees of the stages before it, (b, c', l') at its own length; None for the first.
 
-        Only `stages[:i]` are read. Unless overridden: their channels, concatenated.
+        Only the numbers of `stages[:i]` are read: `stages[i:]` are there for their shapes. Unless overridden: the
+        channels of those before, concatenated.
         """
         return torch.cat(list(stages[:i]), dim=1) if i else None
 

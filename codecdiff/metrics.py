@@ -150,7 +150,12 @@ def bootstrap(
     def resampled(group: Tensor) -> Tensor:
         return group[torch.randint(len(group), (len(group),), generator=generator)]
 
-    values = torch.tensor([statistic(*map(resampled, groups)) for _ in range(resamples)], dtype=torch.float64)
+    return centred(value, [statistic(*map(resampled, groups)) for _ in range(resamples)], level)
+
+
+def centred(value: float, resampled: Sequence[float], level: float = 0.95) -> Estimate:
+    """Give a value with the central `level` of what its resamples spread, shifted so that their mean is the value."""
+    values = torch.tensor(resampled, dtype=torch.float64)
     spread = values - values.mean()
     low, high = torch.quantile(spread, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
     return Estimate(value, value + low, value + high)
@@ -229,6 +234,11 @@ def probe_score(accuracy: float, ceiling: float, chance: float) -> float:
     NaN when the ceiling is no better than chance, for then the probe can tell nothing.
     """
     return (accuracy - chance) / (ceiling - chance) if ceiling > chance else math.nan
+
+
+def accuracies(read: Tensor, truth: Tensor) -> list[float]:
+    """(n, parts) classes read, (n, parts) true classes -> balanced accuracy of each part."""
+    return [balanced_accuracy(*columns) for columns in zip(read.T, truth.T, strict=True)]
 
 
 def shuffled(

@@ -167,11 +167,12 @@ class Pipeline:
                 stages.append(given.clean)
                 continue
             seen = self.snap(stages, frames) if self.snap_context and stages else stages
+            blanks = [torch.zeros(len(takes), *shape, device=self.device) for shape in shapes[i:]]
             made = diffusion.sample(
                 stage.denoiser.eval(),
                 stage.new_sampler(),
                 shapes[i],
-                context=self.splitter.context(seen, i),
+                context=self.splitter.context([*seen, *blanks], i),
                 condition=condition,
                 negative=against,
                 steps=steps or stage.steps,
@@ -277,8 +278,8 @@ def load(model: Path | str, *, allow_download: bool = False) -> Pipeline:
 
 def _local(model: Path | str) -> Path:
     """Give the folder of a model by its path, which comes first, or its installed name; it need not exist."""
-    is_name = not Path(model).exists() and str(model) in registry.models()
-    return registry.model_folder(str(model)) if is_name else Path(model)
+    installed = None if Path(model).exists() else registry.model_folder(str(model))
+    return installed or Path(model)
 
 
 def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) -> str:

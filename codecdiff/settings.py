@@ -81,6 +81,7 @@ class StageOptions(Settings):
     """What one stage does differently from the others."""
 
     denoiser: DenoiserSpec | None = None
+    start_from: str | None = None  # weights of another stage, by its name, or by its folder in another model
     train: Optimization = Optimization()
     loop: Loop = Loop()
     diffusion: Diffusion = Diffusion()

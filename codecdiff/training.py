@@ -24,7 +24,7 @@ from codecdiff.data.crops import Batch, Crops, dropped, split_tracks
 from codecdiff.data.store import CodeStore, load_state
 from codecdiff.files import replaced
 from codecdiff.interfaces import Condition, device_of
-from codecdiff.models import differences, save_stage
+from codecdiff.models import WarmStart, differences, save_stage, warm_start
 from codecdiff.noises import colored
 from codecdiff.pipeline import Pipeline
 from codecdiff.stages import Stage, conditions
@@ -93,10 +93,12 @@ class StageData:
         held_out: float = 0.1,
         checks: int = 64,
         seed: int = 0,
+        split_seed: int | None = None,
     ):
+        """Divide the tracks by `split_seed`, `seed` unless given, and draw crops by `seed`."""
         self.pipeline, self.i, self.batch_size = pipeline, i, batch_size
         frames = round(seconds * pipeline.codec.frame_rate)
-        training, held = split_tracks(store, held_out, seed)
+        training, held = split_tracks(store, held_out, seed if split_seed is None else split_seed)
         self.holds_out = bool(held)  # else the held-out inputs are of tracks that are trained on
         self.crops = Crops(store, training, frames, target=pipeline.target, seed=seed)
         self.held_crops = Crops(store, held or training, frames, target=pipeline.target, seed=seed)
@@ -313,6 +315,16 @@ class StageTrainer:
             with (folder / self.stage.name / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(row) + "\n")
 
+    def start_from(self, folder: Path | str) -> WarmStart:
+        """Begin with the averaged weights of a trained stage, a folder, where they agree: `models.warm_start`.
+
+        The average begins there too, and the stage's facts keep what was taken.
+        """
+        taken = warm_start(self.denoiser, Path(folder))
+        self.ema.module.load_state_dict(self.denoiser.state_dict())
+        self.stage.facts["start_from"] = taken.facts()
+        return taken
+
     def resume(self, folder: Path | str) -> bool:
         """Take up training where `save` left it; False if the folder holds no such state.
 
@@ -330,6 +342,8 @@ class StageTrainer:
                 f"{home} holds another stage in training: {'; '.join(differ)}. "
                 "Choose another output folder, or delete it."
             )
+        if "start_from" in saved["training"]:
+            self.stage.facts["start_from"] = saved["training"]["start_from"]
         tensors = load_state(file)
         with safe_open(file, "pt") as opened:
             self.step_count = int(opened.metadata()["step"])
@@ -343,3 +357,13 @@ class StageTrainer:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.ema.n_averaged.fill_(self.step_count)
         return True
+
+
+def read_logs(model: Path, stages: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Give the training log of every stage of a model folder, one mapping a line; a stage without one is left out."""
+    files = {stage: model / stage / "log.jsonl" for stage in stages}
+    return {
+        stage: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        for stage, file in files.items()
+        if file.is_file()
+    }

@@ -14,7 +14,7 @@ import soundfile
 import torch
 from small import RATE, tone, write_music
 
-from codecdiff import Codec
+from codecdiff import Codec, config
 from codecdiff.codecs import Wrapped
 from codecdiff.data.audio import BadAudio, find_tracks, read_audio, write_audio
 from codecdiff.data.crops import Crops, dropped, split_tracks
@@ -194,6 +194,14 @@ def test_a_store_is_made_once_and_opened_again(tmp_path: Path, music: Path, dac:
     again = open_store(tmp_path / "store", music, dac, {"name": "dac"})
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "store").rglob("*")}
     assert made.rows == again.rows == open_store(tmp_path / "store", None, dac, {"name": "dac"}).rows
+
+
+def test_a_store_from_before_an_option_existed_is_of_the_same_codec(store: CodeStore, dac: Codec) -> None:
+    spec = config.spec_of("codecs", dac)
+    assert spec.keys() > store.header["codec"].keys()
+    store.check(dac, spec)
+    with pytest.raises(ValueError, match=r"its codec is .*'transformers'.*, not .*'descript'"):
+        store.check(dac, spec | {"backend": "descript"})
 
 
 def test_a_store_of_another_codec_is_refused(store: CodeStore, dac: Codec, codec_spec: dict[str, Any]) -> None:

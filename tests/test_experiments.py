@@ -11,7 +11,7 @@ from small import UNET
 
 from codecdiff.caches import Cached
 from codecdiff.conditioners import Joined
-from codecdiff.experiments import Blueprint, new_pipeline, new_stage, open_data, prepare_prompts
+from codecdiff.experiments import Blueprint, check_starts, new_pipeline, new_stage, open_data, prepare_prompts, start_of
 from codecdiff.models import read_spec
 from codecdiff.schedules import prediction_of
 
@@ -79,6 +79,33 @@ def test_statistics_are_those_of_the_model_folder_once_there_is_one(blueprint: B
     other, codec = new_pipeline(blueprint.model_copy(update={"snap_context": True}))
     with pytest.raises(ValueError, match="snap_context is false there, true here"):
         open_data(blueprint, other, codec, home, model)
+
+
+def test_what_a_stage_cannot_start_from_is_said_before_the_first_is_trained(
+    blueprint: Blueprint, tmp_path: Path
+) -> None:
+    def check(primary: str | None, secondary: str | None, kind: str = "unet") -> None:
+        asked = {"primary": {"start_from": primary}, "secondary": {"start_from": secondary, "denoiser": {"name": kind}}}
+        if kind == "unet":
+            del asked["secondary"]["denoiser"]
+        spec = Blueprint.model_validate({**blueprint.model_dump(exclude_unset=True), "stages": asked})
+        pipeline, _ = new_pipeline(spec, outlined=True)
+        check_starts(spec, pipeline, [new_stage(spec, pipeline, i, "meta")[0] for i in (0, 1)], tmp_path)
+        assert start_of(spec, pipeline, "secondary", tmp_path) == (tmp_path / "primary" if secondary else None)
+
+    check(None, None)
+    check(None, "primary")
+    with pytest.raises(FileNotFoundError, match="secondary holds no trained stage"):
+        check("secondary", "primary")
+    with pytest.raises(ValueError, match="a stage cannot start from itself"):
+        check("primary", None)
+    with pytest.raises(ValueError, match="secondary cannot start from primary: their denoisers are of other kinds"):
+        check(None, "primary", kind="dit")
+    with pytest.raises(FileNotFoundError, match="elsewhere holds no trained stage"):
+        check(None, "runs/elsewhere")
+    (tmp_path / "secondary").mkdir()
+    (tmp_path / "secondary" / "stage.json").touch()  # in training, so it goes on
+    check(None, "primary", kind="dit")
 
 
 def test_prompts_are_prepared_and_fields_that_nothing_has_are_told(blueprint: Blueprint, tmp_path: Path) -> None:

@@ -37,6 +37,22 @@ def codes_of(pipeline: Pipeline, *prompts: str, **options: Any) -> torch.Tensor:
     return torch.cat(list(pipeline.generate_codes(prompts, 20, **options)))
 
 
+def test_a_context_can_be_told_the_shapes_of_the_stages_to_come(
+    make_pipeline: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, seen = make_pipeline({"name": "grouped", "stages": "0|1-2|3"}), []
+    context = pipeline.splitter.context
+
+    def watched(stages: Any, i: int) -> torch.Tensor | None:
+        seen.append([tuple(stage.shape) for stage in stages])
+        return context(stages, i)
+
+    monkeypatch.setattr(pipeline.splitter, "context", watched)
+    codes_of(pipeline, "a tone", "")
+    shapes = [(2, *shape) for shape in stage_shapes(pipeline.codec, pipeline.splitter, 20)]
+    assert seen == [shapes] * 3
+
+
 @pytest.mark.parametrize("splitter", PATTERNS, ids=str)
 def test_every_pattern_trains_saves_loads_and_generates(
     make_pipeline: Make, store: CodeStore, splitter: Any, tmp_path: Path
@@ -78,6 +94,15 @@ def test_a_model_without_prompts(make_pipeline: Make, tmp_path: Path) -> None:
     pipeline.save(tmp_path)
     audio = Pipeline.load(tmp_path).generate("", seconds=0.1)
     assert torch.equal(audio, pipeline.generate("drums", seconds=0.1, guidance=7))
+
+
+def test_a_folder_from_before_an_option_existed_holds_the_same_model(make_pipeline: Make, tmp_path: Path) -> None:
+    make_pipeline().save(tmp_path)
+    spec = json.loads((tmp_path / MODEL_FILE).read_text())
+    del spec["codec"]["codec"]["backend"]
+    (tmp_path / MODEL_FILE).write_text(json.dumps(spec))
+    make_pipeline().save(tmp_path)
+    assert json.loads((tmp_path / MODEL_FILE).read_text()) == spec
 
 
 NUMBERS = {"name": "numbers", "fields": {"tempo": {"low": 40, "high": 220}, "seconds": {"low": 0, "high": 9}}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,9 @@ import codecdiff
 from codecdiff import cli, config, plans
 from codecdiff.config import ConfigError
 from codecdiff.data.audio import read_audio
+from codecdiff.edits import Extend, Inpaint, Known, Refine, Restore, Vary
 from codecdiff.schedules import prediction_of
+from codecdiff.stages import Stage
 
 pytestmark = pytest.mark.integration
 
@@ -83,6 +86,11 @@ def run(recipe: ModuleType, settings: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def steps(out: Path, stage: str) -> list[int]:
     log = (out / "model" / stage / "log.jsonl").read_text().splitlines()
     return [json.loads(line)["step"] for line in log]
+
+
+def losses(out: Path, stage: str = "primary") -> list[float]:
+    log = (out / "model" / stage / "log.jsonl").read_text().splitlines()
+    return [json.loads(line)["held_out"] for line in log]
 
 
 def test_it_trains_saves_samples_and_goes_on(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,7 +204,10 @@ def test_two_processes_train_one_model(settings: Path) -> None:
     assert codecdiff.load(out / "model").generate("", seconds=0.1).isfinite().all()
 
 
-@pytest.mark.parametrize("file", sorted((RECIPE.parent / "configs").glob("*.yaml")), ids=lambda file: file.name)
+CONFIGS = [file for file in (RECIPE.parent / "configs").glob("*.yaml") if not file.name.startswith("compare")]
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS), ids=lambda file: file.name)
 def test_every_configuration_that_is_shipped_can_be_read(recipe: ModuleType, file: Path) -> None:
     experiment = config.read(recipe.Experiment, file)
     assert experiment.output != Path("runs/discodiff")
@@ -221,6 +232,88 @@ def test_a_stage_may_have_its_own_diffusion_and_projections_are_a_target(run: Ru
     assert model.generate("a tone", seconds=0.1).isfinite().all()
     with pytest.raises(ValueError, match=r"target is .* there, .* here"):
         run()
+
+
+def test_a_stage_may_start_from_another_of_this_model_or_of_another(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = run("stages.secondary.start_from=primary")
+    assert re.search(r"secondary starts with [\d,]+ of [\d,]+ weights of primary; as", capsys.readouterr().err)
+    told = codecdiff.load(out / "model").stages[1].facts["start_from"]
+    assert told["stage"] == "primary"
+    assert 0.9 < told["taken"] / told["of"] < 1
+    source = out / "model" / "primary"
+    run(f"output={tmp_path / 'warm'}", "stage=primary", f"stages.primary.start_from={source}")
+    (first, *_), (last, *_) = (losses(folder) for folder in (tmp_path / "warm", out))
+    assert first < last
+    file = tmp_path / "warm" / "model" / "primary" / "stage.json"
+    assert str(tmp_path) not in json.dumps(json.loads(file.read_text())["training"]["start_from"])
+    shutil.rmtree(out)
+    run(f"output={tmp_path / 'warm'}", "stage=primary", f"stages.primary.start_from={source}", "train.steps=6")
+    assert "going on from step 4" in capsys.readouterr().err
+
+
+DIT_WORDS = [f"denoiser.{word}" for word in ("name=dit", "width=32", "depth=1", "heads=2", "patch=2")]
+FLOW = ["diffusion.prediction=flow", "sampling.sampler=heun", "sampling.steps=3", "sampling.guidance=1"]
+PATTERNS = {  # overrides, and the denoiser, width, prediction, sampler, steps and guidance of every stage
+    "parallel": (["splitter=parallel"], [("unet", 16, "v_prediction", "ddim", 2, 3.0)]),
+    "delayed": (
+        ["splitter.name=delayed", "splitter.delay=2", *(f"stages.stage1.{word}" for word in [*DIT_WORDS, *FLOW])],
+        [("dit", 32, "flow", "heun", 3, 1.0)],
+    ),
+    "flattened": (
+        ["splitter=flattened", "stages.stage1.denoiser.width=8", "stages.stage1.sampling.sampler=ddpm"],
+        [("unet", 8, "v_prediction", "ddpm", 2, 3.0)],
+    ),
+    "coarse-first": (
+        [f"stages.secondary.{word}" for word in [*DIT_WORDS, *FLOW]],
+        [("unet", 16, "v_prediction", "ddim", 2, 3.0), ("dit", 32, "flow", "heun", 3, 1.0)],
+    ),
+    "0|1-2|3": (
+        [
+            "splitter.stages=0|1-2|3",
+            "stages.stage1.denoiser.width=8",
+            *(f"stages.stage2.{word}" for word in [*DIT_WORDS, *FLOW]),
+            "stages.stage3.start_from=stage1",
+            "stages.stage3.denoiser.width=8",
+            "stages.stage3.diffusion.prediction=epsilon",
+            "stages.stage3.sampling.guidance=2",
+            "stages.stage3.train.steps=2",
+        ],
+        [
+            ("unet", 8, "v_prediction", "ddim", 2, 3.0),
+            ("dit", 32, "flow", "heun", 3, 1.0),
+            ("unet", 8, "epsilon", "ddim", 2, 2.0),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_pattern_is_planned_trained_sampled_and_edited(
+    pattern: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, wanted = PATTERNS[pattern]
+    run("--plan", *words)
+    assert len(capsys.readouterr().out.split("parameters")[1].splitlines()[0].split()) == len(wanted)
+    out = run(*words, "train.steps=2", "prompts=[a tone]")
+    model = codecdiff.load(out / "model")
+    assert (out / "samples" / "00.wav").exists()
+    assert [described(stage) for stage in model.stages] == wanted
+    source = Known.of_audio(model.codec, read_audio(out / "samples" / "00.wav", 8000, 1)[None])
+    for edit in (Refine(keep=(0,)), Inpaint(regions=((0.05, 0.1),)), Extend(seconds=0.1), Restore(levels=3)):
+        known = edit.apply(source, model.codec)
+        (codes,) = model.generate_codes(["a tone"], known.frames, known=known)
+        assert torch.equal(codes[known.kept], known.codes[known.kept])
+        assert not torch.equal(codes, known.codes)
+    (codes,) = model.generate_codes(["a tone"], source.frames, known=Vary(strength=0.5).apply(source, model.codec))
+    assert codes.shape == source.codes.shape
+
+
+def described(stage: Stage) -> tuple[Any, ...]:
+    spec, prediction = stage.spec(), prediction_of(stage.scheduler)
+    denoiser = spec["denoiser"]
+    return denoiser["name"], denoiser["width"], prediction, stage.sampler, stage.steps, stage.guidance
 
 
 def test_a_plan_is_printed_and_nothing_else_is_done(

@@ -157,7 +157,9 @@ def begin(
             codec.fit(clips(tracks, codec), seed=seed)
         _write_plan(draft, asked, codec, plan(tracks, codec, rules, minutes))
     begun = json.loads((draft / "plan.json").read_text(encoding="utf-8"))
-    if differ := [key for key in asked if begun["asked"][key] != asked[key]]:
+    began = begun["asked"]
+    began["codec"], asked["codec"] = config.alike("codecs", began["codec"], asked["codec"])
+    if differ := [key for key in asked if began[key] != asked[key]]:
         raise ValueError(
             f"'{draft}' is a store that was begun with other {' and '.join(differ)}. "
             "Run the command it was begun with, to go on, or delete it, to begin anew."

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from codecdiff.config import alike
 from codecdiff.data.audio import Track
 from codecdiff.interfaces import Codec, device_of, fingerprint
 
@@ -189,8 +190,9 @@ class CodeStore:
     def check(self, codec: Codec, spec: dict[str, Any], target: Target = "codes") -> None:
         """Raise ValueError unless the store was made by this codec, with these options and weights, for this target."""
         self.check_target(target)
-        made_by = {"codec": self.header["codec"], "weights": self.header["weights"]}
-        asked = {"codec": json.loads(json.dumps(spec)), "weights": fingerprint(codec)}
+        made, wanted = alike("codecs", self.header["codec"], json.loads(json.dumps(spec)))
+        made_by = {"codec": made, "weights": self.header["weights"]}
+        asked = {"codec": wanted, "weights": fingerprint(codec)}
         for key in asked:
             if made_by[key] != asked[key]:
                 raise ValueError(

@@ -23,7 +23,9 @@ from rich.table import Table
 
 from codecdiff.data.audio import write_audio
 from codecdiff.files import replace_text
+from codecdiff.pictures import number
 from codecdiff.pipeline import Pipeline
+from codecdiff.training import read_logs
 from codecdiff_starter import page
 from codecdiff_starter.evaluation import (
     DEMO,
@@ -34,9 +36,7 @@ from codecdiff_starter.evaluation import (
     evaluate,
     loss_figures,
     peak_memory,
-    read_logs,
 )
-from codecdiff_starter.pictures import number
 
 
 def write_samples(folder: Path, examples: Sequence[Example], sample_rate: int) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ Probes learn to read facts off reconstructed pieces of their own (*lessons*), th
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 import time
@@ -31,7 +30,7 @@ from torch import Tensor
 from codecdiff.metrics import (
     Estimate,
     Probe,
-    balanced_accuracy,
+    accuracies,
     bootstrap,
     frechet_distance,
     nearest_distance,
@@ -144,11 +143,6 @@ def read_parts(sets: Mapping[str, Tensor], lessons: Sequence[Facts], facts: Sequ
     )
 
 
-def accuracies(read: Tensor, truth: Tensor) -> list[float]:
-    """(n, parts) classes read, (n, parts) true classes -> balanced accuracy of each part."""
-    return [balanced_accuracy(*columns) for columns in zip(read.T, truth.T, strict=True)]
-
-
 def scores(read: Tensor, truth: Tensor, ceiling: Sequence[float]) -> Tensor:
     """(n, parts) classes read, (n, parts) true classes, accuracies to reach -> probe scores (parts,)."""
     pairs = zip(accuracies(read, truth), ceiling, PARTS, strict=True)
@@ -209,16 +203,6 @@ def memorising(sets: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
         }
 
     return {"generated": nearness("generated"), "held_out": nearness("held_out")}
-
-
-def read_logs(model: Path, stages: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Give the training log of every stage of a model folder, one mapping a line; a stage without one is left out."""
-    files = {stage: model / stage / "log.jsonl" for stage in stages}
-    return {
-        stage: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        for stage, file in files.items()
-        if file.is_file()
-    }
 
 
 def loss_figures(logs: Mapping[str, Sequence[Mapping[str, Any]]], targets: Targets) -> list[Figure]:

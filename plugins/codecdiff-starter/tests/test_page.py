@@ -12,9 +12,11 @@ import pytest
 import soundfile
 import torch
 from codecdiff_starter.demo import finite, write_samples
-from codecdiff_starter.evaluation import DEMO, SHIPPED, Example, Figure, loss_figures, read_logs
+from codecdiff_starter.evaluation import DEMO, SHIPPED, Example, Figure, loss_figures
 from codecdiff_starter.page import interval, target, write_page
-from codecdiff_starter.pictures import Row, intervals, loss_curves, number, palette, png, spectrogram, ticks
+
+from codecdiff.pictures import Row, intervals, loss_curves, number, palette, png, spectrogram, ticks
+from codecdiff.training import read_logs
 
 RATE = 44_100
 NASTY = "<script>alert(\"1\")</script> & 'so on'"

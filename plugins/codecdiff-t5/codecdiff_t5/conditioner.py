@@ -66,6 +66,8 @@ class T5(Conditioner):
         self._take(network, dtype)
         self.max_tokens = max_tokens
         self.attend_padding = attend_padding
+        if attend_padding:
+            self.exceptions = {"neighbours": "with attend_padding a prompt reads the padding that its neighbours bring"}
         self._has_warned = False
 
     @classmethod

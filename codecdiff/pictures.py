@@ -1,6 +1,7 @@
 """Pictures for a page that loads nothing: mel spectrograms as PNG, loss curves and intervals as SVG.
 
-SVG takes its colours from the page: the classes `train`, `held`, `zero`, `grid`, `mark`, `range`, `bound`.
+SVG takes its colours from the page: the classes `train`, `held`, `zero`, `grid`, `mark`, `range`, `bound`, and
+`series-0` to `series-7` for what is compared.
 """
 
 from __future__ import annotations
@@ -84,24 +85,44 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [step * i for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
+class Curve(NamedTuple):
+    """A line of a picture: its name, its class, and its points."""
+
+    label: str
+    css: str
+    points: Sequence[tuple[float, float]]
+
+
 def loss_curves(stage: str, log: Sequence[Mapping[str, Any]]) -> str:
     """Draw the losses of a stage over its steps as SVG: in training, held out, and held out when answering zero.
 
     A line of the log has `step` and any of `loss`, `held_out`, `held_out_baseline`.
     """
-    width, height, left, right, top, bottom = 560, 270, 44, 84, 14, 30
     names = {"loss": ("train", "training"), "held_out": ("held", "held out"), "held_out_baseline": ("zero", "zero")}
-    series = {
-        key: [(line["step"], line[key]) for line in log if line.get(key) is not None and math.isfinite(line[key])]
-        for key in names
-    }
-    values = [value for points in series.values() for _, value in points]
-    if not values:
-        return '<p class="quiet">No losses were logged.</p>'
-    last, most = max(line["step"] for line in log), 1.08 * max(values)
+    lines = [
+        Curve(name, css, [(line["step"], line[key]) for line in log if line.get(key) is not None])
+        for key, (css, name) in names.items()
+    ]
+    last = max((line["step"] for line in log), default=0)
+    return (
+        curves(f"Losses of the {stage} stage over {last} steps", lines) or '<p class="quiet">No losses were logged.</p>'
+    )
 
-    def x(step: float) -> float:
-        return left + (width - left - right) * step / max(last, 1)
+
+def curves(title: str, lines: Sequence[Curve], *, labels: bool = True) -> str:
+    """Draw lines over one scale from zero as SVG, with their names at their ends; nothing if there is no point.
+
+    What is not finite is left out. Without `labels` the page has to say which line is which.
+    """
+    width, height, left, right, top, bottom = 560, 270, 44, 84 if labels else 20, 14, 30
+    finite = [line._replace(points=[p for p in line.points if math.isfinite(p[1])]) for line in lines]
+    points = [point for line in finite for point in line.points]
+    if not points:
+        return ""
+    last, most = max(x for x, _ in points), 1.08 * max(y for _, y in points)
+
+    def x(place: float) -> float:
+        return left + (width - left - right) * place / max(last, 1)
 
     def y(value: float) -> float:
         return top + (height - top - bottom) * (1 - value / most)
@@ -112,18 +133,28 @@ def loss_curves(stage: str, log: Sequence[Mapping[str, Any]]) -> str:
         for v in ticks(0, most)
     ]
     parts += [
-        f'<text class="tick" x="{x(v):.1f}" y="{height - 8}" text-anchor="middle">{v:,.0f}</text>'
+        f'<text class="tick" x="{x(v):.1f}" y="{height - 8}" text-anchor="middle">{amount(v)}</text>'
         for v in ticks(0, last)
     ]
-    labels = []
-    for key, (css, name) in names.items():
-        if points := series[key]:
-            path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points)
-            parts.append(f'<polyline class="{css}" points="{path}"/>')
-            labels.append((y(points[-1][1]), css, name))
-    for place, (_, css, name) in zip(_spread([label[0] for label in sorted(labels)], 15), sorted(labels), strict=True):
-        parts.append(f'<text class="label {css}" x="{width - right + 8}" y="{place + 4:.1f}">{name}</text>')
-    return _svg(width, height, f"Losses of the {stage} stage over {last} steps", parts)
+    ends = []
+    for line in finite:
+        if line.points:
+            path = " ".join(f"{x(place):.1f},{y(value):.1f}" for place, value in line.points)
+            parts.append(f'<polyline class="{line.css}" points="{path}"/>')
+            ends.append((y(line.points[-1][1]), line.css, line.label))
+    if labels:
+        for place, (_, css, name) in zip(_spread([end[0] for end in sorted(ends)], 15), sorted(ends), strict=True):
+            text = f'<text class="label {css}" x="{width - right + 8}" y="{place + 4:.1f}">{escape(name)}</text>'
+            parts.append(text)
+    return _svg(width, height, title, parts)
+
+
+def amount(value: float) -> str:
+    """Write a count; from a billion on with its power of a thousand, as FLOPs are: 1.5 T."""
+    for scale, letter in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
+        if abs(value) >= scale:
+            return f"{value / scale:.3g} {letter}"
+    return f"{value:,.0f}"
 
 
 def intervals(title: str, rows: Sequence[Row], *, log: bool = False, bounds: Sequence[float] = ()) -> str:

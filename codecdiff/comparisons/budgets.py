@@ -1,0 +1,106 @@
+"""Budgets: what a training step and a generated clip take, and the steps that a budget pays for.
+
+FLOPs are those of convolutions and matrix products of the denoiser (`meters.Meter`), counted on the meta device by the
+real loss and the real network; a multiplication and an addition are two. Codec and conditioner, which are frozen and
+the same for all patterns, are not counted, and neither are held-out losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from codecdiff.experiments import Blueprint, new_pipeline, new_stage
+from codecdiff.interfaces import Condition
+from codecdiff.meters import Meter
+from codecdiff.pipeline import Pipeline
+from codecdiff.plans import blank_input, step_of
+from codecdiff.schedules import set_steps
+from codecdiff.stages import Stage
+from codecdiff.training import StageTrainer
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage takes. `values` are the numbers it makes in a latent frame: how much of the model it is."""
+
+    name: str
+    parameters: int
+    values: float
+    asked: int  # steps of training in its settings
+    training: int  # FLOPs of a step
+    evaluations: int  # of the network for a clip
+    guided: bool  # each on twice the rows
+    sampling: int  # FLOPs of one clip
+
+
+def costs_of(blueprint: Blueprint, seconds: float) -> list[StageCost]:
+    """Count what the stages of an experiment take, and clips of so many seconds. Nothing is computed or allocated."""
+    pipeline, codec = new_pipeline(blueprint, outlined=True)
+    length = pipeline.frames(seconds)
+    ones = pipeline.splitter.split(torch.ones(1, codec.num_codebooks, codec.codebook_dim, length))
+    costs = []
+    for i in range(len(pipeline.stage_names)):
+        stage, train, loop = new_stage(blueprint, pipeline, i, "meta")
+        frames = round(loop.seconds * codec.frame_rate)
+        step = step_of(StageTrainer(stage, **train.model_dump()), blank_input(pipeline, i, loop.batch_size, frames))
+        evaluations, guided, sampling = sampling_of(stage, pipeline, i, length)
+        costs.append(
+            StageCost(
+                stage.name,
+                sum(parameter.numel() for parameter in stage.denoiser.parameters()),
+                float(ones[i].sum()) / length,
+                train.steps,
+                step.forward + step.backward + step.recomputed,
+                evaluations,
+                guided,
+                sampling,
+            )
+        )
+    return costs
+
+
+@torch.no_grad()
+def sampling_of(stage: Stage, pipeline: Pipeline, i: int, frames: int) -> tuple[int, bool, int]:
+    """Count the evaluations of one clip, tell whether each is on twice the rows for guidance, and give all its FLOPs.
+
+    The denoiser of the stage is on the meta device. What it computes once for all evaluations (`Denoiser.prepared`) is
+    counted in every one: hardly anything beside the rest.
+    """
+    given, scheduler = blank_input(pipeline, i, 1, frames), stage.new_sampler()
+    set_steps(scheduler, stage.steps)
+    evaluations = len(scheduler.timesteps)
+    guided = stage.guidance != 1 and bool(given.condition.entries)
+    rows = 2 if guided else 1
+    asked = Condition.cat([given.condition, given.condition.null()]) if guided else given.condition
+    seen = None if given.context is None else given.context.repeat(rows, 1, 1)
+    with Meter() as meter:
+        stage.denoiser.eval()(given.clean.repeat(rows, 1, 1), torch.zeros(rows, device="meta"), seen, asked)
+    return evaluations, guided, evaluations * meter.flops
+
+
+def total(costs: Sequence[StageCost], steps: Sequence[int] | None = None) -> int:
+    """Give the FLOPs of training all stages for so many steps each, those of their settings unless given."""
+    counts = [cost.asked for cost in costs] if steps is None else steps
+    return sum(cost.training * count for cost, count in zip(costs, counts, strict=True))
+
+
+def affordable(costs: Sequence[StageCost], budget: float, share: str = "steps") -> list[int]:
+    """Give the steps of every stage that a budget of FLOPs pays for, rounded down.
+
+    Stages share it in the ratio of the steps in their settings ("steps"), or take as many FLOPs each ("flops").
+    Raises ValueError if a stage could not take one step.
+    """
+    if share == "flops":
+        steps = [int(budget / len(costs) / cost.training) for cost in costs]
+    else:
+        steps = [int(cost.asked * budget / total(costs)) for cost in costs]
+    for cost, count in zip(costs, steps, strict=True):
+        if count < 1:
+            raise ValueError(
+                f"budget={budget:g} FLOPs is less than a step of {cost.name}: one takes {cost.training:.3g}, and "
+                f"the whole is shared among {len(costs)} stages."
+            )
+    return steps

@@ -1,0 +1,143 @@
+"""The report of a comparison: its facts as JSON, and the same as a page and as Markdown."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from codecdiff import __version__
+from codecdiff.comparisons import sheets
+from codecdiff.comparisons.clips import Chosen
+from codecdiff.comparisons.figures import Figure, given
+from codecdiff.comparisons.runs import Run, Variant, logs_of
+from codecdiff.comparisons.settings import Comparison
+from codecdiff.files import replace_text
+
+FORMAT = 1
+
+
+def curve(run: Run) -> list[tuple[float, float]]:
+    """Give the held-out loss of a whole model over that of answering zero, at the FLOPs spent on it, check by check.
+
+    Stages count by the numbers they make in a frame. At a share of the budget every stage is at that share of its own.
+    """
+    costs, points = run.variant.costs, []
+    weight = sum(cost.values for cost in costs)
+    lines = stage_curves(run)
+    for rows in zip(*(lines[cost.name] for cost in costs), strict=False):
+        spent = sum(flops for flops, _ in rows)
+        ratio = sum(cost.values * ratio for cost, (_, ratio) in zip(costs, rows, strict=True)) / weight
+        points.append((spent, ratio))
+    return points
+
+
+def stage_curves(run: Run) -> dict[str, list[tuple[float, float]]]:
+    """Give the held-out loss of every stage over that of answering zero, at the FLOPs spent on the stage."""
+    logs = logs_of(run)
+    return {
+        cost.name: [(float(cost.training * row["step"]), row["held_out_ratio"]) for row in logs[cost.name]]
+        for cost in run.variant.costs
+    }
+
+
+def report_of(
+    comparison: Comparison,
+    variants: Sequence[Variant],
+    runs: Sequence[Run],
+    figures: Sequence[Figure],
+    chosen: Chosen,
+    output: Path,
+    command: str,
+) -> dict[str, Any]:
+    """Give everything that was found, as JSON can hold it."""
+    asked = comparison.evaluation
+    recordings = [len({clip.recording for clip in clips}) for clips in (chosen.asked, chosen.reference)]
+    facts = {
+        "codecdiff": __version__,
+        "command": command,
+        "seeds": comparison.seeds,
+        "budget": comparison.budget or variants[0].training,
+        "share": comparison.share,
+        "clips": asked.clips,
+        "seconds": asked.seconds,
+        "recordings asked for": recordings[0],
+        "recordings of the reference": recordings[1],
+        "heard by": asked.embedder["name"] if asked.embedder else "32 log-mel bands",
+        "resamples": asked.resamples,
+        "evaluation seed": asked.seed,
+    }
+    told = {variant.name: _variant(variant, comparison, runs) for variant in variants}
+    told = {"format": FORMAT, "facts": facts, "variants": told, "figures": [each.to_json() for each in figures]}
+    return _finite({**told, "players": players(comparison, variants, runs, chosen, output)})
+
+
+def _variant(variant: Variant, comparison: Comparison, runs: Sequence[Run]) -> dict[str, Any]:
+    own = [run for run in runs if run.variant.name == variant.name]
+    stages = [
+        {
+            "name": cost.name,
+            "parameters": cost.parameters,
+            "numbers in a frame": cost.values,
+            "steps": steps,
+            "FLOPs of a step": cost.training,
+            "training FLOPs": cost.training * steps,
+            "evaluations of a clip": cost.evaluations,
+            "guided": cost.guided,
+            "sampling FLOPs of a clip": cost.sampling,
+        }
+        for cost, steps in zip(variant.costs, variant.steps, strict=True)
+    ]
+    return {
+        "changes": comparison.variants[variant.name],
+        "stages": stages,
+        "training FLOPs": variant.training,
+        "sampling FLOPs of a clip": variant.sampling,
+        "losses": {str(run.seed): {"model": curve(run), **stage_curves(run)} for run in own},
+        "training seconds": {str(run.seed): sum(log[-1]["seconds"] for log in logs_of(run).values()) for run in own},
+    }
+
+
+def players(
+    comparison: Comparison, variants: Sequence[Variant], runs: Sequence[Run], chosen: Chosen, output: Path
+) -> list[dict[str, Any]]:
+    """Name the files to listen to, prompt by prompt: of the first seed of every variant."""
+    first = {run.variant.name: run for run in reversed(runs)}
+    codecs = {run.home: run for run in first.values()}
+    cards: list[dict[str, Any]] = []
+    for i, clip in enumerate(chosen.asked[: comparison.evaluation.players]):
+        homes = [run.home for run in codecs.values()]
+        sounds = [(homes[0] / "clips" / f"real-{i:02d}.flac", "Real", "held out")]
+        sounds += [(h / "clips" / f"ceiling-{i:02d}.flac", "Through the codec", h.name) for h in homes]
+        for variant in variants:
+            for kept in range(len(variant.costs)):
+                file = first[variant.name].folder / "clips" / f"given-{kept}-{i:02d}.flac"
+                sounds.append((file, variant.name, given(f"given-{kept}") if kept else "from the words alone"))
+        cards.append({"prompt": clip.prompt["text"], "sounds": _named(sounds, output)})
+    for i, prompt in enumerate(comparison.prompts):
+        sounds = [(first[v.name].folder / "clips" / f"prompt-{i:02d}.flac", v.name, "") for v in variants]
+        cards.append({"prompt": prompt, "sounds": _named(sounds, output)})
+    return cards
+
+
+def _named(sounds: Sequence[tuple[Path, str, str]], output: Path) -> list[dict[str, str]]:
+    return [{"path": file.relative_to(output).as_posix(), "title": t, "explanation": e} for file, t, e in sounds]
+
+
+def _finite(value: Any) -> Any:
+    """Put None in the place of every number in a nest that JSON cannot write."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write(output: Path, report: Mapping[str, Any]) -> Path:
+    """Write `report.json`, `report.md` and `index.html`, each whole or not at all, and give the path of the page."""
+    replace_text(output / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    replace_text(output / "report.md", sheets.markdown(report))
+    replace_text(output / "index.html", sheets.html(report, output))
+    return output / "index.html"

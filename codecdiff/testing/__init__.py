@@ -1,0 +1,38 @@
+"""The laws of parts, to be called from the tests of whoever writes one:
+
+    from codecdiff.testing import check_codec
+
+    def test_laws():
+        check_codec(MyCodec(), seconds=1.0)
+
+Laws that do not hold raise one AssertionError, which lists them by name. `codecdiff check NAME` tries the same laws on
+an installed part. A part that cannot keep a law says so: `exceptions = {"chunked": "why"}`.
+"""
+
+from codecdiff.testing import captioners, codecs, conditioners, denoisers, embedders, splitters
+from codecdiff.testing.captioners import check_captioner
+from codecdiff.testing.codecs import check_codec
+from codecdiff.testing.conditioners import PROMPTS, check_conditioner
+from codecdiff.testing.denoisers import check_denoiser
+from codecdiff.testing.embedders import check_embedder
+from codecdiff.testing.laws import DeclaredException, Law, Laws, Result
+from codecdiff.testing.splitters import check_splitter
+
+LAWS: dict[str, Laws] = {
+    module.LAWS.kind: module.LAWS for module in (codecs, splitters, conditioners, denoisers, captioners, embedders)
+}
+
+__all__ = [
+    "LAWS",
+    "PROMPTS",
+    "DeclaredException",
+    "Law",
+    "Laws",
+    "Result",
+    "check_captioner",
+    "check_codec",
+    "check_conditioner",
+    "check_denoiser",
+    "check_embedder",
+    "check_splitter",
+]

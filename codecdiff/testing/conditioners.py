@@ -1,0 +1,183 @@
+"""The laws of conditioners."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from codecdiff.interfaces import Condition, Conditioner, Prompt
+from codecdiff.testing.laws import Laws, Result
+from codecdiff.testing.trials import (
+    randomness_untouched,
+    rebuilt,
+    require,
+    require_frozen,
+    require_moves,
+    require_same,
+)
+
+PROMPTS: tuple[Prompt, ...] = ("a slow piece for piano", "drums", {"text": "a fast tune in G major, with a flute"})
+
+
+@dataclass
+class Trial:
+    """A conditioner, and at least two prompts of which the first two differ in a field that it reads."""
+
+    conditioner: Conditioner
+    prompts: Sequence[Prompt] = PROMPTS
+
+
+LAWS: Laws[Trial] = Laws("conditioners")
+
+
+def check_conditioner(conditioner: Conditioner, prompts: Sequence[Prompt] = PROMPTS) -> list[Result]:
+    """Check every law of a conditioner, on at least two `prompts`, the first two different in a field it reads.
+
+    Raises AssertionError that lists the laws it breaks.
+    """
+    return LAWS.demand(conditioner, Trial(conditioner, prompts))
+
+
+def require_same_rows(a: Condition, b: Condition, text: str, tolerance: float = 1e-4) -> None:
+    """Raise Broken unless two conditions have the same real tokens, whatever their padding."""
+    require(list(a.entries) == list(b.entries), f"{text} The entries are {list(a.entries)} and {list(b.entries)}.")
+    for name in a.entries:
+        shorter = min(a[name].mask.shape[1], b[name].mask.shape[1])
+        rest = [entry.mask[:, shorter:].any() for entry in (a[name], b[name])]
+        require(not any(rest), f"{text} '{name}' has more real tokens in one.")
+        require_same(a[name].mask[:, :shorter], b[name].mask[:, :shorter], f"{text} The mask of '{name}':")
+        require_same(a[name].tokens[a[name].mask], b[name].tokens[b[name].mask], f"{text} '{name}':", tolerance)
+
+
+@LAWS.law
+def facts(trial: Trial) -> None:
+    """`fields` names what is read, and `widths` are those of the entries that `encode` gives."""
+    fields, widths = trial.conditioner.fields, trial.conditioner.widths
+    named = isinstance(fields, tuple) and all(isinstance(field, str) for field in fields)
+    require(named, f"fields is a tuple of names of a prompt's fields; it is {fields!r}.")
+    found = trial.conditioner.encode(trial.prompts).widths
+    require(found == widths, f"widths are {widths}, entries {found}.")
+
+
+@LAWS.law
+def entries(trial: Trial) -> None:
+    """Every entry is (b, n, e) finite floating point tokens with a boolean mask (b, n), a row for each prompt."""
+    for name, (tokens, mask) in trial.conditioner.encode(trial.prompts).entries.items():
+        require(mask.dtype == torch.bool, f"The mask of '{name}' is {mask.dtype}, not bool.")
+        shapes = f"'{name}' is {tuple(tokens.shape)} with a mask {tuple(mask.shape)}"
+        fits = tokens.ndim == 3 and mask.shape == tokens.shape[:2] and len(mask) == len(trial.prompts)
+        require(fits, f"{shapes}, not (b, n, e) and (b, n) of {len(trial.prompts)} prompts.")
+        finite = tokens.is_floating_point() and tokens.isfinite().all()
+        require(finite, f"The tokens of '{name}' are not finite floats.")
+
+
+@LAWS.law
+def no_gradient(trial: Trial) -> None:
+    """Features carry no gradient: whatever learns is the denoiser's."""
+    for name, entry in trial.conditioner.encode(trial.prompts).entries.items():
+        require(not entry.tokens.requires_grad, f"'{name}' carries a gradient; a conditioner is frozen.")
+
+
+@LAWS.law
+def empty_prompt(trial: Trial) -> None:
+    """An empty prompt, a string or without fields, is unconditional: none of its tokens is real."""
+    blank = trial.conditioner.encode(["", {}, trial.prompts[0]])
+    for name, entry in blank.entries.items():
+        require(not entry.mask[:2].any(), f"An empty prompt leaves real tokens in '{name}'.")
+
+
+@LAWS.law
+def reads_prompts(trial: Trial) -> None:
+    """A prompt has real tokens, and two different ones have different features."""
+    condition, (first, second) = trial.conditioner.encode(trial.prompts), trial.prompts[:2]
+    require(any(entry.mask[0].any() for entry in condition.entries.values()), f"{first!r} is read as empty.")
+    both = (condition.rows([0]), condition.rows([1]))
+    told = [torch.cat([e.tokens[e.mask].flatten() for e in c.entries.values()]) for c in both]
+    require(not torch.equal(*told), f"{first!r} and {second!r} give the same features.")
+
+
+@LAWS.law
+def deterministic(trial: Trial) -> None:
+    """The same prompts give exactly the same features at every call."""
+    first, second = (trial.conditioner.encode(trial.prompts) for _ in range(2))
+    require_same_rows(first, second, "encode is not deterministic.", 0.0)
+
+
+@LAWS.law
+def neighbours(trial: Trial) -> None:
+    """A prompt's features do not depend on the prompts beside it, nor on the padding that they bring."""
+    together = trial.conditioner.encode(trial.prompts)
+    for row, prompt in enumerate(trial.prompts):
+        alone = trial.conditioner.encode([prompt])
+        require_same_rows(alone, together.rows([row]), f"{prompt!r} depends on its neighbours.")
+    among_empty = trial.conditioner.encode(["", {}, trial.prompts[0]]).rows([2])
+    require_same_rows(among_empty, together.rows([0]), "A prompt depends on empty neighbours.")
+
+
+@LAWS.law
+def cache(trial: Trial) -> None:
+    """Asked again, in another order, for one twice, or after what it gave was written over, it gives the same."""
+    count = len(trial.prompts)
+    first = trial.conditioner.encode(trial.prompts)
+    kept = first.map(lambda _, entry: (entry.tokens.clone(), entry.mask.clone()))
+    overwrite(first, first.map(lambda _, entry: (torch.full_like(entry.tokens, 7.0), torch.ones_like(entry.mask))))
+    try:
+        for order in (list(range(count)), [*reversed(range(count)), 0]):
+            again = trial.conditioner.encode([trial.prompts[i] for i in order])
+            require_same_rows(again, kept.rows(order), "Asked again, it gives other features.")
+    finally:
+        overwrite(first, kept)
+
+
+@torch.no_grad()
+def overwrite(condition: Condition, other: Condition) -> None:
+    """Write the tensors of another condition into those of one."""
+    for name, entry in condition.entries.items():
+        entry.tokens.copy_(other[name].tokens)
+        entry.mask.copy_(other[name].mask)
+
+
+@LAWS.law
+def no_global_randomness(trial: Trial) -> None:
+    """The global generators of torch, numpy and random stand where they stood."""
+    with randomness_untouched(trial.conditioner):
+        trial.conditioner.encode(trial.prompts)
+
+
+@LAWS.law
+def moves(trial: Trial) -> str:
+    """A deep copy moved to float64 gives finite features, and moved back the same ones; every tensor in it moves to
+    another device, and it works on the GPU if there is one.
+    """
+
+    def run(conditioner: Conditioner, dtype: torch.dtype, device: str) -> Condition:
+        condition = conditioner.encode(trial.prompts)
+        for name, entry in condition.entries.items():
+            require(entry.tokens[entry.mask].isfinite().all(), f"Moved to {dtype} on {device}, '{name}' is not finite.")
+        return condition
+
+    def same(before: Condition, after: Condition) -> None:
+        require_same_rows(before, after, "Moved to float64 and back, the features are others.")
+
+    return require_moves(trial.conditioner, run, same)
+
+
+@LAWS.law
+def save_and_load(trial: Trial) -> None:
+    """Built again from its options as JSON, it gives the same features, computed one by one, last prompt first, or kept
+    from before.
+    """
+    features, again = trial.conditioner.encode(trial.prompts), rebuilt("conditioners", trial.conditioner)
+    require(again.widths == trial.conditioner.widths, f"Built again, it has the widths {again.widths}.")
+    for prompt in reversed(trial.prompts):
+        text = f"Built again, it reads {prompt!r} otherwise."
+        require_same_rows(again.encode([prompt]), trial.conditioner.encode([prompt]), text)
+    require_same_rows(again.encode(trial.prompts), features, "Built again, it gives others for all at once.")
+
+
+@LAWS.law
+def frozen(trial: Trial) -> None:
+    """No parameter learns, and a conditioner told to train stays in evaluation mode."""
+    require_frozen(trial.conditioner)

@@ -1,0 +1,153 @@
+"""The laws of splitters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from codecdiff.interfaces import Splitter
+from codecdiff.testing.laws import Laws, Result
+from codecdiff.testing.trials import noise, randomness_untouched, rebuilt, require, require_same, require_untouched
+
+
+@dataclass
+class Trial:
+    """A splitter, and the size of the latents that it is tried on: short ones, of one frame, even and odd."""
+
+    splitter: Splitter
+    dim: int = 3
+    frames: int = 7
+    label: str = ""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Numbers of latent frames."""
+        return sorted({1, 2, self.frames, self.frames + 1})
+
+    def marks(self) -> Iterator[Tensor]:
+        """(1, k, d, l) latents in which every number is another, from 1, for every length."""
+        k, d = self.splitter.num_codebooks, self.dim
+        for length in self.lengths:
+            yield 1 + torch.arange(k * d * length, dtype=torch.float64).view(1, k, d, length)
+
+    def latents(self) -> Iterator[Tensor]:
+        """(2, k, d, l) those marks, and noise."""
+        for marks in self.marks():
+            yield torch.cat([marks, noise(*marks.shape).double()])
+
+
+LAWS: Laws[Trial] = Laws("splitters")
+
+
+def check_splitter(splitter: Splitter, *, dim: int = 3, frames: int = 7) -> list[Result]:
+    """Check every law of a generation pattern, on latents of `dim` dimensions and 1, 2 and about `frames` frames.
+
+    Raises AssertionError that lists the laws it breaks.
+    """
+    return LAWS.demand(splitter, Trial(splitter, dim, frames))
+
+
+@LAWS.law
+def inverse(trial: Trial) -> None:
+    """`merge(split(latents)) == latents`, exactly, for any number of frames."""
+    for latents in trial.latents():
+        merged = trial.splitter.merge(trial.splitter.split(latents))
+        require_same(merged, latents, f"merge(split(latents)) == latents must hold with {latents.shape[-1]} frames.")
+
+
+@LAWS.law
+def every_number_once(trial: Trial) -> None:
+    """`split(1 + arange)` holds every number exactly once, and zeros elsewhere."""
+    for marks in trial.marks():
+        held = torch.cat([stage.flatten() for stage in trial.splitter.split(marks)])
+        text = "split must hold every number once, and zeros elsewhere."
+        require_same(held[held != 0].sort().values, marks.flatten(), text)
+
+
+@LAWS.law
+def padding(trial: Trial) -> None:
+    """`split(ones)` is 1 where there are numbers and 0 where there is padding, whatever the numbers are."""
+    for marks in trial.marks():
+        masks = trial.splitter.split(torch.ones_like(marks))
+        for i, (stage, mask) in enumerate(zip(trial.splitter.split(marks), masks, strict=True)):
+            text = f"split(ones) of stage {i} must be 1 where there is music and 0 where there is padding."
+            require_same(mask, (stage != 0).double(), text)
+
+
+@LAWS.law
+def batches(trial: Trial) -> None:
+    """A row's stages do not depend on its batch."""
+    for latents in trial.latents():
+        alone = zip(*(trial.splitter.split(row) for row in latents.split(1)), strict=True)
+        for stage, rows in zip(trial.splitter.split(latents), alone, strict=True):
+            require_same(stage, torch.cat(rows), "A row's stages depend on its batch.")
+
+
+@LAWS.law
+def shapes(trial: Trial) -> None:
+    """Stages are (b, c, l'), and a tensor on the meta device, with shapes alone, is split into the same shapes."""
+    for latents in trial.latents():
+        found = [tuple(stage.shape) for stage in trial.splitter.split(latents)]
+        right = found and all(len(shape) == 3 and shape[0] == 2 and min(shape) > 0 for shape in found)
+        require(right, f"{tuple(latents.shape)} is split into {found}, not into stages (2, c, l') that hold something.")
+        planned = [tuple(s.shape) for s in trial.splitter.split(torch.empty(*latents.shape, device="meta"))]
+        require(planned == found, f"A meta tensor is split into other shapes: {planned}, not {found}.")
+
+
+@LAWS.law
+def context_length(trial: Trial) -> None:
+    """The first stage has no context; that of a later one is (b, c', l') at the stage's own length."""
+    for latents in trial.latents():
+        stages = trial.splitter.split(latents)
+        for i, stage in enumerate(stages):
+            context = trial.splitter.context(stages, i)
+            require(i > 0 or context is None, "The first stage has nothing before it: its context is None.")
+            fits = context is None or (context.ndim == 3 and context.shape[::2] == stage.shape[::2])
+            given = None if context is None else tuple(context.shape)
+            require(fits, f"Stage {i} has {stage.shape[-1]} frames; its context is {given}.")
+
+
+@LAWS.law
+def context_order(trial: Trial) -> None:
+    """The context of a stage reads the stages before it alone: they are made in this order."""
+    for latents in trial.latents():
+        stages = trial.splitter.split(latents)
+        for i in range(1, len(stages)):
+            context = trial.splitter.context(stages, i)
+            unread = [*stages[:i], *(torch.full_like(stage, torch.nan) for stage in stages[i:])]
+            again = trial.splitter.context(unread, i)
+            same = context is again or (None not in (context, again) and torch.equal(again, context))  # pyright: ignore
+            require(same, f"The context of stage {i} reads stages that come later.")
+
+
+@LAWS.law
+def inputs_untouched(trial: Trial) -> None:
+    """Neither latents nor stages are changed in place."""
+    for latents in trial.latents():
+        require_untouched(trial.splitter.split, latents.clone(), name="split")
+        stages = [stage.clone() for stage in trial.splitter.split(latents)]
+        require_untouched(lambda *given: trial.splitter.merge(given), *stages, name="merge")
+
+
+@LAWS.law
+def no_global_randomness(trial: Trial) -> None:
+    """The global generators of torch, numpy and random stand where they stood."""
+    with randomness_untouched(trial.splitter):
+        for latents in trial.latents():
+            trial.splitter.merge(trial.splitter.split(latents))
+
+
+@LAWS.law
+def save_and_load(trial: Trial) -> None:
+    """Built again from its options as JSON, it makes the same stages."""
+    again = rebuilt("splitters", trial.splitter)
+    count = trial.splitter.num_codebooks
+    require(again.num_codebooks == count, f"Built again it has {again.num_codebooks} codebooks, not {count}.")
+    for latents in trial.latents():
+        stages, others = trial.splitter.split(latents), again.split(latents)
+        require(len(stages) == len(others), f"Built again it makes {len(others)} stages, not {len(stages)}.")
+        for stage, other in zip(stages, others, strict=True):
+            require_same(other, stage, "Built again from its options as JSON, it makes other stages.")

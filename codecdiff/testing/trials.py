@@ -1,0 +1,157 @@
+"""What the laws of several kinds share: noise, comparisons, and what is asked of every frozen part."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from pydantic_core import to_jsonable_python
+from torch import Tensor, nn
+
+from codecdiff.config import SUPPLIED, ConfigError, build, spec_of
+from codecdiff.interfaces import Codec, Part
+from codecdiff.testing.laws import Broken
+
+AnyPart = TypeVar("AnyPart", bound=Part)
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def require(holds: object, text: str) -> None:
+    """Raise Broken, with what was found, unless it holds."""
+    if not holds:
+        raise Broken(text)
+
+
+def require_same(a: Tensor, b: Tensor, text: str, tolerance: float = 0.0) -> None:
+    """Raise Broken unless two tensors have one shape and dtype, and the same numbers up to a tolerance."""
+    kinds = [f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in (a, b)]
+    require(kinds[0] == kinds[1], f"{text} They are {' and '.join(kinds)}.")
+    away = (a != b) if tolerance == 0 else ~torch.isclose(a, b, rtol=tolerance, atol=tolerance)
+    if away.any():
+        farthest = (a.double() - b.double()).abs().max().item()
+        raise Broken(f"{text} {int(away.sum())} of {away.numel()} numbers differ, by up to {farthest:.3g}.")
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    """Give the same white noise for the same shape and seed."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@contextmanager
+def randomness_untouched(part: object) -> Iterator[None]:
+    """Raise Broken if what is done inside changes the state of a global generator. They are put back afterwards."""
+    outside = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    for draw in (lambda: torch.rand(1), random.random, np.random.rand):
+        draw()  # a seed that was set before shows when it is set again
+    before = _states()
+    try:
+        yield
+        changed = [name for name, state in _states().items() if state != before[name]]
+    finally:
+        torch.set_rng_state(outside[0])
+        random.setstate(outside[1])
+        np.random.set_state(outside[2])  # noqa: NPY002
+    require(
+        not changed,
+        f"{type(part).__name__} draws from the global generators of {', '.join(changed)}; give it one of its own.",
+    )
+
+
+def _states() -> dict[str, Any]:
+    # the global state is what is watched here, so the legacy call is meant
+    return {"torch": torch.get_rng_state().tolist(), "random": random.getstate(), "numpy": str(np.random.get_state())}  # noqa: NPY002
+
+
+def require_frozen(part: nn.Module) -> None:
+    """Raise Broken unless a part stays in evaluation mode when it is told to train, and none of it learns."""
+    name = type(part).__name__
+    try:
+        training = [key or name for key, module in part.train().named_modules() if module.training]
+    finally:
+        nn.Module.train(part, False)
+    require(not training, f"{name}.train() leaves evaluation mode in {training[:5]}.")
+    learns = [key for key, parameter in part.named_parameters() if parameter.requires_grad]
+    require(not learns, f"{name} is frozen, but these of its parameters require a gradient: {learns[:5]}.")
+
+
+def require_untouched(call: Callable[..., Any], *inputs: Tensor, name: str) -> None:
+    """Raise Broken if a call changes the tensors it is given."""
+    before = [tensor.clone() for tensor in inputs]
+    call(*inputs)
+    same = all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
+    require(same, f"{name} changes its input in place.")
+
+
+def require_moves(
+    part: Module, run: Callable[[Module, torch.dtype, str], Any], same: Callable[[Any, Any], None]
+) -> str:
+    """Move deep copies of a part to float64 and back, to the meta device, and to a GPU if there is one.
+
+    `run(part, dtype, device)` uses a part that was moved there, and raises Broken if what it gives is wrong;
+    `same(before, after)` compares what it gives. Gives a sentence about the GPU.
+    """
+    dtype = next((t.dtype for t in tensors_of(part) if t.is_floating_point()), torch.float32)
+    place = next((t.device for t in tensors_of(part)), torch.device("cpu"))
+    before = run(part, dtype, str(place))
+    moved = deepcopy(part).to(torch.float64)
+    run(moved, torch.float64, str(place))
+    same(before, run(moved.to(dtype), dtype, str(place)))
+    if left := staying(deepcopy(part).to("meta")):
+        raise Broken(f"{', '.join(left)} would stay behind on another device: register_buffer takes tensors along.")
+    if not torch.cuda.is_available():
+        return "no GPU here to move it to"
+    run(deepcopy(part).to("cuda"), dtype, "cuda")
+    return "moved to the GPU too"
+
+
+def tensors_of(part: nn.Module) -> Iterator[Tensor]:
+    """Yield every parameter and buffer."""
+    yield from part.parameters()
+    yield from part.buffers()
+
+
+def staying(moved: nn.Module) -> list[str]:
+    """Name the attributes of a part on the meta device, and of all modules in it, that hold tensors elsewhere."""
+
+    def held(value: Any) -> Iterable[Any]:
+        if isinstance(value, Mapping):
+            return value.values()
+        return value if isinstance(value, list | tuple) else (value,)
+
+    return [
+        f"{module_name}.{name}".lstrip(".")
+        for module_name, module in moved.named_modules()
+        for name, value in vars(module).items()
+        if not (name.startswith("_") and name in vars(nn.Module()))
+        if any(isinstance(item, Tensor) and item.device.type != "meta" for item in held(value))
+    ]
+
+
+def rebuilt(kind: str, part: AnyPart) -> AnyPart:
+    """Build a part again from what a configuration says of it, by way of JSON; one not registered, from its class.
+
+    A codec inside another kind of part stays as it is: what was fitted is not among its options.
+    """
+    supplied = {name: value for name, value in part.arguments.items() if name in SUPPLIED[kind]}
+    options = {name: value for name, value in part.arguments.items() if name not in supplied}
+    if kind == "codecs" or not any(isinstance(value, Codec) for value in options.values()):
+        with suppress(ConfigError):  # not registered
+            return build(kind, through_json(spec_of(kind, part)), **supplied)
+    plain = {name: value if isinstance(value, Part) else through_json(value) for name, value in options.items()}
+    return type(part)(**plain, **supplied)
+
+
+def through_json(value: Any) -> Any:
+    """Write a value as JSON, and read it again."""
+    return json.loads(json.dumps(to_jsonable_python(value)))
+
+
+def lengths_around(*samples: int) -> Sequence[int]:
+    """Give numbers of samples, each at least one and once, in order."""
+    return sorted({max(1, count) for count in samples})
