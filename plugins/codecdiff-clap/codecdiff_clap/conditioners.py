@@ -8,13 +8,21 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import ClapAudioModelWithProjection, ClapTextModelWithProjection
 
 from codecdiff import Condition, Conditioner, Entry, Prompt, device_of, prompt_fields
 from codecdiff.data.excerpts import excerpt, excerpt_key
 from codecdiff.data.store import fingerprint
 from codecdiff.hub import commit_of
-from codecdiff_clap.halves import Hearing, load_extractor, load_network, load_tokenizer, read, require_tokens
+from codecdiff_clap.halves import (
+    Hearer,
+    Hearing,
+    Reader,
+    load_extractor,
+    load_network,
+    load_tokenizer,
+    read,
+    require_tokens,
+)
 from codecdiff_clap.shapes import features_of, shape_of
 
 MUSIC = "laion/larger_clap_music"
@@ -58,7 +66,7 @@ class ClapText(Conditioner):
         self.arguments["revision"] = revision = commit_of(model, revision) or revision  # a branch moves
         self.tokenizer = load_tokenizer(model, revision)
         self.max_tokens = max_tokens
-        self._take(load_network(ClapTextModelWithProjection, model, revision))
+        self._take(load_network(Reader, model, revision))
 
     @classmethod
     def outline(cls, **options: Any) -> Self:
@@ -70,7 +78,7 @@ class ClapText(Conditioner):
         super(ClapText, part).__init__()
         with torch.device("meta"):
             shape: Any = shape_of(part.arguments["model"], part.arguments["revision"]).text_config
-            part._take(ClapTextModelWithProjection(shape))
+            part._take(Reader(shape))
         return part
 
     def _take(self, network: Any) -> None:
@@ -128,7 +136,7 @@ class ClapAudio(Conditioner):
         self.arguments["revision"] = revision = commit_of(model, revision) or revision  # a branch moves
         self.ears = _Ears()
         self.ears.listen_by(load_extractor(model, revision))
-        self.ears.take(load_network(ClapAudioModelWithProjection, model, revision))
+        self.ears.take(load_network(Hearer, model, revision))
         self.train(False)
 
     @classmethod
@@ -143,7 +151,7 @@ class ClapAudio(Conditioner):
         part.ears = _Ears()
         with torch.device("meta"):
             shape: Any = shape_of(model, revision).audio_config
-            part.ears.take(ClapAudioModelWithProjection(shape))
+            part.ears.take(Hearer(shape))
         part.ears.sample_rate, part.ears.window_seconds = features_of(model, revision)
         part.train(False)
         return part

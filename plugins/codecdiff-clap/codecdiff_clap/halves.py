@@ -6,7 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoTokenizer, ClapFeatureExtractor
+from transformers import (
+    AutoTokenizer,
+    ClapAudioModelWithProjection,
+    ClapFeatureExtractor,
+    ClapTextModelWithProjection,
+)
 
 from codecdiff import device_of
 from codecdiff.embedders import Windowed
@@ -14,6 +19,18 @@ from codecdiff.hub import not_found, require_complete
 from codecdiff_clap.shapes import SAMPLE_RATE, WINDOW_SECONDS
 
 FILES = "config.json, weights, preprocessor_config.json and a tokenizer"
+
+
+class Reader(ClapTextModelWithProjection):
+    """The half that reads. The other half's weights are not missed: transformers would list each in a warning."""
+
+    _keys_to_ignore_on_load_unexpected = (r".",)
+
+
+class Hearer(ClapAudioModelWithProjection):
+    """The half that hears, likewise."""
+
+    _keys_to_ignore_on_load_unexpected = (r".",)
 
 
 class Hearing(Windowed):
