@@ -20,7 +20,8 @@ from codecdiff.embedders import LogMel
 from codecdiff.experiments import new_pipeline
 from codecdiff.pipeline import Pipeline
 
-NOT_HEARD = frozenset({"resamples", "probes"})  # settings of the evaluation that come after hearing
+AFTER = frozenset({"resamples", "probes"})  # settings of the evaluation that come after hearing
+OF_CODECS = frozenset({"reference", "lessons"})  # and those that codecs are heard by, and models are not
 
 
 def compare(
@@ -50,13 +51,13 @@ def compare(
 
 def heard_of(run: Run, comparison: Comparison) -> Heard:
     """Give the file of what was heard of a run, of these settings."""
-    told = digest_of(_plain(run.blueprint), _plain(comparison.evaluation, NOT_HEARD), comparison.prompts)
+    told = digest_of(_plain(run.blueprint), _plain(comparison.evaluation, AFTER | OF_CODECS), comparison.prompts)
     return Heard(run.folder / "heard.safetensors", told)
 
 
 def heard_of_codec(run: Run, comparison: Comparison) -> Heard:
     """Give the file of what was heard of the codec of a run."""
-    blueprint, asked = _plain(run.blueprint), _plain(comparison.evaluation, NOT_HEARD)
+    blueprint, asked = _plain(run.blueprint), _plain(comparison.evaluation, AFTER)
     return Heard(run.home / "heard.safetensors", digest_of(blueprint["codec"], asked, comparison.seeds[0]))
 
 
@@ -97,7 +98,9 @@ def chosen_clips(run: Run, comparison: Comparison, output: Path) -> Chosen:
     """Give the clips that everything is judged by, the same for all runs."""
     data, seed = run.blueprint.data, comparison.seeds[0]
     chosen = choose(CodeStore(run.store), data.audio, data.held_out, comparison.evaluation, seed)
-    told = digest_of(comparison.evaluation.model_dump(include={"clips", "lessons", "seconds", "seed"}), seed)
+    told = digest_of(
+        comparison.evaluation.model_dump(include={"clips", "reference", "lessons", "seconds", "seed"}), seed
+    )
     with wait_alone(output / "codecs"):
         file = output / f"clips-{told[:8]}.json"
         if file.is_file() and _judged(Chosen.read(file)) != _judged(chosen):
