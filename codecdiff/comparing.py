@@ -38,9 +38,8 @@ def compare(
     out.print(plans.table(comparison, variants), soft_wrap=True)
     if plan:
         return
-    command = shlex.join(["codecdiff", *sys.argv[1:]])
-    where = chosen_device(device)
-    page = work.compare(comparison, variants, output, device=where, report=told, command=command)
+    all_of_it = work.Work(comparison, variants, output, chosen_device(device), told)
+    page = work.compare(all_of_it, shlex.join(["codecdiff", *sys.argv[1:]]))
     out.print(f"{page}: open it in a browser", soft_wrap=True)
 
 

@@ -51,7 +51,7 @@ def settings(codec_spec: dict[str, Any], music: Path) -> dict[str, Any]:
         },
         "variants": {"coarse": [], "wide": ["stages.secondary.denoiser.width=24"], "parallel": ["splitter=parallel"]},
         "seeds": [0, 1],
-        "evaluation": {"clips": 8, "lessons": 8, "seconds": 1, "resamples": 20, "players": 1},
+        "evaluation": {"clips": 8, "reference": 8, "lessons": 8, "seconds": 1, "resamples": 20, "players": 1},
     }
 
 
@@ -181,10 +181,10 @@ def test_a_run_that_another_process_holds_is_left_to_it(comparison: Comparison, 
 
 
 def test_clips_are_of_held_out_recordings_and_of_each_on_one_side(store: CodeStore, music: Path) -> None:
-    asked = Evaluation(clips=9, lessons=8, seconds=1)
+    asked = Evaluation(clips=9, reference=10, lessons=8, seconds=1)
     chosen = choose(store, music, 0.7, asked, 0)
     names = [{clip.recording for clip in some} for some in (chosen.asked, chosen.reference, chosen.lessons)]
-    assert len(chosen.asked) == len(chosen.reference) == 9
+    assert (len(chosen.asked), len(chosen.reference), len(chosen.lessons)) == (9, 10, 8)
     assert len(names[0] | names[1] | names[2]) == sum(map(len, names)) == 6
     assert all(clip.prompt["text"].startswith("tone") for clip in chosen.asked)
     assert choose(store, music, 0.7, asked, 0) == chosen
@@ -285,7 +285,8 @@ def test_recordings_are_resampled_with_all_their_clips() -> None:
         (1, 2, 3, "higher", "better"),
         (0, 0, 0, "lower", "the same"),
         (1, 2, 3, "", "differs"),
-        (None, 2, None, "lower", "no interval"),
+        (None, 2, None, "lower", "no interval: it is of one seed"),
+        (2, 2, 2, "lower", "no interval: it is of one seed"),
     ],
 )
 def test_a_difference_is_called_what_it_is(low: Any, value: float, high: Any, better: str, told: str) -> None:

@@ -91,7 +91,7 @@ def choose(store: CodeStore, audio: Path | None, held_out: float, asked: Evaluat
     places = _by_recording(store, [*held, *training])
     drawn = partial(_drawn, store, files, places, asked)
     return Chosen(
-        drawn(recordings[:half], asked.clips, 1),
+        drawn(recordings[:half], asked.reference, 1),
         drawn(recordings[half:], asked.clips, 2),
         drawn(_shuffled(sorted({store.rows[i]["checksum"] for i in training}), asked.seed), asked.lessons, 3),
     )

@@ -62,6 +62,7 @@ def report_of(
         "budget": comparison.budget or variants[0].training,
         "share": comparison.share,
         "clips": asked.clips,
+        "clips of the reference": asked.reference,
         "seconds": asked.seconds,
         "recordings asked for": recordings[0],
         "recordings of the reference": recordings[1],

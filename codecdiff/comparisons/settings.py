@@ -15,7 +15,8 @@ from codecdiff.settings import Settings
 class Evaluation(Settings):
     """What every model is asked for, and how it is heard."""
 
-    clips: int = Field(default=48, ge=8)  # of held-out recordings, made anew by every model; others are the reference
+    clips: int = Field(default=48, ge=8)  # of held-out recordings, made anew by every model
+    reference: int = Field(default=96, ge=8)  # clips of other held-out recordings, which distances are measured to
     seconds: float = Field(default=5.0, ge=1, le=600)  # of a clip
     lessons: int = Field(default=96, ge=8)  # clips of training recordings, which probes learn from
     probes: list[str] = Field(default_factory=list)  # columns of the metadata that probes learn to hear

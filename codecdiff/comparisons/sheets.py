@@ -19,8 +19,8 @@ def verdict(difference: Mapping[str, Any], better: str) -> str:
     low, high = difference["low"], difference["high"]
     if difference["value"] == low == high == 0:
         return "the same"
-    if low is None or high is None:
-        return "no interval"
+    if low is None or low == high:
+        return "no interval: it is of one seed"
     if difference["holds_zero"]:
         return "no difference shown: the interval holds zero"
     if not better:
@@ -28,15 +28,21 @@ def verdict(difference: Mapping[str, Any], better: str) -> str:
     return "better" if (difference["value"] < 0) == (better == "lower") else "worse"
 
 
+def digits(value: float | None) -> str:
+    """Write a figure: as `number`, but below 1 with three digits, for losses differ in the third."""
+    return number(value) if value is None or abs(value) >= 1 else f"{value:.3f}".replace("-", "−")
+
+
 def spread(estimate: Mapping[str, Any]) -> str:
-    """Write the interval of an estimate that has one."""
+    """Write the interval of an estimate that has one, in brackets."""
     low, high = estimate["low"], estimate["high"]
-    return "" if low is None or low == high else f"{number(low)} to {number(high)}"
+    return "" if low is None or low == high else f" ({digits(low)} to {digits(high)})"
 
 
-def signed(value: float) -> str:
-    """Write a difference with its sign."""
-    return f"+{number(value)}" if value > 0 else number(value)
+def apart(difference: Mapping[str, Any]) -> str:
+    """Write a difference with its sign and its interval."""
+    value = difference["value"]
+    return f"{'+' if value > 0 else ''}{digits(value)}{spread(difference)}"
 
 
 def findings(report: Mapping[str, Any]) -> list[str]:
@@ -48,8 +54,8 @@ def findings(report: Mapping[str, Any]) -> list[str]:
             continue
         for name in others:
             if difference := figure["differences"].get(name):
-                value = f"{signed(difference['value'])} ({spread(difference)})"
-                told.append(f"{figure['name']}, {name} less {first}: {value}: {verdict(difference, figure['better'])}.")
+                shown = f"{apart(difference)}: {verdict(difference, figure['better'])}"
+                told.append(f"{figure['name']}, {name} less {first}: {shown}.")
     return told
 
 
@@ -61,9 +67,13 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += [*(f"- {line}" for line in findings(report)), "", "## Figures", ""]
     lines += _table(["figure", *names], [_cells(figure, names) for figure in report["figures"]])
     lines += ["", "## Differences to the first variant", ""]
-    lines += _table(["figure", *names[1:]], [_apart(figure, names[1:]) for figure in report["figures"]])
+    compared = [figure for figure in report["figures"] if _differs(figure)]
+    lines += _table(["figure", *names[1:]], [_apart(figure, names[1:]) for figure in compared])
     lines += ["", "## What it takes", "", *_table(list(COSTS), _costs(report)), "", "## What the figures mean", ""]
-    lines += [f"- {figure['name']}: {figure['meaning']}." for figure in report["figures"]]
+    meanings: dict[str, list[str]] = {}
+    for figure in report["figures"]:
+        meanings.setdefault(figure["meaning"], []).append(figure["name"])
+    lines += [f"- {', '.join(some)}: {meaning}." for meaning, some in meanings.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -80,10 +90,14 @@ def _cells(figure: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     def cell(name: str) -> str:
         if (estimate := figure["values"].get(name)) is None:
             return ""
-        interval = spread(estimate)
-        return number(estimate["value"]) + (f" ({interval})" if interval else "")
+        return digits(estimate["value"]) + spread(estimate)
 
     return [f"{figure['name']} {ARROWS[figure['better']]}".strip(), *map(cell, names)]
+
+
+def _differs(figure: Mapping[str, Any]) -> bool:
+    """Tell whether the variants differ in a figure at all; in what their common codec makes they do not."""
+    return any(verdict(difference, "") != "the same" for difference in figure["differences"].values())
 
 
 def _apart(figure: Mapping[str, Any], names: Sequence[str]) -> list[str]:
@@ -91,7 +105,7 @@ def _apart(figure: Mapping[str, Any], names: Sequence[str]) -> list[str]:
         if (difference := figure["differences"].get(name)) is None:
             return ""
         told = verdict(difference, figure["better"])
-        return told if told == "the same" else f"{signed(difference['value'])} ({spread(difference)}): {told}"
+        return told if told == "the same" else f"{apart(difference)}: {told}"
 
     return [figure["name"], *map(cell, names)]
 
@@ -162,12 +176,10 @@ def _figure_row(figure: Mapping[str, Any], names: Sequence[str]) -> str:
     def cell(name: str) -> str:
         if (estimate := figure["values"].get(name)) is None:
             return '<td class="n">–</td>'
-        small = [spread(estimate)]
-        if difference := figure["differences"].get(name):
-            told = verdict(difference, figure["better"])
-            small.append(told if told == "the same" else f"{signed(difference['value'])} ({spread(difference)})")
-            small += [] if told == "the same" else [told.partition(":")[0]]
-        return f'<td class="n">{number(estimate["value"])}<small>{"<br>".join(map(escape, small))}</small></td>'
+        small = [spread(estimate).strip(" ()")]
+        if (difference := figure["differences"].get(name)) and _differs(figure):
+            small += [apart(difference), verdict(difference, figure["better"]).partition(":")[0]]
+        return f'<td class="n">{digits(estimate["value"])}<small>{"<br>".join(map(escape, small))}</small></td>'
 
     name = f"{escape(figure['name'])} {ARROWS[figure['better']]}<small>{escape(figure['meaning'])}</small>"
     return f"<tr><td>{name}</td>{''.join(map(cell, names))}</tr>"

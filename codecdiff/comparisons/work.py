@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +22,95 @@ from codecdiff.embedders import LogMel
 from codecdiff.experiments import new_pipeline
 from codecdiff.pipeline import Pipeline
 
-NOT_HEARD = frozenset({"resamples", "probes"})  # settings of the evaluation that come after hearing
+AFTER = frozenset({"resamples", "probes"})  # settings of the evaluation that come after hearing
+OF_CODECS = frozenset({"reference", "lessons"})  # and those that codecs are heard by, and models are not
 
 
-def compare(
-    comparison: Comparison,
-    variants: Sequence[Variant],
-    output: Path,
-    *,
-    device: torch.device,
-    report: Report,
-    command: str = "",
-) -> Path:
+def compare(work: Work, command: str = "") -> Path:
     """Train what is not trained, hear what was not heard, and write the report; give the path of its page.
 
     Killed and called again, it goes on from the last check of every stage. Raises ValueError if the folder holds runs
     of other settings.
     """
-    runs = runs_of(comparison, variants, output)
+    comparison, runs = work.comparison, runs_of(work.comparison, work.variants, work.output)
     for run in in_turn(runs, lambda run: run.is_whole and heard_of(run, comparison).is_there):
-        train(run, comparison, runs, device, report)
-        hear(run, comparison, variants, output, device, report)
-    report("measuring")
-    chosen = chosen_clips(runs[0], comparison, output)
+        train(run, comparison, runs, work.device, work.report)
+        work.hear(run)
+    for run in {run.home: run for run in runs}.values():
+        work.hear_codec(run)
+    work.report("measuring")
+    chosen = work.chosen_clips(runs[0])
     material = material_of(comparison, runs, chosen)
     figures = measure(material, resamples=comparison.evaluation.resamples, seed=comparison.evaluation.seed)
-    return reports.write(output, reports.report_of(comparison, variants, runs, figures, chosen, output, command))
+    told = reports.report_of(comparison, work.variants, runs, figures, chosen, work.output, command)
+    return reports.write(work.output, told)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A comparison, where it is written, where it computes, and who is told what is done."""
+
+    comparison: Comparison
+    variants: Sequence[Variant]
+    output: Path
+    device: torch.device
+    report: Report
+
+    @cached_property
+    def ear(self) -> Ear:
+        """What hears: the embedder that was asked for, or log-mel bands at the highest rate of all codecs."""
+        spec = self.comparison.evaluation.embedder
+        if spec is not None:
+            return Ear(config.build("embedders", spec).to(self.device), self.device)
+        rates = [new_pipeline(variant.blueprint, outlined=True)[0].sample_rate for variant in self.variants]
+        return Ear(LogMel(sample_rate=max(rates)).to(self.device), self.device)
+
+    def hear(self, run: Run) -> None:
+        """Hear a trained run."""
+        self.report(f"hearing {run.name}")
+        asked, prompts = self.comparison.evaluation, self.comparison.prompts
+        place, heard = run.folder / "clips", heard_of(run, self.comparison)
+        hear_model(self._model(run), self.chosen_clips(run), asked, self.ear, place, heard, prompts)
+
+    def hear_codec(self, run: Run) -> None:
+        """Hear the codec of a trained run, if nobody did."""
+        chosen, heard = self.chosen_clips(run), heard_of_codec(run, self.comparison)
+        with wait_alone(run.home):
+            if not heard.is_there:
+                self.report(f"hearing {run.home.name}")
+                asked, place = self.comparison.evaluation, run.home / "clips"
+                hear_codec(self._model(run), chosen, asked, self.ear, place, heard)
+
+    def _model(self, run: Run) -> Pipeline:
+        return Pipeline.load(run.model, allow_download=True).to(self.device)  # the user named its parts
+
+    def chosen_clips(self, run: Run) -> Chosen:
+        """Give the clips that everything is judged by. Raises ValueError if this run has others than another."""
+        data, seed, asked = run.blueprint.data, self.comparison.seeds[0], self.comparison.evaluation
+        chosen = choose(CodeStore(run.store), data.audio, data.held_out, asked, seed)
+        told = digest_of(asked.model_dump(include={"clips", "reference", "lessons", "seconds", "seed"}), seed)
+        file = self.output / f"clips-{told[:8]}.json"
+        with wait_alone(self.output / "codecs"):
+            if file.is_file() and _judged(Chosen.read(file)) != _judged(chosen):
+                raise ValueError(
+                    f"{run.name} has other held-out recordings than those in '{file}'. Variants are judged by the same "
+                    "music: give all of them one data.audio and data.held_out, or another output folder."
+                )
+            chosen.write(file)
+        return chosen
 
 
 def heard_of(run: Run, comparison: Comparison) -> Heard:
     """Give the file of what was heard of a run, of these settings."""
-    told = digest_of(_plain(run.blueprint), _plain(comparison.evaluation, NOT_HEARD), comparison.prompts)
+    told = digest_of(_plain(run.blueprint), _plain(comparison.evaluation, AFTER | OF_CODECS), comparison.prompts)
     return Heard(run.folder / "heard.safetensors", told)
 
 
 def heard_of_codec(run: Run, comparison: Comparison) -> Heard:
     """Give the file of what was heard of the codec of a run."""
-    blueprint, asked = _plain(run.blueprint), _plain(comparison.evaluation, NOT_HEARD)
-    return Heard(run.home / "heard.safetensors", digest_of(blueprint["codec"], asked, comparison.seeds[0]))
+    blueprint, asked = _plain(run.blueprint), _plain(comparison.evaluation, AFTER)
+    told = digest_of(blueprint["codec"], blueprint.get("data"), asked, comparison.seeds[0])
+    return Heard(run.home / "heard.safetensors", told)
 
 
 def _plain(settings: BaseModel, left_out: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -66,47 +119,6 @@ def _plain(settings: BaseModel, left_out: frozenset[str] = frozenset()) -> dict[
     told.get("data", {}).pop("audio", None)
     told.get("data", {}).pop("store", None)
     return told
-
-
-def ear_of(comparison: Comparison, variants: Sequence[Variant], device: torch.device) -> Ear:
-    """Give what hears: the embedder that was asked for, or log-mel bands at the highest rate of all codecs."""
-    spec = comparison.evaluation.embedder
-    if spec is not None:
-        return Ear(config.build("embedders", spec).to(device), device)
-    rates = [new_pipeline(variant.blueprint, outlined=True)[0].sample_rate for variant in variants]
-    return Ear(LogMel(sample_rate=max(rates)).to(device), device)
-
-
-def hear(
-    run: Run, comparison: Comparison, variants: Sequence[Variant], output: Path, device: torch.device, report: Report
-) -> None:
-    """Hear a trained run, and its codec if nobody did."""
-    asked, ear = comparison.evaluation, ear_of(comparison, variants, device)
-    chosen = chosen_clips(run, comparison, output)
-    pipeline = Pipeline.load(run.model, allow_download=True).to(device)  # the user named its parts
-    codec = heard_of_codec(run, comparison)
-    with wait_alone(run.home):
-        if not codec.is_there:
-            report(f"hearing {run.home.name}")
-            hear_codec(pipeline, chosen, asked, ear, run.home / "clips", codec)
-    report(f"hearing {run.name}")
-    hear_model(pipeline, chosen, asked, ear, run.folder / "clips", heard_of(run, comparison), comparison.prompts)
-
-
-def chosen_clips(run: Run, comparison: Comparison, output: Path) -> Chosen:
-    """Give the clips that everything is judged by, the same for all runs."""
-    data, seed = run.blueprint.data, comparison.seeds[0]
-    chosen = choose(CodeStore(run.store), data.audio, data.held_out, comparison.evaluation, seed)
-    told = digest_of(comparison.evaluation.model_dump(include={"clips", "lessons", "seconds", "seed"}), seed)
-    with wait_alone(output / "codecs"):
-        file = output / f"clips-{told[:8]}.json"
-        if file.is_file() and _judged(Chosen.read(file)) != _judged(chosen):
-            raise ValueError(
-                f"{run.name} has other held-out recordings than those in '{file}'. Variants are judged by the same "
-                "music: give all of them one data.audio and data.held_out, or another output folder."
-            )
-        chosen.write(file)
-    return chosen
 
 
 def _judged(chosen: Chosen) -> list[tuple[str, float]]:

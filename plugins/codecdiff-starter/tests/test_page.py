@@ -1,13 +1,8 @@
-import base64
 import json
 import math
 import re
-import struct
-import zlib
 from html.parser import HTMLParser
-from io import BytesIO
 
-import numpy as np
 import pytest
 import soundfile
 import torch
@@ -15,7 +10,7 @@ from codecdiff_starter.demo import finite, write_samples
 from codecdiff_starter.evaluation import DEMO, SHIPPED, Example, Figure, loss_figures
 from codecdiff_starter.page import interval, target, write_page
 
-from codecdiff.pictures import Row, intervals, loss_curves, number, palette, png, spectrogram, ticks
+from codecdiff.pictures import number
 from codecdiff.training import read_logs
 
 RATE = 44_100
@@ -130,64 +125,6 @@ def test_samples_are_named_by_number_and_kind_alone(folder):
         "samples/00-generated.wav",
         "samples/01-noise.wav",
     ]
-
-
-def decoded(data):
-    """Pixels and palette of a PNG with one byte a pixel, by the standard's own words."""
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    stream, chunks = BytesIO(data[8:]), {}
-    while head := stream.read(8):
-        length, kind = struct.unpack(">I4s", head)
-        chunks[kind] = stream.read(length)
-        assert struct.unpack(">I", stream.read(4))[0] == zlib.crc32(kind + chunks[kind])
-    width, height, depth, colour, *rest = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
-    assert (depth, colour, rest, chunks[b"IEND"]) == (8, 3, [0, 0, 0], b"")
-    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, width + 1)
-    assert (lines[:, 0] == 0).all()
-    return lines[:, 1:], np.frombuffer(chunks[b"PLTE"], np.uint8).reshape(-1, 3)
-
-
-def test_a_png_gives_back_its_pixels_and_colours():
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 7), dtype=np.uint8)
-    read, colours = decoded(png(pixels, palette()))
-    np.testing.assert_array_equal(read, pixels)
-    np.testing.assert_array_equal(colours, palette())
-    assert colours[0].sum() < 60 < 600 < colours[-1].sum()
-
-
-def test_a_higher_tone_is_brightest_higher_up_and_silence_is_black():
-    low, high, silence = (
-        decoded(base64.b64decode(spectrogram(audio, RATE).split(",")[1]))[0]
-        for audio in (tone(220), tone(3520), torch.zeros(RATE))
-    )
-    assert high.mean(1).argmax() < low.mean(1).argmax()
-    assert low.max() >= 254
-    assert silence.max() == 0
-
-
-def test_ticks_are_round_and_inside():
-    assert ticks(0, 1) == [0, 0.25, 0.5, 0.75, 1]
-    assert ticks(0, 2000) == [0, 500, 1000, 1500, 2000]
-    assert all(-0.02 <= tick <= 1.34 for tick in ticks(-0.02, 1.34))
-
-
-def test_a_better_loss_is_drawn_lower_and_nothing_logged_is_said():
-    svg = loss_curves("primary", [{"step": s, "held_out": 1 / s, "held_out_baseline": 1.0} for s in (1, 2, 4)])
-    (points,) = re.findall(r'class="held" points="([^"]*)"', svg)
-    heights = [float(point.split(",")[1]) for point in points.split()]
-    assert heights == sorted(heights)
-    assert 'class="train"' not in svg
-    assert "No losses" in loss_curves("primary", [])
-    assert "No losses" in loss_curves("primary", [{"step": 1, "loss": math.nan}])
-
-
-@pytest.mark.parametrize("log", [False, True])
-def test_greater_values_are_drawn_further_right_inside_their_intervals(log):
-    svg = intervals("t", [Row("a", 0.2, 0.1, 0.3), Row("b", 20, 10, 30), Row("none", math.nan, 0, 1)], log=log)
-    marks = [float(x) for x in re.findall(r'class="mark" cx="([^"]*)"', svg)]
-    ranges = [tuple(map(float, ends)) for ends in re.findall(r'class="range" x1="([^"]*)" x2="([^"]*)"', svg)]
-    assert marks[0] < marks[1]
-    assert all(low <= mark <= high for (low, high), mark in zip(ranges[:2], marks, strict=False))
 
 
 def test_numbers_bounds_and_intervals_are_written_for_people():
