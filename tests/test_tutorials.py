@@ -1,4 +1,4 @@
-"""The tutorials are true: what each page writes, built and installed as a wheel, passes its checks, trains and plays."""
+"""The tutorials are true: what a page writes, built and installed as a wheel, keeps the laws, trains and plays."""
 
 from __future__ import annotations
 

@@ -427,4 +427,4 @@ def test_without_its_package_the_other_backend_names_the_extra(folder, monkeypat
     with pytest.raises(config.ConfigError, match=r"codec\.backend = 'torch'"):
         config.build("codecs", spec | {"backend": "torch"})
     with pytest.raises(ValueError, match=r"no backend 'torch'\. There are: transformers, descript"):
-        DAC(str(folder), **{"backend": "torch"})
+        DAC(str(folder), backend="torch")  # pyright: ignore[reportArgumentType]

@@ -24,7 +24,7 @@ def settings(tmp_path):
     music = tmp_path / "music"
     music.mkdir()
     for i in range(3):
-        channels = [tone(0.5, hertz * (i + 1), RATE) for hertz in (200, 300)]
+        channels: list[np.ndarray] = [tone(0.5, hertz * (i + 1), RATE) for hertz in (200, 300)]
         soundfile.write(music / f"{i}.wav", np.stack(channels, axis=1), RATE)
     codec = {"name": "encodec", "model": str(random_model(tmp_path / "encodec", size="tiny-48khz")), "bandwidth": 3}
     file = tmp_path / "stereo.yaml"

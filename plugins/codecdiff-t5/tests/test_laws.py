@@ -6,6 +6,7 @@ import pytest
 from codecdiff_t5 import T5
 from codecdiff_t5.random_weights import random_model
 
+from codecdiff.caches import Cached
 from codecdiff.testing import DeclaredException, check_conditioner
 
 
@@ -15,8 +16,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_t5_keeps_the_laws_with_a_cache_and_without(folder: str, tmp_path: Path):
-    for cache in (None, tmp_path):
-        results = check_conditioner(T5(folder, cache=cache))
+    for conditioner in (T5(folder), Cached(T5(folder), folder=str(tmp_path))):
+        results = check_conditioner(conditioner)
         assert {result.state for result in results} == {"kept"}
 
 
