@@ -1,7 +1,7 @@
 """The two halves of a CLAP, one that hears and one that reads: unit vectors of one space."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,13 +24,13 @@ FILES = "config.json, weights, preprocessor_config.json and a tokenizer"
 class Reader(ClapTextModelWithProjection):
     """The half that reads. The other half's weights are not missed: transformers would list each in a warning."""
 
-    _keys_to_ignore_on_load_unexpected = (r".",)
+    _keys_to_ignore_on_load_unexpected: ClassVar[Any] = (r".",)
 
 
 class Hearer(ClapAudioModelWithProjection):
     """The half that hears, likewise."""
 
-    _keys_to_ignore_on_load_unexpected = (r".",)
+    _keys_to_ignore_on_load_unexpected: ClassVar[Any] = (r".",)
 
 
 class Hearing(Windowed):
@@ -78,7 +78,7 @@ class Hearing(Windowed):
             truncation="rand_trunc",  # which also chooses the mel bands of models without fusion
             return_tensors="pt",
         )
-        mels = heard["input_features"].to(device_of(self), torch.float32)
+        mels = heard["input_features"].to(device_of(self), next(self.network.parameters()).dtype)
         pooled = self.network.audio_model(input_features=mels).pooler_output
         return functional.normalize(self.network.audio_projection(pooled), dim=-1)
 
