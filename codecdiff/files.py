@@ -6,10 +6,13 @@ import fcntl
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+
+WAIT = 3.0  # seconds until what another process holds is looked at again
 
 
 @contextmanager
@@ -56,6 +59,25 @@ def alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def try_alone(folder: Path) -> ExitStack | None:
+    """Hold a folder against other processes until what is given is closed; None if another process holds it."""
+    stack = ExitStack()
+    try:
+        stack.enter_context(alone(folder))
+    except OSError as error:
+        if not isinstance(error.__cause__, BlockingIOError):
+            raise
+        return None
+    return stack
+
+
+def wait_alone(folder: Path) -> ExitStack:
+    """Hold a folder as `try_alone`, once others have let go of it."""
+    while (held := try_alone(folder)) is None:
+        time.sleep(WAIT)
+    return held
 
 
 def require_writable(folder: Path | str) -> None:

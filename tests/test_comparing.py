@@ -25,12 +25,13 @@ from codecdiff.comparisons import figures, sheets
 from codecdiff.comparisons.budgets import StageCost, affordable, costs_of, total
 from codecdiff.comparisons.clips import Chosen, Clip, choose
 from codecdiff.comparisons.figures import Draws, Material, measure
-from codecdiff.comparisons.runs import Run, in_turn, runs_of, try_alone, twin_of, variants_of
+from codecdiff.comparisons.runs import Run, in_turn, runs_of, twin_of, variants_of
 from codecdiff.comparisons.settings import Comparison, Evaluation
 from codecdiff.config import ConfigError
 from codecdiff.data.store import CodeStore
 from codecdiff.edits import of_first_stage, of_first_stages
 from codecdiff.experiments import new_pipeline, new_stage
+from codecdiff.files import try_alone
 from codecdiff.metrics import frechet_distance
 from codecdiff.training import StageData, StageTrainer
 
@@ -328,7 +329,7 @@ def test_a_comparison_is_interrupted_goes_on_and_is_written(
     settings |= {"checks": 2, "prompts": ["<b>a tone</b>"]}
     settings["evaluation"]["probes"] = ["split"]
     file, output, steps = tmp_path / "compare.yaml", tmp_path / "out", []
-    file.write_text(yaml.safe_dump(settings))
+    file.write_text(yaml.safe_dump(settings, sort_keys=False))
     step = StageTrainer.step
 
     def interrupted(trainer: StageTrainer, *given: Any, **options: Any) -> float:
@@ -347,7 +348,7 @@ def test_a_comparison_is_interrupted_goes_on_and_is_written(
     assert compare().exit_code != 0
     assert steps[-1] == ("secondary", 0, 3)
     assert not (output / "index.html").exists()
-    gc.collect()  # what the interrupted one held
+    gc.collect()  # it holds its run until then, for here the process goes on
     done = compare()
     assert done.exit_code == 0, done.output
     assert steps[8] == ("secondary", 0, 2)  # the last check

@@ -15,7 +15,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,14 +28,13 @@ from codecdiff.comparisons.budgets import StageCost, affordable, costs_of, total
 from codecdiff.comparisons.settings import Comparison
 from codecdiff.data.store import CodeStore
 from codecdiff.experiments import Blueprint, new_pipeline, new_stage, open_data
-from codecdiff.files import alone, replace_text
+from codecdiff.files import WAIT, replace_text, try_alone, wait_alone
 from codecdiff.models import differences
 from codecdiff.pipeline import Pipeline
 from codecdiff.settings import Optimization, StageOptions
 from codecdiff.training import StageData, StageTrainer, read_logs
 
 Report = Callable[[str], None]
-WAIT = 3.0  # seconds until a run that another process works on is looked at again
 RESOLVED = {"denoiser", "train", "loop", "diffusion", "sampling"}  # what `new_stage` makes of settings and stages' own
 
 
@@ -168,25 +166,6 @@ def _codec_name(blueprint: Blueprint) -> str:
     told = json.dumps([spec, blueprint.target, str(blueprint.data.store)], sort_keys=True, default=str)
     name = "".join(letter if letter.isalnum() else "-" for letter in spec["name"])
     return f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
-
-
-def try_alone(folder: Path) -> ExitStack | None:
-    """Hold a folder against other processes until what is given is closed; None if another process holds it."""
-    stack = ExitStack()
-    try:
-        stack.enter_context(alone(folder))
-    except OSError as error:
-        if not isinstance(error.__cause__, BlockingIOError):
-            raise
-        return None
-    return stack
-
-
-def wait_alone(folder: Path) -> ExitStack:
-    """Hold a folder as `try_alone`, once others have let go of it."""
-    while (held := try_alone(folder)) is None:
-        time.sleep(WAIT)
-    return held
 
 
 def in_turn(runs: Sequence[Run], is_done: Callable[[Run], bool]) -> Iterator[Run]:

@@ -15,11 +15,12 @@ from codecdiff import config
 from codecdiff.comparisons import reports
 from codecdiff.comparisons.clips import Chosen, Ear, Heard, choose, digest_of, hear_codec, hear_model
 from codecdiff.comparisons.figures import Material, Sets, measure
-from codecdiff.comparisons.runs import Report, Run, Variant, in_turn, runs_of, train, wait_alone
+from codecdiff.comparisons.runs import Report, Run, Variant, in_turn, runs_of, train
 from codecdiff.comparisons.settings import Comparison
 from codecdiff.data.store import CodeStore
 from codecdiff.embedders import LogMel
 from codecdiff.experiments import new_pipeline
+from codecdiff.files import wait_alone
 from codecdiff.pipeline import Pipeline
 
 AFTER = frozenset({"resamples", "probes"})  # settings of the evaluation that come after hearing
