@@ -158,12 +158,24 @@ def test_stages_in_common_are_those_whose_weights_would_be_the_same(settings: di
         "raw": ["snap_context=false"],
         "guided": ["sampling.guidance=1"],
         "fast": ["train.learning_rate=1"],
+        "warm": ["stages.secondary.start_from=primary"],
+        "as-warm": ["stages.secondary.start_from=primary", "sampling.guidance=1"],
+        "fast-then-warm": ["stages.primary.train.learning_rate=1", "stages.secondary.start_from=primary"],
     }
     settings["seeds"] = [0]
     comparison = Comparison.model_validate(settings)
-    plain, *others = runs = runs_of(comparison, variants_of(comparison), tmp_path)
-    shared = {run.variant.name: [twin_of(run, i, runs) is plain for i in (0, 1)] for run in others}
-    assert shared == {"noise": [True, False], "raw": [True, False], "guided": [True, True], "fast": [False, False]}
+    runs = runs_of(comparison, variants_of(comparison), tmp_path)
+    twins = {run.variant.name: [twin_of(run, i, runs) for i in (0, 1)] for run in runs}
+    assert {name: [twin.variant.name if twin else None for twin in pair] for name, pair in twins.items()} == {
+        "plain": [None, None],
+        "noise": ["plain", None],
+        "raw": ["plain", None],
+        "guided": ["plain", "plain"],
+        "fast": [None, None],
+        "warm": ["plain", None],
+        "as-warm": ["plain", "warm"],
+        "fast-then-warm": ["fast", None],
+    }
 
 
 @pytest.mark.integration
@@ -325,7 +337,8 @@ def test_a_comparison_is_interrupted_goes_on_and_is_written(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings["experiment"]["data"]["audio"] = str(write_music(tmp_path / "music", count=10, seconds=1.2))
-    settings["variants"] = {"plain": [], "noise": ["train.context_noise=0.5"], "parallel": ["splitter=parallel"]}
+    noise = ["train.context_noise=0.5", "stages.secondary.start_from=primary"]
+    settings["variants"] = {"plain": [], "noise": noise, "parallel": ["splitter=parallel"]}
     settings |= {"checks": 2, "prompts": ["<b>a tone</b>"]}
     settings["evaluation"]["probes"] = ["split"]
     file, output, steps = tmp_path / "compare.yaml", tmp_path / "out", []
@@ -371,6 +384,7 @@ def test_a_comparison_is_interrupted_goes_on_and_is_written(
     assert all((output / sound).is_file() for sound in sounds)
     assert "## Differences to the first variant" in (output / "report.md").read_text(encoding="utf-8")
     model = codecdiff.load(output / "noise" / "seed-1" / "model")
+    assert model.stages[1].facts["start_from"]["stage"] == "primary"
     assert model.generate("a tone", seconds=0.1).isfinite().all()
     count = len(steps)
     compare("evaluation.resamples=10")

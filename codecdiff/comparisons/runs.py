@@ -27,7 +27,7 @@ from codecdiff.cards import write_card
 from codecdiff.comparisons.budgets import StageCost, affordable, costs_of, total
 from codecdiff.comparisons.settings import Comparison
 from codecdiff.data.store import CodeStore
-from codecdiff.experiments import Blueprint, new_pipeline, new_stage, open_data
+from codecdiff.experiments import Blueprint, new_pipeline, new_stage, open_data, prepare_prompts, start_of
 from codecdiff.files import WAIT, replace_text, try_alone, wait_alone
 from codecdiff.models import differences
 from codecdiff.pipeline import Pipeline
@@ -134,15 +134,19 @@ class Run:
         places = pipeline.splitter.split(
             torch.arange(1, codec.num_codebooks * codec.codebook_dim * frames + 1.0).view(shape)
         )
-        return [self._hash(pipeline, places, i) for i in range(len(places))]
+        hashes: dict[str, str] = {}
+        for i, name in enumerate(pipeline.stage_names):
+            hashes[name] = self._hash(pipeline, places, i, hashes)
+        return list(hashes.values())
 
-    def _hash(self, pipeline: Pipeline, places: list[torch.Tensor], i: int) -> str:
+    def _hash(self, pipeline: Pipeline, places: list[torch.Tensor], i: int, before: Mapping[str, str]) -> str:
         stage, train, loop = new_stage(self.blueprint, pipeline, i, "meta")
         context = pipeline.splitter.context(places, i)
         own = self.blueprint.stages.get(stage.name, StageOptions()).model_dump(exclude=RESOLVED)
         told = {**self.blueprint.model_dump(exclude={*RESOLVED, "splitter", "stages"}), "own": own}
         spec = stage.spec()
         told |= {key: spec[key] for key in ("denoiser", "scheduler", "noise_color")}
+        told["start"] = before.get(own["start_from"] or "")  # the weights of another of its stages, if any
         told |= {"name": stage.name, "training": train.model_dump(), "loop": loop.model_dump()}
         if context is None:  # it sees nothing of other stages
             told["training"]["context_noise"] = told["snap_context"] = None
@@ -228,6 +232,7 @@ def train(run: Run, comparison: Comparison, runs: Sequence[Run], device: torch.d
     with wait_alone(run.home):
         first = run.blueprint.model_copy(update={"seed": comparison.seeds[0]})  # whose seed a codec is fitted with
         store = open_data(first, pipeline, codec, run.store, run.model, report)
+        prepare_prompts(pipeline, store, report=report)
     for i in range(len(run.variant.steps)):
         twin = twin_of(run, i, runs)
         if twin is not None and not run.is_trained(i):
@@ -256,7 +261,8 @@ def _train_stage(
     stage, options, loop = new_stage(run.blueprint, pipeline, i)
     stage.denoiser.to(device)
     trainer = StageTrainer(stage, seed=run.seed, **options.model_dump())
-    trainer.resume(run.model)
+    if not trainer.resume(run.model) and (source := start_of(run.blueprint, pipeline, stage.name, run.model)):
+        report(f"{run.name}: {stage.name} {trainer.start_from(source)}")
     if trainer.step_count >= options.steps:  # how it is sampled may have changed
         return trainer.save(run.model)
     sizes: dict[str, Any] = {"seconds": loop.seconds, "batch_size": loop.batch_size, "seed": run.seed}
