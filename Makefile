@@ -7,24 +7,28 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 VENV ?= .venv
+# Where codecs are held against their original packages, which quarrel with what is in VENV
+ORIGINALS ?= .venv-originals
 
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BEGAN := $(shell date +%s)
 # What `make demo` needs, and all the rest: judges, captioners, Ray, tests
 NEEDED := $(addprefix plugins/codecdiff-,starter unet dac t5)
+# Those that have an original package
+COPIES := $(wildcard $(addprefix plugins/codecdiff-,dac encodec))
 READY := $(VENV)/.ready
 WHOLE := $(VENV)/.whole
-RUN := $(VENV)/bin/python -m
-INSTALL := $(RUN) pip install --quiet --no-compile --constraint constraints.txt
+RUN = $(VENV)/bin/python -m
+INSTALL = $(RUN) pip install --quiet --no-compile --constraint constraints.txt
 # accelerate gives a process one core unless it is told otherwise
 LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	--num_cpu_threads_per_process $(CORES)
-PYTEST := OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses 2
+PYTEST = OMP_NUM_THREADS=1 $(RUN) pytest
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-integration test-slow docs lint types clean
+.PHONY: help setup demo test test-integration test-wheels test-originals test-slow docs lint types clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -38,13 +42,20 @@ demo: $(READY)  ## compose music, train both stages on it, generate, and write r
 	$(RUN) codecdiff_starter.demo runs/demo --since $(BEGAN)
 
 test: $(WHOLE)  ## run the fast tests
-	$(PYTEST)
+	$(PYTEST) --numprocesses 2
 
 test-integration: $(WHOLE)  ## run the tests of whole commands and models, seconds long each
-	$(PYTEST) -m integration
+	$(PYTEST) --numprocesses 2 -m integration
+
+test-wheels: $(WHOLE)  ## build wheels, and try them and plugins written by `codecdiff new-plugin` in a clean environment
+	$(RUN:-m=) .ci/wheels.py
 
 test-slow: $(WHOLE)  ## run the slow tests
-	$(PYTEST) -m slow
+	$(PYTEST) --numprocesses 2 -m slow
+
+test-originals: override VENV := $(ORIGINALS)
+test-originals: $(ORIGINALS)/.ready  ## hold codecs equal to their original packages, in an environment of its own
+	$(PYTEST) --disable-warnings originals
 
 docs: $(VENV)/.docs  ## build the documentation with its API reference into runs/docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
@@ -57,16 +68,20 @@ types: $(WHOLE)  ## check types
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
 clean:  ## remove .venv and caches; runs stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache
-	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf $(VENV) $(ORIGINALS) .pytest_cache
+	find . \( -name __pycache__ -o -name .ruff_cache \) -prune -exec rm -rf {} +
 
 # torch comes first and alone, because it may have an index of its own; what it needs comes with the rest. Compiling every
 # module of every package would double the time: the doctor imports, and so compiles, what is used, and checks it.
-$(READY): pyproject.toml $(addsuffix /pyproject.toml,$(NEEDED)) constraints.txt
-	@echo "Installing into $(VENV): about two minutes"
+define NEW_VENV
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) setuptools
 	$(INSTALL) --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+endef
+
+$(READY): pyproject.toml $(addsuffix /pyproject.toml,$(NEEDED)) constraints.txt
+	@echo "Installing into $(VENV): about two minutes"
+	$(NEW_VENV)
 	$(INSTALL) --no-build-isolation --editable '.[train]' $(addprefix --editable ,$(NEEDED))
 	$(VENV)/bin/codecdiff doctor
 	touch $@
@@ -78,4 +93,11 @@ $(WHOLE): $(READY) $(addsuffix /pyproject.toml,$(PLUGINS))
 
 $(VENV)/.docs: $(WHOLE)
 	$(INSTALL) --no-build-isolation --editable '.[docs]'
+	touch $@
+
+$(ORIGINALS)/.ready: pyproject.toml $(addsuffix /pyproject.toml,$(COPIES)) constraints.txt originals/requirements.txt
+	@echo "Installing into $(VENV): about two minutes"
+	$(NEW_VENV)
+	$(INSTALL) --no-build-isolation --editable '.[train]' $(addprefix --editable ,$(COPIES)) pytest
+	$(INSTALL) --no-build-isolation --no-deps --requirement originals/requirements.txt
 	touch $@

@@ -78,12 +78,19 @@ def _training(spec: dict[str, Any], stages: dict[str, Any]) -> list[str]:
         origin = f"Imported from `{imported}`" if imported else f"Trained with `{json.dumps(facts)}`"
         lines += [
             f"**{name}**: denoiser `{json.dumps(stage['denoiser'])}`, sampled with {stage['sampler']} in "
-            f"{stage['steps']} steps at guidance {stage['guidance']}. {origin}.",
+            f"{stage['steps']} steps at guidance {_weights(stage['guidance'])}. {origin}.",
             "",
         ]
         if typed:
             lines += ["```", typed, "```", ""]
     return lines
+
+
+def _weights(guidance: Any) -> str:
+    """Write guidance in words: one weight, or one of each condition."""
+    if not isinstance(guidance, Mapping):
+        return str(guidance)
+    return ", ".join(f"{name}={weight}" for name, weight in guidance.items())
 
 
 def _use(folder: Path) -> list[str]:

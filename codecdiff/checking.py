@@ -85,4 +85,5 @@ def show(results: list[Result]) -> None:
     broken, excepted = counts["broken"], counts["exception"]
     declared = f", {excepted} declared exception{'s' * (excepted != 1)}" if excepted else ""
     beside = len(results) - sum(counts.values())
-    out.print(f"{counts['kept']} kept, {broken} broken{declared}{f', {beside} do not apply' if beside else ''}.")
+    verb = "does" if beside == 1 else "do"
+    out.print(f"{counts['kept']} kept, {broken} broken{declared}{f', {beside} {verb} not apply' if beside else ''}.")

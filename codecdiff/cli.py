@@ -59,7 +59,7 @@ class Brought(TyperCommand):
     """A command of a plugin, which is imported once it has to answer."""
 
     def __init__(self, name: str, plugin: registry.Plugin):
-        super().__init__(name, help=f"From {plugin.distribution}.")
+        super().__init__(name, help=f"From {plugin.distribution}.", hidden=bool(plugin.obstacle))
         self.plugin = plugin
 
     def make_context(self, *args: Any, **options: Any) -> Any:
@@ -101,28 +101,35 @@ def common(
     """Take the options that stand before a command."""
 
 
+Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="What importing one plugin may take.")]
+
+
 @app.command()
 def plugins(
     check: Annotated[bool, typer.Option("--check", help="Load each part, and show what is wrong with it.")] = False,
+    timeout: Timeout = 60.0,
 ) -> None:
     """List the parts and the models that are installed."""
     from rich.table import Table
 
     parts, faults = registry.scan()
-    problems: dict[registry.Plugin, str] = {}
+    wrong: dict[registry.Plugin, str] = {}
     if check:
-        from codecdiff.doctor import problem_of
+        from codecdiff.quarantine import problems
 
-        problems = {plugin: problem for plugin in parts if (problem := problem_of(plugin))}
-    table = Table("kind", "name", "package", "version", *["state"] * (check or bool(faults)))
-    for plugin in parts:
-        problem = problems.get(plugin, "")
-        state, style = [problem or "loads"] * check, "red" if problem else None
-        table.add_row(plugin.kind, plugin.name, plugin.distribution, plugin.version, *state, style=style)
+        with err.status("Importing everything once"):
+            wrong = problems([plugin for plugin in parts if plugin.switched_on], timeout)
+    states = {plugin: wrong.get(plugin) or plugin.obstacle or "loads" * check for plugin in parts}
+    states |= {plugin: f"switched off by {registry.SWITCH}" for plugin in parts if not plugin.switched_on}
+    shown = bool(faults or any(states.values()))
+    table = Table("kind", "name", "package", "version", *["state"] * shown)
+    for plugin, state in states.items():
+        style = "dim" if not plugin.switched_on else "red" if state not in ("", "loads") else None
+        table.add_row(plugin.kind, plugin.name, plugin.distribution, plugin.version, *[state] * shown, style=style)
     for fault in faults:
-        table.add_row("?", "?", fault.distribution, "", f"unreadable: {fault.error}", style="red")
+        table.add_row("?", "?", fault.distribution, "", f"{fault.error} ({fault.remedy})", style="red")
     out.print(table)
-    if check and (faults or problems):
+    if check and (faults or wrong):
         raise typer.Exit(1)
 
 
@@ -272,14 +279,14 @@ def push(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(timeout: Timeout = 60.0) -> None:
     """Look for what is wrong here, and how to mend it."""
     from rich.table import Table
 
     from codecdiff.doctor import examine
 
     with err.status("Importing everything once"):
-        findings = list(examine())
+        findings = list(examine(timeout))
     table = Table("", "what", "finding")
     for finding in findings:
         table.add_row(
@@ -292,6 +299,19 @@ def doctor() -> None:
     if wrong:
         raise typer.Exit(1)
     out.print("Nothing is wrong.")
+
+
+@app.command()
+def new_plugin(
+    kind: Annotated[str, typer.Argument(help="codec, splitter, conditioner or denoiser.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Of the part, as in 'my-part'.", show_default=False)],
+    into: Annotated[Path, typer.Option(help="Folder to make the package's folder in.")] = Path("."),
+) -> None:
+    """Write a package with a small working part of your own, to change as you like."""
+    from codecdiff.scaffolding import new_plugin
+
+    folder = new_plugin(kind, name, into)
+    out.print(f"{folder}: install it with pip install --editable '{folder}[test]'. Its README.md goes on from there.")
 
 
 making.add_to(app)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
@@ -59,6 +60,8 @@ def _kind_of(hint: Any) -> str | None:
     if get_origin(hint) is Annotated:
         marks = [mark.kind for mark in get_args(hint)[1:] if isinstance(mark, PartOf)]
         return marks[0] if marks else _kind_of(get_args(hint)[0])
+    if _element_of(hint) is not None:
+        return None
     for option in (hint, *get_args(hint)):
         if isinstance(option, type):
             for kind, interface in KINDS.items():
@@ -67,6 +70,17 @@ def _kind_of(hint: Any) -> str | None:
         elif get_origin(option) is Annotated and (kind := _kind_of(option)):
             return kind
     return None
+
+
+def _element_of(hint: Any) -> Any:
+    """Give the type hint of a list's elements, as of `list[Conditioner]`; None for what is no list."""
+    return get_args(hint)[0] if get_origin(hint) in (list, Sequence) and get_args(hint) else None
+
+
+def _kind_of_list(hint: Any) -> str | None:
+    """Which kind of part a list of them holds, if any."""
+    element = _element_of(hint)
+    return None if element is None else _kind_of(element)
 
 
 def _near(name: str, names: Sequence[str]) -> str:
@@ -90,18 +104,24 @@ def options(kind: str, name: str) -> dict[str, Any]:
 
 
 def _adapter(hint: Any, outlined: bool = False) -> TypeAdapter[Any]:
-    kind = _kind_of(hint)
-    if kind is None:
-        return TypeAdapter(hint, config=_LAX)
-    from codecdiff.interfaces import KINDS
+    kind, listed = _kind_of(hint), _kind_of_list(hint)
+    if kind:
+        built = _built(kind, outlined)
+        return TypeAdapter(built | None if type(None) in get_args(hint) else built, config=_LAX)
+    if listed:
+        parts: Any = GenericAlias(list, _built(listed, outlined))
+        return TypeAdapter(parts, config=_LAX)
+    return TypeAdapter(hint, config=_LAX)
 
-    interface = KINDS[kind]
+
+def _built(kind: str, outlined: bool) -> Any:
+    """Give the type hint of a part that is built where it is described."""
+    from codecdiff.interfaces import KINDS
 
     def assembled(value: Any) -> Any:
         return _assemble(kind, value, {}, outlined) if isinstance(value, str | Mapping) else value
 
-    built: Any = Annotated[InstanceOf[interface], BeforeValidator(assembled)]
-    return TypeAdapter(built | None if type(None) in get_args(hint) else built, config=_LAX)
+    return Annotated[InstanceOf[KINDS[kind]], BeforeValidator(assembled)]
 
 
 def _checked(value: Any, hint: Any, where: str, outlined: bool = False) -> Any:
@@ -110,7 +130,7 @@ def _checked(value: Any, hint: Any, where: str, outlined: bool = False) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         spot = ".".join([where, *map(str, first["loc"])])
-        raise ConfigError(f"{spot} = {value!r}: {first['msg']}.") from error
+        raise ConfigError(f"{spot} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}.") from error
 
 
 def parse(text: str, hint: Any, where: str) -> Any:
@@ -156,10 +176,22 @@ def completed(kind: str, spec: str | Mapping[str, Any]) -> dict[str, Any]:
     Raises ConfigError for options it does not have.
     """
     name, values = part_spec(kind, spec)
-    parameters = inspect.signature(registry.load(kind, name).__init__).parameters
-    defaults = {key: parameters[key].default for key in options(kind, name)}
-    known = {key: _plain(value) for key, value in defaults.items() if value is not inspect.Parameter.empty}
-    return {"name": name, **known, **values}
+    parameters, known = inspect.signature(registry.load(kind, name).__init__).parameters, options(kind, name)
+    defaults = {key: parameters[key].default for key in known}
+    plain = {key: _plain(value) for key, value in defaults.items() if value is not inspect.Parameter.empty}
+    inner = {key: part for key in values if (part := _kind_of(known[key])) and values[key] is not None}
+    return {"name": name, **plain, **values, **{key: completed(part, values[key]) for key, part in inner.items()}}
+
+
+def alike(kind: str, there: Any, here: Any) -> tuple[Any, Any]:
+    """Complete two descriptions of one part, so that a file from before an option existed has it at its default.
+
+    Descriptions of parts of other names come back as they are, for those need not be installed.
+    """
+    pair = (there, here)
+    if not all(isinstance(spec, Mapping) and "name" in spec for spec in pair) or there["name"] != here["name"]:
+        return pair
+    return completed(kind, there), completed(kind, here)
 
 
 def build(kind: str, spec: str | Mapping[str, Any], **supplied: Any) -> Any:
@@ -195,9 +227,13 @@ def over(spec: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict[str, 
 
 
 def spec_of(kind: str, part: Any) -> dict[str, Any]:
-    """Describe a part so that `build` makes its like: its registered name and the arguments it was built with."""
+    """Describe a part so that `build` makes its like: its registered name and the arguments it was built with.
+
+    What is about this machine alone, such as a cache around a part, is left out (`Part.recorded`).
+    """
     import sys
 
+    part = part.recorded()
     loaded = [plugin for plugin in registry.installed(kind) if plugin.entry.module_name in sys.modules]
     matches = [plugin for plugin in loaded if _names(plugin, type(part))]
     if not matches:
@@ -223,6 +259,8 @@ def _plain(value: Any) -> Any:
 
     if isinstance(value, Part):
         return spec_of(next(kind for kind, interface in KINDS.items() if isinstance(value, interface)), value)
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     return to_jsonable_python(value)
 
 
@@ -294,12 +332,22 @@ def _assign(data: Mapping[str, Any], model: type[BaseModel], path: list[str], te
         if not rest:
             raise ConfigError(f"'{where}' is a group of settings: write {where}.{next(iter(hint.model_fields))}=...")
         return {**data, head: _assign(inside or {}, hint, rest, text, where)}
-    if not rest:
-        return {**data, head: parse(text, hint, where)}
-    if _is_table(info) and rest[1:]:
-        table, row = dict(inside or {}), get_args(hint)[1]
-        return {**data, head: table | {rest[0]: _assign(table.get(rest[0]) or {}, row, rest[1:], text, where)}}
-    raise ConfigError(f"'{head}' in '{where}' is a single value: write {head}=...")
+    return {**data, head: _assign_value(inside, hint, rest, text, where)}
+
+
+def _assign_value(inside: Any, hint: Any, path: list[str], text: str, where: str) -> Any:
+    """Give a value with what `path` leads to in it replaced; with no path left, the whole."""
+    if not path:
+        return parse(text, hint, where)
+    head, rest = path[0], path[1:]
+    for option in (hint, *get_args(hint)):
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return _assign(inside if isinstance(inside, Mapping) else {}, option, path, text, where)
+        if get_origin(option) is dict:
+            table = dict(inside) if isinstance(inside, Mapping) else {}
+            return table | {head: _assign_value(table.get(head), get_args(option)[1], rest, text, where)}
+    value = where.removesuffix(f".{'.'.join(path)}")
+    raise ConfigError(f"'{value.rpartition('.')[2]}' in '{where}' is a single value: write {value}=...")
 
 
 def _assign_part(spec: Mapping[str, Any], kind: str, path: list[str], text: str, where: str) -> dict[str, Any]:
@@ -316,11 +364,42 @@ def _assign_part(spec: Mapping[str, Any], kind: str, path: list[str], text: str,
         raise ConfigError(f"'{where}' sets an option of a {kind[:-1]} that has no name yet: set its name too.")
     known = options(kind, name)
     part_spec(kind, {"name": name, head: None})
-    inner, inside = _kind_of(known[head]), spec.get(head) or {}
-    if inner and rest:
-        inside = {"name": inside} if isinstance(inside, str) else inside
-        return {**spec, head: _assign_part(inside, inner, rest, text, where)}
-    return {**spec, head: parse(text, known[head], where) if inner is None else {"name": text}}
+    return {**spec, head: _assign_option(spec.get(head), known[head], rest, text, where)}
+
+
+def _assign_option(inside: Any, hint: Any, path: list[str], text: str, where: str) -> Any:
+    """As `_assign_value`, for an option of a part: it may be a part itself, or a list of them."""
+    kind, listed = _kind_of(hint), _kind_of_list(hint)
+    if kind and path:
+        return _assign_part({"name": inside} if isinstance(inside, str) else inside or {}, kind, path, text, where)
+    if kind:
+        return {"name": text}
+    if listed and path:
+        i = _place_in(inside or [], path[0], where)
+        return [*inside[:i], _assign_option(inside[i], _element_of(hint), path[1:], text, where), *inside[i + 1 :]]
+    if listed:
+        return _described(_yaml(text, where), listed, where)
+    return _assign_value(inside, hint, path, text, where)
+
+
+def _described(parts: Any, kind: str, where: str) -> list[Any]:
+    """Check that a value describes a list of parts, without building them."""
+    if not isinstance(parts, list):
+        raise ConfigError(f"{where} is a list of {kind}, as in [{{name: ...}}, {{name: ...}}]; got {parts!r}.")
+    for part in parts:
+        part_spec(kind, part)
+    return parts
+
+
+def _place_in(parts: Sequence[Any], place: str, where: str) -> int:
+    """Give the index of a part in a list, by its number from 0 or by its name."""
+    names = [part if isinstance(part, str) else part.get("name") for part in parts]
+    if place.isdigit() and int(place) < len(names):
+        return int(place)
+    if names.count(place) == 1:
+        return names.index(place)
+    there = ", ".join(f"{i} ({name})" for i, name in enumerate(names)) or "none"
+    raise ConfigError(f"'{where}': no one part is '{place}'. Name one by its number: {there}.")
 
 
 def read(model: type[Model], file: Path, assignments: Sequence[str] = ()) -> Model:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codecdiff.guidance import asked, groups, guided, num_answers
 from codecdiff.interfaces import Condition, Denoiser
 from codecdiff.noises import colored, whitened
 from codecdiff.schedules import (
@@ -27,6 +28,7 @@ from codecdiff.schedules import (
     set_steps,
     start_of,
 )
+from codecdiff.settings import Guidance
 
 
 def diffuse(clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -130,7 +132,7 @@ def sample(
     condition: Condition,
     negative: Condition | None = None,
     steps: int,
-    guidance: float,
+    guidance: Guidance,
     generators: Sequence[torch.Generator],
     color: float = 0.0,
     known: KnownStage | None = None,
@@ -140,7 +142,7 @@ def sample(
 
     Classifier-free guidance (Ho & Salimans, 2022): away + guidance * (conditional - away), in one pass of twice the
     batch, `away` being the answer to the condition `negative`, or to none; with guidance 1, or with nothing to be
-    told, the conditional pass alone.
+    told, the conditional pass alone. Entries that have weights of their own are told one after the other (`guidance`).
     `color` is that of the noise the denoiser was trained with: the scheduler works on whitened latents.
     Where a stage is known and kept, the answer is put right in every step, so that the rest comes to fit; the kept
     latents come back as they are.
@@ -153,19 +155,18 @@ def sample(
         x = alpha * whitened(known.clean, color) + sigma * x
     else:
         x = x * scheduler.init_noise_sigma
-    guided = guidance != 1 and bool(condition.entries)
-    asked = Condition.cat([condition, negative or condition.null()]) if guided else condition
-    seen = torch.cat([context, context]) if guided and context is not None else context
-    network = denoiser.prepared(scheduler.timesteps.to(device), asked)
+    told = groups(guidance, condition.entries)
+    questions = asked(condition, negative or condition.null(), told)
+    count = num_answers(told)
+    seen = None if context is None else torch.cat([context] * count)
+    network = denoiser.prepared(scheduler.timesteps.to(device), questions)
     # the noise of an ancestral step comes from each row's own generator
     extras = {"generator": list(generators)} if draws_noise(scheduler) else {}
     for timestep in scheduler.timesteps:
         scaled = colored(scheduler.scale_model_input(x, timestep), color)
-        rows = torch.cat([scaled, scaled]) if guided else scaled
-        prediction = network(rows, timestep.to(device).expand(len(rows)), seen, asked).float()
-        if guided:
-            told, away = prediction.chunk(2)
-            prediction = away + guidance * (told - away)
+        rows = torch.cat([scaled] * count)
+        answers = network(rows, timestep.to(device).expand(len(rows)), seen, questions).float()
+        prediction = guided(answers.chunk(count), told)
         if known is not None:
             exact = exact_prediction(scheduler, colored(x, color), timestep, known.clean)
             prediction = torch.where(known.kept, exact, prediction)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,11 +12,13 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from codecdiff import registry
+from codecdiff.quarantine import PATIENCE, problems, told
 
 # Packages that can fail although their version is right: a real class of each is imported.
 CLASSES = (
     ("transformers", "DacModel"),
     ("transformers", "EncodecModel"),
+    ("transformers", "MimiModel"),
     ("transformers", "T5EncoderModel"),
     ("diffusers", "DDPMScheduler"),
     ("accelerate", "Accelerator"),
@@ -41,8 +42,8 @@ class Finding:
         return not self.remedy
 
 
-def examine() -> Iterator[Finding]:
-    """Look at everything, from the ground up."""
+def examine(seconds: float = PATIENCE) -> Iterator[Finding]:
+    """Look at everything, from the ground up; a plugin may take so many seconds to be imported."""
     yield Finding("python", sys.version.split()[0])
     yield look_at_torch()
     for package in packages():
@@ -53,7 +54,7 @@ def examine() -> Iterator[Finding]:
         yield look_at_class(module, name)
     yield from look_at_protobuf()
     yield look_at_audio()
-    yield from look_at_plugins()
+    yield from look_at_plugins(seconds)
 
 
 def installed_version(name: str) -> str:
@@ -65,8 +66,8 @@ def installed_version(name: str) -> str:
 
 
 def packages() -> list[str]:
-    """Give the packages that have parts, codecdiff itself first."""
-    names = {plugin.distribution for plugin in registry.scan()[0]}
+    """Give the packages whose parts count, codecdiff itself first."""
+    names = {plugin.distribution for plugin in registry.scan()[0] if plugin.switched_on}
     return ["codecdiff", *sorted(names - {"codecdiff"})]
 
 
@@ -75,7 +76,7 @@ def look_at_torch() -> Finding:
     try:
         import torch
     except Exception as error:  # a broken build fails in many ways
-        return Finding("torch", _told(error), "pip install --force-reinstall --no-deps torch")
+        return Finding("torch", told(error), "pip install --force-reinstall --no-deps torch")
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
     devices = ["cpu", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))]
     return Finding("torch", f"{torch.__version__}, built for {built}; devices: {', '.join(devices)}")
@@ -118,7 +119,7 @@ def look_at_companion(name: str) -> Iterator[Finding]:
     try:
         import_module(name)
     except Exception as error:  # a broken build fails in many ways
-        yield Finding(name, f"{found}: {_told(error)}", remedy)
+        yield Finding(name, f"{found}: {told(error)}", remedy)
     else:
         yield Finding(name, found)
 
@@ -131,7 +132,7 @@ def look_at_class(module: str, name: str) -> Finding:
     try:
         getattr(import_module(module), name)
     except Exception as error:  # a broken environment fails in many ways
-        return Finding(what, _told(error), f"pip install --upgrade --force-reinstall --no-deps {module}")
+        return Finding(what, told(error), f"pip install --upgrade --force-reinstall --no-deps {module}")
     return Finding(what, "imports")
 
 
@@ -149,7 +150,7 @@ def look_at_audio() -> Finding:
     try:
         import soundfile
     except Exception as error:  # the library may be missing
-        return Finding("audio files", _told(error), "pip install --force-reinstall soundfile")
+        return Finding("audio files", told(error), "pip install --force-reinstall soundfile")
     missing = [name for name in AUDIO_FORMATS if name not in soundfile.available_formats()]
     state = f"{', '.join(AUDIO_FORMATS)} by libsndfile {soundfile.__libsndfile_version__}"
     if missing:
@@ -157,31 +158,14 @@ def look_at_audio() -> Finding:
     return Finding("audio files", state)
 
 
-def look_at_plugins() -> Iterator[Finding]:
-    """Load every installed part and model."""
+def look_at_plugins(seconds: float) -> Iterator[Finding]:
+    """Load every installed part, model and command, each within so many seconds."""
     parts, faults = registry.scan()
     for fault in faults:
-        yield Finding(f"plugin {fault.distribution}", fault.error, f"pip uninstall {fault.distribution}")
-    broken = {plugin: problem for plugin in parts if (problem := problem_of(plugin))}
+        yield Finding(f"plugin {fault.distribution}", fault.error, fault.remedy)
+    tried = [plugin for plugin in parts if plugin.switched_on]
+    broken = problems(tried, seconds)
     for plugin, problem in broken.items():
-        yield Finding(f"{plugin.kind[:-1]} {plugin.name}", problem, f"pip uninstall {plugin.distribution}")
-    yield Finding("parts and models", f"{len(parts) - len(broken)} of {len(parts)} load")
-
-
-def problem_of(plugin: registry.Plugin) -> str:
-    """Load an installed part or model, and say what is wrong with it: nothing if it is fine."""
-    try:
-        if plugin.kind == registry.MODELS:
-            from codecdiff.models import read_spec
-
-            read_spec(plugin.entry.load()())
-        else:
-            plugin.load()
-    except Exception as error:  # a stranger's code may fail in any way
-        return _told(error)
-    return ""
-
-
-def _told(error: Exception) -> str:
-    """Give an error as one line."""
-    return re.sub(r"\s+", " ", f"{type(error).__name__}: {error}").strip()
+        yield Finding(f"{plugin.kind[:-1]} {plugin.name}", problem, plugin.remedy)
+    off = f", {len(parts) - len(tried)} are switched off by {registry.SWITCH}" if len(tried) < len(parts) else ""
+    yield Finding("parts and models", f"{len(tried) - len(broken)} of {len(tried)} load{off}")

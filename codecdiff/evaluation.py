@@ -31,6 +31,7 @@ from codecdiff.protocols import Hearing, digest_of, locations, prompts_hash
 from codecdiff.renditions import Rendition, completed, cut_sources, generated, reconstructed, render
 from codecdiff.reports import Context, NotMeasured, Report, Result
 from codecdiff.scores import Score
+from codecdiff.settings import Guidance
 from codecdiff.suites import ACCEPT_STATISTICS, COMPARISONS, TEXT, with_captions
 
 Heard = TypeVar("Heard")
@@ -84,7 +85,7 @@ class Maker:
     pipeline: Pipeline
     seed: int = 0
     steps: int | None = None
-    guidance: float | None = None
+    guidance: Guidance | None = None
 
     @property
     def sampling(self) -> dict[str, Any]:

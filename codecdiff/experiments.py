@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,9 @@ from codecdiff import config
 from codecdiff.codecs import Standardized
 from codecdiff.data.encoding import open_store
 from codecdiff.data.store import CodeStore, Target
-from codecdiff.models import build_parts, load_codec_state
+from codecdiff.guidance import resolved
+from codecdiff.interfaces import Prompt
+from codecdiff.models import build_parts, load_codec_state, require_kind
 from codecdiff.pipeline import Pipeline
 from codecdiff.schedules import training_scheduler
 from codecdiff.settings import Data, Diffusion, Loop, Optimization, Sampling, Settings, StageOptions
@@ -63,7 +65,38 @@ def new_stage(
         denoiser = pipeline.new_denoiser(i, config.over(blueprint.denoiser, own.denoiser), seed=blueprint.seed)
     sizes = {"batch_size": loop.batch_size, "seconds": loop.seconds}
     told = {"seed": blueprint.seed, **train.model_dump(), **sizes, **(facts or {})}
+    resolved(sampling["guidance"], pipeline.conditioner)  # names it does not have are refused
     return Stage(name, denoiser, training_scheduler(**process), **sampling, facts=told), train, loop
+
+
+def start_of(blueprint: Blueprint, pipeline: Pipeline, name: str, model: Path) -> Path | None:
+    """Give the folder of the stage whose weights the stage called `name` is to begin with; None for its own.
+
+    `model` is the folder of the model that is trained. Raises ValueError for a stage that is to start from itself.
+    """
+    asked = blueprint.stages.get(name, StageOptions()).start_from
+    if asked == name:
+        raise ValueError(
+            f"stages.{name}.start_from={asked}: a stage cannot start from itself. Name another, or a folder."
+        )
+    return None if asked is None else model / asked if asked in pipeline.stage_names else Path(asked)
+
+
+def check_starts(blueprint: Blueprint, pipeline: Pipeline, stages: Sequence[Stage], model: Path) -> None:
+    """Check, before the first is trained, that `stages` can start from what they are to start from, in this order.
+
+    Those in training already go on from where they are. Raises ValueError or FileNotFoundError.
+    """
+    before: dict[Path, Stage] = {}
+    for stage in stages:
+        folder = start_of(blueprint, pipeline, stage.name, model)
+        if folder is not None and not (model / stage.name / "stage.json").exists():
+            source = before.get(folder)
+            if source is None:
+                require_kind(stage.denoiser, folder)
+            elif type(source.denoiser) is not type(stage.denoiser):
+                raise ValueError(f"{stage.name} cannot start from {source.name}: their denoisers are of other kinds.")
+        before[model / stage.name] = stage
 
 
 def open_data(
@@ -89,3 +122,27 @@ def open_data(
     pipeline.data = found.facts()
     pipeline.save_parts(model)
     return found
+
+
+def prepare_prompts(
+    pipeline: Pipeline,
+    store: CodeStore,
+    prompts: Sequence[Prompt] = (),
+    *,
+    track: Callable[[Sequence[Prompt]], Iterable[Prompt]] = lambda prompts: prompts,
+    report: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Tell the conditioner of the prompts of the store, and of more; a `cached` one keeps them and lets its weights go.
+
+    `track` passes prompts on and may show how far it is. Fields that are read, and nothing in the store has, are
+    reported.
+    """
+    if pipeline.conditioner is None:
+        return
+    of_store = store.prompts()
+    there = {name for prompt in of_store for name, value in prompt.items() if value not in (None, "")}
+    for name in sorted(set(pipeline.conditioner.fields) - there):
+        report(f"The conditioner reads '{name}', and nothing in the store has it: it will always be absent.")
+    for prompt in track([*of_store, *prompts]):
+        pipeline.conditioner.prepare([prompt])
+    pipeline.conditioner.release()

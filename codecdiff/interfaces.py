@@ -10,7 +10,9 @@ Audio is float in [-1, 1]. Codes are integers. Latents keep an explicit codebook
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +59,10 @@ class Part:
         The weights of what is built may be on the meta device. Unless overridden: the part itself.
         """
         return cls(**options)
+
+    def recorded(self) -> Part:
+        """Give the part that a model folder names in its place: itself, unless it is about this machine alone."""
+        return self
 
 
 class Entry(NamedTuple):
@@ -112,16 +118,17 @@ class Condition:
     def fill(self, nulls: Mapping[str, Tensor]) -> Condition:
         """Put the learned null (e,) of each name in `nulls` into the rows where that name is absent.
 
-        A filled row attends at least one token, so attention over it is defined and the null gets a
-        gradient. Rows with a real token are unchanged.
+        A filled row has one real token, its null, however many it had room for: attention over it is defined, even in a
+        row with the tokens of other entries, and the null gets a gradient. Rows with a real token are unchanged.
         """
 
         def filled(name: str, entry: Entry) -> tuple[Tensor, Tensor]:
             if name not in nulls:
                 return entry
             absent = ~entry.mask.any(1, keepdim=True)
+            first = torch.arange(entry.mask.shape[1], device=entry.mask.device) == 0
             null = nulls[name].to(entry.tokens.dtype)
-            return torch.where(absent[..., None], null, entry.tokens), entry.mask | absent
+            return torch.where(absent[..., None], null, entry.tokens), entry.mask | absent & first
 
         return self.map(filled)
 
@@ -149,6 +156,15 @@ def device_of(module: nn.Module) -> torch.device:
     """Give the device of a module's first parameter or buffer; the CPU when it has none."""
     tensor = next(chain(module.parameters(), module.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Give a hash of a module's parameters and buffers: names, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 class Codec(Part, nn.Module, ABC):
@@ -245,7 +261,8 @@ class Splitter(Part, ABC):
     def context(self, stages: Sequence[Tensor], i: int) -> Tensor | None:
         """Give what stage `i` sees of the stages before it, (b, c', l') at its own length; None for the first.
 
-        Only `stages[:i]` are read. Unless overridden: their channels, concatenated.
+        Only the numbers of `stages[:i]` are read: `stages[i:]` are there for their shapes. Unless overridden: the
+        channels of those before, concatenated.
         """
         return torch.cat(list(stages[:i]), dim=1) if i else None
 
@@ -263,6 +280,35 @@ class Conditioner(Part, nn.Module, ABC):
     @abstractmethod
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
         """N prompts -> a condition of n rows. An empty prompt gives absent entries; a row never depends on another."""
+
+    @property
+    def sources(self) -> dict[str, tuple[str, ...]]:
+        """Fields of a prompt that every entry follows from; all that are read, unless overridden."""
+        return dict.fromkeys(self.widths, self.fields)
+
+    def prepare(self, prompts: Sequence[Prompt]) -> None:
+        """Be told of prompts that training may ask for, any number of times before it; nothing, unless overridden."""
+
+    def release(self) -> None:
+        """Let go of what only prompts that were not prepared need; nothing, unless overridden."""
+
+    def key(self, prompt: Prompt) -> str:
+        """Give a text that prompts share only if their features are equal: the fields that are read, as JSON.
+
+        Override it for fields that are not JSON, or that name something which may change, as a file does.
+        """
+        fields = prompt_fields(prompt)
+        read = {name: fields[name] for name in self.fields if fields.get(name) not in (None, "")}
+        return json.dumps(read, sort_keys=True, ensure_ascii=False)
+
+    def fingerprint(self) -> str:
+        """Hash everything that features depend on beside the prompt: what features are kept under.
+
+        Unless overridden: the class, its options and its weights. Override it where there is more, as a tokenizer.
+        """
+        options = json.dumps(self.arguments, sort_keys=True, default=str)
+        told = f"{type(self).__module__}.{type(self).__qualname__} {options} {fingerprint(self)}"
+        return hashlib.sha256(told.encode()).hexdigest()[:32]
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: a conditioner never trains."""

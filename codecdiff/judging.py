@@ -52,7 +52,10 @@ def evaluate(
     seconds: Annotated[float | None, typer.Option(help="Of a clip. Default: the suite's.", show_default="10")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same clips and intervals.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Steps asked of every sampler. Default: the model's.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="How strictly prompts are followed.")] = None,
+    guidance: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WEIGHT|NAME=WEIGHT", help="How strictly prompts are followed, as with generate."),
+    ] = None,
     loudness: Annotated[
         float | None, typer.Option(metavar="DBFS", help="RMS level to bring clips to, as -20. Default: as they are.")
     ] = None,
@@ -72,6 +75,7 @@ def evaluate(
     Run it again to go on where it was interrupted.
     """
     from codecdiff import evaluation, suites
+    from codecdiff.guidance import parse
     from codecdiff.listeners import Cutting
 
     chosen = suites.suite_named(suite)
@@ -94,7 +98,8 @@ def evaluate(
         "judged split": split_of(prompts or judged, split),
     }
     where = chosen_device(device)
-    maker = maker_of(model, allow_download, where, seed=seed, steps=steps, guidance=guidance) if model else None
+    sampling = {"seed": seed, "steps": steps, "guidance": parse(guidance or [])}
+    maker = maker_of(model, allow_download, where, **sampling) if model else None
     judges, absent = evaluation.find_judges(
         wanted,
         by_embedder(options or []),

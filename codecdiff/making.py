@@ -24,7 +24,12 @@ Negative = Annotated[str, typer.Option(help="What the music is to be unlike.")]
 Model = Annotated[str, typer.Option(help="A model folder, an installed model, or a hub id.")]
 Steps = Annotated[int | None, typer.Option(help="Steps asked of every sampler. Default: the model's.")]
 Guidance = Annotated[
-    float | None, typer.Option(help="How strictly the prompt is followed; 1 for plain. Default: the model's.")
+    list[str] | None,
+    typer.Option(
+        metavar="WEIGHT|NAME=WEIGHT",
+        help="How strictly the prompt is followed; 1 for plain. For single fields: text=3, again and again. "
+        "Default: the model's.",
+    ),
 ]
 Fields = Annotated[
     list[str] | None,
@@ -55,7 +60,8 @@ def generate(
     """Make music from a prompt."""
     pipeline = ready(output, takes, model, allow_download, device)
     pipeline.frames(seconds)  # absurd ones are refused with the durations there can be
-    told = request_of(pipeline, prompt, negative, fields, seconds=seconds, seed=seed, steps=steps, guidance=guidance)
+    sampling = {"seed": seed, "steps": steps, "guidance": guided(guidance, pipeline)}
+    told = request_of(pipeline, prompt, negative, fields, seconds=seconds, **sampling)
     write(told, pipeline, output, takes)
 
 
@@ -89,7 +95,7 @@ def edited(
         fields,
         seed=seed,
         steps=steps,
-        guidance=guidance,
+        guidance=guided(guidance, pipeline),
         edit=edit,
         source=sha256(source),
     )
@@ -221,6 +227,16 @@ def request_of(pipeline: Pipeline, prompt: str, negative: str, fields: list[str]
     told: dict[str, Any] = {"codecdiff": codecdiff.__version__, "model": pipeline.fingerprint or ""}
     told |= {"prompt": {"text": prompt, **values}, "negative": {"text": negative} if negative.strip() else {}}
     return Request(**told, **options)
+
+
+def guided(words: list[str] | None, pipeline: Pipeline) -> Any:
+    """Give the guidance that `--guidance` asks for, if any. Raises ValueError for names the model does not have."""
+    from codecdiff.guidance import parse, resolved
+
+    asked = parse(words or [])
+    if asked is not None:
+        resolved(asked, pipeline.conditioner)
+    return asked
 
 
 def write(told: Request, pipeline: Pipeline, output: Path, takes: int, source: Path | None = None) -> None:

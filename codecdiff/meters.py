@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:
@@ -26,6 +26,46 @@ def size_of(tensors: Iterable[Tensor]) -> int:
 def size_of_state(module: nn.Module | None) -> int:
     """Give the bytes of a module's parameters and buffers."""
     return size_of([*module.parameters(), *module.buffers()]) if module else 0
+
+
+class FusedAttention(TorchFunctionMode):
+    """Attention on the meta device as a GPU does it: by a kernel that never holds the weight of every pair of tokens.
+
+    Torch's own way there is the formula step by step, which holds them all.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, attention of (b, heads, n, d) on the meta device in one piece."""
+        kwargs = kwargs or {}
+        if (
+            func is functional.scaled_dot_product_attention
+            and args[0].is_meta
+            and args[0].shape[:2] == args[1].shape[:2]
+        ):
+            return _fused(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
+    options.pop("enable_gqa", None)
+    pairs = (*query.shape[:-1], key.shape[-2])
+    bias = None if attn_mask is None else attn_mask.to(query.dtype).expand(pairs)
+    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True, **options)[0]
+
+
+def _sdpa_on_cpu(query: Any, key: Any, value: Any, *rest: Any, out_val: Any = None, **options: Any) -> int:
+    return sdpa_flop(query, key, value)
+
+
+def _sdpa_on_cpu_backward(grad: Any, query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
+    return sdpa_backward_flop(grad, query, key, value)
+
+
+FORMULAS = {
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _sdpa_on_cpu,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _sdpa_on_cpu_backward,
+}
 
 
 class Meter(TorchDispatchMode):
@@ -42,12 +82,23 @@ class Meter(TorchDispatchMode):
         self.flops = self.recomputed = self.used = self.peak = 0
         self.is_backward = False
         self._storages: set[int] = set()
+        self._attention = FusedAttention()
+
+    def __enter__(self) -> Self:
+        """Count from here on."""
+        self._attention.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *fault: Any) -> None:
+        """Count no more."""
+        super().__exit__(*fault)
+        self._attention.__exit__(*fault)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count it."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if formula := flop_registry.get(func._overloadpacket):
+        if formula := FORMULAS.get(func._overloadpacket):
             count = formula(*args, **kwargs, out_val=result)
             self.flops += count
             # a backward pass is not itself differentiated: what is, is a forward pass

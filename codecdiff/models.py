@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from codecdiff import config, registry, schedules
 from codecdiff.data.store import load_state
 from codecdiff.files import replace_text, replaced
-from codecdiff.interfaces import Codec, Conditioner, Splitter
+from codecdiff.interfaces import Codec, Conditioner, Denoiser, Splitter
 from codecdiff.stages import Stage, build_denoiser
 
 FORMAT = 1
@@ -129,7 +130,9 @@ def differences(there: Any, here: Any, name: str) -> list[str]:
 def agree(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) -> None:
     """Check that a folder holds this very model. Raises ValueError naming what differs."""
     saved = read_spec(folder)
-    differ = [line for key in spec if key != "data" for line in differences(saved.get(key), spec[key], key)]
+    pairs = {key: (saved.get(key), spec[key]) for key in spec if key != "data"}
+    pairs |= {key: config.alike(f"{key}s", *pairs[key]) for key in ("codec", "splitter", "conditioner")}
+    differ = [line for key, (there, here) in pairs.items() for line in differences(there, here, key)]
     file = folder / "codec" / "model.safetensors"
     kept = load_state(file)
     if kept.keys() != state.keys() or any(not torch.equal(kept[name].float(), state[name].float()) for name in state):
@@ -157,10 +160,10 @@ def load_stage(
     denoiser = build_denoiser(spec["denoiser"], codec, splitter, conditioner, i)
     file = folder / name / "model.safetensors"
     dtype = next(denoiser.parameters()).dtype
+    weights = _weights(file).items()
     try:
-        weights = load_file(file).items()
         denoiser.load_state_dict({key: v.to(dtype) if v.is_floating_point() else v for key, v in weights})
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except RuntimeError as error:
         raise ValueError(f"{file} does not hold the weights of this stage: {error}") from error
     return Stage(
         name,
@@ -174,6 +177,73 @@ def load_stage(
         noise_color=spec.get("noise_color", 0.0),  # and this
         stop_at=spec.get("stop_at", 0.0),  # and this
     )
+
+
+def _weights(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file} does not hold the weights of a stage: {error}") from error
+
+
+def require_kind(denoiser: Denoiser, folder: Path) -> dict[str, Any]:
+    """Give the stage.json of a trained stage whose denoiser is of the same kind as this one.
+
+    Raises FileNotFoundError for a folder that holds no stage, and ValueError for another kind.
+    """
+    file = folder / "stage.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no trained stage to start from: there is no stage.json in it. "
+            "Name a stage of this model that is trained before, or the folder of one, as in runs/other/model/primary."
+        )
+    spec = json.loads(file.read_text(encoding="utf-8"))
+    there, here = spec["denoiser"]["name"], config.spec_of("denoisers", denoiser)["name"]
+    if there != here:
+        raise ValueError(
+            f"{folder} has a denoiser of another kind: '{there}', not '{here}', so none of it can be used."
+        )
+    return spec
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What a denoiser took of another stage: its name, the hash of its weights, and which tensors did not agree."""
+
+    stage: str
+    weights: str
+    taken: int  # numbers
+    of: int  # numbers there are in the denoiser
+    left: tuple[str, ...]  # tensors that stay as they were
+
+    def facts(self) -> dict[str, Any]:
+        """Describe it for a stage's facts: no paths."""
+        return {"stage": self.stage, "weights": self.weights, "taken": self.taken, "of": self.of}
+
+    def __str__(self) -> str:
+        rest = f"; as initialised: {', '.join(self.left[:9])}" + ("..." if self.left[9:] else "") if self.left else ""
+        return f"starts with {self.taken:,} of {self.of:,} weights of {self.stage}{rest}"
+
+
+def warm_start(denoiser: Denoiser, folder: Path) -> WarmStart:
+    """Copy the averaged weights of a trained stage, a folder, into a denoiser wherever name and shape agree.
+
+    Raises ValueError if none do, and what `require_kind` raises. Only what it says was `left` is not copied.
+    """
+    require_kind(denoiser, folder)
+    file = folder / "model.safetensors"
+    there, here = _weights(file), denoiser.state_dict()
+    agreed = [name for name, tensor in here.items() if name in there and there[name].shape == tensor.shape]
+    taken = sum(here[name].numel() for name in agreed)
+    if not taken:
+        raise ValueError(f"None of the weights in {folder} has the name and shape of one here. Choose another stage.")
+    with torch.no_grad():
+        for name in agreed:
+            here[name].copy_(there[name])  # a state dict's tensors are the module's own
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:32]
+    left = tuple(name for name in here if name not in agreed)
+    return WarmStart(folder.name, digest, taken, sum(tensor.numel() for tensor in here.values()), left)
 
 
 def fingerprint(folder: Path) -> str:

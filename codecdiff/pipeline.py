@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
@@ -15,7 +14,9 @@ from codecdiff import config, diffusion, hub, models, registry
 from codecdiff.codecs import Standardized, in_pieces
 from codecdiff.data.store import Target
 from codecdiff.edits import Known, known_in_stages
+from codecdiff.guidance import resolved
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Prompt, Splitter, device_of, prompt_fields
+from codecdiff.settings import Guidance
 from codecdiff.splitters import stage_names
 from codecdiff.stages import Stage, build_denoiser, conditions, stage_shapes
 
@@ -104,7 +105,7 @@ class Pipeline:
         takes: int = 1,
         first_take: int = 0,
         steps: int | None = None,
-        guidance: float | None = None,
+        guidance: Guidance | None = None,
         known: Known | None = None,
         negative: Prompt = "",
         batch_size: int = 16,
@@ -112,6 +113,7 @@ class Pipeline:
     ) -> Iterator[Tensor]:
         """Yield the codes (1, k, l) of every take, takes of one prompt after each other.
 
+        Where the model reads `seconds` and `start` of a prompt, those of the music are supplied unless it has its own.
         `known` holds what is known of every take, n = prompts * takes: its kept codes come back bit for bit, and the
         rest is made to go with them. `negative` is a prompt to be guided away from, in place of no prompt.
         A take depends on the seed, its number, counted from `first_take`, and its prompt, not on its batch.
@@ -121,11 +123,10 @@ class Pipeline:
             self._require_every_stage()
         for stage in self.stages:
             stage.check_steps(stage.steps if steps is None else steps)
-        if guidance is not None and not math.isfinite(guidance):
-            raise ValueError(f"guidance={guidance}: ask for a number, as in 3.")
+            resolved(stage.guidance if guidance is None else guidance, self.conditioner)
         if takes < 1 or not prompts:
             raise ValueError(f"takes={takes} of {len(prompts)} prompts: ask for at least one of each.")
-        rows = [prompt for prompt in prompts for _ in range(takes)]
+        rows = [self._timed(prompt, frames) for prompt in prompts for _ in range(takes)]
         shape = (len(rows), self.codec.num_codebooks, frames)
         if known is not None and known.codes.shape != shape:
             raise ValueError(f"The known codes are {tuple(known.codes.shape)}, but codes of every take are {shape}.")
@@ -138,6 +139,12 @@ class Pipeline:
             codes = self.codec.quantize(self.splitter.merge(stages))
             yield from (codes if part is None else torch.where(part.kept, part.codes.to(codes), codes)).split(1)
 
+    def _timed(self, prompt: Prompt, frames: int) -> Prompt:
+        """Add to a prompt how long the music is to be, and that it is the whole, where the model reads that."""
+        read = self.conditioner.fields if self.conditioner else ()
+        timing = {"seconds": frames / self.codec.frame_rate, "start": 0.0}
+        return {**{name: timing[name] for name in timing if name in read}, **prompt_fields(prompt)}
+
     def _sample_stages(
         self,
         prompts: list[Prompt],
@@ -146,7 +153,7 @@ class Pipeline:
         known: Known | None,
         seed: int,
         steps: int | None,
-        guidance: float | None,
+        guidance: Guidance | None,
         negative: Prompt,
     ) -> list[Tensor]:
         condition, against = (
@@ -160,15 +167,16 @@ class Pipeline:
                 stages.append(given.clean)
                 continue
             seen = self.snap(stages, frames) if self.snap_context and stages else stages
+            blanks = [torch.zeros(len(takes), *shape, device=self.device) for shape in shapes[i:]]
             made = diffusion.sample(
                 stage.denoiser.eval(),
                 stage.new_sampler(),
                 shapes[i],
-                context=self.splitter.context(seen, i),
+                context=self.splitter.context([*seen, *blanks], i),
                 condition=condition,
                 negative=against,
                 steps=steps or stage.steps,
-                guidance=stage.guidance if guidance is None else guidance,
+                guidance=resolved(stage.guidance if guidance is None else guidance, self.conditioner),
                 generators=[diffusion.generator(seed, take, i) for take in takes],
                 color=stage.noise_color,
                 known=given,
@@ -270,8 +278,8 @@ def load(model: Path | str, *, allow_download: bool = False) -> Pipeline:
 
 def _local(model: Path | str) -> Path:
     """Give the folder of a model by its path, which comes first, or its installed name; it need not exist."""
-    is_name = not Path(model).exists() and str(model) in registry.models()
-    return registry.model_folder(str(model)) if is_name else Path(model)
+    installed = None if Path(model).exists() else registry.model_folder(str(model))
+    return installed or Path(model)
 
 
 def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) -> str:

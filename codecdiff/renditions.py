@@ -29,6 +29,7 @@ from codecdiff.interfaces import Codec
 from codecdiff.pipeline import Pipeline
 from codecdiff.protocols import digest_of
 from codecdiff.requests import Request
+from codecdiff.settings import Guidance
 
 SUFFIX = ".flac"  # whose comment has room for long prompts
 
@@ -69,7 +70,7 @@ def generated(
     seconds: float,
     seed: int = 0,
     steps: int | None = None,
-    guidance: float | None = None,
+    guidance: Guidance | None = None,
 ) -> list[Rendition]:
     """Ask a model for a clip of every prompt, with a seed that follows from `seed` and the prompt alone."""
     pipeline.frames(seconds)  # absurd ones are refused
@@ -111,7 +112,7 @@ def completed(
     *,
     seed: int = 0,
     steps: int | None = None,
-    guidance: float | None = None,
+    guidance: Guidance | None = None,
 ) -> list[Rendition]:
     """Ask for every source with the first stage as it is, and the later ones made anew to its caption.
 

@@ -14,10 +14,11 @@ from pydantic import Field, ValidationError
 from torch import Tensor
 
 from codecdiff.data.audio import read_audio, read_comment
+from codecdiff.data.excerpts import recorded_excerpt
 from codecdiff.edits import AnyEdit, Extend, Known
 from codecdiff.files import sha256
 from codecdiff.pipeline import Pipeline
-from codecdiff.settings import Settings
+from codecdiff.settings import Guidance, Settings
 
 
 class Request(Settings):
@@ -40,23 +41,27 @@ class Request(Settings):
     seed: int = Field(default=0, ge=0)
     take: int = Field(default=0, ge=0)
     steps: int | None = None
-    guidance: float | None = None
+    guidance: Guidance | None = None
     edit: AnyEdit | None = None
     source: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
     def comment(self) -> str:
-        """Give the request as the comment of an audio file."""
-        return self.model_dump_json(exclude_none=True)
+        """Give the request as the comment of an audio file, in which hashes stand for audio that was asked with."""
+        told = {"prompt": _told(self.prompt), "negative": _told(self.negative)}
+        return self.model_copy(update=told).model_dump_json(exclude_none=True)
 
     @classmethod
     def of_file(cls, file: Path | str) -> Request:
         """Read the request from the comment of an audio file. Raises ValueError if it holds none."""
         try:
-            return cls.model_validate_json(read_comment(file), strict=True)
+            told = cls.model_validate_json(read_comment(file), strict=True)
         except (ValidationError, RecursionError) as error:
             raise ValueError(
                 f"'{file}' does not say how it was made: it holds no comment of codecdiff, or one that was changed."
             ) from error
+        if any(_names_audio(prompt) for prompt in (told.prompt, told.negative)):
+            raise ValueError(f"'{file}' names a file of the machine it was made on: its comment was changed.")
+        return told
 
     def check_length(self, seconds: float) -> None:
         """Raise ValueError if a file that is `seconds` long cannot be what is asked for here: it may ask for hours."""
@@ -103,3 +108,14 @@ class Request(Settings):
         known = Known.of_audio(codec, audio[None], pipeline.target)
         edited = self.edit.apply(known, codec)
         return edited, audio.shape[-1] + (edited.frames - known.frames) * codec.hop_length
+
+
+def _told(prompt: dict[str, Any]) -> dict[str, Any]:
+    """Give a prompt as a file may tell it."""
+    return {**prompt, "audio": recorded_excerpt(prompt["audio"])} if prompt.get("audio") else prompt
+
+
+def _names_audio(prompt: dict[str, Any]) -> bool:
+    """Tell whether a prompt holds audio in another form than `_told` gives it."""
+    audio = prompt.get("audio")
+    return audio is not None and (not isinstance(audio, dict) or "file" in audio)

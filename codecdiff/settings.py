@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from codecdiff.config import DenoiserSpec
+
+Weight = Annotated[float, Field(allow_inf_nan=False)]
+Guidance = Weight | dict[str, Weight]  # of all conditions, or of each by its name: codecdiff/guidance.py
 
 
 class Settings(BaseModel):
@@ -69,7 +72,7 @@ class Sampling(Settings):
 
     sampler: str = "ddpm"
     steps: PositiveInt = 100
-    guidance: float = Field(default=3.0, allow_inf_nan=False)
+    guidance: Guidance = 3.0
     spacing: Literal["even", "karras"] = "even"  # of the noise levels
     stop_at: float = Field(default=0, ge=0, le=1)  # share of the schedule whose estimate of the clean is the sample
 
@@ -78,6 +81,7 @@ class StageOptions(Settings):
     """What one stage does differently from the others."""
 
     denoiser: DenoiserSpec | None = None
+    start_from: str | None = None  # weights of another stage, by its name, or by its folder in another model
     train: Optimization = Optimization()
     loop: Loop = Loop()
     diffusion: Diffusion = Diffusion()

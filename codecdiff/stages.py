@@ -10,6 +10,7 @@ import torch
 
 from codecdiff import config, schedules
 from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter
+from codecdiff.settings import Guidance
 
 
 @dataclass
@@ -21,7 +22,7 @@ class Stage:
     scheduler: Any
     sampler: str = "ddpm"
     steps: int = 100
-    guidance: float = 3.0
+    guidance: Guidance = 3.0
     _: KW_ONLY
     spacing: str = "even"
     facts: dict[str, Any] = field(default_factory=dict)  # of its training

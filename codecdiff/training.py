@@ -24,7 +24,7 @@ from codecdiff.data.crops import Batch, Crops, dropped, split_tracks
 from codecdiff.data.store import CodeStore, load_state
 from codecdiff.files import replaced
 from codecdiff.interfaces import Condition, device_of
-from codecdiff.models import differences, save_stage
+from codecdiff.models import WarmStart, differences, save_stage, warm_start
 from codecdiff.noises import colored
 from codecdiff.pipeline import Pipeline
 from codecdiff.stages import Stage, conditions
@@ -315,6 +315,16 @@ class StageTrainer:
             with (folder / self.stage.name / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(row) + "\n")
 
+    def start_from(self, folder: Path | str) -> WarmStart:
+        """Begin with the averaged weights of a trained stage, a folder, where they agree: `models.warm_start`.
+
+        The average begins there too, and the stage's facts keep what was taken.
+        """
+        taken = warm_start(self.denoiser, Path(folder))
+        self.ema.module.load_state_dict(self.denoiser.state_dict())
+        self.stage.facts["start_from"] = taken.facts()
+        return taken
+
     def resume(self, folder: Path | str) -> bool:
         """Take up training where `save` left it; False if the folder holds no such state.
 
@@ -332,6 +342,8 @@ class StageTrainer:
                 f"{home} holds another stage in training: {'; '.join(differ)}. "
                 "Choose another output folder, or delete it."
             )
+        if "start_from" in saved["training"]:
+            self.stage.facts["start_from"] = saved["training"]["start_from"]
         tensors = load_state(file)
         with safe_open(file, "pt") as opened:
             self.step_count = int(opened.metadata()["step"])

@@ -57,7 +57,8 @@ def _packages() -> list[Path]:
 def _modules() -> Iterator[tuple[str, str]]:
     """Yield the dotted name and the first sentence of every module of the core, and of every plugin's package."""
     core, *plugins = _packages()
-    files = [file for file in sorted(core.rglob("*.py")) if file.stem == "__init__" or file.stem[0] != "_"]
+    public = [file for file in sorted(core.rglob("*.py")) if file.stem == "__init__" or file.stem[0] != "_"]
+    files = [file for file in public if "templates" not in file.parts]  # of packages that are written, not of the core
     for file in [*files, *(plugin / "__init__.py" for plugin in plugins)]:
         parts = file.relative_to(ROOT).with_suffix("").parts
         name = parts[2] if parts[0] == "plugins" else ".".join(parts).removesuffix(".__init__")

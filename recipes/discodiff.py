@@ -19,7 +19,7 @@ from codecdiff import Pipeline, config, plans
 from codecdiff.cards import command, write_card
 from codecdiff.data.audio import write_audio
 from codecdiff.data.store import CodeStore
-from codecdiff.experiments import Blueprint, new_pipeline, new_stage, open_data
+from codecdiff.experiments import Blueprint, check_starts, new_pipeline, new_stage, open_data, prepare_prompts, start_of
 from codecdiff.files import require_writable
 from codecdiff.splitters import chosen_stages
 from codecdiff.training import StageData, StageTrainer, new_accelerator
@@ -43,6 +43,8 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
     trainer = StageTrainer(stage, seed=e.seed, **train.model_dump())
     if trainer.resume(model):
         say(f"{name}: going on from step {trainer.step_count} of {train.steps}")
+    elif source := start_of(e, pipeline, name, model):
+        say(f"{name} {trainer.start_from(source)}")
     if main and trainer.step_count >= train.steps:  # nothing to train; how it is sampled may have changed
         trainer.save(model)
     trainer.network, trainer.optimizer = accelerator.prepare(denoiser, trainer.optimizer)
@@ -82,6 +84,7 @@ def main() -> None:
     pipeline, codec = new_pipeline(e, outlined=arguments.plan)
     chosen, unused = chosen_stages(pipeline.stage_names, e.stage, e.stages)
     jobs = [new_stage(e, pipeline, i, "meta") for i in chosen]  # what a later stage cannot be is said before the first
+    check_starts(e, pipeline, [stage for stage, _, _ in jobs], model)
     if arguments.plan:
         return print(plans.report(pipeline, jobs, e.data, home, e.precision, e.seed, plans.Assumptions.of(arguments)))
     accelerator = new_accelerator(e.output, e.precision)
@@ -89,8 +92,10 @@ def main() -> None:
     say = console.log if accelerator.is_main_process else lambda *_: None
     for name in unused:
         say(f"Not used: the options of stage '{name}'. This pattern has: {', '.join(pipeline.stage_names)}.")
+    quiet = {"console": console, "transient": True, "disable": not accelerator.is_main_process}
     with accelerator.main_process_first():
         store = open_data(e, pipeline, codec, home, model, say)
+        prepare_prompts(pipeline, store, e.prompts, track=lambda told: progress(told, "prompts", **quiet), report=say)
     for i in chosen:
         train_stage(e, accelerator, pipeline, store, i, say)
         accelerator.free_memory()  # it keeps what it prepared

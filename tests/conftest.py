@@ -55,7 +55,7 @@ def standardized(dac: Codec, store: CodeStore) -> Standardized:
 def make_pipeline(standardized: Standardized) -> Callable[..., Pipeline]:
     """Give a function that builds a pipeline of this pattern with untrained stages."""
 
-    def make(splitter: Any = "coarse-first", conditioner: str | None = "words", **options: Any) -> Pipeline:
+    def make(splitter: Any = "coarse-first", conditioner: Any = "words", **options: Any) -> Pipeline:
         pattern = config.build(
             "splitters", splitter, num_codebooks=standardized.num_codebooks, levels=standardized.levels
         )

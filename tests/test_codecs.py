@@ -8,8 +8,8 @@ import pytest
 import torch
 from small import noise
 
-from codecdiff import Codec
-from codecdiff.codecs import Chunked, Standardized, Wrapped
+from codecdiff import Codec, config
+from codecdiff.codecs import Chunked, Reduced, Standardized, Stereo, Wrapped
 from codecdiff.data.store import CodeStore
 from codecdiff.testing import check_codec
 
@@ -22,7 +22,8 @@ def measured(request: pytest.FixtureRequest, dac: Codec, store: CodeStore) -> St
 
 
 def test_every_wrapper_keeps_the_laws(dac: Codec, measured: Standardized) -> None:
-    for codec in (measured, Chunked(measured if measured.per == "channel" else dac, frames=9)):
+    per_channel = measured.per == "channel"
+    for codec in (measured, Chunked(measured, frames=9) if per_channel else Reduced(Stereo(dac), 3)):
         check_codec(codec, seconds=0.2)
 
 
@@ -118,6 +119,116 @@ def test_wrappers_say_what_the_codec_says(dac: Codec) -> None:
     for fact in ("sample_rate", "channels", "hop_length", "num_codebooks", "codebook_size", "codebook_dim", "levels"):
         assert getattr(codec, fact) == getattr(dac, fact)
     assert codec.frame_rate == dac.sample_rate / dac.hop_length
+
+
+def test_stereo_is_mono_twice(dac: Codec) -> None:
+    stereo, audio = Stereo(dac), 0.3 * noise(3, 2, 9 * dac.hop_length + 1)
+    codes, projections = stereo.encode_and_project(audio)
+    assert codes.shape == (3, 2 * dac.num_codebooks, 10)
+    for side in range(2):
+        mono = audio[:, side : side + 1]
+        assert torch.equal(codes[:, side::2], dac.encode(mono))
+        assert torch.equal(projections[:, side::2], dac.project(mono))
+        assert torch.equal(stereo.embed(codes)[:, side::2], dac.embed(codes[:, side::2]))
+        assert torch.equal(stereo.quantize(projections)[:, side::2], codes[:, side::2])
+        assert torch.equal(stereo.decode(codes)[:, side], dac.decode(codes[:, side::2])[:, 0])
+
+
+def test_rows_of_one_level_stand_together(dac: Codec) -> None:
+    stereo = Stereo(dac)
+    assert (stereo.channels, stereo.levels) == (2, (0, 0, 1, 1, 2, 2, 3, 3))
+    latents = stereo.embed(stereo.encode(noise(1, 2, 400)))
+    given = {"num_codebooks": stereo.num_codebooks, "levels": stereo.levels}
+    for spec, rows in (("coarse-first", [2, 6]), ({"name": "grouped", "stages": "0|1-2|3"}, [2, 4, 2])):
+        splitter = config.build("splitters", spec, **given)
+        stages = splitter.split(latents)
+        assert [stage.shape[1] for stage in stages] == [count * stereo.codebook_dim for count in rows]
+        assert torch.equal(stages[0], latents[:, :2].flatten(1, 2))  # both channels of the coarsest level
+        assert torch.equal(splitter.merge(stages), latents)
+
+
+def test_stereo_declares_what_its_codec_declares(dac: Codec) -> None:
+    twins = Wrapped(dac)
+    twins.__class__ = type("Twins", (Wrapped,), {"duplicate_entries": frozenset({(1, 7)})})
+    assert Stereo(twins).duplicate_entries == {(2, 7), (3, 7)}
+    assert (Stereo(dac).encode_halo, Stereo(dac).decode_halo) == (dac.encode_halo, dac.decode_halo)
+    with pytest.raises(ValueError, match="Stereo takes a codec that hears one channel; Stereo hears 2"):
+        Stereo(Stereo(dac))
+    with pytest.raises(ValueError, match=r"Stereo encodes audio of shape \(b, 2, t\), but got \(1, 1, 50\)"):
+        Stereo(dac).encode(torch.zeros(1, 1, 50))
+
+
+def test_stereo_fits_its_codec_to_both_channels(dac: Codec) -> None:
+    heard = []
+    inner = Wrapped(dac)
+    inner.fit = lambda clips, *, seed=0: heard.extend(clips)
+    clips = [noise(2, 30), noise(2, 50)]
+    Stereo(inner).fit(clips)
+    assert [tuple(clip.shape) for clip in heard] == [(1, 30), (1, 30), (1, 50), (1, 50)]
+    assert torch.equal(torch.cat(heard[2:]), clips[1])
+
+
+@pytest.mark.parametrize("dims", [1, 3, 8])
+def test_reduced_latents_are_the_principal_components_of_the_entries(dac: Codec, dims: int) -> None:
+    reduced, codes = Reduced(dac, dims), torch.arange(dac.codebook_size).expand(1, 4, -1)
+    latents, entries = reduced.embed(codes)[0].double(), dac.embed(codes)[0].double()
+    assert latents.shape == (4, dims, dac.codebook_size)
+    centred = entries - entries.mean(-1, keepdim=True)
+    singular = torch.linalg.svdvals(centred)
+    covariance = latents @ latents.mT
+    torch.testing.assert_close(covariance, torch.diag_embed(singular[:, :dims].square()), rtol=1e-4, atol=1e-3)
+    share = singular[:, :dims].square().sum(-1) / singular.square().sum(-1)
+    torch.testing.assert_close(reduced.explained_variance.double(), share, rtol=1e-4, atol=0)
+    assert (reduced.explained_variance > 1 - 1e-5).all() == (dims == 8)
+
+
+def test_reduction_changes_neither_codes_nor_audio(dac: Codec) -> None:
+    reduced, audio = Reduced(dac, 3), 0.3 * noise(2, 1, 2000)
+    codes, projections = reduced.encode_and_project(audio)
+    assert torch.equal(codes, dac.encode(audio))
+    assert torch.equal(reduced.quantize(reduced.embed(codes)), codes)
+    assert torch.equal(reduced.decode(codes), dac.decode(codes))
+    torch.testing.assert_close(projections, reduced.project(audio))
+    back = (reduced.basis @ projections) + reduced.mean.mT  # what lies off the components is gone, and no more
+    gone = dac.project(audio) - back
+    assert (reduced.basis.mT @ gone).abs().max() < 1e-4 < gone.abs().max()
+
+
+def test_components_are_kept_and_others_refused(dac: Codec) -> None:
+    reduced, other = Reduced(dac, 2), Reduced(dac, 2)
+    turned = {**reduced.fitted_state(), "basis": reduced.basis.flip(-1)}
+    other.load_fitted_state(turned)  # of a machine that rounded otherwise
+    codes = torch.arange(dac.codebook_size).expand(1, 4, -1)
+    assert torch.equal(other.embed(codes), reduced.embed(codes).flip(2))
+    assert torch.equal(other.quantize(other.embed(codes)), codes)
+    assert reduced.state_dict().keys() == {f"codec.{name}" for name in dac.state_dict()}
+    with pytest.raises(ValueError, match="lacks its basis and mean"):
+        other.load_fitted_state({})
+    for dims in (0, 9):
+        with pytest.raises(ValueError, match=rf"dims={dims}: the entries of DAC have 8 dimensions\. Choose 1 to 8"):
+            Reduced(dac, dims)
+
+
+def test_entries_in_one_place_are_declared(dac: Codec) -> None:
+    class Flat(Wrapped):
+        """Its entries 5 and 9 differ in a direction that is not among the components."""
+
+        def embed(self, codes: torch.Tensor) -> torch.Tensor:
+            latents = self.codec.embed(codes)
+            latents[:, :, 0] = 1e-3 * (codes == 5)
+            latents[:, :, 1:] = torch.where(codes[:, :, None] == 5, self.codec.embed(codes * 0 + 9), latents)[:, :, 1:]
+            return latents
+
+    assert Reduced(dac, 2).duplicate_entries == frozenset()
+    assert Reduced(Flat(dac), 2).duplicate_entries == {(k, 9) for k in range(4)}
+
+
+def test_wrappers_have_outlines(codec_spec: dict[str, Any]) -> None:
+    spec = {"name": "reduced", "dims": 3, "codec": {"name": "stereo", "codec": codec_spec}}
+    codec = config.outline("codecs", spec)
+    assert (codec.channels, codec.num_codebooks, codec.codebook_dim) == (2, 8, 3)
+    assert all(tensor.is_meta for tensor in [*codec.parameters(), *codec.buffers()])
+    assert config.spec_of("codecs", codec) == config.completed("codecs", spec)
 
 
 class Faulty(Wrapped):

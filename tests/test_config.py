@@ -54,7 +54,7 @@ def test_what_is_supplied_reaches_the_constructors_that_take_it() -> None:
 
 @pytest.mark.parametrize("inner", ["chunked", "plain"])
 def test_parts_nest(codec_spec: dict[str, Any], inner: str) -> None:
-    whole = {**codec_spec, "revision": None}
+    whole = {**codec_spec, "revision": None, "backend": "transformers"}
     spec = {"name": "chunked", "codec": whole, "frames": 7} if inner == "chunked" else whole
     codec = config.build("codecs", {"name": "standardized", "codec": spec, "per": "channel"})
     assert isinstance(codec, Standardized)
@@ -66,10 +66,25 @@ def test_parts_nest(codec_spec: dict[str, Any], inner: str) -> None:
 
 
 def test_a_part_made_by_hand_is_described_with_its_defaults(dac: Codec, codec_spec: dict[str, Any]) -> None:
-    inner = {**codec_spec, "revision": None}
+    inner = {**codec_spec, "revision": None, "backend": "transformers"}
     assert config.spec_of("codecs", Chunked(dac)) == {"name": "chunked", "codec": inner, "frames": 512}
     splitter = config.build("splitters", {"name": "delayed"}, num_codebooks=9)
     assert config.spec_of("splitters", splitter) == {"name": "delayed", "delay": 1}
+
+
+def test_a_description_from_before_an_option_existed_has_it_at_its_default(
+    dac: Codec, codec_spec: dict[str, Any]
+) -> None:
+    old, now = {"name": "chunked", "codec": codec_spec}, config.spec_of("codecs", Chunked(dac))
+    there, here = config.alike("codecs", old, now)
+    assert (
+        there
+        == here
+        == {"name": "chunked", "codec": {**codec_spec, "revision": None, "backend": "transformers"}, "frames": 512}
+    )
+    other = {"name": "gone", "depth": 3}  # is not installed
+    assert config.alike("codecs", other, now) == (other, now)
+    assert config.alike("conditioners", None, None) == (None, None)
 
 
 def test_a_part_that_is_not_registered_cannot_be_described(dac: Codec) -> None:

@@ -14,12 +14,15 @@ import soundfile
 import torch
 from small import RATE, tone, write_music
 
-from codecdiff import Codec
+from codecdiff import Codec, config
 from codecdiff.codecs import Wrapped
 from codecdiff.data.audio import BadAudio, find_tracks, read_audio, write_audio
 from codecdiff.data.crops import Crops, dropped, split_tracks
 from codecdiff.data.encoding import clips, encode_tracks, open_store
+from codecdiff.data.excerpts import excerpt, excerpt_key
+from codecdiff.data.segments import segmentation
 from codecdiff.data.store import CodeStore, fingerprint
+from codecdiff.files import checksum
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
@@ -193,6 +196,14 @@ def test_a_store_is_made_once_and_opened_again(tmp_path: Path, music: Path, dac:
     assert made.rows == again.rows == open_store(tmp_path / "store", None, dac, {"name": "dac"}).rows
 
 
+def test_a_store_from_before_an_option_existed_is_of_the_same_codec(store: CodeStore, dac: Codec) -> None:
+    spec = config.spec_of("codecs", dac)
+    assert spec.keys() > store.header["codec"].keys()
+    store.check(dac, spec)
+    with pytest.raises(ValueError, match=r"its codec is .*'transformers'.*, not .*'descript'"):
+        store.check(dac, spec | {"backend": "descript"})
+
+
 def test_a_store_of_another_codec_is_refused(store: CodeStore, dac: Codec, codec_spec: dict[str, Any]) -> None:
     store.check(dac, codec_spec)
     with pytest.raises(ValueError, match=r"made by another codec: its codec is .*Choose another store, or delete it"):
@@ -304,7 +315,7 @@ def test_a_sample_is_a_function_of_seed_and_number(store: CodeStore) -> None:
     assert not torch.equal(batch.codes, other.batch(numbers).codes)
 
 
-def test_a_crop_is_a_piece_of_its_track_with_its_caption(store: CodeStore) -> None:
+def test_a_crop_is_a_piece_of_its_track_with_its_caption(store: CodeStore, dac: Codec) -> None:
     crops = Crops(store, range(6), 30)
     starts = set()
     for number in range(200):
@@ -312,12 +323,32 @@ def test_a_crop_is_a_piece_of_its_track_with_its_caption(store: CodeStore) -> No
         assert caption == f"tone {i}"
         batch = crops.batch([number])
         assert np.array_equal(batch.codes[0].T, store.codes(i)[start : start + 30])
-        assert batch.prompts == [{"text": caption, "license": "CC0"}]
+        timing = {"start": start / dac.frame_rate, "seconds": pytest.approx(1 + 0.1 * i)}
+        assert batch.prompts == [{"text": caption, "license": "CC0", **timing}]
         assert batch.real.all()
         starts.add((i, start))
     longest = [start for i, start in starts if i == 5]
     assert min(longest) < 40
     assert max(longest) > 300 - 30 - 40
+
+
+def test_prompts_name_the_audio_where_the_recordings_are_known(dac: Codec, music: Path, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store", music, dac, {})
+    assert [prompt["text"] for prompt in store.prompts()] == [f"tone {i}" for i in range(6)]
+    for prompt, row in zip(store.prompts(), store.rows, strict=True):
+        assert prompt["audio"] == {"file": str(music / row["track"]), "checksum": checksum(music / row["track"])}
+    assert Crops(store, range(6), 30).batch([0]).prompts[0]["audio"]["checksum"]
+    assert "audio" not in open_store(tmp_path / "store", None, dac, {}).prompt(0)
+
+
+def test_a_segment_is_a_part_of_a_file(dac: Codec, music: Path, tmp_path: Path) -> None:
+    rules = segmentation(segment=0.5)
+    store, _ = encode_tracks(find_tracks(music)[:1], tmp_path / "store", dac, {}, rules=rules)
+    store.audio = music
+    parts = [store.prompt(i)["audio"] for i in range(len(store))]
+    assert [(part["start"], part["seconds"]) for part in parts] == [(0.0, 0.5), (0.5, 0.5)]
+    assert all(excerpt(part, RATE).shape == (RATE // 2,) for part in parts)
+    assert excerpt_key(parts[0]) != excerpt_key(parts[1])
 
 
 def test_projections_stand_beside_the_codes_they_are_quantised_to(dac: Codec, music: Path, tmp_path: Path) -> None:

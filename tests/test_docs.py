@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT
 NEEDS_NETWORK = {
     f"codecdiff-{name}" for name in ("dac", "t5", "clap", "vggish", "mert")
 }  # their examples load released weights
+NAMED = re.compile(r"^`(\w+)\.py`:\n\n```python\n(.*?)^```$", flags=re.S | re.M)
 LINK = re.compile(r"\]\((?!http)([^)#]+)")
 
 
@@ -57,6 +59,10 @@ def test_the_python_of_a_page_runs(
     soundfile.write(tmp_path / "in.wav", tone(3.0, 220), RATE)
     monkeypatch.setattr("codecdiff.pipeline.load", lambda model: make_pipeline())
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for module, text in NAMED.findall(page.read_text(encoding="utf-8")):  # which the page's other files may import
+        (tmp_path / f"{module}.py").write_text(text, encoding="utf-8")
+        monkeypatch.delitem(sys.modules, module, raising=False)
     names: dict[str, Any] = {"__name__": page.stem}
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), names)
@@ -75,15 +81,17 @@ def test_overrides_are_accepted(line: str, experiment: Any):
     config.read(experiment, file, [word for word in words if "=" in word])
 
 
-def test_the_examples_of_overrides_are_accepted(experiment: Any):
-    block = next(block for block in blocks(ROOT / "docs" / "configuration.md", "") if block.startswith("train.steps"))
+@pytest.mark.parametrize(("page", "start"), [("configuration", "train.steps"), ("patterns", "splitter=parallel")])
+def test_the_examples_of_overrides_are_accepted(page: str, start: str, experiment: Any):
+    block = next(block for block in blocks(ROOT / "docs" / f"{page}.md", "") if block.startswith(start))
     for line in block.splitlines():
         words = shlex.split(line.split("  #")[0])
         config.read(experiment, ROOT / "recipes" / "configs" / "starter.yaml", words)
 
 
-def test_the_yaml_of_the_configuration_page_is_accepted(experiment: Any):
-    for block in blocks(ROOT / "docs" / "configuration.md", "yaml"):
+@pytest.mark.parametrize("page", ["configuration", "patterns"])
+def test_the_yaml_of_a_page_is_accepted(page: str, experiment: Any):
+    for block in blocks(ROOT / "docs" / f"{page}.md", "yaml"):
         experiment(**{"codec": {}, "splitter": {}, "denoiser": {}, **yaml.safe_load(block)})
 
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 from small import UNET
 
-from codecdiff.experiments import Blueprint, new_pipeline, new_stage, open_data
+from codecdiff.caches import Cached
+from codecdiff.conditioners import Joined
+from codecdiff.experiments import Blueprint, check_starts, new_pipeline, new_stage, open_data, prepare_prompts, start_of
 from codecdiff.models import read_spec
 from codecdiff.schedules import prediction_of
 
@@ -77,3 +79,53 @@ def test_statistics_are_those_of_the_model_folder_once_there_is_one(blueprint: B
     other, codec = new_pipeline(blueprint.model_copy(update={"snap_context": True}))
     with pytest.raises(ValueError, match="snap_context is false there, true here"):
         open_data(blueprint, other, codec, home, model)
+
+
+def test_what_a_stage_cannot_start_from_is_said_before_the_first_is_trained(
+    blueprint: Blueprint, tmp_path: Path
+) -> None:
+    def check(primary: str | None, secondary: str | None, kind: str = "unet") -> None:
+        asked = {"primary": {"start_from": primary}, "secondary": {"start_from": secondary, "denoiser": {"name": kind}}}
+        if kind == "unet":
+            del asked["secondary"]["denoiser"]
+        spec = Blueprint.model_validate({**blueprint.model_dump(exclude_unset=True), "stages": asked})
+        pipeline, _ = new_pipeline(spec, outlined=True)
+        check_starts(spec, pipeline, [new_stage(spec, pipeline, i, "meta")[0] for i in (0, 1)], tmp_path)
+        assert start_of(spec, pipeline, "secondary", tmp_path) == (tmp_path / "primary" if secondary else None)
+
+    check(None, None)
+    check(None, "primary")
+    with pytest.raises(FileNotFoundError, match="secondary holds no trained stage"):
+        check("secondary", "primary")
+    with pytest.raises(ValueError, match="a stage cannot start from itself"):
+        check("primary", None)
+    with pytest.raises(ValueError, match="secondary cannot start from primary: their denoisers are of other kinds"):
+        check(None, "primary", kind="dit")
+    with pytest.raises(FileNotFoundError, match="elsewhere holds no trained stage"):
+        check(None, "runs/elsewhere")
+    (tmp_path / "secondary").mkdir()
+    (tmp_path / "secondary" / "stage.json").touch()  # in training, so it goes on
+    check(None, "primary", kind="dit")
+
+
+def test_prompts_are_prepared_and_fields_that_nothing_has_are_told(blueprint: Blueprint, tmp_path: Path) -> None:
+    words = {"name": "cached", "folder": str(tmp_path / "prompts"), "conditioner": {"name": "words"}}
+    numbers = {"name": "numbers", "fields": {"seconds": {"low": 0, "high": 9}, "tempo": {"low": 40, "high": 220}}}
+    told = blueprint.model_copy(update={"conditioner": {"name": "joined", "conditioners": [words, numbers]}})
+    pipeline, codec = new_pipeline(told)
+    store = open_data(told, pipeline, codec, tmp_path / "store", tmp_path / "model")
+    assert read_spec(tmp_path / "model")["conditioner"]["conditioners"][0]["name"] == "words"
+    lines: list[str] = []
+    prepare_prompts(pipeline, store, ["a waltz"], report=lines.append)
+    assert lines == ["The conditioner reads 'tempo', and nothing in the store has it: it will always be absent."]
+    assert isinstance(pipeline.conditioner, Joined)
+    cached = pipeline.conditioner.parts[0]
+    assert isinstance(cached, Cached)
+    assert all(cached.key(prompt) in cached.features for prompt in ("a waltz", "", "tone 3"))
+    assert len(list(cached.folder.rglob("*.safetensors"))) == len(store) + 2
+
+
+def test_guidance_of_a_condition_that_is_not_there_is_refused_before_training(blueprint: Blueprint) -> None:
+    wrong = blueprint.model_copy(update={"sampling": blueprint.sampling.model_copy(update={"guidance": {"key": 2.0}})})
+    with pytest.raises(ValueError, match="guidance key=2: the model has no such condition"):
+        new_stage(wrong, new_pipeline(wrong, outlined=True)[0], 0, "meta")

@@ -37,6 +37,22 @@ def codes_of(pipeline: Pipeline, *prompts: str, **options: Any) -> torch.Tensor:
     return torch.cat(list(pipeline.generate_codes(prompts, 20, **options)))
 
 
+def test_a_context_can_be_told_the_shapes_of_the_stages_to_come(
+    make_pipeline: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, seen = make_pipeline({"name": "grouped", "stages": "0|1-2|3"}), []
+    context = pipeline.splitter.context
+
+    def watched(stages: Any, i: int) -> torch.Tensor | None:
+        seen.append([tuple(stage.shape) for stage in stages])
+        return context(stages, i)
+
+    monkeypatch.setattr(pipeline.splitter, "context", watched)
+    codes_of(pipeline, "a tone", "")
+    shapes = [(2, *shape) for shape in stage_shapes(pipeline.codec, pipeline.splitter, 20)]
+    assert seen == [shapes] * 3
+
+
 @pytest.mark.parametrize("splitter", PATTERNS, ids=str)
 def test_every_pattern_trains_saves_loads_and_generates(
     make_pipeline: Make, store: CodeStore, splitter: Any, tmp_path: Path
@@ -78,6 +94,44 @@ def test_a_model_without_prompts(make_pipeline: Make, tmp_path: Path) -> None:
     pipeline.save(tmp_path)
     audio = Pipeline.load(tmp_path).generate("", seconds=0.1)
     assert torch.equal(audio, pipeline.generate("drums", seconds=0.1, guidance=7))
+
+
+def test_a_folder_from_before_an_option_existed_holds_the_same_model(make_pipeline: Make, tmp_path: Path) -> None:
+    make_pipeline().save(tmp_path)
+    spec = json.loads((tmp_path / MODEL_FILE).read_text())
+    del spec["codec"]["codec"]["backend"]
+    (tmp_path / MODEL_FILE).write_text(json.dumps(spec))
+    make_pipeline().save(tmp_path)
+    assert json.loads((tmp_path / MODEL_FILE).read_text()) == spec
+
+
+NUMBERS = {"name": "numbers", "fields": {"tempo": {"low": 40, "high": 220}, "seconds": {"low": 0, "high": 9}}}
+
+
+@pytest.mark.filterwarnings("ignore:No layer uses")
+def test_the_seconds_that_are_asked_for_are_told(make_pipeline: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = make_pipeline(conditioner={"name": "joined", "conditioners": ["words", NUMBERS]})
+    told: list[Any] = []
+    assert pipeline.conditioner
+    encode = pipeline.conditioner.encode
+    monkeypatch.setattr(pipeline.conditioner, "encode", lambda prompts: told.append(prompts) or encode(prompts))
+    pipeline.generate(["drums", {"seconds": 3}], seconds=0.2)
+    seconds = pipeline.frames(0.2) / pipeline.codec.frame_rate
+    assert told == [[{"seconds": seconds, "text": "drums"}, {"seconds": 3}], ["", ""]]
+
+
+@pytest.mark.filterwarnings("ignore:No layer uses")
+def test_each_condition_may_be_guided_on_its_own(make_pipeline: Make, tmp_path: Path) -> None:
+    pipeline = make_pipeline(conditioner={"name": "joined", "conditioners": ["words", NUMBERS]})
+    made = pipeline.generate("drums", seconds=0.1)
+    pipeline.stages[0].guidance = {"text": 2.0, "tempo": 2.0, "seconds": 2.0}  # 2, as the other stages
+    pipeline.save(tmp_path)
+    again = Pipeline.load(tmp_path)
+    assert again.stages[0].guidance == pipeline.stages[0].guidance
+    assert torch.equal(again.generate("drums", seconds=0.1), made)
+    assert not torch.equal(again.generate("drums", seconds=0.1, guidance={"text": 9.0}), made)
+    with pytest.raises(ValueError, match=r"guidance key=3: the model has no such condition\. It has: text, tempo"):
+        again.generate("drums", seconds=0.1, guidance={"key": 3.0})
 
 
 def test_another_model_in_the_folder_is_refused(make_pipeline: Make, tmp_path: Path, dac: Codec) -> None:

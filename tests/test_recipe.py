@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import importlib.util
 import json
+import re
+import shutil
 import subprocess
 import sys
 import weakref
@@ -14,14 +16,18 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from small import UNET
+from typer.testing import CliRunner
 
 import codecdiff
-from codecdiff import config, plans
+from codecdiff import cli, config, plans
 from codecdiff.config import ConfigError
 from codecdiff.data.audio import read_audio
+from codecdiff.edits import Extend, Inpaint, Known, Refine, Restore, Vary
 from codecdiff.schedules import prediction_of
+from codecdiff.stages import Stage
 
 pytestmark = pytest.mark.integration
 
@@ -80,6 +86,11 @@ def run(recipe: ModuleType, settings: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def steps(out: Path, stage: str) -> list[int]:
     log = (out / "model" / stage / "log.jsonl").read_text().splitlines()
     return [json.loads(line)["step"] for line in log]
+
+
+def losses(out: Path, stage: str = "primary") -> list[float]:
+    log = (out / "model" / stage / "log.jsonl").read_text().splitlines()
+    return [json.loads(line)["held_out"] for line in log]
 
 
 def test_it_trains_saves_samples_and_goes_on(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,6 +234,88 @@ def test_a_stage_may_have_its_own_diffusion_and_projections_are_a_target(run: Ru
         run()
 
 
+def test_a_stage_may_start_from_another_of_this_model_or_of_another(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = run("stages.secondary.start_from=primary")
+    assert re.search(r"secondary starts with [\d,]+ of [\d,]+ weights of primary; as", capsys.readouterr().err)
+    told = codecdiff.load(out / "model").stages[1].facts["start_from"]
+    assert told["stage"] == "primary"
+    assert 0.9 < told["taken"] / told["of"] < 1
+    source = out / "model" / "primary"
+    run(f"output={tmp_path / 'warm'}", "stage=primary", f"stages.primary.start_from={source}")
+    (first, *_), (last, *_) = (losses(folder) for folder in (tmp_path / "warm", out))
+    assert first < last
+    file = tmp_path / "warm" / "model" / "primary" / "stage.json"
+    assert str(tmp_path) not in json.dumps(json.loads(file.read_text())["training"]["start_from"])
+    shutil.rmtree(out)
+    run(f"output={tmp_path / 'warm'}", "stage=primary", f"stages.primary.start_from={source}", "train.steps=6")
+    assert "going on from step 4" in capsys.readouterr().err
+
+
+DIT_WORDS = [f"denoiser.{word}" for word in ("name=dit", "width=32", "depth=1", "heads=2", "patch=2")]
+FLOW = ["diffusion.prediction=flow", "sampling.sampler=heun", "sampling.steps=3", "sampling.guidance=1"]
+PATTERNS = {  # overrides, and the denoiser, width, prediction, sampler, steps and guidance of every stage
+    "parallel": (["splitter=parallel"], [("unet", 16, "v_prediction", "ddim", 2, 3.0)]),
+    "delayed": (
+        ["splitter.name=delayed", "splitter.delay=2", *(f"stages.stage1.{word}" for word in [*DIT_WORDS, *FLOW])],
+        [("dit", 32, "flow", "heun", 3, 1.0)],
+    ),
+    "flattened": (
+        ["splitter=flattened", "stages.stage1.denoiser.width=8", "stages.stage1.sampling.sampler=ddpm"],
+        [("unet", 8, "v_prediction", "ddpm", 2, 3.0)],
+    ),
+    "coarse-first": (
+        [f"stages.secondary.{word}" for word in [*DIT_WORDS, *FLOW]],
+        [("unet", 16, "v_prediction", "ddim", 2, 3.0), ("dit", 32, "flow", "heun", 3, 1.0)],
+    ),
+    "0|1-2|3": (
+        [
+            "splitter.stages=0|1-2|3",
+            "stages.stage1.denoiser.width=8",
+            *(f"stages.stage2.{word}" for word in [*DIT_WORDS, *FLOW]),
+            "stages.stage3.start_from=stage1",
+            "stages.stage3.denoiser.width=8",
+            "stages.stage3.diffusion.prediction=epsilon",
+            "stages.stage3.sampling.guidance=2",
+            "stages.stage3.train.steps=2",
+        ],
+        [
+            ("unet", 8, "v_prediction", "ddim", 2, 3.0),
+            ("dit", 32, "flow", "heun", 3, 1.0),
+            ("unet", 8, "epsilon", "ddim", 2, 2.0),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_pattern_is_planned_trained_sampled_and_edited(
+    pattern: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, wanted = PATTERNS[pattern]
+    run("--plan", *words)
+    assert len(capsys.readouterr().out.split("parameters")[1].splitlines()[0].split()) == len(wanted)
+    out = run(*words, "train.steps=2", "prompts=[a tone]")
+    model = codecdiff.load(out / "model")
+    assert (out / "samples" / "00.wav").exists()
+    assert [described(stage) for stage in model.stages] == wanted
+    source = Known.of_audio(model.codec, read_audio(out / "samples" / "00.wav", 8000, 1)[None])
+    for edit in (Refine(keep=(0,)), Inpaint(regions=((0.05, 0.1),)), Extend(seconds=0.1), Restore(levels=3)):
+        known = edit.apply(source, model.codec)
+        (codes,) = model.generate_codes(["a tone"], known.frames, known=known)
+        assert torch.equal(codes[known.kept], known.codes[known.kept])
+        assert not torch.equal(codes, known.codes)
+    (codes,) = model.generate_codes(["a tone"], source.frames, known=Vary(strength=0.5).apply(source, model.codec))
+    assert codes.shape == source.codes.shape
+
+
+def described(stage: Stage) -> tuple[Any, ...]:
+    spec, prediction = stage.spec(), prediction_of(stage.scheduler)
+    denoiser = spec["denoiser"]
+    return denoiser["name"], denoiser["width"], prediction, stage.sampler, stage.steps, stage.guidance
+
+
 def test_a_plan_is_printed_and_nothing_else_is_done(
     run: Run, recipe: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,3 +369,45 @@ def test_nothing_of_one_stage_is_kept_while_the_next_is_trained(
     monkeypatch.setattr(recipe, "StageTrainer", Watched)
     run()
     assert len(made) == 2
+
+
+JOINED = """[
+  {name: cached, folder: %s, conditioner: {name: words}},
+  {name: numbers, fields: {tempo: {low: 40, high: 220}, seconds: {low: 0, high: 4}}, width: 16}
+]"""
+
+
+def test_joined_conditions_train_from_the_command_line_and_are_asked_for(
+    run: Run, music: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = shutil.copytree(music, tmp_path / "music")
+    rows = [json.loads(line) for line in (own / "metadata.jsonl").read_text().splitlines()]
+    rows = [{**row, "tempo": 60 + 20 * i} for i, row in enumerate(rows[:-1])] + rows[-1:]  # one has none
+    (own / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = [f"data.audio={own}", "conditioner.name=joined", f"conditioner.conditioners={JOINED % (tmp_path / 'kept')}"]
+    more = ["denoiser.layers=[tempo,text]", "denoiser.vector=seconds", "conditioner.conditioners.numbers.width=8"]
+    out = run(*words, *more, "sampling.guidance.text=3", "sampling.guidance.tempo=1.5")
+    spec = json.loads((out / "model" / "codecdiff.json").read_text())["conditioner"]
+    assert [part["name"] for part in spec["conditioners"]] == ["words", "numbers"]
+    assert spec["conditioners"][1]["width"] == 8
+    assert str(tmp_path) not in json.dumps(spec)  # the cache's folder is this machine's
+    assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == 6 + 2
+    assert [s.guidance for s in codecdiff.load(out / "model").stages] == 2 * [{"text": 3.0, "tempo": 1.5}]
+
+    def made(*words: str) -> torch.Tensor:
+        result = CliRunner().invoke(
+            cli.app, ["generate", "a tone", "-o", str(out / "a.wav"), "--model", str(out / "model"), *words]
+        )
+        assert result.exit_code == 0, result.output
+        return read_audio(out / "a.wav", 8000, 1)
+
+    slow, fast = (made("--seconds", "0.2", "--field", f"tempo={tempo}") for tempo in (60, "180"))
+    assert slow.shape == (1, 1600)
+    assert not torch.equal(slow, fast)
+    assert torch.equal(made("--seconds", "0.2", "--field", "tempo=60"), slow)
+    led = made("--seconds", "0.2", "--field", "tempo=60", "--guidance", "tempo=6", "--guidance", "text=1")
+    assert not torch.equal(led, slow)
+    refused = CliRunner().invoke(
+        cli.app, ["generate", "", "-o", "b.wav", "--model", str(out / "model"), "--guidance", "key=2"]
+    )
+    assert "guidance key=2: the model has no such condition" in refused.output.replace("\n", " ")

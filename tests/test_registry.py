@@ -8,23 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import toys
+from toys import SPLITTER
+from typer.testing import CliRunner
 
-from codecdiff import registry
+from codecdiff import cli, interfaces, registry
+from codecdiff.quarantine import problems
 from codecdiff.registry import BrokenPlugin, UnknownPart
-
-SPLITTER = """
-from codecdiff import Splitter
-
-class Toy(Splitter):
-    def __init__(self, *, num_codebooks: int):
-        self.num_codebooks = num_codebooks
-
-    def split(self, latents):
-        return [latents.flatten(1, 2)]
-
-    def merge(self, stages):
-        return stages[0].unflatten(1, (self.num_codebooks, -1))
-"""
 
 Install = Callable[..., Path]
 
@@ -158,6 +148,197 @@ def test_a_missing_first_party_part_says_what_to_install(monkeypatch: pytest.Mon
         registry.find("codecs", "dac")
     with pytest.raises(UnknownPart, match="Did you mean 'dac'"):
         registry.find("codecs", "dca")
+
+
+# Toys that pip has installed.
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toys.install(tmp_path_factory.mktemp("toys"))
+
+
+@pytest.fixture
+def site(toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Put the toys on the path."""
+    monkeypatch.syspath_prepend(toy_folder)
+    monkeypatch.setattr(cli.out, "width", 400)  # each row in one line
+    registry.scan.cache_clear()
+    yield toy_folder
+    registry.scan.cache_clear()
+    for module in [name for name in sys.modules if name.startswith("toy_")]:
+        del sys.modules[module]
+
+
+def switch(monkeypatch: pytest.MonkeyPatch, names: str) -> None:
+    monkeypatch.setenv(registry.SWITCH, names)
+    registry.scan.cache_clear()
+
+
+def listed(*arguments: str) -> dict[str, str]:
+    """Give the last column of `codecdiff plugins` by the name of the part, or else the package."""
+    lines = CliRunner().invoke(cli.app, ["plugins", *arguments]).output.splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    return {row[1] if row[1] != "?" else row[2]: row[-1] for row in rows}
+
+
+def test_every_kind_has_a_version_of_its_interface() -> None:
+    assert tuple(interfaces.KINDS) == registry.KINDS
+
+
+@pytest.mark.usefixtures("site")
+def test_a_part_for_a_newer_interface_is_told_without_importing_it() -> None:
+    says = "built for version 2 of the splitter interface, and this codecdiff has version 1: upgrade codecdiff"
+    assert says in listed()["future"]
+    with pytest.raises(BrokenPlugin, match=f"The splitter 'future' of toy-next 1.0 was {says}"):
+        registry.load("splitters", "future")
+    assert "future" not in [plugin.name for plugin in registry.installed("splitters")]
+    assert "toy_next" not in sys.modules
+
+
+@pytest.mark.usefixtures("site")
+def test_a_part_for_an_older_interface_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.VERSIONS, "splitters", 2)
+    with pytest.raises(BrokenPlugin, match=r"has version 2: upgrade the plugin \(pip install --upgrade toy-good\)"):
+        registry.load("splitters", "toy")
+
+
+@pytest.mark.usefixtures("site")
+def test_a_part_for_another_interface_shadows_none() -> None:
+    assert registry.load("splitters", "shared").__module__ == "toy_good"
+    assert registry.load("splitters", "both").__module__ == "toy_both"
+    assert [p.interface for p in registry.scan()[0] if p.name == "both"] == [1]
+    with pytest.raises(UnknownPart, match="Say which: 'toy-both:twice', 'toy-good:twice'"):
+        registry.load("splitters", "twice")
+    with pytest.raises(BrokenPlugin, match=r"of toy-next 1\.0 was built for version 2"):
+        registry.load("splitters", "toy-next:twice")
+
+
+@pytest.mark.usefixtures("site")
+def test_a_list_of_packages_switches_the_others_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    switch(monkeypatch, " Toy_Good, codecdiff-dac")
+    assert registry.load("splitters", "toy").__module__ == "toy_good"
+    assert registry.load("splitters", "parallel").__name__ == "Parallel"
+    assert registry.load("splitters", "twice").__module__ == "toy_good"
+    assert "switched off by CODECDIFF_PLUGINS" in listed()["raising"]
+    with pytest.raises(BrokenPlugin, match=r"of toy-raising 1\.0 is switched off: CODECDIFF_PLUGINS lists"):
+        registry.load("splitters", "raising")
+    assert "toy_raising" not in sys.modules
+
+
+@pytest.mark.usefixtures("site")
+def test_an_empty_list_leaves_the_core_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    switch(monkeypatch, "")
+    assert {plugin.distribution for kind in registry.KINDS for plugin in registry.installed(kind)} == {"codecdiff"}
+    assert registry.models() == []
+    assert registry.scan()[1] == ()
+    with pytest.raises(BrokenPlugin, match=r"The model 'own' of toy-model 1\.0 is switched off"):
+        registry.model_folder("own")
+    answer = CliRunner().invoke(cli.app, ["toy-command"])
+    assert "command 'toy-command' of toy-command 1.0 is switched off" in answer.output
+    assert "toy-command" not in CliRunner().invoke(cli.app, ["--help"]).output
+
+
+@pytest.mark.usefixtures("site")
+def test_a_listed_package_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    switch(monkeypatch, "toy-godo,typer")
+    told = {fault.distribution: fault.error for fault in registry.scan()[1]}
+    assert told.keys() == {"toy-godo", "typer"}
+    assert "Did you mean 'toy-good'?" in told["toy-godo"]
+    assert "CODECDIFF_PLUGINS names it" in listed()["toy-godo"]
+
+
+@pytest.mark.usefixtures("site")
+def test_a_group_that_is_misspelt_is_told() -> None:
+    (fault,) = [fault for fault in registry.scan()[1] if fault.distribution == "toy-misnamed"]
+    assert "'codecdiff.splitter' is no group" in fault.error
+    assert "write 'codecdiff.splitters'" in fault.remedy
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize(
+    ("kind", "name", "message"),
+    [
+        ("splitters", "raising", "of toy-raising 1.0 cannot be loaded: ZeroDivisionError: division by zero"),
+        ("splitters", "leaving", "of toy-leaving 1.0 cannot be loaded: SystemExit: 3"),
+        ("splitters", "absent", "AttributeError: module 'toy_absent' has no attribute 'Nothing'"),
+        ("splitters", "module", "ModuleNotFoundError: No module named 'toy_nowhere'"),
+        ("splitters", "bare", "names <module 'toy_absent' .*which is not a subclass of codecdiff.Splitter"),
+        ("splitters", "half", "is not complete: it has to define merge"),
+        ("codecs", "other", "not a subclass of codecdiff.Codec; it belongs into the group 'codecdiff.splitters'"),
+    ],
+)
+def test_a_toy_that_cannot_be_used_says_why(kind: str, name: str, message: str) -> None:
+    with pytest.raises(BrokenPlugin, match=message):
+        registry.load(kind, name)
+
+
+@pytest.mark.usefixtures("site")
+def test_a_user_who_interrupts_an_import_is_heard() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        registry.load("splitters", "stopping")
+
+
+@pytest.mark.usefixtures("site")
+def test_a_model_that_two_packages_carry_is_resolved_by_saying_whose() -> None:
+    assert {"own", "toy-model:toy-model", "toy-model-too:toy-model"} <= {*registry.models()}
+    with pytest.raises(UnknownPart, match=r"a model named 'toy-model'\. Say which: 'toy-model:toy-model', 'toy-model-"):
+        registry.model_folder("toy-model")
+    folder = registry.model_folder("toy-model:toy-model")
+    assert folder is not None
+    assert folder.name == "toy_model.py"
+    assert registry.model_folder("nobody") is None
+
+
+@pytest.mark.integration
+def test_each_toy_is_tried_and_none_stops_the_others(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Those that hang or end the process too; what they print is not shown."""
+    tried = [plugin for plugin in registry.scan()[0] if plugin.distribution.startswith("toy-")]
+    found = {plugin.name: problem for plugin, problem in problems(tried, seconds=10).items()}
+    assert found.keys() == {plugin.name for plugin in tried} - {"toy", "loud"} - {"both"}
+    for name, text in {
+        "future": "built for version 2",
+        "raising": "ZeroDivisionError",
+        "leaving": "SystemExit",
+        "stopping": "KeyboardInterrupt",
+        "hanging": "not been imported within 10 s",
+        "hanging-too": "not been imported within 10 s",
+        "deadly": "ends the Python process that imports it (SIGSEGV)",
+        "quitting": "ends the Python process that imports it (exit code 3)",
+        "half": "it has to define merge",
+        "toy-model": "ZeroDivisionError",
+        "own": "FileNotFoundError",
+        "toy-command": "ZeroDivisionError",
+    }.items():
+        assert text in found[name], name
+    assert capfd.readouterr() == ("", "")
+    assert not [name for name in sys.modules if name.startswith("toy_")]
+
+
+def test_what_pip_leaves_of_a_failed_removal_does_not_count(install: Install) -> None:
+    info = install("toy-one", "[codecdiff.splitters]\ntoy = toy_one:Toy\n")
+    info.rename(info.with_name(f"~{info.name[1:]}"))
+    registry.scan.cache_clear()
+    with pytest.raises(UnknownPart, match="No splitter named 'toy'"):
+        registry.find("splitters", "toy")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_metadata_in_another_encoding_is_read_or_told(install: Install, encoding: str) -> None:
+    info = install("toy-one", "")
+    lines = "[codecdiff.splitters]\ntoy = toy_one:Toy\ngrün = toy_one:Toy\n"
+    (info / "entry_points.txt").write_bytes(lines.encode(encoding))
+    registry.scan.cache_clear()
+    if encoding == "utf-8-sig":
+        assert registry.load("splitters", "grün") is registry.load("splitters", "toy")
+    else:
+        assert [fault.distribution for fault in registry.scan()[1]] == ["toy-one"]
+
+
+def test_one_line_that_cannot_be_read_costs_no_other(install: Install) -> None:
+    install("toy-one", "[codecdiff.splitters]\nbad = not a target\ntoy = toy_one:Toy\n")
+    assert registry.load("splitters", "toy").__name__ == "Toy"
+    assert [fault.distribution for fault in registry.scan()[1]] == ["toy-one"]
 
 
 def test_listing_imports_neither_torch_nor_a_plugin() -> None:

@@ -15,6 +15,8 @@ from test_cli import refused, run
 import codecdiff
 from codecdiff import Pipeline, models
 from codecdiff.data.audio import read_comment, write_audio
+from codecdiff.data.excerpts import excerpt
+from codecdiff.files import sha256
 from codecdiff.requests import Request
 
 Make = Callable[..., Pipeline]
@@ -140,6 +142,23 @@ def test_a_stranger_s_comment_is_read_strictly(tmp_path: Path, comment: str) -> 
     with pytest.raises(ValueError, match="does not say how it was made"):
         Request.of_file(file)
     assert "does not say how it was made" in refused("inspect", file).replace("\n", " ")
+
+
+def test_audio_that_was_asked_with_is_told_by_its_hash(recording: Path, tmp_path: Path) -> None:
+    told = Request(codecdiff="1", model="", prompt={"text": "", "audio": str(recording)})
+    write_audio(tmp_path / "a.flac", 0.1 * noise(1, 4000), RATE, comment=told.comment())
+    again = Request.of_file(tmp_path / "a.flac")
+    assert again.prompt["audio"] == {"sha256": sha256(recording)}
+    with pytest.raises(ValueError, match="known by its hash alone"):
+        excerpt(again.prompt["audio"], RATE)
+
+
+@pytest.mark.parametrize("audio", ["/etc/hostname", {"file": "/etc/hostname"}, 3])
+def test_a_stranger_s_comment_names_no_file(tmp_path: Path, audio: object) -> None:
+    told = {"codecdiff": "1", "model": "", "prompt": {"audio": audio}}
+    write_audio(tmp_path / "a.flac", 0.1 * noise(1, 4000), RATE, comment=json.dumps(told))
+    with pytest.raises(ValueError, match="names a file of the machine it was made on"):
+        Request.of_file(tmp_path / "a.flac")
 
 
 def test_a_stranger_s_comment_commands_neither_terminal_nor_hours(model: Path, tmp_path: Path) -> None:

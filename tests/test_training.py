@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from small import noise
 
 from codecdiff import Codec, Pipeline
@@ -307,3 +309,66 @@ def test_a_save_that_fails_leaves_the_stage_as_it_was(
     with pytest.raises(OSError, match="No space"):
         save_stage(tmp_path, stage)
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+
+def test_a_stage_that_starts_from_its_equal_is_as_good_before_its_first_step(
+    trainer_of: Callable[..., StageTrainer], data: StageData, tmp_path: Path
+) -> None:
+    source, warm = trainer_of(), trainer_of()
+    train(source, data, 6)
+    source.save(tmp_path)
+    assert warm.held_out(data.held_out()) != source.held_out(data.held_out())
+    told = str(warm.start_from(tmp_path / "secondary"))
+    assert warm.held_out(data.held_out()) == source.held_out(data.held_out())
+    assert same(weights(warm.denoiser), weights(source.ema.module))
+    count = sum(tensor.numel() for tensor in warm.denoiser.state_dict().values())
+    assert told == f"starts with {count:,} of {count:,} weights of secondary"
+    train(warm, data, 1)
+    warm.save(tmp_path / "warm")
+    facts = json.loads((tmp_path / "warm" / "secondary" / "stage.json").read_text())["training"]["start_from"]
+    assert facts == {"stage": "secondary", "weights": facts["weights"], "taken": count, "of": count}
+    assert (
+        facts["weights"] == hashlib.sha256((tmp_path / "secondary" / "model.safetensors").read_bytes()).hexdigest()[:32]
+    )
+    again = trainer_of()
+    assert again.resume(tmp_path / "warm")
+    assert again.stage.facts["start_from"] == facts  # and it goes on, from its own weights
+    assert same(weights(again.denoiser), weights(warm.denoiser))
+
+
+def test_a_stage_starts_with_what_agrees_and_says_what_does_not(
+    trainer_of: Callable[..., StageTrainer], make_pipeline: Make, tmp_path: Path
+) -> None:
+    source, warm = trainer_of(0), trainer_of(1)  # the secondary has other channels, and a context
+    with torch.no_grad():
+        for parameter in source.ema.module.parameters():
+            parameter.add_(1)
+    source.save(tmp_path)
+    before, told = weights(warm.denoiser), warm.start_from(tmp_path / "primary")
+    differ = {"input.weight", "output.resample.weight", "output.resample.bias"}
+    assert set(told.left) == differ
+    after, there = weights(warm.denoiser), weights(source.ema.module)
+    assert all(torch.equal(after[name], (before if name in differ else there)[name]) for name in after)
+    assert same(weights(warm.ema.module), after)
+    assert told.taken == sum(tensor.numel() for name, tensor in after.items() if name not in differ) < told.of
+    assert "as initialised: input.weight, output.resample.weight, output.resample.bias" in str(told)
+
+
+def test_a_stage_cannot_start_from_what_is_no_stage_or_shares_nothing(
+    trainer_of: Callable[..., StageTrainer], make_pipeline: Make, tmp_path: Path
+) -> None:
+    warm = trainer_of()
+    with pytest.raises(FileNotFoundError, match=r"holds no trained stage to start from.*runs/other/model/primary"):
+        warm.start_from(tmp_path / "primary")
+    warm.save(tmp_path)
+    file = tmp_path / "secondary" / "stage.json"
+    spec = json.loads(file.read_text())
+    file.write_text(json.dumps({**spec, "denoiser": {"name": "dit"}}))
+    with pytest.raises(ValueError, match=r"secondary has a denoiser of another kind: 'dit', not 'unet'"):
+        warm.start_from(tmp_path / "secondary")
+    file.write_text(json.dumps(spec))
+    save_file({"other": torch.zeros(3)}, tmp_path / "secondary" / "model.safetensors")
+    before = weights(warm.denoiser)
+    with pytest.raises(ValueError, match=r"None of the weights in .* has the name and shape of one here"):
+        warm.start_from(tmp_path / "secondary")
+    assert same(weights(warm.denoiser), before)

@@ -21,8 +21,8 @@ class Batch:
     """Crops of codes with what goes with them.
 
     codes (b, k, l) int64; their projections (b, k, d, l) float32 where they are the target, or None; real (b, l),
-    1 where there is music and 0 where a short track was padded; one prompt per row: what the metadata of its track
-    says, and one of its captions as `text`, empty where it has none; and the samples' numbers.
+    1 where there is music and 0 where a short track was padded; one prompt per row, as `CodeStore.prompt` gives it,
+    its `text` empty where the track has no caption; and the samples' numbers.
     """
 
     codes: Tensor
@@ -112,7 +112,9 @@ class Crops:
             projections = torch.from_numpy(self._crops(self.store.projections, places, np.float32)).permute(0, 2, 3, 1)
         lengths = torch.tensor([self.store.rows[i]["frames"] - start for i, start in places])
         real = (torch.arange(self.frames) < lengths[:, None]).float()
-        prompts = [{**self.store.metadata(i), "text": text} for i, text in zip(tracks, captions, strict=True)]
+        rate = self.store.header["frame_rate"]
+        told = zip(tracks, captions, starts, strict=True)
+        prompts = [self.store.prompt(i, text, start / rate) for i, text, start in told]
         return Batch(codes, projections, real, prompts, list(numbers))
 
     def _crops(self, read: Callable[[int], np.ndarray], places: Sequence[tuple[int, int]], dtype: Any) -> np.ndarray:

@@ -157,7 +157,9 @@ def begin(
             codec.fit(clips(tracks, codec), seed=seed)
         _write_plan(draft, asked, codec, plan(tracks, codec, rules, minutes))
     begun = json.loads((draft / "plan.json").read_text(encoding="utf-8"))
-    if differ := [key for key in asked if begun["asked"][key] != asked[key]]:
+    began = begun["asked"]
+    began["codec"], asked["codec"] = config.alike("codecs", began["codec"], asked["codec"])
+    if differ := [key for key in asked if began[key] != asked[key]]:
         raise ValueError(
             f"'{draft}' is a store that was begun with other {' and '.join(differ)}. "
             "Run the command it was begun with, to go on, or delete it, to begin anew."
@@ -605,6 +607,7 @@ def open_store(
         store.check(codec, spec, target)
         if tracks:
             store.check_tracks(tracks)
+        store.audio = Path(audio) if audio else None
         return store
     if not tracks:
         raise FileNotFoundError(f"There is no store at '{folder}', and no data.audio to make one from.")
@@ -619,6 +622,7 @@ def open_store(
         if not (Path(folder) / "header.json").is_file():
             raise
         return open_store(folder, audio, codec, spec, target=target)  # another job made it meanwhile
+    store.audio = Path(audio) if audio else None
     for line in skipped:
         report(f"Skipped: {line}")
     if uncaptioned := sum(not row["captions"] for row in store.rows):

@@ -9,7 +9,6 @@ store/  header.json       codec, its options and a hash of its weights, how reco
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,10 +20,11 @@ import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from codecdiff.config import alike
 from codecdiff.data.audio import Track
-from codecdiff.interfaces import Codec, device_of
+from codecdiff.interfaces import Codec, device_of, fingerprint
 
 Target = Literal["codes", "projections"]  # what is diffused: entries of the codebooks, or what they quantise
 
@@ -48,15 +48,6 @@ SCHEMA = pa.schema(
     ]
 )
 ADDED = {"split": "", "segment": 0, "offset": 0.0}  # what stores of whole tracks did without at first
-
-
-def fingerprint(module: nn.Module) -> str:
-    """Give a hash of a module's parameters and buffers: names, shapes and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def load_state(file: Path) -> dict[str, Tensor]:
@@ -86,6 +77,7 @@ class CodeStore:
             raise ValueError(
                 f"'{self.folder}' has format {self.header.get('format')}; this codecdiff reads {FORMAT}. Encode again."
             )
+        self.audio: Path | None = None  # folder of the recordings, where it is known
         self.has_projections: bool = self.header.get("projections", False)
         rows = pq.read_table(self.folder / "manifest.parquet").to_pylist()
         self.rows: list[dict[str, Any]] = [{**ADDED, **row} for row in rows]
@@ -150,6 +142,26 @@ class CodeStore:
         """Give whatever else was said of the track of row `i` beside its captions."""
         return json.loads(self.rows[i]["metadata"])
 
+    def prompt(self, i: int, text: str = "", start: float = 0.0) -> dict[str, Any]:
+        """Give what a model is told of a crop of row `i` that starts so many seconds into it, with one of its captions.
+
+        That is whatever is known of the track, and `text`, `start` and the `seconds` of the whole row: the timing of
+        Evans et al. (2024), "Fast timing-conditioned latent audio diffusion". Where the recordings are known, `audio`
+        is that of the row (`data.excerpts`): a file, or a part of one.
+        """
+        row = self.rows[i]
+        timing = {"text": text, "start": start, "seconds": row["seconds"]}
+        if self.audio is None:
+            return {**self.metadata(i), **timing}
+        part = {"file": str(self.audio / row["track"]), "checksum": row["checksum"]}
+        if self.header.get("segmentation", {}).get("segment"):
+            part |= {"start": row["offset"], "seconds": row["seconds"]}
+        return {**self.metadata(i), **timing, "audio": part}
+
+    def prompts(self) -> list[dict[str, Any]]:
+        """Give a prompt for every caption of every row, as `prompt` does, and for the rows that have none."""
+        return [self.prompt(i, text) for i in range(len(self)) for text in self.captions(i) or [""]]
+
     def fitted_state(self) -> dict[str, Tensor]:
         """Give the state of the codec that made the store, empty if it was not fitted."""
         file = self.folder / "codec.safetensors"
@@ -178,8 +190,9 @@ class CodeStore:
     def check(self, codec: Codec, spec: dict[str, Any], target: Target = "codes") -> None:
         """Raise ValueError unless the store was made by this codec, with these options and weights, for this target."""
         self.check_target(target)
-        made_by = {"codec": self.header["codec"], "weights": self.header["weights"]}
-        asked = {"codec": json.loads(json.dumps(spec)), "weights": fingerprint(codec)}
+        made, wanted = alike("codecs", self.header["codec"], json.loads(json.dumps(spec)))
+        made_by = {"codec": made, "weights": self.header["weights"]}
+        asked = {"codec": wanted, "weights": fingerprint(codec)}
         for key in asked:
             if made_by[key] != asked[key]:
                 raise ValueError(

@@ -22,7 +22,8 @@ from codecdiff.testing.trials import (
     rebuilt,
     require,
     require_frozen,
-    require_moves,
+    require_other_device,
+    require_other_precision,
     require_same,
     require_untouched,
 )
@@ -80,7 +81,7 @@ def fitted_trial(codec: Codec, seconds: float) -> Trial:
 
 @LAWS.law
 def facts(trial: Trial) -> None:
-    """The static facts are whole numbers, levels count from 0 one for each codebook, and tensors have these sizes."""
+    """Facts are whole numbers, frame_rate is sample_rate / hop_length, levels count from 0, and tensors fit them."""
     codec = trial.codec
     values = {name: getattr(codec, name, None) for name in FACTS}
     wrong = {name: value for name, value in values.items() if type(value) is not int or value < 1}
@@ -310,9 +311,11 @@ def moves(trial: Trial) -> str:
             require(tensor.device.type == torch.device(device).type, f"{at} {name} answers on {tensor.device}.")
         return codes
 
-    return require_moves(
-        trial.codec, run, lambda a, b: require_same(b, a, "Moved to float64 and back, the codec encodes otherwise.")
-    )
+    def same(before: Tensor, after: Tensor) -> None:
+        require_same(after, before, "Moved to float64 and back, the codec encodes otherwise.")
+
+    require_other_precision(trial.codec, run, same)
+    return require_other_device(trial.codec, run)
 
 
 @LAWS.law

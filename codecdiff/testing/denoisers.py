@@ -14,7 +14,14 @@ from torch.nn import functional
 
 from codecdiff.interfaces import Condition, Denoiser, Entry
 from codecdiff.testing.laws import Broken, DoesNotApply, Laws, Result
-from codecdiff.testing.trials import noise, randomness_untouched, require, require_moves, require_same
+from codecdiff.testing.trials import (
+    noise,
+    randomness_untouched,
+    require,
+    require_other_device,
+    require_other_precision,
+    require_same,
+)
 
 Inputs = tuple[Tensor, Tensor, Tensor | None]  # noisy latents, timesteps, context
 LEARNED = 0.5  # of the loss of predicting zeros, below which a batch counts as learned
@@ -301,7 +308,8 @@ def moves(trial: Trial) -> str:
     def same(before: Tensor, after: Tensor) -> None:
         require_same(after, before, "Moved to float64 and back, it predicts otherwise.", 1e-5)
 
-    return require_moves(trial.denoiser, run, same)
+    require_other_precision(trial.denoiser, run, same)
+    return require_other_device(trial.denoiser, run)
 
 
 @LAWS.law

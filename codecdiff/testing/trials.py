@@ -20,6 +20,7 @@ from codecdiff.testing.laws import Broken
 
 AnyPart = TypeVar("AnyPart", bound=Part)
 Module = TypeVar("Module", bound=nn.Module)
+HERE = (torch.float32, torch.device("cpu"))  # precision and place of a part without tensors
 
 
 def require(holds: object, text: str) -> None:
@@ -47,7 +48,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def randomness_untouched(part: object) -> Iterator[None]:
     """Raise Broken if what is done inside changes the state of a global generator. They are put back afterwards."""
     outside = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
-    for draw in (lambda: torch.rand(1), random.random, np.random.rand):  # noqa: NPY002
+    for draw in (lambda: torch.rand(1), random.random, np.random.rand):
         draw()  # a seed that was set before shows when it is set again
     before = _states()
     try:
@@ -88,24 +89,31 @@ def require_untouched(call: Callable[..., Any], *inputs: Tensor, name: str) -> N
     require(same, f"{name} changes its input in place.")
 
 
-def require_moves(
+def require_other_precision(
     part: Module, run: Callable[[Module, torch.dtype, str], Any], same: Callable[[Any, Any], None]
-) -> str:
-    """Move deep copies of a part to float64 and back, to the meta device, and to a GPU if there is one.
+) -> None:
+    """Move a deep copy of a part to float64, and back. Raises Broken if it then does something else.
 
     `run(part, dtype, device)` uses a part that was moved there, and raises Broken if what it gives is wrong;
-    `same(before, after)` compares what it gives. Gives a sentence about the GPU.
+    `same(before, after)` compares what it gives.
     """
-    dtype = next((t.dtype for t in tensors_of(part) if t.is_floating_point()), torch.float32)
-    place = next((t.device for t in tensors_of(part)), torch.device("cpu"))
+    dtype, place = next(((t.dtype, t.device) for t in tensors_of(part) if t.is_floating_point()), HERE)
     before = run(part, dtype, str(place))
     moved = deepcopy(part).to(torch.float64)
     run(moved, torch.float64, str(place))
     same(before, run(moved.to(dtype), dtype, str(place)))
+
+
+def require_other_device(part: Module, run: Callable[[Module, torch.dtype, str], Any]) -> str:
+    """Move deep copies of a part to the meta device, where no tensor may stay behind, and to a GPU if there is one.
+
+    Gives a sentence about the GPU.
+    """
     if left := staying(deepcopy(part).to("meta")):
         raise Broken(f"{', '.join(left)} would stay behind on another device: register_buffer takes tensors along.")
     if not torch.cuda.is_available():
         return "no GPU here to move it to"
+    dtype = next((t.dtype for t in tensors_of(part) if t.is_floating_point()), torch.float32)
     run(deepcopy(part).to("cuda"), dtype, "cuda")
     return "moved to the GPU too"
 
@@ -143,8 +151,14 @@ def rebuilt(kind: str, part: AnyPart) -> AnyPart:
     if kind == "codecs" or not any(isinstance(value, Codec) for value in options.values()):
         with suppress(ConfigError):  # not registered
             return build(kind, through_json(spec_of(kind, part)), **supplied)
-    plain = {name: value if isinstance(value, Part) else through_json(value) for name, value in options.items()}
+    plain = {name: value if holds_parts(value) else through_json(value) for name, value in options.items()}
     return type(part)(**plain, **supplied)
+
+
+def holds_parts(value: Any) -> bool:
+    """Tell whether an option is a part, or holds some."""
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return isinstance(value, Part) or any(map(holds_parts, inside))
 
 
 def through_json(value: Any) -> Any:

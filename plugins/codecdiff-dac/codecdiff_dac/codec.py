@@ -1,21 +1,27 @@
-"""DAC as a codec of codecdiff, on the implementation and the weights that transformers reads."""
+"""DAC as a codec of codecdiff, on transformers' implementation or on the original one, which give the same."""
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import DacModel
+from transformers import DacConfig, DacModel
 
 from codecdiff import Codec
 from codecdiff.hub import commit_of, not_found, require_complete
 from codecdiff_dac.halos import decode_halo, encode_halo
+from codecdiff_dac.originals import is_original, original_class, original_network, read_network
 from codecdiff_dac.shapes import shape_of
 
-UNCONVERTED = " Weights still under weight norm, or of the original package, have to be converted to transformers' DAC."
+Backend = Literal["transformers", "descript"]
+
+UNCONVERTED = (
+    " Weights still under weight norm have to be converted to transformers' DAC; those of the original package are "
+    "read from its own file: model=weights.pth."
+)
 
 
 class DAC(Codec):
@@ -25,13 +31,16 @@ class DAC(Codec):
     follows the longest row (about 100 MB per second of audio when decoding), not the batch.
 
     Args:
-        model: A Hugging Face id (`descript/dac_44khz`, `dac_24khz`, `dac_16khz`) or a local folder that holds
-            `config.json` and `model.safetensors`.
+        model: A Hugging Face id (`descript/dac_44khz`, `dac_24khz`, `dac_16khz`), a local folder that holds
+            `config.json` and `model.safetensors`, or a `weights.pth` of the original package.
         revision: A branch, tag or commit of the id; the newest if None. The commit is what is remembered.
+        backend: Whose network computes: that of `transformers`, or that of the package descript-audio-codec. Either
+            reads every kind of model.
 
     Raises:
         LookupError: There is no such model.
         ValueError: The files are not a complete DAC.
+        ImportError: The backend is `descript`, and its package is not installed.
 
     Source: Kumar et al. (2023), High-Fidelity Audio Compression with Improved RVQGAN, arXiv:2306.06546.
 
@@ -39,10 +48,20 @@ class DAC(Codec):
 
     channels = 1
 
-    def __init__(self, model: str = "descript/dac_44khz", *, revision: str | None = None) -> None:
+    def __init__(
+        self, model: str = "descript/dac_44khz", *, revision: str | None = None, backend: Backend = "transformers"
+    ) -> None:
         super().__init__()
-        self.arguments["revision"] = revision = commit_of(model, revision) or revision  # a branch moves
-        self._take(_load(model, revision))
+        if backend == "descript":
+            original_class()  # before weights are fetched
+        elif backend != "transformers":
+            raise ValueError(f"DAC has no backend {backend!r}. There are: transformers, descript.")
+        if is_original(model):
+            network = read_network(model)
+        else:
+            self.arguments["revision"] = revision = commit_of(model, revision) or revision  # a branch moves
+            network = _load(model, revision)
+        self._take(network.config, original_network(network) if backend == "descript" else network)
         self.duplicate_entries = self._find_duplicates()
 
     @classmethod
@@ -53,14 +72,14 @@ class DAC(Codec):
         """
         part = cls.__new__(cls, **options)
         super(DAC, part).__init__()
+        shape = shape_of(part.arguments["model"], part.arguments["revision"])
         with torch.device("meta"):
-            part._take(DacModel(shape_of(part.arguments["model"], part.arguments["revision"])).float())
+            part._take(shape, DacModel(shape).float())  # whatever the backend: its weights are as many
         return part
 
-    def _take(self, network: DacModel) -> None:
-        """Take on a network, frozen, and its facts."""
+    def _take(self, config: DacConfig, network: Any) -> None:
+        """Take on a network of either backend, frozen, and its facts."""
         self.network = network
-        config = network.config
         self.sample_rate = config.sampling_rate
         # Not config.hop_length: the released 24 kHz configuration gives 512 there, and its network hops 320.
         self.hop_length = math.prod(config.downsampling_ratios)
@@ -71,6 +90,11 @@ class DAC(Codec):
         self.decode_halo = decode_halo(config.upsampling_ratios)
         self.requires_grad_(False)
         self.train(False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return next(self.network.parameters()).dtype
 
     def encode(self, audio: Tensor) -> Tensor:
         """(b, 1, t) audio -> (b, k, l) int64 codes, l = ceil(t / hop_length), padded with silence; any t >= 1."""
@@ -87,7 +111,7 @@ class DAC(Codec):
                 f"DAC encodes mono audio of shape (b, 1, t) with t >= 1, but got {tuple(audio.shape)}. "
                 "Mix channels down (`audio.mean(1, keepdim=True)`), or encode each as a row of the batch."
             )
-        whole_frames = functional.pad(audio, (0, -audio.shape[-1] % self.hop_length)).to(self.network.dtype)
+        whole_frames = functional.pad(audio, (0, -audio.shape[-1] % self.hop_length)).to(self.dtype)
         with _exactly(audio.device):
             # The quantiser gives (sum, codes, projections, losses...).
             rows = [self.network.quantizer(self.network.encoder(row))[1:3] for row in whole_frames.split(1)]
@@ -101,7 +125,7 @@ class DAC(Codec):
 
     def quantize(self, latents: Tensor) -> Tensor:
         """(b, k, d, l) latents -> (b, k, l) codes: the entry nearest in direction. Length never matters."""
-        rows = zip(self._levels_of(latents), latents.to(self.network.dtype).unbind(1), strict=True)
+        rows = zip(self._levels_of(latents), latents.to(self.dtype).unbind(1), strict=True)
         with _exactly(latents.device):
             return torch.stack([level.decode_latents(row)[1] for level, row in rows], dim=1)
 

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from transformers import DacConfig
 
+from codecdiff_dac.originals import is_original, read_shape
+
 Size = Literal["tiny", "16khz", "24khz", "44khz"]
 
 SHAPES: dict[Size, dict[str, Any]] = {
@@ -29,10 +31,12 @@ RELEASED: dict[str, Size] = {
 
 
 def shape_of(model: str, revision: str | None) -> DacConfig:
-    """Give the shape of a model without a network: of a local folder, a released one, or one fetched before.
+    """Give the shape of a model without a network: of a local folder or file, a released one, or one fetched before.
 
     Raises LookupError if it is none of these.
     """
+    if is_original(model):
+        return read_shape(model)
     if model in RELEASED and not Path(model).is_dir():
         return DacConfig(**SHAPES[RELEASED[model]])
     try:

@@ -2,16 +2,19 @@ import inspect
 import json
 import math
 import shutil
+import sys
 
 import pytest
 import torch
 from codecdiff_dac import DAC
 from codecdiff_dac.halos import decode_halo, encode_halo
+from codecdiff_dac.originals import SETTINGS, module_names, renamed
 from codecdiff_dac.random_weights import random_model
 from torch import nn
 from transformers import DacModel
 
 from codecdiff import config
+from codecdiff.codecs import Chunked
 
 HOP = 40  # audio samples per frame of the tiny model
 
@@ -222,7 +225,7 @@ def test_the_hop_is_the_network_s_whatever_the_configuration_says(folder, tmp_pa
 
 
 def test_arguments_are_remembered(dac, folder):
-    assert dac.arguments == {"model": str(folder), "revision": None}
+    assert dac.arguments == {"model": str(folder), "revision": None, "backend": "transformers"}
     assert inspect.signature(DAC).parameters["model"].default == "descript/dac_44khz"
 
 
@@ -298,3 +301,130 @@ def test_an_outline_inside_another_part():
 def test_an_unknown_model_cannot_be_outlined(tmp_path):
     with pytest.raises(LookupError, match=r"is not known here: .* none of descript/dac_16khz"):
         DAC.outline(model=str(tmp_path / "none"))
+
+
+NARROW = {"44khz": (44100, 512, 9), "24khz": (24000, 320, 32), "16khz": (16000, 320, 12)}  # Hz, hop, codebooks
+
+
+@pytest.fixture(scope="module", params=NARROW)
+def narrow(request, tmp_path_factory):
+    """A DAC of a released shape, but with few channels."""
+    model = random_model(tmp_path_factory.mktemp(request.param), size=request.param, width=2)
+    return request.param, DAC(str(model))
+
+
+@pytest.mark.integration
+def test_every_released_shape_has_its_facts_in_its_tensors(narrow):
+    size, dac = narrow
+    assert (dac.sample_rate, dac.hop_length, dac.num_codebooks) == NARROW[size]
+    assert (dac.encode_halo, dac.decode_halo) == (8, 10)
+    for samples in (1, dac.hop_length - 1, dac.hop_length, 3 * dac.hop_length + 1):
+        codes = dac.encode(noise(1, 1, samples))
+        assert codes.shape == (1, dac.num_codebooks, math.ceil(samples / dac.hop_length))
+        assert dac.embed(codes).shape == (1, dac.num_codebooks, 8, codes.shape[-1])
+    audio = dac.decode(codes)
+    assert audio.shape == (1, 1, 4 * dac.hop_length)
+    assert bool(audio[..., -8:].any()) == (size == "44khz")  # an odd stride ends 8 samples early
+    assert audio[..., -9].any()
+    entries = every_entry(dac)
+    assert torch.equal(dac.quantize(dac.embed(entries)), entries)
+
+
+@pytest.mark.integration
+def test_pieces_of_every_released_shape_equal_the_whole(narrow):
+    _, dac = narrow
+    chunked = Chunked(dac, frames=64)
+    audio = 3 * noise(1, 1, (3 * 64 + 17) * dac.hop_length - 13)  # three chunks and an odd end
+    codes = dac.encode(audio)
+    assert (chunked.encode(audio) != codes).float().mean() <= 1e-3
+    heard = dac.decode(codes)
+    assert heard.std() > 0.05
+    torch.testing.assert_close(chunked.decode(codes), heard, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_pieces_of_the_whole_44_khz_network_equal_the_whole(tmp_path):
+    dac = DAC(str(random_model(tmp_path, size="44khz")))
+    chunked = Chunked(dac, frames=128)
+    audio = 3 * noise(1, 1, (3 * 128 + 17) * dac.hop_length - 13)
+    codes = dac.encode(audio)
+    assert (chunked.encode(audio) != codes).float().mean() <= 1e-3
+    torch.testing.assert_close(chunked.decode(codes), dac.decode(codes), rtol=0, atol=1e-6)
+
+
+def original_weights(network):
+    """Give transformers' weights as the original package names them, its convolutions under weight norm."""
+    weights = renamed(network.state_dict(), module_names(len(network.config.downsampling_ratios)))
+    normed = {name for name in weights if name.endswith(".weight") and "codebook" not in name}
+    kept = {name: tensor for name, tensor in weights.items() if name not in normed}
+    lengths = {f"{name}_g": weights[name].flatten(1).norm(dim=1).view(-1, 1, 1) for name in normed}
+    return kept | lengths | {f"{name}_v": 3 * weights[name] for name in normed}
+
+
+def original_file(file, network, **changes):
+    """Write a `weights.pth` as the original package does."""
+    told = {original: getattr(network.config, ours) for ours, original in SETTINGS.items()}
+    weights = original_weights(network)
+    torch.save({"state_dict": weights, "metadata": {"kwargs": {**told, "latent_dim": 32}}} | changes, file)
+    return file
+
+
+def test_weights_of_the_original_package_are_read_without_it(reference, dac, tmp_path):
+    file = original_file(tmp_path / "weights.pth", reference)
+    state = torch.get_rng_state()
+    found = DAC(str(file))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert found.state_dict().keys() == dac.state_dict().keys()
+    for name, tensor in dac.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], tensor, rtol=1e-6, atol=1e-7)
+    audio = noise(1, 1, 40 * HOP)
+    assert torch.equal(found.encode(audio), dac.encode(audio))
+    assert config.spec_of("codecs", found)["model"] == str(file)
+    outline = DAC.outline(model=str(file))
+    assert [getattr(outline, fact) for fact in FACTS] == [getattr(dac, fact) for fact in FACTS]
+
+
+def test_files_that_are_not_such_weights_are_refused(reference, tmp_path):
+    file = tmp_path / "weights.pth"
+    with pytest.raises(LookupError, match=r"No DAC model '.*weights\.pth': there is no such file"):
+        DAC(str(file))
+    for content in (b"hello", b""):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="cannot be read for tensors and plain values alone"):
+            DAC(str(file))
+    torch.save({"state_dict": {}, "metadata": {"kwargs": {"x": tmp_path}}}, file)  # a path is an object of a class
+    with pytest.raises(ValueError, match="cannot be read for tensors and plain values alone"):
+        DAC(str(file))
+    for content in ([], {"state_dict": {}}, {"state_dict": {}, "metadata": 3}):
+        torch.save(content, file)
+        with pytest.raises(ValueError, match="lacks weights or their metadata"):
+            DAC(str(file))
+    original_file(file, reference, metadata={"kwargs": {"encoder_dim": 4}})
+    with pytest.raises(ValueError, match="does not say how to build a network"):
+        DAC(str(file))
+    weights = original_weights(reference)
+    del weights["encoder.block.0.weight_g"]
+    original_file(file, reference, state_dict=weights)
+    with pytest.raises(ValueError, match=r"1 of its weights are missing, 'encoder\.conv1\.weight'"):
+        DAC(str(file))
+    original_file(file, reference, state_dict=original_weights(reference) | {"more.bias": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"(?s)holds other weights than its network has.*more\.bias"):
+        DAC(str(file))
+
+
+def test_compressed_audio_is_no_model():
+    with pytest.raises(ValueError, match=r"'song\.dac' is audio that the original package compressed"):
+        DAC("song.dac")
+
+
+def test_without_its_package_the_other_backend_names_the_extra(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dac", None)  # as if it were not installed, where it is
+    spec = {"name": "dac", "model": str(folder), "backend": "descript"}
+    with pytest.raises(ImportError, match=r"(?s)Install.*'codecdiff-dac\[descript\]'"):
+        config.build("codecs", spec)
+    outline = config.outline("codecs", spec)  # planning needs no package
+    assert (outline.hop_length, outline.arguments["backend"]) == (HOP, "descript")
+    with pytest.raises(config.ConfigError, match=r"codec\.backend = 'torch'"):
+        config.build("codecs", spec | {"backend": "torch"})
+    with pytest.raises(ValueError, match=r"no backend 'torch'\. There are: transformers, descript"):
+        DAC(str(folder), backend="torch")  # pyright: ignore[reportArgumentType]

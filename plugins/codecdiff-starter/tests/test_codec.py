@@ -6,6 +6,8 @@ from codecdiff_starter.codec import SpectralCodec, distinct, kmeans, principal_d
 from codecdiff_starter.phases import HOP, MARGIN, WINDOW, audio_of, retrieve_phases, spectrum
 from torch import Tensor
 
+from codecdiff.testing import check_codec
+
 RATE = SpectralCodec.sample_rate
 
 
@@ -52,6 +54,10 @@ def log_spectral_distance(a: Tensor, b: Tensor) -> float:
         return 10 * (spectrum(audio).abs().square()[:, :-1].unflatten(1, (32, 32)).mean(2) + 1e-3).log10()
 
     return (levels(a) - levels(b)).abs().mean().item()
+
+
+def test_it_keeps_the_laws(codec):
+    check_codec(codec, seconds=0.3)
 
 
 def test_every_entry_quantises_to_itself(codec):

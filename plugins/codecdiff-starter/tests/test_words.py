@@ -6,6 +6,8 @@ import pytest
 import torch
 from codecdiff_starter.words import Words, position_signal, split_words, word_vector
 
+from codecdiff.testing import check_conditioner
+
 PROMPT = "a fast tune in G major on piano, with drums"
 
 
@@ -26,6 +28,10 @@ def similarity(a, b):
 )
 def test_words_of_any_script(text, words):
     assert split_words(text) == words
+
+
+def test_they_keep_the_laws():
+    check_conditioner(Words(width=16))
 
 
 def test_one_token_per_word():

@@ -2,9 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from functools import cached_property
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -12,11 +10,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, T5EncoderModel
 
 from codecdiff import Condition, Conditioner, Entry, Prompt, device_of, prompt_fields
+from codecdiff.data.store import fingerprint
 from codecdiff.hub import commit_of, not_found, require_complete
-from codecdiff_t5.caches import Folder, Recent
 from codecdiff_t5.shapes import shape_of
-
-_RECENT_PROMPTS = 1024  # about 250 MB of Flan-T5-large features at 60 tokens a prompt
 
 
 class T5(Conditioner):
@@ -26,24 +22,21 @@ class T5(Conditioner):
     token (b, 1, e). Both are float32, and absent for a prompt without text.
 
     Prompts are encoded one by one, without padding, so a row is bit for bit the same beside any neighbours, unless
-    `attend_padding` is asked for. Each is computed once: the latest are kept in memory, and all of them in `cache` if
-    it is given.
+    `attend_padding` is asked for. To compute each once and for all, put `cached` around it.
 
     Args:
         model: A Hugging Face id or a local folder that holds `config.json`, `model.safetensors` and a tokenizer.
         revision: A branch, tag or commit of the id; the newest if None. The commit is what is remembered.
         max_tokens: Tokens of a prompt that are read, the end token included. Longer prompts are cut, with a warning.
-        dtype: The precision to compute and cache in.
-        cache: A folder to keep features in, shared by any number of processes. It holds one folder per model and
-            options, so nothing stale is ever read.
+        dtype: The precision to compute in.
         attend_padding: Encode the prompts of a call together, padded to the longest, and give the padding's states as
             tokens like any other, as DiscoDiff's released code does. A row then depends on its neighbours; it is
-            there for comparing with that code. Nothing is kept, so there can be no `cache`.
+            there for comparing with that code, and cannot be `cached`.
+        cache: What older model folders name, always null; `cached` does what it did.
 
     Raises:
         LookupError: There is no such model.
-        ValueError: The files are not a complete T5 encoder, `max_tokens` is not positive, or there is a `cache` for
-            what depends on neighbours.
+        ValueError: The files are not a complete T5 encoder, or `max_tokens` is not positive.
 
     Source: Chung et al. (2022), Scaling Instruction-Finetuned Language Models, arXiv:2210.11416.
 
@@ -58,22 +51,23 @@ class T5(Conditioner):
         revision: str | None = None,
         max_tokens: int = 256,
         dtype: Literal["float32", "bfloat16"] = "float32",
-        cache: Path | str | None = None,
         attend_padding: bool = False,
+        cache: str | None = None,
     ) -> None:
         super().__init__()
         if max_tokens < 1:
             raise ValueError(f"T5 has to read at least one token of a prompt, but max_tokens is {max_tokens}.")
-        if attend_padding and cache is not None:
-            raise ValueError("With attend_padding a prompt's features depend on its neighbours: leave out the cache.")
+        if self.arguments.pop("cache") is not None:
+            raise ValueError(
+                f"T5 keeps no cache itself: {{name: cached, folder: {cache}, conditioner: {{name: t5, ...}}}} does."
+            )
         self.arguments["revision"] = revision = commit_of(model, revision) or revision  # a branch moves
-        self.arguments["cache"] = None  # it belongs to this machine, not to the model
         network, self.tokenizer = _load(model, revision)
         self._take(network, dtype)
         self.max_tokens = max_tokens
         self.attend_padding = attend_padding
-        self.cache = None if cache is None else Path(cache)
-        self._recent = Recent(_RECENT_PROMPTS)
+        if attend_padding:
+            self.exceptions = {"neighbours": "with attend_padding a prompt reads the padding that its neighbours bring"}
         self._has_warned = False
 
     @classmethod
@@ -84,6 +78,7 @@ class T5(Conditioner):
         """
         part = cls.__new__(cls, **options)
         super(T5, part).__init__()
+        part.arguments.pop("cache")
         with torch.device("meta"):
             network = T5EncoderModel(shape_of(part.arguments["model"], part.arguments["revision"]))
         part._take(network, part.arguments["dtype"])
@@ -109,7 +104,7 @@ class T5(Conditioner):
 
         """
         texts = [_text_of(prompt) for prompt in prompts]
-        features = self._together(texts) if self.attend_padding else [self._features(text) for text in texts]
+        features = self._together(texts) if self.attend_padding else self._apart(texts)
         longest = max([1, *map(len, features)])
         tokens = torch.zeros(len(features), longest, self.network.config.d_model)
         mask = torch.zeros(len(features), longest, dtype=torch.bool)
@@ -119,25 +114,11 @@ class T5(Conditioner):
         condition = Condition({"text": Entry(tokens, mask), "vector": Entry(tokens[:, :1], mask[:, :1])})
         return condition.to(device_of(self))
 
-    def _features(self, text: str) -> Tensor:
-        """Text -> (n, e) states on the CPU, from the nearest place that has them; no token for blank text."""
-        if not text.strip():
-            return torch.empty(0, self.network.config.d_model)
-        states = self._recent.read(text)
-        if states is None:
-            states = self._stored(text)
-            self._recent.write(text, states)
-        return states
-
-    def _stored(self, text: str) -> Tensor:
-        """Text -> (n, e) states, from the cache folder if there is one."""
-        if self._folder is None:
-            return self._compute(text)
-        states = self._folder.read(text)
-        if states is None:
-            states = self._compute(text)
-            self._folder.write(text, states)
-        return states
+    def _apart(self, texts: Sequence[str]) -> list[Tensor]:
+        """Texts -> (n, e) states on the CPU, each computed alone and once; no token for blank text."""
+        blank = torch.empty(0, self.network.config.d_model)
+        states = {text: self._compute(text) if text.strip() else blank for text in dict.fromkeys(texts)}
+        return [states[text] for text in texts]
 
     def _compute(self, text: str) -> Tensor:
         """Text -> (n, e) states, whatever autocast the caller is in."""
@@ -171,19 +152,15 @@ class T5(Conditioner):
             )
         return [*tokens[: self.max_tokens - 1], tokens[-1]]
 
-    @cached_property
-    def _folder(self) -> Folder | None:
-        """The cache of this very model and these options."""
-        return None if self.cache is None else Folder(self.cache / self._fingerprint())
+    def fingerprint(self) -> str:
+        """Hash everything that features depend on: weights, and with them their precision; tokenizer; the cut.
 
-    def _fingerprint(self) -> str:
-        """Hash everything that features depend on: weights, and with them their precision; tokenizer; the cut."""
-        digest = sha256(self.tokenizer.backend_tokenizer.to_str().encode())
-        digest.update(f"{self.max_tokens}".encode())
-        for name, tensor in self.network.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
-        return digest.hexdigest()[:32]
+        Raises ValueError with `attend_padding`, where they depend on the prompts beside as well.
+        """
+        if self.attend_padding:
+            raise ValueError("With attend_padding a prompt's features depend on its neighbours: they cannot be cached.")
+        told = f"t5 {self.max_tokens} {fingerprint(self.network)} {self.tokenizer.backend_tokenizer.to_str()}"
+        return sha256(told.encode()).hexdigest()[:32]
 
 
 def _text_of(prompt: Prompt) -> str:

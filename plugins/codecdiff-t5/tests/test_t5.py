@@ -7,7 +7,9 @@ from codecdiff_t5 import T5
 from codecdiff_t5.random_weights import random_model
 from transformers import AutoTokenizer, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
-from codecdiff import Condition
+from codecdiff import Condition, config
+from codecdiff.caches import Cached
+from codecdiff.testing import check_conditioner
 
 SHORT, LONG = "slow piano", "fast jazz with a loud guitar, and a happy song in the rock of drum!"
 
@@ -84,12 +86,12 @@ def test_attended_padding_leaves_an_empty_prompt_absent(folder):
     assert padding.encode([])["text"].tokens.shape[0] == 0
 
 
-def test_attended_padding_is_cut_as_well_and_refuses_a_cache(folder, tmp_path):
+def test_attended_padding_is_cut_as_well_and_cannot_be_cached(folder, tmp_path):
     with pytest.warns(UserWarning, match="is cut to 6"):
         cut = T5(str(folder), attend_padding=True, max_tokens=6).encode([SHORT, LONG])
     assert cut["text"].tokens.shape[1] == 6
-    with pytest.raises(ValueError, match="leave out the cache"):
-        T5(str(folder), attend_padding=True, cache=tmp_path)
+    with pytest.raises(ValueError, match="depend on its neighbours"):
+        Cached(T5(str(folder), attend_padding=True), tmp_path).encode([SHORT])
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n", {}, {"text": ""}, {"text": None, "tempo": 120}])
@@ -100,7 +102,7 @@ def test_an_empty_prompt_is_absent(t5, prompt):
     nulls = {name: torch.full((width,), 5.0) for name, width in t5.widths.items()}
     null = t5.encode([SHORT]).null().fill(nulls)
     for name, entry in condition.fill(nulls).entries.items():
-        assert entry.mask.all()
+        assert entry.mask.sum(1).eq(1).all()
         assert torch.equal(entry.tokens, null[name].tokens[:, : entry.tokens.shape[1]])
 
 
@@ -138,40 +140,54 @@ def test_max_tokens_has_to_be_positive(folder):
         T5(str(folder), max_tokens=0)
 
 
+def test_it_obeys_the_laws_and_so_does_its_cache(t5, tmp_path):
+    check_conditioner(t5)
+    check_conditioner(Cached(t5, tmp_path))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_cache_gives_back_every_bit_and_computes_nothing(folder, tmp_path, monkeypatch, dtype):
-    cached = T5(str(folder), dtype=dtype, cache=tmp_path)
-    computed = cached.encode([SHORT, LONG, ""])
-    reading = T5(str(folder), dtype=dtype, cache=str(tmp_path))
-    monkeypatch.setattr(reading, "_compute", lambda text: pytest.fail(f"{text!r} was computed again"))
-    assert_same(reading.encode([SHORT, LONG, ""]), computed)
-    assert_same(T5(str(folder), dtype=dtype).encode([SHORT, LONG, ""]), computed)
-    names = [file.name for file in tmp_path.rglob("*") if file.is_file()]
-    assert len(names) == 2
-    assert all(name.endswith(".safetensors") for name in names)
+    fresh = T5(str(folder), dtype=dtype)
+    cached = Cached(T5(str(folder), dtype=dtype), tmp_path)
+    expected = fresh.encode([SHORT, LONG, ""])
+    assert_same(cached.encode([SHORT, LONG, ""]), expected)
+    monkeypatch.setattr(T5, "_compute", lambda self, text: pytest.fail(f"{text!r} was computed again"))
+    cached.release()
+    assert all(tensor.is_meta for tensor in cached.conditioner.state_dict().values())
+    assert_same(cached.encode([SHORT, LONG, ""]), expected)
+    assert_same(Cached(T5(str(folder), dtype=dtype), tmp_path).encode([LONG]), expected.rows([1]))
 
 
 def test_the_cache_keeps_models_and_options_apart(folder, tmp_path):
     other = random_model(tmp_path / "other", seed=1)
-    for conditioner in (
-        T5(str(folder), cache=tmp_path / "cache"),
-        T5(str(other), cache=tmp_path / "cache"),
-        T5(str(folder), cache=tmp_path / "cache", max_tokens=2),
-        T5(str(folder), cache=tmp_path / "cache", dtype="bfloat16"),
-    ):
-        conditioner._has_warned = True
-        conditioner.encode([SHORT])
-    assert len(list((tmp_path / "cache").iterdir())) == 4
+    alike = random_model(tmp_path / "alike")
+    conditioners = [T5(str(folder)), T5(str(other)), T5(str(folder), max_tokens=2), T5(str(folder), dtype="bfloat16")]
+    prints = [conditioner.fingerprint() for conditioner in conditioners]
+    assert len(set(prints)) == 4
+    assert T5(str(alike)).fingerprint() == prints[0]  # wherever it lies
 
 
-def test_memory_holds_the_latest_prompts_only(folder, monkeypatch):
-    conditioner = T5(str(folder))
-    conditioner._recent.limit = 2
+def test_bfloat16_features_take_half_the_room(folder, tmp_path):
+    sizes = []
+    for dtype in ("float32", "bfloat16"):
+        cached = Cached(T5(str(folder), dtype=dtype), tmp_path / dtype)
+        cached.prepare([LONG])
+        sizes.append(sum(file.stat().st_size for file in (tmp_path / dtype).rglob("*.safetensors")))
+    assert sizes[1] < 0.65 * sizes[0]
+
+
+def test_a_cache_is_asked_for_otherwise(folder):
+    assert "cache" not in config.build("conditioners", {"name": "t5", "model": str(folder), "cache": None}).arguments
+    with pytest.raises(ValueError, match=r"\{name: cached, folder: here, conditioner: \{name: t5"):
+        T5(str(folder), cache="here")
+
+
+def test_a_prompt_asked_for_twice_is_computed_once(t5, monkeypatch):
     computed = []
-    compute = conditioner._compute
-    monkeypatch.setattr(conditioner, "_compute", lambda text: computed.append(text) or compute(text))
-    conditioner.encode(["a", "bass", "a", "calm", "a", "bass"])
-    assert computed == ["a", "bass", "calm", "bass"]
+    compute = t5._compute
+    monkeypatch.setattr(t5, "_compute", lambda text: computed.append(text) or compute(text))
+    t5.encode(["a", "bass", "a", "", "bass"])
+    assert computed == ["a", "bass"]
 
 
 def test_half_precision_is_near_and_given_as_float32(folder, t5):
@@ -207,7 +223,6 @@ def test_arguments_are_remembered(t5, folder):
         "revision": None,
         "max_tokens": 256,
         "dtype": "float32",
-        "cache": None,
         "attend_padding": False,
     }
     assert inspect.signature(T5).parameters["model"].default == "google/flan-t5-large"

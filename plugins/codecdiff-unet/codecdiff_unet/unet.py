@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from codecdiff import Condition, Denoiser, Entry
+from codecdiff import Condition, Entry
+from codecdiff.denoisers import Cued, filled, mean_token
 from codecdiff_unet.blocks import TextLayer, sinusoid
 from codecdiff_unet.levels import Builder, Cue, Level, Told
 
@@ -29,13 +30,7 @@ def embedder(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, outputs), nn.GELU(), nn.Linear(outputs, outputs), nn.SiLU())
 
 
-def mean_token(entry: Entry) -> Tensor:
-    """Give the mean (b, e) of the real tokens of every row; of a sequence of length one, its token."""
-    mask = entry.mask[..., None].to(entry.tokens.dtype)
-    return (entry.tokens * mask).sum(1) / mask.sum(1)
-
-
-class UNet(Denoiser):
+class UNet(Cued):
     """A U-Net of residual blocks with linear, cross- and self-attention. The defaults are the paper's `large`.
 
     A level holds one layer per item of `layers`: a residual block, followed by nothing ("none"), linear
@@ -125,45 +120,16 @@ class UNet(Denoiser):
         self.ups = nn.ModuleList(ups)
         self.output = build.output(width, channels * patch)
 
-    def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
-        """(b, c, l) noisy latents, (b,) steps, (b, c', l) context or None, condition -> (b, c, l), for any l >= 1."""
-        self.check_inputs(noisy, timestep, context, self.rows(condition))
-        return self.denoise(noisy, context, self.cues(timestep, condition))
-
-    def prepared(self, timesteps: Tensor, condition: Condition) -> Denoiser:
-        """Give an equal of this denoiser for these `timesteps` (n,) and this `condition` alone, with their cues kept.
-
-        Only the frames are left to compute. It is for sampling: prepare again once the weights or the device change.
-        """
-        return PreparedUNet(self, timesteps, condition)
-
-    def rows(self, condition: Condition) -> int | None:
-        """Count the rows of the entries that are used; None if the condition has none of them."""
-        counts = {name: len(condition[name].mask) for name in self.nulls if name in condition}
-        if len(set(counts.values())) > 1:
-            raise ValueError(f"The entries of a condition must have equally many rows, but have {counts}.")
-        return next(iter(counts.values()), None)
-
-    def check_inputs(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, rows: int | None) -> None:
-        """Raise a ValueError unless these can be the inputs of one call, with a condition of so many rows."""
-        b, frames = noisy.shape[0], noisy.shape[-1]
-        given = None if context is None else tuple(context.shape)
-        expected = (b, self.context_channels, frames) if self.context_channels else None
-        if noisy.shape != (b, self.channels, frames) or not frames:
-            raise ValueError(f"Expected noisy latents (b, {self.channels}, l), but was given {tuple(noisy.shape)}.")
-        if timestep.shape != (b,):
-            raise ValueError(f"Expected timesteps ({b},), one for each row, but was given {tuple(timestep.shape)}.")
-        if given != expected:
-            raise ValueError(f"Expected context {expected}, but was given {given}.")
-        if rows not in (None, b):
-            raise ValueError(f"Expected a condition of {b} rows, as many as the noisy latents, but it has {rows}.")
-
     def cues(self, timestep: Tensor, condition: Condition) -> list[list[Cue]]:
         """(n,) steps, condition -> the cues of every level's layers, in the order of `levels`."""
         weight = self.input.weight
         time = self.time_network(sinusoid(timestep.to(weight.device), self.width).to(weight.dtype))
         told = self.told(condition)
         return [level.cues(time, told) for level in self.levels]
+
+    def at(self, cues: Cues, index: Tensor) -> Cues:
+        """Take what depends on the step from the places `index` (b,) among the steps of the cues."""
+        return [[cue._replace(time=cue.time[index]) for cue in level] for level in cues]
 
     @property
     def levels(self) -> list[Level]:
@@ -172,21 +138,10 @@ class UNet(Denoiser):
 
     def told(self, condition: Condition) -> Told:
         """Fill in the learned nulls, then apply the vector network and the text layers."""
-        entries = Condition({name: self._entry(name, condition) for name in self.nulls})
-        filled = entries.fill(dict(self.nulls.items()))
-        read = {name: self._read(name, entry) for name, entry in filled.entries.items()}
+        entries = filled(condition, dict(self.nulls.items())).entries
+        read = {name: self._read(name, entry) for name, entry in entries.items()}
         vector = self.vector_network(mean_token(read[self.vector])) if self.vector and self.vector_network else None
         return Told(vector, {name: read[name] for name in self.sources})
-
-    def _entry(self, name: str, condition: Condition) -> Entry:
-        """Give the entry of this name; if there is none, one absent token for all rows."""
-        null = self.nulls[name]
-        if name not in condition:
-            return Entry(null.new_zeros(1, 1, len(null)), null.new_zeros(1, 1, dtype=torch.bool))
-        tokens, mask = condition[name]
-        if tokens.shape[-1] != len(null):
-            raise ValueError(f"Expected condition {name!r} of width {len(null)}, but was given {tokens.shape[-1]}.")
-        return Entry(tokens.to(null.dtype), mask)
 
     def _read(self, name: str, entry: Entry) -> Entry:
         """Apply the text layers of this name."""
@@ -216,37 +171,6 @@ class UNet(Denoiser):
         if self.checkpoint and torch.is_grad_enabled():
             return checkpoint(level, *inputs, use_reentrant=False)
         return level(*inputs)
-
-
-class PreparedUNet(Denoiser):
-    """A U-Net for known timesteps and one known condition, with every cue kept. The condition of a call is not read."""
-
-    def __init__(self, unet: UNet, timesteps: Tensor, condition: Condition):
-        super().__init__()
-        self.channels, self.context_channels = unet.channels, unet.context_channels
-        self.condition_widths = unet.condition_widths
-        self.unet = unet
-        self.rows = unet.rows(condition)
-        self.timesteps = timesteps.to(unet.input.weight.device)
-        self.cues = unet.cues(timesteps, condition)
-
-    def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
-        """(b, c, l) noisy latents, (b,) of the prepared steps, (b, c', l) context or None -> (b, c, l) prediction."""
-        self.unet.check_inputs(noisy, timestep, context, self.rows)
-        index = self._index(timestep.to(self.timesteps.device))
-        cues = [[cue._replace(time=cue.time[index]) for cue in level] for level in self.cues]
-        return self.unet.denoise(noisy, context, cues)
-
-    def prepared(self, timesteps: Tensor, condition: Condition) -> Denoiser:
-        """Prepare the U-Net anew."""
-        return self.unet.prepared(timesteps, condition)
-
-    def _index(self, timestep: Tensor) -> Tensor:
-        """(b,) steps -> (b,) their places among the prepared ones."""
-        matches = timestep[:, None] == self.timesteps
-        if not matches.any(dim=1).all():
-            raise ValueError(f"Steps {timestep.tolist()} are not all among those prepared: {self.timesteps.tolist()}.")
-        return matches.int().argmax(dim=1)
 
 
 def _check_options(

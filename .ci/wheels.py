@@ -1,0 +1,153 @@
+"""Tries what is published: wheels of codecdiff, and of one plugin of each kind that `codecdiff new-plugin` writes.
+
+Each is built, installed into a clean environment, checked, tested, and trained with for ten steps, as its README says.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+import venv
+import zipfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = {ROOT: "codecdiff", **{ROOT / "plugins" / f"codecdiff-{p}": f"codecdiff_{p}" for p in ("unet", "starter")}}
+PLUGINS = {"codec": "tried-codec", "splitter": "tried-splitter", "conditioner": "tried-words", "denoiser": "tried-net"}
+OFFLINE = ("--quiet", "--disable-pip-version-check", "--no-deps", "--no-index")
+# What makes training small besides; the last word on a setting counts.
+SMALLER = "loop.batch_size=2 loop.seconds=1 sampling.steps=2 stages.secondary.sampling.steps=2 seconds=1 prompts=[a]"
+NARROWER = (
+    "denoiser.width=32 denoiser.groups=4 stages.secondary.denoiser.width=32 stages.secondary.denoiser.embedding=32"
+)
+
+
+def run(*words: object, cwd: Path) -> str:
+    """Run a command in a folder, on one core, and give what it prints. Whatever else it needs, it has to bring."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "CODECDIFF"))}
+    environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    command = [str(word) for word in words]
+    done = subprocess.run(command, cwd=cwd, env=environment, text=True, capture_output=True)
+    if done.returncode:
+        sys.exit(f"{shlex.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def build(folders: Iterable[Path], wheels: Path) -> None:
+    """Build the wheel of every folder."""
+    options = ("--no-build-isolation", "--wheel-dir", wheels)
+    run(sys.executable, "-m", "pip", "wheel", *OFFLINE, *options, *folders, cwd=wheels.parent)
+
+
+def copies(home: Path) -> list[Path]:
+    """Copy the sources of our packages: setuptools would leave files beside them, and take in those of last time."""
+    ignored = shutil.ignore_patterns("build", "*.egg-info", "__pycache__", ".*")
+    folders = []
+    for source, package in PACKAGES.items():
+        folders.append(home / package)
+        shutil.copytree(source / package, folders[-1] / package, ignore=ignored)
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            if (source / name).exists():
+                shutil.copy(source / name, folders[-1])
+    return folders
+
+
+def require_whole(wheels: Path) -> None:
+    """Exit unless each wheel has every file of its package: modules, py.typed, templates, the starter's model."""
+    for source, package in PACKAGES.items():
+        (wheel,) = wheels.glob(f"{package}-*.whl")
+        inside = zipfile.ZipFile(wheel).namelist()
+        files = [file.relative_to(source) for file in (source / package).rglob("*") if file.is_file()]
+        if missing := sorted({file.as_posix() for file in files if not is_cache(file)} - {*inside}):
+            sys.exit(f"{wheel.name} lacks {', '.join(missing)}: see package-data in {source / 'pyproject.toml'}.")
+
+
+def is_cache(file: Path) -> bool:
+    """Tell whether a file is what a tool has left in the sources."""
+    return any(part == "__pycache__" or part.startswith(".") for part in file.parts)
+
+
+def clean_environment(folder: Path) -> Path:
+    """Make an environment with all that others have published, and nothing of ours; give its Python.
+
+    Packages of others are links into the environment that runs this, for installing torch again takes minutes. A .pth
+    file, or --system-site-packages, would also show what is installed there of codecdiff in editable form: plugins that
+    are not among the wheels, by their metadata, and modules that would hide what a wheel lacks.
+    """
+    venv.create(folder, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if not entry.name.startswith(("codecdiff", "__editable__", "__pycache__")):
+            (site / entry.name).symlink_to(entry)
+    return folder / "bin" / "python"
+
+
+def install(python: Path, wheels: Path) -> None:
+    """Install all wheels of a folder, and see that every package has what it requires."""
+    run(python, "-m", "pip", "install", *OFFLINE, *wheels.glob("*.whl"), cwd=wheels)
+    run(python, "-m", "pip", "check", cwd=wheels)
+
+
+def try_plugin(python: Path, kind: str, home: Path) -> None:
+    """Check, test and train with a plugin that is installed."""
+    name, start = PLUGINS[kind], time.monotonic()
+    folder = home / f"codecdiff-{name}"
+    run(python.with_name("codecdiff"), "check", name, cwd=home)
+    run(
+        python,
+        "-m",
+        "pytest",
+        "--quiet",
+        "-p",
+        "no:cacheprovider",
+        f"test_codecdiff_{name.replace('-', '_')}.py",
+        cwd=folder,
+    )
+    lines = (folder / "README.md").read_text(encoding="utf-8").splitlines()
+    (line,) = [line for line in lines if line.startswith("accelerate launch ")]
+    smaller = shlex.split(SMALLER if kind == "denoiser" else f"{SMALLER} {NARROWER}")
+    run(python, *shlex.split(line)[2:], *smaller, cwd=home)
+    model = home / "runs" / name / "model"
+    if not any(f'"name": "{name}"' in file.read_text(encoding="utf-8") for file in model.rglob("*.json")):
+        sys.exit(f"No part of {model} is called {name}.")
+    if not list((home / "runs" / name / "samples").glob("*.wav")):
+        sys.exit(f"Training with {name} has left no samples.")
+    print(f"{kind}: checked, tested, and trained ten steps with, in {time.monotonic() - start:.0f} s", flush=True)
+
+
+def main() -> None:
+    """Try everything, and say what was tried."""
+    start = time.monotonic()
+    run(sys.executable, "-m", "pip", "check", cwd=ROOT)  # with all of ours there
+    with TemporaryDirectory() as temporary:
+        home = Path(temporary)
+        build(copies(home / "sources"), home / "wheels")
+        require_whole(home / "wheels")
+        python = clean_environment(home / "environment")
+        install(python, home / "wheels")
+        where = run(python, "-c", "import codecdiff; print(codecdiff.__file__)", cwd=home)
+        if not Path(where.strip()).is_relative_to(home):
+            sys.exit(f"The environment is not clean: codecdiff comes from {where}")
+        for kind, name in PLUGINS.items():
+            run(python.with_name("codecdiff"), "new-plugin", kind, name, cwd=home)
+        build([home / f"codecdiff-{name}" for name in PLUGINS.values()], home / "written")
+        install(python, home / "written")
+        print(f"Built and installed in {time.monotonic() - start:.0f} s", flush=True)
+        (home / "recipes").symlink_to(ROOT / "recipes")
+        composer = ("codecdiff_starter.composer", "runs/music", "--count", 8, "--seconds", 3, "--num-workers", 1)
+        run(python, "-m", *composer, cwd=home)
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            list(pool.map(lambda kind: try_plugin(python, kind, home), PLUGINS))
+    print(f"All of it took {time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Long audio in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from codecdiff.codecs.wrapped import Wrapped
+from codecdiff.interfaces import Codec
+
+
+class Chunked(Wrapped):
+    """A codec that works through long audio in pieces, each with the halo that makes it equal to the whole.
+
+    Memory does not grow with duration. Refuses codecs without a finite halo.
+    """
+
+    def __init__(self, codec: Codec, *, frames: int = 512):
+        super().__init__(codec)
+        if codec.encode_halo is None or codec.decode_halo is None:
+            raise ValueError(f"{type(codec).__name__} has no finite halo: in pieces it would not equal the whole.")
+        if frames < 1:
+            raise ValueError(f"frames={frames}: a piece needs at least 1 latent frame.")
+        self.frames = frames
+
+    def _pieces(self, total: int, halo: int) -> list[tuple[int, int, int, int]]:
+        """Give (start, stop, start with halo, stop with halo), in frames, of every piece."""
+        spans = [(start, min(start + self.frames, total)) for start in range(0, total, self.frames)]
+        return [(a, b, max(a - halo, 0), min(b + halo, total)) for a, b in spans]
+
+    def _over_audio(self, function: Callable[[Tensor], Iterable[Tensor]], audio: Tensor) -> tuple[Tensor, ...]:
+        """Give the tensors (..., l) that a function gives of audio, piece by piece."""
+        hop, spans = self.hop_length, self._pieces(-(-audio.shape[-1] // self.hop_length), self.codec.encode_halo or 0)
+        pieces = [
+            [tensor[..., a - left : b - left] for tensor in function(audio[..., left * hop : right * hop])]
+            for a, b, left, right in spans
+        ]
+        return tuple(torch.cat(parts, dim=-1) for parts in zip(*pieces, strict=True))
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """(b, ch, t) audio -> (b, k, l) codes, piece by piece."""
+        return self._over_audio(lambda piece: (self.codec.encode(piece),), audio)[0]
+
+    def project(self, audio: Tensor) -> Tensor:
+        """(b, ch, t) audio -> (b, k, d, l) latents before quantisation, piece by piece."""
+        return self._over_audio(lambda piece: (self.codec.project(piece),), audio)[0]
+
+    def encode_and_project(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, ch, t) audio -> (b, k, l) codes and (b, k, d, l) latents before quantisation, piece by piece."""
+        codes, projections = self._over_audio(self.codec.encode_and_project, audio)
+        return codes, projections
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """(b, k, l) codes -> (b, ch, l * hop_length) audio, piece by piece."""
+        hop, pieces = self.hop_length, self._pieces(codes.shape[-1], self.codec.decode_halo or 0)
+        parts = [
+            self.codec.decode(codes[..., left:right])[..., (a - left) * hop : (b - left) * hop]
+            for a, b, left, right in pieces
+        ]
+        return torch.cat(parts, dim=-1)
+
+
+def in_pieces(codec: Codec) -> Codec:
+    """Give `Chunked(codec)` where the codec is local, so that memory does not grow with duration; else the codec."""
+    local = codec.encode_halo is not None and codec.decode_halo is not None
+    return Chunked(codec) if local and not isinstance(codec, Chunked) else codec

@@ -1,0 +1,70 @@
+"""What all codecs around codecs are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from codecdiff.interfaces import Codec
+
+
+class Wrapped(Codec):
+    """A codec that does what another does, until a subclass changes something."""
+
+    def __init__(self, codec: Codec):
+        super().__init__()
+        self.codec = codec
+        self.sample_rate, self.channels, self.hop_length = codec.sample_rate, codec.channels, codec.hop_length
+        self.num_codebooks, self.codebook_size = codec.num_codebooks, codec.codebook_size
+        self.codebook_dim = codec.codebook_dim
+        self.encode_halo, self.decode_halo = codec.encode_halo, codec.decode_halo
+        self.exceptions = codec.exceptions
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Levels of the wrapped codec's rows."""
+        return self.codec.levels
+
+    # a property over a plain fact, because a codec that is fitted later has other duplicates
+    @property
+    def duplicate_entries(self) -> frozenset[tuple[int, int]]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Entries of the wrapped codec that quantise to another index; a codec fitted later has others."""
+        return self.codec.duplicate_entries
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """(b, ch, t) audio -> (b, k, l) codes of the wrapped codec."""
+        return self.codec.encode(audio)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """(b, k, l) codes -> (b, k, d, l) latents of the wrapped codec."""
+        return self.codec.embed(codes)
+
+    def quantize(self, latents: Tensor) -> Tensor:
+        """(b, k, d, l) latents -> (b, k, l) codes of the wrapped codec."""
+        return self.codec.quantize(latents)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """(b, k, l) codes -> (b, ch, l * hop_length) audio of the wrapped codec."""
+        return self.codec.decode(codes)
+
+    def project(self, audio: Tensor) -> Tensor:
+        """(b, ch, t) audio -> (b, k, d, l) latents before quantisation of the wrapped codec."""
+        return self.codec.project(audio)
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the wrapped codec is fitted."""
+        return self.codec.is_fitted
+
+    def fit(self, clips: Iterable[Tensor], *, seed: int = 0) -> None:
+        """Fit the wrapped codec to clips of audio (ch, t)."""
+        self.codec.fit(clips, seed=seed)
+
+    def fitted_state(self) -> dict[str, Tensor]:
+        """State of the wrapped codec, its names prefixed with `codec.`."""
+        return {f"codec.{name}": tensor for name, tensor in self.codec.fitted_state().items()}
+
+    def load_fitted_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `fitted_state` gave."""
+        self.codec.load_fitted_state({k.removeprefix("codec."): v for k, v in state.items() if k.startswith("codec.")})

@@ -1,0 +1,122 @@
+"""What denoisers share: checked inputs, learned nulls, and what does not depend on the frames computed once."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from codecdiff.interfaces import Condition, Denoiser, Entry, device_of
+
+
+def filled(condition: Condition, nulls: Mapping[str, Tensor]) -> Condition:
+    """Give the entries called as the `nulls` (e,) are, with the null wherever an entry is absent.
+
+    An entry that the condition lacks is one token of one row, which holds for all rows. Raises ValueError for tokens of
+    another width than the null.
+    """
+    entries = Condition({name: _entry(name, null, condition) for name, null in nulls.items()})
+    return entries.fill(nulls)
+
+
+def _entry(name: str, null: Tensor, condition: Condition) -> Entry:
+    if name not in condition:
+        return Entry(null.new_zeros(1, 1, len(null)), null.new_zeros(1, 1, dtype=torch.bool))
+    tokens, mask = condition[name]
+    if tokens.shape[-1] != len(null):
+        raise ValueError(f"Expected condition {name!r} of width {len(null)}, but was given {tokens.shape[-1]}.")
+    return Entry(tokens.to(null.dtype), mask)
+
+
+def mean_token(entry: Entry) -> Tensor:
+    """Give the mean (b, e) of the real tokens of every row; of a sequence of length one, its token."""
+    mask = entry.mask[..., None].to(entry.tokens.dtype)
+    return (entry.tokens * mask).sum(1) / mask.sum(1)
+
+
+def check_inputs(denoiser: Denoiser, noisy: Tensor, timestep: Tensor, context: Tensor | None, rows: int | None) -> None:
+    """Raise a ValueError unless these can be the inputs of one call, with a condition of so many rows."""
+    b, frames = noisy.shape[0], noisy.shape[-1]
+    given = None if context is None else tuple(context.shape)
+    expected = (b, denoiser.context_channels, frames) if denoiser.context_channels else None
+    if noisy.shape != (b, denoiser.channels, frames) or not frames:
+        raise ValueError(f"Expected noisy latents (b, {denoiser.channels}, l), but was given {tuple(noisy.shape)}.")
+    if timestep.shape != (b,):
+        raise ValueError(f"Expected timesteps ({b},), one for each row, but was given {tuple(timestep.shape)}.")
+    if given != expected:
+        raise ValueError(f"Expected context {expected}, but was given {given}.")
+    if rows not in (None, b):
+        raise ValueError(f"Expected a condition of {b} rows, as many as the noisy latents, but it has {rows}.")
+
+
+class Cued(Denoiser):
+    """A denoiser that computes what depends on step and condition alone, its cues, apart from the frames.
+
+    `nulls` are the learned nulls (e,) of the conditions that it reads. For sampling, `prepared` keeps the cues.
+    """
+
+    nulls: nn.ParameterDict
+
+    @abstractmethod
+    def cues(self, timestep: Tensor, condition: Condition) -> Any:
+        """(n,) steps, a condition of b rows -> what the network is told of them, in any form."""
+
+    @abstractmethod
+    def at(self, cues: Any, index: Tensor) -> Any:
+        """Cues of n steps -> cues with what depends on the step taken from the places `index` (b,) among them."""
+
+    @abstractmethod
+    def denoise(self, noisy: Tensor, context: Tensor | None, cues: Any) -> Tensor:
+        """(b, c, l) noisy latents, (b, c', l) context or None, cues of b steps and rows -> (b, c, l) prediction."""
+
+    def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
+        """(b, c, l) noisy latents, (b,) steps, (b, c', l) context or None, condition -> (b, c, l), for any l >= 1."""
+        check_inputs(self, noisy, timestep, context, self.rows(condition))
+        return self.denoise(noisy, context, self.cues(timestep, condition))
+
+    def prepared(self, timesteps: Tensor, condition: Condition) -> Denoiser:
+        """Give an equal of this denoiser for these `timesteps` (n,) and this `condition` alone, with their cues kept.
+
+        Only the frames are left to compute. It is for sampling: prepare again once the weights or the device change.
+        """
+        return Prepared(self, timesteps, condition)
+
+    def rows(self, condition: Condition) -> int | None:
+        """Count the rows of the entries that are read; None if the condition has none of them."""
+        counts = {name: len(condition[name].mask) for name in self.nulls if name in condition}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"The entries of a condition must have equally many rows, but have {counts}.")
+        return next(iter(counts.values()), None)
+
+
+class Prepared(Denoiser):
+    """A denoiser for known timesteps and one known condition, with every cue kept. A call's condition is not read."""
+
+    def __init__(self, denoiser: Cued, timesteps: Tensor, condition: Condition):
+        super().__init__()
+        self.channels, self.context_channels = denoiser.channels, denoiser.context_channels
+        self.condition_widths = denoiser.condition_widths
+        self.denoiser = denoiser
+        self.rows = denoiser.rows(condition)
+        self.timesteps = timesteps.to(device_of(denoiser))
+        self.cues = denoiser.cues(self.timesteps, condition)
+
+    def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
+        """(b, c, l) noisy latents, (b,) of the prepared steps, (b, c', l) context or None -> (b, c, l) prediction."""
+        check_inputs(self, noisy, timestep, context, self.rows)
+        cues = self.denoiser.at(self.cues, self._index(timestep.to(self.timesteps.device)))
+        return self.denoiser.denoise(noisy, context, cues)
+
+    def prepared(self, timesteps: Tensor, condition: Condition) -> Denoiser:
+        """Prepare the denoiser anew."""
+        return self.denoiser.prepared(timesteps, condition)
+
+    def _index(self, timestep: Tensor) -> Tensor:
+        """(b,) steps -> (b,) their places among the prepared ones."""
+        matches = timestep[:, None] == self.timesteps
+        if not matches.any(dim=1).all():
+            raise ValueError(f"Steps {timestep.tolist()} are not all among those prepared: {self.timesteps.tolist()}.")
+        return matches.int().argmax(dim=1)

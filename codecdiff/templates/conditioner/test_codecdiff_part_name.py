@@ -1,0 +1,24 @@
+import pytest
+from codecdiff.testing import check_conditioner
+
+from codecdiff_part_name import PartName
+
+
+def test_it_keeps_the_laws_of_a_conditioner():
+    check_conditioner(PartName(), prompts=[{"bpm": 90}, {"bpm": 120.5}, {"bpm": "60"}])
+
+
+def test_what_is_near_is_alike():
+    condition = PartName().encode([{"bpm": bpm} for bpm in (90, 91, 180)])
+    slow, alike, fast = condition["bpm"].tokens[:, 0]
+    assert (slow - alike).norm() < (slow - fast).norm()
+
+
+def test_a_text_alone_has_no_number():
+    assert not PartName().encode(["a slow piece"])["bpm"].mask.any()
+
+
+@pytest.mark.parametrize("value", ["fast", "nan", [1]])
+def test_it_refuses_what_is_no_number(value: object):
+    with pytest.raises(ValueError, match="is no number"):
+        PartName().encode([{"bpm": value}])

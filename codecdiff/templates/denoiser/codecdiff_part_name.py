@@ -1,0 +1,94 @@
+"""The denoiser `part-name`: a residual network of dilated convolutions, told time and prompt.
+
+It works as it is. Put your own network in its place; the test beside it says what no longer holds.
+Shapes: b batch, c channel, l latent frame, n token, e embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from codecdiff import Condition, Denoiser
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def waves(timestep: Tensor, width: int) -> Tensor:
+    """(b,) diffusion steps -> (b, width) sines and cosines, from one that turns with every step to one in 10,000."""
+    rates = 10_000.0 ** -torch.linspace(0, 1, width // 2, device=timestep.device)
+    angles = timestep.float()[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class Block(nn.Module):
+    """Adds to the frames what a dilated convolution sees of them, scaled and shifted as a cue (b, width) says."""
+
+    def __init__(self, width: int, dilation: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(1, width)
+        self.cue = nn.Linear(width, 2 * width)
+        self.look = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation)
+        self.add = nn.Conv1d(width, width, 1)
+
+    def forward(self, frames: Tensor, cue: Tensor) -> Tensor:
+        """(b, width, l) frames -> frames of the same shape."""
+        scale, shift = self.cue(cue)[..., None].chunk(2, dim=1)
+        inner = self.norm(frames) * (1 + scale) + shift
+        return frames + self.add(functional.silu(self.look(functional.silu(inner))))
+
+
+class PartName(Denoiser):
+    """Blocks that look 1, 2, 4, 8 and 16 frames around, then again; a condition is the mean of its tokens.
+
+    width: channels of every block, even.
+    depth: number of blocks.
+    """
+
+    # The constructor is the schema of your options: give each a type and a default. The first three are no options:
+    # they are supplied, because they follow from codec, splitter and conditioner.
+    def __init__(
+        self,
+        *,
+        channels: int,
+        context_channels: int,
+        condition_widths: Mapping[str, int],
+        width: int = 64,
+        depth: int = 10,
+    ):
+        super().__init__()
+        if width < 2 or width % 2:
+            raise ValueError(f"width={width}: sines and cosines of the time make it even, 2 at least.")
+        self.channels = channels
+        self.context_channels = context_channels
+        self.condition_widths = dict(condition_widths)
+        self.width = width
+        self.enter = nn.Conv1d(channels + context_channels, width, 1)
+        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        # One layer and one learned null for every condition there is; a null takes the place of an absent condition.
+        self.told = nn.ModuleDict({name: nn.Linear(e, width) for name, e in condition_widths.items()})
+        self.nulls = nn.ParameterDict({name: nn.Parameter(torch.zeros(e)) for name, e in condition_widths.items()})
+        self.blocks = nn.ModuleList(Block(width, 2 ** (i % 5)) for i in range(depth))
+        self.leave = nn.Conv1d(width, channels, 1)
+
+    def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
+        """(b, c, l) noisy latents, (b,) steps, (b, c', l) context or None, condition -> (b, c, l) prediction."""
+        # Any number of frames has to do. If your network needs a multiple of some number, pad here and crop again.
+        seen = torch.cat([noisy, context], dim=1) if context is not None and self.context_channels else noisy
+        frames, cue = self.enter(seen), self._cue(timestep, condition, noisy)
+        for block in self.blocks:
+            frames = block(frames, cue)
+        return self.leave(frames)
+
+    def _cue(self, timestep: Tensor, condition: Condition, noisy: Tensor) -> Tensor:
+        """(b,) steps and the condition -> (b, width) what every block is told."""
+        cue = self.time(waves(timestep, self.width).to(noisy.dtype))
+        filled = condition.fill(dict(self.nulls.items()))
+        for name, layer in self.told.items():
+            tokens, mask = filled[name]
+            # What is masked may hold anything, and is never looked at.
+            real = tokens.where(mask[..., None], torch.zeros_like(tokens)).to(noisy.dtype)
+            cue = cue + layer(real.sum(1) / mask.sum(1, keepdim=True))
+        return functional.silu(cue)
+
+    # If much of the work depends on the step and the condition alone, do it once in `prepared`.

@@ -1,0 +1,27 @@
+"""The laws of conditioners, on a T5 of random weights."""
+
+from pathlib import Path
+
+import pytest
+from codecdiff_t5 import T5
+from codecdiff_t5.random_weights import random_model
+
+from codecdiff.caches import Cached
+from codecdiff.testing import DeclaredException, check_conditioner
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(random_model(tmp_path_factory.mktemp("t5")))
+
+
+def test_t5_keeps_the_laws_with_a_cache_and_without(folder: str, tmp_path: Path):
+    for conditioner in (T5(folder), Cached(T5(folder), folder=str(tmp_path))):
+        results = check_conditioner(conditioner)
+        assert {result.state for result in results} == {"kept"}
+
+
+def test_attended_padding_is_declared(folder: str):
+    with pytest.warns(DeclaredException, match="neighbours: with attend_padding"):
+        results = check_conditioner(T5(folder, attend_padding=True))
+    assert [result.law.name for result in results if result.state == "exception"] == ["neighbours"]

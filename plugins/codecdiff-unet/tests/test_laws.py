@@ -1,0 +1,30 @@
+"""The laws of denoisers, on small U-Nets."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+from codecdiff_unet import UNet
+
+from codecdiff.testing import check_denoiser
+
+TINY: dict[str, Any] = {
+    "width": 16,
+    "multipliers": (1, 2),
+    "heads": 2,
+    "head_dim": 8,
+    "linear_heads": 2,
+    "linear_head_dim": 4,
+    "groups": 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "widths"),
+    [
+        ({"layers": ("linear", "text")}, {"text": 6, "vector": 5}),
+        ({"layers": ("none", "text"), "text_layers": 1, "vector": "text", "patch": 2}, {"text": 6}),
+    ],
+)
+def test_unet_keeps_the_laws(options: dict[str, Any], widths: dict[str, int]):
+    check_denoiser(partial(UNet, **TINY, **options), widths=widths)

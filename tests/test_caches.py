@@ -1,0 +1,164 @@
+"""Features of prompts on disk: bit for bit what was computed, shared by processes, without the encoder in memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from codecdiff import Condition, Conditioner, Entry, Prompt, config, prompt_fields
+from codecdiff.caches import Cached, narrowed
+from codecdiff.conditioners import Joined, Numbers, Reading
+from codecdiff.testing import check_conditioner
+
+PROMPTS: list[Prompt] = ["slow", "a faster piece", "", {"text": "slow", "tempo": 90}]
+
+
+class Letters(Conditioner):
+    """A frozen table of letters: a token for each of a text, which takes weights to compute."""
+
+    fields = ("text",)
+    computed: list[Any]
+
+    def __init__(self, *, seed: int = 0) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(256, 6, generator=torch.Generator().manual_seed(seed)), False)
+        self.computed = []
+
+    @property
+    def widths(self) -> dict[str, int]:
+        return {"letters": 6, "first": 6}
+
+    def encode(self, prompts: Sequence[Prompt]) -> Condition:
+        self.computed += prompts
+        rows = [list(str(prompt_fields(prompt).get("text") or "").encode()) for prompt in prompts]
+        longest = max([1, *map(len, rows)])
+        index = torch.tensor([row + [0] * (longest - len(row)) for row in rows], dtype=torch.long).view(-1, longest)
+        mask = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
+        tokens = self.table[index] * mask[..., None]
+        return Condition({"letters": Entry(tokens, mask), "first": Entry(tokens[:, :1], mask[:, :1])})
+
+
+def letters(cached: Cached) -> Letters:
+    """Give what encodes in a cache."""
+    assert isinstance(cached.conditioner, Letters)
+    return cached.conditioner
+
+
+def same(one: Condition, other: Condition) -> bool:
+    pairs = zip(one.entries.items(), other.entries.items(), strict=True)
+    return all(
+        a == b and torch.equal(x.tokens, y.tokens) and x.tokens.dtype == y.tokens.dtype and torch.equal(x.mask, y.mask)
+        for (a, x), (b, y) in pairs
+    )
+
+
+def test_what_is_read_is_what_was_computed_to_the_bit(tmp_path: Path) -> None:
+    cached, again = Cached(Letters(), tmp_path), Cached(Letters(), tmp_path)
+    expected = Letters().encode(PROMPTS)
+    assert same(cached.encode(PROMPTS), expected)
+    assert same(again.encode(PROMPTS), expected)
+    assert same(again.encode([]), Letters().encode([]).map(lambda _, e: (e.tokens[:, :1], e.mask[:, :1])))
+    assert not letters(again).computed
+    assert len(letters(cached).computed) == 3  # "slow" once
+    check_conditioner(cached)
+
+
+def test_a_prepared_and_released_encoder_has_no_weights_and_is_not_asked(tmp_path: Path) -> None:
+    cached = Cached(Letters(), tmp_path)
+    expected = cached.encode(PROMPTS)
+    cached.prepare(PROMPTS)
+    cached.release()
+    assert letters(cached).table.is_meta
+    assert not list(cached.parameters())
+    assert same(cached.to("cpu").encode(PROMPTS), expected)
+    assert letters(cached).table.is_meta
+
+
+def test_a_prompt_that_was_not_prepared_builds_the_encoder_again(tmp_path: Path) -> None:
+    cached = Cached(Joined([Letters(seed=3), Numbers({"tempo": Reading(low=0, high=200)})]), tmp_path)
+    cached.prepare(["slow"])
+    cached.release()
+    with pytest.warns(UserWarning, match="not prepared is asked for: the encoder is loaded again"):
+        given = cached.encode([{"text": "new", "tempo": 90}])
+    assert torch.equal(given["letters"].tokens, Letters(seed=3).encode(["new"])["letters"].tokens)
+    assert cached.encode(["newer"])["letters"].mask.sum() == 5  # without another warning
+
+
+def test_an_encoder_that_has_changed_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = Cached(Letters(), tmp_path)
+    cached.release()
+    monkeypatch.setattr(Letters, "fingerprint", lambda self: "another")
+    with pytest.raises(ValueError, match="of Letters are others"), pytest.warns(UserWarning, match="not prepared"):
+        cached.encode(["new"])
+
+
+def test_conditioners_of_other_weights_are_kept_apart(tmp_path: Path) -> None:
+    for seed in (0, 1, 1):
+        Cached(Letters(seed=seed), tmp_path).prepare(["slow"])
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
+    cached = Cached(Letters(), tmp_path)
+    expected = cached.encode(["slow"])
+    file = cached.features.file(cached.key("slow"))
+    file.write_bytes(file.read_bytes()[:40])
+    assert same(Cached(Letters(), tmp_path).encode(["slow"]), expected)
+    assert cached.features.read(cached.key("slow"), ["letters"]) is not None
+
+
+@pytest.mark.parametrize(
+    ("tokens", "kept"),
+    [
+        (torch.randn(3, 4).bfloat16().float(), torch.bfloat16),
+        (torch.tensor([1.0 + 2**-10]), torch.float16),
+        (torch.tensor([1.0 + 2**-20]), torch.float32),
+        (torch.tensor([1e30 + 2.0]), torch.float32),
+        (torch.tensor([0.1]).double(), torch.float64),
+    ],
+)
+def test_features_are_written_as_narrow_as_they_are_exact(tokens: Tensor, kept: torch.dtype) -> None:
+    assert narrowed(tokens).dtype == kept
+    assert torch.equal(narrowed(tokens).to(tokens.dtype), tokens)
+
+
+def _prepare(folder: Path) -> None:
+    torch.set_num_threads(1)
+    Cached(Letters(), folder).prepare([f"prompt {i}" for i in range(40)])
+
+
+def test_processes_may_share_a_folder(tmp_path: Path) -> None:
+    processes = [multiprocessing.get_context("fork").Process(target=_prepare, args=(tmp_path,)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(files) == 41  # and no temporary one
+    reading = Cached(Letters(), tmp_path)
+    reading.encode([f"prompt {i}" for i in range(40)])
+    assert not letters(reading).computed
+
+
+def test_a_model_names_the_conditioner_and_not_its_cache(tmp_path: Path) -> None:
+    words = {"name": "words", "width": 8, "max_tokens": 48}
+    numbers = {"name": "numbers", "fields": {"tempo": {"low": 40.0, "high": 220.0}}, "width": 64}
+    cached = {"name": "cached", "folder": str(tmp_path), "conditioner": words}
+    built = config.build("conditioners", {"name": "joined", "conditioners": [cached, numbers]})
+    assert isinstance(built.parts[0], Cached)
+    assert config.spec_of("conditioners", built) == {"name": "joined", "conditioners": [words, numbers]}
+    assert config.spec_of("conditioners", built.parts[0]) == words
+
+
+def test_what_is_about_the_prompt_passes_through(tmp_path: Path) -> None:
+    inner = Joined([Letters(), Numbers({"tempo": Reading(low=40, high=220)})])
+    cached = Cached(inner, tmp_path)
+    assert (cached.fields, cached.widths, cached.sources) == (inner.fields, inner.widths, inner.sources)
+    assert cached.key({"text": "a", "tempo": 90}) == inner.key({"text": "a", "tempo": 90})

@@ -1,0 +1,189 @@
+"""Guidance by one weight and by many, against the formula written out over what a denoiser is told."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from codecdiff import Condition, Denoiser, Entry, config
+from codecdiff.conditioners import Joined, Numbers, Reading
+from codecdiff.diffusion import generator, sample
+from codecdiff.guidance import asked, groups, guided, num_answers, num_passes, parse, resolved
+from codecdiff.schedules import sampler, training_scheduler
+
+NAMES: tuple[str, ...] = ("text", "vector", "tempo")
+
+
+def told(*names: str, value: float = 1.0) -> Condition:
+    """A condition of two rows with these entries, and the others absent."""
+    tokens = value * torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])
+    return Condition({name: Entry(tokens, torch.full((2, 1), name in names)) for name in NAMES})
+
+
+class Table(Denoiser):
+    """Answers by a table: a number for every set of entries a row is told, plus the token it is told of each."""
+
+    channels, context_channels = 1, 0
+    condition_widths = dict.fromkeys(NAMES, 2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        sets = [frozenset(some) for count in range(4) for some in combinations(NAMES, count)]
+        draws = torch.randn(len(sets), generator=torch.Generator().manual_seed(1)).tolist()
+        self.answers = dict(zip(sets, draws, strict=True))
+        self.rows: list[int] = []
+
+    def answer(self, condition: Condition, row: int) -> float:
+        there = [name for name in NAMES if condition[name].mask[row].any()]
+        return self.answers[frozenset(there)] + sum(float(condition[name].tokens[row].sum()) for name in there)
+
+    def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
+        self.rows.append(len(noisy))
+        given = torch.tensor([self.answer(condition, row) for row in range(len(noisy))])
+        return given[:, None, None].expand_as(noisy) + 0 * noisy
+
+
+def answer_of(network: Table, guidance: Any, condition: Condition, away: Condition) -> Tensor:
+    """The guided answer (2,), through the functions that sampling goes through."""
+    of = groups(guidance, condition.entries)
+    question = asked(condition, away, of)
+    rows = torch.zeros(2 * num_answers(of), 1, 1)
+    return guided(network(rows, torch.zeros(len(rows)), None, question).chunk(num_answers(of)), of)[:, 0, 0]
+
+
+def written_out(network: Table, order: list[tuple[float, list[str]]], condition: Condition, away: Condition) -> Tensor:
+    """The formula, one row and one group after the other."""
+
+    def known(names: list[str]) -> Condition:
+        return Condition({name: (condition if name in names else away)[name] for name in NAMES})
+
+    rows = []
+    for row in range(2):
+        value, names = network.answer(known([]), row), []
+        for weight, more in order:
+            before = network.answer(known(names), row)
+            names = [*names, *more]
+            value += weight * (network.answer(known(names), row) - before)
+        rows.append(value)
+    return torch.tensor(rows)
+
+
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize(
+    ("guidance", "order", "passes"),
+    [
+        (3.0, [(3.0, [*NAMES])], 2),
+        (1.0, [(1.0, [*NAMES])], 1),
+        ({"text": 3.0, "vector": 3.0, "tempo": 3.0}, [(3.0, [*NAMES])], 2),
+        ({"text": 3.0, "tempo": 1.5, "vector": 3.0}, [(3.0, ["text", "vector"]), (1.5, ["tempo"])], 3),
+        ({"tempo": 1.5, "text": 3.0, "vector": 3.0}, [(1.5, ["tempo"]), (3.0, ["text", "vector"])], 3),
+        ({"text": 3.0, "vector": 3.0}, [(1.0, ["tempo"]), (3.0, ["text", "vector"])], 2),
+        ({"text": 2.0, "vector": 3.0, "tempo": 0.0}, [(2.0, ["text"]), (3.0, ["vector"]), (0.0, ["tempo"])], 4),
+        ({"tempo": 1.0, "text": -1.0, "vector": 1.0}, [(1.0, ["tempo", "vector"]), (-1.0, ["text"])], 2),
+    ],
+)
+def test_guidance_is_its_formula(guidance: Any, order: Any, passes: int, negative: bool) -> None:
+    network, condition = Table(), told(*NAMES)
+    away = told("text", value=-2.0) if negative else condition.null()
+    torch.testing.assert_close(
+        answer_of(network, guidance, condition, away), written_out(network, order, condition, away)
+    )
+    assert network.rows == [2 * passes]
+
+
+def test_equal_weights_are_the_one_weight_to_the_bit() -> None:
+    network, condition = Table(), told("text", "tempo")
+    one = answer_of(network, 2.7, condition, condition.null())
+    same = answer_of(network, dict.fromkeys(NAMES, 2.7), condition, condition.null())
+    plain = [network.answer(condition, row) for row in (0, 1)], [network.answers[frozenset()]] * 2
+    full, none = torch.tensor(plain)
+    assert torch.equal(one, none + 2.7 * (full - none))
+    assert torch.equal(same, one)
+
+
+def test_an_entry_that_is_absent_leads_nowhere() -> None:
+    network, condition = Table(), told("text")
+    wild = answer_of(network, {"text": 3.0, "tempo": 50.0, "vector": -9.0}, condition, condition.null())
+    torch.testing.assert_close(wild, answer_of(network, 3.0, condition, condition.null()))
+
+
+def test_sampling_goes_by_it() -> None:
+    network, condition = Table(), told(*NAMES)
+    scheduler = training_scheduler(steps=100, prediction="sample")  # one step of DDIM gives the answer itself
+    made = sample(
+        network,
+        sampler(scheduler, "ddim"),
+        (1, 4),
+        context=None,
+        condition=condition,
+        steps=1,
+        guidance={"tempo": 1.5, "text": 3.0},
+        generators=[generator(0, row) for row in range(2)],
+    )
+    order = [(1.0, ["vector"]), (1.5, ["tempo"]), (3.0, ["text"])]
+    expected = written_out(network, order, condition, condition.null())
+    torch.testing.assert_close(made, expected[:, None, None].expand(2, 1, 4))
+    assert network.rows == [6]
+
+
+def conditioner() -> Joined:
+    words = config.build("conditioners", {"name": "words", "width": 8})
+    return Joined([words, Numbers({"tempo": Reading(low=40, high=220)})])
+
+
+class Twofold(Numbers):
+    """Gives two entries of one field, as T5 does."""
+
+    @property
+    def sources(self) -> dict[str, tuple[str, ...]]:
+        return {"text": ("text",), "vector": ("text",), "tempo": ("tempo",)}
+
+
+def test_a_field_stands_for_the_entries_that_follow_from_it() -> None:
+    twofold = Twofold({"tempo": Reading(low=0, high=1)})
+    assert resolved({"text": 3}, twofold) == {"text": 3, "vector": 3}
+    assert resolved({"text": 3, "vector": 1}, twofold) == {"text": 3, "vector": 1}
+    assert str(resolved({"tempo": 2, "text": 3}, twofold)) == "{'tempo': 2, 'text': 3, 'vector': 3}"  # in order
+    assert resolved(3.0, twofold) == 3.0
+
+
+def test_passes_are_counted() -> None:
+    whole = conditioner()
+    counts = [num_passes(guidance, whole) for guidance in (1.0, 3.0, {"text": 3.0}, {"text": 3.0, "tempo": 2.0})]
+    assert counts == [1, 2, 2, 3]
+    assert num_passes({"text": 2.0, "tempo": 2.0}, whole) == 2
+    assert num_passes(3.0, None) == 1
+
+
+@pytest.mark.parametrize(
+    ("guidance", "sentence"),
+    [
+        ({"key": 3.0}, r"guidance key=3: the model has no such condition\. It has: text, tempo"),
+        ({"text": float("nan")}, "text=nan: ask for a number"),
+        (float("inf"), "guidance=inf: ask for a number"),
+    ],
+)
+def test_guidance_that_cannot_be_is_refused(guidance: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        resolved(guidance, conditioner())
+
+
+def test_a_model_without_conditions_has_none_to_name() -> None:
+    with pytest.raises(ValueError, match="trained without conditions"):
+        resolved({"text": 3.0}, None)
+
+
+def test_words_of_the_command_line() -> None:
+    assert parse([]) is None
+    assert parse(["3"]) == 3.0
+    assert parse(["text=3", "tempo=1.5"]) == {"text": 3.0, "tempo": 1.5}
+
+
+@pytest.mark.parametrize("words", [["much"], ["3", "4"], ["3", "text=3"], ["text="], ["=3"], ["text=3", "text=4"]])
+def test_other_words_are_told_how_to_ask(words: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"--guidance text=3 --guidance tempo=1\.5"):
+        parse(words)
