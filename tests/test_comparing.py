@@ -63,8 +63,8 @@ def comparison(settings: dict[str, Any]) -> Comparison:
 
 
 COSTS = [
-    StageCost("primary", 1, 8, asked=100, training=3, evaluations=1, guided=True, sampling=1),
-    StageCost("secondary", 1, 24, asked=200, training=7, evaluations=1, guided=True, sampling=1),
+    StageCost("primary", 1, 8, asked=100, training=3, evaluations=1, answers=2, sampling=1),
+    StageCost("secondary", 1, 24, asked=200, training=7, evaluations=1, answers=2, sampling=1),
 ]
 
 

@@ -27,7 +27,7 @@ from codecdiff.cards import write_card
 from codecdiff.comparisons.budgets import StageCost, affordable, costs_of, total
 from codecdiff.comparisons.settings import Comparison
 from codecdiff.data.store import CodeStore
-from codecdiff.experiments import Blueprint, new_pipeline, new_stage, open_data
+from codecdiff.experiments import Blueprint, new_pipeline, new_stage, open_data, prepare_prompts, start_of
 from codecdiff.files import WAIT, replace_text, try_alone, wait_alone
 from codecdiff.models import differences
 from codecdiff.pipeline import Pipeline
@@ -144,6 +144,8 @@ class Run:
         spec = stage.spec()
         told |= {key: spec[key] for key in ("denoiser", "scheduler", "noise_color")}
         told |= {"name": stage.name, "training": train.model_dump(), "loop": loop.model_dump()}
+        if own["start_from"] in pipeline.stage_names:
+            told["start"] = self._hash(pipeline, places, pipeline.stage_names.index(own["start_from"]))
         if context is None:  # it sees nothing of other stages
             told["training"]["context_noise"] = told["snap_context"] = None
         digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
@@ -228,6 +230,7 @@ def train(run: Run, comparison: Comparison, runs: Sequence[Run], device: torch.d
     with wait_alone(run.home):
         first = run.blueprint.model_copy(update={"seed": comparison.seeds[0]})  # whose seed a codec is fitted with
         store = open_data(first, pipeline, codec, run.store, run.model, report)
+        prepare_prompts(pipeline, store, report=report)
     for i in range(len(run.variant.steps)):
         twin = twin_of(run, i, runs)
         if twin is not None and not run.is_trained(i):
@@ -256,7 +259,9 @@ def _train_stage(
     stage, options, loop = new_stage(run.blueprint, pipeline, i)
     stage.denoiser.to(device)
     trainer = StageTrainer(stage, seed=run.seed, **options.model_dump())
-    trainer.resume(run.model)
+    source = start_of(run.blueprint, pipeline, stage.name, run.model)
+    if not trainer.resume(run.model) and source:
+        report(f"{run.name}: {stage.name} {trainer.start_from(source)}")
     if trainer.step_count >= options.steps:  # how it is sampled may have changed
         return trainer.save(run.model)
     sizes: dict[str, Any] = {"seconds": loop.seconds, "batch_size": loop.batch_size, "seed": run.seed}
