@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from small import UNET, noise, write_music
+from small import UNET, noise, tone, write_music
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
@@ -23,13 +23,14 @@ import codecdiff
 from codecdiff import Pipeline, cli, config
 from codecdiff.comparisons import figures, sheets
 from codecdiff.comparisons.budgets import StageCost, affordable, costs_of, total
-from codecdiff.comparisons.clips import Chosen, Clip, choose
+from codecdiff.comparisons.clips import Chosen, Clip, Ear, choose
 from codecdiff.comparisons.figures import Draws, Material, measure
 from codecdiff.comparisons.runs import Run, in_turn, runs_of, twin_of, variants_of
 from codecdiff.comparisons.settings import Comparison, Evaluation
 from codecdiff.config import ConfigError
 from codecdiff.data.store import CodeStore
 from codecdiff.edits import of_first_stage, of_first_stages
+from codecdiff.embedders import LogMel
 from codecdiff.experiments import new_pipeline, new_stage
 from codecdiff.files import try_alone
 from codecdiff.metrics import frechet_distance
@@ -62,8 +63,8 @@ def comparison(settings: dict[str, Any]) -> Comparison:
 
 
 COSTS = [
-    StageCost("primary", 1, 8, asked=100, training=3, evaluations=1, guided=True, sampling=1),
-    StageCost("secondary", 1, 24, asked=200, training=7, evaluations=1, guided=True, sampling=1),
+    StageCost("primary", 1, 8, asked=100, training=3, evaluations=1, answers=2, sampling=1),
+    StageCost("secondary", 1, 24, asked=200, training=7, evaluations=1, answers=2, sampling=1),
 ]
 
 
@@ -203,6 +204,15 @@ def test_clips_are_of_held_out_recordings_and_of_each_on_one_side(store: CodeSto
     assert choose(store, music, 0.7, asked, 0) == chosen
     with pytest.raises(ValueError, match=r"1 recordings are held out.*data\.held_out"):
         choose(store, music, 0.1, asked, 0)
+
+
+def test_clips_of_any_rate_are_heard_at_that_of_the_embedder() -> None:
+    ear = Ear(LogMel(sample_rate=16_000), torch.device("cpu"))
+    low, high = (torch.from_numpy(tone(2.0, 220, rate))[None, None] for rate in (8000, 16_000))
+    heard, wanted = ear.hear(low, 8000), ear.hear(high.expand(-1, 2, -1), 16_000)
+    assert heard.shape == wanted.shape == (1, 3, 64)
+    assert torch.allclose(heard[..., 1:4], wanted[..., 1:4], atol=0.05)  # the bands of the tone
+    assert torch.equal(wanted, ear.embedder.embed(high[:, 0]))
 
 
 @pytest.mark.parametrize("pattern", ["coarse-first", "delayed", "flattened", {"name": "grouped", "stages": "0|1-2|3"}])

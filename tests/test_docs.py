@@ -20,7 +20,7 @@ from codecdiff.data.store import CodeStore
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
 NEEDS_NETWORK = {
-    f"codecdiff-{name}" for name in ("dac", "t5", "clap", "vggish", "mert")
+    f"codecdiff-{name}" for name in ("dac", "encodec", "mimi", "t5", "clap", "vggish", "mert")
 }  # their examples load released weights
 NAMED = re.compile(r"^`(\w+)\.py`:\n\n```python\n(.*?)^```$", flags=re.S | re.M)
 LINK = re.compile(r"\]\((?!http)([^)#]+)")

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from codecdiff.experiments import Blueprint, new_pipeline, new_stage
+from codecdiff.experiments import Blueprint, check_starts, new_pipeline, new_stage
+from codecdiff.guidance import num_passes
 from codecdiff.interfaces import Condition
 from codecdiff.meters import Meter
 from codecdiff.pipeline import Pipeline
@@ -32,7 +34,7 @@ class StageCost:
     asked: int  # steps of training in its settings
     training: int  # FLOPs of a step
     evaluations: int  # of the network for a clip
-    guided: bool  # each on twice the rows
+    answers: int  # of the network in each: with guidance, of so many rows for one clip
     sampling: int  # FLOPs of one clip
 
 
@@ -41,12 +43,13 @@ def costs_of(blueprint: Blueprint, seconds: float) -> list[StageCost]:
     pipeline, codec = new_pipeline(blueprint, outlined=True)
     length = pipeline.frames(seconds)
     ones = pipeline.splitter.split(torch.ones(1, codec.num_codebooks, codec.codebook_dim, length))
+    jobs = [new_stage(blueprint, pipeline, i, "meta") for i in range(len(pipeline.stage_names))]
+    check_starts(blueprint, pipeline, [stage for stage, _, _ in jobs], Path())
     costs = []
-    for i in range(len(pipeline.stage_names)):
-        stage, train, loop = new_stage(blueprint, pipeline, i, "meta")
+    for i, (stage, train, loop) in enumerate(jobs):
         frames = round(loop.seconds * codec.frame_rate)
         step = step_of(StageTrainer(stage, **train.model_dump()), blank_input(pipeline, i, loop.batch_size, frames))
-        evaluations, guided, sampling = sampling_of(stage, pipeline, i, length)
+        evaluations, answers, sampling = sampling_of(stage, pipeline, i, length)
         costs.append(
             StageCost(
                 stage.name,
@@ -55,7 +58,7 @@ def costs_of(blueprint: Blueprint, seconds: float) -> list[StageCost]:
                 train.steps,
                 step.forward + step.backward + step.recomputed,
                 evaluations,
-                guided,
+                answers,
                 sampling,
             )
         )
@@ -63,8 +66,8 @@ def costs_of(blueprint: Blueprint, seconds: float) -> list[StageCost]:
 
 
 @torch.no_grad()
-def sampling_of(stage: Stage, pipeline: Pipeline, i: int, frames: int) -> tuple[int, bool, int]:
-    """Count the evaluations of one clip, tell whether each is on twice the rows for guidance, and give all its FLOPs.
+def sampling_of(stage: Stage, pipeline: Pipeline, i: int, frames: int) -> tuple[int, int, int]:
+    """Count the evaluations of one clip, and the answers that guidance takes in each, and give the FLOPs of all.
 
     The denoiser of the stage is on the meta device. What it computes once for all evaluations (`Denoiser.prepared`) is
     counted in every one: hardly anything beside the rest.
@@ -72,13 +75,12 @@ def sampling_of(stage: Stage, pipeline: Pipeline, i: int, frames: int) -> tuple[
     given, scheduler = blank_input(pipeline, i, 1, frames), stage.new_sampler()
     set_steps(scheduler, stage.steps)
     evaluations = len(scheduler.timesteps)
-    guided = stage.guidance != 1 and bool(given.condition.entries)
-    rows = 2 if guided else 1
-    asked = Condition.cat([given.condition, given.condition.null()]) if guided else given.condition
+    rows = num_passes(stage.guidance, pipeline.conditioner)
+    asked = Condition.cat([given.condition] * rows)
     seen = None if given.context is None else given.context.repeat(rows, 1, 1)
     with Meter() as meter:
         stage.denoiser.eval()(given.clean.repeat(rows, 1, 1), torch.zeros(rows, device="meta"), seen, asked)
-    return evaluations, guided, evaluations * meter.flops
+    return evaluations, rows, evaluations * meter.flops
 
 
 def total(costs: Sequence[StageCost], steps: Sequence[int] | None = None) -> int:

@@ -17,7 +17,7 @@ def table(comparison: Comparison, variants: Sequence[Variant]) -> str:
     ]
     for variant in variants:
         for cost, steps in zip(variant.costs, variant.steps, strict=True):
-            calls = f"{cost.evaluations}{' x 2' if cost.guided else ''}"
+            calls = f"{cost.evaluations}{f' x {cost.answers}' if cost.answers > 1 else ''}"
             counts = (amount(cost.parameters), str(steps), amount(cost.training), amount(cost.training * steps))
             lines.append((variant.name, cost.name, *counts, calls, amount(cost.sampling)))
         if len(variant.costs) > 1:
@@ -25,7 +25,7 @@ def table(comparison: Comparison, variants: Sequence[Variant]) -> str:
             lines.append((variant.name, "together", "", "", "", sums[0], "", sums[1]))
     rows = ["".join(_cell(*sized, i) for i, sized in enumerate(zip(line, widths, strict=True))) for line in lines]
     work = amount(len(comparison.seeds) * sum(variant.training for variant in variants))
-    clip = f"A clip is {comparison.evaluation.seconds:g} seconds; guidance takes every evaluation on twice the rows."
+    clip = f"A clip is {comparison.evaluation.seconds:g} seconds; guidance takes so many answers in every evaluation."
     return "\n".join(
         [*rows, "", f"{len(variants)} variants x {len(comparison.seeds)} seeds: {work}FLOPs of training. {clip}"]
     )

@@ -86,7 +86,7 @@ def _variant(variant: Variant, comparison: Comparison, runs: Sequence[Run]) -> d
             "FLOPs of a step": cost.training,
             "training FLOPs": cost.training * steps,
             "evaluations of a clip": cost.evaluations,
-            "guided": cost.guided,
+            "answers in each": cost.answers,
             "sampling FLOPs of a clip": cost.sampling,
         }
         for cost, steps in zip(variant.costs, variant.steps, strict=True)

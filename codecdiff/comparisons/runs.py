@@ -134,20 +134,18 @@ class Run:
         places = pipeline.splitter.split(
             torch.arange(1, codec.num_codebooks * codec.codebook_dim * frames + 1.0).view(shape)
         )
-        hashes: dict[str, str] = {}
-        for i, name in enumerate(pipeline.stage_names):
-            hashes[name] = self._hash(pipeline, places, i, hashes)
-        return list(hashes.values())
+        return [self._hash(pipeline, places, i) for i in range(len(places))]
 
-    def _hash(self, pipeline: Pipeline, places: list[torch.Tensor], i: int, before: Mapping[str, str]) -> str:
+    def _hash(self, pipeline: Pipeline, places: list[torch.Tensor], i: int) -> str:
         stage, train, loop = new_stage(self.blueprint, pipeline, i, "meta")
         context = pipeline.splitter.context(places, i)
         own = self.blueprint.stages.get(stage.name, StageOptions()).model_dump(exclude=RESOLVED)
         told = {**self.blueprint.model_dump(exclude={*RESOLVED, "splitter", "stages"}), "own": own}
         spec = stage.spec()
         told |= {key: spec[key] for key in ("denoiser", "scheduler", "noise_color")}
-        told["start"] = before.get(own["start_from"] or "")  # the weights of another of its stages, if any
         told |= {"name": stage.name, "training": train.model_dump(), "loop": loop.model_dump()}
+        if own["start_from"] in pipeline.stage_names:
+            told["start"] = self._hash(pipeline, places, pipeline.stage_names.index(own["start_from"]))
         if context is None:  # it sees nothing of other stages
             told["training"]["context_noise"] = told["snap_context"] = None
         digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
@@ -261,7 +259,8 @@ def _train_stage(
     stage, options, loop = new_stage(run.blueprint, pipeline, i)
     stage.denoiser.to(device)
     trainer = StageTrainer(stage, seed=run.seed, **options.model_dump())
-    if not trainer.resume(run.model) and (source := start_of(run.blueprint, pipeline, stage.name, run.model)):
+    source = start_of(run.blueprint, pipeline, stage.name, run.model)
+    if not trainer.resume(run.model) and source:
         report(f"{run.name}: {stage.name} {trainer.start_from(source)}")
     if trainer.step_count >= options.steps:  # how it is sampled may have changed
         return trainer.save(run.model)

@@ -125,7 +125,8 @@ def _costs(report: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for name, variant in report["variants"].items():
         for stage in variant["stages"]:
-            calls = f"{stage['evaluations of a clip']}{' × 2' if stage['guided'] else ''}"
+            answers = stage["answers in each"]
+            calls = f"{stage['evaluations of a clip']}{f' × {answers}' if answers > 1 else ''}"
             sizes = [f"{stage['parameters']:,}", f"{stage['steps']:,}", amount(stage["training FLOPs"])]
             rows.append([name, stage["name"], *sizes, calls, amount(stage["sampling FLOPs of a clip"])])
         if len(variant["stages"]) > 1:
@@ -272,7 +273,7 @@ LOSSES = (
 )
 LISTEN = "The first seed of every variant. Click a picture to play from there."
 TAKES = (
-    "FLOPs of convolutions and matrix products of the denoisers; of a clip, with all evaluations and guidance, which "
-    "takes each on twice the rows. Codec and conditioner are not counted."
+    "FLOPs of convolutions and matrix products of the denoisers; of a clip, with all evaluations and the "
+    "answers that guidance takes in each. Codec and conditioner are not counted."
 )
 SECONDS = "Wall seconds of training, which depend on what else the machine did: {note}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,14 +34,14 @@ def compare(work: Work, command: str = "") -> Path:
     of other settings.
     """
     comparison, runs = work.comparison, runs_of(work.comparison, work.variants, work.output)
-    for run in in_turn(runs, lambda run: run.is_whole and heard_of(run, comparison).is_there):
+    for run in in_turn(runs, lambda run: run.is_whole and work.heard_of(run).is_there):
         train(run, comparison, runs, work.device, work.report)
         work.hear(run)
     for run in {run.home: run for run in runs}.values():
         work.hear_codec(run)
     work.report("measuring")
     chosen = work.chosen_clips(runs[0])
-    material = material_of(comparison, runs, chosen)
+    material = work.material_of(runs, chosen)
     figures = measure(material, resamples=comparison.evaluation.resamples, seed=comparison.evaluation.seed)
     told = reports.report_of(comparison, work.variants, runs, figures, chosen, work.output, command)
     return reports.write(work.output, told)
@@ -66,16 +66,29 @@ class Work:
         rates = [new_pipeline(variant.blueprint, outlined=True)[0].sample_rate for variant in self.variants]
         return Ear(LogMel(sample_rate=max(rates)).to(self.device), self.device)
 
+    def heard_of(self, run: Run) -> Heard:
+        """Give the file of what was heard of a run, by these settings at this sample rate."""
+        asked = _plain(self.comparison.evaluation, AFTER | OF_CODECS)
+        told = digest_of(_plain(run.blueprint), asked, self.comparison.prompts, self.ear.embedder.sample_rate)
+        return Heard(run.folder / "heard.safetensors", told)
+
+    def heard_of_codec(self, run: Run) -> Heard:
+        """Give the file of what was heard of the codec of a run."""
+        blueprint, asked = _plain(run.blueprint), _plain(self.comparison.evaluation, AFTER)
+        rate, seed = self.ear.embedder.sample_rate, self.comparison.seeds[0]
+        told = digest_of(blueprint["codec"], blueprint.get("data"), asked, seed, rate)
+        return Heard(run.home / "heard.safetensors", told)
+
     def hear(self, run: Run) -> None:
         """Hear a trained run."""
         self.report(f"hearing {run.name}")
         asked, prompts = self.comparison.evaluation, self.comparison.prompts
-        place, heard = run.folder / "clips", heard_of(run, self.comparison)
+        place, heard = run.folder / "clips", self.heard_of(run)
         hear_model(self._model(run), self.chosen_clips(run), asked, self.ear, place, heard, prompts)
 
     def hear_codec(self, run: Run) -> None:
         """Hear the codec of a trained run, if nobody did."""
-        chosen, heard = self.chosen_clips(run), heard_of_codec(run, self.comparison)
+        chosen, heard = self.chosen_clips(run), self.heard_of_codec(run)
         with wait_alone(run.home):
             if not heard.is_there:
                 self.report(f"hearing {run.home.name}")
@@ -100,18 +113,15 @@ class Work:
             chosen.write(file)
         return chosen
 
-
-def heard_of(run: Run, comparison: Comparison) -> Heard:
-    """Give the file of what was heard of a run, of these settings."""
-    told = digest_of(_plain(run.blueprint), _plain(comparison.evaluation, AFTER | OF_CODECS), comparison.prompts)
-    return Heard(run.folder / "heard.safetensors", told)
-
-
-def heard_of_codec(run: Run, comparison: Comparison) -> Heard:
-    """Give the file of what was heard of the codec of a run."""
-    blueprint, asked = _plain(run.blueprint), _plain(comparison.evaluation, AFTER)
-    told = digest_of(blueprint["codec"], blueprint.get("data"), asked, comparison.seeds[0])
-    return Heard(run.home / "heard.safetensors", told)
+    def material_of(self, runs: Sequence[Run], chosen: Chosen) -> Material:
+        """Collect what was heard, and the last held-out losses."""
+        heard: dict[str, list[Sets]] = {}
+        losses: dict[str, list[float]] = {}
+        for run in runs:
+            heard.setdefault(run.variant.name, []).append(self.heard_of(run).load())
+            losses.setdefault(run.variant.name, []).append(reports.curve(run)[-1][1])
+        codecs = {run.variant.name: self.heard_of_codec(run).load() for run in runs}
+        return Material(chosen, heard, codecs, losses, self.comparison.evaluation.probes)
 
 
 def _plain(settings: BaseModel, left_out: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -124,16 +134,3 @@ def _plain(settings: BaseModel, left_out: frozenset[str] = frozenset()) -> dict[
 
 def _judged(chosen: Chosen) -> list[tuple[str, float]]:
     return [(clip.recording, round(clip.start, 3)) for clip in (*chosen.reference, *chosen.asked)]
-
-
-def material_of(comparison: Comparison, runs: Sequence[Run], chosen: Chosen) -> Material:
-    """Collect what was heard, and the last held-out losses."""
-    heard: dict[str, list[Sets]] = {}
-    losses: dict[str, list[float]] = {}
-    codecs: dict[str, Mapping[str, torch.Tensor]] = {}
-    for run in runs:
-        name = run.variant.name
-        heard.setdefault(name, []).append(heard_of(run, comparison).load())
-        losses.setdefault(name, []).append(reports.curve(run)[-1][1])
-        codecs[name] = heard_of_codec(run, comparison).load()
-    return Material(chosen, heard, codecs, losses, comparison.evaluation.probes)
