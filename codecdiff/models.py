@@ -183,7 +183,7 @@ def _weights(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file} does not hold the weights of a stage: {error}") from error
+        raise ValueError(f"{file} does not hold the weights of this stage: {error}") from error
 
 
 def require_kind(denoiser: Denoiser, folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from codecdiff import Part, cli, registry
+from codecdiff import Part, checking, cli, registry
 from codecdiff.codecs import Standardized
 from codecdiff.config import ConfigError
 from codecdiff.testing import (
@@ -175,6 +175,12 @@ def test_duplicates_are_listed() -> None:
 
 
 # By name
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what is printed in one line each."""
+    monkeypatch.setattr(checking.out, "width", 400)
 
 
 @pytest.fixture

@@ -32,7 +32,6 @@ class T5(Conditioner):
         attend_padding: Encode the prompts of a call together, padded to the longest, and give the padding's states as
             tokens like any other, as DiscoDiff's released code does. A row then depends on its neighbours; it is
             there for comparing with that code, and cannot be `cached`.
-        cache: What older model folders name, always null; `cached` does what it did.
 
     Raises:
         LookupError: There is no such model.
@@ -52,15 +51,10 @@ class T5(Conditioner):
         max_tokens: int = 256,
         dtype: Literal["float32", "bfloat16"] = "float32",
         attend_padding: bool = False,
-        cache: str | None = None,
     ) -> None:
         super().__init__()
         if max_tokens < 1:
             raise ValueError(f"T5 has to read at least one token of a prompt, but max_tokens is {max_tokens}.")
-        if self.arguments.pop("cache") is not None:
-            raise ValueError(
-                f"T5 keeps no cache itself: {{name: cached, folder: {cache}, conditioner: {{name: t5, ...}}}} does."
-            )
         self.arguments["revision"] = revision = commit_of(model, revision) or revision  # a branch moves
         network, self.tokenizer = _load(model, revision)
         self._take(network, dtype)
@@ -78,7 +72,6 @@ class T5(Conditioner):
         """
         part = cls.__new__(cls, **options)
         super(T5, part).__init__()
-        part.arguments.pop("cache")
         with torch.device("meta"):
             network = T5EncoderModel(shape_of(part.arguments["model"], part.arguments["revision"]))
         part._take(network, part.arguments["dtype"])

@@ -7,7 +7,7 @@ from codecdiff_t5 import T5
 from codecdiff_t5.random_weights import random_model
 from transformers import AutoTokenizer, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
-from codecdiff import Condition, config
+from codecdiff import Condition
 from codecdiff.caches import Cached
 from codecdiff.testing import check_conditioner
 
@@ -174,12 +174,6 @@ def test_bfloat16_features_take_half_the_room(folder, tmp_path):
         cached.prepare([LONG])
         sizes.append(sum(file.stat().st_size for file in (tmp_path / dtype).rglob("*.safetensors")))
     assert sizes[1] < 0.65 * sizes[0]
-
-
-def test_a_cache_is_asked_for_otherwise(folder):
-    assert "cache" not in config.build("conditioners", {"name": "t5", "model": str(folder), "cache": None}).arguments
-    with pytest.raises(ValueError, match=r"\{name: cached, folder: here, conditioner: \{name: t5"):
-        T5(str(folder), cache="here")
 
 
 def test_a_prompt_asked_for_twice_is_computed_once(t5, monkeypatch):
