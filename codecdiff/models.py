@@ -80,11 +80,20 @@ def read_spec(folder: Path) -> dict[str, Any]:
 
 
 def load_codec_state(folder: Path | str, codec: Codec) -> bool:
-    """Give a codec the fitted state that a model folder keeps; False if the folder holds no model yet."""
+    """Give a codec the fitted state that a model folder keeps; False if the folder holds no model yet.
+
+    Raises ValueError if it is the state of another codec.
+    """
     file = Path(folder) / "codec" / "model.safetensors"
     if not (Path(folder) / MODEL_FILE).exists():
         return False
-    codec.load_fitted_state(load_state(file))
+    try:
+        codec.load_fitted_state(load_state(file))
+    except RuntimeError as error:  # of tensors with other shapes
+        raise ValueError(
+            f"{file} is not the state of this codec: {error}. If its options have changed since, choose another output "
+            "folder, or delete this one."
+        ) from error
     return True
 
 

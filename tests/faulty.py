@@ -142,7 +142,7 @@ class Constant(Sound):
         return super().encode(audio) * 0
 
 
-@breaks("codecs", "codes-in-range", "extremes", "moves")
+@breaks("codecs", "codes-in-range", "projections", "extremes", "moves")
 class OutOfRange(Sound):
     """Codes of all codebooks are numbered through."""
 
@@ -197,6 +197,23 @@ class TwoMinded(Sound):
 
     def encode_and_project(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         return self.encode(audio), self.project(audio) + 1
+
+
+@breaks("codecs", "projections")
+class Shuffled(Sound):
+    """It projects the finer codebook first."""
+
+    def project(self, audio: Tensor) -> Tensor:
+        return super().project(audio).flip(1)
+
+
+@breaks("codecs", "every-codebook")
+class CoarseAlone(Sound):
+    """It decodes without its finer codebook."""
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        return super().decode(codes * torch.tensor([1, 0], device=codes.device)[:, None])
 
 
 @breaks("codecs", "batches")
@@ -290,7 +307,7 @@ class Seeding(Sound):
 
 # of a codec that encodes otherwise at every call
 RANDOM = (
-    *("deterministic", "one-pass", "batches", "hop-length"),
+    *("deterministic", "one-pass", "projections", "batches", "hop-length"),
     *("chunked", "no-global-randomness", "moves", "save-and-load"),
 )
 

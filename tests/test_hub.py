@@ -150,7 +150,7 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     made = asking(hub, tmp_path / "home", ROUND.format(folder=str(folder)))
     assert made.returncode == 0, made.stderr
     arguments, address, fingerprint, stages, named = json.loads(made.stdout)
-    assert arguments == {"model": "somebody/codec", "revision": commit}
+    assert arguments == {"model": "somebody/codec", "revision": commit, "backend": "transformers"}
     assert named == arguments
     assert address == f"{hub.address}/somebody/model"
     assert stages == ["primary", "secondary"]

@@ -41,6 +41,9 @@ class Reduced(Wrapped):
                 f"{codec.codebook_dim}."
             )
         self.codebook_dim = dims
+        if dims < codec.codebook_dim and _projects(codec):
+            why = "among fewer dimensions, what is projected may be nearer to another entry than to the one of its code"
+            self.exceptions = {**codec.exceptions, "projections": why}
         k, d, device = codec.num_codebooks, codec.codebook_dim, device_of(codec)
         shapes = {"mean": (k, 1, d), "basis": (k, d, dims), "table": (k, codec.codebook_size, dims)}
         for name, shape in {**shapes, "explained_variance": (k,)}.items():
@@ -105,6 +108,13 @@ class Reduced(Wrapped):
     def _reduced(self, latents: Tensor) -> Tensor:
         """(b, k, d, l) latents of the wrapped codec -> (b, k, dims, l)."""
         return ((latents.mT - self.mean) @ self.basis).mT
+
+
+def _projects(codec: Codec) -> bool:
+    """Tell whether a codec has projections of its own, and not the entries of its codes."""
+    while isinstance(codec, Wrapped):
+        codec = codec.codec
+    return type(codec).project is not Codec.project
 
 
 @torch.no_grad()

@@ -197,6 +197,26 @@ def one_pass(trial: Trial) -> None:
 
 
 @LAWS.law
+def projections(trial: Trial) -> None:
+    """`quantize(project(audio))` gives the codes of `encode`, but for ties: a level is what those before it left."""
+    codec = trial.codec
+    differ = _share_of_changes(codec.quantize(codec.project(trial.short)), codec.encode(trial.short))
+    require(differ < TIES, f"{differ:.1%} of the codes that projections are nearest to are not those of encode.")
+
+
+@LAWS.law
+def every_codebook(trial: Trial) -> None:
+    """Other codes in any one row change the audio that is decoded."""
+    codec = trial.codec
+    codes = codec.encode(trial.short)
+    heard = codec.decode(codes)
+    for row in range(codec.num_codebooks):
+        others = codes.clone()
+        others[:, row] = (others[:, row] + 1) % codec.codebook_size
+        require(not torch.equal(codec.decode(others), heard), f"decode does not read row {row} of the codes.")
+
+
+@LAWS.law
 def batches(trial: Trial) -> None:
     """A batch of two, one loud and one quiet, gives what two batches of one give."""
     codec, audio = trial.codec, trial.pair

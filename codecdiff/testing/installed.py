@@ -144,7 +144,11 @@ def fitted(codec: Codec) -> list[str]:
     if codec.is_fitted:
         return []
     made = clips(codec.sample_rate, codec.channels)
-    codec.fit(made)
+    try:
+        codec.fit(made)
+    except Exception as error:  # a stranger's code may fail in any way
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{type(codec).__name__} cannot be fitted to tones and noise; fit raised {told}") from error
     return [f"fitted to {len(made)} clips of tones and noise"]
 
 

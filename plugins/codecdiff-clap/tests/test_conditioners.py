@@ -36,6 +36,7 @@ def vectors(condition: Condition) -> torch.Tensor:
     return condition["clap"].tokens[:, 0]
 
 
+@pytest.mark.integration
 def test_they_obey_the_laws(folder, clips, tmp_path):
     heard = [{"audio": file} for file in clips]
     for conditioner, prompts in ((ClapText(folder), TEXTS), (ClapAudio(folder), heard), (Clap(folder), heard)):
