@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ def measured(request: pytest.FixtureRequest, dac: Codec, store: CodeStore) -> St
     return codec
 
 
+@pytest.mark.integration
 def test_every_wrapper_keeps_the_laws(dac: Codec, measured: Standardized) -> None:
     per_channel = measured.per == "channel"
     for codec in (measured, Chunked(measured, frames=9) if per_channel else Reduced(Stereo(dac), 3)):
@@ -229,46 +230,3 @@ def test_wrappers_have_outlines(codec_spec: dict[str, Any]) -> None:
     assert (codec.channels, codec.num_codebooks, codec.codebook_dim) == (2, 8, 3)
     assert all(tensor.is_meta for tensor in [*codec.parameters(), *codec.buffers()])
     assert config.spec_of("codecs", codec) == config.completed("codecs", spec)
-
-
-class Faulty(Wrapped):
-    """Breaks one law, as told."""
-
-    def __init__(self, codec: Codec, fault: str):
-        super().__init__(codec)
-        self.fault = fault
-        if fault == "levels":
-            self.codebook_dim = 3
-        if fault == "halo":
-            self.decode_halo = 0
-
-    def encode(self, audio: torch.Tensor) -> torch.Tensor:
-        codes = self.codec.encode(audio)
-        if self.fault == "neighbours":
-            return (codes + len(codes)) % self.codebook_size
-        return codes[..., :-1] if self.fault == "floor" and codes.shape[-1] > 1 else codes
-
-    def embed(self, codes: torch.Tensor) -> torch.Tensor:
-        if self.fault == "random":
-            torch.rand(1)
-        return self.codec.embed(codes * 0 if self.fault == "empty" else codes)
-
-    def train(self, mode: bool = True) -> Self:
-        return cast(Self, torch.nn.Module.train(self, mode)) if self.fault == "trains" else super().train(mode)
-
-
-@pytest.mark.parametrize(
-    ("fault", "law"),
-    [
-        ("levels", r"embed gives \(1, 4, 8, 3\), not \(1, 4, 3, 3\)"),
-        ("floor", "encode of 41 samples gives"),
-        ("neighbours", "The codes of a row depend on its batch"),
-        ("empty", "duplicate_entries"),
-        ("random", "draws from the global generators"),
-        ("trains", r"train\(\) leaves evaluation mode"),
-        ("halo", "decode_halo is too small"),
-    ],
-)
-def test_a_broken_codec_is_caught(dac: Codec, fault: str, law: str) -> None:
-    with pytest.raises(AssertionError, match=law):
-        check_codec(Faulty(dac, fault), seconds=0.2)

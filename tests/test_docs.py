@@ -5,6 +5,7 @@ import runpy
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,11 @@ def experiment() -> Any:
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if page.parent.name not in NEEDS_NETWORK],
-    ids=lambda page: str(page.relative_to(ROOT)),
+    [
+        pytest.param(page, id=str(page.relative_to(ROOT)), marks=pytest.mark.integration if page in TUTORIALS else ())
+        for page in PAGES
+        if page.parent.name not in NEEDS_NETWORK
+    ],
 )
 def test_the_python_of_a_page_runs(
     page: Path,
@@ -104,11 +108,15 @@ def test_every_setting_is_documented(experiment: Any):
             assert f"`{setting}`" in page, setting
 
 
+@cache
+def help_of(*command: str) -> str:
+    return CliRunner().invoke(cli.app, [*command, "--help"]).output
+
+
 @pytest.mark.parametrize("line", commands("codecdiff "))
 def test_commands_exist_with_their_options(line: str):
     words = shlex.split(line)[1:]
-    command = words[: 1 + (words[0] == "data")]
-    shown = CliRunner().invoke(cli.app, [*command, "--help"]).output
+    shown = help_of(*words[: 1 + (words[0] == "data")])
     assert all(word in shown for word in words if word.startswith("-"))
 
 

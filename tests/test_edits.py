@@ -106,6 +106,7 @@ def test_the_rest_is_made_to_go_with_what_is_kept(make_pipeline: Make, color: fl
     assert torch.equal(made(pipeline, known=same[0]), made(pipeline, known=same[1]))  # what is not kept is not read
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("sampler", ["dpm++2m", "ddim", "euler", "heun"])
 def test_a_smaller_strength_stays_nearer_to_the_source(make_pipeline: Make, sampler: str) -> None:
     pipeline = make_pipeline()

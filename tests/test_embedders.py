@@ -33,6 +33,7 @@ def test_logmel_obeys_the_laws(rate: int) -> None:
     check_embedder(LogMel(sample_rate=rate))
 
 
+@pytest.mark.integration
 def test_a_codec_around_another_obeys_the_laws(standardized: Standardized) -> None:
     check_embedder(CodecEmbedder(standardized))
 

@@ -390,6 +390,7 @@ def test_tempos_are_read_once_and_compared_with_those_asked_for(
 # The command.
 
 
+@pytest.mark.integration
 def test_a_model_is_judged_and_its_folder_gets_the_same_scores(
     model: Path, music: Path, texts: Path, tmp_path: Path
 ) -> None:

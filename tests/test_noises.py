@@ -78,6 +78,7 @@ class Oracle(Denoiser):
         return (alpha * (noisy - alpha * clean) / sigma - sigma * clean).float()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samples_have_the_spectrum_of_the_data(name: str) -> None:
     frames = 32

@@ -62,6 +62,7 @@ def test_a_generated_file_is_made_again_bit_for_bit(model: Path, tmp_path: Path,
         assert said in shown.output.replace("\n", "")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "edit",
     [

@@ -208,6 +208,7 @@ def test_what_stops_early_is_the_mean_of_what_is_open(name: str, prediction: str
     assert oracle.calls == evaluations(name, 100)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("name", "prediction"), EVERY)
 def test_frames_that_hang_together_are_sampled_so(name: str, prediction: str) -> None:
     frames = torch.arange(6.0)

@@ -21,11 +21,11 @@ SMALLER = {  # what a command is told besides, by its first words; what a comman
     "codecdiff plugins": "",
     "codecdiff check": "",
     "codecdiff generate": "--seconds 1",
-    "pytest": "-q -p no:cacheprovider",
     "accelerate launch": "train.steps=2 train.warmup=0 loop.batch_size=2 loop.seconds=1 loop.check_every=2 seconds=1 "
     "sampling.steps=2 stages.secondary.train.steps=2 stages.secondary.sampling.steps=2 denoiser.width=32 prompts=[x]",
 }
-NOT_RUN = ("pip install", "python -m build", "twine upload")  # the wheel is built and installed in their place
+# The wheel is built and installed in the place of these, and test_docs.py runs the tests of a page
+NOT_RUN = ("pip install", "python -m build", "twine upload", "pytest")
 
 
 def written(page: Path, folder: Path) -> list[str]:
@@ -60,11 +60,6 @@ def test_a_tutorial_ends_in_a_package_that_works(page: Path, tmp_path: Path) -> 
         start = next(start for start in SMALLER if line.startswith(start))
         program, *words = shlex.split(line.replace("FOLDER", str(tmp_path / "music")))
         command = [str(SCRIPTS / program), *words, *shlex.split(SMALLER[start])]
-        said = run(
-            command,
-            tmp_path / "package" if program == "pytest" else tmp_path,
-            PYTHONPATH=str(tmp_path / "site"),
-            COLUMNS="200",
-        )
+        said = run(command, tmp_path, PYTHONPATH=str(tmp_path / "site"), COLUMNS="200")
         assert start != "codecdiff plugins" or wheel.name.split("-")[0].replace("_", "-") in said
     assert (tmp_path / "out.wav").stat().st_size > 1000

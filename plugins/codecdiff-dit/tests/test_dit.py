@@ -230,7 +230,7 @@ def test_it_runs_in_half_precision() -> None:
     assert dit.bfloat16()(x.bfloat16(), t, None, told).dtype == torch.bfloat16
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_it_compiles_to_one_graph() -> None:
     dit, (x, t), told = tiny(context_channels=2, vector="text", patch=3), inputs(), condition()
     context = torch.randn(3, 2, 24)
