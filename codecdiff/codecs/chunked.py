@@ -55,13 +55,14 @@ class Chunked(Wrapped):
     def decode(self, codes: Tensor) -> Tensor:
         """(b, k, l) codes -> (b, ch, l * hop_length) audio, piece by piece."""
         hop, length = self.hop_length, codes.shape[-1]
-        heard = torch.empty(0)
+        heard, stop = torch.empty(0), 0
         for a, b, left, right in self._pieces(length, self.codec.decode_halo or 0):
             piece = self.codec.decode(codes[..., left:right])[..., (a - left) * hop : (b - left) * hop]
             if a == 0:  # pieces that are joined at the end would take the room twice
                 heard = piece.new_empty(*piece.shape[:-1], length * hop)
-            heard[..., a * hop : b * hop] = piece
-        return heard
+            stop = a * hop + piece.shape[-1]
+            heard[..., a * hop : stop] = piece
+        return heard[..., :stop]
 
 
 def in_pieces(codec: Codec) -> Codec:
