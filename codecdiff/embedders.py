@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from codecdiff.interfaces import Codec, Embedder, device_of
 from codecdiff.metrics import FFT_SECONDS, FRAMES_PER_SECOND, NUM_BANDS, WINDOW_SECONDS, window_features
+from codecdiff.precision import exactly
 
 
 def check_clips(audio: Tensor) -> None:
@@ -59,7 +60,7 @@ class Windowed(Embedder):
         """(b, t) mono audio -> (b, w, e) vectors of its windows, some at once, whatever autocast the caller is in."""
         check_clips(audio)
         windows = self.cut(audio.detach().float())
-        with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
+        with exactly(audio.device):
             rows = [self.embed_windows(rows) for rows in windows.flatten(0, 1).split(self.windows_at_once)]
         return torch.cat(rows).float().unflatten(0, windows.shape[:2])
 
@@ -92,7 +93,7 @@ class LogMel(Embedder):
         """(b, t) mono audio -> (b, w, 64); a clip shorter than a second is followed by silence."""
         check_clips(audio)
         missing = max(0, round(self.window_seconds * self.sample_rate) - audio.shape[1])
-        with torch.no_grad(), torch.autocast(audio.device.type, enabled=False):
+        with exactly(audio.device):
             return window_features(functional.pad(audio, (0, missing)), self.sample_rate).float()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from codecdiff.codecs.entries import shadowed_entries
 from codecdiff.codecs.wrapped import Wrapped
 from codecdiff.interfaces import Codec, device_of
 
@@ -52,12 +53,11 @@ class Reduced(Wrapped):
         if codec.is_fitted:
             self._take(*components(self._entries(), dims))
 
+    # a property, as in Wrapped: a codec that is fitted later has others
     @property
     def duplicate_entries(self) -> frozenset[tuple[int, int]]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Entries that have another's place among the components, and quantise to its index."""
-        codes = torch.arange(self.codebook_size, device=self.table.device).expand(1, self.num_codebooks, -1)
-        moved = self.quantize(self.embed(codes)) != codes
-        return frozenset((codebook, index) for _, codebook, index in moved.nonzero().tolist())
+        return shadowed_entries(self)
 
     def embed(self, codes: Tensor) -> Tensor:
         """(b, k, l) codes -> (b, k, dims, l) reduced entries."""

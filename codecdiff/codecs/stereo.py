@@ -39,6 +39,7 @@ class Stereo(Wrapped):
         return tuple(level for level in self.codec.levels for _ in range(2))
 
     # a property over a plain fact, as in Wrapped
+    # a property, as in Wrapped: a codec that is fitted later has others
     @property
     def duplicate_entries(self) -> frozenset[tuple[int, int]]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Entries that quantise to another index, in both rows of their codebook."""

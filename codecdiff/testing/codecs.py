@@ -147,10 +147,12 @@ def entries(trial: Trial) -> str | None:
     again = codec.quantize(codec.embed(codes))
     moved = {(k, index) for _, k, index in (again != codes).nonzero().tolist()}
     declared = codec.duplicate_entries
+    silent, kept = sorted(moved - declared), sorted(declared - moved)
     require(
         moved == declared,
-        "quantize(embed(codes)) == codes must hold but for `duplicate_entries`. Moved and not declared: "
-        f"{sorted(moved - declared)[:9]}; declared and not moved: {sorted(declared - moved)[:9]} (codebook, index).",
+        f"quantize(embed(codes)) == codes must hold but for `duplicate_entries`. {len(silent)} of {codes.numel()} "
+        f"entries come back as another and are not declared: {silent[:9]}; declared and kept: {kept[:9]} "
+        "(codebook, index).",
     )
     if not declared:
         return None

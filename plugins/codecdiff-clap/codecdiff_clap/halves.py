@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import (
@@ -16,6 +15,7 @@ from transformers import (
 from codecdiff import device_of
 from codecdiff.embedders import Windowed
 from codecdiff.hub import not_found, require_complete
+from codecdiff.precision import exactly
 from codecdiff_clap.shapes import SAMPLE_RATE, WINDOW_SECONDS
 
 FILES = "config.json, weights, preprocessor_config.json and a tokenizer"
@@ -88,7 +88,7 @@ def read(network: Any, tokenizer: Any, texts: Sequence[str], max_tokens: int) ->
     device = device_of(network)
     cut = {"padding": True, "truncation": True, "max_length": max_tokens}
     tokens = tokenizer(list(texts), **cut, return_tensors="pt").to(device)
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with exactly(device):
         pooled = network.text_model(tokens["input_ids"], attention_mask=tokens["attention_mask"]).pooler_output
         return functional.normalize(network.text_projection(pooled), dim=-1).float()
 

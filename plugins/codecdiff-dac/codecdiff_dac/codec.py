@@ -1,8 +1,6 @@
 """DAC as a codec of codecdiff, on transformers' implementation or on the original one, which give the same."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal, Self
 
 import torch
@@ -11,7 +9,9 @@ from torch.nn import functional
 from transformers import DacConfig, DacModel
 
 from codecdiff import Codec
+from codecdiff.codecs import shadowed_entries
 from codecdiff.hub import commit_of, not_found, require_complete
+from codecdiff.precision import exactly
 from codecdiff_dac.halos import decode_halo, encode_halo
 from codecdiff_dac.originals import is_original, original_class, original_network, read_network
 from codecdiff_dac.shapes import shape_of
@@ -62,7 +62,7 @@ class DAC(Codec):
             self.arguments["revision"] = revision = commit_of(model, revision) or revision  # a branch moves
             network = _load(model, revision)
         self._take(network.config, original_network(network) if backend == "descript" else network)
-        self.duplicate_entries = self._find_duplicates()
+        self.duplicate_entries = shadowed_entries(self)
 
     @classmethod
     def outline(cls, **options: Any) -> Self:
@@ -112,7 +112,7 @@ class DAC(Codec):
                 "Mix channels down (`audio.mean(1, keepdim=True)`), or encode each as a row of the batch."
             )
         whole_frames = functional.pad(audio, (0, -audio.shape[-1] % self.hop_length)).to(self.dtype)
-        with _exactly(audio.device):
+        with exactly(audio.device):
             # The quantiser gives (sum, codes, projections, losses...).
             rows = [self.network.quantizer(self.network.encoder(row))[1:3] for row in whole_frames.split(1)]
         codes, projections = zip(*rows, strict=True)
@@ -126,7 +126,7 @@ class DAC(Codec):
     def quantize(self, latents: Tensor) -> Tensor:
         """(b, k, d, l) latents -> (b, k, l) codes: the entry nearest in direction. Length never matters."""
         rows = zip(self._levels_of(latents), latents.to(self.dtype).unbind(1), strict=True)
-        with _exactly(latents.device):
+        with exactly(latents.device):
             return torch.stack([level.decode_latents(row)[1] for level, row in rows], dim=1)
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -135,19 +135,13 @@ class DAC(Codec):
         The networks with an odd stride (24 and 16 kHz) end 8 samples early; those are silence.
         """
         self._levels_of(codes)
-        with _exactly(codes.device):
+        with exactly(codes.device):
             audio = torch.cat([self._synthesise(row) for row in codes.long().split(1)])
         return functional.pad(audio, (0, codes.shape[-1] * self.hop_length - audio.shape[-1]))
 
     def _synthesise(self, codes: Tensor) -> Tensor:
         """(1, k, l) codes -> (1, 1, t) audio, t as the network gives it."""
         return self.network.decoder(self.network.quantizer.from_codes(codes)[0])
-
-    def _find_duplicates(self) -> frozenset[tuple[int, int]]:
-        """Look every entry up: those another entry of the same direction shadows come back as that one."""
-        codes = torch.arange(self.codebook_size).expand(1, self.num_codebooks, -1)
-        moved = self.quantize(self.embed(codes)) != codes
-        return frozenset((codebook, index) for _, codebook, index in moved.nonzero().tolist())
 
     def _levels_of(self, rows: Tensor) -> list[Any]:
         """Give the quantiser of every row of codes or latents (b, k, ...), once k is known to be right."""
@@ -156,13 +150,6 @@ class DAC(Codec):
                 f"This DAC has {self.num_codebooks} codebooks, but got {rows.shape[1]} rows in {tuple(rows.shape)}."
             )
         return list(self.network.quantizer.quantizers)
-
-
-@contextmanager
-def _exactly(device: torch.device) -> Iterator[None]:
-    """Compute in the codec's own precision, without gradients, whatever autocast the caller is in."""
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        yield
 
 
 def _load(model: str, revision: str | None) -> DacModel:

@@ -1,7 +1,5 @@
 """EnCodec as a codec of codecdiff, on transformers' implementation or on the original one, which give the same."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Literal, Self
 
@@ -12,7 +10,9 @@ from torch.nn.utils import parametrize
 from transformers import EncodecConfig, EncodecModel
 
 from codecdiff import Codec
+from codecdiff.codecs import shadowed_entries
 from codecdiff.hub import commit_of, not_found, require_complete
+from codecdiff.precision import exactly
 from codecdiff_encodec.originals import original_network, original_package
 from codecdiff_encodec.shapes import codebooks_at, shape_of
 
@@ -69,7 +69,7 @@ class EnCodec(Codec):
         self.arguments["revision"] = revision = commit_of(model, revision) or revision  # a branch moves
         network = self._cut(_load(model, revision))
         self._take(network.config, original_network(network) if backend == "encodec" else network)
-        self.duplicate_entries = self._find_duplicates()
+        self.duplicate_entries = shadowed_entries(self)
 
     @classmethod
     def outline(cls, **options: Any) -> Self:
@@ -135,7 +135,7 @@ class EnCodec(Codec):
                 f"{tuple(audio.shape)}. Mix channels down (`audio.mean(1, keepdim=True)`) or repeat them "
                 "(`audio.expand(-1, 2, -1)`)."
             )
-        with _exactly(audio.device):
+        with exactly(audio.device):
             rows = [self._analyse(row) for row in audio.to(self._dtype).split(1)]
         codes, residuals = zip(*rows, strict=True)
         return torch.cat(codes), torch.cat(residuals)
@@ -161,7 +161,7 @@ class EnCodec(Codec):
     def quantize(self, latents: Tensor) -> Tensor:
         """(b, k, d, l) latents -> (b, k, l) codes: the nearest entry (Euclidean), each row of the batch alone."""
         levels = self._levels_of(latents)
-        with _exactly(latents.device):
+        with exactly(latents.device):
             rows = [
                 torch.stack([level.encode(row) for level, row in zip(levels, sample.unbind(1), strict=True)], dim=1)
                 for sample in latents.to(self._dtype).split(1)
@@ -171,19 +171,13 @@ class EnCodec(Codec):
     def decode(self, codes: Tensor) -> Tensor:
         """(b, k, l) codes -> (b, ch, l * hop_length) audio."""
         self._levels_of(codes)
-        with _exactly(codes.device):
+        with exactly(codes.device):
             audio = torch.cat([self._synthesise(row) for row in codes.long().split(1)])
         return audio if self.loudness is None else 10 ** (self.loudness / 20) * audio
 
     def _synthesise(self, codes: Tensor) -> Tensor:
         """(1, k, l) codes -> (1, ch, l * hop_length) audio, as loud as the network makes it."""
         return self.network.decoder(self.network.quantizer.decode(codes.transpose(0, 1)))
-
-    def _find_duplicates(self) -> frozenset[tuple[int, int]]:
-        """Look every entry up: those another entry shadows come back as that one."""
-        codes = torch.arange(self.codebook_size).expand(1, self.num_codebooks, -1)
-        moved = self.quantize(self.embed(codes)) != codes
-        return frozenset((codebook, index) for _, codebook, index in moved.nonzero().tolist())
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -203,13 +197,6 @@ class EnCodec(Codec):
                 f"This EnCodec has {self.num_codebooks} codebooks, but got {rows.shape[1]} rows in {tuple(rows.shape)}."
             )
         return self._levels
-
-
-@contextmanager
-def _exactly(device: torch.device) -> Iterator[None]:
-    """Compute in the codec's own precision, without gradients, whatever autocast the caller is in."""
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        yield
 
 
 def _load(model: str, revision: str | None) -> Any:

@@ -1,7 +1,6 @@
 """Mimi as a codec of codecdiff, on the implementation and the weights that transformers reads."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import chain
 from typing import Any, Self
 
@@ -11,7 +10,9 @@ from torch.nn import functional
 from transformers import MimiModel
 
 from codecdiff import Codec
+from codecdiff.codecs import shadowed_entries
 from codecdiff.hub import commit_of, not_found, require_complete
+from codecdiff.precision import exactly
 from codecdiff_mimi.shapes import shape_of
 
 
@@ -43,7 +44,7 @@ class Mimi(Codec):
         super().__init__()
         self.arguments["revision"] = revision = commit_of(model, revision) or revision  # a branch moves
         self._take(_load(model, revision))
-        self.duplicate_entries = self._find_duplicates()
+        self.duplicate_entries = shadowed_entries(self)
 
     @classmethod
     def outline(cls, **options: Any) -> Self:
@@ -95,7 +96,7 @@ class Mimi(Codec):
             )
         # Whole frames, for the network's own padding is counted in float32, and wrong beyond 2^24 samples.
         whole_frames = functional.pad(audio, (0, -audio.shape[-1] % self.hop_length)).to(self.network.dtype)
-        with _exactly(audio.device):
+        with exactly(audio.device):
             rows = [self._analyse(row) for row in whole_frames.split(1)]
         codes, residuals = zip(*rows, strict=True)
         return torch.cat(codes), torch.cat(residuals)
@@ -120,7 +121,7 @@ class Mimi(Codec):
     def quantize(self, latents: Tensor) -> Tensor:
         """(b, k, d, l) latents -> (b, k, l) codes: the nearest entry (Euclidean), each row of the batch alone."""
         levels = self._levels_of(latents)
-        with _exactly(latents.device):
+        with exactly(latents.device):
             rows = [
                 torch.stack([level.encode(row) for level, row in zip(levels, sample.unbind(1), strict=True)], dim=1)
                 for sample in latents.to(self.network.dtype).split(1)
@@ -130,14 +131,8 @@ class Mimi(Codec):
     def decode(self, codes: Tensor) -> Tensor:
         """(b, k, l) codes -> (b, 1, l * hop_length) audio."""
         self._levels_of(codes)
-        with _exactly(codes.device):
+        with exactly(codes.device):
             return torch.cat([self.network.decode(row).audio_values for row in codes.long().split(1)])
-
-    def _find_duplicates(self) -> frozenset[tuple[int, int]]:
-        """Look every entry up: those another entry shadows come back as that one."""
-        codes = torch.arange(self.codebook_size).expand(1, self.num_codebooks, -1)
-        moved = self.quantize(self.embed(codes)) != codes
-        return frozenset((codebook, index) for _, codebook, index in moved.nonzero().tolist())
 
     @property
     def _quantizers(self) -> tuple[Any, Any]:
@@ -163,13 +158,6 @@ class Mimi(Codec):
         for level in self._levels:
             level.codebook._embed = None
         return super()._apply(fn, recurse)
-
-
-@contextmanager
-def _exactly(device: torch.device) -> Iterator[None]:
-    """Compute in the codec's own precision, without gradients, whatever autocast the caller is in."""
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        yield
 
 
 def _load(model: str, revision: str | None) -> Any:

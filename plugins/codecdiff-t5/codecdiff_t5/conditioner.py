@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, T5EncoderModel
 from codecdiff import Condition, Conditioner, Entry, Prompt, device_of, prompt_fields
 from codecdiff.data.store import fingerprint
 from codecdiff.hub import commit_of, not_found, require_complete
+from codecdiff.precision import exactly
 from codecdiff_t5.shapes import shape_of
 
 
@@ -117,7 +118,7 @@ class T5(Conditioner):
         """Text -> (n, e) states, whatever autocast the caller is in."""
         device = device_of(self)
         tokens = torch.tensor([self._tokens(text)], device=device)
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with exactly(device):
             return self.network(input_ids=tokens).last_hidden_state[0].cpu()
 
     def _together(self, texts: Sequence[str]) -> list[Tensor]:
@@ -127,7 +128,7 @@ class T5(Conditioner):
         if not told:
             return [blank for _ in texts]
         padded = self.tokenizer.pad({"input_ids": [self._tokens(text) for text in told]}, return_tensors="pt")
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with exactly(device):
             states = iter(self.network(**padded.to(device)).last_hidden_state.cpu())
         return [next(states) if text.strip() else blank for text in texts]
 
