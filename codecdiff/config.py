@@ -405,8 +405,11 @@ def _place_in(parts: Sequence[Any], place: str, where: str) -> int:
 def read(model: type[Model], file: Path, assignments: Sequence[str] = ()) -> Model:
     """Read a YAML file, put the assignments of the command line over it and check the whole.
 
-    Raises ConfigError for a file that is not a mapping, unknown settings and values of the wrong type.
+    Raises FileNotFoundError if there is none, and ConfigError for a file that is not a mapping, unknown settings and
+    values of the wrong type.
     """
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no configuration file '{file}'.")
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:

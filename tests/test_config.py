@@ -266,3 +266,8 @@ def test_options_chosen_on_a_command_line_are_read_by_their_types():
     assert config.chosen("embedders", "codec", ["codec=starter", "codec.griffin_lim_iterations=4"])["codec"] == starter
     with pytest.raises(config.ConfigError, match=r"The embedder 'logmel' has no option 'rate'\. It has: sample_rate"):
         config.chosen("embedders", "logmel", ["rate=3"])
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="There is no configuration file '.*gone.yaml'"):
+        config.read(Recipe, tmp_path / "gone.yaml")
