@@ -32,6 +32,14 @@ def narrowed(tokens: Tensor) -> Tensor:
     return next(fits, tokens)
 
 
+def tokenizer_rules(tokenizer: Any) -> str:
+    """Describe a tokenizer of transformers for a fingerprint: all but how its last call padded and cut."""
+    rules = tokenizer.backend_tokenizer
+    rules.no_padding()  # every call says anew whether it pads and cuts
+    rules.no_truncation()
+    return rules.to_str()
+
+
 class Features:
     """A folder with the features of one conditioner, by the keys of prompts."""
 

@@ -654,6 +654,27 @@ class Keeping(Letters):
         return kept if len(prompts) == 3 and self.text_of(prompts[0]) else super().encode(prompts)
 
 
+@breaks("conditioners", "cache-key")
+class Misfiled(Letters):
+    """It names another field than it reads."""
+
+    fields = ("title",)
+
+
+@breaks("conditioners", "cache-key")
+class Worn(Letters):
+    """Its fingerprint is another once it was asked, as that of a tokenizer which remembers how it last padded."""
+
+    asked = False
+
+    def encode(self, prompts: Sequence[Prompt]) -> Condition:
+        self.asked = True
+        return super().encode(prompts)
+
+    def fingerprint(self) -> str:
+        return f"{super().fingerprint()} {self.asked}"
+
+
 @breaks("conditioners", "save-and-load")
 class Colliding(Letters):
     """It keeps features by the first letter of a text: whichever prompt comes first is the one for all."""
@@ -687,7 +708,7 @@ class Staying(Letters):
         self.table = table
 
 
-@breaks("conditioners", "save-and-load")
+@breaks("conditioners", "save-and-load", "cache-key")
 class Nameless(Letters):
     """Every one that is built has another table."""
 

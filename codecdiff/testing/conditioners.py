@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from codecdiff.interfaces import Condition, Conditioner, Prompt
-from codecdiff.testing.laws import Laws, Result
+from codecdiff.testing.laws import DoesNotApply, Laws, Result
 from codecdiff.testing.trials import (
     randomness_untouched,
     rebuilt,
@@ -129,6 +129,22 @@ def cache(trial: Trial) -> None:
             require_same_rows(again, kept.rows(order), "Asked again, it gives other features.")
     finally:
         overwrite(first, kept)
+
+
+@LAWS.law
+def cache_key(trial: Trial) -> None:
+    """What features are kept under by `cached` tells apart what it must: prompts of different features have different
+    keys, and built again it has the same fingerprint, whether it was asked before or not.
+    """
+    conditioner, (first, second) = trial.conditioner, trial.prompts[:2]
+    conditioner.encode(trial.prompts)
+    key, again = conditioner.key(first), rebuilt("conditioners", conditioner)
+    require(key != conditioner.key(second), f"{first!r} and {second!r} have one key, {key!r}: see `fields` and `key`.")
+    try:
+        prints = conditioner.fingerprint(), again.fingerprint()
+    except ValueError as error:
+        raise DoesNotApply(f"it cannot be cached: {error}") from error
+    require(prints[0] == prints[1], "Built again and not asked yet, it has another fingerprint.")
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from codecdiff import Condition, Conditioner, Entry, Prompt, device_of, prompt_fields
+from codecdiff.caches import tokenizer_rules
 from codecdiff.data.excerpts import excerpt, excerpt_key
 from codecdiff.data.store import fingerprint
 from codecdiff.hub import commit_of
@@ -102,7 +103,7 @@ class ClapText(Conditioner):
 
     def fingerprint(self) -> str:
         """Hash what features depend on: weights, tokenizer and the cut."""
-        return _hash("clap-text", self.max_tokens, fingerprint(self.network), self.tokenizer.backend_tokenizer.to_str())
+        return _hash("clap-text", self.max_tokens, fingerprint(self.network), tokenizer_rules(self.tokenizer))
 
 
 class _Ears(Hearing):

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, T5EncoderModel
 
 from codecdiff import Condition, Conditioner, Entry, Prompt, device_of, prompt_fields
+from codecdiff.caches import tokenizer_rules
 from codecdiff.data.store import fingerprint
 from codecdiff.hub import commit_of, not_found, require_complete
 from codecdiff.precision import exactly
@@ -153,7 +154,7 @@ class T5(Conditioner):
         """
         if self.attend_padding:
             raise ValueError("With attend_padding a prompt's features depend on its neighbours: they cannot be cached.")
-        told = f"t5 {self.max_tokens} {fingerprint(self.network)} {self.tokenizer.backend_tokenizer.to_str()}"
+        told = f"t5 {self.max_tokens} {fingerprint(self.network)} {tokenizer_rules(self.tokenizer)}"
         return sha256(told.encode()).hexdigest()[:32]
 
 

@@ -164,7 +164,9 @@ def test_the_cache_keeps_models_and_options_apart(folder, tmp_path):
     conditioners = [T5(str(folder)), T5(str(other)), T5(str(folder), max_tokens=2), T5(str(folder), dtype="bfloat16")]
     prints = [conditioner.fingerprint() for conditioner in conditioners]
     assert len(set(prints)) == 4
-    assert T5(str(alike)).fingerprint() == prints[0]  # wherever it lies
+    again = T5(str(alike))
+    again.tokenizer.backend_tokenizer.enable_truncation(9)  # as files of tokenizers may say, and every call unsays
+    assert again.fingerprint() == prints[0]  # wherever it lies
 
 
 def test_bfloat16_features_take_half_the_room(folder, tmp_path):
