@@ -301,9 +301,9 @@ class StageTrainer:
         `row` is added to the stage's `log.jsonl`.
         """
         folder = Path(folder)
-        save_stage(folder, self.averaged())
         state = folder / self.stage.name / STATE
-        state.mkdir(exist_ok=True)
+        state.mkdir(parents=True, exist_ok=True)  # first: a stage without it is not in training here
+        save_stage(folder, self.averaged())
         tensors = {f"raw.{name}": tensor for name, tensor in self.denoiser.state_dict().items()}
         tensors |= {f"averaged.{name}": tensor for name, tensor in self.ema.module.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
@@ -326,12 +326,18 @@ class StageTrainer:
         return taken
 
     def resume(self, folder: Path | str) -> bool:
-        """Take up training where `save` left it; False if the folder holds no such state.
+        """Take up training where `save` left it; False if the folder holds no such stage.
 
-        Raises ValueError if what was trained there is another denoiser, or with another scheduler.
+        Raises ValueError if what was trained there is another denoiser, or with another scheduler, or if the state of
+        its training is gone: it would be written over.
         """
         home = Path(folder) / self.stage.name
         file = home / STATE / "state.safetensors"
+        if (home / "stage.json").exists() and not file.parent.exists():
+            raise ValueError(
+                f"{home} holds a trained stage without {STATE}/, which going on needs. Choose another output folder, "
+                f"and begin there with its weights by stages.{self.stage.name}.start_from={home}; or delete it."
+            )
         if not file.exists():
             return False
         saved = {"noise_color": 0.0, **json.loads((home / "stage.json").read_text(encoding="utf-8"))}

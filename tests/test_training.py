@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,17 @@ def test_min_snr_weighs_training_and_not_what_is_held_out(
 
 
 def test_there_is_nothing_to_resume_at_first(trainer_of: Callable[..., StageTrainer], tmp_path: Path) -> None:
+    assert not trainer_of().resume(tmp_path)
+
+
+def test_a_trained_stage_without_the_state_of_its_training_is_not_written_over(
+    trainer_of: Callable[..., StageTrainer], tmp_path: Path
+) -> None:
+    trainer_of().save(tmp_path)
+    shutil.rmtree(tmp_path / "secondary" / "training")  # as in a folder from the hub
+    with pytest.raises(ValueError, match=r"secondary holds a trained stage without training/.*\.secondary\.start_from="):
+        trainer_of().resume(tmp_path)
+    (tmp_path / "secondary" / "training").mkdir()  # a first save that was interrupted
     assert not trainer_of().resume(tmp_path)
 
 
