@@ -190,6 +190,8 @@ def test_reduction_changes_neither_codes_nor_audio(dac: Codec) -> None:
     assert torch.equal(reduced.quantize(reduced.embed(codes)), codes)
     assert torch.equal(reduced.decode(codes), dac.decode(codes))
     torch.testing.assert_close(projections, reduced.project(audio))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(reduced.project(audio), projections)
     back = (reduced.basis @ projections) + reduced.mean.mT  # what lies off the components is gone, and no more
     gone = dac.project(audio) - back
     assert (reduced.basis.mT @ gone).abs().max() < 1e-4 < gone.abs().max()

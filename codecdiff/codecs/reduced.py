@@ -10,6 +10,7 @@ from torch import Tensor
 from codecdiff.codecs.entries import shadowed_entries
 from codecdiff.codecs.wrapped import Wrapped
 from codecdiff.interfaces import Codec, device_of
+from codecdiff.precision import exactly
 
 
 class Reduced(Wrapped):
@@ -107,7 +108,8 @@ class Reduced(Wrapped):
 
     def _reduced(self, latents: Tensor) -> Tensor:
         """(b, k, d, l) latents of the wrapped codec -> (b, k, dims, l)."""
-        return ((latents.mT - self.mean) @ self.basis).mT
+        with exactly(latents.device):
+            return ((latents.mT - self.mean) @ self.basis).mT
 
 
 def _projects(codec: Codec) -> bool:

@@ -38,7 +38,6 @@ class Stereo(Wrapped):
         """Level of each row: those of the wrapped codec, each twice."""
         return tuple(level for level in self.codec.levels for _ in range(2))
 
-    # a property over a plain fact, as in Wrapped
     # a property, as in Wrapped: a codec that is fitted later has others
     @property
     def duplicate_entries(self) -> frozenset[tuple[int, int]]:  # pyright: ignore[reportIncompatibleVariableOverride]
