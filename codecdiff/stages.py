@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from codecdiff import config, schedules
 from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter
@@ -76,13 +77,23 @@ def context_channels(codec: Codec, splitter: Splitter) -> list[int]:
 
 
 def build_denoiser(spec: Any, codec: Codec, splitter: Splitter, conditioner: Conditioner | None, i: int) -> Denoiser:
-    """Build the denoiser of stage `i`; its channels and widths follow from the other parts."""
+    """Build the denoiser of stage `i`; its channels and widths follow from the other parts.
+
+    Raises ValueError for a condition of a name that no denoiser can keep a module or a null under.
+    """
+    widths = conditioner.widths if conditioner else {}
+    held = nn.ModuleDict(), nn.ParameterDict()
+    if refused := [name for name in widths if not name or "." in name or any(hasattr(group, name) for group in held)]:
+        raise ValueError(
+            f"A condition cannot be called '{refused[0]}', a name that torch keeps for itself. Where it is a field of the "
+            "prompts, call that column of the metadata otherwise."
+        )
     return config.build(
         "denoisers",
         spec,
         channels=stage_shapes(codec, splitter, 1)[i][0],
         context_channels=context_channels(codec, splitter)[i],
-        condition_widths=conditioner.widths if conditioner else {},
+        condition_widths=widths,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from small import UNET
 
 from codecdiff.caches import Cached
@@ -14,6 +15,9 @@ from codecdiff.conditioners import Joined
 from codecdiff.experiments import Blueprint, check_starts, new_pipeline, new_stage, open_data, prepare_prompts, start_of
 from codecdiff.models import read_spec
 from codecdiff.schedules import prediction_of
+
+
+PATTERNS = Path(__file__).parent.parent / "docs" / "patterns.md"
 
 
 @pytest.fixture
@@ -129,3 +133,21 @@ def test_guidance_of_a_condition_that_is_not_there_is_refused_before_training(bl
     wrong = blueprint.model_copy(update={"sampling": blueprint.sampling.model_copy(update={"guidance": {"key": 2.0}})})
     with pytest.raises(ValueError, match="guidance key=2: the model has no such condition"):
         new_stage(wrong, new_pipeline(wrong, outlined=True)[0], 0, "meta")
+
+
+def test_the_pattern_of_the_docs_starts_a_stage_from_one_that_it_shares_weights_with() -> None:
+    written = yaml.safe_load(PATTERNS.read_text(encoding="utf-8").partition("```yaml")[2].partition("```")[0])
+    parts: Any = {"codec": {"name": "starter"}, "conditioner": {"name": "words"}}
+    blueprint = Blueprint.model_validate({**parts, **written})
+    pipeline, _ = new_pipeline(blueprint, outlined=True)
+    there, _, here = [new_stage(blueprint, pipeline, i, "meta")[0].denoiser.state_dict() for i in range(3)]
+    alike = sum(t.numel() for name, t in here.items() if name in there and there[name].shape == t.shape)
+    assert alike > 0.9 * sum(t.numel() for t in here.values())
+
+
+@pytest.mark.parametrize("name", ["type", "keys", "training", "bpm.mean"])
+def test_a_condition_that_no_network_could_keep_is_refused_in_a_sentence(blueprint: Blueprint, name: str) -> None:
+    numbers = {"name": "numbers", "fields": {name: {"classes": ["loop", "song"]}}}
+    pipeline, _ = new_pipeline(blueprint.model_copy(update={"conditioner": numbers}))
+    with pytest.raises(ValueError, match=f"A condition cannot be called '{name}'.* column of the metadata"):
+        new_stage(blueprint, pipeline, 0, "meta")
