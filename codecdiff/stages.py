@@ -85,7 +85,7 @@ def build_denoiser(spec: Any, codec: Codec, splitter: Splitter, conditioner: Con
     held = nn.ModuleDict(), nn.ParameterDict()
     if refused := [name for name in widths if not name or "." in name or any(hasattr(group, name) for group in held)]:
         raise ValueError(
-            f"A condition cannot be called '{refused[0]}', a name that torch keeps for itself. Where it is a field of the "
+            f"A condition cannot be called '{refused[0]}', a name that torch keeps for itself. Where it is a field of "
             "prompts, call that column of the metadata otherwise."
         )
     return config.build(

@@ -16,7 +16,6 @@ from codecdiff.experiments import Blueprint, check_starts, new_pipeline, new_sta
 from codecdiff.models import read_spec
 from codecdiff.schedules import prediction_of
 
-
 PATTERNS = Path(__file__).parent.parent / "docs" / "patterns.md"
 
 

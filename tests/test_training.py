@@ -98,7 +98,7 @@ def test_a_trained_stage_without_the_state_of_its_training_is_not_written_over(
 ) -> None:
     trainer_of().save(tmp_path)
     shutil.rmtree(tmp_path / "secondary" / "training")  # as in a folder from the hub
-    with pytest.raises(ValueError, match=r"secondary holds a trained stage without training/.*\.secondary\.start_from="):
+    with pytest.raises(ValueError, match=r"holds a trained stage without training/.*\.secondary\.start_from="):
         trainer_of().resume(tmp_path)
     (tmp_path / "secondary" / "training").mkdir()  # a first save that was interrupted
     assert not trainer_of().resume(tmp_path)
