@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,25 @@ def not_found(what: str, model: str, revision: str | None, files: str, error: Ex
         "needs a network the first time. To fetch one elsewhere: `hf download ID --local-dir FOLDER`, then "
         f"model=FOLDER. ({str(error).strip().splitlines()[0]})"
     )
+
+
+def known_shape(
+    what: str, model: str, revision: str | None, shape: Any, released: Mapping[str, Mapping[str, Any]]
+) -> Any:
+    """Give the configuration of a model, of transformers' class `shape`, without its weights and without a network.
+
+    It is that of a local folder, of a `released` id, which is given here, or of one that was fetched before. `what` is
+    the model's kind. Raises LookupError if it is none of these.
+    """
+    if model in released and not Path(model).is_dir():
+        return shape(**released[model])
+    try:
+        return shape.from_pretrained(model, revision=revision or "main", local_files_only=True)
+    except OSError as error:
+        raise LookupError(
+            f"The shape of the {what} model {model!r} is not known here: there is no such folder with a config.json, "
+            f"and it is none of {', '.join(released)}."
+        ) from error
 
 
 def require_complete(what: str, model: str, missing: Iterable[str], advice: str = "") -> None:

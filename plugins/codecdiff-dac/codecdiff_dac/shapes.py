@@ -1,10 +1,10 @@
 """Shapes of DAC networks: those that are released, and one for tests."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from transformers import DacConfig
 
+from codecdiff.hub import known_shape
 from codecdiff_dac.originals import is_original, read_shape
 
 Size = Literal["tiny", "16khz", "24khz", "44khz"]
@@ -37,12 +37,4 @@ def shape_of(model: str, revision: str | None) -> DacConfig:
     """
     if is_original(model):
         return read_shape(model)
-    if model in RELEASED and not Path(model).is_dir():
-        return DacConfig(**SHAPES[RELEASED[model]])
-    try:
-        return DacConfig.from_pretrained(model, revision=revision or "main", local_files_only=True)
-    except OSError as error:
-        raise LookupError(
-            f"The shape of the DAC model {model!r} is not known here: there is no such folder with a config.json, and "
-            f"it is none of {', '.join(RELEASED)}."
-        ) from error
+    return known_shape("DAC", model, revision, DacConfig, {name: SHAPES[size] for name, size in RELEASED.items()})

@@ -3,10 +3,11 @@
 The rest is as transformers' defaults, which are the released models'. Bandwidths are in kbit/s.
 """
 
-from pathlib import Path
 from typing import Any, Literal
 
 from transformers import EncodecConfig
+
+from codecdiff.hub import known_shape
 
 Size = Literal["24khz", "32khz", "48khz", "tiny-24khz", "tiny-32khz", "tiny-48khz"]
 
@@ -59,15 +60,8 @@ def shape_of(model: str, revision: str | None) -> EncodecConfig:
 
     Raises LookupError if it is none of these.
     """
-    if model in RELEASED and not Path(model).is_dir():
-        return EncodecConfig(**SHAPES[RELEASED[model]])
-    try:
-        return EncodecConfig.from_pretrained(model, revision=revision or "main", local_files_only=True)
-    except OSError as error:
-        raise LookupError(
-            f"The shape of the EnCodec model {model!r} is not known here: there is no such folder with a config.json, "
-            f"and it is none of {', '.join(RELEASED)}."
-        ) from error
+    released = {name: SHAPES[size] for name, size in RELEASED.items()}
+    return known_shape("EnCodec", model, revision, EncodecConfig, released)
 
 
 def codebooks_at(config: EncodecConfig, bandwidth: float | None, model: str) -> int:

@@ -1,9 +1,10 @@
 """Shapes of Mimi networks: the one that is released, and one for tests."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from transformers import MimiConfig
+
+from codecdiff.hub import known_shape
 
 Size = Literal["tiny", "24khz"]
 
@@ -35,12 +36,4 @@ def shape_of(model: str, revision: str | None) -> MimiConfig:
 
     Raises LookupError if it is none of these.
     """
-    if model in RELEASED and not Path(model).is_dir():
-        return MimiConfig(**SHAPES[RELEASED[model]])
-    try:
-        return MimiConfig.from_pretrained(model, revision=revision or "main", local_files_only=True)
-    except OSError as error:
-        raise LookupError(
-            f"The shape of the Mimi model {model!r} is not known here: there is no such folder with a config.json, and "
-            f"it is not {', '.join(RELEASED)}."
-        ) from error
+    return known_shape("Mimi", model, revision, MimiConfig, {name: SHAPES[size] for name, size in RELEASED.items()})

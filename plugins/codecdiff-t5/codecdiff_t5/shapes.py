@@ -1,9 +1,10 @@
 """Shapes of the T5 encoders that are released."""
 
-from pathlib import Path
 from typing import Any
 
 from transformers import T5Config
+
+from codecdiff.hub import known_shape
 
 RELEASED: dict[str, dict[str, Any]] = {
     "google/flan-t5-small": {"d_model": 512, "d_ff": 1024, "num_layers": 8, "num_heads": 6},
@@ -19,12 +20,5 @@ def shape_of(model: str, revision: str | None) -> T5Config:
 
     Raises LookupError if it is none of these.
     """
-    if model in RELEASED and not Path(model).is_dir():
-        return T5Config(vocab_size=32128, d_kv=64, feed_forward_proj="gated-gelu", **RELEASED[model])
-    try:
-        return T5Config.from_pretrained(model, revision=revision or "main", local_files_only=True)
-    except OSError as error:
-        raise LookupError(
-            f"The shape of the T5 model {model!r} is not known here: there is no such folder with a config.json, and "
-            f"it is none of {', '.join(RELEASED)}."
-        ) from error
+    rest = {"vocab_size": 32128, "d_kv": 64, "feed_forward_proj": "gated-gelu"}
+    return known_shape("T5", model, revision, T5Config, {name: {**rest, **shape} for name, shape in RELEASED.items()})
