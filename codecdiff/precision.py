@@ -10,6 +10,9 @@ import torch
 
 @contextmanager
 def exactly(device: torch.device) -> Iterator[None]:
-    """Compute in the precision of the tensors on a device, without gradients, whatever autocast the caller is in."""
+    """Compute in the precision of the tensors on a device, without gradients, whatever autocast the caller is in.
+
+    Whether a GPU's convolutions round float32 to tf32 on the way, as they do by default, stays torch's own setting.
+    """
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield

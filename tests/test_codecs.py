@@ -113,6 +113,8 @@ def test_a_codec_without_a_finite_halo_is_not_cut(dac: Codec) -> None:
         Chunked(endless)
     with pytest.raises(ValueError, match="frames=0: a piece needs at least 1"):
         Chunked(dac, frames=0)
+    with pytest.raises(ValueError, match=r"DAC encodes mono audio of shape \(b, 1, t\) with t >= 1"):
+        Chunked(dac).encode(torch.zeros(1, 1, 0))
 
 
 def test_wrappers_say_what_the_codec_says(dac: Codec) -> None:

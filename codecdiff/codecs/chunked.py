@@ -27,7 +27,8 @@ class Chunked(Wrapped):
 
     def _pieces(self, total: int, halo: int) -> list[tuple[int, int, int, int]]:
         """Give (start, stop, start with halo, stop with halo), in frames, of every piece."""
-        spans = [(start, min(start + self.frames, total)) for start in range(0, total, self.frames)]
+        # of nothing there is a piece too, so that the codec itself says what it makes of it
+        spans = [(start, min(start + self.frames, total)) for start in range(0, total or 1, self.frames)]
         return [(a, b, max(a - halo, 0), min(b + halo, total)) for a, b in spans]
 
     def _over_audio(self, function: Callable[[Tensor], Iterable[Tensor]], audio: Tensor) -> tuple[Tensor, ...]:
