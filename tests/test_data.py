@@ -15,7 +15,7 @@ import torch
 from small import RATE, tone, write_music
 
 from codecdiff import Codec, config
-from codecdiff.codecs import Wrapped
+from codecdiff.codecs import Chunked, Reduced, Stereo, Wrapped
 from codecdiff.data.audio import BadAudio, find_tracks, read_audio, write_audio
 from codecdiff.data.crops import Crops, dropped, split_tracks
 from codecdiff.data.encoding import clips, encode_tracks, open_store
@@ -212,6 +212,26 @@ def test_a_store_of_another_codec_is_refused(store: CodeStore, dac: Codec, codec
     other.register_buffer("more", torch.ones(3))
     with pytest.raises(ValueError, match="made by another codec: its weights is"):
         store.check(other, codec_spec)
+
+
+def test_codes_are_shared_by_all_that_leaves_them_as_they_are(
+    store: CodeStore, dac: Codec, codec_spec: dict[str, Any]
+) -> None:
+    reduced = {"name": "reduced", "dims": 3, "codec": codec_spec}
+    for codec, spec in (
+        (Reduced(dac, 3), reduced),
+        (Chunked(Reduced(dac, 3)), {"name": "chunked", "frames": 512, "codec": reduced}),
+    ):
+        store.check(codec, spec)
+        assert next(iter(store.latents(codec))).shape[:3] == (1, 4, 3)
+    for codec, spec in (
+        (Stereo(dac), {"name": "stereo", "codec": codec_spec}),
+        (Reduced(Stereo(dac), 3), {**reduced, "codec": {"name": "stereo", "codec": codec_spec}}),
+    ):
+        with pytest.raises(ValueError, match="made by another codec: its codec is"):
+            store.check(codec, spec)
+    with pytest.raises(ValueError, match="holds no projections"):
+        store.check(Reduced(dac, 3), reduced, "projections")
 
 
 def test_a_store_of_other_files_is_refused(store: CodeStore, dac: Codec, codec_spec: Any, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ class Chunked(Wrapped):
     Memory does not grow with duration. Refuses codecs without a finite halo.
     """
 
+    keeps_codes = True
+
     def __init__(self, codec: Codec, *, frames: int = 512):
         super().__init__(codec)
         if codec.encode_halo is None or codec.decode_halo is None:

@@ -30,6 +30,7 @@ class Reduced(Wrapped):
 
     """
 
+    keeps_codes = True
     mean: Tensor  # (k, 1, d) of the entries
     basis: Tensor  # (k, d, dims), orthonormal columns
     table: Tensor  # (k, entries, dims)

@@ -20,6 +20,7 @@ class Standardized(Wrapped):
     channel. They are fitted state; until `measure` is called the latents pass unchanged.
     """
 
+    keeps_codes = True
     mean: Tensor  # (k, d, 1)
     std: Tensor  # (k, d, 1)
 

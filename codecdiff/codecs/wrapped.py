@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -11,6 +12,8 @@ from codecdiff.interfaces import Codec
 
 class Wrapped(Codec):
     """A codec that does what another does, until a subclass changes something."""
+
+    keeps_codes: ClassVar[bool] = False  # whether it says that its codes are those of the wrapped codec
 
     def __init__(self, codec: Codec):
         super().__init__()

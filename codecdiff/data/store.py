@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from codecdiff.codecs import Wrapped
 from codecdiff.config import alike
 from codecdiff.data.audio import Track
 from codecdiff.interfaces import Codec, device_of, fingerprint
@@ -188,8 +189,16 @@ class CodeStore:
             )
 
     def check(self, codec: Codec, spec: dict[str, Any], target: Target = "codes") -> None:
-        """Raise ValueError unless the store was made by this codec, with these options and weights, for this target."""
+        """Raise ValueError unless the store was made by this codec, with these options and weights, for this target.
+
+        What is around the codec that made it may be another where it leaves codes as they are, and they are the target.
+        """
         self.check_target(target)
+        kept = target == "codes"
+        while (
+            kept and isinstance(codec, Wrapped) and codec.keeps_codes and spec["name"] != self.header["codec"]["name"]
+        ):
+            codec, spec = codec.codec, spec["codec"]
         made, wanted = alike("codecs", self.header["codec"], json.loads(json.dumps(spec)))
         made_by = {"codec": made, "weights": self.header["weights"]}
         asked = {"codec": wanted, "weights": fingerprint(codec)}
