@@ -194,10 +194,8 @@ class CodeStore:
         What is around the codec that made it may be another where it leaves codes as they are, and they are the target.
         """
         self.check_target(target)
-        kept = target == "codes"
-        while (
-            kept and isinstance(codec, Wrapped) and codec.keeps_codes and spec["name"] != self.header["codec"]["name"]
-        ):
+        made_with = self.header["codec"]["name"]
+        while target == "codes" and isinstance(codec, Wrapped) and codec.keeps_codes and spec["name"] != made_with:
             codec, spec = codec.codec, spec["codec"]
         made, wanted = alike("codecs", self.header["codec"], json.loads(json.dumps(spec)))
         made_by = {"codec": made, "weights": self.header["weights"]}
