@@ -317,6 +317,25 @@ def test_a_difference_is_called_what_it_is(low: Any, value: float, high: Any, be
     assert sheets.verdict({"low": low, "value": value, "high": high, "holds_zero": holds_zero}, better) == told
 
 
+@pytest.mark.parametrize(
+    ("low", "value", "high", "told"),
+    [
+        (17.512, 68.073, 134.83, "+68.1 (17.5 to 135)"),
+        (0.00002, 0.000032, 0.00004, "+0.000032 (0.000020 to 0.000040)"),
+        (-1.2e-8, -1e-8, -0.8e-8, "−1e−08 (−1.2e−08 to −8e−09)"),
+        (None, -0.0000315, None, "−0.000031"),
+        (-2.0, 0.0004, 3.0, "0.000 (−2.00 to 3.00)"),
+    ],
+)
+def test_a_difference_is_never_written_as_none(low: Any, value: float, high: Any, told: str) -> None:
+    assert sheets.apart({"low": low, "value": value, "high": high}) == told
+
+
+def test_a_value_has_the_digits_of_its_interval() -> None:
+    estimate = {"low": 1.0034548, "value": 1.0036684, "high": 1.0038636}
+    assert sheets.value_of(estimate) + sheets.spread(estimate) == "1.00367 (1.00345 to 1.00386)"
+
+
 ROOT = Path(__file__).parent.parent
 
 
