@@ -25,7 +25,16 @@ from codecdiff.comparisons import figures, sheets
 from codecdiff.comparisons.budgets import StageCost, affordable, costs_of, total
 from codecdiff.comparisons.clips import Chosen, Clip, Ear, choose
 from codecdiff.comparisons.figures import Draws, Material, measure
-from codecdiff.comparisons.runs import Run, in_turn, runs_of, twin_of, variants_of
+from codecdiff.comparisons.runs import (
+    Run,
+    Variant,
+    in_turn,
+    others_in,
+    require_music,
+    runs_of,
+    twin_of,
+    variants_of,
+)
 from codecdiff.comparisons.settings import Comparison, Evaluation
 from codecdiff.config import ConfigError
 from codecdiff.data.store import CodeStore
@@ -117,6 +126,28 @@ def test_a_variant_that_cannot_be_made_is_named(settings: dict[str, Any]) -> Non
     settings["variants"]["odd"] = ["denoiser.widht=3"]
     with pytest.raises(ConfigError, match=r"variant 'odd' cannot be made.*no option 'widht'.*Did you mean 'width'"):
         variants_of(Comparison.model_validate(settings))
+
+
+def test_a_variant_of_a_part_that_is_not_installed_is_named(settings: dict[str, Any]) -> None:
+    settings["variants"]["odd"] = ["codec=dca"]
+    with pytest.raises(ConfigError, match=r"variant 'odd' cannot be made: No codec named 'dca'"):
+        variants_of(Comparison.model_validate(settings))
+
+
+def test_recordings_that_are_not_there_are_told_before_anything_is_trained(comparison: Comparison) -> None:
+    blueprint = comparison.blueprint("coarse", 0)
+    require_music([Variant("here", blueprint, (), ())])
+    for audio, told in ((Path("gone"), "data.audio is gone, which is not there"), (None, "data.audio is null")):
+        data = blueprint.data.model_copy(update={"audio": audio})
+        with pytest.raises(FileNotFoundError, match=f"'away' has no recordings: {told}"):
+            require_music([Variant("away", blueprint.model_copy(update={"data": data}), (), ())])
+
+
+def test_the_runs_of_another_comparison_are_known(comparison: Comparison, tmp_path: Path) -> None:
+    for name in ("coarse", "older"):
+        (tmp_path / name / "seed-0").mkdir(parents=True)
+        (tmp_path / name / "seed-0" / "run.json").touch()
+    assert others_in(tmp_path, [Variant("coarse", comparison.blueprint("coarse", 0), (), ())]) == ["older"]
 
 
 @pytest.mark.parametrize(

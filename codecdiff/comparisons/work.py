@@ -15,7 +15,16 @@ from codecdiff import config
 from codecdiff.comparisons import reports
 from codecdiff.comparisons.clips import Chosen, Ear, Heard, choose, digest_of, hear_codec, hear_model
 from codecdiff.comparisons.figures import Material, Sets, measure
-from codecdiff.comparisons.runs import Report, Run, Variant, in_turn, runs_of, train
+from codecdiff.comparisons.runs import (
+    Report,
+    Run,
+    Variant,
+    in_turn,
+    others_in,
+    require_music,
+    runs_of,
+    train,
+)
 from codecdiff.comparisons.settings import Comparison
 from codecdiff.data.store import CodeStore
 from codecdiff.embedders import LogMel
@@ -33,7 +42,10 @@ def compare(work: Work, command: str = "") -> Path:
     Killed and called again, it goes on from the last check of every stage. Raises ValueError if the folder holds runs
     of other settings.
     """
+    require_music(work.variants)
     comparison, runs = work.comparison, runs_of(work.comparison, work.variants, work.output)
+    if others := others_in(work.output, work.variants):
+        work.report(f"'{work.output}' holds {', '.join(others)} too: they stay, and the page is written without them")
     for run in in_turn(runs, lambda run: run.is_whole and work.heard_of(run).is_there):
         train(run, comparison, runs, work.device, work.report)
         work.hear(run)
