@@ -32,7 +32,7 @@ from codecdiff.experiments import Blueprint, new_pipeline, new_stage, open_data,
 from codecdiff.files import WAIT, replace_text, try_alone, wait_alone
 from codecdiff.models import differences
 from codecdiff.pipeline import Pipeline
-from codecdiff.settings import Optimization, StageOptions
+from codecdiff.settings import Diffusion, Optimization, StageOptions
 from codecdiff.training import StageData, StageTrainer, read_logs
 
 Report = Callable[[str], None]
@@ -111,6 +111,20 @@ def others_in(output: Path, variants: Sequence[Variant]) -> list[str]:
     """Name the variants whose runs a folder holds, and that are not among these."""
     there = {file.parent.parent.name for file in output.glob("*/seed-*/run.json")}
     return sorted(there - {variant.name for variant in variants})
+
+
+def question_of(variant: Variant) -> str:
+    """Tell what the losses of a variant are an answer to: those of two variants are compared if it is the same."""
+    blueprint, keys = variant.blueprint, {"codec", "splitter", "target", "standardize", "diffusion"}
+    own = {name: _asks(stage.diffusion, stage.train) for name, stage in blueprint.stages.items()}
+    told = [blueprint.model_dump(mode="json", include=keys), blueprint.train.loss]
+    return json.dumps([told, {name: some for name, some in own.items() if any(some)}], sort_keys=True)
+
+
+def _asks(diffusion: Diffusion, train: Optimization) -> tuple[dict[str, Any], str | None]:
+    """Give what a stage sets for itself of the process and the loss."""
+    told = train.model_dump(include={"loss"}, exclude_unset=True)
+    return diffusion.model_dump(mode="json", exclude_unset=True), told.get("loss")
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     names = list(report["variants"])
     facts = [f"- {name}: {_fact(value)}" for name, value in report["facts"].items() if value != ""]
     lines = [f"# {' / '.join(names)} at one budget", "", *facts, "", "## What is shown", ""]
-    lines += [*(f"- {line}" for line in findings(report)), "", "## Figures", ""]
+    lines += [*(f"- {line}" for line in (*report["warnings"], *findings(report))), "", "## Figures", ""]
     lines += _table(["figure", *names], [_cells(figure, names) for figure in report["figures"]])
     lines += ["", "## Differences to the first variant", ""]
     compared = [figure for figure in report["figures"] if _differs(figure)]
@@ -157,7 +157,7 @@ def html(report: Mapping[str, Any], folder: Path) -> str:
     """Give the report as a page in the folder that holds its sounds. What comes from a user is escaped."""
     body = [
         header(report),
-        section("What is shown", SHOWN, _list(findings(report))),
+        section("What is shown", SHOWN, _list([*report["warnings"], *findings(report)])),
         section("Figures", FIGURES, f"{figures(report)}<div class='pair'>{pictures(report)}</div>"),
         section("Loss per FLOP", LOSSES, f'<div class="pair">{losses(report)}</div>'),
         section("Listen", LISTEN, "".join(card(folder, each, list(report["variants"])) for each in report["players"])),
@@ -286,8 +286,8 @@ FIGURES = (
 )
 LOSSES = (
     "Loss on held-out crops over that of the best constant answer, zero, by FLOPs of training; mean over seeds. "
-    "Patterns ask different questions, and a later stage is told the earlier ones: lines of different patterns are no "
-    "race."
+    "Patterns, codecs and processes ask different questions, and a later stage is told the earlier ones: lines of "
+    "different ones are no race."
 )
 LISTEN = "The first seed of every variant. Click a picture to play from there."
 TAKES = (

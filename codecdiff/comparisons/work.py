@@ -21,6 +21,7 @@ from codecdiff.comparisons.runs import (
     Variant,
     in_turn,
     others_in,
+    question_of,
     require_music,
     runs_of,
     train,
@@ -55,7 +56,8 @@ def compare(work: Work, command: str = "") -> Path:
     chosen = work.chosen_clips(runs[0])
     material = work.material_of(runs, chosen)
     figures = measure(material, resamples=comparison.evaluation.resamples, seed=comparison.evaluation.seed)
-    told = reports.report_of(comparison, work.variants, runs, figures, chosen, work.output, command)
+    rate = work.ear.embedder.sample_rate
+    told = reports.report_of(comparison, work.variants, runs, figures, chosen, work.output, command, rate)
     return reports.write(work.output, told)
 
 
@@ -133,7 +135,8 @@ class Work:
             heard.setdefault(run.variant.name, []).append(self.heard_of(run).load())
             losses.setdefault(run.variant.name, []).append(reports.curve(run)[-1][1])
         codecs = {run.variant.name: self.heard_of_codec(run).load() for run in runs}
-        return Material(chosen, heard, codecs, losses, self.comparison.evaluation.probes)
+        questions = {variant.name: question_of(variant) for variant in self.variants}
+        return Material(chosen, heard, codecs, losses, self.comparison.evaluation.probes, questions)
 
 
 def _plain(settings: BaseModel, left_out: frozenset[str] = frozenset()) -> dict[str, Any]:
