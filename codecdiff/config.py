@@ -327,7 +327,7 @@ def _assign(data: Mapping[str, Any], model: type[BaseModel], path: list[str], te
     if kind and text in ("null", "none"):
         return {**data, head: None}
     if kind:
-        return {**data, head: {"name": text}}
+        return {**data, head: _whole(kind, text, where)}
     if isinstance(hint, type) and issubclass(hint, BaseModel):
         if not rest:
             raise ConfigError(f"'{where}' is a group of settings: write {where}.{next(iter(hint.model_fields))}=...")
@@ -373,13 +373,22 @@ def _assign_option(inside: Any, hint: Any, path: list[str], text: str, where: st
     if kind and path:
         return _assign_part({"name": inside} if isinstance(inside, str) else inside or {}, kind, path, text, where)
     if kind:
-        return {"name": text}
+        return _whole(kind, text, where)
     if listed and path:
         i = _place_in(inside or [], path[0], where)
         return [*inside[:i], _assign_option(inside[i], _element_of(hint), path[1:], text, where), *inside[i + 1 :]]
     if listed:
         return _described(_yaml(text, where), listed, where)
     return _assign_value(inside, hint, path, text, where)
+
+
+def _whole(kind: str, text: str, where: str) -> dict[str, Any]:
+    """Read a part that is given whole: by its name, or with options in braces, as {name: dac, backend: descript}."""
+    if not text.startswith("{"):
+        return {"name": text}
+    spec = _yaml(text, where)
+    part_spec(kind, spec)
+    return spec
 
 
 def _described(parts: Any, kind: str, where: str) -> list[Any]:

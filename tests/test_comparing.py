@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,18 @@ from codecdiff.comparisons import figures, sheets
 from codecdiff.comparisons.budgets import StageCost, affordable, costs_of, total
 from codecdiff.comparisons.clips import Chosen, Clip, Ear, choose
 from codecdiff.comparisons.figures import Draws, Material, measure
-from codecdiff.comparisons.runs import Run, in_turn, runs_of, twin_of, variants_of
+from codecdiff.comparisons.reports import players, warnings_of
+from codecdiff.comparisons.runs import (
+    Run,
+    Variant,
+    in_turn,
+    others_in,
+    question_of,
+    require_music,
+    runs_of,
+    twin_of,
+    variants_of,
+)
 from codecdiff.comparisons.settings import Comparison, Evaluation
 from codecdiff.config import ConfigError
 from codecdiff.data.store import CodeStore
@@ -117,6 +129,36 @@ def test_a_variant_that_cannot_be_made_is_named(settings: dict[str, Any]) -> Non
     settings["variants"]["odd"] = ["denoiser.widht=3"]
     with pytest.raises(ConfigError, match=r"variant 'odd' cannot be made.*no option 'widht'.*Did you mean 'width'"):
         variants_of(Comparison.model_validate(settings))
+
+
+def test_a_variant_of_a_part_that_is_not_installed_is_named(settings: dict[str, Any]) -> None:
+    settings["variants"]["odd"] = ["codec=dca"]
+    with pytest.raises(ConfigError, match=r"variant 'odd' cannot be made: No codec named 'dca'"):
+        variants_of(Comparison.model_validate(settings))
+
+
+def test_recordings_that_are_not_there_are_told_before_anything_is_trained(comparison: Comparison) -> None:
+    blueprint = comparison.blueprint("coarse", 0)
+    require_music([Variant("here", blueprint, (), ())])
+    for audio, told in ((Path("gone"), "data.audio is gone, which is not there"), (None, "data.audio is null")):
+        data = blueprint.data.model_copy(update={"audio": audio})
+        with pytest.raises(FileNotFoundError, match=f"'away' has no recordings: {told}"):
+            require_music([Variant("away", blueprint.model_copy(update={"data": data}), (), ())])
+
+
+def test_the_runs_of_another_comparison_are_known(comparison: Comparison, tmp_path: Path) -> None:
+    for name in ("coarse", "older"):
+        (tmp_path / name / "seed-0").mkdir(parents=True)
+        (tmp_path / name / "seed-0" / "run.json").touch()
+    assert others_in(tmp_path, [Variant("coarse", comparison.blueprint("coarse", 0), (), ())]) == ["older"]
+
+
+def test_losses_answer_the_same_question_where_the_latents_do(settings: dict[str, Any]) -> None:
+    settings["variants"] |= {"flow": ["diffusion.prediction=flow"], "untold": ["conditioner=null"]}
+    comparison = Comparison.model_validate(settings)
+    made = {name: Variant(name, comparison.blueprint(name, 0), (), ()) for name in comparison.variants}
+    first = question_of(made["coarse"])
+    assert [name for name, variant in made.items() if question_of(variant) == first] == ["coarse", "wide", "untold"]
 
 
 @pytest.mark.parametrize(
@@ -258,6 +300,34 @@ def test_the_same_clips_differ_by_nothing_at_all() -> None:
             assert difference.holds_zero
 
 
+def test_losses_of_other_questions_have_no_difference() -> None:
+    for questions, compared in (({}, {"second"}), ({"first": "a", "second": "b"}, set[str]())):
+        found = by_name(measure(replace(material(), questions=questions), resamples=5, seed=0))
+        assert set(found["held-out loss over answering zero"].differences) == compared
+        assert set(found["Fréchet distance: cascade"].differences) == {"second"}
+
+
+def test_what_makes_figures_less_than_they_look_is_said(comparison: Comparison) -> None:
+    given = material(per=4)
+    found = measure(given, resamples=5, seed=0)
+    evaluation = comparison.evaluation.model_copy(update={"probes": ["lead", "nothing"]})
+    asked = comparison.model_copy(update={"evaluation": evaluation, "seeds": [0]})
+    few, seed, probe = warnings_of(asked, 6, found, given.chosen)
+    assert "here 6, intervals are unreliable" in few
+    assert "There is one seed" in seed
+    assert "The probe of 'nothing' is left out: it needs two values of it." in probe
+    assert not warnings_of(comparison, 20, found, given.chosen)
+
+
+def test_players_say_whose_codec_is_heard(comparison: Comparison, tmp_path: Path) -> None:
+    variants = [Variant(name, comparison.blueprint("coarse", 0), (), ()) for name in ("one", "two", "three")]
+    homes: dict[str, str] = {"one": "dac-1", "two": "dac-2", "three": "dac-1"}
+    runs = [Run(each, 0, tmp_path / each.name, tmp_path / homes[each.name]) for each in variants]
+    (card,) = players(comparison, variants, runs, material().chosen, tmp_path)
+    told = [(sound["path"], sound["explanation"]) for sound in card["sounds"]]
+    assert told[1:] == [("dac-1/clips/ceiling-00.flac", "of one, three"), ("dac-2/clips/ceiling-00.flac", "of two")]
+
+
 def test_pairing_shows_what_intervals_of_each_alone_do_not() -> None:
     cascade = by_name(measure(material(1.0), resamples=200, seed=0))["Fréchet distance: cascade"]
     first, second = cascade.values["first"], cascade.values["second"]
@@ -317,6 +387,25 @@ def test_a_difference_is_called_what_it_is(low: Any, value: float, high: Any, be
     assert sheets.verdict({"low": low, "value": value, "high": high, "holds_zero": holds_zero}, better) == told
 
 
+@pytest.mark.parametrize(
+    ("low", "value", "high", "told"),
+    [
+        (17.512, 68.073, 134.83, "+68.1 (17.5 to 135)"),
+        (0.00002, 0.000032, 0.00004, "+0.000032 (0.000020 to 0.000040)"),
+        (-1.2e-8, -1e-8, -0.8e-8, "−1e−08 (−1.2e−08 to −8e−09)"),
+        (None, -0.0000315, None, "−0.000031"),
+        (-2.0, 0.0004, 3.0, "0.000 (−2.00 to 3.00)"),
+    ],
+)
+def test_a_difference_is_never_written_as_none(low: Any, value: float, high: Any, told: str) -> None:
+    assert sheets.apart({"low": low, "value": value, "high": high}) == told
+
+
+def test_a_value_has_the_digits_of_its_interval() -> None:
+    estimate = {"low": 1.0034548, "value": 1.0036684, "high": 1.0038636}
+    assert sheets.value_of(estimate) + sheets.spread(estimate) == "1.00367 (1.00345 to 1.00386)"
+
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -368,7 +457,9 @@ def test_a_comparison_is_interrupted_goes_on_and_is_written(
     assert "3 variants x 2 seeds" in planned.output
     assert not output.exists()
     monkeypatch.setattr(StageTrainer, "step", interrupted)
-    assert compare().exit_code != 0
+    stopped = compare()
+    assert stopped.exit_code != 0
+    assert "plain, seed 0: encoding the music" in stopped.output
     assert steps[-1] == ("secondary", 0, 3)
     assert not (output / "index.html").exists()
     gc.collect()  # it holds its run until then, for here the process goes on
@@ -387,7 +478,15 @@ def test_a_comparison_is_interrupted_goes_on_and_is_written(
     assert [spent for spent, _ in report["variants"]["plain"]["losses"]["1"]["model"]] == sorted(
         {spent for spent, _ in report["variants"]["plain"]["losses"]["1"]["model"]}
     )
+    losses = next(figure for figure in report["figures"] if figure["name"].startswith("held-out loss"))
+    assert set(losses["differences"]) == {"noise"}
+    assert any("The probe of 'split' is left out: it needs two values of it" in told for told in report["warnings"])
+    assert (
+        report["facts"]["heard by"]
+        == f"32 log-mel bands at {codecdiff.load(output / 'plain/seed-0/model').sample_rate:,} Hz"
+    )
     page = (output / "index.html").read_text(encoding="utf-8")
+    assert all(escape(told) in page for told in report["warnings"])
     assert not re.search(r"https?://|url\(|@import|<b>a tone", page)
     sounds = re.findall(r'<audio[^>]* src="([^"]*)"', page)
     assert sounds

@@ -182,6 +182,16 @@ def test_naming_a_part_drops_what_stages_put_over_it(assignment: str) -> None:
     assert config.override({**data, **named}, Staged, [assignment])["stages"] == named["stages"]
 
 
+def test_a_part_may_be_given_whole() -> None:
+    spec = {"name": "reduced", "dims": 4, "codec": {"name": "dac"}}
+    found = config.override(DATA, Recipe, ["codec={name: reduced, dims: 4, codec: {name: dac}}"])
+    assert found["codec"] == spec
+    found = config.override(
+        DATA, Recipe, ["codec.name=chunked", "codec.codec={name: reduced, dims: 4, codec: {name: dac}}"]
+    )
+    assert found["codec"] == {"name": "chunked", "codec": spec}
+
+
 def test_stages_select_the_grouped_pattern() -> None:
     assert over("splitter.stages=0|1-3").splitter == {"name": "grouped", "stages": "0|1-3"}
     assert over("splitter.name=grouped", "splitter.stages=0|1-3").splitter == {"name": "grouped", "stages": "0|1-3"}
@@ -205,6 +215,7 @@ def test_a_stage_has_options_of_its_own() -> None:
     [
         ("train.stpes=5", r"There is no setting 'train\.stpes'\. There are: steps, .*Did you mean 'steps'"),
         ("trian.steps=5", r"There is no setting 'trian\.steps'.*Did you mean 'train'"),
+        ("conditioner={name: words, widht: 3}", r"'words' has no option 'widht'.*Did you mean 'width'"),
         ("train.steps", r"'train\.steps' is not an override\. Write key=value"),
         ("train.steps=many", r"train\.steps = 'many': Input should be a valid integer"),
         ("train=5", r"'train' is a group of settings: write train\.steps="),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from codecdiff import Part, checking, cli, registry
 from codecdiff.codecs import Standardized
 from codecdiff.config import ConfigError
+from codecdiff.splitters import Parallel
 from codecdiff.testing import (
     LAWS,
     DeclaredException,
@@ -190,7 +191,7 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     folder.mkdir(parents=True)
     parts: dict[str, dict[str, str]] = {
         "codecs": {"sound": "Sound", "drifting": "Drifting", "letters": "Sound", "narrow": "Excused"},
-        "splitters": {"halves": "Halves"},
+        "splitters": {"halves": "Halves", "evens": "Evens"},
         "conditioners": {"letters": "Letters"},
         "denoisers": {"mixer": "Mixer", "unread": "Unread"},
         "captioners": {"titles": "Titles"},
@@ -200,12 +201,19 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     for kind, names in parts.items():
         lines.append(f"[codecdiff.{kind}]")
         for name, part in names.items():
-            lines.append(f"{name} = {__name__ if part in ('Excused', 'Unread') else 'faulty'}:{part}")
+            lines.append(f"{name} = {__name__ if part in ('Excused', 'Unread', 'Evens') else 'faulty'}:{part}")
     (folder / "entry_points.txt").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(folder.parent)
     registry.scan.cache_clear()
     yield
     registry.scan.cache_clear()
+
+
+class Evens(Parallel):
+    """Asks for the levels alone, and needs them."""
+
+    def __init__(self, *, levels: Sequence[int]):
+        super().__init__(num_codebooks=len(levels))
 
 
 class Unread(faulty.Mixer):
@@ -231,6 +239,7 @@ def check(*words: object) -> Any:
     [
         (["sound", "--seconds", "0.5"], "19 kept, 0 broken."),
         (["halves"], "tried with 2 codebooks, 4 codebooks, 9 codebooks, 6 codebooks on 3 levels; not with 1 codebook"),
+        (["evens"], "tried with 1 codebook, 2 codebooks, 4 codebooks, 9 codebooks, 6 codebooks on 3 levels."),
         (["letters", "--kind", "conditioner"], "12 kept, 0 broken."),
         (["mixer", "--set", "width=32"], "of text, vector it reads: text, vector"),
         (["unread"], "of text, vector it reads: text."),

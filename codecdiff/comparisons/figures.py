@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -98,6 +98,7 @@ class Material:
     heard: what every run made, by variant, a mapping for each seed.
     codecs: what the codec of each variant makes, `clips.hear_codec`.
     losses: by variant and seed, held-out loss over that of answering zero, of the whole model.
+    questions: by variant, what its losses are an answer to: those of another are not compared with the first's.
     """
 
     chosen: Chosen
@@ -105,6 +106,7 @@ class Material:
     codecs: Mapping[str, Sets]
     losses: Mapping[str, Sequence[float]]
     probes: Sequence[str]
+    questions: Mapping[str, str] = field(default_factory=dict)
 
 
 Table = dict[str, Tensor]  # by variant, (draws, seeds): a figure of every resample and seed; NaN for seeds not drawn
@@ -245,7 +247,7 @@ def measure(material: Material, *, resamples: int, seed: int) -> list[Figure]:
         ("held-out loss over answering zero", "lower", LOSS, losses),
         ("Fréchet distance: cascade", "lower", CASCADE, far["given-0"]),
         *((f"Fréchet distance: {given(name)}", "lower", GIVEN, far[name]) for name in names if name != "given-0"),
-        ("cascade gap", "lower", GAP, gap),
+        ("cascade gap", "", GAP, gap),
         ("Fréchet distance: codec ceiling", "lower", CEILING, far["ceiling"]),
         ("Fréchet distance: real music", "", REAL, far["real"]),
         *([("text is obeyed: mean probe score", "higher", OBEYED, mean_of(list(probed.values())))] if probed else []),
@@ -253,7 +255,14 @@ def measure(material: Material, *, resamples: int, seed: int) -> list[Figure]:
         ("nearness to training clips over fresh ones", "", MEMORY, nearness(material, draws)),
     ]
     first = next(iter(material.heard))
-    return [figure(name, better, meaning, table, draws, first=first) for name, better, meaning, table in told if table]
+    found = [figure(name, better, meaning, table, draws, first=first) for name, better, meaning, table in told if table]
+    return [_of_one_question(found[0], material.questions, first), *found[1:]]
+
+
+def _of_one_question(losses: Figure, questions: Mapping[str, str], first: str) -> Figure:
+    """Leave out differences of losses that answer another question than the first variant's."""
+    alike = {name: d for name, d in losses.differences.items() if questions.get(name) == questions.get(first)}
+    return replace(losses, differences=alike)
 
 
 def given(name: str) -> str:
@@ -264,12 +273,16 @@ def given(name: str) -> str:
 
 LOSS = (
     "loss on held-out crops divided by the loss of the best constant answer, zero; a model's is the mean of its "
-    "stages, weighted by the numbers they make in a frame. Stages of different patterns answer different questions: a "
-    "later stage is told the earlier ones. Read it within a pattern; between patterns, read what is generated"
+    "stages, weighted by the numbers they make in a frame. Stages of different patterns answer different questions, "
+    "for a later stage is told the earlier ones, and so do those of different codecs and processes. Differences are "
+    "between variants that answer the same; of others, read what is generated"
 )
 CASCADE = "everything generated from captions, against other held-out recordings"
-GIVEN = "coarse stages are those of the recordings, the rest is generated from them and the captions"
-GAP = "cascade less first stage true: what a generated first stage costs"
+GIVEN = "the first stages are those of the recordings, the rest is generated from them and the captions"
+GAP = (
+    "cascade less first stage true: what a generated first stage costs. It is small, too, where a true one helps "
+    "little, so less is not always better"
+)
 CEILING = "the asked recordings encoded and decoded: the best that can be made with this codec"
 REAL = "the asked recordings as they are: the least that can be told apart with so many clips"
 OBEYED = (

@@ -17,6 +17,7 @@ from codecdiff.comparisons.settings import Comparison
 from codecdiff.files import replace_text
 
 FORMAT = 1
+FEW = 20  # recordings, as in a report of `codecdiff evaluate`
 
 
 def curve(run: Run) -> list[tuple[float, float]]:
@@ -51,8 +52,9 @@ def report_of(
     chosen: Chosen,
     output: Path,
     command: str,
+    sample_rate: int,
 ) -> dict[str, Any]:
-    """Give everything that was found, as JSON can hold it."""
+    """Give everything that was found, as JSON can hold it. `sample_rate` is that at which everything was heard."""
     asked = comparison.evaluation
     recordings = [len({clip.recording for clip in clips}) for clips in (chosen.asked, chosen.reference)]
     facts = {
@@ -66,13 +68,33 @@ def report_of(
         "seconds": asked.seconds,
         "recordings asked for": recordings[0],
         "recordings of the reference": recordings[1],
-        "heard by": asked.embedder["name"] if asked.embedder else "32 log-mel bands",
+        "heard by": f"{asked.embedder['name'] if asked.embedder else '32 log-mel bands'} at {sample_rate:,} Hz",
         "resamples": asked.resamples,
         "evaluation seed": asked.seed,
     }
     told = {variant.name: _variant(variant, comparison, runs) for variant in variants}
     told = {"format": FORMAT, "facts": facts, "variants": told, "figures": [each.to_json() for each in figures]}
+    told["warnings"] = warnings_of(comparison, min(recordings), figures, chosen)
     return _finite({**told, "players": players(comparison, variants, runs, chosen, output)})
+
+
+def warnings_of(comparison: Comparison, recordings: int, figures: Sequence[Figure], chosen: Chosen) -> list[str]:
+    """Say what makes the figures less than they look, and which were asked for and could not be taken."""
+    told = []
+    if recordings < FEW:
+        told.append(
+            f"Of fewer than {FEW} recordings, here {recordings}, intervals are unreliable, and tend to be too narrow: "
+            "hold out more, data.held_out, and take more clips, evaluation.clips and evaluation.reference."
+        )
+    if len(comparison.seeds) == 1:
+        told.append("There is one seed, and no interval tells what another would give: add some, seeds.")
+    measured = {figure.name for figure in figures}
+    for column in comparison.evaluation.probes:
+        if f"text is obeyed: {column}" not in measured:
+            values = {clip.prompt.get(column) for clip in chosen.lessons} - {None}
+            why = "hears it no better than chance through a codec" if len(values) > 1 else "needs two values of it"
+            told.append(f"The probe of '{column}' is left out: it {why}. evaluation.lessons are what it learns from.")
+    return told
 
 
 def _variant(variant: Variant, comparison: Comparison, runs: Sequence[Run]) -> dict[str, Any]:
@@ -106,12 +128,15 @@ def players(
 ) -> list[dict[str, Any]]:
     """Name the files to listen to, prompt by prompt: of the first seed of every variant."""
     first = {run.variant.name: run for run in reversed(runs)}
-    codecs = {run.home: run for run in first.values()}
+    codecs: dict[Path, list[str]] = {}
+    for variant in variants:
+        codecs.setdefault(first[variant.name].home, []).append(variant.name)
     cards: list[dict[str, Any]] = []
     for i, clip in enumerate(chosen.asked[: comparison.evaluation.players]):
-        homes = [run.home for run in codecs.values()]
-        sounds = [(homes[0] / "clips" / f"real-{i:02d}.flac", "Real", "held out")]
-        sounds += [(h / "clips" / f"ceiling-{i:02d}.flac", "Through the codec", h.name) for h in homes]
+        sounds = [(next(iter(codecs)) / "clips" / f"real-{i:02d}.flac", "Real", "held out")]
+        for home, names in codecs.items():
+            whose = f"of {', '.join(names)}" if len(codecs) > 1 else "of all variants"
+            sounds.append((home / "clips" / f"ceiling-{i:02d}.flac", "Through the codec", whose))
         for variant in variants:
             for kept in range(len(variant.costs)):
                 file = first[variant.name].folder / "clips" / f"given-{kept}-{i:02d}.flac"

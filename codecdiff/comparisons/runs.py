@@ -15,6 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,7 @@ from codecdiff.experiments import Blueprint, new_pipeline, new_stage, open_data,
 from codecdiff.files import WAIT, replace_text, try_alone, wait_alone
 from codecdiff.models import differences
 from codecdiff.pipeline import Pipeline
-from codecdiff.settings import Optimization, StageOptions
+from codecdiff.settings import Diffusion, Optimization, StageOptions
 from codecdiff.training import StageData, StageTrainer, read_logs
 
 Report = Callable[[str], None]
@@ -64,11 +65,15 @@ def variants_of(comparison: Comparison) -> list[Variant]:
     Raises ConfigError for a variant that cannot be made, ValueError for a budget that is too small.
     """
     blueprints = {name: comparison.blueprint(name, comparison.seeds[0]) for name in comparison.variants}
-    costs = {name: costs_of(each, comparison.evaluation.seconds) for name, each in blueprints.items()}
+    costs = {}
+    for name, blueprint in blueprints.items():
+        with _named(name):
+            costs[name] = costs_of(blueprint, comparison.evaluation.seconds)
     budget = comparison.budget or total(next(iter(costs.values())))
     made = []
     for name, blueprint in blueprints.items():
-        steps = affordable(costs[name], budget, comparison.share)
+        with _named(name):
+            steps = affordable(costs[name], budget, comparison.share)
         made.append(Variant(name, _lasting(blueprint, costs[name], steps), tuple(costs[name]), tuple(steps)))
     return made
 
@@ -80,6 +85,46 @@ def _lasting(blueprint: Blueprint, costs: Sequence[StageCost], steps: Sequence[i
         own = stages.get(cost.name, StageOptions())
         stages[cost.name] = own.model_copy(update={"train": own.train.over(Optimization(steps=count))})
     return blueprint.model_copy(update={"stages": stages})
+
+
+@contextmanager
+def _named(variant: str) -> Iterator[None]:
+    """Let errors say which variant they are of."""
+    try:
+        yield
+    except (ValueError, LookupError) as error:
+        raise config.ConfigError(f"The variant '{variant}' cannot be made: {error}") from error
+
+
+def require_music(variants: Sequence[Variant]) -> None:
+    """Raise FileNotFoundError where the recordings of a variant are not there, before anything is trained."""
+    for variant in variants:
+        audio = variant.blueprint.data.audio
+        if audio is None or not audio.exists():
+            raise FileNotFoundError(
+                f"The variant '{variant.name}' has no recordings: data.audio is {audio or 'null'}"
+                f"{', which is not there' if audio else ''}. Those held out are heard, not only their codes."
+            )
+
+
+def others_in(output: Path, variants: Sequence[Variant]) -> list[str]:
+    """Name the variants whose runs a folder holds, and that are not among these."""
+    there = {file.parent.parent.name for file in output.glob("*/seed-*/run.json")}
+    return sorted(there - {variant.name for variant in variants})
+
+
+def question_of(variant: Variant) -> str:
+    """Tell what the losses of a variant are an answer to: those of two variants are compared if it is the same."""
+    blueprint, keys = variant.blueprint, {"codec", "splitter", "target", "standardize", "diffusion"}
+    own = {name: _asks(stage.diffusion, stage.train) for name, stage in blueprint.stages.items()}
+    told = [blueprint.model_dump(mode="json", include=keys), blueprint.train.loss]
+    return json.dumps([told, {name: some for name, some in own.items() if any(some)}], sort_keys=True)
+
+
+def _asks(diffusion: Diffusion, train: Optimization) -> tuple[dict[str, Any], str | None]:
+    """Give what a stage sets for itself of the process and the loss."""
+    told = train.model_dump(include={"loss"}, exclude_unset=True)
+    return diffusion.model_dump(mode="json", exclude_unset=True), told.get("loss")
 
 
 @dataclass(frozen=True)
@@ -228,6 +273,8 @@ def train(run: Run, comparison: Comparison, runs: Sequence[Run], device: torch.d
     pipeline, codec = new_pipeline(run.blueprint)
     pipeline.to(device)
     with wait_alone(run.home):
+        if not (run.store / "header.json").is_file():
+            report(f"{run.name}: encoding the music")
         first = run.blueprint.model_copy(update={"seed": comparison.seeds[0]})  # whose seed a codec is fitted with
         store = open_data(first, pipeline, codec, run.store, run.model, report)
         prepare_prompts(pipeline, store, report=report)

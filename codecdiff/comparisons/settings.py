@@ -55,6 +55,6 @@ class Comparison(Settings):
         data = self.experiment.model_dump(exclude_unset=True)
         try:
             changed = config.override(data, Blueprint, self.variants[variant])
-        except ValueError as error:
+        except (ValueError, LookupError) as error:
             raise config.ConfigError(f"The variant '{variant}' cannot be made: {error}") from error
         return Blueprint.model_validate({**changed, "seed": seed})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from codecdiff.pages import chart, page, player, rows_of, scrolling, section
 from codecdiff.pictures import Curve, Row, amount, curves, intervals, number
 
+MOST_PLACES = 6  # digits after the point; what is less is written as 3e-08
 PICTURED = ("Fréchet distance: cascade", "Fréchet distance: first stage true", "text is obeyed: mean probe score")
 ARROWS = {"lower": "↓", "higher": "↑", "": ""}
 
@@ -28,27 +30,43 @@ def verdict(difference: Mapping[str, Any], better: str) -> str:
     return "better" if (difference["value"] < 0) == (better == "lower") else "worse"
 
 
-def digits(value: float | None) -> str:
-    """Write a figure: as `number`, but below 1 with three digits, for losses differ in the third."""
-    return number(value) if value is None or abs(value) >= 1 else f"{value:.3f}".replace("-", "−")
+def digits(value: float | None, width: float = 0.0) -> str:
+    """Write a figure with about three digits, and with as many more as two digits of its interval's width take."""
+    if value is None:
+        return number(value)
+    places = next(places for places, least in enumerate((100, 10, 1, 0)) if abs(value) >= least)
+    if width:
+        places = min(max(places, 1 - math.floor(math.log10(width))), MOST_PLACES)
+    told = f"{value:.2g}" if width and 0 < abs(value) < 10**-MOST_PLACES else f"{value:.{places}f}"
+    return (told if float(told) else told.removeprefix("-")).replace("-", "−")
+
+
+def value_of(estimate: Mapping[str, Any]) -> str:
+    """Write the value of an estimate."""
+    return digits(estimate["value"], _width(estimate))
 
 
 def spread(estimate: Mapping[str, Any]) -> str:
     """Write the interval of an estimate that has one, in brackets."""
-    low, high = estimate["low"], estimate["high"]
-    return "" if low is None or low == high else f" ({digits(low)} to {digits(high)})"
+    width = _width(estimate)
+    return f" ({digits(estimate['low'], width)} to {digits(estimate['high'], width)})" if width else ""
+
+
+def _width(estimate: Mapping[str, Any]) -> float:
+    return 0.0 if estimate["low"] is None else estimate["high"] - estimate["low"]
 
 
 def apart(difference: Mapping[str, Any]) -> str:
-    """Write a difference with its sign and its interval."""
+    """Write a difference with its sign and its interval, and no difference that there is as 0."""
     value = difference["value"]
-    return f"{'+' if value > 0 else ''}{digits(value)}{spread(difference)}"
+    told = digits(value, _width(difference) or abs(value))
+    return f"{'+' if value > 0 and float(told) else ''}{told}{spread(difference)}"
 
 
 def findings(report: Mapping[str, Any]) -> list[str]:
     """Say in sentences how each variant compares with the first, by the measures of what is generated."""
     first, *others = report["variants"]
-    told = []
+    told: list[str] = []
     for figure in report["figures"]:
         if figure["name"] not in (*PICTURED, "cascade gap"):
             continue
@@ -64,7 +82,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     names = list(report["variants"])
     facts = [f"- {name}: {_fact(value)}" for name, value in report["facts"].items() if value != ""]
     lines = [f"# {' / '.join(names)} at one budget", "", *facts, "", "## What is shown", ""]
-    lines += [*(f"- {line}" for line in findings(report)), "", "## Figures", ""]
+    lines += [*(f"- {line}" for line in (*report["warnings"], *findings(report))), "", "## Figures", ""]
     lines += _table(["figure", *names], [_cells(figure, names) for figure in report["figures"]])
     lines += ["", "## Differences to the first variant", ""]
     compared = [figure for figure in report["figures"] if _differs(figure)]
@@ -90,7 +108,7 @@ def _cells(figure: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     def cell(name: str) -> str:
         if (estimate := figure["values"].get(name)) is None:
             return ""
-        return digits(estimate["value"]) + spread(estimate)
+        return value_of(estimate) + spread(estimate)
 
     return [f"{figure['name']} {ARROWS[figure['better']]}".strip(), *map(cell, names)]
 
@@ -139,7 +157,7 @@ def html(report: Mapping[str, Any], folder: Path) -> str:
     """Give the report as a page in the folder that holds its sounds. What comes from a user is escaped."""
     body = [
         header(report),
-        section("What is shown", SHOWN, _list(findings(report))),
+        section("What is shown", SHOWN, _list([*report["warnings"], *findings(report)])),
         section("Figures", FIGURES, f"{figures(report)}<div class='pair'>{pictures(report)}</div>"),
         section("Loss per FLOP", LOSSES, f'<div class="pair">{losses(report)}</div>'),
         section("Listen", LISTEN, "".join(card(folder, each, list(report["variants"])) for each in report["players"])),
@@ -180,7 +198,7 @@ def _figure_row(figure: Mapping[str, Any], names: Sequence[str]) -> str:
         small = [spread(estimate).strip(" ()")]
         if (difference := figure["differences"].get(name)) and _differs(figure):
             small += [apart(difference), verdict(difference, figure["better"]).partition(":")[0]]
-        return f'<td class="n">{digits(estimate["value"])}<small>{"<br>".join(map(escape, small))}</small></td>'
+        return f'<td class="n">{value_of(estimate)}<small>{"<br>".join(map(escape, small))}</small></td>'
 
     name = f"{escape(figure['name'])} {ARROWS[figure['better']]}<small>{escape(figure['meaning'])}</small>"
     return f"<tr><td>{name}</td>{''.join(map(cell, names))}</tr>"
@@ -268,8 +286,8 @@ FIGURES = (
 )
 LOSSES = (
     "Loss on held-out crops over that of the best constant answer, zero, by FLOPs of training; mean over seeds. "
-    "Patterns ask different questions, and a later stage is told the earlier ones: lines of different patterns are no "
-    "race."
+    "Patterns, codecs and processes ask different questions, and a later stage is told the earlier ones: lines of "
+    "different ones are no race."
 )
 LISTEN = "The first seed of every variant. Click a picture to play from there."
 TAKES = (

@@ -15,7 +15,17 @@ from codecdiff import config
 from codecdiff.comparisons import reports
 from codecdiff.comparisons.clips import Chosen, Ear, Heard, choose, digest_of, hear_codec, hear_model
 from codecdiff.comparisons.figures import Material, Sets, measure
-from codecdiff.comparisons.runs import Report, Run, Variant, in_turn, runs_of, train
+from codecdiff.comparisons.runs import (
+    Report,
+    Run,
+    Variant,
+    in_turn,
+    others_in,
+    question_of,
+    require_music,
+    runs_of,
+    train,
+)
 from codecdiff.comparisons.settings import Comparison
 from codecdiff.data.store import CodeStore
 from codecdiff.embedders import LogMel
@@ -33,7 +43,10 @@ def compare(work: Work, command: str = "") -> Path:
     Killed and called again, it goes on from the last check of every stage. Raises ValueError if the folder holds runs
     of other settings.
     """
+    require_music(work.variants)
     comparison, runs = work.comparison, runs_of(work.comparison, work.variants, work.output)
+    if others := others_in(work.output, work.variants):
+        work.report(f"'{work.output}' holds {', '.join(others)} too: they stay, and the page is written without them")
     for run in in_turn(runs, lambda run: run.is_whole and work.heard_of(run).is_there):
         train(run, comparison, runs, work.device, work.report)
         work.hear(run)
@@ -43,7 +56,8 @@ def compare(work: Work, command: str = "") -> Path:
     chosen = work.chosen_clips(runs[0])
     material = work.material_of(runs, chosen)
     figures = measure(material, resamples=comparison.evaluation.resamples, seed=comparison.evaluation.seed)
-    told = reports.report_of(comparison, work.variants, runs, figures, chosen, work.output, command)
+    rate = work.ear.embedder.sample_rate
+    told = reports.report_of(comparison, work.variants, runs, figures, chosen, work.output, command, rate)
     return reports.write(work.output, told)
 
 
@@ -121,7 +135,8 @@ class Work:
             heard.setdefault(run.variant.name, []).append(self.heard_of(run).load())
             losses.setdefault(run.variant.name, []).append(reports.curve(run)[-1][1])
         codecs = {run.variant.name: self.heard_of_codec(run).load() for run in runs}
-        return Material(chosen, heard, codecs, losses, self.comparison.evaluation.probes)
+        questions = {variant.name: question_of(variant) for variant in self.variants}
+        return Material(chosen, heard, codecs, losses, self.comparison.evaluation.probes, questions)
 
 
 def _plain(settings: BaseModel, left_out: frozenset[str] = frozenset()) -> dict[str, Any]:

@@ -20,13 +20,7 @@ from codecdiff.testing.clips import clips
 from codecdiff.testing.laws import Result
 
 # codebooks and their levels: few, many, and the two channels of a codec of three codebooks
-PATTERNS: tuple[tuple[int, tuple[int, ...] | None], ...] = (
-    (1, None),
-    (2, None),
-    (4, None),
-    (9, None),
-    (6, (0, 1, 2, 0, 1, 2)),
-)
+PATTERNS: tuple[Sequence[int], ...] = (range(1), range(2), range(4), range(9), (0, 1, 2, 0, 1, 2))
 # of conditions that a denoiser may read; the first with which it can be built are tried
 WIDTHS: tuple[dict[str, int], ...] = ({"text": 16, "vector": 16}, {"text": 16}, {"vector": 16}, {})
 # two values of each field of a prompt that a conditioner may read
@@ -155,10 +149,11 @@ def fitted(codec: Codec) -> list[str]:
 def _splitter(asked: Asked) -> Examination:
     trials: list[splitters.Trial] = []
     refused: dict[str, Exception] = {}
-    for count, levels in PATTERNS:
-        label = f"{count} codebook{'s' * (count > 1)}{f' on {len(set(levels))} levels' if levels else ''}"
+    for levels in PATTERNS:
+        count, distinct = len(levels), len(set(levels))
+        label = f"{count} codebook{'s' * (count > 1)}{f' on {distinct} levels' if distinct < count else ''}"
         try:
-            splitter: Splitter = asked.build(num_codebooks=count, levels=levels)
+            splitter: Splitter = asked.build(num_codebooks=count, levels=list(levels))
         except ConfigError:
             raise
         except ValueError as error:  # stages that name the levels of another number of codebooks
