@@ -34,7 +34,7 @@ from codecdiff.testing.installed import examination, example_prompts, kind_of
 
 ROOT = Path(__file__).parent.parent
 CHECKS: dict[str, Callable[[Any], list[Result]]] = {
-    "codecs": lambda part: check_codec(part(), seconds=0.5),
+    "codecs": lambda part: check_codec(part(), seconds=4.0),
     "splitters": lambda part: check_splitter(part()),
     "conditioners": lambda part: check_conditioner(part()),
     "denoisers": check_denoiser,

@@ -17,6 +17,7 @@ from codecdiff.config import ConfigError, build, chosen, options
 from codecdiff.interfaces import Codec, Denoiser, Part, Prompt, Splitter
 from codecdiff.testing import captioners, codecs, conditioners, denoisers, embedders, splitters
 from codecdiff.testing.clips import clips
+from codecdiff.testing.conditioners import FIELDS
 from codecdiff.testing.laws import Result
 
 # codebooks and their levels: few, many, and the two channels of a codec of three codebooks
@@ -29,17 +30,6 @@ PATTERNS: tuple[tuple[int, tuple[int, ...] | None], ...] = (
 )
 # of conditions that a denoiser may read; the first with which it can be built are tried
 WIDTHS: tuple[dict[str, int], ...] = ({"text": 16, "vector": 16}, {"text": 16}, {"vector": 16}, {})
-# two values of each field of a prompt that a conditioner may read
-FIELDS: dict[str, tuple[Any, Any]] = {
-    "text": ("a slow piece for piano", "loud drums"),
-    "tempo": (90.0, 120.0),
-    "bpm": (90.0, 120.0),
-    "key": ("G major", "A minor"),
-    "mode": ("major", "minor"),
-    "seconds": (10.0, 30.0),
-    "start": (0.0, 20.0),
-    "instruments": (["piano"], ["drums", "flute"]),
-}
 RATE = 44_100  # Hz, of the files that are made
 
 
