@@ -190,7 +190,8 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     folder.mkdir(parents=True)
     parts: dict[str, dict[str, str]] = {
         "codecs": {"sound": "Sound", "drifting": "Drifting", "letters": "Sound", "narrow": "Excused"},
-        "splitters": {"halves": "Halves"},
+        "splitters": {"halves": "Halves", "unbuilt": "Unbuilt"},
+        "splitters.2": {"late": "Halves"},
         "conditioners": {"letters": "Letters"},
         "denoisers": {"mixer": "Mixer", "unread": "Unread"},
         "captioners": {"titles": "Titles"},
@@ -200,12 +201,19 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     for kind, names in parts.items():
         lines.append(f"[codecdiff.{kind}]")
         for name, part in names.items():
-            lines.append(f"{name} = {__name__ if part in ('Excused', 'Unread') else 'faulty'}:{part}")
+            lines.append(f"{name} = {__name__ if part in ('Excused', 'Unread', 'Unbuilt') else 'faulty'}:{part}")
     (folder / "entry_points.txt").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(folder.parent)
     registry.scan.cache_clear()
     yield
     registry.scan.cache_clear()
+
+
+class Unbuilt(faulty.Halves):
+    """Its constructor fails."""
+
+    def __init__(self, *, num_codebooks: int, turned: bool = False):
+        raise RuntimeError("no weights")
 
 
 class Unread(faulty.Mixer):
@@ -263,6 +271,8 @@ def test_the_command_ends_with_status_1_if_a_law_is_broken() -> None:
         (["letters"], "'letters' is the name of a codec and a conditioner. Say which: --kind codecs or --kind cond"),
         (["lettres"], "No part named 'lettres' is installed. Did you mean 'letters'?"),
         (["xyzzy"], "`codecdiff plugins` lists"),
+        (["late"], "The splitter 'late' of strange 1.0 was built for version 2 of the splitter interface"),
+        (["unbuilt"], "'unbuilt' cannot be built: RuntimeError: no weights. Options, by --set KEY=VALUE: turned."),
         (["letters", "--kind", "denoisers"], "No denoiser named 'letters'"),
         (["sound", "--kind", "sounds"], "No kind of part is called 'sounds'"),
         (["sound", "--set", "gian=2"], "has no option 'gian'. It has: gain. Did you mean 'gain'?"),

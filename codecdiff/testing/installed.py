@@ -54,7 +54,9 @@ def kind_of(name: str, kind: str = "") -> str:
         registry.find(plural, name)
         return plural
     short = name.rpartition(":")[2]
-    having = [kind for kind in registry.KINDS if any(plugin.name == short for plugin in registry.installed(kind))]
+    called = [plugin for plugin in registry.scan()[0] if plugin.kind in registry.KINDS and plugin.name == short]
+    usable = [plugin for plugin in called if not plugin.obstacle] or called  # what cannot be used says why
+    having = list(dict.fromkeys(plugin.kind for plugin in usable))
     if len(having) == 1:
         registry.find(having[0], name)
         return having[0]
@@ -106,7 +108,10 @@ class Asked:
     folder: Path
 
     def build(self, **supplied: Any) -> Any:
-        """Build the part; ConfigError, LookupError and OSError say which options it has."""
+        """Build the part; ConfigError, LookupError and OSError say which options it has.
+
+        Raises ConfigError for whatever its constructor raises but the ValueError of one that refuses what is supplied.
+        """
         try:
             return build(self.kind, self.spec, **supplied)
         except ConfigError as error:
@@ -115,6 +120,11 @@ class Asked:
             raise LookupError(f"{error} {self.hint()}") from error
         except OSError as error:
             raise OSError(f"{error} {self.hint()}") from error
+        except (ValueError, ImportError):
+            raise
+        except Exception as error:  # a stranger's code may fail in any way
+            told = f"The {self.kind[:-1]} '{self.name}' cannot be built: {type(error).__name__}: {error}."
+            raise ConfigError(f"{told} {self.hint()} `codecdiff --debug check` shows where.") from error
 
     def hint(self) -> str:
         """Say which options there are to set."""
