@@ -34,7 +34,7 @@ PROGRAMS = {
 
 
 def seconds(code: str, *arguments: str) -> float:
-    """Run some Python in a process of its own, with bytecode kept as an installed package keeps it; give its seconds."""
+    """Run some Python in a process of its own, with bytecode kept as by an installed package; give its seconds."""
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, env=environment)

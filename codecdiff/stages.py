@@ -10,6 +10,7 @@ import torch
 
 from codecdiff import config, schedules
 from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter
+from codecdiff.origins import origins
 from codecdiff.settings import Guidance
 
 
@@ -59,6 +60,7 @@ class Stage:
             "spacing": self.spacing,
             "stop_at": self.stop_at,
             "training": self.facts,
+            "code": origins(self.denoiser),
         }
 
 

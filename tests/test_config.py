@@ -269,5 +269,5 @@ def test_options_chosen_on_a_command_line_are_read_by_their_types():
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="There is no configuration file '.*gone.yaml'"):
+    with pytest.raises(FileNotFoundError, match=r"There is no configuration file '.*gone\.yaml'"):
         config.read(Recipe, tmp_path / "gone.yaml")
