@@ -54,7 +54,7 @@ def warn_of_changes(there: Mapping[str, str], here: Mapping[str, str], folder: P
     changed = [f"{name} ({there[name]} then, {here[name]} now)" for name in known if there[name] != here[name]]
     if changed:
         warnings.warn(
-            f"Code has changed since {folder} was begun: {'; '.join(changed)}. What is there may not go with what comes: "
-            "to begin anew, choose another output folder.",
+            f"Code has changed since {folder} was begun: {'; '.join(changed)}. What is there may not fit what comes; "
+            "choose another output folder to begin anew.",
             stacklevel=2,
         )

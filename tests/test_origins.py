@@ -34,9 +34,7 @@ def test_other_sources_are_another_origin(toy: Path) -> None:
     toy.write_text(f"{SPLITTER}\n# edited")
     after = origins(part)
     assert after != before
-    with pytest.warns(
-        UserWarning, match=r"Code has changed since .*: toy_origin\.Toy \(toy_origin, \w+ then, .* now\)"
-    ):
+    with pytest.warns(UserWarning, match=r"has changed since .*: toy_origin\.Toy \(toy_origin, \w+ then, .* now\)"):
         warn_of_changes(before, after, toy.parent)
 
 
