@@ -1091,6 +1091,14 @@ class Rounded(Mixer):
         return super().forward(noisy.float(), timestep, context, condition)
 
 
+@breaks("denoisers", "moves")
+class Homely(Mixer):
+    """It makes a tensor on the CPU, wherever its inputs are."""
+
+    def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
+        return super().forward(noisy, timestep, context, condition) * torch.ones(1)
+
+
 @breaks("denoisers", "save-and-load")
 class Fourier(Mixer):
     """Random frequencies that are no part of its state."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,7 @@ from torch.nn import functional
 from codecdiff.interfaces import Condition, Denoiser, Entry
 from codecdiff.testing.laws import Broken, DoesNotApply, Laws, Result
 from codecdiff.testing.trials import (
+    elsewhere,
     noise,
     randomness_untouched,
     require,
@@ -324,8 +326,8 @@ def prepared(trial: Trial) -> None:
 
 @LAWS.law
 def moves(trial: Trial) -> str:
-    """A deep copy moved to float64 predicts the same, in float64; every tensor in it moves to another device, and it
-    works on the GPU if there is one.
+    """A deep copy moved to float64 predicts the same, in float64; on the meta device, where plans count, it predicts
+    too; every tensor in it moves to another device, and it works on the GPU if there is one.
     """
 
     def run(denoiser: Denoiser, dtype: torch.dtype, device: str) -> Tensor:
@@ -343,6 +345,8 @@ def moves(trial: Trial) -> str:
         require_same(after, before, "Moved to float64 and back, it predicts otherwise.", 1e-5)
 
     require_other_precision(trial.denoiser, run, same)
+    inputs = [None if given is None else given.to("meta") for given in trial.inputs]
+    elsewhere("forward", deepcopy(trial.denoiser).to("meta"), *inputs, trial.condition.to("meta"))
     return require_other_device(trial.denoiser, run)
 
 

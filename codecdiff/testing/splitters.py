@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from codecdiff.interfaces import Splitter
-from codecdiff.testing.laws import Broken, Laws, Result
-from codecdiff.testing.trials import noise, randomness_untouched, rebuilt, require, require_same, require_untouched
-
-WHERE = "Make tensors where those are that you are given, as by new_zeros."
+from codecdiff.testing.laws import Laws, Result
+from codecdiff.testing.trials import (
+    WHERE,
+    elsewhere,
+    noise,
+    randomness_untouched,
+    rebuilt,
+    require,
+    require_same,
+    require_untouched,
+)
 
 
 @dataclass
@@ -107,15 +113,6 @@ def shapes(trial: Trial) -> None:
         channels.add(tuple(shape[1] for shape in found))
     told = " or ".join(map(str, sorted(channels)))
     require(len(channels) == 1, f"Stages have {told} channels: it depends on how many frames there are.")
-
-
-def elsewhere(name: str, call: Callable[..., Any], *given: Any) -> Any:
-    """Call a method with tensors on the meta device. Raises Broken, with what to do, if that fails."""
-    try:
-        return call(*given)
-    except Exception as error:  # a stranger's code may fail in any way
-        told = f"{type(error).__name__}: {error}"
-        raise Broken(f"{name} fails with tensors that are not on the CPU ({told}). {WHERE}") from error
 
 
 @LAWS.law

@@ -20,6 +20,7 @@ from codecdiff.testing.laws import Broken
 
 AnyPart = TypeVar("AnyPart", bound=Part)
 Module = TypeVar("Module", bound=nn.Module)
+WHERE = "Make tensors where those are that you are given, as by new_zeros."
 HERE = (torch.float32, torch.device("cpu"))  # precision and place of a part without tensors
 
 
@@ -130,6 +131,15 @@ def require_other_device(part: Module, run: Callable[[Module, torch.dtype, str],
     dtype = next((t.dtype for t in tensors_of(part) if t.is_floating_point()), torch.float32)
     run(deepcopy(part).to("cuda"), dtype, "cuda")
     return "moved to the GPU too"
+
+
+def elsewhere(name: str, call: Callable[..., Any], *given: Any) -> Any:
+    """Call a method with tensors on the meta device. Raises Broken, with what to do, if that fails."""
+    try:
+        return call(*given)
+    except Exception as error:  # a stranger's code may fail in any way
+        told = f"{type(error).__name__}: {error}"
+        raise Broken(f"{name} fails with tensors that are not on the CPU ({told}). {WHERE}") from error
 
 
 def tensors_of(part: nn.Module) -> Iterator[Tensor]:
