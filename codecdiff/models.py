@@ -25,6 +25,7 @@ from codecdiff import config, registry, schedules
 from codecdiff.data.store import load_state
 from codecdiff.files import replace_text, replaced
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Splitter
+from codecdiff.origins import warn_of_changes
 from codecdiff.stages import Stage, build_denoiser
 
 FORMAT = 1
@@ -137,9 +138,9 @@ def differences(there: Any, here: Any, name: str) -> list[str]:
 
 
 def agree(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) -> None:
-    """Check that a folder holds this very model. Raises ValueError naming what differs."""
+    """Check that a folder holds this very model. Raises ValueError naming what differs, and warns of changed code."""
     saved = read_spec(folder)
-    pairs = {key: (saved.get(key), spec[key]) for key in spec if key != "data"}
+    pairs = {key: (saved.get(key), spec[key]) for key in spec if key not in ("data", "code")}
     pairs |= {key: config.alike(f"{key}s", *pairs[key]) for key in ("codec", "splitter", "conditioner")}
     differ = [line for key, (there, here) in pairs.items() for line in differences(there, here, key)]
     file = folder / "codec" / "model.safetensors"
@@ -150,6 +151,7 @@ def agree(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) -> None:
         raise ValueError(
             f"{folder} holds another model: {'; '.join(differ)}. Choose another output folder, or delete it."
         )
+    warn_of_changes(saved.get("code", {}), spec.get("code", {}), folder)  # older folders lack it
 
 
 def save_stage(folder: Path, stage: Stage, dtype: torch.dtype = torch.float32) -> None:

@@ -16,6 +16,7 @@ from codecdiff.data.store import Target
 from codecdiff.edits import Known, known_in_stages
 from codecdiff.guidance import resolved
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Prompt, Splitter, device_of, prompt_fields
+from codecdiff.origins import origins
 from codecdiff.settings import Guidance
 from codecdiff.splitters import stage_names
 from codecdiff.stages import Stage, build_denoiser, conditions, stage_shapes
@@ -217,6 +218,7 @@ class Pipeline:
             "target": self.target,
             "stages": self.stage_names,
             "data": self.data,
+            "code": origins(self.codec, self.splitter, self.conditioner),
         }
 
     def save(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:

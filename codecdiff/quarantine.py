@@ -122,9 +122,13 @@ def _load_what_comes(line: Connection[Any, Any]) -> None:
     silence = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(silence, descriptor)
-    with suppress(Exception):
+    broken = ""
+    try:
         import_module("codecdiff.interfaces")
+    except Exception as error:  # no plugin's fault, but none can be loaded
+        broken = f"codecdiff itself cannot be imported: {told(error)}"
     line.send("")
     with suppress(EOFError, OSError):
         while True:
-            line.send(problem_of(line.recv()))
+            plugin = line.recv()
+            line.send(broken or problem_of(plugin))

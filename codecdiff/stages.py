@@ -11,6 +11,7 @@ from torch import nn
 
 from codecdiff import config, schedules
 from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter
+from codecdiff.origins import origins
 from codecdiff.settings import Guidance
 
 
@@ -60,6 +61,7 @@ class Stage:
             "spacing": self.spacing,
             "stop_at": self.stop_at,
             "training": self.facts,
+            "code": origins(self.denoiser),
         }
 
 

@@ -26,6 +26,7 @@ from codecdiff.files import replaced
 from codecdiff.interfaces import Condition, device_of
 from codecdiff.models import WarmStart, differences, save_stage, warm_start
 from codecdiff.noises import colored
+from codecdiff.origins import warn_of_changes
 from codecdiff.pipeline import Pipeline
 from codecdiff.stages import Stage, conditions
 
@@ -348,6 +349,7 @@ class StageTrainer:
                 f"{home} holds another stage in training: {'; '.join(differ)}. "
                 "Choose another output folder, or delete it."
             )
+        warn_of_changes(saved.get("code", {}), spec["code"], home)
         if "start_from" in saved["training"]:
             self.stage.facts["start_from"] = saved["training"]["start_from"]
         tensors = load_state(file)

@@ -113,6 +113,16 @@ class Short(Sound):
         return super().decode(codes)[..., :-1]
 
 
+@breaks("codecs", "lengths")
+class Normalising(Sound):
+    """Projections are relative to the deviation of the clip, which a single sample has not."""
+
+    @torch.no_grad()
+    def project(self, audio: Tensor) -> Tensor:
+        variance = (audio - audio.mean()).square().sum() / (audio.numel() - 1)
+        return super().project(audio) + 0 * variance
+
+
 @breaks("codecs", "lengths", "chunked", "hop-length")
 class WrongHop(Sound):
     """It says another hop length than its network has."""
@@ -160,6 +170,19 @@ class Undeclared(Sound):
     def __init__(self) -> None:
         super().__init__()
         self.codebooks[0, 5] = self.codebooks[0, 3]
+
+
+@breaks("codecs", "entries")
+class Summing(Sound):
+    """It quantises the sum of all rows anew, as its encoder would, and not each row by its own codebook."""
+
+    @torch.no_grad()
+    def quantize(self, latents: Tensor) -> Tensor:
+        left, codes = latents.sum(1), []
+        for codebook in self.codebooks:
+            codes.append(nearest(left, codebook))
+            left = left - codebook[codes[-1]].mT
+        return torch.stack(codes, dim=1)
 
 
 @breaks("codecs", "entries")
@@ -226,6 +249,14 @@ class Levelled(Sound):
         return audio / audio.abs().max().clamp(min=1e-6)
 
 
+@breaks("codecs", "batches")
+class FirstRow(Sound):
+    """It quantises the first row of a batch alone."""
+
+    def quantize(self, latents: Tensor) -> Tensor:
+        return super().quantize(latents[:1])
+
+
 @breaks("codecs", "hop-length")
 class Stretched(Sound):
     """Its network hops 7 samples where it says 8, and it stretches codes to as many frames as it promised."""
@@ -261,6 +292,14 @@ class OwnChunks(Sound):
         return torch.cat([Sound.encode(self, row) for row in audio.split(1)])
 
 
+@breaks("codecs", "chunked")
+class Windowing(Sound):
+    """It encodes in windows of its own, a second long, which do not overlap."""
+
+    def encode(self, audio: Tensor) -> Tensor:
+        return torch.cat([Sound.encode(self, window) for window in audio.split(self.sample_rate, dim=-1)], dim=-1)
+
+
 @breaks("codecs", "extremes")
 class Relative(Sound):
     """Projections are relative to the loudness, which silence has not."""
@@ -284,6 +323,15 @@ class Differentiable(Sound):
 
     def project(self, audio: Tensor) -> Tensor:
         return super().project(audio) + 0 * audio.mean()
+
+
+@breaks("codecs", "no-gradient")
+class Inferring(Sound):
+    """Its latents are made in inference mode, and nothing can learn from them."""
+
+    @torch.inference_mode()
+    def embed(self, codes: Tensor) -> Tensor:
+        return super().embed(codes)
 
 
 @breaks("codecs", "no-global-randomness")
@@ -331,6 +379,19 @@ class LeftBehind(Sound):
 
     def decode(self, codes: Tensor) -> Tensor:
         return super().decode(codes) * self.window
+
+
+@breaks("codecs", "moves")
+class Listing(Sound):
+    """Its networks stand in a list, where torch does not see them, and work in float32 whatever comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.networks = [nn.Conv1d(1, 1, 1, bias=False).requires_grad_(False)]
+        nn.init.ones_(self.networks[0].weight)
+
+    def heard(self, audio: Tensor) -> Tensor:
+        return self.networks[0](audio.float()).to(audio.dtype)
 
 
 @breaks("codecs", "moves")
@@ -487,6 +548,41 @@ class Unplanned(Halves):
         return stages[::-1] if latents.device.type == "meta" else stages
 
 
+@breaks("splitters", "shapes")
+class Growing(Halves):
+    """All frames of a stage are channels of one: how many there are depends on the music."""
+
+    def split(self, latents: Tensor) -> list[Tensor]:
+        return [stage.flatten(1)[..., None] for stage in super().split(latents)]
+
+    def merge(self, stages: Sequence[Tensor]) -> Tensor:
+        return super().merge([stages[0].unflatten(1, (3, -1))[..., 0], stages[1].unflatten(1, (6, -1))[..., 0]])
+
+    def context(self, stages: Sequence[Tensor], i: int) -> Tensor | None:
+        return None
+
+
+@breaks("splitters", "shapes")
+class Rooted(Halves):
+    """It merges on the CPU, wherever the stages are."""
+
+    def merge(self, stages: Sequence[Tensor]) -> Tensor:
+        merged = super().merge(stages)
+        whole = torch.zeros(merged.shape, dtype=merged.dtype)
+        whole[:] = merged
+        return whole
+
+
+@breaks("splitters", "context-length")
+class RootedContext(Halves):
+    """Its context begins with a frame of zeros, on the CPU."""
+
+    def context(self, stages: Sequence[Tensor], i: int) -> Tensor | None:
+        before = stages[0]
+        start = torch.zeros(*before.shape[:2], 1, dtype=before.dtype, device="cpu")
+        return torch.cat([start, before[..., 1:].cpu()], dim=-1) if i and not before.is_meta else start if i else None
+
+
 @breaks("splitters", "context-length")
 class ShortContext(Halves):
     """Its context has a frame more than the stage."""
@@ -521,6 +617,14 @@ class Overwriting(Halves):
             if not stage._is_view():
                 stage.add_(1)
         return merged
+
+
+@breaks("splitters", "inputs-untouched")
+class Scaling(Halves):
+    """The context is the stage before, scaled where it lies."""
+
+    def context(self, stages: Sequence[Tensor], i: int) -> Tensor | None:
+        return stages[0].mul_(0.5) if i else None
 
 
 @breaks("splitters", "no-global-randomness")
@@ -587,6 +691,23 @@ class WrongWidth(Letters):
         return {"letters": self.width + 1}
 
 
+@breaks("conditioners", "facts")
+class Secretive(Letters):
+    """It reads the tempo too, and does not say so."""
+
+    def text_of(self, prompt: Prompt) -> str:
+        tempo = prompt_fields(prompt).get("tempo")
+        return super().text_of(prompt) + (f" at {tempo}" if tempo else "")
+
+
+@breaks("conditioners", "facts", "reads-prompts")
+class Literal(Letters):
+    """It reads strings alone."""
+
+    def text_of(self, prompt: Prompt) -> str:
+        return prompt if isinstance(prompt, str) else ""
+
+
 @breaks("conditioners", "entries")
 class Unfinished(Letters):
     """Padding is NaN, which attention would spread."""
@@ -601,6 +722,23 @@ class GradientBearing(Letters):
 
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
         return tokens_of(super().encode(prompts), lambda tokens, mask: tokens.clone().requires_grad_())
+
+
+@breaks("conditioners", "no-gradient", "cache")
+class InferenceBorn(Letters):
+    """Its features are made in inference mode: nothing can learn from them, or write over them."""
+
+    @torch.inference_mode()
+    def encode(self, prompts: Sequence[Prompt]) -> Condition:
+        return super().encode(prompts)
+
+
+@breaks("conditioners", "empty-prompt")
+class Unset(Letters):
+    """A text that is not set is read as the word None."""
+
+    def text_of(self, prompt: Prompt) -> str:
+        return str(prompt_fields(prompt).get("text", ""))
 
 
 @breaks("conditioners", "empty-prompt")
@@ -654,7 +792,7 @@ class Keeping(Letters):
         return kept if len(prompts) == 3 and self.text_of(prompts[0]) else super().encode(prompts)
 
 
-@breaks("conditioners", "cache-key")
+@breaks("conditioners", "cache", "cache-key")
 class Misfiled(Letters):
     """It names another field than it reads."""
 
@@ -673,6 +811,22 @@ class Worn(Letters):
 
     def fingerprint(self) -> str:
         return f"{super().fingerprint()} {self.asked}"
+
+
+@breaks("conditioners", "cache", "cache-key")
+class OneKey(Letters):
+    """All prompts have one key, so that what is kept of one is given to all."""
+
+    def key(self, prompt: Prompt) -> str:
+        return "prompt"
+
+
+@breaks("conditioners", "cache-key")
+class Passing(Letters):
+    """What its features are kept under is another every time."""
+
+    def fingerprint(self) -> str:
+        return str(id(self))
 
 
 @breaks("conditioners", "save-and-load")
@@ -706,6 +860,19 @@ class Staying(Letters):
         table = self.table
         del self.table
         self.table = table
+
+
+@breaks("conditioners", "moves")
+class Layered(Letters):
+    """Its networks stand in a list, where torch does not see them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.networks = [nn.Linear(6, 6, bias=False).requires_grad_(False)]
+        nn.init.eye_(self.networks[0].weight)
+
+    def encode(self, prompts: Sequence[Prompt]) -> Condition:
+        return tokens_of(super().encode(prompts), lambda tokens, mask: self.networks[0](tokens))
 
 
 @breaks("conditioners", "save-and-load", "cache-key")
@@ -777,15 +944,27 @@ class Impatient(Mixer):
         return super().forward(noisy, timestep, context, condition) * (noisy.shape[-1] > 1)
 
 
+@breaks("denoisers", "lengths")
+class Placed(Mixer):
+    """It learns a place for each of 1,024 frames, and knows no more."""
+
+    def __init__(self, **supplied: Any) -> None:
+        super().__init__(**supplied)
+        self.places = nn.Parameter(torch.randn(self.channels, 1024))
+
+    def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
+        return super().forward(noisy + self.places[:, : noisy.shape[-1]], timestep, context, condition)
+
+
 @breaks("denoisers", "deterministic")
-class Fifth(Mixer):
-    """Every fifth prediction is a little larger."""
+class Sixth(Mixer):
+    """Every sixth prediction is a little larger."""
 
     calls = 0
 
     def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
         self.calls += 1
-        return super().forward(noisy, timestep, context, condition) + 1e-6 * (self.calls % 5 == 0)
+        return super().forward(noisy, timestep, context, condition) + 1e-6 * (self.calls % 6 == 0)
 
 
 @breaks("denoisers", "no-global-randomness")
@@ -811,6 +990,18 @@ class Centred(Mixer):
 
     def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
         return super().forward(noisy - noisy.mean(0) / 2, timestep, context, condition)
+
+
+@breaks("denoisers", "neighbours")
+class Standardising(Mixer):
+    """It has batch normalisation: in training, a row depends on the others."""
+
+    def __init__(self, **supplied: Any) -> None:
+        super().__init__(**supplied)
+        self.norm = nn.BatchNorm1d(self.channels)
+
+    def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
+        return super().forward(self.norm(noisy), timestep, context, condition)
 
 
 @breaks("denoisers", "masked-tokens")
@@ -843,6 +1034,27 @@ class Timeless(Mixer):
 
     def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
         return super().forward(noisy, timestep * 1e-8, context, condition)
+
+
+@breaks("denoisers", "fractional-steps")
+class Tabular(Mixer):
+    """It looks steps up in a table, which has whole ones alone."""
+
+    def __init__(self, **supplied: Any) -> None:
+        super().__init__(**supplied)
+        self.table = nn.Embedding(1000, self.channels)
+
+    def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
+        return super().forward(noisy + self.table(timestep)[..., None], timestep, context, condition)
+
+
+@breaks("denoisers", "no-condition")
+class NeedsConditions(Mixer):
+    """It fails where there are no conditions."""
+
+    def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
+        told = torch.cat([entry.tokens.flatten() for entry in condition.entries.values()])
+        return super().forward(noisy, timestep, context, condition) + 0 * told[0]
 
 
 @breaks("denoisers", "no-context")
@@ -898,6 +1110,14 @@ class Rounded(Mixer):
 
     def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
         return super().forward(noisy.float(), timestep, context, condition)
+
+
+@breaks("denoisers", "moves")
+class Homely(Mixer):
+    """It makes a tensor on the CPU, wherever its inputs are."""
+
+    def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
+        return super().forward(noisy, timestep, context, condition) * torch.ones(1)
 
 
 @breaks("denoisers", "save-and-load")

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"interfaces", "files", "journals"},
-    {"registry", "config", "settings", "hub", "precision"},
+    {"registry", "config", "origins", "settings", "hub", "precision"},
     {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "conditioners", "caches", "guidance"}
     | {"data", "metrics", "meters", "pictures", "pages"}
     | {"denoisers", "embedders", "embeddings", "gaussians", "kernels", "neighbours"},

@@ -315,6 +315,13 @@ def test_each_toy_is_tried_and_none_stops_the_others(site: Path, capfd: pytest.C
     assert not [name for name in sys.modules if name.startswith("toy_")]
 
 
+def test_no_plugin_is_blamed_where_torch_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch.py").write_text("raise RuntimeError('half installed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    (problem,) = problems([registry.find("splitters", "parallel")]).values()
+    assert problem == "codecdiff itself cannot be imported: RuntimeError: half installed"
+
+
 def test_what_pip_leaves_of_a_failed_removal_does_not_count(install: Install) -> None:
     info = install("toy-one", "[codecdiff.splitters]\ntoy = toy_one:Toy\n")
     info.rename(info.with_name(f"~{info.name[1:]}"))

@@ -35,7 +35,7 @@ from codecdiff.testing.installed import examination, example_prompts, kind_of
 
 ROOT = Path(__file__).parent.parent
 CHECKS: dict[str, Callable[[Any], list[Result]]] = {
-    "codecs": lambda part: check_codec(part(), seconds=0.5),
+    "codecs": lambda part: check_codec(part(), seconds=4.0),
     "splitters": lambda part: check_splitter(part()),
     "conditioners": lambda part: check_conditioner(part()),
     "denoisers": check_denoiser,
@@ -191,7 +191,8 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     folder.mkdir(parents=True)
     parts: dict[str, dict[str, str]] = {
         "codecs": {"sound": "Sound", "drifting": "Drifting", "letters": "Sound", "narrow": "Excused"},
-        "splitters": {"halves": "Halves", "evens": "Evens"},
+        "splitters": {"halves": "Halves", "evens": "Evens", "unbuilt": "Unbuilt"},
+        "splitters.2": {"late": "Halves"},
         "conditioners": {"letters": "Letters"},
         "denoisers": {"mixer": "Mixer", "unread": "Unread"},
         "captioners": {"titles": "Titles"},
@@ -201,7 +202,8 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     for kind, names in parts.items():
         lines.append(f"[codecdiff.{kind}]")
         for name, part in names.items():
-            lines.append(f"{name} = {__name__ if part in ('Excused', 'Unread', 'Evens') else 'faulty'}:{part}")
+            home = __name__ if part in ("Excused", "Unread", "Evens", "Unbuilt") else "faulty"
+            lines.append(f"{name} = {home}:{part}")
     (folder / "entry_points.txt").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(folder.parent)
     registry.scan.cache_clear()
@@ -214,6 +216,13 @@ class Evens(Parallel):
 
     def __init__(self, *, levels: Sequence[int]):
         super().__init__(num_codebooks=len(levels))
+
+
+class Unbuilt(faulty.Halves):
+    """Its constructor fails."""
+
+    def __init__(self, *, num_codebooks: int, turned: bool = False):
+        raise RuntimeError("no weights")
 
 
 class Unread(faulty.Mixer):
@@ -240,7 +249,7 @@ def check(*words: object) -> Any:
         (["sound", "--seconds", "0.5"], "19 kept, 0 broken."),
         (["halves"], "tried with 2 codebooks, 4 codebooks, 9 codebooks, 6 codebooks on 3 levels; not with 1 codebook"),
         (["evens"], "tried with 1 codebook, 2 codebooks, 4 codebooks, 9 codebooks, 6 codebooks on 3 levels."),
-        (["letters", "--kind", "conditioner"], "12 kept, 0 broken."),
+        (["letters", "--kind", "conditioner"], "13 kept, 0 broken."),
         (["mixer", "--set", "width=32"], "of text, vector it reads: text, vector"),
         (["unread"], "of text, vector it reads: text."),
         (["titles"], "tried with two tracks"),
@@ -272,6 +281,8 @@ def test_the_command_ends_with_status_1_if_a_law_is_broken() -> None:
         (["letters"], "'letters' is the name of a codec and a conditioner. Say which: --kind codecs or --kind cond"),
         (["lettres"], "No part named 'lettres' is installed. Did you mean 'letters'?"),
         (["xyzzy"], "`codecdiff plugins` lists"),
+        (["late"], "The splitter 'late' of strange 1.0 was built for version 2 of the splitter interface"),
+        (["unbuilt"], "'unbuilt' cannot be built: RuntimeError: no weights. Options, by --set KEY=VALUE: turned."),
         (["letters", "--kind", "denoisers"], "No denoiser named 'letters'"),
         (["sound", "--kind", "sounds"], "No kind of part is called 'sounds'"),
         (["sound", "--set", "gian=2"], "has no option 'gian'. It has: gain. Did you mean 'gain'?"),

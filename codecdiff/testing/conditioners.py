@@ -4,20 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
-from codecdiff.interfaces import Condition, Conditioner, Prompt
-from codecdiff.testing.laws import DoesNotApply, Laws, Result
+from codecdiff.caches import Cached
+from codecdiff.interfaces import Condition, Conditioner, Prompt, device_of, prompt_fields
+from codecdiff.testing.laws import Laws, Result
 from codecdiff.testing.trials import (
     randomness_untouched,
     rebuilt,
     require,
     require_frozen,
+    require_frozen_tensor,
     require_other_device,
     require_same,
+    training_of,
 )
 
+# two values of each field of a prompt that a conditioner may read
+FIELDS: dict[str, tuple[Any, Any]] = {
+    "text": ("a slow piece for piano", "loud drums"),
+    "tempo": (90.0, 120.0),
+    "bpm": (90.0, 120.0),
+    "key": ("G major", "A minor"),
+    "mode": ("major", "minor"),
+    "seconds": (10.0, 30.0),
+    "start": (0.0, 20.0),
+    "instruments": (["piano"], ["drums", "flute"]),
+}
 PROMPTS: tuple[Prompt, ...] = ("a slow piece for piano", "drums", {"text": "a fast tune in G major, with a flute"})
 
 
@@ -53,12 +69,15 @@ def require_same_rows(a: Condition, b: Condition, text: str, tolerance: float = 
 
 @LAWS.law
 def facts(trial: Trial) -> None:
-    """`fields` names what is read, and `widths` are those of the entries that `encode` gives."""
+    """`fields` names all that is read, and `widths` are those of the entries that `encode` gives."""
     fields, widths = trial.conditioner.fields, trial.conditioner.widths
     named = isinstance(fields, tuple) and all(isinstance(field, str) for field in fields)
     require(named, f"fields is a tuple of names of a prompt's fields; it is {fields!r}.")
-    found = trial.conditioner.encode(trial.prompts).widths
-    require(found == widths, f"widths are {widths}, entries {found}.")
+    condition = trial.conditioner.encode(trial.prompts)
+    require(condition.widths == widths, f"widths are {widths}, entries {condition.widths}.")
+    others = {name: value for name, (value, _) in FIELDS.items() if name not in fields}
+    more = trial.conditioner.encode([{**others, **prompt_fields(prompt)} for prompt in trial.prompts])
+    require_same_rows(more, condition, f"Its fields are {', '.join(fields)}, and it reads one of {', '.join(others)}.")
 
 
 @LAWS.law
@@ -75,34 +94,44 @@ def entries(trial: Trial) -> None:
 
 @LAWS.law
 def no_gradient(trial: Trial) -> None:
-    """Features carry no gradient: whatever learns is the denoiser's."""
+    """Features carry no gradient, and a denoiser can learn from them: whatever learns is its."""
     for name, entry in trial.conditioner.encode(trial.prompts).entries.items():
-        require(not entry.tokens.requires_grad, f"'{name}' carries a gradient; a conditioner is frozen.")
+        require_frozen_tensor(entry.tokens, f"'{name}'")
 
 
 @LAWS.law
 def empty_prompt(trial: Trial) -> None:
-    """An empty prompt, a string or without fields, is unconditional: none of its tokens is real."""
-    blank = trial.conditioner.encode(["", {}, trial.prompts[0]])
-    for name, entry in blank.entries.items():
-        require(not entry.mask[:2].any(), f"An empty prompt leaves real tokens in '{name}'.")
+    """An empty prompt, a string, without fields, or with fields that are None or empty, is unconditional: none of its
+    tokens is real.
+    """
+    blanks = ["", {}, *(dict.fromkeys(trial.conditioner.fields, nothing) for nothing in (None, ""))]
+    condition = trial.conditioner.encode([*blanks, trial.prompts[0]])
+    for name, entry in condition.entries.items():
+        for row, blank in enumerate(blanks):
+            require(not entry.mask[row].any(), f"The prompt {blank!r} is empty, and has real tokens in '{name}'.")
 
 
 @LAWS.law
 def reads_prompts(trial: Trial) -> None:
-    """A prompt has real tokens, and two different ones have different features."""
+    """A prompt has real tokens, two different ones have different features, and a string is one whose text it is."""
     condition, (first, second) = trial.conditioner.encode(trial.prompts), trial.prompts[:2]
     require(any(entry.mask[0].any() for entry in condition.entries.values()), f"{first!r} is read as empty.")
     both = (condition.rows([0]), condition.rows([1]))
     told = [torch.cat([e.tokens[e.mask].flatten() for e in c.entries.values()]) for c in both]
     require(not torch.equal(*told), f"{first!r} and {second!r} give the same features.")
+    words = FIELDS["text"][0]
+    string, mapping = (trial.conditioner.encode([prompt]) for prompt in (words, {"text": words}))
+    require_same_rows(
+        string, mapping, f"The prompt {words!r} is not read as { ({'text': words})!r}: see prompt_fields."
+    )
 
 
 @LAWS.law
 def deterministic(trial: Trial) -> None:
     """The same prompts give exactly the same features at every call."""
     first, second = (trial.conditioner.encode(trial.prompts) for _ in range(2))
-    require_same_rows(first, second, "encode is not deterministic.", 0.0)
+    text = f"encode is not deterministic.{training_of(trial.conditioner)}"
+    require_same_rows(first, second, text, 0.0)
 
 
 @LAWS.law
@@ -118,7 +147,9 @@ def neighbours(trial: Trial) -> None:
 
 @LAWS.law
 def cache(trial: Trial) -> None:
-    """Asked again, in another order, for one twice, or after what it gave was written over, it gives the same."""
+    """Asked again, in another order, for one twice, after what it gave was written over, or from files by its `key`, it
+    gives the same.
+    """
     count = len(trial.prompts)
     first = trial.conditioner.encode(trial.prompts)
     kept = first.map(lambda _, entry: (entry.tokens.clone(), entry.mask.clone()))
@@ -129,6 +160,23 @@ def cache(trial: Trial) -> None:
             require_same_rows(again, kept.rows(order), "Asked again, it gives other features.")
     finally:
         overwrite(first, kept)
+    if fingerprint_of(trial.conditioner) is None:
+        return
+    alone = [trial.conditioner.encode([prompt]) for prompt in trial.prompts]
+    with TemporaryDirectory() as folder:
+        cached = Cached(trial.conditioner, folder).to(device_of(trial.conditioner))
+        cached.prepare(trial.prompts)
+        for prompt, row in zip(trial.prompts, alone, strict=True):
+            text = f"Kept on disk by its key, {prompt!r} has other features: two prompts share {cached.key(prompt)!r}?"
+            require_same_rows(cached.encode([prompt]), row, text)
+
+
+def fingerprint_of(conditioner: Conditioner) -> str | None:
+    """Give the fingerprint of a conditioner; None for one that refuses to be kept on disk by a ValueError."""
+    try:
+        return conditioner.fingerprint()
+    except ValueError:
+        return None
 
 
 @LAWS.law
@@ -140,11 +188,8 @@ def cache_key(trial: Trial) -> None:
     conditioner.encode(trial.prompts)
     key, again = conditioner.key(first), rebuilt("conditioners", conditioner)
     require(key != conditioner.key(second), f"{first!r} and {second!r} have one key, {key!r}: see `fields` and `key`.")
-    try:
-        prints = conditioner.fingerprint(), again.fingerprint()
-    except ValueError as error:
-        raise DoesNotApply(f"it cannot be cached: {error}") from error
-    require(prints[0] == prints[1], "Built again and not asked yet, it has another fingerprint.")
+    text = "Built again and not asked yet, it has another fingerprint: nothing that a cache has kept would be found."
+    require(fingerprint_of(conditioner) == fingerprint_of(again), text)
 
 
 @torch.no_grad()

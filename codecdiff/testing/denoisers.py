@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from codecdiff.interfaces import Condition, Denoiser, Entry
 from codecdiff.testing.laws import Broken, DoesNotApply, Laws, Result
 from codecdiff.testing.trials import (
+    elsewhere,
     noise,
     randomness_untouched,
     require,
@@ -26,6 +29,7 @@ from codecdiff.testing.trials import (
 Inputs = tuple[Tensor, Tensor, Tensor | None]  # noisy latents, timesteps, context
 LEARNED = 0.5  # of the loss of predicting zeros, below which a batch counts as learned
 STEPS = 80  # of AdamW at most
+LONG = 5003  # latent frames, about a minute
 
 
 @dataclass
@@ -39,15 +43,15 @@ class Trial:
     lengths: Sequence[int] = (1, 7, 16, 33)  # latent frames
     label: str = ""
 
-    def build(self, context_channels: int | None = None, seed: int = 0) -> Denoiser:
-        """Build one as it comes from its constructor, by a fixed seed."""
-        given = self.context_channels if context_channels is None else context_channels
+    def build(self, seed: int = 0, **others: Any) -> Denoiser:
+        """Build one as it comes from its constructor, by a fixed seed; `others` are supplied in place of the usual."""
+        usual = {"channels": self.channels, "context_channels": self.context_channels}
         with _seeded(seed):  # its weights are drawn
-            return self.make(channels=self.channels, context_channels=given, condition_widths=dict(self.widths)).eval()
+            return self.make(**{**usual, "condition_widths": dict(self.widths), **others}).eval()
 
-    def moved(self, context_channels: int | None = None, seed: int = 7) -> Denoiser:
+    def moved(self, seed: int = 7, **others: Any) -> Denoiser:
         """Build one and move its weights a little, so that a layer that starts at zero cannot hide anything."""
-        denoiser = self.build(context_channels, seed)
+        denoiser = self.build(seed, **others)
         with torch.no_grad():
             for number, parameter in enumerate(denoiser.parameters()):
                 parameter.add_(0.1 * noise(*parameter.shape, seed=seed + 1000 * number))
@@ -133,13 +137,19 @@ def facts(trial: Trial) -> None:
 
 @LAWS.law
 def lengths(trial: Trial) -> None:
-    """Any number of frames, 1 and odd ones too, gives a prediction of the same shape, finite and not zero."""
+    """Any number of frames, 1, odd ones and those of a minute too, gives a prediction of the same shape, finite and not
+    zero.
+    """
     for frames in trial.lengths:
         found = trial.predict(inputs=trial.inputs_of(frames))
         wanted = (3, trial.channels, frames)
         require(found.shape == wanted, f"{frames} frames become {tuple(found.shape)}, not {wanted}.")
         good = found.isfinite().all() and found.abs().max() > 0
         require(good, f"The prediction of {frames} frames is zero or not finite.")
+    noisy, steps, context = trial.inputs_of(LONG)
+    one = noisy[:1], steps[:1], None if context is None else context[:1]
+    found = trial.predict(trial.condition.rows([0]), inputs=one)
+    require(found.shape == noisy[:1].shape, f"{LONG} frames become {tuple(found.shape)}, not {tuple(noisy[:1].shape)}.")
 
 
 @LAWS.law
@@ -174,13 +184,15 @@ def inputs_untouched(trial: Trial) -> None:
 
 @LAWS.law
 def neighbours(trial: Trial) -> None:
-    """The prediction of a row does not depend on the rows beside it."""
+    """The prediction of a row does not depend on the rows beside it, in training neither."""
     noisy, steps, context = trial.inputs
     for row in range(3):
         one = slice(row, row + 1)
         inputs = (noisy[one], steps[one], None if context is None else context[one])
         alone = trial.predict(trial.condition.rows(one), inputs=inputs)
         require_same(alone, trial.plain[one], f"Row {row} depends on its neighbours.", 1e-4)
+    norms = [name for name, m in trial.denoiser.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    require(not norms, f"In training, {', '.join(norms)} normalises a row by its neighbours: GroupNorm does not.")
 
 
 @LAWS.law
@@ -231,6 +243,30 @@ def reads_inputs(trial: Trial) -> None:
 
 
 @LAWS.law
+def fractional_steps(trial: Trial) -> None:
+    """Steps may be fractions, as samplers ask for those between two of training: a whole one given as a float predicts
+    what it does as an integer.
+    """
+    noisy, steps, context = trial.inputs
+    text = "Steps given as floats predict otherwise than as integers."
+    require_same(trial.predict(inputs=(noisy, steps.float(), context)), trial.plain, text, 1e-4)
+    between = trial.predict(inputs=(noisy, steps + 0.5, context))
+    require(between.isfinite().all(), "Between two steps, the prediction is not finite.")
+
+
+@LAWS.law
+def no_condition(trial: Trial) -> None:
+    """Built for no conditions it works with an empty one, or refuses to be built by a ValueError."""
+    try:
+        denoiser = trial.moved(condition_widths={})
+    except ValueError as error:
+        raise DoesNotApply(f"it refuses: {error}") from error
+    alone = trial.predict(Condition({}), denoiser)
+    good = alone.shape == trial.inputs[0].shape and alone.isfinite().all()
+    require(good, "Without conditions the prediction is of another shape, or not finite.")
+
+
+@LAWS.law
 def no_context(trial: Trial) -> None:
     """Built with context_channels=0 it works with None for a context, and one it is given it refuses by a ValueError or
     does not read.
@@ -252,7 +288,7 @@ def gradients(trial: Trial) -> None:
     denoiser = trial.moved()
     denoiser(*trial.inputs, trial.condition).square().sum().backward()
     silent = [name for name, p in denoiser.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
-    require(not silent, f"No gradient reaches {silent}.")
+    require(not silent, f"No gradient reaches {silent}. What does not learn is a buffer, what is not used goes.")
 
 
 @LAWS.law
@@ -290,8 +326,8 @@ def prepared(trial: Trial) -> None:
 
 @LAWS.law
 def moves(trial: Trial) -> str:
-    """A deep copy moved to float64 predicts the same, in float64; every tensor in it moves to another device, and it
-    works on the GPU if there is one.
+    """A deep copy moved to float64 predicts the same, in float64; on the meta device, where plans count, it predicts
+    too; every tensor in it moves to another device, and it works on the GPU if there is one.
     """
 
     def run(denoiser: Denoiser, dtype: torch.dtype, device: str) -> Tensor:
@@ -309,6 +345,8 @@ def moves(trial: Trial) -> str:
         require_same(after, before, "Moved to float64 and back, it predicts otherwise.", 1e-5)
 
     require_other_precision(trial.denoiser, run, same)
+    inputs = [None if given is None else given.to("meta") for given in trial.inputs]
+    elsewhere("forward", deepcopy(trial.denoiser).to("meta"), *inputs, trial.condition.to("meta"))
     return require_other_device(trial.denoiser, run)
 
 

@@ -17,23 +17,13 @@ from codecdiff.config import ConfigError, build, chosen, options
 from codecdiff.interfaces import Codec, Denoiser, Part, Prompt, Splitter
 from codecdiff.testing import captioners, codecs, conditioners, denoisers, embedders, splitters
 from codecdiff.testing.clips import clips
+from codecdiff.testing.conditioners import FIELDS
 from codecdiff.testing.laws import Result
 
 # codebooks and their levels: few, many, and the two channels of a codec of three codebooks
 PATTERNS: tuple[Sequence[int], ...] = (range(1), range(2), range(4), range(9), (0, 1, 2, 0, 1, 2))
 # of conditions that a denoiser may read; the first with which it can be built are tried
 WIDTHS: tuple[dict[str, int], ...] = ({"text": 16, "vector": 16}, {"text": 16}, {"vector": 16}, {})
-# two values of each field of a prompt that a conditioner may read
-FIELDS: dict[str, tuple[Any, Any]] = {
-    "text": ("a slow piece for piano", "loud drums"),
-    "tempo": (90.0, 120.0),
-    "bpm": (90.0, 120.0),
-    "key": ("G major", "A minor"),
-    "mode": ("major", "minor"),
-    "seconds": (10.0, 30.0),
-    "start": (0.0, 20.0),
-    "instruments": (["piano"], ["drums", "flute"]),
-}
 RATE = 44_100  # Hz, of the files that are made
 
 
@@ -58,7 +48,9 @@ def kind_of(name: str, kind: str = "") -> str:
         registry.find(plural, name)
         return plural
     short = name.rpartition(":")[2]
-    having = [kind for kind in registry.KINDS if any(plugin.name == short for plugin in registry.installed(kind))]
+    called = [plugin for plugin in registry.scan()[0] if plugin.kind in registry.KINDS and plugin.name == short]
+    usable = [plugin for plugin in called if not plugin.obstacle] or called  # what cannot be used says why
+    having = list(dict.fromkeys(plugin.kind for plugin in usable))
     if len(having) == 1:
         registry.find(having[0], name)
         return having[0]
@@ -110,7 +102,10 @@ class Asked:
     folder: Path
 
     def build(self, **supplied: Any) -> Any:
-        """Build the part; ConfigError, LookupError and OSError say which options it has."""
+        """Build the part; ConfigError, LookupError and OSError say which options it has.
+
+        Raises ConfigError for whatever its constructor raises but the ValueError of one that refuses what is supplied.
+        """
         try:
             return build(self.kind, self.spec, **supplied)
         except ConfigError as error:
@@ -119,6 +114,11 @@ class Asked:
             raise LookupError(f"{error} {self.hint()}") from error
         except OSError as error:
             raise OSError(f"{error} {self.hint()}") from error
+        except (ValueError, ImportError):
+            raise
+        except Exception as error:  # a stranger's code may fail in any way
+            told = f"The {self.kind[:-1]} '{self.name}' cannot be built: {type(error).__name__}: {error}."
+            raise ConfigError(f"{told} {self.hint()} `codecdiff --debug check` shows where.") from error
 
     def hint(self) -> str:
         """Say which options there are to set."""

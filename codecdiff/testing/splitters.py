@@ -10,7 +10,16 @@ from torch import Tensor
 
 from codecdiff.interfaces import Splitter
 from codecdiff.testing.laws import Laws, Result
-from codecdiff.testing.trials import noise, randomness_untouched, rebuilt, require, require_same, require_untouched
+from codecdiff.testing.trials import (
+    WHERE,
+    elsewhere,
+    noise,
+    randomness_untouched,
+    rebuilt,
+    require,
+    require_same,
+    require_untouched,
+)
 
 
 @dataclass
@@ -88,26 +97,47 @@ def batches(trial: Trial) -> None:
 
 @LAWS.law
 def shapes(trial: Trial) -> None:
-    """Stages are (b, c, l'), and a tensor on the meta device, with shapes alone, is split into the same shapes."""
+    """Stages are (b, c, l'), as many and with as many channels for any number of frames; tensors on the meta device, of
+    shapes alone, are split and merged too.
+    """
+    channels: set[tuple[int, ...]] = set()
     for latents in trial.latents():
         found = [tuple(stage.shape) for stage in trial.splitter.split(latents)]
         right = found and all(len(shape) == 3 and shape[0] == 2 and min(shape) > 0 for shape in found)
         require(right, f"{tuple(latents.shape)} is split into {found}, not into stages (2, c, l') that hold something.")
-        planned = [tuple(s.shape) for s in trial.splitter.split(torch.empty(*latents.shape, device="meta"))]
+        there = elsewhere("split", trial.splitter.split, torch.empty(*latents.shape, device="meta"))
+        planned = [tuple(stage.shape) for stage in there]
         require(planned == found, f"A meta tensor is split into other shapes: {planned}, not {found}.")
+        merged = elsewhere("merge", trial.splitter.merge, there)
+        require(merged.is_meta, f"Stages on the meta device are merged on {merged.device}. {WHERE}")
+        channels.add(tuple(shape[1] for shape in found))
+    told = " or ".join(map(str, sorted(channels)))
+    require(len(channels) == 1, f"Stages have {told} channels: it depends on how many frames there are.")
 
 
 @LAWS.law
 def context_length(trial: Trial) -> None:
-    """The first stage has no context; that of a later one is (b, c', l') at the stage's own length."""
+    """The first stage has no context; that of a later one is (b, c', l') at the stage's own length, and has as many
+    channels for any number of frames, on the meta device too.
+    """
+    channels: dict[int, int] = {}
     for latents in trial.latents():
         stages = trial.splitter.split(latents)
+        shapes = [stage.to("meta") for stage in stages]
         for i, stage in enumerate(stages):
             context = trial.splitter.context(stages, i)
             require(i > 0 or context is None, "The first stage has nothing before it: its context is None.")
             fits = context is None or (context.ndim == 3 and context.shape[::2] == stage.shape[::2])
             given = None if context is None else tuple(context.shape)
             require(fits, f"Stage {i} has {stage.shape[-1]} frames; its context is {given}.")
+            planned = elsewhere("context", trial.splitter.context, shapes, i)
+            there = None if planned is None else tuple(planned.shape)
+            require(there == given, f"The context of stage {i} is {given}, but {there} of stages on the meta device.")
+            stays = planned is not None and not planned.is_meta
+            require(not stays, f"The context of stage {i} is not where the stages are. {WHERE}")
+            found = given[1] if given else 0
+            text = f"The context of stage {i} has {channels.setdefault(i, found)} or {found} channels"
+            require(found == channels[i], f"{text}: it depends on how many frames there are.")
 
 
 @LAWS.law
@@ -130,6 +160,8 @@ def inputs_untouched(trial: Trial) -> None:
         require_untouched(trial.splitter.split, latents.clone(), name="split")
         stages = [stage.clone() for stage in trial.splitter.split(latents)]
         require_untouched(lambda *given: trial.splitter.merge(given), *stages, name="merge")
+        for i in range(len(stages)):
+            require_untouched(lambda *given, i=i: trial.splitter.context(given, i), *stages, name="context")
 
 
 @LAWS.law

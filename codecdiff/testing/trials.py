@@ -20,6 +20,7 @@ from codecdiff.testing.laws import Broken
 
 AnyPart = TypeVar("AnyPart", bound=Part)
 Module = TypeVar("Module", bound=nn.Module)
+WHERE = "Make tensors where those are that you are given, as by new_zeros."
 HERE = (torch.float32, torch.device("cpu"))  # precision and place of a part without tensors
 
 
@@ -81,6 +82,19 @@ def require_frozen(part: nn.Module) -> None:
     require(not learns, f"{name} is frozen, but these of its parameters require a gradient: {learns[:5]}.")
 
 
+def require_frozen_tensor(tensor: Tensor, name: str) -> None:
+    """Raise Broken if a tensor carries a gradient, or is one that nothing can take a gradient through."""
+    require(not tensor.requires_grad, f"{name} carries a gradient; what is frozen has none (torch.no_grad).")
+    text = f"{name} is made in inference mode, and no denoiser could learn from it: torch.no_grad is for that."
+    require(not tensor.is_inference(), text)
+
+
+def training_of(part: nn.Module) -> str:
+    """Say, as a further sentence, that a part is in training mode; empty if it is not."""
+    training = any(module.training for module in part.modules())
+    return " Its constructor leaves it in training mode: if that drops anything, end it by self.eval()." * training
+
+
 def require_untouched(call: Callable[..., Any], *inputs: Tensor, name: str) -> None:
     """Raise Broken if a call changes the tensors it is given."""
     before = [tensor.clone() for tensor in inputs]
@@ -110,12 +124,22 @@ def require_other_device(part: Module, run: Callable[[Module, torch.dtype, str],
     Gives a sentence about the GPU.
     """
     if left := staying(deepcopy(part).to("meta")):
-        raise Broken(f"{', '.join(left)} would stay behind on another device: register_buffer takes tensors along.")
+        told = f"{', '.join(left)} would stay behind on another device"
+        raise Broken(f"{told}: register_buffer takes tensors along, ModuleList modules.")
     if not torch.cuda.is_available():
         return "no GPU here to move it to"
     dtype = next((t.dtype for t in tensors_of(part) if t.is_floating_point()), torch.float32)
     run(deepcopy(part).to("cuda"), dtype, "cuda")
     return "moved to the GPU too"
+
+
+def elsewhere(name: str, call: Callable[..., Any], *given: Any) -> Any:
+    """Call a method with tensors on the meta device. Raises Broken, with what to do, if that fails."""
+    try:
+        return call(*given)
+    except Exception as error:  # a stranger's code may fail in any way
+        told = f"{type(error).__name__}: {error}"
+        raise Broken(f"{name} fails with tensors that are not on the CPU ({told}). {WHERE}") from error
 
 
 def tensors_of(part: nn.Module) -> Iterator[Tensor]:
@@ -132,12 +156,20 @@ def staying(moved: nn.Module) -> list[str]:
             return value.values()
         return value if isinstance(value, list | tuple) else (value,)
 
+    def tensors(value: Any) -> Iterator[Tensor]:
+        for item in held(value):
+            if isinstance(item, nn.Module) and item is not value:  # in a list, where torch does not see it
+                yield from tensors_of(item)
+            elif isinstance(item, Tensor):
+                yield item
+
+    known = {*vars(nn.Module()), "arguments"}  # those that are torch's own, and what the part was built with
     return [
         f"{module_name}.{name}".lstrip(".")
         for module_name, module in moved.named_modules()
         for name, value in vars(module).items()
-        if not (name.startswith("_") and name in vars(nn.Module()))
-        if any(isinstance(item, Tensor) and item.device.type != "meta" for item in held(value))
+        if name not in known
+        if any(tensor.device.type != "meta" for tensor in tensors(value))
     ]
 
 
