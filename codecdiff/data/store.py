@@ -194,9 +194,9 @@ class CodeStore:
         What is around the codec that made it may be another where it leaves codes as they are, and they are the target.
         """
         self.check_target(target)
-        made_with = self.header["codec"]["name"]
-        while target == "codes" and isinstance(codec, Wrapped) and codec.keeps_codes and spec["name"] != made_with:
-            codec, spec = codec.codec, spec["codec"]
+        name = self.header["codec"].get("name")  # in Python a codec may have been given without its configuration
+        while target == "codes" and isinstance(codec, Wrapped) and codec.keeps_codes and spec.get("name") != name:
+            codec, spec = codec.codec, spec.get("codec", {})
         made, wanted = alike("codecs", self.header["codec"], json.loads(json.dumps(spec)))
         made_by = {"codec": made, "weights": self.header["weights"]}
         asked = {"codec": wanted, "weights": fingerprint(codec)}
