@@ -311,7 +311,8 @@ def new_plugin(
     from codecdiff.scaffolding import new_plugin
 
     folder = new_plugin(kind, name, into)
-    out.print(f"{folder}: install it with pip install --editable '{folder}[test]'. Its README.md goes on from there.")
+    command = f"pip install --editable '{folder}[test]'"
+    out.print(f"{folder}: install it with {command}. Its README.md goes on from there.", soft_wrap=True)  # to be copied
 
 
 making.add_to(app)

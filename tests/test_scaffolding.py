@@ -111,7 +111,8 @@ def test_a_folder_that_is_there_and_a_kind_that_is_not_are_refused(tmp_path: Pat
 def test_the_command_says_how_to_go_on(tmp_path: Path) -> None:
     answer = CliRunner().invoke(cli.app, ["new-plugin", "codec", "mine", "--into", str(tmp_path)])
     assert answer.exit_code == 0
-    assert "pip install --editable" in answer.output
+    folder = tmp_path / "codecdiff-mine"
+    assert f"pip install --editable '{folder}[test]'" in answer.output  # in one line, to be copied
     again = CliRunner().invoke(cli.app, ["new-plugin", "codec", "mine", "--into", str(tmp_path)])
     assert again.exit_code == 1
     assert "exists already" in again.output
