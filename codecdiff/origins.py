@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def origins(*parts: Any) -> dict[str, str]:
     return found
 
 
+@cache  # at its first save: what is edited while a run goes on is not what it runs
 def _origin(part: type) -> str:
     top = part.__module__.partition(".")[0]
     owners = [plugin for plugin in registry.scan()[0] if plugin.entry.module_name.partition(".")[0] == top]

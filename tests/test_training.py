@@ -93,6 +93,16 @@ def test_there_is_nothing_to_resume_at_first(trainer_of: Callable[..., StageTrai
     assert not trainer_of().resume(tmp_path)
 
 
+def test_a_stage_that_goes_on_with_other_code_is_told(trainer_of: Callable[..., StageTrainer], tmp_path: Path) -> None:
+    trainer_of().save(tmp_path)
+    file = tmp_path / "secondary" / "stage.json"
+    spec = json.loads(file.read_text())
+    (name,) = spec["code"]
+    file.write_text(json.dumps({**spec, "code": {name: "codecdiff-net 0.1.0, 0"}}))
+    with pytest.warns(UserWarning, match=rf"{name} \(codecdiff-net 0\.1\.0, 0 then"):
+        assert trainer_of().resume(tmp_path)
+
+
 def test_a_trained_stage_without_the_state_of_its_training_is_not_written_over(
     trainer_of: Callable[..., StageTrainer], tmp_path: Path
 ) -> None:
