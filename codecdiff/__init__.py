@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from codecdiff.fingerprint import device_of
     from codecdiff.interfaces import (
         Bill,
         Captioner,
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
         Part,
         Prompt,
         Splitter,
-        device_of,
         prompt_fields,
     )
     from codecdiff.pipeline import Pipeline, load, push_to_hub
@@ -52,5 +52,5 @@ _OF_PIPELINE = ("Pipeline", "load", "push_to_hub")  # all others are of the inte
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'codecdiff' has no attribute {name!r}")
-    home = "pipeline" if name in _OF_PIPELINE else "interfaces"
+    home = "pipeline" if name in _OF_PIPELINE else "fingerprint" if name == "device_of" else "interfaces"
     return getattr(import_module(f"codecdiff.{home}"), name)

@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from codecdiff.files import replaced
-from codecdiff.interfaces import Condition, Conditioner, Entry, Part, Prompt, device_of
+from codecdiff.fingerprint import device_of
+from codecdiff.interfaces import Condition, Conditioner, Entry, Part, Prompt
 
 NARROW = (torch.bfloat16, torch.float16)  # types that features are written in where they hold every bit
 

@@ -14,7 +14,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 from torch import Tensor
 
 from codecdiff.config import ConfigError
-from codecdiff.interfaces import Condition, Conditioner, Entry, Prompt, device_of, prompt_fields
+from codecdiff.fingerprint import device_of
+from codecdiff.interfaces import Condition, Conditioner, Entry, Prompt, prompt_fields
 from codecdiff.settings import Settings
 
 FINEST = 64.0  # periods of the fastest sinusoid between the ends of a range

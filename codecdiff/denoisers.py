@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from codecdiff.interfaces import Condition, Denoiser, Entry, device_of
+from codecdiff.fingerprint import device_of
+from codecdiff.interfaces import Condition, Denoiser, Entry
 
 
 def filled(condition: Condition, nulls: Mapping[str, Tensor]) -> Condition:

@@ -21,7 +21,8 @@ from torch.nn.functional import pad
 from codecdiff.codecs import in_pieces
 from codecdiff.data.store import Target
 from codecdiff.diffusion import KnownStage
-from codecdiff.interfaces import Codec, Splitter, device_of
+from codecdiff.fingerprint import device_of
+from codecdiff.interfaces import Codec, Splitter
 from codecdiff.settings import Settings
 from codecdiff.splitters import span
 

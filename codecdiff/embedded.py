@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from codecdiff.files import replaced
+from codecdiff.fingerprint import device_of
 from codecdiff.gaussians import Moments
-from codecdiff.interfaces import Embedder, Prompt, device_of
+from codecdiff.interfaces import Embedder, Prompt
 from codecdiff.protocols import Hearing, digest_of, flat, identity
 
 FORMAT = 1

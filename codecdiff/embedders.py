@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from codecdiff.interfaces import Codec, Embedder, device_of
+from codecdiff.fingerprint import device_of
+from codecdiff.interfaces import Codec, Embedder
 from codecdiff.metrics import FFT_SECONDS, FRAMES_PER_SECOND, NUM_BANDS, WINDOW_SECONDS, window_features
 from codecdiff.precision import exactly
 

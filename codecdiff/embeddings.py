@@ -25,7 +25,8 @@ from torch import Tensor
 from codecdiff.data.audio import BadAudio, Track, stream_audio
 from codecdiff.data.store import fingerprint
 from codecdiff.files import alone, checksum, replace_text, replaced
-from codecdiff.interfaces import Embedder, device_of
+from codecdiff.fingerprint import device_of
+from codecdiff.interfaces import Embedder
 
 FORMAT = 1
 RESAMPLER = "soxr HQ"

@@ -14,8 +14,9 @@ from codecdiff import config, diffusion, hub, models, registry
 from codecdiff.codecs import Standardized, in_pieces
 from codecdiff.data.store import Target
 from codecdiff.edits import Known, known_in_stages
+from codecdiff.fingerprint import device_of
 from codecdiff.guidance import resolved
-from codecdiff.interfaces import Codec, Conditioner, Denoiser, Prompt, Splitter, device_of, prompt_fields
+from codecdiff.interfaces import Codec, Conditioner, Denoiser, Prompt, Splitter, prompt_fields
 from codecdiff.origins import origins
 from codecdiff.settings import Guidance
 from codecdiff.splitters import stage_names

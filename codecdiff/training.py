@@ -23,7 +23,8 @@ from codecdiff import diffusion, schedules
 from codecdiff.data.crops import Batch, Crops, dropped, split_tracks
 from codecdiff.data.store import CodeStore, load_state
 from codecdiff.files import replaced
-from codecdiff.interfaces import Condition, device_of
+from codecdiff.fingerprint import device_of
+from codecdiff.interfaces import Condition
 from codecdiff.models import WarmStart, differences, save_stage, warm_start
 from codecdiff.noises import colored
 from codecdiff.origins import warn_of_changes

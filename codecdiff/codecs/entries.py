@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from codecdiff.interfaces import Codec, device_of
+from codecdiff.fingerprint import device_of
+from codecdiff.interfaces import Codec
 
 
 def shadowed_entries(codec: Codec) -> frozenset[tuple[int, int]]:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from codecdiff.codecs.entries import shadowed_entries
 from codecdiff.codecs.wrapped import Wrapped
-from codecdiff.interfaces import Codec, device_of
+from codecdiff.fingerprint import device_of
+from codecdiff.interfaces import Codec
 from codecdiff.precision import exactly
 
 

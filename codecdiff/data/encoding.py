@@ -43,7 +43,8 @@ from codecdiff.data.segments import Segment, Segmentation, segments
 from codecdiff.data.store import FORMAT, SCHEMA, CodeStore, Target, fingerprint, load_state
 from codecdiff.data.subsets import split_name
 from codecdiff.files import checksum, replace_text, replaced
-from codecdiff.interfaces import Codec, device_of
+from codecdiff.fingerprint import device_of
+from codecdiff.interfaces import Codec
 
 SHARD_FRAMES = 2**20  # about 3.4 hours of 86 frames/s, 19 MB with 9 codebooks
 SHARD_MINUTES = 60.0  # of audio; what is lost at most when a worker dies

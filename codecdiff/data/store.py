@@ -25,7 +25,8 @@ from torch import Tensor
 from codecdiff.codecs import Wrapped
 from codecdiff.config import alike
 from codecdiff.data.audio import Track
-from codecdiff.interfaces import Codec, device_of, fingerprint
+from codecdiff.fingerprint import device_of, fingerprint
+from codecdiff.interfaces import Codec
 
 Target = Literal["codes", "projections"]  # what is diffused: entries of the codebooks, or what they quantise
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from codecdiff.data.store import CodeStore
-from codecdiff.interfaces import Codec, device_of
+from codecdiff.fingerprint import device_of
+from codecdiff.interfaces import Codec
 
 BLOCK = 2**16  # frames looked at together
 NUM_CODES = 2**16  # that a store can hold: they are uint16

@@ -13,7 +13,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from codecdiff.codecs import Chunked
-from codecdiff.interfaces import Codec, device_of
+from codecdiff.fingerprint import device_of
+from codecdiff.interfaces import Codec
 from codecdiff.testing.laws import DoesNotApply, Laws, Result
 from codecdiff.testing.trials import (
     lengths_around,

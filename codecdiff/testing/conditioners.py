@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from codecdiff.caches import Cached
-from codecdiff.interfaces import Condition, Conditioner, Prompt, device_of, prompt_fields
+from codecdiff.fingerprint import device_of
+from codecdiff.interfaces import Condition, Conditioner, Prompt, prompt_fields
 from codecdiff.testing.laws import Laws, Result
 from codecdiff.testing.trials import (
     randomness_untouched,

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from codecdiff.embeddings import embed_blocks
-from codecdiff.interfaces import Embedder, device_of
+from codecdiff.fingerprint import device_of
+from codecdiff.interfaces import Embedder
 from codecdiff.testing.laws import DoesNotApply, Laws, Result
 from codecdiff.testing.trials import (
     noise,

@@ -1,0 +1,43 @@
+"""The interfaces of the parts of a codec diffusion model, and what passes between them.
+
+Shapes, everywhere in codecdiff:
+
+    b batch        k codebook          d codebook dimension    l latent frame
+    c channel      t audio sample      n token                 e embedding
+
+Audio is float in [-1, 1]. Codes are integers. Latents keep an explicit codebook axis, (b, k, d, l).
+"""
+
+from codecdiff.interfaces.captioner import Bill, Captioner
+from codecdiff.interfaces.codec import Codec
+from codecdiff.interfaces.condition import Condition, Entry, Prompt, prompt_fields
+from codecdiff.interfaces.conditioner import Conditioner
+from codecdiff.interfaces.denoiser import Denoiser
+from codecdiff.interfaces.embedder import Embedder
+from codecdiff.interfaces.part import Part
+from codecdiff.interfaces.splitter import Splitter
+
+__all__ = [
+    "KINDS",
+    "Bill",
+    "Captioner",
+    "Codec",
+    "Condition",
+    "Conditioner",
+    "Denoiser",
+    "Embedder",
+    "Entry",
+    "Part",
+    "Prompt",
+    "Splitter",
+    "prompt_fields",
+]
+
+KINDS: dict[str, type[Part]] = {
+    "codecs": Codec,
+    "splitters": Splitter,
+    "conditioners": Conditioner,
+    "denoisers": Denoiser,
+    "captioners": Captioner,
+    "embedders": Embedder,
+}

@@ -1,0 +1,27 @@
+"""The interface of denoisers, the networks that are trained."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from codecdiff.interfaces.condition import Condition
+from codecdiff.interfaces.part import Part
+
+
+class Denoiser(Part, nn.Module, ABC):
+    """The network of one stage, the only part that learns. It pads to its own multiple of frames and crops again."""
+
+    channels: int  # of the stage's latents
+    context_channels: int  # 0 for a stage without context
+    condition_widths: Mapping[str, int]
+
+    @abstractmethod
+    def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
+        """(b, c, l) noisy latents, (b,) steps, (b, c', l) context or None, condition -> (b, c, l) prediction."""
+
+    def prepared(self, timesteps: Tensor, condition: Condition) -> Denoiser:
+        """Give an equal of this denoiser that may be faster for these `timesteps` (n,) and this `condition`."""
+        return self

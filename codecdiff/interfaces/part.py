@@ -1,0 +1,42 @@
+"""What every part has in common: a configuration can name it, and it remembers its arguments."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, Self
+
+
+class Part:
+    """Something a configuration can name. It remembers the arguments it was built with, defaults included.
+
+    `exceptions` names the laws of `codecdiff.testing` that a part does not keep, each with the reason: they are
+    printed where the part is checked, and do not fail.
+    """
+
+    arguments: dict[str, Any]
+    exceptions: Mapping[str, str] = {}  # law -> why it cannot be kept
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Record the constructor's arguments before the constructor runs."""
+        part = super().__new__(cls)
+        signature = inspect.signature(cls.__init__)
+        bound = signature.bind_partial(part, *args, **kwargs)
+        bound.apply_defaults()
+        named = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        object.__setattr__(
+            part, "arguments", {name: bound.arguments[name] for name in named[1:] if name in bound.arguments}
+        )
+        return part
+
+    @classmethod
+    def outline(cls, **options: Any) -> Self:
+        """Build the part for its facts alone, with the constructor's options: nothing is fetched, and it need not work.
+
+        The weights of what is built may be on the meta device. Unless overridden: the part itself.
+        """
+        return cls(**options)
+
+    def recorded(self) -> Part:
+        """Give the part that a model folder names in its place: itself, unless it is about this machine alone."""
+        return self
