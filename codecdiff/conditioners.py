@@ -14,9 +14,9 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 from torch import Tensor
 
 from codecdiff.config import ConfigError
+from codecdiff.config.schema import Settings
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Condition, Conditioner, Entry, Prompt, prompt_fields
-from codecdiff.settings import Settings
 
 FINEST = 64.0  # periods of the fastest sinusoid between the ends of a range
 

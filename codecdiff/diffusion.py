@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codecdiff.config.schema import Guidance
 from codecdiff.guidance import asked, groups, guided, num_answers
 from codecdiff.interfaces import Condition, Denoiser
 from codecdiff.noises import colored, whitened
@@ -28,7 +29,6 @@ from codecdiff.schedules import (
     set_steps,
     start_of,
 )
-from codecdiff.settings import Guidance
 
 
 def diffuse(clean: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

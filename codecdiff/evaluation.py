@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from codecdiff import config, controls, hub
+from codecdiff.config.schema import Guidance
 from codecdiff.data.audio import Track
 from codecdiff.data.prompts import Asked, prompt_of
 from codecdiff.embedded import Embedded, Statistics, recording_of, require_alike, start_of
@@ -31,7 +32,6 @@ from codecdiff.protocols import Hearing, digest_of, locations, prompts_hash
 from codecdiff.renditions import Rendition, completed, cut_sources, generated, reconstructed, render
 from codecdiff.reports import Context, NotMeasured, Report, Result
 from codecdiff.scores import Score
-from codecdiff.settings import Guidance
 from codecdiff.suites import ACCEPT_STATISTICS, COMPARISONS, TEXT, with_captions
 
 Heard = TypeVar("Heard")

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from codecdiff import config
 from codecdiff.codecs import Standardized
+from codecdiff.config.schema import Data, Diffusion, Loop, Optimization, Sampling, Settings, StageOptions
 from codecdiff.data.encoding import open_store
 from codecdiff.data.store import CodeStore, Target
 from codecdiff.guidance import resolved
@@ -18,7 +19,6 @@ from codecdiff.interfaces import Prompt
 from codecdiff.models import build_parts, load_codec_state, require_kind
 from codecdiff.pipeline import Pipeline
 from codecdiff.schedules import training_scheduler
-from codecdiff.settings import Data, Diffusion, Loop, Optimization, Sampling, Settings, StageOptions
 from codecdiff.stages import Stage
 
 

@@ -20,8 +20,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
+from codecdiff.config.schema import Guidance
 from codecdiff.interfaces import Condition, Conditioner
-from codecdiff.settings import Guidance
 
 Groups = list[tuple[float, list[str]]]  # weights, with the entries that have them, in the order they are told
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from codecdiff import config, diffusion, hub, models, registry
 from codecdiff.codecs import Standardized, in_pieces
+from codecdiff.config.schema import Guidance
 from codecdiff.data.store import Target
 from codecdiff.edits import Known, known_in_stages
 from codecdiff.fingerprint import device_of
 from codecdiff.guidance import resolved
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Prompt, Splitter, prompt_fields
 from codecdiff.origins import origins
-from codecdiff.settings import Guidance
 from codecdiff.splitters import stage_names
 from codecdiff.stages import Stage, build_denoiser, conditions, stage_shapes
 

@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from codecdiff import diffusion
+from codecdiff.config.schema import Data, Loop, Optimization
 from codecdiff.data.audio import find_tracks, seconds_of
 from codecdiff.data.crops import split_tracks
 from codecdiff.data.store import CodeStore
 from codecdiff.interfaces import Codec, Condition, Entry
 from codecdiff.meters import Meter, MixedPrecision, size_of, size_of_state
 from codecdiff.pipeline import Pipeline
-from codecdiff.settings import Data, Loop, Optimization
 from codecdiff.stages import Stage
 from codecdiff.training import CHECKED, StageInput, StageTrainer
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from codecdiff import __version__
+from codecdiff.config.schema import Guidance
 from codecdiff.data.audio import BadAudio, Track, keeps_comment, write_audio
 from codecdiff.data.prompts import FACTS, Asked, prompt_of
 from codecdiff.edits import Edit, Refine, of_first_stage, of_levels
@@ -29,7 +30,6 @@ from codecdiff.interfaces import Codec
 from codecdiff.pipeline import Pipeline
 from codecdiff.protocols import digest_of
 from codecdiff.requests import Request
-from codecdiff.settings import Guidance
 
 SUFFIX = ".flac"  # whose comment has room for long prompts
 

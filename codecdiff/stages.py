@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from codecdiff import config, schedules
+from codecdiff.config.schema import Guidance
 from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter
 from codecdiff.origins import origins
-from codecdiff.settings import Guidance
 
 
 @dataclass

@@ -12,7 +12,7 @@ import torch
 from codecdiff import Conditioner, config
 from codecdiff.conditioners import Joined, Numbers, Reading, fourier
 from codecdiff.config import ConfigError
-from codecdiff.settings import Settings
+from codecdiff.config.schema import Settings
 from codecdiff.testing import check_conditioner
 
 FIELDS: dict[str, Any] = {"tempo": {"low": 40, "high": 220}, "key": {"classes": ["C major", "A minor", "4"]}}

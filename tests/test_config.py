@@ -12,8 +12,8 @@ from pydantic import Field
 from codecdiff import config, registry
 from codecdiff.codecs import Chunked, Standardized
 from codecdiff.config import ConfigError
+from codecdiff.config.schema import Data, Optimization, Settings, StageOptions
 from codecdiff.interfaces import Codec
-from codecdiff.settings import Data, Optimization, Settings, StageOptions
 
 
 class Recipe(Settings):

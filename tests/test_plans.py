@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from codecdiff import Codec, Condition, Entry, Pipeline, config
 from codecdiff.caches import Cached
+from codecdiff.config.schema import Data
 from codecdiff.data.audio import find_tracks
 from codecdiff.data.crops import Crops, split_tracks
 from codecdiff.data.encoding import encode_tracks
@@ -29,7 +30,6 @@ from codecdiff.meters import LOWER, WHOLE, Meter, MixedPrecision, size_of
 from codecdiff.plans import PAPER_HOURS, Music, blank_input, kept, step_of, store_size
 from codecdiff.plans import music as measured
 from codecdiff.schedules import training_scheduler
-from codecdiff.settings import Data
 from codecdiff.stages import Stage
 from codecdiff.training import StageInput, StageTrainer
 

@@ -27,12 +27,12 @@ from codecdiff import config
 from codecdiff.cards import write_card
 from codecdiff.comparisons.budgets import StageCost, affordable, costs_of, total
 from codecdiff.comparisons.settings import Comparison
+from codecdiff.config.schema import Diffusion, Optimization, StageOptions
 from codecdiff.data.store import CodeStore
 from codecdiff.experiments import Blueprint, new_pipeline, new_stage, open_data, prepare_prompts, start_of
 from codecdiff.files import WAIT, replace_text, try_alone, wait_alone
 from codecdiff.models import differences
 from codecdiff.pipeline import Pipeline
-from codecdiff.settings import Diffusion, Optimization, StageOptions
 from codecdiff.training import StageData, StageTrainer, read_logs
 
 Report = Callable[[str], None]

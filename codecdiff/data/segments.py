@@ -17,9 +17,9 @@ from pydantic import ConfigDict, Field, PositiveFloat, ValidationError, model_va
 from torch import Tensor
 
 from codecdiff.config import ConfigError
+from codecdiff.config.schema import Settings
 from codecdiff.data.audio import BadAudio, seconds_of, stream_audio
 from codecdiff.interfaces import Codec
-from codecdiff.settings import Settings
 
 LONGEST = 3600.0  # seconds of a recording that is encoded in one piece
 

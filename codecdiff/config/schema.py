@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
-from codecdiff.config import DenoiserSpec
+from codecdiff.config.parts import DenoiserSpec
 
 Weight = Annotated[float, Field(allow_inf_nan=False)]
 Guidance = Weight | dict[str, Weight]  # of all conditions, or of each by its name: codecdiff/guidance.py
