@@ -30,8 +30,8 @@ from torch.nn import functional
 
 import codecdiff
 from codecdiff import Condition, Entry, Pipeline, config
+from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.plans import kept, step_of
-from codecdiff.schedules import training_scheduler
 from codecdiff.stages import Stage
 from codecdiff.training import StageInput, StageTrainer
 

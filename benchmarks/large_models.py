@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from codecdiff import Condition, Entry, Pipeline, config
-from codecdiff.schedules import training_scheduler
+from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.stages import Stage
 
 FRAMES = 2496  # 29 s

@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 from codecdiff.codecs import in_pieces
 from codecdiff.config.schema import Settings
 from codecdiff.data.store import Target
-from codecdiff.diffusion import KnownStage
+from codecdiff.diffusion.sampling import KnownStage
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Splitter
 from codecdiff.splitters import span

@@ -14,11 +14,11 @@ from codecdiff.codecs import Standardized
 from codecdiff.config.schema import Data, Diffusion, Loop, Optimization, Sampling, Settings, StageOptions
 from codecdiff.data.encoding import open_store
 from codecdiff.data.store import CodeStore, Target
-from codecdiff.guidance import resolved
+from codecdiff.diffusion.guidance import resolved
+from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.interfaces import Prompt
 from codecdiff.models import build_parts, load_codec_state, require_kind
 from codecdiff.pipeline import Pipeline
-from codecdiff.schedules import training_scheduler
 from codecdiff.stages import Stage
 
 

@@ -75,7 +75,7 @@ def evaluate(
     Run it again to go on where it was interrupted.
     """
     from codecdiff import evaluation, suites
-    from codecdiff.guidance import parse
+    from codecdiff.diffusion.guidance import parse
     from codecdiff.listeners import Cutting
 
     chosen = suites.suite_named(suite)

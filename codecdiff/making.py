@@ -231,7 +231,7 @@ def request_of(pipeline: Pipeline, prompt: str, negative: str, fields: list[str]
 
 def guided(words: list[str] | None, pipeline: Pipeline) -> Any:
     """Give the guidance that `--guidance` asks for, if any. Raises ValueError for names the model does not have."""
-    from codecdiff.guidance import parse, resolved
+    from codecdiff.diffusion.guidance import parse, resolved
 
     asked = parse(words or [])
     if asked is not None:

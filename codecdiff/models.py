@@ -21,8 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from codecdiff import config, registry, schedules
+from codecdiff import config, registry
 from codecdiff.data.store import load_state
+from codecdiff.diffusion import noise_schedule
 from codecdiff.files import replace_text, replaced
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Splitter
 from codecdiff.origins import warn_of_changes
@@ -179,7 +180,7 @@ def load_stage(
     return Stage(
         name,
         denoiser.requires_grad_(False).eval(),
-        schedules.build(spec["scheduler"]),
+        noise_schedule.build(spec["scheduler"]),
         sampler=spec["sampler"],
         steps=spec["steps"],
         guidance=spec["guidance"],

@@ -10,13 +10,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from codecdiff import config, diffusion, hub, models, registry
+from codecdiff import config, hub, models, registry, rng
 from codecdiff.codecs import Standardized, in_pieces
 from codecdiff.config.schema import Guidance
 from codecdiff.data.store import Target
+from codecdiff.diffusion.guidance import resolved
+from codecdiff.diffusion.sampling import sample
 from codecdiff.edits import Known, known_in_stages
 from codecdiff.fingerprint import device_of
-from codecdiff.guidance import resolved
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Prompt, Splitter, prompt_fields
 from codecdiff.origins import origins
 from codecdiff.splitters import stage_names
@@ -66,7 +67,7 @@ class Pipeline:
     def new_denoiser(self, i: int, spec: Any, *, seed: int = 0) -> Denoiser:
         """Build a denoiser for stage `i` from its configuration, with weights that follow from the seed."""
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(diffusion.generator(seed, 5, i).initial_seed())
+            torch.default_generator.manual_seed(rng.generator(seed, 5, i).initial_seed())
             return build_denoiser(spec, self.codec, self.splitter, self.conditioner, i)
 
     def to(self, device: Any) -> Self:
@@ -170,7 +171,7 @@ class Pipeline:
                 continue
             seen = self.snap(stages, frames) if self.snap_context and stages else stages
             blanks = [torch.zeros(len(takes), *shape, device=self.device) for shape in shapes[i:]]
-            made = diffusion.sample(
+            made = sample(
                 stage.denoiser.eval(),
                 stage.new_sampler(),
                 shapes[i],
@@ -179,7 +180,7 @@ class Pipeline:
                 negative=against,
                 steps=steps or stage.steps,
                 guidance=resolved(stage.guidance if guidance is None else guidance, self.conditioner),
-                generators=[diffusion.generator(seed, take, i) for take in takes],
+                generators=[rng.generator(seed, take, i) for take in takes],
                 color=stage.noise_color,
                 known=given,
                 device=self.device,
@@ -205,7 +206,7 @@ class Pipeline:
     def noise_codes(self, count: int, frames: int, *, seed: int = 0) -> Tensor:
         """Give the codes (n, k, l) that unit-variance noise is quantised to: music without a model."""
         shape = (self.codec.num_codebooks, self.codec.codebook_dim, frames)
-        noise = diffusion.row_noise(shape, [diffusion.generator(seed, i) for i in range(count)], self.device)
+        noise = rng.row_noise(shape, [rng.generator(seed, i) for i in range(count)], self.device)
         return self.codec.quantize(noise)
 
     def spec(self) -> dict[str, Any]:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from codecdiff import diffusion
 from codecdiff.config.schema import Data, Loop, Optimization
 from codecdiff.data.audio import find_tracks, seconds_of
 from codecdiff.data.crops import split_tracks
 from codecdiff.data.store import CodeStore
+from codecdiff.diffusion.loss import stage_loss
 from codecdiff.interfaces import Codec, Condition, Entry
 from codecdiff.meters import Meter, MixedPrecision, size_of, size_of_state
 from codecdiff.pipeline import Pipeline
@@ -193,7 +193,7 @@ def check_size(trainer: StageTrainer, given: StageInput) -> int:
         noise, timestep = trainer.draw(given.clean)
         known = {"mask": given.mask, "context": given.context, "condition": given.condition}
         network = trainer.ema.module.eval()
-        diffusion.stage_loss(
+        stage_loss(
             network, trainer.stage.scheduler, given.clean, **known, noise=noise, timestep=timestep, loss=trainer.loss
         )
     return meter.peak + size_of(_tensors(given))

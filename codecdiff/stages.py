@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from codecdiff import config, schedules
+from codecdiff import config
 from codecdiff.config.schema import Guidance
+from codecdiff.diffusion import noise_schedule
 from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter
 from codecdiff.origins import origins
 
@@ -37,12 +38,12 @@ class Stage:
 
     def new_sampler(self) -> Any:
         """Give a new scheduler that samples the stage."""
-        return schedules.sampler(self.scheduler, self.sampler, self.spacing, self.stop_at)
+        return noise_schedule.sampler(self.scheduler, self.sampler, self.spacing, self.stop_at)
 
     def check_steps(self, steps: int) -> None:
         """Raise ValueError unless the stage can be sampled in this many steps."""
         trained = self.scheduler.config.num_train_timesteps
-        most = schedules.most_steps(trained, self.stop_at)
+        most = noise_schedule.most_steps(trained, self.stop_at)
         if not 1 <= steps <= most:
             above = f", and stops at {self.stop_at:g} of them" if most < trained else ""
             raise ValueError(
@@ -53,7 +54,7 @@ class Stage:
         """Describe the stage for its stage.json."""
         return {
             "denoiser": config.spec_of("denoisers", self.denoiser),
-            "scheduler": schedules.describe(self.scheduler),
+            "scheduler": noise_schedule.describe(self.scheduler),
             "noise_color": self.noise_color,
             "sampler": self.sampler,
             "steps": self.steps,

@@ -19,14 +19,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from codecdiff import diffusion, schedules
+from codecdiff import rng
 from codecdiff.data.crops import Batch, Crops, dropped, split_tracks
 from codecdiff.data.store import CodeStore, load_state
+from codecdiff.diffusion import noise_schedule
+from codecdiff.diffusion.colored_noise import colored
+from codecdiff.diffusion.loss import stage_loss
 from codecdiff.files import replaced
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Condition
 from codecdiff.models import WarmStart, differences, save_stage, warm_start
-from codecdiff.noises import colored
 from codecdiff.origins import warn_of_changes
 from codecdiff.pipeline import Pipeline
 from codecdiff.stages import Stage, conditions
@@ -188,7 +190,7 @@ class StageTrainer:
         A step lies at 1 - u ** high_noise of the schedule, with u uniform: above 1, steps of much noise are drawn
         more often. What lasts a whole clip, and most of what the text says, is decided there.
         """
-        generator = diffusion.generator(self.seed, 3, self.step_count, rank)
+        generator = rng.generator(self.seed, 3, self.step_count, rank)
         noise = torch.randn(clean.shape, generator=generator)
         total = self.stage.scheduler.config.num_train_timesteps
         rows = len(clean)
@@ -208,7 +210,7 @@ class StageTrainer:
         """
         if context is None or not self.context_noise:
             return context
-        noise = torch.randn(context.shape, generator=diffusion.generator(self.seed, 6, self.step_count, rank))
+        noise = torch.randn(context.shape, generator=rng.generator(self.seed, 6, self.step_count, rank))
         return context + self.context_noise * noise.to(context)
 
     def drop(self, condition: Condition, numbers: Sequence[int]) -> Condition:
@@ -221,7 +223,7 @@ class StageTrainer:
     def objective(self, given: StageInput, rank: int = 0) -> Tensor:
         """Give the loss of the current step, which `step` takes the gradient of."""
         noise, timestep = self.draw(given.clean, rank)
-        loss, _ = diffusion.stage_loss(
+        loss, _ = stage_loss(
             self.network,
             self.stage.scheduler,
             given.clean,
@@ -265,10 +267,10 @@ class StageTrainer:
         pairs = []
         for i, given in enumerate(inputs):
             rows = len(given.clean)
-            noise = torch.randn(given.clean.shape, generator=diffusion.generator(self.seed, 4, i))
+            noise = torch.randn(given.clean.shape, generator=rng.generator(self.seed, 4, i))
             place = (torch.arange(rows) + (i + 0.5) / len(inputs)) / rows
             pairs.append(
-                diffusion.stage_loss(
+                stage_loss(
                     self.ema.module,
                     self.stage.scheduler,
                     given.clean,
@@ -343,7 +345,7 @@ class StageTrainer:
         if not file.exists():
             return False
         saved = {"noise_color": 0.0, **json.loads((home / "stage.json").read_text(encoding="utf-8"))}
-        saved["scheduler"] = schedules.describe(schedules.build(saved["scheduler"]))  # older folders say less
+        saved["scheduler"] = noise_schedule.describe(noise_schedule.build(saved["scheduler"]))  # older folders say less
         spec, kept = self.stage.spec(), ("denoiser", "scheduler", "noise_color")
         if differ := [line for key in kept for line in differences(saved[key], spec[key], key)]:
             raise ValueError(

@@ -14,7 +14,7 @@ from codecdiff.codecs import Standardized
 from codecdiff.data.audio import find_tracks
 from codecdiff.data.encoding import encode_tracks
 from codecdiff.data.store import CodeStore
-from codecdiff.schedules import training_scheduler
+from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.stages import Stage
 
 

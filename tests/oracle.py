@@ -9,8 +9,17 @@ import torch
 from torch import Tensor
 
 from codecdiff import Condition, Denoiser
-from codecdiff.diffusion import generator, sample, target
-from codecdiff.schedules import FLOW_SAMPLERS, SAMPLERS, SCHEDULES, prediction_of, sampler, training_scheduler
+from codecdiff.diffusion.loss import target
+from codecdiff.diffusion.noise_schedule import (
+    FLOW_SAMPLERS,
+    SAMPLERS,
+    SCHEDULES,
+    prediction_of,
+    sampler,
+    training_scheduler,
+)
+from codecdiff.diffusion.sampling import sample
+from codecdiff.rng import generator
 
 NOTHING = Condition({})
 KARRAS = [name for name in SAMPLERS if name not in ("ddpm", "pndm")]

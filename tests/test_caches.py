@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from codecdiff import Condition, Conditioner, Entry, Prompt, config, prompt_fields
-from codecdiff.caches import Cached, narrowed
-from codecdiff.conditioners import Joined, Numbers, Reading
+from codecdiff.conditioners.cached import Cached, narrowed
+from codecdiff.conditioners.joined import Joined
+from codecdiff.conditioners.numeric import Numbers, Reading
 from codecdiff.testing import check_conditioner
 
 PROMPTS: list[Prompt] = ["slow", "a faster piece", "", {"text": "slow", "tempo": 90}]

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from codecdiff import Conditioner, config
-from codecdiff.conditioners import Joined, Numbers, Reading, fourier
+from codecdiff.conditioners.joined import Joined
+from codecdiff.conditioners.numeric import Numbers, Reading, fourier
 from codecdiff.config import ConfigError
 from codecdiff.config.schema import Settings
 from codecdiff.testing import check_conditioner

@@ -10,8 +10,17 @@ from small import UNET, lively, noise
 from torch import Tensor
 
 from codecdiff import Condition, Denoiser, Entry, config
-from codecdiff.diffusion import diffuse, generator, min_snr_weight, row_noise, sample, stage_loss, target, v_target
-from codecdiff.schedules import PREDICTIONS, SAMPLERS, coefficients, prediction_of, sampler, training_scheduler
+from codecdiff.diffusion.loss import diffuse, min_snr_weight, stage_loss, target, v_target
+from codecdiff.diffusion.noise_schedule import (
+    PREDICTIONS,
+    SAMPLERS,
+    coefficients,
+    prediction_of,
+    sampler,
+    training_scheduler,
+)
+from codecdiff.diffusion.sampling import sample
+from codecdiff.rng import generator, row_noise
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # inside diffusers' DEIS
 

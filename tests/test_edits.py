@@ -11,9 +11,12 @@ import torch
 from pydantic import ValidationError
 from small import noise
 
-from codecdiff import Codec, Condition, Denoiser, Pipeline, diffusion
+from codecdiff import Codec, Condition, Denoiser, Pipeline
 from codecdiff.codecs import Wrapped
-from codecdiff.diffusion import KnownStage, generator, row_noise
+from codecdiff.diffusion.colored_noise import colored
+from codecdiff.diffusion.noise_schedule import coefficients, training_scheduler
+from codecdiff.diffusion.noise_schedule import sampler as sampler_of
+from codecdiff.diffusion.sampling import KnownStage, sample
 from codecdiff.edits import (
     Extend,
     Inpaint,
@@ -27,9 +30,7 @@ from codecdiff.edits import (
     outside,
     parse_levels,
 )
-from codecdiff.noises import colored
-from codecdiff.schedules import coefficients, training_scheduler
-from codecdiff.schedules import sampler as sampler_of
+from codecdiff.rng import generator, row_noise
 
 Make = Callable[..., Pipeline]
 PATTERNS: list[Any] = ["coarse-first", {"name": "grouped", "stages": "0|1-2|3"}, "parallel", "delayed", "flattened"]
@@ -87,7 +88,7 @@ def test_what_is_kept_is_seen_under_the_noise_it_began_with(sampler: str, color:
     known = KnownStage(clean, kept, strength=strength)
     options: dict[str, Any] = {"context": None, "condition": Condition({}), "steps": 20, "guidance": 1.0}
     options |= {"generators": [generator(7)], "color": color, "known": known}
-    diffusion.sample(Spy(), sampler_of(trained, sampler), (2, 24), **options)
+    sample(Spy(), sampler_of(trained, sampler), (2, 24), **options)
     assert len(seen) >= 20 * strength
     expected = colored(row_noise((2, 24), [generator(7)]), color)
     for implied in seen:

@@ -10,11 +10,11 @@ import torch
 import yaml
 from small import UNET
 
-from codecdiff.caches import Cached
-from codecdiff.conditioners import Joined
+from codecdiff.conditioners.cached import Cached
+from codecdiff.conditioners.joined import Joined
+from codecdiff.diffusion.noise_schedule import prediction_of
 from codecdiff.experiments import Blueprint, check_starts, new_pipeline, new_stage, open_data, prepare_prompts, start_of
 from codecdiff.models import read_spec
-from codecdiff.schedules import prediction_of
 
 PATTERNS = Path(__file__).parent.parent / "docs" / "patterns.md"
 

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from codecdiff import Condition, Denoiser, Entry, config
-from codecdiff.conditioners import Joined, Numbers, Reading
-from codecdiff.diffusion import generator, sample
-from codecdiff.guidance import asked, groups, guided, num_answers, num_passes, parse, resolved
-from codecdiff.schedules import sampler, training_scheduler
+from codecdiff.conditioners.joined import Joined
+from codecdiff.conditioners.numeric import Numbers, Reading
+from codecdiff.diffusion.guidance import asked, groups, guided, num_answers, num_passes, parse, resolved
+from codecdiff.diffusion.noise_schedule import sampler, training_scheduler
+from codecdiff.diffusion.sampling import sample
+from codecdiff.rng import generator
 
 NAMES: tuple[str, ...] = ("text", "vector", "tempo")
 

@@ -10,9 +10,10 @@ from small import noise
 from torch import Tensor
 
 from codecdiff import Condition, Denoiser
-from codecdiff.diffusion import generator, sample
-from codecdiff.noises import LOWEST, colored, whitened
-from codecdiff.schedules import SAMPLERS, sampler, training_scheduler
+from codecdiff.diffusion.colored_noise import LOWEST, colored, whitened
+from codecdiff.diffusion.noise_schedule import SAMPLERS, sampler, training_scheduler
+from codecdiff.diffusion.sampling import sample
+from codecdiff.rng import generator
 
 COLORS = [0.5, 1.0, 2.0]
 

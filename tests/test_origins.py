@@ -47,7 +47,7 @@ def test_what_was_not_recorded_may_be_any() -> None:
 
 def test_parts_inside_of_others_are_among_them(dac: codecdiff.Codec) -> None:
     found = origins(Standardized(dac))
-    assert found["codecdiff.codecs.standardized.Standardized"].startswith(f"codecdiff {codecdiff.__version__}, ")
+    assert found["codecdiff.codecs.normalized.Standardized"].startswith(f"codecdiff {codecdiff.__version__}, ")
     assert found[f"{type(dac).__module__}.DAC"].startswith("codecdiff-dac ")
 
 

@@ -16,9 +16,9 @@ import codecdiff
 from codecdiff import Codec, Pipeline
 from codecdiff.codecs import Standardized, Wrapped
 from codecdiff.data.store import CodeStore
+from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.edits import Known, of_levels
 from codecdiff.models import MODEL_FILE, load_codec_state
-from codecdiff.schedules import training_scheduler
 from codecdiff.stages import Stage, stage_shapes
 from codecdiff.testing import check_conditioner, check_denoiser
 from codecdiff.training import StageData, StageTrainer

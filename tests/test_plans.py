@@ -19,17 +19,17 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from codecdiff import Codec, Condition, Entry, Pipeline, config
-from codecdiff.caches import Cached
+from codecdiff.conditioners.cached import Cached
 from codecdiff.config.schema import Data
 from codecdiff.data.audio import find_tracks
 from codecdiff.data.crops import Crops, split_tracks
 from codecdiff.data.encoding import encode_tracks
 from codecdiff.data.store import CodeStore
+from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.experiments import new_pipeline, new_stage
 from codecdiff.meters import LOWER, WHOLE, Meter, MixedPrecision, size_of
 from codecdiff.plans import PAPER_HOURS, Music, blank_input, kept, step_of, store_size
 from codecdiff.plans import music as measured
-from codecdiff.schedules import training_scheduler
 from codecdiff.stages import Stage
 from codecdiff.training import StageInput, StageTrainer
 

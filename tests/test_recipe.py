@@ -25,8 +25,8 @@ import codecdiff
 from codecdiff import cli, config, plans
 from codecdiff.config import ConfigError
 from codecdiff.data.audio import read_audio
+from codecdiff.diffusion.noise_schedule import prediction_of
 from codecdiff.edits import Extend, Inpaint, Known, Refine, Restore, Vary
-from codecdiff.schedules import prediction_of
 from codecdiff.stages import Stage
 
 pytestmark = pytest.mark.integration

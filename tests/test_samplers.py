@@ -13,8 +13,7 @@ from oracle import DEVIATION, EVERY, KARRAS, MEAN, NOTHING, RANDOM, Oracle, othe
 from small import noise
 from torch import Tensor
 
-from codecdiff.diffusion import generator, row_noise, sample
-from codecdiff.schedules import (
+from codecdiff.diffusion.noise_schedule import (
     FLOW_SAMPLERS,
     PREDICTIONS,
     SAMPLERS,
@@ -25,6 +24,8 @@ from codecdiff.schedules import (
     sampler,
     set_steps,
 )
+from codecdiff.diffusion.sampling import sample
+from codecdiff.rng import generator, row_noise
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # inside diffusers' DEIS
 

@@ -15,8 +15,9 @@ import torch
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
 from oracle import EVERY, KARRAS, Oracle, other_schedules, run, trained
 
-from codecdiff import Pipeline, solvers
-from codecdiff.schedules import (
+from codecdiff import Pipeline
+from codecdiff.diffusion import schedulers
+from codecdiff.diffusion.noise_schedule import (
     FLOW_SAMPLERS,
     PREDICTIONS,
     REFUSED,
@@ -116,7 +117,7 @@ def test_what_cannot_be_combined_is_refused() -> None:
 
 def test_every_scheduler_of_diffusers_is_used_or_refused_by_name() -> None:
     tables = (*SAMPLERS.values(), *FLOW_SAMPLERS.values())
-    classes = {getattr(solvers, name, None) or getattr(diffusers, name) for name, _ in tables}
+    classes = {getattr(schedulers, name, None) or getattr(diffusers, name) for name, _ in tables}
     used = {base.__name__ for each in classes for base in each.__mro__} | {"DDIMScheduler"}  # the first order of dpm++
     there = {name for name in dir(diffusers) if name.endswith("Scheduler") and not name.startswith("Flax")}
     assert there == (used & there) | REFUSED.keys()

@@ -17,9 +17,9 @@ from small import noise
 from codecdiff import Codec, Pipeline
 from codecdiff.data.encoding import open_store
 from codecdiff.data.store import CodeStore
+from codecdiff.diffusion.colored_noise import colored
+from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.models import load_stage, save_stage
-from codecdiff.noises import colored
-from codecdiff.schedules import training_scheduler
 from codecdiff.stages import Stage
 from codecdiff.training import StageData, StageInput, StageTrainer, stage_input
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from codecdiff.codecs.wrapped import Wrapped
+from codecdiff.codecs.wrapper import Wrapped
 from codecdiff.interfaces import Codec
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from einops import rearrange
 from torch import Tensor
 
-from codecdiff.codecs.wrapped import Wrapped
+from codecdiff.codecs.wrapper import Wrapped
 from codecdiff.interfaces import Codec
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
+from codecdiff.diffusion.guidance import num_passes
+from codecdiff.diffusion.noise_schedule import set_steps
 from codecdiff.experiments import Blueprint, check_starts, new_pipeline, new_stage
-from codecdiff.guidance import num_passes
 from codecdiff.interfaces import Condition
 from codecdiff.meters import Meter
 from codecdiff.pipeline import Pipeline
 from codecdiff.plans import blank_input, step_of
-from codecdiff.schedules import set_steps
 from codecdiff.stages import Stage
 from codecdiff.training import StageTrainer
 

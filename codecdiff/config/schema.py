@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from codecdiff.config.parts import DenoiserSpec
 
 Weight = Annotated[float, Field(allow_inf_nan=False)]
-Guidance = Weight | dict[str, Weight]  # of all conditions, or of each by its name: codecdiff/guidance.py
+Guidance = Weight | dict[str, Weight]  # of all conditions, or of each by its name: codecdiff/diffusion/guidance.py
 
 
 class Settings(BaseModel):

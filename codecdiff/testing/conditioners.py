@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from codecdiff.caches import Cached
+from codecdiff.conditioners.cached import Cached
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Condition, Conditioner, Prompt, prompt_fields
 from codecdiff.testing.laws import Laws, Result

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from codecdiff import Condition, Conditioner, Entry, Prompt, device_of, prompt_fields
-from codecdiff.caches import tokenizer_rules
+from codecdiff.conditioners.cached import tokenizer_rules
 from codecdiff.data.excerpts import excerpt, excerpt_key
 from codecdiff.data.store import fingerprint
 from codecdiff.hub import commit_of

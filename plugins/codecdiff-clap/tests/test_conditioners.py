@@ -8,8 +8,8 @@ from codecdiff_clap import Clap, ClapAudio, ClapText, MusicCLAP
 from codecdiff_clap.random_weights import random_model
 
 from codecdiff import Condition, config
-from codecdiff.caches import Cached
-from codecdiff.conditioners import Joined
+from codecdiff.conditioners.cached import Cached
+from codecdiff.conditioners.joined import Joined
 from codecdiff.testing import check_conditioner
 
 TEXTS = ["a slow piece for piano", "loud drums", {"text": "fast guitar"}]

@@ -6,7 +6,7 @@ import pytest
 from codecdiff_t5 import T5
 from codecdiff_t5.random_weights import random_model
 
-from codecdiff.caches import Cached
+from codecdiff.conditioners.cached import Cached
 from codecdiff.testing import DeclaredException, check_conditioner
 
 

@@ -8,7 +8,7 @@ from codecdiff_t5.random_weights import random_model
 from transformers import AutoTokenizer, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
 from codecdiff import Condition
-from codecdiff.caches import Cached
+from codecdiff.conditioners.cached import Cached
 from codecdiff.testing import check_conditioner
 
 SHORT, LONG = "slow piano", "fast jazz with a loud guitar, and a happy song in the rock of drum!"

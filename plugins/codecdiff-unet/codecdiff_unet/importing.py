@@ -21,7 +21,7 @@ from torch import Tensor
 
 from codecdiff import config, models, registry
 from codecdiff.cards import write_card
-from codecdiff.schedules import training_scheduler
+from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.splitters import stage_names
 from codecdiff.stages import Stage
 from codecdiff_unet.checkpoints import FLOATS, listed, read_tensors, write_tensors

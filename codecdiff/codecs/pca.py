@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from codecdiff.codecs.entries import shadowed_entries
-from codecdiff.codecs.wrapped import Wrapped
+from codecdiff.codecs.wrapper import Wrapped, shadowed_entries
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec
 from codecdiff.precision import exactly

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from codecdiff.codecs.wrapped import Wrapped
+from codecdiff.codecs.wrapper import Wrapped
 from codecdiff.interfaces import Codec
 
 

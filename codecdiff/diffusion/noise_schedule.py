@@ -42,7 +42,7 @@ SPACINGS = ("even", "karras")
 
 TRAINED = ("DDPMScheduler", "FlowMatchEulerDiscreteScheduler")  # the classes a stage may be trained with
 
-# The samplers offered by name, with the options of diffusers that make them exact. Classes of `solvers` come first.
+# The samplers offered by name, with the options of diffusers that make them exact. Classes of `schedulers` come first.
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm": ("DDPMScheduler", {"clip_sample": False, "thresholding": False, "variance_type": "fixed_small"}),
     "ddim": ("DPMSolverMultistepScheduler", {"solver_order": 1, "algorithm_type": "dpmsolver++"}),
@@ -201,13 +201,13 @@ def sampler(trained: Any, name: str, spacing: str = "even", stop_at: float = 0.0
     """
     import diffusers
 
-    from codecdiff import solvers
+    from codecdiff.diffusion import schedulers
 
     prediction = prediction_of(trained)
     flow = prediction == "flow"
     _check_sampler(name, spacing, prediction)
     class_name, exact = (FLOW_SAMPLERS if flow else SAMPLERS)[name]
-    chosen = getattr(solvers, class_name, None) or getattr(diffusers, class_name)
+    chosen = getattr(schedulers, class_name, None) or getattr(diffusers, class_name)
     options = {
         "num_train_timesteps": trained.config.num_train_timesteps,
         "trained_betas": None if flow else _betas(trained).tolist(),

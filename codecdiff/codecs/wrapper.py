@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec
 
 
@@ -71,3 +73,11 @@ class Wrapped(Codec):
     def load_fitted_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `fitted_state` gave."""
         self.codec.load_fitted_state({k.removeprefix("codec."): v for k, v in state.items() if k.startswith("codec.")})
+
+
+def shadowed_entries(codec: Codec) -> frozenset[tuple[int, int]]:
+    """Look every entry up and give those that quantise to another index, (codebook, index): `duplicate_entries`."""
+    entries = torch.arange(codec.codebook_size, device=device_of(codec))
+    codes = entries.expand(1, codec.num_codebooks, -1)
+    moved = codec.quantize(codec.embed(codes)) != codes
+    return frozenset((codebook, index) for _, codebook, index in moved.nonzero().tolist())

@@ -1,0 +1,1 @@
+"""The diffusion process of one stage: noise schedules, the training loss, samplers and guidance."""
