@@ -31,9 +31,10 @@ from torch.nn import functional
 import codecdiff
 from codecdiff import Condition, Entry, Pipeline, config
 from codecdiff.diffusion.noise_schedule import training_scheduler
-from codecdiff.plans import kept, step_of
-from codecdiff.stages import Stage
-from codecdiff.training import StageInput, StageTrainer
+from codecdiff.pipeline.stage import Stage
+from codecdiff.profiling.plan import kept, step_of
+from codecdiff.training.batch import StageInput
+from codecdiff.training.trainer import StageTrainer
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FRAMES, TOKENS = 2496, 64  # 29 s, as in recipes/configs/paper.yaml; tokens of a caption

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from codecdiff import Condition, Entry, Pipeline, config
 from codecdiff.diffusion.noise_schedule import training_scheduler
-from codecdiff.stages import Stage
+from codecdiff.pipeline.stage import Stage
 
 FRAMES = 2496  # 29 s
 TOKENS = 60  # of a caption

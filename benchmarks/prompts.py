@@ -54,8 +54,10 @@ def resident() -> float:
 
 
 def train(home: Path, conditioner: dict[str, Any], steps: int) -> dict[str, Any]:
-    from codecdiff.experiments import Blueprint, new_pipeline, new_stage, open_data, prepare_prompts
-    from codecdiff.training import StageData, StageTrainer
+    from codecdiff.config.schema import Blueprint
+    from codecdiff.training.batch import StageData
+    from codecdiff.training.experiment import new_pipeline, new_stage, open_data, prepare_prompts
+    from codecdiff.training.trainer import StageTrainer
 
     given: dict[str, Any] = {"codec": {"name": "dac", "model": str(home / "dac")}}
     given |= {"splitter": {"name": "coarse-first"}, "denoiser": UNET, "conditioner": conditioner}

@@ -16,8 +16,8 @@ from codecdiff_starter.clips import compose_pieces, encode
 from torch import Tensor
 
 import codecdiff
-from codecdiff.edits import Known, outside
 from codecdiff.metrics import FRAMES_PER_SECOND, frame_change
+from codecdiff.pipeline.editing import Known, outside
 
 SECONDS, SEED = 6.0, 424_242
 REGIONS = ((1.5, 2.5), (4.0, 4.8))  # seconds

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         Splitter,
         prompt_fields,
     )
-    from codecdiff.pipeline import Pipeline, load, push_to_hub
+    from codecdiff.pipeline.pipeline import Pipeline, load, push_to_hub
 
 __version__ = "0.1.0"
 
@@ -52,5 +52,5 @@ _OF_PIPELINE = ("Pipeline", "load", "push_to_hub")  # all others are of the inte
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'codecdiff' has no attribute {name!r}")
-    home = "pipeline" if name in _OF_PIPELINE else "fingerprint" if name == "device_of" else "interfaces"
+    home = "pipeline.pipeline" if name in _OF_PIPELINE else "fingerprint" if name == "device_of" else "interfaces"
     return getattr(import_module(f"codecdiff.{home}"), name)

@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from codecdiff import config, controls, hub
+from codecdiff import config, controls, huggingface
 from codecdiff.config.schema import Guidance
 from codecdiff.data.audio import Track
 from codecdiff.data.prompts import Asked, prompt_of
@@ -27,7 +27,7 @@ from codecdiff.embedders import CodecEmbedder
 from codecdiff.interfaces import Embedder
 from codecdiff.listeners import Cutting, Listener
 from codecdiff.measures import split_half
-from codecdiff.pipeline import Pipeline
+from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.protocols import Hearing, digest_of, locations, prompts_hash
 from codecdiff.renditions import Rendition, completed, cut_sources, generated, reconstructed, render
 from codecdiff.reports import Context, NotMeasured, Report, Result
@@ -162,7 +162,7 @@ def find_judges(
     judges, told = [], []
     for name, scores in wanted.items():
         try:
-            with hub.downloads(required or allow_download):
+            with huggingface.downloads(required or allow_download):
                 embedder = _embedder(name, options.get(name, ()), pipeline)
             judges.append(Judge(embedder, config.spec_of("embedders", embedder), scores))
         except (LookupError, OSError, ImportError, ValueError) as error:

@@ -125,7 +125,7 @@ def evaluate(
         err.print(f"Skipped: {line}", style="yellow", soft_wrap=True)
     result.report.write(output)
     if card:
-        from codecdiff.cards import add_scores
+        from codecdiff.pipeline.model_card import add_scores
 
         add_scores(model, result.report.model_index())
     show(result.report)
@@ -197,7 +197,7 @@ def asked_of(file: Path, split: str, count: int | None, seed: int) -> list[Asked
 def maker_of(model: str, allow_download: bool, device: torch.device, **sampling: Any) -> Maker:
     """Load a model, and name it by its folder's name or its id."""
     from codecdiff.evaluation import Maker
-    from codecdiff.pipeline import load
+    from codecdiff.pipeline.pipeline import load
 
     with err.status(f"Loading {model}"):
         pipeline = load(model, allow_download=allow_download).to(device)

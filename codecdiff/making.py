@@ -14,10 +14,10 @@ import codecdiff
 from codecdiff.terminal import check_writable, chosen_device, err, numbered, out, progress
 
 if TYPE_CHECKING:
-    from codecdiff.edits import Edit
     from codecdiff.interfaces import Conditioner
-    from codecdiff.pipeline import Pipeline
-    from codecdiff.requests import Request
+    from codecdiff.pipeline.editing import Edit
+    from codecdiff.pipeline.pipeline import Pipeline
+    from codecdiff.pipeline.provenance import Request
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Audio file to write.", show_default=False)]
 Negative = Annotated[str, typer.Option(help="What the music is to be unlike.")]
@@ -106,7 +106,7 @@ def refine(
     keep: Annotated[str, typer.Option(help="Levels to keep, 0 the coarsest, as in '0' or '0-3'.")] = "0",
 ) -> Edit:
     """Keep the coarse levels of a recording and make the finer ones anew."""
-    from codecdiff.edits import Refine, parse_levels
+    from codecdiff.pipeline.editing import Refine, parse_levels
 
     return Refine(keep=parse_levels(keep))
 
@@ -118,7 +118,7 @@ def inpaint(
     stops: Annotated[list[float], typer.Option("--to", metavar="SECONDS", help="Where it ends.", show_default=False)],
 ) -> Edit:
     """Make one region of a recording anew, or several: --from 1 --to 2 --from 5.5 --to 6."""
-    from codecdiff.edits import Inpaint
+    from codecdiff.pipeline.editing import Inpaint
 
     if len(starts) != len(stops):
         raise ValueError(f"{len(starts)} --from and {len(stops)} --to: give every region both.")
@@ -129,7 +129,7 @@ def extend(
     seconds: Annotated[float, typer.Option(min=0, help="How much to add.")] = 10.0,
 ) -> Edit:
     """Go on where a recording ends."""
-    from codecdiff.edits import Extend
+    from codecdiff.pipeline.editing import Extend
 
     return Extend(seconds=seconds)
 
@@ -138,7 +138,7 @@ def vary(
     strength: Annotated[float, typer.Option(help="Above 0, up to 1: how far it may go from the recording.")] = 0.4,
 ) -> Edit:
     """Make something like a recording, all of it new."""
-    from codecdiff.edits import Vary
+    from codecdiff.pipeline.editing import Vary
 
     return Vary(strength=strength)
 
@@ -147,7 +147,7 @@ def restore(
     levels: Annotated[int, typer.Option(min=1, help="How many of the coarsest levels the recording was coded with.")],
 ) -> Edit:
     """Make the finer levels that a recording lost when it was coded with few."""
-    from codecdiff.edits import Restore
+    from codecdiff.pipeline.editing import Restore
 
     return Restore(levels=levels)
 
@@ -166,7 +166,7 @@ def again(
     import soundfile
     from rich.table import Table
 
-    from codecdiff.requests import Request
+    from codecdiff.pipeline.provenance import Request
 
     told = Request.of_file(file)
     table = Table("what", "value")
@@ -207,7 +207,7 @@ def ready(output: Path, takes: int, model: str, allow_download: bool, device: st
     """Try the files to be written, then load the model."""
     for file in numbered(output, takes):
         check_writable(file)
-    from codecdiff.pipeline import load
+    from codecdiff.pipeline.pipeline import load
 
     with err.status(f"Loading {model}"):
         return load(model, allow_download=allow_download).to(chosen_device(device))
@@ -215,7 +215,7 @@ def ready(output: Path, takes: int, model: str, allow_download: bool, device: st
 
 def request_of(pipeline: Pipeline, prompt: str, negative: str, fields: list[str] | None, **options: Any) -> Request:
     """Give what is asked of a model, and say what of it the model does not read."""
-    from codecdiff.requests import Request
+    from codecdiff.pipeline.provenance import Request
 
     conditioner, values = pipeline.conditioner, prompt_values(fields or [], pipeline.conditioner)
     if conditioner is None:

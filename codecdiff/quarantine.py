@@ -42,7 +42,7 @@ def problem_of(plugin: Plugin) -> str:
     """Load an installed part, model or command here, and say what is wrong with it; empty if it is fine."""
     try:
         if plugin.kind == registry.MODELS:
-            from codecdiff.models import read_spec
+            from codecdiff.pipeline.checkpoint import read_spec
 
             read_spec(registry.folder_of(plugin))
         else:

@@ -24,12 +24,12 @@ from codecdiff import __version__
 from codecdiff.config.schema import Guidance
 from codecdiff.data.audio import BadAudio, Track, keeps_comment, write_audio
 from codecdiff.data.prompts import FACTS, Asked, prompt_of
-from codecdiff.edits import Edit, Refine, of_first_stage, of_levels
 from codecdiff.files import remembered_checksum, replace_text, sha256
 from codecdiff.interfaces import Codec
-from codecdiff.pipeline import Pipeline
+from codecdiff.pipeline.editing import Edit, Refine, of_first_stage, of_levels
+from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.pipeline.provenance import Request
 from codecdiff.protocols import digest_of
-from codecdiff.requests import Request
 
 SUFFIX = ".flac"  # whose comment has room for long prompts
 

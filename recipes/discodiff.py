@@ -15,14 +15,17 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import track as progress
 
-from codecdiff import Pipeline, config, plans
-from codecdiff.cards import command, write_card
+from codecdiff import Pipeline, config
+from codecdiff.config.schema import Blueprint
 from codecdiff.data.audio import write_audio
 from codecdiff.data.store import CodeStore
-from codecdiff.experiments import Blueprint, check_starts, new_pipeline, new_stage, open_data, prepare_prompts, start_of
 from codecdiff.files import require_writable
+from codecdiff.pipeline.model_card import command, write_card
+from codecdiff.profiling import plan
 from codecdiff.splitters import chosen_stages
-from codecdiff.training import StageData, StageTrainer, new_accelerator
+from codecdiff.training.batch import StageData
+from codecdiff.training.experiment import check_starts, new_pipeline, new_stage, open_data, prepare_prompts, start_of
+from codecdiff.training.trainer import StageTrainer, new_accelerator
 
 console = Console(stderr=True, log_path=False, width=None if sys.stderr.isatty() else 160)
 
@@ -75,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path(__file__).parent / "configs" / "starter.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    plans.Assumptions.add_options(parser)
+    plan.Assumptions.add_options(parser)
     arguments = parser.parse_args()
     e = config.read(Experiment, arguments.config, arguments.overrides)
     model, home = e.output / "model", e.data.store or e.output / "store"
@@ -86,7 +89,7 @@ def main() -> None:
     jobs = [new_stage(e, pipeline, i, "meta") for i in chosen]  # what a later stage cannot be is said before the first
     check_starts(e, pipeline, [stage for stage, _, _ in jobs], model)
     if arguments.plan:
-        return print(plans.report(pipeline, jobs, e.data, home, e.precision, e.seed, plans.Assumptions.of(arguments)))
+        return print(plan.report(pipeline, jobs, e.data, home, e.precision, e.seed, plan.Assumptions.of(arguments)))
     accelerator = new_accelerator(e.output, e.precision)
     pipeline.to(accelerator.device)
     say = console.log if accelerator.is_main_process else lambda *_: None

@@ -15,7 +15,7 @@ from codecdiff.data.audio import find_tracks
 from codecdiff.data.encoding import encode_tracks
 from codecdiff.data.store import CodeStore
 from codecdiff.diffusion.noise_schedule import training_scheduler
-from codecdiff.stages import Stage
+from codecdiff.pipeline.stage import Stage
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from codecdiff import Pipeline
-from codecdiff.cards import write_card
+from codecdiff.pipeline.model_card import write_card
 
 
 def test_a_card_says_what_the_folder_records(make_pipeline, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from codecdiff.config import spec_of
 from codecdiff.data.store import CodeStore
 from codecdiff.doctor import Finding, examine, look_at_companion, look_at_requirement
 from codecdiff.making import prompt_values
-from codecdiff.pipeline import Pipeline
+from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.terminal import chosen_device, numbered
 
 RATE = 8000  # Hz, of the tiny DAC

@@ -41,12 +41,13 @@ from codecdiff.comparisons.runs import (
 from codecdiff.comparisons.settings import Comparison, Evaluation
 from codecdiff.config import ConfigError
 from codecdiff.data.store import CodeStore
-from codecdiff.edits import of_first_stage, of_first_stages
 from codecdiff.embedders import LogMel
-from codecdiff.experiments import new_pipeline, new_stage
 from codecdiff.files import try_alone
 from codecdiff.metrics import frechet_distance
-from codecdiff.training import StageData, StageTrainer
+from codecdiff.pipeline.editing import of_first_stage, of_first_stages
+from codecdiff.training.batch import StageData
+from codecdiff.training.experiment import new_pipeline, new_stage
+from codecdiff.training.trainer import StageTrainer
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_sampling_is_counted_as_it_runs(comparison: Comparison, monkeypatch: pyt
     pipeline.stages = [new_stage(blueprint, pipeline, i)[0] for i in range(2)]
     for stage in pipeline.stages:
         monkeypatch.setattr(stage.denoiser, "prepared", lambda *_, same=stage.denoiser: same)  # all is in every step
-    monkeypatch.setattr("codecdiff.plans.TOKENS", 8)
+    monkeypatch.setattr("codecdiff.profiling.plan.TOKENS", 8)
     with FlopCounterMode(display=False) as counter:
         list(pipeline.generate_codes([{"text": "one two three four five six seven eight"}], pipeline.frames(1.0)))
     counted = sum(cost.sampling for cost in costs_of(blueprint, 1.0))

@@ -17,7 +17,7 @@ from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.noise_schedule import coefficients, training_scheduler
 from codecdiff.diffusion.noise_schedule import sampler as sampler_of
 from codecdiff.diffusion.sampling import KnownStage, sample
-from codecdiff.edits import (
+from codecdiff.pipeline.editing import (
     Extend,
     Inpaint,
     Known,

@@ -19,7 +19,6 @@ from small import RATE, tone, write_music
 from typer.testing import CliRunner
 
 from codecdiff import cli, config, controls, listeners
-from codecdiff.cards import add_scores, write_card
 from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio
 from codecdiff.data.manifests import Manifest, Recording
 from codecdiff.data.prompts import Asked, drawn, prompt_of, read_prompts
@@ -27,11 +26,12 @@ from codecdiff.embedded import Embedded, recording_of, start_of
 from codecdiff.embedders import LogMel
 from codecdiff.interfaces import prompt_fields
 from codecdiff.listeners import Cutting, Listener
-from codecdiff.pipeline import Pipeline
+from codecdiff.pipeline.model_card import add_scores, write_card
+from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.pipeline.provenance import Request
 from codecdiff.protocols import Hearing
 from codecdiff.renditions import completed, cut_sources, generated, reconstructed, render
 from codecdiff.reports import NotMeasured, Report
-from codecdiff.requests import Request
 from codecdiff.scores import Unlike
 
 Make = Callable[..., Pipeline]

@@ -12,9 +12,10 @@ from small import UNET
 
 from codecdiff.conditioners.cached import Cached
 from codecdiff.conditioners.joined import Joined
+from codecdiff.config.schema import Blueprint
 from codecdiff.diffusion.noise_schedule import prediction_of
-from codecdiff.experiments import Blueprint, check_starts, new_pipeline, new_stage, open_data, prepare_prompts, start_of
-from codecdiff.models import read_spec
+from codecdiff.pipeline.checkpoint import read_spec
+from codecdiff.training.experiment import check_starts, new_pipeline, new_stage, open_data, prepare_prompts, start_of
 
 PATTERNS = Path(__file__).parent.parent / "docs" / "patterns.md"
 

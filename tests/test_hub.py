@@ -18,9 +18,10 @@ from urllib.parse import unquote
 import pytest
 
 import codecdiff
-from codecdiff import Pipeline, models
-from codecdiff.hub import commit_of, downloads
-from codecdiff.models import MODEL_FILE
+from codecdiff import Pipeline
+from codecdiff.huggingface import commit_of, downloads
+from codecdiff.pipeline import checkpoint
+from codecdiff.pipeline.checkpoint import MODEL_FILE
 
 pytestmark = pytest.mark.integration
 
@@ -154,18 +155,18 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     assert named == arguments
     assert address == f"{hub.address}/somebody/model"
     assert stages == ["primary", "secondary"]
-    assert fingerprint == models.fingerprint(folder)
+    assert fingerprint == checkpoint.fingerprint(folder)
     sent = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     assert hub.files["somebody/model"].keys() == sent - {"primary/training/state.json"}
     assert hub.visibility == {"somebody/model": "private"}
 
     hub.files["somebody/codec"]["config.json"] += b"\n"  # a later commit
-    later = "from codecdiff.hub import commit_of; print(commit_of('somebody/codec'))"
+    later = "from codecdiff.huggingface import commit_of; print(commit_of('somebody/codec'))"
     assert asking(hub, tmp_path / "home", later).stdout.strip() == hub.commit("somebody/codec") != commit
 
 
 def test_who_cannot_write_there_is_told_why(hub: Hub, tmp_path: Path) -> None:
-    program = "from pathlib import Path; from codecdiff.hub import sent; sent(Path('.'), 'somebody/model')"
+    program = "from pathlib import Path; from codecdiff.pipeline.hub import sent; sent(Path('.'), 'somebody/model')"
     refused = asking(hub, tmp_path, program, token="hf_wrong")
     assert "PermissionError: The hub did not take 'somebody/model': log in with `hf auth login`" in refused.stderr
     hub.address = "http://127.0.0.1:9"  # where nobody answers
@@ -175,9 +176,9 @@ def test_who_cannot_write_there_is_told_why(hub: Hub, tmp_path: Path) -> None:
 
 def test_a_commit_that_was_not_known_agrees_with_any() -> None:
     known, unknown, other = ({"model": "a/b", "revision": revision} for revision in ("123", None, "456"))
-    assert models.differences(unknown, known, "codec") == []
-    assert models.differences(other, known, "codec") == ['codec.revision is "456" there, "123" here']
-    assert models.differences(known, unknown, "codec") == ['codec.revision is "123" there, null here']
+    assert checkpoint.differences(unknown, known, "codec") == []
+    assert checkpoint.differences(other, known, "codec") == ['codec.revision is "456" there, "123" here']
+    assert checkpoint.differences(known, unknown, "codec") == ['codec.revision is "123" there, null here']
 
 
 def test_a_model_that_others_could_not_load_stays_here(make_pipeline: Make, tmp_path: Path) -> None:

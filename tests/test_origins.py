@@ -14,7 +14,7 @@ from toys import SPLITTER
 import codecdiff
 from codecdiff import Pipeline
 from codecdiff.codecs import Standardized
-from codecdiff.origins import origins, warn_of_changes
+from codecdiff.pipeline.code_version import origins, warn_of_changes
 
 
 @pytest.fixture

@@ -17,11 +17,12 @@ from codecdiff import Codec, Pipeline
 from codecdiff.codecs import Standardized, Wrapped
 from codecdiff.data.store import CodeStore
 from codecdiff.diffusion.noise_schedule import training_scheduler
-from codecdiff.edits import Known, of_levels
-from codecdiff.models import MODEL_FILE, load_codec_state
-from codecdiff.stages import Stage, stage_shapes
+from codecdiff.pipeline.checkpoint import MODEL_FILE, load_codec_state
+from codecdiff.pipeline.editing import Known, of_levels
+from codecdiff.pipeline.stage import Stage, stage_shapes
 from codecdiff.testing import check_conditioner, check_denoiser
-from codecdiff.training import StageData, StageTrainer
+from codecdiff.training.batch import StageData
+from codecdiff.training.trainer import StageTrainer
 
 Make = Callable[..., Pipeline]
 PATTERNS: list[Any] = [
@@ -210,7 +211,7 @@ def test_a_crash_while_saving_leaves_no_model(
         raise OSError("No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("codecdiff.models.save_file", fail)
+        broken.setattr("codecdiff.pipeline.checkpoint.save_file", fail)
         with pytest.raises(OSError, match="No space"):
             make_pipeline().save(tmp_path)
     assert not load_codec_state(tmp_path, make_pipeline().codec)

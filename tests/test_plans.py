@@ -26,12 +26,13 @@ from codecdiff.data.crops import Crops, split_tracks
 from codecdiff.data.encoding import encode_tracks
 from codecdiff.data.store import CodeStore
 from codecdiff.diffusion.noise_schedule import training_scheduler
-from codecdiff.experiments import new_pipeline, new_stage
-from codecdiff.meters import LOWER, WHOLE, Meter, MixedPrecision, size_of
-from codecdiff.plans import PAPER_HOURS, Music, blank_input, kept, step_of, store_size
-from codecdiff.plans import music as measured
-from codecdiff.stages import Stage
-from codecdiff.training import StageInput, StageTrainer
+from codecdiff.pipeline.stage import Stage
+from codecdiff.profiling.flops import LOWER, WHOLE, Meter, MixedPrecision, size_of
+from codecdiff.profiling.plan import PAPER_HOURS, Music, blank_input, kept, step_of, store_size
+from codecdiff.profiling.plan import music as measured
+from codecdiff.training.batch import StageInput
+from codecdiff.training.experiment import new_pipeline, new_stage
+from codecdiff.training.trainer import StageTrainer
 
 LAYERS = ["none", "linear", "text"]
 

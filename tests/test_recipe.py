@@ -22,12 +22,13 @@ from small import UNET
 from typer.testing import CliRunner
 
 import codecdiff
-from codecdiff import cli, config, plans
+from codecdiff import cli, config
 from codecdiff.config import ConfigError
 from codecdiff.data.audio import read_audio
 from codecdiff.diffusion.noise_schedule import prediction_of
-from codecdiff.edits import Extend, Inpaint, Known, Refine, Restore, Vary
-from codecdiff.stages import Stage
+from codecdiff.pipeline.editing import Extend, Inpaint, Known, Refine, Restore, Vary
+from codecdiff.pipeline.stage import Stage
+from codecdiff.profiling import plan
 
 pytestmark = pytest.mark.integration
 
@@ -332,7 +333,7 @@ def test_a_plan_is_printed_and_nothing_else_is_done(
     epoch = int(rows["crops in an epoch"][0])
     assert [float(cell) for cell in rows["epochs"]] == pytest.approx([16 / epoch, 32 / epoch], rel=0.01)
     work = [4 * float(rows["TFLOP of a step, a device"][0]), 8 * float(rows["TFLOP of a step, a device"][1])]
-    rate = 156 * plans.Assumptions.utilisation  # TFLOP/s
+    rate = 156 * plan.Assumptions.utilisation  # TFLOP/s
     assert [float(cell) for cell in rows["hours"]] == pytest.approx([tera / rate / 3600 for tera in work], rel=0.02)
     assert "TOO MUCH" not in told
 
@@ -340,7 +341,7 @@ def test_a_plan_is_printed_and_nothing_else_is_done(
 def test_a_plan_says_what_does_not_fit(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(plans.DEVICES, "h100", plans.Device(0, 989.4, 494.7))
+    monkeypatch.setitem(plan.DEVICES, "h100", plan.Device(0, 989.4, 494.7))
     run("--plan", "stage=secondary")
     assert "TOO MUCH for the memory of one h100: secondary. Lower loop.batch_size." in capsys.readouterr().out
 

@@ -13,11 +13,12 @@ from small import noise
 from test_cli import refused, run
 
 import codecdiff
-from codecdiff import Pipeline, models
+from codecdiff import Pipeline
 from codecdiff.data.audio import read_comment, write_audio
 from codecdiff.data.excerpts import excerpt
 from codecdiff.files import sha256
-from codecdiff.requests import Request
+from codecdiff.pipeline import checkpoint
+from codecdiff.pipeline.provenance import Request
 
 Make = Callable[..., Pipeline]
 RATE = 8000  # Hz, of the tiny DAC
@@ -58,7 +59,7 @@ def test_a_generated_file_is_made_again_bit_for_bit(model: Path, tmp_path: Path,
     assert "holds the same samples" in shown.output
     assert torch.equal(samples(tmp_path / f"out-2-again.{suffix}"), samples(second))
     assert not torch.equal(samples(tmp_path / f"out-1.{suffix}"), samples(second))
-    for said in ("drums", "piano", models.fingerprint(model), codecdiff.__version__):
+    for said in ("drums", "piano", checkpoint.fingerprint(model), codecdiff.__version__):
         assert said in shown.output.replace("\n", "")
 
 
@@ -108,7 +109,7 @@ def test_another_model_does_not_make_it_again(make_pipeline: Make, model: Path, 
     other.stages[0].steps = 2
     other.save(tmp_path / "other")
     said = refused("inspect", out, "--model", tmp_path / "other")
-    assert f"made by the model {models.fingerprint(model)}" in said.replace("\n", "")
+    assert f"made by the model {checkpoint.fingerprint(model)}" in said.replace("\n", "")
     assert not (tmp_path / "out-again.wav").exists()
 
 
@@ -164,7 +165,12 @@ def test_a_stranger_s_comment_names_no_file(tmp_path: Path, audio: object) -> No
 
 def test_a_stranger_s_comment_commands_neither_terminal_nor_hours(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.flac"
-    told = {"codecdiff": "1", "model": models.fingerprint(model), "prompt": {"text": "a\x1b[2J\x9bb"}, "seconds": 3600}
+    told = {
+        "codecdiff": "1",
+        "model": checkpoint.fingerprint(model),
+        "prompt": {"text": "a\x1b[2J\x9bb"},
+        "seconds": 3600,
+    }
     write_audio(file, 0.1 * noise(1, RATE), RATE, comment=json.dumps(told))
     shown = run("inspect", file).output
     assert not [c for c in shown if not (c.isprintable() or c == "\n")]
@@ -202,14 +208,14 @@ def test_an_option_out_of_range_is_one_sentence(recording: Path, edit: tuple[obj
 
 
 def test_a_fingerprint_follows_what_music_follows_from(make_pipeline: Make, model: Path, tmp_path: Path) -> None:
-    first = models.fingerprint(model)
+    first = checkpoint.fingerprint(model)
     (model / "README.md").write_text("a card")
     (model / "primary" / "training").mkdir()
     (model / "primary" / "training" / "state.safetensors").write_bytes(b"state")
-    assert models.fingerprint(model) == first == Pipeline.load(model).fingerprint
+    assert checkpoint.fingerprint(model) == first == Pipeline.load(model).fingerprint
     assert make_pipeline().fingerprint is None
     (model / "secondary" / "stage.json").write_text((model / "secondary" / "stage.json").read_text() + " ")
-    assert models.fingerprint(model) != first
+    assert checkpoint.fingerprint(model) != first
 
 
 def test_a_missing_source_and_uneven_regions_are_explained(model: Path, recording: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from codecdiff.diffusion.noise_schedule import (
     start_of,
     training_scheduler,
 )
-from codecdiff.stages import Stage
+from codecdiff.pipeline.stage import Stage
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # inside diffusers' DEIS
 

@@ -19,9 +19,10 @@ from codecdiff.data.encoding import open_store
 from codecdiff.data.store import CodeStore
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.noise_schedule import training_scheduler
-from codecdiff.models import load_stage, save_stage
-from codecdiff.stages import Stage
-from codecdiff.training import StageData, StageInput, StageTrainer, stage_input
+from codecdiff.pipeline.checkpoint import load_stage, save_stage
+from codecdiff.pipeline.stage import Stage
+from codecdiff.training.batch import StageData, StageInput, stage_input
+from codecdiff.training.trainer import StageTrainer
 
 Make = Callable[..., Pipeline]
 
@@ -327,7 +328,7 @@ def test_a_save_that_fails_leaves_the_stage_as_it_was(
         Path(path).write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("codecdiff.models.save_file", fail)
+    monkeypatch.setattr("codecdiff.pipeline.checkpoint.save_file", fail)
     with pytest.raises(OSError, match="No space"):
         save_stage(tmp_path, stage)
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}

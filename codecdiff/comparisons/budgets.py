@@ -13,15 +13,16 @@ from pathlib import Path
 
 import torch
 
+from codecdiff.config.schema import Blueprint
 from codecdiff.diffusion.guidance import num_passes
 from codecdiff.diffusion.noise_schedule import set_steps
-from codecdiff.experiments import Blueprint, check_starts, new_pipeline, new_stage
 from codecdiff.interfaces import Condition
-from codecdiff.meters import Meter
-from codecdiff.pipeline import Pipeline
-from codecdiff.plans import blank_input, step_of
-from codecdiff.stages import Stage
-from codecdiff.training import StageTrainer
+from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.pipeline.stage import Stage
+from codecdiff.profiling.flops import Meter
+from codecdiff.profiling.plan import blank_input, step_of
+from codecdiff.training.experiment import check_starts, new_pipeline, new_stage
+from codecdiff.training.trainer import StageTrainer
 
 
 @dataclass(frozen=True)

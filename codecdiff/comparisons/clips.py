@@ -31,10 +31,10 @@ from codecdiff.comparisons.settings import Evaluation
 from codecdiff.data.audio import find_tracks, write_audio
 from codecdiff.data.crops import split_tracks
 from codecdiff.data.store import CodeStore, load_state
-from codecdiff.edits import Known, of_first_stages
 from codecdiff.files import replace_text, replaced
 from codecdiff.interfaces import Embedder
-from codecdiff.pipeline import Pipeline
+from codecdiff.pipeline.editing import Known, of_first_stages
+from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.renditions import read_clip
 
 AT_ONCE = 8  # clips that are heard or encoded together

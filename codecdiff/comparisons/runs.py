@@ -24,16 +24,17 @@ from typing import Any
 import torch
 
 from codecdiff import config
-from codecdiff.cards import write_card
 from codecdiff.comparisons.budgets import StageCost, affordable, costs_of, total
 from codecdiff.comparisons.settings import Comparison
-from codecdiff.config.schema import Diffusion, Optimization, StageOptions
+from codecdiff.config.schema import Blueprint, Diffusion, Optimization, StageOptions
 from codecdiff.data.store import CodeStore
-from codecdiff.experiments import Blueprint, new_pipeline, new_stage, open_data, prepare_prompts, start_of
 from codecdiff.files import WAIT, replace_text, try_alone, wait_alone
-from codecdiff.models import differences
-from codecdiff.pipeline import Pipeline
-from codecdiff.training import StageData, StageTrainer, read_logs
+from codecdiff.pipeline.checkpoint import differences
+from codecdiff.pipeline.model_card import write_card
+from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.training.batch import StageData
+from codecdiff.training.experiment import new_pipeline, new_stage, open_data, prepare_prompts, start_of
+from codecdiff.training.trainer import StageTrainer, read_logs
 
 Report = Callable[[str], None]
 RESOLVED = {"denoiser", "train", "loop", "diffusion", "sampling"}  # what `new_stage` makes of settings and stages' own

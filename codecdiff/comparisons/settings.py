@@ -8,8 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from codecdiff import config
-from codecdiff.config.schema import Settings
-from codecdiff.experiments import Blueprint
+from codecdiff.config.schema import Blueprint, Settings
 
 
 class Evaluation(Settings):

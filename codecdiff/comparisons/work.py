@@ -29,9 +29,9 @@ from codecdiff.comparisons.runs import (
 from codecdiff.comparisons.settings import Comparison
 from codecdiff.data.store import CodeStore
 from codecdiff.embedders import LogMel
-from codecdiff.experiments import new_pipeline
 from codecdiff.files import wait_alone
-from codecdiff.pipeline import Pipeline
+from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.training.experiment import new_pipeline
 
 AFTER = frozenset({"resamples", "probes"})  # settings of the evaluation that come after hearing
 OF_CODECS = frozenset({"reference", "lessons"})  # and those that codecs are heard by, and models are not

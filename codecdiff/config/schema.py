@@ -7,8 +7,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
-from codecdiff.config.parts import DenoiserSpec
+from codecdiff.config.parts import CodecSpec, ConditionerSpec, DenoiserSpec, SplitterSpec
 
+Target = Literal["codes", "projections"]  # what is diffused: entries of the codebooks, or what they quantise
 Weight = Annotated[float, Field(allow_inf_nan=False)]
 Guidance = Weight | dict[str, Weight]  # of all conditions, or of each by its name: codecdiff/diffusion/guidance.py
 
@@ -86,3 +87,22 @@ class StageOptions(Settings):
     loop: Loop = Loop()
     diffusion: Diffusion = Diffusion()
     sampling: Sampling = Sampling()
+
+
+class Blueprint(Settings):
+    """A model and its training. A recipe adds where it works and what it does besides."""
+
+    seed: int = Field(default=0, ge=0)
+    codec: CodecSpec
+    standardize: Literal["codebook", "channel"] = "codebook"
+    splitter: SplitterSpec
+    conditioner: ConditionerSpec | None = None  # null trains without text
+    denoiser: DenoiserSpec
+    target: Target = "codes"  # diffuse codebook entries, or the projections that they quantise
+    snap_context: bool = True  # a stage sees the codebook entries of those before it, not their latents as they are
+    data: Data = Data()
+    train: Optimization = Optimization()
+    loop: Loop = Loop()
+    diffusion: Diffusion = Diffusion()
+    sampling: Sampling = Sampling()
+    stages: dict[str, StageOptions] = Field(default_factory=dict)

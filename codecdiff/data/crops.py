@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codecdiff.data.store import CodeStore, Target
+from codecdiff.config.schema import Target
+from codecdiff.data.store import CodeStore
 
 HELD_OUT = ("validation", "test")  # splits that are never trained on
 

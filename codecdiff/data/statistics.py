@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from codecdiff import config, hub, registry
+from codecdiff import config, huggingface, registry
 from codecdiff.data.manifests import Manifest, Recording
 from codecdiff.data.store import CodeStore
 from codecdiff.data.subsets import crossing, split_name
@@ -73,7 +73,7 @@ def _codec_of(store: CodeStore, allow_download: bool) -> tuple[Codec | None, str
     """Give the codec that made a store, or None and why it cannot be had."""
     spec = store.header["codec"]
     try:
-        with hub.downloads(allow_download):
+        with huggingface.downloads(allow_download):
             codec = config.build("codecs", spec)
         if not codec.is_fitted:
             codec.load_fitted_state(store.fitted_state())
@@ -89,7 +89,7 @@ def _codec_of(store: CodeStore, allow_download: bool) -> tuple[Codec | None, str
 def _outline_of(store: CodeStore) -> Codec | None:
     """Give the codec of a store for its facts alone, None if even they cannot be had."""
     try:
-        with hub.downloads(False):
+        with huggingface.downloads(False):
             return config.outline("codecs", store.header["codec"])
     except UNUSABLE:
         return None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,11 +24,10 @@ from torch import Tensor
 
 from codecdiff.codecs import Wrapped
 from codecdiff.config import alike
+from codecdiff.config.schema import Target
 from codecdiff.data.audio import Track
 from codecdiff.fingerprint import device_of, fingerprint
 from codecdiff.interfaces import Codec
-
-Target = Literal["codes", "projections"]  # what is diffused: entries of the codebooks, or what they quantise
 
 FORMAT = 1
 SCHEMA = pa.schema(

@@ -9,7 +9,7 @@ from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
 from codecdiff import Captioner
 from codecdiff.captioning import one_line
-from codecdiff.hub import commit_of, not_found, require_complete
+from codecdiff.huggingface import commit_of, not_found, require_complete
 from codecdiff_captions.windows import read_window
 
 PROMPT = (

@@ -13,7 +13,7 @@ from codecdiff import Condition, Conditioner, Entry, Prompt, device_of, prompt_f
 from codecdiff.conditioners.cached import tokenizer_rules
 from codecdiff.data.excerpts import excerpt, excerpt_key
 from codecdiff.data.store import fingerprint
-from codecdiff.hub import commit_of
+from codecdiff.huggingface import commit_of
 from codecdiff_clap.halves import (
     Hearer,
     Hearing,

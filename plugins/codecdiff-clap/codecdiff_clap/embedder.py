@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import ClapModel
 
 from codecdiff import device_of
-from codecdiff.hub import commit_of
+from codecdiff.huggingface import commit_of
 from codecdiff_clap.halves import Hearing, load_extractor, load_network, load_tokenizer, read, require_tokens
 from codecdiff_clap.shapes import features_of, shape_of
 

@@ -14,7 +14,7 @@ from transformers import (
 
 from codecdiff import device_of
 from codecdiff.embedders import Windowed
-from codecdiff.hub import not_found, require_complete
+from codecdiff.huggingface import not_found, require_complete
 from codecdiff.precision import exactly
 from codecdiff_clap.shapes import SAMPLE_RATE, WINDOW_SECONDS
 

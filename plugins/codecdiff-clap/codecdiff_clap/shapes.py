@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import ClapConfig, ClapFeatureExtractor
 
-from codecdiff.hub import known_shape
+from codecdiff.huggingface import known_shape
 
 SAMPLE_RATE = 48_000  # Hz, of the released models
 WINDOW_SECONDS = 10.0  # of audio that the released models hear

@@ -10,7 +10,7 @@ from transformers import DacConfig, DacModel
 
 from codecdiff import Codec
 from codecdiff.codecs import shadowed_entries
-from codecdiff.hub import commit_of, not_found, require_complete
+from codecdiff.huggingface import commit_of, not_found, require_complete
 from codecdiff.precision import exactly
 from codecdiff_dac.halos import decode_halo, encode_halo
 from codecdiff_dac.originals import is_original, original_class, original_network, read_network

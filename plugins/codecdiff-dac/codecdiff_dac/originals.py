@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import remove_weight_norm
 from transformers import DacConfig, DacModel
 
-from codecdiff.hub import require_complete
+from codecdiff.huggingface import require_complete
 
 SETTINGS = {  # of a transformers configuration, and what the original calls them
     "sampling_rate": "sample_rate",

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from transformers import DacConfig
 
-from codecdiff.hub import known_shape
+from codecdiff.huggingface import known_shape
 from codecdiff_dac.originals import is_original, read_shape
 
 Size = Literal["tiny", "16khz", "24khz", "44khz"]

@@ -11,7 +11,7 @@ from transformers import EncodecConfig, EncodecModel
 
 from codecdiff import Codec
 from codecdiff.codecs import shadowed_entries
-from codecdiff.hub import commit_of, not_found, require_complete
+from codecdiff.huggingface import commit_of, not_found, require_complete
 from codecdiff.precision import exactly
 from codecdiff_encodec.originals import original_network, original_package
 from codecdiff_encodec.shapes import codebooks_at, shape_of

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from transformers import EncodecConfig
 
-from codecdiff.hub import known_shape
+from codecdiff.huggingface import known_shape
 
 Size = Literal["24khz", "32khz", "48khz", "tiny-24khz", "tiny-32khz", "tiny-48khz"]
 

@@ -8,7 +8,7 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from codecdiff import device_of
 from codecdiff.embedders import Windowed
-from codecdiff.hub import commit_of, not_found, require_complete
+from codecdiff.huggingface import commit_of, not_found, require_complete
 from codecdiff_mert.shapes import Network, features_of, network_of, shape_of
 
 

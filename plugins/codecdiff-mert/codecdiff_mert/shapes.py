@@ -12,7 +12,7 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
-from codecdiff.hub import not_found
+from codecdiff.huggingface import not_found
 
 Shape = HubertConfig | Data2VecAudioConfig
 Network = HubertModel | Data2VecAudioModel

@@ -11,7 +11,7 @@ from transformers import MimiModel
 
 from codecdiff import Codec
 from codecdiff.codecs import shadowed_entries
-from codecdiff.hub import commit_of, not_found, require_complete
+from codecdiff.huggingface import commit_of, not_found, require_complete
 from codecdiff.precision import exactly
 from codecdiff_mimi.shapes import shape_of
 

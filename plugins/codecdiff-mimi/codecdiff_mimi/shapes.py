@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from transformers import MimiConfig
 
-from codecdiff.hub import known_shape
+from codecdiff.huggingface import known_shape
 
 Size = Literal["tiny", "24khz"]
 

@@ -12,10 +12,10 @@ import soundfile
 import torch
 from torch import Tensor
 
-from codecdiff.edits import Known, of_first_stage
 from codecdiff.interfaces import Codec
 from codecdiff.metrics import window_features
-from codecdiff.pipeline import Pipeline
+from codecdiff.pipeline.editing import Known, of_first_stage
+from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff_starter.codec import SpectralCodec
 from codecdiff_starter.composer import (
     SAMPLE_RATE,

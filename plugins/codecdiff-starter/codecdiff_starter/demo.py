@@ -24,8 +24,8 @@ from rich.table import Table
 from codecdiff.data.audio import write_audio
 from codecdiff.files import replace_text
 from codecdiff.pictures import number
-from codecdiff.pipeline import Pipeline
-from codecdiff.training import read_logs
+from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.training.trainer import read_logs
 from codecdiff_starter import page
 from codecdiff_starter.evaluation import (
     DEMO,

@@ -37,7 +37,7 @@ from codecdiff.metrics import (
     probe_score,
     shuffled,
 )
-from codecdiff.pipeline import Pipeline
+from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff_starter.clips import compose_pieces, encode, generate, listen, training_clips, true_latents
 from codecdiff_starter.composer import CLASSES, COMPOSER_VERSION, PARTS, SAMPLE_RATE, Facts, mapping
 

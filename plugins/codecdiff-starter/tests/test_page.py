@@ -11,7 +11,7 @@ from codecdiff_starter.evaluation import DEMO, SHIPPED, Example, Figure, loss_fi
 from codecdiff_starter.page import interval, target, write_page
 
 from codecdiff.pictures import number
-from codecdiff.training import read_logs
+from codecdiff.training.trainer import read_logs
 
 RATE = 44_100
 NASTY = "<script>alert(\"1\")</script> & 'so on'"

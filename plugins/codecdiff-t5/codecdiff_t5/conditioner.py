@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, T5EncoderModel
 from codecdiff import Condition, Conditioner, Entry, Prompt, device_of, prompt_fields
 from codecdiff.conditioners.cached import tokenizer_rules
 from codecdiff.data.store import fingerprint
-from codecdiff.hub import commit_of, not_found, require_complete
+from codecdiff.huggingface import commit_of, not_found, require_complete
 from codecdiff.precision import exactly
 from codecdiff_t5.shapes import shape_of
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import T5Config
 
-from codecdiff.hub import known_shape
+from codecdiff.huggingface import known_shape
 
 RELEASED: dict[str, dict[str, Any]] = {
     "google/flan-t5-small": {"d_model": 512, "d_ff": 1024, "num_layers": 8, "num_heads": 6},

@@ -19,11 +19,12 @@ import torch
 import typer
 from torch import Tensor
 
-from codecdiff import config, models, registry
-from codecdiff.cards import write_card
+from codecdiff import config, registry
 from codecdiff.diffusion.noise_schedule import training_scheduler
+from codecdiff.pipeline.checkpoint import FORMAT, MODEL_FILE, read_spec, write_parts
+from codecdiff.pipeline.model_card import write_card
+from codecdiff.pipeline.stage import Stage
 from codecdiff.splitters import stage_names
-from codecdiff.stages import Stage
 from codecdiff_unet.checkpoints import FLOATS, listed, read_tensors, write_tensors
 from codecdiff_unet.released import ROLES, SIZES, Architecture, differences, infer, sources
 from codecdiff_unet.unet import UNet
@@ -84,16 +85,16 @@ def import_released(
     unets = read_unets(checkpoint, role)
     spec = model_spec([unet.architecture.role for unet in unets], codec, conditioner)
     check_folder(folder, [unet.stage for unet in unets])
-    is_new = not (folder / models.MODEL_FILE).exists()
+    is_new = not (folder / MODEL_FILE).exists()
     if not is_new:
-        models.write_parts(folder, spec, statistics())  # which must agree
+        write_parts(folder, spec, statistics())  # which must agree
     draft = folder.absolute().with_name(f".{folder.absolute().name}.{os.getpid()}.part")
     try:
         draft.mkdir(parents=True)
         for unet in unets:
             write_stage(draft, unet, checkpoint.name)
         if is_new:
-            models.write_parts(draft, spec, statistics())
+            write_parts(draft, spec, statistics())
             draft.rename(folder)
         else:
             for unet in unets:
@@ -203,7 +204,7 @@ def model_spec(
     """Describe the model for its codecdiff.json."""
     is_parallel = "parallel" in roles
     return {
-        "format": models.FORMAT,
+        "format": FORMAT,
         "codec": {"name": "standardized", "codec": config.completed("codecs", codec), "per": "codebook"},
         "splitter": {"name": "parallel" if is_parallel else "coarse-first"},
         "conditioner": config.completed("conditioners", conditioner),
@@ -216,7 +217,7 @@ def model_spec(
 
 def check_folder(folder: Path, stages: Sequence[str]) -> None:
     """Raise OSError unless these stages can be written into a folder: a new one, or a model without them."""
-    is_model = (folder / models.MODEL_FILE).exists()
+    is_model = (folder / MODEL_FILE).exists()
     if folder.exists() and not is_model and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"'{folder}' exists and is no model. Choose another name, or delete it.")
     if there := [stage for stage in stages if (folder / stage).exists()]:
@@ -258,6 +259,6 @@ def command(
     parts = {"codec": part_named("codecs", codec, "dac"), "conditioner": part_named("conditioners", conditioner, "t5")}
     for unet in import_released(checkpoint, output, role=role, **parts):
         typer.echo(str(unet))
-    missing = [name for name in models.read_spec(output)["stages"] if not (output / name).exists()]
+    missing = [name for name in read_spec(output)["stages"] if not (output / name).exists()]
     state = f"lacks its {missing[0]} yet: import it with --role {missing[0]}" if missing else "is complete"
     typer.echo(f"{output} {state}.")

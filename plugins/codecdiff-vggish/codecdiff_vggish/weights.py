@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvggish.torchvggish import VGGISH_WEIGHTS
 
-from codecdiff.hub import may_fetch
+from codecdiff.huggingface import may_fetch
 
 
 def read_weights(file: Path | str | None = None) -> dict[str, Tensor]:

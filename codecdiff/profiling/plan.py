@@ -22,10 +22,11 @@ from codecdiff.data.crops import split_tracks
 from codecdiff.data.store import CodeStore
 from codecdiff.diffusion.loss import stage_loss
 from codecdiff.interfaces import Codec, Condition, Entry
-from codecdiff.meters import Meter, MixedPrecision, size_of, size_of_state
-from codecdiff.pipeline import Pipeline
-from codecdiff.stages import Stage
-from codecdiff.training import CHECKED, StageInput, StageTrainer
+from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.pipeline.stage import Stage
+from codecdiff.profiling.flops import Meter, MixedPrecision, size_of, size_of_state
+from codecdiff.training.batch import CHECKED, StageInput
+from codecdiff.training.trainer import StageTrainer
 
 Job = tuple[Stage, Optimization, Loop]  # a stage whose denoiser is on the meta device, and how it is trained
 

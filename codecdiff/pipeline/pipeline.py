@@ -10,18 +10,18 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from codecdiff import config, hub, models, registry, rng
+from codecdiff import config, huggingface, registry, rng
 from codecdiff.codecs import Standardized, in_pieces
-from codecdiff.config.schema import Guidance
-from codecdiff.data.store import Target
+from codecdiff.config.schema import Guidance, Target
 from codecdiff.diffusion.guidance import resolved
 from codecdiff.diffusion.sampling import sample
-from codecdiff.edits import Known, known_in_stages
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Prompt, Splitter, prompt_fields
-from codecdiff.origins import origins
+from codecdiff.pipeline import checkpoint, hub
+from codecdiff.pipeline.code_version import origins
+from codecdiff.pipeline.editing import Known, known_in_stages
+from codecdiff.pipeline.stage import Stage, build_denoiser, conditions, stage_shapes
 from codecdiff.splitters import stage_names
-from codecdiff.stages import Stage, build_denoiser, conditions, stage_shapes
 
 
 class Pipeline:
@@ -212,7 +212,7 @@ class Pipeline:
     def spec(self) -> dict[str, Any]:
         """Describe the model for its codecdiff.json."""
         return {
-            "format": models.FORMAT,
+            "format": checkpoint.FORMAT,
             "codec": config.spec_of("codecs", self.codec),
             "splitter": config.spec_of("splitters", self.splitter),
             "conditioner": config.spec_of("conditioners", self.conditioner) if self.conditioner else None,
@@ -231,11 +231,11 @@ class Pipeline:
         """
         self.save_parts(folder, dtype=dtype)
         for stage in self.stages:
-            models.save_stage(Path(folder), stage, dtype)
+            checkpoint.save_stage(Path(folder), stage, dtype)
 
     def save_parts(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
         """Save all but the stages; a folder that holds a model already must agree (ValueError)."""
-        models.save_parts(Path(folder), self.spec(), self.codec, dtype)
+        checkpoint.save_parts(Path(folder), self.spec(), self.codec, dtype)
 
     @classmethod
     def load(cls, folder: Path | str, *, allow_download: bool = False) -> Pipeline:
@@ -245,10 +245,10 @@ class Pipeline:
         chose them. Raises FileNotFoundError, LookupError or ValueError if the model cannot be used.
         """
         folder = Path(folder)
-        spec = models.read_spec(folder)
-        with hub.downloads(allow_download):
-            codec, splitter, conditioner = models.trusted_parts(folder, spec, allow_download)
-        models.load_codec_state(folder, codec)
+        spec = checkpoint.read_spec(folder)
+        with huggingface.downloads(allow_download):
+            codec, splitter, conditioner = checkpoint.trusted_parts(folder, spec, allow_download)
+        checkpoint.load_codec_state(folder, codec)
         options = {key: spec[key] for key in ("target", "snap_context", "data")}
         pipeline = cls(codec, splitter, conditioner, [], **options)
         pipeline.load_stages(folder)
@@ -258,7 +258,7 @@ class Pipeline:
     @property
     def fingerprint(self) -> str | None:
         """Hash of the folder it was loaded from: parts, weights and how it is sampled; None if it was not loaded."""
-        return None if self.folder is None else models.fingerprint(self.folder)
+        return None if self.folder is None else checkpoint.fingerprint(self.folder)
 
     def load_stages(self, folder: Path | str) -> None:
         """Take the stages that a model folder holds, up to the first that is not trained."""
@@ -266,7 +266,7 @@ class Pipeline:
         trained = takewhile(lambda name: (folder / name / "stage.json").exists(), self.stage_names)
         parts = self.codec, self.splitter, self.conditioner
         device = device_of(self.codec)
-        self.stages = [models.load_stage(folder, name, *parts, i) for i, name in enumerate(trained)]
+        self.stages = [checkpoint.load_stage(folder, name, *parts, i) for i, name in enumerate(trained)]
         self.to(device)
 
 
@@ -293,5 +293,5 @@ def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) ->
     going on with training needs stays here. Raises ValueError for a model that others could not load.
     """
     folder = _local(model)
-    models.require_shareable(folder)
+    checkpoint.require_shareable(folder)
     return hub.sent(folder, name, private=private)

@@ -26,8 +26,8 @@ from codecdiff.data.store import load_state
 from codecdiff.diffusion import noise_schedule
 from codecdiff.files import replace_text, replaced
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Splitter
-from codecdiff.origins import warn_of_changes
-from codecdiff.stages import Stage, build_denoiser
+from codecdiff.pipeline.code_version import warn_of_changes
+from codecdiff.pipeline.stage import Stage, build_denoiser
 
 FORMAT = 1
 MODEL_FILE = "codecdiff.json"

@@ -4,41 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 
 from codecdiff import config
 from codecdiff.codecs import Standardized
-from codecdiff.config.schema import Data, Diffusion, Loop, Optimization, Sampling, Settings, StageOptions
+from codecdiff.config.schema import (
+    Blueprint,
+    Loop,
+    Optimization,
+    StageOptions,
+)
 from codecdiff.data.encoding import open_store
-from codecdiff.data.store import CodeStore, Target
+from codecdiff.data.store import CodeStore
 from codecdiff.diffusion.guidance import resolved
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.interfaces import Prompt
-from codecdiff.models import build_parts, load_codec_state, require_kind
-from codecdiff.pipeline import Pipeline
-from codecdiff.stages import Stage
-
-
-class Blueprint(Settings):
-    """A model and its training. A recipe adds where it works and what it does besides."""
-
-    seed: int = Field(default=0, ge=0)
-    codec: config.CodecSpec
-    standardize: Literal["codebook", "channel"] = "codebook"
-    splitter: config.SplitterSpec
-    conditioner: config.ConditionerSpec | None = None  # null trains without text
-    denoiser: config.DenoiserSpec
-    target: Target = "codes"  # diffuse codebook entries, or the projections that they quantise
-    snap_context: bool = True  # a stage sees the codebook entries of those before it, not their latents as they are
-    data: Data = Data()
-    train: Optimization = Optimization()
-    loop: Loop = Loop()
-    diffusion: Diffusion = Diffusion()
-    sampling: Sampling = Sampling()
-    stages: dict[str, StageOptions] = Field(default_factory=dict)
+from codecdiff.pipeline.checkpoint import build_parts, load_codec_state, require_kind
+from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.pipeline.stage import Stage
 
 
 def new_pipeline(blueprint: Blueprint, *, outlined: bool = False) -> tuple[Pipeline, Standardized]:

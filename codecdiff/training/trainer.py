@@ -6,7 +6,7 @@ import json
 import resource
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -20,21 +20,19 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from codecdiff import rng
-from codecdiff.data.crops import Batch, Crops, dropped, split_tracks
-from codecdiff.data.store import CodeStore, load_state
+from codecdiff.data.crops import dropped
+from codecdiff.data.store import load_state
 from codecdiff.diffusion import noise_schedule
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.loss import stage_loss
 from codecdiff.files import replaced
-from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Condition
-from codecdiff.models import WarmStart, differences, save_stage, warm_start
-from codecdiff.origins import warn_of_changes
-from codecdiff.pipeline import Pipeline
-from codecdiff.stages import Stage, conditions
+from codecdiff.pipeline.checkpoint import WarmStart, differences, save_stage, warm_start
+from codecdiff.pipeline.code_version import warn_of_changes
+from codecdiff.pipeline.stage import Stage
+from codecdiff.training.batch import StageInput
 
 STATE = "training"
-CHECKED = 16  # held-out crops at once
 
 
 def new_accelerator(output: Path | str, precision: Literal["no", "bf16"] = "no") -> Accelerator:
@@ -52,72 +50,6 @@ def new_accelerator(output: Path | str, precision: Literal["no", "bf16"] = "no")
     )
     accelerator.init_trackers("log")
     return accelerator
-
-
-@dataclass(frozen=True)
-class StageInput:
-    """What a stage's loss needs of a batch: clean and mask (b, c, l), context (b, c', l) or None, condition.
-
-    `numbers` are those of the samples: what is drawn for a sample follows from its number.
-    """
-
-    numbers: Sequence[int]
-    clean: Tensor
-    mask: Tensor
-    context: Tensor | None
-    condition: Condition
-
-
-def stage_input(batch: Batch, pipeline: Pipeline, i: int) -> StageInput:
-    """Turn a batch into the input of stage `i`: embed, split, take the context, encode the prompts.
-
-    Padding is zeros, the mean of the latents.
-    """
-    splitter, device = pipeline.splitter, device_of(pipeline.codec)
-    real = batch.real.to(device)[:, None, None]
-    entries = pipeline.codec.embed(batch.codes.to(device)) * real
-    target = entries if batch.projections is None else pipeline.standardized(batch.projections.to(device)) * real
-    stages, mask = splitter.split(target), splitter.split(real.expand_as(target))
-    context = splitter.context(splitter.split(entries) if pipeline.snap_context else stages, i)
-    condition = conditions(pipeline.conditioner, batch.prompts, device)
-    return StageInput(batch.numbers, stages[i], mask[i], context, condition)
-
-
-class StageData:
-    """The inputs of one stage: a batch for every step and rank, and the held-out inputs."""
-
-    def __init__(
-        self,
-        store: CodeStore,
-        pipeline: Pipeline,
-        i: int,
-        *,
-        seconds: float,
-        batch_size: int,
-        held_out: float = 0.1,
-        checks: int = 64,
-        seed: int = 0,
-        split_seed: int | None = None,
-    ):
-        """Divide the tracks by `split_seed`, `seed` unless given, and draw crops by `seed`."""
-        self.pipeline, self.i, self.batch_size = pipeline, i, batch_size
-        frames = round(seconds * pipeline.codec.frame_rate)
-        training, held = split_tracks(store, held_out, seed if split_seed is None else split_seed)
-        self.holds_out = bool(held)  # else the held-out inputs are of tracks that are trained on
-        self.crops = Crops(store, training, frames, target=pipeline.target, seed=seed)
-        self.held_crops = Crops(store, held or training, frames, target=pipeline.target, seed=seed)
-        self.held_numbers = [range(start, start + CHECKED) for start in range(0, checks, CHECKED)]
-
-    def step(self, step: int, rank: int = 0, world: int = 1) -> StageInput:
-        """Give what one rank trains on at a step."""
-        return self._input(self.crops, self.crops.numbers(step, self.batch_size, rank, world))
-
-    def held_out(self) -> list[StageInput]:
-        """Give the held-out inputs, the same at every call."""
-        return [self._input(self.held_crops, numbers) for numbers in self.held_numbers]
-
-    def _input(self, crops: Crops, numbers: Sequence[int]) -> StageInput:
-        return stage_input(crops.batch(numbers), self.pipeline, self.i)
 
 
 def _average(decay: float) -> Any:

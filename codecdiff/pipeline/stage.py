@@ -13,7 +13,7 @@ from codecdiff import config
 from codecdiff.config.schema import Guidance
 from codecdiff.diffusion import noise_schedule
 from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter
-from codecdiff.origins import origins
+from codecdiff.pipeline.code_version import origins
 
 
 @dataclass

@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from codecdiff.codecs import in_pieces
-from codecdiff.config.schema import Settings
-from codecdiff.data.store import Target
+from codecdiff.config.schema import Settings, Target
 from codecdiff.diffusion.sampling import KnownStage
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Splitter

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from codecdiff.files import replace_text
-from codecdiff.models import read_spec
+from codecdiff.pipeline.checkpoint import read_spec
 
 MARK = "<!-- written by codecdiff; remove this line to keep your own words -->"
 

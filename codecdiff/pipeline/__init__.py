@@ -1,0 +1,1 @@
+"""A trained model: its stages, its folder, editing, provenance and the hub."""

@@ -1,0 +1,1 @@
+"""What training will need, counted before it begins."""
