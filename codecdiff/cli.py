@@ -21,8 +21,8 @@ from codecdiff.terminal import chosen_device, err, out, ticker
 
 if TYPE_CHECKING:
     from codecdiff.data.audio import Track
-    from codecdiff.data.encoding import Engine
-    from codecdiff.data.store import CodeStore
+    from codecdiff.data.code_store import CodeStore
+    from codecdiff.data.encoding.job import Engine
 
 EXPECTED = (ValueError, LookupError, OSError, ImportError)  # told in one sentence
 
@@ -170,7 +170,7 @@ def encode(
 ) -> None:
     """Encode audio into a store of codes to train on. Run it again to go on where it was interrupted."""
     from codecdiff.config import build, chosen, spec_of
-    from codecdiff.data.encoding import encode_tracks
+    from codecdiff.data.encoding.encode import encode_tracks
     from codecdiff.data.segments import segmentation
 
     if output.exists():
@@ -219,11 +219,11 @@ def engine_named(name: str, device: str, workers: int | None) -> Engine:
     Raises LookupError, and ImportError if its library is not installed.
     """
     if name == "local":
-        from codecdiff.data.workers import local
+        from codecdiff.data.encoding.local import local
 
         return local(device or chosen_device("").type, workers)
     if name == "ray":
-        from codecdiff.data.clusters import on_ray
+        from codecdiff.data.encoding.ray import on_ray
 
         return on_ray(device, workers)
     raise LookupError(f"No engine named '{name}'. There are: local, ray.")

@@ -36,8 +36,8 @@ def stats(
     from rich.table import Table
 
     from codecdiff.data import reports, statistics
+    from codecdiff.data.code_store import CodeStore
     from codecdiff.data.manifests import Manifest
-    from codecdiff.data.store import CodeStore
 
     if not source.exists():
         raise FileNotFoundError(f"There is no store and no manifest '{source}'.")

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from codecdiff.data.audio import BadAudio, Track, stream_audio
-from codecdiff.data.store import fingerprint
+from codecdiff.data.code_store import fingerprint
 from codecdiff.files import alone, checksum, replace_text, replaced
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Embedder

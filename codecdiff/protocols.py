@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Any, Self
 
 from codecdiff import __version__
-from codecdiff.data.store import fingerprint
+from codecdiff.data.code_store import fingerprint
 from codecdiff.interfaces import Embedder
 
 FREE = ("seeds", "sampling", "version", "windows")  # fields of a protocol that may differ between compared scores

@@ -18,7 +18,7 @@ from rich.progress import track as progress
 from codecdiff import Pipeline, config
 from codecdiff.config.schema import Blueprint
 from codecdiff.data.audio import write_audio
-from codecdiff.data.store import CodeStore
+from codecdiff.data.code_store import CodeStore
 from codecdiff.files import require_writable
 from codecdiff.pipeline.model_card import command, write_card
 from codecdiff.profiling import plan

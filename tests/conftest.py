@@ -12,8 +12,8 @@ from small import UNET, lively, write_music
 from codecdiff import Codec, Pipeline, config
 from codecdiff.codecs import Standardized
 from codecdiff.data.audio import find_tracks
-from codecdiff.data.encoding import encode_tracks
-from codecdiff.data.store import CodeStore
+from codecdiff.data.code_store import CodeStore
+from codecdiff.data.encoding.encode import encode_tracks
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
 

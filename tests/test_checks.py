@@ -17,12 +17,12 @@ from codecdiff import Codec
 from codecdiff.data import probes
 from codecdiff.data.audio import find_tracks
 from codecdiff.data.checks import check
-from codecdiff.data.encoding import encode_tracks
+from codecdiff.data.code_store import CodeStore
+from codecdiff.data.encoding.encode import encode_tracks
 from codecdiff.data.faults import Fault
 from codecdiff.data.manifests import Manifest, Recording
 from codecdiff.data.probes import look_up, probe, try_all
 from codecdiff.data.segments import segmentation
-from codecdiff.data.store import CodeStore
 
 
 def encoded(file: Path, seconds: float = 4.0) -> Path:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from codecdiff import Codec, cli, registry
 from codecdiff.cli import app, tracks_of
 from codecdiff.config import spec_of
-from codecdiff.data.store import CodeStore
+from codecdiff.data.code_store import CodeStore
 from codecdiff.doctor import Finding, examine, look_at_companion, look_at_requirement
 from codecdiff.making import prompt_values
 from codecdiff.pipeline.pipeline import Pipeline

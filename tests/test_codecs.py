@@ -10,7 +10,7 @@ from small import noise
 
 from codecdiff import Codec, config
 from codecdiff.codecs import Chunked, Reduced, Standardized, Stereo, Wrapped
-from codecdiff.data.store import CodeStore
+from codecdiff.data.code_store import CodeStore
 from codecdiff.testing import check_codec
 
 

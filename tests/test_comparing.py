@@ -40,7 +40,7 @@ from codecdiff.comparisons.runs import (
 )
 from codecdiff.comparisons.settings import Comparison, Evaluation
 from codecdiff.config import ConfigError
-from codecdiff.data.store import CodeStore
+from codecdiff.data.code_store import CodeStore
 from codecdiff.embedders import LogMel
 from codecdiff.files import try_alone
 from codecdiff.metrics import frechet_distance

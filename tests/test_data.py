@@ -17,11 +17,12 @@ from small import RATE, tone, write_music
 from codecdiff import Codec, config
 from codecdiff.codecs import Chunked, Reduced, Stereo, Wrapped
 from codecdiff.data.audio import BadAudio, find_tracks, read_audio, write_audio
-from codecdiff.data.crops import Crops, dropped, split_tracks
-from codecdiff.data.encoding import clips, encode_tracks, open_store
-from codecdiff.data.excerpts import excerpt, excerpt_key
+from codecdiff.data.audio_prompt import excerpt, excerpt_key
+from codecdiff.data.code_store import CodeStore, fingerprint
+from codecdiff.data.dataset import Crops, dropped, split_tracks
+from codecdiff.data.encoding.encode import encode_tracks, open_store
+from codecdiff.data.encoding.job import clips
 from codecdiff.data.segments import segmentation
-from codecdiff.data.store import CodeStore, fingerprint
 from codecdiff.files import checksum
 
 
@@ -182,7 +183,7 @@ def test_the_store_holds_exactly_the_codes(store: CodeStore, music: Path, dac: C
 def test_shards_are_cut_between_tracks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, music: Path, dac: Codec, store: CodeStore
 ) -> None:
-    monkeypatch.setattr("codecdiff.data.encoding.SHARD_FRAMES", 500)
+    monkeypatch.setattr("codecdiff.data.encoding.job.SHARD_FRAMES", 500)
     small, _ = encode_tracks(find_tracks(music), tmp_path / "store", dac, {})
     assert small.header["shards"] == 4
     assert all(np.array_equal(small.codes(i), store.codes(i)) for i in range(6))

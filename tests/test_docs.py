@@ -16,7 +16,7 @@ from small import RATE, tone
 from typer.testing import CliRunner
 
 from codecdiff import Pipeline, cli, config
-from codecdiff.data.store import CodeStore
+from codecdiff.data.code_store import CodeStore
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]

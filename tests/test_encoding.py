@@ -27,30 +27,17 @@ from typer.testing import CliRunner
 from codecdiff import Codec, cli
 from codecdiff.codecs import Wrapped
 from codecdiff.config import spec_of
-from codecdiff.data import encoding, workers
 from codecdiff.data import segments as segmenting
 from codecdiff.data.audio import Track, find_tracks, read_audio, stream_audio
-from codecdiff.data.crops import split_tracks
-from codecdiff.data.encoding import (
-    Done,
-    Job,
-    Source,
-    Tally,
-    Task,
-    Tell,
-    Unfinished,
-    ahead,
-    begin,
-    draft_of,
-    encode_tracks,
-    here,
-    hours_to_encode,
-    publish,
-    run_task,
-)
+from codecdiff.data.code_store import CodeStore
+from codecdiff.data.dataset import split_tracks
+from codecdiff.data.encoding import local, worker
+from codecdiff.data.encoding.encode import encode_tracks, hours_to_encode, publish
+from codecdiff.data.encoding.job import Done, Job, Task, Tell, Unfinished, begin, draft_of
+from codecdiff.data.encoding.progress import Tally
+from codecdiff.data.encoding.worker import Source, ahead, here, run_task
 from codecdiff.data.manifests import Manifest, Recording
 from codecdiff.data.segments import Segmentation, cut, segmentation, segments
-from codecdiff.data.store import CodeStore
 
 CUT = Segmentation(segment=0.5)
 SHORT = 1.2 / 60  # minutes in a shard: one track of the music each, or two
@@ -286,7 +273,7 @@ def test_publishing_may_be_interrupted(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("codecdiff.data.encoding.replace_text", stop)
+        patch.setattr("codecdiff.data.encoding.encode.replace_text", stop)
         with pytest.raises(KeyboardInterrupt):
             publish(job, len(tasks), tmp_path / "store")
     publish(job, len(tasks), tmp_path / "store")
@@ -312,7 +299,7 @@ def test_a_draft_of_something_else_is_refused(
 
 def test_the_tally_counts_hours_speed_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr("codecdiff.data.encoding.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("codecdiff.data.encoding.progress.time.monotonic", lambda: clock[0])
     track = Track(Path("a.wav"), "a")
     tally = Tally([Task(i, (track, track), 3600.0) for i in range(10)], {0, 1})
     clock[0] += 36
@@ -357,7 +344,7 @@ def test_batches_hold_segments_of_one_length(dac: Codec, tmp_path: Path) -> None
 def test_batches_and_reading_ahead_as_for_a_gpu_make_the_same_store(
     whole: CodeStore, dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "pace", lambda codec: (3, 2))
+    monkeypatch.setattr(worker, "pace", lambda codec: (3, 2))
     options: dict[str, Any] = {"rules": CUT, "minutes": SHORT}
     assert same(encode_tracks(find_tracks(music), tmp_path / "store", dac, spec, **options)[0], whole)
 
@@ -368,7 +355,7 @@ def test_batches_and_reading_ahead_as_for_a_gpu_make_the_same_store(
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start workers as copies of this process: they have everything imported already."""
-    monkeypatch.setattr(workers, "START", "fork")
+    monkeypatch.setattr(local, "START", "fork")
 
 
 Encode = Callable[..., tuple[CodeStore, list[str]]]
@@ -379,7 +366,7 @@ def encode(dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path) -> Enc
     """Give a function that encodes the music in two processes, or as it is told."""
 
     def run(**options: Any) -> tuple[CodeStore, list[str]]:
-        options = {"rules": CUT, "minutes": SHORT, "engine": workers.local("cpu", 2), **options}
+        options = {"rules": CUT, "minutes": SHORT, "engine": local.local("cpu", 2), **options}
         return encode_tracks(find_tracks(music), tmp_path / "store", dac, spec, **options)
 
     return run
@@ -395,7 +382,7 @@ def test_processes_make_the_same_store_though_two_are_killed(
             os.kill(os.getpid(), signal.SIGKILL)
         return run_task(task, job, codec, tell)
 
-    monkeypatch.setattr(workers, "run_task", killed_once)
+    monkeypatch.setattr(local, "run_task", killed_once)
     store, _ = encode()
     assert (tmp_path / "0").exists()
     assert (tmp_path / "3").exists()
@@ -412,7 +399,7 @@ def test_a_task_that_kills_its_workers_is_given_up_and_the_others_are_done(
         return run_task(task, job, codec, tell)
 
     with monkeypatch.context() as patch:
-        patch.setattr(workers, "run_task", deadly)
+        patch.setattr(local, "run_task", deadly)
         with pytest.raises(
             Unfinished, match=r"(?s)Task 2 was given up: .*died 3 times \(exit -9.*2\.wav'.*same command"
         ):
@@ -426,14 +413,14 @@ def test_what_stops_a_worker_is_told(encode: Encode, monkeypatch: pytest.MonkeyP
     def full(*_: Any) -> Done:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(workers, "run_task", full)
+    monkeypatch.setattr(local, "run_task", full)
     with pytest.raises(Unfinished, match=r"No space left on device.*goes on from there"):
         encode()
 
 
 def test_small_jobs_start_no_process(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "Worker", None)
-    assert encode(engine=workers.local("cpu"))[0].header["shards"] == 6
+    monkeypatch.setattr(local, "Worker", None)
+    assert encode(engine=local.local("cpu"))[0].header["shards"] == 6
 
 
 # the command
@@ -454,9 +441,9 @@ def test_a_killed_command_loses_and_doubles_nothing(
             os.kill(os.getpid(), signal.SIGKILL)
         commit(job, done, rows)
 
-    commit = encoding._write_rows
+    commit = worker._write_rows
     with monkeypatch.context() as patch:
-        patch.setattr(encoding, "_write_rows", committing)
+        patch.setattr(worker, "_write_rows", committing)
         process = multiprocessing.get_context("fork").Process(target=CliRunner().invoke, args=(cli.app, arguments))
         process.start()
         process.join(60)
@@ -543,7 +530,7 @@ def test_an_actor_gives_up_a_task_that_its_like_died_of(
     begun: tuple[Job, list[Task]], dac_folder: Path, dac: Codec
 ) -> None:
     pytest.importorskip("ray")
-    from codecdiff.data.clusters import TRIES, Encoder, _packed
+    from codecdiff.data.encoding.ray import TRIES, Encoder, _packed
 
     job, tasks = begun
     actor = Encoder(job, "cpu")
@@ -604,7 +591,7 @@ def test_a_cluster_that_loses_a_node_makes_the_same_store(
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    from codecdiff.data.clusters import on_ray
+    from codecdiff.data.encoding.ray import on_ray
 
     small: dict[str, Any] = {"object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})

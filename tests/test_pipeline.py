@@ -15,7 +15,7 @@ from small import UNET
 import codecdiff
 from codecdiff import Codec, Pipeline
 from codecdiff.codecs import Standardized, Wrapped
-from codecdiff.data.store import CodeStore
+from codecdiff.data.code_store import CodeStore
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.checkpoint import MODEL_FILE, load_codec_state
 from codecdiff.pipeline.editing import Known, of_levels

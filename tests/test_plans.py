@@ -22,9 +22,9 @@ from codecdiff import Codec, Condition, Entry, Pipeline, config
 from codecdiff.conditioners.cached import Cached
 from codecdiff.config.schema import Data
 from codecdiff.data.audio import find_tracks
-from codecdiff.data.crops import Crops, split_tracks
-from codecdiff.data.encoding import encode_tracks
-from codecdiff.data.store import CodeStore
+from codecdiff.data.code_store import CodeStore
+from codecdiff.data.dataset import Crops, split_tracks
+from codecdiff.data.encoding.encode import encode_tracks
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling.flops import LOWER, WHOLE, Meter, MixedPrecision, size_of

@@ -15,7 +15,7 @@ from test_cli import refused, run
 import codecdiff
 from codecdiff import Pipeline
 from codecdiff.data.audio import read_comment, write_audio
-from codecdiff.data.excerpts import excerpt
+from codecdiff.data.audio_prompt import excerpt
 from codecdiff.files import sha256
 from codecdiff.pipeline import checkpoint
 from codecdiff.pipeline.provenance import Request

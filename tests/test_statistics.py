@@ -26,9 +26,10 @@ from codecdiff.data import reports, statistics
 from codecdiff.data import usage as counting
 from codecdiff.data.audio import find_tracks
 from codecdiff.data.charts import Bar, chart
-from codecdiff.data.encoding import clips, encode_tracks
+from codecdiff.data.code_store import CodeStore
+from codecdiff.data.encoding.encode import encode_tracks
+from codecdiff.data.encoding.job import clips
 from codecdiff.data.manifests import Manifest, Recording
-from codecdiff.data.store import CodeStore
 from codecdiff.data.usage import Moments, corrected_entropy, entropy, entry_moments, projection_moments, usage
 
 ELSEWHERE = {"name": "of-a-stranger"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from codecdiff import Codec
-from codecdiff.data.crops import HELD_OUT
-from codecdiff.data.encoding import encode_tracks
+from codecdiff.data.dataset import HELD_OUT
+from codecdiff.data.encoding.encode import encode_tracks
 from codecdiff.data.licences import allowed, attribution, licence_name, licence_url
 from codecdiff.data.manifests import Manifest, Recording
 from codecdiff.data.subsets import artist_of, crossing, fraction, kept, split_by_artist, split_name

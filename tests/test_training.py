@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from small import noise
 
 from codecdiff import Codec, Pipeline
-from codecdiff.data.encoding import open_store
-from codecdiff.data.store import CodeStore
+from codecdiff.data.code_store import CodeStore
+from codecdiff.data.encoding.encode import open_store
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.checkpoint import load_stage, save_stage

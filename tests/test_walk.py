@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from codecdiff.data.code_store import CodeStore
 from codecdiff.data.manifests import Manifest
-from codecdiff.data.store import CodeStore
 from codecdiff.reports import NotMeasured, Report
 
 ROOT = Path(__file__).parent.parent

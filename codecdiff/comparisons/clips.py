@@ -29,8 +29,8 @@ from torch import Tensor
 
 from codecdiff.comparisons.settings import Evaluation
 from codecdiff.data.audio import find_tracks, write_audio
-from codecdiff.data.crops import split_tracks
-from codecdiff.data.store import CodeStore, load_state
+from codecdiff.data.code_store import CodeStore, load_state
+from codecdiff.data.dataset import split_tracks
 from codecdiff.files import replace_text, replaced
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline.editing import Known, of_first_stages

@@ -27,7 +27,7 @@ from codecdiff import config
 from codecdiff.comparisons.budgets import StageCost, affordable, costs_of, total
 from codecdiff.comparisons.settings import Comparison
 from codecdiff.config.schema import Blueprint, Diffusion, Optimization, StageOptions
-from codecdiff.data.store import CodeStore
+from codecdiff.data.code_store import CodeStore
 from codecdiff.files import WAIT, replace_text, try_alone, wait_alone
 from codecdiff.pipeline.checkpoint import differences
 from codecdiff.pipeline.model_card import write_card

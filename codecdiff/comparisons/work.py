@@ -27,7 +27,7 @@ from codecdiff.comparisons.runs import (
     train,
 )
 from codecdiff.comparisons.settings import Comparison
-from codecdiff.data.store import CodeStore
+from codecdiff.data.code_store import CodeStore
 from codecdiff.embedders import LogMel
 from codecdiff.files import wait_alone
 from codecdiff.pipeline.pipeline import Pipeline

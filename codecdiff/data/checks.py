@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from codecdiff.data.code_store import CodeStore
 from codecdiff.data.faults import Fault, Report, unsafe
 from codecdiff.data.manifests import Manifest, Recording
 from codecdiff.data.probes import FETCH, Depth, Probe, too_short, try_all
-from codecdiff.data.store import CodeStore
 from codecdiff.data.subsets import SPLITS, crossing
 
 LONG_SECONDS = 3600.0  # of a recording that is more often a whole album or a mistake than a piece

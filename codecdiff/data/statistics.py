@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from codecdiff import config, huggingface, registry
+from codecdiff.data.code_store import CodeStore
 from codecdiff.data.manifests import Manifest, Recording
-from codecdiff.data.store import CodeStore
 from codecdiff.data.subsets import crossing, split_name
 from codecdiff.data.usage import codebooks, entry_moments, latents, projection_moments, usage
 from codecdiff.interfaces import Codec

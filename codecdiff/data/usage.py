@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from codecdiff.data.store import CodeStore
+from codecdiff.data.code_store import CodeStore
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec
 

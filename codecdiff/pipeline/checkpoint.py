@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codecdiff import config, registry
-from codecdiff.data.store import load_state
+from codecdiff.data.code_store import load_state
 from codecdiff.diffusion import noise_schedule
 from codecdiff.files import replace_text, replaced
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Splitter

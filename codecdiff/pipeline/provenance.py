@@ -15,7 +15,7 @@ from torch import Tensor
 
 from codecdiff.config.schema import Guidance, Settings
 from codecdiff.data.audio import read_audio, read_comment
-from codecdiff.data.excerpts import recorded_excerpt
+from codecdiff.data.audio_prompt import recorded_excerpt
 from codecdiff.files import sha256
 from codecdiff.pipeline.editing import AnyEdit, Extend, Known
 from codecdiff.pipeline.pipeline import Pipeline

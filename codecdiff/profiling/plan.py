@@ -18,8 +18,8 @@ from torch.autograd.graph import get_gradient_edge
 
 from codecdiff.config.schema import Data, Loop, Optimization
 from codecdiff.data.audio import find_tracks, seconds_of
-from codecdiff.data.crops import split_tracks
-from codecdiff.data.store import CodeStore
+from codecdiff.data.code_store import CodeStore
+from codecdiff.data.dataset import split_tracks
 from codecdiff.diffusion.loss import stage_loss
 from codecdiff.interfaces import Codec, Condition, Entry
 from codecdiff.pipeline.pipeline import Pipeline

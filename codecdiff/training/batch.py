@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from codecdiff.data.crops import Batch, Crops, split_tracks
-from codecdiff.data.store import CodeStore
+from codecdiff.data.code_store import CodeStore
+from codecdiff.data.dataset import Batch, Crops, split_tracks
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Condition
 from codecdiff.pipeline.pipeline import Pipeline

@@ -16,8 +16,8 @@ from codecdiff.config.schema import (
     Optimization,
     StageOptions,
 )
-from codecdiff.data.encoding import open_store
-from codecdiff.data.store import CodeStore
+from codecdiff.data.code_store import CodeStore
+from codecdiff.data.encoding.encode import open_store
 from codecdiff.diffusion.guidance import resolved
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.interfaces import Prompt

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from codecdiff import rng
-from codecdiff.data.crops import dropped
-from codecdiff.data.store import load_state
+from codecdiff.data.code_store import load_state
+from codecdiff.data.dataset import dropped
 from codecdiff.diffusion import noise_schedule
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.loss import stage_loss

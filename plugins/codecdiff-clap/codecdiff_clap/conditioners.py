@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from codecdiff import Condition, Conditioner, Entry, Prompt, device_of, prompt_fields
 from codecdiff.conditioners.cached import tokenizer_rules
-from codecdiff.data.excerpts import excerpt, excerpt_key
-from codecdiff.data.store import fingerprint
+from codecdiff.data.audio_prompt import excerpt, excerpt_key
+from codecdiff.data.code_store import fingerprint
 from codecdiff.huggingface import commit_of
 from codecdiff_clap.halves import (
     Hearer,
@@ -113,7 +113,7 @@ class _Ears(Hearing):
 class ClapAudio(Conditioner):
     """CLAP's hearing of a prompt's audio: one entry, `clap`, of one token of length one. The other half is not loaded.
 
-    `audio` is a file, a part of one or samples (`codecdiff.data.excerpts`); in training it is the recording, or the
+    `audio` is a file, a part of one or samples (`codecdiff.data.audio_prompt`); in training it is the recording, or the
     segment, that a crop is taken from. It is heard in windows of 10 s, and the mean of their vectors brought to length
     one, so that audio of any length is one vector.
 

@@ -7,7 +7,7 @@ from codecdiff_clap.random_weights import random_model
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
 from codecdiff import config
-from codecdiff.data.store import fingerprint
+from codecdiff.data.code_store import fingerprint
 from codecdiff.testing import check_embedder
 
 TEXTS = ["a slow piece for piano", "loud drums"]

@@ -7,7 +7,7 @@ from codecdiff_mert.random_weights import SAMPLE_RATE, random_model
 from transformers import Data2VecAudioModel, HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
 from codecdiff import config
-from codecdiff.data.store import fingerprint
+from codecdiff.data.code_store import fingerprint
 from codecdiff.testing import check_embedder
 
 KINDS = {"mert_model": HubertModel, "hubert": HubertModel, "data2vec-audio": Data2VecAudioModel}

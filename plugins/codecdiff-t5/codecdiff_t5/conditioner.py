@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, T5EncoderModel
 
 from codecdiff import Condition, Conditioner, Entry, Prompt, device_of, prompt_fields
 from codecdiff.conditioners.cached import tokenizer_rules
-from codecdiff.data.store import fingerprint
+from codecdiff.data.code_store import fingerprint
 from codecdiff.huggingface import commit_of, not_found, require_complete
 from codecdiff.precision import exactly
 from codecdiff_t5.shapes import shape_of

@@ -8,7 +8,7 @@ from torchvggish.torchvggish import VGG, make_layers
 from torchvggish.vggish_input import waveform_to_examples
 
 from codecdiff import config
-from codecdiff.data.store import fingerprint
+from codecdiff.data.code_store import fingerprint
 from codecdiff.testing import check_embedder
 
 WINDOW, HOP = 15_600, 15_360  # samples

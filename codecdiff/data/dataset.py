@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from codecdiff.config.schema import Target
-from codecdiff.data.store import CodeStore
+from codecdiff.data.code_store import CodeStore
 
 HELD_OUT = ("validation", "test")  # splits that are never trained on
 

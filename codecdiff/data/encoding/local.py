@@ -12,7 +12,8 @@ from multiprocessing.connection import Connection, wait
 
 import torch
 
-from codecdiff.data.encoding import Done, Engine, Job, Task, Tell, Unfinished, here, run_task
+from codecdiff.data.encoding.job import Done, Engine, Job, Task, Tell, Unfinished
+from codecdiff.data.encoding.worker import here, run_task
 from codecdiff.interfaces import Codec
 
 START = "spawn"  # a forked process could use neither a GPU nor torch's threads
