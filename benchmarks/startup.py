@@ -25,7 +25,7 @@ def one(name: str = "") -> None:
     Console().print(Table(name))
 app()
 """
-OURS = "from codecdiff.cli import main; main()"
+OURS = "from codecdiff.cli.main import main; main()"
 PROGRAMS = {
     "python": (NOTHING,),
     "a program of one command": (ONE_COMMAND,),

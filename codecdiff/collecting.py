@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from codecdiff.cli.console import err, out, progress
 from codecdiff.files import replace_text, require_writable
-from codecdiff.terminal import err, out, progress
 
 if TYPE_CHECKING:
     from codecdiff.data.faults import Fault

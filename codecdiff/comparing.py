@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from codecdiff.cli.console import chosen_device, err, out
 from codecdiff.files import require_writable
-from codecdiff.terminal import chosen_device, err, out
 
 
 def compare(

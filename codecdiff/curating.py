@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from codecdiff import collecting
+from codecdiff.cli.console import chosen_device, err, out, progress
 from codecdiff.files import replace_text, require_writable
-from codecdiff.terminal import chosen_device, err, out, progress
 
 FAULTS_SHOWN = 5
 

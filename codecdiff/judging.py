@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from codecdiff.cli.console import chosen_device, err, out, progress
 from codecdiff.files import require_writable
-from codecdiff.terminal import chosen_device, err, out, progress
 
 if TYPE_CHECKING:
     import torch

@@ -22,7 +22,7 @@ from codecdiff.captioning import (
     with_captions,
     write_captions,
 )
-from codecdiff.cli import app
+from codecdiff.cli.main import app
 from codecdiff.data.manifests import Manifest, Recording
 from codecdiff.journals import Journal
 from codecdiff.testing import check_captioner

@@ -11,14 +11,16 @@ import torch
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
-from codecdiff import Codec, cli, registry
-from codecdiff.cli import app, tracks_of
+from codecdiff import Codec, registry
+from codecdiff.cli import console
+from codecdiff.cli.console import chosen_device, numbered
+from codecdiff.cli.doctor import Finding, examine, look_at_companion, look_at_requirement
+from codecdiff.cli.encode import tracks_of
+from codecdiff.cli.generate import prompt_values
+from codecdiff.cli.main import app
 from codecdiff.config import spec_of
 from codecdiff.data.code_store import CodeStore
-from codecdiff.doctor import Finding, examine, look_at_companion, look_at_requirement
-from codecdiff.making import prompt_values
 from codecdiff.pipeline.pipeline import Pipeline
-from codecdiff.terminal import chosen_device, numbered
 
 RATE = 8000  # Hz, of the tiny DAC
 
@@ -26,7 +28,7 @@ RATE = 8000  # Hz, of the tiny DAC
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch):
     """Keep the rows of tables in one line each."""
-    monkeypatch.setattr(cli.out, "width", 400)
+    monkeypatch.setattr(console.out, "width", 400)
 
 
 def run(*arguments: object):
@@ -79,7 +81,7 @@ def imported(code: str, *arguments: str) -> set[str]:
 
 @pytest.mark.parametrize("argument", ["--help", "plugins", "--version"])
 def test_answers_with_no_more_packages_than_a_program_of_one_command(argument: str):
-    ours = imported("from codecdiff.cli import main; main()", argument)
+    ours = imported("from codecdiff.cli.main import main; main()", argument)
     assert ours - imported(ONE_COMMAND) == {"codecdiff", "entrypoints"}
 
 

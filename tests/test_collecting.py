@@ -9,7 +9,7 @@ import pytest
 from small import write_music
 from typer.testing import CliRunner, Result
 
-from codecdiff import cli
+from codecdiff.cli.main import app
 from codecdiff.data.manifests import Manifest
 
 
@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(line: str, *, code: int = 0) -> Result:
-    result = CliRunner().invoke(cli.app, ["data", *line.split()])
+    result = CliRunner().invoke(app, ["data", *line.split()])
     assert result.exit_code == code, result.output
     return result
 

@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 import codecdiff
-from codecdiff import Pipeline, cli, config
+from codecdiff import Pipeline, config
+from codecdiff.cli.main import app
 from codecdiff.comparisons import figures, sheets
 from codecdiff.comparisons.budgets import StageCost, affordable, costs_of, total
 from codecdiff.comparisons.clips import Chosen, Clip, Ear, choose
@@ -452,7 +453,7 @@ def test_a_comparison_is_interrupted_goes_on_and_is_written(
         return step(trainer, *given, **options)
 
     def compare(*words: str) -> Any:
-        return CliRunner().invoke(cli.app, ["compare", str(file), "-o", str(output), *words])
+        return CliRunner().invoke(app, ["compare", str(file), "-o", str(output), *words])
 
     planned = compare("--plan")
     assert "3 variants x 2 seeds" in planned.output

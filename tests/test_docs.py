@@ -15,7 +15,8 @@ import yaml
 from small import RATE, tone
 from typer.testing import CliRunner
 
-from codecdiff import Pipeline, cli, config
+from codecdiff import Pipeline, config
+from codecdiff.cli.main import app
 from codecdiff.data.code_store import CodeStore
 
 ROOT = Path(__file__).parent.parent
@@ -110,7 +111,7 @@ def test_every_setting_is_documented(experiment: Any):
 
 @cache
 def help_of(*command: str) -> str:
-    return CliRunner().invoke(cli.app, [*command, "--help"]).output
+    return CliRunner().invoke(app, [*command, "--help"]).output
 
 
 @pytest.mark.parametrize("line", commands("codecdiff "))

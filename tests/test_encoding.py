@@ -24,7 +24,8 @@ import torch
 from small import RATE, noise, tone, write_music
 from typer.testing import CliRunner
 
-from codecdiff import Codec, cli
+from codecdiff import Codec
+from codecdiff.cli.main import app
 from codecdiff.codecs import Wrapped
 from codecdiff.config import spec_of
 from codecdiff.data import segments as segmenting
@@ -444,12 +445,12 @@ def test_a_killed_command_loses_and_doubles_nothing(
     commit = worker._write_rows
     with monkeypatch.context() as patch:
         patch.setattr(worker, "_write_rows", committing)
-        process = multiprocessing.get_context("fork").Process(target=CliRunner().invoke, args=(cli.app, arguments))
+        process = multiprocessing.get_context("fork").Process(target=CliRunner().invoke, args=(app, arguments))
         process.start()
         process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert not (tmp_path / "store").exists()
-    result = CliRunner().invoke(cli.app, arguments)
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert same(CodeStore(tmp_path / "store"), whole)
 
@@ -472,7 +473,7 @@ def listed(folder: Path) -> Path:
 
 
 def test_what_is_wrong_in_a_manifest_is_named_and_the_rest_goes_on(tmp_path: Path, dac_folder: Path) -> None:
-    result = CliRunner().invoke(cli.app, command(listed(tmp_path), tmp_path / "store", dac_folder))
+    result = CliRunner().invoke(app, command(listed(tmp_path), tmp_path / "store", dac_folder))
     assert result.exit_code == 0, result.output
     said = {
         "nan.wav": "holds NaN",
@@ -494,7 +495,7 @@ def test_what_is_wrong_in_a_manifest_is_named_and_the_rest_goes_on(tmp_path: Pat
 
 def test_encode_says_what_it_cannot_do(tmp_path: Path, dac_folder: Path, music: Path) -> None:
     def said(*more: str, audio: Path = music) -> str:
-        result = CliRunner().invoke(cli.app, command(audio, tmp_path / "store", dac_folder, *more))
+        result = CliRunner().invoke(app, command(audio, tmp_path / "store", dac_folder, *more))
         assert result.exit_code == 1
         return result.output
 
@@ -570,7 +571,7 @@ def test_the_real_command_goes_on_after_it_is_killed(
     album: Path, expected: CodeStore, dac_folder: Path, tmp_path: Path
 ) -> None:
     codec = ["--codec", "dac", "--set", f"model={dac_folder}", "--segment", "5", "--overlap", "1"]
-    code = "from codecdiff.cli import main; main()"
+    code = "from codecdiff.cli.main import main; main()"
     more = [*codec, "--shard-minutes", "2", "--workers", "2"]
     arguments = [sys.executable, "-c", code, "encode", str(album), "-o", str(tmp_path / "store"), *more]
     for wanted in (2, 5):

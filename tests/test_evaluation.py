@@ -18,7 +18,9 @@ import torch
 from small import RATE, tone, write_music
 from typer.testing import CliRunner
 
-from codecdiff import cli, config, controls, listeners
+from codecdiff import config, controls, listeners
+from codecdiff.cli import console
+from codecdiff.cli.main import app
 from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio
 from codecdiff.data.manifests import Manifest, Recording
 from codecdiff.data.prompts import Asked, drawn, prompt_of, read_prompts
@@ -43,7 +45,7 @@ MUSICCAPS = (
 
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.out, "width", 400)
+    monkeypatch.setattr(console.out, "width", 400)
 
 
 @pytest.fixture
@@ -59,13 +61,13 @@ def texts(tmp_path: Path) -> Path:
 
 
 def evaluate(*arguments: object) -> str:
-    result = CliRunner().invoke(cli.app, ["evaluate", *map(str, arguments)])
+    result = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
     assert result.exit_code == 0, result.output
     return result.output
 
 
 def refused(*arguments: object) -> str:
-    result = CliRunner().invoke(cli.app, ["evaluate", *map(str, arguments)])
+    result = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
     assert result.exit_code == 1, result.output
     assert "Traceback" not in result.output
     return " ".join(result.output.split())

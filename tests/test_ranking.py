@@ -19,7 +19,7 @@ from scipy.stats import multivariate_normal, spearmanr
 from small import RATE, noise, tone
 from typer.testing import CliRunner
 
-from codecdiff import cli
+from codecdiff.cli.main import app
 from codecdiff.data.manifests import Manifest, Recording
 from codecdiff.embedders import LogMel
 from codecdiff.embeddings import embed_file
@@ -222,11 +222,11 @@ def test_the_command_ranks_and_goes_on(
         return embed(self, audio)
 
     monkeypatch.setattr(LogMel, "embed", failing)
-    stopped = run(cli.app, words)
+    stopped = run(app, words)
     assert stopped.exit_code == 1
     assert "the power failed" in stopped.output
     assert not (tmp_path / "ranked.parquet").exists()
-    finished = run(cli.app, [*words, "--keep", "2"])
+    finished = run(app, [*words, "--keep", "2"])
     assert finished.exit_code == 0, finished.output
     assert len(heard) == 18  # 12 and 5, and once more what failed
     assert "bad.wav" in finished.output
@@ -237,23 +237,23 @@ def test_the_command_ranks_and_goes_on(
     assert {r.track for r in Manifest.read(tmp_path / "ranked-kept.parquet").recordings} == {"1", "3"}
     assert "# Attribution" in (tmp_path / "ranked-kept.attribution.md").read_text()
     shutil.copy(tmp_path / "ranked.csv", tmp_path / "theirs.csv")
-    again = run(cli.app, [*words, "--compare", str(tmp_path / "theirs.csv")])
+    again = run(app, [*words, "--compare", str(tmp_path / "theirs.csv")])
     assert "Spearman 1.0000" in again.output
     assert "5 tracks matched" in again.output.replace("\n", " ")
     assert len(heard) == 18
     elsewhere = ["-o", str(tmp_path / "new" / "r.parquet"), "--embeddings", str(tmp_path / "ranked-embeddings")]
-    assert run(cli.app, [*words, *elsewhere]).exit_code == 0
+    assert run(app, [*words, *elsewhere]).exit_code == 0
     assert (tmp_path / "new" / "r-kept.parquet").is_file()
     assert len(heard) == 18
     for own in (["--compare", "ranked.csv"], ["--of", "ranked-kept.parquet"], ["--like", "ranked-kept.parquet"]):
-        refused = run(cli.app, [*words, own[0], str(tmp_path / own[1])])
+        refused = run(app, [*words, own[0], str(tmp_path / own[1])])
         assert refused.exit_code == 1
         assert "would be written over" in refused.output.replace("\n", " ")
     (tmp_path / "mine.parquet").write_text("mine")
-    refused = run(cli.app, [*words, "-o", str(tmp_path / "mine.parquet")])
+    refused = run(app, [*words, "-o", str(tmp_path / "mine.parquet")])
     assert refused.exit_code == 1
     assert "exists and is no ranking" in refused.output.replace("\n", " ")
-    assert "let it end in .parquet" in run(cli.app, [*words, "-o", "ranked.csv"]).output
+    assert "let it end in .parquet" in run(app, [*words, "-o", "ranked.csv"]).output
 
 
 def test_collections_without_audio_are_explained(of: Manifest, tmp_path: Path) -> None:

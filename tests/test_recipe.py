@@ -22,7 +22,8 @@ from small import UNET
 from typer.testing import CliRunner
 
 import codecdiff
-from codecdiff import cli, config
+from codecdiff import config
+from codecdiff.cli.main import app
 from codecdiff.config import ConfigError
 from codecdiff.data.audio import read_audio
 from codecdiff.diffusion.noise_schedule import prediction_of
@@ -397,7 +398,7 @@ def test_joined_conditions_train_from_the_command_line_and_are_asked_for(
 
     def made(*words: str) -> torch.Tensor:
         result = CliRunner().invoke(
-            cli.app, ["generate", "a tone", "-o", str(out / "a.wav"), "--model", str(out / "model"), *words]
+            app, ["generate", "a tone", "-o", str(out / "a.wav"), "--model", str(out / "model"), *words]
         )
         assert result.exit_code == 0, result.output
         return read_audio(out / "a.wav", 8000, 1)
@@ -409,6 +410,6 @@ def test_joined_conditions_train_from_the_command_line_and_are_asked_for(
     led = made("--seconds", "0.2", "--field", "tempo=60", "--guidance", "tempo=6", "--guidance", "text=1")
     assert not torch.equal(led, slow)
     refused = CliRunner().invoke(
-        cli.app, ["generate", "", "-o", "b.wav", "--model", str(out / "model"), "--guidance", "key=2"]
+        app, ["generate", "", "-o", "b.wav", "--model", str(out / "model"), "--guidance", "key=2"]
     )
     assert "guidance key=2: the model has no such condition" in refused.output.replace("\n", " ")

@@ -12,8 +12,10 @@ import toys
 from toys import SPLITTER
 from typer.testing import CliRunner
 
-from codecdiff import cli, interfaces, registry
-from codecdiff.quarantine import problems
+from codecdiff import interfaces, registry
+from codecdiff.cli import console
+from codecdiff.cli.main import app
+from codecdiff.cli.plugin_probe import problems
 from codecdiff.registry import BrokenPlugin, UnknownPart
 
 Install = Callable[..., Path]
@@ -162,7 +164,7 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Put the toys on the path."""
     monkeypatch.syspath_prepend(toy_folder)
-    monkeypatch.setattr(cli.out, "width", 400)  # each row in one line
+    monkeypatch.setattr(console.out, "width", 400)  # each row in one line
     registry.scan.cache_clear()
     yield toy_folder
     registry.scan.cache_clear()
@@ -177,7 +179,7 @@ def switch(monkeypatch: pytest.MonkeyPatch, names: str) -> None:
 
 def listed(*arguments: str) -> dict[str, str]:
     """Give the last column of `codecdiff plugins` by the name of the part, or else the package."""
-    lines = CliRunner().invoke(cli.app, ["plugins", *arguments]).output.splitlines()
+    lines = CliRunner().invoke(app, ["plugins", *arguments]).output.splitlines()
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
     return {row[1] if row[1] != "?" else row[2]: row[-1] for row in rows}
 
@@ -234,9 +236,9 @@ def test_an_empty_list_leaves_the_core_alone(monkeypatch: pytest.MonkeyPatch) ->
     assert registry.scan()[1] == ()
     with pytest.raises(BrokenPlugin, match=r"The model 'own' of toy-model 1\.0 is switched off"):
         registry.model_folder("own")
-    answer = CliRunner().invoke(cli.app, ["toy-command"])
+    answer = CliRunner().invoke(app, ["toy-command"])
     assert "command 'toy-command' of toy-command 1.0 is switched off" in answer.output
-    assert "toy-command" not in CliRunner().invoke(cli.app, ["--help"]).output
+    assert "toy-command" not in CliRunner().invoke(app, ["--help"]).output
 
 
 @pytest.mark.usefixtures("site")

@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 import codecdiff
-from codecdiff import cli, registry
-from codecdiff.scaffolding import LONGEST, SETTINGS, class_name, new_plugin, templates
+from codecdiff import registry
+from codecdiff.cli.main import app
+from codecdiff.cli.new_plugin import LONGEST, SETTINGS, class_name, new_plugin, templates
 
 ROOT = Path(__file__).parent.parent
 LONG = "a-very-long-name-of-a-part-xyz"
@@ -109,11 +110,11 @@ def test_a_folder_that_is_there_and_a_kind_that_is_not_are_refused(tmp_path: Pat
 
 
 def test_the_command_says_how_to_go_on(tmp_path: Path) -> None:
-    answer = CliRunner().invoke(cli.app, ["new-plugin", "codec", "mine", "--into", str(tmp_path)])
+    answer = CliRunner().invoke(app, ["new-plugin", "codec", "mine", "--into", str(tmp_path)])
     assert answer.exit_code == 0
     folder = tmp_path / "codecdiff-mine"
     assert f"pip install --editable '{folder}[test]'" in answer.output  # in one line, to be copied
-    again = CliRunner().invoke(cli.app, ["new-plugin", "codec", "mine", "--into", str(tmp_path)])
+    again = CliRunner().invoke(app, ["new-plugin", "codec", "mine", "--into", str(tmp_path)])
     assert again.exit_code == 1
     assert "exists already" in again.output
 

@@ -20,7 +20,7 @@ from small import write_music
 from typer.testing import CliRunner
 
 from codecdiff import Codec, config
-from codecdiff.cli import app
+from codecdiff.cli.main import app
 from codecdiff.codecs import Standardized
 from codecdiff.data import reports, statistics
 from codecdiff.data import usage as counting

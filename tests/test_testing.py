@@ -15,7 +15,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from codecdiff import Part, checking, cli, registry
+from codecdiff import Part, registry
+from codecdiff.cli import console
+from codecdiff.cli.main import app
 from codecdiff.codecs import Standardized
 from codecdiff.config import ConfigError
 from codecdiff.splitters import Parallel
@@ -31,7 +33,7 @@ from codecdiff.testing import (
     check_splitter,
 )
 from codecdiff.testing.clips import clips
-from codecdiff.testing.installed import examination, example_prompts, kind_of
+from codecdiff.testing.runner import examination, example_prompts, kind_of
 
 ROOT = Path(__file__).parent.parent
 CHECKS: dict[str, Callable[[Any], list[Result]]] = {
@@ -181,7 +183,7 @@ def test_duplicates_are_listed() -> None:
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what is printed in one line each."""
-    monkeypatch.setattr(checking.out, "width", 400)
+    monkeypatch.setattr(console.out, "width", 400)
 
 
 @pytest.fixture
@@ -239,7 +241,7 @@ class Unread(faulty.Mixer):
 
 
 def check(*words: object) -> Any:
-    return CliRunner().invoke(cli.app, ["check", *map(str, words)], env={"COLUMNS": "160"})
+    return CliRunner().invoke(app, ["check", *map(str, words)], env={"COLUMNS": "160"})
 
 
 @pytest.mark.usefixtures("_registered")

@@ -11,11 +11,11 @@ an installed part. A part that cannot keep a law says so: `exceptions = {"chunke
 
 from codecdiff.testing import captioners, codecs, conditioners, denoisers, embedders, splitters
 from codecdiff.testing.captioners import check_captioner
+from codecdiff.testing.checks import DeclaredException, Law, Laws, Result
 from codecdiff.testing.codecs import check_codec
 from codecdiff.testing.conditioners import PROMPTS, check_conditioner
 from codecdiff.testing.denoisers import check_denoiser
 from codecdiff.testing.embedders import check_embedder
-from codecdiff.testing.laws import DeclaredException, Law, Laws, Result
 from codecdiff.testing.splitters import check_splitter
 
 LAWS: dict[str, Laws] = {

@@ -11,8 +11,8 @@ from typing import Any
 
 from codecdiff.captioning import one_line
 from codecdiff.interfaces import Bill, Captioner
-from codecdiff.testing.laws import Broken, Laws, Result
-from codecdiff.testing.trials import randomness_untouched, require
+from codecdiff.testing.assertions import randomness_untouched, require
+from codecdiff.testing.checks import Broken, Laws, Result
 
 
 @dataclass

@@ -15,8 +15,7 @@ from torch import Tensor
 from codecdiff.codecs import Chunked
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec
-from codecdiff.testing.laws import DoesNotApply, Laws, Result
-from codecdiff.testing.trials import (
+from codecdiff.testing.assertions import (
     lengths_around,
     noise,
     randomness_untouched,
@@ -30,6 +29,7 @@ from codecdiff.testing.trials import (
     require_untouched,
     training_of,
 )
+from codecdiff.testing.checks import DoesNotApply, Laws, Result
 
 TIES = 0.01  # share of codes that may differ where sums are taken in another order
 FACTS = ("sample_rate", "channels", "hop_length", "num_codebooks", "codebook_size", "codebook_dim")

@@ -12,8 +12,7 @@ import torch
 from codecdiff.conditioners.cached import Cached
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Condition, Conditioner, Prompt, prompt_fields
-from codecdiff.testing.laws import Laws, Result
-from codecdiff.testing.trials import (
+from codecdiff.testing.assertions import (
     randomness_untouched,
     rebuilt,
     require,
@@ -23,6 +22,7 @@ from codecdiff.testing.trials import (
     require_same,
     training_of,
 )
+from codecdiff.testing.checks import Laws, Result
 
 # two values of each field of a prompt that a conditioner may read
 FIELDS: dict[str, tuple[Any, Any]] = {

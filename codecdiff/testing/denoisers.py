@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from codecdiff.interfaces import Condition, Denoiser, Entry
-from codecdiff.testing.laws import Broken, DoesNotApply, Laws, Result
-from codecdiff.testing.trials import (
+from codecdiff.testing.assertions import (
     elsewhere,
     noise,
     randomness_untouched,
@@ -25,6 +24,7 @@ from codecdiff.testing.trials import (
     require_other_precision,
     require_same,
 )
+from codecdiff.testing.checks import Broken, DoesNotApply, Laws, Result
 
 Inputs = tuple[Tensor, Tensor, Tensor | None]  # noisy latents, timesteps, context
 LEARNED = 0.5  # of the loss of predicting zeros, below which a batch counts as learned

@@ -12,8 +12,7 @@ from torch import Tensor
 from codecdiff.embeddings import embed_blocks
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Embedder
-from codecdiff.testing.laws import DoesNotApply, Laws, Result
-from codecdiff.testing.trials import (
+from codecdiff.testing.assertions import (
     noise,
     randomness_untouched,
     rebuilt,
@@ -22,6 +21,7 @@ from codecdiff.testing.trials import (
     require_same,
     require_untouched,
 )
+from codecdiff.testing.checks import DoesNotApply, Laws, Result
 
 TEXTS = ("a slow piece for piano", "loud drums")
 

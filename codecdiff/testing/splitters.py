@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from codecdiff.interfaces import Splitter
-from codecdiff.testing.laws import Laws, Result
-from codecdiff.testing.trials import (
+from codecdiff.testing.assertions import (
     WHERE,
     elsewhere,
     noise,
@@ -20,6 +19,7 @@ from codecdiff.testing.trials import (
     require_same,
     require_untouched,
 )
+from codecdiff.testing.checks import Laws, Result
 
 
 @dataclass

@@ -16,7 +16,7 @@ from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 from typer.testing import CliRunner
 
 from codecdiff.captioning import recorded
-from codecdiff.cli import app
+from codecdiff.cli.main import app
 from codecdiff.data.audio import BadAudio
 from codecdiff.data.manifests import Manifest, Recording
 from codecdiff.testing import check_captioner

@@ -21,7 +21,7 @@ from codecdiff_captions.rephrasing import INSTRUCTIONS, Rephrase, judged, prompt
 from typer.testing import CliRunner
 
 from codecdiff.captioning import pending, recorded, write_captions
-from codecdiff.cli import app
+from codecdiff.cli.main import app
 from codecdiff.data.manifests import Manifest, Recording
 from codecdiff.journals import Journal
 from codecdiff.testing import check_captioner
@@ -456,7 +456,7 @@ def test_a_killed_run_goes_on_where_it_was(start: Start, tmp_path: Path) -> None
     output = tmp_path / "c.jsonl"
     words = ["data", "caption", str(manifest(tmp_path, 30)), "-o", str(output), "--with", "rephrase", "--yes"]
     words += ["--set", "model=m", "--set", "concurrency=3", "--set", "backoff=0.01"]
-    program = [sys.executable, "-c", "from codecdiff.cli import main; main()", *words]
+    program = [sys.executable, "-c", "from codecdiff.cli.main import main; main()", *words]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ)) as run:
         until = time.monotonic() + 120
         while run.poll() is None and time.monotonic() < until:

@@ -22,7 +22,8 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import codecdiff
-from codecdiff import Condition, Entry, cli
+from codecdiff import Condition, Entry
+from codecdiff.cli.main import app
 
 WIDTH, MULTIPLIERS = 36, (2,)
 Save = Callable[[dict[str, Any]], Path]
@@ -98,7 +99,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def run(*arguments: object) -> Any:
-    return CliRunner().invoke(cli.app, ["import-discodiff", *map(str, arguments)])
+    return CliRunner().invoke(app, ["import-discodiff", *map(str, arguments)])
 
 
 def refused(folder: Path, *arguments: object) -> str:

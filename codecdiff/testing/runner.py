@@ -16,9 +16,9 @@ from codecdiff import registry
 from codecdiff.config import ConfigError, build, chosen, options
 from codecdiff.interfaces import Codec, Denoiser, Part, Prompt, Splitter
 from codecdiff.testing import captioners, codecs, conditioners, denoisers, embedders, splitters
+from codecdiff.testing.checks import Result
 from codecdiff.testing.clips import clips
 from codecdiff.testing.conditioners import FIELDS
-from codecdiff.testing.laws import Result
 
 # codebooks and their levels: few, many, and the two channels of a codec of three codebooks
 PATTERNS: tuple[Sequence[int], ...] = (range(1), range(2), range(4), range(9), (0, 1, 2, 0, 1, 2))

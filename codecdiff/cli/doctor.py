@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from codecdiff import registry
-from codecdiff.quarantine import PATIENCE, problems, told
+from codecdiff.cli.plugin_probe import PATIENCE, problems, told
 
 # Packages that can fail although their version is right: a real class of each is imported.
 CLASSES = (

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from codecdiff.config import SUPPLIED, ConfigError, build, spec_of
 from codecdiff.interfaces import Codec, Part
-from codecdiff.testing.laws import Broken
+from codecdiff.testing.checks import Broken
 
 AnyPart = TypeVar("AnyPart", bound=Part)
 Module = TypeVar("Module", bound=nn.Module)

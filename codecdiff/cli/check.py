@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codecdiff.terminal import err, out
+from codecdiff.cli.console import err, out
 
 if TYPE_CHECKING:
     from codecdiff.interfaces import Prompt
@@ -30,7 +30,7 @@ def check(
     ] = None,
 ) -> None:
     """Try every law of a part, and tell which hold. Status 1 if one is broken."""
-    from codecdiff.testing.installed import examination
+    from codecdiff.testing.runner import examination
 
     with TemporaryDirectory() as folder:
         with err.status(f"Building {name}"):
