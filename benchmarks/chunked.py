@@ -1,6 +1,6 @@
 """What long recordings take here: `python benchmarks/chunked.py [--minutes 1 2 5 10] [--width 8] [--whole]`.
 
-Encodes and decodes noise of so many minutes through `Chunked`, and with `--whole` in one piece too, each in a process
+Encodes and decodes noise of a few minutes by `ChunkedCodec`, and with `--whole` in one piece too, each a process
 of its own, and prints the peak of its resident memory, and the seconds it took. The codec is a DAC of the 44.1 kHz
 shape with random weights; `--width` makes it narrower than the released 64 channels, for less time and memory alike.
 The audio and what is decoded of it lie in memory, 10.6 MB a minute each, and so do the codes. Needs codecdiff and
@@ -34,11 +34,11 @@ def measure(model: Path, minutes: float, frames: int) -> None:
     """Print the peaks before and after, and the seconds; `frames` of a piece, 0 for no pieces."""
     from codecdiff_dac import DAC
 
-    from codecdiff.codecs import Chunked
+    from codecdiff.codecs import ChunkedCodec
 
     torch.set_num_threads(1)
     dac = DAC(str(model))
-    codec = Chunked(dac, frames=frames) if frames else dac
+    codec = ChunkedCodec(dac, frames=frames) if frames else dac
     codec.decode(codec.encode(torch.zeros(1, 1, dac.hop_length)))  # what is loaded at the first use
     before, begin = peak(), time.monotonic()
     audio = torch.empty(1, 1, round(60 * minutes * dac.sample_rate))

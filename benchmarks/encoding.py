@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from codecdiff import Codec
-from codecdiff.codecs import in_pieces
+from codecdiff.codecs import chunked
 from codecdiff.data.audio import find_tracks, stream_audio, write_audio
 from codecdiff.data.encoding.encode import encode_tracks, hours_to_encode
 from codecdiff.data.segments import Segmentation
@@ -78,7 +78,7 @@ def timed(function: Callable[[], Tensor], device: torch.device, least: float) ->
 def encode_speed(codec: Codec, device: torch.device, seconds: float, batch: int, least: float) -> tuple[float, Tensor]:
     """X real time of encoding a batch of segments, as `codecdiff encode` does it, and the codes (b, k, l)."""
     audio = torch.stack([noise(codec, seconds, i) for i in range(batch)])
-    pieces = in_pieces(codec)
+    pieces = chunked(codec)
     taken, codes = timed(lambda: pieces.encode(audio.to(device)).cpu(), device, least)
     return batch * seconds / taken, codes
 

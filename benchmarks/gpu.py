@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import codecdiff
-from codecdiff import Condition, Entry, Pipeline, config
+from codecdiff import Condition, ConditionTokens, Pipeline, config
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling.plan import kept, step_of
@@ -101,7 +101,7 @@ def given(role: str, rows: int, frames: int) -> dict[str, Any]:
         "noisy": torch.randn(rows, channels, frames).to(DEVICE),
         "timestep": torch.randint(0, 100, (rows,)).to(DEVICE),
         "context": torch.randn(rows, context, frames).to(DEVICE) if context else None,
-        "condition": Condition({name: Entry(told[name], masks[name]) for name in told}).to(DEVICE),
+        "condition": Condition({name: ConditionTokens(told[name], masks[name]) for name in told}).to(DEVICE),
     }
 
 

@@ -22,7 +22,7 @@ from codecdiff_unet.released import ROLES, SIZES, Architecture
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from codecdiff import Condition, Entry, Pipeline, config
+from codecdiff import Condition, ConditionTokens, Pipeline, config
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
 
@@ -46,7 +46,7 @@ def inputs(unet: UNet, frames: int) -> tuple[Tensor, Tensor, Tensor | None, Cond
     """Give noise, a step, context and a condition for one row."""
     context = torch.randn(1, unet.context_channels, frames) if unet.context_channels else None
     real = {"vector": torch.ones(1, 1, dtype=torch.bool), "text": torch.ones(1, TOKENS, dtype=torch.bool)}
-    condition = Condition({name: Entry(torch.randn(*mask.shape, 1024), mask) for name, mask in real.items()})
+    condition = Condition({name: ConditionTokens(torch.randn(*mask.shape, 1024), mask) for name, mask in real.items()})
     return torch.randn(1, unet.channels, frames), torch.tensor([50]), context, condition
 
 

@@ -54,20 +54,20 @@ def resident() -> float:
 
 
 def train(home: Path, conditioner: dict[str, Any], steps: int) -> dict[str, Any]:
-    from codecdiff.config.schema import Blueprint
+    from codecdiff.config.schema import ExperimentConfig
     from codecdiff.training.batch import StageData
     from codecdiff.training.experiment import new_pipeline, new_stage, open_data, prepare_prompts
     from codecdiff.training.trainer import StageTrainer
 
     given: dict[str, Any] = {"codec": {"name": "dac", "model": str(home / "dac")}}
     given |= {"splitter": {"name": "coarse-first"}, "denoiser": UNET, "conditioner": conditioner}
-    blueprint = Blueprint.model_validate({**given, "data": {"audio": home / "music"}})
+    experiment = ExperimentConfig.model_validate({**given, "data": {"audio": home / "music"}})
     began = time.monotonic()
-    pipeline, codec = new_pipeline(blueprint)
-    store = open_data(blueprint, pipeline, codec, home / "store", home / "model")
+    pipeline, codec = new_pipeline(experiment)
+    store = open_data(experiment, pipeline, codec, home / "store", home / "model")
     prepare_prompts(pipeline, store)
     prepared = time.monotonic() - began
-    stage, optimization, _ = new_stage(blueprint, pipeline, 0)
+    stage, optimization, _ = new_stage(experiment, pipeline, 0)
     trainer = StageTrainer(stage, **optimization.model_dump())
     data = StageData(store, pipeline, 0, seconds=1.0, batch_size=8)
     losses = [trainer.step(data.step(step)) for step in range(steps)]

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from codecdiff.config import spec_of
+from codecdiff.config import to_config
 from codecdiff.interfaces import Captioner
 from codecdiff.journals import Journal, read_rows
 
@@ -41,8 +41,8 @@ def one_line(text: str, most: int | None = None) -> str:
 
 
 def recorded(captioner: Captioner) -> dict[str, Any]:
-    """Describe a captioner by what its captions follow from: as `config.spec_of`, less what is incidental."""
-    spec = spec_of("captioners", captioner)
+    """Describe a captioner by what its captions follow from: as `config.to_config`, less what is incidental."""
+    spec = to_config("captioners", captioner)
     return json.loads(json.dumps({key: value for key, value in spec.items() if key not in captioner.incidental}))
 
 

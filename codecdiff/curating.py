@@ -93,7 +93,7 @@ def rank(
     folder = embeddings or output.with_name(f"{output.stem}-embeddings")
     with progress("embedding", len(target.tracks()) + len(candidates.tracks())) as advance:
         result, skipped = ranking.rank_manifests(
-            target, candidates, folder, judge, config.spec_of("embedders", judge), keep=keep, progress=advance
+            target, candidates, folder, judge, config.to_config("embedders", judge), keep=keep, progress=advance
         )
     for line in skipped:
         err.print(f"Skipped: {line}", style="yellow", soft_wrap=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from codecdiff.fingerprint import device_of
-from codecdiff.interfaces import Condition, Denoiser, Entry
+from codecdiff.interfaces import Condition, ConditionTokens, Denoiser
 
 
 def filled(condition: Condition, nulls: Mapping[str, Tensor]) -> Condition:
@@ -23,16 +23,16 @@ def filled(condition: Condition, nulls: Mapping[str, Tensor]) -> Condition:
     return entries.fill(nulls)
 
 
-def _entry(name: str, null: Tensor, condition: Condition) -> Entry:
+def _entry(name: str, null: Tensor, condition: Condition) -> ConditionTokens:
     if name not in condition:
-        return Entry(null.new_zeros(1, 1, len(null)), null.new_zeros(1, 1, dtype=torch.bool))
+        return ConditionTokens(null.new_zeros(1, 1, len(null)), null.new_zeros(1, 1, dtype=torch.bool))
     tokens, mask = condition[name]
     if tokens.shape[-1] != len(null):
         raise ValueError(f"Expected condition {name!r} of width {len(null)}, but was given {tokens.shape[-1]}.")
-    return Entry(tokens.to(null.dtype), mask)
+    return ConditionTokens(tokens.to(null.dtype), mask)
 
 
-def mean_token(entry: Entry) -> Tensor:
+def mean_token(entry: ConditionTokens) -> Tensor:
     """Give the mean (b, e) of the real tokens of every row; of a sequence of length one, its token."""
     mask = entry.mask[..., None].to(entry.tokens.dtype)
     return (entry.tokens * mask).sum(1) / mask.sum(1)
@@ -53,10 +53,10 @@ def check_inputs(denoiser: Denoiser, noisy: Tensor, timestep: Tensor, context: T
         raise ValueError(f"Expected a condition of {b} rows, as many as the noisy latents, but it has {rows}.")
 
 
-class Cued(Denoiser):
+class PrecomputedConditioning(Denoiser):
     """A denoiser that computes what depends on step and condition alone, its cues, apart from the frames.
 
-    `nulls` are the learned nulls (e,) of the conditions that it reads. For sampling, `prepared` keeps the cues.
+    `nulls` are the learned nulls (e,) of the conditions it reads. `prepare_for_sampling` keeps the cues.
     """
 
     nulls: nn.ParameterDict
@@ -78,7 +78,7 @@ class Cued(Denoiser):
         check_inputs(self, noisy, timestep, context, self.rows(condition))
         return self.denoise(noisy, context, self.cues(timestep, condition))
 
-    def prepared(self, timesteps: Tensor, condition: Condition) -> Denoiser:
+    def prepare_for_sampling(self, timesteps: Tensor, condition: Condition) -> Denoiser:
         """Give an equal of this denoiser for these `timesteps` (n,) and this `condition` alone, with their cues kept.
 
         Only the frames are left to compute. It is for sampling: prepare again once the weights or the device change.
@@ -96,7 +96,7 @@ class Cued(Denoiser):
 class Prepared(Denoiser):
     """A denoiser for known timesteps and one known condition, with every cue kept. A call's condition is not read."""
 
-    def __init__(self, denoiser: Cued, timesteps: Tensor, condition: Condition):
+    def __init__(self, denoiser: PrecomputedConditioning, timesteps: Tensor, condition: Condition):
         super().__init__()
         self.channels, self.context_channels = denoiser.channels, denoiser.context_channels
         self.condition_widths = denoiser.condition_widths
@@ -111,9 +111,9 @@ class Prepared(Denoiser):
         cues = self.denoiser.at(self.cues, self._index(timestep.to(self.timesteps.device)))
         return self.denoiser.denoise(noisy, context, cues)
 
-    def prepared(self, timesteps: Tensor, condition: Condition) -> Denoiser:
+    def prepare_for_sampling(self, timesteps: Tensor, condition: Condition) -> Denoiser:
         """Prepare the denoiser anew."""
-        return self.denoiser.prepared(timesteps, condition)
+        return self.denoiser.prepare_for_sampling(timesteps, condition)
 
     def _index(self, timestep: Tensor) -> Tensor:
         """(b,) steps -> (b,) their places among the prepared ones."""

@@ -127,6 +127,6 @@ class CodecEmbedder(Windowed):
                 f"{type(self.codec).__name__} has to be fitted to music before it can embed. "
                 "Take the codec of a trained model, or another, such as dac."
             )
-        latents = self.codec.project(windows[:, None].expand(-1, self.codec.channels, -1).to(device_of(self)))
+        latents = self.codec.encode_continuous(windows[:, None].expand(-1, self.codec.channels, -1).to(device_of(self)))
         latents = latents.flatten(1, 2).float()
         return torch.cat([latents.mean(2), latents.std(2, correction=0)], dim=1)

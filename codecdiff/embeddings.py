@@ -83,7 +83,7 @@ def embed_file(file: Path | str, embedder: Embedder) -> Tensor:
 
 
 def described(embedder: Embedder, spec: dict[str, Any]) -> dict[str, Any]:
-    """Say all that vectors follow from beside the audio; `spec` is the embedder's configuration (`config.spec_of`)."""
+    """Say what vectors follow from beside the audio; `spec` is the embedder's configuration (`config.to_config`)."""
     return {
         "format": FORMAT,
         "embedder": json.loads(json.dumps(spec)),

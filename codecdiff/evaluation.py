@@ -164,7 +164,7 @@ def find_judges(
         try:
             with huggingface.downloads(required or allow_download):
                 embedder = _embedder(name, options.get(name, ()), pipeline)
-            judges.append(Judge(embedder, config.spec_of("embedders", embedder), scores))
+            judges.append(Judge(embedder, config.to_config("embedders", embedder), scores))
         except (LookupError, OSError, ImportError, ValueError) as error:
             if required:
                 raise

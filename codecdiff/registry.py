@@ -215,7 +215,7 @@ def _mentions_codecdiff(file: Path) -> bool:
 def scan() -> tuple[tuple[Plugin, ...], tuple[Fault, ...]]:
     """Give every installed part, those that cannot be used included, and what is wrong with the metadata of packages.
 
-    Cached; `scan.cache_clear()` forgets.
+    CachedConditioner; `scan.cache_clear()` forgets.
     """
     switch = _switched_on()
     plugins: list[Plugin] = []

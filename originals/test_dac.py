@@ -19,7 +19,15 @@ from codecdiff import config
 from codecdiff.testing import check_codec
 
 SIZES: list[Size] = ["44khz", "24khz", "16khz"]
-FACTS = ("sample_rate", "hop_length", "num_codebooks", "codebook_size", "codebook_dim", "encode_halo", "decode_halo")
+FACTS = (
+    "sample_rate",
+    "hop_length",
+    "num_codebooks",
+    "codebook_size",
+    "codebook_dim",
+    "encode_context_frames",
+    "decode_context_frames",
+)
 
 
 @pytest.fixture(scope="module", params=SIZES)
@@ -49,9 +57,9 @@ def test_backends_are_equal_to_the_last_bit(folder: Path) -> None:
     assert type(original.network) is package.DAC
     assert not any("weight_v" in name for name, _ in original.named_parameters())
     audio = noise(150, ours.hop_length)
-    codes, latents = ours.encode_and_project(audio)
+    codes, latents = ours.encode_with_continuous(audio)
     assert all(len(row.unique()) > 100 for row in codes.transpose(0, 1))  # of 300: the comparison is of many entries
-    for given, wanted in zip(original.encode_and_project(audio), (codes, latents), strict=True):
+    for given, wanted in zip(original.encode_with_continuous(audio), (codes, latents), strict=True):
         assert torch.equal(given, wanted)
     assert torch.equal(original.embed(codes), ours.embed(codes))
     assert torch.equal(original.quantize(latents), codes)
@@ -69,7 +77,7 @@ def test_the_original_s_own_file_and_results_are_those_of_both_backends(network:
         heard = network.decode(network.quantizer.from_codes(codes)[0])
     for backend in ("transformers", "descript"):
         dac = DAC(str(file), backend=backend)
-        found = dac.encode_and_project(audio)
+        found = dac.encode_with_continuous(audio)
         assert torch.equal(found[0], codes)
         assert torch.equal(found[1].flatten(1, 2), latents)
         assert torch.equal(dac.decode(codes)[..., : heard.shape[-1]], heard)
@@ -77,10 +85,10 @@ def test_the_original_s_own_file_and_results_are_those_of_both_backends(network:
 
 def test_facts_and_specifications_are_those_of_transformers(folder: Path) -> None:
     ours, original = DAC(str(folder)), DAC(str(folder), backend="descript")
-    outline = DAC.outline(model=str(folder), backend="descript")
+    outline = DAC.skeleton(model=str(folder), backend="descript")
     for fact in FACTS:
         assert getattr(original, fact) == getattr(outline, fact) == getattr(ours, fact)
-    spec = config.spec_of("codecs", original)
+    spec = config.to_config("codecs", original)
     assert spec == {"name": "dac", "model": str(folder), "revision": None, "backend": "descript"}
     assert isinstance(config.build("codecs", spec).network, package.DAC)
 

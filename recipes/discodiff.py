@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track as progress
 
 from codecdiff import Pipeline, config
-from codecdiff.config.schema import Blueprint
+from codecdiff.config.schema import ExperimentConfig
 from codecdiff.data.audio import write_audio
 from codecdiff.data.code_store import CodeStore
 from codecdiff.files import require_writable
@@ -30,7 +30,7 @@ from codecdiff.training.trainer import StageTrainer, new_accelerator
 console = Console(stderr=True, log_path=False, width=None if sys.stderr.isatty() else 160)
 
 
-class Experiment(Blueprint):  # the model and its training: codecdiff/experiments.py
+class Experiment(ExperimentConfig):  # the model and its training: codecdiff/experiments.py
     output: Path = Path("runs/discodiff")
     stage: str = "all"  # or the name of one stage, to train it alone
     precision: Literal["no", "bf16"] = "no"
@@ -84,7 +84,7 @@ def main() -> None:
     model, home = e.output / "model", e.data.store or e.output / "store"
     if not arguments.plan:
         require_writable(e.output)
-    pipeline, codec = new_pipeline(e, outlined=arguments.plan)
+    pipeline, codec = new_pipeline(e, skeleton=arguments.plan)
     chosen, unused = chosen_stages(pipeline.stage_names, e.stage, e.stages)
     jobs = [new_stage(e, pipeline, i, "meta") for i in chosen]  # what a later stage cannot be is said before the first
     check_starts(e, pipeline, [stage for stage, _, _ in jobs], model)

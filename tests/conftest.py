@@ -10,7 +10,7 @@ import pytest
 from small import UNET, lively, write_music
 
 from codecdiff import Codec, Pipeline, config
-from codecdiff.codecs import Standardized
+from codecdiff.codecs import NormalizedCodec
 from codecdiff.data.audio import find_tracks
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.encoding.encode import encode_tracks
@@ -45,14 +45,14 @@ def store(dac: Codec, codec_spec: dict[str, Any], music: Path, tmp_path_factory:
 
 
 @pytest.fixture(scope="session")
-def standardized(dac: Codec, store: CodeStore) -> Standardized:
-    codec = Standardized(dac)
+def standardized(dac: Codec, store: CodeStore) -> NormalizedCodec:
+    codec = NormalizedCodec(dac)
     codec.measure(store.latents(dac))
     return codec
 
 
 @pytest.fixture
-def make_pipeline(standardized: Standardized) -> Callable[..., Pipeline]:
+def make_pipeline(standardized: NormalizedCodec) -> Callable[..., Pipeline]:
     """Give a function that builds a pipeline of this pattern with untrained stages."""
 
     def make(splitter: Any = "coarse-first", conditioner: Any = "words", **options: Any) -> Pipeline:

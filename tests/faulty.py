@@ -16,7 +16,18 @@ from small import noise
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codecdiff import Bill, Captioner, Codec, Condition, Conditioner, Denoiser, Entry, Prompt, Splitter, prompt_fields
+from codecdiff import (
+    Bill,
+    Captioner,
+    Codec,
+    Condition,
+    Conditioner,
+    ConditionTokens,
+    Denoiser,
+    Prompt,
+    Splitter,
+    prompt_fields,
+)
 from codecdiff.embedders import Windowed
 
 FAULTY: dict[str, list[type]] = {
@@ -43,8 +54,8 @@ class Sound(Codec):
 
     sample_rate, channels, hop_length = 800, 1, 8
     num_codebooks, codebook_size, codebook_dim = 2, 16, 4
-    encode_halo: int | None = 1
-    decode_halo: int | None = 1
+    encode_context_frames: int | None = 1
+    decode_context_frames: int | None = 1
     breaks: ClassVar[set[str]] = set()
     filters: Tensor  # (d, 1, 3 * hop_length)
     codebooks: Tensor  # (k, codebook_size, d)
@@ -118,9 +129,9 @@ class Normalising(Sound):
     """Projections are relative to the deviation of the clip, which a single sample has not."""
 
     @torch.no_grad()
-    def project(self, audio: Tensor) -> Tensor:
+    def encode_continuous(self, audio: Tensor) -> Tensor:
         variance = (audio - audio.mean()).square().sum() / (audio.numel() - 1)
-        return super().project(audio) + 0 * variance
+        return super().encode_continuous(audio) + 0 * variance
 
 
 @breaks("codecs", "lengths", "chunked", "hop-length")
@@ -189,14 +200,14 @@ class Summing(Sound):
 class Overdeclared(Sound):
     """It declares a duplicate that is none."""
 
-    duplicate_entries = frozenset({(1, 4)})
+    duplicate_codes = frozenset({(1, 4)})
 
 
 @breaks("codecs", "distinct-entries")
 class Collapsed(Sound):
     """All entries but seven are one, and it says so; the law of entries would be empty."""
 
-    duplicate_entries = frozenset((k, i) for k in range(2) for i in range(7, 16))
+    duplicate_codes = frozenset((k, i) for k in range(2) for i in range(7, 16))
 
     def __init__(self) -> None:
         super().__init__()
@@ -218,16 +229,16 @@ class Drifting(Sound):
 class TwoMinded(Sound):
     """In one pass it gives other projections."""
 
-    def encode_and_project(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        return self.encode(audio), self.project(audio) + 1
+    def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        return self.encode(audio), self.encode_continuous(audio) + 1
 
 
 @breaks("codecs", "projections")
 class Shuffled(Sound):
     """It projects the finer codebook first."""
 
-    def project(self, audio: Tensor) -> Tensor:
-        return super().project(audio).flip(1)
+    def encode_continuous(self, audio: Tensor) -> Tensor:
+        return super().encode_continuous(audio).flip(1)
 
 
 @breaks("codecs", "every-codebook")
@@ -243,7 +254,7 @@ class CoarseAlone(Sound):
 class Levelled(Sound):
     """It divides by the peak of the batch. A whole clip is normalised, so it says that it is not local."""
 
-    encode_halo = None
+    encode_context_frames = None
 
     def heard(self, audio: Tensor) -> Tensor:
         return audio / audio.abs().max().clamp(min=1e-6)
@@ -261,7 +272,7 @@ class FirstRow(Sound):
 class Stretched(Sound):
     """Its network hops 7 samples where it says 8, and it stretches codes to as many frames as it promised."""
 
-    decode_halo = None
+    decode_context_frames = None
 
     def heard(self, audio: Tensor) -> Tensor:
         return audio[..., (torch.arange(audio.shape[-1]) * 7) // 8]
@@ -271,14 +282,14 @@ class Stretched(Sound):
 class NarrowDecoder(Sound):
     """Its decoder reads a frame further than it says."""
 
-    decode_halo = 0
+    decode_context_frames = 0
 
 
 @breaks("codecs", "chunked", "hop-length")
 class NarrowEncoder(Sound):
     """Its encoder reads a frame further than it says."""
 
-    encode_halo = 0
+    encode_context_frames = 0
 
 
 @breaks("codecs", "chunked", "hop-length")
@@ -305,8 +316,8 @@ class Relative(Sound):
     """Projections are relative to the loudness, which silence has not."""
 
     @torch.no_grad()
-    def project(self, audio: Tensor) -> Tensor:
-        return super().project(audio) * (audio.square().mean() / audio.square().mean())
+    def encode_continuous(self, audio: Tensor) -> Tensor:
+        return super().encode_continuous(audio) * (audio.square().mean() / audio.square().mean())
 
 
 @breaks("codecs", "inputs-untouched")
@@ -321,8 +332,8 @@ class Clipping(Sound):
 class Differentiable(Sound):
     """A gradient runs through its projections."""
 
-    def project(self, audio: Tensor) -> Tensor:
-        return super().project(audio) + 0 * audio.mean()
+    def encode_continuous(self, audio: Tensor) -> Tensor:
+        return super().encode_continuous(audio) + 0 * audio.mean()
 
 
 @breaks("codecs", "no-gradient")
@@ -674,7 +685,7 @@ class Letters(Conditioner):
         letters = torch.tensor([[ord(c) % 64 for c in text.ljust(longest)] for text in texts])
         mask = torch.arange(longest) < torch.tensor([[len(text)] for text in texts])
         device = self.table.device
-        return Condition({"letters": Entry(self.table[letters.to(device)], mask.to(device))})
+        return Condition({"letters": ConditionTokens(self.table[letters.to(device)], mask.to(device))})
 
 
 def tokens_of(condition: Condition, change: Callable[[Tensor, Tensor], Tensor]) -> Condition:
@@ -922,7 +933,7 @@ class Mixer(Denoiser):
         hidden = self.input(torch.cat([read, noisy], dim=1)) + cue[..., None]
         return self.output(functional.silu(hidden))
 
-    def summary(self, name: str, entry: Entry) -> Tensor:
+    def summary(self, name: str, entry: ConditionTokens) -> Tensor:
         mask = entry.mask[..., None].to(entry.tokens)
         return (entry.tokens * mask).sum(1) / mask.sum(1)
 
@@ -1008,7 +1019,7 @@ class Standardising(Mixer):
 class Unmasked(Mixer):
     """It takes the mean of all tokens, those that are masked too."""
 
-    def summary(self, name: str, entry: Entry) -> Tensor:
+    def summary(self, name: str, entry: ConditionTokens) -> Tensor:
         return entry.tokens.mean(1)
 
 
@@ -1016,7 +1027,7 @@ class Unmasked(Mixer):
 class Counting(Mixer):
     """A condition of one token counts double, as a dropped one does not."""
 
-    def summary(self, name: str, entry: Entry) -> Tensor:
+    def summary(self, name: str, entry: ConditionTokens) -> Tensor:
         return super().summary(name, entry) * (2 if entry.mask.shape[1] == 1 else 1)
 
 
@@ -1024,7 +1035,7 @@ class Counting(Mixer):
 class Indifferent(Mixer):
     """Conditions count next to nothing."""
 
-    def summary(self, name: str, entry: Entry) -> Tensor:
+    def summary(self, name: str, entry: ConditionTokens) -> Tensor:
         return super().summary(name, entry) * 1e-8 + self.nulls[name] * (1 - 1e-8)
 
 
@@ -1093,11 +1104,11 @@ class Numb(Mixer):
         return super().forward(noisy, timestep, context, condition).mean(-1, keepdim=True).expand_as(noisy)
 
 
-@breaks("denoisers", "prepared")
+@breaks("denoisers", "prepare-for-sampling")
 class Hasty(Mixer):
     """What it prepares is a copy that forgot its condition."""
 
-    def prepared(self, timesteps: Tensor, condition: Condition) -> Denoiser:
+    def prepare_for_sampling(self, timesteps: Tensor, condition: Condition) -> Denoiser:
         fast = type(self)(
             channels=self.channels, context_channels=self.context_channels, condition_widths=self.condition_widths
         )

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from codecdiff import Condition, Conditioner, Entry, Prompt, config, prompt_fields
-from codecdiff.conditioners.cached import Cached, narrowed
-from codecdiff.conditioners.joined import Joined
-from codecdiff.conditioners.numeric import Numbers, Reading
+from codecdiff import Condition, Conditioner, ConditionTokens, Prompt, config, prompt_fields
+from codecdiff.conditioners.cached import CachedConditioner, narrowed
+from codecdiff.conditioners.joined import JoinedConditioner
+from codecdiff.conditioners.numeric import NumericConditioner, Reading
 from codecdiff.testing import check_conditioner
 
 PROMPTS: list[Prompt] = ["slow", "a faster piece", "", {"text": "slow", "tempo": 90}]
@@ -42,10 +42,12 @@ class Letters(Conditioner):
         index = torch.tensor([row + [0] * (longest - len(row)) for row in rows], dtype=torch.long).view(-1, longest)
         mask = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
         tokens = self.table[index] * mask[..., None]
-        return Condition({"letters": Entry(tokens, mask), "first": Entry(tokens[:, :1], mask[:, :1])})
+        return Condition(
+            {"letters": ConditionTokens(tokens, mask), "first": ConditionTokens(tokens[:, :1], mask[:, :1])}
+        )
 
 
-def letters(cached: Cached) -> Letters:
+def letters(cached: CachedConditioner) -> Letters:
     """Give what encodes in a cache."""
     assert isinstance(cached.conditioner, Letters)
     return cached.conditioner
@@ -60,7 +62,7 @@ def same(one: Condition, other: Condition) -> bool:
 
 
 def test_what_is_read_is_what_was_computed_to_the_bit(tmp_path: Path) -> None:
-    cached, again = Cached(Letters(), tmp_path), Cached(Letters(), tmp_path)
+    cached, again = CachedConditioner(Letters(), tmp_path), CachedConditioner(Letters(), tmp_path)
     expected = Letters().encode(PROMPTS)
     assert same(cached.encode(PROMPTS), expected)
     assert same(again.encode(PROMPTS), expected)
@@ -71,7 +73,7 @@ def test_what_is_read_is_what_was_computed_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_a_prepared_and_released_encoder_has_no_weights_and_is_not_asked(tmp_path: Path) -> None:
-    cached = Cached(Letters(), tmp_path)
+    cached = CachedConditioner(Letters(), tmp_path)
     expected = cached.encode(PROMPTS)
     cached.prepare(PROMPTS)
     cached.release()
@@ -82,7 +84,9 @@ def test_a_prepared_and_released_encoder_has_no_weights_and_is_not_asked(tmp_pat
 
 
 def test_a_prompt_that_was_not_prepared_builds_the_encoder_again(tmp_path: Path) -> None:
-    cached = Cached(Joined([Letters(seed=3), Numbers({"tempo": Reading(low=0, high=200)})]), tmp_path)
+    cached = CachedConditioner(
+        JoinedConditioner([Letters(seed=3), NumericConditioner({"tempo": Reading(low=0, high=200)})]), tmp_path
+    )
     cached.prepare(["slow"])
     cached.release()
     with pytest.warns(UserWarning, match="not prepared is asked for: the encoder is loaded again"):
@@ -92,7 +96,7 @@ def test_a_prompt_that_was_not_prepared_builds_the_encoder_again(tmp_path: Path)
 
 
 def test_an_encoder_that_has_changed_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cached = Cached(Letters(), tmp_path)
+    cached = CachedConditioner(Letters(), tmp_path)
     cached.release()
     monkeypatch.setattr(Letters, "fingerprint", lambda self: "another")
     with pytest.raises(ValueError, match="of Letters are others"), pytest.warns(UserWarning, match="not prepared"):
@@ -101,16 +105,16 @@ def test_an_encoder_that_has_changed_meanwhile_is_refused(tmp_path: Path, monkey
 
 def test_conditioners_of_other_weights_are_kept_apart(tmp_path: Path) -> None:
     for seed in (0, 1, 1):
-        Cached(Letters(seed=seed), tmp_path).prepare(["slow"])
+        CachedConditioner(Letters(seed=seed), tmp_path).prepare(["slow"])
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
-    cached = Cached(Letters(), tmp_path)
+    cached = CachedConditioner(Letters(), tmp_path)
     expected = cached.encode(["slow"])
     file = cached.features.file(cached.key("slow"))
     file.write_bytes(file.read_bytes()[:40])
-    assert same(Cached(Letters(), tmp_path).encode(["slow"]), expected)
+    assert same(CachedConditioner(Letters(), tmp_path).encode(["slow"]), expected)
     mended = cached.features.read(cached.key("slow"), list(expected.entries))
     assert mended is not None
     assert same(mended, expected)
@@ -133,7 +137,7 @@ def test_features_are_written_as_narrow_as_they_are_exact(tokens: Tensor, kept: 
 
 def _prepare(folder: Path) -> None:
     torch.set_num_threads(1)
-    Cached(Letters(), folder).prepare([f"prompt {i}" for i in range(40)])
+    CachedConditioner(Letters(), folder).prepare([f"prompt {i}" for i in range(40)])
 
 
 def test_processes_may_share_a_folder(tmp_path: Path) -> None:
@@ -145,7 +149,7 @@ def test_processes_may_share_a_folder(tmp_path: Path) -> None:
     assert [process.exitcode for process in processes] == [0, 0, 0]
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(files) == 41  # and no temporary one
-    reading = Cached(Letters(), tmp_path)
+    reading = CachedConditioner(Letters(), tmp_path)
     reading.encode([f"prompt {i}" for i in range(40)])
     assert not letters(reading).computed
 
@@ -155,13 +159,13 @@ def test_a_model_names_the_conditioner_and_not_its_cache(tmp_path: Path) -> None
     numbers = {"name": "numbers", "fields": {"tempo": {"low": 40.0, "high": 220.0}}, "width": 64}
     cached = {"name": "cached", "folder": str(tmp_path), "conditioner": words}
     built = config.build("conditioners", {"name": "joined", "conditioners": [cached, numbers]})
-    assert isinstance(built.parts[0], Cached)
-    assert config.spec_of("conditioners", built) == {"name": "joined", "conditioners": [words, numbers]}
-    assert config.spec_of("conditioners", built.parts[0]) == words
+    assert isinstance(built.parts[0], CachedConditioner)
+    assert config.to_config("conditioners", built) == {"name": "joined", "conditioners": [words, numbers]}
+    assert config.to_config("conditioners", built.parts[0]) == words
 
 
 def test_what_is_about_the_prompt_passes_through(tmp_path: Path) -> None:
-    inner = Joined([Letters(), Numbers({"tempo": Reading(low=40, high=220)})])
-    cached = Cached(inner, tmp_path)
+    inner = JoinedConditioner([Letters(), NumericConditioner({"tempo": Reading(low=40, high=220)})])
+    cached = CachedConditioner(inner, tmp_path)
     assert (cached.fields, cached.widths, cached.sources) == (inner.fields, inner.widths, inner.sources)
     assert cached.key({"text": "a", "tempo": 90}) == inner.key({"text": "a", "tempo": 90})

@@ -18,7 +18,7 @@ from codecdiff.cli.doctor import Finding, examine, look_at_companion, look_at_re
 from codecdiff.cli.encode import tracks_of
 from codecdiff.cli.generate import prompt_values
 from codecdiff.cli.main import app
-from codecdiff.config import spec_of
+from codecdiff.config import to_config
 from codecdiff.data.code_store import CodeStore
 from codecdiff.pipeline.pipeline import Pipeline
 
@@ -224,9 +224,9 @@ def test_encode_skips_bad_files_by_name_and_counts_them(dac: Codec, dac_folder: 
     made = CodeStore(store)
     captions = {row["track"]: row["captions"] for row in made.rows}
     assert captions == {"music/good.wav": ["a steady tone"], "more/single.flac": []}
-    made.check(dac, spec_of("codecs", dac))
+    made.check(dac, to_config("codecs", dac))
     with pytest.raises(ValueError, match="holds no projections"):
-        made.check(dac, spec_of("codecs", dac), "projections")
+        made.check(dac, to_config("codecs", dac), "projections")
 
 
 def test_encode_keeps_projections_when_asked(dac: Codec, dac_folder: Path, tmp_path: Path):
@@ -234,7 +234,7 @@ def test_encode_keeps_projections_when_asked(dac: Codec, dac_folder: Path, tmp_p
     result = run("encode", audio, "-o", store, "--codec", "dac", "--set", f"model={dac_folder}", "--projections")
     assert result.exit_code == 0, result.output
     made = CodeStore(store)
-    made.check(dac, spec_of("codecs", dac), "projections")
+    made.check(dac, to_config("codecs", dac), "projections")
     assert made.projections(0).shape == (*made.codes(0).shape, dac.codebook_dim)
 
 

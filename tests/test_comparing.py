@@ -117,7 +117,9 @@ def test_sampling_is_counted_as_it_runs(comparison: Comparison, monkeypatch: pyt
     pipeline, _ = new_pipeline(blueprint)
     pipeline.stages = [new_stage(blueprint, pipeline, i)[0] for i in range(2)]
     for stage in pipeline.stages:
-        monkeypatch.setattr(stage.denoiser, "prepared", lambda *_, same=stage.denoiser: same)  # all is in every step
+        monkeypatch.setattr(
+            stage.denoiser, "prepare_for_sampling", lambda *_, same=stage.denoiser: same
+        )  # all is in every step
     monkeypatch.setattr("codecdiff.profiling.plan.TOKENS", 8)
     with FlopCounterMode(display=False) as counter:
         list(pipeline.generate_codes([{"text": "one two three four five six seven eight"}], pipeline.frames(1.0)))

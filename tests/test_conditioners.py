@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from codecdiff import Conditioner, config
-from codecdiff.conditioners.joined import Joined
-from codecdiff.conditioners.numeric import Numbers, Reading, fourier
+from codecdiff.conditioners.joined import JoinedConditioner
+from codecdiff.conditioners.numeric import NumericConditioner, Reading, fourier
 from codecdiff.config import ConfigError
 from codecdiff.config.schema import Settings
 from codecdiff.testing import check_conditioner
@@ -24,13 +24,13 @@ class Experiment(Settings):
     conditioner: config.ConditionerSpec
 
 
-def numbers(**options: Any) -> Numbers:
-    return Numbers(FIELDS, **options)
+def numbers(**options: Any) -> NumericConditioner:
+    return NumericConditioner(FIELDS, **options)
 
 
-def joined() -> Joined:
+def joined() -> JoinedConditioner:
     words = config.build("conditioners", {"name": "words", "width": 8})
-    return Joined([words, numbers(width=16)])
+    return JoinedConditioner([words, numbers(width=16)])
 
 
 @pytest.mark.parametrize("make", [numbers, joined])
@@ -102,7 +102,10 @@ def test_a_number_outside_is_the_nearer_end_and_told_once() -> None:
     ],
 )
 def test_wrong_options_are_told_in_a_sentence(fields: Any, sentence: str) -> None:
-    for build in (lambda: Numbers(fields), lambda: config.build("conditioners", {"name": "numbers", "fields": fields})):
+    for build in (
+        lambda: NumericConditioner(fields),
+        lambda: config.build("conditioners", {"name": "numbers", "fields": fields}),
+    ):
         with pytest.raises(ConfigError, match=sentence):
             build()
 
@@ -125,23 +128,25 @@ def test_joined_is_what_its_parts_give() -> None:
 
 
 def test_an_entry_may_not_be_given_twice() -> None:
-    with pytest.raises(ValueError, match="The entry 'tempo' is given by each of Numbers, Numbers"):
-        Joined([numbers(), Numbers({"tempo": Reading(low=0, high=1)})])
+    with pytest.raises(
+        ValueError, match="The entry 'tempo' is given by each of NumericConditioner, NumericConditioner"
+    ):
+        JoinedConditioner([numbers(), NumericConditioner({"tempo": Reading(low=0, high=1)})])
     with pytest.raises(ValueError, match="nothing to join"):
-        Joined([])
+        JoinedConditioner([])
 
 
 SPEC = {"name": "joined", "conditioners": [{"name": "words", "width": 8}, {"name": "numbers", "fields": FIELDS}]}
 
 
 def test_joined_is_described_so_that_it_can_be_built_again() -> None:
-    saved = config.spec_of("conditioners", config.build("conditioners", SPEC))
+    saved = config.to_config("conditioners", config.build("conditioners", SPEC))
     assert saved["conditioners"][0] == {"name": "words", "width": 8, "max_tokens": 48}
     assert saved["conditioners"][1]["fields"]["tempo"] == {"low": 40.0, "high": 220.0}
     again = config.build("conditioners", saved)
-    assert config.spec_of("conditioners", again) == saved
+    assert config.to_config("conditioners", again) == saved
     assert again.fingerprint() == config.build("conditioners", SPEC).fingerprint()
-    assert config.outline("conditioners", SPEC).widths == again.widths
+    assert config.build_skeleton("conditioners", SPEC).widths == again.widths
 
 
 def assigned(*assignments: str) -> dict[str, Any]:
@@ -155,7 +160,7 @@ def test_the_command_line_reaches_into_a_list_of_parts() -> None:
     assert SPEC["conditioners"][0]["width"] == 8  # nothing is changed in place
     assert assigned("conditioner.conditioners.0.name=numbers")["conditioners"][0] == {"name": "numbers"}
     given = assigned("conditioner.conditioners=[{name: words}, {name: numbers, fields: {bpm: {low: 1, high: 2}}}]")
-    assert isinstance(config.build("conditioners", given), Joined)
+    assert isinstance(config.build("conditioners", given), JoinedConditioner)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from codecdiff import config, registry
-from codecdiff.codecs import Chunked, Standardized
+from codecdiff.codecs import ChunkedCodec, NormalizedCodec
 from codecdiff.config import ConfigError
 from codecdiff.config.schema import Data, Optimization, Settings, StageOptions
 from codecdiff.interfaces import Codec
@@ -57,25 +57,25 @@ def test_parts_nest(codec_spec: dict[str, Any], inner: str) -> None:
     whole = {**codec_spec, "revision": None, "backend": "transformers"}
     spec = {"name": "chunked", "codec": whole, "frames": 7} if inner == "chunked" else whole
     codec = config.build("codecs", {"name": "standardized", "codec": spec, "per": "channel"})
-    assert isinstance(codec, Standardized)
+    assert isinstance(codec, NormalizedCodec)
     assert codec.per == "channel"
-    assert isinstance(codec.codec, Chunked) == (inner == "chunked")
-    saved = config.spec_of("codecs", codec)
+    assert isinstance(codec.codec, ChunkedCodec) == (inner == "chunked")
+    saved = config.to_config("codecs", codec)
     assert saved == {"name": "standardized", "codec": spec, "per": "channel"}
-    assert config.spec_of("codecs", config.build("codecs", saved)) == saved
+    assert config.to_config("codecs", config.build("codecs", saved)) == saved
 
 
 def test_a_part_made_by_hand_is_described_with_its_defaults(dac: Codec, codec_spec: dict[str, Any]) -> None:
     inner = {**codec_spec, "revision": None, "backend": "transformers"}
-    assert config.spec_of("codecs", Chunked(dac)) == {"name": "chunked", "codec": inner, "frames": 512}
+    assert config.to_config("codecs", ChunkedCodec(dac)) == {"name": "chunked", "codec": inner, "frames": 512}
     splitter = config.build("splitters", {"name": "delayed"}, num_codebooks=9)
-    assert config.spec_of("splitters", splitter) == {"name": "delayed", "delay": 1}
+    assert config.to_config("splitters", splitter) == {"name": "delayed", "delay": 1}
 
 
 def test_a_description_from_before_an_option_existed_has_it_at_its_default(
     dac: Codec, codec_spec: dict[str, Any]
 ) -> None:
-    old, now = {"name": "chunked", "codec": codec_spec}, config.spec_of("codecs", Chunked(dac))
+    old, now = {"name": "chunked", "codec": codec_spec}, config.to_config("codecs", ChunkedCodec(dac))
     there, here = config.alike("codecs", old, now)
     assert (
         there
@@ -88,11 +88,11 @@ def test_a_description_from_before_an_option_existed_has_it_at_its_default(
 
 
 def test_a_part_that_is_not_registered_cannot_be_described(dac: Codec) -> None:
-    class Mine(Standardized):
+    class Mine(NormalizedCodec):
         pass
 
     with pytest.raises(ConfigError, match=r"Mine is not registered.*entry point in the group 'codecdiff\.codecs'"):
-        config.spec_of("codecs", Mine(dac))
+        config.to_config("codecs", Mine(dac))
 
 
 def test_another_package_s_broken_part_does_not_stop_a_description(monkeypatch: pytest.MonkeyPatch, dac: Codec) -> None:
@@ -100,7 +100,7 @@ def test_another_package_s_broken_part_does_not_stop_a_description(monkeypatch: 
     plugins, faults = registry.scan()
     stranger = registry.Plugin("codecs", "broken", "stranger", "1", broken)
     monkeypatch.setattr(registry, "scan", lambda: ((stranger, *plugins), faults))
-    assert config.spec_of("codecs", Chunked(dac))["name"] == "chunked"
+    assert config.to_config("codecs", ChunkedCodec(dac))["name"] == "chunked"
 
 
 @pytest.mark.parametrize(
@@ -265,10 +265,10 @@ def test_a_file_and_overrides_make_a_recipe(tmp_path: Path) -> None:
 
 
 def test_tensors_are_state_and_not_options(dac: Codec) -> None:
-    codec = Standardized(dac)
+    codec = NormalizedCodec(dac)
     codec.mean.fill_(3.0)
     assert not any(isinstance(value, torch.Tensor) for value in codec.arguments.values())
-    assert set(config.spec_of("codecs", codec)) == {"name", "codec", "per"}
+    assert set(config.to_config("codecs", codec)) == {"name", "codec", "per"}
 
 
 def test_options_chosen_on_a_command_line_are_read_by_their_types():

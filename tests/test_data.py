@@ -15,7 +15,7 @@ import torch
 from small import RATE, tone, write_music
 
 from codecdiff import Codec, config
-from codecdiff.codecs import Chunked, Reduced, Stereo, Wrapped
+from codecdiff.codecs import ChunkedCodec, CodecWrapper, PCACodec, StereoCodec
 from codecdiff.data.audio import BadAudio, find_tracks, read_audio, write_audio
 from codecdiff.data.audio_prompt import excerpt, excerpt_key
 from codecdiff.data.code_store import CodeStore, fingerprint
@@ -198,7 +198,7 @@ def test_a_store_is_made_once_and_opened_again(tmp_path: Path, music: Path, dac:
 
 
 def test_a_store_from_before_an_option_existed_is_of_the_same_codec(store: CodeStore, dac: Codec) -> None:
-    spec = config.spec_of("codecs", dac)
+    spec = config.to_config("codecs", dac)
     assert spec.keys() > store.header["codec"].keys()
     store.check(dac, spec)
     with pytest.raises(ValueError, match=r"its codec is .*'transformers'.*, not .*'descript'"):
@@ -209,7 +209,7 @@ def test_a_store_of_another_codec_is_refused(store: CodeStore, dac: Codec, codec
     store.check(dac, codec_spec)
     with pytest.raises(ValueError, match=r"made by another codec: its codec is .*Choose another store, or delete it"):
         store.check(dac, {"name": "starter"})
-    other = Wrapped(dac)
+    other = CodecWrapper(dac)
     other.register_buffer("more", torch.ones(3))
     with pytest.raises(ValueError, match="made by another codec: its weights is"):
         store.check(other, codec_spec)
@@ -220,19 +220,19 @@ def test_codes_are_shared_by_all_that_leaves_them_as_they_are(
 ) -> None:
     reduced = {"name": "reduced", "dims": 3, "codec": codec_spec}
     for codec, spec in (
-        (Reduced(dac, 3), reduced),
-        (Chunked(Reduced(dac, 3)), {"name": "chunked", "frames": 512, "codec": reduced}),
+        (PCACodec(dac, 3), reduced),
+        (ChunkedCodec(PCACodec(dac, 3)), {"name": "chunked", "frames": 512, "codec": reduced}),
     ):
         store.check(codec, spec)
         assert next(iter(store.latents(codec))).shape[:3] == (1, 4, 3)
     for codec, spec in (
-        (Stereo(dac), {"name": "stereo", "codec": codec_spec}),
-        (Reduced(Stereo(dac), 3), {**reduced, "codec": {"name": "stereo", "codec": codec_spec}}),
+        (StereoCodec(dac), {"name": "stereo", "codec": codec_spec}),
+        (PCACodec(StereoCodec(dac), 3), {**reduced, "codec": {"name": "stereo", "codec": codec_spec}}),
     ):
         with pytest.raises(ValueError, match="made by another codec: its codec is"):
             store.check(codec, spec)
     with pytest.raises(ValueError, match="holds no projections"):
-        store.check(Reduced(dac, 3), reduced, "projections")
+        store.check(PCACodec(dac, 3), reduced, "projections")
 
 
 def test_a_store_of_other_files_is_refused(store: CodeStore, dac: Codec, codec_spec: Any, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_nothing_but_bad_files_is_an_error(tmp_path: Path, bad: Path, dac: Codec
 
 
 def test_a_crash_leaves_no_half_store(tmp_path: Path, music: Path, dac: Codec) -> None:
-    class Crashing(Wrapped):
+    class Crashing(CodecWrapper):
         count = 0
 
         def encode(self, audio: torch.Tensor) -> torch.Tensor:
@@ -376,7 +376,7 @@ def test_projections_stand_beside_the_codes_they_are_quantised_to(dac: Codec, mu
     store = open_store(tmp_path / "store", music, dac, {}, target="projections")
     audio = read_audio(music / "2.wav", dac.sample_rate, 1)
     row = next(i for i, row in enumerate(store.rows) if row["track"] == "2.wav")
-    wanted = dac.project(audio[None])[0].permute(2, 0, 1).numpy()
+    wanted = dac.encode_continuous(audio[None])[0].permute(2, 0, 1).numpy()
     np.testing.assert_allclose(store.projections(row), wanted, rtol=1e-3, atol=1e-3)
 
     crops = Crops(store, range(6), 30, target="projections")

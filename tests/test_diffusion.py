@@ -9,7 +9,7 @@ import torch
 from small import UNET, lively, noise
 from torch import Tensor
 
-from codecdiff import Condition, Denoiser, Entry, config
+from codecdiff import Condition, ConditionTokens, Denoiser, config
 from codecdiff.diffusion.loss import diffuse, min_snr_weight, stage_loss, target, v_target
 from codecdiff.diffusion.noise_schedule import (
     PREDICTIONS,
@@ -179,7 +179,10 @@ def network() -> Denoiser:
 
 
 def told(rows: int, tokens: int = 3) -> Condition:
-    each = [Entry(noise(1, 5, 6, seed=i)[:, :tokens], torch.ones(1, tokens, dtype=torch.bool)) for i in range(rows)]
+    each = [
+        ConditionTokens(noise(1, 5, 6, seed=i)[:, :tokens], torch.ones(1, tokens, dtype=torch.bool))
+        for i in range(rows)
+    ]
     return Condition.cat([Condition({"text": entry}) for entry in each])
 
 

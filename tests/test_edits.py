@@ -12,15 +12,15 @@ from pydantic import ValidationError
 from small import noise
 
 from codecdiff import Codec, Condition, Denoiser, Pipeline
-from codecdiff.codecs import Wrapped
+from codecdiff.codecs import CodecWrapper
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.noise_schedule import coefficients, training_scheduler
 from codecdiff.diffusion.noise_schedule import sampler as sampler_of
-from codecdiff.diffusion.sampling import KnownStage, sample
+from codecdiff.diffusion.sampling import StageMask, sample
 from codecdiff.pipeline.editing import (
+    EditMask,
     Extend,
     Inpaint,
-    Known,
     Refine,
     Restore,
     Vary,
@@ -56,7 +56,7 @@ def test_kept_codes_come_back_bit_for_bit(make_pipeline: Make, splitter: Any, sa
     for stage in pipeline.stages:
         stage.sampler = sampler
     codes, mask = some_codes(2), some_mask(2)
-    known = Known.of_codes(pipeline.codec, codes).keep(mask)
+    known = EditMask.of_codes(pipeline.codec, codes).keep(mask)
     edited = made(pipeline, takes=2, known=known)
     assert torch.equal(edited[mask], codes[mask])
     assert (edited[~mask] != codes[~mask]).float().mean() > 0.5
@@ -65,7 +65,7 @@ def test_kept_codes_come_back_bit_for_bit(make_pipeline: Make, splitter: Any, sa
 @pytest.mark.parametrize("splitter", PATTERNS, ids=str)
 def test_keeping_everything_gives_the_source_and_nothing_a_generation(make_pipeline: Make, splitter: Any) -> None:
     pipeline = make_pipeline(splitter)
-    known = Known.of_codes(pipeline.codec, some_codes())
+    known = EditMask.of_codes(pipeline.codec, some_codes())
     assert torch.equal(made(pipeline, known=known.keep(torch.tensor(True))), known.codes)
     assert torch.equal(made(pipeline, known=known), made(pipeline))
 
@@ -85,7 +85,7 @@ def test_what_is_kept_is_seen_under_the_noise_it_began_with(sampler: str, color:
             return 0.3 * noisy
 
     kept = (torch.arange(24) < 12).expand(1, 2, 24)
-    known = KnownStage(clean, kept, strength=strength)
+    known = StageMask(clean, kept, strength=strength)
     options: dict[str, Any] = {"context": None, "condition": Condition({}), "steps": 20, "guidance": 1.0}
     options |= {"generators": [generator(7)], "color": color, "known": known}
     sample(Spy(), sampler_of(trained, sampler), (2, 24), **options)
@@ -99,11 +99,11 @@ def test_what_is_kept_is_seen_under_the_noise_it_began_with(sampler: str, color:
 def test_the_rest_is_made_to_go_with_what_is_kept(make_pipeline: Make, color: float) -> None:
     pipeline = make_pipeline("parallel")
     pipeline.stages[0].noise_color = color
-    first, second = (Known.of_codes(pipeline.codec, some_codes(seed=seed)) for seed in (1, 3))
+    first, second = (EditMask.of_codes(pipeline.codec, some_codes(seed=seed)) for seed in (1, 3))
     mask = (torch.arange(FRAMES) < 10)[None, None]
     one, other = (made(pipeline, known=known.keep(mask)) for known in (first, second))
     assert not torch.equal(one[..., 10:], other[..., 10:])
-    same = first.keep(mask), Known.of_codes(pipeline.codec, torch.where(mask, first.codes, second.codes)).keep(mask)
+    same = first.keep(mask), EditMask.of_codes(pipeline.codec, torch.where(mask, first.codes, second.codes)).keep(mask)
     assert torch.equal(made(pipeline, known=same[0]), made(pipeline, known=same[1]))  # what is not kept is not read
 
 
@@ -113,7 +113,7 @@ def test_a_smaller_strength_stays_nearer_to_the_source(make_pipeline: Make, samp
     pipeline = make_pipeline()
     for stage in pipeline.stages:
         stage.sampler, stage.steps, stage.guidance = sampler, 20, 1.0
-    known = Known.of_codes(pipeline.codec, some_codes())
+    known = EditMask.of_codes(pipeline.codec, some_codes())
 
     def far(strength: float) -> float:
         codes = made(pipeline, known=known.varied(strength))
@@ -127,7 +127,7 @@ def test_a_smaller_strength_stays_nearer_to_the_source(make_pipeline: Make, samp
 
 def test_a_take_of_an_edit_does_not_depend_on_its_batch(make_pipeline: Make) -> None:
     pipeline = make_pipeline()
-    known = Known.of_codes(pipeline.codec, some_codes()).keep(some_mask()).repeated(3)
+    known = EditMask.of_codes(pipeline.codec, some_codes()).keep(some_mask()).repeated(3)
     together = made(pipeline, takes=3, known=known)
     assert torch.equal(made(pipeline, takes=3, known=known, batch_size=1), together)
     assert torch.equal(made(pipeline, takes=1, known=known.rows([2]), first_take=2), together[2:])
@@ -137,14 +137,14 @@ def test_a_take_of_an_edit_does_not_depend_on_its_batch(make_pipeline: Make) -> 
 def test_projections_are_known_as_they_are(make_pipeline: Make, dac: Codec) -> None:
     pipeline = make_pipeline(target="projections", snap_context=False)
     audio = 0.1 * noise(1, 1, FRAMES * dac.hop_length)
-    known = Known.of_audio(pipeline.codec, audio, "projections")
-    torch.testing.assert_close(known.latents, pipeline.codec.project(audio))
+    known = EditMask.of_audio(pipeline.codec, audio, "projections")
+    torch.testing.assert_close(known.latents, pipeline.codec.encode_continuous(audio))
     assert torch.equal(known.codes, pipeline.codec.encode(audio))
     assert not torch.allclose(known.latents, pipeline.codec.embed(known.codes), atol=0.01)
     seen: list[torch.Tensor] = []
     secondary = pipeline.stages[1].denoiser
     secondary.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
-    secondary.prepared = lambda *_: secondary  # type: ignore[method-assign]
+    secondary.prepare_for_sampling = lambda *_: secondary  # type: ignore[method-assign]
     refined = made(pipeline, known=known.keep(of_levels(pipeline.codec, [0])))
     assert torch.equal(refined[:, 0], known.codes[:, 0])
     torch.testing.assert_close(seen[0][:1], known.latents[:, 0])
@@ -152,7 +152,7 @@ def test_projections_are_known_as_they_are(make_pipeline: Make, dac: Codec) -> N
 
 def test_padding_of_a_pattern_is_neither_kept_nor_missing(make_pipeline: Make) -> None:
     pipeline = make_pipeline({"name": "delayed", "delay": 2})
-    known = Known.of_codes(pipeline.codec, some_codes()).keep(torch.tensor(True))
+    known = EditMask.of_codes(pipeline.codec, some_codes()).keep(torch.tensor(True))
     (stage,) = known_in_stages(known, pipeline.splitter)
     assert stage.clean.shape[-1] == FRAMES + 6
     assert stage.kept.sum() == known.latents.numel()
@@ -170,7 +170,7 @@ def test_a_negative_prompt_is_what_guidance_leads_away_from(make_pipeline: Make)
 
 
 def test_every_edit_is_its_mask(dac: Codec) -> None:
-    source = Known.of_codes(dac, some_codes())
+    source = EditMask.of_codes(dac, some_codes())
 
     def kept(edit: Any) -> torch.Tensor:
         return edit.apply(source, dac).kept[0]
@@ -205,7 +205,7 @@ def test_levels_are_numbers_and_ranges() -> None:
 
 
 def test_edits_that_make_no_sense_are_explained(dac: Codec) -> None:
-    source = Known.of_codes(dac, some_codes())
+    source = EditMask.of_codes(dac, some_codes())
     with pytest.raises(ValueError, match="has no level 4, 7: it has 0 to 3"):
         Refine(keep=(0, 7, 4)).apply(source, dac)
     with pytest.raises(ValueError, match="levels=4: this codec has 4, so there is nothing to restore"):
@@ -222,11 +222,11 @@ def test_edits_that_make_no_sense_are_explained(dac: Codec) -> None:
 
 def test_known_codes_of_another_shape_are_refused(make_pipeline: Make) -> None:
     pipeline = make_pipeline()
-    known = Known.of_codes(pipeline.codec, some_codes()[..., :19])
+    known = EditMask.of_codes(pipeline.codec, some_codes()[..., :19])
     with pytest.raises(ValueError, match=r"known codes are \(1, 4, 19\), but codes of every take are \(1, 4, 20\)"):
         made(pipeline, known=known)
     with pytest.raises(ValueError, match=r"The kept of \(1, 4, 20\) codes are \(1, 4, 20\), not \(1, 4, 3\)"):
-        Known(some_codes(), pipeline.codec.embed(some_codes()), some_mask()[..., :3])
+        EditMask(some_codes(), pipeline.codec.embed(some_codes()), some_mask()[..., :3])
 
 
 def test_regions_cover_the_frames_they_touch(dac: Codec) -> None:
@@ -238,13 +238,13 @@ def test_regions_cover_the_frames_they_touch(dac: Codec) -> None:
 
 def test_the_source_is_heard_in_pieces_when_it_is_long(make_pipeline: Make, dac: Codec, tmp_path: Path) -> None:
     audio = 0.1 * noise(1, 1, 700 * dac.hop_length)
-    known = Known.of_audio(make_pipeline().codec, audio)
+    known = EditMask.of_audio(make_pipeline().codec, audio)
     assert known.frames == 700
     assert (known.codes != dac.encode(audio)).float().mean() < 1e-3
 
 
 def test_a_region_that_ends_where_a_frame_does_takes_no_other(dac: Codec) -> None:
-    class Fifty(Wrapped):
+    class Fifty(CodecWrapper):
         @property
         def frame_rate(self) -> float:
             return 50.0

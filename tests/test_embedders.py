@@ -11,7 +11,7 @@ import torch
 from small import noise, tone, write_music
 
 from codecdiff import Codec, config
-from codecdiff.codecs import Standardized
+from codecdiff.codecs import NormalizedCodec
 from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio, stream_audio
 from codecdiff.data.code_store import fingerprint
 from codecdiff.embedders import CodecEmbedder, LogMel, Windowed
@@ -34,7 +34,7 @@ def test_logmel_obeys_the_laws(rate: int) -> None:
 
 
 @pytest.mark.integration
-def test_a_codec_around_another_obeys_the_laws(standardized: Standardized) -> None:
+def test_a_codec_around_another_obeys_the_laws(standardized: NormalizedCodec) -> None:
     check_embedder(CodecEmbedder(standardized))
 
 
@@ -48,7 +48,7 @@ def test_logmel_is_the_features_of_the_metrics(logmel: LogMel) -> None:
 
 def test_a_codec_s_vectors_are_moments_of_its_projections(dac: Codec) -> None:
     audio = 0.3 * noise(1, 2 * dac.sample_rate + 5)
-    latents = dac.project(audio[:, None, : dac.sample_rate])[0].flatten(0, 1)
+    latents = dac.encode_continuous(audio[:, None, : dac.sample_rate])[0].flatten(0, 1)
     vectors = CodecEmbedder(dac).embed(audio)
     assert vectors.shape == (1, 2, 2 * dac.num_codebooks * dac.codebook_dim)
     expected = torch.cat([latents.mean(1), latents.std(1, correction=0)])
@@ -57,14 +57,17 @@ def test_a_codec_s_vectors_are_moments_of_its_projections(dac: Codec) -> None:
 
 def test_embedders_are_built_from_configurations(codec_spec: dict) -> None:
     embedder = config.build("embedders", {"name": "codec", "codec": {"name": "standardized", "codec": codec_spec}})
-    spec = config.spec_of("embedders", embedder)
+    spec = config.to_config("embedders", embedder)
     assert (spec["name"], spec["codec"]["name"], spec["codec"]["codec"]["model"]) == (
         "codec",
         "standardized",
         codec_spec["model"],
     )
     assert fingerprint(config.build("embedders", spec)) == fingerprint(embedder)
-    assert config.spec_of("embedders", config.build("embedders", "logmel")) == {"name": "logmel", "sample_rate": 44_100}
+    assert config.to_config("embedders", config.build("embedders", "logmel")) == {
+        "name": "logmel",
+        "sample_rate": 44_100,
+    }
 
 
 def test_a_codec_that_is_not_fitted_says_so() -> None:

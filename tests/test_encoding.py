@@ -26,8 +26,8 @@ from typer.testing import CliRunner
 
 from codecdiff import Codec
 from codecdiff.cli.main import app
-from codecdiff.codecs import Wrapped
-from codecdiff.config import spec_of
+from codecdiff.codecs import CodecWrapper
+from codecdiff.config import to_config
 from codecdiff.data import segments as segmenting
 from codecdiff.data.audio import Track, find_tracks, read_audio, stream_audio
 from codecdiff.data.code_store import CodeStore
@@ -47,7 +47,7 @@ SHORT = 1.2 / 60  # minutes in a shard: one track of the music each, or two
 @pytest.fixture(scope="module")
 def spec(dac: Codec) -> dict[str, Any]:
     """What the command finds that its codec is."""
-    return spec_of("codecs", dac)
+    return to_config("codecs", dac)
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +292,7 @@ def test_a_draft_of_something_else_is_refused(
         encode_tracks(tracks[1:], folder, dac, {}, **options)
     with pytest.raises(ValueError, match="begun with other tracks"):
         encode_tracks([replace(tracks[0], captions=("other",)), *tracks[1:]], folder, dac, spec, **options)
-    other = Wrapped(dac)
+    other = CodecWrapper(dac)
     other.register_buffer("more", torch.ones(3))
     with pytest.raises(ValueError, match="begun by a codec whose weights are"):
         encode_tracks(tracks, folder, other, spec, **options)
@@ -608,7 +608,7 @@ def test_a_cluster_that_loses_a_node_makes_the_same_store(
             tries.append(marks())
 
         options: dict[str, Any] = {"rules": LONG, "minutes": 2, "engine": on_ray("cpu"), "progress": progress}
-        store, skipped = encode_tracks(find_tracks(album), tmp_path / "store", dac, spec_of("codecs", dac), **options)
+        store, skipped = encode_tracks(find_tracks(album), tmp_path / "store", dac, to_config("codecs", dac), **options)
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -219,7 +219,7 @@ def test_clips_are_brought_to_one_loudness_without_clipping(tmp_path: Path) -> N
 
 def listener(cache: Path) -> Listener:
     judge = LogMel(sample_rate=RATE)
-    hearing = Hearing.of(judge, config.spec_of("embedders", judge), clip_seconds=1.0)
+    hearing = Hearing.of(judge, config.to_config("embedders", judge), clip_seconds=1.0)
     return Listener(judge, hearing, Cutting(1.0), cache)
 
 

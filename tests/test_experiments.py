@@ -10,9 +10,9 @@ import torch
 import yaml
 from small import UNET
 
-from codecdiff.conditioners.cached import Cached
-from codecdiff.conditioners.joined import Joined
-from codecdiff.config.schema import Blueprint
+from codecdiff.conditioners.cached import CachedConditioner
+from codecdiff.conditioners.joined import JoinedConditioner
+from codecdiff.config.schema import ExperimentConfig
 from codecdiff.diffusion.noise_schedule import prediction_of
 from codecdiff.pipeline.checkpoint import read_spec
 from codecdiff.training.experiment import check_starts, new_pipeline, new_stage, open_data, prepare_prompts, start_of
@@ -21,8 +21,8 @@ PATTERNS = Path(__file__).parent.parent / "docs" / "patterns.md"
 
 
 @pytest.fixture
-def blueprint(codec_spec: dict[str, Any], music: Path) -> Blueprint:
-    return Blueprint.model_validate(
+def experiment(codec_spec: dict[str, Any], music: Path) -> ExperimentConfig:
+    return ExperimentConfig.model_validate(
         {
             "codec": codec_spec,
             "splitter": {"name": "coarse-first"},
@@ -46,9 +46,9 @@ def blueprint(codec_spec: dict[str, Any], music: Path) -> Blueprint:
     )
 
 
-def test_a_stage_has_its_own_settings_over_those_of_all(blueprint: Blueprint) -> None:
-    pipeline, _ = new_pipeline(blueprint, outlined=True)
-    (primary, first, _), (secondary, second, loop) = (new_stage(blueprint, pipeline, i, "meta") for i in (0, 1))
+def test_a_stage_has_its_own_settings_over_those_of_all(experiment: ExperimentConfig) -> None:
+    pipeline, _ = new_pipeline(experiment, skeleton=True)
+    (primary, first, _), (secondary, second, loop) = (new_stage(experiment, pipeline, i, "meta") for i in (0, 1))
     assert (first.steps, second.steps, second.warmup, loop.batch_size) == (4, 6, 0, 2)
     assert (primary.denoiser.arguments["width"], secondary.denoiser.arguments["width"]) == (16, 8)
     assert (prediction_of(primary.scheduler), prediction_of(secondary.scheduler)) == ("v_prediction", "flow")
@@ -57,43 +57,45 @@ def test_a_stage_has_its_own_settings_over_those_of_all(blueprint: Blueprint) ->
     assert all(parameter.is_meta for parameter in secondary.denoiser.parameters())
 
 
-def test_weights_follow_from_the_seed_and_facts_are_kept(blueprint: Blueprint) -> None:
-    pipeline, _ = new_pipeline(blueprint)
-    stages = [new_stage(blueprint, pipeline, 0, facts={"command": "made by hand"})[0] for _ in range(2)]
-    other = new_stage(blueprint.model_copy(update={"seed": 1}), pipeline, 0)[0]
+def test_weights_follow_from_the_seed_and_facts_are_kept(experiment: ExperimentConfig) -> None:
+    pipeline, _ = new_pipeline(experiment)
+    stages = [new_stage(experiment, pipeline, 0, facts={"command": "made by hand"})[0] for _ in range(2)]
+    other = new_stage(experiment.model_copy(update={"seed": 1}), pipeline, 0)[0]
     weights = [torch.cat([p.flatten() for p in stage.denoiser.parameters()]) for stage in (*stages, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     assert stages[0].facts["command"] == "made by hand"
-    assert stages[0].facts["learning_rate"] == blueprint.train.learning_rate
+    assert stages[0].facts["learning_rate"] == experiment.train.learning_rate
 
 
-def test_statistics_are_those_of_the_model_folder_once_there_is_one(blueprint: Blueprint, tmp_path: Path) -> None:
-    pipeline, codec = new_pipeline(blueprint)
+def test_statistics_are_those_of_the_model_folder_once_there_is_one(
+    experiment: ExperimentConfig, tmp_path: Path
+) -> None:
+    pipeline, codec = new_pipeline(experiment)
     home, model = tmp_path / "store", tmp_path / "model"
-    store = open_data(blueprint, pipeline, codec, home, model)
+    store = open_data(experiment, pipeline, codec, home, model)
     assert (len(store), pipeline.data["tracks"]) == (6, 6)
     assert read_spec(model)["snap_context"] is False
     mean = codec.mean.clone()
     assert mean.abs().max() > 0
     with torch.no_grad():
         codec.mean.zero_()
-    open_data(blueprint, pipeline, codec, home, model)
+    open_data(experiment, pipeline, codec, home, model)
     assert torch.equal(codec.mean, mean)
-    other, codec = new_pipeline(blueprint.model_copy(update={"snap_context": True}))
+    other, codec = new_pipeline(experiment.model_copy(update={"snap_context": True}))
     with pytest.raises(ValueError, match="snap_context is false there, true here"):
-        open_data(blueprint, other, codec, home, model)
+        open_data(experiment, other, codec, home, model)
 
 
 def test_what_a_stage_cannot_start_from_is_said_before_the_first_is_trained(
-    blueprint: Blueprint, tmp_path: Path
+    experiment: ExperimentConfig, tmp_path: Path
 ) -> None:
     def check(primary: str | None, secondary: str | None, kind: str = "unet") -> None:
         asked = {"primary": {"start_from": primary}, "secondary": {"start_from": secondary, "denoiser": {"name": kind}}}
         if kind == "unet":
             del asked["secondary"]["denoiser"]
-        spec = Blueprint.model_validate({**blueprint.model_dump(exclude_unset=True), "stages": asked})
-        pipeline, _ = new_pipeline(spec, outlined=True)
+        spec = ExperimentConfig.model_validate({**experiment.model_dump(exclude_unset=True), "stages": asked})
+        pipeline, _ = new_pipeline(spec, skeleton=True)
         check_starts(spec, pipeline, [new_stage(spec, pipeline, i, "meta")[0] for i in (0, 1)], tmp_path)
         assert start_of(spec, pipeline, "secondary", tmp_path) == (tmp_path / "primary" if secondary else None)
 
@@ -112,42 +114,48 @@ def test_what_a_stage_cannot_start_from_is_said_before_the_first_is_trained(
     check(None, "primary", kind="dit")
 
 
-def test_prompts_are_prepared_and_fields_that_nothing_has_are_told(blueprint: Blueprint, tmp_path: Path) -> None:
+def test_prompts_are_prepared_and_fields_that_nothing_has_are_told(
+    experiment: ExperimentConfig, tmp_path: Path
+) -> None:
     words = {"name": "cached", "folder": str(tmp_path / "prompts"), "conditioner": {"name": "words"}}
     numbers = {"name": "numbers", "fields": {"seconds": {"low": 0, "high": 9}, "tempo": {"low": 40, "high": 220}}}
-    told = blueprint.model_copy(update={"conditioner": {"name": "joined", "conditioners": [words, numbers]}})
+    told = experiment.model_copy(update={"conditioner": {"name": "joined", "conditioners": [words, numbers]}})
     pipeline, codec = new_pipeline(told)
     store = open_data(told, pipeline, codec, tmp_path / "store", tmp_path / "model")
     assert read_spec(tmp_path / "model")["conditioner"]["conditioners"][0]["name"] == "words"
     lines: list[str] = []
     prepare_prompts(pipeline, store, ["a waltz"], report=lines.append)
     assert lines == ["The conditioner reads 'tempo', and nothing in the store has it: it will always be absent."]
-    assert isinstance(pipeline.conditioner, Joined)
+    assert isinstance(pipeline.conditioner, JoinedConditioner)
     cached = pipeline.conditioner.parts[0]
-    assert isinstance(cached, Cached)
+    assert isinstance(cached, CachedConditioner)
     assert all(cached.key(prompt) in cached.features for prompt in ("a waltz", "", "tone 3"))
     assert len(list(cached.folder.rglob("*.safetensors"))) == len(store) + 2
 
 
-def test_guidance_of_a_condition_that_is_not_there_is_refused_before_training(blueprint: Blueprint) -> None:
-    wrong = blueprint.model_copy(update={"sampling": blueprint.sampling.model_copy(update={"guidance": {"key": 2.0}})})
+def test_guidance_of_a_condition_that_is_not_there_is_refused_before_training(experiment: ExperimentConfig) -> None:
+    wrong = experiment.model_copy(
+        update={"sampling": experiment.sampling.model_copy(update={"guidance": {"key": 2.0}})}
+    )
     with pytest.raises(ValueError, match="guidance key=2: the model has no such condition"):
-        new_stage(wrong, new_pipeline(wrong, outlined=True)[0], 0, "meta")
+        new_stage(wrong, new_pipeline(wrong, skeleton=True)[0], 0, "meta")
 
 
 def test_the_pattern_of_the_docs_starts_a_stage_from_one_that_it_shares_weights_with() -> None:
     written = yaml.safe_load(PATTERNS.read_text(encoding="utf-8").partition("```yaml")[2].partition("```")[0])
     parts: Any = {"codec": {"name": "starter"}, "conditioner": {"name": "words"}}
-    blueprint = Blueprint.model_validate({**parts, **written})
-    pipeline, _ = new_pipeline(blueprint, outlined=True)
-    there, _, here = [new_stage(blueprint, pipeline, i, "meta")[0].denoiser.state_dict() for i in range(3)]
+    experiment = ExperimentConfig.model_validate({**parts, **written})
+    pipeline, _ = new_pipeline(experiment, skeleton=True)
+    there, _, here = [new_stage(experiment, pipeline, i, "meta")[0].denoiser.state_dict() for i in range(3)]
     alike = sum(t.numel() for name, t in here.items() if name in there and there[name].shape == t.shape)
     assert alike > 0.9 * sum(t.numel() for t in here.values())
 
 
 @pytest.mark.parametrize("name", ["type", "keys", "training", "bpm.mean"])
-def test_a_condition_that_no_network_could_keep_is_refused_in_a_sentence(blueprint: Blueprint, name: str) -> None:
+def test_a_condition_that_no_network_could_keep_is_refused_in_a_sentence(
+    experiment: ExperimentConfig, name: str
+) -> None:
     numbers = {"name": "numbers", "fields": {name: {"classes": ["loop", "song"]}}}
-    pipeline, _ = new_pipeline(blueprint.model_copy(update={"conditioner": numbers}))
+    pipeline, _ = new_pipeline(experiment.model_copy(update={"conditioner": numbers}))
     with pytest.raises(ValueError, match=f"A condition cannot be called '{name}'.* column of the metadata"):
-        new_stage(blueprint, pipeline, 0, "meta")
+        new_stage(experiment, pipeline, 0, "meta")

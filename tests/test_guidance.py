@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from codecdiff import Condition, Denoiser, Entry, config
-from codecdiff.conditioners.joined import Joined
-from codecdiff.conditioners.numeric import Numbers, Reading
+from codecdiff import Condition, ConditionTokens, Denoiser, config
+from codecdiff.conditioners.joined import JoinedConditioner
+from codecdiff.conditioners.numeric import NumericConditioner, Reading
 from codecdiff.diffusion.guidance import asked, groups, guided, num_answers, num_passes, parse, resolved
 from codecdiff.diffusion.noise_schedule import sampler, training_scheduler
 from codecdiff.diffusion.sampling import sample
@@ -23,7 +23,7 @@ NAMES: tuple[str, ...] = ("text", "vector", "tempo")
 def told(*names: str, value: float = 1.0) -> Condition:
     """A condition of two rows with these entries, and the others absent."""
     tokens = value * torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])
-    return Condition({name: Entry(tokens, torch.full((2, 1), name in names)) for name in NAMES})
+    return Condition({name: ConditionTokens(tokens, torch.full((2, 1), name in names)) for name in NAMES})
 
 
 class Table(Denoiser):
@@ -132,12 +132,12 @@ def test_sampling_goes_by_it() -> None:
     assert network.rows == [6]
 
 
-def conditioner() -> Joined:
+def conditioner() -> JoinedConditioner:
     words = config.build("conditioners", {"name": "words", "width": 8})
-    return Joined([words, Numbers({"tempo": Reading(low=40, high=220)})])
+    return JoinedConditioner([words, NumericConditioner({"tempo": Reading(low=40, high=220)})])
 
 
-class Twofold(Numbers):
+class Twofold(NumericConditioner):
     """Gives two entries of one field, as T5 does."""
 
     @property

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from codecdiff import Condition, Entry
+from codecdiff import Condition, ConditionTokens
 
 BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "large_models.py"
 
@@ -28,7 +28,7 @@ def test_a_forward_pass_takes_the_published_number_of_operations() -> None:
     with torch.device("meta"):
         unet = unets.UNet(**released.Architecture(*released.SIZES["large"], *released.ROLES["primary"]).options)
         noisy, step = torch.randn(1, 8, 2496), torch.zeros(1)
-        text = Entry(torch.randn(1, 60, 1024), torch.ones(1, 60, dtype=torch.bool))
+        text = ConditionTokens(torch.randn(1, 60, 1024), torch.ones(1, 60, dtype=torch.bool))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         unet(noisy, step, None, Condition({"text": text}))
     assert counter.get_total_flops() == pytest.approx(632e9, rel=1e-3)

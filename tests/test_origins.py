@@ -13,8 +13,8 @@ from toys import SPLITTER
 
 import codecdiff
 from codecdiff import Pipeline
-from codecdiff.codecs import Standardized
-from codecdiff.pipeline.code_version import origins, warn_of_changes
+from codecdiff.codecs import NormalizedCodec
+from codecdiff.pipeline.code_version import code_versions, warn_of_changes
 
 
 @pytest.fixture
@@ -28,12 +28,12 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_other_sources_are_another_origin_once_they_are_imported(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = import_module("toy_origin").Toy(num_codebooks=2)
-    before = origins(part)
+    before = code_versions(part)
     assert before.keys() == {"toy_origin.Toy"}
     toy.write_text(f"{SPLITTER}\n# edited")
-    assert origins(part, None) == before  # what runs is not what was edited since
+    assert code_versions(part, None) == before  # what runs is not what was edited since
     monkeypatch.delitem(sys.modules, "toy_origin")
-    after = origins(import_module("toy_origin").Toy(num_codebooks=2))
+    after = code_versions(import_module("toy_origin").Toy(num_codebooks=2))
     assert after.keys() == before.keys()
     assert after != before
     with pytest.warns(UserWarning, match=r"has changed since .*: toy_origin\.Toy \(toy_origin, \w+ then, .* now\)"):
@@ -46,8 +46,8 @@ def test_what_was_not_recorded_may_be_any() -> None:
 
 
 def test_parts_inside_of_others_are_among_them(dac: codecdiff.Codec) -> None:
-    found = origins(Standardized(dac))
-    assert found["codecdiff.codecs.normalized.Standardized"].startswith(f"codecdiff {codecdiff.__version__}, ")
+    found = code_versions(NormalizedCodec(dac))
+    assert found["codecdiff.codecs.normalized.NormalizedCodec"].startswith(f"codecdiff {codecdiff.__version__}, ")
     assert found[f"{type(dac).__module__}.DAC"].startswith("codecdiff-dac ")
 
 

@@ -14,11 +14,11 @@ from small import UNET
 
 import codecdiff
 from codecdiff import Codec, Pipeline
-from codecdiff.codecs import Standardized, Wrapped
+from codecdiff.codecs import CodecWrapper, NormalizedCodec
 from codecdiff.data.code_store import CodeStore
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.checkpoint import MODEL_FILE, load_codec_state
-from codecdiff.pipeline.editing import Known, of_levels
+from codecdiff.pipeline.editing import EditMask, of_levels
 from codecdiff.pipeline.stage import Stage, stage_shapes
 from codecdiff.testing import check_conditioner, check_denoiser
 from codecdiff.training.batch import StageData
@@ -147,7 +147,7 @@ def test_another_model_in_the_folder_is_refused(make_pipeline: Make, tmp_path: P
     with pytest.raises(ValueError, match="holds another model: conditioner is"):
         make_pipeline(conditioner=None).save(tmp_path)
     other = make_pipeline()
-    other.codec = Standardized(dac)
+    other.codec = NormalizedCodec(dac)
     with pytest.raises(ValueError, match="the fitted state of the codec is another"):
         other.save(tmp_path)
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
@@ -250,9 +250,9 @@ def test_audio_is_as_long_as_asked(make_pipeline: Make, seconds: float) -> None:
 
 
 def test_known_codes_are_kept_where_a_codebook_holds_an_entry_twice(make_pipeline: Make, dac: Codec) -> None:
-    class Twins(Wrapped):
+    class Twins(CodecWrapper):
         @property
-        def duplicate_entries(self) -> frozenset[tuple[int, int]]:
+        def duplicate_codes(self) -> frozenset[tuple[int, int]]:
             return frozenset({(0, 1)})
 
         def quantize(self, latents: torch.Tensor) -> torch.Tensor:
@@ -262,7 +262,7 @@ def test_known_codes_are_kept_where_a_codebook_holds_an_entry_twice(make_pipelin
 
     pipeline = make_pipeline()
     pipeline.codec = Twins(pipeline.codec)
-    known = Known.of_codes(pipeline.codec, torch.ones(1, 4, 20, dtype=torch.int64))
+    known = EditMask.of_codes(pipeline.codec, torch.ones(1, 4, 20, dtype=torch.int64))
     kept = codes_of(pipeline, "", known=known.keep(of_levels(pipeline.codec, [0])))
     assert torch.equal(kept[:, 0], known.codes[:, 0])
 
@@ -273,7 +273,7 @@ def test_a_stage_sees_entries_or_raw_samples_as_told(make_pipeline: Make, monkey
         pipeline = make_pipeline(snap_context=snap)
         secondary = pipeline.stages[1].denoiser
         secondary.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
-        monkeypatch.setattr(secondary, "prepared", lambda *_, network=secondary: network)
+        monkeypatch.setattr(secondary, "prepare_for_sampling", lambda *_, network=secondary: network)
         codes = codes_of(pipeline, "drums")
         entries = pipeline.codec.embed(codes)[:, 0]
         assert torch.allclose(seen[-1][:1], entries, atol=1e-5) == snap

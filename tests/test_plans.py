@@ -18,8 +18,8 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from codecdiff import Codec, Condition, Entry, Pipeline, config
-from codecdiff.conditioners.cached import Cached
+from codecdiff import Codec, Condition, ConditionTokens, Pipeline, config
+from codecdiff.conditioners.cached import CachedConditioner
 from codecdiff.config.schema import Data
 from codecdiff.data.audio import find_tracks
 from codecdiff.data.code_store import CodeStore
@@ -47,7 +47,7 @@ def trainer_on(device: str, **options: Any) -> StageTrainer:
 
 def input_on(device: str, rows: int = 4, frames: int = 256) -> StageInput:
     clean, context, tokens = noise(rows, 8, frames), noise(rows, 4, frames), noise(rows, 10, 16)
-    condition = Condition({"text": Entry(tokens, torch.ones(rows, 10, dtype=torch.bool))}).to(device)
+    condition = Condition({"text": ConditionTokens(tokens, torch.ones(rows, 10, dtype=torch.bool))}).to(device)
     return StageInput(range(rows), clean.to(device), torch.ones_like(clean).to(device), context.to(device), condition)
 
 
@@ -262,9 +262,9 @@ PAPER = Path(__file__).parent.parent / "recipes" / "configs" / "paper.yaml"
 
 def test_the_papers_configuration_is_the_papers(recipe: dict[str, Any]) -> None:
     experiment = config.read(recipe["Experiment"], PAPER)
-    pipeline, codec = new_pipeline(experiment, outlined=True)
+    pipeline, codec = new_pipeline(experiment, skeleton=True)
     conditioner = pipeline.conditioner
-    assert isinstance(conditioner, Cached)
+    assert isinstance(conditioner, CachedConditioner)
     assert (codec.sample_rate, codec.num_codebooks, codec.codebook_size, codec.codebook_dim) == (44100, 9, 1024, 8)
     assert (pipeline.stage_names, conditioner.widths) == (["primary", "secondary"], {"text": 1024, "vector": 1024})
     assert all(tensor.is_meta for part in (codec, conditioner.conditioner) for tensor in part.parameters())

@@ -27,7 +27,7 @@ from codecdiff.cli.main import app
 from codecdiff.config import ConfigError
 from codecdiff.data.audio import read_audio
 from codecdiff.diffusion.noise_schedule import prediction_of
-from codecdiff.pipeline.editing import Extend, Inpaint, Known, Refine, Restore, Vary
+from codecdiff.pipeline.editing import EditMask, Extend, Inpaint, Refine, Restore, Vary
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling import plan
 
@@ -302,7 +302,7 @@ def test_every_pattern_is_planned_trained_sampled_and_edited(
     model = codecdiff.load(out / "model")
     assert (out / "samples" / "00.wav").exists()
     assert [described(stage) for stage in model.stages] == wanted
-    source = Known.of_audio(model.codec, read_audio(out / "samples" / "00.wav", 8000, 1)[None])
+    source = EditMask.of_audio(model.codec, read_audio(out / "samples" / "00.wav", 8000, 1)[None])
     for edit in (Refine(keep=(0,)), Inpaint(regions=((0.05, 0.1),)), Extend(seconds=0.1), Restore(levels=3)):
         known = edit.apply(source, model.codec)
         (codes,) = model.generate_codes(["a tone"], known.frames, known=known)

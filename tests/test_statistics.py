@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from codecdiff import Codec, config
 from codecdiff.cli.main import app
-from codecdiff.codecs import Standardized
+from codecdiff.codecs import NormalizedCodec
 from codecdiff.data import reports, statistics
 from codecdiff.data import usage as counting
 from codecdiff.data.audio import find_tracks
@@ -120,7 +120,7 @@ def check_entries(store: CodeStore, codec: Codec) -> None:
     assert moments.count == every.shape[-1]
     np.testing.assert_allclose(moments.mean, every.mean(-1), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(moments.variance, every.var(-1, correction=0), rtol=1e-9, atol=1e-12)
-    measured = Standardized(codec)
+    measured = NormalizedCodec(codec)
     measured.measure(store.latents(codec))
     for book, mean, std in zip(counting.latents(moments), measured.mean[:, 0, 0], measured.std[:, 0, 0], strict=True):
         assert book["mean"] == pytest.approx(float(mean), rel=1e-5, abs=1e-7)
@@ -137,7 +137,7 @@ def test_moments_of_a_fitted_codec(tmp_path: Path) -> None:
     tracks = find_tracks(write_music(tmp_path / "music", count=2, seconds=8.0))
     codec = config.build("codecs", "starter")
     codec.fit(clips(tracks, codec))
-    store, _ = encode_tracks(tracks, tmp_path / "store", codec, config.spec_of("codecs", codec))
+    store, _ = encode_tracks(tracks, tmp_path / "store", codec, config.to_config("codecs", codec))
     check_entries(store, codec)
     figures = statistics.of_store(CodeStore(store.folder))  # the codec is made again from the store alone
     assert figures["latents"] == counting.latents(entry_moments(usage(store).counts, codec))

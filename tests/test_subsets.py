@@ -30,8 +30,8 @@ NAMES = {
     ("Sampling Plus", "http://creativecommons.org/licenses/sampling+/1.0/"): "CC Sampling+ 1.0",
     ("cc-by-nc-sa-4.0", ""): "CC BY-NC-SA 4.0",
     ("CC BY 3.0", ""): "CC BY 3.0",
-    ("Public Domain / Sound Recording  Common Law Protection", "http://freemusicarchive.org/Law"): (
-        "Public Domain / Sound Recording Common Law Protection"
+    ("Public Domain / Sound Recording  Common Check Protection", "http://freemusicarchive.org/Check"): (
+        "Public Domain / Sound Recording Common Check Protection"
     ),
     ("Apache 2.0", ""): "Apache 2.0",
     ("", ""): "",

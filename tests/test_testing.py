@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 from codecdiff import Part, registry
 from codecdiff.cli import console
 from codecdiff.cli.main import app
-from codecdiff.codecs import Standardized
+from codecdiff.codecs import NormalizedCodec
 from codecdiff.config import ConfigError
 from codecdiff.splitters import Parallel
 from codecdiff.testing import (
     LAWS,
-    DeclaredException,
+    ExpectedFailure,
     Result,
     check_captioner,
     check_codec,
@@ -65,7 +65,7 @@ def test_a_good_part_keeps_every_law(kind: str, part: type) -> None:
     results = CHECKS[kind](part)
     assert [result.law.name for result in results] == list(LAWS[kind].laws)
     beside = {result.law.name for result in results if result.state == "does not apply"}
-    assert beside <= {"prepared", "texts"}
+    assert beside <= {"prepare-for-sampling", "texts"}
     assert {result.state for result in results} <= {"kept", "does not apply"}
 
 
@@ -106,28 +106,28 @@ def test_laws_leave_the_global_generators_where_they_were() -> None:
 
 
 class Excused(faulty.NarrowDecoder):
-    exceptions: Mapping[str, str] = {"chunked": "its decoder listens far"}
+    expected_failures: Mapping[str, str] = {"chunked": "its decoder listens far"}
 
 
 def test_a_declared_exception_is_told_and_does_not_fail() -> None:
-    with pytest.warns(DeclaredException, match="Excused declares an exception from chunked: its decoder listens far"):
+    with pytest.warns(ExpectedFailure, match="Excused declares an exception from chunked: its decoder listens far"):
         results = check_codec(Excused(), seconds=0.5)
     assert {result.law.name: result.state for result in results}["chunked"] == "exception"
 
 
-@pytest.mark.filterwarnings("ignore::codecdiff.testing.DeclaredException")
+@pytest.mark.filterwarnings("ignore::codecdiff.testing.ExpectedFailure")
 def test_a_codec_around_another_has_its_exceptions() -> None:
-    check_codec(Standardized(Excused()), seconds=0.5)
+    check_codec(NormalizedCodec(Excused()), seconds=0.5)
 
 
 def test_an_exception_excuses_one_law_alone() -> None:
     class Worse(faulty.Short):
-        exceptions = Excused.exceptions
+        expected_failures = Excused.expected_failures
 
     with pytest.raises(AssertionError) as raised:
         check_codec(Worse(), seconds=0.5)
     assert "breaks 2 of" in str(raised.value)
-    assert "chunked: declared an exception, but kept: take it out of `exceptions`." in str(raised.value)
+    assert "chunked: declared an exception, but kept: take it out of `expected_failures`." in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_an_exception_excuses_one_law_alone() -> None:
 )
 def test_exceptions_that_cannot_be_are_refused(exceptions: Any, message: str) -> None:
     codec = faulty.Sound()
-    codec.exceptions = exceptions
+    codec.expected_failures = exceptions
     with pytest.raises(ValueError, match=message):
         check_codec(codec)
 
@@ -150,7 +150,7 @@ def test_exceptions_that_cannot_be_are_refused(exceptions: Any, message: str) ->
 
 def test_a_part_that_raises_breaks_the_law_and_the_others_go_on() -> None:
     class Failing(faulty.Sound):
-        def project(self, audio: torch.Tensor) -> torch.Tensor:
+        def encode_continuous(self, audio: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("out of\n  luck")
 
     with pytest.raises(AssertionError, match="lengths: raised RuntimeError: out of luck\n") as raised:
@@ -171,7 +171,7 @@ def test_a_codec_that_is_not_fitted_is_told() -> None:
 
 def test_duplicates_are_listed() -> None:
     class Twin(faulty.Undeclared):
-        duplicate_entries = frozenset({(0, 5)})
+        duplicate_codes = frozenset({(0, 5)})
 
     notes = {result.law.name: result.note for result in check_codec(Twin(), seconds=0.1)}
     assert notes["entries"] == "1 duplicate entries are declared: (0, 5) (codebook, index)"

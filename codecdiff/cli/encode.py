@@ -52,7 +52,7 @@ def encode(
     device: Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: all GPUs, if any.")] = "",
 ) -> None:
     """Encode audio into a store of codes to train on. Run it again to go on where it was interrupted."""
-    from codecdiff.config import build, chosen, spec_of
+    from codecdiff.config import build, chosen, to_config
     from codecdiff.data.encoding.encode import encode_tracks
     from codecdiff.data.segments import segmentation
 
@@ -76,7 +76,7 @@ def encode(
             tracks,
             output,
             model,
-            spec_of("codecs", model),
+            to_config("codecs", model),
             target="projections" if projections else "codes",
             rules=rules,
             minutes=shard_minutes,

@@ -1,9 +1,17 @@
 """Codecs around codecs: each wraps another and has the same interface, so nobody else needs to know."""
 
-from codecdiff.codecs.chunked import Chunked, in_pieces
-from codecdiff.codecs.normalized import Standardized
-from codecdiff.codecs.pca import Reduced
-from codecdiff.codecs.stereo import Stereo
-from codecdiff.codecs.wrapper import Wrapped, shadowed_entries
+from codecdiff.codecs.chunked import ChunkedCodec, chunked
+from codecdiff.codecs.normalized import NormalizedCodec
+from codecdiff.codecs.pca import PCACodec
+from codecdiff.codecs.stereo import StereoCodec
+from codecdiff.codecs.wrapper import CodecWrapper, find_duplicate_codes
 
-__all__ = ["Chunked", "Reduced", "Standardized", "Stereo", "Wrapped", "in_pieces", "shadowed_entries"]
+__all__ = [
+    "ChunkedCodec",
+    "CodecWrapper",
+    "NormalizedCodec",
+    "PCACodec",
+    "StereoCodec",
+    "chunked",
+    "find_duplicate_codes",
+]

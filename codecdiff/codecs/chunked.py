@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from codecdiff.codecs.wrapper import Wrapped
+from codecdiff.codecs.wrapper import CodecWrapper
 from codecdiff.interfaces import Codec
 
 
-class Chunked(Wrapped):
+class ChunkedCodec(CodecWrapper):
     """A codec that works through long audio in pieces, each with the halo that makes it equal to the whole.
 
     Memory does not grow with duration. Refuses codecs without a finite halo.
@@ -21,7 +21,7 @@ class Chunked(Wrapped):
 
     def __init__(self, codec: Codec, *, frames: int = 512):
         super().__init__(codec)
-        if codec.encode_halo is None or codec.decode_halo is None:
+        if codec.encode_context_frames is None or codec.decode_context_frames is None:
             raise ValueError(f"{type(codec).__name__} has no finite halo: in pieces it would not equal the whole.")
         if frames < 1:
             raise ValueError(f"frames={frames}: a piece needs at least 1 latent frame.")
@@ -35,7 +35,10 @@ class Chunked(Wrapped):
 
     def _over_audio(self, function: Callable[[Tensor], Iterable[Tensor]], audio: Tensor) -> tuple[Tensor, ...]:
         """Give the tensors (..., l) that a function gives of audio, piece by piece."""
-        hop, spans = self.hop_length, self._pieces(-(-audio.shape[-1] // self.hop_length), self.codec.encode_halo or 0)
+        hop, spans = (
+            self.hop_length,
+            self._pieces(-(-audio.shape[-1] // self.hop_length), self.codec.encode_context_frames or 0),
+        )
         pieces = [
             [tensor[..., a - left : b - left] for tensor in function(audio[..., left * hop : right * hop])]
             for a, b, left, right in spans
@@ -46,20 +49,20 @@ class Chunked(Wrapped):
         """(b, ch, t) audio -> (b, k, l) codes, piece by piece."""
         return self._over_audio(lambda piece: (self.codec.encode(piece),), audio)[0]
 
-    def project(self, audio: Tensor) -> Tensor:
+    def encode_continuous(self, audio: Tensor) -> Tensor:
         """(b, ch, t) audio -> (b, k, d, l) latents before quantisation, piece by piece."""
-        return self._over_audio(lambda piece: (self.codec.project(piece),), audio)[0]
+        return self._over_audio(lambda piece: (self.codec.encode_continuous(piece),), audio)[0]
 
-    def encode_and_project(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """(b, ch, t) audio -> (b, k, l) codes and (b, k, d, l) latents before quantisation, piece by piece."""
-        codes, projections = self._over_audio(self.codec.encode_and_project, audio)
+        codes, projections = self._over_audio(self.codec.encode_with_continuous, audio)
         return codes, projections
 
     def decode(self, codes: Tensor) -> Tensor:
         """(b, k, l) codes -> (b, ch, l * hop_length) audio, piece by piece."""
         hop, length = self.hop_length, codes.shape[-1]
         heard, stop = torch.empty(0), 0
-        for a, b, left, right in self._pieces(length, self.codec.decode_halo or 0):
+        for a, b, left, right in self._pieces(length, self.codec.decode_context_frames or 0):
             piece = self.codec.decode(codes[..., left:right])[..., (a - left) * hop : (b - left) * hop]
             if a == 0:  # pieces that are joined at the end would take the room twice
                 heard = piece.new_empty(*piece.shape[:-1], length * hop)
@@ -68,7 +71,7 @@ class Chunked(Wrapped):
         return heard[..., :stop]
 
 
-def in_pieces(codec: Codec) -> Codec:
-    """Give `Chunked(codec)` where the codec is local, so that memory does not grow with duration; else the codec."""
-    local = codec.encode_halo is not None and codec.decode_halo is not None
-    return Chunked(codec) if local and not isinstance(codec, Chunked) else codec
+def chunked(codec: Codec) -> Codec:
+    """Return `ChunkedCodec(codec)` if the codec is local, so memory stays flat; else the codec."""
+    local = codec.encode_context_frames is not None and codec.decode_context_frames is not None
+    return ChunkedCodec(codec) if local and not isinstance(codec, ChunkedCodec) else codec

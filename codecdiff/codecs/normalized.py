@@ -9,11 +9,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from codecdiff.codecs.wrapper import Wrapped
+from codecdiff.codecs.wrapper import CodecWrapper
 from codecdiff.interfaces import Codec
 
 
-class Standardized(Wrapped):
+class NormalizedCodec(CodecWrapper):
     """A codec whose latents have mean 0 and standard deviation 1, by statistics measured on data.
 
     The statistics are one pair per codebook (SPEC of DiscoDiff: keeps the shape of a codebook) or one per
@@ -56,13 +56,13 @@ class Standardized(Wrapped):
         """(b, k, d, l) standardised latents -> (b, k, l) codes."""
         return self.codec.quantize(latents * self.std + self.mean)
 
-    def project(self, audio: Tensor) -> Tensor:
+    def encode_continuous(self, audio: Tensor) -> Tensor:
         """(b, ch, t) audio -> (b, k, d, l) standardised latents before quantisation."""
-        return self.standardize(self.codec.project(audio))
+        return self.standardize(self.codec.encode_continuous(audio))
 
-    def encode_and_project(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """(b, ch, t) audio -> (b, k, l) codes and (b, k, d, l) standardised latents before quantisation."""
-        codes, projections = self.codec.encode_and_project(audio)
+        codes, projections = self.codec.encode_with_continuous(audio)
         return codes, self.standardize(projections)
 
     def standardize(self, latents: Tensor) -> Tensor:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from codecdiff.codecs.wrapper import Wrapped, shadowed_entries
+from codecdiff.codecs.wrapper import CodecWrapper, find_duplicate_codes
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec
 from codecdiff.precision import exactly
 
 
-class Reduced(Wrapped):
+class PCACodec(CodecWrapper):
     """A codec whose latents are the first principal components of its entries, `dims` for each codebook.
 
     For codecs with wide entries, such as EnCodec's of 128 dimensions, which make wide denoisers. The components follow
@@ -46,7 +46,7 @@ class Reduced(Wrapped):
         self.codebook_dim = dims
         if dims < codec.codebook_dim and _projects(codec):
             why = "among fewer dimensions, what is projected may be nearer to another entry than to the one of its code"
-            self.exceptions = {**codec.exceptions, "projections": why}
+            self.expected_failures = {**codec.expected_failures, "projections": why}
         k, d, device = codec.num_codebooks, codec.codebook_dim, device_of(codec)
         shapes = {"mean": (k, 1, d), "basis": (k, d, dims), "table": (k, codec.codebook_size, dims)}
         for name, shape in {**shapes, "explained_variance": (k,)}.items():
@@ -55,11 +55,11 @@ class Reduced(Wrapped):
         if codec.is_fitted:
             self._take(*components(self._entries(), dims))
 
-    # a property, as in Wrapped: a codec that is fitted later has others
+    # a property, as in CodecWrapper: a codec that is fitted later has others
     @property
-    def duplicate_entries(self) -> frozenset[tuple[int, int]]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def duplicate_codes(self) -> frozenset[tuple[int, int]]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Entries that have another's place among the components, and quantise to its index."""
-        return shadowed_entries(self)
+        return find_duplicate_codes(self)
 
     def embed(self, codes: Tensor) -> Tensor:
         """(b, k, l) codes -> (b, k, dims, l) reduced entries."""
@@ -71,13 +71,13 @@ class Reduced(Wrapped):
         rows = zip(self.table, latents.to(self.table.dtype).unbind(1), strict=True)
         return torch.stack([_nearest(row.mT, table) for table, row in rows], dim=1)
 
-    def project(self, audio: Tensor) -> Tensor:
+    def encode_continuous(self, audio: Tensor) -> Tensor:
         """(b, ch, t) audio -> (b, k, dims, l) latents before quantisation, reduced as the entries are."""
-        return self._reduced(self.codec.project(audio))
+        return self._reduced(self.codec.encode_continuous(audio))
 
-    def encode_and_project(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """(b, ch, t) audio -> (b, k, l) codes and (b, k, dims, l) reduced latents before quantisation."""
-        codes, projections = self.codec.encode_and_project(audio)
+        codes, projections = self.codec.encode_with_continuous(audio)
         return codes, self._reduced(projections)
 
     def fit(self, clips: Iterable[Tensor], *, seed: int = 0) -> None:
@@ -115,9 +115,9 @@ class Reduced(Wrapped):
 
 def _projects(codec: Codec) -> bool:
     """Tell whether a codec has projections of its own, and not the entries of its codes."""
-    while isinstance(codec, Wrapped):
+    while isinstance(codec, CodecWrapper):
         codec = codec.codec
-    return type(codec).project is not Codec.project
+    return type(codec).encode_continuous is not Codec.encode_continuous
 
 
 @torch.no_grad()

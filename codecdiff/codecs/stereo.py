@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from einops import rearrange
 from torch import Tensor
 
-from codecdiff.codecs.wrapper import Wrapped
+from codecdiff.codecs.wrapper import CodecWrapper
 from codecdiff.interfaces import Codec
 
 
-class Stereo(Wrapped):
+class StereoCodec(CodecWrapper):
     """Left and right, each through the same mono codec: 2k rows of codes on k levels.
 
     The two rows of a level stand together, left first, so that a pattern which names levels makes both at once, and
@@ -27,7 +27,7 @@ class Stereo(Wrapped):
         super().__init__(codec)
         if codec.channels != 1:
             raise ValueError(
-                f"Stereo takes a codec that hears one channel; {type(codec).__name__} hears {codec.channels}. "
+                f"StereoCodec takes a codec that hears one channel; {type(codec).__name__} hears {codec.channels}. "
                 "Use it as it is."
             )
         self.channels = 2
@@ -38,11 +38,11 @@ class Stereo(Wrapped):
         """Level of each row: those of the wrapped codec, each twice."""
         return tuple(level for level in self.codec.levels for _ in range(2))
 
-    # a property, as in Wrapped: a codec that is fitted later has others
+    # a property, as in CodecWrapper: a codec that is fitted later has others
     @property
-    def duplicate_entries(self) -> frozenset[tuple[int, int]]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def duplicate_codes(self) -> frozenset[tuple[int, int]]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Entries that quantise to another index, in both rows of their codebook."""
-        return frozenset((2 * k + side, index) for k, index in self.codec.duplicate_entries for side in range(2))
+        return frozenset((2 * k + side, index) for k, index in self.codec.duplicate_codes for side in range(2))
 
     def encode(self, audio: Tensor) -> Tensor:
         """(b, 2, t) audio -> (b, 2k, l) codes."""
@@ -60,13 +60,13 @@ class Stereo(Wrapped):
         """(b, 2k, l) codes -> (b, 2, l * hop_length) audio."""
         return rearrange(self.codec.decode(_apart(codes)), "(b ch) 1 t -> b ch t", ch=2)
 
-    def project(self, audio: Tensor) -> Tensor:
+    def encode_continuous(self, audio: Tensor) -> Tensor:
         """(b, 2, t) audio -> (b, 2k, d, l) latents before quantisation."""
-        return _beside(self.codec.project(self._apart(audio)))
+        return _beside(self.codec.encode_continuous(self._apart(audio)))
 
-    def encode_and_project(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """(b, 2, t) audio -> (b, 2k, l) codes and (b, 2k, d, l) latents before quantisation."""
-        codes, projections = self.codec.encode_and_project(self._apart(audio))
+        codes, projections = self.codec.encode_with_continuous(self._apart(audio))
         return _beside(codes), _beside(projections)
 
     def fit(self, clips: Iterable[Tensor], *, seed: int = 0) -> None:
@@ -76,7 +76,7 @@ class Stereo(Wrapped):
     def _apart(self, audio: Tensor) -> Tensor:
         """(b, 2, t) stereo -> (2b, 1, t) mono. Raises ValueError for any other audio."""
         if audio.ndim != 3 or audio.shape[1] != 2:
-            raise ValueError(f"Stereo encodes audio of shape (b, 2, t), but got {tuple(audio.shape)}.")
+            raise ValueError(f"StereoCodec encodes audio of shape (b, 2, t), but got {tuple(audio.shape)}.")
         return rearrange(audio, "b ch t -> (b ch) 1 t")
 
 

@@ -12,7 +12,7 @@ from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec
 
 
-class Wrapped(Codec):
+class CodecWrapper(Codec):
     """A codec that does what another does, until a subclass changes something."""
 
     keeps_codes: ClassVar[bool] = False  # whether it says that its codes are those of the wrapped codec
@@ -23,8 +23,11 @@ class Wrapped(Codec):
         self.sample_rate, self.channels, self.hop_length = codec.sample_rate, codec.channels, codec.hop_length
         self.num_codebooks, self.codebook_size = codec.num_codebooks, codec.codebook_size
         self.codebook_dim = codec.codebook_dim
-        self.encode_halo, self.decode_halo = codec.encode_halo, codec.decode_halo
-        self.exceptions = codec.exceptions
+        self.encode_context_frames, self.decode_context_frames = (
+            codec.encode_context_frames,
+            codec.decode_context_frames,
+        )
+        self.expected_failures = codec.expected_failures
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -33,9 +36,9 @@ class Wrapped(Codec):
 
     # a property over a plain fact, because a codec that is fitted later has other duplicates
     @property
-    def duplicate_entries(self) -> frozenset[tuple[int, int]]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def duplicate_codes(self) -> frozenset[tuple[int, int]]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Entries of the wrapped codec that quantise to another index; a codec fitted later has others."""
-        return self.codec.duplicate_entries
+        return self.codec.duplicate_codes
 
     def encode(self, audio: Tensor) -> Tensor:
         """(b, ch, t) audio -> (b, k, l) codes of the wrapped codec."""
@@ -53,9 +56,9 @@ class Wrapped(Codec):
         """(b, k, l) codes -> (b, ch, l * hop_length) audio of the wrapped codec."""
         return self.codec.decode(codes)
 
-    def project(self, audio: Tensor) -> Tensor:
+    def encode_continuous(self, audio: Tensor) -> Tensor:
         """(b, ch, t) audio -> (b, k, d, l) latents before quantisation of the wrapped codec."""
-        return self.codec.project(audio)
+        return self.codec.encode_continuous(audio)
 
     @property
     def is_fitted(self) -> bool:
@@ -75,8 +78,8 @@ class Wrapped(Codec):
         self.codec.load_fitted_state({k.removeprefix("codec."): v for k, v in state.items() if k.startswith("codec.")})
 
 
-def shadowed_entries(codec: Codec) -> frozenset[tuple[int, int]]:
-    """Look every entry up and give those that quantise to another index, (codebook, index): `duplicate_entries`."""
+def find_duplicate_codes(codec: Codec) -> frozenset[tuple[int, int]]:
+    """Look every entry up and give those that quantise to another index, (codebook, index): `duplicate_codes`."""
     entries = torch.arange(codec.codebook_size, device=device_of(codec))
     codes = entries.expand(1, codec.num_codebooks, -1)
     moved = codec.quantize(codec.embed(codes)) != codes

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from codecdiff.config.schema import Blueprint
+from codecdiff.config.schema import ExperimentConfig
 from codecdiff.diffusion.guidance import num_passes
 from codecdiff.diffusion.noise_schedule import set_steps
 from codecdiff.interfaces import Condition
@@ -39,9 +39,9 @@ class StageCost:
     sampling: int  # FLOPs of one clip
 
 
-def costs_of(blueprint: Blueprint, seconds: float) -> list[StageCost]:
+def costs_of(blueprint: ExperimentConfig, seconds: float) -> list[StageCost]:
     """Count what the stages of an experiment take, and clips of so many seconds. Nothing is computed or allocated."""
-    pipeline, codec = new_pipeline(blueprint, outlined=True)
+    pipeline, codec = new_pipeline(blueprint, skeleton=True)
     length = pipeline.frames(seconds)
     ones = pipeline.splitter.split(torch.ones(1, codec.num_codebooks, codec.codebook_dim, length))
     jobs = [new_stage(blueprint, pipeline, i, "meta") for i in range(len(pipeline.stage_names))]
@@ -70,7 +70,7 @@ def costs_of(blueprint: Blueprint, seconds: float) -> list[StageCost]:
 def sampling_of(stage: Stage, pipeline: Pipeline, i: int, frames: int) -> tuple[int, int, int]:
     """Count the evaluations of one clip, and the answers that guidance takes in each, and give the FLOPs of all.
 
-    The denoiser of the stage is on the meta device. What it computes once for all evaluations (`Denoiser.prepared`) is
+    The denoiser of the stage is on the meta device. What it computes once for all (`prepare_for_sampling`) is
     counted in every one: hardly anything beside the rest.
     """
     given, scheduler = blank_input(pipeline, i, 1, frames), stage.new_sampler()

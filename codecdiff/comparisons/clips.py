@@ -33,7 +33,7 @@ from codecdiff.data.code_store import CodeStore, load_state
 from codecdiff.data.dataset import split_tracks
 from codecdiff.files import replace_text, replaced
 from codecdiff.interfaces import Embedder
-from codecdiff.pipeline.editing import Known, of_first_stages
+from codecdiff.pipeline.editing import EditMask, of_first_stages
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.renditions import read_clip
 
@@ -238,11 +238,11 @@ def _told(prompts: Sequence[str]) -> list[dict[str, str]]:
     return [{"text": prompt} for prompt in prompts]
 
 
-def _known(pipeline: Pipeline, audio: Tensor) -> Known:
+def _known(pipeline: Pipeline, audio: Tensor) -> EditMask:
     """Give what is true of clips (n, ch, t), as the model would sample them if it were perfect."""
-    parts = [Known.of_audio(pipeline.codec, clip[None], pipeline.target) for clip in audio]
+    parts = [EditMask.of_audio(pipeline.codec, clip[None], pipeline.target) for clip in audio]
     codes, latents = (torch.cat([getattr(part, name) for part in parts]) for name in ("codes", "latents"))
-    return Known(codes, latents, torch.zeros_like(codes, dtype=torch.bool))
+    return EditMask(codes, latents, torch.zeros_like(codes, dtype=torch.bool))
 
 
 def _decoded(pipeline: Pipeline, codes: Sequence[Tensor], seconds: float) -> Tensor:

@@ -26,7 +26,7 @@ import torch
 from codecdiff import config
 from codecdiff.comparisons.budgets import StageCost, affordable, costs_of, total
 from codecdiff.comparisons.settings import Comparison
-from codecdiff.config.schema import Blueprint, Diffusion, Optimization, StageOptions
+from codecdiff.config.schema import Diffusion, ExperimentConfig, Optimization, StageOptions
 from codecdiff.data.code_store import CodeStore
 from codecdiff.files import WAIT, replace_text, try_alone, wait_alone
 from codecdiff.pipeline.checkpoint import differences
@@ -45,7 +45,7 @@ class Variant:
     """One variant: its experiment with the steps that the budget pays for, and what it takes."""
 
     name: str
-    blueprint: Blueprint  # of the first seed
+    blueprint: ExperimentConfig  # of the first seed
     costs: tuple[StageCost, ...]
     steps: tuple[int, ...]
 
@@ -79,7 +79,7 @@ def variants_of(comparison: Comparison) -> list[Variant]:
     return made
 
 
-def _lasting(blueprint: Blueprint, costs: Sequence[StageCost], steps: Sequence[int]) -> Blueprint:
+def _lasting(blueprint: ExperimentConfig, costs: Sequence[StageCost], steps: Sequence[int]) -> ExperimentConfig:
     """Give an experiment whose stages are trained for so many steps: the learning rate has fallen at their end."""
     stages = dict(blueprint.stages)
     for cost, count in zip(costs, steps, strict=True):
@@ -138,7 +138,7 @@ class Run:
     home: Path  # of what belongs to its codec: OUTPUT/codecs/CODEC
 
     @cached_property
-    def blueprint(self) -> Blueprint:
+    def blueprint(self) -> ExperimentConfig:
         """What is trained."""
         return self.variant.blueprint.model_copy(update={"seed": self.seed})
 
@@ -174,7 +174,7 @@ class Run:
     @cached_property
     def stages(self) -> list[str]:
         """Tell by a hash for each stage all that its weights follow from: those of one hash are trained once."""
-        pipeline, codec = new_pipeline(self.blueprint, outlined=True)
+        pipeline, codec = new_pipeline(self.blueprint, skeleton=True)
         frames = pipeline.frames(1.0)
         shape = (1, codec.num_codebooks, codec.codebook_dim, frames)
         places = pipeline.splitter.split(
@@ -209,7 +209,7 @@ def runs_of(comparison: Comparison, variants: Sequence[Variant], output: Path) -
     ]
 
 
-def _codec_name(blueprint: Blueprint) -> str:
+def _codec_name(blueprint: ExperimentConfig) -> str:
     spec = config.completed("codecs", blueprint.codec)
     told = json.dumps([spec, blueprint.target, str(blueprint.data.store)], sort_keys=True, default=str)
     name = "".join(letter if letter.isalnum() else "-" for letter in spec["name"])
@@ -252,7 +252,7 @@ def note(run: Run) -> None:
     file = run.folder / "run.json"
     told = run.blueprint.model_dump(mode="json")
     if file.is_file():
-        there = Blueprint.model_validate_json(file.read_text(encoding="utf-8")).model_dump(mode="json")
+        there = ExperimentConfig.model_validate_json(file.read_text(encoding="utf-8")).model_dump(mode="json")
         differ = [line for key in told for line in differences(there[key], told[key], key)]
         differ = [line for line in differ if not _may_change(line)]
         if differ:

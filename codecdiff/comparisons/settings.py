@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from codecdiff import config
-from codecdiff.config.schema import Blueprint, Settings
+from codecdiff.config.schema import ExperimentConfig, Settings
 
 
 class Evaluation(Settings):
@@ -28,7 +28,7 @@ class Evaluation(Settings):
 class Comparison(Settings):
     """Variants of one experiment, each trained with every seed at one budget."""
 
-    experiment: Blueprint
+    experiment: ExperimentConfig
     variants: dict[str, list[str]]  # by name: what each changes, written as on the command line; others are
     seeds: list[int] = Field(default=[0], min_length=1)  # compared with the first variant
     budget: PositiveFloat | None = None  # FLOPs of training a model; null: what the first variant's steps take
@@ -49,11 +49,11 @@ class Comparison(Settings):
             raise ValueError(f"seeds={self.seeds}: give different numbers from 0 up")
         return self
 
-    def blueprint(self, variant: str, seed: int) -> Blueprint:
+    def blueprint(self, variant: str, seed: int) -> ExperimentConfig:
         """Give the experiment of one variant and seed. Raises ConfigError for what it cannot change."""
         data = self.experiment.model_dump(exclude_unset=True)
         try:
-            changed = config.override(data, Blueprint, self.variants[variant])
+            changed = config.override(data, ExperimentConfig, self.variants[variant])
         except (ValueError, LookupError) as error:
             raise config.ConfigError(f"The variant '{variant}' cannot be made: {error}") from error
-        return Blueprint.model_validate({**changed, "seed": seed})
+        return ExperimentConfig.model_validate({**changed, "seed": seed})

@@ -77,7 +77,7 @@ class Work:
         spec = self.comparison.evaluation.embedder
         if spec is not None:
             return Ear(config.build("embedders", spec).to(self.device), self.device)
-        rates = [new_pipeline(variant.blueprint, outlined=True)[0].sample_rate for variant in self.variants]
+        rates = [new_pipeline(variant.blueprint, skeleton=True)[0].sample_rate for variant in self.variants]
         return Ear(LogMel(sample_rate=max(rates)).to(self.device), self.device)
 
     def heard_of(self, run: Run) -> Heard:

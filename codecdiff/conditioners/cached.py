@@ -22,7 +22,7 @@ from torch import Tensor
 
 from codecdiff.files import replaced
 from codecdiff.fingerprint import device_of
-from codecdiff.interfaces import Condition, Conditioner, Entry, Part, Prompt
+from codecdiff.interfaces import Condition, Conditioner, ConditionTokens, Part, Prompt
 
 NARROW = (torch.bfloat16, torch.float16)  # types that features are written in where they hold every bit
 
@@ -65,7 +65,9 @@ class Features:
                 masks = {name: opened.get_tensor(f"{name}.mask") for name in names}
         except (FileNotFoundError, SafetensorError):
             return None
-        return Condition({name: Entry(tokens[name].to(getattr(torch, types[name])), masks[name]) for name in names})
+        return Condition(
+            {name: ConditionTokens(tokens[name].to(getattr(torch, types[name])), masks[name]) for name in names}
+        )
 
     def write(self, key: str, row: Condition) -> None:
         """Keep the condition of one prompt."""
@@ -86,7 +88,7 @@ def built_again(part: Any) -> Any:
     return [built_again(item) for item in part] if isinstance(part, list | tuple) else part
 
 
-class Cached(Conditioner):
+class CachedConditioner(Conditioner):
     """A conditioner whose features are kept in a folder, each prompt's for good.
 
     `prepare` encodes what is missing, `release` lets the weights go: training then reads files and holds no encoder.

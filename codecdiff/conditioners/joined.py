@@ -20,7 +20,7 @@ def told_twice(conditioners: Sequence[Conditioner]) -> dict[str, list[str]]:
     return {name: classes for name, classes in givers.items() if len(classes) > 1}
 
 
-class Joined(Conditioner):
+class JoinedConditioner(Conditioner):
     """Several conditioners as one: its condition has the entries of all of them.
 
     Args:

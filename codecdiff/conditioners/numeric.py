@@ -14,7 +14,7 @@ from torch import Tensor
 from codecdiff.config import ConfigError
 from codecdiff.config.schema import Settings
 from codecdiff.fingerprint import device_of
-from codecdiff.interfaces import Condition, Conditioner, Entry, Prompt, prompt_fields
+from codecdiff.interfaces import Condition, Conditioner, ConditionTokens, Prompt, prompt_fields
 
 FINEST = 64.0  # periods of the fastest sinusoid between the ends of a range
 
@@ -59,7 +59,7 @@ def one_hot(index: Tensor, count: int) -> Tensor:
     return math.sqrt(count) * torch.nn.functional.one_hot(index, count).float()
 
 
-class Numbers(Conditioner):
+class NumericConditioner(Conditioner):
     """Numbers and classes of a prompt, such as tempo, key and seconds, as fixed features: one entry for each field.
 
     An entry has the name of its field and one token. It is absent from a prompt that does not have the field, whatever
@@ -107,7 +107,7 @@ class Numbers(Conditioner):
         """Refuse prompts that cannot be read before training, and not in the midst of it."""
         self.encode(prompts)
 
-    def _entry(self, name: str, values: Sequence[Any]) -> Entry:
+    def _entry(self, name: str, values: Sequence[Any]) -> ConditionTokens:
         reading = self.readings[name]
         there = torch.tensor([value is not None and value != "" for value in values], dtype=torch.bool)
         real = [value for value, known in zip(values, there, strict=True) if known]
@@ -119,7 +119,7 @@ class Numbers(Conditioner):
             features = fourier(places, self.width)
         tokens = torch.zeros(len(values), 1, self.widths[name])
         tokens[there, 0] = features
-        return Entry(tokens, there[:, None])
+        return ConditionTokens(tokens, there[:, None])
 
     def _place(self, value: Any, name: str, reading: Reading) -> float:
         """Give where a value lies in its range, 0 at the low end and 1 at the high one."""

@@ -2,7 +2,7 @@
 
 from codecdiff.config.overrides import chosen, override, read
 from codecdiff.config.parts import (
-    SUPPLIED,
+    DERIVED,
     CaptionerSpec,
     CodecSpec,
     ConditionerSpec,
@@ -13,13 +13,13 @@ from codecdiff.config.parts import (
     SplitterSpec,
     alike,
     build,
+    build_skeleton,
     completed,
     options,
-    outline,
     over,
     parse,
     part_spec,
-    spec_of,
+    to_config,
 )
 from codecdiff.config.schema import (
     Data,
@@ -33,7 +33,7 @@ from codecdiff.config.schema import (
 )
 
 __all__ = [
-    "SUPPLIED",
+    "DERIVED",
     "CaptionerSpec",
     "CodecSpec",
     "ConditionerSpec",
@@ -52,14 +52,14 @@ __all__ = [
     "StageOptions",
     "alike",
     "build",
+    "build_skeleton",
     "chosen",
     "completed",
     "options",
-    "outline",
     "over",
     "override",
     "parse",
     "part_spec",
     "read",
-    "spec_of",
+    "to_config",
 ]

@@ -16,7 +16,7 @@ from pydantic_core import to_jsonable_python
 from codecdiff import registry
 
 # What follows from other parts. It is supplied when a model is assembled, and refused in a file.
-SUPPLIED = {
+DERIVED = {
     "codecs": (),
     "splitters": ("num_codebooks", "levels"),
     "conditioners": (),
@@ -96,33 +96,33 @@ def options(kind: str, name: str) -> dict[str, Any]:
             "Its package must import at run time the types that its constructor names."
         ) from error
     known = (parameter.name for parameter in list(signature.parameters.values())[1:])
-    return {key: hints.get(key, Any) for key in known if key in hints and key not in SUPPLIED[kind]}
+    return {key: hints.get(key, Any) for key in known if key in hints and key not in DERIVED[kind]}
 
 
-def _adapter(hint: Any, outlined: bool = False) -> TypeAdapter[Any]:
+def _adapter(hint: Any, skeleton: bool = False) -> TypeAdapter[Any]:
     kind, listed = _kind_of(hint), _kind_of_list(hint)
     if kind:
-        built = _built(kind, outlined)
+        built = _built(kind, skeleton)
         return TypeAdapter(built | None if type(None) in get_args(hint) else built, config=_LAX)
     if listed:
-        parts: Any = GenericAlias(list, _built(listed, outlined))
+        parts: Any = GenericAlias(list, _built(listed, skeleton))
         return TypeAdapter(parts, config=_LAX)
     return TypeAdapter(hint, config=_LAX)
 
 
-def _built(kind: str, outlined: bool) -> Any:
+def _built(kind: str, skeleton: bool) -> Any:
     """Give the type hint of a part that is built where it is described."""
     from codecdiff.interfaces import KINDS
 
     def assembled(value: Any) -> Any:
-        return _assemble(kind, value, {}, outlined) if isinstance(value, str | Mapping) else value
+        return _assemble(kind, value, {}, skeleton) if isinstance(value, str | Mapping) else value
 
     return Annotated[InstanceOf[KINDS[kind]], BeforeValidator(assembled)]
 
 
-def _checked(value: Any, hint: Any, where: str, outlined: bool = False) -> Any:
+def _checked(value: Any, hint: Any, where: str, skeleton: bool = False) -> Any:
     try:
-        return _adapter(hint, outlined).validate_python(value)
+        return _adapter(hint, skeleton).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         spot = ".".join([where, *map(str, first["loc"])])
@@ -156,7 +156,7 @@ def part_spec(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, 
         )
     known = options(kind, name)
     for key in values:
-        if key in SUPPLIED[kind]:
+        if key in DERIVED[kind]:
             raise ConfigError(f"{kind[:-1]}.{key} follows from the other parts; leave it out.")
         if key not in known:
             raise ConfigError(
@@ -167,7 +167,7 @@ def part_spec(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, 
 
 
 def completed(kind: str, spec: str | Mapping[str, Any]) -> dict[str, Any]:
-    """Describe a part as `spec_of` would, its options left out at their defaults, without building it.
+    """Describe a part as `to_config` would, its options left out at their defaults, without building it.
 
     Raises ConfigError for options it does not have.
     """
@@ -198,22 +198,22 @@ def build(kind: str, spec: str | Mapping[str, Any], **supplied: Any) -> Any:
     return _assemble(kind, spec, supplied)
 
 
-def outline(kind: str, spec: str | Mapping[str, Any], **supplied: Any) -> Any:
+def build_skeleton(kind: str, spec: str | Mapping[str, Any], **supplied: Any) -> Any:
     """Build the outline of a part, and of every part inside it: as `build`, but for its facts alone."""
-    return _assemble(kind, spec, supplied, outlined=True)
+    return _assemble(kind, spec, supplied, skeleton=True)
 
 
-def _assemble(kind: str, spec: str | Mapping[str, Any], supplied: Mapping[str, Any], outlined: bool = False) -> Any:
+def _assemble(kind: str, spec: str | Mapping[str, Any], supplied: Mapping[str, Any], skeleton: bool = False) -> Any:
     name, values = part_spec(kind, spec)
     part = registry.load(kind, name)
     known = options(kind, name)
     accepted = inspect.signature(part.__init__).parameters
-    arguments = {key: _checked(value, known[key], f"{kind[:-1]}.{key}", outlined) for key, value in values.items()}
+    arguments = {key: _checked(value, known[key], f"{kind[:-1]}.{key}", skeleton) for key, value in values.items()}
     arguments |= {key: value for key, value in supplied.items() if key in accepted}
     required = [p.name for p in list(accepted.values())[1:] if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     if missing := [key for key in required if key in known and key not in arguments]:
         raise ConfigError(f"The {kind[:-1]} '{name}' needs a value for: {', '.join(missing)}.")
-    return (part.outline if outlined else part)(**arguments)
+    return (part.skeleton if skeleton else part)(**arguments)
 
 
 def over(spec: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def over(spec: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict[str, 
     return dict(other) if other.get("name", spec.get("name")) != spec.get("name") else {**spec, **other}
 
 
-def spec_of(kind: str, part: Any) -> dict[str, Any]:
+def to_config(kind: str, part: Any) -> dict[str, Any]:
     """Describe a part so that `build` makes its like: its registered name and the arguments it was built with.
 
     What is about this machine alone, such as a cache around a part, is left out (`Part.recorded`).
@@ -239,7 +239,7 @@ def spec_of(kind: str, part: Any) -> dict[str, Any]:
         )
     name = matches[0].name
     shared = [plugin for plugin in registry.installed(kind) if plugin.name == name]
-    values = {key: _plain(value) for key, value in part.arguments.items() if key not in SUPPLIED[kind]}
+    values = {key: _plain(value) for key, value in part.arguments.items() if key not in DERIVED[kind]}
     return {"name": name if len(shared) == 1 else f"{matches[0].distribution}:{name}", **values}
 
 
@@ -254,7 +254,7 @@ def _plain(value: Any) -> Any:
     from codecdiff.interfaces import KINDS, Part
 
     if isinstance(value, Part):
-        return spec_of(next(kind for kind, interface in KINDS.items() if isinstance(value, interface)), value)
+        return to_config(next(kind for kind, interface in KINDS.items() if isinstance(value, interface)), value)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return to_jsonable_python(value)

@@ -89,7 +89,7 @@ class StageOptions(Settings):
     sampling: Sampling = Sampling()
 
 
-class Blueprint(Settings):
+class ExperimentConfig(Settings):
     """A model and its training. A recipe adds where it works and what it does besides."""
 
     seed: int = Field(default=0, ge=0)

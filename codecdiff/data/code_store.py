@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from codecdiff.codecs import Wrapped
+from codecdiff.codecs import CodecWrapper
 from codecdiff.config import alike
 from codecdiff.config.schema import Target
 from codecdiff.data.audio import Track
@@ -195,7 +195,7 @@ class CodeStore:
         """
         self.check_target(target)
         name = self.header["codec"].get("name")  # in Python a codec may have been given without its configuration
-        while target == "codes" and isinstance(codec, Wrapped) and codec.keeps_codes and spec.get("name") != name:
+        while target == "codes" and isinstance(codec, CodecWrapper) and codec.keeps_codes and spec.get("name") != name:
             codec, spec = codec.codec, spec.get("codec", {})
         made, wanted = alike("codecs", self.header["codec"], json.loads(json.dumps(spec)))
         made_by = {"codec": made, "weights": self.header["weights"]}

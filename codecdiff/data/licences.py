@@ -97,7 +97,7 @@ def _joined(*words: str) -> str:
 def licence_url(name: str) -> str:
     """Give the address of a Creative Commons licence by its short name, empty for others and where no version is known.
 
-    Law: `licence_name(url=licence_url(name)) == name` where there is an address.
+    Invariant: `licence_name(url=licence_url(name)) == name` where there is an address.
     """
     if found := re.fullmatch(r"(CC0|Public Domain Mark) (\d\.\d)", name):
         return f"https://creativecommons.org/publicdomain/{'zero' if found[1] == 'CC0' else 'mark'}/{found[2]}/"

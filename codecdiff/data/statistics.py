@@ -90,7 +90,7 @@ def _outline_of(store: CodeStore) -> Codec | None:
     """Give the codec of a store for its facts alone, None if even they cannot be had."""
     try:
         with huggingface.downloads(False):
-            return config.outline("codecs", store.header["codec"])
+            return config.build_skeleton("codecs", store.header["codec"])
     except UNUSABLE:
         return None
 

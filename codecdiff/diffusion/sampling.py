@@ -25,7 +25,7 @@ from codecdiff.rng import row_noise
 
 
 @dataclass(frozen=True)
-class KnownStage:
+class StageMask:
     """What is known of a stage before it is sampled: latents `clean` (b, c, l), and where they are `kept`, likewise.
 
     What is not kept starts from `clean` under as much noise as the schedule has at `strength` of its steps. Of a stage
@@ -51,7 +51,7 @@ def sample(
     guidance: Guidance,
     generators: Sequence[torch.Generator],
     color: float = 0.0,
-    known: KnownStage | None = None,
+    known: StageMask | None = None,
     device: Any = "cpu",
 ) -> Tensor:
     """Sample one stage, (b, c, l), from noise; `shape` is (c, l) and there is one generator per row.
@@ -75,7 +75,7 @@ def sample(
     questions = asked(condition, negative or condition.null(), told)
     count = num_answers(told)
     seen = None if context is None else torch.cat([context] * count)
-    network = denoiser.prepared(scheduler.timesteps.to(device), questions)
+    network = denoiser.prepare_for_sampling(scheduler.timesteps.to(device), questions)
     # the noise of an ancestral step comes from each row's own generator
     extras = {"generator": list(generators)} if draws_noise(scheduler) else {}
     for timestep in scheduler.timesteps:

@@ -10,7 +10,7 @@ Audio is float in [-1, 1]. Codes are integers. Latents keep an explicit codebook
 
 from codecdiff.interfaces.captioner import Bill, Captioner
 from codecdiff.interfaces.codec import Codec
-from codecdiff.interfaces.condition import Condition, Entry, Prompt, prompt_fields
+from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt, prompt_fields
 from codecdiff.interfaces.conditioner import Conditioner
 from codecdiff.interfaces.denoiser import Denoiser
 from codecdiff.interfaces.embedder import Embedder
@@ -23,10 +23,10 @@ __all__ = [
     "Captioner",
     "Codec",
     "Condition",
+    "ConditionTokens",
     "Conditioner",
     "Denoiser",
     "Embedder",
-    "Entry",
     "Part",
     "Prompt",
     "Splitter",

@@ -34,7 +34,7 @@ class Bill:
 class Captioner(Part, ABC):
     """Writes a caption of a track: from its audio, its tags or the captions it has.
 
-    Law: a caption is one line of text. It follows from the track and the options that are not `incidental`.
+    Invariant: a caption is one line of text. It follows from the track and the options that are not `incidental`.
     """
 
     concurrency: int = 1  # how many tracks may be asked about at once, from as many threads

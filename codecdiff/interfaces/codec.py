@@ -14,7 +14,7 @@ from codecdiff.interfaces.part import Part
 class Codec(Part, nn.Module, ABC):
     """A frozen neural codec with residual codebooks, coarse to fine.
 
-    Law: `quantize(embed(codes)) == codes`, but for entries a codebook holds twice (`duplicate_entries`).
+    Invariant: `quantize(embed(codes)) == codes`, but for entries a codebook holds twice (`duplicate_codes`).
 
     A halo is the number of latent frames on either side of a frame that its result can depend on; None
     says that there is no such number, and the codec cannot work in chunks.
@@ -26,9 +26,9 @@ class Codec(Part, nn.Module, ABC):
     num_codebooks: int
     codebook_size: int  # entries per codebook
     codebook_dim: int
-    encode_halo: int | None = None  # latent frames
-    decode_halo: int | None = None  # latent frames
-    duplicate_entries: frozenset[tuple[int, int]] = frozenset()  # (codebook, index) that quantise to another index
+    encode_context_frames: int | None = None  # latent frames
+    decode_context_frames: int | None = None  # latent frames
+    duplicate_codes: frozenset[tuple[int, int]] = frozenset()  # (codebook, index) that quantise to another index
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -56,13 +56,13 @@ class Codec(Part, nn.Module, ABC):
     def decode(self, codes: Tensor) -> Tensor:
         """(b, k, l) codes -> (b, ch, l * hop_length) audio."""
 
-    def project(self, audio: Tensor) -> Tensor:
+    def encode_continuous(self, audio: Tensor) -> Tensor:
         """(b, ch, t) audio -> (b, k, d, l) latents before quantisation; the embedded codes unless overridden."""
         return self.embed(self.encode(audio))
 
-    def encode_and_project(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, ch, t) audio -> what `encode` and `project` give; override it where one pass can give both."""
-        return self.encode(audio), self.project(audio)
+    def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, ch, t) audio -> what `encode` and `encode_continuous` give; override it where one pass can give both."""
+        return self.encode(audio), self.encode_continuous(audio)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: a codec never trains."""

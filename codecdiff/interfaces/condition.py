@@ -17,7 +17,7 @@ def prompt_fields(prompt: Prompt) -> dict[str, Any]:
     return {"text": prompt} if isinstance(prompt, str) else dict(prompt)
 
 
-class Entry(NamedTuple):
+class ConditionTokens(NamedTuple):
     """One named condition: tokens (b, n, e) and a mask (b, n), True where a token is real."""
 
     tokens: Tensor
@@ -32,9 +32,9 @@ class Condition:
     puts its learned null there (`fill`). Methods return new conditions; nothing is changed in place.
     """
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, ConditionTokens]
 
-    def __getitem__(self, name: str) -> Entry:
+    def __getitem__(self, name: str) -> ConditionTokens:
         """Give the entry called `name`."""
         return self.entries[name]
 
@@ -48,8 +48,8 @@ class Condition:
         return {name: entry.tokens.shape[-1] for name, entry in self.entries.items()}
 
     def map(self, function: Any) -> Condition:
-        """Apply `function(name, entry) -> Entry` to every entry."""
-        return Condition({name: Entry(*function(name, entry)) for name, entry in self.entries.items()})
+        """Apply `function(name, entry) -> ConditionTokens` to every entry."""
+        return Condition({name: ConditionTokens(*function(name, entry)) for name, entry in self.entries.items()})
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Condition:
         """Move to a device; tokens, which are floating point, also to `dtype`."""
@@ -74,7 +74,7 @@ class Condition:
         row with the tokens of other entries, and the null gets a gradient. Rows with a real token are unchanged.
         """
 
-        def filled(name: str, entry: Entry) -> tuple[Tensor, Tensor]:
+        def filled(name: str, entry: ConditionTokens) -> tuple[Tensor, Tensor]:
             if name not in nulls:
                 return entry
             absent = ~entry.mask.any(1, keepdim=True)
@@ -88,13 +88,13 @@ class Condition:
     def cat(conditions: Sequence[Condition]) -> Condition:
         """Stack conditions along the batch, padding each entry's tokens to the longest."""
 
-        def stacked(name: str) -> Entry:
+        def stacked(name: str) -> ConditionTokens:
             entries = [condition[name] for condition in conditions]
             longest = max(entry.mask.shape[1] for entry in entries)
             pads = [longest - entry.mask.shape[1] for entry in entries]
             tokens = [nn.functional.pad(e.tokens, (0, 0, 0, pad)) for e, pad in zip(entries, pads, strict=True)]
             masks = [nn.functional.pad(e.mask, (0, pad)) for e, pad in zip(entries, pads, strict=True)]
-            return Entry(torch.cat(tokens), torch.cat(masks))
+            return ConditionTokens(torch.cat(tokens), torch.cat(masks))
 
         names = list(conditions[0].entries)
         if any(list(condition.entries) != names for condition in conditions):

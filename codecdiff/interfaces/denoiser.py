@@ -22,6 +22,6 @@ class Denoiser(Part, nn.Module, ABC):
     def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
         """(b, c, l) noisy latents, (b,) steps, (b, c', l) context or None, condition -> (b, c, l) prediction."""
 
-    def prepared(self, timesteps: Tensor, condition: Condition) -> Denoiser:
+    def prepare_for_sampling(self, timesteps: Tensor, condition: Condition) -> Denoiser:
         """Give an equal of this denoiser that may be faster for these `timesteps` (n,) and this `condition`."""
         return self

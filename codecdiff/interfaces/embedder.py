@@ -14,7 +14,7 @@ from codecdiff.interfaces.part import Part
 class Embedder(Part, nn.Module, ABC):
     """Turns music into the vectors that a judge compares. Frozen, and it hears one channel.
 
-    Law: the vectors of a clip never depend on the clips beside it, and their number depends on its length alone.
+    Invariant: the vectors of a clip never depend on the clips beside it, and their number depends on its length alone.
     Windows of one length start `hop_seconds` apart, so that long audio can be embedded in blocks of them.
     """
 

@@ -10,12 +10,12 @@ from typing import Any, Self
 class Part:
     """Something a configuration can name. It remembers the arguments it was built with, defaults included.
 
-    `exceptions` names the laws of `codecdiff.testing` that a part does not keep, each with the reason: they are
+    `expected_failures` names the laws of `codecdiff.testing` that a part does not keep, each with the reason: they are
     printed where the part is checked, and do not fail.
     """
 
     arguments: dict[str, Any]
-    exceptions: Mapping[str, str] = {}  # law -> why it cannot be kept
+    expected_failures: Mapping[str, str] = {}  # law -> why it cannot be kept
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Record the constructor's arguments before the constructor runs."""
@@ -30,7 +30,7 @@ class Part:
         return part
 
     @classmethod
-    def outline(cls, **options: Any) -> Self:
+    def skeleton(cls, **options: Any) -> Self:
         """Build the part for its facts alone, with the constructor's options: nothing is fetched, and it need not work.
 
         The weights of what is built may be on the meta device. Unless overridden: the part itself.

@@ -14,7 +14,7 @@ from codecdiff.interfaces.part import Part
 class Splitter(Part, ABC):
     """A generation pattern: which numbers are made together, and in which order. It moves numbers, never mixes them.
 
-    Law: `merge(split(latents)) == latents`, and `split(1 + arange)` holds every number exactly once, zeros elsewhere.
+    Invariant: `merge(split(latents)) == latents`; `split(1 + arange)` holds every number exactly once, zeros elsewhere.
     """
 
     num_codebooks: int

@@ -34,9 +34,9 @@ MODEL_FILE = "codecdiff.json"
 WRITTEN = ("stage.json", "model.safetensors")  # in the folder of a stage; the codec's has the second alone
 
 
-def build_parts(spec: dict[str, Any], *, outlined: bool = False) -> tuple[Codec, Splitter, Conditioner | None]:
+def build_parts(spec: dict[str, Any], *, skeleton: bool = False) -> tuple[Codec, Splitter, Conditioner | None]:
     """Build the codec, splitter and conditioner that a model or an experiment names, or outlines of them."""
-    build = config.outline if outlined else config.build
+    build = config.build_skeleton if skeleton else config.build
     codec = build("codecs", spec["codec"])
     splitter = build("splitters", spec["splitter"], num_codebooks=codec.num_codebooks, levels=codec.levels)
     conditioner = build("conditioners", spec["conditioner"]) if spec["conditioner"] else None
@@ -210,7 +210,7 @@ def require_kind(denoiser: Denoiser, folder: Path) -> dict[str, Any]:
             "Name a stage of this model that is trained before, or the folder of one, as in runs/other/model/primary."
         )
     spec = json.loads(file.read_text(encoding="utf-8"))
-    there, here = spec["denoiser"]["name"], config.spec_of("denoisers", denoiser)["name"]
+    there, here = spec["denoiser"]["name"], config.to_config("denoisers", denoiser)["name"]
     if there != here:
         raise ValueError(
             f"{folder} has a denoiser of another kind: '{there}', not '{here}', so none of it can be used."

@@ -16,16 +16,16 @@ from codecdiff import registry
 from codecdiff.interfaces import Part
 
 
-def origins(*parts: Any) -> dict[str, str]:
+def code_versions(*parts: Any) -> dict[str, str]:
     """Give for the class of each part, and of those inside it, its package, the version and a hash of the sources."""
     found: dict[str, str] = {}
     for part in parts:
         if isinstance(part, Part):
             part = part.recorded()
             found[f"{type(part).__module__}.{type(part).__qualname__}"] = _origin(type(part))
-            found |= origins(*part.arguments.values())
+            found |= code_versions(*part.arguments.values())
         elif isinstance(part, list | tuple):
-            found |= origins(*part)
+            found |= code_versions(*part)
     return found
 
 

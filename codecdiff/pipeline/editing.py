@@ -18,16 +18,16 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
 
-from codecdiff.codecs import in_pieces
+from codecdiff.codecs import chunked
 from codecdiff.config.schema import Settings, Target
-from codecdiff.diffusion.sampling import KnownStage
+from codecdiff.diffusion.sampling import StageMask
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Splitter
 from codecdiff.splitters import span
 
 
 @dataclass(frozen=True)
-class Known:
+class EditMask:
     """What is known of takes before they are sampled.
 
     codes: (n, k, l).
@@ -54,22 +54,22 @@ class Known:
             raise ValueError(f"strength={self.strength}: ask for more than 0 and at most 1, which generates anew.")
 
     @classmethod
-    def of_codes(cls, codec: Codec, codes: Tensor) -> Known:
+    def of_codes(cls, codec: Codec, codes: Tensor) -> EditMask:
         """Codes (n, k, l) as what is known, nothing kept yet."""
         return cls(codes, codec.embed(codes), torch.zeros_like(codes, dtype=torch.bool))
 
     @classmethod
-    def of_latents(cls, codec: Codec, latents: Tensor) -> Known:
+    def of_latents(cls, codec: Codec, latents: Tensor) -> EditMask:
         """Latents (n, k, d, l) as what is known, nothing kept yet."""
         codes = codec.quantize(latents)
         return cls(codes, latents, torch.zeros_like(codes, dtype=torch.bool))
 
     @classmethod
-    def of_audio(cls, codec: Codec, audio: Tensor, target: Target = "codes") -> Known:
+    def of_audio(cls, codec: Codec, audio: Tensor, target: Target = "codes") -> EditMask:
         """Audio (n, ch, t) as what is known, nothing kept yet; `projections` are what its codes are quantised from."""
-        local, audio = in_pieces(codec), audio.to(device_of(codec))
+        local, audio = chunked(codec), audio.to(device_of(codec))
         if target == "projections":
-            codes, latents = local.encode_and_project(audio)
+            codes, latents = local.encode_with_continuous(audio)
         else:
             codes = local.encode(audio)
             latents = codec.embed(codes)
@@ -112,7 +112,7 @@ class Edit(Settings, ABC):
     """A way to keep some of a source. Its fields are all that has to be known to do it again."""
 
     @abstractmethod
-    def apply(self, source: Known, codec: Codec) -> Known:
+    def apply(self, source: EditMask, codec: Codec) -> EditMask:
         """Say what is kept of the source. Raises ValueError if that makes no sense for it."""
 
 
@@ -122,7 +122,7 @@ class Refine(Edit):
     name: Literal["refine"] = "refine"
     keep: tuple[int, ...]
 
-    def apply(self, source: Known, codec: Codec) -> Known:
+    def apply(self, source: EditMask, codec: Codec) -> EditMask:
         """Keep all frames of these levels."""
         return source.keep(of_levels(codec, self.keep))
 
@@ -133,7 +133,7 @@ class Inpaint(Edit):
     name: Literal["inpaint"] = "inpaint"
     regions: tuple[tuple[float, float], ...]
 
-    def apply(self, source: Known, codec: Codec) -> Known:
+    def apply(self, source: EditMask, codec: Codec) -> EditMask:
         """Keep all levels of the frames outside the regions."""
         return source.keep(outside(self.regions, codec, source.frames))
 
@@ -144,7 +144,7 @@ class Extend(Edit):
     name: Literal["extend"] = "extend"
     seconds: float = Field(gt=0, le=3600)
 
-    def apply(self, source: Known, codec: Codec) -> Known:
+    def apply(self, source: EditMask, codec: Codec) -> EditMask:
         """Keep all there is, and append frames."""
         return source.keep(torch.tensor(True)).extended(math.ceil(self.seconds * codec.frame_rate))
 
@@ -155,7 +155,7 @@ class Vary(Edit):
     name: Literal["vary"] = "vary"
     strength: float = Field(gt=0, le=1)
 
-    def apply(self, source: Known, codec: Codec) -> Known:
+    def apply(self, source: EditMask, codec: Codec) -> EditMask:
         """Keep nothing, and start every stage from the source under noise."""
         return source.varied(self.strength)
 
@@ -166,7 +166,7 @@ class Restore(Edit):
     name: Literal["restore"] = "restore"
     levels: int = Field(ge=1)
 
-    def apply(self, source: Known, codec: Codec) -> Known:
+    def apply(self, source: EditMask, codec: Codec) -> EditMask:
         """Keep all frames of the coarsest levels."""
         present = sorted(set(codec.levels))
         if self.levels >= len(present):
@@ -228,8 +228,8 @@ def outside(regions: Sequence[tuple[float, float]], codec: Codec, frames: int) -
     return mask[None, None]
 
 
-def known_in_stages(known: Known, splitter: Splitter) -> list[KnownStage]:
+def known_in_stages(known: EditMask, splitter: Splitter) -> list[StageMask]:
     """Give what is known of every stage. The padding of a pattern is neither kept nor missing."""
     kept = known.kept[:, :, None].expand(known.latents.shape).to(known.latents)
     stages = zip(*map(splitter.split, (known.latents, kept, 1 - kept)), strict=True)
-    return [KnownStage(clean, mask > 0, not bool(made.any()), known.strength) for clean, mask, made in stages]
+    return [StageMask(clean, mask > 0, not bool(made.any()), known.strength) for clean, mask, made in stages]

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from codecdiff import config, huggingface, registry, rng
-from codecdiff.codecs import Standardized, in_pieces
+from codecdiff.codecs import NormalizedCodec, chunked
 from codecdiff.config.schema import Guidance, Target
 from codecdiff.diffusion.guidance import resolved
 from codecdiff.diffusion.sampling import sample
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Prompt, Splitter, prompt_fields
 from codecdiff.pipeline import checkpoint, hub
-from codecdiff.pipeline.code_version import origins
-from codecdiff.pipeline.editing import Known, known_in_stages
+from codecdiff.pipeline.code_version import code_versions
+from codecdiff.pipeline.editing import EditMask, known_in_stages
 from codecdiff.pipeline.stage import Stage, build_denoiser, conditions, stage_shapes
 from codecdiff.splitters import stage_names
 
@@ -89,7 +89,7 @@ class Pipeline:
 
     def standardized(self, projections: Tensor) -> Tensor:
         """(b, k, d, l) projections as a store keeps them -> (b, k, d, l) latents as the model's codec gives them."""
-        return self.codec.standardize(projections) if isinstance(self.codec, Standardized) else projections
+        return self.codec.standardize(projections) if isinstance(self.codec, NormalizedCodec) else projections
 
     def snap(self, stages: Sequence[Tensor], frames: int) -> list[Tensor]:
         """Move every given stage to the nearest codebook entries; the stages not given yet do not matter."""
@@ -109,7 +109,7 @@ class Pipeline:
         first_take: int = 0,
         steps: int | None = None,
         guidance: Guidance | None = None,
-        known: Known | None = None,
+        known: EditMask | None = None,
         negative: Prompt = "",
         batch_size: int = 16,
         partial: bool = False,
@@ -153,7 +153,7 @@ class Pipeline:
         prompts: list[Prompt],
         takes: list[int],
         frames: int,
-        known: Known | None,
+        known: EditMask | None,
         seed: int,
         steps: int | None,
         guidance: Guidance | None,
@@ -190,7 +190,7 @@ class Pipeline:
 
     def decode(self, codes: Sequence[Tensor] | Iterator[Tensor], samples: int | None = None) -> Tensor:
         """Decode takes of codes (1, k, l) one by one to (n, ch, t) audio on the CPU, cut to `samples`."""
-        codec = in_pieces(self.codec)
+        codec = chunked(self.codec)
         return torch.cat([codec.decode(code)[..., :samples].float().cpu() for code in codes])
 
     def generate(self, prompts: Prompt | Sequence[Prompt], *, seconds: float = 10.0, **options: Any) -> Tensor:
@@ -213,14 +213,14 @@ class Pipeline:
         """Describe the model for its codecdiff.json."""
         return {
             "format": checkpoint.FORMAT,
-            "codec": config.spec_of("codecs", self.codec),
-            "splitter": config.spec_of("splitters", self.splitter),
-            "conditioner": config.spec_of("conditioners", self.conditioner) if self.conditioner else None,
+            "codec": config.to_config("codecs", self.codec),
+            "splitter": config.to_config("splitters", self.splitter),
+            "conditioner": config.to_config("conditioners", self.conditioner) if self.conditioner else None,
             "snap_context": self.snap_context,
             "target": self.target,
             "stages": self.stage_names,
             "data": self.data,
-            "code": origins(self.codec, self.splitter, self.conditioner),
+            "code": code_versions(self.codec, self.splitter, self.conditioner),
         }
 
     def save(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:

@@ -17,7 +17,7 @@ from codecdiff.config.schema import Guidance, Settings
 from codecdiff.data.audio import read_audio, read_comment
 from codecdiff.data.audio_prompt import recorded_excerpt
 from codecdiff.files import sha256
-from codecdiff.pipeline.editing import AnyEdit, Extend, Known
+from codecdiff.pipeline.editing import AnyEdit, EditMask, Extend
 from codecdiff.pipeline.pipeline import Pipeline
 
 
@@ -98,14 +98,14 @@ class Request(Settings):
         for take in codes:
             yield pipeline.decode([take], samples)[0].clamp(-1, 1)
 
-    def known(self, pipeline: Pipeline, source: Path | None) -> tuple[Known, int]:
+    def known(self, pipeline: Pipeline, source: Path | None) -> tuple[EditMask, int]:
         """Encode the source and apply the edit: what is known of one take, and how many samples it is long."""
         if source is None or self.edit is None:
             raise ValueError("An edit needs a source: an audio file.")
         codec, audio = pipeline.codec, read_audio(source, pipeline.sample_rate, pipeline.codec.channels)
         if isinstance(self.edit, Extend):  # the music goes on where it stops, not after the silence of a started frame
             audio = audio[:, : max(1, audio.shape[-1] // codec.hop_length) * codec.hop_length]
-        known = Known.of_audio(codec, audio[None], pipeline.target)
+        known = EditMask.of_audio(codec, audio[None], pipeline.target)
         edited = self.edit.apply(known, codec)
         return edited, audio.shape[-1] + (edited.frames - known.frames) * codec.hop_length
 

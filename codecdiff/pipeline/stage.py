@@ -13,7 +13,7 @@ from codecdiff import config
 from codecdiff.config.schema import Guidance
 from codecdiff.diffusion import noise_schedule
 from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter
-from codecdiff.pipeline.code_version import origins
+from codecdiff.pipeline.code_version import code_versions
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Stage:
     def spec(self) -> dict[str, Any]:
         """Describe the stage for its stage.json."""
         return {
-            "denoiser": config.spec_of("denoisers", self.denoiser),
+            "denoiser": config.to_config("denoisers", self.denoiser),
             "scheduler": noise_schedule.describe(self.scheduler),
             "noise_color": self.noise_color,
             "sampler": self.sampler,
@@ -62,7 +62,7 @@ class Stage:
             "spacing": self.spacing,
             "stop_at": self.stop_at,
             "training": self.facts,
-            "code": origins(self.denoiser),
+            "code": code_versions(self.denoiser),
         }
 
 

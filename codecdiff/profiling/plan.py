@@ -21,7 +21,7 @@ from codecdiff.data.audio import find_tracks, seconds_of
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import split_tracks
 from codecdiff.diffusion.loss import stage_loss
-from codecdiff.interfaces import Codec, Condition, Entry
+from codecdiff.interfaces import Codec, Condition, ConditionTokens
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling.flops import Meter, MixedPrecision, size_of, size_of_state
@@ -138,7 +138,9 @@ def blank_input(pipeline: Pipeline, i: int, rows: int, frames: int) -> StageInpu
     with torch.device("meta"):
         stages = pipeline.splitter.split(torch.empty(rows, codec.num_codebooks, codec.codebook_dim, frames))
         real = torch.ones(rows, TOKENS, dtype=torch.bool)
-        condition = Condition({name: Entry(torch.empty(rows, TOKENS, width), real) for name, width in widths.items()})
+        condition = Condition(
+            {name: ConditionTokens(torch.empty(rows, TOKENS, width), real) for name, width in widths.items()}
+        )
     context = pipeline.splitter.context(stages, i)
     return StageInput(range(rows), stages[i], torch.ones_like(stages[i]), context, condition)
 

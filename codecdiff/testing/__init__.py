@@ -5,29 +5,29 @@
     def test_laws():
         check_codec(MyCodec(), seconds=1.0)
 
-Laws that do not hold raise one AssertionError, which lists them by name. `codecdiff check NAME` tries the same laws on
+Checks that do not hold raise one AssertionError, that lists them by name. `codecdiff check NAME` tries the same on
 an installed part. A part that cannot keep a law says so: `exceptions = {"chunked": "why"}`.
 """
 
 from codecdiff.testing import captioners, codecs, conditioners, denoisers, embedders, splitters
 from codecdiff.testing.captioners import check_captioner
-from codecdiff.testing.checks import DeclaredException, Law, Laws, Result
+from codecdiff.testing.checks import Check, Checks, ExpectedFailure, Result
 from codecdiff.testing.codecs import check_codec
 from codecdiff.testing.conditioners import PROMPTS, check_conditioner
 from codecdiff.testing.denoisers import check_denoiser
 from codecdiff.testing.embedders import check_embedder
 from codecdiff.testing.splitters import check_splitter
 
-LAWS: dict[str, Laws] = {
+LAWS: dict[str, Checks] = {
     module.LAWS.kind: module.LAWS for module in (codecs, splitters, conditioners, denoisers, captioners, embedders)
 }
 
 __all__ = [
     "LAWS",
     "PROMPTS",
-    "DeclaredException",
-    "Law",
-    "Laws",
+    "Check",
+    "Checks",
+    "ExpectedFailure",
     "Result",
     "check_captioner",
     "check_codec",

@@ -14,9 +14,9 @@ import torch
 from pydantic_core import to_jsonable_python
 from torch import Tensor, nn
 
-from codecdiff.config import SUPPLIED, ConfigError, build, spec_of
+from codecdiff.config import DERIVED, ConfigError, build, to_config
 from codecdiff.interfaces import Codec, Part
-from codecdiff.testing.checks import Broken
+from codecdiff.testing.checks import CheckFailed
 
 AnyPart = TypeVar("AnyPart", bound=Part)
 Module = TypeVar("Module", bound=nn.Module)
@@ -25,19 +25,19 @@ HERE = (torch.float32, torch.device("cpu"))  # precision and place of a part wit
 
 
 def require(holds: object, text: str) -> None:
-    """Raise Broken, with what was found, unless it holds."""
+    """Raise CheckFailed, with what was found, unless it holds."""
     if not holds:
-        raise Broken(text)
+        raise CheckFailed(text)
 
 
 def require_same(a: Tensor, b: Tensor, text: str, tolerance: float = 0.0) -> None:
-    """Raise Broken unless two tensors have one shape and dtype, and the same numbers up to a tolerance."""
+    """Raise CheckFailed unless two tensors have one shape and dtype, and the same numbers up to a tolerance."""
     kinds = [f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in (a, b)]
     require(kinds[0] == kinds[1], f"{text} They are {' and '.join(kinds)}.")
     away = (a != b) if tolerance == 0 else ~torch.isclose(a, b, rtol=tolerance, atol=tolerance)
     if away.any():
         farthest = (a.double() - b.double()).abs().max().item()
-        raise Broken(f"{text} {int(away.sum())} of {away.numel()} numbers differ, by up to {farthest:.3g}.")
+        raise CheckFailed(f"{text} {int(away.sum())} of {away.numel()} numbers differ, by up to {farthest:.3g}.")
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -47,7 +47,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 @contextmanager
 def randomness_untouched(part: object) -> Iterator[None]:
-    """Raise Broken if what is done inside changes the state of a global generator. They are put back afterwards."""
+    """Raise CheckFailed if the block changes the state of a global generator. The states are put back afterwards."""
     outside = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
     for draw in (lambda: torch.rand(1), random.random, np.random.rand):
         draw()  # a seed that was set before shows when it is set again
@@ -71,7 +71,7 @@ def _states() -> dict[str, Any]:
 
 
 def require_frozen(part: nn.Module) -> None:
-    """Raise Broken unless a part stays in evaluation mode when it is told to train, and none of it learns."""
+    """Raise CheckFailed unless a part stays in evaluation mode when it is told to train, and none of it learns."""
     name = type(part).__name__
     try:
         training = [key or name for key, module in part.train().named_modules() if module.training]
@@ -83,7 +83,7 @@ def require_frozen(part: nn.Module) -> None:
 
 
 def require_frozen_tensor(tensor: Tensor, name: str) -> None:
-    """Raise Broken if a tensor carries a gradient, or is one that nothing can take a gradient through."""
+    """Raise CheckFailed if a tensor carries a gradient, or is one that nothing can take a gradient through."""
     require(not tensor.requires_grad, f"{name} carries a gradient; what is frozen has none (torch.no_grad).")
     text = f"{name} is made in inference mode, and no denoiser could learn from it: torch.no_grad is for that."
     require(not tensor.is_inference(), text)
@@ -96,7 +96,7 @@ def training_of(part: nn.Module) -> str:
 
 
 def require_untouched(call: Callable[..., Any], *inputs: Tensor, name: str) -> None:
-    """Raise Broken if a call changes the tensors it is given."""
+    """Raise CheckFailed if a call changes the tensors it is given."""
     before = [tensor.clone() for tensor in inputs]
     call(*inputs)
     same = all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
@@ -106,9 +106,9 @@ def require_untouched(call: Callable[..., Any], *inputs: Tensor, name: str) -> N
 def require_other_precision(
     part: Module, run: Callable[[Module, torch.dtype, str], Any], same: Callable[[Any, Any], None]
 ) -> None:
-    """Move a deep copy of a part to float64, and back. Raises Broken if it then does something else.
+    """Move a deep copy of a part to float64, and back. Raises CheckFailed if it then does something else.
 
-    `run(part, dtype, device)` uses a part that was moved there, and raises Broken if what it gives is wrong;
+    `run(part, dtype, device)` uses a part that was moved there, and raises CheckFailed if what it gives is wrong;
     `same(before, after)` compares what it gives.
     """
     dtype, place = next(((t.dtype, t.device) for t in tensors_of(part) if t.is_floating_point()), HERE)
@@ -125,7 +125,7 @@ def require_other_device(part: Module, run: Callable[[Module, torch.dtype, str],
     """
     if left := staying(deepcopy(part).to("meta")):
         told = f"{', '.join(left)} would stay behind on another device"
-        raise Broken(f"{told}: register_buffer takes tensors along, ModuleList modules.")
+        raise CheckFailed(f"{told}: register_buffer takes tensors along, ModuleList modules.")
     if not torch.cuda.is_available():
         return "no GPU here to move it to"
     dtype = next((t.dtype for t in tensors_of(part) if t.is_floating_point()), torch.float32)
@@ -134,12 +134,12 @@ def require_other_device(part: Module, run: Callable[[Module, torch.dtype, str],
 
 
 def elsewhere(name: str, call: Callable[..., Any], *given: Any) -> Any:
-    """Call a method with tensors on the meta device. Raises Broken, with what to do, if that fails."""
+    """Call a method with tensors on the meta device. Raises CheckFailed, with what to do, if that fails."""
     try:
         return call(*given)
     except Exception as error:  # a stranger's code may fail in any way
         told = f"{type(error).__name__}: {error}"
-        raise Broken(f"{name} fails with tensors that are not on the CPU ({told}). {WHERE}") from error
+        raise CheckFailed(f"{name} fails with tensors that are not on the CPU ({told}). {WHERE}") from error
 
 
 def tensors_of(part: nn.Module) -> Iterator[Tensor]:
@@ -178,11 +178,11 @@ def rebuilt(kind: str, part: AnyPart) -> AnyPart:
 
     A codec inside another kind of part stays as it is: what was fitted is not among its options.
     """
-    supplied = {name: value for name, value in part.arguments.items() if name in SUPPLIED[kind]}
+    supplied = {name: value for name, value in part.arguments.items() if name in DERIVED[kind]}
     options = {name: value for name, value in part.arguments.items() if name not in supplied}
     if kind == "codecs" or not any(isinstance(value, Codec) for value in options.values()):
         with suppress(ConfigError):  # not registered
-            return build(kind, through_json(spec_of(kind, part)), **supplied)
+            return build(kind, through_json(to_config(kind, part)), **supplied)
     plain = {name: value if holds_parts(value) else through_json(value) for name, value in options.items()}
     return type(part)(**plain, **supplied)
 

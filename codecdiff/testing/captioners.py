@@ -12,7 +12,7 @@ from typing import Any
 from codecdiff.captioning import one_line
 from codecdiff.interfaces import Bill, Captioner
 from codecdiff.testing.assertions import randomness_untouched, require
-from codecdiff.testing.checks import Broken, Laws, Result
+from codecdiff.testing.checks import CheckFailed, Checks, Result
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Trial:
         return [self.captioner.caption(track) for track in self.tracks]
 
 
-LAWS: Laws[Trial] = Laws("captioners")
+LAWS: Checks[Trial] = Checks("captioners")
 
 
 def check_captioner(captioner: Captioner, tracks: Sequence[Mapping[str, Any]]) -> list[Result]:
@@ -103,7 +103,7 @@ def unknown_track(trial: Trial) -> None:
         said = trial.captioner.caption({"track": "x", "file": "", "present": False, "tags": {}, "captions": []})
     except (LookupError, ValueError):
         return
-    raise Broken(f"A track of which nothing is known has the caption {said!r}: raise LookupError.")
+    raise CheckFailed(f"A track of which nothing is known has the caption {said!r}: raise LookupError.")
 
 
 @LAWS.law

@@ -1,4 +1,4 @@
-"""Laws, what comes of trying them on a part, and how a test is told."""
+"""Checks, what comes of trying them on a part, and how a test is told."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ BROKEN: State = "broken"
 BESIDE: State = "does not apply"
 
 
-class Broken(AssertionError):
+class CheckFailed(AssertionError):
     """A law does not hold. The message says what was found."""
 
 
-class DoesNotApply(Exception):
+class NotApplicable(Exception):
     """A law says nothing about this part. The message says why."""
 
 
-class DeclaredException(UserWarning):
+class ExpectedFailure(UserWarning):
     """A part does not keep a law, and says so."""
 
 
 @dataclass(frozen=True)
-class Law(Generic[Trial]):
+class Check(Generic[Trial]):
     """One thing that is asked of every part of a kind."""
 
     name: str  # exceptions are declared by it, so it stays
     text: str  # what is asked, in a sentence
-    check: Callable[[Trial], str | None]  # raises Broken or DoesNotApply; what it gives is worth telling
+    check: Callable[[Trial], str | None]  # raises CheckFailed or NotApplicable; what it gives is worth telling
 
 
 @dataclass(frozen=True)
 class Result:
     """What came of trying one law."""
 
-    law: Law[Any]
+    law: Check[Any]
     state: State
     note: str  # what was found, why the exception is declared, or what is worth telling
     seconds: float  # that it took
@@ -54,21 +54,21 @@ class Result:
         return f"{self.law.name}: {self.note or self.state}"
 
 
-class Laws(Generic[Trial]):
+class Checks(Generic[Trial]):
     """The laws of one kind of part, in the order they are tried: simple ones first."""
 
     def __init__(self, kind: str):
         self.kind = kind
-        self.laws: dict[str, Law[Trial]] = {}
+        self.laws: dict[str, Check[Trial]] = {}
 
-    def __iter__(self) -> Iterator[Law[Trial]]:
+    def __iter__(self) -> Iterator[Check[Trial]]:
         return iter(self.laws.values())
 
     def law(self, check: Callable[[Trial], str | None]) -> Callable[[Trial], str | None]:
         """Add a law: its name is the function's, in kebab-case, what it asks the first paragraph of the docstring."""
         name = check.__name__.replace("_", "-")
         asked = (check.__doc__ or "").split("\n\n")[0]
-        self.laws[name] = Law(name, " ".join(asked.split()), check)
+        self.laws[name] = Check(name, " ".join(asked.split()), check)
         return check
 
     def examine(self, part: Part, *trials: Trial) -> Iterator[Result]:
@@ -82,9 +82,11 @@ class Laws(Generic[Trial]):
 
     def declared(self, part: Part) -> Mapping[str, str]:
         """Give the exceptions that a part declares. Raises ValueError for those that cannot be."""
-        name, exceptions = type(part).__name__, part.exceptions
+        name, exceptions = type(part).__name__, part.expected_failures
         if not isinstance(exceptions, Mapping):
-            raise ValueError(f"{name}.exceptions is a mapping of a law's name to the reason; it is {exceptions!r}.")
+            raise ValueError(
+                f"{name}.expected_failures is a mapping of a law's name to the reason; it is {exceptions!r}."
+            )
         if unknown := [law for law in exceptions if law not in self.laws]:
             raise ValueError(
                 f"{name} declares exceptions from {', '.join(map(repr, unknown))}, which {self.kind} have not. "
@@ -107,11 +109,11 @@ class Laws(Generic[Trial]):
         for result in results:
             if result.state == EXCEPTION:
                 told = f"{type(part).__name__} declares an exception from {result}"
-                warnings.warn(told, DeclaredException, stacklevel=3)
+                warnings.warn(told, ExpectedFailure, stacklevel=3)
         return results
 
 
-def _result(law: Law[Any], trials: Sequence[Any], reason: str | None) -> Result:
+def _result(law: Check[Any], trials: Sequence[Any], reason: str | None) -> Result:
     """Try one law in every trial, up to the first that breaks it; `reason` is that of a declared exception."""
     began = time.perf_counter()
     state, note, cause = BESIDE, "", None
@@ -126,16 +128,16 @@ def _result(law: Law[Any], trials: Sequence[Any], reason: str | None) -> Result:
     if reason is None:
         return Result(law, state, note, seconds, cause)
     if state == KEPT:
-        return Result(law, BROKEN, "declared an exception, but kept: take it out of `exceptions`.", seconds)
+        return Result(law, BROKEN, "declared an exception, but kept: take it out of `expected_failures`.", seconds)
     return Result(law, EXCEPTION, reason, seconds)
 
 
-def _tried(law: Law[Any], trial: Any) -> tuple[State, str, Exception | None]:
+def _tried(law: Check[Any], trial: Any) -> tuple[State, str, Exception | None]:
     try:
         return KEPT, law.check(trial) or "", None
-    except DoesNotApply as beside:
+    except NotApplicable as beside:
         return BESIDE, str(beside), None
-    except Broken as broken:
+    except CheckFailed as broken:
         return BROKEN, str(broken), broken
     except Exception as error:  # a stranger's code may fail in any way
         message = re.sub(r"\s+", " ", str(error)).strip()

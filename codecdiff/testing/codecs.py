@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from codecdiff.codecs import Chunked
+from codecdiff.codecs import ChunkedCodec
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec
 from codecdiff.testing.assertions import (
@@ -29,7 +29,7 @@ from codecdiff.testing.assertions import (
     require_untouched,
     training_of,
 )
-from codecdiff.testing.checks import DoesNotApply, Laws, Result
+from codecdiff.testing.checks import Checks, NotApplicable, Result
 
 TIES = 0.01  # share of codes that may differ where sums are taken in another order
 FACTS = ("sample_rate", "channels", "hop_length", "num_codebooks", "codebook_size", "codebook_dim")
@@ -65,7 +65,7 @@ class Trial:
         return torch.stack(rows)[None].to(device_of(self.codec))
 
 
-LAWS: Laws[Trial] = Laws("codecs")
+LAWS: Checks[Trial] = Checks("codecs")
 
 
 def check_codec(codec: Codec, *, seconds: float = 1.0) -> list[Result]:
@@ -90,7 +90,7 @@ def facts(trial: Trial) -> None:
     values = {name: getattr(codec, name, None) for name in FACTS}
     wrong = {name: value for name, value in values.items() if type(value) is not int or value < 1}
     require(not wrong, f"These have to be whole numbers of at least 1: {wrong}.")
-    halos = {name: getattr(codec, name) for name in ("encode_halo", "decode_halo")}
+    halos = {name: getattr(codec, name) for name in ("encode_context_frames", "decode_context_frames")}
     wrong = {name: halo for name, halo in halos.items() if halo is not None and (type(halo) is not int or halo < 0)}
     require(not wrong, f"A halo is a whole number of frames, or None: {wrong}.")
     require(
@@ -102,7 +102,10 @@ def facts(trial: Trial) -> None:
     require(present == list(range(len(present))), f"levels {codec.levels} do not count from 0, the coarsest.")
     codes = codec.encode(trial.noise(3 * codec.hop_length))
     require(codes.shape[:2] == (1, k), f"encode gives {tuple(codes.shape)}, not (1, {k}, l).")
-    for name, tensor in (("embed", codec.embed(codes)), ("project", codec.project(trial.noise(3 * codec.hop_length)))):
+    for name, tensor in (
+        ("embed", codec.embed(codes)),
+        ("encode_continuous", codec.encode_continuous(trial.noise(3 * codec.hop_length))),
+    ):
         require(tensor.is_floating_point(), f"{name} gives {tensor.dtype}, not floating point.")
         require(tensor.shape[:3] == (1, k, d), f"{name} gives {tuple(tensor.shape)}, not {(1, k, d, codes.shape[-1])}.")
     heard = codec.decode(codes)
@@ -119,7 +122,7 @@ def lengths(trial: Trial) -> None:
     for t in lengths_around(1, hop - 1, hop, hop + 1, 5 * hop, ceil(trial.seconds * codec.sample_rate)):
         audio, frames = trial.noise(t), ceil(t / hop)
         codes = codec.encode(audio)
-        found = {"encode": codes, "project": codec.project(audio), "embed": codec.embed(codes)}
+        found = {"encode": codes, "encode_continuous": codec.encode_continuous(audio), "embed": codec.embed(codes)}
         for name, tensor in found.items():
             shape = tuple(tensor.shape)
             require(shape[-1] == frames, f"{name} of {t} samples gives {shape}: {shape[-1]} frames, not {frames}.")
@@ -140,7 +143,7 @@ def codes_in_range(trial: Trial) -> None:
 
 
 def require_codes(codec: Codec, codes: Tensor) -> None:
-    """Raise Broken unless codes are integers within the codebook."""
+    """Raise CheckFailed unless codes are integers within the codebook."""
     require(not codes.is_floating_point() and not codes.is_complex(), f"encode gives {codes.dtype}, not integers.")
     lowest, highest = int(codes.min()), int(codes.max())
     inside = lowest >= 0 and highest < codec.codebook_size
@@ -149,15 +152,15 @@ def require_codes(codec: Codec, codes: Tensor) -> None:
 
 @LAWS.law
 def entries(trial: Trial) -> str | None:
-    """`quantize(embed(codes)) == codes` for every entry of every codebook, but for exactly the `duplicate_entries`."""
+    """`quantize(embed(codes)) == codes` for every entry of every codebook, but for exactly the `duplicate_codes`."""
     codec, codes = trial.codec, trial.every_entry
     again = codec.quantize(codec.embed(codes))
     moved = {(k, int(codes[0, k, place])) for _, k, place in (again != codes).nonzero().tolist()}
-    declared = {*codec.duplicate_entries}
+    declared = {*codec.duplicate_codes}
     silent, kept = sorted(moved - declared), sorted(declared - moved)
     require(
         moved == declared,
-        f"quantize(embed(codes)) == codes must hold but for `duplicate_entries`. {len(silent)} of {codes.numel()} "
+        f"quantize(embed(codes)) == codes must hold but for `duplicate_codes`. {len(silent)} of {codes.numel()} "
         f"entries come back as another and are not declared: {silent[:9]}; declared and kept: {kept[:9]} "
         "(codebook, index).",
     )
@@ -190,7 +193,7 @@ def _methods(codec: Codec, audio: Tensor, codes: Tensor) -> list[tuple[str, Call
     """Every method with something to call it with."""
     return [
         ("encode", codec.encode, audio),
-        ("project", codec.project, audio),
+        ("encode_continuous", codec.encode_continuous, audio),
         ("embed", codec.embed, codes),
         ("quantize", codec.quantize, codec.embed(codes)),
         ("decode", codec.decode, codes),
@@ -199,17 +202,19 @@ def _methods(codec: Codec, audio: Tensor, codes: Tensor) -> list[tuple[str, Call
 
 @LAWS.law
 def one_pass(trial: Trial) -> None:
-    """`encode_and_project` gives what `encode` and `project` give."""
-    codes, projected = trial.codec.encode_and_project(trial.short)
-    require_same(codes, trial.codec.encode(trial.short), "encode_and_project gives other codes than encode.")
-    require_same(projected, trial.codec.project(trial.short), "encode_and_project gives others than project.", 1e-4)
+    """`encode_with_continuous` gives what `encode` and `encode_continuous` give."""
+    codes, projected = trial.codec.encode_with_continuous(trial.short)
+    require_same(codes, trial.codec.encode(trial.short), "encode_with_continuous gives other codes than encode.")
+    require_same(
+        projected, trial.codec.encode_continuous(trial.short), "encode_with_continuous gives others than project.", 1e-4
+    )
 
 
 @LAWS.law
 def projections(trial: Trial) -> None:
     """`quantize(project(audio))` gives the codes of `encode`, but for ties: a level is what those before it left."""
     codec = trial.codec
-    differ = _share_of_changes(codec.quantize(codec.project(trial.short)), codec.encode(trial.short))
+    differ = _share_of_changes(codec.quantize(codec.encode_continuous(trial.short)), codec.encode(trial.short))
     require(differ < TIES, f"{differ:.1%} of the codes that projections are nearest to are not those of encode.")
 
 
@@ -229,7 +234,7 @@ def every_codebook(trial: Trial) -> None:
 def batches(trial: Trial) -> None:
     """A batch of two, one loud and one quiet, gives what two batches of one give."""
     codec, codes = trial.codec, trial.codec.encode(trial.pair)
-    tolerances = {"project": 1e-4, "decode": 1e-5}
+    tolerances = {"encode_continuous": 1e-4, "decode": 1e-5}
     for name, call, given in _methods(codec, trial.pair, codes):
         alone = torch.cat([call(row) for row in given.split(1)])
         text = f"What {name} gives of a row depends on its batch."
@@ -238,11 +243,11 @@ def batches(trial: Trial) -> None:
 
 @LAWS.law
 def hop_length(trial: Trial) -> None:
-    """Audio that comes k * hop_length samples later has its codes k frames later. Asked where encode_halo is known."""
+    """Audio k * hop_length samples later has its codes k frames later. Asked where encode_context_frames is set."""
     codec, later = trial.codec, 5  # frames
-    if codec.encode_halo is None:
-        raise DoesNotApply("encode_halo is None: any frame may depend on all of them")
-    halo = codec.encode_halo
+    if codec.encode_context_frames is None:
+        raise NotApplicable("encode_context_frames is None: any frame may depend on all of them")
+    halo = codec.encode_context_frames
     frames = 2 * halo + 4 * later
     audio = trial.noise((frames + later) * codec.hop_length, seed=4)
     late = codec.encode(audio)[..., later + halo : frames + later - halo]
@@ -260,19 +265,19 @@ def _share_of_changes(codes: Tensor, others: Tensor) -> float:
 def chunked(trial: Trial) -> None:
     """In pieces, each with the halos that are declared, codes and audio are those of the whole."""
     codec = trial.codec
-    if codec.encode_halo is None or codec.decode_halo is None:
-        raise DoesNotApply("encode_halo or decode_halo is None: it does not work in pieces")
-    halo = max(codec.encode_halo, codec.decode_halo)
+    if codec.encode_context_frames is None or codec.decode_context_frames is None:
+        raise NotApplicable("encode_context_frames or decode_context_frames is None: it does not work in pieces")
+    halo = max(codec.encode_context_frames, codec.decode_context_frames)
     frames = max(round(trial.seconds * codec.frame_rate), 4 * halo + 3)
     short = min(frames, max(round(codec.frame_rate), 4 * halo + 3))
-    pieces = Chunked(codec, frames=max(1, short // 3))
+    pieces = ChunkedCodec(codec, frames=max(1, short // 3))
     audio = trial.noise(frames * codec.hop_length, seed=3)
     codes = codec.encode(audio)
     differ = _share_of_changes(pieces.encode(audio), codes)
     why = "is too small, or should be None: a frame depends on more of the clip"
-    text = f"{differ:.2%} of the codes change when encoding in pieces: encode_halo {why}."
+    text = f"{differ:.2%} of the codes change when encoding in pieces: encode_context_frames {why}."
     require(differ <= min(TIES, max(0.001, 1 / frames)), text)  # the codes of one frame, or a thousandth
-    text = f"Decoded in pieces, audio differs: decode_halo {why}."
+    text = f"Decoded in pieces, audio differs: decode_context_frames {why}."
     require_same(pieces.decode(codes), codec.decode(codes), text, 1e-5)
 
 
@@ -286,7 +291,7 @@ def extremes(trial: Trial) -> None:
         codes = codec.encode(audio)
         require_codes(codec, codes)
         for method, tensor in (
-            ("project", codec.project(audio)),
+            ("encode_continuous", codec.encode_continuous(audio)),
             ("embed", codec.embed(codes)),
             ("decode", codec.decode(codes)),
         ):
@@ -356,8 +361,8 @@ def save_and_load(trial: Trial) -> None:
     require_same(again.encode(audio), codes, "Built again from its options and fitted state, it encodes otherwise.")
     require_same(again.embed(codes), codec.embed(codes), "Built again, it embeds otherwise.")
     require_same(again.decode(codes), codec.decode(codes), "Built again, it decodes otherwise.", 1e-5)
-    same = again.duplicate_entries == codec.duplicate_entries
-    require(same, "Built again, it declares other duplicate_entries.")
+    same = again.duplicate_codes == codec.duplicate_codes
+    require(same, "Built again, it declares other duplicate_codes.")
 
 
 @LAWS.law

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from codecdiff.conditioners.cached import Cached
+from codecdiff.conditioners.cached import CachedConditioner
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Condition, Conditioner, Prompt, prompt_fields
 from codecdiff.testing.assertions import (
@@ -22,7 +22,7 @@ from codecdiff.testing.assertions import (
     require_same,
     training_of,
 )
-from codecdiff.testing.checks import Laws, Result
+from codecdiff.testing.checks import Checks, Result
 
 # two values of each field of a prompt that a conditioner may read
 FIELDS: dict[str, tuple[Any, Any]] = {
@@ -46,7 +46,7 @@ class Trial:
     prompts: Sequence[Prompt] = PROMPTS
 
 
-LAWS: Laws[Trial] = Laws("conditioners")
+LAWS: Checks[Trial] = Checks("conditioners")
 
 
 def check_conditioner(conditioner: Conditioner, prompts: Sequence[Prompt] = PROMPTS) -> list[Result]:
@@ -58,7 +58,7 @@ def check_conditioner(conditioner: Conditioner, prompts: Sequence[Prompt] = PROM
 
 
 def require_same_rows(a: Condition, b: Condition, text: str, tolerance: float = 1e-4) -> None:
-    """Raise Broken unless two conditions have the same real tokens, whatever their padding."""
+    """Raise CheckFailed unless two conditions have the same real tokens, whatever their padding."""
     require(list(a.entries) == list(b.entries), f"{text} The entries are {list(a.entries)} and {list(b.entries)}.")
     for name in a.entries:
         shorter = min(a[name].mask.shape[1], b[name].mask.shape[1])
@@ -165,7 +165,7 @@ def cache(trial: Trial) -> None:
         return
     alone = [trial.conditioner.encode([prompt]) for prompt in trial.prompts]
     with TemporaryDirectory() as folder:
-        cached = Cached(trial.conditioner, folder).to(device_of(trial.conditioner))
+        cached = CachedConditioner(trial.conditioner, folder).to(device_of(trial.conditioner))
         cached.prepare(trial.prompts)
         for prompt, row in zip(trial.prompts, alone, strict=True):
             text = f"Kept on disk by its key, {prompt!r} has other features: two prompts share {cached.key(prompt)!r}?"

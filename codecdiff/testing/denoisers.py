@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codecdiff.interfaces import Condition, Denoiser, Entry
+from codecdiff.interfaces import Condition, ConditionTokens, Denoiser
 from codecdiff.testing.assertions import (
     elsewhere,
     noise,
@@ -24,7 +24,7 @@ from codecdiff.testing.assertions import (
     require_other_precision,
     require_same,
 )
-from codecdiff.testing.checks import Broken, DoesNotApply, Laws, Result
+from codecdiff.testing.checks import CheckFailed, Checks, NotApplicable, Result
 
 Inputs = tuple[Tensor, Tensor, Tensor | None]  # noisy latents, timesteps, context
 LEARNED = 0.5  # of the loss of predicting zeros, below which a batch counts as learned
@@ -101,10 +101,10 @@ def _seeded(seed: int) -> Iterator[None]:
 def condition_of(widths: Mapping[str, int], tokens: int = 5) -> Condition:
     """Make a condition of three rows: of so many real tokens, of two, and absent."""
     mask = torch.arange(tokens) < torch.tensor([[tokens], [2], [0]])
-    return Condition({name: Entry(noise(3, tokens, e, seed=e), mask) for name, e in widths.items()})
+    return Condition({name: ConditionTokens(noise(3, tokens, e, seed=e), mask) for name, e in widths.items()})
 
 
-LAWS: Laws[Trial] = Laws("denoisers")
+LAWS: Checks[Trial] = Checks("denoisers")
 
 
 def check_denoiser(
@@ -208,7 +208,7 @@ def masked_tokens(trial: Trial) -> None:
 def dropped_condition(trial: Trial) -> None:
     """A condition that is dropped is one that never was: the learned null of its name takes its place."""
     for name, entry in trial.condition.entries.items():
-        absent = Entry(torch.zeros_like(entry.tokens[:, :1]), torch.zeros_like(entry.mask[:, :1]))
+        absent = ConditionTokens(torch.zeros_like(entry.tokens[:, :1]), torch.zeros_like(entry.mask[:, :1]))
         none = Condition({**trial.condition.entries, name: absent})
         dropped = trial.condition.drop(torch.ones(3, dtype=torch.bool), name)
         text = f"'{name}' dropped is not the learned null of '{name}'."
@@ -260,7 +260,7 @@ def no_condition(trial: Trial) -> None:
     try:
         denoiser = trial.moved(condition_widths={})
     except ValueError as error:
-        raise DoesNotApply(f"it refuses: {error}") from error
+        raise NotApplicable(f"it refuses: {error}") from error
     alone = trial.predict(Condition({}), denoiser)
     good = alone.shape == trial.inputs[0].shape and alone.isfinite().all()
     require(good, "Without conditions the prediction is of another shape, or not finite.")
@@ -309,19 +309,21 @@ def overfits(trial: Trial) -> str:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    raise Broken(
+    raise CheckFailed(
         f"{STEPS} steps on one batch bring the loss to {min(losses):.3g}; predicting zeros gives {nothing:.3g}."
     )
 
 
 @LAWS.law
-def prepared(trial: Trial) -> None:
-    """`prepared` gives an equal of it for the same timesteps and condition."""
+def prepare_for_sampling(trial: Trial) -> None:
+    """`prepare_for_sampling` gives an equal of it for the same timesteps and condition."""
     with torch.no_grad():
-        denoiser = trial.denoiser.prepared(trial.inputs[1], trial.condition)
+        denoiser = trial.denoiser.prepare_for_sampling(trial.inputs[1], trial.condition)
     if denoiser is trial.denoiser:
-        raise DoesNotApply("prepared gives the denoiser itself")
-    require_same(trial.predict(denoiser=denoiser), trial.plain, "prepared differs from the plain denoiser.", 1e-4)
+        raise NotApplicable("prepare_for_sampling returns the denoiser itself")
+    require_same(
+        trial.predict(denoiser=denoiser), trial.plain, "prepare_for_sampling differs from the plain denoiser.", 1e-4
+    )
 
 
 @LAWS.law

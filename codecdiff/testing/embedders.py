@@ -21,7 +21,7 @@ from codecdiff.testing.assertions import (
     require_same,
     require_untouched,
 )
-from codecdiff.testing.checks import DoesNotApply, Laws, Result
+from codecdiff.testing.checks import Checks, NotApplicable, Result
 
 TEXTS = ("a slow piece for piano", "loud drums")
 
@@ -78,7 +78,7 @@ class Trial:
         return {"noise": 0.3 * hiss, "silence": 0 * full, "full scale": full, "clipped noise": hiss.sign()}
 
 
-LAWS: Laws[Trial] = Laws("embedders")
+LAWS: Checks[Trial] = Checks("embedders")
 
 
 def check_embedder(embedder: Embedder, texts: Sequence[str] = TEXTS) -> list[Result]:
@@ -175,7 +175,7 @@ def texts(trial: Trial) -> None:
         try:
             embedder.embed_text(trial.texts)
         except TypeError:
-            raise DoesNotApply("it reads no text, and says so") from None
+            raise NotApplicable("it reads no text, and says so") from None
         require(False, "embed_text has to raise TypeError where reads_text is False.")
     together = embedder.embed_text(asked)
     wanted = (len(asked), embedder.width)

@@ -19,7 +19,7 @@ from codecdiff.testing.assertions import (
     require_same,
     require_untouched,
 )
-from codecdiff.testing.checks import Laws, Result
+from codecdiff.testing.checks import Checks, Result
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Trial:
             yield torch.cat([marks, noise(*marks.shape).double()])
 
 
-LAWS: Laws[Trial] = Laws("splitters")
+LAWS: Checks[Trial] = Checks("splitters")
 
 
 def check_splitter(splitter: Splitter, *, dim: int = 3, frames: int = 7) -> list[Result]:

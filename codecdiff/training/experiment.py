@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from codecdiff import config
-from codecdiff.codecs import Standardized
+from codecdiff.codecs import NormalizedCodec
 from codecdiff.config.schema import (
-    Blueprint,
+    ExperimentConfig,
     Loop,
     Optimization,
     StageOptions,
@@ -26,40 +26,45 @@ from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
 
 
-def new_pipeline(blueprint: Blueprint, *, outlined: bool = False) -> tuple[Pipeline, Standardized]:
-    """Make the model without its stages, and give its codec too; outlined, its parts have no weights."""
-    codec, splitter, conditioner = build_parts(blueprint.model_dump(), outlined=outlined)
-    standardized = Standardized(codec, per=blueprint.standardize)
-    options: Any = {"target": blueprint.target, "snap_context": blueprint.snap_context}
+def new_pipeline(experiment: ExperimentConfig, *, skeleton: bool = False) -> tuple[Pipeline, NormalizedCodec]:
+    """Make the model without its stages, and give its codec too; skeleton, its parts have no weights."""
+    codec, splitter, conditioner = build_parts(experiment.model_dump(), skeleton=skeleton)
+    standardized = NormalizedCodec(codec, per=experiment.standardize)
+    options: Any = {"target": experiment.target, "snap_context": experiment.snap_context}
     return Pipeline(standardized, splitter, conditioner, [], **options), standardized
 
 
 def new_stage(
-    blueprint: Blueprint, pipeline: Pipeline, i: int, device: str = "cpu", *, facts: Mapping[str, Any] | None = None
+    experiment: ExperimentConfig,
+    pipeline: Pipeline,
+    i: int,
+    device: str = "cpu",
+    *,
+    facts: Mapping[str, Any] | None = None,
 ) -> tuple[Stage, Optimization, Loop]:
     """Make stage `i` untrained, with weights that follow from the seed, and give how it is trained.
 
     `facts` are kept with the stage, beside those of its training.
     """
     name = pipeline.stage_names[i]
-    own = blueprint.stages.get(name, StageOptions())
-    train, loop = blueprint.train.over(own.train), blueprint.loop.over(own.loop)
-    process = blueprint.diffusion.over(own.diffusion).model_dump()
-    sampling = {"noise_color": process.pop("noise_color"), **blueprint.sampling.over(own.sampling).model_dump()}
+    own = experiment.stages.get(name, StageOptions())
+    train, loop = experiment.train.over(own.train), experiment.loop.over(own.loop)
+    process = experiment.diffusion.over(own.diffusion).model_dump()
+    sampling = {"noise_color": process.pop("noise_color"), **experiment.sampling.over(own.sampling).model_dump()}
     with torch.device(device):
-        denoiser = pipeline.new_denoiser(i, config.over(blueprint.denoiser, own.denoiser), seed=blueprint.seed)
+        denoiser = pipeline.new_denoiser(i, config.over(experiment.denoiser, own.denoiser), seed=experiment.seed)
     sizes = {"batch_size": loop.batch_size, "seconds": loop.seconds}
-    told = {"seed": blueprint.seed, **train.model_dump(), **sizes, **(facts or {})}
+    told = {"seed": experiment.seed, **train.model_dump(), **sizes, **(facts or {})}
     resolved(sampling["guidance"], pipeline.conditioner)  # names it does not have are refused
     return Stage(name, denoiser, training_scheduler(**process), **sampling, facts=told), train, loop
 
 
-def start_of(blueprint: Blueprint, pipeline: Pipeline, name: str, model: Path) -> Path | None:
+def start_of(experiment: ExperimentConfig, pipeline: Pipeline, name: str, model: Path) -> Path | None:
     """Give the folder of the stage whose weights the stage called `name` is to begin with; None for its own.
 
     `model` is the folder of the model that is trained. Raises ValueError for a stage that is to start from itself.
     """
-    asked = blueprint.stages.get(name, StageOptions()).start_from
+    asked = experiment.stages.get(name, StageOptions()).start_from
     if asked == name:
         raise ValueError(
             f"stages.{name}.start_from={asked}: a stage cannot start from itself. Name another, or a folder."
@@ -67,14 +72,14 @@ def start_of(blueprint: Blueprint, pipeline: Pipeline, name: str, model: Path) -
     return None if asked is None else model / asked if asked in pipeline.stage_names else Path(asked)
 
 
-def check_starts(blueprint: Blueprint, pipeline: Pipeline, stages: Sequence[Stage], model: Path) -> None:
+def check_starts(experiment: ExperimentConfig, pipeline: Pipeline, stages: Sequence[Stage], model: Path) -> None:
     """Check, before the first is trained, that `stages` can start from what they are to start from, in this order.
 
     Those in training already go on from where they are. Raises ValueError or FileNotFoundError.
     """
     before: dict[Path, Stage] = {}
     for stage in stages:
-        folder = start_of(blueprint, pipeline, stage.name, model)
+        folder = start_of(experiment, pipeline, stage.name, model)
         if folder is not None and not (model / stage.name / "stage.json").exists():
             source = before.get(folder)
             if source is None:
@@ -85,9 +90,9 @@ def check_starts(blueprint: Blueprint, pipeline: Pipeline, stages: Sequence[Stag
 
 
 def open_data(
-    blueprint: Blueprint,
+    experiment: ExperimentConfig,
     pipeline: Pipeline,
-    codec: Standardized,
+    codec: NormalizedCodec,
     store: Path,
     model: Path,
     report: Callable[[str], None] = lambda line: None,
@@ -97,10 +102,10 @@ def open_data(
     The codec is the pipeline's. It takes its statistics from the model folder if that is there, and measures them on
     the store if not. Raises ValueError if the folder holds another model, and what `open_store` raises.
     """
-    known, target = load_codec_state(model, codec), blueprint.target
-    spec = config.spec_of("codecs", codec.codec)
+    known, target = load_codec_state(model, codec), experiment.target
+    spec = config.to_config("codecs", codec.codec)
     found = open_store(
-        store, blueprint.data.audio, codec.codec, spec, target=target, seed=blueprint.seed, report=report
+        store, experiment.data.audio, codec.codec, spec, target=target, seed=experiment.seed, report=report
     )
     if not known:
         codec.measure(found.latents(codec.codec, target))

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from codecdiff.codecs import in_pieces
+from codecdiff.codecs import chunked
 from codecdiff.config.schema import Target
 from codecdiff.data.audio import BadAudio, Track
 from codecdiff.data.code_store import SCHEMA
@@ -130,8 +130,10 @@ def _encode_track(
 
 def _encoded(audio: Tensor, codec: Codec, target: Target) -> Iterator[tuple[np.ndarray, ...]]:
     """(b, ch, t) audio -> of each row codes (frames, k), and projections (frames, k, d) if they are the target."""
-    pieces = in_pieces(codec)
-    codes, projections = pieces.encode_and_project(audio) if target == "projections" else (pieces.encode(audio), None)
+    pieces = chunked(codec)
+    codes, projections = (
+        pieces.encode_with_continuous(audio) if target == "projections" else (pieces.encode(audio), None)
+    )
     entries = codes.mT.cpu().numpy().astype(np.uint16)
     if projections is None:
         return iter((row,) for row in entries)

@@ -44,8 +44,8 @@ class PartName(Codec):
 
     # How many latent frames on either side of a frame its codes, and its audio, depend on: here none. Say None if
     # there is no such number, as with an LSTM or with attention over everything.
-    encode_halo = 0
-    decode_halo = 0
+    encode_context_frames = 0
+    decode_context_frames = 0
 
     # The constructor is the schema of your options: give each a type and a default. Tensors are no options.
     def __init__(self, *, sample_rate: int = 8000, hop_length: int = 16, num_codebooks: int = 4, codebook_dim: int = 5):
@@ -108,4 +108,4 @@ class PartName(Codec):
         found = compressed.sign() * (compressed.abs() * torch.tensor(1 + MU).log()).expm1() / MU
         return (found @ self.synthesis).flatten(1)[:, None]
 
-    # If your codec has latents before they are quantised, give them by `project`, for training with target=projections.
+    # If your codec has pre-quantization latents, return them from `encode_continuous`, for training with them.

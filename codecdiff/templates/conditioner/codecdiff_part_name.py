@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from codecdiff import Condition, Conditioner, Entry, Prompt, prompt_fields
+from codecdiff import Condition, Conditioner, ConditionTokens, Prompt, prompt_fields
 from torch import Tensor
 
 
@@ -50,7 +50,7 @@ class PartName(Conditioner):
         angles = (values - self.lowest)[:, None] / (self.highest - self.lowest) * self.rates
         tokens = torch.cat([angles.sin(), angles.cos()], dim=1)[:, None]
         mask = torch.tensor([[number is not None] for number in numbers], dtype=torch.bool, device=tokens.device)
-        return Condition({self.field: Entry(tokens, mask)})
+        return Condition({self.field: ConditionTokens(tokens, mask)})
 
     def _number(self, prompt: Prompt) -> float | None:
         value = prompt_fields(prompt).get(self.field)

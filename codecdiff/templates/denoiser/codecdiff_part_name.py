@@ -91,4 +91,4 @@ class PartName(Denoiser):
             cue = cue + layer(real.sum(1) / mask.sum(1, keepdim=True))
         return functional.silu(cue)
 
-    # If much of the work depends on the step and the condition alone, do it once in `prepared`.
+    # If much of the work depends on the step and the condition alone, do it once in `prepare_for_sampling`.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from codecdiff import Condition, Conditioner, Entry, Prompt, device_of, prompt_fields
+from codecdiff import Condition, Conditioner, ConditionTokens, Prompt, device_of, prompt_fields
 from codecdiff.conditioners.cached import tokenizer_rules
 from codecdiff.data.audio_prompt import excerpt, excerpt_key
 from codecdiff.data.code_store import fingerprint
@@ -37,7 +37,7 @@ def one_token(rows: Sequence[Tensor | None], width: int, device: torch.device) -
         if vector is not None:
             tokens[row, 0] = vector
     mask = torch.tensor([vector is not None for vector in rows], dtype=torch.bool)
-    return Condition({ENTRY: Entry(tokens, mask[:, None])}).to(device)
+    return Condition({ENTRY: ConditionTokens(tokens, mask[:, None])}).to(device)
 
 
 class ClapText(Conditioner):
@@ -70,7 +70,7 @@ class ClapText(Conditioner):
         self._take(load_network(Reader, model, revision))
 
     @classmethod
-    def outline(cls, **options: Any) -> Self:
+    def skeleton(cls, **options: Any) -> Self:
         """Give the width of a model, with the constructor's options: its weights are on the meta device.
 
         Raises LookupError for an id that is neither released nor fetched before.
@@ -141,7 +141,7 @@ class ClapAudio(Conditioner):
         self.train(False)
 
     @classmethod
-    def outline(cls, **options: Any) -> Self:
+    def skeleton(cls, **options: Any) -> Self:
         """Give the width of a model, with the constructor's options: its weights are on the meta device.
 
         Raises LookupError for an id that is neither released nor fetched before.
@@ -205,14 +205,14 @@ class Clap(Conditioner):
         self.reads = ClapText(model, revision=revision, max_tokens=max_tokens)
 
     @classmethod
-    def outline(cls, **options: Any) -> Self:
+    def skeleton(cls, **options: Any) -> Self:
         """Give the width of a model, as the outlines of its halves do."""
         part = cls.__new__(cls, **options)
         super(Clap, part).__init__()
         told = dict(part.arguments)
-        part.reads = ClapText.outline(**told)
+        part.reads = ClapText.skeleton(**told)
         told.pop("max_tokens")
-        part.hears = ClapAudio.outline(**told)
+        part.hears = ClapAudio.skeleton(**told)
         return part
 
     @property
@@ -224,7 +224,7 @@ class Clap(Conditioner):
         """Give n prompts as `clap` (n, 1, e): of their audio, of their text where they have none, or absent."""
         heard, told = self.hears.encode(prompts)[ENTRY], self.reads.encode(prompts)[ENTRY]
         tokens = torch.where(heard.mask[..., None], heard.tokens, told.tokens)
-        return Condition({ENTRY: Entry(tokens, heard.mask | told.mask)})
+        return Condition({ENTRY: ConditionTokens(tokens, heard.mask | told.mask)})
 
     def key(self, prompt: Prompt) -> str:
         """Give the key of the audio, or else of the text."""

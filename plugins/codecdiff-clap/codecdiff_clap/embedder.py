@@ -47,7 +47,7 @@ class CLAP(Hearing):
         self.max_tokens = max_tokens
 
     @classmethod
-    def outline(cls, **options: Any) -> Self:
+    def skeleton(cls, **options: Any) -> Self:
         """Give the facts of a model, with the constructor's options: its weights are on the meta device.
 
         Raises LookupError for an id that is neither released nor fetched before.

@@ -102,7 +102,7 @@ def test_missing_models_and_weights_are_explained(folder, tmp_path, clap):
 
 @pytest.mark.parametrize(("part", "model"), [(MusicCLAP, "music"), (GeneralCLAP, "general")])
 def test_the_released_models_are_outlined_without_fetching_them(part, model):
-    outline = part.outline()
+    outline = part.skeleton()
     assert outline.arguments["model"] == f"laion/larger_clap_{model}"
     assert (outline.width, outline.sample_rate, outline.window_seconds) == (512, 48_000, 10.0)
     assert all(tensor.is_meta for tensor in outline.parameters())
@@ -110,12 +110,12 @@ def test_the_released_models_are_outlined_without_fetching_them(part, model):
 
 
 def test_an_outline_has_the_facts_and_no_weights(folder, clap):
-    outline = MusicCLAP.outline(model=str(folder))
+    outline = MusicCLAP.skeleton(model=str(folder))
     facts = ("width", "sample_rate", "window_seconds", "hop_seconds", "arguments")
     assert all(getattr(outline, name) == getattr(clap, name) for name in facts)
     assert outline.state_dict().keys() == clap.state_dict().keys()
     with pytest.raises(LookupError, match="is not known here"):
-        MusicCLAP.outline(model=str(folder / "none"))
+        MusicCLAP.skeleton(model=str(folder / "none"))
 
 
 def test_both_checkpoints_have_names(folder):

@@ -8,8 +8,8 @@ from codecdiff_clap import Clap, ClapAudio, ClapText, MusicCLAP
 from codecdiff_clap.random_weights import random_model
 
 from codecdiff import Condition, config
-from codecdiff.conditioners.cached import Cached
-from codecdiff.conditioners.joined import Joined
+from codecdiff.conditioners.cached import CachedConditioner
+from codecdiff.conditioners.joined import JoinedConditioner
 from codecdiff.testing import check_conditioner
 
 TEXTS = ["a slow piece for piano", "loud drums", {"text": "fast guitar"}]
@@ -41,7 +41,7 @@ def test_they_obey_the_laws(folder, clips, tmp_path):
     heard = [{"audio": file} for file in clips]
     for conditioner, prompts in ((ClapText(folder), TEXTS), (ClapAudio(folder), heard), (Clap(folder), heard)):
         check_conditioner(conditioner, prompts)
-        check_conditioner(Cached(conditioner, tmp_path), prompts)
+        check_conditioner(CachedConditioner(conditioner, tmp_path), prompts)
 
 
 def test_vectors_are_those_of_the_embedder(folder, clips):
@@ -134,7 +134,7 @@ def test_audio_beyond_the_end_is_told(folder, clips):
 
 @pytest.mark.parametrize("part", [Clap, ClapText, ClapAudio])
 def test_the_released_model_is_outlined_without_fetching_it(part):
-    outline = part.outline()
+    outline = part.skeleton()
     assert outline.widths == {"clap": 512}
     assert all(tensor.is_meta for tensor in outline.parameters())
 
@@ -142,9 +142,9 @@ def test_the_released_model_is_outlined_without_fetching_it(part):
 @pytest.mark.parametrize("name", ["clap", "clap-text", "clap-audio"])
 def test_they_have_names_and_go_with_others(folder, name):
     built = config.build("conditioners", {"name": name, "model": folder})
-    assert config.spec_of("conditioners", built)["model"] == folder
+    assert config.to_config("conditioners", built)["model"] == folder
     words = config.build("conditioners", {"name": "words", "width": 8})
-    assert Joined([built, words]).widths == {"clap": 24, "text": 8}
-    outline = config.outline("conditioners", {"name": name, "model": folder})
+    assert JoinedConditioner([built, words]).widths == {"clap": 24, "text": 8}
+    outline = config.build_skeleton("conditioners", {"name": name, "model": folder})
     assert (outline.widths, outline.arguments) == (built.widths, built.arguments)
     assert outline.state_dict().keys() == built.state_dict().keys()

@@ -9,10 +9,10 @@ from torch.nn import functional
 from transformers import DacConfig, DacModel
 
 from codecdiff import Codec
-from codecdiff.codecs import shadowed_entries
+from codecdiff.codecs import find_duplicate_codes
 from codecdiff.huggingface import commit_of, not_found, require_complete
 from codecdiff.precision import exactly
-from codecdiff_dac.halos import decode_halo, encode_halo
+from codecdiff_dac.halos import decode_context_frames, encode_context_frames
 from codecdiff_dac.originals import is_original, original_class, original_network, read_network
 from codecdiff_dac.shapes import shape_of
 
@@ -62,10 +62,10 @@ class DAC(Codec):
             self.arguments["revision"] = revision = commit_of(model, revision) or revision  # a branch moves
             network = _load(model, revision)
         self._take(network.config, original_network(network) if backend == "descript" else network)
-        self.duplicate_entries = shadowed_entries(self)
+        self.duplicate_codes = find_duplicate_codes(self)
 
     @classmethod
-    def outline(cls, **options: Any) -> Self:
+    def skeleton(cls, **options: Any) -> Self:
         """Give the facts of a model, with the constructor's options: its weights are on the meta device.
 
         Raises LookupError for an id that is neither released nor fetched before.
@@ -86,8 +86,8 @@ class DAC(Codec):
         self.num_codebooks = config.n_codebooks
         self.codebook_size = config.codebook_size
         self.codebook_dim = config.codebook_dim
-        self.encode_halo = encode_halo(config.downsampling_ratios)
-        self.decode_halo = decode_halo(config.upsampling_ratios)
+        self.encode_context_frames = encode_context_frames(config.downsampling_ratios)
+        self.decode_context_frames = decode_context_frames(config.upsampling_ratios)
         self.requires_grad_(False)
         self.train(False)
 
@@ -98,13 +98,13 @@ class DAC(Codec):
 
     def encode(self, audio: Tensor) -> Tensor:
         """(b, 1, t) audio -> (b, k, l) int64 codes, l = ceil(t / hop_length), padded with silence; any t >= 1."""
-        return self.encode_and_project(audio)[0]
+        return self.encode_with_continuous(audio)[0]
 
-    def project(self, audio: Tensor) -> Tensor:
+    def encode_continuous(self, audio: Tensor) -> Tensor:
         """(b, 1, t) audio -> (b, k, d, l): each level's projection of what the levels before it left over."""
-        return self.encode_and_project(audio)[1]
+        return self.encode_with_continuous(audio)[1]
 
-    def encode_and_project(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """(b, 1, t) audio -> (b, k, l) codes and (b, k, d, l) projections before quantisation, in one pass."""
         if audio.ndim != 3 or audio.shape[1] != self.channels or audio.shape[2] < 1:
             raise ValueError(

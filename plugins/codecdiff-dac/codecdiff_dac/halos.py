@@ -15,7 +15,7 @@ _ENCODED_REACH = 1  # frames; the encoder's last kernel is 3
 _DECODED_REACH = 3  # frames; the decoder's first kernel is 7
 
 
-def encode_halo(downsampling_ratios: Sequence[int]) -> int:
+def encode_context_frames(downsampling_ratios: Sequence[int]) -> int:
     """Frames either side of a frame that its codes depend on; `downsampling_ratios` from audio to latents."""
     first, last = -_ENCODED_REACH, _ENCODED_REACH
     for stride in reversed(downsampling_ratios):
@@ -28,7 +28,7 @@ def encode_halo(downsampling_ratios: Sequence[int]) -> int:
     return max(-first_frame, last_frame)
 
 
-def decode_halo(upsampling_ratios: Sequence[int]) -> int:
+def decode_context_frames(upsampling_ratios: Sequence[int]) -> int:
     """Frames either side of a frame that its audio depends on; `upsampling_ratios` from latents to audio."""
     first, last = -_AUDIO_REACH, math.prod(upsampling_ratios) - 1 + _AUDIO_REACH
     for stride in reversed(upsampling_ratios):

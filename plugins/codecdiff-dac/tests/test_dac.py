@@ -7,14 +7,14 @@ import sys
 import pytest
 import torch
 from codecdiff_dac import DAC
-from codecdiff_dac.halos import decode_halo, encode_halo
+from codecdiff_dac.halos import decode_context_frames, encode_context_frames
 from codecdiff_dac.originals import SETTINGS, module_names, renamed
 from codecdiff_dac.random_weights import random_model
 from torch import nn
 from transformers import DacModel
 
 from codecdiff import config
-from codecdiff.codecs import Chunked
+from codecdiff.codecs import ChunkedCodec
 
 HOP = 40  # audio samples per frame of the tiny model
 
@@ -64,14 +64,14 @@ def test_any_length_is_padded_to_whole_frames(dac, samples):
     audio = noise(1, 1, samples)
     codes = dac.encode(audio)
     assert codes.shape[-1] == math.ceil(samples / HOP)
-    assert dac.project(audio).shape[-1] == codes.shape[-1]
+    assert dac.encode_continuous(audio).shape[-1] == codes.shape[-1]
     assert dac.decode(codes).shape == (1, 1, codes.shape[-1] * HOP)
 
 
 def test_every_entry_is_looked_up_as_itself(dac):
     codes = every_entry(dac)
     moved = {(k, i) for _, k, i in (dac.quantize(dac.embed(codes)) != codes).nonzero().tolist()}
-    assert moved == dac.duplicate_entries == frozenset()
+    assert moved == dac.duplicate_codes == frozenset()
 
 
 def test_the_law_is_not_held_by_empty_codebooks(dac):
@@ -94,7 +94,7 @@ def test_entries_of_one_direction_are_declared(folder, tmp_path):
         second[7] = 2 * second[3]
         third[5] = 0
     network.save_pretrained(tmp_path)
-    assert DAC(str(tmp_path)).duplicate_entries == {(1, 7), (2, 5)}
+    assert DAC(str(tmp_path)).duplicate_codes == {(1, 7), (2, 5)}
 
 
 def test_codes_and_projections_are_those_of_transformers(dac, reference):
@@ -102,8 +102,10 @@ def test_codes_and_projections_are_those_of_transformers(dac, reference):
     with torch.no_grad():
         expected = reference.encode(audio)
     assert torch.equal(dac.encode(audio), expected.audio_codes)
-    torch.testing.assert_close(dac.project(audio).flatten(1, 2), expected.projected_latents, rtol=0, atol=1e-4)
-    assert torch.equal(dac.quantize(dac.project(audio)), dac.encode(audio))
+    torch.testing.assert_close(
+        dac.encode_continuous(audio).flatten(1, 2), expected.projected_latents, rtol=0, atol=1e-4
+    )
+    assert torch.equal(dac.quantize(dac.encode_continuous(audio)), dac.encode(audio))
 
 
 def test_audio_is_that_of_transformers_with_the_end_filled(dac, reference):
@@ -133,10 +135,10 @@ def test_a_row_does_not_depend_on_its_neighbours(dac):
 def test_chunks_with_halos_equal_the_whole(dac):
     audio, first, last = noise(1, 1, 100 * HOP), 40, 60
     codes = dac.encode(audio)
-    halo = dac.encode_halo
+    halo = dac.encode_context_frames
     chunk = dac.encode(audio[..., (first - halo) * HOP : (last + halo) * HOP])
     assert torch.equal(chunk[..., halo:-halo], codes[..., first:last])
-    halo = dac.decode_halo
+    halo = dac.decode_context_frames
     chunk = dac.decode(codes[..., first - halo : last + halo])
     whole = dac.decode(codes)[..., first * HOP : last * HOP]
     torch.testing.assert_close(chunk[..., halo * HOP : -halo * HOP], whole, rtol=0, atol=1e-5)
@@ -172,26 +174,26 @@ def test_halos_are_exactly_what_convolutions_reach(ratios):
     samples = slice(middle * hop, (middle + 1) * hop)
     encoded = reach(encoder.double(), torch.zeros(1, 1, frames * hop).double(), lambda i: i // hop, middle)
     decoded = reach(decoder.double(), torch.zeros(1, 1, frames).double(), lambda i: i, samples)
-    assert (encode_halo(ratios), decode_halo(ratios[::-1])) == (encoded, decoded)
+    assert (encode_context_frames(ratios), decode_context_frames(ratios[::-1])) == (encoded, decoded)
 
 
 def test_released_shapes_have_halos_of_eight_and_ten_frames():
-    assert (encode_halo([2, 4, 8, 8]), decode_halo([8, 8, 4, 2])) == (8, 10)
-    assert (encode_halo([2, 4, 5, 8]), decode_halo([8, 5, 4, 2])) == (8, 10)
+    assert (encode_context_frames([2, 4, 8, 8]), decode_context_frames([8, 8, 4, 2])) == (8, 10)
+    assert (encode_context_frames([2, 4, 5, 8]), decode_context_frames([8, 5, 4, 2])) == (8, 10)
 
 
 @pytest.mark.parametrize("audio", [torch.zeros(1, 1, 500), 3 * torch.ones(1, 1, 500), noise(1, 1, 500).sign()])
 def test_silence_and_clipping_stay_finite(dac, audio):
     codes = dac.encode(audio)
     assert ((codes >= 0) & (codes < dac.codebook_size)).all()
-    assert dac.project(audio).isfinite().all()
+    assert dac.encode_continuous(audio).isfinite().all()
     assert dac.decode(codes).isfinite().all()
     assert dac.decode(codes).abs().max() <= 1
 
 
 def test_nothing_learns_and_training_mode_is_refused(dac):
     audio = noise(1, 1, 200).requires_grad_()
-    results = [dac.project(audio), dac.decode(dac.encode(audio)), dac.embed(dac.encode(audio))]
+    results = [dac.encode_continuous(audio), dac.decode(dac.encode(audio)), dac.embed(dac.encode(audio))]
     assert not any(tensor.requires_grad for tensor in [*results, *dac.parameters()])
     assert not any(module.training for module in dac.train().modules())
 
@@ -262,11 +264,19 @@ def test_codes_of_another_number_of_codebooks_are_refused(dac):
         dac.quantize(torch.zeros(1, 3, 8, 5))
 
 
-FACTS = ("sample_rate", "hop_length", "num_codebooks", "codebook_size", "codebook_dim", "encode_halo", "decode_halo")
+FACTS = (
+    "sample_rate",
+    "hop_length",
+    "num_codebooks",
+    "codebook_size",
+    "codebook_dim",
+    "encode_context_frames",
+    "decode_context_frames",
+)
 
 
 def test_an_outline_has_the_facts_and_no_weights(dac, folder):
-    outline = DAC.outline(model=str(folder))
+    outline = DAC.skeleton(model=str(folder))
     assert [getattr(outline, fact) for fact in FACTS] == [getattr(dac, fact) for fact in FACTS]
     assert outline.arguments == dac.arguments
     shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in dac.state_dict().items()}
@@ -285,7 +295,7 @@ def test_an_outline_has_the_facts_and_no_weights(dac, folder):
     ],
 )
 def test_the_released_models_are_outlined_without_fetching_them(name, facts):
-    outline = DAC.outline(model=f"descript/dac_{name}")
+    outline = DAC.skeleton(model=f"descript/dac_{name}")
     assert tuple(getattr(outline, fact) for fact in FACTS[:5]) == facts
     assert round(sum(tensor.numel() for tensor in outline.parameters()) / 1e6) in (74, 75, 77)
     assert outline.arguments["model"] == f"descript/dac_{name}"
@@ -293,14 +303,14 @@ def test_the_released_models_are_outlined_without_fetching_them(name, facts):
 
 def test_an_outline_inside_another_part():
     spec = {"name": "chunked", "codec": {"name": "dac"}, "frames": 100}
-    chunked = config.outline("codecs", spec)
+    chunked = config.build_skeleton("codecs", spec)
     assert (chunked.frames, chunked.sample_rate, chunked.codec.arguments["model"]) == (100, 44100, "descript/dac_44khz")
     assert all(tensor.is_meta for tensor in chunked.parameters())
 
 
 def test_an_unknown_model_cannot_be_outlined(tmp_path):
     with pytest.raises(LookupError, match=r"is not known here: .* none of descript/dac_16khz"):
-        DAC.outline(model=str(tmp_path / "none"))
+        DAC.skeleton(model=str(tmp_path / "none"))
 
 
 NARROW = {"44khz": (44100, 512, 9), "24khz": (24000, 320, 32), "16khz": (16000, 320, 12)}  # Hz, hop, codebooks
@@ -317,7 +327,7 @@ def narrow(request, tmp_path_factory):
 def test_every_released_shape_has_its_facts_in_its_tensors(narrow):
     size, dac = narrow
     assert (dac.sample_rate, dac.hop_length, dac.num_codebooks) == NARROW[size]
-    assert (dac.encode_halo, dac.decode_halo) == (8, 10)
+    assert (dac.encode_context_frames, dac.decode_context_frames) == (8, 10)
     for samples in (1, dac.hop_length - 1, dac.hop_length, 3 * dac.hop_length + 1):
         codes = dac.encode(noise(1, 1, samples))
         assert codes.shape == (1, dac.num_codebooks, math.ceil(samples / dac.hop_length))
@@ -333,7 +343,7 @@ def test_every_released_shape_has_its_facts_in_its_tensors(narrow):
 @pytest.mark.integration
 def test_pieces_of_every_released_shape_equal_the_whole(narrow):
     _, dac = narrow
-    chunked = Chunked(dac, frames=64)
+    chunked = ChunkedCodec(dac, frames=64)
     audio = 3 * noise(1, 1, (3 * 64 + 17) * dac.hop_length - 13)  # three chunks and an odd end
     codes = dac.encode(audio)
     assert (chunked.encode(audio) != codes).float().mean() <= 1e-3
@@ -345,7 +355,7 @@ def test_pieces_of_every_released_shape_equal_the_whole(narrow):
 @pytest.mark.slow
 def test_pieces_of_the_whole_44_khz_network_equal_the_whole(tmp_path):
     dac = DAC(str(random_model(tmp_path, size="44khz")))
-    chunked = Chunked(dac, frames=128)
+    chunked = ChunkedCodec(dac, frames=128)
     audio = 3 * noise(1, 1, (3 * 128 + 17) * dac.hop_length - 13)
     codes = dac.encode(audio)
     assert (chunked.encode(audio) != codes).float().mean() <= 1e-3
@@ -379,8 +389,8 @@ def test_weights_of_the_original_package_are_read_without_it(reference, dac, tmp
         torch.testing.assert_close(found.state_dict()[name], tensor, rtol=1e-6, atol=1e-7)
     audio = noise(1, 1, 40 * HOP)
     assert torch.equal(found.encode(audio), dac.encode(audio))
-    assert config.spec_of("codecs", found)["model"] == str(file)
-    outline = DAC.outline(model=str(file))
+    assert config.to_config("codecs", found)["model"] == str(file)
+    outline = DAC.skeleton(model=str(file))
     assert [getattr(outline, fact) for fact in FACTS] == [getattr(dac, fact) for fact in FACTS]
 
 
@@ -422,7 +432,7 @@ def test_without_its_package_the_other_backend_names_the_extra(folder, monkeypat
     spec = {"name": "dac", "model": str(folder), "backend": "descript"}
     with pytest.raises(ImportError, match=r"(?s)Install.*'codecdiff-dac\[descript\]'"):
         config.build("codecs", spec)
-    outline = config.outline("codecs", spec)  # planning needs no package
+    outline = config.build_skeleton("codecs", spec)  # planning needs no package
     assert (outline.hop_length, outline.arguments["backend"]) == (HOP, "descript")
     with pytest.raises(config.ConfigError, match=r"codec\.backend = 'torch'"):
         config.build("codecs", spec | {"backend": "torch"})

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from codecdiff import Condition, Entry
-from codecdiff.denoisers import Cued, filled, mean_token
+from codecdiff import Condition, ConditionTokens
+from codecdiff.denoisers import PrecomputedConditioning, filled, mean_token
 from codecdiff_dit.blocks import Block, CrossAttention, Cue, Modulation, Output, TextLayer, rotation
 
 STEP_WIDTH = 256  # of the sines and cosines of a step
@@ -29,7 +29,7 @@ def embedder(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, outputs), nn.SiLU(), nn.Linear(outputs, outputs), nn.SiLU())
 
 
-class DiT(Cued):
+class DiT(PrecomputedConditioning):
     """A transformer over frames, told of step and vector by adaLN-Zero, and of other conditions by cross-attention.
 
     Frames see each other by distance (rotary positions), so any length can be asked for. The mean of the tokens of the
@@ -104,12 +104,12 @@ class DiT(Cued):
         blocks = [block.cue(time, vector, tokens, mask) for block in cast(Iterable[Block], self.blocks)]
         return [*blocks, self.output.modulation(time, vector)]
 
-    def _read(self, name: str, entry: Entry) -> Entry:
+    def _read(self, name: str, entry: ConditionTokens) -> ConditionTokens:
         """Bring an entry to the width of the tokens, and apply its text layers."""
         tokens = self.projections[name](entry.tokens)
         for layer in cast(Iterable[TextLayer], self.text_layers[name]):
             tokens = layer(tokens, entry.mask)
-        return Entry(tokens, entry.mask)
+        return ConditionTokens(tokens, entry.mask)
 
     def at(self, cues: Sequence[Cue], index: Tensor) -> list[Cue]:
         """Take what depends on the step from the places `index` (b,) among the steps of the cues."""
@@ -133,11 +133,13 @@ class DiT(Cued):
         return block(*inputs)
 
 
-def in_a_row(entries: Sequence[Entry]) -> Entry:
+def in_a_row(entries: Sequence[ConditionTokens]) -> ConditionTokens:
     """Put the tokens of entries (b, m, e), or of one row for all, one after the other."""
     rows = max(len(entry.mask) for entry in entries)
     tokens = [entry.tokens.expand(rows, -1, -1) for entry in entries]
-    return Entry(torch.cat(tokens, dim=1), torch.cat([entry.mask.expand(rows, -1) for entry in entries], dim=1))
+    return ConditionTokens(
+        torch.cat(tokens, dim=1), torch.cat([entry.mask.expand(rows, -1) for entry in entries], dim=1)
+    )
 
 
 def _start(module: nn.Module) -> None:

@@ -13,11 +13,11 @@ from codecdiff_dit.blocks import Block, CrossAttention, SelfAttention, rotation
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codecdiff import Condition, Entry
+from codecdiff import Condition, ConditionTokens
 from codecdiff.testing import check_denoiser
 
 TINY: dict[str, Any] = {"width": 16, "depth": 2, "heads": 2, "embedding": 8}
-SUPPLIED = {"text": 1024, "vector": 1024}  # by t5 with flan-t5-large
+DERIVED = {"text": 1024, "vector": 1024}  # by t5 with flan-t5-large
 WIDTHS = {"text": 12, "tempo": 5, "vector": 10}
 
 
@@ -44,9 +44,9 @@ def condition(rows: int = 3, tokens: int = 6) -> Condition:
     known = torch.arange(rows)[:, None] < rows - 1
     return Condition(
         {
-            "text": Entry(torch.randn(rows, tokens, 12), mask),
-            "tempo": Entry(torch.randn(rows, 1, 5), known),
-            "vector": Entry(torch.randn(rows, 1, 10), torch.ones(rows, 1, dtype=torch.bool)),
+            "text": ConditionTokens(torch.randn(rows, tokens, 12), mask),
+            "tempo": ConditionTokens(torch.randn(rows, 1, 5), known),
+            "vector": ConditionTokens(torch.randn(rows, 1, 10), torch.ones(rows, 1, dtype=torch.bool)),
         }
     )
 
@@ -174,9 +174,11 @@ def test_patches_are_the_same_network_on_frames_side_by_side() -> None:
 def test_conditions_stand_in_one_row_and_absent_ones_are_one_token() -> None:
     dit, (x, t), told = tiny(), inputs(), condition()
     dropped = told.drop(torch.ones(3, dtype=torch.bool), "text")
-    short = Condition({**told.entries, "text": Entry(torch.zeros(3, 1, 12), torch.zeros(3, 1, dtype=torch.bool))})
+    short = Condition(
+        {**told.entries, "text": ConditionTokens(torch.zeros(3, 1, 12), torch.zeros(3, 1, dtype=torch.bool))}
+    )
     without = Condition({name: entry for name, entry in told.entries.items() if name != "text"})
-    null = Entry(dit.nulls["text"].expand(3, 1, -1), torch.ones(3, 1, dtype=torch.bool))
+    null = ConditionTokens(dit.nulls["text"].expand(3, 1, -1), torch.ones(3, 1, dtype=torch.bool))
     for other in (short, without, Condition({**told.entries, "text": null})):
         close(dit(x, t, None, dropped), dit(x, t, None, other))
     assert not torch.allclose(dit(x, t, None, dropped), dit(x, t, None, told), atol=1e-4)
@@ -189,17 +191,17 @@ def test_the_vector_is_the_mean_of_the_real_tokens_after_the_text_layers() -> No
     (layer,) = dit.text_layers["text"]
     rows = [dit.projections["text"](row[real][None]) for row, real in zip(tokens, mask, strict=True)]
     means = torch.stack([layer(row, torch.ones(1, row.shape[1], dtype=torch.bool))[0].mean(0) for row in rows])
-    cue = dit.cues(torch.tensor([1, 2, 3]), Condition({"text": Entry(tokens, mask)}))[0]
+    cue = dit.cues(torch.tensor([1, 2, 3]), Condition({"text": ConditionTokens(tokens, mask)}))[0]
     close(cue.vector, dit.blocks[0].modulation.vector(dit.vector_network(means)))
 
 
 def test_prepared_equals_plain() -> None:
     dit, (x, _), told = tiny(context_channels=2), inputs(), condition()
     context, timesteps = torch.randn(3, 2, 24), torch.tensor([90, 40, 40, 0])
-    prepared = dit.prepared(timesteps, told)
+    prepared = dit.prepare_for_sampling(timesteps, told)
     for t in (torch.full((3,), 90), torch.tensor([0.0, 40.0, 90.0])):
         close(prepared(x, t, context, told), dit(x, t, context, told))
-    again = prepared.prepared(torch.tensor([5]), told.rows([0]))
+    again = prepared.prepare_for_sampling(torch.tensor([5]), told.rows([0]))
     t = torch.tensor([5])
     close(again(x[:1], t, context[:1], told), dit(x[:1], t, context[:1], told.rows([0])))
     with pytest.raises(ValueError, match=r"\[5, 6, 7\] are not all among those prepared"):
@@ -267,7 +269,7 @@ def test_the_sizes_of_the_readme() -> None:
     }
     for (width, depth, heads), count in sizes.items():
         with torch.device("meta"):
-            dit = DiT(channels=8, condition_widths=SUPPLIED, width=width, depth=depth, heads=heads)
+            dit = DiT(channels=8, condition_widths=DERIVED, width=width, depth=depth, heads=heads)
         assert sum(parameter.numel() for parameter in dit.parameters()) == count
 
 

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 from transformers import EncodecConfig, EncodecModel
 
 from codecdiff import Codec
-from codecdiff.codecs import shadowed_entries
+from codecdiff.codecs import find_duplicate_codes
 from codecdiff.huggingface import commit_of, not_found, require_complete
 from codecdiff.precision import exactly
 from codecdiff_encodec.originals import original_network, original_package
@@ -69,10 +69,10 @@ class EnCodec(Codec):
         self.arguments["revision"] = revision = commit_of(model, revision) or revision  # a branch moves
         network = self._cut(_load(model, revision))
         self._take(network.config, original_network(network) if backend == "encodec" else network)
-        self.duplicate_entries = shadowed_entries(self)
+        self.duplicate_codes = find_duplicate_codes(self)
 
     @classmethod
-    def outline(cls, **options: Any) -> Self:
+    def skeleton(cls, **options: Any) -> Self:
         """Give the facts of a model, with the constructor's options: its weights are on the meta device.
 
         Raises LookupError for an id that is neither released nor fetched before.
@@ -121,13 +121,13 @@ class EnCodec(Codec):
 
     def encode(self, audio: Tensor) -> Tensor:
         """(b, ch, t) audio -> (b, k, l) int64 codes, l = ceil(t / hop_length), padded with silence; any t >= 1."""
-        return self.encode_and_project(audio)[0]
+        return self.encode_with_continuous(audio)[0]
 
-    def project(self, audio: Tensor) -> Tensor:
+    def encode_continuous(self, audio: Tensor) -> Tensor:
         """(b, ch, t) audio -> (b, k, d, l): what the levels before each one left over."""
-        return self.encode_and_project(audio)[1]
+        return self.encode_with_continuous(audio)[1]
 
-    def encode_and_project(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """(b, ch, t) audio -> (b, k, l) codes and (b, k, d, l) latents before quantisation, in one pass."""
         if audio.ndim != 3 or audio.shape[1] != self.channels or audio.shape[2] < 1:
             raise ValueError(

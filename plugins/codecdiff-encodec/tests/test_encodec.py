@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import EncodecModel
 
 from codecdiff import config
-from codecdiff.codecs import Chunked
+from codecdiff.codecs import ChunkedCodec
 from codecdiff.testing import check_codec
 
 BANDWIDTHS = {"24khz": 3.0, "32khz": None, "48khz": 3.0}  # kbit/s of the small models: 4, 4 and 2 codebooks
@@ -90,21 +90,25 @@ def test_laws(codec):
     ],
 )
 def test_the_released_models_are_outlined_without_fetching_them(size, bandwidth, facts):
-    outline = EnCodec.outline(model=f"facebook/encodec_{size}", bandwidth=bandwidth)
+    outline = EnCodec.skeleton(model=f"facebook/encodec_{size}", bandwidth=bandwidth)
     named = ("sample_rate", "channels", "hop_length", "num_codebooks", "codebook_size", "codebook_dim")
     assert tuple(getattr(outline, fact) for fact in named) == facts
-    assert (outline.encode_halo, outline.decode_halo, outline.levels) == (None, None, tuple(range(facts[3])))
+    assert (outline.encode_context_frames, outline.decode_context_frames, outline.levels) == (
+        None,
+        None,
+        tuple(range(facts[3])),
+    )
     assert all(tensor.is_meta for tensor in outline.state_dict().values())
     assert round(sum(tensor.numel() for tensor in outline.parameters()) / 1e6) == {"32khz": 57}.get(size, 15)
 
 
 def test_a_bandwidth_that_the_model_does_not_have_is_refused():
     with pytest.raises(ValueError, match=r"encodec_48khz' has no bandwidth of 1\.5 kbit/s. It has: 3, 6, 12, 24\."):
-        EnCodec.outline(model="facebook/encodec_48khz", bandwidth=1.5)
+        EnCodec.skeleton(model="facebook/encodec_48khz", bandwidth=1.5)
 
 
 def test_an_outline_has_the_facts_and_the_shapes_of_weights_and_no_weights(codec, folders, size):
-    outline = EnCodec.outline(model=str(folders[size]), bandwidth=BANDWIDTHS[size])
+    outline = EnCodec.skeleton(model=str(folders[size]), bandwidth=BANDWIDTHS[size])
     for fact in ("sample_rate", "channels", "hop_length", "num_codebooks", "codebook_size", "codebook_dim", "loudness"):
         assert getattr(outline, fact) == getattr(codec, fact)
     assert outline.arguments == codec.arguments
@@ -135,14 +139,14 @@ def test_codes_and_audio_are_those_of_transformers(codec, folders, size, frames)
 
 def test_projections_are_what_the_levels_before_leave_over(codec):
     audio = noise(codec, 30 * codec.hop_length + 1)
-    codes, projections = codec.encode_and_project(audio)
+    codes, projections = codec.encode_with_continuous(audio)
     left = projections[:, :1] - codec.embed(codes).cumsum(1)
     torch.testing.assert_close(projections[:, 1:], left[:, :-1], rtol=0, atol=1e-5)
     assert torch.equal(codec.quantize(projections), codes)
 
 
 def test_the_nearest_entry_is_looked_up(codec):
-    latents = codec.project(noise(codec, 50 * codec.hop_length))
+    latents = codec.encode_continuous(noise(codec, 50 * codec.hop_length))
     entries = codec.embed(torch.arange(codec.codebook_size).expand(1, codec.num_codebooks, -1)).double()
     nearest = torch.cdist(latents.double().mT, entries.mT).argmin(-1)
     assert (codec.quantize(latents) == nearest).float().mean() > 0.99  # but for ties within float32
@@ -178,13 +182,13 @@ def test_channels_are_heard_apart_and_extremes_of_stereo_stay_finite(stereo):
     audio = noise(stereo, 9600)
     assert not torch.equal(stereo.encode(audio), stereo.encode(audio.flip(1)))
     opposite = torch.cat([audio[:, :1], -audio[:, :1]], dim=1)  # its mean, which sets the level, is silence
-    assert stereo.project(opposite).isfinite().all()
+    assert stereo.encode_continuous(opposite).isfinite().all()
     assert stereo.decode(stereo.encode(opposite)).isfinite().all()
 
 
 def test_it_does_not_work_in_pieces(codec):
     with pytest.raises(ValueError, match="EnCodec has no finite halo"):
-        Chunked(codec)
+        ChunkedCodec(codec)
 
 
 def test_the_last_bits_do_not_depend_on_where_weights_lie_in_their_file(folders, tmp_path):
@@ -215,7 +219,7 @@ def test_it_computes_in_the_precision_it_is_moved_to(folders, codecs):
     audio = noise(codec, 3200)
     codes = codec.encode(audio)
     assert (codes == codecs["24khz"].encode(audio)).float().mean() > 0.9
-    assert {tensor.dtype for tensor in (codec.project(audio), codec.embed(codes), codec.decode(codes))} == {
+    assert {tensor.dtype for tensor in (codec.encode_continuous(audio), codec.embed(codes), codec.decode(codes))} == {
         torch.float64
     }
     torch.testing.assert_close(codec.decode(codes).float(), codecs["24khz"].decode(codes), rtol=0, atol=1e-5)
@@ -239,7 +243,7 @@ def test_duplicates_are_declared(folders, tmp_path):
     network: Any = EncodecModel.from_pretrained(folders["32khz"])
     network.quantizer.layers[2].codebook.embed[9] = network.quantizer.layers[2].codebook.embed[4]
     network.save_pretrained(tmp_path)
-    assert EnCodec(str(tmp_path)).duplicate_entries == {(2, 9)}
+    assert EnCodec(str(tmp_path)).duplicate_codes == {(2, 9)}
 
 
 def test_writing_and_loading_leave_the_global_generator_alone(folders, tmp_path):
@@ -265,7 +269,7 @@ def test_options_are_remembered_and_read_by_their_types(mono, folders):
     }
     assert inspect.signature(EnCodec).parameters["model"].default == "facebook/encodec_32khz"
     assert config.chosen("codecs", "encodec", ["bandwidth=6"]) == {"name": "encodec", "bandwidth": 6.0}
-    outline = config.outline("codecs", {"name": "encodec", "model": "facebook/encodec_24khz", "bandwidth": 6})
+    outline = config.build_skeleton("codecs", {"name": "encodec", "model": "facebook/encodec_24khz", "bandwidth": 6})
     assert outline.num_codebooks == 8
 
 
@@ -273,7 +277,7 @@ def test_a_missing_model_is_explained(tmp_path):
     with pytest.raises(LookupError, match=r"(?s)No EnCodec model '.*nowhere'.*model\.safetensors.*hf download"):
         EnCodec(str(tmp_path / "nowhere"))
     with pytest.raises(LookupError, match=r"is not known here: .* none of facebook/encodec_24khz"):
-        EnCodec.outline(model=str(tmp_path / "nowhere"))
+        EnCodec.skeleton(model=str(tmp_path / "nowhere"))
 
 
 def test_incomplete_weights_are_refused(folders, tmp_path):

@@ -53,7 +53,7 @@ class MERT(Windowed):
         self._take(_load(model, revision), features_of(model, revision, online=True), layer, window_seconds)
 
     @classmethod
-    def outline(cls, **options: Any) -> Self:
+    def skeleton(cls, **options: Any) -> Self:
         """Give the facts of a model, with the constructor's options: its weights are on the meta device.
 
         Raises LookupError for an id that is neither released nor fetched before.

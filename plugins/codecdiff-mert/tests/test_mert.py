@@ -110,14 +110,14 @@ def test_what_cannot_be_heard_is_explained(folders, tmp_path, mert):
     ("model", "width", "parameters"), [("MERT-v1-95M", 768, 94_371_712), ("MERT-v1-330M", 1024, 315_428_992)]
 )
 def test_the_released_models_are_outlined_without_fetching_them(model, width, parameters):
-    outline = MERT.outline(model=f"m-a-p/{model}")
+    outline = MERT.skeleton(model=f"m-a-p/{model}")
     assert (outline.width, outline.sample_rate, outline.window_seconds) == (width, 24_000, 5.0)
     assert [name for name, p in outline.network.named_parameters() if not p.is_meta] == ["masked_spec_embed"]  # tiny
     assert sum(tensor.numel() for tensor in outline.parameters()) == parameters
 
 
 def test_an_outline_has_the_facts_and_no_weights(folders, mert):
-    outline = MERT.outline(model=str(folders["mert_model"]), window_seconds=0.5)
+    outline = MERT.skeleton(model=str(folders["mert_model"]), window_seconds=0.5)
     facts = ("width", "sample_rate", "window_seconds", "hop_seconds", "layer", "arguments")
     assert all(getattr(outline, name) == getattr(mert, name) for name in facts)
     assert outline.state_dict().keys() == mert.state_dict().keys()

@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import MimiModel
 
 from codecdiff import Codec
-from codecdiff.codecs import shadowed_entries
+from codecdiff.codecs import find_duplicate_codes
 from codecdiff.huggingface import commit_of, not_found, require_complete
 from codecdiff.precision import exactly
 from codecdiff_mimi.shapes import shape_of
@@ -44,10 +44,10 @@ class Mimi(Codec):
         super().__init__()
         self.arguments["revision"] = revision = commit_of(model, revision) or revision  # a branch moves
         self._take(_load(model, revision))
-        self.duplicate_entries = shadowed_entries(self)
+        self.duplicate_codes = find_duplicate_codes(self)
 
     @classmethod
-    def outline(cls, **options: Any) -> Self:
+    def skeleton(cls, **options: Any) -> Self:
         """Give the facts of a model, with the constructor's options: its weights are on the meta device.
 
         Raises LookupError for an id that is neither released nor fetched before.
@@ -81,13 +81,13 @@ class Mimi(Codec):
 
     def encode(self, audio: Tensor) -> Tensor:
         """(b, 1, t) audio -> (b, k, l) int64 codes, l = ceil(t / hop_length), padded with silence; any t >= 1."""
-        return self.encode_and_project(audio)[0]
+        return self.encode_with_continuous(audio)[0]
 
-    def project(self, audio: Tensor) -> Tensor:
+    def encode_continuous(self, audio: Tensor) -> Tensor:
         """(b, 1, t) audio -> (b, k, d, l): what the levels before each one left over, semantic and acoustic apart."""
-        return self.encode_and_project(audio)[1]
+        return self.encode_with_continuous(audio)[1]
 
-    def encode_and_project(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """(b, 1, t) audio -> (b, k, l) codes and (b, k, d, l) latents before quantisation, in one pass."""
         if audio.ndim != 3 or audio.shape[1] != self.channels or audio.shape[2] < 1:
             raise ValueError(

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import MimiModel
 
 from codecdiff import config
-from codecdiff.codecs import Chunked
+from codecdiff.codecs import ChunkedCodec
 from codecdiff.testing import check_codec
 
 HOP = 240  # audio samples per frame of the small model
@@ -49,16 +49,16 @@ def test_laws(mimi):
 
 def test_the_released_model_is_outlined_without_fetching_it():
     for asked, levels in ({}, 8), ({"num_codebooks": 1}, 1), ({"num_codebooks": 32}, 32):
-        outline = Mimi.outline(**asked)
+        outline = Mimi.skeleton(**asked)
         assert (outline.sample_rate, outline.channels, outline.hop_length, outline.frame_rate) == (24000, 1, 1920, 12.5)
         assert (outline.codebook_size, outline.codebook_dim, outline.levels) == (2048, 256, tuple(range(levels)))
-        assert (outline.encode_halo, outline.decode_halo) == (None, None)
+        assert (outline.encode_context_frames, outline.decode_context_frames) == (None, None)
         assert all(tensor.is_meta for tensor in outline.state_dict().values())
     assert round(sum(tensor.numel() for tensor in outline.parameters()) / 1e6) == 79
 
 
 def test_an_outline_has_the_facts_and_the_shapes_of_weights_and_no_weights(mimi, folder):
-    outline = Mimi.outline(model=str(folder), num_codebooks=4)
+    outline = Mimi.skeleton(model=str(folder), num_codebooks=4)
     for fact in ("sample_rate", "channels", "hop_length", "num_codebooks", "codebook_size", "codebook_dim"):
         assert getattr(outline, fact) == getattr(mimi, fact)
     assert (mimi.hop_length, mimi.frame_rate) == (HOP, FRAME_RATE)
@@ -87,7 +87,7 @@ def test_codes_and_audio_are_those_of_transformers(mimi, reference, frames):
 
 
 def test_the_acoustic_levels_are_residual_to_each_other_and_not_to_the_semantic_one(mimi):
-    codes, projections = mimi.encode_and_project(noise(30 * HOP + 1))
+    codes, projections = mimi.encode_with_continuous(noise(30 * HOP + 1))
     assert torch.equal(mimi.quantize(projections), codes)
     left = projections[:, 1:2] - mimi.embed(codes)[:, 1:].cumsum(1)
     torch.testing.assert_close(projections[:, 2:], left[:, :-1], rtol=0, atol=1e-5)
@@ -107,11 +107,11 @@ def test_fewer_codebooks_are_the_first_of_more(mimi, folder):
 @pytest.mark.parametrize("count", [0, 9])
 def test_a_number_of_codebooks_that_the_model_does_not_have_is_refused(folder, count):
     with pytest.raises(ValueError, match=rf"num_codebooks={count}: the Mimi model '.*' has 1 to 8, of which the first"):
-        Mimi.outline(model=str(folder), num_codebooks=count)
+        Mimi.skeleton(model=str(folder), num_codebooks=count)
 
 
 def test_the_nearest_entry_is_looked_up(mimi):
-    latents = mimi.project(noise(100 * HOP))
+    latents = mimi.encode_continuous(noise(100 * HOP))
     entries = mimi.embed(torch.arange(128).expand(1, 4, -1)).double()
     nearest = torch.cdist(latents.double().mT, entries.mT).argmin(-1)
     assert (mimi.quantize(latents) == nearest).float().mean() > 0.99  # but for ties within float32
@@ -134,7 +134,7 @@ def test_it_looks_back_and_never_ahead(mimi):
 
 def test_it_does_not_work_in_pieces(mimi):
     with pytest.raises(ValueError, match="Mimi has no finite halo"):
-        Chunked(mimi)
+        ChunkedCodec(mimi)
 
 
 def test_weights_under_the_names_of_the_released_file_are_read(mimi, folder, tmp_path):
@@ -160,9 +160,9 @@ def test_entries_move_with_the_codec_after_they_were_looked_up(mimi, folder):
     codes, moved = random_codes(5), Mimi(str(folder), num_codebooks=4)
     assert moved.embed(codes).dtype == torch.float32
     moved.to(torch.float64)
-    assert {tensor.dtype for tensor in (moved.embed(codes), moved.decode(codes), moved.project(noise(HOP)))} == {
-        torch.float64
-    }
+    assert {
+        tensor.dtype for tensor in (moved.embed(codes), moved.decode(codes), moved.encode_continuous(noise(HOP)))
+    } == {torch.float64}
     torch.testing.assert_close(moved.decode(codes).float(), mimi.decode(codes), rtol=0, atol=1e-4)
     assert moved.to("meta").embed(codes.to("meta")).is_meta
 
@@ -187,7 +187,7 @@ def test_duplicates_are_declared(folder, tmp_path):
     for table in (codebook.embed_sum, codebook.cluster_usage):
         table[9] = table[4]
     network.save_pretrained(tmp_path)
-    assert Mimi(str(tmp_path), num_codebooks=4).duplicate_entries == {(2, 9)}
+    assert Mimi(str(tmp_path), num_codebooks=4).duplicate_codes == {(2, 9)}
 
 
 def test_writing_and_loading_leave_the_global_generator_alone(mimi, folder, tmp_path):
@@ -203,14 +203,14 @@ def test_writing_and_loading_leave_the_global_generator_alone(mimi, folder, tmp_
 def test_options_are_remembered(mimi, folder):
     assert mimi.arguments == {"model": str(folder), "num_codebooks": 4, "revision": None}
     assert inspect.signature(Mimi).parameters["model"].default == "kyutai/mimi"
-    assert config.outline("codecs", {"name": "mimi", "num_codebooks": 16}).num_codebooks == 16
+    assert config.build_skeleton("codecs", {"name": "mimi", "num_codebooks": 16}).num_codebooks == 16
 
 
 def test_a_missing_model_is_explained(tmp_path):
     with pytest.raises(LookupError, match=r"(?s)No Mimi model '.*nowhere'.*model\.safetensors.*hf download"):
         Mimi(str(tmp_path / "nowhere"))
     with pytest.raises(LookupError, match=r"is not known here: .* none of kyutai/mimi"):
-        Mimi.outline(model=str(tmp_path / "nowhere"))
+        Mimi.skeleton(model=str(tmp_path / "nowhere"))
 
 
 def test_incomplete_weights_are_refused(folder, tmp_path):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from codecdiff.interfaces import Codec
 from codecdiff.metrics import window_features
-from codecdiff.pipeline.editing import Known, of_first_stage
+from codecdiff.pipeline.editing import EditMask, of_first_stage
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff_starter.codec import SpectralCodec
 from codecdiff_starter.composer import (
@@ -117,7 +117,10 @@ def true_latents(pipeline: Pipeline, audio: Tensor) -> Tensor:
     clips = audio.expand(-1, pipeline.codec.channels, -1).to(pipeline.device).split(1)
     codec = pipeline.codec
     return torch.cat(
-        [codec.project(clip) if pipeline.target == "projections" else codec.embed(codec.encode(clip)) for clip in clips]
+        [
+            codec.encode_continuous(clip) if pipeline.target == "projections" else codec.embed(codec.encode(clip))
+            for clip in clips
+        ]
     )
 
 
@@ -129,7 +132,7 @@ def generate(pipeline: Pipeline, held_out: Tensor, prompts: Sequence[str], **sam
     texts, frames = [{"text": prompt} for prompt in prompts], held_out.shape[-1]
     made = {"generated": pipeline.generate_codes(texts, frames, **sampling)}
     if len(pipeline.stages) > 1:
-        known = Known.of_latents(pipeline.codec, held_out).keep(of_first_stage(pipeline.splitter, pipeline.codec))
+        known = EditMask.of_latents(pipeline.codec, held_out).keep(of_first_stage(pipeline.splitter, pipeline.codec))
         made["true_primary"] = pipeline.generate_codes(texts, frames, known=known, **sampling)
     codes = {name: torch.cat(list(takes)) for name, takes in made.items()}
     return codes | {"noise": pipeline.noise_codes(len(texts), frames, seed=sampling["seed"])}

@@ -76,15 +76,15 @@ class SpectralCodec(Codec):
     @torch.no_grad()
     def encode(self, audio: Tensor) -> Tensor:
         """(b, 1, t) audio -> (b, k, l) codes, l = ceil(t / hop_length), padded with silence on the right."""
-        return self.encode_and_project(audio).codes
+        return self.encode_with_continuous(audio).codes
 
     @torch.no_grad()
-    def project(self, audio: Tensor) -> Tensor:
+    def encode_continuous(self, audio: Tensor) -> Tensor:
         """(b, 1, t) audio -> (b, k, d, l) projected residual of every level before it is quantised."""
-        return self.encode_and_project(audio).projected
+        return self.encode_with_continuous(audio).projected
 
     @torch.no_grad()
-    def encode_and_project(self, audio: Tensor) -> "Levels":
+    def encode_with_continuous(self, audio: Tensor) -> "Levels":
         """(b, 1, t) audio -> its codes and projections, row by row, so that no row can change another's codes."""
         self._require_fit()
         rows = [self._quantized_row(self.features(row)[0] - self.mean) for row in audio.split(1)]

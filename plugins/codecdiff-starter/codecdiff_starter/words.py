@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from codecdiff import Condition, Conditioner, Entry, Prompt, prompt_fields
+from codecdiff import Condition, Conditioner, ConditionTokens, Prompt, prompt_fields
 
 POSITION_SCALE = 0.3  # of the position signal, beside words of unit variance
 
@@ -82,7 +82,7 @@ class Words(Conditioner):
                 tokens[row, n] = word_vector(word, self.width)
         tokens = tokens.to(self.positions) + self.positions[:longest]
         mask = mask.to(tokens.device)
-        return Condition({"text": Entry(tokens.where(mask[..., None], 0), mask)})
+        return Condition({"text": ConditionTokens(tokens.where(mask[..., None], 0), mask)})
 
     def _words(self, text: str | None) -> list[str]:
         if not isinstance(text, str | None):

@@ -73,7 +73,7 @@ def test_lengths(codec, length):
     frames = -(-length // HOP)
     assert codes.shape == (1, 9, frames)
     assert codes.dtype == torch.int64
-    assert codec.project(audio).shape == (1, 9, 8, frames)
+    assert codec.encode_continuous(audio).shape == (1, 9, 8, frames)
     decoded = codec.decode(codes)
     assert decoded.shape == (1, 1, frames * HOP)
     assert decoded.isfinite().all()
@@ -81,7 +81,7 @@ def test_lengths(codec, length):
 
 def test_codes_are_the_quantised_projections(codec, held_out):
     codes = codec.encode(held_out)
-    assert torch.equal(codec.quantize(codec.project(held_out)), codes)
+    assert torch.equal(codec.quantize(codec.encode_continuous(held_out)), codes)
 
 
 def test_no_row_depends_on_its_batch(codec, held_out):
@@ -143,11 +143,11 @@ def test_state_of_another_codec_is_refused(codec):
         SpectralCodec().load_fitted_state(state)
 
 
-@pytest.mark.parametrize("call", ["encode", "project", "embed", "quantize", "decode", "fitted_state"])
+@pytest.mark.parametrize("call", ["encode", "encode_continuous", "embed", "quantize", "decode", "fitted_state"])
 def test_unfitted_codec_says_what_to_do(call):
     inputs = {
         "encode": (torch.zeros(1, 1, 600),),
-        "project": (torch.zeros(1, 1, 600),),
+        "encode_continuous": (torch.zeros(1, 1, 600),),
         "embed": (torch.zeros(1, 9, 2, dtype=torch.int64),),
         "quantize": (torch.zeros(1, 9, 8, 2),),
         "decode": (torch.zeros(1, 9, 2, dtype=torch.int64),),
@@ -186,7 +186,7 @@ def test_each_level_improves_the_sound(codec, held_out):
 
 def test_no_gradients(codec, held_out):
     codes = codec.encode(held_out.clone().requires_grad_())
-    results = [codec.project(held_out.clone().requires_grad_()), codec.embed(codes), codec.decode(codes)]
+    results = [codec.encode_continuous(held_out.clone().requires_grad_()), codec.embed(codes), codec.decode(codes)]
     assert not any(result.requires_grad for result in results)
     assert list(codec.parameters()) == []
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, T5EncoderModel
 
-from codecdiff import Condition, Conditioner, Entry, Prompt, device_of, prompt_fields
+from codecdiff import Condition, Conditioner, ConditionTokens, Prompt, device_of, prompt_fields
 from codecdiff.conditioners.cached import tokenizer_rules
 from codecdiff.data.code_store import fingerprint
 from codecdiff.huggingface import commit_of, not_found, require_complete
@@ -63,11 +63,13 @@ class T5(Conditioner):
         self.max_tokens = max_tokens
         self.attend_padding = attend_padding
         if attend_padding:
-            self.exceptions = {"neighbours": "with attend_padding a prompt reads the padding that its neighbours bring"}
+            self.expected_failures = {
+                "neighbours": "with attend_padding a prompt reads the padding that its neighbours bring"
+            }
         self._has_warned = False
 
     @classmethod
-    def outline(cls, **options: Any) -> Self:
+    def skeleton(cls, **options: Any) -> Self:
         """Give the widths of a model, with the constructor's options: its weights are on the meta device.
 
         Raises LookupError for an id that is neither released nor fetched before.
@@ -106,7 +108,9 @@ class T5(Conditioner):
         for row, states in enumerate(features):
             tokens[row, : len(states)] = states
             mask[row, : len(states)] = True
-        condition = Condition({"text": Entry(tokens, mask), "vector": Entry(tokens[:, :1], mask[:, :1])})
+        condition = Condition(
+            {"text": ConditionTokens(tokens, mask), "vector": ConditionTokens(tokens[:, :1], mask[:, :1])}
+        )
         return condition.to(device_of(self))
 
     def _apart(self, texts: Sequence[str]) -> list[Tensor]:

@@ -6,8 +6,8 @@ import pytest
 from codecdiff_t5 import T5
 from codecdiff_t5.random_weights import random_model
 
-from codecdiff.conditioners.cached import Cached
-from codecdiff.testing import DeclaredException, check_conditioner
+from codecdiff.conditioners.cached import CachedConditioner
+from codecdiff.testing import ExpectedFailure, check_conditioner
 
 
 @pytest.fixture(scope="module")
@@ -16,12 +16,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_t5_keeps_the_laws_with_a_cache_and_without(folder: str, tmp_path: Path):
-    for conditioner in (T5(folder), Cached(T5(folder), folder=str(tmp_path))):
+    for conditioner in (T5(folder), CachedConditioner(T5(folder), folder=str(tmp_path))):
         results = check_conditioner(conditioner)
         assert {result.state for result in results} == {"kept"}
 
 
 def test_attended_padding_is_declared(folder: str):
-    with pytest.warns(DeclaredException, match="neighbours: with attend_padding"):
+    with pytest.warns(ExpectedFailure, match="neighbours: with attend_padding"):
         results = check_conditioner(T5(folder, attend_padding=True))
     assert [result.law.name for result in results if result.state == "exception"] == ["neighbours"]

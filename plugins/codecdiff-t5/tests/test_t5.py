@@ -8,7 +8,7 @@ from codecdiff_t5.random_weights import random_model
 from transformers import AutoTokenizer, T5Config, T5EncoderModel, T5ForConditionalGeneration
 
 from codecdiff import Condition
-from codecdiff.conditioners.cached import Cached
+from codecdiff.conditioners.cached import CachedConditioner
 from codecdiff.testing import check_conditioner
 
 SHORT, LONG = "slow piano", "fast jazz with a loud guitar, and a happy song in the rock of drum!"
@@ -91,7 +91,7 @@ def test_attended_padding_is_cut_as_well_and_cannot_be_cached(folder, tmp_path):
         cut = T5(str(folder), attend_padding=True, max_tokens=6).encode([SHORT, LONG])
     assert cut["text"].tokens.shape[1] == 6
     with pytest.raises(ValueError, match="depend on its neighbours"):
-        Cached(T5(str(folder), attend_padding=True), tmp_path).encode([SHORT])
+        CachedConditioner(T5(str(folder), attend_padding=True), tmp_path).encode([SHORT])
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n", {}, {"text": ""}, {"text": None, "tempo": 120}])
@@ -142,20 +142,20 @@ def test_max_tokens_has_to_be_positive(folder):
 
 def test_it_obeys_the_laws_and_so_does_its_cache(t5, tmp_path):
     check_conditioner(t5)
-    check_conditioner(Cached(t5, tmp_path))
+    check_conditioner(CachedConditioner(t5, tmp_path))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_cache_gives_back_every_bit_and_computes_nothing(folder, tmp_path, monkeypatch, dtype):
     fresh = T5(str(folder), dtype=dtype)
-    cached = Cached(T5(str(folder), dtype=dtype), tmp_path)
+    cached = CachedConditioner(T5(str(folder), dtype=dtype), tmp_path)
     expected = fresh.encode([SHORT, LONG, ""])
     assert_same(cached.encode([SHORT, LONG, ""]), expected)
     monkeypatch.setattr(T5, "_compute", lambda self, text: pytest.fail(f"{text!r} was computed again"))
     cached.release()
     assert all(tensor.is_meta for tensor in cached.conditioner.state_dict().values())
     assert_same(cached.encode([SHORT, LONG, ""]), expected)
-    assert_same(Cached(T5(str(folder), dtype=dtype), tmp_path).encode([LONG]), expected.rows([1]))
+    assert_same(CachedConditioner(T5(str(folder), dtype=dtype), tmp_path).encode([LONG]), expected.rows([1]))
 
 
 def test_the_cache_keeps_models_and_options_apart(folder, tmp_path):
@@ -172,7 +172,7 @@ def test_the_cache_keeps_models_and_options_apart(folder, tmp_path):
 def test_bfloat16_features_take_half_the_room(folder, tmp_path):
     sizes = []
     for dtype in ("float32", "bfloat16"):
-        cached = Cached(T5(str(folder), dtype=dtype), tmp_path / dtype)
+        cached = CachedConditioner(T5(str(folder), dtype=dtype), tmp_path / dtype)
         cached.prepare([LONG])
         sizes.append(sum(file.stat().st_size for file in (tmp_path / dtype).rglob("*.safetensors")))
     assert sizes[1] < 0.65 * sizes[0]
@@ -239,7 +239,7 @@ def test_incomplete_weights_are_refused(folder, tmp_path, t5):
 
 
 def test_an_outline_has_the_widths_and_no_weights(t5, folder):
-    outline = T5.outline(model=str(folder))
+    outline = T5.skeleton(model=str(folder))
     assert (outline.widths, outline.arguments) == (t5.widths, t5.arguments)
     shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in t5.state_dict().items()}
     assert {name: (tensor.shape, tensor.dtype) for name, tensor in outline.state_dict().items()} == shapes
@@ -257,7 +257,7 @@ def test_an_outline_has_the_widths_and_no_weights(t5, folder):
     ],
 )
 def test_the_released_models_are_outlined_without_fetching_them(size, width, parameters):
-    outline = T5.outline(model=f"google/flan-t5-{size}", dtype="bfloat16")
+    outline = T5.skeleton(model=f"google/flan-t5-{size}", dtype="bfloat16")
     assert outline.widths == {"text": width, "vector": width}
     assert sum(tensor.numel() for tensor in outline.parameters()) == parameters
     assert {tensor.dtype for tensor in outline.parameters()} == {torch.bfloat16}
@@ -265,4 +265,4 @@ def test_the_released_models_are_outlined_without_fetching_them(size, width, par
 
 def test_an_unknown_model_cannot_be_outlined(tmp_path):
     with pytest.raises(LookupError, match=r"is not known here: .* none of google/flan-t5-small"):
-        T5.outline(model=str(tmp_path / "none"))
+        T5.skeleton(model=str(tmp_path / "none"))

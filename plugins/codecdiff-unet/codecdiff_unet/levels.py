@@ -11,7 +11,7 @@ from typing import NamedTuple, cast
 
 from torch import Tensor, cat, nn
 
-from codecdiff import Entry
+from codecdiff import ConditionTokens
 from codecdiff_unet.blocks import CrossAttention, LinearAttention, Memory, ResidualBlock, SelfAttention
 
 
@@ -22,7 +22,7 @@ class Told(NamedTuple):
     """
 
     vector: Tensor | None  # (b, e)
-    sequences: Mapping[str, Entry]
+    sequences: Mapping[str, ConditionTokens]
 
 
 class Cue(NamedTuple):

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from codecdiff import Condition, Entry
-from codecdiff.denoisers import Cued, filled, mean_token
+from codecdiff import Condition, ConditionTokens
+from codecdiff.denoisers import PrecomputedConditioning, filled, mean_token
 from codecdiff_unet.blocks import TextLayer, sinusoid
 from codecdiff_unet.levels import Builder, Cue, Level, Told
 
@@ -30,7 +30,7 @@ def embedder(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, outputs), nn.GELU(), nn.Linear(outputs, outputs), nn.SiLU())
 
 
-class UNet(Cued):
+class UNet(PrecomputedConditioning):
     """A U-Net of residual blocks with linear, cross- and self-attention. The defaults are the paper's `large`.
 
     A level holds one layer per item of `layers`: a residual block, followed by nothing ("none"), linear
@@ -143,12 +143,12 @@ class UNet(Cued):
         vector = self.vector_network(mean_token(read[self.vector])) if self.vector and self.vector_network else None
         return Told(vector, {name: read[name] for name in self.sources})
 
-    def _read(self, name: str, entry: Entry) -> Entry:
+    def _read(self, name: str, entry: ConditionTokens) -> ConditionTokens:
         """Apply the text layers of this name."""
         tokens = entry.tokens
         for layer in cast(Iterable[TextLayer], self.text_layers[name]):
             tokens = layer(tokens, entry.mask)
-        return Entry(tokens, entry.mask)
+        return ConditionTokens(tokens, entry.mask)
 
     def denoise(self, noisy: Tensor, context: Tensor | None, cues: Cues) -> Tensor:
         """(b, c, l) noisy latents, (b, c', l) context or None, what `cues` gave -> (b, c, l) prediction."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import codecdiff
-from codecdiff import Condition, Entry
+from codecdiff import Condition, ConditionTokens
 from codecdiff.cli.main import app
 
 WIDTH, MULTIPLIERS = 36, (2,)
@@ -120,7 +120,7 @@ def agrees(model: codecdiff.Pipeline, name: str, released: dict[str, Tensor]) ->
     noisy, text = (torch.randn(2, *shape, generator=generator) for shape in ((channels, 8), (5, 1024)))
     context = torch.randn(2, context_channels, 8, generator=generator) if context_channels else None
     step, real = torch.tensor([0, 77]), torch.ones(2, 5, dtype=torch.bool)
-    condition = Condition({"text": Entry(text, real), "vector": Entry(text[:, :1], real[:, :1])})
+    condition = Condition({"text": ConditionTokens(text, real), "vector": ConditionTokens(text[:, :1], real[:, :1])})
     with torch.no_grad():
         ours = stage.denoiser(noisy, step, context, condition)
         theirs = forward(released, noisy, step, text[:, 0], None, text, context)

@@ -24,7 +24,7 @@ from codecdiff_unet.released import (
 from torch import Tensor
 from torch.nn import functional
 
-from codecdiff import Condition, Entry
+from codecdiff import Condition, ConditionTokens
 
 SHAPES: dict[str, tuple[int, tuple[int, ...]]] = {"tiny": (18, (1, 2, 3)), **SIZES}  # width, multipliers
 TOLERANCE = 1e-4  # absolute, in float32 on inputs of unit scale
@@ -75,7 +75,7 @@ class Inputs:
     def of(self, unet: UNet) -> Tensor:
         """(b, c, l): what the module predicts."""
         real = {name: torch.ones(tokens.shape[:2], dtype=torch.bool) for name, tokens in self.tokens.items()}
-        condition = Condition({name: Entry(tokens, real[name]) for name, tokens in self.tokens.items()})
+        condition = Condition({name: ConditionTokens(tokens, real[name]) for name, tokens in self.tokens.items()})
         with torch.no_grad():
             return unet(self.noisy, self.step, self.context, condition)
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codecdiff import Condition, Entry
+from codecdiff import Condition, ConditionTokens
 
 LARGE: dict[str, Any] = {}
 SMALL: dict[str, Any] = {"width": 144, "multipliers": (1, 2, 4, 8)}
@@ -44,8 +44,8 @@ def tiny(**options: Any) -> UNet:
 def condition(rows: int = 3, tokens: int = 6) -> Condition:
     """Text of 2, 3, ... real tokens and a vector."""
     mask = torch.arange(tokens) < torch.arange(2, 2 + rows)[:, None]
-    vector = Entry(torch.randn(rows, 1, 10), torch.ones(rows, 1, dtype=torch.bool))
-    return Condition({"text": Entry(torch.randn(rows, tokens, 12), mask), "vector": vector})
+    vector = ConditionTokens(torch.randn(rows, 1, 10), torch.ones(rows, 1, dtype=torch.bool))
+    return Condition({"text": ConditionTokens(torch.randn(rows, tokens, 12), mask), "vector": vector})
 
 
 def inputs(rows: int = 3, frames: int = 24) -> tuple[Tensor, Tensor]:
@@ -210,8 +210,10 @@ def test_masked_tokens_change_nothing() -> None:
     unet, (x, t), told = tiny(), inputs(), condition()
     tokens, mask = told["text"]
     noise = tokens + 100 * torch.randn_like(tokens) * ~mask[..., None]
-    assert unet(x, t, None, told).equal(unet(x, t, None, Condition({**told.entries, "text": Entry(noise, mask)})))
-    shorter = Condition({**told.entries, "text": Entry(tokens[:, :4], mask[:, :4])})
+    assert unet(x, t, None, told).equal(
+        unet(x, t, None, Condition({**told.entries, "text": ConditionTokens(noise, mask)}))
+    )
+    shorter = Condition({**told.entries, "text": ConditionTokens(tokens[:, :4], mask[:, :4])})
     close(unet(x, t, None, told), unet(x, t, None, shorter))
 
 
@@ -220,7 +222,7 @@ def test_a_dropped_condition_is_no_condition_and_its_null(name: str) -> None:
     unet, (x, t), told = tiny(), inputs(), condition()
     dropped = unet(x, t, None, told.drop(torch.ones(3, dtype=torch.bool), name))
     others = {key: entry for key, entry in told.entries.items() if key != name}
-    null = Entry(unet.nulls[name].expand(3, 1, -1), torch.ones(3, 1, dtype=torch.bool))
+    null = ConditionTokens(unet.nulls[name].expand(3, 1, -1), torch.ones(3, 1, dtype=torch.bool))
     close(dropped, unet(x, t, None, Condition(others)))
     close(dropped, unet(x, t, None, Condition({**others, name: null})))
     assert not torch.allclose(dropped, unet(x, t, None, told), atol=1e-4)
@@ -229,7 +231,7 @@ def test_a_dropped_condition_is_no_condition_and_its_null(name: str) -> None:
 def test_the_vector_of_a_sequence_is_the_mean_of_its_real_tokens_after_the_text_layers() -> None:
     unet: Any = tiny(vector="text", layers=("none",), condition_widths={"text": 12})
     tokens, mask = condition()["text"]
-    told, (x, t) = Condition({"text": Entry(tokens, mask)}), inputs()
+    told, (x, t) = Condition({"text": ConditionTokens(tokens, mask)}), inputs()
     (layer,) = unet.text_layers["text"]
     means = [layer(row[real][None], real[real][None])[0].mean(0) for row, real in zip(tokens, mask, strict=True)]
     seen = unet.told(told).vector
@@ -269,16 +271,16 @@ def test_prepared_equals_plain() -> None:
     unet, (x, _), told = tiny(context_channels=2), inputs(), condition()
     told = told.drop(torch.tensor([True, False, False]), "vector")
     context, timesteps = torch.randn(3, 2, 24), torch.tensor([90, 40, 40, 0])
-    prepared = unet.prepared(timesteps, told)
+    prepared = unet.prepare_for_sampling(timesteps, told)
     for t in (torch.full((3,), 90), torch.tensor([0.0, 40.0, 90.0])):
         close(prepared(x, t, context, told), unet(x, t, context, told))
-    again = prepared.prepared(torch.tensor([5]), told.rows([0]))
+    again = prepared.prepare_for_sampling(torch.tensor([5]), told.rows([0]))
     t = torch.tensor([5])
     close(again(x[:1], t, context[:1], told), unet(x[:1], t, context[:1], told.rows([0])))
 
 
 def test_prepared_refuses_what_it_was_not_prepared_for() -> None:
-    prepared, (x, _) = tiny().prepared(torch.tensor([3, 1]), condition()), inputs()
+    prepared, (x, _) = tiny().prepare_for_sampling(torch.tensor([3, 1]), condition()), inputs()
     with pytest.raises(ValueError, match="condition of 2 rows, as many as the noisy latents, but it has 3"):
         prepared(x[:2], torch.tensor([3, 3]), None, condition(2))
     with pytest.raises(ValueError, match=r"\[3, 1, 2\] are not all among those prepared: \[3, 1\]"):
@@ -292,7 +294,7 @@ def test_it_works_without_conditions(absent: dict[str, int]) -> None:
     assert set(unet.nulls) == set(absent)
     y = unet(x, t, None, nothing)
     assert y.shape == x.shape
-    close(unet.prepared(t, nothing)(x, t, None, nothing), y)
+    close(unet.prepare_for_sampling(t, nothing)(x, t, None, nothing), y)
 
 
 def test_checkpointing_changes_neither_result_nor_gradient() -> None:

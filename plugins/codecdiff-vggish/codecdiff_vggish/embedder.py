@@ -52,7 +52,7 @@ class VGGish(Windowed):
         self.requires_grad_(False)
 
     @classmethod
-    def outline(cls, **options: Any) -> Self:
+    def skeleton(cls, **options: Any) -> Self:
         """Give the facts, with the constructor's options: nothing is fetched, the weights are on the meta device."""
         part = cls.__new__(cls, **options)
         super(VGGish, part).__init__()

@@ -100,7 +100,7 @@ def test_files_that_hold_something_else_are_refused_and_do_nothing(tmp_path):
 
 
 def test_an_outline_has_the_facts_and_no_weights(vggish):
-    outline = VGGish.outline()
+    outline = VGGish.skeleton()
     assert (outline.width, outline.sample_rate, outline.hop_seconds) == (128, 16_000, 0.96)
     assert outline.state_dict().keys() == vggish.state_dict().keys()
     assert all(tensor.is_meta for tensor in outline.parameters())
