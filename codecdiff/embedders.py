@@ -67,7 +67,7 @@ class Windowed(Embedder):
 
     keeps_rest: bool = False
     windows_at_once: int = 16  # bounds memory
-    policy = "a clip shorter than a window is followed by silence, the rest after the last whole window is not heard"
+    policy = "a clip shorter than a window is followed by silence, the rest after the last whole window is ignored"
 
     @abstractmethod
     def embed_windows(self, windows: Tensor) -> Tensor:
