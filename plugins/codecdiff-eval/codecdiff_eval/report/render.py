@@ -53,9 +53,9 @@ def console_table(table: Table) -> rich.table.Table:
     import rich.table
     from rich.text import Text
 
-    shown = rich.table.Table(
-        *(Text(column) for column in table.columns), title=Text(table.title) if table.title else None
-    )
+    shown = rich.table.Table(title=Text(table.title) if table.title else None)
+    for column in table.columns:
+        shown.add_column(Text(column))
     for row in table.cells:
         shown.add_row(*(Text(_one_line(cell)) for cell in row))
     return shown
@@ -91,8 +91,8 @@ def _one_line(cell: Cell) -> str:
 
 
 def _markdown_text(text: str) -> str:
-    """Escape what would begin a table cell, a link, code or HTML, and join the lines."""
-    return re.sub(r"([\\|\[`])", r"\\\1", re.sub(r"\s+", " ", text)).replace("<", "&lt;")
+    """Escape what would begin a table cell, a link or HTML, and join the lines."""
+    return re.sub(r"([\\|]|(?<=\])\()", r"\\\1", re.sub(r"\s+", " ", text)).replace("<", "&lt;")
 
 
 def _spectrogram(player: Player, folder: Path) -> str:
