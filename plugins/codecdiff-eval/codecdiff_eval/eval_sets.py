@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from codecdiff.edits import Known, of_first_stages
-from codecdiff.interfaces import Codec, Prompt
+from codecdiff.interfaces import Codec, Prompt, device_of
 from codecdiff.pipeline import Pipeline
 from codecdiff_eval.results import NotMeasured
 
@@ -42,7 +42,8 @@ class EvalSets(dict[str, "T | NotMeasured"], Generic[T]):
 
 def encode(codec: Codec, audio: Tensor) -> Tensor:
     """(n, ch, t) audio -> (n, k, l) codes, clip by clip; mono audio is repeated on the channels of the codec."""
-    return torch.cat([codec.encode(clip) for clip in audio.expand(-1, codec.channels, -1).split(1)])
+    clips = audio.expand(-1, codec.channels, -1).to(device_of(codec)).split(1)
+    return torch.cat([codec.encode(clip) for clip in clips])
 
 
 def known_of(pipeline: Pipeline, audio: Tensor) -> Known:
@@ -56,9 +57,11 @@ def known_of(pipeline: Pipeline, audio: Tensor) -> Known:
 def generate_sets(pipeline: Pipeline, prompts: Sequence[Prompt], source: Known, **sampling: Any) -> EvalSets[Tensor]:
     """Return the codes (n, k, l) of the sets that a model generates, for prompts and the real clips they describe.
 
-    `generated`, an oracle for every stage but the last, and `codec reconstruction`. `sampling`: seed, steps, guidance.
+    `generated`, an oracle for every number of stages but all, `codec reconstruction` and `noise`. `sampling`: seed,
+    steps, guidance.
     """
-    sets = EvalSets[Tensor]({CODEC_RECONSTRUCTION: source.codes})
+    noise = pipeline.noise_codes(len(prompts), source.frames, seed=sampling.get("seed", 0))
+    sets = EvalSets[Tensor]({CODEC_RECONSTRUCTION: source.codes, NOISE: noise})
     for num_stages in range(len(pipeline.stage_names)):
         known = None
         if num_stages:
@@ -67,9 +70,3 @@ def generate_sets(pipeline: Pipeline, prompts: Sequence[Prompt], source: Known, 
         codes = pipeline.generate_codes(list(prompts), source.frames, known=known, **sampling)
         sets[oracle(num_stages) if num_stages else GENERATED] = torch.cat(list(codes))
     return sets
-
-
-def decode(pipeline: Pipeline, codes: Tensor, samples: int, batch_size: int = 8) -> Tensor:
-    """(n, k, l) codes -> (n, ch, samples) audio in [-1, 1], some clips at once."""
-    batches = [pipeline.decode(batch.split(1), samples) for batch in codes.split(batch_size)]
-    return torch.cat(batches).clamp(-1, 1)
