@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import codecdiff
-from codecdiff import checking, comparing, curating, judging, making, registry
+from codecdiff import checking, comparing, curating, making, registry
 from codecdiff.files import require_writable
 from codecdiff.terminal import chosen_device, err, out, ticker
 
@@ -316,7 +316,6 @@ def new_plugin(
 
 
 making.add_to(app)
-app.command()(judging.evaluate)
 app.command()(comparing.compare)
 app.command()(checking.check)
 app.add_typer(curating.data, name="data")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from codecdiff import registry
-from codecdiff.interfaces import Embedder
+from codecdiff.interfaces import Embedder, Prompt
 from codecdiff_eval.embeddings import ClipEmbeddings, ReferenceStats
 from codecdiff_eval.metrics.bootstrap import bootstrap_tracks
 from codecdiff_eval.results import RESAMPLES, Direction, Estimate, Interval, MetricConfig, MetricResult, prompts_hash
@@ -69,6 +69,7 @@ class Metric:
     accepts_stats: whether `ReferenceStats` are enough of a reference.
     resamples: of the interval, unless specified.
     embedder: of its own, where it does not use the embeddings of others: estimators of tempo and key.
+    requested: what a prompt requests of it, or None; for a metric that compares "prompts".
     excludes_reference: a reason why clips made out of the reference cannot be measured, empty if they can.
     """
 
@@ -80,6 +81,7 @@ class Metric:
     accepts_stats: bool = False
     resamples: int = RESAMPLES
     embedder: Callable[[], Embedder] | None = None
+    requested: Callable[[Prompt], Any] = lambda prompt: None
     excludes_reference: str = ""
 
     def __call__(

@@ -335,7 +335,7 @@ def _librosa() -> ModuleType:
 
 def _metric(label: str, agree: Agreement, requested: Callable[[Prompt], Any], estimator: type[ClipEstimator]) -> Metric:
     prepare = partial(_agreement, agree=agree, requested=requested)
-    return Metric(label, prepare, "higher", compares="prompts", embedder=estimator)
+    return Metric(label, prepare, "higher", compares="prompts", embedder=estimator, requested=requested)
 
 
 _octaves, _mirex = partial(tempo_agreement, octaves=True), partial(key_agreement, rule="mirex")
@@ -349,5 +349,6 @@ instruments = Metric(
     _instruments,
     "higher",
     compares="prompts",
+    requested=requested_instruments,
     excludes_reference="It is made of clips of the reference, and these trained the probes that find instruments.",
 )
