@@ -1,7 +1,6 @@
-"""Plots as SVG for a page, by matplotlib, and spectrograms as PNG.
+"""Plots as SVG for a page, by matplotlib, and spectrograms as PNG. The same input gives the same bytes.
 
-The same input gives the same bytes. Colors are variables of the page's style sheet, `--ink`, `--series-0` and so on, so
-that plots follow its dark mode; `COLORS` are what they are without one. Text stays text, in the font of the page.
+Colors are variables of the page's style sheet, so plots follow its dark mode, and text stays text in the page's font.
 """
 
 from __future__ import annotations
@@ -11,11 +10,13 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from html import escape
+from importlib.resources import files
 from io import BytesIO, StringIO
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from codecdiff_eval.report.numbers import format_count, format_number
+from codecdiff_eval.report.numbers import format_count, format_number, interval_width
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,166 +26,117 @@ if TYPE_CHECKING:
 MEL_BANDS = 80
 DYNAMIC_RANGE_DB = 60  # below the loudest point, where black begins
 MIN_SPECTROGRAM_S = 0.1  # shorter audio is padded
-
-COLORS = {  # variable of the style sheet -> its color in light mode; no two are the same
-    "--ink": "#1c1d22",
-    "--quiet": "#6c6e78",
-    "--line": "#e5e3de",
-    "--accent": "#8c2f8a",
-    "--series-0": "#9b3b99",
-    "--series-1": "#c9691a",
-    "--series-2": "#23845f",
-    "--series-3": "#3570bf",
-    "--series-4": "#bd4339",
-    "--series-5": "#7c8021",
-    "--series-6": "#647080",
-    "--series-7": "#997518",
-}
-INK, QUIET, LINE, ACCENT, *SERIES = COLORS.values()
-RC = {
-    "svg.fonttype": "none",  # text, not outlines
-    "text.parse_math": False,  # labels may hold any character, a dollar sign as well
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so the layout is the same everywhere
-    "font.size": 12,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.spines.bottom": False,
-    "axes.edgecolor": LINE,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
-    "text.color": INK,
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "xtick.minor.size": 0,
-    "ytick.minor.size": 0,
-    "xtick.major.pad": 6,
-    "ytick.major.pad": 8,
-}
-WIDTH_INCHES, CURVES_INCHES = 7.4, 3.5
-LABEL_GAP = 15  # points between the labels of two curves
+WIDTH_INCHES = 7.4
 MAX_LABEL = 32  # characters
-
-
-class Interval(NamedTuple):
-    """A value with its interval, in one row of a plot."""
-
-    label: str
-    value: float
-    low: float
-    high: float
-
-
-class Curve(NamedTuple):
-    """A line of a plot with its points (x, y). `style` is matplotlib's; `color` is by default the next of `SERIES`."""
-
-    label: str
-    points: Sequence[tuple[float, float]]
-    color: str = ""
-    style: str = "-"
-    width: float = 2.2
-
-
-class Bar(NamedTuple):
-    """A bar with its length, and the text at its end."""
-
-    label: str
-    value: float
-    text: str
+TEMPLATES = files("codecdiff_eval.report") / "templates"
 
 
 def plot_losses(stage: str, log: Sequence[Mapping[str, Any]]) -> str:
-    """Plot the losses of a stage by training step: of training, of validation, and of the zero predictor.
+    """Plot the losses of a stage by training step: of validation, of training, and of the zero predictor.
 
     A line of the log has `step` and any of `loss`, `held_out`, `held_out_baseline`. Empty if none was logged.
     """
-    styles = {
-        "held_out_baseline": Curve("zero predictor", (), QUIET, ":", 1.8),
-        "loss": Curve("training", (), SERIES[1], "-", 1.4),
-        "held_out": Curve("validation", (), SERIES[0], "-", 2.6),
+    keys = {"validation": "held_out", "training": "loss", "zero predictor": "held_out_baseline"}
+    curves = {
+        label: [(line["step"], line[key]) for line in log if line.get(key) is not None] for label, key in keys.items()
     }
-    curves = [
-        curve._replace(points=[(line["step"], line[key]) for line in log if line.get(key) is not None])
-        for key, curve in styles.items()
-    ]
-    return plot_curves(f"Losses of the {stage} stage", curves, x_label="step")
+    styles = {
+        "validation": {"linewidth": 2.8, "zorder": 3},
+        "training": {"linewidth": 1.4},
+        "zero predictor": {"linestyle": ":", "color": _colors()["--quiet"]},
+    }
+    return plot_curves(f"Losses of the {stage} stage", curves, x_label="step", styles=styles)
 
 
-def plot_curves(title: str, curves: Sequence[Curve], *, x_label: str = "", labels: bool = True) -> str:
-    """Plot curves on one scale that begins at zero, with their labels at their ends. Empty if they have no points.
+def plot_curves(
+    title: str,
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x_label: str = "",
+    styles: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
+    """Plot curves, by label, through their points (x, y) on a scale that includes zero. Empty if there are no points.
 
-    Points that are not finite are left out. The title is the text alternative of the plot.
+    Points that are not finite are left out. `styles` are matplotlib's options of a line, by label. The title is the
+    text alternative of the plot.
     """
-    colored = [c if c.color else c._replace(color=SERIES[i % len(SERIES)]) for i, c in enumerate(curves)]
-    finite = [c._replace(points=[p for p in c.points if math.isfinite(p[1])]) for c in colored]
-    drawn = [curve for curve in finite if curve.points]
-    if not drawn:
+    finite = {label: [p for p in points if all(map(math.isfinite, p))] for label, points in curves.items()}
+    if not any(finite.values()):
         return ""
 
     def draw(axes: Axes) -> None:
-        last = max(x for curve in drawn for x, _ in curve.points)
-        most = max(y for curve in drawn for _, y in curve.points)
-        axes.set(xlim=(0, last or 1), ylim=(0, 1.08 * most if most > 0 else 1), xlabel=x_label)
+        lines = []
+        for i, (label, points) in enumerate(finite.items()):
+            if points:
+                marker = "o" if len(points) == 1 else ""
+                style = {"color": f"C{i}", "marker": marker, **(styles or {}).get(label, {})}
+                lines += axes.plot(*zip(*points, strict=True), label=_short(label), **style)
         axes.grid(axis="y")
+        axes.margins(x=0, y=0.05)
+        axes.update_datalim([(0, 0)])
+        axes.autoscale_view()
+        axes.set_xlabel(x_label)
         _set_ticks(axes.xaxis, format_count)
         _set_ticks(axes.yaxis, "{:g}".format)
-        for curve in drawn:
-            x, y = zip(*curve.points, strict=True)
-            marker = "o" if len(curve.points) == 1 else ""
-            axes.plot(x, y, color=curve.color, linestyle=curve.style, linewidth=curve.width, marker=marker)
-        if labels:
-            _label_ends(axes, drawn)
+        lines.sort(key=lambda line: -line.get_ydata()[-1])  # as the ends of the curves are
+        axes.figure.legend(lines, [line.get_label() for line in lines], loc="outside right center")
 
-    return _svg(title, CURVES_INCHES, draw)
+    return _svg(title, 3.5, draw)
 
 
-def plot_intervals(title: str, rows: Sequence[Interval], *, log: bool = False, bounds: Sequence[float] = ()) -> str:
-    """Plot values with their intervals, a row each, on one linear or logarithmic scale. Empty if nothing is finite.
+def plot_intervals(
+    title: str, estimates: Mapping[str, tuple[float, float, float]], *, log: bool = False, bounds: Sequence[float] = ()
+) -> str:
+    """Plot values with their intervals (value, low, high), a row for each label. Empty if nothing is finite.
 
+    log: use a logarithmic scale; a linear one includes zero.
     bounds: values to compare with, as dashed lines.
     """
-    ends = [n for row in rows for n in row[1:] if math.isfinite(n) and (n > 0 or not log)]
-    if not ends:
+    finite = [n for numbers in estimates.values() for n in numbers if math.isfinite(n) and (n > 0 or not log)]
+    if not finite:
         return ""
-    low, high = min([*ends, *bounds]), max([*ends, *bounds])
-    if log:
-        low, high = low / 1.3, high * 1.3
-    else:
-        low, high = min(low, 0.0), max(high, 0.0)
-        margin = 0.03 * (high - low or 1)
-        low, high = low - margin, high + margin
 
     def draw(axes: Axes) -> None:
-        axes.set(xscale="log" if log else "linear", xlim=(low, high))
-        axes.grid(axis="x")
-        _set_ticks(axes.xaxis, "{:g}".format)
-        _set_rows(axes, [row.label for row in rows], [format_number(row.value, row.high - row.low) for row in rows])
+        axes.set_xscale("log" if log else "linear")
+        color = _colors()["--accent"]
+        for i, (value, *ends) in enumerate(estimates.values()):
+            if not math.isfinite(value):
+                continue
+            value, low, high = (max(n, min(finite)) if math.isfinite(n) else value for n in (value, *ends))
+            axes.plot([low, high], [i, i], color=color, alpha=0.35, linewidth=4.5, solid_capstyle="round")
+            axes.plot([value], [i], color=color, marker="o", markersize=9, markeredgewidth=0)
         for bound in bounds:
-            axes.axvline(bound, color=QUIET, linestyle=(0, (3, 4)), linewidth=1)
-        for i, (_, *numbers) in enumerate(rows):
-            if math.isfinite(numbers[0]):
-                value, start, end = (min(max(n, low), high) if math.isfinite(n) else numbers[0] for n in numbers)
-                axes.plot([start, end], [i, i], color=ACCENT, alpha=0.35, linewidth=4.5, solid_capstyle="round")
-                axes.plot([value], [i], color=ACCENT, marker="o", markersize=9, markeredgewidth=0)
+            axes.axvline(bound, color=_colors()["--quiet"], linestyle=(0, (3, 4)), linewidth=1)
+        axes.grid(axis="x")
+        axes.margins(x=0.05)
+        if not log:
+            axes.update_datalim([(0, 0)], updatey=False)
+        axes.autoscale_view()
+        _set_ticks(axes.xaxis, "{:g}".format)
+        _set_rows(axes, estimates, [format_number(v, interval_width(*ends)) for v, *ends in estimates.values()])
 
-    return _svg(title, 0.62 + 0.44 * len(rows), draw)
+    return _svg(title, 0.62 + 0.44 * len(estimates), draw)
 
 
-def plot_bars(title: str, bars: Sequence[Bar], full: float = 0) -> str:
-    """Plot horizontal bars. One of the value `full` has the whole length; 0 stands for the greatest value."""
-    if not bars:
+def plot_bars(
+    title: str, values: Mapping[str, float], *, full: float = 0, text: Callable[[float], str] = format_number
+) -> str:
+    """Plot a horizontal bar for each label, with its value at the end. Empty without values.
+
+    full: the value of a bar of the whole width; 0 stands for the greatest value.
+    """
+    if not values:
         return ""
-    longest = full or max(bar.value for bar in bars) or 1
+    longest = full or max(values.values()) or 1
 
     def draw(axes: Axes) -> None:
+        lengths = [min(max(value, 0), longest) for value in values.values()]
+        axes.barh(range(len(values)), [longest] * len(values), height=0.62, color=_colors()["--line"])
+        axes.barh(range(len(values)), lengths, height=0.62, color="C3")
         axes.set(xlim=(0, longest), xticks=[])
-        _set_rows(axes, [bar.label for bar in bars], [bar.text for bar in bars])
-        axes.barh(range(len(bars)), [longest] * len(bars), height=0.62, color=LINE)
-        axes.barh(range(len(bars)), [min(max(bar.value, 0), longest) for bar in bars], height=0.62, color=SERIES[3])
+        _set_rows(axes, values, [text(value) for value in values.values()])
 
-    return _svg(title, 0.2 + 0.32 * len(bars), draw)
+    return _svg(title, 0.2 + 0.32 * len(values), draw)
 
 
 def spectrogram(audio: np.ndarray, sample_rate: int) -> str:
@@ -209,92 +161,59 @@ def spectrogram(audio: np.ndarray, sample_rate: int) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
+@cache
+def _colors() -> dict[str, str]:
+    """Return the colors of the style sheet in light mode, by variable."""
+    light, _, _ = (TEMPLATES / "style.css").read_text(encoding="utf-8").partition("}")
+    return dict(re.findall(r"(--[\w-]+): (#[0-9a-f]{6})", light))
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= MAX_LABEL else f"{label[: MAX_LABEL - 1]}…"
+
+
 def _set_ticks(axis: Axis, text: Callable[[float], str]) -> None:
-    """Set about four round ticks."""
+    """Choose about four round ticks."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     low, high = axis.get_view_interval()
-    places = []
-    if axis.get_scale() == "log":
-        wide = high / low > 100
-        places = _inside(LogLocator(subs=(1, 3) if wide else (1, 2, 5)).tick_values(low, high), low, high)
-        axis.set_minor_locator(NullLocator())
-    if len(places) < 3:
-        places = _inside(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high), low, high)
-    axis.set_ticks(places, [text(place) for place in places])
+    decades = axis.get_scale() == "log" and high > 10 * low
+    axis.set_major_locator(LogLocator(subs=(1, 3)) if decades else MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(lambda value, _: text(value))
+    axis.set_minor_locator(NullLocator())
 
 
-def _inside(places: Iterable[float], low: float, high: float) -> list[float]:
-    return [float(place) for place in places if low <= place <= high]
-
-
-def _set_rows(axes: Axes, labels: Sequence[str], values: Sequence[str]) -> None:
+def _set_rows(axes: Axes, labels: Iterable[str], values: Sequence[str]) -> None:
     """Write labels on the left and values on the right of rows, the first at the top."""
-    short = [label if len(label) <= MAX_LABEL else f"{label[: MAX_LABEL - 1]}…" for label in labels]
-    axes.set_yticks(range(len(labels)), short, color=INK)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
-    for i, value in enumerate(values):
-        axes.annotate(
-            value, (1, i), (12, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center"
-        )
-
-
-def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Write the label of every curve at its end, moved up or down where two would overlap."""
-    height = 0.8 * 72 * CURVES_INCHES  # points, without the ticks below
-    scale = height / axes.get_ylim()[1]
-    ordered = sorted(curves, key=lambda curve: curve.points[-1][1])
-    ends = [curve.points[-1][1] * scale for curve in ordered]
-    for curve, end, place in zip(ordered, ends, _spread(ends, LABEL_GAP, height), strict=True):
-        label = curve.label if len(curve.label) <= MAX_LABEL else f"{curve.label[: MAX_LABEL - 1]}…"
-        axes.annotate(
-            label,
-            (1, curve.points[-1][1]),
-            (10, place - end),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="center",
-            color=curve.color,
-        )
-
-
-def _spread(places: Sequence[float], gap: float, top: float) -> list[float]:
-    """Move rising places apart until they are `gap` from each other, and down again from `top`."""
-    apart: list[float] = []
-    for place in places:
-        apart.append(max(place, apart[-1] + gap) if apart else place)
-    for i in reversed(range(len(apart))):
-        apart[i] = min(apart[i], top - gap * (len(apart) - 1 - i))
-    return apart
+    axes.set_yticks(range(len(values)), [_short(label) for label in labels], color=_colors()["--ink"])
+    axes.set_ylim(len(values) - 0.5, -0.5)
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(range(len(values)), values, color=_colors()["--ink"])
+    right.spines[:].set_visible(False)
 
 
 def _svg(title: str, height_inches: float, draw: Callable[[Axes], None]) -> str:
-    """Draw on new axes and return the SVG for a page."""
+    """Draw on new axes and return the SVG."""
     from matplotlib import style
     from matplotlib.figure import Figure
 
     file = StringIO()
-    with style.context([RC | {"svg.hashsalt": title}], after_reset=True), warnings.catch_warnings():
+    styles = ["default", str(TEMPLATES / "plots.mplstyle"), {"svg.hashsalt": title}]
+    with style.context(styles), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the page's font may have it
         figure = Figure((WIDTH_INCHES, height_inches), layout="constrained", frameon=False)
-        axes = figure.add_subplot(frameon=False)
-        draw(axes)
+        draw(figure.add_subplot(frameon=False))
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return _inline(file.getvalue(), title)
 
 
 def _inline(svg: str, title: str) -> str:
-    """Make an SVG file part of a page: in the page's colors, with a text alternative, without namespaces and ids."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<(metadata|style)\b.*?</\1>|<clipPath.*?</clipPath>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(
-        r' (xmlns(:xlink)?|clip-path|version)="[^"]*"|(?<=<g) id="[^"]*"| transform="rotate\(-0 [^"]*"', "", svg
-    )
-    svg = (
-        re.sub(r"\s*\n\s*", "\n", svg.replace("<g/>", ""))
-        .replace("<defs>\n</defs>\n", "")
-        .replace("xlink:href", "href")
-    )
-    for variable, color in COLORS.items():
+    """Make an SVG file part of a page: its colors, a text alternative, no namespaces, and no ids that could repeat."""
+    svg = svg[svg.index("<svg") :].replace("xlink:href", "href")
+    elements = r"<(metadata|style)\b.*?</\1>|<clipPath.*?</clipPath>|<!--.*?-->|<g/>"
+    attributes = r' (?:xmlns(?::xlink)?|clip-path|version)="[^"]*"| transform="rotate\(-0 [^"]*"|(?<=<g) id="[^"]*"'
+    svg = re.sub(rf"{elements}|{attributes}", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"\s*\n\s*", "\n", svg).replace("<defs>\n</defs>\n", "")
+    for variable, color in _colors().items():
         svg = svg.replace(f": {color}", f": var({variable}, {color})")
     return svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1).strip()

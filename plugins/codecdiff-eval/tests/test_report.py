@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from codecdiff_eval.plots import Curve, Interval, plot_curves, plot_intervals, plot_losses
+from codecdiff_eval.plots import plot_curves, plot_intervals, plot_losses
 from codecdiff_eval.report import (
     Cell,
     Code,
@@ -27,15 +27,17 @@ from codecdiff_eval.report import (
     Section,
     Table,
     console_table,
-    describe_difference,
     facts_table,
+    render_markdown,
+    write_report,
+)
+from codecdiff_eval.report.numbers import (
+    describe_difference,
     format_count,
     format_difference,
     format_estimate,
     format_interval,
     format_number,
-    render_markdown,
-    write_report,
 )
 from markupsafe import escape
 from rich.console import Console
@@ -70,9 +72,13 @@ def evaluation_report(folder: Path) -> Report:
     fad = ("generated", Cell("FAD ↓", ("Fréchet distance of log-mel statistics",)), "12.4", "11.1 to 13.9", "64")
     clap = ("generated", "CLAP score ↑", "0.31", "0.29 to 0.33", "64")
     unmeasured = Cell("not measured", status="quiet")
-    table = Table(columns, [(*fad, "0.82", "4.10", "7.33"), (*clap, unmeasured, "0.36", unmeasured)])
-    distances = [Interval("generated", 12.4, 11.1, 13.9), Interval("oracle first stage", 7.33, 6.4, 8.2)]
-    distances += [Interval("codec reconstruction", 4.1, 3.7, 4.6), Interval("split half", 0.82, 0.7, 0.95)]
+    table = Table(columns, [(*fad, "0.82", "4.10", "7.33"), (*clap, unmeasured, "0.36", unmeasured)], text_columns=2)
+    distances = {
+        "generated": (12.4, 11.1, 13.9),
+        "oracle first stage": (7.33, 6.4, 8.2),
+        "codec reconstruction": (4.1, 3.7, 4.6),
+        "split half": (0.82, 0.7, 0.95),
+    }
     facts = {"embedder": "logmel", "sample rate": "44,100 Hz", "interval": "95 %, 200 resamples of the 64 tracks"}
     return Report(
         f"Evaluation of {NASTY}",
@@ -106,16 +112,16 @@ def comparison_report(folder: Path) -> Report:
         for value in values[1:]:
             difference = (value - first, value - first - 0.1 * first, value - first + 0.1 * first)
             verdict = describe_difference(*difference, better).partition(":")[0]
-            status = {"better": "good", "worse": "bad"}.get(verdict, "")
+            status = "good" if verdict == "better" else "bad" if verdict == "worse" else ""
             details = (format_interval(0.9 * value, 1.1 * value), format_difference(*difference), verdict)
             cells.append(Cell(format_number(value), details, status))
         rows.append((Cell(f"{metric} {'↓' if better == 'lower' else '↑'}", ("of the full cascade",)), *cells))
-    curves = [
-        Curve(name, [(i * 5e10, 1 - (0.5 - 0.04 * k) * (1 - math.exp(-i / 10))) for i in range(1, 40)])
+    curves = {
+        name: [(i * 5e10, 1 - (0.5 - 0.04 * k) * (1 - math.exp(-i / 10))) for i in range(1, 40)]
         for k, name in enumerate(variants)
-    ]
+    }
     intervals = plot_intervals(
-        "distance", [Interval(n, v, 0.9 * v, 1.1 * v) for n, v in zip(variants, (68, 92, 71), strict=True)]
+        "distance", {n: (v, 0.9 * v, 1.1 * v) for n, v in zip(variants, (68, 92, 71), strict=True)}
     )
     players = [Player("samples/real.flac", "Real", "validation track")]
     players += [Player(f"samples/{name}.flac", name, "full cascade", generated=True) for name in variants]
@@ -159,11 +165,10 @@ def demo_report(folder: Path) -> Report:
         ("mean probe score", format_number(0.583), format_interval(0.51, 0.65), "≥ 0.6", missed),
         ("peak memory in GB", format_number(1.5), "", "", ""),
     ]
-    distances = [
-        Interval(name, v, 0.8 * v, 1.2 * v)
-        for name, v in (("real", 4), ("oracle", 31), ("generated", 88), ("noise", 1290))
-    ]
-    scores = [Interval(name, v, v - 0.1, v + 0.1) for name, v in (("drums", 0.8), ("tempo", 0.42), ("shuffled", -0.02))]
+    distances = {
+        name: (v, 0.8 * v, 1.2 * v) for name, v in (("real", 4), ("oracle", 31), ("generated", 88), ("noise", 1290))
+    }
+    scores = {name: (v, v - 0.1, v + 0.1) for name, v in (("drums", 0.8), ("tempo", 0.42), ("shuffled", -0.02))}
     probe = plot_intervals("Probe scores", scores, bounds=(0, 1))
     stages = [("primary", loss_log(1.0)), ("<b>secondary", loss_log(2.0))]
     return Report(
@@ -267,7 +272,7 @@ def test_what_a_user_typed_is_escaped(tmp_path: Path) -> None:
     blocks = [
         Table((NASTY, NASTY), [(NASTY, Cell(NASTY, (NASTY,)))], title=NASTY),
         facts_table(NASTY, {NASTY: NASTY}),
-        Plot(NASTY, plot_intervals(NASTY, [Interval(NASTY, 1, 0, 2)]), NASTY),
+        Plot(NASTY, plot_intervals(NASTY, {NASTY: (1, 0, 2)}), NASTY),
         Plot(NASTY, "", NASTY, empty=NASTY),
         Players(NASTY, [Player("samples/a.wav", NASTY, NASTY)], NASTY),
         Notes([NASTY]),
@@ -332,9 +337,9 @@ def test_a_table_is_printed_on_the_console_as_it_is() -> None:
     assert "[t]" in text
 
 
-def test_the_report_is_imported_without_torch_matplotlib_or_jinja() -> None:
+def test_the_report_is_imported_without_torch_or_matplotlib() -> None:
     code = "import sys, codecdiff_eval.report, codecdiff_eval.plots as _; "
-    code += "print({'torch', 'matplotlib', 'jinja2'} & {*sys.modules})"
+    code += "print({'torch', 'matplotlib'} & {*sys.modules})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

@@ -6,8 +6,8 @@ Everything here is plain text, which is escaped when it is rendered; only `Plot.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,15 @@ class Cell:
 class Table:
     """A table. A string is a cell without details.
 
-    numeric: align all columns except the first to the right.
+    text_columns: how many columns from the left hold text; the others hold numbers and are aligned to the right.
     compact: share the width of the page with the next block that is compact, or a plot.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell | str]]
     title: str = ""
-    numeric: bool = True
+    text_columns: int = 1
     compact: bool = False
-    kind: ClassVar[str] = "table"
 
     @property
     def cells(self) -> list[list[Cell]]:
@@ -50,7 +49,7 @@ class Table:
 def facts_table(title: str, facts: Mapping[str, object]) -> Table:
     """Return a compact table with a row for each name and value."""
     rows = [(name, str(value)) for name, value in facts.items()]
-    return Table((title, ""), rows, numeric=False, compact=True)
+    return Table((title, ""), rows, text_columns=2, compact=True)
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,6 @@ class Plot:
     svg: str
     caption: str = ""
     empty: str = "Nothing could be measured."
-    kind: ClassVar[str] = "plot"
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,6 @@ class Players:
     title: str
     players: Sequence[Player]
     badge: str = ""
-    kind: ClassVar[str] = "players"
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,6 @@ class Notes:
 
     lines: Sequence[str]
     warning: bool = False
-    kind: ClassVar[str] = "notes"
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,6 @@ class Code:
     """A command line, or other text that keeps its line breaks."""
 
     text: str
-    kind: ClassVar[str] = "code"
 
 
 Block = Table | Plot | Players | Notes | Code
@@ -135,4 +130,4 @@ class Report:
     kicker: str = ""
     introduction: str = ""
     highlights: Sequence[tuple[str, str]] = ()
-    files: Sequence[str] = field(default_factory=tuple)
+    files: Sequence[str] = ()

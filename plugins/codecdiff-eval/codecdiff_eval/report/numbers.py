@@ -7,21 +7,27 @@ import math
 MAX_DECIMALS = 6  # smaller numbers are written as 3e−08
 
 
-def format_number(value: float | None, interval_width: float = 0.0) -> str:
+def format_number(value: float | None, width: float = 0.0) -> str:
     """Write a number with about three digits, or with more where the width of its interval needs them.
 
-    Two digits of the width are shown, so that the ends of the interval differ. A missing value, NaN or infinity is a
-    dash.
+    Two digits of the width (`interval_width`) are shown, so that the ends of the interval differ. A missing value, NaN
+    and infinity are dashes.
     """
     if value is None or not math.isfinite(value):
         return "–"
     decimals = next(decimals for decimals, least in enumerate((100, 10, 1, 0)) if abs(value) >= least)
-    if interval_width:
-        decimals = min(max(decimals, 1 - math.floor(math.log10(interval_width))), MAX_DECIMALS)
-    too_small = interval_width and 0 < abs(value) < 10**-MAX_DECIMALS
+    if width:
+        decimals = min(max(decimals, 1 - math.floor(math.log10(width))), MAX_DECIMALS)
+    too_small = width and 0 < abs(value) < 10**-MAX_DECIMALS
     text = f"{value:.2g}" if too_small else f"{value:,.{decimals}f}"
     is_zero = not any(digit in text for digit in "123456789")
     return (text.removeprefix("-") if is_zero else text).replace("-", "−")
+
+
+def interval_width(low: float | None, high: float | None) -> float:
+    """Return how wide an interval is; 0 if there is none, or if it is not finite."""
+    width = 0.0 if low is None or high is None else high - low
+    return width if math.isfinite(width) else 0.0
 
 
 def format_count(value: float) -> str:
@@ -34,19 +40,19 @@ def format_count(value: float) -> str:
 
 def format_interval(low: float | None, high: float | None) -> str:
     """Write an interval as "0.50 to 0.75", with the same precision at both ends. Empty if there is none."""
-    width = _width(low, high)
+    width = interval_width(low, high)
     return f"{format_number(low, width)} to {format_number(high, width)}" if width else ""
 
 
 def format_estimate(value: float | None, low: float | None = None, high: float | None = None) -> str:
     """Write a value with the precision of its interval, and the interval in parentheses, if it has one."""
     interval = format_interval(low, high)
-    return format_number(value, _width(low, high)) + (f" ({interval})" if interval else "")
+    return format_number(value, interval_width(low, high)) + (f" ({interval})" if interval else "")
 
 
 def format_difference(value: float, low: float | None = None, high: float | None = None) -> str:
     """Write a difference with its sign and its interval. Without an interval, only a true zero is written as zero."""
-    text = format_number(value, _width(low, high) or abs(value))
+    text = format_number(value, interval_width(low, high) or abs(value))
     sign = "+" if value > 0 and any(digit in text for digit in "123456789") else ""
     interval = format_interval(low, high)
     return sign + text + (f" ({interval})" if interval else "")
@@ -63,8 +69,3 @@ def describe_difference(value: float, low: float | None, high: float | None, bet
     if not better:
         return "differs"
     return "better" if (value < 0) == (better == "lower") else "worse"
-
-
-def _width(low: float | None, high: float | None) -> float:
-    width = 0.0 if low is None or high is None else high - low
-    return width if math.isfinite(width) else 0.0

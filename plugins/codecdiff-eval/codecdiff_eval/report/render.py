@@ -12,15 +12,15 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
+
+import rich.table
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from rich.text import Text
 
 from codecdiff.files import replace_text
 from codecdiff_eval.report.blocks import Cell, Player, Report, Table
-
-if TYPE_CHECKING:
-    import rich.table
-    from jinja2 import Environment
 
 
 def write_report(report: Report, folder: Path | str, data: Mapping[str, Any] | None = None) -> Path:
@@ -50,9 +50,6 @@ def render_markdown(report: Report) -> str:
 
 def console_table(table: Table) -> rich.table.Table:
     """Return a table that rich prints; square brackets in it are no markup."""
-    import rich.table
-    from rich.text import Text
-
     shown = rich.table.Table(title=Text(table.title) if table.title else None)
     for column in table.columns:
         shown.add_column(Text(column))
@@ -72,8 +69,6 @@ def finite_json(value: Any) -> Any:
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
     environment = Environment(
         loader=PackageLoader("codecdiff_eval.report"),
         autoescape=select_autoescape(["html"]),
