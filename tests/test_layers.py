@@ -14,12 +14,11 @@ LAYERS = (
     {"registry", "config", "origins", "settings", "hub", "precision"},
     {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "conditioners", "caches", "guidance"}
     | {"data", "metrics", "meters", "pictures", "pages"}
-    | {"denoisers", "embedders", "embeddings", "gaussians", "kernels", "neighbours"},
+    | {"denoisers", "embedders", "embeddings", "gaussians"},
     {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"}
     | {"experiments", "comparisons"}
-    | {"ranking", "captioning", "protocols", "embedded", "scores", "measures", "adherence", "reports"}
-    | {"listeners", "renditions", "controls", "suites", "evaluation"},
-    {"cli", "making", "checking", "comparing", "curating", "collecting", "judging"}
+    | {"ranking", "captioning"},
+    {"cli", "making", "checking", "comparing", "curating", "collecting"}
     | {"terminal", "doctor", "quarantine", "scaffolding", "__init__", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in names}
@@ -32,7 +31,7 @@ OWNED = {  # heavy libraries and their plugins
     "openai": ("captions",),
 }
 # the modules of the core that nobody imports
-PROGRAMS = {"cli", "making", "checking", "comparing", "curating", "collecting", "judging"} | {
+PROGRAMS = {"cli", "making", "checking", "comparing", "curating", "collecting"} | {
     "terminal",
     "doctor",
     "quarantine",

@@ -60,7 +60,10 @@ def evaluate(
     guidance: Annotated[
         list[str] | None,
         typer.Option(
-            "--guidance-scale", "--guidance", metavar="WEIGHT|NAME=WEIGHT", help="As with generate. Default: the model's."
+            "--guidance-scale",
+            "--guidance",
+            metavar="WEIGHT|NAME=WEIGHT",
+            help="As with generate. Default: the model's.",
         ),
     ] = None,
     loudness: Annotated[

@@ -1,11 +1,11 @@
 """The sets of clips that every evaluation consists of: what a model generates, and what that is read against.
 
-    generated                everything generated from captions: the full cascade
-    codec reconstruction     real music that the codec encoded and decoded: the upper bound of what its codes can do
-    oracle first stage       the first stage taken from real music, the later ones generated
-    oracle first N stages    as many stages taken from real music
-    reference                real music that all are compared with
-    noise                    latents of unit variance, quantized: what knowing nothing sounds like
+generated                everything generated from captions: the full cascade
+codec reconstruction     real music that the codec encoded and decoded: the upper bound of what its codes can do
+oracle first stage       the first stage taken from real music, the later ones generated
+oracle first N stages    as many stages taken from real music
+reference                real music that all are compared with
+noise                    latents of unit variance, quantized: what knowing nothing sounds like
 """
 
 from __future__ import annotations
@@ -34,6 +34,13 @@ def oracle(num_stages: int = 1) -> str:
 
 class EvalSets(dict[str, "T | NotMeasured"], Generic[T]):
     """Sets of clips by name, as tracks, codes, audio or embeddings; or why there is none of a name."""
+
+    def get_set(self, name: str) -> T:
+        """Return a set. Raises ValueError with the reason if there is none."""
+        found = self[name]
+        if isinstance(found, NotMeasured):
+            raise ValueError(f"There is no set '{name}': {found.reason}")
+        return found
 
     def map(self, function: Callable[[str, T], U]) -> EvalSets[U]:
         """Apply a function of a name and a set to every set there is."""

@@ -16,8 +16,8 @@ from codecdiff_eval.results import CONTEXT, Estimate, EvalReport, EvalRow, Metri
 ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 HOW_TO_READ = (
     "Every value stands beside what it is read against. Split half: one half of the reference against the other, the "
-    "least difference that can be detected. Codec reconstruction: the upper bound of what the codec can do. Oracle first "
-    "stage: the later stages alone. Intervals are of 95 %, over tracks."
+    "least difference that can be detected. Codec reconstruction: the upper bound of what the codec can do. Oracle "
+    "first stage: the later stages alone. Intervals are of 95 %, over tracks."
 )
 
 
@@ -68,7 +68,7 @@ def _cells(row: EvalRow) -> list[str]:
         row.clips,
         str(result.config.embedding.embedder.get("name", "")),
         f"{result.name}{ARROWS[result.direction]}",
-        format_number(result.value, interval_width(result.interval.low, result.interval.high)),
+        _value(result),
         format_interval(result.interval.low, result.interval.high),
         str(result.config.num_clips),
         *(_estimate(estimate) for estimate in (result.chance, result.upper_bound)),
@@ -83,7 +83,11 @@ def _estimate(estimate: Estimate | None) -> str:
 def _context(other: MetricResult | NotMeasured) -> str:
     if isinstance(other, NotMeasured):
         return "not measured"
-    return f"{format_number(other.value, interval_width(other.interval.low, other.interval.high))} (n {other.config.num_clips})"
+    return f"{_value(other)} (n {other.config.num_clips})"
+
+
+def _value(result: MetricResult) -> str:
+    return format_number(result.value, interval_width(result.interval.low, result.interval.high))
 
 
 def _config_tables(rows: Sequence[EvalRow]) -> list[Table]:

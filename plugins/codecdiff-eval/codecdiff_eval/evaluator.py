@@ -229,7 +229,7 @@ class Evaluator:
     def _make_sets(
         self, inputs: Sequence[EvalPrompt] | Sequence[Track], embedder: ClipEmbedder, known: Reference
     ) -> EvalSets[Sequence[Track]]:
-        """Generate what is evaluated, if there is a model, and from as many clips of the reference what it is read by."""
+        """Generate what is evaluated, if there is a model, and what it is read against from clips of the reference."""
         tracks = [track for track in inputs if isinstance(track, Track)]
         generator, seconds = self.generator, self.config.cutter.seconds
         if generator is None:
@@ -266,13 +266,12 @@ class Evaluator:
 
     def _adherence_metrics(self, sets: EvalSets[Sequence[Track]]) -> list[str]:
         """Return the installed metrics of prompts' attributes, if they are to be measured."""
-        metrics = {name: load_metric(name) for name in registry.entries("metrics") if self.config.adherence is not False}
+        if self.config.adherence is False:
+            return []
+        metrics = {name: load_metric(name) for name in registry.entries("metrics")}
         metrics = {name: metric for name, metric in metrics.items() if metric.compares == "prompts"}
-        tracks = sets[GENERATED]
-        assert not isinstance(tracks, NotMeasured)
-        requests = [_num_requests(metric, tracks) for metric in metrics.values()]
-        wanted = max(requests, default=0) >= ENOUGH if self.config.adherence is None else self.config.adherence
-        return list(metrics) if wanted else []
+        requests = [_num_requests(metric, sets.get_set(GENERATED)) for metric in metrics.values()]
+        return list(metrics) if self.config.adherence or max(requests, default=0) >= ENOUGH else []
 
     def _measure(
         self,
@@ -285,21 +284,22 @@ class Evaluator:
     ) -> EvalRow | None:
         """Measure one metric of all sets; where that is impossible for what is evaluated, say why."""
         metric, seed = load_metric(name), self.config.seed
+        against: Any = reference
         try:
-            against = partial(self._against, metric, embedder, reference)
             if metric.embedder is not None:
-                embedded, own = self._embed_by(metric, tracks)
-                against = lambda clips: own  # noqa: E731
+                embedded, against = self._embed_by(metric, tracks)
         except (ValueError, ImportError) as error:
             return self._leave_out(metric, name, embedder, str(error))
 
         def measure(set_name: str) -> Attempt:
-            clips = embedded[set_name]
-            if isinstance(clips, NotMeasured):
-                return clips
             if metric.excludes_reference and set_name != GENERATED:
                 return NotMeasured(metric.excludes_reference)
-            return _attempt(lambda: metric(clips, against(clips), seed=seed))
+            clips = embedded[set_name]
+            return clips if isinstance(clips, NotMeasured) else _attempt(lambda: measured(clips))
+
+        def measured(clips: ClipEmbeddings) -> MetricResult:
+            captions = metric.compares == "captions"
+            return metric(clips, embed_captions(embedder.embedder, clips) if captions else against, seed=seed)
 
         result = measure(GENERATED)
         if isinstance(result, NotMeasured):
@@ -314,10 +314,6 @@ class Evaluator:
     def _leave_out(self, metric: Metric, name: str, embedder: ClipEmbedder, reason: str) -> None:
         by = "" if metric.compares == "prompts" else f" by {embedder.name}"
         self.left_out.append(f"{name}{by} is left out: {reason}")
-
-    def _against(self, metric: Metric, embedder: ClipEmbedder, reference: Reference, clips: ClipEmbeddings) -> Any:
-        """Return what a metric compares clips with."""
-        return embed_captions(embedder.embedder, clips) if metric.compares == "captions" else reference
 
     def _embed_by(
         self, metric: Metric, tracks: EvalSets[Sequence[Track]]
@@ -350,8 +346,7 @@ class Evaluator:
 
     def _facts(self, sets: EvalSets[Sequence[Track]], known: Reference) -> dict[str, Any]:
         """Return what the report is about beside the configurations of its results."""
-        tracks = sets[GENERATED]
-        assert not isinstance(tracks, NotMeasured)
+        tracks = sets.get_set(GENERATED)
         prompts = [prompt_of(track) for track in tracks]
         facts: dict[str, Any] = {"evaluated tracks": len(tracks), "reference clips": len(known)}
         if self.reference.tracks:

@@ -138,7 +138,9 @@ class Generator:
             if not is_present:
                 comment = clip.request.comment()
                 if not keeps_comment(clip.name, comment):
-                    raise ValueError(f"A prompt of {len(comment)} bytes is too long to be stored in a file: shorten it.")
+                    raise ValueError(
+                        f"A prompt of {len(comment)} bytes is too long to be stored in a file: shorten it."
+                    )
                 for audio in clip.request.make(self.pipeline, clip.source):
                     write_audio(folder / clip.name, audio, self.pipeline.sample_rate, comment=comment)
             progress(count)

@@ -95,22 +95,33 @@ class Metric:
         if reference is not None:
             self._check(clips, reference)
         statistic, resamples = self.prepare(clips, against, seed=seed, **options), resamples or self.resamples
+        reference = reference if self.compares == "reference" else None
         used = clips if statistic.subset is None else clips.select(statistic.subset)
         sets, over = [used.tracks()], f"{len(used.tracks())} evaluated tracks"
-        if self.compares == "reference" and isinstance(reference, ClipEmbeddings) and statistic.resamples_reference:
+        if isinstance(reference, ClipEmbeddings) and statistic.resamples_reference:
             sets.append(reference.tracks())
             over = f"{len(sets[0])} evaluated and {len(sets[1])} reference tracks"
         estimate = bootstrap_tracks(statistic.of, *sets, resamples=resamples, seed=seed)
         estimate = estimate.clamp(*statistic.bounds) if statistic.bounds else estimate
+        config = MetricConfig(
+            clips.config,
+            num_clips=len(used),
+            num_windows=len(used.vectors),
+            reference=reference.identity if reference is not None else "",
+            num_reference_clips=len(reference) if reference is not None else 0,
+            prompts=prompts_hash(clips.prompts),
+            options=statistic.options,
+            seeds={**clips.seeds, "interval": seed},
+        )
         few = [f"{len(sets[0])} evaluated tracks are few: the interval is unreliable."] if len(sets[0]) < FEW else []
         per_clip = () if statistic.per_clip is None else zip(used.names, statistic.per_clip.tolist(), strict=True)
         return MetricResult(
             self.label,
             estimate.value,
             Interval(estimate.low, estimate.high, over=over, resamples=resamples),
-            self._config(clips, used, reference, statistic, seed),
+            config,
             self.direction,
-            (*statistic.warnings, *self._overlap(clips, reference), *few),
+            (*statistic.warnings, *_overlap(clips, reference), *few),
             statistic.chance,
             statistic.upper_bound,
             dict(per_clip),
@@ -138,32 +149,12 @@ class Metric:
                 f"{len(reference)}."
             )
 
-    def _config(
-        self,
-        clips: ClipEmbeddings,
-        used: ClipEmbeddings,
-        reference: Reference | None,
-        statistic: Statistic,
-        seed: int,
-    ) -> MetricConfig:
-        is_compared = reference is not None and self.compares == "reference"
-        return MetricConfig(
-            clips.config,
-            num_clips=len(used),
-            num_windows=len(used.vectors),
-            reference=reference.identity if is_compared else "",
-            num_reference_clips=len(reference) if is_compared else 0,
-            prompts=prompts_hash(clips.prompts),
-            options=statistic.options,
-            seeds={**clips.seeds, "interval": seed},
-        )
 
-    def _overlap(self, clips: ClipEmbeddings, reference: Reference | None) -> list[str]:
-        """Warn of clips that the reference holds too."""
-        is_compared = isinstance(reference, ClipEmbeddings) and self.compares == "reference"
-        known = set(reference.hashes) if is_compared else set()
-        both = [name for name, digest in zip(clips.names, clips.hashes, strict=True) if digest in known]
-        return [f"{len(both)} evaluated clips, such as {both[0]}, are in the reference too."] if both else []
+def _overlap(clips: ClipEmbeddings, reference: Reference | None) -> list[str]:
+    """Warn of clips that the reference holds too."""
+    known = set(reference.hashes) if isinstance(reference, ClipEmbeddings) else set()
+    both = [name for name, digest in zip(clips.names, clips.hashes, strict=True) if digest in known]
+    return [f"{len(both)} evaluated clips, such as {both[0]}, are in the reference too."] if both else []
 
 
 def load_metric(name: str) -> Metric:

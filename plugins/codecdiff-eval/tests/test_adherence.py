@@ -1,6 +1,5 @@
 """Prompt adherence: rules of agreement, chance and upper bound; and the estimators, which are slow."""
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,7 +40,9 @@ def estimated(values: Sequence[float], prompts: Sequence[dict[str, Any]], names:
     """Clips of which one number each was estimated."""
     names = names or [f"{i}" for i in range(len(values))]
     vectors = torch.tensor(values, dtype=torch.float64)[:, None]
-    return ClipEmbeddings(CONFIG, names, [hash_of(n.encode()) for n in names], vectors, torch.ones(len(values)).long(), prompts)
+    return ClipEmbeddings(
+        CONFIG, names, [hash_of(n.encode()) for n in names], vectors, torch.ones(len(values)).long(), prompts
+    )
 
 
 def tempos(values: Sequence[float | None]) -> list[dict[str, Any]]:

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from torch import Tensor
-
 from codecdiff_eval.metrics.frechet import intercept
 from codecdiff_eval.metrics.gaussian import GaussianStats, fit_gaussian, frechet_distance, matrix_sqrt
 from codecdiff_eval.metrics.kad import clip_sums, mean_between, mean_within, median_distance
 from codecdiff_eval.metrics.prdc import covered_fraction, expected_coverage, inside, point_density, radii
+from torch import Tensor
 
 
 def draw(n: int, p: int, seed: int) -> Tensor:
@@ -106,7 +105,9 @@ def test_frechet_of_singular_covariances_is_the_limit_of_regular_ones():
     eps = 1e-9
     lifted = GaussianStats(a.count, a.mean, a.scatter + eps * (a.count - 1) * torch.eye(32, dtype=torch.float64))
     assert frechet_distance(*a.gaussian(), *b.gaussian()) == pytest.approx(by_scipy(lifted, b), rel=1e-5)
-    assert frechet_distance(*fit_gaussian(few), *fit_gaussian(many)) == pytest.approx(frechet_distance(*a.gaussian(), *b.gaussian()), rel=1e-7)
+    assert frechet_distance(*fit_gaussian(few), *fit_gaussian(many)) == pytest.approx(
+        frechet_distance(*a.gaussian(), *b.gaussian()), rel=1e-7
+    )
 
 
 @pytest.mark.parametrize("n", [2, 10, 33, 500])

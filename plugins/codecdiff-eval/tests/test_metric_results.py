@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,6 @@ import pytest
 import scipy.linalg
 import torch
 import yaml
-from torch import Tensor
-
-from codecdiff import Embedder, __version__
 from codecdiff_eval.audio_features import window_features
 from codecdiff_eval.embeddings import ClipEmbeddings, ReferenceStats
 from codecdiff_eval.evaluation_report import model_index, report_of, write_evaluation
@@ -42,6 +38,9 @@ from codecdiff_eval.results import (
     to_json,
     weight_sources,
 )
+from torch import Tensor
+
+from codecdiff import Embedder, __version__
 
 WIDTH = 6
 CONFIG = EmbeddingConfig({"name": "logmel", "bands": 3}, "0123abcd", 16_000, 10.0, 1.0, 0.5)
@@ -52,14 +51,18 @@ def draw(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def clips(n: int, seed: int, *, shift: float = 0.0, windows: int | None = 5, config: EmbeddingConfig = CONFIG) -> ClipEmbeddings:
+def clips(
+    n: int, seed: int, *, shift: float = 0.0, windows: int | None = 5, config: EmbeddingConfig = CONFIG
+) -> ClipEmbeddings:
     """n clips whose windows resemble each other; of one to four windows where `windows` is None."""
     lengths = 1 + torch.arange(n) % 4 if windows is None else torch.full((n,), windows)
     means = draw(n, WIDTH, seed=seed) + shift
     vectors = means.repeat_interleave(lengths, 0) + 0.5 * draw(int(lengths.sum()), WIDTH, seed=seed + 1000)
     names = [f"{seed}/{i}" for i in range(n)]
     digests = [hash_of(name.encode()) for name in names]
-    return ClipEmbeddings(config, names, digests, vectors, lengths, [f"prompt {i}" for i in range(n)], {"generation": seed})
+    return ClipEmbeddings(
+        config, names, digests, vectors, lengths, [f"prompt {i}" for i in range(n)], {"generation": seed}
+    )
 
 
 def published_fad(a: Tensor, b: Tensor) -> float:
@@ -407,7 +410,9 @@ def test_like_scores_compare_whatever_their_seeds_and_version(pair: tuple[Metric
         ({"embedding": replace(CONFIG, clip_seconds=5.0)}, "embedding.clip_seconds: 10.0 and 5.0"),
     ],
 )
-def test_unlike_scores_do_not_compare_and_say_why(pair: tuple[MetricResult, MetricResult], changes: dict[str, Any], told: str):
+def test_unlike_scores_do_not_compare_and_say_why(
+    pair: tuple[MetricResult, MetricResult], changes: dict[str, Any], told: str
+):
     score, other = pair[0], replace(pair[1], config=replace(pair[1].config, **changes))
     comparisons: list[Callable[[], Any]] = [
         lambda: score < other,
@@ -446,7 +451,9 @@ def test_a_difference_and_a_ratio_of_scores_have_the_spread_of_both():
     for seed in (0, 1):
         angles = (1 + 0.1 * draw(400, seed=seed)).clamp(0, 2)
         vectors = torch.stack([angles.cos(), angles.sin()], 1)
-        made = ClipEmbeddings(CONFIG, list(map(str, range(400))), ["0"] * 400, vectors, torch.ones(400).long(), ["p"] * 400)
+        made = ClipEmbeddings(
+            CONFIG, list(map(str, range(400))), ["0"] * 400, vectors, torch.ones(400).long(), ["p"] * 400
+        )
         scores.append(clap_score(made, torch.cat([ones, 0 * ones], 1)))
     difference, ratio = scores[0] - scores[1], scores[0] / scores[1]
     error = 1.96 * (2 * 0.1**2 * np.sin(1) ** 2 / 400) ** 0.5

@@ -2,13 +2,12 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
-
 from codecdiff_eval.audio_features import FLOOR, frame_change, log_mel, mel_filterbank, window_features
 from codecdiff_eval.metrics.bootstrap import bootstrap, permuted
 from codecdiff_eval.metrics.gaussian import ledoit_wolf, shrunk_frechet_distance
 from codecdiff_eval.metrics.memorization import distance_ratio, nearest_distance, nearest_distances
 from codecdiff_eval.metrics.probe import Probe, balanced_accuracies, balanced_accuracy, probe_score
+from torch import Tensor
 
 RATE = 44_100
 

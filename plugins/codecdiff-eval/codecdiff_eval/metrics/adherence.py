@@ -7,13 +7,12 @@ real clips and what is known of them (`upper_bound`). Estimators err: where the 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -102,7 +101,7 @@ class ClipEstimator(Embedder):
     sample_rate, width = SAMPLE_RATE, 1
     window_seconds = hop_seconds = None  # pyright: ignore[reportAssignmentType]  # it estimates of the whole clip
     policy = "the clip as a whole"
-    spec: Mapping[str, Any] = {}  # its name and options
+    spec: ClassVar[Mapping[str, Any]] = {}  # its name and options
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,10 +129,10 @@ class ClipEstimator(Embedder):
 class TempoEstimator(ClipEstimator):
     """Beats per minute (librosa.feature.tempo).
 
-    The peak of the autocorrelation of onset strength in windows of 8 s, averaged over the clip, with a prior around 120.
+    The peak of the autocorrelation of onset strength in windows of 8 s, averaged over the clip, with a prior at 120.
     """
 
-    spec = {"name": "librosa-tempo", "hop_length": HOP_LENGTH}
+    spec: ClassVar = {"name": "librosa-tempo", "hop_length": HOP_LENGTH}
 
     def estimate_sound(self, audio: Tensor) -> float:
         """(t,) audio -> beats per minute."""
@@ -145,7 +144,7 @@ class TempoEstimator(ClipEstimator):
 class KeyEstimator(ClipEstimator):
     """The key 0...23 as `key_of_chroma` numbers them."""
 
-    spec = {"name": "librosa-key", "profiles": "Krumhansl-Kessler"}
+    spec: ClassVar = {"name": "librosa-key", "profiles": "Krumhansl-Kessler"}
 
     def estimate_sound(self, audio: Tensor) -> float:
         """(t,) audio -> key."""

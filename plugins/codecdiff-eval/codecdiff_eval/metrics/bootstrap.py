@@ -36,9 +36,7 @@ def bootstrap_tracks(
     return centered(value, [statistic(*drawn) for drawn in draws])
 
 
-def bootstrap(
-    statistic: Callable[..., float], *groups: Tensor, resamples: int = RESAMPLES, seed: int = 0
-) -> Estimate:
+def bootstrap(statistic: Callable[..., float], *groups: Tensor, resamples: int = RESAMPLES, seed: int = 0) -> Estimate:
     """Return `statistic(*groups)` with its interval, resampling each group along its first axis, the clips.
 
     Paired clips are resampled together when they share one tensor.
