@@ -32,7 +32,6 @@ OWNED = {  # heavy libraries and their plugins
 }
 # the modules of the core that nobody imports
 PROGRAMS = {"cli", "making", "checking", "comparing", "curating", "collecting"} | {
-    "terminal",
     "doctor",
     "quarantine",
     "scaffolding",
