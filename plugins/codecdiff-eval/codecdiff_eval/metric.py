@@ -103,23 +103,13 @@ class Metric:
             over = f"{len(sets[0])} evaluated and {len(sets[1])} reference tracks"
         estimate = bootstrap_tracks(statistic.of, *sets, resamples=resamples, seed=seed)
         estimate = estimate.clamp(*statistic.bounds) if statistic.bounds else estimate
-        config = MetricConfig(
-            clips.config,
-            num_clips=len(used),
-            num_windows=len(used.vectors),
-            reference=reference.identity if reference is not None else "",
-            num_reference_clips=len(reference) if reference is not None else 0,
-            prompts=prompts_hash(clips.prompts),
-            options=statistic.options,
-            seeds={**clips.seeds, "interval": seed},
-        )
         few = [f"{len(sets[0])} evaluated tracks are few: the interval is unreliable."] if len(sets[0]) < FEW else []
         per_clip = () if statistic.per_clip is None else zip(used.names, statistic.per_clip.tolist(), strict=True)
         return MetricResult(
             self.label,
             estimate.value,
             Interval(estimate.low, estimate.high, over=over, resamples=resamples),
-            config,
+            _config(clips, used, reference, statistic.options, seed),
             self.direction,
             (*statistic.warnings, *_overlap(clips, reference), *few),
             statistic.chance,
@@ -148,6 +138,22 @@ class Metric:
                 f"{self.label} needs at least {count} clips and 2 of reference, but got {len(clips)} and "
                 f"{len(reference)}."
             )
+
+
+def _config(
+    clips: ClipEmbeddings, used: ClipEmbeddings, reference: Reference | None, options: Mapping[str, Any], seed: int
+) -> MetricConfig:
+    """Return all that a result of clips, of which some are used, follows from."""
+    return MetricConfig(
+        clips.config,
+        num_clips=len(used),
+        num_windows=len(used.vectors),
+        reference="" if reference is None else reference.identity,
+        num_reference_clips=0 if reference is None else len(reference),
+        prompts=prompts_hash(clips.prompts),
+        options=options,
+        seeds={**clips.seeds, "interval": seed},
+    )
 
 
 def _overlap(clips: ClipEmbeddings, reference: Reference | None) -> list[str]:

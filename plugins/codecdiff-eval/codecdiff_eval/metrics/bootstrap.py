@@ -19,6 +19,15 @@ def draw_tracks(tracks: Sequence[Tensor], generator: torch.Generator) -> Tensor:
     return torch.cat([tracks[i] for i in drawn.tolist()])
 
 
+def paired_draws(tracks: Sequence[Tensor], resamples: int, generator: torch.Generator) -> list[Tensor]:
+    """Return the indices of all clips, then those of each resample, for statistics of several models in pairs.
+
+    With one list of draws for all models, `centered` of the differences of their values, the first of which is of all
+    clips, is the interval of a paired difference: what makes a clip hard cancels out.
+    """
+    return [torch.cat(list(tracks)), *(draw_tracks(tracks, generator) for _ in range(resamples))]
+
+
 def bootstrap_tracks(
     statistic: Callable[..., float], *sets: Sequence[Tensor], resamples: int = RESAMPLES, seed: int = 0
 ) -> Estimate:
