@@ -30,9 +30,11 @@ KINDS = tuple(VERSIONS)
 
 MODELS = "models"  # trained models that packages carry: an entry point names a function that gives the folder
 
+METRICS, SUITES = "metrics", "suites"  # of codecdiff-eval, which reads them
+
 COMMANDS = "commands"  # of the command line that packages bring: an entry point names a function, written for typer
 
-GROUPS = (*KINDS, MODELS, COMMANDS)
+GROUPS = (*KINDS, MODELS, COMMANDS, METRICS, SUITES)
 
 SWITCH = "CODECDIFF_PLUGINS"  # the environment variable that lists the packages whose parts count
 
@@ -48,6 +50,8 @@ FIRST_PARTY = {
     ("conditioners", "clap-audio"): "codecdiff-clap",
     ("denoisers", "unet"): "codecdiff-unet",
     ("denoisers", "dit"): "codecdiff-dit",
+    ("embedders", "logmel"): "codecdiff-eval",
+    ("embedders", "codec"): "codecdiff-eval",
     ("embedders", "clap-music"): "codecdiff-clap",
     ("embedders", "clap-general"): "codecdiff-clap",
     ("embedders", "vggish"): "codecdiff-vggish",
@@ -131,7 +135,7 @@ class Plugin:
 def _misfit(kind: str, part: Any) -> str:
     """Say why something that was imported cannot be a part of this kind; empty if it can."""
     if kind not in KINDS:
-        return "" if callable(part) else "is no function"
+        return "" if callable(part) or kind in (METRICS, SUITES) else "is no function"
     interfaces = import_module("codecdiff.interfaces").KINDS
     of = [group for group, interface in interfaces.items() if isinstance(part, type) and issubclass(part, interface)]
     if kind not in of:
@@ -302,6 +306,11 @@ def _told_apart(group: str) -> dict[str, Plugin]:
     usable = [plugin for plugin in scan()[0] if plugin.kind == group and not plugin.obstacle]
     names = [plugin.name for plugin in usable]
     return {p.name if names.count(p.name) == 1 else f"{p.distribution}:{p.name}": p for p in usable}
+
+
+def entries(group: str) -> dict[str, Plugin]:
+    """Return what can be used of a group by name; where several share one, as `distribution:name`."""
+    return _told_apart(group)
 
 
 def models() -> list[str]:

@@ -14,12 +14,11 @@ LAYERS = (  # of packages and flat modules; each imports only its own layer and 
     {"registry", "config", "huggingface", "origins", "settings", "hub"},
     {"codecs", "conditioners", "splitters", "denoisers", "embedders", "diffusion", "data"}
     | {"schedules", "solvers", "noises", "caches", "guidance", "meters", "metrics", "pictures", "pages"}
-    | {"embeddings", "gaussians", "kernels", "neighbours"},
+    | {"embeddings", "gaussians"},
     {"pipeline", "training", "profiling", "testing"}
     | {"stages", "models", "edits", "requests", "plans", "cards", "experiments", "comparisons"}
-    | {"ranking", "captioning", "protocols", "embedded", "scores", "measures", "adherence", "reports"}
-    | {"listeners", "renditions", "controls", "suites", "evaluation"},
-    {"cli", "making", "checking", "comparing", "curating", "collecting", "judging"}
+    | {"ranking", "captioning"},
+    {"cli", "making", "checking", "comparing", "curating", "collecting"}
     | {"terminal", "doctor", "quarantine", "scaffolding", "__init__", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in names}
@@ -32,7 +31,7 @@ OWNED = {  # heavy libraries and their plugins
     "openai": ("captions",),
 }
 # the modules of the core that nobody imports
-PROGRAMS = {"cli", "making", "checking", "comparing", "curating", "collecting", "judging"} | {
+PROGRAMS = {"making", "checking", "comparing", "curating", "collecting"} | {
     "terminal",
     "doctor",
     "quarantine",

@@ -15,14 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from codecdiff_eval.embedders.logmel import LogMel
 from scipy.stats import multivariate_normal, spearmanr
 from small import RATE, noise, tone
 from typer.testing import CliRunner
 
 from codecdiff.cli.main import app
 from codecdiff.data.manifests import Manifest, Recording
-from codecdiff.embedders import LogMel
-from codecdiff.embeddings import embed_file
+from codecdiff.embedders import embed_file
 from codecdiff.metrics import ledoit_wolf
 from codecdiff.ranking import (
     Gaussian,
