@@ -22,7 +22,6 @@ SUPPLIED = {
     "splitters": ("num_codebooks", "levels"),
     "conditioners": (),
     "denoisers": ("channels", "context_channels", "condition_widths"),
-    "captioners": ("answers",),
     "embedders": (),
 }
 
@@ -49,7 +48,6 @@ CodecSpec = Annotated[dict[str, Any], PartOf("codecs")]
 SplitterSpec = Annotated[dict[str, Any], PartOf("splitters")]
 ConditionerSpec = Annotated[dict[str, Any], PartOf("conditioners")]
 DenoiserSpec = Annotated[dict[str, Any], PartOf("denoisers")]
-CaptionerSpec = Annotated[dict[str, Any], PartOf("captioners")]
 EmbedderSpec = Annotated[dict[str, Any], PartOf("embedders")]
 
 
@@ -88,6 +86,11 @@ def _near(name: str, names: Sequence[str]) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
+def derived_arguments(kind: str) -> tuple[str, ...]:
+    """Return the arguments of parts of a kind that follow from other parts; added kinds list them as `derived`."""
+    return SUPPLIED[kind] if kind in SUPPLIED else tuple(getattr(registry.interface(kind), "derived", ()))
+
+
 def options(kind: str, name: str) -> dict[str, Any]:
     """Give the options of a part with their type hints: its constructor's signature, less what is supplied."""
     part = registry.load(kind, name)
@@ -100,7 +103,7 @@ def options(kind: str, name: str) -> dict[str, Any]:
             "Its package must import at run time the types that its constructor names."
         ) from error
     known = (parameter.name for parameter in list(signature.parameters.values())[1:])
-    return {key: hints.get(key, Any) for key in known if key in hints and key not in SUPPLIED[kind]}
+    return {key: hints.get(key, Any) for key in known if key in hints and key not in derived_arguments(kind)}
 
 
 def _adapter(hint: Any, outlined: bool = False) -> TypeAdapter[Any]:
@@ -116,12 +119,11 @@ def _adapter(hint: Any, outlined: bool = False) -> TypeAdapter[Any]:
 
 def _built(kind: str, outlined: bool) -> Any:
     """Give the type hint of a part that is built where it is described."""
-    from codecdiff.interfaces import KINDS
 
     def assembled(value: Any) -> Any:
         return _assemble(kind, value, {}, outlined) if isinstance(value, str | Mapping) else value
 
-    return Annotated[InstanceOf[KINDS[kind]], BeforeValidator(assembled)]
+    return Annotated[InstanceOf[registry.interface(kind)], BeforeValidator(assembled)]
 
 
 def _checked(value: Any, hint: Any, where: str, outlined: bool = False) -> Any:
@@ -160,7 +162,7 @@ def part_spec(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, 
         )
     known = options(kind, name)
     for key in values:
-        if key in SUPPLIED[kind]:
+        if key in derived_arguments(kind):
             raise ConfigError(f"{kind[:-1]}.{key} follows from the other parts; leave it out.")
         if key not in known:
             raise ConfigError(
@@ -243,7 +245,7 @@ def spec_of(kind: str, part: Any) -> dict[str, Any]:
         )
     name = matches[0].name
     shared = [plugin for plugin in registry.installed(kind) if plugin.name == name]
-    values = {key: _plain(value) for key, value in part.arguments.items() if key not in SUPPLIED[kind]}
+    values = {key: _plain(value) for key, value in part.arguments.items() if key not in derived_arguments(kind)}
     return {"name": name if len(shared) == 1 else f"{matches[0].distribution}:{name}", **values}
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from codecdiff.data.audio import Track
-    from codecdiff.data.faults import Fault
+    from codecdiff.data.metadata import Fault
     from codecdiff.data.prompts import Asked
     from codecdiff.evaluation import Maker, Reference
     from codecdiff.reports import Report
@@ -146,15 +146,14 @@ def reference_of(path: Path, split: str) -> Reference:
 
 def split_of(path: Path | None, split: str) -> str:
     """Give the split that is taken of prompts or music, empty for what has none, as folders and lines of text."""
-    from codecdiff.data.manifests import Manifest
-    from codecdiff.data.prompts import EVALUATION, usual_split
-    from codecdiff.data.sources import musiccaps
-    from codecdiff.data.tables import header_of
+    from codecdiff.data.manifest import Manifest
+    from codecdiff.data.metadata import header_of
+    from codecdiff.data.prompts import EVALUATION, is_musiccaps, usual_split
 
     if path is not None and path.suffix == ".parquet":
         manifest = Manifest.read(path)
         return (split or usual_split(manifest)) if any(each.split for each in manifest.recordings) else ""
-    is_table = path is not None and path.suffix in (".csv", ".tsv") and musiccaps.is_table(header_of(path))
+    is_table = path is not None and path.suffix in (".csv", ".tsv") and is_musiccaps(header_of(path))
     return (split or EVALUATION) if is_table else ""
 
 
@@ -164,7 +163,7 @@ def tracks_of(path: Path, split: str) -> list[Track]:
     A manifest that names no splits is taken whole, as a folder is.
     """
     from codecdiff.data.audio import find_tracks
-    from codecdiff.data.manifests import Manifest
+    from codecdiff.data.manifest import Manifest
     from codecdiff.data.prompts import ALL, of_split
 
     if not path.exists():

@@ -48,7 +48,7 @@ from codecdiff.data.encoding import (
     publish,
     run_task,
 )
-from codecdiff.data.manifests import Manifest, Recording
+from codecdiff.data.manifest import Manifest, Recording
 from codecdiff.data.segments import Segmentation, cut, segmentation, segments
 from codecdiff.data.store import CodeStore
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from codecdiff import cli, config, controls, listeners
 from codecdiff.cards import add_scores, write_card
 from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio
-from codecdiff.data.manifests import Manifest, Recording
+from codecdiff.data.manifest import Manifest, Recording
 from codecdiff.data.prompts import Asked, drawn, prompt_of, read_prompts
 from codecdiff.embedded import Embedded, recording_of, start_of
 from codecdiff.embedders import LogMel

@@ -10,30 +10,29 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = (
-    {"interfaces", "files", "journals"},
+    {"interfaces", "files"},
     {"registry", "config", "origins", "settings", "hub", "precision"},
     {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "conditioners", "caches", "guidance"}
     | {"data", "metrics", "meters", "pictures", "pages"}
     | {"denoisers", "embedders", "embeddings", "gaussians", "kernels", "neighbours"},
     {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"}
     | {"experiments", "comparisons"}
-    | {"ranking", "captioning", "protocols", "embedded", "scores", "measures", "adherence", "reports"}
+    | {"protocols", "embedded", "scores", "measures", "adherence", "reports"}
     | {"listeners", "renditions", "controls", "suites", "evaluation"},
-    {"cli", "making", "checking", "comparing", "curating", "collecting", "judging"}
+    {"cli", "making", "checking", "comparing", "judging"}
     | {"terminal", "doctor", "quarantine", "scaffolding", "__init__", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in names}
 FIRST = {"torch", "numpy", "einops"}  # all that the interfaces may import
 OWNED = {  # heavy libraries and their plugins
-    "transformers": ("dac", "t5", "encodec", "mimi", "clap", "mert", "captions"),
+    "transformers": ("dac", "t5", "encodec", "mimi", "clap", "mert", "datasets"),
     "dac": ("dac",),
     "encodec": ("encodec",),
     "torchvggish": ("vggish",),
-    "openai": ("captions",),
+    "openai": ("datasets",),
 }
-# the modules of the core that nobody imports
-PROGRAMS = {"cli", "making", "checking", "comparing", "curating", "collecting", "judging"} | {
-    "terminal",
+# the modules of the core that nobody imports; applications print on `terminal`
+PROGRAMS = {"cli", "making", "checking", "comparing", "judging"} | {
     "doctor",
     "quarantine",
     "scaffolding",

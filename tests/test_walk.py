@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from codecdiff.data.manifests import Manifest
+from codecdiff.data.manifest import Manifest
 from codecdiff.data.store import CodeStore
 from codecdiff.reports import NotMeasured, Report
 

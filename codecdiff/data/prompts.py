@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from codecdiff.data.audio import CAPTION_FIELDS, Track
-from codecdiff.data.faults import BadRow, Fault, Report
-from codecdiff.data.manifests import Manifest, Recording
-from codecdiff.data.sources import musiccaps
-from codecdiff.data.tables import header_of, rows
+from codecdiff.data.manifest import Manifest, Recording
+from codecdiff.data.metadata import BadRow, Fault, Report, header_of, rows
 from codecdiff.interfaces import prompt_fields
 
 FACTS = ("bpm", "tempo", "key", "mode", "instruments")  # fields that music can be heard to keep to
@@ -121,9 +119,8 @@ def _rows(file: Path, report: Report, split: str) -> Iterator[tuple[int | None, 
         yield from ((None, _of_recording(recording)) for recording in found)
     elif suffix in (".csv", ".tsv"):
         columns = header_of(file)
-        if musiccaps.is_table(columns):
-            found = of_split(musiccaps.read([file], report), split or EVALUATION)
-            yield from ((None, {"text": recording.captions[0]}) for recording in found)
+        if is_musiccaps(columns):
+            yield from _musiccaps_rows(file, report, split or EVALUATION)
             return
         if not set(columns) & set(CAPTION_FIELDS):
             raise ValueError(
@@ -132,6 +129,28 @@ def _rows(file: Path, report: Report, split: str) -> Iterator[tuple[int | None, 
         yield from ((row.line, _fields(row.values)) for row in rows(file, report))
     else:
         yield from _lines(file, report, is_json=suffix == ".jsonl")
+
+
+def is_musiccaps(columns: Sequence[str]) -> bool:
+    """Return whether a table with these columns is the published MusicCaps."""
+    return set(columns) >= {"ytid", "aspect_list", "caption", "is_audioset_eval"}
+
+
+def _musiccaps_rows(file: Path, report: Report, split: str) -> Iterator[tuple[int | None, dict[str, Any]]]:
+    """Yield the captions of a split of MusicCaps, or of all. Raises ValueError if there are none of the split."""
+    splits = {"True": EVALUATION, "False": "train"}
+    count = 0
+    for row in rows(file, report):
+        try:
+            if row["is_audioset_eval"] not in splits:
+                raise row.bad("is_audioset_eval", f"'{row['is_audioset_eval']}' is neither True nor False.")
+            if split in (ALL, splits[row["is_audioset_eval"]]):
+                count += 1
+                yield None, {"text": row.needed("caption")}
+        except BadRow as error:
+            report(error.fault)
+    if not count:
+        raise ValueError(f"No recording is of the split '{split}'. There are: test, train; 'all' takes every one.")
 
 
 def _lines(file: Path, report: Report, *, is_json: bool) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -9,8 +9,7 @@ Laws that do not hold raise one AssertionError, which lists them by name. `codec
 an installed part. A part that cannot keep a law says so: `exceptions = {"chunked": "why"}`.
 """
 
-from codecdiff.testing import captioners, codecs, conditioners, denoisers, embedders, splitters
-from codecdiff.testing.captioners import check_captioner
+from codecdiff.testing import codecs, conditioners, denoisers, embedders, splitters
 from codecdiff.testing.codecs import check_codec
 from codecdiff.testing.conditioners import PROMPTS, check_conditioner
 from codecdiff.testing.denoisers import check_denoiser
@@ -19,7 +18,7 @@ from codecdiff.testing.laws import DeclaredException, Law, Laws, Result
 from codecdiff.testing.splitters import check_splitter
 
 LAWS: dict[str, Laws] = {
-    module.LAWS.kind: module.LAWS for module in (codecs, splitters, conditioners, denoisers, captioners, embedders)
+    module.LAWS.kind: module.LAWS for module in (codecs, splitters, conditioners, denoisers, embedders)
 }
 
 __all__ = [
@@ -29,7 +28,6 @@ __all__ = [
     "Law",
     "Laws",
     "Result",
-    "check_captioner",
     "check_codec",
     "check_conditioner",
     "check_denoiser",

@@ -1,0 +1,140 @@
+"""The laws of captioners."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from codecdiff_datasets.captioner import Bill, Captioner
+from codecdiff_datasets.captioning import one_line
+
+from codecdiff.testing.installed import example_audio
+from codecdiff.testing.laws import Broken, Laws, Result
+from codecdiff.testing.trials import randomness_untouched, require
+
+
+@dataclass
+class Trial:
+    """A captioner that was not used before, and at least two tracks that it gives different captions."""
+
+    captioner: Captioner
+    tracks: Sequence[Mapping[str, Any]]
+
+    @cached_property
+    def captions(self) -> list[str]:
+        """Captions of the tracks, asked for once: it may cost."""
+        return [self.captioner.caption(track) for track in self.tracks]
+
+
+LAWS: Laws[Trial] = Laws("captioners")
+
+
+def run_checks(captioner: Captioner) -> Iterator[Result]:
+    """Check every law of a captioner on two tracks of tones and noise, and yield the results one by one."""
+    with TemporaryDirectory() as folder:
+        yield from LAWS.examine(captioner, Trial(captioner, example_tracks(Path(folder))))
+
+
+def example_tracks(folder: Path) -> list[dict[str, Any]]:
+    """Return two tracks of tones and noise, written into `folder`, with tags and a caption each."""
+    names, genres, moods = ("first", "second"), ("jazz", "folk"), ("calm", "wild")
+    return [
+        {
+            "track": name,
+            "file": str(file),
+            "present": True,
+            "title": name,
+            "tags": {"genre": [genre], "mood/theme": [mood]},
+            "captions": [f"A {mood} piece of {genre}."],
+        }
+        for name, file, genre, mood in zip(names, example_audio(folder), genres, moods, strict=True)
+    ]
+
+
+def check_captioner(captioner: Captioner, tracks: Sequence[Mapping[str, Any]]) -> list[Result]:
+    """Check every law of a captioner, on at least two tracks that it gives different captions. It stays open.
+
+    Raises AssertionError that lists the laws it breaks.
+    """
+    return LAWS.demand(captioner, Trial(captioner, tracks))
+
+
+@LAWS.law
+def facts(trial: Trial) -> None:
+    """`incidental` names options that it has, and `concurrency` is at least 1."""
+    captioner = trial.captioner
+    unknown = set(captioner.incidental) - captioner.arguments.keys()
+    require(not unknown, f"There are no options {sorted(unknown)}, which it says are incidental.")
+    threads = captioner.concurrency
+    require(type(threads) is int and threads >= 1, f"concurrency is {threads!r}, not a number of threads.")
+
+
+@LAWS.law
+def estimate(trial: Trial) -> None:
+    """`estimate` gives a Bill, and asks no server for it."""
+    require(isinstance(trial.captioner.estimate(trial.tracks), Bill), "estimate does not give a Bill.")
+    require(trial.captioner.bill() == Bill(), "estimate asks a server, or the captioner was used before.")
+
+
+@LAWS.law
+def one_line_of_text(trial: Trial) -> None:
+    """A caption is one line of printable text, and not empty."""
+    for caption in trial.captions:
+        require(isinstance(caption, str) and caption, f"{caption!r} is no caption: it is text, and not empty.")
+        require(caption == one_line(caption), f"{caption!r} is not one line of printable text.")
+
+
+@LAWS.law
+def tells_tracks_apart(trial: Trial) -> str:
+    """Two different tracks have different captions."""
+    require(len(set(trial.captions)) > 1, "All tracks have the same caption: the law is empty.")
+    return f"tried with {len(trial.tracks)} tracks"
+
+
+@LAWS.law
+def deterministic(trial: Trial) -> None:
+    """A track has the same caption the second time."""
+    captions = trial.captions
+    again = [trial.captioner.caption(track) for track in trial.tracks]
+    require(again == captions, "A track has another caption the second time.")
+
+
+@LAWS.law
+def threads(trial: Trial) -> None:
+    """In as many threads as `concurrency` says, tracks have the same captions."""
+    captions, captioner = trial.captions, trial.captioner
+    with ThreadPoolExecutor(captioner.concurrency) as pool:
+        together = list(pool.map(captioner.caption, list(trial.tracks) * 4))
+    require(together == captions * 4, f"In {captioner.concurrency} threads, tracks have other captions.")
+
+
+@LAWS.law
+def inputs_untouched(trial: Trial) -> None:
+    """The track that is captioned is not changed."""
+    for track in trial.tracks:
+        before = deepcopy(track)
+        trial.captioner.caption(track)
+        require(track == before, "caption changes the track that it is given.")
+
+
+@LAWS.law
+def unknown_track(trial: Trial) -> None:
+    """A track of which nothing is known raises LookupError or ValueError."""
+    try:
+        said = trial.captioner.caption({"track": "x", "file": "", "present": False, "tags": {}, "captions": []})
+    except (LookupError, ValueError):
+        return
+    raise Broken(f"A track of which nothing is known has the caption {said!r}: raise LookupError.")
+
+
+@LAWS.law
+def no_global_randomness(trial: Trial) -> None:
+    """The global generators of torch, numpy and random stand where they stood."""
+    with randomness_untouched(trial.captioner):
+        trial.captioner.caption(trial.tracks[0])
