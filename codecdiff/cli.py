@@ -21,8 +21,8 @@ from codecdiff.files import require_writable
 from codecdiff.terminal import chosen_device, err, out, ticker
 
 if TYPE_CHECKING:
-    from codecdiff.data.audio import Track
     from codecdiff.data.encoding import Engine
+    from codecdiff.data.metadata import Track
     from codecdiff.data.store import CodeStore
 
 EXPECTED = (ValueError, LookupError, OSError, ImportError)  # told in one sentence
@@ -244,7 +244,7 @@ def recordings_of(paths: list[Path]) -> tuple[list[Track], list[str]]:
     if len(paths) > 1:
         raise ValueError("A manifest is encoded alone. Give one manifest, or else audio files and folders.")
     manifest = Manifest.read(paths[0])
-    tracks, faults = manifest.tracks(), list(manifest.faults().values())
+    tracks, faults = manifest.tracks(), list(manifest.without_audio().values())
     if not tracks:
         raise FileNotFoundError(f"'{paths[0]}' names no audio that is there. {faults[0] if faults else 'It is empty.'}")
     return tracks, faults
@@ -254,7 +254,8 @@ def tracks_of(paths: list[Path]) -> list[Track]:
     """Find the tracks of files and folders. Each is named by its path within the folder that holds them all."""
     from dataclasses import replace
 
-    from codecdiff.data.audio import SUFFIXES, find_tracks
+    from codecdiff.data.audio import SUFFIXES
+    from codecdiff.data.metadata import find_tracks
 
     for path in paths:
         if not path.exists():

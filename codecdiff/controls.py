@@ -13,7 +13,7 @@ from typing import Any
 
 from codecdiff import adherence
 from codecdiff.adherence import Reading
-from codecdiff.data.audio import Track
+from codecdiff.data.metadata import Track
 from codecdiff.data.prompts import prompt_of
 from codecdiff.embedded import Embedded
 from codecdiff.interfaces import Prompt, prompt_fields

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from codecdiff.data.audio import BadAudio, Track, stream_audio
+from codecdiff.data.audio import BadAudio, stream_audio
+from codecdiff.data.metadata import Track
 from codecdiff.data.store import fingerprint
 from codecdiff.files import alone, checksum, replace_text, replaced
 from codecdiff.interfaces import Embedder, device_of

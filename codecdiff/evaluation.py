@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from codecdiff import config, controls, hub
-from codecdiff.data.audio import Track
+from codecdiff.data.metadata import Track
 from codecdiff.data.prompts import Asked, prompt_of
 from codecdiff.embedded import Embedded, Statistics, recording_of, require_alike, start_of
 from codecdiff.embedders import CodecEmbedder

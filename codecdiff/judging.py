@@ -15,8 +15,7 @@ from codecdiff.terminal import chosen_device, err, out, progress
 if TYPE_CHECKING:
     import torch
 
-    from codecdiff.data.audio import Track
-    from codecdiff.data.metadata import Fault
+    from codecdiff.data.metadata import Issue, Track
     from codecdiff.data.prompts import Asked
     from codecdiff.evaluation import Maker, Reference
     from codecdiff.reports import Report
@@ -147,13 +146,13 @@ def reference_of(path: Path, split: str) -> Reference:
 def split_of(path: Path | None, split: str) -> str:
     """Give the split that is taken of prompts or music, empty for what has none, as folders and lines of text."""
     from codecdiff.data.manifest import Manifest
-    from codecdiff.data.metadata import header_of
+    from codecdiff.data.metadata import column_names
     from codecdiff.data.prompts import EVALUATION, is_musiccaps, usual_split
 
     if path is not None and path.suffix == ".parquet":
         manifest = Manifest.read(path)
-        return (split or usual_split(manifest)) if any(each.split for each in manifest.recordings) else ""
-    is_table = path is not None and path.suffix in (".csv", ".tsv") and is_musiccaps(header_of(path))
+        return (split or usual_split(manifest)) if any(each.split for each in manifest.rows) else ""
+    is_table = path is not None and path.suffix in (".csv", ".tsv") and is_musiccaps(column_names(path))
     return (split or EVALUATION) if is_table else ""
 
 
@@ -162,8 +161,8 @@ def tracks_of(path: Path, split: str) -> list[Track]:
 
     A manifest that names no splits is taken whole, as a folder is.
     """
-    from codecdiff.data.audio import find_tracks
     from codecdiff.data.manifest import Manifest
+    from codecdiff.data.metadata import find_tracks
     from codecdiff.data.prompts import ALL, of_split
 
     if not path.exists():
@@ -171,7 +170,7 @@ def tracks_of(path: Path, split: str) -> list[Track]:
     if path.suffix != ".parquet":
         return find_tracks(path)
     manifest = Manifest.read(path)
-    manifest = replace(manifest, recordings=of_split(manifest.recordings, split_of(path, split) or ALL))
+    manifest = replace(manifest, rows=of_split(manifest.rows, split_of(path, split) or ALL))
     tracks = manifest.tracks()
     if missing := len(manifest) - len(tracks):
         err.print(f"{missing} of {len(manifest)} recordings of {path} have no audio here.", style="yellow")
@@ -184,7 +183,7 @@ def asked_of(file: Path, split: str, count: int | None, seed: int) -> list[Asked
     """Read a list of prompts and draw as many as asked for; what cannot be asked is said."""
     from codecdiff.data.prompts import drawn, read_prompts
 
-    faults: list[Fault] = []
+    faults: list[Issue] = []
     prompts = read_prompts(file, faults.append, split=split)
     for fault in faults[:SHOWN]:
         err.print(f"Skipped: {fault}", style="yellow", soft_wrap=True)

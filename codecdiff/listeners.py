@@ -18,7 +18,8 @@ from torch.nn.functional import pad
 
 from codecdiff import __version__
 from codecdiff.adherence import SAMPLE_RATE, Reading
-from codecdiff.data.audio import BadAudio, Track, seconds_of, stream_audio
+from codecdiff.data.audio import BadAudio, seconds_of, stream_audio
+from codecdiff.data.metadata import Track
 from codecdiff.data.prompts import prompt_of
 from codecdiff.embedded import Embedded, embed, recording_of
 from codecdiff.files import remembered_checksum, replace_text

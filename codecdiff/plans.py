@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from codecdiff import diffusion
-from codecdiff.data.audio import find_tracks, seconds_of
+from codecdiff.data.audio import seconds_of
 from codecdiff.data.crops import split_tracks
+from codecdiff.data.metadata import find_tracks
 from codecdiff.data.store import CodeStore
 from codecdiff.interfaces import Codec, Condition, Entry
 from codecdiff.meters import Meter, MixedPrecision, size_of, size_of_state

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from codecdiff import __version__
-from codecdiff.data.audio import BadAudio, Track, keeps_comment, write_audio
+from codecdiff.data.audio import BadAudio, keeps_comment, write_audio
+from codecdiff.data.metadata import Track
 from codecdiff.data.prompts import FACTS, Asked, prompt_of
 from codecdiff.edits import Edit, Refine, of_first_stage, of_levels
 from codecdiff.files import remembered_checksum, replace_text, sha256

@@ -11,8 +11,8 @@ from small import UNET, lively, write_music
 
 from codecdiff import Codec, Pipeline, config
 from codecdiff.codecs import Standardized
-from codecdiff.data.audio import find_tracks
 from codecdiff.data.encoding import encode_tracks
+from codecdiff.data.metadata import find_tracks
 from codecdiff.data.store import CodeStore
 from codecdiff.schedules import training_scheduler
 from codecdiff.stages import Stage

@@ -16,10 +16,11 @@ from small import RATE, tone, write_music
 
 from codecdiff import Codec, config
 from codecdiff.codecs import Chunked, Reduced, Stereo, Wrapped
-from codecdiff.data.audio import BadAudio, find_tracks, read_audio, write_audio
+from codecdiff.data.audio import BadAudio, read_audio, write_audio
 from codecdiff.data.crops import Crops, dropped, split_tracks
 from codecdiff.data.encoding import clips, encode_tracks, open_store
 from codecdiff.data.excerpts import excerpt, excerpt_key
+from codecdiff.data.metadata import find_tracks
 from codecdiff.data.segments import segmentation
 from codecdiff.data.store import CodeStore, fingerprint
 from codecdiff.files import checksum
@@ -141,7 +142,7 @@ def test_captions_come_from_csv_from_text_files_or_not_at_all(tmp_path: Path) ->
 def test_metadata_that_cannot_be_read_says_where(tmp_path: Path) -> None:
     silent(tmp_path, "a.wav")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.wav"}\n{"file_name": \n')
-    with pytest.raises(ValueError, match=r"metadata\.jsonl line 2 is not valid JSON"):
+    with pytest.raises(ValueError, match=r"metadata\.jsonl, line 2: It is not valid JSON"):
         find_tracks(tmp_path)
 
 

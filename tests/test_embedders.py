@@ -12,7 +12,8 @@ from small import noise, tone, write_music
 
 from codecdiff import Codec, config
 from codecdiff.codecs import Standardized
-from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio, stream_audio
+from codecdiff.data.audio import BadAudio, read_audio, stream_audio
+from codecdiff.data.metadata import Track, find_tracks
 from codecdiff.data.store import fingerprint
 from codecdiff.embedders import CodecEmbedder, LogMel, Windowed
 from codecdiff.embeddings import Embeddings, embed_blocks, embed_file, embed_tracks, open_embeddings

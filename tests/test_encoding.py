@@ -29,7 +29,7 @@ from codecdiff.codecs import Wrapped
 from codecdiff.config import spec_of
 from codecdiff.data import encoding, workers
 from codecdiff.data import segments as segmenting
-from codecdiff.data.audio import Track, find_tracks, read_audio, stream_audio
+from codecdiff.data.audio import read_audio, stream_audio
 from codecdiff.data.crops import split_tracks
 from codecdiff.data.encoding import (
     Done,
@@ -48,7 +48,8 @@ from codecdiff.data.encoding import (
     publish,
     run_task,
 )
-from codecdiff.data.manifest import Manifest, Recording
+from codecdiff.data.manifest import Manifest, ManifestRow
+from codecdiff.data.metadata import Track, find_tracks
 from codecdiff.data.segments import Segmentation, cut, segmentation, segments
 from codecdiff.data.store import CodeStore
 
@@ -478,8 +479,8 @@ def listed(folder: Path) -> Path:
     (audio / "zero.mp3").write_bytes(b"")
     soundfile.write(folder / "outside.wav", tone(1.0, 300), RATE)
     names = ["good.wav", "nan.wav", "cut.flac", "zero.mp3", "gone.wav", "../outside.wav"]
-    recordings = [Recording(name, name, present=True, split="test", licence="CC0") for name in names]
-    never = [Recording("never", "never.wav"), Recording("nameless")]
+    recordings = [ManifestRow(name, name, present=True, split="test", license="CC0") for name in names]
+    never = [ManifestRow("never", "never.wav"), ManifestRow("nameless")]
     Manifest(audio, [*recordings, *never]).write(folder / "all.parquet")
     return folder / "all.parquet"
 
@@ -517,7 +518,7 @@ def test_encode_says_what_it_cannot_do(tmp_path: Path, dac_folder: Path, music: 
 
 
 def _empty(folder: Path) -> Path:
-    Manifest(folder, [Recording("a", "a.wav")]).write(folder / "empty.parquet")
+    Manifest(folder, [ManifestRow("a", "a.wav")]).write(folder / "empty.parquet")
     return folder / "empty.parquet"
 
 

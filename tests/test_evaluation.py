@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 
 from codecdiff import cli, config, controls, listeners
 from codecdiff.cards import add_scores, write_card
-from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio
-from codecdiff.data.manifest import Manifest, Recording
+from codecdiff.data.audio import BadAudio, read_audio
+from codecdiff.data.manifest import Manifest, ManifestRow
+from codecdiff.data.metadata import Track, find_tracks
 from codecdiff.data.prompts import Asked, drawn, prompt_of, read_prompts
 from codecdiff.embedded import Embedded, recording_of, start_of
 from codecdiff.embedders import LogMel
@@ -118,7 +119,7 @@ def test_lists_of_every_kind_are_read(tmp_path: Path) -> None:
     assert [fault.line for fault in faults] == [3, 4, 5]
     (tmp_path / "b.csv").write_text("caption,key\nslow,Am\n,Am\n")
     assert [dict(p.fields) for p in read_prompts(tmp_path / "b.csv", faults.append)] == [{"text": "slow", "key": "Am"}]
-    rows = [Recording("one", captions=["a tune"], split="test", tags={"instrument": ["harp"]}), Recording("two")]
+    rows = [ManifestRow("one", captions=["a tune"], split="test", tags={"instrument": ["harp"]}), ManifestRow("two")]
     Manifest(tmp_path, rows, {"source": "folder"}).write(tmp_path / "c.parquet")
     asked = read_prompts(tmp_path / "c.parquet", faults.append)
     assert [(p.fields["text"], p.fields["instruments"]) for p in asked] == [("a tune", ["harp"])]
@@ -536,7 +537,7 @@ def test_a_judge_of_captions_needs_no_statistics_of_its_own(music: Path, tmp_pat
 
 def test_the_split_reaches_manifests_of_music_and_is_told(music: Path, tmp_path: Path) -> None:
     splits = ["test", "train", "train", "test"]
-    rows = [Recording(f"{i}", file=f"{i}.wav", present=True, split=split) for i, split in enumerate(splits)]
+    rows = [ManifestRow(f"{i}", file=f"{i}.wav", present=True, split=split) for i, split in enumerate(splits)]
     Manifest(music, rows, {"source": "musiccaps"}).write(tmp_path / "caps.parquet")
     asked = ("--reference", tmp_path / "caps.parquet", "--seconds", 1, "--score", "fad-per-track")
     for told, split, count in ((), "test", 2), (("--split", "train"), "train", 2), (("--split", "all"), "all", 4):

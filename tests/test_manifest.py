@@ -9,32 +9,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from codecdiff.data.manifest import Manifest, Recording
+from codecdiff.data.manifest import Manifest, ManifestRow
 
-RECORDINGS = [
-    Recording(
+ROWS = [
+    ManifestRow(
         "track_7",
         "07/7.mp3",
         present=True,
         seconds=12.5,
         tags={"genre": ["rock", "Fado "], "mood/theme": ["calm"]},
         captions=["a calm rock song"],
-        licence="CC BY 3.0",
+        license="CC BY 3.0",
         artist="artist_1",
         title="Señor",
         split="train",
         source="jamendo",
         metadata={"album": 3, "list": [1, None]},
     ),
-    Recording("track_8"),
+    ManifestRow("track_8"),
 ]
 
 
 def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    Manifest(tmp_path / "audio", RECORDINGS, {"data set": "jamendo"}).write(tmp_path / "lists" / "all.parquet")
+    Manifest(tmp_path / "audio", ROWS, {"data set": "jamendo"}).write(tmp_path / "lists" / "all.parquet")
     again = Manifest.read(tmp_path / "lists" / "all.parquet")
-    assert [r.told() for r in again.recordings] == [r.told() for r in RECORDINGS]
-    assert [(r.track, r.file, r.present, r.seconds) for r in again.recordings] == [
+    assert [r.track_metadata() for r in again.rows] == [r.track_metadata() for r in ROWS]
+    assert [(r.track, r.file, r.present, r.seconds) for r in again.rows] == [
         ("track_7", "07/7.mp3", True, 12.5),
         ("track_8", "", False, None),
     ]
@@ -46,7 +46,7 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_manifest_moves_with_its_audio(tmp_path: Path) -> None:
-    Manifest(tmp_path / "a" / "audio", RECORDINGS).write(tmp_path / "a" / "m.parquet")
+    Manifest(tmp_path / "a" / "audio", ROWS).write(tmp_path / "a" / "m.parquet")
     shutil.move(tmp_path / "a", tmp_path / "b")
     assert Manifest.read(tmp_path / "b" / "m.parquet").audio.resolve() == tmp_path / "b" / "audio"
     assert str(tmp_path).encode() not in (tmp_path / "b" / "m.parquet").read_bytes()
@@ -54,16 +54,16 @@ def test_a_manifest_moves_with_its_audio(tmp_path: Path) -> None:
 
 def test_a_file_outside_the_audio_folder_is_no_track(tmp_path: Path) -> None:
     names = ["in/a.wav", "../a.wav", "/etc/a.wav", "in/../../a.wav", "C:\\a.wav"]
-    manifest = Manifest(tmp_path, [Recording(name, name, True) for name in names])
+    manifest = Manifest(tmp_path, [ManifestRow(name, name, True) for name in names])
     assert [track.name for track in manifest.tracks()] == ["in/a.wav"]
-    assert [row["track"] for row in manifest.rows() if row["present"]] == ["in/a.wav"]
+    assert [row["track"] for row in manifest.as_dicts() if row["present"]] == ["in/a.wav"]
 
 
 def test_what_is_no_manifest_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="codecdiff data import"):
         Manifest.read(tmp_path / "none.parquet")
     (tmp_path / "text.parquet").write_text("track,file")
-    with pytest.raises(ValueError, match="no manifest"):
+    with pytest.raises(ValueError, match="not a manifest"):
         Manifest.read(tmp_path / "text.parquet")
     pq.write_table(pa.table({"track": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="lacks the columns file, present"):

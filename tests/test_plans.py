@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from codecdiff import Codec, Condition, Entry, Pipeline, config
 from codecdiff.caches import Cached
-from codecdiff.data.audio import find_tracks
 from codecdiff.data.crops import Crops, split_tracks
 from codecdiff.data.encoding import encode_tracks
+from codecdiff.data.metadata import find_tracks
 from codecdiff.data.store import CodeStore
 from codecdiff.experiments import new_pipeline, new_stage
 from codecdiff.meters import LOWER, WHOLE, Meter, MixedPrecision, size_of

@@ -28,8 +28,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from codecdiff.comparisons.settings import Evaluation
-from codecdiff.data.audio import find_tracks, write_audio
+from codecdiff.data.audio import write_audio
 from codecdiff.data.crops import split_tracks
+from codecdiff.data.metadata import find_tracks
 from codecdiff.data.store import CodeStore, load_state
 from codecdiff.edits import Known, of_first_stages
 from codecdiff.files import replace_text, replaced

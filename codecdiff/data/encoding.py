@@ -38,8 +38,9 @@ from torch import Tensor
 
 from codecdiff import config
 from codecdiff.codecs import in_pieces
-from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio, seconds_of
+from codecdiff.data.audio import BadAudio, read_audio, seconds_of
 from codecdiff.data.manifest import split_name
+from codecdiff.data.metadata import Track, find_tracks
 from codecdiff.data.segments import Segment, Segmentation, segments
 from codecdiff.data.store import FORMAT, SCHEMA, CodeStore, Target, fingerprint, load_state
 from codecdiff.files import checksum, replace_text, replaced

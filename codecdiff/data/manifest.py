@@ -1,7 +1,7 @@
-"""Manifests: which recordings there are, where their files lie and what is known of them, one parquet file.
+"""The manifest: which tracks there are, where their files lie and what is known of them, in one parquet file.
 
-A manifest says where its audio lies relative to itself, so that both can be moved together. Whatever a published
-data set says of a track is kept: what has a column here in its column, the rest in `metadata`.
+A manifest stores the path of its audio folder relative to itself, so that both can be moved together. Whatever a
+published data set says of a track is kept: in the column of that name if there is one, otherwise in `metadata`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from codecdiff.data.audio import Track
-from codecdiff.data.metadata import unsafe
+from codecdiff.data.metadata import Track, unsafe_path
 from codecdiff.files import replaced
 
-FORMAT = 1
+__all__ = ["SPLITS", "Manifest", "ManifestRow", "split_name"]
+
+FORMAT = 2
 KEY = b"codecdiff"  # of the parquet file's own metadata
+OLD_COLUMNS = {"licence": "license"}  # of format 1
 SCHEMA = pa.schema(
     [
         ("track", pa.string()),
@@ -30,7 +32,7 @@ SCHEMA = pa.schema(
         ("seconds", pa.float64()),
         ("tags", pa.map_(pa.string(), pa.list_(pa.string()))),
         ("captions", pa.list_(pa.string())),
-        ("licence", pa.string()),
+        ("license", pa.string()),
         ("artist", pa.string()),
         ("title", pa.string()),
         ("split", pa.string()),
@@ -38,20 +40,32 @@ SCHEMA = pa.schema(
         ("metadata", pa.string()),
     ]
 )
+SPLITS = ("train", "validation", "test")
+OTHER_NAMES = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
+OTHER_NAMES |= {"development": "validation", "eval": "test", "evaluation": "test", "testing": "test"}
+
+
+def split_name(published: str) -> str:
+    """Return our name of a published split, such as "validation" for "valid"; an unknown name stays as it is.
+
+    Otherwise tracks held out under another name would be trained on.
+    """
+    name = published.strip().casefold()
+    return OTHER_NAMES.get(name, name if name in SPLITS else published)
 
 
 @dataclass(frozen=True)
-class Recording:
-    """One row of a manifest. What is not known is empty, or None for seconds.
+class ManifestRow:
+    """What a manifest says of one track. What is not known is empty, or None for seconds.
 
-    track: name, which no other row has.
-    file: of its audio, relative to the manifest's audio folder, with forward slashes.
-    present: whether the file was there when the manifest was written.
+    track: its name, unique in the manifest.
+    file: its audio, relative to the manifest's audio folder, with forward slashes.
+    present: whether the file existed when the manifest was written.
     seconds: duration as published or measured.
     tags: category -> tags, as in {"genre": ["rock"], "mood/theme": ["calm"]}.
-    split: "train", "validation" or "test"; empty where nobody said.
-    source: address or name of what it comes from.
-    metadata: all else, as JSON can hold it.
+    split: "train", "validation" or "test"; empty if there is none.
+    source: address or name of where it comes from.
+    metadata: everything else, as JSON can hold it.
     """
 
     track: str
@@ -60,43 +74,43 @@ class Recording:
     seconds: float | None = None
     tags: Mapping[str, Sequence[str]] = field(default_factory=dict)
     captions: Sequence[str] = ()
-    licence: str = ""
+    license: str = ""
     artist: str = ""
     title: str = ""
     split: str = ""
     source: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
-    def told(self) -> dict[str, Any]:
-        """Give what is known of the recording beside its file and captions, as the metadata of a `Track`."""
-        named = {key: getattr(self, key) for key in ("licence", "artist", "title", "split", "source")}
+    def track_metadata(self) -> dict[str, Any]:
+        """Return everything known except file and captions, as the metadata of a `Track`."""
+        named = {key: getattr(self, key) for key in ("license", "artist", "title", "split", "source")}
         tags = {"tags": {category: list(names) for category, names in self.tags.items()}} if self.tags else {}
         return {**self.metadata, **{key: value for key, value in named.items() if value}, **tags}
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Recordings, in order, with the folder their files lie in and facts of where they come from.
+    """Tracks, in order, with the folder their files lie in and facts about where they come from.
 
     `facts` go into the parquet file as JSON: name of the data set, counts of what an import left out.
     """
 
     audio: Path
-    recordings: Sequence[Recording]
+    rows: Sequence[ManifestRow]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.recordings)
+        return len(self.rows)
 
     @classmethod
     def read(cls, file: Path | str, *, audio: Path | None = None) -> Manifest:
-        """Read a manifest; `audio` is the folder of its files where that was moved.
+        """Read a manifest; `audio` is the folder of its files if they were moved.
 
-        Raises FileNotFoundError if it is not there, ValueError if it is no manifest.
+        Raises FileNotFoundError if the file does not exist, ValueError if it is not a manifest.
         """
         file = Path(file)
         if (file / "header.json").is_file():
-            raise ValueError(f"'{file}' is a store of codes. Give the manifest it was made of, a .parquet file.")
+            raise ValueError(f"'{file}' is a store of codes. Name the manifest it was made of, a .parquet file.")
         if not file.is_file():
             raise FileNotFoundError(
                 f"There is no manifest '{file}'. Make one: codecdiff data import ... -o NAME.parquet."
@@ -104,16 +118,19 @@ class Manifest:
         try:
             table = pq.read_table(file)
         except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"'{file}' is no manifest: {error}. Make one with codecdiff data import.") from error
+            raise ValueError(f"'{file}' is not a manifest: {error}. Make one with codecdiff data import.") from error
         header = json.loads((table.schema.metadata or {}).get(KEY, b"{}"))
+        table = table.rename_columns([OLD_COLUMNS.get(name, name) for name in table.column_names])
         missing = [name for name in SCHEMA.names if name not in table.column_names]
-        if header.get("format") != FORMAT or missing:
+        if header.get("format") not in (1, FORMAT) or missing:
             lacks = f" It lacks the columns {', '.join(missing)}." if missing else ""
-            raise ValueError(f"'{file}' is no manifest of format {FORMAT}.{lacks} Make one with codecdiff data import.")
+            raise ValueError(
+                f"'{file}' is not a manifest of format {FORMAT}.{lacks} Make one with codecdiff data import."
+            )
         rows = table.select(SCHEMA.names).to_pylist(maps_as_pydicts="strict")
         root = audio or file.parent / header["audio"]
         return cls(
-            root, [Recording(**{**row, "metadata": json.loads(row["metadata"])}) for row in rows], header["facts"]
+            root, [ManifestRow(**row | {"metadata": json.loads(row["metadata"])}) for row in rows], header["facts"]
         )
 
     def write(self, file: Path | str) -> None:
@@ -122,8 +139,7 @@ class Manifest:
         file.parent.mkdir(parents=True, exist_ok=True)
         audio = Path(os.path.relpath(self.audio, file.parent)).as_posix()
         header = json.dumps({"format": FORMAT, "audio": audio, "facts": dict(self.facts)})
-        names = [f.name for f in fields(Recording)]
-        rows = [{name: getattr(recording, name) for name in names} for recording in self.recordings]
+        rows = [{column.name: getattr(row, column.name) for column in fields(ManifestRow)} for row in self.rows]
         for row in rows:
             row["tags"] = list(row["tags"].items())
             row["metadata"] = json.dumps(dict(row["metadata"]), ensure_ascii=False)
@@ -131,44 +147,34 @@ class Manifest:
         with replaced(file) as temporary:
             pq.write_table(table, temporary)
 
-    def file_of(self, recording: Recording) -> Path:
-        """Give the path of a recording's audio."""
-        return self.audio / recording.file
+    def file_of(self, row: ManifestRow) -> Path:
+        """Return the path of a track's audio."""
+        return self.audio / row.file
 
     def tracks(self) -> list[Track]:
-        """Give the recordings whose audio is there, to be encoded."""
-        faults = self.faults()
-        there = [r for r in self.recordings if r.track not in faults]
-        return [Track(self.file_of(r), r.track, tuple(r.captions), r.told(), r.seconds) for r in there]
+        """Return the tracks that have audio, to be encoded."""
+        return [
+            Track(self.file_of(row), row.track, tuple(row.captions), row.track_metadata(), row.seconds)
+            for row in self.rows
+            if not _without_audio(row)
+        ]
 
-    def faults(self) -> dict[str, str]:
-        """Say of each recording that has no audio to encode why not, by its name."""
-        return {r.track: fault for r in self.recordings if (fault := self._fault(r))}
+    def without_audio(self) -> dict[str, str]:
+        """Map the name of each track that has no audio to encode to the reason."""
+        return {row.track: reason for row in self.rows if (reason := _without_audio(row))}
 
-    def _fault(self, recording: Recording) -> str:
-        name = f"'{recording.track}'"
-        if not recording.file:
-            return f"{name} has no file in the manifest."
-        if not recording.present:
-            return f"{name}: there was no '{recording.file}' when the manifest was made. Fetch it and import again."
-        if reason := unsafe(recording.file):
-            return f"{name}: {reason} Its audio has to lie in the manifest's folder of audio."
-        return ""
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Give every recording as a mapping, its `file` a path that can be opened, and may be if it is `present`."""
-        return [{**asdict(r), "file": str(self.file_of(r)), "present": not self._fault(r)} for r in self.recordings]
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """Return every row as a mapping, its `file` a path that can be opened if it is `present`."""
+        return [{**asdict(r), "file": str(self.file_of(r)), "present": not _without_audio(r)} for r in self.rows]
 
 
-SPLITS = ("train", "validation", "test")
-OTHER_NAMES = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
-OTHER_NAMES |= {"development": "validation", "eval": "test", "evaluation": "test", "testing": "test"}
-
-
-def split_name(published: str) -> str:
-    """Give the name that a published split has here, `valid` that of `validation`; one that is unknown keeps its own.
-
-    What is held out under another name would be trained on.
-    """
-    name = published.strip().casefold()
-    return OTHER_NAMES.get(name, name if name in SPLITS else published)
+def _without_audio(row: ManifestRow) -> str:
+    """Return why a track has no audio to encode, "" if it has."""
+    name = f"'{row.track}'"
+    if not row.file:
+        return f"{name} has no file in the manifest."
+    if not row.present:
+        return f"{name}: there was no '{row.file}' when the manifest was made. Fetch it and import again."
+    if reason := unsafe_path(row.file):
+        return f"{name}: {reason} Its audio has to lie in the manifest's folder of audio."
+    return ""

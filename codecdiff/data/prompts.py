@@ -15,9 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codecdiff.data.audio import CAPTION_FIELDS, Track
-from codecdiff.data.manifest import Manifest, Recording
-from codecdiff.data.metadata import BadRow, Fault, Report, header_of, rows
+from codecdiff.data.manifest import Manifest, ManifestRow
+from codecdiff.data.metadata import (
+    CAPTION_FIELDS,
+    Issue,
+    Report,
+    RowError,
+    Track,
+    captions_in,
+    column_names,
+    json_lines,
+    read_table,
+    text_lines,
+)
 from codecdiff.interfaces import prompt_fields
 
 FACTS = ("bpm", "tempo", "key", "mode", "instruments")  # fields that music can be heard to keep to
@@ -63,10 +73,10 @@ def read_prompts(file: Path | str, report: Report, *, split: str = "") -> list[A
     for number, (line, fields) in enumerate(_rows(file, report, split)):
         prompt = Asked(number, fields)
         if not str(fields.get("text") or "").strip():
-            report(Fault(file.name, "There is no text to ask for.", "Write a caption, or leave it out.", line))
+            report(Issue(file.name, "There is no text to ask for.", "Write a caption, or leave it out.", line))
         elif prompt.digest in asked:
             what = f"It asks for what prompt {asked[prompt.digest].number + 1} asks for."
-            report(Fault(file.name, what, "Asking once is enough: it is left out.", line))
+            report(Issue(file.name, what, "Asking once is enough: it is left out.", line))
         else:
             asked[prompt.digest] = prompt
     if not asked:
@@ -101,7 +111,7 @@ def usual_split(manifest: Manifest) -> str:
     return EVALUATION if manifest.facts.get("source") == "musiccaps" else ALL
 
 
-def of_split(recordings: Sequence[Recording], split: str) -> list[Recording]:
+def of_split(recordings: Sequence[ManifestRow], split: str) -> list[ManifestRow]:
     """Keep the recordings of a split, or of "all". Raises ValueError, naming the splits there are, if none is left."""
     kept = [recording for recording in recordings if split in (ALL, recording.split)]
     if not kept:
@@ -115,10 +125,10 @@ def _rows(file: Path, report: Report, split: str) -> Iterator[tuple[int | None, 
     suffix = file.suffix.lower()
     if suffix == ".parquet":
         manifest = Manifest.read(file)
-        found = of_split(manifest.recordings, split or usual_split(manifest))
+        found = of_split(manifest.rows, split or usual_split(manifest))
         yield from ((None, _of_recording(recording)) for recording in found)
     elif suffix in (".csv", ".tsv"):
-        columns = header_of(file)
+        columns = column_names(file)
         if is_musiccaps(columns):
             yield from _musiccaps_rows(file, report, split or EVALUATION)
             return
@@ -126,9 +136,13 @@ def _rows(file: Path, report: Report, split: str) -> Iterator[tuple[int | None, 
             raise ValueError(
                 f"'{file}' has no column of captions ({', '.join(CAPTION_FIELDS)}); it has: {', '.join(columns)}."
             )
-        yield from ((row.line, _fields(row.values)) for row in rows(file, report))
+        yield from ((row.line, _fields(row.values)) for row in read_table(file, report))
+    elif suffix == ".jsonl":
+        for line, value in json_lines(file, report, (str, dict)):
+            if value:
+                yield line, _fields(prompt_fields(value))
     else:
-        yield from _lines(file, report, is_json=suffix == ".jsonl")
+        yield from ((line, {"text": text}) for line, text in text_lines(file, report))
 
 
 def is_musiccaps(columns: Sequence[str]) -> bool:
@@ -140,51 +154,25 @@ def _musiccaps_rows(file: Path, report: Report, split: str) -> Iterator[tuple[in
     """Yield the captions of a split of MusicCaps, or of all. Raises ValueError if there are none of the split."""
     splits = {"True": EVALUATION, "False": "train"}
     count = 0
-    for row in rows(file, report):
+    for row in read_table(file, report):
         try:
             if row["is_audioset_eval"] not in splits:
-                raise row.bad("is_audioset_eval", f"'{row['is_audioset_eval']}' is neither True nor False.")
+                raise row.error("is_audioset_eval", f"'{row['is_audioset_eval']}' is neither True nor False.")
             if split in (ALL, splits[row["is_audioset_eval"]]):
                 count += 1
-                yield None, {"text": row.needed("caption")}
-        except BadRow as error:
-            report(error.fault)
+                yield None, {"text": row.required("caption")}
+        except RowError as error:
+            report(error.issue)
     if not count:
         raise ValueError(f"No recording is of the split '{split}'. There are: test, train; 'all' takes every one.")
 
 
-def _lines(file: Path, report: Report, *, is_json: bool) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the fields of every line that says anything. What cannot be read is reported."""
-    for number, line in enumerate(file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        try:
-            text = line.decode().strip()
-            value = json.loads(text) if is_json and text else text
-            if not isinstance(value, str | Mapping):
-                raise BadRow(Fault(file.name, "It is no prompt.", "Write a string, or an object with text.", number))
-            if value:
-                fields = _fields(prompt_fields(value))
-                json.dumps(fields, ensure_ascii=False).encode()
-                yield number, fields
-        except BadRow as error:
-            report(error.fault)
-        except UnicodeDecodeError:
-            report(Fault(file.name, "It is not UTF-8.", "Save the file as UTF-8.", number))
-        except UnicodeEncodeError:
-            what = "It holds half of a character, as \\ud83d without its other half."
-            report(Fault(file.name, what, "Write the whole character, or leave the line out.", number))
-        except ValueError as error:
-            report(Fault(file.name, f"It is not valid JSON: {error}.", "Correct the line, or leave it out.", number))
-
-
 def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Give a row as the fields of a prompt: one text, and whatever else it holds."""
-    texts = [values[name] for name in CAPTION_FIELDS if values.get(name)]
-    text = texts[0] if texts else ""
-    text = str(text[0] if isinstance(text, list) and text else text).strip()
     others = {k: v for k, v in values.items() if k not in (*CAPTION_FIELDS, "file_name") and v not in ("", None)}
-    return {"text": text, **others}
+    return {"text": next(iter(captions_in(values)), ""), **others}
 
 
-def _of_recording(recording: Recording) -> dict[str, Any]:
-    track = Track(Path(recording.file), recording.track, tuple(recording.captions), recording.told())
+def _of_recording(recording: ManifestRow) -> dict[str, Any]:
+    track = Track(Path(recording.file), recording.track, tuple(recording.captions), recording.track_metadata())
     return {**track.metadata, **prompt_of(track)}

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from codecdiff.codecs import Wrapped
 from codecdiff.config import alike
-from codecdiff.data.audio import Track
+from codecdiff.data.metadata import Track
 from codecdiff.interfaces import Codec, device_of, fingerprint
 
 Target = Literal["codes", "projections"]  # what is diffused: entries of the codebooks, or what they quantise

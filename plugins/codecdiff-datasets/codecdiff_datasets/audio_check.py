@@ -1,14 +1,14 @@
-"""Whether the audio of a collection is there and whole. Files are looked for by name and tried, several at once.
+"""Whether the audio of a data set exists and is whole. Files are looked for by name and tried, several at once.
 
-A probe of the ends opens a file and decodes its first and last samples: it finds text named `.mp3`, empty files and
-downloads cut short in milliseconds. A full one decodes all, and finds damage in the middle and NaN samples too.
+A check of the ends opens a file and decodes its first and last samples: it finds text named `.mp3`, empty files and
+truncated downloads in milliseconds. A full one decodes everything, and finds damage in the middle and NaN samples too.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -17,181 +17,182 @@ from typing import Literal, TextIO
 
 import numpy as np
 import soundfile
+from codecdiff_datasets.join import without_suffix
 
-from codecdiff.data.audio import BLOCK, SUFFIXES, is_cut, without_ending
-from codecdiff.data.manifest import Recording
-from codecdiff.data.metadata import Fault, Report, unsafe
+from codecdiff.data.audio import SUFFIXES, is_truncated
+from codecdiff.data.manifest import ManifestRow
+from codecdiff.data.metadata import Issue, Report, unsafe_path
 
 Depth = Literal["none", "ends", "full"]  # how much of a file is decoded
-CLIP_SECONDS = 29.0  # the shortest that anyone publishes of a longer track: FMA's clips last 29.98 s
-TOLERANCE = 0.9  # of the seconds expected, below which a file is too short
+BLOCK = 2**16  # audio samples
+CLIP_SECONDS = 29.0  # the shortest clip that data sets publish of a longer track: FMA's last 29.98 s
+TOLERANCE = 0.9  # of the expected seconds, below which a file is too short
 MISSING = "The file is missing."
+TRUNCATED = "It is cut short: it ends before its last sample."
 FETCH = "Fetch it again, or leave it: it is not encoded."
 
 
+def _no_progress(count: int) -> None:
+    """Show no progress."""
+
+
 @dataclass(frozen=True)
-class Probe:
-    """What trying a file found: its seconds, and what is wrong with it, empty if nothing."""
+class AudioCheck:
+    """The result of trying a file: its seconds, and what is wrong with it, "" if nothing."""
 
     seconds: float = 0.0
-    wrong: str = ""
+    problem: str = ""
 
 
-def probe(file: Path, depth: Depth = "ends") -> Probe:
-    """Try an audio file. Nothing is raised: what is wrong is in the answer."""
+@dataclass(frozen=True)
+class AudioChecker:
+    """How files are tried.
+
+    depth: how much of a file is decoded.
+    log: a file that keeps the results of a run that is interrupted, so that the next does not try those files again.
+    progress: called with the number of files done.
+    """
+
+    depth: Depth = "ends"
+    log: Path | None = None
+    progress: Callable[[int], None] = _no_progress
+
+    def check_all(self, files: Sequence[Path]) -> list[AudioCheck]:
+        """Try files from as many threads as there are cores."""
+        logged = dict(_read_log(self.log)) if self.log else {}
+        results: list[AudioCheck] = []
+
+        def check(file: Path) -> tuple[str, AudioCheck]:
+            key = self._key(file)
+            return key, logged.get(key) or check_file(file, self.depth)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool, self._open_log() as stream:
+            try:
+                for key, result in pool.map(check, files):
+                    results.append(result)
+                    if stream and key and key not in logged:
+                        stream.write(json.dumps({"key": key, **asdict(result)}) + "\n")
+                        stream.flush()
+                    self.progress(len(results))
+            except BaseException:  # Ctrl-C too: files that wait are not tried
+                pool.shutdown(cancel_futures=True)
+                raise
+        if self.log and stream:
+            self.log.unlink(missing_ok=True)  # another run that shares it may have ended before
+        return results
+
+    def _open_log(self) -> AbstractContextManager[TextIO | None]:
+        """Open the log to append to it; without one if its folder cannot be written."""
+        try:
+            return self.log.open("a") if self.log else nullcontext()
+        except OSError:
+            return nullcontext()
+
+    def _key(self, file: Path) -> str:
+        """Return a name of a state of a file, "" if it does not exist."""
+        try:
+            state = file.stat()
+        except OSError:
+            return ""
+        return f"{self.depth} {state.st_size} {state.st_mtime_ns} {file.as_posix()}"
+
+
+def _read_log(log: Path) -> Iterator[tuple[str, AudioCheck]]:
+    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
+        try:
+            row = json.loads(line)
+            yield row["key"], AudioCheck(row["seconds"], row["problem"])
+        except (ValueError, KeyError):  # a line that was being written when the run was killed
+            continue
+
+
+def check_file(file: Path, depth: Depth = "ends") -> AudioCheck:
+    """Try an audio file. Nothing is raised: what is wrong is in the result."""
+    if not file.is_file():
+        return AudioCheck(problem=MISSING)
     try:
         if not file.stat().st_size:
-            return Probe(wrong="The file is empty, 0 bytes.")
+            return AudioCheck(problem="The file is empty, 0 bytes.")
         with soundfile.SoundFile(file) as stream:
-            wrong, frames = _decoded(stream, depth)
+            problem, frames = _decode(stream, depth)
             seconds = frames / stream.samplerate
     except OSError as error:
-        return Probe(wrong=f"It cannot be opened: {error.strerror}.")
+        return AudioCheck(problem=f"It cannot be opened: {error.strerror}.")
     except (soundfile.LibsndfileError, TypeError, ValueError):
-        return Probe(wrong="It cannot be read as audio.")  # libsndfile says of text that the file does not exist
-    if not wrong and depth != "none" and is_cut(file):
-        wrong = "It is cut short: it ends before its last sample."
-    return Probe(seconds, wrong)
+        return AudioCheck(problem="It cannot be read as audio.")  # libsndfile says of text that it does not exist
+    if not problem and depth != "none" and is_truncated(file):
+        problem = TRUNCATED
+    return AudioCheck(seconds, problem)
 
 
-def _decoded(stream: soundfile.SoundFile, depth: Depth) -> tuple[str, int]:
-    """Decode the ends or all of a file: what is wrong with it, and its length in samples."""
+def _decode(stream: soundfile.SoundFile, depth: Depth) -> tuple[str, int]:
+    """Decode the ends or all of a file. Return what is wrong with it, and its length in samples."""
     promised = stream.frames
-    endless = not 0 < promised < 2**62  # a streamed FLAC has no length: only decoding tells
-    if depth == "none" and not endless:
+    has_length = 0 < promised < 2**62  # a streamed FLAC has none: only decoding tells
+    if depth == "none" and has_length:
         return "", promised
     frames, finite = 0, True
     while len(block := stream.read(BLOCK, dtype="float32", always_2d=True)):
         frames += len(block)
         finite = finite and bool(np.isfinite(block).all())
-        if depth == "ends" and not endless:
+        if depth == "ends" and has_length:
             last = stream.seek(max(frames, promised - BLOCK))
             frames = last + len(stream.read(BLOCK, dtype="float32"))
             break
     if not frames:
         return "It holds no samples.", 0
-    if not endless and frames < promised:
-        return "It is cut short: it ends before its last sample.", frames
+    if has_length and frames < promised:
+        return TRUNCATED, frames
     return "" if finite else "It holds NaN or infinite samples.", frames
 
 
-def files_in(folder: Path) -> dict[str, str]:
-    """Map the audio files of a folder, by their path within it without any ending, to that path."""
-    found: dict[str, str] = {}
-    for parent, folders, names in os.walk(folder):
+def find_audio(
+    rows: Sequence[ManifestRow], audio: Path, report: Report, checker: AudioChecker | None = None
+) -> list[ManifestRow]:
+    """Return the rows with what their files are: `present` and their seconds if they can be used.
+
+    A file is found under its name, or under its name with another suffix, as `82/382.low.mp3` or `.flac`. One that is
+    missing, broken or shorter than published is reported, and its row kept as not present.
+    """
+    names = _audio_names(audio)
+
+    def located(row: ManifestRow) -> ManifestRow:
+        is_there = not unsafe_path(row.file) and (audio / row.file).is_file()
+        return row if is_there else replace(row, file=names.get(without_suffix(row.file), row.file))
+
+    rows = [located(row) if row.file else row for row in rows]
+    files = [audio / row.file for row in rows if row.file and not unsafe_path(row.file)]
+    results = dict(zip(files, (checker or AudioChecker()).check_all(files), strict=True))
+    return [_with_result(row, results.get(audio / row.file), report) for row in rows]
+
+
+def _audio_names(folder: Path) -> dict[str, str]:
+    """Map the audio files of a folder, by their path within it without any suffix, to that path."""
+    names: dict[str, str] = {}
+    for parent, folders, files in os.walk(folder):
         folders.sort()
-        for name in sorted(names):
+        for name in sorted(files):
             if Path(name).suffix.lower() in SUFFIXES:
                 path = Path(parent, name).relative_to(folder).as_posix()
-                found.setdefault(without_ending(path), path)
-    return found
+                names.setdefault(without_suffix(path), path)
+    return names
 
 
-def look_up(
-    recordings: Sequence[Recording],
-    audio: Path,
-    report: Report,
-    *,
-    depth: Depth = "ends",
-    notes: Path | None = None,
-    progress: Callable[[int], None] = lambda count: None,
-) -> list[Recording]:
-    """Give the recordings with what their files are: present and their seconds where one can be used.
-
-    A file is found under its name, or under its name with another ending, as `82/382.low.mp3` or `.flac`. One that is
-    missing, broken or shorter than published is reported, and its recording kept as not present. With `notes`, what was
-    found is written there as it is, and not tried again by the next call. `progress` is told how many are done.
-    """
-    found = files_in(audio)
-
-    def located(recording: Recording) -> Recording:
-        path = recording.file
-        there = not unsafe(path) and (audio / path).is_file()
-        return replace(recording, file=path if there else found.get(without_ending(path), path), present=there)
-
-    candidates = [located(recording) if recording.file else recording for recording in recordings]
-    files = [audio / c.file for c in candidates if c.file and not unsafe(c.file)]
-    answers = dict(zip(files, try_all(files, depth, notes=notes, progress=progress), strict=True))
-    return [_found(c, answers.get(audio / c.file), report) for c in candidates]
-
-
-def _found(recording: Recording, answer: Probe | None, report: Report) -> Recording:
-    if answer is None:
-        if recording.file:
-            what, mend = unsafe(recording.file), "Write it relative to the audio folder."
-            report(Fault(recording.file, what, mend, track=recording.track, field="file"))
-        return replace(recording, present=False)
-    if wrong := answer.wrong or too_short(answer.seconds, recording.seconds):
-        field = "seconds" if not answer.wrong else "file"
-        report(Fault(recording.file, wrong, FETCH, track=recording.track, field=field))
-        return replace(recording, present=False)
-    return replace(recording, present=True, seconds=answer.seconds)
+def _with_result(row: ManifestRow, result: AudioCheck | None, report: Report) -> ManifestRow:
+    if result is None:
+        if row.file:
+            hint = "Write it relative to the audio folder."
+            report(Issue(row.file, unsafe_path(row.file), hint, track=row.track, field="file"))
+        return replace(row, present=False)
+    if problem := result.problem or too_short(result.seconds, row.seconds):
+        report(Issue(row.file, problem, FETCH, track=row.track, field="file" if result.problem else "seconds"))
+        return replace(row, present=False)
+    return replace(row, present=True, seconds=result.seconds)
 
 
 def too_short(seconds: float, published: float | None) -> str:
-    """Say that a file is shorter than both the published track and a clip of it, empty if it is not."""
+    """Return that a file is shorter than both the published track and a clip of it, "" if it is not."""
     expected = min(published or 0.0, CLIP_SECONDS)
     if seconds >= TOLERANCE * expected:
         return ""
     return f"It lasts {seconds:.1f} s; the track is published with {published:.1f} s."
-
-
-def try_all(
-    files: Sequence[Path],
-    depth: Depth = "ends",
-    *,
-    notes: Path | None = None,
-    progress: Callable[[int], None] = lambda count: None,
-) -> list[Probe]:
-    """Try files from as many threads as there are cores. `notes` and `progress` as in `look_up`."""
-    known = dict(_read_notes(notes)) if notes else {}
-    answers: list[Probe] = []
-
-    def tried(file: Path) -> tuple[str, Probe]:
-        key = _key(file, depth)
-        return key, known.get(key) or _probed(file, depth)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool, _opened(notes) as stream:
-        try:
-            for key, answer in pool.map(tried, files):
-                answers.append(answer)
-                if stream and key and key not in known:
-                    stream.write(json.dumps({"key": key, **asdict(answer)}) + "\n")
-                    stream.flush()
-                progress(len(answers))
-        except BaseException:  # Ctrl-C too: what waits is not tried
-            pool.shutdown(cancel_futures=True)
-            raise
-    if notes and stream:
-        notes.unlink(missing_ok=True)  # another call may have ended before
-    return answers
-
-
-def _opened(notes: Path | None) -> AbstractContextManager[TextIO | None]:
-    """Open notes to add to them: none are taken where the folder cannot be written."""
-    try:
-        return notes.open("a") if notes else nullcontext()
-    except OSError:
-        return nullcontext()
-
-
-def _probed(file: Path, depth: Depth) -> Probe:
-    return probe(file, depth) if file.is_file() else Probe(wrong=MISSING)
-
-
-def _key(file: Path, depth: Depth) -> str:
-    """Name a state of a file; empty if it is not there."""
-    try:
-        state = file.stat()
-    except OSError:
-        return ""
-    return f"{depth} {state.st_size} {state.st_mtime_ns} {file.as_posix()}"
-
-
-def _read_notes(notes: Path) -> Iterator[tuple[str, Probe]]:
-    for line in notes.read_text(encoding="utf-8").splitlines() if notes.exists() else []:
-        try:
-            row: Mapping = json.loads(line)
-            yield row["key"], Probe(row["seconds"], row["wrong"])
-        except (ValueError, KeyError):  # a line that was being written when the run was killed
-            continue

@@ -1,4 +1,4 @@
-"""The interface of captioners, which this package adds to the kinds of parts, and what a server charges."""
+"""The interface of captioners, a kind of part that this package adds, and what they use of a server."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from codecdiff import Part
 
 
 @dataclass(frozen=True)
-class Bill:
-    """What is asked of a server that counts: requests, tokens it reads and writes, and their price if that is known."""
+class Usage:
+    """What is used of a server that bills: requests, tokens read and written, and their price if it is known."""
 
     requests: int = 0
     tokens_read: int = 0
     tokens_written: int = 0
-    price: float | None = None  # in the currency of the rates that were given
+    price: float | None = None  # in the currency of the configured rates
 
-    def __add__(self, other: Bill) -> Bill:
-        prices = [bill.price for bill in (self, other) if bill.price is not None]
+    def __add__(self, other: Usage) -> Usage:
+        prices = [usage.price for usage in (self, other) if usage.price is not None]
         tokens = (self.tokens_read + other.tokens_read, self.tokens_written + other.tokens_written)
-        return Bill(self.requests + other.requests, *tokens, sum(prices) if prices else None)
+        return Usage(self.requests + other.requests, *tokens, sum(prices) if prices else None)
 
     def __str__(self) -> str:
         price = "" if self.price is None else f", for {self.price:.4g}"
@@ -34,31 +34,31 @@ class Bill:
 class Captioner(Part, ABC):
     """Writes a caption of a track: from its audio, its tags or the captions it has.
 
-    Law: a caption is one line of text. It follows from the track and the options that are not `incidental`.
+    A caption is one line of text. It depends on the track and on the options that are not `incidental`, only.
     """
 
-    concurrency: int = 1  # how many tracks may be asked about at once, from as many threads
-    derived: ClassVar[tuple[str, ...]] = ("answers",)  # arguments that the command supplies: refused in a file
-    incidental: tuple[str, ...] = ()  # options that change how fast or how dear it is, not what it writes: not recorded
+    derived: ClassVar[tuple[str, ...]] = ("answers",)  # arguments that the command supplies, refused in a file
+    concurrency: int = 1  # how many threads may call `caption` at once
+    incidental: tuple[str, ...] = ()  # options that change speed or cost but not the captions; not recorded with them
 
     @abstractmethod
     def caption(self, track: Mapping[str, Any]) -> str:
-        """One track -> its caption. A track is a row of a manifest, its `file` a path that can be opened.
+        """Return the caption of a track: a row of a manifest, its `file` a path that can be opened.
 
         Raises LookupError for a track that lacks what this captioner reads, and ValueError for one that cannot be
-        captioned: both are recorded, and the others go on. OSError stops the run, which can be resumed.
+        captioned: both are recorded, and the other tracks are captioned. OSError stops the run, which can be resumed.
         """
 
-    def estimate(self, tracks: Sequence[Mapping[str, Any]]) -> Bill:
-        """Foresee what captioning these tracks asks of a server; nothing, unless overridden."""
-        return Bill()
+    def estimate(self, tracks: Sequence[Mapping[str, Any]]) -> Usage:
+        """Estimate what captioning these tracks uses of a server; nothing unless overridden."""
+        return Usage()
 
-    def bill(self) -> Bill:
-        """Give what was asked of a server so far; nothing, unless overridden."""
-        return Bill()
+    def usage(self) -> Usage:
+        """Return what was used of a server so far; nothing unless overridden."""
+        return Usage()
 
     def stop(self) -> None:
-        """Ask calls in other threads that wait for something to end soon, with an OSError."""
+        """Make calls in other threads that wait for a server end soon, with an OSError."""
 
     def close(self) -> None:
-        """Let go of files and connections, once no call is under way."""
+        """Close files and connections, once no call is running."""

@@ -1,4 +1,4 @@
-"""Captions of many tracks, one JSON line each: written as they come, and gone on with where a run stopped."""
+"""Caption many tracks, one JSON line each: lines are written as they come, and a run resumes where the last stopped."""
 
 from __future__ import annotations
 
@@ -6,155 +6,155 @@ import json
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from codecdiff_datasets.append_log import Journal, read_rows
+from codecdiff_datasets.append_log import AppendLog, read_rows
 from codecdiff_datasets.captioner import Captioner
 
 from codecdiff.config import spec_of
 
-LONGEST = 2000  # characters of a caption; a longer one is a fault
-TOLD = 500  # characters of a fault that are kept
+MAX_CAPTION = 2000  # characters; a longer one is a failure
+MAX_FAILURE = 500  # characters of a failure that are kept
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Tally:
+class CaptionRun(NamedTuple):
     """What a run did: how many tracks it captioned, and what was wrong with the others, by name."""
 
     captioned: int
-    faults: Mapping[str, str]
+    failures: Mapping[str, str]
 
 
-def one_line(text: str, most: int | None = None) -> str:
-    """Give text as one line without anything that commands a terminal, its first `most` characters if it is longer.
+def one_line(text: str, max_length: int | None = None) -> str:
+    """Return text as one line that cannot control a terminal, cut to `max_length` characters if that is set.
 
     Control and formatting characters, lone surrogates and every kind of white space become single spaces.
     """
     plain = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in unicodedata.normalize("NFC", text))
     line = " ".join(plain.split())
-    return line if most is None or len(line) <= most else line[: most - 1] + "…"
+    return line if max_length is None or len(line) <= max_length else line[: max_length - 1] + "…"
 
 
-def recorded(captioner: Captioner) -> dict[str, Any]:
-    """Describe a captioner by what its captions follow from: as `config.spec_of`, less what is incidental."""
+def caption_config(captioner: Captioner) -> dict[str, Any]:
+    """Return what captions depend on: the captioner's configuration without its incidental options."""
     spec = spec_of("captioners", captioner)
     return json.loads(json.dumps({key: value for key, value in spec.items() if key not in captioner.incidental}))
 
 
 def read_captions(files: Iterable[Path | str]) -> dict[str, list[str]]:
-    """Read files of captions: track -> its captions, in order of the files. Faults are left out.
+    """Read files of captions: track -> its captions, in order of the files. Failures are left out.
 
-    Raises FileNotFoundError for a file that is not there, and ValueError for a line that is no caption.
+    Raises FileNotFoundError for a file that does not exist, and ValueError for a line that is not a caption.
     """
-    found: dict[str, list[str]] = {}
+    captions: dict[str, list[str]] = {}
     for file in map(Path, files):
         if not file.is_file():
             raise FileNotFoundError(f"There is no file of captions '{file}'. Make one: codecdiff data caption.")
         for number, line in enumerate(read_rows(file), 1):
             _check_line(line, file, number)
             if "caption" in line:
-                found.setdefault(line["track"], []).append(line["caption"])
-    return found
+                captions.setdefault(line["track"], []).append(line["caption"])
+    return captions
 
 
 def _check_line(line: Mapping[str, Any], file: Path, number: int) -> None:
-    if not isinstance(line.get("track"), str) or not {"caption", "fault"} & line.keys():
-        raise ValueError(f"'{file}' line {number} is no caption: it names no track, or holds nothing of it.")
+    if not isinstance(line.get("track"), str) or not {"caption", "failure"} & line.keys():
+        raise ValueError(f"'{file}' line {number} is not a caption: it lacks a track, or a caption or failure of it.")
     if not isinstance(line.get("caption", ""), str):
-        raise ValueError(f"'{file}' line {number}: the caption of {line['track']!r} is no text. Mend it.")
+        raise ValueError(f"'{file}' line {number}: the caption of {line['track']!r} is not a text. Fix it.")
 
 
 def with_captions(rows: Iterable[Mapping[str, Any]], captions: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-    """Give rows of a manifest these captions instead of their own; a track that has none here has none."""
+    """Return rows of a manifest with these captions instead of their own; a track without any here has none."""
     return [{**row, "captions": list(captions.get(row["track"], ()))} for row in rows]
 
 
 def pending(
-    rows: Iterable[Mapping[str, Any]], journal: Journal, captioner: Captioner, *, retry_faults: bool = False
+    rows: Iterable[Mapping[str, Any]], log: AppendLog, captioner: Captioner, *, retry_failures: bool = False
 ) -> list[Mapping[str, Any]]:
-    """Give the rows that the journal settles not yet; faults are settled unless they are to be tried again.
+    """Return the rows without a line in the log, and those with a failure if they are to be retried.
 
-    Raises ValueError for a journal that another captioner wrote, naming what differs, or that holds no captions.
+    Raises ValueError for a log that another captioner wrote, naming what differs, or that does not hold captions.
     """
-    made, settled = recorded(captioner), set()
-    for number, line in enumerate(journal.rows(), 1):
-        _check_line(line, journal.file, number)
-        _check_same(line.get("captioner"), made, journal.file)
-        if "caption" in line or not retry_faults:
-            settled.add(line["track"])
-    return [row for row in rows if row["track"] not in settled]
+    config, done = caption_config(captioner), set()
+    for number, line in enumerate(log.rows(), 1):
+        _check_line(line, log.file, number)
+        _check_same(line.get("captioner"), config, log.file)
+        if "caption" in line or not retry_failures:
+            done.add(line["track"])
+    return [row for row in rows if row["track"] not in done]
 
 
-def _check_same(found: Any, made: Mapping[str, Any], file: Path) -> None:
-    if found == made:
+def _check_same(found: Any, config: Mapping[str, Any], file: Path) -> None:
+    if found == config:
         return
     found = found if isinstance(found, dict) else {}
-    key = next(key for key in {**made, **found} if found.get(key) != made.get(key) or (key in found) != (key in made))
+    missing = object()
+    key = next(key for key in {**config, **found} if found.get(key, missing) != config.get(key, missing))
     raise ValueError(
-        f"'{file}' holds captions of another captioner: its {key} is {found.get(key)!r}, not {made.get(key)!r}. "
-        "Name another file, or say the same options to go on with this one."
+        f"'{file}' holds captions of another captioner: its {key} is {found.get(key)!r}, not {config.get(key)!r}. "
+        "Name another file, or set the same options to resume this one."
     )
 
 
 def write_captions(
     rows: Sequence[Mapping[str, Any]],
     captioner: Captioner,
-    journal: Journal,
+    log: AppendLog,
     *,
     progress: Callable[[int], None] = lambda done: None,
-) -> Tally:
-    """Caption tracks, as many at once as the captioner allows, and add a line for each to the journal.
+) -> CaptionRun:
+    """Caption tracks, as many at once as the captioner allows, and append a line for each to the log.
 
-    A line holds `track`, `captioner` (what the caption follows from) and either `caption` or `fault`. Lines come in the
-    order in which tracks are done. `progress` is called with how many are. An error that stops the run, or Ctrl-C, lets
-    what is under way end, stops the captioner's waiting, and loses no line.
+    A line holds `track`, `captioner` (see `caption_config`) and either `caption` or `failure`. Lines come in the order
+    in which tracks are done. `progress` is called with how many are. After an error that stops the run, or Ctrl-C,
+    running calls end, the captioner's waiting stops, and no line is lost.
     """
-    made = recorded(captioner)
+    config = caption_config(captioner)
 
     def work(row: Mapping[str, Any]) -> tuple[str, str]:
         line = _line(captioner, row)
-        journal.add({"track": row["track"], **line, "captioner": made})
-        return row["track"], line.get("fault", "")
+        log.add({"track": row["track"], **line, "captioner": config})
+        return row["track"], line.get("failure", "")
 
-    faults: dict[str, str] = {}
-    for done, (track, fault) in enumerate(_in_threads(work, rows, captioner.concurrency, captioner.stop), 1):
-        if fault:
-            faults[track] = fault
+    failures: dict[str, str] = {}
+    for done, (track, failure) in enumerate(_in_threads(work, rows, captioner.concurrency, captioner.stop), 1):
+        if failure:
+            failures[track] = failure
         progress(done)
-    return Tally(len(rows) - len(faults), faults)
+    return CaptionRun(len(rows) - len(failures), failures)
 
 
 def _line(captioner: Captioner, row: Mapping[str, Any]) -> dict[str, str]:
     try:
         caption = one_line(captioner.caption(row))
     except (LookupError, ValueError) as error:
-        return {"fault": one_line(str(error), TOLD) or type(error).__name__}
+        return {"failure": one_line(str(error), MAX_FAILURE) or type(error).__name__}
     if not caption:
-        return {"fault": "The caption is empty."}
-    if len(caption) > LONGEST:
-        return {"fault": f"The caption has {len(caption)} characters, more than {LONGEST}: {one_line(caption, 80)}"}
+        return {"failure": "The caption is empty."}
+    if len(caption) > MAX_CAPTION:
+        text = one_line(caption, 80)
+        return {"failure": f"The caption has {len(caption)} characters, more than {MAX_CAPTION}: {text}"}
     return {"caption": caption}
 
 
 def _in_threads(
-    work: Callable[[Item], Result], items: Iterable[Item], concurrency: int, give_up: Callable[[], None]
+    work: Callable[[Item], Result], items: Iterable[Item], concurrency: int, stop: Callable[[], None]
 ) -> Iterator[Result]:
-    """Yield what `work` gives of each item, as it is done; after an error `give_up` is called, and none is begun."""
+    """Yield `work(item)` for each item, as it is done; after an error `stop` is called, and no other item is begun."""
     source = iter(items)
     with ThreadPoolExecutor(concurrency) as pool:
-        under_way = {pool.submit(work, item) for item in islice(source, concurrency)}
+        running = {pool.submit(work, item) for item in islice(source, concurrency)}
         try:
-            while under_way:
-                ended, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                for future in ended:
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
                     yield future.result()
-                    under_way |= {pool.submit(work, item) for item in islice(source, 1)}
-        except BaseException:  # Ctrl-C too: nothing more is asked and paid for
-            give_up()
+                    running |= {pool.submit(work, item) for item in islice(source, 1)}
+        except BaseException:  # Ctrl-C too: no other request is made and paid for
+            stop()
             raise

@@ -1,4 +1,4 @@
-"""Licences: one short name for each, whatever titles and addresses data sets give them; and who is to be credited."""
+"""Licenses: one short name for each, whatever titles and addresses data sets use; and whom to credit."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 
-from codecdiff.data.manifest import Recording
+from codecdiff.data.manifest import ManifestRow
 
-UNKNOWN = "unknown"  # how a licence that nobody named is listed, and asked for
+UNKNOWN = "unknown"  # lists, and in filters matches, tracks without a license
 TERMS = ("by", "nc", "sa", "nd")  # of Creative Commons, in the order of their names
 URL = re.compile(
     r"creativecommons\.org/(licenses|publicdomain)/([a-z+-]+)(?:/(\d\.\d))?(?:/(?!deed|legal)([a-z]{2,8}))?", re.I
@@ -43,10 +43,10 @@ COUNTRIES = {
 
 
 @cache
-def licence_name(title: str = "", url: str = "") -> str:
-    """Give the short name of a licence, as in "CC BY-NC-SA 3.0 US", from its address or else from its title.
+def license_name(title: str = "", url: str = "") -> str:
+    """Return the short name of a license, as in "CC BY-NC-SA 3.0 US", from its address or else from its title.
 
-    A title that is not understood is its own name; of neither, the name is empty.
+    An unknown title is its own name; without either, the name is "".
     """
     title = " ".join(title.split())
     return _of_url(url) or _of_url(title) or _of_title(title) or title
@@ -86,18 +86,18 @@ def _of_title(title: str) -> str:
 
 
 def _creative(terms: Iterable[str], version: str, country: str) -> str:
-    kept = [term.upper() for term in TERMS if term in terms]
-    return _joined("CC", "-".join(kept), version, country.upper())
+    ordered = [term.upper() for term in TERMS if term in terms]
+    return _joined("CC", "-".join(ordered), version, country.upper())
 
 
 def _joined(*words: str) -> str:
     return " ".join(filter(None, words))
 
 
-def licence_url(name: str) -> str:
-    """Give the address of a Creative Commons licence by its short name, empty for others and where no version is known.
+def license_url(name: str) -> str:
+    """Return the address of a Creative Commons license by its short name, "" for others and without a version.
 
-    Law: `licence_name(url=licence_url(name)) == name` where there is an address.
+    `license_name(url=license_url(name)) == name` if there is an address.
     """
     if found := re.fullmatch(r"(CC0|Public Domain Mark) (\d\.\d)", name):
         return f"https://creativecommons.org/publicdomain/{'zero' if found[1] == 'CC0' else 'mark'}/{found[2]}/"
@@ -107,50 +107,50 @@ def licence_url(name: str) -> str:
     return ""
 
 
-def allowed(licence: str, patterns: Sequence[str]) -> bool:
-    """Tell whether a licence's whole short name matches one of the patterns, in either case; any if there are none.
+def is_allowed(license: str, patterns: Sequence[str]) -> bool:
+    """Return whether a license's whole short name matches one of the patterns, in either case; True without patterns.
 
-    `*` stands for any letters: "CC BY*" is the whole family, CC BY-NC-ND with it, and "CC BY *" attribution alone, of
+    `*` matches any letters: "CC BY*" is the whole family, CC BY-NC-ND included, and "CC BY *" attribution alone, of
     any version or none.
     """
-    name = (licence or UNKNOWN).casefold()
-    spellings = (name, f"{name} ")  # the second for a pattern that asks for a version
+    name = (license or UNKNOWN).casefold()
+    spellings = (name, f"{name} ")  # the second for a pattern with a version
     return not patterns or any(fnmatchcase(text, pattern.casefold()) for text in spellings for pattern in patterns)
 
 
-def by_licence(recordings: Iterable[Recording]) -> dict[str, tuple[int, float]]:
-    """Count recordings and their hours under each licence, most recordings first."""
+def by_license(rows: Iterable[ManifestRow]) -> dict[str, tuple[int, float]]:
+    """Count tracks and their hours under each license, most tracks first."""
     tracks: Counter[str] = Counter()
     hours: defaultdict[str, float] = defaultdict(float)
-    for recording in recordings:
-        name = recording.licence or UNKNOWN
+    for row in rows:
+        name = row.license or UNKNOWN
         tracks[name] += 1
-        hours[name] += (recording.seconds or 0) / 3600
+        hours[name] += (row.seconds or 0) / 3600
     return {name: (count, hours[name]) for name, count in tracks.most_common()}
 
 
-def attribution(recordings: Sequence[Recording]) -> str:
-    """Give the credits of recordings as Markdown: title, artist, licence and source of each, licence by licence."""
+def attribution(rows: Sequence[ManifestRow]) -> str:
+    """Return the credits of tracks as Markdown: title, artist, license and source of each, license by license."""
     credits: defaultdict[str, list[str]] = defaultdict(list)
-    for recording in recordings:
-        credits[recording.licence or UNKNOWN].append(_credit(recording))
-    lines = ["# Attribution", "", f"{len(recordings)} recordings.", ""]
-    for licence in by_licence(recordings):
-        url = licence_url(licence)
-        lines += [f"## {_plain(licence)} ({len(credits[licence])})", ""]
+    for row in rows:
+        credits[row.license or UNKNOWN].append(_credit(row))
+    lines = ["# Attribution", "", f"{len(rows)} tracks.", ""]
+    for license in by_license(rows):
+        url = license_url(license)
+        lines += [f"## {_plain(license)} ({len(credits[license])})", ""]
         lines += [f"<{url}>", ""] if url else []
-        lines += [*credits[licence], ""]
+        lines += [*credits[license], ""]
     return "\n".join(lines)
 
 
-def _credit(recording: Recording) -> str:
-    title = _plain(recording.title or recording.track)
-    artist = f", by {_plain(recording.artist)}" if recording.artist else ""
-    source = recording.source
+def _credit(row: ManifestRow) -> str:
+    title = _plain(row.title or row.track)
+    artist = f", by {_plain(row.artist)}" if row.artist else ""
+    source = row.source
     address = re.fullmatch(r"https?://[^\s<>]+", source)
     return f"- {title}{artist}. {f'<{source}>' if address else _plain(source)}".rstrip()
 
 
 def _plain(text: str) -> str:
-    """Make one line of a text in which Markdown finds nothing to format."""
+    """Return a text as one line, with Markdown's special characters escaped."""
     return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", " ".join(text.split()))

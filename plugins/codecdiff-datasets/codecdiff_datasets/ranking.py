@@ -1,13 +1,11 @@
-"""Which tracks of one collection are most like another: by the likelihood of a Gaussian over embeddings.
+"""Which tracks of one data set are most like another's, by the likelihood of a Gaussian over embeddings.
 
-DiscoDiff trains on the 20 % of FMA most like MTG-Jamendo. A track is the mean of its windows' vectors; a Gaussian is
-fitted to the tracks that others are to be like, and the log-likelihood under it ranks the others.
+DiscoDiff trains on the 20 % of FMA most like MTG-Jamendo. A track is the mean of its windows' embeddings; a Gaussian is
+fitted to the reference tracks, and the log-likelihood under it ranks the others.
 """
 
 from __future__ import annotations
 
-import csv
-import html
 import json
 import math
 import os
@@ -23,86 +21,89 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import torch
+from codecdiff_datasets.join import read_records
+from codecdiff_datasets.templates import render
+from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
-from codecdiff.data.manifest import Manifest, Recording
-from codecdiff.embeddings import Embeddings, embed_tracks
+from codecdiff.data.manifest import Manifest, ManifestRow
+from codecdiff.data.metadata import Report, Track
+from codecdiff.embedders import CachedEmbedder
 from codecdiff.files import replace_text, replaced
-from codecdiff.interfaces import Embedder
-from codecdiff.metrics import ledoit_wolf
 
-KEY = b"codecdiff_datasets.ranking"  # of the parquet file's own metadata
-SMALLEST = 1e-10  # variance in any direction, over the largest, below which it is raised
+KEY = b"codecdiff.ranking"  # of the parquet file's own metadata
+MIN_VARIANCE = 1e-10  # in any direction, relative to the largest; smaller ones are raised to it
 SCHEMA = pa.schema(
     [
         ("track", pa.string()),
         ("log_likelihood", pa.float64()),
         ("rank", pa.int64()),
         ("percentile", pa.float64()),
-        ("kept", pa.bool_()),
+        ("selected", pa.bool_()),
     ]
 )
-NAMES = ("track", "id", "track_id")  # of the column that names a track, in a ranking made elsewhere
+NAMES = ("track", "id", "track_id")  # columns that name a track in a ranking made elsewhere
 LIKELIHOODS = ("log_likelihood", "CLAP-log-likelihood")
+NUM_BINS = 40  # of the histogram
 
 
 class Gaussian(NamedTuple):
-    """A normal distribution over embeddings: its mean (p,) and the Cholesky factor L (p, p) of its covariance L L'."""
+    """A normal distribution over embeddings: its mean (e,) and the Cholesky factor L (e, e) of its covariance L L'."""
 
     mean: Tensor
     factor: Tensor
 
     @classmethod
     def fit(cls, samples: Tensor) -> Gaussian:
-        """Fit (n, p) samples in float64, the covariance shrunk (`metrics.ledoit_wolf`).
+        """Fit (n, e) samples in float64, with the covariance shrunk after Ledoit and Wolf (2004).
 
-        Warns where there are no more samples than dimensions, and raises variances that vanish. Raises ValueError if
+        Warns if there are no more samples than dimensions, and raises variances that vanish. Raises ValueError if
         all samples are the same.
         """
-        n, p = samples.shape
-        if n <= p:
+        n, e = samples.shape
+        if n <= e:
             warnings.warn(
-                f"{n} tracks cannot show how {p} dimensions vary: their covariance is completed by shrinkage. "
-                "The ranking is defined, but follow it only with more tracks.",
+                f"{n} tracks cannot show how {e} dimensions vary: their covariance is completed by shrinkage. "
+                "The ranking is defined, but rely on it only with more tracks.",
                 stacklevel=2,
             )
-        covariance = ledoit_wolf(samples)
+        samples = samples.double().cpu()
+        covariance = torch.from_numpy(ledoit_wolf(samples.numpy())[0])
         variances = torch.linalg.eigvalsh(covariance)
         if not variances[-1] > 0:
-            raise ValueError(f"All {n} tracks have the same embedding: no Gaussian can be fitted. Take other tracks.")
-        missing = (SMALLEST * variances[-1] - variances[0]).clamp(min=0)
-        raised = covariance + missing * torch.eye(p, dtype=covariance.dtype, device=covariance.device)
-        return cls(samples.double().mean(0), torch.linalg.cholesky(raised))
+            raise ValueError(f"All {n} tracks have the same embedding: no Gaussian can be fitted. Use other tracks.")
+        missing = (MIN_VARIANCE * variances[-1] - variances[0]).clamp(min=0)
+        return cls(samples.mean(0), torch.linalg.cholesky(covariance + missing * torch.eye(e, dtype=samples.dtype)))
 
     def log_likelihood(self, samples: Tensor) -> Tensor:
-        """(n, p) samples -> (n,) log density, - (p log 2 pi + log |C| + |L^-1 (x - m)|^2) / 2 with C = L L'."""
-        whitened = torch.linalg.solve_triangular(self.factor, (samples.double() - self.mean).T, upper=False)
+        """(n, e) samples -> (n,) log density, - (e log 2 pi + log |C| + |L^-1 (x - m)|^2) / 2 with C = L L'."""
+        whitened = torch.linalg.solve_triangular(self.factor, (samples.double().cpu() - self.mean).T, upper=False)
         volume = 2 * self.factor.diagonal().log().sum()
         return -(len(self.mean) * math.log(2 * math.pi) + volume + whitened.square().sum(0)) / 2
 
 
-class Ranked(NamedTuple):
-    """One row of a ranking. Rank 1 is the most likely; the percentile is the share that is no more likely, in %."""
+class RankedTrack(NamedTuple):
+    """One row of a ranking. Rank 1 is the most likely; the percentile is the fraction that is no more likely, in %."""
 
     track: str
     log_likelihood: float
     rank: int
     percentile: float
-    kept: bool
+    selected: bool
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Tracks by falling likelihood, the likelihoods of those they were compared with, and what both follow from."""
+    """Tracks by falling likelihood, the likelihoods of the reference tracks, and what both follow from."""
 
-    rows: Sequence[Ranked]
+    rows: Sequence[RankedTrack]
     reference: Sequence[float]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def kept(self) -> list[Ranked]:
-        """The rows that are kept: the first ones."""
-        return [row for row in self.rows if row.kept]
+    def selected(self) -> list[RankedTrack]:
+        """The rows that are selected: the first ones."""
+        return [row for row in self.rows if row.selected]
 
     def write(self, file: Path) -> None:
         """Write the table as parquet, and beside it the same as CSV, each whole or not at all."""
@@ -114,96 +115,85 @@ class Ranking:
             pyarrow.csv.write_csv(table, temporary)
 
 
-def track_means(embeddings: Embeddings, tracks: Sequence[str]) -> tuple[list[str], Tensor]:
-    """Give the names of those tracks that were embedded, in their order, and the means (n, e) of their windows."""
-    asked = set(tracks)
-    means = {name: vectors.double().mean(0).float() for name, vectors in embeddings.vectors(asked)}
-    found = [name for name in tracks if name in means]
-    return found, torch.stack([means[name] for name in found]) if found else torch.empty(0, 0)
+def track_means(cache: CachedEmbedder, tracks: Sequence[Track]) -> tuple[list[str], Tensor]:
+    """Return the names of the tracks that were embedded, in order, and the means (n, e) of their windows."""
+    means = {track.name: embedding.vectors.double().mean(0).float() for track, embedding in cache.read(tracks)}
+    return list(means), torch.stack(list(means.values())) if means else torch.empty(0, 0)
 
 
-def kept_of(keep: str, count: int) -> int:
-    """Give how many of `count` tracks to keep: "20%" of them, rounded, and at least one; or "500", as many.
+def num_selected(keep: str, count: int) -> int:
+    """Return how many of `count` tracks to select: "20%" of them, rounded, and at least one; or "500", as many.
 
     Raises ValueError for anything else.
     """
-    share = keep.endswith("%")
+    relative = keep.endswith("%")
     try:
-        number = float(keep[:-1]) if share else int(keep)
+        number = float(keep[:-1]) if relative else int(keep)
     except ValueError:
         number = math.nan
-    if not 0 < number <= (100 if share else math.inf):
-        raise ValueError(f"keep={keep} is no number of tracks: write a share such as 20%, or a number such as 500.")
-    return min(count, max(1, round(count * number / 100)) if share else int(number))
+    if not 0 < number <= (100 if relative else math.inf):
+        raise ValueError(f"Invalid keep={keep}: write a fraction such as 20%, or a number such as 500.")
+    return min(count, max(1, round(count * number / 100)) if relative else int(number))
 
 
-def rank(names: Sequence[str], likelihoods: Sequence[float], keep: str) -> list[Ranked]:
-    """Order tracks by falling log-likelihood, equals by name, and mark those that are kept (`kept_of`)."""
+def rank(names: Sequence[str], likelihoods: Sequence[float], keep: str) -> list[RankedTrack]:
+    """Order tracks by falling log-likelihood, equals by name, and mark those that are selected (`num_selected`)."""
     count = len(names)
-    most = kept_of(keep, count)
+    last = num_selected(keep, count)
     ordered = sorted(zip(names, likelihoods, strict=True), key=lambda pair: (-pair[1], pair[0]))
     return [
-        Ranked(name, value, i, 100 * (count - i + 1) / count, i <= most) for i, (name, value) in enumerate(ordered, 1)
+        RankedTrack(name, value, i, 100 * (count - i + 1) / count, i <= last)
+        for i, (name, value) in enumerate(ordered, 1)
     ]
 
 
 def rank_manifests(
-    like: Manifest,
-    of: Manifest,
-    folder: Path,
-    embedder: Embedder,
-    spec: dict[str, Any],
+    reference: Manifest,
+    candidates: Manifest,
+    cache: CachedEmbedder,
     *,
     keep: str = "20%",
     progress: Callable[[int], None] = lambda count: None,
 ) -> tuple[Ranking, list[str]]:
-    """Rank the tracks of one manifest by how like they are to those of another, and name the files that were skipped.
+    """Rank the candidates by how like they are to the reference, and name the files that were skipped.
 
-    Embeddings are kept in `folder`, so a run that was ended goes on; `spec` is the embedder's configuration;
     `progress` is called with the number of tracks done, of both. Raises ValueError if one has nothing to embed.
     """
-    kept_of(keep, 1)  # before the work, not after it
-    likes, others = like.tracks(), of.tracks()
-    if len(likes) < 2 or not others:
+    num_selected(keep, 1)  # raises before the work, not after it
+    references, others = reference.tracks(), candidates.tracks()
+    if len(references) < 2 or not others:
         raise ValueError(
-            f"Audio is there for {len(likes)} of {len(like)} tracks to be like, and for {len(others)} of {len(of)} to "
-            "rank: at least 2 and 1 are needed. Fetch the audio, or import again where it is."
+            f"Only {len(references)} of {len(reference)} reference tracks and {len(others)} of {len(candidates)} "
+            "candidates have audio: at least 2 and 1 are needed. Fetch the audio, or import again where it is."
         )
-    first, skipped = embed_tracks(likes, folder / "like", embedder, spec, progress=progress)
-    second, more = embed_tracks(others, folder / "of", embedder, spec, progress=lambda n: progress(len(likes) + n))
-    fitted, samples = track_means(first, [track.name for track in likes])
-    names, ranked = track_means(second, [track.name for track in others])
+    skipped = cache.fill(references, progress)
+    skipped += cache.fill(others, lambda count: progress(len(references) + count))
+    fitted, samples = track_means(cache, references)
+    names, ranked = track_means(cache, others)
     if len(fitted) < 2 or not names:
-        raise ValueError("Too few files could be read:\n" + "\n".join([*skipped, *more]))
+        raise ValueError("Too few files could be read:\n" + "\n".join(skipped))
     gaussian = Gaussian.fit(samples)
-    facts = {
-        "embedder": first.header["embedder"],
-        "weights": first.header["weights"],
-        "resampler": first.header["resampler"],
-        "mono": first.header["mono"],
-        "like": len(fitted),
-        "of": len(names),
-        "skipped": len(skipped) + len(more),
-        "keep": keep,
-    }
+    facts = {name: cache.config[name] for name in ("embedder", "weights", "resampler", "mono")}
+    facts |= {"reference": len(fitted), "candidates": len(names), "skipped": len(skipped), "keep": keep}
     rows = rank(names, gaussian.log_likelihood(ranked).tolist(), keep)
-    return Ranking(rows, gaussian.log_likelihood(samples).tolist(), facts), [*skipped, *more]
+    return Ranking(rows, gaussian.log_likelihood(samples).tolist(), facts), skipped
 
 
-def kept_manifest(ranking: Ranking, of: Manifest) -> Manifest:
-    """Give the manifest of the tracks that are kept, most likely first, each with its rank in its metadata."""
-    recordings = {recording.track: recording for recording in of.recordings}
+def selected_manifest(ranking: Ranking, candidates: Manifest) -> Manifest:
+    """Return the manifest of the selected tracks, most likely first, each with its rank in its metadata."""
+    rows = {row.track: row for row in candidates.rows}
 
-    def told(row: Ranked) -> Recording:
-        recording = recordings[row.track]
-        return replace(recording, metadata={**recording.metadata, "rank": row.rank, "percentile": row.percentile})
+    def with_rank(ranked: RankedTrack) -> ManifestRow:
+        row = rows[ranked.track]
+        return replace(row, metadata={**row.metadata, "rank": ranked.rank, "percentile": ranked.percentile})
 
-    return Manifest(of.audio, [told(row) for row in ranking.kept], {**of.facts, "ranking": dict(ranking.facts)})
+    facts = {**candidates.facts, "ranking": dict(ranking.facts)}
+    return Manifest(candidates.audio, [with_rank(ranked) for ranked in ranking.selected], facts)
 
 
-def kept_file(file: Path) -> Path:
-    """Name the manifest of what is kept, beside a ranking."""
-    return file.with_name(f"{file.stem}-kept.parquet")
+def selected_file(file: Path) -> Path:
+    """Return where the manifest of the selected tracks is written, beside a ranking."""
+    return file.with_name(f"{file.stem}-selected.parquet")
 
 
 def check_output(file: Path, inputs: Sequence[Path] = ()) -> None:
@@ -212,19 +202,22 @@ def check_output(file: Path, inputs: Sequence[Path] = ()) -> None:
     Neither it nor what is written beside it may be one of the inputs.
     """
     if file.suffix != ".parquet":
-        raise ValueError(f"'{file}' is no name for a ranking: let it end in .parquet.")
-    written = {path.resolve() for path in (file, file.with_suffix(".csv"), file.with_suffix(".html"), kept_file(file))}
+        raise ValueError(f"'{file}' cannot be written: the name of a ranking ends in .parquet.")
+    outputs = (file, file.with_suffix(".csv"), file.with_suffix(".html"), selected_file(file))
     for path in inputs:
-        if path.resolve() in written:
+        if path.resolve() in {output.resolve() for output in outputs}:
             raise ValueError(f"'{path}' is read, and would be written over by '{file}'. Choose another name for that.")
     if not file.exists():
         return
     try:
-        written = KEY in (pq.read_schema(file).metadata or {})
+        is_ranking = KEY in (pq.read_schema(file).metadata or {})
     except (pa.ArrowInvalid, OSError):
-        written = False
-    if not written:
-        raise FileExistsError(f"'{file}' exists and is no ranking. Choose another name.")
+        is_ranking = False
+    if not is_ranking:
+        raise FileExistsError(f"'{file}' exists and is not a ranking. Choose another name.")
+
+
+# Comparison with other rankings
 
 
 class Comparison(NamedTuple):
@@ -234,149 +227,122 @@ class Comparison(NamedTuple):
     matched: int
 
 
-def compare(ranking: Ranking, of: Manifest, theirs: Mapping[str, float]) -> Comparison:
+def compare(ranking: Ranking, candidates: Manifest, others: Mapping[str, float]) -> Comparison:
     """Compare a ranking with the log-likelihoods of one made elsewhere (`read_likelihoods`).
 
-    Tracks are matched by name, or by the name of their file without its ending; leading zeros do not count. Raises
+    Tracks are matched by name, or by the name of their file without its suffix; leading zeros do not count. Raises
     ValueError if fewer than three match.
     """
     from scipy.stats import spearmanr
 
-    recordings = {recording.track: recording for recording in of.recordings}
+    rows = {row.track: row for row in candidates.rows}
     pairs = []
-    for row in ranking.rows:
-        names = (row.track, Path(recordings[row.track].file).stem)
-        found = next((theirs[key] for key in map(_plain_name, names) if key in theirs), None)
-        if found is not None:
-            pairs.append((row.log_likelihood, found))
+    for ranked in ranking.rows:
+        names = map(_without_zeros, (ranked.track, Path(rows[ranked.track].file).stem))
+        if (name := next((name for name in names if name in others), None)) is not None:
+            pairs.append((ranked.log_likelihood, others[name]))
     if len(pairs) < 3:
-        examples = f"'{ranking.rows[0].track}' is one of ours, '{next(iter(theirs), '')}' of theirs"
+        examples = f"'{ranking.rows[0].track}' is one of ours, '{next(iter(others), '')}' of theirs"
         raise ValueError(f"Only {len(pairs)} tracks are in both rankings; a comparison needs 3. {examples}.")
-    ours, others = zip(*pairs, strict=True)
-    agreement: Any = spearmanr(ours, others)
+    ours, theirs = zip(*pairs, strict=True)
+    agreement: Any = spearmanr(ours, theirs)
     return Comparison(float(agreement.statistic), len(pairs))
 
 
-def _plain_name(name: str) -> str:
+def _without_zeros(name: str) -> str:
     return (name.lstrip("0") or "0") if name.isdigit() else name
 
 
-def read_likelihoods(file: Path) -> dict[str, float]:
+def read_likelihoods(file: Path, report: Report) -> dict[str, float]:
     """Read the log-likelihoods of a ranking: CSV or parquet, such as FMA-rank (`id`, `CLAP-log-likelihood`) or ours.
 
     Names lose leading zeros; rows without a finite number are left out. Raises FileNotFoundError if there is no such
-    file, and ValueError if it has no such columns.
+    file, and ValueError if it lacks these columns.
     """
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no ranking '{file}' to compare with.")
-    if file.suffix == ".csv":
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    else:
-        try:
-            rows = pq.read_table(file).to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"'{file}' cannot be read as parquet: {error}. Give a .csv or .parquet file.") from error
-    columns = list(rows[0]) if rows else []
+    records = list(read_records(str(file), report))
+    columns = list(records[0]) if records else []
     name = next((column for column in NAMES if column in columns), None)
     value = next((column for column in LIKELIHOODS if column in columns), None)
     if name is None or value is None:
         raise ValueError(
-            f"'{file}' is no ranking: it needs a column of {', '.join(NAMES)} and one of {', '.join(LIKELIHOODS)}, "
+            f"'{file}' is not a ranking: it needs a column of {', '.join(NAMES)} and one of {', '.join(LIKELIHOODS)}, "
             f"and has {', '.join(columns) or 'no rows'}."
         )
-    numbers = {_plain_name(str(row[name])): _number(row[value]) for row in rows}
+    numbers = {_without_zeros(str(record[name])): _float(record[value]) for record in records}
     return {key: number for key, number in numbers.items() if math.isfinite(number)}
 
 
-def _number(value: Any) -> float:
+def _float(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
 
 
-BARS = 40
-WIDTH, HEIGHT = 800, 240  # of the histogram, in units of SVG
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: .2rem .6rem; vertical-align: top }
-tr:nth-child(even) { background: #8882 } .of { fill: #3b6ea5 } .like { fill: #d98b2b; opacity: .6 }
-svg { width: 100% } svg text { font-size: 13px; fill: currentColor } line { stroke: currentColor }
-"""
+# The report
 
 
-def histogram(ranking: Ranking) -> str:
-    """Draw, as SVG, the shares of both collections over log-likelihood, and the least likelihood that is kept.
+class Histogram(NamedTuple):
+    """Fractions of ranked and of reference tracks in bins of log-likelihood from `low` to `high`.
 
-    The ends hold what lies beyond them: the axis spans 98 % of the tracks.
+    The ends hold what lies beyond them: the axis spans 98 % of the tracks. `threshold` is where on the axis, from 0 to
+    1, the least likelihood that is selected lies.
     """
-    values = {"of": [row.log_likelihood for row in ranking.rows], "like": list(ranking.reference)}
-    everything = torch.tensor([*values["of"], *values["like"]], dtype=torch.float64)
-    low, high = torch.quantile(everything, torch.tensor([0.01, 0.99], dtype=torch.float64)).tolist()
-    high = high if high > low else low + 1
-    shares = {name: _shares(numbers, low, high) for name, numbers in values.items()}
-    unit, tallest = WIDTH / BARS, max(max(share) for share in shares.values())
-    bars = [
-        f'<rect class="{name}" x="{i * unit:.1f}" y="{HEIGHT * (1 - share / tallest):.1f}" width="{unit - 1:.1f}" '
-        f'height="{HEIGHT * share / tallest:.1f}"/>'
-        for name, bins in shares.items()
-        for i, share in enumerate(bins)
-    ]
-    place = WIDTH * min(max((ranking.kept[-1].log_likelihood - low) / (high - low), 0), 1)
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 24}" role="img">{"".join(bars)}'
-        f'<line x1="{place:.1f}" x2="{place:.1f}" y1="0" y2="{HEIGHT}"/>'
-        f'<text x="0" y="{HEIGHT + 18}">{low:.4g}</text>'
-        f'<text x="{WIDTH}" y="{HEIGHT + 18}" text-anchor="end">{high:.4g}</text></svg>'
-    )
+
+    low: float
+    high: float
+    bins: Sequence[tuple[float, float]]
+    threshold: float
+
+    @property
+    def tallest(self) -> float:
+        """The largest fraction."""
+        return max(chain.from_iterable(self.bins))
+
+    @classmethod
+    def of(cls, ranking: Ranking) -> Histogram:
+        """Count the tracks of a ranking."""
+        ranked = torch.tensor([row.log_likelihood for row in ranking.rows], dtype=torch.float64)
+        reference = torch.tensor(ranking.reference, dtype=torch.float64)
+        ends = torch.tensor([0.01, 0.99], dtype=torch.float64)
+        low, high = torch.quantile(torch.cat([ranked, reference]), ends).tolist()
+        high = high if high > low else low + 1
+        fractions = [torch.histc(x.clamp(low, high), NUM_BINS, low, high) / len(x) for x in (ranked, reference)]
+        threshold = (ranking.selected[-1].log_likelihood - low) / (high - low)
+        bins = list(zip(*(each.tolist() for each in fractions), strict=True))
+        return cls(low, high, bins, min(max(threshold, 0.0), 1.0))
 
 
-def _shares(numbers: Sequence[float], low: float, high: float) -> list[float]:
-    clamped = torch.tensor(numbers, dtype=torch.float64).clamp(low, high)
-    return (torch.histc(clamped, BARS, low, high) / len(numbers)).tolist()
+class Example(NamedTuple):
+    """A ranked track as the report shows it."""
+
+    row: RankedTrack
+    about: str
+    audio: str  # address, relative to the report
 
 
-def write_report(file: Path, ranking: Ranking, of: Manifest, *, examples: int = 10) -> None:
-    """Write a page that shows the histogram and, with their audio, the first, last kept, first dropped and last."""
-    kept, dropped = ranking.kept, [row for row in ranking.rows if not row.kept]
+def write_report(file: Path, ranking: Ranking, candidates: Manifest, *, num_examples: int = 10) -> None:
+    """Write a page with the histogram and, with their audio, tracks from both ends and around the threshold."""
+    selected, dropped = ranking.selected, [row for row in ranking.rows if not row.selected]
     groups = {
-        "Most like": kept[:examples],
-        "Kept, but only just": kept[examples:][-examples:],
-        "Dropped, but only just": dropped[:examples],
-        "Least like": dropped[examples:][-examples:],
+        "Most like the reference": selected[:num_examples],
+        "Selected, by a narrow margin": selected[num_examples:][-num_examples:],
+        "Dropped, by a narrow margin": dropped[:num_examples],
+        "Least like the reference": dropped[num_examples:][-num_examples:],
     }
-    recordings = {recording.track: recording for recording in of.recordings}
-    tables = [
-        f"<h2>{title}</h2>{_examples(rows, recordings, of, file.parent)}" for title, rows in groups.items() if rows
-    ]
-    facts = ranking.facts
-    told = html.escape(json.dumps(facts.get("embedder", {})))
-    replace_text(
-        file,
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Ranking</title><style>{STYLE}</style>'
-        f"<h1>{len(kept)} of {len(ranking.rows)} tracks kept</h1>"
-        f"<p>By the log-likelihood of their mean embedding under a Gaussian fitted to {facts.get('like')} tracks. "
-        f"Embedder: <code>{told}</code>, weights {facts.get('weights')}; audio resampled by {facts.get('resampler')}, "
-        f"{facts.get('mono')}. {facts.get('skipped', 0)} files could not be read.</p>"
-        "<p>Shares over log-likelihood: blue the tracks that are ranked, orange those the Gaussian was fitted to "
-        f"(which favours them). Right of the line is kept.</p>{histogram(ranking)}{''.join(tables)}</html>\n",
+    rows = {row.track: row for row in candidates.rows}
+
+    def example(ranked: RankedTrack) -> Example:
+        row = rows[ranked.track]
+        about = " · ".join(filter(None, (row.title, row.artist, *chain.from_iterable(row.tags.values()))))
+        path = Path(os.path.relpath(candidates.file_of(row), file.parent)).as_posix()
+        return Example(ranked, about, quote(path))
+
+    page = render(
+        "ranking.html",
+        title=f"{len(selected)} of {len(ranking.rows)} tracks selected",
+        facts=ranking.facts,
+        histogram=Histogram.of(ranking),
+        groups=[(title, list(map(example, ranked))) for title, ranked in groups.items() if ranked],
     )
-
-
-def _examples(rows: Sequence[Ranked], recordings: Mapping[str, Recording], of: Manifest, folder: Path) -> str:
-    """Show rows as a table, with what is known of their tracks, linked to their audio as seen from a folder."""
-
-    def shown(row: Ranked) -> str:
-        recording = recordings[row.track]
-        link = html.escape(quote(Path(os.path.relpath(of.file_of(recording), folder)).as_posix()))
-        about = " · ".join(
-            filter(None, (recording.title, recording.artist, *chain.from_iterable(recording.tags.values())))
-        )
-        return (
-            f"<tr><td>{row.rank}<td>{row.log_likelihood:.5g}<td>{row.percentile:.1f}<td>{html.escape(row.track)}"
-            f'<td>{html.escape(about)}<td><audio controls preload="none" src="{link}"></audio>'
-        )
-
-    head = "<tr><th>rank<th>log-likelihood<th>percentile<th>track<th>about<th>audio"
-    return f"<table>{head}{''.join(map(shown, rows))}</table>"
+    replace_text(file, page)

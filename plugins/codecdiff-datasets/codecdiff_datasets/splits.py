@@ -1,44 +1,48 @@
-"""Parts of a collection: what a licence, a split or a tag allows, and splits that no artist crosses."""
+"""Filters by license, split and tag, and splits that no artist crosses."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from codecdiff_datasets.licenses import allowed
+from codecdiff_datasets.licenses import is_allowed
 
-from codecdiff.data.manifest import SPLITS, Recording
+from codecdiff.data.manifest import SPLITS, ManifestRow
 
 
-def kept(
-    recordings: Iterable[Recording],
-    *,
-    licences: Sequence[str] = (),
-    splits: Sequence[str] = (),
-    tags: Sequence[str] = (),
-) -> list[Recording]:
-    """Keep recordings that each of these filters lets through by one of its values; an empty filter lets all through.
+@dataclass(frozen=True)
+class Filter:
+    """Selects rows that each criterion accepts by one of its values; an empty criterion accepts all.
 
-    `licences` are patterns as in `allowed`. A tag is `rock`, of any category, or `genre=rock`, in either case. Raises
-    ValueError for a split there is none of.
+    `licenses` are patterns as in `is_allowed`. A tag is `rock`, of any category, or `genre=rock`, in either case.
+    Raises ValueError for an unknown split.
     """
-    for split in splits:
-        if split not in SPLITS:
-            raise ValueError(f"There is no split '{split}'. There are: {', '.join(SPLITS)}.")
-    return [
-        r
-        for r in recordings
-        if allowed(r.licence, licences) and (not splits or r.split in splits) and (not tags or _has_tag(r, tags))
-    ]
 
+    licenses: Sequence[str] = ()
+    splits: Sequence[str] = ()
+    tags: Sequence[str] = ()
 
-def _has_tag(recording: Recording, tags: Sequence[str]) -> bool:
-    has = {(category.casefold(), name.casefold()) for category, names in recording.tags.items() for name in names}
-    names = {name for _, name in has}
-    asked = [tag.casefold().rpartition("=") for tag in tags]
-    return any((category, name) in has if equals else name in names for category, equals, name in asked)
+    def __post_init__(self) -> None:
+        for split in self.splits:
+            if split not in SPLITS:
+                raise ValueError(f"Unknown split '{split}': expected one of {', '.join(SPLITS)}.")
+
+    def __call__(self, rows: Iterable[ManifestRow]) -> list[ManifestRow]:
+        """Return the rows that are accepted."""
+        return [row for row in rows if self.accepts(row)]
+
+    def accepts(self, row: ManifestRow) -> bool:
+        """Return whether a row is accepted."""
+        in_split = not self.splits or row.split in self.splits
+        return is_allowed(row.license, self.licenses) and in_split and (not self.tags or self._has_tag(row))
+
+    def _has_tag(self, row: ManifestRow) -> bool:
+        pairs = {(category.casefold(), name.casefold()) for category, names in row.tags.items() for name in names}
+        names = {name for _, name in pairs}
+        wanted = [tag.casefold().rpartition("=") for tag in self.tags]
+        return any((category, name) in pairs if equals else name in names for category, equals, name in wanted)
 
 
 def fraction(text: str) -> float:
@@ -48,55 +52,55 @@ def fraction(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise ValueError(f"'{text}' is no share. Write 5% or 0.05.")
+        raise ValueError(f"Invalid fraction '{text}': write 5% or 0.05.")
     return value
 
 
-def artist_of(recording: Recording) -> str:
-    """Give who a recording is by, as splits tell artists apart; one by nobody known is an artist of its own."""
-    name = " ".join(recording.artist.casefold().split())
-    return f"artist {name}" if name else f"track {recording.track}"
+def artist_of(row: ManifestRow) -> str:
+    """Return the artist of a track as splits distinguish them; a track without one is an artist of its own."""
+    name = " ".join(row.artist.casefold().split())
+    return f"artist {name}" if name else f"track {row.track}"
 
 
-def place(artist: str, *, validation: float, test: float, seed: int) -> str:
-    """Give the split of an artist: a pure function of the seed and the artist, whoever else there is."""
+def split_of(artist: str, *, validation: float, test: float, seed: int) -> str:
+    """Return the split of an artist: a pure function of the seed and the artist, whichever others there are."""
     digest = hashlib.sha256(f"{seed} {artist}".encode()).digest()
-    share = int.from_bytes(digest[:8], "big") / 2**64
-    return "test" if share < test else "validation" if share < test + validation else "train"
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    return "test" if position < test else "validation" if position < test + validation else "train"
 
 
 def split_by_artist(
-    recordings: Sequence[Recording], *, validation: float, test: float, seed: int = 0, force: bool = False
-) -> list[Recording]:
-    """Give every recording a split, so that all of an artist's are in one. The shares are of artists, on average.
+    rows: Sequence[ManifestRow], *, validation: float, test: float, seed: int = 0, force: bool = False
+) -> list[ManifestRow]:
+    """Return the rows with splits, all of an artist in one. The fractions are of artists, on average.
 
-    Published splits are kept, and an artist's other recordings follow them; into the one that holds most of them if the
-    publisher crossed. With `force` they are made anew. Raises ValueError for shares that are more than the whole.
+    Published splits are kept, and an artist's other tracks follow them: into the split with most of them if the
+    publisher crossed. With `force` they are made anew. Raises ValueError for fractions that sum to more than 1.
     """
     if validation + test > 1:
-        raise ValueError(f"Validation and test together are {validation + test:.0%} of the artists. Ask for less.")
+        raise ValueError(f"Validation and test together are {validation + test:.0%} of the artists. Use less.")
     published: defaultdict[str, list[str]] = defaultdict(list)
-    for recording in recordings:
-        if recording.split and not force:
-            published[artist_of(recording)].append(recording.split)
+    for row in rows:
+        if row.split and not force:
+            published[artist_of(row)].append(row.split)
 
-    def chosen(recording: Recording) -> str:
-        artist = artist_of(recording)
-        if recording.split and not force:
-            return recording.split
+    def new_split(row: ManifestRow) -> str:
+        artist = artist_of(row)
+        if row.split and not force:
+            return row.split
         if splits := published.get(artist):
             return max(SPLITS, key=splits.count)
-        return place(artist, validation=validation, test=test, seed=seed)
+        return split_of(artist, validation=validation, test=test, seed=seed)
 
-    return [replace(recording, split=chosen(recording)) for recording in recordings]
+    return [replace(row, split=new_split(row)) for row in rows]
 
 
-def crossing(recordings: Iterable[Recording]) -> dict[str, list[str]]:
-    """Give the artists, by name, whose recordings are in more than one split, with those splits."""
+def artists_in_several_splits(rows: Iterable[ManifestRow]) -> dict[str, list[str]]:
+    """Map the artists, by name, whose tracks are in more than one split to those splits."""
     splits: defaultdict[str, set[str]] = defaultdict(set)
     names: dict[str, str] = {}
-    for recording in recordings:
-        if recording.artist and recording.split:
-            splits[artist_of(recording)].add(recording.split)
-            names.setdefault(artist_of(recording), recording.artist)
+    for row in rows:
+        if row.artist and row.split:
+            splits[artist_of(row)].add(row.split)
+            names.setdefault(artist_of(row), row.artist)
     return {names[artist]: sorted(found) for artist, found in splits.items() if len(found) > 1}

@@ -5,72 +5,72 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from codecdiff_datasets.codebook_usage import codebooks, entry_moments, latents, projection_moments, usage
-from codecdiff_datasets.splits import crossing
+from codecdiff_datasets.codebook_usage import codebook_statistics, continuous_moments, count_codes, embedded_moments
+from codecdiff_datasets.importers.folder import tags_of
+from codecdiff_datasets.splits import artists_in_several_splits
 
-from codecdiff import config, hub, registry
-from codecdiff.data.manifest import Manifest, Recording, split_name
+from codecdiff import Codec, config, hub, registry
+from codecdiff.data.manifest import Manifest, ManifestRow, split_name
 from codecdiff.data.store import CodeStore
-from codecdiff.interfaces import Codec
 
-FORMAT = 1
+FORMAT = 2
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 MINUTE, HOUR = 60, 3600  # seconds
 DURATIONS = (0, 5, 10, 20, 30, 45, *(MINUTE * m for m in (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10, 15, 20, 30)), HOUR)
 WORDS = (0, 5, 10, 15, 20, 30, 40, 60, 80, 120, 200)
-UNUSABLE = (ValueError, LookupError, OSError, ImportError)  # why a codec cannot be had
+UNAVAILABLE = (ValueError, LookupError, OSError, ImportError)  # why a codec cannot be built
 
 Progress = Callable[[int], None]
 
 
-def of_manifest(manifest: Manifest, name: str, *, top: int = 20) -> dict[str, Any]:
-    """Give the statistics of a manifest called `name`; of tags and artists, the `top` most frequent."""
+def manifest_statistics(manifest: Manifest, name: str, *, top: int = 20) -> dict[str, Any]:
+    """Return the statistics of a manifest called `name`; of tags and artists, the `top` most frequent."""
     return {
         "format": FORMAT,
         "kind": "manifest",
         "name": name,
         "facts": dict(manifest.facts),
-        **collection(manifest.recordings, top),
+        **track_statistics(manifest.rows, top),
     }
 
 
-def of_store(
+def store_statistics(
     store: CodeStore, *, top: int = 20, allow_download: bool = False, progress: Progress = lambda count: None
 ) -> dict[str, Any]:
-    """Give the statistics of a store: of its tracks, codebooks and latents.
+    """Return the statistics of a store: of its tracks, codebooks and latents.
 
-    What needs a codec that cannot be had is None, and `latents_left_out` says why. `progress` is called with the number
-    of tracks whose codes are counted, then with that and the number of those whose projections are measured. Raises
-    ValueError for codes that the codec does not have.
+    What needs a codec that is not available is None, and `latents_left_out` says why. `progress` is called with the
+    number of tracks whose codes are counted, then with that and the number of those whose pre-quantization latents are
+    measured. Raises ValueError for codes that the codec does not have.
     """
-    used = usage(store, progress)
+    counts = count_codes(store, progress)
     codec, reason = _codec_of(store, allow_download)
-    facts = codec or _outline_of(store)
-    projected = projection_moments(store, lambda count: progress(len(store) + count)) if store.has_projections else None
+    facts = codec or _codec_facts(store)
+    moments = continuous_moments(store, lambda n: progress(len(store) + n)) if store.has_projections else None
     return {
         "format": FORMAT,
         "kind": "store",
         "name": store.folder.resolve().name,
-        **collection(_recordings(store), top),
+        **track_statistics(_rows(store), top),
         "segments": len(store),
         "segment_seconds": spread([row["seconds"] for row in store.rows], DURATIONS),
         "skipped": len(store.header["skipped"]),
         "codec": store.header["codec"],
         "frame_rate": store.header["frame_rate"],
-        "frames": used.frames,
-        "codebooks": codebooks(used, facts and facts.codebook_size, facts and facts.levels),
-        "latents": latents(entry_moments(used.counts, codec)) if codec and used.frames else None,
+        "frames": counts.frames,
+        "codebooks": codebook_statistics(counts, facts and facts.codebook_size, facts and facts.levels),
+        "latents": embedded_moments(counts.counts, codec).statistics() if codec and counts.frames else None,
         "latents_left_out": reason,
-        "projections": latents(projected) if projected else None,
+        "continuous": moments.statistics() if moments else None,
     }
 
 
 def _codec_of(store: CodeStore, allow_download: bool) -> tuple[Codec | None, str]:
-    """Give the codec that made a store, or None and why it cannot be had."""
+    """Return the codec that made a store, or None and why it is not available."""
     spec = store.header["codec"]
     try:
         with hub.downloads(allow_download):
@@ -78,82 +78,74 @@ def _codec_of(store: CodeStore, allow_download: bool) -> tuple[Codec | None, str
         if not codec.is_fitted:
             codec.load_fitted_state(store.fitted_state())
         store.check(codec, spec)
-    except UNUSABLE as error:
-        mendable = not allow_download and isinstance(error, OSError | LookupError | config.ConfigError)
-        advice = " If it is a hub id that you trust, fetch it: --allow-download."
-        fetchable = mendable and not isinstance(error, registry.UnknownPart)
-        return None, f"The codec {json.dumps(spec)} cannot be had here: {error}{advice if fetchable else ''}"
+    except UNAVAILABLE as error:
+        fetchable = isinstance(error, OSError | LookupError | config.ConfigError)
+        fetchable = fetchable and not allow_download and not isinstance(error, registry.UnknownPart)
+        hint = " If it is a hub id that you trust, fetch it: --allow-download." if fetchable else ""
+        return None, f"The codec {json.dumps(spec)} is not available here: {error}{hint}"
     return codec, ""
 
 
-def _outline_of(store: CodeStore) -> Codec | None:
-    """Give the codec of a store for its facts alone, None if even they cannot be had."""
+def _codec_facts(store: CodeStore) -> Codec | None:
+    """Return the codec of a store for its facts alone, None if not even they are available."""
     try:
         with hub.downloads(False):
             return config.outline("codecs", store.header["codec"])
-    except UNUSABLE:
+    except UNAVAILABLE:
         return None
 
 
-def _recordings(store: CodeStore) -> list[Recording]:
-    """Give what a store says of its tracks, as rows of a manifest; seconds are those of all rows of a track."""
-    rows: dict[str, list[int]] = defaultdict(list)
+def _rows(store: CodeStore) -> list[ManifestRow]:
+    """Return what a store says of its tracks, as rows of a manifest; seconds are those of all segments of a track."""
+    indices: dict[str, list[int]] = defaultdict(list)
     for i, row in enumerate(store.rows):
-        rows[row["track"]].append(i)
-    return [_recording(store, indices) for indices in rows.values()]
+        indices[row["track"]].append(i)
+    return [_row(store, segments) for segments in indices.values()]
 
 
-def _recording(store: CodeStore, indices: Sequence[int]) -> Recording:
-    row, metadata = store.rows[indices[0]], store.metadata(indices[0])
-    return Recording(
+def _row(store: CodeStore, segments: Sequence[int]) -> ManifestRow:
+    row, metadata = store.rows[segments[0]], store.metadata(segments[0])
+    return ManifestRow(
         row["track"],
         present=True,
-        seconds=sum(store.rows[i]["seconds"] for i in indices),
-        tags=_tags(metadata.get("tags")),
+        seconds=sum(store.rows[i]["seconds"] for i in segments),
+        tags=tags_of(metadata.get("tags")),
         captions=row["captions"],
-        licence=row["licence"],
+        license=row["licence"],
         artist=str(metadata.get("artist") or ""),
         split=split_name(str(metadata.get("split") or "")),
     )
 
 
-def _tags(told: Any) -> dict[str, list[str]]:
-    """Read the tags of metadata that anybody may have written: by category, or a list or a text without one."""
-    by_category = told if isinstance(told, Mapping) else {"tag": told}
-    listed = {str(key): value if isinstance(value, list) else [value] for key, value in by_category.items()}
-    tags = {category: [str(name) for name in names if name] for category, names in listed.items()}
-    return {category: names for category, names in tags.items() if names}
-
-
-def collection(recordings: Sequence[Recording], top: int = 20) -> dict[str, Any]:
-    """Give the statistics that manifests and stores share."""
-    seconds = [known for r in recordings if (known := _seconds(r)) is not None]
-    present = [r for r in recordings if r.present]
+def track_statistics(rows: Sequence[ManifestRow], top: int = 20) -> dict[str, Any]:
+    """Return the statistics that manifests and stores share."""
+    durations = [seconds for row in rows if (seconds := _seconds(row)) is not None]
+    present = [row for row in rows if row.present]
     return {
-        "recordings": len(recordings),
+        "tracks": len(rows),
         "present": len(present),
-        "missing": len(recordings) - len(present),
-        "hours": sum(seconds) / HOUR,
-        "hours_present": sum(_seconds(r) or 0 for r in present) / HOUR,
-        "without_seconds": len(recordings) - len(seconds),
-        "seconds": spread(seconds, DURATIONS),
-        "splits": grouped((r.split, r) for r in recordings),
-        "licences": grouped((r.licence, r) for r in recordings),
-        "tags": _tag_figures(recordings, top),
-        "without_tags": sum(not any(r.tags.values()) for r in recordings),
-        "captions": _caption_figures(recordings),
-        "artists": _artist_figures(recordings, top),
+        "missing": len(rows) - len(present),
+        "hours": sum(durations) / HOUR,
+        "hours_present": sum(_seconds(row) or 0 for row in present) / HOUR,
+        "without_seconds": len(rows) - len(durations),
+        "seconds": spread(durations, DURATIONS),
+        "splits": grouped((row.split, row) for row in rows),
+        "licenses": grouped((row.license, row) for row in rows),
+        "tags": _tag_statistics(rows, top),
+        "without_tags": sum(not any(row.tags.values()) for row in rows),
+        "captions": _caption_statistics(rows),
+        "artists": _artist_statistics(rows, top),
     }
 
 
-def _seconds(recording: Recording) -> float | None:
-    """Give a duration that can be summed: None where it is not known, or is no duration."""
-    known = recording.seconds
-    return known if known is not None and math.isfinite(known) and known >= 0 else None
+def _seconds(row: ManifestRow) -> float | None:
+    """Return a duration that can be summed: None if it is unknown or invalid."""
+    seconds = row.seconds
+    return seconds if seconds is not None and math.isfinite(seconds) and seconds >= 0 else None
 
 
 def spread(values: Sequence[float], edges: Sequence[float]) -> dict[str, Any] | None:
-    """Give count, mean, quantiles and a histogram of values, None if there are none.
+    """Return count, mean, quantiles and a histogram of values, None if there are none.
 
     The bins are [edge, next edge), the last without an end.
     """
@@ -165,51 +157,51 @@ def spread(values: Sequence[float], edges: Sequence[float]) -> dict[str, Any] | 
     return {
         "count": len(values),
         "mean": float(np.mean(values)),
-        "quantiles": {f"{share:.0%}": value for share, value in zip(QUANTILES, quantiles, strict=True)},
+        "quantiles": {f"{below:.0%}": value for below, value in zip(QUANTILES, quantiles, strict=True)},
         "histogram": [{"from": low, "to": high, "count": count} for low, high, count in bins],
     }
 
 
-def grouped(named: Iterable[tuple[str, Recording]]) -> list[dict[str, Any]]:
-    """Give the recordings and the known hours of every name, the most frequent first."""
+def grouped(named: Iterable[tuple[str, ManifestRow]]) -> list[dict[str, Any]]:
+    """Return the number of tracks and the known hours of every name, the most frequent first."""
     counts: dict[str, int] = defaultdict(int)
     seconds: dict[str, float] = defaultdict(float)
-    for name, recording in named:
+    for name, row in named:
         counts[name] += 1
-        seconds[name] += _seconds(recording) or 0
+        seconds[name] += _seconds(row) or 0
     names = sorted(counts, key=lambda name: (-counts[name], name))
-    return [{"name": name, "recordings": counts[name], "hours": seconds[name] / HOUR} for name in names]
+    return [{"name": name, "tracks": counts[name], "hours": seconds[name] / HOUR} for name in names]
 
 
-def _tag_figures(recordings: Sequence[Recording], top: int) -> list[dict[str, Any]]:
-    categories: dict[str, list[tuple[str, Recording]]] = defaultdict(list)
+def _tag_statistics(rows: Sequence[ManifestRow], top: int) -> list[dict[str, Any]]:
+    categories: dict[str, list[tuple[str, ManifestRow]]] = defaultdict(list)
     tagged: dict[str, int] = defaultdict(int)
-    for recording in recordings:
-        for category, names in recording.tags.items():
-            categories[category] += [(name, recording) for name in dict.fromkeys(names)]
+    for row in rows:
+        for category, names in row.tags.items():
+            categories[category] += [(name, row) for name in dict.fromkeys(names)]
             tagged[category] += bool(names)
     groups = {category: grouped(pairs) for category, pairs in categories.items()}
     return [
-        {"category": c, "recordings": tagged[c], "distinct": len(groups[c]), "most": groups[c][:top]}
+        {"category": c, "tracks": tagged[c], "distinct": len(groups[c]), "most": groups[c][:top]}
         for c in sorted(groups)
     ]
 
 
-def _caption_figures(recordings: Sequence[Recording]) -> dict[str, Any]:
-    numbers = np.bincount([len(r.captions) for r in recordings], minlength=1)
-    words = [len(caption.split()) for r in recordings for caption in r.captions]
+def _caption_statistics(rows: Sequence[ManifestRow]) -> dict[str, Any]:
+    numbers = np.bincount([len(row.captions) for row in rows], minlength=1)
+    words = [len(caption.split()) for row in rows for caption in row.captions]
     return {
         "captions": len(words),
-        "per_recording": [{"captions": n, "recordings": int(count)} for n, count in enumerate(numbers) if count],
+        "per_track": [{"captions": n, "tracks": int(count)} for n, count in enumerate(numbers) if count],
         "words": spread(words, WORDS),
     }
 
 
-def _artist_figures(recordings: Sequence[Recording], top: int) -> dict[str, Any]:
-    known = grouped((r.artist, r) for r in recordings if r.artist)
+def _artist_statistics(rows: Sequence[ManifestRow], top: int) -> dict[str, Any]:
+    artists = grouped((row.artist, row) for row in rows if row.artist)
     return {
-        "distinct": len(known),
-        "without": sum(not r.artist for r in recordings),
-        "in_several_splits": len(crossing(recordings)),
-        "most": known[:top],
+        "distinct": len(artists),
+        "without": sum(not row.artist for row in rows),
+        "in_several_splits": len(artists_in_several_splits(rows)),
+        "most": artists[:top],
     }

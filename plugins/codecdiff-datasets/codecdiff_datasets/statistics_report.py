@@ -6,48 +6,49 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codecdiff_datasets.charts import Bar, chart
+from codecdiff_datasets.templates import render
 
-Figures = Mapping[str, Any]  # as codecdiff_datasets.statistics gives them
+Statistics = Mapping[str, Any]  # as codecdiff_datasets.statistics returns them
 NOTHING = "–"
-FEW = 10  # frames for each entry of a codebook, below which its entropy is an underestimate worth a word
-USE = ("codebook", "entries", "used", "of entries", "most frequent", "repeats", "by chance")
-ENTROPY = ("codebook", "bits", "of the most possible", "corrected, bits", "perplexity")
-ENTROPY_NOTE = (
-    "Corrected after Miller and Madow. The most possible is log2 of the entries; perplexity is 2 to the bits."
-)
+FEW = 10  # frames per used code, below which the entropy is a notable underestimate
+USAGE_COLUMNS = ("codebook", "codes", "used", "fraction used", "most frequent", "repeats", "by chance")
+ENTROPY_COLUMNS = ("codebook", "bits", "of the maximum", "corrected, bits", "perplexity")
+ENTROPY_NOTE = "Corrected after Miller and Madow. The maximum is log2 of the codes; perplexity is 2 to the bits."
 
 
 class Table(NamedTuple):
-    """A table of texts with its title, a note and a chart, both possibly empty. Columns but the first are numbers."""
+    """A table of texts with its title and a note. Columns but the first are numbers.
+
+    `bars` has the length of a bar for each row, from 0 to 1, if the rows are shown as a chart too.
+    """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
-    svg: str = ""
+    bars: Sequence[float] = ()
 
 
-def write(figures: Figures, folder: Path | str) -> None:
+def write(statistics: Statistics, folder: Path | str) -> None:
     """Write `stats.json`, `stats.md` and `stats.html` into a new folder, which appears whole or not at all.
 
     Raises FileExistsError if the folder exists and is not empty.
     """
     folder = Path(folder).absolute()
     require_new(folder)
-    found = tables(figures)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     draft.mkdir(parents=True)
     try:
-        text = json.dumps(figures, indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(statistics, indent=2, ensure_ascii=False, allow_nan=False)
+        found = tables(statistics)
         (draft / "stats.json").write_text(text + "\n", encoding="utf-8")
-        (draft / "stats.md").write_text(markdown(figures["name"], found), encoding="utf-8")
-        (draft / "stats.html").write_text(page(figures["name"], found), encoding="utf-8")
+        (draft / "stats.md").write_text(markdown(statistics["name"], found), encoding="utf-8")
+        (draft / "stats.html").write_text(page(statistics["name"], found), encoding="utf-8")
         draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -59,215 +60,174 @@ def require_new(folder: Path) -> None:
         raise FileExistsError(f"'{folder}' exists and is not empty. Choose another folder, or delete it.")
 
 
-def tables(figures: Figures) -> list[Table]:
-    """Give the tables of the statistics of a manifest or a store, leaving out those with nothing in them."""
-    shared = [_overview(figures), *_durations(figures), *_groups(figures), *_tags(figures), *_captions(figures)]
-    found = [*shared, *_codebooks(figures), *_latents(figures)]
-    return [table for table in found if table.rows]
-
-
-def count(value: int) -> str:
-    """Write a whole number."""
-    return f"{value:,}"
-
-
-def decimal(value: float | None, digits: int = 2) -> str:
-    """Write a number with so many digits after its point, a dash where there is none."""
-    return NOTHING if value is None else f"{round(value, digits) + 0.0:,.{digits}f}"  # never -0
-
-
-def share(value: float | None) -> str:
-    """Write a share as a percentage, a dash where there is none."""
-    return NOTHING if value is None else f"{100 * value:.1f} %"
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as a clock does: 0:29, 3:05, 1:02:00."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def _overview(figures: Figures) -> Table:
-    rows = [
-        ("recordings", count(figures["recordings"])),
-        ("audio present", count(figures["present"])),
-        ("audio missing", count(figures["missing"])),
-        ("hours", decimal(figures["hours"])),
-        ("audio present, hours", decimal(figures["hours_present"])),
-        ("recordings of unknown duration", count(figures["without_seconds"])),
-        ("recordings without a caption", count(_uncaptioned(figures))),
-        ("recordings without a tag", count(figures["without_tags"])),
-        ("artists", count(figures["artists"]["distinct"])),
-        ("artists in several splits", count(figures["artists"]["in_several_splits"])),
-    ]
-    if figures["kind"] == "store":
-        codec = figures["codec"]
-        rows = [
-            *(row for row in rows if not row[0].startswith("audio")),
-            ("files skipped when it was made", count(figures["skipped"])),
-            ("codec", codec["name"] if isinstance(codec, Mapping) else str(codec)),
-            ("segments", count(figures["segments"])),
-            ("latent frames", count(figures["frames"])),
-            ("latent frames per second", decimal(figures["frame_rate"])),
-        ]
-    return Table("Overview", ("", figures["kind"]), rows)
-
-
-def _uncaptioned(figures: Figures) -> int:
-    return sum(row["recordings"] for row in figures["captions"]["per_recording"] if not row["captions"])
-
-
-def _groups(figures: Figures) -> Iterator[Table]:
-    yield _grouped("Splits", "split", figures["splits"])
-    yield _grouped("Licences", "licence", figures["licences"])
-    artists = figures["artists"]
-    left = artists["distinct"] - len(artists["most"])
-    yield _grouped("Artists", "artist", artists["most"], f"And {left:,} more." if left else "")
-
-
-def _tags(figures: Figures) -> Iterator[Table]:
-    for tags in figures["tags"]:
-        note = f"{tags['distinct']:,} different, in {tags['recordings']:,} recordings."
-        yield _grouped(f"Tags: {tags['category']}", "tag", tags["most"], note)
-
-
-def _grouped(title: str, what: str, groups: Sequence[Figures], note: str = "") -> Table:
-    """A table of what `grouped` gave; empty if no recording has a name."""
-    named = [(group["name"] or "not known", group) for group in groups] if any(g["name"] for g in groups) else []
-    rows = [(name, count(group["recordings"]), decimal(group["hours"])) for name, group in named]
-    bars = [Bar(name, group["recordings"], count(group["recordings"])) for name, group in named]
-    return Table(title, (what, "recordings", "hours"), rows, note, chart(title, bars))
-
-
-def _durations(figures: Figures) -> Iterator[Table]:
-    if spread := figures["seconds"]:
-        yield _spread("Durations", "recordings", spread, duration)
-    if figures.get("segments", 0) > figures["recordings"]:
-        yield _spread("Durations of the segments", "segments", figures["segment_seconds"], duration)
-
-
-def _captions(figures: Figures) -> Iterator[Table]:
-    captions = figures["captions"]
-    if not captions["captions"]:
-        return
-    rows = [(count(row["captions"]), count(row["recordings"])) for row in captions["per_recording"]]
-    yield Table("Captions per recording", ("captions", "recordings"), rows)
-    yield _spread("Words per caption", "captions", captions["words"], lambda value: f"{value:.0f}")
-
-
-def _spread(title: str, what: str, spread: Figures, write: Any) -> Table:
-    """A table of what `statistics.spread` gave: quantiles, and the histogram less its empty ends, also as a chart."""
-    filled = [i for i, part in enumerate(spread["histogram"]) if part["count"]]
-    bins = spread["histogram"][filled[0] : filled[-1] + 1]
-    names = [f"{write(b['from'])} to {write(b['to'])}" if b["to"] else f"{write(b['from'])} and more" for b in bins]
-    bars = [Bar(name, b["count"], count(b["count"])) for name, b in zip(names, bins, strict=True)]
-    quantiles = ", ".join(f"{below} {write(value)}" for below, value in spread["quantiles"].items())
-    note = f"Mean {write(spread['mean'])}; quantiles {quantiles}. Bins leave out their end."
-    rows = [(bar.label, bar.text) for bar in bars]
-    return Table(title, ("", what), rows, note, chart(title, bars))
-
-
-def _codebooks(figures: Figures) -> Iterator[Table]:
-    books = figures.get("codebooks", [])
-    yield Table("Use of the codebooks", USE, [_use(book) for book in books], _caution(figures))
-    bars = [Bar(_named(b), b["entropy_share"] or 0, f"{decimal(b['entropy'])} bits") for b in books]
-    known = any(book["entropy_share"] is not None for book in books)
-    svg = chart("Entropy, of the most possible", bars, full=1) if known else ""
-    yield Table("Entropy of the codebooks", ENTROPY, [_entropy(book) for book in books], ENTROPY_NOTE, svg)
-
-
-def _use(book: Figures) -> Sequence[str]:
-    return (
-        _named(book),
-        NOTHING if book["size"] is None else count(book["size"]),
-        count(book["used"]),
-        share(book["used_share"]),
-        share(book["most_frequent"] and book["most_frequent"]["share"]),
-        share(book["repeats"]),
-        share(book["repeats_by_chance"]),
-    )
-
-
-def _entropy(book: Figures) -> Sequence[str]:
-    bits = (decimal(book["entropy"]), share(book["entropy_share"]), decimal(book["corrected_entropy"]))
-    return (_named(book), *bits, decimal(book["perplexity"], 0))
-
-
-def _named(book: Figures) -> str:
-    same = book["level"] in (None, book["codebook"])
-    return str(book["codebook"]) if same else f"{book['codebook']} (level {book['level']})"
-
-
-def _caution(figures: Figures) -> str:
-    frames, most = figures.get("frames", 0), max((book["used"] for book in figures.get("codebooks", [])), default=0)
-    if not frames:
-        return "The store holds no frames."
-    few = f" Only {frames:,} frames for {most:,} entries: the entropies are underestimates." * (frames < FEW * most)
-    return f"Counted in {frames:,} frames. A frame repeats the one before it if it has the same code.{few}"
-
-
-def _latents(figures: Figures) -> Iterator[Table]:
-    if reason := figures.get("latents_left_out"):
-        yield Table("Latents", ("left out",), [(reason,)])
-    for title, key in (("Latents of the codes", "latents"), ("Projections", "projections")):
-        books = figures.get(key) or []
-        rows = [(str(b["codebook"]), decimal(b["mean"], 4), decimal(b["std"], 4)) for b in books]
-        bars = [Bar(f"codebook {b['codebook']}", b["std"] or 0, decimal(b["std"], 4)) for b in books]
-        yield Table(title, ("codebook", "mean", "standard deviation"), rows, "", chart("Standard deviation", bars))
-
-
 def markdown(name: str, found: Sequence[Table]) -> str:
-    """Write tables as Markdown."""
-    parts = [f"# Statistics of {_cell(name)}\n"]
-    for table in found:
-        rule = ["---", *["---:"] * (len(table.columns) - 1)]
-        lines = [f"| {' | '.join(map(_cell, row))} |" for row in (table.columns, rule, *table.rows)]
-        parts.append("\n".join([f"## {_cell(table.title)}", "", *[table.note, ""] * bool(table.note), *lines, ""]))
-    return "\n".join(parts)
+    """Format tables as Markdown."""
+    return render("statistics.md", name=name, tables=found, filters={"cell": _cell})
+
+
+def page(name: str, found: Sequence[Table]) -> str:
+    """Format tables and charts as one HTML page. Whatever came from the data is escaped."""
+    return render("statistics.html", title=f"Statistics of {name}", tables=found)
 
 
 def _cell(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;")
 
 
-def page(name: str, found: Sequence[Table]) -> str:
-    """Write tables and charts as one HTML page. Whatever came from the data is escaped."""
-    title = f"Statistics of {escape(name)}"
-    return PAGE.format(title=title, style=STYLE, body="\n".join(map(_section, found)))
+def tables(statistics: Statistics) -> list[Table]:
+    """Return the tables of the statistics of a manifest or a store, without those that are empty."""
+    sections = (_overview, _durations, _groups, _tags, _captions, _codebooks, _latents)
+    return [table for section in sections for table in section(statistics) if table.rows]
 
 
-def _section(table: Table) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
-    note = f"<p>{escape(table.note)}</p>" if table.note else ""
+def count(value: int) -> str:
+    """Format a whole number."""
+    return f"{value:,}"
+
+
+def decimal(value: float | None, digits: int = 2) -> str:
+    """Format a number with so many decimals, None as a dash."""
+    return NOTHING if value is None else f"{round(value, digits) + 0.0:,.{digits}f}"  # never -0
+
+
+def percentage(value: float | None) -> str:
+    """Format a fraction as a percentage, None as a dash."""
+    return NOTHING if value is None else f"{100 * value:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """Format seconds as a clock does: 0:29, 3:05, 1:02:00."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _relative(values: Sequence[float]) -> list[float]:
+    """Scale values to bars of which the longest has length 1."""
+    longest = max(values, default=0) or 1
+    return [max(0.0, value) / longest for value in values]
+
+
+def _overview(statistics: Statistics) -> Iterator[Table]:
+    captions, artists = statistics["captions"]["per_track"], statistics["artists"]
+    audio = [
+        ("audio present", count(statistics["present"])),
+        ("audio missing", count(statistics["missing"])),
+        ("audio present, hours", decimal(statistics["hours_present"])),
+    ]
+    rows = [
+        ("tracks", count(statistics["tracks"])),
+        ("hours", decimal(statistics["hours"])),
+        *(audio if statistics["kind"] == "manifest" else ()),
+        ("tracks of unknown duration", count(statistics["without_seconds"])),
+        ("tracks without a caption", count(sum(row["tracks"] for row in captions if not row["captions"]))),
+        ("tracks without a tag", count(statistics["without_tags"])),
+        ("artists", count(artists["distinct"])),
+        ("artists in several splits", count(artists["in_several_splits"])),
+    ]
+    if statistics["kind"] == "store":
+        codec = statistics["codec"]
+        rows += [
+            ("files skipped when it was made", count(statistics["skipped"])),
+            ("codec", codec["name"] if isinstance(codec, Mapping) else str(codec)),
+            ("segments", count(statistics["segments"])),
+            ("latent frames", count(statistics["frames"])),
+            ("latent frames per second", decimal(statistics["frame_rate"])),
+        ]
+    yield Table("Overview", ("", statistics["kind"]), rows)
+
+
+def _groups(statistics: Statistics) -> Iterator[Table]:
+    yield _grouped("Splits", "split", statistics["splits"])
+    yield _grouped("Licenses", "license", statistics["licenses"])
+    artists = statistics["artists"]
+    others = artists["distinct"] - len(artists["most"])
+    yield _grouped("Artists", "artist", artists["most"], f"And {others:,} more." if others else "")
+
+
+def _tags(statistics: Statistics) -> Iterator[Table]:
+    for tags in statistics["tags"]:
+        note = f"{tags['distinct']:,} different, in {tags['tracks']:,} tracks."
+        yield _grouped(f"Tags: {tags['category']}", "tag", tags["most"], note)
+
+
+def _grouped(title: str, what: str, groups: Sequence[Statistics], note: str = "") -> Table:
+    """Return a table of `statistics.grouped`; empty if no track has a name."""
+    named = groups if any(group["name"] for group in groups) else ()
+    rows = [(group["name"] or "not known", count(group["tracks"]), decimal(group["hours"])) for group in named]
+    return Table(title, (what, "tracks", "hours"), rows, note, _relative([group["tracks"] for group in named]))
+
+
+def _durations(statistics: Statistics) -> Iterator[Table]:
+    if seconds := statistics["seconds"]:
+        yield _spread("Durations", "tracks", seconds, duration)
+    if statistics.get("segments", 0) > statistics["tracks"]:
+        yield _spread("Durations of the segments", "segments", statistics["segment_seconds"], duration)
+
+
+def _captions(statistics: Statistics) -> Iterator[Table]:
+    captions = statistics["captions"]
+    if captions["captions"]:
+        rows = [(count(row["captions"]), count(row["tracks"])) for row in captions["per_track"]]
+        yield Table("Captions per track", ("captions", "tracks"), rows)
+        yield _spread("Words per caption", "captions", captions["words"], partial(decimal, digits=0))
+
+
+def _spread(title: str, what: str, spread: Statistics, write: Callable[[float], str]) -> Table:
+    """Return a table of `statistics.spread`: quantiles, and the histogram without its empty ends."""
+    filled = [i for i, part in enumerate(spread["histogram"]) if part["count"]]
+    bins = spread["histogram"][filled[0] : filled[-1] + 1]
+    names = [f"{write(b['from'])} to {write(b['to'])}" if b["to"] else f"{write(b['from'])} and more" for b in bins]
+    quantiles = ", ".join(f"{below} {write(value)}" for below, value in spread["quantiles"].items())
+    note = f"Mean {write(spread['mean'])}; quantiles {quantiles}. Bins leave out their end."
+    counts = [part["count"] for part in bins]
+    return Table(title, ("", what), list(zip(names, map(count, counts), strict=True)), note, _relative(counts))
+
+
+def _codebooks(statistics: Statistics) -> Iterator[Table]:
+    books = statistics.get("codebooks", [])
+    yield Table("Use of the codebooks", USAGE_COLUMNS, [_usage(book) for book in books], _usage_note(statistics))
+    known = any(book["entropy_share"] is not None for book in books)
+    bars = [book["entropy_share"] or 0 for book in books] if known else ()
+    yield Table("Entropy of the codebooks", ENTROPY_COLUMNS, [_entropy(book) for book in books], ENTROPY_NOTE, bars)
+
+
+def _usage(book: Statistics) -> Sequence[str]:
     return (
-        f"<section><h2>{escape(table.title)}</h2>{note}{table.svg}"
-        f"<div><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>"
+        _codebook_name(book),
+        NOTHING if book["size"] is None else count(book["size"]),
+        count(book["used"]),
+        percentage(book["used_share"]),
+        percentage(book["most_frequent"] and book["most_frequent"]["share"]),
+        percentage(book["repeats"]),
+        percentage(book["repeats_by_chance"]),
     )
 
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
-<style>{style}</style></head>
-<body><h1>{title}</h1>
-{body}
-</body>
-</html>
-"""
-STYLE = """
-:root { color-scheme: light dark; --quiet: #888; --line: #8883; --bar: #4a7fb5 }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-h2 { margin-top: 2.5rem }
-p { color: var(--quiet) }
-svg { display: block; max-width: 580px; margin: 1rem 0; font-size: 12px }
-text { fill: currentColor }
-.value { fill: var(--quiet) }
-.track { fill: var(--line) }
-.bar { fill: var(--bar) }
-div { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); text-align: right }
-th:first-child, td:first-child { text-align: left }
-"""
+def _entropy(book: Statistics) -> Sequence[str]:
+    bits = (decimal(book["entropy"]), percentage(book["entropy_share"]), decimal(book["corrected_entropy"]))
+    return (_codebook_name(book), *bits, decimal(book["perplexity"], 0))
+
+
+def _codebook_name(book: Statistics) -> str:
+    same = book["level"] in (None, book["codebook"])
+    return str(book["codebook"]) if same else f"{book['codebook']} (level {book['level']})"
+
+
+def _usage_note(statistics: Statistics) -> str:
+    frames = statistics.get("frames", 0)
+    most = max((book["used"] for book in statistics.get("codebooks", [])), default=0)
+    if not frames:
+        return "The store holds no frames."
+    few = f" Only {frames:,} frames for {most:,} codes: the entropies are underestimates." * (frames < FEW * most)
+    return f"Counted in {frames:,} frames. A frame repeats the one before it if it has the same code.{few}"
+
+
+def _latents(statistics: Statistics) -> Iterator[Table]:
+    if reason := statistics.get("latents_left_out"):
+        yield Table("Latents", ("left out",), [(reason,)])
+    for title, key in (("Latents of the codes", "latents"), ("Pre-quantization latents", "continuous")):
+        books = statistics.get(key) or []
+        rows = [(str(b["codebook"]), decimal(b["mean"], 4), decimal(b["std"], 4)) for b in books]
+        columns = ("codebook", "mean", "standard deviation")
+        yield Table(title, columns, rows, "", _relative([b["std"] or 0 for b in books]))

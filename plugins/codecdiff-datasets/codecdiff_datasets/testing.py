@@ -1,4 +1,4 @@
-"""The laws of captioners."""
+"""The checks of captioners, for tests and for `codecdiff check`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from codecdiff_datasets.captioner import Bill, Captioner
+from codecdiff_datasets.captioner import Captioner, Usage
 from codecdiff_datasets.captioning import one_line
 
 from codecdiff.testing.installed import example_audio
@@ -21,14 +21,14 @@ from codecdiff.testing.trials import randomness_untouched, require
 
 @dataclass
 class Trial:
-    """A captioner that was not used before, and at least two tracks that it gives different captions."""
+    """A captioner that was not used before, and at least two tracks that it captions differently."""
 
     captioner: Captioner
     tracks: Sequence[Mapping[str, Any]]
 
     @cached_property
     def captions(self) -> list[str]:
-        """Captions of the tracks, asked for once: it may cost."""
+        """Captions of the tracks, computed once: they may cost money."""
         return [self.captioner.caption(track) for track in self.tracks]
 
 
@@ -36,7 +36,7 @@ LAWS: Laws[Trial] = Laws("captioners")
 
 
 def run_checks(captioner: Captioner) -> Iterator[Result]:
-    """Check every law of a captioner on two tracks of tones and noise, and yield the results one by one."""
+    """Run every check of a captioner on two tracks of tones and noise, and yield the results one by one."""
     with TemporaryDirectory() as folder:
         yield from LAWS.examine(captioner, Trial(captioner, example_tracks(Path(folder))))
 
@@ -58,42 +58,42 @@ def example_tracks(folder: Path) -> list[dict[str, Any]]:
 
 
 def check_captioner(captioner: Captioner, tracks: Sequence[Mapping[str, Any]]) -> list[Result]:
-    """Check every law of a captioner, on at least two tracks that it gives different captions. It stays open.
+    """Run every check of a captioner, on at least two tracks that it captions differently. It stays open.
 
-    Raises AssertionError that lists the laws it breaks.
+    Raises AssertionError that lists the checks that fail.
     """
     return LAWS.demand(captioner, Trial(captioner, tracks))
 
 
 @LAWS.law
 def facts(trial: Trial) -> None:
-    """`incidental` names options that it has, and `concurrency` is at least 1."""
+    """`incidental` names options of the captioner, and `concurrency` is at least 1."""
     captioner = trial.captioner
     unknown = set(captioner.incidental) - captioner.arguments.keys()
-    require(not unknown, f"There are no options {sorted(unknown)}, which it says are incidental.")
+    require(not unknown, f"incidental names {sorted(unknown)}, which are not options.")
     threads = captioner.concurrency
     require(type(threads) is int and threads >= 1, f"concurrency is {threads!r}, not a number of threads.")
 
 
 @LAWS.law
 def estimate(trial: Trial) -> None:
-    """`estimate` gives a Bill, and asks no server for it."""
-    require(isinstance(trial.captioner.estimate(trial.tracks), Bill), "estimate does not give a Bill.")
-    require(trial.captioner.bill() == Bill(), "estimate asks a server, or the captioner was used before.")
+    """`estimate` returns a Usage without using a server."""
+    require(isinstance(trial.captioner.estimate(trial.tracks), Usage), "estimate does not return a Usage.")
+    require(trial.captioner.usage() == Usage(), "estimate uses a server, or the captioner was used before.")
 
 
 @LAWS.law
 def one_line_of_text(trial: Trial) -> None:
     """A caption is one line of printable text, and not empty."""
     for caption in trial.captions:
-        require(isinstance(caption, str) and caption, f"{caption!r} is no caption: it is text, and not empty.")
+        require(isinstance(caption, str) and caption, f"{caption!r} is not a caption: it must be text, and not empty.")
         require(caption == one_line(caption), f"{caption!r} is not one line of printable text.")
 
 
 @LAWS.law
 def tells_tracks_apart(trial: Trial) -> str:
     """Two different tracks have different captions."""
-    require(len(set(trial.captions)) > 1, "All tracks have the same caption: the law is empty.")
+    require(len(set(trial.captions)) > 1, "All tracks have the same caption: the check is empty.")
     return f"tried with {len(trial.tracks)} tracks"
 
 
@@ -116,25 +116,25 @@ def threads(trial: Trial) -> None:
 
 @LAWS.law
 def inputs_untouched(trial: Trial) -> None:
-    """The track that is captioned is not changed."""
+    """Captioning does not change the track."""
     for track in trial.tracks:
         before = deepcopy(track)
         trial.captioner.caption(track)
-        require(track == before, "caption changes the track that it is given.")
+        require(track == before, "caption changes its argument.")
 
 
 @LAWS.law
 def unknown_track(trial: Trial) -> None:
-    """A track of which nothing is known raises LookupError or ValueError."""
+    """A track without audio, tags and captions raises LookupError or ValueError."""
     try:
-        said = trial.captioner.caption({"track": "x", "file": "", "present": False, "tags": {}, "captions": []})
+        caption = trial.captioner.caption({"track": "x", "file": "", "present": False, "tags": {}, "captions": []})
     except (LookupError, ValueError):
         return
-    raise Broken(f"A track of which nothing is known has the caption {said!r}: raise LookupError.")
+    raise Broken(f"A track without audio, tags and captions has the caption {caption!r}: raise LookupError.")
 
 
 @LAWS.law
 def no_global_randomness(trial: Trial) -> None:
-    """The global generators of torch, numpy and random stand where they stood."""
+    """The global generators of torch, numpy and random are left as they were."""
     with randomness_untouched(trial.captioner):
         trial.captioner.caption(trial.tracks[0])

@@ -9,8 +9,8 @@ import pytest
 from small import write_music
 
 from codecdiff import Codec, config
-from codecdiff.data.audio import find_tracks
 from codecdiff.data.encoding import encode_tracks
+from codecdiff.data.metadata import find_tracks
 from codecdiff.data.store import CodeStore
 
 

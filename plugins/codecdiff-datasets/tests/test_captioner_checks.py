@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import pytest
-from codecdiff_datasets.captioner import Bill, Captioner
+from codecdiff_datasets.captioner import Captioner, Usage
 from codecdiff_datasets.testing import LAWS, check_captioner
 from typer.testing import CliRunner
 
@@ -63,8 +63,8 @@ class Unfounded(Titles):
 class Expensive(Titles):
     """To foresee the cost, it asks."""
 
-    def bill(self) -> Bill:
-        return Bill(requests=1)
+    def usage(self) -> Usage:
+        return Usage(requests=1)
 
 
 @breaks("one-line-of-text")
@@ -196,8 +196,8 @@ def test_a_captioner_without_its_kind_says_what_to_install(tmp_path: Path, monke
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     registry.scan.cache_clear()
     try:
-        (fault,) = registry.scan()[1]
-        assert fault.remedy == "pip install codecdiff-datasets"
+        (issue,) = registry.scan()[1]
+        assert issue.remedy == "pip install codecdiff-datasets"
         with pytest.raises(registry.UnknownPart, match="comes with codecdiff-datasets: pip install"):
             registry.find("captioners", "titles")
         answer = CliRunner().invoke(cli.app, ["data", "stats"])

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from codecdiff_datasets.append_log import Journal
-from codecdiff_datasets.captioner import Bill, Captioner
+from codecdiff_datasets.append_log import AppendLog
+from codecdiff_datasets.captioner import Captioner, Usage
 from codecdiff_datasets.captioning import (
-    LONGEST,
+    MAX_CAPTION,
+    caption_config,
     one_line,
     pending,
     read_captions,
-    recorded,
     with_captions,
     write_captions,
 )
@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 from codecdiff import config, registry
 from codecdiff.cli import app
-from codecdiff.data.manifest import Manifest, Recording
+from codecdiff.data.manifest import Manifest, ManifestRow
 
 
 class Titles(Captioner):
@@ -67,8 +67,8 @@ def lines(file: Path) -> list[dict[str, Any]]:
 
 
 def run(file: Path, tracks: list[dict[str, Any]], captioner: Captioner, **options: Any) -> dict[str, str]:
-    with Journal(file) as journal:
-        return dict(write_captions(pending(tracks, journal, captioner, **options), captioner, journal).faults)
+    with AppendLog(file) as log:
+        return dict(write_captions(pending(tracks, log, captioner, **options), captioner, log).failures)
 
 
 @pytest.mark.parametrize(
@@ -89,15 +89,15 @@ def test_text_becomes_one_harmless_line(text: str, line: str) -> None:
 
 
 def test_a_line_says_track_caption_and_captioner(tmp_path: Path) -> None:
-    faults = run(tmp_path / "c.jsonl", rows("Día", "", "x" * LONGEST, " "), Titles(speed=2))
+    failures = run(tmp_path / "c.jsonl", rows("Día", "", "x" * MAX_CAPTION, " "), Titles(speed=2))
     made = {"name": "titles", "word": "called"}
     found = {line["track"]: line for line in lines(tmp_path / "c.jsonl")}
     assert found["t0"] == {"track": "t0", "caption": "called Día", "captioner": made}
-    assert found["t1"] == {"track": "t1", "fault": "It has no title.", "captioner": made}
-    assert "2007 characters" in found["t2"]["fault"]
-    assert len(found["t2"]["fault"]) < 200
+    assert found["t1"] == {"track": "t1", "failure": "It has no title.", "captioner": made}
+    assert "2007 characters" in found["t2"]["failure"]
+    assert len(found["t2"]["failure"]) < 200
     assert found["t3"]["caption"] == "called"
-    assert faults == {"t1": "It has no title.", "t2": found["t2"]["fault"]}
+    assert failures == {"t1": "It has no title.", "t2": found["t2"]["failure"]}
 
 
 def test_a_run_goes_on_where_the_last_stopped(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_run_goes_on_where_the_last_stopped(tmp_path: Path) -> None:
     assert run(file, rows("a", ""), Titles(speed=3)) == {}  # neither is done again, whatever the speed
     assert file.read_bytes() == before
     run(file, rows("a", "", "c"), Titles())
-    assert run(file, rows("a", "b", "c"), Titles(), retry_faults=True) == {}
+    assert run(file, rows("a", "b", "c"), Titles(), retry_failures=True) == {}
     assert [(line["track"], line.get("caption")) for line in lines(file)] == [
         ("t0", "called a"),
         ("t1", None),
@@ -123,7 +123,7 @@ def test_captions_of_another_captioner_are_not_mixed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="its word is 'called', not 'named'"):
         run(file, rows("a", "b"), Titles(word="named"))
     (tmp_path / "x.jsonl").write_text('{"id": 3}\n')
-    with pytest.raises(ValueError, match="line 1 is no caption"):
+    with pytest.raises(ValueError, match="line 1 is not a caption"):
         run(tmp_path / "x.jsonl", rows("a"), Titles())
 
 
@@ -145,7 +145,7 @@ class Failing(Titles):
 
 def test_an_error_that_stops_a_run_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "codecdiff_datasets.captioning.recorded", lambda captioner: {"name": "titles", "word": "called"}
+        "codecdiff_datasets.captioning.caption_config", lambda captioner: {"name": "titles", "word": "called"}
     )
     file, captioner = tmp_path / "c.jsonl", Failing(speed=3)
     tracks = rows("a", "slow", "cut", *"defghijklmnop")
@@ -176,22 +176,22 @@ class Counting(Titles):
 
 
 def test_as_many_threads_ask_as_the_captioner_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codecdiff_datasets.captioning.recorded", lambda captioner: {"name": "titles"})
+    monkeypatch.setattr("codecdiff_datasets.captioning.caption_config", lambda captioner: {"name": "titles"})
     captioner, done = Counting(speed=4), []
-    with Journal(tmp_path / "c.jsonl") as journal:
-        write_captions(rows(*"abcdefghijkl"), captioner, journal, progress=done.append)
+    with AppendLog(tmp_path / "c.jsonl") as log:
+        write_captions(rows(*"abcdefghijkl"), captioner, log, progress=done.append)
     assert captioner.most == 4
     assert done == list(range(1, 13))
 
 
 def test_a_captioner_is_recorded_by_what_its_captions_follow_from() -> None:
-    assert recorded(Titles(word="x", speed=9)) == {"name": "titles", "word": "x"}
+    assert caption_config(Titles(word="x", speed=9)) == {"name": "titles", "word": "x"}
     with pytest.raises(config.ConfigError, match=r"captioner\.answers follows"):
         config.build("captioners", {"name": "titles", "answers": "x"})
 
 
 def test_captions_are_read_from_several_files_in_order(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text('{"track": "1", "caption": "a"}\n{"track": "2", "fault": "x"}\n')
+    (tmp_path / "a").write_text('{"track": "1", "caption": "a"}\n{"track": "2", "failure": "x"}\n')
     (tmp_path / "b").write_text('{"track": "1", "caption": "b"}\n{"track": "2", "caption": "c", "more": 1}\n')
     captions = read_captions([tmp_path / "a", tmp_path / "b"])
     assert captions == {"1": ["a", "b"], "2": ["c"]}
@@ -209,9 +209,9 @@ def test_a_file_that_holds_no_captions_is_told(line: str, tmp_path: Path) -> Non
 
 
 def test_bills_add_up() -> None:
-    assert Bill(1, 2, 3) + Bill(10, 20, 30, 0.5) == Bill(11, 22, 33, 0.5)
-    assert (Bill() + Bill()).price is None
-    assert str(Bill(1000, 2000, 3, 0.25)) == "1,000 requests, 2,000 tokens read and 3 written, for 0.25"
+    assert Usage(1, 2, 3) + Usage(10, 20, 30, 0.5) == Usage(11, 22, 33, 0.5)
+    assert (Usage() + Usage()).price is None
+    assert str(Usage(1000, 2000, 3, 0.25)) == "1,000 requests, 2,000 tokens read and 3 written, for 0.25"
 
 
 # The laws
@@ -254,7 +254,12 @@ class Constant(Titles):
 
 @pytest.mark.parametrize(
     ("broken", "law"),
-    [(Numbered, "second time"), (Wordy, "one line"), (Careless, "nothing is known"), (Constant, "the law is empty")],
+    [
+        (Numbered, "second time"),
+        (Wordy, "one line"),
+        (Careless, "without audio, tags"),
+        (Constant, "the check is empty"),
+    ],
 )
 def test_a_captioner_that_breaks_a_law_is_told(broken: type[Titles], law: str) -> None:
     with pytest.raises(AssertionError, match=law):
@@ -266,7 +271,7 @@ def test_a_captioner_that_breaks_a_law_is_told(broken: type[Titles], law: str) -
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
-    recordings = [Recording(f"t{i}", title=title) for i, title in enumerate(("a", "", "c"))]
+    recordings = [ManifestRow(f"t{i}", title=title) for i, title in enumerate(("a", "", "c"))]
     Manifest(tmp_path, recordings).write(tmp_path / "m.parquet")
     return tmp_path / "m.parquet"
 
@@ -280,17 +285,17 @@ def test_the_command_captions_and_goes_on(manifest: Path) -> None:
     first = command(manifest, "-o", output, "--with", "titles", "--set", "word=named", "--set", "speed=2")
     assert first.exit_code == 0, first.output
     assert "t1: It has no title." in first.output
-    assert f"2 captions and 1 faults in {output}." in first.output
+    assert f"2 captions and 1 failures in {output}." in first.output
     before = output.read_bytes()
     second = command(manifest, "-o", output, "--with", "titles", "--set", "word=named")
-    assert f"0 captions and 0 faults in {output}, 3 were settled before." in second.output
+    assert f"0 captions and 0 failures in {output}, 3 were done before." in second.output
     assert output.read_bytes() == before
     assert sorted(file.name for file in manifest.parent.iterdir()) == ["c.jsonl", "m.parquet", "site"]
 
 
 def test_the_command_refuses_before_it_writes(manifest: Path) -> None:
     for words, told in (
-        ([manifest, "-o", manifest, "--with", "titles"], "is no JSON object"),
+        ([manifest, "-o", manifest, "--with", "titles"], "is not a JSON object"),
         ([manifest, "-o", manifest.with_name("c.jsonl"), "--with", "title"], "Did you mean 'titles'"),
         ([manifest, "-o", manifest.with_name("c.jsonl"), "--with", "titles", "--set", "wort=x"], "Did you mean 'word'"),
         ([manifest.with_name("n"), "-o", manifest.with_name("c.jsonl"), "--with", "titles"], "There is no manifest"),
@@ -299,5 +304,5 @@ def test_the_command_refuses_before_it_writes(manifest: Path) -> None:
         assert result.exit_code == 1
         assert told in result.output
         assert "Traceback" not in result.output
-    assert Manifest.read(manifest).recordings[0].title == "a"
+    assert Manifest.read(manifest).rows[0].title == "a"
     assert sorted(file.name for file in manifest.parent.iterdir()) == ["m.parquet", "site"]

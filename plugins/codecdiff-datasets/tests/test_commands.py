@@ -37,27 +37,27 @@ def run(line: str, *, code: int = 0) -> Result:
 
 
 def test_a_collection_goes_through_every_command(folder: Path) -> None:
-    run("import folder music -o all.parquet --allow-licence CC*")
-    fault = json.loads((folder / "all.faults.jsonl").read_text())
-    assert (fault["file"], fault["line"], fault["field"]) == ("metadata.jsonl", 5, "file_name")
+    run("import folder music -o all.parquet --allow-license CC*")
+    issue = json.loads((folder / "all.issues.jsonl").read_text())
+    assert (issue["file"], issue["line"], issue["field"]) == ("metadata.jsonl", 5, "file_name")
     run("import folder music -o new/lists/all.parquet")
-    run("filter all.parquet -o free.parquet --allow-licence CC?BY?4*")
-    assert [r.track for r in Manifest.read("free.parquet").recordings] == ["0.wav", "2.wav"]
+    run("filter all.parquet -o free.parquet --allow-license CC?BY?4*")
+    assert [r.track for r in Manifest.read("free.parquet").rows] == ["0.wav", "2.wav"]
     assert "Artist 2" in (folder / "free.attribution.md").read_text()
     assert "Artist 1" not in (folder / "free.attribution.md").read_text()
     run("split free.parquet -o split.parquet --validation 0 --test 100%")
     (folder / "c.jsonl").write_text('{"track": "2", "caption": "new"}\n{"track": "9", "caption": "x"}\n')
     joined = run("join split.parquet c.jsonl -o joined.parquet")
-    assert "1 of 2 rows fit one track each, and changed 1 recordings; 1 fit none" in joined.output
-    recordings = Manifest.read("joined.parquet").recordings
+    assert "1 of 2 rows match one track each, and changed 1 tracks; 1 match none" in joined.output
+    recordings = Manifest.read("joined.parquet").rows
     assert [(list(r.captions), r.split) for r in recordings] == [(["tone 0"], "test"), (["tone 2", "new"], "test")]
     run("attribution joined.parquet -o credits.md")
     assert (folder / "credits.md").read_text() == (folder / "joined.attribution.md").read_text()
-    assert "0 faults in 2 recordings" in run("check joined.parquet").output
+    assert "0 issues in 2 tracks" in run("check joined.parquet").output
     (folder / "music" / "2.wav").write_bytes(b"")
     shown = run("check joined.parquet", code=1).output
     assert "2.wav, file: The file is empty, 0 bytes. Fetch it again" in shown
-    assert not list(folder.glob(".*")) + list(folder.glob("*.probes.jsonl"))
+    assert not list(folder.glob(".*")) + list(folder.glob("*.audio-check.jsonl"))
 
 
 def test_nothing_is_written_over_and_nothing_is_left_half(folder: Path) -> None:
@@ -66,13 +66,13 @@ def test_nothing_is_written_over_and_nothing_is_left_half(folder: Path) -> None:
     for line in ("import folder music", "filter all.parquet", "split all.parquet", "join all.parquet c.jsonl"):
         assert "exists already" in run(f"{line} -o all.parquet", code=1).stderr
     assert (folder / "all.parquet").read_bytes() == before
-    refused = run("filter all.parquet -o x.parquet --allow-licence MIT", code=1).stderr
-    assert "None of 4 recordings is left. Their licences: CC BY 4.0, CC BY-NC 4.0" in refused
+    refused = run("filter all.parquet -o x.parquet --allow-license MIT", code=1).stderr
+    assert "None of 4 tracks is left. Their licenses: CC BY 4.0, CC BY-NC 4.0" in refused
     Path("c.jsonl").write_text('{"track": "9", "caption": "x"}\n')
-    assert "None of 1 rows fits one track" in run("join all.parquet c.jsonl -o x.parquet", code=1).stderr
+    assert "None of 1 rows matches one track" in run("join all.parquet c.jsonl -o x.parquet", code=1).stderr
     assert "are for hf" in run("import folder music -o x.parquet --column text", code=1).stderr
     assert "ends in .parquet" in run("filter all.parquet -o x.csv", code=1).stderr
-    assert "none, ends and full" in run("check all.parquet --probe half", code=1).stderr
+    assert "none, ends or full" in run("check all.parquet --decode half", code=1).stderr
     assert not list(folder.glob("x.*"))
 
 

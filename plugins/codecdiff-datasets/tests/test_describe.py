@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from codecdiff_datasets.captioners.describe import PROMPT, Describe, first_sentences
-from codecdiff_datasets.captioners.windows import read_window
-from codecdiff_datasets.captioning import recorded
+from codecdiff_datasets.captioners.describe import PROMPT, Describe, first_sentences, read_window
+from codecdiff_datasets.captioning import caption_config
 from codecdiff_datasets.testing import check_captioner
 from tiny_qwen2_audio import random_model
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
@@ -19,7 +18,7 @@ from typer.testing import CliRunner
 
 from codecdiff.cli import app
 from codecdiff.data.audio import BadAudio
-from codecdiff.data.manifest import Manifest, Recording
+from codecdiff.data.manifest import Manifest, ManifestRow
 
 RATE = 16_000  # Hz
 WORDS = 12  # tokens of an answer
@@ -102,7 +101,7 @@ def test_what_cannot_be_heard_is_told(describe: Describe, tmp_path: Path) -> Non
     for file in ("text.mp3", "empty.wav", "none.wav"):
         with pytest.raises(BadAudio, match=file):
             describe.caption({"file": str(tmp_path / file), "present": True})
-    with pytest.raises(LookupError, match="audio is not there"):
+    with pytest.raises(LookupError, match="audio is missing"):
         describe.caption({"file": str(tmp_path / "none.wav"), "present": False})
 
 
@@ -145,18 +144,18 @@ def test_a_missing_or_incomplete_model_is_explained(folder: Path, tmp_path: Path
 def test_nothing_learns_and_the_device_is_not_recorded(describe: Describe) -> None:
     assert not any(parameter.requires_grad for parameter in describe.network.parameters())
     assert not any(module.training for module in describe.network.modules())
-    spec = recorded(describe)
+    spec = caption_config(describe)
     assert "device" not in spec
     assert (spec["name"], spec["seconds"], spec["start"], spec["revision"]) == ("describe", 2.0, None, None)
 
 
 def test_the_command_describes_a_manifest(folder: Path, tmp_path: Path) -> None:
     write(tmp_path / "a.wav", 1.0)
-    recordings = [Recording("a", "a.wav", present=True), Recording("b", "b.wav", present=False)]
+    recordings = [ManifestRow("a", "a.wav", present=True), ManifestRow("b", "b.wav", present=False)]
     Manifest(tmp_path, recordings).write(tmp_path / "m.parquet")
     words = ["data", "caption", str(tmp_path / "m.parquet"), "-o", str(tmp_path / "d.jsonl"), "--with", "describe"]
     words += ["--set", f"model={folder}", "--set", "max_tokens=4", "--set", "dtype=float32", "--set", "seconds=1"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
-    assert "1 captions and 1 faults" in result.output
-    assert "b: Its audio is not there." in result.output
+    assert "1 captions and 1 failures" in result.output
+    assert "b: Its audio is missing." in result.output

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import soundfile
 from codecdiff_datasets.importers import hf_datasets as hub
-from codecdiff_datasets.importers import read_source
+from codecdiff_datasets.importers import read_data_set
 from small import RATE, tone, write_music
 
-from codecdiff.data.manifest import Recording
-from codecdiff.data.metadata import Fault, header_of, rows
+from codecdiff.data.manifest import ManifestRow
+from codecdiff.data.metadata import Issue, column_names, read_table
 
 JAMENDO = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS"
 MUSICCAPS = (
@@ -35,10 +35,10 @@ def write(file: Path, *lines: str) -> Path:
     return file
 
 
-def read(kind: str, *files: Path) -> tuple[dict[str, Recording], list[Fault]]:
-    faults: list[Fault] = []
-    found = read_source(kind, [str(file) for file in files], faults.append)
-    return {recording.track: recording for recording in found}, faults
+def read(kind: str, *files: Path) -> tuple[dict[str, ManifestRow], list[Issue]]:
+    issues: list[Issue] = []
+    found = read_data_set(kind, [str(file) for file in files], issues.append)
+    return {recording.track: recording for recording in found}, issues
 
 
 def jamendo(number: int, *tags: str, path: str = "", seconds: str = "99.5", artist: int = 1) -> str:
@@ -51,8 +51,8 @@ def test_ragged_tables_of_jamendo_are_merged_by_track(tmp_path: Path) -> None:
         tmp_path / "genre.tsv", JAMENDO, jamendo(382, "genre---rock", "genre---pop"), jamendo(7, "genre---folk")
     )
     two = write(tmp_path / "mood.tsv", JAMENDO, jamendo(382, "mood/theme---calm", "genre---pop"))
-    found, faults = read("jamendo", one, two)
-    assert not faults
+    found, issues = read("jamendo", one, two)
+    assert not issues
     assert found["track_0000382"].tags == {"genre": ["rock", "pop"], "mood/theme": ["calm"]}
     assert found["track_0000007"].tags == {"genre": ["folk"]}
     first = found["track_0000382"]
@@ -66,10 +66,10 @@ def test_jamendo_names_splits_titles_and_licences_in_other_files(tmp_path: Path)
     names = write(tmp_path / "raw.meta.tsv", meta, "track_0000100\tartist_1\talbum_1\tOn\tAnn\tAll\t2008-01-01\tx")
     by = "Available under a Creative Commons Attribution license: http://creativecommons.org/licenses/by/3.0/"
     text = write(tmp_path / "audio_licenses.txt", "00/100.mp3", "On by Ann from Jamendo: http://x", by, "")
-    found, faults = read("jamendo", train, test, names, text)
-    assert [(f.line, f.field) for f in faults] == [(3, "TRACK_ID")]  # is in train already
+    found, issues = read("jamendo", train, test, names, text)
+    assert [(f.line, f.field) for f in issues] == [(3, "TRACK_ID")]  # is in train already
     first = found["track_0000100"]
-    assert (first.split, first.title, first.artist, first.licence) == ("train", "On", "Ann", "CC BY 3.0")
+    assert (first.split, first.title, first.artist, first.license) == ("train", "On", "Ann", "CC BY 3.0")
     assert first.tags == {"genre": ["rock"]}
     assert found["track_0000200"].split == "test"
     assert found["track_0000200"].artist == "Ann"  # her id is named in another row
@@ -93,9 +93,9 @@ def test_every_faulty_row_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     with file.open("ab") as stream:
         stream.write(b"track_0000010\tartist_\xe9\talbum\t10/10.mp3\t1.0\tgenre---rock\n")
         stream.write(jamendo(11, "genre---rock").encode())
-    found, faults = read("jamendo", file)
+    found, issues = read("jamendo", file)
     assert sorted(found) == ["track_0000001", "track_0000009", "track_0000011"]
-    assert [(fault.line, fault.field) for fault in faults] == [
+    assert [(issue.line, issue.field) for issue in issues] == [
         (3, "PATH"),
         (4, "PATH"),
         (5, "PATH"),
@@ -106,8 +106,8 @@ def test_every_faulty_row_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
         (10, "TRACK_ID"),
         (12, ""),
     ]
-    assert all(fault.file == "tags.tsv" and fault.mend for fault in faults)
-    assert "UTF-8" in str(faults[-1])
+    assert all(issue.file == "tags.tsv" and issue.hint for issue in issues)
+    assert "UTF-8" in str(issues[-1])
     assert found["track_0000001"].tags == {"genre": ["rock"]}
 
 
@@ -123,8 +123,8 @@ def test_both_tables_of_fma_are_read_and_fill_each_other(tmp_path: Path) -> None
         f'155066,4,Ö,{by},[],01:02:03,"{{1, 76}}",Late,http://f/155066,5',
     )
     names = write(tmp_path / "genres.csv", "genre_id,#tracks,parent,title,top_level", "76,1,0,Punk,1", "5,2,0,Folk,1")
-    found, faults = read("fma", tracks, raw, names)
-    assert not faults
+    found, issues = read("fma", tracks, raw, names)
+    assert not issues
     assert list(found) == ["2", "3", "155066"]
     food, avenue, late = found.values()
     assert (food.file, food.title, food.artist, food.seconds, food.split) == (
@@ -134,17 +134,17 @@ def test_both_tables_of_fma_are_read_and_fill_each_other(tmp_path: Path) -> None
         168,
         "train",
     )
-    assert food.licence == "CC BY-NC-SA 3.0"
+    assert food.license == "CC BY-NC-SA 3.0"
     assert food.tags == {"genre": ["Hip-Hop", "Folk"]}
     assert food.metadata["genre_ids"] == ["21", "5"]
     assert "album.information" not in food.metadata
-    assert (avenue.licence, avenue.source, avenue.tags) == (
+    assert (avenue.license, avenue.source, avenue.tags) == (
         "CC BY 4.0",
         "http://f/3",
         {"tag": ["old"], "genre": ["Hip-Hop"]},
     )
     assert (avenue.metadata["album.id"], avenue.metadata["track_listens"]) == ("1", "77")
-    assert avenue.metadata["licence_url"] == "http://creativecommons.org/licenses/by/4.0/"
+    assert avenue.metadata["license_url"] == "http://creativecommons.org/licenses/by/4.0/"
     assert (late.file, late.seconds, late.tags) == ("155/155066.mp3", 3723, {"genre": ["Punk"]})
 
 
@@ -160,10 +160,10 @@ def test_faults_of_fma_are_named(tmp_path: Path) -> None:
         f"5,9,AWOL,{good}".replace("[],03", "rock,03"),
         f"6,9,AWOL,{good},more",
     )
-    found, faults = read("fma", file)
+    found, issues = read("fma", file)
     assert list(found) == ["3"]
     fields = [(3, "track_id"), (4, "track_id"), (5, "track_duration"), (6, "tags"), (7, "")]
-    assert [(fault.line, fault.field) for fault in faults] == fields
+    assert [(issue.line, issue.field) for issue in issues] == fields
 
 
 def musiccaps(ytid: str, *, evaluation: str = "False", aspects: str = '"[\'sad\', ""child\'s voice""]"') -> str:
@@ -179,7 +179,7 @@ def test_musiccaps_is_read_with_its_evaluation_split(tmp_path: Path) -> None:
         musiccaps("-0vPFx-wRRI", aspects="sad"),
         musiccaps("-0xzrMun0Rs", evaluation="yes"),
     ]
-    found, faults = read("musiccaps", write(tmp_path / "musiccaps.csv", MUSICCAPS, *lines))
+    found, issues = read("musiccaps", write(tmp_path / "musiccaps.csv", MUSICCAPS, *lines))
     assert {track: recording.split for track, recording in found.items()} == {
         "-0Gj8-vB1q4": "test",
         "-0SdAVK79lg": "train",
@@ -187,47 +187,47 @@ def test_musiccaps_is_read_with_its_evaluation_split(tmp_path: Path) -> None:
     first = found["-0Gj8-vB1q4"]
     assert first.tags == {"aspect": ["sad", "child's voice"]}
     assert list(first.captions) == ["Slow, and\nsad."]
-    assert (first.seconds, first.metadata["start_s"], first.licence) == (10, 30, "")
+    assert (first.seconds, first.metadata["start_s"], first.license) == (10, 30, "")
     wrong = [(6, "ytid"), (8, "ytid"), (10, "aspect_list"), (12, "is_audioset_eval")]
-    assert [(fault.line, fault.field) for fault in faults] == wrong
+    assert [(issue.line, issue.field) for issue in issues] == wrong
 
 
 def test_a_table_of_another_set_is_told_apart(tmp_path: Path) -> None:
     other = write(tmp_path / "mc.csv", MUSICCAPS, musiccaps("-0SdAVK79lg"))
     own = write(tmp_path / "raw_tracks.csv", RAW, "3,9,AWOL,Attribution,,[],03:57,[],T,u")
     with pytest.raises(
-        ValueError, match=r"no table of FMA.*looks like MusicCaps. Use: codecdiff data import musiccaps"
+        ValueError, match=r"not a table of FMA.*looks like MusicCaps. Use: codecdiff data import musiccaps"
     ):
         read("fma", other)
-    found, faults = read("fma", other, own)
+    found, issues = read("fma", other, own)
     assert list(found) == ["3"]
-    assert faults[0].file == "mc.csv"
+    assert issues[0].file == "mc.csv"
     with pytest.raises(ValueError, match="its columns are a, b"):
         read("jamendo", write(tmp_path / "x.csv", "a,b", "1,2"))
     with pytest.raises(ValueError, match="its columns are \ufffd"):
         read("jamendo", write(tmp_path / "x.csv", "\033[31mred,b"))
     with pytest.raises(FileNotFoundError, match=r"no file '.*none\.tsv'"):
         read("jamendo", tmp_path / "none.tsv")
-    with pytest.raises(ValueError, match=r"no kind of collection 'spotify'\. There are: jamendo"):
+    with pytest.raises(ValueError, match=r"Unknown format 'spotify': expected one of jamendo"):
         read("spotify", own)
 
 
 def test_a_quote_left_open_costs_one_row_of_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("codecdiff.data.metadata.FIELD_LIMIT", 100)
     file = write(tmp_path / "t.csv", "a,b", "1,2", '3,"open', *["x" * 60, "y" * 60], "5,6")
-    faults: list[Fault] = []
-    found = [(row.line, row["a"]) for row in rows(file, faults.append)]
+    issues: list[Issue] = []
+    found = [(row.line, row["a"]) for row in read_table(file, issues.append)]
     assert found == [(2, "1"), (6, "5")]
-    assert faults[0].line == 3
+    assert issues[0].line == 3
 
 
 def test_three_header_rows_become_one(tmp_path: Path) -> None:
     file = tmp_path / "tracks.csv"
     file.write_text(TRACKS)
-    assert header_of(file)[:4] == ["track_id", "album.id", "album.information", "artist.id"]
-    faults: list[Fault] = []
-    assert [row.line for row in rows(file, faults.append)] == [4, 6]
-    assert not faults
+    assert column_names(file, 3)[:4] == ["track_id", "album.id", "album.information", "artist.id"]
+    issues: list[Issue] = []
+    assert [row.line for row in read_table(file, issues.append, header_rows=3)] == [4, 6]
+    assert not issues
 
 
 def test_a_folder_is_read_with_its_metadata(tmp_path: Path) -> None:
@@ -241,14 +241,14 @@ def test_a_folder_is_read_with_its_metadata(tmp_path: Path) -> None:
         b'{"file_name": "1.wav", "text": "\\ud83d half a letter"}\n'
     )
     shutil.copy(folder / "1.wav", os.fsdecode(os.fsencode(folder / "b") + b"\xe9.wav"))
-    found, faults = read("folder", folder)
+    found, issues = read("folder", folder)
     assert list(found) == ["0.wav", "1.wav", "2.wav", "gone.wav"]
     first = found["0.wav"]
-    assert (first.licence, first.artist, first.tags) == ("CC BY-NC 4.0", "A", {"tag": ["x"]})
-    assert (first.captions, dict(first.metadata)) == (("one",), {"bpm": 90, "licence_text": "cc-by-nc-4.0"})
+    assert (first.license, first.artist, first.tags) == ("CC BY-NC 4.0", "A", {"tag": ["x"]})
+    assert (first.captions, dict(first.metadata)) == (("one",), {"bpm": 90, "license_text": "cc-by-nc-4.0"})
     assert found["gone.wav"].captions == ("lost", "gone")
-    assert sorted(fault.line or 0 for fault in faults) == [0, 2, 3, 4, 5, 7, 8, 9, 10]
-    assert "not UTF-8" in str(faults[-1])
+    assert sorted(issue.line or 0 for issue in issues) == [0, 2, 3, 4, 5, 7, 8, 9, 10]
+    assert "not UTF-8" in str(issues[-1])
 
 
 def sound(seed: int) -> dict[str, object]:
@@ -273,29 +273,29 @@ def test_a_data_set_of_the_hub_is_read_with_its_audio(tmp_path: Path) -> None:
     ).cast_column("audio", datasets.Audio(decode=False))
     table = table.cast_column("mood", datasets.ClassLabel(names=["sad", "calm"]))
     datasets.DatasetDict({"train": table.select([0]), "valid": table.select([1, 2])}).save_to_disk(tmp_path / "set")
-    faults: list[Fault] = []
+    issues: list[Issue] = []
     columns = hub.Columns(tags=["genre", "mood"])
-    found = read_source("hf", [str(tmp_path / "set")], faults.append, audio=tmp_path / "audio", columns=columns)
-    assert [(r.track, r.split, list(r.captions), r.licence) for r in found] == [
+    found = read_data_set("hf", [str(tmp_path / "set")], issues.append, audio=tmp_path / "audio", columns=columns)
+    assert [(r.track, r.split, list(r.captions), r.license) for r in found] == [
         ("a/1", "train", ["one"], "CC BY 4.0"),
         ("b", "validation", ["two"], ""),
     ]
     assert [r.tags for r in found] == [{"genre": ["rock"], "mood": ["calm"]}, {"genre": ["pop", "jazz"]}]
     assert found[0].metadata == {"bpm": 120}
-    assert [(fault.line, fault.track) for fault in faults] == [(2, "b")]
+    assert [(issue.line, issue.track) for issue in issues] == [(2, "b")]
     for i, recording in enumerate(found):
         assert (tmp_path / "audio" / recording.file).read_bytes() == sound(i)["bytes"]
         assert recording.file.count("/") == 1
     (tmp_path / "audio" / found[1].file).write_bytes(b"cut")
     shutil.copytree(tmp_path / "set", tmp_path / "more" / "set")
     again = [
-        read_source("hf", [str(folder)], faults.append, audio=tmp_path / "audio", columns=columns)
+        read_data_set("hf", [str(folder)], issues.append, audio=tmp_path / "audio", columns=columns)
         for folder in (tmp_path / "set", tmp_path / "more" / "set")
     ]
     assert [r.file for r in again[0]] == [r.file for r in found]
     assert not {r.file for r in again[1]} & {r.file for r in found}
     assert (tmp_path / "audio" / found[1].file).read_bytes() == sound(1)["bytes"]
     with pytest.raises(ValueError, match=r"no column 'key'\. It has: id, audio"):
-        read_source("hf", [str(tmp_path / "set")], faults.append, columns=hub.Columns(tags=["key"]))
+        read_data_set("hf", [str(tmp_path / "set")], issues.append, columns=hub.Columns(tags=["key"]))
     with pytest.raises(FileNotFoundError, match="neither a folder nor a data set"):
-        read_source("hf", ["nowhere"], faults.append)
+        read_data_set("hf", ["nowhere"], issues.append)

@@ -33,7 +33,7 @@ from small import RATE, noise, tone
 from typer.testing import CliRunner
 
 from codecdiff import cli
-from codecdiff.data.manifest import Manifest, Recording
+from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.embedders import LogMel
 from codecdiff.embeddings import embed_file
 from codecdiff.metrics import ledoit_wolf
@@ -107,11 +107,11 @@ def test_ranks_fall_with_likelihood_and_equals_stand_by_name() -> None:
 def collection(folder: Path, pitches: list[float], *, seconds: float = 2.0) -> Manifest:
     """Write tones and their manifest; 'gone' has no file."""
     (folder / "audio").mkdir(parents=True)
-    recordings = [Recording("gone", "gone.wav")]
+    recordings = [ManifestRow("gone", "gone.wav")]
     for i, hertz in enumerate(pitches):
         soundfile.write(folder / "audio" / f"{i:06d}.wav", tone(seconds, hertz), RATE)
         about = {"title": f"<Tone {i}>", "tags": {"genre": ["noise"]}, "licence": "CC0", "metadata": {"hertz": hertz}}
-        recordings.append(Recording(str(i), f"{i:06d}.wav", True, seconds, **about))
+        recordings.append(ManifestRow(str(i), f"{i:06d}.wav", True, seconds, **about))
     manifest = Manifest(folder / "audio", recordings, {"name": "tones"})
     manifest.write(folder / "manifest.parquet")
     return manifest
@@ -140,9 +140,9 @@ def test_tracks_like_the_others_come_first(ranking: Ranking, of: Manifest, tmp_p
     kept = kept_manifest(ranking, of)
     kept.write(tmp_path / "kept.parquet")
     again = Manifest.read(tmp_path / "kept.parquet")
-    assert {recording.track for recording in again.recordings} == {"1", "3"}
-    first = again.recordings[0]
-    assert (first.metadata["rank"], first.licence, first.tags) == (1, "CC0", {"genre": ["noise"]})
+    assert {recording.track for recording in again.rows} == {"1", "3"}
+    first = again.rows[0]
+    assert (first.metadata["rank"], first.license, first.tags) == (1, "CC0", {"genre": ["noise"]})
     assert again.file_of(first).is_file()
     assert again.facts["ranking"]["embedder"] == SPEC
 
@@ -202,7 +202,7 @@ def test_the_command_ranks_and_goes_on(
     like: Manifest, of: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (of.audio / "bad.wav").write_text("no audio")
-    recordings = [*of.recordings, Recording("bad", "bad.wav", True)]
+    recordings = [*of.rows, ManifestRow("bad", "bad.wav", True)]
     Manifest(of.audio, recordings).write(tmp_path / "of.parquet")
     words = [
         "data",
@@ -234,7 +234,7 @@ def test_the_command_ranks_and_goes_on(
     rows = pq.read_table(tmp_path / "ranked.parquet").to_pylist()
     with (tmp_path / "ranked.csv").open() as stream:
         assert [row["track"] for row in csv.DictReader(stream)] == [row["track"] for row in rows]
-    assert {r.track for r in Manifest.read(tmp_path / "ranked-kept.parquet").recordings} == {"1", "3"}
+    assert {r.track for r in Manifest.read(tmp_path / "ranked-kept.parquet").rows} == {"1", "3"}
     assert "# Attribution" in (tmp_path / "ranked-kept.attribution.md").read_text()
     shutil.copy(tmp_path / "ranked.csv", tmp_path / "theirs.csv")
     again = run(cli.app, [*words, "--compare", str(tmp_path / "theirs.csv")])
@@ -257,11 +257,11 @@ def test_the_command_ranks_and_goes_on(
 
 
 def test_collections_without_audio_are_explained(of: Manifest, tmp_path: Path) -> None:
-    missing = Manifest(tmp_path, [Recording("a", "a.wav"), Recording("b", "b.wav")])
+    missing = Manifest(tmp_path, [ManifestRow("a", "a.wav"), ManifestRow("b", "b.wav")])
     with pytest.raises(ValueError, match=r"Audio is there for 0 of 2 tracks to be like, and for 5 of 6 to rank"):
         rank_manifests(missing, of, tmp_path / "e", LogMel(), SPEC)
     (tmp_path / "a.wav").write_text("no audio")
-    broken = Manifest(tmp_path, [Recording("a", "a.wav", True), Recording("b", "a.wav", True)])
+    broken = Manifest(tmp_path, [ManifestRow("a", "a.wav", True), ManifestRow("b", "a.wav", True)])
     with pytest.raises(ValueError, match=r"(?s)Too few files.*a\.wav"):
         rank_manifests(broken, of, tmp_path / "e", LogMel(sample_rate=RATE), SPEC)
     with pytest.raises(ValueError, match="keep=none"):

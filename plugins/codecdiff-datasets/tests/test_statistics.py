@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
@@ -16,17 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 import torch
-from codecdiff_datasets import codebook_usage as counting
 from codecdiff_datasets import statistics
 from codecdiff_datasets import statistics_report as reports
-from codecdiff_datasets.charts import Bar, chart
 from codecdiff_datasets.codebook_usage import (
-    Moments,
+    LatentMoments,
+    codebook_statistics,
+    continuous_moments,
     corrected_entropy,
+    count_codes,
+    embedded_moments,
     entropy,
-    entry_moments,
-    projection_moments,
-    usage,
 )
 from small import write_music
 from typer.testing import CliRunner
@@ -34,9 +32,9 @@ from typer.testing import CliRunner
 from codecdiff import Codec, config
 from codecdiff.cli import app
 from codecdiff.codecs import Standardized
-from codecdiff.data.audio import find_tracks
 from codecdiff.data.encoding import clips, encode_tracks
-from codecdiff.data.manifest import Manifest, Recording
+from codecdiff.data.manifest import Manifest, ManifestRow
+from codecdiff.data.metadata import find_tracks
 from codecdiff.data.store import CodeStore
 
 ELSEWHERE = {"name": "of-a-stranger"}
@@ -88,10 +86,10 @@ def test_the_correction_brings_the_entropy_of_few_samples_nearer() -> None:
 
 @pytest.mark.parametrize("block", [1, 7, 2**16])
 def test_counts_are_exact_whatever_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(counting, "BLOCK", block)
+    monkeypatch.setattr("codecdiff_datasets.codebook_usage.BLOCK", block)
     rng = np.random.default_rng(0)
     tracks = [rng.integers(0, 5, (frames, 3)) for frames in (1, 20, 7, 14)] + [np.full((4, 3), 65535)]
-    used = usage(write_store(tmp_path / "store", tracks))
+    used = count_codes(write_store(tmp_path / "store", tracks))
     everything = np.concatenate(tracks)
     for k in range(3):
         assert used.counts[k].tolist() == np.bincount(everything[:, k], minlength=2**16).tolist()
@@ -101,7 +99,7 @@ def test_counts_are_exact_whatever_the_block(tmp_path: Path, monkeypatch: pytest
 
 def test_a_codebook_with_one_used_entry(tmp_path: Path) -> None:
     tracks = [np.tile([[7, 0, frame % 2]], (1, 1)).repeat(10, 0) for frame in range(2)]
-    figures = statistics.of_store(write_store(tmp_path / "store", tracks))
+    figures = statistics.store_statistics(write_store(tmp_path / "store", tracks))
     one, _, two = figures["codebooks"]
     assert (one["used"], one["entropy"], one["corrected_entropy"], one["perplexity"]) == (1, 0, 0, 1)
     assert one["most_frequent"] == {"code": 7, "share": 1}
@@ -111,8 +109,8 @@ def test_a_codebook_with_one_used_entry(tmp_path: Path) -> None:
 
 
 def test_a_store_without_frames(tmp_path: Path) -> None:
-    figures = statistics.of_store(write_store(tmp_path / "store", []))
-    assert (figures["recordings"], figures["frames"], figures["seconds"], figures["hours"]) == (0, 0, None, 0)
+    figures = statistics.store_statistics(write_store(tmp_path / "store", []))
+    assert (figures["tracks"], figures["frames"], figures["seconds"], figures["hours"]) == (0, 0, None, 0)
     assert {book["entropy"] for book in figures["codebooks"]} == {None}
     assert "The store holds no frames." in reports.page("x", reports.tables(figures))
     reports.write(figures, tmp_path / "out")
@@ -123,13 +121,13 @@ def test_a_store_without_frames(tmp_path: Path) -> None:
 
 def check_entries(store: CodeStore, codec: Codec) -> None:
     every = torch.cat(list(store.latents(codec)), -1)[0].double()  # (k, d, frames)
-    moments = entry_moments(usage(store).counts, codec)
+    moments = embedded_moments(count_codes(store).counts, codec)
     assert moments.count == every.shape[-1]
     np.testing.assert_allclose(moments.mean, every.mean(-1), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(moments.variance, every.var(-1, correction=0), rtol=1e-9, atol=1e-12)
     measured = Standardized(codec)
     measured.measure(store.latents(codec))
-    for book, mean, std in zip(counting.latents(moments), measured.mean[:, 0, 0], measured.std[:, 0, 0], strict=True):
+    for book, mean, std in zip(moments.statistics(), measured.mean[:, 0, 0], measured.std[:, 0, 0], strict=True):
         assert book["mean"] == pytest.approx(float(mean), rel=1e-5, abs=1e-7)
         assert book["std"] == pytest.approx(float(std), rel=1e-5)
     assert moments.variance.min() > 0
@@ -146,39 +144,39 @@ def test_moments_of_a_fitted_codec(tmp_path: Path) -> None:
     codec.fit(clips(tracks, codec))
     store, _ = encode_tracks(tracks, tmp_path / "store", codec, config.spec_of("codecs", codec))
     check_entries(store, codec)
-    figures = statistics.of_store(CodeStore(store.folder))  # the codec is made again from the store alone
-    assert figures["latents"] == counting.latents(entry_moments(usage(store).counts, codec))
+    figures = statistics.store_statistics(CodeStore(store.folder))  # the codec is made again from the store alone
+    assert figures["latents"] == embedded_moments(count_codes(store).counts, codec).statistics()
     assert figures["codebooks"][0]["size"] == codec.codebook_size
 
 
 def test_moments_of_projections_are_those_of_every_frame(projected: CodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counting, "BLOCK", 5)
+    monkeypatch.setattr("codecdiff_datasets.codebook_usage.BLOCK", 5)
     every = np.concatenate([projected.projections(i) for i in range(len(projected))]).astype(np.float64)
-    moments = projection_moments(projected)
+    moments = continuous_moments(projected)
     assert moments is not None
     assert moments.count == len(every)
     np.testing.assert_allclose(moments.mean, every.mean(0), rtol=1e-12)
     np.testing.assert_allclose(moments.variance, every.var(0), rtol=1e-10)
-    figures = statistics.of_store(projected)
-    stds = [book["std"] for book in figures["projections"]]
+    figures = statistics.store_statistics(projected)
+    stds = [book["std"] for book in figures["continuous"]]
     assert stds == pytest.approx(every.std((0, 2)).tolist())
 
 
 def test_moments_lose_nothing_far_from_zero() -> None:
     values = 1e8 + np.random.default_rng(0).normal(size=(1000, 2, 3))
-    merged = Moments.of(values[:300]).merged(Moments.of(values[300:]))
+    merged = LatentMoments.of(values[:300]).merged(LatentMoments.of(values[300:]))
     np.testing.assert_allclose(merged.variance, values.var(0), rtol=1e-6)
 
 
 def test_projections_that_are_infinite_are_null() -> None:
     with np.errstate(invalid="ignore"):
-        book = counting.latents(Moments.of(np.array([[[1.0, np.inf]], [[3.0, 2.0]]])))[0]
+        book = LatentMoments.of(np.array([[[1.0, np.inf]], [[3.0, 2.0]]])).statistics()[0]
     assert (book["mean"], book["mean_per_dimension"], book["std_per_dimension"]) == (None, [2, None], [1, None])
 
 
 def test_a_codec_that_cannot_be_had_leaves_the_latents_out(tmp_path: Path, store: CodeStore) -> None:
     tracks = [np.arange(30).reshape(10, 3)]
-    figures = statistics.of_store(write_store(tmp_path / "a", tracks))
+    figures = statistics.store_statistics(write_store(tmp_path / "a", tracks))
     assert figures["latents"] is None
     assert "of-a-stranger" in figures["latents_left_out"]
     assert "--allow-download" not in figures["latents_left_out"]
@@ -186,47 +184,50 @@ def test_a_codec_that_cannot_be_had_leaves_the_latents_out(tmp_path: Path, store
     assert figures["codebooks"][0]["entropy"] == pytest.approx(np.log2(10))
     assert any(table.rows == [(figures["latents_left_out"],)] for table in reports.tables(figures))
     hub_id = {"name": "dac", "model": "nobody/none", "revision": None}
-    assert "--allow-download" in statistics.of_store(write_store(tmp_path / "b", tracks, hub_id))["latents_left_out"]
-    other = statistics.of_store(write_store(tmp_path / "c", tracks, store.header["codec"]))
+    assert (
+        "--allow-download"
+        in statistics.store_statistics(write_store(tmp_path / "b", tracks, hub_id))["latents_left_out"]
+    )
+    other = statistics.store_statistics(write_store(tmp_path / "c", tracks, store.header["codec"]))
     assert "made by another codec" in other["latents_left_out"]
     assert {book["size"] for book in other["codebooks"]} == {64}
 
 
 def test_a_code_that_the_codec_does_not_have_is_told(tmp_path: Path, store: CodeStore) -> None:
     damaged = write_store(tmp_path / "store", [np.array([[1, 64, 2]])], store.header["codec"])
-    with pytest.raises(ValueError, match="code 64 in codebook 1, but its codec has 64 entries"):
-        statistics.of_store(damaged)
+    with pytest.raises(ValueError, match="code 64 in codebook 1, but its codec has 64 codes"):
+        statistics.store_statistics(damaged)
 
 
 # collections
 
-RECORDINGS = [
-    Recording("a", present=True, seconds=30.0, tags={"genre": ["rock", "rock", "folk"]}, licence="CC0", artist="x"),
-    Recording("b", seconds=3600.0, tags={"genre": ["rock"]}, captions=["one two three", "one"], artist="y"),
-    Recording("c", present=True, seconds=None, tags={"mood": []}, licence="CC0", artist="x", split="test"),
-    Recording("d", seconds=float("nan"), split="train", artist="x"),
+ROWS = [
+    ManifestRow("a", present=True, seconds=30.0, tags={"genre": ["rock", "rock", "folk"]}, license="CC0", artist="x"),
+    ManifestRow("b", seconds=3600.0, tags={"genre": ["rock"]}, captions=["one two three", "one"], artist="y"),
+    ManifestRow("c", present=True, seconds=None, tags={"mood": []}, license="CC0", artist="x", split="test"),
+    ManifestRow("d", seconds=float("nan"), split="train", artist="x"),
 ]
 
 
 def test_a_manifest_with_unknown_durations(tmp_path: Path) -> None:
-    figures = statistics.of_manifest(Manifest(tmp_path, RECORDINGS, {"data set": "s"}), "m.parquet", top=1)
-    expected = {"recordings": 4, "present": 2, "missing": 2, "without_seconds": 2, "without_tags": 2}
+    figures = statistics.manifest_statistics(Manifest(tmp_path, ROWS, {"data set": "s"}), "m.parquet", top=1)
+    expected = {"tracks": 4, "present": 2, "missing": 2, "without_seconds": 2, "without_tags": 2}
     assert {key: figures[key] for key in expected} == expected
     assert figures["hours"] == pytest.approx(3630 / 3600)
     assert figures["hours_present"] == pytest.approx(30 / 3600)
     assert figures["seconds"]["count"] == 2
     assert figures["seconds"]["mean"] == 1815
-    assert [(g["name"], g["recordings"], g["hours"]) for g in figures["licences"]] == [
+    assert [(g["name"], g["tracks"], g["hours"]) for g in figures["licenses"]] == [
         ("", 2, 1.0),
         ("CC0", 2, pytest.approx(30 / 3600)),
     ]
     genre, mood = figures["tags"]
-    assert (genre["recordings"], genre["distinct"], len(genre["most"])) == (2, 2, 1)
-    assert genre["most"][0] == {"name": "rock", "recordings": 2, "hours": pytest.approx(3630 / 3600)}
-    assert (mood["recordings"], mood["distinct"]) == (0, 0)
-    assert figures["captions"]["per_recording"] == [
-        {"captions": 0, "recordings": 3},
-        {"captions": 2, "recordings": 1},
+    assert (genre["tracks"], genre["distinct"], len(genre["most"])) == (2, 2, 1)
+    assert genre["most"][0] == {"name": "rock", "tracks": 2, "hours": pytest.approx(3630 / 3600)}
+    assert (mood["tracks"], mood["distinct"]) == (0, 0)
+    assert figures["captions"]["per_track"] == [
+        {"captions": 0, "tracks": 3},
+        {"captions": 2, "tracks": 1},
     ]
     assert figures["captions"]["words"]["quantiles"]["50%"] == 2
     assert figures["artists"]["distinct"] == 2
@@ -235,7 +236,7 @@ def test_a_manifest_with_unknown_durations(tmp_path: Path) -> None:
 
 
 def test_a_manifest_without_recordings(tmp_path: Path) -> None:
-    figures = statistics.of_manifest(Manifest(tmp_path, []), "m")
+    figures = statistics.manifest_statistics(Manifest(tmp_path, []), "m")
     assert (figures["seconds"], figures["captions"]["words"], figures["tags"]) == (None, None, [])
     assert [table.title for table in reports.tables(figures)] == ["Overview"]
 
@@ -253,21 +254,21 @@ def test_a_spread_is_that_of_numpy() -> None:
 
 
 def test_a_store_is_a_collection_too(store: CodeStore) -> None:
-    figures = statistics.of_store(store)
+    figures = statistics.store_statistics(store)
     assert figures["hours"] == pytest.approx(sum(row["seconds"] for row in store.rows) / 3600)
-    assert [(g["name"], g["recordings"]) for g in figures["licences"]] == [("CC0", 6)]
-    assert figures["captions"]["per_recording"] == [{"captions": 1, "recordings": 6}]
+    assert [(g["name"], g["tracks"]) for g in figures["licenses"]] == [("CC0", 6)]
+    assert figures["captions"]["per_track"] == [{"captions": 1, "tracks": 6}]
     assert figures["frames"] == store.frames
     assert figures["missing"] == 0
 
 
 def test_segments_of_one_track_are_one_recording(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", [np.zeros((5, 3))] * 4, name="same.wav", tags="rock")
-    figures = statistics.of_store(store)
-    assert (figures["recordings"], figures["segments"], figures["frames"]) == (1, 4, 20)
+    figures = statistics.store_statistics(store)
+    assert (figures["tracks"], figures["segments"], figures["frames"]) == (1, 4, 20)
     assert figures["seconds"]["mean"] == 6
     assert figures["segment_seconds"]["mean"] == 1.5
-    assert figures["captions"]["captions"] == figures["tags"][0]["recordings"] == 1
+    assert figures["captions"]["captions"] == figures["tags"][0]["tracks"] == 1
     assert "Durations of the segments" in [table.title for table in reports.tables(figures)]
 
 
@@ -282,7 +283,7 @@ def test_segments_of_one_track_are_one_recording(tmp_path: Path) -> None:
 )
 def test_tags_of_any_metadata_are_read(tmp_path: Path, tags: Any, found: dict[str, str]) -> None:
     store = write_store(tmp_path / "store", [np.zeros((2, 3))], tags=tags, split="train", artist=None)
-    figures = statistics.of_store(store)
+    figures = statistics.store_statistics(store)
     assert {tag["category"]: tag["most"][0]["name"] for tag in figures["tags"]} == found
     assert figures["splits"][0]["name"] == "train"
     assert figures["artists"]["distinct"] == 0
@@ -309,8 +310,8 @@ class Page(HTMLParser):
 
 def test_what_came_from_the_data_is_only_text(tmp_path: Path) -> None:
     evil = "<script>|alert()"
-    recording = Recording(evil, tags={evil: [evil]}, captions=["x"], licence=evil, artist=evil, split=evil, seconds=2)
-    figures = statistics.of_manifest(Manifest(tmp_path, [recording]), evil)
+    recording = ManifestRow(evil, tags={evil: [evil]}, captions=["x"], license=evil, artist=evil, split=evil, seconds=2)
+    figures = statistics.manifest_statistics(Manifest(tmp_path, [recording]), evil)
     found = reports.tables(figures)
     page = Page(reports.page(evil, found))
     assert "script" not in page.opened
@@ -321,27 +322,29 @@ def test_what_came_from_the_data_is_only_text(tmp_path: Path) -> None:
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {4}
 
 
-def test_bars_are_as_long_as_their_values() -> None:
-    def lengths(svg: str) -> list[float]:
-        return [float(width) for width in re.findall(r'class="bar"[^>]* width="([\d.]+)"', svg)]
-
-    bars = [Bar("a", 1, "1"), Bar("b", 4, "4"), Bar("none", 0, "0")]
-    assert lengths(chart("t", bars)) == [75, 300, 0]
-    assert lengths(chart("t", bars, full=8)) == [37.5, 150, 0]
-    assert lengths(chart("t", [Bar("zero", 0, "")])) == [0]
-    assert ElementTree.fromstring(chart('"<&>', [Bar('"<&>', 1, "<")])).get("aria-label") == '"<&>'
+def test_bars_are_as_long_as_their_values(tmp_path: Path) -> None:
+    rows = [ManifestRow(str(i), split=split) for i, split in enumerate(("train", "train", "test", "train", "train"))]
+    figures = statistics.manifest_statistics(Manifest(tmp_path, rows), "m")
+    (splits,) = [table for table in reports.tables(figures) if table.title == "Splits"]
+    assert (splits.rows, splits.bars) == ([("train", "4", "0.00"), ("test", "1", "0.00")], [1, 0.25])
+    assert re.findall(r"width: ([\d.]+)%", reports.page("m", [splits])) == ["100.00", "25.00"]
+    few = write_store(tmp_path / "store", [np.repeat([[0, 1, 2]], 8, 0), np.repeat([[1, 1, 2]], 8, 0)])
+    books = codebook_statistics(count_codes(few), 16, None)
+    found = reports.tables({**statistics.store_statistics(few), "codebooks": books})
+    (entropies,) = [table for table in found if table.title == "Entropy of the codebooks"]
+    assert entropies.bars == [0.25, 0, 0]  # bits, of the maximum of 4
 
 
 def test_numbers_are_written_for_people() -> None:
     assert [reports.decimal(x, 1) for x in (None, -0.01, 1234.56)] == ["–", "0.0", "1,234.6"]
     assert [reports.duration(x) for x in (0, 29.6, 185, 3720)] == ["0:00", "0:30", "3:05", "1:02:00"]
-    assert [reports.share(x) for x in (None, 0.1234)] == ["–", "12.3 %"]
+    assert [reports.percentage(x) for x in (None, 0.1234)] == ["–", "12.3 %"]
 
 
 def test_rows_of_one_level_say_which_it_is(tmp_path: Path) -> None:
-    figures = statistics.of_store(write_store(tmp_path / "store", [np.zeros((50, 3))]))
-    used = usage(CodeStore(tmp_path / "store"))
-    found = reports.tables({**figures, "codebooks": counting.codebooks(used, 2, (0, 0, 1))})
+    figures = statistics.store_statistics(write_store(tmp_path / "store", [np.zeros((50, 3))]))
+    used = count_codes(CodeStore(tmp_path / "store"))
+    found = reports.tables({**figures, "codebooks": codebook_statistics(used, 2, (0, 0, 1))})
     (use,) = [table for table in found if table.title == "Use of the codebooks"]
     assert [(row[0], row[2], row[3]) for row in use.rows] == [
         ("0", "1", "50.0 %"),
@@ -352,8 +355,8 @@ def test_rows_of_one_level_say_which_it_is(tmp_path: Path) -> None:
 
 def test_few_frames_are_remarked_on(store: CodeStore, tmp_path: Path) -> None:
     few = write_store(tmp_path / "few", [np.arange(60).reshape(20, 3)])
-    assert "Only 20 frames for 20 entries" in str(reports.tables(statistics.of_store(few)))
-    assert "Only" not in str(reports.tables(statistics.of_store(store)))
+    assert "Only 20 frames for 20 codes" in str(reports.tables(statistics.store_statistics(few)))
+    assert "Only" not in str(reports.tables(statistics.store_statistics(store)))
 
 
 def run(*words: object) -> Any:
@@ -364,12 +367,14 @@ def test_the_command_measures_a_store_and_writes_a_folder(projected: CodeStore, 
     result = run(projected.folder, "-o", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "Entropy of the codebooks" in result.output
-    assert "Projections" in result.output
+    assert "Pre-quantization latents" in result.output
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["stats.html", "stats.json", "stats.md"]
     written = json.loads((tmp_path / "out" / "stats.json").read_text())
-    assert written == json.loads(json.dumps(statistics.of_store(projected)))
+    assert written == json.loads(json.dumps(statistics.store_statistics(projected)))
     page = Page((tmp_path / "out" / "stats.html").read_text())
-    assert page.opened.count("svg") == 6
+    charts = [table for table in reports.tables(written) if table.bars]
+    assert page.opened.count("i") == sum(len(table.bars) for table in charts)
+    assert len(charts) == 6
     assert f"{written['frames']:,}" in page.texts
     again = run(projected.folder, "-o", tmp_path / "out")
     assert again.exit_code == 1
@@ -378,23 +383,23 @@ def test_the_command_measures_a_store_and_writes_a_folder(projected: CodeStore, 
 
 
 def test_the_command_measures_a_manifest(tmp_path: Path) -> None:
-    Manifest(tmp_path / "audio", RECORDINGS).write(tmp_path / "m.parquet")
+    Manifest(tmp_path / "audio", ROWS).write(tmp_path / "m.parquet")
     result = run(tmp_path / "m.parquet", "--top", 1)
     assert result.exit_code == 0, result.output
     assert re.search(r"audio missing +│ +2 ", result.output)
     assert "Tags: genre" in result.output
-    assert "2 different, in 2 recordings." in result.output
+    assert "2 different, in 2 tracks." in result.output
 
 
 def test_the_command_refuses_what_is_neither(tmp_path: Path) -> None:
     assert "There is no store and no manifest" in run(tmp_path / "none").output
     assert "is no store of codes" in run(tmp_path).output
     (tmp_path / "songs.csv").write_text("track,file")
-    assert "is no manifest" in run(tmp_path / "songs.csv").output
+    assert "is not a manifest" in run(tmp_path / "songs.csv").output
 
 
 def test_nothing_is_left_of_a_report_that_fails(tmp_path: Path) -> None:
-    figures = statistics.of_manifest(Manifest(tmp_path, RECORDINGS, {"worst": float("inf")}), "m")
+    figures = statistics.manifest_statistics(Manifest(tmp_path, ROWS, {"worst": float("inf")}), "m")
     with pytest.raises(ValueError, match="JSON compliant"):
         reports.write(figures, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from codecdiff_datasets.captioners.tags import Tags, summed_up
+from codecdiff_datasets.captioners.tags import Tags, summarize_tags
 from codecdiff_datasets.testing import check_captioner
 
 
@@ -26,8 +26,8 @@ from codecdiff_datasets.testing import check_captioner
         ({}, ""),
     ],
 )
-def test_tags_are_summed_up(tags: dict[str, list[str]], line: str) -> None:
-    assert summed_up(tags) == line
+def test_tags_are_summarize_tags(tags: dict[str, list[str]], line: str) -> None:
+    assert summarize_tags(tags) == line
 
 
 def test_the_first_tags_of_a_category_are_named() -> None:

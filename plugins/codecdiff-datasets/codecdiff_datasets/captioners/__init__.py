@@ -1,4 +1,4 @@
-"""Captions of music in three steps: a model describes what it hears, tags are summed up, a model rephrases by them.
+"""Captions of music in three steps: a model describes audio, tags are summarized, a model rephrases with the tags.
 
-Each step has a module, so that summing up tags loads neither transformers nor openai.
+Each step has a module, so that summarizing tags loads neither transformers nor openai.
 """

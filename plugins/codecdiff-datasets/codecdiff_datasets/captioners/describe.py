@@ -1,15 +1,20 @@
-"""The first step: an audio-language model describes what it hears."""
+"""The first step: an audio-language model describes a window of the audio."""
+
+from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import soundfile
+import soxr
 import torch
 from codecdiff_datasets.captioner import Captioner
-from codecdiff_datasets.captioners.windows import read_window
 from codecdiff_datasets.captioning import one_line
-from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
+from codecdiff.data.audio import BadAudio
 from codecdiff.hub import commit_of, not_found, require_complete
 
 PROMPT = (
@@ -28,17 +33,17 @@ class Describe(Captioner):
 
     Args:
         model: A Hugging Face id or a local folder, of a Qwen2-Audio with its processor.
-        revision: A branch, tag or commit of the id; the newest if None. The commit is what is recorded.
-        prompt: What the model is asked beside the audio.
-        seconds: Length of the window that it hears; a shorter track is heard whole. The model hears 30 s at most.
+        revision: A branch, tag or commit of the id; the newest if None. The commit is recorded.
+        prompt: The instruction beside the audio.
+        seconds: Length of the window; a shorter track is read whole. The model reads at most 30 s.
         start: Second of the track at which the window begins; None takes the middle.
         max_tokens: Tokens of an answer.
         dtype: The precision to compute in.
-        device: Where to compute; a GPU if there is one, unless it is said.
+        device: Where to compute; unless it is set, a GPU if there is one.
 
     Raises:
         LookupError: There is no such model.
-        ValueError: The files are not a complete Qwen2-Audio, or the window is none that it can hear.
+        ValueError: The files are not a complete Qwen2-Audio, or the window is longer than it can read.
 
     Source: Chu et al. (2024), Qwen2-Audio Technical Report, arXiv:2407.10759.
 
@@ -68,16 +73,16 @@ class Describe(Captioner):
         self.sample_rate: int = self.processor.feature_extractor.sampling_rate  # Hz
         longest = self.processor.feature_extractor.n_samples / self.sample_rate
         if not 0 < seconds <= longest:
-            raise ValueError(f"This model hears up to {longest:g} s at once, but seconds is {seconds}.")
+            raise ValueError(f"This model reads up to {longest:g} s at once, but seconds is {seconds}.")
         self.seconds, self.start, self.max_tokens = seconds, start, max_tokens
         self._text = self.processor.apply_chat_template(
             _conversation(prompt), add_generation_prompt=True, tokenize=False
         )
 
     def caption(self, track: Mapping[str, Any]) -> str:
-        """Describe a track by its audio. Raises LookupError if that is not there, BadAudio if it cannot be read."""
+        """Describe a track by its audio. Raises LookupError if it is missing, BadAudio if it cannot be read."""
         if not track.get("present", True) or not track.get("file"):
-            raise LookupError("Its audio is not there.")
+            raise LookupError("Its audio is missing.")
         samples = read_window(track["file"], self.sample_rate, self.seconds, self.start)
         inputs = self.processor(
             text=self._text, audio=[samples], sampling_rate=self.sample_rate, return_tensors="pt"
@@ -87,24 +92,52 @@ class Describe(Captioner):
         text = self.processor.decode(tokens, skip_special_tokens=True)
         if description := first_sentences(text, cut=len(tokens) == self.max_tokens):
             return description
-        raise ValueError("The model said nothing.")
+        raise ValueError("The model's answer is empty.")
 
 
 def first_sentences(text: str, *, cut: bool) -> str:
-    """Give the first three sentences of a text as one line, without the last of all if that was cut off."""
+    """Return the first three sentences of a text as one line, without the last of all if that was cut off."""
     sentences = SENTENCE_END.split(one_line(text))
     if cut and len(sentences) > 1 and not sentences[-1].endswith((".", "!", "?")):
         sentences.pop()
     return " ".join(sentences[:SENTENCES])
 
 
+def read_window(file: Path | str, sample_rate: int, seconds: float, start: float | None = None) -> np.ndarray:
+    """Read (t,) mono float32 samples: `seconds` from `start`, or from the middle of the file if `start` is None.
+
+    Only the window is decoded; a shorter file is read whole. Resampled to `sample_rate` Hz. Raises BadAudio for a file
+    that is not audio, ends before `start`, is empty there or holds NaN samples.
+    """
+    try:
+        with soundfile.SoundFile(file) as stream:
+            rate, length = stream.samplerate, stream.frames
+            count = min(length, round(seconds * rate))
+            first = (length - count) // 2 if start is None else round(start * rate)
+            if min(count, length - first) <= 0:
+                raise BadAudio(
+                    f"'{file}' is {length / rate:.1f} s long: nothing is left from second {start or 0:g} on."
+                )
+            stream.seek(first)
+            samples = stream.read(min(count, length - first), dtype="float32", always_2d=True).mean(1)
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
+    if not len(samples) or not np.isfinite(samples).all():
+        raise BadAudio(f"'{file}' holds no samples in this window, or NaN or infinite ones. Fetch it again.")
+    return samples if rate == sample_rate else soxr.resample(samples, rate, sample_rate).astype(np.float32)
+
+
 def _conversation(prompt: str) -> list[dict[str, Any]]:
-    """Give the model's own form of a question about a piece of audio, which is handed over apart from it."""
+    """Return the model's own form of an instruction about a piece of audio, which is passed separately."""
     return [{"role": "user", "content": [{"type": "audio", "audio_url": ""}, {"type": "text", "text": prompt}]}]
 
 
 def _load(model: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Load the processor and the network, from safetensors, frozen, and set to take the likeliest token."""
+    """Load the processor and the network, from safetensors, frozen, and set to choose the likeliest token."""
+    try:
+        from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
+    except ImportError as error:
+        raise ImportError("describe needs transformers: pip install codecdiff-datasets[describe].") from error
     branch = revision or "main"
     try:
         processor: Any = AutoProcessor.from_pretrained(model, revision=branch)

@@ -1,5 +1,7 @@
 """The second step: the tags of a track as one concise string, "Genre: classical; instruments: harp"."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,11 +16,11 @@ class Tags(Captioner):
     """The tags of a track in one line, as "Genre: classical; instruments: harp, strings; mood or theme: calm".
 
     Categories come in the order genre, instrument, mood/theme, then the others by name. A category is called by its
-    name, with an s if it has several tags ("genres: folk, rock"); instruments are always many, and mood/theme is
-    "mood or theme". Tags keep their spelling and order; one that comes again, in whatever case, is left out.
+    name, with an s if it has several tags ("genres: folk, rock"); instruments are always plural, and mood/theme is
+    "mood or theme". Tags keep their spelling and order; a repeated one, in whatever case, is left out.
 
     Args:
-        most: Tags of a category that are named, the first ones.
+        most: How many tags of a category are named, the first ones.
 
     Raises:
         ValueError: `most` is not positive.
@@ -31,28 +33,28 @@ class Tags(Captioner):
         self.most = most
 
     def caption(self, track: Mapping[str, Any]) -> str:
-        """Sum up the tags of a track. Raises LookupError if it has none."""
-        if summary := summed_up(track.get("tags") or {}, self.most):
+        """Summarize the tags of a track. Raises LookupError if it has none."""
+        if summary := summarize_tags(track.get("tags") or {}, self.most):
             return summary
-        raise LookupError("It has no tags to sum up.")
+        raise LookupError("It has no tags to summarize.")
 
 
-def summed_up(tags: Mapping[str, Iterable[str]], most: int = 8) -> str:
-    """Category -> tags as one line; empty if there are none."""
-    gathered: dict[str, list[str]] = {}
+def summarize_tags(tags: Mapping[str, Iterable[str]], most: int = 8) -> str:
+    """Category -> tags as one line; "" if there are none."""
+    by_category: dict[str, list[str]] = {}
     for category, names in tags.items():
-        gathered.setdefault(one_line(category).lower() or "other", []).extend(names or ())
-    clean = {category: _distinct(names)[:most] for category, names in gathered.items()}
-    told = [f"{_name(category, len(clean[category]))}: {', '.join(clean[category])}" for category in _ordered(clean)]
-    line = "; ".join(told)
+        by_category.setdefault(one_line(category).lower() or "other", []).extend(names or ())
+    clean = {category: _distinct(names)[:most] for category, names in by_category.items()}
+    parts = [f"{_name(category, len(clean[category]))}: {', '.join(clean[category])}" for category in _ordered(clean)]
+    line = "; ".join(parts)
     return line[:1].upper() + line[1:]
 
 
 def _ordered(tags: Mapping[str, list[str]]) -> list[str]:
-    def place(category: str) -> tuple[int, str]:
+    def position(category: str) -> tuple[int, str]:
         return (FIRST.index(category) if category in FIRST else len(FIRST)), category
 
-    return sorted((category for category, names in tags.items() if names), key=place)
+    return sorted((category for category, names in tags.items() if names), key=position)
 
 
 def _name(category: str, count: int) -> str:
@@ -61,10 +63,10 @@ def _name(category: str, count: int) -> str:
 
 
 def _distinct(names: Iterable[str]) -> list[str]:
-    """Give tags as they are written, each once, less what would end or divide them."""
-    found: dict[str, str] = {}
+    """Return tags as they are written, each once, without the characters that would end or divide them."""
+    tags: dict[str, str] = {}
     for name in names:
         tag = " ".join(one_line(str(name)).replace(";", " ").replace(",", " ").split())
         if tag:
-            found.setdefault(tag.casefold(), tag)
-    return list(found.values())
+            tags.setdefault(tag.casefold(), tag)
+    return list(tags.values())

@@ -1,4 +1,4 @@
-"""The commands that make a manifest and keep it in order: import, filter, split, join, attribution, check."""
+"""The commands that make and edit a manifest: import, filter, split, join, attribution, check."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ from codecdiff.terminal import err, out, progress
 
 if TYPE_CHECKING:
     from codecdiff.data.manifest import Manifest
-    from codecdiff.data.metadata import Fault
+    from codecdiff.data.metadata import Issue
 
-LICENCES = 15  # on the screen
-SHOWN = 10  # faults on the screen; all are in the file beside the manifest
+LICENSES_SHOWN = 15
+ISSUES_SHOWN = 10  # all are in the file beside the manifest
 
 Source = Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest to read.", show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Manifest to write.", show_default=False)]
-Licences = Annotated[
+Licenses = Annotated[
     list[str] | None,
     typer.Option(
-        "--allow-licence",
+        "--allow-license",
         metavar="PATTERN",
-        help="Licence to keep, any number. 'CC BY *' is attribution alone, 'CC BY*' all its family, NC and ND too.",
+        help="License to keep, any number. 'CC BY *' is attribution alone, 'CC BY*' all its family, NC and ND too.",
     ),
 ]
 Splits = Annotated[list[str] | None, typer.Option("--split", help="Split to keep, any number.")]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="Tag to keep, as rock or genre=rock; any number.")]
-Probing = Annotated[str, typer.Option("--probe", help="How much of each file is decoded: none, ends or full.")]
+Decode = Annotated[str, typer.Option("--decode", help="How much of each file is decoded: none, ends or full.")]
 
 
-def import_collection(
-    kind: Annotated[str, typer.Argument(help="jamendo, fma, musiccaps, folder or hf.", show_default=False)],
+def import_data_set(
+    format_name: Annotated[
+        str, typer.Argument(metavar="FORMAT", help="jamendo, fma, musiccaps, folder or hf.", show_default=False)
+    ],
     paths: Annotated[
         list[str], typer.Argument(help="Its tables; a folder; or a data set's hub id or folder.", show_default=False)
     ],
@@ -45,77 +47,76 @@ def import_collection(
     audio: Annotated[
         Path | None, typer.Option(help="Folder of the audio. Without it no file is looked for.", show_default=False)
     ] = None,
-    licences: Licences = None,
+    licenses: Licenses = None,
     splits: Splits = None,
     tags: Tags = None,
-    probe: Probing = "ends",
+    decode: Decode = "ends",
     captions: Annotated[list[str] | None, typer.Option("--column", help="hf: column of captions, any number.")] = None,
     tag_columns: Annotated[list[str] | None, typer.Option("--tag-column", help="hf: column of tags.")] = None,
     id_column: Annotated[str, typer.Option(help="hf: column that names the tracks.")] = "",
 ) -> None:
-    """Make a manifest of a collection as it is published."""
-    from codecdiff_datasets.audio_check import MISSING, look_up
-    from codecdiff_datasets.importers import hf_datasets as hub
-    from codecdiff_datasets.importers import read_source
-    from codecdiff_datasets.splits import kept
+    """Make a manifest of a data set as it is published."""
+    from codecdiff_datasets.audio_check import MISSING, AudioChecker, find_audio
+    from codecdiff_datasets.importers import Columns, read_data_set
+    from codecdiff_datasets.splits import Filter
 
     from codecdiff.data.manifest import Manifest
 
     check_new(output)
-    if audio and kind != "hf" and not audio.is_dir():
+    if audio and format_name != "hf" and not audio.is_dir():
         raise FileNotFoundError(f"There is no folder '{audio}'. Leave --audio out to import without audio.")
-    if kind != "hf" and (captions or tag_columns or id_column):
-        raise ValueError("--column, --tag-column and --id-column are for hf: the others' columns are known.")
-    faults: list[Fault] = []
-    columns = hub.Columns(captions or (), tag_columns or (), id_column)
-    found = read_source(kind, paths, faults.append, audio=audio, columns=columns)
-    if not found:
-        raise ValueError("\n".join(["Nothing could be imported.", *map(str, faults[:SHOWN])]))
-    recordings = kept(found, licences=licences or (), splits=splits or (), tags=tags or ())
-    home, in_rows = Path(paths[0]) if kind == "folder" else audio, len(faults)
+    if format_name != "hf" and (captions or tag_columns or id_column):
+        raise ValueError("--column, --tag-column and --id-column are for hf: other formats have known columns.")
+    select, depth = Filter(licenses or (), splits or (), tags or ()), check_depth(decode)
+    issues: list[Issue] = []
+    columns = Columns(captions or (), tag_columns or (), id_column)
+    published = read_data_set(format_name, paths, issues.append, audio=audio, columns=columns)
+    if not published:
+        raise ValueError("\n".join(["Nothing could be imported.", *map(str, issues[:ISSUES_SHOWN])]))
+    rows, num_refused = select(published), len(issues)
+    home = Path(paths[0]) if format_name == "folder" else audio
     if home and home.is_dir():
         output.parent.mkdir(parents=True, exist_ok=True)
-        with progress("trying files", len(recordings)) as advance:
-            notes = beside(output, ".probes.jsonl")
-            recordings = look_up(recordings, home, faults.append, depth=depth_of(probe), notes=notes, progress=advance)
-    missing = sum(fault.what == MISSING for fault in faults)
-    counts = {"read": len(found), "refused": in_rows, "missing": missing, "broken": len(faults) - in_rows - missing}
-    facts = {"source": kind, "of": [Path(path).name for path in paths], **counts}
-    deliver(Manifest(home or output.parent, recordings, facts), output, faults, of=found)
+        with progress("trying files", len(rows)) as advance:
+            checker = AudioChecker(depth, beside(output, ".audio-check.jsonl"), advance)
+            rows = find_audio(rows, home, issues.append, checker)
+    num_missing = sum(issue.what == MISSING for issue in issues)
+    counts = {"read": len(published), "refused": num_refused, "missing": num_missing}
+    counts["broken"] = len(issues) - num_refused - num_missing
+    facts = {"source": format_name, "of": [Path(path).name for path in paths], **counts}
+    deliver(Manifest(home or output.parent, rows, facts), output, issues, of=published)
 
 
 def filter_manifest(
-    manifest: Source, output: Output, licences: Licences = None, splits: Splits = None, tags: Tags = None
+    manifest: Source, output: Output, licenses: Licenses = None, splits: Splits = None, tags: Tags = None
 ) -> None:
-    """Keep the recordings that licences, splits and tags allow."""
-    from codecdiff_datasets.splits import kept
+    """Keep the tracks that licenses, splits and tags allow."""
+    from codecdiff_datasets.splits import Filter
 
     check_new(output)
-    before = manifest_of(manifest)
-    recordings = kept(before.recordings, licences=licences or (), splits=splits or (), tags=tags or ())
-    deliver(changed(before, recordings), output, of=before.recordings)
+    before = read_manifest(manifest)
+    rows = Filter(licenses or (), splits or (), tags or ())(before.rows)
+    deliver(with_rows(before, rows), output, of=before.rows)
 
 
 def split_manifest(
     manifest: Source,
     output: Output,
-    validation: Annotated[str, typer.Option(help="Share of the artists for validation.")] = "5%",
-    test: Annotated[str, typer.Option(help="Share of the artists for tests.")] = "5%",
+    validation: Annotated[str, typer.Option(help="Fraction of the artists for validation.")] = "5%",
+    test: Annotated[str, typer.Option(help="Fraction of the artists for tests.")] = "5%",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same splits.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Make published splits anew.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace published splits.")] = False,
 ) -> None:
-    """Give every recording a split, so that no artist is in two."""
-    from codecdiff_datasets.splits import crossing, fraction, split_by_artist
+    """Assign a split to every track, so that no artist is in two."""
+    from codecdiff_datasets.splits import artists_in_several_splits, fraction, split_by_artist
 
     check_new(output)
-    before = manifest_of(manifest)
-    shares = {"validation": fraction(validation), "test": fraction(test)}
-    recordings = split_by_artist(before.recordings, **shares, seed=seed, force=force)
-    if crossed := crossing(recordings):
-        err.print(
-            f"{len(crossed)} artists cross the splits that were published. --force makes them anew.", style="yellow"
-        )
-    deliver(changed(before, recordings), output)
+    before = read_manifest(manifest)
+    fractions = {"validation": fraction(validation), "test": fraction(test)}
+    rows = split_by_artist(before.rows, **fractions, seed=seed, force=force)
+    if crossing := artists_in_several_splits(rows):
+        err.print(f"{len(crossing)} artists are in several published splits. --force replaces them.", style="yellow")
+    deliver(with_rows(before, rows), output)
 
 
 def join_captions(
@@ -126,162 +127,156 @@ def join_captions(
     id_column: Annotated[str, typer.Option(help="Column of the ids. Default: the first of the usual names.")] = "",
     captions: Annotated[list[str] | None, typer.Option("--column", help="Column of captions, any number.")] = None,
     keep: Annotated[list[str] | None, typer.Option("--keep", help="Column to put into metadata, any number.")] = None,
-    replacing: Annotated[bool, typer.Option("--replace", help="Put captions in the place of those there are.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the captions that tracks have.")] = False,
 ) -> None:
     """Add captions or numbers that others published."""
-    from codecdiff_datasets.join import join, read_rows
+    from codecdiff_datasets.join import JoinColumns, join, read_records
 
     check_new(output)
-    before = manifest_of(manifest)
-    faults: list[Fault] = []
-    found = list(read_rows(table, faults.append))
-    options = {"on": on, "id_column": id_column, "captions": captions or (), "keep": keep or ()}
-    joined = join(before.recordings, found, **options, replacing=replacing)
+    before = read_manifest(manifest)
+    issues: list[Issue] = []
+    columns = JoinColumns(id_column, captions or (), keep or (), on, replace)
+    joined = join(before.rows, read_records(table, issues.append), columns)
     if not joined.matched:
         examples = ", ".join([*joined.unmatched, *joined.ambiguous][:3])
         raise ValueError(
-            f"None of {joined.rows} rows fits one track. Ids are like {examples}; "
-            f"tracks like {before.recordings[0].track}."
+            f"None of {joined.records} rows matches one track. Ids are like {examples}; "
+            f"tracks like {before.rows[0].track}."
         )
-    deliver(changed(before, joined.recordings), output, faults)
+    deliver(with_rows(before, joined.rows), output, issues)
     out.print(
-        f"{joined.matched} of {joined.rows} rows fit one track each, and changed {joined.changed} recordings; "
-        f"{len(joined.unmatched)} fit none, {len(joined.ambiguous)} are ambiguous.",
+        f"{joined.matched} of {joined.records} rows match one track each, and changed {joined.changed} tracks; "
+        f"{len(joined.unmatched)} match none, {len(joined.ambiguous)} are ambiguous.",
         soft_wrap=True,
     )
-    for word, names in (("Fit none", joined.unmatched), ("Ambiguous", joined.ambiguous)):
+    for what, names in (("Match none", joined.unmatched), ("Ambiguous", joined.ambiguous)):
         if names:
-            err.print(f"{word}: {', '.join(names[:5])}{'...' * (len(names) > 5)}", style="yellow", soft_wrap=True)
+            err.print(f"{what}: {', '.join(names[:5])}{'...' * (len(names) > 5)}", style="yellow", soft_wrap=True)
 
 
-def attribute(
+def write_attribution(
     manifest: Source,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")] = Path("ATTRIBUTION.md"),
 ) -> None:
-    """Write title, artist, licence and source of every recording."""
+    """Write title, artist, license and source of every track."""
     from codecdiff_datasets.licenses import attribution
 
-    before = manifest_of(manifest)
+    rows = read_manifest(manifest).rows
     require_writable(output.parent)
-    replace_text(output, attribution(before.recordings))
-    out.print(f"{len(before)} recordings in {output}", soft_wrap=True)
+    replace_text(output, attribution(rows))
+    out.print(f"{len(rows)} tracks in {output}", soft_wrap=True)
 
 
-def check_collection(
+def check(
     path: Annotated[Path, typer.Argument(help="Manifest, or store of codes.", show_default=False)],
-    probe: Probing = "ends",
+    decode: Decode = "ends",
 ) -> None:
-    """Name every fault, with its place and how to mend it."""
-    from codecdiff_datasets.validate import check
+    """List every issue, with its place and how to fix it."""
+    from codecdiff_datasets.audio_check import AudioChecker
+    from codecdiff_datasets.validate import validate
 
-    faults: list[Fault] = []
-    notes = None if path.is_dir() else beside(path, ".probes.jsonl")
+    issues: list[Issue] = []
+    log = None if path.is_dir() else beside(path, ".audio-check.jsonl")
+    checker = AudioChecker(check_depth(decode), log)
     with err.status(f"Checking {path}"):
-        count = check(path, faults.append, depth=depth_of(probe), notes=notes)
-    for fault in faults:
-        out.print(str(fault), soft_wrap=True)
-    what = "rows of the store" if path.is_dir() else "recordings"
-    out.print(f"{len(faults)} {'fault' if len(faults) == 1 else 'faults'} in {count} {what}.")
-    if faults:
+        count = validate(path, issues.append, checker)
+    for issue in issues:
+        out.print(str(issue), soft_wrap=True)
+    what = "rows of the store" if path.is_dir() else "tracks"
+    out.print(f"{len(issues)} {'issue' if len(issues) == 1 else 'issues'} in {count} {what}.")
+    if issues:
         raise typer.Exit(1)
 
 
-def depth_of(probe: str) -> Any:
-    """Check how deep files are to be tried. Raises ValueError."""
-    if probe not in ("none", "ends", "full"):
-        raise ValueError(f"--probe {probe}: there are none, ends and full.")
-    return probe
+def check_depth(decode: str) -> Any:
+    """Return how much of files is decoded. Raises ValueError."""
+    if decode not in ("none", "ends", "full"):
+        raise ValueError(f"Invalid --decode {decode}: expected none, ends or full.")
+    return decode
 
 
 def check_new(output: Path) -> None:
-    """Raise OSError unless a new manifest can be written here."""
+    """Raise OSError or ValueError unless a new manifest can be written here."""
     if output.exists():
         raise FileExistsError(f"'{output}' exists already. Choose another name, or delete it.")
     if output.suffix != ".parquet":
-        raise ValueError(f"'{output}' is to be a manifest, whose name ends in .parquet.")
+        raise ValueError(f"'{output}' cannot be written: the name of a manifest ends in .parquet.")
     require_writable(output.parent)
 
 
 def beside(output: Path, ending: str) -> Path:
-    """Name a file that belongs to a manifest."""
+    """Return the path of a file that belongs to a manifest."""
     return output.with_name(output.stem + ending)
 
 
-def manifest_of(file: Path) -> Manifest:
-    """Read a manifest that holds something."""
+def read_manifest(file: Path) -> Manifest:
+    """Read a manifest that is not empty."""
     from codecdiff.data.manifest import Manifest
 
     manifest = Manifest.read(file)
     if not len(manifest):
-        raise ValueError(f"'{file}' holds no recordings.")
+        raise ValueError(f"'{file}' holds no tracks.")
     return manifest
 
 
-def changed(manifest: Manifest, recordings: Sequence[Any]) -> Manifest:
-    """Give a manifest with other recordings of the same audio folder, and no facts that were of the former."""
+def with_rows(manifest: Manifest, rows: Sequence[Any]) -> Manifest:
+    """Return a manifest with other rows of the same audio folder, without the facts that were of the former ones."""
     from dataclasses import replace
 
     facts = {key: value for key, value in manifest.facts.items() if key in ("source", "of")}
-    return replace(manifest, recordings=recordings, facts=facts)
+    return replace(manifest, rows=rows, facts=facts)
 
 
-def deliver(manifest: Manifest, output: Path, faults: Sequence[Fault] = (), *, of: Sequence[Any] = ()) -> None:
-    """Write a manifest with its attribution and its faults beside it, and say what is in it.
+def deliver(manifest: Manifest, output: Path, issues: Sequence[Issue] = (), *, of: Sequence[Any] = ()) -> None:
+    """Write a manifest with its attribution and its issues beside it, and print what is in it.
 
-    Raises ValueError if nothing is left of the recordings that it was made of.
+    Raises ValueError if none of the rows that it was made of is left.
     """
-    from codecdiff_datasets.licenses import attribution, by_licence
+    from codecdiff_datasets.licenses import attribution, by_license
 
     if not len(manifest):
-        licences = ", ".join(list(by_licence(of))[:LICENCES])
-        splits = ", ".join(sorted({recording.split or "none" for recording in of}))
-        raise ValueError(f"None of {len(of)} recordings is left. Their licences: {licences}. Their splits: {splits}.")
+        licenses = ", ".join(list(by_license(of))[:LICENSES_SHOWN])
+        splits = ", ".join(sorted({row.split or "none" for row in of}))
+        raise ValueError(f"None of {len(of)} tracks is left. Their licenses: {licenses}. Their splits: {splits}.")
     manifest.write(output)
-    replace_text(beside(output, ".attribution.md"), attribution(manifest.recordings))
-    write_faults(beside(output, ".faults.jsonl"), faults)
-    for fault in faults[:SHOWN]:
-        err.print(str(fault), style="yellow", soft_wrap=True)
-    if len(faults) > SHOWN:
-        where = beside(output, ".faults.jsonl")
-        err.print(f"... and {len(faults) - SHOWN} more faults, all in {where}", style="yellow", soft_wrap=True)
-    describe(manifest, output, len(of) or len(manifest))
+    replace_text(beside(output, ".attribution.md"), attribution(manifest.rows))
+    issues_file = beside(output, ".issues.jsonl")
+    issues_file.unlink(missing_ok=True)
+    if issues:
+        lines = (json.dumps(asdict(issue), ensure_ascii=False) + "\n" for issue in issues)
+        replace_text(issues_file, "".join(lines))
+    show_issues(issues, issues_file)
+    show_contents(manifest, output, len(of) or len(manifest))
 
 
-def write_faults(file: Path, faults: Sequence[Fault]) -> None:
-    """Write faults as JSON lines, or remove the file of an earlier run if there are none."""
-    if not faults:
-        file.unlink(missing_ok=True)
-        return
-    replace_text(file, "".join(json.dumps(asdict(fault), ensure_ascii=False) + "\n" for fault in faults))
+def show_issues(issues: Sequence[Issue], file: Path | None = None) -> None:
+    """Print the first issues, and where all of them are."""
+    for issue in issues[:ISSUES_SHOWN]:
+        err.print(str(issue), style="yellow", soft_wrap=True)
+    if len(issues) > ISSUES_SHOWN:
+        where = f", all in {file}" if file else ""
+        err.print(f"... and {len(issues) - ISSUES_SHOWN} more issues{where}", style="yellow", soft_wrap=True)
 
 
-def describe(manifest: Manifest, output: Path, of: int) -> None:
-    """Say how many recordings, splits and licences a manifest holds."""
-    from codecdiff_datasets.licenses import by_licence
+def show_contents(manifest: Manifest, output: Path, of: int) -> None:
+    """Print how many tracks, splits and licenses a manifest holds."""
+    from codecdiff_datasets.licenses import by_license
     from rich.table import Table
 
-    splits = Counter(recording.split for recording in manifest.recordings)
-    divided = ", ".join(f"{count} {split or 'in no split'}" for split, count in splits.most_common())
-    audio = {"there": sum(recording.present for recording in manifest.recordings)}
+    splits = Counter(row.split for row in manifest.rows)
+    counts = ", ".join(f"{count} {split or 'without split'}" for split, count in splits.most_common())
+    audio = {"present": sum(row.present for row in manifest.rows)}
     audio |= {key: manifest.facts[key] for key in ("missing", "broken") if manifest.facts.get(key)}
-    heard = ", ".join(f"{count} {key}" for key, count in audio.items())
-    share = f" of {of}" if of != len(manifest) else ""
-    out.print(f"{len(manifest)}{share} recordings in {output}: {divided}. Audio: {heard}.", soft_wrap=True)
-    table = Table("licence", "recordings", "hours")
-    rows = [(licence, count, hours) for licence, (count, hours) in by_licence(manifest.recordings).items()]
-    rest = rows[LICENCES:]
-    if rest:
-        rows[LICENCES:] = [(f"{len(rest)} others", sum(row[1] for row in rest), sum(row[2] for row in rest))]
-    for licence, count, hours in rows:
-        table.add_row(licence, str(count), f"{hours:.2f}")
+    files = ", ".join(f"{count} {key}" for key, count in audio.items())
+    total = f" of {of}" if of != len(manifest) else ""
+    out.print(f"{len(manifest)}{total} tracks in {output}: {counts}. Audio: {files}.", soft_wrap=True)
+    table = Table("license", "tracks", "hours")
+    rows = [(license_, count, hours) for license_, (count, hours) in by_license(manifest.rows).items()]
+    others = rows[LICENSES_SHOWN:]
+    if others:
+        rows[LICENSES_SHOWN:] = [
+            (f"{len(others)} others", sum(row[1] for row in others), sum(row[2] for row in others))
+        ]
+    for license_, count, hours in rows:
+        table.add_row(license_, str(count), f"{hours:.2f}")
     out.print(table)
-
-
-def add_to(data: typer.Typer) -> None:
-    """Add the commands to `codecdiff data`."""
-    data.command("import")(import_collection)
-    data.command("filter")(filter_manifest)
-    data.command("split")(split_manifest)
-    data.command("join")(join_captions)
-    data.command("attribution")(attribute)
-    data.command("check")(check_collection)

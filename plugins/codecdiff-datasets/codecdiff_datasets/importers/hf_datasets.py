@@ -13,15 +13,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from codecdiff_datasets.importers.folder import tags_of
-from codecdiff_datasets.licenses import licence_name
+from codecdiff_datasets.licenses import license_name
 
-from codecdiff.data.audio import CAPTION_FIELDS, SUFFIXES
-from codecdiff.data.manifest import SPLITS, Recording, split_name
-from codecdiff.data.metadata import Fault, Report
+from codecdiff.data.audio import SUFFIXES
+from codecdiff.data.manifest import SPLITS, ManifestRow, split_name
+from codecdiff.data.metadata import CAPTION_FIELDS, Issue, Report, captions_in
 from codecdiff.files import replaced
 
-KNOWN = {"artist": ("artist", "artist_name"), "title": ("title", "name"), "licence": ("license", "licence")}
-IDS = ("track", "id", "track_id", "ytid")  # columns that are taken for names of tracks, if --id-column is not given
+OWN_COLUMNS = {"artist": ("artist", "artist_name"), "title": ("title", "name"), "license": ("license", "licence")}
+IDS = ("track", "id", "track_id", "ytid")  # columns used as names of tracks unless --id-column is set
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Columns:
     track: str = ""
 
 
-FOUND = Columns()  # all by their usual names
+USUAL_COLUMNS = Columns()
 
 
 def load(name: str) -> dict[str, Any]:
-    """Give a data set by its id on the hub or its folder, as splits by name.
+    """Load a data set by its id on the hub or its folder, as splits by name.
 
     Raises ImportError if `datasets` is not installed, FileNotFoundError for a name that can be neither, and ValueError,
     with the reason, for what cannot be loaded.
@@ -46,23 +46,22 @@ def load(name: str) -> dict[str, Any]:
         import datasets
         from datasets.exceptions import DatasetsError
     except ImportError as error:
-        raise ImportError(
-            "Data sets of the hub need the package datasets: pip install codecdiff-datasets[hf]."
-        ) from error
+        hint = "pip install codecdiff-datasets[hf]"
+        raise ImportError(f"Data sets of the hub need the package datasets: {hint}.") from error
     folder = Path(name)
     if not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise FileNotFoundError(f"'{name}' is neither a folder nor a data set of the hub, as in owner/name.")
     try:
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
-            found = datasets.load_from_disk(name)
+            loaded = datasets.load_from_disk(name)
         else:
-            found = datasets.load_dataset(name)
+            loaded = datasets.load_dataset(name)
     except (ValueError, OSError, LookupError, RuntimeError, DatasetsError) as error:
         reason = str(error.__cause__ or error).splitlines() or [type(error).__name__]
         raise ValueError(f"The data set '{name}' cannot be loaded: {reason[0]}") from error
-    if isinstance(found, dict):
-        return {str(split): table for split, table in found.items()}
-    return {str(found.split or ""): found}
+    if isinstance(loaded, dict):
+        return {str(split): table for split, table in loaded.items()}
+    return {str(loaded.split or ""): loaded}
 
 
 def plain_rows(name: str) -> Iterator[dict[str, Any]]:
@@ -85,73 +84,73 @@ def _plain_rows(table: Any) -> Iterator[dict[str, Any]]:
         yield {**row, **{column: None for column in labels}, **named}
 
 
-def read(name: str, audio: Path | None, columns: Columns, report: Report) -> list[Recording]:
-    """Read a data set into recordings, its audio written into the folder `audio`, if any.
+def read(name: str, audio: Path | None, columns: Columns, report: Report) -> list[ManifestRow]:
+    """Read a data set into rows of a manifest, its audio written into the folder `audio`, if any.
 
     Raises ValueError for columns that it does not have.
     """
     splits = load(name)
-    import datasets  # which `load` says how to install
+    import datasets  # `load` says how to install it
 
-    recordings: list[Recording] = []
-    seen: set[str] = set()
+    rows: dict[str, ManifestRow] = {}
     for split, table in splits.items():
+        _check_columns(name, table.column_names, [*columns.captions, *columns.tags, *filter(None, [columns.track])])
         sounds = [column for column, feature in table.features.items() if isinstance(feature, datasets.Audio)]
-        _check(name, table.column_names, [*columns.captions, *columns.tags, *filter(None, [columns.track])])
+        reader = _RowReader(name, split_name(split), columns, sounds)
         for number, row in enumerate(_plain_rows(table), 1):
-            recording = _recording(name, split_name(split), number, row, columns, sounds)
-            if recording.track in seen:
-                what = f"'{recording.track}' stands in an earlier row too."
-                field = columns.track or "id"
-                report(Fault(f"{name} {split}", what, "Leave one of them out.", number, recording.track, field))
+            new = reader.manifest_row(row, number)
+            if new.track in rows:
+                what, field = f"'{new.track}' stands in an earlier row too.", columns.track or "id"
+                report(Issue(f"{name} {split}", what, "Leave one of them out.", number, new.track, field))
                 continue
-            seen.add(recording.track)
+            rows[new.track] = new
             if sounds and audio:
-                _keep(row[sounds[0]], audio, recording.file)
-            recordings.append(recording)
-    return recordings
+                _write_sound(row[sounds[0]], audio / new.file)
+    return list(rows.values())
 
 
-def _check(name: str, has: Sequence[str], asked: Sequence[str]) -> None:
-    for column in asked:
-        if column not in has:
-            raise ValueError(f"The data set '{name}' has no column '{column}'. It has: {', '.join(has)}.")
+def _check_columns(name: str, available: Sequence[str], requested: Sequence[str]) -> None:
+    for column in requested:
+        if column not in available:
+            raise ValueError(f"The data set '{name}' has no column '{column}'. It has: {', '.join(available)}.")
 
 
-def _recording(
-    name: str, split: str, number: int, row: Mapping[str, Any], columns: Columns, sounds: Sequence[str]
-) -> Recording:
-    id_column = columns.track or next((key for key in IDS if row.get(key) not in (None, "")), "")
-    track = str(row[id_column]) if id_column else f"{split or 'row'}-{number:07d}"
-    caption_columns = columns.captions or [key for key in CAPTION_FIELDS if key in row]
-    tag_columns = columns.tags or [key for key in ("tags",) if key in row]
-    known = {to: next((str(row[key]) for key in keys if row.get(key)), "") for to, keys in KNOWN.items()}
-    tags = {key: found for column in tag_columns for key, found in _tags(column, row[column]).items()}
-    used = {id_column, *caption_columns, *tag_columns, *sounds, *(key for keys in KNOWN.values() for key in keys)}
-    more = {key: value for key, value in row.items() if key not in used and _is_plain(value)}
-    return Recording(
-        track,
-        file=f"{_folder_name(name)}/{_file_name(track, row[sounds[0]])}" if sounds else "",
-        tags=tags,
-        captions=_texts([row[column] for column in caption_columns]),
-        licence=licence_name(known["licence"], known["licence"]),
-        artist=known["artist"],
-        title=known["title"],
-        split=split if split in SPLITS else "",
-        source=f"{Path(name).name if Path(name).is_dir() else name}, {track}",
-        metadata=more,
-    )
+@dataclass(frozen=True)
+class _RowReader:
+    """Reads rows of one split of a data set."""
+
+    name: str
+    split: str
+    columns: Columns
+    sounds: Sequence[str]  # columns of audio
+
+    def manifest_row(self, row: Mapping[str, Any], number: int) -> ManifestRow:
+        id_column = self.columns.track or next((key for key in IDS if row.get(key) not in (None, "")), "")
+        track = str(row[id_column]) if id_column else f"{self.split or 'row'}-{number:07d}"
+        tag_columns = self.columns.tags or [key for key in ("tags",) if key in row]
+        caption_columns = self.columns.captions or CAPTION_FIELDS
+        own = {to: next((str(row[key]) for key in keys if row.get(key)), "") for to, keys in OWN_COLUMNS.items()}
+        used = {id_column, *caption_columns, *tag_columns, *self.sounds}
+        used |= {key for keys in OWN_COLUMNS.values() for key in keys}
+        folder = Path(self.name)
+        return ManifestRow(
+            track,
+            file=f"{_folder_name(self.name)}/{_file_name(track, row[self.sounds[0]])}" if self.sounds else "",
+            tags={key: tags for column in tag_columns for key, tags in _tags(column, row[column]).items()},
+            captions=captions_in(row, caption_columns),
+            license=license_name(own["license"], own["license"]),
+            artist=own["artist"],
+            title=own["title"],
+            split=self.split if self.split in SPLITS else "",
+            source=f"{folder.name if folder.is_dir() else self.name}, {track}",
+            metadata={key: value for key, value in row.items() if key not in used and _is_plain(value)},
+        )
 
 
 def _tags(column: str, value: Any) -> Mapping[str, Sequence[str]]:
     """Read a column of tags, under its own name unless that is only `tags`."""
-    found = tags_of(value)
-    return {column: found["tag"]} if column != "tags" and set(found) == {"tag"} else found
-
-
-def _texts(values: Sequence[Any]) -> list[str]:
-    listed = [text for value in values for text in (value if isinstance(value, list) else [value])]
-    return list(dict.fromkeys(str(text).strip() for text in listed if text and str(text).strip()))
+    tags = tags_of(value)
+    return {column: tags["tag"]} if column != "tags" and set(tags) == {"tag"} else tags
 
 
 def _is_plain(value: Any) -> bool:
@@ -159,19 +158,19 @@ def _is_plain(value: Any) -> bool:
 
 
 def _folder_name(name: str) -> str:
-    """Name the folder of a data set's audio: two data sets whose tracks have the same names share none."""
+    """Return the folder of a data set's audio, so that two data sets with the same track names do not share one."""
     folder = Path(name)
     return f"{_safe(folder.name)}-{_digest(str(folder.resolve()))}" if folder.is_dir() else _safe(name)
 
 
 def _file_name(track: str, sound: Mapping[str, Any] | None) -> str:
-    """Name a file for a track, with the ending its audio came with."""
-    ending = PurePosixPath((sound or {}).get("path") or "").suffix.lower()
-    return f"{_safe(track)}{ending if ending in SUFFIXES else '.wav'}"
+    """Return the file name of a track, with the suffix its audio came with."""
+    suffix = PurePosixPath((sound or {}).get("path") or "").suffix.lower()
+    return f"{_safe(track)}{suffix if suffix in SUFFIXES else '.wav'}"
 
 
 def _safe(name: str) -> str:
-    """Spell a name by letters that are safe, told apart from others that are left with the same letters."""
+    """Spell a name with safe letters, and a digest if another name could have the same spelling."""
     safe = re.sub(r"[^\w-]+", "_", name)
     return safe if safe == name else f"{safe}-{_digest(name)}"
 
@@ -180,15 +179,14 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _keep(sound: Mapping[str, Any] | None, audio: Path, file: str) -> None:
-    """Put the encoded audio of a row into the audio folder, unless it is there: an import that stopped goes on."""
-    target = audio / file
+def _write_sound(sound: Mapping[str, Any] | None, file: Path) -> None:
+    """Write the encoded audio of a row unless it was written before: an import that stopped can be resumed."""
     if not sound:
         return
     data, path = sound.get("bytes"), Path(sound.get("path") or "")
     if data is None and path.suffix.lower() in SUFFIXES and path.is_file():
         data = path.read_bytes()
-    if data and not (target.is_file() and target.stat().st_size == len(data)):  # of another size, it is of before
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(target) as temporary:
+    if data and not (file.is_file() and file.stat().st_size == len(data)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(file) as temporary:
             temporary.write_bytes(data)
