@@ -10,9 +10,8 @@ grows by whole shards, so a run that is killed loses what it heard since the las
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,13 @@ from torch import Tensor
 from codecdiff.data.audio import BadAudio, stream_audio
 from codecdiff.data.metadata import Track
 from codecdiff.data.store import fingerprint
+from codecdiff.embedders import embed_blocks
 from codecdiff.files import alone, checksum, replace_text, replaced
-from codecdiff.interfaces import Embedder, device_of
+from codecdiff.interfaces import Embedder
 
 FORMAT = 1
 RESAMPLER = "soxr HQ"
 MONO = "mean of channels"
-BLOCK_SECONDS = 60.0  # of audio that is embedded at once
 SHARD_TRACKS = 1000
 SHARD_SECONDS = 30.0  # of work, after which a shard is written in any case
 SCHEMA = pa.schema(
@@ -46,40 +45,6 @@ SCHEMA = pa.schema(
     ]
 )
 _KNOWN = [name for name in SCHEMA.names if name != "vectors"]
-
-
-def embed_blocks(blocks: Iterable[Tensor], embedder: Embedder, *, seconds: float = BLOCK_SECONDS) -> Tensor:
-    """Blocks (t,) of one clip -> (w, e) vectors on the CPU: what `embedder.embed` gives of the whole.
-
-    About so many `seconds` are held at once. Each piece is embedded with the windows before it that lie within the
-    halo, and with audio behind it for one window more, so that its ends are never those of the clip.
-    """
-    hop = round(embedder.hop_seconds * embedder.sample_rate)
-    before = math.ceil(embedder.halo_seconds / embedder.hop_seconds)  # windows
-    behind = math.ceil((embedder.window_seconds + embedder.halo_seconds) * embedder.sample_rate)  # samples
-    fresh = max(1, before, round(seconds / embedder.hop_seconds))  # windows of a piece
-    held, pending, repeated = torch.zeros(0), [], 0
-    vectors: list[Tensor] = []
-    for block in blocks:
-        pending.append(block)
-        needed = (repeated + fresh) * hop + behind
-        if len(held) + sum(map(len, pending)) < needed:
-            continue
-        held, pending = torch.cat([held, *pending]), []
-        while len(held) >= (needed := (repeated + fresh) * hop + behind):
-            vectors.append(_embed(held[:needed], embedder)[repeated : repeated + fresh])
-            held, repeated = held[(repeated + fresh - before) * hop :], before
-    return torch.cat([*vectors, _embed(torch.cat([held, *pending]), embedder)[repeated:]])
-
-
-def _embed(audio: Tensor, embedder: Embedder) -> Tensor:
-    """(t,) audio -> (w, e) vectors on the CPU."""
-    return embedder.embed(audio[None].to(device_of(embedder)))[0].cpu()
-
-
-def embed_file(file: Path | str, embedder: Embedder) -> Tensor:
-    """Embed an audio file of any length, rate and number of channels: (w, e) vectors. Raises BadAudio."""
-    return embed_blocks((block[0] for block in stream_audio(file, embedder.sample_rate, 1)), embedder)
 
 
 def described(embedder: Embedder, spec: dict[str, Any]) -> dict[str, Any]:

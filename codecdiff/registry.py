@@ -32,13 +32,15 @@ KINDS = tuple(VERSIONS)  # of the core; `kinds` has those of packages too
 
 MODELS = "models"  # trained models that packages carry: an entry point names a function that gives the folder
 
+METRICS, SUITES = "metrics", "suites"  # of codecdiff-eval, which reads them
+
 COMMANDS = "commands"  # of the command line that packages bring: an entry point names a function, written for typer
 
 ADDED_KINDS = "kinds"  # kinds of parts that packages add: an entry point names the interface, a subclass of Part
 
 CHECKS = "checks"  # of such kinds: an entry point, named like the kind, names a function: part -> results
 
-GROUPS = (*KINDS, MODELS, COMMANDS, ADDED_KINDS, CHECKS)
+GROUPS = (*KINDS, MODELS, COMMANDS, METRICS, SUITES, ADDED_KINDS, CHECKS)
 
 SWITCH = "CODECDIFF_PLUGINS"  # the environment variable that lists the packages whose parts count
 
@@ -54,6 +56,8 @@ FIRST_PARTY = {
     ("conditioners", "clap-audio"): "codecdiff-clap",
     ("denoisers", "unet"): "codecdiff-unet",
     ("denoisers", "dit"): "codecdiff-dit",
+    ("embedders", "logmel"): "codecdiff-eval",
+    ("embedders", "codec"): "codecdiff-eval",
     ("embedders", "clap-music"): "codecdiff-clap",
     ("embedders", "clap-general"): "codecdiff-clap",
     ("embedders", "vggish"): "codecdiff-vggish",
@@ -142,7 +146,7 @@ def _misfit(kind: str, part: Any) -> str:
         base = import_module("codecdiff.interfaces").Part
         return "" if isinstance(part, type) and issubclass(part, base) else "is not a subclass of codecdiff.Part"
     if kind not in kinds():
-        return "" if callable(part) else "is no function"
+        return "" if callable(part) or kind in (METRICS, SUITES) else "is no function"
     expected = interface(kind)
     if not (isinstance(part, type) and issubclass(part, expected)):
         core = import_module("codecdiff.interfaces").KINDS
@@ -360,6 +364,11 @@ def _told_apart(group: str) -> dict[str, Plugin]:
     usable = [plugin for plugin in scan()[0] if plugin.kind == group and not plugin.obstacle]
     names = [plugin.name for plugin in usable]
     return {p.name if names.count(p.name) == 1 else f"{p.distribution}:{p.name}": p for p in usable}
+
+
+def entries(group: str) -> dict[str, Plugin]:
+    """Return what can be used of a group by name; where several share one, as `distribution:name`."""
+    return _told_apart(group)
 
 
 def models() -> list[str]:

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from codecdiff.embeddings import embed_blocks
+from codecdiff.embedders import embed_blocks
 from codecdiff.interfaces import Embedder, device_of
 from codecdiff.testing.laws import DoesNotApply, Laws, Result
 from codecdiff.testing.trials import (

@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +18,42 @@ import soundfile
 import torch
 from codecdiff_datasets.ranking import (
     Gaussian,
+    Histogram,
     Ranking,
     compare,
-    histogram,
-    kept_manifest,
-    kept_of,
+    num_selected,
     rank,
     rank_manifests,
     read_likelihoods,
+    selected_manifest,
     track_means,
     write_report,
 )
 from scipy.stats import multivariate_normal, spearmanr
+from sklearn.covariance import ledoit_wolf
 from small import RATE, noise, tone
 from typer.testing import CliRunner
 
-from codecdiff import cli
+from codecdiff import Embedder, cli, config
 from codecdiff.data.manifest import Manifest, ManifestRow
-from codecdiff.embedders import LogMel
-from codecdiff.embeddings import embed_file
-from codecdiff.metrics import ledoit_wolf
+from codecdiff.data.metadata import Issue
+from codecdiff.embedders import CachedEmbedder, embed_file
 
 SPEC = {"name": "logmel", "sample_rate": RATE}
 run = CliRunner().invoke
 
 
+def logmel() -> Embedder:
+    pytest.importorskip("codecdiff_eval")
+    return config.build("embedders", SPEC)
+
+
+def cached(folder: Path) -> CachedEmbedder:
+    return CachedEmbedder(logmel(), SPEC, folder)
+
+
 def scipy_s(samples: torch.Tensor, others: torch.Tensor) -> np.ndarray:
-    covariance: Any = ledoit_wolf(samples).numpy()
+    covariance: Any = ledoit_wolf(samples.double().numpy())[0]
     return multivariate_normal(samples.double().mean(0).numpy(), covariance).logpdf(others.numpy())
 
 
@@ -83,17 +93,17 @@ def test_directions_without_any_variance_stay_finite() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keep", "count", "kept"),
+    ("keep", "count", "selected"),
     [("20%", 10, 2), ("20%", 5, 1), ("20%", 2, 1), ("100%", 7, 7), ("3", 10, 3), ("30", 10, 10)],
 )
-def test_how_many_are_kept(keep: str, count: int, kept: int) -> None:
-    assert kept_of(keep, count) == kept
+def test_how_many_are_selected(keep: str, count: int, selected: int) -> None:
+    assert num_selected(keep, count) == selected
 
 
 @pytest.mark.parametrize("keep", ["0%", "120%", "0", "-3", "a few", "0.2", "nan%", "inf%"])
 def test_shares_that_are_none_are_refused(keep: str) -> None:
     with pytest.raises(ValueError, match="20%, or a number such as 500"):
-        kept_of(keep, 10)
+        num_selected(keep, 10)
 
 
 def test_ranks_fall_with_likelihood_and_equals_stand_by_name() -> None:
@@ -101,7 +111,7 @@ def test_ranks_fall_with_likelihood_and_equals_stand_by_name() -> None:
     assert [row.track for row in rows] == ["c", "b", "d", "a", "e"]
     assert [row.rank for row in rows] == [1, 2, 3, 4, 5]
     assert [row.percentile for row in rows] == [100, 80, 60, 40, 20]
-    assert [row.kept for row in rows] == [True, True, False, False, False]
+    assert [row.selected for row in rows] == [True, True, False, False, False]
 
 
 def collection(folder: Path, pitches: list[float], *, seconds: float = 2.0) -> Manifest:
@@ -110,7 +120,7 @@ def collection(folder: Path, pitches: list[float], *, seconds: float = 2.0) -> M
     recordings = [ManifestRow("gone", "gone.wav")]
     for i, hertz in enumerate(pitches):
         soundfile.write(folder / "audio" / f"{i:06d}.wav", tone(seconds, hertz), RATE)
-        about = {"title": f"<Tone {i}>", "tags": {"genre": ["noise"]}, "licence": "CC0", "metadata": {"hertz": hertz}}
+        about = {"title": f"<Tone {i}>", "tags": {"genre": ["noise"]}, "license": "CC0", "metadata": {"hertz": hertz}}
         recordings.append(ManifestRow(str(i), f"{i:06d}.wav", True, seconds, **about))
     manifest = Manifest(folder / "audio", recordings, {"name": "tones"})
     manifest.write(folder / "manifest.parquet")
@@ -131,13 +141,13 @@ def of(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 def ranking(like: Manifest, of: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Ranking:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return rank_manifests(like, of, tmp_path_factory.mktemp("e"), LogMel(sample_rate=RATE), SPEC, keep="40%")[0]
+        return rank_manifests(like, of, cached(tmp_path_factory.mktemp("e")), keep="40%")[0]
 
 
 def test_tracks_like_the_others_come_first(ranking: Ranking, of: Manifest, tmp_path: Path) -> None:
-    assert {row.track for row in ranking.kept} == {"1", "3"}
-    assert ranking.facts["like"] == len(ranking.reference) == 12
-    kept = kept_manifest(ranking, of)
+    assert {row.track for row in ranking.selected} == {"1", "3"}
+    assert ranking.facts["reference"] == len(ranking.reference) == 12
+    kept = selected_manifest(ranking, of)
     kept.write(tmp_path / "kept.parquet")
     again = Manifest.read(tmp_path / "kept.parquet")
     assert {recording.track for recording in again.rows} == {"1", "3"}
@@ -148,11 +158,11 @@ def test_tracks_like_the_others_come_first(ranking: Ranking, of: Manifest, tmp_p
 
 
 def test_a_track_is_the_mean_of_its_windows(like: Manifest, of: Manifest, tmp_path: Path) -> None:
-    logmel = LogMel(sample_rate=RATE)
+    cache = cached(tmp_path / "e")
     with pytest.warns(UserWarning, match="12 tracks"):
-        result, skipped = rank_manifests(like, of, tmp_path / "e", logmel, SPEC)
+        result, skipped = rank_manifests(like, of, cache)
     assert not skipped
-    means = [torch.stack([embed_file(t.file, logmel).double().mean(0) for t in m.tracks()]) for m in (like, of)]
+    means = [torch.stack([embed_file(t.file, cache.embedder).double().mean(0) for t in m.tracks()]) for m in (like, of)]
     with pytest.warns(UserWarning, match="12 tracks"):
         expected = Gaussian.fit(means[0]).log_likelihood(means[1])
     found = {row.track: row.log_likelihood for row in result.rows}
@@ -160,41 +170,53 @@ def test_a_track_is_the_mean_of_its_windows(like: Manifest, of: Manifest, tmp_pa
 
 
 def test_the_report_shows_both_ends_and_loads_nothing(ranking: Ranking, of: Manifest, tmp_path: Path) -> None:
-    write_report(tmp_path / "report.html", ranking, of, examples=1)
+    write_report(tmp_path / "report.html", ranking, of, num_examples=1)
     page = (tmp_path / "report.html").read_text()
-    shown = re.findall(r"<td>\d+<td>[^<]+<td>[^<]+<td>(\w+)", page)
+    shown = re.findall(r'<td class="text">(\w+)</td>', page)
     assert shown == [ranking.rows[i].track for i in (0, 1, 2, 4)]
     assert "&lt;Tone" in page
     assert "<Tone" not in page
     sources = re.findall(r'src="([^"]+)"', page)
+    assert len(sources) == 4
     assert all((tmp_path / source).is_file() for source in sources)
     assert not re.search(r"https?://|<script|<link", page)
-    heights = [float(height) for height in re.findall(r'<rect class="of"[^>]* height="([\d.]+)"', histogram(ranking))]
-    assert sum(heights) / max(heights) <= 5
-    assert max(heights) > 0
+    histogram = Histogram.of(ranking)
+    assert page.count("<b style") == len(histogram.bins) == 40
+    assert f"height: {100 * histogram.bins[0][0] / histogram.tallest:.1f}%" in page
+
+
+def test_the_histogram_counts_every_track_once(ranking: Ranking) -> None:
+    histogram = Histogram.of(ranking)
+    ranked, reference = zip(*histogram.bins, strict=True)
+    assert sum(ranked) == pytest.approx(1)
+    assert sum(reference) == pytest.approx(1)
+    below = [row for row in ranking.rows if row.log_likelihood < ranking.selected[-1].log_likelihood]
+    threshold = histogram.low + histogram.threshold * (histogram.high - histogram.low)
+    assert all(row.log_likelihood < threshold for row in below)
 
 
 def test_rankings_are_compared_by_spearman(ranking: Ranking, of: Manifest, tmp_path: Path) -> None:
+    issues: list[Issue] = []
     theirs = {"000000": -3.0, "1": 5.0, "000002": -9.0, "3": 4.0, "77": 1.0}
     with (tmp_path / "rank.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerows([("id", "CLAP-log-likelihood"), *theirs.items(), ("4", "unknown")])
     ours = {row.track: row.log_likelihood for row in ranking.rows}
     scipy_s: Any = spearmanr([ours[i] for i in "0123"], [-3.0, 5.0, -9.0, 4.0])
-    agreement = compare(ranking, of, read_likelihoods(tmp_path / "rank.csv"))
+    agreement = compare(ranking, of, read_likelihoods(tmp_path / "rank.csv", issues.append))
     assert agreement == (pytest.approx(scipy_s.statistic), 4)
     ranking.write(tmp_path / "ours.parquet")
-    assert compare(ranking, of, read_likelihoods(tmp_path / "ours.parquet")) == (pytest.approx(1), 5)
+    assert compare(ranking, of, read_likelihoods(tmp_path / "ours.parquet", issues.append)) == (pytest.approx(1), 5)
     with pytest.raises(ValueError, match=r"Only 1 tracks .*'99' of theirs"):
         compare(ranking, of, {"99": 1.0, "0": 2.0})
     (tmp_path / "other.csv").write_text("song,score\na,1\n")
-    with pytest.raises(ValueError, match=r"is no ranking: it needs .* and has song, score"):
-        read_likelihoods(tmp_path / "other.csv")
-    with pytest.raises(FileNotFoundError, match="no ranking"):
-        read_likelihoods(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match=r"is not a ranking: it needs .* and has song, score"):
+        read_likelihoods(tmp_path / "other.csv", issues.append)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        read_likelihoods(tmp_path / "none.csv", issues.append)
     (tmp_path / "broken.parquet").write_text("no parquet")
-    with pytest.raises(ValueError, match="cannot be read as parquet"):
-        read_likelihoods(tmp_path / "broken.parquet")
+    with pytest.raises(ValueError, match="is not a parquet file"):
+        read_likelihoods(tmp_path / "broken.parquet", issues.append)
 
 
 @pytest.mark.filterwarnings("ignore:12 tracks cannot show")
@@ -213,66 +235,69 @@ def test_the_command_ranks_and_goes_on(
         str(tmp_path / "of.parquet"),
     ]
     words += ["-o", str(tmp_path / "ranked.parquet"), "--embedder", "logmel", "--set", f"sample_rate={RATE}"]
-    embed, heard = LogMel.embed, []
+    part = type(logmel())
+    embed, embedded = part.embed, []
 
-    def failing(self: LogMel, audio: torch.Tensor) -> torch.Tensor:
-        heard.append(audio.shape[1])
-        if len(heard) == 8:
+    def failing(self: Embedder, audio: torch.Tensor) -> torch.Tensor:
+        embedded.append(audio.shape[1])
+        if len(embedded) == 8:
             raise OSError("the power failed")
         return embed(self, audio)
 
-    monkeypatch.setattr(LogMel, "embed", failing)
+    monkeypatch.setattr(part, "embed", failing)
     stopped = run(cli.app, words)
     assert stopped.exit_code == 1
     assert "the power failed" in stopped.output
     assert not (tmp_path / "ranked.parquet").exists()
     finished = run(cli.app, [*words, "--keep", "2"])
     assert finished.exit_code == 0, finished.output
-    assert len(heard) == 18  # 12 and 5, and once more what failed
+    assert len(embedded) == 18  # 12 and 5, and once more what failed
     assert "bad.wav" in finished.output
-    assert "2 of 5 tracks kept" in finished.output.replace("\n", " ")
+    assert "2 of 5 tracks selected" in finished.output.replace("\n", " ")
     rows = pq.read_table(tmp_path / "ranked.parquet").to_pylist()
     with (tmp_path / "ranked.csv").open() as stream:
         assert [row["track"] for row in csv.DictReader(stream)] == [row["track"] for row in rows]
-    assert {r.track for r in Manifest.read(tmp_path / "ranked-kept.parquet").rows} == {"1", "3"}
-    assert "# Attribution" in (tmp_path / "ranked-kept.attribution.md").read_text()
+    assert {r.track for r in Manifest.read(tmp_path / "ranked-selected.parquet").rows} == {"1", "3"}
+    assert "# Attribution" in (tmp_path / "ranked-selected.attribution.md").read_text()
     shutil.copy(tmp_path / "ranked.csv", tmp_path / "theirs.csv")
     again = run(cli.app, [*words, "--compare", str(tmp_path / "theirs.csv")])
     assert "Spearman 1.0000" in again.output
     assert "5 tracks matched" in again.output.replace("\n", " ")
-    assert len(heard) == 18
+    assert len(embedded) == 18
     elsewhere = ["-o", str(tmp_path / "new" / "r.parquet"), "--embeddings", str(tmp_path / "ranked-embeddings")]
     assert run(cli.app, [*words, *elsewhere]).exit_code == 0
-    assert (tmp_path / "new" / "r-kept.parquet").is_file()
-    assert len(heard) == 18
-    for own in (["--compare", "ranked.csv"], ["--of", "ranked-kept.parquet"], ["--like", "ranked-kept.parquet"]):
-        refused = run(cli.app, [*words, own[0], str(tmp_path / own[1])])
+    selected = "ranked-selected.parquet"
+    assert (tmp_path / "new" / "r-selected.parquet").is_file()
+    assert len(embedded) == 18
+    for option, name in (("--compare", "ranked.csv"), ("--of", selected), ("--like", selected)):
+        refused = run(cli.app, [*words, option, str(tmp_path / name)])
         assert refused.exit_code == 1
         assert "would be written over" in refused.output.replace("\n", " ")
     (tmp_path / "mine.parquet").write_text("mine")
     refused = run(cli.app, [*words, "-o", str(tmp_path / "mine.parquet")])
     assert refused.exit_code == 1
-    assert "exists and is no ranking" in refused.output.replace("\n", " ")
-    assert "let it end in .parquet" in run(cli.app, [*words, "-o", "ranked.csv"]).output
+    assert "exists and is not a ranking" in refused.output.replace("\n", " ")
+    assert "ends in .parquet" in run(cli.app, [*words, "-o", "ranked.csv"]).output
 
 
-def test_collections_without_audio_are_explained(of: Manifest, tmp_path: Path) -> None:
+def test_data_sets_without_audio_are_explained(of: Manifest, tmp_path: Path) -> None:
     missing = Manifest(tmp_path, [ManifestRow("a", "a.wav"), ManifestRow("b", "b.wav")])
-    with pytest.raises(ValueError, match=r"Audio is there for 0 of 2 tracks to be like, and for 5 of 6 to rank"):
-        rank_manifests(missing, of, tmp_path / "e", LogMel(), SPEC)
+    with pytest.raises(ValueError, match=r"Only 0 of 2 reference tracks and 5 of 6 candidates have audio"):
+        rank_manifests(missing, of, cached(tmp_path / "e"))
     (tmp_path / "a.wav").write_text("no audio")
     broken = Manifest(tmp_path, [ManifestRow("a", "a.wav", True), ManifestRow("b", "a.wav", True)])
     with pytest.raises(ValueError, match=r"(?s)Too few files.*a\.wav"):
-        rank_manifests(broken, of, tmp_path / "e", LogMel(sample_rate=RATE), SPEC)
+        rank_manifests(broken, of, cached(tmp_path / "e"))
     with pytest.raises(ValueError, match="keep=none"):
-        rank_manifests(of, of, tmp_path / "f", LogMel(), SPEC, keep="none")
+        rank_manifests(of, of, cached(tmp_path / "f"), keep="none")
     assert not (tmp_path / "f").exists()
 
 
-def test_means_keep_the_order_asked_for(ranking: Ranking, like: Manifest, tmp_path: Path) -> None:
-    from codecdiff.embeddings import embed_tracks
-
-    embeddings, _ = embed_tracks(like.tracks(), tmp_path / "e", LogMel(sample_rate=RATE), SPEC)
-    names, means = track_means(embeddings, ["7", "gone", "2"])
+def test_means_keep_the_order_of_the_tracks(like: Manifest, tmp_path: Path) -> None:
+    cache = cached(tmp_path / "e")
+    tracks = {track.name: track for track in like.tracks()}
+    cache.fill(list(tracks.values()))
+    gone = replace(tracks["2"], name="gone", file=tmp_path / "gone.wav")
+    names, means = track_means(cache, [tracks["7"], gone, tracks["2"]])
     assert names == ["7", "2"]
-    assert torch.allclose(means[1], embed_file(like.audio / "000002.wav", LogMel(sample_rate=RATE)).mean(0))
+    assert torch.allclose(means[1], embed_file(like.audio / "000002.wav", cache.embedder).mean(0))
