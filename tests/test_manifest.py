@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -68,3 +69,13 @@ def test_what_is_no_manifest_is_told(tmp_path: Path) -> None:
     pq.write_table(pa.table({"track": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="lacks the columns file, present"):
         Manifest.read(tmp_path / "other.parquet")
+
+
+def test_a_manifest_of_format_1_is_read(tmp_path: Path) -> None:
+    Manifest(tmp_path / "audio", ROWS).write(tmp_path / "m.parquet")
+    table = pq.read_table(tmp_path / "m.parquet")
+    header = json.loads(table.schema.metadata[b"codecdiff"]) | {"format": 1}
+    names = ["licence" if name == "license" else name for name in table.column_names]
+    old = table.rename_columns(names).replace_schema_metadata({"codecdiff": json.dumps(header)})
+    pq.write_table(old, tmp_path / "old.parquet")
+    assert Manifest.read(tmp_path / "old.parquet") == Manifest.read(tmp_path / "m.parquet")

@@ -89,14 +89,14 @@ def pending(
     return [row for row in rows if row["track"] not in done]
 
 
-def _check_same(found: Any, config: Mapping[str, Any], file: Path) -> None:
-    if found == config:
+def _check_same(logged: Any, config: Mapping[str, Any], file: Path) -> None:
+    if logged == config:
         return
-    found = found if isinstance(found, dict) else {}
+    logged = logged if isinstance(logged, dict) else {}
     missing = object()
-    key = next(key for key in {**config, **found} if found.get(key, missing) != config.get(key, missing))
+    key = next(key for key in {**config, **logged} if logged.get(key, missing) != config.get(key, missing))
     raise ValueError(
-        f"'{file}' holds captions of another captioner: its {key} is {found.get(key)!r}, not {config.get(key)!r}. "
+        f"'{file}' holds captions of another captioner: its {key} is {logged.get(key)!r}, not {config.get(key)!r}. "
         "Name another file, or set the same options to resume this one."
     )
 

@@ -118,11 +118,11 @@ def join(
             matches[next(iter(places))].append((name, record))
         else:
             (ambiguous if places else unmatched).append(name)
-    for place in [place for place, found in matches.items() if len({name for name, _ in found}) > 1]:
+    for place in [place for place, named in matches.items() if len({name for name, _ in named}) > 1]:
         ambiguous += [name for name, _ in matches.pop(place)]
     joined = list(rows)
-    for place, found in matches.items():
-        joined[place] = _merged(joined[place], [record for _, record in found], columns)
+    for place, named in matches.items():
+        joined[place] = _merged(joined[place], [record for _, record in named], columns)
     changed = sum(new is not old and new != old for new, old in zip(joined, rows, strict=True))
     return JoinResult(joined, len(records), sum(map(len, matches.values())), changed, unmatched, ambiguous)
 

@@ -53,10 +53,10 @@ def license_name(title: str = "", url: str = "") -> str:
 
 
 def _of_url(url: str) -> str:
-    found = URL.search(url)
-    if not found:
+    match = URL.search(url)
+    if not match:
         return ""
-    family, code, version, country = (group or "" for group in found.groups())
+    family, code, version, country = (group or "" for group in match.groups())
     code = code.lower()
     if family.lower() == "publicdomain":
         return _joined({"zero": "CC0", "mark": "Public Domain Mark"}.get(code, ""), version)
@@ -71,8 +71,8 @@ def _of_title(title: str) -> str:
     lower = title.lower()
     version = VERSION.search(lower)
     number = version.group(1) if version else ""
-    if found := SHORT.fullmatch(title):
-        terms, short, country = (group or "" for group in found.groups())
+    if match := SHORT.fullmatch(title):
+        terms, short, country = (group or "" for group in match.groups())
         return _creative(re.split("[ -]", terms.lower()), f"{short}.0" if short.isdigit() else short, country)
     if re.match(r"cc[ -]?0|cc[ -]?zero", lower):
         return _joined("CC0", number or "1.0")
@@ -99,11 +99,11 @@ def license_url(name: str) -> str:
 
     `license_name(url=license_url(name)) == name` if there is an address.
     """
-    if found := re.fullmatch(r"(CC0|Public Domain Mark) (\d\.\d)", name):
-        return f"https://creativecommons.org/publicdomain/{'zero' if found[1] == 'CC0' else 'mark'}/{found[2]}/"
-    if found := re.fullmatch(r"CC (BY(?:-[A-Z]{2})*) (\d\.\d)(?: ([A-Z]+))?", name):
-        country = f"{found[3].lower()}/" if found[3] else ""
-        return f"https://creativecommons.org/licenses/{found[1].lower()}/{found[2]}/{country}"
+    if match := re.fullmatch(r"(CC0|Public Domain Mark) (\d\.\d)", name):
+        return f"https://creativecommons.org/publicdomain/{'zero' if match[1] == 'CC0' else 'mark'}/{match[2]}/"
+    if match := re.fullmatch(r"CC (BY(?:-[A-Z]{2})*) (\d\.\d)(?: ([A-Z]+))?", name):
+        country = f"{match[3].lower()}/" if match[3] else ""
+        return f"https://creativecommons.org/licenses/{match[1].lower()}/{match[2]}/{country}"
     return ""
 
 

@@ -75,7 +75,7 @@ def split_by_artist(
     """Return the rows with splits, all of an artist in one. The fractions are of artists, on average.
 
     Published splits are kept, and an artist's other tracks follow them: into the split with most of them if the
-    publisher crossed. With `force` they are made anew. Raises ValueError for fractions that sum to more than 1.
+    publisher crossed. With `force` they are replaced. Raises ValueError for fractions that sum to more than 1.
     """
     if validation + test > 1:
         raise ValueError(f"Validation and test together are {validation + test:.0%} of the artists. Use less.")
@@ -103,4 +103,4 @@ def artists_in_several_splits(rows: Iterable[ManifestRow]) -> dict[str, list[str
         if row.artist and row.split:
             splits[artist_of(row)].add(row.split)
             names.setdefault(artist_of(row), row.artist)
-    return {names[artist]: sorted(found) for artist, found in splits.items() if len(found) > 1}
+    return {names[artist]: sorted(several) for artist, several in splits.items() if len(several) > 1}

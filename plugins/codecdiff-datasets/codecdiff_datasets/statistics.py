@@ -163,7 +163,7 @@ def spread(values: Sequence[float], edges: Sequence[float]) -> dict[str, Any] | 
 
 
 def grouped(named: Iterable[tuple[str, ManifestRow]]) -> list[dict[str, Any]]:
-    """Return the number of tracks and the known hours of every name, the most frequent first."""
+    """Return the number of tracks and the hours of every name, the most frequent first."""
     counts: dict[str, int] = defaultdict(int)
     seconds: dict[str, float] = defaultdict(float)
     for name, row in named:

@@ -45,10 +45,10 @@ def write(statistics: Statistics, folder: Path | str) -> None:
     draft.mkdir(parents=True)
     try:
         text = json.dumps(statistics, indent=2, ensure_ascii=False, allow_nan=False)
-        found = tables(statistics)
+        contents = tables(statistics)
         (draft / "stats.json").write_text(text + "\n", encoding="utf-8")
-        (draft / "stats.md").write_text(markdown(statistics["name"], found), encoding="utf-8")
-        (draft / "stats.html").write_text(page(statistics["name"], found), encoding="utf-8")
+        (draft / "stats.md").write_text(markdown(statistics["name"], contents), encoding="utf-8")
+        (draft / "stats.html").write_text(page(statistics["name"], contents), encoding="utf-8")
         draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -60,14 +60,14 @@ def require_new(folder: Path) -> None:
         raise FileExistsError(f"'{folder}' exists and is not empty. Choose another folder, or delete it.")
 
 
-def markdown(name: str, found: Sequence[Table]) -> str:
+def markdown(name: str, contents: Sequence[Table]) -> str:
     """Format tables as Markdown."""
-    return render("statistics.md", name=name, tables=found, filters={"cell": _cell})
+    return render("statistics.md", name=name, tables=contents, filters={"cell": _cell})
 
 
-def page(name: str, found: Sequence[Table]) -> str:
+def page(name: str, contents: Sequence[Table]) -> str:
     """Format tables and charts as one HTML page. Whatever came from the data is escaped."""
-    return render("statistics.html", title=f"Statistics of {name}", tables=found)
+    return render("statistics.html", title=f"Statistics of {name}", tables=contents)
 
 
 def _cell(text: str) -> str:
@@ -154,7 +154,7 @@ def _tags(statistics: Statistics) -> Iterator[Table]:
 def _grouped(title: str, what: str, groups: Sequence[Statistics], note: str = "") -> Table:
     """Return a table of `statistics.grouped`; empty if no track has a name."""
     named = groups if any(group["name"] for group in groups) else ()
-    rows = [(group["name"] or "not known", count(group["tracks"]), decimal(group["hours"])) for group in named]
+    rows = [(group["name"] or "unknown", count(group["tracks"]), decimal(group["hours"])) for group in named]
     return Table(title, (what, "tracks", "hours"), rows, note, _relative([group["tracks"] for group in named]))
 
 
@@ -187,8 +187,8 @@ def _spread(title: str, what: str, spread: Statistics, write: Callable[[float], 
 def _codebooks(statistics: Statistics) -> Iterator[Table]:
     books = statistics.get("codebooks", [])
     yield Table("Use of the codebooks", USAGE_COLUMNS, [_usage(book) for book in books], _usage_note(statistics))
-    known = any(book["entropy_share"] is not None for book in books)
-    bars = [book["entropy_share"] or 0 for book in books] if known else ()
+    has_size = any(book["entropy_share"] is not None for book in books)
+    bars = [book["entropy_share"] or 0 for book in books] if has_size else ()
     yield Table("Entropy of the codebooks", ENTROPY_COLUMNS, [_entropy(book) for book in books], ENTROPY_NOTE, bars)
 
 

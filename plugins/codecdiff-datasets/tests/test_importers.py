@@ -14,7 +14,7 @@ from codecdiff_datasets.importers import read_data_set
 from small import RATE, tone, write_music
 
 from codecdiff.data.manifest import ManifestRow
-from codecdiff.data.metadata import Issue, column_names, read_table
+from codecdiff.data.metadata import Issue
 
 JAMENDO = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS"
 MUSICCAPS = (
@@ -210,24 +210,6 @@ def test_a_table_of_another_set_is_told_apart(tmp_path: Path) -> None:
         read("jamendo", tmp_path / "none.tsv")
     with pytest.raises(ValueError, match=r"Unknown format 'spotify': expected one of jamendo"):
         read("spotify", own)
-
-
-def test_a_quote_left_open_costs_one_row_of_what_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codecdiff.data.metadata.FIELD_LIMIT", 100)
-    file = write(tmp_path / "t.csv", "a,b", "1,2", '3,"open', *["x" * 60, "y" * 60], "5,6")
-    issues: list[Issue] = []
-    found = [(row.line, row["a"]) for row in read_table(file, issues.append)]
-    assert found == [(2, "1"), (6, "5")]
-    assert issues[0].line == 3
-
-
-def test_three_header_rows_become_one(tmp_path: Path) -> None:
-    file = tmp_path / "tracks.csv"
-    file.write_text(TRACKS)
-    assert column_names(file, 3)[:4] == ["track_id", "album.id", "album.information", "artist.id"]
-    issues: list[Issue] = []
-    assert [row.line for row in read_table(file, issues.append, header_rows=3)] == [4, 6]
-    assert not issues
 
 
 def test_a_folder_is_read_with_its_metadata(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class RetryPolicy:
     timeout: seconds that the server may be silent.
     retries: how often a request is sent again after an error.
     backoff: seconds before the first retry; doubled each time, and shortened at random by up to a half.
-    patience: requests in a row without an answer after which the run stops: the server is at fault, not they.
+    patience: requests in a row without an answer after which the run stops: the problem is the server's, not theirs.
     """
 
     timeout: float

@@ -230,7 +230,7 @@ def with_rows(manifest: Manifest, rows: Sequence[Any]) -> Manifest:
 def deliver(manifest: Manifest, output: Path, issues: Sequence[Issue] = (), *, of: Sequence[Any] = ()) -> None:
     """Write a manifest with its attribution and its issues beside it, and print what is in it.
 
-    Raises ValueError if none of the rows that it was made of is left.
+    Raises ValueError if none of the rows that it comes from is left.
     """
     from codecdiff_datasets.licenses import attribution, by_license
 

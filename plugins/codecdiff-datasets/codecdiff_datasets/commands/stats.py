@@ -40,13 +40,13 @@ def stats(
             statistics = store_statistics(store, top=top, allow_download=allow_download, progress=advance)
     else:
         statistics = manifest_statistics(Manifest.read(source), source.name, top=top)
-    for found in statistics_report.tables(statistics):
-        table = Table(title=found.title, title_justify="left")
-        for i, column in enumerate(found.columns):
+    for section in statistics_report.tables(statistics):
+        table = Table(title=section.title, title_justify="left")
+        for i, column in enumerate(section.columns):
             table.add_column(column, justify="right" if i else "left")
-        for row in found.rows:
+        for row in section.rows:
             table.add_row(*row)
-        out.print(table, found.note, sep="\n", end="\n\n" if found.note else "\n")
+        out.print(table, section.note, sep="\n", end="\n\n" if section.note else "\n")
     if output:
         statistics_report.write(statistics, output)
         err.print(f"Written: stats.json, stats.md and stats.html in {output}", soft_wrap=True)

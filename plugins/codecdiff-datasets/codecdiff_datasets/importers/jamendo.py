@@ -125,9 +125,11 @@ def _complete(row: ManifestRow, tables: _Tables) -> ManifestRow:
     if titles := tables.titles.get(row.track):
         title = titles["TRACK_NAME"]
         metadata |= {key.lower(): titles[key] for key in ("ALBUM_NAME", "RELEASEDATE") if titles[key]}
-    if found := tables.licenses.get(row.file):
-        license_ = license_name(found.text.partition("Creative Commons ")[2].removesuffix(" license"), found.url)
-        title = title or found.title
-        metadata |= {"license_text": found.text, "license_url": found.url}
+    if published := tables.licenses.get(row.file):
+        license_ = license_name(
+            published.text.partition("Creative Commons ")[2].removesuffix(" license"), published.url
+        )
+        title = title or published.title
+        metadata |= {"license_text": published.text, "license_url": published.url}
     artist = tables.artists.get(row.artist) or row.artist
     return replace(row, artist=artist, title=title, license=license_, metadata=metadata)
