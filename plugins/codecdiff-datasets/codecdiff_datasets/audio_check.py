@@ -6,17 +6,17 @@ truncated downloads in milliseconds. A full one decodes everything, and finds da
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Literal
 
 import numpy as np
 import soundfile
+from codecdiff_datasets.append_log import AppendLog
 from codecdiff_datasets.join import without_suffix
 
 from codecdiff.data.audio import SUFFIXES, is_truncated
@@ -59,32 +59,34 @@ class AudioChecker:
 
     def check_all(self, files: Sequence[Path]) -> list[AudioCheck]:
         """Try files from as many threads as there are cores."""
-        logged = dict(_read_log(self.log)) if self.log else {}
         results: list[AudioCheck] = []
+        with self._open_log() as log, ThreadPoolExecutor(os.cpu_count()) as pool:
+            logged = {row["key"]: AudioCheck(row["seconds"], row["problem"]) for row in log.rows()} if log else {}
 
-        def check(file: Path) -> tuple[str, AudioCheck]:
-            key = self._key(file)
-            return key, logged.get(key) or check_file(file, self.depth)
+            def check(file: Path) -> AudioCheck:
+                key = self._key(file)
+                if key in logged:
+                    return logged[key]
+                result = check_file(file, self.depth)
+                if log and key:
+                    log.add({"key": key, **asdict(result)})
+                return result
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool, self._open_log() as stream:
             try:
-                for key, result in pool.map(check, files):
+                for result in pool.map(check, files):
                     results.append(result)
-                    if stream and key and key not in logged:
-                        stream.write(json.dumps({"key": key, **asdict(result)}) + "\n")
-                        stream.flush()
                     self.progress(len(results))
             except BaseException:  # Ctrl-C too: files that wait are not tried
                 pool.shutdown(cancel_futures=True)
                 raise
-        if self.log and stream:
-            self.log.unlink(missing_ok=True)  # another run that shares it may have ended before
+        if self.log and log:
+            self.log.unlink(missing_ok=True)
         return results
 
-    def _open_log(self) -> AbstractContextManager[TextIO | None]:
-        """Open the log to append to it; without one if its folder cannot be written."""
+    def _open_log(self) -> AbstractContextManager[AppendLog | None]:
+        """Open the log; without one if its folder cannot be written, or another run has it open."""
         try:
-            return self.log.open("a") if self.log else nullcontext()
+            return AppendLog(self.log) if self.log else nullcontext()
         except OSError:
             return nullcontext()
 
@@ -95,15 +97,6 @@ class AudioChecker:
         except OSError:
             return ""
         return f"{self.depth} {state.st_size} {state.st_mtime_ns} {file.as_posix()}"
-
-
-def _read_log(log: Path) -> Iterator[tuple[str, AudioCheck]]:
-    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
-        try:
-            row = json.loads(line)
-            yield row["key"], AudioCheck(row["seconds"], row["problem"])
-        except (ValueError, KeyError):  # a line that was being written when the run was killed
-            continue
 
 
 def check_file(file: Path, depth: Depth = "ends") -> AudioCheck:

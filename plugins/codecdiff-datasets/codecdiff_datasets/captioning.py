@@ -155,6 +155,6 @@ def _in_threads(
                 for future in done:
                     yield future.result()
                     running |= {pool.submit(work, item) for item in islice(source, 1)}
-        except BaseException:  # Ctrl-C too: no other request is made and paid for
+        except BaseException:  # Ctrl-C too: no other request is sent and paid for
             stop()
             raise

@@ -78,7 +78,7 @@ def test_a_shorter_track_is_heard_whole_and_a_longer_one_in_its_middle(tmp_path:
     assert np.array_equal(read_window(file, RATE, 1.0, 0.5), samples[RATE // 2 : 3 * RATE // 2])
     assert np.array_equal(read_window(file, RATE, 1.0, 2.5), samples[5 * RATE // 2 :])
     assert np.array_equal(read_window(file, RATE, 30.0), samples)
-    with pytest.raises(BadAudio, match=r"3\.0 s long: nothing is left from second 3 on"):
+    with pytest.raises(BadAudio, match="no audio 3 s from its beginning"):
         read_window(file, RATE, 1.0, 3.0)
 
 

@@ -7,7 +7,6 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from threading import Event, Lock
 from typing import Any
 from urllib.parse import urlsplit
@@ -60,26 +59,17 @@ class RateLimit:
         return max(begin, self._held)
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
-    """When a request is sent again.
-
-    timeout: seconds that the server may be silent.
-    retries: how often a request is sent again after an error.
-    backoff: seconds before the first retry; doubled each time, and shortened at random by up to a half.
-    patience: requests in a row without an answer after which the run stops: the problem is the server's, not theirs.
-    """
-
-    timeout: float
-    retries: int
-    backoff: float
-    patience: int
-
-
 class ChatServer:
     """The server at OPENAI_BASE_URL (OpenAI's own if unset), with the key in OPENAI_API_KEY.
 
     The key is sent to that server only, and removed from whatever comes back.
+
+    Args:
+        limit: How often it may be used.
+        timeout: Seconds that it may be silent.
+        retries: How often a request is sent again after an error.
+        backoff: Seconds before the first retry; doubled each time, and shortened at random by up to a half.
+        patience: Requests in a row without an answer after which the run stops: the server is to blame.
 
     Raises:
         LookupError: Neither variable is set.
@@ -87,7 +77,7 @@ class ChatServer:
 
     """
 
-    def __init__(self, limit: RateLimit, policy: RetryPolicy) -> None:
+    def __init__(self, limit: RateLimit, *, timeout: float, retries: int, backoff: float, patience: int) -> None:
         key, address = (os.environ.get(name, "").strip() for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"))
         if not key and not address:
             raise LookupError(
@@ -99,10 +89,8 @@ class ChatServer:
         if address and not _is_web_address(address):
             raise ValueError("Invalid OPENAI_BASE_URL: expected an address that begins with http:// or https://.")
         self._key = key
-        self._client = openai.OpenAI(
-            api_key=key or NO_KEY, base_url=address or OPENAI, timeout=policy.timeout, max_retries=0
-        )
-        self.limit, self.policy = limit, policy
+        self._client = openai.OpenAI(api_key=key or NO_KEY, base_url=address or OPENAI, timeout=timeout, max_retries=0)
+        self.limit, self.retries, self.backoff, self.patience = limit, retries, backoff, patience
         self._random = random.Random()  # its own: only waiting depends on it
         self._stopped, self._lock, self._unanswered = Event(), Lock(), 0
         self._has_answered = False  # a wrong address is not worth long patience
@@ -114,7 +102,7 @@ class ChatServer:
         the model or the key, is closed, or asks to wait too long.
         """
         failure, reason = None, ""
-        for attempt in range(self.policy.retries + 1):
+        for attempt in range(self.retries + 1):
             if attempt:
                 self._wait_out(failure, attempt - 1)
             self._wait_for_turn(tokens)
@@ -169,7 +157,7 @@ class ChatServer:
         """Return the error of a request without an answer, or of a server that gives none."""
         with self._lock:
             self._unanswered += 1
-            if self._unanswered > self.policy.patience:
+            if self._unanswered > self.patience:
                 return ConnectionError(f"{self._unanswered} requests in a row had no answer. The last: {reason}")
         return NoAnswer(f"The server gave no answer: {reason}")
 
@@ -185,7 +173,7 @@ class ChatServer:
             self._pause(seconds + self._backoff(0))
 
     def _backoff(self, attempt: int) -> float:
-        return min(MAX_PAUSE, self.policy.backoff * 2**attempt) * self._random.uniform(0.5, 1)
+        return min(MAX_PAUSE, self.backoff * 2**attempt) * self._random.uniform(0.5, 1)
 
     def _wait_for_turn(self, tokens: int) -> None:
         begin = self.limit.reserve(tokens, time.monotonic())

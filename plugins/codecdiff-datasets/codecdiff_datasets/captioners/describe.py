@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import soundfile
-import soxr
 import torch
 from codecdiff_datasets.captioner import Captioner
 from codecdiff_datasets.captioning import one_line
 
-from codecdiff.data.audio import BadAudio
+from codecdiff.data.audio import BadAudio, seconds_of
+from codecdiff.data.excerpts import excerpt
 from codecdiff.hub import commit_of, not_found, require_complete
 
 PROMPT = (
@@ -109,22 +108,14 @@ def read_window(file: Path | str, sample_rate: int, seconds: float, start: float
     Only the window is decoded; a shorter file is read whole. Resampled to `sample_rate` Hz. Raises BadAudio for a file
     that is not audio, ends before `start`, is empty there or holds NaN samples.
     """
-    try:
-        with soundfile.SoundFile(file) as stream:
-            rate, length = stream.samplerate, stream.frames
-            count = min(length, round(seconds * rate))
-            first = (length - count) // 2 if start is None else round(start * rate)
-            if min(count, length - first) <= 0:
-                raise BadAudio(
-                    f"'{file}' is {length / rate:.1f} s long: nothing is left from second {start or 0:g} on."
-                )
-            stream.seek(first)
-            samples = stream.read(min(count, length - first), dtype="float32", always_2d=True).mean(1)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
-    if not len(samples) or not np.isfinite(samples).all():
-        raise BadAudio(f"'{file}' holds no samples in this window, or NaN or infinite ones. Fetch it again.")
-    return samples if rate == sample_rate else soxr.resample(samples, rate, sample_rate).astype(np.float32)
+    if not Path(file).is_file():
+        raise BadAudio(f"There is no file '{file}'.")
+    if start is None:
+        start = max(0.0, (seconds_of(file) - seconds) / 2)
+    samples = excerpt({"file": file, "start": start, "seconds": seconds}, sample_rate).numpy()
+    if not np.isfinite(samples).all():
+        raise BadAudio(f"'{file}' holds NaN or infinite samples. Fetch it again.")
+    return samples
 
 
 def _conversation(prompt: str) -> list[dict[str, Any]]:

@@ -101,7 +101,7 @@ class Rephrase(Captioner):
         if retries < 0 or backoff < 0:
             raise ValueError(f"retries ({retries}) and backoff ({backoff}) cannot be less than 0.")
         try:
-            from codecdiff_datasets.captioners.chat_server import ChatServer, RateLimit, RetryPolicy
+            from codecdiff_datasets.captioners.chat_server import ChatServer, RateLimit
         except ImportError as error:
             raise ImportError("rephrase needs openai: pip install codecdiff-datasets[rephrase].") from error
         self.model, self.max_words, self.tries, self.concurrency = model, max_words, tries, concurrency
@@ -109,8 +109,8 @@ class Rephrase(Captioner):
         self.options = {"max_tokens": max_tokens, **(extra or {})}
         self.temperature = temperature
         self.prices = Prices(price_read, price_written)
-        policy = RetryPolicy(timeout, retries, backoff, patience=concurrency)
-        self._server = ChatServer(RateLimit(requests_per_minute, tokens_per_minute), policy)
+        limit = RateLimit(requests_per_minute, tokens_per_minute)
+        self._server = ChatServer(limit, timeout=timeout, retries=retries, backoff=backoff, patience=concurrency)
         self._answers = Answers(answers)
         self._usage, self._lock = Usage(), Lock()
 
