@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,13 @@ def test_names_that_others_chose_cannot_steer_the_terminal(folder: Path) -> None
     assert "free \ufffd[2J" in shown
     assert "\ufffd31m" in shown
     assert not {"\x1b", "\x9b", "\x07"} & set(shown)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from codecdiff import cli;"
+        "print([CliRunner().invoke(cli.app, ['data', *words, '--help']).exit_code for words in ([], ['import'], ['rank'])],"
+        "sorted({'torch', 'numpy', 'pyarrow', 'sklearn', 'transformers', 'openai'} & set(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert answer.stdout.strip() == "[0, 0, 0] []"

@@ -36,6 +36,7 @@ TOKENS_PER_MESSAGE = 4  # what the protocol adds, about
 TOKENS_PER_WORD = 1.4
 RETRY_TEMPERATURE = 0.7  # of later attempts: at 0, a model repeats its answer
 RESERVED = {"model", "messages", "stream", "n"}  # fields of a request that are not the user's
+POSITIVE = ("max_words", "tries", "concurrency", "timeout", "requests_per_minute", "tokens_per_minute", "max_tokens")
 MAX_INPUT = 4000  # characters of a description, and of tags, that are sent
 
 
@@ -91,10 +92,8 @@ class Rephrase(Captioner):
         price_written: float | None = None,
         answers: Path | None = None,
     ) -> None:
-        positive = {"max_words": max_words, "tries": tries, "concurrency": concurrency, "timeout": timeout}
-        positive |= {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
-        for name, value in {**positive, "max_tokens": max_tokens}.items():
-            if value is not None and not value > 0:
+        for name in POSITIVE:
+            if (value := self.arguments[name]) is not None and not value > 0:
                 raise ValueError(f"{name} is {value}; it has to be more than 0.")
         if reserved := sorted(RESERVED & (extra or {}).keys()):
             raise ValueError(f"extra cannot set {', '.join(reserved)}: the captioner does.")

@@ -17,12 +17,24 @@ from codecdiff.terminal import err, out, progress
 if TYPE_CHECKING:
     from codecdiff.data.manifest import Manifest
     from codecdiff.data.metadata import Issue
+    from codecdiff_datasets.importers import Columns
 
 LICENSES_SHOWN = 15
 ISSUES_SHOWN = 10  # all are in the file beside the manifest
 
 Source = Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest to read.", show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Manifest to write.", show_default=False)]
+Format = Annotated[
+    str, typer.Argument(metavar="FORMAT", help="jamendo, fma, musiccaps, folder or hf.", show_default=False)
+]
+Paths = Annotated[
+    list[str], typer.Argument(help="Its tables; a folder; or a data set's hub id or folder.", show_default=False)
+]
+Audio = Annotated[
+    Path | None, typer.Option(help="Folder of the audio. Without it no file is looked for.", show_default=False)
+]
+CaptionColumns = Annotated[list[str] | None, typer.Option("--column", help="hf: column of captions, any number.")]
+TagColumns = Annotated[list[str] | None, typer.Option("--tag-column", help="hf: column of tags.")]
 Licenses = Annotated[
     list[str] | None,
     typer.Option(
@@ -37,22 +49,16 @@ Decode = Annotated[str, typer.Option("--decode", help="How much of each file is 
 
 
 def import_data_set(
-    format_name: Annotated[
-        str, typer.Argument(metavar="FORMAT", help="jamendo, fma, musiccaps, folder or hf.", show_default=False)
-    ],
-    paths: Annotated[
-        list[str], typer.Argument(help="Its tables; a folder; or a data set's hub id or folder.", show_default=False)
-    ],
+    format_name: Format,
+    paths: Paths,
     output: Output,
-    audio: Annotated[
-        Path | None, typer.Option(help="Folder of the audio. Without it no file is looked for.", show_default=False)
-    ] = None,
+    audio: Audio = None,
     licenses: Licenses = None,
     splits: Splits = None,
     tags: Tags = None,
     decode: Decode = "ends",
-    captions: Annotated[list[str] | None, typer.Option("--column", help="hf: column of captions, any number.")] = None,
-    tag_columns: Annotated[list[str] | None, typer.Option("--tag-column", help="hf: column of tags.")] = None,
+    captions: CaptionColumns = None,
+    tag_columns: TagColumns = None,
     id_column: Annotated[str, typer.Option(help="hf: column that names the tracks.")] = "",
 ) -> None:
     """Make a manifest of a data set as it is published."""
@@ -63,27 +69,23 @@ def import_data_set(
     from codecdiff.data.manifest import Manifest
 
     check_new(output)
-    if audio and format_name != "hf" and not audio.is_dir():
-        raise FileNotFoundError(f"There is no folder '{audio}'. Leave --audio out to import without audio.")
-    if format_name != "hf" and (captions or tag_columns or id_column):
-        raise ValueError("--column, --tag-column and --id-column are for hf: other formats have known columns.")
+    columns = Columns(captions or (), tag_columns or (), id_column)
+    check_hf_options(format_name, audio, columns)
     select, depth = Filter(licenses or (), splits or (), tags or ()), check_depth(decode)
     issues: list[Issue] = []
-    columns = Columns(captions or (), tag_columns or (), id_column)
     published = read_data_set(format_name, paths, issues.append, audio=audio, columns=columns)
     if not published:
         raise ValueError("\n".join(["Nothing could be imported.", *map(str, issues[:ISSUES_SHOWN])]))
-    rows, num_refused = select(published), len(issues)
-    home = Path(paths[0]) if format_name == "folder" else audio
+    rows, home = select(published), Path(paths[0]) if format_name == "folder" else audio
+    facts = {"source": format_name, "of": [Path(path).name for path in paths], "read": len(published)}
+    facts |= {"refused": len(issues), "missing": 0, "broken": 0}
     if home and home.is_dir():
         output.parent.mkdir(parents=True, exist_ok=True)
         with progress("trying files", len(rows)) as advance:
             checker = AudioChecker(depth, beside(output, ".audio-check.jsonl"), advance)
             rows = find_audio(rows, home, issues.append, checker)
-    num_missing = sum(issue.what == MISSING for issue in issues)
-    counts = {"read": len(published), "refused": num_refused, "missing": num_missing}
-    counts["broken"] = len(issues) - num_refused - num_missing
-    facts = {"source": format_name, "of": [Path(path).name for path in paths], **counts}
+        facts["missing"] = sum(issue.what == MISSING for issue in issues)
+        facts["broken"] = len(issues) - facts["refused"] - facts["missing"]
     deliver(Manifest(home or output.parent, rows, facts), output, issues, of=published)
 
 
@@ -186,6 +188,14 @@ def check(
     out.print(f"{len(issues)} {'issue' if len(issues) == 1 else 'issues'} in {count} {what}.")
     if issues:
         raise typer.Exit(1)
+
+
+def check_hf_options(format_name: str, audio: Path | None, columns: Columns) -> None:
+    """Raise ValueError or FileNotFoundError for columns, or a new folder of audio, of any format but hf."""
+    if audio and format_name != "hf" and not audio.is_dir():
+        raise FileNotFoundError(f"There is no folder '{audio}'. Leave --audio out to import without audio.")
+    if format_name != "hf" and (columns.captions or columns.tags or columns.track):
+        raise ValueError("--column, --tag-column and --id-column are for hf: other formats have known columns.")
 
 
 def check_depth(decode: str) -> Any:
