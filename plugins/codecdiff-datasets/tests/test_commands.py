@@ -90,7 +90,8 @@ def test_names_that_others_chose_cannot_steer_the_terminal(folder: Path) -> None
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from codecdiff import cli;"
-        "print([CliRunner().invoke(cli.app, ['data', *words, '--help']).exit_code for words in ([], ['import'], ['rank'])],"
+        "run = lambda *words: CliRunner().invoke(cli.app, ['data', *words, '--help']).exit_code;"
+        "print([run(), run('import'), run('rank')],"
         "sorted({'torch', 'numpy', 'pyarrow', 'sklearn', 'transformers', 'openai'} & set(sys.modules)))"
     )
     answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

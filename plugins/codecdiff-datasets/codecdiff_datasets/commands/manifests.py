@@ -15,9 +15,10 @@ from codecdiff.files import replace_text, require_writable
 from codecdiff.terminal import err, out, progress
 
 if TYPE_CHECKING:
+    from codecdiff_datasets.importers import Columns
+
     from codecdiff.data.manifest import Manifest
     from codecdiff.data.metadata import Issue
-    from codecdiff_datasets.importers import Columns
 
 LICENSES_SHOWN = 15
 ISSUES_SHOWN = 10  # all are in the file beside the manifest
