@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import codecdiff
-from codecdiff import checking, comparing, judging, making, registry
+from codecdiff import checking, comparing, making, registry
 from codecdiff.files import require_writable
 from codecdiff.terminal import chosen_device, err, out, ticker
 
@@ -323,7 +323,6 @@ def new_plugin(
 
 
 making.add_to(app)
-app.command()(judging.evaluate)
 app.command()(comparing.compare)
 app.command()(checking.check)
 

@@ -3,8 +3,8 @@
 Shapes here: w window, e embedding; b and t as everywhere.
 
     cache = CachedEmbedder(embedder, spec, "runs/embeddings")
-    skipped = cache.fill(tracks)                      # embeds what is not there yet; killed and called again, it resumes
-    for track, embedding in cache.read(tracks):       # embedding.vectors: (w, e)
+    skipped = cache.fill(tracks)                    # embeds what is missing; killed and called again, it resumes
+    for track, embedding in cache.read(tracks):     # embedding.vectors: (w, e)
         ...
 
 runs/embeddings/logmel-1f0c.../ config.json          all that vectors follow from except the audio
@@ -68,7 +68,7 @@ class Windowed(Embedder):
 
     keeps_rest: bool = False
     windows_at_once: int = 16  # bounds memory
-    policy = "a clip shorter than a window is followed by silence, the rest after the last whole window is not heard"
+    policy = "a clip shorter than a window is followed by silence, the rest after the last whole window is ignored"
 
     @abstractmethod
     def embed_windows(self, windows: Tensor) -> Tensor:

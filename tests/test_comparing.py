@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from codecdiff_eval.embedders.logmel import LogMel
 from small import UNET, noise, tone, write_music
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -42,7 +43,6 @@ from codecdiff.comparisons.settings import Comparison, Evaluation
 from codecdiff.config import ConfigError
 from codecdiff.data.store import CodeStore
 from codecdiff.edits import of_first_stage, of_first_stages
-from codecdiff.embedders import LogMel
 from codecdiff.experiments import new_pipeline, new_stage
 from codecdiff.files import try_alone
 from codecdiff.metrics import frechet_distance

@@ -14,12 +14,10 @@ LAYERS = (
     {"registry", "config", "origins", "settings", "hub", "precision"},
     {"schedules", "solvers", "noises", "diffusion", "splitters", "codecs", "conditioners", "caches", "guidance"}
     | {"data", "metrics", "meters", "pictures", "pages"}
-    | {"denoisers", "embedders", "embeddings", "gaussians", "kernels", "neighbours"},
+    | {"denoisers", "embedders", "gaussians"},
     {"stages", "models", "edits", "pipeline", "requests", "training", "plans", "cards", "testing"}
-    | {"experiments", "comparisons"}
-    | {"protocols", "embedded", "scores", "measures", "adherence", "reports"}
-    | {"listeners", "renditions", "controls", "suites", "evaluation"},
-    {"cli", "making", "checking", "comparing", "judging"}
+    | {"experiments", "comparisons"},
+    {"cli", "making", "checking", "comparing"}
     | {"terminal", "doctor", "quarantine", "scaffolding", "__init__", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS, 1) for name in names}
@@ -32,7 +30,7 @@ OWNED = {  # heavy libraries and their plugins
     "openai": ("datasets",),
 }
 # the modules of the core that nobody imports; applications print on `terminal`
-PROGRAMS = {"cli", "making", "checking", "comparing", "judging"} | {
+PROGRAMS = {"cli", "making", "checking", "comparing"} | {
     "doctor",
     "quarantine",
     "scaffolding",

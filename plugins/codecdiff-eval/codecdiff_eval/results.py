@@ -32,7 +32,7 @@ FORMAT = 2  # of report.json
 RESAMPLES = 200  # of an interval
 UNCHANGED = "unchanged"
 WEIGHT_SOURCES = ("model", "revision", "weights")  # options that say where weights are loaded from
-MAY_DIFFER = ("seeds", "sampling", "version", "windows")  # fields of a MetricConfig, between comparable results
+MAY_DIFFER = ("seeds", "sampling", "version", "num_windows")  # fields of a MetricConfig, between comparable results
 SIZES = ("num_clips", "reference", "num_reference_clips", "prompts", "options")  # may differ in a context, too
 
 

@@ -1,4 +1,4 @@
-"""The mathematics of scores: Gaussians, kernels and neighbours, against closed forms, scipy and explicit sums."""
+"""The mathematics of scores: Gaussians, kernels and neighbors, against closed forms, scipy and explicit sums."""
 
 import itertools
 import math
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from codecdiff_eval.metrics.frechet import intercept
+from codecdiff_eval.metrics.gaussian import GaussianStats, fit_gaussian, frechet_distance, matrix_sqrt
+from codecdiff_eval.metrics.kad import clip_sums, mean_between, mean_within, median_distance
+from codecdiff_eval.metrics.prdc import covered_fraction, expected_coverage, inside, point_density, radii
 from torch import Tensor
-
-from codecdiff.gaussians import Moments, fitted, frechet, frechet_of_moments, intercept, merged, root
-from codecdiff.kernels import clip_sums, mean_between, mean_within, median_distance
-from codecdiff.neighbours import coverage, density, expected_coverage, inside, radii
 
 
 def draw(n: int, p: int, seed: int) -> Tensor:
@@ -25,7 +25,7 @@ def mixed(n: int, p: int, seed: int) -> Tensor:
 
 def test_moments_are_the_mean_and_covariance_of_numpy():
     x = mixed(200, 7, seed=0)
-    moments = Moments.of(x.unflatten(0, (20, 10)))
+    moments = GaussianStats.of(x.unflatten(0, (20, 10)))
     np.testing.assert_allclose(moments.mean, x.numpy().mean(0), rtol=1e-12)
     np.testing.assert_allclose(moments.covariance, np.cov(x.numpy(), rowvar=False), rtol=1e-10)
     assert moments.rank() == 7
@@ -34,10 +34,10 @@ def test_moments_are_the_mean_and_covariance_of_numpy():
 @pytest.mark.parametrize("cuts", [(1,), (50, 51), (3, 100, 199)])
 def test_moments_of_parts_merge_into_those_of_all_in_any_order(cuts):
     x = mixed(200, 6, seed=1)
-    parts = [Moments.of(part) for part in torch.tensor_split(x, cuts)]
-    whole = Moments.of(x)
+    parts = [GaussianStats.of(part) for part in torch.tensor_split(x, cuts)]
+    whole = GaussianStats.of(x)
     for order in itertools.permutations(parts):
-        together = merged(order, 6)
+        together = sum(order, GaussianStats.empty(6))
         assert together.count == 200
         torch.testing.assert_close(together.mean, whole.mean, rtol=1e-13, atol=0)
         torch.testing.assert_close(together.scatter, whole.scatter, rtol=1e-11, atol=1e-9)
@@ -45,23 +45,23 @@ def test_moments_of_parts_merge_into_those_of_all_in_any_order(cuts):
 
 def test_merging_does_not_cancel_where_the_mean_is_far_larger_than_the_spread():
     x = draw(1000, 3, seed=0) + 1e8
-    together = merged((Moments.of(part) for part in x.split(7)), 3)
-    torch.testing.assert_close(together.covariance, Moments.of(x - 1e8).covariance, rtol=1e-6, atol=1e-7)
+    together = sum((GaussianStats.of(part) for part in x.split(7)), GaussianStats.empty(3))
+    torch.testing.assert_close(together.covariance, GaussianStats.of(x - 1e8).covariance, rtol=1e-6, atol=1e-7)
 
 
 def test_no_vectors_add_nothing_and_a_weight_counts_copies():
     x = mixed(10, 3, seed=0)
-    none = Moments.none(3)
+    none = GaussianStats.empty(3)
     assert (none + none).count == 0
-    torch.testing.assert_close((none + Moments.of(x)).scatter, Moments.of(x).scatter)
-    assert Moments.of(x[:0]).count == 0
+    torch.testing.assert_close((none + GaussianStats.of(x)).scatter, GaussianStats.of(x).scatter)
+    assert GaussianStats.of(x[:0]).count == 0
     counts = torch.tensor([0, 3, 1, 0, 2, 1, 1, 0, 1, 1])
-    copied, weighted = Moments.of(x.repeat_interleave(counts, 0)), Moments.of(x, counts)
+    copied, weighted = GaussianStats.of(x.repeat_interleave(counts, 0)), GaussianStats.of(x, counts)
     assert copied.count == weighted.count == 10
     torch.testing.assert_close(copied.mean, weighted.mean)
     torch.testing.assert_close(copied.scatter, weighted.scatter)
     for vectors, weights in ((x.repeat_interleave(counts, 0), None), (x, counts)):
-        mean, factor = fitted(vectors, weights)
+        mean, factor = fit_gaussian(vectors, weights)
         torch.testing.assert_close(mean, copied.mean)
         torch.testing.assert_close(factor.T @ factor, copied.covariance)
 
@@ -69,7 +69,7 @@ def test_no_vectors_add_nothing_and_a_weight_counts_copies():
 @pytest.mark.parametrize("n", [3, 8, 9, 40])
 def test_a_fitted_factor_gives_the_covariance_with_few_vectors_and_with_many(n):
     x = mixed(n, 8, seed=n)
-    mean, factor = fitted(x)
+    mean, factor = fit_gaussian(x)
     np.testing.assert_allclose(mean, x.mean(0), rtol=1e-12)
     np.testing.assert_allclose(factor.T @ factor, np.cov(x.numpy(), rowvar=False), rtol=1e-9, atol=1e-10)
 
@@ -81,10 +81,10 @@ def test_the_frechet_distance_of_known_gaussians_is_the_closed_form():
     means = draw(2, 6, seed=1)
     factors = (torch.diag(a) @ turn, torch.diag(b) @ turn)
     expected = float((means[0] - means[1]).square().sum() + (a - b).square().sum())
-    assert frechet(means[0], factors[0], means[1], factors[1]) == pytest.approx(expected, rel=1e-12)
+    assert frechet_distance(means[0], factors[0], means[1], factors[1]) == pytest.approx(expected, rel=1e-12)
 
 
-def by_scipy(a: Moments, b: Moments) -> float:
+def by_scipy(a: GaussianStats, b: GaussianStats) -> float:
     """The published formula with scipy's matrix root, as most implementations have it."""
     cov_a, cov_b = a.covariance.numpy(), b.covariance.numpy()
     trace = np.trace(cov_a + cov_b - 2 * np.real(scipy.linalg.sqrtm(cov_a @ cov_b)))
@@ -93,37 +93,39 @@ def by_scipy(a: Moments, b: Moments) -> float:
 
 @pytest.mark.parametrize("p", [2, 16, 64])
 def test_frechet_is_that_of_scipys_matrix_root(p):
-    a, b = Moments.of(mixed(500, p, seed=0)), Moments.of(mixed(300, p, seed=1))
-    assert frechet_of_moments(a, b) == pytest.approx(by_scipy(a, b), rel=1e-9)
+    a, b = GaussianStats.of(mixed(500, p, seed=0)), GaussianStats.of(mixed(300, p, seed=1))
+    assert frechet_distance(*a.gaussian(), *b.gaussian()) == pytest.approx(by_scipy(a, b), rel=1e-9)
 
 
 def test_frechet_of_singular_covariances_is_the_limit_of_regular_ones():
     few, many = mixed(10, 32, seed=0), mixed(400, 32, seed=0)
-    a, b = Moments.of(few), Moments.of(many)
+    a, b = GaussianStats.of(few), GaussianStats.of(many)
     assert a.rank() == 9
     assert b.rank() == 32
     eps = 1e-9
-    lifted = Moments(a.count, a.mean, a.scatter + eps * (a.count - 1) * torch.eye(32, dtype=torch.float64))
-    assert frechet_of_moments(a, b) == pytest.approx(by_scipy(lifted, b), rel=1e-5)
-    assert frechet(*fitted(few), *fitted(many)) == pytest.approx(frechet_of_moments(a, b), rel=1e-7)
+    lifted = GaussianStats(a.count, a.mean, a.scatter + eps * (a.count - 1) * torch.eye(32, dtype=torch.float64))
+    assert frechet_distance(*a.gaussian(), *b.gaussian()) == pytest.approx(by_scipy(lifted, b), rel=1e-5)
+    assert frechet_distance(*fit_gaussian(few), *fit_gaussian(many)) == pytest.approx(
+        frechet_distance(*a.gaussian(), *b.gaussian()), rel=1e-7
+    )
 
 
 @pytest.mark.parametrize("n", [2, 10, 33, 500])
 def test_frechet_of_a_set_with_itself_is_zero_and_symmetric_and_turns_with_its_space(n):
     a, b = mixed(n, 32, seed=0), mixed(n + 5, 32, seed=1)
     scale = float(a.var(0).sum())
-    assert frechet(*fitted(a), *fitted(a)) < 1e-10 * scale
-    distance = frechet(*fitted(a), *fitted(b))
-    assert frechet(*fitted(b), *fitted(a)) == pytest.approx(distance, rel=1e-9)
+    assert frechet_distance(*fit_gaussian(a), *fit_gaussian(a)) < 1e-10 * scale
+    distance = frechet_distance(*fit_gaussian(a), *fit_gaussian(b))
+    assert frechet_distance(*fit_gaussian(b), *fit_gaussian(a)) == pytest.approx(distance, rel=1e-9)
     turn = torch.linalg.qr(draw(32, 32, seed=2))[0]
-    assert frechet(*fitted(a @ turn), *fitted(b @ turn)) == pytest.approx(distance, rel=1e-9)
-    assert frechet(*fitted(3 * a + 1), *fitted(3 * b + 1)) == pytest.approx(9 * distance, rel=1e-9)
+    assert frechet_distance(*fit_gaussian(a @ turn), *fit_gaussian(b @ turn)) == pytest.approx(distance, rel=1e-9)
+    assert frechet_distance(*fit_gaussian(3 * a + 1), *fit_gaussian(3 * b + 1)) == pytest.approx(9 * distance, rel=1e-9)
 
 
 def test_a_root_is_symmetric_and_its_square_the_covariance():
-    covariance = Moments.of(mixed(50, 5, seed=0)).covariance
-    torch.testing.assert_close(root(covariance), root(covariance).T)
-    torch.testing.assert_close(root(covariance) @ root(covariance), covariance)
+    covariance = GaussianStats.of(mixed(50, 5, seed=0)).covariance
+    torch.testing.assert_close(matrix_sqrt(covariance), matrix_sqrt(covariance).T)
+    torch.testing.assert_close(matrix_sqrt(covariance) @ matrix_sqrt(covariance), covariance)
 
 
 def test_an_intercept_is_that_of_numpy():
@@ -159,7 +161,7 @@ def mmd(a: Tensor, lengths_a: Tensor, b: Tensor, lengths_b: Tensor, bandwidth: f
 
 
 def test_the_kernel_distance_is_the_explicit_sum_over_windows(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("codecdiff.kernels.VECTORS_AT_ONCE", 7)
+    monkeypatch.setattr("codecdiff_eval.metrics.kad.VECTORS_AT_ONCE", 7)
     (a, lengths_a), (b, lengths_b) = clips(9, seed=0), clips(6, seed=1)
     b = b + 1000  # far from the origin nothing is lost
     a = a + 1000.5
@@ -211,7 +213,7 @@ def test_the_median_distance_is_that_of_all_pairs_or_of_a_sample(monkeypatch: py
     x = draw(60, 5, seed=0)
     pairs = sorted(float((x[i] - x[j]).norm()) for i in range(60) for j in range(i))
     assert median_distance(x) == pytest.approx(pairs[(len(pairs) - 1) // 2])
-    monkeypatch.setattr("codecdiff.kernels.MEDIAN_VECTORS", 40)
+    monkeypatch.setattr("codecdiff_eval.metrics.kad.MEDIAN_VECTORS", 40)
     assert median_distance(x) == median_distance(x)
     assert median_distance(x) == pytest.approx(pairs[len(pairs) // 2], rel=0.1)
     assert median_distance(x) != pairs[(len(pairs) - 1) // 2]
@@ -241,25 +243,25 @@ def test_density_and_coverage_are_the_published_sums(k):
     judged, reference = 0.7 * draw(25, 4, seed=0) + 0.4, draw(30, 4, seed=1)
     within = inside(judged, reference, k)
     expected = brute_density_coverage(judged, reference, k)
-    assert (float(density(within, k).mean()), coverage(within)) == pytest.approx(expected)
+    assert (float(point_density(within, k).mean()), covered_fraction(within)) == pytest.approx(expected)
 
 
 def test_copies_of_the_reference_are_dense_and_cover_it_and_far_points_neither():
     reference = draw(30, 4, seed=0)
     within = inside(reference, reference)
-    assert coverage(within) == 1
-    assert float(density(within).mean()) == pytest.approx(1)  # each ball holds its centre and four others
+    assert covered_fraction(within) == 1
+    assert float(point_density(within).mean()) == pytest.approx(1)  # each ball holds its centre and four others
     far = inside(reference + 100, reference)
-    assert coverage(far) == float(density(far).mean()) == 0
+    assert covered_fraction(far) == float(point_density(far).mean()) == 0
 
 
 def test_the_coverage_to_expect_is_the_mean_of_simulations_and_so_is_a_density_of_one():
     n, m = 40, 25
     trials = [inside(draw(m, 3, 2 * i), draw(n, 3, 2 * i + 1), 3) for i in range(400)]
-    assert sum(map(coverage, trials)) / 400 == pytest.approx(expected_coverage(n, m, 3), abs=0.01)
-    assert sum(float(density(t, 3).mean()) for t in trials) / 400 == pytest.approx(1, abs=0.03)
+    assert sum(map(covered_fraction, trials)) / 400 == pytest.approx(expected_coverage(n, m, 3), abs=0.01)
+    assert sum(float(point_density(t, 3).mean()) for t in trials) / 400 == pytest.approx(1, abs=0.03)
 
 
-def test_radii_need_more_clips_than_neighbours():
+def test_radii_need_more_clips_than_neighbors():
     with pytest.raises(ValueError, match="more than 5 clips of reference, but got 5"):
         radii(draw(5, 2, seed=0))

@@ -1,4 +1,4 @@
-"""Evaluation: prompts are read and drawn, clips cut, heard and made once, and every score stands in its context."""
+"""Evaluation: prompts are read and drawn, clips cut, embedded and generated once, and every result has its context."""
 
 import json
 import os
@@ -15,28 +15,46 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from small import RATE, tone, write_music
+from codecdiff_eval.embedders.logmel import LogMel
+from codecdiff_eval.embeddings import ClipCutter, ClipEmbedder, ClipEmbeddings, clip_name, start_of, track_of
+from codecdiff_eval.eval_sets import (
+    CODEC_RECONSTRUCTION,
+    GENERATED,
+    NOISE,
+    EvalSets,
+    encode,
+    generate_sets,
+    known_of,
+    oracle,
+)
+from codecdiff_eval.generation import Generator, cut_sources
+from codecdiff_eval.metric import load_metric
+from codecdiff_eval.metrics.adherence import (
+    TempoEstimator,
+    requested_instruments,
+    requested_key,
+    requested_tempo,
+    tempo,
+)
+from codecdiff_eval.prompts import EvalPrompt, prompt_of, read_prompts, sample_prompts
+from codecdiff_eval.report.numbers import format_number, interval_width
+from codecdiff_eval.results import EmbeddingConfig, EvalReport, IncomparableError, NotMeasured
+from codecdiff_eval.suites import load_suite
+from small import RATE, noise, tone, write_music
 from typer.testing import CliRunner
 
-from codecdiff import cli, config, controls, listeners
+from codecdiff import cli, config
 from codecdiff.cards import add_scores, write_card
 from codecdiff.data.audio import BadAudio, read_audio
 from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import Track, find_tracks
-from codecdiff.data.prompts import Asked, drawn, prompt_of, read_prompts
-from codecdiff.embedded import Embedded, recording_of, start_of
-from codecdiff.embedders import LogMel
+from codecdiff.edits import of_first_stages
 from codecdiff.interfaces import prompt_fields
-from codecdiff.listeners import Cutting, Listener
 from codecdiff.pipeline import Pipeline
-from codecdiff.protocols import Hearing
-from codecdiff.renditions import completed, cut_sources, generated, reconstructed, render
-from codecdiff.reports import NotMeasured, Report
 from codecdiff.requests import Request
-from codecdiff.scores import Unlike
 
 Make = Callable[..., Pipeline]
-FAST = ("--score", "fad-per-track", "--score", "density")
+FAST = ("--metric", "fad-per-track", "--metric", "density")
 MUSICCAPS = (
     "ytid,start_s,end_s,audioset_positive_labels,aspect_list,caption,author_id,is_balanced_subset,is_audioset_eval"
 )
@@ -105,7 +123,7 @@ def test_of_musiccaps_the_evaluation_captions_are_asked_and_faulty_rows_named(tm
     assert len(faults) == 4
     everything = read_prompts(tmp_path / "musiccaps.csv", faults.append, split="all")
     assert "A training clip." in [prompt.fields["text"] for prompt in everything]
-    with pytest.raises(ValueError, match="No recording is of the split 'validation'"):
+    with pytest.raises(ValueError, match="Nothing is of the split 'validation'"):
         read_prompts(tmp_path / "musiccaps.csv", faults.append, split="validation")
 
 
@@ -140,7 +158,7 @@ def test_instruments_are_read_of_tags_by_category_and_other_tags_do_no_harm(
     tags: Any, instruments: list[str] | None
 ) -> None:
     track = Track(Path("a.wav"), "a.wav", ("a tune",), {"tags": tags})
-    assert controls.instruments_of(prompt_of(track)) == instruments
+    assert requested_instruments(prompt_of(track)) == instruments
 
 
 @pytest.mark.parametrize(
@@ -158,7 +176,7 @@ def test_instruments_are_read_of_tags_by_category_and_other_tags_do_no_harm(
 def test_a_text_asks_for_a_key_and_a_tempo_only_where_it_names_one(
     text: str, key: int | None, tempo: float | None
 ) -> None:
-    assert (controls.key_of({"text": text}), controls.tempo_of({"text": text})) == (key, tempo)
+    assert (requested_key({"text": text}), requested_tempo({"text": text})) == (key, tempo)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +187,7 @@ def test_a_text_asks_for_a_key_and_a_tempo_only_where_it_names_one(
             "track_id,title\n2,Food\n",
             "has no column of captions (text, caption, captions); it has: track_id",
         ),
-        ("list.wav", "x", "is no list of prompts by its name"),
+        ("list.wav", "x", "is not a list of prompts by its name"),
         ("empty.txt", "\n \n", "holds no prompt"),
     ],
 )
@@ -180,14 +198,14 @@ def test_what_is_no_list_of_prompts_is_refused(tmp_path: Path, name: str, conten
 
 
 def test_few_prompts_are_among_many_whatever_their_order() -> None:
-    prompts = [Asked(i, {"text": f"tune {i}"}) for i in range(20)]
-    few, many = drawn(prompts, 5, 0), drawn(prompts, 12, 0)
-    assert {p.digest for p in few} < {p.digest for p in many}
-    turned = [Asked(i, prompt.fields) for i, prompt in enumerate(reversed(prompts))]
-    assert {p.digest: p.seed(0) for p in drawn(turned, 5, 0)} == {p.digest: p.seed(0) for p in few}
-    assert {p.digest for p in drawn(prompts, 5, 1)} != {p.digest for p in few}
+    prompts = [EvalPrompt(i, {"text": f"tune {i}"}) for i in range(20)]
+    few, many = sample_prompts(prompts, 5, 0), sample_prompts(prompts, 12, 0)
+    assert {p.hash for p in few} < {p.hash for p in many}
+    turned = [EvalPrompt(i, prompt.fields) for i, prompt in enumerate(reversed(prompts))]
+    assert {p.hash: p.seed(0) for p in sample_prompts(turned, 5, 0)} == {p.hash: p.seed(0) for p in few}
+    assert {p.hash for p in sample_prompts(prompts, 5, 1)} != {p.hash for p in few}
     with pytest.raises(ValueError, match="there are 20"):
-        drawn(prompts, 21, 0)
+        sample_prompts(prompts, 21, 0)
 
 
 # Clips, and who hears them.
@@ -196,8 +214,8 @@ def test_few_prompts_are_among_many_whatever_their_order() -> None:
 def test_recordings_are_cut_into_whole_clips(tmp_path: Path) -> None:
     for name, seconds in (("long.wav", 2.6), ("cut.wav", 0.995), ("short.wav", 0.9)):
         soundfile.write(tmp_path / name, tone(seconds, 300), RATE)
-    cutting, tracks = Cutting(1.0), {track.name: track for track in find_tracks(tmp_path)}
-    clips = dict(cutting.clips(tracks["long.wav"], RATE))
+    cutting, tracks = ClipCutter(1.0), {track.name: track for track in find_tracks(tmp_path)}
+    clips = {clip_name("long.wav", start): clip for start, clip in cutting.clips(tracks["long.wav"], RATE)}
     assert list(clips) == ["long.wav", "long.wav#t=1.000"]
     whole = read_audio(tmp_path / "long.wav", RATE, 1)[0]
     assert torch.equal(torch.cat(list(clips.values())), whole[: 2 * RATE])
@@ -205,66 +223,65 @@ def test_recordings_are_cut_into_whole_clips(tmp_path: Path) -> None:
     assert len(padded) == RATE
     with pytest.raises(BadAudio, match=r"lasts 0\.90 s: no clip of 1 s fits"):
         list(cutting.clips(tracks["short.wav"], RATE))
-    assert [(recording_of(name), start_of(name)) for name in clips] == [("long.wav", 0.0), ("long.wav", 1.0)]
+    assert [(track_of(name), start_of(name)) for name in clips] == [("long.wav", 0.0), ("long.wav", 1.0)]
 
 
 def test_clips_are_brought_to_one_loudness_without_clipping(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", 0.01 * np.sin(np.arange(RATE) / 5), RATE)
-    ((_, clip),) = Cutting(1.0, loudness=-20).clips(find_tracks(tmp_path)[0], RATE)
+    ((_, clip),) = ClipCutter(1.0, loudness=-20).clips(find_tracks(tmp_path)[0], RATE)
     assert float(clip.square().mean().sqrt()) == pytest.approx(0.1, rel=1e-3)
-    ((_, clip),) = Cutting(1.0, loudness=0).clips(find_tracks(tmp_path)[0], RATE)
+    ((_, clip),) = ClipCutter(1.0, loudness=0).clips(find_tracks(tmp_path)[0], RATE)
     assert float(clip.abs().max()) == pytest.approx(1)
 
 
-def listener(cache: Path) -> Listener:
-    judge = LogMel(sample_rate=RATE)
-    hearing = Hearing.of(judge, config.spec_of("embedders", judge), clip_seconds=1.0)
-    return Listener(judge, hearing, Cutting(1.0), cache)
+def logmel(cache: Path) -> ClipEmbedder:
+    embedder = LogMel(sample_rate=RATE)
+    return ClipEmbedder.of(embedder, config.spec_of("embedders", embedder), ClipCutter(1.0), cache)
 
 
-def test_what_was_heard_is_not_heard_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clips_are_embedded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_music(tmp_path / "music", 5, 2.1)
     (tmp_path / "music" / "zz.wav").write_text("no audio")
     tracks = find_tracks(tmp_path / "music")
-    monkeypatch.setattr(listeners, "TOGETHER", 2)
-    ear = listener(tmp_path / "cache")
-    embed, heard = ear.embedder.embed, []
+    monkeypatch.setattr("codecdiff.embedders.GROUP_SIZE", 2)
+    clip_embedder = logmel(tmp_path / "cache")
+    embed, batches = clip_embedder.embedder.embed, []
 
     def killed(audio: torch.Tensor) -> torch.Tensor:
-        if len(heard) == 2:
+        if len(batches) == 2:
             raise KeyboardInterrupt
-        heard.append(audio)
+        batches.append(audio)
         return embed(audio)
 
-    monkeypatch.setattr(ear.embedder, "embed", killed)
+    monkeypatch.setattr(clip_embedder.embedder, "embed", killed)
     with pytest.raises(KeyboardInterrupt):
-        ear.hear(tracks)
-    monkeypatch.setattr(ear.embedder, "embed", lambda audio: heard.append(audio) or embed(audio))
-    set_, skipped = ear.hear(tracks)
-    assert len(set_) == 10  # two clips of each
-    assert len(heard) == 3  # of each two or one recordings, all clips in one batch
-    assert [prompt_fields(prompt)["text"] for prompt in set_.prompts][:3] == ["tone 0", "tone 0", "tone 1"]
+        clip_embedder.embed(tracks)
+    monkeypatch.setattr(clip_embedder.embedder, "embed", lambda audio: batches.append(audio) or embed(audio))
+    clips, skipped = clip_embedder.embed(tracks)
+    assert len(clips) == 10  # two of each
+    assert len(batches) == 3  # of each two or one tracks, all clips in one batch
+    assert [prompt_fields(prompt)["text"] for prompt in clips.prompts][:3] == ["tone 0", "tone 0", "tone 1"]
     assert len(skipped) == 1
     assert "zz.wav" in skipped[0]
-    again, skipped_again = ear.hear(tracks)
-    assert len(heard) == 3
+    again, skipped_again = clip_embedder.embed(tracks)
+    assert len(batches) == 3
     assert skipped_again == skipped
-    assert torch.equal(again.vectors, set_.vectors)
-    assert again.identity == set_.identity
+    assert torch.equal(again.vectors, clips.vectors)
+    assert again.identity == clips.identity
     soundfile.write(tmp_path / "music" / "0.wav", tone(2.1, 999), RATE)
-    assert ear.hear(tracks)[0].identity != set_.identity
+    assert clip_embedder.embed(tracks)[0].identity != clips.identity
 
 
-def test_no_recording_is_in_both_halves() -> None:
-    hearing = Hearing({"name": "logmel"}, "", RATE, 1.0, 1.0, 0.5)
+def test_no_track_is_in_both_halves() -> None:
+    embedding = EmbeddingConfig({"name": "logmel"}, "", RATE, 1.0, 1.0, 0.5)
     names = [f"{i}.wav" + ("" if not k else f"#t={k}.000") for i in range(5) for k in range(i + 1)]
-    digests, vectors = [f"{i:032x}" for i in range(len(names))], torch.randn(len(names), 3)
-    reference = Embedded(hearing, names, digests, vectors, torch.ones(len(names), dtype=torch.long))
+    hashes, vectors = [f"{i:032x}" for i in range(len(names))], torch.randn(len(names), 3)
+    reference = ClipEmbeddings(embedding, names, hashes, vectors, torch.ones(len(names), dtype=torch.long))
     one, other = reference.halves(0)
-    sides = [{recording_of(name) for name in half.names} for half in (one, other)]
+    sides = [{track_of(name) for name in half.names} for half in (one, other)]
     assert not sides[0] & sides[1]
     assert sorted([*one.names, *other.names]) == sorted(names)
-    with pytest.raises(ValueError, match="Halves of 3 recordings"):
+    with pytest.raises(ValueError, match="Halves of 3 tracks"):
         reference.select(range(6)).halves(0)
 
 
@@ -273,9 +290,12 @@ def test_no_recording_is_in_both_halves() -> None:
 
 def test_a_clip_is_the_same_whatever_is_asked_beside_it(model: Path, tmp_path: Path) -> None:
     pipeline = Pipeline.load(model)
-    prompts = [Asked(i, {"text": text, "licence": "CC0"}) for i, text in enumerate(("drums", "a flute", "strings"))]
-    alone = render(pipeline, generated(pipeline, prompts[1:2], seconds=0.2, seed=4), tmp_path / "one")
-    all_of_them = render(pipeline, generated(pipeline, prompts, seconds=0.2, seed=4), tmp_path / "all")
+    prompts = [
+        EvalPrompt(i, {"text": text, "licence": "CC0"}) for i, text in enumerate(("drums", "a flute", "strings"))
+    ]
+    generator = Generator(pipeline, seed=4)
+    alone = generator.write(generator.generated(prompts[1:2], 0.2), tmp_path / "one")
+    all_of_them = generator.write(generator.generated(prompts, 0.2), tmp_path / "all")
     samples = [soundfile.read(track.file, dtype="float32")[0] for track in (*alone, *all_of_them)]
     assert alone[0].name == all_of_them[1].name
     assert np.array_equal(samples[0], samples[2])
@@ -290,24 +310,24 @@ def test_a_clip_is_the_same_whatever_is_asked_beside_it(model: Path, tmp_path: P
 
 def test_clips_that_are_there_are_kept_and_others_never_written_over(model: Path, tmp_path: Path) -> None:
     pipeline, folder = Pipeline.load(model), tmp_path / "clips"
-    prompts = [Asked(i, {"text": text}) for i, text in enumerate(("drums", "a flute"))]
-    prompts[1] = Asked(1, {"text": "a flute\u2028slow"})
-    first = render(pipeline, generated(pipeline, prompts[:1], seconds=0.1), folder)[0].file
+    prompts = [EvalPrompt(i, {"text": text}) for i, text in enumerate(("drums", "a flute"))]
+    prompts[1] = EvalPrompt(1, {"text": "a flute\u2028slow"})
+    generator = Generator(pipeline)
+    first = generator.write(generator.generated(prompts[:1], 0.1), folder)[0].file
     before = first.stat().st_mtime_ns
-    render(pipeline, generated(pipeline, prompts, seconds=0.1), folder)
+    generator.write(generator.generated(prompts, 0.1), folder)
     assert first.stat().st_mtime_ns == before
     assert len(find_tracks(folder)) == 2
-    render(pipeline, generated(pipeline, prompts, seconds=0.1), folder)  # captions of any characters are read again
-    others: list[dict[str, Any]] = [{"seconds": 0.2}, {"seconds": 0.1, "seed": 1}, {"seconds": 0.1, "steps": 2}]
-    for other in others:
-        with pytest.raises(FileExistsError, match="is not what is asked for"):
-            render(pipeline, generated(pipeline, prompts, **other), folder)
+    generator.write(generator.generated(prompts, 0.1), folder)  # captions of any characters are read again
+    for other, seconds in (generator, 0.2), (Generator(pipeline, seed=1), 0.1), (Generator(pipeline, steps=2), 0.1):
+        with pytest.raises(FileExistsError, match="is not the requested clip"):
+            other.write(other.generated(prompts, seconds), folder)
     soundfile.write(first, tone(0.1, 300), RATE)  # somebody's own
     with pytest.raises(FileExistsError):
-        render(pipeline, generated(pipeline, prompts, seconds=0.1), folder)
+        generator.write(generator.generated(prompts, 0.1), folder)
 
 
-def test_the_codec_ceiling_and_the_given_first_stage_are_made_of_the_reference(
+def test_the_codec_reconstruction_and_the_oracle_first_stage_are_made_of_the_reference(
     model: Path, music: Path, tmp_path: Path
 ) -> None:
     pipeline = Pipeline.load(model)
@@ -317,20 +337,23 @@ def test_the_codec_ceiling_and_the_given_first_stage_are_made_of_the_reference(
     whole = read_audio(music / "3.wav", RATE, 1)
     assert torch.allclose(source, whole[:, RATE // 5 :][:, :RATE], atol=1e-4)
     codes = pipeline.codec.encode(source[None])
-    (ceiling,) = render(pipeline, reconstructed(pipeline, sources), tmp_path / "ceiling")
+    generator = Generator(pipeline)
+    (reconstruction,) = generator.write(generator.codec_reconstruction(sources), tmp_path / "codec")
     expected = pipeline.codec.decode(codes)[0, :, :RATE].clamp(-1, 1)
-    assert torch.allclose(read_audio(ceiling.file, RATE, 1), expected, atol=1e-4)
-    (rendition,) = completed(pipeline, sources)
-    assert rendition.request.edit is not None
-    assert rendition.request.edit.model_dump()["keep"] == (0,)
-    assert rendition.request.prompt == {"text": "tone 3"}
-    known, _ = rendition.request.known(pipeline, rendition.source)
+    assert torch.allclose(read_audio(reconstruction.file, RATE, 1), expected, atol=1e-4)
+    (clip,) = generator.oracle_first_stage(sources)
+    assert clip.request.edit is not None
+    assert clip.request.edit.model_dump()["keep"] == (0,)
+    assert clip.request.prompt == {"text": "tone 3"}
+    known, _ = clip.request.known(pipeline, clip.source)
     made = next(iter(pipeline.generate_codes([{"text": "tone 3"}], known.frames, known=known)))
     assert torch.equal(made[:, 0], codes[:, 0])
     assert not torch.equal(made[:, 1:], codes[:, 1:])
     several = cut_sources(tracks, [("3.wav", 0.2), ("3.wav", 0.1)], 1.0, pipeline.codec, tmp_path / "sources")
     assert several[0] == sources[0]
-    assert len({each.request.seed for each in completed(pipeline, several)}) == 2  # though their caption is one
+    assert (
+        len({each.request.seed for each in generator.oracle_first_stage(several)}) == 2
+    )  # though their caption is one
     tracks["copy.wav"] = Track(tracks["3.wav"].file, "copy.wav")
     copies = cut_sources(tracks, [("3.wav", 0.2), ("copy.wav", 0.2)], 1.0, pipeline.codec, tmp_path / "sources")
     assert len({copy.name for copy in copies}) == 2
@@ -338,20 +361,20 @@ def test_the_codec_ceiling_and_the_given_first_stage_are_made_of_the_reference(
 
 def test_a_model_of_one_stage_has_no_later_ones(make_pipeline: Make) -> None:
     with pytest.raises(ValueError, match="one stage"):
-        completed(make_pipeline("parallel"), [])
+        Generator(make_pipeline("parallel")).oracle_first_stage([])
 
 
-def test_only_what_a_model_was_told_is_asked_of_it(make_pipeline: Make) -> None:
-    prompt = Asked(0, {"text": "a harp, 90 BPM, in F# minor", "bpm": 91, "key": "C", "instruments": ["harp"]})
-    (rendition,) = generated(make_pipeline(), [prompt], seconds=0.1)
-    assert "bpm" not in rendition.asked  # it reads no such field
-    assert rendition.asked["instruments"] == ["harp"]  # the text names it
-    assert controls.tempo_of(rendition.asked) == 90
-    assert controls.key_of(rendition.asked) == 18
-    assert controls.key_of({"text": "a major hit in the key of life"}) is None
-    assert controls.tempo_of(prompt.fields) == 91
-    (rendition,) = generated(make_pipeline(), [Asked(0, {"text": "a tune", "instruments": ["harp"]})], seconds=0.1)
-    assert "instruments" not in rendition.asked
+def test_only_what_a_model_reads_is_requested_of_it(make_pipeline: Make) -> None:
+    prompt = EvalPrompt(0, {"text": "a harp, 90 BPM, in F# minor", "bpm": 91, "key": "C", "instruments": ["harp"]})
+    (clip,) = Generator(make_pipeline()).generated([prompt], 0.1)
+    assert "bpm" not in clip.prompt  # it reads no such field
+    assert clip.prompt["instruments"] == ["harp"]  # the text names it
+    assert requested_tempo(clip.prompt) == 90
+    assert requested_key(clip.prompt) == 18
+    assert requested_key({"text": "a major hit in the key of life"}) is None
+    assert requested_tempo(prompt.fields) == 91
+    (clip,) = Generator(make_pipeline()).generated([EvalPrompt(0, {"text": "a tune", "instruments": ["harp"]})], 0.1)
+    assert "instruments" not in clip.prompt
 
 
 def click_track(folder: Path, bpm: int) -> None:
@@ -374,18 +397,67 @@ def test_tempos_are_read_once_and_compared_with_those_asked_for(
     for bpm in (90, 110, 120, 130):
         click_track(tmp_path / "music", bpm)
     tracks = find_tracks(tmp_path / "music")
-    measure = controls.readings(Cutting(8.0, loudness=-20), tmp_path / "cache", tracks, 0)["tempo"]
-    score = measure(tracks)
-    assert score.value == 1
-    assert score.ceiling is not None
-    assert score.ceiling.value == 1
-    assert score.chance is not None
-    assert score.chance.value < 0.6
-    assert score.protocol.hearing.loudness == "as it is"
-    monkeypatch.setattr("codecdiff.adherence.estimate_tempo", None)  # what was read is not read again
-    assert measure(tracks).value == 1
+    estimator = TempoEstimator()
+    embedder = ClipEmbedder.of(estimator, estimator.description, ClipCutter(8.0), tmp_path / "cache")
+    clips, _ = embedder.embed(tracks)
+    result = tempo(clips, clips)
+    assert result.value == 1
+    assert result.upper_bound is not None
+    assert result.upper_bound.value == 1
+    assert result.chance is not None
+    assert result.chance.value < 0.6
+    assert result.config.embedding.loudness == "unchanged"
+    monkeypatch.setattr(TempoEstimator, "estimate", None)  # what was estimated is kept
+    assert tempo(embedder.embed(tracks)[0]).value == 1
     wrong = [Track(track.file, track.name, (), {"bpm": 75}) for track in tracks]
-    assert measure(wrong).value == 0
+    assert tempo(embedder.embed(wrong)[0]).value == 0
+
+
+@pytest.mark.slow
+def test_adherence_is_measured_at_the_loudness_of_the_files(tmp_path: Path) -> None:
+    pytest.importorskip("librosa")
+    (tmp_path / "music").mkdir()
+    for bpm in (90, 110, 120, 130):
+        click_track(tmp_path / "music", bpm)
+    options = ("--reference", tmp_path / "music", "--seconds", 8, "--loudness", -20, "--adherence", *FAST)
+    evaluate(tmp_path / "music", *options, "-o", tmp_path / "report")
+    results = {row.result.name: row.result for row in EvalReport.read(tmp_path / "report").rows}
+    assert results["tempo within 4 %"].value == 1
+    assert results["tempo within 4 %"].config.embedding.loudness == "unchanged"
+    assert results["FAD-per-track"].config.embedding.loudness != "unchanged"
+    assert "key and mode" not in results  # which nothing requests
+
+
+# Sets of codes.
+
+
+def test_every_set_of_an_evaluation_comes_from_one_call(make_pipeline: Make) -> None:
+    pipeline = make_pipeline()
+    audio = 0.3 * noise(2, 1, RATE // 5)
+    source = known_of(pipeline, audio)
+    assert torch.equal(source.codes, encode(pipeline.codec, audio))
+    sets = generate_sets(pipeline, ["drums", "a flute"], source, seed=3)
+    assert list(sets) == [CODEC_RECONSTRUCTION, NOISE, GENERATED, oracle()]
+    assert sets.map(lambda name, codes: tuple(codes.shape)) == dict.fromkeys(sets, tuple(source.codes.shape))
+    generated = torch.cat(list(pipeline.generate_codes(["drums", "a flute"], source.frames, seed=3)))
+    mask = of_first_stages(pipeline.splitter, pipeline.codec, source.frames, 1)
+    codes = {name: some for name, some in sets.items() if not isinstance(some, NotMeasured)}
+    assert torch.equal(codes[GENERATED], generated)
+    kept = mask.expand(source.codes.shape)
+    assert torch.equal(codes[oracle()][kept], source.codes[kept])
+    assert not torch.equal(codes[oracle()], source.codes)
+    assert torch.equal(codes[NOISE], pipeline.noise_codes(2, source.frames, seed=3))
+    assert (oracle(), oracle(2)) == ("oracle first stage", "oracle first 2 stages")
+    missing = EvalSets({GENERATED: 1, NOISE: NotMeasured("no noise")})
+    assert missing.map(lambda name, value: value + 1) == {GENERATED: 2, NOISE: NotMeasured("no noise")}
+
+
+def test_metrics_and_suites_are_found_by_entry_point() -> None:
+    assert load_metric("fad").label == "FAD"
+    assert load_metric("tempo").compares == "prompts"
+    assert load_suite("smoke").select() == {"logmel": ("fad", "fad-shrunk", "kad", "density", "coverage")}
+    assert load_suite("paper").select(["mert"], ["kad"]) == {"mert": ("kad",)}
+    assert load_suite("paper").select(["mert"]) == {"mert": ("fad", "kad", "density", "coverage")}
 
 
 # The command.
@@ -397,19 +469,20 @@ def test_a_model_is_judged_and_its_folder_gets_the_same_scores(
 ) -> None:
     asked = ("--model", model, "--prompts", texts, "--n", 3, "--reference", music, "--seconds", 1, *FAST)
     shown = evaluate(*asked, "-o", tmp_path / "report")
-    report, primary = Report.read(tmp_path / "report"), Pipeline.load(model).stages[0]
-    assert [result.score.name for result in report.results] == ["FAD-per-track", "density"]
-    assert not [each for _, each in report.results[0].context.items() if isinstance(each, NotMeasured)]
-    for result in report.results:
-        assert f"{result.score.value:.4g}" in shown
-        assert result.score.protocol.hearing.clip_seconds == 1
-        assert result.score.protocol.hearing.loudness == "as it is"
-        assert result.score.protocol.seeds == {"interval": 0, "generation": 0}
-        assert result.score.protocol.sampling["primary"] == {"steps": primary.steps, "guidance": primary.guidance}
-        given = result.context.stage_two_given_truth
-        assert not isinstance(given, NotMeasured)
-        assert given.protocol.sampling == result.score.protocol.sampling
-    assert report.facts["prompts"] == report.results[0].score.protocol.prompts
+    report, primary = EvalReport.read(tmp_path / "report"), Pipeline.load(model).stages[0]
+    assert [row.result.name for row in report.rows] == ["FAD-per-track", "density"]
+    assert not [each for _, each in report.rows[0].context.items() if isinstance(each, NotMeasured)]
+    for row in report.rows:
+        interval = row.result.interval
+        assert format_number(row.result.value, interval_width(interval.low, interval.high)) in shown
+        assert row.result.config.embedding.clip_seconds == 1
+        assert row.result.config.embedding.loudness == "unchanged"
+        assert row.result.config.seeds == {"interval": 0, "generation": 0}
+        assert row.result.config.sampling["primary"] == {"steps": primary.steps, "guidance": primary.guidance}
+        later = row.context.oracle_first_stage
+        assert not isinstance(later, NotMeasured)
+        assert later.config.sampling == row.result.config.sampling
+    assert report.facts["prompts"] == report.rows[0].result.config.prompts
     index = (tmp_path / "report" / "model-index.yaml").read_text()
     assert report.facts["prompts"] in index
     assert str(tmp_path) not in index + (tmp_path / "report" / "report.json").read_text()
@@ -418,25 +491,25 @@ def test_a_model_is_judged_and_its_folder_gets_the_same_scores(
     assert (tmp_path / "report" / "report.json").read_bytes() == before
     clips = tmp_path / "report" / "clips" / "generated"
     evaluate(clips, "--reference", music, "--seconds", 1, *FAST, "-o", tmp_path / "again")
-    again = Report.read(tmp_path / "again")
-    assert [r.score.value for r in again.results] == [r.score.value for r in report.results]
-    for one, other in zip(again.results, report.results, strict=True):
-        one.score.require_alike(other.score)  # whoever judges them
+    again = EvalReport.read(tmp_path / "again")
+    assert [row.result.value for row in again.rows] == [row.result.value for row in report.rows]
+    for one, other in zip(again.rows, report.rows, strict=True):
+        one.result.require_comparable(other.result)
     assert "No model was named" in (tmp_path / "again" / "report.md").read_text()
 
 
 def test_music_is_at_no_distance_from_itself(music: Path, tmp_path: Path) -> None:
-    evaluate(music, "--reference", music, "--seconds", 1, "--score", "fad", "-o", tmp_path / "report")
-    (result,) = Report.read(tmp_path / "report").results
-    assert result.score.value == pytest.approx(0, abs=1e-6)
-    assert result.score.interval.low <= 0 <= result.score.interval.high
-    assert any("are in the reference too" in warning for warning in result.score.warnings)
-    assert isinstance(result.context.codec_ceiling, NotMeasured)
+    evaluate(music, "--reference", music, "--seconds", 1, "--metric", "fad", "-o", tmp_path / "report")
+    (row,) = EvalReport.read(tmp_path / "report").rows
+    assert row.result.value == pytest.approx(0, abs=1e-6)
+    assert row.result.interval.low <= 0 <= row.result.interval.high
+    assert any("are in the reference too" in warning for warning in row.result.warnings)
+    assert isinstance(row.context.codec_reconstruction, NotMeasured)
 
 
 def test_statistics_stand_in_for_a_reference_that_was_heard_alike(music: Path, tmp_path: Path) -> None:
     judged = write_music(tmp_path / "judged", 4, 1.3)
-    evaluate(judged, "--reference", music, "--seconds", 1, "--score", "fad-per-track", "-o", tmp_path / "a")
+    evaluate(judged, "--reference", music, "--seconds", 1, "--metric", "fad-per-track", "-o", tmp_path / "a")
     (statistics,) = (tmp_path / "a" / "cache").glob("reference-logmel-*.safetensors")
     said = evaluate(
         judged,
@@ -444,16 +517,16 @@ def test_statistics_stand_in_for_a_reference_that_was_heard_alike(music: Path, t
         statistics,
         "--seconds",
         1,
-        "--score",
+        "--metric",
         "fad-per-track",
-        "--score",
+        "--metric",
         "kad",
         "-o",
         tmp_path / "b",
     )
-    assert "only statistics of it are known" in " ".join(said.split())
-    (a,), (b,) = Report.read(tmp_path / "a").results, Report.read(tmp_path / "b").results
-    assert b.score.value == pytest.approx(a.score.value, rel=1e-9)
+    assert "only its statistics are available" in " ".join(said.split())
+    (a,), (b,) = EvalReport.read(tmp_path / "a").rows, EvalReport.read(tmp_path / "b").rows
+    assert b.result.value == pytest.approx(a.result.value, rel=1e-9)
     said = refused(judged, "--reference", statistics, "--seconds", 0.5, "-o", tmp_path / "c")
     assert "clip_seconds: 0.5 and 1.0" in said
     evaluate(
@@ -464,13 +537,13 @@ def test_statistics_stand_in_for_a_reference_that_was_heard_alike(music: Path, t
         1,
         "--loudness",
         -30,
-        "--score",
+        "--metric",
         "fad-per-track",
         "-o",
         tmp_path / "d",
     )
-    with pytest.raises(Unlike, match="loudness"):
-        assert Report.read(tmp_path / "d").results[0].score < a.score
+    with pytest.raises(IncomparableError, match="loudness"):
+        assert EvalReport.read(tmp_path / "d").rows[0].result < a.result
 
 
 def test_judges_that_are_not_there_are_told_in_a_suite_and_refused_by_name(
@@ -478,13 +551,13 @@ def test_judges_that_are_not_there_are_told_in_a_suite_and_refused_by_name(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    judged = ("--reference", music, "--seconds", 1, "--score", "density", "-o", tmp_path / "report")
+    judged = ("--reference", music, "--seconds", 1, "--metric", "density", "-o", tmp_path / "report")
     evaluate(music, "--suite", "panel", *judged)
-    told = Report.read(tmp_path / "report").facts["not measured"]
+    told = EvalReport.read(tmp_path / "report").facts["not measured"]
     for name in ("codec", "clap-music", "vggish", "mert"):
         assert f"{name} is left out" in told
     assert "--allow-download" in told
-    assert "There is no judge" in refused(music, "--suite", "paper", *judged)
+    assert "There is no embedder" in refused(music, "--suite", "paper", *judged)
     assert "sample_rate" in refused(music, "--embedder", "logmel", "--set", "logmel.sample_rate=x", *judged)
     assert "No embedder named 'clip'" in refused(music, "--embedder", "clip", *judged)
     assert "No CLAP model" in refused(
@@ -495,14 +568,14 @@ def test_judges_that_are_not_there_are_told_in_a_suite_and_refused_by_name(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--suite", "none"), "No suite named 'none'. There are: smoke, panel, paper."),
-        (("--score", "fid"), "No score named 'fid'"),
-        (("--prompts", "x.txt"), "Say what to judge"),
+        (("--suite", "none"), "No suite named 'none'. Installed: panel, paper, smoke."),
+        (("--metric", "fid"), "No metric named 'fid'"),
+        (("--prompts", "x.txt"), "Specify what to evaluate"),
         (("--card",), "--card needs --model with a model folder"),
         (("--set", "weights=x"), "sets no option"),
-        (("--set", "mert.layer=3"), "Options are given for 'mert'"),
+        (("--set", "mert.layer=3"), "There are options of 'mert'"),
         (("--seconds", "0.01"), "0.1 to 3600 seconds"),
-        (("--reference", "nowhere"), "There is no folder and no manifest 'nowhere' of music to hear."),
+        (("--reference", "nowhere"), "There is no folder and no manifest 'nowhere' of music."),
         (("--seconds", "100"), "no clip of 100 s fits"),
     ],
 )
@@ -513,25 +586,25 @@ def test_what_cannot_be_judged_is_refused(music: Path, tmp_path: Path, arguments
 
 def test_captions_are_compared_by_a_judge_that_reads_text(music: Path, tmp_path: Path) -> None:
     weights = pytest.importorskip("codecdiff_clap.random_weights").random_model(tmp_path / "clap")
-    options = ("--embedder", "clap-music", "--set", f"clap-music.model={weights}", "--score", "clap-score")
+    options = ("--embedder", "clap-music", "--set", f"clap-music.model={weights}", "--metric", "clap-score")
     evaluate(music, "--reference", music, "--seconds", 1, *options, "-o", tmp_path / "report")
-    (result,) = Report.read(tmp_path / "report").results
-    assert result.score.name == "CLAP score"
-    assert result.score.chance is not None
+    (row,) = EvalReport.read(tmp_path / "report").rows
+    assert row.result.name == "CLAP score"
+    assert row.result.chance is not None
     assert str(tmp_path) not in (tmp_path / "report" / "report.json").read_text()
 
 
 def test_a_judge_of_captions_needs_no_statistics_of_its_own(music: Path, tmp_path: Path) -> None:
     weights = pytest.importorskip("codecdiff_clap.random_weights").random_model(tmp_path / "clap")
-    evaluate(music, "--reference", music, "--seconds", 1, "--score", "fad-per-track", "-o", tmp_path / "a")
+    evaluate(music, "--reference", music, "--seconds", 1, "--metric", "fad-per-track", "-o", tmp_path / "a")
     (statistics,) = (tmp_path / "a" / "cache").glob("reference-logmel-*.safetensors")
     options = ("--embedder", "clap-music", "--set", f"clap-music.model={weights}")
-    scores = ("--score", "fad", "--score", "clap-score")
+    scores = ("--metric", "fad", "--metric", "clap-score")
     output = ("--seconds", 1, "-o", tmp_path / "b")
     said = " ".join(evaluate(music, "--reference", statistics, *options, *scores, *output).split())
-    report = Report.read(tmp_path / "b")
-    assert [result.score.name for result in report.results] == ["CLAP score"]
-    assert "clap-music is left out, but for clap-score" in said
+    report = EvalReport.read(tmp_path / "b")
+    assert [row.result.name for row in report.rows] == ["CLAP score"]
+    assert "clap-music is left out, except for clap-score" in said
     assert report.facts["weights of clap-music"].startswith("model=clap")
 
 
@@ -539,12 +612,12 @@ def test_the_split_reaches_manifests_of_music_and_is_told(music: Path, tmp_path:
     splits = ["test", "train", "train", "test"]
     rows = [ManifestRow(f"{i}", file=f"{i}.wav", present=True, split=split) for i, split in enumerate(splits)]
     Manifest(music, rows, {"source": "musiccaps"}).write(tmp_path / "caps.parquet")
-    asked = ("--reference", tmp_path / "caps.parquet", "--seconds", 1, "--score", "fad-per-track")
+    asked = ("--reference", tmp_path / "caps.parquet", "--seconds", 1, "--metric", "fad-per-track")
     for told, split, count in ((), "test", 2), (("--split", "train"), "train", 2), (("--split", "all"), "all", 4):
         evaluate(music, *asked, *told, "-o", tmp_path / split)
-        facts = Report.read(tmp_path / split).facts
-        assert (facts["reference split"], facts["reference recordings"]) == (split, count)
-        assert "judged split" not in facts
+        facts = EvalReport.read(tmp_path / split).facts
+        assert (facts["reference split"], facts["reference tracks"]) == (split, count)
+        assert "evaluated split" not in facts
     assert "There are: test, train" in refused(music, *asked, "--split", "x", "-o", tmp_path / "none")
 
 

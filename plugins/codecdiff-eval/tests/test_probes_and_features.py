@@ -2,23 +2,12 @@ import math
 
 import pytest
 import torch
+from codecdiff_eval.audio_features import FLOOR, frame_change, log_mel, mel_filterbank, window_features
+from codecdiff_eval.metrics.bootstrap import bootstrap, bootstrap_tracks, centered, paired_draws, permuted
+from codecdiff_eval.metrics.gaussian import ledoit_wolf, shrunk_frechet_distance
+from codecdiff_eval.metrics.memorization import distance_ratio, nearest_distance, nearest_distances
+from codecdiff_eval.metrics.probe import Probe, balanced_accuracies, balanced_accuracy, probe_score
 from torch import Tensor
-
-from codecdiff.metrics import (
-    FLOOR,
-    Probe,
-    balanced_accuracy,
-    bootstrap,
-    frame_change,
-    frechet_distance,
-    ledoit_wolf,
-    log_mel,
-    mel_filterbank,
-    nearest_distance,
-    probe_score,
-    shuffled,
-    window_features,
-)
 
 RATE = 44_100
 
@@ -108,21 +97,21 @@ def test_ledoit_wolf_is_positive_definite_with_fewer_samples_than_features_and_n
 
 def test_frechet_of_identical_sets_is_zero_and_of_any_two_symmetric():
     a, b = gaussian(200, 64, seed=0), gaussian(200, 64, seed=1) @ gaussian(64, 64, seed=2)
-    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-9)
+    assert shrunk_frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    assert shrunk_frechet_distance(a, b) == pytest.approx(shrunk_frechet_distance(b, a), rel=1e-9)
 
 
 def test_a_translation_adds_its_squared_length():
     a, b = gaussian(200, 16, seed=0), gaussian(200, 16, seed=1, scale=2)
     b = b - b.mean(0) + a.mean(0)
-    assert frechet_distance(a, b + 3) == pytest.approx(frechet_distance(a, b) + 16 * 9, rel=1e-9)
+    assert shrunk_frechet_distance(a, b + 3) == pytest.approx(shrunk_frechet_distance(a, b) + 16 * 9, rel=1e-9)
 
 
 def test_frechet_comes_to_the_closed_form_of_known_gaussians():
     scale = torch.linspace(0.5, 2, 8).double()
     closed_form = float(8 * 0.5**2 + (1 - scale).square().sum())  # commuting covariances: |m|^2 + |1 - scale|^2
     errors = [
-        abs(frechet_distance(gaussian(n, 8, seed=0), gaussian(n, 8, seed=1) * scale + 0.5) - closed_form)
+        abs(shrunk_frechet_distance(gaussian(n, 8, seed=0), gaussian(n, 8, seed=1) * scale + 0.5) - closed_form)
         for n in (100, 100_000)
     ]
     assert errors[1] < 0.05 < errors[0]
@@ -133,11 +122,11 @@ def test_frechet_of_covariances_that_do_not_commute_is_the_trace_of_the_complex_
     product_values = torch.linalg.eigvals(ledoit_wolf(a) @ ledoit_wolf(b))
     traces = torch.trace(ledoit_wolf(a) + ledoit_wolf(b)) - 2 * product_values.sqrt().sum().real
     expected = float((a.mean(0) - b.mean(0)).square().sum() + traces)
-    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+    assert shrunk_frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
 
 
 def test_frechet_of_degenerate_sets_is_finite():
-    assert frechet_distance(torch.zeros(4, 64), torch.ones(4, 64)) == pytest.approx(64)
+    assert shrunk_frechet_distance(torch.zeros(4, 64), torch.ones(4, 64)) == pytest.approx(64)
 
 
 def test_the_bootstrap_interval_covers_the_mean_as_often_as_it_says():
@@ -159,8 +148,8 @@ def test_the_bootstrap_resamples_clips_not_windows_and_repeats_with_its_seed():
 def test_the_frechet_interval_contains_the_distance_and_narrows_with_more_clips():
     def width(n: int) -> float:
         a, b = gaussian(n * 9, 8, seed=0).unflatten(0, (n, 9)), gaussian(n * 9, 8, seed=1).unflatten(0, (n, 9)) + 0.5
-        estimate = bootstrap(frechet_distance, a, b)
-        assert estimate.low < estimate.value == frechet_distance(a, b) < estimate.high
+        estimate = bootstrap(shrunk_frechet_distance, a, b)
+        assert estimate.low < estimate.value == shrunk_frechet_distance(a, b) < estimate.high
         return estimate.high - estimate.low
 
     assert width(160) < 0.7 * width(20)
@@ -215,7 +204,7 @@ def test_a_probe_score_is_zero_at_chance_one_at_the_ceiling_and_undefined_withou
 def test_shuffled_labels_give_chance():
     features, labels = classes(64, 4, 3.0, seed=1)
     predicted = Probe.fit(*classes(200, 4, 3.0, seed=0)).predict(features)
-    estimate = shuffled(lambda permuted: balanced_accuracy(predicted, permuted), labels)
+    estimate = permuted(lambda dealt: balanced_accuracy(predicted, dealt), labels)
     assert estimate.value == pytest.approx(0.25, abs=0.02)
     assert estimate.low < 0.25 < estimate.high < 0.45
 
@@ -236,3 +225,35 @@ def test_the_spectrum_changes_where_two_sounds_are_joined() -> None:
     edge = change[90:110].max()
     assert edge > 20 * torch.cat([change[10:90], change[110:190]]).max()
     assert change.shape == (200,)
+
+
+def test_memorization_is_the_ratio_of_the_mean_distances_to_training_and_to_as_many_fresh_clips():
+    generated, training, fresh = (gaussian(3 * n, 8, seed=n).unflatten(0, (n, 3)) for n in (5, 7, 9))
+    distances = nearest_distances(generated, training, fresh)
+    torch.testing.assert_close(distances[:, 0], nearest_distance(generated, training))
+    torch.testing.assert_close(distances[:, 1], nearest_distance(generated, fresh[:7]))
+    ratio = float(distances[:, 0].mean() / distances[:, 1].mean())
+    assert distance_ratio(distances) == pytest.approx(ratio)
+    assert distance_ratio(nearest_distances(training, training, fresh)) == pytest.approx(0, abs=1e-6)
+
+
+def test_accuracies_of_several_attributes_are_those_of_each():
+    read, truth = torch.tensor([[0, 1], [1, 1], [1, 0]]), torch.tensor([[0, 1], [1, 0], [0, 0]])
+    expected = [balanced_accuracy(read[:, i], truth[:, i]) for i in range(2)]
+    assert balanced_accuracies(read, truth) == expected
+
+
+def test_a_paired_difference_is_far_narrower_than_that_of_independent_resamples():
+    hard = gaussian(40, 1, seed=0)[:, 0]
+    models = hard, hard + 0.1 + 0.05 * gaussian(40, 1, seed=1)[:, 0]
+    tracks = [torch.tensor([2 * i, 2 * i + 1]) for i in range(20)]
+    draws = paired_draws(tracks, 200, torch.Generator().manual_seed(0))
+    assert sorted(draws[0].tolist()) == list(range(40))
+    assert all(len(drawn) == 40 and set((drawn // 2).tolist()) <= set(range(20)) for drawn in draws)
+    values = [float(models[1][drawn].mean() - models[0][drawn].mean()) for drawn in draws]
+    paired = centered(values[0], values[1:])
+    assert paired.low < 0.1 < paired.high
+    alone = bootstrap_tracks(lambda clips: float(hard[clips].mean()), tracks)
+    assert paired.high - paired.low < 0.2 * (alone.high - alone.low)
+    one = bootstrap_tracks(lambda clips: float(models[1][clips].mean() - models[0][clips].mean()), tracks)
+    assert one == paired  # one set of tracks is drawn alike
