@@ -32,7 +32,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from codecdiff import __version__
-from codecdiff.data.audio import BadAudio, Track, stream_audio
+from codecdiff.data.audio import BadAudio, stream_audio
+from codecdiff.data.metadata import Track
 from codecdiff.files import remembered_checksum, replace_text, replaced
 from codecdiff.fingerprint import device_of, fingerprint
 from codecdiff.interfaces import Embedder

@@ -21,10 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from codecdiff import Codec, Condition, ConditionTokens, Pipeline, config
 from codecdiff.conditioners.cached import CachedConditioner
 from codecdiff.config.schema import Data
-from codecdiff.data.audio import find_tracks
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import Crops, split_tracks
 from codecdiff.data.encoding.encode import encode_tracks
+from codecdiff.data.metadata import find_tracks
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling.flops import LOWER, WHOLE, Meter, MixedPrecision, size_of

@@ -31,9 +31,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from codecdiff.comparisons.settings import Evaluation
-from codecdiff.data.audio import BadAudio, find_tracks, write_audio
+from codecdiff.data.audio import BadAudio, write_audio
 from codecdiff.data.code_store import CodeStore, load_state
 from codecdiff.data.dataset import split_tracks
+from codecdiff.data.metadata import find_tracks
 from codecdiff.files import replace_text, replaced
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline.editing import EditMask, of_first_stages

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from codecdiff.config.schema import Data, Loop, Optimization
-from codecdiff.data.audio import find_tracks, seconds_of
+from codecdiff.data.audio import seconds_of
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import split_tracks
+from codecdiff.data.metadata import find_tracks
 from codecdiff.diffusion.loss import stage_loss
 from codecdiff.interfaces import Codec, Condition, ConditionTokens
 from codecdiff.pipeline.pipeline import Pipeline
