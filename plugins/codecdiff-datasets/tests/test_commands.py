@@ -89,7 +89,7 @@ def test_names_that_others_chose_cannot_steer_the_terminal(folder: Path) -> None
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from typer.testing import CliRunner; from codecdiff import cli;"
+        "import sys; from typer.testing import CliRunner; from codecdiff.cli.main import app;"
         "run = lambda *words: CliRunner().invoke(app, ['data', *words, '--help']).exit_code;"
         "print([run(), run('import'), run('rank')],"
         "sorted({'torch', 'numpy', 'pyarrow', 'sklearn', 'transformers', 'openai'} & set(sys.modules)))"
