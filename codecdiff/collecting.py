@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codecdiff.cli.console import err, out, progress
-from codecdiff.files import replace_text, require_writable
+from codecdiff.files import atomic_write_text, require_writable
 
 if TYPE_CHECKING:
     from codecdiff.data.faults import Fault
@@ -159,7 +159,7 @@ def attribute(
 
     before = manifest_of(manifest)
     require_writable(output.parent)
-    replace_text(output, attribution(before.recordings))
+    atomic_write_text(output, attribution(before.recordings))
     out.print(f"{len(before)} recordings in {output}", soft_wrap=True)
 
 
@@ -234,7 +234,7 @@ def deliver(manifest: Manifest, output: Path, faults: Sequence[Fault] = (), *, o
         splits = ", ".join(sorted({recording.split or "none" for recording in of}))
         raise ValueError(f"None of {len(of)} recordings is left. Their licences: {licences}. Their splits: {splits}.")
     manifest.write(output)
-    replace_text(beside(output, ".attribution.md"), attribution(manifest.recordings))
+    atomic_write_text(beside(output, ".attribution.md"), attribution(manifest.recordings))
     write_faults(beside(output, ".faults.jsonl"), faults)
     for fault in faults[:SHOWN]:
         err.print(str(fault), style="yellow", soft_wrap=True)

@@ -9,7 +9,7 @@ import typer
 
 from codecdiff import collecting
 from codecdiff.cli.console import chosen_device, err, out, progress
-from codecdiff.files import replace_text, require_writable
+from codecdiff.files import atomic_write_text, require_writable
 
 FAULTS_SHOWN = 5
 
@@ -101,7 +101,7 @@ def rank(
     kept, report = ranking.kept_file(output), output.with_suffix(".html")
     chosen = ranking.kept_manifest(result, candidates)
     chosen.write(kept)
-    replace_text(collecting.beside(kept, ".attribution.md"), attribution(chosen.recordings))
+    atomic_write_text(collecting.beside(kept, ".attribution.md"), attribution(chosen.recordings))
     ranking.write_report(report, result, candidates)
     if compare:
         agreement = ranking.compare(result, candidates, theirs)

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from codecdiff.data.audio import BadAudio, Track, stream_audio
-from codecdiff.data.code_store import fingerprint
 from codecdiff.embedders import embed_blocks
-from codecdiff.files import alone, checksum, replace_text, replaced
+from codecdiff.files import atomic_write, atomic_write_text, checksum, lock_folder
+from codecdiff.fingerprint import module_fingerprint
 from codecdiff.interfaces import Embedder
 
 FORMAT = 1
@@ -51,7 +51,7 @@ def described(embedder: Embedder, spec: dict[str, Any]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "embedder": json.loads(json.dumps(spec)),
-        "weights": fingerprint(embedder),
+        "weights": module_fingerprint(embedder),
         "sample_rate": embedder.sample_rate,
         "window_seconds": embedder.window_seconds,
         "hop_seconds": embedder.hop_seconds,
@@ -104,7 +104,7 @@ class Embeddings:
         """Add rows of the schema as one more shard, whole or not at all."""
         shards = self._shards()
         number = int(shards[-1].stem) + 1 if shards else 0
-        with replaced(self.folder / "shards" / f"{number:05d}.parquet") as temporary:
+        with atomic_write(self.folder / "shards" / f"{number:05d}.parquet") as temporary:
             pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), temporary, use_dictionary=False)
         known = [{name: row[name] for name in _KNOWN} for row in rows]
         self.rows |= {row["track"]: {**row, "shard": len(shards)} for row in known}
@@ -121,7 +121,7 @@ def open_embeddings(folder: Path | str, embedder: Embedder, spec: dict[str, Any]
         raise FileExistsError(f"'{folder}' exists and holds no embeddings. Choose another folder for them.")
     if not begun or not Embeddings(folder).rows:
         (folder / "shards").mkdir(parents=True, exist_ok=True)
-        replace_text(folder / "header.json", json.dumps(header, indent=2) + "\n")
+        atomic_write_text(folder / "header.json", json.dumps(header, indent=2) + "\n")
     embeddings = Embeddings(folder)
     differ = [key for key in header if embeddings.header.get(key) != header[key]]
     if differ:
@@ -147,7 +147,7 @@ def embed_tracks(
     kept when the run ends early: calling it again goes on. Raises ValueError if another embedder made the folder, and
     OSError while another process writes there.
     """
-    with alone(Path(folder)):
+    with lock_folder(Path(folder)):
         embeddings = open_embeddings(folder, embedder, spec)
         return embeddings, _embed_rest(tracks, embeddings, embedder, progress)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Self
 
-from codecdiff.files import claim
+from filelock import FileLock, Timeout
 
 
 class Journal:
@@ -27,13 +27,18 @@ class Journal:
         self.file = Path(file)
         self.sync_seconds = sync_seconds
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = self.file.open("a+b", buffering=0)
+        self._process_lock = FileLock(self.file.with_name(f".{self.file.name}.lock"), timeout=0, thread_local=False)
         self._lock, self._synced = Lock(), 0.0
         try:
-            claim(self._stream.fileno(), self.file)
+            self._process_lock.acquire()
+        except Timeout as error:
+            raise OSError(f"'{self.file}' is being written by another run. Wait for it, or name another.") from error
+        self._stream = self.file.open("a+b", buffering=0)
+        try:
             self._mend()
         except BaseException:  # Ctrl-C too: nobody is left to close it
             self._stream.close()
+            self._process_lock.release()
             raise
 
     def __enter__(self) -> Self:
@@ -71,6 +76,7 @@ class Journal:
             if not self._stream.seek(0, os.SEEK_END):
                 self.file.unlink(missing_ok=True)
             self._stream.close()
+            self._process_lock.release()
 
     def _mend(self) -> None:
         """Check every line; cut off the last if it was torn, and end it if it only lacks that."""

@@ -1,4 +1,4 @@
-"""In which precision frozen parts compute."""
+"""The precision in which frozen parts compute."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 @contextmanager
 def exactly(device: torch.device) -> Iterator[None]:
-    """Compute in the precision of the tensors on a device, without gradients, whatever autocast the caller is in.
+    """Compute in the precision of the tensors on a device, without gradients, even inside of the caller's autocast.
 
-    Whether a GPU's convolutions round float32 to tf32 on the way, as they do by default, stays torch's own setting.
+    Whether convolutions on a GPU round float32 to tf32, as they do by default, remains torch's own setting.
     """
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from codecdiff.data.manifests import Manifest, Recording
 from codecdiff.embeddings import Embeddings, embed_tracks
-from codecdiff.files import replace_text, replaced
+from codecdiff.files import atomic_write, atomic_write_text
 from codecdiff.interfaces import Embedder
 from codecdiff.metrics import ledoit_wolf
 
@@ -108,9 +108,9 @@ class Ranking:
         """Write the table as parquet, and beside it the same as CSV, each whole or not at all."""
         file.parent.mkdir(parents=True, exist_ok=True)
         table = pa.Table.from_pylist([row._asdict() for row in self.rows], SCHEMA)
-        with replaced(file) as temporary:
+        with atomic_write(file) as temporary:
             pq.write_table(table.replace_schema_metadata({KEY: json.dumps(dict(self.facts)).encode()}), temporary)
-        with replaced(file.with_suffix(".csv")) as temporary:
+        with atomic_write(file.with_suffix(".csv")) as temporary:
             pyarrow.csv.write_csv(table, temporary)
 
 
@@ -352,7 +352,7 @@ def write_report(file: Path, ranking: Ranking, of: Manifest, *, examples: int = 
     ]
     facts = ranking.facts
     told = html.escape(json.dumps(facts.get("embedder", {})))
-    replace_text(
+    atomic_write_text(
         file,
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Ranking</title><style>{STYLE}</style>'
         f"<h1>{len(kept)} of {len(ranking.rows)} tracks kept</h1>"

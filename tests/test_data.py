@@ -18,12 +18,13 @@ from codecdiff import Codec, config
 from codecdiff.codecs import ChunkedCodec, CodecWrapper, PCACodec, StereoCodec
 from codecdiff.data.audio import BadAudio, find_tracks, read_audio, write_audio
 from codecdiff.data.audio_prompt import excerpt, excerpt_key
-from codecdiff.data.code_store import CodeStore, fingerprint
+from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import Crops, dropped, split_tracks
 from codecdiff.data.encoding.encode import encode_tracks, open_store
 from codecdiff.data.encoding.job import clips
 from codecdiff.data.segments import segmentation
 from codecdiff.files import checksum
+from codecdiff.fingerprint import module_fingerprint
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
@@ -309,11 +310,11 @@ def test_clips_are_from_the_middle(music: Path, dac: Codec) -> None:
 
 def test_a_fingerprint_is_of_names_and_values(dac: Codec) -> None:
     layer = torch.nn.Linear(2, 2)
-    before = fingerprint(layer)
-    assert fingerprint(layer) == before
+    before = module_fingerprint(layer)
+    assert module_fingerprint(layer) == before
     with torch.no_grad():
         layer.bias[0] += 1e-6
-    assert fingerprint(layer) != before
+    assert module_fingerprint(layer) != before
 
 
 def test_every_epoch_is_a_permutation_of_the_same_places(store: CodeStore) -> None:

@@ -274,7 +274,7 @@ def test_publishing_may_be_interrupted(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("codecdiff.data.encoding.encode.replace_text", stop)
+        patch.setattr("codecdiff.data.encoding.encode.atomic_write_text", stop)
         with pytest.raises(KeyboardInterrupt):
             publish(job, len(tasks), tmp_path / "store")
     publish(job, len(tasks), tmp_path / "store")

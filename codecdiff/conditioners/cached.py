@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from codecdiff.files import replaced
+from codecdiff.files import atomic_write
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Condition, Conditioner, ConditionTokens, Part, Prompt
 
@@ -77,7 +77,7 @@ class Features:
         tensors |= {f"{name}.mask": entry.mask for name, entry in row.entries.items()}
         apart = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
         types = {name: str(entry.tokens.dtype).removeprefix("torch.") for name, entry in row.entries.items()}
-        with replaced(file) as temporary:
+        with atomic_write(file) as temporary:
             save_file(apart, temporary, metadata=types)
 
 

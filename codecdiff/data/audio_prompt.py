@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from codecdiff.data.audio import BadAudio, read_audio
-from codecdiff.files import remembered_checksum, sha256
+from codecdiff.files import cached_checksum, sha256
 
 PARTS = ("file", "start", "seconds", "checksum")
 FORMS = "a path, a mapping of file, start and seconds, or a pair (samples (ch, t), sample_rate)"
@@ -46,7 +46,7 @@ def excerpt_key(value: Any) -> dict[str, Any]:
         content = samples.detach().cpu().float().contiguous().numpy().tobytes()
         return {"samples": hashlib.sha256(content).hexdigest(), "channels": len(samples), "rate": rate}
     part = _part(value)
-    known = part.get("checksum") or remembered_checksum(part["file"])
+    known = part.get("checksum") or cached_checksum(part["file"])
     return {"checksum": known, **{name: part[name] for name in ("start", "seconds") if name in part}}
 
 

@@ -26,7 +26,7 @@ from codecdiff.codecs import CodecWrapper
 from codecdiff.config import alike
 from codecdiff.config.schema import Target
 from codecdiff.data.audio import Track
-from codecdiff.fingerprint import device_of, fingerprint
+from codecdiff.fingerprint import device_of, module_fingerprint
 from codecdiff.interfaces import Codec
 
 FORMAT = 1
@@ -199,7 +199,7 @@ class CodeStore:
             codec, spec = codec.codec, spec.get("codec", {})
         made, wanted = alike("codecs", self.header["codec"], json.loads(json.dumps(spec)))
         made_by = {"codec": made, "weights": self.header["weights"]}
-        asked = {"codec": wanted, "weights": fingerprint(codec)}
+        asked = {"codec": wanted, "weights": module_fingerprint(codec)}
         for key in asked:
             if made_by[key] != asked[key]:
                 raise ValueError(

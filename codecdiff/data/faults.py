@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from codecdiff.files import replace_text
+from codecdiff.files import atomic_write_text
 
 
 @dataclass(frozen=True)
@@ -56,4 +56,4 @@ def write_faults(file: Path, faults: Sequence[Fault]) -> None:
     if not faults:
         file.unlink(missing_ok=True)
         return
-    replace_text(file, "".join(json.dumps(asdict(fault), ensure_ascii=False) + "\n" for fault in faults))
+    atomic_write_text(file, "".join(json.dumps(asdict(fault), ensure_ascii=False) + "\n" for fault in faults))

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from codecdiff.data.audio import Track
 from codecdiff.data.faults import unsafe
-from codecdiff.files import replaced
+from codecdiff.files import atomic_write
 
 FORMAT = 1
 KEY = b"codecdiff"  # of the parquet file's own metadata
@@ -128,7 +128,7 @@ class Manifest:
             row["tags"] = list(row["tags"].items())
             row["metadata"] = json.dumps(dict(row["metadata"]), ensure_ascii=False)
         table = pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata({KEY: header.encode()})
-        with replaced(file) as temporary:
+        with atomic_write(file) as temporary:
             pq.write_table(table, temporary)
 
     def file_of(self, recording: Recording) -> Path:

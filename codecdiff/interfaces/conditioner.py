@@ -10,7 +10,7 @@ from typing import Self
 
 from torch import nn
 
-from codecdiff.fingerprint import fingerprint
+from codecdiff.fingerprint import module_fingerprint
 from codecdiff.interfaces.condition import Condition, Prompt, prompt_fields
 from codecdiff.interfaces.part import Part
 
@@ -55,7 +55,7 @@ class Conditioner(Part, nn.Module, ABC):
         Unless overridden: the class, its options and its weights. Override it where there is more, as a tokenizer.
         """
         options = json.dumps(self.arguments, sort_keys=True, default=str)
-        told = f"{type(self).__module__}.{type(self).__qualname__} {options} {fingerprint(self)}"
+        told = f"{type(self).__module__}.{type(self).__qualname__} {options} {module_fingerprint(self)}"
         return hashlib.sha256(told.encode()).hexdigest()[:32]
 
     def train(self, mode: bool = True) -> Self:

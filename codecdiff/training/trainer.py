@@ -25,7 +25,7 @@ from codecdiff.data.dataset import dropped
 from codecdiff.diffusion import noise_schedule
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.loss import stage_loss
-from codecdiff.files import replaced
+from codecdiff.files import atomic_write
 from codecdiff.interfaces import Condition
 from codecdiff.pipeline.checkpoint import WarmStart, differences, save_stage, warm_start
 from codecdiff.pipeline.code_version import warn_of_changes
@@ -244,7 +244,7 @@ class StageTrainer:
         tensors |= {f"averaged.{name}": tensor for name, tensor in self.ema.module.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
-        with replaced(state / "state.safetensors") as temporary:  # one file: a crash leaves one step or the other
+        with atomic_write(state / "state.safetensors") as temporary:  # one file: a crash leaves one step or the other
             whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
             save_file(whole, temporary, metadata={"step": str(self.step_count)})
         if row:

@@ -35,7 +35,7 @@ from codecdiff.data.encoding.progress import Tally
 from codecdiff.data.encoding.shards import Shard
 from codecdiff.data.encoding.worker import _read_rows, here
 from codecdiff.data.segments import Segmentation
-from codecdiff.files import replace_text, replaced
+from codecdiff.files import atomic_write, atomic_write_text
 from codecdiff.interfaces import Codec
 
 
@@ -113,7 +113,7 @@ def publish(job: Job, count: int, folder: Path) -> dict[str, str]:
     if not tables:
         raise _none_readable(list(skipped.values()))
     rows = pa.concat_tables(tables).replace_schema_metadata(None)
-    with replaced(job.draft / "manifest.parquet") as temporary:
+    with atomic_write(job.draft / "manifest.parquet") as temporary:
         pq.write_table(rows, temporary)
     begun = json.loads((job.draft / "plan.json").read_text(encoding="utf-8"))
     header = {
@@ -130,7 +130,7 @@ def publish(job: Job, count: int, folder: Path) -> dict[str, str]:
         "projections": job.target == "projections",
         "skipped": list(skipped),
     }
-    replace_text(job.draft / "header.json", json.dumps(header, indent=2) + "\n")
+    atomic_write_text(job.draft / "header.json", json.dumps(header, indent=2) + "\n")
     for file in job.draft.glob("shards/*"):  # of tries that were killed or came late
         if file.name not in names:
             file.unlink()

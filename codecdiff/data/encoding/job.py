@@ -16,9 +16,10 @@ from torch import Tensor
 from codecdiff import config
 from codecdiff.config.schema import Target
 from codecdiff.data.audio import BadAudio, Track, read_audio, seconds_of
-from codecdiff.data.code_store import fingerprint, load_state
+from codecdiff.data.code_store import load_state
 from codecdiff.data.segments import Segmentation
-from codecdiff.files import replace_text, replaced
+from codecdiff.files import atomic_write, atomic_write_text
+from codecdiff.fingerprint import module_fingerprint
 from codecdiff.interfaces import Codec
 
 SHARD_FRAMES = 2**20  # about 3.4 hours of 86 frames/s, 19 MB with 9 codebooks
@@ -145,18 +146,18 @@ def _write_plan(draft: Path, asked: dict[str, Any], codec: Codec, tasks: Sequenc
     for name in ("shards", "tasks"):
         (draft / name).mkdir(parents=True, exist_ok=True)
     if state := codec.fitted_state():
-        with replaced(draft / "codec.safetensors") as temporary:
+        with atomic_write(draft / "codec.safetensors") as temporary:
             save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, temporary)
     made = {
         "num_codebooks": codec.num_codebooks,
         "frame_rate": codec.frame_rate,
         "tasks": [(len(task.tracks), task.seconds) for task in tasks],
     }
-    replace_text(draft / "plan.json", json.dumps({"asked": asked, "weights": fingerprint(codec), **made}))
+    atomic_write_text(draft / "plan.json", json.dumps({"asked": asked, "weights": module_fingerprint(codec), **made}))
 
 
 def _check_weights(codec: Codec, weights: str, draft: Path) -> None:
-    if (found := fingerprint(codec)) != weights:
+    if (found := module_fingerprint(codec)) != weights:
         raise ValueError(
             f"'{draft}' was begun by a codec whose weights are {weights}, not {found}. "
             "Use the same weights wherever it is worked on, or delete it, to begin anew."

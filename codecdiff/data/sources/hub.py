@@ -18,7 +18,7 @@ from codecdiff.data.licences import licence_name
 from codecdiff.data.manifests import Recording
 from codecdiff.data.sources.folders import tags_of
 from codecdiff.data.subsets import SPLITS, split_name
-from codecdiff.files import replaced
+from codecdiff.files import atomic_write
 
 KNOWN = {"artist": ("artist", "artist_name"), "title": ("title", "name"), "licence": ("license", "licence")}
 IDS = ("track", "id", "track_id", "ytid")  # columns that are taken for names of tracks, if --id-column is not given
@@ -188,5 +188,5 @@ def _keep(sound: Mapping[str, Any] | None, audio: Path, file: str) -> None:
         data = path.read_bytes()
     if data and not (target.is_file() and target.stat().st_size == len(data)):  # of another size, it is of before
         target.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(target) as temporary:
+        with atomic_write(target) as temporary:
             temporary.write_bytes(data)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from codecdiff import Condition, Conditioner, ConditionTokens, Prompt, device_of, prompt_fields
 from codecdiff.conditioners.cached import tokenizer_rules
 from codecdiff.data.audio_prompt import excerpt, excerpt_key
-from codecdiff.data.code_store import fingerprint
+from codecdiff.fingerprint import module_fingerprint
 from codecdiff.huggingface import commit_of
 from codecdiff_clap.halves import (
     Hearer,
@@ -103,7 +103,7 @@ class ClapText(Conditioner):
 
     def fingerprint(self) -> str:
         """Hash what features depend on: weights, tokenizer and the cut."""
-        return _hash("clap-text", self.max_tokens, fingerprint(self.network), tokenizer_rules(self.tokenizer))
+        return _hash("clap-text", self.max_tokens, module_fingerprint(self.network), tokenizer_rules(self.tokenizer))
 
 
 class _Ears(Hearing):
@@ -180,7 +180,7 @@ class ClapAudio(Conditioner):
 
     def fingerprint(self) -> str:
         """Hash what features depend on: weights, and how audio is prepared for them."""
-        return _hash("clap-audio", fingerprint(self.ears.network), self.ears.extractor.to_json_string())
+        return _hash("clap-audio", module_fingerprint(self.ears.network), self.ears.extractor.to_json_string())
 
 
 class Clap(Conditioner):
