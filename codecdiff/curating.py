@@ -46,7 +46,7 @@ def stats(
         require_writable(output)
     if source.is_dir():
         store = CodeStore(source)
-        with progress("counting", len(store) * (1 + store.has_projections)) as advance:
+        with progress("counting", len(store) * (1 + store.has_continuous)) as advance:
             figures = statistics.of_store(store, top=top, allow_download=allow_download, progress=advance)
     else:
         figures = statistics.of_manifest(Manifest.read(source), source.name, top=top)

@@ -104,8 +104,8 @@ def embed_blocks(blocks: Iterable[Tensor], embedder: Embedder, *, seconds: float
     the halo, and with audio behind it for one window more, so that its ends are never those of the clip.
     """
     hop = round(embedder.hop_seconds * embedder.sample_rate)
-    before = math.ceil(embedder.halo_seconds / embedder.hop_seconds)  # windows
-    behind = math.ceil((embedder.window_seconds + embedder.halo_seconds) * embedder.sample_rate)  # samples
+    before = math.ceil(embedder.context_seconds / embedder.hop_seconds)  # windows
+    behind = math.ceil((embedder.window_seconds + embedder.context_seconds) * embedder.sample_rate)  # samples
     fresh = max(1, before, round(seconds / embedder.hop_seconds))  # windows of a piece
     held, pending, repeated = torch.zeros(0), [], 0
     vectors: list[Tensor] = []

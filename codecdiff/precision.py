@@ -1,11 +1,21 @@
-"""The precision in which frozen parts compute."""
+"""What frozen parts have in common: they never train, and compute in their own precision."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 import torch
+from torch import nn
+
+
+class FrozenModule(nn.Module):
+    """A module that stays in evaluation mode."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever the mode."""
+        return super().train(False)
 
 
 @contextmanager

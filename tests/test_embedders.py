@@ -94,7 +94,7 @@ class Guessing(Loudness):
     ("part", "law"),
     [
         (Levelled, "depend on its batch"),
-        (Rising, "halo_seconds"),
+        (Rising, "context_seconds"),
         (Restless, "whatever is heard"),
         (Learning, "require a gradient"),
         (Logarithmic, "NaN or infinite"),

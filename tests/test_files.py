@@ -26,9 +26,14 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     with atomic_write(file) as temporary:
         temporary.write_text("first")
-    with pytest.raises(RuntimeError), atomic_write(file) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail() -> None:
+        with atomic_write(file) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert file.read_text() == "first"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from codecdiff import Codec
-from codecdiff.data.dataset import HELD_OUT
+from codecdiff.data.dataset import VALIDATION_SPLITS
 from codecdiff.data.encoding.encode import encode_tracks
 from codecdiff.data.licences import allowed, attribution, licence_name, licence_url
 from codecdiff.data.manifests import Manifest, Recording
@@ -53,7 +53,7 @@ def test_the_address_of_a_licence_leads_back_to_its_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["valid", "val", "dev", "Validation", " eval"])
 def test_what_is_held_out_under_another_name_is_held_out(name: str) -> None:
-    assert split_name(name) in HELD_OUT
+    assert split_name(name) in VALIDATION_SPLITS
     assert [split_name(other) for other in ("training", "fold1", "")] == ["train", "fold1", ""]
 
 
@@ -150,6 +150,6 @@ def test_licences_go_from_the_manifest_to_the_facts_of_a_store(dac: Codec, music
     Manifest(music, recordings).write(tmp_path / "m.parquet")
     store, _ = encode_tracks(Manifest.read(tmp_path / "m.parquet").tracks(), tmp_path / "store", dac, {})
     assert [row["licence"] for row in store.rows] == licences
-    facts = store.facts()
-    assert facts["licences"] == ["CC BY 3.0", "CC0 1.0"]
-    assert set(facts["licence_hours"]) == {"CC BY 3.0", "CC0 1.0", "unknown"}
+    facts = store.summary()
+    assert facts["licenses"] == ["CC BY 3.0", "CC0 1.0"]
+    assert set(facts["license_hours"]) == {"CC BY 3.0", "CC0 1.0", "unknown"}

@@ -50,7 +50,7 @@ def of_store(
     used = usage(store, progress)
     codec, reason = _codec_of(store, allow_download)
     facts = codec or _outline_of(store)
-    projected = projection_moments(store, lambda count: progress(len(store) + count)) if store.has_projections else None
+    projected = projection_moments(store, lambda count: progress(len(store) + count)) if store.has_continuous else None
     return {
         "format": FORMAT,
         "kind": "store",
@@ -77,7 +77,7 @@ def _codec_of(store: CodeStore, allow_download: bool) -> tuple[Codec | None, str
             codec = config.build("codecs", spec)
         if not codec.is_fitted:
             codec.load_fitted_state(store.fitted_state())
-        store.check(codec, spec)
+        store.check_codec(codec, spec)
     except UNUSABLE as error:
         mendable = not allow_download and isinstance(error, OSError | LookupError | config.ConfigError)
         advice = " If it is a hub id that you trust, fetch it: --allow-download."
@@ -111,7 +111,7 @@ def _recording(store: CodeStore, indices: Sequence[int]) -> Recording:
         seconds=sum(store.rows[i]["seconds"] for i in indices),
         tags=_tags(metadata.get("tags")),
         captions=row["captions"],
-        licence=row["licence"],
+        licence=row["license"],
         artist=str(metadata.get("artist") or ""),
         split=split_name(str(metadata.get("split") or "")),
     )

@@ -140,7 +140,7 @@ def projection_moments(store: CodeStore, progress: Callable[[int], None] = lambd
     """Moments of the projections of a store, None if it has no frames. `progress` is told the number of tracks done."""
     moments: Moments | None = None
     for i in range(len(store)):
-        for block in _blocks(store.projections(i)):
+        for block in _blocks(store.continuous(i)):
             moments = moments.merged(Moments.of(block)) if moments else Moments.of(block)
         progress(i + 1)
     return moments

@@ -68,8 +68,8 @@ def _parts(spec: dict[str, Any]) -> list[str]:
 
 def _training(spec: dict[str, Any], stages: dict[str, Any]) -> list[str]:
     data = spec["data"]
-    shares = [f"{name} ({hours:g} hours)" for name, hours in data.get("licence_hours", {}).items()]
-    licences = ", ".join(shares or data.get("licences", [])) or "not recorded"
+    shares = [f"{name} ({hours:g} hours)" for name, hours in data.get("license_hours", {}).items()]
+    licences = ", ".join(shares or data.get("licenses", [])) or "not recorded"
     size = f"{data.get('tracks', 0)} tracks, {data.get('hours', 0)} hours" if data else "not recorded"
     lines = ["## Training", "", f"Data: {size}. Licences of the tracks: {licences}.", ""]
     for name, stage in stages.items():

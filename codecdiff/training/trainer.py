@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from codecdiff import rng
 from codecdiff.data.code_store import load_state
-from codecdiff.data.dataset import dropped
+from codecdiff.data.dataset import dropped_conditions
 from codecdiff.diffusion import noise_schedule
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.loss import stage_loss
@@ -147,7 +147,7 @@ class StageTrainer:
 
     def drop(self, condition: Condition, numbers: Sequence[int]) -> Condition:
         """Make each condition absent with the dropout probability, as the samples' numbers decide."""
-        rows = dropped(self.seed, numbers, list(condition.entries), self.dropout) if condition.entries else {}
+        rows = dropped_conditions(self.seed, numbers, list(condition), self.dropout) if condition else {}
         for name, absent in rows.items():
             condition = condition.drop(absent.to(condition[name].mask.device), name)
         return condition
