@@ -231,7 +231,7 @@ def to_config(kind: str, part: Any) -> dict[str, Any]:
     """
     import sys
 
-    part = part.recorded()
+    part = part.portable()
     loaded = [plugin for plugin in registry.installed(kind) if plugin.entry.module_name in sys.modules]
     matches = [plugin for plugin in loaded if _names(plugin, type(part))]
     if not matches:

@@ -2,8 +2,8 @@
 
 Shapes, everywhere in codecdiff:
 
-    b batch        k codebook          d codebook dimension    l latent frame
-    c channel      t audio sample      n token                 e embedding
+    b batch    ch audio channel    t audio sample         k codebook (row of codes)    d codebook dimension
+    l latent frame    c stage channel, c' context channel    n token    e embedding    w window
 
 Audio is float in [-1, 1]. Codes are integers. Latents keep an explicit codebook axis, (b, k, d, l).
 """

@@ -102,7 +102,7 @@ class Music:
     training: Sequence[float]
 
     def crops(self, frames: int) -> int:
-        """Count the crops of this many frames in an epoch, as `Crops` draws them."""
+        """Count the crops of this many frames in an epoch, as `TrainingCrops` draws them."""
         return sum(max(1, round(track / frames)) for track in self.training)
 
 
@@ -129,7 +129,7 @@ def music(data: Data, store: Path, codec: Codec, hours: float, seed: int = 0) ->
 
 def store_size(codec: Codec, target: str, frames: float) -> float:
     """Give the bytes of a store's shards: codes of 16 bits, and projections of 16 bits if they are the target."""
-    numbers = 1 + codec.codebook_dim * (target == "projections")
+    numbers = 1 + codec.codebook_dim * (target == "continuous")
     return 2 * codec.num_codebooks * numbers * frames
 
 
@@ -147,7 +147,7 @@ def blank_input(pipeline: Pipeline, i: int, rows: int, frames: int) -> StageInpu
 
 
 def _tensors(given: StageInput) -> list[Tensor]:
-    told = [tensor for entry in given.condition.entries.values() for tensor in entry]
+    told = [tensor for entry in given.condition.values() for tensor in entry]
     return [given.clean, given.mask, *([] if given.context is None else [given.context]), *told]
 
 
