@@ -25,6 +25,7 @@ from codecdiff.data.audio import find_tracks
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import TrainingCrops, split_tracks
 from codecdiff.data.encoding.encode import encode_tracks
+from codecdiff.data.encoding.job import EncodeConfig
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling.flops import LOWER, WHOLE, Meter, MixedPrecision, size_of
@@ -226,7 +227,7 @@ def test_mixed_precision_is_that_of_torch_on_a_gpu(function: Any) -> None:
 def test_a_store_has_the_size_that_was_planned(
     target: Any, dac: Codec, codec_spec: dict[str, Any], music: Path, tmp_path: Path
 ) -> None:
-    store = encode_tracks(find_tracks(music), tmp_path / "store", dac, codec_spec, target=target)[0]
+    store = encode_tracks(find_tracks(music), tmp_path / "store", dac, codec_spec, EncodeConfig(target=target))[0]
     size = sum(np.load(file).nbytes for file in (tmp_path / "store" / "shards").iterdir())
     assert store_size(dac, target, store.frames) == size
 

@@ -149,7 +149,7 @@ def test_licences_go_from_the_manifest_to_the_facts_of_a_store(dac: Codec, music
     recordings = [Recording(f"t{i}", f"{i}.wav", True, licence=x, metadata=told) for i, x in enumerate(licences)]
     Manifest(music, recordings).write(tmp_path / "m.parquet")
     store, _ = encode_tracks(Manifest.read(tmp_path / "m.parquet").tracks(), tmp_path / "store", dac, {})
-    assert [row["licence"] for row in store.rows] == licences
+    assert [row["license"] for row in store.rows] == licences
     facts = store.summary()
     assert facts["licenses"] == ["CC BY 3.0", "CC0 1.0"]
     assert set(facts["license_hours"]) == {"CC BY 3.0", "CC0 1.0", "unknown"}
