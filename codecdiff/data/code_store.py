@@ -49,9 +49,7 @@ class CodeStore:
     """Codes of many tracks on disk, whole or in segments. There are `len(store)` rows, one per segment.
 
     Example:
-        >>> store = CodeStore("stores/mine")
-        >>> store.codes(0)  # uint16 (frames, k), memory-mapped
-        >>> store.captions(0)
+        >>> CodeStore("stores/mine").codes(0)  # uint16 (frames, k), memory-mapped
 
     Raises:
         FileNotFoundError: The folder is not a store.

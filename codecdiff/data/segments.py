@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import ConfigDict, Field, PositiveFloat, ValidationError, model_validator
@@ -89,7 +90,8 @@ class SegmentConfig(Settings):
         return frames[0] * codec.hop_length, frames[1] * codec.hop_length
 
 
-class Segment(NamedTuple):
+@dataclass(frozen=True)
+class Segment:
     """A segment of a track."""
 
     index: int  # in the track, dropped segments included
