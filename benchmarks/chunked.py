@@ -59,11 +59,10 @@ def main() -> None:
     if args.one:
         measure(Path(args.one[0]), float(args.one[1]), int(args.one[2]))
         return
-    from codecdiff_dac.random_weights import random_model
 
     table = Table("minutes", "in pieces of", "peak, MB", "over the start", "less audio in and out", "seconds")
     with tempfile.TemporaryDirectory() as folder:
-        model = random_model(folder, size="44khz", width=args.width)
+        model = write_tiny("dac", folder, size="44khz", width=args.width)
         for frames in [args.frames, *([0] if args.whole else [])]:
             for minutes in args.minutes:
                 command = [sys.executable, __file__, "--one", str(model), str(minutes), str(frames)]

@@ -35,9 +35,8 @@ console = Console(width=120)
 def random_dac(folder: Path) -> Codec:
     """A DAC of the full 44.1 kHz shape."""
     from codecdiff_dac import DAC
-    from codecdiff_dac.random_weights import random_model
 
-    return DAC(str(random_model(folder, size="44khz")))
+    return DAC(str(write_tiny("dac", folder, size="44khz")))
 
 
 def fitted_starter(folder: Path) -> Codec:

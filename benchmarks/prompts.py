@@ -27,11 +27,10 @@ UNET |= {"groups": 4, "vector": "vector"}
 
 def random_encoder(folder: Path, model: str) -> None:
     """Write a T5 encoder of random weights, of a released shape, with the small tokenizer of the tests."""
-    from codecdiff_t5.random_weights import random_model
-    from codecdiff_t5.shapes import shape_of
+        from codecdiff_t5.shapes import shape_of
     from transformers import T5EncoderModel
 
-    random_model(folder)
+    write_tiny("t5", folder)
     T5EncoderModel(shape_of(model, None)).save_pretrained(folder)
 
 
@@ -89,7 +88,7 @@ def main() -> None:
         from codecdiff_dac.random_weights import random_model
 
         home = Path(folder)
-        random_model(home / "dac")
+        write_tiny("t5", home / "dac")
         random_encoder(home / "t5", options.model)
         write_music(home / "music")
         t5 = {"name": "t5", "model": str(home / "t5")}

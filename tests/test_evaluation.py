@@ -35,6 +35,7 @@ from codecdiff.protocols import Hearing
 from codecdiff.renditions import completed, cut_sources, generated, reconstructed, render
 from codecdiff.reports import NotMeasured, Report
 from codecdiff.scores import Unlike
+from codecdiff.testing.tiny import write_tiny
 
 Make = Callable[..., Pipeline]
 FAST = ("--score", "fad-per-track", "--score", "density")
@@ -513,7 +514,8 @@ def test_what_cannot_be_judged_is_refused(music: Path, tmp_path: Path, arguments
 
 
 def test_captions_are_compared_by_a_judge_that_reads_text(music: Path, tmp_path: Path) -> None:
-    weights = pytest.importorskip("codecdiff_clap.random_weights").random_model(tmp_path / "clap")
+    pytest.importorskip("codecdiff_clap")
+    weights = write_tiny("clap", tmp_path / "clap")
     options = ("--embedder", "clap-music", "--set", f"clap-music.model={weights}", "--score", "clap-score")
     evaluate(music, "--reference", music, "--seconds", 1, *options, "-o", tmp_path / "report")
     (result,) = Report.read(tmp_path / "report").results
@@ -523,7 +525,8 @@ def test_captions_are_compared_by_a_judge_that_reads_text(music: Path, tmp_path:
 
 
 def test_a_judge_of_captions_needs_no_statistics_of_its_own(music: Path, tmp_path: Path) -> None:
-    weights = pytest.importorskip("codecdiff_clap.random_weights").random_model(tmp_path / "clap")
+    pytest.importorskip("codecdiff_clap")
+    weights = write_tiny("clap", tmp_path / "clap")
     evaluate(music, "--reference", music, "--seconds", 1, "--score", "fad-per-track", "-o", tmp_path / "a")
     (statistics,) = (tmp_path / "a" / "cache").glob("reference-logmel-*.safetensors")
     options = ("--embedder", "clap-music", "--set", f"clap-music.model={weights}")

@@ -39,7 +39,7 @@ PROGRAMS = {"cli", "making", "checking", "comparing", "curating", "collecting", 
     "scaffolding",
 }
 READERS = (  # of pickled tensors, and of nothing else in them
-    "plugins/codecdiff-dac/codecdiff_dac/originals.py",
+    "plugins/codecdiff-dac/codecdiff_dac/weights.py",
     "plugins/codecdiff-unet/codecdiff_unet/checkpoints.py",
     "plugins/codecdiff-vggish/codecdiff_vggish/weights.py",
 )

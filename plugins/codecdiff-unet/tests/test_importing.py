@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 import codecdiff
 from codecdiff import Condition, ConditionTokens
 from codecdiff.cli.main import app
+from codecdiff.testing.tiny import write_tiny
 
 WIDTH, MULTIPLIERS = 36, (2,)
 Save = Callable[[dict[str, Any]], Path]
@@ -89,8 +90,9 @@ def save(tmp_path: Path) -> Save:
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Give folders of a DAC and a T5 whose shapes fit: 9 codebooks of 8, and 1024 features."""
-    dac = pytest.importorskip("codecdiff_dac.random_weights").random_model(tmp_path_factory.mktemp("dac"))
-    t5 = pytest.importorskip("codecdiff_t5.random_weights").random_model(tmp_path_factory.mktemp("t5"))
+    pytest.importorskip("codecdiff_dac")
+    pytest.importorskip("codecdiff_t5")
+    dac, t5 = (write_tiny(name, tmp_path_factory.mktemp(name)) for name in ("dac", "t5"))
     from transformers import DacConfig, DacModel, T5Config, T5EncoderModel
 
     DacModel(DacConfig.from_pretrained(dac, n_codebooks=9)).save_pretrained(dac)
