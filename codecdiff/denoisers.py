@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Condition, ConditionTokens, Denoiser
 
 
-def filled(condition: Condition, nulls: Mapping[str, Tensor]) -> Condition:
+def fill_nulls(condition: Condition, nulls: Mapping[str, Tensor]) -> Condition:
     """Give the entries called as the `nulls` (e,) are, with the null wherever an entry is absent.
 
     An entry that the condition lacks is one token of one row, which holds for all rows. Raises ValueError for tokens of
@@ -54,32 +55,32 @@ def check_inputs(denoiser: Denoiser, noisy: Tensor, timestep: Tensor, context: T
 
 
 class PrecomputedConditioning(Denoiser):
-    """A denoiser that computes what depends on step and condition alone, its cues, apart from the frames.
+    """A denoiser that computes what depends on timestep and condition alone, its features, apart from the frames.
 
-    `nulls` are the learned nulls (e,) of the conditions it reads. `prepare_for_sampling` keeps the cues.
+    `nulls` are the learned nulls (e,) of the conditions it reads. `prepare_for_sampling` keeps the features.
     """
 
     nulls: nn.ParameterDict
 
     @abstractmethod
-    def cues(self, timestep: Tensor, condition: Condition) -> Any:
-        """(n,) steps, a condition of b rows -> what the network is told of them, in any form."""
+    def features(self, timestep: Tensor, condition: Condition) -> Any:
+        """(n,) timesteps, a condition of b rows -> conditioning features of the network, in any form."""
 
     @abstractmethod
-    def at(self, cues: Any, index: Tensor) -> Any:
-        """Cues of n steps -> cues with what depends on the step taken from the places `index` (b,) among them."""
+    def select_timesteps(self, features: Any, index: Tensor) -> Any:
+        """Cues of n steps -> features with what depends on the step taken from the places `index` (b,) among them."""
 
     @abstractmethod
-    def denoise(self, noisy: Tensor, context: Tensor | None, cues: Any) -> Tensor:
-        """(b, c, l) noisy latents, (b, c', l) context or None, cues of b steps and rows -> (b, c, l) prediction."""
+    def denoise(self, noisy: Tensor, context: Tensor | None, features: Any) -> Tensor:
+        """(b, c, l) noisy latents, (b, c', l) context or None, features of b steps and rows -> (b, c, l) prediction."""
 
     def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
         """(b, c, l) noisy latents, (b,) steps, (b, c', l) context or None, condition -> (b, c, l), for any l >= 1."""
         check_inputs(self, noisy, timestep, context, self.rows(condition))
-        return self.denoise(noisy, context, self.cues(timestep, condition))
+        return self.denoise(noisy, context, self.features(timestep, condition))
 
     def prepare_for_sampling(self, timesteps: Tensor, condition: Condition) -> Denoiser:
-        """Give an equal of this denoiser for these `timesteps` (n,) and this `condition` alone, with their cues kept.
+        """Return an equal of this denoiser for these `timesteps` (n,) and this `condition` alone, with stored features.
 
         Only the frames are left to compute. It is for sampling: prepare again once the weights or the device change.
         """
@@ -103,13 +104,13 @@ class Prepared(Denoiser):
         self.denoiser = denoiser
         self.rows = denoiser.rows(condition)
         self.timesteps = timesteps.to(device_of(denoiser))
-        self.cues = denoiser.cues(self.timesteps, condition)
+        self.features = denoiser.features(self.timesteps, condition)
 
     def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
         """(b, c, l) noisy latents, (b,) of the prepared steps, (b, c', l) context or None -> (b, c, l) prediction."""
         check_inputs(self, noisy, timestep, context, self.rows)
-        cues = self.denoiser.at(self.cues, self._index(timestep.to(self.timesteps.device)))
-        return self.denoiser.denoise(noisy, context, cues)
+        features = self.denoiser.select_timesteps(self.features, self._index(timestep.to(self.timesteps.device)))
+        return self.denoiser.denoise(noisy, context, features)
 
     def prepare_for_sampling(self, timesteps: Tensor, condition: Condition) -> Denoiser:
         """Prepare the denoiser anew."""
@@ -121,3 +122,39 @@ class Prepared(Denoiser):
         if not matches.any(dim=1).all():
             raise ValueError(f"Steps {timestep.tolist()} are not all among those prepared: {self.timesteps.tolist()}.")
         return matches.int().argmax(dim=1)
+
+
+class KeysAndValues(NamedTuple):
+    """What cross-attention attends to: keys and values (b, heads, n, d), and mask (b, 1, 1, n), True where real."""
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor
+
+
+class LayerFeatures(NamedTuple):
+    """Conditioning features of one layer: the terms of its modulation (b, m), and what it attends to."""
+
+    time: Tensor
+    vector: Tensor | None = None
+    memory: KeysAndValues | None = None
+
+    @property
+    def modulation(self) -> Tensor:
+        """Shifts, scales and gates, (b, m)."""
+        return self.time if self.vector is None else self.time + self.vector
+
+
+def embedding_network(inputs: int, outputs: int, activation: nn.Module) -> nn.Sequential:
+    """Linear, activation, Linear; then the SiLU that every layer would apply to its embedding."""
+    return nn.Sequential(nn.Linear(inputs, outputs), activation, nn.Linear(outputs, outputs), nn.SiLU())
+
+
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """(b, n, heads * d) -> (b, heads, n, d)."""
+    return rearrange(tokens, "b n (heads d) -> b heads n d", heads=heads)
+
+
+def merge_heads(tokens: Tensor) -> Tensor:
+    """(b, heads, n, d) -> (b, n, heads * d): the inverse of `split_heads`."""
+    return rearrange(tokens, "b heads n d -> b n (heads d)")
