@@ -257,7 +257,7 @@ def test_another_model_or_role_is_refused(primary: Any, secondary: Any, state: A
     torch.save({"layer.weight": torch.rand(3, 3)}, plain)
     assert "is not a released DiscoDiff" in refused(folder, plain, "--role", "primary")
     torch.save({**primary, "init_conv.weight": torch.rand(0, 8, 3)}, plain)
-    assert "no numbers in init_conv.weight" in refused(folder, plain, "--role", "primary")
+    assert "these tensors are empty: init_conv.weight" in refused(folder, plain, "--role", "primary")
     swapped = {**prefixed("diffusion.denoise_model.", secondary), **prefixed(SECONDARY, primary)}
     assert "is by its channels a secondary, not a primary" in refused(folder, save(swapped))
 
