@@ -60,9 +60,12 @@ def main() -> None:
         measure(Path(args.one[0]), float(args.one[1]), int(args.one[2]))
         return
 
+    from codecdiff.testing.tiny import write_tiny
+
     table = Table("minutes", "in pieces of", "peak, MB", "over the start", "less audio in and out", "seconds")
     with tempfile.TemporaryDirectory() as folder:
-        model = write_tiny("dac", folder, size="44khz", width=args.width)
+        narrow = {"encoder_hidden_size": args.width, "decoder_hidden_size": 24 * args.width} if args.width else {}
+        model = write_tiny("dac", folder, size="44khz", **narrow)
         for frames in [args.frames, *([0] if args.whole else [])]:
             for minutes in args.minutes:
                 command = [sys.executable, __file__, "--one", str(model), str(minutes), str(frames)]

@@ -27,6 +27,7 @@ from codecdiff.codecs import chunked
 from codecdiff.data.audio import find_tracks, stream_audio, write_audio
 from codecdiff.data.encoding.encode import encode_tracks, hours_to_encode
 from codecdiff.data.segments import Segmentation
+from codecdiff.testing.tiny import write_tiny
 
 PAPER = 12_000  # hours: MTG-Jamendo (3,778 h) and FMA (8,232 h)
 console = Console(width=120)

@@ -13,6 +13,18 @@ from torch import Tensor, nn
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Condition, ConditionTokens, Denoiser
 
+__all__ = [
+    "KeysAndValues",
+    "LayerFeatures",
+    "PrecomputedConditioning",
+    "check_inputs",
+    "embedding_network",
+    "fill_nulls",
+    "mean_token",
+    "merge_heads",
+    "split_heads",
+]
+
 
 def fill_nulls(condition: Condition, nulls: Mapping[str, Tensor]) -> Condition:
     """Give the entries called as the `nulls` (e,) are, with the null wherever an entry is absent.

@@ -23,9 +23,9 @@ __all__ = [
     "downloads",
     "from_hub",
     "is_building_skeleton",
-    "known_config",
     "may_fetch",
     "not_found",
+    "offline_config",
     "require_complete",
 ]
 
@@ -79,7 +79,7 @@ def not_found(what: str, model: str, revision: str | None, files: str, error: Ex
     )
 
 
-def known_config(
+def offline_config(
     kind: str, model: str, revision: str | None, config_class: Any, released: Mapping[str, Mapping[str, Any]]
 ) -> Any:
     """Return the configuration of a model, of transformers' `config_class`, without its weights and without a network.
@@ -93,8 +93,8 @@ def known_config(
         return config_class.from_pretrained(model, revision=revision or "main", local_files_only=True)
     except OSError as error:
         raise LookupError(
-            f"The configuration of the {kind} model {model!r} is not known here: there is no such folder with a "
-            f"config.json, and it is not one of {', '.join(released)}."
+            f"The configuration of the {kind} model {model!r} is not known here: it is not a folder with a "
+            f"config.json, and not one of {', '.join(released)}."
         ) from error
 
 
@@ -107,7 +107,7 @@ def require_complete(what: str, model: str, missing: Iterable[str], advice: str 
 
 
 def from_hub(loader: Any, kind: str, model: str, revision: str | None, files: str, **options: Any) -> Any:
-    """Call `from_pretrained` of a class of transformers. Raises LookupError if there is no such model.
+    """Call `from_pretrained` of a class of transformers. Raises LookupError if the model does not exist.
 
     `kind` is the model's kind, as in "DAC"; `files` what a local folder of it contains.
     """
@@ -161,8 +161,8 @@ class PretrainedModels:
     options: Mapping[str, Any] = field(default_factory=lambda: {"use_safetensors": True})  # of from_pretrained
 
     def config(self, model: str, revision: str | None) -> Any:
-        """Return a model's configuration without a network connection. Raises LookupError as `known_config` does."""
-        return known_config(self.kind, model, revision, self.network_class.config_class, self.released)
+        """Return a model's configuration without a network connection. Raises LookupError as `offline_config` does."""
+        return offline_config(self.kind, model, revision, self.network_class.config_class, self.released)
 
     def load(self, model: str, revision: str | None, *, config: Any = None) -> Any:
         """Return the network of a local folder or a hub id, in float32; without weights on the meta device.
@@ -170,7 +170,7 @@ class PretrainedModels:
         Its configuration is the model's own unless `config` is passed. Weights are copied: in a file they lie at any
         address, and the last bits of what some kernels compute depend on alignment.
 
-        Raises LookupError if there is no such model, and ValueError if weights are missing.
+        Raises LookupError if the model does not exist, and ValueError if weights are missing.
         """
         if is_building_skeleton():
             network = self.network_class(config or self.config(model, revision))

@@ -1,8 +1,9 @@
-"""Codecs around codecs: each wraps another and has the same interface, so nobody else needs to know."""
+"""Codecs around codecs, which have the same interface, and the base class of codecs with a pretrained network."""
 
 from codecdiff.codecs.chunked import ChunkedCodec, chunked
 from codecdiff.codecs.normalized import NormalizedCodec
 from codecdiff.codecs.pca import PCACodec
+from codecdiff.codecs.pretrained import OriginalPackage, PretrainedCodec, residual_quantize
 from codecdiff.codecs.stereo import StereoCodec
 from codecdiff.codecs.wrapper import CodecWrapper, find_duplicate_codes
 
@@ -10,8 +11,11 @@ __all__ = [
     "ChunkedCodec",
     "CodecWrapper",
     "NormalizedCodec",
+    "OriginalPackage",
     "PCACodec",
+    "PretrainedCodec",
     "StereoCodec",
     "chunked",
     "find_duplicate_codes",
+    "residual_quantize",
 ]

@@ -5,8 +5,8 @@
 Codes, audio and vectors of such a model mean nothing, but they differ from input to input, and shapes, times and memory
 of a released size are those of the released model.
 
-A plugin describes its models by a function `tiny(size="tiny", **changes) -> TinyModel` in its module `config`;
-`changes` are fields of the network's configuration.
+A plugin describes its models by a function `tiny(size="tiny", **changes)` in its module `config`, which returns the
+fields of a `TinyModel` as a dictionary; `changes` are fields of the network's configuration.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class TinyModel:
 def write_tiny(name: str, folder: Path | str, *, size: str = "tiny", seed: int = 0, **changes: Any) -> Path:
     """Write a model of random weights for the part `name` of an installed plugin, and return the folder.
 
-    `size` is one of the plugin's `config` module, and `changes` are fields of the network's configuration.
+    `size` is one of the plugin's `config` module, and `changes` are fields of the network's configuration. Raises
+    LookupError for a part without a tiny model, and ValueError for another size.
 
     Example:
         codec = DAC(str(write_tiny("dac", tmp_path)))
@@ -54,8 +55,12 @@ def write_tiny(name: str, folder: Path | str, *, size: str = "tiny", seed: int =
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(devices=[]):
-        model = builder_of(name)(size, **changes)
+    build = builder_of(name)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = TinyModel(**build(size, **changes))
+    except KeyError as error:
+        raise ValueError(f"Invalid size {size!r} of {name}: see SIZES in {build.__module__}.") from error
     generator = torch.Generator().manual_seed(seed)
     if hasattr(model.network, "save_pretrained"):
         draw_network(model, generator)
@@ -68,7 +73,7 @@ def write_tiny(name: str, folder: Path | str, *, size: str = "tiny", seed: int =
     return folder
 
 
-def builder_of(name: str) -> Callable[..., TinyModel]:
+def builder_of(name: str) -> Callable[..., dict[str, Any]]:
     """Return the function `tiny` of the plugin of a part. Raises LookupError if there is none."""
     for plugin in (plugin for kind in registry.KINDS for plugin in registry.installed(kind) if plugin.name == name):
         package = plugin.load().__module__.partition(".")[0]
@@ -135,8 +140,8 @@ def draw_codebooks(network: Any, generator: torch.Generator) -> None:
     encoded = [network.encoder(0.3 * torch.randn(shape, generator=generator)) for _ in range(NUM_CLIPS)]
     latents = torch.cat([getattr(each, "latents", each) for each in encoded], dim=-1)  # (1, d, l)
     for quantizer in quantizers:
-        project = getattr(quantizer, "input_proj", None)
-        residual = latents if project is None else project(latents)
+        projection = getattr(quantizer, "input_proj", None)
+        residual = latents if projection is None else projection(latents)
         for level in quantizer.layers:
             set_codebook(level.codebook, vectors_like(residual[0].T, config.codebook_size, generator))
             residual = residual - level.decode(level.encode(residual))
@@ -160,10 +165,10 @@ def vectors_like(frames: Tensor, count: int, generator: torch.Generator) -> Tens
 def overlapping(shape: torch.Size, generator: torch.Generator) -> Tensor:
     """Draw a tensor that keeps the size of signals under rectifiers: row i begins one number after row i - 1."""
     columns = shape[1:].numel()
-    numbers = torch.randn(shape[0] + columns - 1, generator=generator)
+    values = torch.randn(shape[0] + columns - 1, generator=generator)
     if len(shape) == 1:
-        return 0.1 * numbers
-    return ((2 / columns) ** 0.5 * numbers).unfold(0, columns, 1).unflatten(1, shape[1:])
+        return 0.1 * values
+    return ((2 / columns) ** 0.5 * values).unfold(0, columns, 1).unflatten(1, shape[1:])
 
 
 def main() -> None:

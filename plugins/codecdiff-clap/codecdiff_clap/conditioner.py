@@ -43,7 +43,7 @@ class ClapText(PretrainedPart, Conditioner):
 
     Args:
         model: A Hugging Face id of a CLAP, or a local folder that contains `config.json`, weights
-            (`model.safetensors`, or `pytorch_model.bin`, of which tensors alone are read) and a tokenizer.
+            (`model.safetensors`, or `pytorch_model.bin`, read for its tensors alone) and a tokenizer.
         revision: A branch, tag or commit of the id; the newest if None. The commit is recorded.
         max_tokens: Tokens of a text that are read, start and end included; 77 is what LAION trained with.
 
@@ -72,7 +72,7 @@ class ClapText(PretrainedPart, Conditioner):
         return {NAME: self.network.config.projection_dim}
 
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
-        """N prompts -> `clap` (n, 1, e), absent where there is no text. Raises ValueError for other text."""
+        """N prompts -> `clap` (n, 1, e), absent without text. Raises ValueError for other text."""
         texts = [prompt_text(prompt) for prompt in prompts]
         vectors = {text: self._vector(text) for text in dict.fromkeys(texts)}
         return one_token([vectors[text] for text in texts], self.widths[NAME], device_of(self))
@@ -117,7 +117,7 @@ class ClapAudio(PretrainedPart, Conditioner):
         return {NAME: self.encoder.width}
 
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
-        """N prompts -> `clap` (n, 1, e), absent where there is no audio. Raises as `excerpt` does."""
+        """N prompts -> `clap` (n, 1, e), absent without audio. Raises as `excerpt` does."""
         vectors = [self._vector(prompt_fields(prompt).get("audio")) for prompt in prompts]
         return one_token(vectors, self.widths[NAME], device_of(self))
 

@@ -21,10 +21,8 @@ RELEASED: dict[str, dict[str, Any]] = {
 WORDS = ("a", "and", "bass", "calm", "drums", "fast", "for", "guitar", "loud", "piano", "piece", "slow", "the")
 
 
-def tiny(size: str = "tiny", **changes: Any) -> Any:
+def tiny(size: str = "tiny", **changes: Any) -> dict[str, Any]:
     """Describe a CLAP of random weights: `tiny`, with windows of one second and a few words, or a `released` size."""
-    from codecdiff.testing.tiny import TinyModel  # loading a released model needs no checks
-
     tokenizer = tiny_tokenizer()
     text = {
         "vocab_size": len(tokenizer),
@@ -39,7 +37,8 @@ def tiny(size: str = "tiny", **changes: Any) -> Any:
     config = small if size == "tiny" else {"text_config": {}, "audio_config": _LARGER}
     seconds = 1 if size == "tiny" else 10
     extractor = ClapFeatureExtractor(max_length_s=seconds, frequency_min=50, truncation="rand_trunc")
-    return TinyModel(ClapModel(ClapConfig(**{**config, **changes})), [tokenizer, extractor])
+    network = ClapModel(ClapConfig(**{**config, **changes}))
+    return {"network": network, "processors": [tokenizer, extractor]}
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

@@ -19,7 +19,7 @@ class CLAP(AudioEncoder):
 
     Args:
         model: A Hugging Face id of a CLAP without fusion, or a local folder that contains `config.json`, weights
-            (`model.safetensors`, or `pytorch_model.bin`, of which tensors alone are read), `preprocessor_config.json`
+            (`model.safetensors`, or `pytorch_model.bin`, read for its tensors alone), `preprocessor_config.json`
             and a tokenizer.
         revision: A branch, tag or commit of the id; the newest if None. The commit is recorded.
         max_tokens: Tokens of a text that are read, start and end included; 77 is what LAION trained with.
@@ -48,7 +48,7 @@ class CLAP(AudioEncoder):
 
 
 class MusicCLAP(CLAP):
-    """CLAP by the checkpoint trained on music; `model` names a folder that contains it where there is no network."""
+    """CLAP by the checkpoint trained on music; `model` names a folder that contains it, for use offline."""
 
     def __init__(self, model: str = MUSIC, *, revision: str | None = None, max_tokens: int = 77) -> None:
         super().__init__(model, revision=revision, max_tokens=max_tokens)

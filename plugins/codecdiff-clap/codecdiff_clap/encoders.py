@@ -15,7 +15,7 @@ from transformers import (
 
 from codecdiff import device_of, exactly
 from codecdiff.embedders import Windowed
-from codecdiff.huggingface import PretrainedModels, PretrainedPart, from_hub, is_building_skeleton, known_config
+from codecdiff.huggingface import PretrainedModels, PretrainedPart, from_hub, is_building_skeleton, offline_config
 from codecdiff_clap.config import RELEASED
 
 FILES = "config.json, weights, preprocessor_config.json and a tokenizer"
@@ -70,9 +70,9 @@ class AudioEncoder(PretrainedPart, Windowed):
         self.requires_grad_(False)
         self.train(False)
 
-    def pad(self, rest: Tensor, samples: int) -> Tensor:
+    def pad(self, audio: Tensor, samples: int) -> Tensor:
         """(b, t) audio shorter than a window -> (b, samples): as often as it fits, then silence."""
-        repeated = rest.repeat(1, samples // rest.shape[1])
+        repeated = audio.repeat(1, samples // audio.shape[1])
         return functional.pad(repeated, (0, samples - repeated.shape[1]))
 
     def embed_windows(self, windows: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def embed_texts(network: Any, tokenizer: Any, texts: Sequence[str], max_tokens: 
 def load_extractor(model: str, revision: str | None) -> ClapFeatureExtractor:
     """Load what prepares audio, without a network connection for a skeleton. Raises LookupError."""
     if is_building_skeleton():
-        return known_config("CLAP", model, revision, ClapFeatureExtractor, {name: {} for name in RELEASED})
+        return offline_config("CLAP", model, revision, ClapFeatureExtractor, {name: {} for name in RELEASED})
     return from_hub(ClapFeatureExtractor, "CLAP", model, revision, FILES)
 
 

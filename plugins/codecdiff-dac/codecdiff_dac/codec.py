@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from codecdiff.codecs.pretrained import PretrainedCodec
+from codecdiff.codecs import PretrainedCodec
 from codecdiff_dac.config import MODELS
 from codecdiff_dac.receptive_field import decode_context_frames, encode_context_frames
 from codecdiff_dac.weights import ORIGINAL, is_original, original_network, read_network
@@ -60,9 +60,9 @@ class DAC(PretrainedCodec):
 
     def encode_row(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """(1, 1, t) audio -> (1, k, l) codes and (1, k, d, l): each level's projection of the residual before it."""
-        # The quantizer returns (sum, codes, projections, losses...).
-        codes, projections = self.network.quantizer(self.network.encoder(self.pad_to_frames(audio)))[1:3]
-        return codes, projections.unflatten(1, (self.num_codebooks, self.codebook_dim))
+        # The quantizer returns (sum, codes, projected latents, losses...).
+        codes, latents = self.network.quantizer(self.network.encoder(self.pad_to_frames(audio)))[1:3]
+        return codes, latents.unflatten(1, (self.num_codebooks, self.codebook_dim))
 
     def codebook_vectors(self, quantizer: Any, codes: Tensor) -> Tensor:
         """(b, l) codes -> (b, d, l) codebook vectors, before they are projected up for the decoder."""

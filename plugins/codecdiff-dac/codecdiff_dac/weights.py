@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import remove_weight_norm
 from transformers import DacConfig, DacModel
 
-from codecdiff.codecs.pretrained import OriginalPackage
+from codecdiff.codecs import OriginalPackage
 from codecdiff.huggingface import is_building_skeleton, require_complete
 
 ORIGINAL = OriginalPackage("descript", module="dac", package="descript-audio-codec", plugin="codecdiff-dac")
@@ -45,7 +45,7 @@ def is_original(model: str) -> bool:
 def read_network(file: Path | str) -> DacModel:
     """Return the network whose weights a file of the original package contains, as transformers' DAC, in float32.
 
-    On the meta device it has its shapes and no weights. Raises LookupError if there is no such file, and ValueError if
+    On the meta device it has no weights. Raises LookupError if the file does not exist, and ValueError if
     it contains anything else.
     """
     settings, weights = _read(file)
@@ -63,7 +63,7 @@ def read_network(file: Path | str) -> DacModel:
 def _read(file: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the arguments that the original's network was built with, and its weights."""
     if not Path(file).is_file():
-        raise LookupError(f"No DAC model '{file}': there is no such file. It is one that the original package saves.")
+        raise LookupError(f"No DAC model '{file}': no such file. It is one that the original package saves.")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or a dangerous file fails in many ways, with advice that is not ours

@@ -398,7 +398,7 @@ def test_weights_of_the_original_package_are_read_without_it(reference, dac, tmp
 
 def test_files_that_are_not_such_weights_are_refused(reference, tmp_path):
     file = tmp_path / "weights.pth"
-    with pytest.raises(LookupError, match=r"No DAC model '.*weights\.pth': there is no such file"):
+    with pytest.raises(LookupError, match=r"No DAC model '.*weights\.pth': no such file"):
         DAC(str(file))
     for content in (b"hello", b""):
         file.write_bytes(content)

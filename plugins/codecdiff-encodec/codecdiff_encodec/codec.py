@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 from transformers import EncodecConfig
 
-from codecdiff.codecs.pretrained import PretrainedCodec, residual_quantize
+from codecdiff.codecs import PretrainedCodec, residual_quantize
 from codecdiff_encodec.config import MODELS, codebooks_at
 from codecdiff_encodec.weights import ORIGINAL, original_network
 
@@ -64,7 +64,7 @@ class EnCodec(PretrainedCodec):
         self.hop_length = config.hop_length
         self.num_codebooks = codebooks_at(config, bandwidth, model)
         self.codebook_size = config.codebook_size
-        self.codebook_dim = config.hidden_size  # there are no projections
+        self.codebook_dim = config.hidden_size  # vectors are not projected
         self.loudness = loudness_of(config, loudness, model)
         trim(network, self.num_codebooks)
         self.set_network(original_network(network) if uses_original else network)

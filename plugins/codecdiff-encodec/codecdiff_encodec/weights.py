@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from codecdiff.codecs.pretrained import OriginalPackage
+from codecdiff.codecs import OriginalPackage
 
 ORIGINAL = OriginalPackage(
     "encodec",

@@ -23,7 +23,7 @@ class MERT(PretrainedPart, Windowed):
     Args:
         model: A Hugging Face id (`m-a-p/MERT-v1-95M`, `m-a-p/MERT-v1-330M`, `m-a-p/music2vec-v1`) or a local folder
             that contains `config.json`, `preprocessor_config.json` and weights (`model.safetensors`, or
-            `pytorch_model.bin`, of which tensors alone are read).
+            `pytorch_model.bin`, read for its tensors alone).
         revision: A branch, tag or commit of the id; the newest if None. The commit is recorded.
         layer: Whose states: 0 the input of the first layer, 1 the first layer, ..., -1 the last.
         window_seconds: Of audio that is embedded at once; MERT was trained on 5 s.

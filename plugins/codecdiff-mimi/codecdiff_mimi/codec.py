@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from codecdiff.codecs.pretrained import PretrainedCodec, residual_quantize
+from codecdiff.codecs import PretrainedCodec, residual_quantize
 from codecdiff_mimi.config import MODELS
 
 

@@ -197,14 +197,14 @@ class SpectralCodec(Codec):
 
 
 class Levels(NamedTuple):
-    """Result of residual quantisation: (b, k, l) codes and (b, k, d, l) projections before quantization."""
+    """Result of residual quantization: (b, k, l) codes and (b, k, d, l) projections before quantization."""
 
     codes: Tensor
     projected: Tensor
 
 
 def band_means() -> Tensor:
-    """Return the (s, f) matrix that averages over bands of a bin each, higher up of `BANDWIDTH` times their frequency."""
+    """Return the (s, f) matrix that averages over bands: of one bin, higher up of `BANDWIDTH` times their frequency."""
     edges = [0]
     while edges[-1] < NUM_BINS:
         edges.append(min(edges[-1] + max(1, round(edges[-1] * BANDWIDTH)), NUM_BINS))

@@ -32,7 +32,7 @@ def _hashed(string: str, width: int) -> Tensor:
 
 @lru_cache(maxsize=65_536)
 def word_vector(word: str, width: int) -> Tensor:
-    """Return the fixed vector (e,) of a word, of unit mean square: its 2- to 4-grams and, at half their size, itself."""
+    """Return the fixed vector (e,) of a word, of unit mean square: its 2- to 4-grams and, at half size, itself."""
     marked = f"<{word}>"
     grams = [marked[i : i + n] for n in (2, 3, 4) for i in range(len(marked) - n + 1)]
     spelling = sum((_hashed(gram, width) for gram in grams), torch.zeros(width, dtype=torch.float64))

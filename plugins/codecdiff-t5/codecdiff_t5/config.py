@@ -17,27 +17,24 @@ SIZES: dict[str, dict[str, Any]] = {
     "xxl": {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64},
 }
 
+COMMON: dict[str, Any] = {"vocab_size": 32128, "d_kv": 64, "feed_forward_proj": "gated-gelu"}  # of all sizes
+
 MODELS = PretrainedModels(
     "T5 encoder",
     T5EncoderModel,
-    {
-        f"google/flan-t5-{size}": {"vocab_size": 32128, "d_kv": 64, "feed_forward_proj": "gated-gelu", **config}
-        for size, config in SIZES.items()
-    },
+    {f"google/flan-t5-{size}": {**COMMON, **config} for size, config in SIZES.items()},
     files="config.json, model.safetensors and a tokenizer",
 )
 
 WORDS = ("a", "and", "bass", "calm", "drum", "fast", "guitar", "happy", "jazz", "loud", "piano", "slow", "song", "the")
 
 
-def tiny(size: str = "tiny", **changes: Any) -> Any:
+def tiny(size: str = "tiny", **changes: Any) -> dict[str, Any]:
     """Describe a T5 encoder of random weights, with a tokenizer of a few words: `tiny`, or a released size."""
-    from codecdiff.testing.tiny import TinyModel  # loading a released model needs no checks
-
     tokenizer = tiny_tokenizer()
     small = {"vocab_size": len(tokenizer), "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
-    config = {"feed_forward_proj": "gated-gelu", **(small if size == "tiny" else SIZES[size]), **changes}
-    return TinyModel(T5EncoderModel(T5Config(**config)), [tokenizer])
+    config = {**COMMON, **(small if size == "tiny" else SIZES[size]), **changes}
+    return {"network": T5EncoderModel(T5Config(**config)), "processors": [tokenizer]}
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

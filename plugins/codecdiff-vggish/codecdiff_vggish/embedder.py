@@ -28,7 +28,7 @@ class VGGish(PretrainedPart, Windowed):
             Fréchet audio distance is taken before it.
 
     Raises:
-        LookupError: There is no such file, and it cannot be downloaded.
+        LookupError: The file does not exist, and it cannot be downloaded.
         ValueError: The file does not contain the weights of VGGish.
 
     Source: Hershey et al. (2017), CNN Architectures for Large-Scale Audio Classification, arXiv:1609.09430; Kilgour et

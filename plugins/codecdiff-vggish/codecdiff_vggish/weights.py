@@ -1,4 +1,4 @@
-"""The published weights of VGGish: a pickled file, of which tensors alone are read."""
+"""The published weights of VGGish: a pickled file, read for its tensors alone."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from codecdiff.huggingface import may_fetch
 def read_weights(file: Path | str | None = None) -> dict[str, Tensor]:
     """Return the tensors of a local file, or of the published one, downloaded once into torch's cache.
 
-    Raises LookupError if there is no such file, and ValueError if it contains anything but tensors.
+    Raises LookupError if the file does not exist, and ValueError if it contains anything but tensors.
     """
     cached = Path(torch.hub.get_dir()) / "checkpoints" / VGGISH_WEIGHTS.rpartition("/")[2]
     try:
