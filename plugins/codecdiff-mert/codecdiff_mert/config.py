@@ -88,7 +88,7 @@ def parse_config(model: str, fields: dict[str, Any]) -> Config:
     return CONFIGS[kind](**{name: value for name, value in fields.items() if name not in unused})
 
 
-def network_class(config: Config) -> type[Network]:
+def network_class(config: Config) -> type[Any]:
     """Return the class of the network with this configuration."""
     return HubertModel if isinstance(config, HubertConfig) else Data2VecAudioModel
 

@@ -34,8 +34,9 @@ class Layer(nn.Module):
 
     def features(self, time: Tensor, condition: EncodedCondition) -> LayerFeatures:
         """(b, e) time embedding and condition -> what this layer reads of them."""
-        has_vector = self.block.vector is not None and condition.vector is not None
-        return LayerFeatures(self.block.time(time), self.block.vector(condition.vector) if has_vector else None)
+        to_vector = self.block.vector
+        vector = None if to_vector is None or condition.vector is None else to_vector(condition.vector)
+        return LayerFeatures(self.block.time(time), vector)
 
     def forward(self, x: Tensor, features: LayerFeatures) -> Tensor:
         """(b, c, l) -> (b, c', l)."""
