@@ -3,19 +3,19 @@ from typing import Any
 import pytest
 import torch
 from codecdiff_clap import CLAP, GeneralCLAP, MusicCLAP
-from codecdiff_clap.random_weights import random_model
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
 from codecdiff import config
 from codecdiff.fingerprint import module_fingerprint
 from codecdiff.testing import check_embedder
+from codecdiff.testing.tiny import write_tiny
 
 TEXTS = ["a slow piece for piano", "loud drums"]
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    return random_model(tmp_path_factory.mktemp("clap"))
+    return write_tiny("clap", tmp_path_factory.mktemp("clap"))
 
 
 @pytest.fixture(scope="session")
