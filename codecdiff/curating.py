@@ -89,7 +89,9 @@ def rank(
     require_writable(output.parent)
     theirs = ranking.read_likelihoods(compare) if compare else {}
     target, candidates = Manifest.read(like), Manifest.read(of)
-    judge = config.build("embedders", config.chosen("embedders", embedder, options or [])).to(chosen_device(device))
+    judge = config.build("embedders", config.parse_options("embedders", embedder, options or [])).to(
+        chosen_device(device)
+    )
     folder = embeddings or output.with_name(f"{output.stem}-embeddings")
     with progress("embedding", len(target.tracks()) + len(candidates.tracks())) as advance:
         result, skipped = ranking.rank_manifests(
@@ -141,7 +143,7 @@ def caption(
     from contextlib import closing
 
     from codecdiff.captioning import one_line, pending, read_captions, with_captions, write_captions
-    from codecdiff.config import build, chosen
+    from codecdiff.config import build, parse_options
     from codecdiff.data.manifests import Manifest
     from codecdiff.journals import Journal
 
@@ -150,7 +152,10 @@ def caption(
     rows = Manifest.read(manifest, audio=audio).rows()
     if sources:
         rows = with_captions(rows, read_captions(sources))
-    spec, kept = chosen("captioners", name, options or []), answers or output.with_name(f"{output.stem}.answers.jsonl")
+    spec, kept = (
+        parse_options("captioners", name, options or []),
+        answers or output.with_name(f"{output.stem}.answers.jsonl"),
+    )
     with Journal(output) as journal, closing(build("captioners", spec, answers=kept)) as captioner:
         left = pending(rows, journal, captioner, retry_faults=retry_faults)
         foreseen = captioner.estimate(left)

@@ -180,7 +180,7 @@ def _embedder(name: str, options: Sequence[str], pipeline: Pipeline | None) -> E
         if pipeline is None:
             raise ValueError("It hears by the codec of a model, and none was named: --model MODEL.")
         return CodecEmbedder(pipeline.codec)
-    return config.build("embedders", config.chosen("embedders", name, options))
+    return config.build("embedders", config.parse_options("embedders", name, options))
 
 
 def evaluate(

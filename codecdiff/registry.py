@@ -32,7 +32,9 @@ MODELS = "models"  # trained models that packages carry: an entry point names a 
 
 COMMANDS = "commands"  # of the command line that packages bring: an entry point names a function, written for typer
 
-GROUPS = (*KINDS, MODELS, COMMANDS)
+RUN_END = "run_end"  # an entry point names a function that is called with the folder of a training run that has ended
+
+GROUPS = (*KINDS, MODELS, COMMANDS, RUN_END)
 
 SWITCH = "CODECDIFF_PLUGINS"  # the environment variable that lists the packages whose parts count
 
@@ -334,3 +336,8 @@ def commands() -> dict[str, Plugin]:
     """
     refused = {plugin.name: plugin for plugin in scan()[0] if plugin.kind == COMMANDS and plugin.obstacle}
     return refused | _told_apart(COMMANDS)
+
+
+def entries(group: str) -> dict[str, Plugin]:
+    """Return what can be used of a group by name; where several share one, as `distribution:name`."""
+    return _told_apart(group)

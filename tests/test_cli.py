@@ -226,7 +226,7 @@ def test_encode_skips_bad_files_by_name_and_counts_them(dac: Codec, dac_folder: 
     assert captions == {"music/good.wav": ["a steady tone"], "more/single.flac": []}
     made.check(dac, to_config("codecs", dac))
     with pytest.raises(ValueError, match="holds no projections"):
-        made.check(dac, to_config("codecs", dac), "projections")
+        made.check(dac, to_config("codecs", dac), "continuous")
 
 
 def test_encode_keeps_projections_when_asked(dac: Codec, dac_folder: Path, tmp_path: Path):
@@ -234,7 +234,7 @@ def test_encode_keeps_projections_when_asked(dac: Codec, dac_folder: Path, tmp_p
     result = run("encode", audio, "-o", store, "--codec", "dac", "--set", f"model={dac_folder}", "--projections")
     assert result.exit_code == 0, result.output
     made = CodeStore(store)
-    made.check(dac, to_config("codecs", dac), "projections")
+    made.check(dac, to_config("codecs", dac), "continuous")
     assert made.projections(0).shape == (*made.codes(0).shape, dac.codebook_dim)
 
 

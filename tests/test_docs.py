@@ -87,7 +87,9 @@ def test_overrides_are_accepted(line: str, experiment: Any):
     config.read(experiment, file, [word for word in words if "=" in word])
 
 
-@pytest.mark.parametrize(("page", "start"), [("configuration", "train.steps"), ("patterns", "splitter=parallel")])
+@pytest.mark.parametrize(
+    ("page", "start"), [("configuration", "train.max_train_steps"), ("patterns", "splitter=parallel")]
+)
 def test_the_examples_of_overrides_are_accepted(page: str, start: str, experiment: Any):
     block = next(block for block in blocks(ROOT / "docs" / f"{page}.md", "") if block.startswith(start))
     for line in block.splitlines():
@@ -131,4 +133,4 @@ def test_links_lead_somewhere(page: Path):
 def test_configurations_can_be_read(name: str, experiment: Any):
     read = config.read(experiment, ROOT / "recipes" / "configs" / f"{name}.yaml")
     for kind in ("codec", "splitter", "conditioner", "denoiser"):
-        config.part_spec(f"{kind}s", getattr(read, kind))
+        config.check_spec(f"{kind}s", getattr(read, kind))

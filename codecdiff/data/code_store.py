@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from codecdiff.codecs import CodecWrapper
-from codecdiff.config import alike
+from codecdiff.config import align_defaults
 from codecdiff.config.schema import Target
 from codecdiff.data.audio import Track
 from codecdiff.fingerprint import device_of, fingerprint
@@ -105,7 +105,7 @@ class CodeStore:
 
     def projections(self, i: int) -> np.ndarray:
         """Give what the codes of row `i` were quantised from, float16 (frames, k, d), as `Codec.project` gives it."""
-        self.check_target("projections")
+        self.check_target("continuous")
         row = self.rows[i]
         return self._projections[row["shard"]][row["start"] : row["start"] + row["frames"]]
 
@@ -182,9 +182,9 @@ class CodeStore:
 
     def check_target(self, target: Target) -> None:
         """Raise ValueError unless the store holds this target."""
-        if target == "projections" and not self.has_projections:
+        if target == "continuous" and not self.has_projections:
             raise ValueError(
-                f"'{self.folder}' holds no projections, which target=projections trains on. Train on its codes with "
+                f"'{self.folder}' holds no projections, which target=continuous trains on. Train on its codes with "
                 "target=codes, or make a store that has them: codecdiff encode --projections."
             )
 
@@ -197,7 +197,7 @@ class CodeStore:
         name = self.header["codec"].get("name")  # in Python a codec may have been given without its configuration
         while target == "codes" and isinstance(codec, CodecWrapper) and codec.keeps_codes and spec.get("name") != name:
             codec, spec = codec.codec, spec.get("codec", {})
-        made, wanted = alike("codecs", self.header["codec"], json.loads(json.dumps(spec)))
+        made, wanted = align_defaults("codecs", self.header["codec"], json.loads(json.dumps(spec)))
         made_by = {"codec": made, "weights": self.header["weights"]}
         asked = {"codec": wanted, "weights": fingerprint(codec)}
         for key in asked:

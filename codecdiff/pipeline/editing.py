@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from codecdiff.codecs import chunked
-from codecdiff.config.schema import Settings, Target
+from codecdiff.config.schema import Config, Target
 from codecdiff.diffusion.sampling import StageMask
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Splitter
@@ -68,7 +68,7 @@ class EditMask:
     def of_audio(cls, codec: Codec, audio: Tensor, target: Target = "codes") -> EditMask:
         """Audio (n, ch, t) as what is known, nothing kept yet; `projections` are what its codes are quantised from."""
         local, audio = chunked(codec), audio.to(device_of(codec))
-        if target == "projections":
+        if target == "continuous":
             codes, latents = local.encode_with_continuous(audio)
         else:
             codes = local.encode(audio)
@@ -108,7 +108,7 @@ class EditMask:
         return replace(self, codes=self.codes.to(device), latents=self.latents.to(device), kept=self.kept.to(device))
 
 
-class Edit(Settings, ABC):
+class Edit(Config, ABC):
     """A way to keep some of a source. Its fields are all that has to be known to do it again."""
 
     @abstractmethod

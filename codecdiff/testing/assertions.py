@@ -178,7 +178,7 @@ def rebuilt(kind: str, part: AnyPart) -> AnyPart:
 
     A codec inside another kind of part stays as it is: what was fitted is not among its options.
     """
-    supplied = {name: value for name, value in part.arguments.items() if name in DERIVED[kind]}
+    supplied = {name: value for name, value in part.arguments.items() if name in DERIVED.get(kind, ())}
     options = {name: value for name, value in part.arguments.items() if name not in supplied}
     if kind == "codecs" or not any(isinstance(value, Codec) for value in options.values()):
         with suppress(ConfigError):  # not registered

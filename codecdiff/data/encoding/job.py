@@ -124,7 +124,7 @@ def begin(
         _write_plan(draft, asked, codec, plan(tracks, codec, rules, minutes))
     begun = json.loads((draft / "plan.json").read_text(encoding="utf-8"))
     began = begun["asked"]
-    began["codec"], asked["codec"] = config.alike("codecs", began["codec"], asked["codec"])
+    began["codec"], asked["codec"] = config.align_defaults("codecs", began["codec"], asked["codec"])
     if differ := [key for key in asked if began[key] != asked[key]]:
         raise ValueError(
             f"'{draft}' is a store that was begun with other {' and '.join(differ)}. "
