@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     plan.Assumptions.add_options(parser)
     arguments = parser.parse_args()
-    e = config.read(Experiment, arguments.config, arguments.overrides)
+    e = config.load_config(Experiment, arguments.config, arguments.overrides)
     if not arguments.plan:
         require_writable(e.output)
     pipeline, codec = training.new_pipeline(e, skeleton=arguments.plan)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from codecdiff_eval.embedders.logmel import LogMel
 from small import UNET, noise, tone, write_music
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -42,7 +43,6 @@ from codecdiff.comparisons.runs import (
 from codecdiff.comparisons.settings import Comparison, Evaluation
 from codecdiff.config import ConfigError, DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
-from codecdiff.embedders import LogMel
 from codecdiff.files import try_alone
 from codecdiff.metrics import frechet_distance
 from codecdiff.pipeline.editing import of_first_stage, of_first_stages
@@ -122,9 +122,7 @@ def test_sampling_is_counted_as_it_runs(comparison: Comparison, monkeypatch: pyt
     pipeline, _ = new_pipeline(blueprint)
     pipeline.stages = [new_stage(blueprint, pipeline, i)[0] for i in range(2)]
     for stage in pipeline.stages:
-        monkeypatch.setattr(
-            stage.denoiser, "prepare_for_sampling", lambda *_, same=stage.denoiser: same
-        )  # all is in every step
+        monkeypatch.setattr(stage.denoiser, "prepared", lambda *_, same=stage.denoiser: same)  # all is in every step
     monkeypatch.setattr("codecdiff.profiling.plan.TOKENS", 8)
     with FlopCounterMode(display=False) as counter:
         list(pipeline.generate_codes([{"text": "one two three four five six seven eight"}], pipeline.frames(1.0)))
@@ -184,7 +182,7 @@ def test_settings_that_make_no_comparison_are_refused(
     file = tmp_path / "compare.yaml"
     file.write_text(yaml.safe_dump({**settings, **change}))
     with pytest.raises(ConfigError, match=message):
-        config.read(Comparison, file)
+        config.load_config(Comparison, file)
 
 
 def test_the_order_of_music_is_that_of_the_seed_whatever_the_pattern(
@@ -433,7 +431,7 @@ CONFIGS = sorted((ROOT / "recipes" / "configs").glob("compare*.yaml"))
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
 def test_every_comparison_that_is_shipped_can_be_read(file: Path) -> None:
-    comparison = config.read(Comparison, file)
+    comparison = config.load_config(Comparison, file)
     first, *others = (comparison.blueprint(name, 0) for name in comparison.variants)
     assert len(others) == 3
     assert all(other != first for other in others)

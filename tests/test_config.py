@@ -321,13 +321,13 @@ def test_files_that_do_not_fit_are_explained(tmp_path: Path, text: str, message:
     file = tmp_path / "recipe.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=f"(?s)recipe.yaml.*{message}"):
-        config.read(Recipe, file)
+        config.load_config(Recipe, file)
 
 
 def test_a_file_and_overrides_make_a_recipe(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text("codec: {name: dac}\nsplitter: {name: grouped, stages: 0}\ntrain: {max_train_steps: 7}\n")
-    recipe = config.read(Recipe, file, ["train.warmup_steps=2"])
+    recipe = config.load_config(Recipe, file, ["train.warmup_steps=2"])
     assert (recipe.train.max_train_steps, recipe.train.warmup_steps) == (7, 2)
     assert recipe.splitter == {"name": "grouped", "stages": 0}
 
@@ -352,4 +352,4 @@ def test_options_chosen_on_a_command_line_are_read_by_their_types():
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"Configuration file '.*gone\.yaml' not found"):
-        config.read(Recipe, tmp_path / "gone.yaml")
+        config.load_config(Recipe, tmp_path / "gone.yaml")

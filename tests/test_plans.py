@@ -21,10 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from codecdiff import Codec, Condition, ConditionTokens, Pipeline, config
 from codecdiff.conditioners.cached import CachedConditioner
 from codecdiff.config.schema import DataConfig
-from codecdiff.data.audio import find_tracks
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import Crops, split_tracks
 from codecdiff.data.encoding.encode import encode_tracks
+from codecdiff.data.metadata import find_tracks
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling.flops import LOWER, WHOLE, MixedPrecision, OperationCounter, size_of
@@ -268,7 +268,7 @@ PAPER = Path(__file__).parent.parent / "recipes" / "configs" / "paper.yaml"
 
 
 def test_the_papers_configuration_is_the_papers(recipe: dict[str, Any]) -> None:
-    experiment = config.read(recipe["Experiment"], PAPER)
+    experiment = config.load_config(recipe["Experiment"], PAPER)
     pipeline, codec = new_pipeline(experiment, skeleton=True)
     conditioner = pipeline.conditioner
     assert isinstance(conditioner, CachedConditioner)

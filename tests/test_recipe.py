@@ -232,10 +232,10 @@ CONFIGS = [file for file in (RECIPE.parent / "configs").glob("*.yaml") if not fi
 
 @pytest.mark.parametrize("file", sorted(CONFIGS), ids=lambda file: file.name)
 def test_every_configuration_that_is_shipped_can_be_read(recipe: ModuleType, file: Path) -> None:
-    experiment = config.read(recipe.Experiment, file)
+    experiment = config.load_config(recipe.Experiment, file)
     assert experiment.output != Path("runs/discodiff")
     with pytest.raises(ConfigError, match="Unknown setting 'nothing'"):
-        config.read(recipe.Experiment, file, ["nothing=1"])
+        config.load_config(recipe.Experiment, file, ["nothing=1"])
 
 
 def test_it_says_when_nothing_is_held_out(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,6 @@ from codecdiff.comparisons.runs import (
 )
 from codecdiff.comparisons.settings import Comparison
 from codecdiff.data.code_store import CodeStore
-from codecdiff.embedders import LogMel
 from codecdiff.files import wait_alone
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.training.experiment import new_pipeline
@@ -78,7 +77,8 @@ class Work:
         if spec is not None:
             return Ear(config.build("embedders", spec).to(self.device), self.device)
         rates = [new_pipeline(variant.blueprint, skeleton=True)[0].sample_rate for variant in self.variants]
-        return Ear(LogMel(sample_rate=max(rates)).to(self.device), self.device)
+        spec = {"name": "logmel", "sample_rate": max(rates)}
+        return Ear(config.build("embedders", spec).to(self.device), self.device)
 
     def heard_of(self, run: Run) -> Heard:
         """Give the file of what was heard of a run, by these settings at this sample rate."""

@@ -1,8 +1,7 @@
 """Configurations: parts by name and options, overrides of the command line, and the settings of an experiment."""
 
-from codecdiff.config.overrides import override, parse_options, read
+from codecdiff.config.overrides import load_config, override, parse_options
 from codecdiff.config.parts import (
-    DERIVED,
     CodecSpec,
     ConditionerSpec,
     ConfigError,
@@ -13,6 +12,7 @@ from codecdiff.config.parts import (
     build,
     build_skeleton,
     check_spec,
+    derived_arguments,
     merge_spec,
     part_options,
     to_config,
@@ -31,7 +31,6 @@ from codecdiff.config.schema import (
 )
 
 __all__ = [
-    "DERIVED",
     "CodecSpec",
     "ConditionerSpec",
     "Config",
@@ -51,11 +50,12 @@ __all__ = [
     "build",
     "build_skeleton",
     "check_spec",
+    "derived_arguments",
+    "load_config",
     "merge_spec",
     "override",
     "parse_options",
     "part_options",
-    "read",
     "to_config",
     "with_defaults",
 ]

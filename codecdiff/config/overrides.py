@@ -18,7 +18,7 @@ from codecdiff.config.parts import (
     check_spec,
     did_you_mean,
     item_type,
-    parse,
+    parse_value,
     parse_yaml,
     part_kind,
     part_options,
@@ -83,7 +83,7 @@ def _assign(data: dict[str, Any], model: type[BaseModel], path: Sequence[str], t
     key, hint = _member(here, hint, path, len(path) - 1)
     if isinstance(hint, type) and issubclass(hint, BaseModel):
         raise ConfigError(f"'{where}' is a group of settings: write {where}.{next(iter(hint.model_fields))}=...")
-    here[key] = parse_yaml(text, where) if hint is None else parse(text, hint, where)
+    here[key] = parse_yaml(text, where) if hint is None else parse_value(text, hint, where)
 
 
 def _member(here: Any, hint: Any, path: Sequence[str], depth: int) -> tuple[Any, Any]:
@@ -158,7 +158,7 @@ def parse_options(kind: str, name: str, assignments: Sequence[str]) -> dict[str,
     return override({"part": {"name": name}}, model, [f"part.{assignment}" for assignment in assignments])["part"]
 
 
-def read(model: type[Model], file: Path, assignments: Sequence[str] = ()) -> Model:
+def load_config(model: type[Model], file: Path, assignments: Sequence[str] = ()) -> Model:
     """Read a YAML file, apply the assignments of the command line and validate the result.
 
     Raises FileNotFoundError if the file does not exist, and ConfigError for a file that is not a mapping, unknown

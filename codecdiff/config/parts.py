@@ -21,7 +21,6 @@ from codecdiff import registry
 DERIVED: Mapping[str, tuple[str, ...]] = {
     "splitters": ("num_codebooks", "levels"),
     "denoisers": ("channels", "context_channels", "condition_widths"),
-    "captioners": ("answers",),
 }
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -75,6 +74,11 @@ def did_you_mean(name: str, names: Sequence[str]) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
+def derived_arguments(kind: str) -> tuple[str, ...]:
+    """Return the arguments of parts of a kind that follow from other parts; added kinds list them as `derived`."""
+    return DERIVED[kind] if kind in DERIVED else tuple(getattr(registry.interface(kind), "derived", ()))
+
+
 def part_options(kind: str, name: str) -> dict[str, inspect.Parameter]:
     """Return the options of a part: its constructor's parameters that have a type hint and are not derived."""
     try:
@@ -85,7 +89,7 @@ def part_options(kind: str, name: str) -> dict[str, inspect.Parameter]:
             "Its package must import at run time the types that its constructor names."
         ) from error
     typed = [p for p in signature.parameters.values() if p.annotation is not p.empty and p.kind is not p.VAR_KEYWORD]
-    return {p.name: p for p in typed if p.name not in DERIVED.get(kind, ())}
+    return {p.name: p for p in typed if p.name not in derived_arguments(kind)}
 
 
 def _adapter(hint: Any, part_type: Callable[[str], Any]) -> TypeAdapter[Any]:
@@ -100,12 +104,11 @@ def _adapter(hint: Any, part_type: Callable[[str], Any]) -> TypeAdapter[Any]:
 
 def _built(kind: str, skeleton: bool = False) -> Any:
     """Return the type of a part that is built where a configuration describes it."""
-    from codecdiff.interfaces import KINDS
 
     def assembled(value: Any) -> Any:
         return _assemble(kind, value, {}, skeleton) if isinstance(value, str | Mapping) else value
 
-    return Annotated[InstanceOf[KINDS[kind]], BeforeValidator(assembled)]
+    return Annotated[InstanceOf[registry.interface(kind)], BeforeValidator(assembled)]
 
 
 def _described(kind: str) -> Any:
@@ -129,7 +132,7 @@ def _validated(value: Any, hint: Any, where: str, part_type: Callable[[str], Any
         raise ConfigError(f"{place} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}.") from error
 
 
-def parse(text: str, hint: Any, where: str) -> Any:
+def parse_value(text: str, hint: Any, where: str) -> Any:
     """Parse a value of the command line by the type of its field: `0` stays a string if the field is a string.
 
     Parts are described, not built: `dac` is `{name: dac}`.
@@ -160,7 +163,7 @@ def check_spec(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str,
         )
     available = part_options(kind, name)
     for key in values:
-        if key in DERIVED.get(kind, ()):
+        if key in derived_arguments(kind):
             raise ConfigError(f"{kind[:-1]}.{key} follows from the other parts; leave it out.")
         if key not in available:
             raise ConfigError(
@@ -242,7 +245,7 @@ def to_config(kind: str, part: Any) -> dict[str, Any]:
         )
     name = matches[0].name
     namesakes = [plugin for plugin in registry.installed(kind) if plugin.name == name]
-    values = {key: _plain(value) for key, value in part.arguments.items() if key not in DERIVED.get(kind, ())}
+    values = {key: _plain(value) for key, value in part.arguments.items() if key not in derived_arguments(kind)}
     return {"name": name if len(namesakes) == 1 else f"{matches[0].distribution}:{name}", **values}
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from codecdiff.codecs import CodecWrapper
 from codecdiff.config import align_defaults
 from codecdiff.config.schema import Target
-from codecdiff.data.audio import Track
+from codecdiff.data.metadata import Track
 from codecdiff.fingerprint import device_of, fingerprint
 from codecdiff.interfaces import Codec
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from codecdiff.config.schema import DataConfig, ExperimentConfig, TrainConfig
-from codecdiff.data.audio import find_tracks, seconds_of
+from codecdiff.data.audio import seconds_of
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import split_tracks
+from codecdiff.data.metadata import find_tracks
 from codecdiff.interfaces import Codec, Condition, ConditionTokens
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage

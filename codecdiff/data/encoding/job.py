@@ -15,8 +15,9 @@ from torch import Tensor
 
 from codecdiff import config
 from codecdiff.config.schema import Target
-from codecdiff.data.audio import BadAudio, Track, read_audio, seconds_of
+from codecdiff.data.audio import BadAudio, read_audio, seconds_of
 from codecdiff.data.code_store import fingerprint, load_state
+from codecdiff.data.metadata import Track
 from codecdiff.data.segments import Segmentation
 from codecdiff.files import replace_text, replaced
 from codecdiff.interfaces import Codec
