@@ -10,7 +10,7 @@ from codecdiff.data.code_store import fingerprint
 from codecdiff.testing import check_embedder
 from codecdiff.testing.tiny import write_tiny
 
-TEXTS = ["a slow piece for piano", "loud drums"]
+TEXTS = ["a slow waltz for piano", "loud drums"]
 
 
 @pytest.fixture(scope="session")
