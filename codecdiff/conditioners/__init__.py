@@ -1,21 +1,37 @@
-"""Conditioners around conditioners, and one of numbers. All have the same interface, so callers need not know.
+"""Conditioners that wrap conditioners, one of numbers and classes, and what other conditioners are made of."""
 
-What plugins need to write one is here too: `excerpt` and `excerpt_key` for the audio of a prompt, `fingerprint` and
-`tokenizer_rules` for the fingerprint of a conditioner.
-"""
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from codecdiff.conditioners.cached import CachedConditioner, tokenizer_rules
-from codecdiff.conditioners.joined import JoinedConditioner
-from codecdiff.conditioners.numeric import NumericConditioner
-from codecdiff.data.audio_prompt import excerpt, excerpt_key
-from codecdiff.fingerprint import fingerprint
+if TYPE_CHECKING:
+    from codecdiff.conditioners.cached import CachedConditioner, tokenizer_rules
+    from codecdiff.conditioners.joined import JoinedConditioner
+    from codecdiff.conditioners.numeric import FieldType, NumericConditioner
+    from codecdiff.data.audio_prompt import audio_prompt_key, load_audio_prompt
+    from codecdiff.fingerprint import module_fingerprint
 
 __all__ = [
     "CachedConditioner",
+    "FieldType",
     "JoinedConditioner",
     "NumericConditioner",
-    "excerpt",
-    "excerpt_key",
-    "fingerprint",
+    "audio_prompt_key",
+    "load_audio_prompt",
+    "module_fingerprint",
     "tokenizer_rules",
 ]
+
+_MODULES = {
+    "conditioners.cached": ("CachedConditioner", "tokenizer_rules"),
+    "conditioners.joined": ("JoinedConditioner",),
+    "conditioners.numeric": ("FieldType", "NumericConditioner"),
+    "data.audio_prompt": ("audio_prompt_key", "load_audio_prompt"),
+    "fingerprint": ("module_fingerprint",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"codecdiff.{module}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute {name!r}")

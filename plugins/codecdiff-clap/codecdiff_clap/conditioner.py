@@ -18,7 +18,7 @@ from codecdiff import (
     prompt_fields,
     prompt_text,
 )
-from codecdiff.conditioners import excerpt, excerpt_key, fingerprint, tokenizer_rules
+from codecdiff.conditioners import audio_prompt_key, load_audio_prompt, module_fingerprint, tokenizer_rules
 from codecdiff.huggingface import PretrainedPart
 from codecdiff_clap.config import MUSIC
 from codecdiff_clap.encoders import AUDIO_MODELS, TEXT_MODELS, AudioEncoder, embed_texts, load_tokenizer
@@ -82,7 +82,7 @@ class ClapText(PretrainedPart, Conditioner):
 
     def fingerprint(self) -> str:
         """Hash what features depend on: weights, tokenizer and the cut."""
-        return _hash("clap-text", self.max_tokens, fingerprint(self.network), tokenizer_rules(self.tokenizer))
+        return _hash("clap-text", self.max_tokens, module_fingerprint(self.network), tokenizer_rules(self.tokenizer))
 
 
 class ClapAudio(PretrainedPart, Conditioner):
@@ -124,17 +124,17 @@ class ClapAudio(PretrainedPart, Conditioner):
     def _vector(self, audio: Any) -> Tensor | None:
         if audio is None or (isinstance(audio, str) and not audio.strip()):
             return None
-        samples = excerpt(audio, self.encoder.sample_rate).to(device_of(self))
+        samples = load_audio_prompt(audio, self.encoder.sample_rate).to(device_of(self))
         return functional.normalize(self.encoder.embed(samples[None])[0].mean(0), dim=-1).cpu()
 
     def key(self, prompt: Prompt) -> str:
         """Describe the audio of a prompt by its content."""
         audio = prompt_fields(prompt).get("audio")
-        return "" if audio in (None, "") else json.dumps(excerpt_key(audio), sort_keys=True)
+        return "" if audio in (None, "") else json.dumps(audio_prompt_key(audio), sort_keys=True)
 
     def fingerprint(self) -> str:
         """Hash what features depend on: weights, and how audio is prepared for them."""
-        return _hash("clap-audio", fingerprint(self.encoder.network), self.encoder.extractor.to_json_string())
+        return _hash("clap-audio", module_fingerprint(self.encoder.network), self.encoder.extractor.to_json_string())
 
 
 class Clap(PretrainedPart, Conditioner):

@@ -101,7 +101,7 @@ class DiT(PrecomputedConditioning):
         weight = self.input.weight
         time = self.time_network(get_timestep_embedding(timestep.to(weight.device), TIMESTEP_WIDTH).to(weight.dtype))
         filled = fill_nulls(condition, dict(self.nulls.items()))
-        read = {name: self._read(name, tokens) for name, tokens in filled.entries.items()}
+        read = {name: self._read(name, tokens) for name, tokens in filled.items()}
         vector = self.vector_network(mean_token(read[self.vector])) if self.vector and self.vector_network else None
         attended = concatenate([read[name] for name in self.sources]) if self.sources else None
         blocks = [block.features(time, vector, attended) for block in cast(Iterable[Block], self.blocks)]

@@ -174,12 +174,10 @@ def test_patches_are_the_same_network_on_frames_side_by_side() -> None:
 def test_conditions_stand_in_one_row_and_absent_ones_are_one_token() -> None:
     dit, (x, t), prompted = tiny(), inputs(), condition()
     dropped = prompted.drop(torch.ones(3, dtype=torch.bool), "text")
-    short = Condition(
-        {**prompted.entries, "text": ConditionTokens(torch.zeros(3, 1, 12), torch.zeros(3, 1, dtype=torch.bool))}
-    )
-    without = Condition({name: entry for name, entry in prompted.entries.items() if name != "text"})
+    short = Condition({**prompted, "text": ConditionTokens(torch.zeros(3, 1, 12), torch.zeros(3, 1, dtype=torch.bool))})
+    without = Condition({name: entry for name, entry in prompted.items() if name != "text"})
     null = ConditionTokens(dit.nulls["text"].expand(3, 1, -1), torch.ones(3, 1, dtype=torch.bool))
-    for other in (short, without, Condition({**prompted.entries, "text": null})):
+    for other in (short, without, Condition({**prompted, "text": null})):
         close(dit(x, t, None, dropped), dit(x, t, None, other))
     assert not torch.allclose(dit(x, t, None, dropped), dit(x, t, None, prompted), atol=1e-4)
 
@@ -278,7 +276,7 @@ def test_options_are_checked() -> None:
         tiny(width=18)
     with pytest.raises(ValueError, match="Invalid patch 0: expected at least 1"):
         tiny(patch=0)
-    with pytest.raises(ValueError, match="'text' of width 12, but was given 10"):
+    with pytest.raises(ValueError, match="'text' of width 12, but got 10"):
         tiny()(*inputs(), None, Condition({"text": condition()["vector"]}))
     with (
         pytest.warns(UserWarning, match=r"Nothing uses the conditions \['tempo', 'text'\]"),

@@ -140,7 +140,7 @@ class UNet(PrecomputedConditioning):
     def encode_condition(self, condition: Condition) -> EncodedCondition:
         """Fill in the learned nulls, then apply the vector network and the text layers."""
         filled = fill_nulls(condition, dict(self.nulls.items()))
-        read = {name: self._read(name, tokens) for name, tokens in filled.entries.items()}
+        read = {name: self._read(name, tokens) for name, tokens in filled.items()}
         vector = self.vector_network(mean_token(read[self.vector])) if self.vector and self.vector_network else None
         return EncodedCondition(vector, {name: read[name] for name in self.sources})
 

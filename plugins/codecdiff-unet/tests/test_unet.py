@@ -212,9 +212,9 @@ def test_masked_tokens_change_nothing() -> None:
     tokens, mask = prompted["text"]
     noise = tokens + 100 * torch.randn_like(tokens) * ~mask[..., None]
     assert unet(x, t, None, prompted).equal(
-        unet(x, t, None, Condition({**prompted.entries, "text": ConditionTokens(noise, mask)}))
+        unet(x, t, None, Condition({**prompted, "text": ConditionTokens(noise, mask)}))
     )
-    shorter = Condition({**prompted.entries, "text": ConditionTokens(tokens[:, :4], mask[:, :4])})
+    shorter = Condition({**prompted, "text": ConditionTokens(tokens[:, :4], mask[:, :4])})
     close(unet(x, t, None, prompted), unet(x, t, None, shorter))
 
 
@@ -222,7 +222,7 @@ def test_masked_tokens_change_nothing() -> None:
 def test_a_dropped_condition_is_no_condition_and_its_null(name: str) -> None:
     unet, (x, t), prompted = tiny(), inputs(), condition()
     dropped = unet(x, t, None, prompted.drop(torch.ones(3, dtype=torch.bool), name))
-    others = {key: entry for key, entry in prompted.entries.items() if key != name}
+    others = {key: entry for key, entry in prompted.items() if key != name}
     null = ConditionTokens(unet.nulls[name].expand(3, 1, -1), torch.ones(3, 1, dtype=torch.bool))
     close(dropped, unet(x, t, None, Condition(others)))
     close(dropped, unet(x, t, None, Condition({**others, name: null})))
@@ -360,10 +360,10 @@ def test_it_runs_in_half_precision() -> None:
 @pytest.mark.parametrize(
     ("context_channels", "given", "message"),
     [
-        (0, (3, 2, 24), r"Expected context None, but was given \(3, 2, 24\)"),
-        (2, None, r"Expected context \(3, 2, 24\), but was given None"),
-        (2, (3, 5, 24), r"Expected context \(3, 2, 24\), but was given \(3, 5, 24\)"),
-        (2, (3, 2, 12), r"Expected context \(3, 2, 24\), but was given \(3, 2, 12\)"),
+        (0, (3, 2, 24), r"Expected context None, but got \(3, 2, 24\)"),
+        (2, None, r"Expected context \(3, 2, 24\), but got None"),
+        (2, (3, 5, 24), r"Expected context \(3, 2, 24\), but got \(3, 5, 24\)"),
+        (2, (3, 2, 12), r"Expected context \(3, 2, 24\), but got \(3, 2, 12\)"),
     ],
 )
 def test_context_is_checked(context_channels: int, given: tuple[int, ...] | None, message: str) -> None:
@@ -381,7 +381,7 @@ def test_other_inputs_are_checked() -> None:
     with pytest.raises(ValueError, match="condition of 3 rows, as many as the noisy latents, but it has 2"):
         unet(x, t, None, prompted.rows(slice(2)))
     with pytest.raises(ValueError, match=r"equally many rows, but have \{'text': 3, 'vector': 2\}"):
-        unet(x, t, None, Condition({**prompted.entries, "vector": prompted.rows(slice(2))["vector"]}))
+        unet(x, t, None, Condition({**prompted, "vector": prompted.rows(slice(2))["vector"]}))
     with pytest.raises(ValueError, match="'text' of width 12, but was given 10"):
         unet(x, t, None, Condition({"text": prompted["vector"]}))
 
