@@ -207,7 +207,7 @@ def open_store(
     tracks = find_tracks(audio) if audio else []
     if not (Path(folder) / "header.json").is_file():
         if not tracks:
-            raise FileNotFoundError(f"There is no store at '{folder}', and no data.audio to make one from.")
+            raise FileNotFoundError(f"The store '{folder}' does not exist, and there is no data.audio to make it from.")
         try:
             _make_store(tracks, folder, codec, spec, EncodeConfig(target=target, seed=seed), report)
         except OSError:

@@ -149,7 +149,7 @@ def test_cross_attention_is_its_formula_over_the_real_tokens() -> None:
 
 def test_frames_run_down_and_up_as_published() -> None:
     unet, (x, t), told = tiny(), inputs(), condition()
-    cues = (cue for level in unet.cues(t, told) for cue in level)
+    cues = (cue for level in unet.features(t, told) for cue in level)
     h = first = unet.input(x)
     skips = []
     for level in unet.levels[:3]:
