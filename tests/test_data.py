@@ -254,7 +254,7 @@ def test_a_store_whose_captions_were_corrected_since_is_refused(tmp_path: Path, 
 def test_what_is_no_store_is_refused(tmp_path: Path, dac: Codec, music: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"is not a store of codes\. Make one from .*: codecdiff encode"):
         CodeStore(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"The store .* does not exist.*no data\.audio"):
+    with pytest.raises(FileNotFoundError, match=r"The store .* does not exist.*data\.audio is not set"):
         open_store(tmp_path / "store", None, dac, {})
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(FileExistsError, match="exists and is not a store of codes"):
