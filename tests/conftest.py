@@ -11,17 +11,18 @@ from small import UNET, lively, write_music
 
 from codecdiff import Codec, Pipeline, config
 from codecdiff.codecs import NormalizedCodec
-from codecdiff.data.audio import find_tracks
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.encoding.encode import encode_tracks
+from codecdiff.data.metadata import find_tracks
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
+from codecdiff.testing.tiny import write_tiny
 
 
 @pytest.fixture(scope="session")
 def dac_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    random_weights = pytest.importorskip("codecdiff_dac.random_weights")
-    return random_weights.random_model(tmp_path_factory.mktemp("dac"))
+    pytest.importorskip("codecdiff_dac")
+    return write_tiny("dac", tmp_path_factory.mktemp("dac"))
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ import soundfile
 import torch
 from small import noise, tone, write_music
 
-from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio, stream_audio
+from codecdiff.data.audio import BadAudio, read_audio, stream_audio
+from codecdiff.data.metadata import Track, find_tracks
 from codecdiff.embedders import CachedEmbedder, TrackEmbedding, Windowed, embed_blocks, embed_clips, embed_file
 from codecdiff.fingerprint import module_fingerprint
 from codecdiff.testing import check_embedder

@@ -31,9 +31,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from codecdiff.comparisons.settings import Evaluation
-from codecdiff.data.audio import BadAudio, find_tracks, write_audio
+from codecdiff.data.audio import BadAudio, write_audio
 from codecdiff.data.code_store import CodeStore, load_state
 from codecdiff.data.dataset import split_tracks
+from codecdiff.data.metadata import find_tracks
 from codecdiff.files import atomic_write, atomic_write_text
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline.editing import EditMask, of_first_stages
@@ -87,7 +88,7 @@ def choose(store: CodeStore, audio: Path | None, held_out: float, asked: Evaluat
     if len(recordings) < 4:
         raise ValueError(
             f"{len(recordings)} recordings are held out. Half of them are the reference of the other half, so hold out "
-            "4 or more, and some dozens for intervals that tell something: data.held_out."
+            "4 or more, and some dozens for intervals that tell something: data.validation_fraction."
         )
     half = len(recordings) // 2
     places = _by_recording(store, [*held, *training])

@@ -4,11 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio, stream_audio, write_audio
+    from codecdiff.data.audio import BadAudio, read_audio, stream_audio, write_audio
     from codecdiff.data.audio_prompt import audio_prompt_key, load_audio_prompt
     from codecdiff.data.code_store import CodeStore, load_state
     from codecdiff.data.dataset import CropBatch, TrainingCrops, split_tracks
     from codecdiff.data.encoding import EncodeConfig, encode_tracks, fitting_clips, open_store
+    from codecdiff.data.metadata import Track, find_tracks
     from codecdiff.data.segments import SegmentConfig
 
 __all__ = [

@@ -8,9 +8,8 @@ Shapes, everywhere in codecdiff:
 Audio is float in [-1, 1]. Codes are integers. Latents keep an explicit codebook axis, (b, k, d, l).
 """
 
-from codecdiff.interfaces.captioner import Bill, Captioner
 from codecdiff.interfaces.codec import Codec
-from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt, prompt_fields
+from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt, prompt_fields, prompt_text
 from codecdiff.interfaces.conditioner import Conditioner
 from codecdiff.interfaces.denoiser import Denoiser
 from codecdiff.interfaces.embedder import Embedder
@@ -19,8 +18,6 @@ from codecdiff.interfaces.splitter import Splitter
 
 __all__ = [
     "KINDS",
-    "Bill",
-    "Captioner",
     "Codec",
     "Condition",
     "ConditionTokens",
@@ -31,6 +28,7 @@ __all__ = [
     "Prompt",
     "Splitter",
     "prompt_fields",
+    "prompt_text",
 ]
 
 KINDS: dict[str, type[Part]] = {
@@ -38,6 +36,5 @@ KINDS: dict[str, type[Part]] = {
     "splitters": Splitter,
     "conditioners": Conditioner,
     "denoisers": Denoiser,
-    "captioners": Captioner,
     "embedders": Embedder,
 }

@@ -28,12 +28,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from codecdiff.config.schema import Target
-from codecdiff.data.audio import BadAudio, Track, find_tracks
+from codecdiff.data.audio import BadAudio
 from codecdiff.data.code_store import FORMAT, CodeStore
 from codecdiff.data.encoding.job import EncodeConfig, Engine, Job, begin_job, draft_of, none_readable
 from codecdiff.data.encoding.progress import EncodingProgress
 from codecdiff.data.encoding.shards import SUFFIXES
 from codecdiff.data.encoding.worker import SCHEMA, read_result, run_in_process
+from codecdiff.data.metadata import Track, find_tracks
 from codecdiff.files import atomic_write, atomic_write_text
 from codecdiff.interfaces.codec import Codec
 

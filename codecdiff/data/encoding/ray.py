@@ -18,9 +18,9 @@ from uuid import uuid4
 
 import torch
 
-from codecdiff.data.audio import Track
 from codecdiff.data.encoding.job import EncodingIncomplete, Engine, Job, ReportTracks, Task, TaskResult
 from codecdiff.data.encoding.worker import run_task
+from codecdiff.data.metadata import Track
 from codecdiff.interfaces.codec import Codec
 
 MAX_ATTEMPTS = 3  # at a task whose worker dies

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from codecdiff.codecs.chunking import chunked
 from codecdiff.config.schema import Target
-from codecdiff.data.audio import BadAudio, Track
+from codecdiff.data.audio import BadAudio
 from codecdiff.data.encoding.job import Job, ReportTracks, Task, TaskResult
 from codecdiff.data.encoding.shards import Shard
+from codecdiff.data.manifest import split_name
+from codecdiff.data.metadata import Track
 from codecdiff.data.segments import Segment, SegmentConfig, read_segments
-from codecdiff.data.subsets import split_name
 from codecdiff.files import checksum
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.codec import Codec

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from codecdiff import config, huggingface, registry
-from codecdiff.data.audio import Track
+from codecdiff.data.metadata import Track
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff_eval.embedders.codec import CodecEmbedder
@@ -124,7 +124,7 @@ def _build_embedder(name: str, options: Sequence[str], pipeline: Pipeline | None
         if pipeline is None:
             raise ValueError("It is the codec of a model, and none was named: --model MODEL.")
         return CodecEmbedder(pipeline.codec)
-    return config.build("embedders", config.chosen("embedders", name, options))
+    return config.build("embedders", config.parse_options("embedders", name, options))
 
 
 @dataclass

@@ -22,7 +22,8 @@ from torch.nn.functional import pad
 
 from codecdiff import __version__
 from codecdiff.config.schema import Guidance
-from codecdiff.data.audio import BadAudio, Track, keeps_comment, write_audio
+from codecdiff.data.audio import BadAudio, keeps_comment, write_audio
+from codecdiff.data.metadata import Track
 from codecdiff.files import atomic_write_text, cached_checksum, sha256
 from codecdiff.interfaces import Codec
 from codecdiff.pipeline.editing import Edit, Refine, of_first_stage, of_levels

@@ -46,13 +46,15 @@ from typer.testing import CliRunner
 from codecdiff import config
 from codecdiff.cli import console
 from codecdiff.cli.main import app
-from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio
-from codecdiff.data.manifests import Manifest, Recording
+from codecdiff.data.audio import BadAudio, read_audio
+from codecdiff.data.manifest import Manifest, ManifestRow
+from codecdiff.data.metadata import Track, find_tracks
 from codecdiff.interfaces import prompt_fields
 from codecdiff.pipeline.editing import of_first_stages
 from codecdiff.pipeline.model_card import add_scores, write_card
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.provenance import Request
+from codecdiff.testing.tiny import write_tiny
 
 Make = Callable[..., Pipeline]
 FAST = ("--metric", "fad-per-track", "--metric", "density")
@@ -138,7 +140,7 @@ def test_lists_of_every_kind_are_read(tmp_path: Path) -> None:
     assert [fault.line for fault in faults] == [3, 4, 5]
     (tmp_path / "b.csv").write_text("caption,key\nslow,Am\n,Am\n")
     assert [dict(p.fields) for p in read_prompts(tmp_path / "b.csv", faults.append)] == [{"text": "slow", "key": "Am"}]
-    rows = [Recording("one", captions=["a tune"], split="test", tags={"instrument": ["harp"]}), Recording("two")]
+    rows = [ManifestRow("one", captions=["a tune"], split="test", tags={"instrument": ["harp"]}), ManifestRow("two")]
     Manifest(tmp_path, rows, {"source": "folder"}).write(tmp_path / "c.parquet")
     asked = read_prompts(tmp_path / "c.parquet", faults.append)
     assert [(p.fields["text"], p.fields["instruments"]) for p in asked] == [("a tune", ["harp"])]
@@ -586,7 +588,8 @@ def test_what_cannot_be_judged_is_refused(music: Path, tmp_path: Path, arguments
 
 
 def test_captions_are_compared_by_a_judge_that_reads_text(music: Path, tmp_path: Path) -> None:
-    weights = pytest.importorskip("codecdiff_clap.random_weights").random_model(tmp_path / "clap")
+    pytest.importorskip("codecdiff_clap")
+    weights = write_tiny("clap", tmp_path / "clap")
     options = ("--embedder", "clap-music", "--set", f"clap-music.model={weights}", "--metric", "clap-score")
     evaluate(music, "--reference", music, "--seconds", 1, *options, "-o", tmp_path / "report")
     (row,) = EvalReport.read(tmp_path / "report").rows
@@ -596,7 +599,8 @@ def test_captions_are_compared_by_a_judge_that_reads_text(music: Path, tmp_path:
 
 
 def test_a_judge_of_captions_needs_no_statistics_of_its_own(music: Path, tmp_path: Path) -> None:
-    weights = pytest.importorskip("codecdiff_clap.random_weights").random_model(tmp_path / "clap")
+    pytest.importorskip("codecdiff_clap")
+    weights = write_tiny("clap", tmp_path / "clap")
     evaluate(music, "--reference", music, "--seconds", 1, "--metric", "fad-per-track", "-o", tmp_path / "a")
     (statistics,) = (tmp_path / "a" / "cache").glob("reference-logmel-*.safetensors")
     options = ("--embedder", "clap-music", "--set", f"clap-music.model={weights}")
@@ -611,7 +615,7 @@ def test_a_judge_of_captions_needs_no_statistics_of_its_own(music: Path, tmp_pat
 
 def test_the_split_reaches_manifests_of_music_and_is_told(music: Path, tmp_path: Path) -> None:
     splits = ["test", "train", "train", "test"]
-    rows = [Recording(f"{i}", file=f"{i}.wav", present=True, split=split) for i, split in enumerate(splits)]
+    rows = [ManifestRow(f"{i}", file=f"{i}.wav", present=True, split=split) for i, split in enumerate(splits)]
     Manifest(music, rows, {"source": "musiccaps"}).write(tmp_path / "caps.parquet")
     asked = ("--reference", tmp_path / "caps.parquet", "--seconds", 1, "--metric", "fad-per-track")
     for told, split, count in ((), "test", 2), (("--split", "train"), "train", 2), (("--split", "all"), "all", 4):
