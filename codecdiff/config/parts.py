@@ -233,9 +233,8 @@ def merge_spec(spec: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict
 def to_config(kind: str, part: Any) -> dict[str, Any]:
     """Describe a part so that `build` builds an equal one: its registered name and the arguments it was built with.
 
-    What concerns this machine alone, such as a cache around a part, is left out (`Part.recorded`).
+    What concerns this machine alone, such as a cache around a part, is left out (`Part.portable`).
     """
-
     part = part.portable()
     loaded = [plugin for plugin in registry.installed(kind) if plugin.entry.module_name in sys.modules]
     matches = [plugin for plugin in loaded if _loads(plugin, type(part))]

@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, PositiveFloat, ValidationError, model_va
 from torch import Tensor
 
 from codecdiff.config import ConfigError
+from codecdiff.config.schema import Config
 from codecdiff.data.audio import BadAudio, seconds_of, stream_audio
 from codecdiff.interfaces.codec import Codec
 
