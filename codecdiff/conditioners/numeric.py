@@ -11,7 +11,8 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from torch import Tensor
 
-from codecdiff.config import Config, ConfigError
+from codecdiff.config import ConfigError
+from codecdiff.config.schema import Config
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt, prompt_fields
 from codecdiff.interfaces.conditioner import Conditioner

@@ -87,7 +87,7 @@ class Trial:
         self, condition: Condition | None = None, denoiser: Denoiser | None = None, inputs: Inputs | None = None
     ) -> Tensor:
         """Predict from these, or from what is usual."""
-        return (denoiser or self.denoiser)(*(inputs or self.inputs), condition or self.condition)
+        return (denoiser or self.denoiser)(*(inputs or self.inputs), self.condition if condition is None else condition)
 
 
 @contextmanager
