@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import codecdiff
-from codecdiff import comparing, curating, registry
+from codecdiff import curating, registry
 from codecdiff.cli.check import check
 from codecdiff.cli.console import err, out
 from codecdiff.cli.edit import command, extend, inpaint, refine, restore, vary
@@ -147,7 +147,6 @@ for function in (plugins, encode, push, generate, check):
 for edit in (refine, inpaint, extend, vary, restore):
     app.command(edit.__name__)(command(edit))
 app.command("inspect")(again)
-app.command()(comparing.compare)
 app.add_typer(curating.data, name="data")
 
 
