@@ -6,9 +6,8 @@ Validation tracks are divided in two: those of the *reference*, to which distanc
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from codecdiff.config import Data
 from codecdiff.data.audio import find_tracks, write_audio
 from codecdiff.data.code_store import CodeStore, load_state
 from codecdiff.data.dataset import split_tracks
-from codecdiff.files import replace_text, replaced
+from codecdiff.files import replaced
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff_eval.compare.config import CompareEvalConfig
@@ -59,22 +58,10 @@ class EvalSplit:
     evaluated: tuple[Clip, ...]
     probe_training: tuple[Clip, ...]
 
-    @classmethod
-    def read(cls, file: Path) -> EvalSplit:
-        """Read what `write` wrote."""
-        values = json.loads(file.read_text(encoding="utf-8"))
-        return cls(**{name: tuple(Clip(**clip) for clip in clips) for name, clips in values.items()})
-
-    def write(self, file: Path) -> None:
-        """Write the clips as JSON."""
-        replace_text(file, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
-
     def is_alike(self, other: EvalSplit) -> bool:
         """Return whether the clips of validation tracks are the same."""
-        mine, others = (
-            [(clip.track, round(clip.start, 3)) for clip in (*split.reference, *split.evaluated)]
-            for split in (self, other)
-        )
+        splits = [(*split.reference, *split.evaluated) for split in (self, other)]
+        mine, others = ([(clip.track, round(clip.start, 3)) for clip in clips] for clips in splits)
         return mine == others
 
 

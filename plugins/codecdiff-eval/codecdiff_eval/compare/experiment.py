@@ -56,7 +56,7 @@ class Experiment:
         folder has runs of other settings.
         """
         require_music(self.variants)
-        runs = make_runs(self.comparison, self.variants, self.output)
+        runs = self.runs
         if others := other_variants(self.output, self.variants):
             self.log(f"'{self.output}' also has {', '.join(others)}: they stay, and the report leaves them out")
         for run in take_turns(runs, lambda run: run.is_complete and self._model_sets(run).is_there):
@@ -77,6 +77,11 @@ class Experiment:
             self.comparison, self.variants, runs, results, split, self.output, command=command, embedder=embedder
         )
         return report.write()
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """All runs, seed by seed."""
+        return make_runs(self.comparison, self.variants, self.output)
 
     @cached_property
     def _embedder_spec(self) -> dict[str, Any]:
@@ -111,16 +116,17 @@ class Experiment:
     def _split(self, run: Run) -> EvalSplit:
         """Return the clips of all variants. Raises ValueError if this run has others than another."""
         evaluation, seed = self.comparison.evaluation, self.comparison.seeds[0]
-        split = draw_split(CodeStore(run.store), run.experiment.data, evaluation, seed)
-        names = {"clips", "reference", "probe_training_clips", "seconds", "seed"}
-        file = self.output / f"split-{_hash(evaluation.model_dump(include=names), seed)[:8]}.json"
-        with wait_alone(self.output / "codecs"):
-            if file.is_file() and not EvalSplit.read(file).is_alike(split):
+
+        def draw(run: Run) -> EvalSplit:
+            return draw_split(CodeStore(run.store), run.experiment.data, evaluation, seed)
+
+        split = draw(run)
+        for other in {other.store: other for other in self.runs}.values():
+            if (other.store / "header.json").is_file() and not draw(other).is_alike(split):
                 raise ValueError(
-                    f"{run.name} has other validation tracks than those in '{file}'. Variants are compared on the same "
-                    "music: set one data.audio and data.held_out for all of them, or choose another output folder."
+                    f"{run.name} has other validation tracks than {other.name}. Variants are compared on the same "
+                    "music: set one data.audio and data.held_out for all of them."
                 )
-            split.write(file)
         return split
 
     def _inputs(self, runs: Sequence[Run], split: EvalSplit) -> CompareInputs:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +37,7 @@ from codecdiff_eval.report.numbers import (
     format_number,
     interval_width,
 )
-from codecdiff_eval.results import Estimate, VariantResults, to_json
+from codecdiff_eval.results import VariantResults, to_json
 
 FORMAT = 2
 ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
@@ -60,64 +58,30 @@ class CompareReport:
     command: str = ""
     embedder: str = ""
 
-    @property
-    def names(self) -> list[str]:
-        """Names of the variants."""
-        return [variant.name for variant in self.variants]
-
     def write(self) -> Path:
         """Write `index.html`, `report.md` and `report.json`, and return the path of the page."""
-        return write_report(self.report(), self.output, self.to_json())
+        data = self.to_json()
+        return write_report(self.report(data), self.output, data)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that was measured."""
         return {
             "format": FORMAT,
-            "facts": {"command": self.command, **self.facts},
+            "facts": self.facts(),
             "variants": {variant.name: self._variant(variant) for variant in self.variants},
             "metrics": [result.to_json() for result in self.results],
             "warnings": self.warnings(),
-            "players": [to_json(players) for players in self.players()],
+            "players": to_json(self.players()),
+            "split": asdict(self.split),
         }
 
-    def report(self) -> Report:
-        """Return the report as sections."""
-        facts, evaluation = self.facts, self.comparison.evaluation
-        changes = {name: " ".join(self.comparison.variants[name]) or "nothing" for name in self.names}
-        findings = Notes(self.findings())
-        warnings = [Notes(lines, warning=True)] if (lines := self.warnings()) else []
-        meanings = {result.meaning: result.name for result in reversed(self.results)}
-        definitions = Notes([f"{meanings[meaning]}: {meaning}." for meaning in reversed(meanings)])
-        facts = {**facts, "budget": f"{format_count(facts['budget'])}FLOPs"}
-        return Report(
-            " / ".join(self.names),
-            [
-                Section("What is shown", SHOWN, [*warnings, findings]),
-                Section("Metrics", METRICS, [self._metrics_table(), definitions, *self._interval_plots()]),
-                Section("Loss per FLOP", LOSSES, self._loss_plots()),
-                Section("Listen", LISTEN, self.players()),
-                Section("Costs", COSTS, [cost_table(self.variants), Notes([self._training_time()])]),
-                Section(
-                    "How it was made",
-                    blocks=[Code(self.command), facts_table("", facts), facts_table("variant", changes)],
-                ),
-            ],
-            kicker="codecdiff · compare",
-            highlights=[
-                (f"{len(self.variants)} × {len(self.comparison.seeds)}", "variants × seeds"),
-                (facts["budget"], "of training each"),
-                (f"{evaluation.clips} × {evaluation.seconds:g} s", "clips of each model"),
-            ],
-            files=["report.json", "report.md"],
-        )
-
-    @cached_property
     def facts(self) -> dict[str, Any]:
-        """What was compared, and how."""
+        """Return what was compared, and how."""
         comparison, evaluation = self.comparison, self.comparison.evaluation
         evaluated, reference = self._num_tracks()
         return {
             "codecdiff": __version__,
+            "command": self.command,
             "seeds": comparison.seeds,
             "budget": float(comparison.budget or self.variants[0].training_flops),
             "budget split": comparison.budget_split,
@@ -134,13 +98,25 @@ class CompareReport:
     def _num_tracks(self) -> list[int]:
         return [len({clip.track for clip in clips}) for clips in (self.split.evaluated, self.split.reference)]
 
+    def _variant(self, variant: Variant) -> dict[str, Any]:
+        runs = [run for run in self.runs if run.variant is variant]
+        costs = zip(variant.costs, variant.steps, strict=True)
+        return {
+            "overrides": self.comparison.variants[variant.name],
+            "stages": [{**asdict(c), "steps": steps, "training_flops": c.step_flops * steps} for c, steps in costs],
+            "training_flops": variant.training_flops,
+            "clip_flops": variant.clip_flops,
+            "losses": {str(run.seed): {"model": model_losses(run), **stage_losses(run)} for run in runs},
+            "training_seconds": {str(run.seed): sum(log[-1]["seconds"] for log in run.logs.values()) for run in runs},
+        }
+
     def warnings(self) -> list[str]:
         """Say what to be careful about, and which probes were requested and could not be measured."""
         lines, num_tracks = [], min(self._num_tracks())
         if num_tracks < FEW:
             lines.append(
-                f"With fewer than {FEW} tracks, here {num_tracks}, intervals are unreliable, and tend to be too narrow: "
-                "increase data.held_out, evaluation.clips and evaluation.reference."
+                f"With fewer than {FEW} tracks, here {num_tracks}, intervals are unreliable, and tend to be too "
+                "narrow: increase data.held_out, evaluation.clips and evaluation.reference."
             )
         if len(self.comparison.seeds) == 1:
             lines.append("There is one seed, so no interval says what another would yield: add some to seeds.")
@@ -148,115 +124,101 @@ class CompareReport:
         for column in self.comparison.evaluation.probes:
             if probe_name(column) not in measured:
                 values = {clip.prompt.get(column) for clip in self.split.probe_training} - {None}
-                why = (
-                    "is no better than chance on real music through a codec" if len(values) > 1 else "needs two values"
-                )
+                chance = "is no better than chance on real music through a codec"
+                why = chance if len(values) > 1 else "needs two values of it"
                 lines.append(f"The probe of '{column}' is left out: it {why}. See evaluation.probe_training_clips.")
         return lines
-
-    def findings(self) -> list[str]:
-        """Say in sentences how each variant compares with the first, by metrics of what is generated."""
-        return [
-            f"{result.name}, {name} minus {self.names[0]}: {format_difference(difference.value, *ends)}: "
-            f"{describe_difference(difference.value, *ends, result.direction)}."
-            for result in self.results
-            if result.name in (*PLOTTED, GAP)
-            for name, difference in result.differences.items()
-            if (ends := _ends(difference))
-        ]
-
-    def _variant(self, variant: Variant) -> dict[str, Any]:
-        runs = [run for run in self.runs if run.variant is variant]
-        stages = [
-            {**asdict(cost), "steps": steps, "training_flops": cost.step_flops * steps}
-            for cost, steps in zip(variant.costs, variant.steps, strict=True)
-        ]
-        return {
-            "overrides": self.comparison.variants[variant.name],
-            "stages": stages,
-            "training_flops": variant.training_flops,
-            "clip_flops": variant.clip_flops,
-            "losses": {str(run.seed): {"model": model_losses(run), **stage_losses(run)} for run in runs},
-            "training_seconds": {str(run.seed): _training_seconds(run) for run in runs},
-        }
 
     def players(self) -> list[Players]:
         """Return the files to listen to, prompt by prompt, of the first seed of every variant."""
         first = {run.variant.name: run for run in reversed(self.runs)}
         codecs: dict[Path, list[str]] = {}
-        for name in self.names:
-            codecs.setdefault(first[name].codec_folder, []).append(name)
-        cards = []
+        for variant in self.variants:
+            codecs.setdefault(first[variant.name].codec_folder, []).append(variant.name)
+        prompts = []
         for i, clip in enumerate(self.split.evaluated[: self.comparison.evaluation.players]):
             row = [self._player(next(iter(codecs)), REAL, i, "Real", "validation track")]
             for folder, names in codecs.items():
                 users = f"of {', '.join(names)}" if len(codecs) > 1 else "of all variants"
                 row.append(self._player(folder, CODEC_RECONSTRUCTION, i, "Codec reconstruction", users))
-            for variant in self.variants:
-                for name in (GENERATED, *(oracle(count) for count in range(1, len(variant.costs)))):
-                    caption = "from the caption alone" if name == GENERATED else name
-                    row.append(self._player(first[variant.name].folder, name, i, variant.name, caption))
-            cards.append(Players(f"“{clip.prompt['text']}”", row))
+            for name, run in first.items():
+                for stages in range(len(run.variant.costs)):
+                    made_from = oracle(stages) if stages else "from the caption alone"
+                    row.append(self._player(run.folder, oracle(stages) if stages else GENERATED, i, name, made_from))
+            prompts.append(Players(f"“{clip.prompt['text']}”", row))
         for i, prompt in enumerate(self.comparison.prompts):
-            row = [self._player(first[name].folder, "prompt", i, name, "") for name in self.names]
-            cards.append(Players(f"“{prompt}”", row))
-        return cards
+            row = [self._player(run.folder, "prompt", i, name, "") for name, run in first.items()]
+            prompts.append(Players(f"“{prompt}”", row))
+        return prompts
 
     def _player(self, folder: Path, name: str, i: int, title: str, caption: str) -> Player:
         file = player_file(folder / "clips", name, i).relative_to(self.output)
-        return Player(file.as_posix(), title, caption, generated=title in self.names)
+        return Player(file.as_posix(), title, caption, generated=title in self.comparison.variants)
+
+    def report(self, data: Mapping[str, Any]) -> Report:
+        """Return the report, of what `to_json` returned, as sections."""
+        facts, names = data["facts"], list(data["variants"])
+        size = f"{len(names)} × {len(facts['seeds'])}", "variants × seeds"
+        budget, clips = f"{format_count(facts['budget'])}FLOPs", f"{facts['clips']} × {facts['seconds']:g} s"
+        about = {**facts, "budget": budget}
+        command, warnings = about.pop("command"), [Notes(data["warnings"], warning=True)] if data["warnings"] else []
+        changes = {name: " ".join(each["overrides"]) or "nothing" for name, each in data["variants"].items()}
+        seconds = {name: each["training_seconds"].values() for name, each in data["variants"].items()}
+        took = ", ".join(f"{name} {sum(each) / len(each):,.0f} s" for name, each in seconds.items())
+        return Report(
+            " / ".join(names),
+            [
+                Section("What is shown", SHOWN, [*warnings, Notes(self.findings())]),
+                Section("Metrics", METRICS, [self._metrics_table(), self._definitions(), *self._interval_plots()]),
+                Section("Loss per FLOP", LOSSES, loss_plots(data["variants"])),
+                Section("Listen", LISTEN, self.players()),
+                Section("Costs", COSTS, [cost_table(self.variants), Notes([f"Wall time of training: {took}."])]),
+                Section(
+                    "How it was made", "", [Code(command), facts_table("", about), facts_table("changes", changes)]
+                ),
+            ],
+            kicker="codecdiff · compare",
+            highlights=[size, (budget, "of training each"), (clips, "clips of each model")],
+            files=["report.json", "report.md"],
+        )
+
+    def findings(self) -> list[str]:
+        """Say in sentences how each variant compares with the first, by metrics of what is generated."""
+        return [
+            f"{result.name}, {name} minus {self.variants[0].name}: {format_difference(*difference)}: "
+            f"{describe_difference(*difference, result.direction)}."
+            for result in self.results
+            if result.name in (*PLOTTED, GAP)
+            for name, difference in result.differences.items()
+        ]
 
     def _metrics_table(self) -> Table:
-        rows = [(f"{result.name}{ARROWS[result.direction]}", *self._cells(result)) for result in self.results]
-        return Table(("metric", *self.names), rows)
+        names = [variant.name for variant in self.variants]
+        rows = [(f"{r.name}{ARROWS[r.direction]}", *(variant_cell(r, name) for name in names)) for r in self.results]
+        return Table(("metric", *names), rows)
 
-    def _cells(self, result: VariantResults) -> list[Cell]:
-        """Return a cell for each variant: its value, interval, and difference to the first if any variant differs."""
-        differ = any(difference != (0, 0, 0) for difference in result.differences.values())
-        cells = []
-        for name in self.names:
-            if (estimate := result.values.get(name)) is None:
-                cells.append(Cell("–"))
-                continue
-            low, high = _ends(estimate)
-            text, details, status = format_number(estimate.value, interval_width(low, high)), [], ""
-            if interval := format_interval(low, high):
-                details.append(interval)
-            if differ and (difference := result.differences.get(name)):
-                ends = _ends(difference)
-                verdict = describe_difference(difference.value, *ends, result.direction).partition(":")[0]
-                status = "good" if verdict == "better" else "bad" if verdict == "worse" else ""
-                details += [format_difference(difference.value, *ends), verdict]
-            cells.append(Cell(text, details, status))
-        return cells
+    def _definitions(self) -> Notes:
+        names: dict[str, list[str]] = {}
+        for result in self.results:
+            names.setdefault(result.meaning, []).append(result.name)
+        return Notes([f"{', '.join(each)}: {meaning}." for meaning, each in names.items()])
 
     def _interval_plots(self) -> list[Plot]:
-        plots = []
-        for result in self.results:
-            if result.name in PLOTTED:
-                is_log = result.direction == "lower"
-                plots.append(Plot(result.name, plot_intervals(result.name, result.values, log=is_log)))
-        return plots
+        shown = [result for result in self.results if result.name in PLOTTED]
+        return [Plot(r.name, plot_intervals(r.name, r.values, log=r.direction == "lower")) for r in shown]
 
-    def _loss_plots(self) -> list[Plot]:
-        """Plot the losses of whole models together, and those of the stages of each variant."""
-        runs = {name: [run for run in self.runs if run.variant.name == name] for name in self.names}
-        whole = {name: _mean_curve([model_losses(run) for run in own]) for name, own in runs.items()}
-        plots = [Plot("Whole models", plot_curves("Losses of models", whole, x_label="training FLOPs"))]
-        for variant in self.variants:
-            if len(variant.costs) > 1:
-                curves = [stage_losses(run) for run in runs[variant.name]]
-                stages = {cost.name: _mean_curve([each[cost.name] for each in curves]) for cost in variant.costs}
-                svg = plot_curves(f"Losses of {variant.name}", stages, x_label="training FLOPs of the stage")
-                plots.append(Plot(variant.name, svg, "its stages"))
-        return plots
 
-    def _training_time(self) -> str:
-        means = []
-        for name in self.names:
-            seconds = [_training_seconds(run) for run in self.runs if run.variant.name == name]
-            means.append(f"{name} {sum(seconds) / len(seconds):,.0f} s")
-        return f"Wall time of training, which depends on what else the machine did: {', '.join(means)}."
+def variant_cell(result: VariantResults, name: str) -> Cell:
+    """Return the value of a variant, its interval, and its difference to the first if any variant differs."""
+    if (estimate := result.values.get(name)) is None:
+        return Cell("–")
+    ends, status = estimate[1:], ""
+    details = [interval] if (interval := format_interval(*ends)) else []
+    if (difference := result.differences.get(name)) and any(any(each) for each in result.differences.values()):
+        verdict = describe_difference(*difference, result.direction).partition(":")[0]
+        status = "good" if verdict == "better" else "bad" if verdict == "worse" else ""
+        details += [format_difference(*difference), verdict]
+    return Cell(format_number(estimate.value, interval_width(*ends)), details, status)
 
 
 def stage_losses(run: Run) -> dict[str, Curve]:
@@ -283,20 +245,26 @@ def model_losses(run: Run) -> Curve:
     return points
 
 
-def _training_seconds(run: Run) -> float:
-    return sum(log[-1]["seconds"] for log in run.logs.values())
+def loss_plots(variants: Mapping[str, Any]) -> list[Plot]:
+    """Plot the losses of whole models together, and those of the stages of each variant."""
+    curves = {name: _mean_curves(list(variant["losses"].values())) for name, variant in variants.items()}
+    models = {name: each["model"] for name, each in curves.items()}
+    plots = [Plot("Whole models", plot_curves("Losses of models", models, x_label="training FLOPs"))]
+    for name, variant in variants.items():
+        if len(variant["stages"]) > 1:
+            stages = {stage["name"]: curves[name][stage["name"]] for stage in variant["stages"]}
+            svg = plot_curves(f"Losses of {name}", stages, x_label="training FLOPs of the stage")
+            plots.append(Plot(name, svg, "its stages"))
+    return plots
 
 
-def _mean_curve(curves: Sequence[Curve]) -> Curve:
-    """Return the mean over seeds of a curve."""
-    points = zip(*curves, strict=False)
-    return [(each[0][0], sum(loss for _, loss in each) / len(each)) for each in points]
-
-
-def _ends(estimate: Estimate) -> tuple[float | None, float | None]:
-    """Return the ends of an interval, None where it has none."""
-    low, high = (end if math.isfinite(end) else None for end in estimate[1:])
-    return low, high
+def _mean_curves(seeds: Sequence[Mapping[str, Curve]]) -> dict[str, Curve]:
+    """Return the mean over seeds of each curve."""
+    points = {name: zip(*(seed[name] for seed in seeds), strict=False) for name in seeds[0]}
+    return {
+        name: [(each[0][0], sum(loss for _, loss in each) / len(each)) for each in rows]
+        for name, rows in points.items()
+    }
 
 
 SHOWN = (
@@ -315,5 +283,5 @@ LOSSES = (
 LISTEN = "The first seed of every variant. Click a picture to play from there."
 COSTS = (
     "FLOPs of convolutions and matrix products of the denoisers; of a clip, of all network calls, each with so many "
-    "passes of guidance. Codec and conditioner are not counted."
+    "passes of guidance. Codec and conditioner are not counted. Wall time depends on what else the machine did."
 )
