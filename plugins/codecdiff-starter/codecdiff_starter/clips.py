@@ -1,8 +1,8 @@
-"""Clips to compare: composed, encoded, generated, and listened to as features."""
+"""Clips of composed music, and their features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 import torch
+from codecdiff_eval.audio_features import window_features
 from torch import Tensor
 
 from codecdiff.interfaces import Codec
-from codecdiff.metrics import window_features
-from codecdiff.pipeline.editing import EditMask, of_first_stage
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff_starter.codec import SpectralCodec
 from codecdiff_starter.composer import (
@@ -27,12 +26,12 @@ from codecdiff_starter.composer import (
 )
 
 PIECE_SECONDS = 12.0  # as the composer's data sets; clips are cut out at random, as the crops of training are
-QUICK_ITERATIONS = 1  # of Griffin-Lim, for sets that are measured and not heard
+QUICK_ITERATIONS = 1  # of Griffin-Lim, for sets that are only measured
 DECODE_BATCH = 8  # clips; bounds the memory of decoding
 
 
 class Pieces(NamedTuple):
-    """Composed clips, what is true of them, and a caption each."""
+    """Composed clips, their facts, and a caption each."""
 
     audio: Tensor  # (n, 1, t)
     facts: list[Facts]
@@ -44,7 +43,7 @@ def compose_pieces(
 ) -> Pieces:
     """Compose n pieces and cut a clip out of each; `unseen` makes every other one a combination training lacks.
 
-    `each` maps `compose` over the pieces; `composer.mapping` gives one that works in several processes.
+    `each` maps `compose` over the pieces; that of `composer.mapping` works in several processes.
     """
     rngs = [np.random.default_rng([seed, i]) for i in range(n)]
     facts = [training_facts(rng) for rng in rngs]
@@ -62,7 +61,7 @@ def training_clips(folder: Path, n: int, seconds: float, seed: int) -> Tensor:
     files = sorted(folder.glob("*.flac"))
     if not files:
         raise FileNotFoundError(
-            f"{folder} holds no flac file: give the folder of composed music the model was trained on."
+            f"{folder} holds no flac file: expected the folder of composed music the model was trained on."
         )
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(files))
@@ -75,21 +74,15 @@ def cut(audio: np.ndarray, seconds: float, rng: np.random.Generator) -> np.ndarr
     samples = round(seconds * SAMPLE_RATE)
     if len(audio) < samples:
         raise ValueError(
-            f"A piece of {len(audio) / SAMPLE_RATE:.1f} s holds no clip of {seconds:g} s: ask for shorter clips."
+            f"A piece of {len(audio) / SAMPLE_RATE:.1f} s holds no clip of {seconds:g} s: choose shorter clips."
         )
     start = int(rng.integers(len(audio) - samples + 1))
     return audio[start : start + samples]
 
 
-def encode(pipeline: Pipeline, audio: Tensor) -> Tensor:
-    """(n, 1, t) audio -> (n, k, l) codes, clip by clip."""
-    clips = audio.expand(-1, pipeline.codec.channels, -1).to(pipeline.device).split(1)
-    return torch.cat([pipeline.codec.encode(clip) for clip in clips])
-
-
 @contextmanager
 def quick(codec: Codec) -> Iterator[None]:
-    """Let the starter codec spend few Griffin-Lim iterations in this block: features hardly see phases.
+    """Let the starter codec use few Griffin-Lim iterations in this block: features hardly depend on phases.
 
     48 clips decoded with 1 iteration instead of 16 lay at a Fréchet distance of 0.07 from themselves (0.5 without
     any); two sets of as many real clips are 5 apart.
@@ -105,34 +98,8 @@ def quick(codec: Codec) -> Iterator[None]:
             module.griffin_lim_iterations = iterations
 
 
-def listen(pipeline: Pipeline, codes: Tensor, samples: int) -> Tensor:
-    """(n, k, l) codes -> (n, w, 64) features of the decoded clips, cut to `samples`."""
+def embed(pipeline: Pipeline, codes: Tensor, samples: int) -> Tensor:
+    """(n, k, l) codes -> (n, w, 64) log-mel features of the decoded clips, cut to `samples`."""
     batches = (pipeline.decode(batch.split(1), samples) for batch in codes.split(DECODE_BATCH))
     with quick(pipeline.codec):
         return torch.cat([window_features(audio.mean(1), pipeline.sample_rate) for audio in batches])
-
-
-def true_latents(pipeline: Pipeline, audio: Tensor) -> Tensor:
-    """(n, 1, t) audio -> (n, k, d, l) latents as the model would sample them if it were perfect, clip by clip."""
-    clips = audio.expand(-1, pipeline.codec.channels, -1).to(pipeline.device).split(1)
-    codec = pipeline.codec
-    return torch.cat(
-        [
-            codec.encode_continuous(clip) if pipeline.target == "projections" else codec.embed(codec.encode(clip))
-            for clip in clips
-        ]
-    )
-
-
-def generate(pipeline: Pipeline, held_out: Tensor, prompts: Sequence[str], **sampling: Any) -> dict[str, Tensor]:
-    """Give the codes (n, k, l) of the sets a model makes, for the captions and latents (n, k, d, l) of held-out pieces.
-
-    A model of one stage has no `true_primary`: nothing would be left to generate.
-    """
-    texts, frames = [{"text": prompt} for prompt in prompts], held_out.shape[-1]
-    made = {"generated": pipeline.generate_codes(texts, frames, **sampling)}
-    if len(pipeline.stages) > 1:
-        known = EditMask.of_latents(pipeline.codec, held_out).keep(of_first_stage(pipeline.splitter, pipeline.codec))
-        made["true_primary"] = pipeline.generate_codes(texts, frames, known=known, **sampling)
-    codes = {name: torch.cat(list(takes)) for name, takes in made.items()}
-    return codes | {"noise": pipeline.noise_codes(len(texts), frames, seed=sampling["seed"])}
