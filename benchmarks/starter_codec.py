@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from codecdiff_eval.audio_features import log_mel
 from codecdiff_starter.codec import SpectralCodec
 from codecdiff_starter.composer import compose
 from codecdiff_starter.facts import Facts, held_out_facts, training_facts
 from codecdiff_starter.phases import retrieve_phases
 from torch import Tensor
 
-from codecdiff.data.audio import find_tracks, read_audio
-from codecdiff.metrics import log_mel
+from codecdiff.data.audio import read_audio
+from codecdiff.data.metadata import find_tracks
 
 RATE = SpectralCodec.sample_rate
 CHROMA_WINDOW = 8192  # audio samples

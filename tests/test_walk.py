@@ -12,7 +12,7 @@ import pytest
 from codecdiff_eval.results import EvalReport, NotMeasured
 
 from codecdiff.data.code_store import CodeStore
-from codecdiff.data.manifests import Manifest
+from codecdiff.data.manifest import Manifest
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "evaluation.md"
@@ -53,7 +53,7 @@ def test_the_six_commands_lead_from_nothing_to_a_report(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     runs = tmp_path / "runs"
     assert len(Manifest.read(runs / "music.parquet").tracks()) == 10
-    kept = [track.name for track in Manifest.read(runs / "rank-kept.parquet").tracks()]
+    kept = [track.name for track in Manifest.read(runs / "rank-selected.parquet").tracks()]
     assert len(kept) == 8
     assert sorted(row["track"] for row in CodeStore(runs / "store").rows) == sorted(kept)
     report = EvalReport.read(runs / "report")

@@ -1,4 +1,4 @@
-"""Long audio in pieces."""
+"""Long audio in chunks."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ import torch
 from torch import Tensor
 
 from codecdiff.codecs.wrapper import CodecWrapper
-from codecdiff.interfaces import Codec
+from codecdiff.interfaces.codec import Codec
 
 
 class ChunkedCodec(CodecWrapper):
-    """A codec that works through long audio in pieces, each with the halo that makes it equal to the whole.
+    """A codec that processes long audio in chunks, each with the context that makes the result equal to the whole.
 
-    Memory does not grow with duration. Refuses codecs without a finite halo.
+    Memory does not grow with duration.
+
+    Args:
+        codec: The wrapped codec.
+        frames: Latent frames per chunk, without context.
+
+    Raises:
+        ValueError: The context of the codec is unbounded, or `frames` is not positive.
+
     """
 
     keeps_codes = True
@@ -22,56 +30,56 @@ class ChunkedCodec(CodecWrapper):
     def __init__(self, codec: Codec, *, frames: int = 512):
         super().__init__(codec)
         if codec.encode_context_frames is None or codec.decode_context_frames is None:
-            raise ValueError(f"{type(codec).__name__} has no finite halo: in pieces it would not equal the whole.")
+            raise ValueError(
+                f"{type(codec).__name__} has unbounded context: in chunks its result would not equal the whole."
+            )
         if frames < 1:
-            raise ValueError(f"frames={frames}: a piece needs at least 1 latent frame.")
-        self.frames = frames
+            raise ValueError(f"frames={frames}: a chunk needs at least 1 latent frame.")
+        self.frames = self.chunk_frames = frames
 
-    def _pieces(self, total: int, halo: int) -> list[tuple[int, int, int, int]]:
-        """Give (start, stop, start with halo, stop with halo), in frames, of every piece."""
-        # of nothing there is a piece too, so that the codec itself says what it makes of it
+    def _chunks(self, total: int, context: int) -> list[tuple[int, int, int, int]]:
+        """Return (start, stop, start with context, stop with context) of every chunk, in frames."""
+        # empty input is one chunk too, so that the wrapped codec itself accepts or refuses it
         spans = [(start, min(start + self.frames, total)) for start in range(0, total or 1, self.frames)]
-        return [(a, b, max(a - halo, 0), min(b + halo, total)) for a, b in spans]
+        return [(start, stop, max(start - context, 0), min(stop + context, total)) for start, stop in spans]
 
     def _over_audio(self, function: Callable[[Tensor], Iterable[Tensor]], audio: Tensor) -> tuple[Tensor, ...]:
-        """Give the tensors (..., l) that a function gives of audio, piece by piece."""
-        hop, spans = (
-            self.hop_length,
-            self._pieces(-(-audio.shape[-1] // self.hop_length), self.codec.encode_context_frames or 0),
-        )
-        pieces = [
-            [tensor[..., a - left : b - left] for tensor in function(audio[..., left * hop : right * hop])]
-            for a, b, left, right in spans
+        """Return the tensors (..., l) that `function` computes of audio, chunk by chunk."""
+        hop = self.hop_length
+        chunks = self._chunks(-(-audio.shape[-1] // hop), self.codec.encode_context_frames or 0)
+        results = [
+            [tensor[..., start - left : stop - left] for tensor in function(audio[..., left * hop : right * hop])]
+            for start, stop, left, right in chunks
         ]
-        return tuple(torch.cat(parts, dim=-1) for parts in zip(*pieces, strict=True))
+        return tuple(torch.cat(parts, dim=-1) for parts in zip(*results, strict=True))
 
     def encode(self, audio: Tensor) -> Tensor:
-        """(b, ch, t) audio -> (b, k, l) codes, piece by piece."""
-        return self._over_audio(lambda piece: (self.codec.encode(piece),), audio)[0]
+        """Encode audio (b, ch, t) to codes (b, k, l)."""
+        return self._over_audio(lambda chunk: (self.codec.encode(chunk),), audio)[0]
 
     def encode_continuous(self, audio: Tensor) -> Tensor:
-        """(b, ch, t) audio -> (b, k, d, l) latents before quantisation, piece by piece."""
-        return self._over_audio(lambda piece: (self.codec.encode_continuous(piece),), audio)[0]
+        """Encode audio (b, ch, t) to pre-quantization latents (b, k, d, l)."""
+        return self._over_audio(lambda chunk: (self.codec.encode_continuous(chunk),), audio)[0]
 
     def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, ch, t) audio -> (b, k, l) codes and (b, k, d, l) latents before quantisation, piece by piece."""
-        codes, projections = self._over_audio(self.codec.encode_with_continuous, audio)
-        return codes, projections
+        """Encode audio (b, ch, t) to codes (b, k, l) and pre-quantization latents (b, k, d, l)."""
+        codes, latents = self._over_audio(self.codec.encode_with_continuous, audio)
+        return codes, latents
 
     def decode(self, codes: Tensor) -> Tensor:
-        """(b, k, l) codes -> (b, ch, l * hop_length) audio, piece by piece."""
+        """Decode codes (b, k, l) to audio (b, ch, l * hop_length)."""
         hop, length = self.hop_length, codes.shape[-1]
-        heard, stop = torch.empty(0), 0
-        for a, b, left, right in self._pieces(length, self.codec.decode_context_frames or 0):
-            piece = self.codec.decode(codes[..., left:right])[..., (a - left) * hop : (b - left) * hop]
-            if a == 0:  # pieces that are joined at the end would take the room twice
-                heard = piece.new_empty(*piece.shape[:-1], length * hop)
-            stop = a * hop + piece.shape[-1]
-            heard[..., a * hop : stop] = piece
-        return heard[..., :stop]
+        audio, end = torch.empty(0), 0
+        for start, stop, left, right in self._chunks(length, self.codec.decode_context_frames or 0):
+            chunk = self.codec.decode(codes[..., left:right])[..., (start - left) * hop : (stop - left) * hop]
+            if start == 0:  # one tensor from the beginning: concatenation would need twice the memory
+                audio = chunk.new_empty(*chunk.shape[:-1], length * hop)
+            end = start * hop + chunk.shape[-1]
+            audio[..., start * hop : end] = chunk
+        return audio[..., :end]
 
 
 def chunked(codec: Codec) -> Codec:
-    """Return `ChunkedCodec(codec)` if the codec is local, so memory stays flat; else the codec."""
-    local = codec.encode_context_frames is not None and codec.decode_context_frames is not None
-    return ChunkedCodec(codec) if local and not isinstance(codec, ChunkedCodec) else codec
+    """Return `ChunkedCodec(codec)`, so that memory does not grow; the codec itself if that is so, or impossible."""
+    is_bounded = codec.encode_context_frames is not None and codec.decode_context_frames is not None
+    return ChunkedCodec(codec) if is_bounded and codec.chunk_frames is None else codec

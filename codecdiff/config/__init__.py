@@ -3,7 +3,6 @@
 from codecdiff.config.overrides import chosen, override, read
 from codecdiff.config.parts import (
     DERIVED,
-    CaptionerSpec,
     CodecSpec,
     ConditionerSpec,
     ConfigError,
@@ -15,6 +14,7 @@ from codecdiff.config.parts import (
     build,
     build_skeleton,
     completed,
+    derived_arguments,
     options,
     over,
     parse,
@@ -34,7 +34,6 @@ from codecdiff.config.schema import (
 
 __all__ = [
     "DERIVED",
-    "CaptionerSpec",
     "CodecSpec",
     "ConditionerSpec",
     "ConfigError",
@@ -55,6 +54,7 @@ __all__ = [
     "build_skeleton",
     "chosen",
     "completed",
+    "derived_arguments",
     "options",
     "over",
     "override",

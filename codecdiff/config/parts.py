@@ -21,7 +21,6 @@ DERIVED = {
     "splitters": ("num_codebooks", "levels"),
     "conditioners": (),
     "denoisers": ("channels", "context_channels", "condition_widths"),
-    "captioners": ("answers",),
     "embedders": (),
 }
 
@@ -45,7 +44,6 @@ CodecSpec = Annotated[dict[str, Any], PartOf("codecs")]
 SplitterSpec = Annotated[dict[str, Any], PartOf("splitters")]
 ConditionerSpec = Annotated[dict[str, Any], PartOf("conditioners")]
 DenoiserSpec = Annotated[dict[str, Any], PartOf("denoisers")]
-CaptionerSpec = Annotated[dict[str, Any], PartOf("captioners")]
 EmbedderSpec = Annotated[dict[str, Any], PartOf("embedders")]
 
 
@@ -84,6 +82,11 @@ def _near(name: str, names: Sequence[str]) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
+def derived_arguments(kind: str) -> tuple[str, ...]:
+    """Return the arguments of parts of a kind that follow from other parts; added kinds list them as `derived`."""
+    return DERIVED[kind] if kind in DERIVED else tuple(getattr(registry.interface(kind), "derived", ()))
+
+
 def options(kind: str, name: str) -> dict[str, Any]:
     """Give the options of a part with their type hints: its constructor's signature, less what is supplied."""
     part = registry.load(kind, name)
@@ -96,7 +99,7 @@ def options(kind: str, name: str) -> dict[str, Any]:
             "Its package must import at run time the types that its constructor names."
         ) from error
     known = (parameter.name for parameter in list(signature.parameters.values())[1:])
-    return {key: hints.get(key, Any) for key in known if key in hints and key not in DERIVED[kind]}
+    return {key: hints.get(key, Any) for key in known if key in hints and key not in derived_arguments(kind)}
 
 
 def _adapter(hint: Any, skeleton: bool = False) -> TypeAdapter[Any]:
@@ -112,12 +115,11 @@ def _adapter(hint: Any, skeleton: bool = False) -> TypeAdapter[Any]:
 
 def _built(kind: str, skeleton: bool) -> Any:
     """Give the type hint of a part that is built where it is described."""
-    from codecdiff.interfaces import KINDS
 
     def assembled(value: Any) -> Any:
         return _assemble(kind, value, {}, skeleton) if isinstance(value, str | Mapping) else value
 
-    return Annotated[InstanceOf[KINDS[kind]], BeforeValidator(assembled)]
+    return Annotated[InstanceOf[registry.interface(kind)], BeforeValidator(assembled)]
 
 
 def _checked(value: Any, hint: Any, where: str, skeleton: bool = False) -> Any:
@@ -156,7 +158,7 @@ def part_spec(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, 
         )
     known = options(kind, name)
     for key in values:
-        if key in DERIVED[kind]:
+        if key in derived_arguments(kind):
             raise ConfigError(f"{kind[:-1]}.{key} follows from the other parts; leave it out.")
         if key not in known:
             raise ConfigError(
@@ -229,7 +231,7 @@ def to_config(kind: str, part: Any) -> dict[str, Any]:
     """
     import sys
 
-    part = part.recorded()
+    part = part.portable()
     loaded = [plugin for plugin in registry.installed(kind) if plugin.entry.module_name in sys.modules]
     matches = [plugin for plugin in loaded if _names(plugin, type(part))]
     if not matches:
@@ -239,7 +241,7 @@ def to_config(kind: str, part: Any) -> dict[str, Any]:
         )
     name = matches[0].name
     shared = [plugin for plugin in registry.installed(kind) if plugin.name == name]
-    values = {key: _plain(value) for key, value in part.arguments.items() if key not in DERIVED[kind]}
+    values = {key: _plain(value) for key, value in part.arguments.items() if key not in derived_arguments(kind)}
     return {"name": name if len(shared) == 1 else f"{matches[0].distribution}:{name}", **values}
 
 

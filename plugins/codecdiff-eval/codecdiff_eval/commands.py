@@ -15,8 +15,7 @@ from codecdiff.files import require_writable
 if TYPE_CHECKING:
     import torch
 
-    from codecdiff.data.audio import Track
-    from codecdiff.data.faults import Fault
+    from codecdiff.data.metadata import Issue, Track
     from codecdiff_eval.evaluator import ReferenceMusic
     from codecdiff_eval.generation import Generator
     from codecdiff_eval.prompts import EvalPrompt
@@ -155,8 +154,8 @@ def read_tracks(path: Path, split: str) -> list[Track]:
 
     A manifest that names no splits is taken whole, as a folder is.
     """
-    from codecdiff.data.audio import find_tracks
-    from codecdiff.data.manifests import Manifest
+    from codecdiff.data.manifest import Manifest
+    from codecdiff.data.metadata import find_tracks
     from codecdiff_eval.prompts import ALL, select_split, split_of
 
     if not path.exists():
@@ -164,8 +163,8 @@ def read_tracks(path: Path, split: str) -> list[Track]:
     if path.suffix != ".parquet":
         return find_tracks(path)
     manifest = Manifest.read(path)
-    selected = select_split(manifest.recordings, split_of(path, split) or ALL, lambda track: track.split)
-    tracks = replace(manifest, recordings=selected).tracks()
+    selected = select_split(manifest.rows, split_of(path, split) or ALL, lambda track: track.split)
+    tracks = replace(manifest, rows=selected).tracks()
     if missing := len(selected) - len(tracks):
         warn([f"{missing} of {len(selected)} tracks of {path} have no audio here."])
     if not tracks:
@@ -177,7 +176,7 @@ def read_inputs(file: Path, split: str, count: int | None, seed: int) -> list[Ev
     """Read a list of prompts and draw as many as requested; bad rows are printed."""
     from codecdiff_eval.prompts import read_prompts, sample_prompts
 
-    bad: list[Fault] = []
+    bad: list[Issue] = []
     prompts = read_prompts(file, bad.append, split=split)
     warn(f"Skipped: {row}" for row in bad[:SHOWN])
     if len(bad) > SHOWN:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from codecdiff import config, huggingface, registry
-from codecdiff.data.audio import Track
+from codecdiff.data.metadata import Track
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff_eval.embedders.codec import CodecEmbedder

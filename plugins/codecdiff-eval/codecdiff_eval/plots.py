@@ -146,7 +146,7 @@ def spectrogram(audio: np.ndarray, sample_rate: int) -> str:
     from matplotlib import colormaps
     from PIL import Image
 
-    from codecdiff.metrics import FLOOR, log_mel
+    from codecdiff_eval.audio_features import FLOOR, log_mel
 
     padding = max(0, round(MIN_SPECTROGRAM_S * sample_rate) - len(audio))
     samples = torch.from_numpy(np.pad(np.asarray(audio, np.float32), (0, padding)))

@@ -15,10 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from codecdiff.data.audio import CAPTION_FIELDS, Track
-from codecdiff.data.faults import BadRow, Fault, Report
-from codecdiff.data.manifests import Manifest, Recording
-from codecdiff.data.tables import Row, header_of, made, rows
+from codecdiff.data.manifest import Manifest, ManifestRow
+from codecdiff.data.metadata import (
+    CAPTION_FIELDS,
+    Issue,
+    Report,
+    TableRow,
+    Track,
+    captions_in,
+    column_names,
+    convert_rows,
+    json_lines,
+    read_table,
+    text_lines,
+)
 from codecdiff.interfaces import prompt_fields
 
 ATTRIBUTES = ("bpm", "tempo", "key", "mode", "instruments")  # fields that can be estimated from audio
@@ -66,10 +76,10 @@ def read_prompts(file: Path | str, report: Report, *, split: str = "") -> list[E
     for number, (line, fields) in enumerate(_rows(file, report, split)):
         prompt = EvalPrompt(number, fields)
         if not str(fields.get("text") or "").strip():
-            report(Fault(file.name, "It has no text.", "Write a caption, or leave it out.", line))
+            report(Issue(file.name, "It has no text.", "Write a caption, or leave it out.", line))
         elif prompt.hash in prompts:
             what = f"It is the same as prompt {prompts[prompt.hash].number + 1}."
-            report(Fault(file.name, what, "Once is enough: it is left out.", line))
+            report(Issue(file.name, what, "Once is enough: it is left out.", line))
         else:
             prompts[prompt.hash] = prompt
     if not prompts:
@@ -103,8 +113,8 @@ def split_of(path: Path | None, split: str) -> str:
     """Return the split that is taken of prompts or music, empty for what has none, as folders and lines of text."""
     if path is not None and path.suffix == ".parquet":
         manifest = Manifest.read(path)
-        return (split or default_split(manifest)) if any(each.split for each in manifest.recordings) else ""
-    is_musiccaps = path is not None and path.suffix in (".csv", ".tsv") and set(header_of(path)) >= MUSICCAPS
+        return (split or default_split(manifest)) if any(each.split for each in manifest.rows) else ""
+    is_musiccaps = path is not None and path.suffix in (".csv", ".tsv") and set(column_names(path)) >= MUSICCAPS
     return (split or EVALUATION) if is_musiccaps else ""
 
 
@@ -127,12 +137,12 @@ def _rows(file: Path, report: Report, split: str) -> Iterator[tuple[int | None, 
     suffix = file.suffix.lower()
     if suffix == ".parquet":
         manifest = Manifest.read(file)
-        found = select_split(manifest.recordings, split or default_split(manifest), lambda track: track.split)
-        yield from ((None, _of_recording(recording)) for recording in found)
+        found = select_split(manifest.rows, split or default_split(manifest), lambda track: track.split)
+        yield from ((None, _of_row(row)) for row in found)
     elif suffix in (".csv", ".tsv"):
-        columns = header_of(file)
+        columns = column_names(file)
         if set(columns) >= MUSICCAPS:
-            captions = list(made(rows(file, report), _musiccaps_caption, report))
+            captions = list(convert_rows(read_table(file, report), _musiccaps_caption, report))
             yield from (
                 (None, {"text": text}) for text, _ in select_split(captions, split or EVALUATION, lambda row: row[1])
             )
@@ -141,51 +151,27 @@ def _rows(file: Path, report: Report, split: str) -> Iterator[tuple[int | None, 
             raise ValueError(
                 f"'{file}' has no column of captions ({', '.join(CAPTION_FIELDS)}); it has: {', '.join(columns)}."
             )
-        yield from ((row.line, _fields(row.values)) for row in rows(file, report))
+        yield from ((row.line, _fields(row.values)) for row in read_table(file, report))
+    elif suffix == ".jsonl":
+        values = json_lines(file, report, (str, dict))
+        yield from ((line, _fields(prompt_fields(value))) for line, value in values if value)
     else:
-        yield from _lines(file, report, is_json=suffix == ".jsonl")
+        yield from ((line, {"text": text}) for line, text in text_lines(file, report))
 
 
-def _musiccaps_caption(row: Row) -> tuple[str, str]:
-    """Return the caption and the split of a row of MusicCaps. Raises BadRow."""
+def _musiccaps_caption(row: TableRow) -> tuple[str, str]:
+    """Return the caption and the split of a row of MusicCaps. Raises RowError."""
     if row["is_audioset_eval"] not in MUSICCAPS_SPLITS:
-        raise row.bad("is_audioset_eval", f"'{row['is_audioset_eval']}' is neither True nor False.")
-    return row.needed("caption"), MUSICCAPS_SPLITS[row["is_audioset_eval"]]
-
-
-def _lines(file: Path, report: Report, *, is_json: bool) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the fields of every line that is not empty. What cannot be read is reported."""
-    for number, line in enumerate(file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
-        try:
-            text = line.decode().strip()
-            value = json.loads(text) if is_json and text else text
-            if not isinstance(value, str | Mapping):
-                fault = Fault(file.name, "It is not a prompt.", "Write a string, or an object with text.", number)
-                raise BadRow(fault)
-            if value:
-                fields = _fields(prompt_fields(value))
-                json.dumps(fields, ensure_ascii=False).encode()
-                yield number, fields
-        except BadRow as error:
-            report(error.fault)
-        except UnicodeDecodeError:
-            report(Fault(file.name, "It is not UTF-8.", "Save the file as UTF-8.", number))
-        except UnicodeEncodeError:
-            what = "It holds half of a character, as \\ud83d without its other half."
-            report(Fault(file.name, what, "Write the whole character, or leave the line out.", number))
-        except ValueError as error:
-            report(Fault(file.name, f"It is not valid JSON: {error}.", "Correct the line, or leave it out.", number))
+        raise row.error("is_audioset_eval", f"'{row['is_audioset_eval']}' is neither True nor False.")
+    return row.required("caption"), MUSICCAPS_SPLITS[row["is_audioset_eval"]]
 
 
 def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row as the fields of a prompt: one text, and whatever else it holds."""
-    texts = [values[name] for name in CAPTION_FIELDS if values.get(name)]
-    text = texts[0] if texts else ""
-    text = str(text[0] if isinstance(text, list) and text else text).strip()
     others = {k: v for k, v in values.items() if k not in (*CAPTION_FIELDS, "file_name") and v not in ("", None)}
-    return {"text": text, **others}
+    return {"text": next(iter(captions_in(values)), ""), **others}
 
 
-def _of_recording(recording: Recording) -> dict[str, Any]:
-    track = Track(Path(recording.file), recording.track, tuple(recording.captions), recording.told())
+def _of_row(row: ManifestRow) -> dict[str, Any]:
+    track = Track(Path(row.file), row.track, tuple(row.captions), row.track_metadata())
     return {**track.metadata, **prompt_of(track)}

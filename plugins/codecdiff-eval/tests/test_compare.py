@@ -43,7 +43,7 @@ from codecdiff import Pipeline, config
 from codecdiff.cli.main import app
 from codecdiff.config import ConfigError, Data
 from codecdiff.data.code_store import CodeStore
-from codecdiff.files import try_alone
+from codecdiff.files import try_lock
 from codecdiff.pipeline.editing import of_first_stage, of_first_stages
 from codecdiff.training.batch import StageData
 from codecdiff.training.experiment import new_pipeline, new_stage
@@ -235,15 +235,15 @@ def test_stages_in_common_are_those_whose_weights_would_be_the_same(settings: di
 def test_a_run_that_another_process_has_locked_is_left_to_it(comparison: CompareConfig, tmp_path: Path) -> None:
     runs = make_runs(comparison, make_variants(comparison), tmp_path)
     runs = [run for run in runs if run.variant.name == "parallel"]
-    held = try_alone(runs[0].folder)
+    held = try_lock(runs[0].folder)
     assert held is not None
     done: list[Run] = []
     for run in take_turns(runs, lambda run: run in done or run is runs[0]):
         assert run is runs[1]
-        assert try_alone(run.folder) is None
+        assert try_lock(run.folder) is None
         done.append(run)
     held.close()
-    assert try_alone(runs[0].folder) is not None
+    assert try_lock(runs[0].folder) is not None
 
 
 def test_clips_are_of_validation_tracks_and_each_track_is_on_one_side(store: CodeStore, music: Path) -> None:

@@ -46,8 +46,9 @@ from typer.testing import CliRunner
 from codecdiff import config
 from codecdiff.cli import console
 from codecdiff.cli.main import app
-from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio
-from codecdiff.data.manifests import Manifest, Recording
+from codecdiff.data.audio import BadAudio, read_audio
+from codecdiff.data.manifest import Manifest, ManifestRow
+from codecdiff.data.metadata import Track, find_tracks
 from codecdiff.interfaces import prompt_fields
 from codecdiff.pipeline.editing import of_first_stages
 from codecdiff.pipeline.model_card import add_scores, write_card
@@ -138,7 +139,7 @@ def test_lists_of_every_kind_are_read(tmp_path: Path) -> None:
     assert [fault.line for fault in faults] == [3, 4, 5]
     (tmp_path / "b.csv").write_text("caption,key\nslow,Am\n,Am\n")
     assert [dict(p.fields) for p in read_prompts(tmp_path / "b.csv", faults.append)] == [{"text": "slow", "key": "Am"}]
-    rows = [Recording("one", captions=["a tune"], split="test", tags={"instrument": ["harp"]}), Recording("two")]
+    rows = [ManifestRow("one", captions=["a tune"], split="test", tags={"instrument": ["harp"]}), ManifestRow("two")]
     Manifest(tmp_path, rows, {"source": "folder"}).write(tmp_path / "c.parquet")
     asked = read_prompts(tmp_path / "c.parquet", faults.append)
     assert [(p.fields["text"], p.fields["instruments"]) for p in asked] == [("a tune", ["harp"])]
@@ -611,7 +612,7 @@ def test_a_judge_of_captions_needs_no_statistics_of_its_own(music: Path, tmp_pat
 
 def test_the_split_reaches_manifests_of_music_and_is_told(music: Path, tmp_path: Path) -> None:
     splits = ["test", "train", "train", "test"]
-    rows = [Recording(f"{i}", file=f"{i}.wav", present=True, split=split) for i, split in enumerate(splits)]
+    rows = [ManifestRow(f"{i}", file=f"{i}.wav", present=True, split=split) for i, split in enumerate(splits)]
     Manifest(music, rows, {"source": "musiccaps"}).write(tmp_path / "caps.parquet")
     asked = ("--reference", tmp_path / "caps.parquet", "--seconds", 1, "--metric", "fad-per-track")
     for told, split, count in ((), "test", 2), (("--split", "train"), "train", 2), (("--split", "all"), "all", 4):

@@ -19,10 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from codecdiff.config import Data
-from codecdiff.data.audio import find_tracks, write_audio
+from codecdiff.data.audio import write_audio
 from codecdiff.data.code_store import CodeStore, load_state
 from codecdiff.data.dataset import split_tracks
-from codecdiff.files import replaced
+from codecdiff.data.metadata import find_tracks
+from codecdiff.files import atomic_write
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff_eval.compare.config import CompareEvalConfig
@@ -137,7 +138,7 @@ class SavedSets:
 
     def save(self, sets: Sets) -> None:
         """Write the file, whole or not at all."""
-        with replaced(self.file) as temporary:
+        with atomic_write(self.file) as temporary:
             save_file({name: vectors.contiguous() for name, vectors in sets.items()}, temporary, {"hash": self.hash})
 
     def load(self) -> Sets:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from codecdiff import config
 from codecdiff.data.code_store import CodeStore
-from codecdiff.files import wait_alone
+from codecdiff.files import lock_folder
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.training.experiment import new_pipeline
@@ -65,7 +65,7 @@ class Experiment:
             sets = self._writer(run, run.folder).model_sets(self._split(run), self.comparison.prompts)
             self._model_sets(run).save(sets)
         for run in {run.codec_folder: run for run in runs}.values():
-            with wait_alone(run.codec_folder):
+            with lock_folder(run.codec_folder, timeout=-1):
                 if not self._codec_sets(run).is_there:
                     self.log(f"{run.codec_folder.name}: embedding")
                     self._codec_sets(run).save(self._writer(run, run.codec_folder).codec_sets(self._split(run)))

@@ -26,7 +26,7 @@ from codecdiff import config
 from codecdiff.config import Diffusion, Optimization, StageOptions
 from codecdiff.config.schema import ExperimentConfig
 from codecdiff.data.code_store import CodeStore
-from codecdiff.files import WAIT, replace_text, try_alone, wait_alone
+from codecdiff.files import POLL_SECONDS, atomic_write_text, lock_folder, try_lock
 from codecdiff.pipeline.checkpoint import differences
 from codecdiff.pipeline.model_card import write_card
 from codecdiff.pipeline.pipeline import Pipeline
@@ -177,13 +177,13 @@ def take_turns(runs: Sequence[Run], is_done: Callable[[Run], bool]) -> Iterator[
             twins = [shared_run(run, i, runs) for i in range(len(run.variant.steps))]
             if not all(run.is_trained(i) or twin is None or twin.is_trained(i) for i, twin in enumerate(twins)):
                 continue
-            if lock := try_alone(run.folder):
+            if lock := try_lock(run.folder):
                 with lock:
                     if not is_done(run):
                         yield run
                         progressed = True
         if not progressed:
-            time.sleep(WAIT)
+            time.sleep(POLL_SECONDS)
 
 
 def shared_run(run: Run, i: int, runs: Sequence[Run]) -> Run | None:
@@ -198,7 +198,7 @@ def train_run(run: Run, runs: Sequence[Run], comparison: CompareConfig, device: 
     _record_experiment(run)
     pipeline, codec = new_pipeline(run.experiment)
     pipeline.to(device)
-    with wait_alone(run.codec_folder):
+    with lock_folder(run.codec_folder, timeout=-1):
         if not (run.store / "header.json").is_file():
             log(f"{run.name}: encoding the music")
         first = run.experiment.model_copy(update={"seed": comparison.seeds[0]})  # with which a codec is fitted
@@ -222,7 +222,7 @@ def _record_experiment(run: Run) -> None:
             raise ValueError(
                 f"'{run.folder}' was trained differently: {'; '.join(lines)}. Choose another output, or delete it."
             )
-    replace_text(file, json.dumps(new, indent=1) + "\n")
+    atomic_write_text(file, json.dumps(new, indent=1) + "\n")
 
 
 def _may_differ(line: str) -> bool:
