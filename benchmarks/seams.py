@@ -14,7 +14,7 @@ import argparse
 import torch
 from codecdiff_eval.audio_features import FRAMES_PER_SECOND, frame_change
 from codecdiff_eval.eval_sets import encode
-from codecdiff_starter.clips import compose_pieces
+from codecdiff_starter.clips import compose_clips
 from torch import Tensor
 
 import codecdiff
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=32)
     options = parser.parse_args()
     model = codecdiff.load(options.model)
-    pieces = compose_pieces(options.clips, SECONDS, SEED, unseen=False)
+    pieces = compose_clips(options.clips, SECONDS, SEED, unseen=False)
     codes = encode(model.codec, pieces.audio)
     mask = outside(REGIONS, model.codec, codes.shape[-1])
     sources = [EditMask.of_audio(model.codec, audio, model.target) for audio in pieces.audio.split(1)]

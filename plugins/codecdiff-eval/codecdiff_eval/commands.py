@@ -259,8 +259,8 @@ def compare(
     )
     if not plan:
         experiment = Experiment(comparison, variants, output, chosen_device(device), log)
-        page = experiment.run(shlex.join(["codecdiff", *sys.argv[1:]]))
-        out.print(f"{page}: open it in a browser", soft_wrap=True)
+        report = experiment.run(shlex.join(["codecdiff", *sys.argv[1:]]))
+        out.print(f"{report}: open it in a browser", soft_wrap=True)
 
 
 def log(line: str) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
+__all__ = ["plot_bars", "plot_curves", "plot_intervals", "plot_losses", "spectrogram"]
+
 MEL_BANDS = 80
 DYNAMIC_RANGE_DB = 60  # below the loudest point, where black begins
 MIN_SPECTROGRAM_S = 0.1  # shorter audio is padded

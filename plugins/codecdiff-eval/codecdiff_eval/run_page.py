@@ -9,7 +9,7 @@ from codecdiff.training.trainer import read_logs
 from codecdiff_eval.plots import plot_losses
 from codecdiff_eval.report import Player, Players, Plot, Report, Section, write_report
 
-LISTEN = "Generated at the end of training, each from the text above it. Click a picture to play from there."
+SAMPLES = "Generated at the end of training, each from the text above it. Click a spectrogram to play from there."
 NO_LOSSES = "No losses were logged."
 LOSSES = "Validation losses are of the averaged weights, with fixed noise; the zero predictor is the best constant."
 
@@ -28,7 +28,7 @@ def write_run_page(folder: Path | str) -> Path:
         for stage, log in logs.items()
     ]
     samples = find_tracks(folder / "samples") if any(folder.glob("samples/*")) else []
-    sections = [Section("Samples", LISTEN, _players(samples, folder))] if samples else []
+    sections = [Section("Samples", SAMPLES, _players(samples, folder))] if samples else []
     report = Report(
         folder.resolve().name, [*sections, Section("Losses", LOSSES, losses)], kicker="codecdiff · training run"
     )

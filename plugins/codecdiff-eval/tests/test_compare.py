@@ -22,7 +22,7 @@ from codecdiff_eval.compare.budget import (
     stage_costs,
     training_flops,
 )
-from codecdiff_eval.compare.clips import PROBE_TRAINING, REFERENCE_RECONSTRUCTION, Clip, EvalSplit, draw_split
+from codecdiff_eval.compare.clips import PROBE_TRAINING, REAL, REFERENCE_RECONSTRUCTION, Clip, EvalSplit, draw_split
 from codecdiff_eval.compare.config import CompareConfig, CompareEvalConfig
 from codecdiff_eval.compare.measure import LOSS, CompareInputs, Draws, measure
 from codecdiff_eval.compare.report import CompareReport
@@ -174,7 +174,7 @@ def test_losses_are_comparable_where_the_latents_are_the_same(settings: dict[str
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"variants": {}}, "There is no variant"),
+        ({"variants": {}}, "The variants are missing"),
         ({"variants": {"../up": []}}, "Invalid name of a variant '../up'"),
         ({"seeds": [1, 1]}, "expected different numbers"),
     ],
@@ -287,7 +287,7 @@ CASCADE, ORACLE = "Fréchet distance: full cascade", "Fréchet distance: oracle 
 def compare_inputs(shift: float = 0.0, seeds: int = 2, per: int = 1) -> CompareInputs:
     """Two variants of two stages. Clips differ much in two numbers, and those of the second by `shift` in another."""
     clips = tuple(Clip(f"{i // per}", "", 0.0, {"text": "", "lead": "ab"[i % 2]}) for i in range(CLIPS))
-    names = ("real", REFERENCE, CODEC_RECONSTRUCTION, REFERENCE_RECONSTRUCTION, PROBE_TRAINING)
+    names = (REAL, REFERENCE, CODEC_RECONSTRUCTION, REFERENCE_RECONSTRUCTION, PROBE_TRAINING)
     codec: dict[str, Tensor] = {name: noise(CLIPS, 3, 4, seed=i) for i, name in enumerate(names)}
     for name in (PROBE_TRAINING, CODEC_RECONSTRUCTION):
         codec[name] += 4 * torch.tensor([i % 2 for i in range(CLIPS)])[:, None, None]

@@ -25,12 +25,12 @@ from codecdiff_starter.composer import (
     training_facts,
 )
 
-PIECE_SECONDS = 12.0  # as the composer's data sets; clips are cut out at random, as the crops of training are
+TRACK_SECONDS = 12.0  # as the composer's data sets; clips are cut out at random, as the crops of training are
 QUICK_ITERATIONS = 1  # of Griffin-Lim, for sets that are only measured
 DECODE_BATCH = 8  # clips; bounds the memory of decoding
 
 
-class Pieces(NamedTuple):
+class ComposedClips(NamedTuple):
     """Composed clips, their facts, and a caption each."""
 
     audio: Tensor  # (n, 1, t)
@@ -38,26 +38,26 @@ class Pieces(NamedTuple):
     prompts: list[str]
 
 
-def compose_pieces(
+def compose_clips(
     n: int, seconds: float, seed: int, *, unseen: bool, each: Callable[..., Iterable[Any]] = map
-) -> Pieces:
-    """Compose n pieces and cut a clip out of each; `unseen` makes every other one a combination training lacks.
+) -> ComposedClips:
+    """Compose n tracks and cut a clip out of each; `unseen` makes every other one a combination training lacks.
 
-    `each` maps `compose` over the pieces; that of `composer.mapping` works in several processes.
+    `each` maps `compose` over the tracks; that of `composer.mapping` works in several processes.
     """
     rngs = [np.random.default_rng([seed, i]) for i in range(n)]
     facts = [training_facts(rng) for rng in rngs]
     if unseen:
         facts[::2] = held_out_facts(len(facts[::2]), seed)
     seeds = [int(rng.integers(2**31)) for rng in rngs]
-    wholes = each(compose, facts, seeds, [max(seconds, PIECE_SECONDS)] * n)
+    wholes = each(compose, facts, seeds, [max(seconds, TRACK_SECONDS)] * n)
     clips = [cut(audio, seconds, rng) for audio, rng in zip(wholes, rngs, strict=True)]
     prompts = [captions(f, rng)[0] for f, rng in zip(facts, rngs, strict=True)]
-    return Pieces(torch.from_numpy(np.stack(clips))[:, None], facts, prompts)
+    return ComposedClips(torch.from_numpy(np.stack(clips))[:, None], facts, prompts)
 
 
 def training_clips(folder: Path, n: int, seconds: float, seed: int) -> Tensor:
-    """Cut n random clips (n, 1, t) out of the composed music in a folder, going round the pieces if they are fewer."""
+    """Cut n random clips (n, 1, t) out of the composed music in a folder, from each track in turn."""
     files = sorted(folder.glob("*.flac"))
     if not files:
         raise FileNotFoundError(
@@ -65,16 +65,16 @@ def training_clips(folder: Path, n: int, seconds: float, seed: int) -> Tensor:
         )
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(files))
-    pieces = (soundfile.read(files[order[i % len(files)]], dtype="float32", always_2d=True) for i in range(n))
-    return torch.from_numpy(np.stack([cut(audio.mean(1), seconds, rng) for audio, _ in pieces]))[:, None]
+    tracks = (soundfile.read(files[order[i % len(files)]], dtype="float32", always_2d=True) for i in range(n))
+    return torch.from_numpy(np.stack([cut(audio.mean(1), seconds, rng) for audio, _ in tracks]))[:, None]
 
 
 def cut(audio: np.ndarray, seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """Cut `seconds` out of a composed piece (t,), at a random place."""
+    """Cut `seconds` out of a composed track (t,), at a random place."""
     samples = round(seconds * SAMPLE_RATE)
     if len(audio) < samples:
         raise ValueError(
-            f"A piece of {len(audio) / SAMPLE_RATE:.1f} s holds no clip of {seconds:g} s: choose shorter clips."
+            f"A track of {len(audio) / SAMPLE_RATE:.1f} s holds no clip of {seconds:g} s: choose shorter clips."
         )
     start = int(rng.integers(len(audio) - samples + 1))
     return audio[start : start + samples]

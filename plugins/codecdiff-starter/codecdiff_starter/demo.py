@@ -52,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     details = {**details, "memory": memory, "logs": logs}
     players = write_players(folder, examples, pipeline.sample_rate)
     data = {"command": command, "targets": [row.to_json() for row in results], **details, "players": players}
-    page = write_report(demo_report(results, details, players, command), folder, to_json(data))
+    report = write_report(demo_report(results, details, players, command), folder, to_json(data))
     console.print(console_table(targets_table(results)))
-    console.print(f"{page}: open it in a browser")
+    console.print(f"{report}: open it in a browser")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,9 +1,9 @@
 """What a model trained on composed music has learned, against music it never saw.
 
 Sets of clips (`codecdiff_eval.eval_sets`), all of one size and duration, are compared with the *reference*: validation
-pieces as the codec reconstructs them, since codes cannot beat their codec. The codec reconstruction of other validation
-pieces is the upper bound. Their captions are the prompts; every other one combines facts as no training piece does.
-Probes are fitted on reconstructed pieces of their own (the probe training set), then read facts off generated clips.
+music as the codec reconstructs it, since codes cannot beat their codec. The codec reconstruction of other validation
+music is the upper bound. Its captions are the prompts; every other one combines facts as no training track does.
+Probes are fitted on reconstructed clips of their own (the probe training set), then read facts off generated clips.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from codecdiff_eval.suites import Suite
 from torch import Tensor
 
 from codecdiff.pipeline.pipeline import Pipeline
-from codecdiff_starter.clips import Pieces, compose_pieces, embed, training_clips
+from codecdiff_starter.clips import ComposedClips, compose_clips, embed, training_clips
 from codecdiff_starter.composer import CLASSES, COMPOSER_VERSION, PARTS, SAMPLE_RATE, Facts, mapping
 
 ORACLE, COMPOSED, TRAINING, PROBE_TRAINING = oracle(), "composed", "training", "probe training"
 COMPARED = (CODEC_RECONSTRUCTION, ORACLE, GENERATED, NOISE)
-SEED = 20_250_001  # of evaluation; no training piece is composed from it
+SEED = 20_250_001  # of evaluation; no training track is composed from it
 PROBE_CLIPS = 2  # clips the probes are fitted on, for each clip of a compared set
 
 starter = Suite(
@@ -118,8 +118,8 @@ class Reading(NamedTuple):
 def read_parts(sets: EvalSets[Tensor], training: Sequence[Facts], facts: Sequence[Facts]) -> Reading:
     """Fit a probe of each part to the probe training set, and read the clips that `facts` describe."""
 
-    def classes(pieces: Sequence[Facts]) -> list[Tensor]:
-        return [torch.tensor([CLASSES[part].index(getattr(each, part)) for each in pieces]) for part in PARTS]
+    def classes(clips: Sequence[Facts]) -> list[Tensor]:
+        return [torch.tensor([CLASSES[part].index(getattr(each, part)) for each in clips]) for part in PARTS]
 
     probes = [Probe.fit(sets.get_set(PROBE_TRAINING), labels) for labels in classes(training)]
     read = [
@@ -169,8 +169,8 @@ def adherence(reading: Reading, seed: int) -> dict[str, Any]:
 def memorization(sets: EvalSets[Tensor], seed: int) -> dict[str, Any]:
     """Return mean distances to the nearest training clip and to the nearest of as many fresh ones, and their ratio.
 
-    The fresh clips are of the probe training set, composed as training pieces are. The codec reconstruction of
-    validation pieces shows what is usual.
+    The fresh clips are of the probe training set, composed as training tracks are. The codec reconstruction of
+    validation music shows what is usual.
     """
     measured = {}
     for name in (GENERATED, CODEC_RECONSTRUCTION):
@@ -269,7 +269,7 @@ def evaluate(
     """Measure a model trained on composed music.
 
     `num_workers` processes compose; more than one need a main module that can be imported. `announce` is called with
-    the name of each phase. Raises ValueError for clips longer than pieces, and a model of another sample rate.
+    the name of each phase. Raises ValueError for clips longer than tracks, and a model of another sample rate.
     """
     if pipeline.sample_rate != SAMPLE_RATE:
         raise ValueError(f"The model generates at {pipeline.sample_rate} Hz, and the composer at {SAMPLE_RATE} Hz.")
@@ -277,43 +277,40 @@ def evaluate(
     with clock("composing"):
         composed = _compose(options, num_workers)
         training = training_clips(training_audio, options.clips, options.seconds, seed + 3)
-    pieces, probe_pieces = composed[COMPOSED], composed[PROBE_TRAINING]
+    evaluated = composed[COMPOSED]
     with clock("encoding"):
-        sources = {REFERENCE: composed[REFERENCE].audio, PROBE_TRAINING: probe_pieces.audio, TRAINING: training}
+        sources = {name: composed[name].audio for name in (REFERENCE, PROBE_TRAINING)} | {TRAINING: training}
         codes = EvalSets({name: encode(pipeline.codec, audio) for name, audio in sources.items()})
-        known = known_of(pipeline, pieces.audio)
+        source = known_of(pipeline, evaluated.audio)
     with clock("generating"):
         sampling = {"seed": seed, "steps": options.steps, "guidance": options.guidance}
-        codes |= generate_sets(pipeline, [{"text": prompt} for prompt in pieces.prompts], known, **sampling)
+        codes |= generate_sets(pipeline, [{"text": prompt} for prompt in evaluated.prompts], source, **sampling)
     with clock("decoding"):
         sets = codes.map(lambda _, each: embed(pipeline, each, samples))
         heads = {name: codes.get_set(name)[: options.num_examples].split(1) for name in COMPARED if name in codes}
         audio = {name: pipeline.decode(head, samples).mean(1) for name, head in heads.items()}
     with clock("measuring"):
-        distance = distances(sets, seed)
-        probes = adherence(read_parts(sets, probe_pieces.facts, pieces.facts), seed)
-        details = {
-            "composer version": COMPOSER_VERSION,
-            "options": vars(options),
-            "frechet distance": distance,
-            "probes": probes,
+        measured = {
+            "frechet distance": distances(sets, seed),
+            "probes": adherence(read_parts(sets, composed[PROBE_TRAINING].facts, evaluated.facts), seed),
             "memorization": memorization(sets, seed),
-            "evaluation_seconds": clock.seconds,
         }
-    details["memory"] = clock.memory
+    facts = {"composer version": COMPOSER_VERSION, "options": vars(options)}
+    details = {**facts, **measured, "evaluation_seconds": clock.seconds, "memory": clock.memory}
     noise = Example("", NOISE, False, audio.pop(NOISE)[0])
     examples = [
         Example(prompt, name, i % 2 == 0, clips[i])
-        for i, prompt in enumerate(pieces.prompts[: options.num_examples])
-        for name, clips in {COMPOSED: pieces.audio[:, 0], **audio}.items()
+        for i, prompt in enumerate(evaluated.prompts[: options.num_examples])
+        for name, clips in {COMPOSED: evaluated.audio[:, 0], **audio}.items()
     ]
-    return Evaluation(clip_targets(distance, probes, targets), details, [*examples, noise])
+    results = clip_targets(measured["frechet distance"], measured["probes"], targets)
+    return Evaluation(results, details, [*examples, noise])
 
 
-def _compose(options: EvalOptions, num_workers: int) -> dict[str, Pieces]:
-    """Compose the pieces of the reference, of the prompts, and of the probe training set."""
+def _compose(options: EvalOptions, num_workers: int) -> dict[str, ComposedClips]:
+    """Compose the clips of the reference, those that are evaluated, and the probe training set."""
     with mapping(num_workers) as each:
-        compose = partial(compose_pieces, seconds=options.seconds, each=each)
+        compose = partial(compose_clips, seconds=options.seconds, each=each)
         return {
             REFERENCE: compose(options.clips, seed=options.seed, unseen=True),
             COMPOSED: compose(options.clips, seed=options.seed + 1, unseen=True),

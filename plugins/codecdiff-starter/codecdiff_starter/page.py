@@ -18,7 +18,7 @@ from codecdiff_starter.evaluation import COMPARED, COMPOSED, ORACLE, Example
 PLAYERS = {  # by the name of a set: title and caption
     GENERATED: ("Generated", "from these words alone"),
     ORACLE: ("Oracle first stage", "coarse level real, fine levels generated"),
-    CODEC_RECONSTRUCTION: ("Codec reconstruction", "the real piece, encoded and decoded"),
+    CODEC_RECONSTRUCTION: ("Codec reconstruction", "real music, encoded and decoded"),
     COMPOSED: ("Real", "composed, never trained on"),
     NOISE: ("Noise", "random codes, decoded"),
 }
@@ -30,16 +30,16 @@ def write_players(folder: Path, examples: Sequence[Example], sample_rate: int) -
     by_prompt: dict[str, list[Example]] = {}
     for example in sorted(examples, key=lambda example: list(PLAYERS).index(example.name)):
         by_prompt.setdefault(example.prompt, []).append(example)
-    cards = []
+    rows = []
     for number, prompt in enumerate(dict.fromkeys(example.prompt for example in examples)):
         players = []
         for example in by_prompt[prompt]:
             path = f"samples/{number:02d}-{example.name.replace(' ', '-')}.wav"
             write_audio(folder / path, example.audio[None], sample_rate)
             players.append(Player(path, *PLAYERS[example.name], generated=example.name == GENERATED))
-        badge = "combination never heard in training" if by_prompt[prompt][0].is_unseen else ""
-        cards.append(Players(f"“{prompt}”" if prompt else "Without a model", players, badge))
-    return cards
+        badge = "combination never trained on" if by_prompt[prompt][0].is_unseen else ""
+        rows.append(Players(f"“{prompt}”" if prompt else "Without a model", players, badge))
+    return rows
 
 
 def targets_table(targets: Sequence[TargetResult]) -> Table:
@@ -72,7 +72,7 @@ def demo_report(
     return Report(
         "Music from words, level by level",
         [
-            Section("Listen", LISTEN, players),
+            Section("Listen", PLAYERS_TEXT, players),
             Section("What it learned", LEARNED.format(**options), [targets_table(targets)]),
             Section("Distance and prompt adherence", NEAR, _interval_plots(details)),
             Section("Learning", LOSSES, losses),
@@ -119,7 +119,7 @@ def _memorization_table(memorization: Mapping[str, Mapping[str, Any]]) -> Table:
         distances = format_number(measured["to training clips"]), format_number(measured["to fresh clips"])
         value, *ends = measured["ratio"]
         rows.append((name, *distances, format_number(value), format_interval(*ends)))
-    return Table(("clips", "to training", "to fresh pieces", "ratio", "95 % interval"), rows)
+    return Table(("clips", "to training", "to fresh clips", "ratio", "95 % interval"), rows)
 
 
 INTRODUCTION = (
@@ -127,21 +127,21 @@ INTRODUCTION = (
     "coarse level from a caption, a second one adds the fine levels, and the codec turns both into audio. Everything "
     "on this page, the music to learn from included, was made by one command."
 )
-LISTEN = (
-    "Each card is one caption the model never saw. Click a picture to play from there; it shows pitch from bottom to "
-    "top and time from left to right. The codec is a small one, fitted in seconds: compare the generated clips with "
-    "the codec reconstruction of the real piece."
+PLAYERS_TEXT = (
+    "Each row is one caption the model never saw. Click a spectrogram to play from there; it shows pitch from "
+    "bottom to top and time from left to right. The codec is a small one, fitted in seconds: compare the generated clips with "
+    "the codec reconstruction of the real music."
 )
 LEARNED = (
     "Measured on {clips} clips of {seconds:g} seconds in every compared set, for captions never trained on; every "
-    "other one requests a combination of instruments that no training piece has."
+    "other one requests a combination of instruments that no training track has."
 )
 NEAR = (
     "Left: how far each set of clips lies from validation music in the same codec; less is better, and real music "
     "itself is not at zero because sets are finite. Right: linear probes that were fitted on real music read the "
     "requested instruments off the generated clips. Bars are 95 % intervals over clips."
 )
-LOSSES = "Validation losses are taken on pieces that are not trained on, with the averaged weights and fixed noise."
+LOSSES = "Validation losses are taken on tracks that are not trained on, with the averaged weights and fixed noise."
 MEMORIZATION = (
     "Mean distance from a clip to the nearest training clip, and to the nearest of as many fresh ones, composed in the "
     "same way but never trained on. A model that copies training clips is nearer to them: its ratio is clearly under "

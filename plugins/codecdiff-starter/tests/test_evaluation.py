@@ -8,7 +8,7 @@ import torch
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, NOISE, EvalSets
 from codecdiff_eval.suites import load_suite
 from codecdiff_starter import clips
-from codecdiff_starter.clips import compose_pieces, cut, quick, training_clips
+from codecdiff_starter.clips import compose_clips, cut, quick, training_clips
 from codecdiff_starter.codec import SpectralCodec
 from codecdiff_starter.composer import COMPOSER_VERSION, SAMPLE_RATE, held_out, mapping
 from codecdiff_starter.evaluation import (
@@ -77,25 +77,25 @@ def model(play: Any = None) -> Any:
 @pytest.fixture(scope="module")
 def music(tmp_path_factory):
     folder = tmp_path_factory.mktemp("music")
-    for i, clip in enumerate(compose_pieces(4, 3.0, 1, unseen=False).audio):
+    for i, clip in enumerate(compose_clips(4, 3.0, 1, unseen=False).audio):
         soundfile.write(folder / f"{i}.flac", clip[0].numpy(), SAMPLE_RATE)
     return folder
 
 
 @pytest.fixture
 def short_pieces(monkeypatch):
-    monkeypatch.setattr(clips, "PIECE_SECONDS", SECONDS)
+    monkeypatch.setattr(clips, "TRACK_SECONDS", SECONDS)
 
 
 def test_every_other_piece_is_of_a_combination_training_lacks_and_pieces_repeat(short_pieces):
-    pieces = compose_pieces(12, SECONDS, 5, unseen=True)
+    pieces = compose_clips(12, SECONDS, 5, unseen=True)
     assert [held_out(facts) for facts in pieces.facts] == [True, False] * 6
-    assert not any(held_out(facts) for facts in compose_pieces(12, SECONDS, 5, unseen=False).facts)
-    again = compose_pieces(12, SECONDS, 5, unseen=True)
+    assert not any(held_out(facts) for facts in compose_clips(12, SECONDS, 5, unseen=False).facts)
+    again = compose_clips(12, SECONDS, 5, unseen=True)
     assert again.prompts == pieces.prompts
     torch.testing.assert_close(again.audio, pieces.audio)
     with mapping(2) as each:
-        torch.testing.assert_close(compose_pieces(12, SECONDS, 5, unseen=True, each=each).audio, pieces.audio)
+        torch.testing.assert_close(compose_clips(12, SECONDS, 5, unseen=True, each=each).audio, pieces.audio)
     assert pieces.audio.shape == (12, 1, round(SECONDS * SAMPLE_RATE))
 
 
@@ -103,7 +103,7 @@ def test_a_model_that_plays_the_held_out_pieces_reaches_every_target(music, shor
     seed = 3
 
     def play(frames):
-        return Samples().encode(compose_pieces(CLIPS, SECONDS, seed + 1, unseen=True).audio)
+        return Samples().encode(compose_clips(CLIPS, SECONDS, seed + 1, unseen=True).audio)
 
     steps = []
     pipeline = model(play)
@@ -154,7 +154,7 @@ def test_what_cannot_be_compared_is_refused(music, tmp_path):
         evaluate(other, music, EvalOptions())
     with pytest.raises(FileNotFoundError, match="holds no flac file"):
         training_clips(tmp_path, 2, 1.0, 0)
-    with pytest.raises(ValueError, match=r"A piece of 3\.0 s holds no clip of 5 s"):
+    with pytest.raises(ValueError, match=r"A track of 3\.0 s holds no clip of 5 s"):
         training_clips(music, 2, 5.0, 0)
 
 

@@ -99,7 +99,7 @@ def _errors_of(variant: str) -> Iterator[None]:
 
 
 def _with_steps(experiment: ExperimentConfig, costs: Sequence[StageCost], steps: Sequence[int]) -> ExperimentConfig:
-    """Return an experiment whose stages are trained for these steps, at the end of which the learning rate is low."""
+    """Return an experiment whose stages are trained for these steps, over which the learning rate decays."""
     stages = dict(experiment.stages)
     for cost, count in zip(costs, steps, strict=True):
         own = stages.get(cost.name, StageOptions())
@@ -137,9 +137,9 @@ def sampling_cost(stage: Stage, pipeline: Pipeline, i: int, frames: int) -> tupl
     calls, rows = len(scheduler.timesteps), num_passes(stage.guidance, pipeline.conditioner)
     condition = Condition.cat([inputs.condition] * rows)
     context = None if inputs.context is None else inputs.context.repeat(rows, 1, 1)
-    with Meter() as meter:
+    with Meter() as counter:
         stage.denoiser.eval()(inputs.clean.repeat(rows, 1, 1), torch.zeros(rows, device="meta"), context, condition)
-    return calls, rows, calls * meter.flops
+    return calls, rows, calls * counter.flops
 
 
 def training_flops(costs: Sequence[StageCost], steps: Sequence[int] | None = None) -> int:

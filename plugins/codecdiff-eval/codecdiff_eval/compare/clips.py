@@ -31,7 +31,7 @@ from codecdiff_eval.embeddings import embed_audio
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, NOISE, REFERENCE, encode, generate_sets, known_of
 from codecdiff_eval.generation import read_clip
 
-REAL = "real"  # the evaluated clips as they are
+REAL = "real music"  # the evaluated clips as they are
 REFERENCE_RECONSTRUCTION = "reference reconstruction"  # clips of the reference that the codec encoded and decoded
 PROBE_TRAINING = "probe training"  # clips of training tracks that the codec encoded and decoded
 
@@ -174,8 +174,8 @@ class ClipWriter:
 
     def model_sets(self, split: EvalSplit, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Embed what the model generates from the evaluated clips, and write what it generates from `prompts`."""
-        known = known_of(self.pipeline, self._read_for_codec(split.evaluated))
-        codes = generate_sets(self.pipeline, [clip.prompt for clip in split.evaluated], known, seed=self.config.seed)
+        source = known_of(self.pipeline, self._read_for_codec(split.evaluated))
+        codes = generate_sets(self.pipeline, [clip.prompt for clip in split.evaluated], source, seed=self.config.seed)
         sets = {
             name: self._embed_codes(name, codes.get_set(name), self.config.players)
             for name in codes

@@ -42,7 +42,9 @@ class CompareConfig(Settings):
     def _check_names(self) -> Self:
         """Raise ValueError for names that cannot be folders, and for seeds that repeat."""
         if not self.variants:
-            raise ValueError("There is no variant: expected a mapping, as in {parallel: [splitter.name=parallel]}.")
+            raise ValueError(
+                "The variants are missing: expected a mapping, as in {parallel: [splitter.name=parallel]}."
+            )
         for name in self.variants:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
                 raise ValueError(f"Invalid name of a variant '{name}': use letters, digits and -, for it is a folder.")

@@ -103,7 +103,7 @@ def measure(inputs: CompareInputs, *, resamples: int, seed: int) -> list[Variant
         *((f"Fréchet distance: {name}", "lower", ORACLE_MEANING, distances[name]) for name in oracles),
         (GAP, "", GAP_MEANING, gap),
         (f"Fréchet distance: {CODEC_RECONSTRUCTION}", "lower", CODEC_MEANING, distances[CODEC_RECONSTRUCTION]),
-        ("Fréchet distance: real music", "", REAL_MEANING, distances[REAL]),
+        (f"Fréchet distance: {REAL}", "", REAL_MEANING, distances[REAL]),
         *([(PROBES, "higher", PROBE_MEANING, _mean(list(adherence.values())))] if adherence else []),
         *((probe_name(column), "higher", PROBE_MEANING, values) for column, values in adherence.items()),
         ("memorization: nearest-neighbor distance ratio", "", MEMORIZATION_MEANING, _memorization(inputs, draws)),
@@ -154,7 +154,7 @@ def _memorization(inputs: CompareInputs, draws: Draws) -> Values:
 def _adherence(inputs: CompareInputs, draws: Draws, column: str) -> Values:
     """Return the score of a probe of one column: 0 is chance, 1 as legible as real music through that codec.
 
-    Empty if fewer than two classes occur, or the probe is no better than chance on real music.
+    Empty if fewer than two classes occur, or the probe does not beat chance on real music.
     """
     training, evaluated = (_labels(clips, column) for clips in (inputs.split.probe_training, inputs.split.evaluated))
     classes = sorted({label for label in training if label is not None})
@@ -164,12 +164,14 @@ def _adherence(inputs: CompareInputs, draws: Draws, column: str) -> Values:
     targets = torch.tensor([classes.index(label) for label in training if label is not None])
     truth = torch.tensor([classes.index(label) if label in classes else -1 for label in evaluated])
 
-    def score(predicted: Tensor, real: Tensor) -> OfDraw:
+    def score(predicted: Tensor, reconstructed: Tensor) -> OfDraw:
         def of_draw(r: int) -> float:
             drawn = draws.evaluated[r][truth[draws.evaluated[r]] >= 0]
             if not len(drawn):
                 return math.nan
-            accuracy, upper_bound = (balanced_accuracy(each[drawn], truth[drawn]) for each in (predicted, real))
+            accuracy, upper_bound = (
+                balanced_accuracy(each[drawn], truth[drawn]) for each in (predicted, reconstructed)
+            )
             return probe_score(accuracy, upper_bound, 1 / len(classes))
 
         return of_draw
@@ -178,8 +180,8 @@ def _adherence(inputs: CompareInputs, draws: Draws, column: str) -> Values:
     for variant, seeds in inputs.embeddings.items():
         sets = inputs.codecs[variant]
         probe = Probe.fit(sets[PROBE_TRAINING][labeled], targets)
-        real = probe.predict(sets[CODEC_RECONSTRUCTION])
-        values[variant] = draws.values([score(probe.predict(each[GENERATED]), real) for each in seeds])
+        upper = probe.predict(sets[CODEC_RECONSTRUCTION])
+        values[variant] = draws.values([score(probe.predict(each[GENERATED]), upper) for each in seeds])
     return {} if any(each[0].isnan().any() for each in values.values()) else values
 
 

@@ -124,7 +124,7 @@ class CompareReport:
         for column in self.comparison.evaluation.probes:
             if probe_name(column) not in measured:
                 values = {clip.prompt.get(column) for clip in self.split.probe_training} - {None}
-                chance = "is no better than chance on real music through a codec"
+                chance = "does not beat chance on real music through a codec"
                 why = chance if len(values) > 1 else "needs two values of it"
                 lines.append(f"The probe of '{column}' is left out: it {why}. See evaluation.probe_training_clips.")
         return lines
@@ -143,8 +143,8 @@ class CompareReport:
                 row.append(self._player(folder, CODEC_RECONSTRUCTION, i, "Codec reconstruction", users))
             for name, run in first.items():
                 for stages in range(len(run.variant.costs)):
-                    made_from = oracle(stages) if stages else "from the caption alone"
-                    row.append(self._player(run.folder, oracle(stages) if stages else GENERATED, i, name, made_from))
+                    caption = oracle(stages) if stages else "from the caption alone"
+                    row.append(self._player(run.folder, oracle(stages) if stages else GENERATED, i, name, caption))
             prompts.append(Players(f"“{clip.prompt['text']}”", row))
         for i, prompt in enumerate(self.comparison.prompts):
             row = [self._player(run.folder, "prompt", i, name, "") for name, run in first.items()]
@@ -171,7 +171,7 @@ class CompareReport:
                 Section("What is shown", SHOWN, [*warnings, Notes(self.findings())]),
                 Section("Metrics", METRICS, [self._metrics_table(), self._definitions(), *self._interval_plots()]),
                 Section("Loss per FLOP", LOSSES, loss_plots(data["variants"])),
-                Section("Listen", LISTEN, self.players()),
+                Section("Listen", PLAYERS, self.players()),
                 Section("Costs", COSTS, [cost_table(self.variants), Notes([f"Wall time of training: {took}."])]),
                 Section(
                     "How it was made", "", [Code(command), facts_table("", about), facts_table("changes", changes)]
@@ -280,7 +280,7 @@ LOSSES = (
     "diffusion processes have different tasks, and a later stage sees the earlier ones: curves of different ones do "
     "not compete."
 )
-LISTEN = "The first seed of every variant. Click a picture to play from there."
+PLAYERS = "The first seed of every variant. Click a spectrogram to play from there."
 COSTS = (
     "FLOPs of convolutions and matrix products of the denoisers; of a clip, of all network calls, each with so many "
     "passes of guidance. Codec and conditioner are not counted. Wall time depends on what else the machine did."

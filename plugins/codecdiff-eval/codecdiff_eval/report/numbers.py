@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import math
 
+__all__ = [
+    "describe_difference",
+    "format_count",
+    "format_difference",
+    "format_estimate",
+    "format_interval",
+    "format_number",
+]
+
 MAX_DECIMALS = 6  # smaller numbers are written as 3e−08
 
 
