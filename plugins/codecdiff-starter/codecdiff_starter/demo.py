@@ -22,7 +22,7 @@ from rich.console import Console
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.training.trainer import read_logs
 from codecdiff_starter.evaluation import DEMO, SEED, SHIPPED, EvalOptions, evaluate, loss_targets
-from codecdiff_starter.page import demo_report, targets_table, write_players
+from codecdiff_starter.report import demo_report, targets_table, write_players
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -297,14 +297,19 @@ def evaluate(
         }
     facts = {"composer version": COMPOSER_VERSION, "options": vars(options)}
     details = {**facts, **measured, "evaluation_seconds": clock.seconds, "memory": clock.memory}
-    noise = Example("", NOISE, False, audio.pop(NOISE)[0])
-    examples = [
-        Example(prompt, name, i % 2 == 0, clips[i])
-        for i, prompt in enumerate(evaluated.prompts[: options.num_examples])
-        for name, clips in {COMPOSED: evaluated.audio[:, 0], **audio}.items()
-    ]
     results = clip_targets(measured["frechet distance"], measured["probes"], targets)
-    return Evaluation(results, details, [*examples, noise])
+    return Evaluation(results, details, _examples(evaluated, audio))
+
+
+def _examples(composed: ComposedClips, audio: Mapping[str, Tensor]) -> list[Example]:
+    """Return the clips (t,) of every set, prompt by prompt, and one of noise."""
+    sets = {COMPOSED: composed.audio[:, 0], **audio}
+    noise, count = Example("", NOISE, False, sets.pop(NOISE)[0]), len(audio[GENERATED])
+    prompts = enumerate(composed.prompts[:count])
+    return [
+        *(Example(prompt, name, i % 2 == 0, clips[i]) for i, prompt in prompts for name, clips in sets.items()),
+        noise,
+    ]
 
 
 def _compose(options: EvalOptions, num_workers: int) -> dict[str, ComposedClips]:

@@ -14,10 +14,10 @@ NO_LOSSES = "No losses were logged."
 LOSSES = "Validation losses are of the averaged weights, with fixed noise; the zero predictor is the best constant."
 
 
-def write_run_page(folder: Path | str) -> Path:
+def write_run_report(folder: Path | str) -> Path:
     """Write `index.html` and `report.md` into the folder of a run, and return the path of the page.
 
-    Samples are the audio of `samples/`, with captions as in any folder of audio. It is the entry point `page` of the
+    Samples are the audio of `samples/`, with captions as in any folder of audio. It is the entry point `report` of the
     group `codecdiff.run_end`, which a recipe calls when training ends.
     """
     folder = Path(folder)

@@ -129,8 +129,8 @@ INTRODUCTION = (
 )
 PLAYERS_TEXT = (
     "Each row is one caption the model never saw. Click a spectrogram to play from there; it shows pitch from "
-    "bottom to top and time from left to right. The codec is a small one, fitted in seconds: compare the generated clips with "
-    "the codec reconstruction of the real music."
+    "bottom to top and time from left to right. The codec is a small one, fitted in seconds: compare the "
+    "generated clips with the codec reconstruction of the real music."
 )
 LEARNED = (
     "Measured on {clips} clips of {seconds:g} seconds in every compared set, for captions never trained on; every "

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from codecdiff_eval.run_page import write_run_page
+from codecdiff_eval.run_report import write_run_report
 from small import RATE, tone
 
 from codecdiff.data.audio import write_audio
@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_samples_are_beside_their_prompts_and_losses_of_each_stage_are_plotted(run: Path) -> None:
-    page = write_run_page(run).read_text(encoding="utf-8")
+    page = write_run_report(run).read_text(encoding="utf-8")
     headings = re.findall(r"<h3>\s*(.*?)\s*</h3>", page)
     assert headings == ["“a &lt;b&gt;waltz”", "“a march”"]
     assert re.findall(r'<audio[^>]* src="([^"]*)"', page) == [f"samples/0{i}.wav" for i in range(3)]
@@ -43,9 +43,9 @@ def test_samples_are_beside_their_prompts_and_losses_of_each_stage_are_plotted(r
 
 
 def test_a_run_without_samples_has_a_page_too(tmp_path: Path) -> None:
-    assert "Losses" in write_run_page(tmp_path).read_text(encoding="utf-8")
+    assert "Losses" in write_run_report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_it_is_called_at_the_end_of_runs() -> None:
-    (hook,) = (entry for entry in entry_points(group="codecdiff.run_end") if entry.name == "page")
-    assert hook.load() is write_run_page
+    (hook,) = (entry for entry in entry_points(group="codecdiff.run_end") if entry.name == "report")
+    assert hook.load() is write_run_report

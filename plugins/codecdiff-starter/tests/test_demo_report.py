@@ -10,7 +10,7 @@ from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, NOISE
 from codecdiff_eval.report import write_report
 from codecdiff_eval.results import Estimate, TargetResult
 from codecdiff_starter.evaluation import COMPARED, COMPOSED, DEMO, ORACLE, SHIPPED, Example, loss_targets
-from codecdiff_starter.page import demo_report, target_text, targets_table, write_players
+from codecdiff_starter.report import demo_report, target_text, targets_table, write_players
 
 from codecdiff.training.trainer import read_logs
 
