@@ -10,8 +10,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 POLL_SECONDS = 3.0  # between two looks at a lock that another process holds
 
 
@@ -61,6 +59,8 @@ def lock_folder(folder: Path, *, timeout: float = 0) -> Iterator[None]:
         FolderLocked: Another process still holds the lock.
 
     """
+    from filelock import FileLock, Timeout  # the command line imports this module, and must start quickly
+
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:

@@ -40,7 +40,9 @@ ADDED_KINDS = "kinds"  # kinds of parts that packages add: an entry point names 
 
 CHECKS = "checks"  # of such kinds: an entry point, named like the kind, names a function: part -> results
 
-GROUPS = (*KINDS, MODELS, COMMANDS, METRICS, SUITES, ADDED_KINDS, CHECKS)
+RUN_END = "run_end"  # an entry point names a function that is called with the folder of a training run that has ended
+
+GROUPS = (*KINDS, MODELS, COMMANDS, METRICS, SUITES, ADDED_KINDS, CHECKS, RUN_END)
 
 SWITCH = "CODECDIFF_PLUGINS"  # the environment variable that lists the packages whose parts count
 

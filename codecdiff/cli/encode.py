@@ -52,7 +52,7 @@ def encode(
     device: Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: all GPUs, if any.")] = "",
 ) -> None:
     """Encode audio into a store of codes to train on. Run it again to go on where it was interrupted."""
-    from codecdiff.config import build, chosen, to_config
+    from codecdiff.config import build, parse_options, to_config
     from codecdiff.data.encoding.encode import encode_tracks
     from codecdiff.data.encoding.job import EncodeConfig
     from codecdiff.data.segments import SegmentConfig
@@ -71,7 +71,7 @@ def encode(
     tracks, faults = recordings_of(audio)
     run = engine_named(engine, device, workers)
     place = chosen_device(device if engine == "local" else "")  # a cluster's GPUs are no devices of this machine
-    model = build("codecs", chosen("codecs", codec, options or [])).to(place)
+    model = build("codecs", parse_options("codecs", codec, options or [])).to(place)
     with ticker("Preparing" if model.is_fitted else f"Fitting the {codec} codec") as tell:
         store, skipped = encode_tracks(
             tracks,

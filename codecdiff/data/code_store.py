@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from codecdiff.config import alike
+from codecdiff.config import align_defaults
 from codecdiff.config.schema import Target
 from codecdiff.fingerprint import device_of, module_fingerprint
 from codecdiff.interfaces.codec import Codec
@@ -49,9 +49,7 @@ class CodeStore:
     """Codes of many tracks on disk, whole or in segments. There are `len(store)` rows, one per segment.
 
     Example:
-        >>> store = CodeStore("stores/mine")
-        >>> store.codes(0)  # uint16 (frames, k), memory-mapped
-        >>> store.captions(0)
+        >>> CodeStore("stores/mine").codes(0)  # uint16 (frames, k), memory-mapped
 
     Raises:
         FileNotFoundError: The folder is not a store.
@@ -178,7 +176,7 @@ class CodeStore:
         name = self.header["codec"].get("name")  # a store made in Python may lack the configuration
         while target == "codes" and spec.get("name") != name and (source := codec.code_source) is not codec:
             codec, spec = source, spec.get("codec", {})
-        stored_spec, spec = alike("codecs", self.header["codec"], json.loads(json.dumps(spec)))
+        stored_spec, spec = align_defaults("codecs", self.header["codec"], json.loads(json.dumps(spec)))
         stored = {"codec": stored_spec, "weights": self.header["weights"]}
         for key, value in {"codec": spec, "weights": module_fingerprint(codec)}.items():
             if stored[key] != value:

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 from torch import Tensor
 
 from codecdiff.config import ConfigError
-from codecdiff.config.schema import Settings
 from codecdiff.data.audio import BadAudio, seconds_of, stream_audio
 from codecdiff.interfaces.codec import Codec
 
 MAX_SECONDS = 3600.0  # of a track that is encoded whole
 
 
-class SegmentConfig(Settings):
+class SegmentConfig(Config):
     """How tracks are segmented before they are encoded. By default, each is one segment, unchanged.
 
     Attributes:
@@ -89,7 +89,8 @@ class SegmentConfig(Settings):
         return frames[0] * codec.hop_length, frames[1] * codec.hop_length
 
 
-class Segment(NamedTuple):
+@dataclass(frozen=True)
+class Segment:
     """A segment of a track."""
 
     index: int  # in the track, dropped segments included

@@ -9,7 +9,7 @@ Audio is float in [-1, 1]. Codes are integers. Latents keep an explicit codebook
 """
 
 from codecdiff.interfaces.codec import Codec
-from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt, prompt_fields
+from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt, prompt_fields, prompt_text
 from codecdiff.interfaces.conditioner import Conditioner
 from codecdiff.interfaces.denoiser import Denoiser
 from codecdiff.interfaces.embedder import Embedder
@@ -28,6 +28,7 @@ __all__ = [
     "Prompt",
     "Splitter",
     "prompt_fields",
+    "prompt_text",
 ]
 
 KINDS: dict[str, type[Part]] = {

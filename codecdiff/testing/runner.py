@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 from codecdiff import registry
-from codecdiff.config import ConfigError, build, chosen, options
+from codecdiff.config import ConfigError, build, parse_options, part_options
 from codecdiff.interfaces import Codec, Denoiser, Part, Prompt, Splitter
 from codecdiff.testing import codecs, conditioners, denoisers, embedders, splitters
 from codecdiff.testing.checks import Result
@@ -86,7 +86,7 @@ def examination(
     a part that nothing here is known to try on, and what its constructor raises.
     """
     kind = kind_of(name, kind)
-    spec = chosen(kind, name, assignments)
+    spec = parse_options(kind, name, assignments)
     return TRYING.get(kind, _of_added_kind)(Asked(kind, name, spec, seconds, prompts, folder))
 
 
@@ -122,7 +122,7 @@ class Asked:
 
     def hint(self) -> str:
         """Say which options there are to set."""
-        known = options(self.kind, self.name)
+        known = part_options(self.kind, self.name)
         return f"Options, by --set KEY=VALUE: {', '.join(known) or 'none'}."
 
 

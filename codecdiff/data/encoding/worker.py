@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from codecdiff.codecs.chunked import chunked
+from codecdiff.codecs.chunking import chunked
 from codecdiff.config.schema import Target
 from codecdiff.data.audio import BadAudio
 from codecdiff.data.encoding.job import Job, ReportTracks, Task, TaskResult

@@ -195,7 +195,7 @@ def test_every_fault_of_a_store_is_named(store: CodeStore, tmp_path: Path) -> No
     header = json.loads((folder / "header.json").read_text())
     (folder / "header.json").write_text(json.dumps({**header, "format": 99}))
     assert "format 99" in checked(folder)[1]["", ""]
-    with pytest.raises(FileNotFoundError, match="no store of codes"):
+    with pytest.raises(FileNotFoundError, match="not a store of codes"):
         checked(tmp_path)
 
 

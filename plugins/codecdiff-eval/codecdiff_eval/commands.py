@@ -246,7 +246,7 @@ def compare(
     from codecdiff_eval.report import console_table
     from codecdiff_eval.report.numbers import format_count
 
-    comparison = config.read(CompareConfig, file, overrides or [])
+    comparison = config.load_config(CompareConfig, file, overrides or [])
     if not plan:
         require_writable(output)
     variants = make_variants(comparison)

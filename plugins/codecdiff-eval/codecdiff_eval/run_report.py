@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from codecdiff.data.metadata import Track, find_tracks
-from codecdiff.training.trainer import read_logs
+from codecdiff.data import Track, find_tracks
+from codecdiff.training import read_logs
 from codecdiff_eval.plots import plot_losses
 from codecdiff_eval.report import Player, Players, Plot, Report, Section, write_report
 

@@ -41,7 +41,7 @@ from typer.testing import CliRunner
 import codecdiff
 from codecdiff import Pipeline, config
 from codecdiff.cli.main import app
-from codecdiff.config import ConfigError, Data
+from codecdiff.config import ConfigError, DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.files import try_lock
 from codecdiff.pipeline.editing import of_first_stage, of_first_stages
@@ -58,11 +58,16 @@ def settings(codec_spec: dict[str, Any], music: Path) -> dict[str, Any]:
             "splitter": {"name": "coarse-first"},
             "conditioner": {"name": "words"},
             "denoiser": UNET,
-            "data": {"audio": str(music), "held_out": 0.7},
-            "train": {"steps": 4, "warmup": 0, "learning_rate": 1e-3},
-            "loop": {"batch_size": 2, "seconds": 0.2},
-            "diffusion": {"steps": 100},
-            "sampling": {"sampler": "ddim", "steps": 2},
+            "data": {"audio": str(music), "validation_fraction": 0.7},
+            "train": {
+                "max_train_steps": 4,
+                "warmup_steps": 0,
+                "learning_rate": 1e-3,
+                "train_batch_size": 2,
+                "crop_seconds": 0.2,
+            },
+            "diffusion": {"num_train_timesteps": 100},
+            "sampling": {"scheduler": "ddim", "num_inference_steps": 2},
         },
         "variants": {"coarse": [], "wide": ["stages.secondary.denoiser.width=24"], "parallel": ["splitter=parallel"]},
         "seeds": [0, 1],
@@ -113,7 +118,7 @@ def test_every_variant_gets_the_budget_of_the_first_unless_one_is_given(comparis
     for variant in (wide, parallel):
         assert 0 <= coarse.training_flops - variant.training_flops < sum(cost.step_flops for cost in variant.costs)
     assert [cost.values_per_frame for cost in coarse.costs] == [8, 24]
-    assert parallel.experiment.stages["stage1"].train.steps == parallel.steps[0]
+    assert parallel.experiment.stages["stage1"].train.max_train_steps == parallel.steps[0]
     assert wide.costs[1].parameters > coarse.costs[1].parameters
 
 
@@ -131,7 +136,7 @@ def test_sampling_is_counted_as_it_runs(comparison: CompareConfig, monkeypatch: 
         list(pipeline.generate_codes([{"text": "one two three four five six seven eight"}], pipeline.frames(1.0)))
     counted = sum(cost.clip_flops for cost in stage_costs(experiment, 1.0))
     assert counted == pytest.approx(counter.get_total_flops(), rel=0.06)  # attention takes another way there
-    alone = experiment.model_copy(update={"sampling": experiment.sampling.model_copy(update={"guidance": 1.0})})
+    alone = experiment.model_copy(update={"sampling": experiment.sampling.model_copy(update={"guidance_scale": 1.0})})
     assert sum(cost.clip_flops for cost in stage_costs(alone, 1.0)) == pytest.approx(counted / 2, rel=0.01)
 
 
@@ -164,7 +169,7 @@ def test_the_runs_of_another_comparison_are_named(comparison: CompareConfig, tmp
 
 
 def test_losses_are_comparable_where_the_latents_are_the_same(settings: dict[str, Any]) -> None:
-    settings["variants"] |= {"flow": ["diffusion.prediction=flow"], "unconditional": ["conditioner=null"]}
+    settings["variants"] |= {"flow": ["diffusion.prediction_type=flow"], "unconditional": ["conditioner=null"]}
     comparison = CompareConfig.model_validate(settings)
     made = {name: Variant(name, comparison.variant(name, 0), (), ()) for name in comparison.variants}
     first = loss_key(made["coarse"])
@@ -185,21 +190,21 @@ def test_invalid_settings_are_refused(
     file = tmp_path / "compare.yaml"
     file.write_text(yaml.safe_dump({**settings, **change}))
     with pytest.raises(ConfigError, match=message):
-        config.read(CompareConfig, file)
+        config.load_config(CompareConfig, file)
 
 
 def test_the_order_of_music_is_that_of_the_seed_whatever_the_pattern(
     make_pipeline: Callable[..., Pipeline], store: CodeStore
 ) -> None:
-    sizes: dict[str, Any] = {"seconds": 0.2, "batch_size": 4, "held_out": 0.4}
+    train, split = TrainConfig(crop_seconds=0.2, train_batch_size=4), DataConfig(validation_fraction=0.4, split_seed=0)
     patterns = {"one": ("parallel", 1), "two": ("delayed", 1), "other": ("parallel", 2)}
     data = {
-        name: StageData(store, make_pipeline(pattern), 0, seed=seed, split_seed=0, **sizes)
+        name: StageData(store, make_pipeline(pattern), 0, train, split, seed=seed)
         for name, (pattern, seed) in patterns.items()
     }
     orders = {name: [each.crops.sample(n) for n in range(20)] for name, each in data.items()}
     assert orders["one"] == orders["two"] != orders["other"]
-    held = {name: {each.held_crops.sample(n)[0] for n in range(50)} for name, each in data.items()}
+    held = {name: {each.validation_crops.sample(n)[0] for n in range(50)} for name, each in data.items()}
     assert held["one"] == held["two"] == held["other"]
 
 
@@ -207,12 +212,12 @@ def test_the_order_of_music_is_that_of_the_seed_whatever_the_pattern(
 def test_stages_in_common_are_those_whose_weights_would_be_the_same(settings: dict[str, Any], tmp_path: Path) -> None:
     settings["variants"] = {
         "plain": [],
-        "noise": ["train.context_noise=0.5"],
+        "noise": ["train.context_noise_std=0.5"],
         "raw": ["snap_context=false"],
-        "guided": ["sampling.guidance=1"],
+        "guided": ["sampling.guidance_scale=1"],
         "fast": ["train.learning_rate=1"],
         "warm": ["stages.secondary.start_from=primary"],
-        "as-warm": ["stages.secondary.start_from=primary", "sampling.guidance=1"],
+        "as-warm": ["stages.secondary.start_from=primary", "sampling.guidance_scale=1"],
         "fast-then-warm": ["stages.primary.train.learning_rate=1", "stages.secondary.start_from=primary"],
     }
     settings["seeds"] = [0]
@@ -248,15 +253,15 @@ def test_a_run_that_another_process_has_locked_is_left_to_it(comparison: Compare
 
 def test_clips_are_of_validation_tracks_and_each_track_is_on_one_side(store: CodeStore, music: Path) -> None:
     evaluation = CompareEvalConfig(clips=9, reference=10, probe_training_clips=8, seconds=1)
-    data = Data(audio=music, held_out=0.7)
+    data = DataConfig(audio=music, validation_fraction=0.7)
     split = draw_split(store, data, evaluation, 0)
     names = [{clip.track for clip in clips} for clips in (split.evaluated, split.reference, split.probe_training)]
     assert (len(split.evaluated), len(split.reference), len(split.probe_training)) == (9, 10, 8)
     assert len(names[0] | names[1] | names[2]) == sum(map(len, names)) == 6
     assert all(clip.prompt["text"].startswith("tone") for clip in split.evaluated)
     assert draw_split(store, data, evaluation, 0) == split
-    with pytest.raises(ValueError, match=r"There are 1 validation tracks.*data\.held_out"):
-        draw_split(store, Data(audio=music, held_out=0.1), evaluation, 0)
+    with pytest.raises(ValueError, match=r"There are 1 validation tracks.*data\.validation_fraction"):
+        draw_split(store, DataConfig(audio=music, validation_fraction=0.1), evaluation, 0)
 
 
 def test_clips_of_any_rate_are_embedded_at_that_of_the_embedder() -> None:
@@ -411,7 +416,7 @@ CONFIGS = sorted((ROOT / "recipes" / "configs").glob("compare*.yaml"))
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
 def test_every_comparison_that_is_shipped_can_be_read(file: Path) -> None:
-    comparison = config.read(CompareConfig, file)
+    comparison = config.load_config(CompareConfig, file)
     first, *others = (comparison.variant(name, 0) for name in comparison.variants)
     assert len(others) == 3
     assert all(other != first for other in others)
@@ -423,7 +428,7 @@ def test_a_comparison_is_interrupted_resumes_and_is_written(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings["experiment"]["data"]["audio"] = str(write_music(tmp_path / "music", count=10, seconds=1.2))
-    noise = ["train.context_noise=0.5", "stages.secondary.start_from=primary"]
+    noise = ["train.context_noise_std=0.5", "stages.secondary.start_from=primary"]
     settings["variants"] = {"plain": [], "noise": noise, "parallel": ["splitter=parallel"]}
     settings |= {"checkpoints": 2, "prompts": ["<b>a tone</b>"]}
     settings["evaluation"]["probes"] = ["split"]

@@ -26,7 +26,10 @@ def run(tmp_path: Path) -> Path:
     (folder / "samples" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for stage, lines in {"primary": 3, "secondary": 0}.items():
         (folder / "model" / stage).mkdir(parents=True)
-        losses = [{"step": s, "loss": 1 / s, "held_out": 2 / s, "held_out_baseline": 2.0} for s in range(1, lines + 1)]
+        losses = [
+            {"step": s, "loss": 1 / s, "validation_loss": 2 / s, "zero_predictor_loss": 2.0}
+            for s in range(1, lines + 1)
+        ]
         (folder / "model" / stage / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in losses))
     return folder
 

@@ -20,7 +20,7 @@ from codecdiff_eval.results import TargetResult, to_json
 from rich.console import Console
 
 from codecdiff.pipeline.pipeline import Pipeline
-from codecdiff.training.trainer import read_logs
+from codecdiff.training import read_logs
 from codecdiff_starter.evaluation import DEMO, SEED, SHIPPED, EvalOptions, evaluate, loss_targets
 from codecdiff_starter.report import demo_report, targets_table, write_players
 

@@ -185,9 +185,9 @@ def loss_targets(logs: Mapping[str, Sequence[Mapping[str, Any]]], targets: Targe
     """Return the last normalized validation loss of each stage."""
     results = []
     for i, (stage, log) in enumerate(logs.items()):
-        lines = [line for line in log if line.get("held_out") is not None]
+        lines = [line for line in log if line.get("validation_loss") is not None]
         if lines:
-            loss = lines[-1]["held_out"] / lines[-1]["held_out_baseline"]
+            loss = lines[-1]["validation_loss"] / lines[-1]["zero_predictor_loss"]
             bound = targets.later_loss if i else targets.first_loss
             results.append(TargetResult(f"normalized validation loss: {stage}", loss, at_most=bound))
     return results

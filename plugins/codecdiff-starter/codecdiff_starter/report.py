@@ -12,7 +12,7 @@ from codecdiff_eval.report import Cell, Code, Player, Players, Plot, Report, Sec
 from codecdiff_eval.report.numbers import format_interval, format_number
 from codecdiff_eval.results import Estimate, TargetResult
 
-from codecdiff.data.audio import write_audio
+from codecdiff.data import write_audio
 from codecdiff_starter.evaluation import COMPARED, COMPOSED, ORACLE, Example
 
 PLAYERS = {  # by the name of a set: title and caption

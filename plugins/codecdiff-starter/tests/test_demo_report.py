@@ -39,7 +39,8 @@ def details():
     nearest = {"to training clips": 3.0, "to fresh clips": 3.1, "ratio": estimate(0.97)}
     logs = {
         stage: [
-            {"step": s, "loss": 1 / s, "held_out": 2 / s, "held_out_baseline": 2.0, "seconds": s} for s in (1, 2, 4)
+            {"step": s, "loss": 1 / s, "validation_loss": 2 / s, "zero_predictor_loss": 2.0, "seconds": s}
+            for s in (1, 2, 4)
         ]
         for stage in ("primary", "<b>secondary")
     }
@@ -147,12 +148,12 @@ def test_a_result_passes_between_its_bounds_and_nan_never_does():
 
 def test_the_last_validation_loss_of_each_stage_is_compared_with_its_target(tmp_path):
     lines = [
-        {"step": 1, "held_out": 1.0, "held_out_baseline": 1.0},
-        {"step": 2, "held_out": 0.75, "held_out_baseline": 1.0},
+        {"step": 1, "validation_loss": 1.0, "zero_predictor_loss": 1.0},
+        {"step": 2, "validation_loss": 0.75, "zero_predictor_loss": 1.0},
     ]
     for stage in ("primary", "secondary"):
         (tmp_path / stage).mkdir()
-        text = "".join(json.dumps(line) + "\n" for line in [*lines, {"step": 3, "loss": 0.1, "held_out": None}])
+        text = "".join(json.dumps(line) + "\n" for line in [*lines, {"step": 3, "loss": 0.1, "validation_loss": None}])
         (tmp_path / stage / "log.jsonl").write_text(text)
     logs = read_logs(tmp_path, ["primary", "secondary", "never-trained"])
     assert [result.value for result in loss_targets(logs, DEMO)] == [0.75, 0.75]

@@ -15,17 +15,15 @@ from pathlib import Path
 import torch
 
 from codecdiff import config
-from codecdiff.config import Optimization, StageOptions
-from codecdiff.config.schema import ExperimentConfig
+from codecdiff.config import ExperimentConfig, TrainConfig
 from codecdiff.diffusion.guidance import num_passes
 from codecdiff.diffusion.noise_schedule import set_steps
 from codecdiff.interfaces import Condition
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
-from codecdiff.profiling.flops import Meter
-from codecdiff.profiling.plan import blank_input, step_of
-from codecdiff.training.experiment import check_starts, new_pipeline, new_stage
-from codecdiff.training.trainer import StageTrainer
+from codecdiff.profiling.flops import OperationCounter
+from codecdiff.profiling.plan import blank_input, count_step
+from codecdiff.training import StageTrainer, check_warm_starts, new_pipeline, new_stage
 from codecdiff_eval.compare.config import CompareConfig
 from codecdiff_eval.report import Table
 from codecdiff_eval.report.numbers import format_count
@@ -102,8 +100,8 @@ def _with_steps(experiment: ExperimentConfig, costs: Sequence[StageCost], steps:
     """Return an experiment whose stages are trained for these steps, over which the learning rate decays."""
     stages = dict(experiment.stages)
     for cost, count in zip(costs, steps, strict=True):
-        own = stages.get(cost.name, StageOptions())
-        stages[cost.name] = own.model_copy(update={"train": own.train.over(Optimization(steps=count))})
+        own = experiment.stage_config(cost.name)
+        stages[cost.name] = own.model_copy(update={"train": own.train.merge(TrainConfig(max_train_steps=count))})
     return experiment.model_copy(update={"stages": stages})
 
 
@@ -113,15 +111,15 @@ def stage_costs(experiment: ExperimentConfig, seconds: float) -> list[StageCost]
     frames = pipeline.frames(seconds)
     ones = pipeline.splitter.split(torch.ones(1, codec.num_codebooks, codec.codebook_dim, frames))
     jobs = [new_stage(experiment, pipeline, i, "meta") for i in range(len(pipeline.stage_names))]
-    check_starts(experiment, pipeline, [stage for stage, _, _ in jobs], Path())
+    check_warm_starts(experiment, pipeline, [stage for stage, _ in jobs], Path())
     costs = []
-    for i, (stage, train, loop) in enumerate(jobs):
-        batch = blank_input(pipeline, i, loop.batch_size, round(loop.seconds * codec.frame_rate))
-        step = step_of(StageTrainer(stage, **train.model_dump()), batch)
+    for i, (stage, train) in enumerate(jobs):
+        batch = blank_input(pipeline, i, train.train_batch_size, round(train.crop_seconds * codec.frame_rate))
+        step = count_step(StageTrainer(stage, train), batch)
         parameters = sum(parameter.numel() for parameter in stage.denoiser.parameters())
         values, step_flops = float(ones[i].sum()) / frames, step.forward + step.backward + step.recomputed
         sampling = sampling_cost(stage, pipeline, i, frames)
-        costs.append(StageCost(stage.name, parameters, values, train.steps, step_flops, *sampling))
+        costs.append(StageCost(stage.name, parameters, values, train.max_train_steps, step_flops, *sampling))
     return costs
 
 
@@ -137,8 +135,8 @@ def sampling_cost(stage: Stage, pipeline: Pipeline, i: int, frames: int) -> tupl
     calls, rows = len(scheduler.timesteps), num_passes(stage.guidance, pipeline.conditioner)
     condition = Condition.cat([inputs.condition] * rows)
     context = None if inputs.context is None else inputs.context.repeat(rows, 1, 1)
-    with Meter() as counter:
-        stage.denoiser.eval()(inputs.clean.repeat(rows, 1, 1), torch.zeros(rows, device="meta"), context, condition)
+    with OperationCounter() as counter:
+        stage.denoiser.eval()(inputs.x_start.repeat(rows, 1, 1), torch.zeros(rows, device="meta"), context, condition)
     return calls, rows, calls * counter.flops
 
 

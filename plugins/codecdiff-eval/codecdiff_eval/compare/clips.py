@@ -18,11 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from codecdiff.config import Data
-from codecdiff.data.audio import write_audio
-from codecdiff.data.code_store import CodeStore, load_state
-from codecdiff.data.dataset import split_tracks
-from codecdiff.data.metadata import find_tracks
+from codecdiff.config import DataConfig
+from codecdiff.data import CodeStore, find_tracks, load_state, split_tracks, write_audio
 from codecdiff.files import atomic_write
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline.pipeline import Pipeline
@@ -66,7 +63,7 @@ class EvalSplit:
         return mine == others
 
 
-def draw_split(store: CodeStore, data: Data, config: CompareEvalConfig, split_seed: int) -> EvalSplit:
+def draw_split(store: CodeStore, data: DataConfig, config: CompareEvalConfig, split_seed: int) -> EvalSplit:
     """Draw clips from the tracks of a store.
 
     They follow from the seed and the tracks' contents, not from the codec of the store. Raises ValueError for too few
@@ -75,12 +72,12 @@ def draw_split(store: CodeStore, data: Data, config: CompareEvalConfig, split_se
     if data.audio is None:
         raise FileNotFoundError("Validation tracks are read as audio, not only as codes: set data.audio.")
     files = {track.name: str(track.file) for track in find_tracks(data.audio)}
-    training, validation = split_tracks(store, data.held_out, split_seed)
+    training, validation = split_tracks(store, data.validation_fraction, split_seed)
     tracks = _shuffle_tracks(store, validation, config.seed)
     if len(tracks) < 4:
         raise ValueError(
             f"There are {len(tracks)} validation tracks. Half of them are the reference of the others, so set "
-            "data.held_out for 4 or more, and for some dozens if intervals are to be informative."
+            "data.validation_fraction for 4 or more, and for some dozens if intervals are to be informative."
         )
     draw, half = partial(_draw_clips, store, files, config), len(tracks) // 2
     return EvalSplit(

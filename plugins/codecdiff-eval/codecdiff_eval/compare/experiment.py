@@ -14,11 +14,11 @@ import torch
 from pydantic import BaseModel
 
 from codecdiff import config
-from codecdiff.data.code_store import CodeStore
+from codecdiff.data import CodeStore
 from codecdiff.files import lock_folder
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline.pipeline import Pipeline
-from codecdiff.training.experiment import new_pipeline
+from codecdiff.training import new_pipeline
 from codecdiff_eval.compare.budget import Variant
 from codecdiff_eval.compare.clips import ClipWriter, EvalSplit, SavedSets, Sets, draw_split
 from codecdiff_eval.compare.config import CompareConfig
@@ -125,7 +125,7 @@ class Experiment:
             if (other.store / "header.json").is_file() and not draw(other).is_alike(split):
                 raise ValueError(
                     f"{run.name} has other validation tracks than {other.name}. Variants are compared on the same "
-                    "music: set one data.audio and data.held_out for all of them."
+                    "music: set one data.audio and data.validation_fraction for all of them."
                 )
         return split
 

@@ -116,7 +116,7 @@ class CompareReport:
         if num_tracks < FEW:
             lines.append(
                 f"With fewer than {FEW} tracks, here {num_tracks}, intervals are unreliable, and tend to be too "
-                "narrow: increase data.held_out, evaluation.clips and evaluation.reference."
+                "narrow: increase data.validation_fraction, evaluation.clips and evaluation.reference."
             )
         if len(self.comparison.seeds) == 1:
             lines.append("There is one seed, so no interval says what another would yield: add some to seeds.")
@@ -225,7 +225,9 @@ def stage_losses(run: Run) -> dict[str, Curve]:
     """Return the normalized validation losses of every stage at the FLOPs spent on the stage."""
     logs = run.logs
     return {
-        cost.name: [(float(cost.step_flops * row["step"]), row["held_out_ratio"]) for row in logs[cost.name]]
+        cost.name: [
+            (float(cost.step_flops * row["step"]), row["normalized_validation_loss"]) for row in logs[cost.name]
+        ]
         for cost in run.variant.costs
     }
 

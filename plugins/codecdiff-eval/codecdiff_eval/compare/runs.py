@@ -23,28 +23,19 @@ from typing import Any
 import torch
 
 from codecdiff import config
-from codecdiff.config import Diffusion, Optimization, StageOptions
-from codecdiff.config.schema import ExperimentConfig
-from codecdiff.data.code_store import CodeStore
+from codecdiff.config import DiffusionConfig, ExperimentConfig, TrainConfig
+from codecdiff.data import CodeStore
 from codecdiff.files import POLL_SECONDS, atomic_write_text, lock_folder, try_lock
 from codecdiff.pipeline.checkpoint import differences
 from codecdiff.pipeline.model_card import write_card
 from codecdiff.pipeline.pipeline import Pipeline
-from codecdiff.training.batch import StageData
-from codecdiff.training.experiment import new_pipeline, new_stage, open_data, prepare_prompts, start_of
-from codecdiff.training.trainer import StageTrainer, read_logs
+from codecdiff.training import StageData, new_pipeline, new_stage, new_trainer, open_data, prepare_prompts, read_logs
 from codecdiff_eval.compare.budget import Variant
 from codecdiff_eval.compare.config import CompareConfig
 
 Log = Callable[[str], None]
-PER_STAGE = {
-    "denoiser",
-    "train",
-    "loop",
-    "diffusion",
-    "sampling",
-}  # settings that `new_stage` merges with a stage's own
-LOSS_SETTINGS = {"codec", "splitter", "target", "standardize", "diffusion"}  # that decide what is predicted
+PER_STAGE = {"denoiser", "train", "diffusion", "sampling"}  # settings that `new_stage` merges with a stage's own
+LOSS_SETTINGS = {"codec", "splitter", "target", "normalize_latents", "diffusion"}  # that decide what is predicted
 
 
 @dataclass(frozen=True)
@@ -101,16 +92,16 @@ class Run:
         return [self._hash(pipeline, places, i) for i in range(len(places))]
 
     def _hash(self, pipeline: Pipeline, places: list[torch.Tensor], i: int) -> str:
-        stage, train, loop = new_stage(self.experiment, pipeline, i, "meta")
+        stage, train = new_stage(self.experiment, pipeline, i, "meta")
         context, spec = pipeline.splitter.context(places, i), stage.spec()
-        own = self.experiment.stages.get(stage.name, StageOptions()).model_dump(exclude=PER_STAGE)
+        own = self.experiment.stage_config(stage.name).model_dump(exclude=PER_STAGE)
         settings = {**self.experiment.model_dump(exclude={*PER_STAGE, "splitter", "stages"}), "own": own}
         settings |= {key: spec[key] for key in ("denoiser", "scheduler", "noise_color")}
-        settings |= {"name": stage.name, "training": train.model_dump(), "loop": loop.model_dump()}
+        settings |= {"name": stage.name, "training": train.model_dump()}
         if own["start_from"] in pipeline.stage_names:
             settings["start"] = self._hash(pipeline, places, pipeline.stage_names.index(own["start_from"]))
         if context is None:  # it sees nothing of other stages
-            settings["training"]["context_noise"] = settings["snap_context"] = None
+            settings["training"]["context_noise_std"] = settings["snap_context"] = None
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         for tensor in (places[i], *([] if context is None else [context])):
             digest.update(tensor.numpy().tobytes())
@@ -128,7 +119,7 @@ def make_runs(comparison: CompareConfig, variants: Sequence[Variant], output: Pa
 
 
 def _codec_name(experiment: ExperimentConfig) -> str:
-    spec = config.completed("codecs", experiment.codec)
+    spec = config.with_defaults("codecs", experiment.codec)
     text = json.dumps([spec, experiment.target, str(experiment.data.store)], sort_keys=True, default=str)
     name = "".join(letter if letter.isalnum() else "-" for letter in spec["name"])
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -160,7 +151,7 @@ def loss_key(variant: Variant) -> str:
     return json.dumps([common, own], sort_keys=True)
 
 
-def _loss_settings(diffusion: Diffusion, train: Optimization) -> tuple[dict[str, Any], str | None]:
+def _loss_settings(diffusion: DiffusionConfig, train: TrainConfig) -> tuple[dict[str, Any], str | None]:
     """Return what a stage sets for itself of the diffusion process and the loss."""
     loss = train.model_dump(include={"loss"}, exclude_unset=True).get("loss")
     return diffusion.model_dump(mode="json", exclude_unset=True), loss
@@ -243,28 +234,22 @@ def _copy_stage(source: Run, run: Run, i: int) -> None:
 
 
 def _train_stage(run: Run, comparison: CompareConfig, pipeline: Pipeline, store: CodeStore, i: int, log: Log) -> None:
-    stage, options, loop = new_stage(run.experiment, pipeline, i)
-    stage.denoiser.to(pipeline.device)
-    trainer = StageTrainer(stage, seed=run.seed, **options.model_dump())
-    source = start_of(run.experiment, pipeline, stage.name, run.model)
-    if not trainer.resume(run.model) and source:
-        log(f"{run.name}: {stage.name} {trainer.start_from(source)}")
-    if trainer.step_count >= options.steps:  # how it is sampled may have changed
+    trainer = new_trainer(run.experiment, pipeline, i, run.model, report=lambda line: log(f"{run.name}: {line}"))
+    name, train = trainer.stage.name, trainer.config
+    if trainer.step_count >= train.max_train_steps:  # how it is sampled may have changed
         return trainer.save(run.model)
-    sizes: dict[str, Any] = {"seconds": loop.seconds, "batch_size": loop.batch_size, "seed": run.seed}
-    held_out = run.experiment.data.held_out
-    data = StageData(store, pipeline, i, held_out=held_out, split_seed=comparison.seeds[0], **sizes)
-    count = comparison.checkpoints
-    checkpoints = {max(1, round(options.steps * (k + 1) / count)) for k in range(count)}
+    split = run.experiment.data.model_copy(update={"split_seed": comparison.seeds[0]})
+    data, count = StageData(store, pipeline, i, train, split, seed=run.seed), comparison.checkpoints
+    checkpoints = {max(1, round(train.max_train_steps * (k + 1) / count)) for k in range(count)}
     start, losses = time.monotonic(), []
-    for step in range(trainer.step_count, options.steps):
+    for step in range(trainer.step_count, train.max_train_steps):
         try:
             losses.append(trainer.step(data.step(step)))
         except FloatingPointError as error:
             raise ValueError(f"{run.name}: {error}") from error
         if step + 1 in checkpoints:
-            row = trainer.check(data.held_out(), losses, time.monotonic() - start)
+            row = trainer.validate(data.validation(), losses, time.monotonic() - start)
             trainer.save(run.model, row)
-            ratio = f"normalized validation loss {row['held_out_ratio']:.3f}"
-            log(f"{run.name}: {stage.name} {step + 1} of {options.steps}, {ratio}")
+            loss = f"normalized validation loss {row['normalized_validation_loss']:.3f}"
+            log(f"{run.name}: {name} {step + 1} of {train.max_train_steps}, {loss}")
             losses = []
