@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import codecdiff
-from codecdiff import comparing, registry
+from codecdiff import registry
 from codecdiff.cli.check import check
 from codecdiff.cli.console import err, out
 from codecdiff.cli.edit import command, extend, inpaint, refine, restore, vary
@@ -153,7 +153,6 @@ for function in (plugins, encode, push, generate, check):
 for edit in (refine, inpaint, extend, vary, restore):
     app.command(edit.__name__)(command(edit))
 app.command("inspect")(again)
-app.command()(comparing.compare)
 
 
 def main() -> None:
