@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from codecdiff.cli.console import chosen_device, err, out
+from codecdiff.cli.console import err, out, select_device
 from codecdiff.files import require_writable
 
 
@@ -38,7 +38,7 @@ def compare(
     out.print(plans.table(comparison, variants), soft_wrap=True)
     if plan:
         return
-    all_of_it = work.Work(comparison, variants, output, chosen_device(device), told)
+    all_of_it = work.Work(comparison, variants, output, select_device(device), told)
     page = work.compare(all_of_it, shlex.join(["codecdiff", *sys.argv[1:]]))
     out.print(f"{page}: open it in a browser", soft_wrap=True)
 

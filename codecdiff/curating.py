@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from codecdiff import collecting
-from codecdiff.cli.console import chosen_device, err, out, progress
+from codecdiff.cli.console import err, out, progress, select_device
 from codecdiff.files import replace_text, require_writable
 
 FAULTS_SHOWN = 5
@@ -89,7 +89,7 @@ def rank(
     require_writable(output.parent)
     theirs = ranking.read_likelihoods(compare) if compare else {}
     target, candidates = Manifest.read(like), Manifest.read(of)
-    judge = config.build("embedders", config.chosen("embedders", embedder, options or [])).to(chosen_device(device))
+    judge = config.build("embedders", config.chosen("embedders", embedder, options or [])).to(select_device(device))
     folder = embeddings or output.with_name(f"{output.stem}-embeddings")
     with progress("embedding", len(target.tracks()) + len(candidates.tracks())) as advance:
         result, skipped = ranking.rank_manifests(

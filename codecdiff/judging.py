@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecdiff.cli.console import chosen_device, err, out, progress
+from codecdiff.cli.console import err, out, progress, select_device
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def evaluate(
         "reference split": split_of(reference, split),
         "judged split": split_of(prompts or judged, split),
     }
-    where = chosen_device(device)
+    where = select_device(device)
     sampling = {"seed": seed, "steps": steps, "guidance": parse(guidance or [])}
     maker = maker_of(model, allow_download, where, **sampling) if model else None
     judges, absent = evaluation.find_judges(

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from codecdiff import Codec, registry
 from codecdiff.cli import console
-from codecdiff.cli.console import chosen_device, numbered
-from codecdiff.cli.doctor import Finding, examine, look_at_companion, look_at_requirement
+from codecdiff.cli.console import numbered, select_device
+from codecdiff.cli.doctor import Finding, check_companion, check_requirement, diagnose
 from codecdiff.cli.encode import tracks_of
 from codecdiff.cli.generate import prompt_values
 from codecdiff.cli.main import app
@@ -100,7 +100,7 @@ def hello(name: str, loud: bool = False):
 
 def test_plugins_lists_every_part():
     output = run("plugins").output
-    for plugin in registry.scan()[0]:
+    for plugin in registry.scan().plugins:
         assert any(plugin.name in line and plugin.distribution in line for line in output.splitlines())
 
 
@@ -139,7 +139,7 @@ def test_check_shows_the_error_of_a_broken_plugin_beside_those_that_load():
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("broken")
-def test_doctor_reports_a_broken_plugin_and_how_to_mend_it():
+def test_doctor_reports_a_broken_plugin_and_how_to_fix_it():
     result = run("doctor")
     assert result.exit_code == 1
     assert "pip uninstall shaky" in result.output
@@ -196,9 +196,9 @@ def test_a_command_of_a_plugin_has_its_own_help_options_and_errors():
 
 
 @pytest.mark.usefixtures("brought")
-def test_a_broken_command_is_told_in_a_sentence_and_breaks_no_other():
+def test_a_broken_command_is_reported_in_a_sentence_and_breaks_no_other():
     assert "command 'oil' of shaky 1.0 cannot be loaded: RuntimeError: no [oil] left" in refused("oil")
-    assert "names 3, which is no function" in refused("hollow")
+    assert "names 3, which is not a function" in refused("hollow")
     assert run("hello", "you").exit_code == 0
 
 
@@ -367,7 +367,7 @@ def test_one_take_keeps_its_name():
 
 
 def test_the_cpu_can_always_be_chosen():
-    assert chosen_device("cpu") == torch.device("cpu")
+    assert select_device("cpu") == torch.device("cpu")
 
 
 # doctor
@@ -375,13 +375,13 @@ def test_the_cpu_can_always_be_chosen():
 
 @pytest.mark.integration
 def test_doctor_finds_nothing_wrong_here():
-    assert [finding for finding in examine() if not finding.fine] == []
+    assert [finding for finding in diagnose() if not finding.fine] == []
 
 
-def test_a_package_that_is_missing_or_too_old_comes_with_the_line_that_mends_it():
-    assert look_at_requirement("x", Requirement("numpy>=1")).fine
-    assert look_at_requirement("x", Requirement("numpy>=99")).remedy == "pip install 'numpy>=99'"
-    assert look_at_requirement("x", Requirement("nosuchthing")).remedy == "pip install 'nosuchthing'"
+def test_a_package_that_is_missing_or_too_old_comes_with_the_line_that_fixes_it():
+    assert check_requirement("x", Requirement("numpy>=1")).fine
+    assert check_requirement("x", Requirement("numpy>=99")).hint == "pip install 'numpy>=99'"
+    assert check_requirement("x", Requirement("nosuchthing")).hint == "pip install 'nosuchthing'"
 
 
 def test_a_companion_for_another_torch_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -391,11 +391,11 @@ def test_a_companion_for_another_torch_is_found(tmp_path: Path, monkeypatch: pyt
         "Metadata-Version: 2.1\nName: torchaudio\nVersion: 2.0.0\nRequires-Dist: torch==2.0.0\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    (finding,) = look_at_companion("torchaudio")
+    (finding,) = check_companion("torchaudio")
     assert finding.state == "2.0.0 is for torch==2.0.0"
-    assert finding.remedy.startswith("pip uninstall torchaudio")
+    assert finding.hint.startswith("pip uninstall torchaudio")
 
 
-def test_a_finding_without_a_remedy_is_fine():
+def test_a_finding_without_a_hint_is_fine():
     assert Finding("python", "3.11").fine
     assert not Finding("torch", "missing", "pip install torch").fine

@@ -46,7 +46,7 @@ class PCACodec(CodecWrapper):
         self.codebook_dim = dims
         if dims < codec.codebook_dim and _projects(codec):
             why = "among fewer dimensions, what is projected may be nearer to another entry than to the one of its code"
-            self.expected_failures = {**codec.expected_failures, "projections": why}
+            self.expected_failures = {**codec.expected_failures, "continuous": why}
         k, d, device = codec.num_codebooks, codec.codebook_dim, device_of(codec)
         shapes = {"mean": (k, 1, d), "basis": (k, d, dims), "table": (k, codec.codebook_size, dims)}
         for name, shape in {**shapes, "explained_variance": (k,)}.items():

@@ -2,7 +2,6 @@
 
 from codecdiff.config.overrides import chosen, override, read
 from codecdiff.config.parts import (
-    DERIVED,
     CaptionerSpec,
     CodecSpec,
     ConditionerSpec,
@@ -33,7 +32,6 @@ from codecdiff.config.schema import (
 )
 
 __all__ = [
-    "DERIVED",
     "CaptionerSpec",
     "CodecSpec",
     "ConditionerSpec",

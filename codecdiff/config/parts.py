@@ -14,24 +14,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf, TypeAda
 from pydantic_core import to_jsonable_python
 
 from codecdiff import registry
-
-# What follows from other parts. It is supplied when a model is assembled, and refused in a file.
-DERIVED = {
-    "codecs": (),
-    "splitters": ("num_codebooks", "levels"),
-    "conditioners": (),
-    "denoisers": ("channels", "context_channels", "condition_widths"),
-    "captioners": ("answers",),
-    "embedders": (),
-}
+from codecdiff.errors import ConfigError
 
 _LAX = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True)
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message says where, why and what is possible."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +38,15 @@ EmbedderSpec = Annotated[dict[str, Any], PartOf("embedders")]
 
 def _kind_of(hint: Any) -> str | None:
     """Which kind of part a type hint stands for, if any: `Codec`, `Codec | None`, or a marked field."""
-    from codecdiff.interfaces import KINDS
-
     if get_origin(hint) is Annotated:
         marks = [mark.kind for mark in get_args(hint)[1:] if isinstance(mark, PartOf)]
         return marks[0] if marks else _kind_of(get_args(hint)[0])
     if _element_of(hint) is not None:
         return None
     for option in (hint, *get_args(hint)):
-        if isinstance(option, type):
-            for kind, interface in KINDS.items():
-                if issubclass(option, interface):
-                    return kind
-        elif get_origin(option) is Annotated and (kind := _kind_of(option)):
+        if isinstance(option, type) and (kind := registry.kind_of(option)):
+            return kind
+        if get_origin(option) is Annotated and (kind := _kind_of(option)):
             return kind
     return None
 
@@ -96,7 +79,7 @@ def options(kind: str, name: str) -> dict[str, Any]:
             "Its package must import at run time the types that its constructor names."
         ) from error
     known = (parameter.name for parameter in list(signature.parameters.values())[1:])
-    return {key: hints.get(key, Any) for key in known if key in hints and key not in DERIVED[kind]}
+    return {key: hints.get(key, Any) for key in known if key in hints and key not in registry.interface(kind).derived}
 
 
 def _adapter(hint: Any, skeleton: bool = False) -> TypeAdapter[Any]:
@@ -112,12 +95,11 @@ def _adapter(hint: Any, skeleton: bool = False) -> TypeAdapter[Any]:
 
 def _built(kind: str, skeleton: bool) -> Any:
     """Give the type hint of a part that is built where it is described."""
-    from codecdiff.interfaces import KINDS
 
     def assembled(value: Any) -> Any:
         return _assemble(kind, value, {}, skeleton) if isinstance(value, str | Mapping) else value
 
-    return Annotated[InstanceOf[KINDS[kind]], BeforeValidator(assembled)]
+    return Annotated[InstanceOf[registry.interface(kind)], BeforeValidator(assembled)]
 
 
 def _checked(value: Any, hint: Any, where: str, skeleton: bool = False) -> Any:
@@ -156,7 +138,7 @@ def part_spec(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, 
         )
     known = options(kind, name)
     for key in values:
-        if key in DERIVED[kind]:
+        if key in registry.interface(kind).derived:
             raise ConfigError(f"{kind[:-1]}.{key} follows from the other parts; leave it out.")
         if key not in known:
             raise ConfigError(
@@ -239,7 +221,9 @@ def to_config(kind: str, part: Any) -> dict[str, Any]:
         )
     name = matches[0].name
     shared = [plugin for plugin in registry.installed(kind) if plugin.name == name]
-    values = {key: _plain(value) for key, value in part.arguments.items() if key not in DERIVED[kind]}
+    values = {
+        key: _plain(value) for key, value in part.arguments.items() if key not in registry.interface(kind).derived
+    }
     return {"name": name if len(shared) == 1 else f"{matches[0].distribution}:{name}", **values}
 
 
@@ -251,10 +235,10 @@ def _names(plugin: registry.Plugin, part: type) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    from codecdiff.interfaces import KINDS, Part
+    from codecdiff.interfaces import Part
 
-    if isinstance(value, Part):
-        return to_config(next(kind for kind, interface in KINDS.items() if isinstance(value, interface)), value)
+    if isinstance(value, Part) and (kind := registry.kind_of(type(value))):
+        return to_config(kind, value)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return to_jsonable_python(value)

@@ -18,7 +18,6 @@ from codecdiff.interfaces.part import Part
 from codecdiff.interfaces.splitter import Splitter
 
 __all__ = [
-    "KINDS",
     "Bill",
     "Captioner",
     "Codec",
@@ -32,12 +31,3 @@ __all__ = [
     "Splitter",
     "prompt_fields",
 ]
-
-KINDS: dict[str, type[Part]] = {
-    "codecs": Codec,
-    "splitters": Splitter,
-    "conditioners": Conditioner,
-    "denoisers": Denoiser,
-    "captioners": Captioner,
-    "embedders": Embedder,
-}

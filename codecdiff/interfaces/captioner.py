@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from codecdiff.interfaces.part import Part
 
@@ -37,6 +37,7 @@ class Captioner(Part, ABC):
     Invariant: a caption is one line of text. It follows from the track and the options that are not `incidental`.
     """
 
+    derived: ClassVar[tuple[str, ...]] = ("answers",)
     concurrency: int = 1  # how many tracks may be asked about at once, from as many threads
     incidental: tuple[str, ...] = ()  # options that change how fast or how dear it is, not what it writes: not recorded
 

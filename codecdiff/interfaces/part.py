@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 
 class Part:
@@ -14,6 +14,7 @@ class Part:
     printed where the part is checked, and do not fail.
     """
 
+    derived: ClassVar[tuple[str, ...]] = ()  # arguments that follow from the other parts: not options, and not saved
     arguments: dict[str, Any]
     expected_failures: Mapping[str, str] = {}  # law -> why it cannot be kept
 
