@@ -248,12 +248,12 @@ class Constant(Titles):
 
 
 @pytest.mark.parametrize(
-    ("broken", "law"),
-    [(Numbered, "second time"), (Wordy, "one line"), (Careless, "nothing is known"), (Constant, "the law is empty")],
+    ("captioner", "message"),
+    [(Numbered, "second time"), (Wordy, "one line"), (Careless, "nothing is known"), (Constant, "the check is empty")],
 )
-def test_a_captioner_that_breaks_a_law_is_told(broken: type[Titles], law: str) -> None:
-    with pytest.raises(AssertionError, match=law):
-        check_captioner(broken(), rows("a", "b"))
+def test_a_captioner_that_fails_a_check_is_named(captioner: type[Titles], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_captioner(captioner(), rows("a", "b"))
 
 
 # The command

@@ -90,6 +90,17 @@ def test_answers_with_no_more_packages_than_a_program_of_one_command(argument: s
 HELLO = """
 import typer
 
+tools = typer.Typer(help="Tools for guests.", no_args_is_help=True)
+
+@tools.command()
+def wave(twice: bool = False):
+    \"\"\"Wave a hand.\"\"\"
+    typer.echo("wave " * (1 + twice))
+
+@tools.command()
+def bow():
+    raise LookupError("There is nobody to bow to.")
+
 def hello(name: str, loud: bool = False):
     \"\"\"Greet somebody.\"\"\"
     if name == "nobody":
@@ -159,7 +170,7 @@ def test_a_broken_plugin_asked_for_by_name_is_refused(tmp_path: Path):
 def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Third-party commands: one that works, one that has a built-in's name, one that raises when imported."""
     for name, code, lines in (
-        ("greeter", HELLO, "hello = greeter:hello\nplugins = greeter:hello\n"),
+        ("greeter", HELLO, "hello = greeter:hello\nplugins = greeter:hello\ntools = greeter:tools\n"),
         ("shaky", "raise RuntimeError('no [oil] left')\n", "oil = shaky:command\n"),
         ("hollow", "command = 3\n", "hollow = hollow:command\n"),
     ):
@@ -193,6 +204,29 @@ def test_a_command_of_a_plugin_has_its_own_help_options_and_errors():
     assert run("hello", "you", "--loud").output == "hello you!\n"
     assert "There is nobody." in refused("hello", "nobody")
     assert run("hello").exit_code == 2
+
+
+@pytest.mark.usefixtures("brought")
+def test_a_typer_app_of_a_plugin_has_subcommands_with_their_own_help():
+    shown = run("tools", "--help").output
+    assert "Tools for guests." in shown
+    assert "Wave a hand." in shown
+    assert "--install-completion" not in shown
+    assert "--twice" in run("tools", "wave", "--help").output
+    assert run("tools", "wave", "--twice").output == "wave wave \n"
+    assert "nobody to bow to" in refused("tools", "bow")
+
+
+def test_a_command_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(registry.install_hints(), "commands", {"serve": "codecdiff-serve"})
+    assert "No command named 'serve'" in refused("serve")
+    assert "pip install codecdiff-serve" in refused("serve")
+    assert run("sreve").exit_code == 2
+
+
+def test_the_package_can_be_run():
+    shown = subprocess.run([sys.executable, "-m", "codecdiff", "--help"], check=True, capture_output=True, text=True)
+    assert "Usage: codecdiff [OPTIONS] COMMAND" in shown.stdout
 
 
 @pytest.mark.usefixtures("brought")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import toys
 from toys import SPLITTER
 from typer.testing import CliRunner
 
-from codecdiff import interfaces, registry
+from codecdiff import config, interfaces, registry
 from codecdiff.cli import console
 from codecdiff.cli.main import app
 from codecdiff.cli.plugin_probe import find_problems
 from codecdiff.registry import BrokenPlugin, UnknownPart
 
 Install = Callable[..., Path]
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def test_a_malformed_file_is_an_issue_and_stops_nobody(install: Install) -> None
     install("toy-stranger", "no section, and nothing to do with us\n")
     install("toy-good", "[codecdiff.splitters]\ntoy = toy_good:Toy\n")
     assert registry.load("splitters", "toy").__name__ == "Toy"
-    assert [issue.distribution for issue in registry.scan().issues] == ["toy-bad", "toy-worse"]
+    assert {issue.distribution for issue in registry.scan().issues} == {"toy-bad", "toy-worse"}
     assert all(issue.error for issue in registry.scan().issues)
 
 
@@ -151,6 +153,112 @@ def test_a_missing_first_party_part_says_what_to_install(monkeypatch: pytest.Mon
         registry.find("codecs", "dac")
     with pytest.raises(UnknownPart, match="Did you mean 'dac'"):
         registry.find("codecs", "dca")
+
+
+# Kinds and other groups of third parties.
+
+LIMITER = """
+from codecdiff import Part
+
+class Limiter(Part):
+    derived = ("channels",)
+
+class Hard(Limiter):
+    def __init__(self, *, channels: int, level: float = 1.0):
+        self.level = level
+
+def run_checks(request):
+    raise NotImplementedError
+"""
+LIMITERS = """
+[codecdiff.kinds]
+limiters = toy_limiter:Limiter
+[codecdiff.limiters]
+hard = toy_limiter:Hard
+wrong = toy_limiter:run_checks
+[codecdiff.checks]
+limiters = toy_limiter:run_checks
+"""
+
+
+def test_a_distribution_registers_a_kind_of_part(install: Install) -> None:
+    install("toy-limiter", LIMITERS, LIMITER)
+    assert registry.kinds()[:1] != ("limiters",)
+    assert "limiters" in registry.kinds()
+    assert "toy_limiter" not in sys.modules
+    assert registry.interface("limiters").__name__ == "Limiter"
+    part = config.build("limiters", {"name": "hard", "level": "2"}, channels=1)
+    assert part.level == 2
+    assert config.to_config("limiters", part) == {"name": "hard", "level": 2}
+    assert registry.load("checks", "limiters").__name__ == "run_checks"
+    with pytest.raises(config.ConfigError, match=r"limiter\.channels follows from the other parts"):
+        config.build("limiters", {"name": "hard", "channels": 2})
+    with pytest.raises(
+        BrokenPlugin, match=r"limiter 'wrong' of toy-limiter 1\.0 .*not a subclass of toy_limiter\.Limiter"
+    ):
+        registry.load("limiters", "wrong")
+
+
+def test_a_kind_has_a_version_of_its_own(install: Install) -> None:
+    lines = "[codecdiff.kinds]\nlimiters.3 = toy_limiter:Limiter\n[codecdiff.limiters.3]\nhard = toy_limiter:Hard\n"
+    install("toy-limiter", lines, LIMITER)
+    install("toy-old", "[codecdiff.limiters.2]\nold = toy_old:Toy\n")
+    assert registry.load("limiters", "hard").__name__ == "Hard"
+    with pytest.raises(BrokenPlugin, match="version 2 of the limiter interface, and this codecdiff has version 3"):
+        registry.load("limiters", "old")
+
+
+def test_a_part_of_a_kind_that_is_not_installed_is_an_issue(install: Install) -> None:
+    install("toy-limiter", "[codecdiff.limiters]\nhard = toy_limiter:Hard\n", LIMITER)
+    (issue,) = [issue for issue in registry.scan().issues if issue.distribution == "toy-limiter"]
+    assert "'codecdiff.limiters' is not a group" in issue.error
+    with pytest.raises(UnknownPart, match="No kind named 'limiters'"):
+        registry.find("limiters", "hard")
+
+
+def test_a_kind_of_the_core_cannot_be_replaced(install: Install) -> None:
+    install("toy-limiter", "[codecdiff.kinds]\ncodecs = toy_limiter:Limiter\n", LIMITER)
+    assert registry.interface("codecs") is interfaces.Codec
+
+
+def test_what_a_kind_names_has_to_be_a_part(install: Install) -> None:
+    install("toy-limiter", "[codecdiff.kinds]\nlimiters = toy_limiter:run_checks\n", LIMITER)
+    with pytest.raises(BrokenPlugin, match=r"is not a subclass of codecdiff\.Part"):
+        registry.interface("limiters")
+
+
+def test_metrics_suites_and_hooks_are_found_by_name(install: Install) -> None:
+    lines = "[codecdiff.metrics]\ngap = toy_eval:GAP\n[codecdiff.suites]\nquick = toy_eval:QUICK\n"
+    install(
+        "toy-eval",
+        f"{lines}[codecdiff.run_end]\nnote = toy_eval:note\n",
+        "GAP = 1\nQUICK = 'fast'\ndef note(folder): ...",
+    )
+    assert registry.load("metrics", "gap") == 1
+    assert registry.load("suites", "quick") == "fast"
+    assert [
+        function.__name__ for function in registry.load_all("run_end").values() if function.__module__ == "toy_eval"
+    ] == ["note"]
+    with pytest.raises(UnknownPart, match=r"No metric named 'gpa'\. Installed: .*gap.*Did you mean 'gap'\?"):
+        registry.load("metrics", "gpa")
+
+
+def test_a_hook_has_to_be_a_function(install: Install) -> None:
+    install("toy-eval", "[codecdiff.run_end]\nnote = toy_eval:NOTE\n", "NOTE = 1")
+    with pytest.raises(BrokenPlugin, match=r"run end 'note' of toy-eval 1\.0 names 1, which is not a function"):
+        registry.load("run_end", "note")
+
+
+def test_install_hints_are_the_entry_points_of_our_plugins() -> None:
+    ours: dict[str, dict[str, str]] = {}
+    for file in sorted(ROOT.glob("plugins/*/pyproject.toml")):
+        project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+        for group, names in project.get("entry-points", {}).items():
+            for name in names:
+                ours.setdefault(group.removeprefix("codecdiff."), {})[name] = project["name"]
+    hints = registry.install_hints()
+    unhinted = ("checks", "metrics", "suites", "run_end")  # found through the distribution that brings them
+    assert hints == {group: names for group, names in ours.items() if group not in unhinted}
 
 
 # Toys that pip has installed.
@@ -362,8 +470,8 @@ def test_one_line_that_cannot_be_read_costs_no_other(install: Install) -> None:
 
 def test_listing_imports_neither_torch_nor_a_plugin() -> None:
     program = (
-        "import sys, codecdiff, codecdiff.config; from codecdiff import registry; registry.scan(); registry.entries('models');"
-        "registry.installed('codecs'); registry.kinds();"
+        "import sys, codecdiff, codecdiff.config; from codecdiff import registry; registry.scan();"
+        "registry.entries('models'); registry.installed('codecs'); registry.kinds();"
         "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'transformers', 'diffusers', 'codecdiff_dac')])"
     )
     answer = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

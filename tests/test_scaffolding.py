@@ -23,21 +23,22 @@ LONG = "a-very-long-name-of-a-part-xyz"
 def test_a_package_has_at_most_five_files_in_which_the_names_are_its_own(kind: str, tmp_path: Path) -> None:
     folder = write_plugin(kind, "soft-grid", tmp_path / "mine")
     assert folder == tmp_path / "mine" / "codecdiff-soft-grid"
-    files = {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir()}
+    files = {str(f.relative_to(folder)): f.read_text(encoding="utf-8") for f in folder.rglob("*") if f.is_file()}
     assert files.keys() == {
         "pyproject.toml",
         "README.md",
-        "codecdiff_soft_grid.py",
-        "test_codecdiff_soft_grid.py",
+        "codecdiff_soft_grid/__init__.py",
+        f"codecdiff_soft_grid/{kind}.py",
+        f"tests/test_{kind}.py",
     }
-    assert f"class SoftGrid({kind.capitalize()}):" in files["codecdiff_soft_grid.py"]
+    assert f"class SoftGrid({kind.capitalize()}):" in files[f"codecdiff_soft_grid/{kind}.py"]
     for text in files.values():
         assert not [
             word for word in ("part-name", "part_name", "PartName", "part-kind", "part-settings") if word in text
         ]
     project = tomllib.loads(files["pyproject.toml"])["project"]
     assert project["name"] == "codecdiff-soft-grid"
-    assert project["entry-points"] == {f"codecdiff.{kind}s": {"soft-grid": "codecdiff_soft_grid:SoftGrid"}}
+    assert project["entry-points"] == {f"codecdiff.{kind}s": {"soft-grid": f"codecdiff_soft_grid.{kind}:SoftGrid"}}
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # nothing else is left
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,11 @@ class Screen(Console):
 
 out = Screen(markup=False, emoji=False, highlight=False)
 err = Screen(markup=False, emoji=False, highlight=False, stderr=True)
+
+
+def error_line(error: BaseException) -> str:
+    """Return an error as one line."""
+    return re.sub(r"\s+", " ", f"{type(error).__name__}: {error}").strip()
 
 
 def numbered(file: Path, count: int) -> list[Path]:

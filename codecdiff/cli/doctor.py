@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from codecdiff import registry
-from codecdiff.cli.console import err, out
-from codecdiff.cli.plugin_probe import error_line, find_problems
+from codecdiff.cli.console import err, error_line, out
 from codecdiff.cli.plugins import TIMEOUT, Timeout
 
 if TYPE_CHECKING:
@@ -188,6 +187,8 @@ def check_audio() -> Finding:
 
 def check_plugins(timeout: float) -> Iterator[Finding]:
     """Load every entry point, each within so many seconds."""
+    from codecdiff.cli.plugin_probe import find_problems
+
     plugins, issues = registry.scan()
     for issue in issues:
         yield Finding(f"plugin {issue.distribution}", issue.error, issue.hint)

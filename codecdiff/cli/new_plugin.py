@@ -28,7 +28,7 @@ SETTINGS = {
     "conditioner": "conditioner.name=part-name denoiser.vector=bpm",
     "denoiser": "denoiser.name=part-name",
 }
-MODULE = "codecdiff_part_name.py"
+PACKAGE = "codecdiff_part_name"
 SHARED = ("pyproject.toml", "README.md")  # files of all kinds
 MAX_LENGTH = 30  # letters of a name
 
@@ -62,16 +62,19 @@ def write_plugin(kind: str, name: str, into: Path | str = ".") -> Path:
         inside = Path(temporary) / folder.name
         inside.mkdir()
         for file, text in templates(kind).items():
-            (inside / renamed(file, kind, name)).write_text(renamed(text, kind, name), encoding="utf-8")
+            path = inside / renamed(file, kind, name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(renamed(text, kind, name), encoding="utf-8")
         inside.rename(folder)
     return folder
 
 
 def templates(kind: str) -> dict[str, str]:
     """Return the files of the package for a part of this kind, by their paths in it."""
+    own = {f"{PACKAGE}/{file}": f"{kind}/{PACKAGE}/{file}" for file in ("__init__.py", f"{kind}.py")}
+    sources = {**{file: file for file in SHARED}, **own, f"tests/test_{kind}.py": f"{kind}/test_{kind}.py"}
     root = files("codecdiff") / "templates"
-    paths = [*(root / file for file in SHARED), root / kind / MODULE, root / kind / f"test_{MODULE}"]
-    return {path.name: path.read_text(encoding="utf-8") for path in paths}
+    return {file: (root / source).read_text(encoding="utf-8") for file, source in sources.items()}
 
 
 def renamed(text: str, kind: str, name: str) -> str:
@@ -99,7 +102,7 @@ def require_good_name(kind: str, name: str) -> None:
             f"Invalid name '{name}': expected lower case words joined by '-', as in 'my-{kind}', "
             f"{MAX_LENGTH} letters at most."
         )
-    if iskeyword(class_name(name)) or class_name(name) in _names_in(templates(kind)[MODULE]):
+    if iskeyword(class_name(name)) or class_name(name) in _names_in(templates(kind)[f"{PACKAGE}/{kind}.py"]):
         raise InvalidValue(f"'{name}' would make a class {class_name(name)}, which is something else in its module.")
 
 

@@ -6,7 +6,6 @@ One worker loads them all, because each would import torch again; it is replaced
 from __future__ import annotations
 
 import os
-import re
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from codecdiff import registry
+from codecdiff.cli.console import error_line
 from codecdiff.registry import Plugin
 
 
@@ -47,11 +47,6 @@ def problem_of(plugin: Plugin) -> str:
     except BaseException as error:  # third-party code may fail in any way
         return error_line(error)
     return ""
-
-
-def error_line(error: BaseException) -> str:
-    """Return an error as one line."""
-    return re.sub(r"\s+", " ", f"{type(error).__name__}: {error}").strip()
 
 
 class _Worker:

@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Self
 class Part:
     """Something a configuration can name. It remembers the arguments it was built with, defaults included.
 
-    `expected_failures` names the laws of `codecdiff.testing` that a part does not keep, each with the reason: they are
-    printed where the part is checked, and do not fail.
+    `expected_failures` names the checks of `codecdiff.testing` that a part cannot pass, each with the reason: they are
+    reported, and do not fail a test.
     """
 
     derived: ClassVar[tuple[str, ...]] = ()  # arguments that follow from the other parts: not options, and not saved
     arguments: dict[str, Any]
-    expected_failures: Mapping[str, str] = {}  # law -> why it cannot be kept
+    expected_failures: Mapping[str, str] = {}  # check -> why it fails
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Record the constructor's arguments before the constructor runs."""

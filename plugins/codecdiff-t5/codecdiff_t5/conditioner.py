@@ -64,7 +64,7 @@ class T5(Conditioner):
         self.attend_padding = attend_padding
         if attend_padding:
             self.expected_failures = {
-                "neighbours": "with attend_padding a prompt reads the padding that its neighbours bring"
+                "neighbors": "with attend_padding a prompt attends to padding, which depends on its neighbors"
             }
         self._has_warned = False
 
