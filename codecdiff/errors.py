@@ -5,7 +5,7 @@ Each class keeps a builtin base, so that `except ValueError` and the like catch 
 
 from __future__ import annotations
 
-__all__ = ["BrokenPlugin", "ConfigError", "InvalidValue", "NotFound", "UnknownPart", "UserError"]
+__all__ = ["BrokenPlugin", "ConfigError", "InvalidValue", "UnknownName", "UnknownPart", "UserError"]
 
 
 class UserError(Exception):
@@ -16,7 +16,7 @@ class InvalidValue(UserError, ValueError):
     """An argument, option or file that cannot be used."""
 
 
-class NotFound(UserError, LookupError):
+class UnknownName(UserError, LookupError):
     """A name that does not exist."""
 
 
@@ -24,7 +24,7 @@ class ConfigError(UserError, ValueError):
     """A configuration that cannot be used; the message says where, why and what is possible."""
 
 
-class UnknownPart(UserError, LookupError):
+class UnknownPart(UnknownName):
     """A name that no installed part has, or that several have."""
 
 

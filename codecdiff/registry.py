@@ -233,18 +233,18 @@ def _enabled() -> set[str] | None:
 def scan() -> Scan:
     """Read the metadata of all distributions, once; `scan.cache_clear()` forgets it."""
     enabled, issues, plugins = _enabled(), [], []
-    found: list[tuple[Distribution, Groups]] = []
+    readable: list[tuple[Distribution, Groups]] = []
     for owner, file in sorted(_files(), key=lambda pair: pair[0].name != CORE):  # the core's kinds come first
         try:
-            found.append((owner, _groups(file)))
+            readable.append((owner, _groups(file)))
         except (OSError, ValueError, configparser.Error) as error:
             if (enabled is None or owner.name in enabled) and _mentions_codecdiff(file):
                 issues.append(_unreadable(owner.name, error))
     kinds: dict[str, int] = {}
-    for name in (name for _, groups in found for name in groups.get(f"codecdiff.{KINDS}", {})):
+    for name in (name for _, groups in readable for name in groups.get(f"codecdiff.{KINDS}", {})):
         kind, _, version = name.partition(".")
         kinds.setdefault(kind, int(version) if version.isdigit() else 1)
-    for owner, groups in found:
+    for owner, groups in readable:
         on = enabled is None or owner.name in enabled
         items = list(_read(owner, groups, kinds, on))
         plugins += [item for item in items if isinstance(item, Plugin)]

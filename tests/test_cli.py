@@ -265,7 +265,7 @@ def test_encode_skips_bad_files_by_name_and_counts_them(dac: Codec, dac_folder: 
 
 def test_encode_keeps_projections_when_asked(dac: Codec, dac_folder: Path, tmp_path: Path):
     audio, store = tone(tmp_path / "a.wav"), tmp_path / "store"
-    result = run("encode", audio, "-o", store, "--codec", "dac", "--set", f"model={dac_folder}", "--projections")
+    result = run("encode", audio, "-o", store, "--codec", "dac", "--set", f"model={dac_folder}", "--continuous")
     assert result.exit_code == 0, result.output
     made = CodeStore(store)
     made.check(dac, to_config("codecs", dac), "projections")
@@ -292,7 +292,7 @@ def test_encode_fits_a_codec_that_needs_it(tmp_path: Path):
 def test_encode_refuses(dac_folder: Path, tmp_path: Path):
     music, store = tone(tmp_path / "music" / "a.wav").parent, tmp_path / "store"
     with_dac = ("--codec", "dac", "--set", f"model={dac_folder}")
-    assert "no file or folder" in refused("encode", tmp_path / "none", "-o", store)
+    assert "does not exist" in refused("encode", tmp_path / "none", "-o", store)
     assert "'/proc' cannot be written to" in refused("encode", music, "-o", "/proc/deep/store")
     assert "not audio by its name" in refused("encode", __file__, "-o", store)
     assert "Did you mean 'dac'" in refused("encode", music, "-o", store, "--codec", "dca")

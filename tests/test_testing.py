@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import faulty
+import bad_parts
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -49,18 +49,18 @@ ASSERT: dict[str, Callable[[Any], list[Result]]] = {
     "conditioners": lambda part: check_conditioner(part()),
     "denoisers": check_denoiser,
     "embedders": lambda part: check_embedder(part()),
-    "captioners": lambda part: check_captioner(part(), deepcopy(faulty.TRACKS)),
+    "captioners": lambda part: check_captioner(part(), deepcopy(bad_parts.TRACKS)),
 }
 GOOD: list[tuple[str, type]] = [
-    ("codecs", faulty.Sound),
-    ("splitters", faulty.Halves),
-    ("conditioners", faulty.Letters),
-    ("denoisers", faulty.Mixer),
-    ("embedders", faulty.Levels),
-    ("embedders", faulty.Literate),
-    ("captioners", faulty.Titles),
+    ("codecs", bad_parts.Sound),
+    ("splitters", bad_parts.Halves),
+    ("conditioners", bad_parts.Letters),
+    ("denoisers", bad_parts.Mixer),
+    ("embedders", bad_parts.Levels),
+    ("embedders", bad_parts.Literate),
+    ("captioners", bad_parts.Titles),
 ]
-BAD = [(kind, part) for kind, parts in faulty.BAD.items() for part in parts]
+BAD = [(kind, part) for kind, parts in bad_parts.BAD.items() for part in parts]
 
 
 def named(value: Any) -> str:
@@ -87,7 +87,7 @@ def test_a_bad_part_fails_the_checks_it_should_and_no_other(kind: str, part: Any
 
 @pytest.mark.parametrize("kind", CHECKS)
 def test_each_check_has_a_part_that_fails_it_alone(kind: str) -> None:
-    alone = {check for part in faulty.BAD[kind] if len(part.fails) == 1 for check in part.fails}  # pyright: ignore
+    alone = {check for part in bad_parts.BAD[kind] if len(part.fails) == 1 for check in part.fails}  # pyright: ignore
     assert alone == set(CHECKS[kind].by_name)
 
 
@@ -103,16 +103,16 @@ def test_checks_leave_the_global_generators_where_they_were() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    check_denoiser(faulty.Mixer)
+    check_denoiser(bad_parts.Mixer)
     with pytest.raises(AssertionError, match="of random, numpy"):
-        check_codec(faulty.Seeding(), seconds=0.1)
+        check_codec(bad_parts.Seeding(), seconds=0.1)
     assert torch.equal(torch.rand(2), expected)
 
 
 # Expected failures
 
 
-class Excused(faulty.NarrowDecoder):
+class Excused(bad_parts.NarrowDecoder):
     expected_failures: Mapping[str, str] = {"chunked": "its decoder has far context"}
 
 
@@ -128,7 +128,7 @@ def test_a_codec_around_another_has_its_expected_failures() -> None:
 
 
 def test_an_expected_failure_excuses_one_check() -> None:
-    class Worse(faulty.Short):
+    class Worse(bad_parts.Short):
         expected_failures = Excused.expected_failures
 
     with pytest.raises(AssertionError) as raised:
@@ -147,7 +147,7 @@ def test_an_expected_failure_excuses_one_check() -> None:
     ],
 )
 def test_invalid_expected_failures_are_refused(expected: Any, message: str) -> None:
-    codec = faulty.Sound()
+    codec = bad_parts.Sound()
     codec.expected_failures = expected
     with pytest.raises(ValueError, match=message):
         check_codec(codec)
@@ -157,7 +157,7 @@ def test_invalid_expected_failures_are_refused(expected: Any, message: str) -> N
 
 
 def test_a_part_that_raises_fails_the_check_and_the_others_run() -> None:
-    class Failing(faulty.Sound):
+    class Failing(bad_parts.Sound):
         def encode_continuous(self, audio: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("out of\n  luck")
 
@@ -168,7 +168,7 @@ def test_a_part_that_raises_fails_the_check_and_the_others_run() -> None:
 
 
 def test_a_codec_that_is_not_fitted_is_refused() -> None:
-    class Unfitted(faulty.Sound):
+    class Unfitted(bad_parts.Sound):
         @property
         def is_fitted(self) -> bool:
             return False
@@ -178,7 +178,7 @@ def test_a_codec_that_is_not_fitted_is_refused() -> None:
 
 
 def test_duplicates_are_listed() -> None:
-    class Twin(faulty.Undeclared):
+    class Twin(bad_parts.Undeclared):
         duplicate_codes = frozenset({(0, 5)})
 
     notes = {result.check.name: result.note for result in check_codec(Twin(), seconds=0.1)}
@@ -212,7 +212,7 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     for kind, names in parts.items():
         lines.append(f"[codecdiff.{kind}]")
         for name, part in names.items():
-            home = __name__ if part in ("Excused", "Unread", "Evens", "Unbuilt") else "faulty"
+            home = __name__ if part in ("Excused", "Unread", "Evens", "Unbuilt") else "bad_parts"
             lines.append(f"{name} = {home}:{part}")
     (folder / "entry_points.txt").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(folder.parent)
@@ -228,14 +228,14 @@ class Evens(Parallel):
         super().__init__(num_codebooks=len(levels))
 
 
-class Unbuilt(faulty.Halves):
+class Unbuilt(bad_parts.Halves):
     """Its constructor fails."""
 
     def __init__(self, *, num_codebooks: int, turned: bool = False):
         raise RuntimeError("no weights")
 
 
-class Unread(faulty.Mixer):
+class Unread(bad_parts.Mixer):
     """Reads text alone."""
 
     def __init__(self, *, channels: int, context_channels: int, condition_widths: dict[str, int], width: int = 48):
@@ -356,8 +356,8 @@ def test_clips_are_audible_and_always_the_same() -> None:
 class TestSound(CodecChecks):
     seconds = 0.5
 
-    def part(self) -> faulty.Sound:
-        return faulty.Sound()
+    def part(self) -> bad_parts.Sound:
+        return bad_parts.Sound()
 
 
 class TestExcused(CodecChecks):
@@ -368,23 +368,23 @@ class TestExcused(CodecChecks):
 
 
 class TestHalves(SplitterChecks):
-    def part(self) -> faulty.Halves:
-        return faulty.Halves()
+    def part(self) -> bad_parts.Halves:
+        return bad_parts.Halves()
 
 
 class TestLetters(ConditionerChecks):
-    def part(self) -> faulty.Letters:
-        return faulty.Letters()
+    def part(self) -> bad_parts.Letters:
+        return bad_parts.Letters()
 
 
 class TestMixer(DenoiserChecks):
-    def make(self, **sizes: Any) -> faulty.Mixer:
-        return faulty.Mixer(**sizes)
+    def make(self, **sizes: Any) -> bad_parts.Mixer:
+        return bad_parts.Mixer(**sizes)
 
 
 class TestLevels(EmbedderChecks):
-    def part(self) -> faulty.Levels:
-        return faulty.Levels()
+    def part(self) -> bad_parts.Levels:
+        return bad_parts.Levels()
 
 
 @pytest.mark.parametrize("cls", [TestSound, TestHalves, TestLetters, TestMixer, TestLevels])
@@ -395,8 +395,8 @@ def test_a_class_has_a_test_for_every_check(cls: type[PartChecks]) -> None:
 
 def test_a_class_fails_by_the_check_that_fails() -> None:
     class Checks(CodecChecks):
-        def part(self) -> faulty.Drifting:
-            return faulty.Drifting()
+        def part(self) -> bad_parts.Drifting:
+            return bad_parts.Drifting()
 
     with pytest.raises(AssertionError, match="deterministic: decode is not deterministic"):
         Checks().test_deterministic()  # pyright: ignore[reportAttributeAccessIssue]
@@ -425,4 +425,4 @@ def test_every_kind_of_part_has_checks() -> None:
     assert set(CHECKS) == set(registry.entries("checks"))
     assert set(registry.entries("checks")) == set(registry.kinds())
     assert all(isinstance(part, type) and issubclass(part, Part) for _, part in [*GOOD, *BAD])
-    assert partial(check_denoiser, widths={"text": 6, "mood": 4})(faulty.Mixer)
+    assert partial(check_denoiser, widths={"text": 6, "mood": 4})(bad_parts.Mixer)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codecdiff.cli.console import err, out, select_device, ticker
-from codecdiff.errors import InvalidValue, NotFound
+from codecdiff.errors import InvalidValue, UnknownName
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ Audio = Annotated[
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the new store.", show_default=False)]
 Codec = Annotated[str, typer.Option(help="Codec to encode with.")]
 Options = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Codec option; repeatable.")]
-Projections = Annotated[
-    bool, typer.Option("--projections", help="Also store pre-quantization latents, for target=projections.")
-]
+Continuous = Annotated[bool, typer.Option("--continuous", help="Also store pre-quantization latents.")]
 Segment = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="Cut tracks into segments. Default: whole tracks.")
 ]
@@ -52,7 +50,7 @@ def encode(
     output: Output,
     codec: Codec = "starter",
     options: Options = None,
-    projections: Projections = False,
+    continuous: Continuous = False,
     segment: Segment = None,
     overlap: Overlap = 0,
     min_seconds: MinSeconds = 0,
@@ -81,7 +79,7 @@ def encode(
     run = load_engine(engine, device, workers)
     place = select_device(device if engine == "local" else "")  # the GPUs of a cluster are not devices of this machine
     model = build("codecs", chosen("codecs", codec, options or [])).to(place)
-    target = "projections" if projections else "codes"
+    target = "projections" if continuous else "codes"
     store, skipped = _encode(tracks, output, model, rules=rules, target=target, engine=run, minutes=shard_minutes)
     for line in [*issues, *skipped]:
         err.print(f"Skipped: {line}", style="yellow", soft_wrap=True)
@@ -126,7 +124,7 @@ def load_engine(name: str, device: str, workers: int | None) -> Engine:
         from codecdiff.data.encoding.ray import on_ray
 
         return on_ray(device, workers)
-    raise NotFound(f"No engine named '{name}'. Engines: local, ray.")
+    raise UnknownName(f"No engine named '{name}'. Engines: local, ray.")
 
 
 def find_all_tracks(paths: list[Path]) -> tuple[list[Track], list[str]]:
@@ -152,7 +150,7 @@ def tracks_of(paths: list[Path]) -> list[Track]:
 
     for path in paths:
         if not path.exists():
-            raise FileNotFoundError(f"There is no file or folder '{path}'.")
+            raise FileNotFoundError(f"File or folder '{path}' does not exist.")
         if path.is_file() and path.suffix.lower() not in SUFFIXES:
             raise InvalidValue(f"'{path}' is not audio by its name. Formats: {', '.join(SUFFIXES)}.")
     requested = [path.resolve() for path in paths]

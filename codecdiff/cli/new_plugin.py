@@ -19,7 +19,7 @@ import typer
 
 from codecdiff import registry
 from codecdiff.cli.console import out
-from codecdiff.errors import InvalidValue, NotFound
+from codecdiff.errors import InvalidValue, UnknownName
 
 # How `part-name` is trained with recipes/configs/starter.yaml, by kind.
 SETTINGS = {
@@ -51,7 +51,7 @@ def write_plugin(kind: str, name: str, into: Path | str = ".") -> Path:
     FileExistsError if the package's folder exists.
     """
     if kind not in SETTINGS:
-        raise NotFound(f"No kind '{kind}' to write a plugin of. Kinds: {', '.join(SETTINGS)}.")
+        raise UnknownName(f"No kind '{kind}' to write a plugin of. Kinds: {', '.join(SETTINGS)}.")
     require_good_name(kind, name)
     require_free_name(kind, name)
     folder = Path(into) / f"codecdiff-{name}"

@@ -185,7 +185,7 @@ class CodeStore:
         if target == "projections" and not self.has_projections:
             raise ValueError(
                 f"'{self.folder}' holds no projections, which target=projections trains on. Train on its codes with "
-                "target=codes, or make a store that has them: codecdiff encode --projections."
+                "target=codes, or make a store that has them: codecdiff encode --continuous."
             )
 
     def check(self, codec: Codec, spec: dict[str, Any], target: Target = "codes") -> None:

@@ -79,8 +79,8 @@ def example_prompts(fields: Sequence[str], folder: Path) -> list[Prompt]:
         values["audio"] = (str(first), str(second))
     if not values:
         raise ValueError(
-            f"There are no example prompts with the fields it reads ({', '.join(fields)}). Write some to a file, one "
-            "per line, for --prompts FILE.jsonl."
+            f"Missing example prompts for the fields it reads ({', '.join(fields)}). Write some to a file, one per "
+            "line, for --prompts FILE.jsonl."
         )
     complete = [{field: pair[i] for field, pair in values.items()} for i in (0, 1)]
     first_field = next(iter(values))

@@ -36,8 +36,8 @@ class Case:
 
     def latents(self) -> Iterator[Tensor]:
         """Yield (2, k, d, l): those numbers, and noise."""
-        for numbers in self.arange():
-            yield torch.cat([numbers, noise(*numbers.shape).double()])
+        for marks in self.arange():
+            yield torch.cat([marks, noise(*marks.shape).double()])
 
     def calls(self) -> Iterator[Call]:
         """Yield every method with latents or stages of every length."""
@@ -92,18 +92,18 @@ def inverse(case: Case) -> None:
 @CHECKS.check
 def every_number_once(case: Case) -> None:
     """`split(1 + arange)` holds every number exactly once, and zeros elsewhere."""
-    for numbers in case.arange():
-        stages = torch.cat([stage.flatten() for stage in case.part.split(numbers)])
+    for marks in case.arange():
+        stages = torch.cat([stage.flatten() for stage in case.part.split(marks)])
         text = "split must hold every number once, and zeros elsewhere."
-        assert_same(stages[stages != 0].sort().values, numbers.flatten(), text)
+        assert_same(stages[stages != 0].sort().values, marks.flatten(), text)
 
 
 @CHECKS.check
 def padding(case: Case) -> None:
     """`split(ones)` is 1 where there are numbers and 0 where there is padding, whatever the numbers are."""
-    for numbers in case.arange():
-        masks = case.part.split(torch.ones_like(numbers))
-        for i, (stage, mask) in enumerate(zip(case.part.split(numbers), masks, strict=True)):
+    for marks in case.arange():
+        masks = case.part.split(torch.ones_like(marks))
+        for i, (stage, mask) in enumerate(zip(case.part.split(marks), masks, strict=True)):
             text = f"split(ones) of stage {i} must be 1 where there is music and 0 where there is padding."
             assert_same(mask, (stage != 0).double(), text)
 

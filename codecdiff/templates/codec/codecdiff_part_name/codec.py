@@ -43,7 +43,7 @@ class PartName(Codec):
     codebooks: Tensor  # (k, codebook_size, d)
 
     # How many latent frames on either side of a frame its codes, and its audio, depend on: here none. Use None if
-    # there is no bound, as with an LSTM or with attention over everything.
+    # it is unbounded, as with an LSTM or with attention over everything.
     encode_context_frames = 0
     decode_context_frames = 0
 
