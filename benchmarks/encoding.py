@@ -24,9 +24,11 @@ from torch import Tensor
 
 from codecdiff import Codec
 from codecdiff.codecs import chunked
-from codecdiff.data.audio import find_tracks, stream_audio, write_audio
+from codecdiff.data.audio import stream_audio, write_audio
 from codecdiff.data.encoding.encode import encode_tracks, hours_to_encode
-from codecdiff.data.segments import Segmentation
+from codecdiff.data.encoding.job import EncodeConfig
+from codecdiff.data.metadata import find_tracks
+from codecdiff.data.segments import SegmentConfig
 
 PAPER = 12_000  # hours: MTG-Jamendo (3,778 h) and FMA (8,232 h)
 console = Console(width=120)
@@ -113,9 +115,9 @@ def store_speed(codec: Codec, folder: Path, seconds: float, count: int = 24) -> 
         audio = noise(codec, 120.0, i).repeat(2 // codec.channels, 1)
         write_audio(folder / "music" / f"{i}.flac", audio, codec.sample_rate)
     speeds: list[float] = []
-    rules = Segmentation(segment=seconds)
+    config = EncodeConfig(segments=SegmentConfig(segment=seconds))
     tracks = find_tracks(folder / "music")
-    encode_tracks(tracks, folder / "store", codec, {}, rules=rules, progress=lambda tally: speeds.append(tally.speed))
+    encode_tracks(tracks, folder / "store", codec, {}, config, progress=lambda progress: speeds.append(progress.speed))
     return speeds[-1]
 
 
@@ -171,7 +173,7 @@ def main() -> None:
         speed, slowest = 1 / (1 / speed + 1 / slowest), 0.0
     paper = Table("devices", "hours", title=f"{args.hours:,.0f} h at {speed:.0f} x, on paper")
     for devices in (1, 8, 64):
-        taken = hours_to_encode(args.hours, speed, devices, reading=slowest, cores=args.cores * devices)
+        taken = hours_to_encode(args.hours, speed, devices, read_speed=slowest, cores=args.cores * devices)
         paper.add_row(str(devices), f"{taken:,.1f}")
     console.print(paper)
 

@@ -153,7 +153,7 @@ def parity(small: bool) -> None:
 
 def graph_error(network: UNet, inputs: dict[str, Any]) -> float:
     """Capture `UNet.denoise` with its cues kept in a CUDA graph, replay it on other noise, and compare."""
-    cues = network.cues(inputs["timestep"], inputs["condition"])
+    cues = network.features(inputs["timestep"], inputs["condition"])
     noisy, context = inputs["noisy"].clone(), inputs["context"]
     with half():
         stream = torch.cuda.Stream()

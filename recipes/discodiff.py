@@ -22,7 +22,7 @@ from codecdiff.data.code_store import CodeStore
 from codecdiff.files import require_writable
 from codecdiff.pipeline.model_card import command, write_card
 from codecdiff.profiling import plan
-from codecdiff.splitters import chosen_stages
+from codecdiff.splitters import select_stages
 from codecdiff.training.batch import StageData
 from codecdiff.training.experiment import check_starts, new_pipeline, new_stage, open_data, prepare_prompts, start_of
 from codecdiff.training.trainer import StageTrainer, new_accelerator
@@ -85,7 +85,7 @@ def main() -> None:
     if not arguments.plan:
         require_writable(e.output)
     pipeline, codec = new_pipeline(e, skeleton=arguments.plan)
-    chosen, unused = chosen_stages(pipeline.stage_names, e.stage, e.stages)
+    chosen, unused = select_stages(pipeline.stage_names, e.stage, e.stages)
     jobs = [new_stage(e, pipeline, i, "meta") for i in chosen]  # what a later stage cannot be is said before the first
     check_starts(e, pipeline, [stage for stage, _, _ in jobs], model)
     if arguments.plan:

@@ -6,7 +6,6 @@ The docstring of a bad part says what is wrong with it; `fails` names the checks
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
@@ -17,8 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from codecdiff import (
-    Bill,
-    Captioner,
     Codec,
     Condition,
     Conditioner,
@@ -28,11 +25,10 @@ from codecdiff import (
     Splitter,
     prompt_fields,
 )
+from codecdiff.denoisers import fill_nulls
 from codecdiff.embedders import Windowed
 
-BAD: dict[str, list[type]] = {
-    kind: [] for kind in ("codecs", "splitters", "conditioners", "denoisers", "embedders", "captioners")
-}
+BAD: dict[str, list[type]] = {kind: [] for kind in ("codecs", "splitters", "conditioners", "denoisers", "embedders")}
 
 
 def fails(kind: str, *checks: str) -> Callable[[type], type]:
@@ -928,7 +924,7 @@ class Mixer(Denoiser):
         read = context if self.context_channels and context is not None else noisy[:, :0]
         angles = timestep[:, None].to(noisy) * 0.05
         cue = self.time(torch.cat([angles.sin(), angles.cos()], dim=1))
-        for name, entry in condition.fill(dict(self.nulls.items())).entries.items():
+        for name, entry in fill_nulls(condition, dict(self.nulls.items())).items():
             cue = cue + self.told[name](self.summary(name, entry))
         hidden = self.input(torch.cat([read, noisy], dim=1)) + cue[..., None]
         return self.output(functional.silu(hidden))
@@ -1064,8 +1060,8 @@ class NeedsConditions(Mixer):
     """It fails where there are no conditions."""
 
     def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
-        told = torch.cat([entry.tokens.flatten() for entry in condition.entries.values()])
-        return super().forward(noisy, timestep, context, condition) + 0 * told[0]
+        tokens = torch.cat([entry.tokens.flatten() for entry in condition.values()])
+        return super().forward(noisy, timestep, context, condition) + 0 * tokens[0]
 
 
 @fails("denoisers", "no-context")
@@ -1291,100 +1287,3 @@ class Student(Levels):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1))
-
-
-# Captioners
-
-TRACKS = [{"track": "a", "title": "one"}, {"track": "b", "title": "two"}]
-
-
-class Titles(Captioner):
-    """The title of a track."""
-
-    concurrency = 3
-    fails: ClassVar[set[str]] = set()
-
-    def __init__(self) -> None:
-        self.asked: dict[str, int] = {}
-
-    def caption(self, track: Mapping[str, Any]) -> str:
-        if not track.get("title"):
-            raise LookupError("It has no title.")
-        self.asked[track["title"]] = self.asked.get(track["title"], 0) + 1
-        return f"Called {track['title']}"
-
-
-@fails("captioners", "facts")
-class Unfounded(Titles):
-    """An option that it has not is incidental."""
-
-    incidental = ("speed",)
-
-
-@fails("captioners", "estimate")
-class Expensive(Titles):
-    """To foresee the cost, it asks."""
-
-    def bill(self) -> Bill:
-        return Bill(requests=1)
-
-
-@fails("captioners", "one-line-of-text")
-class Wordy(Titles):
-    """Two lines."""
-
-    def caption(self, track: Mapping[str, Any]) -> str:
-        return f"{super().caption(track)}\nby nobody"
-
-
-@fails("captioners", "tells-tracks-apart")
-class Uniform(Titles):
-    """One caption for all."""
-
-    def caption(self, track: Mapping[str, Any]) -> str:
-        return super().caption(track)[:6]
-
-
-@fails("captioners", "deterministic")
-class Twice(Titles):
-    """The second time, it says so."""
-
-    def caption(self, track: Mapping[str, Any]) -> str:
-        said = super().caption(track)
-        return f"{said} again" if self.asked[track["title"]] == 2 else said
-
-
-@fails("captioners", "threads")
-class Threaded(Titles):
-    """In a thread, it says something else."""
-
-    def caption(self, track: Mapping[str, Any]) -> str:
-        main = threading.current_thread() is threading.main_thread()
-        return super().caption(track) + ("" if main else "!")
-
-
-@fails("captioners", "inputs-untouched")
-class Marking(Titles):
-    """It counts in the track itself."""
-
-    def caption(self, track: Mapping[str, Any]) -> str:
-        said = super().caption(track)
-        cast(dict, track)["asked"] = self.asked[track["title"]]
-        return said
-
-
-@fails("captioners", "unknown-track")
-class Careless(Titles):
-    """It captions what it knows nothing of."""
-
-    def caption(self, track: Mapping[str, Any]) -> str:
-        return f"Called {track.get('title')}"
-
-
-@fails("captioners", "no-global-randomness")
-class Whimsical(Titles):
-    """It draws from the global generator."""
-
-    def caption(self, track: Mapping[str, Any]) -> str:
-        random.random()
-        return super().caption(track)

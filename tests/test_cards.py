@@ -5,7 +5,7 @@ from codecdiff.pipeline.model_card import write_card
 
 
 def test_a_card_says_what_the_folder_records(make_pipeline, tmp_path: Path) -> None:
-    pipeline: Pipeline = make_pipeline(data={"tracks": 6, "hours": 0.5, "licence_hours": {"CC0": 0.4, "unknown": 0.1}})
+    pipeline: Pipeline = make_pipeline(data={"tracks": 6, "hours": 0.5, "license_hours": {"CC0": 0.4, "unknown": 0.1}})
     pipeline.stages[1].facts = {"steps": 1234}
     pipeline.save(tmp_path / "model")
     write_card(tmp_path / "model")

@@ -135,9 +135,9 @@ def test_a_take_of_an_edit_does_not_depend_on_its_batch(make_pipeline: Make) -> 
 
 
 def test_projections_are_known_as_they_are(make_pipeline: Make, dac: Codec) -> None:
-    pipeline = make_pipeline(target="projections", snap_context=False)
+    pipeline = make_pipeline(target="continuous", snap_context=False)
     audio = 0.1 * noise(1, 1, FRAMES * dac.hop_length)
-    known = EditMask.of_audio(pipeline.codec, audio, "projections")
+    known = EditMask.of_audio(pipeline.codec, audio, "continuous")
     torch.testing.assert_close(known.latents, pipeline.codec.encode_continuous(audio))
     assert torch.equal(known.codes, pipeline.codec.encode(audio))
     assert not torch.allclose(known.latents, pipeline.codec.embed(known.codes), atol=0.01)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from codecdiff import Condition, ConditionTokens, Denoiser, config
 from codecdiff.conditioners.joined import JoinedConditioner
-from codecdiff.conditioners.numeric import NumericConditioner, Reading
+from codecdiff.conditioners.numeric import FieldType, NumericConditioner
 from codecdiff.diffusion.guidance import asked, groups, guided, num_answers, num_passes, parse, resolved
 from codecdiff.diffusion.noise_schedule import sampler, training_scheduler
 from codecdiff.diffusion.sampling import sample
@@ -51,7 +51,7 @@ class Table(Denoiser):
 
 def answer_of(network: Table, guidance: Any, condition: Condition, away: Condition) -> Tensor:
     """The guided answer (2,), through the functions that sampling goes through."""
-    of = groups(guidance, condition.entries)
+    of = groups(guidance, condition)
     question = asked(condition, away, of)
     rows = torch.zeros(2 * num_answers(of), 1, 1)
     return guided(network(rows, torch.zeros(len(rows)), None, question).chunk(num_answers(of)), of)[:, 0, 0]
@@ -134,7 +134,7 @@ def test_sampling_goes_by_it() -> None:
 
 def conditioner() -> JoinedConditioner:
     words = config.build("conditioners", {"name": "words", "width": 8})
-    return JoinedConditioner([words, NumericConditioner({"tempo": Reading(low=40, high=220)})])
+    return JoinedConditioner([words, NumericConditioner({"tempo": FieldType(low=40, high=220)})])
 
 
 class Twofold(NumericConditioner):
@@ -146,7 +146,7 @@ class Twofold(NumericConditioner):
 
 
 def test_a_field_stands_for_the_entries_that_follow_from_it() -> None:
-    twofold = Twofold({"tempo": Reading(low=0, high=1)})
+    twofold = Twofold({"tempo": FieldType(low=0, high=1)})
     assert resolved({"text": 3}, twofold) == {"text": 3, "vector": 3}
     assert resolved({"text": 3, "vector": 1}, twofold) == {"text": 3, "vector": 1}
     assert str(resolved({"tempo": 2, "text": 3}, twofold)) == "{'tempo': 2, 'text': 3, 'vector': 3}"  # in order

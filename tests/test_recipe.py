@@ -230,7 +230,7 @@ def test_a_stage_may_have_its_own_diffusion_and_projections_are_a_target(run: Ru
     model = codecdiff.load(out / "model")
     assert [prediction_of(stage.scheduler) for stage in model.stages] == ["v_prediction", "flow"]
     assert [stage.scheduler.config.num_train_timesteps for stage in model.stages] == [100, 100]
-    assert model.target == "projections"
+    assert model.target == "continuous"
     assert model.generate("a tone", seconds=0.1).isfinite().all()
     with pytest.raises(ValueError, match=r"target is .* there, .* here"):
         run()

@@ -138,7 +138,7 @@ def test_the_first_of_two_versions_counts_as_python_imports_it(install: Install,
         ("splitters", "paralel", r"No splitter named 'paralel'\. Installed: .*parallel.*Did you mean 'parallel'\?"),
         ("splitters", "xyz", r"No splitter named 'xyz'\. Installed: coarse-first, delayed, .*\.$"),
         ("splitters", "no-such:parallel", "No splitter named 'no-such:parallel'"),
-        ("codec", "dac", "No kind named 'codec'. Installed: captioners, codecs, .*Did you mean 'codecs'"),
+        ("codec", "dac", "No kind named 'codec'. Installed: .*codecs, .*Did you mean 'codecs'"),
     ],
 )
 def test_an_unknown_name_is_explained(kind: str, name: str, message: str) -> None:

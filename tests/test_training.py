@@ -208,8 +208,8 @@ def test_the_held_out_loss_is_always_the_same_and_draws_nothing(
 
 
 def test_held_out_tracks_are_never_trained_on(data: StageData) -> None:
-    trained = {data.crops._track(n) for n in range(3 * len(data.crops))}
-    held = {data.held_crops._track(n) for n in range(3 * len(data.held_crops))}
+    trained = {data.crops.row(n) for n in range(3 * len(data.crops))}
+    held = {data.held_crops.row(n) for n in range(3 * len(data.held_crops))}
     assert trained
     assert held
     assert not trained & held
@@ -259,13 +259,13 @@ def test_a_loss_that_is_not_finite_stops_with_a_hint(trainer_of: Callable[..., S
 
 def test_what_a_stage_trains_on(make_pipeline: Make, data: StageData) -> None:
     pipeline, batch = make_pipeline(), data.crops.batch([0, 1])
-    batch.real[1, -3:] = 0
-    latents = pipeline.codec.embed(batch.codes) * batch.real[:, None, None]
+    batch.valid_mask[1, -3:] = 0
+    latents = pipeline.codec.embed(batch.codes) * batch.valid_mask[:, None, None]
     given = stage_input(batch, pipeline, 1)
     assert given.context is not None
     assert torch.equal(given.context, latents[:, 0])
     assert torch.equal(given.clean, latents[:, 1:].flatten(1, 2))
-    assert torch.equal(given.mask, batch.real[:, None].expand_as(given.mask))
+    assert torch.equal(given.mask, batch.valid_mask[:, None].expand_as(given.mask))
     assert given.condition["text"].mask.any(1).all()
     assert stage_input(batch, pipeline, 0).context is None
 
@@ -273,19 +273,19 @@ def test_what_a_stage_trains_on(make_pipeline: Make, data: StageData) -> None:
 def test_projections_are_trained_on_and_codes_are_seen(
     make_pipeline: Make, dac: Codec, music: Path, tmp_path: Path
 ) -> None:
-    store = open_store(tmp_path / "store", music, dac, {}, target="projections")
+    store = open_store(tmp_path / "store", music, dac, {}, target="continuous")
     for snap in (True, False):
-        pipeline = make_pipeline(target="projections", snap_context=snap)
+        pipeline = make_pipeline(target="continuous", snap_context=snap)
         batch = StageData(store, pipeline, 1, seconds=0.1, batch_size=2).crops.batch([0, 1])
         given = stage_input(batch, pipeline, 1)
-        assert batch.projections is not None
-        projections = pipeline.standardized(batch.projections)
+        assert batch.continuous is not None
+        projections = pipeline.standardized(batch.continuous)
         entries = pipeline.codec.embed(batch.codes)
         assert (projections - entries).abs().mean() > 0.01
         assert torch.equal(given.clean, projections[:, 1:].flatten(1, 2))
         assert given.context is not None
         assert torch.equal(given.context, (entries if snap else projections)[:, 0])
-        assert pipeline.spec()["target"] == "projections"
+        assert pipeline.spec()["target"] == "continuous"
 
 
 def test_dropped_conditions_follow_sample_numbers(trainer_of: Callable[..., StageTrainer], data: StageData) -> None:

@@ -13,9 +13,9 @@ from codecdiff.errors import InvalidValue, UnknownName
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
-    from codecdiff.data.audio import Track
     from codecdiff.data.code_store import CodeStore
-    from codecdiff.data.encoding.job import Engine
+    from codecdiff.data.encoding.job import EncodeConfig, Engine
+    from codecdiff.data.metadata import Track
 
 
 Audio = Annotated[
@@ -64,10 +64,11 @@ def encode(
 ) -> None:
     """Encode audio into a store of codes to train on. Run it again to resume after an interruption."""
     from codecdiff.config import build, chosen
-    from codecdiff.data.segments import segmentation
+    from codecdiff.data.encoding.job import EncodeConfig
+    from codecdiff.data.segments import SegmentConfig
 
     require_new_store(output)
-    rules = segmentation(
+    segments = SegmentConfig.parse(
         segment=segment,
         overlap=overlap,
         min_seconds=min_seconds,
@@ -79,21 +80,26 @@ def encode(
     run = load_engine(engine, device, workers)
     place = select_device(device if engine == "local" else "")  # the GPUs of a cluster are not devices of this machine
     model = build("codecs", chosen("codecs", codec, options or [])).to(place)
-    target = "projections" if continuous else "codes"
-    store, skipped = _encode(tracks, output, model, rules=rules, target=target, engine=run, minutes=shard_minutes)
+    target = "continuous" if continuous else "codes"
+    settings = EncodeConfig(target=target, segments=segments, shard_minutes=shard_minutes)
+    store, skipped = _encode(tracks, output, model, settings, run)
     for line in [*issues, *skipped]:
         err.print(f"Skipped: {line}", style="yellow", soft_wrap=True)
     out.print(f"{_summary(store, len(tracks) + len(issues))} in {output}", soft_wrap=True)
 
 
-def _encode(tracks: list[Track], output: Path, model: Any, **options: Any) -> tuple[CodeStore, list[str]]:
-    """Encode tracks and show how far it is; the options are those of `encode_tracks`."""
+def _encode(
+    tracks: list[Track], output: Path, model: Any, settings: EncodeConfig, engine: Engine
+) -> tuple[CodeStore, list[str]]:
+    """Encode tracks, and show how far it is."""
     from codecdiff.config import to_config
     from codecdiff.data.encoding.encode import encode_tracks
 
     spec = to_config("codecs", model)
     with ticker("Preparing" if model.is_fitted else f"Fitting the {spec['name']} codec") as update:
-        return encode_tracks(tracks, output, model, spec, progress=lambda done: update(str(done)), **options)
+        return encode_tracks(
+            tracks, output, model, spec, settings, engine=engine, progress=lambda done: update(str(done))
+        )
 
 
 def require_new_store(output: Path) -> None:
@@ -117,26 +123,26 @@ def load_engine(name: str, device: str, workers: int | None) -> Engine:
     Raises LookupError, and ImportError if its library is not installed.
     """
     if name == "local":
-        from codecdiff.data.encoding.local import local
+        from codecdiff.data.encoding.local import local_engine
 
-        return local(device or select_device("").type, workers)
+        return local_engine(device or select_device("").type, workers)
     if name == "ray":
-        from codecdiff.data.encoding.ray import on_ray
+        from codecdiff.data.encoding.ray import ray_engine
 
-        return on_ray(device, workers)
+        return ray_engine(device, workers)
     raise UnknownName(f"No engine named '{name}'. Engines: local, ray.")
 
 
 def find_all_tracks(paths: list[Path]) -> tuple[list[Track], list[str]]:
     """Find the tracks of files and folders, or of one manifest, with a sentence for each without audio."""
-    from codecdiff.data.manifests import Manifest
+    from codecdiff.data.manifest import Manifest
 
     if not any(path.suffix == ".parquet" for path in paths):
         return tracks_of(paths), []
     if len(paths) > 1:
         raise InvalidValue("Expected one manifest, or audio files and folders: a manifest is encoded alone.")
     manifest = Manifest.read(paths[0])
-    tracks, issues = manifest.tracks(), list(manifest.faults().values())
+    tracks, issues = manifest.tracks(), list(manifest.without_audio().values())
     if not tracks:
         raise FileNotFoundError(f"'{paths[0]}' names no audio that exists. {issues[0] if issues else 'It is empty.'}")
     return tracks, issues
@@ -146,7 +152,8 @@ def tracks_of(paths: list[Path]) -> list[Track]:
     """Find the tracks of files and folders. Each is named by its path within the folder that holds them all."""
     from dataclasses import replace
 
-    from codecdiff.data.audio import SUFFIXES, find_tracks
+    from codecdiff.data.audio import SUFFIXES
+    from codecdiff.data.metadata import find_tracks
 
     for path in paths:
         if not path.exists():

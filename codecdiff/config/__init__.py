@@ -2,7 +2,6 @@
 
 from codecdiff.config.overrides import chosen, override, read
 from codecdiff.config.parts import (
-    CaptionerSpec,
     CodecSpec,
     ConditionerSpec,
     ConfigError,
@@ -32,7 +31,6 @@ from codecdiff.config.schema import (
 )
 
 __all__ = [
-    "CaptionerSpec",
     "CodecSpec",
     "ConditionerSpec",
     "ConfigError",

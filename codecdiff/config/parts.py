@@ -32,7 +32,6 @@ CodecSpec = Annotated[dict[str, Any], PartOf("codecs")]
 SplitterSpec = Annotated[dict[str, Any], PartOf("splitters")]
 ConditionerSpec = Annotated[dict[str, Any], PartOf("conditioners")]
 DenoiserSpec = Annotated[dict[str, Any], PartOf("denoisers")]
-CaptionerSpec = Annotated[dict[str, Any], PartOf("captioners")]
 EmbedderSpec = Annotated[dict[str, Any], PartOf("embedders")]
 
 
@@ -211,7 +210,7 @@ def to_config(kind: str, part: Any) -> dict[str, Any]:
     """
     import sys
 
-    part = part.recorded()
+    part = part.portable()
     loaded = [plugin for plugin in registry.installed(kind) if plugin.entry.module_name in sys.modules]
     matches = [plugin for plugin in loaded if _names(plugin, type(part))]
     if not matches:

@@ -55,14 +55,12 @@ def asked(condition: Condition, away: Condition, of: Groups) -> Condition:
     for _, names in of:
         told = told | set(names)
         rungs.append(told)
-    mixed = [
-        condition if len(told) == len(condition.entries) else _mixed(condition, away, told) for told in rungs[::-1]
-    ]
+    mixed = [condition if len(told) == len(condition) else _mixed(condition, away, told) for told in rungs[::-1]]
     return mixed[0] if len(mixed) == 1 else Condition.cat(mixed)
 
 
 def _mixed(condition: Condition, away: Condition, told: Collection[str]) -> Condition:
-    return Condition({name: (condition if name in told else away)[name] for name in condition.entries})
+    return Condition({name: (condition if name in told else away)[name] for name in condition})
 
 
 def guided(answers: Sequence[Tensor], of: Groups) -> Tensor:

@@ -71,7 +71,7 @@ def sample(
         x = alpha * whitened(known.clean, color) + sigma * x
     else:
         x = x * scheduler.init_noise_sigma
-    told = groups(guidance, condition.entries)
+    told = groups(guidance, condition)
     questions = asked(condition, negative or condition.null(), told)
     count = num_answers(told)
     seen = None if context is None else torch.cat([context] * count)

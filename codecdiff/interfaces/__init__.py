@@ -2,13 +2,12 @@
 
 Shapes, everywhere in codecdiff:
 
-    b batch        k codebook          d codebook dimension    l latent frame
-    c channel      t audio sample      n token                 e embedding
+    b batch    ch audio channel    t audio sample         k codebook (row of codes)    d codebook dimension
+    l latent frame    c stage channel, c' context channel    n token    e embedding    w window
 
 Audio is float in [-1, 1]. Codes are integers. Latents keep an explicit codebook axis, (b, k, d, l).
 """
 
-from codecdiff.interfaces.captioner import Bill, Captioner
 from codecdiff.interfaces.codec import Codec
 from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt, prompt_fields
 from codecdiff.interfaces.conditioner import Conditioner
@@ -18,8 +17,6 @@ from codecdiff.interfaces.part import Part
 from codecdiff.interfaces.splitter import Splitter
 
 __all__ = [
-    "Bill",
-    "Captioner",
     "Codec",
     "Condition",
     "ConditionTokens",

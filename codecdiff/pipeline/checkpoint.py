@@ -24,7 +24,7 @@ from torch import Tensor
 from codecdiff import config, registry
 from codecdiff.data.code_store import load_state
 from codecdiff.diffusion import noise_schedule
-from codecdiff.files import replace_text, replaced
+from codecdiff.files import atomic_write, atomic_write_text
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Splitter
 from codecdiff.pipeline.code_version import warn_of_changes
 from codecdiff.pipeline.stage import Stage, build_denoiser
@@ -118,7 +118,7 @@ def write_parts(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) ->
     folder.mkdir(parents=True, exist_ok=True)
     if state and not (folder / MODEL_FILE).exists():
         (folder / "codec").mkdir(exist_ok=True)
-        with replaced(folder / "codec" / "model.safetensors") as temporary:
+        with atomic_write(folder / "codec" / "model.safetensors") as temporary:
             save_file(state, temporary)
     try:
         with (folder / MODEL_FILE).open("x", encoding="utf-8") as file:  # last: a folder with this file is whole
@@ -159,9 +159,9 @@ def save_stage(folder: Path, stage: Stage, dtype: torch.dtype = torch.float32) -
     """Write one stage's weights, then its stage.json: a stage with a stage.json is whole."""
     target = folder / stage.name
     target.mkdir(parents=True, exist_ok=True)
-    with replaced(target / "model.safetensors") as temporary:
+    with atomic_write(target / "model.safetensors") as temporary:
         save_file(stored(stage.denoiser.state_dict(), dtype), temporary)
-    replace_text(target / "stage.json", json.dumps(stage.spec(), indent=2) + "\n")
+    atomic_write_text(target / "stage.json", json.dumps(stage.spec(), indent=2) + "\n")
 
 
 def load_stage(

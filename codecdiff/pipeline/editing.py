@@ -23,7 +23,7 @@ from codecdiff.config.schema import Settings, Target
 from codecdiff.diffusion.sampling import StageMask
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Splitter
-from codecdiff.splitters import span
+from codecdiff.splitters import parse_range
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class EditMask:
     def of_audio(cls, codec: Codec, audio: Tensor, target: Target = "codes") -> EditMask:
         """Audio (n, ch, t) as what is known, nothing kept yet; `projections` are what its codes are quantised from."""
         local, audio = chunked(codec), audio.to(device_of(codec))
-        if target == "projections":
+        if target == "continuous":
             codes, latents = local.encode_with_continuous(audio)
         else:
             codes = local.encode(audio)
@@ -180,7 +180,7 @@ AnyEdit = Annotated[Refine | Inpaint | Extend | Vary | Restore, Field(discrimina
 def parse_levels(text: str) -> tuple[int, ...]:
     """Read levels such as "0", "0-3" or "0,2". Raises ValueError for anything else."""
     try:
-        return tuple(level for part in text.split(",") for level in span(part))
+        return tuple(level for part in text.split(",") for level in parse_range(part))
     except ValueError:
         raise ValueError(f"'{text}' names no levels. Write numbers and ranges, as in '0' or '0-3'.") from None
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from codecdiff.files import replace_text
+from codecdiff.files import atomic_write_text
 from codecdiff.pipeline.checkpoint import read_spec
 
 MARK = "<!-- written by codecdiff; remove this line to keep your own words -->"
@@ -30,7 +30,7 @@ def write_card(folder: Path | str) -> None:
     """Write the card of a model folder as its README.md, unless somebody wrote one by hand."""
     file = Path(folder) / "README.md"
     if not file.exists() or MARK in file.read_text(encoding="utf-8"):
-        replace_text(file, card(folder))
+        atomic_write_text(file, card(folder))
 
 
 def add_scores(folder: Path | str, index: Mapping[str, Any]) -> None:
@@ -46,7 +46,7 @@ def add_scores(folder: Path | str, index: Mapping[str, Any]) -> None:
     if not found or not isinstance(header, dict):
         raise ValueError(f"'{file}' begins with no header between lines of ---, so there is no place for scores.")
     text = yaml.safe_dump({**header, **index}, sort_keys=False, allow_unicode=True)
-    replace_text(file, f"---\n{text}---\n{file.read_text(encoding='utf-8')[found.end() :]}")
+    atomic_write_text(file, f"---\n{text}---\n{file.read_text(encoding='utf-8')[found.end() :]}")
 
 
 def command(launcher: str, words: Sequence[str]) -> str:
@@ -68,8 +68,8 @@ def _parts(spec: dict[str, Any]) -> list[str]:
 
 def _training(spec: dict[str, Any], stages: dict[str, Any]) -> list[str]:
     data = spec["data"]
-    shares = [f"{name} ({hours:g} hours)" for name, hours in data.get("licence_hours", {}).items()]
-    licences = ", ".join(shares or data.get("licences", [])) or "not recorded"
+    shares = [f"{name} ({hours:g} hours)" for name, hours in data.get("license_hours", {}).items()]
+    licences = ", ".join(shares or data.get("licenses", [])) or "not recorded"
     size = f"{data.get('tracks', 0)} tracks, {data.get('hours', 0)} hours" if data else "not recorded"
     lines = ["## Training", "", f"Data: {size}. Licences of the tracks: {licences}.", ""]
     for name, stage in stages.items():

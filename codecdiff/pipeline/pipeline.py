@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from codecdiff import config, huggingface, registry, rng
-from codecdiff.codecs import NormalizedCodec, chunked
+from codecdiff.codecs import chunked
 from codecdiff.config.schema import Guidance, Target
 from codecdiff.diffusion.guidance import resolved
 from codecdiff.diffusion.sampling import sample
@@ -89,7 +89,7 @@ class Pipeline:
 
     def standardized(self, projections: Tensor) -> Tensor:
         """(b, k, d, l) projections as a store keeps them -> (b, k, d, l) latents as the model's codec gives them."""
-        return self.codec.standardize(projections) if isinstance(self.codec, NormalizedCodec) else projections
+        return self.codec.normalize(projections)
 
     def snap(self, stages: Sequence[Tensor], frames: int) -> list[Tensor]:
         """Move every given stage to the nearest codebook entries; the stages not given yet do not matter."""
@@ -250,6 +250,7 @@ class Pipeline:
             codec, splitter, conditioner = checkpoint.trusted_parts(folder, spec, allow_download)
         checkpoint.load_codec_state(folder, codec)
         options = {key: spec[key] for key in ("target", "snap_context", "data")}
+        options["target"] = {"projections": "continuous"}.get(spec["target"], spec["target"])  # of version 0.1
         pipeline = cls(codec, splitter, conditioner, [], **options)
         pipeline.load_stages(folder)
         pipeline.folder = folder

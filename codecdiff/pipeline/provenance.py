@@ -15,7 +15,7 @@ from torch import Tensor
 
 from codecdiff.config.schema import Guidance, Settings
 from codecdiff.data.audio import read_audio, read_comment
-from codecdiff.data.audio_prompt import recorded_excerpt
+from codecdiff.data.audio_prompt import audio_prompt_record
 from codecdiff.files import sha256
 from codecdiff.pipeline.editing import AnyEdit, EditMask, Extend
 from codecdiff.pipeline.pipeline import Pipeline
@@ -112,7 +112,7 @@ class Request(Settings):
 
 def _told(prompt: dict[str, Any]) -> dict[str, Any]:
     """Give a prompt as a file may tell it."""
-    return {**prompt, "audio": recorded_excerpt(prompt["audio"])} if prompt.get("audio") else prompt
+    return {**prompt, "audio": audio_prompt_record(prompt["audio"])} if prompt.get("audio") else prompt
 
 
 def _names_audio(prompt: dict[str, Any]) -> bool:

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from codecdiff.config.schema import Data, Loop, Optimization
-from codecdiff.data.audio import find_tracks, seconds_of
+from codecdiff.data.audio import seconds_of
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import split_tracks
+from codecdiff.data.metadata import find_tracks
 from codecdiff.diffusion.loss import stage_loss
 from codecdiff.interfaces import Codec, Condition, ConditionTokens
 from codecdiff.pipeline.pipeline import Pipeline
@@ -101,7 +102,7 @@ class Music:
     training: Sequence[float]
 
     def crops(self, frames: int) -> int:
-        """Count the crops of this many frames in an epoch, as `Crops` draws them."""
+        """Count the crops of this many frames in an epoch, as `TrainingCrops` draws them."""
         return sum(max(1, round(track / frames)) for track in self.training)
 
 
@@ -128,7 +129,7 @@ def music(data: Data, store: Path, codec: Codec, hours: float, seed: int = 0) ->
 
 def store_size(codec: Codec, target: str, frames: float) -> float:
     """Give the bytes of a store's shards: codes of 16 bits, and projections of 16 bits if they are the target."""
-    numbers = 1 + codec.codebook_dim * (target == "projections")
+    numbers = 1 + codec.codebook_dim * (target == "continuous")
     return 2 * codec.num_codebooks * numbers * frames
 
 
@@ -146,7 +147,7 @@ def blank_input(pipeline: Pipeline, i: int, rows: int, frames: int) -> StageInpu
 
 
 def _tensors(given: StageInput) -> list[Tensor]:
-    told = [tensor for entry in given.condition.entries.values() for tensor in entry]
+    told = [tensor for entry in given.condition.values() for tensor in entry]
     return [given.clean, given.mask, *([] if given.context is None else [given.context]), *told]
 
 

@@ -15,9 +15,8 @@ an installed part. A part that cannot pass a check declares it: `expected_failur
 A kind of part brings its own checks by the entry point `codecdiff.checks`, a function `CheckRequest -> CheckRun`.
 """
 
-from codecdiff.testing import captioners, codecs, conditioners, denoisers, embedders, splitters
+from codecdiff.testing import codecs, conditioners, denoisers, embedders, splitters
 from codecdiff.testing.assertions import assert_that, randomness_untouched
-from codecdiff.testing.captioners import check_captioner
 from codecdiff.testing.checks import Check, CheckFailed, Checks, ExpectedFailure, NotApplicable, PartChecks, Result
 from codecdiff.testing.clips import example_audio
 from codecdiff.testing.codecs import CodecChecks, check_codec
@@ -28,7 +27,7 @@ from codecdiff.testing.runner import CheckRequest, CheckRun
 from codecdiff.testing.splitters import SplitterChecks, check_splitter
 
 CHECKS: dict[str, Checks] = {
-    module.CHECKS.kind: module.CHECKS for module in (codecs, splitters, conditioners, denoisers, captioners, embedders)
+    module.CHECKS.kind: module.CHECKS for module in (codecs, splitters, conditioners, denoisers, embedders)
 }
 
 __all__ = [
@@ -49,7 +48,6 @@ __all__ = [
     "Result",
     "SplitterChecks",
     "assert_that",
-    "check_captioner",
     "check_codec",
     "check_conditioner",
     "check_denoiser",

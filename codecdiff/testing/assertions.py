@@ -121,8 +121,8 @@ def assert_same(a: Tensor, b: Tensor, text: str, tolerance: float = 0.0) -> None
 
 def assert_same_rows(a: Condition, b: Condition, text: str, tolerance: float = 1e-4) -> None:
     """Raise CheckFailed unless two conditions have the same real tokens, whatever their padding."""
-    assert_that(list(a.entries) == list(b.entries), f"{text} The names are {list(a.entries)} and {list(b.entries)}.")
-    for name in a.entries:
+    assert_that(list(a) == list(b), f"{text} The names are {list(a)} and {list(b)}.")
+    for name in a:
         shorter = min(a[name].mask.shape[1], b[name].mask.shape[1])
         longer = any(condition[name].mask[:, shorter:].any() for condition in (a, b))
         assert_that(not longer, f"{text} '{name}' has more real tokens in one.")
@@ -236,7 +236,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Condition):
-        yield from tensors_in(list(value.entries.values()))
+        yield from tensors_in(list(value.values()))
     elif isinstance(value, list | tuple):
         for item in value:
             yield from tensors_in(item)

@@ -103,7 +103,7 @@ def facts(case: Case) -> None:
 @CHECKS.check
 def condition_tokens(case: Case) -> None:
     """Tokens are (b, n, e), finite and floating point, with a boolean mask (b, n), a row for each prompt."""
-    for name, (tokens, mask) in case.encode().entries.items():
+    for name, (tokens, mask) in case.encode().items():
         assert_that(mask.dtype == torch.bool, f"The mask of '{name}' is {mask.dtype}, not bool.")
         shapes = f"'{name}' is {tuple(tokens.shape)} with a mask {tuple(mask.shape)}"
         fits = tokens.ndim == 3 and mask.shape == tokens.shape[:2] and len(mask) == len(case.prompts)
@@ -122,7 +122,7 @@ def empty_prompt(case: Case) -> None:
     """
     blanks = ["", {}, *(dict.fromkeys(case.part.fields, nothing) for nothing in (None, ""))]
     condition = case.part.encode([*blanks, case.prompts[0]])
-    for name, (_, mask) in condition.entries.items():
+    for name, (_, mask) in condition.items():
         for row, blank in enumerate(blanks):
             assert_that(not mask[row].any(), f"The prompt {blank!r} is empty, and has real tokens in '{name}'.")
 
@@ -131,9 +131,9 @@ def empty_prompt(case: Case) -> None:
 def reads_prompts(case: Case) -> None:
     """A prompt has real tokens, two different ones have different features, and a string equals `{"text": string}`."""
     condition, (first, second) = case.encode(), case.prompts[:2]
-    assert_that(any(mask[0].any() for _, mask in condition.entries.values()), f"{first!r} is read as empty.")
+    assert_that(any(mask[0].any() for _, mask in condition.values()), f"{first!r} is read as empty.")
     rows = [condition.rows([0]), condition.rows([1])]
-    features = [torch.cat([tokens[mask].flatten() for tokens, mask in row.entries.values()]) for row in rows]
+    features = [torch.cat([tokens[mask].flatten() for tokens, mask in row.values()]) for row in rows]
     assert_that(not torch.equal(*features), f"{first!r} and {second!r} have the same features.")
     words = FIELDS["text"][0]
     string, mapping = (case.part.encode([prompt]) for prompt in (words, {"text": words}))
@@ -207,7 +207,7 @@ def cache_key(case: Case) -> None:
 @torch.no_grad()
 def overwrite(condition: Condition, other: Condition) -> None:
     """Copy the tensors of another condition into those of one."""
-    for name, entry in condition.entries.items():
+    for name, entry in condition.items():
         entry.tokens.copy_(other[name].tokens)
         entry.mask.copy_(other[name].mask)
 

@@ -99,7 +99,8 @@ class Case:
         self, condition: Condition | None = None, denoiser: Denoiser | None = None, inputs: Inputs | None = None
     ) -> Tensor:
         """Predict from these, or from the usual denoiser, condition and inputs."""
-        return (denoiser or self.part)(*(inputs or self.inputs), condition or self.condition)
+        condition = self.condition if condition is None else condition  # an empty one is false
+        return (denoiser or self.part)(*(inputs or self.inputs), condition)
 
 
 @contextmanager
@@ -239,9 +240,9 @@ def masked_tokens(case: Case) -> None:
 @CHECKS.check
 def dropped_condition(case: Case) -> None:
     """A dropped condition equals an absent one: the learned null of its name replaces it."""
-    for name, entry in case.condition.entries.items():
+    for name, entry in case.condition.items():
         absent = ConditionTokens(torch.zeros_like(entry.tokens[:, :1]), torch.zeros_like(entry.mask[:, :1]))
-        none = Condition({**case.condition.entries, name: absent})
+        none = Condition({**case.condition, name: absent})
         dropped = case.condition.drop(torch.ones(3, dtype=torch.bool), name)
         text = f"'{name}' dropped is not the learned null of '{name}'."
         assert_same(case.predict(dropped), case.predict(none), text, 1e-4)

@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from codecdiff.embeddings import embed_blocks
+from codecdiff.embedders import embed_blocks
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Embedder
 from codecdiff.testing import assertions
@@ -108,7 +108,7 @@ def facts(case: Case) -> None:
     assert_that(case.window > 0 and case.hop > 0, f"A window has {case.window} samples, a hop {case.hop}.")
     exact = abs(case.hop / embedder.sample_rate - embedder.hop_seconds) < 1e-9
     assert_that(exact, "hop_seconds is not a whole number of samples.")
-    assert_that(embedder.halo_seconds >= 0, f"halo_seconds is {embedder.halo_seconds}.")
+    assert_that(embedder.context_seconds >= 0, f"context_seconds is {embedder.context_seconds}.")
 
 
 @CHECKS.check
@@ -161,14 +161,14 @@ def batches(case: Case) -> None:
 
 @CHECKS.check
 def blocks(case: Case) -> None:
-    """Embedded in blocks with `halo_seconds` around them, a long clip has the embeddings of the whole."""
+    """Embedded in blocks with `context_seconds` around them, a long clip has the embeddings of the whole."""
     samples = 2 * case.window + 5 * case.hop + case.hop // 3
     audio = 0.3 * noise(samples, seed=2)
     whole = case.part.embed(audio[None].to(device_of(case.part)))[0].cpu()
     vectors = embed_blocks(audio.split(max(1, samples // 7)), case.part, seconds=case.part.hop_seconds)
     assert_that(vectors.shape == whole.shape, f"In blocks there are {len(vectors)} windows, at once {len(whole)}.")
     scale = float(whole.abs().max())
-    assert_same(vectors / scale, whole / scale, "Embeddings in blocks are not those of the whole: halo_seconds?", 1e-4)
+    assert_same(vectors / scale, whole / scale, "Embeddings in blocks differ from the whole: context_seconds?", 1e-4)
 
 
 @CHECKS.check

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from codecdiff.data.code_store import CodeStore
-from codecdiff.data.dataset import Batch, Crops, split_tracks
+from codecdiff.data.dataset import CropBatch, TrainingCrops, split_tracks
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Condition
 from codecdiff.pipeline.pipeline import Pipeline
@@ -31,19 +31,19 @@ class StageInput:
     condition: Condition
 
 
-def stage_input(batch: Batch, pipeline: Pipeline, i: int) -> StageInput:
+def stage_input(batch: CropBatch, pipeline: Pipeline, i: int) -> StageInput:
     """Turn a batch into the input of stage `i`: embed, split, take the context, encode the prompts.
 
     Padding is zeros, the mean of the latents.
     """
     splitter, device = pipeline.splitter, device_of(pipeline.codec)
-    real = batch.real.to(device)[:, None, None]
+    real = batch.valid_mask.to(device)[:, None, None]
     entries = pipeline.codec.embed(batch.codes.to(device)) * real
-    target = entries if batch.projections is None else pipeline.standardized(batch.projections.to(device)) * real
+    target = entries if batch.continuous is None else pipeline.standardized(batch.continuous.to(device)) * real
     stages, mask = splitter.split(target), splitter.split(real.expand_as(target))
     context = splitter.context(splitter.split(entries) if pipeline.snap_context else stages, i)
     condition = conditions(pipeline.conditioner, batch.prompts, device)
-    return StageInput(batch.numbers, stages[i], mask[i], context, condition)
+    return StageInput(batch.sample_indices, stages[i], mask[i], context, condition)
 
 
 class StageData:
@@ -67,17 +67,17 @@ class StageData:
         frames = round(seconds * pipeline.codec.frame_rate)
         training, held = split_tracks(store, held_out, seed if split_seed is None else split_seed)
         self.holds_out = bool(held)  # else the held-out inputs are of tracks that are trained on
-        self.crops = Crops(store, training, frames, target=pipeline.target, seed=seed)
-        self.held_crops = Crops(store, held or training, frames, target=pipeline.target, seed=seed)
+        self.crops = TrainingCrops(store, training, frames, target=pipeline.target, seed=seed)
+        self.held_crops = TrainingCrops(store, held or training, frames, target=pipeline.target, seed=seed)
         self.held_numbers = [range(start, start + CHECKED) for start in range(0, checks, CHECKED)]
 
     def step(self, step: int, rank: int = 0, world: int = 1) -> StageInput:
         """Give what one rank trains on at a step."""
-        return self._input(self.crops, self.crops.numbers(step, self.batch_size, rank, world))
+        return self._input(self.crops, self.crops.sample_indices(step, self.batch_size, rank, world))
 
     def held_out(self) -> list[StageInput]:
         """Give the held-out inputs, the same at every call."""
         return [self._input(self.held_crops, numbers) for numbers in self.held_numbers]
 
-    def _input(self, crops: Crops, numbers: Sequence[int]) -> StageInput:
+    def _input(self, crops: TrainingCrops, numbers: Sequence[int]) -> StageInput:
         return stage_input(crops.batch(numbers), self.pipeline, self.i)

@@ -17,7 +17,6 @@ from codecdiff.config.schema import (
     StageOptions,
 )
 from codecdiff.data.code_store import CodeStore
-from codecdiff.data.encoding.encode import open_store
 from codecdiff.diffusion.guidance import resolved
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.interfaces import Prompt
@@ -102,6 +101,8 @@ def open_data(
     The codec is the pipeline's. It takes its statistics from the model folder if that is there, and measures them on
     the store if not. Raises ValueError if the folder holds another model, and what `open_store` raises.
     """
+    from codecdiff.data.encoding.encode import open_store  # only to encode: not needed to read a store
+
     known, target = load_codec_state(model, codec), experiment.target
     spec = config.to_config("codecs", codec.codec)
     found = open_store(
@@ -109,7 +110,7 @@ def open_data(
     )
     if not known:
         codec.measure(found.latents(codec.codec, target))
-    pipeline.data = found.facts()
+    pipeline.data = found.summary()
     pipeline.save_parts(model)
     return found
 

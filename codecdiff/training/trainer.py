@@ -21,11 +21,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from codecdiff import rng
 from codecdiff.data.code_store import load_state
-from codecdiff.data.dataset import dropped
+from codecdiff.data.dataset import dropped_conditions
 from codecdiff.diffusion import noise_schedule
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.loss import stage_loss
-from codecdiff.files import replaced
+from codecdiff.files import atomic_write
 from codecdiff.interfaces import Condition
 from codecdiff.pipeline.checkpoint import WarmStart, differences, save_stage, warm_start
 from codecdiff.pipeline.code_version import warn_of_changes
@@ -147,7 +147,7 @@ class StageTrainer:
 
     def drop(self, condition: Condition, numbers: Sequence[int]) -> Condition:
         """Make each condition absent with the dropout probability, as the samples' numbers decide."""
-        rows = dropped(self.seed, numbers, list(condition.entries), self.dropout) if condition.entries else {}
+        rows = dropped_conditions(self.seed, numbers, list(condition), self.dropout) if condition else {}
         for name, absent in rows.items():
             condition = condition.drop(absent.to(condition[name].mask.device), name)
         return condition
@@ -244,7 +244,7 @@ class StageTrainer:
         tensors |= {f"averaged.{name}": tensor for name, tensor in self.ema.module.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
-        with replaced(state / "state.safetensors") as temporary:  # one file: a crash leaves one step or the other
+        with atomic_write(state / "state.safetensors") as temporary:  # one file: a crash leaves one step or the other
             whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
             save_file(whole, temporary, metadata={"step": str(self.step_count)})
         if row:

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from codecdiff import Condition, Conditioner, ConditionTokens, Prompt, device_of, prompt_fields
 from codecdiff.conditioners.cached import tokenizer_rules
-from codecdiff.data.audio_prompt import excerpt, excerpt_key
-from codecdiff.data.code_store import fingerprint
+from codecdiff.data.audio_prompt import audio_prompt_key, load_audio_prompt
+from codecdiff.fingerprint import module_fingerprint
 from codecdiff.huggingface import commit_of
 from codecdiff_clap.halves import (
     Hearer,
@@ -103,7 +103,7 @@ class ClapText(Conditioner):
 
     def fingerprint(self) -> str:
         """Hash what features depend on: weights, tokenizer and the cut."""
-        return _hash("clap-text", self.max_tokens, fingerprint(self.network), tokenizer_rules(self.tokenizer))
+        return _hash("clap-text", self.max_tokens, module_fingerprint(self.network), tokenizer_rules(self.tokenizer))
 
 
 class _Ears(Hearing):
@@ -170,17 +170,17 @@ class ClapAudio(Conditioner):
     def _vector(self, audio: Any) -> Tensor | None:
         if audio is None or (isinstance(audio, str) and not audio.strip()):
             return None
-        samples = excerpt(audio, self.ears.sample_rate).to(device_of(self))
+        samples = load_audio_prompt(audio, self.ears.sample_rate).to(device_of(self))
         return functional.normalize(self.ears.embed(samples[None])[0].mean(0), dim=-1).cpu()
 
     def key(self, prompt: Prompt) -> str:
         """Describe the audio of a prompt by its content."""
         audio = prompt_fields(prompt).get("audio")
-        return "" if audio in (None, "") else json.dumps(excerpt_key(audio), sort_keys=True)
+        return "" if audio in (None, "") else json.dumps(audio_prompt_key(audio), sort_keys=True)
 
     def fingerprint(self) -> str:
         """Hash what features depend on: weights, and how audio is prepared for them."""
-        return _hash("clap-audio", fingerprint(self.ears.network), self.ears.extractor.to_json_string())
+        return _hash("clap-audio", module_fingerprint(self.ears.network), self.ears.extractor.to_json_string())
 
 
 class Clap(Conditioner):

@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from codecdiff import Condition, ConditionTokens
-from codecdiff.denoisers import PrecomputedConditioning, filled, mean_token
+from codecdiff.denoisers import PrecomputedConditioning, fill_nulls, mean_token
 from codecdiff_dit.blocks import Block, CrossAttention, Cue, Modulation, Output, TextLayer, rotation
 
 STEP_WIDTH = 256  # of the sines and cosines of a step
@@ -92,13 +92,13 @@ class DiT(PrecomputedConditioning):
         self.apply(_start)
         nn.init.zeros_(self.output.linear.weight)
 
-    def cues(self, timestep: Tensor, condition: Condition) -> list[Cue]:
+    def features(self, timestep: Tensor, condition: Condition) -> list[Cue]:
         """(n,) steps, condition -> the cues of every block, then of the output."""
         weight = self.input.weight
         steps = get_timestep_embedding(timestep.to(weight.device), STEP_WIDTH)
         time = self.time_network(steps.to(weight.dtype))
-        entries = filled(condition, dict(self.nulls.items())).entries
-        read = {name: self._read(name, entry) for name, entry in entries.items()}
+        condition = fill_nulls(condition, dict(self.nulls.items()))
+        read = {name: self._read(name, entry) for name, entry in condition.items()}
         vector = self.vector_network(mean_token(read[self.vector])) if self.vector and self.vector_network else None
         tokens, mask = in_a_row([read[name] for name in self.sources]) if self.sources else (None, None)
         blocks = [block.cue(time, vector, tokens, mask) for block in cast(Iterable[Block], self.blocks)]
@@ -111,19 +111,19 @@ class DiT(PrecomputedConditioning):
             tokens = layer(tokens, entry.mask)
         return ConditionTokens(tokens, entry.mask)
 
-    def at(self, cues: Sequence[Cue], index: Tensor) -> list[Cue]:
-        """Take what depends on the step from the places `index` (b,) among the steps of the cues."""
-        return [cue._replace(time=cue.time[index]) for cue in cues]
+    def select_timesteps(self, features: Sequence[Cue], index: Tensor) -> list[Cue]:
+        """Take what depends on the step from the places `index` (b,) among the steps of the features."""
+        return [cue._replace(time=cue.time[index]) for cue in features]
 
-    def denoise(self, noisy: Tensor, context: Tensor | None, cues: Sequence[Cue]) -> Tensor:
-        """(b, c, l) noisy latents, (b, c', l) context or None, what `cues` gave -> (b, c, l) prediction."""
+    def denoise(self, noisy: Tensor, context: Tensor | None, features: Sequence[Cue]) -> Tensor:
+        """(b, c, l) noisy latents, (b, c', l) context or None, features -> (b, c, l) prediction."""
         frames = noisy if context is None else torch.cat([context, noisy], dim=1)
         padded = functional.pad(frames, (0, -frames.shape[-1] % self.patch))
         x = self.input(rearrange(padded, "b c (n patch) -> b n (c patch)", patch=self.patch))
         turned = rotation(x.shape[1], self.width // self.heads, x.device)
-        for block, cue in zip(self.blocks, cues[:-1], strict=True):
+        for block, cue in zip(self.blocks, features[:-1], strict=True):
             x = self._run(block, x, cue, turned)
-        x = self.output(x, cues[-1])
+        x = self.output(x, features[-1])
         return rearrange(x, "b n (c patch) -> b c (n patch)", patch=self.patch)[..., : noisy.shape[-1]]
 
     def _run(self, block: nn.Module, *inputs: Any) -> Tensor:

@@ -138,14 +138,14 @@ def test_at_first_every_block_adds_nothing_and_the_answer_is_zero() -> None:
     dit, (x, t), told = DiT(channels=4, condition_widths=WIDTHS, **TINY), inputs(), condition()
     assert dit(x, t, None, told).abs().max() == 0
     tokens = torch.randn(3, 5, 16)
-    for block, cue in zip(dit.blocks, dit.cues(t, told)[:-1], strict=True):
+    for block, cue in zip(dit.blocks, dit.features(t, told)[:-1], strict=True):
         assert block(tokens, cue, rotation(5, 8)).equal(tokens)
 
 
 def test_frames_run_through_the_blocks_as_published() -> None:
     dit, (x, t), told = tiny(context_channels=2), inputs(), condition()
     context = torch.randn(3, 2, 24)
-    *cues, last = dit.cues(t, told)
+    *cues, last = dit.features(t, told)
     tokens = torch.cat([context, x], 1).mT @ dit.input.weight.T + dit.input.bias
     for block, cue in zip(dit.blocks, cues, strict=True):
         tokens = block(tokens, cue, rotation(24, 8))
@@ -174,12 +174,10 @@ def test_patches_are_the_same_network_on_frames_side_by_side() -> None:
 def test_conditions_stand_in_one_row_and_absent_ones_are_one_token() -> None:
     dit, (x, t), told = tiny(), inputs(), condition()
     dropped = told.drop(torch.ones(3, dtype=torch.bool), "text")
-    short = Condition(
-        {**told.entries, "text": ConditionTokens(torch.zeros(3, 1, 12), torch.zeros(3, 1, dtype=torch.bool))}
-    )
-    without = Condition({name: entry for name, entry in told.entries.items() if name != "text"})
+    short = Condition({**told, "text": ConditionTokens(torch.zeros(3, 1, 12), torch.zeros(3, 1, dtype=torch.bool))})
+    without = Condition({name: entry for name, entry in told.items() if name != "text"})
     null = ConditionTokens(dit.nulls["text"].expand(3, 1, -1), torch.ones(3, 1, dtype=torch.bool))
-    for other in (short, without, Condition({**told.entries, "text": null})):
+    for other in (short, without, Condition({**told, "text": null})):
         close(dit(x, t, None, dropped), dit(x, t, None, other))
     assert not torch.allclose(dit(x, t, None, dropped), dit(x, t, None, told), atol=1e-4)
 
@@ -191,7 +189,7 @@ def test_the_vector_is_the_mean_of_the_real_tokens_after_the_text_layers() -> No
     (layer,) = dit.text_layers["text"]
     rows = [dit.projections["text"](row[real][None]) for row, real in zip(tokens, mask, strict=True)]
     means = torch.stack([layer(row, torch.ones(1, row.shape[1], dtype=torch.bool))[0].mean(0) for row in rows])
-    cue = dit.cues(torch.tensor([1, 2, 3]), Condition({"text": ConditionTokens(tokens, mask)}))[0]
+    cue = dit.features(torch.tensor([1, 2, 3]), Condition({"text": ConditionTokens(tokens, mask)}))[0]
     close(cue.vector, dit.blocks[0].modulation.vector(dit.vector_network(means)))
 
 
@@ -278,7 +276,7 @@ def test_options_are_checked() -> None:
         tiny(width=18)
     with pytest.raises(ValueError, match="`patch` must be at least 1; it is 0"):
         tiny(patch=0)
-    with pytest.raises(ValueError, match="'text' of width 12, but was given 10"):
+    with pytest.raises(ValueError, match="'text' of width 12, but got 10"):
         tiny()(*inputs(), None, Condition({"text": condition()["vector"]}))
     with (
         pytest.warns(UserWarning, match=r"Nothing uses the conditions \['tempo', 'text'\]"),

@@ -187,7 +187,7 @@ def test_channels_are_heard_apart_and_extremes_of_stereo_stay_finite(stereo):
 
 
 def test_it_does_not_work_in_pieces(codec):
-    with pytest.raises(ValueError, match="EnCodec has no finite halo"):
+    with pytest.raises(ValueError, match="EnCodec has unbounded context"):
         ChunkedCodec(codec)
 
 

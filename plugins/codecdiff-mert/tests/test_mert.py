@@ -7,7 +7,7 @@ from codecdiff_mert.random_weights import SAMPLE_RATE, random_model
 from transformers import Data2VecAudioModel, HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
 from codecdiff import config
-from codecdiff.data.code_store import fingerprint
+from codecdiff.fingerprint import module_fingerprint
 from codecdiff.testing import check_embedder
 
 KINDS = {"mert_model": HubertModel, "hubert": HubertModel, "data2vec-audio": Data2VecAudioModel}
@@ -73,7 +73,7 @@ def test_published_weights_of_old_names_are_read_for_their_tensors(folders, mert
     state = {names.get(name, name): tensor for name, tensor in mert.network.state_dict().items()}
     assert f"{place}.weight_g" in state
     torch.save(state, tmp_path / "pytorch_model.bin")
-    assert fingerprint(MERT(str(tmp_path), window_seconds=0.5)) == fingerprint(mert)
+    assert module_fingerprint(MERT(str(tmp_path), window_seconds=0.5)) == module_fingerprint(mert)
 
 
 @pytest.mark.parametrize("change", [{"feature_extractor_cqt": True}, {"deepnorm": True}])

@@ -133,7 +133,7 @@ def test_it_looks_back_and_never_ahead(mimi):
 
 
 def test_it_does_not_work_in_pieces(mimi):
-    with pytest.raises(ValueError, match="Mimi has no finite halo"):
+    with pytest.raises(ValueError, match="Mimi has unbounded context"):
         ChunkedCodec(mimi)
 
 

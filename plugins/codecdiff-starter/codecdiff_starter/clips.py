@@ -118,7 +118,7 @@ def true_latents(pipeline: Pipeline, audio: Tensor) -> Tensor:
     codec = pipeline.codec
     return torch.cat(
         [
-            codec.encode_continuous(clip) if pipeline.target == "projections" else codec.embed(codec.encode(clip))
+            codec.encode_continuous(clip) if pipeline.target == "continuous" else codec.embed(codec.encode(clip))
             for clip in clips
         ]
     )

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, T5EncoderModel
 
 from codecdiff import Condition, Conditioner, ConditionTokens, Prompt, device_of, prompt_fields
 from codecdiff.conditioners.cached import tokenizer_rules
-from codecdiff.data.code_store import fingerprint
+from codecdiff.fingerprint import module_fingerprint
 from codecdiff.huggingface import commit_of, not_found, require_complete
 from codecdiff.precision import exactly
 from codecdiff_t5.shapes import shape_of
@@ -158,7 +158,7 @@ class T5(Conditioner):
         """
         if self.attend_padding:
             raise ValueError("With attend_padding a prompt's features depend on its neighbours: they cannot be cached.")
-        told = f"t5 {self.max_tokens} {fingerprint(self.network)} {tokenizer_rules(self.tokenizer)}"
+        told = f"t5 {self.max_tokens} {module_fingerprint(self.network)} {tokenizer_rules(self.tokenizer)}"
         return sha256(told.encode()).hexdigest()[:32]
 
 

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, T5Config, T5EncoderModel, T5ForCondition
 
 from codecdiff import Condition
 from codecdiff.conditioners.cached import CachedConditioner
+from codecdiff.denoisers import fill_nulls
 from codecdiff.testing import check_conditioner
 
 SHORT, LONG = "slow piano", "fast jazz with a loud guitar, and a happy song in the rock of drum!"
@@ -100,8 +101,8 @@ def test_an_empty_prompt_is_absent(t5, prompt):
     assert not condition["text"].mask.any()
     assert not condition["vector"].mask.any()
     nulls = {name: torch.full((width,), 5.0) for name, width in t5.widths.items()}
-    null = t5.encode([SHORT]).null().fill(nulls)
-    for name, entry in condition.fill(nulls).entries.items():
+    null = fill_nulls(t5.encode([SHORT]).null(), nulls)
+    for name, entry in fill_nulls(condition, nulls).items():
         assert entry.mask.sum(1).eq(1).all()
         assert torch.equal(entry.tokens, null[name].tokens[:, : entry.tokens.shape[1]])
 

@@ -209,7 +209,7 @@ def model_spec(
         "splitter": {"name": "parallel" if is_parallel else "coarse-first"},
         "conditioner": config.completed("conditioners", conditioner),
         "snap_context": False,
-        "target": "projections",
+        "target": "continuous",
         "stages": stage_names(1 if is_parallel else 2),
         "data": {},
     }

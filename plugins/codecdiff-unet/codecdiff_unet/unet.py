@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from codecdiff import Condition, ConditionTokens
-from codecdiff.denoisers import PrecomputedConditioning, filled, mean_token
+from codecdiff.denoisers import PrecomputedConditioning, fill_nulls, mean_token
 from codecdiff_unet.blocks import TextLayer, sinusoid
 from codecdiff_unet.levels import Builder, Cue, Level, Told
 
@@ -120,16 +120,16 @@ class UNet(PrecomputedConditioning):
         self.ups = nn.ModuleList(ups)
         self.output = build.output(width, channels * patch)
 
-    def cues(self, timestep: Tensor, condition: Condition) -> list[list[Cue]]:
+    def features(self, timestep: Tensor, condition: Condition) -> list[list[Cue]]:
         """(n,) steps, condition -> the cues of every level's layers, in the order of `levels`."""
         weight = self.input.weight
         time = self.time_network(sinusoid(timestep.to(weight.device), self.width).to(weight.dtype))
         told = self.told(condition)
         return [level.cues(time, told) for level in self.levels]
 
-    def at(self, cues: Cues, index: Tensor) -> Cues:
-        """Take what depends on the step from the places `index` (b,) among the steps of the cues."""
-        return [[cue._replace(time=cue.time[index]) for cue in level] for level in cues]
+    def select_timesteps(self, features: Cues, index: Tensor) -> Cues:
+        """Take what depends on the step from the places `index` (b,) among the steps of the features."""
+        return [[cue._replace(time=cue.time[index]) for cue in level] for level in features]
 
     @property
     def levels(self) -> list[Level]:
@@ -138,8 +138,8 @@ class UNet(PrecomputedConditioning):
 
     def told(self, condition: Condition) -> Told:
         """Fill in the learned nulls, then apply the vector network and the text layers."""
-        entries = filled(condition, dict(self.nulls.items())).entries
-        read = {name: self._read(name, entry) for name, entry in entries.items()}
+        condition = fill_nulls(condition, dict(self.nulls.items()))
+        read = {name: self._read(name, entry) for name, entry in condition.items()}
         vector = self.vector_network(mean_token(read[self.vector])) if self.vector and self.vector_network else None
         return Told(vector, {name: read[name] for name in self.sources})
 
@@ -150,10 +150,10 @@ class UNet(PrecomputedConditioning):
             tokens = layer(tokens, entry.mask)
         return ConditionTokens(tokens, entry.mask)
 
-    def denoise(self, noisy: Tensor, context: Tensor | None, cues: Cues) -> Tensor:
-        """(b, c, l) noisy latents, (b, c', l) context or None, what `cues` gave -> (b, c, l) prediction."""
+    def denoise(self, noisy: Tensor, context: Tensor | None, features: Cues) -> Tensor:
+        """(b, c, l) noisy latents, (b, c', l) context or None, features -> (b, c, l) prediction."""
         frames = noisy if context is None else torch.cat([context, noisy], dim=1)
-        remaining = iter(cues)
+        remaining = iter(features)
         padded = functional.pad(frames, (0, -frames.shape[-1] % self.multiple))
         x = first = self.input(rearrange(padded, "b c (n patch) -> b (c patch) n", patch=self.patch))
         skips: list[list[Tensor]] = []

@@ -142,7 +142,7 @@ def test_a_lightning_file_becomes_a_model_that_generates(
     spec = json.loads((folder / "codecdiff.json").read_text())
     trained = json.loads(json.dumps(model.spec()))  # as a model that was trained would be written
     assert {**spec, "code": trained["code"]} == trained  # no part is built for it, so none has a version
-    assert (spec["target"], spec["snap_context"]) == ("projections", False)
+    assert (spec["target"], spec["snap_context"]) == ("continuous", False)
     words = (folder / "README.md").read_text()
     assert "Data: not recorded" in words
     assert "Imported from `released.ckpt`" in words

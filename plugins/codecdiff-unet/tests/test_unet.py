@@ -149,7 +149,7 @@ def test_cross_attention_is_its_formula_over_the_real_tokens() -> None:
 
 def test_frames_run_down_and_up_as_published() -> None:
     unet, (x, t), told = tiny(), inputs(), condition()
-    cues = (cue for level in unet.cues(t, told) for cue in level)
+    cues = (cue for level in unet.features(t, told) for cue in level)
     h = first = unet.input(x)
     skips = []
     for level in unet.levels[:3]:
@@ -210,10 +210,8 @@ def test_masked_tokens_change_nothing() -> None:
     unet, (x, t), told = tiny(), inputs(), condition()
     tokens, mask = told["text"]
     noise = tokens + 100 * torch.randn_like(tokens) * ~mask[..., None]
-    assert unet(x, t, None, told).equal(
-        unet(x, t, None, Condition({**told.entries, "text": ConditionTokens(noise, mask)}))
-    )
-    shorter = Condition({**told.entries, "text": ConditionTokens(tokens[:, :4], mask[:, :4])})
+    assert unet(x, t, None, told).equal(unet(x, t, None, Condition({**told, "text": ConditionTokens(noise, mask)})))
+    shorter = Condition({**told, "text": ConditionTokens(tokens[:, :4], mask[:, :4])})
     close(unet(x, t, None, told), unet(x, t, None, shorter))
 
 
@@ -221,7 +219,7 @@ def test_masked_tokens_change_nothing() -> None:
 def test_a_dropped_condition_is_no_condition_and_its_null(name: str) -> None:
     unet, (x, t), told = tiny(), inputs(), condition()
     dropped = unet(x, t, None, told.drop(torch.ones(3, dtype=torch.bool), name))
-    others = {key: entry for key, entry in told.entries.items() if key != name}
+    others = {key: entry for key, entry in told.items() if key != name}
     null = ConditionTokens(unet.nulls[name].expand(3, 1, -1), torch.ones(3, 1, dtype=torch.bool))
     close(dropped, unet(x, t, None, Condition(others)))
     close(dropped, unet(x, t, None, Condition({**others, name: null})))
@@ -359,10 +357,10 @@ def test_it_runs_in_half_precision() -> None:
 @pytest.mark.parametrize(
     ("context_channels", "given", "message"),
     [
-        (0, (3, 2, 24), r"Expected context None, but was given \(3, 2, 24\)"),
-        (2, None, r"Expected context \(3, 2, 24\), but was given None"),
-        (2, (3, 5, 24), r"Expected context \(3, 2, 24\), but was given \(3, 5, 24\)"),
-        (2, (3, 2, 12), r"Expected context \(3, 2, 24\), but was given \(3, 2, 12\)"),
+        (0, (3, 2, 24), r"Expected context None, but got \(3, 2, 24\)"),
+        (2, None, r"Expected context \(3, 2, 24\), but got None"),
+        (2, (3, 5, 24), r"Expected context \(3, 2, 24\), but got \(3, 5, 24\)"),
+        (2, (3, 2, 12), r"Expected context \(3, 2, 24\), but got \(3, 2, 12\)"),
     ],
 )
 def test_context_is_checked(context_channels: int, given: tuple[int, ...] | None, message: str) -> None:
@@ -373,15 +371,15 @@ def test_context_is_checked(context_channels: int, given: tuple[int, ...] | None
 
 def test_other_inputs_are_checked() -> None:
     unet, (x, t), told = tiny(), inputs(), condition()
-    with pytest.raises(ValueError, match=r"noisy latents \(b, 4, l\), but was given \(3, 3, 24\)"):
+    with pytest.raises(ValueError, match=r"noisy latents \(b, 4, l\), but got \(3, 3, 24\)"):
         unet(x[:, :3], t, None, told)
-    with pytest.raises(ValueError, match=r"timesteps \(3,\), one for each row, but was given \(1,\)"):
+    with pytest.raises(ValueError, match=r"timesteps \(3,\), one for each row, but got \(1,\)"):
         unet(x, t[:1], None, told)
     with pytest.raises(ValueError, match="condition of 3 rows, as many as the noisy latents, but it has 2"):
         unet(x, t, None, told.rows(slice(2)))
-    with pytest.raises(ValueError, match=r"equally many rows, but have \{'text': 3, 'vector': 2\}"):
-        unet(x, t, None, Condition({**told.entries, "vector": told.rows(slice(2))["vector"]}))
-    with pytest.raises(ValueError, match="'text' of width 12, but was given 10"):
+    with pytest.raises(ValueError, match=r"the same number of rows, but they have \{'text': 3, 'vector': 2\}"):
+        unet(x, t, None, Condition({**told, "vector": told.rows(slice(2))["vector"]}))
+    with pytest.raises(ValueError, match="'text' of width 12, but got 10"):
         unet(x, t, None, Condition({"text": told["vector"]}))
 
 

@@ -8,7 +8,7 @@ from torchvggish.torchvggish import VGG, make_layers
 from torchvggish.vggish_input import waveform_to_examples
 
 from codecdiff import config
-from codecdiff.data.code_store import fingerprint
+from codecdiff.fingerprint import module_fingerprint
 from codecdiff.testing import check_embedder
 
 WINDOW, HOP = 15_600, 15_360  # samples
@@ -66,7 +66,7 @@ def test_the_published_file_is_found_in_torch_s_cache(vggish, file, tmp_path, mo
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     (tmp_path / "hub" / "checkpoints" / "vggish-10086976.pth").write_bytes(file.read_bytes())
     cached = VGGish(activation=True)
-    assert fingerprint(cached) == fingerprint(vggish)
+    assert module_fingerprint(cached) == module_fingerprint(vggish)
     audio = noise(1, WINDOW)
     assert torch.equal(cached.embed(audio), vggish.embed(audio).relu())
 

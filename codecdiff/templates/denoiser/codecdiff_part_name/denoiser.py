@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import torch
 from codecdiff import Condition, Denoiser
+from codecdiff.denoisers import fill_nulls
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -83,7 +84,7 @@ class PartName(Denoiser):
     def _features(self, timestep: Tensor, condition: Condition, noisy: Tensor) -> Tensor:
         """(b,) steps and the condition -> (b, width) features of both."""
         features = self.time(waves(timestep, self.width).to(noisy.dtype))
-        filled = condition.fill(dict(self.nulls.items()))
+        filled = fill_nulls(condition, dict(self.nulls.items()))
         for name, layer in self.conditions.items():
             tokens, mask = filled[name]
             # Masked tokens may hold anything, and are not read.
