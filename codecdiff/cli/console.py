@@ -20,6 +20,18 @@ from codecdiff.files import require_writable
 if TYPE_CHECKING:
     import torch
 
+__all__ = [
+    "check_writable",
+    "err",
+    "error_line",
+    "numbered",
+    "out",
+    "plain",
+    "progress",
+    "select_device",
+    "ticker",
+]
+
 INVISIBLE = ("Cc", "Cf", "Cs")  # categories of Unicode: control, format, surrogate
 
 
