@@ -97,9 +97,9 @@ def test_a_part_that_is_not_registered_cannot_be_described(dac: Codec) -> None:
 
 def test_another_package_s_broken_part_does_not_stop_a_description(monkeypatch: pytest.MonkeyPatch, dac: Codec) -> None:
     broken = registry.EntryPoint("broken", "codecdiff.codecs", "Absent")
-    plugins, faults = registry.scan()
+    plugins, issues = registry.scan()
     stranger = registry.Plugin("codecs", "broken", "stranger", "1", broken)
-    monkeypatch.setattr(registry, "scan", lambda: ((stranger, *plugins), faults))
+    monkeypatch.setattr(registry, "scan", lambda: registry.Scan((stranger, *plugins), issues))
     assert config.to_config("codecs", ChunkedCodec(dac))["name"] == "chunked"
 
 

@@ -506,9 +506,9 @@ def test_encode_says_what_it_cannot_do(tmp_path: Path, dac_folder: Path, music: 
         assert result.exit_code == 1
         return result.output
 
-    assert "No engine named 'spark'. There are: local, ray." in said("--engine", "spark")
+    assert "No engine named 'spark'. Engines: local, ray." in said("--engine", "spark")
     assert "Invalid segments" in said("--overlap", "3")
-    assert "names no audio that is there" in said(audio=_empty(tmp_path))
+    assert "names no audio that exists" in said(audio=_empty(tmp_path))
 
 
 def _empty(folder: Path) -> Path:

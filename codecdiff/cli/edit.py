@@ -69,56 +69,6 @@ def edited(
     write(told, pipeline, output, takes, source)
 
 
-def refine(
-    keep: Annotated[str, typer.Option(help="Levels to keep, 0 the coarsest, as in '0' or '0-3'.")] = "0",
-) -> Edit:
-    """Keep the coarse levels of a recording and make the finer ones anew."""
-    from codecdiff.pipeline.editing import Refine, parse_levels
-
-    return Refine(keep=parse_levels(keep))
-
-
-def inpaint(
-    starts: Annotated[
-        list[float], typer.Option("--from", metavar="SECONDS", help="Where a region begins.", show_default=False)
-    ],
-    stops: Annotated[list[float], typer.Option("--to", metavar="SECONDS", help="Where it ends.", show_default=False)],
-) -> Edit:
-    """Make one region of a recording anew, or several: --from 1 --to 2 --from 5.5 --to 6."""
-    from codecdiff.pipeline.editing import Inpaint
-
-    if len(starts) != len(stops):
-        raise ValueError(f"{len(starts)} --from and {len(stops)} --to: give every region both.")
-    return Inpaint(regions=tuple(zip(starts, stops, strict=True)))
-
-
-def extend(
-    seconds: Annotated[float, typer.Option(min=0, help="How much to add.")] = 10.0,
-) -> Edit:
-    """Go on where a recording ends."""
-    from codecdiff.pipeline.editing import Extend
-
-    return Extend(seconds=seconds)
-
-
-def vary(
-    strength: Annotated[float, typer.Option(help="Above 0, up to 1: how far it may go from the recording.")] = 0.4,
-) -> Edit:
-    """Make something like a recording, all of it new."""
-    from codecdiff.pipeline.editing import Vary
-
-    return Vary(strength=strength)
-
-
-def restore(
-    levels: Annotated[int, typer.Option(min=1, help="How many of the coarsest levels the recording was coded with.")],
-) -> Edit:
-    """Make the finer levels that a recording lost when it was coded with few."""
-    from codecdiff.pipeline.editing import Restore
-
-    return Restore(levels=levels)
-
-
 def command(edit: Callable[..., Edit]) -> Callable[..., None]:
     """Give the command of a function that makes an edit: its options, and those of `edited`."""
     own, shared = parameters_of(edit), parameters_of(edited)[1:]
@@ -147,3 +97,58 @@ def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
     hints = get_type_hints(function, localns={"Edit": Any}, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
     return [parameter.replace(annotation=hints[parameter.name]) for parameter in parameters]
+
+
+@command
+def refine(
+    keep: Annotated[str, typer.Option(help="Levels to keep, 0 the coarsest, as in '0' or '0-3'.")] = "0",
+) -> Edit:
+    """Keep the coarse levels of a recording and make the finer ones anew."""
+    from codecdiff.pipeline.editing import Refine, parse_levels
+
+    return Refine(keep=parse_levels(keep))
+
+
+@command
+def inpaint(
+    starts: Annotated[
+        list[float], typer.Option("--from", metavar="SECONDS", help="Where a region begins.", show_default=False)
+    ],
+    stops: Annotated[list[float], typer.Option("--to", metavar="SECONDS", help="Where it ends.", show_default=False)],
+) -> Edit:
+    """Make one region of a recording anew, or several: --from 1 --to 2 --from 5.5 --to 6."""
+    from codecdiff.pipeline.editing import Inpaint
+
+    if len(starts) != len(stops):
+        raise ValueError(f"{len(starts)} --from and {len(stops)} --to: give every region both.")
+    return Inpaint(regions=tuple(zip(starts, stops, strict=True)))
+
+
+@command
+def extend(
+    seconds: Annotated[float, typer.Option(min=0, help="How much to add.")] = 10.0,
+) -> Edit:
+    """Go on where a recording ends."""
+    from codecdiff.pipeline.editing import Extend
+
+    return Extend(seconds=seconds)
+
+
+@command
+def vary(
+    strength: Annotated[float, typer.Option(help="Above 0, up to 1: how far it may go from the recording.")] = 0.4,
+) -> Edit:
+    """Make something like a recording, all of it new."""
+    from codecdiff.pipeline.editing import Vary
+
+    return Vary(strength=strength)
+
+
+@command
+def restore(
+    levels: Annotated[int, typer.Option(min=1, help="How many of the coarsest levels the recording was coded with.")],
+) -> Edit:
+    """Make the finer levels that a recording lost when it was coded with few."""
+    from codecdiff.pipeline.editing import Restore
+
+    return Restore(levels=levels)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import codecdiff
-from codecdiff.cli.console import check_writable, chosen_device, err, numbered, out, progress
+from codecdiff.cli.console import check_writable, err, numbered, out, progress, select_device
 
 if TYPE_CHECKING:
     from codecdiff.interfaces import Conditioner
@@ -70,7 +70,7 @@ def ready(output: Path, takes: int, model: str, allow_download: bool, device: st
     from codecdiff.pipeline.pipeline import load
 
     with err.status(f"Loading {model}"):
-        return load(model, allow_download=allow_download).to(chosen_device(device))
+        return load(model, allow_download=allow_download).to(select_device(device))
 
 
 def request_of(pipeline: Pipeline, prompt: str, negative: str, fields: list[str] | None, **options: Any) -> Request:

@@ -32,7 +32,7 @@ def code_versions(*parts: Any) -> dict[str, str]:
 @cache  # at its first save: what is edited while a run goes on is not what it runs
 def _origin(part: type) -> str:
     top = part.__module__.partition(".")[0]
-    owners = [plugin for plugin in registry.scan()[0] if plugin.entry.module_name.partition(".")[0] == top]
+    owners = [plugin for plugin in registry.scan().plugins if plugin.entry.module_name.partition(".")[0] == top]
     name = f"{owners[0].distribution} {owners[0].version}" if owners else top
     digest = hashlib.sha256()
     for file in _sources(part, top):

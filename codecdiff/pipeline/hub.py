@@ -17,7 +17,7 @@ STATE = ("*/training/*", ".*")  # of training, and what is hidden: neither sent 
 def fetched(name: str) -> Path:
     """Fetch a model folder from the hub. Raises LookupError if there is none of this name."""
     if not ID.fullmatch(name):
-        names = ", ".join(registry.models()) or "none"
+        names = ", ".join(registry.entries("models")) or "none"
         raise LookupError(f"There is no model '{name}': no such folder, and no hub id. Installed models: {names}.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

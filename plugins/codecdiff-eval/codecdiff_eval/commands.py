@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecdiff.cli.console import chosen_device, err, out, progress
+from codecdiff.cli.console import err, out, progress, select_device
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def evaluate(
     config = EvalConfig(selected, ClipCutter(seconds or chosen.seconds, loudness), adherence, seed)
     against = read_reference(reference, split)
     inputs = read_inputs(prompts, split, n, seed) if prompts else read_tracks(music or Path(), split)
-    where = chosen_device(device)
+    where = select_device(device)
     sampling = {"seed": seed, "steps": steps, "guidance": parse(guidance or [])}
     generator = load_generator(model, allow_download, where, **sampling) if model else None
     built, left_out = build_embedders(
@@ -258,7 +258,7 @@ def compare(
         soft_wrap=True,
     )
     if not plan:
-        experiment = Experiment(comparison, variants, output, chosen_device(device), log)
+        experiment = Experiment(comparison, variants, output, select_device(device), log)
         report = experiment.run(shlex.join(["codecdiff", *sys.argv[1:]]))
         out.print(f"{report}: open it in a browser", soft_wrap=True)
 
