@@ -1,7 +1,7 @@
 """Diffusion models on neural-codec latents, level by level.
 
-What a user or a plugin needs can be imported from here. Nothing is loaded before it is used, so `import codecdiff`
-is cheap and does not import torch.
+Users and plugins import public names from here. Names are loaded when they are used, so `import codecdiff` is fast and
+does not import torch.
 """
 
 from importlib import import_module
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         Splitter,
         prompt_fields,
     )
-    from codecdiff.pipeline.pipeline import Pipeline, load, push_to_hub
+    from codecdiff.pipeline import GenerationConfig, Pipeline, load, push_to_hub
 
 __version__ = "0.1.0"
 
@@ -36,6 +36,7 @@ __all__ = [
     "Conditioner",
     "Denoiser",
     "Embedder",
+    "GenerationConfig",
     "Part",
     "Pipeline",
     "Prompt",
@@ -46,11 +47,16 @@ __all__ = [
     "push_to_hub",
 ]
 
-_OF_PIPELINE = ("Pipeline", "load", "push_to_hub")  # all others are of the interfaces
+_MODULES = {  # of the names that are not interfaces
+    "GenerationConfig": "pipeline",
+    "Pipeline": "pipeline",
+    "device_of": "fingerprint",
+    "load": "pipeline",
+    "push_to_hub": "pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module 'codecdiff' has no attribute {name!r}")
-    home = "pipeline.pipeline" if name in _OF_PIPELINE else "fingerprint" if name == "device_of" else "interfaces"
-    return getattr(import_module(f"codecdiff.{home}"), name)
+        raise AttributeError(f"module '{__name__}' has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'interfaces')}"), name)

@@ -90,15 +90,15 @@ class Maker:
     @property
     def sampling(self) -> dict[str, Any]:
         """Give the options of sampling."""
-        return {"seed": self.seed, "steps": self.steps, "guidance": self.guidance}
+        return {"seed": self.seed, "num_inference_steps": self.steps, "guidance_scale": self.guidance}
 
     @property
     def stages(self) -> dict[str, dict[str, Any]]:
         """Give the steps and the guidance that each stage is sampled with, the model's own where none are asked for."""
         return {
             stage.name: {
-                "steps": self.steps or stage.steps,
-                "guidance": stage.guidance if self.guidance is None else self.guidance,
+                "steps": self.steps or stage.num_inference_steps,
+                "guidance": stage.guidance_scale if self.guidance is None else self.guidance,
             }
             for stage in self.pipeline.stages
         }
@@ -443,6 +443,7 @@ def _facts(
     if any(prompt["text"] for prompt in prompts):
         told["prompts"] = prompts_hash(prompts)
     if maker is not None:
-        sampling = {name: value for name, value in maker.sampling.items() if value is not None}
+        sampling = {"seed": maker.seed, "steps": maker.steps, "guidance": maker.guidance}
+        sampling = {name: value for name, value in sampling.items() if value is not None}
         told |= {"model fingerprint": maker.pipeline.fingerprint or "", **sampling}
     return told

@@ -75,7 +75,7 @@ def evaluate(
     Run it again to go on where it was interrupted.
     """
     from codecdiff import evaluation, suites
-    from codecdiff.diffusion.guidance import parse
+    from codecdiff.diffusion.guidance import parse_guidance_scale
     from codecdiff.listeners import Cutting
 
     chosen = suites.suite_named(suite)
@@ -98,7 +98,7 @@ def evaluate(
         "judged split": split_of(prompts or judged, split),
     }
     where = chosen_device(device)
-    sampling = {"seed": seed, "steps": steps, "guidance": parse(guidance or [])}
+    sampling = {"seed": seed, "steps": steps, "guidance": parse_guidance_scale(guidance or [])}
     maker = maker_of(model, allow_download, where, **sampling) if model else None
     judges, absent = evaluation.find_judges(
         wanted,
@@ -125,9 +125,9 @@ def evaluate(
         err.print(f"Skipped: {line}", style="yellow", soft_wrap=True)
     result.report.write(output)
     if card:
-        from codecdiff.pipeline.model_card import add_scores
+        from codecdiff.pipeline.model_card import add_model_index
 
-        add_scores(model, result.report.model_index())
+        add_model_index(model, result.report.model_index())
     show(result.report)
     for line in result.left_out:
         err.print(line, style="yellow", soft_wrap=True)
@@ -197,7 +197,7 @@ def asked_of(file: Path, split: str, count: int | None, seed: int) -> list[Asked
 def maker_of(model: str, allow_download: bool, device: torch.device, **sampling: Any) -> Maker:
     """Load a model, and name it by its folder's name or its id."""
     from codecdiff.evaluation import Maker
-    from codecdiff.pipeline.pipeline import load
+    from codecdiff.pipeline.hub import load
 
     with err.status(f"Loading {model}"):
         pipeline = load(model, allow_download=allow_download).to(device)

@@ -21,14 +21,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from codecdiff import __version__
-from codecdiff.config.schema import Guidance
 from codecdiff.data.audio import BadAudio, Track, keeps_comment, write_audio
 from codecdiff.data.prompts import FACTS, Asked, prompt_of
 from codecdiff.files import remembered_checksum, replace_text, sha256
 from codecdiff.interfaces import Codec
-from codecdiff.pipeline.editing import Edit, Refine, of_first_stage, of_levels
-from codecdiff.pipeline.pipeline import Pipeline
-from codecdiff.pipeline.provenance import Request
+from codecdiff.pipeline.editing import Edit, Refine, first_stage_mask, levels_mask
+from codecdiff.pipeline.pipeline import GenerationConfig, Pipeline
+from codecdiff.pipeline.provenance import GenerationRequest
 from codecdiff.protocols import digest_of
 
 SUFFIX = ".flac"  # whose comment has room for long prompts
@@ -42,7 +41,7 @@ class Rendition:
     """
 
     name: str
-    request: Request
+    request: GenerationRequest
     asked: Mapping[str, Any]
     source: Path | None = None
 
@@ -52,7 +51,7 @@ class Rendition:
         if not file.exists():
             return False
         try:
-            told = Request.of_file(file)
+            told = GenerationRequest.from_file(file)
         except ValueError:
             told = None
         if told is None or told.model_copy(update={"codecdiff": __version__}) != self.request:
@@ -69,8 +68,7 @@ def generated(
     *,
     seconds: float,
     seed: int = 0,
-    steps: int | None = None,
-    guidance: Guidance | None = None,
+    **sampling: Any,
 ) -> list[Rendition]:
     """Ask a model for a clip of every prompt, with a seed that follows from `seed` and the prompt alone."""
     pipeline.frames(seconds)  # absurd ones are refused
@@ -79,14 +77,12 @@ def generated(
     return [
         Rendition(
             f"{prompt.number:06d}-{prompt.digest}{SUFFIX}",
-            Request(
+            GenerationRequest(
                 codecdiff=__version__,
                 model=model,
                 prompt=dict(prompt.kept(read).fields),
                 seconds=seconds,
-                seed=prompt.seed(seed),
-                steps=steps,
-                guidance=guidance,
+                generation=GenerationConfig(seed=prompt.seed(seed), **sampling),
             ),
             prompt.kept((*read, *_named(prompt))).fields,
         )
@@ -111,8 +107,7 @@ def completed(
     sources: Sequence[Track],
     *,
     seed: int = 0,
-    steps: int | None = None,
-    guidance: Guidance | None = None,
+    **sampling: Any,
 ) -> list[Rendition]:
     """Ask for every source with the first stage as it is, and the later ones made anew to its caption.
 
@@ -120,11 +115,11 @@ def completed(
     """
     if len(pipeline.stage_names) == 1:
         raise ValueError("The model has one stage.")
-    first = of_first_stage(pipeline.splitter, pipeline.codec)
+    first = first_stage_mask(pipeline.splitter, pipeline.codec)
     keep = tuple(sorted({level for level, made in zip(pipeline.codec.levels, first.flatten(), strict=True) if made}))
-    if not torch.equal(of_levels(pipeline.codec, keep), first):
+    if not torch.equal(levels_mask(pipeline.codec, keep), first):
         raise ValueError("The first stage of the model does not make whole levels of codes.")
-    return _edited(pipeline, sources, Refine(keep=keep), seed=seed, steps=steps, guidance=guidance)
+    return _edited(pipeline, sources, Refine(keep=keep), seed=seed, **sampling)
 
 
 def _edited(
@@ -136,8 +131,9 @@ def _edited(
         asked = Asked(number, {**source.metadata, **prompt_of(source)})
         told = {"codecdiff": __version__, "model": model, "edit": edit, "source": sha256(source.file)}
         told |= {"prompt": dict(asked.kept(read).fields)}
-        told["seed"] = Asked(number, {"source": source.name}).seed(seed)  # clips of one recording share its caption
-        return Rendition(source.name, Request(**told, **sampling), asked.kept((*read, *FACTS)).fields, source.file)
+        own = Asked(number, {"source": source.name}).seed(seed)  # clips of one recording share its caption
+        request = GenerationRequest(**told, generation=GenerationConfig(seed=own, **sampling))
+        return Rendition(source.name, request, asked.kept((*read, *FACTS)).fields, source.file)
 
     return [rendition(number, source) for number, source in enumerate(sources)]
 
@@ -161,7 +157,7 @@ def render(
             comment = rendition.request.comment()
             if not keeps_comment(rendition.name, comment):
                 raise ValueError(f"A prompt of {len(comment)} bytes is too long to be kept with its music: shorten it.")
-            for audio in rendition.request.make(pipeline, rendition.source):
+            for audio in rendition.request.generate(pipeline, rendition.source):
                 write_audio(folder / rendition.name, audio, pipeline.sample_rate, comment=comment)
         progress(count)
     return [_track(folder, rendition) for rendition in renditions]

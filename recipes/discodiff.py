@@ -20,7 +20,7 @@ from codecdiff.config.schema import ExperimentConfig
 from codecdiff.data.audio import write_audio
 from codecdiff.data.code_store import CodeStore
 from codecdiff.files import require_writable
-from codecdiff.pipeline.model_card import command, write_card
+from codecdiff.pipeline.model_card import command_line, write_model_card
 from codecdiff.profiling import plan
 from codecdiff.splitters import chosen_stages
 from codecdiff.training.batch import StageData
@@ -39,7 +39,7 @@ class Experiment(ExperimentConfig):  # the model and its training: codecdiff/exp
 
 
 def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, store: CodeStore, i: int, say) -> None:
-    facts = {"command": command("accelerate launch", sys.argv)}
+    facts = {"command": command_line("accelerate launch", sys.argv)}
     stage, train, loop = new_stage(e, pipeline, i, facts=facts)
     model, main = e.output / "model", accelerator.is_main_process
     name, denoiser = stage.name, stage.denoiser.to(accelerator.device)
@@ -104,7 +104,7 @@ def main() -> None:
         accelerator.free_memory()  # it keeps what it prepared
     pipeline.load_stages(model)
     if accelerator.is_main_process and len(pipeline.stages) == len(pipeline.stage_names):
-        write_card(model)
+        write_model_card(model)
         for number, audio in enumerate(pipeline.generate(e.prompts, seconds=e.seconds, seed=e.seed)):
             write_audio(e.output / "samples" / f"{number:02d}.wav", audio, pipeline.sample_rate)
         say(f'Samples: {e.output / "samples"}. More: codecdiff generate "PROMPT" --model {model} -o out.wav')

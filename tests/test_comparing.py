@@ -45,7 +45,7 @@ from codecdiff.data.code_store import CodeStore
 from codecdiff.embedders import LogMel
 from codecdiff.files import try_alone
 from codecdiff.metrics import frechet_distance
-from codecdiff.pipeline.editing import of_first_stage, of_first_stages
+from codecdiff.pipeline.editing import first_stage_mask, first_stages_mask
 from codecdiff.training.batch import StageData
 from codecdiff.training.experiment import new_pipeline, new_stage
 from codecdiff.training.trainer import StageTrainer
@@ -265,10 +265,10 @@ def test_clips_of_any_rate_are_heard_at_that_of_the_embedder() -> None:
 def test_what_the_first_stages_make_is_told_code_by_code(make_pipeline: Callable[..., Pipeline], pattern: Any) -> None:
     pipeline = make_pipeline(pattern)
     count, codec = len(pipeline.stage_names), pipeline.codec
-    masks = [of_first_stages(pipeline.splitter, codec, 5, kept) for kept in range(count + 1)]
+    masks = [first_stages_mask(pipeline.splitter, codec, 5, kept) for kept in range(count + 1)]
     assert not masks[0].any()
     assert masks[-1].all()
-    assert torch.equal(masks[1], of_first_stage(pipeline.splitter, codec).expand(masks[1].shape))
+    assert torch.equal(masks[1], first_stage_mask(pipeline.splitter, codec).expand(masks[1].shape))
 
 
 CLIPS = 24

@@ -218,7 +218,7 @@ def test_a_store_of_another_codec_is_refused(store: CodeStore, dac: Codec, codec
 def test_codes_are_shared_by_all_that_leaves_them_as_they_are(
     store: CodeStore, dac: Codec, codec_spec: dict[str, Any]
 ) -> None:
-    reduced = {"name": "reduced", "dims": 3, "codec": codec_spec}
+    reduced = {"name": "pca", "dims": 3, "codec": codec_spec}
     for codec, spec in (
         (PCACodec(dac, 3), reduced),
         (ChunkedCodec(PCACodec(dac, 3)), {"name": "chunked", "frames": 512, "codec": reduced}),
@@ -232,7 +232,7 @@ def test_codes_are_shared_by_all_that_leaves_them_as_they_are(
         with pytest.raises(ValueError, match="made by another codec: its codec is"):
             store.check(codec, spec)
     with pytest.raises(ValueError, match="holds no projections"):
-        store.check(PCACodec(dac, 3), reduced, "projections")
+        store.check(PCACodec(dac, 3), reduced, "continuous")
 
 
 def test_a_store_of_other_files_is_refused(store: CodeStore, dac: Codec, codec_spec: Any, tmp_path: Path) -> None:
@@ -373,20 +373,20 @@ def test_a_segment_is_a_part_of_a_file(dac: Codec, music: Path, tmp_path: Path) 
 
 
 def test_projections_stand_beside_the_codes_they_are_quantised_to(dac: Codec, music: Path, tmp_path: Path) -> None:
-    store = open_store(tmp_path / "store", music, dac, {}, target="projections")
+    store = open_store(tmp_path / "store", music, dac, {}, target="continuous")
     audio = read_audio(music / "2.wav", dac.sample_rate, 1)
     row = next(i for i, row in enumerate(store.rows) if row["track"] == "2.wav")
     wanted = dac.encode_continuous(audio[None])[0].permute(2, 0, 1).numpy()
     np.testing.assert_allclose(store.projections(row), wanted, rtol=1e-3, atol=1e-3)
 
-    crops = Crops(store, range(6), 30, target="projections")
+    crops = Crops(store, range(6), 30, target="continuous")
     batch = crops.batch([4, 0, 11])
     assert batch.projections is not None
     for codes, projections, number in zip(batch.codes, batch.projections, batch.numbers, strict=True):
         i, start, _ = crops.sample(number)
         assert np.array_equal(projections, store.projections(i)[start : start + 30].transpose(1, 2, 0))
         assert (dac.quantize(projections[None])[0] == codes).float().mean() > 0.98  # float16 moves a few to a neighbour
-    latents = list(store.latents(dac, "projections"))
+    latents = list(store.latents(dac, "continuous"))
     assert [latent.shape[-1] for latent in latents] == [row["frames"] for row in store.rows]
     assert np.array_equal(latents[row][0], store.projections(row).transpose(1, 2, 0))
 
@@ -395,7 +395,7 @@ def test_a_store_of_codes_alone_is_refused_for_projections(
     store: CodeStore, dac: Codec, codec_spec: dict[str, Any]
 ) -> None:
     with pytest.raises(ValueError, match="holds no projections"):
-        open_store(store.folder, None, dac, codec_spec, target="projections")
+        open_store(store.folder, None, dac, codec_spec, target="continuous")
 
 
 def test_ranks_together_take_what_one_alone_takes(store: CodeStore) -> None:

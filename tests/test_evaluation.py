@@ -28,9 +28,9 @@ from codecdiff.embedded import Embedded, recording_of, start_of
 from codecdiff.embedders import LogMel
 from codecdiff.interfaces import prompt_fields
 from codecdiff.listeners import Cutting, Listener
-from codecdiff.pipeline.model_card import add_scores, write_card
+from codecdiff.pipeline.model_card import add_model_index, write_model_card
 from codecdiff.pipeline.pipeline import Pipeline
-from codecdiff.pipeline.provenance import Request
+from codecdiff.pipeline.provenance import GenerationRequest
 from codecdiff.protocols import Hearing
 from codecdiff.renditions import completed, cut_sources, generated, reconstructed, render
 from codecdiff.reports import NotMeasured, Report
@@ -282,9 +282,9 @@ def test_a_clip_is_the_same_whatever_is_asked_beside_it(model: Path, tmp_path: P
     assert np.array_equal(samples[0], samples[2])
     assert not np.array_equal(samples[0], samples[1])
     assert len(samples[0]) == RATE // 5
-    told = Request.of_file(alone[0].file)
+    told = GenerationRequest.from_file(alone[0].file)
     assert told.prompt == {"text": "a flute"}
-    again = torch.cat(list(told.make(pipeline))).numpy()
+    again = torch.cat(list(told.generate(pipeline))).numpy()
     assert np.abs(again[0] - samples[0]).max() < 2e-4  # of 16 bits
     assert [prompt_of(track) for track in find_tracks(tmp_path / "all")] == [prompt_of(track) for track in all_of_them]
 
@@ -299,7 +299,11 @@ def test_clips_that_are_there_are_kept_and_others_never_written_over(model: Path
     assert first.stat().st_mtime_ns == before
     assert len(find_tracks(folder)) == 2
     render(pipeline, generated(pipeline, prompts, seconds=0.1), folder)  # captions of any characters are read again
-    others: list[dict[str, Any]] = [{"seconds": 0.2}, {"seconds": 0.1, "seed": 1}, {"seconds": 0.1, "steps": 2}]
+    others: list[dict[str, Any]] = [
+        {"seconds": 0.2},
+        {"seconds": 0.1, "seed": 1},
+        {"seconds": 0.1, "num_inference_steps": 2},
+    ]
     for other in others:
         with pytest.raises(FileExistsError, match="is not what is asked for"):
             render(pipeline, generated(pipeline, prompts, **other), folder)
@@ -325,13 +329,15 @@ def test_the_codec_ceiling_and_the_given_first_stage_are_made_of_the_reference(
     assert rendition.request.edit is not None
     assert rendition.request.edit.model_dump()["keep"] == (0,)
     assert rendition.request.prompt == {"text": "tone 3"}
-    known, _ = rendition.request.known(pipeline, rendition.source)
-    made = next(iter(pipeline.generate_codes([{"text": "tone 3"}], known.frames, known=known)))
+    known, _ = rendition.request.edit_mask(pipeline, rendition.source)
+    made = next(iter(pipeline.generate_codes([{"text": "tone 3"}], known.frames, edit=known)))
     assert torch.equal(made[:, 0], codes[:, 0])
     assert not torch.equal(made[:, 1:], codes[:, 1:])
     several = cut_sources(tracks, [("3.wav", 0.2), ("3.wav", 0.1)], 1.0, pipeline.codec, tmp_path / "sources")
     assert several[0] == sources[0]
-    assert len({each.request.seed for each in completed(pipeline, several)}) == 2  # though their caption is one
+    assert (
+        len({each.request.generation.seed for each in completed(pipeline, several)}) == 2
+    )  # though their caption is one
     tracks["copy.wav"] = Track(tracks["3.wav"].file, "copy.wav")
     copies = cut_sources(tracks, [("3.wav", 0.2), ("copy.wav", 0.2)], 1.0, pipeline.codec, tmp_path / "sources")
     assert len({copy.name for copy in copies}) == 2
@@ -406,7 +412,10 @@ def test_a_model_is_judged_and_its_folder_gets_the_same_scores(
         assert result.score.protocol.hearing.clip_seconds == 1
         assert result.score.protocol.hearing.loudness == "as it is"
         assert result.score.protocol.seeds == {"interval": 0, "generation": 0}
-        assert result.score.protocol.sampling["primary"] == {"steps": primary.steps, "guidance": primary.guidance}
+        assert result.score.protocol.sampling["primary"] == {
+            "steps": primary.num_inference_steps,
+            "guidance": primary.guidance_scale,
+        }
         given = result.context.stage_two_given_truth
         assert not isinstance(given, NotMeasured)
         assert given.protocol.sampling == result.score.protocol.sampling
@@ -550,18 +559,18 @@ def test_the_split_reaches_manifests_of_music_and_is_told(music: Path, tmp_path:
 
 
 def test_scores_go_into_the_header_of_a_card(model: Path, tmp_path: Path) -> None:
-    write_card(model)
+    write_model_card(model)
     words = (model / "README.md").read_text().split("---\n", 2)[2]
-    add_scores(model, {"model-index": [{"name": "m"}]})
-    add_scores(model, {"model-index": [{"name": "n"}]})
+    add_model_index(model, {"model-index": [{"name": "m"}]})
+    add_model_index(model, {"model-index": [{"name": "n"}]})
     card = (model / "README.md").read_text()
     assert card.count("model-index") == 1
     assert "name: n" in card
     assert "library_name: codecdiff" in card
     assert card.split("---\n", 2)[2] == words
     (model / "README.md").write_text("My words.")
-    with pytest.raises(ValueError, match="begins with no header"):
-        add_scores(model, {})
+    with pytest.raises(ValueError, match="does not begin with a YAML header"):
+        add_model_index(model, {})
     assert (model / "README.md").read_text() == "My words."
 
 

@@ -25,12 +25,12 @@ from codecdiff.data.audio import find_tracks
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import Crops, split_tracks
 from codecdiff.data.encoding.encode import encode_tracks
+from codecdiff.diffusion.loss import StageInput
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling.flops import LOWER, WHOLE, Meter, MixedPrecision, size_of
 from codecdiff.profiling.plan import PAPER_HOURS, Music, blank_input, kept, step_of, store_size
 from codecdiff.profiling.plan import music as measured
-from codecdiff.training.batch import StageInput
 from codecdiff.training.experiment import new_pipeline, new_stage
 from codecdiff.training.trainer import StageTrainer
 
@@ -42,7 +42,7 @@ def trainer_on(device: str, **options: Any) -> StageTrainer:
     with torch.device(device):
         supplied = {"channels": 8, "context_channels": 4, "condition_widths": {"text": 16}}
         unet = config.build("denoisers", spec, **supplied)
-    return StageTrainer(Stage("secondary", unet, training_scheduler(steps=100)))
+    return StageTrainer(Stage("secondary", unet, training_scheduler(num_train_timesteps=100)))
 
 
 def input_on(device: str, rows: int = 4, frames: int = 256) -> StageInput:
@@ -176,7 +176,7 @@ def test_a_blank_input_has_the_shapes_of_a_real_one(make_pipeline: Callable[...,
     pipeline = make_pipeline()
     for i, stage in enumerate(pipeline.stages):
         given = blank_input(pipeline, i, 3, 20)
-        assert given.clean.shape == given.mask.shape == (3, stage.denoiser.channels, 20)
+        assert given.x_start.shape == given.valid_mask.shape == (3, stage.denoiser.channels, 20)
         assert (0 if given.context is None else given.context.shape[1]) == stage.denoiser.context_channels
         assert given.condition.widths == stage.denoiser.condition_widths
 
@@ -222,7 +222,7 @@ def test_mixed_precision_is_that_of_torch_on_a_gpu(function: Any) -> None:
             assert result(torch.empty(4, 4, 4, dtype=dtype, device="meta")) is told
 
 
-@pytest.mark.parametrize("target", ["codes", "projections"])
+@pytest.mark.parametrize("target", ["codes", "continuous"])
 def test_a_store_has_the_size_that_was_planned(
     target: Any, dac: Codec, codec_spec: dict[str, Any], music: Path, tmp_path: Path
 ) -> None:
@@ -276,14 +276,14 @@ def test_the_papers_configuration_is_the_papers(recipe: dict[str, Any]) -> None:
         assert round(loop.seconds * codec.frame_rate) == pipeline.frames(experiment.seconds) == 2496
         assert (train.loss, train.dropout, train.schedule) == ("l1", 0.2, "constant")
         assert 0.99 < train.ema_decay < 1
-        assert stage.scheduler.config.num_train_timesteps == stage.steps == 100
-        assert (stage.scheduler.config.prediction_type, stage.sampler) == ("v_prediction", "ddpm")
-        assert stage.scheduler.betas[:3].tolist() == pytest.approx([6.3128e-4, 1.11694e-3, 1.60290e-3], rel=1e-4)
+        assert stage.train_scheduler.config.num_train_timesteps == stage.num_inference_steps == 100
+        assert (stage.train_scheduler.config.prediction_type, stage.scheduler) == ("v_prediction", "ddpm")
+        assert stage.train_scheduler.betas[:3].tolist() == pytest.approx([6.3128e-4, 1.11694e-3, 1.60290e-3], rel=1e-4)
     assert experiment.precision == "bf16"
     primary = jobs[0][0].denoiser
     given = blank_input(pipeline, 0, 1, 2496)
     with torch.no_grad(), Meter() as meter:
-        primary(given.clean, torch.zeros(1, device="meta"), None, given.condition)
+        primary(given.x_start, torch.zeros(1, device="meta"), None, given.condition)
     assert meter.flops == pytest.approx(632e9, rel=0.002)
 
 

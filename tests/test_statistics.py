@@ -58,7 +58,7 @@ def projected(
     dac: Codec, codec_spec: dict[str, Any], music: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> CodeStore:
     folder = tmp_path_factory.mktemp("projected") / "store"
-    return encode_tracks(find_tracks(music), folder, dac, codec_spec, target="projections")[0]
+    return encode_tracks(find_tracks(music), folder, dac, codec_spec, target="continuous")[0]
 
 
 # entropy and counts

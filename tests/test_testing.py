@@ -328,7 +328,7 @@ def test_prompts_of_a_file_are_tried(tmp_path: Path) -> None:
 
 def test_options_that_a_part_needs_are_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"needs a value for: codec\. Options, by --set KEY=VALUE: codec"):
-        examination("standardized", folder=tmp_path)
+        examination("normalized", folder=tmp_path)
 
 
 def test_clips_are_music_of_a_sort_and_always_the_same() -> None:

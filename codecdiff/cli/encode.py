@@ -28,7 +28,7 @@ def encode(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the codec; any number.")
     ] = None,
     projections: Annotated[
-        bool, typer.Option("--projections", help="Keep what the codes are quantised from too, for target=projections.")
+        bool, typer.Option("--projections", help="Keep what the codes are quantised from too, for target=continuous.")
     ] = False,
     segment: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Cut recordings into segments. Default: keep them whole.")
@@ -77,7 +77,7 @@ def encode(
             output,
             model,
             to_config("codecs", model),
-            target="projections" if projections else "codes",
+            target="continuous" if projections else "codes",
             rules=rules,
             minutes=shard_minutes,
             engine=run,

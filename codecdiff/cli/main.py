@@ -17,10 +17,10 @@ import codecdiff
 from codecdiff import comparing, curating, judging, registry
 from codecdiff.cli.check import check
 from codecdiff.cli.console import err, out
-from codecdiff.cli.edit import command, extend, inpaint, refine, restore, vary
+from codecdiff.cli.edit import extend, inpaint, refine, restore, vary
 from codecdiff.cli.encode import encode
 from codecdiff.cli.generate import generate
-from codecdiff.cli.inspect import again
+from codecdiff.cli.inspect import inspect_file
 
 if TYPE_CHECKING:
     pass
@@ -145,8 +145,8 @@ def new_plugin(
 for function in (plugins, encode, push, generate, check):
     app.command()(function)
 for edit in (refine, inpaint, extend, vary, restore):
-    app.command(edit.__name__)(command(edit))
-app.command("inspect")(again)
+    app.command(edit.__name__)(edit)
+app.command("inspect")(inspect_file)
 app.command()(judging.evaluate)
 app.command()(comparing.compare)
 app.add_typer(curating.data, name="data")

@@ -42,9 +42,9 @@ def problem_of(plugin: Plugin) -> str:
     """Load an installed part, model or command here, and say what is wrong with it; empty if it is fine."""
     try:
         if plugin.kind == registry.MODELS:
-            from codecdiff.pipeline.checkpoint import read_spec
+            from codecdiff.pipeline.checkpoint import read_config
 
-            read_spec(registry.folder_of(plugin))
+            read_config(registry.folder_of(plugin))
         else:
             plugin.load()
     except BaseException as error:  # a stranger's code may fail in any way

@@ -15,7 +15,7 @@ import torch
 
 from codecdiff.config.schema import ExperimentConfig
 from codecdiff.diffusion.guidance import num_passes
-from codecdiff.diffusion.noise_schedule import set_steps
+from codecdiff.diffusion.noise_schedule import set_timesteps
 from codecdiff.interfaces import Condition
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
@@ -73,14 +73,14 @@ def sampling_of(stage: Stage, pipeline: Pipeline, i: int, frames: int) -> tuple[
     The denoiser of the stage is on the meta device. What it computes once for all (`prepare_for_sampling`) is
     counted in every one: hardly anything beside the rest.
     """
-    given, scheduler = blank_input(pipeline, i, 1, frames), stage.new_sampler()
-    set_steps(scheduler, stage.steps)
+    given, scheduler = blank_input(pipeline, i, 1, frames), stage.new_scheduler()
+    set_timesteps(scheduler, stage.num_inference_steps)
     evaluations = len(scheduler.timesteps)
-    rows = num_passes(stage.guidance, pipeline.conditioner)
+    rows = num_passes(stage.guidance_scale, pipeline.conditioner)
     asked = Condition.cat([given.condition] * rows)
     seen = None if given.context is None else given.context.repeat(rows, 1, 1)
     with Meter() as meter:
-        stage.denoiser.eval()(given.clean.repeat(rows, 1, 1), torch.zeros(rows, device="meta"), seen, asked)
+        stage.denoiser.eval()(given.x_start.repeat(rows, 1, 1), torch.zeros(rows, device="meta"), seen, asked)
     return evaluations, rows, evaluations * meter.flops
 
 

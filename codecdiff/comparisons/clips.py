@@ -33,7 +33,7 @@ from codecdiff.data.code_store import CodeStore, load_state
 from codecdiff.data.dataset import split_tracks
 from codecdiff.files import replace_text, replaced
 from codecdiff.interfaces import Embedder
-from codecdiff.pipeline.editing import EditMask, of_first_stages
+from codecdiff.pipeline.editing import EditMask, first_stages_mask
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.renditions import read_clip
 
@@ -223,8 +223,8 @@ def hear_model(
     for kept in range(count):
         known = None
         if kept and truth is not None:
-            known = truth.keep(of_first_stages(pipeline.splitter, pipeline.codec, frames, kept))
-        codes = list(pipeline.generate_codes(texts, frames, seed=asked.seed, known=known))
+            known = truth.keep(first_stages_mask(pipeline.splitter, pipeline.codec, frames, kept))
+        codes = list(pipeline.generate_codes(texts, frames, seed=asked.seed, edit=known))
         made = _decoded(pipeline, codes, asked.seconds)
         sets[f"given-{kept}"] = ear.hear(made, rate)
         write_players(folder, f"given-{kept}", made, rate, asked.players)
@@ -240,7 +240,7 @@ def _told(prompts: Sequence[str]) -> list[dict[str, str]]:
 
 def _known(pipeline: Pipeline, audio: Tensor) -> EditMask:
     """Give what is true of clips (n, ch, t), as the model would sample them if it were perfect."""
-    parts = [EditMask.of_audio(pipeline.codec, clip[None], pipeline.target) for clip in audio]
+    parts = [EditMask.from_audio(pipeline.codec, clip[None], pipeline.target) for clip in audio]
     codes, latents = (torch.cat([getattr(part, name) for part in parts]) for name in ("codes", "latents"))
     return EditMask(codes, latents, torch.zeros_like(codes, dtype=torch.bool))
 

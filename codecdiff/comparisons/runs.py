@@ -29,8 +29,8 @@ from codecdiff.comparisons.settings import Comparison
 from codecdiff.config.schema import Diffusion, ExperimentConfig, Optimization, StageOptions
 from codecdiff.data.code_store import CodeStore
 from codecdiff.files import WAIT, replace_text, try_alone, wait_alone
-from codecdiff.pipeline.checkpoint import differences
-from codecdiff.pipeline.model_card import write_card
+from codecdiff.pipeline.checkpoint import config_differences
+from codecdiff.pipeline.model_card import write_model_card
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.training.batch import StageData
 from codecdiff.training.experiment import new_pipeline, new_stage, open_data, prepare_prompts, start_of
@@ -187,7 +187,7 @@ class Run:
         context = pipeline.splitter.context(places, i)
         own = self.blueprint.stages.get(stage.name, StageOptions()).model_dump(exclude=RESOLVED)
         told = {**self.blueprint.model_dump(exclude={*RESOLVED, "splitter", "stages"}), "own": own}
-        spec = stage.spec()
+        spec = stage.to_config()
         told |= {key: spec[key] for key in ("denoiser", "scheduler", "noise_color")}
         told |= {"name": stage.name, "training": train.model_dump(), "loop": loop.model_dump()}
         if own["start_from"] in pipeline.stage_names:
@@ -253,7 +253,7 @@ def note(run: Run) -> None:
     told = run.blueprint.model_dump(mode="json")
     if file.is_file():
         there = ExperimentConfig.model_validate_json(file.read_text(encoding="utf-8")).model_dump(mode="json")
-        differ = [line for key in told for line in differences(there[key], told[key], key)]
+        differ = [line for key in told for line in config_differences(there[key], told[key], key)]
         differ = [line for line in differ if not _may_change(line)]
         if differ:
             raise ValueError(
@@ -284,7 +284,7 @@ def train(run: Run, comparison: Comparison, runs: Sequence[Run], device: torch.d
         if twin is not None and not run.is_trained(i):
             _copy_stage(twin, run, i, report)
         _train_stage(run, comparison, pipeline, store, i, device, report)
-    write_card(run.model)
+    write_model_card(run.model)
 
 
 def _copy_stage(twin: Run, run: Run, i: int, report: Report) -> None:

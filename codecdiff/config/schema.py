@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from codecdiff.config.parts import CodecSpec, ConditionerSpec, DenoiserSpec, SplitterSpec
 
-Target = Literal["codes", "projections"]  # what is diffused: entries of the codebooks, or what they quantise
+Target = Literal["codes", "continuous"]  # what is diffused: entries of the codebooks, or what they quantise
 Weight = Annotated[float, Field(allow_inf_nan=False)]
 Guidance = Weight | dict[str, Weight]  # of all conditions, or of each by its name: codecdiff/diffusion/guidance.py
 

@@ -105,7 +105,7 @@ class CodeStore:
 
     def projections(self, i: int) -> np.ndarray:
         """Give what the codes of row `i` were quantised from, float16 (frames, k, d), as `Codec.project` gives it."""
-        self.check_target("projections")
+        self.check_target("continuous")
         row = self.rows[i]
         return self._projections[row["shard"]][row["start"] : row["start"] + row["frames"]]
 
@@ -182,9 +182,9 @@ class CodeStore:
 
     def check_target(self, target: Target) -> None:
         """Raise ValueError unless the store holds this target."""
-        if target == "projections" and not self.has_projections:
+        if target == "continuous" and not self.has_projections:
             raise ValueError(
-                f"'{self.folder}' holds no projections, which target=projections trains on. Train on its codes with "
+                f"'{self.folder}' holds no projections, which target=continuous trains on. Train on its codes with "
                 "target=codes, or make a store that has them: codecdiff encode --projections."
             )
 

@@ -109,7 +109,7 @@ class Crops:
         places = list(zip(tracks, starts, strict=True))
         codes = torch.from_numpy(self._crops(self.store.codes, places, np.int64)).transpose(1, 2)
         projections = None
-        if self.target == "projections":
+        if self.target == "continuous":
             projections = torch.from_numpy(self._crops(self.store.projections, places, np.float32)).permute(0, 2, 3, 1)
         lengths = torch.tensor([self.store.rows[i]["frames"] - start for i, start in places])
         real = (torch.arange(self.frames) < lengths[:, None]).float()

@@ -20,12 +20,12 @@ from codecdiff.config.schema import Data, Loop, Optimization
 from codecdiff.data.audio import find_tracks, seconds_of
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import split_tracks
-from codecdiff.diffusion.loss import stage_loss
+from codecdiff.diffusion.loss import StageInput, stage_loss
 from codecdiff.interfaces import Codec, Condition, ConditionTokens
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling.flops import Meter, MixedPrecision, size_of, size_of_state
-from codecdiff.training.batch import CHECKED, StageInput
+from codecdiff.training.batch import CHECKED
 from codecdiff.training.trainer import StageTrainer
 
 Job = tuple[Stage, Optimization, Loop]  # a stage whose denoiser is on the meta device, and how it is trained
@@ -128,7 +128,7 @@ def music(data: Data, store: Path, codec: Codec, hours: float, seed: int = 0) ->
 
 def store_size(codec: Codec, target: str, frames: float) -> float:
     """Give the bytes of a store's shards: codes of 16 bits, and projections of 16 bits if they are the target."""
-    numbers = 1 + codec.codebook_dim * (target == "projections")
+    numbers = 1 + codec.codebook_dim * (target == "continuous")
     return 2 * codec.num_codebooks * numbers * frames
 
 
@@ -147,7 +147,7 @@ def blank_input(pipeline: Pipeline, i: int, rows: int, frames: int) -> StageInpu
 
 def _tensors(given: StageInput) -> list[Tensor]:
     told = [tensor for entry in given.condition.entries.values() for tensor in entry]
-    return [given.clean, given.mask, *([] if given.context is None else [given.context]), *told]
+    return [given.x_start, given.valid_mask, *([] if given.context is None else [given.context]), *told]
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def step_of(trainer: StageTrainer, given: StageInput, *, mixed: bool = False) ->
 
     Gradients of the step before are there until the forward pass is done, as in `StageTrainer.step`.
     """
-    meter, denoiser = Meter(given.clean.device.type), trainer.denoiser.train()
+    meter, denoiser = Meter(given.x_start.device.type), trainer.denoiser.train()
     gradients = size_of(denoiser.parameters())
     trainer.network = _in_mixed_precision(denoiser) if mixed else denoiser
     with meter, ExitStack() as modes:
@@ -193,12 +193,10 @@ def _in_mixed_precision(network: torch.nn.Module):
 def check_size(trainer: StageTrainer, given: StageInput) -> int:
     """Give the bytes that the loss on held-out music works on: the averaged weights, in float32."""
     with Meter() as meter:
-        noise, timestep = trainer.draw(given.clean)
-        known = {"mask": given.mask, "context": given.context, "condition": given.condition}
+        noise, timestep = trainer.draw(given.x_start)
         network = trainer.ema.module.eval()
-        stage_loss(
-            network, trainer.stage.scheduler, given.clean, **known, noise=noise, timestep=timestep, loss=trainer.loss
-        )
+        scheduler = trainer.stage.train_scheduler
+        stage_loss(network, scheduler, given, noise=noise, timestep=timestep, loss=trainer.loss)
     return meter.peak + size_of(_tensors(given))
 
 

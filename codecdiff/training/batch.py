@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-from torch import Tensor
 
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import Batch, Crops, split_tracks
+from codecdiff.diffusion.loss import StageInput
 from codecdiff.fingerprint import device_of
-from codecdiff.interfaces import Condition
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import conditions
 
 CHECKED = 16  # held-out crops at once
-
-
-@dataclass(frozen=True)
-class StageInput:
-    """What a stage's loss needs of a batch: clean and mask (b, c, l), context (b, c', l) or None, condition.
-
-    `numbers` are those of the samples: what is drawn for a sample follows from its number.
-    """
-
-    numbers: Sequence[int]
-    clean: Tensor
-    mask: Tensor
-    context: Tensor | None
-    condition: Condition
 
 
 def stage_input(batch: Batch, pipeline: Pipeline, i: int) -> StageInput:
@@ -39,7 +22,7 @@ def stage_input(batch: Batch, pipeline: Pipeline, i: int) -> StageInput:
     splitter, device = pipeline.splitter, device_of(pipeline.codec)
     real = batch.real.to(device)[:, None, None]
     entries = pipeline.codec.embed(batch.codes.to(device)) * real
-    target = entries if batch.projections is None else pipeline.standardized(batch.projections.to(device)) * real
+    target = entries if batch.projections is None else pipeline.normalize(batch.projections.to(device)) * real
     stages, mask = splitter.split(target), splitter.split(real.expand_as(target))
     context = splitter.context(splitter.split(entries) if pipeline.snap_context else stages, i)
     condition = conditions(pipeline.conditioner, batch.prompts, device)

@@ -18,12 +18,13 @@ from codecdiff.config.schema import (
 )
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.encoding.encode import open_store
-from codecdiff.diffusion.guidance import resolved
+from codecdiff.diffusion.guidance import resolve_guidance
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.interfaces import Prompt
-from codecdiff.pipeline.checkpoint import build_parts, load_codec_state, require_kind
+from codecdiff.pipeline.checkpoint import build_parts, load_codec_state
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
+from codecdiff.pipeline.warm_start import require_same_denoiser
 
 
 def new_pipeline(experiment: ExperimentConfig, *, skeleton: bool = False) -> tuple[Pipeline, NormalizedCodec]:
@@ -49,14 +50,32 @@ def new_stage(
     name = pipeline.stage_names[i]
     own = experiment.stages.get(name, StageOptions())
     train, loop = experiment.train.over(own.train), experiment.loop.over(own.loop)
-    process = experiment.diffusion.over(own.diffusion).model_dump()
-    sampling = {"noise_color": process.pop("noise_color"), **experiment.sampling.over(own.sampling).model_dump()}
+    process = experiment.diffusion.over(own.diffusion)
+    scheduler = training_scheduler(
+        num_train_timesteps=process.steps,
+        beta_schedule=process.schedule,
+        prediction_type=process.prediction,
+        zero_terminal_snr=process.zero_terminal_snr,
+    )
+    sampling = experiment.sampling.over(own.sampling)
     with torch.device(device):
         denoiser = pipeline.new_denoiser(i, config.over(experiment.denoiser, own.denoiser), seed=experiment.seed)
     sizes = {"batch_size": loop.batch_size, "seconds": loop.seconds}
     told = {"seed": experiment.seed, **train.model_dump(), **sizes, **(facts or {})}
-    resolved(sampling["guidance"], pipeline.conditioner)  # names it does not have are refused
-    return Stage(name, denoiser, training_scheduler(**process), **sampling, facts=told), train, loop
+    resolve_guidance(sampling.guidance, pipeline.conditioner)  # names it does not have are refused
+    stage = Stage(
+        name,
+        denoiser,
+        scheduler,
+        sampling.sampler,
+        sampling.steps,
+        sampling.guidance,
+        timestep_spacing=sampling.spacing,
+        final_timestep_fraction=sampling.stop_at,
+        noise_color=process.noise_color,
+        facts=told,
+    )
+    return stage, train, loop
 
 
 def start_of(experiment: ExperimentConfig, pipeline: Pipeline, name: str, model: Path) -> Path | None:
@@ -83,7 +102,7 @@ def check_starts(experiment: ExperimentConfig, pipeline: Pipeline, stages: Seque
         if folder is not None and not (model / stage.name / "stage.json").exists():
             source = before.get(folder)
             if source is None:
-                require_kind(stage.denoiser, folder)
+                require_same_denoiser(stage.denoiser, folder)
             elif type(source.denoiser) is not type(stage.denoiser):
                 raise ValueError(f"{stage.name} cannot start from {source.name}: their denoisers are of other kinds.")
         before[model / stage.name] = stage

@@ -22,15 +22,15 @@ from torch.optim.swa_utils import AveragedModel
 from codecdiff import rng
 from codecdiff.data.code_store import load_state
 from codecdiff.data.dataset import dropped
-from codecdiff.diffusion import noise_schedule
 from codecdiff.diffusion.colored_noise import colored
-from codecdiff.diffusion.loss import stage_loss
+from codecdiff.diffusion.loss import StageInput, stage_loss
+from codecdiff.diffusion.noise_schedule import scheduler_from_config, scheduler_to_config
 from codecdiff.files import replaced
 from codecdiff.interfaces import Condition
-from codecdiff.pipeline.checkpoint import WarmStart, differences, save_stage, warm_start
-from codecdiff.pipeline.code_version import warn_of_changes
+from codecdiff.pipeline.checkpoint import config_differences, read_stage_config, save_stage
+from codecdiff.pipeline.code_version import warn_of_code_changes
 from codecdiff.pipeline.stage import Stage
-from codecdiff.training.batch import StageInput
+from codecdiff.pipeline.warm_start import WarmStart, warm_start
 
 STATE = "training"
 
@@ -124,7 +124,7 @@ class StageTrainer:
         """
         generator = rng.generator(self.seed, 3, self.step_count, rank)
         noise = torch.randn(clean.shape, generator=generator)
-        total = self.stage.scheduler.config.num_train_timesteps
+        total = self.stage.train_scheduler.config.num_train_timesteps
         rows = len(clean)
         even = (torch.randperm(rows, generator=generator) + torch.rand(rows, generator=generator)) / rows
         place = 1 - (1 - even) ** self.high_noise
@@ -154,18 +154,20 @@ class StageTrainer:
 
     def objective(self, given: StageInput, rank: int = 0) -> Tensor:
         """Give the loss of the current step, which `step` takes the gradient of."""
-        noise, timestep = self.draw(given.clean, rank)
+        noise, timestep = self.draw(given.x_start, rank)
+        inputs = replace(
+            given,
+            context=self.augment(given.context, rank),
+            condition=self.drop(given.condition, given.sample_indices),
+        )
         loss, _ = stage_loss(
             self.network,
-            self.stage.scheduler,
-            given.clean,
-            mask=given.mask,
-            context=self.augment(given.context, rank),
-            condition=self.drop(given.condition, given.numbers),
+            self.stage.train_scheduler,
+            inputs,
             noise=noise,
             timestep=timestep,
             loss=self.loss,
-            min_snr=self.min_snr,
+            snr_gamma=self.min_snr,
         )
         return loss
 
@@ -195,22 +197,19 @@ class StageTrainer:
         Noise and steps are the same at every call: fixed noise, steps spread evenly over the schedule.
         """
         self.ema.eval()
-        total = self.stage.scheduler.config.num_train_timesteps
+        total = self.stage.train_scheduler.config.num_train_timesteps
         pairs = []
         for i, given in enumerate(inputs):
-            rows = len(given.clean)
-            noise = torch.randn(given.clean.shape, generator=rng.generator(self.seed, 4, i))
+            rows = len(given.x_start)
+            noise = torch.randn(given.x_start.shape, generator=rng.generator(self.seed, 4, i))
             place = (torch.arange(rows) + (i + 0.5) / len(inputs)) / rows
             pairs.append(
                 stage_loss(
                     self.ema.module,
-                    self.stage.scheduler,
-                    given.clean,
-                    mask=given.mask,
-                    context=given.context,
-                    condition=given.condition,
-                    noise=self.colored(noise).to(given.clean.device),
-                    timestep=(place * total).long().to(given.clean.device),
+                    self.stage.train_scheduler,
+                    given,
+                    noise=self.colored(noise).to(given.x_start.device),
+                    timestep=(place * total).long().to(given.x_start.device),
                     loss=self.loss,
                 )
             )
@@ -252,13 +251,13 @@ class StageTrainer:
                 log.write(json.dumps(row) + "\n")
 
     def start_from(self, folder: Path | str) -> WarmStart:
-        """Begin with the averaged weights of a trained stage, a folder, where they agree: `models.warm_start`.
+        """Begin with the averaged weights of a trained stage, a folder, where they agree: `warm_start`.
 
         The average begins there too, and the stage's facts keep what was taken.
         """
         taken = warm_start(self.denoiser, Path(folder))
         self.ema.module.load_state_dict(self.denoiser.state_dict())
-        self.stage.facts["start_from"] = taken.facts()
+        self.stage.facts["start_from"] = taken.to_dict()
         return taken
 
     def resume(self, folder: Path | str) -> bool:
@@ -276,15 +275,16 @@ class StageTrainer:
             )
         if not file.exists():
             return False
-        saved = {"noise_color": 0.0, **json.loads((home / "stage.json").read_text(encoding="utf-8"))}
-        saved["scheduler"] = noise_schedule.describe(noise_schedule.build(saved["scheduler"]))  # older folders say less
-        spec, kept = self.stage.spec(), ("denoiser", "scheduler", "noise_color")
-        if differ := [line for key in kept for line in differences(saved[key], spec[key], key)]:
+        saved = read_stage_config(home)
+        # a folder of an older diffusers lacks newer options
+        saved["train_scheduler"] = scheduler_to_config(scheduler_from_config(saved["train_scheduler"]))
+        spec, kept = self.stage.to_config(), ("denoiser", "train_scheduler", "noise_color")
+        if differ := [line for key in kept for line in config_differences(saved[key], spec[key], key)]:
             raise ValueError(
                 f"{home} holds another stage in training: {'; '.join(differ)}. "
                 "Choose another output folder, or delete it."
             )
-        warn_of_changes(saved.get("code", {}), spec["code"], home)
+        warn_of_code_changes(saved.get("code", {}), spec["code"], home)
         if "start_from" in saved["training"]:
             self.stage.facts["start_from"] = saved["training"]["start_from"]
         tensors = load_state(file)

@@ -127,7 +127,7 @@ def publish(job: Job, count: int, folder: Path) -> dict[str, str]:
         "segments": rows.num_rows,
         "dropped": dict(dropped),
         "shards": len(tables),
-        "projections": job.target == "projections",
+        "projections": job.target == "continuous",
         "skipped": list(skipped),
     }
     replace_text(job.draft / "header.json", json.dumps(header, indent=2) + "\n")
@@ -143,7 +143,7 @@ def publish(job: Job, count: int, folder: Path) -> dict[str, str]:
 def _name_shard(job: Job, stem: str, name: str) -> set[str]:
     """Give the files of a shard their last name, unless they have it, and say which they are."""
     names = set()
-    for ending in Shard.ENDINGS[: 2 if job.target == "projections" else 1]:
+    for ending in Shard.ENDINGS[: 2 if job.target == "continuous" else 1]:
         file = job.draft / "shards" / f"{stem}{ending}"
         names.add(f"{name}{ending}")
         if file.is_file():

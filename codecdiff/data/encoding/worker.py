@@ -132,7 +132,7 @@ def _encoded(audio: Tensor, codec: Codec, target: Target) -> Iterator[tuple[np.n
     """(b, ch, t) audio -> of each row codes (frames, k), and projections (frames, k, d) if they are the target."""
     pieces = chunked(codec)
     codes, projections = (
-        pieces.encode_with_continuous(audio) if target == "projections" else (pieces.encode(audio), None)
+        pieces.encode_with_continuous(audio) if target == "continuous" else (pieces.encode(audio), None)
     )
     entries = codes.mT.cpu().numpy().astype(np.uint16)
     if projections is None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from codecdiff.interfaces import Codec
 from codecdiff.metrics import window_features
-from codecdiff.pipeline.editing import EditMask, of_first_stage
+from codecdiff.pipeline.editing import EditMask, first_stage_mask
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff_starter.codec import SpectralCodec
 from codecdiff_starter.composer import (
@@ -118,7 +118,7 @@ def true_latents(pipeline: Pipeline, audio: Tensor) -> Tensor:
     codec = pipeline.codec
     return torch.cat(
         [
-            codec.encode_continuous(clip) if pipeline.target == "projections" else codec.embed(codec.encode(clip))
+            codec.encode_continuous(clip) if pipeline.target == "continuous" else codec.embed(codec.encode(clip))
             for clip in clips
         ]
     )
@@ -132,7 +132,9 @@ def generate(pipeline: Pipeline, held_out: Tensor, prompts: Sequence[str], **sam
     texts, frames = [{"text": prompt} for prompt in prompts], held_out.shape[-1]
     made = {"generated": pipeline.generate_codes(texts, frames, **sampling)}
     if len(pipeline.stages) > 1:
-        known = EditMask.of_latents(pipeline.codec, held_out).keep(of_first_stage(pipeline.splitter, pipeline.codec))
-        made["true_primary"] = pipeline.generate_codes(texts, frames, known=known, **sampling)
+        known = EditMask.from_latents(pipeline.codec, held_out).keep(
+            first_stage_mask(pipeline.splitter, pipeline.codec)
+        )
+        made["true_primary"] = pipeline.generate_codes(texts, frames, edit=known, **sampling)
     codes = {name: torch.cat(list(takes)) for name, takes in made.items()}
     return codes | {"noise": pipeline.noise_codes(len(texts), frames, seed=sampling["seed"])}

@@ -312,7 +312,9 @@ def evaluate(
         codes = {name: encode(pipeline, clips) for name, clips in sources.items()}
     with clock("generating"):
         truth = true_latents(pipeline, pieces.audio)
-        codes |= generate(pipeline, truth, pieces.prompts, seed=seed, steps=steps, guidance=guidance)
+        codes |= generate(
+            pipeline, truth, pieces.prompts, seed=seed, num_inference_steps=steps, guidance_scale=guidance
+        )
     with clock("decoding"):
         samples = round(seconds * SAMPLE_RATE)
         sets = {name: listen(pipeline, code, samples) for name, code in codes.items()}

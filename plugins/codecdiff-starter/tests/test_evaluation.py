@@ -45,7 +45,7 @@ class Model:
         self.codec, self.sample_rate, self.device, self.stages = Samples(), SAMPLE_RATE, "cpu", ["primary", "secondary"]
         self.target, self.play, self.splitter = "codes", play, Parallel(num_codebooks=1)
 
-    def generate_codes(self, prompts, frames, *, known=None, seed, steps, guidance):
+    def generate_codes(self, prompts, frames, *, edit=None, seed, num_inference_steps, guidance_scale):
         yield from self.play(frames).split(1)
 
     def decode(self, codes, samples):
