@@ -13,8 +13,8 @@ ORIGINALS ?= .venv-originals
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BEGAN := $(shell date +%s)
-# What `make demo` needs, and all the rest: judges, captioners, Ray, tests
-NEEDED := $(addprefix plugins/codecdiff-,starter unet dac t5)
+# What `make demo` needs, and all the rest: captioners, Ray, tests
+NEEDED := $(addprefix plugins/codecdiff-,starter unet dac t5 eval)
 # Those that have an original package
 COPIES := $(wildcard $(addprefix plugins/codecdiff-,dac encodec))
 READY := $(VENV)/.ready

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from codecdiff import Codec
 from codecdiff.codecs import chunked
-from codecdiff.data.audio import find_tracks, stream_audio, write_audio
+from codecdiff.data.audio import stream_audio, write_audio
 from codecdiff.data.encoding.encode import encode_tracks, hours_to_encode
+from codecdiff.data.metadata import find_tracks
 from codecdiff.data.segments import Segmentation
 
 PAPER = 12_000  # hours: MTG-Jamendo (3,778 h) and FMA (8,232 h)

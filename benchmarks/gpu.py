@@ -33,7 +33,7 @@ from codecdiff import Condition, ConditionTokens, Pipeline, config
 from codecdiff.diffusion.loss import StageInput
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
-from codecdiff.profiling.plan import kept, step_of
+from codecdiff.profiling.plan import count_step, resident_size
 from codecdiff.training.trainer import StageTrainer
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -174,9 +174,7 @@ def graph_error(network: UNet, inputs: dict[str, Any]) -> float:
 
 def trainer_of(role: str, size: str, **options: Any) -> StageTrainer:
     """Give the trainer of a large U-Net."""
-    return StageTrainer(
-        Stage(role, unet(role, size, **options), training_scheduler(num_train_timesteps=100)), steps=1000
-    )
+    return StageTrainer(Stage(role, unet(role, size, **options), training_scheduler(num_train_timesteps=100)))
 
 
 WAYS = (  # of training: role, crops in a batch, whether activations are computed again, whether compiled
@@ -233,9 +231,9 @@ def step(role: str, size: str, rows: int, frames: int, checkpoint: bool, compile
             batch.condition.to("meta"),
         )
         shadow = UNet(**{**Architecture(*SIZES[size], *ROLES[role]).options, "checkpoint": checkpoint})
-    planner = StageTrainer(Stage(role, shadow, training_scheduler(num_train_timesteps=100)), steps=1000)
-    planned = step_of(planner, blank, mixed=True)
-    memory = (sum(kept(planner).values()) + planned.activations) / 1e9
+    planner = StageTrainer(Stage(role, shadow, training_scheduler(num_train_timesteps=100)))
+    planned = count_step(planner, blank, mixed=True)
+    memory = (sum(resident_size(planner).values()) + planned.activations) / 1e9
     in_half(trainer, torch.compile(trainer.denoiser) if compiled else trainer.denoiser)
     losses: list[float] = []
     seconds = timed(lambda: losses.append(trainer.step(batch)), repeats=6, warmups=3)
@@ -272,7 +270,7 @@ def profile(small: bool) -> None:
     trainer, batch = trainer_of("primary", size), step_inputs("primary", rows, frames)
     in_half(trainer, trainer.denoiser)
     print(f"a step: {timed(lambda: trainer.step(batch)):.3f} s")
-    print(f"forward and backward: {timed(lambda: trainer.objective(batch).backward()):.3f} s")
+    print(f"forward and backward: {timed(lambda: trainer.loss(batch).backward()):.3f} s")
     with torch.profiler.profile() as profiler:
         trainer.step(batch)
         wait()

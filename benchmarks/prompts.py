@@ -61,15 +61,16 @@ def train(home: Path, conditioner: dict[str, Any], steps: int) -> dict[str, Any]
 
     given: dict[str, Any] = {"codec": {"name": "dac", "model": str(home / "dac")}}
     given |= {"splitter": {"name": "coarse-first"}, "denoiser": UNET, "conditioner": conditioner}
-    experiment = ExperimentConfig.model_validate({**given, "data": {"audio": home / "music"}})
+    given |= {"data": {"audio": home / "music"}, "train": {"train_batch_size": 8, "crop_seconds": 1.0}}
+    experiment = ExperimentConfig.model_validate(given)
     began = time.monotonic()
     pipeline, codec = new_pipeline(experiment)
     store = open_data(experiment, pipeline, codec, home / "store", home / "model")
     prepare_prompts(pipeline, store)
     prepared = time.monotonic() - began
-    stage, optimization, _ = new_stage(experiment, pipeline, 0)
-    trainer = StageTrainer(stage, **optimization.model_dump())
-    data = StageData(store, pipeline, 0, seconds=1.0, batch_size=8)
+    stage, settings = new_stage(experiment, pipeline, 0)
+    trainer = StageTrainer(stage, settings)
+    data = StageData(store, pipeline, 0, settings, experiment.data)
     losses = [trainer.step(data.step(step)) for step in range(steps)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     seconds = time.monotonic() - began - prepared

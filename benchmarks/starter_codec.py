@@ -18,7 +18,8 @@ from codecdiff_starter.facts import Facts, held_out_facts, training_facts
 from codecdiff_starter.phases import retrieve_phases
 from torch import Tensor
 
-from codecdiff.data.audio import find_tracks, read_audio
+from codecdiff.data.audio import read_audio
+from codecdiff.data.metadata import find_tracks
 from codecdiff.metrics import log_mel
 
 RATE = SpectralCodec.sample_rate

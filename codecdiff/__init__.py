@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from codecdiff.fingerprint import device_of
     from codecdiff.interfaces import (
-        Bill,
-        Captioner,
         Codec,
         Condition,
         Conditioner,
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Bill",
-    "Captioner",
     "Codec",
     "Condition",
     "ConditionTokens",

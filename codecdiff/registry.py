@@ -1,8 +1,9 @@
 """Which parts are installed. Listing reads metadata only: no plugin is imported, and neither is torch.
 
 A part of version 1 of its kind's interface is an entry point in the group `codecdiff.codecs`, one of version N in
-`codecdiff.codecs.N`. The environment variable CODECDIFF_PLUGINS, names of packages with commas between them, switches
-all others off; codecdiff itself always counts, and an empty value leaves it alone.
+`codecdiff.codecs.N`. Packages add kinds of their own by the group `codecdiff.kinds`. The environment variable
+CODECDIFF_PLUGINS, names of packages with commas between them, switches all others off; codecdiff itself always counts,
+and an empty value leaves it alone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -24,15 +26,23 @@ from typing import Any
 from entrypoints import BadEntryPoint, CaseSensitiveConfigParser, Distribution, EntryPoint
 
 # Of each kind's interface, codecdiff.interfaces: what would break parts that are written raises its number.
-VERSIONS = {"codecs": 1, "splitters": 1, "conditioners": 1, "denoisers": 1, "captioners": 1, "embedders": 1}
+VERSIONS = {"codecs": 1, "splitters": 1, "conditioners": 1, "denoisers": 1, "embedders": 1}
 
-KINDS = tuple(VERSIONS)
+KINDS = tuple(VERSIONS)  # of the core; `kinds` has those of packages too
 
 MODELS = "models"  # trained models that packages carry: an entry point names a function that gives the folder
 
+METRICS, SUITES = "metrics", "suites"  # of codecdiff-eval, which reads them
+
 COMMANDS = "commands"  # of the command line that packages bring: an entry point names a function, written for typer
 
-GROUPS = (*KINDS, MODELS, COMMANDS)
+ADDED_KINDS = "kinds"  # kinds of parts that packages add: an entry point names the interface, a subclass of Part
+
+CHECKS = "checks"  # of such kinds: an entry point, named like the kind, names a function: part -> results
+
+RUN_END = "run_end"  # an entry point names a function that is called with the folder of a training run that has ended
+
+GROUPS = (*KINDS, MODELS, COMMANDS, METRICS, SUITES, ADDED_KINDS, CHECKS, RUN_END)
 
 SWITCH = "CODECDIFF_PLUGINS"  # the environment variable that lists the packages whose parts count
 
@@ -48,13 +58,17 @@ FIRST_PARTY = {
     ("conditioners", "clap-audio"): "codecdiff-clap",
     ("denoisers", "unet"): "codecdiff-unet",
     ("denoisers", "dit"): "codecdiff-dit",
+    ("embedders", "logmel"): "codecdiff-eval",
+    ("embedders", "codec"): "codecdiff-eval",
     ("embedders", "clap-music"): "codecdiff-clap",
     ("embedders", "clap-general"): "codecdiff-clap",
     ("embedders", "vggish"): "codecdiff-vggish",
     ("embedders", "mert"): "codecdiff-mert",
-    ("captioners", "describe"): "codecdiff-captions",
-    ("captioners", "tags"): "codecdiff-captions",
-    ("captioners", "rephrase"): "codecdiff-captions",
+    ("captioners", "describe"): "codecdiff-datasets",
+    ("captioners", "tags"): "codecdiff-datasets",
+    ("captioners", "rephrase"): "codecdiff-datasets",
+    ("kinds", "captioners"): "codecdiff-datasets",
+    ("commands", "data"): "codecdiff-datasets",
 }
 
 
@@ -95,7 +109,7 @@ class Plugin:
             return f"is switched off: {SWITCH} lists the packages that may be used, and its package is not among them"
         if self.is_of_this_version:
             return ""
-        known = VERSIONS[self.kind]
+        known = VERSIONS.get(self.kind, 1)
         late = "codecdiff" if self.interface > known else "the plugin"
         return (
             f"was built for version {self.interface} of the {self.kind[:-1]} interface, and this codecdiff has version "
@@ -107,7 +121,7 @@ class Plugin:
         """Give the command that mends or removes it, should anything be wrong with it."""
         if self.is_of_this_version:
             return f"pip uninstall {self.distribution}"
-        newer = self.interface > VERSIONS[self.kind]
+        newer = self.interface > VERSIONS.get(self.kind, 1)
         return f"pip install --upgrade {'codecdiff' if newer else self.distribution}"
 
     def load(self) -> Any:
@@ -130,13 +144,17 @@ class Plugin:
 
 def _misfit(kind: str, part: Any) -> str:
     """Say why something that was imported cannot be a part of this kind; empty if it can."""
-    if kind not in KINDS:
-        return "" if callable(part) else "is no function"
-    interfaces = import_module("codecdiff.interfaces").KINDS
-    of = [group for group, interface in interfaces.items() if isinstance(part, type) and issubclass(part, interface)]
-    if kind not in of:
+    if kind == ADDED_KINDS:
+        base = import_module("codecdiff.interfaces").Part
+        return "" if isinstance(part, type) and issubclass(part, base) else "is not a subclass of codecdiff.Part"
+    if kind not in kinds():
+        return "" if callable(part) or kind in (METRICS, SUITES) else "is no function"
+    expected = interface(kind)
+    if not (isinstance(part, type) and issubclass(part, expected)):
+        core = import_module("codecdiff.interfaces").KINDS
+        of = [group for group, base in core.items() if isinstance(part, type) and issubclass(part, base)]
         hint = f"; it belongs into the group 'codecdiff.{of[0]}'" if of else ""
-        return f"is not a subclass of codecdiff.{interfaces[kind].__name__}{hint}"
+        return f"is not a subclass of {expected.__module__.partition('.')[0]}.{expected.__name__}{hint}"
     if isabstract(part):
         return f"is not complete: it has to define {', '.join(sorted(part.__abstractmethods__))}"
     return ""
@@ -179,13 +197,28 @@ def _switched_on() -> set[str] | None:
     )
 
 
-def _read(distribution: Distribution, file: Path, switched_on: bool) -> Iterator[Plugin | Fault]:
-    """Read the parts of a distribution, and what is wrong with single ones. Raises ValueError or OSError for all."""
+def _parsed(file: Path) -> CaseSensitiveConfigParser:
     parser = CaseSensitiveConfigParser(delimiters=("=",))
     parser.read_string(file.read_text(encoding="utf-8-sig"), source=file.name)
+    return parser
+
+
+def _added_kinds(files: Iterable[Path]) -> Iterator[str]:
+    """Yield the kinds that packages add: they are needed before the parts can be read."""
+    group = f"codecdiff.{ADDED_KINDS}"
+    for file in files:
+        with suppress(OSError, ValueError, configparser.Error):  # a faulty file is reported when its parts are read
+            if group in file.read_text(encoding="utf-8-sig") and group in (parser := _parsed(file)):
+                yield from parser[group]
+
+
+def _read(distribution: Distribution, file: Path, switched_on: bool, added: Container[str]) -> Iterator[Plugin | Fault]:
+    """Read the parts of a distribution, and what is wrong with single ones. Raises ValueError or OSError for all."""
+    parser = _parsed(file)
     for group in parser.sections():
         words = re.fullmatch(r"codecdiff\.([^.]*)(?:\.(\d+))?", group)
-        if words and words[1] in GROUPS and (words[2] is None or words[1] in KINDS):
+        is_kind = bool(words) and (words[1] in KINDS or words[1] in added)
+        if words and (is_kind or (words[1] in GROUPS and words[2] is None)):
             for name, target in parser[group].items():
                 try:
                     entry = EntryPoint.from_string(target, name, distribution)
@@ -197,6 +230,8 @@ def _read(distribution: Distribution, file: Path, switched_on: bool) -> Iterator
         elif group.startswith("codecdiff."):
             near = get_close_matches(group, [f"codecdiff.{kind}" for kind in GROUPS], n=1)
             remedy = "upgrade codecdiff if it is too old for it" + (f", or write '{near[0]}'" if near else "")
+            if words and (package := FIRST_PARTY.get((ADDED_KINDS, words[1]))):
+                remedy = f"pip install {package}"
             yield Fault(distribution.name, f"'{group}' is no group of entry points of this codecdiff", remedy)
 
 
@@ -220,10 +255,13 @@ def scan() -> tuple[tuple[Plugin, ...], tuple[Fault, ...]]:
     switch = _switched_on()
     plugins: list[Plugin] = []
     faults: list[Fault] = []
-    for distribution, file in _distributions():
+    found_files = list(_distributions())
+    added = dict.fromkeys(_added_kinds(file for _, file in found_files))
+    order = [*KINDS, *added, *(group for group in GROUPS if group not in KINDS)]
+    for distribution, file in found_files:
         on = switch is None or distribution.name in switch
         try:
-            for found in _read(distribution, file, on):
+            for found in _read(distribution, file, on, added):
                 if isinstance(found, Plugin):
                     plugins.append(found)
                 elif on:
@@ -232,7 +270,7 @@ def scan() -> tuple[tuple[Plugin, ...], tuple[Fault, ...]]:
             if on and _mentions_codecdiff(file):
                 faults.append(_unreadable(distribution.name, error))
     faults.extend(_misspelt(switch or set(), {each.distribution for each in (*plugins, *faults)}))
-    return tuple(sorted(_current(plugins), key=lambda p: (GROUPS.index(p.kind), p.name, p.distribution))), tuple(faults)
+    return tuple(sorted(_current(plugins), key=lambda p: (order.index(p.kind), p.name, p.distribution))), tuple(faults)
 
 
 def _current(plugins: list[Plugin]) -> Iterator[Plugin]:
@@ -250,10 +288,36 @@ def _misspelt(switch: set[str], known: set[str]) -> Iterator[Fault]:
         yield Fault(name, f"{SWITCH} names it, and no package of that name has parts here.{hint}", f"correct {SWITCH}")
 
 
+def kinds() -> tuple[str, ...]:
+    """Return the kinds of parts: those of the core, then those that installed packages add."""
+    return (*KINDS, *dict.fromkeys(p.name for p in scan()[0] if p.kind == ADDED_KINDS and not p.obstacle))
+
+
+def interface(kind: str) -> type:
+    """Import the class that every part of a kind is a subclass of. Raises UnknownPart or BrokenPlugin."""
+    core = import_module("codecdiff.interfaces").KINDS
+    if kind in core:
+        return core[kind]
+    plugin = _called(ADDED_KINDS, kind)
+    if plugin is None:
+        raise UnknownPart(f"No kind of part is called '{kind}'. There are: {', '.join(kinds())}.")
+    return plugin.load()
+
+
+def check_of(kind: str) -> Any:
+    """Import the function that checks a part of a kind that a package adds. Raises UnknownPart or BrokenPlugin."""
+    plugin = _called(CHECKS, kind)
+    if plugin is None:
+        raise UnknownPart(f"No installed package checks {kind}: an entry point '{kind}' in 'codecdiff.{CHECKS}' would.")
+    return plugin.load()
+
+
 def installed(kind: str) -> list[Plugin]:
     """Give the installed parts of one kind that can be used, by name."""
-    if kind not in KINDS:
-        raise UnknownPart(f"No kind of part is called '{kind}'. There are: {', '.join(KINDS)}.")
+    if kind not in kinds():
+        package = FIRST_PARTY.get((ADDED_KINDS, kind))
+        hint = f" It comes with {package}: pip install {package}." if package else ""
+        raise UnknownPart(f"No kind of part is called '{kind}'. There are: {', '.join(kinds())}.{hint}")
     return [plugin for plugin in scan()[0] if plugin.kind == kind and not plugin.obstacle]
 
 
@@ -302,6 +366,11 @@ def _told_apart(group: str) -> dict[str, Plugin]:
     usable = [plugin for plugin in scan()[0] if plugin.kind == group and not plugin.obstacle]
     names = [plugin.name for plugin in usable]
     return {p.name if names.count(p.name) == 1 else f"{p.distribution}:{p.name}": p for p in usable}
+
+
+def entries(group: str) -> dict[str, Plugin]:
+    """Return what can be used of a group by name; where several share one, as `distribution:name`."""
+    return _told_apart(group)
 
 
 def models() -> list[str]:

@@ -11,9 +11,9 @@ from small import UNET, lively, write_music
 
 from codecdiff import Codec, Pipeline, config
 from codecdiff.codecs import NormalizedCodec
-from codecdiff.data.audio import find_tracks
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.encoding.encode import encode_tracks
+from codecdiff.data.metadata import find_tracks
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
 

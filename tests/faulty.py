@@ -6,7 +6,6 @@ The docstring of a faulty part says what is wrong with it; `breaks` names the la
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, cast
 
@@ -16,23 +15,10 @@ from small import noise
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codecdiff import (
-    Bill,
-    Captioner,
-    Codec,
-    Condition,
-    Conditioner,
-    ConditionTokens,
-    Denoiser,
-    Prompt,
-    Splitter,
-    prompt_fields,
-)
+from codecdiff import Codec, Condition, Conditioner, ConditionTokens, Denoiser, Prompt, Splitter, prompt_fields
 from codecdiff.embedders import Windowed
 
-FAULTY: dict[str, list[type]] = {
-    kind: [] for kind in ("codecs", "splitters", "conditioners", "denoisers", "embedders", "captioners")
-}
+FAULTY: dict[str, list[type]] = {kind: [] for kind in ("codecs", "splitters", "conditioners", "denoisers", "embedders")}
 
 
 def breaks(kind: str, *laws: str) -> Callable[[type], type]:
@@ -1291,100 +1277,3 @@ class Student(Levels):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1))
-
-
-# Captioners
-
-TRACKS = [{"track": "a", "title": "one"}, {"track": "b", "title": "two"}]
-
-
-class Titles(Captioner):
-    """The title of a track."""
-
-    concurrency = 3
-    breaks: ClassVar[set[str]] = set()
-
-    def __init__(self) -> None:
-        self.asked: dict[str, int] = {}
-
-    def caption(self, track: Mapping[str, Any]) -> str:
-        if not track.get("title"):
-            raise LookupError("It has no title.")
-        self.asked[track["title"]] = self.asked.get(track["title"], 0) + 1
-        return f"Called {track['title']}"
-
-
-@breaks("captioners", "facts")
-class Unfounded(Titles):
-    """An option that it has not is incidental."""
-
-    incidental = ("speed",)
-
-
-@breaks("captioners", "estimate")
-class Expensive(Titles):
-    """To foresee the cost, it asks."""
-
-    def bill(self) -> Bill:
-        return Bill(requests=1)
-
-
-@breaks("captioners", "one-line-of-text")
-class Wordy(Titles):
-    """Two lines."""
-
-    def caption(self, track: Mapping[str, Any]) -> str:
-        return f"{super().caption(track)}\nby nobody"
-
-
-@breaks("captioners", "tells-tracks-apart")
-class Uniform(Titles):
-    """One caption for all."""
-
-    def caption(self, track: Mapping[str, Any]) -> str:
-        return super().caption(track)[:6]
-
-
-@breaks("captioners", "deterministic")
-class Twice(Titles):
-    """The second time, it says so."""
-
-    def caption(self, track: Mapping[str, Any]) -> str:
-        said = super().caption(track)
-        return f"{said} again" if self.asked[track["title"]] == 2 else said
-
-
-@breaks("captioners", "threads")
-class Threaded(Titles):
-    """In a thread, it says something else."""
-
-    def caption(self, track: Mapping[str, Any]) -> str:
-        main = threading.current_thread() is threading.main_thread()
-        return super().caption(track) + ("" if main else "!")
-
-
-@breaks("captioners", "inputs-untouched")
-class Marking(Titles):
-    """It counts in the track itself."""
-
-    def caption(self, track: Mapping[str, Any]) -> str:
-        said = super().caption(track)
-        cast(dict, track)["asked"] = self.asked[track["title"]]
-        return said
-
-
-@breaks("captioners", "unknown-track")
-class Careless(Titles):
-    """It captions what it knows nothing of."""
-
-    def caption(self, track: Mapping[str, Any]) -> str:
-        return f"Called {track.get('title')}"
-
-
-@breaks("captioners", "no-global-randomness")
-class Whimsical(Titles):
-    """It draws from the global generator."""
-
-    def caption(self, track: Mapping[str, Any]) -> str:
-        random.random()
-        return super().caption(track)

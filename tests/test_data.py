@@ -16,12 +16,13 @@ from small import RATE, tone, write_music
 
 from codecdiff import Codec, config
 from codecdiff.codecs import ChunkedCodec, CodecWrapper, PCACodec, StereoCodec
-from codecdiff.data.audio import BadAudio, find_tracks, read_audio, write_audio
+from codecdiff.data.audio import BadAudio, read_audio, write_audio
 from codecdiff.data.audio_prompt import excerpt, excerpt_key
 from codecdiff.data.code_store import CodeStore, fingerprint
 from codecdiff.data.dataset import Crops, dropped, split_tracks
 from codecdiff.data.encoding.encode import encode_tracks, open_store
 from codecdiff.data.encoding.job import clips
+from codecdiff.data.metadata import find_tracks
 from codecdiff.data.segments import segmentation
 from codecdiff.files import checksum
 
@@ -142,7 +143,7 @@ def test_captions_come_from_csv_from_text_files_or_not_at_all(tmp_path: Path) ->
 def test_metadata_that_cannot_be_read_says_where(tmp_path: Path) -> None:
     silent(tmp_path, "a.wav")
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.wav"}\n{"file_name": \n')
-    with pytest.raises(ValueError, match=r"metadata\.jsonl line 2 is not valid JSON"):
+    with pytest.raises(ValueError, match=r"metadata\.jsonl, line 2: It is not valid JSON"):
         find_tracks(tmp_path)
 
 

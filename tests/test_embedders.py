@@ -1,7 +1,8 @@
-"""The embedders of the core, and embeddings of files: laws, equality with the features they are, kills and resumes."""
+"""The base class of windowed embedders and the cache on disk: checks, equality with the whole, kills and resumes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,77 +11,11 @@ import soundfile
 import torch
 from small import noise, tone, write_music
 
-from codecdiff import Codec, config
-from codecdiff.codecs import NormalizedCodec
-from codecdiff.data.audio import BadAudio, Track, find_tracks, read_audio, stream_audio
-from codecdiff.data.code_store import fingerprint
-from codecdiff.embedders import CodecEmbedder, LogMel, Windowed
-from codecdiff.embeddings import Embeddings, embed_blocks, embed_file, embed_tracks, open_embeddings
-from codecdiff.files import alone
-from codecdiff.metrics import window_features
+from codecdiff.data.audio import BadAudio, read_audio, stream_audio
+from codecdiff.data.metadata import Track, find_tracks
+from codecdiff.embedders import CachedEmbedder, TrackEmbedding, Windowed, embed_blocks, embed_clips, embed_file
+from codecdiff.fingerprint import fingerprint
 from codecdiff.testing import check_embedder
-
-SPEC = {"name": "logmel", "sample_rate": 8000}
-
-
-@pytest.fixture
-def logmel() -> LogMel:
-    return LogMel(sample_rate=8000)
-
-
-@pytest.mark.parametrize("rate", [8000, 22_050])
-def test_logmel_obeys_the_laws(rate: int) -> None:
-    check_embedder(LogMel(sample_rate=rate))
-
-
-@pytest.mark.integration
-def test_a_codec_around_another_obeys_the_laws(standardized: NormalizedCodec) -> None:
-    check_embedder(CodecEmbedder(standardized))
-
-
-def test_logmel_is_the_features_of_the_metrics(logmel: LogMel) -> None:
-    audio = 0.3 * noise(2, 20_000)
-    assert torch.equal(logmel.embed(audio), window_features(audio, 8000).float())
-    assert LogMel().sample_rate == 44_100
-    padded = torch.cat([audio[:, :3000], torch.zeros(2, 5000)], dim=1)
-    assert torch.equal(logmel.embed(audio[:, :3000]), logmel.embed(padded))
-
-
-def test_a_codec_s_vectors_are_moments_of_its_projections(dac: Codec) -> None:
-    audio = 0.3 * noise(1, 2 * dac.sample_rate + 5)
-    latents = dac.encode_continuous(audio[:, None, : dac.sample_rate])[0].flatten(0, 1)
-    vectors = CodecEmbedder(dac).embed(audio)
-    assert vectors.shape == (1, 2, 2 * dac.num_codebooks * dac.codebook_dim)
-    expected = torch.cat([latents.mean(1), latents.std(1, correction=0)])
-    torch.testing.assert_close(vectors[0, 0], expected, rtol=1e-4, atol=1e-4)
-
-
-def test_embedders_are_built_from_configurations(codec_spec: dict) -> None:
-    embedder = config.build("embedders", {"name": "codec", "codec": {"name": "normalized", "codec": codec_spec}})
-    spec = config.to_config("embedders", embedder)
-    assert (spec["name"], spec["codec"]["name"], spec["codec"]["codec"]["model"]) == (
-        "codec",
-        "normalized",
-        codec_spec["model"],
-    )
-    assert fingerprint(config.build("embedders", spec)) == fingerprint(embedder)
-    assert config.to_config("embedders", config.build("embedders", "logmel")) == {
-        "name": "logmel",
-        "sample_rate": 44_100,
-    }
-
-
-def test_a_codec_that_is_not_fitted_says_so() -> None:
-    codec = config.build("codecs", "starter")
-    with pytest.raises(ValueError, match="has to be fitted"):
-        CodecEmbedder(codec).embed(torch.zeros(1, 44_100))
-
-
-@pytest.mark.parametrize("shape", [(8000,), (1, 2, 8000), (1, 0)])
-def test_clips_of_another_shape_are_refused(logmel: LogMel, dac: Codec, shape: tuple[int, ...]) -> None:
-    for embedder in (logmel, CodecEmbedder(dac)):
-        with pytest.raises(ValueError, match=r"mono clips, \(b, t\)"):
-            embedder.embed(torch.zeros(shape))
 
 
 class Loudness(Windowed):
@@ -101,6 +36,16 @@ def test_what_is_behind_the_last_window_is_heard_only_where_it_is_kept(keeps_res
     assert loudness.embed(audio[:, :7])[0, :, 1].tolist() == [7]
     pieces = embed_blocks(torch.ones(18).split(4), loudness, seconds=0.5)
     assert pieces[:, 1].tolist() == counts
+
+
+class Moments(Windowed):
+    """Mean, mean power and largest difference of half-overlapped seconds at 8 kHz."""
+
+    sample_rate, window_seconds, hop_seconds, width = 8000, 1.0, 0.5, 3
+
+    def embed_windows(self, windows: torch.Tensor) -> torch.Tensor:
+        rows = windows.mean(1), windows.square().mean(1), windows.diff(dim=1).abs().amax(1)
+        return torch.stack(rows, dim=1)
 
 
 class Levelled(Loudness):
@@ -169,145 +114,202 @@ def test_a_file_in_blocks_is_the_file_at_once(tmp_path: Path, rate: int, channel
     soundfile.write(file, np.stack([tone(3.3, 200 * (c + 1), rate) for c in range(channels)], axis=1), rate)
     at_once = read_audio(file, 8000, 1)[0]
     assert torch.equal(torch.cat(list(stream_audio(file, 8000, 1)), 1)[0], at_once)
-    logmel = LogMel(sample_rate=8000)
-    torch.testing.assert_close(embed_file(file, logmel), logmel.embed(at_once[None])[0])
+    moments = Moments()
+    torch.testing.assert_close(embed_file(file, moments), moments.embed(at_once[None])[0])
 
 
-def test_one_sample_is_heard(tmp_path: Path, logmel: LogMel) -> None:
+def test_one_sample_is_embedded(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "one.wav", np.full(1, 0.5, np.float32), 96_000)
     assert torch.cat(list(stream_audio(tmp_path / "one.wav", 8000, 1)), 1).shape == (1, 1)
-    assert embed_file(tmp_path / "one.wav", logmel).shape == (1, 64)
+    assert embed_file(tmp_path / "one.wav", Moments()).shape == (1, 3)
 
 
-def test_a_long_file_is_embedded_in_bounded_memory(logmel: LogMel) -> None:
+def test_a_long_file_is_embedded_in_bounded_memory() -> None:
     longest = 0
 
-    class Watched(LogMel):
+    class Watched(Moments):
         def embed(self, audio: torch.Tensor) -> torch.Tensor:
             nonlocal longest
             longest = max(longest, audio.shape[1])
             return super().embed(audio)
 
     blocks = [0.3 * noise(8000, seed=i) for i in range(50)]
-    vectors = embed_blocks(iter(blocks), Watched(sample_rate=8000), seconds=5)
+    vectors = embed_blocks(iter(blocks), Watched(), seconds=5)
     assert longest < 8 * 8000
-    torch.testing.assert_close(vectors, logmel.embed(torch.cat(blocks)[None])[0])
+    torch.testing.assert_close(vectors, Moments().embed(torch.cat(blocks)[None])[0])
+
+
+SPEC = {"name": "moments"}
+
+
+def vectors_of(cache: CachedEmbedder, tracks: Sequence[Track]) -> dict[str, torch.Tensor]:
+    """Read the vectors of tracks by name."""
+    return {track.name: embedding.vectors for track, embedding in cache.read(tracks)}
 
 
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count the windows that logmel embeds."""
-    heard: list[int] = []
-    embed = LogMel.embed
+    """Count the batches that are embedded."""
+    batches: list[int] = []
+    embed = Moments.embed
 
-    def counted(self: LogMel, audio: torch.Tensor) -> torch.Tensor:
-        heard.append(audio.shape[1])
+    def counted(self: Moments, audio: torch.Tensor) -> torch.Tensor:
+        batches.append(len(audio))
         return embed(self, audio)
 
-    monkeypatch.setattr(LogMel, "embed", counted)
-    return heard
+    monkeypatch.setattr(Moments, "embed", counted)
+    return batches
 
 
-def test_embeddings_are_kept_and_heard_once(
-    tmp_path: Path, logmel: LogMel, music: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tracks = find_tracks(music)
-    embeddings, skipped = embed_tracks(tracks, tmp_path / "e", logmel, SPEC)
-    assert not skipped
-    assert len(embeddings) == 6
-    for name, vectors in Embeddings(tmp_path / "e").vectors():
-        assert torch.equal(vectors, embed_file(music / name, logmel))
-        assert embeddings.rows[name]["windows"] == len(vectors)
-        assert embeddings.rows[name]["seconds"] == pytest.approx(1 + 0.1 * int(name[0]))
-    heard = counting(monkeypatch)
-    embed_tracks(tracks, tmp_path / "e", logmel, SPEC)
-    assert not heard
-    assert [name for name, _ in embeddings.vectors({"2.wav"})] == ["2.wav"]
+def test_embeddings_are_computed_once(tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracks, cache, done = find_tracks(music), CachedEmbedder(Moments(), SPEC, tmp_path), []
+    assert not vectors_of(cache, tracks)
+    assert not cache.fill(tracks, done.append)
+    assert done == [1, 2, 3, 4, 5, 6]
+    found = vectors_of(cache, tracks)
+    assert list(found) == [track.name for track in tracks]
+    for name, vectors in found.items():
+        assert torch.equal(vectors, embed_file(music / name, Moments()))
+    batches = counting(monkeypatch)
+    again = CachedEmbedder(Moments(), SPEC, tmp_path)
+    assert not again.fill(tracks)
+    assert not batches
+    assert all(torch.equal(vectors, found[name]) for name, vectors in vectors_of(again, tracks).items())
+    assert list(vectors_of(again, tracks[2:3])) == ["2.wav"]
 
 
-def test_the_header_says_all_that_vectors_follow_from(tmp_path: Path, dac: Codec) -> None:
-    embedder = CodecEmbedder(dac)
-    header = open_embeddings(tmp_path / "e", embedder, {"name": "codec"}).header
-    assert header["weights"] == fingerprint(embedder)
-    assert (header["resampler"], header["mono"]) == ("soxr HQ", "mean of channels")
-    assert (header["sample_rate"], header["window_seconds"], header["width"]) == (dac.sample_rate, 1.0, embedder.width)
+def test_the_configuration_says_all_that_vectors_follow_from(tmp_path: Path, music: Path) -> None:
+    class Learned(Moments):
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.register_buffer("weight", torch.tensor(value))
+
+    one, other = (CachedEmbedder(Learned(value), SPEC, tmp_path) for value in (1.0, 2.0))
+    assert one.config["weights"] == fingerprint(one.embedder) != other.config["weights"]
+    assert (one.config["resampler"], one.config["mono"]) == ("soxr HQ", "mean of channels")
+    assert (one.config["sample_rate"], one.config["window_seconds"], one.config["width"]) == (8000, 1.0, 3)
+    one.fill(find_tracks(music))
+    assert not vectors_of(other, find_tracks(music))  # vectors of another embedder are never mixed
+    other.fill(find_tracks(music))
+    assert len(list(tmp_path.glob("moments-*/config.json"))) == 2
+    assert not vectors_of(CachedEmbedder(Learned(1.0), {**SPEC, "layer": 3}, tmp_path), find_tracks(music))
 
 
-def test_a_run_that_is_killed_goes_on(
-    tmp_path: Path, logmel: LogMel, music: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("codecdiff.embeddings.SHARD_TRACKS", 2)
-    tracks = find_tracks(music)
+def test_a_run_that_is_killed_resumes(tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codecdiff.embedders.SHARD_TRACKS", 2)
+    tracks, cache = find_tracks(music), CachedEmbedder(Moments(), SPEC, tmp_path / "e")
 
     def killed(count: int) -> None:
         if count == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        embed_tracks(tracks, tmp_path / "e", logmel, SPEC, progress=killed)
-    assert len(list((tmp_path / "e" / "shards").iterdir())) == 3  # two full ones and what was held
-    heard = counting(monkeypatch)
-    embeddings, _ = embed_tracks(tracks, tmp_path / "e", logmel, SPEC)
-    assert len(heard) == 1
-    assert {name for name, _ in embeddings.vectors()} == {track.name for track in tracks}
-    whole, _ = embed_tracks(tracks, tmp_path / "whole", logmel, SPEC)
-    resumed = dict(embeddings.vectors())
-    assert all(torch.equal(vectors, resumed[name]) for name, vectors in whole.vectors())
+        cache.fill(tracks, killed)
+    assert len(list((cache.folder / "shards").iterdir())) == 3  # two full ones and the rest
+    batches = counting(monkeypatch)
+    resumed = CachedEmbedder(Moments(), SPEC, tmp_path / "e")
+    resumed.fill(tracks)
+    assert len(batches) == 1
+    whole = CachedEmbedder(Moments(), SPEC, tmp_path / "whole")
+    whole.fill(tracks)
+    found = vectors_of(resumed, tracks)
+    assert len(found) == 6
+    assert all(torch.equal(vectors, found[name]) for name, vectors in vectors_of(whole, tracks).items())
 
 
-def test_a_file_that_changed_is_heard_again_and_one_that_moved_is_not(
-    tmp_path: Path, logmel: LogMel, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_changed_is_embedded_again_and_one_that_moved_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_music(tmp_path / "music", count=2)
-    before, _ = embed_tracks(find_tracks(folder), tmp_path / "e", logmel, SPEC)
-    old = dict(before.vectors())
+    cache = CachedEmbedder(Moments(), SPEC, tmp_path / "e")
+    cache.fill(find_tracks(folder))
+    old = vectors_of(cache, find_tracks(folder))
     soundfile.write(folder / "0.wav", tone(1.0, 999), 8000)  # as many bytes as before
-    (folder / "1.wav").touch()
-    heard = counting(monkeypatch)
-    after, _ = embed_tracks(find_tracks(folder), tmp_path / "e", logmel, SPEC)
-    new = dict(after.vectors())
-    assert len(heard) == 1
-    assert len(after) == 2
-    assert torch.equal(new["1.wav"], old["1.wav"])
-    assert torch.equal(new["0.wav"], embed_file(folder / "0.wav", logmel))
+    (folder / "1.wav").rename(folder / "2.wav")
+    batches = counting(monkeypatch)
+    cache.fill(find_tracks(folder))
+    new = vectors_of(cache, find_tracks(folder))
+    assert len(batches) == 1
+    assert list(new) == ["0.wav", "2.wav"]
+    assert torch.equal(new["2.wav"], old["1.wav"])
+    assert torch.equal(new["0.wav"], embed_file(folder / "0.wav", Moments()))
     assert not torch.equal(new["0.wav"], old["0.wav"])
-    assert len(list(Embeddings(tmp_path / "e").vectors())) == 2
 
 
-def test_one_process_writes_at_a_time(tmp_path: Path, logmel: LogMel, music: Path) -> None:
-    with alone(tmp_path / "e"), pytest.raises(OSError, match=r"e' is being written by another run"):
-        embed_tracks(find_tracks(music), tmp_path / "e", logmel, SPEC)
-    assert len(embed_tracks(find_tracks(music), tmp_path / "e", logmel, SPEC)[0]) == len(find_tracks(music))
+def test_a_file_is_known_by_its_size_and_date_without_reading_it(
+    tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    CachedEmbedder(Moments(), SPEC, tmp_path).fill(find_tracks(music))
+    monkeypatch.setattr("codecdiff.embedders.remembered_checksum", pytest.fail)
+    again = CachedEmbedder(Moments(), SPEC, tmp_path)
+    assert not again.fill(find_tracks(music))
+    assert len(vectors_of(again, find_tracks(music))) == 6
 
 
-def test_embeddings_of_another_embedder_are_refused(tmp_path: Path, logmel: LogMel, music: Path) -> None:
+def test_two_processes_may_write_at_once(tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracks = find_tracks(music)
-    embed_tracks(tracks, tmp_path / "e", logmel, SPEC)
-    with pytest.raises(ValueError, match=r"made otherwise: its embedder is .*8000.* not .*16000"):
-        embed_tracks(tracks, tmp_path / "e", LogMel(sample_rate=16_000), {"name": "logmel", "sample_rate": 16_000})
-    open_embeddings(tmp_path / "empty", LogMel(), {"name": "logmel"})
-    assert open_embeddings(tmp_path / "empty", logmel, SPEC).header["embedder"] == SPEC
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "mine.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds no embeddings"):
-        open_embeddings(tmp_path / "other", logmel, SPEC)
-    with pytest.raises(FileNotFoundError, match="holds no embeddings"):
-        Embeddings(tmp_path / "none")
+    one, other = (CachedEmbedder(Moments(), SPEC, tmp_path) for _ in range(2))
+    one.fill(tracks[:4])
+    other.fill(tracks[4:])
+    batches = counting(monkeypatch)
+    assert not one.fill(tracks)  # what the other wrote meanwhile is found
+    assert not batches
+    assert len(vectors_of(one, tracks)) == 6
 
 
-def test_bad_files_are_named_and_the_rest_goes_on(tmp_path: Path, logmel: LogMel) -> None:
+def test_a_damaged_shard_is_named(tmp_path: Path, music: Path) -> None:
+    cache = CachedEmbedder(Moments(), SPEC, tmp_path)
+    cache.fill(find_tracks(music))
+    (shard,) = (cache.folder / "shards").iterdir()
+    shard.write_bytes(shard.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"safetensors' is damaged: .*Delete it to embed again"):
+        CachedEmbedder(Moments(), SPEC, tmp_path).fill(find_tracks(music))
+
+
+def test_bad_files_are_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     folder = write_music(tmp_path / "music", count=2)
     (folder / "bad.mp3").write_text("no music")
     (folder / "empty.wav").touch()
     soundfile.write(folder / "nan.wav", np.full(8000, np.nan, np.float32), 8000, subtype="FLOAT")
-    gone = Track(folder / "gone.wav", "gone.wav")
-    embeddings, skipped = embed_tracks([*find_tracks(folder), gone], tmp_path / "e", logmel, SPEC)
-    assert set(embeddings.rows) == {"0.wav", "1.wav"}
-    for name, line in zip(("bad.mp3", "empty.wav", "nan.wav", "gone.wav"), skipped, strict=True):
-        assert name in line
+    tracks, cache = (
+        [*find_tracks(folder), Track(folder / "gone.wav", "gone.wav")],
+        CachedEmbedder(Moments(), SPEC, tmp_path),
+    )
+    for _ in range(2):  # they are named again by the next run
+        skipped = cache.fill(tracks)
+        assert set(vectors_of(cache, tracks)) == {"0.wav", "1.wav"}
+        assert len(skipped) == 4
+        for name, line in zip(("bad.mp3", "empty.wav", "gone.wav", "nan.wav"), sorted(skipped), strict=True):
+            assert name in line
     with pytest.raises(BadAudio, match=r"nan\.wav"):
-        embed_file(folder / "nan.wav", logmel)
+        embed_file(folder / "nan.wav", Moments())
 
 
-def test_text_is_refused_with_an_embedder_that_reads_it(logmel: LogMel) -> None:
-    with pytest.raises(TypeError, match=r"LogMel does not read text.*clap-music"):
-        logmel.embed_text(["piano"])
+class Halves:
+    """Cuts a track into clips of half a second."""
+
+    def __repr__(self) -> str:
+        return "Halves"
+
+    def clips(self, track: Track, sample_rate: int) -> list[tuple[float, torch.Tensor]]:
+        audio = read_audio(track.file, sample_rate, 1)[0]
+        return [
+            (0.5 * i, clip) for i, clip in enumerate(audio.split(sample_rate // 2)) if len(clip) == sample_rate // 2
+        ]
+
+
+def test_clips_of_several_tracks_share_batches_and_are_kept_by_track(
+    tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracks, batches = find_tracks(music), counting(monkeypatch)
+    cache = CachedEmbedder(Moments(), SPEC, tmp_path, Halves())
+    cache.fill(tracks)
+    assert batches == [8, 5]  # two or three clips of each of six tracks
+    for track, embedding in cache.read(tracks):
+        clips = Halves().clips(track, 8000)
+        found = list(embed_clips(Moments(), ((start, clip) for start, clip in clips)))
+        assert isinstance(embedding, TrackEmbedding)
+        assert list(embedding.starts) == [start for start, _, _ in found]
+        assert list(embedding.hashes) == [digest for _, digest, _ in found]
+        assert list(embedding.lengths) == [1] * len(found)
+        torch.testing.assert_close(embedding.vectors, torch.cat([vectors for _, _, vectors in found]))
+    assert not vectors_of(CachedEmbedder(Moments(), SPEC, tmp_path), tracks)  # whole tracks are another thing

@@ -29,7 +29,7 @@ from codecdiff.cli.main import app
 from codecdiff.codecs import CodecWrapper
 from codecdiff.config import to_config
 from codecdiff.data import segments as segmenting
-from codecdiff.data.audio import Track, find_tracks, read_audio, stream_audio
+from codecdiff.data.audio import read_audio, stream_audio
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import split_tracks
 from codecdiff.data.encoding import local, worker
@@ -37,7 +37,8 @@ from codecdiff.data.encoding.encode import encode_tracks, hours_to_encode, publi
 from codecdiff.data.encoding.job import Done, Job, Task, Tell, Unfinished, begin, draft_of
 from codecdiff.data.encoding.progress import Tally
 from codecdiff.data.encoding.worker import Source, ahead, here, run_task
-from codecdiff.data.manifests import Manifest, Recording
+from codecdiff.data.manifest import Manifest, ManifestRow
+from codecdiff.data.metadata import Track, find_tracks
 from codecdiff.data.segments import Segmentation, cut, segmentation, segments
 
 CUT = Segmentation(segment=0.5)
@@ -466,8 +467,8 @@ def listed(folder: Path) -> Path:
     (audio / "zero.mp3").write_bytes(b"")
     soundfile.write(folder / "outside.wav", tone(1.0, 300), RATE)
     names = ["good.wav", "nan.wav", "cut.flac", "zero.mp3", "gone.wav", "../outside.wav"]
-    recordings = [Recording(name, name, present=True, split="test", licence="CC0") for name in names]
-    never = [Recording("never", "never.wav"), Recording("nameless")]
+    recordings = [ManifestRow(name, name, present=True, split="test", license="CC0") for name in names]
+    never = [ManifestRow("never", "never.wav"), ManifestRow("nameless")]
     Manifest(audio, [*recordings, *never]).write(folder / "all.parquet")
     return folder / "all.parquet"
 
@@ -505,7 +506,7 @@ def test_encode_says_what_it_cannot_do(tmp_path: Path, dac_folder: Path, music: 
 
 
 def _empty(folder: Path) -> Path:
-    Manifest(folder, [Recording("a", "a.wav")]).write(folder / "empty.parquet")
+    Manifest(folder, [ManifestRow("a", "a.wav")]).write(folder / "empty.parquet")
     return folder / "empty.parquet"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from codecdiff.testing import (
     LAWS,
     ExpectedFailure,
     Result,
-    check_captioner,
     check_codec,
     check_conditioner,
     check_denoiser,
@@ -42,7 +40,6 @@ CHECKS: dict[str, Callable[[Any], list[Result]]] = {
     "conditioners": lambda part: check_conditioner(part()),
     "denoisers": check_denoiser,
     "embedders": lambda part: check_embedder(part()),
-    "captioners": lambda part: check_captioner(part(), deepcopy(faulty.TRACKS)),
 }
 GOOD: list[tuple[str, type]] = [
     ("codecs", faulty.Sound),
@@ -51,7 +48,6 @@ GOOD: list[tuple[str, type]] = [
     ("denoisers", faulty.Mixer),
     ("embedders", faulty.Levels),
     ("embedders", faulty.Literate),
-    ("captioners", faulty.Titles),
 ]
 BAD = [(kind, part) for kind, parts in faulty.FAULTY.items() for part in parts]
 
@@ -197,7 +193,6 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
         "splitters.2": {"late": "Halves"},
         "conditioners": {"letters": "Letters"},
         "denoisers": {"mixer": "Mixer", "unread": "Unread"},
-        "captioners": {"titles": "Titles"},
         "embedders": {"levels": "Levels"},
     }
     lines = []
@@ -254,7 +249,6 @@ def check(*words: object) -> Any:
         (["letters", "--kind", "conditioner"], "13 kept, 0 broken."),
         (["mixer", "--set", "width=32"], "of text, vector it reads: text, vector"),
         (["unread"], "of text, vector it reads: text."),
-        (["titles"], "tried with two tracks"),
         (["strange:levels"], "12 kept, 0 broken, 1 does not apply."),
         (["narrow", "--seconds", "0.5"], "18 kept, 0 broken, 1 declared exception."),
         (["parallel"], "tried with 1 codebook, 2 codebooks, 4 codebooks, 9 codebooks, 6 codebooks"),

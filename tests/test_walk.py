@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from codecdiff_eval.results import EvalReport, NotMeasured
 
 from codecdiff.data.code_store import CodeStore
-from codecdiff.data.manifests import Manifest
-from codecdiff.reports import NotMeasured, Report
+from codecdiff.data.manifest import Manifest
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "evaluation.md"
@@ -26,10 +26,10 @@ SMALLER = {  # what each command is told besides, by its first words; the last w
     "codecdiff data import": "",
     "codecdiff data rank": "",
     "codecdiff encode": "",
-    "accelerate launch": "train.steps=2 train.warmup=0 loop.batch_size=2 loop.seconds=2 loop.check_every=2 "
-    "stages.secondary.train.steps=2 stages.secondary.sampling.steps=2 sampling.steps=2 denoiser.width=32 "
-    "stages.secondary.denoiser.width=32 denoiser.groups=4 'prompts=[a tune]' seconds=2",
-    "codecdiff evaluate": "--n 4 --seconds 2 --score fad-per-track --score density --no-adherence",
+    "accelerate launch": "train.max_train_steps=2 train.warmup_steps=0 train.train_batch_size=2 train.crop_seconds=2 "
+    "train.checkpointing_steps=2 sampling.num_inference_steps=2 denoiser.width=32 denoiser.groups=4 "
+    "'prompts=[a tune]' seconds=2",
+    "codecdiff evaluate": "--n 4 --seconds 2 --metric fad-per-track --metric density --no-adherence",
 }
 
 
@@ -53,11 +53,11 @@ def test_the_six_commands_lead_from_nothing_to_a_report(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     runs = tmp_path / "runs"
     assert len(Manifest.read(runs / "music.parquet").tracks()) == 10
-    kept = [track.name for track in Manifest.read(runs / "rank-kept.parquet").tracks()]
+    kept = [track.name for track in Manifest.read(runs / "rank-selected.parquet").tracks()]
     assert len(kept) == 8
     assert sorted(row["track"] for row in CodeStore(runs / "store").rows) == sorted(kept)
-    report = Report.read(runs / "report")
-    assert [result.score.protocol.clips for result in report.results] == [4, 4]
-    context = [each for result in report.results[:1] for _, each in result.context.items()]
+    report = EvalReport.read(runs / "report")
+    assert [row.result.config.num_clips for row in report.rows] == [4, 4]
+    context = [each for row in report.rows[:1] for _, each in row.context.items()]
     assert not any(isinstance(each, NotMeasured) for each in context)
     assert len(list((runs / "report" / "clips" / "generated").glob("*.flac"))) == 4

@@ -12,9 +12,9 @@ from codecdiff.cli.console import chosen_device, err, out, ticker
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
-    from codecdiff.data.audio import Track
     from codecdiff.data.code_store import CodeStore
     from codecdiff.data.encoding.job import Engine
+    from codecdiff.data.metadata import Track
 
 
 def encode(
@@ -52,7 +52,7 @@ def encode(
     device: Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: all GPUs, if any.")] = "",
 ) -> None:
     """Encode audio into a store of codes to train on. Run it again to go on where it was interrupted."""
-    from codecdiff.config import build, chosen, to_config
+    from codecdiff.config import build, parse_options, to_config
     from codecdiff.data.encoding.encode import encode_tracks
     from codecdiff.data.segments import segmentation
 
@@ -70,7 +70,7 @@ def encode(
     tracks, faults = recordings_of(audio)
     run = engine_named(engine, device, workers)
     place = chosen_device(device if engine == "local" else "")  # a cluster's GPUs are no devices of this machine
-    model = build("codecs", chosen("codecs", codec, options or [])).to(place)
+    model = build("codecs", parse_options("codecs", codec, options or [])).to(place)
     with ticker("Preparing" if model.is_fitted else f"Fitting the {codec} codec") as tell:
         store, skipped = encode_tracks(
             tracks,
@@ -114,14 +114,14 @@ def engine_named(name: str, device: str, workers: int | None) -> Engine:
 
 def recordings_of(paths: list[Path]) -> tuple[list[Track], list[str]]:
     """Find the tracks of files and folders, or of one manifest, with a sentence for each that has no audio there."""
-    from codecdiff.data.manifests import Manifest
+    from codecdiff.data.manifest import Manifest
 
     if not any(path.suffix == ".parquet" for path in paths):
         return tracks_of(paths), []
     if len(paths) > 1:
         raise ValueError("A manifest is encoded alone. Give one manifest, or else audio files and folders.")
     manifest = Manifest.read(paths[0])
-    tracks, faults = manifest.tracks(), list(manifest.faults().values())
+    tracks, faults = manifest.tracks(), list(manifest.without_audio().values())
     if not tracks:
         raise FileNotFoundError(f"'{paths[0]}' names no audio that is there. {faults[0] if faults else 'It is empty.'}")
     return tracks, faults
@@ -131,7 +131,8 @@ def tracks_of(paths: list[Path]) -> list[Track]:
     """Find the tracks of files and folders. Each is named by its path within the folder that holds them all."""
     from dataclasses import replace
 
-    from codecdiff.data.audio import SUFFIXES, find_tracks
+    from codecdiff.data.audio import SUFFIXES
+    from codecdiff.data.metadata import find_tracks
 
     for path in paths:
         if not path.exists():

@@ -1,6 +1,7 @@
 """The command line. Every command imports what it needs when it runs: `--help` and `plugins` load no torch.
 
-A package brings a command of its own by an entry point; it is imported when it is called or its own help is asked for.
+A package brings a command of its own, or a group of them, by an entry point; it is imported when it is called or its
+own help is asked for.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 import codecdiff
-from codecdiff import comparing, curating, judging, registry
+from codecdiff import comparing, registry
 from codecdiff.cli.check import check
 from codecdiff.cli.console import err, out
 from codecdiff.cli.edit import extend, inpaint, refine, restore, vary
@@ -46,6 +47,9 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Give a command by name; of a plugin, without importing it."""
         plugin = None if cmd_name in self.commands else self.brought().get(cmd_name)
+        package = registry.FIRST_PARTY.get((registry.COMMANDS, cmd_name))
+        if package and plugin is None and cmd_name not in self.commands:
+            raise registry.UnknownPart(f"The command '{cmd_name}' comes with {package}: pip install {package}.")
         return Brought(cmd_name, plugin) if plugin else super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
@@ -68,8 +72,10 @@ class Brought(TyperCommand):
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         """Import the command and leave everything to it. Raises BrokenPlugin if that fails."""
-        app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(self.name)(self.plugin.load())
+        loaded = self.plugin.load()
+        app = loaded if isinstance(loaded, typer.Typer) else typer.Typer(add_completion=False, rich_markup_mode=None)
+        if app is not loaded:
+            app.command(self.name)(loaded)
         return typer.main.get_command(app).make_context(*args, **options)
 
 
@@ -147,9 +153,7 @@ for function in (plugins, encode, push, generate, check):
 for edit in (refine, inpaint, extend, vary, restore):
     app.command(edit.__name__)(edit)
 app.command("inspect")(inspect_file)
-app.command()(judging.evaluate)
 app.command()(comparing.compare)
-app.add_typer(curating.data, name="data")
 
 
 def main() -> None:

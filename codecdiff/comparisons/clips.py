@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,21 +22,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import soxr
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import pad
 
 from codecdiff.comparisons.settings import Evaluation
-from codecdiff.data.audio import find_tracks, write_audio
+from codecdiff.data.audio import BadAudio, write_audio
 from codecdiff.data.code_store import CodeStore, load_state
 from codecdiff.data.dataset import split_tracks
+from codecdiff.data.metadata import find_tracks
 from codecdiff.files import replace_text, replaced
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline.editing import EditMask, first_stages_mask
 from codecdiff.pipeline.pipeline import Pipeline
-from codecdiff.renditions import read_clip
 
 AT_ONCE = 8  # clips that are heard or encoded together
 
@@ -85,7 +88,7 @@ def choose(store: CodeStore, audio: Path | None, held_out: float, asked: Evaluat
     if len(recordings) < 4:
         raise ValueError(
             f"{len(recordings)} recordings are held out. Half of them are the reference of the other half, so hold out "
-            "4 or more, and some dozens for intervals that tell something: data.held_out."
+            "4 or more, and some dozens for intervals that tell something: data.validation_fraction."
         )
     half = len(recordings) // 2
     places = _by_recording(store, [*held, *training])
@@ -145,6 +148,23 @@ class Ear:
             rows = [soxr.resample(row.numpy(), sample_rate, self.embedder.sample_rate) for row in mono.cpu()]
             mono = torch.from_numpy(np.stack(rows).astype(np.float32))
         return torch.cat([self.embedder.embed(some.to(self.device)).cpu() for some in mono.split(AT_ONCE)])
+
+
+def read_clip(file: Path, start: float, seconds: float, sample_rate: int, channels: int) -> Tensor:
+    """Read a clip of an audio file from `start` on as (ch, t), whatever the length of the file. Raises BadAudio."""
+    try:
+        with soundfile.SoundFile(file) as stream:
+            rate = stream.samplerate
+            stream.seek(min(round(start * rate), stream.frames))
+            samples = stream.read(math.ceil(seconds * rate), dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
+    if samples.shape[1] != channels:
+        samples = samples.mean(1, keepdims=True).repeat(channels, 1)
+    if rate != sample_rate:
+        samples = soxr.resample(samples, rate, sample_rate).astype(np.float32)
+    audio, size = torch.from_numpy(np.ascontiguousarray(samples.T)).clamp(-1, 1), round(seconds * sample_rate)
+    return pad(audio[:, :size], (0, max(0, size - audio.shape[1])))
 
 
 def load_clips(clips: Sequence[Clip], seconds: float, sample_rate: int, channels: int) -> Tensor:

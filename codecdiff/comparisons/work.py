@@ -28,7 +28,6 @@ from codecdiff.comparisons.runs import (
 )
 from codecdiff.comparisons.settings import Comparison
 from codecdiff.data.code_store import CodeStore
-from codecdiff.embedders import LogMel
 from codecdiff.files import wait_alone
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.training.experiment import new_pipeline
@@ -78,7 +77,8 @@ class Work:
         if spec is not None:
             return Ear(config.build("embedders", spec).to(self.device), self.device)
         rates = [new_pipeline(variant.blueprint, skeleton=True)[0].sample_rate for variant in self.variants]
-        return Ear(LogMel(sample_rate=max(rates)).to(self.device), self.device)
+        spec = {"name": "logmel", "sample_rate": max(rates)}
+        return Ear(config.build("embedders", spec).to(self.device), self.device)
 
     def heard_of(self, run: Run) -> Heard:
         """Give the file of what was heard of a run, by these settings at this sample rate."""
@@ -115,14 +115,14 @@ class Work:
     def chosen_clips(self, run: Run) -> Chosen:
         """Give the clips that everything is judged by. Raises ValueError if this run has others than another."""
         data, seed, asked = run.blueprint.data, self.comparison.seeds[0], self.comparison.evaluation
-        chosen = choose(CodeStore(run.store), data.audio, data.held_out, asked, seed)
+        chosen = choose(CodeStore(run.store), data.audio, data.validation_fraction, asked, seed)
         told = digest_of(asked.model_dump(include={"clips", "reference", "lessons", "seconds", "seed"}), seed)
         file = self.output / f"clips-{told[:8]}.json"
         with wait_alone(self.output / "codecs"):
             if file.is_file() and _judged(Chosen.read(file)) != _judged(chosen):
                 raise ValueError(
                     f"{run.name} has other held-out recordings than those in '{file}'. Variants are judged by the same "
-                    "music: give all of them one data.audio and data.held_out, or another output folder."
+                    "music: give all of them one data.audio and data.validation_fraction, or another output folder."
                 )
             chosen.write(file)
         return chosen

@@ -12,14 +12,14 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 from torch import Tensor
 
 from codecdiff.config import ConfigError
-from codecdiff.config.schema import Settings
+from codecdiff.config.schema import Config
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Condition, Conditioner, ConditionTokens, Prompt, prompt_fields
 
 FINEST = 64.0  # periods of the fastest sinusoid between the ends of a range
 
 
-class Reading(Settings):
+class Reading(Config):
     """How a field is read: as a number from `low` to `high`, or as one of `classes`."""
 
     model_config = ConfigDict(coerce_numbers_to_str=True)

@@ -23,9 +23,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from codecdiff.codecs import CodecWrapper
-from codecdiff.config import alike
+from codecdiff.config import align_defaults
 from codecdiff.config.schema import Target
-from codecdiff.data.audio import Track
+from codecdiff.data.metadata import Track
 from codecdiff.fingerprint import device_of, fingerprint
 from codecdiff.interfaces import Codec
 
@@ -197,7 +197,7 @@ class CodeStore:
         name = self.header["codec"].get("name")  # in Python a codec may have been given without its configuration
         while target == "codes" and isinstance(codec, CodecWrapper) and codec.keeps_codes and spec.get("name") != name:
             codec, spec = codec.codec, spec.get("codec", {})
-        made, wanted = alike("codecs", self.header["codec"], json.loads(json.dumps(spec)))
+        made, wanted = align_defaults("codecs", self.header["codec"], json.loads(json.dumps(spec)))
         made_by = {"codec": made, "weights": self.header["weights"]}
         asked = {"codec": wanted, "weights": fingerprint(codec)}
         for key in asked:

@@ -17,14 +17,14 @@ from pydantic import ConfigDict, Field, PositiveFloat, ValidationError, model_va
 from torch import Tensor
 
 from codecdiff.config import ConfigError
-from codecdiff.config.schema import Settings
+from codecdiff.config.schema import Config
 from codecdiff.data.audio import BadAudio, seconds_of, stream_audio
 from codecdiff.interfaces import Codec
 
 LONGEST = 3600.0  # seconds of a recording that is encoded in one piece
 
 
-class Segmentation(Settings):
+class Segmentation(Config):
     """How recordings are cut before they are encoded; unless told otherwise, each is one piece as it is.
 
     segment: seconds of a piece, rounded to whole latent frames; None keeps recordings whole.

@@ -8,7 +8,6 @@ Shapes, everywhere in codecdiff:
 Audio is float in [-1, 1]. Codes are integers. Latents keep an explicit codebook axis, (b, k, d, l).
 """
 
-from codecdiff.interfaces.captioner import Bill, Captioner
 from codecdiff.interfaces.codec import Codec
 from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt, prompt_fields
 from codecdiff.interfaces.conditioner import Conditioner
@@ -19,8 +18,6 @@ from codecdiff.interfaces.splitter import Splitter
 
 __all__ = [
     "KINDS",
-    "Bill",
-    "Captioner",
     "Codec",
     "Condition",
     "ConditionTokens",
@@ -38,6 +35,5 @@ KINDS: dict[str, type[Part]] = {
     "splitters": Splitter,
     "conditioners": Conditioner,
     "denoisers": Denoiser,
-    "captioners": Captioner,
     "embedders": Embedder,
 }

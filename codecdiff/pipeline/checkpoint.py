@@ -159,7 +159,7 @@ def check_same_model(folder: Path, spec: dict[str, Any], state: dict[str, Tensor
     """Raise ValueError, naming the differences, unless a folder holds this model; warn of changed code."""
     saved = read_config(folder)
     pairs = {key: (saved.get(key), spec[key]) for key in spec if key not in ("data", "code")}
-    pairs |= {key: config.alike(f"{key}s", *pairs[key]) for key in ("codec", "splitter", "conditioner")}
+    pairs |= {key: config.align_defaults(f"{key}s", *pairs[key]) for key in ("codec", "splitter", "conditioner")}
     differences = [line for key, pair in pairs.items() for line in config_differences(*pair, key)]
     file = folder / "codec" / WEIGHTS_FILE
     tensors = load_tensors(file) if file.exists() else {}

@@ -9,8 +9,7 @@ Checks that do not hold raise one AssertionError, that lists them by name. `code
 an installed part. A part that cannot keep a law says so: `exceptions = {"chunked": "why"}`.
 """
 
-from codecdiff.testing import captioners, codecs, conditioners, denoisers, embedders, splitters
-from codecdiff.testing.captioners import check_captioner
+from codecdiff.testing import codecs, conditioners, denoisers, embedders, splitters
 from codecdiff.testing.checks import Check, Checks, ExpectedFailure, Result
 from codecdiff.testing.codecs import check_codec
 from codecdiff.testing.conditioners import PROMPTS, check_conditioner
@@ -19,7 +18,7 @@ from codecdiff.testing.embedders import check_embedder
 from codecdiff.testing.splitters import check_splitter
 
 LAWS: dict[str, Checks] = {
-    module.LAWS.kind: module.LAWS for module in (codecs, splitters, conditioners, denoisers, captioners, embedders)
+    module.LAWS.kind: module.LAWS for module in (codecs, splitters, conditioners, denoisers, embedders)
 }
 
 __all__ = [
@@ -29,7 +28,6 @@ __all__ = [
     "Checks",
     "ExpectedFailure",
     "Result",
-    "check_captioner",
     "check_codec",
     "check_conditioner",
     "check_denoiser",

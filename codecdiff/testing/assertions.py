@@ -14,7 +14,7 @@ import torch
 from pydantic_core import to_jsonable_python
 from torch import Tensor, nn
 
-from codecdiff.config import DERIVED, ConfigError, build, to_config
+from codecdiff.config import ConfigError, build, derived_arguments, to_config
 from codecdiff.interfaces import Codec, Part
 from codecdiff.testing.checks import CheckFailed
 
@@ -178,13 +178,13 @@ def rebuilt(kind: str, part: AnyPart) -> AnyPart:
 
     A codec inside another kind of part stays as it is: what was fitted is not among its options.
     """
-    supplied = {name: value for name, value in part.arguments.items() if name in DERIVED[kind]}
-    options = {name: value for name, value in part.arguments.items() if name not in supplied}
+    derived = {name: value for name, value in part.arguments.items() if name in derived_arguments(kind)}
+    options = {name: value for name, value in part.arguments.items() if name not in derived}
     if kind == "codecs" or not any(isinstance(value, Codec) for value in options.values()):
         with suppress(ConfigError):  # not registered
-            return build(kind, through_json(to_config(kind, part)), **supplied)
+            return build(kind, through_json(to_config(kind, part)), **derived)
     plain = {name: value if holds_parts(value) else through_json(value) for name, value in options.items()}
-    return type(part)(**plain, **supplied)
+    return type(part)(**plain, **derived)
 
 
 def holds_parts(value: Any) -> bool:

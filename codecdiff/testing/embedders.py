@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from codecdiff.embeddings import embed_blocks
+from codecdiff.embedders import embed_blocks
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Embedder
 from codecdiff.testing.assertions import (

@@ -13,9 +13,9 @@ import numpy as np
 import soundfile
 
 from codecdiff import registry
-from codecdiff.config import ConfigError, build, chosen, options
+from codecdiff.config import ConfigError, build, parse_options, part_options
 from codecdiff.interfaces import Codec, Denoiser, Part, Prompt, Splitter
-from codecdiff.testing import captioners, codecs, conditioners, denoisers, embedders, splitters
+from codecdiff.testing import codecs, conditioners, denoisers, embedders, splitters
 from codecdiff.testing.checks import Result
 from codecdiff.testing.clips import clips
 from codecdiff.testing.conditioners import FIELDS
@@ -44,11 +44,11 @@ def kind_of(name: str, kind: str = "") -> str:
     Raises UnknownPart if no kind has it, or several have and none was chosen.
     """
     if kind:
-        plural = f"{kind}s" if f"{kind}s" in registry.KINDS else kind
+        plural = f"{kind}s" if f"{kind}s" in registry.kinds() else kind
         registry.find(plural, name)
         return plural
     short = name.rpartition(":")[2]
-    called = [plugin for plugin in registry.scan()[0] if plugin.kind in registry.KINDS and plugin.name == short]
+    called = [plugin for plugin in registry.scan()[0] if plugin.kind in registry.kinds() and plugin.name == short]
     usable = [plugin for plugin in called if not plugin.obstacle] or called  # what cannot be used says why
     having = list(dict.fromkeys(plugin.kind for plugin in usable))
     if len(having) == 1:
@@ -61,7 +61,7 @@ def kind_of(name: str, kind: str = "") -> str:
     for (kind, known), package in registry.FIRST_PARTY.items():
         if known == name:
             raise registry.UnknownPart(f"No {kind[:-1]} '{name}' is installed. It comes with: pip install {package}.")
-    names = sorted({plugin.name for kind in registry.KINDS for plugin in registry.installed(kind)})
+    names = sorted({plugin.name for kind in registry.kinds() for plugin in registry.installed(kind)})
     near = get_close_matches(name, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else " `codecdiff plugins` lists the parts there are."
     raise registry.UnknownPart(f"No part named '{name}' is installed.{hint}")
@@ -86,8 +86,8 @@ def examination(
     a part that nothing here is known to try on, and what its constructor raises.
     """
     kind = kind_of(name, kind)
-    spec = chosen(kind, name, assignments)
-    return TRYING[kind](Asked(kind, name, spec, seconds, prompts, folder))
+    spec = parse_options(kind, name, assignments)
+    return TRYING.get(kind, _of_added_kind)(Asked(kind, name, spec, seconds, prompts, folder))
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Asked:
 
     def hint(self) -> str:
         """Say which options there are to set."""
-        known = options(self.kind, self.name)
+        known = part_options(self.kind, self.name)
         return f"Options, by --set KEY=VALUE: {', '.join(known) or 'none'}."
 
 
@@ -252,26 +252,6 @@ def reads(trial: denoisers.Trial, name: str) -> bool:
         return True
 
 
-def _captioner(asked: Asked) -> Examination:
-    captioner = asked.build()
-    tracks = [
-        {
-            "track": name,
-            "file": str(file),
-            "present": True,
-            "title": name,
-            "tags": {"genre": [genre], "mood/theme": [mood]},
-            "captions": [f"A {mood} piece of {genre}."],
-        }
-        for name, file, genre, mood in zip(
-            ("first", "second"), example_audio(asked.folder), ("jazz", "folk"), ("calm", "wild"), strict=True
-        )
-    ]
-    trial = captioners.Trial(captioner, tracks)
-    notes = ["tried with two tracks of tones and noise, with tags and a caption each"]
-    return Examination(asked.kind, asked.name, captioner, notes, captioners.LAWS.examine(captioner, trial))
-
-
 def _embedder(asked: Asked) -> Examination:
     embedder = asked.build()
     inside = [value for value in embedder.arguments.values() if isinstance(value, Codec)]
@@ -280,11 +260,15 @@ def _embedder(asked: Asked) -> Examination:
     return Examination(asked.kind, asked.name, embedder, notes, embedders.LAWS.examine(embedder, trial))
 
 
+def _of_added_kind(asked: Asked) -> Examination:
+    part = asked.build()
+    return Examination(asked.kind, asked.name, part, [], iter(registry.check_of(asked.kind)(part)))
+
+
 TRYING: dict[str, Callable[[Asked], Examination]] = {
     "codecs": _codec,
     "splitters": _splitter,
     "conditioners": _conditioner,
     "denoisers": _denoiser,
-    "captioners": _captioner,
     "embedders": _embedder,
 }

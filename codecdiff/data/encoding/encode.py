@@ -28,12 +28,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from codecdiff.config.schema import Target
-from codecdiff.data.audio import BadAudio, Track, find_tracks
+from codecdiff.data.audio import BadAudio
 from codecdiff.data.code_store import FORMAT, SCHEMA, CodeStore
 from codecdiff.data.encoding.job import KEEP_WHOLE, SHARD_MINUTES, Engine, Job, _none_readable, begin, draft_of
 from codecdiff.data.encoding.progress import Tally
 from codecdiff.data.encoding.shards import Shard
 from codecdiff.data.encoding.worker import _read_rows, here
+from codecdiff.data.metadata import Track, find_tracks
 from codecdiff.data.segments import Segmentation
 from codecdiff.files import replace_text, replaced
 from codecdiff.interfaces import Codec

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from codecdiff import config
 from codecdiff.config.schema import Target
-from codecdiff.data.audio import BadAudio, Track, read_audio, seconds_of
+from codecdiff.data.audio import BadAudio, read_audio, seconds_of
 from codecdiff.data.code_store import fingerprint, load_state
+from codecdiff.data.metadata import Track
 from codecdiff.data.segments import Segmentation
 from codecdiff.files import replace_text, replaced
 from codecdiff.interfaces import Codec
@@ -124,7 +125,7 @@ def begin(
         _write_plan(draft, asked, codec, plan(tracks, codec, rules, minutes))
     begun = json.loads((draft / "plan.json").read_text(encoding="utf-8"))
     began = begun["asked"]
-    began["codec"], asked["codec"] = config.alike("codecs", began["codec"], asked["codec"])
+    began["codec"], asked["codec"] = config.align_defaults("codecs", began["codec"], asked["codec"])
     if differ := [key for key in asked if began[key] != asked[key]]:
         raise ValueError(
             f"'{draft}' is a store that was begun with other {' and '.join(differ)}. "

@@ -18,9 +18,9 @@ from uuid import uuid4
 
 import torch
 
-from codecdiff.data.audio import Track
 from codecdiff.data.encoding.job import Done, Engine, Job, Task, Tell, Unfinished
 from codecdiff.data.encoding.worker import run_task
+from codecdiff.data.metadata import Track
 from codecdiff.interfaces import Codec
 
 TRIES = 3  # of a task whose worker dies

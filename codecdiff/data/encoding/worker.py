@@ -19,12 +19,13 @@ from torch import Tensor
 
 from codecdiff.codecs import chunked
 from codecdiff.config.schema import Target
-from codecdiff.data.audio import BadAudio, Track
+from codecdiff.data.audio import BadAudio
 from codecdiff.data.code_store import SCHEMA
 from codecdiff.data.encoding.job import KEY, Done, Job, Task, Tell
 from codecdiff.data.encoding.shards import Shard
+from codecdiff.data.manifest import split_name
+from codecdiff.data.metadata import Track
 from codecdiff.data.segments import Segment, Segmentation, segments
-from codecdiff.data.subsets import split_name
 from codecdiff.files import checksum
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec

@@ -120,5 +120,5 @@ def test_an_outline_has_the_facts_and_no_weights(folder, clap):
 
 def test_both_checkpoints_have_names(folder):
     assert isinstance(config.build("embedders", {"name": "clap-general", "model": str(folder)}), CLAP)
-    assert config.completed("embedders", "clap-music")["model"] == "laion/larger_clap_music"
-    assert config.completed("embedders", "clap-general")["model"] == "laion/larger_clap_general"
+    assert config.with_defaults("embedders", "clap-music")["model"] == "laion/larger_clap_music"
+    assert config.with_defaults("embedders", "clap-general")["model"] == "laion/larger_clap_general"

@@ -35,11 +35,16 @@ def settings(tmp_path):
                 "codec": codec,
                 "splitter": {"name": "coarse-first"},
                 "denoiser": {**UNET, "layers": ["none"]},
-                "data": {"audio": str(music), "held_out": 0.3},
-                "train": {"steps": 2, "warmup": 0},
-                "loop": {"batch_size": 2, "seconds": 0.2, "check_every": 2},
-                "diffusion": {"steps": 100},
-                "sampling": {"sampler": "ddim", "steps": 2, "guidance": 1.0},
+                "data": {"audio": str(music), "validation_fraction": 0.3},
+                "train": {
+                    "max_train_steps": 2,
+                    "warmup_steps": 0,
+                    "train_batch_size": 2,
+                    "crop_seconds": 0.2,
+                    "checkpointing_steps": 2,
+                },
+                "diffusion": {"num_train_timesteps": 100},
+                "sampling": {"scheduler": "ddim", "num_inference_steps": 2, "guidance_scale": 1.0},
                 "seconds": 0.3,
             }
         )

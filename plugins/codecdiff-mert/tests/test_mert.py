@@ -121,4 +121,4 @@ def test_an_outline_has_the_facts_and_no_weights(folders, mert):
     facts = ("width", "sample_rate", "window_seconds", "hop_seconds", "layer", "arguments")
     assert all(getattr(outline, name) == getattr(mert, name) for name in facts)
     assert outline.state_dict().keys() == mert.state_dict().keys()
-    assert config.completed("embedders", "mert")["model"] == "m-a-p/MERT-v1-95M"
+    assert config.with_defaults("embedders", "mert")["model"] == "m-a-p/MERT-v1-95M"

@@ -205,9 +205,9 @@ def model_spec(
     is_parallel = "parallel" in roles
     return {
         "format": FORMAT,
-        "codec": {"name": "normalized", "codec": config.completed("codecs", codec), "per": "codebook"},
+        "codec": {"name": "normalized", "codec": config.with_defaults("codecs", codec), "per": "codebook"},
         "splitter": {"name": "parallel" if is_parallel else "coarse-first"},
-        "conditioner": config.completed("conditioners", conditioner),
+        "conditioner": config.with_defaults("conditioners", conditioner),
         "snap_context": False,
         "target": "continuous",
         "stages": stage_names(1 if is_parallel else 2),

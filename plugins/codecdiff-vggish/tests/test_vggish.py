@@ -104,4 +104,4 @@ def test_an_outline_has_the_facts_and_no_weights(vggish):
     assert (outline.width, outline.sample_rate, outline.hop_seconds) == (128, 16_000, 0.96)
     assert outline.state_dict().keys() == vggish.state_dict().keys()
     assert all(tensor.is_meta for tensor in outline.parameters())
-    assert config.completed("embedders", "vggish") == {"name": "vggish", "weights": None, "activation": False}
+    assert config.with_defaults("embedders", "vggish") == {"name": "vggish", "weights": None, "activation": False}

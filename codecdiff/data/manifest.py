@@ -1,0 +1,180 @@
+"""The manifest: which tracks there are, where their files lie and what is known of them, in one parquet file.
+
+A manifest stores the path of its audio folder relative to itself, so that both can be moved together. Whatever a
+published data set says of a track is kept: in the column of that name if there is one, otherwise in `metadata`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from codecdiff.data.metadata import Track, unsafe_path
+from codecdiff.files import replaced
+
+__all__ = ["SPLITS", "Manifest", "ManifestRow", "split_name"]
+
+FORMAT = 2
+KEY = b"codecdiff"  # of the parquet file's own metadata
+OLD_COLUMNS = {"licence": "license"}  # of format 1
+SCHEMA = pa.schema(
+    [
+        ("track", pa.string()),
+        ("file", pa.string()),
+        ("present", pa.bool_()),
+        ("seconds", pa.float64()),
+        ("tags", pa.map_(pa.string(), pa.list_(pa.string()))),
+        ("captions", pa.list_(pa.string())),
+        ("license", pa.string()),
+        ("artist", pa.string()),
+        ("title", pa.string()),
+        ("split", pa.string()),
+        ("source", pa.string()),
+        ("metadata", pa.string()),
+    ]
+)
+SPLITS = ("train", "validation", "test")
+OTHER_NAMES = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
+OTHER_NAMES |= {"development": "validation", "eval": "test", "evaluation": "test", "testing": "test"}
+
+
+def split_name(published: str) -> str:
+    """Return our name of a published split, such as "validation" for "valid"; an unknown name stays as it is.
+
+    Otherwise tracks held out under another name would be trained on.
+    """
+    name = published.strip().casefold()
+    return OTHER_NAMES.get(name, name if name in SPLITS else published)
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """What a manifest says of one track. What is not known is empty, or None for seconds.
+
+    track: its name, unique in the manifest.
+    file: its audio, relative to the manifest's audio folder, with forward slashes.
+    present: whether the file existed when the manifest was written.
+    seconds: duration as published or measured.
+    tags: category -> tags, as in {"genre": ["rock"], "mood/theme": ["calm"]}.
+    split: "train", "validation" or "test"; empty if there is none.
+    source: address or name of where it comes from.
+    metadata: everything else, as JSON can hold it.
+    """
+
+    track: str
+    file: str = ""
+    present: bool = False
+    seconds: float | None = None
+    tags: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    captions: Sequence[str] = ()
+    license: str = ""
+    artist: str = ""
+    title: str = ""
+    split: str = ""
+    source: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def track_metadata(self) -> dict[str, Any]:
+        """Return everything known except file and captions, as the metadata of a `Track`."""
+        named = {key: getattr(self, key) for key in ("license", "artist", "title", "split", "source")}
+        tags = {"tags": {category: list(names) for category, names in self.tags.items()}} if self.tags else {}
+        return {**self.metadata, **{key: value for key, value in named.items() if value}, **tags}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Tracks, in order, with the folder their files lie in and facts about where they come from.
+
+    `facts` go into the parquet file as JSON: name of the data set, counts of what an import left out.
+    """
+
+    audio: Path
+    rows: Sequence[ManifestRow]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def read(cls, file: Path | str, *, audio: Path | None = None) -> Manifest:
+        """Read a manifest; `audio` is the folder of its files if they were moved.
+
+        Raises FileNotFoundError if the file does not exist, ValueError if it is not a manifest.
+        """
+        file = Path(file)
+        if (file / "header.json").is_file():
+            raise ValueError(f"'{file}' is a store of codes. Name the manifest it was made of, a .parquet file.")
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"There is no manifest '{file}'. Make one: codecdiff data import ... -o NAME.parquet."
+            )
+        try:
+            table = pq.read_table(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"'{file}' is not a manifest: {error}. Make one with codecdiff data import.") from error
+        header = json.loads((table.schema.metadata or {}).get(KEY, b"{}"))
+        table = table.rename_columns([OLD_COLUMNS.get(name, name) for name in table.column_names])
+        missing = [name for name in SCHEMA.names if name not in table.column_names]
+        if header.get("format") not in (1, FORMAT) or missing:
+            lacks = f" It lacks the columns {', '.join(missing)}." if missing else ""
+            raise ValueError(
+                f"'{file}' is not a manifest of format {FORMAT}.{lacks} Make one with codecdiff data import."
+            )
+        rows = table.select(SCHEMA.names).to_pylist(maps_as_pydicts="strict")
+        root = audio or file.parent / header["audio"]
+        return cls(
+            root, [ManifestRow(**row | {"metadata": json.loads(row["metadata"])}) for row in rows], header["facts"]
+        )
+
+    def write(self, file: Path | str) -> None:
+        """Write the manifest, whole or not at all."""
+        file = Path(file)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        audio = Path(os.path.relpath(self.audio, file.parent)).as_posix()
+        header = json.dumps({"format": FORMAT, "audio": audio, "facts": dict(self.facts)})
+        rows = [{column.name: getattr(row, column.name) for column in fields(ManifestRow)} for row in self.rows]
+        for row in rows:
+            row["tags"] = list(row["tags"].items())
+            row["metadata"] = json.dumps(dict(row["metadata"]), ensure_ascii=False)
+        table = pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata({KEY: header.encode()})
+        with replaced(file) as temporary:
+            pq.write_table(table, temporary)
+
+    def file_of(self, row: ManifestRow) -> Path:
+        """Return the path of a track's audio."""
+        return self.audio / row.file
+
+    def tracks(self) -> list[Track]:
+        """Return the tracks that have audio, to be encoded."""
+        return [
+            Track(self.file_of(row), row.track, tuple(row.captions), row.track_metadata(), row.seconds)
+            for row in self.rows
+            if not _without_audio(row)
+        ]
+
+    def without_audio(self) -> dict[str, str]:
+        """Map the name of each track that has no audio to encode to the reason."""
+        return {row.track: reason for row in self.rows if (reason := _without_audio(row))}
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """Return every row as a mapping, its `file` a path that can be opened if it is `present`."""
+        return [{**asdict(r), "file": str(self.file_of(r)), "present": not _without_audio(r)} for r in self.rows]
+
+
+def _without_audio(row: ManifestRow) -> str:
+    """Return why a track has no audio to encode, "" if it has."""
+    name = f"'{row.track}'"
+    if not row.file:
+        return f"{name} has no file in the manifest."
+    if not row.present:
+        return f"{name}: there was no '{row.file}' when the manifest was made. Fetch it and import again."
+    if reason := unsafe_path(row.file):
+        return f"{name}: {reason} Its audio has to lie in the manifest's folder of audio."
+    return ""

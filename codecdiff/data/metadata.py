@@ -1,0 +1,333 @@
+"""The reader of metadata: tables (.csv, .tsv), JSON lines, lines of text, and the folders of audio they describe.
+
+What is wrong in one row is reported as an `Issue` with its place and a hint, and the other rows are read.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, TypeVar
+
+from codecdiff.data.audio import SUFFIXES
+
+__all__ = [
+    "CAPTION_FIELDS",
+    "Issue",
+    "Report",
+    "RowError",
+    "TableRow",
+    "Track",
+    "captions_in",
+    "column_names",
+    "convert_rows",
+    "find_tracks",
+    "json_lines",
+    "read_audio_folder",
+    "read_table",
+    "text_lines",
+    "unsafe_path",
+]
+
+CAPTION_FIELDS = ("text", "caption", "captions")
+FIELD_LIMIT = 2**24  # characters; Python's own limit is shorter than some biographies
+NOT_UTF8 = "It holds bytes that are not UTF-8."
+ENCODING_HINT = "Save the file as UTF-8: iconv -f latin1 -t utf-8 FILE."
+
+Converted = TypeVar("Converted")
+
+
+@dataclass(frozen=True)
+class Issue:
+    """Something wrong in a file. `what` and `hint` are sentences; `line`, `track` and `field` are empty if unknown."""
+
+    file: str
+    what: str
+    hint: str
+    line: int | None = None
+    track: str = ""
+    field: str = ""
+
+    def __str__(self) -> str:
+        """Format as one line, without the control characters that a file may hold: they would reach the terminal."""
+        line = f"line {self.line}" if self.line else ""
+        place = ", ".join(filter(None, (line, self.track if self.track != self.file else "", self.field)))
+        text = f"{self.file}{', ' if place else ''}{place}: {self.what} {self.hint}"
+        return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
+Report = Callable[[Issue], None]  # called with every issue as it is found
+
+
+class RowError(ValueError):
+    """A row that cannot be used because of one issue."""
+
+    def __init__(self, issue: Issue):
+        super().__init__(str(issue))
+        self.issue = issue
+
+
+def unsafe_path(path: str) -> str:
+    """Return why a path from published metadata must not be followed, "" if it stays within its folder."""
+    if "\0" in path or "\\" in path:
+        return f"The path {path!r} has a backslash or a zero byte."
+    if PurePosixPath(path).is_absolute() or PureWindowsPath(path).drive:
+        return f"The path '{path}' is absolute."
+    if ".." in PurePosixPath(path).parts:
+        return f"The path '{path}' leads out of its folder."
+    return ""
+
+
+# Tables
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of a table: its fields by column name, and the cells beyond the last column."""
+
+    file: str
+    line: int
+    values: Mapping[str, str]
+    beyond: Sequence[str] = ()
+
+    def __getitem__(self, column: str) -> str:
+        """Return a field without surrounding white space, "" if the table has no such column."""
+        return self.values.get(column, "").strip()
+
+    def error(self, column: str, what: str, hint: str = "Correct the row, or leave it out.") -> RowError:
+        """Return the error to raise for this row."""
+        return RowError(Issue(self.file, what, hint, line=self.line, field=column))
+
+    def required(self, column: str) -> str:
+        """Return a field that must not be empty. Raises RowError."""
+        if not self[column]:
+            raise self.error(column, "It is empty.")
+        return self[column]
+
+    def number(self, column: str) -> float | None:
+        """Return a field as a number, None if it is empty. Raises RowError."""
+        if not self[column]:
+            return None
+        try:
+            value = float(self[column])
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise self.error(column, f"'{self[column]}' is not a number.")
+        return value
+
+    def items(self, column: str) -> list[Any]:
+        """Return a field written as a list or set of Python literals, in order; a set is sorted. Raises RowError."""
+        if self[column] in ("", "[]"):  # most of them, and parsing literals is slow
+            return []
+        try:
+            value = ast.literal_eval(self[column])
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            value = None
+        if not isinstance(value, list | tuple | set):
+            raise self.error(column, f"'{self[column][:40]}' is not a list, as in ['rock', 'calm'].")
+        return sorted(value, key=str) if isinstance(value, set) else list(value)
+
+
+def column_names(file: Path, header_rows: int = 1) -> list[str]:
+    """Return the column names of a table, [] if it is empty; several header rows give names such as `track.title`.
+
+    Raises FileNotFoundError.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file '{file}'.")
+    records = [record for _, (_, record) in zip(range(header_rows), _records(file, _ignore), strict=False)]
+    return [".".join(filter(None, map(str.strip, names))) for names in zip_longest(*records, fillvalue="")]
+
+
+def read_table(file: Path, report: Report, *, header_rows: int = 1, ragged: bool = False) -> Iterator[TableRow]:
+    """Yield the rows of a table, `.tsv` separated by tabs, all else by commas.
+
+    A row with too few fields, or unless `ragged` with too many, is reported and left out. Raises FileNotFoundError.
+    """
+    columns = column_names(file, header_rows)
+    for number, (line, record) in enumerate(_records(file, report)):
+        if number < header_rows or not any(record):
+            continue
+        if len(record) < len(columns) or (len(record) > len(columns) and not ragged):
+            what = f"It has {len(record)} fields; the header names {len(columns)}."
+            report(Issue(file.name, what, "Quote fields that hold the delimiter, or leave the row out.", line))
+            continue
+        yield TableRow(file.name, line, dict(zip(columns, record, strict=False)), record[len(columns) :])
+
+
+def convert_rows(
+    rows: Iterable[TableRow], convert: Callable[[TableRow], Converted], report: Report
+) -> Iterator[Converted]:
+    """Yield `convert(row)` for every row, and report the rows for which it raises RowError."""
+    for row in rows:
+        try:
+            yield convert(row)
+        except RowError as error:
+            report(error.issue)
+
+
+def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
+    """Yield the records of a table with the line that each begins at; what cannot be read is reported."""
+    tabs = file.suffix.lower() == ".tsv"
+    quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+    csv.field_size_limit(FIELD_LIMIT)
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        reader, line = csv.reader(stream, delimiter="\t" if tabs else ",", quoting=quoting), 1
+        while True:
+            try:
+                record = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                report(Issue(file.name, f"It cannot be read: {error}.", "Look for a quote that is left open.", line))
+            else:
+                if _is_unicode("".join(record)):  # bytes that are not UTF-8 were decoded as surrogates
+                    yield line, record
+                else:
+                    report(Issue(file.name, NOT_UTF8, ENCODING_HINT, line))
+            line = reader.line_num + 1
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _ignore(issue: Issue) -> None:
+    """Leave an issue of the header to whoever reads the rows."""
+
+
+# Lines
+
+
+def text_lines(file: Path, report: Report) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text that are not blank, with their numbers; those that are not UTF-8 are reported."""
+    for number, line in enumerate(file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+        try:
+            text = line.decode().strip()
+        except UnicodeDecodeError:
+            report(Issue(file.name, NOT_UTF8, ENCODING_HINT, number))
+            continue
+        if text:
+            yield number, text
+
+
+def json_lines(file: Path, report: Report, types: type | tuple[type, ...] = dict) -> Iterator[tuple[int, Any]]:
+    """Yield the values of a JSON-lines file that are of these types, with their lines; the others are reported."""
+    for number, text in text_lines(file, report):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            issue = f"It is not valid JSON: {error}.", "Correct the line, or leave it out."
+        else:
+            if not isinstance(value, types):
+                issue = "It is not an object.", 'Write an object, as in {"file_name": "a.wav", "text": "..."}.'
+            elif "\\ud" in text.lower() and not _is_unicode(json.dumps(value, ensure_ascii=False)):
+                what = "It holds half of a character, as \\ud83d without its other half."
+                issue = what, "Write the whole character, or leave the line out."
+            else:
+                yield number, value
+                continue
+        report(Issue(file.name, *issue, number))
+
+
+def captions_in(values: Mapping[str, Any], fields: Iterable[str] = CAPTION_FIELDS) -> list[str]:
+    """Return the texts in these fields, each of which may hold one or a list; empty ones and repetitions left out."""
+    listed = [value if isinstance(value, list) else [value] for value in map(values.get, fields)]
+    texts = [str(text).strip() for texts in listed for text in texts if text is not None and text == text]  # not NaN
+    return list(dict.fromkeys(filter(None, texts)))
+
+
+# Folders of audio
+
+
+@dataclass(frozen=True)
+class Track:
+    """One audio file, its captions (any number) and whatever else its metadata says."""
+
+    file: Path
+    name: str  # path within the folder it came from
+    captions: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float | None = None  # duration, if known without opening the file
+
+
+def find_tracks(folder: Path | str) -> list[Track]:
+    """Find the audio files of a folder, in order of name, with their captions.
+
+    Captions come from `metadata.jsonl` or `metadata.csv` (columns file_name and text, the audio-folder
+    convention of Hugging Face datasets) or from a `.txt` file beside the audio, one caption per line.
+    A file may have none. Rows about other files are ignored. Raises FileNotFoundError if there is no audio, and
+    ValueError for metadata that cannot be read.
+    """
+
+    def report(issue: Issue) -> None:
+        if not issue.field:  # a line that cannot be read, rather than one that describes no file of this folder
+            raise ValueError(f"Metadata of '{folder}': {issue}")
+
+    return [track for track in read_audio_folder(folder, report) if track.file.is_file()]
+
+
+def read_audio_folder(folder: Path | str, report: Report) -> list[Track]:
+    """Read a folder as `find_tracks` does, with the files that its metadata names and that are missing at the end.
+
+    What is wrong in the metadata is reported. Raises FileNotFoundError if there is no audio.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder '{folder}'. data.audio names a folder of audio files.")
+    rows = _rows_by_file(folder, report)
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not files:
+        raise FileNotFoundError(f"'{folder}' holds no audio. Files that are read: {', '.join(SUFFIXES)}.")
+    names = [file.relative_to(folder).as_posix() for file in files]
+    names += sorted(rows.keys() - set(names))
+    return [_track(folder / name, name, rows.get(name, {}), report) for name in names]
+
+
+def _rows_by_file(folder: Path, report: Report) -> dict[str, Mapping[str, Any]]:
+    """Map paths within a folder to the first row of its metadata files about each."""
+    rows: dict[str, Mapping[str, Any]] = {}
+    for file, line, row in _metadata_rows(folder, report):
+        name = str(row.get("file_name") or "")
+        path = Path(os.path.normpath(file.parent.relative_to(folder) / name)).as_posix()
+        if not name:
+            issue = "It names no file.", "Add it, or leave the row out."
+        elif reason := unsafe_path(path):
+            issue = reason, "Write it relative to the metadata file."
+        elif path in rows:
+            issue = f"'{name}' stands in an earlier row too.", "Write all captions in one row."
+        else:
+            rows[path] = row
+            continue
+        report(Issue(file.name, *issue, line, field="file_name"))
+    return rows
+
+
+def _metadata_rows(folder: Path, report: Report) -> Iterator[tuple[Path, int, Mapping[str, Any]]]:
+    for file in sorted(folder.rglob("metadata.jsonl")):
+        for line, value in json_lines(file, report, object):
+            yield file, line, value if isinstance(value, dict) else {}
+    for file in sorted(folder.rglob("metadata.csv")):
+        yield from ((file, row.line, row.values) for row in read_table(file, report) if row["file_name"])
+
+
+def _track(file: Path, name: str, row: Mapping[str, Any], report: Report) -> Track:
+    """Return a track with what its row, or a `.txt` beside it, says."""
+    captions = captions_in(row)
+    beside = file.with_suffix(".txt")
+    if not captions and beside.is_file():
+        captions = list(dict.fromkeys(text for _, text in text_lines(beside, report)))
+    metadata = {key: value for key, value in row.items() if key not in (*CAPTION_FIELDS, "file_name")}
+    return Track(file, name, tuple(captions), metadata)

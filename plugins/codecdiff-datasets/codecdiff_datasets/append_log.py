@@ -1,0 +1,128 @@
+"""Append-only logs: JSON lines that a long command writes, so that it can be killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+
+class AppendLog:
+    """A file of JSON objects, one per line, that one process at a time appends to, from any of its threads.
+
+    A last line that a kill left unfinished is cut off when the file is opened again. Lines are with the operating
+    system when `add` returns, and on the disk at most `sync_seconds` later or with the next line: a kill loses none,
+    a power cut those of that time.
+
+    Raises ValueError for a file that holds something else, naming the line, and OSError if another process has it open.
+    """
+
+    def __init__(self, file: Path | str, *, sync_seconds: float = 1.0):
+        self.file = Path(file)
+        self.sync_seconds = sync_seconds
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self._process_lock = FileLock(self.file.with_name(f".{self.file.name}.lock"), timeout=0, thread_local=False)
+        self._lock, self._synced = Lock(), 0.0
+        try:
+            self._process_lock.acquire()
+        except Timeout as error:
+            raise OSError(f"'{self.file}' is being written by another run. Wait for it, or name another.") from error
+        self._stream = self.file.open("a+b", buffering=0)
+        try:
+            self._repair()
+        except BaseException:  # Ctrl-C too: nobody else would close it
+            self._release()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield what the file holds, in order."""
+        return read_rows(self.file)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a line, whole or not at all. Raises OSError if there is no room for it."""
+        # a lone surrogate has no UTF-8, but written with a backslash it is what JSON calls it
+        line = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        with self._lock:
+            end = self._stream.seek(0, os.SEEK_END)
+            try:
+                while line:
+                    line = line[self._stream.write(line) :]
+            except OSError:
+                self._stream.truncate(end)
+                raise
+            if time.monotonic() - self._synced >= self.sync_seconds:
+                os.fsync(self._stream.fileno())
+                self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """Bring everything to the disk, and let other processes open the file. A file without a line is removed."""
+        with self._lock:
+            if self._stream.closed:
+                return
+            os.fsync(self._stream.fileno())
+            if not self._stream.seek(0, os.SEEK_END):
+                self.file.unlink(missing_ok=True)
+            self._release()
+
+    def _release(self) -> None:
+        self._stream.close()
+        Path(self._process_lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody else can hold this one
+        self._process_lock.release()
+
+    def _repair(self) -> None:
+        """Check every line; cut off an unfinished last line, and add the line end if only that is missing."""
+        end = max((end for end, _ in _lines(self.file)), default=0)
+        self._stream.truncate(end)
+        if end and self._last_byte() != b"\n":
+            self._stream.write(b"\n")
+
+    def _last_byte(self) -> bytes:
+        self._stream.seek(-1, os.SEEK_END)
+        return self._stream.read(1)
+
+
+def read_rows(file: Path | str) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a log, in order, without a last line that is unfinished or being written.
+
+    Raises ValueError for a line that is not an object, naming it.
+    """
+    return (row for _, row in _lines(Path(file)))
+
+
+def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield where each line ends, in bytes, and what it holds."""
+    end = 0
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            row = _object(line)
+            if row is None and _is_unfinished(line):
+                return
+            if row is None:
+                raise ValueError(f"'{file}' line {number} is not a JSON object. Name another file, or fix that line.")
+            end += len(line)
+            yield end, row
+
+
+def _is_unfinished(line: bytes) -> bool:
+    """Return whether this is the beginning of a line, or the zeros that a power cut leaves."""
+    return not line.endswith(b"\n") and (line.startswith(b"{") or not line.strip(b"\0"))
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None

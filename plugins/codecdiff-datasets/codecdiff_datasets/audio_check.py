@@ -1,0 +1,191 @@
+"""Whether the audio of a data set exists and is whole. Files are looked for by name and tried, several at once.
+
+A check of the ends opens a file and decodes its first and last samples: it finds text named `.mp3`, empty files and
+truncated downloads in milliseconds. A full one decodes everything, and finds damage in the middle and NaN samples too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+from codecdiff_datasets.append_log import AppendLog
+from codecdiff_datasets.join import without_suffix
+
+from codecdiff.data.audio import SUFFIXES, is_truncated
+from codecdiff.data.manifest import ManifestRow
+from codecdiff.data.metadata import Issue, Report, unsafe_path
+
+Depth = Literal["none", "ends", "full"]  # how much of a file is decoded
+BLOCK = 2**16  # audio samples
+CLIP_SECONDS = 29.0  # the shortest clip that data sets publish of a longer track: FMA's last 29.98 s
+TOLERANCE = 0.9  # of the expected seconds, below which a file is too short
+MISSING = "The file is missing."
+TRUNCATED = "It is cut short: it ends before its last sample."
+FETCH = "Fetch it again, or leave it: it is not encoded."
+
+
+def _no_progress(count: int) -> None:
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class AudioCheck:
+    """The result of trying a file: its seconds, and what is wrong with it, "" if nothing."""
+
+    seconds: float = 0.0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class AudioChecker:
+    """How files are tried.
+
+    depth: how much of a file is decoded.
+    log: a file that keeps the results of a run that is interrupted, so that the next does not try those files again.
+    progress: called with the number of files done.
+    """
+
+    depth: Depth = "ends"
+    log: Path | None = None
+    progress: Callable[[int], None] = _no_progress
+
+    def check_all(self, files: Sequence[Path]) -> list[AudioCheck]:
+        """Try files from as many threads as there are cores."""
+        results: list[AudioCheck] = []
+        with self._open_log() as log, ThreadPoolExecutor(os.cpu_count()) as pool:
+            logged = {row["key"]: AudioCheck(row["seconds"], row["problem"]) for row in log.rows()} if log else {}
+
+            def check(file: Path) -> AudioCheck:
+                key = self._key(file)
+                if key in logged:
+                    return logged[key]
+                result = check_file(file, self.depth)
+                if log and key:
+                    log.add({"key": key, **asdict(result)})
+                return result
+
+            try:
+                for result in pool.map(check, files):
+                    results.append(result)
+                    self.progress(len(results))
+            except BaseException:  # Ctrl-C too: files that wait are not tried
+                pool.shutdown(cancel_futures=True)
+                raise
+        if self.log and log:
+            self.log.unlink(missing_ok=True)
+        return results
+
+    def _open_log(self) -> AbstractContextManager[AppendLog | None]:
+        """Open the log; without one if its folder cannot be written, or another run has it open."""
+        try:
+            return AppendLog(self.log) if self.log else nullcontext()
+        except OSError:
+            return nullcontext()
+
+    def _key(self, file: Path) -> str:
+        """Return a name of a state of a file, "" if it does not exist."""
+        try:
+            state = file.stat()
+        except OSError:
+            return ""
+        return f"{self.depth} {state.st_size} {state.st_mtime_ns} {file.as_posix()}"
+
+
+def check_file(file: Path, depth: Depth = "ends") -> AudioCheck:
+    """Try an audio file. Nothing is raised: what is wrong is in the result."""
+    if not file.is_file():
+        return AudioCheck(problem=MISSING)
+    try:
+        if not file.stat().st_size:
+            return AudioCheck(problem="The file is empty, 0 bytes.")
+        with soundfile.SoundFile(file) as stream:
+            problem, frames = _decode(stream, depth)
+            seconds = frames / stream.samplerate
+    except OSError as error:
+        return AudioCheck(problem=f"It cannot be opened: {error.strerror}.")
+    except (soundfile.LibsndfileError, TypeError, ValueError):
+        return AudioCheck(problem="It cannot be read as audio.")  # libsndfile says of text that it does not exist
+    if not problem and depth != "none" and is_truncated(file):
+        problem = TRUNCATED
+    return AudioCheck(seconds, problem)
+
+
+def _decode(stream: soundfile.SoundFile, depth: Depth) -> tuple[str, int]:
+    """Decode the ends or all of a file. Return what is wrong with it, and its length in samples."""
+    promised = stream.frames
+    has_length = 0 < promised < 2**62  # a streamed FLAC has none: only decoding tells
+    if depth == "none" and has_length:
+        return "", promised
+    frames, finite = 0, True
+    while len(block := stream.read(BLOCK, dtype="float32", always_2d=True)):
+        frames += len(block)
+        finite = finite and bool(np.isfinite(block).all())
+        if depth == "ends" and has_length:
+            last = stream.seek(max(frames, promised - BLOCK))
+            frames = last + len(stream.read(BLOCK, dtype="float32"))
+            break
+    if not frames:
+        return "It holds no samples.", 0
+    if has_length and frames < promised:
+        return TRUNCATED, frames
+    return "" if finite else "It holds NaN or infinite samples.", frames
+
+
+def find_audio(
+    rows: Sequence[ManifestRow], audio: Path, report: Report, checker: AudioChecker | None = None
+) -> list[ManifestRow]:
+    """Return the rows with what their files are: `present` and their seconds if they can be used.
+
+    A file is found under its name, or under its name with another suffix, as `82/382.low.mp3` or `.flac`. One that is
+    missing, broken or shorter than published is reported, and its row kept as not present.
+    """
+    names = _audio_names(audio)
+
+    def located(row: ManifestRow) -> ManifestRow:
+        is_there = not unsafe_path(row.file) and (audio / row.file).is_file()
+        return row if is_there else replace(row, file=names.get(without_suffix(row.file), row.file))
+
+    rows = [located(row) if row.file else row for row in rows]
+    files = [audio / row.file for row in rows if row.file and not unsafe_path(row.file)]
+    results = dict(zip(files, (checker or AudioChecker()).check_all(files), strict=True))
+    return [_with_result(row, results.get(audio / row.file), report) for row in rows]
+
+
+def _audio_names(folder: Path) -> dict[str, str]:
+    """Map the audio files of a folder, by their path within it without any suffix, to that path."""
+    names: dict[str, str] = {}
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            if Path(name).suffix.lower() in SUFFIXES:
+                path = Path(parent, name).relative_to(folder).as_posix()
+                names.setdefault(without_suffix(path), path)
+    return names
+
+
+def _with_result(row: ManifestRow, result: AudioCheck | None, report: Report) -> ManifestRow:
+    if result is None:
+        if row.file:
+            hint = "Write it relative to the audio folder."
+            report(Issue(row.file, unsafe_path(row.file), hint, track=row.track, field="file"))
+        return replace(row, present=False)
+    if problem := result.problem or too_short(result.seconds, row.seconds):
+        report(Issue(row.file, problem, FETCH, track=row.track, field="file" if result.problem else "seconds"))
+        return replace(row, present=False)
+    return replace(row, present=True, seconds=result.seconds)
+
+
+def too_short(seconds: float, published: float | None) -> str:
+    """Return that a file is shorter than both the published track and a clip of it, "" if it is not."""
+    expected = min(published or 0.0, CLIP_SECONDS)
+    if seconds >= TOLERANCE * expected:
+        return ""
+    return f"It lasts {seconds:.1f} s; the track is published with {published:.1f} s."

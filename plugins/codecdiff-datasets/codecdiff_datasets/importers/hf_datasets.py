@@ -1,0 +1,192 @@
+"""Data sets of the Hugging Face hub, or folders in its formats, through `datasets` (`codecdiff-datasets[hf]`).
+
+Audio stays encoded, and is written into a folder of the data set's own within the audio folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from codecdiff_datasets.importers.folder import tags_of
+from codecdiff_datasets.licenses import license_name
+
+from codecdiff.data.audio import SUFFIXES
+from codecdiff.data.manifest import SPLITS, ManifestRow, split_name
+from codecdiff.data.metadata import CAPTION_FIELDS, Issue, Report, captions_in
+from codecdiff.files import replaced
+
+OWN_COLUMNS = {"artist": ("artist", "artist_name"), "title": ("title", "name"), "license": ("license", "licence")}
+IDS = ("track", "id", "track_id", "ytid")  # columns used as names of tracks unless --id-column is set
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a data set hold what. Empty ones are found by their usual names and types."""
+
+    captions: Sequence[str] = ()
+    tags: Sequence[str] = ()
+    track: str = ""
+
+
+USUAL_COLUMNS = Columns()
+
+
+def load(name: str) -> dict[str, Any]:
+    """Load a data set by its id on the hub or its folder, as splits by name.
+
+    Raises ImportError if `datasets` is not installed, FileNotFoundError for a name that can be neither, and ValueError,
+    with the reason, for what cannot be loaded.
+    """
+    try:
+        import datasets
+        from datasets.exceptions import DatasetsError
+    except ImportError as error:
+        hint = "pip install codecdiff-datasets[hf]"
+        raise ImportError(f"Data sets of the hub need the package datasets: {hint}.") from error
+    folder = Path(name)
+    if not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise FileNotFoundError(f"'{name}' is neither a folder nor a data set of the hub, as in owner/name.")
+    try:
+        if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+            loaded = datasets.load_from_disk(name)
+        else:
+            loaded = datasets.load_dataset(name)
+    except (ValueError, OSError, LookupError, RuntimeError, DatasetsError) as error:
+        reason = str(error.__cause__ or error).splitlines() or [type(error).__name__]
+        raise ValueError(f"The data set '{name}' cannot be loaded: {reason[0]}") from error
+    if isinstance(loaded, dict):
+        return {str(split): table for split, table in loaded.items()}
+    return {str(loaded.split or ""): loaded}
+
+
+def plain_rows(name: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of all splits of a data set, audio left encoded and labels by their names."""
+    for table in load(name).values():
+        yield from _plain_rows(table)
+
+
+def _plain_rows(table: Any) -> Iterator[dict[str, Any]]:
+    import datasets
+
+    labels: dict[str, Sequence[str]] = {}
+    for column, feature in table.features.items():
+        if isinstance(feature, datasets.Audio):
+            table = table.cast_column(column, datasets.Audio(decode=False))
+        elif isinstance(feature, datasets.ClassLabel):
+            labels[column] = feature.names
+    for row in table:
+        named = {column: names[row[column]] for column, names in labels.items() if row[column] not in (None, -1)}
+        yield {**row, **{column: None for column in labels}, **named}
+
+
+def read(name: str, audio: Path | None, columns: Columns, report: Report) -> list[ManifestRow]:
+    """Read a data set into rows of a manifest, its audio written into the folder `audio`, if any.
+
+    Raises ValueError for columns that it does not have.
+    """
+    splits = load(name)
+    import datasets  # `load` says how to install it
+
+    rows: dict[str, ManifestRow] = {}
+    for split, table in splits.items():
+        _check_columns(name, table.column_names, [*columns.captions, *columns.tags, *filter(None, [columns.track])])
+        sounds = [column for column, feature in table.features.items() if isinstance(feature, datasets.Audio)]
+        reader = _RowReader(name, split_name(split), columns, sounds)
+        for number, row in enumerate(_plain_rows(table), 1):
+            new = reader.manifest_row(row, number)
+            if new.track in rows:
+                what, field = f"'{new.track}' stands in an earlier row too.", columns.track or "id"
+                report(Issue(f"{name} {split}", what, "Leave one of them out.", number, new.track, field))
+                continue
+            rows[new.track] = new
+            if sounds and audio:
+                _write_sound(row[sounds[0]], audio / new.file)
+    return list(rows.values())
+
+
+def _check_columns(name: str, available: Sequence[str], requested: Sequence[str]) -> None:
+    for column in requested:
+        if column not in available:
+            raise ValueError(f"The data set '{name}' has no column '{column}'. It has: {', '.join(available)}.")
+
+
+@dataclass(frozen=True)
+class _RowReader:
+    """Reads rows of one split of a data set."""
+
+    name: str
+    split: str
+    columns: Columns
+    sounds: Sequence[str]  # columns of audio
+
+    def manifest_row(self, row: Mapping[str, Any], number: int) -> ManifestRow:
+        id_column = self.columns.track or next((key for key in IDS if row.get(key) not in (None, "")), "")
+        track = str(row[id_column]) if id_column else f"{self.split or 'row'}-{number:07d}"
+        tag_columns = self.columns.tags or [key for key in ("tags",) if key in row]
+        caption_columns = self.columns.captions or CAPTION_FIELDS
+        own = {to: next((str(row[key]) for key in keys if row.get(key)), "") for to, keys in OWN_COLUMNS.items()}
+        used = {id_column, *caption_columns, *tag_columns, *self.sounds}
+        used |= {key for keys in OWN_COLUMNS.values() for key in keys}
+        folder = Path(self.name)
+        return ManifestRow(
+            track,
+            file=f"{_folder_name(self.name)}/{_file_name(track, row[self.sounds[0]])}" if self.sounds else "",
+            tags={key: tags for column in tag_columns for key, tags in _tags(column, row[column]).items()},
+            captions=captions_in(row, caption_columns),
+            license=license_name(own["license"], own["license"]),
+            artist=own["artist"],
+            title=own["title"],
+            split=self.split if self.split in SPLITS else "",
+            source=f"{folder.name if folder.is_dir() else self.name}, {track}",
+            metadata={key: value for key, value in row.items() if key not in used and _is_plain(value)},
+        )
+
+
+def _tags(column: str, value: Any) -> Mapping[str, Sequence[str]]:
+    """Read a column of tags, under its own name unless that is only `tags`."""
+    tags = tags_of(value)
+    return {column: tags["tag"]} if column != "tags" and set(tags) == {"tag"} else tags
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool) and value == value
+
+
+def _folder_name(name: str) -> str:
+    """Return the folder of a data set's audio, so that two data sets with the same track names do not share one."""
+    folder = Path(name)
+    return f"{_safe(folder.name)}-{_digest(str(folder.resolve()))}" if folder.is_dir() else _safe(name)
+
+
+def _file_name(track: str, sound: Mapping[str, Any] | None) -> str:
+    """Return the file name of a track, with the suffix its audio came with."""
+    suffix = PurePosixPath((sound or {}).get("path") or "").suffix.lower()
+    return f"{_safe(track)}{suffix if suffix in SUFFIXES else '.wav'}"
+
+
+def _safe(name: str) -> str:
+    """Spell a name with safe letters, and a digest if another name could have the same spelling."""
+    safe = re.sub(r"[^\w-]+", "_", name)
+    return safe if safe == name else f"{safe}-{_digest(name)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _write_sound(sound: Mapping[str, Any] | None, file: Path) -> None:
+    """Write the encoded audio of a row unless it was written before: an import that stopped can be resumed."""
+    if not sound:
+        return
+    data, path = sound.get("bytes"), Path(sound.get("path") or "")
+    if data is None and path.suffix.lower() in SUFFIXES and path.is_file():
+        data = path.read_bytes()
+    if data and not (file.is_file() and file.stat().st_size == len(data)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(file) as temporary:
+            temporary.write_bytes(data)

@@ -1,0 +1,348 @@
+"""Which tracks of one data set are most like another's, by the likelihood of a Gaussian over embeddings.
+
+DiscoDiff trains on the 20 % of FMA most like MTG-Jamendo. A track is the mean of its windows' embeddings; a Gaussian is
+fitted to the reference tracks, and the log-likelihood under it ranks the others.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import torch
+from codecdiff_datasets.join import read_records
+from codecdiff_datasets.templates import render
+from sklearn.covariance import ledoit_wolf
+from torch import Tensor
+
+from codecdiff.data.manifest import Manifest, ManifestRow
+from codecdiff.data.metadata import Report, Track
+from codecdiff.embedders import CachedEmbedder
+from codecdiff.files import replace_text, replaced
+
+KEY = b"codecdiff.ranking"  # of the parquet file's own metadata
+MIN_VARIANCE = 1e-10  # in any direction, relative to the largest; smaller ones are raised to it
+SCHEMA = pa.schema(
+    [
+        ("track", pa.string()),
+        ("log_likelihood", pa.float64()),
+        ("rank", pa.int64()),
+        ("percentile", pa.float64()),
+        ("selected", pa.bool_()),
+    ]
+)
+NAMES = ("track", "id", "track_id")  # columns that name a track in a ranking made elsewhere
+LIKELIHOODS = ("log_likelihood", "CLAP-log-likelihood")
+NUM_BINS = 40  # of the histogram
+
+
+class Gaussian(NamedTuple):
+    """A normal distribution over embeddings: its mean (e,) and the Cholesky factor L (e, e) of its covariance L L'."""
+
+    mean: Tensor
+    factor: Tensor
+
+    @classmethod
+    def fit(cls, samples: Tensor) -> Gaussian:
+        """Fit (n, e) samples in float64, with the covariance shrunk after Ledoit and Wolf (2004).
+
+        Warns if there are no more samples than dimensions, and raises variances that vanish. Raises ValueError if
+        all samples are the same.
+        """
+        n, e = samples.shape
+        if n <= e:
+            warnings.warn(
+                f"{n} tracks cannot show how {e} dimensions vary: their covariance is completed by shrinkage. "
+                "The ranking is defined, but rely on it only with more tracks.",
+                stacklevel=2,
+            )
+        samples = samples.double().cpu()
+        covariance = torch.from_numpy(ledoit_wolf(samples.numpy())[0])
+        variances = torch.linalg.eigvalsh(covariance)
+        if not variances[-1] > 0:
+            raise ValueError(f"All {n} tracks have the same embedding: no Gaussian can be fitted. Use other tracks.")
+        missing = (MIN_VARIANCE * variances[-1] - variances[0]).clamp(min=0)
+        return cls(samples.mean(0), torch.linalg.cholesky(covariance + missing * torch.eye(e, dtype=samples.dtype)))
+
+    def log_likelihood(self, samples: Tensor) -> Tensor:
+        """(n, e) samples -> (n,) log density, - (e log 2 pi + log |C| + |L^-1 (x - m)|^2) / 2 with C = L L'."""
+        whitened = torch.linalg.solve_triangular(self.factor, (samples.double().cpu() - self.mean).T, upper=False)
+        volume = 2 * self.factor.diagonal().log().sum()
+        return -(len(self.mean) * math.log(2 * math.pi) + volume + whitened.square().sum(0)) / 2
+
+
+class RankedTrack(NamedTuple):
+    """One row of a ranking. Rank 1 is the most likely; the percentile is the fraction that is no more likely, in %."""
+
+    track: str
+    log_likelihood: float
+    rank: int
+    percentile: float
+    selected: bool
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Tracks by falling likelihood, the likelihoods of the reference tracks, and what both follow from."""
+
+    rows: Sequence[RankedTrack]
+    reference: Sequence[float]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def selected(self) -> list[RankedTrack]:
+        """The rows that are selected: the first ones."""
+        return [row for row in self.rows if row.selected]
+
+    def write(self, file: Path) -> None:
+        """Write the table as parquet, and beside it the same as CSV, each whole or not at all."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        table = pa.Table.from_pylist([row._asdict() for row in self.rows], SCHEMA)
+        with replaced(file) as temporary:
+            pq.write_table(table.replace_schema_metadata({KEY: json.dumps(dict(self.facts)).encode()}), temporary)
+        with replaced(file.with_suffix(".csv")) as temporary:
+            pyarrow.csv.write_csv(table, temporary)
+
+
+def track_means(cache: CachedEmbedder, tracks: Sequence[Track]) -> tuple[list[str], Tensor]:
+    """Return the names of the tracks that were embedded, in order, and the means (n, e) of their windows."""
+    means = {track.name: embedding.vectors.double().mean(0).float() for track, embedding in cache.read(tracks)}
+    return list(means), torch.stack(list(means.values())) if means else torch.empty(0, 0)
+
+
+def num_selected(keep: str, count: int) -> int:
+    """Return how many of `count` tracks to select: "20%" of them, rounded, and at least one; or "500", as many.
+
+    Raises ValueError for anything else.
+    """
+    relative = keep.endswith("%")
+    try:
+        number = float(keep[:-1]) if relative else int(keep)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= (100 if relative else math.inf):
+        raise ValueError(f"Invalid keep={keep}: write a fraction such as 20%, or a number such as 500.")
+    return min(count, max(1, round(count * number / 100)) if relative else int(number))
+
+
+def rank(names: Sequence[str], likelihoods: Sequence[float], keep: str) -> list[RankedTrack]:
+    """Order tracks by falling log-likelihood, equals by name, and mark those that are selected (`num_selected`)."""
+    count = len(names)
+    last = num_selected(keep, count)
+    ordered = sorted(zip(names, likelihoods, strict=True), key=lambda pair: (-pair[1], pair[0]))
+    return [
+        RankedTrack(name, value, i, 100 * (count - i + 1) / count, i <= last)
+        for i, (name, value) in enumerate(ordered, 1)
+    ]
+
+
+def rank_manifests(
+    reference: Manifest,
+    candidates: Manifest,
+    cache: CachedEmbedder,
+    *,
+    keep: str = "20%",
+    progress: Callable[[int], None] = lambda count: None,
+) -> tuple[Ranking, list[str]]:
+    """Rank the candidates by how like they are to the reference, and name the files that were skipped.
+
+    `progress` is called with the number of tracks done, of both. Raises ValueError if one has nothing to embed.
+    """
+    num_selected(keep, 1)  # raises before the work, not after it
+    references, others = reference.tracks(), candidates.tracks()
+    if len(references) < 2 or not others:
+        raise ValueError(
+            f"Only {len(references)} of {len(reference)} reference tracks and {len(others)} of {len(candidates)} "
+            "candidates have audio: at least 2 and 1 are needed. Fetch the audio, or import again where it is."
+        )
+    skipped = cache.fill(references, progress)
+    skipped += cache.fill(others, lambda count: progress(len(references) + count))
+    fitted, samples = track_means(cache, references)
+    names, ranked = track_means(cache, others)
+    if len(fitted) < 2 or not names:
+        raise ValueError("Too few files could be read:\n" + "\n".join(skipped))
+    gaussian = Gaussian.fit(samples)
+    facts = {name: cache.config[name] for name in ("embedder", "weights", "resampler", "mono")}
+    facts |= {"reference": len(fitted), "candidates": len(names), "skipped": len(skipped), "keep": keep}
+    rows = rank(names, gaussian.log_likelihood(ranked).tolist(), keep)
+    return Ranking(rows, gaussian.log_likelihood(samples).tolist(), facts), skipped
+
+
+def selected_manifest(ranking: Ranking, candidates: Manifest) -> Manifest:
+    """Return the manifest of the selected tracks, most likely first, each with its rank in its metadata."""
+    rows = {row.track: row for row in candidates.rows}
+
+    def with_rank(ranked: RankedTrack) -> ManifestRow:
+        row = rows[ranked.track]
+        return replace(row, metadata={**row.metadata, "rank": ranked.rank, "percentile": ranked.percentile})
+
+    facts = {**candidates.facts, "ranking": dict(ranking.facts)}
+    return Manifest(candidates.audio, [with_rank(ranked) for ranked in ranking.selected], facts)
+
+
+def selected_file(file: Path) -> Path:
+    """Return where the manifest of the selected tracks is written, beside a ranking."""
+    return file.with_name(f"{file.stem}-selected.parquet")
+
+
+def check_output(file: Path, inputs: Sequence[Path] = ()) -> None:
+    """Raise ValueError or FileExistsError unless a ranking can be written here: a new file, or over a ranking.
+
+    Neither it nor what is written beside it may be one of the inputs.
+    """
+    if file.suffix != ".parquet":
+        raise ValueError(f"'{file}' cannot be written: the name of a ranking ends in .parquet.")
+    outputs = (file, file.with_suffix(".csv"), file.with_suffix(".html"), selected_file(file))
+    for path in inputs:
+        if path.resolve() in {output.resolve() for output in outputs}:
+            raise ValueError(f"'{path}' is read, and would be written over by '{file}'. Choose another name for that.")
+    if not file.exists():
+        return
+    try:
+        is_ranking = KEY in (pq.read_schema(file).metadata or {})
+    except (pa.ArrowInvalid, OSError):
+        is_ranking = False
+    if not is_ranking:
+        raise FileExistsError(f"'{file}' exists and is not a ranking. Choose another name.")
+
+
+# Comparison with other rankings
+
+
+class Comparison(NamedTuple):
+    """How far two rankings agree: Spearman's coefficient over the tracks that both have."""
+
+    spearman: float
+    matched: int
+
+
+def compare(ranking: Ranking, candidates: Manifest, others: Mapping[str, float]) -> Comparison:
+    """Compare a ranking with the log-likelihoods of one made elsewhere (`read_likelihoods`).
+
+    Tracks are matched by name, or by the name of their file without its suffix; leading zeros do not count. Raises
+    ValueError if fewer than three match.
+    """
+    from scipy.stats import spearmanr
+
+    rows = {row.track: row for row in candidates.rows}
+    pairs = []
+    for ranked in ranking.rows:
+        names = map(_without_zeros, (ranked.track, Path(rows[ranked.track].file).stem))
+        if (name := next((name for name in names if name in others), None)) is not None:
+            pairs.append((ranked.log_likelihood, others[name]))
+    if len(pairs) < 3:
+        examples = f"'{ranking.rows[0].track}' is one of ours, '{next(iter(others), '')}' of theirs"
+        raise ValueError(f"Only {len(pairs)} tracks are in both rankings; a comparison needs 3. {examples}.")
+    ours, theirs = zip(*pairs, strict=True)
+    agreement: Any = spearmanr(ours, theirs)
+    return Comparison(float(agreement.statistic), len(pairs))
+
+
+def _without_zeros(name: str) -> str:
+    return (name.lstrip("0") or "0") if name.isdigit() else name
+
+
+def read_likelihoods(file: Path, report: Report) -> dict[str, float]:
+    """Read the log-likelihoods of a ranking: CSV or parquet, such as FMA-rank (`id`, `CLAP-log-likelihood`) or ours.
+
+    Names lose leading zeros; rows without a finite number are left out. Raises FileNotFoundError if there is no such
+    file, and ValueError if it lacks these columns.
+    """
+    records = list(read_records(str(file), report))
+    columns = list(records[0]) if records else []
+    name = next((column for column in NAMES if column in columns), None)
+    value = next((column for column in LIKELIHOODS if column in columns), None)
+    if name is None or value is None:
+        raise ValueError(
+            f"'{file}' is not a ranking: it needs a column of {', '.join(NAMES)} and one of {', '.join(LIKELIHOODS)}, "
+            f"and has {', '.join(columns) or 'no rows'}."
+        )
+    numbers = {_without_zeros(str(record[name])): _float(record[value]) for record in records}
+    return {key: number for key, number in numbers.items() if math.isfinite(number)}
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+# The report
+
+
+class Histogram(NamedTuple):
+    """Fractions of ranked and of reference tracks in bins of log-likelihood from `low` to `high`.
+
+    The ends hold what lies beyond them: the axis spans 98 % of the tracks. `threshold` is where on the axis, from 0 to
+    1, the least likelihood that is selected lies.
+    """
+
+    low: float
+    high: float
+    bins: Sequence[tuple[float, float]]
+    threshold: float
+
+    @property
+    def tallest(self) -> float:
+        """The largest fraction."""
+        return max(chain.from_iterable(self.bins))
+
+    @classmethod
+    def of(cls, ranking: Ranking) -> Histogram:
+        """Count the tracks of a ranking."""
+        ranked = torch.tensor([row.log_likelihood for row in ranking.rows], dtype=torch.float64)
+        reference = torch.tensor(ranking.reference, dtype=torch.float64)
+        ends = torch.tensor([0.01, 0.99], dtype=torch.float64)
+        low, high = torch.quantile(torch.cat([ranked, reference]), ends).tolist()
+        high = high if high > low else low + 1
+        fractions = [torch.histc(x.clamp(low, high), NUM_BINS, low, high) / len(x) for x in (ranked, reference)]
+        threshold = (ranking.selected[-1].log_likelihood - low) / (high - low)
+        bins = list(zip(*(each.tolist() for each in fractions), strict=True))
+        return cls(low, high, bins, min(max(threshold, 0.0), 1.0))
+
+
+class Example(NamedTuple):
+    """A ranked track as the report shows it."""
+
+    row: RankedTrack
+    about: str
+    audio: str  # address, relative to the report
+
+
+def write_report(file: Path, ranking: Ranking, candidates: Manifest, *, num_examples: int = 10) -> None:
+    """Write a page with the histogram and, with their audio, tracks from both ends and around the threshold."""
+    selected, dropped = ranking.selected, [row for row in ranking.rows if not row.selected]
+    groups = {
+        "Most like the reference": selected[:num_examples],
+        "Selected, by a narrow margin": selected[num_examples:][-num_examples:],
+        "Dropped, by a narrow margin": dropped[:num_examples],
+        "Least like the reference": dropped[num_examples:][-num_examples:],
+    }
+    rows = {row.track: row for row in candidates.rows}
+
+    def example(ranked: RankedTrack) -> Example:
+        row = rows[ranked.track]
+        about = " · ".join(filter(None, (row.title, row.artist, *chain.from_iterable(row.tags.values()))))
+        path = Path(os.path.relpath(candidates.file_of(row), file.parent)).as_posix()
+        return Example(ranked, about, quote(path))
+
+    page = render(
+        "ranking.html",
+        title=f"{len(selected)} of {len(ranking.rows)} tracks selected",
+        facts=ranking.facts,
+        histogram=Histogram.of(ranking),
+        groups=[(title, list(map(example, ranked))) for title, ranked in groups.items() if ranked],
+    )
+    replace_text(file, page)

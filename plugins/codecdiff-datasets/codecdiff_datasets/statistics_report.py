@@ -1,0 +1,233 @@
+"""Statistics for people: tables, Markdown, and one HTML page that loads nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from codecdiff_datasets.templates import render
+
+Statistics = Mapping[str, Any]  # as codecdiff_datasets.statistics returns them
+NOTHING = "–"
+FEW = 10  # frames per used code, below which the entropy is a notable underestimate
+USAGE_COLUMNS = ("codebook", "codes", "used", "fraction used", "most frequent", "repeats", "by chance")
+ENTROPY_COLUMNS = ("codebook", "bits", "of the maximum", "corrected, bits", "perplexity")
+ENTROPY_NOTE = "Corrected after Miller and Madow. The maximum is log2 of the codes; perplexity is 2 to the bits."
+
+
+class Table(NamedTuple):
+    """A table of texts with its title and a note. Columns but the first are numbers.
+
+    `bars` has the length of a bar for each row, from 0 to 1, if the rows are shown as a chart too.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+    bars: Sequence[float] = ()
+
+
+def write(statistics: Statistics, folder: Path | str) -> None:
+    """Write `stats.json`, `stats.md` and `stats.html` into a new folder, which appears whole or not at all.
+
+    Raises FileExistsError if the folder exists and is not empty.
+    """
+    folder = Path(folder).absolute()
+    require_new(folder)
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    draft.mkdir(parents=True)
+    try:
+        text = json.dumps(statistics, indent=2, ensure_ascii=False, allow_nan=False)
+        contents = tables(statistics)
+        (draft / "stats.json").write_text(text + "\n", encoding="utf-8")
+        (draft / "stats.md").write_text(markdown(statistics["name"], contents), encoding="utf-8")
+        (draft / "stats.html").write_text(page(statistics["name"], contents), encoding="utf-8")
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def require_new(folder: Path) -> None:
+    """Raise FileExistsError unless there is nothing at `folder`, or an empty folder."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"'{folder}' exists and is not empty. Choose another folder, or delete it.")
+
+
+def markdown(name: str, contents: Sequence[Table]) -> str:
+    """Format tables as Markdown."""
+    return render("statistics.md", name=name, tables=contents, filters={"cell": _cell})
+
+
+def page(name: str, contents: Sequence[Table]) -> str:
+    """Format tables and charts as one HTML page. Whatever came from the data is escaped."""
+    return render("statistics.html", title=f"Statistics of {name}", tables=contents)
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;")
+
+
+def tables(statistics: Statistics) -> list[Table]:
+    """Return the tables of the statistics of a manifest or a store, without those that are empty."""
+    sections = (_overview, _durations, _groups, _tags, _captions, _codebooks, _latents)
+    return [table for section in sections for table in section(statistics) if table.rows]
+
+
+def count(value: int) -> str:
+    """Format a whole number."""
+    return f"{value:,}"
+
+
+def decimal(value: float | None, digits: int = 2) -> str:
+    """Format a number with so many decimals, None as a dash."""
+    return NOTHING if value is None else f"{round(value, digits) + 0.0:,.{digits}f}"  # never -0
+
+
+def percentage(value: float | None) -> str:
+    """Format a fraction as a percentage, None as a dash."""
+    return NOTHING if value is None else f"{100 * value:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """Format seconds as a clock does: 0:29, 3:05, 1:02:00."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _relative(values: Sequence[float]) -> list[float]:
+    """Scale values to bars of which the longest has length 1."""
+    longest = max(values, default=0) or 1
+    return [max(0.0, value) / longest for value in values]
+
+
+def _overview(statistics: Statistics) -> Iterator[Table]:
+    captions, artists = statistics["captions"]["per_track"], statistics["artists"]
+    audio = [
+        ("audio present", count(statistics["present"])),
+        ("audio missing", count(statistics["missing"])),
+        ("audio present, hours", decimal(statistics["hours_present"])),
+    ]
+    rows = [
+        ("tracks", count(statistics["tracks"])),
+        ("hours", decimal(statistics["hours"])),
+        *(audio if statistics["kind"] == "manifest" else ()),
+        ("tracks of unknown duration", count(statistics["without_seconds"])),
+        ("tracks without a caption", count(sum(row["tracks"] for row in captions if not row["captions"]))),
+        ("tracks without a tag", count(statistics["without_tags"])),
+        ("artists", count(artists["distinct"])),
+        ("artists in several splits", count(artists["in_several_splits"])),
+    ]
+    if statistics["kind"] == "store":
+        codec = statistics["codec"]
+        rows += [
+            ("files skipped when it was made", count(statistics["skipped"])),
+            ("codec", codec["name"] if isinstance(codec, Mapping) else str(codec)),
+            ("segments", count(statistics["segments"])),
+            ("latent frames", count(statistics["frames"])),
+            ("latent frames per second", decimal(statistics["frame_rate"])),
+        ]
+    yield Table("Overview", ("", statistics["kind"]), rows)
+
+
+def _groups(statistics: Statistics) -> Iterator[Table]:
+    yield _grouped("Splits", "split", statistics["splits"])
+    yield _grouped("Licenses", "license", statistics["licenses"])
+    artists = statistics["artists"]
+    others = artists["distinct"] - len(artists["most"])
+    yield _grouped("Artists", "artist", artists["most"], f"And {others:,} more." if others else "")
+
+
+def _tags(statistics: Statistics) -> Iterator[Table]:
+    for tags in statistics["tags"]:
+        note = f"{tags['distinct']:,} different, in {tags['tracks']:,} tracks."
+        yield _grouped(f"Tags: {tags['category']}", "tag", tags["most"], note)
+
+
+def _grouped(title: str, what: str, groups: Sequence[Statistics], note: str = "") -> Table:
+    """Return a table of `statistics.grouped`; empty if no track has a name."""
+    named = groups if any(group["name"] for group in groups) else ()
+    rows = [(group["name"] or "unknown", count(group["tracks"]), decimal(group["hours"])) for group in named]
+    return Table(title, (what, "tracks", "hours"), rows, note, _relative([group["tracks"] for group in named]))
+
+
+def _durations(statistics: Statistics) -> Iterator[Table]:
+    if seconds := statistics["seconds"]:
+        yield _spread("Durations", "tracks", seconds, duration)
+    if statistics.get("segments", 0) > statistics["tracks"]:
+        yield _spread("Durations of the segments", "segments", statistics["segment_seconds"], duration)
+
+
+def _captions(statistics: Statistics) -> Iterator[Table]:
+    captions = statistics["captions"]
+    if captions["captions"]:
+        rows = [(count(row["captions"]), count(row["tracks"])) for row in captions["per_track"]]
+        yield Table("Captions per track", ("captions", "tracks"), rows)
+        yield _spread("Words per caption", "captions", captions["words"], partial(decimal, digits=0))
+
+
+def _spread(title: str, what: str, spread: Statistics, write: Callable[[float], str]) -> Table:
+    """Return a table of `statistics.spread`: quantiles, and the histogram without its empty ends."""
+    filled = [i for i, part in enumerate(spread["histogram"]) if part["count"]]
+    bins = spread["histogram"][filled[0] : filled[-1] + 1]
+    names = [f"{write(b['from'])} to {write(b['to'])}" if b["to"] else f"{write(b['from'])} and more" for b in bins]
+    quantiles = ", ".join(f"{below} {write(value)}" for below, value in spread["quantiles"].items())
+    note = f"Mean {write(spread['mean'])}; quantiles {quantiles}. Bins leave out their end."
+    counts = [part["count"] for part in bins]
+    return Table(title, ("", what), list(zip(names, map(count, counts), strict=True)), note, _relative(counts))
+
+
+def _codebooks(statistics: Statistics) -> Iterator[Table]:
+    books = statistics.get("codebooks", [])
+    yield Table("Use of the codebooks", USAGE_COLUMNS, [_usage(book) for book in books], _usage_note(statistics))
+    has_size = any(book["entropy_share"] is not None for book in books)
+    bars = [book["entropy_share"] or 0 for book in books] if has_size else ()
+    yield Table("Entropy of the codebooks", ENTROPY_COLUMNS, [_entropy(book) for book in books], ENTROPY_NOTE, bars)
+
+
+def _usage(book: Statistics) -> Sequence[str]:
+    return (
+        _codebook_name(book),
+        NOTHING if book["size"] is None else count(book["size"]),
+        count(book["used"]),
+        percentage(book["used_share"]),
+        percentage(book["most_frequent"] and book["most_frequent"]["share"]),
+        percentage(book["repeats"]),
+        percentage(book["repeats_by_chance"]),
+    )
+
+
+def _entropy(book: Statistics) -> Sequence[str]:
+    bits = (decimal(book["entropy"]), percentage(book["entropy_share"]), decimal(book["corrected_entropy"]))
+    return (_codebook_name(book), *bits, decimal(book["perplexity"], 0))
+
+
+def _codebook_name(book: Statistics) -> str:
+    same = book["level"] in (None, book["codebook"])
+    return str(book["codebook"]) if same else f"{book['codebook']} (level {book['level']})"
+
+
+def _usage_note(statistics: Statistics) -> str:
+    frames = statistics.get("frames", 0)
+    most = max((book["used"] for book in statistics.get("codebooks", [])), default=0)
+    if not frames:
+        return "The store holds no frames."
+    few = f" Only {frames:,} frames for {most:,} codes: the entropies are underestimates." * (frames < FEW * most)
+    return f"Counted in {frames:,} frames. A frame repeats the one before it if it has the same code.{few}"
+
+
+def _latents(statistics: Statistics) -> Iterator[Table]:
+    if reason := statistics.get("latents_left_out"):
+        yield Table("Latents", ("left out",), [(reason,)])
+    for title, key in (("Latents of the codes", "latents"), ("Pre-quantization latents", "continuous")):
+        books = statistics.get(key) or []
+        rows = [(str(b["codebook"]), decimal(b["mean"], 4), decimal(b["std"], 4)) for b in books]
+        columns = ("codebook", "mean", "standard deviation")
+        yield Table(title, columns, rows, "", _relative([b["std"] or 0 for b in books]))

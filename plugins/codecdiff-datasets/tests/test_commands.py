@@ -1,0 +1,98 @@
+"""The commands that make a manifest and keep it in order, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small import write_music
+from typer.testing import CliRunner, Result
+
+from codecdiff.cli.main import app
+from codecdiff.data.manifest import Manifest
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    music = write_music(tmp_path / "music", count=4, seconds=0.2)
+    rows = [
+        {
+            "file_name": f"{i}.wav",
+            "text": f"tone {i}",
+            "license": f"CC BY{'-NC' * (i % 2)} 4.0",
+            "artist": f"Artist {i}",
+        }
+        for i in range(4)
+    ]
+    (music / "metadata.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"file_name": "../out.wav"}])))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(line: str, *, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, ["data", *line.split()])
+    assert result.exit_code == code, result.output
+    return result
+
+
+def test_a_collection_goes_through_every_command(folder: Path) -> None:
+    run("import folder music -o all.parquet --allow-license CC*")
+    issue = json.loads((folder / "all.issues.jsonl").read_text())
+    assert (issue["file"], issue["line"], issue["field"]) == ("metadata.jsonl", 5, "file_name")
+    run("import folder music -o new/lists/all.parquet")
+    run("filter all.parquet -o free.parquet --allow-license CC?BY?4*")
+    assert [r.track for r in Manifest.read("free.parquet").rows] == ["0.wav", "2.wav"]
+    assert "Artist 2" in (folder / "free.attribution.md").read_text()
+    assert "Artist 1" not in (folder / "free.attribution.md").read_text()
+    run("split free.parquet -o split.parquet --validation 0 --test 100%")
+    (folder / "c.jsonl").write_text('{"track": "2", "caption": "new"}\n{"track": "9", "caption": "x"}\n')
+    joined = run("join split.parquet c.jsonl -o joined.parquet")
+    assert "1 of 2 rows match one track each, and changed 1 tracks; 1 match none" in joined.output
+    recordings = Manifest.read("joined.parquet").rows
+    assert [(list(r.captions), r.split) for r in recordings] == [(["tone 0"], "test"), (["tone 2", "new"], "test")]
+    run("attribution joined.parquet -o credits.md")
+    assert (folder / "credits.md").read_text() == (folder / "joined.attribution.md").read_text()
+    assert "0 issues in 2 tracks" in run("check joined.parquet").output
+    (folder / "music" / "2.wav").write_bytes(b"")
+    shown = run("check joined.parquet", code=1).output
+    assert "2.wav, file: The file is empty, 0 bytes. Fetch it again" in shown
+    assert not list(folder.glob(".*")) + list(folder.glob("*.audio-check.jsonl"))
+
+
+def test_nothing_is_written_over_and_nothing_is_left_half(folder: Path) -> None:
+    run("import folder music -o all.parquet")
+    before = (folder / "all.parquet").read_bytes()
+    for line in ("import folder music", "filter all.parquet", "split all.parquet", "join all.parquet c.jsonl"):
+        assert "exists already" in run(f"{line} -o all.parquet", code=1).stderr
+    assert (folder / "all.parquet").read_bytes() == before
+    refused = run("filter all.parquet -o x.parquet --allow-license MIT", code=1).stderr
+    assert "None of 4 tracks is left. Their licenses: CC BY 4.0, CC BY-NC 4.0" in refused
+    Path("c.jsonl").write_text('{"track": "9", "caption": "x"}\n')
+    assert "None of 1 rows matches one track" in run("join all.parquet c.jsonl -o x.parquet", code=1).stderr
+    assert "are for hf" in run("import folder music -o x.parquet --column text", code=1).stderr
+    assert "ends in .parquet" in run("filter all.parquet -o x.csv", code=1).stderr
+    assert "none, ends or full" in run("check all.parquet --decode half", code=1).stderr
+    assert not list(folder.glob("x.*"))
+
+
+def test_names_that_others_chose_cannot_steer_the_terminal(folder: Path) -> None:
+    rows = [{"file_name": "0.wav", "license": "free \x1b[2J\x1b]0;mine\x07", "tags": ["\x9b31m", "rock"]}]
+    (folder / "music" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    shown = run("import folder music -o all.parquet").output + run("stats all.parquet").output
+    assert "free \ufffd[2J" in shown
+    assert "\ufffd31m" in shown
+    assert not {"\x1b", "\x9b", "\x07"} & set(shown)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from codecdiff.cli.main import app;"
+        "run = lambda *words: CliRunner().invoke(app, ['data', *words, '--help']).exit_code;"
+        "print([run(), run('import'), run('rank')],"
+        "sorted({'torch', 'numpy', 'pyarrow', 'sklearn', 'transformers', 'openai'} & set(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert answer.stdout.strip() == "[0, 0, 0] []"

@@ -1,0 +1,220 @@
+"""Generated clips: what a model generates to be evaluated, each a file that says how it was made.
+
+A folder of them fills clip by clip, each written whole, so a run that is killed resumes. A clip follows from the model,
+its prompt and the seed: whatever other prompts there are, it is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from codecdiff import __version__
+from codecdiff.config.schema import Guidance
+from codecdiff.data.audio import BadAudio, keeps_comment, write_audio
+from codecdiff.data.metadata import Track
+from codecdiff.files import remembered_checksum, replace_text, sha256
+from codecdiff.interfaces import Codec
+from codecdiff.pipeline.editing import Edit, Refine, first_stage_mask, levels_mask
+from codecdiff.pipeline.pipeline import GenerationConfig, Pipeline
+from codecdiff.pipeline.provenance import GenerationRequest
+from codecdiff_eval.prompts import ATTRIBUTES, EvalPrompt, prompt_of
+from codecdiff_eval.results import hash_of
+
+SUFFIX = ".flac"  # whose comment has room for long prompts
+
+
+@dataclass(frozen=True)
+class GeneratedClip:
+    """A clip to generate: the name of its file, all it follows from, and the source that it is made out of, if any.
+
+    prompt: what is requested of it, with the attributes of the source.
+    """
+
+    name: str
+    request: GenerationRequest
+    prompt: Mapping[str, Any]
+    source: Path | None = None
+
+    def is_in(self, folder: Path) -> bool:
+        """Return whether a folder has this clip. Raises FileExistsError if it has another by that name."""
+        file = folder / self.name
+        if not file.exists():
+            return False
+        try:
+            recorded = GenerationRequest.from_file(file)
+        except ValueError:
+            recorded = None
+        if recorded is None or recorded.model_copy(update={"codecdiff": __version__}) != self.request:
+            raise FileExistsError(
+                f"'{file}' is not the requested clip: it has another model, prompt, seed or length. "
+                "Choose another output folder, or delete that one."
+            )
+        return True
+
+    def track(self, folder: Path) -> Track:
+        """Return the clip as a track of a folder, with its prompt."""
+        fields = dict(self.prompt)
+        text = str(fields.pop("text", ""))
+        return Track(folder / self.name, self.name, (text,) if text else (), fields)
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A model that is evaluated, and how it is sampled; the seed of each clip follows from `seed` and its prompt.
+
+    steps, guidance: None for the model's own.
+    """
+
+    pipeline: Pipeline
+    name: str = ""
+    seed: int = 0
+    steps: int | None = None
+    guidance: Guidance | None = None
+
+    @property
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """The steps and the guidance that each stage is sampled with, the model's own where none are specified."""
+        return {
+            stage.name: {
+                "steps": self.steps or stage.num_inference_steps,
+                "guidance": stage.guidance_scale if self.guidance is None else self.guidance,
+            }
+            for stage in self.pipeline.stages
+        }
+
+    def generated(self, prompts: Sequence[EvalPrompt], seconds: float) -> list[GeneratedClip]:
+        """Return a clip to generate from every prompt, with a seed that follows from `seed` and the prompt alone."""
+        self.pipeline.frames(seconds)  # absurd ones are refused
+
+        def clip(prompt: EvalPrompt) -> GeneratedClip:
+            request = self._request(prompt, seconds=seconds, generation=self._options(prompt.seed(self.seed)))
+            fields = prompt.only((*self._fields, *_instruments_in_text(prompt))).fields
+            return GeneratedClip(f"{prompt.number:06d}-{prompt.hash}{SUFFIX}", request, fields)
+
+        return [clip(prompt) for prompt in prompts]
+
+    def codec_reconstruction(self, sources: Sequence[Track]) -> list[GeneratedClip]:
+        """Return what the codec makes of every source: all levels are kept, and nothing is sampled."""
+        keep = tuple(sorted(set(self.pipeline.codec.levels)))
+        return replace(self, seed=0, steps=None, guidance=None)._edited(sources, Refine(keep=keep))
+
+    def oracle_first_stage(self, sources: Sequence[Track]) -> list[GeneratedClip]:
+        """Return every source with its own first stage, and the later ones generated from its caption.
+
+        Raises ValueError for a model of one stage, and for one whose stages do not make whole levels.
+        """
+        codec, splitter = self.pipeline.codec, self.pipeline.splitter
+        if len(self.pipeline.stage_names) == 1:
+            raise ValueError("The model has one stage.")
+        first = first_stage_mask(splitter, codec)
+        keep = tuple(sorted({level for level, made in zip(codec.levels, first.flatten(), strict=True) if made}))
+        if not torch.equal(levels_mask(codec, keep), first):
+            raise ValueError("The first stage of the model does not make whole levels of codes.")
+        return self._edited(sources, Refine(keep=keep))
+
+    def write(
+        self, clips: Sequence[GeneratedClip], folder: Path, progress: Callable[[int], None] = lambda count: None
+    ) -> list[Track]:
+        """Generate the clips that a folder does not have yet, and return all of them as tracks, in order.
+
+        `metadata.jsonl` beside them holds their prompts, so that the folder can be evaluated as others are. Raises
+        FileExistsError, before anything is generated, if a clip there is another.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        present = [clip.is_in(folder) for clip in clips]
+        _write_metadata(folder, clips)
+        for count, (clip, is_present) in enumerate(zip(clips, present, strict=True), 1):
+            if not is_present:
+                comment = clip.request.comment()
+                if not keeps_comment(clip.name, comment):
+                    raise ValueError(
+                        f"A prompt of {len(comment)} bytes is too long to be stored in a file: shorten it."
+                    )
+                for audio in clip.request.generate(self.pipeline, clip.source):
+                    write_audio(folder / clip.name, audio, self.pipeline.sample_rate, comment=comment)
+            progress(count)
+        return [clip.track(folder) for clip in clips]
+
+    @property
+    def _fields(self) -> Sequence[str]:
+        """The fields of a prompt that the model reads."""
+        return self.pipeline.conditioner.fields if self.pipeline.conditioner else ()
+
+    def _options(self, seed: int) -> GenerationConfig:
+        return GenerationConfig(seed=seed, num_inference_steps=self.steps, guidance_scale=self.guidance)
+
+    def _request(self, prompt: EvalPrompt, **options: Any) -> GenerationRequest:
+        fields, model = dict(prompt.only(self._fields).fields), self.pipeline.fingerprint or ""
+        return GenerationRequest(codecdiff=__version__, model=model, prompt=fields, **options)
+
+    def _edited(self, sources: Sequence[Track], edit: Edit) -> list[GeneratedClip]:
+        def clip(number: int, source: Track) -> GeneratedClip:
+            prompt = EvalPrompt(number, {**source.metadata, **prompt_of(source)})
+            own = EvalPrompt(number, {"source": source.name}).seed(self.seed)  # clips of one track share its caption
+            request = self._request(prompt, edit=edit, source=sha256(source.file), generation=self._options(own))
+            return GeneratedClip(source.name, request, prompt.only((*self._fields, *ATTRIBUTES)).fields, source.file)
+
+        return [clip(number, source) for number, source in enumerate(sources)]
+
+
+def _instruments_in_text(prompt: EvalPrompt) -> list[str]:
+    """Return the field of instruments if the text names all: they are requested of a model that reads text alone."""
+    text, instruments = str(prompt.fields.get("text", "")).casefold(), prompt.fields.get("instruments")
+    named = isinstance(instruments, list) and all(str(name).casefold() in text for name in instruments)
+    return ["instruments"] if named and instruments else []
+
+
+def cut_sources(
+    tracks: Mapping[str, Track], clips: Sequence[tuple[str, float]], seconds: float, codec: Codec, folder: Path
+) -> list[Track]:
+    """Write clips of tracks, (track, start in seconds) each, at the codec's rate and channels; existing ones stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = [seconds, codec.sample_rate, codec.channels]
+    checksums = {name: remembered_checksum(tracks[name].file) for name, _ in clips}
+    sources = []
+    for name, start in clips:
+        digest = hash_of(json.dumps([name, checksums[name], start, *facts]).encode())[:16]
+        file = folder / f"{digest}{SUFFIX}"
+        if not file.exists():
+            audio = read_clip(tracks[name].file, start, seconds, codec.sample_rate, codec.channels)
+            write_audio(file, audio, codec.sample_rate)
+        sources.append(Track(file, file.name, tracks[name].captions, tracks[name].metadata))
+    return sources
+
+
+def read_clip(file: Path, start: float, seconds: float, sample_rate: int, channels: int) -> Tensor:
+    """Read a clip of an audio file from `start` on as (ch, t), whatever the length of the file. Raises BadAudio."""
+    try:
+        with soundfile.SoundFile(file) as stream:
+            rate = stream.samplerate
+            stream.seek(min(round(start * rate), stream.frames))
+            samples = stream.read(math.ceil(seconds * rate), dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
+    if samples.shape[1] != channels:
+        samples = samples.mean(1, keepdims=True).repeat(channels, 1)
+    if rate != sample_rate:
+        samples = soxr.resample(samples, rate, sample_rate).astype(np.float32)
+    audio, size = torch.from_numpy(np.ascontiguousarray(samples.T)).clamp(-1, 1), round(seconds * sample_rate)
+    return pad(audio[:, :size], (0, max(0, size - audio.shape[1])))
+
+
+def _write_metadata(folder: Path, clips: Sequence[GeneratedClip]) -> None:
+    """Add prompts to the folder's metadata."""
+    file = folder / "metadata.jsonl"
+    lines = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []  # captions may hold U+2028
+    rows = {row["file_name"]: row for row in map(json.loads, filter(None, lines))}
+    rows |= {clip.name: {"file_name": clip.name, **clip.prompt} for clip in clips}
+    replace_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for _, row in sorted(rows.items())))

@@ -1,0 +1,353 @@
+"""Prompt adherence: whether clips have the tempo, key and instruments that their prompts request.
+
+Estimators of tempo and key are embedders of one number per clip, so that they share the cache of the others. A metric
+compares what was estimated with what was requested, beside the same for requests permuted at random (`chance`) and, for
+real clips and what is known of them (`upper_bound`). Estimators err: where the upper bound is low, they cannot tell.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from importlib import metadata
+from types import ModuleType
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from codecdiff.interfaces import Embedder, Prompt, prompt_fields
+from codecdiff_eval.embeddings import ClipEmbeddings
+from codecdiff_eval.metric import Metric, Statistic
+from codecdiff_eval.metrics.bootstrap import bootstrap_tracks, permuted
+from codecdiff_eval.metrics.probe import Probe, balanced_accuracy
+from codecdiff_eval.results import RESAMPLES, Estimate, hash_of
+
+SAMPLE_RATE = 22_050  # Hz, at which tempo and key are estimated
+HOP_LENGTH = 256  # audio samples between frames of onset strength: 1.7 % of a beat at 90 beats per minute
+TEMPO_TOLERANCE = 0.04  # of the requested tempo
+OCTAVES = (1, 2, 1 / 2, 3, 1 / 3)  # factors by which listeners, too, disagree on a tempo
+TONICS = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
+ACCIDENTALS = {"": 0, "#": 1, "♯": 1, "sharp": 1, "b": -1, "♭": -1, "flat": -1}
+MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)  # Krumhansl & Kessler (1982)
+MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
+SILENCE = 1e-4  # peak amplitude under which nothing is estimated: -80 dB
+NOTHING = -1.0  # the estimate of silence
+MIN_CLIPS_WITH_INSTRUMENT = 8  # and without it, for a probe to be fitted
+TEMPO = re.compile(r"(?<!\d)(?<!\d[.,])(\d{2,3}(?:\.\d+)?)\s*(?:bpm|beats per minute)", re.IGNORECASE)
+KEY = re.compile(r"\b([A-G])(#|♯|b|♭|[ -]sharp|[ -]flat)?[ -](major|minor)\b")
+ARTICLE = re.compile(r"""(?:^|[.!?:;\n])[\s"'(]*A (?:major|minor)\s+[a-z]""")  # as in "A minor key throughout"
+
+KeyRule = Literal["exact", "mode", "mirex"]
+Agreement = Callable[[Tensor, Tensor], Tensor]
+
+
+def requested_tempo(prompt: Prompt) -> float | None:
+    """Return the beats per minute that a prompt requests, in its field `bpm` or `tempo` or its text, if it does."""
+    fields = prompt_fields(prompt)
+    match = TEMPO.search(str(fields.get("text", "")))
+    for value in (fields.get("bpm"), fields.get("tempo"), match and match[1]):
+        try:
+            return parse_tempo(value or "")
+        except ValueError:
+            continue
+    return None
+
+
+def requested_key(prompt: Prompt) -> int | None:
+    """Return the key 0...23 that a prompt requests, in its fields `key` and `mode` or its text, if it does."""
+    fields = prompt_fields(prompt)
+    match = KEY.search(ARTICLE.sub("", str(fields.get("text", ""))))
+    if not fields.get("key") and not match:
+        return None
+    try:
+        return parse_key(str(fields.get("key") or (match and match[0])), str(fields.get("mode", "")))
+    except ValueError:
+        return None
+
+
+def requested_instruments(prompt: Prompt) -> list[str] | None:
+    """Return the instruments that a prompt requests, in its field `instruments`, if it does."""
+    value = prompt_fields(prompt).get("instruments")
+    return [str(name) for name in value] if isinstance(value, list | tuple) else None
+
+
+def parse_tempo(text: str | float) -> float:
+    """Parse 120, "120" or "120 BPM" as beats per minute. Raises ValueError for anything but a positive number."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:bpm)?\s*", str(text), re.IGNORECASE)
+    if not match or not float(match[1]) > 0:
+        raise ValueError(f"Invalid tempo '{text}': expected beats per minute, e.g. 120.")
+    return float(match[1])
+
+
+def parse_key(text: str, mode: str = "") -> int:
+    """Parse "C# minor", "Bbm", "f♯ min" or "E flat" as a key 0...23, major where neither it nor `mode` says.
+
+    Raises ValueError for anything else.
+    """
+    pattern = r"\s*([a-g])\s*(#|♯|b|♭|sharp|flat)?\s*(m|maj|min|major|minor)?\s*"
+    match = re.fullmatch(pattern, re.sub(r"[-_:]", " ", text), re.IGNORECASE)
+    if not match:
+        raise ValueError(f"Invalid key '{text}': expected e.g. 'C# minor', 'Bb' or 'Am'.")
+    letter, accidental, own_mode = ((part or "").lower() for part in match.groups())
+    is_minor = (own_mode or mode.lower()) in ("m", "min", "minor") and match[3] != "M"
+    return (TONICS[letter] + ACCIDENTALS[accidental]) % 12 + 12 * is_minor
+
+
+class ClipEstimator(Embedder):
+    """An estimator of one number per clip at 22,050 Hz, `NOTHING` for silence. Needs librosa."""
+
+    sample_rate, width = SAMPLE_RATE, 1
+    window_seconds = hop_seconds = None  # pyright: ignore[reportAssignmentType]  # it estimates of the whole clip
+    policy = "the clip as a whole"
+    spec: ClassVar[Mapping[str, Any]] = {}  # its name and options
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.librosa = _librosa()
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Name, version of librosa and options: all that an estimate follows from except the audio."""
+        return {"librosa": metadata.version("librosa"), **self.spec}
+
+    def embed(self, audio: Tensor) -> Tensor:
+        """(b, t) mono audio -> (b, 1, 1) estimates."""
+        return torch.tensor([[[self.estimate(clip.float().cpu())]] for clip in audio])
+
+    def estimate(self, audio: Tensor) -> float:
+        """(t,) audio -> an estimate."""
+        is_silent = not audio.numel() or float(audio.abs().max()) <= SILENCE
+        return NOTHING if is_silent else self.estimate_sound(audio)
+
+    def estimate_sound(self, audio: Tensor) -> float:
+        """(t,) audio that is not silent -> an estimate."""
+        raise NotImplementedError
+
+
+class TempoEstimator(ClipEstimator):
+    """Beats per minute (librosa.feature.tempo).
+
+    The peak of the autocorrelation of onset strength in windows of 8 s, averaged over the clip, with a prior at 120.
+    """
+
+    spec: ClassVar = {"name": "librosa-tempo", "hop_length": HOP_LENGTH}
+
+    def estimate_sound(self, audio: Tensor) -> float:
+        """(t,) audio -> beats per minute."""
+        strength = self.librosa.onset.onset_strength(y=audio.numpy(), sr=SAMPLE_RATE, hop_length=HOP_LENGTH)
+        tempo = self.librosa.feature.tempo(onset_envelope=strength, sr=SAMPLE_RATE, hop_length=HOP_LENGTH)
+        return float(tempo[0])
+
+
+class KeyEstimator(ClipEstimator):
+    """The key 0...23 as `key_of_chroma` numbers them."""
+
+    spec: ClassVar = {"name": "librosa-key", "profiles": "Krumhansl-Kessler"}
+
+    def estimate_sound(self, audio: Tensor) -> float:
+        """(t,) audio -> key."""
+        chroma = self.librosa.feature.chroma_cqt(y=audio.numpy(), sr=SAMPLE_RATE)
+        return float(key_of_chroma(torch.from_numpy(chroma).double().mean(1)))
+
+
+def key_of_chroma(chroma: Tensor) -> int:
+    """(12,) strength of each pitch class from C -> key: the tonic, 0 for C, plus 12 if minor.
+
+    The key whose profile correlates best with it (Krumhansl 1990, "Cognitive foundations of musical pitch").
+    """
+    profiles = torch.tensor([MAJOR, MINOR], dtype=torch.float64)
+    keys = torch.stack([profile.roll(tonic) for profile in profiles for tonic in range(12)])
+    return int(torch.corrcoef(torch.cat([chroma.double()[None], keys]))[0, 1:].argmax())
+
+
+def tempo_agreement(estimated: Tensor, requested: Tensor, *, octaves: bool = False) -> Tensor:
+    """(n,) tempos -> 1 where they agree to within 4 %, else 0; `NOTHING` never agrees.
+
+    Accuracy 1 of Gouyon et al. (2006); with `octaves` their accuracy 2, which accepts twice, thrice, half and a third.
+    """
+    factors = torch.tensor(OCTAVES if octaves else (1,), dtype=torch.float64)
+    targets = requested.double()[:, None] * factors
+    return ((estimated.double()[:, None] - targets).abs() <= TEMPO_TOLERANCE * targets).any(1).double()
+
+
+def key_agreement(estimated: Tensor, requested: Tensor, rule: KeyRule = "exact") -> Tensor:
+    """(n,) keys -> how far they agree, 0 to 1; `NOTHING` never agrees.
+
+    "exact": tonic and mode. "mode": major or minor alone. "mirex": 1 for the same key, 0.5 for one a fifth off in
+    either direction, 0.3 for the relative, 0.2 for the parallel one (MIREX, audio key detection).
+    """
+    same_mode = (estimated >= 12) == (requested >= 12)
+    steps = (estimated - requested).remainder(12)
+    agreement = (same_mode if rule == "mode" else same_mode & (steps == 0)).double()
+    if rule == "mirex":
+        up_to_relative = torch.where(requested >= 12, 3, 9)  # semitones from a key's tonic to that of its relative
+        agreement[same_mode & ((steps == 7) | (steps == 5))] = 0.5
+        agreement[~same_mode & (steps == up_to_relative)] = 0.3
+        agreement[~same_mode & (steps == 0)] = 0.2
+    return torch.where((estimated >= 0) & (requested >= 0), agreement, 0.0)
+
+
+def _agreement(
+    clips: ClipEmbeddings,
+    real: ClipEmbeddings | None = None,
+    *,
+    seed: int,
+    agree: Agreement,
+    requested: Callable[[Prompt], float | None],
+) -> Statistic:
+    """Mean agreement of estimates with what is requested, over the clips whose prompts request something."""
+
+    def compare(estimated: Tensor, wanted: Tensor) -> float:
+        return float(agree(estimated, wanted).mean())
+
+    def read(clips: ClipEmbeddings, subset: list[int]) -> tuple[Tensor, Tensor]:
+        wanted = torch.tensor([requested(clips.prompts[i]) for i in subset], dtype=torch.float64)
+        return clips.vectors[subset, 0].double(), wanted
+
+    subset, upper_bound = _requesting(clips, requested), None
+    estimated, wanted = read(clips, subset)
+    if real is not None and sum(requested(prompt) is not None for prompt in real.prompts) > 1:
+        upper_bound = _of_real(compare, *read(real, known := _requesting(real, requested)), real.select(known), seed)
+    facts = {"subset": subset, "per_clip": agree(estimated, wanted)}
+    return _against_chance(compare, estimated, wanted, upper_bound, seed, **facts)
+
+
+def _instruments(clips: ClipEmbeddings, reference: ClipEmbeddings, *, seed: int) -> Statistic:
+    """Accuracy of finding the requested instruments, with probes that one half of the reference trains.
+
+    The other half provides the upper bound. Raises ValueError where too few clips name instruments.
+    """
+    train, test = (_naming_instruments(half) for half in reference.halves(seed))
+    if not len(train) or not len(test):
+        raise ValueError("The reference does not say which instruments are played in it.")
+    probes = fit_instrument_probes(train)
+    return found_instruments(clips, test, seed=seed, probes=probes)
+
+
+def fit_instrument_probes(clips: ClipEmbeddings, *, at_least: int = MIN_CLIPS_WITH_INSTRUMENT) -> dict[str, Probe]:
+    """Fit one probe for each instrument that the prompts of clips name, as in {"flute": Probe}.
+
+    An instrument is left out unless `at_least` clips have it and as many do not. Raises ValueError if none is left.
+    """
+    played = [requested_instruments(prompt) or [] for prompt in clips.prompts]
+    names = sorted({name for instruments in played for name in instruments})
+    labels = {name: torch.tensor([name in instruments for instruments in played]).long() for name in names}
+    usable = {name: has for name, has in labels.items() if at_least <= int(has.sum()) <= len(has) - at_least}
+    if not usable:
+        raise ValueError(
+            f"No instrument is played in at least {at_least} of {len(played)} clips and absent from as many: add clips."
+        )
+    return {name: Probe.fit(clips.grid(), has) for name, has in usable.items()}
+
+
+def found_instruments(
+    clips: ClipEmbeddings, real: ClipEmbeddings | None = None, *, seed: int, probes: Mapping[str, Probe]
+) -> Statistic:
+    """Mean over instruments of the balanced accuracy with which probes find those requested, and no others."""
+    subset = _requesting(clips, requested_instruments)
+    found, wanted = _read_instruments(clips.select(subset), probes)
+    mixed = [i for i, column in enumerate(wanted.T) if 0 < column.sum() < len(column)]
+    if not mixed:
+        raise ValueError("Every instrument is requested of all clips or of none: vary the prompts.")
+
+    def compare(found: Tensor, wanted: Tensor) -> float:
+        return sum(balanced_accuracy(found[:, i], wanted[:, i]) for i in mixed) / len(mixed)
+
+    upper_bound = None
+    if real is not None:
+        known = real.select(_requesting(real, requested_instruments))
+        upper_bound = _of_real(compare, *_read_instruments(known, probes), known, seed)
+    options = {"instruments": [list(probes)[i] for i in mixed], "probes": _probes_hash(probes)}
+    return _against_chance(compare, found, wanted, upper_bound, seed, subset=subset, options=options)
+
+
+def _read_instruments(clips: ClipEmbeddings, probes: Mapping[str, Probe]) -> tuple[Tensor, Tensor]:
+    """What probes find and what is requested, (n, instruments) 0 or 1 each."""
+    requests: list[Collection[str]] = [requested_instruments(prompt) or () for prompt in clips.prompts]
+    found = torch.stack([probe.predict(clips.grid()) for probe in probes.values()], 1)
+    return found, torch.tensor([[name in request for name in probes] for request in requests]).long()
+
+
+def _probes_hash(probes: Mapping[str, Probe]) -> str:
+    """Return a hash of what probes learned, 16 digits: trained on other music, they would find something else."""
+    tensors = [tensor.contiguous().numpy().tobytes() for probe in probes.values() for tensor in probe]
+    return hash_of(b"".join(tensors))[:16]
+
+
+def _naming_instruments(clips: ClipEmbeddings) -> ClipEmbeddings:
+    return clips.select([i for i, prompt in enumerate(clips.prompts) if requested_instruments(prompt) is not None])
+
+
+def _requesting(clips: ClipEmbeddings, requested: Callable[[Prompt], Any]) -> list[int]:
+    """Return the indices of the clips whose prompts request something. Raises ValueError for fewer than two."""
+    subset = [i for i, prompt in enumerate(clips.prompts) if requested(prompt) is not None]
+    if len(subset) < 2:
+        raise ValueError(f"Only {len(subset)} clips have a prompt that requests it: a metric needs at least 2.")
+    return subset
+
+
+def _of_real(
+    compare: Callable[[Tensor, Tensor], float], found: Tensor, truth: Tensor, clips: ClipEmbeddings, seed: int
+) -> Estimate:
+    """Return the same figure of real clips, with its interval."""
+    estimate = bootstrap_tracks(lambda a: compare(found[a], truth[a]), clips.tracks(), resamples=RESAMPLES, seed=seed)
+    return estimate.clamp(0, 1)
+
+
+def _against_chance(
+    compare: Callable[[Tensor, Tensor], float],
+    found: Tensor,
+    wanted: Tensor,
+    upper_bound: Estimate | None,
+    seed: int,
+    *,
+    subset: Sequence[int],
+    **facts: Any,
+) -> Statistic:
+    """Put a figure beside chance, and say where it means nothing."""
+    chance = permuted(partial(compare, found), wanted, seed=seed)
+    warnings = []
+    if compare(found, wanted) <= chance.high:
+        warnings.append(f"No better than chance: requests permuted at random score up to {chance.high:.3g}.")
+    if upper_bound is not None and upper_bound.low <= chance.value:
+        warnings.append("The estimator is no better than chance on real clips, so this means nothing here.")
+    return Statistic(
+        lambda a: compare(found[a], wanted[a]),
+        bounds=(0, 1),
+        subset=subset,
+        chance=chance,
+        upper_bound=upper_bound,
+        warnings=warnings,
+        **facts,
+    )
+
+
+def _librosa() -> ModuleType:
+    try:
+        import librosa
+    except ImportError as error:
+        raise ImportError("Tempo and key need librosa: pip install 'codecdiff-eval[adherence]'.") from error
+    return librosa
+
+
+def _metric(label: str, agree: Agreement, requested: Callable[[Prompt], Any], estimator: type[ClipEstimator]) -> Metric:
+    prepare = partial(_agreement, agree=agree, requested=requested)
+    return Metric(label, prepare, "higher", compares="prompts", embedder=estimator, requested=requested)
+
+
+_octaves, _mirex = partial(tempo_agreement, octaves=True), partial(key_agreement, rule="mirex")
+tempo = _metric("tempo within 4 %", tempo_agreement, requested_tempo, TempoEstimator)
+tempo_octave = _metric("tempo within 4 % or an octave", _octaves, requested_tempo, TempoEstimator)
+key = _metric("key and mode", key_agreement, requested_key, KeyEstimator)
+key_mirex = _metric("key, MIREX weighted", _mirex, requested_key, KeyEstimator)
+mode = _metric("mode", partial(key_agreement, rule="mode"), requested_key, KeyEstimator)
+instruments = Metric(
+    "instruments",
+    _instruments,
+    "higher",
+    compares="prompts",
+    requested=requested_instruments,
+    excludes_reference="It is made of clips of the reference, and these trained the probes that find instruments.",
+)

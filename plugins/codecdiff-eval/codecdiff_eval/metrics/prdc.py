@@ -1,0 +1,89 @@
+"""Density and coverage: whether points of one set lie where another has its own, and whether they reach all of it.
+
+Naeem et al. (2020), "Reliable fidelity and diversity metrics for generative models", Eqs. 6 and 7.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from codecdiff_eval.embeddings import ClipEmbeddings
+from codecdiff_eval.metric import Metric, Statistic
+from codecdiff_eval.results import Estimate
+
+NEIGHBORS = 5  # as in the paper
+
+
+def radii(reference: Tensor, k: int = NEIGHBORS) -> Tensor:
+    """(n, p) points -> the distance (n,) of each to its k-th nearest other. Raises ValueError unless n > k."""
+    if len(reference) <= k:
+        raise ValueError(
+            f"The {k}-th nearest neighbor needs more than {k} clips of reference, but got {len(reference)}."
+        )
+    return distances(reference, reference).kthvalue(k + 1, dim=1).values  # the nearest is the point itself
+
+
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """(m, p) and (n, p) points -> Euclidean distance of each pair (m, n), by differences, so equal points are at 0."""
+    return torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def inside(points: Tensor, reference: Tensor, k: int = NEIGHBORS) -> Tensor:
+    """(m, p) points, (n, p) reference -> whether each point lies nearer to a reference point than its radius.
+
+    Booleans (m, n): all that density and coverage need.
+    """
+    return distances(points, reference) < radii(reference, k)
+
+
+def point_density(within: Tensor, k: int = NEIGHBORS) -> Tensor:
+    """`inside` (m, n) -> for each point (m,) the number of reference balls around it, over k.
+
+    The mean is 1 for two sets of one distribution; it can exceed 1.
+    """
+    return within.double().sum(1) / k
+
+
+def covered_fraction(within: Tensor) -> float:
+    """`inside` (m, n) -> the fraction of reference balls that hold a point: 0 to 1."""
+    return float(within.any(0).double().mean())
+
+
+def expected_coverage(n: int, m: int, k: int = NEIGHBORS) -> float:
+    """Return the coverage to expect where m points and n reference points have one distribution (Eq. 10).
+
+    1 - (n - 1)...(n - k) / ((n + m - 1)...(n + m - k)), whatever the distribution.
+    """
+    missed = 1.0
+    for i in range(1, k + 1):
+        missed *= (n - i) / (n + m - i)
+    return 1 - missed
+
+
+def _density(clips: ClipEmbeddings, reference: ClipEmbeddings, *, seed: int, k: int = NEIGHBORS) -> Statistic:
+    """Density of clips, each the mean of its windows: fidelity. Resampling keeps the radii."""
+    within = inside(clips.means(), reference.means(), k)
+    return Statistic(
+        lambda a, b: float(point_density(within[a][:, b], k).mean()),
+        per_clip=point_density(within, k),
+        options={"neighbors": k},
+    )
+
+
+def _coverage(clips: ClipEmbeddings, reference: ClipEmbeddings, *, seed: int, k: int = NEIGHBORS) -> Statistic:
+    """Coverage of clips, each the mean of its windows: diversity. Resampling keeps the radii.
+
+    `upper_bound` is what to expect of two sets of one distribution and these sizes.
+    """
+    within, best = inside(clips.means(), reference.means(), k), expected_coverage(len(reference), len(clips), k)
+    return Statistic(
+        lambda a, b: covered_fraction(within[a][:, b]),
+        bounds=(0, 1),
+        upper_bound=Estimate(best, best, best),
+        options={"neighbors": k},
+    )
+
+
+density = Metric("density", _density, "higher")
+coverage = Metric("coverage", _coverage, "higher")

@@ -1,0 +1,73 @@
+"""Linear probes: what can be read off the embeddings of a clip, against chance and against real music."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Probe(NamedTuple):
+    """A linear classifier of clips: standardize each feature, weigh, and average the scores of a clip's windows."""
+
+    mean: Tensor  # (p,)
+    deviation: Tensor  # (p,)
+    weights: Tensor  # (p, classes)
+    bias: Tensor  # (classes,)
+
+    @classmethod
+    def fit(cls, features: Tensor, labels: Tensor, *, penalty: float = 0.003) -> Probe:
+        """Fit (n, w, p) features to (n,) labels 0, 1, ...: multinomial logistic regression (Cox 1966) by L-BFGS.
+
+        Every window is a sample with its clip's label, every class has the same total weight, and the loss is the
+        weighted mean cross entropy plus `penalty / 2 |weights|^2`: convex, so the fit does not depend on a seed.
+        """
+        counts = torch.bincount(labels)
+        if len(counts) < 2 or not counts.all():
+            raise ValueError(
+                f"A probe needs clips of at least two classes and of every class, but has {counts.tolist()}."
+            )
+        windows = features.flatten(0, 1).double()
+        mean, deviation = windows.mean(0), windows.std(0).clamp(min=1e-6)
+        x, y = (windows - mean) / deviation, labels.repeat_interleave(features.shape[1])
+        weights = torch.zeros(x.shape[1], len(counts), dtype=torch.float64, requires_grad=True)
+        bias = torch.zeros(len(counts), dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([weights, bias], max_iter=200, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            entropy = torch.nn.functional.cross_entropy(x @ weights + bias, y, weight=1 / counts.double())
+            objective = entropy + penalty / 2 * weights.square().sum()
+            objective.backward()
+            return objective
+
+        with torch.enable_grad():
+            optimizer.step(loss)  # pyright: ignore[reportArgumentType]  # L-BFGS takes a closure that returns a tensor
+        return cls(mean, deviation, weights.detach(), bias.detach())
+
+    def predict(self, features: Tensor) -> Tensor:
+        """(n, w, p) features -> (n,) labels, one per clip."""
+        scores = (features.double() - self.mean) / self.deviation @ self.weights + self.bias
+        return scores.mean(1).argmax(1)
+
+
+def balanced_accuracy(predicted: Tensor, labels: Tensor) -> float:
+    """Mean over the classes present in `labels` (n,) of the fraction of their clips that is predicted right."""
+    right = predicted == labels
+    return float(torch.stack([right[labels == label].double().mean() for label in labels.unique()]).mean())
+
+
+def balanced_accuracies(predicted: Tensor, labels: Tensor) -> list[float]:
+    """(n, attributes) predicted classes and true ones -> balanced accuracy of each attribute."""
+    return [balanced_accuracy(*columns) for columns in zip(predicted.T, labels.T, strict=True)]
+
+
+def probe_score(accuracy: float, upper_bound: float, chance: float) -> float:
+    """How much of what a probe can read is there: (accuracy - chance) / (upper_bound - chance).
+
+    The upper bound is the same probe's accuracy on real clips; 0 is chance, 1 as legible as the real ones.
+    NaN when the upper bound is no better than chance, for then the probe cannot tell.
+    """
+    return (accuracy - chance) / (upper_bound - chance) if upper_bound > chance else math.nan

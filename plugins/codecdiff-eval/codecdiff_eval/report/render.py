@@ -1,0 +1,99 @@
+"""A report as a web page, as Markdown, as JSON, and a table on the console.
+
+The page loads nothing from elsewhere: style, script, plots and spectrograms are inside it, audio files beside it.
+Jinja2 escapes everything except the plots. A page is a pure function of the report and its audio files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import rich.table
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from rich.text import Text
+
+from codecdiff.files import replace_text
+from codecdiff_eval.report.blocks import Cell, Player, Report, Table
+
+
+def write_report(report: Report, folder: Path | str, data: Mapping[str, Any] | None = None) -> Path:
+    """Write `index.html`, `report.md` and, of `data`, `report.json`, each whole or not at all. Return the page's path.
+
+    The folder holds the audio files of the report. What `data` holds that JSON cannot write becomes null.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if data is not None:
+        replace_text(folder / "report.json", json.dumps(finite_json(data), indent=1, ensure_ascii=False) + "\n")
+    replace_text(folder / "report.md", render_markdown(report))
+    replace_text(folder / "index.html", render_html(report, folder))
+    return folder / "index.html"
+
+
+def render_html(report: Report, folder: Path | str) -> str:
+    """Return the report as a page. Audio files are read from the folder, to draw their spectrograms."""
+    return _environment().get_template("report.html").render(report=report, folder=Path(folder))
+
+
+def render_markdown(report: Report) -> str:
+    """Return the report as Markdown, without its plots."""
+    text = _environment().get_template("report.md").render(report=report)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def console_table(table: Table) -> rich.table.Table:
+    """Return a table that rich prints; square brackets in it are no markup."""
+    shown = rich.table.Table(title=Text(table.title) if table.title else None)
+    for column in table.columns:
+        shown.add_column(Text(column))
+    for row in table.cells:
+        shown.add_row(*(Text(_one_line(cell)) for cell in row))
+    return shown
+
+
+def finite_json(value: Any) -> Any:
+    """Replace every NaN and infinity, which JSON cannot write, with None."""
+    if isinstance(value, Mapping):
+        return {key: finite_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("codecdiff_eval.report"),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"url": quote, "md": _markdown_text, "cell": _one_line, "spectrogram": _spectrogram}
+    return environment
+
+
+def _one_line(cell: Cell) -> str:
+    """Return the text of a cell with its details in parentheses."""
+    return cell.text + (f" ({'; '.join(cell.details)})" if cell.details else "")
+
+
+def _markdown_text(text: str) -> str:
+    """Escape what would begin a table cell, a link or HTML, and join the lines."""
+    return re.sub(r"([\\|]|(?<=\])\()", r"\\\1", re.sub(r"\s+", " ", text)).replace("<", "&lt;")
+
+
+def _spectrogram(player: Player, folder: Path) -> str:
+    import soundfile
+
+    from codecdiff_eval.plots import spectrogram
+
+    audio, sample_rate = soundfile.read(folder / player.path, dtype="float32", always_2d=True)
+    return spectrogram(audio.mean(1), sample_rate)

@@ -1,0 +1,61 @@
+"""Suites: which embedders and which metrics an evaluation uses.
+
+A suite is an entry point of the group `codecdiff.suites` that names a `Suite`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from codecdiff import registry
+from codecdiff_eval.metric import load_metric
+
+DISTANCES = ("fad", "kad", "density", "coverage")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A set of embedders by name, each with its metrics.
+
+    description: what the suite is for, a sentence.
+    seconds: of a clip, unless specified.
+    """
+
+    description: str
+    metrics: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    seconds: float = 10.0
+
+    def select(self, embedders: Sequence[str] = (), metrics: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
+        """Return the metrics of each embedder: those of the suite, or of `embedders` and `metrics` where specified.
+
+        Raises LookupError for a metric that is not installed.
+        """
+        for name in metrics:
+            load_metric(name)
+        return {name: tuple(metrics) or self.metrics.get(name, DISTANCES) for name in embedders or self.metrics}
+
+
+def load_suite(name: str) -> Suite:
+    """Return an installed suite by name. Raises LookupError, naming those there are."""
+    installed = registry.entries("suites")
+    if name not in installed:
+        raise LookupError(f"No suite named '{name}'. Installed: {', '.join(installed)}.")
+    return installed[name].load()
+
+
+smoke = Suite("Needs no download.", {"logmel": ("fad", "fad-shrunk", "kad", "density", "coverage")})
+panel = Suite(
+    "Embedders that err differently; those that are not there are left out.",
+    {
+        "logmel": DISTANCES,
+        "codec": DISTANCES,
+        "clap-music": (*DISTANCES, "clap-score"),
+        "vggish": DISTANCES,
+        "mert": DISTANCES,
+    },
+)
+paper = Suite(
+    "As music from text is usually reported: FAD on VGGish at 16 kHz without PCA, and the CLAP score.",
+    {"vggish": ("fad",), "clap-music": ("clap-score",)},
+)

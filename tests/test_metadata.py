@@ -1,0 +1,130 @@
+"""The one reader of metadata: what is wrong in a row is reported with its place, and the other rows are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from small import RATE
+
+from codecdiff.data.metadata import (
+    Issue,
+    captions_in,
+    column_names,
+    convert_rows,
+    find_tracks,
+    json_lines,
+    read_audio_folder,
+    read_table,
+    text_lines,
+    unsafe_path,
+)
+
+FMA = """,album,album,set,track
+,id,information,split,title
+track_id,,,,
+2,1,"<p>About
+it</p>",training,Food
+3,1,,test,Electric Ave
+"""
+
+
+@pytest.fixture
+def issues() -> list[Issue]:
+    return []
+
+
+def test_three_header_rows_become_one(tmp_path: Path, issues: list[Issue]) -> None:
+    file = tmp_path / "tracks.csv"
+    file.write_text(FMA)
+    assert column_names(file, 3) == ["track_id", "album.id", "album.information", "set.split", "track.title"]
+    assert [row.line for row in read_table(file, issues.append, header_rows=3)] == [4, 6]
+    assert not issues
+
+
+def test_a_quote_left_open_costs_one_row_of_what_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, issues: list[Issue]
+) -> None:
+    monkeypatch.setattr("codecdiff.data.metadata.FIELD_LIMIT", 100)
+    file = tmp_path / "t.csv"
+    file.write_text("\n".join(["a,b", "1,2", '3,"open', "x" * 60, "y" * 60, "5,6"]) + "\n")
+    assert [(row.line, row["a"]) for row in read_table(file, issues.append)] == [(2, "1"), (6, "5")]
+    assert issues[0].line == 3
+
+
+@pytest.mark.parametrize(("ragged", "beyond"), [(True, [[], ["3", "4"]]), (False, [[]])])
+def test_rows_of_another_length_are_reported(
+    tmp_path: Path, issues: list[Issue], ragged: bool, beyond: list[list[str]]
+) -> None:
+    file = tmp_path / "t.tsv"
+    file.write_text('a\tb\n1\t"2\n1\t2\t3\t4\n1\n\n')
+    rows = list(read_table(file, issues.append, ragged=ragged))
+    assert [list(row.beyond) for row in rows] == beyond
+    assert rows[0]["b"] == '"2'  # tabs are not quoted
+    assert [issue.line for issue in issues] == ([4] if ragged else [3, 4])
+    assert all("the header names 2" in issue.what for issue in issues)
+
+
+def test_fields_are_read_as_what_they_are(tmp_path: Path, issues: list[Issue]) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("n,list\n 1.5 ,\"['b', 'a']\"\n,\"{3, 1}\"\nnan,[]\n2,rock\n")
+    rows = list(read_table(file, issues.append))
+    numbers = list(convert_rows(rows, lambda row: row.number("n"), issues.append))
+    lists = list(convert_rows(rows, lambda row: row.items("list"), issues.append))
+    assert (numbers, lists) == ([1.5, None, 2.0], [["b", "a"], [1, 3], []])
+    assert [(issue.line, issue.field) for issue in issues] == [(4, "n"), (5, "list")]
+    assert str(issues[0]) == "t.csv, line 4, n: 'nan' is not a number. Correct the row, or leave it out."
+
+
+def test_lines_that_are_not_json_or_not_utf8_are_reported(tmp_path: Path, issues: list[Issue]) -> None:
+    file = tmp_path / "m.jsonl"
+    file.write_bytes(
+        b'\xef\xbb\xbf{"a": 1}\r\n\n{"b": \n"text"\n{"c": "\xe9"}\n{"d": "\\ud83d"}\n{"e": "\\ud83c\\udfb5"}\nnull\n'
+    )
+    assert list(json_lines(file, issues.append)) == [(1, {"a": 1}), (7, {"e": "\U0001f3b5"})]
+    problems = ["not valid JSON", "not an object", "not UTF-8", "half of a character", "not an object"]
+    assert [issue.line for issue in sorted(issues, key=lambda issue: issue.line or 0)] == [3, 4, 5, 6, 8]
+    assert all(problem in issue.what for problem, issue in zip(problems, issues, strict=True))
+    assert [value for _, value in json_lines(file, issues.append, (str, dict))][1] == "text"
+
+
+def test_lines_of_text(tmp_path: Path, issues: list[Issue]) -> None:
+    (tmp_path / "t.txt").write_bytes(b"\xef\xbb\xbfone\r\n\n  two  \nna\xefve\rfour")
+    assert list(text_lines(tmp_path / "t.txt", issues.append)) == [(1, "one"), (3, "two"), (5, "four")]
+    assert [(issue.line, "UTF-8" in issue.what) for issue in issues] == [(4, True)]
+
+
+def test_captions_of_any_form() -> None:
+    values: dict[str, Any] = {"text": " a ", "caption": ["b", None, "", float("nan"), 3], "captions": "a", "more": "x"}
+    assert captions_in(values) == ["a", "b", "3"]
+    assert captions_in(values, ["more", "absent"]) == ["x"]
+
+
+@pytest.mark.parametrize("path", ["/etc/a", "../a", "a/../../b", "C:\\a", "a\\b", "a\0b"])
+def test_paths_that_leave_their_folder_are_unsafe(path: str) -> None:
+    assert unsafe_path(path)
+    assert not unsafe_path("a/b..c.mp3")
+
+
+def test_an_audio_folder_is_read_with_what_is_missing_and_what_is_wrong(tmp_path: Path, issues: list[Issue]) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.wav", "sub/b.wav"):
+        soundfile.write(tmp_path / name, np.zeros(8), RATE)
+    (tmp_path / "sub" / "metadata.jsonl").write_text(
+        '{"file_name": "b.wav", "text": "b"}\n{"file_name": "../a.wav", "text": "a"}\n{"file_name": "../../x.wav"}\n'
+    )
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,again\ngone.wav,gone\n,none\n")
+    tracks = read_audio_folder(tmp_path, issues.append)
+    assert [(track.name, track.captions) for track in tracks] == [
+        ("a.wav", ("a",)),
+        ("sub/b.wav", ("b",)),
+        ("gone.wav", ("gone",)),
+    ]
+    assert [(issue.file, issue.line) for issue in issues] == [("metadata.jsonl", 3), ("metadata.csv", 2)]
+    assert [track.name for track in find_tracks(tmp_path)] == ["a.wav", "sub/b.wav"]
+    (tmp_path / "metadata.csv").write_bytes(b"file_name,text\na.wav,na\xefve\n")
+    with pytest.raises(ValueError, match=r"metadata\.csv, line 2: It holds bytes that are not UTF-8"):
+        find_tracks(tmp_path)
