@@ -26,8 +26,10 @@ from codecdiff import Codec
 from codecdiff.codecs import chunked
 from codecdiff.data.audio import stream_audio, write_audio
 from codecdiff.data.encoding.encode import encode_tracks, hours_to_encode
+from codecdiff.data.encoding.job import EncodeConfig
 from codecdiff.data.metadata import find_tracks
-from codecdiff.data.segments import Segmentation
+from codecdiff.data.segments import SegmentConfig
+from codecdiff.testing.tiny import write_tiny
 
 PAPER = 12_000  # hours: MTG-Jamendo (3,778 h) and FMA (8,232 h)
 console = Console(width=120)
@@ -36,9 +38,8 @@ console = Console(width=120)
 def random_dac(folder: Path) -> Codec:
     """A DAC of the full 44.1 kHz shape."""
     from codecdiff_dac import DAC
-    from codecdiff_dac.random_weights import random_model
 
-    return DAC(str(random_model(folder, size="44khz")))
+    return DAC(str(write_tiny("dac", folder, size="44khz")))
 
 
 def fitted_starter(folder: Path) -> Codec:
@@ -114,9 +115,9 @@ def store_speed(codec: Codec, folder: Path, seconds: float, count: int = 24) -> 
         audio = noise(codec, 120.0, i).repeat(2 // codec.channels, 1)
         write_audio(folder / "music" / f"{i}.flac", audio, codec.sample_rate)
     speeds: list[float] = []
-    rules = Segmentation(segment=seconds)
+    config = EncodeConfig(segments=SegmentConfig(segment=seconds))
     tracks = find_tracks(folder / "music")
-    encode_tracks(tracks, folder / "store", codec, {}, rules=rules, progress=lambda tally: speeds.append(tally.speed))
+    encode_tracks(tracks, folder / "store", codec, {}, config, progress=lambda progress: speeds.append(progress.speed))
     return speeds[-1]
 
 
@@ -172,7 +173,7 @@ def main() -> None:
         speed, slowest = 1 / (1 / speed + 1 / slowest), 0.0
     paper = Table("devices", "hours", title=f"{args.hours:,.0f} h at {speed:.0f} x, on paper")
     for devices in (1, 8, 64):
-        taken = hours_to_encode(args.hours, speed, devices, reading=slowest, cores=args.cores * devices)
+        taken = hours_to_encode(args.hours, speed, devices, read_speed=slowest, cores=args.cores * devices)
         paper.add_row(str(devices), f"{taken:,.1f}")
     console.print(paper)
 

@@ -34,6 +34,7 @@ from codecdiff.diffusion.loss import StageInput
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling.plan import count_step, resident_size
+from codecdiff.testing.tiny import write_tiny
 from codecdiff.training.trainer import StageTrainer
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -153,7 +154,7 @@ def parity(small: bool) -> None:
 
 def graph_error(network: UNet, inputs: dict[str, Any]) -> float:
     """Capture `UNet.denoise` with its cues kept in a CUDA graph, replay it on other noise, and compare."""
-    cues = network.cues(inputs["timestep"], inputs["condition"])
+    cues = network.features(inputs["timestep"], inputs["condition"])
     noisy, context = inputs["noisy"].clone(), inputs["context"]
     with half():
         stream = torch.cuda.Stream()
@@ -279,33 +280,23 @@ def profile(small: bool) -> None:
 
 
 def embedders(small: bool) -> None:
-    """Print relative errors of judges on the card against the CPU, on small random models."""
-    from codecdiff_clap import random_weights as clap
-    from codecdiff_mert import random_weights as mert
-
+    """Print relative errors of embedders on the card against the CPU, on small random models."""
     with tempfile.TemporaryDirectory() as folder:
-        models = {
-            "clap-music": clap.random_model(Path(folder) / "clap"),
-            "mert": mert.random_model(Path(folder) / "mert"),
-        }
-        specs = [{"name": "logmel"}, *({"name": name, "model": str(model)} for name, model in models.items())]
-        for spec in specs:
-            judge = config.build("embedders", spec)
-            audio = 0.3 * torch.randn(3, round(12 * judge.sample_rate), generator=torch.Generator().manual_seed(0))
-            here = judge.embed(audio)
-            print(f"{spec['name']}: {error(judge.to(DEVICE).embed(audio.to(DEVICE)), here):.1e}", flush=True)
+        names = ("clap-music", "mert")
+        models = [{"name": name, "model": str(write_tiny(name, Path(folder) / name))} for name in names]
+        for spec in ({"name": "logmel"}, *models):
+            embedder = config.build("embedders", spec)
+            audio = 0.3 * torch.randn(3, round(12 * embedder.sample_rate), generator=torch.Generator().manual_seed(0))
+            here = embedder.embed(audio)
+            print(f"{spec['name']}: {error(embedder.to(DEVICE).embed(audio.to(DEVICE)), here):.1e}", flush=True)
 
 
 def paper(folder: Path, size: str) -> Pipeline:
     """Build the paper's model with random weights; of the text encoder, a small one."""
-    from codecdiff_dac import random_weights as dac
-    from codecdiff_t5 import random_weights as t5
-
-    codec = config.build("codecs", {"name": "dac", "model": str(dac.random_model(folder / "dac", size="44khz"))})
+    codec = config.build("codecs", {"name": "dac", "model": str(write_tiny("dac", folder / "dac", size="44khz"))})
     splitter = config.build("splitters", "coarse-first", num_codebooks=codec.num_codebooks, levels=codec.levels)
-    model = Pipeline(
-        codec, splitter, config.build("conditioners", {"name": "t5", "model": str(t5.random_model(folder / "t5"))}), []
-    )
+    text = config.build("conditioners", {"name": "t5", "model": str(write_tiny("t5", folder / "t5"))})
+    model = Pipeline(codec, splitter, text, [])
     width, multipliers = SIZES[size]
     for i, name in enumerate(model.stage_names):
         spec = {"name": "unet", "absent_widths": {"chroma": 12}, "width": width, "multipliers": list(multipliers)}
@@ -350,10 +341,8 @@ def sampling(small: bool) -> None:
 @torch.no_grad()
 def encoding(small: bool) -> None:
     """Print the speed of DAC's encoder, with random weights, on segments of 29 s."""
-    from codecdiff_dac import random_weights as dac
-
     with tempfile.TemporaryDirectory() as folder:
-        codec = config.build("codecs", {"name": "dac", "model": str(dac.random_model(Path(folder), size="44khz"))})
+        codec = config.build("codecs", {"name": "dac", "model": str(write_tiny("dac", folder, size="44khz"))})
     codec.to(DEVICE)
     for rows in (1,) if small else (1, 4, 16):
         seconds = 1 if small else 29

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
         Prompt,
         Splitter,
         prompt_fields,
+        prompt_text,
     )
     from codecdiff.pipeline import GenerationConfig, Pipeline, load, push_to_hub
+    from codecdiff.precision import exactly
 
 __version__ = "0.1.0"
 
@@ -38,8 +40,10 @@ __all__ = [
     "Prompt",
     "Splitter",
     "device_of",
+    "exactly",
     "load",
     "prompt_fields",
+    "prompt_text",
     "push_to_hub",
 ]
 
@@ -47,6 +51,7 @@ _MODULES = {  # of the names that are not interfaces
     "GenerationConfig": "pipeline",
     "Pipeline": "pipeline",
     "device_of": "fingerprint",
+    "exactly": "precision",
     "load": "pipeline",
     "push_to_hub": "pipeline",
 }

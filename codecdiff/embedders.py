@@ -34,8 +34,8 @@ from torch.nn import functional
 from codecdiff import __version__
 from codecdiff.data.audio import BadAudio, stream_audio
 from codecdiff.data.metadata import Track
-from codecdiff.files import remembered_checksum, replace_text, replaced
-from codecdiff.fingerprint import device_of, fingerprint
+from codecdiff.files import atomic_write, atomic_write_text, cached_checksum
+from codecdiff.fingerprint import device_of, module_fingerprint
 from codecdiff.interfaces import Embedder
 from codecdiff.precision import exactly
 
@@ -75,9 +75,9 @@ class Windowed(Embedder):
     def embed_windows(self, windows: Tensor) -> Tensor:
         """(n, t) windows, each of `window_seconds` -> (n, e) vectors, each of its window alone."""
 
-    def pad(self, rest: Tensor, samples: int) -> Tensor:
+    def pad(self, audio: Tensor, samples: int) -> Tensor:
         """(b, t) audio shorter than a window -> (b, samples): followed by silence, unless overridden."""
-        return functional.pad(rest, (0, samples - rest.shape[1]))
+        return functional.pad(audio, (0, samples - audio.shape[1]))
 
     def cut(self, audio: Tensor) -> Tensor:
         """(b, t) audio -> (b, w, t') its windows."""
@@ -105,8 +105,8 @@ def embed_blocks(blocks: Iterable[Tensor], embedder: Embedder, *, seconds: float
     the halo, and with audio behind it for one window more, so that its ends are never those of the clip.
     """
     hop = round(embedder.hop_seconds * embedder.sample_rate)
-    before = math.ceil(embedder.halo_seconds / embedder.hop_seconds)  # windows
-    behind = math.ceil((embedder.window_seconds + embedder.halo_seconds) * embedder.sample_rate)  # samples
+    before = math.ceil(embedder.context_seconds / embedder.hop_seconds)  # windows
+    behind = math.ceil((embedder.window_seconds + embedder.context_seconds) * embedder.sample_rate)  # samples
     fresh = max(1, before, round(seconds / embedder.hop_seconds))  # windows of a piece
     held, pending, repeated = torch.zeros(0), [], 0
     vectors: list[Tensor] = []
@@ -205,7 +205,7 @@ class CachedEmbedder:
             "format": FORMAT,
             "codecdiff": __version__,
             "embedder": json.loads(json.dumps(dict(spec), default=str)),
-            "weights": fingerprint(embedder) if embedder.state_dict() else "",
+            "weights": module_fingerprint(embedder) if embedder.state_dict() else "",
             "sample_rate": embedder.sample_rate,
             "window_seconds": embedder.window_seconds,
             "hop_seconds": embedder.hop_seconds,
@@ -258,7 +258,7 @@ class CachedEmbedder:
         try:
             status = track.file.stat()
             known = self._checksums.get((track.name, status.st_size, status.st_mtime_ns))
-            return known or remembered_checksum(track.file)
+            return known or cached_checksum(track.file)
         except OSError as error:
             skipped.append(f"'{track.file}' cannot be read as audio: {error.strerror}.")
             return ""
@@ -298,13 +298,13 @@ class CachedEmbedder:
     def _write(self, rows: Mapping[str, tuple[TrackEmbedding, dict[str, Any]]]) -> None:
         """Add a shard, whole or not at all; its name is its own, so that other processes may write beside."""
         (self.folder / "shards").mkdir(parents=True, exist_ok=True)
-        replace_text(self.folder / "config.json", json.dumps(self.config, indent=2) + "\n")
+        atomic_write_text(self.folder / "config.json", json.dumps(self.config, indent=2) + "\n")
         facts = {
             key: {**file, "starts": each.starts, "lengths": each.lengths, "hashes": each.hashes}
             for key, (each, file) in rows.items()
         }
         path = self.folder / "shards" / f"{time.time_ns():x}-{os.getpid()}.safetensors"
-        with replaced(path) as temporary:
+        with atomic_write(path) as temporary:
             vectors = {key: each.vectors.contiguous() for key, (each, _) in rows.items()}
             save_file(vectors, temporary, metadata={"codecdiff": json.dumps(facts, ensure_ascii=False)})
         self._refresh()

@@ -1,26 +1,28 @@
-"""Files that are never left half-written, and folders that are tried before the work begins."""
+"""Files that are written whole or not at all, locks on folders, and checksums."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-WAIT = 3.0  # seconds until what another process holds is looked at again
+POLL_SECONDS = 3.0  # between two looks at a lock that another process holds
+
+
+class FolderLocked(OSError):
+    """Another process holds the lock of a folder."""
 
 
 @contextmanager
-def replaced(path: Path | str) -> Iterator[Path]:
-    """Give a temporary file beside `path`, which takes its place when the block ends without an error.
+def atomic_write(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, which replaces `path` when the block ends without an error.
 
-    On an error the temporary file is removed and whatever stood at `path` stands there still. Others may read it as the
-    umask says, even if the writer (safetensors) would keep it for its owner.
+    On an error the temporary file is deleted and `path` is left as it was. The file's permissions follow the umask,
+    even if the writer (safetensors) would make it readable for its owner alone.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -36,83 +38,78 @@ def replaced(path: Path | str) -> Iterator[Path]:
             temporary.unlink()
 
 
-def claim(descriptor: int, path: Path | str) -> None:
-    """Hold an open file or folder against other processes until it is closed; in vain on a file system without locks.
-
-    Raises OSError if another process holds it.
-    """
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise OSError(f"'{path}' is being written by another run. Wait for it, or name another.") from error
-    except OSError:
-        return
+def atomic_write_text(path: Path | str, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder, made where there is none, against other processes. Raises OSError as `claim` does."""
+def lock_folder(folder: Path, *, timeout: float = 0) -> Iterator[None]:
+    """Hold a lock on a folder, which is created if it is missing, against other processes.
+
+    The lock is a file beside the folder, `.NAME.lock`. It is released when the process ends, however that happens.
+    Without effect where no lock can be taken: on read-only file systems and on those without locks.
+
+    Args:
+        folder: The folder.
+        timeout: Seconds to wait for another process; -1 waits as long as it takes.
+
+    Raises:
+        FolderLocked: Another process still holds the lock.
+
+    """
+    from filelock import FileLock, Timeout  # the command line imports this module, and must start quickly
+
+    folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        claim(descriptor, folder)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(folder.with_name(f".{folder.name}.lock")).acquire(timeout, POLL_SECONDS))
+        except Timeout as error:
+            raise FolderLocked(f"'{folder}' is being written by another run. Wait for it, or name another.") from error
+        except (OSError, NotImplementedError):
+            pass
         yield
-    finally:
-        os.close(descriptor)
 
 
-def try_alone(folder: Path) -> ExitStack | None:
-    """Hold a folder against other processes until what is given is closed; None if another process holds it."""
+def try_lock(folder: Path) -> ExitStack | None:
+    """Lock a folder until the returned stack is closed; return None if another process holds the lock."""
     stack = ExitStack()
     try:
-        stack.enter_context(alone(folder))
-    except OSError as error:
-        if not isinstance(error.__cause__, BlockingIOError):
-            raise
+        stack.enter_context(lock_folder(folder))
+    except FolderLocked:
         return None
     return stack
 
 
-def wait_alone(folder: Path) -> ExitStack:
-    """Hold a folder as `try_alone`, once others have let go of it."""
-    while (held := try_alone(folder)) is None:
-        time.sleep(WAIT)
-    return held
-
-
 def require_writable(folder: Path | str) -> None:
-    """Raise OSError unless files can be written in a folder, or in the nearest there is above it."""
+    """Raise OSError unless files can be created in a folder, or in its nearest existing parent."""
     path = Path(folder).absolute()
-    home = next(place for place in (path, *path.parents) if place.exists())
+    existing = next(place for place in (path, *path.parents) if place.exists())
     try:
-        tempfile.TemporaryFile(dir=home).close()
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
-        raise OSError(f"'{home}' cannot be written to ({error.strerror}). Choose another folder.") from error
-
-
-def replace_text(path: Path | str, text: str) -> None:
-    """Write a text file that appears whole or not at all."""
-    with replaced(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        raise OSError(f"'{existing}' cannot be written to ({error.strerror}). Choose another folder.") from error
 
 
 def sha256(file: Path | str) -> str:
-    """Give the SHA-256 of a file."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with Path(file).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def checksum(file: Path | str) -> str:
-    """Give the first 16 hexadecimal digits of a file's SHA-256."""
+    """Return the first 16 hexadecimal digits of a file's SHA-256."""
     return sha256(file)[:16]
 
 
-def remembered_checksum(file: Path | str) -> str:
-    """Give a file's `checksum`, read once in a process as long as its size and date stay."""
+def cached_checksum(file: Path | str) -> str:
+    """Return a file's `checksum`, computed once per process as long as size and modification time stay the same."""
     status = Path(file).stat()
-    return _remembered(Path(file).absolute(), status.st_size, status.st_mtime_ns)
+    return _cached_checksum(Path(file).absolute(), status.st_size, status.st_mtime_ns)
 
 
 @cache
-def _remembered(file: Path, size: int, modified: int) -> str:
+def _cached_checksum(file: Path, size: int, modified: int) -> str:
     return checksum(file)

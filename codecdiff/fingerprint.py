@@ -1,4 +1,4 @@
-"""Hashes of the weights of modules."""
+"""Hashes of the weights of modules, and where modules are."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import nn
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Give the device of a module's first parameter or buffer; the CPU when it has none."""
+    """Return the device of a module's first parameter or buffer; the CPU if it has neither."""
     tensor = next(chain(module.parameters(), module.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
 
 
-def fingerprint(module: nn.Module) -> str:
-    """Give a hash of a module's parameters and buffers: names, shapes and values."""
+def module_fingerprint(module: nn.Module) -> str:
+    """Return a hash of a module's state: names, shapes, types and values of its parameters and buffers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

@@ -13,63 +13,86 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
-from codecdiff.interfaces import Splitter
+from codecdiff.interfaces.splitter import Splitter
+
+__all__ = [
+    "CoarseFirst",
+    "Delayed",
+    "Flattened",
+    "Grouped",
+    "Parallel",
+    "is_stage_name",
+    "parse_range",
+    "parse_stages",
+    "select_stages",
+    "stage_names",
+]
 
 
 def parse_stages(stages: str, levels: Sequence[int]) -> list[list[int]]:
-    """Read `"0|1-2|3-8"` as one list of levels per stage.
+    """Parse `"0|1-2|3-8"` into one list of levels per stage.
 
-    Raises ValueError unless every level of the codec stands in exactly one stage.
+    Raises ValueError unless every level of the codec is in exactly one stage.
     """
     present = sorted(set(levels))
     example = "|".join([str(present[0]), f"{present[1]}-{present[-1]}"] if len(present) > 2 else map(str, present))
     try:
-        groups = [[level for part in stage.split(",") for level in span(part)] for stage in stages.split("|")]
+        groups = [[level for part in stage.split(",") for level in parse_range(part)] for stage in stages.split("|")]
     except ValueError:
-        raise ValueError(f"'{stages}' cannot be read as stages. Write levels and ranges, as in '{example}'.") from None
+        raise ValueError(f"Invalid stages '{stages}': expected levels and ranges, as in '{example}'.") from None
     named = [level for group in groups for level in group]
     repeated = sorted({level for level in named if named.count(level) > 1})
-    for fault, found in (
+    for issue, wrong in (
         ("repeats", repeated),
         ("misses", sorted(set(present) - set(named))),
         ("names unknown", sorted(set(named) - set(present))),
     ):
-        if found:
+        if wrong:
             raise ValueError(
-                f"stages='{stages}' {fault} level {', '.join(map(str, found[:9]))}. "
-                f"The codec has levels {present[0]} to {present[-1]}; each must stand in one stage, as in '{example}'."
+                f"stages='{stages}' {issue} level {', '.join(map(str, wrong[:9]))}. "
+                f"The codec has levels {present[0]} to {present[-1]}; each must be in one stage, as in '{example}'."
             )
     return groups
 
 
-def span(text: str) -> range:
-    """Read "3" or "1-4" as a range of levels. Raises ValueError for anything else."""
+def parse_range(text: str) -> range:
+    """Parse "3" or "1-4" into a range of levels. Raises ValueError for anything else."""
     first, dash, last = text.strip().partition("-")
-    span = range(int(first), int(last if dash else first) + 1)[:1000]  # more than any codec has
-    if not span:
+    levels = range(int(first), int(last if dash else first) + 1)[:1000]  # more than any codec has
+    if not levels:
         raise ValueError(text)
-    return span
+    return levels
 
 
 def stage_names(count: int) -> list[str]:
-    """Name the stages of a pattern: primary and secondary when there are two, else stage1, stage2..."""
+    """Return the names of the stages of a pattern: primary and secondary if there are two, else stage1, stage2..."""
     return ["primary", "secondary"] if count == 2 else [f"stage{i + 1}" for i in range(count)]
 
 
 def is_stage_name(name: str) -> bool:
-    """Tell whether the stages of some pattern may be called so."""
+    """Return whether a stage of any pattern can have this name."""
     return re.fullmatch(r"primary|secondary|stage[1-9]\d*", name) is not None
 
 
-def chosen_stages(names: Sequence[str], asked: str, others: Iterable[str]) -> tuple[list[int], list[str]]:
-    """Give the places of the stages asked for, all or one by its name, and those of `others` that are not in `names`.
+def select_stages(names: Sequence[str], stage: str, overrides: Iterable[str]) -> tuple[list[int], list[str]]:
+    """Select one of the stages of a pattern, or all of them.
 
-    Raises ValueError for a name asked for that is not there, and for one of `others` that no pattern has.
+    Args:
+        names: Names of the pattern's stages.
+        stage: One of them, or "all".
+        overrides: Names of stages that have settings of their own.
+
+    Returns:
+        The indices of the selected stages, and the overrides for stages that the pattern lacks and others have.
+
+    Raises:
+        ValueError: `stage` is not one of the names, or one of `overrides` is not a stage of any pattern.
+
     """
-    unknown = sorted({*others} - {*names})
-    for name in [*({asked} - {"all", *names}), *(name for name in unknown if not is_stage_name(name))]:
+    unused = sorted({*overrides} - {*names})
+    for name in [*({stage} - {"all", *names}), *(name for name in unused if not is_stage_name(name))]:
         raise ValueError(f"No stage '{name}'. This pattern has: {', '.join(names)}.")
-    return [i for i, name in enumerate(names) if asked in ("all", name)], unknown
+    return [i for i, name in enumerate(names) if stage in ("all", name)], unused
 
 
 class Grouped(Splitter):
@@ -82,16 +105,16 @@ class Grouped(Splitter):
         self.groups = [[row for row, level in enumerate(levels) if level in group] for group in groups]
 
     def split(self, latents: Tensor) -> list[Tensor]:
-        """(b, k, d, l) latents -> one (b, k' * d, l) tensor per group of k' codebooks."""
+        """Split latents (b, k, d, l) into one tensor (b, k' * d, l) per group of k' codebooks."""
         return [rearrange(latents[:, rows], "b k d l -> b (k d) l") for rows in self.groups]
 
     def merge(self, stages: Sequence[Tensor]) -> Tensor:
-        """One (b, k' * d, l) tensor per group -> (b, k, d, l) latents."""
+        """Merge one tensor (b, k' * d, l) per group to latents (b, k, d, l)."""
         pairs = zip(stages, self.groups, strict=True)
         grouped = [rearrange(stage, "b (k d) l -> b k d l", k=len(rows)) for stage, rows in pairs]
         order = [row for rows in self.groups for row in rows]
-        back = sorted(range(self.num_codebooks), key=order.__getitem__)
-        return torch.cat(grouped, dim=1)[:, back]
+        inverse = sorted(range(self.num_codebooks), key=order.__getitem__)
+        return torch.cat(grouped, dim=1)[:, inverse]
 
 
 class CoarseFirst(Grouped):
@@ -120,13 +143,13 @@ class Delayed(Splitter):
         self.delay = delay
 
     def split(self, latents: Tensor) -> list[Tensor]:
-        """(b, k, d, l) latents -> one (b, k * d, l + (k - 1) * delay) tensor."""
+        """Split latents (b, k, d, l) into one tensor (b, k * d, l + (k - 1) * delay)."""
         total = (self.num_codebooks - 1) * self.delay
         shifted = [pad(latents[:, i], (i * self.delay, total - i * self.delay)) for i in range(self.num_codebooks)]
         return [torch.cat(shifted, dim=1)]
 
     def merge(self, stages: Sequence[Tensor]) -> Tensor:
-        """One (b, k * d, l + (k - 1) * delay) tensor -> (b, k, d, l) latents."""
+        """Merge one tensor (b, k * d, l + (k - 1) * delay) to latents (b, k, d, l)."""
         rows = rearrange(stages[0], "b (k d) l -> b k d l", k=self.num_codebooks)
         frames = rows.shape[-1] - (self.num_codebooks - 1) * self.delay
         return torch.stack([rows[:, i, :, i * self.delay :][..., :frames] for i in range(self.num_codebooks)], dim=1)
@@ -139,9 +162,9 @@ class Flattened(Splitter):
         self.num_codebooks = num_codebooks
 
     def split(self, latents: Tensor) -> list[Tensor]:
-        """(b, k, d, l) latents -> one (b, d, l * k) tensor."""
+        """Split latents (b, k, d, l) into one tensor (b, d, l * k)."""
         return [rearrange(latents, "b k d l -> b d (l k)")]
 
     def merge(self, stages: Sequence[Tensor]) -> Tensor:
-        """One (b, d, l * k) tensor -> (b, k, d, l) latents."""
+        """Merge one tensor (b, d, l * k) to latents (b, k, d, l)."""
         return rearrange(stages[0], "b d (l k) -> b k d l", k=self.num_codebooks)

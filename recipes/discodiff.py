@@ -22,7 +22,7 @@ from codecdiff.data.audio import write_audio
 from codecdiff.data.code_store import CodeStore
 from codecdiff.files import require_writable
 from codecdiff.pipeline.model_card import command_line, write_model_card
-from codecdiff.splitters import chosen_stages
+from codecdiff.splitters import select_stages
 
 console = Console(stderr=True, log_path=False, width=None if sys.stderr.isatty() else 160)
 
@@ -94,7 +94,7 @@ def main() -> None:
     if not arguments.plan:
         require_writable(e.output)
     pipeline, codec = training.new_pipeline(e, skeleton=arguments.plan)
-    selected, unused = chosen_stages(pipeline.stage_names, e.stage, e.stages)
+    selected, unused = select_stages(pipeline.stage_names, e.stage, e.stages)
     jobs = [training.new_stage(e, pipeline, i, "meta") for i in selected]  # bad settings are refused before training
     training.check_warm_starts(e, pipeline, [stage for stage, _ in jobs], e.model)
     if arguments.plan:

@@ -16,12 +16,13 @@ from codecdiff.data.encoding.encode import encode_tracks
 from codecdiff.data.metadata import find_tracks
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
+from codecdiff.testing.tiny import write_tiny
 
 
 @pytest.fixture(scope="session")
 def dac_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    random_weights = pytest.importorskip("codecdiff_dac.random_weights")
-    return random_weights.random_model(tmp_path_factory.mktemp("dac"))
+    pytest.importorskip("codecdiff_dac")
+    return write_tiny("dac", tmp_path_factory.mktemp("dac"))
 
 
 @pytest.fixture(scope="session")

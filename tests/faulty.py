@@ -15,7 +15,17 @@ from small import noise
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codecdiff import Codec, Condition, Conditioner, ConditionTokens, Denoiser, Prompt, Splitter, prompt_fields
+from codecdiff import (
+    Codec,
+    Condition,
+    Conditioner,
+    ConditionTokens,
+    Denoiser,
+    Prompt,
+    Splitter,
+    prompt_fields,
+)
+from codecdiff.denoisers import fill_nulls
 from codecdiff.embedders import Windowed
 
 FAULTY: dict[str, list[type]] = {kind: [] for kind in ("codecs", "splitters", "conditioners", "denoisers", "embedders")}
@@ -914,7 +924,7 @@ class Mixer(Denoiser):
         read = context if self.context_channels and context is not None else noisy[:, :0]
         angles = timestep[:, None].to(noisy) * 0.05
         cue = self.time(torch.cat([angles.sin(), angles.cos()], dim=1))
-        for name, entry in condition.fill(dict(self.nulls.items())).entries.items():
+        for name, entry in fill_nulls(condition, dict(self.nulls.items())).items():
             cue = cue + self.told[name](self.summary(name, entry))
         hidden = self.input(torch.cat([read, noisy], dim=1)) + cue[..., None]
         return self.output(functional.silu(hidden))
@@ -1050,7 +1060,7 @@ class NeedsConditions(Mixer):
     """It fails where there are no conditions."""
 
     def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
-        told = torch.cat([entry.tokens.flatten() for entry in condition.entries.values()])
+        told = torch.cat([entry.tokens.flatten() for entry in condition.values()])
         return super().forward(noisy, timestep, context, condition) + 0 * told[0]
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from codecdiff import Condition, Conditioner, ConditionTokens, Prompt, config, prompt_fields
-from codecdiff.conditioners.cached import CachedConditioner, narrowed
+from codecdiff.conditioners.cached import CachedConditioner, narrowest
 from codecdiff.conditioners.joined import JoinedConditioner
-from codecdiff.conditioners.numeric import NumericConditioner, Reading
+from codecdiff.conditioners.numeric import FieldType, NumericConditioner
 from codecdiff.testing import check_conditioner
 
 PROMPTS: list[Prompt] = ["slow", "a faster piece", "", {"text": "slow", "tempo": 90}]
@@ -54,7 +54,7 @@ def letters(cached: CachedConditioner) -> Letters:
 
 
 def same(one: Condition, other: Condition) -> bool:
-    pairs = zip(one.entries.items(), other.entries.items(), strict=True)
+    pairs = zip(one.items(), other.items(), strict=True)
     return all(
         a == b and torch.equal(x.tokens, y.tokens) and x.tokens.dtype == y.tokens.dtype and torch.equal(x.mask, y.mask)
         for (a, x), (b, y) in pairs
@@ -85,11 +85,11 @@ def test_a_prepared_and_released_encoder_has_no_weights_and_is_not_asked(tmp_pat
 
 def test_a_prompt_that_was_not_prepared_builds_the_encoder_again(tmp_path: Path) -> None:
     cached = CachedConditioner(
-        JoinedConditioner([Letters(seed=3), NumericConditioner({"tempo": Reading(low=0, high=200)})]), tmp_path
+        JoinedConditioner([Letters(seed=3), NumericConditioner({"tempo": FieldType(low=0, high=200)})]), tmp_path
     )
     cached.prepare(["slow"])
     cached.release()
-    with pytest.warns(UserWarning, match="not prepared is asked for: the encoder is loaded again"):
+    with pytest.warns(UserWarning, match="not prepared is encoded: the encoder is loaded again"):
         given = cached.encode([{"text": "new", "tempo": 90}])
     assert torch.equal(given["letters"].tokens, Letters(seed=3).encode(["new"])["letters"].tokens)
     assert cached.encode(["newer"])["letters"].mask.sum() == 5  # without another warning
@@ -99,7 +99,7 @@ def test_an_encoder_that_has_changed_meanwhile_is_refused(tmp_path: Path, monkey
     cached = CachedConditioner(Letters(), tmp_path)
     cached.release()
     monkeypatch.setattr(Letters, "fingerprint", lambda self: "another")
-    with pytest.raises(ValueError, match="of Letters are others"), pytest.warns(UserWarning, match="not prepared"):
+    with pytest.raises(ValueError, match="of Letters have changed"), pytest.warns(UserWarning, match="not prepared"):
         cached.encode(["new"])
 
 
@@ -112,12 +112,12 @@ def test_conditioners_of_other_weights_are_kept_apart(tmp_path: Path) -> None:
 def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
     cached = CachedConditioner(Letters(), tmp_path)
     expected = cached.encode(["slow"])
-    file = cached.features.file(cached.key("slow"))
+    file = cached.cache.file(cached.key("slow"))
     file.write_bytes(file.read_bytes()[:40])
     assert same(CachedConditioner(Letters(), tmp_path).encode(["slow"]), expected)
-    mended = cached.features.read(cached.key("slow"), list(expected.entries))
-    assert mended is not None
-    assert same(mended, expected)
+    rewritten = cached.cache.read(cached.key("slow"), list(expected))
+    assert rewritten is not None
+    assert same(rewritten, expected)
 
 
 @pytest.mark.parametrize(
@@ -131,8 +131,8 @@ def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
     ],
 )
 def test_features_are_written_as_narrow_as_they_are_exact(tokens: Tensor, kept: torch.dtype) -> None:
-    assert narrowed(tokens).dtype == kept
-    assert torch.equal(narrowed(tokens).to(tokens.dtype), tokens)
+    assert narrowest(tokens).dtype == kept
+    assert torch.equal(narrowest(tokens).to(tokens.dtype), tokens)
 
 
 def _prepare(folder: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_model_names_the_conditioner_and_not_its_cache(tmp_path: Path) -> None
 
 
 def test_what_is_about_the_prompt_passes_through(tmp_path: Path) -> None:
-    inner = JoinedConditioner([Letters(), NumericConditioner({"tempo": Reading(low=40, high=220)})])
+    inner = JoinedConditioner([Letters(), NumericConditioner({"tempo": FieldType(low=40, high=220)})])
     cached = CachedConditioner(inner, tmp_path)
     assert (cached.fields, cached.widths, cached.sources) == (inner.fields, inner.widths, inner.sources)
     assert cached.key({"text": "a", "tempo": 90}) == inner.key({"text": "a", "tempo": 90})

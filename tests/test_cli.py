@@ -224,18 +224,18 @@ def test_encode_skips_bad_files_by_name_and_counts_them(dac: Codec, dac_folder: 
     made = CodeStore(store)
     captions = {row["track"]: row["captions"] for row in made.rows}
     assert captions == {"music/good.wav": ["a steady tone"], "more/single.flac": []}
-    made.check(dac, to_config("codecs", dac))
-    with pytest.raises(ValueError, match="holds no projections"):
-        made.check(dac, to_config("codecs", dac), "continuous")
+    made.check_codec(dac, to_config("codecs", dac))
+    with pytest.raises(ValueError, match="holds no latents before quantization"):
+        made.check_codec(dac, to_config("codecs", dac), "continuous")
 
 
-def test_encode_keeps_projections_when_asked(dac: Codec, dac_folder: Path, tmp_path: Path):
+def test_encode_stores_latents_before_quantization_on_request(dac: Codec, dac_folder: Path, tmp_path: Path):
     audio, store = tone(tmp_path / "a.wav"), tmp_path / "store"
-    result = run("encode", audio, "-o", store, "--codec", "dac", "--set", f"model={dac_folder}", "--projections")
+    result = run("encode", audio, "-o", store, "--codec", "dac", "--set", f"model={dac_folder}", "--continuous")
     assert result.exit_code == 0, result.output
     made = CodeStore(store)
-    made.check(dac, to_config("codecs", dac), "continuous")
-    assert made.projections(0).shape == (*made.codes(0).shape, dac.codebook_dim)
+    made.check_codec(dac, to_config("codecs", dac), "continuous")
+    assert made.continuous(0).shape == (*made.codes(0).shape, dac.codebook_dim)
 
 
 def test_tracks_of_one_folder_are_named_as_by_the_recipe(tmp_path: Path):

@@ -43,7 +43,7 @@ from codecdiff.comparisons.runs import (
 from codecdiff.comparisons.settings import Comparison, Evaluation
 from codecdiff.config import ConfigError, DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
-from codecdiff.files import try_alone
+from codecdiff.files import try_lock
 from codecdiff.metrics import frechet_distance
 from codecdiff.pipeline.editing import first_stage_mask, first_stages_mask
 from codecdiff.training.batch import StageData
@@ -232,15 +232,15 @@ def test_stages_in_common_are_those_whose_weights_would_be_the_same(settings: di
 def test_a_run_that_another_process_holds_is_left_to_it(comparison: Comparison, tmp_path: Path) -> None:
     runs = runs_of(comparison, variants_of(comparison), tmp_path)
     runs = [run for run in runs if run.variant.name == "parallel"]
-    held = try_alone(runs[0].folder)
+    held = try_lock(runs[0].folder)
     assert held is not None
     done: list[Run] = []
     for run in in_turn(runs, lambda run: run in done or run is runs[0]):
         assert run is runs[1]
-        assert try_alone(run.folder) is None
+        assert try_lock(run.folder) is None
         done.append(run)
     held.close()
-    assert try_alone(runs[0].folder) is not None
+    assert try_lock(runs[0].folder) is not None
 
 
 def test_clips_are_of_held_out_recordings_and_of_each_on_one_side(store: CodeStore, music: Path) -> None:

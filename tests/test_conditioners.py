@@ -11,7 +11,7 @@ import torch
 
 from codecdiff import Conditioner, config
 from codecdiff.conditioners.joined import JoinedConditioner
-from codecdiff.conditioners.numeric import NumericConditioner, Reading, fourier
+from codecdiff.conditioners.numeric import FieldType, NumericConditioner, fourier_features
 from codecdiff.config import ConfigError
 from codecdiff.config.schema import Config
 from codecdiff.testing import check_conditioner
@@ -56,7 +56,7 @@ def test_numbers_are_sines_and_cosines_of_their_place_in_the_range() -> None:
 
 
 def test_no_two_places_of_a_range_are_alike() -> None:
-    features = fourier(torch.linspace(0, 1, 1001), 64)
+    features = fourier_features(torch.linspace(0, 1, 1001), 64)
     distances = torch.cdist(features, features) + 100 * torch.eye(1001)
     assert distances.min() > 0.1
 
@@ -92,8 +92,8 @@ def test_a_number_outside_is_the_nearer_end_and_told_once() -> None:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"tempo": {"low": 4}}, r"fields\.tempo = .*give the low and the high of a number"),
-        ({"tempo": {"low": 4, "high": 4}}, r"fields\.tempo = .*low has to be below high, and 4 is not below 4"),
+        ({"tempo": {"low": 4}}, r"fields\.tempo = .*write the low and the high of a number"),
+        ({"tempo": {"low": 4, "high": 4}}, r"fields\.tempo = .*low must be below high, but 4 is not below 4"),
         ({"tempo": {"low": "slow", "high": 4}}, r"fields\.tempo\.low = 'slow': Input should be a valid number"),
         ({"key": {"classes": ["C", "C"]}}, r"none of them twice"),
         ({"key": {"classes": ["C"], "high": 2}}, r"or else its classes"),
@@ -122,16 +122,16 @@ def test_joined_is_what_its_parts_give() -> None:
     assert whole.sources == {"text": ("text",), "tempo": ("tempo",), "key": ("key",)}
     condition = whole.encode(PROMPTS)
     for part in whole.parts:
-        for name, entry in part.encode(PROMPTS).entries.items():
+        for name, entry in part.encode(PROMPTS).items():
             assert torch.equal(condition[name].tokens, entry.tokens)
             assert torch.equal(condition[name].mask, entry.mask)
 
 
 def test_an_entry_may_not_be_given_twice() -> None:
     with pytest.raises(
-        ValueError, match="The entry 'tempo' is given by each of NumericConditioner, NumericConditioner"
+        ValueError, match="'tempo' is a name in the conditions of each of NumericConditioner, NumericConditioner"
     ):
-        JoinedConditioner([numbers(), NumericConditioner({"tempo": Reading(low=0, high=1)})])
+        JoinedConditioner([numbers(), NumericConditioner({"tempo": FieldType(low=0, high=1)})])
     with pytest.raises(ValueError, match="nothing to join"):
         JoinedConditioner([])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -17,14 +18,15 @@ from small import RATE, tone, write_music
 from codecdiff import Codec, config
 from codecdiff.codecs import ChunkedCodec, CodecWrapper, PCACodec, StereoCodec
 from codecdiff.data.audio import BadAudio, read_audio, write_audio
-from codecdiff.data.audio_prompt import excerpt, excerpt_key
-from codecdiff.data.code_store import CodeStore, fingerprint
-from codecdiff.data.dataset import Crops, dropped, split_tracks
+from codecdiff.data.audio_prompt import audio_prompt_key, load_audio_prompt
+from codecdiff.data.code_store import CodeStore
+from codecdiff.data.dataset import TrainingCrops, dropped_conditions, split_tracks
 from codecdiff.data.encoding.encode import encode_tracks, open_store
-from codecdiff.data.encoding.job import clips
+from codecdiff.data.encoding.job import EncodeConfig, fitting_clips
 from codecdiff.data.metadata import find_tracks
-from codecdiff.data.segments import segmentation
+from codecdiff.data.segments import SegmentConfig
 from codecdiff.files import checksum
+from codecdiff.fingerprint import module_fingerprint
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
@@ -178,7 +180,7 @@ def test_the_store_holds_exactly_the_codes(store: CodeStore, music: Path, dac: C
         assert torch.equal(dac.quantize(latents)[0].T, torch.from_numpy(store.codes(i).astype(np.int64)))
     assert store.frames == sum(len(store.codes(i)) for i in range(6))
     hours = pytest.approx(7.5 / 3600, abs=1e-3)
-    assert store.facts() == {"tracks": 6, "hours": hours, "licences": ["CC0"], "licence_hours": {"CC0": hours}}
+    assert store.summary() == {"tracks": 6, "hours": hours, "licenses": ["CC0"], "license_hours": {"CC0": hours}}
 
 
 def test_shards_are_cut_between_tracks(
@@ -201,19 +203,19 @@ def test_a_store_is_made_once_and_opened_again(tmp_path: Path, music: Path, dac:
 def test_a_store_from_before_an_option_existed_is_of_the_same_codec(store: CodeStore, dac: Codec) -> None:
     spec = config.to_config("codecs", dac)
     assert spec.keys() > store.header["codec"].keys()
-    store.check(dac, spec)
+    store.check_codec(dac, spec)
     with pytest.raises(ValueError, match=r"its codec is .*'transformers'.*, not .*'descript'"):
-        store.check(dac, spec | {"backend": "descript"})
+        store.check_codec(dac, spec | {"backend": "descript"})
 
 
 def test_a_store_of_another_codec_is_refused(store: CodeStore, dac: Codec, codec_spec: dict[str, Any]) -> None:
-    store.check(dac, codec_spec)
+    store.check_codec(dac, codec_spec)
     with pytest.raises(ValueError, match=r"made by another codec: its codec is .*Choose another store, or delete it"):
-        store.check(dac, {"name": "starter"})
+        store.check_codec(dac, {"name": "starter"})
     other = CodecWrapper(dac)
     other.register_buffer("more", torch.ones(3))
     with pytest.raises(ValueError, match="made by another codec: its weights is"):
-        store.check(other, codec_spec)
+        store.check_codec(other, codec_spec)
 
 
 def test_codes_are_shared_by_all_that_leaves_them_as_they_are(
@@ -224,20 +226,20 @@ def test_codes_are_shared_by_all_that_leaves_them_as_they_are(
         (PCACodec(dac, 3), reduced),
         (ChunkedCodec(PCACodec(dac, 3)), {"name": "chunked", "frames": 512, "codec": reduced}),
     ):
-        store.check(codec, spec)
+        store.check_codec(codec, spec)
         assert next(iter(store.latents(codec))).shape[:3] == (1, 4, 3)
     for codec, spec in (
         (StereoCodec(dac), {"name": "stereo", "codec": codec_spec}),
         (PCACodec(StereoCodec(dac), 3), {**reduced, "codec": {"name": "stereo", "codec": codec_spec}}),
     ):
         with pytest.raises(ValueError, match="made by another codec: its codec is"):
-            store.check(codec, spec)
-    with pytest.raises(ValueError, match="holds no projections"):
-        store.check(PCACodec(dac, 3), reduced, "continuous")
+            store.check_codec(codec, spec)
+    with pytest.raises(ValueError, match="holds no latents before quantization"):
+        store.check_codec(PCACodec(dac, 3), reduced, "continuous")
 
 
 def test_a_store_of_other_files_is_refused(store: CodeStore, dac: Codec, codec_spec: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"made of other files or captions: .* more differ\. Choose another data"):
+    with pytest.raises(ValueError, match=r"made from other files or captions: .* more differ\. Choose another data"):
         open_store(store.folder, write_music(tmp_path, 2), dac, codec_spec)
 
 
@@ -251,19 +253,36 @@ def test_a_store_whose_captions_were_corrected_since_is_refused(tmp_path: Path, 
 
 
 def test_what_is_no_store_is_refused(tmp_path: Path, dac: Codec, music: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"is no store of codes\. Make one of .*: codecdiff encode"):
+    with pytest.raises(FileNotFoundError, match=r"is not a store of codes\. Make one from .*: codecdiff encode"):
         CodeStore(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"There is no store at .*no data\.audio"):
         open_store(tmp_path / "store", None, dac, {})
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(FileExistsError, match="exists and is no store of codes"):
+    with pytest.raises(FileExistsError, match="exists and is not a store of codes"):
         encode_tracks(find_tracks(music), tmp_path, dac, {})
     assert (tmp_path / "mine.txt").read_text() == "precious"
 
 
+def test_a_store_of_version_0_1_is_read(dac: Codec, music: Path, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store", music, dac, {}, target="continuous")
+    table = pq.read_table(store.folder / "manifest.parquet")
+    names = [{"license": "licence"}.get(name, name) for name in table.column_names]
+    pq.write_table(table.rename_columns(names), store.folder / "manifest.parquet")
+    header = {key: value for key, value in store.header.items() if key != "continuous"}
+    (store.folder / "header.json").write_text(json.dumps({**header, "format": 1, "projections": True}))
+    for file in (store.folder / "shards").glob("*.continuous.npy"):
+        file.rename(file.with_name(file.name.replace("continuous", "projections")))
+    old = open_store(store.folder, music, dac, {}, target="continuous")
+    assert old.summary() == store.summary()
+    assert all(np.array_equal(old.continuous(i), store.continuous(i)) for i in range(len(store)))
+    first = table.rename_columns(names).drop_columns(["split", "segment", "offset"])  # before there were segments
+    pq.write_table(first, store.folder / "manifest.parquet")
+    assert CodeStore(store.folder).rows == old.rows
+
+
 def test_a_store_of_another_format_is_refused(store: CodeStore, tmp_path: Path) -> None:
     (tmp_path / "header.json").write_text(json.dumps({**store.header, "format": 99}))
-    with pytest.raises(ValueError, match="has format 99; this codecdiff reads 1"):
+    with pytest.raises(ValueError, match="has format 99; this codecdiff reads 1 to 2"):
         CodeStore(tmp_path)
 
 
@@ -303,32 +322,32 @@ def test_a_crash_leaves_no_half_store(tmp_path: Path, music: Path, dac: Codec) -
 
 def test_clips_are_from_the_middle(music: Path, dac: Codec) -> None:
     whole = read_audio(music / "5.wav", dac.sample_rate, 1)
-    last = list(clips(find_tracks(music), dac, seconds=0.5, most=6))[-1]
+    last = list(fitting_clips(find_tracks(music), dac, seconds=0.5, max_clips=6))[-1]
     assert torch.equal(last, whole[:, 4000:8000])
-    assert len(list(clips(find_tracks(music), dac, most=2))) == 2
+    assert len(list(fitting_clips(find_tracks(music), dac, max_clips=2))) == 2
 
 
 def test_a_fingerprint_is_of_names_and_values(dac: Codec) -> None:
     layer = torch.nn.Linear(2, 2)
-    before = fingerprint(layer)
-    assert fingerprint(layer) == before
+    before = module_fingerprint(layer)
+    assert module_fingerprint(layer) == before
     with torch.no_grad():
         layer.bias[0] += 1e-6
-    assert fingerprint(layer) != before
+    assert module_fingerprint(layer) != before
 
 
 def test_every_epoch_is_a_permutation_of_the_same_places(store: CodeStore) -> None:
-    crops = Crops(store, range(6), 30)
+    crops = TrainingCrops(store, range(6), 30)
     expected = {i: round(store.rows[i]["frames"] / 30) for i in range(6)}
     assert len(crops) == sum(expected.values())
-    orders = [[crops._track(n) for n in range(e * len(crops), (e + 1) * len(crops))] for e in range(3)]
+    orders = [[crops.row(n) for n in range(e * len(crops), (e + 1) * len(crops))] for e in range(3)]
     assert all(Counter(order) == expected for order in orders)
     assert orders[0] != orders[1] != orders[2]
 
 
 def test_a_sample_is_a_function_of_seed_and_number(store: CodeStore) -> None:
     numbers = [3, 40, 7, 100, 3]
-    first, again, other = (Crops(store, range(6), 30, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (TrainingCrops(store, range(6), 30, seed=seed) for seed in (0, 0, 1))
     backwards = again.batch(numbers[::-1])
     batch = first.batch(numbers)
     assert torch.equal(batch.codes, backwards.codes.flip(0))
@@ -338,7 +357,7 @@ def test_a_sample_is_a_function_of_seed_and_number(store: CodeStore) -> None:
 
 
 def test_a_crop_is_a_piece_of_its_track_with_its_caption(store: CodeStore, dac: Codec) -> None:
-    crops = Crops(store, range(6), 30)
+    crops = TrainingCrops(store, range(6), 30)
     starts = set()
     for number in range(200):
         i, start, caption = crops.sample(number)
@@ -347,7 +366,7 @@ def test_a_crop_is_a_piece_of_its_track_with_its_caption(store: CodeStore, dac: 
         assert np.array_equal(batch.codes[0].T, store.codes(i)[start : start + 30])
         timing = {"start": start / dac.frame_rate, "seconds": pytest.approx(1 + 0.1 * i)}
         assert batch.prompts == [{"text": caption, "license": "CC0", **timing}]
-        assert batch.real.all()
+        assert batch.valid_mask.all()
         starts.add((i, start))
     longest = [start for i, start in starts if i == 5]
     assert min(longest) < 40
@@ -359,67 +378,67 @@ def test_prompts_name_the_audio_where_the_recordings_are_known(dac: Codec, music
     assert [prompt["text"] for prompt in store.prompts()] == [f"tone {i}" for i in range(6)]
     for prompt, row in zip(store.prompts(), store.rows, strict=True):
         assert prompt["audio"] == {"file": str(music / row["track"]), "checksum": checksum(music / row["track"])}
-    assert Crops(store, range(6), 30).batch([0]).prompts[0]["audio"]["checksum"]
+    assert TrainingCrops(store, range(6), 30).batch([0]).prompts[0]["audio"]["checksum"]
     assert "audio" not in open_store(tmp_path / "store", None, dac, {}).prompt(0)
 
 
 def test_a_segment_is_a_part_of_a_file(dac: Codec, music: Path, tmp_path: Path) -> None:
-    rules = segmentation(segment=0.5)
-    store, _ = encode_tracks(find_tracks(music)[:1], tmp_path / "store", dac, {}, rules=rules)
+    config = EncodeConfig(segments=SegmentConfig(segment=0.5))
+    store, _ = encode_tracks(find_tracks(music)[:1], tmp_path / "store", dac, {}, config)
     store.audio = music
     parts = [store.prompt(i)["audio"] for i in range(len(store))]
     assert [(part["start"], part["seconds"]) for part in parts] == [(0.0, 0.5), (0.5, 0.5)]
-    assert all(excerpt(part, RATE).shape == (RATE // 2,) for part in parts)
-    assert excerpt_key(parts[0]) != excerpt_key(parts[1])
+    assert all(load_audio_prompt(part, RATE).shape == (RATE // 2,) for part in parts)
+    assert audio_prompt_key(parts[0]) != audio_prompt_key(parts[1])
 
 
-def test_projections_stand_beside_the_codes_they_are_quantised_to(dac: Codec, music: Path, tmp_path: Path) -> None:
+def test_latents_before_quantization_are_stored_beside_the_codes(dac: Codec, music: Path, tmp_path: Path) -> None:
     store = open_store(tmp_path / "store", music, dac, {}, target="continuous")
     audio = read_audio(music / "2.wav", dac.sample_rate, 1)
     row = next(i for i, row in enumerate(store.rows) if row["track"] == "2.wav")
     wanted = dac.encode_continuous(audio[None])[0].permute(2, 0, 1).numpy()
-    np.testing.assert_allclose(store.projections(row), wanted, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(store.continuous(row), wanted, rtol=1e-3, atol=1e-3)
 
-    crops = Crops(store, range(6), 30, target="continuous")
+    crops = TrainingCrops(store, range(6), 30, target="continuous")
     batch = crops.batch([4, 0, 11])
-    assert batch.projections is not None
-    for codes, projections, number in zip(batch.codes, batch.projections, batch.numbers, strict=True):
-        i, start, _ = crops.sample(number)
-        assert np.array_equal(projections, store.projections(i)[start : start + 30].transpose(1, 2, 0))
-        assert (dac.quantize(projections[None])[0] == codes).float().mean() > 0.98  # float16 moves a few to a neighbour
+    assert batch.continuous is not None
+    for codes, latents, index in zip(batch.codes, batch.continuous, batch.sample_indices, strict=True):
+        i, start, _ = crops.sample(index)
+        assert np.array_equal(latents, store.continuous(i)[start : start + 30].transpose(1, 2, 0))
+        assert (dac.quantize(latents[None])[0] == codes).float().mean() > 0.98  # float16 moves a few to a neighbour
     latents = list(store.latents(dac, "continuous"))
     assert [latent.shape[-1] for latent in latents] == [row["frames"] for row in store.rows]
-    assert np.array_equal(latents[row][0], store.projections(row).transpose(1, 2, 0))
+    assert np.array_equal(latents[row][0], store.continuous(row).transpose(1, 2, 0))
 
 
 def test_a_store_of_codes_alone_is_refused_for_projections(
     store: CodeStore, dac: Codec, codec_spec: dict[str, Any]
 ) -> None:
-    with pytest.raises(ValueError, match="holds no projections"):
+    with pytest.raises(ValueError, match="holds no latents before quantization"):
         open_store(store.folder, None, dac, codec_spec, target="continuous")
 
 
 def test_ranks_together_take_what_one_alone_takes(store: CodeStore) -> None:
-    crops = Crops(store, range(6), 30)
+    crops = TrainingCrops(store, range(6), 30)
     for step in (0, 3):
-        alone = crops.numbers(step, 8)
-        assert [n for rank in range(4) for n in crops.numbers(step, 2, rank, 4)] == alone
-    assert crops.numbers(1, 8)[0] == crops.numbers(0, 8)[-1] + 1
+        alone = crops.sample_indices(step, 8)
+        assert [n for rank in range(4) for n in crops.sample_indices(step, 2, rank, 4)] == alone
+    assert crops.sample_indices(1, 8)[0] == crops.sample_indices(0, 8)[-1] + 1
 
 
 def test_a_short_track_is_padded_and_says_so(store: CodeStore) -> None:
-    batch = Crops(store, [0], 250).batch([0])
-    assert batch.real.sum() == 200
-    assert batch.real[0, :200].all()
+    batch = TrainingCrops(store, [0], 250).batch([0])
+    assert batch.valid_mask.sum() == 200
+    assert batch.valid_mask[0, :200].all()
     assert not batch.codes[..., 200:].any()
     assert torch.equal(batch.codes[0, :, :200].T, torch.from_numpy(store.codes(0).astype(np.int64)))
 
 
 def test_crops_need_tracks_and_frames(store: CodeStore) -> None:
     with pytest.raises(ValueError, match="no tracks"):
-        Crops(store, [], 30)
+        TrainingCrops(store, [], 30)
     with pytest.raises(ValueError, match="A crop of 0 frames"):
-        Crops(store, [0], 0)
+        TrainingCrops(store, [0], 0)
 
 
 def test_tracks_are_divided_for_good(store: CodeStore) -> None:
@@ -450,18 +469,18 @@ def test_tracks_that_are_all_the_same_cannot_be_divided(tmp_path: Path, dac: Cod
 
 def test_conditions_are_dropped_independently_with_their_probability() -> None:
     numbers = range(4000)
-    rows = dropped(0, numbers, ["text", "tempo"], 0.25)
+    rows = dropped_conditions(0, numbers, ["text", "tempo"], 0.25)
     text, tempo = rows["text"].float(), rows["tempo"].float()
     assert abs(text.mean() - 0.25) < 0.03
     assert abs((text * tempo).mean() - 0.25**2) < 0.02
-    assert torch.equal(dropped(0, [7, 9], ["text"], 0.25)["text"], rows["text"][[7, 9]])
-    assert not torch.equal(dropped(1, numbers, ["text"], 0.25)["text"], rows["text"])
+    assert torch.equal(dropped_conditions(0, [7, 9], ["text"], 0.25)["text"], rows["text"][[7, 9]])
+    assert not torch.equal(dropped_conditions(1, numbers, ["text"], 0.25)["text"], rows["text"])
 
 
 def test_clips_for_fitting_are_spread_over_few_long_tracks(tmp_path: Path, dac: Codec) -> None:
     ramp = np.linspace(-0.9, 0.9, 8 * RATE, dtype=np.float32)
     soundfile.write(tmp_path / "long.wav", ramp, RATE)
-    taken = list(clips(find_tracks(tmp_path), dac, seconds=1.0, most=4))
+    taken = list(fitting_clips(find_tracks(tmp_path), dac, seconds=1.0, max_clips=4))
     levels = [float(clip.mean()) for clip in taken]
     assert levels == sorted(levels)
     assert np.allclose(np.diff(levels), 1.8 * 7 / 8 / 4, atol=0.01)
@@ -470,7 +489,7 @@ def test_clips_for_fitting_are_spread_over_few_long_tracks(tmp_path: Path, dac: 
 def test_a_codec_is_not_fitted_to_nothing(tmp_path: Path, dac: Codec) -> None:
     (tmp_path / "text.mp3").write_text("no audio")
     with pytest.raises(BadAudio, match=r"text\.mp3"):
-        list(clips(find_tracks(tmp_path), dac))
+        list(fitting_clips(find_tracks(tmp_path), dac))
 
 
 def test_captions_survive_a_byte_order_mark_and_odd_line_ends(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from small import noise, tone, write_music
 from codecdiff.data.audio import BadAudio, read_audio, stream_audio
 from codecdiff.data.metadata import Track, find_tracks
 from codecdiff.embedders import CachedEmbedder, TrackEmbedding, Windowed, embed_blocks, embed_clips, embed_file
-from codecdiff.fingerprint import fingerprint
+from codecdiff.fingerprint import module_fingerprint
 from codecdiff.testing import check_embedder
 
 
@@ -95,7 +95,7 @@ class Guessing(Loudness):
     ("part", "law"),
     [
         (Levelled, "depend on its batch"),
-        (Rising, "halo_seconds"),
+        (Rising, "context_seconds"),
         (Restless, "whatever is heard"),
         (Learning, "require a gradient"),
         (Logarithmic, "NaN or infinite"),
@@ -184,7 +184,7 @@ def test_the_configuration_says_all_that_vectors_follow_from(tmp_path: Path, mus
             self.register_buffer("weight", torch.tensor(value))
 
     one, other = (CachedEmbedder(Learned(value), SPEC, tmp_path) for value in (1.0, 2.0))
-    assert one.config["weights"] == fingerprint(one.embedder) != other.config["weights"]
+    assert one.config["weights"] == module_fingerprint(one.embedder) != other.config["weights"]
     assert (one.config["resampler"], one.config["mono"]) == ("soxr HQ", "mean of channels")
     assert (one.config["sample_rate"], one.config["window_seconds"], one.config["width"]) == (8000, 1.0, 3)
     one.fill(find_tracks(music))
@@ -239,7 +239,7 @@ def test_a_file_is_known_by_its_size_and_date_without_reading_it(
     tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     CachedEmbedder(Moments(), SPEC, tmp_path).fill(find_tracks(music))
-    monkeypatch.setattr("codecdiff.embedders.remembered_checksum", pytest.fail)
+    monkeypatch.setattr("codecdiff.embedders.cached_checksum", pytest.fail)
     again = CachedEmbedder(Moments(), SPEC, tmp_path)
     assert not again.fill(find_tracks(music))
     assert len(vectors_of(again, find_tracks(music))) == 6

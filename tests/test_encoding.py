@@ -33,16 +33,25 @@ from codecdiff.data.audio import read_audio, stream_audio
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import split_tracks
 from codecdiff.data.encoding import local, worker
-from codecdiff.data.encoding.encode import encode_tracks, hours_to_encode, publish
-from codecdiff.data.encoding.job import Done, Job, Task, Tell, Unfinished, begin, draft_of
-from codecdiff.data.encoding.progress import Tally
-from codecdiff.data.encoding.worker import Source, ahead, here, run_task
+from codecdiff.data.encoding.encode import encode_tracks, hours_to_encode, publish_store
+from codecdiff.data.encoding.job import (
+    EncodeConfig,
+    EncodingIncomplete,
+    Job,
+    ReportTracks,
+    Task,
+    TaskResult,
+    begin_job,
+    draft_of,
+)
+from codecdiff.data.encoding.progress import EncodingProgress
+from codecdiff.data.encoding.worker import TrackReader, prefetch, run_in_process, run_task
 from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import Track, find_tracks
-from codecdiff.data.segments import Segmentation, cut, segmentation, segments
+from codecdiff.data.segments import SegmentConfig, read_segments, split_blocks
 
-CUT = Segmentation(segment=0.5)
 SHORT = 1.2 / 60  # minutes in a shard: one track of the music each, or two
+CUT = EncodeConfig(segments=SegmentConfig(segment=0.5), shard_minutes=SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +64,11 @@ def spec(dac: Codec) -> dict[str, Any]:
 def whole(dac: Codec, spec: dict[str, Any], music: Path, tmp_path_factory: pytest.TempPathFactory) -> CodeStore:
     """A store of segments whose making nothing interrupted."""
     folder = tmp_path_factory.mktemp("segments") / "store"
-    return encode_tracks(find_tracks(music), folder, dac, spec, rules=CUT, minutes=SHORT)[0]
+    return encode_tracks(find_tracks(music), folder, dac, spec, CUT)[0]
 
 
 def same(store: CodeStore, other: CodeStore) -> bool:
-    """Tell whether two stores hold the same: nothing lost, nothing twice, the same codes in the same files."""
+    """ReportTracks whether two stores hold the same: nothing lost, nothing twice, the same codes in the same files."""
     files = [sorted((file.name, file.read_bytes()) for file in s.folder.glob("shards/*")) for s in (store, other)]
     return store.rows == other.rows and store.header == other.header and files[0] == files[1]
 
@@ -72,7 +81,7 @@ def same(store: CodeStore, other: CodeStore) -> bool:
 @pytest.mark.parametrize("total", [1, 9, 10, 11, 14, 15, 64])
 def test_pieces_are_where_they_say_and_cover_everything_once(block: int, length: int, step: int, total: int) -> None:
     audio = noise(2, total)
-    pieces = list(cut(audio.split(block, 1), length, step))
+    pieces = list(split_blocks(audio.split(block, 1), length, step))
     assert [number for number, _, _ in pieces] == list(range(len(pieces)))
     for number, start, piece in pieces:
         assert start == number * step
@@ -99,41 +108,41 @@ def test_silent_and_short_pieces_are_dropped_and_counted(tmp_path: Path, dac: Co
     quiet = 0.001 * loud[:RATE]  # -63 dBFS
     soundfile.write(tmp_path / "a.wav", np.concatenate([loud, quiet, loud[: RATE // 4]]), RATE, subtype="FLOAT")
     dropped: Counter[str] = Counter()
-    rules = Segmentation(segment=1.0, min_seconds=0.5, silence=-60)
-    kept = list(segments(tmp_path / "a.wav", dac, rules, dropped))
-    assert [(piece.number, piece.offset) for piece in kept] == [(0, 0.0), (1, 1.0)]
+    rules = SegmentConfig(segment=1.0, min_seconds=0.5, silence=-60)
+    kept = list(read_segments(tmp_path / "a.wav", dac, rules, dropped))
+    assert [(piece.index, piece.offset) for piece in kept] == [(0, 0.0), (1, 1.0)]
     assert dropped == {"silent": 1, "short": 1}
     assert level(kept[0].audio) == pytest.approx(-3.01, abs=0.01)
     soundfile.write(tmp_path / "b.wav", quiet, RATE, subtype="FLOAT")
-    store, skipped = encode_tracks(find_tracks(tmp_path), tmp_path / "store", dac, {}, rules=rules)
+    store, skipped = encode_tracks(find_tracks(tmp_path), tmp_path / "store", dac, {}, EncodeConfig(segments=rules))
     assert [(row["track"], row["segment"]) for row in store.rows] == [("a.wav", 0), ("a.wav", 1)]
     assert store.header["dropped"] == {"silent": 2, "short": 1}
-    assert "b.wav' has no piece that is long and loud enough" in skipped[0]
+    assert "b.wav' has no segment that is long and loud enough" in skipped[0]
 
 
 @pytest.mark.parametrize("of", ["track", "segment"])
 def test_loudness_is_of_the_track_or_of_each_segment_and_never_clips(tmp_path: Path, dac: Codec, of: Any) -> None:
     sine = np.sin(np.arange(RATE) / 5)
     soundfile.write(tmp_path / "a.wav", np.concatenate([0.1 * sine, 0.01 * sine]), RATE, subtype="FLOAT")
-    rules = Segmentation(segment=1.0, loudness=-20, loudness_of=of)
-    pieces = [piece.audio for piece in segments(tmp_path / "a.wav", dac, rules, Counter())]
+    rules = SegmentConfig(segment=1.0, loudness=-20, loudness_of=of)
+    pieces = [piece.audio for piece in read_segments(tmp_path / "a.wav", dac, rules, Counter())]
     if of == "segment":
         assert [level(piece) for piece in pieces] == pytest.approx([-20, -20], abs=0.01)
     else:
         assert level(torch.cat(pieces, 1)) == pytest.approx(-20, abs=0.01)
         assert level(pieces[0]) - level(pieces[1]) == pytest.approx(20, abs=0.01)
-    loudest = Segmentation(loudness=0, loudness_of=of)
-    (piece,) = (piece.audio for piece in segments(tmp_path / "a.wav", dac, loudest, Counter()))
+    loudest = SegmentConfig(loudness=0, loudness_of=of)
+    (piece,) = (piece.audio for piece in read_segments(tmp_path / "a.wav", dac, loudest, Counter()))
     assert float(piece.abs().max()) == pytest.approx(1, abs=1e-6)
 
 
 def test_rules_that_cannot_be_are_told_in_a_sentence(dac: Codec) -> None:
-    with pytest.raises(ValueError, match=r"cut so: .*an overlap of 2 s needs segments that are longer\."):
-        segmentation(segment=2, overlap=2)
-    with pytest.raises(ValueError, match=r"cut so: silence .*less than or equal to 0\."):
-        segmentation(silence=3)
+    with pytest.raises(ValueError, match=r"Invalid segments: .*an overlap of 2 s needs segments that are longer\."):
+        SegmentConfig.parse(segment=2, overlap=2)
+    with pytest.raises(ValueError, match=r"Invalid segments: silence .*less than or equal to 0\."):
+        SegmentConfig.parse(silence=3)
     with pytest.raises(ValueError, match="advance by less than a latent frame"):
-        Segmentation(segment=1, overlap=0.999).samples(dac)
+        SegmentConfig(segment=1, overlap=0.999).samples(dac)
 
 
 def test_a_store_of_segments_holds_the_codes_of_each(whole: CodeStore, music: Path, dac: Codec) -> None:
@@ -146,12 +155,12 @@ def test_a_store_of_segments_holds_the_codes_of_each(whole: CodeStore, music: Pa
         assert np.array_equal(whole.codes(i), dac.encode(piece[None])[0].T)
     assert whole.header["segmentation"]["segment"] == 0.5
     assert (whole.header["tracks"], whole.header["segments"]) == (6, len(whole))
-    assert whole.facts()["tracks"] == 6
+    assert whole.summary()["tracks"] == 6
 
 
 def test_overlapping_segments_begin_every_step(music: Path, dac: Codec, tmp_path: Path) -> None:
-    rules = Segmentation(segment=0.5, overlap=0.1)
-    store, _ = encode_tracks(find_tracks(music)[:1], tmp_path / "store", dac, {}, rules=rules)
+    rules = SegmentConfig(segment=0.5, overlap=0.1)
+    store, _ = encode_tracks(find_tracks(music)[:1], tmp_path / "store", dac, {}, EncodeConfig(segments=rules))
     assert [row["offset"] for row in store.rows] == pytest.approx([0, 0.4, 0.8])
     assert store.rows[-1]["seconds"] == pytest.approx(0.2)
 
@@ -159,14 +168,16 @@ def test_overlapping_segments_begin_every_step(music: Path, dac: Codec, tmp_path
 def test_a_long_recording_is_encoded_in_segments_alone(
     tmp_path: Path, dac: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segmenting, "LONGEST", 2.0)
+    monkeypatch.setattr(segmenting, "MAX_SECONDS", 2.0)
     soundfile.write(tmp_path / "long.wav", tone(3.0, 300), RATE)
     soundfile.write(tmp_path / "short.wav", tone(1.0, 300), RATE)
     store, skipped = encode_tracks(find_tracks(tmp_path), tmp_path / "store", dac, {})
     assert [row["track"] for row in store.rows] == ["short.wav"]
     assert "long.wav" in skipped[0]
     assert "--segment SECONDS" in skipped[0]
-    store, skipped = encode_tracks(find_tracks(tmp_path), tmp_path / "cut", dac, {}, rules=Segmentation(segment=1))
+    store, skipped = encode_tracks(
+        find_tracks(tmp_path), tmp_path / "cut", dac, {}, EncodeConfig(segments=SegmentConfig(segment=1))
+    )
     assert not skipped
     assert len(store) == 4
 
@@ -195,10 +206,10 @@ def test_ten_hours_take_no_more_memory_than_one(tmp_path: Path, dac_folder: Path
 # interruption
 
 
-def stopping(after: int) -> Callable[..., Iterator[Done]]:
+def stopping(after: int) -> Callable[..., Iterator[TaskResult]]:
     """Give an engine that fails once so many tasks are done, in the middle of the next."""
 
-    def engine(tasks: Sequence[Task], job: Job, codec: Codec, tell: Tell) -> Iterator[Done]:
+    def engine(tasks: Sequence[Task], job: Job, codec: Codec, tell: ReportTracks) -> Iterator[TaskResult]:
         for task in tasks[:after]:
             yield run_task(task, job, codec, tell)
 
@@ -214,20 +225,19 @@ def test_what_was_interrupted_goes_on(
     whole: CodeStore, dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path
 ) -> None:
     tracks, folder, done = find_tracks(music), tmp_path / "store", []
-    options: dict[str, Any] = {"rules": CUT, "minutes": SHORT}
     for after in (0, 2, 1):
         with pytest.raises(KeyboardInterrupt):
-            encode_tracks(tracks, folder, dac, spec, **options, engine=stopping(after))
+            encode_tracks(tracks, folder, dac, spec, CUT, engine=stopping(after))
         assert not folder.exists()
     assert [file.name for file in sorted(draft_of(folder).glob("tasks/[0-9]*"))] == [
         f"0000{i}.parquet" for i in range(3)
     ]
 
-    def counting(tasks: Sequence[Task], *rest: Any) -> Iterator[Done]:
-        done.extend(task.number for task in tasks)
-        return here(tasks, *rest)
+    def counting(tasks: Sequence[Task], *rest: Any) -> Iterator[TaskResult]:
+        done.extend(task.index for task in tasks)
+        return run_in_process(tasks, *rest)
 
-    store, _ = encode_tracks(tracks, folder, dac, spec, **options, engine=counting)
+    store, _ = encode_tracks(tracks, folder, dac, spec, CUT, engine=counting)
     assert done == [3, 4, 5]
     assert same(store, whole)
     assert [file.name for file in tmp_path.iterdir()] == ["store"]
@@ -236,17 +246,15 @@ def test_what_was_interrupted_goes_on(
 def test_a_draft_that_another_began_is_never_deleted(
     begun: tuple[Job, list[Task]], dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path
 ) -> None:
-    options: dict[str, Any] = {"rules": CUT, "minutes": SHORT, "engine": stopping(0)}
     for folder, stays in ((tmp_path / "store", True), (tmp_path / "own", False)):
         with pytest.raises(KeyboardInterrupt):
-            encode_tracks(find_tracks(music), folder, dac, spec, **options)
+            encode_tracks(find_tracks(music), folder, dac, spec, CUT, engine=stopping(0))
         assert draft_of(folder).exists() == stays
 
 
 @pytest.fixture
 def begun(dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path) -> tuple[Job, list[Task]]:
-    options: dict[str, Any] = {"target": "codes", "rules": CUT, "minutes": SHORT, "seed": 0}
-    return begin(find_tracks(music), tmp_path / "store", dac, spec, **options)
+    return begin_job(find_tracks(music), tmp_path / "store", dac, spec, CUT)
 
 
 def test_a_task_that_is_done_by_two_is_in_the_store_once(
@@ -260,7 +268,7 @@ def test_a_task_that_is_done_by_two_is_in_the_store_once(
         run_task(task, job, dac)
     late.with_suffix(".hidden").replace(late)  # and commits after the one that replaced it
     assert len(list(job.draft.glob("shards/00001.*"))) == 2
-    publish(job, len(tasks), tmp_path / "store")
+    publish_store(job, len(tasks), tmp_path / "store")
     assert same(CodeStore(tmp_path / "store"), whole)
 
 
@@ -275,10 +283,10 @@ def test_publishing_may_be_interrupted(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("codecdiff.data.encoding.encode.replace_text", stop)
+        patch.setattr("codecdiff.data.encoding.encode.atomic_write_text", stop)
         with pytest.raises(KeyboardInterrupt):
-            publish(job, len(tasks), tmp_path / "store")
-    publish(job, len(tasks), tmp_path / "store")
+            publish_store(job, len(tasks), tmp_path / "store")
+    publish_store(job, len(tasks), tmp_path / "store")
     assert same(CodeStore(tmp_path / "store"), whole)
 
 
@@ -286,36 +294,35 @@ def test_a_draft_of_something_else_is_refused(
     begun: tuple[Job, list[Task]], dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path
 ) -> None:
     tracks, folder = find_tracks(music), tmp_path / "store"
-    options: dict[str, Any] = {"rules": CUT, "minutes": SHORT}
-    with pytest.raises(ValueError, match=r"begun with other rules\. Run the command it was begun with"):
-        encode_tracks(tracks, folder, dac, spec, minutes=SHORT)
+    with pytest.raises(ValueError, match=r"begun with other segments\. Run the command it was begun with"):
+        encode_tracks(tracks, folder, dac, spec, EncodeConfig(shard_minutes=SHORT))
     with pytest.raises(ValueError, match="begun with other tracks and codec"):
-        encode_tracks(tracks[1:], folder, dac, {}, **options)
+        encode_tracks(tracks[1:], folder, dac, {}, CUT)
     with pytest.raises(ValueError, match="begun with other tracks"):
-        encode_tracks([replace(tracks[0], captions=("other",)), *tracks[1:]], folder, dac, spec, **options)
+        encode_tracks([replace(tracks[0], captions=("other",)), *tracks[1:]], folder, dac, spec, CUT)
     other = CodecWrapper(dac)
     other.register_buffer("more", torch.ones(3))
     with pytest.raises(ValueError, match="begun by a codec whose weights are"):
-        encode_tracks(tracks, folder, other, spec, **options)
+        encode_tracks(tracks, folder, other, spec, CUT)
 
 
-def test_the_tally_counts_hours_speed_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_counts_hours_speed_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr("codecdiff.data.encoding.progress.time.monotonic", lambda: clock[0])
     track = Track(Path("a.wav"), "a")
-    tally = Tally([Task(i, (track, track), 3600.0) for i in range(10)], {0, 1})
+    progress = EncodingProgress([Task(i, (track, track), 3600.0) for i in range(10)], {0, 1})
     clock[0] += 36
     for number, count in ((2, 1), (3, 1), (2, 2), (3, 1), (3, 0), (3, 2)):  # a worker died and began again
-        tally.update(number, count)
-    tally.skipped = 3
-    assert str(tally) == "4.00 of 10.00 h, 200 x real time, 108 s left, 3 skipped"
-    assert tally.tracks == 4
+        progress.update(number, count)
+    progress.skipped = 3
+    assert str(progress) == "4.00 of 10.00 h, 200 x real time, 108 s left, 3 skipped"
+    assert progress.tracks == 4
 
 
 def test_hours_on_paper() -> None:
     assert hours_to_encode(12_000, 100, 8) == 15
-    assert hours_to_encode(12_000, 1000, 8, reading=500, cores=16) == 1.5
-    assert hours_to_encode(12_000, 1000, 64, reading=500, cores=16) == 1.5
+    assert hours_to_encode(12_000, 1000, 8, read_speed=500, cores=16) == 1.5
+    assert hours_to_encode(12_000, 1000, 64, read_speed=500, cores=16) == 1.5
 
 
 def test_reading_ahead_changes_neither_order_nor_errors() -> None:
@@ -327,7 +334,7 @@ def test_reading_ahead_changes_neither_order_nor_errors() -> None:
 
     for threads in (0, 1, 4):
         found: list[Any] = []
-        for iterator in ahead([numbers(first) for first in range(0, 60, 10)], threads):
+        for iterator in prefetch([numbers(first) for first in range(0, 60, 10)], threads):
             try:
                 found.append(list(iterator))
             except ValueError as error:
@@ -337,8 +344,8 @@ def test_reading_ahead_changes_neither_order_nor_errors() -> None:
 
 def test_batches_hold_segments_of_one_length(dac: Codec, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", tone(2.7, 300), RATE)
-    source = Source(find_tracks(tmp_path)[0])
-    batches = list(source.batches(dac, CUT, 4))
+    source = TrackReader(find_tracks(tmp_path)[0])
+    batches = list(source.batches(dac, CUT.segments, 4))
     assert [[piece.audio.shape[1] for piece in batch] for batch in batches] == [[4000] * 4, [4000], [1600]]
     assert len(source.checksum) == 16
 
@@ -346,9 +353,8 @@ def test_batches_hold_segments_of_one_length(dac: Codec, tmp_path: Path) -> None
 def test_batches_and_reading_ahead_as_for_a_gpu_make_the_same_store(
     whole: CodeStore, dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "pace", lambda codec: (3, 2))
-    options: dict[str, Any] = {"rules": CUT, "minutes": SHORT}
-    assert same(encode_tracks(find_tracks(music), tmp_path / "store", dac, spec, **options)[0], whole)
+    monkeypatch.setattr(worker, "batch_settings", lambda codec: (3, 2))
+    assert same(encode_tracks(find_tracks(music), tmp_path / "store", dac, spec, CUT)[0], whole)
 
 
 # processes
@@ -357,7 +363,7 @@ def test_batches_and_reading_ahead_as_for_a_gpu_make_the_same_store(
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start workers as copies of this process: they have everything imported already."""
-    monkeypatch.setattr(local, "START", "fork")
+    monkeypatch.setattr(local, "START_METHOD", "fork")
 
 
 Encode = Callable[..., tuple[CodeStore, list[str]]]
@@ -368,8 +374,8 @@ def encode(dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path) -> Enc
     """Give a function that encodes the music in two processes, or as it is told."""
 
     def run(**options: Any) -> tuple[CodeStore, list[str]]:
-        options = {"rules": CUT, "minutes": SHORT, "engine": local.local("cpu", 2), **options}
-        return encode_tracks(find_tracks(music), tmp_path / "store", dac, spec, **options)
+        options = {"engine": local.local_engine("cpu", 2), **options}
+        return encode_tracks(find_tracks(music), tmp_path / "store", dac, spec, CUT, **options)
 
     return run
 
@@ -378,9 +384,9 @@ def encode(dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path) -> Enc
 def test_processes_make_the_same_store_though_two_are_killed(
     encode: Encode, whole: CodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed_once(task: Task, job: Job, codec: Codec, tell: Tell) -> Done:
-        if task.number in (0, 3) and not (tmp_path / f"{task.number}").exists():
-            (tmp_path / f"{task.number}").touch()
+    def killed_once(task: Task, job: Job, codec: Codec, tell: ReportTracks) -> TaskResult:
+        if task.index in (0, 3) and not (tmp_path / f"{task.index}").exists():
+            (tmp_path / f"{task.index}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return run_task(task, job, codec, tell)
 
@@ -395,34 +401,34 @@ def test_processes_make_the_same_store_though_two_are_killed(
 def test_a_task_that_kills_its_workers_is_given_up_and_the_others_are_done(
     encode: Encode, whole: CodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def deadly(task: Task, job: Job, codec: Codec, tell: Tell) -> Done:
-        if task.number == 2:
+    def deadly(task: Task, job: Job, codec: Codec, tell: ReportTracks) -> TaskResult:
+        if task.index == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         return run_task(task, job, codec, tell)
 
     with monkeypatch.context() as patch:
         patch.setattr(local, "run_task", deadly)
         with pytest.raises(
-            Unfinished, match=r"(?s)Task 2 was given up: .*died 3 times \(exit -9.*2\.wav'.*same command"
+            EncodingIncomplete, match=r"(?s)Task 2 failed: .*died 3 times \(exit -9.*2\.wav'.*same command"
         ):
             encode()
     assert len(list(draft_of(tmp_path / "store").glob("tasks/[0-9]*"))) == 5
-    assert same(encode(engine=here)[0], whole)
+    assert same(encode(engine=run_in_process)[0], whole)
 
 
 @pytest.mark.usefixtures("forked")
 def test_what_stops_a_worker_is_told(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> Done:
+    def full(*_: Any) -> TaskResult:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(local, "run_task", full)
-    with pytest.raises(Unfinished, match=r"No space left on device.*goes on from there"):
+    with pytest.raises(EncodingIncomplete, match=r"No space left on device.*resumes from there"):
         encode()
 
 
 def test_small_jobs_start_no_process(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "Worker", None)
-    assert encode(engine=local.local("cpu"))[0].header["shards"] == 6
+    assert encode(engine=local.local_engine("cpu"))[0].header["shards"] == 6
 
 
 # the command
@@ -438,14 +444,14 @@ def test_a_killed_command_loses_and_doubles_nothing(
 ) -> None:
     arguments = command(music, tmp_path / "store", dac_folder)
 
-    def committing(job: Job, done: Done, rows: list[dict[str, Any]]) -> None:
-        if done.number == 2:
+    def committing(job: Job, done: TaskResult, rows: list[dict[str, Any]]) -> None:
+        if done.index == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         commit(job, done, rows)
 
-    commit = worker._write_rows
+    commit = worker.write_rows
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "_write_rows", committing)
+        patch.setattr(worker, "write_rows", committing)
         process = multiprocessing.get_context("fork").Process(target=CliRunner().invoke, args=(app, arguments))
         process.start()
         process.join(60)
@@ -491,7 +497,7 @@ def test_what_is_wrong_in_a_manifest_is_named_and_the_rest_goes_on(tmp_path: Pat
         assert any(name in line and re.search(reason, line) for line in lines), (name, lines)
     assert "1 of 8 files, 2 segments" in result.output
     store = CodeStore(tmp_path / "store")
-    assert {(row["track"], row["split"], row["licence"]) for row in store.rows} == {("good.wav", "test", "CC0")}
+    assert {(row["track"], row["split"], row["license"]) for row in store.rows} == {("good.wav", "test", "CC0")}
 
 
 def test_encode_says_what_it_cannot_do(tmp_path: Path, dac_folder: Path, music: Path) -> None:
@@ -501,7 +507,7 @@ def test_encode_says_what_it_cannot_do(tmp_path: Path, dac_folder: Path, music: 
         return result.output
 
     assert "No engine named 'spark'. There are: local, ray." in said("--engine", "spark")
-    assert "cut so" in said("--overlap", "3")
+    assert "Invalid segments" in said("--overlap", "3")
     assert "names no audio that is there" in said(audio=_empty(tmp_path))
 
 
@@ -514,7 +520,7 @@ def test_splits_that_a_data_set_names_are_kept(music: Path, dac: Codec, tmp_path
     splits = ["train", "test", "", "validation", "train", "train"]
     tracks = [replace(t, metadata={"split": s}) for t, s in zip(find_tracks(music), splits, strict=True)]
     twin = replace(tracks[1], name="twin", metadata={"split": "train"})  # of what is held out
-    store, _ = encode_tracks([*tracks, twin], tmp_path / "store", dac, {}, rules=CUT)
+    store, _ = encode_tracks([*tracks, twin], tmp_path / "store", dac, {}, CUT)
     for fraction in (0, 0.5):
         training, held = split_tracks(store, fraction)
         assert {store.rows[i]["track"] for i in held} == {"1.wav", "3.wav", "twin"}
@@ -532,19 +538,19 @@ def test_an_actor_gives_up_a_task_that_its_like_died_of(
     begun: tuple[Job, list[Task]], dac_folder: Path, dac: Codec
 ) -> None:
     pytest.importorskip("ray")
-    from codecdiff.data.encoding.ray import TRIES, Encoder, _packed
+    from codecdiff.data.encoding.ray import MAX_ATTEMPTS, Encoder, task_to_json
 
     job, tasks = begun
     actor = Encoder(job, "cpu")
 
     def told(task: Task) -> dict[str, Any]:
-        return json.loads(actor({"task": [_packed(task)]})["done"][0])
+        return json.loads(actor({"task": [task_to_json(task)]})["result"][0])
 
     done = told(tasks[0])
-    assert Done(**done) == run_task(tasks[0], job, dac)
+    assert TaskResult(**done) == run_task(tasks[0], job, dac)
     assert told(tasks[0]) == done
     assert len(list(job.draft.glob("tasks/.00000.try-*"))) == 1  # what is done is not tried
-    for number in range(TRIES):  # each of which is killed
+    for number in range(MAX_ATTEMPTS):  # each of which is killed
         (job.draft / "tasks" / f".00001.try-{number}").touch()
     assert told(tasks[1])["shard"] == ""
     assert not job.rows_file(1).exists()
@@ -558,13 +564,13 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_music(tmp_path_factory.mktemp("album"), 24, 60.0)
 
 
-LONG = Segmentation(segment=5, overlap=1)
+LONG = EncodeConfig(segments=SegmentConfig(segment=5, overlap=1), shard_minutes=2)
 
 
 @pytest.fixture(scope="module")
 def expected(album: Path, dac: Codec, spec: Any, tmp_path_factory: pytest.TempPathFactory) -> CodeStore:
     folder = tmp_path_factory.mktemp("expected") / "store"
-    return encode_tracks(find_tracks(album), folder, dac, spec, rules=LONG, minutes=2)[0]
+    return encode_tracks(find_tracks(album), folder, dac, spec, LONG)[0]
 
 
 @pytest.mark.slow
@@ -593,7 +599,7 @@ def test_a_cluster_that_loses_a_node_makes_the_same_store(
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    from codecdiff.data.encoding.ray import on_ray
+    from codecdiff.data.encoding.ray import ray_engine
 
     small: dict[str, Any] = {"object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
@@ -603,13 +609,14 @@ def test_a_cluster_that_loses_a_node_makes_the_same_store(
         marks = lambda: len(list(draft_of(tmp_path / "store").glob("tasks/.*.try-*")))  # noqa: E731
         tries = []
 
-        def progress(tally: Tally) -> None:
+        def progress(state: EncodingProgress) -> None:
             if not tries:
                 cluster.remove_node(nodes[0], allow_graceful=False)
             tries.append(marks())
 
-        options: dict[str, Any] = {"rules": LONG, "minutes": 2, "engine": on_ray("cpu"), "progress": progress}
-        store, skipped = encode_tracks(find_tracks(album), tmp_path / "store", dac, to_config("codecs", dac), **options)
+        options: dict[str, Any] = {"engine": ray_engine("cpu"), "progress": progress}
+        spec = to_config("codecs", dac)
+        store, skipped = encode_tracks(find_tracks(album), tmp_path / "store", dac, spec, LONG, **options)
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from codecdiff import Condition, ConditionTokens, Denoiser, config
 from codecdiff.conditioners.joined import JoinedConditioner
-from codecdiff.conditioners.numeric import NumericConditioner, Reading
+from codecdiff.conditioners.numeric import FieldType, NumericConditioner
 from codecdiff.diffusion.guidance import (
     combine_predictions,
     group_by_weight,
@@ -60,7 +60,7 @@ class Table(Denoiser):
 
 def answer_of(network: Table, guidance: Any, condition: Condition, away: Condition) -> Tensor:
     """The guided answer (2,), through the functions that sampling goes through."""
-    of = group_by_weight(guidance, condition.entries)
+    of = group_by_weight(guidance, condition)
     question = stack_conditions(condition, away, of)
     rows = torch.zeros(2 * num_predictions(of), 1, 1)
     return combine_predictions(network(rows, torch.zeros(len(rows)), None, question).chunk(num_predictions(of)), of)[
@@ -145,7 +145,7 @@ def test_sampling_goes_by_it() -> None:
 
 def conditioner() -> JoinedConditioner:
     words = config.build("conditioners", {"name": "words", "width": 8})
-    return JoinedConditioner([words, NumericConditioner({"tempo": Reading(low=40, high=220)})])
+    return JoinedConditioner([words, NumericConditioner({"tempo": FieldType(low=40, high=220)})])
 
 
 class Twofold(NumericConditioner):
@@ -157,7 +157,7 @@ class Twofold(NumericConditioner):
 
 
 def test_a_field_stands_for_the_entries_that_follow_from_it() -> None:
-    twofold = Twofold({"tempo": Reading(low=0, high=1)})
+    twofold = Twofold({"tempo": FieldType(low=0, high=1)})
     assert resolve_guidance({"text": 3}, twofold) == {"text": 3, "vector": 3}
     assert resolve_guidance({"text": 3, "vector": 1}, twofold) == {"text": 3, "vector": 1}
     assert str(resolve_guidance({"tempo": 2, "text": 3}, twofold)) == "{'tempo': 2, 'text': 3, 'vector': 3}"  # in order

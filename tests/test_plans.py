@@ -22,8 +22,9 @@ from codecdiff import Codec, Condition, ConditionTokens, Pipeline, config
 from codecdiff.conditioners.cached import CachedConditioner
 from codecdiff.config.schema import DataConfig
 from codecdiff.data.code_store import CodeStore
-from codecdiff.data.dataset import Crops, split_tracks
+from codecdiff.data.dataset import TrainingCrops, split_tracks
 from codecdiff.data.encoding.encode import encode_tracks
+from codecdiff.data.encoding.job import EncodeConfig
 from codecdiff.data.metadata import find_tracks
 from codecdiff.diffusion.loss import StageInput
 from codecdiff.diffusion.noise_schedule import training_scheduler
@@ -233,7 +234,7 @@ def test_mixed_precision_is_that_of_torch_on_a_gpu(function: Any) -> None:
 def test_a_store_has_the_size_that_was_planned(
     target: Any, dac: Codec, codec_spec: dict[str, Any], music: Path, tmp_path: Path
 ) -> None:
-    store = encode_tracks(find_tracks(music), tmp_path / "store", dac, codec_spec, target=target)[0]
+    store = encode_tracks(find_tracks(music), tmp_path / "store", dac, codec_spec, EncodeConfig(target=target))[0]
     size = sum(np.load(file).nbytes for file in (tmp_path / "store" / "shards").iterdir())
     assert store_size(dac, target, store.frames) == size
 
@@ -241,7 +242,7 @@ def test_a_store_has_the_size_that_was_planned(
 def test_music_is_measured_where_there_is_any(dac: Codec, store: CodeStore, music: Path, tmp_path: Path) -> None:
     frames, data = 10, DataConfig(audio=music, validation_fraction=0.34)
     encoded = measure(data, store.folder, dac)
-    assert encoded.num_crops(frames) == len(Crops(store, split_tracks(store, 0.34)[0], frames))
+    assert encoded.num_crops(frames) == len(TrainingCrops(store, split_tracks(store, 0.34)[0], frames))
     assert encoded.frames == store.frames
     plain = measure(data, tmp_path, dac)
     assert plain.frames == store.frames

@@ -15,7 +15,7 @@ from test_cli import refused, run
 import codecdiff
 from codecdiff import GenerationConfig, Pipeline
 from codecdiff.data.audio import read_comment, write_audio
-from codecdiff.data.audio_prompt import excerpt
+from codecdiff.data.audio_prompt import load_audio_prompt
 from codecdiff.files import sha256
 from codecdiff.pipeline import checkpoint
 from codecdiff.pipeline.provenance import GenerationRequest
@@ -171,7 +171,7 @@ def test_audio_that_was_asked_with_is_told_by_its_hash(recording: Path, tmp_path
     again = GenerationRequest.from_file(tmp_path / "a.flac")
     assert again.prompt["audio"] == {"sha256": sha256(recording)}
     with pytest.raises(ValueError, match="known by its hash alone"):
-        excerpt(again.prompt["audio"], RATE)
+        load_audio_prompt(again.prompt["audio"], RATE)
 
 
 @pytest.mark.parametrize("audio", ["/etc/hostname", {"file": "/etc/hostname"}, 3])

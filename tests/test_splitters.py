@@ -67,8 +67,8 @@ def test_a_stage_sees_the_stages_before_it_in_order() -> None:
         ("0|1-3|3,2|4-8", "repeats level 2, 3"),
         ("0|1-9", "names unknown level 9"),
         ("0|1-99999999999", "names unknown level"),
-        *((text, r"cannot be read as stages\. Write levels and ranges, as in '0\|1-8'") for text in ("", "a|b", "0|")),
-        *((text, "cannot be read as stages") for text in ("0|8-1", "0|1--8", "-1|0-8", "0.5|1-8", "0;1-8", "0||1-8")),
+        *((text, r"Invalid stages .*expected levels and ranges, as in '0\|1-8'") for text in ("", "a|b", "0|")),
+        *((text, "Invalid stages") for text in ("0|8-1", "0|1--8", "-1|0-8", "0.5|1-8", "0;1-8", "0||1-8")),
     ],
 )
 def test_stages_that_do_not_fit_are_explained(stages: str, message: str) -> None:

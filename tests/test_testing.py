@@ -231,7 +231,7 @@ class Unread(faulty.Mixer):
         self.condition_widths = condition_widths
 
     def forward(self, noisy: Any, timestep: Any, context: Any, condition: Any) -> torch.Tensor:
-        told = {name: entry for name, entry in condition.entries.items() if name == "text"}
+        told = {name: entry for name, entry in condition.items() if name == "text"}
         return super().forward(noisy, timestep, context, type(condition)(told))
 
 

@@ -228,8 +228,8 @@ def test_the_held_out_loss_is_always_the_same_and_draws_nothing(
 
 
 def test_held_out_tracks_are_never_trained_on(data: StageData) -> None:
-    trained = {data.crops._track(n) for n in range(3 * len(data.crops))}
-    held = {data.validation_crops._track(n) for n in range(3 * len(data.validation_crops))}
+    trained = {data.crops.row(n) for n in range(3 * len(data.crops))}
+    held = {data.validation_crops.row(n) for n in range(3 * len(data.validation_crops))}
     assert trained
     assert held
     assert not trained & held
@@ -281,13 +281,13 @@ def test_a_loss_that_is_not_finite_stops_with_a_hint(trainer_of: Callable[..., S
 
 def test_what_a_stage_trains_on(make_pipeline: Make, data: StageData) -> None:
     pipeline, batch = make_pipeline(), data.crops.batch([0, 1])
-    batch.real[1, -3:] = 0
-    latents = pipeline.codec.embed(batch.codes) * batch.real[:, None, None]
+    batch.valid_mask[1, -3:] = 0
+    latents = pipeline.codec.embed(batch.codes) * batch.valid_mask[:, None, None]
     inputs = stage_input(batch, pipeline, 1)
     assert inputs.context is not None
     assert torch.equal(inputs.context, latents[:, 0])
     assert torch.equal(inputs.x_start, latents[:, 1:].flatten(1, 2))
-    assert torch.equal(inputs.valid_mask, batch.real[:, None].expand_as(inputs.valid_mask))
+    assert torch.equal(inputs.valid_mask, batch.valid_mask[:, None].expand_as(inputs.valid_mask))
     assert inputs.condition["text"].mask.any(1).all()
     assert stage_input(batch, pipeline, 0).context is None
 
@@ -301,8 +301,8 @@ def test_projections_are_trained_on_and_codes_are_seen(
         pipeline = make_pipeline(target="continuous", snap_context=snap)
         batch = StageData(store, pipeline, 1, train, DataConfig()).crops.batch([0, 1])
         inputs = stage_input(batch, pipeline, 1)
-        assert batch.projections is not None
-        projections = pipeline.normalize(batch.projections)
+        assert batch.continuous is not None
+        projections = pipeline.codec.normalize(batch.continuous)
         entries = pipeline.codec.embed(batch.codes)
         assert (projections - entries).abs().mean() > 0.01
         assert torch.equal(inputs.x_start, projections[:, 1:].flatten(1, 2))

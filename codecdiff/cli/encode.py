@@ -27,8 +27,8 @@ def encode(
     options: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the codec; any number.")
     ] = None,
-    projections: Annotated[
-        bool, typer.Option("--projections", help="Keep what the codes are quantised from too, for target=continuous.")
+    continuous: Annotated[
+        bool, typer.Option("--continuous", help="Store the latents before quantization, too, for target=continuous.")
     ] = False,
     segment: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Cut recordings into segments. Default: keep them whole.")
@@ -54,12 +54,13 @@ def encode(
     """Encode audio into a store of codes to train on. Run it again to go on where it was interrupted."""
     from codecdiff.config import build, parse_options, to_config
     from codecdiff.data.encoding.encode import encode_tracks
-    from codecdiff.data.segments import segmentation
+    from codecdiff.data.encoding.job import EncodeConfig
+    from codecdiff.data.segments import SegmentConfig
 
     if output.exists():
         raise FileExistsError(f"'{output}' exists already. Choose another name, or delete it.")
     require_writable(output)
-    rules = segmentation(
+    segments = SegmentConfig.parse(
         segment=segment,
         overlap=overlap,
         min_seconds=min_seconds,
@@ -77,11 +78,11 @@ def encode(
             output,
             model,
             to_config("codecs", model),
-            target="continuous" if projections else "codes",
-            rules=rules,
-            minutes=shard_minutes,
+            EncodeConfig(
+                target="continuous" if continuous else "codes", segments=segments, shard_minutes=shard_minutes
+            ),
             engine=run,
-            progress=lambda tally: tell(str(tally)),
+            progress=lambda progress: tell(str(progress)),
         )
     for line in [*faults, *skipped]:
         err.print(f"Skipped: {line}", style="yellow", soft_wrap=True)
@@ -92,7 +93,7 @@ def _told(store: CodeStore, count: int) -> str:
     """Say what is in a store that was made of so many files."""
     minutes = sum(row["seconds"] for row in store.rows) / 60
     cut = f"{len(store)} segments, " if store.header["segmentation"]["segment"] else ""
-    dropped = "".join(f", {number} {why} pieces dropped" for why, number in store.header["dropped"].items())
+    dropped = "".join(f", {number} {why} segments dropped" for why, number in store.header["dropped"].items())
     return f"{store.header['tracks']} of {count} files, {cut}{minutes:.1f} minutes, {store.frames} frames{dropped}"
 
 
@@ -102,13 +103,13 @@ def engine_named(name: str, device: str, workers: int | None) -> Engine:
     Raises LookupError, and ImportError if its library is not installed.
     """
     if name == "local":
-        from codecdiff.data.encoding.local import local
+        from codecdiff.data.encoding.local import local_engine
 
-        return local(device or chosen_device("").type, workers)
+        return local_engine(device or chosen_device("").type, workers)
     if name == "ray":
-        from codecdiff.data.encoding.ray import on_ray
+        from codecdiff.data.encoding.ray import ray_engine
 
-        return on_ray(device, workers)
+        return ray_engine(device, workers)
     raise LookupError(f"No engine named '{name}'. There are: local, ray.")
 
 

@@ -1,4 +1,4 @@
-"""Latents of mean 0 and deviation 1."""
+"""Latents of mean 0 and standard deviation 1."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from einops import rearrange
 from torch import Tensor
 
 from codecdiff.codecs.wrapper import CodecWrapper
-from codecdiff.interfaces import Codec
+from codecdiff.interfaces.codec import Codec
 
 
 class NormalizedCodec(CodecWrapper):
     """A codec whose latents have mean 0 and standard deviation 1, by statistics measured on data.
 
-    The statistics are one pair per codebook (SPEC of DiscoDiff: keeps the shape of a codebook) or one per
-    channel. They are fitted state; until `measure` is called the latents pass unchanged.
+    The statistics are fitted state. Until `measure` is called, latents pass unchanged.
+
+    Args:
+        codec: The wrapped codec.
+        per: One mean and deviation for each codebook, which keeps its shape (DiscoDiff), or for each channel.
+
     """
 
     keeps_codes = True
@@ -48,35 +52,35 @@ class NormalizedCodec(CodecWrapper):
         self.mean.copy_(mean[..., None].expand_as(self.mean))
         self.std.copy_(std[..., None].expand_as(self.std))
 
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Normalize latents (b, k, d, l) of the wrapped codec."""
+        return (latents - self.mean) / self.std
+
     def embed(self, codes: Tensor) -> Tensor:
-        """(b, k, l) codes -> (b, k, d, l) standardised latents."""
-        return self.standardize(self.codec.embed(codes))
+        """Look up codes (b, k, l): normalized latents (b, k, d, l)."""
+        return self.normalize(self.codec.embed(codes))
 
     def quantize(self, latents: Tensor) -> Tensor:
-        """(b, k, d, l) standardised latents -> (b, k, l) codes."""
+        """Return the codes (b, k, l) of normalized latents (b, k, d, l)."""
         return self.codec.quantize(latents * self.std + self.mean)
 
     def encode_continuous(self, audio: Tensor) -> Tensor:
-        """(b, ch, t) audio -> (b, k, d, l) standardised latents before quantisation."""
-        return self.standardize(self.codec.encode_continuous(audio))
+        """Encode audio (b, ch, t) to normalized pre-quantization latents (b, k, d, l)."""
+        return self.normalize(self.codec.encode_continuous(audio))
 
     def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, ch, t) audio -> (b, k, l) codes and (b, k, d, l) standardised latents before quantisation."""
-        codes, projections = self.codec.encode_with_continuous(audio)
-        return codes, self.standardize(projections)
-
-    def standardize(self, latents: Tensor) -> Tensor:
-        """(b, k, d, l) latents of the wrapped codec -> (b, k, d, l) standardised latents."""
-        return (latents - self.mean) / self.std
+        """Encode audio (b, ch, t) to codes (b, k, l) and normalized pre-quantization latents (b, k, d, l)."""
+        codes, latents = self.codec.encode_with_continuous(audio)
+        return codes, self.normalize(latents)
 
     def fitted_state(self) -> dict[str, Tensor]:
-        """State of the wrapped codec, and the statistics."""
+        """Return the state of the wrapped codec, and the statistics."""
         return {**super().fitted_state(), "mean": self.mean, "std": self.std}
 
     def load_fitted_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `fitted_state` gave."""
+        """Load the tensors of `fitted_state`. Raises ValueError if the statistics are missing."""
         if missing := {"mean", "std"} - state.keys():
-            raise ValueError(f"The state of a standardised codec lacks its {' and '.join(sorted(missing))}.")
+            raise ValueError(f"The state of a normalized codec lacks its {' and '.join(sorted(missing))}.")
         super().load_fitted_state(state)
         self.mean.copy_(state["mean"])
         self.std.copy_(state["std"])

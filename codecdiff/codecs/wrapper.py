@@ -1,4 +1,4 @@
-"""What all codecs around codecs are made of."""
+"""The base class of codecs that wrap another codec."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from codecdiff.fingerprint import device_of
-from codecdiff.interfaces import Codec
+from codecdiff.interfaces.codec import Codec
 
 
 class CodecWrapper(Codec):
-    """A codec that does what another does, until a subclass changes something."""
+    """A codec that does what the codec inside does, until a subclass changes something."""
 
-    keeps_codes: ClassVar[bool] = False  # whether it says that its codes are those of the wrapped codec
+    keeps_codes: ClassVar[bool] = False  # whether a subclass leaves the codes as they are
 
     def __init__(self, codec: Codec):
         super().__init__()
@@ -23,10 +23,9 @@ class CodecWrapper(Codec):
         self.sample_rate, self.channels, self.hop_length = codec.sample_rate, codec.channels, codec.hop_length
         self.num_codebooks, self.codebook_size = codec.num_codebooks, codec.codebook_size
         self.codebook_dim = codec.codebook_dim
-        self.encode_context_frames, self.decode_context_frames = (
-            codec.encode_context_frames,
-            codec.decode_context_frames,
-        )
+        self.encode_context_frames = codec.encode_context_frames
+        self.decode_context_frames = codec.decode_context_frames
+        self.chunk_frames = codec.chunk_frames
         self.expected_failures = codec.expected_failures
 
     @property
@@ -34,31 +33,36 @@ class CodecWrapper(Codec):
         """Levels of the wrapped codec's rows."""
         return self.codec.levels
 
-    # a property over a plain fact, because a codec that is fitted later has other duplicates
+    # a property instead of a plain attribute, because a codec that is fitted later has other duplicates
     @property
     def duplicate_codes(self) -> frozenset[tuple[int, int]]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Entries of the wrapped codec that quantise to another index; a codec fitted later has others."""
+        """(codebook, code) of the wrapped codec that quantize to another code."""
         return self.codec.duplicate_codes
 
     def encode(self, audio: Tensor) -> Tensor:
-        """(b, ch, t) audio -> (b, k, l) codes of the wrapped codec."""
+        """Encode audio (b, ch, t) to codes (b, k, l) of the wrapped codec."""
         return self.codec.encode(audio)
 
     def embed(self, codes: Tensor) -> Tensor:
-        """(b, k, l) codes -> (b, k, d, l) latents of the wrapped codec."""
+        """Look up codes (b, k, l): latents (b, k, d, l) of the wrapped codec."""
         return self.codec.embed(codes)
 
     def quantize(self, latents: Tensor) -> Tensor:
-        """(b, k, d, l) latents -> (b, k, l) codes of the wrapped codec."""
+        """Return the codes (b, k, l) of latents (b, k, d, l) of the wrapped codec."""
         return self.codec.quantize(latents)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """(b, k, l) codes -> (b, ch, l * hop_length) audio of the wrapped codec."""
+        """Decode codes (b, k, l) to audio (b, ch, l * hop_length) of the wrapped codec."""
         return self.codec.decode(codes)
 
     def encode_continuous(self, audio: Tensor) -> Tensor:
-        """(b, ch, t) audio -> (b, k, d, l) latents before quantisation of the wrapped codec."""
+        """Encode audio (b, ch, t) to pre-quantization latents (b, k, d, l) of the wrapped codec."""
         return self.codec.encode_continuous(audio)
+
+    @property
+    def code_source(self) -> Codec:
+        """The wrapped codec, if the codes are its codes; else this one."""
+        return self.codec if self.keeps_codes else self
 
     @property
     def is_fitted(self) -> bool:
@@ -70,17 +74,22 @@ class CodecWrapper(Codec):
         self.codec.fit(clips, seed=seed)
 
     def fitted_state(self) -> dict[str, Tensor]:
-        """State of the wrapped codec, its names prefixed with `codec.`."""
+        """Return the state of the wrapped codec, its names prefixed with `codec.`."""
         return {f"codec.{name}": tensor for name, tensor in self.codec.fitted_state().items()}
 
     def load_fitted_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `fitted_state` gave."""
+        """Load the state of the wrapped codec."""
         self.codec.load_fitted_state({k.removeprefix("codec."): v for k, v in state.items() if k.startswith("codec.")})
 
 
+def codebook_vectors(codec: Codec) -> Tensor:
+    """Return the vectors (k, d, n) of all codebooks, n = codebook_size."""
+    codes = torch.arange(codec.codebook_size, device=device_of(codec)).expand(1, codec.num_codebooks, -1)
+    return codec.embed(codes)[0]
+
+
 def find_duplicate_codes(codec: Codec) -> frozenset[tuple[int, int]]:
-    """Look every entry up and give those that quantise to another index, (codebook, index): `duplicate_codes`."""
-    entries = torch.arange(codec.codebook_size, device=device_of(codec))
-    codes = entries.expand(1, codec.num_codebooks, -1)
-    moved = codec.quantize(codec.embed(codes)) != codes
-    return frozenset((codebook, index) for _, codebook, index in moved.nonzero().tolist())
+    """Return the (codebook, code) that quantize to another code, for `Codec.duplicate_codes`."""
+    codes = torch.arange(codec.codebook_size, device=device_of(codec))
+    is_moved = codec.quantize(codebook_vectors(codec)[None])[0] != codes
+    return frozenset((codebook, code) for codebook, code in is_moved.nonzero().tolist())

@@ -35,7 +35,7 @@ from codecdiff.data.audio import BadAudio, write_audio
 from codecdiff.data.code_store import CodeStore, load_state
 from codecdiff.data.dataset import split_tracks
 from codecdiff.data.metadata import find_tracks
-from codecdiff.files import replace_text, replaced
+from codecdiff.files import atomic_write, atomic_write_text
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline.editing import EditMask, first_stages_mask
 from codecdiff.pipeline.pipeline import Pipeline
@@ -71,7 +71,7 @@ class Chosen:
 
     def write(self, file: Path) -> None:
         """Write the clips as JSON."""
-        replace_text(file, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+        atomic_write_text(file, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
 
 
 def choose(store: CodeStore, audio: Path | None, held_out: float, asked: Evaluation, split_seed: int) -> Chosen:
@@ -195,7 +195,7 @@ class Heard:
     def save(self, sets: Mapping[str, Tensor]) -> None:
         """Write sets."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(self.file) as temporary:
+        with atomic_write(self.file) as temporary:
             save_file(
                 {name: vectors.contiguous() for name, vectors in sets.items()}, temporary, {"digest": self.digest}
             )

@@ -14,7 +14,7 @@ from codecdiff.comparisons.clips import Chosen
 from codecdiff.comparisons.figures import Figure, given
 from codecdiff.comparisons.runs import Run, Variant, logs_of
 from codecdiff.comparisons.settings import Comparison
-from codecdiff.files import replace_text
+from codecdiff.files import atomic_write_text
 
 FORMAT = 1
 FEW = 20  # recordings, as in a report of `codecdiff evaluate`
@@ -163,7 +163,7 @@ def _finite(value: Any) -> Any:
 
 def write(output: Path, report: Mapping[str, Any]) -> Path:
     """Write `report.json`, `report.md` and `index.html`, each whole or not at all, and give the path of the page."""
-    replace_text(output / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    replace_text(output / "report.md", sheets.markdown(report))
-    replace_text(output / "index.html", sheets.html(report, output))
+    atomic_write_text(output / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    atomic_write_text(output / "report.md", sheets.markdown(report))
+    atomic_write_text(output / "index.html", sheets.html(report, output))
     return output / "index.html"

@@ -28,7 +28,7 @@ from codecdiff.comparisons.budgets import StageCost, affordable, costs_of, total
 from codecdiff.comparisons.settings import Comparison
 from codecdiff.config.schema import DiffusionConfig, ExperimentConfig, StageConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
-from codecdiff.files import WAIT, replace_text, try_alone, wait_alone
+from codecdiff.files import POLL_SECONDS, atomic_write_text, lock_folder, try_lock
 from codecdiff.pipeline.checkpoint import config_differences
 from codecdiff.pipeline.model_card import write_model_card
 from codecdiff.pipeline.pipeline import Pipeline
@@ -226,13 +226,13 @@ def in_turn(runs: Sequence[Run], is_done: Callable[[Run], bool]) -> Iterator[Run
         for run in left:
             if not all(_is_ready(run, i, runs) for i in range(len(run.variant.steps))):
                 continue
-            if held := try_alone(run.folder):
+            if held := try_lock(run.folder):
                 with held:
                     if not is_done(run):
                         yield run
                         worked = True
         if not worked:
-            time.sleep(WAIT)
+            time.sleep(POLL_SECONDS)
 
 
 def twin_of(run: Run, i: int, runs: Sequence[Run]) -> Run | None:
@@ -259,7 +259,7 @@ def note(run: Run) -> None:
             raise ValueError(
                 f"'{run.folder}' was trained otherwise: {'; '.join(differ)}. Choose another output, or delete it."
             )
-    replace_text(file, json.dumps(told, indent=1) + "\n")
+    atomic_write_text(file, json.dumps(told, indent=1) + "\n")
 
 
 def _may_change(line: str) -> bool:
@@ -273,7 +273,7 @@ def train(run: Run, comparison: Comparison, runs: Sequence[Run], device: torch.d
     note(run)
     pipeline, codec = new_pipeline(run.blueprint)
     pipeline.to(device)
-    with wait_alone(run.home):
+    with lock_folder(run.home, timeout=-1):
         if not (run.store / "header.json").is_file():
             report(f"{run.name}: encoding the music")
         first = run.blueprint.model_copy(update={"seed": comparison.seeds[0]})  # whose seed a codec is fitted with

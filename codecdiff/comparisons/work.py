@@ -28,7 +28,7 @@ from codecdiff.comparisons.runs import (
 )
 from codecdiff.comparisons.settings import Comparison
 from codecdiff.data.code_store import CodeStore
-from codecdiff.files import wait_alone
+from codecdiff.files import lock_folder
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.training.experiment import new_pipeline
 
@@ -103,7 +103,7 @@ class Work:
     def hear_codec(self, run: Run) -> None:
         """Hear the codec of a trained run, if nobody did."""
         chosen, heard = self.chosen_clips(run), self.heard_of_codec(run)
-        with wait_alone(run.home):
+        with lock_folder(run.home, timeout=-1):
             if not heard.is_there:
                 self.report(f"hearing {run.home.name}")
                 asked, place = self.comparison.evaluation, run.home / "clips"
@@ -118,7 +118,7 @@ class Work:
         chosen = choose(CodeStore(run.store), data.audio, data.validation_fraction, asked, seed)
         told = digest_of(asked.model_dump(include={"clips", "reference", "lessons", "seconds", "seed"}), seed)
         file = self.output / f"clips-{told[:8]}.json"
-        with wait_alone(self.output / "codecs"):
+        with lock_folder(self.output / "codecs", timeout=-1):
             if file.is_file() and _judged(Chosen.read(file)) != _judged(chosen):
                 raise ValueError(
                     f"{run.name} has other held-out recordings than those in '{file}'. Variants are judged by the same "

@@ -1,9 +1,9 @@
-"""Features of prompts kept on disk, so that training needs no text encoder.
+"""Features of prompts on disk, so that training needs no text encoder.
 
-folder/FINGERPRINT/ab/cdef....safetensors   the features of one prompt; FINGERPRINT is that of the conditioner, the name
-                                            the hash of the prompt's key
+folder/FINGERPRINT/ab/cdef....safetensors   the features of one prompt: FINGERPRINT is the conditioner's, and the name
+                                            of the file the hash of the prompt's key
 
-A file appears whole or not at all, so processes may share a folder, and a run that was stopped goes on where it was.
+Files are written whole or not at all: processes may share a folder, and an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -20,49 +20,50 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from codecdiff.files import replaced
+from codecdiff.files import atomic_write
 from codecdiff.fingerprint import device_of
-from codecdiff.interfaces import Condition, Conditioner, ConditionTokens, Part, Prompt
+from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt
+from codecdiff.interfaces.conditioner import Conditioner
+from codecdiff.interfaces.part import Part
 
-NARROW = (torch.bfloat16, torch.float16)  # types that features are written in where they hold every bit
+NARROW = (torch.bfloat16, torch.float16)
 
 
-def narrowed(tokens: Tensor) -> Tensor:
-    """Give tokens in the narrowest type that holds them exactly: bfloat16 for features computed in it."""
-    fits = (t for t in (tokens.to(dtype) for dtype in NARROW) if torch.equal(t.to(tokens.dtype), tokens))
-    return next(fits, tokens)
+def narrowest(tokens: Tensor) -> Tensor:
+    """Return tokens in the narrowest type that represents them exactly: bfloat16 if they were computed in it."""
+    candidates = (tokens.to(dtype) for dtype in NARROW)
+    return next((t for t in candidates if torch.equal(t.to(tokens.dtype), tokens)), tokens)
 
 
 def tokenizer_rules(tokenizer: Any) -> str:
-    """Describe a tokenizer of transformers for a fingerprint: all but how its last call padded and cut."""
+    """Describe a tokenizer of transformers for a fingerprint, without the padding and truncation of its last call."""
     rules = tokenizer.backend_tokenizer
-    rules.no_padding()  # every call says anew whether it pads and cuts
+    rules.no_padding()  # every call sets padding and truncation again
     rules.no_truncation()
     return rules.to_str()
 
 
-class Features:
+class FeatureCache:
     """A folder with the features of one conditioner, by the keys of prompts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def file(self, key: str) -> Path:
-        """Give where the features of a prompt are, or will be."""
+        """Return the file for the features of a prompt."""
         name = hashlib.sha256(key.encode()).hexdigest()
         return self.folder / name[:2] / f"{name[2:]}.safetensors"
 
     def __contains__(self, key: str) -> bool:
-        """Tell whether there are features of a prompt."""
         return self.file(key).exists()
 
     def read(self, key: str, names: Sequence[str]) -> Condition | None:
-        """Give the entries of these names of one row, bit for bit as written; None if damaged or not there."""
+        """Read a condition of one row, bit for bit as written; None if it is missing or damaged."""
         try:
-            with safe_open(self.file(key), "pt") as opened:
-                types = opened.metadata()
-                tokens = {name: opened.get_tensor(f"{name}.tokens") for name in names}
-                masks = {name: opened.get_tensor(f"{name}.mask") for name in names}
+            with safe_open(self.file(key), "pt") as stream:
+                types = stream.metadata()
+                tokens = {name: stream.get_tensor(f"{name}.tokens") for name in names}
+                masks = {name: stream.get_tensor(f"{name}.mask") for name in names}
         except (FileNotFoundError, SafetensorError):
             return None
         return Condition(
@@ -70,38 +71,38 @@ class Features:
         )
 
     def write(self, key: str, row: Condition) -> None:
-        """Keep the condition of one prompt."""
+        """Write the condition of one prompt."""
         file = self.file(key)
         file.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {f"{name}.tokens": narrowed(entry.tokens) for name, entry in row.entries.items()}
-        tensors |= {f"{name}.mask": entry.mask for name, entry in row.entries.items()}
-        apart = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-        types = {name: str(entry.tokens.dtype).removeprefix("torch.") for name, entry in row.entries.items()}
-        with replaced(file) as temporary:
-            save_file(apart, temporary, metadata=types)
+        tensors = {f"{name}.tokens": narrowest(entry.tokens) for name, entry in row.items()}
+        tensors |= {f"{name}.mask": entry.mask for name, entry in row.items()}
+        copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+        types = {name: str(entry.tokens.dtype).removeprefix("torch.") for name, entry in row.items()}
+        with atomic_write(file) as temporary:
+            save_file(copies, temporary, metadata=types)
 
 
-def built_again(part: Any) -> Any:
-    """Build a part from the arguments it was built with, and the parts among them likewise; give anything else back."""
+def rebuild(part: Any) -> Any:
+    """Build a part again from its arguments, and the parts among them likewise; return anything else unchanged."""
     if isinstance(part, Part):
-        return type(part)(**{name: built_again(value) for name, value in part.arguments.items()})
-    return [built_again(item) for item in part] if isinstance(part, list | tuple) else part
+        return type(part)(**{name: rebuild(value) for name, value in part.arguments.items()})
+    return [rebuild(item) for item in part] if isinstance(part, list | tuple) else part
 
 
 class CachedConditioner(Conditioner):
-    """A conditioner whose features are kept in a folder, each prompt's for good.
+    """A conditioner whose features are cached in a folder, permanently.
 
-    `prepare` encodes what is missing, `release` lets the weights go: training then reads files and holds no encoder.
-    A prompt that was not prepared builds the encoder again, with a warning. Prompts are encoded one by one, so that
-    what is read is bit for bit what was computed, whatever stood beside it.
+    `prepare` encodes what is missing and `release` frees the weights: training then reads files and holds no encoder.
+    A prompt that was not prepared loads the encoder again, with a warning. Prompts are encoded one by one, so that what
+    is read is bit for bit what was computed, whatever else was in its batch.
 
-    A model folder names the conditioner, not its cache: the folder belongs to this machine. Put the cache around the
-    encoder itself, inside of `joined`, so that what changes with every crop is not kept.
+    A model folder names the conditioner, and not its cache, which belongs to this machine. Wrap the encoder itself,
+    inside of `joined`, so that features that change with every crop are not cached.
 
     Args:
-        conditioner: What encodes.
-        folder: Where features are kept, of any number of conditioners; each has its own folder inside, named by its
-            fingerprint, so nothing stale is ever read.
+        conditioner: The conditioner that encodes.
+        folder: Features of any number of conditioners. Each has its own subfolder, named by its fingerprint, so that
+            nothing outdated is ever read.
 
     """
 
@@ -109,32 +110,32 @@ class CachedConditioner(Conditioner):
 
     def __init__(self, conditioner: Conditioner, folder: Path | str) -> None:
         super().__init__()
-        object.__setattr__(self, "conditioner", conditioner)  # not as a module of this one: its weights come and go
+        object.__setattr__(self, "conditioner", conditioner)  # not as a submodule: its weights come and go
         self.folder = Path(folder)
         self.fields = conditioner.fields
-        self.register_buffer("place", torch.empty(0), persistent=False)  # where it computes
+        self.register_buffer("device_marker", torch.empty(0), persistent=False)
         self._is_released = False
 
     @property
     def widths(self) -> dict[str, int]:
-        """Embedding width of every entry."""
+        """Embedding width of every name."""
         return self.conditioner.widths
 
     @property
     def sources(self) -> dict[str, tuple[str, ...]]:
-        """Fields that every entry follows from."""
+        """The fields that every name depends on."""
         return self.conditioner.sources
 
-    def recorded(self) -> Part:
-        """Give the conditioner: a cache is about this machine."""
-        return self.conditioner.recorded()
+    def portable(self) -> Part:
+        """Return the conditioner without its cache, which belongs to this machine."""
+        return self.conditioner.portable()
 
     def key(self, prompt: Prompt) -> str:
-        """Give the conditioner's key."""
+        """Return the conditioner's key."""
         return self.conditioner.key(prompt)
 
     def fingerprint(self) -> str:
-        """Give the conditioner's fingerprint."""
+        """Return the conditioner's fingerprint."""
         return self._fingerprint
 
     @cached_property
@@ -142,52 +143,52 @@ class CachedConditioner(Conditioner):
         return self.conditioner.fingerprint()
 
     @cached_property
-    def features(self) -> Features:
-        """What is kept of this very conditioner."""
-        return Features(self.folder / self.fingerprint())
+    def cache(self) -> FeatureCache:
+        """The features of this conditioner."""
+        return FeatureCache(self.folder / self.fingerprint())
 
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
-        """Give n prompts as the conditioner does, from the folder where they are there."""
-        asked = {self.key(prompt): prompt for prompt in prompts or [""]}
-        rows = {key: self._row(key, prompt) for key, prompt in asked.items()}
-        given = [rows[self.key(prompt)] for prompt in prompts]
-        condition = Condition.cat(given) if given else rows[self.key("")].rows(slice(0, 0))
+        """Encode n prompts as the conditioner does, from the cache where it has them."""
+        unique = {self.key(prompt): prompt for prompt in prompts or [""]}
+        rows = {key: self._encode_row(key, prompt) for key, prompt in unique.items()}
+        conditions = [rows[self.key(prompt)] for prompt in prompts]
+        condition = Condition.cat(conditions) if conditions else rows[self.key("")].rows(slice(0, 0))
         return condition.to(device_of(self))
 
     def prepare(self, prompts: Sequence[Prompt]) -> None:
-        """Encode the prompts that are not in the folder yet, and the empty one."""
+        """Encode the prompts that are not in the cache yet, and the empty one."""
         for prompt in ("", *prompts):
-            if (key := self.key(prompt)) not in self.features:
+            if (key := self.key(prompt)) not in self.cache:
                 self._compute(key, prompt)
 
     def release(self) -> None:
-        """Let the weights go."""
-        self.fingerprint()  # which takes them
+        """Free the weights."""
+        self.fingerprint()  # which needs them
         self.conditioner.to("meta")
         self._is_released = True
 
-    def _row(self, key: str, prompt: Prompt) -> Condition:
-        kept = self.features.read(key, list(self.widths))
-        return self._compute(key, prompt) if kept is None else kept
+    def _encode_row(self, key: str, prompt: Prompt) -> Condition:
+        row = self.cache.read(key, list(self.widths))
+        return self._compute(key, prompt) if row is None else row
 
     def _compute(self, key: str, prompt: Prompt) -> Condition:
-        row = self._awake().to(device_of(self)).encode([prompt]).to("cpu")
-        self.features.write(key, row)
+        row = self._load_conditioner().to(device_of(self)).encode([prompt]).to("cpu")
+        self.cache.write(key, row)
         return row
 
-    def _awake(self) -> Conditioner:
-        """Give the conditioner with its weights. Raises ValueError if they are others than they were."""
+    def _load_conditioner(self) -> Conditioner:
+        """Return the conditioner with its weights. Raises ValueError if they have changed since they were released."""
         if self._is_released:
             warnings.warn(
-                "A prompt that was not prepared is asked for: the encoder is loaded again, and stays in memory.",
+                "A prompt that was not prepared is encoded: the encoder is loaded again, and stays in memory.",
                 stacklevel=2,
             )
-            again = built_again(self.conditioner)
-            if again.fingerprint() != self.fingerprint():
+            conditioner = rebuild(self.conditioner)
+            if conditioner.fingerprint() != self.fingerprint():
                 raise ValueError(
-                    f"The weights or files of {type(again).__name__} are others than when this run began, and it needs "
-                    "them for a new prompt. Start it again."
+                    f"The weights or files of {type(conditioner).__name__} have changed since this run began, and it "
+                    "needs them for a new prompt. Start the run again."
                 )
-            object.__setattr__(self, "conditioner", again)
+            object.__setattr__(self, "conditioner", conditioner)
             self._is_released = False
         return self.conditioner

@@ -8,37 +8,29 @@ from collections.abc import Sequence
 
 import torch
 
-from codecdiff.interfaces import Condition, Conditioner, Prompt
-
-
-def told_twice(conditioners: Sequence[Conditioner]) -> dict[str, list[str]]:
-    """Give the entries that several conditioners give, each with the names of their classes."""
-    givers: dict[str, list[str]] = {}
-    for conditioner in conditioners:
-        for name in conditioner.widths:
-            givers.setdefault(name, []).append(type(conditioner).__name__)
-    return {name: classes for name, classes in givers.items() if len(classes) > 1}
+from codecdiff.interfaces.condition import Condition, Prompt
+from codecdiff.interfaces.conditioner import Conditioner
 
 
 class JoinedConditioner(Conditioner):
-    """Several conditioners as one: its condition has the entries of all of them.
+    """Several conditioners as one: its conditions have the names of all of them.
 
     Args:
-        conditioners: What is joined, in any order. No two may give an entry of the same name.
+        conditioners: The conditioners, in any order. Their conditions must have different names.
 
     Raises:
-        ValueError: There is nothing to join, or an entry is given twice.
+        ValueError: The list is empty, or two conditioners have a name in common.
 
     """
 
     def __init__(self, conditioners: Sequence[Conditioner]) -> None:
         super().__init__()
         if not conditioners:
-            raise ValueError("There is nothing to join: give conditioners=[{name: ...}, {name: ...}].")
-        if twice := told_twice(conditioners):
-            name, classes = next(iter(twice.items()))
+            raise ValueError("There is nothing to join: write conditioners=[{name: ...}, {name: ...}].")
+        if duplicates := duplicate_names(conditioners):
+            name, classes = next(iter(duplicates.items()))
             raise ValueError(
-                f"The entry '{name}' is given by each of {', '.join(classes)}. Join conditioners whose entries have "
+                f"'{name}' is a name in the conditions of each of {', '.join(classes)}. Join conditioners with "
                 "different names, or leave one out."
             )
         self.conditioners = torch.nn.ModuleList(conditioners)
@@ -46,39 +38,47 @@ class JoinedConditioner(Conditioner):
 
     @property
     def parts(self) -> list[Conditioner]:
-        """What is joined."""
+        """The conditioners that are joined."""
         return [part for part in self.conditioners if isinstance(part, Conditioner)]
 
     @property
     def widths(self) -> dict[str, int]:
-        """Embedding width of every entry of every part."""
+        """Embedding width of every name of every part."""
         return {name: width for part in self.parts for name, width in part.widths.items()}
 
     @property
     def sources(self) -> dict[str, tuple[str, ...]]:
-        """Fields that every entry follows from, as its part says."""
+        """The fields that every name depends on, according to its part."""
         return {name: fields for part in self.parts for name, fields in part.sources.items()}
 
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
-        """Give n prompts as the entries of all parts."""
-        told = [part.encode(prompts) for part in self.parts]
-        return Condition({name: entry for condition in told for name, entry in condition.entries.items()})
+        """Encode n prompts with all parts."""
+        return Condition({name: entry for part in self.parts for name, entry in part.encode(prompts).items()})
 
     def prepare(self, prompts: Sequence[Prompt]) -> None:
-        """Tell every part of the prompts."""
+        """Prepare every part for the prompts."""
         for part in self.parts:
             part.prepare(prompts)
 
     def release(self) -> None:
-        """Let every part go of what it can."""
+        """Release every part."""
         for part in self.parts:
             part.release()
 
     def key(self, prompt: Prompt) -> str:
-        """Give the keys of all parts."""
+        """Return the keys of all parts."""
         return json.dumps([part.key(prompt) for part in self.parts], ensure_ascii=False)
 
     def fingerprint(self) -> str:
-        """Hash the fingerprints of all parts."""
-        told = " ".join(["joined", *(part.fingerprint() for part in self.parts)])
-        return hashlib.sha256(told.encode()).hexdigest()[:32]
+        """Return a hash of the fingerprints of all parts."""
+        fingerprints = " ".join(["joined", *(part.fingerprint() for part in self.parts)])
+        return hashlib.sha256(fingerprints.encode()).hexdigest()[:32]
+
+
+def duplicate_names(conditioners: Sequence[Conditioner]) -> dict[str, list[str]]:
+    """Return the names that several conditioners have in common -> the classes of these conditioners."""
+    classes: dict[str, list[str]] = {}
+    for conditioner in conditioners:
+        for name in conditioner.widths:
+            classes.setdefault(name, []).append(type(conditioner).__name__)
+    return {name: owners for name, owners in classes.items() if len(owners) > 1}

@@ -235,7 +235,7 @@ def to_config(kind: str, part: Any) -> dict[str, Any]:
 
     What concerns this machine alone, such as a cache around a part, is left out (`Part.recorded`).
     """
-    part = part.recorded()
+    part = part.portable()
     loaded = [plugin for plugin in registry.installed(kind) if plugin.entry.module_name in sys.modules]
     matches = [plugin for plugin in loaded if _loads(plugin, type(part))]
     if not matches:

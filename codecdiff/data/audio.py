@@ -12,7 +12,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from codecdiff.files import replaced
+from codecdiff.files import atomic_write
 
 __all__ = [
     "SUFFIXES",
@@ -141,7 +141,10 @@ def write_audio(file: Path | str, audio: Tensor, sample_rate: int, *, comment: s
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         samples = audio.clamp(-1, 1).T.cpu().numpy()
-        with replaced(file) as temporary, soundfile.SoundFile(temporary, "w", sample_rate, samples.shape[1]) as stream:
+        with (
+            atomic_write(file) as temporary,
+            soundfile.SoundFile(temporary, "w", sample_rate, samples.shape[1]) as stream,
+        ):
             if comment:
                 stream.comment = comment
             for start in range(0, len(samples), BLOCK):  # libsndfile overflows its stack on a long Vorbis write

@@ -1,68 +1,60 @@
 """The store of training data: integer codes in memory-mapped shards, beside a manifest.
 
-store/  header.json       codec, its options and a hash of its weights, how recordings were cut, frame rate, counts
-        manifest.parquet  a row per segment: track, captions, split, where its codes are, offset in the recording...
-        codec.safetensors state of the codec, where it was fitted
+store/  header.json       codec, its options and a hash of its weights, how tracks were segmented, frame rate, counts
+        manifest.parquet  one row per segment: track, captions, split, place of its codes... (encoding.worker.SCHEMA)
+        codec.safetensors state of the codec, if it was fitted
         shards/00000.npy  uint16 (frames, k), frame-major: a random crop is one contiguous read
-        shards/00000.projections.npy  float16 (frames, k, d), if asked for: the latents before they are quantised
+        shards/00000.continuous.npy  float16 (frames, k, d), optional: the latents before quantization
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from codecdiff.codecs import CodecWrapper
 from codecdiff.config import align_defaults
 from codecdiff.config.schema import Target
-from codecdiff.data.metadata import Track
-from codecdiff.fingerprint import device_of, fingerprint
-from codecdiff.interfaces import Codec
+from codecdiff.fingerprint import device_of, module_fingerprint
+from codecdiff.interfaces.codec import Codec
 
-FORMAT = 1
-SCHEMA = pa.schema(
-    [
-        ("track", pa.string()),
-        ("captions", pa.list_(pa.string())),
-        ("metadata", pa.string()),
-        ("licence", pa.string()),
-        ("source", pa.string()),
-        ("split", pa.string()),
-        ("seconds", pa.float64()),
-        ("checksum", pa.string()),  # of the file
-        ("bytes", pa.int64()),
-        ("segment", pa.int32()),  # of the recording, counting those that were dropped
-        ("offset", pa.float64()),  # seconds from the beginning of the recording
-        ("shard", pa.int32()),
-        ("start", pa.int64()),
-        ("frames", pa.int64()),
-    ]
-)
-ADDED = {"split": "", "segment": 0, "offset": 0.0}  # what stores of whole tracks did without at first
+FORMAT = 2
+CONTINUOUS_SUFFIX = {1: ".projections.npy", FORMAT: ".continuous.npy"}  # of files, by format
 
 
 def load_state(file: Path) -> dict[str, Tensor]:
-    """Give the tensors of a safetensors file, none if there is no file. Raises ValueError if it is damaged."""
+    """Load the tensors of a safetensors file; none if it does not exist. Raises ValueError if it is damaged."""
     try:
         return load_file(file) if file.exists() else {}
     except SafetensorError as error:
         raise ValueError(f"'{file}' is damaged: {error}. Fetch or make it again.") from error
 
 
-class CodeStore:
-    """Codes of many tracks on disk, whole or in segments: `codes(i)` is the memory-mapped (frames, k) array of row i.
+def _upgrade(header: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Translate header and rows of a store of codecdiff 0.1, whose first versions had no segments."""
+    header = {**header, "continuous": header.get("projections", False)}
+    rows = [{"split": "", "segment": 0, "offset": 0.0, "license": row["licence"], **row} for row in rows]
+    return header, rows
 
-    There are `len(store)` rows: one per track unless tracks were cut, then one per segment.
+
+class CodeStore:
+    """Codes of many tracks on disk, whole or in segments. There are `len(store)` rows, one per segment.
+
+    Example:
+        >>> CodeStore("stores/mine").codes(0)  # uint16 (frames, k), memory-mapped
+
+    Raises:
+        FileNotFoundError: The folder is not a store.
+        ValueError: Another version of codecdiff wrote the store.
+
     """
 
     def __init__(self, folder: Path | str):
@@ -70,25 +62,26 @@ class CodeStore:
         file = self.folder / "header.json"
         if not file.is_file():
             raise FileNotFoundError(
-                f"'{self.folder}' is no store of codes. Make one of a folder of audio or a manifest: "
+                f"'{self.folder}' is not a store of codes. Make one from a folder of audio or a manifest: "
                 "codecdiff encode AUDIO -o STORE."
             )
         self.header: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if self.header.get("format") != FORMAT:
+        version = self.header.get("format")
+        if version not in CONTINUOUS_SUFFIX:
             raise ValueError(
-                f"'{self.folder}' has format {self.header.get('format')}; this codecdiff reads {FORMAT}. Encode again."
+                f"'{self.folder}' has format {version}; this codecdiff reads 1 to {FORMAT}. Encode the audio again."
             )
-        self.audio: Path | None = None  # folder of the recordings, where it is known
-        self.has_projections: bool = self.header.get("projections", False)
-        rows = pq.read_table(self.folder / "manifest.parquet").to_pylist()
-        self.rows: list[dict[str, Any]] = [{**ADDED, **row} for row in rows]
-        shards = range(self.header["shards"])
-        self._shards = [np.load(self.folder / "shards" / f"{i:05d}.npy", mmap_mode="r") for i in shards]
-        self._projections = [
-            np.load(self.folder / "shards" / f"{i:05d}.projections.npy", mmap_mode="r")
-            for i in shards
-            if self.has_projections
-        ]
+        self.rows: list[dict[str, Any]] = pq.read_table(self.folder / "manifest.parquet").to_pylist()
+        if version == 1:
+            self.header, self.rows = _upgrade(self.header, self.rows)
+        self.audio: Path | None = None  # folder of the tracks, if it is available
+        self.has_continuous: bool = self.header["continuous"]
+        self._codes = self._shards(".npy")
+        self._continuous = self._shards(CONTINUOUS_SUFFIX[version]) if self.has_continuous else []
+
+    def _shards(self, suffix: str) -> list[np.ndarray]:
+        names = [f"{i:05d}{suffix}" for i in range(self.header["shards"])]
+        return [np.load(self.folder / "shards" / name, mmap_mode="r") for name in names]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -99,110 +92,95 @@ class CodeStore:
         return sum(row["frames"] for row in self.rows)
 
     def codes(self, i: int) -> np.ndarray:
-        """Give the codes of row `i`, uint16 (frames, k)."""
+        """Return the codes of row `i`, uint16 (frames, k)."""
         row = self.rows[i]
-        return self._shards[row["shard"]][row["start"] : row["start"] + row["frames"]]
+        return self._codes[row["shard"]][row["start"] : row["start"] + row["frames"]]
 
-    def projections(self, i: int) -> np.ndarray:
-        """Give what the codes of row `i` were quantised from, float16 (frames, k, d), as `Codec.project` gives it."""
+    def continuous(self, i: int) -> np.ndarray:
+        """Return the pre-quantization latents of row `i`, float16 (frames, k, d): `Codec.encode_continuous`."""
         self.check_target("continuous")
         row = self.rows[i]
-        return self._projections[row["shard"]][row["start"] : row["start"] + row["frames"]]
+        return self._continuous[row["shard"]][row["start"] : row["start"] + row["frames"]]
 
     def latents(self, codec: Codec, target: Target = "codes") -> Iterator[Tensor]:
-        """Yield the latents (1, k, d, l) of every row: entries of the codec that made the store, or projections."""
+        """Yield the latents (1, k, d, l) of every row, embedded by the codec of the store or pre-quantization."""
+        device = device_of(codec)
         for i in range(len(self)):
             if target == "codes":
-                codes = torch.from_numpy(self.codes(i).astype(np.int64)).T[None]
-                yield codec.embed(codes.to(device_of(codec)))
+                yield codec.embed(torch.from_numpy(self.codes(i).astype(np.int64)).T[None].to(device))
             else:
-                projections = torch.from_numpy(self.projections(i).astype(np.float32))
-                yield projections.permute(1, 2, 0)[None].to(device_of(codec))
-
-    def facts(self) -> dict[str, Any]:
-        """Give what a model card says of its data: tracks, hours and licences, with the hours under each of them.
-
-        The hours of tracks without a licence are under "unknown".
-        """
-        hours: dict[str, float] = {}
-        for row in self.rows:
-            licence = row["licence"] or "unknown"
-            hours[licence] = hours.get(licence, 0.0) + row["seconds"] / 3600
-        return {
-            "tracks": len({row["track"] for row in self.rows}),
-            "hours": round(sum(hours.values()), 3),
-            "licences": sorted({row["licence"] for row in self.rows if row["licence"]}),
-            "licence_hours": {licence: round(hours[licence], 3) for licence in sorted(hours)},
-        }
+                yield torch.from_numpy(self.continuous(i).astype(np.float32)).permute(1, 2, 0)[None].to(device)
 
     def captions(self, i: int) -> list[str]:
-        """Give the captions of row `i`, possibly none."""
+        """Return the captions of row `i`, possibly none."""
         return self.rows[i]["captions"]
 
     def metadata(self, i: int) -> dict[str, Any]:
-        """Give whatever else was said of the track of row `i` beside its captions."""
+        """Return the metadata of the track of row `i`, without captions."""
         return json.loads(self.rows[i]["metadata"])
 
     def prompt(self, i: int, text: str = "", start: float = 0.0) -> dict[str, Any]:
-        """Give what a model is told of a crop of row `i` that starts so many seconds into it, with one of its captions.
+        """Return the prompt for a crop of row `i` that starts `start` seconds into it, with one of its captions.
 
-        That is whatever is known of the track, and `text`, `start` and the `seconds` of the whole row: the timing of
-        Evans et al. (2024), "Fast timing-conditioned latent audio diffusion". Where the recordings are known, `audio`
-        is that of the row (`data.excerpts`): a file, or a part of one.
+        Its fields are the metadata of the track, `text`, `start` and the `seconds` of the whole row: the timing of
+        Evans et al. (2024), "Fast timing-conditioned latent audio diffusion". If the folder of the tracks is available,
+        `audio` is the audio of the row (`data.audio_prompt`).
         """
         row = self.rows[i]
-        timing = {"text": text, "start": start, "seconds": row["seconds"]}
+        fields = {**self.metadata(i), "text": text, "start": start, "seconds": row["seconds"]}
         if self.audio is None:
-            return {**self.metadata(i), **timing}
-        part = {"file": str(self.audio / row["track"]), "checksum": row["checksum"]}
+            return fields
+        audio = {"file": str(self.audio / row["track"]), "checksum": row["checksum"]}
         if self.header.get("segmentation", {}).get("segment"):
-            part |= {"start": row["offset"], "seconds": row["seconds"]}
-        return {**self.metadata(i), **timing, "audio": part}
+            audio |= {"start": row["offset"], "seconds": row["seconds"]}
+        return {**fields, "audio": audio}
 
     def prompts(self) -> list[dict[str, Any]]:
-        """Give a prompt for every caption of every row, as `prompt` does, and for the rows that have none."""
+        """Return a prompt for every caption of every row, and one for each row without captions."""
         return [self.prompt(i, text) for i in range(len(self)) for text in self.captions(i) or [""]]
 
     def fitted_state(self) -> dict[str, Tensor]:
-        """Give the state of the codec that made the store, empty if it was not fitted."""
-        file = self.folder / "codec.safetensors"
-        return load_state(file)
+        """Return the fitted state of the codec that made the store; empty if it was not fitted."""
+        return load_state(self.folder / "codec.safetensors")
 
-    def check_tracks(self, tracks: Sequence[Track]) -> None:
-        """Raise ValueError unless the store was made of these tracks."""
-        kept = {row["track"]: (row["bytes"], row["captions"]) for row in self.rows}
-        found = {track.name: (track.file.stat().st_size, list(track.captions)) for track in tracks}
-        skipped = set(self.header["skipped"])
-        differ = sorted(name for name in {*kept, *found} - skipped if kept.get(name) != found.get(name))
-        if differ:
-            raise ValueError(
-                f"'{self.folder}' was made of other files or captions: {differ[0]} and {len(differ) - 1} more differ. "
-                "Choose another data.store, or delete it to encode again."
-            )
+    def summary(self) -> dict[str, Any]:
+        """Return what a model card says about its data: tracks, hours, licenses, and the hours under each license.
+
+        Tracks without a license count as "unknown".
+        """
+        hours: dict[str, float] = {}
+        for row in self.rows:
+            name = row["license"] or "unknown"
+            hours[name] = hours.get(name, 0.0) + row["seconds"] / 3600
+        return {
+            "tracks": len({row["track"] for row in self.rows}),
+            "hours": round(sum(hours.values()), 3),
+            "licenses": sorted({row["license"] for row in self.rows if row["license"]}),
+            "license_hours": {name: round(hours[name], 3) for name in sorted(hours)},
+        }
 
     def check_target(self, target: Target) -> None:
         """Raise ValueError unless the store holds this target."""
-        if target == "continuous" and not self.has_projections:
+        if target == "continuous" and not self.has_continuous:
             raise ValueError(
-                f"'{self.folder}' holds no projections, which target=continuous trains on. Train on its codes with "
-                "target=codes, or make a store that has them: codecdiff encode --projections."
+                f"'{self.folder}' holds no latents before quantization, which target=continuous trains on. Train on "
+                "its codes with target=codes, or make a store that has them: codecdiff encode --continuous."
             )
 
-    def check(self, codec: Codec, spec: dict[str, Any], target: Target = "codes") -> None:
+    def check_codec(self, codec: Codec, spec: dict[str, Any], target: Target = "codes") -> None:
         """Raise ValueError unless the store was made by this codec, with these options and weights, for this target.
 
-        What is around the codec that made it may be another where it leaves codes as they are, and they are the target.
+        If codes are the target, wrappers that leave them as they are may differ.
         """
         self.check_target(target)
-        name = self.header["codec"].get("name")  # in Python a codec may have been given without its configuration
-        while target == "codes" and isinstance(codec, CodecWrapper) and codec.keeps_codes and spec.get("name") != name:
-            codec, spec = codec.codec, spec.get("codec", {})
-        made, wanted = align_defaults("codecs", self.header["codec"], json.loads(json.dumps(spec)))
-        made_by = {"codec": made, "weights": self.header["weights"]}
-        asked = {"codec": wanted, "weights": fingerprint(codec)}
-        for key in asked:
-            if made_by[key] != asked[key]:
+        name = self.header["codec"].get("name")  # a store made in Python may lack the configuration
+        while target == "codes" and spec.get("name") != name and (source := codec.code_source) is not codec:
+            codec, spec = source, spec.get("codec", {})
+        stored_spec, spec = align_defaults("codecs", self.header["codec"], json.loads(json.dumps(spec)))
+        stored = {"codec": stored_spec, "weights": self.header["weights"]}
+        for key, value in {"codec": spec, "weights": module_fingerprint(codec)}.items():
+            if stored[key] != value:
                 raise ValueError(
-                    f"'{self.folder}' was made by another codec: its {key} is {made_by[key]}, not {asked[key]}. "
+                    f"'{self.folder}' was made by another codec: its {key} is {stored[key]}, not {value}. "
                     "Choose another store, or delete it to encode again."
                 )

@@ -1,4 +1,4 @@
-"""The order of training samples, and what is drawn for each: pure functions of a seed and a sample's number."""
+"""The order of training samples and what is drawn for each: pure functions of a seed and the index of a sample."""
 
 from __future__ import annotations
 
@@ -14,23 +14,18 @@ from torch import Tensor
 from codecdiff.config.schema import Target
 from codecdiff.data.code_store import CodeStore
 
-HELD_OUT = ("validation", "test")  # splits that are never trained on
+VALIDATION_SPLITS = ("validation", "test")  # never trained on
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Crops of codes with what goes with them.
+class CropBatch:
+    """Crops of a store, with their prompts."""
 
-    codes (b, k, l) int64; their projections (b, k, d, l) float32 where they are the target, or None; real (b, l),
-    1 where there is music and 0 where a short track was padded; one prompt per row, as `CodeStore.prompt` gives it,
-    its `text` empty where the track has no caption; and the samples' numbers.
-    """
-
-    codes: Tensor
-    projections: Tensor | None
-    real: Tensor
-    prompts: list[dict[str, Any]]
-    numbers: list[int]
+    codes: Tensor  # (b, k, l) int64
+    continuous: Tensor | None  # (b, k, d, l) float32 pre-quantization latents, if they are the target
+    valid_mask: Tensor  # (b, l), 1 where there is music and 0 where a short row was padded
+    prompts: list[dict[str, Any]]  # `CodeStore.prompt`; `text` is empty if the track has no caption
+    sample_indices: list[int]
 
 
 def _random(*key: int) -> np.random.Generator:
@@ -38,93 +33,101 @@ def _random(*key: int) -> np.random.Generator:
 
 
 def split_tracks(store: CodeStore, fraction: float, seed: int = 0) -> tuple[list[int], list[int]]:
-    """Divide the rows of a store into (training, held out), by their files: the segments of one are on the same side.
+    """Divide the rows of a store into (training, validation). Segments of a file are on the same side.
 
-    Where the data set names splits, "validation" and "test" are held out and nothing else, whatever the fraction. Else
-    a hash of each file's checksum decides, whatever their order and names, and at least one is held out when `fraction`
-    is not 0 and there are two or more that differ. Files with the same content fall on the same side.
+    If the data set has named splits, its "validation" and "test" are the validation rows, whatever the fraction.
+    Otherwise a hash of each file's checksum decides, independently of order and names, so that files with the same
+    content are on the same side. Unless `fraction` is 0, at least one file is for validation if there are two or more.
     """
-    named = {row["checksum"] for row in store.rows if row["split"] in HELD_OUT}
+    named = {row["checksum"] for row in store.rows if row["split"] in VALIDATION_SPLITS}
     if named:
-        held = [i for i, row in enumerate(store.rows) if row["checksum"] in named]
-        return sorted(set(range(len(store))) - set(held)), held
+        validation = [i for i, row in enumerate(store.rows) if row["checksum"] in named]
+        return sorted(set(range(len(store))) - set(validation)), validation
 
-    def draw(i: int) -> float:
-        digest = hashlib.sha256(f"{seed} {store.rows[i]['checksum']}".encode()).digest()
+    def draw(row: dict[str, Any]) -> float:
+        digest = hashlib.sha256(f"{seed} {row['checksum']}".encode()).digest()
         return int.from_bytes(digest[:8]) / 2**64
 
-    draws = [draw(i) for i in range(len(store))]
-    others = sorted(draws)[:-1] if fraction else []
-    border = others[min(max(1, round(fraction * len(store))), len(others)) - 1] if others else -1.0
-    border = border if border < max(draws) else -1.0  # all that is left is the same music
-    return [i for i, d in enumerate(draws) if d > border], [i for i, d in enumerate(draws) if d <= border]
+    draws = [draw(row) for row in store.rows]
+    candidates = sorted(draws)[:-1] if fraction else []
+    threshold = candidates[min(max(1, round(fraction * len(store))), len(candidates)) - 1] if candidates else -1.0
+    threshold = threshold if threshold < max(draws) else -1.0  # all rows have the same content
+    return [i for i, d in enumerate(draws) if d > threshold], [i for i, d in enumerate(draws) if d <= threshold]
 
 
-class Crops:
-    """Random crops of a store's tracks, in an order that depends on the seed alone.
+class TrainingCrops:
+    """Random crops of a store's rows, in an order that depends on the seed alone.
 
-    Sample number n belongs to epoch n // size. Within an epoch the crops are a permutation of places, as
-    many per track as the track is crops long, so long tracks are heard in proportion to their length.
+    Sample n belongs to epoch n // len(crops). An epoch is a permutation of the rows, each repeated as many times as it
+    is crops long: long tracks are sampled in proportion to their length.
+
+    Args:
+        store: The store.
+        rows: Indices of the rows to draw from.
+        frames: Latent frames of a crop. A shorter row is padded with zeros.
+        target: Whether batches hold pre-quantization latents beside the codes.
+        seed: Seed of order, positions and captions.
+
     """
 
-    def __init__(
-        self, store: CodeStore, tracks: Sequence[int], frames: int, *, target: Target = "codes", seed: int = 0
-    ):
-        if not tracks:
+    def __init__(self, store: CodeStore, rows: Sequence[int], frames: int, *, target: Target = "codes", seed: int = 0):
+        if not rows:
             raise ValueError(
-                "There are no tracks to draw crops from. Those whose split is validation or test are never trained on: "
-                "encode others too, or give them another split."
+                "There are no tracks to draw crops from. Tracks whose split is validation or test are never trained "
+                "on: encode others too, or change their split."
             )
         if frames < 1:
             raise ValueError(f"A crop of {frames} frames holds no music.")
         self.store, self.frames, self.target, self.seed = store, frames, target, seed
-        counts = [max(1, round(store.rows[i]["frames"] / frames)) for i in tracks]
-        self._places = np.repeat(np.asarray(tracks), counts)
-        self._order: tuple[int, np.ndarray] = (-1, self._places)
+        counts = [max(1, round(store.rows[i]["frames"] / frames)) for i in rows]
+        self._epoch_rows = np.repeat(np.asarray(rows), counts)
+        self._order: tuple[int, np.ndarray] = (-1, self._epoch_rows)  # of the last epoch that was asked for
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._epoch_rows)
 
-    def _track(self, number: int) -> int:
-        epoch, place = divmod(number, len(self))
+    def row(self, sample_index: int) -> int:
+        """Return the row of the store that a sample is drawn from."""
+        epoch, position = divmod(sample_index, len(self))
         if self._order[0] != epoch:
-            self._order = (epoch, _random(self.seed, 0, epoch).permutation(self._places))
-        return int(self._order[1][place])
+            self._order = (epoch, _random(self.seed, 0, epoch).permutation(self._epoch_rows))
+        return int(self._order[1][position])
 
-    def sample(self, number: int) -> tuple[int, int, str]:
-        """Give sample `number`: its track, the frame it starts at, and its caption."""
-        i, draw = self._track(number), _random(self.seed, 1, number)
-        start = int(draw.integers(0, max(1, self.store.rows[i]["frames"] - self.frames + 1)))
+    def sample(self, sample_index: int) -> tuple[int, int, str]:
+        """Return the row, the first frame in it, and the caption of a sample."""
+        i, random = self.row(sample_index), _random(self.seed, 1, sample_index)
+        start = int(random.integers(0, max(1, self.store.rows[i]["frames"] - self.frames + 1)))
         captions = self.store.captions(i)
-        return i, start, captions[int(draw.integers(len(captions)))] if captions else ""
+        return i, start, captions[int(random.integers(len(captions)))] if captions else ""
 
-    def numbers(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> list[int]:
-        """Give the samples of one rank at a step: all ranks together take the next `batch_size * world`."""
-        first = (step * world + rank) * batch_size
+    def sample_indices(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[int]:
+        """Return the samples of one rank at a step: all ranks together read the next `batch_size * world_size`."""
+        first = (step * world_size + rank) * batch_size
         return list(range(first, first + batch_size))
 
-    def batch(self, numbers: Sequence[int]) -> Batch:
+    def batch(self, sample_indices: Sequence[int]) -> CropBatch:
         """Collect samples into a batch."""
-        tracks, starts, captions = zip(*map(self.sample, numbers), strict=True)
-        places = list(zip(tracks, starts, strict=True))
-        codes = torch.from_numpy(self._crops(self.store.codes, places, np.int64)).transpose(1, 2)
-        projections = None
+        samples = [self.sample(index) for index in sample_indices]
+        starts = [(i, start) for i, start, _ in samples]
+        codes = torch.from_numpy(self._read(self.store.codes, starts, np.int64)).transpose(1, 2)
+        continuous = None
         if self.target == "continuous":
-            projections = torch.from_numpy(self._crops(self.store.projections, places, np.float32)).permute(0, 2, 3, 1)
-        lengths = torch.tensor([self.store.rows[i]["frames"] - start for i, start in places])
-        real = (torch.arange(self.frames) < lengths[:, None]).float()
+            continuous = torch.from_numpy(self._read(self.store.continuous, starts, np.float32)).permute(0, 2, 3, 1)
+        lengths = torch.tensor([self.store.rows[i]["frames"] - start for i, start in starts])
+        valid_mask = (torch.arange(self.frames) < lengths[:, None]).float()
         rate = self.store.header["frame_rate"]
-        told = zip(tracks, captions, starts, strict=True)
-        prompts = [self.store.prompt(i, text, start / rate) for i, text, start in told]
-        return Batch(codes, projections, real, prompts, list(numbers))
+        prompts = [self.store.prompt(i, text, start / rate) for i, start, text in samples]
+        return CropBatch(codes, continuous, valid_mask, prompts, list(sample_indices))
 
-    def _crops(self, read: Callable[[int], np.ndarray], places: Sequence[tuple[int, int]], dtype: Any) -> np.ndarray:
-        """Stack crops of what `read` gives of their tracks, (b, frames, ...), padded with zeros."""
-        crops = [np.asarray(read(i)[start : start + self.frames], dtype) for i, start in places]
+    def _read(self, read: Callable[[int], np.ndarray], starts: Sequence[tuple[int, int]], dtype: Any) -> np.ndarray:
+        """Stack crops of the arrays that `read` returns of their rows: (b, frames, ...), padded with zeros."""
+        crops = [np.asarray(read(i)[start : start + self.frames], dtype) for i, start in starts]
         return np.stack([np.pad(c, ((0, self.frames - len(c)), *[(0, 0)] * (c.ndim - 1))) for c in crops])
 
 
-def dropped(seed: int, numbers: Sequence[int], names: Sequence[str], probability: float) -> dict[str, Tensor]:
-    """Decide which conditions each sample does without, (b,) bool per name, independently of each other."""
-    draws = np.stack([_random(seed, 2, number).random(len(names)) for number in numbers])
+def dropped_conditions(
+    seed: int, sample_indices: Sequence[int], names: Sequence[str], probability: float
+) -> dict[str, Tensor]:
+    """Draw which conditions each sample is trained without: a bool mask (b,) per name, independent of each other."""
+    draws = np.stack([_random(seed, 2, index).random(len(names)) for index in sample_indices])
     return {name: torch.from_numpy(draws[:, i] < probability) for i, name in enumerate(names)}

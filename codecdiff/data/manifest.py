@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from codecdiff.data.metadata import Track, unsafe_path
-from codecdiff.files import replaced
+from codecdiff.files import atomic_write
 
 __all__ = ["SPLITS", "Manifest", "ManifestRow", "split_name"]
 
@@ -144,7 +144,7 @@ class Manifest:
             row["tags"] = list(row["tags"].items())
             row["metadata"] = json.dumps(dict(row["metadata"]), ensure_ascii=False)
         table = pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata({KEY: header.encode()})
-        with replaced(file) as temporary:
+        with atomic_write(file) as temporary:
             pq.write_table(table, temporary)
 
     def file_of(self, row: ManifestRow) -> Path:

@@ -1,16 +1,17 @@
-"""Which pieces of a recording are encoded: segments of one length, without silence, at one loudness.
+"""Which parts of a track are encoded: segments of one length, without silence, at one loudness.
 
-A level is the root mean square of all samples and channels that the codec is to hear, in decibels relative to full
-scale (dBFS): a square wave of amplitude 1 has 0 dBFS, a sine -3. Audio is streamed, so that cutting a long recording
-takes no more memory than cutting a short one.
+A level is the root mean square of all samples and channels that are encoded, in decibels relative to full scale (dBFS):
+a square wave of amplitude 1 has 0 dBFS, a sine wave -3. Audio is streamed, so that segmenting a long track takes no
+more memory than segmenting a short one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import ConfigDict, Field, PositiveFloat, ValidationError, model_validator
@@ -19,20 +20,23 @@ from torch import Tensor
 from codecdiff.config import ConfigError
 from codecdiff.config.schema import Config
 from codecdiff.data.audio import BadAudio, seconds_of, stream_audio
-from codecdiff.interfaces import Codec
+from codecdiff.interfaces.codec import Codec
 
-LONGEST = 3600.0  # seconds of a recording that is encoded in one piece
+MAX_SECONDS = 3600.0  # of a track that is encoded whole
 
 
-class Segmentation(Config):
-    """How recordings are cut before they are encoded; unless told otherwise, each is one piece as it is.
+class SegmentConfig(Config):
+    """How tracks are segmented before they are encoded. By default, each is one segment, unchanged.
 
-    segment: seconds of a piece, rounded to whole latent frames; None keeps recordings whole.
-    overlap: seconds that a piece shares with the one before it.
-    min_seconds: shorter pieces are dropped: the end of a recording, or all of one that is not cut.
-    silence: dBFS; pieces of a lower level are dropped. None keeps them.
-    loudness: dBFS that pieces are brought to, by a gain at which no sample exceeds full scale. None leaves them.
-    loudness_of: whether the gain is one for the whole recording, which is then read twice, or each piece's own.
+    Attributes:
+        segment: Seconds of a segment, rounded to whole latent frames. None keeps tracks whole.
+        overlap: Seconds that a segment has in common with the one before it.
+        min_seconds: Shorter segments are dropped: the end of a track, or all of one that is kept whole.
+        silence: dBFS. Segments of a lower level are dropped. None keeps them.
+        loudness: dBFS. Segments are brought to this level, by a gain at which no sample exceeds full scale. None leaves
+            them unchanged.
+        loudness_of: Whether one gain is computed for the whole track, which is then read twice, or one per segment.
+
     """
 
     model_config = ConfigDict(frozen=True)
@@ -52,20 +56,29 @@ class Segmentation(Config):
             raise ValueError(f"segments of {self.segment:g} s are all shorter than min_seconds={self.min_seconds:g}")
         return self
 
+    @classmethod
+    def parse(cls, **options: Any) -> Self:
+        """Validate options. Raises ConfigError with a sentence for each that is invalid."""
+        try:
+            return cls(**options)
+        except ValidationError as error:
+            issues = [f"{' '.join(map(str, issue['loc']))} {issue['msg']}".strip() for issue in error.errors()]
+            raise ConfigError(f"Invalid segments: {'; '.join(issues)}.") from error
+
     @property
-    def measures(self) -> bool:
-        """Whether the level of each piece has to be known."""
+    def needs_level(self) -> bool:
+        """Whether the level of each segment is needed."""
         return self.silence is not None or (self.loudness is not None and self.loudness_of == "segment")
 
     @property
-    def share(self) -> float:
-        """Seconds that are encoded per second of a long recording: more than 1 where segments overlap."""
+    def overlap_factor(self) -> float:
+        """Seconds that are encoded per second of a long track: more than 1 if segments overlap."""
         return self.segment / (self.segment - self.overlap) if self.segment else 1.0
 
     def samples(self, codec: Codec) -> tuple[int, int]:
-        """Give the length of a segment and the step from one to the next, in audio samples, whole latent frames both.
+        """Return the length of a segment, and the step from one to the next, in samples of whole latent frames.
 
-        Raises ValueError if segments are shorter than a frame or do not advance by one.
+        Raises ValueError if either is less than a frame.
         """
         assert self.segment is not None
         frames = [round(seconds * codec.frame_rate) for seconds in (self.segment, self.segment - self.overlap)]
@@ -77,90 +90,83 @@ class Segmentation(Config):
         return frames[0] * codec.hop_length, frames[1] * codec.hop_length
 
 
-def segmentation(**options: Any) -> Segmentation:
-    """Give the rules of these options. Raises ConfigError with a sentence for each that cannot be."""
-    try:
-        return Segmentation(**options)
-    except ValidationError as error:
-        faults = [f"{' '.join(map(str, fault['loc']))} {fault['msg']}".strip() for fault in error.errors()]
-        raise ConfigError(f"Audio cannot be cut so: {'; '.join(faults)}.") from error
+@dataclass(frozen=True)
+class Segment:
+    """A segment of a track."""
 
-
-class Segment(NamedTuple):
-    """A piece of a recording: its number, counting those that were dropped, where it begins and its audio (ch, t)."""
-
-    number: int
+    index: int  # in the track, dropped segments included
     offset: float  # seconds
-    audio: Tensor
+    audio: Tensor  # (ch, t)
 
 
-def segments(file: Path, codec: Codec, rules: Segmentation, dropped: Counter[str]) -> Iterator[Segment]:
-    """Yield the pieces of a recording that are to be encoded; count in `dropped` those that are too short or silent.
+def read_segments(file: Path, codec: Codec, config: SegmentConfig, dropped: Counter[str]) -> Iterator[Segment]:
+    """Yield the segments of a track to encode. Those that are too short or silent are counted in `dropped`.
 
-    Raises BadAudio as `stream_audio` does, and for a recording that is not cut and longer than an hour.
+    Raises BadAudio as `stream_audio` does, and for a track that is kept whole and longer than MAX_SECONDS.
     """
-    gain = _track_gain(file, codec, rules)
-    for number, start, audio in _pieces(file, codec, rules):
-        level = audio.double().square().mean().sqrt().item() if rules.measures else 0.0
-        if audio.shape[1] < round(rules.min_seconds * codec.sample_rate):
+    gain = _track_gain(file, codec, config)
+    for index, start, audio in _split_track(file, codec, config):
+        level = audio.double().square().mean().sqrt().item() if config.needs_level else 0.0
+        if audio.shape[1] < round(config.min_seconds * codec.sample_rate):
             dropped["short"] += 1
-        elif rules.silence is not None and level < 10 ** (rules.silence / 20):
+        elif config.silence is not None and level < 10 ** (config.silence / 20):
             dropped["silent"] += 1
         else:
-            if rules.loudness is not None and rules.loudness_of == "segment":
-                gain = gain_to(rules.loudness, level, audio.abs().max().item())
-            yield Segment(number, start / codec.sample_rate, audio if gain == 1 else (gain * audio).clamp(-1, 1))
+            if config.loudness is not None and config.loudness_of == "segment":
+                gain = loudness_gain(config.loudness, level, audio.abs().max().item())
+            yield Segment(index, start / codec.sample_rate, audio if gain == 1 else (gain * audio).clamp(-1, 1))
 
 
-def gain_to(loudness: float, level: float, peak: float) -> float:
-    """Give the gain that brings a level (amplitude) to a loudness (dBFS) without a peak over 1; 1 for silence."""
+def loudness_gain(loudness: float, level: float, peak: float) -> float:
+    """Return the gain that brings a level (amplitude) to a loudness (dBFS) without a peak over 1; 1 for silence."""
     return min(10 ** (loudness / 20) / level, 1 / peak) if level else 1.0
 
 
-def _track_gain(file: Path, codec: Codec, rules: Segmentation) -> float:
-    if rules.loudness is None or rules.loudness_of != "track":
+def _track_gain(file: Path, codec: Codec, config: SegmentConfig) -> float:
+    if config.loudness is None or config.loudness_of != "track":
         return 1.0
     square, count, peak = 0.0, 0, 0.0
-    for block in _bounded(file, codec, rules):
+    for block in _read_blocks(file, codec, config):
         square, count = square + block.double().square().sum().item(), count + block.numel()
         peak = max(peak, block.abs().max().item())
-    return gain_to(rules.loudness, (square / count) ** 0.5, peak)
+    return loudness_gain(config.loudness, (square / count) ** 0.5, peak)
 
 
-def _pieces(file: Path, codec: Codec, rules: Segmentation) -> Iterator[tuple[int, int, Tensor]]:
-    blocks = _bounded(file, codec, rules)
-    return cut(blocks, *rules.samples(codec)) if rules.segment else iter([(0, 0, torch.cat(list(blocks), 1))])
+def _split_track(file: Path, codec: Codec, config: SegmentConfig) -> Iterator[tuple[int, int, Tensor]]:
+    blocks = _read_blocks(file, codec, config)
+    return split_blocks(blocks, *config.samples(codec)) if config.segment else iter([(0, 0, torch.cat([*blocks], 1))])
 
 
-def _bounded(file: Path, codec: Codec, rules: Segmentation) -> Iterator[Tensor]:
-    """Yield blocks of a recording (ch, t). Raises BadAudio if it is longer than what may be encoded in one piece."""
-    most = float("inf") if rules.segment else LONGEST * codec.sample_rate
-    count = 0 if rules.segment else seconds_of(file) * codec.sample_rate
-    if count <= most:
+def _read_blocks(file: Path, codec: Codec, config: SegmentConfig) -> Iterator[Tensor]:
+    """Yield blocks (ch, t) of a track. Raises BadAudio if it is too long to be encoded whole."""
+    limit = float("inf") if config.segment else MAX_SECONDS * codec.sample_rate
+    count = 0 if config.segment else seconds_of(file) * codec.sample_rate
+    if count <= limit:
         count = 0
         for block in stream_audio(file, codec.sample_rate, codec.channels):
             count += block.shape[1]
-            if count > most:  # a stream need not say how long it is
+            if count > limit:  # a stream may not declare its length
                 break
             yield block
-    if count > most:
-        raise BadAudio(f"'{file}' is longer than {LONGEST / 3600:g} h. Encode it in pieces: --segment SECONDS.")
+    if count > limit:
+        raise BadAudio(f"'{file}' is longer than {MAX_SECONDS / 3600:g} h. Encode it in segments: --segment SECONDS.")
 
 
-def cut(blocks: Iterable[Tensor], length: int, step: int) -> Iterator[tuple[int, int, Tensor]]:
-    """Cut a stream of blocks (ch, t) into pieces of `length` samples, one every `step`; yield number, start and piece.
+def split_blocks(blocks: Iterable[Tensor], length: int, step: int) -> Iterator[tuple[int, int, Tensor]]:
+    """Split a stream of blocks (ch, t) into segments of `length` samples, one every `step` samples.
 
-    The last may be shorter. There is none that lies in the one before it.
+    Yields the index of each segment, its first sample and its audio. The last may be shorter, and always reaches beyond
+    the end of the one before it.
     """
-    held: list[Tensor] = []
-    count = number = 0
+    buffer: list[Tensor] = []
+    count = index = 0
     for block in blocks:
-        held, count = [*held, block], count + block.shape[1]
+        buffer, count = [*buffer, block], count + block.shape[1]
         if count >= length:
-            whole = torch.cat(held, 1)
-            while whole.shape[1] >= length:
-                yield number, number * step, whole[:, :length]
-                whole, number = whole[:, step:], number + 1
-            held, count = [whole], whole.shape[1]
-    if count > (length - step if number else 0):
-        yield number, number * step, torch.cat(held, 1)
+            audio = torch.cat(buffer, 1)
+            while audio.shape[1] >= length:
+                yield index, index * step, audio[:, :length]
+                audio, index = audio[:, step:], index + 1
+            buffer, count = [audio], audio.shape[1]
+    if count > (length - step if index else 0):
+        yield index, index * step, torch.cat(buffer, 1)

@@ -55,14 +55,13 @@ def stack_conditions(condition: Condition, negative: Condition, groups: WeightGr
         present = present | set(names)
         subsets.append(present)
     mixed = [
-        condition if len(subset) == len(condition.entries) else _mix(condition, negative, subset)
-        for subset in subsets[::-1]
+        condition if len(subset) == len(condition) else _mix(condition, negative, subset) for subset in subsets[::-1]
     ]
     return mixed[0] if len(mixed) == 1 else Condition.cat(mixed)
 
 
 def _mix(condition: Condition, negative: Condition, present: Collection[str]) -> Condition:
-    return Condition({name: (condition if name in present else negative)[name] for name in condition.entries})
+    return Condition({name: (condition if name in present else negative)[name] for name in condition})
 
 
 def combine_predictions(predictions: Sequence[Tensor], groups: WeightGroups) -> Tensor:

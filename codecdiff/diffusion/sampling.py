@@ -102,7 +102,7 @@ def _guided_denoiser(
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the function (x, timestep) -> prediction with classifier-free guidance, which runs as one larger batch."""
     condition = inputs.condition
-    groups = group_by_weight(guidance_scale, condition.entries)
+    groups = group_by_weight(guidance_scale, condition)
     stacked = stack_conditions(condition, inputs.negative_condition or condition.null(), groups)
     count = num_predictions(groups)
     context = None if inputs.context is None else torch.cat([inputs.context] * count)

@@ -2,14 +2,14 @@
 
 Shapes, everywhere in codecdiff:
 
-    b batch        k codebook          d codebook dimension    l latent frame
-    c channel      t audio sample      n token                 e embedding
+    b batch    ch audio channel    t audio sample         k codebook (row of codes)    d codebook dimension
+    l latent frame    c stage channel, c' context channel    n token    e embedding    w window
 
 Audio is float in [-1, 1]. Codes are integers. Latents keep an explicit codebook axis, (b, k, d, l).
 """
 
 from codecdiff.interfaces.codec import Codec
-from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt, prompt_fields
+from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt, prompt_fields, prompt_text
 from codecdiff.interfaces.conditioner import Conditioner
 from codecdiff.interfaces.denoiser import Denoiser
 from codecdiff.interfaces.embedder import Embedder
@@ -28,6 +28,7 @@ __all__ = [
     "Prompt",
     "Splitter",
     "prompt_fields",
+    "prompt_text",
 ]
 
 KINDS: dict[str, type[Part]] = {

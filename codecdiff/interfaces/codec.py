@@ -1,38 +1,39 @@
-"""The interface of neural codecs."""
+"""The interface of neural audio codecs."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Self
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from codecdiff.interfaces.part import Part
+from codecdiff.precision import FrozenModule
 
 
-class Codec(Part, nn.Module, ABC):
+class Codec(Part, FrozenModule, ABC):
     """A frozen neural codec with residual codebooks, coarse to fine.
 
-    Invariant: `quantize(embed(codes)) == codes`, but for entries a codebook holds twice (`duplicate_codes`).
+    Invariant: `quantize(embed(codes)) == codes`, except for `duplicate_codes`.
 
-    A halo is the number of latent frames on either side of a frame that its result can depend on; None
-    says that there is no such number, and the codec cannot work in chunks.
+    Context frames are the latent frames on each side of a frame that its result can depend on. None means that their
+    number is unbounded: such a codec cannot work in chunks.
     """
 
     sample_rate: int  # Hz
     channels: int  # of audio
     hop_length: int  # audio samples per latent frame
     num_codebooks: int
-    codebook_size: int  # entries per codebook
+    codebook_size: int  # vectors per codebook
     codebook_dim: int
-    encode_context_frames: int | None = None  # latent frames
-    decode_context_frames: int | None = None  # latent frames
-    duplicate_codes: frozenset[tuple[int, int]] = frozenset()  # (codebook, index) that quantise to another index
+    encode_context_frames: int | None = None
+    decode_context_frames: int | None = None
+    chunk_frames: int | None = None  # latent frames that are computed at once; None: all, so memory grows with them
+    duplicate_codes: frozenset[tuple[int, int]] = frozenset()  # (codebook, code) that quantize to another code
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """Level of each row of codes, 0 coarsest; rows of one level are as fine as each other."""
+        """Level of each of the k rows of codes, 0 coarsest. Rows of one level are equally fine."""
         return tuple(range(self.num_codebooks))
 
     @property
@@ -42,45 +43,50 @@ class Codec(Part, nn.Module, ABC):
 
     @abstractmethod
     def encode(self, audio: Tensor) -> Tensor:
-        """(b, ch, t) audio -> (b, k, l) codes, l = ceil(t / hop_length), padded on the right; any t >= 1."""
+        """Encode audio (b, ch, t), t >= 1, to codes (b, k, l), l = ceil(t / hop_length), padded on the right."""
 
     @abstractmethod
     def embed(self, codes: Tensor) -> Tensor:
-        """(b, k, l) codes -> (b, k, d, l) latents: one table lookup."""
+        """Look up the codebook vectors of codes (b, k, l): latents (b, k, d, l)."""
 
     @abstractmethod
     def quantize(self, latents: Tensor) -> Tensor:
-        """(b, k, d, l) latents -> (b, k, l) codes, by the codec's own lookup rule."""
+        """Return the codes (b, k, l) of latents (b, k, d, l), by the codec's own lookup rule."""
 
     @abstractmethod
     def decode(self, codes: Tensor) -> Tensor:
-        """(b, k, l) codes -> (b, ch, l * hop_length) audio."""
+        """Decode codes (b, k, l) to audio (b, ch, l * hop_length)."""
 
     def encode_continuous(self, audio: Tensor) -> Tensor:
-        """(b, ch, t) audio -> (b, k, d, l) latents before quantisation; the embedded codes unless overridden."""
+        """Encode audio (b, ch, t) to pre-quantization latents (b, k, d, l). By default, the embedded codes."""
         return self.embed(self.encode(audio))
 
     def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, ch, t) audio -> what `encode` and `encode_continuous` give; override it where one pass can give both."""
+        """Return `encode(audio)` and `encode_continuous(audio)`. Override it if one pass computes both."""
         return self.encode(audio), self.encode_continuous(audio)
 
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode: a codec never trains."""
-        return super().train(False)
+    @property
+    def code_source(self) -> Codec:
+        """The codec that defines the codes: the wrapped one if a wrapper leaves its codes as they are, else `self`."""
+        return self
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Scale latents (b, k, d, l) of the wrapped codec as `embed` does. By default, nothing is wrapped or scaled."""
+        return latents
 
     @property
     def is_fitted(self) -> bool:
-        """False while the codec still has to be fitted to music before it can encode."""
+        """Whether the codec is ready to encode. If not, call `fit` or `load_fitted_state` first."""
         return True
 
     def fit(self, clips: Iterable[Tensor], *, seed: int = 0) -> None:
-        """Measure on clips of audio (ch, t) whatever this codec measures. Most codecs measure nothing."""
+        """Fit the codec to clips of audio (ch, t). By default, there is nothing to fit."""
 
     def fitted_state(self) -> dict[str, Tensor]:
-        """Give the tensors that were fitted, to be kept with the model; empty if there are none."""
+        """Return the tensors that were fitted, which are saved with a model. By default, none."""
         return {}
 
     def load_fitted_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `fitted_state` gave."""
+        """Load the tensors of `fitted_state`. Raises ValueError if their names are not the expected ones."""
         if state:
-            raise ValueError(f"{type(self).__name__} keeps no fitted state, but was given {sorted(state)}.")
+            raise ValueError(f"{type(self).__name__} has no fitted state, but got {sorted(state)}.")

@@ -1,4 +1,4 @@
-"""The interface of conditioners, which turn prompts into features."""
+"""The interface of conditioners, which compute features of prompts."""
 
 from __future__ import annotations
 
@@ -6,58 +6,52 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Self
 
-from torch import nn
-
-from codecdiff.fingerprint import fingerprint
+from codecdiff.fingerprint import module_fingerprint
 from codecdiff.interfaces.condition import Condition, Prompt, prompt_fields
 from codecdiff.interfaces.part import Part
+from codecdiff.precision import FrozenModule
 
 
-class Conditioner(Part, nn.Module, ABC):
-    """Turns prompts into fixed features. Frozen: whatever learns belongs to the denoiser."""
+class Conditioner(Part, FrozenModule, ABC):
+    """Computes fixed features of prompts. It is frozen: everything that learns belongs to the denoiser."""
 
-    fields: tuple[str, ...]  # of a prompt that are read
+    fields: tuple[str, ...]  # of a prompt that it reads
 
     @property
     @abstractmethod
     def widths(self) -> dict[str, int]:
-        """Embedding width of every entry of the condition it gives."""
+        """Embedding width of every name in the conditions that `encode` returns."""
 
     @abstractmethod
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
-        """N prompts -> a condition of n rows. An empty prompt gives absent entries; a row never depends on another."""
+        """Encode n prompts to a condition of n rows, which do not depend on each other. All names of "" are absent."""
 
     @property
     def sources(self) -> dict[str, tuple[str, ...]]:
-        """Fields of a prompt that every entry follows from; all that are read, unless overridden."""
+        """The fields of a prompt that every name depends on. By default, all `fields`."""
         return dict.fromkeys(self.widths, self.fields)
 
     def prepare(self, prompts: Sequence[Prompt]) -> None:
-        """Be told of prompts that training may ask for, any number of times before it; nothing, unless overridden."""
+        """Prepare for prompts that training will encode; called any number of times before it. By default, a no-op."""
 
     def release(self) -> None:
-        """Let go of what only prompts that were not prepared need; nothing, unless overridden."""
+        """Free what only prompts that were not prepared need. By default, a no-op."""
 
     def key(self, prompt: Prompt) -> str:
-        """Give a text that prompts share only if their features are equal: the fields that are read, as JSON.
+        """Return a string that prompts share only if their features are equal. By default, the fields read, as JSON.
 
-        Override it for fields that are not JSON, or that name something which may change, as a file does.
+        Override it for fields that are not JSON, or that name something that may change, such as a file.
         """
         fields = prompt_fields(prompt)
         read = {name: fields[name] for name in self.fields if fields.get(name) not in (None, "")}
         return json.dumps(read, sort_keys=True, ensure_ascii=False)
 
     def fingerprint(self) -> str:
-        """Hash everything that features depend on beside the prompt: what features are kept under.
+        """Return a hash of what features depend on apart from the prompt. By default, class, options and weights.
 
-        Unless overridden: the class, its options and its weights. Override it where there is more, as a tokenizer.
+        Override it if there is more, such as a tokenizer.
         """
         options = json.dumps(self.arguments, sort_keys=True, default=str)
-        told = f"{type(self).__module__}.{type(self).__qualname__} {options} {fingerprint(self)}"
-        return hashlib.sha256(told.encode()).hexdigest()[:32]
-
-    def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode: a conditioner never trains."""
-        return super().train(False)
+        identity = f"{type(self).__module__}.{type(self).__qualname__} {options} {module_fingerprint(self)}"
+        return hashlib.sha256(identity.encode()).hexdigest()[:32]

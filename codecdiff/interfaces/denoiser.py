@@ -12,16 +12,16 @@ from codecdiff.interfaces.part import Part
 
 
 class Denoiser(Part, nn.Module, ABC):
-    """The network of one stage, the only part that learns. It pads to its own multiple of frames and crops again."""
+    """The network of one stage, the only part that learns. It pads to its own multiple of frames, and crops again."""
 
     channels: int  # of the stage's latents
-    context_channels: int  # 0 for a stage without context
-    condition_widths: Mapping[str, int]
+    context_channels: int  # 0: the stage has no context
+    condition_widths: Mapping[str, int]  # name -> embedding width
 
     @abstractmethod
     def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
-        """(b, c, l) noisy latents, (b,) steps, (b, c', l) context or None, condition -> (b, c, l) prediction."""
+        """Predict from noisy latents (b, c, l), timesteps (b,), context (b, c', l) or None: (b, c, l), any l >= 1."""
 
     def prepare_for_sampling(self, timesteps: Tensor, condition: Condition) -> Denoiser:
-        """Give an equal of this denoiser that may be faster for these `timesteps` (n,) and this `condition`."""
+        """Return an equivalent denoiser that may be faster for these `timesteps` (n,) and this `condition`."""
         return self

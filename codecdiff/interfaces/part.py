@@ -1,4 +1,4 @@
-"""What every part has in common: a configuration can name it, and it remembers its arguments."""
+"""The base class of parts: they can be named in a configuration, and record their arguments."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Any, Self
 
 
 class Part:
-    """Something a configuration can name. It remembers the arguments it was built with, defaults included.
+    """A component that a configuration can name. It records the arguments of its constructor, defaults included.
 
-    `expected_failures` names the laws of `codecdiff.testing` that a part does not keep, each with the reason: they are
-    printed where the part is checked, and do not fail.
+    A check of `codecdiff.testing` that fails as the part expects is reported with the reason, and does not count.
     """
 
-    arguments: dict[str, Any]
-    expected_failures: Mapping[str, str] = {}  # law -> why it cannot be kept
+    arguments: dict[str, Any]  # of the constructor
+    expected_failures: Mapping[str, str] = {}  # check -> why the part cannot pass it
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Record the constructor's arguments before the constructor runs."""
@@ -23,20 +22,19 @@ class Part:
         signature = inspect.signature(cls.__init__)
         bound = signature.bind_partial(part, *args, **kwargs)
         bound.apply_defaults()
-        named = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        object.__setattr__(
-            part, "arguments", {name: bound.arguments[name] for name in named[1:] if name in bound.arguments}
-        )
+        names = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        arguments = {name: bound.arguments[name] for name in names[1:] if name in bound.arguments}
+        object.__setattr__(part, "arguments", arguments)
         return part
 
     @classmethod
     def skeleton(cls, **options: Any) -> Self:
-        """Build the part for its facts alone, with the constructor's options: nothing is fetched, and it need not work.
+        """Build the part from its options for its attributes alone: nothing is downloaded, and it need not compute.
 
-        The weights of what is built may be on the meta device. Unless overridden: the part itself.
+        Its weights may be on the meta device. By default, the part itself.
         """
         return cls(**options)
 
-    def recorded(self) -> Part:
-        """Give the part that a model folder names in its place: itself, unless it is about this machine alone."""
+    def portable(self) -> Part:
+        """Return the part to save with a model: itself, unless it only wraps another for use on this machine."""
         return self

@@ -1,4 +1,4 @@
-"""The interface of splitters: which latents are generated together, and in which order."""
+"""The interface of splitters, which say which latents are generated together, and in which order."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from codecdiff.interfaces.part import Part
 
 
 class Splitter(Part, ABC):
-    """A generation pattern: which numbers are made together, and in which order. It moves numbers, never mixes them.
+    """A generation pattern. It moves numbers, and never mixes them.
 
-    Invariant: `merge(split(latents)) == latents`; `split(1 + arange)` holds every number exactly once, zeros elsewhere.
+    Invariant: `merge(split(latents)) == latents`, and `split(1 + arange)` holds every number once, zeros elsewhere.
     """
 
     num_codebooks: int
 
     @abstractmethod
     def split(self, latents: Tensor) -> list[Tensor]:
-        """(b, k, d, l) latents -> one (b, c, l') tensor per stage, coarsest first, padded with zeros."""
+        """Split latents (b, k, d, l) into one tensor (b, c, l') per stage, coarsest first, padded with zeros."""
 
     @abstractmethod
     def merge(self, stages: Sequence[Tensor]) -> Tensor:
-        """The stages of `split` -> (b, k, d, l) latents: its exact inverse."""
+        """Merge the stages of `split` to latents (b, k, d, l): its exact inverse."""
 
     def context(self, stages: Sequence[Tensor], i: int) -> Tensor | None:
-        """Give what stage `i` sees of the stages before it, (b, c', l') at its own length; None for the first.
+        """Return what stage `i` sees of the stages before it, (b, c', l') at its own length; None for the first.
 
-        Only the numbers of `stages[:i]` are read: `stages[i:]` are there for their shapes. Unless overridden: the
-        channels of those before, concatenated.
+        Reads the values of `stages[:i]` alone; `stages[i:]` only have the right shapes. By default, the channels of
+        the stages before it, concatenated.
         """
         return torch.cat(list(stages[:i]), dim=1) if i else None

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from codecdiff import config, registry
 from codecdiff.diffusion.noise_schedule import scheduler_from_config
-from codecdiff.files import replace_text, replaced
+from codecdiff.files import atomic_write, atomic_write_text
 from codecdiff.interfaces import Codec, Conditioner, Splitter
 from codecdiff.pipeline import legacy
 from codecdiff.pipeline.code_version import warn_of_code_changes
@@ -135,7 +135,7 @@ def write_parts(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) ->
     folder.mkdir(parents=True, exist_ok=True)
     if state and not (folder / MODEL_FILE).exists():
         (folder / "codec").mkdir(exist_ok=True)
-        with replaced(folder / "codec" / WEIGHTS_FILE) as temporary:
+        with atomic_write(folder / "codec" / WEIGHTS_FILE) as temporary:
             save_file(state, temporary)
     try:
         with (folder / MODEL_FILE).open("x", encoding="utf-8") as file:  # last: it marks the folder as complete
@@ -176,9 +176,9 @@ def save_stage(folder: Path, stage: Stage, dtype: torch.dtype = torch.float32) -
     """Write one stage's weights, then its stage.json, which marks the stage as complete."""
     target = folder / stage.name
     target.mkdir(parents=True, exist_ok=True)
-    with replaced(target / WEIGHTS_FILE) as temporary:
+    with atomic_write(target / WEIGHTS_FILE) as temporary:
         save_file(_to_save(stage.denoiser.state_dict(), dtype), temporary)
-    replace_text(target / STAGE_FILE, json.dumps(stage.to_config(), indent=2) + "\n")
+    atomic_write_text(target / STAGE_FILE, json.dumps(stage.to_config(), indent=2) + "\n")
 
 
 def load_stage(

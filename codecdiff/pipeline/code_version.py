@@ -21,7 +21,7 @@ def code_versions(*parts: Any) -> dict[str, str]:
     versions: dict[str, str] = {}
     for part in parts:
         if isinstance(part, Part):
-            part = part.recorded()
+            part = part.portable()
             versions[f"{type(part).__module__}.{type(part).__qualname__}"] = _code_version(type(part))
             versions |= code_versions(*part.arguments.values())
         elif isinstance(part, list | tuple):

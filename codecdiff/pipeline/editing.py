@@ -23,7 +23,7 @@ from codecdiff.config.schema import Target
 from codecdiff.diffusion.sampling import StageMask
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Splitter
-from codecdiff.splitters import span
+from codecdiff.splitters import parse_range
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ AnyEdit = Annotated[Refine | Inpaint | Extend | Vary | Restore, Field(discrimina
 def parse_levels(text: str) -> tuple[int, ...]:
     """Parse levels such as "0", "0-3" or "0,2". Raises ValueError for anything else."""
     try:
-        return tuple(level for part in text.split(",") for level in span(part))
+        return tuple(level for part in text.split(",") for level in parse_range(part))
     except ValueError:
         raise ValueError(f"Invalid levels '{text}': expected numbers and ranges, e.g. '0' or '0-3'.") from None
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from codecdiff.files import replace_text
+from codecdiff.files import atomic_write_text
 from codecdiff.pipeline.checkpoint import STAGE_FILE, read_config, read_stage_config
 
 MARK = "<!-- written by codecdiff; remove this line to keep your own words -->"
@@ -32,7 +32,7 @@ def write_model_card(folder: Path | str) -> None:
     """Write the model card of a folder as its README.md, unless it was written by hand."""
     file = Path(folder) / "README.md"
     if not file.exists() or MARK in file.read_text(encoding="utf-8"):
-        replace_text(file, render_model_card(folder))
+        atomic_write_text(file, render_model_card(folder))
 
 
 def add_model_index(folder: Path | str, index: Mapping[str, Any]) -> None:
@@ -49,7 +49,7 @@ def add_model_index(folder: Path | str, index: Mapping[str, Any]) -> None:
     if not match or not isinstance(header, dict):
         raise ValueError(f"'{file}' does not begin with a YAML header between lines of ---: add one for the scores.")
     updated = yaml.safe_dump({**header, **index}, sort_keys=False, allow_unicode=True)
-    replace_text(file, f"---\n{updated}---\n{text[match.end() :]}")
+    atomic_write_text(file, f"---\n{updated}---\n{text[match.end() :]}")
 
 
 def command_line(launcher: str, words: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from codecdiff import config, huggingface, rng
-from codecdiff.codecs import NormalizedCodec, chunked
+from codecdiff.codecs import chunked
 from codecdiff.config.schema import Guidance, Target
 from codecdiff.diffusion.guidance import resolve_guidance
 from codecdiff.diffusion.sampling import SamplingInput, sample_stage
@@ -132,10 +132,6 @@ class Pipeline:
         if not (1 / self.sample_rate <= seconds <= 3600):  # also refuses NaN
             raise ValueError(f"Invalid seconds={seconds}: expected more than 0 and at most 3600.")
         return -(-round(seconds * self.sample_rate) // self.codec.hop_length)
-
-    def normalize(self, latents: Tensor) -> Tensor:
-        """Normalize continuous latents (b, k, d, l) of a store, as the model's codec does."""
-        return self.codec.standardize(latents) if isinstance(self.codec, NormalizedCodec) else latents
 
     def generate(
         self,

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from codecdiff.data.audio import read_audio, read_comment
-from codecdiff.data.audio_prompt import recorded_excerpt
+from codecdiff.data.audio_prompt import audio_prompt_record
 from codecdiff.files import sha256
 from codecdiff.pipeline.editing import AnyEdit, EditMask, Extend
 from codecdiff.pipeline.legacy import upgrade_request
@@ -110,7 +110,7 @@ class GenerationRequest(BaseModel):
 def _without_audio(prompt: Any) -> Any:
     """Return a prompt in which a hash replaces its audio."""
     has_audio = isinstance(prompt, dict) and prompt.get("audio")
-    return {**prompt, "audio": recorded_excerpt(prompt["audio"])} if has_audio else prompt
+    return {**prompt, "audio": audio_prompt_record(prompt["audio"])} if has_audio else prompt
 
 
 def _names_file(prompt: Any) -> bool:

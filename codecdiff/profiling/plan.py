@@ -102,7 +102,7 @@ class TrainingAudio:
     training: Sequence[float]
 
     def num_crops(self, frames: int) -> int:
-        """Count the crops of this many frames in an epoch, as `Crops` draws them."""
+        """Count the crops of this many frames in an epoch, as `TrainingCrops` draws them."""
         return sum(max(1, round(track / frames)) for track in self.training)
 
 
@@ -147,7 +147,7 @@ def blank_input(pipeline: Pipeline, i: int, rows: int, frames: int) -> StageInpu
 
 
 def _size_of_input(inputs: StageInput) -> int:
-    condition = [tensor for tokens in inputs.condition.entries.values() for tensor in tokens]
+    condition = [tensor for tokens in inputs.condition.values() for tensor in tokens]
     context = [] if inputs.context is None else [inputs.context]
     return size_of([inputs.x_start, inputs.valid_mask, *context, *condition])
 

@@ -59,8 +59,8 @@ def check_conditioner(conditioner: Conditioner, prompts: Sequence[Prompt] = PROM
 
 def require_same_rows(a: Condition, b: Condition, text: str, tolerance: float = 1e-4) -> None:
     """Raise CheckFailed unless two conditions have the same real tokens, whatever their padding."""
-    require(list(a.entries) == list(b.entries), f"{text} The entries are {list(a.entries)} and {list(b.entries)}.")
-    for name in a.entries:
+    require(list(a) == list(b), f"{text} The entries are {list(a)} and {list(b)}.")
+    for name in a:
         shorter = min(a[name].mask.shape[1], b[name].mask.shape[1])
         rest = [entry.mask[:, shorter:].any() for entry in (a[name], b[name])]
         require(not any(rest), f"{text} '{name}' has more real tokens in one.")
@@ -84,7 +84,7 @@ def facts(trial: Trial) -> None:
 @LAWS.law
 def entries(trial: Trial) -> None:
     """Every entry is (b, n, e) finite floating point tokens with a boolean mask (b, n), a row for each prompt."""
-    for name, (tokens, mask) in trial.conditioner.encode(trial.prompts).entries.items():
+    for name, (tokens, mask) in trial.conditioner.encode(trial.prompts).items():
         require(mask.dtype == torch.bool, f"The mask of '{name}' is {mask.dtype}, not bool.")
         shapes = f"'{name}' is {tuple(tokens.shape)} with a mask {tuple(mask.shape)}"
         fits = tokens.ndim == 3 and mask.shape == tokens.shape[:2] and len(mask) == len(trial.prompts)
@@ -96,7 +96,7 @@ def entries(trial: Trial) -> None:
 @LAWS.law
 def no_gradient(trial: Trial) -> None:
     """Features carry no gradient, and a denoiser can learn from them: whatever learns is its."""
-    for name, entry in trial.conditioner.encode(trial.prompts).entries.items():
+    for name, entry in trial.conditioner.encode(trial.prompts).items():
         require_frozen_tensor(entry.tokens, f"'{name}'")
 
 
@@ -107,7 +107,7 @@ def empty_prompt(trial: Trial) -> None:
     """
     blanks = ["", {}, *(dict.fromkeys(trial.conditioner.fields, nothing) for nothing in (None, ""))]
     condition = trial.conditioner.encode([*blanks, trial.prompts[0]])
-    for name, entry in condition.entries.items():
+    for name, entry in condition.items():
         for row, blank in enumerate(blanks):
             require(not entry.mask[row].any(), f"The prompt {blank!r} is empty, and has real tokens in '{name}'.")
 
@@ -116,9 +116,9 @@ def empty_prompt(trial: Trial) -> None:
 def reads_prompts(trial: Trial) -> None:
     """A prompt has real tokens, two different ones have different features, and a string is one whose text it is."""
     condition, (first, second) = trial.conditioner.encode(trial.prompts), trial.prompts[:2]
-    require(any(entry.mask[0].any() for entry in condition.entries.values()), f"{first!r} is read as empty.")
+    require(any(entry.mask[0].any() for entry in condition.values()), f"{first!r} is read as empty.")
     both = (condition.rows([0]), condition.rows([1]))
-    told = [torch.cat([e.tokens[e.mask].flatten() for e in c.entries.values()]) for c in both]
+    told = [torch.cat([e.tokens[e.mask].flatten() for e in c.values()]) for c in both]
     require(not torch.equal(*told), f"{first!r} and {second!r} give the same features.")
     words = FIELDS["text"][0]
     string, mapping = (trial.conditioner.encode([prompt]) for prompt in (words, {"text": words}))
@@ -196,7 +196,7 @@ def cache_key(trial: Trial) -> None:
 @torch.no_grad()
 def overwrite(condition: Condition, other: Condition) -> None:
     """Write the tensors of another condition into those of one."""
-    for name, entry in condition.entries.items():
+    for name, entry in condition.items():
         entry.tokens.copy_(other[name].tokens)
         entry.mask.copy_(other[name].mask)
 

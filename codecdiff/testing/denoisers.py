@@ -171,7 +171,7 @@ def inputs_untouched(trial: Trial) -> None:
     """None of its inputs is changed in place."""
 
     def all_of(inputs: Inputs, condition: Condition) -> list[Tensor]:
-        told = [tensor for entry in condition.entries.values() for tensor in entry]
+        told = [tensor for entry in condition.values() for tensor in entry]
         return [tensor.clone() for tensor in (*inputs, *told) if tensor is not None]
 
     inputs, condition = trial.inputs_of(max(trial.lengths)), condition_of(trial.widths)
@@ -207,9 +207,9 @@ def masked_tokens(trial: Trial) -> None:
 @LAWS.law
 def dropped_condition(trial: Trial) -> None:
     """A condition that is dropped is one that never was: the learned null of its name takes its place."""
-    for name, entry in trial.condition.entries.items():
+    for name, entry in trial.condition.items():
         absent = ConditionTokens(torch.zeros_like(entry.tokens[:, :1]), torch.zeros_like(entry.mask[:, :1]))
-        none = Condition({**trial.condition.entries, name: absent})
+        none = Condition({**trial.condition, name: absent})
         dropped = trial.condition.drop(torch.ones(3, dtype=torch.bool), name)
         text = f"'{name}' dropped is not the learned null of '{name}'."
         require_same(trial.predict(dropped), trial.predict(none), text, 1e-4)

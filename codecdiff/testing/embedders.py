@@ -99,7 +99,7 @@ def facts(trial: Trial) -> None:
     require(trial.window > 0 and trial.hop > 0, f"A window has {trial.window} samples, a hop {trial.hop}.")
     exact = abs(trial.hop / embedder.sample_rate - embedder.hop_seconds) < 1e-9
     require(exact, "hop_seconds is no whole number of samples.")
-    require(embedder.halo_seconds >= 0, f"halo_seconds is {embedder.halo_seconds}.")
+    require(embedder.context_seconds >= 0, f"context_seconds is {embedder.context_seconds}.")
 
 
 @LAWS.law
@@ -155,14 +155,14 @@ def batches(trial: Trial) -> None:
 
 @LAWS.law
 def blocks(trial: Trial) -> None:
-    """Embedded in blocks with `halo_seconds` around them, a long clip has the vectors of the whole."""
+    """Embedded in blocks with `context_seconds` around them, a long clip has the vectors of the whole."""
     samples = 2 * trial.window + 5 * trial.hop + trial.hop // 3
     audio = 0.3 * noise(samples, seed=2)
     whole = trial.embedder.embed(audio[None].to(device_of(trial.embedder)))[0].cpu()
     pieces = embed_blocks(audio.split(max(1, samples // 7)), trial.embedder, seconds=trial.embedder.hop_seconds)
     require(pieces.shape == whole.shape, f"In blocks there are {len(pieces)} windows, at once {len(whole)}.")
     scale = float(whole.abs().max())
-    require_same(pieces / scale, whole / scale, "Vectors in blocks are not those of the whole: halo_seconds?", 1e-4)
+    require_same(pieces / scale, whole / scale, "Vectors in blocks are not those of the whole: context_seconds?", 1e-4)
 
 
 @LAWS.law

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from codecdiff.config.schema import DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
-from codecdiff.data.dataset import Batch, Crops, split_tracks
+from codecdiff.data.dataset import CropBatch, TrainingCrops, split_tracks
 from codecdiff.diffusion.loss import StageInput
 from codecdiff.fingerprint import device_of
 from codecdiff.pipeline.pipeline import Pipeline
@@ -15,20 +15,20 @@ from codecdiff.pipeline.stage import conditions
 VALIDATION_BATCH_SIZE = 16
 
 
-def stage_input(batch: Batch, pipeline: Pipeline, i: int) -> StageInput:
+def stage_input(batch: CropBatch, pipeline: Pipeline, i: int) -> StageInput:
     """Turn a batch into the input of stage `i`: embed, split, take the context, encode the prompts.
 
     Padding is zeros, the mean of the latents.
     """
     splitter, device = pipeline.splitter, device_of(pipeline.codec)
-    valid = batch.real.to(device)[:, None, None]
+    valid = batch.valid_mask.to(device)[:, None, None]
     vectors = pipeline.codec.embed(batch.codes.to(device)) * valid
-    continuous = batch.projections
-    target = vectors if continuous is None else pipeline.normalize(continuous.to(device)) * valid
+    continuous = batch.continuous
+    target = vectors if continuous is None else pipeline.codec.normalize(continuous.to(device)) * valid
     stages, masks = splitter.split(target), splitter.split(valid.expand_as(target))
     context = splitter.context(splitter.split(vectors) if pipeline.snap_context else stages, i)
     condition = conditions(pipeline.conditioner, batch.prompts, device)
-    return StageInput(batch.numbers, stages[i], masks[i], context, condition)
+    return StageInput(batch.sample_indices, stages[i], masks[i], context, condition)
 
 
 class StageData:
@@ -50,18 +50,18 @@ class StageData:
         split_seed = seed if data.split_seed is None else data.split_seed
         training, validation = split_tracks(store, data.validation_fraction, split_seed)
         self.has_validation_tracks = bool(validation)  # otherwise validation is on tracks that are trained on
-        self.crops = Crops(store, training, frames, target=pipeline.target, seed=seed)
-        self.validation_crops = Crops(store, validation or training, frames, target=pipeline.target, seed=seed)
+        self.crops = TrainingCrops(store, training, frames, target=pipeline.target, seed=seed)
+        self.validation_crops = TrainingCrops(store, validation or training, frames, target=pipeline.target, seed=seed)
         starts = range(0, num_validation_crops, VALIDATION_BATCH_SIZE)
         self.validation_indices = [range(start, start + VALIDATION_BATCH_SIZE) for start in starts]
 
     def step(self, step: int, rank: int = 0, world: int = 1) -> StageInput:
         """Return the input of one process at a step."""
-        return self._input(self.crops, self.crops.numbers(step, self.batch_size, rank, world))
+        return self._input(self.crops, self.crops.sample_indices(step, self.batch_size, rank, world))
 
     def validation(self) -> list[StageInput]:
         """Return the validation inputs, the same at every call."""
         return [self._input(self.validation_crops, indices) for indices in self.validation_indices]
 
-    def _input(self, crops: Crops, sample_indices: Sequence[int]) -> StageInput:
+    def _input(self, crops: TrainingCrops, sample_indices: Sequence[int]) -> StageInput:
         return stage_input(crops.batch(sample_indices), self.pipeline, self.i)

@@ -140,7 +140,7 @@ def open_data(
     )
     if not is_measured:
         codec.measure(codes.latents(codec.codec, target))
-    pipeline.data = codes.facts()
+    pipeline.data = codes.summary()
     pipeline.save_parts(model)
     return codes
 

@@ -22,11 +22,11 @@ from torch.optim.swa_utils import AveragedModel
 from codecdiff import rng
 from codecdiff.config.schema import TrainConfig
 from codecdiff.data.code_store import load_state
-from codecdiff.data.dataset import dropped
+from codecdiff.data.dataset import dropped_conditions
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.loss import StageInput, stage_loss
 from codecdiff.diffusion.noise_schedule import scheduler_from_config, scheduler_to_config
-from codecdiff.files import replaced
+from codecdiff.files import atomic_write
 from codecdiff.interfaces import Condition
 from codecdiff.pipeline.checkpoint import config_differences, read_stage_config, save_stage
 from codecdiff.pipeline.code_version import warn_of_code_changes
@@ -130,8 +130,8 @@ class StageTrainer:
 
     def drop(self, condition: Condition, sample_indices: Sequence[int]) -> Condition:
         """Make each condition absent with the dropout probability, as a function of the sample index."""
-        names = list(condition.entries)
-        rows = dropped(self.seed, sample_indices, names, self.config.dropout) if names else {}
+        names = list(condition)
+        rows = dropped_conditions(self.seed, sample_indices, names, self.config.dropout) if names else {}
         for name, absent in rows.items():
             condition = condition.drop(absent.to(condition[name].mask.device), name)
         return condition
@@ -222,7 +222,7 @@ class StageTrainer:
         tensors |= {f"averaged.{name}": tensor for name, tensor in self.ema.module.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
-        with replaced(state / "state.safetensors") as temporary:  # one file: a crash leaves one step or the other
+        with atomic_write(state / "state.safetensors") as temporary:  # one file: a crash leaves one step or the other
             whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
             save_file(whole, temporary, metadata={"step": str(self.step_count)})
         if row:

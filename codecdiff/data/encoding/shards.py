@@ -8,44 +8,48 @@ from typing import BinaryIO, Self
 
 import numpy as np
 
-# one task
+from codecdiff.data.code_store import CONTINUOUS_SUFFIX, FORMAT
+
+SUFFIXES = (".npy", CONTINUOUS_SUFFIX[FORMAT])
 
 
 class Shard:
-    """The arrays of a shard, `STEM.npy` and `STEM.projections.npy`, that grow on disk: none is ever whole in memory."""
+    """The arrays of a shard, which grow on disk and are never in memory as a whole.
 
-    ENDINGS = (".npy", ".projections.npy")
+    Args:
+        stem: Path of the files without their suffix: SUFFIXES, one for each array that is appended.
+
+    """
 
     def __init__(self, stem: Path):
         self.stem, self.frames = stem, 0
         self._files: list[BinaryIO] = []
-        self._kinds: list[tuple[np.dtype, tuple[int, ...]]] = []  # of a frame of each array
-        self._begin = 0  # bytes before the first frame
+        self._frame_types: list[tuple[np.dtype, tuple[int, ...]]] = []  # of a frame of each array
 
     def append(self, *arrays: np.ndarray) -> None:
-        """Add frames: codes (frames, k), and projections (frames, k, d) if the shard has them."""
+        """Append frames: codes (frames, k), and optionally pre-quantization latents (frames, k, d)."""
         if not self._files:
-            self._kinds = [(array.dtype, array.shape[1:]) for array in arrays]
-            paths = [self.stem.with_name(self.stem.name + ending) for ending in self.ENDINGS[: len(arrays)]]
+            self._frame_types = [(array.dtype, array.shape[1:]) for array in arrays]
+            paths = [self.stem.with_name(self.stem.name + suffix) for suffix in SUFFIXES[: len(arrays)]]
             self._files = [path.open("w+b") for path in paths]
             self._write_headers()
         for file, array in zip(self._files, arrays, strict=True):
             file.write(np.ascontiguousarray(array).data)
         self.frames += len(arrays[0])
 
-    def rewind(self, frames: int) -> None:
-        """Forget all but the first so many frames."""
-        for file, (dtype, shape) in zip(self._files, self._kinds, strict=True):
+    def truncate(self, frames: int) -> None:
+        """Remove all frames but the first `frames`."""
+        for file, (dtype, shape) in zip(self._files, self._frame_types, strict=True):
             file.seek(-(self.frames - frames) * int(np.prod(shape)) * dtype.itemsize, os.SEEK_END)
             file.truncate()
         self.frames = frames
 
     def _write_headers(self) -> None:
-        """Say how many frames there are. NumPy leaves room in a header for that to be written over."""
-        for file, (dtype, shape) in zip(self._files, self._kinds, strict=True):
+        """Write the number of frames. NumPy reserves room in a header, so that it can be overwritten."""
+        for file, (dtype, shape) in zip(self._files, self._frame_types, strict=True):
             file.seek(0)
-            described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
-            np.lib.format.write_array_header_1_0(file, {**described, "shape": (self.frames, *shape)})
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(file, {**header, "shape": (self.frames, *shape)})
 
     def __enter__(self) -> Self:
         return self

@@ -17,62 +17,80 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from codecdiff.codecs import chunked
+from codecdiff.codecs.chunking import chunked
 from codecdiff.config.schema import Target
 from codecdiff.data.audio import BadAudio
-from codecdiff.data.code_store import SCHEMA
-from codecdiff.data.encoding.job import KEY, Done, Job, Task, Tell
+from codecdiff.data.encoding.job import Job, ReportTracks, Task, TaskResult
 from codecdiff.data.encoding.shards import Shard
 from codecdiff.data.manifest import split_name
 from codecdiff.data.metadata import Track
-from codecdiff.data.segments import Segment, Segmentation, segments
+from codecdiff.data.segments import Segment, SegmentConfig, read_segments
 from codecdiff.files import checksum
 from codecdiff.fingerprint import device_of
-from codecdiff.interfaces import Codec
+from codecdiff.interfaces.codec import Codec
 
-BATCH = 16  # segments of one length that a GPU encodes at once; a CPU gains nothing by it
-READERS = 4  # threads that read ahead of a GPU
+GPU_BATCH_SIZE = 16  # segments of one length; a CPU gains nothing by batches
+GPU_READERS = 4  # threads that read in advance
+METADATA_KEY = b"codecdiff"  # of the result in a parquet file's metadata
+SCHEMA = pa.schema(  # of a store's manifest
+    [
+        ("track", pa.string()),
+        ("captions", pa.list_(pa.string())),
+        ("metadata", pa.string()),  # JSON
+        ("license", pa.string()),
+        ("source", pa.string()),
+        ("split", pa.string()),
+        ("seconds", pa.float64()),
+        ("checksum", pa.string()),  # of the file
+        ("bytes", pa.int64()),
+        ("segment", pa.int32()),  # index in the track, dropped segments included
+        ("offset", pa.float64()),  # seconds from the beginning of the track
+        ("shard", pa.int32()),
+        ("start", pa.int64()),  # first frame in the shard
+        ("frames", pa.int64()),
+    ]
+)
 
 Item = TypeVar("Item")
 
 
-def here(tasks: Sequence[Task], job: Job, codec: Codec, tell: Tell) -> Iterator[Done]:
-    """Do tasks one after another in this process, with the codec that is here."""
+def run_in_process(tasks: Sequence[Task], job: Job, codec: Codec, report: ReportTracks) -> Iterator[TaskResult]:
+    """Run tasks one after another in this process, with the codec that it has: the simplest engine."""
     for task in tasks:
-        yield run_task(task, job, codec, tell)
+        yield run_task(task, job, codec, report)
 
 
 @dataclass
-class Source:
-    """A track that is being read: what is known of it once its batches have been taken."""
+class TrackReader:
+    """Reads a track in batches of segments. `dropped` and `checksum` are complete once all batches are read."""
 
     track: Track
     dropped: Counter[str] = field(default_factory=Counter)
     checksum: str = ""
 
-    def batches(self, codec: Codec, rules: Segmentation, most: int) -> Iterator[list[Segment]]:
-        """Yield the track's segments, at most so many of one length together. Raises BadAudio."""
-        held: list[Segment] = []
-        for segment in segments(self.track.file, codec, rules, self.dropped):
-            if held and (len(held) == most or segment.audio.shape != held[0].audio.shape):
-                yield held
-                held = []
-            held.append(segment)
-        if held:
-            yield held
+    def batches(self, codec: Codec, config: SegmentConfig, batch_size: int) -> Iterator[list[Segment]]:
+        """Yield the track's segments, at most `batch_size` of one length together. Raises BadAudio."""
+        batch: list[Segment] = []
+        for segment in read_segments(self.track.file, codec, config, self.dropped):
+            if batch and (len(batch) == batch_size or segment.audio.shape != batch[0].audio.shape):
+                yield batch
+                batch = []
+            batch.append(segment)
+        if batch:
+            yield batch
         try:
             self.checksum = checksum(self.track.file)
         except OSError as error:
             raise BadAudio(f"'{self.track.file}' cannot be read: {error.strerror}.") from error
 
-    def facts(self) -> dict[str, Any]:
-        """Give what the rows of all of the track's segments say."""
+    def columns(self) -> dict[str, Any]:
+        """Return the columns that the rows of all segments of the track have in common."""
         metadata = self.track.metadata
         return {
             "track": self.track.name,
             "captions": list(self.track.captions),
             "metadata": json.dumps(dict(metadata), ensure_ascii=False),
-            "licence": str(metadata.get("licence") or metadata.get("license") or ""),
+            "license": str(metadata.get("licence") or metadata.get("license") or ""),
             "source": str(metadata.get("source") or ""),
             "split": split_name(str(metadata.get("split") or "")),
             "checksum": self.checksum,
@@ -80,103 +98,106 @@ class Source:
         }
 
 
-def pace(codec: Codec) -> tuple[int, int]:
-    """Give how many segments to encode at once, and how many threads read ahead, for the device that a codec is on."""
-    return (1, 0) if device_of(codec).type == "cpu" else (BATCH, READERS)
+def batch_settings(codec: Codec) -> tuple[int, int]:
+    """Return the batch size, and the number of threads that read in advance, for the device of a codec."""
+    return (1, 0) if device_of(codec).type == "cpu" else (GPU_BATCH_SIZE, GPU_READERS)
 
 
 @torch.no_grad()
-def run_task(task: Task, job: Job, codec: Codec, tell: Tell = lambda number, tracks: None) -> Done:
-    """Encode the tracks of a task into a shard, unless that was done before; what cannot be read is skipped by name."""
-    if job.rows_file(task.number).is_file():
-        return _read_rows(job, task.number)[1]
-    batch, readers = pace(codec)
-    sources = [Source(track) for track in task.tracks]
-    reading = [source.batches(codec, job.rules, batch) for source in sources]
+def run_task(task: Task, job: Job, codec: Codec, report: ReportTracks = lambda task, tracks: None) -> TaskResult:
+    """Encode the tracks of a task into a shard, unless that is done already. Tracks that cannot be read are skipped."""
+    if job.rows_file(task.index).is_file():
+        return read_rows(job, task.index)[1]
+    batch_size, threads = batch_settings(codec)
+    readers = [TrackReader(track) for track in task.tracks]
+    iterators = [reader.batches(codec, job.config.segments, batch_size) for reader in readers]
     rows: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
-    stem = f"{task.number:05d}.{uuid4().hex[:8]}"
+    stem = f"{task.index:05d}.{uuid4().hex[:8]}"
     with Shard(job.draft / "shards" / stem) as shard:
-        for count, (source, batches) in enumerate(zip(sources, ahead(reading, readers), strict=True)):
+        for count, (reader, batches) in enumerate(zip(readers, prefetch(iterators, threads), strict=True), 1):
             start = shard.frames
             try:
-                made = _encode_track(source, batches, job, codec, shard)
+                track_rows = _encode_track(reader, batches, job.config.target, codec, shard)
             except BadAudio as error:
-                shard.rewind(start)
-                made, skipped[source.track.name] = [], str(error)
-            if not made and source.track.name not in skipped:
-                skipped[source.track.name] = f"'{source.track.file}' has no piece that is long and loud enough."
-            rows += made
-            tell(task.number, count + 1)
-    dropped = sum((source.dropped for source in sources), Counter[str]())
-    done = Done(task.number, stem, skipped, dict(dropped))
-    _write_rows(job, done, rows)
-    return done
+                shard.truncate(start)
+                track_rows, skipped[reader.track.name] = [], str(error)
+            if not track_rows and reader.track.name not in skipped:
+                skipped[reader.track.name] = f"'{reader.track.file}' has no segment that is long and loud enough."
+            rows += track_rows
+            report(task.index, count)
+    dropped = sum((reader.dropped for reader in readers), Counter[str]())
+    result = TaskResult(task.index, stem, skipped, dict(dropped))
+    write_rows(job, result, rows)
+    return result
 
 
 def _encode_track(
-    source: Source, batches: Iterable[list[Segment]], job: Job, codec: Codec, shard: Shard
+    reader: TrackReader, batches: Iterable[list[Segment]], target: Target, codec: Codec, shard: Shard
 ) -> list[dict[str, Any]]:
-    """Append the codes of a track to the shard, and give its rows; which shard that is follows once all are done."""
-    places: list[dict[str, Any]] = []
+    """Append the codes of a track to the shard, and return its rows, without the number of the shard."""
+    rows: list[dict[str, Any]] = []
     for batch in batches:
         audio = torch.stack([segment.audio for segment in batch]).to(device_of(codec))
         seconds = audio.shape[-1] / codec.sample_rate
-        for segment, arrays in zip(batch, _encoded(audio, codec, job.target), strict=True):
-            begin, frames = {"segment": segment.number, "offset": segment.offset}, len(arrays[0])
-            places.append({**begin, "seconds": seconds, "start": shard.frames, "frames": frames})
+        for segment, arrays in zip(batch, _encode(audio, codec, target), strict=True):
+            row = {"segment": segment.index, "offset": segment.offset, "seconds": seconds}
+            rows.append({**row, "start": shard.frames, "frames": len(arrays[0])})
             shard.append(*arrays)
-    return [{**source.facts(), **place} for place in places]
+    return [{**reader.columns(), **row} for row in rows]
 
 
-def _encoded(audio: Tensor, codec: Codec, target: Target) -> Iterator[tuple[np.ndarray, ...]]:
-    """(b, ch, t) audio -> of each row codes (frames, k), and projections (frames, k, d) if they are the target."""
-    pieces = chunked(codec)
-    codes, projections = (
-        pieces.encode_with_continuous(audio) if target == "continuous" else (pieces.encode(audio), None)
-    )
-    entries = codes.mT.cpu().numpy().astype(np.uint16)
-    if projections is None:
-        return iter((row,) for row in entries)
-    return zip(entries, projections.permute(0, 3, 1, 2).cpu().numpy().astype(np.float16), strict=True)
+def _encode(audio: Tensor, codec: Codec, target: Target) -> Iterator[tuple[np.ndarray, ...]]:
+    """Encode audio (b, ch, t) to codes (frames, k) of each row, with latents (frames, k, d) if they are the target."""
+    codec = chunked(codec)
+    if target == "codes":
+        codes, latents = codec.encode(audio), None
+    else:
+        codes, latents = codec.encode_with_continuous(audio)
+    arrays = codes.mT.cpu().numpy().astype(np.uint16)
+    if latents is None:
+        return iter((row,) for row in arrays)
+    return zip(arrays, latents.permute(0, 3, 1, 2).cpu().numpy().astype(np.float16), strict=True)
 
 
-def ahead(iterators: Iterable[Iterator[Item]], threads: int) -> Iterator[Iterator[Item]]:
-    """Give the iterators, in order, while threads take the next item of as many of them; none if `threads` is 0.
+def prefetch(iterators: Iterable[Iterator[Item]], threads: int) -> Iterator[Iterator[Item]]:
+    """Yield the iterators in order, while threads compute the next item of as many of them; none if `threads` is 0.
 
-    Each has to be used up, or to have failed, before the next is asked for. At most `threads` + 1 items wait at a time.
+    Each has to be exhausted, or have failed, before the next is requested. At most `threads` + 1 items wait at a time.
     """
     if not threads:
         yield from iterators
         return
     end: Any = object()
 
-    def used(iterator: Iterator[Item], item: Future[Item]) -> Iterator[Item]:
+    def items(iterator: Iterator[Item], item: Future[Item]) -> Iterator[Item]:
         while (value := item.result()) is not end:
             item = pool.submit(next, iterator, end)
             yield value
 
-    rest, begun = iter(iterators), deque[tuple[Iterator[Item], Future[Item]]]()
+    remaining, waiting = iter(iterators), deque[tuple[Iterator[Item], Future[Item]]]()
     with ThreadPoolExecutor(threads) as pool:
         while True:
-            while len(begun) < threads and (iterator := next(rest, None)) is not None:
-                begun.append((iterator, pool.submit(next, iterator, end)))
-            if not begun:
+            while len(waiting) < threads and (iterator := next(remaining, None)) is not None:
+                waiting.append((iterator, pool.submit(next, iterator, end)))
+            if not waiting:
                 return
-            yield used(*begun.popleft())
+            yield items(*waiting.popleft())
 
 
-def _write_rows(job: Job, done: Done, rows: list[dict[str, Any]]) -> None:
-    table = pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata({KEY: json.dumps(asdict(done)).encode()})
-    file = job.rows_file(done.number)
-    temporary = file.with_name(f".{done.shard}.parquet")  # no other try has this name
+def write_rows(job: Job, result: TaskResult, rows: list[dict[str, Any]]) -> None:
+    """Write the rows of a task with its result: from then on, the task is done."""
+    metadata = {METADATA_KEY: json.dumps(asdict(result)).encode()}
+    file = job.rows_file(result.index)
+    temporary = file.with_name(f".{result.shard}.parquet")  # unique to this attempt
     with temporary.open("wb") as stream:
-        pq.write_table(table, stream)
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata), stream)
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, file)
 
 
-def _read_rows(job: Job, number: int) -> tuple[pa.Table, Done]:
-    table = pq.read_table(job.rows_file(number))
-    return table, Done(**json.loads((table.schema.metadata or {})[KEY]))
+def read_rows(job: Job, index: int) -> tuple[pa.Table, TaskResult]:
+    """Read the rows and the result of a task."""
+    table = pq.read_table(job.rows_file(index))
+    return table, TaskResult(**json.loads((table.schema.metadata or {})[METADATA_KEY]))

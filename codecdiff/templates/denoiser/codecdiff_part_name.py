@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import torch
 from codecdiff import Condition, Denoiser
+from codecdiff.denoisers import fill_nulls
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -83,7 +84,7 @@ class PartName(Denoiser):
     def _cue(self, timestep: Tensor, condition: Condition, noisy: Tensor) -> Tensor:
         """(b,) steps and the condition -> (b, width) what every block is told."""
         cue = self.time(waves(timestep, self.width).to(noisy.dtype))
-        filled = condition.fill(dict(self.nulls.items()))
+        filled = fill_nulls(condition, dict(self.nulls.items()))
         for name, layer in self.told.items():
             tokens, mask = filled[name]
             # What is masked may hold anything, and is never looked at.

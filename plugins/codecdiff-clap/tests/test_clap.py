@@ -3,19 +3,19 @@ from typing import Any
 import pytest
 import torch
 from codecdiff_clap import CLAP, GeneralCLAP, MusicCLAP
-from codecdiff_clap.random_weights import random_model
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
 from codecdiff import config
-from codecdiff.data.code_store import fingerprint
+from codecdiff.fingerprint import module_fingerprint
 from codecdiff.testing import check_embedder
+from codecdiff.testing.tiny import write_tiny
 
 TEXTS = ["a slow piece for piano", "loud drums"]
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    return random_model(tmp_path_factory.mktemp("clap"))
+    return write_tiny("clap", tmp_path_factory.mktemp("clap"))
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +74,7 @@ def test_pickled_weights_are_read_for_their_tensors(folder, clap, tmp_path):
         if file.name != "model.safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
     torch.save(clap.network.state_dict(), tmp_path / "pytorch_model.bin")
-    assert fingerprint(GeneralCLAP(str(tmp_path))) == fingerprint(clap)
+    assert module_fingerprint(GeneralCLAP(str(tmp_path))) == module_fingerprint(clap)
 
 
 def test_a_fused_model_is_refused(folder, tmp_path):

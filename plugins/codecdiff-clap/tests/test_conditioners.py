@@ -5,12 +5,12 @@ import pytest
 import soundfile
 import torch
 from codecdiff_clap import Clap, ClapAudio, ClapText, MusicCLAP
-from codecdiff_clap.random_weights import random_model
 
 from codecdiff import Condition, config
 from codecdiff.conditioners.cached import CachedConditioner
 from codecdiff.conditioners.joined import JoinedConditioner
 from codecdiff.testing import check_conditioner
+from codecdiff.testing.tiny import write_tiny
 
 TEXTS = ["a slow piece for piano", "loud drums", {"text": "fast guitar"}]
 RATE = 48_000
@@ -18,7 +18,7 @@ RATE = 48_000
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return str(random_model(tmp_path_factory.mktemp("clap")))
+    return str(write_tiny("clap", tmp_path_factory.mktemp("clap")))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_fingerprints_are_of_weights_and_options(folder, tmp_path):
     text = ClapText(folder)
     text.encode(TEXTS)  # its tokenizer remembers how it padded and cut
     assert ClapText(folder).fingerprint() == text.fingerprint() != ClapText(folder, max_tokens=5).fingerprint()
-    other = str(random_model(tmp_path, seed=1))
+    other = str(write_tiny("clap", tmp_path, seed=1))
     assert ClapAudio(other).fingerprint() != ClapAudio(folder).fingerprint()
 
 

@@ -150,7 +150,7 @@ def continuous_moments(store: CodeStore, progress: Callable[[int], None] = lambd
     """Return the moments of a store's pre-quantization latents, None without frames. `progress` as in `count_codes`."""
     moments: LatentMoments | None = None
     for i in range(len(store)):
-        for block in _blocks(store.projections(i)):
+        for block in _blocks(store.continuous(i)):
             moments = moments.merged(LatentMoments.of(block)) if moments else LatentMoments.of(block)
         progress(i + 1)
     return moments

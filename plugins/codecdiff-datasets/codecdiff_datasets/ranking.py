@@ -29,7 +29,7 @@ from torch import Tensor
 from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import Report, Track
 from codecdiff.embedders import CachedEmbedder
-from codecdiff.files import replace_text, replaced
+from codecdiff.files import atomic_write, atomic_write_text
 
 KEY = b"codecdiff.ranking"  # of the parquet file's own metadata
 MIN_VARIANCE = 1e-10  # in any direction, relative to the largest; smaller ones are raised to it
@@ -109,9 +109,9 @@ class Ranking:
         """Write the table as parquet, and beside it the same as CSV, each whole or not at all."""
         file.parent.mkdir(parents=True, exist_ok=True)
         table = pa.Table.from_pylist([row._asdict() for row in self.rows], SCHEMA)
-        with replaced(file) as temporary:
+        with atomic_write(file) as temporary:
             pq.write_table(table.replace_schema_metadata({KEY: json.dumps(dict(self.facts)).encode()}), temporary)
-        with replaced(file.with_suffix(".csv")) as temporary:
+        with atomic_write(file.with_suffix(".csv")) as temporary:
             pyarrow.csv.write_csv(table, temporary)
 
 
@@ -345,4 +345,4 @@ def write_report(file: Path, ranking: Ranking, candidates: Manifest, *, num_exam
         histogram=Histogram.of(ranking),
         groups=[(title, list(map(example, ranked))) for title, ranked in groups.items() if ranked],
     )
-    replace_text(file, page)
+    atomic_write_text(file, page)

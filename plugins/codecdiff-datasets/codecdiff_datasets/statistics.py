@@ -50,7 +50,7 @@ def store_statistics(
     counts = count_codes(store, progress)
     codec, reason = _codec_of(store, allow_download)
     facts = codec or _codec_facts(store)
-    moments = continuous_moments(store, lambda n: progress(len(store) + n)) if store.has_projections else None
+    moments = continuous_moments(store, lambda n: progress(len(store) + n)) if store.has_continuous else None
     return {
         "format": FORMAT,
         "kind": "store",
@@ -77,7 +77,7 @@ def _codec_of(store: CodeStore, allow_download: bool) -> tuple[Codec | None, str
             codec = config.build("codecs", spec)
         if not codec.is_fitted:
             codec.load_fitted_state(store.fitted_state())
-        store.check(codec, spec)
+        store.check_codec(codec, spec)
     except UNAVAILABLE as error:
         fetchable = isinstance(error, OSError | LookupError | config.ConfigError)
         fetchable = fetchable and not allow_download and not isinstance(error, registry.UnknownPart)
@@ -111,7 +111,7 @@ def _row(store: CodeStore, segments: Sequence[int]) -> ManifestRow:
         seconds=sum(store.rows[i]["seconds"] for i in segments),
         tags=tags_of(metadata.get("tags")),
         captions=row["captions"],
-        license=row["licence"],
+        license=row["license"],
         artist=str(metadata.get("artist") or ""),
         split=split_name(str(metadata.get("split") or "")),
     )

@@ -10,7 +10,7 @@ from codecdiff_datasets.licenses import attribution, is_allowed, license_name, l
 from codecdiff_datasets.splits import Filter, artist_of, artists_in_several_splits, fraction, split_by_artist
 
 from codecdiff import Codec
-from codecdiff.data.dataset import HELD_OUT
+from codecdiff.data.dataset import VALIDATION_SPLITS
 from codecdiff.data.encoding.encode import encode_tracks
 from codecdiff.data.manifest import Manifest, ManifestRow, split_name
 
@@ -53,7 +53,7 @@ def test_the_address_of_a_licence_leads_back_to_its_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["valid", "val", "dev", "Validation", " eval"])
 def test_what_is_held_out_under_another_name_is_held_out(name: str) -> None:
-    assert split_name(name) in HELD_OUT
+    assert split_name(name) in VALIDATION_SPLITS
     assert [split_name(other) for other in ("training", "fold1", "")] == ["train", "fold1", ""]
 
 
@@ -149,7 +149,7 @@ def test_licences_go_from_the_manifest_to_the_facts_of_a_store(dac: Codec, music
     recordings = [ManifestRow(f"t{i}", f"{i}.wav", True, license=x, metadata=told) for i, x in enumerate(licenses)]
     Manifest(music, recordings).write(tmp_path / "m.parquet")
     store, _ = encode_tracks(Manifest.read(tmp_path / "m.parquet").tracks(), tmp_path / "store", dac, {})
-    assert [row["licence"] for row in store.rows] == licenses
-    facts = store.facts()
-    assert facts["licences"] == ["CC BY 3.0", "CC0 1.0"]
-    assert set(facts["licence_hours"]) == {"CC BY 3.0", "CC0 1.0", "unknown"}
+    assert [row["license"] for row in store.rows] == licenses
+    facts = store.summary()
+    assert facts["licenses"] == ["CC BY 3.0", "CC0 1.0"]
+    assert set(facts["license_hours"]) == {"CC BY 3.0", "CC0 1.0", "unknown"}

@@ -34,7 +34,7 @@ from codecdiff.cli.main import app
 from codecdiff.codecs import NormalizedCodec
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.encoding.encode import encode_tracks
-from codecdiff.data.encoding.job import clips
+from codecdiff.data.encoding.job import EncodeConfig, fitting_clips
 from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import find_tracks
 
@@ -64,7 +64,7 @@ def projected(
     dac: Codec, codec_spec: dict[str, Any], music: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> CodeStore:
     folder = tmp_path_factory.mktemp("projected") / "store"
-    return encode_tracks(find_tracks(music), folder, dac, codec_spec, target="continuous")[0]
+    return encode_tracks(find_tracks(music), folder, dac, codec_spec, EncodeConfig(target="continuous"))[0]
 
 
 # entropy and counts
@@ -142,7 +142,7 @@ def test_moments_of_a_fitted_codec(tmp_path: Path) -> None:
     pytest.importorskip("codecdiff_starter")
     tracks = find_tracks(write_music(tmp_path / "music", count=2, seconds=8.0))
     codec = config.build("codecs", "starter")
-    codec.fit(clips(tracks, codec))
+    codec.fit(fitting_clips(tracks, codec))
     store, _ = encode_tracks(tracks, tmp_path / "store", codec, config.to_config("codecs", codec))
     check_entries(store, codec)
     figures = statistics.store_statistics(CodeStore(store.folder))  # the codec is made again from the store alone
@@ -152,7 +152,7 @@ def test_moments_of_a_fitted_codec(tmp_path: Path) -> None:
 
 def test_moments_of_projections_are_those_of_every_frame(projected: CodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("codecdiff_datasets.codebook_usage.BLOCK", 5)
-    every = np.concatenate([projected.projections(i) for i in range(len(projected))]).astype(np.float64)
+    every = np.concatenate([projected.continuous(i) for i in range(len(projected))]).astype(np.float64)
     moments = continuous_moments(projected)
     assert moments is not None
     assert moments.count == len(every)
@@ -394,7 +394,7 @@ def test_the_command_measures_a_manifest(tmp_path: Path) -> None:
 
 def test_the_command_refuses_what_is_neither(tmp_path: Path) -> None:
     assert "There is no store and no manifest" in run(tmp_path / "none").output
-    assert "is no store of codes" in run(tmp_path).output
+    assert "is not a store of codes" in run(tmp_path).output
     (tmp_path / "songs.csv").write_text("track,file")
     assert "is not a manifest" in run(tmp_path / "songs.csv").output
 

@@ -19,9 +19,10 @@ from small import RATE, tone
 from codecdiff import Codec
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.encoding.encode import encode_tracks
+from codecdiff.data.encoding.job import EncodeConfig
 from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import Issue, find_tracks
-from codecdiff.data.segments import segmentation
+from codecdiff.data.segments import SegmentConfig
 
 
 def encoded(file: Path, seconds: float = 4.0) -> Path:
@@ -174,8 +175,8 @@ def test_a_manifest_without_faults_or_without_audio_has_none(tmp_path: Path) -> 
 
 
 def test_a_store_of_segments_is_no_fault(dac: Codec, codec_spec: dict[str, Any], music: Path, tmp_path: Path) -> None:
-    rules = segmentation(segment=0.5)
-    cut, _ = encode_tracks(find_tracks(music), tmp_path / "store", dac, codec_spec, rules=rules)
+    rules = EncodeConfig(segments=SegmentConfig.parse(segment=0.5))
+    cut, _ = encode_tracks(find_tracks(music), tmp_path / "store", dac, codec_spec, rules)
     assert len(cut) > len({row["track"] for row in cut.rows})
     assert checked(cut.folder) == (len(cut), {})
 
@@ -194,7 +195,7 @@ def test_every_fault_of_a_store_is_named(store: CodeStore, tmp_path: Path) -> No
     header = json.loads((folder / "header.json").read_text())
     (folder / "header.json").write_text(json.dumps({**header, "format": 99}))
     assert "format 99" in checked(folder)[1]["", ""]
-    with pytest.raises(FileNotFoundError, match="no store of codes"):
+    with pytest.raises(FileNotFoundError, match="not a store of codes"):
         checked(tmp_path)
 
 

@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 from codecdiff.data.audio import BadAudio, seconds_of, stream_audio
 from codecdiff.data.metadata import Track
 from codecdiff.embedders import BATCH_SIZE, CachedEmbedder, embed_clips
-from codecdiff.files import replaced
+from codecdiff.files import atomic_write
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Embedder, Prompt
 from codecdiff_eval.metrics.gaussian import GaussianStats
@@ -353,7 +353,7 @@ def _save(file: Path | str, kind: str, tensors: Mapping[str, Tensor], facts: Map
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     header = json.dumps({"format": FORMAT, "kind": kind, **to_json(facts)}, ensure_ascii=False)
-    with replaced(file) as temporary:
+    with atomic_write(file) as temporary:
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, temporary, metadata={"codecdiff": header})
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from codecdiff.files import replace_text
+from codecdiff.files import atomic_write_text
 from codecdiff_eval.report import Notes, Report, Section, Table, facts_table, write_report
 from codecdiff_eval.report.numbers import format_interval, format_number, interval_width
 from codecdiff_eval.results import CONTEXT, Estimate, EvalReport, EvalRow, MetricResult, NotMeasured
@@ -26,7 +26,7 @@ def write_evaluation(report: EvalReport, folder: Path | str) -> Path:
     page = write_report(report_of(report), folder, report.to_json())
     if report.model:
         header = yaml.safe_dump(model_index(report), sort_keys=False, allow_unicode=True)
-        replace_text(Path(folder) / "model-index.yaml", header)
+        atomic_write_text(Path(folder) / "model-index.yaml", header)
     return page
 
 

@@ -24,7 +24,7 @@ from codecdiff import __version__
 from codecdiff.config.schema import Guidance
 from codecdiff.data.audio import BadAudio, keeps_comment, write_audio
 from codecdiff.data.metadata import Track
-from codecdiff.files import remembered_checksum, replace_text, sha256
+from codecdiff.files import atomic_write_text, cached_checksum, sha256
 from codecdiff.interfaces import Codec
 from codecdiff.pipeline.editing import Edit, Refine, first_stage_mask, levels_mask
 from codecdiff.pipeline.pipeline import GenerationConfig, Pipeline
@@ -182,7 +182,7 @@ def cut_sources(
     """Write clips of tracks, (track, start in seconds) each, at the codec's rate and channels; existing ones stay."""
     folder.mkdir(parents=True, exist_ok=True)
     facts = [seconds, codec.sample_rate, codec.channels]
-    checksums = {name: remembered_checksum(tracks[name].file) for name, _ in clips}
+    checksums = {name: cached_checksum(tracks[name].file) for name, _ in clips}
     sources = []
     for name, start in clips:
         digest = hash_of(json.dumps([name, checksums[name], start, *facts]).encode())[:16]
@@ -217,4 +217,4 @@ def _write_metadata(folder: Path, clips: Sequence[GeneratedClip]) -> None:
     lines = file.read_text(encoding="utf-8").split("\n") if file.is_file() else []  # captions may hold U+2028
     rows = {row["file_name"]: row for row in map(json.loads, filter(None, lines))}
     rows |= {clip.name: {"file_name": clip.name, **clip.prompt} for clip in clips}
-    replace_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for _, row in sorted(rows.items())))
+    atomic_write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for _, row in sorted(rows.items())))

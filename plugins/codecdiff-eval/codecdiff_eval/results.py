@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, Self, TypeVar
 from pydantic import TypeAdapter
 
 from codecdiff import Embedder, __version__
-from codecdiff.data.code_store import fingerprint
+from codecdiff.fingerprint import module_fingerprint
 
 Direction = Literal["lower", "higher", ""]  # which way is better; empty where neither is
 T = TypeVar("T")
@@ -105,7 +105,7 @@ class EmbeddingConfig:
         If it has weights, their hash identifies the model, and options that say where they came from are left out
         (`weight_sources`). Of any other absolute path in `spec` only the last name is kept.
         """
-        weights = fingerprint(embedder) if embedder.state_dict() else ""
+        weights = module_fingerprint(embedder) if embedder.state_dict() else ""
         return cls(
             embedder=_portable(spec, leave_out=WEIGHT_SOURCES if weights else ()),
             weights=weights,

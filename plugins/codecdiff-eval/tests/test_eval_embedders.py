@@ -14,8 +14,8 @@ from small import noise
 
 from codecdiff import Codec, config
 from codecdiff.codecs import NormalizedCodec
-from codecdiff.data.code_store import fingerprint
 from codecdiff.embedders import embed_blocks
+from codecdiff.fingerprint import module_fingerprint
 from codecdiff.testing import check_embedder
 
 
@@ -59,7 +59,7 @@ def test_embedders_are_built_from_configurations(codec_spec: dict[str, Any]) -> 
         "normalized",
         codec_spec["model"],
     )
-    assert fingerprint(config.build("embedders", spec)) == fingerprint(embedder)
+    assert module_fingerprint(config.build("embedders", spec)) == module_fingerprint(embedder)
     assert config.to_config("embedders", config.build("embedders", "logmel")) == {
         "name": "logmel",
         "sample_rate": 44_100,

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from codecdiff.data.audio import write_audio
-from codecdiff.files import replace_text
+from codecdiff.files import atomic_write_text
 from codecdiff.pictures import number
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.training.trainer import read_logs
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     report = {"command": command, "figures": [figure.row() for figure in figures], **details}
     report |= {"peak_memory": memory, "samples": samples, "logs": logs}
-    replace_text(folder / "report.json", json.dumps(finite(report), indent=2, ensure_ascii=False) + "\n")
+    atomic_write_text(folder / "report.json", json.dumps(finite(report), indent=2, ensure_ascii=False) + "\n")
     written = page.write_page(folder, report)
     show(console, figures)
     console.print(f"{written}: open it in a browser")

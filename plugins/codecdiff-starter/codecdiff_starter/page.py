@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from codecdiff.files import replace_text
+from codecdiff.files import atomic_write_text
 from codecdiff.pages import chart, page, player, rows_of, scrolling, section
 from codecdiff.pictures import Row, intervals, loss_curves, number
 
@@ -46,7 +46,7 @@ def write_page(folder: Path, report: Mapping[str, Any]) -> Path:
         ]
     )
     path = folder / "index.html"
-    replace_text(path, page("codecdiff demo", body))
+    atomic_write_text(path, page("codecdiff demo", body))
     return path
 
 

@@ -3,20 +3,20 @@ import pickle
 import pytest
 import torch
 from codecdiff_vggish import VGGish
-from codecdiff_vggish.random_weights import random_weights
 from torchvggish.torchvggish import VGG, make_layers
 from torchvggish.vggish_input import waveform_to_examples
 
 from codecdiff import config
-from codecdiff.data.code_store import fingerprint
+from codecdiff.fingerprint import module_fingerprint
 from codecdiff.testing import check_embedder
+from codecdiff.testing.tiny import write_tiny
 
 WINDOW, HOP = 15_600, 15_360  # samples
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    return random_weights(tmp_path_factory.mktemp("vggish") / "weights.pth")
+    return write_tiny("vggish", tmp_path_factory.mktemp("vggish")) / "weights.pth"
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_the_published_file_is_found_in_torch_s_cache(vggish, file, tmp_path, mo
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     (tmp_path / "hub" / "checkpoints" / "vggish-10086976.pth").write_bytes(file.read_bytes())
     cached = VGGish(activation=True)
-    assert fingerprint(cached) == fingerprint(vggish)
+    assert module_fingerprint(cached) == module_fingerprint(vggish)
     audio = noise(1, WINDOW)
     assert torch.equal(cached.embed(audio), vggish.embed(audio).relu())
 
@@ -93,9 +93,9 @@ def test_files_that_hold_something_else_are_refused_and_do_nothing(tmp_path):
     assert not (tmp_path / "sprung").exists()
     with pytest.raises(ValueError, match="no weights by name"):
         VGGish(weights=tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="does not hold the weights"):
+    with pytest.raises(ValueError, match="does not contain the weights"):
         VGGish(weights=tmp_path / "other.pth")
-    with pytest.raises(LookupError, match=r"are not there.*weights=FILE"):
+    with pytest.raises(LookupError, match=r"are missing.*weights=FILE"):
         VGGish(weights=tmp_path / "none.pth")
 
 

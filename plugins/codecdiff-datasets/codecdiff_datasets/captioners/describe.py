@@ -13,7 +13,7 @@ from codecdiff_datasets.captioner import Captioner
 from codecdiff_datasets.captioning import one_line
 
 from codecdiff.data.audio import BadAudio, seconds_of
-from codecdiff.data.audio_prompt import excerpt
+from codecdiff.data.audio_prompt import load_audio_prompt
 from codecdiff.huggingface import commit_of, not_found, require_complete
 
 PROMPT = (
@@ -112,7 +112,7 @@ def read_window(file: Path | str, sample_rate: int, seconds: float, start: float
         raise BadAudio(f"There is no file '{file}'.")
     if start is None:
         start = max(0.0, (seconds_of(file) - seconds) / 2)
-    samples = excerpt({"file": file, "start": start, "seconds": seconds}, sample_rate).numpy()
+    samples = load_audio_prompt({"file": file, "start": start, "seconds": seconds}, sample_rate).numpy()
     if not np.isfinite(samples).all():
         raise BadAudio(f"'{file}' holds NaN or infinite samples. Fetch it again.")
     return samples

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codecdiff.cli.console import err, out, progress
-from codecdiff.files import replace_text, require_writable
+from codecdiff.files import atomic_write_text, require_writable
 
 if TYPE_CHECKING:
     from codecdiff_datasets.importers import Columns
@@ -166,7 +166,7 @@ def write_attribution(
 
     rows = read_manifest(manifest).rows
     require_writable(output.parent)
-    replace_text(output, attribution(rows))
+    atomic_write_text(output, attribution(rows))
     out.print(f"{len(rows)} tracks in {output}", soft_wrap=True)
 
 
@@ -250,12 +250,12 @@ def deliver(manifest: Manifest, output: Path, issues: Sequence[Issue] = (), *, o
         splits = ", ".join(sorted({row.split or "none" for row in of}))
         raise ValueError(f"None of {len(of)} tracks is left. Their licenses: {licenses}. Their splits: {splits}.")
     manifest.write(output)
-    replace_text(beside(output, ".attribution.md"), attribution(manifest.rows))
+    atomic_write_text(beside(output, ".attribution.md"), attribution(manifest.rows))
     issues_file = beside(output, ".issues.jsonl")
     issues_file.unlink(missing_ok=True)
     if issues:
         lines = (json.dumps(asdict(issue), ensure_ascii=False) + "\n" for issue in issues)
-        replace_text(issues_file, "".join(lines))
+        atomic_write_text(issues_file, "".join(lines))
     show_issues(issues, issues_file)
     show_contents(manifest, output, len(of) or len(manifest))
 

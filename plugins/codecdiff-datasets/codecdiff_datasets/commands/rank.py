@@ -9,7 +9,7 @@ import typer
 from codecdiff_datasets.commands.manifests import beside, show_issues
 
 from codecdiff.cli.console import chosen_device, err, out, progress
-from codecdiff.files import replace_text, require_writable
+from codecdiff.files import atomic_write_text, require_writable
 
 if TYPE_CHECKING:
     from codecdiff_datasets.ranking import Ranking
@@ -81,7 +81,7 @@ def write(ranking: Ranking, candidates: Manifest, output: Path) -> None:
     selected, report = selected_file(output), output.with_suffix(".html")
     manifest = selected_manifest(ranking, candidates)
     manifest.write(selected)
-    replace_text(beside(selected, ".attribution.md"), attribution(manifest.rows))
+    atomic_write_text(beside(selected, ".attribution.md"), attribution(manifest.rows))
     write_report(report, ranking, candidates)
     count = f"{len(ranking.selected)} of {len(ranking.rows)} tracks selected"
     out.print(f"{count} in {selected}; ranking in {output}, shown in {report}", soft_wrap=True)

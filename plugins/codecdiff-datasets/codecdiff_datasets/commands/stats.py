@@ -36,7 +36,7 @@ def stats(
         require_writable(output)
     if source.is_dir():
         store = CodeStore(source)
-        with progress("counting", len(store) * (1 + store.has_projections)) as advance:
+        with progress("counting", len(store) * (1 + store.has_continuous)) as advance:
             statistics = store_statistics(store, top=top, allow_download=allow_download, progress=advance)
     else:
         statistics = manifest_statistics(Manifest.read(source), source.name, top=top)

@@ -18,7 +18,7 @@ from codecdiff_datasets.licenses import license_name
 from codecdiff.data.audio import SUFFIXES
 from codecdiff.data.manifest import SPLITS, ManifestRow, split_name
 from codecdiff.data.metadata import CAPTION_FIELDS, Issue, Report, captions_in
-from codecdiff.files import replaced
+from codecdiff.files import atomic_write
 
 OWN_COLUMNS = {"artist": ("artist", "artist_name"), "title": ("title", "name"), "license": ("license", "licence")}
 IDS = ("track", "id", "track_id", "ytid")  # columns used as names of tracks unless --id-column is set
@@ -188,5 +188,5 @@ def _write_sound(sound: Mapping[str, Any] | None, file: Path) -> None:
         data = path.read_bytes()
     if data and not (file.is_file() and file.stat().st_size == len(data)):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(file) as temporary:
+        with atomic_write(file) as temporary:
             temporary.write_bytes(data)

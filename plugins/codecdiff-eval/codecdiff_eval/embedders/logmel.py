@@ -38,7 +38,7 @@ class LogMel(Embedder):
         self.sample_rate = sample_rate
         frames = round(WINDOW_SECONDS * FRAMES_PER_SECOND) // 2
         self.hop_seconds = frames * round(sample_rate / FRAMES_PER_SECOND) / sample_rate
-        self.halo_seconds = 2 ** round(math.log2(FFT_SECONDS * sample_rate)) / sample_rate  # of frames at its edges
+        self.context_seconds = 2 ** round(math.log2(FFT_SECONDS * sample_rate)) / sample_rate  # of frames at its edges
 
     def embed(self, audio: Tensor) -> Tensor:
         """(b, t) mono audio -> (b, w, 64); a clip shorter than a second is followed by silence."""

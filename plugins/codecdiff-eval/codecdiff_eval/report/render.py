@@ -19,7 +19,7 @@ import rich.table
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from rich.text import Text
 
-from codecdiff.files import replace_text
+from codecdiff.files import atomic_write_text
 from codecdiff_eval.report.blocks import Cell, Player, Report, Table
 
 
@@ -31,9 +31,9 @@ def write_report(report: Report, folder: Path | str, data: Mapping[str, Any] | N
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if data is not None:
-        replace_text(folder / "report.json", json.dumps(finite_json(data), indent=1, ensure_ascii=False) + "\n")
-    replace_text(folder / "report.md", render_markdown(report))
-    replace_text(folder / "index.html", render_html(report, folder))
+        atomic_write_text(folder / "report.json", json.dumps(finite_json(data), indent=1, ensure_ascii=False) + "\n")
+    atomic_write_text(folder / "report.md", render_markdown(report))
+    atomic_write_text(folder / "index.html", render_html(report, folder))
     return folder / "index.html"
 
 
