@@ -63,7 +63,9 @@ def make_pipeline(normalized: NormalizedCodec) -> Callable[..., Pipeline]:
         spec = {**UNET, "layers": ["none", "text" if words else "none"]}
         for i, name in enumerate(pipeline.stage_names):
             denoiser = lively(pipeline.new_denoiser(i, spec))
-            pipeline.stages.append(Stage(name, denoiser, training_scheduler(steps=100), "dpm++2m", 3, 2.0))
+            pipeline.stages.append(
+                Stage(name, denoiser, training_scheduler(num_train_timesteps=100), "dpm++2m", 3, 2.0)
+            )
         return pipeline
 
     return make

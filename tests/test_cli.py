@@ -295,7 +295,7 @@ def test_encode_refuses(dac_folder: Path, tmp_path: Path):
     assert "does not exist" in refused("encode", tmp_path / "none", "-o", store)
     assert "'/proc' cannot be written to" in refused("encode", music, "-o", "/proc/deep/store")
     assert "not audio by its name" in refused("encode", __file__, "-o", store)
-    assert "Did you mean 'dac'" in refused("encode", music, "-o", store, "--codec", "dca")
+    assert "Did you mean 'dac'" in refused("encode", music, "-o", store, "--codec", "dacc")
     assert "has no option 'modle'" in refused("encode", music, "-o", store, "--codec", "dac", "--set", "modle=x")
     (tmp_path / "empty").mkdir()
     assert "holds no audio" in refused("encode", tmp_path / "empty", "-o", store)
@@ -311,7 +311,7 @@ def test_encode_refuses(dac_folder: Path, tmp_path: Path):
 
 
 def test_generate_writes_the_same_music_for_the_same_seed(model: Path, tmp_path: Path):
-    asked = ("generate", "a slow tune", "--model", model, "--seconds", 0.5, "--seed", 3, "--takes", 2)
+    asked = ("generate", "a slow tune", "--model", model, "--seconds", 0.5, "--seed", 3, "--num-waveforms", 2)
     for name in ("first.wav", "again.wav"):
         result = run(*asked, "-o", tmp_path / name)
         assert result.exit_code == 0, result.output
@@ -333,8 +333,8 @@ def test_a_field_is_part_of_the_prompt_and_one_that_is_not_read_is_refused(model
     assert run(*asked, "", "--field", "text=drums", "-o", tmp_path / "field.wav").exit_code == 0
     assert (tmp_path / "text.wav").read_bytes() == (tmp_path / "field.wav").read_bytes()
     said = refused(*asked, "drums", "--field", "tempo=120", "-o", tmp_path / "out.wav")
-    assert "reads no field 'tempo' of a prompt. It reads: text." in said
-    assert "Write --field KEY=VALUE" in refused(*asked, "drums", "--field", "text", "-o", tmp_path / "out.wav")
+    assert "Unknown field 'tempo' of this model's prompts. Available: text." in said
+    assert "expected KEY=VALUE" in refused(*asked, "drums", "--field", "text", "-o", tmp_path / "out.wav")
 
 
 def test_the_value_of_a_field_is_json_or_else_text():
@@ -358,7 +358,7 @@ def test_an_empty_prompt_is_unconditional_and_says_so(model: Path, tmp_path: Pat
         (["--seconds", "0"], "seconds=0"),
         (["--seconds", "1e9"], "at most 3600"),
         (["--seconds", "nan"], "seconds=nan"),
-        (["--steps", "0"], "steps=0"),
+        (["--num-inference-steps", "0"], "num_inference_steps=0"),
         (["--steps", "100000"], "steps=100000"),
         (["--device", "abacus"], "Device 'abacus' cannot be used"),
     ],
@@ -377,7 +377,7 @@ def test_generate_refuses_an_output_it_cannot_write_before_it_loads_a_model(tmp_
     assert "mkdir -p" in says(tmp_path / "none" / "out.wav")
     (tmp_path / "folder.wav").mkdir()
     assert "is a folder" in says(tmp_path / "folder.wav")
-    assert "There is no model 'no model'" in says(tmp_path / "out.wav")
+    assert "Unknown model 'no model'" in says(tmp_path / "out.wav")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write to")
@@ -387,7 +387,7 @@ def test_generate_refuses_a_read_only_folder():
 
 def test_generate_refuses_a_model_that_is_not_there(tmp_path: Path):
     assert "Installed models" in refused("generate", "x", "--model", "nobody", "-o", tmp_path / "out.wav")
-    assert "holds no model" in refused("generate", "x", "--model", tmp_path, "-o", tmp_path / "out.wav")
+    assert "does not hold a model" in refused("generate", "x", "--model", tmp_path, "-o", tmp_path / "out.wav")
 
 
 def test_debug_shows_where(tmp_path: Path):

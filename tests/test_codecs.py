@@ -244,7 +244,7 @@ def test_entries_in_one_place_are_declared(dac: Codec) -> None:
 
 
 def test_wrappers_have_outlines(codec_spec: dict[str, Any]) -> None:
-    spec = {"name": "reduced", "dims": 3, "codec": {"name": "stereo", "codec": codec_spec}}
+    spec = {"name": "pca", "dims": 3, "codec": {"name": "stereo", "codec": codec_spec}}
     codec = config.build_skeleton("codecs", spec)
     assert (codec.channels, codec.num_codebooks, codec.codebook_dim) == (2, 8, 3)
     assert all(tensor.is_meta for tensor in [*codec.parameters(), *codec.buffers()])

@@ -221,7 +221,7 @@ def test_a_store_of_another_codec_is_refused(store: CodeStore, dac: Codec, codec
 def test_codes_are_shared_by_all_that_leaves_them_as_they_are(
     store: CodeStore, dac: Codec, codec_spec: dict[str, Any]
 ) -> None:
-    reduced = {"name": "reduced", "dims": 3, "codec": codec_spec}
+    reduced = {"name": "pca", "dims": 3, "codec": codec_spec}
     for codec, spec in (
         (PCACodec(dac, 3), reduced),
         (ChunkedCodec(PCACodec(dac, 3)), {"name": "chunked", "frames": 512, "codec": reduced}),

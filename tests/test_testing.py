@@ -333,7 +333,7 @@ def test_prompts_of_a_file_are_used(tmp_path: Path) -> None:
 
 def test_options_that_a_part_needs_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"needs a value for: codec\. Options, by --set KEY=VALUE: codec"):
-        start_checks("standardized", folder=tmp_path)
+        start_checks("normalized", folder=tmp_path)
 
 
 def test_clips_are_audible_and_always_the_same() -> None:

@@ -39,9 +39,9 @@ def problem_of(plugin: Plugin) -> str:
     """Load a plugin in this process, and return what is wrong with it; empty if nothing is."""
     try:
         if plugin.kind == registry.MODELS:
-            from codecdiff.pipeline.checkpoint import read_spec
+            from codecdiff.pipeline.checkpoint import read_config
 
-            read_spec(registry.folder_of(plugin))
+            read_config(registry.folder_of(plugin))
         else:
             plugin.load()
     except BaseException as error:  # third-party code may fail in any way
