@@ -55,7 +55,7 @@ test-slow: $(WHOLE)  ## run the slow tests
 
 test-originals: override VENV := $(ORIGINALS)
 test-originals: $(ORIGINALS)/.ready  ## hold codecs equal to their original packages, in an environment of its own
-	$(PYTEST) --disable-warnings originals
+	$(PYTEST) --disable-warnings tests/originals
 
 docs: $(VENV)/.docs  ## build the documentation with its API reference into runs/docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
@@ -95,9 +95,9 @@ $(VENV)/.docs: $(WHOLE)
 	$(INSTALL) --no-build-isolation --editable '.[docs]'
 	touch $@
 
-$(ORIGINALS)/.ready: pyproject.toml $(addsuffix /pyproject.toml,$(COPIES)) constraints.txt originals/requirements.txt
+$(ORIGINALS)/.ready: pyproject.toml $(addsuffix /pyproject.toml,$(COPIES)) constraints.txt tests/originals/requirements.txt
 	@echo "Installing into $(VENV): about two minutes"
 	$(NEW_VENV)
 	$(INSTALL) --no-build-isolation --editable '.[train]' $(addprefix --editable ,$(COPIES)) pytest
-	$(INSTALL) --no-build-isolation --no-deps --requirement originals/requirements.txt
+	$(INSTALL) --no-build-isolation --no-deps --requirement tests/originals/requirements.txt
 	touch $@

@@ -24,10 +24,8 @@ PACKAGES = {ROOT: "codecdiff", **{ROOT / "plugins" / f"codecdiff-{p}": f"codecdi
 PLUGINS = {"codec": "tried-codec", "splitter": "tried-splitter", "conditioner": "tried-words", "denoiser": "tried-net"}
 OFFLINE = ("--quiet", "--disable-pip-version-check", "--no-deps", "--no-index")
 # What makes training small besides; the last word on a setting counts.
-SMALLER = "loop.batch_size=2 loop.seconds=1 sampling.steps=2 stages.secondary.sampling.steps=2 seconds=1 prompts=[a]"
-NARROWER = (
-    "denoiser.width=32 denoiser.groups=4 stages.secondary.denoiser.width=32 stages.secondary.denoiser.embedding=32"
-)
+SMALLER = "train.train_batch_size=2 train.crop_seconds=1 sampling.num_inference_steps=2 seconds=1 prompts=[a]"
+NARROWER = "denoiser.width=32 denoiser.groups=4 denoiser.embedding=32"
 
 
 def run(*words: object, cwd: Path) -> str:

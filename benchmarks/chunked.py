@@ -59,11 +59,13 @@ def main() -> None:
     if args.one:
         measure(Path(args.one[0]), float(args.one[1]), int(args.one[2]))
         return
-    from codecdiff_dac.random_weights import random_model
+
+    from codecdiff.testing.tiny import write_tiny
 
     table = Table("minutes", "in pieces of", "peak, MB", "over the start", "less audio in and out", "seconds")
     with tempfile.TemporaryDirectory() as folder:
-        model = random_model(folder, size="44khz", width=args.width)
+        narrow = {"encoder_hidden_size": args.width, "decoder_hidden_size": 24 * args.width} if args.width else {}
+        model = write_tiny("dac", folder, size="44khz", **narrow)
         for frames in [args.frames, *([0] if args.whole else [])]:
             for minutes in args.minutes:
                 command = [sys.executable, __file__, "--one", str(model), str(minutes), str(frames)]

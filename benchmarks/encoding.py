@@ -29,6 +29,7 @@ from codecdiff.data.encoding.encode import encode_tracks, hours_to_encode
 from codecdiff.data.encoding.job import EncodeConfig
 from codecdiff.data.metadata import find_tracks
 from codecdiff.data.segments import SegmentConfig
+from codecdiff.testing.tiny import write_tiny
 
 PAPER = 12_000  # hours: MTG-Jamendo (3,778 h) and FMA (8,232 h)
 console = Console(width=120)
@@ -37,9 +38,8 @@ console = Console(width=120)
 def random_dac(folder: Path) -> Codec:
     """A DAC of the full 44.1 kHz shape."""
     from codecdiff_dac import DAC
-    from codecdiff_dac.random_weights import random_model
 
-    return DAC(str(random_model(folder, size="44khz")))
+    return DAC(str(write_tiny("dac", folder, size="44khz")))
 
 
 def fitted_starter(folder: Path) -> Codec:

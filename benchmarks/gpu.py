@@ -32,7 +32,8 @@ import codecdiff
 from codecdiff import Condition, ConditionTokens, Pipeline, config
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
-from codecdiff.profiling.plan import kept, step_of
+from codecdiff.profiling.plan import count_step, resident_size
+from codecdiff.testing.tiny import write_tiny
 from codecdiff.training.batch import StageInput
 from codecdiff.training.trainer import StageTrainer
 
@@ -174,7 +175,7 @@ def graph_error(network: UNet, inputs: dict[str, Any]) -> float:
 
 def trainer_of(role: str, size: str, **options: Any) -> StageTrainer:
     """Give the trainer of a large U-Net."""
-    return StageTrainer(Stage(role, unet(role, size, **options), training_scheduler(steps=100)), steps=1000)
+    return StageTrainer(Stage(role, unet(role, size, **options), training_scheduler(steps=100)))
 
 
 WAYS = (  # of training: role, crops in a batch, whether activations are computed again, whether compiled
@@ -221,7 +222,7 @@ def step(role: str, size: str, rows: int, frames: int, checkpoint: bool, compile
     """Say what a training step takes, and what was planned."""
     forget()
     trainer, batch = trainer_of(role, size, checkpoint=checkpoint), step_inputs(role, rows, frames)
-    clean = batch.clean
+    clean = batch.x_start
     with torch.device("meta"):
         blank = StageInput(
             range(rows),
@@ -231,9 +232,9 @@ def step(role: str, size: str, rows: int, frames: int, checkpoint: bool, compile
             batch.condition.to("meta"),
         )
         shadow = UNet(**{**Architecture(*SIZES[size], *ROLES[role]).options, "checkpoint": checkpoint})
-    planner = StageTrainer(Stage(role, shadow, training_scheduler(steps=100)), steps=1000)
-    planned = step_of(planner, blank, mixed=True)
-    memory = (sum(kept(planner).values()) + planned.activations) / 1e9
+    planner = StageTrainer(Stage(role, shadow, training_scheduler(steps=100)))
+    planned = count_step(planner, blank, mixed=True)
+    memory = (sum(resident_size(planner).values()) + planned.activations) / 1e9
     in_half(trainer, torch.compile(trainer.denoiser) if compiled else trainer.denoiser)
     losses: list[float] = []
     seconds = timed(lambda: losses.append(trainer.step(batch)), repeats=6, warmups=3)
@@ -270,7 +271,7 @@ def profile(small: bool) -> None:
     trainer, batch = trainer_of("primary", size), step_inputs("primary", rows, frames)
     in_half(trainer, trainer.denoiser)
     print(f"a step: {timed(lambda: trainer.step(batch)):.3f} s")
-    print(f"forward and backward: {timed(lambda: trainer.objective(batch).backward()):.3f} s")
+    print(f"forward and backward: {timed(lambda: trainer.loss(batch).backward()):.3f} s")
     with torch.profiler.profile() as profiler:
         trainer.step(batch)
         wait()
@@ -279,33 +280,23 @@ def profile(small: bool) -> None:
 
 
 def embedders(small: bool) -> None:
-    """Print relative errors of judges on the card against the CPU, on small random models."""
-    from codecdiff_clap import random_weights as clap
-    from codecdiff_mert import random_weights as mert
-
+    """Print relative errors of embedders on the card against the CPU, on small random models."""
     with tempfile.TemporaryDirectory() as folder:
-        models = {
-            "clap-music": clap.random_model(Path(folder) / "clap"),
-            "mert": mert.random_model(Path(folder) / "mert"),
-        }
-        specs = [{"name": "logmel"}, *({"name": name, "model": str(model)} for name, model in models.items())]
-        for spec in specs:
-            judge = config.build("embedders", spec)
-            audio = 0.3 * torch.randn(3, round(12 * judge.sample_rate), generator=torch.Generator().manual_seed(0))
-            here = judge.embed(audio)
-            print(f"{spec['name']}: {error(judge.to(DEVICE).embed(audio.to(DEVICE)), here):.1e}", flush=True)
+        names = ("clap-music", "mert")
+        models = [{"name": name, "model": str(write_tiny(name, Path(folder) / name))} for name in names]
+        for spec in ({"name": "logmel"}, *models):
+            embedder = config.build("embedders", spec)
+            audio = 0.3 * torch.randn(3, round(12 * embedder.sample_rate), generator=torch.Generator().manual_seed(0))
+            here = embedder.embed(audio)
+            print(f"{spec['name']}: {error(embedder.to(DEVICE).embed(audio.to(DEVICE)), here):.1e}", flush=True)
 
 
 def paper(folder: Path, size: str) -> Pipeline:
     """Build the paper's model with random weights; of the text encoder, a small one."""
-    from codecdiff_dac import random_weights as dac
-    from codecdiff_t5 import random_weights as t5
-
-    codec = config.build("codecs", {"name": "dac", "model": str(dac.random_model(folder / "dac", size="44khz"))})
+    codec = config.build("codecs", {"name": "dac", "model": str(write_tiny("dac", folder / "dac", size="44khz"))})
     splitter = config.build("splitters", "coarse-first", num_codebooks=codec.num_codebooks, levels=codec.levels)
-    model = Pipeline(
-        codec, splitter, config.build("conditioners", {"name": "t5", "model": str(t5.random_model(folder / "t5"))}), []
-    )
+    text = config.build("conditioners", {"name": "t5", "model": str(write_tiny("t5", folder / "t5"))})
+    model = Pipeline(codec, splitter, text, [])
     width, multipliers = SIZES[size]
     for i, name in enumerate(model.stage_names):
         spec = {"name": "unet", "absent_widths": {"chroma": 12}, "width": width, "multipliers": list(multipliers)}
@@ -346,10 +337,8 @@ def sampling(small: bool) -> None:
 @torch.no_grad()
 def encoding(small: bool) -> None:
     """Print the speed of DAC's encoder, with random weights, on segments of 29 s."""
-    from codecdiff_dac import random_weights as dac
-
     with tempfile.TemporaryDirectory() as folder:
-        codec = config.build("codecs", {"name": "dac", "model": str(dac.random_model(Path(folder), size="44khz"))})
+        codec = config.build("codecs", {"name": "dac", "model": str(write_tiny("dac", folder, size="44khz"))})
     codec.to(DEVICE)
     for rows in (1,) if small else (1, 4, 16):
         seconds = 1 if small else 29

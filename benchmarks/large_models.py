@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from codecdiff import Condition, ConditionTokens, Pipeline, config
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
+from codecdiff.testing.tiny import write_tiny
 
 FRAMES = 2496  # 29 s
 TOKENS = 60  # of a caption
@@ -76,12 +77,9 @@ def forward(role: str, frames: int) -> float:
 
 def pipeline(folder: Path) -> Pipeline:
     """Build the paper's model with random weights: DAC's and the U-Nets' shapes in full, a small text encoder."""
-    from codecdiff_dac import random_weights as dac
-    from codecdiff_t5 import random_weights as t5
-
-    codec = config.build("codecs", {"name": "dac", "model": str(dac.random_model(folder / "dac", size="44khz"))})
+    codec = config.build("codecs", {"name": "dac", "model": str(write_tiny("dac", folder / "dac", size="44khz"))})
     splitter = config.build("splitters", "coarse-first", num_codebooks=codec.num_codebooks, levels=codec.levels)
-    text = config.build("conditioners", {"name": "t5", "model": str(t5.random_model(folder / "t5"))})
+    text = config.build("conditioners", {"name": "t5", "model": str(write_tiny("t5", folder / "t5"))})
     model = Pipeline(codec, splitter, text, [])
     for i, name in enumerate(model.stage_names):
         denoiser = model.new_denoiser(i, {"name": "unet", "absent_widths": {"chroma": 12}})

@@ -1,10 +1,10 @@
 """What a text encoder takes of a training run, and what is left of that once features are kept on disk.
 
-python benchmarks/prompts.py [--model google/flan-t5-base] [--steps 10]
+python benchmarks/prompts.py [--size base] [--steps 10]
 
-A T5 encoder of random weights, of the released shape of that name, conditions a small U-Net on clips of noise with
-captions. One process trains with it, others with `cached` around it: the first encodes, the next finds all there is.
-Each tells its memory (resident set) after the last step, its peak, and its losses, which have to be the same.
+A T5 encoder of random weights, of that size of Flan-T5, conditions a small U-Net on clips of noise with captions. One
+process trains with it, others with `cached` around it: the first encodes, the next reads all features. Each prints its
+memory (resident set) after the last step, its peak, and its losses, which have to be the same.
 """
 
 from __future__ import annotations
@@ -20,19 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from codecdiff.testing.tiny import write_tiny
+
 CAPTIONS = 24
 UNET = {"name": "unet", "width": 32, "multipliers": [1, 2], "layers": ["none", "text"], "heads": 2, "head_dim": 16}
 UNET |= {"groups": 4, "vector": "vector"}
-
-
-def random_encoder(folder: Path, model: str) -> None:
-    """Write a T5 encoder of random weights, of a released shape, with the small tokenizer of the tests."""
-    from codecdiff_t5.random_weights import random_model
-    from codecdiff_t5.shapes import shape_of
-    from transformers import T5EncoderModel
-
-    random_model(folder)
-    T5EncoderModel(shape_of(model, None)).save_pretrained(folder)
 
 
 def write_music(folder: Path) -> None:
@@ -61,15 +53,16 @@ def train(home: Path, conditioner: dict[str, Any], steps: int) -> dict[str, Any]
 
     given: dict[str, Any] = {"codec": {"name": "dac", "model": str(home / "dac")}}
     given |= {"splitter": {"name": "coarse-first"}, "denoiser": UNET, "conditioner": conditioner}
-    experiment = ExperimentConfig.model_validate({**given, "data": {"audio": home / "music"}})
+    given |= {"data": {"audio": home / "music"}, "train": {"train_batch_size": 8, "crop_seconds": 1.0}}
+    experiment = ExperimentConfig.model_validate(given)
     began = time.monotonic()
     pipeline, codec = new_pipeline(experiment)
     store = open_data(experiment, pipeline, codec, home / "store", home / "model")
     prepare_prompts(pipeline, store)
     prepared = time.monotonic() - began
-    stage, optimization, _ = new_stage(experiment, pipeline, 0)
-    trainer = StageTrainer(stage, **optimization.model_dump())
-    data = StageData(store, pipeline, 0, seconds=1.0, batch_size=8)
+    stage, settings = new_stage(experiment, pipeline, 0)
+    trainer = StageTrainer(stage, settings)
+    data = StageData(store, pipeline, 0, settings, experiment.data)
     losses = [trainer.step(data.step(step)) for step in range(steps)]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     seconds = time.monotonic() - began - prepared
@@ -78,7 +71,7 @@ def train(home: Path, conditioner: dict[str, Any], steps: int) -> dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="google/flan-t5-base")
+    parser.add_argument("--size", default="base", help="of Flan-T5, with random weights")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--train", nargs=2, metavar=("HOME", "CONDITIONER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -86,11 +79,9 @@ def main() -> None:
         print(json.dumps(train(Path(options.train[0]), json.loads(options.train[1]), options.steps)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        from codecdiff_dac.random_weights import random_model
-
         home = Path(folder)
-        random_model(home / "dac")
-        random_encoder(home / "t5", options.model)
+        write_tiny("dac", home / "dac")
+        write_tiny("t5", home / "t5", size=options.size)
         write_music(home / "music")
         t5 = {"name": "t5", "model": str(home / "t5")}
         cached = {"name": "cached", "folder": str(home / "prompts"), "conditioner": t5}

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
         Prompt,
         Splitter,
         prompt_fields,
+        prompt_text,
     )
     from codecdiff.pipeline.pipeline import Pipeline, load, push_to_hub
+    from codecdiff.precision import exactly
 
 __version__ = "0.1.0"
 
@@ -37,16 +39,23 @@ __all__ = [
     "Prompt",
     "Splitter",
     "device_of",
+    "exactly",
     "load",
     "prompt_fields",
+    "prompt_text",
     "push_to_hub",
 ]
 
-_OF_PIPELINE = ("Pipeline", "load", "push_to_hub")  # all others are of the interfaces
+_HOMES = {  # modules of the names that are not of the interfaces
+    "Pipeline": "pipeline.pipeline",
+    "load": "pipeline.pipeline",
+    "push_to_hub": "pipeline.pipeline",
+    "device_of": "fingerprint",
+    "exactly": "precision",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'codecdiff' has no attribute {name!r}")
-    home = "pipeline.pipeline" if name in _OF_PIPELINE else "fingerprint" if name == "device_of" else "interfaces"
-    return getattr(import_module(f"codecdiff.{home}"), name)
+    return getattr(import_module(f"codecdiff.{_HOMES.get(name, 'interfaces')}"), name)

@@ -31,7 +31,7 @@ def compare(
     from codecdiff.comparisons import plans, runs, work
     from codecdiff.comparisons.settings import Comparison
 
-    comparison = config.read(Comparison, file, overrides or [])
+    comparison = config.load_config(Comparison, file, overrides or [])
     if not plan:
         require_writable(output)
     variants = runs.variants_of(comparison)

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.condition import Condition, ConditionTokens
 from codecdiff.interfaces.denoiser import Denoiser
 
-__all__ = ["PrecomputedConditioning", "check_inputs", "fill_nulls", "mean_token"]
+__all__ = [
+    "KeysAndValues",
+    "LayerFeatures",
+    "PrecomputedConditioning",
+    "check_inputs",
+    "embedding_network",
+    "fill_nulls",
+    "mean_token",
+    "merge_heads",
+    "split_heads",
+]
 
 
 def fill_nulls(condition: Condition, nulls: Mapping[str, Tensor]) -> Condition:
@@ -130,3 +141,39 @@ class PreparedDenoiser(Denoiser):
         if not matches.any(dim=1).all():
             raise ValueError(f"Steps {timestep.tolist()} are not all among those prepared: {self.timesteps.tolist()}.")
         return matches.int().argmax(dim=1)
+
+
+class KeysAndValues(NamedTuple):
+    """What cross-attention attends to: keys and values (b, heads, n, d), and mask (b, 1, 1, n), True where real."""
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor
+
+
+class LayerFeatures(NamedTuple):
+    """Conditioning features of one layer: the terms of its modulation (b, m), and what it attends to."""
+
+    time: Tensor
+    vector: Tensor | None = None
+    memory: KeysAndValues | None = None
+
+    @property
+    def modulation(self) -> Tensor:
+        """Shifts, scales and gates, (b, m)."""
+        return self.time if self.vector is None else self.time + self.vector
+
+
+def embedding_network(inputs: int, outputs: int, activation: nn.Module) -> nn.Sequential:
+    """Linear, activation, Linear; then the SiLU that every layer would apply to its embedding."""
+    return nn.Sequential(nn.Linear(inputs, outputs), activation, nn.Linear(outputs, outputs), nn.SiLU())
+
+
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """(b, n, heads * d) -> (b, heads, n, d)."""
+    return rearrange(tokens, "b n (heads d) -> b heads n d", heads=heads)
+
+
+def merge_heads(tokens: Tensor) -> Tensor:
+    """(b, heads, n, d) -> (b, n, heads * d): the inverse of `split_heads`."""
+    return rearrange(tokens, "b heads n d -> b n (heads d)")

@@ -75,9 +75,9 @@ class Windowed(Embedder):
     def embed_windows(self, windows: Tensor) -> Tensor:
         """(n, t) windows, each of `window_seconds` -> (n, e) vectors, each of its window alone."""
 
-    def pad(self, rest: Tensor, samples: int) -> Tensor:
+    def pad(self, audio: Tensor, samples: int) -> Tensor:
         """(b, t) audio shorter than a window -> (b, samples): followed by silence, unless overridden."""
-        return functional.pad(rest, (0, samples - rest.shape[1]))
+        return functional.pad(audio, (0, samples - audio.shape[1]))
 
     def cut(self, audio: Tensor) -> Tensor:
         """(b, t) audio -> (b, w, t') its windows."""

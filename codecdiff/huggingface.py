@@ -1,16 +1,38 @@
-"""Files of the Hugging Face hub: which may be fetched, and what is wrong when one is missing."""
+"""Files of the Hugging Face hub: which may be downloaded, and how parts load the pretrained models in them.
+
+A part built under `torch.device("meta")` has no weights and downloads nothing: see `PretrainedPart.skeleton`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import torch
+
+from codecdiff.interfaces import Part
+
+__all__ = [
+    "PretrainedModels",
+    "PretrainedPart",
+    "commit_of",
+    "downloads",
+    "from_hub",
+    "is_building_skeleton",
+    "may_fetch",
+    "not_found",
+    "offline_config",
+    "require_complete",
+]
 
 
 @contextmanager
 def downloads(allowed: bool) -> Iterator[None]:
-    """Keep the hub's client from fetching anything inside the block, unless allowed; what is cached still loads."""
+    """Forbid the hub's client to download anything inside the block, unless allowed; cached files still load."""
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
@@ -22,16 +44,16 @@ def downloads(allowed: bool) -> Iterator[None]:
 
 
 def may_fetch() -> bool:
-    """Tell whether anything may be fetched here and now: not where `downloads` forbids it, nor offline."""
+    """Return whether files may be downloaded at the moment: not where `downloads` forbids it, nor offline."""
     from huggingface_hub import constants
 
     return not constants.HF_HUB_OFFLINE
 
 
 def commit_of(model: str, revision: str | None = None, *, file: str = "config.json") -> str | None:
-    """Give the commit that a branch, a tag or the newest of a hub id stands for now, from the hub or what is cached.
+    """Return the commit that a branch, a tag or None (the newest) of a hub id stands for now, as hub or cache say.
 
-    `file` is one that the repository has. None for a local folder, and for an id that cannot be found.
+    `file` is any file of the repository. None for a local folder, and for an id that cannot be found.
     """
     if Path(model).exists():
         return None
@@ -45,9 +67,9 @@ def commit_of(model: str, revision: str | None = None, *, file: str = "config.js
 
 
 def not_found(what: str, model: str, revision: str | None, files: str, error: Exception) -> LookupError:
-    """Give the error of a part whose model could not be had: where it is looked for, and how to get it there.
+    """Return the error for a model that cannot be found: where it is looked for, and how to get it there.
 
-    `what` is its kind, as in "DAC model"; `files` what a local folder of it holds; `error` what the library said.
+    `what` is its kind, as in "DAC model"; `files` what a local folder of it contains; `error` the library's.
     """
     at = f" at revision {revision!r}" if revision else ""
     return LookupError(
@@ -57,28 +79,106 @@ def not_found(what: str, model: str, revision: str | None, files: str, error: Ex
     )
 
 
-def known_shape(
-    what: str, model: str, revision: str | None, shape: Any, released: Mapping[str, Mapping[str, Any]]
+def offline_config(
+    kind: str, model: str, revision: str | None, config_class: Any, released: Mapping[str, Mapping[str, Any]]
 ) -> Any:
-    """Give the configuration of a model, of transformers' class `shape`, without its weights and without a network.
+    """Return the configuration of a model, of transformers' `config_class`, without its weights and without a network.
 
-    It is that of a local folder, of a `released` id, which is given here, or of one that was fetched before. `what` is
-    the model's kind. Raises LookupError if it is none of these.
+    It is that of a local folder, of an id in `released` (id -> arguments of the class), or of an id downloaded before.
+    `kind` is the model's kind, as in "DAC". Raises LookupError if it is none of these.
     """
     if model in released and not Path(model).is_dir():
-        return shape(**released[model])
+        return config_class(**released[model])
     try:
-        return shape.from_pretrained(model, revision=revision or "main", local_files_only=True)
+        return config_class.from_pretrained(model, revision=revision or "main", local_files_only=True)
     except OSError as error:
         raise LookupError(
-            f"The shape of the {what} model {model!r} is not known here: there is no such folder with a config.json, "
-            f"and it is none of {', '.join(released)}."
+            f"The configuration of the {kind} model {model!r} is not known here: it is not a folder with a "
+            f"config.json, and not one of {', '.join(released)}."
         ) from error
 
 
 def require_complete(what: str, model: str, missing: Iterable[str], advice: str = "") -> None:
-    """Raise ValueError if weights are missing that a model of this kind has; transformers would draw them at random."""
+    """Raise ValueError if weights of a model of this kind are missing: transformers would draw them at random."""
     if names := sorted(missing):
         raise ValueError(
             f"{model!r} is not a complete {what}: {len(names)} of its weights are missing, {names[0]!r} first.{advice}"
         )
+
+
+def from_hub(loader: Any, kind: str, model: str, revision: str | None, files: str, **options: Any) -> Any:
+    """Call `from_pretrained` of a class of transformers. Raises LookupError if the model does not exist.
+
+    `kind` is the model's kind, as in "DAC"; `files` what a local folder of it contains.
+    """
+    try:
+        return loader.from_pretrained(model, revision=revision or "main", **options)
+    except OSError as error:
+        raise not_found(f"{kind} model", model, revision, files, error) from error
+
+
+def is_building_skeleton() -> bool:
+    """Return whether modules are built on the meta device at the moment: for their shapes, without weights."""
+    return torch.get_default_device().type == "meta"
+
+
+class PretrainedPart(Part):
+    """A part around a pretrained network; under `torch.device("meta")` its constructor reads no weights."""
+
+    @classmethod
+    def skeleton(cls, **options: Any) -> Self:
+        """Build the part on the meta device, with the constructor's options: it has its facts and no weights.
+
+        Raises LookupError for an id that is neither released nor downloaded before.
+        """
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            return cls(**options)
+
+    def pin_revision(self, model: str, revision: str | None) -> str | None:
+        """Return the commit that `revision` stands for now, and record it as the part's argument: a branch moves."""
+        if not is_building_skeleton():
+            revision = commit_of(model, revision) or revision
+        self.arguments["revision"] = revision
+        return revision
+
+
+@dataclass(frozen=True)
+class PretrainedModels:
+    """The pretrained models of one kind, all of one class of transformers.
+
+    Example:
+        MODELS = PretrainedModels("Mimi", MimiModel, {"kyutai/mimi": {}})
+        network = MODELS.load("kyutai/mimi", revision=None)
+
+    """
+
+    kind: str  # in messages
+    network_class: Any
+    released: Mapping[str, Mapping[str, Any]]  # hub id -> arguments of its configuration
+    files: str = "config.json and model.safetensors"  # of a local folder
+    advice: str = ""  # for a model that lacks weights
+    optional: frozenset[str] = frozenset()  # weights that may be missing: they are used in training alone
+    options: Mapping[str, Any] = field(default_factory=lambda: {"use_safetensors": True})  # of from_pretrained
+
+    def config(self, model: str, revision: str | None) -> Any:
+        """Return a model's configuration without a network connection. Raises LookupError as `offline_config` does."""
+        return offline_config(self.kind, model, revision, self.network_class.config_class, self.released)
+
+    def load(self, model: str, revision: str | None, *, config: Any = None) -> Any:
+        """Return the network of a local folder or a hub id, in float32; without weights on the meta device.
+
+        Its configuration is the model's own unless `config` is passed. Weights are copied: in a file they lie at any
+        address, and the last bits of what some kernels compute depend on alignment.
+
+        Raises LookupError if the model does not exist, and ValueError if weights are missing.
+        """
+        if is_building_skeleton():
+            network = self.network_class(config or self.config(model, revision))
+            return network.float().to("meta")  # some buffers are made on the CPU all the same
+        options = {**self.options, "output_loading_info": True, **({"config": config} if config else {})}
+        with torch.random.fork_rng(devices=[]):  # networks are drawn before weights are read
+            network, report = from_hub(self.network_class, self.kind, model, revision, self.files, **options)
+        require_complete(self.kind, model, set(report["missing_keys"]) - self.optional, self.advice)
+        for tensor in chain(network.parameters(), network.buffers()):
+            tensor.data = tensor.data.clone()
+        return network.float()

@@ -98,7 +98,11 @@ def loss_curves(stage: str, log: Sequence[Mapping[str, Any]]) -> str:
 
     A line of the log has `step` and any of `loss`, `held_out`, `held_out_baseline`.
     """
-    names = {"loss": ("train", "training"), "held_out": ("held", "held out"), "held_out_baseline": ("zero", "zero")}
+    names = {
+        "loss": ("train", "training"),
+        "validation_loss": ("held", "held out"),
+        "zero_predictor_loss": ("zero", "zero"),
+    }
     lines = [
         Curve(name, css, [(line["step"], line[key]) for line in log if line.get(key) is not None])
         for key, (css, name) in names.items()

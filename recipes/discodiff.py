@@ -1,12 +1,14 @@
 """Train a codec diffusion model: `accelerate launch recipes/discodiff.py [--config FILE] [key=value ...]`.
 
-It encodes the audio (or reuses the store), measures the latents, trains every stage of the pattern, samples and
-reports. Run it again to go on where it stopped. Defaults: configs/starter.yaml; the paper's model: configs/paper.yaml.
+It encodes the audio (or reuses the store), measures the latents, trains every stage of the pattern, generates samples
+and writes a model card. Run it again to resume. Defaults: configs/starter.yaml; the paper's model: configs/paper.yaml.
 """
 
 import argparse
+import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,106 +17,116 @@ from pydantic import Field
 from rich.console import Console
 from rich.progress import track as progress
 
-from codecdiff import Pipeline, config
-from codecdiff.config.schema import ExperimentConfig
+from codecdiff import Pipeline, config, training
 from codecdiff.data.audio import write_audio
 from codecdiff.data.code_store import CodeStore
 from codecdiff.files import require_writable
 from codecdiff.pipeline.model_card import command, write_card
-from codecdiff.profiling import plan
 from codecdiff.splitters import select_stages
-from codecdiff.training.batch import StageData
-from codecdiff.training.experiment import check_starts, new_pipeline, new_stage, open_data, prepare_prompts, start_of
-from codecdiff.training.trainer import StageTrainer, new_accelerator
 
 console = Console(stderr=True, log_path=False, width=None if sys.stderr.isatty() else 160)
 
 
-class Experiment(ExperimentConfig):  # the model and its training: codecdiff/experiments.py
+class Experiment(config.ExperimentConfig):  # the model and its training: codecdiff/config/schema.py
     output: Path = Path("runs/discodiff")
     stage: str = "all"  # or the name of one stage, to train it alone
-    precision: Literal["no", "bf16"] = "no"
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None  # null: what `accelerate launch` says
     prompts: list[str] = Field(default=[""])
     seconds: float = Field(default=10.0, gt=0, le=3600)  # of each sample
 
+    @property
+    def model(self) -> Path:
+        return self.output / "model"
 
-def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, store: CodeStore, i: int, say) -> None:
-    facts = {"command": command("accelerate launch", sys.argv)}
-    stage, train, loop = new_stage(e, pipeline, i, facts=facts)
-    model, main = e.output / "model", accelerator.is_main_process
-    name, denoiser = stage.name, stage.denoiser.to(accelerator.device)
-    trainer = StageTrainer(stage, seed=e.seed, **train.model_dump())
-    if trainer.resume(model):
-        say(f"{name}: going on from step {trainer.step_count} of {train.steps}")
-    elif source := start_of(e, pipeline, name, model):
-        say(f"{name} {trainer.start_from(source)}")
-    if main and trainer.step_count >= train.steps:  # nothing to train; how it is sampled may have changed
-        trainer.save(model)
+    @property
+    def store(self) -> Path:
+        return self.data.store or self.output / "store"
+
+
+def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, store: CodeStore, i: int) -> None:
+    metadata = {"command": command("accelerate launch", sys.argv)}
+    trainer = training.new_trainer(e, pipeline, i, e.model, metadata=metadata, report=console.log)
+    name, denoiser, train = trainer.stage.name, trainer.denoiser, trainer.config
+    rank, is_main = accelerator.process_index, accelerator.is_main_process
+    if is_main and trainer.step_count >= train.max_train_steps:  # trained; the settings of sampling may have changed
+        trainer.save(e.model)
     trainer.network, trainer.optimizer = accelerator.prepare(denoiser, trainer.optimizer)
-    sizes = {"seconds": loop.seconds, "batch_size": loop.batch_size, "seed": e.seed}
-    data = StageData(store, pipeline, i, held_out=e.data.held_out, **sizes)
-    say(f"{name}: {sum(p.numel() for p in denoiser.parameters()):,} parameters, {len(data.crops)} crops in an epoch")
-    if not data.holds_out:
-        say("No track is held out: what is called held-out loss is of music that is trained on")
-    pipeline.load_stages(model)
+    data = training.StageData(store, pipeline, i, train, e.data, seed=e.seed)
+    size = sum(parameter.numel() for parameter in denoiser.parameters())
+    console.log(f"{name}: {size:,} parameters, {len(data.crops)} crops in an epoch")
+    if not data.has_validation_tracks:
+        console.log("No track is left for validation: the validation loss is on tracks that are trained on")
+    pipeline.load_stages(e.model)
     before, start, losses = pipeline.stages[:i], time.monotonic(), []
-    for step in progress(range(trainer.step_count, train.steps), name, disable=not main, console=console):
-        given = data.step(step, accelerator.process_index, accelerator.num_processes)
-        losses.append(trainer.step(given, rank=accelerator.process_index, accelerator=accelerator))
-        if main and ((step + 1) % loop.check_every == 0 or step + 1 == train.steps):
-            row = trainer.check(data.held_out(), losses, time.monotonic() - start)
-            trainer.save(model, row)
-            accelerator.log({f"{name}/{key}": value for key, value in row.items()}, step=step + 1)
-            say(f"{name} of {train.steps}: " + ", ".join(f"{key} {value:.4g}" for key, value in row.items()))
+    steps = range(trainer.step_count, train.max_train_steps)
+    for step in progress(steps, name, console=console):
+        inputs = data.step(step, rank, accelerator.num_processes)
+        losses.append(trainer.step(inputs, rank=rank, accelerator=accelerator))
+        count = step + 1
+        if is_main and (count % train.checkpointing_steps == 0 or count == train.max_train_steps):
+            row = trainer.validate(data.validation(), losses, time.monotonic() - start)
+            trainer.save(e.model, row)
+            accelerator.log({f"{name}/{key}": value for key, value in row.items()}, step=count)
+            console.log(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in row.items()))
             losses = []
-        if main and loop.sample_every and (step + 1) % loop.sample_every == 0 and len(before) == i:
-            pipeline.stages = [*before, trainer.averaged()]
-            audio = pipeline.generate(e.prompts[:1], seconds=loop.seconds, seed=e.seed, partial=True)
-            write_audio(e.output / "on-the-way" / f"{name}-{step + 1:06d}.wav", audio[0], pipeline.sample_rate)
+        if is_main and train.validation_steps and count % train.validation_steps == 0 and len(before) == i:
+            pipeline.stages = [*before, trainer.ema_stage()]
+            audio = pipeline.generate(e.prompts[:1], seconds=train.crop_seconds, seed=e.seed, partial=True)
+            write_audio(e.output / "validation-samples" / f"{name}-{count:06d}.wav", audio[0], pipeline.sample_rate)
     accelerator.wait_for_everyone()
 
 
+def write_samples(e: Experiment, pipeline: Pipeline) -> None:
+    for number, audio in enumerate(pipeline.generate(e.prompts, seconds=e.seconds, seed=e.seed)):
+        write_audio(e.output / "samples" / f"{number:02d}.wav", audio, pipeline.sample_rate)
+    console.log(f'Samples: {e.output / "samples"}. More: codecdiff generate "PROMPT" --model {e.model} -o out.wav')
+
+
 def main() -> None:
+    from codecdiff.profiling import plan
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path(__file__).parent / "configs" / "starter.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     plan.Assumptions.add_options(parser)
     arguments = parser.parse_args()
-    e = config.read(Experiment, arguments.config, arguments.overrides)
-    model, home = e.output / "model", e.data.store or e.output / "store"
+    e = config.load_config(Experiment, arguments.config, arguments.overrides)
     if not arguments.plan:
         require_writable(e.output)
-    pipeline, codec = new_pipeline(e, skeleton=arguments.plan)
-    chosen, unused = select_stages(pipeline.stage_names, e.stage, e.stages)
-    jobs = [new_stage(e, pipeline, i, "meta") for i in chosen]  # what a later stage cannot be is said before the first
-    check_starts(e, pipeline, [stage for stage, _, _ in jobs], model)
+    pipeline, codec = training.new_pipeline(e, skeleton=arguments.plan)
+    selected, unused = select_stages(pipeline.stage_names, e.stage, e.stages)
+    jobs = [training.new_stage(e, pipeline, i, "meta") for i in selected]  # bad settings are refused before training
+    training.check_warm_starts(e, pipeline, [stage for stage, _ in jobs], e.model)
     if arguments.plan:
-        return print(plan.report(pipeline, jobs, e.data, home, e.precision, e.seed, plan.Assumptions.of(arguments)))
-    accelerator = new_accelerator(e.output, e.precision)
+        precision = e.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        assumptions = plan.Assumptions.of(arguments)
+        return print(plan.plan_report(e, pipeline, jobs, e.store, mixed_precision=precision, assumptions=assumptions))
+    accelerator = training.new_accelerator(e.output, e.mixed_precision)
+    console.quiet = not accelerator.is_main_process  # one process reports
     pipeline.to(accelerator.device)
-    say = console.log if accelerator.is_main_process else lambda *_: None
     for name in unused:
-        say(f"Not used: the options of stage '{name}'. This pattern has: {', '.join(pipeline.stage_names)}.")
-    quiet = {"console": console, "transient": True, "disable": not accelerator.is_main_process}
+        console.log(f"Unused: the settings of stage '{name}'. This pattern has: {', '.join(pipeline.stage_names)}.")
     with accelerator.main_process_first():
-        store = open_data(e, pipeline, codec, home, model, say)
-        prepare_prompts(pipeline, store, e.prompts, track=lambda told: progress(told, "prompts", **quiet), report=say)
-    for i in chosen:
-        train_stage(e, accelerator, pipeline, store, i, say)
-        accelerator.free_memory()  # it keeps what it prepared
-    pipeline.load_stages(model)
-    if accelerator.is_main_process and len(pipeline.stages) == len(pipeline.stage_names):
-        write_card(model)
-        for number, audio in enumerate(pipeline.generate(e.prompts, seconds=e.seconds, seed=e.seed)):
-            write_audio(e.output / "samples" / f"{number:02d}.wav", audio, pipeline.sample_rate)
-        say(f'Samples: {e.output / "samples"}. More: codecdiff generate "PROMPT" --model {model} -o out.wav')
+        store = training.open_data(e, pipeline, codec, e.store, e.model, console.log)
+        track = partial(progress, description="prompts", console=console, transient=True)
+        training.prepare_prompts(pipeline, store, e.prompts, track=track, report=console.log)
+    for i in selected:
+        train_stage(e, accelerator, pipeline, store, i)
+        accelerator.free_memory()  # of what it prepared
+    pipeline.load_stages(e.model)
+    is_complete = len(pipeline.stages) == len(pipeline.stage_names)
+    if accelerator.is_main_process and is_complete:
+        write_card(e.model)
+        write_samples(e, pipeline)
     accelerator.end_training()
+    if accelerator.is_main_process and is_complete:
+        training.call_run_end_hooks(e.output)
 
 
 if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("Stopped. Run it again to go on from the last check.")
+        sys.exit("Stopped. Run it again to resume from the last checkpoint.")
     except (ValueError, LookupError, OSError, ImportError, FloatingPointError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -16,12 +16,13 @@ from codecdiff.data.encoding.encode import encode_tracks
 from codecdiff.data.metadata import find_tracks
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
+from codecdiff.testing.tiny import write_tiny
 
 
 @pytest.fixture(scope="session")
 def dac_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    random_weights = pytest.importorskip("codecdiff_dac.random_weights")
-    return random_weights.random_model(tmp_path_factory.mktemp("dac"))
+    pytest.importorskip("codecdiff_dac")
+    return write_tiny("dac", tmp_path_factory.mktemp("dac"))
 
 
 @pytest.fixture(scope="session")
@@ -45,22 +46,20 @@ def store(dac: Codec, codec_spec: dict[str, Any], music: Path, tmp_path_factory:
 
 
 @pytest.fixture(scope="session")
-def standardized(dac: Codec, store: CodeStore) -> NormalizedCodec:
+def normalized(dac: Codec, store: CodeStore) -> NormalizedCodec:
     codec = NormalizedCodec(dac)
     codec.measure(store.latents(dac))
     return codec
 
 
 @pytest.fixture
-def make_pipeline(standardized: NormalizedCodec) -> Callable[..., Pipeline]:
+def make_pipeline(normalized: NormalizedCodec) -> Callable[..., Pipeline]:
     """Give a function that builds a pipeline of this pattern with untrained stages."""
 
     def make(splitter: Any = "coarse-first", conditioner: Any = "words", **options: Any) -> Pipeline:
-        pattern = config.build(
-            "splitters", splitter, num_codebooks=standardized.num_codebooks, levels=standardized.levels
-        )
+        pattern = config.build("splitters", splitter, num_codebooks=normalized.num_codebooks, levels=normalized.levels)
         words = config.build("conditioners", conditioner) if conditioner else None
-        pipeline = Pipeline(standardized, pattern, words, [], **options)
+        pipeline = Pipeline(normalized, pattern, words, [], **options)
         spec = {**UNET, "layers": ["none", "text" if words else "none"]}
         for i, name in enumerate(pipeline.stage_names):
             denoiser = lively(pipeline.new_denoiser(i, spec))

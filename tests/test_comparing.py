@@ -41,7 +41,7 @@ from codecdiff.comparisons.runs import (
     variants_of,
 )
 from codecdiff.comparisons.settings import Comparison, Evaluation
-from codecdiff.config import ConfigError
+from codecdiff.config import ConfigError, DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.files import try_lock
 from codecdiff.metrics import frechet_distance
@@ -59,11 +59,16 @@ def settings(codec_spec: dict[str, Any], music: Path) -> dict[str, Any]:
             "splitter": {"name": "coarse-first"},
             "conditioner": {"name": "words"},
             "denoiser": UNET,
-            "data": {"audio": str(music), "held_out": 0.7},
-            "train": {"steps": 4, "warmup": 0, "learning_rate": 1e-3},
-            "loop": {"batch_size": 2, "seconds": 0.2},
-            "diffusion": {"steps": 100},
-            "sampling": {"sampler": "ddim", "steps": 2},
+            "data": {"audio": str(music), "validation_fraction": 0.7},
+            "train": {
+                "max_train_steps": 4,
+                "warmup_steps": 0,
+                "learning_rate": 1e-3,
+                "train_batch_size": 2,
+                "crop_seconds": 0.2,
+            },
+            "diffusion": {"num_train_timesteps": 100},
+            "sampling": {"scheduler": "ddim", "num_inference_steps": 2},
         },
         "variants": {"coarse": [], "wide": ["stages.secondary.denoiser.width=24"], "parallel": ["splitter=parallel"]},
         "seeds": [0, 1],
@@ -107,7 +112,7 @@ def test_every_variant_gets_the_budget_of_the_first_unless_one_is_given(comparis
     for variant in (wide, parallel):
         assert 0 <= coarse.training - variant.training < sum(cost.training for cost in variant.costs)
     assert [cost.values for cost in coarse.costs] == [8, 24]
-    assert parallel.blueprint.stages["stage1"].train.steps == parallel.steps[0]
+    assert parallel.blueprint.stages["stage1"].train.max_train_steps == parallel.steps[0]
     assert wide.costs[1].parameters > coarse.costs[1].parameters
 
 
@@ -123,7 +128,7 @@ def test_sampling_is_counted_as_it_runs(comparison: Comparison, monkeypatch: pyt
         list(pipeline.generate_codes([{"text": "one two three four five six seven eight"}], pipeline.frames(1.0)))
     counted = sum(cost.sampling for cost in costs_of(blueprint, 1.0))
     assert counted == pytest.approx(counter.get_total_flops(), rel=0.06)  # attention takes another way there
-    alone = blueprint.model_copy(update={"sampling": blueprint.sampling.model_copy(update={"guidance": 1.0})})
+    alone = blueprint.model_copy(update={"sampling": blueprint.sampling.model_copy(update={"guidance_scale": 1.0})})
     assert sum(cost.sampling for cost in costs_of(alone, 1.0)) == pytest.approx(counted / 2, rel=0.01)
 
 
@@ -156,7 +161,7 @@ def test_the_runs_of_another_comparison_are_known(comparison: Comparison, tmp_pa
 
 
 def test_losses_answer_the_same_question_where_the_latents_do(settings: dict[str, Any]) -> None:
-    settings["variants"] |= {"flow": ["diffusion.prediction=flow"], "untold": ["conditioner=null"]}
+    settings["variants"] |= {"flow": ["diffusion.prediction_type=flow"], "untold": ["conditioner=null"]}
     comparison = Comparison.model_validate(settings)
     made = {name: Variant(name, comparison.blueprint(name, 0), (), ()) for name in comparison.variants}
     first = question_of(made["coarse"])
@@ -177,21 +182,21 @@ def test_settings_that_make_no_comparison_are_refused(
     file = tmp_path / "compare.yaml"
     file.write_text(yaml.safe_dump({**settings, **change}))
     with pytest.raises(ConfigError, match=message):
-        config.read(Comparison, file)
+        config.load_config(Comparison, file)
 
 
 def test_the_order_of_music_is_that_of_the_seed_whatever_the_pattern(
     make_pipeline: Callable[..., Pipeline], store: CodeStore
 ) -> None:
-    sizes: dict[str, Any] = {"seconds": 0.2, "batch_size": 4, "held_out": 0.4}
+    train, split = TrainConfig(crop_seconds=0.2, train_batch_size=4), DataConfig(validation_fraction=0.4, split_seed=0)
     patterns = {"one": ("parallel", 1), "two": ("delayed", 1), "other": ("parallel", 2)}
     data = {
-        name: StageData(store, make_pipeline(pattern), 0, seed=seed, split_seed=0, **sizes)
+        name: StageData(store, make_pipeline(pattern), 0, train, split, seed=seed)
         for name, (pattern, seed) in patterns.items()
     }
     orders = {name: [each.crops.sample(n) for n in range(20)] for name, each in data.items()}
     assert orders["one"] == orders["two"] != orders["other"]
-    held = {name: {each.held_crops.sample(n)[0] for n in range(50)} for name, each in data.items()}
+    held = {name: {each.validation_crops.sample(n)[0] for n in range(50)} for name, each in data.items()}
     assert held["one"] == held["two"] == held["other"]
 
 
@@ -199,12 +204,12 @@ def test_the_order_of_music_is_that_of_the_seed_whatever_the_pattern(
 def test_stages_in_common_are_those_whose_weights_would_be_the_same(settings: dict[str, Any], tmp_path: Path) -> None:
     settings["variants"] = {
         "plain": [],
-        "noise": ["train.context_noise=0.5"],
+        "noise": ["train.context_noise_std=0.5"],
         "raw": ["snap_context=false"],
-        "guided": ["sampling.guidance=1"],
+        "guided": ["sampling.guidance_scale=1"],
         "fast": ["train.learning_rate=1"],
         "warm": ["stages.secondary.start_from=primary"],
-        "as-warm": ["stages.secondary.start_from=primary", "sampling.guidance=1"],
+        "as-warm": ["stages.secondary.start_from=primary", "sampling.guidance_scale=1"],
         "fast-then-warm": ["stages.primary.train.learning_rate=1", "stages.secondary.start_from=primary"],
     }
     settings["seeds"] = [0]
@@ -246,7 +251,7 @@ def test_clips_are_of_held_out_recordings_and_of_each_on_one_side(store: CodeSto
     assert len(names[0] | names[1] | names[2]) == sum(map(len, names)) == 6
     assert all(clip.prompt["text"].startswith("tone") for clip in chosen.asked)
     assert choose(store, music, 0.7, asked, 0) == chosen
-    with pytest.raises(ValueError, match=r"1 recordings are held out.*data\.held_out"):
+    with pytest.raises(ValueError, match=r"1 recordings are held out.*data\.validation_fraction"):
         choose(store, music, 0.1, asked, 0)
 
 
@@ -426,7 +431,7 @@ CONFIGS = sorted((ROOT / "recipes" / "configs").glob("compare*.yaml"))
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
 def test_every_comparison_that_is_shipped_can_be_read(file: Path) -> None:
-    comparison = config.read(Comparison, file)
+    comparison = config.load_config(Comparison, file)
     first, *others = (comparison.blueprint(name, 0) for name in comparison.variants)
     assert len(others) == 3
     assert all(other != first for other in others)
@@ -438,7 +443,7 @@ def test_a_comparison_is_interrupted_goes_on_and_is_written(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings["experiment"]["data"]["audio"] = str(write_music(tmp_path / "music", count=10, seconds=1.2))
-    noise = ["train.context_noise=0.5", "stages.secondary.start_from=primary"]
+    noise = ["train.context_noise_std=0.5", "stages.secondary.start_from=primary"]
     settings["variants"] = {"plain": [], "noise": noise, "parallel": ["splitter=parallel"]}
     settings |= {"checks": 2, "prompts": ["<b>a tone</b>"]}
     settings["evaluation"]["probes"] = ["split"]

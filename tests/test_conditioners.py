@@ -13,14 +13,14 @@ from codecdiff import Conditioner, config
 from codecdiff.conditioners.joined import JoinedConditioner
 from codecdiff.conditioners.numeric import FieldType, NumericConditioner, fourier_features
 from codecdiff.config import ConfigError
-from codecdiff.config.schema import Settings
+from codecdiff.config.schema import Config
 from codecdiff.testing import check_conditioner
 
 FIELDS: dict[str, Any] = {"tempo": {"low": 40, "high": 220}, "key": {"classes": ["C major", "A minor", "4"]}}
 PROMPTS = [{"tempo": 90, "text": "slow"}, {"tempo": 120, "key": "A minor", "text": "a fast drum"}, {"key": "C major"}]
 
 
-class Experiment(Settings):
+class Experiment(Config):
     conditioner: config.ConditionerSpec
 
 
@@ -168,16 +168,16 @@ def test_the_command_line_reaches_into_a_list_of_parts() -> None:
     [
         (
             "conditioner.conditioners.2.width=3",
-            r"no one part is '2'.* number: 0 \(words\), 1 \(numbers\)",
+            r"'2' does not name one part.* number: 0 \(words\), 1 \(numbers\)",
         ),
         ("conditioner.conditioners.words.with=3", "has no option 'with'.*Did you mean 'width'"),
-        ("conditioner.conditioners=words", "is a list of conditioners"),
+        ("conditioner.conditioners=words", "conditioners = 'words': Input should be a valid list"),
         ("conditioner.conditioners=[{name: word}]", "Did you mean 'words'"),
         (
             "conditioner.conditioners.words.width.more=3",
             "single value: write conditioner.conditioners.words.width=",
         ),
-        ("conditioner.conditioners.numbers.fields.tempo.hi=3", "There is no setting"),
+        ("conditioner.conditioners.numbers.fields.tempo.hi=3", "Unknown setting"),
     ],
 )
 def test_what_cannot_be_reached_is_told(assignment: str, sentence: str) -> None:

@@ -12,19 +12,19 @@ from pydantic import Field
 from codecdiff import config, registry
 from codecdiff.codecs import ChunkedCodec, NormalizedCodec
 from codecdiff.config import ConfigError
-from codecdiff.config.schema import Data, Optimization, Settings, StageOptions
+from codecdiff.config.schema import Config, DataConfig, ExperimentConfig, StageConfig, TrainConfig
 from codecdiff.interfaces import Codec
 
 
-class Recipe(Settings):
+class Recipe(Config):
     codec: config.CodecSpec
     splitter: config.SplitterSpec
     conditioner: config.ConditionerSpec | None = None
-    precision: Literal["no", "bf16"] = "no"
+    mixed_precision: Literal["no", "bf16"] = "no"
     snap_context: bool = True
-    data: Data = Data()
-    train: Optimization = Optimization()
-    stages: dict[str, StageOptions] = Field(default_factory=dict)
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    stages: dict[str, StageConfig] = Field(default_factory=dict)
     prompts: list[str] = Field(default=[""])
 
 
@@ -32,7 +32,7 @@ DATA: dict[str, Any] = {
     "codec": {"name": "dac", "model": "somewhere", "revision": "main"},
     "splitter": {"name": "coarse-first"},
     "conditioner": {"name": "words", "width": 64},
-    "train": {"steps": 10, "warmup": 3},
+    "train": {"max_train_steps": 10, "warmup_steps": 3},
 }
 
 
@@ -76,15 +76,15 @@ def test_a_description_from_before_an_option_existed_has_it_at_its_default(
     dac: Codec, codec_spec: dict[str, Any]
 ) -> None:
     old, now = {"name": "chunked", "codec": codec_spec}, config.to_config("codecs", ChunkedCodec(dac))
-    there, here = config.alike("codecs", old, now)
+    there, here = config.align_defaults("codecs", old, now)
     assert (
         there
         == here
         == {"name": "chunked", "codec": {**codec_spec, "revision": None, "backend": "transformers"}, "frames": 512}
     )
     other = {"name": "gone", "depth": 3}  # is not installed
-    assert config.alike("codecs", other, now) == (other, now)
-    assert config.alike("conditioners", None, None) == (None, None)
+    assert config.align_defaults("codecs", other, now) == (other, now)
+    assert config.align_defaults("conditioners", None, None) == (None, None)
 
 
 def test_a_part_that_is_not_registered_cannot_be_described(dac: Codec) -> None:
@@ -150,8 +150,10 @@ def test_numbers_become_strings_where_strings_are_asked_for() -> None:
 
 
 def test_values_are_read_by_the_type_of_their_field() -> None:
-    recipe = over("train.steps=5", "train.learning_rate=1e-3", "snap_context=false", "prompts=[a, b]", "data.audio=x/y")
-    assert (recipe.train.steps, recipe.train.learning_rate, recipe.train.warmup) == (5, 1e-3, 3)
+    recipe = over(
+        "train.max_train_steps=5", "train.learning_rate=1e-3", "snap_context=false", "prompts=[a, b]", "data.audio=x/y"
+    )
+    assert (recipe.train.max_train_steps, recipe.train.learning_rate, recipe.train.warmup_steps) == (5, 1e-3, 3)
     assert recipe.snap_context is False
     assert recipe.prompts == ["a", "b"]
     assert recipe.data.audio == Path("x/y")
@@ -170,14 +172,17 @@ def test_naming_a_part_drops_the_file_s_options_of_it() -> None:
 
 @pytest.mark.parametrize("assignment", ["denoiser.name=dit", "denoiser=dit"])
 def test_naming_a_part_drops_what_stages_put_over_it(assignment: str) -> None:
-    data = {"denoiser": {"name": "unet"}, "stages": {"secondary": {"denoiser": {"width": 224}, "train": {"steps": 3}}}}
+    data = {
+        "denoiser": {"name": "unet"},
+        "stages": {"secondary": {"denoiser": {"width": 224}, "train": {"max_train_steps": 3}}},
+    }
 
     class Staged(Recipe):
         denoiser: config.DenoiserSpec
 
     found = config.override(data, Staged, [assignment, "stages.primary.denoiser.width=8"])
     assert found["denoiser"] == {"name": "dit"}
-    assert found["stages"] == {"secondary": {"train": {"steps": 3}}, "primary": {"denoiser": {"width": 8}}}
+    assert found["stages"] == {"secondary": {"train": {"max_train_steps": 3}}, "primary": {"denoiser": {"width": 8}}}
     named = {"stages": {"secondary": {"denoiser": {"name": "unet", "width": 4}}}}
     assert config.override({**data, **named}, Staged, [assignment])["stages"] == named["stages"]
 
@@ -203,29 +208,86 @@ def test_options_reach_parts_inside_parts() -> None:
 
 
 def test_a_stage_has_options_of_its_own() -> None:
-    own = over("stages.secondary.train.steps=5", "stages.secondary.denoiser.width=64").stages["secondary"]
-    assert DATA["train"] == {"steps": 10, "warmup": 3}
-    train = over().train.over(own.train)
-    assert (train.steps, train.warmup) == (5, 3)
+    own = over("stages.secondary.train.max_train_steps=5", "stages.secondary.denoiser.width=64").stages["secondary"]
+    assert DATA["train"] == {"max_train_steps": 10, "warmup_steps": 3}
+    train = over().train.merge(own.train)
+    assert (train.max_train_steps, train.warmup_steps) == (5, 3)
     assert own.denoiser == {"width": 64}
+
+
+STAGED: dict[str, Any] = {
+    "denoiser": {"name": "unet", "width": 64},
+    "train": {"max_train_steps": 1400},
+    "sampling": {"guidance_scale": 1.25},
+    "stages": {
+        "primary": {"denoiser": {"name": "dit", "width": 16}},
+        "secondary": {
+            "denoiser": {"width": 224, "embedding": 64},
+            "train": {"max_train_steps": 1500, "loss": "l2"},
+            "sampling": {"guidance_scale": {"text": 2, "bpm": 1}, "num_inference_steps": 9},
+        },
+        "tertiary": None,
+    },
+}
+
+
+def staged(*assignments: str) -> dict[str, Any]:
+    return config.override(STAGED, ExperimentConfig, assignments)
+
+
+def test_a_value_on_the_command_line_holds_for_every_stage() -> None:
+    found = staged("train.max_train_steps=10", "denoiser.width=8")
+    assert found["train"] == {"max_train_steps": 10}
+    assert found["denoiser"] == {"name": "unet", "width": 8}
+    secondary = found["stages"]["secondary"]
+    assert secondary["train"] == {"max_train_steps": 10, "loss": "l2"}
+    assert secondary["denoiser"] == {"width": 8, "embedding": 64}
+    assert found["stages"]["primary"] == STAGED["stages"]["primary"]  # its own denoiser is another part
+    assert found["stages"]["tertiary"] is None
+    assert STAGED["stages"]["secondary"]["train"]["max_train_steps"] == 1500
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_unless_the_command_line_names_the_stage(order: int) -> None:
+    found = staged(*["train.max_train_steps=10", "stages.secondary.train.max_train_steps=5"][::order])
+    assert found["train"]["max_train_steps"] == 10
+    assert found["stages"]["secondary"]["train"] == {"max_train_steps": 5, "loss": "l2"}
+
+
+def test_an_item_of_a_mapping_holds_for_every_stage() -> None:
+    found = staged("sampling.guidance_scale.text=3")
+    assert found["sampling"]["guidance_scale"] == {"text": 3.0}
+    assert found["stages"]["secondary"]["sampling"]["guidance_scale"] == {"text": 3.0, "bpm": 1}
+    found = staged("sampling.guidance_scale=4")
+    assert found["sampling"]["guidance_scale"] == found["stages"]["secondary"]["sampling"]["guidance_scale"] == 4.0
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_outer_keys_are_set_before_inner_ones(order: int) -> None:
+    assignments = ["codec.name=chunked", "codec.codec.name=dac", "codec.codec.model=x", "codec.frames=9"][::order]
+    inner = {"name": "dac", "model": "x"}
+    assert over(*assignments).codec == {"name": "chunked", "codec": inner, "frames": 9}
 
 
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("train.stpes=5", r"There is no setting 'train\.stpes'\. There are: steps, .*Did you mean 'steps'"),
-        ("trian.steps=5", r"There is no setting 'trian\.steps'.*Did you mean 'train'"),
+        (
+            "train.max_train_stpes=5",
+            r"Unknown setting 'train\.max_train_stpes'\. Available: max_train_steps, .*Did you mean 'max_train_steps'",
+        ),
+        ("trian.loss=l2", r"Unknown setting 'trian\.loss'.*Did you mean 'train'"),
         ("conditioner={name: words, widht: 3}", r"'words' has no option 'widht'.*Did you mean 'width'"),
-        ("train.steps", r"'train\.steps' is not an override\. Write key=value"),
-        ("train.steps=many", r"train\.steps = 'many': Input should be a valid integer"),
-        ("train=5", r"'train' is a group of settings: write train\.steps="),
-        ("precision.x=1", "'precision' in 'precision.x' is a single value"),
-        ("prompts=[a", r"prompts=\[a is not a value that YAML can read"),
+        ("train.max_train_steps", r"'train\.max_train_steps' is not an override\. Write key=value"),
+        ("train.max_train_steps=many", r"train\.max_train_steps = 'many': Input should be a valid integer"),
+        ("train=5", r"'train' is a group of settings: write train\.max_train_steps="),
+        ("mixed_precision.x=1", "'mixed_precision' in 'mixed_precision.x' is a single value"),
+        ("prompts=[a", r"prompts=\[a is not valid YAML"),
         ("conditioner.widht=3", r"The conditioner 'words' has no option 'widht'.*Did you mean 'width'"),
         ("conditioner.width=wide", r"conditioner\.width = 'wide'"),
         ("splitter.num_codebooks=3", "follows from the other parts"),
-        ("stages.secondary.trian.steps=5", "There is no setting 'stages.secondary.trian.steps'.*Did you mean 'train'"),
-        ("=5", "There is no setting ''"),
+        ("stages.secondary.trian.loss=l2", "Unknown setting 'stages.secondary.trian.loss'.*Did you mean 'train'"),
+        ("=5", "Unknown setting ''"),
     ],
 )
 def test_overrides_that_do_not_fit_are_explained(assignment: str, message: str) -> None:
@@ -239,28 +301,34 @@ def test_overrides_that_do_not_fit_are_explained(assignment: str, message: str) 
         ("codec: [", "is not valid YAML"),
         ("- codec", "holds a list; a configuration is a mapping"),
         ("splitter: {name: parallel}", "codec = .*Field required"),
-        ("{codec: {name: dac}, splitter: {name: parallel}, trian: {}}", "trian: there is no such setting.*'train'"),
-        ("{codec: {name: dac}, splitter: {name: parallel}, train: {stpes: 3}}", "train.stpes: .* mean 'steps'"),
+        ("{codec: {name: dac}, splitter: {name: parallel}, trian: {}}", "Unknown setting 'trian'.*'train'"),
+        (
+            "{codec: {name: dac}, splitter: {name: parallel}, train: {max_train_stpes: 3}}",
+            "Unknown setting 'train.max_train_stpes'.* mean 'max_train_steps'",
+        ),
         (
             "{codec: {name: dac}, splitter: {name: parallel}, stages: {primary: {trian: {}}}}",
-            "stages.primary.trian: there is no such setting. There are: denoiser, .*'train'",
+            "Unknown setting 'stages.primary.trian'. Available: denoiser, .*'train'",
         ),
-        ("{codec: {name: dac}, splitter: {name: parallel}, train: {steps: 0}}", "train.steps = 0: .*greater than 0"),
-        ("{codec: {name: dac}, splitter: {name: parallel}, precision: fp64}", "precision = 'fp64'"),
+        (
+            "{codec: {name: dac}, splitter: {name: parallel}, train: {max_train_steps: 0}}",
+            "train.max_train_steps = 0: .*greater than 0",
+        ),
+        ("{codec: {name: dac}, splitter: {name: parallel}, mixed_precision: fp64}", "mixed_precision = 'fp64'"),
     ],
 )
 def test_files_that_do_not_fit_are_explained(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=f"(?s)recipe.yaml.*{message}"):
-        config.read(Recipe, file)
+        config.load_config(Recipe, file)
 
 
 def test_a_file_and_overrides_make_a_recipe(tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
-    file.write_text("codec: {name: dac}\nsplitter: {name: grouped, stages: 0}\ntrain: {steps: 7}\n")
-    recipe = config.read(Recipe, file, ["train.warmup=2"])
-    assert (recipe.train.steps, recipe.train.warmup) == (7, 2)
+    file.write_text("codec: {name: dac}\nsplitter: {name: grouped, stages: 0}\ntrain: {max_train_steps: 7}\n")
+    recipe = config.load_config(Recipe, file, ["train.warmup_steps=2"])
+    assert (recipe.train.max_train_steps, recipe.train.warmup_steps) == (7, 2)
     assert recipe.splitter == {"name": "grouped", "stages": 0}
 
 
@@ -273,12 +341,15 @@ def test_tensors_are_state_and_not_options(dac: Codec) -> None:
 
 def test_options_chosen_on_a_command_line_are_read_by_their_types():
     starter = {"name": "starter", "griffin_lim_iterations": 4}
-    assert config.chosen("codecs", "starter", ["griffin_lim_iterations=4"]) == starter
-    assert config.chosen("embedders", "codec", ["codec=starter", "codec.griffin_lim_iterations=4"])["codec"] == starter
+    assert config.parse_options("codecs", "starter", ["griffin_lim_iterations=4"]) == starter
+    assert (
+        config.parse_options("embedders", "codec", ["codec=starter", "codec.griffin_lim_iterations=4"])["codec"]
+        == starter
+    )
     with pytest.raises(config.ConfigError, match=r"The embedder 'logmel' has no option 'rate'\. It has: sample_rate"):
-        config.chosen("embedders", "logmel", ["rate=3"])
+        config.parse_options("embedders", "logmel", ["rate=3"])
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"There is no configuration file '.*gone\.yaml'"):
-        config.read(Recipe, tmp_path / "gone.yaml")
+    with pytest.raises(FileNotFoundError, match=r"Configuration file '.*gone\.yaml' not found"):
+        config.load_config(Recipe, tmp_path / "gone.yaml")

@@ -84,15 +84,17 @@ def test_overrides_are_accepted(line: str, experiment: Any):
     if words[:1] == ["[--config"]:
         return
     file = ROOT / words[1] if words[0] == "--config" else ROOT / "recipes" / "configs" / "starter.yaml"
-    config.read(experiment, file, [word for word in words if "=" in word])
+    config.load_config(experiment, file, [word for word in words if "=" in word])
 
 
-@pytest.mark.parametrize(("page", "start"), [("configuration", "train.steps"), ("patterns", "splitter=parallel")])
+@pytest.mark.parametrize(
+    ("page", "start"), [("configuration", "train.max_train_steps"), ("patterns", "splitter=parallel")]
+)
 def test_the_examples_of_overrides_are_accepted(page: str, start: str, experiment: Any):
     block = next(block for block in blocks(ROOT / "docs" / f"{page}.md", "") if block.startswith(start))
     for line in block.splitlines():
         words = shlex.split(line.split("  #")[0])
-        config.read(experiment, ROOT / "recipes" / "configs" / "starter.yaml", words)
+        config.load_config(experiment, ROOT / "recipes" / "configs" / "starter.yaml", words)
 
 
 @pytest.mark.parametrize("page", ["configuration", "patterns"])
@@ -129,6 +131,6 @@ def test_links_lead_somewhere(page: Path):
 
 @pytest.mark.parametrize("name", ["starter", "paper"])
 def test_configurations_can_be_read(name: str, experiment: Any):
-    read = config.read(experiment, ROOT / "recipes" / "configs" / f"{name}.yaml")
+    read = config.load_config(experiment, ROOT / "recipes" / "configs" / f"{name}.yaml")
     for kind in ("codec", "splitter", "conditioner", "denoiser"):
-        config.part_spec(f"{kind}s", getattr(read, kind))
+        config.check_spec(f"{kind}s", getattr(read, kind))

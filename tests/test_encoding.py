@@ -449,9 +449,9 @@ def test_a_killed_command_loses_and_doubles_nothing(
             os.kill(os.getpid(), signal.SIGKILL)
         commit(job, done, rows)
 
-    commit = worker.write_rows
+    commit = worker.write_result
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "write_rows", committing)
+        patch.setattr(worker, "write_result", committing)
         process = multiprocessing.get_context("fork").Process(target=CliRunner().invoke, args=(app, arguments))
         process.start()
         process.join(60)

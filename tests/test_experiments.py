@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,12 +11,21 @@ import torch
 import yaml
 from small import UNET
 
+from codecdiff import registry
 from codecdiff.conditioners.cached import CachedConditioner
 from codecdiff.conditioners.joined import JoinedConditioner
 from codecdiff.config.schema import ExperimentConfig
 from codecdiff.diffusion.noise_schedule import prediction_of
 from codecdiff.pipeline.checkpoint import read_spec
-from codecdiff.training.experiment import check_starts, new_pipeline, new_stage, open_data, prepare_prompts, start_of
+from codecdiff.training.experiment import (
+    call_run_end_hooks,
+    check_warm_starts,
+    new_pipeline,
+    new_stage,
+    open_data,
+    prepare_prompts,
+    warm_start_folder,
+)
 
 PATTERNS = Path(__file__).parent.parent / "docs" / "patterns.md"
 
@@ -30,16 +40,15 @@ def experiment(codec_spec: dict[str, Any], music: Path) -> ExperimentConfig:
             "denoiser": UNET,
             "snap_context": False,
             "data": {"audio": music},
-            "train": {"steps": 4, "warmup": 0},
-            "loop": {"batch_size": 2, "seconds": 0.1},
-            "diffusion": {"steps": 50},
-            "sampling": {"steps": 5},
+            "train": {"max_train_steps": 4, "warmup_steps": 0, "train_batch_size": 2, "crop_seconds": 0.1},
+            "diffusion": {"num_train_timesteps": 50},
+            "sampling": {"num_inference_steps": 5},
             "stages": {
                 "secondary": {
                     "denoiser": {"width": 8},
-                    "train": {"steps": 6},
-                    "diffusion": {"prediction": "flow", "noise_color": 0.5},
-                    "sampling": {"sampler": "heun"},
+                    "train": {"max_train_steps": 6},
+                    "diffusion": {"prediction_type": "flow", "noise_color": 0.5},
+                    "sampling": {"scheduler": "heun"},
                 }
             },
         }
@@ -48,8 +57,9 @@ def experiment(codec_spec: dict[str, Any], music: Path) -> ExperimentConfig:
 
 def test_a_stage_has_its_own_settings_over_those_of_all(experiment: ExperimentConfig) -> None:
     pipeline, _ = new_pipeline(experiment, skeleton=True)
-    (primary, first, _), (secondary, second, loop) = (new_stage(experiment, pipeline, i, "meta") for i in (0, 1))
-    assert (first.steps, second.steps, second.warmup, loop.batch_size) == (4, 6, 0, 2)
+    (primary, first), (secondary, second) = (new_stage(experiment, pipeline, i, "meta") for i in (0, 1))
+    assert (first.max_train_steps, second.max_train_steps) == (4, 6)
+    assert (second.warmup_steps, second.train_batch_size) == (0, 2)
     assert (primary.denoiser.arguments["width"], secondary.denoiser.arguments["width"]) == (16, 8)
     assert (prediction_of(primary.scheduler), prediction_of(secondary.scheduler)) == ("v_prediction", "flow")
     assert (primary.noise_color, secondary.noise_color) == (0, 0.5)
@@ -59,7 +69,7 @@ def test_a_stage_has_its_own_settings_over_those_of_all(experiment: ExperimentCo
 
 def test_weights_follow_from_the_seed_and_facts_are_kept(experiment: ExperimentConfig) -> None:
     pipeline, _ = new_pipeline(experiment)
-    stages = [new_stage(experiment, pipeline, 0, facts={"command": "made by hand"})[0] for _ in range(2)]
+    stages = [new_stage(experiment, pipeline, 0, metadata={"command": "made by hand"})[0] for _ in range(2)]
     other = new_stage(experiment.model_copy(update={"seed": 1}), pipeline, 0)[0]
     weights = [torch.cat([p.flatten() for p in stage.denoiser.parameters()]) for stage in (*stages, other)]
     assert torch.equal(weights[0], weights[1])
@@ -96,8 +106,8 @@ def test_what_a_stage_cannot_start_from_is_said_before_the_first_is_trained(
             del asked["secondary"]["denoiser"]
         spec = ExperimentConfig.model_validate({**experiment.model_dump(exclude_unset=True), "stages": asked})
         pipeline, _ = new_pipeline(spec, skeleton=True)
-        check_starts(spec, pipeline, [new_stage(spec, pipeline, i, "meta")[0] for i in (0, 1)], tmp_path)
-        assert start_of(spec, pipeline, "secondary", tmp_path) == (tmp_path / "primary" if secondary else None)
+        check_warm_starts(spec, pipeline, [new_stage(spec, pipeline, i, "meta")[0] for i in (0, 1)], tmp_path)
+        assert warm_start_folder(spec, pipeline, "secondary", tmp_path) == (tmp_path / "primary" if secondary else None)
 
     check(None, None)
     check(None, "primary")
@@ -133,9 +143,24 @@ def test_prompts_are_prepared_and_fields_that_nothing_has_are_told(
     assert len(list(cached.folder.rglob("*.safetensors"))) == len(store) + 2
 
 
+def test_functions_are_called_when_a_run_ends_and_one_that_fails_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Path] = []
+
+    def fail(folder: Path) -> None:
+        raise ValueError("no report")
+
+    hooks = {"broken": SimpleNamespace(load=lambda: fail), "report": SimpleNamespace(load=lambda: calls.append)}
+    monkeypatch.setattr(registry, "entries", lambda group: hooks if group == "run_end" else {})
+    with pytest.warns(UserWarning, match=r"its hook 'broken' failed: ValueError\('no report'\)"):
+        call_run_end_hooks(tmp_path)
+    assert calls == [tmp_path]
+
+
 def test_guidance_of_a_condition_that_is_not_there_is_refused_before_training(experiment: ExperimentConfig) -> None:
     wrong = experiment.model_copy(
-        update={"sampling": experiment.sampling.model_copy(update={"guidance": {"key": 2.0}})}
+        update={"sampling": experiment.sampling.model_copy(update={"guidance_scale": {"key": 2.0}})}
     )
     with pytest.raises(ValueError, match="guidance key=2: the model has no such condition"):
         new_stage(wrong, new_pipeline(wrong, skeleton=True)[0], 0, "meta")

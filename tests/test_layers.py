@@ -37,8 +37,8 @@ PROGRAMS = {"making", "checking", "comparing"} | {
     "scaffolding",
 }
 READERS = (  # of pickled tensors, and of nothing else in them
-    "plugins/codecdiff-dac/codecdiff_dac/originals.py",
-    "plugins/codecdiff-unet/codecdiff_unet/checkpoints.py",
+    "plugins/codecdiff-dac/codecdiff_dac/weights.py",
+    "plugins/codecdiff-unet/codecdiff_unet/weights.py",
     "plugins/codecdiff-vggish/codecdiff_vggish/weights.py",
 )
 TEMPLATES = sorted((ROOT / "codecdiff" / "templates").rglob("codecdiff_*/*.py"))  # of plugins: not the core's own

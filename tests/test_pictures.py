@@ -63,7 +63,7 @@ def test_ticks_are_round_and_inside() -> None:
 
 
 def test_a_better_loss_is_drawn_lower_and_nothing_logged_is_said() -> None:
-    svg = loss_curves("primary", [{"step": s, "held_out": 1 / s, "held_out_baseline": 1.0} for s in (1, 2, 4)])
+    svg = loss_curves("primary", [{"step": s, "validation_loss": 1 / s, "zero_predictor_loss": 1.0} for s in (1, 2, 4)])
     (points,) = re.findall(r'class="held" points="([^"]*)"', svg)
     heights = [float(point.split(",")[1]) for point in points.split()]
     assert heights == sorted(heights)

@@ -15,6 +15,7 @@ from small import UNET
 import codecdiff
 from codecdiff import Codec, Pipeline
 from codecdiff.codecs import CodecWrapper, NormalizedCodec
+from codecdiff.config import DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.checkpoint import MODEL_FILE, load_codec_state
@@ -61,13 +62,15 @@ def test_every_pattern_trains_saves_loads_and_generates(
     pipeline = make_pipeline(splitter)
     names, stages = pipeline.stage_names, pipeline.stages
     pipeline.stages = []
+    settings = {"max_train_steps": 2, "warmup_steps": 0, "learning_rate": 1e-3}
+    train = TrainConfig(train_batch_size=2, crop_seconds=0.1, **settings)
     for i in range(len(names)):
         denoiser = pipeline.new_denoiser(i, UNET)
         stage = Stage(names[i], denoiser, training_scheduler(steps=100), "ddim", 2, 2.0)
-        trainer = StageTrainer(stage, learning_rate=1e-3, warmup=0, steps=2)
-        data = StageData(store, pipeline, i, seconds=0.1, batch_size=2, checks=16)
+        trainer = StageTrainer(stage, train)
+        data = StageData(store, pipeline, i, train, DataConfig(), num_validation_crops=16)
         assert all(trainer.step(data.step(step)) > 0 for step in range(2))
-        pipeline.stages.append(trainer.averaged())
+        pipeline.stages.append(trainer.ema_stage())
         trainer.save(tmp_path)
     pipeline.save(tmp_path)
     assert len(stages) == len(names) == len(stage_shapes(pipeline.codec, pipeline.splitter, 7))

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from codecdiff import Codec, Condition, ConditionTokens, Pipeline, config
 from codecdiff.conditioners.cached import CachedConditioner
-from codecdiff.config.schema import Data
+from codecdiff.config.schema import DataConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import TrainingCrops, split_tracks
 from codecdiff.data.encoding.encode import encode_tracks
@@ -28,9 +28,16 @@ from codecdiff.data.encoding.job import EncodeConfig
 from codecdiff.data.metadata import find_tracks
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
-from codecdiff.profiling.flops import LOWER, WHOLE, Meter, MixedPrecision, size_of
-from codecdiff.profiling.plan import PAPER_HOURS, Music, blank_input, kept, step_of, store_size
-from codecdiff.profiling.plan import music as measured
+from codecdiff.profiling.flops import LOWER, WHOLE, MixedPrecision, OperationCounter, size_of
+from codecdiff.profiling.plan import (
+    PAPER_HOURS,
+    TrainingAudio,
+    blank_input,
+    count_step,
+    resident_size,
+    store_size,
+    training_audio,
+)
 from codecdiff.training.batch import StageInput
 from codecdiff.training.experiment import new_pipeline, new_stage
 from codecdiff.training.trainer import StageTrainer
@@ -84,15 +91,15 @@ OF_THE_CPU = {
 @pytest.mark.integration
 @pytest.mark.parametrize("checkpoint", [False, True])
 def test_flops_are_those_of_a_real_step(checkpoint: bool) -> None:
-    real, given = trainer_on("cpu", checkpoint=checkpoint), input_on("cpu")
+    real, inputs = trainer_on("cpu", checkpoint=checkpoint), input_on("cpu")
     with FlopCounterMode(display=False, custom_mapping=OF_THE_CPU) as counter:
-        loss = real.objective(given)
+        loss = real.loss(inputs)
         forward = counter.get_total_flops()
         loss.backward()
     backward = counter.get_total_flops() - forward
-    counted = step_of(trainer_on("cpu", checkpoint=checkpoint), given)
+    counted = count_step(trainer_on("cpu", checkpoint=checkpoint), inputs)
     assert (counted.forward, counted.backward + counted.recomputed) == (forward, backward)
-    planned = step_of(trainer_on("meta", checkpoint=checkpoint), input_on("meta"))
+    planned = count_step(trainer_on("meta", checkpoint=checkpoint), input_on("meta"))
     assert (planned.forward, planned.backward + planned.recomputed) == (forward, backward)
     assert bool(planned.recomputed) == checkpoint
     assert planned.recomputed <= planned.forward
@@ -103,7 +110,7 @@ def test_flops_are_those_of_a_real_step(checkpoint: bool) -> None:
 @pytest.mark.parametrize("mixed", [False, True])
 def test_activations_are_what_the_allocator_hands_out(checkpoint: bool, mixed: bool) -> None:
     real, meta = trainer_on("cpu", checkpoint=checkpoint), trainer_on("meta", checkpoint=checkpoint)
-    meter, given, modes = Meter(), input_on("cpu"), ExitStack()
+    counter, inputs, modes = OperationCounter(), input_on("cpu"), ExitStack()
 
     def autocast(*inputs: Any) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
@@ -115,25 +122,25 @@ def test_activations_are_what_the_allocator_hands_out(checkpoint: bool, mixed: b
 
     if mixed:
         real.network, meta.network = autocast, imitated
-    real.objective(given)  # what is only made once
-    most = allocated(lambda: real.objective(given).backward())
-    with meter, modes:
-        loss = meta.objective(input_on("meta"))
+    real.loss(inputs)  # what is only made once
+    most = allocated(lambda: real.loss(inputs).backward())
+    with counter, modes:
+        loss = meta.loss(input_on("meta"))
         if mixed:
-            modes.enter_context(MixedPrecision(keep=False, whole=frozenset()))
+            modes.enter_context(MixedPrecision(cache=False, whole=frozenset()))
         torch.autograd.backward(get_gradient_edge(loss))
-    assert meter.peak == pytest.approx(most, rel=0.07)
+    assert counter.peak == pytest.approx(most, rel=0.07)
     gradients = size_of(parameter for parameter in meta.denoiser.parameters())
-    assert meter.used == pytest.approx(gradients, rel=0.01)  # all else is given back
+    assert counter.used == pytest.approx(gradients, rel=0.01)  # everything else is released
     if not mixed:
-        whole = step_of(trainer_on("meta", checkpoint=checkpoint), input_on("meta"))
+        whole = count_step(trainer_on("meta", checkpoint=checkpoint), input_on("meta"))
         assert most - gradients <= 1.07 * whole.activations <= 1.2 * most
 
 
 @pytest.mark.integration
 def test_a_lower_precision_and_checkpointing_save_memory() -> None:
     sizes = [
-        step_of(trainer_on("meta", checkpoint=checkpoint), input_on("meta"), mixed=mixed).activations
+        count_step(trainer_on("meta", checkpoint=checkpoint), input_on("meta"), mixed=mixed).activations
         for checkpoint, mixed in [(False, False), (False, True), (True, False), (True, True)]
     ]
     assert sizes[0] > sizes[1] > sizes[2] > sizes[3]
@@ -145,12 +152,12 @@ def test_attention_takes_on_the_meta_device_what_it_takes_in_one_kernel(mixed: b
     def run(device: str) -> tuple[int, ...]:
         q, k, v = (torch.zeros(2, 4, n, 32, device=device, requires_grad=True) for n in (256, 100, 100))
         mask = torch.ones(2, 1, 1, 100, dtype=torch.bool, device=device) if has_mask else None
-        with Meter(device) as meter:
+        with OperationCounter(device) as counter:
             with MixedPrecision() if mixed else ExitStack():
                 seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-            forward = meter.flops
+            forward = counter.flops
             seen.float().sum().backward()
-        return forward, meter.flops, meter.peak
+        return forward, counter.flops, counter.peak
 
     (*flops, peak), (*real, most) = run("meta"), run("cpu")
     assert flops == real == [4 * 2 * 4 * 256 * 100 * 32, 14 * 2 * 4 * 256 * 100 * 32]
@@ -162,8 +169,8 @@ def test_what_is_kept_is_what_a_trainer_holds_after_a_step() -> None:
     trainer.step(input_on("cpu"))
     state = [value for values in trainer.optimizer.state.values() for value in values.values()]
     assert (
-        kept(trainer)
-        == kept(trainer_on("meta"))
+        resident_size(trainer)
+        == resident_size(trainer_on("meta"))
         == {
             "weights": size_of([*trainer.denoiser.parameters(), *trainer.denoiser.buffers()]),
             "gradients": size_of(p.grad for p in trainer.denoiser.parameters() if p.grad is not None),
@@ -176,10 +183,10 @@ def test_what_is_kept_is_what_a_trainer_holds_after_a_step() -> None:
 def test_a_blank_input_has_the_shapes_of_a_real_one(make_pipeline: Callable[..., Pipeline]) -> None:
     pipeline = make_pipeline()
     for i, stage in enumerate(pipeline.stages):
-        given = blank_input(pipeline, i, 3, 20)
-        assert given.clean.shape == given.mask.shape == (3, stage.denoiser.channels, 20)
-        assert (0 if given.context is None else given.context.shape[1]) == stage.denoiser.context_channels
-        assert given.condition.widths == stage.denoiser.condition_widths
+        inputs = blank_input(pipeline, i, 3, 20)
+        assert inputs.x_start.shape == inputs.valid_mask.shape == (3, stage.denoiser.channels, 20)
+        assert (0 if inputs.context is None else inputs.context.shape[1]) == stage.denoiser.context_channels
+        assert inputs.condition.widths == stage.denoiser.condition_widths
 
 
 RUNS: dict[Any, Callable[..., Any]] = {
@@ -233,22 +240,22 @@ def test_a_store_has_the_size_that_was_planned(
 
 
 def test_music_is_measured_where_there_is_any(dac: Codec, store: CodeStore, music: Path, tmp_path: Path) -> None:
-    frames, data = 10, Data(audio=music, held_out=0.34)
+    frames, data = 10, DataConfig(audio=music, validation_fraction=0.34)
     encoded = measure(data, store.folder, dac)
-    assert encoded.crops(frames) == len(TrainingCrops(store, split_tracks(store, 0.34)[0], frames))
+    assert encoded.num_crops(frames) == len(TrainingCrops(store, split_tracks(store, 0.34)[0], frames))
     assert encoded.frames == store.frames
     plain = measure(data, tmp_path, dac)
     assert plain.frames == store.frames
     assert plain.seconds == pytest.approx(encoded.seconds)
-    assert plain.crops(frames) == pytest.approx(encoded.crops(frames), rel=0.1)
-    assumed = measure(Data(audio=tmp_path / "none", held_out=0.5), tmp_path, dac)
+    assert plain.num_crops(frames) == pytest.approx(encoded.num_crops(frames), rel=0.1)
+    assumed = measure(DataConfig(audio=tmp_path / "none", validation_fraction=0.5), tmp_path, dac)
     assert assumed.seconds == pytest.approx(3600 * PAPER_HOURS)
-    assert assumed.crops(frames) == pytest.approx(0.5 * assumed.seconds * dac.frame_rate / frames)
-    assert "none yet" in assumed.source
+    assert assumed.num_crops(frames) == pytest.approx(0.5 * assumed.seconds * dac.frame_rate / frames)
+    assert "does not exist yet" in assumed.source
 
 
-def measure(data: Data, store: Path, codec: Codec) -> Music:
-    return measured(data, store, codec, PAPER_HOURS)
+def measure(data: DataConfig, store: Path, codec: Codec) -> TrainingAudio:
+    return training_audio(data, store, codec, PAPER_HOURS)
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +269,7 @@ PAPER = Path(__file__).parent.parent / "recipes" / "configs" / "paper.yaml"
 
 
 def test_the_papers_configuration_is_the_papers(recipe: dict[str, Any]) -> None:
-    experiment = config.read(recipe["Experiment"], PAPER)
+    experiment = config.load_config(recipe["Experiment"], PAPER)
     pipeline, codec = new_pipeline(experiment, skeleton=True)
     conditioner = pipeline.conditioner
     assert isinstance(conditioner, CachedConditioner)
@@ -270,22 +277,22 @@ def test_the_papers_configuration_is_the_papers(recipe: dict[str, Any]) -> None:
     assert (pipeline.stage_names, conditioner.widths) == (["primary", "secondary"], {"text": 1024, "vector": 1024})
     assert all(tensor.is_meta for part in (codec, conditioner.conditioner) for tensor in part.parameters())
     jobs = [new_stage(experiment, pipeline, i, "meta") for i in (0, 1)]
-    counts = [sum(parameter.numel() for parameter in stage.denoiser.parameters()) for stage, _, _ in jobs]
+    counts = [sum(parameter.numel() for parameter in stage.denoiser.parameters()) for stage, _ in jobs]
     assert counts == [1_235_493_844, 1_235_636_748]
-    for stage, train, loop in jobs:
+    for stage, train in jobs:
         assert all(parameter.is_meta for parameter in stage.denoiser.parameters())
-        assert round(loop.seconds * codec.frame_rate) == pipeline.frames(experiment.seconds) == 2496
-        assert (train.loss, train.dropout, train.schedule) == ("l1", 0.2, "constant")
+        assert round(train.crop_seconds * codec.frame_rate) == pipeline.frames(experiment.seconds) == 2496
+        assert (train.loss, train.dropout, train.lr_scheduler) == ("l1", 0.2, "constant")
         assert 0.99 < train.ema_decay < 1
         assert stage.scheduler.config.num_train_timesteps == stage.steps == 100
         assert (stage.scheduler.config.prediction_type, stage.sampler) == ("v_prediction", "ddpm")
         assert stage.scheduler.betas[:3].tolist() == pytest.approx([6.3128e-4, 1.11694e-3, 1.60290e-3], rel=1e-4)
-    assert experiment.precision == "bf16"
+    assert experiment.mixed_precision == "bf16"
     primary = jobs[0][0].denoiser
-    given = blank_input(pipeline, 0, 1, 2496)
-    with torch.no_grad(), Meter() as meter:
-        primary(given.clean, torch.zeros(1, device="meta"), None, given.condition)
-    assert meter.flops == pytest.approx(632e9, rel=0.002)
+    inputs = blank_input(pipeline, 0, 1, 2496)
+    with torch.no_grad(), OperationCounter() as counter:
+        primary(inputs.x_start, torch.zeros(1, device="meta"), None, inputs.condition)
+    assert counter.flops == pytest.approx(632e9, rel=0.002)
 
 
 @pytest.mark.slow

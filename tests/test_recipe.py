@@ -30,6 +30,7 @@ from codecdiff.diffusion.noise_schedule import prediction_of
 from codecdiff.pipeline.editing import EditMask, Extend, Inpaint, Refine, Restore, Vary
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling import plan
+from codecdiff.training import StageTrainer
 
 pytestmark = pytest.mark.integration
 
@@ -60,11 +61,17 @@ def settings(tmp_path: Path, codec_spec: dict[str, Any], music: Path) -> Path:
                 "splitter": {"name": "coarse-first"},
                 "conditioner": {"name": "words"},
                 "denoiser": UNET,
-                "data": {"audio": str(music), "held_out": 0.2},
-                "train": {"steps": 4, "warmup": 0, "learning_rate": 1e-3},
-                "loop": {"batch_size": 2, "seconds": 0.1, "check_every": 2},
-                "diffusion": {"steps": 100},
-                "sampling": {"sampler": "ddim", "steps": 2},
+                "data": {"audio": str(music), "validation_fraction": 0.2},
+                "train": {
+                    "max_train_steps": 4,
+                    "warmup_steps": 0,
+                    "learning_rate": 1e-3,
+                    "train_batch_size": 2,
+                    "crop_seconds": 0.1,
+                    "checkpointing_steps": 2,
+                },
+                "diffusion": {"num_train_timesteps": 100},
+                "sampling": {"scheduler": "ddim", "num_inference_steps": 2},
                 "prompts": ["a tone", ""],
                 "seconds": 0.2,
             }
@@ -92,41 +99,47 @@ def steps(out: Path, stage: str) -> list[int]:
 
 def losses(out: Path, stage: str = "primary") -> list[float]:
     log = (out / "model" / stage / "log.jsonl").read_text().splitlines()
-    return [json.loads(line)["held_out"] for line in log]
+    return [json.loads(line)["validation_loss"] for line in log]
 
 
 def test_it_trains_saves_samples_and_goes_on(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    out = run("loop.sample_every=2")
+    out = run("train.validation_steps=2")
     assert (steps(out, "primary"), steps(out, "secondary")) == ([2, 4], [2, 4])
     for name in ("samples/00.wav", "samples/01.wav"):
         assert read_audio(out / name, 8000, 1).shape == (1, 1600)
-    assert sorted(file.name for file in (out / "on-the-way").iterdir()) == [
+    assert sorted(file.name for file in (out / "validation-samples").iterdir()) == [
         f"{name}-{step:06d}.wav" for name in ("primary", "secondary") for step in (2, 4)
     ]
     pipeline = codecdiff.load(out / "model")
     made = pipeline.generate(["a tone", ""], seconds=0.2)
     heard = read_audio(out / "samples" / "00.wav", 8000, 1)
     assert (made[0] - heard).abs().max() < 1e-3
-    assert "held_out_ratio" in capsys.readouterr().err
+    assert "normalized_validation_loss" in capsys.readouterr().err
     before = (out / "store" / "header.json").stat().st_mtime_ns
-    run("train.steps=6")
+    run("train.max_train_steps=6")
     assert (steps(out, "primary"), steps(out, "secondary")) == ([2, 4, 6], [2, 4, 6])
-    assert "going on from step 4" in capsys.readouterr().err
+    assert "resuming from step 4" in capsys.readouterr().err
     assert (out / "store" / "header.json").stat().st_mtime_ns == before
-    run("train.steps=6")
+    run("train.max_train_steps=6")
     assert steps(out, "primary") == [2, 4, 6]
 
 
 @pytest.mark.parametrize("order", [("primary", "secondary"), ("secondary", "primary")])
-def test_stages_may_be_trained_one_by_one_in_any_order(run: Run, order: tuple[str, str]) -> None:
-    out = run(f"stage={order[0]}", "loop.sample_every=4")
+def test_stages_may_be_trained_one_by_one_in_any_order(
+    run: Run, order: tuple[str, str], recipe: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[Path] = []
+    monkeypatch.setattr(recipe.training, "call_run_end_hooks", ended.append)
+    out = run(f"stage={order[0]}", "train.validation_steps=4")
+    assert not ended
     assert not (out / "model" / order[1]).exists()
     assert not (out / "samples").exists()
-    run(f"stage={order[1]}", "loop.sample_every=4")
+    run(f"stage={order[1]}", "train.validation_steps=4")
+    assert ended == [out]
     assert steps(out, "primary") == steps(out, "secondary") == [2, 4]
     assert (out / "samples" / "01.wav").exists()
-    assert (out / "on-the-way" / "primary-000004.wav").exists()
-    assert (out / "on-the-way" / "secondary-000004.wav").exists() == (order[0] == "primary")
+    assert (out / "validation-samples" / "primary-000004.wav").exists()
+    assert (out / "validation-samples" / "secondary-000004.wav").exists() == (order[0] == "primary")
 
 
 def test_one_job_or_two_make_the_same_model(run: Run, recipe: ModuleType, tmp_path: Path) -> None:
@@ -139,7 +152,13 @@ def test_one_job_or_two_make_the_same_model(run: Run, recipe: ModuleType, tmp_pa
 
 
 def test_it_trains_without_text_and_in_other_patterns(run: Run) -> None:
-    out = run("conditioner=null", "splitter.stages=0|1-2|3", "train.steps=2", "denoiser.layers=[none]", "prompts=['']")
+    out = run(
+        "conditioner=null",
+        "splitter.stages=0|1-2|3",
+        "train.max_train_steps=2",
+        "denoiser.layers=[none]",
+        "prompts=['']",
+    )
     pipeline = codecdiff.load(out / "model")
     assert pipeline.conditioner is None
     assert [stage.name for stage in pipeline.stages] == ["stage1", "stage2", "stage3"]
@@ -148,7 +167,9 @@ def test_it_trains_without_text_and_in_other_patterns(run: Run) -> None:
 
 def test_a_stage_may_be_trained_otherwise(run: Run) -> None:
     out = run(
-        "stages.secondary.train.steps=2", "stages.secondary.denoiser.width=8", "stages.primary.sampling.sampler=euler"
+        "stages.secondary.train.max_train_steps=2",
+        "stages.secondary.denoiser.width=8",
+        "stages.primary.sampling.scheduler=euler",
     )
     assert (steps(out, "primary"), steps(out, "secondary")) == ([2, 4], [2])
     primary, secondary = codecdiff.load(out / "model").stages
@@ -160,13 +181,13 @@ def test_a_stage_may_be_trained_otherwise(run: Run) -> None:
     ("overrides", "message"),
     [
         (["stage=tertiary"], r"No stage 'tertiary'\. This pattern has: primary, secondary"),
-        (["stages.third.train.steps=3"], r"No stage 'third'"),
+        (["stages.third.train.max_train_steps=3"], r"No stage 'third'"),
         (["splitter.stages=0|2-3"], "misses level 1"),
-        (["sampling.sampler=hune"], "No sampler called 'hune'"),
-        (["sampling.steps=101"], "ask for 1 to 100 sampling steps"),
-        (["diffusion.schedule=cosine"], "No schedule called 'cosine'"),
+        (["sampling.scheduler=hune"], "No sampler called 'hune'"),
+        (["sampling.num_inference_steps=101"], "ask for 1 to 100 sampling steps"),
+        (["diffusion.beta_schedule=cosine"], "No schedule called 'cosine'"),
         (["codec.name=dca"], "Did you mean 'dac'"),
-        (["loop.seconds=0.0001"], "A crop of 0 frames"),
+        (["train.crop_seconds=0.0001"], "A crop of 0 frames"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_a_step(run: Run, overrides: list[str], message: str) -> None:
@@ -181,19 +202,19 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything(run: Run, tmp
 
 
 def test_another_model_is_not_overwritten(run: Run) -> None:
-    run("train.steps=1")
+    run("train.max_train_steps=1")
     with pytest.raises(ValueError, match=r"holds another model: splitter.* there, .* here; stages is"):
         run("splitter=parallel")
     with pytest.raises(ValueError, match=r"another stage in training: denoiser.* there, .* here"):
-        run("train.steps=2", "denoiser.width=8")
+        run("train.max_train_steps=2", "denoiser.width=8")
 
 
 def test_errors_are_one_line(settings: Path) -> None:
-    command = [sys.executable, str(RECIPE), "--config", str(settings), "train.stpes=3"]
+    command = [sys.executable, str(RECIPE), "--config", str(settings), "train.max_train_stpes=3"]
     answer = subprocess.run(command, capture_output=True, text=True)
     assert answer.returncode == 1
-    assert answer.stderr.strip().splitlines()[-1].startswith("ConfigError: There is no setting 'train.stpes'.")
-    assert "Did you mean 'steps'?" in answer.stderr
+    assert answer.stderr.strip().splitlines()[-1].startswith("ConfigError: Unknown setting 'train.max_train_stpes'.")
+    assert "Did you mean 'max_train_steps'?" in answer.stderr
     assert "Traceback" not in answer.stderr
 
 
@@ -211,22 +232,22 @@ CONFIGS = [file for file in (RECIPE.parent / "configs").glob("*.yaml") if not fi
 
 @pytest.mark.parametrize("file", sorted(CONFIGS), ids=lambda file: file.name)
 def test_every_configuration_that_is_shipped_can_be_read(recipe: ModuleType, file: Path) -> None:
-    experiment = config.read(recipe.Experiment, file)
+    experiment = config.load_config(recipe.Experiment, file)
     assert experiment.output != Path("runs/discodiff")
-    with pytest.raises(ConfigError, match="There is no setting 'nothing'"):
-        config.read(recipe.Experiment, file, ["nothing=1"])
+    with pytest.raises(ConfigError, match="Unknown setting 'nothing'"):
+        config.load_config(recipe.Experiment, file, ["nothing=1"])
 
 
 def test_it_says_when_nothing_is_held_out(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    run("data.held_out=0", "stage=primary", "train.steps=1")
-    assert "No track is held out" in " ".join(capsys.readouterr().err.split())
-    run("stage=secondary", "train.steps=1")
+    run("data.validation_fraction=0", "stage=primary", "train.max_train_steps=1")
+    assert "No track is left for validation" in " ".join(capsys.readouterr().err.split())
+    run("stage=secondary", "train.max_train_steps=1")
     assert "No track" not in capsys.readouterr().err
 
 
 def test_a_stage_may_have_its_own_diffusion_and_projections_are_a_target(run: Run) -> None:
-    flow = ["diffusion.prediction=flow", "sampling.sampler=heun"]
-    out = run("target=projections", *(f"stages.secondary.{word}" for word in flow), "train.min_snr=5")
+    flow = ["diffusion.prediction_type=flow", "sampling.scheduler=heun"]
+    out = run("target=continuous", *(f"stages.secondary.{word}" for word in flow), "train.snr_gamma=5")
     model = codecdiff.load(out / "model")
     assert [prediction_of(stage.scheduler) for stage in model.stages] == ["v_prediction", "flow"]
     assert [stage.scheduler.config.num_train_timesteps for stage in model.stages] == [100, 100]
@@ -251,12 +272,19 @@ def test_a_stage_may_start_from_another_of_this_model_or_of_another(
     file = tmp_path / "warm" / "model" / "primary" / "stage.json"
     assert str(tmp_path) not in json.dumps(json.loads(file.read_text())["training"]["start_from"])
     shutil.rmtree(out)
-    run(f"output={tmp_path / 'warm'}", "stage=primary", f"stages.primary.start_from={source}", "train.steps=6")
-    assert "going on from step 4" in capsys.readouterr().err
+    run(
+        f"output={tmp_path / 'warm'}", "stage=primary", f"stages.primary.start_from={source}", "train.max_train_steps=6"
+    )
+    assert "resuming from step 4" in capsys.readouterr().err
 
 
 DIT_WORDS = [f"denoiser.{word}" for word in ("name=dit", "width=32", "depth=1", "heads=2", "patch=2")]
-FLOW = ["diffusion.prediction=flow", "sampling.sampler=heun", "sampling.steps=3", "sampling.guidance=1"]
+FLOW = [
+    "diffusion.prediction_type=flow",
+    "sampling.scheduler=heun",
+    "sampling.num_inference_steps=3",
+    "sampling.guidance_scale=1",
+]
 PATTERNS = {  # overrides, and the denoiser, width, prediction, sampler, steps and guidance of every stage
     "parallel": (["splitter=parallel"], [("unet", 16, "v_prediction", "ddim", 2, 3.0)]),
     "delayed": (
@@ -264,7 +292,7 @@ PATTERNS = {  # overrides, and the denoiser, width, prediction, sampler, steps a
         [("dit", 32, "flow", "heun", 3, 1.0)],
     ),
     "flattened": (
-        ["splitter=flattened", "stages.stage1.denoiser.width=8", "stages.stage1.sampling.sampler=ddpm"],
+        ["splitter=flattened", "stages.stage1.denoiser.width=8", "stages.stage1.sampling.scheduler=ddpm"],
         [("unet", 8, "v_prediction", "ddpm", 2, 3.0)],
     ),
     "coarse-first": (
@@ -278,9 +306,9 @@ PATTERNS = {  # overrides, and the denoiser, width, prediction, sampler, steps a
             *(f"stages.stage2.{word}" for word in [*DIT_WORDS, *FLOW]),
             "stages.stage3.start_from=stage1",
             "stages.stage3.denoiser.width=8",
-            "stages.stage3.diffusion.prediction=epsilon",
-            "stages.stage3.sampling.guidance=2",
-            "stages.stage3.train.steps=2",
+            "stages.stage3.diffusion.prediction_type=epsilon",
+            "stages.stage3.sampling.guidance_scale=2",
+            "stages.stage3.train.max_train_steps=2",
         ],
         [
             ("unet", 8, "v_prediction", "ddim", 2, 3.0),
@@ -298,7 +326,7 @@ def test_every_pattern_is_planned_trained_sampled_and_edited(
     words, wanted = PATTERNS[pattern]
     run("--plan", *words)
     assert len(capsys.readouterr().out.split("parameters")[1].splitlines()[0].split()) == len(wanted)
-    out = run(*words, "train.steps=2", "prompts=[a tone]")
+    out = run(*words, "train.max_train_steps=2", "prompts=[a tone]")
     model = codecdiff.load(out / "model")
     assert (out / "samples" / "00.wav").exists()
     assert [described(stage) for stage in model.stages] == wanted
@@ -321,8 +349,8 @@ def described(stage: Stage) -> tuple[Any, ...]:
 def test_a_plan_is_printed_and_nothing_else_is_done(
     run: Run, recipe: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe, "new_accelerator", None)
-    out = run("--plan", "--devices", "2", "--device", "a100", "stages.secondary.train.steps=8")
+    monkeypatch.setattr(recipe.training, "new_accelerator", None)
+    out = run("--plan", "--devices", "2", "--device", "a100", "stages.secondary.train.max_train_steps=8")
     assert not out.exists()
     told = capsys.readouterr().out
     rows = {line[:26].strip(): line[26:].split() for line in told.splitlines()}
@@ -334,9 +362,25 @@ def test_a_plan_is_printed_and_nothing_else_is_done(
     epoch = int(rows["crops in an epoch"][0])
     assert [float(cell) for cell in rows["epochs"]] == pytest.approx([16 / epoch, 32 / epoch], rel=0.01)
     work = [4 * float(rows["TFLOP of a step, a device"][0]), 8 * float(rows["TFLOP of a step, a device"][1])]
-    rate = 156 * plan.Assumptions.utilisation  # TFLOP/s
+    rate = 156 * plan.Assumptions.utilization  # TFLOP/s
     assert [float(cell) for cell in rows["hours"]] == pytest.approx([tera / rate / 3600 for tera in work], rel=0.02)
     assert "TOO MUCH" not in told
+
+
+def test_a_plan_is_for_the_precision_that_accelerate_is_set_to(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for precision, overrides, named in (("bf16", [], "bf16"), ("bf16", ["mixed_precision=no"], "tf32")):
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+        run("--plan", "stage=primary", *overrides)
+        assert f"TFLOP/s in {named})" in capsys.readouterr().out
+
+
+def test_a_value_on_the_command_line_trains_every_stage(run: Run, settings: Path) -> None:
+    spec = yaml.safe_load(settings.read_text())
+    settings.write_text(yaml.safe_dump({**spec, "stages": {"secondary": {"train": {"max_train_steps": 6}}}}))
+    out = run("train.max_train_steps=2")
+    assert (steps(out, "primary"), steps(out, "secondary")) == ([2], [2])
 
 
 def test_a_plan_says_what_does_not_fit(
@@ -344,11 +388,11 @@ def test_a_plan_says_what_does_not_fit(
 ) -> None:
     monkeypatch.setitem(plan.DEVICES, "h100", plan.Device(0, 989.4, 494.7))
     run("--plan", "stage=secondary")
-    assert "TOO MUCH for the memory of one h100: secondary. Lower loop.batch_size." in capsys.readouterr().out
+    assert "TOO MUCH for the memory of one h100: secondary. Lower train.train_batch_size." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    "words", [["--device", "h900"], ["--utilisation", "0"], ["--hours", "nan"], ["--devices", "0"]]
+    "words", [["--device", "h900"], ["--utilization", "0"], ["--hours", "nan"], ["--devices", "0"]]
 )
 def test_a_plan_for_nothing_is_refused(run: Run, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
@@ -361,14 +405,14 @@ def test_nothing_of_one_stage_is_kept_while_the_next_is_trained(
 ) -> None:
     made: list[Any] = []
 
-    class Watched(recipe.StageTrainer):
-        def __init__(self, stage: Any, **options: Any):
+    class Watched(StageTrainer):
+        def __init__(self, stage: Any, *args: Any, **options: Any):
             gc.collect()
             assert not [reference for reference in made if reference()]
-            super().__init__(stage, **options)
+            super().__init__(stage, *args, **options)
             made.append(weakref.ref(self.denoiser))
 
-    monkeypatch.setattr(recipe, "StageTrainer", Watched)
+    monkeypatch.setattr("codecdiff.training.experiment.StageTrainer", Watched)
     run()
     assert len(made) == 2
 
@@ -388,7 +432,7 @@ def test_joined_conditions_train_from_the_command_line_and_are_asked_for(
     (own / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     words = [f"data.audio={own}", "conditioner.name=joined", f"conditioner.conditioners={JOINED % (tmp_path / 'kept')}"]
     more = ["denoiser.layers=[tempo,text]", "denoiser.vector=seconds", "conditioner.conditioners.numbers.width=8"]
-    out = run(*words, *more, "sampling.guidance.text=3", "sampling.guidance.tempo=1.5")
+    out = run(*words, *more, "sampling.guidance_scale.text=3", "sampling.guidance_scale.tempo=1.5")
     spec = json.loads((out / "model" / "codecdiff.json").read_text())["conditioner"]
     assert [part["name"] for part in spec["conditioners"]] == ["words", "numbers"]
     assert spec["conditioners"][1]["width"] == 8

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
 from small import noise
 
 from codecdiff import Codec, Pipeline
+from codecdiff.config import DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.encoding.encode import open_store
 from codecdiff.diffusion.colored_noise import colored
@@ -34,14 +36,16 @@ def trainer_of(make_pipeline: Make) -> Callable[..., StageTrainer]:
     def make(i: int = 1, **options: Any) -> StageTrainer:
         stage = make_pipeline().stages[i]
         stage.denoiser.requires_grad_(True)
-        return StageTrainer(stage, **{"learning_rate": 2e-3, "warmup": 2, "steps": 40, "ema_decay": 0.9, **options})
+        settings = {"learning_rate": 2e-3, "warmup_steps": 2, "max_train_steps": 40, "ema_decay": 0.9, **options}
+        return StageTrainer(stage, TrainConfig(**settings))
 
     return make
 
 
 @pytest.fixture
 def data(make_pipeline: Make, store: CodeStore) -> StageData:
-    return StageData(store, make_pipeline(), 1, seconds=0.1, batch_size=4, held_out=0.34, checks=32)
+    train, data = TrainConfig(train_batch_size=4, crop_seconds=0.1), DataConfig(validation_fraction=0.34)
+    return StageData(store, make_pipeline(), 1, train, data, num_validation_crops=32)
 
 
 def weights(module: Any) -> dict[str, torch.Tensor]:
@@ -56,13 +60,29 @@ def train(trainer: StageTrainer, data: StageData, until: int) -> list[float]:
     return [trainer.step(data.step(step)) for step in range(trainer.step_count, until)]
 
 
+def test_a_row_of_the_log_has_losses_and_memory(trainer_of: Callable[..., StageTrainer], data: StageData) -> None:
+    trainer = trainer_of()
+    train(trainer, data, 1)
+    row = trainer.validate(data.validation(), [1.0, 2.0], seconds=3.0)
+    loss, zero = trainer.validation_loss(data.validation())
+    assert row.pop("peak_memory") == pytest.approx(psutil.Process().memory_info().rss / 1e9, rel=0.5)
+    assert row == {
+        "step": 1,
+        "loss": 1.5,
+        "validation_loss": loss,
+        "zero_predictor_loss": zero,
+        "normalized_validation_loss": loss / zero,
+        "seconds": 3.0,
+    }
+
+
 @pytest.mark.integration
 def test_a_batch_can_be_learned(trainer_of: Callable[..., StageTrainer], data: StageData) -> None:
-    trainer, given = trainer_of(dropout=0.0, steps=200, learning_rate=5e-3), data.step(0)
-    losses = [trainer.step(given) for _ in range(60)]
+    trainer, inputs = trainer_of(dropout=0.0, max_train_steps=200, learning_rate=5e-3), data.step(0)
+    losses = [trainer.step(inputs) for _ in range(60)]
     assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
-    held_out, zero = trainer.held_out([given])
-    assert held_out < 0.85 * zero
+    loss, zero = trainer.validation_loss([inputs])
+    assert loss < 0.85 * zero
 
 
 def test_training_that_was_interrupted_goes_on_bit_for_bit(
@@ -77,14 +97,14 @@ def test_training_that_was_interrupted_goes_on_bit_for_bit(
     assert before + train(second, data, 9) == losses
     assert same(weights(second.denoiser), weights(whole.denoiser))
     assert same(weights(second.ema), weights(whole.ema))
-    assert second.held_out(data.held_out()) == whole.held_out(data.held_out())
+    assert second.validation_loss(data.validation()) == whole.validation_loss(data.validation())
 
 
 def test_min_snr_weighs_training_and_not_what_is_held_out(
     trainer_of: Callable[..., StageTrainer], data: StageData
 ) -> None:
-    plain, weighted = trainer_of(), trainer_of(min_snr=5.0)
-    assert plain.held_out(data.held_out()) == weighted.held_out(data.held_out())
+    plain, weighted = trainer_of(), trainer_of(snr_gamma=5.0)
+    assert plain.validation_loss(data.validation()) == weighted.validation_loss(data.validation())
     losses = train(plain, data, 1), train(weighted, data, 1)
     assert losses[1][0] < 0.9 * losses[0][0]  # no weight of v reaches 1
     assert losses[1][0] > 0
@@ -134,11 +154,11 @@ def test_another_network_cannot_be_resumed(
 def test_coloured_noise_is_trained_on_measured_with_and_kept(
     trainer_of: Callable[..., StageTrainer], data: StageData, tmp_path: Path
 ) -> None:
-    white, pink, clean = trainer_of(), trainer_of(), noise(8, 64, 40)
+    white, pink, x_start = trainer_of(), trainer_of(), noise(8, 64, 40)
     pink.stage.noise_color = 1.0
-    assert torch.equal(pink.draw(clean)[0], colored(white.draw(clean)[0], 1.0))
-    given = data.held_out()
-    assert pink.held_out(given)[0] != white.held_out(given)[0]
+    assert torch.equal(pink.draw(x_start)[0], colored(white.draw(x_start)[0], 1.0))
+    inputs = data.validation()
+    assert pink.validation_loss(inputs)[0] != white.validation_loss(inputs)[0]
     pink.save(tmp_path)
     pipeline = data.pipeline
     parts = pipeline.codec, pipeline.splitter, pipeline.conditioner
@@ -201,37 +221,37 @@ def test_the_held_out_loss_is_always_the_same_and_draws_nothing(
     trainer_of: Callable[..., StageTrainer], data: StageData
 ) -> None:
     trainer, state = trainer_of(), torch.get_rng_state()
-    first = trainer.held_out(data.held_out())
-    assert first == trainer.held_out(data.held_out())
+    first = trainer.validation_loss(data.validation())
+    assert first == trainer.validation_loss(data.validation())
     assert torch.equal(torch.get_rng_state(), state)
     assert first[1] == pytest.approx((2 / torch.pi) ** 0.5, rel=0.1)  # mean |v| of standardised latents, if normal
 
 
 def test_held_out_tracks_are_never_trained_on(data: StageData) -> None:
     trained = {data.crops.row(n) for n in range(3 * len(data.crops))}
-    held = {data.held_crops.row(n) for n in range(3 * len(data.held_crops))}
+    held = {data.validation_crops.row(n) for n in range(3 * len(data.validation_crops))}
     assert trained
     assert held
     assert not trained & held
 
 
 def test_a_step_draws_from_seed_step_and_rank_alone(trainer_of: Callable[..., StageTrainer]) -> None:
-    trainer, clean = trainer_of(), noise(8, 4, 6)
-    eps, steps = trainer.draw(clean)
-    again = trainer.draw(clean)
+    trainer, x_start = trainer_of(), noise(8, 4, 6)
+    eps, steps = trainer.draw(x_start)
+    again = trainer.draw(x_start)
     assert torch.equal(eps, again[0])
     assert torch.equal(steps, again[1])
-    assert not torch.equal(eps, trainer.draw(clean, rank=1)[0])
+    assert not torch.equal(eps, trainer.draw(x_start, rank=1)[0])
     trainer.step_count = 1
-    assert not torch.equal(eps, trainer.draw(clean)[0])
+    assert not torch.equal(eps, trainer.draw(x_start)[0])
     assert sorted((steps * 8 // 100).tolist()) == list(range(8))  # one in each eighth of the schedule
 
 
-@pytest.mark.parametrize(("high_noise", "share"), [(1, 0.1), (2, 0.1**0.5), (0.5, 0.01)])
+@pytest.mark.parametrize(("timestep_bias", "share"), [(1, 0.1), (2, 0.1**0.5), (0.5, 0.01)])
 def test_steps_of_much_noise_are_drawn_as_often_as_asked(
-    trainer_of: Callable[..., StageTrainer], high_noise: float, share: float
+    trainer_of: Callable[..., StageTrainer], timestep_bias: float, share: float
 ) -> None:
-    trainer = trainer_of(high_noise=high_noise)
+    trainer = trainer_of(timestep_bias=timestep_bias)
     total = trainer.stage.scheduler.config.num_train_timesteps
     _, steps = trainer.draw(torch.zeros(2000, 1, 1))
     assert steps.min() >= 0
@@ -240,18 +260,20 @@ def test_steps_of_much_noise_are_drawn_as_often_as_asked(
 
 
 def test_the_learning_rate_rises_and_falls(trainer_of: Callable[..., StageTrainer]) -> None:
-    trainer = trainer_of(learning_rate=1.0, warmup=10, steps=100)
-    assert trainer.rate(0) == pytest.approx(0.1, rel=1e-3)
-    assert trainer.rate(50) == pytest.approx(0.51, rel=1e-3)
-    assert trainer.rate(100) == trainer.rate(1000) == pytest.approx(0.02)
-    constant = trainer_of(learning_rate=1.0, warmup=10, schedule="constant")
-    assert (constant.rate(4), constant.rate(500)) == (0.5, 1.0)
+    trainer = trainer_of(learning_rate=1.0, warmup_steps=10, max_train_steps=100)
+    assert trainer.learning_rate(0) == pytest.approx(0.1, rel=1e-3)
+    assert trainer.learning_rate(50) == pytest.approx(0.51, rel=1e-3)
+    assert trainer.learning_rate(100) == trainer.learning_rate(1000) == pytest.approx(0.02)
+    constant = trainer_of(learning_rate=1.0, warmup_steps=10, lr_scheduler="constant")
+    assert (constant.learning_rate(4), constant.learning_rate(500)) == (0.5, 1.0)
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_hint(trainer_of: Callable[..., StageTrainer], data: StageData) -> None:
-    trainer, given = trainer_of(), data.step(0)
+    trainer, inputs = trainer_of(), data.step(0)
     start = weights(trainer.denoiser)
-    broken = StageInput(given.numbers, given.clean * torch.nan, given.mask, given.context, given.condition)
+    broken = StageInput(
+        inputs.sample_indices, inputs.x_start * torch.nan, inputs.valid_mask, inputs.context, inputs.condition
+    )
     with pytest.raises(FloatingPointError, match=r"secondary became nan at step 0\. Lower train\.learning_rate"):
         trainer.step(broken)
     assert same(weights(trainer.denoiser), start)
@@ -261,12 +283,12 @@ def test_what_a_stage_trains_on(make_pipeline: Make, data: StageData) -> None:
     pipeline, batch = make_pipeline(), data.crops.batch([0, 1])
     batch.valid_mask[1, -3:] = 0
     latents = pipeline.codec.embed(batch.codes) * batch.valid_mask[:, None, None]
-    given = stage_input(batch, pipeline, 1)
-    assert given.context is not None
-    assert torch.equal(given.context, latents[:, 0])
-    assert torch.equal(given.clean, latents[:, 1:].flatten(1, 2))
-    assert torch.equal(given.mask, batch.valid_mask[:, None].expand_as(given.mask))
-    assert given.condition["text"].mask.any(1).all()
+    inputs = stage_input(batch, pipeline, 1)
+    assert inputs.context is not None
+    assert torch.equal(inputs.context, latents[:, 0])
+    assert torch.equal(inputs.x_start, latents[:, 1:].flatten(1, 2))
+    assert torch.equal(inputs.valid_mask, batch.valid_mask[:, None].expand_as(inputs.valid_mask))
+    assert inputs.condition["text"].mask.any(1).all()
     assert stage_input(batch, pipeline, 0).context is None
 
 
@@ -274,33 +296,34 @@ def test_projections_are_trained_on_and_codes_are_seen(
     make_pipeline: Make, dac: Codec, music: Path, tmp_path: Path
 ) -> None:
     store = open_store(tmp_path / "store", music, dac, {}, target="continuous")
+    train = TrainConfig(train_batch_size=2, crop_seconds=0.1)
     for snap in (True, False):
         pipeline = make_pipeline(target="continuous", snap_context=snap)
-        batch = StageData(store, pipeline, 1, seconds=0.1, batch_size=2).crops.batch([0, 1])
-        given = stage_input(batch, pipeline, 1)
+        batch = StageData(store, pipeline, 1, train, DataConfig()).crops.batch([0, 1])
+        inputs = stage_input(batch, pipeline, 1)
         assert batch.continuous is not None
         projections = pipeline.standardized(batch.continuous)
         entries = pipeline.codec.embed(batch.codes)
         assert (projections - entries).abs().mean() > 0.01
-        assert torch.equal(given.clean, projections[:, 1:].flatten(1, 2))
-        assert given.context is not None
-        assert torch.equal(given.context, (entries if snap else projections)[:, 0])
+        assert torch.equal(inputs.x_start, projections[:, 1:].flatten(1, 2))
+        assert inputs.context is not None
+        assert torch.equal(inputs.context, (entries if snap else projections)[:, 0])
         assert pipeline.spec()["target"] == "continuous"
 
 
 def test_dropped_conditions_follow_sample_numbers(trainer_of: Callable[..., StageTrainer], data: StageData) -> None:
-    trainer, given = trainer_of(dropout=0.5), data.step(3)
-    absent = ~trainer.drop(given.condition, list(range(4)))["text"].mask.any(1)
-    one_by_one = [~trainer.drop(given.condition.rows([i]), [i])["text"].mask.any(1) for i in range(4)]
+    trainer, inputs = trainer_of(dropout=0.5), data.step(3)
+    absent = ~trainer.drop(inputs.condition, list(range(4)))["text"].mask.any(1)
+    one_by_one = [~trainer.drop(inputs.condition.rows([i]), [i])["text"].mask.any(1) for i in range(4)]
     assert torch.equal(absent, torch.cat(one_by_one))
-    rows = given.condition.rows([0] * 200)
+    rows = inputs.condition.rows([0] * 200)
     assert 60 < int((~trainer.drop(rows, list(range(200)))["text"].mask.any(1)).sum()) < 140
 
 
 def test_noise_on_the_context_follows_the_step_and_leaves_what_was_measured(
     trainer_of: Callable[..., StageTrainer], data: StageData
 ) -> None:
-    plain, trainer, again = trainer_of(), trainer_of(context_noise=0.3), trainer_of(context_noise=0.3)
+    plain, trainer, again = trainer_of(), trainer_of(context_noise_std=0.3), trainer_of(context_noise_std=0.3)
     context = data.step(0).context
     assert context is not None
     assert plain.augment(context) is context
@@ -313,8 +336,8 @@ def test_noise_on_the_context_follows_the_step_and_leaves_what_was_measured(
     later = trainer.augment(context)
     assert later is not None
     assert not torch.equal(later, noisy)
-    held_out = data.held_out()
-    assert trainer_of(context_noise=0.3).held_out(held_out) == trainer_of().held_out(held_out)
+    validation = data.validation()
+    assert trainer_of(context_noise_std=0.3).validation_loss(validation) == trainer_of().validation_loss(validation)
 
 
 def test_a_save_that_fails_leaves_the_stage_as_it_was(
@@ -340,9 +363,9 @@ def test_a_stage_that_starts_from_its_equal_is_as_good_before_its_first_step(
     source, warm = trainer_of(), trainer_of()
     train(source, data, 6)
     source.save(tmp_path)
-    assert warm.held_out(data.held_out()) != source.held_out(data.held_out())
+    assert warm.validation_loss(data.validation()) != source.validation_loss(data.validation())
     told = str(warm.start_from(tmp_path / "secondary"))
-    assert warm.held_out(data.held_out()) == source.held_out(data.held_out())
+    assert warm.validation_loss(data.validation()) == source.validation_loss(data.validation())
     assert same(weights(warm.denoiser), weights(source.ema.module))
     count = sum(tensor.numel() for tensor in warm.denoiser.state_dict().values())
     assert told == f"starts with {count:,} of {count:,} weights of secondary"

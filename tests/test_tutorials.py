@@ -21,8 +21,8 @@ SMALLER = {  # what a command is told besides, by its first words; what a comman
     "codecdiff plugins": "",
     "codecdiff check": "",
     "codecdiff generate": "--seconds 1",
-    "accelerate launch": "train.steps=2 train.warmup=0 loop.batch_size=2 loop.seconds=1 loop.check_every=2 seconds=1 "
-    "sampling.steps=2 stages.secondary.train.steps=2 stages.secondary.sampling.steps=2 denoiser.width=32 prompts=[x]",
+    "accelerate launch": "train.max_train_steps=2 train.warmup_steps=0 train.train_batch_size=2 train.crop_seconds=1 "
+    "train.checkpointing_steps=2 seconds=1 sampling.num_inference_steps=2 denoiser.width=32 prompts=[x]",
 }
 # The wheel is built and installed in the place of these, and test_docs.py runs the tests of a page
 NOT_RUN = ("pip install", "python -m build", "twine upload", "pytest")

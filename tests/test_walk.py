@@ -26,9 +26,9 @@ SMALLER = {  # what each command is told besides, by its first words; the last w
     "codecdiff data import": "",
     "codecdiff data rank": "",
     "codecdiff encode": "",
-    "accelerate launch": "train.steps=2 train.warmup=0 loop.batch_size=2 loop.seconds=2 loop.check_every=2 "
-    "stages.secondary.train.steps=2 stages.secondary.sampling.steps=2 sampling.steps=2 denoiser.width=32 "
-    "stages.secondary.denoiser.width=32 denoiser.groups=4 'prompts=[a tune]' seconds=2",
+    "accelerate launch": "train.max_train_steps=2 train.warmup_steps=0 train.train_batch_size=2 train.crop_seconds=2 "
+    "train.checkpointing_steps=2 sampling.num_inference_steps=2 denoiser.width=32 denoiser.groups=4 "
+    "'prompts=[a tune]' seconds=2",
     "codecdiff evaluate": "--n 4 --seconds 2 --metric fad-per-track --metric density --no-adherence",
 }
 

@@ -63,7 +63,7 @@ def encode(
     device: Device = "",
 ) -> None:
     """Encode audio into a store of codes to train on. Run it again to resume after an interruption."""
-    from codecdiff.config import build, chosen
+    from codecdiff.config import build, parse_options
     from codecdiff.data.encoding.job import EncodeConfig
     from codecdiff.data.segments import SegmentConfig
 
@@ -79,7 +79,7 @@ def encode(
     tracks, issues = find_all_tracks(audio)
     run = load_engine(engine, device, workers)
     place = select_device(device if engine == "local" else "")  # the GPUs of a cluster are not devices of this machine
-    model = build("codecs", chosen("codecs", codec, options or [])).to(place)
+    model = build("codecs", parse_options("codecs", codec, options or [])).to(place)
     target = "continuous" if continuous else "codes"
     settings = EncodeConfig(target=target, segments=segments, shard_minutes=shard_minutes)
     store, skipped = _encode(tracks, output, model, settings, run)

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from codecdiff.codecs.chunking import ChunkedCodec, chunked
     from codecdiff.codecs.normalized import NormalizedCodec
     from codecdiff.codecs.pca import PCACodec
+    from codecdiff.codecs.pretrained import OriginalPackage, PretrainedCodec, residual_quantize
     from codecdiff.codecs.stereo import StereoCodec
     from codecdiff.codecs.wrapper import CodecWrapper, codebook_vectors, find_duplicate_codes
 
@@ -14,17 +15,21 @@ __all__ = [
     "ChunkedCodec",
     "CodecWrapper",
     "NormalizedCodec",
+    "OriginalPackage",
     "PCACodec",
+    "PretrainedCodec",
     "StereoCodec",
     "chunked",
     "codebook_vectors",
     "find_duplicate_codes",
+    "residual_quantize",
 ]
 
 _MODULES = {
     "chunking": ("ChunkedCodec", "chunked"),
     "normalized": ("NormalizedCodec",),
     "pca": ("PCACodec",),
+    "pretrained": ("OriginalPackage", "PretrainedCodec", "residual_quantize"),
     "stereo": ("StereoCodec",),
     "wrapper": ("CodecWrapper", "codebook_vectors", "find_duplicate_codes"),
 }

@@ -1,8 +1,8 @@
 """Budgets: what a training step and a generated clip take, and the steps that a budget pays for.
 
-FLOPs are those of convolutions and matrix products of the denoiser (`meters.Meter`), counted on the meta device by the
-real loss and the real network; a multiplication and an addition are two. Codec and conditioner, which are frozen and
-the same for all patterns, are not counted, and neither are held-out losses.
+FLOPs are those of convolutions and matrix products of the denoiser (`flops.OperationCounter`), counted on the meta
+device by the real loss and the real network; a multiplication and an addition are two. Codec and conditioner, which are
+frozen and the same for all patterns, are not counted, and neither are validation losses.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from codecdiff.diffusion.noise_schedule import set_steps
 from codecdiff.interfaces import Condition
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
-from codecdiff.profiling.flops import Meter
-from codecdiff.profiling.plan import blank_input, step_of
-from codecdiff.training.experiment import check_starts, new_pipeline, new_stage
+from codecdiff.profiling.flops import OperationCounter
+from codecdiff.profiling.plan import blank_input, count_step
+from codecdiff.training.experiment import check_warm_starts, new_pipeline, new_stage
 from codecdiff.training.trainer import StageTrainer
 
 
@@ -45,18 +45,18 @@ def costs_of(blueprint: ExperimentConfig, seconds: float) -> list[StageCost]:
     length = pipeline.frames(seconds)
     ones = pipeline.splitter.split(torch.ones(1, codec.num_codebooks, codec.codebook_dim, length))
     jobs = [new_stage(blueprint, pipeline, i, "meta") for i in range(len(pipeline.stage_names))]
-    check_starts(blueprint, pipeline, [stage for stage, _, _ in jobs], Path())
+    check_warm_starts(blueprint, pipeline, [stage for stage, _ in jobs], Path())
     costs = []
-    for i, (stage, train, loop) in enumerate(jobs):
-        frames = round(loop.seconds * codec.frame_rate)
-        step = step_of(StageTrainer(stage, **train.model_dump()), blank_input(pipeline, i, loop.batch_size, frames))
+    for i, (stage, train) in enumerate(jobs):
+        frames = round(train.crop_seconds * codec.frame_rate)
+        step = count_step(StageTrainer(stage, train), blank_input(pipeline, i, train.train_batch_size, frames))
         evaluations, answers, sampling = sampling_of(stage, pipeline, i, length)
         costs.append(
             StageCost(
                 stage.name,
                 sum(parameter.numel() for parameter in stage.denoiser.parameters()),
                 float(ones[i].sum()) / length,
-                train.steps,
+                train.max_train_steps,
                 step.forward + step.backward + step.recomputed,
                 evaluations,
                 answers,
@@ -79,8 +79,8 @@ def sampling_of(stage: Stage, pipeline: Pipeline, i: int, frames: int) -> tuple[
     rows = num_passes(stage.guidance, pipeline.conditioner)
     asked = Condition.cat([given.condition] * rows)
     seen = None if given.context is None else given.context.repeat(rows, 1, 1)
-    with Meter() as meter:
-        stage.denoiser.eval()(given.clean.repeat(rows, 1, 1), torch.zeros(rows, device="meta"), seen, asked)
+    with OperationCounter() as meter:
+        stage.denoiser.eval()(given.x_start.repeat(rows, 1, 1), torch.zeros(rows, device="meta"), seen, asked)
     return evaluations, rows, evaluations * meter.flops
 
 

@@ -88,7 +88,7 @@ def choose(store: CodeStore, audio: Path | None, held_out: float, asked: Evaluat
     if len(recordings) < 4:
         raise ValueError(
             f"{len(recordings)} recordings are held out. Half of them are the reference of the other half, so hold out "
-            "4 or more, and some dozens for intervals that tell something: data.held_out."
+            "4 or more, and some dozens for intervals that tell something: data.validation_fraction."
         )
     half = len(recordings) // 2
     places = _by_recording(store, [*held, *training])

@@ -39,7 +39,7 @@ def stage_curves(run: Run) -> dict[str, list[tuple[float, float]]]:
     """Give the held-out loss of every stage over that of answering zero, at the FLOPs spent on the stage."""
     logs = logs_of(run)
     return {
-        cost.name: [(float(cost.training * row["step"]), row["held_out_ratio"]) for row in logs[cost.name]]
+        cost.name: [(float(cost.training * row["step"]), row["normalized_validation_loss"]) for row in logs[cost.name]]
         for cost in run.variant.costs
     }
 
@@ -84,7 +84,7 @@ def warnings_of(comparison: Comparison, recordings: int, figures: Sequence[Figur
     if recordings < FEW:
         told.append(
             f"Of fewer than {FEW} recordings, here {recordings}, intervals are unreliable, and tend to be too narrow: "
-            "hold out more, data.held_out, and take more clips, evaluation.clips and evaluation.reference."
+            "hold out more, data.validation_fraction, and take more clips, evaluation.clips and evaluation.reference."
         )
     if len(comparison.seeds) == 1:
         told.append("There is one seed, and no interval tells what another would give: add some, seeds.")

@@ -26,18 +26,18 @@ import torch
 from codecdiff import config
 from codecdiff.comparisons.budgets import StageCost, affordable, costs_of, total
 from codecdiff.comparisons.settings import Comparison
-from codecdiff.config.schema import Diffusion, ExperimentConfig, Optimization, StageOptions
+from codecdiff.config.schema import DiffusionConfig, ExperimentConfig, StageConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.files import POLL_SECONDS, atomic_write_text, lock_folder, try_lock
 from codecdiff.pipeline.checkpoint import differences
 from codecdiff.pipeline.model_card import write_card
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.training.batch import StageData
-from codecdiff.training.experiment import new_pipeline, new_stage, open_data, prepare_prompts, start_of
-from codecdiff.training.trainer import StageTrainer, read_logs
+from codecdiff.training.experiment import new_pipeline, new_stage, new_trainer, open_data, prepare_prompts
+from codecdiff.training.trainer import read_logs
 
 Report = Callable[[str], None]
-RESOLVED = {"denoiser", "train", "loop", "diffusion", "sampling"}  # what `new_stage` makes of settings and stages' own
+RESOLVED = {"denoiser", "train", "diffusion", "sampling"}  # what `new_stage` makes of settings and stages' own
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def _lasting(blueprint: ExperimentConfig, costs: Sequence[StageCost], steps: Seq
     """Give an experiment whose stages are trained for so many steps: the learning rate has fallen at their end."""
     stages = dict(blueprint.stages)
     for cost, count in zip(costs, steps, strict=True):
-        own = stages.get(cost.name, StageOptions())
-        stages[cost.name] = own.model_copy(update={"train": own.train.over(Optimization(steps=count))})
+        own = stages.get(cost.name, StageConfig())
+        stages[cost.name] = own.model_copy(update={"train": own.train.merge(TrainConfig(max_train_steps=count))})
     return blueprint.model_copy(update={"stages": stages})
 
 
@@ -116,13 +116,13 @@ def others_in(output: Path, variants: Sequence[Variant]) -> list[str]:
 
 def question_of(variant: Variant) -> str:
     """Tell what the losses of a variant are an answer to: those of two variants are compared if it is the same."""
-    blueprint, keys = variant.blueprint, {"codec", "splitter", "target", "standardize", "diffusion"}
+    blueprint, keys = variant.blueprint, {"codec", "splitter", "target", "normalize_latents", "diffusion"}
     own = {name: _asks(stage.diffusion, stage.train) for name, stage in blueprint.stages.items()}
     told = [blueprint.model_dump(mode="json", include=keys), blueprint.train.loss]
     return json.dumps([told, {name: some for name, some in own.items() if any(some)}], sort_keys=True)
 
 
-def _asks(diffusion: Diffusion, train: Optimization) -> tuple[dict[str, Any], str | None]:
+def _asks(diffusion: DiffusionConfig, train: TrainConfig) -> tuple[dict[str, Any], str | None]:
     """Give what a stage sets for itself of the process and the loss."""
     told = train.model_dump(include={"loss"}, exclude_unset=True)
     return diffusion.model_dump(mode="json", exclude_unset=True), told.get("loss")
@@ -183,17 +183,17 @@ class Run:
         return [self._hash(pipeline, places, i) for i in range(len(places))]
 
     def _hash(self, pipeline: Pipeline, places: list[torch.Tensor], i: int) -> str:
-        stage, train, loop = new_stage(self.blueprint, pipeline, i, "meta")
+        stage, train = new_stage(self.blueprint, pipeline, i, "meta")
         context = pipeline.splitter.context(places, i)
-        own = self.blueprint.stages.get(stage.name, StageOptions()).model_dump(exclude=RESOLVED)
+        own = self.blueprint.stages.get(stage.name, StageConfig()).model_dump(exclude=RESOLVED)
         told = {**self.blueprint.model_dump(exclude={*RESOLVED, "splitter", "stages"}), "own": own}
         spec = stage.spec()
         told |= {key: spec[key] for key in ("denoiser", "scheduler", "noise_color")}
-        told |= {"name": stage.name, "training": train.model_dump(), "loop": loop.model_dump()}
+        told |= {"name": stage.name, "training": train.model_dump()}
         if own["start_from"] in pipeline.stage_names:
             told["start"] = self._hash(pipeline, places, pipeline.stage_names.index(own["start_from"]))
         if context is None:  # it sees nothing of other stages
-            told["training"]["context_noise"] = told["snap_context"] = None
+            told["training"]["context_noise_std"] = told["snap_context"] = None
         digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
         for tensor in (places[i], *([] if context is None else [context])):
             digest.update(tensor.numpy().tobytes())
@@ -210,7 +210,7 @@ def runs_of(comparison: Comparison, variants: Sequence[Variant], output: Path) -
 
 
 def _codec_name(blueprint: ExperimentConfig) -> str:
-    spec = config.completed("codecs", blueprint.codec)
+    spec = config.with_defaults("codecs", blueprint.codec)
     told = json.dumps([spec, blueprint.target, str(blueprint.data.store)], sort_keys=True, default=str)
     name = "".join(letter if letter.isalnum() else "-" for letter in spec["name"])
     return f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
@@ -283,7 +283,7 @@ def train(run: Run, comparison: Comparison, runs: Sequence[Run], device: torch.d
         twin = twin_of(run, i, runs)
         if twin is not None and not run.is_trained(i):
             _copy_stage(twin, run, i, report)
-        _train_stage(run, comparison, pipeline, store, i, device, report)
+        _train_stage(run, comparison, pipeline, store, i, report)
     write_card(run.model)
 
 
@@ -302,30 +302,26 @@ def _copy_stage(twin: Run, run: Run, i: int, report: Report) -> None:
 
 
 def _train_stage(
-    run: Run, comparison: Comparison, pipeline: Pipeline, store: CodeStore, i: int, device: torch.device, report: Report
+    run: Run, comparison: Comparison, pipeline: Pipeline, store: CodeStore, i: int, report: Report
 ) -> None:
-    stage, options, loop = new_stage(run.blueprint, pipeline, i)
-    stage.denoiser.to(device)
-    trainer = StageTrainer(stage, seed=run.seed, **options.model_dump())
-    source = start_of(run.blueprint, pipeline, stage.name, run.model)
-    if not trainer.resume(run.model) and source:
-        report(f"{run.name}: {stage.name} {trainer.start_from(source)}")
-    if trainer.step_count >= options.steps:  # how it is sampled may have changed
+    trainer = new_trainer(run.blueprint, pipeline, i, run.model, report=lambda line: report(f"{run.name}: {line}"))
+    stage, options = trainer.stage, trainer.config
+    if trainer.step_count >= options.max_train_steps:  # how it is sampled may have changed
         return trainer.save(run.model)
-    sizes: dict[str, Any] = {"seconds": loop.seconds, "batch_size": loop.batch_size, "seed": run.seed}
-    held_out = run.blueprint.data.held_out
-    data = StageData(store, pipeline, i, held_out=held_out, split_seed=comparison.seeds[0], **sizes)
-    checked = {max(1, round(options.steps * (k + 1) / comparison.checks)) for k in range(comparison.checks)}
+    split = run.blueprint.data.model_copy(update={"split_seed": comparison.seeds[0]})
+    data = StageData(store, pipeline, i, options, split, seed=run.seed)
+    checked = {max(1, round(options.max_train_steps * (k + 1) / comparison.checks)) for k in range(comparison.checks)}
     start, losses = time.monotonic(), []
-    for step in range(trainer.step_count, options.steps):
+    for step in range(trainer.step_count, options.max_train_steps):
         try:
             losses.append(trainer.step(data.step(step)))
         except FloatingPointError as error:
             raise ValueError(f"{run.name}: {error}") from error
         if step + 1 in checked:
-            row = trainer.check(data.held_out(), losses, time.monotonic() - start)
+            row = trainer.validate(data.validation(), losses, time.monotonic() - start)
             trainer.save(run.model, row)
-            report(f"{run.name}: {stage.name} {step + 1} of {options.steps}, loss ratio {row['held_out_ratio']:.3f}")
+            loss = row["normalized_validation_loss"]
+            report(f"{run.name}: {stage.name} {step + 1} of {options.max_train_steps}, normalized loss {loss:.3f}")
             losses = []
 
 

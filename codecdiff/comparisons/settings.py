@@ -8,10 +8,10 @@ from typing import Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from codecdiff import config
-from codecdiff.config.schema import ExperimentConfig, Settings
+from codecdiff.config.schema import Config, ExperimentConfig
 
 
-class Evaluation(Settings):
+class Evaluation(Config):
     """What every model is asked for, and how it is heard."""
 
     clips: int = Field(default=48, ge=8)  # of held-out recordings, made anew by every model
@@ -25,14 +25,16 @@ class Evaluation(Settings):
     players: int = Field(default=4, ge=0)  # clips that can be listened to
 
 
-class Comparison(Settings):
+class Comparison(Config):
     """Variants of one experiment, each trained with every seed at one budget."""
 
     experiment: ExperimentConfig
     variants: dict[str, list[str]]  # by name: what each changes, written as on the command line; others are
     seeds: list[int] = Field(default=[0], min_length=1)  # compared with the first variant
     budget: PositiveFloat | None = None  # FLOPs of training a model; null: what the first variant's steps take
-    share: Literal["steps", "flops"] = "steps"  # how stages share it: as their train.steps, or so many FLOPs each
+    share: Literal["steps", "flops"] = (
+        "steps"  # how stages share it: as their train.max_train_steps, or so many FLOPs each
+    )
     checks: PositiveInt = 10  # of every stage, evenly over its steps: held-out losses and saves
     evaluation: Evaluation = Evaluation()
     prompts: list[str] = Field(default_factory=list)  # to listen to, beside held-out captions

@@ -115,14 +115,14 @@ class Work:
     def chosen_clips(self, run: Run) -> Chosen:
         """Give the clips that everything is judged by. Raises ValueError if this run has others than another."""
         data, seed, asked = run.blueprint.data, self.comparison.seeds[0], self.comparison.evaluation
-        chosen = choose(CodeStore(run.store), data.audio, data.held_out, asked, seed)
+        chosen = choose(CodeStore(run.store), data.audio, data.validation_fraction, asked, seed)
         told = digest_of(asked.model_dump(include={"clips", "reference", "lessons", "seconds", "seed"}), seed)
         file = self.output / f"clips-{told[:8]}.json"
         with lock_folder(self.output / "codecs", timeout=-1):
             if file.is_file() and _judged(Chosen.read(file)) != _judged(chosen):
                 raise ValueError(
                     f"{run.name} has other held-out recordings than those in '{file}'. Variants are judged by the same "
-                    "music: give all of them one data.audio and data.held_out, or another output folder."
+                    "music: give all of them one data.audio and data.validation_fraction, or another output folder."
                 )
             chosen.write(file)
         return chosen

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 from torch import Tensor
 
 from codecdiff.config import ConfigError
-from codecdiff.config.schema import Settings
+from codecdiff.config.schema import Config
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt, prompt_fields
 from codecdiff.interfaces.conditioner import Conditioner
@@ -20,7 +20,7 @@ from codecdiff.interfaces.conditioner import Conditioner
 MAX_PERIODS = 64.0  # of the fastest sinusoid between the ends of a range
 
 
-class FieldType(Settings):
+class FieldType(Config):
     """The type of a field: a number from `low` to `high`, or one of `classes`."""
 
     model_config = ConfigDict(coerce_numbers_to_str=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError, create_model
@@ -13,175 +15,157 @@ from codecdiff.config.parts import (
     ConfigError,
     Model,
     PartOf,
-    _element_of,
-    _kind_of,
-    _kind_of_list,
-    _near,
-    _yaml,
-    options,
-    parse,
-    part_spec,
+    check_spec,
+    did_you_mean,
+    item_type,
+    parse_value,
+    parse_yaml,
+    part_kind,
+    part_options,
 )
 
-# An option that names the part it belongs to: `splitter.stages=...` asks for the grouped splitter.
-OWNERS = {("splitters", "stages"): "grouped"}
+# An option that implies the part it belongs to: `splitter.stages=...` selects the grouped splitter.
+IMPLIED = {("splitters", "stages"): "grouped"}
 
 
-def override(data: dict[str, Any], model: type[BaseModel], assignments: Sequence[str]) -> dict[str, Any]:
-    """Put `key.sub=value` assignments over a configuration.
+def override(data: Mapping[str, Any], model: type[BaseModel], assignments: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of a configuration with `key.sub=value` assignments applied, outer keys before inner ones.
 
-    Setting `X.name` drops the other options of X, and those that tables of settings, such as `stages`, put over them.
-    Raises ConfigError for a key the configuration does not have, saying which it has.
+    Setting `X.name` drops the other options of X. An assignment holds for every stage: where the configuration has
+    another value for one stage, in a table such as `stages`, it is replaced, unless an assignment names that stage.
+    Raises ConfigError for a key that the configuration does not have, listing those it has.
     """
+    result = deepcopy(dict(data))
     pairs = []
     for assignment in assignments:
-        path, equals, text = assignment.partition("=")
+        key, equals, text = assignment.partition("=")
         if not equals:
-            raise ConfigError(f"'{assignment}' is not an override. Write key=value, as in train.steps=2000.")
-        pairs.append((path.split("."), text))
-    result = dict(data)
-    for path, text in sorted(pairs, key=lambda pair: len(pair[0]) > 1 and pair[0][-1] != "name"):
-        result = _assign(result, model, path, text, ".".join(path))
-        if path[1:] in ([], ["name"]):
-            result = _without_options_over(result, model, path[0])
+            raise ConfigError(f"'{assignment}' is not an override. Write key=value, as in train.max_train_steps=2000.")
+        pairs.append((key.split("."), text))
+    hints = {name: info.annotation for name, info in model.model_fields.items() if get_origin(info.annotation) is dict}
+    tables = {name: row_type for name, hint in hints.items() if (row_type := _group(get_args(hint)[1]))}
+    for path, text in sorted(pairs, key=lambda pair: (pair[0][0] in tables, len(pair[0]) - (pair[0][-1] == "name"))):
+        _assign(result, model, path, text)
+        for name, row_type in tables.items():
+            rows = result.get(name)
+            for row in rows.values() if isinstance(rows, dict) else ():
+                _assign_again(row, row_type, path, text)
     return result
 
 
-def _without_options_over(data: dict[str, Any], model: type[BaseModel], key: str) -> dict[str, Any]:
-    """Drop what tables of settings put over the options of a part `key`: they were meant for the one it was."""
-    tables = {name: data[name] for name, info in model.model_fields.items() if data.get(name) and _is_table(info)}
-    others = {
-        name: {row: {k: v for k, v in settings.items() if k != key or "name" in v} for row, settings in table.items()}
-        for name, table in tables.items()
-    }
-    return {**data, **others}
+def _assign_again(row: Any, model: type[BaseModel], path: Sequence[str], text: str) -> None:
+    """Apply an assignment to a row of a table, in place, if the row has a value of its own there.
 
-
-def _is_table(info: Any) -> bool:
-    """Tell whether a field holds groups of settings by name, as `stages` does."""
-    hint, inner = get_origin(info.annotation), get_args(info.annotation)
-    return hint is dict and isinstance(inner[1], type) and issubclass(inner[1], BaseModel)
-
-
-def chosen(kind: str, name: str, assignments: Sequence[str]) -> dict[str, Any]:
-    """Describe the part called `name` with the `option=value` assignments of a command line, read by their types.
-
-    Raises ConfigError for options it does not have.
+    A part that the row itself names stands alone; options of a part that the assignment replaces are dropped.
     """
-    model = create_model("Chosen", part=(Annotated[dict[str, Any], PartOf(kind)], ...))
+    own = row.get(path[0]) if isinstance(row, dict) else None
+    if not isinstance(own, dict) or "name" in own:
+        return
+    if path[1:] in ([], ["name"]):
+        del row[path[0]]
+    elif path[1] in own:
+        _assign(row, model, path, text)
+
+
+def _assign(data: dict[str, Any], model: type[BaseModel], path: Sequence[str], text: str) -> None:
+    """Parse a value by the type of its setting and put it into `data`, in place."""
+    here: Any = data
+    hint: Any = model
+    for depth in range(len(path) - 1):
+        key, hint = _member(here, hint, path, depth)
+        there = here[key] if isinstance(here, list) else here.get(key)
+        if not isinstance(there, dict | list):
+            here[key] = there = {"name": there} if isinstance(there, str) and part_kind(hint) else {}
+        here = there
+    if path[-1] == "name" and part_kind(hint):
+        here.clear()
+    where = ".".join(path)
+    key, hint = _member(here, hint, path, len(path) - 1)
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        raise ConfigError(f"'{where}' is a group of settings: write {where}.{next(iter(hint.model_fields))}=...")
+    here[key] = parse_yaml(text, where) if hint is None else parse_value(text, hint, where)
+
+
+def _member(here: Any, hint: Any, path: Sequence[str], depth: int) -> tuple[Any, Any]:
+    """Return the key and the type of `path[depth]` in `here`, a value of type `hint`."""
+    name, where = path[depth], ".".join(path)
+    if group := _group(hint):
+        names = list(group.model_fields)
+        if name not in names:
+            raise ConfigError(f"Unknown setting '{where}'. Available: {', '.join(names)}.{did_you_mean(name, names)}")
+        info = group.model_fields[name]
+        mark = next((mark for mark in info.metadata if isinstance(mark, PartOf)), None)
+        return name, Annotated[Any, mark] if mark else info.annotation
+    if kind := part_kind(hint):
+        return name, _option_type(here, kind, path, depth)
+    item = item_type(hint)
+    if item is not None and part_kind(item):
+        return _index(here, name, where), item
+    if table := next((option for option in _alternatives(hint) if get_origin(option) is dict), None):
+        return name, get_args(table)[1]
+    raise ConfigError(f"'{path[depth - 1]}' in '{where}' is a single value: write {'.'.join(path[:depth])}=...")
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the type hint alone."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _group(hint: Any) -> type[BaseModel] | None:
+    """Return the group of settings that a type hint stands for, if any."""
+    types = [option for option in _alternatives(hint) if isinstance(option, type)]
+    return next((option for option in types if issubclass(option, BaseModel)), None)
+
+
+def _option_type(spec: dict[str, Any], kind: str, path: Sequence[str], depth: int) -> Any:
+    """Return the type hint of the option `path[depth]` of a part, which is replaced if the option implies another.
+
+    None for an option over those of a part that is named elsewhere, as in stages.secondary.denoiser.width.
+    """
+    option, name = path[depth], spec.get("name")
+    if option == "name":
+        return str
+    implied = IMPLIED.get((kind, option))
+    if implied and (name is None or option not in part_options(kind, name)):
+        spec.clear()
+        spec["name"] = name = implied
+    if name is None and depth == len(path) - 1:
+        return None
+    if name is None:
+        where = ".".join(path)
+        raise ConfigError(f"'{where}' sets an option of a {kind[:-1]} that has no name yet: set its name too.")
+    check_spec(kind, {"name": name, option: None})
+    return part_options(kind, name)[option].annotation
+
+
+def _index(parts: Sequence[Any], key: str, where: str) -> int:
+    """Return the index of a part in a list, by its number from 0 or by its name."""
+    names = [part if isinstance(part, str) else part.get("name") for part in parts]
+    if key.isdigit() and int(key) < len(names):
+        return int(key)
+    if names.count(key) == 1:
+        return names.index(key)
+    listed = ", ".join(f"{i} ({name})" for i, name in enumerate(names)) or "none"
+    raise ConfigError(f"'{where}': '{key}' does not name one part. Name one by its number: {listed}.")
+
+
+def parse_options(kind: str, name: str, assignments: Sequence[str]) -> dict[str, Any]:
+    """Describe the part called `name` with the `option=value` assignments of a command line, parsed by their types.
+
+    Raises ConfigError for unknown options.
+    """
+    model = create_model("Options", part=(Annotated[dict[str, Any], PartOf(kind)], ...))
     return override({"part": {"name": name}}, model, [f"part.{assignment}" for assignment in assignments])["part"]
 
 
-def _assign(data: Mapping[str, Any], model: type[BaseModel], path: list[str], text: str, where: str) -> dict[str, Any]:
-    head, rest = path[0], path[1:]
-    fields = model.model_fields
-    if head not in fields:
-        raise ConfigError(f"There is no setting '{where}'. There are: {', '.join(fields)}.{_near(head, list(fields))}")
-    info = fields[head]
-    kinds = [mark.kind for mark in info.metadata if isinstance(mark, PartOf)]
-    hint = info.annotation
-    kind = kinds[0] if kinds else _kind_of(hint)
-    inside = data.get(head)
-    if kind and rest:
-        return {
-            **data,
-            head: _assign_part({"name": inside} if isinstance(inside, str) else inside or {}, kind, rest, text, where),
-        }
-    if kind and text in ("null", "none"):
-        return {**data, head: None}
-    if kind:
-        return {**data, head: _whole(kind, text, where)}
-    if isinstance(hint, type) and issubclass(hint, BaseModel):
-        if not rest:
-            raise ConfigError(f"'{where}' is a group of settings: write {where}.{next(iter(hint.model_fields))}=...")
-        return {**data, head: _assign(inside or {}, hint, rest, text, where)}
-    return {**data, head: _assign_value(inside, hint, rest, text, where)}
+def load_config(model: type[Model], file: Path, assignments: Sequence[str] = ()) -> Model:
+    """Read a YAML file, apply the assignments of the command line and validate the result.
 
-
-def _assign_value(inside: Any, hint: Any, path: list[str], text: str, where: str) -> Any:
-    """Give a value with what `path` leads to in it replaced; with no path left, the whole."""
-    if not path:
-        return parse(text, hint, where)
-    head, rest = path[0], path[1:]
-    for option in (hint, *get_args(hint)):
-        if isinstance(option, type) and issubclass(option, BaseModel):
-            return _assign(inside if isinstance(inside, Mapping) else {}, option, path, text, where)
-        if get_origin(option) is dict:
-            table = dict(inside) if isinstance(inside, Mapping) else {}
-            return table | {head: _assign_value(table.get(head), get_args(option)[1], rest, text, where)}
-    value = where.removesuffix(f".{'.'.join(path)}")
-    raise ConfigError(f"'{value.rpartition('.')[2]}' in '{where}' is a single value: write {value}=...")
-
-
-def _assign_part(spec: Mapping[str, Any], kind: str, path: list[str], text: str, where: str) -> dict[str, Any]:
-    head, rest = path[0], path[1:]
-    if head == "name" and not rest:
-        return {"name": text}
-    name = spec.get("name")
-    owner = OWNERS.get((kind, head))
-    if owner and (name is None or head not in options(kind, name)):
-        spec, name = {"name": owner}, owner
-    if name is None and not rest:  # an option over another part's, as in stages.secondary.denoiser
-        return {**spec, head: _yaml(text, where)}
-    if name is None:
-        raise ConfigError(f"'{where}' sets an option of a {kind[:-1]} that has no name yet: set its name too.")
-    known = options(kind, name)
-    part_spec(kind, {"name": name, head: None})
-    return {**spec, head: _assign_option(spec.get(head), known[head], rest, text, where)}
-
-
-def _assign_option(inside: Any, hint: Any, path: list[str], text: str, where: str) -> Any:
-    """As `_assign_value`, for an option of a part: it may be a part itself, or a list of them."""
-    kind, listed = _kind_of(hint), _kind_of_list(hint)
-    if kind and path:
-        return _assign_part({"name": inside} if isinstance(inside, str) else inside or {}, kind, path, text, where)
-    if kind:
-        return _whole(kind, text, where)
-    if listed and path:
-        i = _place_in(inside or [], path[0], where)
-        return [*inside[:i], _assign_option(inside[i], _element_of(hint), path[1:], text, where), *inside[i + 1 :]]
-    if listed:
-        return _described(_yaml(text, where), listed, where)
-    return _assign_value(inside, hint, path, text, where)
-
-
-def _whole(kind: str, text: str, where: str) -> dict[str, Any]:
-    """Read a part that is given whole: by its name, or with options in braces, as {name: dac, backend: descript}."""
-    if not text.startswith("{"):
-        return {"name": text}
-    spec = _yaml(text, where)
-    part_spec(kind, spec)
-    return spec
-
-
-def _described(parts: Any, kind: str, where: str) -> list[Any]:
-    """Check that a value describes a list of parts, without building them."""
-    if not isinstance(parts, list):
-        raise ConfigError(f"{where} is a list of {kind}, as in [{{name: ...}}, {{name: ...}}]; got {parts!r}.")
-    for part in parts:
-        part_spec(kind, part)
-    return parts
-
-
-def _place_in(parts: Sequence[Any], place: str, where: str) -> int:
-    """Give the index of a part in a list, by its number from 0 or by its name."""
-    names = [part if isinstance(part, str) else part.get("name") for part in parts]
-    if place.isdigit() and int(place) < len(names):
-        return int(place)
-    if names.count(place) == 1:
-        return names.index(place)
-    there = ", ".join(f"{i} ({name})" for i, name in enumerate(names)) or "none"
-    raise ConfigError(f"'{where}': no one part is '{place}'. Name one by its number: {there}.")
-
-
-def read(model: type[Model], file: Path, assignments: Sequence[str] = ()) -> Model:
-    """Read a YAML file, put the assignments of the command line over it and check the whole.
-
-    Raises FileNotFoundError if there is none, and ConfigError for a file that is not a mapping, unknown settings and
-    values of the wrong type.
+    Raises FileNotFoundError if the file does not exist, and ConfigError for a file that is not a mapping, unknown
+    settings and values of the wrong type.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"There is no configuration file '{file}'.")
+        raise FileNotFoundError(f"Configuration file '{file}' not found.")
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
@@ -191,17 +175,15 @@ def read(model: type[Model], file: Path, assignments: Sequence[str] = ()) -> Mod
     try:
         return model.model_validate(override(data, model, assignments))
     except ValidationError as error:
-        lines = [_explain(model, fault) for fault in error.errors()]
+        lines = [_explain(model, issue) for issue in error.errors()]
         raise ConfigError("\n".join([f"{file} cannot be used:", *lines])) from error
 
 
-def _explain(model: type[BaseModel], fault: Any) -> str:
-    spot = ".".join(map(str, fault["loc"]))
-    if fault["type"] != "extra_forbidden":
-        return f"  {spot} = {fault['input']!r}: {fault['msg']}"
-    for key in fault["loc"][:-1]:
-        hint = model.model_fields[key].annotation if key in model.model_fields else None
-        inner = [option for option in (hint, *get_args(hint)) if isinstance(option, type)]
-        model = next((option for option in inner if issubclass(option, BaseModel)), model)
-    names = list(model.model_fields)
-    return f"  {spot}: there is no such setting. There are: {', '.join(names)}.{_near(str(fault['loc'][-1]), names)}"
+def _explain(model: type[BaseModel], issue: Any) -> str:
+    place = ".".join(map(str, issue["loc"]))
+    if issue["type"] == "extra_forbidden":
+        try:
+            override({}, model, [f"{place}="])
+        except ConfigError as error:
+            return f"  {error}"
+    return f"  {place} = {issue['input']!r}: {issue['msg']}"

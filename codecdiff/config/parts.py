@@ -1,13 +1,15 @@
-"""Configurations: a part is `{name: dac, options...}`, and its constructor's signature is the schema of the options."""
+"""Parts of a configuration: a part is `{name: dac, options...}`, and its constructor's signature is their schema."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from types import GenericAlias
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf, TypeAdapter, ValidationError
@@ -15,8 +17,6 @@ from pydantic_core import to_jsonable_python
 
 from codecdiff import registry
 from codecdiff.errors import ConfigError
-
-_LAX = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True)
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -35,65 +35,57 @@ DenoiserSpec = Annotated[dict[str, Any], PartOf("denoisers")]
 EmbedderSpec = Annotated[dict[str, Any], PartOf("embedders")]
 
 
-def _kind_of(hint: Any) -> str | None:
-    """Which kind of part a type hint stands for, if any: `Codec`, `Codec | None`, or a marked field."""
+def part_kind(hint: Any) -> str | None:
+    """Return the kind of part that a type hint stands for: `Codec`, `Codec | None`, a marked field; None for others."""
     if get_origin(hint) is Annotated:
         marks = [mark.kind for mark in get_args(hint)[1:] if isinstance(mark, PartOf)]
-        return marks[0] if marks else _kind_of(get_args(hint)[0])
-    if _element_of(hint) is not None:
+        return marks[0] if marks else part_kind(get_args(hint)[0])
+    if item_type(hint) is not None:
         return None
     for option in (hint, *get_args(hint)):
         if isinstance(option, type) and (kind := registry.kind_of(option)):
             return kind
-        if get_origin(option) is Annotated and (kind := _kind_of(option)):
+        if get_origin(option) is Annotated and (kind := part_kind(option)):
             return kind
     return None
 
 
-def _element_of(hint: Any) -> Any:
-    """Give the type hint of a list's elements, as of `list[Conditioner]`; None for what is no list."""
+def item_type(hint: Any) -> Any:
+    """Return the type hint of the items of a list, such as `list[Conditioner]`; None for other types."""
     return get_args(hint)[0] if get_origin(hint) in (list, Sequence) and get_args(hint) else None
 
 
-def _kind_of_list(hint: Any) -> str | None:
-    """Which kind of part a list of them holds, if any."""
-    element = _element_of(hint)
-    return None if element is None else _kind_of(element)
-
-
-def _near(name: str, names: Sequence[str]) -> str:
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """Return the end of an error message: the nearest of `names`, if one is near."""
     near = get_close_matches(name, names, n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
-def options(kind: str, name: str) -> dict[str, Any]:
-    """Give the options of a part with their type hints: its constructor's signature, less what is supplied."""
-    part = registry.load(kind, name)
-    signature = inspect.signature(part.__init__)
+def part_options(kind: str, name: str) -> dict[str, inspect.Parameter]:
+    """Return the options of a part: its constructor's parameters that have a type hint and are not derived."""
     try:
-        hints = get_type_hints(part.__init__)
+        signature = inspect.signature(registry.load(kind, name).__init__, eval_str=True)
     except NameError as error:
         raise registry.BrokenPlugin(
             f"The type hints of the {kind[:-1]} '{name}' cannot be read: {error}. "
             "Its package must import at run time the types that its constructor names."
         ) from error
-    known = (parameter.name for parameter in list(signature.parameters.values())[1:])
-    return {key: hints.get(key, Any) for key in known if key in hints and key not in registry.interface(kind).derived}
+    typed = [p for p in signature.parameters.values() if p.annotation is not p.empty and p.kind is not p.VAR_KEYWORD]
+    return {p.name: p for p in typed if p.name not in registry.interface(kind).derived}
 
 
-def _adapter(hint: Any, skeleton: bool = False) -> TypeAdapter[Any]:
-    kind, listed = _kind_of(hint), _kind_of_list(hint)
-    if kind:
-        built = _built(kind, skeleton)
-        return TypeAdapter(built | None if type(None) in get_args(hint) else built, config=_LAX)
-    if listed:
-        parts: Any = GenericAlias(list, _built(listed, skeleton))
-        return TypeAdapter(parts, config=_LAX)
-    return TypeAdapter(hint, config=_LAX)
+def _adapter(hint: Any, part_type: Callable[[str], Any]) -> TypeAdapter[Any]:
+    """Return a validator of a type hint in which parts, and lists of them, are replaced by `part_type(kind)`."""
+    item, kind = item_type(hint), part_kind(hint)
+    if item is not None and (item_kind := part_kind(item)):
+        hint = GenericAlias(list, part_type(item_kind))
+    elif kind:
+        hint = part_type(kind) | None if type(None) in get_args(hint) else part_type(kind)
+    return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True))
 
 
-def _built(kind: str, skeleton: bool) -> Any:
-    """Give the type hint of a part that is built where it is described."""
+def _built(kind: str, skeleton: bool = False) -> Any:
+    """Return the type of a part that is built where a configuration describes it."""
 
     def assembled(value: Any) -> Any:
         return _assemble(kind, value, {}, skeleton) if isinstance(value, str | Mapping) else value
@@ -101,135 +93,148 @@ def _built(kind: str, skeleton: bool) -> Any:
     return Annotated[InstanceOf[registry.interface(kind)], BeforeValidator(assembled)]
 
 
-def _checked(value: Any, hint: Any, where: str, skeleton: bool = False) -> Any:
+def _described(kind: str) -> Any:
+    """Return the type of a description: a name, or a mapping with options, which are checked; nothing is built."""
+
+    def checked(value: Any) -> Any:
+        if isinstance(value, str):
+            return value if value.startswith("{") else {"name": value}  # braces are YAML
+        check_spec(kind, value)
+        return value
+
+    return Annotated[dict[str, Any], BeforeValidator(checked)]
+
+
+def _validated(value: Any, hint: Any, where: str, part_type: Callable[[str], Any]) -> Any:
     try:
-        return _adapter(hint, skeleton).validate_python(value)
+        return _adapter(hint, part_type).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
-        spot = ".".join([where, *map(str, first["loc"])])
-        raise ConfigError(f"{spot} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}.") from error
+        place = ".".join([where, *map(str, first["loc"])])
+        raise ConfigError(f"{place} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}.") from error
 
 
-def parse(text: str, hint: Any, where: str) -> Any:
-    """Read one value of the command line by the type of its field: `0` stays a string where a string is asked for."""
+def parse_value(text: str, hint: Any, where: str) -> Any:
+    """Parse a value of the command line by the type of its field: `0` stays a string if the field is a string.
+
+    Parts are described, not built: `dac` is `{name: dac}`.
+    """
     if text in ("null", "none") and type(None) in get_args(hint):
         return None
     try:
-        return _adapter(hint).validate_python(text)
+        return _adapter(hint, _described).validate_python(text)
     except ValidationError:
-        return _checked(_yaml(text, where), hint, where)
+        return _validated(parse_yaml(text, where), hint, where, _described)
 
 
-def _yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse a value of the command line as YAML. Raises ConfigError if it is not valid."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{where}={text} is not a value that YAML can read: {error}.") from error
+        raise ConfigError(f"{where}={text} is not valid YAML: {error}.") from error
 
 
-def part_spec(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Give the name and the options of a part, refusing options it does not have and those that are supplied."""
+def check_spec(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the name and the options of a part. Raises ConfigError for options that are unknown or derived."""
     values = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = values.pop("name", None)
     if not isinstance(name, str):
         raise ConfigError(
             f"A {kind[:-1]} needs a name, as in {{name: {registry.installed(kind)[0].name}}}; got {spec!r}."
         )
-    known = options(kind, name)
+    available = part_options(kind, name)
     for key in values:
         if key in registry.interface(kind).derived:
             raise ConfigError(f"{kind[:-1]}.{key} follows from the other parts; leave it out.")
-        if key not in known:
+        if key not in available:
             raise ConfigError(
                 f"The {kind[:-1]} '{name}' has no option '{key}'. "
-                f"It has: {', '.join(known) or 'none'}.{_near(key, list(known))}"
+                f"It has: {', '.join(available) or 'none'}.{did_you_mean(key, list(available))}"
             )
     return name, values
 
 
-def completed(kind: str, spec: str | Mapping[str, Any]) -> dict[str, Any]:
-    """Describe a part as `to_config` would, its options left out at their defaults, without building it.
+def with_defaults(kind: str, spec: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a part as `to_config` would, with options that `spec` leaves out at their defaults, without building it.
 
-    Raises ConfigError for options it does not have.
+    Raises ConfigError for unknown options.
     """
-    name, values = part_spec(kind, spec)
-    parameters, known = inspect.signature(registry.load(kind, name).__init__).parameters, options(kind, name)
-    defaults = {key: parameters[key].default for key in known}
-    plain = {key: _plain(value) for key, value in defaults.items() if value is not inspect.Parameter.empty}
-    inner = {key: part for key in values if (part := _kind_of(known[key])) and values[key] is not None}
-    return {"name": name, **plain, **values, **{key: completed(part, values[key]) for key, part in inner.items()}}
+    name, values = check_spec(kind, spec)
+    options = part_options(kind, name)
+    defaults = {key: _plain(option.default) for key, option in options.items() if option.default is not option.empty}
+    for key, value in values.items():
+        inner = part_kind(options[key].annotation)
+        values[key] = with_defaults(inner, value) if inner and value is not None else value
+    return {"name": name, **defaults, **values}
 
 
-def alike(kind: str, there: Any, here: Any) -> tuple[Any, Any]:
-    """Complete two descriptions of one part, so that a file from before an option existed has it at its default.
+def align_defaults(kind: str, first: Any, second: Any) -> tuple[Any, Any]:
+    """Complete two descriptions of the same part, so that one from before an option existed has it at its default.
 
-    Descriptions of parts of other names come back as they are, for those need not be installed.
+    Descriptions of parts with different names are returned unchanged, for those need not be installed.
     """
-    pair = (there, here)
-    if not all(isinstance(spec, Mapping) and "name" in spec for spec in pair) or there["name"] != here["name"]:
+    pair = (first, second)
+    if not all(isinstance(spec, Mapping) and "name" in spec for spec in pair) or first["name"] != second["name"]:
         return pair
-    return completed(kind, there), completed(kind, here)
+    return with_defaults(kind, first), with_defaults(kind, second)
 
 
-def build(kind: str, spec: str | Mapping[str, Any], **supplied: Any) -> Any:
-    """Build the part that `spec` describes, with those of the `supplied` arguments that its constructor takes.
+def build(kind: str, spec: str | Mapping[str, Any], **derived: Any) -> Any:
+    """Build the part that `spec` describes, with those of the `derived` arguments that its constructor takes.
 
     Raises ConfigError for options that are unknown, of the wrong type, missing or refused by the part.
     """
-    return _assemble(kind, spec, supplied)
+    return _assemble(kind, spec, derived)
 
 
-def build_skeleton(kind: str, spec: str | Mapping[str, Any], **supplied: Any) -> Any:
-    """Build the outline of a part, and of every part inside it: as `build`, but for its facts alone."""
-    return _assemble(kind, spec, supplied, skeleton=True)
+def build_skeleton(kind: str, spec: str | Mapping[str, Any], **derived: Any) -> Any:
+    """Build a part, and every part inside it, for its facts alone: as `build`, with `Part.skeleton`."""
+    return _assemble(kind, spec, derived, skeleton=True)
 
 
-def _assemble(kind: str, spec: str | Mapping[str, Any], supplied: Mapping[str, Any], skeleton: bool = False) -> Any:
-    name, values = part_spec(kind, spec)
-    part = registry.load(kind, name)
-    known = options(kind, name)
+def _assemble(kind: str, spec: str | Mapping[str, Any], derived: Mapping[str, Any], skeleton: bool = False) -> Any:
+    name, values = check_spec(kind, spec)
+    part, options, built = registry.load(kind, name), part_options(kind, name), partial(_built, skeleton=skeleton)
+    arguments = {
+        key: _validated(value, options[key].annotation, f"{kind[:-1]}.{key}", built) for key, value in values.items()
+    }
     accepted = inspect.signature(part.__init__).parameters
-    arguments = {key: _checked(value, known[key], f"{kind[:-1]}.{key}", skeleton) for key, value in values.items()}
-    arguments |= {key: value for key, value in supplied.items() if key in accepted}
-    required = [p.name for p in list(accepted.values())[1:] if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-    if missing := [key for key in required if key in known and key not in arguments]:
+    arguments |= {key: value for key, value in derived.items() if key in accepted}
+    if missing := [key for key, o in options.items() if o.default is o.empty and key not in arguments]:
         raise ConfigError(f"The {kind[:-1]} '{name}' needs a value for: {', '.join(missing)}.")
     return (part.skeleton if skeleton else part)(**arguments)
 
 
-def over(spec: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Put the options of `other` over those of `spec`, unless it names another part: then it stands alone."""
+def merge_spec(spec: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Override the options of `spec` by those of `other`, unless it names another part: that one stands alone."""
     other = other or {}
     return dict(other) if other.get("name", spec.get("name")) != spec.get("name") else {**spec, **other}
 
 
 def to_config(kind: str, part: Any) -> dict[str, Any]:
-    """Describe a part so that `build` makes its like: its registered name and the arguments it was built with.
+    """Describe a part so that `build` builds an equal one: its registered name and the arguments it was built with.
 
-    What is about this machine alone, such as a cache around a part, is left out (`Part.recorded`).
+    What concerns this machine alone, such as a cache around a part, is left out (`Part.portable`).
     """
-    import sys
-
     part = part.portable()
     loaded = [plugin for plugin in registry.installed(kind) if plugin.entry.module_name in sys.modules]
-    matches = [plugin for plugin in loaded if _names(plugin, type(part))]
+    matches = [plugin for plugin in loaded if _loads(plugin, type(part))]
     if not matches:
         raise ConfigError(
             f"{type(part).__module__}.{type(part).__qualname__} is not registered, so a model with it cannot be saved. "
             f"Add an entry point in the group 'codecdiff.{kind}' to its package."
         )
     name = matches[0].name
-    shared = [plugin for plugin in registry.installed(kind) if plugin.name == name]
-    values = {
-        key: _plain(value) for key, value in part.arguments.items() if key not in registry.interface(kind).derived
-    }
-    return {"name": name if len(shared) == 1 else f"{matches[0].distribution}:{name}", **values}
+    namesakes = [plugin for plugin in registry.installed(kind) if plugin.name == name]
+    values = {key: _plain(value) for key, value in part.arguments.items() if key not in part.derived}
+    return {"name": name if len(namesakes) == 1 else f"{matches[0].distribution}:{name}", **values}
 
 
-def _names(plugin: registry.Plugin, part: type) -> bool:
+def _loads(plugin: registry.Plugin, part: type) -> bool:
     try:
         return plugin.load() is part
-    except registry.BrokenPlugin:  # somebody else's
+    except registry.BrokenPlugin:  # of another package
         return False
 
 

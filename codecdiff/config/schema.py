@@ -1,4 +1,4 @@
-"""The settings that recipes share: a recipe's own configuration is a pydantic model made of these."""
+"""Settings of an experiment. A recipe's own configuration is a pydantic model that extends `ExperimentConfig`."""
 
 from __future__ import annotations
 
@@ -14,95 +14,95 @@ Weight = Annotated[float, Field(allow_inf_nan=False)]
 Guidance = Weight | dict[str, Weight]  # of all conditions, or of each by its name: codecdiff/diffusion/guidance.py
 
 
-class Settings(BaseModel):
-    """A group of settings. Names it does not have are refused."""
+class Config(BaseModel):
+    """A group of settings. Unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
-    def over(self, other: Self) -> Self:
-        """Give these settings with those that were set in `other` put over them."""
+    def merge(self, other: Self) -> Self:
+        """Return a copy of these settings, overridden by those that were set explicitly in `other`."""
         return self.model_copy(update=other.model_dump(exclude_unset=True))
 
 
-class Data(Settings):
+class DataConfig(Config):
     """What to train on."""
 
     audio: Path | None = None  # a folder of audio files, with captions in metadata.jsonl or .txt files
-    store: Path | None = None  # codes; made from the audio if it does not exist. Default: OUTPUT/store
-    held_out: float = Field(default=0.1, ge=0, lt=1)  # share of the tracks that is never trained on
+    store: Path | None = None  # codes; encoded from the audio if it does not exist. Default: OUTPUT/store
+    validation_fraction: float = Field(default=0.1, ge=0, lt=1)  # of the tracks, which are never trained on
+    split_seed: int | None = Field(default=None, ge=0)  # decides which tracks these are; null: the experiment's seed
 
 
-class Optimization(Settings):
-    """Options of the StageTrainer."""
+class TrainConfig(Config):
+    """How a stage is trained: `codecdiff.training.trainer.StageTrainer`."""
 
-    steps: PositiveInt = 1000
+    max_train_steps: PositiveInt = 1000
+    train_batch_size: PositiveInt = 16  # crops per process
+    crop_seconds: float = Field(default=6.0, gt=0, le=3600)
     learning_rate: PositiveFloat = 1e-4
-    warmup: int = Field(default=100, ge=0)  # steps
-    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_steps: int = Field(default=100, ge=0)
+    lr_scheduler: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = Field(default=0.01, ge=0)
-    clip_norm: PositiveFloat = 1.0
+    max_grad_norm: PositiveFloat = 1.0
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)  # of every condition, independently
-    context_noise: float = Field(default=0, ge=0)  # deviation of the noise added to what a stage sees of those before
-    high_noise: float = Field(default=1, gt=0)  # above 1, steps of much noise are trained on more often
+    context_noise_std: float = Field(default=0, ge=0)  # of Gaussian noise added to the context of a stage
+    timestep_bias: float = Field(default=1, gt=0)  # above 1, timesteps of high noise are trained on more often
     loss: Literal["l1", "l2"] = "l1"
-    min_snr: PositiveFloat | None = None  # bound of the Min-SNR weights, 5 in the paper; null trains unweighted
+    snr_gamma: PositiveFloat | None = None  # bound of the Min-SNR weights, 5 in the paper; null: unweighted
+    checkpointing_steps: PositiveInt = 100  # between checkpoints, each with a validation loss
+    validation_steps: int = Field(default=0, ge=0)  # between audio samples; 0: none
 
 
-class Loop(Settings):
-    """What a recipe's loop does around the steps."""
+class DiffusionConfig(Config):
+    """The diffusion process of a stage: arguments of `training_scheduler`, and the color of the noise."""
 
-    batch_size: PositiveInt = 16  # crops per device
-    seconds: float = Field(default=6.0, gt=0, le=3600)  # of a crop
-    check_every: PositiveInt = 100  # steps between held-out losses and saves
-    sample_every: int = Field(default=0, ge=0)  # steps between audible samples; 0 for none
-
-
-class Diffusion(Settings):
-    """The process a stage learns to reverse: options of `schedules.training_scheduler`, and the colour of the noise."""
-
-    steps: PositiveInt = 1000
-    schedule: str = "squaredcos_cap_v2"
-    prediction: str = "v_prediction"
-    zero_terminal_snr: bool = False  # rescale the schedule so that the last step is noise alone
-    noise_color: float = Field(default=0, ge=0, le=2)  # its power over time falls as 1 / frequency ** color
+    num_train_timesteps: PositiveInt = 1000
+    beta_schedule: str = "squaredcos_cap_v2"
+    prediction_type: str = "v_prediction"
+    zero_terminal_snr: bool = False  # rescale the betas so that the last timestep is pure noise
+    noise_color: float = Field(default=0, ge=0, le=2)  # power over time falls as 1 / frequency ** color
 
 
-class Sampling(Settings):
+class SamplingConfig(Config):
     """How a stage is sampled."""
 
-    sampler: str = "ddpm"
-    steps: PositiveInt = 100
-    guidance: Guidance = 3.0
-    spacing: Literal["even", "karras"] = "even"  # of the noise levels
-    stop_at: float = Field(default=0, ge=0, le=1)  # share of the schedule whose estimate of the clean is the sample
+    scheduler: str = "ddpm"
+    num_inference_steps: PositiveInt = 100
+    guidance_scale: Guidance = 3.0
+    timestep_spacing: Literal["even", "karras"] = "even"
+    final_timestep_fraction: float = Field(
+        default=0, ge=0, le=1
+    )  # of the schedule; its estimate of x_start is the sample
 
 
-class StageOptions(Settings):
+class StageConfig(Config):
     """What one stage does differently from the others."""
 
     denoiser: DenoiserSpec | None = None
-    start_from: str | None = None  # weights of another stage, by its name, or by its folder in another model
-    train: Optimization = Optimization()
-    loop: Loop = Loop()
-    diffusion: Diffusion = Diffusion()
-    sampling: Sampling = Sampling()
+    start_from: str | None = None  # initial weights: the name of another stage, or a stage's folder in another model
+    train: TrainConfig = TrainConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    sampling: SamplingConfig = SamplingConfig()
 
 
-class ExperimentConfig(Settings):
-    """A model and its training. A recipe adds where it works and what it does besides."""
+class ExperimentConfig(Config):
+    """A model and its training. A recipe adds where to write and what to sample."""
 
     seed: int = Field(default=0, ge=0)
     codec: CodecSpec
-    standardize: Literal["codebook", "channel"] = "codebook"
+    normalize_latents: Literal["codebook", "channel"] = "codebook"  # one mean and deviation for each
     splitter: SplitterSpec
     conditioner: ConditionerSpec | None = None  # null trains without text
     denoiser: DenoiserSpec
-    target: Target = "codes"  # diffuse codebook entries, or the projections that they quantise
-    snap_context: bool = True  # a stage sees the codebook entries of those before it, not their latents as they are
-    data: Data = Data()
-    train: Optimization = Optimization()
-    loop: Loop = Loop()
-    diffusion: Diffusion = Diffusion()
-    sampling: Sampling = Sampling()
-    stages: dict[str, StageOptions] = Field(default_factory=dict)
+    target: Target = "codes"
+    snap_context: bool = True  # a stage sees the codebook vectors of the stages before it, not their raw latents
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    stages: dict[str, StageConfig] = Field(default_factory=dict)
+
+    def stage_config(self, name: str) -> StageConfig:
+        """Return what the stage called `name` does differently; nothing, unless there are settings for it."""
+        return self.stages.get(name, StageConfig())

@@ -34,11 +34,12 @@ __all__ = [
 ]
 
 _MODULES = {
-    "data.audio": ("BadAudio", "Track", "find_tracks", "read_audio", "stream_audio", "write_audio"),
+    "data.audio": ("BadAudio", "read_audio", "stream_audio", "write_audio"),
     "data.audio_prompt": ("audio_prompt_key", "load_audio_prompt"),
     "data.code_store": ("CodeStore", "load_state"),
     "data.dataset": ("CropBatch", "TrainingCrops", "split_tracks"),
     "data.encoding": ("EncodeConfig", "encode_tracks", "fitting_clips", "open_store"),
+    "data.metadata": ("Track", "find_tracks"),
     "data.segments": ("SegmentConfig",),
 }
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from codecdiff.config import alike
+from codecdiff.config import align_defaults
 from codecdiff.config.schema import Target
 from codecdiff.fingerprint import device_of, module_fingerprint
 from codecdiff.interfaces.codec import Codec
@@ -176,7 +176,7 @@ class CodeStore:
         name = self.header["codec"].get("name")  # a store made in Python may lack the configuration
         while target == "codes" and spec.get("name") != name and (source := codec.code_source) is not codec:
             codec, spec = source, spec.get("codec", {})
-        stored_spec, spec = alike("codecs", self.header["codec"], json.loads(json.dumps(spec)))
+        stored_spec, spec = align_defaults("codecs", self.header["codec"], json.loads(json.dumps(spec)))
         stored = {"codec": stored_spec, "weights": self.header["weights"]}
         for key, value in {"codec": spec, "weights": module_fingerprint(codec)}.items():
             if stored[key] != value:

@@ -18,14 +18,14 @@ from pydantic import ConfigDict, Field, PositiveFloat, ValidationError, model_va
 from torch import Tensor
 
 from codecdiff.config import ConfigError
-from codecdiff.config.schema import Settings
+from codecdiff.config.schema import Config
 from codecdiff.data.audio import BadAudio, seconds_of, stream_audio
 from codecdiff.interfaces.codec import Codec
 
 MAX_SECONDS = 3600.0  # of a track that is encoded whole
 
 
-class SegmentConfig(Settings):
+class SegmentConfig(Config):
     """How tracks are segmented before they are encoded. By default, each is one segment, unchanged.
 
     Attributes:

@@ -9,7 +9,7 @@ Audio is float in [-1, 1]. Codes are integers. Latents keep an explicit codebook
 """
 
 from codecdiff.interfaces.codec import Codec
-from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt, prompt_fields
+from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt, prompt_fields, prompt_text
 from codecdiff.interfaces.conditioner import Conditioner
 from codecdiff.interfaces.denoiser import Denoiser
 from codecdiff.interfaces.embedder import Embedder
@@ -27,4 +27,5 @@ __all__ = [
     "Prompt",
     "Splitter",
     "prompt_fields",
+    "prompt_text",
 ]

@@ -18,6 +18,14 @@ def prompt_fields(prompt: Prompt) -> dict[str, Any]:
     return {"text": prompt} if isinstance(prompt, str) else dict(prompt)
 
 
+def prompt_text(prompt: Prompt) -> str:
+    """Return the text of a prompt, empty if it has none. Raises ValueError for a text that is not a string."""
+    text = prompt_fields(prompt).get("text")
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"The field 'text' of a prompt must be a string, but got {type(text).__name__}: {text!r}.")
+    return text or ""
+
+
 class ConditionTokens(NamedTuple):
     """Embeddings of one name: tokens (b, n, e), and a mask (b, n), True where a token is real."""
 

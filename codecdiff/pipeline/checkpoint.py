@@ -75,6 +75,8 @@ def read_spec(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{file} has format {found}; this codecdiff reads format {FORMAT}. Update codecdiff.")
     if missing := {"codec", "splitter", "conditioner", "stages", "snap_context", "target", "data"} - spec.keys():
         raise ValueError(f"{file} is not complete: it lacks {', '.join(sorted(missing))}.")
+    if spec["target"] == "projections":  # the name of version 0.1
+        spec["target"] = "continuous"
     for name in spec["stages"]:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise ValueError(f"{file} names a stage {name!r}; a stage is a folder inside the model.")
@@ -142,7 +144,7 @@ def agree(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) -> None:
     """Check that a folder holds this very model. Raises ValueError naming what differs, and warns of changed code."""
     saved = read_spec(folder)
     pairs = {key: (saved.get(key), spec[key]) for key in spec if key not in ("data", "code")}
-    pairs |= {key: config.alike(f"{key}s", *pairs[key]) for key in ("codec", "splitter", "conditioner")}
+    pairs |= {key: config.align_defaults(f"{key}s", *pairs[key]) for key in ("codec", "splitter", "conditioner")}
     differ = [line for key, (there, here) in pairs.items() for line in differences(there, here, key)]
     file = folder / "codec" / "model.safetensors"
     kept = load_state(file)

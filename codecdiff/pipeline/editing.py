@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from codecdiff.codecs import chunked
-from codecdiff.config.schema import Settings, Target
+from codecdiff.config.schema import Config, Target
 from codecdiff.diffusion.sampling import StageMask
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Splitter
@@ -108,7 +108,7 @@ class EditMask:
         return replace(self, codes=self.codes.to(device), latents=self.latents.to(device), kept=self.kept.to(device))
 
 
-class Edit(Settings, ABC):
+class Edit(Config, ABC):
     """A way to keep some of a source. Its fields are all that has to be known to do it again."""
 
     @abstractmethod

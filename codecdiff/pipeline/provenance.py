@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from codecdiff.config.schema import Guidance, Settings
+from codecdiff.config.schema import Config, Guidance
 from codecdiff.data.audio import read_audio, read_comment
 from codecdiff.data.audio_prompt import audio_prompt_record
 from codecdiff.files import sha256
@@ -21,7 +21,7 @@ from codecdiff.pipeline.editing import AnyEdit, EditMask, Extend
 from codecdiff.pipeline.pipeline import Pipeline
 
 
-class Request(Settings):
+class Request(Config):
     """What to make with a model; with `edit`, out of which source.
 
     codecdiff: the version it is made with.

@@ -1,1 +1,1 @@
-"""What training will need, counted before it begins."""
+"""What training will need, counted before it starts."""

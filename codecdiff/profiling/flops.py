@@ -1,6 +1,6 @@
-"""What a computation takes, counted as it runs: floating-point operations, and bytes in use.
+"""Count what a computation takes as it runs: floating-point operations, and bytes in use.
 
-On tensors of the meta device, which have a shape and no numbers, it is counted without being done.
+On tensors of the meta device, which have a shape and no data, it is counted without being computed.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flo
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:
-    """Give the bytes of tensors."""
+    """Return the bytes of tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def size_of_state(module: nn.Module | None) -> int:
-    """Give the bytes of a module's parameters and buffers."""
+    """Return the bytes of a module's parameters and buffers."""
     return size_of([*module.parameters(), *module.buffers()]) if module else 0
 
 
 class FusedAttention(TorchFunctionMode):
-    """Attention on the meta device as a GPU does it: by a kernel that never holds the weight of every pair of tokens.
+    """Attention on the meta device as a GPU computes it: by a kernel that never stores the weight of every pair.
 
-    Torch's own way there is the formula step by step, which holds them all.
+    Torch's own implementation there is the formula step by step, which stores them all.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation, attention of (b, heads, n, d) on the meta device in one piece."""
+        """Run an operation; attention of (b, heads, n, d) on the meta device as one kernel."""
         kwargs = kwargs or {}
         if (
             func is functional.scaled_dot_product_attention
@@ -53,11 +53,11 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None =
     return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True, **options)[0]
 
 
-def _sdpa_on_cpu(query: Any, key: Any, value: Any, *rest: Any, out_val: Any = None, **options: Any) -> int:
+def _sdpa_on_cpu(query: Any, key: Any, value: Any, *args: Any, out_val: Any = None, **options: Any) -> int:
     return sdpa_flop(query, key, value)
 
 
-def _sdpa_on_cpu_backward(grad: Any, query: Any, key: Any, value: Any, *rest: Any, **options: Any) -> int:
+def _sdpa_on_cpu_backward(grad: Any, query: Any, key: Any, value: Any, *args: Any, **options: Any) -> int:
     return sdpa_backward_flop(grad, query, key, value)
 
 
@@ -68,12 +68,12 @@ FORMULAS = {
 }
 
 
-class Meter(TorchDispatchMode):
-    """Counts what runs inside it.
+class OperationCounter(TorchDispatchMode):
+    """Counts the operations that run inside it.
 
     `flops` are those of convolutions and matrix products, by torch's own formulas: a multiplication and an addition
     are two. Those of the forward pass that run again in the backward pass, when checkpointing, are `recomputed`.
-    `used` are the bytes that tensors of one device, made inside, hold now; `peak` is the most they held.
+    `used` are the bytes that tensors of one device, allocated inside, take now; `peak` is the most they took.
     """
 
     def __init__(self, device: str = "meta"):
@@ -85,14 +85,14 @@ class Meter(TorchDispatchMode):
         self._attention = FusedAttention()
 
     def __enter__(self) -> Self:
-        """Count from here on."""
+        """Start counting."""
         self._attention.__enter__()
         return super().__enter__()
 
-    def __exit__(self, *fault: Any) -> None:
-        """Count no more."""
-        super().__exit__(*fault)
-        self._attention.__exit__(*fault)
+    def __exit__(self, *error: Any) -> None:
+        """Stop counting."""
+        super().__exit__(*error)
+        self._attention.__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation and count it."""
@@ -101,15 +101,15 @@ class Meter(TorchDispatchMode):
         if formula := FORMULAS.get(func._overloadpacket):
             count = formula(*args, **kwargs, out_val=result)
             self.flops += count
-            # a backward pass is not itself differentiated: what is, is a forward pass
+            # a backward pass is not itself differentiated: what is differentiated belongs to a forward pass
             self.recomputed += count if self.is_backward and torch.is_grad_enabled() else 0
-        given = {storage._cdata for storage in self._held_by((args, kwargs))}
-        for storage in self._held_by(result):
-            if storage._cdata not in given | self._storages:
+        inputs = {storage._cdata for storage in self._storages_of((args, kwargs))}
+        for storage in self._storages_of(result):
+            if storage._cdata not in inputs | self._storages:
                 self._allocate(storage)
         return result
 
-    def _held_by(self, nest: Any) -> list[torch.UntypedStorage]:
+    def _storages_of(self, nest: Any) -> list[torch.UntypedStorage]:
         tensors = [leaf for leaf in tree_leaves(nest) if isinstance(leaf, Tensor)]
         return [tensor.untyped_storage() for tensor in tensors if tensor.device.type == self.device]
 
@@ -146,18 +146,18 @@ WHOLE = frozenset(
 class MixedPrecision(TorchFunctionMode):
     """Autocast of a GPU to bfloat16, for tensors of the meta device, which torch's own leaves alone.
 
-    Operations that are `lower` take bfloat16, those that are `whole` take float32, and others what they are given:
-    the lists of torch.amp for CUDA, as far as networks use them. As there, a weight is cast once in a forward pass
-    and kept to its end; not so with `keep=False`, for what is computed again in a backward pass.
+    Operations in `lower` run in bfloat16, those in `whole` in float32, and others in the type of their inputs: the
+    lists of torch.amp for CUDA, as far as networks use them. As there, a weight is cast once in a forward pass and
+    cached to its end; not so with `cache=False`, for what is computed again in a backward pass.
     """
 
-    def __init__(self, *, keep: bool = True, lower: frozenset[Any] = LOWER, whole: frozenset[Any] = WHOLE):
+    def __init__(self, *, cache: bool = True, lower: frozenset[Any] = LOWER, whole: frozenset[Any] = WHOLE):
         super().__init__()
-        self.keep, self.lower, self.whole = keep, lower, whole
-        self._kept: dict[int, Tensor] = {}
+        self.cache, self.lower, self.whole = cache, lower, whole
+        self._cached: dict[int, Tensor] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation on inputs of the precision it is to have."""
+        """Run an operation on inputs of its precision."""
         kwargs = kwargs or {}
         if func in self.lower:
             args, kwargs = tree_map(self._lowered, (args, kwargs))
@@ -165,19 +165,19 @@ class MixedPrecision(TorchFunctionMode):
             args, kwargs = tree_map(_whole, (args, kwargs))
         return func(*args, **kwargs)
 
-    def __exit__(self, *fault: Any) -> None:
-        """Forget the weights that were cast."""
-        self._kept.clear()
-        super().__exit__(*fault)
+    def __exit__(self, *error: Any) -> None:
+        """Clear the cached weights."""
+        self._cached.clear()
+        super().__exit__(*error)
 
     def _lowered(self, value: Any) -> Any:
         if not isinstance(value, Tensor) or value.dtype is not torch.float32:
             return value
-        if not (self.keep and value.is_leaf and value.requires_grad):
+        if not (self.cache and value.is_leaf and value.requires_grad):
             return value.to(torch.bfloat16)
-        if id(value) not in self._kept:
-            self._kept[id(value)] = value.to(torch.bfloat16)
-        return self._kept[id(value)]
+        if id(value) not in self._cached:
+            self._cached[id(value)] = value.to(torch.bfloat16)
+        return self._cached[id(value)]
 
 
 def _whole(value: Any) -> Any:

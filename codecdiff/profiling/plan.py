@@ -1,7 +1,7 @@
-"""What training takes, before it is paid for.
+"""What training takes, before paying for it.
 
-The real loss of the real trainer runs once on the meta device, where tensors have a shape and no numbers: nothing is
-computed, allocated or fetched, and what it would have taken is counted.
+The real loss of the real trainer runs once on the meta device, where tensors have a shape and no data: nothing is
+computed, allocated or fetched, and what it would take is counted.
 """
 
 from __future__ import annotations
@@ -16,32 +16,31 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from codecdiff.config.schema import Data, Loop, Optimization
+from codecdiff.config.schema import DataConfig, ExperimentConfig, TrainConfig
 from codecdiff.data.audio import seconds_of
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import split_tracks
 from codecdiff.data.metadata import find_tracks
-from codecdiff.diffusion.loss import stage_loss
 from codecdiff.interfaces import Codec, Condition, ConditionTokens
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
-from codecdiff.profiling.flops import Meter, MixedPrecision, size_of, size_of_state
-from codecdiff.training.batch import CHECKED, StageInput
+from codecdiff.profiling.flops import MixedPrecision, OperationCounter, size_of, size_of_state
+from codecdiff.training.batch import VALIDATION_BATCH_SIZE, StageInput
 from codecdiff.training.trainer import StageTrainer
 
-Job = tuple[Stage, Optimization, Loop]  # a stage whose denoiser is on the meta device, and how it is trained
+Job = tuple[Stage, TrainConfig]  # a stage whose denoiser is on the meta device, and how it is trained
 
 PAPER_HOURS = 3778 + 0.2 * 8232  # of music that DiscoDiff was trained on
-TOKENS = 64  # of a prompt; a caption has fewer as a rule, and they hardly count
+TOKENS = 64  # of a prompt; a caption usually has fewer, and they hardly count
 
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU as its maker's data sheet has it: memory, and peaks of dense matrix products."""
+    """A GPU by the data of its manufacturer: memory, and peaks of dense matrix products."""
 
     memory: int  # GB
-    bf16: float  # TFLOP/s, summed in float32
-    tf32: float  # TFLOP/s; what convolutions of float32 use, unless told otherwise
+    bf16: float  # TFLOP/s, summed in float32; that of fp16 is the same
+    tf32: float  # TFLOP/s; the default of convolutions in float32
 
 
 DEVICES = {
@@ -58,10 +57,10 @@ DEVICES = {
 }
 
 
-def _above_zero(text: str) -> float:
+def _positive(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"ask for more than 0, not {text}")
+        raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
     return number
 
 
@@ -71,7 +70,7 @@ class Assumptions:
 
     devices: int = 1
     device: str = "h100"
-    utilisation: float = 0.11  # the paper's model on an H200, by benchmarks/RESULTS.md
+    utilization: float = 0.11  # the paper's model on an H200, by benchmarks/RESULTS.md
     hours: float = PAPER_HOURS
 
     @classmethod
@@ -81,109 +80,110 @@ class Assumptions:
         group = parser.add_argument_group("what --plan assumes")
         group.add_argument("--devices", type=int, choices=range(1, 4097), metavar="N", default=cls.devices)
         group.add_argument("--device", choices=DEVICES, default=cls.device)
-        text = f"share of the device's peak that is reached, {cls.utilisation} unless given"
-        group.add_argument("--utilisation", type=_above_zero, default=cls.utilisation, help=text)
-        text = f"of music, where there is none yet; the paper's {cls.hours:,.0f} unless given"
-        group.add_argument("--hours", type=_above_zero, default=cls.hours, help=text)
+        text = f"fraction of the device's peak that is reached (default: {cls.utilization})"
+        group.add_argument("--utilization", type=_positive, default=cls.utilization, help=text)
+        text = f"hours of music, where there is none yet (default: the paper's {cls.hours:,.0f})"
+        group.add_argument("--hours", type=_positive, default=cls.hours, help=text)
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> Assumptions:
-        """Give what was asked for on the command line."""
-        return cls(arguments.devices, arguments.device, arguments.utilisation, arguments.hours)
+        """Return the assumptions of a parsed command line."""
+        return cls(arguments.devices, arguments.device, arguments.utilization, arguments.hours)
 
 
 @dataclass(frozen=True)
-class Music:
-    """How much there is to train on: latent frames in all, and of each track that is not held out."""
+class TrainingAudio:
+    """How much there is to train on: latent frames in total, and of each track that is not for validation."""
 
     source: str
     seconds: float
     frames: float
     training: Sequence[float]
 
-    def crops(self, frames: int) -> int:
+    def num_crops(self, frames: int) -> int:
         """Count the crops of this many frames in an epoch, as `TrainingCrops` draws them."""
         return sum(max(1, round(track / frames)) for track in self.training)
 
 
-def music(data: Data, store: Path, codec: Codec, hours: float, seed: int = 0) -> Music:
+def training_audio(data: DataConfig, store: Path, codec: Codec, hours: float, seed: int = 0) -> TrainingAudio:
     """Measure the store if there is one, else the audio if there is any, else assume so many hours of it.
 
-    Of audio that is not encoded yet, the share to hold out is taken off every track: which are, their contents decide.
+    Of audio that is not encoded yet, the validation fraction is taken off every track: which tracks are for validation
+    follows from their contents.
     """
     if (store / "header.json").is_file():
-        found = CodeStore(store)
-        training = [found.rows[i]["frames"] for i in split_tracks(found, data.held_out, seed)[0]]
-        seconds = sum(row["seconds"] for row in found.rows)
-        return Music(f"in the store {store}", seconds, found.frames, training)
-    rest, source = 1 - data.held_out, "assumed (--hours)"
+        codes = CodeStore(store)
+        split_seed = seed if data.split_seed is None else data.split_seed
+        training = [codes.rows[i]["frames"] for i in split_tracks(codes, data.validation_fraction, split_seed)[0]]
+        seconds = sum(row["seconds"] for row in codes.rows)
+        return TrainingAudio(f"in the store {store}", seconds, codes.frames, training)
+    fraction, source = 1 - data.validation_fraction, "assumed (--hours)"
     if data.audio and data.audio.is_dir():
         lengths = [seconds_of(track.file) for track in find_tracks(data.audio)]
         frames = [-(-round(length * codec.sample_rate) // codec.hop_length) for length in lengths]
-        return Music(f"in {data.audio}", sum(lengths), sum(frames), [rest * count for count in frames])
+        return TrainingAudio(f"in {data.audio}", sum(lengths), sum(frames), [fraction * count for count in frames])
     if data.audio:
-        source += f": there is no folder {data.audio} yet"
+        source += f": the folder {data.audio} does not exist yet"
     frames = hours * 3600 * codec.frame_rate
-    return Music(source, hours * 3600, frames, [rest * frames])
+    return TrainingAudio(source, hours * 3600, frames, [fraction * frames])
 
 
 def store_size(codec: Codec, target: str, frames: float) -> float:
-    """Give the bytes of a store's shards: codes of 16 bits, and projections of 16 bits if they are the target."""
-    numbers = 1 + codec.codebook_dim * (target == "continuous")
-    return 2 * codec.num_codebooks * numbers * frames
+    """Return the bytes of a store's shards: codes of 16 bits, and continuous latents of 16 bits if trained on."""
+    values = 1 + codec.codebook_dim * (target == "continuous")
+    return 2 * codec.num_codebooks * values * frames
 
 
 def blank_input(pipeline: Pipeline, i: int, rows: int, frames: int) -> StageInput:
-    """Give an input of stage `i` on the meta device, with prompts of TOKENS tokens."""
+    """Return an input of stage `i` on the meta device, with prompts of TOKENS tokens."""
     codec, widths = pipeline.codec, pipeline.conditioner.widths if pipeline.conditioner else {}
     with torch.device("meta"):
         stages = pipeline.splitter.split(torch.empty(rows, codec.num_codebooks, codec.codebook_dim, frames))
-        real = torch.ones(rows, TOKENS, dtype=torch.bool)
-        condition = Condition(
-            {name: ConditionTokens(torch.empty(rows, TOKENS, width), real) for name, width in widths.items()}
-        )
+        mask = torch.ones(rows, TOKENS, dtype=torch.bool)
+        tokens = {name: ConditionTokens(torch.empty(rows, TOKENS, width), mask) for name, width in widths.items()}
     context = pipeline.splitter.context(stages, i)
-    return StageInput(range(rows), stages[i], torch.ones_like(stages[i]), context, condition)
+    return StageInput(range(rows), stages[i], torch.ones_like(stages[i]), context, Condition(tokens))
 
 
-def _tensors(given: StageInput) -> list[Tensor]:
-    told = [tensor for entry in given.condition.values() for tensor in entry]
-    return [given.clean, given.mask, *([] if given.context is None else [given.context]), *told]
+def _size_of_input(inputs: StageInput) -> int:
+    condition = [tensor for tokens in inputs.condition.values() for tensor in tokens]
+    context = [] if inputs.context is None else [inputs.context]
+    return size_of([inputs.x_start, inputs.valid_mask, *context, *condition])
 
 
 @dataclass(frozen=True)
-class Step:
+class StepCost:
     """What one training step takes on one device, beside the weights and their gradients."""
 
     forward: int  # FLOPs
     backward: int  # FLOPs
     recomputed: int  # FLOPs of the forward pass that checkpointing repeats in the backward pass
-    activations: int  # bytes at their most: what is kept for the backward pass, and what is worked on
+    activations: int  # bytes at their peak: what is stored for the backward pass, and temporary tensors
 
 
-def step_of(trainer: StageTrainer, given: StageInput, *, mixed: bool = False) -> Step:
+def count_step(trainer: StageTrainer, inputs: StageInput, *, mixed: bool = False) -> StepCost:
     """Count one step of a trainer on the device of its input; `mixed` precision is that of a GPU, on meta tensors.
 
     Gradients of the step before are there until the forward pass is done, as in `StageTrainer.step`.
     """
-    meter, denoiser = Meter(given.clean.device.type), trainer.denoiser.train()
+    counter, denoiser = OperationCounter(inputs.x_start.device.type), trainer.denoiser.train()
     gradients = size_of(denoiser.parameters())
     trainer.network = _in_mixed_precision(denoiser) if mixed else denoiser
-    with meter, ExitStack() as modes:
-        loss = trainer.objective(given)
-        forward, peak = meter.flops, meter.peak
-        meter.is_backward = True
+    with counter, ExitStack() as modes:
+        loss = trainer.loss(inputs)
+        forward, peak = counter.flops, counter.peak
+        counter.is_backward = True
         if mixed:
-            modes.enter_context(MixedPrecision(keep=False))
+            modes.enter_context(MixedPrecision(cache=False))
         torch.autograd.backward(get_gradient_edge(loss))  # of a tensor, it would leave the mode
-    activations = max(peak, meter.peak - gradients) + size_of(_tensors(given))
-    return Step(forward, meter.flops - forward - meter.recomputed, meter.recomputed, activations)
+    activations = max(peak, counter.peak - gradients) + _size_of_input(inputs)
+    return StepCost(forward, counter.flops - forward - counter.recomputed, counter.recomputed, activations)
 
 
 def _in_mixed_precision(network: torch.nn.Module):
-    """Give what `accelerator.prepare` makes of a network."""
+    """Return a network as `accelerator.prepare` does."""
 
-    def run(*inputs):
+    def run(*inputs: Tensor) -> Tensor:
         with MixedPrecision():
             return network(*inputs)
 
@@ -191,20 +191,15 @@ def _in_mixed_precision(network: torch.nn.Module):
 
 
 @torch.no_grad()
-def check_size(trainer: StageTrainer, given: StageInput) -> int:
-    """Give the bytes that the loss on held-out music works on: the averaged weights, in float32."""
-    with Meter() as meter:
-        noise, timestep = trainer.draw(given.clean)
-        known = {"mask": given.mask, "context": given.context, "condition": given.condition}
-        network = trainer.ema.module.eval()
-        stage_loss(
-            network, trainer.stage.scheduler, given.clean, **known, noise=noise, timestep=timestep, loss=trainer.loss
-        )
-    return meter.peak + size_of(_tensors(given))
+def validation_size(trainer: StageTrainer, inputs: StageInput) -> int:
+    """Return the bytes that the validation loss works on: it uses the averaged weights, in float32."""
+    with OperationCounter() as counter:
+        trainer.loss_of(trainer.ema.module.eval(), inputs, *trainer.draw(inputs.x_start))
+    return counter.peak + _size_of_input(inputs)
 
 
-def kept(trainer: StageTrainer, devices: int = 1) -> dict[str, int]:
-    """Give the bytes that a device keeps of a trainer from step to step, by what they are."""
+def resident_size(trainer: StageTrainer, devices: int = 1) -> dict[str, int]:
+    """Return the bytes that a device holds of a trainer from step to step, by what they are."""
     parameters = list(trainer.denoiser.parameters())
     sizes = {
         "weights": size_of_state(trainer.denoiser),
@@ -220,11 +215,10 @@ class StagePlan:
     """What the training of one stage takes, on each device."""
 
     name: str
-    parameters: int
-    frames: int  # of a crop
-    batch_size: int
-    steps: int
-    step: Step
+    num_parameters: int
+    crop_frames: int
+    train: TrainConfig
+    step: StepCost
     memory: dict[str, int]  # bytes, by what they are
 
     @property
@@ -233,33 +227,34 @@ class StagePlan:
         return self.step.forward + self.step.backward + self.step.recomputed
 
     def hours(self, flops: float) -> float:
-        """Give the hours of all steps, at so many FLOPs a second."""
-        return self.steps * self.flops / flops / 3600
+        """Return the hours of all steps, at so many FLOPs a second."""
+        return self.train.max_train_steps * self.flops / flops / 3600
 
 
-def stage_plan(pipeline: Pipeline, job: Job, *, mixed: bool, devices: int, before: int = 0) -> StagePlan:
+def plan_stage(pipeline: Pipeline, job: Job, *, mixed: bool, devices: int, before: int = 0) -> StagePlan:
     """Plan the training of one stage; `before` are the bytes of the stages that were trained before it in the run."""
-    stage, train, loop = job
-    i, frames = pipeline.stage_names.index(stage.name), round(loop.seconds * pipeline.codec.frame_rate)
-    trainer = StageTrainer(stage, **train.model_dump())
-    step = step_of(trainer, blank_input(pipeline, i, loop.batch_size, frames), mixed=mixed)
-    check = check_size(trainer, blank_input(pipeline, i, CHECKED, frames))
+    stage, train = job
+    i, frames = pipeline.stage_names.index(stage.name), round(train.crop_seconds * pipeline.codec.frame_rate)
+    trainer = StageTrainer(stage, train)
+    step = count_step(trainer, blank_input(pipeline, i, train.train_batch_size, frames), mixed=mixed)
+    validation = validation_size(trainer, blank_input(pipeline, i, VALIDATION_BATCH_SIZE, frames))
     memory = {
-        **kept(trainer, devices),
+        **resident_size(trainer, devices),
         "stages before": before,
         "codec": size_of_state(pipeline.codec),
         "conditioner": size_of_state(pipeline.conditioner),
-        "activations": max(step.activations, check),
+        "activations": max(step.activations, validation),
     }
-    parameters = sum(parameter.numel() for parameter in stage.denoiser.parameters())
-    return StagePlan(stage.name, parameters, frames, loop.batch_size, train.steps, step, memory)
+    num_parameters = sum(parameter.numel() for parameter in stage.denoiser.parameters())
+    return StagePlan(stage.name, num_parameters, frames, train, step, memory)
 
 
-def plan(pipeline: Pipeline, jobs: Sequence[Job], *, mixed: bool, devices: int) -> list[StagePlan]:
-    """Plan the stages of a run, one after the other; each finds the averaged weights of those before it loaded."""
-    sizes = [size_of_state(stage.denoiser) for stage, _, _ in jobs]
-    options = {"mixed": mixed, "devices": devices}
-    return [stage_plan(pipeline, job, **options, before=sum(sizes[:n])) for n, job in enumerate(jobs)]
+def plan_stages(pipeline: Pipeline, jobs: Sequence[Job], *, mixed: bool, devices: int) -> list[StagePlan]:
+    """Plan the stages of a run, one after the other; each has the averaged weights of those before it loaded."""
+    sizes = [size_of_state(stage.denoiser) for stage, _ in jobs]
+    return [
+        plan_stage(pipeline, job, mixed=mixed, devices=devices, before=sum(sizes[:n])) for n, job in enumerate(jobs)
+    ]
 
 
 def _short(number: float) -> str:
@@ -270,44 +265,62 @@ def _row(title: str, cells: Iterable[str]) -> str:
     return f"{title:<26}" + "".join(f"{cell:>16}" for cell in cells)
 
 
-def report(
-    pipeline: Pipeline, jobs: Sequence[Job], data: Data, store: Path, precision: str, seed: int, assumed: Assumptions
-) -> str:
-    """Say what a run takes: the music and its store, then a column for each stage, then the whole."""
-    device, mixed, n = DEVICES[assumed.device], precision == "bf16", assumed.devices
-    peak = device.bf16 if mixed else device.tf32
-    found = music(data, store, pipeline.codec, assumed.hours, seed)
-    stages = plan(pipeline, jobs, mixed=mixed, devices=n)
-    hours = [stage.hours(1e12 * peak * assumed.utilisation) for stage in stages]
-    crops = [found.crops(stage.frames) for stage in stages]
-    size = store_size(pipeline.codec, pipeline.target, found.frames)
+def _number_row(title: str, values: Iterable[float], scale: float = 1) -> str:
+    return _row(title, (_short(value / scale) for value in values))
 
-    def row(title: str, numbers: Iterable[float], scale: float = 1) -> str:
-        return _row(title, (_short(number / scale) for number in numbers))
 
+def _stage_rows(stages: Sequence[StagePlan], audio: TrainingAudio, devices: int) -> list[str]:
+    """Return the table's rows of work and memory, one column per stage."""
+    batches = [devices * stage.train.train_batch_size for stage in stages]
+    steps = [stage.train.max_train_steps for stage in stages]
+    crops = [audio.num_crops(stage.crop_frames) for stage in stages]
+    epochs = [batch * count / epoch for batch, count, epoch in zip(batches, steps, crops, strict=True)]
     passes = {"forward": "forward", "backward": "backward", "forward, again": "recomputed"}
-    lines = [
-        f"{n} x {assumed.device} ({device.memory} GB, {peak:g} TFLOP/s in {'bf16' if mixed else 'tf32'}), "
-        f"{100 * assumed.utilisation:g} % of the peak reached (--utilisation)",
-        f"{_short(found.seconds / 3600)} hours of music, {found.source}",
-        f"{_short(size / 1e9)} GB of {pipeline.target} in the store",
-        "",
+    return [
         _row("", (stage.name for stage in stages)),
-        _row("parameters", (f"{stage.parameters:,}" for stage in stages)),
-        row("frames of a crop", (stage.frames for stage in stages)),
-        row("crops in a step", (n * stage.batch_size for stage in stages)),
-        row("crops in an epoch", crops),
-        row("steps", (stage.steps for stage in stages)),
-        row("epochs", (n * s.batch_size * s.steps / count for s, count in zip(stages, crops, strict=True))),
-        _row("TFLOP of a step, a device", (_short(stage.flops / 1e12) for stage in stages)),
-        *(row(f"  {title}", (getattr(s.step, key) for s in stages), 1e12) for title, key in passes.items()),
-        _row("GB of memory, a device", (_short(sum(stage.memory.values()) / 1e9) for stage in stages)),
-        *(row(f"  {key}", (stage.memory[key] for stage in stages), 1e9) for key in stages[0].memory),
-        row("hours", hours),
-        "",
-        f"Together {_short(sum(hours))} hours on {n} x {assumed.device}: {_short(n * sum(hours))} device hours.",
+        _row("parameters", (f"{stage.num_parameters:,}" for stage in stages)),
+        _number_row("frames of a crop", (stage.crop_frames for stage in stages)),
+        _number_row("crops in a step", batches),
+        _number_row("crops in an epoch", crops),
+        _number_row("steps", steps),
+        _number_row("epochs", epochs),
+        _number_row("TFLOP of a step, a device", (stage.flops for stage in stages), 1e12),
+        *(_number_row(f"  {title}", (getattr(s.step, key) for s in stages), 1e12) for title, key in passes.items()),
+        _number_row("GB of memory, a device", (sum(stage.memory.values()) for stage in stages), 1e9),
+        *(_number_row(f"  {key}", (stage.memory[key] for stage in stages), 1e9) for key in stages[0].memory),
     ]
-    full = [s.name for s in stages if sum(s.memory.values()) > 1e9 * device.memory]
-    if full:
-        lines.append(f"TOO MUCH for the memory of one {assumed.device}: {', '.join(full)}. Lower loop.batch_size.")
+
+
+def plan_report(
+    experiment: ExperimentConfig,
+    pipeline: Pipeline,
+    jobs: Sequence[Job],
+    store: Path,
+    *,
+    mixed_precision: str,
+    assumptions: Assumptions,
+) -> str:
+    """Report what a run takes: the music and its store, then a column for each stage, then the total."""
+    device, mixed, count = DEVICES[assumptions.device], mixed_precision != "no", assumptions.devices
+    peak = device.bf16 if mixed else device.tf32
+    audio = training_audio(experiment.data, store, pipeline.codec, assumptions.hours, experiment.seed)
+    stages = plan_stages(pipeline, jobs, mixed=mixed, devices=count)
+    hours = [stage.hours(1e12 * peak * assumptions.utilization) for stage in stages]
+    size = store_size(pipeline.codec, pipeline.target, audio.frames)
+    lines = [
+        f"{count} x {assumptions.device} ({device.memory} GB, {peak:g} TFLOP/s in "
+        f"{mixed_precision if mixed else 'tf32'}), {100 * assumptions.utilization:g} % of the peak reached "
+        "(--utilization)",
+        f"{_short(audio.seconds / 3600)} hours of music, {audio.source}",
+        f"{_short(size / 1e9)} GB of {'codes' if pipeline.target == 'codes' else 'codes and latents'} in the store",
+        "",
+        *_stage_rows(stages, audio, count),
+        _number_row("hours", hours),
+        "",
+        f"Total: {_short(sum(hours))} hours on {count} x {assumptions.device}: {_short(count * sum(hours))} GPU hours.",
+    ]
+    if full := [s.name for s in stages if sum(s.memory.values()) > 1e9 * device.memory]:
+        lines.append(
+            f"TOO MUCH for the memory of one {assumptions.device}: {', '.join(full)}. Lower train.train_batch_size."
+        )
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from codecdiff import registry
-from codecdiff.config import ConfigError, build, chosen, options
+from codecdiff.config import ConfigError, build, parse_options, part_options
 from codecdiff.errors import UnknownPart
 from codecdiff.interfaces import Part, Prompt
 from codecdiff.testing.checks import Result
@@ -63,7 +63,7 @@ class CheckRequest:
 
     def hint(self) -> str:
         """Return a sentence about the options that can be set."""
-        return f"Options, by --set KEY=VALUE: {', '.join(options(self.kind, self.name)) or 'none'}."
+        return f"Options, by --set KEY=VALUE: {', '.join(part_options(self.kind, self.name)) or 'none'}."
 
 
 def start_checks(
@@ -82,7 +82,7 @@ def start_checks(
     constructor raises.
     """
     kind = find_kind(name, kind)
-    request = CheckRequest(kind, name, chosen(kind, name, assignments), seconds, prompts, folder)
+    request = CheckRequest(kind, name, parse_options(kind, name, assignments), seconds, prompts, folder)
     return request, registry.load(registry.CHECKS, kind)(request)
 
 

@@ -1,1 +1,31 @@
 """Training: batches, the trainer of one stage, and the model that an experiment describes."""
+
+from codecdiff.training.batch import StageData, StageInput, stage_input
+from codecdiff.training.experiment import (
+    call_run_end_hooks,
+    check_warm_starts,
+    new_pipeline,
+    new_stage,
+    new_trainer,
+    open_data,
+    prepare_prompts,
+    warm_start_folder,
+)
+from codecdiff.training.trainer import StageTrainer, new_accelerator, read_logs
+
+__all__ = [
+    "StageData",
+    "StageInput",
+    "StageTrainer",
+    "call_run_end_hooks",
+    "check_warm_starts",
+    "new_accelerator",
+    "new_pipeline",
+    "new_stage",
+    "new_trainer",
+    "open_data",
+    "prepare_prompts",
+    "read_logs",
+    "stage_input",
+    "warm_start_folder",
+]

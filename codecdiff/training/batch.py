@@ -1,4 +1,4 @@
-"""What a training step of a stage takes: crops, their context and their condition, as functions of sample numbers."""
+"""Inputs of a training step: crops, their context and their condition, as functions of sample indices."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from codecdiff.config.schema import DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import CropBatch, TrainingCrops, split_tracks
 from codecdiff.fingerprint import device_of
@@ -14,19 +15,19 @@ from codecdiff.interfaces import Condition
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import conditions
 
-CHECKED = 16  # held-out crops at once
+VALIDATION_BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
 class StageInput:
-    """What a stage's loss needs of a batch: clean and mask (b, c, l), context (b, c', l) or None, condition.
+    """A batch as a stage's loss sees it: x_start and valid_mask (b, c, l), context (b, c', l) or None, condition.
 
-    `numbers` are those of the samples: what is drawn for a sample follows from its number.
+    Everything random about a sample, such as whether its condition is dropped, follows from its index.
     """
 
-    numbers: Sequence[int]
-    clean: Tensor
-    mask: Tensor
+    sample_indices: Sequence[int]
+    x_start: Tensor
+    valid_mask: Tensor
     context: Tensor | None
     condition: Condition
 
@@ -37,47 +38,47 @@ def stage_input(batch: CropBatch, pipeline: Pipeline, i: int) -> StageInput:
     Padding is zeros, the mean of the latents.
     """
     splitter, device = pipeline.splitter, device_of(pipeline.codec)
-    real = batch.valid_mask.to(device)[:, None, None]
-    entries = pipeline.codec.embed(batch.codes.to(device)) * real
-    target = entries if batch.continuous is None else pipeline.standardized(batch.continuous.to(device)) * real
-    stages, mask = splitter.split(target), splitter.split(real.expand_as(target))
-    context = splitter.context(splitter.split(entries) if pipeline.snap_context else stages, i)
+    valid = batch.valid_mask.to(device)[:, None, None]
+    vectors = pipeline.codec.embed(batch.codes.to(device)) * valid
+    continuous = batch.continuous
+    target = vectors if continuous is None else pipeline.standardized(continuous.to(device)) * valid
+    stages, masks = splitter.split(target), splitter.split(valid.expand_as(target))
+    context = splitter.context(splitter.split(vectors) if pipeline.snap_context else stages, i)
     condition = conditions(pipeline.conditioner, batch.prompts, device)
-    return StageInput(batch.sample_indices, stages[i], mask[i], context, condition)
+    return StageInput(batch.sample_indices, stages[i], masks[i], context, condition)
 
 
 class StageData:
-    """The inputs of one stage: a batch for every step and rank, and the held-out inputs."""
+    """Training and validation inputs of one stage. Crops follow from (seed, sample index), not from processes."""
 
     def __init__(
         self,
         store: CodeStore,
         pipeline: Pipeline,
         i: int,
+        train: TrainConfig,
+        data: DataConfig,
         *,
-        seconds: float,
-        batch_size: int,
-        held_out: float = 0.1,
-        checks: int = 64,
         seed: int = 0,
-        split_seed: int | None = None,
+        num_validation_crops: int = 64,
     ):
-        """Divide the tracks by `split_seed`, `seed` unless given, and draw crops by `seed`."""
-        self.pipeline, self.i, self.batch_size = pipeline, i, batch_size
-        frames = round(seconds * pipeline.codec.frame_rate)
-        training, held = split_tracks(store, held_out, seed if split_seed is None else split_seed)
-        self.holds_out = bool(held)  # else the held-out inputs are of tracks that are trained on
+        self.pipeline, self.i, self.batch_size = pipeline, i, train.train_batch_size
+        frames = round(train.crop_seconds * pipeline.codec.frame_rate)
+        split_seed = seed if data.split_seed is None else data.split_seed
+        training, validation = split_tracks(store, data.validation_fraction, split_seed)
+        self.has_validation_tracks = bool(validation)  # otherwise validation is on tracks that are trained on
         self.crops = TrainingCrops(store, training, frames, target=pipeline.target, seed=seed)
-        self.held_crops = TrainingCrops(store, held or training, frames, target=pipeline.target, seed=seed)
-        self.held_numbers = [range(start, start + CHECKED) for start in range(0, checks, CHECKED)]
+        self.validation_crops = TrainingCrops(store, validation or training, frames, target=pipeline.target, seed=seed)
+        starts = range(0, num_validation_crops, VALIDATION_BATCH_SIZE)
+        self.validation_indices = [range(start, start + VALIDATION_BATCH_SIZE) for start in starts]
 
     def step(self, step: int, rank: int = 0, world: int = 1) -> StageInput:
-        """Give what one rank trains on at a step."""
+        """Return the input of one process at a step."""
         return self._input(self.crops, self.crops.sample_indices(step, self.batch_size, rank, world))
 
-    def held_out(self) -> list[StageInput]:
-        """Give the held-out inputs, the same at every call."""
-        return [self._input(self.held_crops, numbers) for numbers in self.held_numbers]
+    def validation(self) -> list[StageInput]:
+        """Return the validation inputs, the same at every call."""
+        return [self._input(self.validation_crops, indices) for indices in self.validation_indices]
 
-    def _input(self, crops: TrainingCrops, numbers: Sequence[int]) -> StageInput:
-        return stage_input(crops.batch(numbers), self.pipeline, self.i)
+    def _input(self, crops: TrainingCrops, sample_indices: Sequence[int]) -> StageInput:
+        return stage_input(crops.batch(sample_indices), self.pipeline, self.i)

@@ -1,36 +1,36 @@
-"""What a model is and how it is trained, in one set of settings, and the untrained model that follows from them."""
+"""From the settings of an experiment to what a recipe trains: the pipeline, its stages, the data and the prompts."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from codecdiff import config
+from codecdiff import config, registry
 from codecdiff.codecs import NormalizedCodec
-from codecdiff.config.schema import (
-    ExperimentConfig,
-    Loop,
-    Optimization,
-    StageOptions,
-)
+from codecdiff.config.schema import ExperimentConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.diffusion.guidance import resolved
 from codecdiff.diffusion.noise_schedule import training_scheduler
+from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Prompt
 from codecdiff.pipeline.checkpoint import build_parts, load_codec_state, require_kind
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
+from codecdiff.training.trainer import StageTrainer
+
+Report = Callable[[str], None]
 
 
 def new_pipeline(experiment: ExperimentConfig, *, skeleton: bool = False) -> tuple[Pipeline, NormalizedCodec]:
-    """Make the model without its stages, and give its codec too; skeleton, its parts have no weights."""
+    """Build the pipeline without its stages, and return its codec too; a skeleton has parts without weights."""
     codec, splitter, conditioner = build_parts(experiment.model_dump(), skeleton=skeleton)
-    standardized = NormalizedCodec(codec, per=experiment.standardize)
+    normalized = NormalizedCodec(codec, per=experiment.normalize_latents)
     options: Any = {"target": experiment.target, "snap_context": experiment.snap_context}
-    return Pipeline(standardized, splitter, conditioner, [], **options), standardized
+    return Pipeline(normalized, splitter, conditioner, [], **options), normalized
 
 
 def new_stage(
@@ -39,53 +39,91 @@ def new_stage(
     i: int,
     device: str = "cpu",
     *,
-    facts: Mapping[str, Any] | None = None,
-) -> tuple[Stage, Optimization, Loop]:
-    """Make stage `i` untrained, with weights that follow from the seed, and give how it is trained.
+    metadata: Mapping[str, Any] | None = None,
+) -> tuple[Stage, TrainConfig]:
+    """Build stage `i` with initial weights that follow from the seed, and return how it is trained.
 
-    `facts` are kept with the stage, beside those of its training.
+    `metadata` is stored with the stage, beside the settings of its training.
     """
     name = pipeline.stage_names[i]
-    own = experiment.stages.get(name, StageOptions())
-    train, loop = experiment.train.over(own.train), experiment.loop.over(own.loop)
-    process = experiment.diffusion.over(own.diffusion).model_dump()
-    sampling = {"noise_color": process.pop("noise_color"), **experiment.sampling.over(own.sampling).model_dump()}
+    own = experiment.stage_config(name)
+    train, sampling = experiment.train.merge(own.train), experiment.sampling.merge(own.sampling)
+    diffusion = experiment.diffusion.merge(own.diffusion)
     with torch.device(device):
-        denoiser = pipeline.new_denoiser(i, config.over(experiment.denoiser, own.denoiser), seed=experiment.seed)
-    sizes = {"batch_size": loop.batch_size, "seconds": loop.seconds}
-    told = {"seed": experiment.seed, **train.model_dump(), **sizes, **(facts or {})}
-    resolved(sampling["guidance"], pipeline.conditioner)  # names it does not have are refused
-    return Stage(name, denoiser, training_scheduler(**process), **sampling, facts=told), train, loop
+        denoiser = pipeline.new_denoiser(i, config.merge_spec(experiment.denoiser, own.denoiser), seed=experiment.seed)
+    settings = train.model_dump(exclude={"checkpointing_steps", "validation_steps"})
+    resolved(sampling.guidance_scale, pipeline.conditioner)  # refuses names of conditions that the model lacks
+    stage = Stage(
+        name,
+        denoiser,
+        training_scheduler(
+            steps=diffusion.num_train_timesteps,
+            schedule=diffusion.beta_schedule,
+            prediction=diffusion.prediction_type,
+            zero_terminal_snr=diffusion.zero_terminal_snr,
+        ),
+        sampler=sampling.scheduler,
+        steps=sampling.num_inference_steps,
+        guidance=sampling.guidance_scale,
+        spacing=sampling.timestep_spacing,
+        stop_at=sampling.final_timestep_fraction,
+        noise_color=diffusion.noise_color,
+        facts={"seed": experiment.seed, **settings, **(metadata or {})},
+    )
+    return stage, train
 
 
-def start_of(experiment: ExperimentConfig, pipeline: Pipeline, name: str, model: Path) -> Path | None:
-    """Give the folder of the stage whose weights the stage called `name` is to begin with; None for its own.
+def warm_start_folder(experiment: ExperimentConfig, pipeline: Pipeline, name: str, model: Path) -> Path | None:
+    """Return the folder of the stage whose weights initialize the stage called `name`, if there is one.
 
-    `model` is the folder of the model that is trained. Raises ValueError for a stage that is to start from itself.
+    `model` is the folder of the model in training. Raises ValueError for a stage that is to start from itself.
     """
-    asked = experiment.stages.get(name, StageOptions()).start_from
-    if asked == name:
+    source = experiment.stage_config(name).start_from
+    if source == name:
         raise ValueError(
-            f"stages.{name}.start_from={asked}: a stage cannot start from itself. Name another, or a folder."
+            f"stages.{name}.start_from={source}: a stage cannot start from itself. Name another, or a folder."
         )
-    return None if asked is None else model / asked if asked in pipeline.stage_names else Path(asked)
+    return None if source is None else model / source if source in pipeline.stage_names else Path(source)
 
 
-def check_starts(experiment: ExperimentConfig, pipeline: Pipeline, stages: Sequence[Stage], model: Path) -> None:
-    """Check, before the first is trained, that `stages` can start from what they are to start from, in this order.
+def new_trainer(
+    experiment: ExperimentConfig,
+    pipeline: Pipeline,
+    i: int,
+    model: Path,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    report: Report = lambda line: None,
+) -> StageTrainer:
+    """Return the trainer of stage `i`: resumed from the model folder, or started from the weights it is to start from.
 
-    Those in training already go on from where they are. Raises ValueError or FileNotFoundError.
+    The stage is built on the CPU, where its initial weights follow from the seed, and moved to the pipeline's device.
     """
-    before: dict[Path, Stage] = {}
+    stage, train = new_stage(experiment, pipeline, i, metadata=metadata)
+    stage.denoiser.to(device_of(pipeline.codec))
+    trainer = StageTrainer(stage, train, seed=experiment.seed)
+    if trainer.resume(model):
+        report(f"{stage.name}: resuming from step {trainer.step_count} of {train.max_train_steps}")
+    elif source := warm_start_folder(experiment, pipeline, stage.name, model):
+        report(f"{stage.name} {trainer.start_from(source)}")
+    return trainer
+
+
+def check_warm_starts(experiment: ExperimentConfig, pipeline: Pipeline, stages: Sequence[Stage], model: Path) -> None:
+    """Check, before the first is trained, that `stages`, in this order, can start from the stages they name.
+
+    Those already in training resume instead. Raises ValueError or FileNotFoundError.
+    """
+    earlier: dict[Path, Stage] = {}
     for stage in stages:
-        folder = start_of(experiment, pipeline, stage.name, model)
+        folder = warm_start_folder(experiment, pipeline, stage.name, model)
         if folder is not None and not (model / stage.name / "stage.json").exists():
-            source = before.get(folder)
+            source = earlier.get(folder)
             if source is None:
                 require_kind(stage.denoiser, folder)
             elif type(source.denoiser) is not type(stage.denoiser):
                 raise ValueError(f"{stage.name} cannot start from {source.name}: their denoisers are of other kinds.")
-        before[model / stage.name] = stage
+        earlier[model / stage.name] = stage
 
 
 def open_data(
@@ -94,25 +132,25 @@ def open_data(
     codec: NormalizedCodec,
     store: Path,
     model: Path,
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = lambda line: None,
 ) -> CodeStore:
-    """Open the store, or make it from the audio, and begin the model folder: all of it but the stages.
+    """Open the store, encoding the audio if there is none yet, and write the model folder except for its stages.
 
-    The codec is the pipeline's. It takes its statistics from the model folder if that is there, and measures them on
-    the store if not. Raises ValueError if the folder holds another model, and what `open_store` raises.
+    `codec` is the pipeline's. It takes its statistics from the model folder if that exists, and measures them on the
+    store otherwise. Raises ValueError if the folder holds another model, and what `open_store` raises.
     """
-    from codecdiff.data.encoding.encode import open_store  # only to encode: not needed to read a store
+    from codecdiff.data.encoding.encode import open_store
 
-    known, target = load_codec_state(model, codec), experiment.target
+    is_measured, target = load_codec_state(model, codec), experiment.target
     spec = config.to_config("codecs", codec.codec)
-    found = open_store(
+    codes = open_store(
         store, experiment.data.audio, codec.codec, spec, target=target, seed=experiment.seed, report=report
     )
-    if not known:
-        codec.measure(found.latents(codec.codec, target))
-    pipeline.data = found.summary()
+    if not is_measured:
+        codec.measure(codes.latents(codec.codec, target))
+    pipeline.data = codes.summary()
     pipeline.save_parts(model)
-    return found
+    return codes
 
 
 def prepare_prompts(
@@ -121,19 +159,31 @@ def prepare_prompts(
     prompts: Sequence[Prompt] = (),
     *,
     track: Callable[[Sequence[Prompt]], Iterable[Prompt]] = lambda prompts: prompts,
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = lambda line: None,
 ) -> None:
-    """Tell the conditioner of the prompts of the store, and of more; a `cached` one keeps them and lets its weights go.
+    """Prepare the conditioner for the prompts of the store, and more; a `cached` one then releases its weights.
 
-    `track` passes prompts on and may show how far it is. Fields that are read, and nothing in the store has, are
+    `track` iterates over prompts and may show progress. Fields that are read, and that nothing in the store has, are
     reported.
     """
     if pipeline.conditioner is None:
         return
     of_store = store.prompts()
-    there = {name for prompt in of_store for name, value in prompt.items() if value not in (None, "")}
-    for name in sorted(set(pipeline.conditioner.fields) - there):
+    available = {name for prompt in of_store for name, value in prompt.items() if value not in (None, "")}
+    for name in sorted(set(pipeline.conditioner.fields) - available):
         report(f"The conditioner reads '{name}', and nothing in the store has it: it will always be absent.")
     for prompt in track([*of_store, *prompts]):
         pipeline.conditioner.prepare([prompt])
     pipeline.conditioner.release()
+
+
+def call_run_end_hooks(folder: Path) -> None:
+    """Call the functions that packages register as `codecdiff.run_end` with the folder of a run that has ended.
+
+    The run is complete by then, so an error in one is a warning.
+    """
+    for name, hook in registry.entries(registry.RUN_END).items():
+        try:
+            hook.load()(folder)
+        except (Exception, SystemExit) as error:  # code of another package may fail in any way
+            warnings.warn(f"The run is complete, but its hook '{name}' failed: {error!r}", stacklevel=2)

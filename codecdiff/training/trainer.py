@@ -1,16 +1,16 @@
-"""Training of one stage: one step, its state and its save. The loop belongs to the recipe."""
+"""Training of one stage: a step, its state and its checkpoints. The loop belongs to the recipe."""
 
 from __future__ import annotations
 
 import json
-import resource
-import sys
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, is_tensorboard_available
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from codecdiff import rng
+from codecdiff.config.schema import TrainConfig
 from codecdiff.data.code_store import load_state
 from codecdiff.data.dataset import dropped_conditions
 from codecdiff.diffusion import noise_schedule
@@ -32,32 +33,38 @@ from codecdiff.pipeline.code_version import warn_of_changes
 from codecdiff.pipeline.stage import Stage
 from codecdiff.training.batch import StageInput
 
-STATE = "training"
+STATE = "training"  # folder of the training state, in that of a stage
+LOG = "log.jsonl"
+LOG_KEYS_V0_1: dict[str, str] = {
+    "held_out": "validation_loss",
+    "held_out_baseline": "zero_predictor_loss",
+    "held_out_ratio": "normalized_validation_loss",
+}
 
 
-def new_accelerator(output: Path | str, precision: Literal["no", "bf16"] = "no") -> Accelerator:
-    """Give the accelerator of a training run: on the CPU where there is nothing else, logging to TensorBoard if any.
+def new_accelerator(output: Path | str, mixed_precision: str | None = None) -> Accelerator:
+    """Return the accelerator of a training run: on the CPU if nothing else is there, logging to TensorBoard if it is.
 
-    Processes wait for each other up to a day: the first encodes while the others wait.
+    Without `mixed_precision`, accelerate's own setting holds. Processes wait for each other up to a day: the first
+    encodes while the others wait.
     """
-    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
     accelerator = Accelerator(
-        mixed_precision=precision,
-        cpu=not torch.accelerator.is_available(),  # left open, every process of several takes itself for the first
+        mixed_precision=mixed_precision,
+        cpu=not torch.accelerator.is_available(),  # undecided, each of several processes takes itself for the first
         log_with="tensorboard" if is_tensorboard_available() else None,
         project_dir=str(output),
-        kwargs_handlers=[patience],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
     )
     accelerator.init_trackers("log")
     return accelerator
 
 
 def _average(decay: float) -> Any:
-    """Exponential moving average whose decay grows as (1 + n) / (10 + n) until it reaches `decay`."""
+    """Return the update of an exponential moving average whose decay is (1 + n) / (10 + n), at most `decay`."""
 
     @torch.no_grad()
     def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor) -> None:
-        means, values = list(averaged), list(current)  # of one type: torch groups them, so that few kernels do
+        means, values = list(averaged), list(current)  # of one type: torch groups them into few kernels
         if not means[0].is_floating_point():
             return torch._foreach_copy_(means, values)  # pyright: ignore[reportPrivateImportUsage]
         n = int(count)
@@ -67,166 +74,140 @@ def _average(decay: float) -> Any:
     return update
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 class StageTrainer:
-    """Trains the denoiser of a stage. All that is random in a step follows from (seed, step, rank).
+    """Trains the denoiser of a stage. Everything random in a step follows from (seed, step, rank).
 
-    `network` is what the forward pass goes through: the denoiser itself, or what `accelerator.prepare`
-    made of it.
+    `network` is what the forward pass goes through: the denoiser itself, or the result of `accelerator.prepare`.
     """
 
-    def __init__(
-        self,
-        stage: Stage,
-        *,
-        learning_rate: float = 1e-4,
-        warmup: int = 100,  # steps
-        steps: int = 1000,
-        schedule: Literal["cosine", "constant"] = "cosine",
-        weight_decay: float = 0.01,
-        clip_norm: float = 1.0,
-        ema_decay: float = 0.999,
-        loss: Literal["l1", "l2"] = "l1",
-        dropout: float = 0.1,
-        context_noise: float = 0.0,
-        high_noise: float = 1.0,
-        min_snr: float | None = None,
-        seed: int = 0,
-    ):
+    def __init__(self, stage: Stage, config: TrainConfig | None = None, *, seed: int = 0):
         self.stage, self.denoiser = stage, stage.denoiser
+        self.config, self.seed = config or TrainConfig(), seed
         self.network: Any = stage.denoiser
-        self.optimizer = torch.optim.AdamW(
-            self.denoiser.parameters(), lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.99), fused=True
-        )
-        self.ema = AveragedModel(self.denoiser, multi_avg_fn=_average(ema_decay), use_buffers=True)
-        self.learning_rate, self.warmup, self.steps, self.schedule = learning_rate, warmup, steps, schedule
-        self.clip_norm, self.loss, self.dropout, self.seed = clip_norm, loss, dropout, seed
-        self.context_noise, self.high_noise, self.min_snr = context_noise, high_noise, min_snr
+        options: Any = {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay}
+        self.optimizer = torch.optim.AdamW(self.denoiser.parameters(), betas=(0.9, 0.99), fused=True, **options)
+        self.ema = AveragedModel(self.denoiser, multi_avg_fn=_average(self.config.ema_decay), use_buffers=True)
         self.step_count = 0
+        self.peak_memory = 0.0  # GB
 
-    def rate(self, step: int) -> float:
-        """Give the learning rate of a step: a linear warm-up, then constant or half a cosine down to 2 %."""
-        rise = min(1.0, (step + 1) / max(1, self.warmup))
-        if self.schedule == "constant":
-            return self.learning_rate * rise
-        done = min(1.0, step / max(1, self.steps))
-        fall = 0.02 + 0.98 * float(torch.cos(torch.tensor(done * torch.pi)) + 1) / 2
-        return self.learning_rate * rise * fall
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step: a linear warmup, then constant or half a cosine down to 2 %."""
+        rate = self.config.learning_rate * min(1.0, (step + 1) / max(1, self.config.warmup_steps))
+        if self.config.lr_scheduler == "constant":
+            return rate
+        progress = min(1.0, step / self.config.max_train_steps)
+        return rate * (0.02 + 0.98 * float(torch.cos(torch.tensor(progress * torch.pi)) + 1) / 2)
 
-    def draw(self, clean: Tensor, rank: int = 0) -> tuple[Tensor, Tensor]:
-        """Draw the noise (b, c, l) and steps (b,) of the current step, stratified over the schedule.
+    def draw(self, x_start: Tensor, rank: int = 0) -> tuple[Tensor, Tensor]:
+        """Draw the noise (b, c, l) and timesteps (b,) of the current step, stratified over the schedule.
 
-        A step lies at 1 - u ** high_noise of the schedule, with u uniform: above 1, steps of much noise are drawn
-        more often. What lasts a whole clip, and most of what the text says, is decided there.
+        With u uniform, a timestep is at 1 - u ** timestep_bias of the schedule: above 1, high noise is drawn more
+        often. What lasts a whole clip, and most of what the text says, is decided there.
         """
         generator = rng.generator(self.seed, 3, self.step_count, rank)
-        noise = torch.randn(clean.shape, generator=generator)
+        noise = torch.randn(x_start.shape, generator=generator)
         total = self.stage.scheduler.config.num_train_timesteps
-        rows = len(clean)
+        rows = len(x_start)
         even = (torch.randperm(rows, generator=generator) + torch.rand(rows, generator=generator)) / rows
-        place = 1 - (1 - even) ** self.high_noise
-        return self.colored(noise).to(clean.device), (place * total).long().clamp_max(total - 1).to(clean.device)
-
-    def colored(self, noise: Tensor) -> Tensor:
-        """Give white noise (b, c, l) the colour of the stage's."""
-        return colored(noise, self.stage.noise_color)
+        position = 1 - (1 - even) ** self.config.timestep_bias
+        timestep = (position * total).long().clamp_max(total - 1)
+        return colored(noise, self.stage.noise_color).to(x_start.device), timestep.to(x_start.device)
 
     def augment(self, context: Tensor | None, rank: int = 0) -> Tensor | None:
-        """Add Gaussian noise of deviation `context_noise` to the context (b, c', l) of the current step, if any.
+        """Add Gaussian noise of deviation `context_noise_std` to the context (b, c', l) of the current step, if any.
 
         Conditioning augmentation of Ho et al., "Cascaded diffusion models" (2022), here of one strength: a stage
-        learns to allow for errors of the stages before it. Nothing is added in sampling.
+        learns to tolerate errors of the stages before it. Nothing is added in sampling.
         """
-        if context is None or not self.context_noise:
+        if context is None or not self.config.context_noise_std:
             return context
         noise = torch.randn(context.shape, generator=rng.generator(self.seed, 6, self.step_count, rank))
-        return context + self.context_noise * noise.to(context)
+        return context + self.config.context_noise_std * noise.to(context)
 
-    def drop(self, condition: Condition, numbers: Sequence[int]) -> Condition:
-        """Make each condition absent with the dropout probability, as the samples' numbers decide."""
-        rows = dropped_conditions(self.seed, numbers, list(condition), self.dropout) if condition else {}
+    def drop(self, condition: Condition, sample_indices: Sequence[int]) -> Condition:
+        """Make each condition absent with the dropout probability, as a function of the sample index."""
+        names = list(condition)
+        rows = dropped_conditions(self.seed, sample_indices, names, self.config.dropout) if names else {}
         for name, absent in rows.items():
             condition = condition.drop(absent.to(condition[name].mask.device), name)
         return condition
 
-    def objective(self, given: StageInput, rank: int = 0) -> Tensor:
-        """Give the loss of the current step, which `step` takes the gradient of."""
-        noise, timestep = self.draw(given.clean, rank)
-        loss, _ = stage_loss(
-            self.network,
+    def loss(self, inputs: StageInput, rank: int = 0) -> Tensor:
+        """Return the loss of the current step, whose gradient `step` takes."""
+        noise, timestep = self.draw(inputs.x_start, rank)
+        context = self.augment(inputs.context, rank)
+        inputs = replace(inputs, context=context, condition=self.drop(inputs.condition, inputs.sample_indices))
+        return self.loss_of(self.network, inputs, noise, timestep, self.config.snr_gamma)[0]
+
+    def loss_of(
+        self, network: Any, inputs: StageInput, noise: Tensor, timestep: Tensor, snr_gamma: float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss of a network with this noise (b, c, l) and these timesteps (b,), and the zero predictor's."""
+        return stage_loss(
+            network,
             self.stage.scheduler,
-            given.clean,
-            mask=given.mask,
-            context=self.augment(given.context, rank),
-            condition=self.drop(given.condition, given.numbers),
+            inputs.x_start,
+            mask=inputs.valid_mask,
+            context=inputs.context,
+            condition=inputs.condition,
             noise=noise,
             timestep=timestep,
-            loss=self.loss,
-            min_snr=self.min_snr,
+            loss=self.config.loss,
+            min_snr=snr_gamma,
         )
-        return loss
 
-    def step(self, given: StageInput, *, rank: int = 0, accelerator: Any = None) -> float:
-        """Take one optimiser step and give the loss before it. Raises FloatingPointError if that is not finite."""
+    def step(self, inputs: StageInput, *, rank: int = 0, accelerator: Accelerator | None = None) -> float:
+        """Take one optimizer step and return the loss before it. Raises FloatingPointError if that is not finite."""
         self.denoiser.train()
-        loss = self.objective(given, rank)
+        loss = self.loss(inputs, rank)
         value = float(loss.detach())
-        if value != value or abs(value) == float("inf"):
+        if not math.isfinite(value):
             raise FloatingPointError(
                 f"The loss of {self.stage.name} became {value} at step {self.step_count}. Lower train.learning_rate."
             )
+        self.peak_memory = max(self.peak_memory, _memory_in_use(inputs.x_start.device))  # while activations are alive
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(self.step_count)
+            group["lr"] = self.learning_rate(self.step_count)
         self.optimizer.zero_grad(set_to_none=True)
         (accelerator.backward if accelerator else torch.Tensor.backward)(loss)
-        torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), self.clip_norm)
+        clip = accelerator.clip_grad_norm_ if accelerator else torch.nn.utils.clip_grad_norm_
+        clip(self.denoiser.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.ema.update_parameters(self.denoiser)
         self.step_count += 1
         return value
 
     @torch.no_grad()
-    def held_out(self, inputs: Sequence[StageInput]) -> tuple[float, float]:
-        """Give the unweighted loss of the averaged weights on held-out inputs, and that of the constant answer zero.
+    def validation_loss(self, inputs: Sequence[StageInput]) -> tuple[float, float]:
+        """Return the unweighted loss of the averaged weights on validation inputs, and that of the zero predictor.
 
-        Noise and steps are the same at every call: fixed noise, steps spread evenly over the schedule.
+        Noise and timesteps are the same at every call: fixed noise, timesteps spread evenly over the schedule.
         """
         self.ema.eval()
         total = self.stage.scheduler.config.num_train_timesteps
-        pairs = []
-        for i, given in enumerate(inputs):
-            rows = len(given.clean)
-            noise = torch.randn(given.clean.shape, generator=rng.generator(self.seed, 4, i))
-            place = (torch.arange(rows) + (i + 0.5) / len(inputs)) / rows
-            pairs.append(
-                stage_loss(
-                    self.ema.module,
-                    self.stage.scheduler,
-                    given.clean,
-                    mask=given.mask,
-                    context=given.context,
-                    condition=given.condition,
-                    noise=self.colored(noise).to(given.clean.device),
-                    timestep=(place * total).long().to(given.clean.device),
-                    loss=self.loss,
-                )
-            )
-        mean = torch.tensor([[float(a), float(b)] for a, b in pairs]).mean(0)
+        losses = []
+        for i, batch in enumerate(inputs):
+            x_start, rows = batch.x_start, len(batch.x_start)
+            white = torch.randn(x_start.shape, generator=rng.generator(self.seed, 4, i))
+            noise = colored(white, self.stage.noise_color).to(x_start.device)
+            position = (torch.arange(rows) + (i + 0.5) / len(inputs)) / rows
+            losses.append(self.loss_of(self.ema.module, batch, noise, (position * total).long().to(x_start.device)))
+        mean = torch.tensor([[float(loss), float(zero)] for loss, zero in losses]).mean(0)
         return float(mean[0]), float(mean[1])
 
-    def check(self, inputs: Sequence[StageInput], losses: Sequence[float], seconds: float) -> dict[str, float]:
-        """Give a line for the log: the step, the mean of the `losses` since the last line, held-out losses, memory."""
-        held_out, zero = self.held_out(inputs)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)  # GB
-        row = {"step": self.step_count, "loss": sum(losses) / len(losses)}
-        row |= {"held_out": held_out, "held_out_baseline": zero, "held_out_ratio": held_out / zero}
-        return row | {"seconds": seconds, "peak_memory": memory}
+    def validate(self, inputs: Sequence[StageInput], losses: Sequence[float], seconds: float) -> dict[str, float]:
+        """Return a row of the log: the step, the mean of the `losses` since the last row, validation, memory in GB."""
+        loss, zero = self.validation_loss(inputs)
+        row = {"step": self.step_count, "loss": sum(losses) / len(losses), "validation_loss": loss}
+        row |= {"zero_predictor_loss": zero, "normalized_validation_loss": loss / zero}
+        return row | {"seconds": seconds, "peak_memory": self.peak_memory}
 
-    def averaged(self) -> Stage:
-        """Give the stage with the averaged weights: the one that generation reads."""
+    def ema_stage(self) -> Stage:
+        """Return the stage with the averaged weights, which are used for generation."""
         facts = {**self.stage.facts, "steps": self.step_count}
         denoiser: Any = self.ema.module  # a copy of the stage's
         return replace(self.stage, denoiser=denoiser, facts=facts)
@@ -234,12 +215,12 @@ class StageTrainer:
     def save(self, folder: Path | str, row: dict[str, float] | None = None) -> None:
         """Save the averaged stage into a model folder, and beside it what resuming needs: no pickles.
 
-        `row` is added to the stage's `log.jsonl`.
+        `row` is appended to the stage's `log.jsonl`.
         """
         folder = Path(folder)
         state = folder / self.stage.name / STATE
         state.mkdir(parents=True, exist_ok=True)  # first: a stage without it is not in training here
-        save_stage(folder, self.averaged())
+        save_stage(folder, self.ema_stage())
         tensors = {f"raw.{name}": tensor for name, tensor in self.denoiser.state_dict().items()}
         tensors |= {f"averaged.{name}": tensor for name, tensor in self.ema.module.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
@@ -248,52 +229,42 @@ class StageTrainer:
             whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
             save_file(whole, temporary, metadata={"step": str(self.step_count)})
         if row:
-            with (folder / self.stage.name / "log.jsonl").open("a", encoding="utf-8") as log:
+            with (folder / self.stage.name / LOG).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(row) + "\n")
 
     def start_from(self, folder: Path | str) -> WarmStart:
-        """Begin with the averaged weights of a trained stage, a folder, where they agree: `models.warm_start`.
+        """Initialize from the averaged weights of a trained stage, a folder, where names and shapes agree.
 
-        The average begins there too, and the stage's facts keep what was taken.
+        The average starts there too, and the stage's metadata records what was copied.
         """
-        taken = warm_start(self.denoiser, Path(folder))
+        warm = warm_start(self.denoiser, Path(folder))
         self.ema.module.load_state_dict(self.denoiser.state_dict())
-        self.stage.facts["start_from"] = taken.facts()
-        return taken
+        self.stage.facts["start_from"] = warm.facts()
+        return warm
 
     def resume(self, folder: Path | str) -> bool:
-        """Take up training where `save` left it; False if the folder holds no such stage.
+        """Load the training state that `save` wrote; return False if the folder holds no such stage.
 
-        Raises ValueError if what was trained there is another denoiser, or with another scheduler, or if the state of
-        its training is gone: it would be written over.
+        Raises ValueError if the stage in training there has another denoiser or scheduler, or if the state of its
+        training is missing: it would be overwritten.
         """
         home = Path(folder) / self.stage.name
         file = home / STATE / "state.safetensors"
         if (home / "stage.json").exists() and not file.parent.exists():
             raise ValueError(
-                f"{home} holds a trained stage without {STATE}/, which going on needs. Choose another output folder, "
-                f"and begin there with its weights by stages.{self.stage.name}.start_from={home}; or delete it."
+                f"{home} holds a trained stage without {STATE}/, which resuming needs. Choose another output folder, "
+                f"and start there from its weights by stages.{self.stage.name}.start_from={home}; or delete it."
             )
         if not file.exists():
             return False
-        saved = {"noise_color": 0.0, **json.loads((home / "stage.json").read_text(encoding="utf-8"))}
-        saved["scheduler"] = noise_schedule.describe(noise_schedule.build(saved["scheduler"]))  # older folders say less
-        spec, kept = self.stage.spec(), ("denoiser", "scheduler", "noise_color")
-        if differ := [line for key in kept for line in differences(saved[key], spec[key], key)]:
-            raise ValueError(
-                f"{home} holds another stage in training: {'; '.join(differ)}. "
-                "Choose another output folder, or delete it."
-            )
-        warn_of_changes(saved.get("code", {}), spec["code"], home)
-        if "start_from" in saved["training"]:
-            self.stage.facts["start_from"] = saved["training"]["start_from"]
+        self._check_same_stage(home)
         tensors = load_state(file)
         with safe_open(file, "pt") as opened:
             self.step_count = int(opened.metadata()["step"])
-        self.denoiser.load_state_dict(_under("raw.", tensors))
-        self.ema.module.load_state_dict(_under("averaged.", tensors))
+        self.denoiser.load_state_dict(_with_prefix("raw.", tensors))
+        self.ema.module.load_state_dict(_with_prefix("averaged.", tensors))
         state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _under("optimizer.", tensors).items():
+        for name, tensor in _with_prefix("optimizer.", tensors).items():
             index, key = name.split(".")
             state.setdefault(int(index), {})[key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
@@ -301,12 +272,38 @@ class StageTrainer:
         self.ema.n_averaged.fill_(self.step_count)
         return True
 
+    def _check_same_stage(self, home: Path) -> None:
+        """Check that a folder holds this very stage, take over where it started from, and warn of changed code."""
+        saved = {"noise_color": 0.0, **json.loads((home / "stage.json").read_text(encoding="utf-8"))}
+        saved["scheduler"] = noise_schedule.describe(noise_schedule.build(saved["scheduler"]))  # older folders say less
+        spec = self.stage.spec()
+        keys = ("denoiser", "scheduler", "noise_color")
+        if differ := [line for key in keys for line in differences(saved[key], spec[key], key)]:
+            raise ValueError(
+                f"{home} holds another stage in training: {'; '.join(differ)}. "
+                "Choose another output folder, or delete it."
+            )
+        warn_of_changes(saved.get("code", {}), spec["code"], home)
+        if "start_from" in saved["training"]:
+            self.stage.facts["start_from"] = saved["training"]["start_from"]
+
+
+def _memory_in_use(device: torch.device) -> float:
+    """Return memory in GB: the most that tensors on a GPU took, or what this process takes now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return psutil.Process().memory_info().rss / 1e9
+
 
 def read_logs(model: Path, stages: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Give the training log of every stage of a model folder, one mapping a line; a stage without one is left out."""
-    files = {stage: model / stage / "log.jsonl" for stage in stages}
-    return {
-        stage: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        for stage, file in files.items()
-        if file.is_file()
-    }
+    """Return the training log of every stage of a model folder, one mapping per line; stages without one are left out.
+
+    Keys of version 0.1 are renamed.
+    """
+    logs: dict[str, list[dict[str, Any]]] = {}
+    for stage in stages:
+        file = model / stage / LOG
+        if file.is_file():
+            rows: list[dict[str, Any]] = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            logs[stage] = [{LOG_KEYS_V0_1.get(key, key): value for key, value in row.items()} for row in rows]
+    return logs

@@ -1,4 +1,4 @@
-"""An encoding job: a plan of tasks, each of which makes one shard of a store."""
+"""An encoding job: a plan of tasks, each making one shard of a store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from codecdiff import config as configuration
-from codecdiff.config.schema import Settings, Target
+from codecdiff.config.schema import Config, Target
 from codecdiff.data.audio import BadAudio, read_audio, seconds_of
 from codecdiff.data.code_store import load_state
 from codecdiff.data.metadata import Track
@@ -32,7 +32,7 @@ class EncodingIncomplete(OSError):
     """Some tasks failed. The others are saved, and the same command resumes the job."""
 
 
-class EncodeConfig(Settings):
+class EncodeConfig(Config):
     """How tracks are encoded into a store.
 
     Attributes:
@@ -130,7 +130,7 @@ def begin_job(
         _write_plan(draft, inputs, codec, plan_tasks(tracks, codec, config))
     plan = json.loads((draft / "plan.json").read_text(encoding="utf-8"))
     stored = plan["inputs"]
-    stored["codec"], inputs["codec"] = configuration.alike("codecs", stored["codec"], inputs["codec"])
+    stored["codec"], inputs["codec"] = configuration.align_defaults("codecs", stored["codec"], inputs["codec"])
     if differ := [key for key in inputs if stored[key] != inputs[key]]:
         raise ValueError(
             f"'{draft}' is a store that was begun with other {' and '.join(differ)}. "

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from codecdiff_dit import DiT
-from codecdiff_dit.blocks import Block, CrossAttention, SelfAttention, rotation
+from codecdiff_dit.blocks import Block, NormalizedCrossAttention, NormalizedSelfAttention, rotation
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -91,14 +91,14 @@ def rms_normed(x: Tensor, norm: nn.RMSNorm) -> Tensor:
 
 
 def test_self_attention_is_its_formula() -> None:
-    attention, x, places = moved(SelfAttention(16, heads=2)), torch.randn(3, 7, 16), torch.arange(7.0)
+    attention, x, places = moved(NormalizedSelfAttention(16, heads=2)), torch.randn(3, 7, 16), torch.arange(7.0)
     q, k, v = (attention.qkv(x)).view(3, 7, 3, 2, 8).permute(2, 0, 3, 1, 4)
     q, k = turn(rms_normed(q, attention.q_norm), places), turn(rms_normed(k, attention.k_norm), places)
     close(attention(x, rotation(7, 8)), attention.out(softmax_attention(q, k, v)))
 
 
 def test_frames_see_distances_and_not_places() -> None:
-    attention, x = moved(SelfAttention(16, heads=2)), torch.randn(1, 7, 16)
+    attention, x = moved(NormalizedSelfAttention(16, heads=2)), torch.randn(1, 7, 16)
     cosines, sines = rotation(40, 8)
     later = attention(x, (cosines[33:], sines[33:]))
     close(attention(x, rotation(7, 8)), later)
@@ -106,8 +106,8 @@ def test_frames_see_distances_and_not_places() -> None:
 
 
 def test_cross_attention_is_its_formula_over_the_real_tokens() -> None:
-    attention, x, tokens = moved(CrossAttention(16, heads=2)), torch.randn(3, 7, 16), torch.randn(3, 8, 16)
-    memory = attention.remember(tokens, torch.arange(8).expand(3, 8) < 5)
+    attention, x, tokens = moved(NormalizedCrossAttention(16, heads=2)), torch.randn(3, 7, 16), torch.randn(3, 8, 16)
+    memory = attention.keys_and_values(tokens, torch.arange(8).expand(3, 8) < 5)
     q = rms_normed(attention.q(attention.norm(x)).view(3, 7, 2, 8).transpose(1, 2), attention.q_norm)
     k, v = attention.kv(tokens[:, :5]).view(3, 5, 2, 2, 8).permute(2, 0, 3, 1, 4)
     close(attention(x, memory), attention.out(softmax_attention(q, rms_normed(k, attention.k_norm), v)))
@@ -129,57 +129,57 @@ def test_a_block_is_its_formula() -> None:
         return block.mlp.net[2](up * open_ * open_.sigmoid())
 
     h = x + gate * block.attention(normed(x) * (1 + scale) + shift, turned)
-    h = h + block.cross(h, block.cross.remember(tokens, mask))
+    h = h + block.cross(h, block.cross.keys_and_values(tokens, mask))
     wanted = h + gate2 * gated(normed(h) * (1 + scale2) + shift2)
-    close(block(x, block.cue(time, vector, tokens, mask), turned), wanted)
+    close(block(x, block.features(time, vector, ConditionTokens(tokens, mask)), turned), wanted)
 
 
 def test_at_first_every_block_adds_nothing_and_the_answer_is_zero() -> None:
-    dit, (x, t), told = DiT(channels=4, condition_widths=WIDTHS, **TINY), inputs(), condition()
-    assert dit(x, t, None, told).abs().max() == 0
+    dit, (x, t), prompted = DiT(channels=4, condition_widths=WIDTHS, **TINY), inputs(), condition()
+    assert dit(x, t, None, prompted).abs().max() == 0
     tokens = torch.randn(3, 5, 16)
-    for block, cue in zip(dit.blocks, dit.features(t, told)[:-1], strict=True):
-        assert block(tokens, cue, rotation(5, 8)).equal(tokens)
+    for block, features in zip(dit.blocks, dit.features(t, prompted)[:-1], strict=True):
+        assert block(tokens, features, rotation(5, 8)).equal(tokens)
 
 
 def test_frames_run_through_the_blocks_as_published() -> None:
-    dit, (x, t), told = tiny(context_channels=2), inputs(), condition()
+    dit, (x, t), prompted = tiny(context_channels=2), inputs(), condition()
     context = torch.randn(3, 2, 24)
-    *cues, last = dit.features(t, told)
+    *every, last = dit.features(t, prompted)
     tokens = torch.cat([context, x], 1).mT @ dit.input.weight.T + dit.input.bias
-    for block, cue in zip(dit.blocks, cues, strict=True):
-        tokens = block(tokens, cue, rotation(24, 8))
-    close(dit(x, t, context, told), dit.output(tokens, last).mT)
+    for block, features in zip(dit.blocks, every, strict=True):
+        tokens = block(tokens, features, rotation(24, 8))
+    close(dit(x, t, context, prompted), dit.output(tokens, last).mT)
 
 
 @pytest.mark.parametrize("frames", [1, 11, 12, 13])
 def test_any_length_is_padded_with_zeros_and_cropped(frames: int) -> None:
-    dit, told = tiny(patch=4), condition()
+    dit, prompted = tiny(patch=4), condition()
     x, t = inputs(frames=frames)
-    assert dit(x, t, None, told).shape == x.shape
-    close(dit(x, t, None, told), dit(functional.pad(x, (0, -frames % 4)), t, None, told)[..., :frames])
+    assert dit(x, t, None, prompted).shape == x.shape
+    close(dit(x, t, None, prompted), dit(functional.pad(x, (0, -frames % 4)), t, None, prompted)[..., :frames])
 
 
 def test_patches_are_the_same_network_on_frames_side_by_side() -> None:
     patched, plain = tiny(context_channels=2, patch=3), tiny(context_channels=6, channels=12)
     patched.load_state_dict(plain.state_dict())
-    (x, t), told, context = inputs(), condition(), torch.randn(3, 2, 24)
+    (x, t), prompted, context = inputs(), condition(), torch.randn(3, 2, 24)
     # frame 3 n + i of channel c is frame n of channel 3 c + i
     beside = [torch.stack([some[..., i::3] for i in range(3)], 2).flatten(1, 2) for some in (x, context)]
-    expected = plain(beside[0], t, beside[1], told).unflatten(1, (4, 3))
-    result = patched(x, t, context, told)
+    expected = plain(beside[0], t, beside[1], prompted).unflatten(1, (4, 3))
+    result = patched(x, t, context, prompted)
     close(torch.stack([result[..., i::3] for i in range(3)], 2), expected)
 
 
 def test_conditions_stand_in_one_row_and_absent_ones_are_one_token() -> None:
-    dit, (x, t), told = tiny(), inputs(), condition()
-    dropped = told.drop(torch.ones(3, dtype=torch.bool), "text")
-    short = Condition({**told, "text": ConditionTokens(torch.zeros(3, 1, 12), torch.zeros(3, 1, dtype=torch.bool))})
-    without = Condition({name: entry for name, entry in told.items() if name != "text"})
+    dit, (x, t), prompted = tiny(), inputs(), condition()
+    dropped = prompted.drop(torch.ones(3, dtype=torch.bool), "text")
+    short = Condition({**prompted, "text": ConditionTokens(torch.zeros(3, 1, 12), torch.zeros(3, 1, dtype=torch.bool))})
+    without = Condition({name: entry for name, entry in prompted.items() if name != "text"})
     null = ConditionTokens(dit.nulls["text"].expand(3, 1, -1), torch.ones(3, 1, dtype=torch.bool))
-    for other in (short, without, Condition({**told, "text": null})):
+    for other in (short, without, Condition({**prompted, "text": null})):
         close(dit(x, t, None, dropped), dit(x, t, None, other))
-    assert not torch.allclose(dit(x, t, None, dropped), dit(x, t, None, told), atol=1e-4)
+    assert not torch.allclose(dit(x, t, None, dropped), dit(x, t, None, prompted), atol=1e-4)
 
 
 def test_the_vector_is_the_mean_of_the_real_tokens_after_the_text_layers() -> None:
@@ -189,28 +189,28 @@ def test_the_vector_is_the_mean_of_the_real_tokens_after_the_text_layers() -> No
     (layer,) = dit.text_layers["text"]
     rows = [dit.projections["text"](row[real][None]) for row, real in zip(tokens, mask, strict=True)]
     means = torch.stack([layer(row, torch.ones(1, row.shape[1], dtype=torch.bool))[0].mean(0) for row in rows])
-    cue = dit.features(torch.tensor([1, 2, 3]), Condition({"text": ConditionTokens(tokens, mask)}))[0]
-    close(cue.vector, dit.blocks[0].modulation.vector(dit.vector_network(means)))
+    features = dit.features(torch.tensor([1, 2, 3]), Condition({"text": ConditionTokens(tokens, mask)}))[0]
+    close(features.vector, dit.blocks[0].modulation.vector(dit.vector_network(means)))
 
 
 def test_prepared_equals_plain() -> None:
-    dit, (x, _), told = tiny(context_channels=2), inputs(), condition()
+    dit, (x, _), prompted = tiny(context_channels=2), inputs(), condition()
     context, timesteps = torch.randn(3, 2, 24), torch.tensor([90, 40, 40, 0])
-    prepared = dit.prepare_for_sampling(timesteps, told)
+    prepared = dit.prepare_for_sampling(timesteps, prompted)
     for t in (torch.full((3,), 90), torch.tensor([0.0, 40.0, 90.0])):
-        close(prepared(x, t, context, told), dit(x, t, context, told))
-    again = prepared.prepare_for_sampling(torch.tensor([5]), told.rows([0]))
+        close(prepared(x, t, context, prompted), dit(x, t, context, prompted))
+    again = prepared.prepare_for_sampling(torch.tensor([5]), prompted.rows([0]))
     t = torch.tensor([5])
-    close(again(x[:1], t, context[:1], told), dit(x[:1], t, context[:1], told.rows([0])))
+    close(again(x[:1], t, context[:1], prompted), dit(x[:1], t, context[:1], prompted.rows([0])))
     with pytest.raises(ValueError, match=r"\[5, 6, 7\] are not all among those prepared"):
-        prepared(x, torch.tensor([5, 6, 7]), context, told)
+        prepared(x, torch.tensor([5, 6, 7]), context, prompted)
 
 
 def test_checkpointing_changes_neither_result_nor_gradient() -> None:
     plain, checkpointed = tiny(), tiny(checkpoint=True)
     checkpointed.load_state_dict(plain.state_dict())
-    (x, t), told = inputs(), condition()
-    results = [dit(x, t, None, told) for dit in (plain, checkpointed)]
+    (x, t), prompted = inputs(), condition()
+    results = [dit(x, t, None, prompted) for dit in (plain, checkpointed)]
     for result in results:
         result.square().sum().backward()
     assert results[0].equal(results[1])
@@ -220,22 +220,22 @@ def test_checkpointing_changes_neither_result_nor_gradient() -> None:
 
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch's kernel on the CPU is slower so
 def test_it_runs_in_half_precision() -> None:
-    dit, (x, t), told = tiny(), inputs(), condition()
-    exact = dit(x, t, None, told)
+    dit, (x, t), prompted = tiny(), inputs(), condition()
+    exact = dit(x, t, None, prompted)
     with torch.autocast("cpu", torch.bfloat16):
-        lower = dit(x, t, None, told).float()
+        lower = dit(x, t, None, prompted).float()
         assert 0 < (lower - exact).abs().mean() < 0.05 * exact.abs().mean()
         lower.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in dit.parameters())
-    assert dit.bfloat16()(x.bfloat16(), t, None, told).dtype == torch.bfloat16
+    assert dit.bfloat16()(x.bfloat16(), t, None, prompted).dtype == torch.bfloat16
 
 
 @pytest.mark.slow
 def test_it_compiles_to_one_graph() -> None:
-    dit, (x, t), told = tiny(context_channels=2, vector="text", patch=3), inputs(), condition()
+    dit, (x, t), prompted = tiny(context_channels=2, vector="text", patch=3), inputs(), condition()
     context = torch.randn(3, 2, 24)
     compiled = torch.compile(dit, fullgraph=True, backend="eager")
-    close(compiled(x, t, context, told), dit(x, t, context, told))
+    close(compiled(x, t, context, prompted), dit(x, t, context, prompted))
 
 
 @pytest.mark.integration
@@ -272,15 +272,15 @@ def test_the_sizes_of_the_readme() -> None:
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(ValueError, match=r"width=18 with heads=2 is not"):
+    with pytest.raises(ValueError, match=r"Invalid width 18: expected a multiple of 2 \* `heads` = 4"):
         tiny(width=18)
-    with pytest.raises(ValueError, match="`patch` must be at least 1; it is 0"):
+    with pytest.raises(ValueError, match="Invalid patch 0: expected at least 1"):
         tiny(patch=0)
     with pytest.raises(ValueError, match="'text' of width 12, but got 10"):
         tiny()(*inputs(), None, Condition({"text": condition()["vector"]}))
     with (
         pytest.warns(UserWarning, match=r"Nothing uses the conditions \['tempo', 'text'\]"),
-        pytest.warns(UserWarning, match=r"No condition is called txet\. There are \['tempo', 'text', 'vector'\]"),
+        pytest.warns(UserWarning, match=r"No condition is called txet: there are \['tempo', 'text', 'vector'\]"),
     ):
         tiny(attend=("txet",))
     with warnings.catch_warnings():

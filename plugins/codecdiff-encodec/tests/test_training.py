@@ -9,11 +9,11 @@ import pytest
 import soundfile
 import torch
 import yaml
-from codecdiff_encodec.random_weights import random_model
 from small import UNET, tone
 
 import codecdiff
 from codecdiff.data.audio import read_audio
+from codecdiff.testing.tiny import write_tiny
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "discodiff.py"
 RATE = 48000  # Hz
@@ -26,7 +26,11 @@ def settings(tmp_path):
     for i in range(3):
         channels: list[np.ndarray] = [tone(0.5, hertz * (i + 1), RATE) for hertz in (200, 300)]
         soundfile.write(music / f"{i}.wav", np.stack(channels, axis=1), RATE)
-    codec = {"name": "encodec", "model": str(random_model(tmp_path / "encodec", size="tiny-48khz")), "bandwidth": 3}
+    codec = {
+        "name": "encodec",
+        "model": str(write_tiny("encodec", tmp_path / "encodec", size="tiny-48khz")),
+        "bandwidth": 3,
+    }
     file = tmp_path / "stereo.yaml"
     file.write_text(
         yaml.safe_dump(
@@ -35,11 +39,16 @@ def settings(tmp_path):
                 "codec": codec,
                 "splitter": {"name": "coarse-first"},
                 "denoiser": {**UNET, "layers": ["none"]},
-                "data": {"audio": str(music), "held_out": 0.3},
-                "train": {"steps": 2, "warmup": 0},
-                "loop": {"batch_size": 2, "seconds": 0.2, "check_every": 2},
-                "diffusion": {"steps": 100},
-                "sampling": {"sampler": "ddim", "steps": 2, "guidance": 1.0},
+                "data": {"audio": str(music), "validation_fraction": 0.3},
+                "train": {
+                    "max_train_steps": 2,
+                    "warmup_steps": 0,
+                    "train_batch_size": 2,
+                    "crop_seconds": 0.2,
+                    "checkpointing_steps": 2,
+                },
+                "diffusion": {"num_train_timesteps": 100},
+                "sampling": {"scheduler": "ddim", "num_inference_steps": 2, "guidance_scale": 1.0},
                 "seconds": 0.3,
             }
         )

@@ -124,7 +124,7 @@ def _build_embedder(name: str, options: Sequence[str], pipeline: Pipeline | None
         if pipeline is None:
             raise ValueError("It is the codec of a model, and none was named: --model MODEL.")
         return CodecEmbedder(pipeline.codec)
-    return config.build("embedders", config.chosen("embedders", name, options))
+    return config.build("embedders", config.parse_options("embedders", name, options))
 
 
 @dataclass

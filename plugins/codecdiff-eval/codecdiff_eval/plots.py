@@ -36,7 +36,7 @@ def plot_losses(stage: str, log: Sequence[Mapping[str, Any]]) -> str:
 
     A line of the log has `step` and any of `loss`, `held_out`, `held_out_baseline`. Empty if none was logged.
     """
-    keys = {"validation": "held_out", "training": "loss", "zero predictor": "held_out_baseline"}
+    keys = {"validation": "validation_loss", "training": "loss", "zero predictor": "zero_predictor_loss"}
     curves = {
         label: [(line["step"], line[key]) for line in log if line.get(key) is not None] for label, key in keys.items()
     }

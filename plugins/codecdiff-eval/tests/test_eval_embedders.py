@@ -30,8 +30,8 @@ def test_logmel_obeys_the_laws(rate: int) -> None:
 
 
 @pytest.mark.integration
-def test_a_codec_around_another_obeys_the_laws(standardized: NormalizedCodec) -> None:
-    check_embedder(CodecEmbedder(standardized))
+def test_a_codec_around_another_passes_the_checks(normalized: NormalizedCodec) -> None:
+    check_embedder(CodecEmbedder(normalized))
 
 
 def test_logmel_is_the_features_of_the_metrics(logmel: LogMel) -> None:

@@ -54,6 +54,7 @@ from codecdiff.pipeline.editing import of_first_stages
 from codecdiff.pipeline.model_card import add_scores, write_card
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.provenance import Request
+from codecdiff.testing.tiny import write_tiny
 
 Make = Callable[..., Pipeline]
 FAST = ("--metric", "fad-per-track", "--metric", "density")
@@ -587,7 +588,8 @@ def test_what_cannot_be_judged_is_refused(music: Path, tmp_path: Path, arguments
 
 
 def test_captions_are_compared_by_a_judge_that_reads_text(music: Path, tmp_path: Path) -> None:
-    weights = pytest.importorskip("codecdiff_clap.random_weights").random_model(tmp_path / "clap")
+    pytest.importorskip("codecdiff_clap")
+    weights = write_tiny("clap", tmp_path / "clap")
     options = ("--embedder", "clap-music", "--set", f"clap-music.model={weights}", "--metric", "clap-score")
     evaluate(music, "--reference", music, "--seconds", 1, *options, "-o", tmp_path / "report")
     (row,) = EvalReport.read(tmp_path / "report").rows
@@ -597,7 +599,8 @@ def test_captions_are_compared_by_a_judge_that_reads_text(music: Path, tmp_path:
 
 
 def test_a_judge_of_captions_needs_no_statistics_of_its_own(music: Path, tmp_path: Path) -> None:
-    weights = pytest.importorskip("codecdiff_clap.random_weights").random_model(tmp_path / "clap")
+    pytest.importorskip("codecdiff_clap")
+    weights = write_tiny("clap", tmp_path / "clap")
     evaluate(music, "--reference", music, "--seconds", 1, "--metric", "fad-per-track", "-o", tmp_path / "a")
     (statistics,) = (tmp_path / "a" / "cache").glob("reference-logmel-*.safetensors")
     options = ("--embedder", "clap-music", "--set", f"clap-music.model={weights}")

@@ -56,7 +56,7 @@ def test_audio_shorter_than_a_window_has_a_spectrogram() -> None:
 
 
 def test_a_better_loss_is_drawn_lower_and_what_was_not_logged_is_not_drawn() -> None:
-    svg = plot_losses("primary", [{"step": s, "held_out": 1 / s, "held_out_baseline": 1.0} for s in (1, 2, 4)])
+    svg = plot_losses("primary", [{"step": s, "validation_loss": 1 / s, "zero_predictor_loss": 1.0} for s in (1, 2, 4)])
     validation, *_ = lines(svg, "series-0")
     assert [y for _, y in validation] == sorted(y for _, y in validation)
     assert not lines(svg, "series-1")

@@ -61,7 +61,12 @@ def loss_log(zero: float, steps: int = 40) -> list[dict[str, Any]]:
     """Return the log of a stage."""
     losses = [zero * (0.35 + 0.6 * math.exp(-i / 9)) for i in range(1, steps)]
     return [
-        {"step": 50 * i, "loss": loss + 0.03 * math.sin(9 * i), "held_out": loss * 1.05, "held_out_baseline": zero}
+        {
+            "step": 50 * i,
+            "loss": loss + 0.03 * math.sin(9 * i),
+            "validation_loss": loss * 1.05,
+            "zero_predictor_loss": zero,
+        }
         for i, loss in enumerate(losses, 1)
     ]
 

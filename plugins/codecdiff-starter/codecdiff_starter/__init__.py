@@ -4,5 +4,5 @@ from pathlib import Path
 
 
 def model_folder() -> Path:
-    """Give the folder of the trained model that this package carries."""
+    """Return the folder of the trained model that this package carries."""
     return Path(__file__).parent / "model"

@@ -26,7 +26,7 @@ FIT_FRAMES = 207_000  # frames that are read at most: forty minutes
 KMEANS_FRAMES = 60_000
 DECODER_FRAMES = 40_000  # frames that the decoder is fitted to, about
 KMEANS_ROUNDS = 8
-CACHED = 512  # points whose distances to all centres are near the processor at once
+CACHED = 512  # points whose distances to all centers fit into the processor's cache
 BIN_FLOOR = 1e-5  # power added to a bin before its logarithm, in the decoder
 RIDGE = 1e-4  # of the decoder's regression, per frame
 
@@ -41,9 +41,9 @@ class SpectralCodec(Codec):
 
     A frame is the log power in bands, weighted. Level i takes the residual of the levels before it, keeps its 8
     principal directions (the projection, orthonormal, so that distances between latents are distances between
-    spectra) and replaces them by the nearest of 1024 k-means entries. The decoder is a linear regression
-    from the entries of five frames to the log spectrum; phases are found by the fast Griffin-Lim algorithm,
-    started from sinusoids. Phases depend on all frames before, so there is no finite halo.
+    spectra) and replaces them by the nearest of 1024 k-means vectors. The decoder is a linear regression
+    from the vectors of five frames to the log spectrum; phases are estimated by the fast Griffin-Lim algorithm,
+    started from sinusoids. Phases depend on all frames before, so its context is unbounded.
     """
 
     sample_rate = SAMPLE_RATE
@@ -80,7 +80,7 @@ class SpectralCodec(Codec):
 
     @torch.no_grad()
     def encode_continuous(self, audio: Tensor) -> Tensor:
-        """(b, 1, t) audio -> (b, k, d, l) projected residual of every level before it is quantised."""
+        """(b, 1, t) audio -> (b, k, d, l) projected residual of every level before it is quantized."""
         return self.encode_with_continuous(audio).projected
 
     @torch.no_grad()
@@ -92,14 +92,14 @@ class SpectralCodec(Codec):
 
     @torch.no_grad()
     def embed(self, codes: Tensor) -> Tensor:
-        """(b, k, l) codes -> (b, k, d, l) entries of the codebooks."""
+        """(b, k, l) codes -> (b, k, d, l) codebook vectors."""
         self._require_fit()
-        entries = [codebook[code] for codebook, code in zip(self.codebooks, codes.unbind(1), strict=True)]
-        return torch.stack(entries, dim=1).transpose(2, 3)
+        vectors = [codebook[code] for codebook, code in zip(self.codebooks, codes.unbind(1), strict=True)]
+        return torch.stack(vectors, dim=1).transpose(2, 3)
 
     @torch.no_grad()
     def quantize(self, latents: Tensor) -> Tensor:
-        """(b, k, d, l) latents -> (b, k, l) index of the nearest entry, by Euclidean distance."""
+        """(b, k, d, l) latents -> (b, k, l) code of the nearest vector, by Euclidean distance."""
         self._require_fit()
         points = latents.transpose(2, 3).unbind(1)
         return torch.stack([nearest(p, c) for p, c in zip(points, self.codebooks, strict=True)], dim=1)
@@ -129,7 +129,7 @@ class SpectralCodec(Codec):
 
     @torch.no_grad()
     def fit(self, clips: Iterable[Tensor], *, seed: int = 0) -> None:
-        """Fit codebooks and decoder to clips (1, t) of music; the first forty minutes are read, so mix pieces well."""
+        """Fit codebooks and decoder to shuffled clips (1, t) of music; the first forty minutes are read."""
         device = self.mean.device
         audio = [clip.to(device, torch.float32)[None] for clip in first_frames(clips, FIT_FRAMES)]
         features = torch.cat([self.features(clip)[0] for clip in audio])
@@ -140,7 +140,7 @@ class SpectralCodec(Codec):
         self._fit_decoder(audio[:: math.ceil(len(features) / DECODER_FRAMES)])
 
     def _fit_levels(self, residual: Tensor, generator: torch.Generator) -> None:
-        """Fit one level after the other to what those before leave of the features, (n, s)."""
+        """Fit one level after the other to the residual of those before it, first the features (n, s)."""
         for projection, codebook in zip(self.projections, self.codebooks, strict=True):
             projection.copy_(principal_directions(residual, self.codebook_dim))
             points = residual @ projection.T
@@ -148,12 +148,12 @@ class SpectralCodec(Codec):
             residual = residual - codebook[nearest(points, codebook)] @ projection
 
     def _fit_decoder(self, audio: list[Tensor]) -> None:
-        """Regress the log power of every bin on the entries of its frame and of those around it (ridge regression).
+        """Regress the log power of every bin on the vectors of its frame and those around it (ridge regression).
 
         The exponential of a mean logarithm is too quiet where the logarithm is uncertain. For a Gaussian
         error of variance v the mean amplitude is exp(v / 8) times that, and log power v / 4 more.
         """
-        inputs = torch.cat([self._neighbourhoods(clip) for clip in audio])
+        inputs = torch.cat([self._neighborhoods(clip) for clip in audio])
         targets = torch.cat([log_powers(clip) for clip in audio])
         ridge = RIDGE * len(inputs) * torch.eye(inputs.shape[1], device=inputs.device)
         solution = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ targets)
@@ -161,19 +161,19 @@ class SpectralCodec(Codec):
         self.decoder.copy_(solution[:-1].T.unflatten(1, self.decoder.shape[1:]))
         self.offset.copy_(solution[-1] + variance / 4)
 
-    def _neighbourhoods(self, clip: Tensor) -> Tensor:
-        """(1, 1, t) audio -> (l, inputs + 1) entries around every frame, in the order of `decoder`, then a one."""
+    def _neighborhoods(self, clip: Tensor) -> Tensor:
+        """(1, 1, t) audio -> (l, inputs + 1) vectors around every frame, in the order of `decoder`, then a one."""
         latents = pad(self.embed(self.encode(clip)).flatten(1, 2), (CONTEXT, CONTEXT))[0]
         around = latents.unfold(1, 2 * CONTEXT + 1, 1).transpose(0, 1).flatten(1)
         return pad(around, (0, 1), value=1.0)
 
     def fitted_state(self) -> dict[str, Tensor]:
-        """Give what `fit` measured: mean, projections, codebooks, decoder and offset, float32."""
+        """Return the fitted mean, projections, codebooks, decoder and offset, float32."""
         self._require_fit()
         return {name: tensor.detach().clone() for name, tensor in self.state_dict().items()}
 
     def load_fitted_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `fitted_state` gave; a missing, unknown or misshapen tensor raises `ValueError`."""
+        """Load the tensors of `fitted_state`; a missing, unknown or misshapen tensor raises `ValueError`."""
         own = self.state_dict()
         wrong = [name for name in own.keys() | state.keys() if _shape(own, name) != _shape(state, name)]
         if wrong:
@@ -187,7 +187,7 @@ class SpectralCodec(Codec):
             )
 
     def _quantized_row(self, residual: Tensor) -> "Levels":
-        """(l, s) features -> (k, l) codes and (k, d, l) projections, each level on what those before it left."""
+        """(l, s) features -> (k, l) codes and (k, d, l) projections, each level on the residual of those before it."""
         codes, projected = [], []
         for projection, codebook in zip(self.projections, self.codebooks, strict=True):
             projected.append(residual @ projection.T)
@@ -197,14 +197,14 @@ class SpectralCodec(Codec):
 
 
 class Levels(NamedTuple):
-    """Result of residual quantisation: (b, k, l) codes and (b, k, d, l) projections before quantisation."""
+    """Result of residual quantization: (b, k, l) codes and (b, k, d, l) projections before quantization."""
 
     codes: Tensor
     projected: Tensor
 
 
 def band_means() -> Tensor:
-    """Give the (s, f) matrix that averages over bands of a bin each, higher up of `BANDWIDTH` times their frequency."""
+    """Return the (s, f) matrix that averages over bands: of one bin, higher up of `BANDWIDTH` times their frequency."""
     edges = [0]
     while edges[-1] < NUM_BINS:
         edges.append(min(edges[-1] + max(1, round(edges[-1] * BANDWIDTH)), NUM_BINS))
@@ -241,55 +241,55 @@ def principal_directions(points: Tensor, count: int) -> Tensor:
     return (vectors * largest.sign()).to(points)
 
 
-def nearest(points: Tensor, centres: Tensor) -> Tensor:
-    """(..., n, d) points, (m, d) centres -> (..., n) index of the nearest centre.
+def nearest(points: Tensor, centers: Tensor) -> Tensor:
+    """(..., n, d) points, (m, d) centers -> (..., n) index of the nearest center.
 
-    Differences are formed before they are squared, so a centre is always nearest to itself.
+    Differences are formed before they are squared, so a center is always nearest to itself.
     """
     parts = points.split(CACHED, dim=-2)
     exactly = "donot_use_mm_for_euclid_dist"
-    return torch.cat([torch.cdist(part, centres, compute_mode=exactly).argmin(-1) for part in parts], dim=-1)
+    return torch.cat([torch.cdist(part, centers, compute_mode=exactly).argmin(-1) for part in parts], dim=-1)
 
 
 def kmeans(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """(n, d) points -> (count, d) distinct centres: Lloyd's algorithm, from points drawn at random.
+    """(n, d) points -> (count, d) distinct centers: Lloyd's algorithm, from points drawn at random.
 
-    A centre that no point is nearest to moves to a random point.
+    A center that no point is nearest to moves to a random point.
     """
-    centres = distinct(_draw(points, count, generator), generator)
+    centers = distinct(_draw(points, count, generator), generator)
     for _ in range(KMEANS_ROUNDS):
-        owner = torch.cat([torch.cdist(part, centres).argmin(1) for part in points.split(4 * CACHED)])
+        owner = torch.cat([torch.cdist(part, centers).argmin(1) for part in points.split(4 * CACHED)])
         sizes = owner.bincount(minlength=count)[:, None]
-        sums = torch.zeros_like(centres).index_add_(0, owner, points)
-        centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), _draw(points, count, generator))
-    return distinct(centres, generator)
+        sums = torch.zeros_like(centers).index_add_(0, owner, points)
+        centers = torch.where(sizes > 0, sums / sizes.clamp(min=1), _draw(points, count, generator))
+    return distinct(centers, generator)
 
 
-def distinct(centres: Tensor, generator: torch.Generator) -> Tensor:
-    """(m, d) centres -> the same with those that are there more than once moved apart a little."""
+def distinct(centers: Tensor, generator: torch.Generator) -> Tensor:
+    """(m, d) centers -> the same with repeated ones moved apart a little."""
     while True:
-        _, which, sizes = torch.unique(centres, dim=0, return_inverse=True, return_counts=True)
+        _, which, sizes = torch.unique(centers, dim=0, return_inverse=True, return_counts=True)
         repeated = sizes[which] > 1
         if not repeated.any():
-            return centres
-        noise = torch.randn(centres.shape, generator=generator).to(centres)
-        centres = torch.where(repeated[:, None], centres + 1e-3 * noise, centres)
+            return centers
+        noise = torch.randn(centers.shape, generator=generator).to(centers)
+        centers = torch.where(repeated[:, None], centers + 1e-3 * noise, centers)
 
 
 def first_frames(clips: Iterable[Tensor], frames: int) -> list[Tensor]:
-    """Give clips (1, t) until there are `frames` of them; no clip at all raises `ValueError`."""
-    kept: list[Tensor] = []
+    """Return the first clips (1, t) that have `frames` frames in all; no clip at all raises `ValueError`."""
+    selected: list[Tensor] = []
     for clip in clips:
-        kept.append(clip)
-        if sum(c.shape[-1] for c in kept) >= frames * HOP:
+        selected.append(clip)
+        if sum(c.shape[-1] for c in selected) >= frames * HOP:
             break
-    if not kept:
+    if not selected:
         raise ValueError("SpectralCodec needs clips to fit: there were none.")
-    return kept
+    return selected
 
 
 def _draw(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Give `count` rows of points, each once while there are enough."""
+    """Draw `count` rows of points, each once while there are enough."""
     order = torch.randperm(len(points), generator=generator).to(points.device)
     return points[order[torch.arange(count, device=points.device) % len(points)]]
 

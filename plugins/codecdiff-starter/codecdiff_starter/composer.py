@@ -1,11 +1,11 @@
-"""A composer: short pieces of music whose description is true by construction, written and played by rule.
+"""A composer: short tracks of music whose description is true by construction, written and played by rule.
 
     facts = random_facts(np.random.default_rng(0))
     audio = compose(facts, seed=0, seconds=12.0)  # (t,) at 44.1 kHz
     texts = captions(facts, np.random.default_rng(0))
 
-A piece is a pure function of its facts, its seed and its seconds (to within rounding, between machines and versions of
-numpy). Every part starts at once and plays throughout, so any few seconds of a piece show all its facts.
+A track is a pure function of its facts, its seed and its seconds (to within rounding, between machines and versions of
+numpy). Every part starts at once and plays throughout, so any few seconds of a track show all its facts.
 `python -m codecdiff_starter.composer FOLDER` writes a data set.
 """
 
@@ -57,7 +57,7 @@ __all__ = [
     "write_dataset",
 ]
 
-COMPOSER_VERSION = 2  # changes whenever the same facts and seed would give another piece or other captions
+COMPOSER_VERSION = 2  # changes whenever the same facts and seed would make another track or other captions
 
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}  # semitones above the tonic
 HALF_CADENCES = ((0, 5, 3, 4), (0, 3, 0, 4), (0, 2, 3, 4), (0, 3, 5, 4))  # four chords, as degrees of the scale
@@ -107,14 +107,14 @@ class Note(NamedTuple):
 
 
 def compose(facts: Facts, seed: int, seconds: float) -> Audio:
-    """Write and play the piece with these facts -> (t,) audio, t = round(seconds * 44100), peak below 1."""
+    """Write and play the track with these facts -> (t,) audio, t = round(seconds * 44100), peak below 1."""
     return mix(stems(facts, seed, seconds), facts, seed)
 
 
 def stems(facts: Facts, seed: int, seconds: float) -> dict[str, Audio]:
-    """Write and play every part of a piece by itself -> its parts by name, each (t,) audio at its level in the mix.
+    """Write and play every part of a track by itself -> its parts by name, each (t,) audio at its level in the mix.
 
-    A part does not depend on which others there are: with another lead or without the drums it is the same piece.
+    A part does not depend on which others there are: with another lead or without the drums it is the same track.
     """
     writers = {"lead": melody, "accompaniment": accompany, "bass": bass_line, "drums": beat}
     spans = harmony(facts, seconds * facts.bpm / 60, _rng(seed, "harmony"))
@@ -153,7 +153,7 @@ def harmony(facts: Facts, beats: float, rng: np.random.Generator) -> list[Span]:
 
     A chord lasts a bar, or half a bar of a slow 4/4.
     """
-    length = 2 if (facts.tempo, facts.metre) == ("slow", "4/4") else facts.beats_per_bar
+    length = 2 if (facts.tempo, facts.meter) == ("slow", "4/4") else facts.beats_per_bar
     count = max(1, math.ceil(beats / length))
     pairs = ((*_choose(HALF_CADENCES, rng), *_choose(AUTHENTIC_CADENCES, rng)) for _ in itertools.count())
     chords = list(itertools.islice(itertools.chain.from_iterable(pairs), count))
@@ -176,7 +176,7 @@ def _frequency(facts: Facts, degree: int, chord: int, register: int) -> float:
 
 
 def _nearest(degree: float, classes: tuple[int, ...]) -> int:
-    """Give the degree nearest to `degree` that is one of `classes` in some octave."""
+    """Return the degree nearest to `degree` that is one of `classes` in some octave."""
     candidates = range(math.floor(degree) - 7, math.ceil(degree) + 8)
     return min((d for d in candidates if (d % 7) in classes), key=lambda d: abs(d - degree))
 
@@ -206,12 +206,12 @@ def melody(facts: Facts, spans: list[Span], rng: np.random.Generator) -> list[No
 
 
 def _motif(rhythm: tuple[float, ...], rng: np.random.Generator) -> list[tuple[float, int]]:
-    """Give each note of a rhythm a step of the scale: mostly to a neighbour, sometimes a leap."""
+    """Assign each note of a rhythm a step of the scale: mostly to a neighbor, sometimes a leap."""
     return [(length, int(rng.choice((-3, -2, -1, 1, 2, 3), p=(0.05, 0.15, 0.3, 0.3, 0.15, 0.05)))) for length in rhythm]
 
 
 def _voiced(facts: Facts, span: Span, start: float, length: float, degree: int) -> list[Note]:
-    """Give a note of the melody with what the lead's own hands add: an octave below, or a third and the root."""
+    """Return a note of the melody with what the lead's own hands add: an octave below, or a third and the root."""
 
     def note(degree: int, beats: float, accent: float) -> Note:
         return Note(facts.lead, start, beats, _frequency(facts, degree, span.chord, REGISTERS[facts.lead]), accent)
@@ -303,7 +303,7 @@ def perform(notes: list[Note], facts: Facts, seconds: float, rng: np.random.Gene
 
 
 def _in_room(audio: Audio, rng: np.random.Generator) -> Audio:
-    """Add the sound of a small room, noise that decays, and take away what is too low to hear."""
+    """Add the sound of a small room, noise that decays, and remove inaudibly low frequencies."""
     t = times(0.7)
     echo = rng.standard_normal(len(t)) * np.exp(-t * 6.9 / rng.uniform(0.35, 0.7)) * np.clip(t * 100, 0, 1)
     echo = np.asarray(sosfilt(butter(1, (200, 5000), "bandpass", fs=SAMPLE_RATE, output="sos"), echo))
@@ -338,10 +338,10 @@ def write_dataset(
     held_out: bool = False,
     num_workers: int | None = None,
 ) -> Path:
-    """Write `count` pieces as 16-bit FLAC with `metadata.jsonl`, an audio folder as Hugging Face `datasets` reads it.
+    """Write `count` tracks as 16-bit FLAC with `metadata.jsonl`, an audio folder as Hugging Face `datasets` reads it.
 
-    A row holds `text`, all its `captions`, every fact, and the `seed` that makes the piece again. Pieces depend on
-    (seed, index) alone. Training pieces are never of a held-out combination; with `held_out` all are, balanced as
+    A row holds `text`, all its `captions`, every fact, and the `seed` that makes the track again. Tracks depend on
+    (seed, index) alone. Training tracks are never of a held-out combination; with `held_out` all are, balanced as
     in `held_out_facts`. The same data set is not written twice; the folder of any other raises `ValueError`.
     """
     folder = Path(folder)
@@ -350,9 +350,9 @@ def write_dataset(
     metadata = folder / "metadata.jsonl"
     if metadata.exists():
         return folder
-    prepared = held_out_facts(count, seed) if held_out else [None] * count
+    facts = held_out_facts(count, seed) if held_out else [None] * count
     with mapping(num_workers or os.cpu_count() or 1) as each:
-        rows = list(each(partial(_write_piece, folder, seconds, seed), range(count), prepared))
+        rows = list(each(partial(_write_track, folder, seconds, seed), range(count), facts))
     unfinished = metadata.with_suffix(".unfinished")
     unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     unfinished.replace(metadata)
@@ -361,7 +361,7 @@ def write_dataset(
 
 @contextmanager
 def mapping(num_workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """Give a `map` that works in this many processes; with 1, in this one."""
+    """Yield a `map` that works in this many processes; with 1, in this one."""
     if num_workers == 1:
         yield map
         return
@@ -381,26 +381,26 @@ def _claim(folder: Path, recipe: dict[str, Any]) -> None:
     note.write_text(json.dumps(recipe) + "\n", encoding="utf-8")
 
 
-def _write_piece(folder: Path, seconds: float, seed: int, index: int, facts: Facts | None) -> dict[str, Any]:
-    """Write the piece with this index and give its row of metadata."""
+def _write_track(folder: Path, seconds: float, seed: int, index: int, facts: Facts | None) -> dict[str, Any]:
+    """Write the track with this index and return its row of metadata."""
     rng = np.random.default_rng([COMPOSER_VERSION, seed, index])
     facts = facts or training_facts(rng)
-    piece_seed = int(rng.integers(2**31))
+    track_seed = int(rng.integers(2**31))
     name = f"{index:06d}.flac"
-    soundfile.write(folder / name, compose(facts, piece_seed, seconds), SAMPLE_RATE, subtype="PCM_16")
+    soundfile.write(folder / name, compose(facts, track_seed, seconds), SAMPLE_RATE, subtype="PCM_16")
     texts = captions(facts, rng)
-    return {"file_name": name, "text": texts[0], "captions": texts, **asdict(facts), "seed": piece_seed}
+    return {"file_name": name, "text": texts[0], "captions": texts, **asdict(facts), "seed": track_seed}
 
 
 def main() -> None:
     """Write a data set from the command line."""
-    parser = argparse.ArgumentParser(description="Write a data set of short pieces with captions.")
+    parser = argparse.ArgumentParser(description="Write a data set of short tracks with captions.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=200, help="pieces")
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each piece")
+    parser.add_argument("--count", type=int, default=200, help="tracks")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each track")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--held-out", action="store_true", help="only combinations that training never hears")
-    parser.add_argument("--num-workers", type=int, default=None, help="processes; one per core unless given")
+    parser.add_argument("--held-out", action="store_true", help="only combinations that are never trained on")
+    parser.add_argument("--num-workers", type=int, default=None, help="processes; one per core by default")
     write_dataset(**vars(parser.parse_args()))
 
 

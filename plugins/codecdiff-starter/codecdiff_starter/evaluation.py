@@ -208,14 +208,14 @@ def memorising(sets: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
 def loss_figures(logs: Mapping[str, Sequence[Mapping[str, Any]]], targets: Targets) -> list[Figure]:
     """Give each stage's last held-out loss over the loss of the best constant answer, zero."""
     last = {
-        stage: next((line for line in reversed(lines) if line.get("held_out") is not None), None)
+        stage: next((line for line in reversed(lines) if line.get("validation_loss") is not None), None)
         for stage, lines in logs.items()
     }
     bounds = {stage: targets.later_loss if i else targets.first_loss for i, stage in enumerate(logs)}
     return [
         Figure(
             f"held-out loss over answering zero: {stage}",
-            line["held_out"] / line["held_out_baseline"],
+            line["validation_loss"] / line["zero_predictor_loss"],
             at_most=bounds[stage],
         )
         for stage, line in last.items()

@@ -1,4 +1,4 @@
-"""What is true of a piece before it is written, and captions that say so in words."""
+"""What is true of a track before it is written, and captions that say so in words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "bass": ("none", "plucked", "synth"),
     "drums": ("none", "brushes", "kit"),
     "tempo": ("slow", "medium", "fast"),
-    "metre": ("4/4", "3/4"),
+    "meter": ("4/4", "3/4"),
     "key": ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"),
     "mode": ("major", "minor"),
     "dynamics": ("soft", "loud", "swelling"),
@@ -26,7 +26,7 @@ BPM = {"slow": (60, 78), "medium": (96, 116), "fast": (144, 172)}  # beats per m
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """The description of a piece. Every field but `bpm` is one of its `CLASSES`; `bpm` lies in the range of `tempo`."""
+    """The description of a track. Every field but `bpm` is one of its `CLASSES`; `bpm` lies in the range of `tempo`."""
 
     lead: str
     accompaniment: str
@@ -34,7 +34,7 @@ class Facts:
     drums: str
     tempo: str
     bpm: int  # beats per minute
-    metre: str
+    meter: str
     key: str
     mode: str
     dynamics: str
@@ -45,12 +45,12 @@ class Facts:
                 raise ValueError(f"No {name} {getattr(self, name)!r}. There are: {', '.join(classes)}.")
         slowest, fastest = BPM[self.tempo]
         if not slowest <= self.bpm <= fastest:
-            raise ValueError(f"A {self.tempo} piece has {slowest} to {fastest} beats per minute, not {self.bpm}.")
+            raise ValueError(f"A {self.tempo} track has {slowest} to {fastest} beats per minute, not {self.bpm}.")
 
     @property
     def beats_per_bar(self) -> int:
         """Beats in a bar."""
-        return int(self.metre[0])
+        return int(self.meter[0])
 
 
 def random_facts(rng: np.random.Generator) -> Facts:
@@ -81,15 +81,15 @@ def held_out_facts(count: int, seed: int) -> list[Facts]:
 
 
 def _held_out_block(rng: np.random.Generator) -> list[Facts]:
-    rest = {"tempo": "slow", "bpm": 60, "metre": "4/4", "key": "C", "mode": "major", "dynamics": "soft"}
+    others = {"tempo": "slow", "bpm": 60, "meter": "4/4", "key": "C", "mode": "major", "dynamics": "soft"}
     products = (dict(zip(PARTS, parts, strict=True)) for parts in itertools.product(*(CLASSES[p] for p in PARTS)))
-    combinations = [parts for parts in products if held_out(Facts(**parts, **rest))]
-    others = {
+    combinations = [parts for parts in products if held_out(Facts(**parts, **others))]
+    shuffled = {
         name: rng.permutation(np.resize(classes, len(combinations))).tolist()
         for name, classes in CLASSES.items()
         if name not in PARTS
     }
-    drawn = [parts | {name: values[i] for name, values in others.items()} for i, parts in enumerate(combinations)]
+    drawn = [parts | {name: values[i] for name, values in shuffled.items()} for i, parts in enumerate(combinations)]
     return [Facts(**drawn[i], bpm=_draw_bpm(drawn[i]["tempo"], rng)) for i in rng.permutation(len(drawn))]
 
 
@@ -120,7 +120,7 @@ PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
         "kit": ("drums", "a drum kit", "kick and snare drums"),
     },
     "tempo": {"slow": ("slow",), "medium": ("medium-tempo", "moderate"), "fast": ("fast", "quick")},
-    "metre": {"4/4": ("4/4", "common time"), "3/4": ("3/4", "triple time")},
+    "meter": {"4/4": ("4/4", "common time"), "3/4": ("3/4", "triple time")},
     "dynamics": {"soft": ("soft", "quiet"), "loud": ("loud",), "swelling": ("swelling",)},
 }
 COMPLETE = (  # these name the lead and the ensemble, and most of them how loud it is
@@ -131,9 +131,9 @@ COMPLETE = (  # these name the lead and the ensemble, and most of them how loud 
     "a {dynamics} {lead} {tune} {ensemble}, {bpm} bpm",
     "a {dynamics} and {tempo} {tune} for {lead} {ensemble}, in {key}",
     "{lead} playing a {dynamics} {tempo} {tune} {ensemble}",
-    "{key}, {metre}, {bpm} bpm, {dynamics} {lead} {ensemble}",
-    "a {dynamics} {tune} in {metre} for {lead} {ensemble}",
-    "{tempo} and {dynamics} {lead} {ensemble}, {key}, {metre}",
+    "{key}, {meter}, {bpm} bpm, {dynamics} {lead} {ensemble}",
+    "a {dynamics} {tune} in {meter} for {lead} {ensemble}",
+    "{tempo} and {dynamics} {lead} {ensemble}, {key}, {meter}",
     "a {dynamics} instrumental in {key}, {lead} {ensemble}",
     "{lead} {ensemble}",
 )
@@ -142,20 +142,20 @@ BRIEF = (  # these leave most facts open
     "{tempo} {lead}",
     "{dynamics} {lead} in {key}",
     "a {tempo} {tune} in {key}",
-    "a {dynamics} {tune}, {metre}",
+    "a {dynamics} {tune}, {meter}",
     "{key}, {bpm} bpm",
 )
 
 
 def captions(facts: Facts, rng: np.random.Generator) -> list[str]:
-    """Describe a piece in four different ways, all true: three name the parts, the last leaves most facts open."""
+    """Describe a track in four different ways, all true: three name the parts, the last leaves most facts open."""
     templates = [*rng.choice(COMPLETE, 3, replace=False), rng.choice(BRIEF)]
     return [_caption(str(template), facts, rng) for template in templates]
 
 
 def _caption(template: str, facts: Facts, rng: np.random.Generator) -> str:
-    words = {name: _phrase(facts, name, rng) for name in ("lead", "tempo", "metre", "dynamics")}
-    tune = str(rng.choice(("tune", "piece", "melody", *(("waltz",) if facts.metre == "3/4" else ()))))
+    words = {name: _phrase(facts, name, rng) for name in ("lead", "tempo", "meter", "dynamics")}
+    tune = str(rng.choice(("tune", "piece", "melody", *(("waltz",) if facts.meter == "3/4" else ()))))
     ensemble = _ensemble(facts, rng)
     text = template.format(**words, tune=tune, ensemble=ensemble, key=_key(facts, rng), bpm=facts.bpm)
     text = re.sub(r" +(?=[, ])| +$", "", text)  # an empty ensemble leaves a space behind

@@ -24,7 +24,7 @@ HIGHEST = 14_000.0  # Hz, above which no partial is made
 
 
 def times(seconds: float) -> Audio:
-    """Give the times of the samples of `seconds`, in seconds, (t,)."""
+    """Return the times of the samples of `seconds`, in seconds, (t,)."""
     return np.arange(max(1, round(seconds * SAMPLE_RATE)), dtype=np.float32) / np.float32(SAMPLE_RATE)
 
 
@@ -67,7 +67,7 @@ def _noise_bank(low: int, high: int) -> Audio:
 
 
 def noise(low: int, high: int, num_samples: int, rng: np.random.Generator) -> Audio:
-    """Give noise between two frequencies in Hz, of unit power, (t,): a random stretch of eight seconds made once."""
+    """Return noise between two frequencies in Hz, of unit power, (t,): a random stretch of eight seconds made once."""
     bank = _noise_bank(low, high)
     start = int(rng.integers(len(bank)))
     return np.take(bank, np.arange(start, start + num_samples), mode="wrap")

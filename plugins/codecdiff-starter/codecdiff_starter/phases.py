@@ -1,6 +1,6 @@
 """Magnitudes to audio: the short-time Fourier transform of the starter codec and its phase retrieval.
 
-Spectra are (b, f, l): batch, frequency bin, frame. Frame i is centred on the middle of the i-th block of
+Spectra are (b, f, l): batch, frequency bin, frame. Frame i is centered on the middle of the i-th block of
 `HOP` samples, so l frames stand for exactly l * HOP samples.
 """
 
@@ -53,7 +53,7 @@ def sinusoidal_phases(magnitudes: Tensor) -> Tensor:
 
     Single-pass spectrogram inversion (Beauregard, Harish & Wyse 2015): each frame, the bins around a peak take the
     phase that its bin had one frame before, advanced by the peak's interpolated frequency. The phase at a
-    window's centre is shared by all bins of a peak; counted from the window's start their signs alternate.
+    window's center is shared by all bins of a peak; counted from the window's start their signs alternate.
     """
     bins = torch.arange(magnitudes.shape[1], device=magnitudes.device)[:, None]
     peaks, frequencies = spectral_peaks(magnitudes)
@@ -81,7 +81,7 @@ def spectral_peaks(magnitudes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _nearest(is_peak: Tensor, bins: Tensor) -> Tensor:
-    """Give the bin of the peak nearest to every bin, (b, f, l); the bin itself where there is none."""
+    """Return the bin of the peak nearest to every bin, (b, f, l); the bin itself where there is none."""
     far = 4 * bins.shape[1]
     lower = bins.masked_fill(~is_peak, -far).cummax(1).values
     upper = bins.masked_fill(~is_peak, far).flip(1).cummin(1).values.flip(1)

@@ -32,7 +32,7 @@ FULL = Facts(
     drums="kit",
     tempo="medium",
     bpm=104,
-    metre="4/4",
+    meter="4/4",
     key="G",
     mode="major",
     dynamics="loud",
@@ -99,8 +99,8 @@ CLAIMS = {  # what a reader takes from a caption: (pattern, fact, classes for wh
     r"slow": ("tempo", ["slow"]),
     r"medium|moderate": ("tempo", ["medium"]),
     r"fast|quick": ("tempo", ["fast"]),
-    r"waltz|triple|3/4": ("metre", ["3/4"]),
-    r"common|4/4": ("metre", ["4/4"]),
+    r"waltz|triple|3/4": ("meter", ["3/4"]),
+    r"common|4/4": ("meter", ["4/4"]),
     r"major": ("mode", ["major"]),
     r"minor": ("mode", ["minor"]),
     r"soft|quiet": ("dynamics", ["soft"]),
@@ -156,7 +156,7 @@ def test_captions_read_well():
 def test_facts_refuse_what_there_is_not():
     with pytest.raises(ValueError, match=r"No lead 'kazoo'\. There are: piano, flute, strings, guitar"):
         dataclasses.replace(FULL, lead="kazoo")
-    with pytest.raises(ValueError, match="medium piece has 96 to 116"):
+    with pytest.raises(ValueError, match="medium track has 96 to 116"):
         dataclasses.replace(FULL, bpm=30)
 
 
@@ -216,9 +216,9 @@ def onset_correlation(audio, hop=441):
 
 
 @pytest.mark.parametrize("tempo", BPM)
-@pytest.mark.parametrize("metre", CLASSES["metre"])
-def test_tempo_and_metre_are_heard_in_the_drums(tempo, metre):
-    facts = dataclasses.replace(FULL, tempo=tempo, bpm=BPM[tempo][1], metre=metre)
+@pytest.mark.parametrize("meter", CLASSES["meter"])
+def test_tempo_and_meter_are_heard_in_the_drums(tempo, meter):
+    facts = dataclasses.replace(FULL, tempo=tempo, bpm=BPM[tempo][1], meter=meter)
     drums = stems(facts, 0, 20.0)["drums"]
     beat = 6000 / facts.bpm
     onsets = onset_correlation(drums)

@@ -34,7 +34,8 @@ def folder(tmp_path):
     near = {"nearest_training": 3.0, "nearest_fresh": 3.1, "ratio": estimate(0.97)}
     logs = {
         stage: [
-            {"step": s, "loss": 1 / s, "held_out": 2 / s, "held_out_baseline": 2.0, "seconds": s} for s in (1, 2, 4)
+            {"step": s, "loss": 1 / s, "validation_loss": 2 / s, "zero_predictor_loss": 2.0, "seconds": s}
+            for s in (1, 2, 4)
         ]
         for stage in ("primary", "<b>secondary")
     }

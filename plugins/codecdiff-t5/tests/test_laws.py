@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 from codecdiff_t5 import T5
-from codecdiff_t5.random_weights import random_model
 
 from codecdiff.conditioners.cached import CachedConditioner
 from codecdiff.testing import ExpectedFailure, check_conditioner
+from codecdiff.testing.tiny import write_tiny
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(random_model(tmp_path_factory.mktemp("t5")))
+    return str(write_tiny("t5", tmp_path_factory.mktemp("t5")))
 
 
 def test_t5_passes_the_checks_with_a_cache_and_without(folder: str, tmp_path: Path):

@@ -1,44 +1,16 @@
-"""The pieces of the U-Net, each one equation.
+"""The blocks of the U-Net, each one equation.
 
-Frames are (b, c, l), as convolutions want them; attention works on tokens (b, n, e), frames being tokens
-once transposed. An attention normalises its input and returns its contribution; the caller adds it.
+Frames are (b, c, l), as convolutions read them; attention works on tokens (b, n, e), frames being tokens
+once transposed. An attention normalizes its input and returns its contribution; the caller adds it.
 """
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
-
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-
-class Memory(NamedTuple):
-    """What cross-attention looks at: keys and values (b, heads, n, d), and mask (b, 1, 1, n), True where real."""
-
-    keys: Tensor
-    values: Tensor
-    mask: Tensor
-
-
-def sinusoid(timestep: Tensor, width: int) -> Tensor:
-    """(b,) steps -> (b, width) sines, then cosines, of frequencies falling from 1 to 1/10000 (Vaswani et al., 2017)."""
-    index = torch.arange(width // 2, device=timestep.device)
-    frequencies = torch.exp(-index * math.log(10_000) / (width // 2 - 1))
-    angles = timestep.float()[:, None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], dim=-1)
-
-
-def split_heads(tokens: Tensor, heads: int) -> Tensor:
-    """(b, n, heads * d) -> (b, heads, n, d)."""
-    return rearrange(tokens, "b n (heads d) -> b heads n d", heads=heads)
-
-
-def merge_heads(tokens: Tensor) -> Tensor:
-    """(b, heads, n, d) -> (b, n, heads * d): the inverse of `split_heads`."""
-    return rearrange(tokens, "b heads n d -> b n (heads d)")
+from codecdiff.denoisers import KeysAndValues, merge_heads, split_heads
 
 
 class RMSNorm(nn.Module):
@@ -108,10 +80,10 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(heads * head_dim, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(b, n, e), mask (b, n) of the tokens to look at, all of them unless given -> (b, n, e)."""
+        """(b, n, e), mask (b, n) of the tokens to attend to, None for all -> (b, n, e)."""
         q, k, v = (split_heads(part, self.heads) for part in self.qkv(self.norm(x)).chunk(3, dim=-1))
-        seen = None if mask is None else mask[:, None, None]
-        return self.out(merge_heads(functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)))
+        mask = None if mask is None else mask[:, None, None]
+        return self.out(merge_heads(functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
 
 
 class CrossAttention(nn.Module):
@@ -126,13 +98,12 @@ class CrossAttention(nn.Module):
         self.v = nn.Linear(source_width, heads * head_dim, bias=False)
         self.out = nn.Linear(heads * head_dim, width)
 
-    def remember(self, tokens: Tensor, mask: Tensor) -> Memory:
+    def keys_and_values(self, tokens: Tensor, mask: Tensor) -> KeysAndValues:
         """Tokens (b, n, e') and their mask (b, n) -> keys and values, which do not depend on the frames."""
-        return Memory(
-            split_heads(self.k(tokens), self.heads), split_heads(self.v(tokens), self.heads), mask[:, None, None]
-        )
+        keys, values = split_heads(self.k(tokens), self.heads), split_heads(self.v(tokens), self.heads)
+        return KeysAndValues(keys, values, mask[:, None, None])
 
-    def forward(self, x: Tensor, memory: Memory) -> Tensor:
+    def forward(self, x: Tensor, memory: KeysAndValues) -> Tensor:
         """(b, n, e), a memory of b rows, or of one row for all -> (b, n, e)."""
         keys, values, mask = (part.expand(x.shape[0], -1, -1, -1) for part in memory)
         q = split_heads(self.q(self.norm(x)), self.heads)

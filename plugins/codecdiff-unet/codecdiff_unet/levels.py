@@ -1,6 +1,7 @@
 """The levels of the U-Net: layers, and the change of resolution after them.
 
-Every layer is told of the step and the condition by a `Cue`, made apart from the frames so that it can be kept.
+Every layer reads the timestep and the condition as `LayerFeatures`, computed apart from the frames so that they can be
+reused.
 """
 
 from __future__ import annotations
@@ -12,30 +13,15 @@ from typing import NamedTuple, cast
 from torch import Tensor, cat, nn
 
 from codecdiff import ConditionTokens
-from codecdiff_unet.blocks import CrossAttention, LinearAttention, Memory, ResidualBlock, SelfAttention
+from codecdiff.denoisers import LayerFeatures
+from codecdiff_unet.blocks import CrossAttention, LinearAttention, ResidualBlock, SelfAttention
 
 
-class Told(NamedTuple):
-    """What a condition says, once nulls, vector network and text layers are applied.
-
-    A vector or sequence of one row holds for every row of a batch.
-    """
+class EncodedCondition(NamedTuple):
+    """A condition after nulls, vector network and text layers. One row holds for every row of a batch."""
 
     vector: Tensor | None  # (b, e)
     sequences: Mapping[str, ConditionTokens]
-
-
-class Cue(NamedTuple):
-    """All that one layer is told: the two terms of its scale and shift (b, 2c), and what it attends to."""
-
-    time: Tensor
-    vector: Tensor | None = None
-    memory: Memory | None = None
-
-    @property
-    def modulation(self) -> Tensor:
-        """Scale and shift, (b, 2c)."""
-        return self.time if self.vector is None else self.time + self.vector
 
 
 class Layer(nn.Module):
@@ -46,14 +32,15 @@ class Layer(nn.Module):
         self.block = block
         self.attention = attention
 
-    def cue(self, time: Tensor, told: Told) -> Cue:
-        """(b, e) time embedding, and what the condition says -> what this layer needs of them."""
-        vector = None if self.block.vector is None or told.vector is None else self.block.vector(told.vector)
-        return Cue(self.block.time(time), vector)
+    def features(self, time: Tensor, condition: EncodedCondition) -> LayerFeatures:
+        """(b, e) time embedding and condition -> what this layer reads of them."""
+        to_vector = self.block.vector
+        vector = None if to_vector is None or condition.vector is None else to_vector(condition.vector)
+        return LayerFeatures(self.block.time(time), vector)
 
-    def forward(self, x: Tensor, cue: Cue) -> Tensor:
+    def forward(self, x: Tensor, features: LayerFeatures) -> Tensor:
         """(b, c, l) -> (b, c', l)."""
-        x = self.block(x, cue.modulation)
+        x = self.block(x, features.modulation)
         return x if self.attention is None else x + self.attention(x.mT).mT
 
 
@@ -65,14 +52,15 @@ class CrossLayer(Layer):
         self.cross = cross
         self.source = source
 
-    def cue(self, time: Tensor, told: Told) -> Cue:
-        """(b, e) time embedding, and what the condition says -> what this layer needs of them."""
-        return super().cue(time, told)._replace(memory=self.cross.remember(*told.sequences[self.source]))
+    def features(self, time: Tensor, condition: EncodedCondition) -> LayerFeatures:
+        """(b, e) time embedding and condition -> what this layer reads of them."""
+        memory = self.cross.keys_and_values(*condition.sequences[self.source])
+        return super().features(time, condition)._replace(memory=memory)
 
-    def forward(self, x: Tensor, cue: Cue) -> Tensor:
+    def forward(self, x: Tensor, features: LayerFeatures) -> Tensor:
         """(b, c, l) -> (b, c', l)."""
-        x = super().forward(x, cue)
-        return x + self.cross(x.mT, cue.memory).mT
+        x = super().forward(x, features)
+        return x + self.cross(x.mT, features.memory).mT
 
 
 class Level(nn.Module):
@@ -87,19 +75,19 @@ class Level(nn.Module):
         """Go through the layers, first to last."""
         return iter(cast(list[Layer], self.layers))
 
-    def cues(self, time: Tensor, told: Told) -> list[Cue]:
-        """Give the cue of every layer, in order."""
-        return [layer.cue(time, told) for layer in self]
+    def features(self, time: Tensor, condition: EncodedCondition) -> list[LayerFeatures]:
+        """Return the features of every layer, in order."""
+        return [layer.features(time, condition) for layer in self]
 
 
 class Down(Level):
     """A level on the way down."""
 
-    def forward(self, x: Tensor, cues: Sequence[Cue]) -> tuple[Tensor, list[Tensor]]:
-        """(b, c, l) -> (b, c', l / 2), or (b, c', l) at the last level; and what each layer gave, (b, c, l) each."""
+    def forward(self, x: Tensor, features: Sequence[LayerFeatures]) -> tuple[Tensor, list[Tensor]]:
+        """(b, c, l) -> (b, c', l / 2), or (b, c', l) at the last level; and each layer's result, (b, c, l)."""
         skips: list[Tensor] = []
-        for layer, cue in zip(self, cues, strict=True):
-            x = layer(x, cue)
+        for layer, own in zip(self, features, strict=True):
+            x = layer(x, own)
             skips.append(x)
         return self.resample(x), skips
 
@@ -107,10 +95,10 @@ class Down(Level):
 class Up(Level):
     """A level on the way up: each layer also sees a skip, the newest first."""
 
-    def forward(self, x: Tensor, skips: Sequence[Tensor], cues: Sequence[Cue]) -> Tensor:
+    def forward(self, x: Tensor, skips: Sequence[Tensor], features: Sequence[LayerFeatures]) -> Tensor:
         """(b, c', l) frames, (b, c, l) skips -> (b, c, 2l), or (b, c, l) at the last level."""
-        for layer, skip, cue in zip(self, reversed(skips), cues, strict=True):
-            x = layer(cat([x, skip], dim=1), cue)
+        for layer, skip, own in zip(self, reversed(skips), features, strict=True):
+            x = layer(cat([x, skip], dim=1), own)
         return self.resample(x)
 
 
@@ -119,7 +107,7 @@ class Builder:
     """What all layers of one U-Net share. A kind of layer is "none", "linear" or the name of a condition."""
 
     kinds: tuple[str, ...]  # of the layers of a level
-    widths: Mapping[str, int]  # of the conditions there are
+    widths: Mapping[str, int]  # of the available conditions
     embedding: int
     has_vector: bool
     groups: int
@@ -133,7 +121,7 @@ class Builder:
         return ResidualBlock(inputs, outputs, embedding=self.embedding, has_vector=self.has_vector, groups=self.groups)
 
     def layer(self, kind: str, inputs: int, outputs: int) -> Layer:
-        """Build a layer of this kind; one that names a condition there is not has no attention."""
+        """Build a layer of this kind; one that names a missing condition has no attention."""
         block = self.block(inputs, outputs)
         if kind == "linear":
             return Layer(block, LinearAttention(outputs, heads=self.linear_heads, head_dim=self.linear_head_dim))

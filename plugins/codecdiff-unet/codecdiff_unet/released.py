@@ -7,7 +7,7 @@ linear maps), and in one cut: a residual block's linear map of [time, vector] is
     unet = UNet(**architecture.options)
     unet.load_state_dict(from_released(released, architecture))
 
-Tensor by tensor: `sources(architecture)` says of each of our parameters which released one to `read` it from.
+Tensor by tensor: `sources(architecture)` lists for each of our parameters the released one to `read` it from.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Architecture:
     def role(self) -> str:
         """One of `ROLES`. Raises a ValueError for channels that no released model has."""
         channels = (self.channels, self.context_channels)
-        for role, known in ROLES.items():
-            if channels == known:
+        for role, released in ROLES.items():
+            if channels == released:
                 return role
         kinds = ", ".join(f"{role} {c} after a context of {context}" for role, (c, context) in ROLES.items())
         raise ValueError(f"No released U-Net has {channels[0]} channels after a context of {channels[1]}: {kinds}.")
@@ -67,7 +67,7 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Source:
+class ParameterSource:
     """Where the numbers of one of our parameters are in a released model."""
 
     name: str  # ours
@@ -77,25 +77,25 @@ class Source:
     columns: slice | None = None  # of the released parameter's second axis; None for all
 
     def read(self, released: Tensor) -> Tensor:
-        """Give our parameter, of shape `shape`, from the released one, of shape `released_shape`."""
+        """Return our parameter, of shape `shape`, from the released one, of shape `released_shape`."""
         part = released if self.columns is None else released[:, self.columns]
         return part.reshape(self.shape).contiguous()
 
 
-def sources(architecture: Architecture) -> list[Source]:
-    """Give the source of every parameter of `UNet(**architecture.options)`; halves of one tensor follow each other."""
+def sources(architecture: Architecture) -> list[ParameterSource]:
+    """Return the source of every parameter of `UNet(**architecture.options)`; halves of one tensor are neighbors."""
     return list(_sources(architecture))
 
 
 def expected(architecture: Architecture) -> dict[str, Shape]:
-    """Give the name and shape of every parameter of the released U-Net."""
+    """Return the name and shape of every parameter of the released U-Net."""
     return {source.released: source.released_shape for source in _sources(architecture)}
 
 
 def infer(shapes: Mapping[str, Sequence[int]]) -> Architecture:
-    """Tell the architecture from a released U-Net's names and shapes; `differences` says whether the rest fits it.
+    """Infer the architecture from a released U-Net's names and shapes; see also `shape_differences`.
 
-    Raises a ValueError if there is no telling.
+    Raises a ValueError if that is not possible.
     """
     levels = len({name.split(".")[1] for name in shapes if name.startswith("downs.")})
     telling = ["init_conv.weight", "final_conv.weight", *(f"downs.{level}.9.weight" for level in range(levels))]
@@ -116,7 +116,7 @@ def infer(shapes: Mapping[str, Sequence[int]]) -> Architecture:
     return Architecture(width, tuple(wide // width for wide in widths), channels, inputs - channels)
 
 
-def differences(shapes: Mapping[str, Sequence[int]], architecture: Architecture) -> list[str]:
+def shape_differences(shapes: Mapping[str, Sequence[int]], architecture: Architecture) -> list[str]:
     """Say, one line each, which tensors are missing, not expected, or of another shape than in the released U-Net."""
     wanted = expected(architecture)
     both = [name for name in wanted if name in shapes]
@@ -128,18 +128,18 @@ def differences(shapes: Mapping[str, Sequence[int]], architecture: Architecture)
 
 
 def from_released(released: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
-    """Give the state of `UNet(**architecture.options)` for released parameters; the inverse of `to_released`.
+    """Return the state of `UNet(**architecture.options)` for released parameters; the inverse of `to_released`.
 
     Raises a ValueError that lists what is missing, not expected or of another shape.
     """
-    wrong = differences({name: tensor.shape for name, tensor in released.items()}, architecture)
+    wrong = shape_differences({name: tensor.shape for name, tensor in released.items()}, architecture)
     if wrong:
         raise ValueError("\n".join([f"These are not the parameters of {architecture}:", *wrong]))
     return {source.name: source.read(released[source.released]) for source in _sources(architecture)}
 
 
 def to_released(state: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
-    """Give the released parameters for the state of `UNet(**architecture.options)`: the inverse of `from_released`."""
+    """Return the released parameters of the state of `UNet(**architecture.options)`: inverse of `from_released`."""
     parts: dict[str, list[Tensor]] = {}
     for source in _sources(architecture):
         parts.setdefault(source.released, []).append(state[source.name])
@@ -149,7 +149,7 @@ def to_released(state: Mapping[str, Tensor], architecture: Architecture) -> dict
     }
 
 
-def _sources(architecture: Architecture) -> Iterator[Source]:
+def _sources(architecture: Architecture) -> Iterator[ParameterSource]:
     """Walk through the network once."""
     width, channels = architecture.width, architecture.channels
     levels = list(pairwise(width * multiplier for multiplier in (1, *architecture.multipliers)))
@@ -179,7 +179,7 @@ def _sources(architecture: Architecture) -> Iterator[Source]:
     yield from _affine("output.resample", "final_conv", (channels, width, 1))
 
 
-def _layers(level: str, inputs: int, outputs: int, embedding: int) -> Iterator[Source]:
+def _layers(level: str, inputs: int, outputs: int, embedding: int) -> Iterator[ParameterSource]:
     """Walk through the layers of one level, which has the same name here and there."""
     widths = {**CONDITION_WIDTHS, **ABSENT_WIDTHS}
     for i, (place, kind) in enumerate(LAYERS.items()):
@@ -191,11 +191,11 @@ def _layers(level: str, inputs: int, outputs: int, embedding: int) -> Iterator[S
             yield from _cross_attention(f"{layer}.cross", attention, outputs, widths[kind])
 
 
-def _block(name: str, released: str, inputs: int, outputs: int, embedding: int) -> Iterator[Source]:
+def _block(name: str, released: str, inputs: int, outputs: int, embedding: int) -> Iterator[ParameterSource]:
     both = (2 * outputs, 2 * embedding)  # scale and shift, of [time, vector]
     for i, half in enumerate(("time", "vector")):
         columns = slice(i * embedding, (i + 1) * embedding)
-        yield Source(f"{name}.{half}.weight", (both[0], embedding), f"{released}.mlp.1.weight", both, columns)
+        yield ParameterSource(f"{name}.{half}.weight", (both[0], embedding), f"{released}.mlp.1.weight", both, columns)
     yield _same(f"{name}.time.bias", f"{released}.mlp.1.bias", both[:1])
     for number, channels in ((1, inputs), (2, outputs)):
         yield from _affine(f"{name}.conv{number}", f"{released}.block{number}.proj", (outputs, channels, 3))
@@ -204,41 +204,41 @@ def _block(name: str, released: str, inputs: int, outputs: int, embedding: int) 
         yield from _affine(f"{name}.shortcut", f"{released}.res_conv", (outputs, inputs, 1))
 
 
-def _linear_attention(name: str, released: str, width: int) -> Iterator[Source]:
+def _linear_attention(name: str, released: str, width: int) -> Iterator[ParameterSource]:
     yield _flat(f"{name}.norm.gain", f"{released}.norm.g", (1, width, 1))
     yield _flat(f"{name}.qkv.weight", f"{released}.fn.to_qkv.weight", (3 * LINEAR_ATTENTION, width, 1))
     yield from _pointwise(f"{name}.out", f"{released}.fn.to_out.0", (width, LINEAR_ATTENTION))
     yield _flat(f"{name}.out_norm.gain", f"{released}.fn.to_out.1.g", (1, width, 1))
 
 
-def _cross_attention(name: str, released: str, width: int, source_width: int) -> Iterator[Source]:
+def _cross_attention(name: str, released: str, width: int, source_width: int) -> Iterator[ParameterSource]:
     yield _flat(f"{name}.norm.gain", f"{released}.norm.g", (1, width, 1))
     for part, inputs in (("q", width), ("k", source_width), ("v", source_width)):
         yield _flat(f"{name}.{part}.weight", f"{released}.fn.to_{part}.weight", (ATTENTION, inputs, 1))
     yield from _pointwise(f"{name}.out", f"{released}.fn.to_out.0", (width, ATTENTION))
 
 
-def _self_attention(name: str, released: str, width: int) -> Iterator[Source]:
+def _self_attention(name: str, released: str, width: int) -> Iterator[ParameterSource]:
     yield _flat(f"{name}.norm.gain", f"{released}.norm.g", (1, width, 1))
     yield _flat(f"{name}.qkv.weight", f"{released}.fn.to_qkv.weight", (3 * ATTENTION, width, 1))
     yield from _pointwise(f"{name}.out", f"{released}.fn.to_out", (width, ATTENTION))
 
 
-def _same(name: str, released: str, shape: Shape) -> Source:
-    """Give the source of a parameter whose shape is the same here and there."""
-    return Source(name, shape, released, shape)
+def _same(name: str, released: str, shape: Shape) -> ParameterSource:
+    """Return the source of a parameter whose shape is the same here and there."""
+    return ParameterSource(name, shape, released, shape)
 
 
-def _flat(name: str, released: str, released_shape: Shape) -> Source:
-    """Give the source of a parameter that has no axes of length one here."""
-    return Source(name, tuple(length for length in released_shape if length > 1), released, released_shape)
+def _flat(name: str, released: str, released_shape: Shape) -> ParameterSource:
+    """Return the source of a parameter that has no axes of length one here."""
+    return ParameterSource(name, tuple(length for length in released_shape if length > 1), released, released_shape)
 
 
-def _affine(name: str, released: str, shape: Shape) -> Iterable[Source]:
+def _affine(name: str, released: str, shape: Shape) -> Iterable[ParameterSource]:
     return _same(f"{name}.weight", f"{released}.weight", shape), _same(f"{name}.bias", f"{released}.bias", shape[:1])
 
 
-def _pointwise(name: str, released: str, shape: tuple[int, int]) -> Iterable[Source]:
-    """Give the sources of a linear map here, a 1x1 convolution there."""
+def _pointwise(name: str, released: str, shape: tuple[int, int]) -> Iterable[ParameterSource]:
+    """Return the sources of a linear map here, a 1x1 convolution there."""
     weight = _flat(f"{name}.weight", f"{released}.weight", (*shape, 1))
     return weight, _same(f"{name}.bias", f"{released}.bias", shape[:1])

@@ -14,10 +14,10 @@ from codecdiff_unet.released import (
     ROLES,
     SIZES,
     Architecture,
-    differences,
     expected,
     from_released,
     infer,
+    shape_differences,
     sources,
     to_released,
 )
@@ -194,7 +194,7 @@ def test_time_and_vector_are_told_apart(tiny: dict[str, Pair]) -> None:
 def test_what_does_not_fit_is_listed() -> None:
     its = architecture("tiny", "primary")
     shapes = dict(expected(its))
-    assert differences(shapes, its) == []
+    assert shape_differences(shapes, its) == []
     del shapes["ups.2.9.bias"]
     shapes.update({"extra": (3,), "mid_block1.mlp.1.bias": (7,)})
     lines = [
@@ -202,7 +202,7 @@ def test_what_does_not_fit_is_listed() -> None:
         "not expected: extra (3,)",
         "of shape (7,), not (108,): mid_block1.mlp.1.bias",
     ]
-    assert differences(shapes, its) == lines
+    assert shape_differences(shapes, its) == lines
     with pytest.raises(ValueError, match=r"(?s)not the parameters of Architecture.*missing: ups\.2\.9\.bias.*extra"):
         from_released({name: torch.zeros(shape) for name, shape in shapes.items()}, its)
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from codecdiff_unet import UNet
-from codecdiff_unet.blocks import CrossAttention, LinearAttention, ResidualBlock, RMSNorm, SelfAttention, sinusoid
+from codecdiff_unet.blocks import CrossAttention, LinearAttention, ResidualBlock, RMSNorm, SelfAttention
+from diffusers.models.embeddings import get_timestep_embedding
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -83,7 +84,7 @@ def test_sinusoid_is_sines_then_cosines_of_the_step() -> None:
     for timestep in (torch.tensor([0, 7, 99]), torch.tensor([0.0, 7.0, 99.0])):
         frequencies = [math.exp(-k * math.log(10_000) / 7) for k in range(8)]
         wanted = [[f(t * w) for f in (math.sin, math.cos) for w in frequencies] for t in timestep.tolist()]
-        close(sinusoid(timestep, 16), torch.tensor(wanted))
+        close(get_timestep_embedding(timestep, 16), torch.tensor(wanted))
 
 
 def test_rms_norm_is_its_formula() -> None:
@@ -141,100 +142,102 @@ def test_self_attention_is_its_formula() -> None:
 def test_cross_attention_is_its_formula_over_the_real_tokens() -> None:
     attention = CrossAttention(6, 5, heads=2, head_dim=4)
     x, tokens = torch.randn(3, 7, 6), torch.randn(3, 8, 5)
-    memory = attention.remember(tokens, torch.arange(8).expand(3, 8) < 5)
+    memory = attention.keys_and_values(tokens, torch.arange(8).expand(3, 8) < 5)
     q = attention.q(attention.norm(x)).unflatten(-1, (2, 4))
     k, v = (part(tokens[:, :5]).unflatten(-1, (2, 4)) for part in (attention.k, attention.v))
     close(attention(x, memory), attention.out(softmax_attention(q, k, v)))
 
 
 def test_frames_run_down_and_up_as_published() -> None:
-    unet, (x, t), told = tiny(), inputs(), condition()
-    cues = (cue for level in unet.features(t, told) for cue in level)
+    unet, (x, t), prompted = tiny(), inputs(), condition()
+    features = (layer for level in unet.features(t, prompted) for layer in level)
     h = first = unet.input(x)
     skips = []
     for level in unet.levels[:3]:
         for layer in level:
-            h = layer(h, next(cues))
+            h = layer(h, next(features))
             skips.append(h)
         h = level.resample(h)
     assert h.shape == (3, 48, 6)
     for layer in unet.middle:
-        h = layer(h, next(cues))
+        h = layer(h, next(features))
     for level in unet.levels[4:7]:
         for layer in level:
-            h = layer(torch.cat([h, skips.pop()], 1), next(cues))
+            h = layer(torch.cat([h, skips.pop()], 1), next(features))
         h = level.resample(h)
     (last,) = unet.output
-    h = unet.output.resample(last(torch.cat([h, first], 1), next(cues)))
-    assert h.equal(unet(x, t, None, told))
+    h = unet.output.resample(last(torch.cat([h, first], 1), next(features)))
+    assert h.equal(unet(x, t, None, prompted))
 
 
 @pytest.mark.parametrize("frames", [1, 7, 16, 37])
 def test_any_length_is_padded_with_zeros_and_cropped(frames: int) -> None:
     unet = tiny()
-    (x, t), told = inputs(frames=frames), condition()
+    (x, t), prompted = inputs(frames=frames), condition()
     padded = functional.pad(x, (0, -frames % 4))
-    assert unet(x, t, None, told).shape == x.shape
-    assert unet(x, t, None, told).equal(unet(padded, t, None, told)[..., :frames])
+    assert unet(x, t, None, prompted).shape == x.shape
+    assert unet(x, t, None, prompted).equal(unet(padded, t, None, prompted)[..., :frames])
 
 
 def test_context_comes_before_the_noisy_channels() -> None:
     unet, plain = tiny(context_channels=3), tiny(channels=7)
-    (x, t), told, context = inputs(), condition(), torch.randn(3, 3, 24)
+    (x, t), prompted, context = inputs(), condition(), torch.randn(3, 3, 24)
     state = plain.state_dict()
     state.update({name: state[name][3:] for name in ("output.resample.weight", "output.resample.bias")})
     unet.load_state_dict(state)
-    close(unet(x, t, context, told), plain(torch.cat([context, x], 1), t, None, told)[:, 3:])
+    close(unet(x, t, context, prompted), plain(torch.cat([context, x], 1), t, None, prompted)[:, 3:])
 
 
 def test_patches_are_the_same_network_on_frames_side_by_side() -> None:
     patched, plain = tiny(context_channels=2, patch=3), tiny(context_channels=6, channels=12)
     patched.load_state_dict(plain.state_dict())
-    (x, t), told, context = inputs(), condition(), torch.randn(3, 2, 24)
+    (x, t), prompted, context = inputs(), condition(), torch.randn(3, 2, 24)
     # frame 3 n + i of channel c is frame n of channel 3 c + i
     beside = [torch.stack([some[..., i::3] for i in range(3)], 2).flatten(1, 2) for some in (x, context)]
-    expected = plain(beside[0], t, beside[1], told).unflatten(1, (4, 3))
-    result = patched(x, t, context, told)
+    expected = plain(beside[0], t, beside[1], prompted).unflatten(1, (4, 3))
+    result = patched(x, t, context, prompted)
     close(torch.stack([result[..., i::3] for i in range(3)], 2), expected)
 
 
 @pytest.mark.parametrize("frames", [1, 11, 12, 13])
 def test_patched_frames_of_any_length_are_padded_and_cropped(frames: int) -> None:
-    unet, told = tiny(patch=3), condition()
+    unet, prompted = tiny(patch=3), condition()
     x, t = inputs(frames=frames)
     assert unet.multiple == 12
-    close(unet(x, t, None, told), unet(functional.pad(x, (0, -frames % 12)), t, None, told)[..., :frames])
+    close(unet(x, t, None, prompted), unet(functional.pad(x, (0, -frames % 12)), t, None, prompted)[..., :frames])
 
 
 def test_masked_tokens_change_nothing() -> None:
-    unet, (x, t), told = tiny(), inputs(), condition()
-    tokens, mask = told["text"]
+    unet, (x, t), prompted = tiny(), inputs(), condition()
+    tokens, mask = prompted["text"]
     noise = tokens + 100 * torch.randn_like(tokens) * ~mask[..., None]
-    assert unet(x, t, None, told).equal(unet(x, t, None, Condition({**told, "text": ConditionTokens(noise, mask)})))
-    shorter = Condition({**told, "text": ConditionTokens(tokens[:, :4], mask[:, :4])})
-    close(unet(x, t, None, told), unet(x, t, None, shorter))
+    assert unet(x, t, None, prompted).equal(
+        unet(x, t, None, Condition({**prompted, "text": ConditionTokens(noise, mask)}))
+    )
+    shorter = Condition({**prompted, "text": ConditionTokens(tokens[:, :4], mask[:, :4])})
+    close(unet(x, t, None, prompted), unet(x, t, None, shorter))
 
 
 @pytest.mark.parametrize("name", ["text", "vector"])
 def test_a_dropped_condition_is_no_condition_and_its_null(name: str) -> None:
-    unet, (x, t), told = tiny(), inputs(), condition()
-    dropped = unet(x, t, None, told.drop(torch.ones(3, dtype=torch.bool), name))
-    others = {key: entry for key, entry in told.items() if key != name}
+    unet, (x, t), prompted = tiny(), inputs(), condition()
+    dropped = unet(x, t, None, prompted.drop(torch.ones(3, dtype=torch.bool), name))
+    others = {key: entry for key, entry in prompted.items() if key != name}
     null = ConditionTokens(unet.nulls[name].expand(3, 1, -1), torch.ones(3, 1, dtype=torch.bool))
     close(dropped, unet(x, t, None, Condition(others)))
     close(dropped, unet(x, t, None, Condition({**others, name: null})))
-    assert not torch.allclose(dropped, unet(x, t, None, told), atol=1e-4)
+    assert not torch.allclose(dropped, unet(x, t, None, prompted), atol=1e-4)
 
 
 def test_the_vector_of_a_sequence_is_the_mean_of_its_real_tokens_after_the_text_layers() -> None:
     unet: Any = tiny(vector="text", layers=("none",), condition_widths={"text": 12})
     tokens, mask = condition()["text"]
-    told, (x, t) = Condition({"text": ConditionTokens(tokens, mask)}), inputs()
+    prompted, (x, t) = Condition({"text": ConditionTokens(tokens, mask)}), inputs()
     (layer,) = unet.text_layers["text"]
     means = [layer(row[real][None], real[real][None])[0].mean(0) for row, real in zip(tokens, mask, strict=True)]
-    seen = unet.told(told).vector
-    close(seen, unet.vector_network(torch.stack(means)))
-    assert not torch.allclose(unet(x, t, None, told), unet(x, t, None, told.null()), atol=1e-4)
+    vector = unet.encode_condition(prompted).vector
+    close(vector, unet.vector_network(torch.stack(means)))
+    assert not torch.allclose(unet(x, t, None, prompted), unet(x, t, None, prompted.null()), atol=1e-4)
 
 
 def test_the_width_of_the_embedding_is_an_option() -> None:
@@ -245,19 +248,19 @@ def test_the_width_of_the_embedding_is_an_option() -> None:
 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
-    unet, (x, t), told = tiny(), inputs(), condition()
-    told = told.drop(torch.tensor([False, True, False]), "text")
-    together = unet(x, t, None, told)
+    unet, (x, t), prompted = tiny(), inputs(), condition()
+    prompted = prompted.drop(torch.tensor([False, True, False]), "text")
+    together = unet(x, t, None, prompted)
     for row in range(3):
         alone = slice(row, row + 1)
-        close(together[alone], unet(x[alone], t[alone], None, told.rows(alone)))
+        close(together[alone], unet(x[alone], t[alone], None, prompted.rows(alone)))
 
 
 def test_a_gradient_reaches_every_parameter() -> None:
-    unet, (x, t), told = tiny(), inputs(), condition()
+    unet, (x, t), prompted = tiny(), inputs(), condition()
     for name in WIDTHS:
-        told = told.drop(torch.tensor([False, True, False]), name)
-    unet(x, t, None, told).square().sum().backward()
+        prompted = prompted.drop(torch.tensor([False, True, False]), name)
+    unet(x, t, None, prompted).square().sum().backward()
     silent = {name for name, p in unet.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
     # whoever has one token to look at looks at it, whatever the query and the key: nothing to learn about chroma's
     chroma = ("layers.2.cross.q.weight", "layers.2.cross.k.weight", "layers.2.cross.norm.gain")
@@ -266,15 +269,15 @@ def test_a_gradient_reaches_every_parameter() -> None:
 
 
 def test_prepared_equals_plain() -> None:
-    unet, (x, _), told = tiny(context_channels=2), inputs(), condition()
-    told = told.drop(torch.tensor([True, False, False]), "vector")
+    unet, (x, _), prompted = tiny(context_channels=2), inputs(), condition()
+    prompted = prompted.drop(torch.tensor([True, False, False]), "vector")
     context, timesteps = torch.randn(3, 2, 24), torch.tensor([90, 40, 40, 0])
-    prepared = unet.prepare_for_sampling(timesteps, told)
+    prepared = unet.prepare_for_sampling(timesteps, prompted)
     for t in (torch.full((3,), 90), torch.tensor([0.0, 40.0, 90.0])):
-        close(prepared(x, t, context, told), unet(x, t, context, told))
-    again = prepared.prepare_for_sampling(torch.tensor([5]), told.rows([0]))
+        close(prepared(x, t, context, prompted), unet(x, t, context, prompted))
+    again = prepared.prepare_for_sampling(torch.tensor([5]), prompted.rows([0]))
     t = torch.tensor([5])
-    close(again(x[:1], t, context[:1], told), unet(x[:1], t, context[:1], told.rows([0])))
+    close(again(x[:1], t, context[:1], prompted), unet(x[:1], t, context[:1], prompted.rows([0])))
 
 
 def test_prepared_refuses_what_it_was_not_prepared_for() -> None:
@@ -298,8 +301,8 @@ def test_it_works_without_conditions(absent: dict[str, int]) -> None:
 def test_checkpointing_changes_neither_result_nor_gradient() -> None:
     plain, checkpointed = tiny(), tiny(checkpoint=True)
     checkpointed.load_state_dict(plain.state_dict())
-    (x, t), told = inputs(), condition()
-    results = [unet(x, t, None, told) for unet in (plain, checkpointed)]
+    (x, t), prompted = inputs(), condition()
+    results = [unet(x, t, None, prompted) for unet in (plain, checkpointed)]
     for result in results:
         result.square().sum().backward()
     assert results[0].equal(results[1])
@@ -309,11 +312,11 @@ def test_checkpointing_changes_neither_result_nor_gradient() -> None:
 
 @pytest.mark.integration
 def test_one_batch_can_be_learned_by_heart() -> None:
-    unet, (x, t), told = tiny(multipliers=(1, 2), layers=("none", "text")), inputs(), condition()
+    unet, (x, t), prompted = tiny(multipliers=(1, 2), layers=("none", "text")), inputs(), condition()
     target, losses = torch.randn_like(x), []
     optimizer = torch.optim.AdamW(unet.parameters(), lr=5e-3)
     for _ in range(120):
-        loss = (unet(x, t, None, told) - target).abs().mean()
+        loss = (unet(x, t, None, prompted) - target).abs().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -325,8 +328,8 @@ def test_weights_survive_a_file(tmp_path: Any) -> None:
     unet, other = tiny(), tiny()
     save_file(unet.state_dict(), tmp_path / "model.safetensors")
     other.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    (x, t), told = inputs(), condition()
-    assert unet(x, t, None, told).equal(other(x, t, None, told))
+    (x, t), prompted = inputs(), condition()
+    assert unet(x, t, None, prompted).equal(other(x, t, None, prompted))
 
 
 def test_the_same_arguments_build_the_same_network() -> None:
@@ -347,11 +350,11 @@ def test_the_same_arguments_build_the_same_network() -> None:
 
 
 def test_it_runs_in_half_precision() -> None:
-    unet, (x, t), told = tiny(), inputs(), condition()
-    exact = unet(x, t, None, told)
+    unet, (x, t), prompted = tiny(), inputs(), condition()
+    exact = unet(x, t, None, prompted)
     with torch.autocast("cpu", torch.bfloat16):
-        assert (unet(x, t, None, told).float() - exact).abs().mean() < 0.05 * exact.abs().mean()
-    assert unet.bfloat16()(x.bfloat16(), t, None, told).dtype == torch.bfloat16
+        assert (unet(x, t, None, prompted).float() - exact).abs().mean() < 0.05 * exact.abs().mean()
+    assert unet.bfloat16()(x.bfloat16(), t, None, prompted).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -370,32 +373,32 @@ def test_context_is_checked(context_channels: int, given: tuple[int, ...] | None
 
 
 def test_other_inputs_are_checked() -> None:
-    unet, (x, t), told = tiny(), inputs(), condition()
+    unet, (x, t), prompted = tiny(), inputs(), condition()
     with pytest.raises(ValueError, match=r"noisy latents \(b, 4, l\), but got \(3, 3, 24\)"):
-        unet(x[:, :3], t, None, told)
+        unet(x[:, :3], t, None, prompted)
     with pytest.raises(ValueError, match=r"timesteps \(3,\), one for each row, but got \(1,\)"):
-        unet(x, t[:1], None, told)
+        unet(x, t[:1], None, prompted)
     with pytest.raises(ValueError, match="condition of 3 rows, as many as the noisy latents, but it has 2"):
-        unet(x, t, None, told.rows(slice(2)))
+        unet(x, t, None, prompted.rows(slice(2)))
     with pytest.raises(ValueError, match=r"the same number of rows, but they have \{'text': 3, 'vector': 2\}"):
-        unet(x, t, None, Condition({**told, "vector": told.rows(slice(2))["vector"]}))
+        unet(x, t, None, Condition({**prompted, "vector": prompted.rows(slice(2))["vector"]}))
     with pytest.raises(ValueError, match="'text' of width 12, but got 10"):
-        unet(x, t, None, Condition({"text": told["vector"]}))
+        unet(x, t, None, Condition({"text": prompted["vector"]}))
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(ValueError, match="even and at least 4"):
+    with pytest.raises(ValueError, match="an even number, at least 4"):
         tiny(width=15)
-    with pytest.raises(ValueError, match="`patch` is a number of frames, at least 1; it is 0"):
+    with pytest.raises(ValueError, match="Invalid patch 0: expected a number of frames, at least 1"):
         tiny(patch=0)
     with pytest.raises(ValueError, match=r"multiple of `groups` = 5; these are not: \[16, 32, 16\]"):
         tiny(groups=5, multipliers=(2, 1))
     with pytest.raises(ValueError, match="at least one level"):
         tiny(multipliers=())
-    with pytest.raises(ValueError, match="supplied, so they cannot be in `absent_widths`"):
+    with pytest.raises(ValueError, match="take them out of `absent_widths`"):
         tiny(absent_widths={"text": 12})
     with (
         pytest.warns(UserWarning, match=r"No layer uses the conditions \['text'\]"),
-        pytest.warns(UserWarning, match=r"No condition is called txet\. There are \['text', 'vector'\]"),
+        pytest.warns(UserWarning, match=r"No condition is called txet: there are \['text', 'vector'\]"),
     ):
         tiny(layers=("none", "txet"))

@@ -3,20 +3,20 @@ import pickle
 import pytest
 import torch
 from codecdiff_vggish import VGGish
-from codecdiff_vggish.random_weights import random_weights
 from torchvggish.torchvggish import VGG, make_layers
 from torchvggish.vggish_input import waveform_to_examples
 
 from codecdiff import config
 from codecdiff.fingerprint import module_fingerprint
 from codecdiff.testing import check_embedder
+from codecdiff.testing.tiny import write_tiny
 
 WINDOW, HOP = 15_600, 15_360  # samples
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    return random_weights(tmp_path_factory.mktemp("vggish") / "weights.pth")
+    return write_tiny("vggish", tmp_path_factory.mktemp("vggish")) / "weights.pth"
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +93,9 @@ def test_files_that_hold_something_else_are_refused_and_do_nothing(tmp_path):
     assert not (tmp_path / "sprung").exists()
     with pytest.raises(ValueError, match="no weights by name"):
         VGGish(weights=tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="does not hold the weights"):
+    with pytest.raises(ValueError, match="does not contain the weights"):
         VGGish(weights=tmp_path / "other.pth")
-    with pytest.raises(LookupError, match=r"are not there.*weights=FILE"):
+    with pytest.raises(LookupError, match=r"are missing.*weights=FILE"):
         VGGish(weights=tmp_path / "none.pth")
 
 
@@ -104,4 +104,4 @@ def test_an_outline_has_the_facts_and_no_weights(vggish):
     assert (outline.width, outline.sample_rate, outline.hop_seconds) == (128, 16_000, 0.96)
     assert outline.state_dict().keys() == vggish.state_dict().keys()
     assert all(tensor.is_meta for tensor in outline.parameters())
-    assert config.completed("embedders", "vggish") == {"name": "vggish", "weights": None, "activation": False}
+    assert config.with_defaults("embedders", "vggish") == {"name": "vggish", "weights": None, "activation": False}

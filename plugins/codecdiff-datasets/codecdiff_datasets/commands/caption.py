@@ -52,7 +52,7 @@ def caption(
     from codecdiff_datasets.append_log import AppendLog
     from codecdiff_datasets.captioning import one_line, pending, read_captions, with_captions, write_captions
 
-    from codecdiff.config import build, chosen
+    from codecdiff.config import build, parse_options
     from codecdiff.data.manifest import Manifest
 
     if output.suffix != ".jsonl" and not output.exists():
@@ -60,7 +60,7 @@ def caption(
     rows = Manifest.read(manifest, audio=audio).as_dicts()
     if earlier:
         rows = with_captions(rows, read_captions(earlier))
-    config, answers = chosen("captioners", name, options or []), answers or output.with_suffix(".answers.jsonl")
+    config, answers = parse_options("captioners", name, options or []), answers or output.with_suffix(".answers.jsonl")
     with AppendLog(output) as log, closing(build("captioners", config, answers=answers)) as captioner:
         remaining = pending(rows, log, captioner, retry_failures=retry_failures)
         confirm(captioner.estimate(remaining), len(remaining), yes)

@@ -56,7 +56,9 @@ def rank(
     others = ranking.read_likelihoods(compare, issues.append) if compare else {}
     show_issues(issues)
     reference, candidates = Manifest.read(like), Manifest.read(of)
-    model = config.build("embedders", config.chosen("embedders", embedder, options or [])).to(select_device(device))
+    model = config.build("embedders", config.parse_options("embedders", embedder, options or [])).to(
+        select_device(device)
+    )
     folder = embeddings or output.with_name(f"{output.stem}-embeddings")
     cache = CachedEmbedder(model, config.to_config("embedders", model), folder)
     with progress("embedding", len(reference.tracks()) + len(candidates.tracks())) as advance:

@@ -46,29 +46,29 @@ class Inert:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Give the tensors of a checkpoint by name, in memory that is mapped to the file.
+    """Return the tensors of a checkpoint by name, in memory that is mapped to the file.
 
-    The file is one of torch.save, of which those in `state_dict` are given if there is one, or of safetensors.
+    The file is one of torch.save, with the tensors at the top or in its `state_dict`, or one of safetensors.
     Raises FileNotFoundError or ValueError, in a sentence, for anything else, and then nothing of the file was run.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"There is no file '{file}'.")
+        raise FileNotFoundError(f"File '{file}' does not exist.")
     with file.open("rb") as stream:
         is_zip = stream.read(len(ZIP)) == ZIP
     content = _unpickled(file) if is_zip else _mapped(file)
     content = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"'{file}' holds no tensors by name, but a {type(content).__name__}.")
+        raise ValueError(f"'{file}' contains no tensors by name, but a {type(content).__name__}.")
     if strange := [str(name) for name, value in content.items() if not (isinstance(name, str) and is_plain(value))]:
-        raise ValueError(f"'{file}' holds what is no plain tensor under {listed(strange)}.")
+        raise ValueError(f"'{file}' contains something other than a plain tensor under {listed(strange)}.")
     size = sum(value.numel() * value.itemsize for value in content.values())
-    if size > file.stat().st_size:  # as no checkpoint does: many tensors that are views of a few numbers
+    if size > file.stat().st_size:  # no checkpoint does: many tensors that are views of a few numbers
         raise ValueError(f"'{file}' is refused: its tensors would take {size:,} bytes, more than the file has.")
     return dict(content)
 
 
 def is_plain(value: object) -> bool:
-    """Tell whether a value is an ordinary tensor in memory, every number of which is there."""
+    """Return whether a value is an ordinary tensor in memory with all its numbers."""
     return (
         isinstance(value, Tensor)
         and type(value) in (Tensor, nn.Parameter)
@@ -81,9 +81,9 @@ def is_plain(value: object) -> bool:
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:
-    """Give names as a list in words, the first of them where there are many."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+    """Join names in words, the first of them where there are many."""
+    others = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + others
 
 
 def _mapped(file: Path) -> dict[str, Tensor]:
@@ -109,7 +109,7 @@ def _unpickled(file: Path) -> Any:
 
 
 def is_foreign_class(name: str) -> bool:
-    """Tell whether a dotted name looks like a class of neither Python, torch nor numpy."""
+    """Return whether a dotted name looks like a class of neither Python, torch nor numpy."""
     module, _, short = name.rpartition(".")
     own = module.partition(".")[0] in {*sys.stdlib_module_names, "torch", "numpy", ""}
     return not own and short[:1].isupper() and all(part.isidentifier() for part in name.split("."))
@@ -133,7 +133,7 @@ def _read(file: Path, read: Any) -> Any:
     except Exception as error:  # a damaged or hostile file fails in any way
         cause = str(error.__context__ or error).partition("\n")[0].rstrip(".")
         raise ValueError(
-            f"'{file}' cannot be read as tensors alone: it is damaged, cut short or no checkpoint ({cause}). "
+            f"'{file}' cannot be read as tensors alone: it is damaged, cut short or not a checkpoint ({cause}). "
             "Nothing of it was run."
         ) from error
 
@@ -141,7 +141,7 @@ def _read(file: Path, read: Any) -> Any:
 def write_tensors(file: Path, specs: Mapping[str, Spec], tensors: Iterable[Tensor]) -> None:
     """Write tensors, as the specs of each in turn describe them, to a new file of safetensors.
 
-    Each is written before the next is asked for: in memory there is one of them at a time.
+    Each is written before the next is read: one of them is in memory at a time.
     """
     header: dict[str, Any] = {}
     end = 0

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from codecdiff_unet.checkpoints import Inert, Spec, is_foreign_class, read_tensors, write_tensors
+from codecdiff_unet.weights import Inert, Spec, is_foreign_class, read_tensors, write_tensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn, serialization
 
@@ -181,7 +181,7 @@ def test_an_inert_object_keeps_nothing_and_can_do_nothing():
 def test_a_foreign_object_among_the_tensors_is_refused(save: Save, marker: Path, theirs: types.ModuleType):
     file = save({"state_dict": {"weight": WEIGHT, "bias": theirs.Config()}})
     forget(theirs, marker)
-    with pytest.raises(ValueError, match="no plain tensor under bias"):
+    with pytest.raises(ValueError, match="something other than a plain tensor under bias"):
         read_tensors(file)
     assert not marker.exists()
 
@@ -189,12 +189,12 @@ def test_a_foreign_object_among_the_tensors_is_refused(save: Save, marker: Path,
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([WEIGHT], "holds no tensors by name, but a list"),
-        ({}, "holds no tensors by name"),
-        ({"a": 1, "b": WEIGHT}, "no plain tensor under a"),
-        ({"a": WEIGHT.to_sparse()}, "no plain tensor under a"),
-        ({"a": WEIGHT.to("meta")}, "no plain tensor under a"),
-        ({3: WEIGHT}, "no plain tensor under 3"),
+        ([WEIGHT], "contains no tensors by name, but a list"),
+        ({}, "contains no tensors by name"),
+        ({"a": 1, "b": WEIGHT}, "something other than a plain tensor under a"),
+        ({"a": WEIGHT.to_sparse()}, "something other than a plain tensor under a"),
+        ({"a": WEIGHT.to("meta")}, "something other than a plain tensor under a"),
+        ({3: WEIGHT}, "something other than a plain tensor under 3"),
         (nn.Linear(2, 2), "asks for torch"),
     ],
 )
@@ -241,7 +241,7 @@ def test_a_file_cut_short_is_told_so(left: int, kind: str, tmp_path: Path):
 
 
 def test_a_file_that_is_not_there(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="There is no file"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         read_tensors(tmp_path / "none.ckpt")
 
 

@@ -1,7 +1,7 @@
 """A released DiscoDiff checkpoint becomes a model folder: `codecdiff import-discodiff`.
 
 The codec and the conditioner are named in the folder and not needed here. What the tensors do not say is as in the
-released code: the statistics of each codebook, projections as the target, 100 steps of the cosine schedule, guidance.
+released code: the statistics of each codebook, the continuous target, 100 steps of the cosine schedule, guidance.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from codecdiff.pipeline.checkpoint import FORMAT, MODEL_FILE, read_spec, write_p
 from codecdiff.pipeline.model_card import write_card
 from codecdiff.pipeline.stage import Stage
 from codecdiff.splitters import stage_names
-from codecdiff_unet.checkpoints import FLOATS, listed, read_tensors, write_tensors
-from codecdiff_unet.released import ROLES, SIZES, Architecture, differences, infer, sources
-from codecdiff_unet.unet import UNet
+from codecdiff_unet.denoiser import UNet
+from codecdiff_unet.released import ROLES, SIZES, Architecture, infer, shape_differences, sources
+from codecdiff_unet.weights import FLOATS, listed, read_tensors, write_tensors
 
 Role = Literal["primary", "secondary", "parallel"]
 
@@ -35,7 +35,7 @@ PREFIXES = {"primary": "diffusion.denoise_model.", "secondary": "diffusion.denoi
 LEFT_OUT = ("chroma_diffusion.", "meta_cond_encoder_decoder.", "dac_model.")  # an unused model; T5; DAC
 SCHEDULE = re.compile(r"diffusion\.(\w+)")  # names of the vectors of the noise schedule
 
-MEAN = (0.58, -0.11, -0.18, -0.04, -0.23, -0.06, 0.08, 0.0, 0.03)  # of each codebook's projections
+MEAN = (0.58, -0.11, -0.18, -0.04, -0.23, -0.06, 0.08, 0.0, 0.03)  # of each codebook's pre-quantization latents
 STD = (4.95, 4.00, 3.61, 3.41, 3.24, 3.16, 3.06, 2.93, 2.79)
 CODEBOOK_DIM = 8
 STEPS = 100  # of diffusion and of sampling
@@ -58,13 +58,13 @@ class UNetState:
         sizes = {size: name for name, size in SIZES.items()}
         size = sizes.get((self.architecture.width, self.architecture.multipliers), f"width {self.architecture.width}")
         precisions = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in self.tensors.values()})
-        kept = "" if precisions == ["float32"] else ", kept so and computed in float32"
+        note = "" if precisions == ["float32"] else ", stored so and computed in float32"
         count = sum(tensor.numel() for tensor in self.tensors.values())
-        return f"{self.stage}: {size}, {count:,} parameters in {' and '.join(precisions)}{kept}"
+        return f"{self.stage}: {size}, {count:,} parameters in {' and '.join(precisions)}{note}"
 
 
 def stage_of(role: str) -> str:
-    """Give the name of the stage that a U-Net of this role is."""
+    """Return the name of the stage that a U-Net of this role is."""
     return stage_names(1)[0] if role == "parallel" else role
 
 
@@ -76,9 +76,9 @@ def import_released(
     codec: str | Mapping[str, Any] = "dac",
     conditioner: str | Mapping[str, Any] = "t5",
 ) -> list[UNetState]:
-    """Write a released checkpoint as a model folder, and give the U-Nets that were in it.
+    """Write a released checkpoint as a model folder, and return the U-Nets that were in it.
 
-    With a `role` the checkpoint holds that U-Net alone, and the folder may be one that lacks it. `codec` and
+    With a `role` the checkpoint contains that U-Net alone, and the folder may be one that lacks it. `codec` and
     `conditioner` are configurations of the parts that the folder names. Raises ValueError or OSError, and leaves
     everything as it was, if the checkpoint is another or the folder cannot be written.
     """
@@ -108,7 +108,7 @@ def import_released(
 
 
 def read_unets(checkpoint: Path, role: Role | None = None) -> list[UNetState]:
-    """Give the U-Nets of a checkpoint, or the one of this `role` that is all it holds.
+    """Return the U-Nets of a checkpoint, or the one of this `role` that is all it contains.
 
     Raises ValueError that lists the tensors that are missing, not expected or of a wrong shape.
     """
@@ -120,18 +120,18 @@ def read_unets(checkpoint: Path, role: Role | None = None) -> list[UNetState]:
         return [checked(tensors, role, checkpoint)]
     if not prefixed:
         raise ValueError(
-            f"'{checkpoint}' is no released DiscoDiff: no tensor in it is called {PREFIXES['primary']}*. "
+            f"'{checkpoint}' is not a released DiscoDiff: no tensor in it is called {PREFIXES['primary']}*. "
             f"If it is the state of one U-Net, say which: --role {', '.join(get_args(Role))}."
         )
     return whole(tensors, checkpoint)
 
 
 def whole(tensors: Mapping[str, Tensor], checkpoint: Path) -> list[UNetState]:
-    """Give the U-Nets among the tensors of a whole model."""
-    known = (*PREFIXES.values(), *LEFT_OUT)
-    rest = {name: tensor for name, tensor in tensors.items() if not name.startswith(known)}
-    schedule = {name: t for name, t in rest.items() if SCHEDULE.fullmatch(name) and t.ndim < 2}
-    if extra := sorted(rest.keys() - schedule.keys()):
+    """Return the U-Nets among the tensors of a whole model."""
+    expected = (*PREFIXES.values(), *LEFT_OUT)
+    others = {name: tensor for name, tensor in tensors.items() if not name.startswith(expected)}
+    schedule = {name: t for name, t in others.items() if SCHEDULE.fullmatch(name) and t.ndim < 2}
+    if extra := sorted(others.keys() - schedule.keys()):
         raise ValueError(f"'{checkpoint}' is another model: not expected in it are {listed(extra)}.")
     check_schedule(schedule, checkpoint)
     parts = {role: under(prefix, tensors) for role, prefix in PREFIXES.items()}
@@ -142,26 +142,26 @@ def whole(tensors: Mapping[str, Tensor], checkpoint: Path) -> list[UNetState]:
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the tensors whose names begin with a prefix, without it."""
+    """Return the tensors whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def architecture_of(tensors: Mapping[str, Tensor], checkpoint: Path) -> Architecture:
-    """Tell the architecture of a U-Net. Raises ValueError if these are the tensors of none."""
+    """Infer the architecture of a U-Net. Raises ValueError if the tensors are not those of one."""
     if empty := [name for name, tensor in tensors.items() if not tensor.numel()]:
-        raise ValueError(f"'{checkpoint}' is no released U-Net: there are no numbers in {listed(empty)}.")
+        raise ValueError(f"'{checkpoint}' is not a released U-Net: these tensors are empty: {listed(empty)}.")
     try:
         architecture = infer({name: tuple(tensor.shape) for name, tensor in tensors.items()})
         _ = architecture.role  # one of those released
     except ValueError as error:
-        raise ValueError(f"'{checkpoint}' is no released DiscoDiff. {error}") from error
+        raise ValueError(f"'{checkpoint}' is not a released DiscoDiff. {error}") from error
     return architecture
 
 
 def checked(
     tensors: Mapping[str, Tensor], role: str, checkpoint: Path, *, like: Architecture | None = None
 ) -> UNetState:
-    """Give a U-Net of this role, if its tensors are all that it needs; `like` tells the size of one that is missing."""
+    """Return a U-Net of this role, if its tensors are complete; `like` has the size of one that is missing."""
     if tensors or like is None:
         architecture = architecture_of(tensors, checkpoint)
     else:
@@ -169,20 +169,20 @@ def checked(
         architecture = replace(like, channels=channels, context_channels=context_channels)
     if architecture.role != role:
         raise ValueError(f"The U-Net in '{checkpoint}' is by its channels a {architecture.role}, not a {role}.")
-    lines = differences({name: tuple(tensor.shape) for name, tensor in tensors.items()}, architecture)
+    lines = shape_differences({name: tuple(tensor.shape) for name, tensor in tensors.items()}, architecture)
     lines += [f"of {tensor.dtype}: {name}" for name, tensor in tensors.items() if tensor.dtype not in FLOATS]
     if lines:
-        rest = [f"and {len(lines) - 50} more"] if len(lines) > 50 else []
-        raise ValueError("\n".join([f"'{checkpoint}' is not the {role} U-Net that was released:", *lines[:50], *rest]))
+        more = [f"and {len(lines) - 50} more"] if len(lines) > 50 else []
+        raise ValueError("\n".join([f"'{checkpoint}' is not the {role} U-Net that was released:", *lines[:50], *more]))
     return UNetState(architecture, tensors)
 
 
 def check_schedule(vectors: Mapping[str, Tensor], checkpoint: Path) -> None:
     """Raise ValueError if a checkpoint brings another noise schedule than the released one."""
     ours = training_scheduler(steps=STEPS)
-    known = {"diffusion.betas": ours.betas, "diffusion.alphas_cumprod": ours.alphas_cumprod}
-    for name in known.keys() & vectors.keys():
-        theirs, expected = vectors[name].double(), known[name].double()
+    released = {"diffusion.betas": ours.betas, "diffusion.alphas_cumprod": ours.alphas_cumprod}
+    for name in released.keys() & vectors.keys():
+        theirs, expected = vectors[name].double(), released[name].double()
         tolerance = 1e-6 if vectors[name].dtype in (torch.float32, torch.float64) else 1e-2
         if theirs.shape != expected.shape or not torch.allclose(theirs, expected, rtol=0, atol=tolerance):
             raise ValueError(
@@ -192,7 +192,7 @@ def check_schedule(vectors: Mapping[str, Tensor], checkpoint: Path) -> None:
 
 
 def statistics() -> dict[str, Tensor]:
-    """Give the state of the standardised codec: mean and deviation of every codebook, (k, d, 1) each."""
+    """Return the state of the normalized codec: mean and deviation of every codebook, (k, d, 1) each."""
     shape = (len(MEAN), CODEBOOK_DIM, 1)
     pairs = {"mean": MEAN, "std": STD}
     return {name: torch.tensor(values)[:, None, None].expand(shape).contiguous() for name, values in pairs.items()}
@@ -205,9 +205,9 @@ def model_spec(
     is_parallel = "parallel" in roles
     return {
         "format": FORMAT,
-        "codec": {"name": "standardized", "codec": config.completed("codecs", codec), "per": "codebook"},
+        "codec": {"name": "standardized", "codec": config.with_defaults("codecs", codec), "per": "codebook"},
         "splitter": {"name": "parallel" if is_parallel else "coarse-first"},
-        "conditioner": config.completed("conditioners", conditioner),
+        "conditioner": config.with_defaults("conditioners", conditioner),
         "snap_context": False,
         "target": "continuous",
         "stages": stage_names(1 if is_parallel else 2),
@@ -219,9 +219,9 @@ def check_folder(folder: Path, stages: Sequence[str]) -> None:
     """Raise OSError unless these stages can be written into a folder: a new one, or a model without them."""
     is_model = (folder / MODEL_FILE).exists()
     if folder.exists() and not is_model and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"'{folder}' exists and is no model. Choose another name, or delete it.")
+        raise FileExistsError(f"'{folder}' exists and is not a model. Choose another name, or delete it.")
     if there := [stage for stage in stages if (folder / stage).exists()]:
-        raise FileExistsError(f"'{folder}' holds its {' and '.join(there)} already. Choose another name, or delete it.")
+        raise FileExistsError(f"'{folder}' has its {' and '.join(there)} already. Choose another name, or delete it.")
 
 
 def write_stage(folder: Path, unet: UNetState, source: str) -> None:
@@ -240,13 +240,13 @@ def write_stage(folder: Path, unet: UNetState, source: str) -> None:
 
 
 def part_named(kind: str, text: str, default: str) -> dict[str, Any]:
-    """Give the configuration of a part from its name, or from the folder or hub id of the default part's model."""
+    """Return the configuration of a part from its name, or from the folder or hub id of the default part's model."""
     is_name = text in [plugin.name for plugin in registry.installed(kind)]
     is_model = not is_name and ("/" in text or Path(text).is_dir())
     return {"name": default, "model": text} if is_model else {"name": text}
 
 
-def command(
+def import_discodiff(
     checkpoint: Annotated[
         Path, typer.Argument(help="A Lightning checkpoint, or the state of one U-Net.", show_default=False)
     ],

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from codecdiff_encodec import EnCodec
-from codecdiff_encodec.random_weights import random_model
 from torch import Tensor
 from transformers import EncodecConfig
+
+from codecdiff.testing.tiny import write_tiny
 
 Pair = tuple[EnCodec, EnCodec]
 
@@ -18,7 +19,7 @@ SIZES = ("24khz", "32khz", "48khz")
 
 @pytest.fixture(scope="module", params=SIZES)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_model(tmp_path_factory.mktemp("encodec"), size=f"tiny-{request.param}")
+    return write_tiny("encodec", tmp_path_factory.mktemp("encodec"), size=f"tiny-{request.param}")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from codecdiff_unet.importing import Role, import_released
+from codecdiff_unet.import_discodiff import Role, import_released
 from released_unet import forward, shapes, weights
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 import codecdiff
 from codecdiff import Condition, ConditionTokens
 from codecdiff.cli.main import app
+from codecdiff.testing.tiny import write_tiny
 
 WIDTH, MULTIPLIERS = 36, (2,)
 Save = Callable[[dict[str, Any]], Path]
@@ -89,8 +90,9 @@ def save(tmp_path: Path) -> Save:
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Give folders of a DAC and a T5 whose shapes fit: 9 codebooks of 8, and 1024 features."""
-    dac = pytest.importorskip("codecdiff_dac.random_weights").random_model(tmp_path_factory.mktemp("dac"))
-    t5 = pytest.importorskip("codecdiff_t5.random_weights").random_model(tmp_path_factory.mktemp("t5"))
+    pytest.importorskip("codecdiff_dac")
+    pytest.importorskip("codecdiff_t5")
+    dac, t5 = (write_tiny(name, tmp_path_factory.mktemp(name)) for name in ("dac", "t5"))
     from transformers import DacConfig, DacModel, T5Config, T5EncoderModel
 
     DacModel(DacConfig.from_pretrained(dac, n_codebooks=9)).save_pretrained(dac)
@@ -183,7 +185,7 @@ def test_two_files_of_one_unet_each_complete_a_folder(
         f"lacks its {second} yet: import it with --role {second}"
         in run(files[first], "-o", folder, "--role", first).output
     )
-    assert "holds its" in refused(folder, files[first], "--role", first)
+    assert "has its" in refused(folder, files[first], "--role", first)
     assert "conditioner.model is" in refused(folder, files[second], "--role", second, "--conditioner", "a/b")
     assert not (folder / second).exists()
     assert "is complete" in run(files[second], "-o", folder, "--role", second).output
@@ -206,7 +208,7 @@ def test_neither_codec_nor_conditioner_is_needed(state: Any, save: Save, tmp_pat
 def test_half_precision_is_kept_and_said(dtype: torch.dtype, primary: Any, tmp_path: Path):
     torch.save({name: tensor.to(dtype) for name, tensor in primary.items()}, tmp_path / "half.pt")
     result = run(tmp_path / "half.pt", "-o", tmp_path / "model", "--role", "primary")
-    assert f"in {dtype}, kept so and computed in float32".replace("torch.", "") in result.output
+    assert f"in {dtype}, stored so and computed in float32".replace("torch.", "") in result.output
     kept = load_file(tmp_path / "model" / "primary" / "model.safetensors")
     assert {tensor.dtype for tensor in kept.values()} == {dtype}
     assert torch.equal(kept["output.resample.bias"], primary["final_conv.bias"].to(dtype))
@@ -253,9 +255,9 @@ def test_another_model_or_role_is_refused(primary: Any, secondary: Any, state: A
     assert "say which: --role primary, secondary, parallel" in refused(folder, plain)
     assert "leave --role out" in refused(folder, save(state), "--role", "primary")
     torch.save({"layer.weight": torch.rand(3, 3)}, plain)
-    assert "is no released DiscoDiff" in refused(folder, plain, "--role", "primary")
+    assert "is not a released DiscoDiff" in refused(folder, plain, "--role", "primary")
     torch.save({**primary, "init_conv.weight": torch.rand(0, 8, 3)}, plain)
-    assert "no numbers in init_conv.weight" in refused(folder, plain, "--role", "primary")
+    assert "these tensors are empty: init_conv.weight" in refused(folder, plain, "--role", "primary")
     swapped = {**prefixed("diffusion.denoise_model.", secondary), **prefixed(SECONDARY, primary)}
     assert "is by its channels a secondary, not a primary" in refused(folder, save(swapped))
 
@@ -302,7 +304,7 @@ def test_a_folder_that_is_something_else_is_refused(primary: Any, tmp_path: Path
     save_file(primary, tmp_path / "one.safetensors")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    assert "exists and is no model" in refused(tmp_path / "mine", tmp_path / "one.safetensors", "--role", "primary")
+    assert "exists and is not a model" in refused(tmp_path / "mine", tmp_path / "one.safetensors", "--role", "primary")
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "one.safetensors", "-o", tmp_path / "empty", "--role", "primary").exit_code == 0
 
@@ -322,7 +324,7 @@ with FakeTensorMode():
     tensors = {name: torch.empty(shape) for name, shape in shapes(576, (1, 1, 2, 2, 4), "primary").items()}
 with torch.serialization.skip_data(materialize_fake_tensors=True):
     torch.save(tensors, folder / "large.pt")  # a sparse file of zeros
-from codecdiff_unet.importing import import_released
+from codecdiff_unet.import_discodiff import import_released
 idle, most, done = held(), [0.0], threading.Event()
 
 def watch():
@@ -340,7 +342,7 @@ print(idle, most[0])
 
 @pytest.mark.slow
 def test_a_large_unet_passes_through_little_memory(tmp_path: Path):
-    """RssAnon is what a process holds itself, without the pages of the mapped checkpoint, which can be dropped."""
+    """RssAnon is what a process has itself, without the pages of the mapped checkpoint, which can be dropped."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
     program = [sys.executable, "-c", LARGE, str(tmp_path)]
     answer = subprocess.run(program, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})

@@ -3,19 +3,19 @@ from typing import Any
 import pytest
 import torch
 from codecdiff_clap import CLAP, GeneralCLAP, MusicCLAP
-from codecdiff_clap.random_weights import random_model
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
 from codecdiff import config
 from codecdiff.fingerprint import module_fingerprint
 from codecdiff.testing import check_embedder
+from codecdiff.testing.tiny import write_tiny
 
-TEXTS = ["a slow piece for piano", "loud drums"]
+TEXTS = ["a slow waltz for piano", "loud drums"]
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    return random_model(tmp_path_factory.mktemp("clap"))
+    return write_tiny("clap", tmp_path_factory.mktemp("clap"))
 
 
 @pytest.fixture(scope="session")
@@ -120,5 +120,5 @@ def test_an_outline_has_the_facts_and_no_weights(folder, clap):
 
 def test_both_checkpoints_have_names(folder):
     assert isinstance(config.build("embedders", {"name": "clap-general", "model": str(folder)}), CLAP)
-    assert config.completed("embedders", "clap-music")["model"] == "laion/larger_clap_music"
-    assert config.completed("embedders", "clap-general")["model"] == "laion/larger_clap_general"
+    assert config.with_defaults("embedders", "clap-music")["model"] == "laion/larger_clap_music"
+    assert config.with_defaults("embedders", "clap-general")["model"] == "laion/larger_clap_general"

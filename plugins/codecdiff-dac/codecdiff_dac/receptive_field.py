@@ -1,7 +1,7 @@
-"""How many latent frames either side of a frame its result can depend on: exact, from the convolutions alone.
+"""How many latent frames on either side of a frame its result can depend on: exact, from the convolutions alone.
 
-A halo is found by walking an interval of positions backwards through a network's layers, from what is asked for
-(one frame, or the samples of one frame) to what it reads. DAC's layers (Kumar et al., 2023, arXiv:2306.06546):
+An interval of positions is followed backwards through a network's layers, from the output (one frame, or the samples
+of one frame) to the input that it depends on. DAC's layers (Kumar et al., 2023, arXiv:2306.06546):
 kernels of 7 at the audio's end, in each block three residual units with kernels of 7 dilated by 1, 3 and 9 and one
 resampling convolution of kernel 2s, stride s and padding ceil(s / 2), and one more kernel at the latent end.
 """
@@ -16,7 +16,7 @@ _DECODED_REACH = 3  # frames; the decoder's first kernel is 7
 
 
 def encode_context_frames(downsampling_ratios: Sequence[int]) -> int:
-    """Frames either side of a frame that its codes depend on; `downsampling_ratios` from audio to latents."""
+    """Return the frames on either side that codes of a frame depend on; ratios are in order from audio to latents."""
     first, last = -_ENCODED_REACH, _ENCODED_REACH
     for stride in reversed(downsampling_ratios):
         padding = math.ceil(stride / 2)
@@ -29,7 +29,7 @@ def encode_context_frames(downsampling_ratios: Sequence[int]) -> int:
 
 
 def decode_context_frames(upsampling_ratios: Sequence[int]) -> int:
-    """Frames either side of a frame that its audio depends on; `upsampling_ratios` from latents to audio."""
+    """Return the frames on either side that audio of a frame depends on; ratios are in order from latents to audio."""
     first, last = -_AUDIO_REACH, math.prod(upsampling_ratios) - 1 + _AUDIO_REACH
     for stride in reversed(upsampling_ratios):
         padding = math.ceil(stride / 2)

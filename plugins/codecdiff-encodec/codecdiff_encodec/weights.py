@@ -1,7 +1,7 @@
-"""The network of the package `encodec`, with the weights that transformers has loaded.
+"""Weights of EnCodec under the names of its original package, `encodec`, which is another backend.
 
-The package is under CC BY-NC 4.0 and needs torchaudio. By itself it fetches weights and unpickles them; nothing of that
-is used here.
+The package is under CC BY-NC 4.0 and needs torchaudio. By itself it downloads weights and unpickles them; nothing of
+that is used here.
 """
 
 import re
@@ -10,6 +10,16 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from codecdiff.codecs import OriginalPackage
+
+ORIGINAL = OriginalPackage(
+    "encodec",
+    module="encodec",
+    package="encodec",
+    plugin="codecdiff-encodec",
+    note=" (CC BY-NC 4.0: not for commercial use)",
+)
 
 # transformers' names of weights -> the package's, in this order; it wraps every convolution twice
 _RENAMED = (
@@ -20,26 +30,12 @@ _RENAMED = (
 )
 
 
-def original_package() -> Any:
-    """Give the package. Raises ImportError, which names the extra, if it cannot be imported."""
-    try:
-        import encodec  # pyright: ignore[reportMissingImports]
-    except (ImportError, OSError) as error:  # OSError: a library that torchaudio wants
-        raise ImportError(
-            "backend=encodec needs the package encodec, which cannot be imported here. Install "
-            "'codecdiff-encodec[encodec]' (CC BY-NC 4.0: not for commercial use) in an environment of its own, with "
-            "the torchaudio of its torch; or leave the backend at transformers, which gives the same. "
-            f"({str(error).splitlines()[0]})"
-        ) from error
-    return encodec
-
-
 def original_network(network: Any) -> nn.Module:
-    """Give the package's encoder, decoder and quantiser with the weights of transformers' network, without weight norm.
+    """Return the package's encoder, decoder and quantizer with the weights of transformers' network after `trim`.
 
     Raises ImportError without the package.
     """
-    package, config = original_package(), network.config
+    package, config = ORIGINAL.load(), network.config
     shape = {
         "channels": config.audio_channels,
         "dimension": config.hidden_size,
@@ -65,15 +61,15 @@ def original_network(network: Any) -> nn.Module:
             "quantizer": package.quantization.ResidualVectorQuantizer(config.hidden_size, **levels),
         }
     original = nn.ModuleDict(parts)
-    known = original.state_dict().keys()
-    original.load_state_dict({_renamed(name, known): tensor for name, tensor in network.state_dict().items()})
+    names = original.state_dict().keys()
+    original.load_state_dict({_renamed(name, names): tensor for name, tensor in network.state_dict().items()})
     return original
 
 
-def _renamed(name: str, known: Container[str]) -> str:
-    """Give the package's name of a weight; `known`, its names, tell a convolution from a transposed one."""
+def _renamed(name: str, names: Container[str]) -> str:
+    """Return the package's name of a weight; `names`, all of its own, tell a convolution from a transposed one."""
     for pattern, replacement in _RENAMED:
         name = re.sub(pattern, replacement, name)
-    if name in known:
+    if name in names:
         return name
     return name.replace(".conv.conv.", ".convtr.convtr.").replace(".conv.norm.", ".convtr.norm.")

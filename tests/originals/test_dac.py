@@ -9,16 +9,15 @@ import dac as package
 import pytest
 import torch
 from codecdiff_dac import DAC
-from codecdiff_dac.originals import original_network
-from codecdiff_dac.random_weights import random_model
-from codecdiff_dac.shapes import Size
+from codecdiff_dac.config import SIZES
+from codecdiff_dac.weights import original_network
 from torch.nn.utils import weight_norm
 from transformers import DacModel
 
 from codecdiff import config
 from codecdiff.testing import check_codec
+from codecdiff.testing.tiny import write_tiny
 
-SIZES: list[Size] = ["44khz", "24khz", "16khz"]
 FACTS = (
     "sample_rate",
     "hop_length",
@@ -30,10 +29,12 @@ FACTS = (
 )
 
 
-@pytest.fixture(scope="module", params=SIZES)
+@pytest.fixture(scope="module", params=list(SIZES))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A narrow DAC of random weights."""
-    return random_model(tmp_path_factory.mktemp(request.param), size=request.param, width=4)
+    """A narrow DAC of random weights: 4 channels at the audio's end, where the released models have 64."""
+    return write_tiny(
+        "dac", tmp_path_factory.mktemp(request.param), size=request.param, encoder_hidden_size=4, decoder_hidden_size=96
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
-"""DAC as its original package, descript-audio-codec, keeps and builds it: the same network under other names.
+"""Weights of DAC as its original package, descript-audio-codec, saves them: the same network under other names.
 
 The package saves `weights.pth`, a pickle of tensors, of their names and of how to build the network, its convolutions
-under weight norm. Here tensors and plain values alone are read of it, and weight norm is multiplied out.
+under weight norm. Only tensors and plain values of it are read, and weight norm is multiplied out.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from torch.nn.utils import remove_weight_norm
 from transformers import DacConfig, DacModel
 
-from codecdiff.huggingface import require_complete
+from codecdiff.codecs import OriginalPackage
+from codecdiff.huggingface import is_building_skeleton, require_complete
 
-SETTINGS = {  # of a transformers configuration, and what the original calls them
+ORIGINAL = OriginalPackage("descript", module="dac", package="descript-audio-codec", plugin="codecdiff-dac")
+
+SETTINGS = {  # fields of transformers' configuration -> the original's names of them
     "sampling_rate": "sample_rate",
     "downsampling_ratios": "encoder_rates",
     "encoder_hidden_size": "encoder_dim",
@@ -30,69 +33,67 @@ SETTINGS = {  # of a transformers configuration, and what the original calls the
 
 
 def is_original(model: str) -> bool:
-    """Tell whether `model` names a file of the original package's weights. Raises ValueError for one of its audio."""
+    """Return whether `model` names a file of the original package's weights. Raises ValueError for one of its audio."""
     if model.endswith(".dac"):
         raise ValueError(
-            f"'{model}' is audio that the original package compressed, a pickle, and no model. It is not read here: "
+            f"'{model}' is audio that the original package compressed, a pickle, not a model. It is not read here: "
             f"decompress it with that package (`python -m dac decode {model}`), and encode the audio."
         )
     return model.endswith(".pth")
 
 
-def read_shape(file: Path | str) -> DacConfig:
-    """Give the shape of the network whose weights a file of the original package holds.
-
-    Raises LookupError if there is no such file, and ValueError if it holds anything else.
-    """
-    return _shape(_read(file)[0], file)
-
-
 def read_network(file: Path | str) -> DacModel:
-    """Give the network whose weights a file of the original package holds, as transformers' DAC, in float32.
+    """Return the network whose weights a file of the original package contains, as transformers' DAC, in float32.
 
-    Raises LookupError if there is no such file, and ValueError if it holds anything else.
+    On the meta device it has no weights. Raises LookupError if the file does not exist, and ValueError if
+    it contains anything else.
     """
     settings, weights = _read(file)
     with torch.device("meta"):
-        network = DacModel(_shape(settings, file)).eval()
+        network = DacModel(_config(settings, file)).eval()
+    if is_building_skeleton():
+        return network
     names = module_names(len(network.config.downsampling_ratios))
     weights = renamed(folded(weights), {original: ours for ours, original in names.items()})
     require_complete("DAC", str(file), network.state_dict().keys() - weights.keys())
-    _fill(network, weights, file)
+    _load_weights(network, weights, file)
     return network
 
 
 def _read(file: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Give the arguments that the original's network was built with, and its weights."""
+    """Return the arguments that the original's network was built with, and its weights."""
     if not Path(file).is_file():
-        raise LookupError(f"No DAC model '{file}': there is no such file. It is one that the original package saves.")
+        raise LookupError(f"No DAC model '{file}': no such file. It is one that the original package saves.")
     try:
-        held = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or a dangerous file fails in many ways, with advice that is not ours
         raise ValueError(
             f"'{file}' cannot be read for tensors and plain values alone, so it is not read at all. A `package.pth` of "
-            "the original package holds code: use the `weights.pth` that is saved beside it."
+            "the original package contains code: use the `weights.pth` that is saved beside it."
         ) from error
-    weights, metadata = (held.get("state_dict"), held.get("metadata")) if isinstance(held, dict) else (None, None)
+    is_mapping = isinstance(content, dict)
+    weights, metadata = (content.get("state_dict"), content.get("metadata")) if is_mapping else (None, None)
     settings = metadata.get("kwargs") if isinstance(metadata, dict) else None
     if not isinstance(settings, dict) or not isinstance(weights, dict):
-        raise ValueError(f"'{file}' is no `weights.pth` of the original package: it lacks weights or their metadata.")
+        raise ValueError(
+            f"'{file}' is not a `weights.pth` of the original package: it lacks weights or their metadata."
+        )
     return settings, weights
 
 
-def _shape(settings: Mapping[str, Any], file: Path | str) -> DacConfig:
+def _config(settings: Mapping[str, Any], file: Path | str) -> DacConfig:
     try:
         return DacConfig(**{ours: settings[original] for ours, original in SETTINGS.items()})
     except (KeyError, StrictDataclassError) as error:
         raise ValueError(f"'{file}' does not say how to build a network that is like DAC's: {error}.") from error
 
 
-def _fill(network: nn.Module, weights: Mapping[str, Tensor], origin: Path | str) -> None:
-    """Put weights into a network on the meta device. Raises ValueError unless they are exactly those it has."""
+def _load_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: Path | str) -> None:
+    """Load weights into a network on the meta device. Raises ValueError unless they are exactly those it has."""
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        raise ValueError(f"'{origin}' holds other weights than its network has: {error}") from error
+        raise ValueError(f"'{origin}' contains other weights than its network has: {error}") from error
 
 
 def folded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -112,24 +113,24 @@ def folded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """Give weights under other names of their modules; a module that is not in `names` keeps its own."""
+    """Return weights under other names of their modules; a module that is not in `names` keeps its own."""
     parts = {name: name.rpartition(".") for name in weights}
     return {f"{names.get(module, module)}.{leaf}": weights[name] for name, (module, _, leaf) in parts.items()}
 
 
-def _block_names(first_unit: int, **rest: int) -> dict[str, str]:
-    """Give the original's names inside a resampling block, its three residual units from place `first_unit` on."""
+def _block_names(first_unit: int, **others: int) -> dict[str, str]:
+    """Return the original's names inside a resampling block, its three residual units from place `first_unit` on."""
     layers = ("snake1", "conv1", "snake2", "conv2")
     units = {
         f"res_unit{unit + 1}.{layer}": f"{first_unit + unit}.block.{place}"
         for unit in range(3)
         for place, layer in enumerate(layers)
     }
-    return units | {layer: str(place) for layer, place in rest.items()}
+    return units | {layer: str(place) for layer, place in others.items()}
 
 
 def module_names(depth: int) -> dict[str, str]:
-    """Give the original's name of each module that transformers' DAC of `depth` resampling blocks calls otherwise."""
+    """Return the original's name of every module that has another in transformers' DAC of `depth` resampling blocks."""
     names = {}
     for half, body, inside in (
         ("encoder", "encoder.block", _block_names(0, snake1=3, conv1=4)),
@@ -142,25 +143,12 @@ def module_names(depth: int) -> dict[str, str]:
     return names
 
 
-def original_class() -> Any:
-    """Give the network's class of the original package. Raises ImportError, which names the extra, without it."""
-    try:
-        from dac import DAC  # pyright: ignore[reportMissingImports]
-    except (ImportError, OSError) as error:  # OSError: a library that torchaudio wants
-        raise ImportError(
-            "backend=descript needs the package descript-audio-codec, which cannot be imported here. Install "
-            "'codecdiff-dac[descript]' in an environment of its own, with the torchaudio of its torch; or leave the "
-            f"backend at transformers, which gives the same. ({str(error).splitlines()[0]})"
-        ) from error
-    return DAC
-
-
 def original_network(network: DacModel) -> nn.Module:
-    """Give the original package's network with the weights of transformers' DAC, which it takes over.
+    """Return the original package's network with the very weights of transformers' DAC.
 
     Raises ImportError without the package.
     """
-    config, build = network.config, original_class()
+    config, build = network.config, ORIGINAL.load().DAC
     settings = {original: getattr(config, ours) for ours, original in SETTINGS.items()}
     with torch.device("meta"):
         original = build(**settings, decoder_rates=list(config.upsampling_ratios))
@@ -168,5 +156,5 @@ def original_network(network: DacModel) -> nn.Module:
         if hasattr(module, "weight_g"):
             remove_weight_norm(module)
     names = module_names(len(config.downsampling_ratios))
-    _fill(original, renamed(network.state_dict(), names), "the model")
+    _load_weights(original, renamed(network.state_dict(), names), "the model")
     return original

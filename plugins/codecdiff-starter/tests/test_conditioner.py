@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from codecdiff_starter.words import Words, position_signal, split_words, word_vector
+from codecdiff_starter.conditioner import Words, position_signal, split_words, word_vector
 
 from codecdiff.testing import check_conditioner
 
@@ -100,7 +100,7 @@ def test_words_have_unit_variance_beside_small_positions():
 @pytest.mark.integration
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_every_process_agrees(hash_seed):
-    program = "from codecdiff_starter.words import word_vector; print(word_vector('piano', 16).tolist())"
+    program = "from codecdiff_starter.conditioner import word_vector; print(word_vector('piano', 16).tolist())"
     environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
     output = subprocess.run(
         [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
@@ -109,7 +109,8 @@ def test_every_process_agrees(hash_seed):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"width": 7}, "even number"), ({"max_tokens": 0}, "at least one token")]
+    ("options", "message"),
+    [({"width": 7}, "even number"), ({"max_tokens": 0}, "Invalid max_tokens 0: expected at least 1")],
 )
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
@@ -117,5 +118,5 @@ def test_impossible_options_are_refused(options, message):
 
 
 def test_text_that_is_not_text_is_refused():
-    with pytest.raises(ValueError, match="is a string, not 7"):
+    with pytest.raises(ValueError, match="must be a string, but got int: 7"):
         Words().encode([{"text": 7}])

@@ -12,27 +12,27 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from codecdiff import Condition, Conditioner, ConditionTokens, Prompt, prompt_fields
+from codecdiff import Condition, Conditioner, ConditionTokens, Prompt, prompt_text
 
 POSITION_SCALE = 0.3  # of the position signal, beside words of unit variance
 
 
 def split_words(text: str) -> list[str]:
-    """Give the words of a text in any script, case folded and without punctuation; a sharp stays with its note."""
+    """Return the words of a text in any script, case folded and without punctuation; a sharp stays with its note."""
     plain = unicodedata.normalize("NFKC", text).casefold().replace("♯", "#").replace("♭", "b")
-    kept = "".join(c if c == "#" or unicodedata.category(c)[0] in "LMN" else " " for c in plain)
-    return [word for word in (word.lstrip("#") for word in kept.split()) if word]
+    letters = "".join(c if c == "#" or unicodedata.category(c)[0] in "LMN" else " " for c in plain)
+    return [word for word in (word.lstrip("#") for word in letters.split()) if word]
 
 
-def _hashed(piece: str, width: int) -> Tensor:
-    """Give the vector (e,) of pseudo-random numbers, zero mean and unit variance, that belongs to a string for good."""
-    digest = bytearray(hashlib.shake_128(piece.encode()).digest(width))
+def _hashed(string: str, width: int) -> Tensor:
+    """Return a vector (e,) of pseudo-random numbers of zero mean and unit variance, a function of a string alone."""
+    digest = bytearray(hashlib.shake_128(string.encode()).digest(width))
     return (torch.frombuffer(digest, dtype=torch.uint8).double() - 127.5) / 73.9
 
 
 @lru_cache(maxsize=65_536)
 def word_vector(word: str, width: int) -> Tensor:
-    """Give the fixed vector (e,) of a word, of unit mean square: its 2- to 4-grams and, at half their size, itself."""
+    """Return the fixed vector (e,) of a word, of unit mean square: its 2- to 4-grams and, at half size, itself."""
     marked = f"<{word}>"
     grams = [marked[i : i + n] for n in (2, 3, 4) for i in range(len(marked) - n + 1)]
     spelling = sum((_hashed(gram, width) for gram in grams), torch.zeros(width, dtype=torch.float64))
@@ -41,7 +41,7 @@ def word_vector(word: str, width: int) -> Tensor:
 
 
 def position_signal(num_positions: int, width: int) -> Tensor:
-    """Give the sinusoids of Vaswani et al. (2017), section 3.5, of unit mean square, (n, e)."""
+    """Return the sinusoids of Vaswani et al. (2017), section 3.5, of unit mean square, (n, e)."""
     rates = 10_000.0 ** (-torch.arange(0, width, 2) / width)
     angles = torch.arange(num_positions)[:, None] * rates
     return math.sqrt(2) * torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
@@ -59,9 +59,9 @@ class Words(Conditioner):
     def __init__(self, *, width: int = 128, max_tokens: int = 48) -> None:
         super().__init__()
         if width < 2 or width % 2:
-            raise ValueError(f"The width must be an even number, at least 2, not {width}.")
+            raise ValueError(f"Invalid width {width}: expected an even number, at least 2.")
         if max_tokens < 1:
-            raise ValueError(f"There must be room for at least one token, not {max_tokens}.")
+            raise ValueError(f"Invalid max_tokens {max_tokens}: expected at least 1.")
         self.width, self.max_tokens = width, max_tokens
         self.register_buffer("positions", POSITION_SCALE * position_signal(max_tokens, width), persistent=False)
 
@@ -71,8 +71,8 @@ class Words(Conditioner):
         return {"text": self.width}
 
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
-        """Give n prompts as the entry `text`; a prompt without words is absent. Padding is zeros."""
-        texts = [self._words(prompt_fields(prompt).get("text")) for prompt in prompts]
+        """N prompts -> `text` (n, tokens, e); a prompt without words is absent. Padding is zeros."""
+        texts = [self._words(prompt_text(prompt)) for prompt in prompts]
         longest = max([1, *map(len, texts)])
         tokens = torch.zeros(len(texts), longest, self.width)
         mask = torch.zeros(len(texts), longest, dtype=torch.bool)
@@ -84,11 +84,9 @@ class Words(Conditioner):
         mask = mask.to(tokens.device)
         return Condition({"text": ConditionTokens(tokens.where(mask[..., None], 0), mask)})
 
-    def _words(self, text: str | None) -> list[str]:
-        if not isinstance(text, str | None):
-            raise ValueError(f"The text of a prompt is a string, not {text!r}.")
-        words = split_words(text or "")
+    def _words(self, text: str) -> list[str]:
+        words = split_words(text)
         if len(words) > self.max_tokens:
-            message = f"A prompt is longer than {self.max_tokens} words; the rest is left out (`max_tokens`)."
+            message = f"A prompt is longer than {self.max_tokens} words; the words after are left out (`max_tokens`)."
             warnings.warn(message, stacklevel=3)
         return words[: self.max_tokens]
