@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 
 import torch
-from codecdiff_starter.clips import compose_pieces, encode
+from codecdiff_eval.audio_features import FRAMES_PER_SECOND, frame_change
+from codecdiff_eval.eval_sets import encode
+from codecdiff_starter.clips import compose_clips
 from torch import Tensor
 
 import codecdiff
-from codecdiff.metrics import FRAMES_PER_SECOND, frame_change
 from codecdiff.pipeline.editing import EditMask, outside
 
 SECONDS, SEED = 6.0, 424_242
@@ -36,8 +37,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=32)
     options = parser.parse_args()
     model = codecdiff.load(options.model)
-    pieces = compose_pieces(options.clips, SECONDS, SEED, unseen=False)
-    codes = encode(model, pieces.audio)
+    pieces = compose_clips(options.clips, SECONDS, SEED, unseen=False)
+    codes = encode(model.codec, pieces.audio)
     mask = outside(REGIONS, model.codec, codes.shape[-1])
     sources = [EditMask.of_audio(model.codec, audio, model.target) for audio in pieces.audio.split(1)]
     known = EditMask(*(torch.cat([getattr(s, name) for s in sources]) for name in ("codes", "latents", "kept"))).keep(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from codecdiff_eval.audio_features import log_mel
 from codecdiff_starter.codec import SpectralCodec
 from codecdiff_starter.composer import compose
 from codecdiff_starter.facts import Facts, held_out_facts, training_facts
@@ -20,7 +21,6 @@ from torch import Tensor
 
 from codecdiff.data.audio import read_audio
 from codecdiff.data.metadata import find_tracks
-from codecdiff.metrics import log_mel
 
 RATE = SpectralCodec.sample_rate
 CHROMA_WINDOW = 8192  # audio samples

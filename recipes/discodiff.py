@@ -5,6 +5,7 @@ and writes a model card. Run it again to resume. Defaults: configs/starter.yaml;
 """
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -20,7 +21,7 @@ from rich.progress import track as progress
 from codecdiff import Pipeline, config, training
 from codecdiff.data.audio import write_audio
 from codecdiff.data.code_store import CodeStore
-from codecdiff.files import require_writable
+from codecdiff.files import atomic_write_text, require_writable
 from codecdiff.pipeline.model_card import command, write_card
 from codecdiff.splitters import select_stages
 
@@ -77,8 +78,11 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
 
 
 def write_samples(e: Experiment, pipeline: Pipeline) -> None:
-    for number, audio in enumerate(pipeline.generate(e.prompts, seconds=e.seconds, seed=e.seed)):
-        write_audio(e.output / "samples" / f"{number:02d}.wav", audio, pipeline.sample_rate)
+    rows = [{"file_name": f"{number:02d}.wav", "text": prompt} for number, prompt in enumerate(e.prompts)]
+    for row, audio in zip(rows, pipeline.generate(e.prompts, seconds=e.seconds, seed=e.seed), strict=True):
+        write_audio(e.output / "samples" / row["file_name"], audio, pipeline.sample_rate)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    atomic_write_text(e.output / "samples" / "metadata.jsonl", lines)
     console.log(f'Samples: {e.output / "samples"}. More: codecdiff generate "PROMPT" --model {e.model} -o out.wav')
 
 

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+__all__ = ["FRAMES_PER_SECOND", "frame_change", "log_mel", "mel_filterbank", "window_features"]
+
 NUM_BANDS = 32
 LOWEST, HIGHEST = 40.0, 16_000.0  # Hz, edges of the mel bands; the highest is at most half the sample rate
 FRAMES_PER_SECOND = 100

@@ -1,4 +1,4 @@
-"""The command `codecdiff evaluate`."""
+"""The commands `codecdiff evaluate` and `codecdiff compare`."""
 
 from __future__ import annotations
 
@@ -220,3 +220,51 @@ def warn(lines: Any) -> None:
     """Print lines in yellow."""
     for line in lines:
         err.print(line, style="yellow", soft_wrap=True)
+
+
+def compare(
+    file: Annotated[Path, typer.Argument(help="YAML file of what to compare.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override those of the file.")
+    ] = None,
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for models, clips and the report.")],
+    plan: Annotated[bool, typer.Option("--plan", help="Print the costs of every variant, and stop.")] = False,
+    device: Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: a GPU if any.")] = "",
+) -> None:
+    """Train variants of one experiment at an equal budget of FLOPs, and compare what they generate in one report.
+
+    Run it again to resume where it was interrupted, or in several terminals at once: they share the runs.
+    """
+    import shlex
+    import sys
+
+    from codecdiff import config
+    from codecdiff_eval.compare.budget import cost_table, make_variants
+    from codecdiff_eval.compare.config import CompareConfig
+    from codecdiff_eval.compare.experiment import Experiment
+    from codecdiff_eval.report import console_table
+    from codecdiff_eval.report.numbers import format_count
+
+    comparison = config.load_config(CompareConfig, file, overrides or [])
+    if not plan:
+        require_writable(output)
+    variants = make_variants(comparison)
+    out.print(console_table(cost_table(variants)))
+    flops = len(comparison.seeds) * sum(variant.training_flops for variant in variants)
+    seconds = f"A clip lasts {comparison.evaluation.seconds:g} seconds."
+    out.print(
+        f"{len(variants)} variants × {len(comparison.seeds)} seeds: {format_count(flops)}FLOPs of training. {seconds}",
+        soft_wrap=True,
+    )
+    if not plan:
+        experiment = Experiment(comparison, variants, output, select_device(device), log)
+        report = experiment.run(shlex.join(["codecdiff", *sys.argv[1:]]))
+        out.print(f"{report}: open it in a browser", soft_wrap=True)
+
+
+def log(line: str) -> None:
+    """Print a line of progress with the time."""
+    from datetime import datetime
+
+    err.print(f"{datetime.now():%H:%M:%S} {line}", soft_wrap=True)

@@ -22,6 +22,18 @@ from codecdiff.pipeline.editing import EditMask, of_first_stages
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff_eval.results import NotMeasured
 
+__all__ = [
+    "CODEC_RECONSTRUCTION",
+    "GENERATED",
+    "NOISE",
+    "REFERENCE",
+    "EvalSets",
+    "encode",
+    "generate_sets",
+    "known_of",
+    "oracle",
+]
+
 GENERATED, CODEC_RECONSTRUCTION, REFERENCE, NOISE = "generated", "codec reconstruction", "reference", "noise"
 
 T = TypeVar("T")

@@ -25,6 +25,8 @@ from codecdiff_eval.embeddings import ClipEmbeddings, ReferenceStats
 from codecdiff_eval.metrics.bootstrap import bootstrap_tracks
 from codecdiff_eval.results import RESAMPLES, Direction, Estimate, Interval, MetricConfig, MetricResult, prompts_hash
 
+__all__ = ["Metric", "Statistic", "load_metric", "mean_over_clips"]
+
 FEW = 20  # tracks, under which an interval by resampling is unreliable
 Reference = ClipEmbeddings | ReferenceStats
 

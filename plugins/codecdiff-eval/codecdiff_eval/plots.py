@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
+__all__ = ["plot_bars", "plot_curves", "plot_intervals", "plot_losses", "spectrogram"]
+
 MEL_BANDS = 80
 DYNAMIC_RANGE_DB = 60  # below the loudest point, where black begins
 MIN_SPECTROGRAM_S = 0.1  # shorter audio is padded
@@ -146,7 +148,7 @@ def spectrogram(audio: np.ndarray, sample_rate: int) -> str:
     from matplotlib import colormaps
     from PIL import Image
 
-    from codecdiff.metrics import FLOOR, log_mel
+    from codecdiff_eval.audio_features import FLOOR, log_mel
 
     padding = max(0, round(MIN_SPECTROGRAM_S * sample_rate) - len(audio))
     samples = torch.from_numpy(np.pad(np.asarray(audio, np.float32), (0, padding)))

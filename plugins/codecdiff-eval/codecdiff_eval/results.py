@@ -25,6 +25,17 @@ from pydantic import TypeAdapter
 from codecdiff import Embedder, __version__
 from codecdiff.fingerprint import module_fingerprint
 
+__all__ = [
+    "Estimate",
+    "EvalReport",
+    "MetricConfig",
+    "MetricResult",
+    "NotMeasured",
+    "TargetResult",
+    "VariantResults",
+    "to_json",
+]
+
 Direction = Literal["lower", "higher", ""]  # which way is better; empty where neither is
 T = TypeVar("T")
 

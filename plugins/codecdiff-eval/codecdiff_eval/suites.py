@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from codecdiff import registry
 from codecdiff_eval.metric import load_metric
 
+__all__ = ["Suite", "load_suite"]
+
 DISTANCES = ("fad", "kad", "density", "coverage")
 
 

@@ -1,8 +1,8 @@
-"""Clips to compare: composed, encoded, generated, and listened to as features."""
+"""Clips of composed music, and their features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 import torch
+from codecdiff_eval.audio_features import window_features
 from torch import Tensor
 
 from codecdiff.interfaces import Codec
-from codecdiff.metrics import window_features
-from codecdiff.pipeline.editing import EditMask, of_first_stage
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff_starter.codec import SpectralCodec
 from codecdiff_starter.composer import (
@@ -26,70 +25,64 @@ from codecdiff_starter.composer import (
     training_facts,
 )
 
-PIECE_SECONDS = 12.0  # as the composer's data sets; clips are cut out at random, as the crops of training are
-QUICK_ITERATIONS = 1  # of Griffin-Lim, for sets that are measured and not heard
+TRACK_SECONDS = 12.0  # as the composer's data sets; clips are cut out at random, as the crops of training are
+QUICK_ITERATIONS = 1  # of Griffin-Lim, for sets that are only measured
 DECODE_BATCH = 8  # clips; bounds the memory of decoding
 
 
-class Pieces(NamedTuple):
-    """Composed clips, what is true of them, and a caption each."""
+class ComposedClips(NamedTuple):
+    """Composed clips, their facts, and a caption each."""
 
     audio: Tensor  # (n, 1, t)
     facts: list[Facts]
     prompts: list[str]
 
 
-def compose_pieces(
+def compose_clips(
     n: int, seconds: float, seed: int, *, unseen: bool, each: Callable[..., Iterable[Any]] = map
-) -> Pieces:
-    """Compose n pieces and cut a clip out of each; `unseen` makes every other one a combination training lacks.
+) -> ComposedClips:
+    """Compose n tracks and cut a clip out of each; `unseen` makes every other one a combination training lacks.
 
-    `each` maps `compose` over the pieces; `composer.mapping` gives one that works in several processes.
+    `each` maps `compose` over the tracks; that of `composer.mapping` works in several processes.
     """
     rngs = [np.random.default_rng([seed, i]) for i in range(n)]
     facts = [training_facts(rng) for rng in rngs]
     if unseen:
         facts[::2] = held_out_facts(len(facts[::2]), seed)
     seeds = [int(rng.integers(2**31)) for rng in rngs]
-    wholes = each(compose, facts, seeds, [max(seconds, PIECE_SECONDS)] * n)
+    wholes = each(compose, facts, seeds, [max(seconds, TRACK_SECONDS)] * n)
     clips = [cut(audio, seconds, rng) for audio, rng in zip(wholes, rngs, strict=True)]
     prompts = [captions(f, rng)[0] for f, rng in zip(facts, rngs, strict=True)]
-    return Pieces(torch.from_numpy(np.stack(clips))[:, None], facts, prompts)
+    return ComposedClips(torch.from_numpy(np.stack(clips))[:, None], facts, prompts)
 
 
 def training_clips(folder: Path, n: int, seconds: float, seed: int) -> Tensor:
-    """Cut n random clips (n, 1, t) out of the composed music in a folder, going round the pieces if they are fewer."""
+    """Cut n random clips (n, 1, t) out of the composed music in a folder, from each track in turn."""
     files = sorted(folder.glob("*.flac"))
     if not files:
         raise FileNotFoundError(
-            f"{folder} holds no flac file: give the folder of composed music the model was trained on."
+            f"{folder} holds no flac file: expected the folder of composed music the model was trained on."
         )
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(files))
-    pieces = (soundfile.read(files[order[i % len(files)]], dtype="float32", always_2d=True) for i in range(n))
-    return torch.from_numpy(np.stack([cut(audio.mean(1), seconds, rng) for audio, _ in pieces]))[:, None]
+    tracks = (soundfile.read(files[order[i % len(files)]], dtype="float32", always_2d=True) for i in range(n))
+    return torch.from_numpy(np.stack([cut(audio.mean(1), seconds, rng) for audio, _ in tracks]))[:, None]
 
 
 def cut(audio: np.ndarray, seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """Cut `seconds` out of a composed piece (t,), at a random place."""
+    """Cut `seconds` out of a composed track (t,), at a random place."""
     samples = round(seconds * SAMPLE_RATE)
     if len(audio) < samples:
         raise ValueError(
-            f"A piece of {len(audio) / SAMPLE_RATE:.1f} s holds no clip of {seconds:g} s: ask for shorter clips."
+            f"A track of {len(audio) / SAMPLE_RATE:.1f} s holds no clip of {seconds:g} s: choose shorter clips."
         )
     start = int(rng.integers(len(audio) - samples + 1))
     return audio[start : start + samples]
 
 
-def encode(pipeline: Pipeline, audio: Tensor) -> Tensor:
-    """(n, 1, t) audio -> (n, k, l) codes, clip by clip."""
-    clips = audio.expand(-1, pipeline.codec.channels, -1).to(pipeline.device).split(1)
-    return torch.cat([pipeline.codec.encode(clip) for clip in clips])
-
-
 @contextmanager
 def quick(codec: Codec) -> Iterator[None]:
-    """Let the starter codec spend few Griffin-Lim iterations in this block: features hardly see phases.
+    """Let the starter codec use few Griffin-Lim iterations in this block: features hardly depend on phases.
 
     48 clips decoded with 1 iteration instead of 16 lay at a Fréchet distance of 0.07 from themselves (0.5 without
     any); two sets of as many real clips are 5 apart.
@@ -105,34 +98,8 @@ def quick(codec: Codec) -> Iterator[None]:
             module.griffin_lim_iterations = iterations
 
 
-def listen(pipeline: Pipeline, codes: Tensor, samples: int) -> Tensor:
-    """(n, k, l) codes -> (n, w, 64) features of the decoded clips, cut to `samples`."""
+def embed(pipeline: Pipeline, codes: Tensor, samples: int) -> Tensor:
+    """(n, k, l) codes -> (n, w, 64) log-mel features of the decoded clips, cut to `samples`."""
     batches = (pipeline.decode(batch.split(1), samples) for batch in codes.split(DECODE_BATCH))
     with quick(pipeline.codec):
         return torch.cat([window_features(audio.mean(1), pipeline.sample_rate) for audio in batches])
-
-
-def true_latents(pipeline: Pipeline, audio: Tensor) -> Tensor:
-    """(n, 1, t) audio -> (n, k, d, l) latents as the model would sample them if it were perfect, clip by clip."""
-    clips = audio.expand(-1, pipeline.codec.channels, -1).to(pipeline.device).split(1)
-    codec = pipeline.codec
-    return torch.cat(
-        [
-            codec.encode_continuous(clip) if pipeline.target == "continuous" else codec.embed(codec.encode(clip))
-            for clip in clips
-        ]
-    )
-
-
-def generate(pipeline: Pipeline, held_out: Tensor, prompts: Sequence[str], **sampling: Any) -> dict[str, Tensor]:
-    """Give the codes (n, k, l) of the sets a model makes, for the captions and latents (n, k, d, l) of held-out pieces.
-
-    A model of one stage has no `true_primary`: nothing would be left to generate.
-    """
-    texts, frames = [{"text": prompt} for prompt in prompts], held_out.shape[-1]
-    made = {"generated": pipeline.generate_codes(texts, frames, **sampling)}
-    if len(pipeline.stages) > 1:
-        known = EditMask.of_latents(pipeline.codec, held_out).keep(of_first_stage(pipeline.splitter, pipeline.codec))
-        made["true_primary"] = pipeline.generate_codes(texts, frames, known=known, **sampling)
-    codes = {name: torch.cat(list(takes)) for name, takes in made.items()}
-    return codes | {"noise": pipeline.noise_codes(len(texts), frames, seed=sampling["seed"])}

@@ -1,49 +1,54 @@
 """What a model trained on composed music has learned, against music it never saw.
 
-Sets of clips, all of one size and duration, are compared with a *reference*: held-out pieces as the codec
-reconstructs them, since codes cannot beat their codec.
-
-    held_out       reconstructions of other held-out pieces: the best a model can do
-    true_primary   the first stage taken from those pieces, the rest generated from their captions
-    generated      everything generated from those captions; half of them combine facts no training clip combines
-    noise          unit-variance latents, quantised and decoded: what knowing nothing sounds like
-    training       reconstructions of clips the model was trained on, to show memorising
-
-Probes learn to read facts off reconstructed pieces of their own (*lessons*), then read them off `generated`.
+Sets of clips (`codecdiff_eval.eval_sets`), all of one size and duration, are compared with the *reference*: validation
+music as the codec reconstructs it, since codes cannot beat their codec. The codec reconstruction of other validation
+music is the upper bound. Its captions are the prompts; every other one combines facts as no training track does.
+Probes are fitted on reconstructed clips of their own (the probe training set), then read facts off generated clips.
 """
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import torch
+from codecdiff_eval.eval_sets import (
+    CODEC_RECONSTRUCTION,
+    GENERATED,
+    NOISE,
+    REFERENCE,
+    EvalSets,
+    encode,
+    generate_sets,
+    known_of,
+    oracle,
+)
+from codecdiff_eval.metrics.bootstrap import bootstrap, permuted
+from codecdiff_eval.metrics.gaussian import shrunk_frechet_distance
+from codecdiff_eval.metrics.memorization import distance_ratio, nearest_distances
+from codecdiff_eval.metrics.probe import Probe, balanced_accuracies, probe_score
+from codecdiff_eval.results import Estimate, TargetResult
+from codecdiff_eval.suites import Suite
 from torch import Tensor
 
-from codecdiff.metrics import (
-    Estimate,
-    Probe,
-    accuracies,
-    bootstrap,
-    frechet_distance,
-    nearest_distance,
-    probe_score,
-    shuffled,
-)
 from codecdiff.pipeline.pipeline import Pipeline
-from codecdiff_starter.clips import compose_pieces, encode, generate, listen, training_clips, true_latents
+from codecdiff_starter.clips import ComposedClips, compose_clips, embed, training_clips
 from codecdiff_starter.composer import CLASSES, COMPOSER_VERSION, PARTS, SAMPLE_RATE, Facts, mapping
 
-COMPARED = ("held_out", "true_primary", "generated", "noise")  # the last three made by the model
-SEED = 20_250_001  # of evaluation; no training piece is composed from it
-LESSONS_PER_CLIP = 2  # pieces the probes learn from, for each clip of a compared set
+ORACLE, COMPOSED, TRAINING, PROBE_TRAINING = oracle(), "composed", "training", "probe training"
+COMPARED = (CODEC_RECONSTRUCTION, ORACLE, GENERATED, NOISE)
+SEED = 20_250_001  # of evaluation; no training track is composed from it
+PROBE_CLIPS = 2  # clips the probes are fitted on, for each clip of a compared set
+
+starter = Suite(
+    "The metrics of the demo that need no composer.", {"logmel": ("fad-shrunk", "density", "coverage")}, seconds=5.0
+)
 
 
 @dataclass(frozen=True)
@@ -52,213 +57,174 @@ class Targets:
 
     minutes: float = 15  # from a fresh clone to the page
     memory: float = 4  # GB
-    first_loss: float = 0.7  # held-out loss of the first stage, over that of answering zero
+    first_loss: float = 0.7  # normalized validation loss of the first stage
     later_loss: float = 0.9  # of every later stage
-    frechet_ratio: float = 3  # generated over held out
+    frechet_ratio: float = 3  # generated over codec reconstruction
     noise_ratio: float = 10  # noise over generated
     probe_mean: float = 0.6
     probe_least: float = 0.3
-    shuffled: float = 0.1
+    permuted: float = 0.1
 
 
 DEMO = Targets()
 SHIPPED = Targets(frechet_ratio=2, probe_mean=0.85)  # the model that comes with this package
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One line of the table: a measured value, its interval if it has one, and the bounds it must keep, if any."""
-
-    name: str
-    value: float
-    low: float | None = None
-    high: float | None = None
-    at_least: float | None = None
-    at_most: float | None = None
-
-    @property
-    def passed(self) -> bool | None:
-        """Whether the value keeps its bounds (NaN keeps none); None when there are none to keep."""
-        if self.at_least is None and self.at_most is None:
-            return None
-        above = self.at_least is None or self.value >= self.at_least
-        return above and (self.at_most is None or self.value <= self.at_most)
-
-    def row(self) -> dict[str, Any]:
-        """Give the fields and the verdict, for the report."""
-        return asdict(self) | {"passed": self.passed}
-
-
 class Example(NamedTuple):
-    """A clip to listen to: one rendering of one prompt."""
+    """A clip of one prompt, empty for noise, to listen to.
 
-    prompt: str  # empty for noise
-    kind: str  # "composed", or the name of a set
-    unseen: bool  # whether training lacks the combination the prompt asks for
+    name: of its set, or COMPOSED. is_unseen: whether training lacks the combination that the prompt requests.
+    """
+
+    prompt: str
+    name: str
+    is_unseen: bool
     audio: Tensor  # (t,)
 
 
 class Evaluation(NamedTuple):
     """The table, everything else that was measured (for JSON), and some of the clips it was measured on."""
 
-    figures: list[Figure]
+    targets: list[TargetResult]
     details: dict[str, Any]
     examples: list[Example]
 
 
-def distances(sets: Mapping[str, Tensor], seed: int) -> dict[str, Estimate]:
-    """Fréchet distances to the reference, and the two ratios the table asks for."""
-    reference = sets["reference"]
+def distances(sets: EvalSets[Tensor], seed: int) -> dict[str, Estimate]:
+    """Return Fréchet distances to the reference, and the two ratios that have targets."""
+    reference = sets.get_set(REFERENCE)
     measured = {
-        name: bootstrap(frechet_distance, sets[name], reference, seed=seed) for name in COMPARED if name in sets
+        name: bootstrap(shrunk_frechet_distance, sets.get_set(name), reference, seed=seed)
+        for name in COMPARED
+        if name in sets
     }
 
     def ratio(a: Tensor, b: Tensor, reference: Tensor) -> float:
-        return frechet_distance(a, reference) / max(frechet_distance(b, reference), 1e-9)
+        return shrunk_frechet_distance(a, reference) / max(shrunk_frechet_distance(b, reference), 1e-9)
 
-    for name, of, over in (("generated_ratio", "generated", "held_out"), ("noise_ratio", "noise", "generated")):
-        measured[name] = bootstrap(ratio, sets[of], sets[over], reference, seed=seed)
+    for name, a, b in (("generated ratio", GENERATED, CODEC_RECONSTRUCTION), ("noise ratio", NOISE, GENERATED)):
+        measured[name] = bootstrap(ratio, sets.get_set(a), sets.get_set(b), reference, seed=seed)
     return measured
 
 
-def labels(pieces: Sequence[Facts], part: str) -> Tensor:
-    """Give the class (n,) of one part of every piece."""
-    return torch.tensor([CLASSES[part].index(getattr(facts, part)) for facts in pieces])
-
-
 class Reading(NamedTuple):
-    """What is true of clips made from the same captions, and what probes read off them: classes (n, parts) each."""
+    """The facts of clips of the same captions, and what probes read off them: classes (n, parts) each."""
 
     truth: Tensor
     generated: Tensor
-    ceiling: Tensor  # off the held-out reconstructions
+    reconstructed: Tensor
 
 
-def read_parts(sets: Mapping[str, Tensor], lessons: Sequence[Facts], facts: Sequence[Facts]) -> Reading:
-    """Fit a probe of each part to the lessons, and read `generated` and `held_out`, which `facts` describe."""
-    probes = [Probe.fit(sets["lessons"], labels(lessons, part)) for part in PARTS]
-    truth = torch.stack([labels(facts, part) for part in PARTS], 1)
-    return Reading(
-        truth, *(torch.stack([p.predict(sets[name]) for p in probes], 1) for name in ("generated", "held_out"))
-    )
+def read_parts(sets: EvalSets[Tensor], training: Sequence[Facts], facts: Sequence[Facts]) -> Reading:
+    """Fit a probe of each part to the probe training set, and read the clips that `facts` describe."""
+
+    def classes(clips: Sequence[Facts]) -> list[Tensor]:
+        return [torch.tensor([CLASSES[part].index(getattr(each, part)) for each in clips]) for part in PARTS]
+
+    probes = [Probe.fit(sets.get_set(PROBE_TRAINING), labels) for labels in classes(training)]
+    read = [
+        torch.stack([p.predict(sets.get_set(name)) for p in probes], 1) for name in (GENERATED, CODEC_RECONSTRUCTION)
+    ]
+    return Reading(torch.stack(classes(facts), 1), *read)
 
 
-def scores(read: Tensor, truth: Tensor, ceiling: Sequence[float]) -> Tensor:
-    """(n, parts) classes read, (n, parts) true classes, accuracies to reach -> probe scores (parts,)."""
-    pairs = zip(accuracies(read, truth), ceiling, PARTS, strict=True)
-    return torch.tensor([probe_score(accuracy, best, chance(part)) for accuracy, best, part in pairs])
+def probe_scores(read: Tensor, truth: Tensor, upper_bounds: Sequence[float]) -> Tensor:
+    """(n, parts) classes read, (n, parts) true classes, accuracies of real music -> probe scores (parts,)."""
+    rows = zip(balanced_accuracies(read, truth), upper_bounds, PARTS, strict=True)
+    return torch.tensor([probe_score(accuracy, bound, 1 / len(CLASSES[part])) for accuracy, bound, part in rows])
 
 
-def chance(part: str) -> float:
-    """Balanced accuracy of guessing."""
-    return 1 / len(CLASSES[part])
+def adherence(reading: Reading, seed: int) -> dict[str, Any]:
+    """Return probe scores: of every part, their mean and least, of combinations unseen and seen, and permuted.
 
-
-def obedience(reading: Reading, seed: int) -> dict[str, Any]:
-    """Give probe scores with intervals: of every part, their mean and least, of combinations unseen and seen, shuffled.
-
-    Clips are resampled with all their parts, and with the held-out clip of the same caption.
+    Clips are resampled with all their parts, and with the reconstructed clip of the same caption.
     """
     clips = torch.stack(reading, 2)  # (n, parts, 3)
-    reached, best = (accuracies(read, reading.truth) for read in (reading.generated, reading.ceiling))
+    accuracies, bounds = (balanced_accuracies(read, reading.truth) for read in reading[1:])
 
-    def interval(summary: Callable[[Tensor], Tensor], clips: Tensor = clips) -> dict[str, float]:
-        def statistic(some: Tensor) -> float:
-            truth, read, ceiling = some.unbind(2)
-            return float(summary(scores(read, truth, accuracies(ceiling, truth))))
+    def interval(summary: Callable[[Tensor], Tensor], clips: Tensor = clips) -> Estimate:
+        def statistic(drawn: Tensor) -> float:
+            truth, read, reconstructed = drawn.unbind(2)
+            return float(summary(probe_scores(read, truth, balanced_accuracies(reconstructed, truth))))
 
-        return bootstrap(statistic, clips, seed=seed)._asdict()
+        return bootstrap(statistic, clips, seed=seed)
 
     def part(i: int, name: str) -> dict[str, Any]:
-        score = interval(lambda each: each[i])
-        return {"chance": chance(name), "accuracy": reached[i], "ceiling": best[i], "score": score}
+        facts = {"chance": 1 / len(CLASSES[name]), "accuracy": accuracies[i], "upper bound": bounds[i]}
+        return {**facts, "score": interval(lambda scores: scores[i])}
 
-    permuted = shuffled(lambda truth: float(scores(reading.generated, truth, best).mean()), reading.truth, seed=seed)
+    def permuted_mean(truth: Tensor) -> float:
+        return float(probe_scores(reading.generated, truth, bounds).mean())
+
     return {
         "parts": {name: part(i, name) for i, name in enumerate(PARTS)},
         "mean": interval(torch.mean),
         "least": interval(torch.min),
-        "unseen_combinations": interval(torch.mean, clips[::2]),
-        "seen_combinations": interval(torch.mean, clips[1::2]),
-        "shuffled": permuted._asdict(),
+        "unseen combinations": interval(torch.mean, clips[::2]),
+        "seen combinations": interval(torch.mean, clips[1::2]),
+        "permuted": permuted(permuted_mean, reading.truth, seed=seed),
     }
 
 
-def memorising(sets: Mapping[str, Tensor], seed: int) -> dict[str, Any]:
-    """Distance to the nearest training clip, to the nearest of as many fresh ones, and the ratio of their means.
+def memorization(sets: EvalSets[Tensor], seed: int) -> dict[str, Any]:
+    """Return mean distances to the nearest training clip and to the nearest of as many fresh ones, and their ratio.
 
-    The fresh clips are lessons, which are composed as training pieces are. Clips generated from memory are nearer to
-    training (a ratio under 1); held-out pieces show what is usual.
+    The fresh clips are of the probe training set, composed as training tracks are. The codec reconstruction of
+    validation music shows what is usual.
     """
-    fresh = sets["lessons"][: len(sets["training"])]
-
-    def nearness(name: str) -> dict[str, Any]:
-        near = torch.stack([nearest_distance(sets[name], other) for other in (sets["training"], fresh)], 1)
-        ratio = bootstrap(lambda clips: float(clips[:, 0].mean() / clips[:, 1].mean()), near, seed=seed)
-        nearest_training, nearest_fresh = near.mean(0).tolist()
-        return {
-            "nearest_training": nearest_training,
-            "nearest_fresh": nearest_fresh,
-            "ratio": ratio._asdict(),
-        }
-
-    return {"generated": nearness("generated"), "held_out": nearness("held_out")}
+    measured = {}
+    for name in (GENERATED, CODEC_RECONSTRUCTION):
+        nearest = nearest_distances(sets.get_set(name), sets.get_set(TRAINING), sets.get_set(PROBE_TRAINING))
+        training, fresh = nearest.mean(0).tolist()
+        ratio = bootstrap(distance_ratio, nearest, seed=seed)
+        measured[name] = {"to training clips": training, "to fresh clips": fresh, "ratio": ratio}
+    return measured
 
 
-def loss_figures(logs: Mapping[str, Sequence[Mapping[str, Any]]], targets: Targets) -> list[Figure]:
-    """Give each stage's last held-out loss over the loss of the best constant answer, zero."""
-    last = {
-        stage: next((line for line in reversed(lines) if line.get("validation_loss") is not None), None)
-        for stage, lines in logs.items()
-    }
-    bounds = {stage: targets.later_loss if i else targets.first_loss for i, stage in enumerate(logs)}
-    return [
-        Figure(
-            f"held-out loss over answering zero: {stage}",
-            line["validation_loss"] / line["zero_predictor_loss"],
-            at_most=bounds[stage],
-        )
-        for stage, line in last.items()
-        if line is not None
-    ]
+def loss_targets(logs: Mapping[str, Sequence[Mapping[str, Any]]], targets: Targets) -> list[TargetResult]:
+    """Return the last normalized validation loss of each stage."""
+    results = []
+    for i, (stage, log) in enumerate(logs.items()):
+        lines = [line for line in log if line.get("validation_loss") is not None]
+        if lines:
+            loss = lines[-1]["validation_loss"] / lines[-1]["zero_predictor_loss"]
+            bound = targets.later_loss if i else targets.first_loss
+            results.append(TargetResult(f"normalized validation loss: {stage}", loss, at_most=bound))
+    return results
 
 
-def figures(distance: Mapping[str, Estimate], text: Mapping[str, Any], targets: Targets) -> list[Figure]:
-    """Give the lines of the table that are measured on clips."""
+def clip_targets(distance: Mapping[str, Estimate], probes: Mapping[str, Any], targets: Targets) -> list[TargetResult]:
+    """Return the lines of the table that are measured on clips."""
+    far, generated, noise = "Fréchet distance: ", distance["generated ratio"], distance["noise ratio"]
     rows = [
-        Figure(
-            "Fréchet distance: generated over held-out", *distance["generated_ratio"], at_most=targets.frechet_ratio
-        ),
-        Figure("Fréchet distance: noise over generated", *distance["noise_ratio"], at_least=targets.noise_ratio),
+        TargetResult(f"{far}generated over codec reconstruction", *generated, at_most=targets.frechet_ratio),
+        TargetResult(f"{far}noise over generated", *noise, at_least=targets.noise_ratio),
     ]
-    if "true_primary" in distance:
-        between = {"at_least": distance["held_out"].value, "at_most": distance["generated"].value}
-        rows.append(Figure("Fréchet distance: secondary on true primary", *distance["true_primary"], **between))
+    if ORACLE in distance:
+        low, high = distance[CODEC_RECONSTRUCTION].value, distance[GENERATED].value
+        rows.append(TargetResult(f"{far}{ORACLE}", *distance[ORACLE], at_least=low, at_most=high))
+    mean, least, chance = (probes[name] for name in ("mean", "least", "permuted"))
+    most = targets.permuted
     return [
         *rows,
-        Figure("text is obeyed: mean probe score", **text["mean"], at_least=targets.probe_mean),
-        Figure("text is obeyed: least probe score", **text["least"], at_least=targets.probe_least),
-        Figure(
-            "mean probe score with shuffled labels",
-            **text["shuffled"],
-            at_least=-targets.shuffled,
-            at_most=targets.shuffled,
-        ),
+        TargetResult("prompt adherence: mean probe score", *mean, at_least=targets.probe_mean),
+        TargetResult("prompt adherence: least probe score", *least, at_least=targets.probe_least),
+        TargetResult("mean probe score with permuted labels", *chance, at_least=-most, at_most=most),
     ]
 
 
-def peak_memory() -> float:
-    """Give the most memory this process has held so far, in GB."""
-    unit = 1e9 if sys.platform == "darwin" else 1e6  # of ru_maxrss: bytes there, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+def memory_in_use() -> float:
+    """Return the memory that this process takes now, in GB."""
+    return psutil.Process().memory_info().rss / 1e9
 
 
 class _Clock:
-    """Announces what is being done and remembers how long it took."""
+    """Announces what is being done, and measures its time and the memory at its end."""
 
     def __init__(self, announce: Callable[[str], None]):
         self.announce = announce
         self.seconds: dict[str, float] = {}
+        self.memory = 0.0  # GB
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -266,77 +232,92 @@ class _Clock:
         start = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - start, 1)
+        self.memory = max(self.memory, memory_in_use())
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """How many clips of what length are evaluated, and how they are sampled; None for the model's own.
+
+    num_examples: captions whose clips can be listened to. Raises ValueError for too few clips, or too long ones.
+    """
+
+    clips: int = 64
+    seconds: float = 5.0
+    seed: int = SEED
+    steps: int | None = None
+    guidance: float | None = None
+    num_examples: int = 6
+
+    def __post_init__(self) -> None:
+        if self.clips < max(12, self.num_examples):
+            least = f"at least 12, and no fewer than the {self.num_examples} examples"
+            raise ValueError(f"Invalid number of clips {self.clips}: expected {least}.")
+        if not 1 <= self.seconds <= 60:
+            raise ValueError(f"Invalid clip length {self.seconds}: expected 1 to 60 seconds.")
 
 
 def evaluate(
     pipeline: Pipeline,
     training_audio: Path,
+    options: EvalOptions,
     *,
-    clips: int = 64,
-    seconds: float = 5.0,
-    seed: int = SEED,
-    steps: int | None = None,
-    guidance: float | None = None,
-    examples: int = 6,
     targets: Targets = DEMO,
     num_workers: int = 1,
     announce: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
-    """Measure a model trained on composed music, with `clips` clips of `seconds` in every set.
+    """Measure a model trained on composed music.
 
-    The first `examples` captions can be listened to in every rendering; every other one combines parts as training
-    never does. `num_workers` processes compose; more than one need a main module that can be imported. `announce` is
-    told what is being done. Raises ValueError if clips are too few, or longer than pieces.
+    `num_workers` processes compose; more than one need a main module that can be imported. `announce` is called with
+    the name of each phase. Raises ValueError for clips longer than tracks, and a model of another sample rate.
     """
-    if clips < max(12, examples):
-        raise ValueError(f"clips={clips}: compare at least 12, and no fewer than the {examples} examples.")
-    if not 1 <= seconds <= 60:
-        raise ValueError(f"seconds={seconds}: compare clips of 1 to 60 seconds.")
     if pipeline.sample_rate != SAMPLE_RATE:
-        raise ValueError(
-            f"The composer plays at {SAMPLE_RATE} Hz; a model at {pipeline.sample_rate} Hz cannot be compared."
-        )
-    clock = _Clock(announce)
-    with clock("composing"), mapping(num_workers) as each:
-        compose = partial(compose_pieces, each=each)
-        reference, pieces = (compose(clips, seconds, seed + i, unseen=True) for i in (0, 1))
-        lessons = compose(clips * LESSONS_PER_CLIP, seconds, seed + 2, unseen=False)
-        trained = training_clips(training_audio, clips, seconds, seed + 3)
+        raise ValueError(f"The model generates at {pipeline.sample_rate} Hz, and the composer at {SAMPLE_RATE} Hz.")
+    seed, samples, clock = options.seed, round(options.seconds * SAMPLE_RATE), _Clock(announce)
+    with clock("composing"):
+        composed = _compose(options, num_workers)
+        training = training_clips(training_audio, options.clips, options.seconds, seed + 3)
+    evaluated = composed[COMPOSED]
     with clock("encoding"):
-        sources = {
-            "reference": reference.audio,
-            "held_out": pieces.audio,
-            "lessons": lessons.audio,
-            "training": trained,
-        }
-        codes = {name: encode(pipeline, clips) for name, clips in sources.items()}
+        sources = {name: composed[name].audio for name in (REFERENCE, PROBE_TRAINING)} | {TRAINING: training}
+        codes = EvalSets({name: encode(pipeline.codec, audio) for name, audio in sources.items()})
+        source = known_of(pipeline, evaluated.audio)
     with clock("generating"):
-        truth = true_latents(pipeline, pieces.audio)
-        codes |= generate(pipeline, truth, pieces.prompts, seed=seed, steps=steps, guidance=guidance)
+        sampling = {"seed": seed, "steps": options.steps, "guidance": options.guidance}
+        codes |= generate_sets(pipeline, [{"text": prompt} for prompt in evaluated.prompts], source, **sampling)
     with clock("decoding"):
-        samples = round(seconds * SAMPLE_RATE)
-        sets = {name: listen(pipeline, code, samples) for name, code in codes.items()}
-        audio = {n: pipeline.decode(codes[n][:examples].split(1), samples).mean(1) for n in COMPARED if n in codes}
+        sets = codes.map(lambda _, each: embed(pipeline, each, samples))
+        heads = {name: codes.get_set(name)[: options.num_examples].split(1) for name in COMPARED if name in codes}
+        audio = {name: pipeline.decode(head, samples).mean(1) for name, head in heads.items()}
     with clock("measuring"):
-        distance = distances(sets, seed)
-        text = obedience(read_parts(sets, lessons.facts, pieces.facts), seed)
-        nearest = memorising(sets, seed)
-    details = {
-        "composer_version": COMPOSER_VERSION,
-        "seed": seed,
-        "clips": clips,
-        "seconds": seconds,
-        "steps": steps,
-        "guidance": guidance,
-        "frechet_distance": {name: estimate._asdict() for name, estimate in distance.items()},
-        "probes": text,
-        "memorising": nearest,
-        "evaluation_seconds": clock.seconds,
-    }
-    noise = Example("", "noise", False, audio.pop("noise")[0])
-    listened = [
-        Example(prompt, kind, i % 2 == 0, clips[i])
-        for i, prompt in enumerate(pieces.prompts[:examples])
-        for kind, clips in {"composed": pieces.audio[:, 0], **audio}.items()
+        measured = {
+            "frechet distance": distances(sets, seed),
+            "probes": adherence(read_parts(sets, composed[PROBE_TRAINING].facts, evaluated.facts), seed),
+            "memorization": memorization(sets, seed),
+        }
+    facts = {"composer version": COMPOSER_VERSION, "options": vars(options)}
+    details = {**facts, **measured, "evaluation_seconds": clock.seconds, "memory": clock.memory}
+    results = clip_targets(measured["frechet distance"], measured["probes"], targets)
+    return Evaluation(results, details, _examples(evaluated, audio))
+
+
+def _examples(composed: ComposedClips, audio: Mapping[str, Tensor]) -> list[Example]:
+    """Return the clips (t,) of every set, prompt by prompt, and one of noise."""
+    sets = {COMPOSED: composed.audio[:, 0], **audio}
+    noise, count = Example("", NOISE, False, sets.pop(NOISE)[0]), len(audio[GENERATED])
+    prompts = enumerate(composed.prompts[:count])
+    return [
+        *(Example(prompt, name, i % 2 == 0, clips[i]) for i, prompt in prompts for name, clips in sets.items()),
+        noise,
     ]
-    return Evaluation(figures(distance, text, targets), details, [*listened, noise])
+
+
+def _compose(options: EvalOptions, num_workers: int) -> dict[str, ComposedClips]:
+    """Compose the clips of the reference, those that are evaluated, and the probe training set."""
+    with mapping(num_workers) as each:
+        compose = partial(compose_clips, seconds=options.seconds, each=each)
+        return {
+            REFERENCE: compose(options.clips, seed=options.seed, unseen=True),
+            COMPOSED: compose(options.clips, seed=options.seed + 1, unseen=True),
+            PROBE_TRAINING: compose(options.clips * PROBE_CLIPS, seed=options.seed + 2, unseen=False),
+        }

@@ -5,11 +5,25 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from codecdiff_starter import clips, evaluation
-from codecdiff_starter.clips import compose_pieces, cut, quick, training_clips
+from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, NOISE, EvalSets
+from codecdiff_eval.suites import load_suite
+from codecdiff_starter import clips
+from codecdiff_starter.clips import compose_clips, cut, quick, training_clips
 from codecdiff_starter.codec import SpectralCodec
 from codecdiff_starter.composer import COMPOSER_VERSION, SAMPLE_RATE, held_out, mapping
-from codecdiff_starter.evaluation import Reading, evaluate, memorising, obedience, scores
+from codecdiff_starter.evaluation import (
+    COMPOSED,
+    ORACLE,
+    PROBE_TRAINING,
+    TRAINING,
+    EvalOptions,
+    Reading,
+    adherence,
+    evaluate,
+    memorization,
+    memory_in_use,
+    probe_scores,
+)
 
 from codecdiff import Codec
 from codecdiff.splitters import Parallel
@@ -39,10 +53,11 @@ class Samples(Codec):
 
 
 class Model:
-    """A pipeline that plays what it is told to play."""
+    """A pipeline that generates what `play` returns."""
 
     def __init__(self, play):
-        self.codec, self.sample_rate, self.device, self.stages = Samples(), SAMPLE_RATE, "cpu", ["primary", "secondary"]
+        self.codec, self.sample_rate, self.device = Samples(), SAMPLE_RATE, "cpu"
+        self.stage_names = ["primary", "secondary"]
         self.target, self.play, self.splitter = "codes", play, Parallel(num_codebooks=1)
 
     def generate_codes(self, prompts, frames, *, known=None, seed, steps, guidance):
@@ -62,25 +77,25 @@ def model(play: Any = None) -> Any:
 @pytest.fixture(scope="module")
 def music(tmp_path_factory):
     folder = tmp_path_factory.mktemp("music")
-    for i, clip in enumerate(compose_pieces(4, 3.0, 1, unseen=False).audio):
+    for i, clip in enumerate(compose_clips(4, 3.0, 1, unseen=False).audio):
         soundfile.write(folder / f"{i}.flac", clip[0].numpy(), SAMPLE_RATE)
     return folder
 
 
 @pytest.fixture
 def short_pieces(monkeypatch):
-    monkeypatch.setattr(clips, "PIECE_SECONDS", SECONDS)
+    monkeypatch.setattr(clips, "TRACK_SECONDS", SECONDS)
 
 
 def test_every_other_piece_is_of_a_combination_training_lacks_and_pieces_repeat(short_pieces):
-    pieces = compose_pieces(12, SECONDS, 5, unseen=True)
+    pieces = compose_clips(12, SECONDS, 5, unseen=True)
     assert [held_out(facts) for facts in pieces.facts] == [True, False] * 6
-    assert not any(held_out(facts) for facts in compose_pieces(12, SECONDS, 5, unseen=False).facts)
-    again = compose_pieces(12, SECONDS, 5, unseen=True)
+    assert not any(held_out(facts) for facts in compose_clips(12, SECONDS, 5, unseen=False).facts)
+    again = compose_clips(12, SECONDS, 5, unseen=True)
     assert again.prompts == pieces.prompts
     torch.testing.assert_close(again.audio, pieces.audio)
     with mapping(2) as each:
-        torch.testing.assert_close(compose_pieces(12, SECONDS, 5, unseen=True, each=each).audio, pieces.audio)
+        torch.testing.assert_close(compose_clips(12, SECONDS, 5, unseen=True, each=each).audio, pieces.audio)
     assert pieces.audio.shape == (12, 1, round(SECONDS * SAMPLE_RATE))
 
 
@@ -88,27 +103,27 @@ def test_a_model_that_plays_the_held_out_pieces_reaches_every_target(music, shor
     seed = 3
 
     def play(frames):
-        return Samples().encode(compose_pieces(CLIPS, SECONDS, seed + 1, unseen=True).audio)
+        return Samples().encode(compose_clips(CLIPS, SECONDS, seed + 1, unseen=True).audio)
 
     steps = []
     pipeline = model(play)
-    figures, details, examples = evaluate(
-        pipeline, music, clips=CLIPS, seconds=SECONDS, seed=seed, examples=2, announce=steps.append
-    )
-    distance = details["frechet_distance"]
-    assert distance["generated_ratio"]["value"] == pytest.approx(1)
-    assert distance["true_primary"] == pytest.approx(distance["held_out"])
-    assert [part["score"]["value"] for part in details["probes"]["parts"].values()] == pytest.approx([1] * 4)
-    assert abs(details["probes"]["shuffled"]["value"]) < 0.1
-    assert details["memorising"]["generated"]["ratio"] == pytest.approx(details["memorising"]["held_out"]["ratio"])
-    assert details["composer_version"] == COMPOSER_VERSION
-    assert all(figure.passed for figure in figures if "noise" not in figure.name)
+    options = EvalOptions(CLIPS, SECONDS, seed, num_examples=2)
+    targets, details, examples = evaluate(pipeline, music, options, announce=steps.append)
+    distance, ratios = details["frechet distance"], details["memorization"]
+    assert distance["generated ratio"].value == pytest.approx(1)
+    assert distance[ORACLE] == pytest.approx(distance[CODEC_RECONSTRUCTION])
+    assert [part["score"].value for part in details["probes"]["parts"].values()] == pytest.approx([1] * 4)
+    assert abs(details["probes"]["permuted"].value) < 0.1
+    assert ratios[GENERATED]["ratio"] == pytest.approx(ratios[CODEC_RECONSTRUCTION]["ratio"])
+    assert details["composer version"] == COMPOSER_VERSION
+    assert all(target.passed for target in targets if "noise" not in target.name)
     assert (
         steps == ["composing", "encoding", "generating", "decoding", "measuring"] == list(details["evaluation_seconds"])
     )
-    assert [(e.kind, e.unseen) for e in examples] == [
-        *((kind, unseen) for unseen in (True, False) for kind in ("composed", "held_out", "true_primary", "generated")),
-        ("noise", False),
+    names = (COMPOSED, CODEC_RECONSTRUCTION, ORACLE, GENERATED)
+    assert [(example.name, example.is_unseen) for example in examples] == [
+        *((name, is_unseen) for is_unseen in (True, False) for name in names),
+        (NOISE, False),
     ]
 
 
@@ -116,26 +131,30 @@ def test_a_model_that_plays_noise_scores_nothing(music, short_pieces):
     def play(frames):
         return model().noise_codes(CLIPS, frames, seed=8)
 
-    figures, details, _ = evaluate(model(play), music, clips=CLIPS, seconds=SECONDS, seed=3, examples=1)
-    assert abs(details["probes"]["mean"]["value"]) < 0.2
-    assert details["frechet_distance"]["noise_ratio"]["value"] == pytest.approx(1, abs=0.1)
-    missed = {figure.name for figure in figures if not figure.passed}
+    targets, details, _ = evaluate(model(play), music, EvalOptions(CLIPS, SECONDS, 3, num_examples=1))
+    assert abs(details["probes"]["mean"].value) < 0.2
+    assert details["frechet distance"]["noise ratio"].value == pytest.approx(1, abs=0.1)
+    missed = {target.name for target in targets if not target.passed}
     assert missed >= {
-        "Fréchet distance: generated over held-out",
+        "Fréchet distance: generated over codec reconstruction",
         "Fréchet distance: noise over generated",
-        "text is obeyed: mean probe score",
-        "text is obeyed: least probe score",
+        "prompt adherence: mean probe score",
+        "prompt adherence: least probe score",
     }
 
 
 def test_what_cannot_be_compared_is_refused(music, tmp_path):
-    with pytest.raises(ValueError, match="clips=4: compare at least 12"):
-        evaluate(model(), music, clips=4)
-    with pytest.raises(ValueError, match="seconds=0: compare clips of 1 to 60 seconds"):
-        evaluate(model(), music, seconds=0)
+    with pytest.raises(ValueError, match="Invalid number of clips 4: expected at least 12"):
+        EvalOptions(clips=4)
+    with pytest.raises(ValueError, match="Invalid clip length 0: expected 1 to 60 seconds"):
+        EvalOptions(seconds=0)
+    other = model()
+    other.sample_rate = 8000
+    with pytest.raises(ValueError, match="The model generates at 8000 Hz, and the composer at 44100 Hz"):
+        evaluate(other, music, EvalOptions())
     with pytest.raises(FileNotFoundError, match="holds no flac file"):
         training_clips(tmp_path, 2, 1.0, 0)
-    with pytest.raises(ValueError, match=r"A piece of 3\.0 s holds no clip of 5 s"):
+    with pytest.raises(ValueError, match=r"A track of 3\.0 s holds no clip of 5 s"):
         training_clips(music, 2, 5.0, 0)
 
 
@@ -145,32 +164,30 @@ def test_a_cut_stays_inside_the_piece():
     assert starts == {0, 1, 2, 3}
 
 
-def test_scores_are_one_at_the_ceiling_and_zero_at_chance():
+def test_scores_are_one_at_the_upper_bound_and_zero_at_chance():
     truth = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1], [2, 2, 2, 2], [3, 0, 1, 2]])
     constant = torch.zeros_like(truth)
-    assert scores(truth, truth, [1.0] * 4).tolist() == pytest.approx([1] * 4)
-    assert scores(constant, truth, [1.0] * 4).tolist() == pytest.approx([0] * 4, abs=1e-6)
+    assert probe_scores(truth, truth, [1.0] * 4).tolist() == pytest.approx([1] * 4)
+    assert probe_scores(constant, truth, [1.0] * 4).tolist() == pytest.approx([0] * 4, abs=1e-6)
 
 
-def test_obedience_of_random_answers_covers_zero_and_of_right_ones_is_one():
+def test_adherence_of_random_answers_covers_zero_and_of_right_ones_is_one():
     generator = torch.Generator().manual_seed(0)
     truth, guess = (torch.randint(0, 3, (120, 4), generator=generator) for _ in range(2))
     truth[:, 0], guess[:, 0] = (torch.randint(0, 4, (120,), generator=generator) for _ in range(2))
-    text = obedience(Reading(truth, guess, truth), seed=0)
-    assert text["mean"]["low"] < 0 < text["mean"]["high"]
-    assert text["least"]["value"] == min(part["score"]["value"] for part in text["parts"].values())
-    assert obedience(Reading(truth, truth, truth), seed=0)["mean"]["value"] == pytest.approx(1)
+    measured = adherence(Reading(truth, guess, truth), seed=0)
+    assert measured["mean"].low < 0 < measured["mean"].high
+    assert measured["least"].value == min(part["score"].value for part in measured["parts"].values())
+    assert adherence(Reading(truth, truth, truth), seed=0)["mean"].value == pytest.approx(1)
 
 
-def test_a_model_that_plays_training_clips_is_seen_to_remember():
+def test_a_model_that_copies_training_clips_is_seen_to_memorize():
     generator = torch.Generator().manual_seed(0)
-    sets = {
-        name: torch.randn(16, 3, 8, generator=generator).double()
-        for name in ("training", "lessons", "held_out", "generated")
-    }
-    assert memorising(sets, 0)["generated"]["ratio"]["value"] == pytest.approx(1, abs=0.2)
-    sets["generated"] = sets["training"] + 0.01
-    assert memorising(sets, 0)["generated"]["ratio"]["value"] < 0.1
+    names = (TRAINING, PROBE_TRAINING, CODEC_RECONSTRUCTION, GENERATED)
+    sets = EvalSets({name: torch.randn(16, 3, 8, generator=generator).double() for name in names})
+    assert memorization(sets, 0)[GENERATED]["ratio"].value == pytest.approx(1, abs=0.2)
+    sets[GENERATED] = sets.get_set(TRAINING) + 0.01
+    assert memorization(sets, 0)[GENERATED]["ratio"].value < 0.1
 
 
 def test_quick_decoding_ends_with_its_block_even_when_it_fails():
@@ -186,6 +203,12 @@ def test_quick_decoding_ends_with_its_block_even_when_it_fails():
     assert [inner.griffin_lim_iterations for inner in codec] == [9, 0]
 
 
-def test_peak_memory_is_that_of_a_process_with_torch():
-    assert 0.05 < evaluation.peak_memory() < 64
-    assert math.isfinite(evaluation.peak_memory())
+def test_memory_is_that_of_a_process_with_torch():
+    assert 0.05 < memory_in_use() < 64
+    assert math.isfinite(memory_in_use())
+
+
+def test_the_suite_of_the_demo_is_installed():
+    suite = load_suite("starter")
+    assert suite.select() == {"logmel": ("fad-shrunk", "density", "coverage")}
+    assert suite.seconds == EvalOptions().seconds

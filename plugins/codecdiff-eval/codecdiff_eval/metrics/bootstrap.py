@@ -9,6 +9,8 @@ from torch import Tensor
 
 from codecdiff_eval.results import RESAMPLES, Estimate
 
+__all__ = ["bootstrap", "bootstrap_tracks", "centered", "draw_tracks", "paired_draws", "permuted"]
+
 
 def draw_tracks(tracks: Sequence[Tensor], generator: torch.Generator) -> Tensor:
     """Draw as many tracks as there are, with replacement: the indices (n,) of all their clips.

@@ -12,6 +12,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+__all__ = ["GaussianStats", "frechet_distance", "ledoit_wolf", "shrunk_frechet_distance"]
+
 
 @dataclass(frozen=True)
 class GaussianStats:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+__all__ = ["distance_ratio", "nearest_distance", "nearest_distances"]
+
 
 def nearest_distance(features: Tensor, reference: Tensor) -> Tensor:
     """(n, w, p) features, (m, w', p) reference -> (n,) Euclidean distance of each clip to the nearest in reference.

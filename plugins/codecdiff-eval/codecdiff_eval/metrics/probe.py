@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+__all__ = ["Probe", "balanced_accuracies", "balanced_accuracy", "probe_score"]
+
 
 class Probe(NamedTuple):
     """A linear classifier of clips: standardize each feature, weigh, and average the scores of a clip's windows."""

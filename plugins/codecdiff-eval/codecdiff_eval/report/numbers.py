@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import math
 
+__all__ = [
+    "describe_difference",
+    "format_count",
+    "format_difference",
+    "format_estimate",
+    "format_interval",
+    "format_number",
+]
+
 MAX_DECIMALS = 6  # smaller numbers are written as 3e−08
 
 
@@ -62,7 +71,7 @@ def describe_difference(value: float, low: float | None, high: float | None, bet
     """Say what a difference and its 95 % interval show. `better` is "lower", "higher", or "" where neither is."""
     if value == low == high == 0:
         return "the same"
-    if low is None or high is None or low == high:
+    if low is None or high is None or not low < high:
         return "one seed, so no interval"
     if low <= 0 <= high:
         return "no difference shown: the 95 % interval includes zero"

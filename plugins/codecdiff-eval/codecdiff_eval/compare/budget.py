@@ -1,0 +1,181 @@
+"""Budgets: FLOPs of a training step and of a generated clip, and the training steps that a budget pays for.
+
+FLOPs are those of convolutions and matrix products of the denoiser, counted on the meta device by the real loss and the
+real network; a multiplication and an addition are two. Codec and conditioner, which are frozen and the same for all
+patterns, are not counted, and neither are validation losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from codecdiff import config
+from codecdiff.config import ExperimentConfig, TrainConfig
+from codecdiff.diffusion.guidance import num_passes
+from codecdiff.diffusion.noise_schedule import set_steps
+from codecdiff.interfaces import Condition
+from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.pipeline.stage import Stage
+from codecdiff.profiling.flops import OperationCounter
+from codecdiff.profiling.plan import blank_input, count_step
+from codecdiff.training import StageTrainer, check_warm_starts, new_pipeline, new_stage
+from codecdiff_eval.compare.config import CompareConfig
+from codecdiff_eval.report import Table
+from codecdiff_eval.report.numbers import format_count
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage costs.
+
+    values_per_frame: latent values that it generates per frame, its weight in the loss of the model.
+    max_train_steps: of its settings.
+    network_calls: for a clip, each on as many rows as guidance has `passes`.
+    """
+
+    name: str
+    parameters: int
+    values_per_frame: float
+    max_train_steps: int
+    step_flops: int
+    network_calls: int
+    passes: int
+    clip_flops: int
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One variant: its experiment of the first seed, with the steps that the budget pays for, and its costs."""
+
+    name: str
+    experiment: ExperimentConfig
+    costs: tuple[StageCost, ...]
+    steps: tuple[int, ...]
+
+    @property
+    def training_flops(self) -> int:
+        """FLOPs of training one model."""
+        return training_flops(self.costs, self.steps)
+
+    @property
+    def clip_flops(self) -> int:
+        """FLOPs of generating one clip."""
+        return sum(cost.clip_flops for cost in self.costs)
+
+
+def make_variants(comparison: CompareConfig) -> list[Variant]:
+    """Count what every variant costs, and set the steps that the budget pays for.
+
+    Raises ConfigError for an invalid variant or a budget that is too small.
+    """
+    experiments, costs = {}, {}
+    for name in comparison.variants:
+        with _errors_of(name):
+            experiments[name] = comparison.variant(name, comparison.seeds[0])
+            costs[name] = stage_costs(experiments[name], comparison.evaluation.seconds)
+    budget = comparison.budget or training_flops(next(iter(costs.values())))
+    variants = []
+    for name, experiment in experiments.items():
+        with _errors_of(name):
+            steps = affordable_steps(costs[name], budget, comparison.budget_split)
+        variants.append(Variant(name, _with_steps(experiment, costs[name], steps), tuple(costs[name]), tuple(steps)))
+    return variants
+
+
+@contextmanager
+def _errors_of(variant: str) -> Iterator[None]:
+    """Name the variant in errors."""
+    try:
+        yield
+    except (ValueError, LookupError) as error:
+        raise config.ConfigError(f"The variant '{variant}' is invalid: {error}") from error
+
+
+def _with_steps(experiment: ExperimentConfig, costs: Sequence[StageCost], steps: Sequence[int]) -> ExperimentConfig:
+    """Return an experiment whose stages are trained for these steps, over which the learning rate decays."""
+    stages = dict(experiment.stages)
+    for cost, count in zip(costs, steps, strict=True):
+        own = experiment.stage_config(cost.name)
+        stages[cost.name] = own.model_copy(update={"train": own.train.merge(TrainConfig(max_train_steps=count))})
+    return experiment.model_copy(update={"stages": stages})
+
+
+def stage_costs(experiment: ExperimentConfig, seconds: float) -> list[StageCost]:
+    """Count what the stages of an experiment cost, and clips of so many seconds. Nothing is computed or allocated."""
+    pipeline, codec = new_pipeline(experiment, skeleton=True)
+    frames = pipeline.frames(seconds)
+    ones = pipeline.splitter.split(torch.ones(1, codec.num_codebooks, codec.codebook_dim, frames))
+    jobs = [new_stage(experiment, pipeline, i, "meta") for i in range(len(pipeline.stage_names))]
+    check_warm_starts(experiment, pipeline, [stage for stage, _ in jobs], Path())
+    costs = []
+    for i, (stage, train) in enumerate(jobs):
+        batch = blank_input(pipeline, i, train.train_batch_size, round(train.crop_seconds * codec.frame_rate))
+        step = count_step(StageTrainer(stage, train), batch)
+        parameters = sum(parameter.numel() for parameter in stage.denoiser.parameters())
+        values, step_flops = float(ones[i].sum()) / frames, step.forward + step.backward + step.recomputed
+        sampling = sampling_cost(stage, pipeline, i, frames)
+        costs.append(StageCost(stage.name, parameters, values, train.max_train_steps, step_flops, *sampling))
+    return costs
+
+
+@torch.no_grad()
+def sampling_cost(stage: Stage, pipeline: Pipeline, i: int, frames: int) -> tuple[int, int, int]:
+    """Count the network calls of a clip and the passes of guidance in each, and return the FLOPs of all.
+
+    The denoiser of the stage is on the meta device. What it computes once for all calls (`prepare_for_sampling`) is
+    counted in each: it is little.
+    """
+    inputs, scheduler = blank_input(pipeline, i, 1, frames), stage.new_sampler()
+    set_steps(scheduler, stage.steps)
+    calls, rows = len(scheduler.timesteps), num_passes(stage.guidance, pipeline.conditioner)
+    condition = Condition.cat([inputs.condition] * rows)
+    context = None if inputs.context is None else inputs.context.repeat(rows, 1, 1)
+    with OperationCounter() as counter:
+        stage.denoiser.eval()(inputs.x_start.repeat(rows, 1, 1), torch.zeros(rows, device="meta"), context, condition)
+    return calls, rows, calls * counter.flops
+
+
+def training_flops(costs: Sequence[StageCost], steps: Sequence[int] | None = None) -> int:
+    """Return the FLOPs of training all stages for so many steps each, by default those of their settings."""
+    counts = [cost.max_train_steps for cost in costs] if steps is None else steps
+    return sum(cost.step_flops * count for cost, count in zip(costs, counts, strict=True))
+
+
+def affordable_steps(costs: Sequence[StageCost], budget: float, split: str = "steps") -> list[int]:
+    """Return the steps of every stage that a budget of FLOPs pays for, rounded down.
+
+    Stages divide it in the ratio of the steps of their settings ("steps"), or equally ("flops"). Raises ValueError if a
+    stage could not take one step.
+    """
+    if split == "flops":
+        steps = [int(budget / len(costs) / cost.step_flops) for cost in costs]
+    else:
+        steps = [int(cost.max_train_steps * budget / training_flops(costs)) for cost in costs]
+    for cost, count in zip(costs, steps, strict=True):
+        if count < 1:
+            raise ValueError(
+                f"budget={budget:g} FLOPs is less than a step of {cost.name}: one takes {cost.step_flops:.3g}, and "
+                f"the budget is for {len(costs)} stages."
+            )
+    return steps
+
+
+def cost_table(variants: Sequence[Variant]) -> Table:
+    """Return a row for every stage of every variant: steps and FLOPs of training, network calls and FLOPs of a clip."""
+    rows: list[tuple[str, ...]] = []
+    for variant in variants:
+        for cost, steps in zip(variant.costs, variant.steps, strict=True):
+            calls = f"{cost.network_calls}{f' × {cost.passes}' if cost.passes > 1 else ''}"
+            flops = [format_count(value) for value in (cost.step_flops, cost.step_flops * steps, cost.clip_flops)]
+            sizes = f"{cost.parameters:,}", f"{steps:,}"
+            rows.append((variant.name, cost.name, *sizes, *flops[:2], calls, flops[2]))
+        if len(variant.costs) > 1:
+            totals = format_count(variant.training_flops), "", format_count(variant.clip_flops)
+            rows.append((variant.name, "all", "", "", "", *totals))
+    columns = ("variant", "stage", "parameters", "steps", "FLOPs/step", "training FLOPs", "network calls", "FLOPs/clip")
+    return Table(columns, rows, text_columns=2)

@@ -1,0 +1,214 @@
+"""Clips of validation tracks, and the embeddings of what codecs and models make of them.
+
+Validation tracks are divided in two: those of the *reference*, to which distances are measured, and those that are
+*evaluated*, whose captions and first stages models are prompted with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from codecdiff.config import DataConfig
+from codecdiff.data import CodeStore, find_tracks, load_state, split_tracks, write_audio
+from codecdiff.files import atomic_write
+from codecdiff.interfaces import Embedder
+from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff_eval.compare.config import CompareEvalConfig
+from codecdiff_eval.embeddings import embed_audio
+from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, NOISE, REFERENCE, encode, generate_sets, known_of
+from codecdiff_eval.generation import read_clip
+
+REAL = "real music"  # the evaluated clips as they are
+REFERENCE_RECONSTRUCTION = "reference reconstruction"  # clips of the reference that the codec encoded and decoded
+PROBE_TRAINING = "probe training"  # clips of training tracks that the codec encoded and decoded
+
+Sets = Mapping[str, Tensor]  # embeddings (n, w, e), by the name of a set
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip of a track: where it starts in seconds, and the track's metadata with a caption as `text`."""
+
+    track: str
+    file: str
+    start: float
+    prompt: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EvalSplit:
+    """The clips of a comparison: of validation tracks those of the reference and evaluated ones, and of training ones.
+
+    probe_training: what probes learn from, and generated clips may be copies of.
+    """
+
+    reference: tuple[Clip, ...]
+    evaluated: tuple[Clip, ...]
+    probe_training: tuple[Clip, ...]
+
+    def is_alike(self, other: EvalSplit) -> bool:
+        """Return whether the clips of validation tracks are the same."""
+        splits = [(*split.reference, *split.evaluated) for split in (self, other)]
+        mine, others = ([(clip.track, round(clip.start, 3)) for clip in clips] for clips in splits)
+        return mine == others
+
+
+def draw_split(store: CodeStore, data: DataConfig, config: CompareEvalConfig, split_seed: int) -> EvalSplit:
+    """Draw clips from the tracks of a store.
+
+    They follow from the seed and the tracks' contents, not from the codec of the store. Raises ValueError for too few
+    validation tracks, FileNotFoundError where audio is missing.
+    """
+    if data.audio is None:
+        raise FileNotFoundError("Validation tracks are read as audio, not only as codes: set data.audio.")
+    files = {track.name: str(track.file) for track in find_tracks(data.audio)}
+    training, validation = split_tracks(store, data.validation_fraction, split_seed)
+    tracks = _shuffle_tracks(store, validation, config.seed)
+    if len(tracks) < 4:
+        raise ValueError(
+            f"There are {len(tracks)} validation tracks. Half of them are the reference of the others, so set "
+            "data.validation_fraction for 4 or more, and for some dozens if intervals are to be informative."
+        )
+    draw, half = partial(_draw_clips, store, files, config), len(tracks) // 2
+    return EvalSplit(
+        draw(tracks[:half], config.reference, 1),
+        draw(tracks[half:], config.clips, 2),
+        draw(_shuffle_tracks(store, training, config.seed), config.probe_training_clips, 3),
+    )
+
+
+def _shuffle_tracks(store: CodeStore, rows: Sequence[int], seed: int) -> list[list[int]]:
+    """Return the rows of each track, tracks in an order that follows from the seed and their checksums."""
+    by_checksum: dict[str, list[int]] = {}
+    for i in rows:
+        by_checksum.setdefault(store.rows[i]["checksum"], []).append(i)
+    names = sorted(by_checksum)
+    return [by_checksum[names[i]] for i in np.random.default_rng([seed, 0]).permutation(len(names))]
+
+
+def _draw_clips(
+    store: CodeStore,
+    files: Mapping[str, str],
+    config: CompareEvalConfig,
+    tracks: Sequence[Sequence[int]],
+    count: int,
+    stream: int,
+) -> tuple[Clip, ...]:
+    """Draw a clip of each track, then another of each, until there are `count`."""
+    rng, clips = np.random.default_rng([config.seed, stream]), []
+    for n in range(count):
+        rows = tracks[n % len(tracks)]
+        i = rows[int(rng.integers(len(rows)))]
+        row, captions = store.rows[i], store.captions(i)
+        if row["track"] not in files:
+            raise FileNotFoundError(f"'{row['track']}' is in the store, but not in the folder of data.audio.")
+        start = row["offset"] + rng.uniform(0, max(0.0, row["seconds"] - config.seconds))
+        prompt = {**store.metadata(i), "text": captions[0] if captions else ""}
+        clips.append(Clip(row["track"], files[row["track"]], start, prompt))
+    return tuple(clips)
+
+
+@dataclass(frozen=True)
+class SavedSets:
+    """A file of embeddings, with a hash of all that they follow from."""
+
+    file: Path
+    hash: str
+
+    @property
+    def is_there(self) -> bool:
+        """Whether these embeddings were saved."""
+        if not self.file.is_file():
+            return False
+        with safe_open(self.file, "pt") as opened:
+            return (opened.metadata() or {}).get("hash") == self.hash
+
+    def save(self, sets: Sets) -> None:
+        """Write the file, whole or not at all."""
+        with atomic_write(self.file) as temporary:
+            save_file({name: vectors.contiguous() for name, vectors in sets.items()}, temporary, {"hash": self.hash})
+
+    def load(self) -> Sets:
+        """Read the embeddings."""
+        return load_state(self.file)
+
+
+@dataclass(frozen=True)
+class ClipWriter:
+    """Embeds the sets of clips of one model, and writes the first of each set to a folder, to listen to."""
+
+    pipeline: Pipeline
+    embedder: Embedder
+    config: CompareEvalConfig
+    folder: Path
+
+    def codec_sets(self, split: EvalSplit) -> dict[str, Tensor]:
+        """Embed clips as they are, REAL and REFERENCE, and through the codec.
+
+        Those are CODEC_RECONSTRUCTION, of the evaluated clips, REFERENCE_RECONSTRUCTION and PROBE_TRAINING.
+        """
+        rate, players, sets = self.embedder.sample_rate, self.config.players, {}
+        for name, clips in {REAL: split.evaluated, REFERENCE: split.reference}.items():
+            sets[name] = self._embed(name, self._read(clips, rate, 1), rate, players if name == REAL else 0)
+        for name, clips in {
+            CODEC_RECONSTRUCTION: split.evaluated,
+            REFERENCE_RECONSTRUCTION: split.reference,
+            PROBE_TRAINING: split.probe_training,
+        }.items():
+            codes = encode(self.pipeline.codec, self._read_for_codec(clips))
+            sets[name] = self._embed_codes(name, codes, players if name == CODEC_RECONSTRUCTION else 0)
+        return sets
+
+    def model_sets(self, split: EvalSplit, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Embed what the model generates from the evaluated clips, and write what it generates from `prompts`."""
+        source = known_of(self.pipeline, self._read_for_codec(split.evaluated))
+        codes = generate_sets(self.pipeline, [clip.prompt for clip in split.evaluated], source, seed=self.config.seed)
+        sets = {
+            name: self._embed_codes(name, codes.get_set(name), self.config.players)
+            for name in codes
+            if name not in (CODEC_RECONSTRUCTION, NOISE)
+        }
+        if prompts:
+            texts, frames = [{"text": prompt} for prompt in prompts], self.pipeline.frames(self.config.seconds)
+            generated = torch.cat(list(self.pipeline.generate_codes(texts, frames, seed=self.config.seed)))
+            self._write("prompt", self._decode(generated), self.pipeline.sample_rate, len(prompts))
+        return sets
+
+    def _read(self, clips: Sequence[Clip], sample_rate: int, channels: int) -> Tensor:
+        """Read clips as (n, ch, t)."""
+        seconds = self.config.seconds
+        return torch.stack([read_clip(Path(c.file), c.start, seconds, sample_rate, channels) for c in clips])
+
+    def _read_for_codec(self, clips: Sequence[Clip]) -> Tensor:
+        return self._read(clips, self.pipeline.sample_rate, self.pipeline.codec.channels)
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        samples = round(self.config.seconds * self.pipeline.sample_rate)
+        return self.pipeline.decode(list(codes.split(1)), samples).clamp(-1, 1)
+
+    def _embed_codes(self, name: str, codes: Tensor, players: int) -> Tensor:
+        return self._embed(name, self._decode(codes), self.pipeline.sample_rate, players)
+
+    def _embed(self, name: str, audio: Tensor, sample_rate: int, players: int) -> Tensor:
+        """(n, ch, t) audio -> (n, w, e); the first `players` are written as NAME-00.flac and so on."""
+        self._write(name, audio, sample_rate, players)
+        return embed_audio(self.embedder, audio, sample_rate)
+
+    def _write(self, name: str, audio: Tensor, sample_rate: int, count: int) -> None:
+        for i, clip in enumerate(audio[:count]):
+            write_audio(player_file(self.folder, name, i), clip, sample_rate)
+
+
+def player_file(folder: Path, name: str, i: int) -> Path:
+    """Return the file of the i-th clip of a set."""
+    return folder / f"{name.replace(' ', '-')}-{i:02d}.flac"

@@ -1,0 +1,153 @@
+"""A comparison from its settings to its report: train, embed, measure, write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from codecdiff import config
+from codecdiff.data import CodeStore
+from codecdiff.files import lock_folder
+from codecdiff.interfaces import Embedder
+from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.training import new_pipeline
+from codecdiff_eval.compare.budget import Variant
+from codecdiff_eval.compare.clips import ClipWriter, EvalSplit, SavedSets, Sets, draw_split
+from codecdiff_eval.compare.config import CompareConfig
+from codecdiff_eval.compare.measure import CompareInputs, measure
+from codecdiff_eval.compare.report import CompareReport, model_losses
+from codecdiff_eval.compare.runs import (
+    Log,
+    Run,
+    loss_key,
+    make_runs,
+    other_variants,
+    require_music,
+    take_turns,
+    train_run,
+)
+
+AFTER_EMBEDDING = {"resamples", "probes"}  # settings of the evaluation that embeddings do not depend on
+OF_CODECS = {"reference", "probe_training_clips"}  # settings that only embeddings of codecs depend on
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A comparison, the folder and device it uses, and where its progress is logged."""
+
+    comparison: CompareConfig
+    variants: Sequence[Variant]
+    output: Path
+    device: torch.device
+    log: Log
+
+    def run(self, command: str = "") -> Path:
+        """Train and embed what is missing, write the report, and return the path of its page.
+
+        Interrupted and called again, it resumes from the last checkpoint of every stage. Raises ValueError if the
+        folder has runs of other settings.
+        """
+        require_music(self.variants)
+        runs = self.runs
+        if others := other_variants(self.output, self.variants):
+            self.log(f"'{self.output}' also has {', '.join(others)}: they stay, and the report leaves them out")
+        for run in take_turns(runs, lambda run: run.is_complete and self._model_sets(run).is_there):
+            train_run(run, runs, self.comparison, self.device, self.log)
+            self.log(f"{run.name}: generating and embedding")
+            sets = self._writer(run, run.folder).model_sets(self._split(run), self.comparison.prompts)
+            self._model_sets(run).save(sets)
+        for run in {run.codec_folder: run for run in runs}.values():
+            with lock_folder(run.codec_folder, timeout=-1):
+                if not self._codec_sets(run).is_there:
+                    self.log(f"{run.codec_folder.name}: embedding")
+                    self._codec_sets(run).save(self._writer(run, run.codec_folder).codec_sets(self._split(run)))
+        self.log("measuring")
+        evaluation, split = self.comparison.evaluation, self._split(runs[0])
+        results = measure(self._inputs(runs, split), resamples=evaluation.resamples, seed=evaluation.seed)
+        embedder = f"{self._embedder_spec['name']} at {self.embedder.sample_rate:,} Hz"
+        report = CompareReport(
+            self.comparison, self.variants, runs, results, split, self.output, command=command, embedder=embedder
+        )
+        return report.write()
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """All runs, seed by seed."""
+        return make_runs(self.comparison, self.variants, self.output)
+
+    @cached_property
+    def _embedder_spec(self) -> dict[str, Any]:
+        if spec := self.comparison.evaluation.embedder:
+            return spec
+        pipelines = [new_pipeline(variant.experiment, skeleton=True)[0] for variant in self.variants]
+        return {"name": "logmel", "sample_rate": max(pipeline.sample_rate for pipeline in pipelines)}
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The embedder of the settings, or log-mel features at the highest sample rate of all codecs."""
+        return config.build("embedders", self._embedder_spec).to(self.device)
+
+    def _model_sets(self, run: Run) -> SavedSets:
+        """Return the file of embeddings of what a run generated with these settings."""
+        settings = [_plain(run.experiment), _plain(self.comparison.evaluation, AFTER_EMBEDDING | OF_CODECS)]
+        return SavedSets(
+            run.folder / "embeddings.safetensors",
+            _hash(settings, self.comparison.prompts, self.embedder.sample_rate),
+        )
+
+    def _codec_sets(self, run: Run) -> SavedSets:
+        """Return the file of embeddings of what the codec of a run makes of clips."""
+        experiment, evaluation = _plain(run.experiment), _plain(self.comparison.evaluation, AFTER_EMBEDDING)
+        settings = [experiment["codec"], experiment.get("data"), evaluation, self.comparison.seeds[0]]
+        return SavedSets(run.codec_folder / "embeddings.safetensors", _hash(settings, self.embedder.sample_rate))
+
+    def _writer(self, run: Run, folder: Path) -> ClipWriter:
+        pipeline = Pipeline.load(run.model, allow_download=True).to(self.device)  # the user named its parts
+        return ClipWriter(pipeline, self.embedder, self.comparison.evaluation, folder / "clips")
+
+    def _split(self, run: Run) -> EvalSplit:
+        """Return the clips of all variants. Raises ValueError if this run has others than another."""
+        evaluation, seed = self.comparison.evaluation, self.comparison.seeds[0]
+
+        def draw(run: Run) -> EvalSplit:
+            return draw_split(CodeStore(run.store), run.experiment.data, evaluation, seed)
+
+        split = draw(run)
+        for other in {other.store: other for other in self.runs}.values():
+            if (other.store / "header.json").is_file() and not draw(other).is_alike(split):
+                raise ValueError(
+                    f"{run.name} has other validation tracks than {other.name}. Variants are compared on the same "
+                    "music: set one data.audio and data.validation_fraction for all of them."
+                )
+        return split
+
+    def _inputs(self, runs: Sequence[Run], split: EvalSplit) -> CompareInputs:
+        """Load all embeddings, and the last validation losses."""
+        embeddings: dict[str, list[Sets]] = {}
+        losses: dict[str, list[float]] = {}
+        for run in runs:
+            embeddings.setdefault(run.variant.name, []).append(self._model_sets(run).load())
+            losses.setdefault(run.variant.name, []).append(model_losses(run)[-1][1])
+        codecs = {run.variant.name: self._codec_sets(run).load() for run in runs}
+        keys = {variant.name: loss_key(variant) for variant in self.variants}
+        return CompareInputs(split, embeddings, codecs, losses, self.comparison.evaluation.probes, keys)
+
+
+def _plain(settings: BaseModel, exclude: Set[str] = frozenset()) -> dict[str, Any]:
+    """Return the settings that are not at their defaults, so that new ones change no hash, and not where music is."""
+    values = settings.model_dump(mode="json", exclude_defaults=True, exclude=set(exclude))
+    for name in ("audio", "store"):
+        values.get("data", {}).pop(name, None)
+    return values
+
+
+def _hash(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,289 @@
+"""The report of a comparison: a page, Markdown, and all of it as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from codecdiff import __version__
+from codecdiff_eval.compare.budget import Variant, cost_table
+from codecdiff_eval.compare.clips import REAL, EvalSplit, player_file
+from codecdiff_eval.compare.config import CompareConfig
+from codecdiff_eval.compare.measure import FULL_CASCADE, GAP, PROBES, probe_name
+from codecdiff_eval.compare.runs import Run
+from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, oracle
+from codecdiff_eval.metric import FEW
+from codecdiff_eval.plots import plot_curves, plot_intervals
+from codecdiff_eval.report import (
+    Cell,
+    Code,
+    Notes,
+    Player,
+    Players,
+    Plot,
+    Report,
+    Section,
+    Table,
+    facts_table,
+    write_report,
+)
+from codecdiff_eval.report.numbers import (
+    describe_difference,
+    format_count,
+    format_difference,
+    format_interval,
+    format_number,
+    interval_width,
+)
+from codecdiff_eval.results import VariantResults, to_json
+
+FORMAT = 2
+ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
+PLOTTED = (FULL_CASCADE, f"Fréchet distance: {oracle()}", PROBES)
+Curve = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class CompareReport:
+    """The results of a comparison, and what they are shown with. `output` is the folder of all files."""
+
+    comparison: CompareConfig
+    variants: Sequence[Variant]
+    runs: Sequence[Run]
+    results: Sequence[VariantResults]
+    split: EvalSplit
+    output: Path
+    command: str = ""
+    embedder: str = ""
+
+    def write(self) -> Path:
+        """Write `index.html`, `report.md` and `report.json`, and return the path of the page."""
+        data = self.to_json()
+        return write_report(self.report(data), self.output, data)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything that was measured."""
+        return {
+            "format": FORMAT,
+            "facts": self.facts(),
+            "variants": {variant.name: self._variant(variant) for variant in self.variants},
+            "metrics": [result.to_json() for result in self.results],
+            "warnings": self.warnings(),
+            "players": to_json(self.players()),
+            "split": asdict(self.split),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was compared, and how."""
+        comparison, evaluation = self.comparison, self.comparison.evaluation
+        evaluated, reference = self._num_tracks()
+        return {
+            "codecdiff": __version__,
+            "command": self.command,
+            "seeds": comparison.seeds,
+            "budget": float(comparison.budget or self.variants[0].training_flops),
+            "budget split": comparison.budget_split,
+            "clips": evaluation.clips,
+            "reference clips": evaluation.reference,
+            "seconds": evaluation.seconds,
+            "evaluated tracks": evaluated,
+            "reference tracks": reference,
+            "embedder": self.embedder,
+            "resamples": evaluation.resamples,
+            "evaluation seed": evaluation.seed,
+        }
+
+    def _num_tracks(self) -> list[int]:
+        return [len({clip.track for clip in clips}) for clips in (self.split.evaluated, self.split.reference)]
+
+    def _variant(self, variant: Variant) -> dict[str, Any]:
+        runs = [run for run in self.runs if run.variant is variant]
+        costs = zip(variant.costs, variant.steps, strict=True)
+        return {
+            "overrides": self.comparison.variants[variant.name],
+            "stages": [{**asdict(c), "steps": steps, "training_flops": c.step_flops * steps} for c, steps in costs],
+            "training_flops": variant.training_flops,
+            "clip_flops": variant.clip_flops,
+            "losses": {str(run.seed): {"model": model_losses(run), **stage_losses(run)} for run in runs},
+            "training_seconds": {str(run.seed): sum(log[-1]["seconds"] for log in run.logs.values()) for run in runs},
+        }
+
+    def warnings(self) -> list[str]:
+        """Say what to be careful about, and which probes were requested and could not be measured."""
+        lines, num_tracks = [], min(self._num_tracks())
+        if num_tracks < FEW:
+            lines.append(
+                f"With fewer than {FEW} tracks, here {num_tracks}, intervals are unreliable, and tend to be too "
+                "narrow: increase data.validation_fraction, evaluation.clips and evaluation.reference."
+            )
+        if len(self.comparison.seeds) == 1:
+            lines.append("There is one seed, so no interval says what another would yield: add some to seeds.")
+        measured = {result.name for result in self.results}
+        for column in self.comparison.evaluation.probes:
+            if probe_name(column) not in measured:
+                values = {clip.prompt.get(column) for clip in self.split.probe_training} - {None}
+                chance = "does not beat chance on real music through a codec"
+                why = chance if len(values) > 1 else "needs two values of it"
+                lines.append(f"The probe of '{column}' is left out: it {why}. See evaluation.probe_training_clips.")
+        return lines
+
+    def players(self) -> list[Players]:
+        """Return the files to listen to, prompt by prompt, of the first seed of every variant."""
+        first = {run.variant.name: run for run in reversed(self.runs)}
+        codecs: dict[Path, list[str]] = {}
+        for variant in self.variants:
+            codecs.setdefault(first[variant.name].codec_folder, []).append(variant.name)
+        prompts = []
+        for i, clip in enumerate(self.split.evaluated[: self.comparison.evaluation.players]):
+            row = [self._player(next(iter(codecs)), REAL, i, "Real", "validation track")]
+            for folder, names in codecs.items():
+                users = f"of {', '.join(names)}" if len(codecs) > 1 else "of all variants"
+                row.append(self._player(folder, CODEC_RECONSTRUCTION, i, "Codec reconstruction", users))
+            for name, run in first.items():
+                for stages in range(len(run.variant.costs)):
+                    caption = oracle(stages) if stages else "from the caption alone"
+                    row.append(self._player(run.folder, oracle(stages) if stages else GENERATED, i, name, caption))
+            prompts.append(Players(f"“{clip.prompt['text']}”", row))
+        for i, prompt in enumerate(self.comparison.prompts):
+            row = [self._player(run.folder, "prompt", i, name, "") for name, run in first.items()]
+            prompts.append(Players(f"“{prompt}”", row))
+        return prompts
+
+    def _player(self, folder: Path, name: str, i: int, title: str, caption: str) -> Player:
+        file = player_file(folder / "clips", name, i).relative_to(self.output)
+        return Player(file.as_posix(), title, caption, generated=title in self.comparison.variants)
+
+    def report(self, data: Mapping[str, Any]) -> Report:
+        """Return the report, of what `to_json` returned, as sections."""
+        facts, names = data["facts"], list(data["variants"])
+        size = f"{len(names)} × {len(facts['seeds'])}", "variants × seeds"
+        budget, clips = f"{format_count(facts['budget'])}FLOPs", f"{facts['clips']} × {facts['seconds']:g} s"
+        about = {**facts, "budget": budget}
+        command, warnings = about.pop("command"), [Notes(data["warnings"], warning=True)] if data["warnings"] else []
+        changes = {name: " ".join(each["overrides"]) or "nothing" for name, each in data["variants"].items()}
+        seconds = {name: each["training_seconds"].values() for name, each in data["variants"].items()}
+        took = ", ".join(f"{name} {sum(each) / len(each):,.0f} s" for name, each in seconds.items())
+        return Report(
+            " / ".join(names),
+            [
+                Section("What is shown", SHOWN, [*warnings, Notes(self.findings())]),
+                Section("Metrics", METRICS, [self._metrics_table(), self._definitions(), *self._interval_plots()]),
+                Section("Loss per FLOP", LOSSES, loss_plots(data["variants"])),
+                Section("Listen", PLAYERS, self.players()),
+                Section("Costs", COSTS, [cost_table(self.variants), Notes([f"Wall time of training: {took}."])]),
+                Section(
+                    "How it was made", "", [Code(command), facts_table("", about), facts_table("changes", changes)]
+                ),
+            ],
+            kicker="codecdiff · compare",
+            highlights=[size, (budget, "of training each"), (clips, "clips of each model")],
+            files=["report.json", "report.md"],
+        )
+
+    def findings(self) -> list[str]:
+        """Say in sentences how each variant compares with the first, by metrics of what is generated."""
+        return [
+            f"{result.name}, {name} minus {self.variants[0].name}: {format_difference(*difference)}: "
+            f"{describe_difference(*difference, result.direction)}."
+            for result in self.results
+            if result.name in (*PLOTTED, GAP)
+            for name, difference in result.differences.items()
+        ]
+
+    def _metrics_table(self) -> Table:
+        names = [variant.name for variant in self.variants]
+        rows = [(f"{r.name}{ARROWS[r.direction]}", *(variant_cell(r, name) for name in names)) for r in self.results]
+        return Table(("metric", *names), rows)
+
+    def _definitions(self) -> Notes:
+        names: dict[str, list[str]] = {}
+        for result in self.results:
+            names.setdefault(result.meaning, []).append(result.name)
+        return Notes([f"{', '.join(each)}: {meaning}." for meaning, each in names.items()])
+
+    def _interval_plots(self) -> list[Plot]:
+        shown = [result for result in self.results if result.name in PLOTTED]
+        return [Plot(r.name, plot_intervals(r.name, r.values, log=r.direction == "lower")) for r in shown]
+
+
+def variant_cell(result: VariantResults, name: str) -> Cell:
+    """Return the value of a variant, its interval, and its difference to the first if any variant differs."""
+    if (estimate := result.values.get(name)) is None:
+        return Cell("–")
+    ends, status = estimate[1:], ""
+    details = [interval] if (interval := format_interval(*ends)) else []
+    if (difference := result.differences.get(name)) and any(any(each) for each in result.differences.values()):
+        verdict = describe_difference(*difference, result.direction).partition(":")[0]
+        status = "good" if verdict == "better" else "bad" if verdict == "worse" else ""
+        details += [format_difference(*difference), verdict]
+    return Cell(format_number(estimate.value, interval_width(*ends)), details, status)
+
+
+def stage_losses(run: Run) -> dict[str, Curve]:
+    """Return the normalized validation losses of every stage at the FLOPs spent on the stage."""
+    logs = run.logs
+    return {
+        cost.name: [
+            (float(cost.step_flops * row["step"]), row["normalized_validation_loss"]) for row in logs[cost.name]
+        ]
+        for cost in run.variant.costs
+    }
+
+
+def model_losses(run: Run) -> Curve:
+    """Return the normalized validation losses of a whole model at the FLOPs spent on it, checkpoint by checkpoint.
+
+    Stages are weighted by the values they generate in a frame. At a fraction of the budget, every stage is at that
+    fraction of its own.
+    """
+    costs, points, stages = run.variant.costs, [], stage_losses(run)
+    weight = sum(cost.values_per_frame for cost in costs)
+    for rows in zip(*(stages[cost.name] for cost in costs), strict=False):
+        flops = sum(flops for flops, _ in rows)
+        loss = sum(cost.values_per_frame * loss for cost, (_, loss) in zip(costs, rows, strict=True)) / weight
+        points.append((flops, loss))
+    return points
+
+
+def loss_plots(variants: Mapping[str, Any]) -> list[Plot]:
+    """Plot the losses of whole models together, and those of the stages of each variant."""
+    curves = {name: _mean_curves(list(variant["losses"].values())) for name, variant in variants.items()}
+    models = {name: each["model"] for name, each in curves.items()}
+    plots = [Plot("Whole models", plot_curves("Losses of models", models, x_label="training FLOPs"))]
+    for name, variant in variants.items():
+        if len(variant["stages"]) > 1:
+            stages = {stage["name"]: curves[name][stage["name"]] for stage in variant["stages"]}
+            svg = plot_curves(f"Losses of {name}", stages, x_label="training FLOPs of the stage")
+            plots.append(Plot(name, svg, "its stages"))
+    return plots
+
+
+def _mean_curves(seeds: Sequence[Mapping[str, Curve]]) -> dict[str, Curve]:
+    """Return the mean over seeds of each curve."""
+    points = {name: zip(*(seed[name] for seed in seeds), strict=False) for name in seeds[0]}
+    return {
+        name: [(each[0][0], sum(loss for _, loss in each) / len(each)) for each in rows]
+        for name, rows in points.items()
+    }
+
+
+SHOWN = (
+    "Differences to the first variant, with 95 % intervals. All variants generate the same clips with the same seeds, "
+    "and intervals are paired: they resample tracks and seeds for all variants at once."
+)
+METRICS = (
+    "Mean over seeds, its 95 % interval, and the difference to the first variant with its own. Intervals of single "
+    "values may overlap where that of the difference does not include zero."
+)
+LOSSES = (
+    "Normalized validation loss (zero predictor = 1) by FLOPs of training, mean over seeds. Patterns, codecs and "
+    "diffusion processes have different tasks, and a later stage sees the earlier ones: curves of different ones do "
+    "not compete."
+)
+PLAYERS = "The first seed of every variant. Click a spectrogram to play from there."
+COSTS = (
+    "FLOPs of convolutions and matrix products of the denoisers; of a clip, of all network calls, each with so many "
+    "passes of guidance. Codec and conditioner are not counted. Wall time depends on what else the machine did."
+)

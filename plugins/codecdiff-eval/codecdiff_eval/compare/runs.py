@@ -1,0 +1,255 @@
+"""The training of every variant with every seed. Each run is a model folder, and resumes where it stopped.
+
+OUTPUT/codecs/CODEC/store          codes of the music, once for each codec; where settings name a store, that is used
+OUTPUT/VARIANT/seed-N/run.json     the experiment that is trained
+OUTPUT/VARIANT/seed-N/model        the model
+
+Several processes may work on one comparison: each trains a run that no other has locked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codecdiff import config
+from codecdiff.config import DiffusionConfig, ExperimentConfig, TrainConfig
+from codecdiff.data import CodeStore
+from codecdiff.files import POLL_SECONDS, atomic_write_text, lock_folder, try_lock
+from codecdiff.pipeline.checkpoint import differences
+from codecdiff.pipeline.model_card import write_card
+from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.training import StageData, new_pipeline, new_stage, new_trainer, open_data, prepare_prompts, read_logs
+from codecdiff_eval.compare.budget import Variant
+from codecdiff_eval.compare.config import CompareConfig
+
+Log = Callable[[str], None]
+PER_STAGE = {"denoiser", "train", "diffusion", "sampling"}  # settings that `new_stage` merges with a stage's own
+LOSS_SETTINGS = {"codec", "splitter", "target", "normalize_latents", "diffusion"}  # that decide what is predicted
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant trained with one seed, in a folder; what belongs to its codec is in `codec_folder`."""
+
+    variant: Variant
+    seed: int
+    folder: Path
+    codec_folder: Path
+
+    @cached_property
+    def experiment(self) -> ExperimentConfig:
+        """The experiment of this seed."""
+        return self.variant.experiment.model_copy(update={"seed": self.seed})
+
+    @property
+    def model(self) -> Path:
+        """Folder of the model."""
+        return self.folder / "model"
+
+    @property
+    def name(self) -> str:
+        """Its name in messages."""
+        return f"{self.variant.name}, seed {self.seed}"
+
+    @property
+    def store(self) -> Path:
+        """Folder of its codes."""
+        return self.experiment.data.store or self.codec_folder / "store"
+
+    def is_trained(self, i: int) -> bool:
+        """Return whether stage `i` is trained to its end."""
+        file = self.model / self.variant.costs[i].name / "stage.json"
+        steps = json.loads(file.read_text(encoding="utf-8"))["training"]["steps"] if file.is_file() else 0
+        return steps >= self.variant.steps[i]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every stage is trained."""
+        return all(self.is_trained(i) for i in range(len(self.variant.steps)))
+
+    @property
+    def logs(self) -> dict[str, list[dict[str, Any]]]:
+        """The training log of every stage."""
+        return read_logs(self.model, [cost.name for cost in self.variant.costs])
+
+    @cached_property
+    def stage_hashes(self) -> list[str]:
+        """A hash of each stage, of all that its weights follow from: stages of one hash are trained once."""
+        pipeline, codec = new_pipeline(self.experiment, skeleton=True)
+        shape = (1, codec.num_codebooks, codec.codebook_dim, pipeline.frames(1.0))
+        places = pipeline.splitter.split(torch.arange(1.0, torch.Size(shape).numel() + 1).view(shape))
+        return [self._hash(pipeline, places, i) for i in range(len(places))]
+
+    def _hash(self, pipeline: Pipeline, places: list[torch.Tensor], i: int) -> str:
+        stage, train = new_stage(self.experiment, pipeline, i, "meta")
+        context, spec = pipeline.splitter.context(places, i), stage.spec()
+        own = self.experiment.stage_config(stage.name).model_dump(exclude=PER_STAGE)
+        settings = {**self.experiment.model_dump(exclude={*PER_STAGE, "splitter", "stages"}), "own": own}
+        settings |= {key: spec[key] for key in ("denoiser", "scheduler", "noise_color")}
+        settings |= {"name": stage.name, "training": train.model_dump()}
+        if own["start_from"] in pipeline.stage_names:
+            settings["start"] = self._hash(pipeline, places, pipeline.stage_names.index(own["start_from"]))
+        if context is None:  # it sees nothing of other stages
+            settings["training"]["context_noise_std"] = settings["snap_context"] = None
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+        for tensor in (places[i], *([] if context is None else [context])):
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def make_runs(comparison: CompareConfig, variants: Sequence[Variant], output: Path) -> list[Run]:
+    """Return all runs, seed by seed, so that the first seed of every variant comes first."""
+    codecs = {variant.name: output / "codecs" / _codec_name(variant.experiment) for variant in variants}
+    return [
+        Run(variant, seed, output / variant.name / f"seed-{seed}", codecs[variant.name])
+        for seed in comparison.seeds
+        for variant in variants
+    ]
+
+
+def _codec_name(experiment: ExperimentConfig) -> str:
+    spec = config.with_defaults("codecs", experiment.codec)
+    text = json.dumps([spec, experiment.target, str(experiment.data.store)], sort_keys=True, default=str)
+    name = "".join(letter if letter.isalnum() else "-" for letter in spec["name"])
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def require_music(variants: Sequence[Variant]) -> None:
+    """Raise FileNotFoundError where the music of a variant is missing, before anything is trained."""
+    for variant in variants:
+        audio = variant.experiment.data.audio
+        if audio is None or not audio.exists():
+            raise FileNotFoundError(
+                f"The variant '{variant.name}' has no music: data.audio is {audio or 'null'}"
+                f"{', which does not exist' if audio else ''}. Validation tracks are read as audio, not only as codes."
+            )
+
+
+def other_variants(output: Path, variants: Sequence[Variant]) -> list[str]:
+    """Return the names of variants that a folder has runs of, and that are not among these."""
+    names = {file.parent.parent.name for file in output.glob("*/seed-*/run.json")}
+    return sorted(names - {variant.name for variant in variants})
+
+
+def loss_key(variant: Variant) -> str:
+    """Return what the losses of a variant depend on: those of two variants are comparable if it is equal."""
+    experiment = variant.experiment
+    own = {name: _loss_settings(stage.diffusion, stage.train) for name, stage in experiment.stages.items()}
+    own = {name: settings for name, settings in own.items() if any(settings)}
+    common = [experiment.model_dump(mode="json", include=LOSS_SETTINGS), experiment.train.loss]
+    return json.dumps([common, own], sort_keys=True)
+
+
+def _loss_settings(diffusion: DiffusionConfig, train: TrainConfig) -> tuple[dict[str, Any], str | None]:
+    """Return what a stage sets for itself of the diffusion process and the loss."""
+    loss = train.model_dump(include={"loss"}, exclude_unset=True).get("loss")
+    return diffusion.model_dump(mode="json", exclude_unset=True), loss
+
+
+def take_turns(runs: Sequence[Run], is_done: Callable[[Run], bool]) -> Iterator[Run]:
+    """Yield the remaining runs, each locked against other processes, until all are done, here or elsewhere.
+
+    A run that has a stage in common with an earlier one waits until that is trained.
+    """
+    while remaining := [run for run in runs if not is_done(run)]:
+        progressed = False
+        for run in remaining:
+            twins = [shared_run(run, i, runs) for i in range(len(run.variant.steps))]
+            if not all(run.is_trained(i) or twin is None or twin.is_trained(i) for i, twin in enumerate(twins)):
+                continue
+            if lock := try_lock(run.folder):
+                with lock:
+                    if not is_done(run):
+                        yield run
+                        progressed = True
+        if not progressed:
+            time.sleep(POLL_SECONDS)
+
+
+def shared_run(run: Run, i: int, runs: Sequence[Run]) -> Run | None:
+    """Return the first run that trains the same stage, if that is an earlier one."""
+    key = run.stage_hashes[i]
+    first = next(each for each in runs if key in each.stage_hashes)
+    return None if first is run else first
+
+
+def train_run(run: Run, runs: Sequence[Run], comparison: CompareConfig, device: torch.device, log: Log) -> None:
+    """Train a locked run, or what remains of it. Raises ValueError if its folder has another experiment."""
+    _record_experiment(run)
+    pipeline, codec = new_pipeline(run.experiment)
+    pipeline.to(device)
+    with lock_folder(run.codec_folder, timeout=-1):
+        if not (run.store / "header.json").is_file():
+            log(f"{run.name}: encoding the music")
+        first = run.experiment.model_copy(update={"seed": comparison.seeds[0]})  # with which a codec is fitted
+        store = open_data(first, pipeline, codec, run.store, run.model, log)
+        prepare_prompts(pipeline, store, report=log)
+    for i in range(len(run.variant.steps)):
+        twin = shared_run(run, i, runs)
+        if twin is not None and not run.is_trained(i):
+            _copy_stage(twin, run, i)
+            log(f"{run.name}: {run.variant.costs[i].name} is that of {twin.name}")
+        _train_stage(run, comparison, pipeline, store, i, log)
+    write_card(run.model)
+
+
+def _record_experiment(run: Run) -> None:
+    file, new = run.folder / "run.json", run.experiment.model_dump(mode="json")
+    if file.is_file():
+        old = ExperimentConfig.model_validate_json(file.read_text(encoding="utf-8")).model_dump(mode="json")
+        lines = [line for key in new for line in differences(old[key], new[key], key) if not _may_differ(line)]
+        if lines:
+            raise ValueError(
+                f"'{run.folder}' was trained differently: {'; '.join(lines)}. Choose another output, or delete it."
+            )
+    atomic_write_text(file, json.dumps(new, indent=1) + "\n")
+
+
+def _may_differ(line: str) -> bool:
+    """Return whether a difference is in sampling, or in where the music is: the store knows its contents."""
+    key = line.partition(" is ")[0]
+    return "sampling" in key.split(".")[:-1] or key in ("data.audio", "data.store")
+
+
+def _copy_stage(source: Run, run: Run, i: int) -> None:
+    """Copy a stage that another run trained; `stage.json`, by which it is found, is copied last."""
+    stage = source.model / run.variant.costs[i].name
+    for file in sorted((f for f in stage.rglob("*") if f.is_file()), key=lambda f: f.name == "stage.json"):
+        target = run.model / file.relative_to(source.model)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.copyfile(file, temporary)
+        os.replace(temporary, target)
+
+
+def _train_stage(run: Run, comparison: CompareConfig, pipeline: Pipeline, store: CodeStore, i: int, log: Log) -> None:
+    trainer = new_trainer(run.experiment, pipeline, i, run.model, report=lambda line: log(f"{run.name}: {line}"))
+    name, train = trainer.stage.name, trainer.config
+    if trainer.step_count >= train.max_train_steps:  # how it is sampled may have changed
+        return trainer.save(run.model)
+    split = run.experiment.data.model_copy(update={"split_seed": comparison.seeds[0]})
+    data, count = StageData(store, pipeline, i, train, split, seed=run.seed), comparison.checkpoints
+    checkpoints = {max(1, round(train.max_train_steps * (k + 1) / count)) for k in range(count)}
+    start, losses = time.monotonic(), []
+    for step in range(trainer.step_count, train.max_train_steps):
+        try:
+            losses.append(trainer.step(data.step(step)))
+        except FloatingPointError as error:
+            raise ValueError(f"{run.name}: {error}") from error
+        if step + 1 in checkpoints:
+            row = trainer.validate(data.validation(), losses, time.monotonic() - start)
+            trainer.save(run.model, row)
+            loss = f"normalized validation loss {row['normalized_validation_loss']:.3f}"
+            log(f"{run.name}: {name} {step + 1} of {train.max_train_steps}, {loss}")
+            losses = []

@@ -1,0 +1,45 @@
+"""The page at the end of a training run: samples with their prompts, and the losses of every stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from codecdiff.data import Track, find_tracks
+from codecdiff.training import read_logs
+from codecdiff_eval.plots import plot_losses
+from codecdiff_eval.report import Player, Players, Plot, Report, Section, write_report
+
+SAMPLES = "Generated at the end of training, each from the text above it. Click a spectrogram to play from there."
+NO_LOSSES = "No losses were logged."
+LOSSES = "Validation losses are of the averaged weights, with fixed noise; the zero predictor is the best constant."
+
+
+def write_run_report(folder: Path | str) -> Path:
+    """Write `index.html` and `report.md` into the folder of a run, and return the path of the page.
+
+    Samples are the audio of `samples/`, with captions as in any folder of audio. It is the entry point `report` of the
+    group `codecdiff.run_end`, which a recipe calls when training ends.
+    """
+    folder = Path(folder)
+    model = folder / "model"
+    logs = read_logs(model, sorted(file.parent.name for file in model.glob("*/log.jsonl")))
+    losses = [
+        Plot(stage, plot_losses(stage, log), f"loss by step, {log[-1]['step']:,} steps" if log else "", NO_LOSSES)
+        for stage, log in logs.items()
+    ]
+    samples = find_tracks(folder / "samples") if any(folder.glob("samples/*")) else []
+    sections = [Section("Samples", SAMPLES, _players(samples, folder))] if samples else []
+    report = Report(
+        folder.resolve().name, [*sections, Section("Losses", LOSSES, losses)], kicker="codecdiff · training run"
+    )
+    return write_report(report, folder)
+
+
+def _players(samples: list[Track], folder: Path) -> list[Players]:
+    """Return the players of samples, grouped by caption."""
+    by_caption: dict[str, list[Player]] = {}
+    for track in samples:
+        path = track.file.relative_to(folder).as_posix()
+        caption = track.captions[0] if track.captions else ""
+        by_caption.setdefault(caption, []).append(Player(path, track.file.stem, generated=True))
+    return [Players(f"“{text}”" if text else "Without text", players) for text, players in by_caption.items()]

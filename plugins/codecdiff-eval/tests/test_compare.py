@@ -1,0 +1,494 @@
+"""Variants are trained at one budget on the same music, evaluated on the same clips, and their differences paired."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from codecdiff_eval.compare.budget import (
+    StageCost,
+    Variant,
+    affordable_steps,
+    make_variants,
+    stage_costs,
+    training_flops,
+)
+from codecdiff_eval.compare.clips import PROBE_TRAINING, REAL, REFERENCE_RECONSTRUCTION, Clip, EvalSplit, draw_split
+from codecdiff_eval.compare.config import CompareConfig, CompareEvalConfig
+from codecdiff_eval.compare.measure import LOSS, CompareInputs, Draws, measure
+from codecdiff_eval.compare.report import CompareReport
+from codecdiff_eval.compare.runs import Run, loss_key, make_runs, other_variants, require_music, shared_run, take_turns
+from codecdiff_eval.embedders.logmel import LogMel
+from codecdiff_eval.embeddings import embed_audio
+from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, REFERENCE, oracle
+from codecdiff_eval.metrics.gaussian import shrunk_frechet_distance
+from codecdiff_eval.results import VariantResults
+from markupsafe import escape
+from small import UNET, noise, tone, write_music
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
+
+import codecdiff
+from codecdiff import Pipeline, config
+from codecdiff.cli.main import app
+from codecdiff.config import ConfigError, DataConfig, TrainConfig
+from codecdiff.data.code_store import CodeStore
+from codecdiff.files import try_lock
+from codecdiff.pipeline.editing import of_first_stage, of_first_stages
+from codecdiff.training.batch import StageData
+from codecdiff.training.experiment import new_pipeline, new_stage
+from codecdiff.training.trainer import StageTrainer
+
+
+@pytest.fixture
+def settings(codec_spec: dict[str, Any], music: Path) -> dict[str, Any]:
+    return {
+        "experiment": {
+            "codec": codec_spec,
+            "splitter": {"name": "coarse-first"},
+            "conditioner": {"name": "words"},
+            "denoiser": UNET,
+            "data": {"audio": str(music), "validation_fraction": 0.7},
+            "train": {
+                "max_train_steps": 4,
+                "warmup_steps": 0,
+                "learning_rate": 1e-3,
+                "train_batch_size": 2,
+                "crop_seconds": 0.2,
+            },
+            "diffusion": {"num_train_timesteps": 100},
+            "sampling": {"scheduler": "ddim", "num_inference_steps": 2},
+        },
+        "variants": {"coarse": [], "wide": ["stages.secondary.denoiser.width=24"], "parallel": ["splitter=parallel"]},
+        "seeds": [0, 1],
+        "evaluation": {
+            "clips": 8,
+            "reference": 8,
+            "probe_training_clips": 8,
+            "seconds": 1,
+            "resamples": 20,
+            "players": 1,
+        },
+    }
+
+
+@pytest.fixture
+def comparison(settings: dict[str, Any]) -> CompareConfig:
+    return CompareConfig.model_validate(settings)
+
+
+COSTS = [
+    StageCost("primary", 1, 8, 100, 3, network_calls=1, passes=2, clip_flops=1),
+    StageCost("secondary", 1, 24, 200, 7, network_calls=1, passes=2, clip_flops=1),
+]
+
+
+def test_a_budget_is_split_in_the_ratio_of_the_steps_and_is_not_exceeded() -> None:
+    steps = affordable_steps(COSTS, 1700 * 5)
+    assert steps == [500, 1000]
+    assert affordable_steps(COSTS, 1700 * 5 + 8) == steps
+    assert training_flops(COSTS, affordable_steps(COSTS, 12_345)) <= 12_345
+    assert training_flops(COSTS) == 1700
+
+
+def test_stages_may_have_equal_flops() -> None:
+    assert affordable_steps(COSTS, 2100, "flops") == [350, 150]
+
+
+def test_a_budget_of_less_than_a_step_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"budget=10 FLOPs is less than a step of primary: one takes 3"):
+        affordable_steps(COSTS, 10)
+
+
+@pytest.mark.integration
+def test_every_variant_gets_the_budget_of_the_first_unless_one_is_given(comparison: CompareConfig) -> None:
+    coarse, wide, parallel = make_variants(comparison)
+    assert coarse.steps == (4, 4)
+    assert wide.steps[0] == wide.steps[1] < 4
+    for variant in (wide, parallel):
+        assert 0 <= coarse.training_flops - variant.training_flops < sum(cost.step_flops for cost in variant.costs)
+    assert [cost.values_per_frame for cost in coarse.costs] == [8, 24]
+    assert parallel.experiment.stages["stage1"].train.max_train_steps == parallel.steps[0]
+    assert wide.costs[1].parameters > coarse.costs[1].parameters
+
+
+@pytest.mark.integration
+def test_sampling_is_counted_as_it_runs(comparison: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = comparison.variant("coarse", 0)
+    pipeline, _ = new_pipeline(experiment)
+    pipeline.stages = [new_stage(experiment, pipeline, i)[0] for i in range(2)]
+    for stage in pipeline.stages:
+        monkeypatch.setattr(
+            stage.denoiser, "prepare_for_sampling", lambda *_, same=stage.denoiser: same
+        )  # all is in every step
+    monkeypatch.setattr("codecdiff.profiling.plan.TOKENS", 8)
+    with FlopCounterMode(display=False) as counter:
+        list(pipeline.generate_codes([{"text": "one two three four five six seven eight"}], pipeline.frames(1.0)))
+    counted = sum(cost.clip_flops for cost in stage_costs(experiment, 1.0))
+    assert counted == pytest.approx(counter.get_total_flops(), rel=0.06)  # attention takes another way there
+    alone = experiment.model_copy(update={"sampling": experiment.sampling.model_copy(update={"guidance_scale": 1.0})})
+    assert sum(cost.clip_flops for cost in stage_costs(alone, 1.0)) == pytest.approx(counted / 2, rel=0.01)
+
+
+def test_a_variant_that_cannot_be_made_is_named(settings: dict[str, Any]) -> None:
+    settings["variants"]["odd"] = ["denoiser.widht=3"]
+    with pytest.raises(ConfigError, match=r"variant 'odd' is invalid.*no option 'widht'.*Did you mean 'width'"):
+        make_variants(CompareConfig.model_validate(settings))
+
+
+def test_a_variant_of_a_part_that_is_not_installed_is_named(settings: dict[str, Any]) -> None:
+    settings["variants"]["odd"] = ["codec=dca"]
+    with pytest.raises(ConfigError, match=r"variant 'odd' is invalid: No codec named 'dca'"):
+        make_variants(CompareConfig.model_validate(settings))
+
+
+def test_missing_music_is_an_error_before_anything_is_trained(comparison: CompareConfig) -> None:
+    experiment = comparison.variant("coarse", 0)
+    require_music([Variant("here", experiment, (), ())])
+    for audio, message in ((Path("gone"), "data.audio is gone, which does not exist"), (None, "data.audio is null")):
+        data = experiment.data.model_copy(update={"audio": audio})
+        with pytest.raises(FileNotFoundError, match=f"'away' has no music: {message}"):
+            require_music([Variant("away", experiment.model_copy(update={"data": data}), (), ())])
+
+
+def test_the_runs_of_another_comparison_are_named(comparison: CompareConfig, tmp_path: Path) -> None:
+    for name in ("coarse", "older"):
+        (tmp_path / name / "seed-0").mkdir(parents=True)
+        (tmp_path / name / "seed-0" / "run.json").touch()
+    assert other_variants(tmp_path, [Variant("coarse", comparison.variant("coarse", 0), (), ())]) == ["older"]
+
+
+def test_losses_are_comparable_where_the_latents_are_the_same(settings: dict[str, Any]) -> None:
+    settings["variants"] |= {"flow": ["diffusion.prediction_type=flow"], "unconditional": ["conditioner=null"]}
+    comparison = CompareConfig.model_validate(settings)
+    made = {name: Variant(name, comparison.variant(name, 0), (), ()) for name in comparison.variants}
+    first = loss_key(made["coarse"])
+    assert [name for name, variant in made.items() if loss_key(variant) == first] == ["coarse", "wide", "unconditional"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"variants": {}}, "The variants are missing"),
+        ({"variants": {"../up": []}}, "Invalid name of a variant '../up'"),
+        ({"seeds": [1, 1]}, "expected different numbers"),
+    ],
+)
+def test_invalid_settings_are_refused(
+    settings: dict[str, Any], change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "compare.yaml"
+    file.write_text(yaml.safe_dump({**settings, **change}))
+    with pytest.raises(ConfigError, match=message):
+        config.load_config(CompareConfig, file)
+
+
+def test_the_order_of_music_is_that_of_the_seed_whatever_the_pattern(
+    make_pipeline: Callable[..., Pipeline], store: CodeStore
+) -> None:
+    train, split = TrainConfig(crop_seconds=0.2, train_batch_size=4), DataConfig(validation_fraction=0.4, split_seed=0)
+    patterns = {"one": ("parallel", 1), "two": ("delayed", 1), "other": ("parallel", 2)}
+    data = {
+        name: StageData(store, make_pipeline(pattern), 0, train, split, seed=seed)
+        for name, (pattern, seed) in patterns.items()
+    }
+    orders = {name: [each.crops.sample(n) for n in range(20)] for name, each in data.items()}
+    assert orders["one"] == orders["two"] != orders["other"]
+    held = {name: {each.validation_crops.sample(n)[0] for n in range(50)} for name, each in data.items()}
+    assert held["one"] == held["two"] == held["other"]
+
+
+@pytest.mark.integration
+def test_stages_in_common_are_those_whose_weights_would_be_the_same(settings: dict[str, Any], tmp_path: Path) -> None:
+    settings["variants"] = {
+        "plain": [],
+        "noise": ["train.context_noise_std=0.5"],
+        "raw": ["snap_context=false"],
+        "guided": ["sampling.guidance_scale=1"],
+        "fast": ["train.learning_rate=1"],
+        "warm": ["stages.secondary.start_from=primary"],
+        "as-warm": ["stages.secondary.start_from=primary", "sampling.guidance_scale=1"],
+        "fast-then-warm": ["stages.primary.train.learning_rate=1", "stages.secondary.start_from=primary"],
+    }
+    settings["seeds"] = [0]
+    comparison = CompareConfig.model_validate(settings)
+    runs = make_runs(comparison, make_variants(comparison), tmp_path)
+    twins = {run.variant.name: [shared_run(run, i, runs) for i in (0, 1)] for run in runs}
+    assert {name: [twin.variant.name if twin else None for twin in pair] for name, pair in twins.items()} == {
+        "plain": [None, None],
+        "noise": ["plain", None],
+        "raw": ["plain", None],
+        "guided": ["plain", "plain"],
+        "fast": [None, None],
+        "warm": ["plain", None],
+        "as-warm": ["plain", "warm"],
+        "fast-then-warm": ["fast", None],
+    }
+
+
+@pytest.mark.integration
+def test_a_run_that_another_process_has_locked_is_left_to_it(comparison: CompareConfig, tmp_path: Path) -> None:
+    runs = make_runs(comparison, make_variants(comparison), tmp_path)
+    runs = [run for run in runs if run.variant.name == "parallel"]
+    held = try_lock(runs[0].folder)
+    assert held is not None
+    done: list[Run] = []
+    for run in take_turns(runs, lambda run: run in done or run is runs[0]):
+        assert run is runs[1]
+        assert try_lock(run.folder) is None
+        done.append(run)
+    held.close()
+    assert try_lock(runs[0].folder) is not None
+
+
+def test_clips_are_of_validation_tracks_and_each_track_is_on_one_side(store: CodeStore, music: Path) -> None:
+    evaluation = CompareEvalConfig(clips=9, reference=10, probe_training_clips=8, seconds=1)
+    data = DataConfig(audio=music, validation_fraction=0.7)
+    split = draw_split(store, data, evaluation, 0)
+    names = [{clip.track for clip in clips} for clips in (split.evaluated, split.reference, split.probe_training)]
+    assert (len(split.evaluated), len(split.reference), len(split.probe_training)) == (9, 10, 8)
+    assert len(names[0] | names[1] | names[2]) == sum(map(len, names)) == 6
+    assert all(clip.prompt["text"].startswith("tone") for clip in split.evaluated)
+    assert draw_split(store, data, evaluation, 0) == split
+    with pytest.raises(ValueError, match=r"There are 1 validation tracks.*data\.validation_fraction"):
+        draw_split(store, DataConfig(audio=music, validation_fraction=0.1), evaluation, 0)
+
+
+def test_clips_of_any_rate_are_embedded_at_that_of_the_embedder() -> None:
+    embedder = LogMel(sample_rate=16_000)
+    low, high = (torch.from_numpy(tone(2.0, 220, rate))[None, None] for rate in (8000, 16_000))
+    resampled, expected = embed_audio(embedder, low, 8000), embed_audio(embedder, high.expand(-1, 2, -1), 16_000)
+    assert resampled.shape == expected.shape == (1, 3, 64)
+    assert torch.allclose(resampled[..., 1:4], expected[..., 1:4], atol=0.05)  # the bands of the tone
+    assert torch.equal(expected, embedder.embed(high[:, 0]))
+
+
+@pytest.mark.parametrize("pattern", ["coarse-first", "delayed", "flattened", {"name": "grouped", "stages": "0|1-2|3"}])
+def test_the_codes_of_the_first_stages_are_known_one_by_one(
+    make_pipeline: Callable[..., Pipeline], pattern: Any
+) -> None:
+    pipeline = make_pipeline(pattern)
+    count, codec = len(pipeline.stage_names), pipeline.codec
+    masks = [of_first_stages(pipeline.splitter, codec, 5, stages) for stages in range(count + 1)]
+    assert not masks[0].any()
+    assert masks[-1].all()
+    assert torch.equal(masks[1], of_first_stage(pipeline.splitter, codec).expand(masks[1].shape))
+
+
+CLIPS = 24
+CASCADE, ORACLE = "Fréchet distance: full cascade", "Fréchet distance: oracle first stage"
+
+
+def compare_inputs(shift: float = 0.0, seeds: int = 2, per: int = 1) -> CompareInputs:
+    """Two variants of two stages. Clips differ much in two numbers, and those of the second by `shift` in another."""
+    clips = tuple(Clip(f"{i // per}", "", 0.0, {"text": "", "lead": "ab"[i % 2]}) for i in range(CLIPS))
+    names = (REAL, REFERENCE, CODEC_RECONSTRUCTION, REFERENCE_RECONSTRUCTION, PROBE_TRAINING)
+    codec: dict[str, Tensor] = {name: noise(CLIPS, 3, 4, seed=i) for i, name in enumerate(names)}
+    for name in (PROBE_TRAINING, CODEC_RECONSTRUCTION):
+        codec[name] += 4 * torch.tensor([i % 2 for i in range(CLIPS)])[:, None, None]
+    hard = 3 * noise(CLIPS, 1, 4, seed=9) * torch.tensor([1.0, 1.0, 0.0, 0.0])
+    first = [
+        {name: hard + noise(CLIPS, 3, 4, seed=20 + s + 10 * k) for k, name in enumerate((GENERATED, oracle()))}
+        for s in range(seeds)
+    ]
+    offset = shift * torch.tensor([0.0, 0.0, 0.0, 1.0])
+    second = [{name: vectors + offset for name, vectors in sets.items()} for sets in first]
+    embeddings = {"first": first, "second": second}
+    losses = {"first": [0.5] * seeds, "second": [0.4] * seeds}
+    codecs = dict.fromkeys(embeddings, codec)
+    return CompareInputs(EvalSplit(clips, clips, clips), embeddings, codecs, losses, ["lead", "nothing"])
+
+
+def by_name(results: list[VariantResults]) -> dict[str, VariantResults]:
+    return {each.name: each for each in results}
+
+
+def test_the_same_clips_have_no_difference_at_all() -> None:
+    results = by_name(measure(compare_inputs(), resamples=20, seed=0))
+    for each in results.values():
+        if each.name != LOSS:
+            assert each.differences["second"] == (0, 0, 0)
+            assert each.differences["second"].includes_zero
+
+
+def test_losses_of_other_tasks_have_no_difference() -> None:
+    for keys, compared in (({}, {"second"}), ({"first": "a", "second": "b"}, set[str]())):
+        results = by_name(measure(replace(compare_inputs(), loss_keys=keys), resamples=5, seed=0))
+        assert set(results[LOSS].differences) == compared
+        assert set(results[CASCADE].differences) == {"second"}
+
+
+def compare_report(comparison: CompareConfig, inputs: CompareInputs, resamples: int = 5) -> CompareReport:
+    results = measure(inputs, resamples=resamples, seed=0)
+    return CompareReport(comparison, [], [], results, inputs.split, Path())
+
+
+def test_reasons_to_be_careful_are_warnings(comparison: CompareConfig) -> None:
+    evaluation = comparison.evaluation.model_copy(update={"probes": ["lead", "nothing"]})
+    one_seed = comparison.model_copy(update={"evaluation": evaluation, "seeds": [0]})
+    few, seed, probe = compare_report(one_seed, compare_inputs(per=4)).warnings()
+    assert "here 6, intervals are unreliable" in few
+    assert "There is one seed" in seed
+    assert "The probe of 'nothing' is left out: it needs two values of it." in probe
+    assert not compare_report(comparison, compare_inputs()).warnings()
+
+
+def test_players_name_the_variants_of_each_codec(comparison: CompareConfig, tmp_path: Path) -> None:
+    variants = [Variant(name, comparison.variant("coarse", 0), (), ()) for name in ("one", "two", "three")]
+    codecs: dict[str, str] = {"one": "dac-1", "two": "dac-2", "three": "dac-1"}
+    runs = [Run(each, 0, tmp_path / each.name, tmp_path / codecs[each.name]) for each in variants]
+    report = CompareReport(comparison, variants, runs, [], compare_inputs().split, tmp_path)
+    (prompt,) = report.players()
+    captions = [(player.path, player.caption) for player in prompt.players]
+    assert captions[1:] == [
+        ("dac-1/clips/codec-reconstruction-00.flac", "of one, three"),
+        ("dac-2/clips/codec-reconstruction-00.flac", "of two"),
+    ]
+
+
+def test_pairing_shows_what_intervals_of_each_alone_do_not() -> None:
+    cascade = by_name(measure(compare_inputs(1.0), resamples=200, seed=0))[CASCADE]
+    first, second = cascade.values["first"], cascade.values["second"]
+    assert second.low < first.high
+    assert not cascade.differences["second"].includes_zero
+    assert cascade.differences["second"].value == pytest.approx(second.value - first.value)
+
+
+def test_distances_are_those_of_the_metric_and_the_gap_is_their_difference() -> None:
+    inputs = compare_inputs(0.3)
+    results = by_name(measure(inputs, resamples=5, seed=0))
+    reference = inputs.codecs["first"][REFERENCE]
+    for name, label in ((GENERATED, CASCADE), (oracle(), ORACLE)):
+        each = [shrunk_frechet_distance(sets[name], reference) for sets in inputs.embeddings["second"]]
+        assert results[label].seeds["second"] == pytest.approx(each)
+        assert results[label].values["second"].value == pytest.approx(sum(each) / 2)
+    gaps = [results[label].values["second"].value for label in (CASCADE, ORACLE)]
+    assert results["cascade gap"].values["second"].value == pytest.approx(gaps[0] - gaps[1])
+
+
+def test_probes_read_what_they_can_learn_and_nothing_else() -> None:
+    inputs = compare_inputs()
+    real = inputs.codecs["first"][CODEC_RECONSTRUCTION]
+    adherent = [{**sets, GENERATED: real} for sets in inputs.embeddings["first"]]
+    embeddings = {**inputs.embeddings, "second": adherent}
+    results = by_name(measure(replace(inputs, embeddings=embeddings), resamples=20, seed=0))
+    assert results["prompt adherence: lead"].values["second"].value == pytest.approx(1)
+    assert results["prompt adherence: lead"].values["first"].value < 0.5
+    assert "prompt adherence: nothing" not in results
+
+
+def test_tracks_are_resampled_with_all_their_clips() -> None:
+    draws = Draws.of(compare_inputs(per=4).split, 3, 10, 0)
+    assert torch.equal(draws.evaluated[0], torch.arange(CLIPS))
+    for indices in draws.evaluated[1:]:
+        assert torch.equal(indices.view(-1, 4) // 4, (indices.view(-1, 4) // 4)[:, :1].expand(-1, 4))
+        assert len(indices) == CLIPS
+    assert [len(indices) for indices in draws.seeds] == [3] * 11
+    again = Draws.of(compare_inputs(per=4).split, 3, 10, 0)
+    assert all(torch.equal(a, b) for a, b in zip(draws.reference, again.reference, strict=True))
+
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_page_of_the_documentation_is_true_and_names_every_setting() -> None:
+    page = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", page, flags=re.S | re.M)
+    comparison = CompareConfig.model_validate(yaml.safe_load(block))
+    assert comparison.variant("wide", 2).stages["secondary"].denoiser == {"width": 96}
+    names = [name for name in CompareConfig.model_fields if name != "evaluation"]
+    for name in [*names, *(f"evaluation.{name}" for name in CompareEvalConfig.model_fields)]:
+        assert f"| `{name}` |" in page
+
+
+CONFIGS = sorted((ROOT / "recipes" / "configs").glob("compare*.yaml"))
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
+def test_every_comparison_that_is_shipped_can_be_read(file: Path) -> None:
+    comparison = config.load_config(CompareConfig, file)
+    first, *others = (comparison.variant(name, 0) for name in comparison.variants)
+    assert len(others) == 3
+    assert all(other != first for other in others)
+    assert len(comparison.seeds) == 3
+
+
+@pytest.mark.integration
+def test_a_comparison_is_interrupted_resumes_and_is_written(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings["experiment"]["data"]["audio"] = str(write_music(tmp_path / "music", count=10, seconds=1.2))
+    noise = ["train.context_noise_std=0.5", "stages.secondary.start_from=primary"]
+    settings["variants"] = {"plain": [], "noise": noise, "parallel": ["splitter=parallel"]}
+    settings |= {"checkpoints": 2, "prompts": ["<b>a tone</b>"]}
+    settings["evaluation"]["probes"] = ["split"]
+    file, output, steps = tmp_path / "compare.yaml", tmp_path / "out", []
+    file.write_text(yaml.safe_dump(settings, sort_keys=False))
+    step = StageTrainer.step
+
+    def interrupted(trainer: StageTrainer, *inputs: Any, **options: Any) -> float:
+        steps.append((trainer.stage.name, trainer.seed, trainer.step_count))
+        if len(steps) == 8:
+            raise KeyboardInterrupt
+        return step(trainer, *inputs, **options)
+
+    def compare(*words: str) -> Any:
+        return CliRunner().invoke(app, ["compare", str(file), "-o", str(output), *words])
+
+    planned = compare("--plan")
+    assert "3 variants × 2 seeds" in planned.output
+    assert not output.exists()
+    monkeypatch.setattr(StageTrainer, "step", interrupted)
+    stopped = compare()
+    assert stopped.exit_code != 0
+    assert "plain, seed 0: encoding the music" in stopped.output
+    assert steps[-1] == ("secondary", 0, 3)
+    assert not (output / "index.html").exists()
+    gc.collect()  # it holds its run until then, for here the process goes on
+    done = compare()
+    assert done.exit_code == 0, done.output
+    assert steps[8] == ("secondary", 0, 2)  # the last checkpoint
+    begun = [name for name, seed, at in steps[8:] if (seed, at) == (0, 0)]
+    assert begun == ["secondary", "stage1"]  # the first stage of the second variant is that of the first
+    report = json.loads((output / "report.json").read_text())
+    assert list(report["variants"]) == ["plain", "noise", "parallel"]
+    cascade = next(metric for metric in report["metrics"] if metric["name"] == CASCADE)
+    assert all(math.isfinite(estimate["value"]) for estimate in cascade["values"].values())
+    assert set(cascade["differences"]) == {"noise", "parallel"}
+    gap = next(metric for metric in report["metrics"] if metric["name"] == "cascade gap")
+    assert set(gap["values"]) == {"plain", "noise"}
+    assert [spent for spent, _ in report["variants"]["plain"]["losses"]["1"]["model"]] == sorted(
+        {spent for spent, _ in report["variants"]["plain"]["losses"]["1"]["model"]}
+    )
+    losses = next(metric for metric in report["metrics"] if metric["name"] == LOSS)
+    assert set(losses["differences"]) == {"noise"}
+    assert any("The probe of 'split' is left out: it needs two values of it" in line for line in report["warnings"])
+    assert report["facts"]["embedder"] == f"logmel at {codecdiff.load(output / 'plain/seed-0/model').sample_rate:,} Hz"
+    page = (output / "index.html").read_text(encoding="utf-8")
+    assert all(str(escape(line)) in page for line in report["warnings"])
+    assert not re.search(r"https?://|url\(|@import|<b>a tone", page)
+    players = re.findall(r'<audio[^>]* src="([^"]*)"', page)
+    assert players
+    assert all((output / player).is_file() for player in players)
+    markdown = (output / "report.md").read_text(encoding="utf-8")
+    assert "noise minus plain: " in markdown
+    (row,) = re.findall(rf"\| {CASCADE} .*", markdown)
+    assert re.search(r"; [+−][\d.,]+ \(", row)  # differences to the first variant
+    model = codecdiff.load(output / "noise" / "seed-1" / "model")
+    assert model.stages[1].facts["start_from"]["stage"] == "primary"
+    assert model.generate("a tone", seconds=0.1).isfinite().all()
+    count = len(steps)
+    compare("evaluation.resamples=10")
+    assert len(steps) == count
+    again = compare("experiment.train.learning_rate=1")
+    assert "was trained differently: train.learning_rate is 0.001 there, 1.0 here" in again.output.replace("\n", "")

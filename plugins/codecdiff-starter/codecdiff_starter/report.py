@@ -1,0 +1,149 @@
+"""The page of a demo: what the model generates, beside what it was trained to imitate, and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, NOISE
+from codecdiff_eval.plots import plot_intervals, plot_losses
+from codecdiff_eval.report import Cell, Code, Player, Players, Plot, Report, Section, Table, facts_table
+from codecdiff_eval.report.numbers import format_interval, format_number
+from codecdiff_eval.results import Estimate, TargetResult
+
+from codecdiff.data import write_audio
+from codecdiff_starter.evaluation import COMPARED, COMPOSED, ORACLE, Example
+
+PLAYERS = {  # by the name of a set: title and caption
+    GENERATED: ("Generated", "from these words alone"),
+    ORACLE: ("Oracle first stage", "coarse level real, fine levels generated"),
+    CODEC_RECONSTRUCTION: ("Codec reconstruction", "real music, encoded and decoded"),
+    COMPOSED: ("Real", "composed, never trained on"),
+    NOISE: ("Noise", "random codes, decoded"),
+}
+MARKS = {True: Cell("✓ reached", status="good"), False: Cell("✗ missed", status="bad"), None: Cell("")}
+
+
+def write_players(folder: Path, examples: Sequence[Example], sample_rate: int) -> list[Players]:
+    """Write examples as WAV to `samples/` in the folder, and return their players, prompt by prompt."""
+    by_prompt: dict[str, list[Example]] = {}
+    for example in sorted(examples, key=lambda example: list(PLAYERS).index(example.name)):
+        by_prompt.setdefault(example.prompt, []).append(example)
+    rows = []
+    for number, prompt in enumerate(dict.fromkeys(example.prompt for example in examples)):
+        players = []
+        for example in by_prompt[prompt]:
+            path = f"samples/{number:02d}-{example.name.replace(' ', '-')}.wav"
+            write_audio(folder / path, example.audio[None], sample_rate)
+            players.append(Player(path, *PLAYERS[example.name], generated=example.name == GENERATED))
+        badge = "combination never trained on" if by_prompt[prompt][0].is_unseen else ""
+        rows.append(Players(f"“{prompt}”" if prompt else "Without a model", players, badge))
+    return rows
+
+
+def targets_table(targets: Sequence[TargetResult]) -> Table:
+    """Return the table of measured values, with what they should be."""
+    rows = [
+        (row.name, format_number(row.value), format_interval(row.low, row.high), target_text(row), MARKS[row.passed])
+        for row in targets
+    ]
+    return Table(("what it learned", "measured", "95 % interval", "target", ""), rows)
+
+
+def target_text(row: TargetResult) -> str:
+    """Write the bounds that a value should keep."""
+    low, high = format_number(row.at_least), format_number(row.at_most)
+    if row.at_least is not None and row.at_most is not None:
+        return f"{low} to {high}"
+    return f"≥ {low}" if row.at_least is not None else f"≤ {high}" if row.at_most is not None else ""
+
+
+def demo_report(
+    targets: Sequence[TargetResult], details: Mapping[str, Any], players: Sequence[Players], command: str
+) -> Report:
+    """Return the page's sections. `details` are those of the evaluation, with `logs` of the stages."""
+    verdicts = [row.passed for row in targets if row.passed is not None]
+    ratio, options = details["frechet distance"]["generated ratio"].value, details["options"]
+    losses = [Plot(stage, plot_losses(stage, log), "loss by step") for stage, log in details["logs"].items()]
+    seconds = {f"training: {stage}": log[-1]["seconds"] for stage, log in details["logs"].items()}
+    seconds |= {f"evaluation: {name}": value for name, value in details["evaluation_seconds"].items()}
+    settings = {name: "the model's" if value is None else value for name, value in options.items()}
+    return Report(
+        "Music from words, level by level",
+        [
+            Section("Listen", PLAYERS_TEXT, players),
+            Section("What it learned", LEARNED.format(**options), [targets_table(targets)]),
+            Section("Distance and prompt adherence", NEAR, _interval_plots(details)),
+            Section("Learning", LOSSES, losses),
+            Section("Memorization", MEMORIZATION, [_memorization_table(details["memorization"])]),
+            Section(
+                "How it was made",
+                "",
+                [
+                    Code(command),
+                    facts_table("settings", {"composer version": details["composer version"], **settings}),
+                    facts_table("seconds", {name: f"{value:,.0f}" for name, value in seconds.items()}),
+                ],
+            ),
+        ],
+        kicker="codecdiff · demo",
+        introduction=INTRODUCTION,
+        highlights=[
+            (f"{sum(verdicts)} of {len(verdicts)}", "targets reached"),
+            (format_number(details["probes"]["mean"].value), "probe score: prompt adherence"),
+            (f"{format_number(ratio)}×", "as far from music as other music is"),
+            (f"{details['memory']:.1f} GB", "memory"),
+        ],
+        files=["report.json", "report.md"],
+    )
+
+
+def _interval_plots(details: Mapping[str, Any]) -> list[Plot]:
+    """Plot the distances of the sets and the scores of the probes."""
+    distances = {name: details["frechet distance"][name] for name in COMPARED if name in details["frechet distance"]}
+    probes = details["probes"]
+    scores: dict[str, Estimate] = {name: part["score"] for name, part in probes["parts"].items()}
+    scores |= {name: probes[name] for name in ("mean", "unseen combinations", "permuted")}
+    far = plot_intervals("Fréchet distances", distances, log=True)
+    read = plot_intervals("Probe scores", scores, bounds=(0, 1))
+    return [
+        Plot("Fréchet distance", far, "to validation music, logarithmic"),
+        Plot("Probe score", read, "0 is chance, 1 as legible as real music"),
+    ]
+
+
+def _memorization_table(memorization: Mapping[str, Mapping[str, Any]]) -> Table:
+    rows = []
+    for name, measured in memorization.items():
+        distances = format_number(measured["to training clips"]), format_number(measured["to fresh clips"])
+        value, *ends = measured["ratio"]
+        rows.append((name, *distances, format_number(value), format_interval(*ends)))
+    return Table(("clips", "to training", "to fresh clips", "ratio", "95 % interval"), rows)
+
+
+INTRODUCTION = (
+    "A neural codec writes audio as a few levels of codes, coarse to fine. A first diffusion model generates the "
+    "coarse level from a caption, a second one adds the fine levels, and the codec turns both into audio. Everything "
+    "on this page, the music to learn from included, was made by one command."
+)
+PLAYERS_TEXT = (
+    "Each row is one caption the model never saw. Click a spectrogram to play from there; it shows pitch from "
+    "bottom to top and time from left to right. The codec is a small one, fitted in seconds: compare the "
+    "generated clips with the codec reconstruction of the real music."
+)
+LEARNED = (
+    "Measured on {clips} clips of {seconds:g} seconds in every compared set, for captions never trained on; every "
+    "other one requests a combination of instruments that no training track has."
+)
+NEAR = (
+    "Left: how far each set of clips lies from validation music in the same codec; less is better, and real music "
+    "itself is not at zero because sets are finite. Right: linear probes that were fitted on real music read the "
+    "requested instruments off the generated clips. Bars are 95 % intervals over clips."
+)
+LOSSES = "Validation losses are taken on tracks that are not trained on, with the averaged weights and fixed noise."
+MEMORIZATION = (
+    "Mean distance from a clip to the nearest training clip, and to the nearest of as many fresh ones, composed in the "
+    "same way but never trained on. A model that copies training clips is nearer to them: its ratio is clearly under "
+    "that of validation music."
+)
