@@ -5,6 +5,7 @@ and writes a model card. Run it again to resume. Defaults: configs/starter.yaml;
 """
 
 import argparse
+import json
 import os
 import sys
 import time
