@@ -106,7 +106,7 @@ def try_plugin(python: Path, kind: str, home: Path) -> None:
         "--quiet",
         "-p",
         "no:cacheprovider",
-        f"test_codecdiff_{name.replace('-', '_')}.py",
+        "tests",
         cwd=folder,
     )
     lines = (folder / "README.md").read_text(encoding="utf-8").splitlines()

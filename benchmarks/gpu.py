@@ -30,11 +30,11 @@ from torch.nn import functional
 
 import codecdiff
 from codecdiff import Condition, ConditionTokens, Pipeline, config
+from codecdiff.diffusion.loss import StageInput
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling.plan import count_step, resident_size
 from codecdiff.testing.tiny import write_tiny
-from codecdiff.training.batch import StageInput
 from codecdiff.training.trainer import StageTrainer
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -142,7 +142,7 @@ def parity(small: bool) -> None:
     if DEVICE == "cuda":
         print(f"CUDA graph against plain calls, bfloat16: {graph_error(network, inputs):.1e}")
     model = codecdiff.load("starter")
-    options: dict[str, Any] = {"seed": 3, "takes": 2}
+    options: dict[str, Any] = {"seed": 3, "num_waveforms_per_prompt": 2}
     prompt, length = [{"text": "a fast tune in G major on piano"}], model.frames(4)
     here = torch.cat(list(model.generate_codes(prompt, length, **options)))
     there = torch.cat(list(model.to(DEVICE).generate_codes(prompt, length, **options))).cpu()
@@ -175,7 +175,7 @@ def graph_error(network: UNet, inputs: dict[str, Any]) -> float:
 
 def trainer_of(role: str, size: str, **options: Any) -> StageTrainer:
     """Give the trainer of a large U-Net."""
-    return StageTrainer(Stage(role, unet(role, size, **options), training_scheduler(steps=100)))
+    return StageTrainer(Stage(role, unet(role, size, **options), training_scheduler(num_train_timesteps=100)))
 
 
 WAYS = (  # of training: role, crops in a batch, whether activations are computed again, whether compiled
@@ -232,7 +232,7 @@ def step(role: str, size: str, rows: int, frames: int, checkpoint: bool, compile
             batch.condition.to("meta"),
         )
         shadow = UNet(**{**Architecture(*SIZES[size], *ROLES[role]).options, "checkpoint": checkpoint})
-    planner = StageTrainer(Stage(role, shadow, training_scheduler(steps=100)))
+    planner = StageTrainer(Stage(role, shadow, training_scheduler(num_train_timesteps=100)))
     planned = count_step(planner, blank, mixed=True)
     memory = (sum(resident_size(planner).values()) + planned.activations) / 1e9
     in_half(trainer, torch.compile(trainer.denoiser) if compiled else trainer.denoiser)
@@ -302,7 +302,7 @@ def paper(folder: Path, size: str) -> Pipeline:
         spec = {"name": "unet", "absent_widths": {"chroma": 12}, "width": width, "multipliers": list(multipliers)}
         with torch.device(DEVICE):
             denoiser = model.new_denoiser(i, spec)
-        model.stages.append(Stage(name, denoiser.requires_grad_(False), training_scheduler(steps=100)))
+        model.stages.append(Stage(name, denoiser.requires_grad_(False), training_scheduler(num_train_timesteps=100)))
     return model.to(DEVICE)
 
 
@@ -312,7 +312,7 @@ def sampling(small: bool) -> None:
         model = paper(Path(folder), "small" if small else "large")
     frames, steps = (64, 2) if small else (FRAMES, 20)
     seconds = frames * model.codec.hop_length / model.sample_rate
-    list(model.generate_codes([""], 64, steps=2))
+    list(model.generate_codes([""], 64, num_inference_steps=2))
     for takes in (1,) if small else (1, 8):
         for name, enabled in {"float32": False, "bfloat16": True}.items():
             if takes > 1 and not enabled:
@@ -321,7 +321,11 @@ def sampling(small: bool) -> None:
             wait()
             began = time.perf_counter()
             with half(enabled):
-                codes = list(model.generate_codes(["a calm piano"], frames, steps=steps, takes=takes))
+                codes = list(
+                    model.generate_codes(
+                        ["a calm piano"], frames, num_inference_steps=steps, num_waveforms_per_prompt=takes
+                    )
+                )
             wait()
             took = time.perf_counter() - began
             rate = takes * seconds / took

@@ -83,7 +83,7 @@ def pipeline(folder: Path) -> Pipeline:
     model = Pipeline(codec, splitter, text, [])
     for i, name in enumerate(model.stage_names):
         denoiser = model.new_denoiser(i, {"name": "unet", "absent_widths": {"chroma": 12}})
-        model.stages.append(Stage(name, denoiser.requires_grad_(False), training_scheduler(steps=100)))
+        model.stages.append(Stage(name, denoiser.requires_grad_(False), training_scheduler(num_train_timesteps=100)))
     return model
 
 
@@ -93,7 +93,7 @@ def generate(frames: int) -> float:
         model = pipeline(Path(folder))
     seconds = frames * model.codec.hop_length / model.sample_rate
     began = time.perf_counter()
-    audio = model.generate("a calm piano", seconds=seconds, steps=2)
+    audio = model.generate("a calm piano", seconds=seconds, num_inference_steps=2)
     elapsed = time.perf_counter() - began
     assert audio.shape == (1, 1, frames * model.codec.hop_length)
     assert audio.isfinite().all()

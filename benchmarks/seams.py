@@ -18,7 +18,7 @@ from codecdiff_starter.clips import compose_clips
 from torch import Tensor
 
 import codecdiff
-from codecdiff.pipeline.editing import EditMask, outside
+from codecdiff.pipeline.editing import EditMask, outside_mask
 
 SECONDS, SEED = 6.0, 424_242
 REGIONS = ((1.5, 2.5), (4.0, 4.8))  # seconds
@@ -39,13 +39,13 @@ def main() -> None:
     model = codecdiff.load(options.model)
     pieces = compose_clips(options.clips, SECONDS, SEED, unseen=False)
     codes = encode_clips(model.codec, pieces.audio)
-    mask = outside(REGIONS, model.codec, codes.shape[-1])
-    sources = [EditMask.of_audio(model.codec, audio, model.target) for audio in pieces.audio.split(1)]
-    known = EditMask(*(torch.cat([getattr(s, name) for s in sources]) for name in ("codes", "latents", "kept"))).keep(
-        mask
-    )
+    mask = outside_mask(REGIONS, model.codec, codes.shape[-1])
+    sources = [EditMask.from_audio(model.codec, audio, model.target) for audio in pieces.audio.split(1)]
+    known = EditMask(
+        *(torch.cat([getattr(s, name) for s in sources]) for name in ("codes", "latents", "keep_mask"))
+    ).keep(mask)
     prompts = [{"text": prompt} for prompt in pieces.prompts]
-    edited = torch.cat(list(model.generate_codes(prompts, known.frames, known=known, seed=SEED)))
+    edited = torch.cat(list(model.generate_codes(prompts, known.frames, edit=known, seed=SEED)))
     assert torch.equal(torch.where(mask, edited, 0), torch.where(mask, codes, 0))
     spliced = torch.where(mask, codes, codes.roll(1, 0))
     samples = round(SECONDS * model.sample_rate)

@@ -1,7 +1,7 @@
 """Diffusion models on neural-codec latents, level by level.
 
-What a user or a plugin needs can be imported from here. Nothing is loaded before it is used, so `import codecdiff`
-is cheap and does not import torch.
+Users and plugins import public names from here. Names are loaded when they are used, so `import codecdiff` is fast and
+does not import torch.
 """
 
 from importlib import import_module
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         prompt_fields,
         prompt_text,
     )
-    from codecdiff.pipeline.pipeline import Pipeline, load, push_to_hub
+    from codecdiff.pipeline import GenerationConfig, Pipeline, load, push_to_hub
     from codecdiff.precision import exactly
 
 __version__ = "0.1.0"
@@ -34,6 +34,7 @@ __all__ = [
     "Conditioner",
     "Denoiser",
     "Embedder",
+    "GenerationConfig",
     "Part",
     "Pipeline",
     "Prompt",
@@ -46,16 +47,17 @@ __all__ = [
     "push_to_hub",
 ]
 
-_HOMES = {  # modules of the names that are not of the interfaces
-    "Pipeline": "pipeline.pipeline",
-    "load": "pipeline.pipeline",
-    "push_to_hub": "pipeline.pipeline",
+_MODULES = {  # of the names that are not interfaces
+    "GenerationConfig": "pipeline",
+    "Pipeline": "pipeline",
     "device_of": "fingerprint",
     "exactly": "precision",
+    "load": "pipeline",
+    "push_to_hub": "pipeline",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module 'codecdiff' has no attribute {name!r}")
-    return getattr(import_module(f"codecdiff.{_HOMES.get(name, 'interfaces')}"), name)
+        raise AttributeError(f"module '{__name__}' has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'interfaces')}"), name)

@@ -14,8 +14,6 @@ from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.condition import Condition, ConditionTokens
 from codecdiff.interfaces.denoiser import Denoiser
 
-__all__ = ["PrecomputedConditioning", "check_inputs", "fill_nulls", "mean_token"]
-
 __all__ = [
     "KeysAndValues",
     "LayerFeatures",

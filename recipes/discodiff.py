@@ -22,7 +22,7 @@ from codecdiff import Pipeline, config, training
 from codecdiff.data.audio import write_audio
 from codecdiff.data.code_store import CodeStore
 from codecdiff.files import atomic_write_text, require_writable
-from codecdiff.pipeline.model_card import command, write_card
+from codecdiff.pipeline.model_card import command_line, write_model_card
 from codecdiff.splitters import select_stages
 
 console = Console(stderr=True, log_path=False, width=None if sys.stderr.isatty() else 160)
@@ -45,7 +45,7 @@ class Experiment(config.ExperimentConfig):  # the model and its training: codecd
 
 
 def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, store: CodeStore, i: int) -> None:
-    metadata = {"command": command("accelerate launch", sys.argv)}
+    metadata = {"command": command_line("accelerate launch", sys.argv)}
     trainer = training.new_trainer(e, pipeline, i, e.model, metadata=metadata, report=console.log)
     name, denoiser, train = trainer.stage.name, trainer.denoiser, trainer.config
     rank, is_main = accelerator.process_index, accelerator.is_main_process
@@ -120,7 +120,7 @@ def main() -> None:
     pipeline.load_stages(e.model)
     is_complete = len(pipeline.stages) == len(pipeline.stage_names)
     if accelerator.is_main_process and is_complete:
-        write_card(e.model)
+        write_model_card(e.model)
         write_samples(e, pipeline)
     accelerator.end_training()
     if accelerator.is_main_process and is_complete:

@@ -46,26 +46,26 @@ def store(dac: Codec, codec_spec: dict[str, Any], music: Path, tmp_path_factory:
 
 
 @pytest.fixture(scope="session")
-def standardized(dac: Codec, store: CodeStore) -> NormalizedCodec:
+def normalized(dac: Codec, store: CodeStore) -> NormalizedCodec:
     codec = NormalizedCodec(dac)
     codec.measure(store.latents(dac))
     return codec
 
 
 @pytest.fixture
-def make_pipeline(standardized: NormalizedCodec) -> Callable[..., Pipeline]:
+def make_pipeline(normalized: NormalizedCodec) -> Callable[..., Pipeline]:
     """Give a function that builds a pipeline of this pattern with untrained stages."""
 
     def make(splitter: Any = "coarse-first", conditioner: Any = "words", **options: Any) -> Pipeline:
-        pattern = config.build(
-            "splitters", splitter, num_codebooks=standardized.num_codebooks, levels=standardized.levels
-        )
+        pattern = config.build("splitters", splitter, num_codebooks=normalized.num_codebooks, levels=normalized.levels)
         words = config.build("conditioners", conditioner) if conditioner else None
-        pipeline = Pipeline(standardized, pattern, words, [], **options)
+        pipeline = Pipeline(normalized, pattern, words, [], **options)
         spec = {**UNET, "layers": ["none", "text" if words else "none"]}
         for i, name in enumerate(pipeline.stage_names):
             denoiser = lively(pipeline.new_denoiser(i, spec))
-            pipeline.stages.append(Stage(name, denoiser, training_scheduler(steps=100), "dpm++2m", 3, 2.0))
+            pipeline.stages.append(
+                Stage(name, denoiser, training_scheduler(num_train_timesteps=100), "dpm++2m", 3, 2.0)
+            )
         return pipeline
 
     return make

@@ -9,35 +9,29 @@ import torch
 from torch import Tensor
 
 from codecdiff import Condition, Denoiser
-from codecdiff.diffusion.loss import target
-from codecdiff.diffusion.noise_schedule import (
-    FLOW_SAMPLERS,
-    SAMPLERS,
-    SCHEDULES,
-    prediction_of,
-    sampler,
-    training_scheduler,
-)
-from codecdiff.diffusion.sampling import sample
-from codecdiff.rng import generator
+from codecdiff.diffusion.loss import prediction_target
+from codecdiff.diffusion.noise_schedule import BETA_SCHEDULES, prediction_type_of, training_scheduler
+from codecdiff.diffusion.sampling import SamplingInput, sample_stage
+from codecdiff.diffusion.schedulers import FLOW_SCHEDULERS, SCHEDULERS, sampling_scheduler
+from codecdiff.rng import generator, row_noise
 
 NOTHING = Condition({})
-KARRAS = [name for name in SAMPLERS if name not in ("ddpm", "pndm")]
+KARRAS = [name for name in SCHEDULERS if name not in ("ddpm", "pndm")]
 RANDOM = ("ddpm", "dpm++2m-sde", "euler-a")
-EVERY = [*((name, "v_prediction") for name in SAMPLERS), *((name, "flow") for name in FLOW_SAMPLERS)]
+EVERY = [*((name, "v_prediction") for name in SCHEDULERS), *((name, "flow") for name in FLOW_SCHEDULERS)]
 MEAN, DEVIATION = 1.5, 0.6
 
 
 def trained(prediction: str = "v_prediction", steps: int = 1000, **options: Any) -> Any:
     """Give a scheduler for training."""
-    return training_scheduler(steps=steps, prediction=prediction, **options)
+    return training_scheduler(num_train_timesteps=steps, prediction_type=prediction, **options)
 
 
 def other_schedules(prediction: str) -> list[dict[str, Any]]:
     """Give the options of every schedule that goes with a prediction."""
     if prediction == "flow":
         return [{}]
-    options: list[dict[str, Any]] = [{"schedule": schedule} for schedule in SCHEDULES]
+    options: list[dict[str, Any]] = [{"beta_schedule": schedule} for schedule in BETA_SCHEDULES]
     return options + ([] if prediction == "epsilon" else [{**each, "zero_terminal_snr": True} for each in options])
 
 
@@ -51,7 +45,7 @@ class Oracle(Denoiser):
 
     def __init__(self, trained: Any, covariance: Tensor | None = None):
         super().__init__()
-        self.trained, self.prediction, self.calls = trained, prediction_of(trained), 0
+        self.trained, self.prediction, self.calls = trained, prediction_type_of(trained), 0
         values, vectors = (torch.tensor([DEVIATION**2]), None) if covariance is None else torch.linalg.eigh(covariance)
         self.variances, self.basis = values.double(), None if vectors is None else vectors.double()
 
@@ -71,7 +65,7 @@ class Oracle(Denoiser):
         x, gain = noisy.double(), alpha * self.variances / (alpha**2 * self.variances + sigma**2)
         away = x - alpha * MEAN
         clean = MEAN + (gain * away if self.basis is None else (away @ self.basis * gain) @ self.basis.T)
-        return target(self.prediction, clean, (x - alpha * clean) / sigma, alpha, sigma).float()
+        return prediction_target(self.prediction, clean, (x - alpha * clean) / sigma, alpha, sigma).float()
 
     def exact(self, start: Tensor) -> Tensor:
         """Where the probability flow leads noise (Song et al., 2021): mean + covariance^(1/2) noise."""
@@ -82,5 +76,18 @@ class Oracle(Denoiser):
 def run(
     oracle: Oracle, name: str, steps: int, shape: tuple[int, int], spacing: str = "even", stop_at: float = 0.0
 ) -> Tensor:
-    given: dict[str, Any] = {"context": None, "condition": NOTHING, "guidance": 1.0, "generators": [generator(1)]}
-    return sample(oracle, sampler(oracle.trained, name, spacing, stop_at), shape, steps=steps, **given)
+    scheduler = sampling_scheduler(oracle.trained, name, spacing, stop_at)
+    return sample_plain(oracle, scheduler, shape, [generator(1)], steps)
+
+
+def sample_plain(
+    denoiser: Denoiser,
+    scheduler: Any,
+    shape: tuple[int, int],
+    generators: list[torch.Generator],
+    steps: int,
+    color: float = 0.0,
+) -> Tensor:
+    """Sample a denoiser of this shape (c, l) without context, conditions or guidance, one row for each generator."""
+    inputs = SamplingInput(row_noise(shape, generators), generators, None, NOTHING)
+    return sample_stage(denoiser, scheduler, inputs, num_inference_steps=steps, guidance_scale=1.0, noise_color=color)

@@ -53,3 +53,15 @@ def lively(denoiser: Denoiser) -> Denoiser:
         for number, parameter in enumerate(denoiser.parameters()):
             parameter.add_(0.05 * noise(*parameter.shape, seed=number))
     return denoiser.eval()
+
+
+def stage_as_version_0_1(file: Path) -> None:
+    """Rewrite a stage.json as the first of version 0.1, without the keys that came later."""
+    spec = json.loads(file.read_text())
+    old = {"sampler": spec.pop("scheduler"), "scheduler": spec.pop("train_scheduler")}
+    old |= {"steps": spec.pop("num_inference_steps"), "guidance": spec.pop("guidance_scale")}
+    for key in ("timestep_spacing", "final_timestep_fraction", "noise_color"):
+        del spec[key]
+    del old["scheduler"]["class"]
+    training = {"steps": 8, "warmup": 5, "min_snr": None, "batch_size": 4}
+    file.write_text(json.dumps({**spec, **old, "training": training}))

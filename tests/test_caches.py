@@ -156,7 +156,7 @@ def test_processes_may_share_a_folder(tmp_path: Path) -> None:
 
 def test_a_model_names_the_conditioner_and_not_its_cache(tmp_path: Path) -> None:
     words = {"name": "words", "width": 8, "max_tokens": 48}
-    numbers = {"name": "numbers", "fields": {"tempo": {"low": 40.0, "high": 220.0}}, "width": 64}
+    numbers = {"name": "numeric", "fields": {"tempo": {"low": 40.0, "high": 220.0}}, "width": 64}
     cached = {"name": "cached", "folder": str(tmp_path), "conditioner": words}
     built = config.build("conditioners", {"name": "joined", "conditioners": [cached, numbers]})
     assert isinstance(built.parts[0], CachedConditioner)

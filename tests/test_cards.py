@@ -1,14 +1,14 @@
 from pathlib import Path
 
 from codecdiff import Pipeline
-from codecdiff.pipeline.model_card import write_card
+from codecdiff.pipeline.model_card import write_model_card
 
 
 def test_a_card_says_what_the_folder_records(make_pipeline, tmp_path: Path) -> None:
     pipeline: Pipeline = make_pipeline(data={"tracks": 6, "hours": 0.5, "license_hours": {"CC0": 0.4, "unknown": 0.1}})
     pipeline.stages[1].facts = {"steps": 1234}
     pipeline.save(tmp_path / "model")
-    write_card(tmp_path / "model")
+    write_model_card(tmp_path / "model")
     text = (tmp_path / "model" / "README.md").read_text()
     assert text.startswith("---\nlibrary_name: codecdiff\n")
     for fact in (
@@ -23,8 +23,8 @@ def test_a_card_says_what_the_folder_records(make_pipeline, tmp_path: Path) -> N
 
 def test_a_card_written_by_hand_is_kept(make_pipeline, tmp_path: Path) -> None:
     make_pipeline().save(tmp_path)
-    write_card(tmp_path)
-    write_card(tmp_path)  # its own it replaces
+    write_model_card(tmp_path)
+    write_model_card(tmp_path)  # its own it replaces
     (tmp_path / "README.md").write_text("my own words")
-    write_card(tmp_path)
+    write_model_card(tmp_path)
     assert (tmp_path / "README.md").read_text() == "my own words"

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from codecdiff import Codec, registry
 from codecdiff.cli import console
-from codecdiff.cli.console import chosen_device, numbered
-from codecdiff.cli.doctor import Finding, examine, look_at_companion, look_at_requirement
+from codecdiff.cli.console import numbered, select_device
+from codecdiff.cli.doctor import Finding, check_companion, check_requirement, diagnose
 from codecdiff.cli.encode import tracks_of
 from codecdiff.cli.generate import prompt_values
 from codecdiff.cli.main import app
@@ -90,6 +90,17 @@ def test_answers_with_no_more_packages_than_a_program_of_one_command(argument: s
 HELLO = """
 import typer
 
+tools = typer.Typer(help="Tools for guests.", no_args_is_help=True)
+
+@tools.command()
+def wave(twice: bool = False):
+    \"\"\"Wave a hand.\"\"\"
+    typer.echo("wave " * (1 + twice))
+
+@tools.command()
+def bow():
+    raise LookupError("There is nobody to bow to.")
+
 def hello(name: str, loud: bool = False):
     \"\"\"Greet somebody.\"\"\"
     if name == "nobody":
@@ -100,7 +111,7 @@ def hello(name: str, loud: bool = False):
 
 def test_plugins_lists_every_part():
     output = run("plugins").output
-    for plugin in registry.scan()[0]:
+    for plugin in registry.scan().plugins:
         assert any(plugin.name in line and plugin.distribution in line for line in output.splitlines())
 
 
@@ -139,7 +150,7 @@ def test_check_shows_the_error_of_a_broken_plugin_beside_those_that_load():
 
 @pytest.mark.integration
 @pytest.mark.usefixtures("broken")
-def test_doctor_reports_a_broken_plugin_and_how_to_mend_it():
+def test_doctor_reports_a_broken_plugin_and_how_to_fix_it():
     result = run("doctor")
     assert result.exit_code == 1
     assert "pip uninstall shaky" in result.output
@@ -159,7 +170,7 @@ def test_a_broken_plugin_asked_for_by_name_is_refused(tmp_path: Path):
 def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Third-party commands: one that works, one that has a built-in's name, one that raises when imported."""
     for name, code, lines in (
-        ("greeter", HELLO, "hello = greeter:hello\nplugins = greeter:hello\n"),
+        ("greeter", HELLO, "hello = greeter:hello\nplugins = greeter:hello\ntools = greeter:tools\n"),
         ("shaky", "raise RuntimeError('no [oil] left')\n", "oil = shaky:command\n"),
         ("hollow", "command = 3\n", "hollow = hollow:command\n"),
     ):
@@ -196,9 +207,32 @@ def test_a_command_of_a_plugin_has_its_own_help_options_and_errors():
 
 
 @pytest.mark.usefixtures("brought")
-def test_a_broken_command_is_told_in_a_sentence_and_breaks_no_other():
+def test_a_typer_app_of_a_plugin_has_subcommands_with_their_own_help():
+    shown = run("tools", "--help").output
+    assert "Tools for guests." in shown
+    assert "Wave a hand." in shown
+    assert "--install-completion" not in shown
+    assert "--twice" in run("tools", "wave", "--help").output
+    assert run("tools", "wave", "--twice").output == "wave wave \n"
+    assert "nobody to bow to" in refused("tools", "bow")
+
+
+def test_a_command_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(registry.install_hints(), "commands", {"serve": "codecdiff-serve"})
+    assert "No command named 'serve'" in refused("serve")
+    assert "pip install codecdiff-serve" in refused("serve")
+    assert run("sreve").exit_code == 2
+
+
+def test_the_package_can_be_run():
+    shown = subprocess.run([sys.executable, "-m", "codecdiff", "--help"], check=True, capture_output=True, text=True)
+    assert "Usage: codecdiff [OPTIONS] COMMAND" in shown.stdout
+
+
+@pytest.mark.usefixtures("brought")
+def test_a_broken_command_is_reported_in_a_sentence_and_breaks_no_other():
     assert "command 'oil' of shaky 1.0 cannot be loaded: RuntimeError: no [oil] left" in refused("oil")
-    assert "names 3, which is no function" in refused("hollow")
+    assert "names 3, which is not a function" in refused("hollow")
     assert run("hello", "you").exit_code == 0
 
 
@@ -258,10 +292,10 @@ def test_encode_fits_a_codec_that_needs_it(tmp_path: Path):
 def test_encode_refuses(dac_folder: Path, tmp_path: Path):
     music, store = tone(tmp_path / "music" / "a.wav").parent, tmp_path / "store"
     with_dac = ("--codec", "dac", "--set", f"model={dac_folder}")
-    assert "no file or folder" in refused("encode", tmp_path / "none", "-o", store)
+    assert "does not exist" in refused("encode", tmp_path / "none", "-o", store)
     assert "'/proc' cannot be written to" in refused("encode", music, "-o", "/proc/deep/store")
     assert "not audio by its name" in refused("encode", __file__, "-o", store)
-    assert "Did you mean 'dac'" in refused("encode", music, "-o", store, "--codec", "dca")
+    assert "Did you mean 'dac'" in refused("encode", music, "-o", store, "--codec", "dacc")
     assert "has no option 'modle'" in refused("encode", music, "-o", store, "--codec", "dac", "--set", "modle=x")
     (tmp_path / "empty").mkdir()
     assert "holds no audio" in refused("encode", tmp_path / "empty", "-o", store)
@@ -277,7 +311,7 @@ def test_encode_refuses(dac_folder: Path, tmp_path: Path):
 
 
 def test_generate_writes_the_same_music_for_the_same_seed(model: Path, tmp_path: Path):
-    asked = ("generate", "a slow tune", "--model", model, "--seconds", 0.5, "--seed", 3, "--takes", 2)
+    asked = ("generate", "a slow tune", "--model", model, "--seconds", 0.5, "--seed", 3, "--num-waveforms", 2)
     for name in ("first.wav", "again.wav"):
         result = run(*asked, "-o", tmp_path / name)
         assert result.exit_code == 0, result.output
@@ -299,8 +333,8 @@ def test_a_field_is_part_of_the_prompt_and_one_that_is_not_read_is_refused(model
     assert run(*asked, "", "--field", "text=drums", "-o", tmp_path / "field.wav").exit_code == 0
     assert (tmp_path / "text.wav").read_bytes() == (tmp_path / "field.wav").read_bytes()
     said = refused(*asked, "drums", "--field", "tempo=120", "-o", tmp_path / "out.wav")
-    assert "reads no field 'tempo' of a prompt. It reads: text." in said
-    assert "Write --field KEY=VALUE" in refused(*asked, "drums", "--field", "text", "-o", tmp_path / "out.wav")
+    assert "Unknown field 'tempo' of this model's prompts. Available: text." in said
+    assert "expected KEY=VALUE" in refused(*asked, "drums", "--field", "text", "-o", tmp_path / "out.wav")
 
 
 def test_the_value_of_a_field_is_json_or_else_text():
@@ -324,7 +358,7 @@ def test_an_empty_prompt_is_unconditional_and_says_so(model: Path, tmp_path: Pat
         (["--seconds", "0"], "seconds=0"),
         (["--seconds", "1e9"], "at most 3600"),
         (["--seconds", "nan"], "seconds=nan"),
-        (["--steps", "0"], "steps=0"),
+        (["--num-inference-steps", "0"], "num_inference_steps=0"),
         (["--steps", "100000"], "steps=100000"),
         (["--device", "abacus"], "Device 'abacus' cannot be used"),
     ],
@@ -343,7 +377,7 @@ def test_generate_refuses_an_output_it_cannot_write_before_it_loads_a_model(tmp_
     assert "mkdir -p" in says(tmp_path / "none" / "out.wav")
     (tmp_path / "folder.wav").mkdir()
     assert "is a folder" in says(tmp_path / "folder.wav")
-    assert "There is no model 'no model'" in says(tmp_path / "out.wav")
+    assert "Unknown model 'no model'" in says(tmp_path / "out.wav")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write to")
@@ -353,7 +387,7 @@ def test_generate_refuses_a_read_only_folder():
 
 def test_generate_refuses_a_model_that_is_not_there(tmp_path: Path):
     assert "Installed models" in refused("generate", "x", "--model", "nobody", "-o", tmp_path / "out.wav")
-    assert "holds no model" in refused("generate", "x", "--model", tmp_path, "-o", tmp_path / "out.wav")
+    assert "does not hold a model" in refused("generate", "x", "--model", tmp_path, "-o", tmp_path / "out.wav")
 
 
 def test_debug_shows_where(tmp_path: Path):
@@ -367,7 +401,7 @@ def test_one_take_keeps_its_name():
 
 
 def test_the_cpu_can_always_be_chosen():
-    assert chosen_device("cpu") == torch.device("cpu")
+    assert select_device("cpu") == torch.device("cpu")
 
 
 # doctor
@@ -375,13 +409,13 @@ def test_the_cpu_can_always_be_chosen():
 
 @pytest.mark.integration
 def test_doctor_finds_nothing_wrong_here():
-    assert [finding for finding in examine() if not finding.fine] == []
+    assert [finding for finding in diagnose() if not finding.fine] == []
 
 
-def test_a_package_that_is_missing_or_too_old_comes_with_the_line_that_mends_it():
-    assert look_at_requirement("x", Requirement("numpy>=1")).fine
-    assert look_at_requirement("x", Requirement("numpy>=99")).remedy == "pip install 'numpy>=99'"
-    assert look_at_requirement("x", Requirement("nosuchthing")).remedy == "pip install 'nosuchthing'"
+def test_a_package_that_is_missing_or_too_old_comes_with_the_line_that_fixes_it():
+    assert check_requirement("x", Requirement("numpy>=1")).fine
+    assert check_requirement("x", Requirement("numpy>=99")).hint == "pip install 'numpy>=99'"
+    assert check_requirement("x", Requirement("nosuchthing")).hint == "pip install 'nosuchthing'"
 
 
 def test_a_companion_for_another_torch_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -391,11 +425,11 @@ def test_a_companion_for_another_torch_is_found(tmp_path: Path, monkeypatch: pyt
         "Metadata-Version: 2.1\nName: torchaudio\nVersion: 2.0.0\nRequires-Dist: torch==2.0.0\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    (finding,) = look_at_companion("torchaudio")
+    (finding,) = check_companion("torchaudio")
     assert finding.state == "2.0.0 is for torch==2.0.0"
-    assert finding.remedy.startswith("pip uninstall torchaudio")
+    assert finding.hint.startswith("pip uninstall torchaudio")
 
 
-def test_a_finding_without_a_remedy_is_fine():
+def test_a_finding_without_a_hint_is_fine():
     assert Finding("python", "3.11").fine
     assert not Finding("torch", "missing", "pip install torch").fine

@@ -9,7 +9,7 @@ import torch
 from small import noise
 
 from codecdiff import Codec, config
-from codecdiff.codecs import ChunkedCodec, CodecWrapper, NormalizedCodec, PCACodec, StereoCodec
+from codecdiff.codecs import ChunkedCodec, CodecWrapper, NormalizedCodec, PCACodec, StereoCodec, chunked
 from codecdiff.data.code_store import CodeStore
 from codecdiff.testing import check_codec
 
@@ -94,11 +94,11 @@ def test_state_names_its_codec_s_state_apart(measured: NormalizedCodec) -> None:
 
 @pytest.mark.parametrize("frames", [3, 17, 1000])
 def test_pieces_equal_the_whole(dac: Codec, frames: int) -> None:
-    audio, chunked = 0.3 * noise(2, 1, 61 * dac.hop_length - 13), ChunkedCodec(dac, frames=frames)
+    audio, codec = 0.3 * noise(2, 1, 61 * dac.hop_length - 13), ChunkedCodec(dac, frames=frames)
     codes = dac.encode(audio)
-    assert torch.equal(chunked.encode(audio), codes)
-    torch.testing.assert_close(chunked.encode_continuous(audio), dac.encode_continuous(audio), atol=1e-5, rtol=0)
-    torch.testing.assert_close(chunked.decode(codes), dac.decode(codes), atol=1e-5, rtol=0)
+    assert torch.equal(codec.encode(audio), codes)
+    torch.testing.assert_close(codec.encode_continuous(audio), dac.encode_continuous(audio), atol=1e-5, rtol=0)
+    torch.testing.assert_close(codec.decode(codes), dac.decode(codes), atol=1e-5, rtol=0)
 
 
 def test_a_smaller_halo_would_not_do(dac: Codec) -> None:
@@ -116,8 +116,17 @@ def test_a_codec_without_a_finite_halo_is_not_cut(dac: Codec) -> None:
         ChunkedCodec(endless)
     with pytest.raises(ValueError, match="frames=0: a chunk needs at least 1"):
         ChunkedCodec(dac, frames=0)
-    with pytest.raises(ValueError, match=r"DAC encodes mono audio of shape \(b, 1, t\) with t >= 1"):
+    with pytest.raises(ValueError, match=r"DAC encodes audio of shape \(b, 1, t\) with t >= 1"):
         ChunkedCodec(dac).encode(torch.zeros(1, 1, 0))
+
+
+def test_a_codec_is_chunked_once_however_it_is_wrapped(dac: Codec) -> None:
+    inside = NormalizedCodec(ChunkedCodec(dac))
+    assert chunked(inside) is inside
+    assert chunked(NormalizedCodec(dac)).chunk_frames == 512
+    unbounded = CodecWrapper(dac)
+    unbounded.encode_context_frames = None
+    assert chunked(unbounded) is unbounded
 
 
 def test_wrappers_say_what_the_codec_says(dac: Codec) -> None:
@@ -235,7 +244,7 @@ def test_entries_in_one_place_are_declared(dac: Codec) -> None:
 
 
 def test_wrappers_have_outlines(codec_spec: dict[str, Any]) -> None:
-    spec = {"name": "reduced", "dims": 3, "codec": {"name": "stereo", "codec": codec_spec}}
+    spec = {"name": "pca", "dims": 3, "codec": {"name": "stereo", "codec": codec_spec}}
     codec = config.build_skeleton("codecs", spec)
     assert (codec.channels, codec.num_codebooks, codec.codebook_dim) == (2, 8, 3)
     assert all(tensor.is_meta for tensor in [*codec.parameters(), *codec.buffers()])

@@ -104,7 +104,7 @@ def test_a_number_outside_is_the_nearer_end_and_told_once() -> None:
 def test_wrong_options_are_told_in_a_sentence(fields: Any, sentence: str) -> None:
     for build in (
         lambda: NumericConditioner(fields),
-        lambda: config.build("conditioners", {"name": "numbers", "fields": fields}),
+        lambda: config.build("conditioners", {"name": "numeric", "fields": fields}),
     ):
         with pytest.raises(ConfigError, match=sentence):
             build()
@@ -136,7 +136,7 @@ def test_an_entry_may_not_be_given_twice() -> None:
         JoinedConditioner([])
 
 
-SPEC = {"name": "joined", "conditioners": [{"name": "words", "width": 8}, {"name": "numbers", "fields": FIELDS}]}
+SPEC = {"name": "joined", "conditioners": [{"name": "words", "width": 8}, {"name": "numeric", "fields": FIELDS}]}
 
 
 def test_joined_is_described_so_that_it_can_be_built_again() -> None:
@@ -158,8 +158,8 @@ def test_the_command_line_reaches_into_a_list_of_parts() -> None:
     assert parts["conditioners"][0] == {"name": "words", "width": 16}
     assert parts["conditioners"][1]["fields"] == {**FIELDS, "tempo": {"low": 40, "high": 300.0}}
     assert SPEC["conditioners"][0]["width"] == 8  # nothing is changed in place
-    assert assigned("conditioner.conditioners.0.name=numbers")["conditioners"][0] == {"name": "numbers"}
-    given = assigned("conditioner.conditioners=[{name: words}, {name: numbers, fields: {bpm: {low: 1, high: 2}}}]")
+    assert assigned("conditioner.conditioners.0.name=numeric")["conditioners"][0] == {"name": "numeric"}
+    given = assigned("conditioner.conditioners=[{name: words}, {name: numeric, fields: {bpm: {low: 1, high: 2}}}]")
     assert isinstance(config.build("conditioners", given), JoinedConditioner)
 
 
@@ -168,7 +168,7 @@ def test_the_command_line_reaches_into_a_list_of_parts() -> None:
     [
         (
             "conditioner.conditioners.2.width=3",
-            r"'2' does not name one part.* number: 0 \(words\), 1 \(numbers\)",
+            r"'2' does not name one part.* number: 0 \(words\), 1 \(numeric\)",
         ),
         ("conditioner.conditioners.words.with=3", "has no option 'with'.*Did you mean 'width'"),
         ("conditioner.conditioners=words", "conditioners = 'words': Input should be a valid list"),
@@ -177,7 +177,7 @@ def test_the_command_line_reaches_into_a_list_of_parts() -> None:
             "conditioner.conditioners.words.width.more=3",
             "single value: write conditioner.conditioners.words.width=",
         ),
-        ("conditioner.conditioners.numbers.fields.tempo.hi=3", "Unknown setting"),
+        ("conditioner.conditioners.numeric.fields.tempo.hi=3", "Unknown setting"),
     ],
 )
 def test_what_cannot_be_reached_is_told(assignment: str, sentence: str) -> None:

@@ -56,12 +56,12 @@ def test_what_is_supplied_reaches_the_constructors_that_take_it() -> None:
 def test_parts_nest(codec_spec: dict[str, Any], inner: str) -> None:
     whole = {**codec_spec, "revision": None, "backend": "transformers"}
     spec = {"name": "chunked", "codec": whole, "frames": 7} if inner == "chunked" else whole
-    codec = config.build("codecs", {"name": "standardized", "codec": spec, "per": "channel"})
+    codec = config.build("codecs", {"name": "normalized", "codec": spec, "per": "channel"})
     assert isinstance(codec, NormalizedCodec)
     assert codec.per == "channel"
     assert isinstance(codec.codec, ChunkedCodec) == (inner == "chunked")
     saved = config.to_config("codecs", codec)
-    assert saved == {"name": "standardized", "codec": spec, "per": "channel"}
+    assert saved == {"name": "normalized", "codec": spec, "per": "channel"}
     assert config.to_config("codecs", config.build("codecs", saved)) == saved
 
 
@@ -97,9 +97,9 @@ def test_a_part_that_is_not_registered_cannot_be_described(dac: Codec) -> None:
 
 def test_another_package_s_broken_part_does_not_stop_a_description(monkeypatch: pytest.MonkeyPatch, dac: Codec) -> None:
     broken = registry.EntryPoint("broken", "codecdiff.codecs", "Absent")
-    plugins, faults = registry.scan()
+    plugins, issues = registry.scan()
     stranger = registry.Plugin("codecs", "broken", "stranger", "1", broken)
-    monkeypatch.setattr(registry, "scan", lambda: ((stranger, *plugins), faults))
+    monkeypatch.setattr(registry, "scan", lambda: registry.Scan((stranger, *plugins), issues))
     assert config.to_config("codecs", ChunkedCodec(dac))["name"] == "chunked"
 
 
@@ -137,12 +137,12 @@ def test_options_that_do_not_fit_are_explained(kind: str, spec: dict[str, Any], 
 
 def test_a_choice_that_there_is_not_is_explained(codec_spec: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"codec\.per = 'song'.*'codebook' or 'channel'"):
-        config.build("codecs", {"name": "standardized", "codec": codec_spec, "per": "song"})
+        config.build("codecs", {"name": "normalized", "codec": codec_spec, "per": "song"})
 
 
 def test_a_nested_name_that_is_unknown_is_explained() -> None:
-    with pytest.raises(registry.UnknownPart, match=r"No codec named 'dca'.*Did you mean 'dac'"):
-        config.build("codecs", {"name": "chunked", "codec": "dca"})
+    with pytest.raises(registry.UnknownPart, match=r"No codec named 'dacc'.*Did you mean 'dac'"):
+        config.build("codecs", {"name": "chunked", "codec": "dacc"})
 
 
 def test_numbers_become_strings_where_strings_are_asked_for() -> None:
@@ -188,11 +188,11 @@ def test_naming_a_part_drops_what_stages_put_over_it(assignment: str) -> None:
 
 
 def test_a_part_may_be_given_whole() -> None:
-    spec = {"name": "reduced", "dims": 4, "codec": {"name": "dac"}}
-    found = config.override(DATA, Recipe, ["codec={name: reduced, dims: 4, codec: {name: dac}}"])
+    spec = {"name": "pca", "dims": 4, "codec": {"name": "dac"}}
+    found = config.override(DATA, Recipe, ["codec={name: pca, dims: 4, codec: {name: dac}}"])
     assert found["codec"] == spec
     found = config.override(
-        DATA, Recipe, ["codec.name=chunked", "codec.codec={name: reduced, dims: 4, codec: {name: dac}}"]
+        DATA, Recipe, ["codec.name=chunked", "codec.codec={name: pca, dims: 4, codec: {name: dac}}"]
     )
     assert found["codec"] == {"name": "chunked", "codec": spec}
 
@@ -203,8 +203,8 @@ def test_stages_select_the_grouped_pattern() -> None:
 
 
 def test_options_reach_parts_inside_parts() -> None:
-    recipe = over("codec.name=standardized", "codec.codec=dac", "codec.codec.model=x", "codec.per=channel")
-    assert recipe.codec == {"name": "standardized", "codec": {"name": "dac", "model": "x"}, "per": "channel"}
+    recipe = over("codec.name=normalized", "codec.codec=dac", "codec.codec.model=x", "codec.per=channel")
+    assert recipe.codec == {"name": "normalized", "codec": {"name": "dac", "model": "x"}, "per": "channel"}
 
 
 def test_a_stage_has_options_of_its_own() -> None:

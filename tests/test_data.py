@@ -221,7 +221,7 @@ def test_a_store_of_another_codec_is_refused(store: CodeStore, dac: Codec, codec
 def test_codes_are_shared_by_all_that_leaves_them_as_they_are(
     store: CodeStore, dac: Codec, codec_spec: dict[str, Any]
 ) -> None:
-    reduced = {"name": "reduced", "dims": 3, "codec": codec_spec}
+    reduced = {"name": "pca", "dims": 3, "codec": codec_spec}
     for codec, spec in (
         (PCACodec(dac, 3), reduced),
         (ChunkedCodec(PCACodec(dac, 3)), {"name": "chunked", "frames": 512, "codec": reduced}),
@@ -255,7 +255,7 @@ def test_a_store_whose_captions_were_corrected_since_is_refused(tmp_path: Path, 
 def test_what_is_no_store_is_refused(tmp_path: Path, dac: Codec, music: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"is not a store of codes\. Make one from .*: codecdiff encode"):
         CodeStore(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"There is no store at .*no data\.audio"):
+    with pytest.raises(FileNotFoundError, match=r"The store .* does not exist.*data\.audio is not set"):
         open_store(tmp_path / "store", None, dac, {})
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(FileExistsError, match="exists and is not a store of codes"):
@@ -435,7 +435,7 @@ def test_a_short_track_is_padded_and_says_so(store: CodeStore) -> None:
 
 
 def test_crops_need_tracks_and_frames(store: CodeStore) -> None:
-    with pytest.raises(ValueError, match="no tracks"):
+    with pytest.raises(ValueError, match="No tracks"):
         TrainingCrops(store, [], 30)
     with pytest.raises(ValueError, match="A crop of 0 frames"):
         TrainingCrops(store, [0], 0)

@@ -10,16 +10,15 @@ from small import UNET, lively, noise
 from torch import Tensor
 
 from codecdiff import Condition, ConditionTokens, Denoiser, config
-from codecdiff.diffusion.loss import diffuse, min_snr_weight, stage_loss, target, v_target
+from codecdiff.diffusion.loss import StageInput, add_noise, min_snr_weight, prediction_target, stage_loss, velocity
 from codecdiff.diffusion.noise_schedule import (
-    PREDICTIONS,
-    SAMPLERS,
+    PREDICTION_TYPES,
     coefficients,
-    prediction_of,
-    sampler,
+    prediction_type_of,
     training_scheduler,
 )
-from codecdiff.diffusion.sampling import sample
+from codecdiff.diffusion.sampling import SamplingInput, sample_stage
+from codecdiff.diffusion.schedulers import SCHEDULERS, sampling_scheduler
 from codecdiff.rng import generator, row_noise
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # inside diffusers' DEIS
@@ -29,11 +28,16 @@ STEPS = torch.tensor([0, 40, 99])
 
 
 def coefficients_at(steps: Tensor, like: Tensor, scheduler: Any = None) -> tuple[Tensor, Tensor]:
-    return coefficients(scheduler or training_scheduler(steps=100), steps, like)
+    return coefficients(scheduler or training_scheduler(num_train_timesteps=100), steps, like)
+
+
+def inputs_of(clean: Tensor, mask: Tensor) -> StageInput:
+    """Inputs without context or conditions."""
+    return StageInput(range(len(clean)), clean, mask, None, NOTHING)
 
 
 def test_the_cosine_schedule_has_the_paper_s_values() -> None:
-    scheduler = training_scheduler(steps=100)
+    scheduler = training_scheduler(num_train_timesteps=100)
     betas, abar = scheduler.betas.double(), scheduler.alphas_cumprod.double()
     expected = torch.tensor([6.3128e-4, 1.11694e-3, 1.60290e-3, 0.55538, 0.74994, 0.999], dtype=torch.float64)
     torch.testing.assert_close(betas[[0, 1, 2, 97, 98, 99]], expected, rtol=1e-5, atol=0)
@@ -43,8 +47,8 @@ def test_the_cosine_schedule_has_the_paper_s_values() -> None:
 
 def test_nothing_is_clipped() -> None:
     assert training_scheduler().config.clip_sample is False
-    for name in SAMPLERS:
-        options = sampler(training_scheduler(), name).config
+    for name in SCHEDULERS:
+        options = sampling_scheduler(training_scheduler(), name).config
         assert not options.get("clip_sample", False)
         assert not options.get("thresholding", False)
         assert options.get("timestep_spacing", "trailing") == "trailing"
@@ -52,10 +56,10 @@ def test_nothing_is_clipped() -> None:
 
 
 def test_the_forward_process_and_velocity_are_those_of_diffusers() -> None:
-    scheduler, clean, eps = training_scheduler(steps=100), noise(3, 4, 7), noise(3, 4, 7, seed=1)
+    scheduler, clean, eps = training_scheduler(num_train_timesteps=100), noise(3, 4, 7), noise(3, 4, 7, seed=1)
     alpha, sigma = coefficients_at(STEPS, clean)
-    torch.testing.assert_close(diffuse(clean, eps, alpha, sigma), scheduler.add_noise(clean, eps, STEPS))
-    torch.testing.assert_close(v_target(clean, eps, alpha, sigma), scheduler.get_velocity(clean, eps, STEPS))
+    torch.testing.assert_close(add_noise(clean, eps, alpha, sigma), scheduler.add_noise(clean, eps, STEPS))
+    torch.testing.assert_close(velocity(clean, eps, alpha, sigma), scheduler.get_velocity(clean, eps, STEPS))
 
 
 def test_signal_and_noise_come_back_from_the_velocity() -> None:
@@ -63,24 +67,28 @@ def test_signal_and_noise_come_back_from_the_velocity() -> None:
     clean, eps = noise(3, 4, 7).double(), noise(3, 4, 7, seed=1).double()
     alpha, sigma = coefficients_at(STEPS, clean)
     torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(alpha))
-    x, v = diffuse(clean, eps, alpha, sigma), v_target(clean, eps, alpha, sigma)
+    x, v = add_noise(clean, eps, alpha, sigma), velocity(clean, eps, alpha, sigma)
     torch.testing.assert_close(alpha * x - sigma * v, clean)
     torch.testing.assert_close(sigma * x + alpha * v, eps)
 
 
 def test_signal_and_noise_come_back_from_the_flow() -> None:
-    scheduler, clean, eps = training_scheduler(steps=100, prediction="flow"), noise(3, 4, 7), noise(3, 4, 7, seed=1)
+    scheduler, clean, eps = (
+        training_scheduler(num_train_timesteps=100, prediction_type="flow"),
+        noise(3, 4, 7),
+        noise(3, 4, 7, seed=1),
+    )
     alpha, sigma = coefficients_at(STEPS, clean, scheduler)
     torch.testing.assert_close(sigma.flatten(), torch.tensor([0.01, 0.41, 1.0]))
     torch.testing.assert_close(alpha, 1 - sigma)
-    x, velocity = diffuse(clean, eps, alpha, sigma), target("flow", clean, eps, alpha, sigma)
-    torch.testing.assert_close(x - sigma * velocity, clean)
-    torch.testing.assert_close(x + alpha * velocity, eps)
+    x, flow = add_noise(clean, eps, alpha, sigma), prediction_target("flow", clean, eps, alpha, sigma)
+    torch.testing.assert_close(x - sigma * flow, clean)
+    torch.testing.assert_close(x + alpha * flow, eps)
 
 
 def test_a_step_of_ddpm_draws_from_the_posterior() -> None:
     """Eq. 7 of Ho et al. (2020): q(x_s | x_t, clean), and its variance beta (1 - abar_s) / (1 - abar_t)."""
-    scheduler = sampler(training_scheduler(steps=100), "ddpm")
+    scheduler = sampling_scheduler(training_scheduler(num_train_timesteps=100), "ddpm")
     clean, x = noise(1, 2, 1).double(), noise(1, 2, 1, seed=1).double()
     for t in (1, 50, 99):
         abar, before = scheduler.alphas_cumprod[t].double(), scheduler.alphas_cumprod[t - 1].double()
@@ -94,22 +102,27 @@ def test_a_step_of_ddpm_draws_from_the_posterior() -> None:
         torch.testing.assert_close(made.var(0), variance.expand(2, 1), rtol=0.04, atol=0)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PREDICTION_TYPES)
 def test_a_perfect_answer_costs_nothing(prediction: str) -> None:
-    scheduler, clean, eps = training_scheduler(steps=100, prediction=prediction), noise(3, 4, 7), noise(3, 4, 7, seed=1)
-    answer = target(prediction, clean, eps, *coefficients_at(STEPS, clean, scheduler))
-    given: dict[str, Any] = {"mask": torch.ones(3, 1, 7), "context": None, "condition": NOTHING, "noise": eps}
-    loss, zero = stage_loss(lambda *_: answer, scheduler, clean, timestep=STEPS, **given)
+    scheduler, clean, eps = (
+        training_scheduler(num_train_timesteps=100, prediction_type=prediction),
+        noise(3, 4, 7),
+        noise(3, 4, 7, seed=1),
+    )
+    answer = prediction_target(prediction, clean, eps, *coefficients_at(STEPS, clean, scheduler))
+    inputs = inputs_of(clean, torch.ones(3, 1, 7))
+    options: dict[str, Any] = {"noise": eps, "timestep": STEPS}
+    loss, zero = stage_loss(lambda *_: answer, scheduler, inputs, **options)
     assert float(loss) == 0
     torch.testing.assert_close(zero, answer.abs().mean())
-    loss, zero = stage_loss(lambda *_: torch.zeros_like(clean), scheduler, clean, timestep=STEPS, loss="l2", **given)
+    loss, zero = stage_loss(lambda *_: torch.zeros_like(clean), scheduler, inputs, loss="l2", **options)
     torch.testing.assert_close(loss, zero)
     torch.testing.assert_close(zero, answer.square().mean())
 
 
 def test_min_snr_weights_are_their_formulas() -> None:
     """Section 3.4 of Hang et al. (2023)."""
-    scheduler = training_scheduler(steps=100)
+    scheduler = training_scheduler(num_train_timesteps=100)
     alpha, sigma = coefficients_at(torch.arange(100), torch.zeros(100), scheduler)
     snr = alpha**2 / sigma**2
     bound = torch.minimum(snr, torch.tensor(5.0))
@@ -118,33 +131,36 @@ def test_min_snr_weights_are_their_formulas() -> None:
     torch.testing.assert_close(min_snr_weight("sample", alpha, sigma, 5), bound)
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PREDICTION_TYPES)
 def test_min_snr_weighs_the_error_of_the_sample(prediction: str) -> None:
     """Whatever is predicted, the weighted loss is min(snr, 5) times the squared error of the clean sample."""
-    scheduler, clean, eps = training_scheduler(steps=100, prediction=prediction), noise(3, 4, 7), noise(3, 4, 7, seed=1)
+    scheduler, clean, eps = (
+        training_scheduler(num_train_timesteps=100, prediction_type=prediction),
+        noise(3, 4, 7),
+        noise(3, 4, 7, seed=1),
+    )
     alpha, sigma = coefficients_at(STEPS, clean, scheduler)
-    assert prediction_of(scheduler) == prediction
+    assert prediction_type_of(scheduler) == prediction
     wrong = noise(3, 4, 7, seed=2)  # of the answer; of the clean sample it is as much as its derivative says
     derivative = {"epsilon": sigma / alpha, "sample": torch.ones(3, 1, 1)}.get(prediction, sigma)
     if prediction == "flow":
         derivative = sigma
-    answer = target(prediction, clean, eps, alpha, sigma) + wrong
-    given: dict[str, Any] = {"mask": torch.ones(3, 1, 7), "context": None, "condition": NOTHING, "noise": eps}
-    loss, _ = stage_loss(lambda *_: answer, scheduler, clean, timestep=STEPS, loss="l2", min_snr=5.0, **given)
+    answer = prediction_target(prediction, clean, eps, alpha, sigma) + wrong
+    inputs = inputs_of(clean, torch.ones(3, 1, 7))
+    loss, _ = stage_loss(lambda *_: answer, scheduler, inputs, noise=eps, timestep=STEPS, loss="l2", snr_gamma=5.0)
     bound = ((alpha / sigma) ** 2).clamp_max(5)
     torch.testing.assert_close(loss, (bound * (derivative * wrong) ** 2).mean(), rtol=1e-3, atol=1e-5)
 
 
 def test_padding_carries_no_loss() -> None:
-    scheduler, clean, eps = training_scheduler(steps=100), noise(2, 4, 6), noise(2, 4, 6, seed=1)
+    scheduler, clean, eps = training_scheduler(num_train_timesteps=100), noise(2, 4, 6), noise(2, 4, 6, seed=1)
     mask = torch.ones(2, 4, 6)
     mask[1, :, 2:] = 0
     steps = torch.tensor([30, 60])
 
     def loss(wrong: Tensor) -> Tensor:
         answer = scheduler.get_velocity(clean, eps, steps) + wrong
-        given: dict[str, Any] = {"context": None, "condition": NOTHING, "noise": eps, "timestep": steps}
-        return stage_loss(lambda *_: answer, scheduler, clean, mask=mask, **given)[0]
+        return stage_loss(lambda *_: answer, scheduler, inputs_of(clean, mask), noise=eps, timestep=steps)[0]
 
     assert float(loss(5 * (1 - mask))) == 0
     torch.testing.assert_close(loss(mask), torch.tensor(1.0))
@@ -153,7 +169,7 @@ def test_padding_carries_no_loss() -> None:
 
 def test_the_denoiser_is_asked_what_it_is_asked_in_sampling() -> None:
     scheduler, clean, eps, context = (
-        training_scheduler(steps=100),
+        training_scheduler(num_train_timesteps=100),
         noise(3, 4, 7),
         noise(3, 4, 7, seed=1),
         noise(3, 2, 7),
@@ -164,8 +180,8 @@ def test_the_denoiser_is_asked_what_it_is_asked_in_sampling() -> None:
         asked.extend(inputs)
         return inputs[0]
 
-    mask = torch.ones(3, 4, 7)
-    stage_loss(denoiser, scheduler, clean, mask=mask, context=context, condition=NOTHING, noise=eps, timestep=STEPS)
+    inputs = StageInput(range(3), clean, torch.ones(3, 4, 7), context, NOTHING)
+    stage_loss(denoiser, scheduler, inputs, noise=eps, timestep=STEPS)
     torch.testing.assert_close(asked[0], scheduler.add_noise(clean, eps, STEPS))
     assert asked[1] is STEPS
     assert asked[2] is context
@@ -189,19 +205,18 @@ def told(rows: int, tokens: int = 3) -> Condition:
 def run(
     network: Denoiser, name: str, rows: list[int], guidance: float = 2.0, condition: Condition | None = None
 ) -> Tensor:
-    return sample(
-        network,
-        sampler(training_scheduler(steps=100), name),
-        (4, 9),
-        context=noise(4, 2, 9)[rows],
-        condition=(told(4) if condition is None else condition).rows(rows),
-        steps=4,
-        guidance=guidance,
-        generators=[generator(5, row) for row in rows],
+    generators = [generator(5, row) for row in rows]
+    inputs = SamplingInput(
+        row_noise((4, 9), generators),
+        generators,
+        noise(4, 2, 9)[rows],
+        (told(4) if condition is None else condition).rows(rows),
     )
+    scheduler = sampling_scheduler(training_scheduler(num_train_timesteps=100), name)
+    return sample_stage(network, scheduler, inputs, num_inference_steps=4, guidance_scale=guidance)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_sample_does_not_depend_on_its_batch(network: Denoiser, name: str) -> None:
     together = run(network, name, [0, 1, 2])
     for rows in ([1], [2, 1]):
@@ -213,10 +228,9 @@ def test_guidance_is_its_formula(network: Denoiser) -> None:
     """With one step of DDIM the sample is linear in the prediction, so the formula holds for samples too."""
 
     def one(guidance: float, condition: Condition) -> Tensor:
-        scheduler = sampler(training_scheduler(steps=100), "ddim")
-        context, start = noise(1, 2, 9), [generator(5)]
-        options: dict[str, Any] = {"context": context, "steps": 1, "guidance": guidance, "generators": start}
-        return sample(network, scheduler, (4, 9), condition=condition, **options)
+        scheduler = sampling_scheduler(training_scheduler(num_train_timesteps=100), "ddim")
+        inputs = SamplingInput(row_noise((4, 9), [generator(5)]), [generator(5)], noise(1, 2, 9), condition)
+        return sample_stage(network, scheduler, inputs, num_inference_steps=1, guidance_scale=guidance)
 
     condition = told(1)
     conditional, null = one(1.0, condition), one(1.0, condition.null())
@@ -245,9 +259,9 @@ def test_a_generator_is_a_function_of_its_key() -> None:
 
 
 def test_unknown_names_are_explained() -> None:
-    with pytest.raises(ValueError, match=r"No sampler called 'hune'\. There are: ddpm, ddim"):
-        sampler(training_scheduler(), "hune")
-    with pytest.raises(ValueError, match=r"No prediction called 'v'\. There are: v_prediction"):
-        training_scheduler(prediction="v")
-    with pytest.raises(ValueError, match=r"No schedule called 'cosine'\. There are: squaredcos_cap_v2"):
-        training_scheduler(schedule="cosine")
+    with pytest.raises(ValueError, match=r"Unknown scheduler 'hune'\. Available: ddpm, ddim"):
+        sampling_scheduler(training_scheduler(), "hune")
+    with pytest.raises(ValueError, match=r"Unknown prediction_type 'v'\. Available: v_prediction"):
+        training_scheduler(prediction_type="v")
+    with pytest.raises(ValueError, match=r"Unknown beta_schedule 'cosine'\. Available: squaredcos_cap_v2"):
+        training_scheduler(beta_schedule="cosine")

@@ -15,8 +15,8 @@ from codecdiff import Codec, Condition, Denoiser, Pipeline
 from codecdiff.codecs import CodecWrapper
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.noise_schedule import coefficients, training_scheduler
-from codecdiff.diffusion.noise_schedule import sampler as sampler_of
-from codecdiff.diffusion.sampling import StageMask, sample
+from codecdiff.diffusion.sampling import SamplingInput, StageMask, sample_stage
+from codecdiff.diffusion.schedulers import sampling_scheduler
 from codecdiff.pipeline.editing import (
     EditMask,
     Extend,
@@ -24,10 +24,9 @@ from codecdiff.pipeline.editing import (
     Refine,
     Restore,
     Vary,
-    known_in_stages,
-    of_first_stage,
-    of_levels,
-    outside,
+    first_stage_mask,
+    levels_mask,
+    outside_mask,
     parse_levels,
 )
 from codecdiff.rng import generator, row_noise
@@ -54,10 +53,10 @@ def made(pipeline: Pipeline, *prompts: str, **options: Any) -> torch.Tensor:
 def test_kept_codes_come_back_bit_for_bit(make_pipeline: Make, splitter: Any, sampler: str) -> None:
     pipeline = make_pipeline(splitter)
     for stage in pipeline.stages:
-        stage.sampler = sampler
+        stage.scheduler = sampler
     codes, mask = some_codes(2), some_mask(2)
-    known = EditMask.of_codes(pipeline.codec, codes).keep(mask)
-    edited = made(pipeline, takes=2, known=known)
+    known = EditMask.from_codes(pipeline.codec, codes).keep(mask)
+    edited = made(pipeline, num_waveforms_per_prompt=2, edit=known)
     assert torch.equal(edited[mask], codes[mask])
     assert (edited[~mask] != codes[~mask]).float().mean() > 0.5
 
@@ -65,16 +64,16 @@ def test_kept_codes_come_back_bit_for_bit(make_pipeline: Make, splitter: Any, sa
 @pytest.mark.parametrize("splitter", PATTERNS, ids=str)
 def test_keeping_everything_gives_the_source_and_nothing_a_generation(make_pipeline: Make, splitter: Any) -> None:
     pipeline = make_pipeline(splitter)
-    known = EditMask.of_codes(pipeline.codec, some_codes())
-    assert torch.equal(made(pipeline, known=known.keep(torch.tensor(True))), known.codes)
-    assert torch.equal(made(pipeline, known=known), made(pipeline))
+    known = EditMask.from_codes(pipeline.codec, some_codes())
+    assert torch.equal(made(pipeline, edit=known.keep(torch.tensor(True))), known.codes)
+    assert torch.equal(made(pipeline, edit=known), made(pipeline))
 
 
 @pytest.mark.parametrize("sampler", ["dpm++2m", "euler", "heun"])
 @pytest.mark.parametrize(("color", "strength"), [(0.0, 1.0), (1.0, 1.0), (1.0, 0.5)])
 def test_what_is_kept_is_seen_under_the_noise_it_began_with(sampler: str, color: float, strength: float) -> None:
     """Without fresh noise, kept frames follow alpha * clean + sigma * noise with one noise, which is coloured."""
-    clean, trained, seen = noise(1, 2, 24), training_scheduler(steps=100, schedule="linear"), []
+    clean, trained, seen = noise(1, 2, 24), training_scheduler(num_train_timesteps=100, beta_schedule="linear"), []
 
     class Spy(Denoiser):
         channels, context_channels, condition_widths = 2, 0, {}
@@ -85,10 +84,10 @@ def test_what_is_kept_is_seen_under_the_noise_it_began_with(sampler: str, color:
             return 0.3 * noisy
 
     kept = (torch.arange(24) < 12).expand(1, 2, 24)
-    known = StageMask(clean, kept, strength=strength)
-    options: dict[str, Any] = {"context": None, "condition": Condition({}), "steps": 20, "guidance": 1.0}
-    options |= {"generators": [generator(7)], "color": color, "known": known}
-    sample(Spy(), sampler_of(trained, sampler), (2, 24), **options)
+    mask = StageMask(clean, kept, strength=strength)
+    inputs = SamplingInput(row_noise((2, 24), [generator(7)]), [generator(7)], None, Condition({}), mask=mask)
+    scheduler = sampling_scheduler(trained, sampler)
+    sample_stage(Spy(), scheduler, inputs, num_inference_steps=20, guidance_scale=1.0, noise_color=color)
     assert len(seen) >= 20 * strength
     expected = colored(row_noise((2, 24), [generator(7)]), color)
     for implied in seen:
@@ -99,12 +98,15 @@ def test_what_is_kept_is_seen_under_the_noise_it_began_with(sampler: str, color:
 def test_the_rest_is_made_to_go_with_what_is_kept(make_pipeline: Make, color: float) -> None:
     pipeline = make_pipeline("parallel")
     pipeline.stages[0].noise_color = color
-    first, second = (EditMask.of_codes(pipeline.codec, some_codes(seed=seed)) for seed in (1, 3))
+    first, second = (EditMask.from_codes(pipeline.codec, some_codes(seed=seed)) for seed in (1, 3))
     mask = (torch.arange(FRAMES) < 10)[None, None]
-    one, other = (made(pipeline, known=known.keep(mask)) for known in (first, second))
+    one, other = (made(pipeline, edit=known.keep(mask)) for known in (first, second))
     assert not torch.equal(one[..., 10:], other[..., 10:])
-    same = first.keep(mask), EditMask.of_codes(pipeline.codec, torch.where(mask, first.codes, second.codes)).keep(mask)
-    assert torch.equal(made(pipeline, known=same[0]), made(pipeline, known=same[1]))  # what is not kept is not read
+    same = (
+        first.keep(mask),
+        EditMask.from_codes(pipeline.codec, torch.where(mask, first.codes, second.codes)).keep(mask),
+    )
+    assert torch.equal(made(pipeline, edit=same[0]), made(pipeline, edit=same[1]))  # what is not kept is not read
 
 
 @pytest.mark.integration
@@ -112,32 +114,34 @@ def test_the_rest_is_made_to_go_with_what_is_kept(make_pipeline: Make, color: fl
 def test_a_smaller_strength_stays_nearer_to_the_source(make_pipeline: Make, sampler: str) -> None:
     pipeline = make_pipeline()
     for stage in pipeline.stages:
-        stage.sampler, stage.steps, stage.guidance = sampler, 20, 1.0
-    known = EditMask.of_codes(pipeline.codec, some_codes())
+        stage.scheduler, stage.num_inference_steps, stage.guidance_scale = sampler, 20, 1.0
+    known = EditMask.from_codes(pipeline.codec, some_codes())
 
     def far(strength: float) -> float:
-        codes = made(pipeline, known=known.varied(strength))
+        codes = made(pipeline, edit=known.with_strength(strength))
         return float((pipeline.codec.embed(codes) - known.latents).square().mean())
 
     distances = [far(strength) for strength in (0.05, 0.4, 1.0)]
     assert distances == sorted(distances)
     assert distances[0] < 0.3 * distances[-1]
-    assert torch.equal(made(pipeline, known=known.varied(1.0)), made(pipeline))
+    assert torch.equal(made(pipeline, edit=known.with_strength(1.0)), made(pipeline))
 
 
 def test_a_take_of_an_edit_does_not_depend_on_its_batch(make_pipeline: Make) -> None:
     pipeline = make_pipeline()
-    known = EditMask.of_codes(pipeline.codec, some_codes()).keep(some_mask()).repeated(3)
-    together = made(pipeline, takes=3, known=known)
-    assert torch.equal(made(pipeline, takes=3, known=known, batch_size=1), together)
-    assert torch.equal(made(pipeline, takes=1, known=known.rows([2]), first_take=2), together[2:])
+    known = EditMask.from_codes(pipeline.codec, some_codes()).keep(some_mask()).repeat(3)
+    together = made(pipeline, num_waveforms_per_prompt=3, edit=known)
+    assert torch.equal(made(pipeline, num_waveforms_per_prompt=3, edit=known, batch_size=1), together)
+    assert torch.equal(
+        made(pipeline, num_waveforms_per_prompt=1, edit=known.select([2]), first_sample_index=2), together[2:]
+    )
     assert not torch.equal(together[0], together[1])
 
 
 def test_projections_are_known_as_they_are(make_pipeline: Make, dac: Codec) -> None:
     pipeline = make_pipeline(target="continuous", snap_context=False)
     audio = 0.1 * noise(1, 1, FRAMES * dac.hop_length)
-    known = EditMask.of_audio(pipeline.codec, audio, "continuous")
+    known = EditMask.from_audio(pipeline.codec, audio, "continuous")
     torch.testing.assert_close(known.latents, pipeline.codec.encode_continuous(audio))
     assert torch.equal(known.codes, pipeline.codec.encode(audio))
     assert not torch.allclose(known.latents, pipeline.codec.embed(known.codes), atol=0.01)
@@ -145,35 +149,35 @@ def test_projections_are_known_as_they_are(make_pipeline: Make, dac: Codec) -> N
     secondary = pipeline.stages[1].denoiser
     secondary.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
     secondary.prepare_for_sampling = lambda *_: secondary  # type: ignore[method-assign]
-    refined = made(pipeline, known=known.keep(of_levels(pipeline.codec, [0])))
+    refined = made(pipeline, edit=known.keep(levels_mask(pipeline.codec, [0])))
     assert torch.equal(refined[:, 0], known.codes[:, 0])
     torch.testing.assert_close(seen[0][:1], known.latents[:, 0])
 
 
 def test_padding_of_a_pattern_is_neither_kept_nor_missing(make_pipeline: Make) -> None:
     pipeline = make_pipeline({"name": "delayed", "delay": 2})
-    known = EditMask.of_codes(pipeline.codec, some_codes()).keep(torch.tensor(True))
-    (stage,) = known_in_stages(known, pipeline.splitter)
-    assert stage.clean.shape[-1] == FRAMES + 6
-    assert stage.kept.sum() == known.latents.numel()
-    assert stage.is_whole
-    assert not known_in_stages(known.keep(some_mask()), pipeline.splitter)[0].is_whole
+    known = EditMask.from_codes(pipeline.codec, some_codes()).keep(torch.tensor(True))
+    (stage,) = known.stage_masks(pipeline.splitter)
+    assert stage.x_start.shape[-1] == FRAMES + 6
+    assert stage.keep_mask.sum() == known.latents.numel()
+    assert stage.keeps_all
+    assert not known.keep(some_mask()).stage_masks(pipeline.splitter)[0].keeps_all
 
 
 def test_a_negative_prompt_is_what_guidance_leads_away_from(make_pipeline: Make) -> None:
     pipeline = make_pipeline()
-    plain = made(pipeline, "drums", guidance=2.0)
-    assert torch.equal(made(pipeline, "drums", guidance=2.0, negative=""), plain)
-    assert not torch.equal(made(pipeline, "drums", guidance=2.0, negative="piano"), plain)
-    away = made(pipeline, "drums", guidance=5.0, negative="drums")  # away from itself leads nowhere
-    assert (away == made(pipeline, "drums", guidance=1.0)).float().mean() > 0.98
+    plain = made(pipeline, "drums", guidance_scale=2.0)
+    assert torch.equal(made(pipeline, "drums", guidance_scale=2.0, negative_prompt=""), plain)
+    assert not torch.equal(made(pipeline, "drums", guidance_scale=2.0, negative_prompt="piano"), plain)
+    away = made(pipeline, "drums", guidance_scale=5.0, negative_prompt="drums")  # away from itself leads nowhere
+    assert (away == made(pipeline, "drums", guidance_scale=1.0)).float().mean() > 0.98
 
 
 def test_every_edit_is_its_mask(dac: Codec) -> None:
-    source = EditMask.of_codes(dac, some_codes())
+    source = EditMask.from_codes(dac, some_codes())
 
     def kept(edit: Any) -> torch.Tensor:
-        return edit.apply(source, dac).kept[0]
+        return edit.apply(source, dac).keep_mask[0]
 
     level, frame = torch.arange(4)[:, None], torch.arange(FRAMES)
     seconds = 1 / dac.frame_rate
@@ -183,7 +187,7 @@ def test_every_edit_is_its_mask(dac: Codec) -> None:
     assert torch.equal(kept(region), ((frame < 2) | ((frame >= 4) & (frame != 10))).expand(4, FRAMES))
     assert torch.equal(kept(Extend(seconds=2.5 * seconds)), (torch.arange(FRAMES + 3) < FRAMES).expand(4, FRAMES + 3))
     varied = Vary(strength=0.4).apply(source, dac)
-    assert not varied.kept.any()
+    assert not varied.keep_mask.any()
     assert varied.strength == 0.4
 
 
@@ -194,51 +198,53 @@ def test_every_edit_is_its_mask(dac: Codec) -> None:
 )
 def test_the_first_stage_makes_its_codebooks(make_pipeline: Make, splitter: Any, made: list[int]) -> None:
     pipeline = make_pipeline(splitter)
-    assert of_first_stage(pipeline.splitter, pipeline.codec).flatten().nonzero().flatten().tolist() == made
+    assert first_stage_mask(pipeline.splitter, pipeline.codec).flatten().nonzero().flatten().tolist() == made
 
 
 def test_levels_are_numbers_and_ranges() -> None:
     assert parse_levels("0") == (0,)
     assert parse_levels("0-2,5") == (0, 1, 2, 5)
-    with pytest.raises(ValueError, match=r"'some' names no levels\. Write numbers and ranges"):
+    with pytest.raises(ValueError, match=r"Invalid levels 'some': expected numbers and ranges"):
         parse_levels("some")
 
 
 def test_edits_that_make_no_sense_are_explained(dac: Codec) -> None:
-    source = EditMask.of_codes(dac, some_codes())
-    with pytest.raises(ValueError, match="has no level 4, 7: it has 0 to 3"):
+    source = EditMask.from_codes(dac, some_codes())
+    with pytest.raises(ValueError, match="Invalid level 4, 7: the codec has 0 to 3"):
         Refine(keep=(0, 7, 4)).apply(source, dac)
-    with pytest.raises(ValueError, match="levels=4: this codec has 4, so there is nothing to restore"):
+    with pytest.raises(ValueError, match="Invalid levels=4: this codec has 4, so none is left to restore"):
         Restore(levels=4).apply(source, dac)
     for region in ((1.0, 1.0), (2.0, 1.0), (-1.0, 1.0), (1e9, 2e9), (float("nan"), 1.0)):
-        with pytest.raises(ValueError, match=r"There is nothing from .* a region starts before it ends, in"):
+        with pytest.raises(ValueError, match=r"Invalid region .* expected it to start before it ends, within"):
             Inpaint(regions=(region,)).apply(source, dac)
     for strength in (0, -1, 1.5, float("nan")):
         with pytest.raises(ValidationError):
             Vary(strength=strength)
-        with pytest.raises(ValueError, match="ask for more than 0 and at most 1"):
-            source.varied(strength)
+        with pytest.raises(ValueError, match="expected more than 0 and at most 1"):
+            source.with_strength(strength)
 
 
 def test_known_codes_of_another_shape_are_refused(make_pipeline: Make) -> None:
     pipeline = make_pipeline()
-    known = EditMask.of_codes(pipeline.codec, some_codes()[..., :19])
-    with pytest.raises(ValueError, match=r"known codes are \(1, 4, 19\), but codes of every take are \(1, 4, 20\)"):
-        made(pipeline, known=known)
-    with pytest.raises(ValueError, match=r"The kept of \(1, 4, 20\) codes are \(1, 4, 20\), not \(1, 4, 3\)"):
+    known = EditMask.from_codes(pipeline.codec, some_codes()[..., :19])
+    with pytest.raises(ValueError, match=r"codes of the edit have shape \(1, 4, 19\), expected \(1, 4, 20\)"):
+        made(pipeline, edit=known)
+    with pytest.raises(
+        ValueError, match=r"The keep_mask of codes \(1, 4, 20\) has shape \(1, 4, 3\), not \(1, 4, 20\)"
+    ):
         EditMask(some_codes(), pipeline.codec.embed(some_codes()), some_mask()[..., :3])
 
 
 def test_regions_cover_the_frames_they_touch(dac: Codec) -> None:
     """A frame that a region only begins in is made anew as a whole."""
     rate = dac.frame_rate
-    mask = outside([(0.0, 0.5 / rate), (18.2 / rate, 99.0)], dac, FRAMES)[0, 0]
+    mask = outside_mask([(0.0, 0.5 / rate), (18.2 / rate, 99.0)], dac, FRAMES)[0, 0]
     assert mask.tolist() == [False] + [True] * 17 + [False] * 2
 
 
 def test_the_source_is_heard_in_pieces_when_it_is_long(make_pipeline: Make, dac: Codec, tmp_path: Path) -> None:
     audio = 0.1 * noise(1, 1, 700 * dac.hop_length)
-    known = EditMask.of_audio(make_pipeline().codec, audio)
+    known = EditMask.from_audio(make_pipeline().codec, audio)
     assert known.frames == 700
     assert (known.codes != dac.encode(audio)).float().mean() < 1e-3
 
@@ -249,5 +255,5 @@ def test_a_region_that_ends_where_a_frame_does_takes_no_other(dac: Codec) -> Non
         def frame_rate(self) -> float:
             return 50.0
 
-    mask = outside([(0.58, 0.6), (0.54, 0.56)], Fifty(dac), 40)[0, 0]
+    mask = outside_mask([(0.58, 0.6), (0.54, 0.56)], Fifty(dac), 40)[0, 0]
     assert (~mask).nonzero().flatten().tolist() == [27, 29]

@@ -92,19 +92,19 @@ class Guessing(Loudness):
 
 
 @pytest.mark.parametrize(
-    ("part", "law"),
+    ("part", "message"),
     [
         (Levelled, "depend on its batch"),
         (Rising, "context_seconds"),
-        (Restless, "whatever is heard"),
+        (Restless, "not always"),
         (Learning, "require a gradient"),
         (Logarithmic, "NaN or infinite"),
         (Guessing, "not deterministic"),
     ],
 )
-def test_the_laws_find_what_is_wrong(part: type[Loudness], law: str) -> None:
+def test_the_checks_find_what_is_wrong(part: type[Loudness], message: str) -> None:
     check_embedder(Loudness())
-    with pytest.raises(AssertionError, match=law):
+    with pytest.raises(AssertionError, match=message):
         check_embedder(part())
 
 

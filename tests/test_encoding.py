@@ -449,9 +449,9 @@ def test_a_killed_command_loses_and_doubles_nothing(
             os.kill(os.getpid(), signal.SIGKILL)
         commit(job, done, rows)
 
-    commit = worker.write_rows
+    commit = worker.write_result
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "write_rows", committing)
+        patch.setattr(worker, "write_result", committing)
         process = multiprocessing.get_context("fork").Process(target=CliRunner().invoke, args=(app, arguments))
         process.start()
         process.join(60)
@@ -506,9 +506,9 @@ def test_encode_says_what_it_cannot_do(tmp_path: Path, dac_folder: Path, music: 
         assert result.exit_code == 1
         return result.output
 
-    assert "No engine named 'spark'. There are: local, ray." in said("--engine", "spark")
+    assert "No engine named 'spark'. Engines: local, ray." in said("--engine", "spark")
     assert "Invalid segments" in said("--overlap", "3")
-    assert "names no audio that is there" in said(audio=_empty(tmp_path))
+    assert "names no audio that exists" in said(audio=_empty(tmp_path))
 
 
 def _empty(folder: Path) -> Path:

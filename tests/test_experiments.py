@@ -15,8 +15,8 @@ from codecdiff import registry
 from codecdiff.conditioners.cached import CachedConditioner
 from codecdiff.conditioners.joined import JoinedConditioner
 from codecdiff.config.schema import ExperimentConfig
-from codecdiff.diffusion.noise_schedule import prediction_of
-from codecdiff.pipeline.checkpoint import read_spec
+from codecdiff.diffusion.noise_schedule import prediction_type_of
+from codecdiff.pipeline.checkpoint import read_config
 from codecdiff.training.experiment import (
     call_run_end_hooks,
     check_warm_starts,
@@ -61,9 +61,12 @@ def test_a_stage_has_its_own_settings_over_those_of_all(experiment: ExperimentCo
     assert (first.max_train_steps, second.max_train_steps) == (4, 6)
     assert (second.warmup_steps, second.train_batch_size) == (0, 2)
     assert (primary.denoiser.arguments["width"], secondary.denoiser.arguments["width"]) == (16, 8)
-    assert (prediction_of(primary.scheduler), prediction_of(secondary.scheduler)) == ("v_prediction", "flow")
+    assert (prediction_type_of(primary.train_scheduler), prediction_type_of(secondary.train_scheduler)) == (
+        "v_prediction",
+        "flow",
+    )
     assert (primary.noise_color, secondary.noise_color) == (0, 0.5)
-    assert (secondary.sampler, secondary.steps) == ("heun", 5)
+    assert (secondary.scheduler, secondary.num_inference_steps) == ("heun", 5)
     assert all(parameter.is_meta for parameter in secondary.denoiser.parameters())
 
 
@@ -85,7 +88,7 @@ def test_statistics_are_those_of_the_model_folder_once_there_is_one(
     home, model = tmp_path / "store", tmp_path / "model"
     store = open_data(experiment, pipeline, codec, home, model)
     assert (len(store), pipeline.data["tracks"]) == (6, 6)
-    assert read_spec(model)["snap_context"] is False
+    assert read_config(model)["snap_context"] is False
     mean = codec.mean.clone()
     assert mean.abs().max() > 0
     with torch.no_grad():
@@ -111,13 +114,13 @@ def test_what_a_stage_cannot_start_from_is_said_before_the_first_is_trained(
 
     check(None, None)
     check(None, "primary")
-    with pytest.raises(FileNotFoundError, match="secondary holds no trained stage"):
+    with pytest.raises(FileNotFoundError, match="secondary does not hold a trained stage"):
         check("secondary", "primary")
     with pytest.raises(ValueError, match="a stage cannot start from itself"):
         check("primary", None)
     with pytest.raises(ValueError, match="secondary cannot start from primary: their denoisers are of other kinds"):
         check(None, "primary", kind="dit")
-    with pytest.raises(FileNotFoundError, match="elsewhere holds no trained stage"):
+    with pytest.raises(FileNotFoundError, match="elsewhere does not hold a trained stage"):
         check(None, "runs/elsewhere")
     (tmp_path / "secondary").mkdir()
     (tmp_path / "secondary" / "stage.json").touch()  # in training, so it goes on
@@ -128,11 +131,11 @@ def test_prompts_are_prepared_and_fields_that_nothing_has_are_told(
     experiment: ExperimentConfig, tmp_path: Path
 ) -> None:
     words = {"name": "cached", "folder": str(tmp_path / "prompts"), "conditioner": {"name": "words"}}
-    numbers = {"name": "numbers", "fields": {"seconds": {"low": 0, "high": 9}, "tempo": {"low": 40, "high": 220}}}
+    numbers = {"name": "numeric", "fields": {"seconds": {"low": 0, "high": 9}, "tempo": {"low": 40, "high": 220}}}
     told = experiment.model_copy(update={"conditioner": {"name": "joined", "conditioners": [words, numbers]}})
     pipeline, codec = new_pipeline(told)
     store = open_data(told, pipeline, codec, tmp_path / "store", tmp_path / "model")
-    assert read_spec(tmp_path / "model")["conditioner"]["conditioners"][0]["name"] == "words"
+    assert read_config(tmp_path / "model")["conditioner"]["conditioners"][0]["name"] == "words"
     lines: list[str] = []
     prepare_prompts(pipeline, store, ["a waltz"], report=lines.append)
     assert lines == ["The conditioner reads 'tempo', and nothing in the store has it: it will always be absent."]
@@ -162,7 +165,7 @@ def test_guidance_of_a_condition_that_is_not_there_is_refused_before_training(ex
     wrong = experiment.model_copy(
         update={"sampling": experiment.sampling.model_copy(update={"guidance_scale": {"key": 2.0}})}
     )
-    with pytest.raises(ValueError, match="guidance key=2: the model has no such condition"):
+    with pytest.raises(ValueError, match="Unknown condition in guidance_scale key=2"):
         new_stage(wrong, new_pipeline(wrong, skeleton=True)[0], 0, "meta")
 
 
@@ -180,7 +183,7 @@ def test_the_pattern_of_the_docs_starts_a_stage_from_one_that_it_shares_weights_
 def test_a_condition_that_no_network_could_keep_is_refused_in_a_sentence(
     experiment: ExperimentConfig, name: str
 ) -> None:
-    numbers = {"name": "numbers", "fields": {name: {"classes": ["loop", "song"]}}}
+    numbers = {"name": "numeric", "fields": {name: {"classes": ["loop", "song"]}}}
     pipeline, _ = new_pipeline(experiment.model_copy(update={"conditioner": numbers}))
-    with pytest.raises(ValueError, match=f"A condition cannot be called '{name}'.* column of the metadata"):
+    with pytest.raises(ValueError, match=f"Invalid name '{name}' of a condition.* column of the metadata"):
         new_stage(experiment, pipeline, 0, "meta")

@@ -12,10 +12,19 @@ from torch import Tensor
 from codecdiff import Condition, ConditionTokens, Denoiser, config
 from codecdiff.conditioners.joined import JoinedConditioner
 from codecdiff.conditioners.numeric import FieldType, NumericConditioner
-from codecdiff.diffusion.guidance import asked, groups, guided, num_answers, num_passes, parse, resolved
-from codecdiff.diffusion.noise_schedule import sampler, training_scheduler
-from codecdiff.diffusion.sampling import sample
-from codecdiff.rng import generator
+from codecdiff.diffusion.guidance import (
+    combine_predictions,
+    group_by_weight,
+    num_passes,
+    num_predictions,
+    parse_guidance_scale,
+    resolve_guidance,
+    stack_conditions,
+)
+from codecdiff.diffusion.noise_schedule import training_scheduler
+from codecdiff.diffusion.sampling import SamplingInput, sample_stage
+from codecdiff.diffusion.schedulers import sampling_scheduler
+from codecdiff.rng import generator, row_noise
 
 NAMES: tuple[str, ...] = ("text", "vector", "tempo")
 
@@ -51,10 +60,12 @@ class Table(Denoiser):
 
 def answer_of(network: Table, guidance: Any, condition: Condition, away: Condition) -> Tensor:
     """The guided answer (2,), through the functions that sampling goes through."""
-    of = groups(guidance, condition)
-    question = asked(condition, away, of)
-    rows = torch.zeros(2 * num_answers(of), 1, 1)
-    return guided(network(rows, torch.zeros(len(rows)), None, question).chunk(num_answers(of)), of)[:, 0, 0]
+    of = group_by_weight(guidance, condition)
+    question = stack_conditions(condition, away, of)
+    rows = torch.zeros(2 * num_predictions(of), 1, 1)
+    return combine_predictions(network(rows, torch.zeros(len(rows)), None, question).chunk(num_predictions(of)), of)[
+        :, 0, 0
+    ]
 
 
 def written_out(network: Table, order: list[tuple[float, list[str]]], condition: Condition, away: Condition) -> Tensor:
@@ -115,16 +126,16 @@ def test_an_entry_that_is_absent_leads_nowhere() -> None:
 
 def test_sampling_goes_by_it() -> None:
     network, condition = Table(), told(*NAMES)
-    scheduler = training_scheduler(steps=100, prediction="sample")  # one step of DDIM gives the answer itself
-    made = sample(
+    scheduler = training_scheduler(
+        num_train_timesteps=100, prediction_type="sample"
+    )  # one step of DDIM gives the answer itself
+    generators = [generator(0, row) for row in range(2)]
+    made = sample_stage(
         network,
-        sampler(scheduler, "ddim"),
-        (1, 4),
-        context=None,
-        condition=condition,
-        steps=1,
-        guidance={"tempo": 1.5, "text": 3.0},
-        generators=[generator(0, row) for row in range(2)],
+        sampling_scheduler(scheduler, "ddim"),
+        SamplingInput(row_noise((1, 4), generators), generators, None, condition),
+        num_inference_steps=1,
+        guidance_scale={"tempo": 1.5, "text": 3.0},
     )
     order = [(1.0, ["vector"]), (1.5, ["tempo"]), (3.0, ["text"])]
     expected = written_out(network, order, condition, condition.null())
@@ -147,10 +158,10 @@ class Twofold(NumericConditioner):
 
 def test_a_field_stands_for_the_entries_that_follow_from_it() -> None:
     twofold = Twofold({"tempo": FieldType(low=0, high=1)})
-    assert resolved({"text": 3}, twofold) == {"text": 3, "vector": 3}
-    assert resolved({"text": 3, "vector": 1}, twofold) == {"text": 3, "vector": 1}
-    assert str(resolved({"tempo": 2, "text": 3}, twofold)) == "{'tempo': 2, 'text': 3, 'vector': 3}"  # in order
-    assert resolved(3.0, twofold) == 3.0
+    assert resolve_guidance({"text": 3}, twofold) == {"text": 3, "vector": 3}
+    assert resolve_guidance({"text": 3, "vector": 1}, twofold) == {"text": 3, "vector": 1}
+    assert str(resolve_guidance({"tempo": 2, "text": 3}, twofold)) == "{'tempo': 2, 'text': 3, 'vector': 3}"  # in order
+    assert resolve_guidance(3.0, twofold) == 3.0
 
 
 def test_passes_are_counted() -> None:
@@ -164,28 +175,28 @@ def test_passes_are_counted() -> None:
 @pytest.mark.parametrize(
     ("guidance", "sentence"),
     [
-        ({"key": 3.0}, r"guidance key=3: the model has no such condition\. It has: text, tempo"),
-        ({"text": float("nan")}, "text=nan: ask for a number"),
-        (float("inf"), "guidance=inf: ask for a number"),
+        ({"key": 3.0}, r"Unknown condition in guidance_scale key=3 of this model\. Available: text, tempo"),
+        ({"text": float("nan")}, "Invalid weight text=nan: expected a finite number"),
+        (float("inf"), "Invalid weight guidance_scale=inf: expected"),
     ],
 )
 def test_guidance_that_cannot_be_is_refused(guidance: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        resolved(guidance, conditioner())
+        resolve_guidance(guidance, conditioner())
 
 
 def test_a_model_without_conditions_has_none_to_name() -> None:
     with pytest.raises(ValueError, match="trained without conditions"):
-        resolved({"text": 3.0}, None)
+        resolve_guidance({"text": 3.0}, None)
 
 
 def test_words_of_the_command_line() -> None:
-    assert parse([]) is None
-    assert parse(["3"]) == 3.0
-    assert parse(["text=3", "tempo=1.5"]) == {"text": 3.0, "tempo": 1.5}
+    assert parse_guidance_scale([]) is None
+    assert parse_guidance_scale(["3"]) == 3.0
+    assert parse_guidance_scale(["text=3", "tempo=1.5"]) == {"text": 3.0, "tempo": 1.5}
 
 
 @pytest.mark.parametrize("words", [["much"], ["3", "4"], ["3", "text=3"], ["text="], ["=3"], ["text=3", "text=4"]])
 def test_other_words_are_told_how_to_ask(words: list[str]) -> None:
-    with pytest.raises(ValueError, match=r"--guidance text=3 --guidance tempo=1\.5"):
-        parse(words)
+    with pytest.raises(ValueError, match=r"--guidance-scale text=3 --guidance-scale tempo=1\.5"):
+        parse_guidance_scale(words)

@@ -139,7 +139,9 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     commit = hub.commit("somebody/codec")
     folder = tmp_path / "model"
     make_pipeline().save(folder)
-    with pytest.raises(ValueError, match=f"parts that are only on this machine: {dac_folder}. Send them to the hub"):
+    with pytest.raises(
+        ValueError, match=f"parts that exist only on this machine: {dac_folder}. Upload them to the hub"
+    ):
         codecdiff.push_to_hub(folder, "somebody/model")
     spec = json.loads((folder / MODEL_FILE).read_text())
     spec["codec"]["codec"]["model"] = "somebody/codec"
@@ -155,7 +157,7 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     assert named == arguments
     assert address == f"{hub.address}/somebody/model"
     assert stages == ["primary", "secondary"]
-    assert fingerprint == checkpoint.fingerprint(folder)
+    assert fingerprint == checkpoint.model_fingerprint(folder)
     sent = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     assert hub.files["somebody/model"].keys() == sent - {"primary/training/state.json"}
     assert hub.visibility == {"somebody/model": "private"}
@@ -166,28 +168,31 @@ def test_a_model_goes_to_the_hub_and_comes_back(
 
 
 def test_who_cannot_write_there_is_told_why(hub: Hub, tmp_path: Path) -> None:
-    program = "from pathlib import Path; from codecdiff.pipeline.hub import sent; sent(Path('.'), 'somebody/model')"
+    program = (
+        "from pathlib import Path; from codecdiff.pipeline.hub import upload_folder; "
+        "upload_folder(Path('.'), 'somebody/model')"
+    )
     refused = asking(hub, tmp_path, program, token="hf_wrong")
-    assert "PermissionError: The hub did not take 'somebody/model': log in with `hf auth login`" in refused.stderr
+    assert "PermissionError: The hub refused 'somebody/model': log in with `hf auth login`" in refused.stderr
     hub.address = "http://127.0.0.1:9"  # where nobody answers
     unheard = asking(hub, tmp_path, program)
-    assert "ConnectionError: The hub could not be reached, so nothing is known to be sent. Try again" in unheard.stderr
+    assert "ConnectionError: The hub could not be reached; the upload may be incomplete. Try again" in unheard.stderr
 
 
 def test_a_commit_that_was_not_known_agrees_with_any() -> None:
     known, unknown, other = ({"model": "a/b", "revision": revision} for revision in ("123", None, "456"))
-    assert checkpoint.differences(unknown, known, "codec") == []
-    assert checkpoint.differences(other, known, "codec") == ['codec.revision is "456" there, "123" here']
-    assert checkpoint.differences(known, unknown, "codec") == ['codec.revision is "123" there, null here']
+    assert checkpoint.config_differences(unknown, known, "codec") == []
+    assert checkpoint.config_differences(other, known, "codec") == ['codec.revision is "456" there, "123" here']
+    assert checkpoint.config_differences(known, unknown, "codec") == ['codec.revision is "123" there, null here']
 
 
 def test_a_model_that_others_could_not_load_stays_here(make_pipeline: Make, tmp_path: Path) -> None:
     pipeline = make_pipeline()
     pipeline.stages = pipeline.stages[:1]
     pipeline.save(tmp_path)
-    with pytest.raises(ValueError, match="is not whole: train its secondary first"):
+    with pytest.raises(ValueError, match="is incomplete: train secondary first"):
         codecdiff.push_to_hub(tmp_path, "somebody/model")
-    with pytest.raises(ValueError, match="'model' is no name on the hub: give one like 'owner/name'"):
+    with pytest.raises(ValueError, match="Invalid hub id 'model': expected 'owner/name'"):
         codecdiff.push_to_hub("starter", "model")
 
 

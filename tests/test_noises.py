@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
+from oracle import sample_plain
 from small import noise
 from torch import Tensor
 
 from codecdiff import Condition, Denoiser
 from codecdiff.diffusion.colored_noise import LOWEST, colored, whitened
-from codecdiff.diffusion.noise_schedule import SAMPLERS, sampler, training_scheduler
-from codecdiff.diffusion.sampling import sample
+from codecdiff.diffusion.noise_schedule import training_scheduler
+from codecdiff.diffusion.schedulers import SCHEDULERS, sampling_scheduler
 from codecdiff.rng import generator
 
 COLORS = [0.5, 1.0, 2.0]
@@ -67,7 +66,7 @@ class Oracle(Denoiser):
 
     def __init__(self, color: float, frames: int):
         super().__init__()
-        self.abar = training_scheduler(schedule="linear").alphas_cumprod.double()
+        self.abar = training_scheduler(beta_schedule="linear").alphas_cumprod.double()
         self.noise = power(colored(impulse(frames), color)) * frames
         self.data = 0.2 + torch.cos(torch.linspace(0, 3, len(self.noise), dtype=torch.float64)) ** 2
 
@@ -80,13 +79,12 @@ class Oracle(Denoiser):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_samples_have_the_spectrum_of_the_data(name: str) -> None:
     frames = 32
-    oracle, trained = Oracle(1.0, frames), training_scheduler(schedule="linear")
-    options: dict[str, Any] = {"context": None, "condition": Condition({}), "steps": 100, "guidance": 1.0}
+    oracle, trained = Oracle(1.0, frames), training_scheduler(beta_schedule="linear")
     generators = [generator(i) for i in range(500)]
-    made = sample(oracle, sampler(trained, name), (2, frames), **options, generators=generators, color=1.0)
+    made = sample_plain(oracle, sampling_scheduler(trained, name), (2, frames), generators, 100, color=1.0)
     assert float((power(made) / oracle.data - 1).abs().mean()) < 0.1
-    other = sample(oracle, sampler(trained, name), (2, frames), **options, generators=generators)
+    other = sample_plain(oracle, sampling_scheduler(trained, name), (2, frames), generators, 100)
     assert float((power(other) / oracle.data - 1).abs().mean()) > 0.3

@@ -14,7 +14,7 @@ from toys import SPLITTER
 import codecdiff
 from codecdiff import Pipeline
 from codecdiff.codecs import NormalizedCodec
-from codecdiff.pipeline.code_version import code_versions, warn_of_changes
+from codecdiff.pipeline.code_version import code_versions, warn_of_code_changes
 
 
 @pytest.fixture
@@ -37,12 +37,12 @@ def test_other_sources_are_another_origin_once_they_are_imported(toy: Path, monk
     assert after.keys() == before.keys()
     assert after != before
     with pytest.warns(UserWarning, match=r"has changed since .*: toy_origin\.Toy \(toy_origin, \w+ then, .* now\)"):
-        warn_of_changes(before, after, toy.parent)
+        warn_of_code_changes(before, after, toy.parent)
 
 
 @pytest.mark.filterwarnings("error")
 def test_what_was_not_recorded_may_be_any() -> None:
-    warn_of_changes({"a.B": "a 1.0"}, {"a.B": "a 1.0", "c.D": "c 2.0"}, Path("model"))
+    warn_of_code_changes({"a.B": "a 1.0"}, {"a.B": "a 1.0", "c.D": "c 2.0"}, Path("model"))
 
 
 def test_parts_inside_of_others_are_among_them(dac: codecdiff.Codec) -> None:

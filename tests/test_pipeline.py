@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from small import UNET
+from small import UNET, stage_as_version_0_1
 
 import codecdiff
-from codecdiff import Codec, Pipeline
+from codecdiff import Codec, Pipeline, registry
 from codecdiff.codecs import CodecWrapper, NormalizedCodec
 from codecdiff.config import DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.checkpoint import MODEL_FILE, load_codec_state
-from codecdiff.pipeline.editing import EditMask, of_levels
+from codecdiff.pipeline.editing import EditMask, levels_mask
 from codecdiff.pipeline.stage import Stage, stage_shapes
 from codecdiff.testing import check_conditioner, check_denoiser
 from codecdiff.training.batch import StageData
@@ -66,7 +66,7 @@ def test_every_pattern_trains_saves_loads_and_generates(
     train = TrainConfig(train_batch_size=2, crop_seconds=0.1, **settings)
     for i in range(len(names)):
         denoiser = pipeline.new_denoiser(i, UNET)
-        stage = Stage(names[i], denoiser, training_scheduler(steps=100), "ddim", 2, 2.0)
+        stage = Stage(names[i], denoiser, training_scheduler(num_train_timesteps=100), "ddim", 2, 2.0)
         trainer = StageTrainer(stage, train)
         data = StageData(store, pipeline, i, train, DataConfig(), num_validation_crops=16)
         assert all(trainer.step(data.step(step)) > 0 for step in range(2))
@@ -86,8 +86,8 @@ def test_a_model_comes_back_from_its_folder(make_pipeline: Make, tmp_path: Path)
     pipeline.stages[0].facts = {"steps": 12}
     pipeline.save(tmp_path / "deep" / "model")
     again = codecdiff.load(tmp_path / "deep" / "model")
-    assert again.spec() == pipeline.spec()
-    assert [stage.spec() for stage in again.stages] == [stage.spec() for stage in pipeline.stages]
+    assert again.to_config() == pipeline.to_config()
+    assert [stage.to_config() for stage in again.stages] == [stage.to_config() for stage in pipeline.stages]
     assert torch.equal(again.generate("drums", seconds=0.2), pipeline.generate("drums", seconds=0.2))
     assert not any(p.requires_grad for stage in again.stages for p in stage.denoiser.parameters())
     pipeline.save(tmp_path / "deep" / "model")  # the same model may be saved again
@@ -97,7 +97,7 @@ def test_a_model_without_prompts(make_pipeline: Make, tmp_path: Path) -> None:
     pipeline = make_pipeline(conditioner=None)
     pipeline.save(tmp_path)
     audio = Pipeline.load(tmp_path).generate("", seconds=0.1)
-    assert torch.equal(audio, pipeline.generate("drums", seconds=0.1, guidance=7))
+    assert torch.equal(audio, pipeline.generate("drums", seconds=0.1, guidance_scale=7))
 
 
 def test_a_folder_from_before_an_option_existed_holds_the_same_model(make_pipeline: Make, tmp_path: Path) -> None:
@@ -109,7 +109,54 @@ def test_a_folder_from_before_an_option_existed_holds_the_same_model(make_pipeli
     assert json.loads((tmp_path / MODEL_FILE).read_text()) == spec
 
 
-NUMBERS = {"name": "numbers", "fields": {"tempo": {"low": 40, "high": 220}, "seconds": {"low": 0, "high": 9}}}
+def as_version_0_1(folder: Path) -> None:
+    """Rewrite the descriptions of a model folder as version 0.1 wrote them, at first without newer keys."""
+    file = folder / MODEL_FILE
+    spec = json.loads(file.read_text())
+    parts = [spec["codec"], *(spec["conditioner"] or {}).get("conditioners", [])]
+    for part, name in (
+        (part, {"normalized": "standardized", "numeric": "numbers"}.get(part["name"])) for part in parts
+    ):
+        part["name"] = name or part["name"]
+    target = {"continuous": "projections"}.get(spec["target"], spec["target"])
+    file.write_text(json.dumps({**spec, "format": 1, "target": target, "data": {"licences": ["CC0"]}}))
+    for file in folder.glob("*/stage.json"):
+        stage_as_version_0_1(file)
+
+
+@pytest.mark.filterwarnings("ignore:No layer uses")
+def test_a_folder_of_version_0_1_holds_the_same_model(make_pipeline: Make, tmp_path: Path) -> None:
+    pipeline = make_pipeline(
+        conditioner={"name": "joined", "conditioners": ["words", NUMBERS]},
+        target="continuous",
+        data={"licenses": ["CC0"]},
+    )
+    for stage in pipeline.stages:
+        stage.facts = {"steps": 8, "warmup_steps": 5, "snr_gamma": None, "train_batch_size": 4}
+    pipeline.save(tmp_path)
+    as_version_0_1(tmp_path)
+    again = Pipeline.load(tmp_path)
+    assert again.to_config() == pipeline.to_config()
+    assert [stage.to_config() for stage in again.stages] == [stage.to_config() for stage in pipeline.stages]
+    assert torch.equal(again.generate("a tone", seconds=0.1), pipeline.generate("a tone", seconds=0.1))
+    pipeline.save(tmp_path)  # it agrees, and its stages are written in the current format
+    assert Pipeline.load(tmp_path).to_config() == pipeline.to_config()
+
+
+def test_the_starter_model_is_one_of_version_0_1() -> None:
+    folder = registry.model_folder("starter")
+    assert folder
+    assert json.loads((folder / MODEL_FILE).read_text())["format"] == 1
+    stages = codecdiff.load("starter").stages
+    assert [(s.scheduler, s.num_inference_steps, s.guidance_scale) for s in stages] == [
+        ("dpm++2m", 27, 1.25),
+        ("dpm++2m", 16, 2.5),
+    ]
+    assert [s.final_timestep_fraction for s in stages] == [0.1, 0.2]
+    assert stages[0].facts["warmup_steps"] == 50
+
+
+NUMBERS = {"name": "numeric", "fields": {"tempo": {"low": 40, "high": 220}, "seconds": {"low": 0, "high": 9}}}
 
 
 @pytest.mark.filterwarnings("ignore:No layer uses")
@@ -128,14 +175,16 @@ def test_the_seconds_that_are_asked_for_are_told(make_pipeline: Make, monkeypatc
 def test_each_condition_may_be_guided_on_its_own(make_pipeline: Make, tmp_path: Path) -> None:
     pipeline = make_pipeline(conditioner={"name": "joined", "conditioners": ["words", NUMBERS]})
     made = pipeline.generate("drums", seconds=0.1)
-    pipeline.stages[0].guidance = {"text": 2.0, "tempo": 2.0, "seconds": 2.0}  # 2, as the other stages
+    pipeline.stages[0].guidance_scale = {"text": 2.0, "tempo": 2.0, "seconds": 2.0}  # 2, as the other stages
     pipeline.save(tmp_path)
     again = Pipeline.load(tmp_path)
-    assert again.stages[0].guidance == pipeline.stages[0].guidance
+    assert again.stages[0].guidance_scale == pipeline.stages[0].guidance_scale
     assert torch.equal(again.generate("drums", seconds=0.1), made)
-    assert not torch.equal(again.generate("drums", seconds=0.1, guidance={"text": 9.0}), made)
-    with pytest.raises(ValueError, match=r"guidance key=3: the model has no such condition\. It has: text, tempo"):
-        again.generate("drums", seconds=0.1, guidance={"key": 3.0})
+    assert not torch.equal(again.generate("drums", seconds=0.1, guidance_scale={"text": 9.0}), made)
+    with pytest.raises(
+        ValueError, match=r"Unknown condition in guidance_scale key=3 of this model\. Available: text, tempo"
+    ):
+        again.generate("drums", seconds=0.1, guidance_scale={"key": 3.0})
 
 
 def test_another_model_in_the_folder_is_refused(make_pipeline: Make, tmp_path: Path, dac: Codec) -> None:
@@ -151,15 +200,15 @@ def test_another_model_in_the_folder_is_refused(make_pipeline: Make, tmp_path: P
         make_pipeline(conditioner=None).save(tmp_path)
     other = make_pipeline()
     other.codec = NormalizedCodec(dac)
-    with pytest.raises(ValueError, match="the fitted state of the codec is another"):
+    with pytest.raises(ValueError, match="the fitted state of the codec differs"):
         other.save(tmp_path)
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"holds no model: there is no codecdiff\.json"):
+    with pytest.raises(FileNotFoundError, match=r"does not hold a model: codecdiff\.json is missing"):
         codecdiff.load(tmp_path)
-    with pytest.raises(LookupError, match="There is no model 'no such model': no such folder, and no hub id"):
+    with pytest.raises(LookupError, match="Unknown model 'no such model': neither a folder nor a hub id"):
         codecdiff.load("no such model")
 
 
@@ -167,9 +216,9 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "is not valid JSON"),
-        ("[]", "has format None; this codecdiff reads format 1"),
-        ('{"format": 2}', r"has format 2; this codecdiff reads format 1\. Update codecdiff"),
-        ('{"format": 1}', "is not complete: it lacks codec, conditioner, data, snap_context, splitter, stages, target"),
+        ("[]", "has format None; this codecdiff reads format 2"),
+        ('{"format": 3}', r"has format 3; this codecdiff reads format 2\. Update codecdiff"),
+        ('{"format": 2}', "is incomplete: it lacks codec, conditioner, data, snap_context, splitter, stages, target"),
     ],
 )
 def test_a_broken_description_is_explained(tmp_path: Path, text: str, message: str) -> None:
@@ -183,7 +232,7 @@ def test_a_stage_cannot_lie_outside_its_folder(make_pipeline: Make, tmp_path: Pa
     make_pipeline().save(tmp_path)
     spec = json.loads((tmp_path / "codecdiff.json").read_text())
     (tmp_path / "codecdiff.json").write_text(json.dumps({**spec, "stages": stages}))
-    with pytest.raises(ValueError, match="a stage is a folder inside the model"):
+    with pytest.raises(ValueError, match="expected the name of a folder inside the model"):
         codecdiff.load(tmp_path)
 
 
@@ -193,7 +242,10 @@ def test_damaged_weights_are_explained(make_pipeline: Make, tmp_path: Path) -> N
     whole = file.read_bytes()
     for damage in (whole[: len(whole) // 2], b"", (tmp_path / "secondary" / "model.safetensors").read_bytes()):
         file.write_bytes(damage)
-        with pytest.raises(ValueError, match=r"primary/model\.safetensors does not hold the weights of this stage"):
+        with pytest.raises(
+            ValueError,
+            match=r"primary/model\.safetensors (is missing or damaged|does not hold the weights of this stage)",
+        ):
             codecdiff.load(tmp_path)
     file.unlink()
     with pytest.raises((ValueError, FileNotFoundError), match=r"model\.safetensors"):
@@ -230,10 +282,12 @@ def test_a_place_that_cannot_be_written_is_an_os_error(make_pipeline: Make, tmp_
 
 def test_a_take_does_not_depend_on_its_batch_nor_on_the_number_of_takes(make_pipeline: Make) -> None:
     pipeline = make_pipeline()
-    together = codes_of(pipeline, "drums", "a slow tune on piano", "", takes=2)
+    together = codes_of(pipeline, "drums", "a slow tune on piano", "", num_waveforms_per_prompt=2)
     assert len(together) == 6
-    assert torch.equal(codes_of(pipeline, "drums", "a slow tune on piano", "", takes=2, batch_size=1), together)
-    assert torch.equal(codes_of(pipeline, "drums", takes=1), together[:1])
+    assert torch.equal(
+        codes_of(pipeline, "drums", "a slow tune on piano", "", num_waveforms_per_prompt=2, batch_size=1), together
+    )
+    assert torch.equal(codes_of(pipeline, "drums", num_waveforms_per_prompt=1), together[:1])
     assert not torch.equal(together[0], together[1])
     assert not torch.equal(codes_of(pipeline, "drums", seed=1), together[:1])
 
@@ -265,8 +319,8 @@ def test_known_codes_are_kept_where_a_codebook_holds_an_entry_twice(make_pipelin
 
     pipeline = make_pipeline()
     pipeline.codec = Twins(pipeline.codec)
-    known = EditMask.of_codes(pipeline.codec, torch.ones(1, 4, 20, dtype=torch.int64))
-    kept = codes_of(pipeline, "", known=known.keep(of_levels(pipeline.codec, [0])))
+    known = EditMask.from_codes(pipeline.codec, torch.ones(1, 4, 20, dtype=torch.int64))
+    kept = codes_of(pipeline, "", edit=known.keep(levels_mask(pipeline.codec, [0])))
     assert torch.equal(kept[:, 0], known.codes[:, 0])
 
 
@@ -284,29 +338,31 @@ def test_a_stage_sees_entries_or_raw_samples_as_told(make_pipeline: Make, monkey
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 3601])
 def test_absurd_durations_are_refused(make_pipeline: Make, seconds: float) -> None:
-    with pytest.raises(ValueError, match="ask for more than 0 and at most 3600 seconds"):
+    with pytest.raises(ValueError, match="expected more than 0 and at most 3600"):
         make_pipeline().generate("", seconds=seconds)
 
 
 @pytest.mark.parametrize("steps", [0, -3, 101, 10**9])
 def test_absurd_steps_are_refused(make_pipeline: Make, steps: int) -> None:
-    with pytest.raises(ValueError, match=rf"steps={steps}: ask for 1 to 100 sampling steps"):
-        make_pipeline().generate("", seconds=0.1, steps=steps)
+    with pytest.raises(ValueError, match=rf"num_inference_steps={steps}: expected 1 to 100"):
+        make_pipeline().generate("", seconds=0.1, num_inference_steps=steps)
 
 
 def test_nothing_cannot_be_generated(make_pipeline: Make) -> None:
-    with pytest.raises(ValueError, match="takes=0 of 1 prompts"):
-        make_pipeline().generate("", seconds=0.1, takes=0)
-    with pytest.raises(ValueError, match="takes=1 of 0 prompts"):
+    with pytest.raises(ValueError, match="num_waveforms_per_prompt=0 for 1 prompts"):
+        make_pipeline().generate("", seconds=0.1, num_waveforms_per_prompt=0)
+    with pytest.raises(ValueError, match="num_waveforms_per_prompt=1 for 0 prompts"):
         make_pipeline().generate([], seconds=0.1)
 
 
 def test_an_unknown_sampler_is_refused_before_training(make_pipeline: Make) -> None:
     stage = make_pipeline().stages[0]
-    with pytest.raises(ValueError, match="No sampler called 'hune'"):
-        Stage("primary", stage.denoiser, stage.scheduler, "hune")
-    with pytest.raises(ValueError, match="ask for 1 to 100 sampling steps; primary was trained with 100"):
-        Stage("primary", stage.denoiser, stage.scheduler, "ddim", 200)
+    with pytest.raises(ValueError, match="Unknown scheduler 'hune'"):
+        Stage("primary", stage.denoiser, stage.train_scheduler, "hune")
+    with pytest.raises(
+        ValueError, match="Invalid num_inference_steps=200: expected 1 to 100 for primary, which was trained with"
+    ):
+        Stage("primary", stage.denoiser, stage.train_scheduler, "ddim", 200)
 
 
 def test_a_model_with_a_stage_missing_says_which(make_pipeline: Make, tmp_path: Path) -> None:
@@ -314,12 +370,12 @@ def test_a_model_with_a_stage_missing_says_which(make_pipeline: Make, tmp_path: 
     pipeline.save(tmp_path)
     shutil.rmtree(tmp_path / "secondary")
     half = codecdiff.load(tmp_path)
-    with pytest.raises(ValueError, match=r"no trained stage secondary\. Train it first: stage=secondary"):
+    with pytest.raises(ValueError, match=r"Stage secondary is not trained\. Train it first: stage=secondary"):
         half.generate("", seconds=0.1)
     audio = half.generate("", seconds=0.1, partial=True)
     assert audio.shape == (1, 1, 800)
     shutil.move(tmp_path / "primary", tmp_path / "secondary")
-    with pytest.raises(ValueError, match=r"no trained stage primary\. Train it first: stage=primary"):
+    with pytest.raises(ValueError, match=r"Stage primary is not trained\. Train it first: stage=primary"):
         codecdiff.load(tmp_path).generate("", seconds=0.1)
 
 
@@ -345,7 +401,7 @@ def test_hub_ids_that_a_folder_names_are_fetched_only_when_allowed(make_pipeline
     make_pipeline().save(tmp_path / "model")
     spec = json.loads((tmp_path / "model" / MODEL_FILE).read_text())
     spec["codec"] = {
-        "name": "standardized",
+        "name": "normalized",
         "codec": {"name": "dac", "model": "somebody/their-codec"},
         "per": "codebook",
     }

@@ -26,6 +26,7 @@ from codecdiff.data.dataset import TrainingCrops, split_tracks
 from codecdiff.data.encoding.encode import encode_tracks
 from codecdiff.data.encoding.job import EncodeConfig
 from codecdiff.data.metadata import find_tracks
+from codecdiff.diffusion.loss import StageInput
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling.flops import LOWER, WHOLE, MixedPrecision, OperationCounter, size_of
@@ -38,7 +39,6 @@ from codecdiff.profiling.plan import (
     store_size,
     training_audio,
 )
-from codecdiff.training.batch import StageInput
 from codecdiff.training.experiment import new_pipeline, new_stage
 from codecdiff.training.trainer import StageTrainer
 
@@ -50,7 +50,7 @@ def trainer_on(device: str, **options: Any) -> StageTrainer:
     with torch.device(device):
         supplied = {"channels": 8, "context_channels": 4, "condition_widths": {"text": 16}}
         unet = config.build("denoisers", spec, **supplied)
-    return StageTrainer(Stage("secondary", unet, training_scheduler(steps=100)))
+    return StageTrainer(Stage("secondary", unet, training_scheduler(num_train_timesteps=100)))
 
 
 def input_on(device: str, rows: int = 4, frames: int = 256) -> StageInput:
@@ -284,9 +284,9 @@ def test_the_papers_configuration_is_the_papers(recipe: dict[str, Any]) -> None:
         assert round(train.crop_seconds * codec.frame_rate) == pipeline.frames(experiment.seconds) == 2496
         assert (train.loss, train.dropout, train.lr_scheduler) == ("l1", 0.2, "constant")
         assert 0.99 < train.ema_decay < 1
-        assert stage.scheduler.config.num_train_timesteps == stage.steps == 100
-        assert (stage.scheduler.config.prediction_type, stage.sampler) == ("v_prediction", "ddpm")
-        assert stage.scheduler.betas[:3].tolist() == pytest.approx([6.3128e-4, 1.11694e-3, 1.60290e-3], rel=1e-4)
+        assert stage.train_scheduler.config.num_train_timesteps == stage.num_inference_steps == 100
+        assert (stage.train_scheduler.config.prediction_type, stage.scheduler) == ("v_prediction", "ddpm")
+        assert stage.train_scheduler.betas[:3].tolist() == pytest.approx([6.3128e-4, 1.11694e-3, 1.60290e-3], rel=1e-4)
     assert experiment.mixed_precision == "bf16"
     primary = jobs[0][0].denoiser
     inputs = blank_input(pipeline, 0, 1, 2496)

@@ -26,7 +26,7 @@ from codecdiff import config
 from codecdiff.cli.main import app
 from codecdiff.config import ConfigError
 from codecdiff.data.audio import read_audio
-from codecdiff.diffusion.noise_schedule import prediction_of
+from codecdiff.diffusion.noise_schedule import prediction_type_of
 from codecdiff.pipeline.editing import EditMask, Extend, Inpaint, Refine, Restore, Vary
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling import plan
@@ -174,7 +174,7 @@ def test_a_stage_may_be_trained_otherwise(run: Run) -> None:
     assert (steps(out, "primary"), steps(out, "secondary")) == ([2, 4], [2])
     primary, secondary = codecdiff.load(out / "model").stages
     assert (primary.denoiser.arguments["width"], secondary.denoiser.arguments["width"]) == (16, 8)
-    assert (primary.sampler, secondary.sampler) == ("euler", "ddim")
+    assert (primary.scheduler, secondary.scheduler) == ("euler", "ddim")
 
 
 @pytest.mark.parametrize(
@@ -183,8 +183,8 @@ def test_a_stage_may_be_trained_otherwise(run: Run) -> None:
         (["stage=tertiary"], r"No stage 'tertiary'\. This pattern has: primary, secondary"),
         (["stages.third.train.max_train_steps=3"], r"No stage 'third'"),
         (["splitter.stages=0|2-3"], "misses level 1"),
-        (["sampling.scheduler=hune"], "No sampler called 'hune'"),
-        (["sampling.num_inference_steps=101"], "ask for 1 to 100 sampling steps"),
+        (["sampling.scheduler=hune"], "Unknown scheduler 'hune'"),
+        (["sampling.num_inference_steps=101"], "expected 1 to 100"),
         (["diffusion.beta_schedule=cosine"], "No schedule called 'cosine'"),
         (["codec.name=dca"], "Did you mean 'dac'"),
         (["train.crop_seconds=0.0001"], "A crop of 0 frames"),
@@ -249,8 +249,8 @@ def test_a_stage_may_have_its_own_diffusion_and_projections_are_a_target(run: Ru
     flow = ["diffusion.prediction_type=flow", "sampling.scheduler=heun"]
     out = run("target=continuous", *(f"stages.secondary.{word}" for word in flow), "train.snr_gamma=5")
     model = codecdiff.load(out / "model")
-    assert [prediction_of(stage.scheduler) for stage in model.stages] == ["v_prediction", "flow"]
-    assert [stage.scheduler.config.num_train_timesteps for stage in model.stages] == [100, 100]
+    assert [prediction_type_of(stage.train_scheduler) for stage in model.stages] == ["v_prediction", "flow"]
+    assert [stage.train_scheduler.config.num_train_timesteps for stage in model.stages] == [100, 100]
     assert model.target == "continuous"
     assert model.generate("a tone", seconds=0.1).isfinite().all()
     with pytest.raises(ValueError, match=r"target is .* there, .* here"):
@@ -330,20 +330,27 @@ def test_every_pattern_is_planned_trained_sampled_and_edited(
     model = codecdiff.load(out / "model")
     assert (out / "samples" / "00.wav").exists()
     assert [described(stage) for stage in model.stages] == wanted
-    source = EditMask.of_audio(model.codec, read_audio(out / "samples" / "00.wav", 8000, 1)[None])
+    source = EditMask.from_audio(model.codec, read_audio(out / "samples" / "00.wav", 8000, 1)[None])
     for edit in (Refine(keep=(0,)), Inpaint(regions=((0.05, 0.1),)), Extend(seconds=0.1), Restore(levels=3)):
         known = edit.apply(source, model.codec)
-        (codes,) = model.generate_codes(["a tone"], known.frames, known=known)
-        assert torch.equal(codes[known.kept], known.codes[known.kept])
+        (codes,) = model.generate_codes(["a tone"], known.frames, edit=known)
+        assert torch.equal(codes[known.keep_mask], known.codes[known.keep_mask])
         assert not torch.equal(codes, known.codes)
-    (codes,) = model.generate_codes(["a tone"], source.frames, known=Vary(strength=0.5).apply(source, model.codec))
+    (codes,) = model.generate_codes(["a tone"], source.frames, edit=Vary(strength=0.5).apply(source, model.codec))
     assert codes.shape == source.codes.shape
 
 
 def described(stage: Stage) -> tuple[Any, ...]:
-    spec, prediction = stage.spec(), prediction_of(stage.scheduler)
+    spec, prediction = stage.to_config(), prediction_type_of(stage.train_scheduler)
     denoiser = spec["denoiser"]
-    return denoiser["name"], denoiser["width"], prediction, stage.sampler, stage.steps, stage.guidance
+    return (
+        denoiser["name"],
+        denoiser["width"],
+        prediction,
+        stage.scheduler,
+        stage.num_inference_steps,
+        stage.guidance_scale,
+    )
 
 
 def test_a_plan_is_printed_and_nothing_else_is_done(
@@ -419,7 +426,7 @@ def test_nothing_of_one_stage_is_kept_while_the_next_is_trained(
 
 JOINED = """[
   {name: cached, folder: %s, conditioner: {name: words}},
-  {name: numbers, fields: {tempo: {low: 40, high: 220}, seconds: {low: 0, high: 4}}, width: 16}
+  {name: numeric, fields: {tempo: {low: 40, high: 220}, seconds: {low: 0, high: 4}}, width: 16}
 ]"""
 
 
@@ -431,14 +438,14 @@ def test_joined_conditions_train_from_the_command_line_and_are_asked_for(
     rows = [{**row, "tempo": 60 + 20 * i} for i, row in enumerate(rows[:-1])] + rows[-1:]  # one has none
     (own / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     words = [f"data.audio={own}", "conditioner.name=joined", f"conditioner.conditioners={JOINED % (tmp_path / 'kept')}"]
-    more = ["denoiser.layers=[tempo,text]", "denoiser.vector=seconds", "conditioner.conditioners.numbers.width=8"]
+    more = ["denoiser.layers=[tempo,text]", "denoiser.vector=seconds", "conditioner.conditioners.numeric.width=8"]
     out = run(*words, *more, "sampling.guidance_scale.text=3", "sampling.guidance_scale.tempo=1.5")
     spec = json.loads((out / "model" / "codecdiff.json").read_text())["conditioner"]
-    assert [part["name"] for part in spec["conditioners"]] == ["words", "numbers"]
+    assert [part["name"] for part in spec["conditioners"]] == ["words", "numeric"]
     assert spec["conditioners"][1]["width"] == 8
     assert str(tmp_path) not in json.dumps(spec)  # the cache's folder is this machine's
     assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == 6 + 2
-    assert [s.guidance for s in codecdiff.load(out / "model").stages] == 2 * [{"text": 3.0, "tempo": 1.5}]
+    assert [s.guidance_scale for s in codecdiff.load(out / "model").stages] == 2 * [{"text": 3.0, "tempo": 1.5}]
 
     def made(*words: str) -> torch.Tensor:
         result = CliRunner().invoke(
@@ -456,4 +463,4 @@ def test_joined_conditions_train_from_the_command_line_and_are_asked_for(
     refused = CliRunner().invoke(
         app, ["generate", "", "-o", "b.wav", "--model", str(out / "model"), "--guidance", "key=2"]
     )
-    assert "guidance key=2: the model has no such condition" in refused.output.replace("\n", " ")
+    assert "Unknown condition in guidance_scale key=2" in refused.output.replace("\n", " ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,18 +13,19 @@ import toys
 from toys import SPLITTER
 from typer.testing import CliRunner
 
-from codecdiff import interfaces, registry
+from codecdiff import config, interfaces, registry
 from codecdiff.cli import console
 from codecdiff.cli.main import app
-from codecdiff.cli.plugin_probe import problems
+from codecdiff.cli.plugin_probe import find_problems
 from codecdiff.registry import BrokenPlugin, UnknownPart
 
 Install = Callable[..., Path]
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Give a function that installs a distribution of one module with these entry points."""
+    """Return a function that installs a distribution of one module with these entry points."""
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(site)
@@ -58,14 +60,14 @@ def test_finding_imports_nothing(install: Install) -> None:
     assert "toy_explosive" not in sys.modules
 
 
-def test_a_malformed_file_is_a_fault_and_stops_nobody(install: Install) -> None:
+def test_a_malformed_file_is_an_issue_and_stops_nobody(install: Install) -> None:
     install("toy-bad", "[codecdiff.splitters]\ntoy-bad = not a target\n")
     install("toy-worse", "codecdiff without a section = ?\n")
     install("toy-stranger", "no section, and nothing to do with us\n")
     install("toy-good", "[codecdiff.splitters]\ntoy = toy_good:Toy\n")
     assert registry.load("splitters", "toy").__name__ == "Toy"
-    assert [fault.distribution for fault in registry.scan()[1]] == ["toy-bad", "toy-worse"]
-    assert all(fault.error for fault in registry.scan()[1])
+    assert {issue.distribution for issue in registry.scan().issues} == {"toy-bad", "toy-worse"}
+    assert all(issue.error for issue in registry.scan().issues)
 
 
 def test_a_file_that_cannot_be_read_stops_nobody(install: Install) -> None:
@@ -73,7 +75,7 @@ def test_a_file_that_cannot_be_read_stops_nobody(install: Install) -> None:
     (info / "entry_points.txt").unlink()
     (info / "entry_points.txt").symlink_to(info / "nowhere")
     registry.scan.cache_clear()
-    assert [fault.distribution for fault in registry.scan()[1]] == ["toy-codecdiff-gone"]
+    assert [issue.distribution for issue in registry.scan().issues] == ["toy-codecdiff-gone"]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_a_name_that_two_distributions_use_is_resolved_by_saying_whose(install: 
 def test_commands_that_share_a_name_are_told_apart_by_whose_they_are(install: Install) -> None:
     for name in ("toy-one", "toy-two"):
         install(name, f"[codecdiff.commands]\ntoy = {name.replace('-', '_')}:Toy\n{name} = os:getcwd\n")
-    found = registry.commands()
+    found = registry.entries("commands")
     assert {"toy-one:toy", "toy-two:toy", "toy-one", "toy-two"} <= found.keys()
     assert "toy" not in found
     assert found["toy-two:toy"].load().__module__ == "toy_two"
@@ -136,7 +138,7 @@ def test_the_first_of_two_versions_counts_as_python_imports_it(install: Install,
         ("splitters", "paralel", r"No splitter named 'paralel'\. Installed: .*parallel.*Did you mean 'parallel'\?"),
         ("splitters", "xyz", r"No splitter named 'xyz'\. Installed: coarse-first, delayed, .*\.$"),
         ("splitters", "no-such:parallel", "No splitter named 'no-such:parallel'"),
-        ("codec", "dac", "No kind of part is called 'codec'. There are: codecs, splitters"),
+        ("codec", "dac", "No kind named 'codec'. Installed: .*codecs, .*Did you mean 'codecs'"),
     ],
 )
 def test_an_unknown_name_is_explained(kind: str, name: str, message: str) -> None:
@@ -145,11 +147,118 @@ def test_an_unknown_name_is_explained(kind: str, name: str, message: str) -> Non
 
 
 def test_a_missing_first_party_part_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "scan", lambda: ((), ()))
+    kinds = [plugin for plugin in registry.scan().plugins if plugin.kind == "kinds"]
+    monkeypatch.setattr(registry, "scan", lambda: registry.Scan(tuple(kinds), ()))
     with pytest.raises(UnknownPart, match=r"Installed: none\. It comes with codecdiff-dac: pip install codecdiff-dac"):
         registry.find("codecs", "dac")
     with pytest.raises(UnknownPart, match="Did you mean 'dac'"):
         registry.find("codecs", "dca")
+
+
+# Kinds and other groups of third parties.
+
+LIMITER = """
+from codecdiff import Part
+
+class Limiter(Part):
+    derived = ("channels",)
+
+class Hard(Limiter):
+    def __init__(self, *, channels: int, level: float = 1.0):
+        self.level = level
+
+def run_checks(request):
+    raise NotImplementedError
+"""
+LIMITERS = """
+[codecdiff.kinds]
+limiters = toy_limiter:Limiter
+[codecdiff.limiters]
+hard = toy_limiter:Hard
+wrong = toy_limiter:run_checks
+[codecdiff.checks]
+limiters = toy_limiter:run_checks
+"""
+
+
+def test_a_distribution_registers_a_kind_of_part(install: Install) -> None:
+    install("toy-limiter", LIMITERS, LIMITER)
+    assert registry.kinds()[:1] != ("limiters",)
+    assert "limiters" in registry.kinds()
+    assert "toy_limiter" not in sys.modules
+    assert registry.interface("limiters").__name__ == "Limiter"
+    part = config.build("limiters", {"name": "hard", "level": "2"}, channels=1)
+    assert part.level == 2
+    assert config.to_config("limiters", part) == {"name": "hard", "level": 2}
+    assert registry.load("checks", "limiters").__name__ == "run_checks"
+    with pytest.raises(config.ConfigError, match=r"limiter\.channels follows from the other parts"):
+        config.build("limiters", {"name": "hard", "channels": 2})
+    with pytest.raises(
+        BrokenPlugin, match=r"limiter 'wrong' of toy-limiter 1\.0 .*not a subclass of toy_limiter\.Limiter"
+    ):
+        registry.load("limiters", "wrong")
+
+
+def test_a_kind_has_a_version_of_its_own(install: Install) -> None:
+    lines = "[codecdiff.kinds]\nlimiters.3 = toy_limiter:Limiter\n[codecdiff.limiters.3]\nhard = toy_limiter:Hard\n"
+    install("toy-limiter", lines, LIMITER)
+    install("toy-old", "[codecdiff.limiters.2]\nold = toy_old:Toy\n")
+    assert registry.load("limiters", "hard").__name__ == "Hard"
+    with pytest.raises(BrokenPlugin, match="version 2 of the limiter interface, and this codecdiff has version 3"):
+        registry.load("limiters", "old")
+
+
+def test_a_part_of_a_kind_that_is_not_installed_is_an_issue(install: Install) -> None:
+    install("toy-limiter", "[codecdiff.limiters]\nhard = toy_limiter:Hard\n", LIMITER)
+    (issue,) = [issue for issue in registry.scan().issues if issue.distribution == "toy-limiter"]
+    assert "'codecdiff.limiters' is not a group" in issue.error
+    with pytest.raises(UnknownPart, match="No kind named 'limiters'"):
+        registry.find("limiters", "hard")
+
+
+def test_a_kind_of_the_core_cannot_be_replaced(install: Install) -> None:
+    install("toy-limiter", "[codecdiff.kinds]\ncodecs = toy_limiter:Limiter\n", LIMITER)
+    assert registry.interface("codecs") is interfaces.Codec
+
+
+def test_what_a_kind_names_has_to_be_a_part(install: Install) -> None:
+    install("toy-limiter", "[codecdiff.kinds]\nlimiters = toy_limiter:run_checks\n", LIMITER)
+    with pytest.raises(BrokenPlugin, match=r"is not a subclass of codecdiff\.Part"):
+        registry.interface("limiters")
+
+
+def test_metrics_suites_and_hooks_are_found_by_name(install: Install) -> None:
+    lines = "[codecdiff.metrics]\ngap = toy_eval:GAP\n[codecdiff.suites]\nquick = toy_eval:QUICK\n"
+    install(
+        "toy-eval",
+        f"{lines}[codecdiff.run_end]\nnote = toy_eval:note\n",
+        "GAP = 1\nQUICK = 'fast'\ndef note(folder): ...",
+    )
+    assert registry.load("metrics", "gap") == 1
+    assert registry.load("suites", "quick") == "fast"
+    assert [
+        function.__name__ for function in registry.load_all("run_end").values() if function.__module__ == "toy_eval"
+    ] == ["note"]
+    with pytest.raises(UnknownPart, match=r"No metric named 'gpa'\. Installed: .*gap.*Did you mean 'gap'\?"):
+        registry.load("metrics", "gpa")
+
+
+def test_a_hook_has_to_be_a_function(install: Install) -> None:
+    install("toy-eval", "[codecdiff.run_end]\nnote = toy_eval:NOTE\n", "NOTE = 1")
+    with pytest.raises(BrokenPlugin, match=r"run end 'note' of toy-eval 1\.0 names 1, which is not a function"):
+        registry.load("run_end", "note")
+
+
+def test_install_hints_are_the_entry_points_of_our_plugins() -> None:
+    ours: dict[str, dict[str, str]] = {}
+    for file in sorted(ROOT.glob("plugins/*/pyproject.toml")):
+        project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+        for group, names in project.get("entry-points", {}).items():
+            for name in names:
+                ours.setdefault(group.removeprefix("codecdiff."), {})[name] = project["name"]
+    hints = registry.install_hints()
+    unhinted = ("checks", "metrics", "suites", "run_end")  # found through the distribution that brings them
+    assert hints == {group: names for group, names in ours.items() if group not in unhinted}
 
 
 # Toys that pip has installed.
@@ -184,12 +293,17 @@ def listed(*arguments: str) -> dict[str, str]:
     return {row[1] if row[1] != "?" else row[2]: row[-1] for row in rows}
 
 
-def test_every_kind_has_a_version_of_its_interface() -> None:
-    assert tuple(interfaces.KINDS) == registry.KINDS
+def test_every_kind_of_the_core_is_registered_and_has_an_interface() -> None:
+    core = {"codecs": "Codec", "splitters": "Splitter", "conditioners": "Conditioner", "denoisers": "Denoiser"}
+    for kind, name in {**core, "embedders": "Embedder"}.items():
+        assert kind in registry.kinds()
+        assert registry.interface(kind) is getattr(interfaces, name)
+        assert registry.kind_of(registry.interface(kind)) == kind
+    assert registry.kind_of(int) is None
 
 
 @pytest.mark.usefixtures("site")
-def test_a_part_for_a_newer_interface_is_told_without_importing_it() -> None:
+def test_a_part_for_a_newer_interface_says_so_without_importing_it() -> None:
     says = "built for version 2 of the splitter interface, and this codecdiff has version 1: upgrade codecdiff"
     assert says in listed()["future"]
     with pytest.raises(BrokenPlugin, match=f"The splitter 'future' of toy-next 1.0 was {says}"):
@@ -199,8 +313,12 @@ def test_a_part_for_a_newer_interface_is_told_without_importing_it() -> None:
 
 
 @pytest.mark.usefixtures("site")
-def test_a_part_for_an_older_interface_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry.VERSIONS, "splitters", 2)
+def test_a_part_for_an_older_interface_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    core = tmp_path / "codecdiff-2.0.dist-info"  # of which the first on the path counts
+    core.mkdir()
+    (core / "entry_points.txt").write_text("[codecdiff.kinds]\nsplitters.2 = codecdiff.interfaces:Splitter\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.scan.cache_clear()
     with pytest.raises(BrokenPlugin, match=r"has version 2: upgrade the plugin \(pip install --upgrade toy-good\)"):
         registry.load("splitters", "toy")
 
@@ -209,7 +327,7 @@ def test_a_part_for_an_older_interface_is_told(monkeypatch: pytest.MonkeyPatch) 
 def test_a_part_for_another_interface_shadows_none() -> None:
     assert registry.load("splitters", "shared").__module__ == "toy_good"
     assert registry.load("splitters", "both").__module__ == "toy_both"
-    assert [p.interface for p in registry.scan()[0] if p.name == "both"] == [1]
+    assert [p.interface for p in registry.scan().plugins if p.name == "both"] == [1]
     with pytest.raises(UnknownPart, match="Say which: 'toy-both:twice', 'toy-good:twice'"):
         registry.load("splitters", "twice")
     with pytest.raises(BrokenPlugin, match=r"of toy-next 1\.0 was built for version 2"):
@@ -217,13 +335,13 @@ def test_a_part_for_another_interface_shadows_none() -> None:
 
 
 @pytest.mark.usefixtures("site")
-def test_a_list_of_packages_switches_the_others_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_of_packages_disables_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     switch(monkeypatch, " Toy_Good, codecdiff-dac")
     assert registry.load("splitters", "toy").__module__ == "toy_good"
     assert registry.load("splitters", "parallel").__name__ == "Parallel"
     assert registry.load("splitters", "twice").__module__ == "toy_good"
-    assert "switched off by CODECDIFF_PLUGINS" in listed()["raising"]
-    with pytest.raises(BrokenPlugin, match=r"of toy-raising 1\.0 is switched off: CODECDIFF_PLUGINS lists"):
+    assert "disabled by CODECDIFF_PLUGINS" in listed()["raising"]
+    with pytest.raises(BrokenPlugin, match=r"of toy-raising 1\.0 is disabled: CODECDIFF_PLUGINS lists"):
         registry.load("splitters", "raising")
     assert "toy_raising" not in sys.modules
 
@@ -231,30 +349,30 @@ def test_a_list_of_packages_switches_the_others_off(monkeypatch: pytest.MonkeyPa
 @pytest.mark.usefixtures("site")
 def test_an_empty_list_leaves_the_core_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     switch(monkeypatch, "")
-    assert {plugin.distribution for kind in registry.KINDS for plugin in registry.installed(kind)} == {"codecdiff"}
-    assert registry.models() == []
-    assert registry.scan()[1] == ()
-    with pytest.raises(BrokenPlugin, match=r"The model 'own' of toy-model 1\.0 is switched off"):
+    assert {plugin.distribution for kind in registry.kinds() for plugin in registry.installed(kind)} == {"codecdiff"}
+    assert registry.entries("models") == {}
+    assert registry.scan().issues == ()
+    with pytest.raises(BrokenPlugin, match=r"The model 'own' of toy-model 1\.0 is disabled"):
         registry.model_folder("own")
     answer = CliRunner().invoke(app, ["toy-command"])
-    assert "command 'toy-command' of toy-command 1.0 is switched off" in answer.output
+    assert "command 'toy-command' of toy-command 1.0 is disabled" in answer.output
     assert "toy-command" not in CliRunner().invoke(app, ["--help"]).output
 
 
 @pytest.mark.usefixtures("site")
-def test_a_listed_package_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listed_package_that_is_not_there_is_an_issue(monkeypatch: pytest.MonkeyPatch) -> None:
     switch(monkeypatch, "toy-godo,typer")
-    told = {fault.distribution: fault.error for fault in registry.scan()[1]}
-    assert told.keys() == {"toy-godo", "typer"}
-    assert "Did you mean 'toy-good'?" in told["toy-godo"]
+    errors = {issue.distribution: issue.error for issue in registry.scan().issues}
+    assert errors.keys() == {"toy-godo", "typer"}
+    assert "Did you mean 'toy-good'?" in errors["toy-godo"]
     assert "CODECDIFF_PLUGINS names it" in listed()["toy-godo"]
 
 
 @pytest.mark.usefixtures("site")
-def test_a_group_that_is_misspelt_is_told() -> None:
-    (fault,) = [fault for fault in registry.scan()[1] if fault.distribution == "toy-misnamed"]
-    assert "'codecdiff.splitter' is no group" in fault.error
-    assert "write 'codecdiff.splitters'" in fault.remedy
+def test_a_group_that_is_misspelled_is_an_issue() -> None:
+    (issue,) = [issue for issue in registry.scan().issues if issue.distribution == "toy-misnamed"]
+    assert "'codecdiff.splitter' is not a group" in issue.error
+    assert "write 'codecdiff.splitters'" in issue.hint
 
 
 @pytest.mark.usefixtures("site")
@@ -276,14 +394,14 @@ def test_a_toy_that_cannot_be_used_says_why(kind: str, name: str, message: str) 
 
 
 @pytest.mark.usefixtures("site")
-def test_a_user_who_interrupts_an_import_is_heard() -> None:
+def test_an_import_can_be_interrupted() -> None:
     with pytest.raises(KeyboardInterrupt):
         registry.load("splitters", "stopping")
 
 
 @pytest.mark.usefixtures("site")
 def test_a_model_that_two_packages_carry_is_resolved_by_saying_whose() -> None:
-    assert {"own", "toy-model:toy-model", "toy-model-too:toy-model"} <= {*registry.models()}
+    assert {"own", "toy-model:toy-model", "toy-model-too:toy-model"} <= registry.entries("models").keys()
     with pytest.raises(UnknownPart, match=r"a model named 'toy-model'\. Say which: 'toy-model:toy-model', 'toy-model-"):
         registry.model_folder("toy-model")
     folder = registry.model_folder("toy-model:toy-model")
@@ -295,8 +413,8 @@ def test_a_model_that_two_packages_carry_is_resolved_by_saying_whose() -> None:
 @pytest.mark.integration
 def test_each_toy_is_tried_and_none_stops_the_others(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Those that hang or end the process too; what they print is not shown."""
-    tried = [plugin for plugin in registry.scan()[0] if plugin.distribution.startswith("toy-")]
-    found = {plugin.name: problem for plugin, problem in problems(tried, seconds=10).items()}
+    tried = [plugin for plugin in registry.scan().plugins if plugin.distribution.startswith("toy-")]
+    found = {plugin.name: problem for plugin, problem in find_problems(tried, seconds=10).items()}
     assert found.keys() == {plugin.name for plugin in tried} - {"toy", "loud"} - {"both"}
     for name, text in {
         "future": "built for version 2",
@@ -320,7 +438,7 @@ def test_each_toy_is_tried_and_none_stops_the_others(site: Path, capfd: pytest.C
 def test_no_plugin_is_blamed_where_torch_cannot_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "torch.py").write_text("raise RuntimeError('half installed')")
     monkeypatch.syspath_prepend(tmp_path)
-    (problem,) = problems([registry.find("splitters", "parallel")]).values()
+    (problem,) = find_problems([registry.find("splitters", "parallel")], seconds=60).values()
     assert problem == "codecdiff itself cannot be imported: RuntimeError: half installed"
 
 
@@ -333,7 +451,7 @@ def test_what_pip_leaves_of_a_failed_removal_does_not_count(install: Install) ->
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
-def test_metadata_in_another_encoding_is_read_or_told(install: Install, encoding: str) -> None:
+def test_metadata_in_another_encoding_is_read_or_an_issue(install: Install, encoding: str) -> None:
     info = install("toy-one", "")
     lines = "[codecdiff.splitters]\ntoy = toy_one:Toy\ngrün = toy_one:Toy\n"
     (info / "entry_points.txt").write_bytes(lines.encode(encoding))
@@ -341,18 +459,19 @@ def test_metadata_in_another_encoding_is_read_or_told(install: Install, encoding
     if encoding == "utf-8-sig":
         assert registry.load("splitters", "grün") is registry.load("splitters", "toy")
     else:
-        assert [fault.distribution for fault in registry.scan()[1]] == ["toy-one"]
+        assert [issue.distribution for issue in registry.scan().issues] == ["toy-one"]
 
 
 def test_one_line_that_cannot_be_read_costs_no_other(install: Install) -> None:
     install("toy-one", "[codecdiff.splitters]\nbad = not a target\ntoy = toy_one:Toy\n")
     assert registry.load("splitters", "toy").__name__ == "Toy"
-    assert [fault.distribution for fault in registry.scan()[1]] == ["toy-one"]
+    assert [issue.distribution for issue in registry.scan().issues] == ["toy-one"]
 
 
 def test_listing_imports_neither_torch_nor_a_plugin() -> None:
     program = (
-        "import sys, codecdiff, codecdiff.config; from codecdiff import registry; registry.scan(); registry.models();"
+        "import sys, codecdiff, codecdiff.config; from codecdiff import registry; registry.scan();"
+        "registry.entries('models'); registry.installed('codecs'); registry.kinds();"
         "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'transformers', 'diffusers', 'codecdiff_dac')])"
     )
     answer = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
@@ -360,6 +479,6 @@ def test_listing_imports_neither_torch_nor_a_plugin() -> None:
 
 
 def test_every_first_party_part_that_is_installed_loads() -> None:
-    for kind in registry.KINDS:
+    for kind in registry.kinds():
         for plugin in registry.installed(kind):
             assert issubclass(plugin.load(), object)

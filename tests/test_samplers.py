@@ -9,22 +9,31 @@ import numpy as np
 import pytest
 import torch
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
-from oracle import DEVIATION, EVERY, KARRAS, MEAN, NOTHING, RANDOM, Oracle, other_schedules, run, trained
+from oracle import (
+    DEVIATION,
+    EVERY,
+    KARRAS,
+    MEAN,
+    NOTHING,
+    RANDOM,
+    Oracle,
+    other_schedules,
+    run,
+    sample_plain,
+    trained,
+)
 from small import noise
 from torch import Tensor
 
 from codecdiff.diffusion.noise_schedule import (
-    FLOW_SAMPLERS,
-    PREDICTIONS,
-    SAMPLERS,
-    draws_noise,
-    evaluations,
+    PREDICTION_TYPES,
+    accepts_generator,
     exact_prediction,
     marginal,
-    sampler,
-    set_steps,
+    num_evaluations,
+    set_timesteps,
 )
-from codecdiff.diffusion.sampling import sample
+from codecdiff.diffusion.schedulers import FLOW_SCHEDULERS, SCHEDULERS, sampling_scheduler
 from codecdiff.rng import generator, row_noise
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # inside diffusers' DEIS
@@ -56,14 +65,14 @@ UNMENDED = {
 @pytest.mark.parametrize("name", UNMENDED)
 @pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "linear"])
 def test_the_steps_are_those_of_diffusers(name: str, schedule: str) -> None:
-    oracle, start = Oracle(trained(schedule=schedule)), row_noise((2, 50), [generator(1)])
+    oracle, start = Oracle(trained(beta_schedule=schedule)), row_noise((2, 50), [generator(1)])
     expected = theirs(UNMENDED[name], 20, start, oracle)
     torch.testing.assert_close(run(oracle, name, 20, (2, 50)), expected, atol=2e-4, rtol=2e-4)
 
 
 @pytest.mark.parametrize("steps", [20, 25])
 def test_pndm_of_noise_is_that_of_diffusers(steps: int) -> None:
-    oracle, start = Oracle(trained("epsilon", schedule="linear")), row_noise((2, 50), [generator(1)])
+    oracle, start = Oracle(trained("epsilon", beta_schedule="linear")), row_noise((2, 50), [generator(1)])
     scheduler: Any = PNDMScheduler.from_config(
         oracle.trained.config, timestep_spacing="trailing", skip_prk_steps=True, set_alpha_to_one=True
     )
@@ -84,26 +93,26 @@ def known_answer(scheduler: Any, prediction: str, clean: Tensor, generators: lis
     """Sample with a denoiser that knows the answer, from the state the sampler is said to be in."""
     alpha, sigma = marginal(scheduler, scheduler.timesteps[0])
     x = alpha * clean + sigma * row_noise(clean.shape[1:], generators)
-    extras = {"generator": generators} if draws_noise(scheduler) else {}
+    extras = {"generator": generators} if accepts_generator(scheduler) else {}
     for timestep in scheduler.timesteps:
         scheduler.scale_model_input(x, timestep)
         x = scheduler.step(exact_prediction(scheduler, x, timestep, clean), timestep, x, **extras).prev_sample
     return x
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PREDICTION_TYPES)
 @pytest.mark.parametrize("spacing", ["even", "karras"])
 def test_who_knows_the_answer_arrives_there(prediction: str, spacing: str) -> None:
     """From any step on, with every sampler: to 1e-5, of latents of deviation 2."""
     clean = 2 * noise(2, 3, 5)
-    for name in FLOW_SAMPLERS if prediction == "flow" else SAMPLERS:
+    for name in FLOW_SCHEDULERS if prediction == "flow" else SCHEDULERS:
         if spacing == "karras" and (prediction == "flow" or name not in KARRAS):
             continue
         for options in other_schedules(prediction)[:: 3 if prediction == "epsilon" else 5]:
             steps = 30 if name == "pndm" else 10  # fewer of pndm magnify rounding, by 1 / alpha of the last step
             for start, stop_at in ((0, 0), (3, 0), (steps - 1, 0), (2, 0.4)):
-                scheduler = sampler(trained(prediction, 100, **options), name, spacing, stop_at)
-                set_steps(scheduler, steps, start)
+                scheduler = sampling_scheduler(trained(prediction, 100, **options), name, spacing, stop_at)
+                set_timesteps(scheduler, steps, start)
                 made = known_answer(scheduler, prediction, clean, [generator(i) for i in range(2)])
                 where = f"{name} {options} from {start} to {stop_at}"
                 torch.testing.assert_close(made, clean, atol=1e-5, rtol=0, msg=lambda text, at=where: f"{at}: {text}")
@@ -112,12 +121,12 @@ def test_who_knows_the_answer_arrives_there(prediction: str, spacing: str) -> No
 @pytest.mark.parametrize(("name", "prediction"), EVERY)
 def test_the_marginal_is_that_of_the_state(name: str, prediction: str) -> None:
     """With the exact answer of data that is normal, every state on the way has the marginal's mean and deviation."""
-    oracle = Oracle(trained(prediction, schedule="squaredcos_cap_v2" if prediction == "flow" else "linear"))
-    scheduler = sampler(oracle.trained, name)
-    set_steps(scheduler, 60)
+    oracle = Oracle(trained(prediction, beta_schedule="squaredcos_cap_v2" if prediction == "flow" else "linear"))
+    scheduler = sampling_scheduler(oracle.trained, name)
+    set_timesteps(scheduler, 60)
     generators = [generator(1)]
     x = row_noise((2, 20000), generators) * scheduler.init_noise_sigma
-    extras = {"generator": generators} if draws_noise(scheduler) else {}
+    extras = {"generator": generators} if accepts_generator(scheduler) else {}
     for count, timestep in enumerate(scheduler.timesteps):
         alpha, sigma = (float(each) for each in marginal(scheduler, timestep))
         if count % 12 == 0:
@@ -180,17 +189,19 @@ def test_the_order_is_that_of_the_method(name: str) -> None:
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample"])
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_the_prediction_makes_no_difference(name: str, prediction: str) -> None:
-    other = run(Oracle(trained(prediction, schedule="linear")), name, 10, (2, 300))
-    torch.testing.assert_close(run(Oracle(trained(schedule="linear")), name, 10, (2, 300)), other, atol=1e-3, rtol=0)
+    other = run(Oracle(trained(prediction, beta_schedule="linear")), name, 10, (2, 300))
+    torch.testing.assert_close(
+        run(Oracle(trained(beta_schedule="linear")), name, 10, (2, 300)), other, atol=1e-3, rtol=0
+    )
 
 
 @pytest.mark.parametrize("name", KARRAS)
 def test_karras_spacing_approaches_it_too(name: str) -> None:
     """Of the linear schedule, whose highest noise level is 157: from there noise alone is off by 0.006."""
     bound = 0.12 if ORDERS.get(name) == 1 or name in RANDOM else 0.025
-    assert error(Oracle(trained(schedule="linear")), name, 80, "karras") < bound
+    assert error(Oracle(trained(beta_schedule="linear")), name, 80, "karras") < bound
 
 
 @pytest.mark.parametrize(("name", "prediction"), EVERY)
@@ -206,7 +217,7 @@ def test_what_stops_early_is_the_mean_of_what_is_open(name: str, prediction: str
     assert spread < 0.7 * DEVIATION
     assert abs(float(made.mean()) - MEAN) < 0.03
     assert abs(float(made.std() / spread) - 1) < 0.04
-    assert oracle.calls == evaluations(name, 100)
+    assert oracle.calls == num_evaluations(name, 100)
 
 
 @pytest.mark.integration
@@ -215,14 +226,13 @@ def test_frames_that_hang_together_are_sampled_so(name: str, prediction: str) ->
     frames = torch.arange(6.0)
     covariance = 0.5 * torch.exp(-(frames[:, None] - frames).abs() / 3) + 0.1 * torch.eye(6)
     schedule = "squaredcos_cap_v2" if prediction == "flow" else "linear"
-    oracle = Oracle(trained(prediction, schedule=schedule), covariance.double())
+    oracle = Oracle(trained(prediction, beta_schedule=schedule), covariance.double())
     if name not in RANDOM:
         start = row_noise((2, 6), [generator(1)])
         assert (run(oracle, name, 60, (2, 6)) - oracle.exact(start)).abs().max() < 0.15
         return
-    scheduler, generators = sampler(oracle.trained, name), [generator(i) for i in range(2000)]
-    given: dict[str, Any] = {"context": None, "condition": NOTHING, "guidance": 1.0, "generators": generators}
-    made = sample(oracle, scheduler, (2, 6), steps=60, **given).reshape(-1, 6)
+    scheduler, generators = sampling_scheduler(oracle.trained, name), [generator(i) for i in range(2000)]
+    made = sample_plain(oracle, scheduler, (2, 6), generators, 60).reshape(-1, 6)
     assert (made.mean(0) - MEAN).abs().max() < 0.07
     torch.testing.assert_close(made.T.cov(), covariance, atol=0.12, rtol=0)
 
@@ -265,10 +275,9 @@ def test_the_noise_of_a_step_is_the_row_s_own() -> None:
     for name in RANDOM:
         made = {}
         for rows in ([0, 1, 2], [2], [1, 0]):
-            given: dict[str, Any] = {"context": None, "condition": NOTHING, "guidance": 1.0}
             generators = [generator(7, row) for row in rows]
-            oracle = Oracle(trained(schedule="linear"))
-            samples = sample(oracle, sampler(oracle.trained, name), (2, 9), steps=5, generators=generators, **given)
+            oracle = Oracle(trained(beta_schedule="linear"))
+            samples = sample_plain(oracle, sampling_scheduler(oracle.trained, name), (2, 9), generators, 5)
             made.update({(row, len(rows)): each for row, each in zip(rows, samples, strict=True)})
         torch.testing.assert_close(made[2, 3], made[2, 1], atol=1e-5, rtol=0)
         torch.testing.assert_close(made[0, 3], made[0, 2], atol=1e-5, rtol=0)

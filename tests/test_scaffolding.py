@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import codecdiff
 from codecdiff import registry
 from codecdiff.cli.main import app
-from codecdiff.cli.new_plugin import LONGEST, SETTINGS, class_name, new_plugin, templates
+from codecdiff.cli.new_plugin import MAX_LENGTH, SETTINGS, class_name, templates, write_plugin
 
 ROOT = Path(__file__).parent.parent
 LONG = "a-very-long-name-of-a-part-xyz"
@@ -21,23 +21,24 @@ LONG = "a-very-long-name-of-a-part-xyz"
 
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_a_package_has_at_most_five_files_in_which_the_names_are_its_own(kind: str, tmp_path: Path) -> None:
-    folder = new_plugin(kind, "soft-grid", tmp_path / "mine")
+    folder = write_plugin(kind, "soft-grid", tmp_path / "mine")
     assert folder == tmp_path / "mine" / "codecdiff-soft-grid"
-    files = {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir()}
+    files = {str(f.relative_to(folder)): f.read_text(encoding="utf-8") for f in folder.rglob("*") if f.is_file()}
     assert files.keys() == {
         "pyproject.toml",
         "README.md",
-        "codecdiff_soft_grid.py",
-        "test_codecdiff_soft_grid.py",
+        "codecdiff_soft_grid/__init__.py",
+        f"codecdiff_soft_grid/{kind}.py",
+        f"tests/test_{kind}.py",
     }
-    assert f"class SoftGrid({kind.capitalize()}):" in files["codecdiff_soft_grid.py"]
+    assert f"class SoftGrid({kind.capitalize()}):" in files[f"codecdiff_soft_grid/{kind}.py"]
     for text in files.values():
         assert not [
             word for word in ("part-name", "part_name", "PartName", "part-kind", "part-settings") if word in text
         ]
     project = tomllib.loads(files["pyproject.toml"])["project"]
     assert project["name"] == "codecdiff-soft-grid"
-    assert project["entry-points"] == {f"codecdiff.{kind}s": {"soft-grid": "codecdiff_soft_grid:SoftGrid"}}
+    assert project["entry-points"] == {f"codecdiff.{kind}s": {"soft-grid": f"codecdiff_soft_grid.{kind}:SoftGrid"}}
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # nothing else is left
 
 
@@ -45,7 +46,8 @@ def test_packages_ask_for_this_codecdiff_and_its_interfaces() -> None:
     major, minor = map(int, codecdiff.__version__.split(".")[:2])
     project = tomllib.loads(templates("codec")["pyproject.toml"])["project"]
     assert project["dependencies"][0] == f"codecdiff>={major}.{minor},<{major}.{minor + 1}"
-    assert all(registry.VERSIONS[f"{kind}s"] == 1 for kind in SETTINGS)  # else their groups need a number
+    parts = [plugin for plugin in registry.scan().plugins if plugin.kind in {f"{kind}s" for kind in SETTINGS}]
+    assert all(plugin.supported == 1 for plugin in parts)  # else their groups need a number
 
 
 def test_templates_are_linted_by_our_own_rules() -> None:
@@ -58,10 +60,10 @@ def test_templates_are_linted_by_our_own_rules() -> None:
 
 
 def test_packages_of_short_and_of_long_names_are_in_good_style(tmp_path: Path) -> None:
-    assert len(LONG) == LONGEST
+    assert len(LONG) == MAX_LENGTH
     for kind in SETTINGS:
         for name in ("x", LONG):
-            new_plugin(kind, name, tmp_path / kind)
+            write_plugin(kind, name, tmp_path / kind)
     for command in (["check"], ["format", "--check"]):
         ruff = [sys.executable, "-m", "ruff", *command, "--no-cache", str(tmp_path)]
         done = subprocess.run(ruff, capture_output=True, text=True)
@@ -71,9 +73,9 @@ def test_packages_of_short_and_of_long_names_are_in_good_style(tmp_path: Path) -
 @pytest.mark.parametrize(
     "name", ["", "Mine", "2nd", "my_part", "my--part", "-a", "a-", "../a", "a b", "größe", LONG + "z"]
 )
-def test_a_name_that_is_none_is_refused(name: str, tmp_path: Path) -> None:
+def test_an_invalid_name_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="lower case words joined by '-'"):
-        new_plugin("codec", name, tmp_path)
+        write_plugin("codec", name, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -90,23 +92,23 @@ def test_a_name_that_is_none_is_refused(name: str, tmp_path: Path) -> None:
 )
 def test_a_name_that_is_taken_is_refused(kind: str, name: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        new_plugin(kind, name, tmp_path)
+        write_plugin(kind, name, tmp_path)
 
 
 def test_names_of_first_party_parts_are_taken_where_they_are_not_installed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(registry, "scan", lambda: ((), ()))
+    monkeypatch.setattr(registry, "scan", lambda: registry.Scan((), ()))
     with pytest.raises(ValueError, match="There is a codec 'dac' already, of codecdiff-dac"):
-        new_plugin("codec", "dac", tmp_path)
+        write_plugin("codec", "dac", tmp_path)
 
 
 def test_a_folder_that_is_there_and_a_kind_that_is_not_are_refused(tmp_path: Path) -> None:
-    new_plugin("codec", "mine", tmp_path)
+    write_plugin("codec", "mine", tmp_path)
     with pytest.raises(FileExistsError, match="exists already"):
-        new_plugin("splitter", "mine", tmp_path)
-    with pytest.raises(LookupError, match=r"No kind 'wizard'.*There are: codec, splitter, conditioner, denoiser"):
-        new_plugin("wizard", "mine", tmp_path)
+        write_plugin("splitter", "mine", tmp_path)
+    with pytest.raises(LookupError, match=r"No kind 'wizard'.*Kinds: codec, splitter, conditioner, denoiser"):
+        write_plugin("wizard", "mine", tmp_path)
 
 
 def test_the_command_says_how_to_go_on(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,31 +17,31 @@ from oracle import EVERY, KARRAS, Oracle, other_schedules, run, trained
 from codecdiff import Pipeline
 from codecdiff.diffusion import schedulers
 from codecdiff.diffusion.noise_schedule import (
-    FLOW_SAMPLERS,
-    PREDICTIONS,
-    REFUSED,
-    SAMPLERS,
-    SCHEDULES,
-    build,
-    describe,
-    evaluations,
-    even_steps,
-    most_steps,
+    BETA_SCHEDULES,
+    PREDICTION_TYPES,
+    even_timesteps,
+    max_inference_steps,
     noise_levels,
-    prediction_of,
-    sampler,
-    set_steps,
-    start_of,
+    num_evaluations,
+    prediction_type_of,
+    scheduler_from_config,
+    scheduler_to_config,
+    set_timesteps,
+    start_step,
     training_scheduler,
 )
+from codecdiff.diffusion.schedulers import FLOW_SCHEDULERS, SCHEDULERS, UNSUPPORTED, sampling_scheduler
 from codecdiff.pipeline.stage import Stage
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # inside diffusers' DEIS
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", BETA_SCHEDULES)
 def test_any_number_of_steps_ends_in_as_much_noise(schedule: str) -> None:
-    left = [float(training_scheduler(steps=steps, schedule=schedule).alphas_cumprod[-1]) for steps in (50, 100, 1000)]
+    left = [
+        float(training_scheduler(num_train_timesteps=steps, beta_schedule=schedule).alphas_cumprod[-1])
+        for steps in (50, 100, 1000)
+    ]
     assert max(left) < 0.006  # a start from noise alone is then wrong by less than a tenth of the signal
     if schedule != "squaredcos_cap_v2":
         assert max(left) < 10 * min(left)
@@ -56,72 +55,68 @@ def test_the_betas_are_their_formulas() -> None:
         "sigmoid": 1e-4 + 0.0199 / (1 + np.exp(6 - 12 * place)),
     }
     for schedule, betas in expected.items():
-        np.testing.assert_allclose(training_scheduler(schedule=schedule).betas, betas, rtol=1e-4)
+        np.testing.assert_allclose(training_scheduler(beta_schedule=schedule).betas, betas, rtol=1e-4)
         np.testing.assert_allclose(
-            training_scheduler(schedule=schedule, steps=100).betas[-1], 10 * betas[-1], rtol=1e-4
+            training_scheduler(beta_schedule=schedule, num_train_timesteps=100).betas[-1], 10 * betas[-1], rtol=1e-4
         )
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", BETA_SCHEDULES)
 def test_zero_terminal_snr_moves_and_stretches_the_signal(schedule: str) -> None:
     """Algorithm 1 of Lin et al. (2023): sqrt(abar) is moved to end at 0, and stretched to begin as before."""
-    before = training_scheduler(schedule=schedule).alphas_cumprod.double().sqrt()
-    after = training_scheduler(schedule=schedule, zero_terminal_snr=True).alphas_cumprod.double().sqrt()
+    before = training_scheduler(beta_schedule=schedule).alphas_cumprod.double().sqrt()
+    after = training_scheduler(beta_schedule=schedule, zero_terminal_snr=True).alphas_cumprod.double().sqrt()
     expected = (before - before[-1]) * before[0] / (before[0] - before[-1])
     torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-3)
     assert after[-1] == 0
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PREDICTION_TYPES)
 def test_a_scheduler_comes_back_from_its_description(prediction: str) -> None:
     for options in other_schedules(prediction):
         scheduler = trained(prediction, 50, **options)
-        again = build(describe(scheduler))
+        again = scheduler_from_config(scheduler_to_config(scheduler))
         assert type(again) is type(scheduler)
-        assert describe(again) == describe(scheduler)
-        assert prediction_of(again) == prediction
+        assert scheduler_to_config(again) == scheduler_to_config(scheduler)
+        assert prediction_type_of(again) == prediction
         if prediction != "flow":
             assert torch.equal(again.betas, scheduler.betas)
 
 
-def test_a_description_without_a_class_is_of_ddpm() -> None:
-    old = {"num_train_timesteps": 100, "beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
-    again = build({**old, "clip_sample": False})
-    assert type(again).__name__ == "DDPMScheduler"
-    assert torch.equal(again.betas, trained(steps=100).betas)
-    with pytest.raises(ValueError, match=r"with the scheduler 'LCMScheduler'\. There are: DDPMScheduler, Flow"):
-        build({"class": "LCMScheduler", **old})
+def test_a_scheduler_for_sampling_alone_is_not_built_for_training() -> None:
+    with pytest.raises(ValueError, match=r"Unknown training scheduler 'LCMScheduler'\. Available: DDPMScheduler, Flow"):
+        scheduler_from_config({"class": "LCMScheduler", "num_train_timesteps": 100})
 
 
 def test_what_cannot_be_combined_is_refused() -> None:
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"prediction": "flow", "schedule": "linear"}, "schedule of its own"),
-        ({"prediction": "flow", "zero_terminal_snr": True}, "schedule of its own"),
-        ({"prediction": "epsilon", "zero_terminal_snr": True}, "another prediction than epsilon"),
-        ({"schedule": "linear", "steps": 20}, "more than 20 steps"),
+        ({"prediction_type": "flow", "beta_schedule": "linear"}, "schedule of its own"),
+        ({"prediction_type": "flow", "zero_terminal_snr": True}, "schedule of its own"),
+        ({"prediction_type": "epsilon", "zero_terminal_snr": True}, "another prediction_type than epsilon"),
+        ({"beta_schedule": "linear", "num_train_timesteps": 20}, "needs more than 20"),
     ]
     for options, message in refused:
         with pytest.raises(ValueError, match=message):
             training_scheduler(**options)
     for name in ("ddpm", "euler-a", "lms", "pndm"):
-        with pytest.raises(ValueError, match=f"'{name}' cannot sample a model of flow. These can: euler"):
-            sampler(trained("flow"), name)
+        with pytest.raises(ValueError, match=f"'{name}' cannot sample a flow model. Available: euler"):
+            sampling_scheduler(trained("flow"), name)
     for name in ("ddpm", "pndm"):
-        with pytest.raises(ValueError, match=f"'{name}' takes even steps only"):
-            sampler(trained(), name, "karras")
-    with pytest.raises(ValueError, match="A model of flow takes even steps only"):
-        sampler(trained("flow"), "euler", "karras")
-    with pytest.raises(ValueError, match=r"No spacing called 'log'\. There are: even, karras"):
-        sampler(trained(), "ddim", "log")
+        with pytest.raises(ValueError, match=f"'{name}' supports only timestep_spacing=even"):
+            sampling_scheduler(trained(), name, "karras")
+    with pytest.raises(ValueError, match="A flow model supports only timestep_spacing=even"):
+        sampling_scheduler(trained("flow"), "euler", "karras")
+    with pytest.raises(ValueError, match=r"Unknown timestep_spacing 'log'\. Available: even, karras"):
+        sampling_scheduler(trained(), "ddim", "log")
 
 
 def test_every_scheduler_of_diffusers_is_used_or_refused_by_name() -> None:
-    tables = (*SAMPLERS.values(), *FLOW_SAMPLERS.values())
+    tables = (*SCHEDULERS.values(), *FLOW_SCHEDULERS.values())
     classes = {getattr(schedulers, name, None) or getattr(diffusers, name) for name, _ in tables}
     used = {base.__name__ for each in classes for base in each.__mro__} | {"DDIMScheduler"}  # the first order of dpm++
     there = {name for name in dir(diffusers) if name.endswith("Scheduler") and not name.startswith("Flax")}
-    assert there == (used & there) | REFUSED.keys()
-    assert not used & REFUSED.keys()
+    assert there == (used & there) | UNSUPPORTED.keys()
+    assert not used & UNSUPPORTED.keys()
 
 
 @pytest.mark.parametrize("name", ["lcm", "LCMScheduler", "edm-euler", "ipndm"])
@@ -129,8 +124,8 @@ def test_a_refusal_says_why(name: str) -> None:
     reason = {"edm-euler": "scales of EDM", "ipndm": "neither the noise schedule nor v"}.get(
         name, "model distilled for it"
     )
-    with pytest.raises(ValueError, match=f"Sampler '{name}' cannot be used: .*{reason}.* There are: ddpm, ddim"):
-        sampler(trained(), name)
+    with pytest.raises(ValueError, match=f"Unsupported scheduler '{name}': .*{reason}.* Available: ddpm, ddim"):
+        sampling_scheduler(trained(), name)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +152,7 @@ def test_what_is_refused_as_a_twin_takes_the_same_steps(twin: str, own: str, opt
 def test_even_steps_are_as_many_as_asked(total: int) -> None:
     """diffusers' own come one too many, the last of them at full noise, where rounding decides: 29 of 100, for one."""
     for steps in range(1, total + 1):
-        chosen = even_steps(total, steps).tolist()
+        chosen = even_timesteps(total, steps).tolist()
         assert len(set(chosen)) == steps
         assert chosen == sorted(chosen, reverse=True)
         assert chosen[0] == total - 1
@@ -167,27 +162,31 @@ def test_even_steps_are_as_many_as_asked(total: int) -> None:
 
 
 def test_steps_stop_where_they_are_told() -> None:
-    assert even_steps(1000, 13, 0.4).tolist() == list(range(999, 398, -50))
-    assert even_steps(1000, 10, 0.1).tolist() == even_steps(1000, 10).tolist() == even_steps(1000, 10, 0.05).tolist()
-    assert even_steps(1000, 1, 0.4).tolist() == [999]
+    assert even_timesteps(1000, 13, 0.4).tolist() == list(range(999, 398, -50))
+    assert (
+        even_timesteps(1000, 10, 0.1).tolist()
+        == even_timesteps(1000, 10).tolist()
+        == even_timesteps(1000, 10, 0.05).tolist()
+    )
+    assert even_timesteps(1000, 1, 0.4).tolist() == [999]
     for total, stop_at in ((100, 0.4), (250, 0.99), (10, 0.0), (10, 1.0)):
-        most = most_steps(total, stop_at)
-        chosen = even_steps(total, most, stop_at).tolist()
+        most = max_inference_steps(total, stop_at)
+        chosen = even_timesteps(total, most, stop_at).tolist()
         assert chosen == list(range(total - 1, total - 1 - most, -1))
-        assert len(set(even_steps(total, most + 1, stop_at).tolist())) < most + 1
+        assert len(set(even_timesteps(total, most + 1, stop_at).tolist())) < most + 1
 
 
 def test_a_karras_run_stops_there_too() -> None:
-    scheduler = sampler(trained(), "euler", "karras", 0.4)
-    set_steps(scheduler, 12)
+    scheduler = sampling_scheduler(trained(), "euler", "karras", 0.4)
+    set_timesteps(scheduler, 12)
     assert scheduler.timesteps[-1] == 399
     torch.testing.assert_close(scheduler.sigmas[-2], noise_levels(trained())[399])
 
 
 def test_a_run_starts_at_the_share_of_noise_it_is_asked_for() -> None:
     def starts(steps: int, stop_at: float) -> list[int]:
-        scheduler = sampler(trained(), "ddim", stop_at=stop_at)
-        return [start_of(scheduler, steps, strength) for strength in (1.0, 0.7, 0.4, 0.001)]
+        scheduler = sampling_scheduler(trained(), "ddim", final_timestep_fraction=stop_at)
+        return [start_step(scheduler, steps, strength) for strength in (1.0, 0.7, 0.4, 0.001)]
 
     assert starts(10, 0) == [0, 3, 6, 9]
     assert starts(13, 0.4) == [0, 6, 12, 12]
@@ -196,8 +195,8 @@ def test_a_run_starts_at_the_share_of_noise_it_is_asked_for() -> None:
 @pytest.mark.parametrize(("name", "prediction"), EVERY)
 def test_every_sampler_goes_through_the_levels_of_training(name: str, prediction: str) -> None:
     for options in other_schedules(prediction):
-        scheduler = sampler(trained(prediction, 100, **options), name)
-        set_steps(scheduler, 29)
+        scheduler = sampling_scheduler(trained(prediction, 100, **options), name)
+        set_timesteps(scheduler, 29)
         levels = noise_levels(trained(prediction, 100, **options))
         told = scheduler.timesteps.long()
         assert torch.equal(scheduler.timesteps, told.to(scheduler.timesteps.dtype))
@@ -217,13 +216,13 @@ def test_every_sampler_goes_through_the_levels_of_training(name: str, prediction
 
 @pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "linear"])
 def test_karras_levels_are_those_of_diffusers(schedule: str) -> None:
-    scheduler = trained(schedule=schedule)
+    scheduler = trained(beta_schedule=schedule)
     options = {"timestep_spacing": "trailing", "use_karras_sigmas": True, "trained_betas": scheduler.betas.tolist()}
     theirs = EulerDiscreteScheduler(num_train_timesteps=1000, sigma_min=float(noise_levels(scheduler)[0]), **options)
     theirs.set_timesteps(30)
     for name in KARRAS:
-        ours = sampler(scheduler, name, "karras")
-        set_steps(ours, 30)
+        ours = sampling_scheduler(scheduler, name, "karras")
+        set_timesteps(ours, 30)
         if name != "heun":
             torch.testing.assert_close(ours.sigmas, theirs.sigmas, rtol=2e-5, atol=0)
             torch.testing.assert_close(ours.timesteps, theirs.timesteps.float(), rtol=1e-4, atol=2e-2)
@@ -234,16 +233,16 @@ def test_evaluations_are_counted(name: str, prediction: str) -> None:
     for steps in (1, 2, 3, 10, 29):
         oracle = Oracle(trained(prediction))
         run(oracle, name, steps, (1, 1))
-        assert oracle.calls == evaluations(name, steps)
+        assert oracle.calls == num_evaluations(name, steps)
 
 
 def test_the_documentation_has_the_evaluations() -> None:
     text = (Path(__file__).parent.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([\w+-]+)` \|.*\| (N[\w +-]*|2 N - 1) \|$", text, re.MULTILINE)
     formulas = {"N": lambda n: n, "N + 1": lambda n: n + 1, "2 N - 1": lambda n: 2 * n - 1}
-    assert [name for name, _ in rows] == list(SAMPLERS)
+    assert [name for name, _ in rows] == list(SCHEDULERS)
     for name, formula in rows:
-        assert [evaluations(name, n) for n in (2, 7, 50)] == [formulas[formula](n) for n in (2, 7, 50)]
+        assert [num_evaluations(name, n) for n in (2, 7, 50)] == [formulas[formula](n) for n in (2, 7, 50)]
 
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "flow"])
@@ -254,33 +253,26 @@ def test_a_stage_keeps_how_it_is_sampled(
     spacing = "even" if prediction == "flow" else "karras"
     for i, stage in enumerate(pipeline.stages):
         scheduler = trained(prediction, 100)
-        pipeline.stages[i] = Stage(stage.name, stage.denoiser, scheduler, "heun", 4, 2.0, spacing=spacing, stop_at=0.6)
+        pipeline.stages[i] = Stage(
+            stage.name, stage.denoiser, scheduler, "heun", 4, 2.0, timestep_spacing=spacing, final_timestep_fraction=0.6
+        )
     pipeline.save(tmp_path)
     again = Pipeline.load(tmp_path)
-    assert [stage.spec() for stage in again.stages] == [stage.spec() for stage in pipeline.stages]
-    assert prediction_of(again.stages[0].scheduler) == prediction
-    assert (again.stages[0].spacing, again.stages[0].stop_at) == (spacing, 0.6)
+    assert [stage.to_config() for stage in again.stages] == [stage.to_config() for stage in pipeline.stages]
+    assert prediction_type_of(again.stages[0].train_scheduler) == prediction
+    assert (again.stages[0].timestep_spacing, again.stages[0].final_timestep_fraction) == (spacing, 0.6)
     made = again.generate("a tone", seconds=0.1)
     assert made.isfinite().all()
     assert torch.equal(made, pipeline.generate("a tone", seconds=0.1))
-    with pytest.raises(ValueError, match=r"ask for 1 to 41 sampling steps; .* with 100, and stops at 0\.6 of them"):
-        pipeline.generate("a tone", seconds=0.1, steps=42)
-    pipeline.stages[0].stop_at = 0.0
+    with pytest.raises(
+        ValueError, match=r"expected 1 to 41 .* num_train_timesteps=100 and final_timestep_fraction=0\.6"
+    ):
+        pipeline.generate("a tone", seconds=0.1, num_inference_steps=42)
+    pipeline.stages[0].final_timestep_fraction = 0.0
     assert not torch.equal(made, pipeline.generate("a tone", seconds=0.1))
-    pipeline.stages[0].stop_at, pipeline.stages[0].spacing, pipeline.stages[0].sampler = 0.0, "even", "euler"
+    pipeline.stages[0].final_timestep_fraction, pipeline.stages[0].timestep_spacing, pipeline.stages[0].scheduler = (
+        0.0,
+        "even",
+        "euler",
+    )
     assert not torch.equal(made, pipeline.generate("a tone", seconds=0.1))
-
-
-def test_a_folder_from_before_spacings_and_classes_loads(
-    make_pipeline: Callable[..., Pipeline], tmp_path: Path
-) -> None:
-    pipeline = make_pipeline()
-    pipeline.save(tmp_path)
-    for stage in pipeline.stages:
-        file = tmp_path / stage.name / "stage.json"
-        spec = json.loads(file.read_text())
-        del spec["spacing"], spec["stop_at"], spec["scheduler"]["class"]
-        file.write_text(json.dumps(spec))
-    again = Pipeline.load(tmp_path)
-    assert [stage.spec() for stage in again.stages] == [stage.spec() for stage in pipeline.stages]
-    assert torch.equal(again.generate("a tone", seconds=0.1), pipeline.generate("a tone", seconds=0.1))

@@ -1,4 +1,4 @@
-"""The kit against parts that keep the laws, and parts that break one: each law finds what it is there for."""
+"""The checks against parts that pass them, and parts that fail one: each check finds what it is there for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import faulty
+import bad_parts
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -21,9 +21,15 @@ from codecdiff.codecs import NormalizedCodec
 from codecdiff.config import ConfigError
 from codecdiff.splitters import Parallel
 from codecdiff.testing import (
-    LAWS,
+    CHECKS,
+    CodecChecks,
+    ConditionerChecks,
+    DenoiserChecks,
+    EmbedderChecks,
     ExpectedFailure,
+    PartChecks,
     Result,
+    SplitterChecks,
     check_codec,
     check_conditioner,
     check_denoiser,
@@ -31,10 +37,11 @@ from codecdiff.testing import (
     check_splitter,
 )
 from codecdiff.testing.clips import clips
-from codecdiff.testing.runner import examination, example_prompts, kind_of
+from codecdiff.testing.conditioners import example_prompts
+from codecdiff.testing.runner import find_kind, start_checks
 
 ROOT = Path(__file__).parent.parent
-CHECKS: dict[str, Callable[[Any], list[Result]]] = {
+ASSERT: dict[str, Callable[[Any], list[Result]]] = {
     "codecs": lambda part: check_codec(part(), seconds=4.0),
     "splitters": lambda part: check_splitter(part()),
     "conditioners": lambda part: check_conditioner(part()),
@@ -42,14 +49,14 @@ CHECKS: dict[str, Callable[[Any], list[Result]]] = {
     "embedders": lambda part: check_embedder(part()),
 }
 GOOD: list[tuple[str, type]] = [
-    ("codecs", faulty.Sound),
-    ("splitters", faulty.Halves),
-    ("conditioners", faulty.Letters),
-    ("denoisers", faulty.Mixer),
-    ("embedders", faulty.Levels),
-    ("embedders", faulty.Literate),
+    ("codecs", bad_parts.Sound),
+    ("splitters", bad_parts.Halves),
+    ("conditioners", bad_parts.Letters),
+    ("denoisers", bad_parts.Mixer),
+    ("embedders", bad_parts.Levels),
+    ("embedders", bad_parts.Literate),
 ]
-BAD = [(kind, part) for kind, parts in faulty.FAULTY.items() for part in parts]
+BAD = [(kind, part) for kind, parts in bad_parts.BAD.items() for part in parts]
 
 
 def named(value: Any) -> str:
@@ -57,86 +64,87 @@ def named(value: Any) -> str:
 
 
 @pytest.mark.parametrize(("kind", "part"), GOOD, ids=named)
-def test_a_good_part_keeps_every_law(kind: str, part: type) -> None:
-    results = CHECKS[kind](part)
-    assert [result.law.name for result in results] == list(LAWS[kind].laws)
-    beside = {result.law.name for result in results if result.state == "does not apply"}
-    assert beside <= {"prepare-for-sampling", "texts"}
-    assert {result.state for result in results} <= {"kept", "does not apply"}
+def test_a_good_part_passes_every_check(kind: str, part: type) -> None:
+    results = ASSERT[kind](part)
+    assert [result.check.name for result in results] == list(CHECKS[kind].by_name)
+    skipped = {result.check.name for result in results if result.state == "not applicable"}
+    assert skipped <= {"prepare-for-sampling", "texts"}
+    assert {result.state for result in results} <= {"passed", "not applicable"}
 
 
 @pytest.mark.parametrize(("kind", "part"), BAD, ids=named)
-def test_a_faulty_part_breaks_the_laws_it_should_and_no_other(kind: str, part: Any) -> None:
+def test_a_bad_part_fails_the_checks_it_should_and_no_other(kind: str, part: Any) -> None:
     with pytest.raises(AssertionError) as raised:
-        CHECKS[kind](part)
+        ASSERT[kind](part)
     lines = str(raised.value).splitlines()
-    assert lines[0] == f"{part.__name__} breaks {len(part.breaks)} of the {len(LAWS[kind].laws)} laws of {kind}:"
-    assert {line.split(":")[0].strip() for line in lines[1:]} == part.breaks
+    assert lines[0] == f"{part.__name__} fails {len(part.fails)} of the {len(CHECKS[kind].by_name)} checks of {kind}:"
+    assert {line.split(":")[0].strip() for line in lines[1:]} == part.fails
 
 
-@pytest.mark.parametrize("kind", LAWS)
-def test_each_law_has_a_part_that_breaks_it_alone(kind: str) -> None:
-    alone = {law for part in faulty.FAULTY[kind] if len(part.breaks) == 1 for law in part.breaks}  # pyright: ignore
-    assert alone == set(LAWS[kind].laws)
+@pytest.mark.parametrize("kind", CHECKS)
+def test_each_check_has_a_part_that_fails_it_alone(kind: str) -> None:
+    alone = {check for part in bad_parts.BAD[kind] if len(part.fails) == 1 for check in part.fails}  # pyright: ignore
+    assert alone == set(CHECKS[kind].by_name)
 
 
-def test_names_are_kebab_case_and_each_law_says_what_it_asks() -> None:
-    for laws in LAWS.values():
-        for law in laws:
-            assert re.fullmatch(r"[a-z]+(-[a-z]+)*", law.name)
-            assert law.text.endswith(".")
-            assert len(law.text.split()) > 5
+def test_names_are_kebab_case_and_each_check_has_a_text() -> None:
+    for checks in CHECKS.values():
+        for check in checks:
+            assert re.fullmatch(r"[a-z]+(-[a-z]+)*", check.name)
+            assert check.text.endswith(".")
+            assert len(check.text.split()) > 5
 
 
-def test_laws_leave_the_global_generators_where_they_were() -> None:
+def test_checks_leave_the_global_generators_where_they_were() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    check_denoiser(faulty.Mixer)
+    check_denoiser(bad_parts.Mixer)
     with pytest.raises(AssertionError, match="of random, numpy"):
-        check_codec(faulty.Seeding(), seconds=0.1)
+        check_codec(bad_parts.Seeding(), seconds=0.1)
     assert torch.equal(torch.rand(2), expected)
 
 
-# Exceptions
+# Expected failures
 
 
-class Excused(faulty.NarrowDecoder):
-    expected_failures: Mapping[str, str] = {"chunked": "its decoder listens far"}
+class Excused(bad_parts.NarrowDecoder):
+    expected_failures: Mapping[str, str] = {"chunked": "its decoder has far context"}
 
 
-def test_a_declared_exception_is_told_and_does_not_fail() -> None:
-    with pytest.warns(ExpectedFailure, match="Excused declares an exception from chunked: its decoder listens far"):
+def test_an_expected_failure_warns_and_does_not_fail() -> None:
+    with pytest.warns(ExpectedFailure, match="Excused is expected to fail chunked: its decoder has far context"):
         results = check_codec(Excused(), seconds=0.5)
-    assert {result.law.name: result.state for result in results}["chunked"] == "exception"
+    assert {result.check.name: result.state for result in results}["chunked"] == "expected failure"
 
 
 @pytest.mark.filterwarnings("ignore::codecdiff.testing.ExpectedFailure")
-def test_a_codec_around_another_has_its_exceptions() -> None:
+def test_a_codec_around_another_has_its_expected_failures() -> None:
     check_codec(NormalizedCodec(Excused()), seconds=0.5)
 
 
-def test_an_exception_excuses_one_law_alone() -> None:
-    class Worse(faulty.Short):
+def test_an_expected_failure_excuses_one_check() -> None:
+    class Worse(bad_parts.Short):
         expected_failures = Excused.expected_failures
 
     with pytest.raises(AssertionError) as raised:
         check_codec(Worse(), seconds=0.5)
-    assert "breaks 2 of" in str(raised.value)
-    assert "chunked: declared an exception, but kept: take it out of `expected_failures`." in str(raised.value)
+    assert "fails 2 of" in str(raised.value)
+    text = "chunked: declared as an expected failure, but it passes: remove it from `expected_failures`."
+    assert text in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("exceptions", "message"),
+    ("expected", "message"),
     [
-        ({"chunks": "why"}, r"from 'chunks', which codecs have not\. Their laws: facts, lengths"),
-        ({"chunked": " "}, "gives no reason for its exceptions from: chunked"),
-        ({"chunked"}, "is a mapping of a law's name to the reason"),
+        ({"chunks": "why"}, r"of 'chunks', which codecs do not have\. Their checks: facts, lengths"),
+        ({"chunked": " "}, "must state a reason for its expected failures of: chunked"),
+        ({"chunked"}, "must map names of checks to reasons"),
     ],
 )
-def test_exceptions_that_cannot_be_are_refused(exceptions: Any, message: str) -> None:
-    codec = faulty.Sound()
-    codec.expected_failures = exceptions
+def test_invalid_expected_failures_are_refused(expected: Any, message: str) -> None:
+    codec = bad_parts.Sound()
+    codec.expected_failures = expected
     with pytest.raises(ValueError, match=message):
         check_codec(codec)
 
@@ -144,19 +152,19 @@ def test_exceptions_that_cannot_be_are_refused(exceptions: Any, message: str) ->
 # Failing parts
 
 
-def test_a_part_that_raises_breaks_the_law_and_the_others_go_on() -> None:
-    class Failing(faulty.Sound):
+def test_a_part_that_raises_fails_the_check_and_the_others_run() -> None:
+    class Failing(bad_parts.Sound):
         def encode_continuous(self, audio: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("out of\n  luck")
 
     with pytest.raises(AssertionError, match="lengths: raised RuntimeError: out of luck\n") as raised:
         check_codec(Failing(), seconds=0.1)
-    assert "entries" not in str(raised.value)
+    assert "codebook-vectors" not in str(raised.value)
     assert isinstance(raised.value.__cause__, RuntimeError)
 
 
-def test_a_codec_that_is_not_fitted_is_told() -> None:
-    class Unfitted(faulty.Sound):
+def test_a_codec_that_is_not_fitted_is_refused() -> None:
+    class Unfitted(bad_parts.Sound):
         @property
         def is_fitted(self) -> bool:
             return False
@@ -166,11 +174,11 @@ def test_a_codec_that_is_not_fitted_is_told() -> None:
 
 
 def test_duplicates_are_listed() -> None:
-    class Twin(faulty.Undeclared):
+    class Twin(bad_parts.Undeclared):
         duplicate_codes = frozenset({(0, 5)})
 
-    notes = {result.law.name: result.note for result in check_codec(Twin(), seconds=0.1)}
-    assert notes["entries"] == "1 duplicate entries are declared: (0, 5) (codebook, index)"
+    notes = {result.check.name: result.note for result in check_codec(Twin(), seconds=0.1)}
+    assert notes["codebook-vectors"] == "1 duplicate vectors are declared: (0, 5) (codebook, code)"
 
 
 # By name
@@ -178,13 +186,13 @@ def test_duplicates_are_listed() -> None:
 
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what is printed in one line each."""
+    """Print each row in one line."""
     monkeypatch.setattr(console.out, "width", 400)
 
 
 @pytest.fixture
 def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Install the parts, as a stranger's package would."""
+    """Install the parts, as a third-party package would."""
     folder = tmp_path / "site" / "strange-1.0.dist-info"
     folder.mkdir(parents=True)
     parts: dict[str, dict[str, str]] = {
@@ -199,7 +207,7 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     for kind, names in parts.items():
         lines.append(f"[codecdiff.{kind}]")
         for name, part in names.items():
-            home = __name__ if part in ("Excused", "Unread", "Evens", "Unbuilt") else "faulty"
+            home = __name__ if part in ("Excused", "Unread", "Evens", "Unbuilt") else "bad_parts"
             lines.append(f"{name} = {home}:{part}")
     (folder / "entry_points.txt").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(folder.parent)
@@ -209,20 +217,20 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 class Evens(Parallel):
-    """Asks for the levels alone, and needs them."""
+    """Takes the levels alone, and needs them."""
 
     def __init__(self, *, levels: Sequence[int]):
         super().__init__(num_codebooks=len(levels))
 
 
-class Unbuilt(faulty.Halves):
+class Unbuilt(bad_parts.Halves):
     """Its constructor fails."""
 
     def __init__(self, *, num_codebooks: int, turned: bool = False):
         raise RuntimeError("no weights")
 
 
-class Unread(faulty.Mixer):
+class Unread(bad_parts.Mixer):
     """Reads text alone."""
 
     def __init__(self, *, channels: int, context_channels: int, condition_widths: dict[str, int], width: int = 48):
@@ -231,8 +239,8 @@ class Unread(faulty.Mixer):
         self.condition_widths = condition_widths
 
     def forward(self, noisy: Any, timestep: Any, context: Any, condition: Any) -> torch.Tensor:
-        told = {name: entry for name, entry in condition.items() if name == "text"}
-        return super().forward(noisy, timestep, context, type(condition)(told))
+        text = {name: entry for name, entry in condition.items() if name == "text"}
+        return super().forward(noisy, timestep, context, type(condition)(text))
 
 
 def check(*words: object) -> Any:
@@ -241,38 +249,41 @@ def check(*words: object) -> Any:
 
 @pytest.mark.usefixtures("_registered")
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
-        (["sound", "--seconds", "0.5"], "19 kept, 0 broken."),
-        (["halves"], "tried with 2 codebooks, 4 codebooks, 9 codebooks, 6 codebooks on 3 levels; not with 1 codebook"),
-        (["evens"], "tried with 1 codebook, 2 codebooks, 4 codebooks, 9 codebooks, 6 codebooks on 3 levels."),
-        (["letters", "--kind", "conditioner"], "13 kept, 0 broken."),
+        (["sound", "--seconds", "0.5"], "19 passed, 0 failed."),
+        (
+            ["halves"],
+            "checked with 2 codebooks, 4 codebooks, 9 codebooks, 6 codebooks on 3 levels; not with 1 codebook",
+        ),
+        (["evens"], "checked with 1 codebook, 2 codebooks, 4 codebooks, 9 codebooks, 6 codebooks on 3 levels."),
+        (["letters", "--kind", "conditioner"], "13 passed, 0 failed."),
         (["mixer", "--set", "width=32"], "of text, vector it reads: text, vector"),
         (["unread"], "of text, vector it reads: text."),
-        (["strange:levels"], "12 kept, 0 broken, 1 does not apply."),
-        (["narrow", "--seconds", "0.5"], "18 kept, 0 broken, 1 declared exception."),
-        (["parallel"], "tried with 1 codebook, 2 codebooks, 4 codebooks, 9 codebooks, 6 codebooks"),
-        (["grouped", "--set", "stages=0|1-3"], "tried with 4 codebooks; not with 1 codebook,"),
+        (["strange:levels"], "12 passed, 0 failed, 1 not applicable."),
+        (["narrow", "--seconds", "0.5"], "18 passed, 0 failed, 1 expected failure."),
+        (["parallel"], "checked with 1 codebook, 2 codebooks, 4 codebooks, 9 codebooks, 6 codebooks"),
+        (["grouped", "--set", "stages=0|1-3"], "checked with 4 codebooks; not with 1 codebook,"),
     ],
 )
-def test_the_command_tries_a_part_by_its_name(words: list[str], told: str) -> None:
+def test_the_command_checks_a_part_by_its_name(words: list[str], message: str) -> None:
     result = check(*words)
     assert result.exit_code == 0, result.output
-    assert told in result.output.replace("\n", " ")
+    assert message in result.output.replace("\n", " ")
 
 
 @pytest.mark.usefixtures("_registered")
-def test_the_command_ends_with_status_1_if_a_law_is_broken() -> None:
+def test_the_command_ends_with_status_1_if_a_check_fails() -> None:
     result = check("drifting", "--seconds", "0.5")
     assert result.exit_code == 1
     assert "decode is not deterministic" in result.output
-    assert "Asked: The same input gives the same codes" in result.output
-    assert "18 kept, 1 broken." in result.output
+    assert "Expected: The same input has exactly the same result" in result.output
+    assert "18 passed, 1 failed." in result.output
 
 
 @pytest.mark.usefixtures("_registered")
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["letters"], "'letters' is the name of a codec and a conditioner. Say which: --kind codecs or --kind cond"),
         (["lettres"], "No part named 'lettres' is installed. Did you mean 'letters'?"),
@@ -280,26 +291,26 @@ def test_the_command_ends_with_status_1_if_a_law_is_broken() -> None:
         (["late"], "The splitter 'late' of strange 1.0 was built for version 2 of the splitter interface"),
         (["unbuilt"], "'unbuilt' cannot be built: RuntimeError: no weights. Options, by --set KEY=VALUE: turned."),
         (["letters", "--kind", "denoisers"], "No denoiser named 'letters'"),
-        (["sound", "--kind", "sounds"], "No kind of part is called 'sounds'"),
+        (["sound", "--kind", "sounds"], "No kind named 'sounds'"),
         (["sound", "--set", "gian=2"], "has no option 'gian'. It has: gain. Did you mean 'gain'?"),
         (["grouped"], "needs a value for: stages. Options, by --set KEY=VALUE: stages."),
         (["grouped", "--set", "stages=0|1-11"], "can be built for none of"),
-        (["letters", "--kind", "conditioners", "--prompts", "FILE"], "line 2 is no prompt"),
+        (["letters", "--kind", "conditioners", "--prompts", "FILE"], "line 2 is not a prompt"),
     ],
 )
-def test_the_command_says_what_is_wrong_with_what_was_asked(words: list[str], told: str, tmp_path: Path) -> None:
+def test_the_command_says_what_is_wrong_with_its_arguments(words: list[str], message: str, tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"text": "a"}\n7\n')
     result = check(*(str(file) if word == "FILE" else word for word in words))
     assert result.exit_code == 1
-    assert told in result.output.replace("\n", " ")
+    assert message in result.output.replace("\n", " ")
     assert "Traceback" not in result.output
 
 
 def test_a_part_that_is_not_installed_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry.FIRST_PARTY, ("codecs", "gone"), "codecdiff-gone")
+    monkeypatch.setitem(registry.install_hints()["codecs"], "gone", "codecdiff-gone")
     with pytest.raises(registry.UnknownPart, match="pip install codecdiff-gone"):
-        kind_of("gone")
+        find_kind("gone")
 
 
 def test_prompts_have_the_fields_that_are_read(tmp_path: Path) -> None:
@@ -312,7 +323,7 @@ def test_prompts_have_the_fields_that_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_registered")
-def test_prompts_of_a_file_are_tried(tmp_path: Path) -> None:
+def test_prompts_of_a_file_are_used(tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text("\n".join(map(json.dumps, ("one", {"text": "two"}))))
     result = check("letters", "--kind", "conditioners", "--prompts", file)
@@ -320,31 +331,92 @@ def test_prompts_of_a_file_are_tried(tmp_path: Path) -> None:
     assert "'one', {'text': 'two'}" in result.output
 
 
-def test_options_that_a_part_needs_are_told(tmp_path: Path) -> None:
+def test_options_that_a_part_needs_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"needs a value for: codec\. Options, by --set KEY=VALUE: codec"):
-        examination("standardized", folder=tmp_path)
+        start_checks("normalized", folder=tmp_path)
 
 
-def test_clips_are_music_of_a_sort_and_always_the_same() -> None:
-    made = clips(8000, 2, count=3, seconds=0.5)
-    assert [tuple(clip.shape) for clip in made] == [(2, 4000)] * 3
-    assert all(0.01 < float(clip.square().mean().sqrt()) < 0.5 and float(clip.abs().max()) <= 1 for clip in made)
-    assert all(map(torch.equal, made, clips(8000, 2, count=3, seconds=0.5)))
-    assert not torch.equal(made[0], made[1])
+def test_clips_are_audible_and_always_the_same() -> None:
+    music = clips(8000, 2, count=3, seconds=0.5)
+    assert [tuple(clip.shape) for clip in music] == [(2, 4000)] * 3
+    assert all(0.01 < float(clip.square().mean().sqrt()) < 0.5 and float(clip.abs().max()) <= 1 for clip in music)
+    assert all(map(torch.equal, music, clips(8000, 2, count=3, seconds=0.5)))
+    assert not torch.equal(music[0], music[1])
+
+
+# Pytest classes
+
+
+class TestSound(CodecChecks):
+    seconds = 0.5
+
+    def part(self) -> bad_parts.Sound:
+        return bad_parts.Sound()
+
+
+class TestExcused(CodecChecks):
+    seconds = 0.5
+
+    def part(self) -> Excused:
+        return Excused()
+
+
+class TestHalves(SplitterChecks):
+    def part(self) -> bad_parts.Halves:
+        return bad_parts.Halves()
+
+
+class TestLetters(ConditionerChecks):
+    def part(self) -> bad_parts.Letters:
+        return bad_parts.Letters()
+
+
+class TestMixer(DenoiserChecks):
+    def make(self, **sizes: Any) -> bad_parts.Mixer:
+        return bad_parts.Mixer(**sizes)
+
+
+class TestLevels(EmbedderChecks):
+    def part(self) -> bad_parts.Levels:
+        return bad_parts.Levels()
+
+
+@pytest.mark.parametrize("cls", [TestSound, TestHalves, TestLetters, TestMixer, TestLevels])
+def test_a_class_has_a_test_for_every_check(cls: type[PartChecks]) -> None:
+    tests = [name.removeprefix("test_").replace("_", "-") for name in dir(cls) if name.startswith("test_")]
+    assert sorted(tests) == sorted(cls.checks.by_name)
+
+
+def test_a_class_fails_by_the_check_that_fails() -> None:
+    class Checks(CodecChecks):
+        def part(self) -> bad_parts.Drifting:
+            return bad_parts.Drifting()
+
+    with pytest.raises(AssertionError, match="deterministic: decode is not deterministic"):
+        Checks().test_deterministic()  # pyright: ignore[reportAttributeAccessIssue]
+    Checks().test_facts()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_class_skips_what_does_not_apply_and_expects_declared_failures() -> None:
+    with pytest.raises(pytest.skip.Exception, match="it does not read text"):
+        TestLevels().test_texts()  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(pytest.xfail.Exception, match="its decoder has far context"):
+        TestExcused().test_chunked()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # The page
 
 
-def test_the_page_lists_the_laws_as_they_are() -> None:
+def test_the_page_lists_the_checks_as_they_are() -> None:
     page = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
-    for kind, laws in LAWS.items():
+    for kind, checks in CHECKS.items():
         section = page.split(f"\n### {kind.capitalize()}\n")[1].split("\n### ")[0].split("\n## ")[0]
         rows = re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", section, flags=re.M)
-        assert rows == [(law.name, law.text) for law in laws], kind
+        assert rows == [(check.name, check.text) for check in checks], kind
 
 
-def test_every_kind_of_part_has_laws() -> None:
-    assert set(LAWS) == set(registry.KINDS)
+def test_every_kind_of_part_has_checks() -> None:
+    assert set(CHECKS) <= set(registry.entries("checks"))
+    assert set(registry.entries("checks")) == set(registry.kinds())
     assert all(isinstance(part, type) and issubclass(part, Part) for _, part in [*GOOD, *BAD])
-    assert partial(check_denoiser, widths={"text": 6, "mood": 4})(faulty.Mixer)
+    assert partial(check_denoiser, widths={"text": 6, "mood": 4})(bad_parts.Mixer)

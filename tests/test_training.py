@@ -13,17 +13,18 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
-from small import noise
+from small import noise, stage_as_version_0_1
 
 from codecdiff import Codec, Pipeline
 from codecdiff.config import DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.encoding.encode import open_store
 from codecdiff.diffusion.colored_noise import colored
+from codecdiff.diffusion.loss import StageInput
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.checkpoint import load_stage, save_stage
 from codecdiff.pipeline.stage import Stage
-from codecdiff.training.batch import StageData, StageInput, stage_input
+from codecdiff.training.batch import StageData, stage_input
 from codecdiff.training.trainer import StageTrainer
 
 Make = Callable[..., Pipeline]
@@ -141,13 +142,15 @@ def test_another_network_cannot_be_resumed(
     trainer_of().save(tmp_path)
     pipeline = make_pipeline()
     other = pipeline.new_denoiser(1, {"name": "unet", "width": 8, "multipliers": [1], "layers": ["text"], "groups": 4})
-    stage = Stage("secondary", other, training_scheduler(steps=100), steps=3)
+    stage = Stage("secondary", other, training_scheduler(num_train_timesteps=100), num_inference_steps=3)
     with pytest.raises(
         ValueError, match=r"another stage in training: denoiser.* there, .* here\. Choose another output folder"
     ):
         StageTrainer(stage).resume(tmp_path)
-    stage = Stage("secondary", pipeline.stages[1].denoiser, training_scheduler(steps=50), steps=3)
-    with pytest.raises(ValueError, match=r"another stage in training: scheduler.* there"):
+    stage = Stage(
+        "secondary", pipeline.stages[1].denoiser, training_scheduler(num_train_timesteps=50), num_inference_steps=3
+    )
+    with pytest.raises(ValueError, match=r"another stage in training: train_scheduler.* there"):
         StageTrainer(stage).resume(tmp_path)
 
 
@@ -165,10 +168,7 @@ def test_coloured_noise_is_trained_on_measured_with_and_kept(
     assert load_stage(tmp_path, "secondary", *parts, 1).noise_color == 1.0
     with pytest.raises(ValueError, match=r"another stage in training: noise_color is 1.0 there, 0.0 here"):
         white.resume(tmp_path)
-    file = tmp_path / "secondary" / "stage.json"
-    spec = json.loads(file.read_text())
-    del spec["noise_color"]  # a stage saved before there was a choice
-    file.write_text(json.dumps(spec))
+    stage_as_version_0_1(tmp_path / "secondary" / "stage.json")  # at first without a choice
     assert load_stage(tmp_path, "secondary", *parts, 1).noise_color == 0.0
     assert white.resume(tmp_path)
 
@@ -252,7 +252,7 @@ def test_steps_of_much_noise_are_drawn_as_often_as_asked(
     trainer_of: Callable[..., StageTrainer], timestep_bias: float, share: float
 ) -> None:
     trainer = trainer_of(timestep_bias=timestep_bias)
-    total = trainer.stage.scheduler.config.num_train_timesteps
+    total = trainer.stage.train_scheduler.config.num_train_timesteps
     _, steps = trainer.draw(torch.zeros(2000, 1, 1))
     assert steps.min() >= 0
     assert steps.max() < total
@@ -302,13 +302,13 @@ def test_projections_are_trained_on_and_codes_are_seen(
         batch = StageData(store, pipeline, 1, train, DataConfig()).crops.batch([0, 1])
         inputs = stage_input(batch, pipeline, 1)
         assert batch.continuous is not None
-        projections = pipeline.standardized(batch.continuous)
+        projections = pipeline.codec.normalize(batch.continuous)
         entries = pipeline.codec.embed(batch.codes)
         assert (projections - entries).abs().mean() > 0.01
         assert torch.equal(inputs.x_start, projections[:, 1:].flatten(1, 2))
         assert inputs.context is not None
         assert torch.equal(inputs.context, (entries if snap else projections)[:, 0])
-        assert pipeline.spec()["target"] == "continuous"
+        assert pipeline.to_config()["target"] == "continuous"
 
 
 def test_dropped_conditions_follow_sample_numbers(trainer_of: Callable[..., StageTrainer], data: StageData) -> None:
@@ -372,7 +372,7 @@ def test_a_stage_that_starts_from_its_equal_is_as_good_before_its_first_step(
     train(warm, data, 1)
     warm.save(tmp_path / "warm")
     facts = json.loads((tmp_path / "warm" / "secondary" / "stage.json").read_text())["training"]["start_from"]
-    assert facts == {"stage": "secondary", "weights": facts["weights"], "taken": count, "of": count}
+    assert facts == {"stage": "secondary", "weights": facts["weights"], "copied": count, "total": count}
     assert (
         facts["weights"] == hashlib.sha256((tmp_path / "secondary" / "model.safetensors").read_bytes()).hexdigest()[:32]
     )
@@ -392,29 +392,29 @@ def test_a_stage_starts_with_what_agrees_and_says_what_does_not(
     source.save(tmp_path)
     before, told = weights(warm.denoiser), warm.start_from(tmp_path / "primary")
     differ = {"input.weight", "output.resample.weight", "output.resample.bias"}
-    assert set(told.left) == differ
+    assert set(told.skipped) == differ
     after, there = weights(warm.denoiser), weights(source.ema.module)
     assert all(torch.equal(after[name], (before if name in differ else there)[name]) for name in after)
     assert same(weights(warm.ema.module), after)
-    assert told.taken == sum(tensor.numel() for name, tensor in after.items() if name not in differ) < told.of
-    assert "as initialised: input.weight, output.resample.weight, output.resample.bias" in str(told)
+    assert told.copied == sum(tensor.numel() for name, tensor in after.items() if name not in differ) < told.total
+    assert "randomly initialized: input.weight, output.resample.weight, output.resample.bias" in str(told)
 
 
 def test_a_stage_cannot_start_from_what_is_no_stage_or_shares_nothing(
     trainer_of: Callable[..., StageTrainer], make_pipeline: Make, tmp_path: Path
 ) -> None:
     warm = trainer_of()
-    with pytest.raises(FileNotFoundError, match=r"holds no trained stage to start from.*runs/other/model/primary"):
+    with pytest.raises(FileNotFoundError, match=r"does not hold a trained stage.*runs/other/model/primary"):
         warm.start_from(tmp_path / "primary")
     warm.save(tmp_path)
     file = tmp_path / "secondary" / "stage.json"
     spec = json.loads(file.read_text())
     file.write_text(json.dumps({**spec, "denoiser": {"name": "dit"}}))
-    with pytest.raises(ValueError, match=r"secondary has a denoiser of another kind: 'dit', not 'unet'"):
+    with pytest.raises(ValueError, match=r"secondary has the denoiser 'dit', not 'unet'"):
         warm.start_from(tmp_path / "secondary")
     file.write_text(json.dumps(spec))
     save_file({"other": torch.zeros(3)}, tmp_path / "secondary" / "model.safetensors")
     before = weights(warm.denoiser)
-    with pytest.raises(ValueError, match=r"None of the weights in .* has the name and shape of one here"):
+    with pytest.raises(ValueError, match=r"No weights of .* agree in name and shape"):
         warm.start_from(tmp_path / "secondary")
     assert same(weights(warm.denoiser), before)

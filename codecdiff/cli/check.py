@@ -1,7 +1,8 @@
-"""The command that tries a part's laws: `codecdiff check`."""
+"""`codecdiff check`: run the checks of an installed part."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -9,32 +10,34 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from codecdiff.cli.console import err, out
+from codecdiff.errors import InvalidValue
+from codecdiff.registry import singular
 
 if TYPE_CHECKING:
     from codecdiff.interfaces import Prompt
     from codecdiff.testing import Result
 
-STYLES = {"broken": "red", "exception": "yellow", "does not apply": "dim"}
+STYLES = {"failed": "red", "expected failure": "yellow", "not applicable": "dim"}
 
 
 def check(
     name: Annotated[str, typer.Argument(help="Part to check, as `codecdiff plugins` lists it.", show_default=False)],
     kind: Annotated[str, typer.Option(help="Its kind, where several have one of this name: codecs...")] = "",
     options: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the part; any number.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the part; repeatable.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Longest clip that a codec is tried on.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Longest clip, for a codec.")] = 10.0,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="For a conditioner: .jsonl, a prompt a line, two at least.", show_default=False),
+        typer.Option(help="For a conditioner: .jsonl, one prompt per line, at least two.", show_default=False),
     ] = None,
 ) -> None:
-    """Try every law of a part, and tell which hold. Status 1 if one is broken."""
-    from codecdiff.testing.runner import examination
+    """Run the conformance checks of a part. Exits with status 1 if one fails."""
+    from codecdiff.testing.runner import start_checks
 
     with TemporaryDirectory() as folder:
         with err.status(f"Building {name}"):
-            examined = examination(
+            request, run = start_checks(
                 name,
                 kind=kind,
                 assignments=options or [],
@@ -42,19 +45,19 @@ def check(
                 prompts=prompts_of(prompts) if prompts else [],
                 folder=Path(folder),
             )
-        out.print(f"The {examined.kind[:-1]} '{name}'{''.join(f'; {note}' for note in examined.notes)}.")
+        out.print(f"The {singular(request.kind)} '{name}'{''.join(f'; {note}' for note in run.notes)}.")
         results = []
-        with err.status("Trying its laws") as status:
-            for result in examined.results:
+        with err.status("Running its checks") as status:
+            for result in run.results:
                 results.append(result)
-                status.update(f"Tried {result.law.name}")
+                status.update(f"Checked {result.check.name}")
     show(results)
-    if any(result.state == "broken" for result in results):
+    if any(result.state == "failed" for result in results):
         raise typer.Exit(1)
 
 
 def prompts_of(file: Path) -> list[Prompt]:
-    """Read prompts, a string or a mapping of fields on each line. Raises ValueError with the line that is none."""
+    """Read prompts, a string or a mapping of fields on each line. Raises ValueError with the first invalid line."""
     import json
 
     prompts = []
@@ -64,26 +67,26 @@ def prompts_of(file: Path) -> list[Prompt]:
         except json.JSONDecodeError:
             prompt = None
         if not isinstance(prompt, str | dict):
-            raise ValueError(f"'{file}' line {number} is no prompt: write a string or an object of fields in JSON.")
+            raise InvalidValue(f"'{file}' line {number} is not a prompt: expected a string or an object in JSON.")
         prompts.append(prompt)
     if len(prompts) < 2:
-        raise ValueError(f"'{file}' has {len(prompts)} prompts; a conditioner is tried with two at least.")
+        raise InvalidValue(f"'{file}' has {len(prompts)} prompts: expected at least two.")
     return prompts
 
 
 def show(results: list[Result]) -> None:
-    """Print a row for each law, with what it asks where it is broken, and how many are kept."""
+    """Print a row for each check, with its text where it fails, and how many pass."""
     from rich.table import Table
 
-    table = Table("law", "", "s", "note")
+    table = Table("check", "", "s", "note")
     for result in results:
+        note = f"{result.note}\nExpected: {result.check.text}" if result.state == "failed" else result.note
         style = STYLES.get(result.state)
-        asked = f"{result.note}\nAsked: {result.law.text}" if result.state == "broken" else result.note
-        table.add_row(result.law.name, result.state, f"{result.seconds:.1f}", asked, style=style)
+        table.add_row(result.check.name, result.state, f"{result.seconds:.1f}", note, style=style)
     out.print(table)
-    counts = {state: sum(result.state == state for result in results) for state in ("kept", "broken", "exception")}
-    broken, excepted = counts["broken"], counts["exception"]
-    declared = f", {excepted} declared exception{'s' * (excepted != 1)}" if excepted else ""
-    beside = len(results) - sum(counts.values())
-    verb = "does" if beside == 1 else "do"
-    out.print(f"{counts['kept']} kept, {broken} broken{declared}{f', {beside} {verb} not apply' if beside else ''}.")
+    counts = Counter(result.state for result in results)
+    expected = counts["expected failure"]
+    parts = [f"{counts['passed']} passed", f"{counts['failed']} failed"]
+    parts += [f"{expected} expected failure{'s' * (expected != 1)}"] * bool(expected)
+    parts += [f"{counts['not applicable']} not applicable"] * bool(counts["not applicable"])
+    out.print(f"{', '.join(parts)}.")

@@ -1,8 +1,9 @@
-"""What the commands share: where they print, what they check before they begin, and a progress bar."""
+"""What the commands share: consoles, checks of outputs and devices, progress bars."""
 
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,24 +14,37 @@ from unicodedata import category
 from rich.console import Console
 from rich.text import Text
 
+from codecdiff.errors import InvalidValue
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
     import torch
 
-UNSEEN = ("Cc", "Cf", "Cs")  # categories of Unicode: control, format, half of a letter
+__all__ = [
+    "check_writable",
+    "err",
+    "error_line",
+    "numbered",
+    "out",
+    "plain",
+    "progress",
+    "select_device",
+    "ticker",
+]
+
+INVISIBLE = ("Cc", "Cf", "Cs")  # categories of Unicode: control, format, surrogate
 
 
 def plain(text: str) -> str:
-    """Give text without what would steer the terminal: tags, names and titles come from anywhere."""
-    return "".join("\ufffd" if category(letter) in UNSEEN and letter not in "\n\t" else letter for letter in text)
+    """Return text without control characters: tags, names and titles come from anywhere."""
+    return "".join("\ufffd" if category(letter) in INVISIBLE and letter not in "\n\t" else letter for letter in text)
 
 
 class Screen(Console):
-    """A console on which all text is plain, that of tables as well."""
+    """A console that prints all text plain, that of tables as well."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Make text that can be shown."""
+        """Return text that can be shown."""
         return super().render_str(plain(text), **options)
 
 
@@ -38,8 +52,13 @@ out = Screen(markup=False, emoji=False, highlight=False)
 err = Screen(markup=False, emoji=False, highlight=False, stderr=True)
 
 
+def error_line(error: BaseException) -> str:
+    """Return an error as one line."""
+    return re.sub(r"\s+", " ", f"{type(error).__name__}: {error}").strip()
+
+
 def numbered(file: Path, count: int) -> list[Path]:
-    """Give the files of so many takes: `out.wav` alone, or `out-1.wav`, `out-2.wav`..."""
+    """Return the files of so many waveforms: `out.wav` alone, or `out-1.wav`, `out-2.wav`..."""
     return [file] if count == 1 else [file.with_stem(f"{file.stem}-{i + 1}") for i in range(count)]
 
 
@@ -48,16 +67,16 @@ def check_writable(file: Path) -> None:
     import soundfile
 
     if not soundfile.check_format(file.suffix[1:]):
-        raise ValueError(f"'{file}' names no audio format that can be written. Use .wav or .flac.")
+        raise InvalidValue(f"'{file}' names no audio format that can be written. Use .wav or .flac.")
     if not file.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder '{file.parent}'. Make it first: mkdir -p '{file.parent}'.")
+        raise FileNotFoundError(f"Folder '{file.parent}' does not exist. Make it first: mkdir -p '{file.parent}'.")
     if file.is_dir() or (file.exists() and not os.access(file, os.W_OK)):
         raise OSError(f"'{file}' is a folder or cannot be written over. Choose another name.")
     require_writable(file.parent)
 
 
-def chosen_device(name: str) -> torch.device:
-    """Give the device of this name, or the best one here if it is empty. Raises ValueError if it cannot be used."""
+def select_device(name: str) -> torch.device:
+    """Return the device of this name, or the best one if it is empty. Raises ValueError for one that cannot be used."""
     import torch
 
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -65,12 +84,12 @@ def chosen_device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(f"Device '{name}' cannot be used: {reason}. `codecdiff doctor` lists those here.") from error
+        raise InvalidValue(f"Device '{name}' cannot be used: {reason}. `codecdiff doctor` lists those here.") from error
 
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar, and give the function that says how many of `total` are done."""
+    """Show a bar; yields the function that updates how many of `total` are done."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -81,10 +100,10 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def ticker(line: str, every: float = 60.0) -> Iterator[Callable[[str], None]]:
-    """Show a line, and give the function that changes it; where nobody watches, some are printed, seconds apart."""
+    """Show a status line; yields the function that changes it. Without a terminal, it is printed now and then."""
     printed = time.monotonic()
 
-    def tell(line: str) -> None:
+    def update(line: str) -> None:
         nonlocal printed
         if err.is_terminal:
             status.update(line)
@@ -93,4 +112,4 @@ def ticker(line: str, every: float = 60.0) -> Iterator[Callable[[str], None]]:
             err.print(line, soft_wrap=True)
 
     with err.status(line) as status:
-        yield tell
+        yield update

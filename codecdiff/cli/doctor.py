@@ -1,4 +1,4 @@
-"""What is installed here, what is wrong with it, and the line that mends it."""
+"""`codecdiff doctor`: what is installed, what is wrong with it, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
+from typing import TYPE_CHECKING
 
-from packaging.requirements import Requirement
-from packaging.version import Version
+import typer
 
 from codecdiff import registry
-from codecdiff.cli.plugin_probe import PATIENCE, problems, told
+from codecdiff.cli.console import err, error_line, out
+from codecdiff.cli.plugins import TIMEOUT, Timeout
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 # Packages that can fail although their version is right: a real class of each is imported.
 CLASSES = (
@@ -30,35 +34,54 @@ AUDIO_FORMATS = ("WAV", "FLAC", "OGG", "MP3")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `remedy`, the line that mends it, is empty where nothing is wrong."""
+    """The state of one thing. `hint`, the command that fixes it, is empty where nothing is wrong."""
 
     what: str
     state: str
-    remedy: str = ""
+    hint: str = ""
 
     @property
     def fine(self) -> bool:
         """Whether nothing is wrong."""
-        return not self.remedy
+        return not self.hint
 
 
-def examine(seconds: float = PATIENCE) -> Iterator[Finding]:
-    """Look at everything, from the ground up; a plugin may take so many seconds to be imported."""
+def doctor(timeout: Timeout = TIMEOUT) -> None:
+    """Check the installation, and show how to fix what is wrong."""
+    from rich.table import Table
+
+    with err.status("Importing everything once"):
+        findings = list(diagnose(timeout))
+    table = Table("", "what", "finding")
+    for finding in findings:
+        style = None if finding.fine else "red"
+        table.add_row("" if finding.fine else "wrong", finding.what, finding.state, style=style)
+    out.print(table)
+    wrong = [finding for finding in findings if not finding.fine]
+    for finding in wrong:
+        out.print(f"{finding.what}: {finding.hint}", soft_wrap=True)
+    if wrong:
+        raise typer.Exit(1)
+    out.print("Nothing is wrong.")
+
+
+def diagnose(timeout: float = TIMEOUT) -> Iterator[Finding]:
+    """Check everything, from Python up; importing one plugin may take `timeout` seconds."""
     yield Finding("python", sys.version.split()[0])
-    yield look_at_torch()
+    yield check_torch()
     for package in packages():
-        yield from look_at_requirements(package)
+        yield from check_requirements(package)
     for name in COMPANIONS:
-        yield from look_at_companion(name)
+        yield from check_companion(name)
     for module, name in CLASSES:
-        yield look_at_class(module, name)
-    yield from look_at_protobuf()
-    yield look_at_audio()
-    yield from look_at_plugins(seconds)
+        yield check_class(module, name)
+    yield from check_protobuf()
+    yield check_audio()
+    yield from check_plugins(timeout)
 
 
 def installed_version(name: str) -> str:
-    """Give the version of a package, empty if it is not installed."""
+    """Return the version of a package, empty if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -66,24 +89,26 @@ def installed_version(name: str) -> str:
 
 
 def packages() -> list[str]:
-    """Give the packages whose parts count, codecdiff itself first."""
-    names = {plugin.distribution for plugin in registry.scan()[0] if plugin.switched_on}
+    """Return the enabled distributions with entry points, codecdiff itself first."""
+    names = {plugin.distribution for plugin in registry.scan().plugins if plugin.enabled}
     return ["codecdiff", *sorted(names - {"codecdiff"})]
 
 
-def look_at_torch() -> Finding:
-    """Say for what torch was built, and which devices it finds."""
+def check_torch() -> Finding:
+    """Report what torch was built for, and which devices it finds."""
     try:
         import torch
     except Exception as error:  # a broken build fails in many ways
-        return Finding("torch", told(error), "pip install --force-reinstall --no-deps torch")
+        return Finding("torch", error_line(error), "pip install --force-reinstall --no-deps torch")
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
     devices = ["cpu", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))]
     return Finding("torch", f"{torch.__version__}, built for {built}; devices: {', '.join(devices)}")
 
 
-def look_at_requirements(package: str) -> Iterator[Finding]:
-    """Say which versions of what a package needs are there, each against the range it asks for."""
+def check_requirements(package: str) -> Iterator[Finding]:
+    """Compare the requirements of a package with what is installed."""
+    from packaging.requirements import Requirement
+
     try:
         needs = [Requirement(line) for line in requires(package) or []]
     except PackageNotFoundError:
@@ -92,65 +117,67 @@ def look_at_requirements(package: str) -> Iterator[Finding]:
     yield Finding(package, version(package))
     for need in needs:
         if need.marker is None or need.marker.evaluate({"extra": ""}):
-            yield look_at_requirement(package, need)
+            yield check_requirement(package, need)
 
 
-def look_at_requirement(package: str, need: Requirement) -> Finding:
+def check_requirement(package: str, need: Requirement) -> Finding:
     """Compare one requirement of a package with what is installed."""
-    found, what = installed_version(need.name), f"  {need.name}"
-    if not found:
+    current, what = installed_version(need.name), f"  {need.name}"
+    if not current:
         return Finding(what, f"missing; {package} needs it", f"pip install '{need}'")
-    if not need.specifier.contains(found, prereleases=True):
-        return Finding(what, f"{found}, but {package} needs {need.specifier}", f"pip install '{need}'")
-    return Finding(what, found)
+    if not need.specifier.contains(current, prereleases=True):
+        return Finding(what, f"{current}, but {package} needs {need.specifier}", f"pip install '{need}'")
+    return Finding(what, current)
 
 
-def look_at_companion(name: str) -> Iterator[Finding]:
+def check_companion(name: str) -> Iterator[Finding]:
     """Import a companion of torch, if it is installed, and compare the torch it was built for."""
-    if not (found := installed_version(name)):
+    from packaging.requirements import Requirement
+
+    if not (current := installed_version(name)):
         return
-    remedy = (
-        f"pip uninstall {name}  # nothing here needs it; else install the one for torch {installed_version('torch')}"
-    )
+    hint = f"pip uninstall {name}  # nothing here needs it; else install the one for torch {installed_version('torch')}"
     for need in (Requirement(line) for line in distribution(name).requires or []):
         if need.name == "torch" and not need.specifier.contains(installed_version("torch"), prereleases=True):
-            yield Finding(name, f"{found} is for torch{need.specifier}", remedy)
+            yield Finding(name, f"{current} is for torch{need.specifier}", hint)
             return
     try:
         import_module(name)
     except Exception as error:  # a broken build fails in many ways
-        yield Finding(name, f"{found}: {told(error)}", remedy)
+        yield Finding(name, f"{current}: {error_line(error)}", hint)
     else:
-        yield Finding(name, found)
+        yield Finding(name, current)
 
 
-def look_at_class(module: str, name: str) -> Finding:
+def check_class(module: str, name: str) -> Finding:
     """Import a class, which takes more than importing its package."""
     what = f"{module}.{name}"
     if not installed_version(module):
-        return Finding(what, "not installed, and no part asks for it")
+        return Finding(what, "not installed, and no part needs it")
     try:
         getattr(import_module(module), name)
     except Exception as error:  # a broken environment fails in many ways
-        return Finding(what, told(error), f"pip install --upgrade --force-reinstall --no-deps {module}")
+        return Finding(what, error_line(error), f"pip install --upgrade --force-reinstall --no-deps {module}")
     return Finding(what, "imports")
 
 
-def look_at_protobuf() -> Iterator[Finding]:
-    """See that sentencepiece and protobuf get on: descript-audiotools brings a protobuf that is too old."""
-    found = installed_version("protobuf")
-    if found and installed_version("sentencepiece"):
-        old = Version(found) < Version("3.20")
+def check_protobuf() -> Iterator[Finding]:
+    """Check protobuf against sentencepiece: descript-audiotools brings one that is too old for it."""
+    from packaging.version import Version
+
+    current = installed_version("protobuf")
+    if current and installed_version("sentencepiece"):
+        old = Version(current) < Version("3.20")
         state = "older than sentencepiece can use" if old else "good for sentencepiece"
-        yield Finding("protobuf", f"{found}, {state}", "pip install --upgrade protobuf" if old else "")
+        yield Finding("protobuf", f"{current}, {state}", "pip install --upgrade protobuf" if old else "")
 
 
-def look_at_audio() -> Finding:
-    """Say which audio formats can be read."""
+def check_audio() -> Finding:
+    """Report which audio formats can be read."""
     try:
         import soundfile
     except Exception as error:  # the library may be missing
-        return Finding("audio files", told(error), "pip install --force-reinstall soundfile")
+        return Finding("audio files", error_line(error), "pip install --force-reinstall soundfile")
     missing = [name for name in AUDIO_FORMATS if name not in soundfile.available_formats()]
     state = f"{', '.join(AUDIO_FORMATS)} by libsndfile {soundfile.__libsndfile_version__}"
     if missing:
@@ -158,14 +185,16 @@ def look_at_audio() -> Finding:
     return Finding("audio files", state)
 
 
-def look_at_plugins(seconds: float) -> Iterator[Finding]:
-    """Load every installed part, model and command, each within so many seconds."""
-    parts, faults = registry.scan()
-    for fault in faults:
-        yield Finding(f"plugin {fault.distribution}", fault.error, fault.remedy)
-    tried = [plugin for plugin in parts if plugin.switched_on]
-    broken = problems(tried, seconds)
+def check_plugins(timeout: float) -> Iterator[Finding]:
+    """Load every entry point, each within so many seconds."""
+    from codecdiff.cli.plugin_probe import find_problems
+
+    plugins, issues = registry.scan()
+    for issue in issues:
+        yield Finding(f"plugin {issue.distribution}", issue.error, issue.hint)
+    enabled = [plugin for plugin in plugins if plugin.enabled]
+    broken = find_problems(enabled, timeout)
     for plugin, problem in broken.items():
-        yield Finding(f"{plugin.kind[:-1]} {plugin.name}", problem, plugin.remedy)
-    off = f", {len(parts) - len(tried)} are switched off by {registry.SWITCH}" if len(tried) < len(parts) else ""
-    yield Finding("parts and models", f"{len(tried) - len(broken)} of {len(tried)} load{off}")
+        yield Finding(f"{registry.singular(plugin.kind)} {plugin.name}", problem, plugin.hint)
+    off = f", {len(plugins) - len(enabled)} are disabled by {registry.SWITCH}" if len(enabled) < len(plugins) else ""
+    yield Finding("parts and models", f"{len(enabled) - len(broken)} of {len(enabled)} load{off}")

@@ -1,4 +1,4 @@
-"""The commands that make audio out of audio."""
+"""The commands that generate audio from audio."""
 
 from __future__ import annotations
 
@@ -10,140 +10,143 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from codecdiff.cli.console import numbered
-
-if TYPE_CHECKING:
-    from codecdiff.pipeline.editing import Edit
-
 from codecdiff.cli.generate import (
     AllowDownload,
     Device,
     Fields,
-    Guidance,
+    GuidanceScale,
     Model,
-    Negative,
+    NegativePrompt,
+    NumWaveforms,
     Output,
     Seed,
     Steps,
-    Takes,
-    guided,
-    ready,
-    request_of,
-    write,
+    generation_config,
+    load_model,
+    new_request,
+    write_samples,
 )
 
+if TYPE_CHECKING:
+    from codecdiff.pipeline.editing import Edit
 
-def edited(
+
+def run_edit(
     edit: Edit,
     source: Annotated[Path, typer.Argument(help="Audio file to start from.", show_default=False)],
     output: Output,
-    prompt: Annotated[str, typer.Option(help="What the music is like; empty for anything.")] = "",
-    negative: Negative = "",
+    prompt: Annotated[str, typer.Option(help="Description of the music; may be empty.")] = "",
+    negative_prompt: NegativePrompt = "",
     model: Model = "starter",
-    steps: Steps = None,
-    guidance: Guidance = None,
+    num_inference_steps: Steps = None,
+    guidance_scale: GuidanceScale = None,
     fields: Fields = None,
     seed: Seed = 0,
-    takes: Takes = 1,
+    num_waveforms: NumWaveforms = 1,
     device: Device = "",
     allow_download: AllowDownload = False,
 ) -> None:
-    """Make audio out of audio; what every editing command does once its own options are an edit."""
+    """Generate audio from audio: the part that all editing commands share."""
     from codecdiff.files import sha256
 
+    files = numbered(output, num_waveforms)
     if not source.is_file():
-        raise FileNotFoundError(f"There is no file '{source}'.")
-    if any(file.exists() and file.samefile(source) for file in numbered(output, takes)):
-        raise FileExistsError(f"'{output}' is the recording itself. Choose another name.")
-    pipeline = ready(output, takes, model, allow_download, device)
-    told = request_of(
+        raise FileNotFoundError(f"The source '{source}' does not exist.")
+    if any(file.exists() and file.samefile(source) for file in files):
+        raise FileExistsError(f"'{output}' is the source itself. Choose another name.")
+    pipeline = load_model(model, allow_download, device, files)
+    generation = generation_config(
         pipeline,
-        prompt,
-        negative,
-        fields,
+        guidance_scale,
+        num_inference_steps=num_inference_steps,
+        negative_prompt=negative_prompt,
+        num_waveforms_per_prompt=num_waveforms,
         seed=seed,
-        steps=steps,
-        guidance=guided(guidance, pipeline),
-        edit=edit,
-        source=sha256(source),
     )
-    write(told, pipeline, output, takes, source)
+    request = new_request(pipeline, prompt, fields, generation=generation, edit=edit, source=sha256(source))
+    write_samples(request, pipeline, output, source)
 
 
+def edit_command(edit: Callable[..., Edit]) -> Callable[..., None]:
+    """Return the command of a function that returns an edit, with its options and those of `run_edit`."""
+    own, shared = _parameters(edit), _parameters(run_edit)[1:]
+
+    def run(**options: Any) -> None:
+        from pydantic import ValidationError
+
+        values = {parameter.name: options.pop(parameter.name) for parameter in own}
+        try:
+            instance = edit(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name, message = first["loc"][0], first["msg"][:1].lower() + first["msg"][1:]
+            raise ValueError(f"{name}={first['input']}: {message}.") from error
+        run_edit(instance, **options)
+
+    both = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *shared)]
+    run.__signature__ = inspect.Signature(both)  # pyright: ignore[reportFunctionMemberAccess]  # typer reads it
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in both}
+    run.__name__, run.__doc__ = edit.__name__, edit.__doc__
+    return run
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters of a function with their annotations evaluated, without importing the class of an edit."""
+    hints = get_type_hints(function, localns={"Edit": Any}, include_extras=True)
+    parameters = inspect.signature(function).parameters.values()
+    return [parameter.replace(annotation=hints[parameter.name]) for parameter in parameters]
+
+
+@edit_command
 def refine(
-    keep: Annotated[str, typer.Option(help="Levels to keep, 0 the coarsest, as in '0' or '0-3'.")] = "0",
+    keep: Annotated[str, typer.Option(help="Levels to keep, 0 the coarsest, e.g. '0' or '0-3'.")] = "0",
 ) -> Edit:
-    """Keep the coarse levels of a recording and make the finer ones anew."""
+    """Keep the coarse levels of an audio file and generate the finer ones."""
     from codecdiff.pipeline.editing import Refine, parse_levels
 
     return Refine(keep=parse_levels(keep))
 
 
+@edit_command
 def inpaint(
     starts: Annotated[
-        list[float], typer.Option("--from", metavar="SECONDS", help="Where a region begins.", show_default=False)
+        list[float], typer.Option("--from", metavar="SECONDS", help="Start of a region.", show_default=False)
     ],
-    stops: Annotated[list[float], typer.Option("--to", metavar="SECONDS", help="Where it ends.", show_default=False)],
+    stops: Annotated[list[float], typer.Option("--to", metavar="SECONDS", help="Its end.", show_default=False)],
 ) -> Edit:
-    """Make one region of a recording anew, or several: --from 1 --to 2 --from 5.5 --to 6."""
+    """Generate one region of an audio file again, or several: --from 1 --to 2 --from 5.5 --to 6."""
     from codecdiff.pipeline.editing import Inpaint
 
     if len(starts) != len(stops):
-        raise ValueError(f"{len(starts)} --from and {len(stops)} --to: give every region both.")
+        raise ValueError(f"{len(starts)} --from and {len(stops)} --to: every region needs both.")
     return Inpaint(regions=tuple(zip(starts, stops, strict=True)))
 
 
+@edit_command
 def extend(
-    seconds: Annotated[float, typer.Option(min=0, help="How much to add.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Duration to add.")] = 10.0,
 ) -> Edit:
-    """Go on where a recording ends."""
+    """Continue an audio file after its end."""
     from codecdiff.pipeline.editing import Extend
 
     return Extend(seconds=seconds)
 
 
+@edit_command
 def vary(
-    strength: Annotated[float, typer.Option(help="Above 0, up to 1: how far it may go from the recording.")] = 0.4,
+    strength: Annotated[float, typer.Option(help="Above 0, up to 1: how far from the source.")] = 0.4,
 ) -> Edit:
-    """Make something like a recording, all of it new."""
+    """Generate a variation of an audio file."""
     from codecdiff.pipeline.editing import Vary
 
     return Vary(strength=strength)
 
 
+@edit_command
 def restore(
-    levels: Annotated[int, typer.Option(min=1, help="How many of the coarsest levels the recording was coded with.")],
+    levels: Annotated[int, typer.Option(min=1, help="How many of the coarsest levels the source was coded with.")],
 ) -> Edit:
-    """Make the finer levels that a recording lost when it was coded with few."""
+    """Generate the finer levels of an audio file that was coded with few."""
     from codecdiff.pipeline.editing import Restore
 
     return Restore(levels=levels)
-
-
-def command(edit: Callable[..., Edit]) -> Callable[..., None]:
-    """Give the command of a function that makes an edit: its options, and those of `edited`."""
-    own, shared = parameters_of(edit), parameters_of(edited)[1:]
-
-    def run(**options: Any) -> None:
-        from pydantic import ValidationError
-
-        mine = {parameter.name: options.pop(parameter.name) for parameter in own}
-        try:
-            asked = edit(**mine)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            name, message = fault["loc"][0], fault["msg"][:1].lower() + fault["msg"][1:]
-            raise ValueError(f"{name}={fault['input']}: {message}.") from error
-        edited(asked, **options)
-
-    both = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *shared)]
-    run.__signature__ = inspect.Signature(both)  # pyright: ignore[reportFunctionMemberAccess]  # typer reads it
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in both}
-    run.__doc__ = edit.__doc__
-    return run
-
-
-def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Give the parameters of a function, their annotations read; an edit's class is not imported for it."""
-    hints = get_type_hints(function, localns={"Edit": Any}, include_extras=True)
-    parameters = inspect.signature(function).parameters.values()
-    return [parameter.replace(annotation=hints[parameter.name]) for parameter in parameters]

@@ -1,65 +1,73 @@
-"""`codecdiff encode`: audio into a store of codes."""
+"""`codecdiff encode`: encode audio into a store of codes."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecdiff.cli.console import chosen_device, err, out, ticker
+from codecdiff.cli.console import err, out, select_device, ticker
+from codecdiff.errors import InvalidValue, UnknownName
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
     from codecdiff.data.code_store import CodeStore
-    from codecdiff.data.encoding.job import Engine
+    from codecdiff.data.encoding.job import EncodeConfig, Engine
     from codecdiff.data.metadata import Track
 
 
+Audio = Annotated[
+    list[Path],
+    typer.Argument(help="Audio files and folders of them, or one manifest (.parquet).", show_default=False),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the new store.", show_default=False)]
+Codec = Annotated[str, typer.Option(help="Codec to encode with.")]
+Options = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Codec option; repeatable.")]
+Continuous = Annotated[bool, typer.Option("--continuous", help="Also store pre-quantization latents.")]
+Segment = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Cut tracks into segments. Default: whole tracks.")
+]
+Overlap = Annotated[float, typer.Option(metavar="SECONDS", help="Overlap of a segment with the one before.")]
+MinSeconds = Annotated[float, typer.Option(metavar="SECONDS", help="Drop shorter segments.")]
+Silence = Annotated[float | None, typer.Option(metavar="DBFS", help="Drop segments of a lower RMS level, as in -60.")]
+Loudness = Annotated[float | None, typer.Option(metavar="DBFS", help="Normalize to this RMS level, as in -20.")]
+LoudnessOf = Annotated[str, typer.Option(help="What is measured for it: 'track' or 'segment'.")]
+EngineName = Annotated[str, typer.Option(help="'local', this machine, or 'ray', a cluster.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Number of processes. Default: one per core or GPU, if there is enough to do.")
+]
+ShardMinutes = Annotated[
+    float,
+    typer.Option(min=0, help="Audio per shard, the unit that is repeated after an interruption.", show_default="60"),
+]
+Device = Annotated[str, typer.Option(help="Device, as in 'cuda:1'. Default: all GPUs, if any.")]
+
+
 def encode(
-    audio: Annotated[
-        list[Path],
-        typer.Argument(help="Audio files and folders of them, or one manifest (.parquet).", show_default=False),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Store to make.", show_default=False)],
-    codec: Annotated[str, typer.Option(help="Codec to encode with.")] = "starter",
-    options: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the codec; any number.")
-    ] = None,
-    continuous: Annotated[
-        bool, typer.Option("--continuous", help="Store the latents before quantization, too, for target=continuous.")
-    ] = False,
-    segment: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Cut recordings into segments. Default: keep them whole.")
-    ] = None,
-    overlap: Annotated[float, typer.Option(metavar="SECONDS", help="What a segment shares with the one before.")] = 0,
-    min_seconds: Annotated[float, typer.Option(metavar="SECONDS", help="Drop what is shorter.")] = 0,
-    silence: Annotated[
-        float | None, typer.Option(metavar="DBFS", help="Drop what has a lower RMS level, as in -60.")
-    ] = None,
-    loudness: Annotated[
-        float | None, typer.Option(metavar="DBFS", help="Bring all to this RMS level, as in -20.")
-    ] = None,
-    loudness_of: Annotated[str, typer.Option(help="Whose level that is: 'track' or 'segment'.")] = "track",
-    engine: Annotated[str, typer.Option(help="Where to work: 'local', this machine, or 'ray', a cluster.")] = "local",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes. Default: one per core or GPU, if there is enough to do.")
-    ] = None,
-    shard_minutes: Annotated[
-        float, typer.Option(min=0, help="Audio in a shard, which is done whole or begun again.", show_default="60")
-    ] = 60.0,
-    device: Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: all GPUs, if any.")] = "",
+    audio: Audio,
+    output: Output,
+    codec: Codec = "starter",
+    options: Options = None,
+    continuous: Continuous = False,
+    segment: Segment = None,
+    overlap: Overlap = 0,
+    min_seconds: MinSeconds = 0,
+    silence: Silence = None,
+    loudness: Loudness = None,
+    loudness_of: LoudnessOf = "track",
+    engine: EngineName = "local",
+    workers: Workers = None,
+    shard_minutes: ShardMinutes = 60.0,
+    device: Device = "",
 ) -> None:
-    """Encode audio into a store of codes to train on. Run it again to go on where it was interrupted."""
-    from codecdiff.config import build, parse_options, to_config
-    from codecdiff.data.encoding.encode import encode_tracks
+    """Encode audio into a store of codes to train on. Run it again to resume after an interruption."""
+    from codecdiff.config import build, parse_options
     from codecdiff.data.encoding.job import EncodeConfig
     from codecdiff.data.segments import SegmentConfig
 
-    if output.exists():
-        raise FileExistsError(f"'{output}' exists already. Choose another name, or delete it.")
-    require_writable(output)
+    require_new_store(output)
     segments = SegmentConfig.parse(
         segment=segment,
         overlap=overlap,
@@ -68,64 +76,76 @@ def encode(
         loudness=loudness,
         loudness_of=loudness_of,
     )
-    tracks, faults = recordings_of(audio)
-    run = engine_named(engine, device, workers)
-    place = chosen_device(device if engine == "local" else "")  # a cluster's GPUs are no devices of this machine
+    tracks, issues = find_all_tracks(audio)
+    run = load_engine(engine, device, workers)
+    place = select_device(device if engine == "local" else "")  # the GPUs of a cluster are not devices of this machine
     model = build("codecs", parse_options("codecs", codec, options or [])).to(place)
-    with ticker("Preparing" if model.is_fitted else f"Fitting the {codec} codec") as tell:
-        store, skipped = encode_tracks(
-            tracks,
-            output,
-            model,
-            to_config("codecs", model),
-            EncodeConfig(
-                target="continuous" if continuous else "codes", segments=segments, shard_minutes=shard_minutes
-            ),
-            engine=run,
-            progress=lambda progress: tell(str(progress)),
-        )
-    for line in [*faults, *skipped]:
+    target = "continuous" if continuous else "codes"
+    settings = EncodeConfig(target=target, segments=segments, shard_minutes=shard_minutes)
+    store, skipped = _encode(tracks, output, model, settings, run)
+    for line in [*issues, *skipped]:
         err.print(f"Skipped: {line}", style="yellow", soft_wrap=True)
-    out.print(f"{_told(store, len(tracks) + len(faults))} in {output}", soft_wrap=True)
+    out.print(f"{_summary(store, len(tracks) + len(issues))} in {output}", soft_wrap=True)
 
 
-def _told(store: CodeStore, count: int) -> str:
-    """Say what is in a store that was made of so many files."""
+def _encode(
+    tracks: list[Track], output: Path, model: Any, settings: EncodeConfig, engine: Engine
+) -> tuple[CodeStore, list[str]]:
+    """Encode tracks, and show how far it is."""
+    from codecdiff.config import to_config
+    from codecdiff.data.encoding.encode import encode_tracks
+
+    spec = to_config("codecs", model)
+    with ticker("Preparing" if model.is_fitted else f"Fitting the {spec['name']} codec") as update:
+        return encode_tracks(
+            tracks, output, model, spec, settings, engine=engine, progress=lambda done: update(str(done))
+        )
+
+
+def require_new_store(output: Path) -> None:
+    """Raise OSError unless a folder does not exist and can be written."""
+    if output.exists():
+        raise FileExistsError(f"'{output}' exists already. Choose another name, or delete it.")
+    require_writable(output)
+
+
+def _summary(store: CodeStore, count: int) -> str:
+    """Describe a store that was encoded from so many files."""
     minutes = sum(row["seconds"] for row in store.rows) / 60
     cut = f"{len(store)} segments, " if store.header["segmentation"]["segment"] else ""
     dropped = "".join(f", {number} {why} segments dropped" for why, number in store.header["dropped"].items())
     return f"{store.header['tracks']} of {count} files, {cut}{minutes:.1f} minutes, {store.frames} frames{dropped}"
 
 
-def engine_named(name: str, device: str, workers: int | None) -> Engine:
-    """Give the engine of `encode` by name, to work on a device, or on GPUs if it has any and none is named.
+def load_engine(name: str, device: str, workers: int | None) -> Engine:
+    """Return the engine of this name, to compute on a device, or on GPUs if it has any and none is named.
 
     Raises LookupError, and ImportError if its library is not installed.
     """
     if name == "local":
         from codecdiff.data.encoding.local import local_engine
 
-        return local_engine(device or chosen_device("").type, workers)
+        return local_engine(device or select_device("").type, workers)
     if name == "ray":
         from codecdiff.data.encoding.ray import ray_engine
 
         return ray_engine(device, workers)
-    raise LookupError(f"No engine named '{name}'. There are: local, ray.")
+    raise UnknownName(f"No engine named '{name}'. Engines: local, ray.")
 
 
-def recordings_of(paths: list[Path]) -> tuple[list[Track], list[str]]:
-    """Find the tracks of files and folders, or of one manifest, with a sentence for each that has no audio there."""
+def find_all_tracks(paths: list[Path]) -> tuple[list[Track], list[str]]:
+    """Find the tracks of files and folders, or of one manifest, with a sentence for each without audio."""
     from codecdiff.data.manifest import Manifest
 
     if not any(path.suffix == ".parquet" for path in paths):
         return tracks_of(paths), []
     if len(paths) > 1:
-        raise ValueError("A manifest is encoded alone. Give one manifest, or else audio files and folders.")
+        raise InvalidValue("Expected one manifest, or audio files and folders: a manifest is encoded alone.")
     manifest = Manifest.read(paths[0])
-    tracks, faults = manifest.tracks(), list(manifest.without_audio().values())
+    tracks, issues = manifest.tracks(), list(manifest.without_audio().values())
     if not tracks:
-        raise FileNotFoundError(f"'{paths[0]}' names no audio that is there. {faults[0] if faults else 'It is empty.'}")
-    return tracks, faults
+        raise FileNotFoundError(f"'{paths[0]}' names no audio that exists. {issues[0] if issues else 'It is empty.'}")
+    return tracks, issues
 
 
 def tracks_of(paths: list[Path]) -> list[Track]:
@@ -137,15 +157,15 @@ def tracks_of(paths: list[Path]) -> list[Track]:
 
     for path in paths:
         if not path.exists():
-            raise FileNotFoundError(f"There is no file or folder '{path}'.")
+            raise FileNotFoundError(f"File or folder '{path}' does not exist.")
         if path.is_file() and path.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"'{path}' is not audio by its name. Files that are read: {', '.join(SUFFIXES)}.")
-    asked = [path.resolve() for path in paths]
-    folders = sorted({path if path.is_dir() else path.parent for path in asked})
+            raise InvalidValue(f"'{path}' is not audio by its name. Formats: {', '.join(SUFFIXES)}.")
+    requested = [path.resolve() for path in paths]
+    folders = sorted({path if path.is_dir() else path.parent for path in requested})
     tracks = {track.file: track for folder in folders for track in find_tracks(folder)}
     common = os.path.commonpath(folders)
     return [
         replace(track, name=file.relative_to(common).as_posix())
         for file, track in tracks.items()
-        if any(path in (file, *file.parents) for path in asked)
+        if any(path in (file, *file.parents) for path in requested)
     ]

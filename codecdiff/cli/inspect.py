@@ -1,67 +1,60 @@
-"""`codecdiff inspect`: how a file was made, and making it again."""
+"""`codecdiff inspect`: how a file was generated, and generating it again."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from codecdiff.cli.console import out
-
-if TYPE_CHECKING:
-    pass
-
-from codecdiff.cli.generate import AllowDownload, Device, ready, write
+from codecdiff.cli.generate import AllowDownload, Device, load_model, write_samples
 
 
-def again(
-    file: Annotated[Path, typer.Argument(help="Audio file that codecdiff made.", show_default=False)],
-    model: Annotated[str, typer.Option(help="The model it was made with, to make it again.")] = "",
-    source: Annotated[Path | None, typer.Option(help="The recording it was made out of, if any.")] = None,
+def inspect_file(
+    file: Annotated[Path, typer.Argument(help="Audio file that codecdiff generated.", show_default=False)],
+    model: Annotated[str, typer.Option(help="The model that generated it, to generate it again.")] = "",
+    source: Annotated[Path | None, typer.Option(help="The source of an edit.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to write it again. Default: beside it.")
+        Path | None, typer.Option("--output", "-o", help="Where to write it again. Default: beside the file.")
     ] = None,
     device: Device = "",
     allow_download: AllowDownload = False,
 ) -> None:
-    """Show how a file was made; with --model, make it again."""
+    """Show how a file was generated; with --model, generate it again."""
     import soundfile
     from rich.table import Table
 
-    from codecdiff.pipeline.provenance import Request
+    from codecdiff.pipeline.provenance import GenerationRequest
 
-    told = Request.of_file(file)
-    table = Table("what", "value")
-    for key, value in told.model_dump(exclude_none=True).items():
-        table.add_row(key, printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+    request = GenerationRequest.from_file(file)
+    table = Table("field", "value")
+    metadata = request.model_dump(exclude_none=True)
+    metadata |= metadata.pop("generation")
+    for key, value in metadata.items():
+        table.add_row(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     out.print(table)
     if not model:
         return
-    told.check_source(source)
-    told.check_length(soundfile.info(file).duration)
+    request.check_source(source)
+    request.check_duration(soundfile.info(file).duration)
     output = output or file.with_stem(f"{file.stem}-again")
     if output.exists():
         raise FileExistsError(f"'{output}' exists already. Choose another name with -o, or delete it.")
-    pipeline = ready(output, 1, model, allow_download, device)
-    told.check_model(pipeline)
-    write(told, pipeline, output, 1, source)
-    out.print(same(file, output), soft_wrap=True)
+    pipeline = load_model(model, allow_download, device, [output])
+    request.check_model(pipeline)
+    write_samples(request, pipeline, output, source)
+    out.print(compare_files(file, output), soft_wrap=True)
 
 
-def printable(text: str) -> str:
-    """Give text in which nothing commands a terminal."""
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
-
-
-def same(one: Path, other: Path) -> str:
-    """Say whether two files hold the same samples."""
+def compare_files(first: Path, second: Path) -> str:
+    """Return a sentence on whether two files hold the same samples."""
     import numpy as np
     import soundfile
 
-    a, b = (soundfile.read(file, dtype="float32")[0] for file in (one, other))
+    a, b = (soundfile.read(file, dtype="float32")[0] for file in (first, second))
     if a.shape == b.shape and np.array_equal(a, b):
-        return f"{other} holds the same samples as {one}."
-    far = f"they differ by up to {np.abs(a - b).max():.2g}" if a.shape == b.shape else "they differ in length"
-    return f"{other} is not the same as {one} to the last bit: {far}. Another device or version of torch may be why."
+        return f"{second} holds the same samples as {first}."
+    difference = f"up to {np.abs(a - b).max():.2g}" if a.shape == b.shape else "in length"
+    return f"{second} differs from {first}, {difference}: perhaps another device, or version of torch or codecdiff."

@@ -1,7 +1,7 @@
-"""The command line. Every command imports what it needs when it runs: `--help` and `plugins` load no torch.
+"""The command line. All commands, those of the core too, are entry points of the group `codecdiff.commands`.
 
-A package brings a command of its own, or a group of them, by an entry point; it is imported when it is called or its
-own help is asked for.
+A command imports what it needs when it runs: `--help` and `plugins` load no torch. One of another distribution is
+imported when it is called, or when its own help is requested.
 """
 
 from __future__ import annotations
@@ -9,48 +9,62 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 import codecdiff
 from codecdiff import registry
-from codecdiff.cli.check import check
 from codecdiff.cli.console import err, out
-from codecdiff.cli.edit import command, extend, inpaint, refine, restore, vary
-from codecdiff.cli.encode import encode
-from codecdiff.cli.generate import generate
-from codecdiff.cli.inspect import again
+from codecdiff.errors import UserError
 
-if TYPE_CHECKING:
-    pass
+# Shown as one sentence. The builtin ones stay until all code raises a UserError for mistakes of users.
+EXPECTED = (UserError, ValueError, LookupError, OSError, ImportError)
 
-from codecdiff.cli.plugins import Timeout, plugins
-from codecdiff.cli.push import push
 
-EXPECTED = (ValueError, LookupError, OSError, ImportError)  # told in one sentence
+def load_command(name: str, plugin: registry.Plugin) -> Any:
+    """Import a command: a Typer app, or a function that becomes one. Raises BrokenPlugin."""
+    loaded = plugin.load()
+    outer = typer.Typer(add_completion=False, rich_markup_mode=None)
+    if isinstance(loaded, typer.Typer):
+        outer.add_typer(loaded, name=name)
+    else:
+        outer.command(name)(loaded)
+    return typer.main.get_group(outer).commands[name]
+
+
+class PluginCommand(TyperCommand):
+    """A command of another distribution, which is imported once it has to run or to show its help."""
+
+    def __init__(self, name: str, plugin: registry.Plugin):
+        super().__init__(name, help=f"From {plugin.distribution}.", hidden=bool(plugin.problem))
+        self.plugin = plugin
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Import the command, and parse the arguments by it. Raises BrokenPlugin if that fails."""
+        return load_command(self.name or "", self.plugin).make_context(info_name, args, parent, **extra)
 
 
 class Commands(TyperGroup):
-    """The commands. What goes wrong in one is told in a sentence, or with its traceback under `--debug`."""
-
-    def brought(self) -> dict[str, registry.Plugin]:
-        """Give the commands of plugins by name: those of the core keep theirs."""
-        found = registry.commands()
-        return {f"{p.distribution}:{name}" if name in self.commands else name: p for name, p in found.items()}
+    """The commands. An error that a user can fix is shown as a sentence, or with its traceback under `--debug`."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Name the commands of the core, then those of plugins."""
-        return [*super().list_commands(ctx), *self.brought()]
+        """Return the names of the commands of the core, then of those of other distributions."""
+        available = registry.entries(registry.COMMANDS)
+        return sorted(available, key=lambda name: available[name].distribution != registry.CORE)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Give a command by name; of a plugin, without importing it."""
-        plugin = None if cmd_name in self.commands else self.brought().get(cmd_name)
-        package = registry.FIRST_PARTY.get((registry.COMMANDS, cmd_name))
-        if package and plugin is None and cmd_name not in self.commands:
-            raise registry.UnknownPart(f"The command '{cmd_name}' comes with {package}: pip install {package}.")
-        return Brought(cmd_name, plugin) if plugin else super().get_command(ctx, cmd_name)
+        """Return a command by name. Raises UserError for one that is disabled or not installed."""
+        plugin = registry.entries(registry.COMMANDS).get(cmd_name)
+        if plugin is None:
+            disabled = [p for p in registry.scan().plugins if (p.kind, p.name) == (registry.COMMANDS, cmd_name)]
+            if not disabled and not registry.install_hint(registry.COMMANDS, cmd_name):
+                return None
+            plugin = registry.find(registry.COMMANDS, cmd_name)
+        return (
+            load_command(cmd_name, plugin) if plugin.distribution == registry.CORE else PluginCommand(cmd_name, plugin)
+        )
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the context names."""
@@ -63,25 +77,9 @@ class Commands(TyperGroup):
             raise typer.Exit(1) from error
 
 
-class Brought(TyperCommand):
-    """A command of a plugin, which is imported once it has to answer."""
-
-    def __init__(self, name: str, plugin: registry.Plugin):
-        super().__init__(name, help=f"From {plugin.distribution}.", hidden=bool(plugin.obstacle))
-        self.plugin = plugin
-
-    def make_context(self, *args: Any, **options: Any) -> Any:
-        """Import the command and leave everything to it. Raises BrokenPlugin if that fails."""
-        loaded = self.plugin.load()
-        app = loaded if isinstance(loaded, typer.Typer) else typer.Typer(add_completion=False, rich_markup_mode=None)
-        if app is not loaded:
-            app.command(self.name)(loaded)
-        return typer.main.get_command(app).make_context(*args, **options)
-
-
 def _sentence(error: Exception) -> str:
-    plain = str(error) and not isinstance(error, KeyError)
-    return str(error) if plain else f"{type(error).__name__}: {error}. --debug shows where."
+    is_sentence = str(error) and not isinstance(error, KeyError)
+    return str(error) if is_sentence else f"{type(error).__name__}: {error}. --debug shows where."
 
 
 app = typer.Typer(
@@ -95,8 +93,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         out.print(f"codecdiff {codecdiff.__version__}")
         raise typer.Exit
 
@@ -108,54 +106,11 @@ def common(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Take the options that stand before a command."""
-
-
-@app.command()
-def doctor(timeout: Timeout = 60.0) -> None:
-    """Look for what is wrong here, and how to mend it."""
-    from rich.table import Table
-
-    from codecdiff.cli.doctor import examine
-
-    with err.status("Importing everything once"):
-        findings = list(examine(timeout))
-    table = Table("", "what", "finding")
-    for finding in findings:
-        table.add_row(
-            "" if finding.fine else "wrong", finding.what, finding.state, style=None if finding.fine else "red"
-        )
-    out.print(table)
-    wrong = [finding for finding in findings if not finding.fine]
-    for finding in wrong:
-        out.print(f"{finding.what}: {finding.remedy}", soft_wrap=True)
-    if wrong:
-        raise typer.Exit(1)
-    out.print("Nothing is wrong.")
-
-
-@app.command()
-def new_plugin(
-    kind: Annotated[str, typer.Argument(help="codec, splitter, conditioner or denoiser.", show_default=False)],
-    name: Annotated[str, typer.Argument(help="Of the part, as in 'my-part'.", show_default=False)],
-    into: Annotated[Path, typer.Option(help="Folder to make the package's folder in.")] = Path("."),
-) -> None:
-    """Write a package with a small working part of your own, to change as you like."""
-    from codecdiff.cli.new_plugin import new_plugin
-
-    folder = new_plugin(kind, name, into)
-    command = f"pip install --editable '{folder}[test]'"
-    out.print(f"{folder}: install it with {command}. Its README.md goes on from there.", soft_wrap=True)  # to be copied
-
-
-for function in (plugins, encode, push, generate, check):
-    app.command()(function)
-for edit in (refine, inpaint, extend, vary, restore):
-    app.command(edit.__name__)(command(edit))
-app.command("inspect")(again)
+    """Accept the options that precede a command."""
 
 
 def main() -> None:
     """Run the command line."""
     warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
-    app(prog_name=Path(sys.argv[0]).stem)
+    program = Path(sys.argv[0])
+    app(prog_name="codecdiff" if program.stem == "__main__" else program.stem)

@@ -1,7 +1,7 @@
-"""A package with a part of one's own, written from the templates beside this module.
+"""`codecdiff new-plugin`: a package with a small working part, written from the templates of codecdiff.
 
 The templates are a package too, of a part called `part-name` with the class `PartName`: they are linted, typed and run
-as they stand, and a new package differs from them in its names alone.
+as they are, and a new package differs from them only in its names.
 """
 
 from __future__ import annotations
@@ -13,8 +13,13 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from keyword import iskeyword
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from codecdiff import registry
+from codecdiff.cli.console import out
+from codecdiff.errors import InvalidValue, UnknownName
 
 # How `part-name` is trained with recipes/configs/starter.yaml, by kind.
 SETTINGS = {
@@ -23,19 +28,30 @@ SETTINGS = {
     "conditioner": "conditioner.name=part-name denoiser.vector=bpm",
     "denoiser": "denoiser.name=part-name",
 }
-MODULE = "codecdiff_part_name.py"
-SHARED = ("pyproject.toml", "README.md")  # by all kinds
-LONGEST = 30  # letters of a name
+PACKAGE = "codecdiff_part_name"
+SHARED = ("pyproject.toml", "README.md")  # files of all kinds
+MAX_LENGTH = 30  # letters of a name
 
 
-def new_plugin(kind: str, name: str, into: Path | str = ".") -> Path:
-    """Write the package `codecdiff-NAME` with one working part of this kind into a folder, and give its own folder.
+def new_plugin(
+    kind: Annotated[str, typer.Argument(help="codec, splitter, conditioner or denoiser.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Name of the part, as in 'my-part'.", show_default=False)],
+    into: Annotated[Path, typer.Option(help="Folder to create the package's folder in.")] = Path("."),
+) -> None:
+    """Write a package with a small working part, to turn into your own."""
+    folder = write_plugin(kind, name, into)
+    install = f"pip install --editable '{folder}[test]'"
+    out.print(f"{folder}: install it with {install}. Its README.md says what to do next.", soft_wrap=True)
 
-    Raises LookupError for a kind there is no template of, ValueError for a name that cannot be used or is taken, and
-    FileExistsError if the package's folder is there.
+
+def write_plugin(kind: str, name: str, into: Path | str = ".") -> Path:
+    """Write the package `codecdiff-NAME` with one working part of this kind into a folder; returns its own folder.
+
+    Raises LookupError for a kind without a template, ValueError for a name that cannot be used or is taken, and
+    FileExistsError if the package's folder exists.
     """
     if kind not in SETTINGS:
-        raise LookupError(f"No kind '{kind}' to write a plugin of. There are: {', '.join(SETTINGS)}.")
+        raise UnknownName(f"No kind '{kind}' to write a plugin of. Kinds: {', '.join(SETTINGS)}.")
     require_good_name(kind, name)
     require_free_name(kind, name)
     folder = Path(into) / f"codecdiff-{name}"
@@ -46,20 +62,23 @@ def new_plugin(kind: str, name: str, into: Path | str = ".") -> Path:
         inside = Path(temporary) / folder.name
         inside.mkdir()
         for file, text in templates(kind).items():
-            (inside / renamed(file, kind, name)).write_text(renamed(text, kind, name), encoding="utf-8")
+            path = inside / renamed(file, kind, name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(renamed(text, kind, name), encoding="utf-8")
         inside.rename(folder)
     return folder
 
 
 def templates(kind: str) -> dict[str, str]:
-    """Give the files of the package for a part of this kind, by their names."""
+    """Return the files of the package for a part of this kind, by their paths in it."""
+    own = {f"{PACKAGE}/{file}": f"{kind}/{PACKAGE}/{file}" for file in ("__init__.py", f"{kind}.py")}
+    sources = {**{file: file for file in SHARED}, **own, f"tests/test_{kind}.py": f"{kind}/test_{kind}.py"}
     root = files("codecdiff") / "templates"
-    paths = [*(root / file for file in SHARED), root / kind / MODULE, root / kind / f"test_{MODULE}"]
-    return {path.name: path.read_text(encoding="utf-8") for path in paths}
+    return {file: (root / source).read_text(encoding="utf-8") for file, source in sources.items()}
 
 
 def renamed(text: str, kind: str, name: str) -> str:
-    """Put the names of a part into the text of a template."""
+    """Replace the placeholders in the text of a template."""
     for placeholder, value in (
         ("part-settings", SETTINGS[kind]),
         ("part-kind", kind),
@@ -72,38 +91,38 @@ def renamed(text: str, kind: str, name: str) -> str:
 
 
 def class_name(name: str) -> str:
-    """Give the name of the class of a part: `my-part` becomes `MyPart`."""
+    """Return the class name of a part: `my-part` becomes `MyPart`."""
     return "".join(word.capitalize() for word in name.split("-"))
 
 
 def require_good_name(kind: str, name: str) -> None:
-    """Raise ValueError unless a part and its class can be called so."""
-    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or len(name) > LONGEST:
-        raise ValueError(
-            f"'{name}' is no name of a part. Write lower case words joined by '-', as in 'my-{kind}', "
-            f"{LONGEST} letters at most."
+    """Raise ValueError unless a part and its class can have this name."""
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or len(name) > MAX_LENGTH:
+        raise InvalidValue(
+            f"Invalid name '{name}': expected lower case words joined by '-', as in 'my-{kind}', "
+            f"{MAX_LENGTH} letters at most."
         )
-    if iskeyword(class_name(name)) or class_name(name) in _names_in(templates(kind)[MODULE]):
-        raise ValueError(f"'{name}' would make a class {class_name(name)}, which is something else in its module.")
+    if iskeyword(class_name(name)) or class_name(name) in _names_in(templates(kind)[f"{PACKAGE}/{kind}.py"]):
+        raise InvalidValue(f"'{name}' would make a class {class_name(name)}, which is something else in its module.")
 
 
 def _names_in(source: str) -> set[str]:
-    """Which names some Python defines, imports or uses."""
+    """Return the names that Python source defines, imports or uses."""
     nodes = list(ast.walk(ast.parse(source)))
     used = {node.id for node in nodes if isinstance(node, ast.Name)}
     return used | {node.name for node in nodes if isinstance(node, ast.alias | ast.ClassDef)} - {"PartName"}
 
 
 def require_free_name(kind: str, name: str) -> None:
-    """Raise ValueError if a part of this kind has the name, or a package has that of the new one."""
-    owners = [plugin.distribution for plugin in registry.scan()[0] if (plugin.kind, plugin.name) == (f"{kind}s", name)]
-    owners += [package for part, package in registry.FIRST_PARTY.items() if part == (f"{kind}s", name)]
-    if owners:
-        raise ValueError(f"There is a {kind} '{name}' already, of {owners[0]}. Choose another name.")
+    """Raise ValueError if a part of this kind has the name, or a package that of the new one."""
+    same = [p.distribution for p in registry.scan().plugins if (p.kind, p.name) == (f"{kind}s", name)]
+    owner = same[0] if same else registry.install_hint(f"{kind}s", name)
+    if owner:
+        raise InvalidValue(f"There is a {kind} '{name}' already, of {owner}. Choose another name.")
     package = f"codecdiff-{name}"
     try:
         version(package)
     except PackageNotFoundError:
-        if package not in registry.FIRST_PARTY.values():
+        if package not in {owner for names in registry.install_hints().values() for owner in names.values()}:
             return
-    raise ValueError(f"There is a package {package} already. Choose another name.")
+    raise InvalidValue(f"There is a package {package} already. Choose another name.")

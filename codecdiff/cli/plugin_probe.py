@@ -1,12 +1,11 @@
-"""Plugins are tried in a process of their own: one that hangs there, or ends it, is told like one that raises.
+"""Plugins are imported in a subprocess: one that hangs or kills it is reported like one that raises.
 
-One worker goes through them all, because each would import torch again; it is replaced when a plugin hangs or kills it.
+One worker loads them all, because each would import torch again; it is replaced when a plugin hangs or kills it.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,49 +15,42 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from codecdiff import registry
+from codecdiff.cli.console import error_line
 from codecdiff.registry import Plugin
 
-PATIENCE = 60.0  # seconds that importing one plugin may take
 
+def find_problems(plugins: Iterable[Plugin], seconds: float) -> dict[Plugin, str]:
+    """Load each plugin, for so many seconds at most, and return what is wrong with those that fail.
 
-def problems(plugins: Iterable[Plugin], seconds: float = PATIENCE) -> dict[Plugin, str]:
-    """Load each part, model and command, and say what is wrong with those that fail.
-
-    A plugin may take so many seconds. What its metadata says already is said without importing it, and what stands in
-    a module that hung or killed the worker is not tried again.
+    One that its metadata rules out is not imported, and a module that hung or killed the worker is not tried again.
     """
-    found = {plugin: plugin.obstacle for plugin in plugins}
-    deadly: dict[tuple[str, str], str] = {}
+    problems = {plugin: plugin.problem for plugin in plugins}
+    fatal: dict[tuple[str, str], str] = {}
     with _worker() as worker:
-        for plugin in [plugin for plugin, problem in found.items() if not problem]:
+        for plugin in [plugin for plugin, problem in problems.items() if not problem]:
             module = (plugin.distribution, plugin.entry.module_name)
-            found[plugin] = deadly.get(module) or worker.ask(plugin, seconds)
+            problems[plugin] = fatal.get(module) or worker.load(plugin, seconds)
             if worker.is_lost:
-                deadly[module] = found[plugin]
-    return {plugin: problem for plugin, problem in found.items() if problem}
+                fatal[module] = problems[plugin]
+    return {plugin: problem for plugin, problem in problems.items() if problem}
 
 
 def problem_of(plugin: Plugin) -> str:
-    """Load an installed part, model or command here, and say what is wrong with it; empty if it is fine."""
+    """Load a plugin in this process, and return what is wrong with it; empty if nothing is."""
     try:
         if plugin.kind == registry.MODELS:
-            from codecdiff.pipeline.checkpoint import read_spec
+            from codecdiff.pipeline.checkpoint import read_config
 
-            read_spec(registry.folder_of(plugin))
+            read_config(registry.folder_of(plugin))
         else:
             plugin.load()
-    except BaseException as error:  # a stranger's code may fail in any way
-        return told(error)
+    except BaseException as error:  # third-party code may fail in any way
+        return error_line(error)
     return ""
 
 
-def told(error: BaseException) -> str:
-    """Give an error as one line."""
-    return re.sub(r"\s+", " ", f"{type(error).__name__}: {error}").strip()
-
-
 class _Worker:
-    """A process that loads one plugin after another. It starts when it is first asked, and again when it is lost."""
+    """A process that loads one plugin after another. It starts with the first, and again after it was lost."""
 
     def __init__(self) -> None:
         self.process: Any = None
@@ -68,8 +60,8 @@ class _Worker:
     def is_lost(self) -> bool:
         return self.line is None
 
-    def ask(self, plugin: Plugin, seconds: float) -> str:
-        """Say what is wrong with a plugin: also that it does not answer, or that the process is gone."""
+    def load(self, plugin: Plugin, seconds: float) -> str:
+        """Return what is wrong with a plugin, also if the process does not respond or has died."""
         line = self.line or self.start()
         try:
             line.send(plugin)
@@ -83,10 +75,10 @@ class _Worker:
         return problem
 
     def start(self) -> Connection[Any, Any]:
-        """Start the process. What all parts import is imported by now, and not counted against the first of them."""
+        """Start the process, and wait until it has imported what all parts import: that is not the first one's time."""
         context = get_context("spawn")  # a fork would inherit what this process has imported, and its locks
         self.line, other = context.Pipe()
-        self.process = context.Process(target=_load_what_comes, args=(other,), daemon=True)
+        self.process = context.Process(target=_serve, args=(other,), daemon=True)
         self.process.start()
         other.close()
         with suppress(EOFError, OSError):
@@ -94,7 +86,7 @@ class _Worker:
         return self.line
 
     def stop(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         if self.line is not None:
             self.line.close()
             self.process.kill()
@@ -117,16 +109,16 @@ def _ending(code: int) -> str:
     return f"exit code {code}"
 
 
-def _load_what_comes(line: Connection[Any, Any]) -> None:
-    """Answer each plugin with what is wrong with it. What plugins print is not for the terminal."""
-    silence = os.open(os.devnull, os.O_RDWR)
+def _serve(line: Connection[Any, Any]) -> None:
+    """Reply to each plugin with what is wrong with it. What plugins print is discarded."""
+    null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
-        os.dup2(silence, descriptor)
+        os.dup2(null, descriptor)
     broken = ""
     try:
         import_module("codecdiff.interfaces")
-    except Exception as error:  # no plugin's fault, but none can be loaded
-        broken = f"codecdiff itself cannot be imported: {told(error)}"
+    except Exception as error:  # not because of a plugin, but none can be loaded
+        broken = f"codecdiff itself cannot be imported: {error_line(error)}"
     line.send("")
     with suppress(EOFError, OSError):
         while True:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 import codecdiff
 from codecdiff.cli.console import err, out
 
-if TYPE_CHECKING:
-    pass
-
 
 def push(
     model: Annotated[str, typer.Argument(help="Model folder, or the name of an installed model.")],
-    name: Annotated[str, typer.Argument(help="Where to on the Hugging Face hub, as in 'owner/name'.")],
+    name: Annotated[str, typer.Argument(help="Destination on the Hugging Face hub, as in 'owner/name'.")],
     private: Annotated[bool, typer.Option("--private", help="Make it for your account alone.")] = False,
 ) -> None:
     """Send a trained model to the Hugging Face hub, for `--model owner/name`."""

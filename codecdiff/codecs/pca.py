@@ -51,7 +51,7 @@ class PCACodec(CodecWrapper):
         self.codebook_dim = dims
         if dims < codec.codebook_dim and type(codec).encode_continuous is not Codec.encode_continuous:
             reason = "reduced, a latent before quantization may be nearer to another vector than to that of its code"
-            self.expected_failures = {**codec.expected_failures, "projections": reason}
+            self.expected_failures = {**codec.expected_failures, "continuous": reason}
         k, d, device = codec.num_codebooks, codec.codebook_dim, device_of(codec)
         shapes = {"mean": (k, 1, d), "basis": (k, d, dims), "table": (k, codec.codebook_size, dims)}
         for name, shape in {**shapes, "explained_variance": (k,)}.items():

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 from torch import Tensor
 
 from codecdiff.config import ConfigError
+from codecdiff.config.schema import Config
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt, prompt_fields
 from codecdiff.interfaces.conditioner import Conditioner

@@ -16,18 +16,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf, TypeAda
 from pydantic_core import to_jsonable_python
 
 from codecdiff import registry
-
-# Arguments that follow from other parts: they are passed when a model is assembled, and refused in a file.
-DERIVED: Mapping[str, tuple[str, ...]] = {
-    "splitters": ("num_codebooks", "levels"),
-    "denoisers": ("channels", "context_channels", "condition_widths"),
-}
+from codecdiff.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message says where, why and what is possible."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +37,15 @@ EmbedderSpec = Annotated[dict[str, Any], PartOf("embedders")]
 
 def part_kind(hint: Any) -> str | None:
     """Return the kind of part that a type hint stands for: `Codec`, `Codec | None`, a marked field; None for others."""
-    from codecdiff.interfaces import KINDS
-
     if get_origin(hint) is Annotated:
         marks = [mark.kind for mark in get_args(hint)[1:] if isinstance(mark, PartOf)]
         return marks[0] if marks else part_kind(get_args(hint)[0])
     if item_type(hint) is not None:
         return None
     for option in (hint, *get_args(hint)):
-        if isinstance(option, type):
-            for kind, interface in KINDS.items():
-                if issubclass(option, interface):
-                    return kind
-        elif get_origin(option) is Annotated and (kind := part_kind(option)):
+        if isinstance(option, type) and (kind := registry.kind_of(option)):
+            return kind
+        if get_origin(option) is Annotated and (kind := part_kind(option)):
             return kind
     return None
 
@@ -74,11 +61,6 @@ def did_you_mean(name: str, names: Sequence[str]) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
-def derived_arguments(kind: str) -> tuple[str, ...]:
-    """Return the arguments of parts of a kind that follow from other parts; added kinds list them as `derived`."""
-    return DERIVED[kind] if kind in DERIVED else tuple(getattr(registry.interface(kind), "derived", ()))
-
-
 def part_options(kind: str, name: str) -> dict[str, inspect.Parameter]:
     """Return the options of a part: its constructor's parameters that have a type hint and are not derived."""
     try:
@@ -89,7 +71,7 @@ def part_options(kind: str, name: str) -> dict[str, inspect.Parameter]:
             "Its package must import at run time the types that its constructor names."
         ) from error
     typed = [p for p in signature.parameters.values() if p.annotation is not p.empty and p.kind is not p.VAR_KEYWORD]
-    return {p.name: p for p in typed if p.name not in derived_arguments(kind)}
+    return {p.name: p for p in typed if p.name not in registry.interface(kind).derived}
 
 
 def _adapter(hint: Any, part_type: Callable[[str], Any]) -> TypeAdapter[Any]:
@@ -163,7 +145,7 @@ def check_spec(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str,
         )
     available = part_options(kind, name)
     for key in values:
-        if key in derived_arguments(kind):
+        if key in registry.interface(kind).derived:
             raise ConfigError(f"{kind[:-1]}.{key} follows from the other parts; leave it out.")
         if key not in available:
             raise ConfigError(
@@ -233,9 +215,8 @@ def merge_spec(spec: Mapping[str, Any], other: Mapping[str, Any] | None) -> dict
 def to_config(kind: str, part: Any) -> dict[str, Any]:
     """Describe a part so that `build` builds an equal one: its registered name and the arguments it was built with.
 
-    What concerns this machine alone, such as a cache around a part, is left out (`Part.recorded`).
+    What concerns this machine alone, such as a cache around a part, is left out (`Part.portable`).
     """
-
     part = part.portable()
     loaded = [plugin for plugin in registry.installed(kind) if plugin.entry.module_name in sys.modules]
     matches = [plugin for plugin in loaded if _loads(plugin, type(part))]
@@ -246,7 +227,9 @@ def to_config(kind: str, part: Any) -> dict[str, Any]:
         )
     name = matches[0].name
     namesakes = [plugin for plugin in registry.installed(kind) if plugin.name == name]
-    values = {key: _plain(value) for key, value in part.arguments.items() if key not in derived_arguments(kind)}
+    values = {
+        key: _plain(value) for key, value in part.arguments.items() if key not in registry.interface(kind).derived
+    }
     return {"name": name if len(namesakes) == 1 else f"{matches[0].distribution}:{name}", **values}
 
 
@@ -258,10 +241,10 @@ def _loads(plugin: registry.Plugin, part: type) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    from codecdiff.interfaces import KINDS, Part
+    from codecdiff.interfaces import Part
 
-    if isinstance(value, Part):
-        return to_config(next(kind for kind, interface in KINDS.items() if isinstance(value, interface)), value)
+    if isinstance(value, Part) and (kind := registry.kind_of(type(value))):
+        return to_config(kind, value)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return to_jsonable_python(value)

@@ -72,7 +72,7 @@ def _parse_part(value: Any) -> dict[str, Any]:
     if not isinstance(part, Mapping) or "file" not in part or part.keys() - set(KEYS):
         raise ValueError(f"audio={value!r}: the field 'audio' of a prompt is {FORMS}.")
     if not Path(part["file"]).is_file():
-        raise FileNotFoundError(f"There is no file '{part['file']}', which a prompt names as its audio.")
+        raise FileNotFoundError(f"File '{part['file']}', which a prompt names as its audio, does not exist.")
     return dict(part)
 
 

@@ -73,7 +73,7 @@ class TrainingCrops:
     def __init__(self, store: CodeStore, rows: Sequence[int], frames: int, *, target: Target = "codes", seed: int = 0):
         if not rows:
             raise ValueError(
-                "There are no tracks to draw crops from. Tracks whose split is validation or test are never trained "
+                "No tracks to draw crops from: those whose split is validation or test are never trained "
                 "on: encode others too, or change their split."
             )
         if frames < 1:
@@ -81,7 +81,7 @@ class TrainingCrops:
         self.store, self.frames, self.target, self.seed = store, frames, target, seed
         counts = [max(1, round(store.rows[i]["frames"] / frames)) for i in rows]
         self._epoch_rows = np.repeat(np.asarray(rows), counts)
-        self._order: tuple[int, np.ndarray] = (-1, self._epoch_rows)  # of the last epoch that was asked for
+        self._order: tuple[int, np.ndarray] = (-1, self._epoch_rows)  # of the epoch of the last sample
 
     def __len__(self) -> int:
         return len(self._epoch_rows)

@@ -17,7 +17,8 @@ import torch
 from pydantic import ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 from torch import Tensor
 
-from codecdiff.config import Config, ConfigError
+from codecdiff.config import ConfigError
+from codecdiff.config.schema import Config
 from codecdiff.data.audio import BadAudio, seconds_of, stream_audio
 from codecdiff.interfaces.codec import Codec
 

@@ -1,1 +1,85 @@
-"""The diffusion process of one stage: noise schedules, the training loss, samplers and guidance."""
+"""The diffusion process of one stage: noise schedules, the training loss, schedulers and guidance."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from codecdiff.diffusion.colored_noise import colored, whitened
+    from codecdiff.diffusion.guidance import num_passes, parse_guidance_scale, resolve_guidance
+    from codecdiff.diffusion.loss import StageInput, stage_loss
+    from codecdiff.diffusion.noise_schedule import (
+        BETA_SCHEDULES,
+        PREDICTION_TYPES,
+        Scheduler,
+        num_evaluations,
+        prediction_type_of,
+        set_timesteps,
+        training_scheduler,
+    )
+    from codecdiff.diffusion.sampling import SamplingInput, StageMask, sample_stage
+    from codecdiff.diffusion.schedulers import FLOW_SCHEDULERS, SCHEDULERS, sampling_scheduler
+
+__all__ = [
+    "BETA_SCHEDULES",
+    "FLOW_SCHEDULERS",
+    "PREDICTION_TYPES",
+    "SCHEDULERS",
+    "SamplingInput",
+    "Scheduler",
+    "StageInput",
+    "StageMask",
+    "colored",
+    "num_evaluations",
+    "num_passes",
+    "parse_guidance_scale",
+    "prediction_type_of",
+    "resolve_guidance",
+    "sample_stage",
+    "sampling_scheduler",
+    "set_timesteps",
+    "stage_loss",
+    "training_scheduler",
+    "whitened",
+]
+
+_MODULES = {
+    "colored_noise": (
+        "colored",
+        "whitened",
+    ),
+    "guidance": (
+        "num_passes",
+        "parse_guidance_scale",
+        "resolve_guidance",
+    ),
+    "loss": (
+        "StageInput",
+        "stage_loss",
+    ),
+    "noise_schedule": (
+        "BETA_SCHEDULES",
+        "PREDICTION_TYPES",
+        "Scheduler",
+        "num_evaluations",
+        "prediction_type_of",
+        "set_timesteps",
+        "training_scheduler",
+    ),
+    "sampling": (
+        "SamplingInput",
+        "StageMask",
+        "sample_stage",
+    ),
+    "schedulers": (
+        "FLOW_SCHEDULERS",
+        "SCHEDULERS",
+        "sampling_scheduler",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module '{__name__}' has no attribute {name!r}")

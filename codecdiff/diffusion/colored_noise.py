@@ -1,8 +1,8 @@
-"""Noise that is coloured over time, as the latents of music are.
+"""Noise that is colored over time, as the latents of music are.
 
-What lasts for seconds holds most of the variance of latents. White noise has next to none there, so it shows through
-all but the last few steps of a schedule, and is learned in these alone. Under noise whose power falls with frequency,
-slow and quick are lost nearly together, and every step of the schedule teaches both.
+Most of the variance of latents is at low frequencies, where white noise has little power. They stay visible at almost
+all timesteps, and are learned in the last few alone. Under noise whose power falls with frequency, slow and fast
+features are lost nearly together, and every timestep trains both.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-LOWEST = 1e-3  # cycles per frame below which coloured noise has no more power; 86 frames/s make it 0.09 Hz
+LOWEST = 1e-3  # cycles per frame below which the spectrum is flat: 0.09 Hz at 86 frames/s
 
 
 def spectrum_until(frequency: Tensor, color: float) -> Tensor:
@@ -24,9 +24,9 @@ def spectrum_until(frequency: Tensor, color: float) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _gains(frames: int, color: float, device: torch.device) -> Tensor:
-    """Give the amplitude (l // 2 + 1,) of every frequency, from the mean of the spectrum over the band it stands for.
+    """Return the amplitude (l // 2 + 1,) of every frequency: the mean of the spectrum over its band.
 
-    The variance is 1, and the power of a band is the same whatever the number of frames.
+    The variance is 1, and the power of a band does not depend on the number of frames.
     """
     edges = torch.cat([torch.zeros(1), (torch.arange(frames // 2 + 1) + 0.5) / frames]).double().clamp_max(0.5)
     power = spectrum_until(edges, color).diff() / edges.diff()
@@ -35,7 +35,7 @@ def _gains(frames: int, color: float, device: torch.device) -> Tensor:
 
 
 def colored(white: Tensor, color: float) -> Tensor:
-    """White noise (b, c, l) -> noise of unit variance whose power falls as 1 / frequency ** color over the frames.
+    """Color white noise (b, c, l): unit variance, and a power that falls as 1 / frequency ** color over the frames.
 
     A color of 0 is white, 1 pink, 2 brown. The inverse is `whitened`. Both are linear: diffusion in noise M n is
     diffusion of M^-1 latents in white noise n, so a sampler that works on whitened latents stays exact.
@@ -44,7 +44,7 @@ def colored(white: Tensor, color: float) -> Tensor:
 
 
 def whitened(noise: Tensor, color: float) -> Tensor:
-    """Noise (b, c, l) of this color -> white noise: the inverse of `colored`."""
+    """Whiten noise (b, c, l) of this color: the inverse of `colored`."""
     return _filtered(noise, 1 / _gains(noise.shape[-1], color, noise.device)) if color else noise
 
 

@@ -1,16 +1,15 @@
-"""Classifier-free guidance: of all conditions by one weight, or of each by its own.
+"""Classifier-free guidance, with one weight for all conditions or one for each.
 
-With one weight w (Ho & Salimans, 2022): none + w (all - none), each word standing for the denoiser's answer to it.
+With one weight w (Ho & Salimans, 2022): none + w (all - none), each word standing for the denoiser's prediction.
 
-With several, conditions of one weight are told together, one group after the other, and every group leads away from
-what was told before it (Brooks et al., "InstructPix2Pix", 2023, Eq. 3, for any number of groups):
+With several, conditions of equal weight form a group, the groups are added one after the other, and each leads away
+from the prediction without it (Brooks et al., "InstructPix2Pix", 2023, Eq. 3, for any number of groups):
 
     none + w1 (c1 - none) + w2 (c1 c2 - c1) + w3 (c1 c2 c3 - c1 c2) + ...
 
-With equal weights all but the first and the last cancel, which is the formula of one weight. Composing the answers to
-each condition alone (Liu et al., 2022) has no such limit, and asks a network for what it has seldom seen in training.
-A group of weight 1 is told from the beginning, so it costs no answer of its own. In place of "none" there may be a
-negative prompt: it stands where a condition is not told yet.
+With equal weights all terms except the first and the last cancel, which is the formula of one weight. Composing the
+predictions of each condition alone (Liu et al., 2022) lacks this limit, and needs inputs that are rare in training.
+A group of weight 1 is part of every prediction, so it costs none of its own. A negative prompt replaces "none".
 """
 
 from __future__ import annotations
@@ -23,110 +22,113 @@ from torch import Tensor
 from codecdiff.config.schema import Guidance
 from codecdiff.interfaces import Condition, Conditioner
 
-Groups = list[tuple[float, list[str]]]  # weights, with the entries that have them, in the order they are told
+WeightGroups = list[tuple[float, list[str]]]  # weights with the names of the conditions that have them, in order
 
 
-def groups(guidance: Guidance | Mapping[str, float], entries: Collection[str]) -> Groups:
-    """Divide the entries of a condition by weight: those of weight 1 first, the others as the guidance names them.
+def group_by_weight(guidance_scale: Guidance | Mapping[str, float], names: Collection[str]) -> WeightGroups:
+    """Group conditions by weight: those of weight 1 first, the others in the order of `guidance_scale`.
 
-    What a mapping does not name has weight 1: it is told, and not led further.
+    A condition that a mapping omits has weight 1.
     """
-    weights = dict(guidance) if isinstance(guidance, Mapping) else dict.fromkeys(entries, guidance)
-    rest = {name: 1.0 for name in entries if name not in weights}
-    found: dict[float, list[str]] = {}
-    for name, weight in sorted({**rest, **weights}.items(), key=lambda pair: pair[1] != 1):
-        if name in entries:
-            found.setdefault(weight, []).append(name)
-    return list(found.items())
+    weights = dict(guidance_scale) if isinstance(guidance_scale, Mapping) else dict.fromkeys(names, guidance_scale)
+    unguided = {name: 1.0 for name in names if name not in weights}
+    groups: dict[float, list[str]] = {}
+    for name, weight in sorted({**unguided, **weights}.items(), key=lambda pair: pair[1] != 1):
+        if name in names:
+            groups.setdefault(weight, []).append(name)
+    return list(groups.items())
 
 
-def num_answers(of: Groups) -> int:
-    """Count the answers that guidance takes of a denoiser: one, and one for every group that is led."""
-    return 1 + sum(weight != 1 for weight, _ in of)
+def num_predictions(groups: WeightGroups) -> int:
+    """Return how many predictions guidance combines: one, and one for every group with a weight that is not 1."""
+    return 1 + sum(weight != 1 for weight, _ in groups)
 
 
-def asked(condition: Condition, away: Condition, of: Groups) -> Condition:
-    """Stack what the denoiser is asked, (num_answers * b, n, e): all conditions, then fewer and fewer of them.
+def stack_conditions(condition: Condition, negative: Condition, groups: WeightGroups) -> Condition:
+    """Stack the conditions of all predictions, (num_predictions * b, n, e): all groups, then one fewer each time.
 
-    What is not told is that of `away`.
+    The groups that are left out are those of `negative`.
     """
-    told: set[str] = set()
-    rungs = [told] if not of or of[0][0] != 1 else []
-    for _, names in of:
-        told = told | set(names)
-        rungs.append(told)
-    mixed = [condition if len(told) == len(condition) else _mixed(condition, away, told) for told in rungs[::-1]]
+    present: set[str] = set()
+    subsets = [present] if not groups or groups[0][0] != 1 else []
+    for _, names in groups:
+        present = present | set(names)
+        subsets.append(present)
+    mixed = [
+        condition if len(subset) == len(condition) else _mix(condition, negative, subset) for subset in subsets[::-1]
+    ]
     return mixed[0] if len(mixed) == 1 else Condition.cat(mixed)
 
 
-def _mixed(condition: Condition, away: Condition, told: Collection[str]) -> Condition:
-    return Condition({name: (condition if name in told else away)[name] for name in condition})
+def _mix(condition: Condition, negative: Condition, present: Collection[str]) -> Condition:
+    return Condition({name: (condition if name in present else negative)[name] for name in condition})
 
 
-def guided(answers: Sequence[Tensor], of: Groups) -> Tensor:
-    """Combine the answers to what was `asked`, one tensor for each, by the formula above."""
-    rungs = list(answers)[::-1]
-    result = rungs[0]
-    weights = [weight for weight, _ in of if weight != 1]
-    for weight, less, more in zip(weights, rungs, rungs[1:], strict=False):
-        result = result + weight * (more - less)
+def combine_predictions(predictions: Sequence[Tensor], groups: WeightGroups) -> Tensor:
+    """Combine the predictions for `stack_conditions`, (b, c, l) each, by the formula above."""
+    ascending = list(predictions)[::-1]
+    result = ascending[0]
+    weights = [weight for weight, _ in groups if weight != 1]
+    for weight, without, with_group in zip(weights, ascending, ascending[1:], strict=False):
+        result = result + weight * (with_group - without)
     return result
 
 
-def resolved(guidance: Guidance, conditioner: Conditioner | None) -> Guidance:
-    """Give guidance by entries in place of the fields of a prompt that it names.
+def resolve_guidance(guidance_scale: Guidance, conditioner: Conditioner | None) -> Guidance:
+    """Replace the prompt fields that a guidance scale names by the conditions that are made from them.
 
-    A field stands for every entry that follows from it, but for those that are named themselves: T5 makes `text` and
-    `vector` of the text, so `{text: 3}` guides both, and `{text: 3, vector: 1}` one. Raises ValueError for a name that
-    is neither a field nor an entry, and for weights that are no finite numbers.
+    A field stands for every condition made from it, except those that are named themselves: T5 makes `text` and
+    `vector` from the text, so `{text: 3}` guides both, and `{text: 3, vector: 1}` one. Raises ValueError for a name
+    that is neither a field nor a condition, and for weights that are not finite.
     """
     sources = conditioner.sources if conditioner else {}
-    if not isinstance(guidance, Mapping):
-        _check({"guidance": guidance})
-        return guidance
-    _check(guidance)
-    known = list(dict.fromkeys([*(field for fields in sources.values() for field in fields), *sources]))
-    if unknown := [name for name in guidance if name not in known]:
-        there = f"It has: {', '.join(known)}." if known else "It was trained without conditions."
-        raise ValueError(f"guidance {unknown[0]}={guidance[unknown[0]]:g}: the model has no such condition. {there}")
+    if not isinstance(guidance_scale, Mapping):
+        _check_finite({"guidance_scale": guidance_scale})
+        return guidance_scale
+    _check_finite(guidance_scale)
+    names = list(dict.fromkeys([*(field for fields in sources.values() for field in fields), *sources]))
+    for name, weight in guidance_scale.items():
+        if name not in names:
+            available = f"Available: {', '.join(names)}." if names else "It was trained without conditions."
+            raise ValueError(f"Unknown condition in guidance_scale {name}={weight:g} of this model. {available}")
     weights: dict[str, float] = {}
-    for key, weight in guidance.items():
+    for key, weight in guidance_scale.items():
         for entry, fields in sources.items():
-            if entry == key or (key in fields and entry not in guidance):
+            if entry == key or (key in fields and entry not in guidance_scale):
                 weights.setdefault(entry, weight)
     return weights
 
 
-def _check(weights: Mapping[str, float]) -> None:
+def _check_finite(weights: Mapping[str, float]) -> None:
     for name, weight in weights.items():
         if not math.isfinite(weight):
-            raise ValueError(f"{name}={weight}: ask for a number, as in 3.")
+            raise ValueError(f"Invalid weight {name}={weight}: expected a finite number, e.g. 3.")
 
 
-def num_passes(guidance: Guidance, conditioner: Conditioner | None) -> int:
-    """Count the answers of the denoiser that one step of sampling takes: rows of the batch for each take."""
-    entries = conditioner.widths if conditioner else {}
-    return num_answers(groups(resolved(guidance, conditioner), entries))
+def num_passes(guidance_scale: Guidance, conditioner: Conditioner | None) -> int:
+    """Return how many predictions of the denoiser one sampling step takes for each sample."""
+    names = conditioner.widths if conditioner else {}
+    return num_predictions(group_by_weight(resolve_guidance(guidance_scale, conditioner), names))
 
 
-def parse(words: Sequence[str]) -> Guidance | None:
-    """Read what a command line says: one number, or any number of NAME=NUMBER; None for nothing.
+def parse_guidance_scale(words: Sequence[str]) -> Guidance | None:
+    """Parse command-line values: one number, or any number of NAME=NUMBER; None for an empty list.
 
     Raises ValueError for anything else.
     """
-    pairs = [word.rpartition("=") for word in words]
-    try:
-        numbers = [float(number) for _, _, number in pairs]
-    except ValueError:
-        numbers = []
-    names = [name for name, _, _ in pairs]
     if not words:
         return None
-    if len(numbers) == 1 and not pairs[0][1]:
-        return numbers[0]
-    if not numbers or not all(names) or len(set(names)) < len(names):
+    pairs = [word.rpartition("=") for word in words]
+    names = [name for name, _, _ in pairs]
+    try:
+        weights = [float(number) for _, _, number in pairs]
+    except ValueError:
+        weights = []
+    if len(weights) == 1 and not pairs[0][1]:
+        return weights[0]
+    if not weights or not all(names) or len(set(names)) < len(names):
         raise ValueError(
-            f"guidance {' '.join(words)}: give one number for all conditions, --guidance 3, or one for each: "
-            "--guidance text=3 --guidance tempo=1.5."
+            f"Invalid guidance scale '{' '.join(words)}': expected one number, --guidance-scale 3, or one for each "
+            "condition: --guidance-scale text=3 --guidance-scale tempo=1.5."
         )
-    return dict(zip(names, numbers, strict=True))
+    return dict(zip(names, weights, strict=True))

@@ -1,7 +1,7 @@
-"""Noise schedules and samplers: diffusers' schedulers, told exactly which noise levels they are at.
+"""Noise schedules: how much noise a timestep stands for, and which timesteps a sampling run visits.
 
-A stage is trained with one schedule and may be sampled with any sampler that knows it. diffusers gives the steps of its
-samplers; the noise levels they go through are chosen here, because diffusers rounds them differently in each class.
+A stage is trained with one schedule and can be sampled with any scheduler of `codecdiff.diffusion.schedulers`. The
+steps are diffusers'; the noise levels are computed here, because each class of diffusers rounds them differently.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from torch import Tensor
 
 
 class Scheduler(Protocol):
-    """What codecdiff calls of a diffusers scheduler."""
+    """The methods of a diffusers scheduler that codecdiff calls."""
 
     config: Any
     timesteps: Tensor
     init_noise_sigma: float
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """Choose the steps of one sampling run."""
+        """Choose the timesteps of one sampling run."""
         ...
 
     def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor:
-        """Give the denoiser's input at a step."""
+        """Return the denoiser's input at a timestep."""
         ...
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **options: Any) -> Any:
@@ -34,333 +34,211 @@ class Scheduler(Protocol):
         ...
 
 
-PREDICTIONS = ("v_prediction", "epsilon", "sample", "flow")
+PREDICTION_TYPES = ("v_prediction", "epsilon", "sample", "flow")
 
-SCHEDULES = ("squaredcos_cap_v2", "linear", "scaled_linear", "sigmoid")
+BETA_SCHEDULES = ("squaredcos_cap_v2", "linear", "scaled_linear", "sigmoid")
 
-SPACINGS = ("even", "karras")
+TRAINING_SCHEDULERS = ("DDPMScheduler", "FlowMatchEulerDiscreteScheduler")  # the classes a stage can be trained with
 
-TRAINED = ("DDPMScheduler", "FlowMatchEulerDiscreteScheduler")  # the classes a stage may be trained with
-
-# The samplers offered by name, with the options of diffusers that make them exact. Classes of `schedulers` come first.
-SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "ddpm": ("DDPMScheduler", {"clip_sample": False, "thresholding": False, "variance_type": "fixed_small"}),
-    "ddim": ("DPMSolverMultistepScheduler", {"solver_order": 1, "algorithm_type": "dpmsolver++"}),
-    "dpm++2m": ("DPMSolverMultistepScheduler", {"solver_order": 2, "algorithm_type": "dpmsolver++"}),
-    "dpm++2m-sde": ("DPMSolverMultistepScheduler", {"solver_order": 2, "algorithm_type": "sde-dpmsolver++"}),
-    "dpm++2s": ("DPMSolverSinglestepScheduler", {"solver_order": 2, "lower_order_final": True}),
-    "unipc": ("UniPCMultistepScheduler", {"solver_order": 2, "lower_order_final": True}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    "euler-a": ("EulerAncestral", {}),
-    "heun": ("HeunDiscreteScheduler", {"clip_sample": False}),
-    "lms": ("LMS", {}),
-    "deis": ("DEIS", {"solver_order": 2}),
-    "pndm": ("PNDM", {"skip_prk_steps": True, "set_alpha_to_one": True}),
-}
-
-FLOW_SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "euler": ("FlowEuler", {}),
-    "heun": ("FlowHeun", {}),
-    **{name: SAMPLERS[name] for name in ("ddim", "dpm++2m", "dpm++2m-sde", "dpm++2s", "unipc", "deis")},
-}
-
-SIGMA_SPACE = ("euler", "euler-a", "heun", "lms")  # their state is clean + sigma * noise, but for models of flow
-
-_DISTILLED = "it needs a model distilled for it"
-_OWN_MODEL = "it belongs to another model, with a noise process of its own"
-_DISCRETE = "it samples tokens, not numbers"
-_TWIN = "it takes the steps of another sampler: {}"
-
-# What else diffusers has, and why a stage cannot be sampled with it.
-REFUSED: dict[str, str] = {
-    "LCMScheduler": _DISTILLED,
-    "TCDScheduler": _DISTILLED,
-    "FlowMatchLCMScheduler": _DISTILLED,
-    "FlowMapEulerDiscreteScheduler": _DISTILLED,
-    "CMStochasticIterativeScheduler": _DISTILLED,
-    "SCMScheduler": _DISTILLED,
-    "PiflowScheduler": _DISTILLED,
-    "HeliosDMDScheduler": _DISTILLED,
-    "IPNDMScheduler": "it knows neither the noise schedule nor v-prediction; `pndm` does",
-    "KarrasVeScheduler": "it has no v-prediction, and its noise is not that of training",
-    "ScoreSdeVeScheduler": "it has no v-prediction, and its noise is not that of training",
-    "UnCLIPScheduler": "it has no v-prediction",
-    "RePaintScheduler": "it has no v-prediction",
-    "DDPMWuerstchenScheduler": "it has no v-prediction",
-    "EDMEulerScheduler": "it needs a denoiser with the input and output scales of EDM",
-    "EDMDPMSolverMultistepScheduler": "it needs a denoiser with the input and output scales of EDM",
-    "CosineDPMSolverMultistepScheduler": "it needs a denoiser with the input and output scales of EDM",
-    "DDIMInverseScheduler": "it goes from clean to noise",
-    "DPMSolverMultistepInverseScheduler": "it goes from clean to noise",
-    "DPMSolverSDEScheduler": "its noise needs torchsde, and would depend on the batch",
-    "SASolverScheduler": "its last step, to no noise, is not a number",
-    "KDPM2DiscreteScheduler": "it evaluates between trained steps; `heun` is of the same order and does not",
-    "KDPM2AncestralDiscreteScheduler": "it evaluates between trained steps; `euler-a` does not",
-    "DDIMParallelScheduler": _TWIN.format("`ddim`"),
-    "DDPMParallelScheduler": _TWIN.format("`ddpm`"),
-    "CogVideoXDDIMScheduler": _TWIN.format("`ddim`"),
-    "CogVideoXDPMScheduler": _OWN_MODEL,
-    "HeliosScheduler": _OWN_MODEL,
-    "LTXEulerAncestralRFScheduler": _OWN_MODEL,
-    "MiniMaxH3Scheduler": _OWN_MODEL,
-    "RFD4ProteinaScheduler": _OWN_MODEL,
-    "AmusedScheduler": _DISCRETE,
-    "BlockRefinementScheduler": _DISCRETE,
-    "DiscreteDDIMScheduler": _DISCRETE,
-    "EntropyBoundScheduler": _DISCRETE,
-    "VQDiffusionScheduler": _DISCRETE,
-}
+SIGMA_SPACE = ("euler", "euler-a", "heun", "lms")  # their state is x_start + sigma * noise, except for flow models
 
 
 def training_scheduler(
     *,
-    steps: int = 1000,
-    schedule: str = "squaredcos_cap_v2",
-    prediction: str = "v_prediction",
+    num_train_timesteps: int = 1000,
+    beta_schedule: str = "squaredcos_cap_v2",
+    prediction_type: str = "v_prediction",
     zero_terminal_snr: bool = False,
 ) -> Any:
-    """Give the scheduler a stage is trained with. Its samples are never clipped: latents have unit variance.
+    """Return the scheduler a stage is trained with. Its samples are never clipped: latents have unit variance.
 
-    `schedule` is a name of diffusers: squaredcos_cap_v2 is the cosine schedule of Nichol & Dhariwal (2021). The
-    betas of the others are those of 1000 steps, scaled so that any number of steps ends in as much noise. With
-    `zero_terminal_snr` they are rescaled to end in nothing else (Lin et al., 2023). `prediction="flow"` trains
+    `beta_schedule` is a name of diffusers: squaredcos_cap_v2 is the cosine schedule of Nichol & Dhariwal (2021). The
+    betas of the others are those of 1000 timesteps, scaled so that any number of timesteps ends in as much noise. With
+    `zero_terminal_snr` they are rescaled to end in pure noise (Lin et al., 2023). `prediction_type="flow"` trains
     rectified flow (Liu et al., 2022), which has a schedule of its own.
     """
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"No prediction called '{prediction}'. There are: {', '.join(PREDICTIONS)}.")
-    if schedule not in SCHEDULES:
-        raise ValueError(f"No schedule called '{schedule}'. There are: {', '.join(SCHEDULES)}.")
-    if prediction == "flow":
-        if zero_terminal_snr or schedule != SCHEDULES[0]:
+    if prediction_type not in PREDICTION_TYPES:
+        raise ValueError(f"Unknown prediction_type '{prediction_type}'. Available: {', '.join(PREDICTION_TYPES)}.")
+    if beta_schedule not in BETA_SCHEDULES:
+        raise ValueError(f"Unknown beta_schedule '{beta_schedule}'. Available: {', '.join(BETA_SCHEDULES)}.")
+    if prediction_type == "flow":
+        if zero_terminal_snr or beta_schedule != BETA_SCHEDULES[0]:
             raise ValueError(
-                "prediction=flow has a schedule of its own, which ends in noise alone: leave schedule and "
-                "zero_terminal_snr out."
+                "prediction_type=flow has a schedule of its own, which ends in pure noise: omit beta_schedule and "
+                "zero_terminal_snr."
             )
-        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=steps, shift=1.0)
-    if zero_terminal_snr and prediction == "epsilon":
-        raise ValueError(
-            "zero_terminal_snr needs another prediction than epsilon: where all is noise, it says nothing."
-        )
-    scale = 1.0 if schedule == "squaredcos_cap_v2" else 1000 / steps  # the cosine has no use for the range of beta
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=num_train_timesteps, shift=1.0)
+    if zero_terminal_snr and prediction_type == "epsilon":
+        raise ValueError("zero_terminal_snr needs another prediction_type than epsilon, which is undefined at SNR 0.")
+    scale = 1.0 if beta_schedule == "squaredcos_cap_v2" else 1000 / num_train_timesteps  # cosine ignores beta_end
     if 0.02 * scale >= 1:
-        raise ValueError(f"steps={steps}: schedule {schedule} needs more than 20 steps. squaredcos_cap_v2 takes any.")
+        raise ValueError(
+            f"num_train_timesteps={num_train_timesteps}: beta_schedule {beta_schedule} needs more than 20. "
+            "squaredcos_cap_v2 accepts any number."
+        )
     return DDPMScheduler(
-        num_train_timesteps=steps,
+        num_train_timesteps=num_train_timesteps,
         beta_start=1e-4 * scale,
         beta_end=0.02 * scale,
-        beta_schedule=schedule,  # pyright: ignore[reportArgumentType]  # checked above
-        prediction_type=prediction,  # pyright: ignore[reportArgumentType]  # checked above
+        beta_schedule=beta_schedule,  # pyright: ignore[reportArgumentType]  # checked above
+        prediction_type=prediction_type,  # pyright: ignore[reportArgumentType]  # checked above
         clip_sample=False,
         timestep_spacing="trailing",
         rescale_betas_zero_snr=zero_terminal_snr,
     )
 
 
-def prediction_of(scheduler: Any) -> str:
-    """Name what a denoiser answers, of a scheduler for training or sampling: one of `PREDICTIONS`."""
+def prediction_type_of(scheduler: Any) -> str:
+    """Return what the denoiser of a training or sampling scheduler predicts: one of `PREDICTION_TYPES`."""
     name = scheduler.config.get("prediction_type", "flow_prediction")
     return "flow" if name == "flow_prediction" else name
 
 
-def describe(trained: Any) -> dict[str, Any]:
-    """Give what a stage.json says of a scheduler for training."""
-    options = {k: v for k, v in dict(trained.config).items() if not k.startswith("_") and v is not None}
-    return {"class": type(trained).__name__, **options}
+def scheduler_to_config(scheduler: Any) -> dict[str, Any]:
+    """Return the description of a training scheduler for stage.json."""
+    options = {k: v for k, v in dict(scheduler.config).items() if not k.startswith("_") and v is not None}
+    return {"class": type(scheduler).__name__, **options}
 
 
-def build(description: dict[str, Any]) -> Any:
-    """Build the scheduler that `describe` describes. One without a class is of a time when all were of DDPM."""
+def scheduler_from_config(config: dict[str, Any]) -> Any:
+    """Build the training scheduler that `scheduler_to_config` described."""
     import diffusers
 
-    options = dict(description)
-    name = options.pop("class", "DDPMScheduler")
-    if name not in TRAINED:
-        raise ValueError(f"No stage is trained with the scheduler '{name}'. There are: {', '.join(TRAINED)}.")
+    options = dict(config)
+    name = options.pop("class")
+    if name not in TRAINING_SCHEDULERS:
+        raise ValueError(f"Unknown training scheduler '{name}'. Available: {', '.join(TRAINING_SCHEDULERS)}.")
     return getattr(diffusers, name).from_config(options)
 
 
 def coefficients(scheduler: Any, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """(b,) steps -> alpha and sigma, each shaped to multiply `like` (b, ...)."""
+    """Return alpha and sigma at timesteps (b,), each shaped to multiply `like` (b, ...)."""
     shape = (-1, *[1] * (like.dim() - 1))
-    if prediction_of(scheduler) == "flow":
+    if prediction_type_of(scheduler) == "flow":
         time = ((timestep + 1) / scheduler.config.num_train_timesteps).to(like).view(shape)
         return 1 - time, time
     abar = scheduler.alphas_cumprod.to(like.device)[timestep].to(like.dtype).view(shape)
     return abar.sqrt(), (1 - abar).sqrt()
 
 
-def sampler(trained: Any, name: str, spacing: str = "even", stop_at: float = 0.0) -> Any:
-    """Give a new scheduler that samples what was trained with the scheduler `trained`: start it with `set_steps`.
-
-    Every sampler is given the betas themselves, so it knows any schedule. `stop_at` is the share of the steps of
-    training at which the last evaluation is made, whose estimate of the clean latents is the sample. Raises ValueError
-    for a name there is not, and for a sampler that cannot be combined with the model or the spacing.
-    """
-    import diffusers
-
-    from codecdiff.diffusion import schedulers
-
-    prediction = prediction_of(trained)
-    flow = prediction == "flow"
-    _check_sampler(name, spacing, prediction)
-    class_name, exact = (FLOW_SAMPLERS if flow else SAMPLERS)[name]
-    chosen = getattr(schedulers, class_name, None) or getattr(diffusers, class_name)
-    options = {
-        "num_train_timesteps": trained.config.num_train_timesteps,
-        "trained_betas": None if flow else _betas(trained).tolist(),
-        "prediction_type": "flow_prediction" if flow else prediction,
-        "use_flow_sigmas": flow,
-        "timestep_spacing": "trailing",
-        "final_sigmas_type": "zero",
-    }
-    known = inspect.signature(chosen).parameters
-    made = chosen(**{key: value for key, value in options.items() if key in known}, **exact)
-    made.register_to_config(sampler=name, spacing=spacing, stop_at=stop_at)
-    return made
-
-
-def _check_sampler(name: str, spacing: str, prediction: str) -> None:
-    offered = FLOW_SAMPLERS if prediction == "flow" else SAMPLERS
-    plain = name.lower().replace("-", "").removesuffix("scheduler")
-    for other, reason in REFUSED.items():
-        if plain == other.lower().removesuffix("scheduler"):
-            raise ValueError(f"Sampler '{name}' cannot be used: {reason}. There are: {', '.join(offered)}.")
-    if name not in SAMPLERS:
-        raise ValueError(f"No sampler called '{name}'. There are: {', '.join(offered)}.")
-    if name not in offered:
-        raise ValueError(f"Sampler '{name}' cannot sample a model of flow. These can: {', '.join(offered)}.")
-    if spacing not in SPACINGS:
-        raise ValueError(f"No spacing called '{spacing}'. There are: {', '.join(SPACINGS)}.")
-    if spacing == "karras" and (prediction == "flow" or name in ("ddpm", "pndm")):
-        what = "A model of flow" if prediction == "flow" else f"Sampler '{name}'"
-        raise ValueError(f"{what} takes even steps only, not spacing '{spacing}'.")
-
-
-def _betas(trained: Any) -> Tensor:
-    """(T,) betas, the last one short of 1: where all is noise, sigma / alpha would be infinite."""
-    abar = trained.alphas_cumprod
-    if abar[-1] > 0:
-        return trained.betas
-    return torch.cat([trained.betas[:-1], 1 - 2**-24 / abar[-2:-1]])
-
-
 def noise_levels(scheduler: Any) -> Tensor:
-    """Give (T,) the noise level of every step of training: sigma / alpha, or the time of a flow."""
-    if prediction_of(scheduler) == "flow":
+    """Return the noise level (T,) of every training timestep: sigma / alpha, or the time of a flow."""
+    if prediction_type_of(scheduler) == "flow":
         total = scheduler.config.num_train_timesteps
         return torch.arange(1, total + 1) / total
     return ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod) ** 0.5
 
 
-def even_steps(total: int, steps: int, stop_at: float = 0.0) -> Tensor:
-    """Give (n,) steps of training, evenly spaced, from the last one down: the "trailing" of Lin et al. (2023).
+def even_timesteps(num_train_timesteps: int, num_inference_steps: int, final_fraction: float = 0.0) -> Tensor:
+    """Return evenly spaced timesteps (n,) from the last one down: the "trailing" spacing of Lin et al. (2023).
 
-    That ends one spacing above clean latents, or at the share `stop_at` of the steps where this is higher.
+    It ends one interval above noiseless latents, or at `final_fraction` of the timesteps where this is higher.
     """
-    end = max(stop_at, 1 / steps)
-    return torch.tensor([round(total * (1 - i * (1 - end) / max(1, steps - 1))) - 1 for i in range(steps)])
+    end, intervals = max(final_fraction, 1 / num_inference_steps), max(1, num_inference_steps - 1)
+    places = [1 - i * (1 - end) / intervals for i in range(num_inference_steps)]
+    return torch.tensor([round(num_train_timesteps * place) - 1 for place in places])
 
 
-def karras_levels(levels: Tensor, steps: int, rho: float = 7.0) -> Tensor:
-    """Give (n,) noise levels from the highest to the lowest of (T,) `levels`: Eq. 5 of Karras et al. (2022)."""
+def karras_levels(levels: Tensor, num_inference_steps: int, rho: float = 7.0) -> Tensor:
+    """Return noise levels (n,) from the highest to the lowest of `levels` (T,): Eq. 5 of Karras et al. (2022)."""
     high, low = levels[-1].double() ** (1 / rho), levels[0].double() ** (1 / rho)
-    return (high + torch.linspace(0, 1, steps, dtype=torch.float64) * (low - high)) ** rho
+    return (high + torch.linspace(0, 1, num_inference_steps, dtype=torch.float64) * (low - high)) ** rho
 
 
-def visits(name: str, steps: int) -> list[int]:
-    """Give the places among `steps` noise levels at which a sampler asks the network, in order."""
-    places = list(range(steps))
-    if name == "heun":  # where a step led, to correct it, and then to go on
-        return [0] + [place for place in places[1:] for _ in range(2)]
-    if name == "pndm":  # the first step is taken twice
-        return places[:2] + places[1:]
-    return places
+def max_inference_steps(num_train_timesteps: int, final_fraction: float = 0.0) -> int:
+    """Return the largest number of different timesteps that a sampling run can visit."""
+    return num_train_timesteps - max(1, round(num_train_timesteps * final_fraction)) + 1
 
 
-def evaluations(name: str, steps: int) -> int:
-    """Count the evaluations of the network that a sampler needs for `steps` steps asked."""
-    return len(visits(name, steps))
+def evaluation_steps(name: str, num_inference_steps: int) -> list[int]:
+    """Return the indices of the noise levels at which a scheduler evaluates the network, in order."""
+    steps = list(range(num_inference_steps))
+    if name == "heun":  # at the end of a step, to correct it, and again to continue
+        return [0] + [step for step in steps[1:] for _ in range(2)]
+    if name == "pndm":  # takes the first step twice
+        return steps[:2] + steps[1:]
+    return steps
 
 
-def most_steps(total: int, stop_at: float = 0.0) -> int:
-    """Count the steps that can be sampled, all different, with a schedule of so many."""
-    return total - max(1, round(total * stop_at)) + 1
+def num_evaluations(name: str, num_inference_steps: int) -> int:
+    """Return the number of network evaluations that a scheduler needs."""
+    return len(evaluation_steps(name, num_inference_steps))
 
 
-def levels_of_run(scheduler: Any, steps: int) -> tuple[Tensor, Tensor]:
-    """Give the noise levels (n,) of a run of `steps` steps, and as which steps of training the network is told them."""
-    levels, stop_at = noise_levels(scheduler), scheduler.config.stop_at
+def sampling_levels(scheduler: Any, num_inference_steps: int) -> tuple[Tensor, Tensor]:
+    """Return the noise levels (n,) of a sampling run, and the timesteps (n,) that stand for them in the network."""
+    levels, final_fraction = noise_levels(scheduler), scheduler.config.final_timestep_fraction
     if scheduler.config.spacing == "karras":
-        lowest = max(0, round(len(levels) * stop_at) - 1)
-        chosen = karras_levels(levels[lowest:], steps)
-        told = np.interp(chosen.log(), levels.double().log(), np.arange(len(levels)))  # between steps of training
-        return chosen, torch.from_numpy(told).float()
-    index = even_steps(len(levels), steps, stop_at)
-    return levels[index], index
+        lowest = max(0, round(len(levels) * final_fraction) - 1)
+        karras = karras_levels(levels[lowest:], num_inference_steps)
+        timesteps = np.interp(karras.log(), levels.double().log(), np.arange(len(levels)))  # between those of training
+        return karras, torch.from_numpy(timesteps).float()
+    timesteps = even_timesteps(len(levels), num_inference_steps, final_fraction)
+    return levels[timesteps], timesteps
 
 
-def start_of(scheduler: Any, steps: int, strength: float) -> int:
-    """Give the step of a run of `steps` that is nearest to the share `strength` of the steps of training."""
-    _, told = levels_of_run(scheduler, steps)
-    return int(((told + 1) / scheduler.config.num_train_timesteps - strength).abs().argmin())
+def start_step(scheduler: Any, num_inference_steps: int, strength: float) -> int:
+    """Return the step of a sampling run that is nearest to the fraction `strength` of the training timesteps."""
+    _, timesteps = sampling_levels(scheduler, num_inference_steps)
+    return int(((timesteps + 1) / scheduler.config.num_train_timesteps - strength).abs().argmin())
 
 
-def set_steps(scheduler: Any, steps: int, start: int = 0) -> None:
-    """Start a run of `steps` steps, or of those from step `start` on; `sampler` made the scheduler.
+def set_timesteps(scheduler: Any, num_inference_steps: int, start: int = 0) -> None:
+    """Prepare a scheduler of `sampling_scheduler` for a run, or for its steps from step `start` on.
 
-    It sets `timesteps`, what the network is told at each evaluation, and the noise levels they stand for.
+    Sets `timesteps`, the network's input at each evaluation, and the noise levels they stand for.
     """
-    scheduler.set_timesteps(steps - start)
-    chosen, told = levels_of_run(scheduler, steps)
-    places = [start + place for place in visits(scheduler.config.sampler, steps - start)]
-    is_exact = not told.is_floating_point()
-    scheduler.timesteps = (told.to(scheduler.timesteps.dtype) if is_exact else told)[places]
+    scheduler.set_timesteps(num_inference_steps - start)
+    levels, timesteps = sampling_levels(scheduler, num_inference_steps)
+    steps = [start + step for step in evaluation_steps(scheduler.config.scheduler, num_inference_steps - start)]
+    is_exact = not timesteps.is_floating_point()
+    scheduler.timesteps = (timesteps.to(scheduler.timesteps.dtype) if is_exact else timesteps)[steps]
     if not hasattr(scheduler, "sigmas"):
         return
     if scheduler.config.get("use_flow_sigmas"):
-        chosen = chosen.clamp_max(1 - 1e-4)  # these reckon with log(alpha / sigma)
-    scheduler.sigmas = torch.cat([chosen[places].float(), torch.zeros(1)])
+        levels = levels.clamp_max(1 - 1e-4)  # these schedulers compute log(alpha / sigma)
+    scheduler.sigmas = torch.cat([levels[steps].float(), torch.zeros(1)])
     scheduler.set_begin_index(0)
 
 
-def draws_noise(scheduler: Any) -> bool:
-    """Whether a step takes generators, one for each row, that its noise comes from."""
+def accepts_generator(scheduler: Any) -> bool:
+    """Return whether a step draws noise, from one generator for each row."""
     return "generator" in inspect.signature(scheduler.step).parameters
 
 
-def marginal(sampler: Any, timestep: Tensor) -> tuple[Tensor, Tensor]:
-    """Give alpha and sigma such that a sampler's state before this step is alpha * clean + sigma * noise.
+def marginal(scheduler: Any, timestep: Tensor) -> tuple[Tensor, Tensor]:
+    """Return alpha and sigma such that the state before this step is alpha * x_start + sigma * noise.
 
-    `timestep` is the one of `sampler.timesteps` that is about to be stepped from. The state is variance preserving, but
-    for the samplers of `SIGMA_SPACE`, where alpha is 1, and for models of flow, where alpha is 1 - sigma.
+    `timestep` is the element of `scheduler.timesteps` of the next step. The state is variance preserving, except for
+    the schedulers of `SIGMA_SPACE`, where alpha is 1, and for flow models, where alpha is 1 - sigma.
     """
-    if not hasattr(sampler, "sigmas"):
-        abar = sampler.alphas_cumprod[timestep.cpu()]
+    if not hasattr(scheduler, "sigmas"):
+        abar = scheduler.alphas_cumprod[timestep.cpu()]
         return abar.sqrt(), (1 - abar).sqrt()
-    sigma = sampler.sigmas[sampler.step_index or 0]
-    if prediction_of(sampler) == "flow":
+    sigma = scheduler.sigmas[scheduler.step_index or 0]
+    if prediction_type_of(scheduler) == "flow":
         return 1 - sigma, sigma
-    if sampler.config.sampler in SIGMA_SPACE:
+    if scheduler.config.scheduler in SIGMA_SPACE:
         return torch.ones_like(sigma), sigma
     alpha = (1 + sigma**2) ** -0.5
     return alpha, sigma * alpha
 
 
-def exact_prediction(sampler: Any, x: Tensor, timestep: Tensor, clean: Tensor) -> Tensor:
-    """Give, in float32, the answer of a denoiser that knows `clean` to the state `x` (b, c, l) before a step.
+def exact_prediction(scheduler: Any, x: Tensor, timestep: Tensor, x_start: Tensor) -> Tensor:
+    """Return, in float32, the prediction that leads from the state `x` (b, c, l) before a step to `x_start`.
 
-    v is (alpha * x - clean) / sigma, from Eq. 6 of DiscoDiff, of the input the denoiser sees: that of a sampler in
-    sigma space is scaled to be variance preserving.
+    v is (alpha * x - x_start) / sigma, from Eq. 6 of DiscoDiff, of the network's input: in sigma space, the state
+    scaled to be variance preserving.
     """
-    x, clean = x.float(), clean.float()
-    prediction, (alpha, sigma) = prediction_of(sampler), marginal(sampler, timestep)
-    if prediction == "sample":
-        return clean
-    if prediction == "flow":
-        return (x - clean) / sigma
+    x, x_start = x.float(), x_start.float()
+    prediction_type, (alpha, sigma) = prediction_type_of(scheduler), marginal(scheduler, timestep)
+    if prediction_type == "sample":
+        return x_start
+    if prediction_type == "flow":
+        return (x - x_start) / sigma
     norm = (alpha**2 + sigma**2).sqrt()
     x, alpha, sigma = x / norm, alpha / norm, sigma / norm
-    return (alpha * x - clean) / sigma if prediction == "v_prediction" else (x - alpha * clean) / sigma
+    return (alpha * x - x_start) / sigma if prediction_type == "v_prediction" else (x - alpha * x_start) / sigma

@@ -2,90 +2,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from codecdiff.config.schema import Guidance
 from codecdiff.diffusion.colored_noise import colored, whitened
-from codecdiff.diffusion.guidance import asked, groups, guided, num_answers
+from codecdiff.diffusion.guidance import combine_predictions, group_by_weight, num_predictions, stack_conditions
 from codecdiff.diffusion.noise_schedule import (
     Scheduler,
-    draws_noise,
+    accepts_generator,
     exact_prediction,
     marginal,
-    set_steps,
-    start_of,
+    set_timesteps,
+    start_step,
 )
 from codecdiff.interfaces import Condition, Denoiser
-from codecdiff.rng import row_noise
 
 
 @dataclass(frozen=True)
 class StageMask:
-    """What is known of a stage before it is sampled: latents `clean` (b, c, l), and where they are `kept`, likewise.
+    """What an edit keeps of one stage.
 
-    What is not kept starts from `clean` under as much noise as the schedule has at `strength` of its steps. Of a stage
-    that `is_whole` nothing is to be made.
+    x_start: latents of the source (b, c, l).
+    keep_mask: True where they come back unchanged, (b, c, l).
+    keeps_all: whether nothing is left to generate.
+    strength: fraction of the training timesteps that sampling starts at, from `x_start` under that much noise.
     """
 
-    clean: Tensor
-    kept: Tensor
-    is_whole: bool = False
+    x_start: Tensor
+    keep_mask: Tensor
+    keeps_all: bool = False
     strength: float = 1.0
 
 
+@dataclass(frozen=True)
+class SamplingInput:
+    """What the latents of a stage are sampled from, in a batch.
+
+    noise: white noise (b, c, l), on the device of the denoiser.
+    generators: one for each row, from which schedulers with random steps draw.
+    context: what the stage sees of the stages before it, (b, c', l), or None.
+    negative_condition: the condition guided away from; None for the null condition.
+    """
+
+    noise: Tensor
+    generators: Sequence[torch.Generator]
+    context: Tensor | None
+    condition: Condition
+    negative_condition: Condition | None = None
+    mask: StageMask | None = None
+
+
 @torch.no_grad()
-def sample(
+def sample_stage(
     denoiser: Denoiser,
     scheduler: Scheduler,
-    shape: Sequence[int],
+    inputs: SamplingInput,
     *,
-    context: Tensor | None,
-    condition: Condition,
-    negative: Condition | None = None,
-    steps: int,
-    guidance: Guidance,
-    generators: Sequence[torch.Generator],
-    color: float = 0.0,
-    known: StageMask | None = None,
-    device: Any = "cpu",
+    num_inference_steps: int,
+    guidance_scale: Guidance,
+    noise_color: float = 0.0,
 ) -> Tensor:
-    """Sample one stage, (b, c, l), from noise; `shape` is (c, l) and there is one generator per row.
+    """Sample the latents (b, c, l) of one stage.
 
-    Classifier-free guidance (Ho & Salimans, 2022): away + guidance * (conditional - away), in one pass of twice the
-    batch, `away` being the answer to the condition `negative`, or to none; with guidance 1, or with nothing to be
-    told, the conditional pass alone. Entries that have weights of their own are told one after the other (`guidance`).
-    `color` is that of the noise the denoiser was trained with: the scheduler works on whitened latents.
-    Where a stage is known and kept, the answer is put right in every step, so that the rest comes to fit; the kept
-    latents come back as they are.
+    `scheduler` is one of `sampling_scheduler`. `noise_color` is that of the noise the denoiser was trained with: the
+    scheduler works on whitened latents. Where a mask keeps latents, every step replaces the prediction by the exact
+    one, so that the generated latents fit them, and the kept latents are returned unchanged.
     """
-    start = 0 if known is None else start_of(scheduler, steps, known.strength)
-    set_steps(scheduler, steps, start)
-    x = row_noise(shape, generators, device)
-    if known is not None and start:
-        alpha, sigma = marginal(scheduler, scheduler.timesteps[0])
-        x = alpha * whitened(known.clean, color) + sigma * x
-    else:
-        x = x * scheduler.init_noise_sigma
-    told = groups(guidance, condition)
-    questions = asked(condition, negative or condition.null(), told)
-    count = num_answers(told)
-    seen = None if context is None else torch.cat([context] * count)
-    network = denoiser.prepare_for_sampling(scheduler.timesteps.to(device), questions)
-    # the noise of an ancestral step comes from each row's own generator
-    extras = {"generator": list(generators)} if draws_noise(scheduler) else {}
+    mask = inputs.mask
+    x = _initial_state(scheduler, inputs, num_inference_steps, noise_color)
+    predict = _guided_denoiser(denoiser, scheduler, inputs, guidance_scale)
+    options = {"generator": list(inputs.generators)} if accepts_generator(scheduler) else {}
     for timestep in scheduler.timesteps:
-        scaled = colored(scheduler.scale_model_input(x, timestep), color)
-        rows = torch.cat([scaled] * count)
-        answers = network(rows, timestep.to(device).expand(len(rows)), seen, questions).float()
-        prediction = guided(answers.chunk(count), told)
-        if known is not None:
-            exact = exact_prediction(scheduler, colored(x, color), timestep, known.clean)
-            prediction = torch.where(known.kept, exact, prediction)
-        x = scheduler.step(whitened(prediction, color), timestep, x, **extras).prev_sample
-    x = colored(x, color)
-    return x if known is None else torch.where(known.kept, known.clean, x)
+        prediction = predict(colored(scheduler.scale_model_input(x, timestep), noise_color), timestep)
+        if mask is not None:
+            exact = exact_prediction(scheduler, colored(x, noise_color), timestep, mask.x_start)
+            prediction = torch.where(mask.keep_mask, exact, prediction)
+        x = scheduler.step(whitened(prediction, noise_color), timestep, x, **options).prev_sample
+    x = colored(x, noise_color)
+    return x if mask is None else torch.where(mask.keep_mask, mask.x_start, x)
+
+
+def _initial_state(scheduler: Scheduler, inputs: SamplingInput, num_inference_steps: int, color: float) -> Tensor:
+    """Start the scheduler, and return its state before the first step: noise, or noisy latents of the source."""
+    mask = inputs.mask
+    start = 0 if mask is None else start_step(scheduler, num_inference_steps, mask.strength)
+    set_timesteps(scheduler, num_inference_steps, start)
+    if mask is None or not start:
+        return inputs.noise * scheduler.init_noise_sigma
+    alpha, sigma = marginal(scheduler, scheduler.timesteps[0])
+    return alpha * whitened(mask.x_start, color) + sigma * inputs.noise
+
+
+def _guided_denoiser(
+    denoiser: Denoiser, scheduler: Scheduler, inputs: SamplingInput, guidance_scale: Guidance
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the function (x, timestep) -> prediction with classifier-free guidance, which runs as one larger batch."""
+    condition = inputs.condition
+    groups = group_by_weight(guidance_scale, condition)
+    stacked = stack_conditions(condition, inputs.negative_condition or condition.null(), groups)
+    count = num_predictions(groups)
+    context = None if inputs.context is None else torch.cat([inputs.context] * count)
+    network = denoiser.prepare_for_sampling(scheduler.timesteps.to(inputs.noise.device), stacked)
+
+    def predict(x: Tensor, timestep: Tensor) -> Tensor:
+        rows = torch.cat([x] * count)
+        predictions = network(rows, timestep.to(x.device).expand(len(rows)), context, stacked).float()
+        return combine_predictions(predictions.chunk(count), groups)
+
+    return predict

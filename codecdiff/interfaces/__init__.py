@@ -17,7 +17,6 @@ from codecdiff.interfaces.part import Part
 from codecdiff.interfaces.splitter import Splitter
 
 __all__ = [
-    "KINDS",
     "Codec",
     "Condition",
     "ConditionTokens",
@@ -30,11 +29,3 @@ __all__ = [
     "prompt_fields",
     "prompt_text",
 ]
-
-KINDS: dict[str, type[Part]] = {
-    "codecs": Codec,
-    "splitters": Splitter,
-    "conditioners": Conditioner,
-    "denoisers": Denoiser,
-    "embedders": Embedder,
-}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from codecdiff.interfaces.part import Part
 class Denoiser(Part, nn.Module, ABC):
     """The network of one stage, the only part that learns. It pads to its own multiple of frames, and crops again."""
 
+    derived: ClassVar[tuple[str, ...]] = ("channels", "context_channels", "condition_widths")
     channels: int  # of the stage's latents
     context_channels: int  # 0: the stage has no context
     condition_widths: Mapping[str, int]  # name -> embedding width

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 
 class Part:
@@ -13,6 +13,7 @@ class Part:
     A check of `codecdiff.testing` that fails as the part expects is reported with the reason, and does not count.
     """
 
+    derived: ClassVar[tuple[str, ...]] = ()  # arguments that follow from other parts: not options, and not saved
     arguments: dict[str, Any]  # of the constructor
     expected_failures: Mapping[str, str] = {}  # check -> why the part cannot pass it
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ class Splitter(Part, ABC):
     Invariant: `merge(split(latents)) == latents`, and `split(1 + arange)` holds every number once, zeros elsewhere.
     """
 
+    derived: ClassVar[tuple[str, ...]] = ("num_codebooks", "levels")
     num_codebooks: int
 
     @abstractmethod

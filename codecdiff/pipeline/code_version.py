@@ -1,4 +1,4 @@
-"""Whose code parts are, to be recorded beside their options: what a run began with may be edited before it goes on."""
+"""The code of parts, recorded beside their options, because it can change while a model is trained."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from codecdiff.interfaces import Part
 
 
 def code_versions(*parts: Any) -> dict[str, str]:
-    """Give for the class of each part, and of those inside it, its package, the version and a hash of the sources."""
-    found: dict[str, str] = {}
+    """Return package, version and hash of the sources for the class of each part, and of the parts inside it."""
+    versions: dict[str, str] = {}
     for part in parts:
         if isinstance(part, Part):
             part = part.portable()
-            found[f"{type(part).__module__}.{type(part).__qualname__}"] = _origin(type(part))
-            found |= code_versions(*part.arguments.values())
+            versions[f"{type(part).__module__}.{type(part).__qualname__}"] = _code_version(type(part))
+            versions |= code_versions(*part.arguments.values())
         elif isinstance(part, list | tuple):
-            found |= code_versions(*part)
-    return found
+            versions |= code_versions(*part)
+    return versions
 
 
-@cache  # at its first save: what is edited while a run goes on is not what it runs
-def _origin(part: type) -> str:
+@cache  # of the first save: later edits of the files do not change what this process runs
+def _code_version(part: type) -> str:
     top = part.__module__.partition(".")[0]
-    owners = [plugin for plugin in registry.scan()[0] if plugin.entry.module_name.partition(".")[0] == top]
+    owners = [plugin for plugin in registry.scan().plugins if plugin.entry.module_name.partition(".")[0] == top]
     name = f"{owners[0].distribution} {owners[0].version}" if owners else top
     digest = hashlib.sha256()
     for file in _sources(part, top):
@@ -41,7 +41,7 @@ def _origin(part: type) -> str:
 
 
 def _sources(part: type, top: str) -> list[Path]:
-    """Give the modules of a part's package; of the core, and of a package of one module, the part's own alone."""
+    """Return the modules of a part's package; only the part's own for the core and for packages of one module."""
     folders = [] if top == "codecdiff" else getattr(sys.modules.get(top), "__path__", [])
     files = sorted(file for folder in folders for file in Path(folder).rglob("*.py"))
     if not files:
@@ -50,13 +50,12 @@ def _sources(part: type, top: str) -> list[Path]:
     return [file for file in files if file.is_file()]
 
 
-def warn_of_changes(there: Mapping[str, str], here: Mapping[str, str], folder: Path) -> None:
-    """Warn of classes whose code is other than what `folder` has recorded; those that it does not name may be any."""
-    known = [name for name in here if name in there]
-    changed = [f"{name} ({there[name]} then, {here[name]} now)" for name in known if there[name] != here[name]]
-    if changed:
+def warn_of_code_changes(saved: Mapping[str, str], current: Mapping[str, str], folder: Path) -> None:
+    """Warn of classes whose code differs from what `folder` has recorded; classes it lacks are not compared."""
+    names = [name for name in current if name in saved and saved[name] != current[name]]
+    if changed := [f"{name} ({saved[name]} then, {current[name]} now)" for name in names]:
         warnings.warn(
-            f"Code has changed since {folder} was begun: {'; '.join(changed)}. What is there may not fit what comes; "
-            "choose another output folder to begin anew.",
+            f"Code has changed since {folder} was started: {'; '.join(changed)}. Its results may not be consistent; "
+            "choose another output folder to start over.",
             stacklevel=2,
         )

@@ -1,61 +1,116 @@
-"""The Hugging Face hub: what an id stands for, when it may be asked, and how a model folder gets there and back."""
+"""Models by name: a folder, an installed model or an id of the Hugging Face hub; and sending a model there."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from codecdiff import registry
+from codecdiff.pipeline.checkpoint import MODEL_FILE, STAGE_FILE, read_config, read_stage_config
+from codecdiff.pipeline.pipeline import Pipeline
 
-ID = re.compile(r"[\w.-]+/[\w.-]+")
-READ = ("*.json", "*.safetensors")  # of a model folder, what loading reads
-SHARED = (*READ, "*.jsonl", "README.md")  # and what is sent to the hub
-STATE = ("*/training/*", ".*")  # of training, and what is hidden: neither sent nor fetched
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+DOWNLOADED = ("*.json", "*.safetensors")  # of a model folder, what loading reads
+UPLOADED = (*DOWNLOADED, "*.jsonl", "README.md")
+EXCLUDED = ("*/training/*", ".*")  # the state of training, and hidden files: neither uploaded nor downloaded
 
 
-def fetched(name: str) -> Path:
-    """Fetch a model folder from the hub. Raises LookupError if there is none of this name."""
-    if not ID.fullmatch(name):
-        names = ", ".join(registry.models()) or "none"
-        raise LookupError(f"There is no model '{name}': no such folder, and no hub id. Installed models: {names}.")
+def load(model: Path | str, *, allow_download: bool = False) -> Pipeline:
+    """Load a model: a folder, the name of an installed model such as `starter`, or a hub id `owner/name`.
+
+    A hub id passed here is fetched; ids that the model itself names, only with `allow_download`. Raises LookupError if
+    the model is not found.
+
+    Example:
+        pipeline = codecdiff.load("starter")
+
+    """
+    folder = _local_folder(model)
+    return Pipeline.load(folder if folder.exists() else _download(str(model)), allow_download=allow_download)
+
+
+def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) -> str:
+    """Upload a model, a folder or the name of an installed one, to the Hugging Face hub, and return its address.
+
+    `name` is `owner/name`; `private` matters if the repository is new, and None is the account's default. The state of
+    training is not uploaded. Raises ValueError for a model that others could not load.
+    """
+    folder = _local_folder(model)
+    require_shareable(folder)
+    return upload_folder(folder, name, private)
+
+
+def _local_folder(model: Path | str) -> Path:
+    """Return the folder of a model by its path, which comes first, or its installed name; it may not exist."""
+    installed = None if Path(model).exists() else registry.model_folder(str(model))
+    return installed or Path(model)
+
+
+def require_shareable(folder: Path) -> None:
+    """Raise ValueError unless others could load a model folder: all stages are trained, and no part is a local path."""
+    spec = read_config(folder)
+    if untrained := [name for name in spec["stages"] if not (folder / name / STAGE_FILE).exists()]:
+        raise ValueError(f"'{folder}' is incomplete: train {' and '.join(untrained)} first.")
+    denoisers = [read_stage_config(folder / name)["denoiser"] for name in spec["stages"]]
+    if paths := [path for part in (spec["codec"], spec["conditioner"], *denoisers) for path in _local_paths(part)]:
+        raise ValueError(
+            f"'{folder}' names parts that exist only on this machine: {', '.join(paths)}. Upload them to the hub as "
+            f"well, and write their ids to {MODEL_FILE}."
+        )
+
+
+def _local_paths(spec: Any) -> list[str]:
+    """Return the strings in nested mappings and lists that are paths of this machine."""
+    if isinstance(spec, Mapping | list):
+        return [path for v in (spec.values() if isinstance(spec, Mapping) else spec) for path in _local_paths(v)]
+    is_path = isinstance(spec, str) and (Path(spec).is_absolute() or ("/" in spec and Path(spec).exists()))
+    return [spec] if is_path else []
+
+
+def _download(name: str) -> Path:
+    """Download a model folder from the hub. Raises LookupError if it is not found."""
+    if not HUB_ID.fullmatch(name):
+        names = ", ".join(registry.entries("models")) or "none"
+        raise LookupError(f"Unknown model '{name}': neither a folder nor a hub id. Installed models: {names}.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(READ), ignore_patterns=list(STATE)))
+        return Path(snapshot_download(name, allow_patterns=list(DOWNLOADED), ignore_patterns=list(EXCLUDED)))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise LookupError(f"There is no folder '{name}', and the hub gave no model of that name: {error}") from error
+        raise LookupError(f"Unknown model '{name}': neither a folder nor available on the hub. ({error})") from error
 
 
-def sent(folder: Path, name: str, *, private: bool | None = None) -> str:
-    """Send a folder to the hub as one commit of `owner/name`, which is made if it is not there; give its address.
+def upload_folder(folder: Path, name: str, private: bool | None = None) -> str:
+    """Upload a folder as one commit of `owner/name`, which is created if it does not exist; return its address.
 
-    Raises ValueError for a name of another form, PermissionError if the hub does not let this account write it, and
-    ConnectionError if it cannot be reached.
+    Raises ValueError for another form of name, PermissionError if this account may not write there, and ConnectionError
+    if the hub cannot be reached.
     """
-    if not ID.fullmatch(name):
-        raise ValueError(f"'{name}' is no name on the hub: give one like 'owner/name'.")
+    if not HUB_ID.fullmatch(name):
+        raise ValueError(f"Invalid hub id '{name}': expected 'owner/name'.")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     hub = HfApi()
-    unheard: Any = HfHubHTTPError.__bases__[0]  # any failure of the HTTP client, which depends on the library's version
+    http_error: Any = HfHubHTTPError.__bases__[0]  # of the HTTP client, which depends on the library's version
     try:
-        place = hub.create_repo(name, private=private, exist_ok=True)
+        repository = hub.create_repo(name, private=private, exist_ok=True)
         hub.upload_folder(
-            repo_id=place.repo_id,
+            repo_id=repository.repo_id,
             folder_path=folder,
-            allow_patterns=list(SHARED),
-            ignore_patterns=list(STATE),
-            commit_message="Upload a model of codecdiff",
+            allow_patterns=list(UPLOADED),
+            ignore_patterns=list(EXCLUDED),
+            commit_message="Upload a codecdiff model",
         )
     except HfHubHTTPError as error:
         raise PermissionError(
-            f"The hub did not take '{name}': log in with `hf auth login`, as an account that may write there. ({error})"
+            f"The hub refused '{name}': log in with `hf auth login`, as an account that may write there. ({error})"
         ) from error
-    except unheard as error:
+    except http_error as error:
         raise ConnectionError(
-            f"The hub could not be reached, so nothing is known to be sent. Try again when it answers. ({error})"
+            f"The hub could not be reached; the upload may be incomplete. Try again. ({error})"
         ) from error
-    return str(place)
+    return str(repository)

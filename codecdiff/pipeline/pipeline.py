@@ -3,32 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from codecdiff import config, huggingface, registry, rng
+from codecdiff import config, huggingface, rng
 from codecdiff.codecs import chunked
 from codecdiff.config.schema import Guidance, Target
-from codecdiff.diffusion.guidance import resolved
-from codecdiff.diffusion.sampling import sample
+from codecdiff.diffusion.guidance import resolve_guidance
+from codecdiff.diffusion.sampling import SamplingInput, sample_stage
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Prompt, Splitter, prompt_fields
-from codecdiff.pipeline import checkpoint, hub
+from codecdiff.pipeline import checkpoint
 from codecdiff.pipeline.code_version import code_versions
-from codecdiff.pipeline.editing import EditMask, known_in_stages
 from codecdiff.pipeline.stage import Stage, build_denoiser, conditions, stage_shapes
 from codecdiff.splitters import stage_names
+
+if TYPE_CHECKING:
+    from codecdiff.pipeline.editing import EditMask
+
+
+class GenerationConfig(BaseModel):
+    """Options of generation, in the words of diffusers.
+
+    num_inference_steps, guidance_scale: None for each stage's own.
+    negative_prompt: guided away from, in place of the empty prompt.
+    num_waveforms_per_prompt: samples that differ in their noise.
+    first_sample_index: index of the first sample; every sample has its own noise by the seed and its index.
+    batch_size: samples that are computed at once, which does not change them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_inference_steps: int | None = None
+    guidance_scale: Guidance | None = None
+    negative_prompt: Prompt = ""
+    num_waveforms_per_prompt: int = 1
+    seed: int = 0
+    first_sample_index: int = 0
+    batch_size: int = 16
+
+    def merge(self, **overrides: Any) -> Self:
+        """Return these options with some replaced. Raises ValueError for an unknown name or an invalid value."""
+        return type(self)(**{**dict(self), **overrides}) if overrides else self
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Samples that are generated at once; `edit` has a row for each."""
+
+    prompts: Sequence[Prompt]
+    sample_indices: Sequence[int]
+    frames: int
+    edit: EditMask | None
 
 
 class Pipeline:
     """A trained model. `generate` makes audio from prompts, `save` and `load` keep it in a folder.
 
-    Its latents are entries of the codebooks, or projections: what the entries quantise, spread around them. With
-    `snap_context` a stage sees the entries of the stages before it, else their latents as they were sampled.
+    target: what is diffused: codebook vectors, or the continuous latents before quantization.
+    snap_context: a stage sees the codebook vectors of the stages before it, else their latents as sampled.
+    data: facts about the training data.
+
+    Example:
+        pipeline = codecdiff.load("starter")
+        audio = pipeline.generate("a slow waltz", seconds=10, guidance_scale=3.0, seed=0)  # (1, ch, t)
+
     """
 
     def __init__(
@@ -51,12 +96,12 @@ class Pipeline:
 
     @property
     def sample_rate(self) -> int:
-        """Sample rate of the audio it makes, in Hz."""
+        """Sample rate of the audio, in Hz."""
         return self.codec.sample_rate
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the weights."""
         return device_of(self.stages[0].denoiser if self.stages else self.codec)
 
     @property
@@ -64,11 +109,10 @@ class Pipeline:
         """Names of all stages of the pattern, trained or not."""
         return stage_names(len(stage_shapes(self.codec, self.splitter, 1)))
 
-    def new_denoiser(self, i: int, spec: Any, *, seed: int = 0) -> Denoiser:
-        """Build a denoiser for stage `i` from its configuration, with weights that follow from the seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(rng.generator(seed, 5, i).initial_seed())
-            return build_denoiser(spec, self.codec, self.splitter, self.conditioner, i)
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash of the folder it was loaded from: parts, weights and sampling options; None if it was not loaded."""
+        return None if self.folder is None else checkpoint.model_fingerprint(self.folder)
 
     def to(self, device: Any) -> Self:
         """Move every part to a device."""
@@ -77,140 +121,152 @@ class Pipeline:
                 module.to(device)
         return self
 
-    def _require_every_stage(self) -> None:
-        if missing := self.stage_names[len(self.stages) :]:
-            raise ValueError(f"The model has no trained stage {missing[0]}. Train it first: stage={missing[0]}.")
+    def new_denoiser(self, i: int, spec: Any, *, seed: int = 0) -> Denoiser:
+        """Build a denoiser for stage `i` from its configuration, with initial weights drawn from the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(rng.generator(seed, 5, i).initial_seed())
+            return build_denoiser(spec, self.codec, self.splitter, self.conditioner, i)
 
     def frames(self, seconds: float) -> int:
-        """Give the number of latent frames that hold this many seconds."""
+        """Return the number of latent frames that cover this many seconds."""
         if not (1 / self.sample_rate <= seconds <= 3600):  # also refuses NaN
-            raise ValueError(f"seconds={seconds}: ask for more than 0 and at most 3600 seconds.")
+            raise ValueError(f"Invalid seconds={seconds}: expected more than 0 and at most 3600.")
         return -(-round(seconds * self.sample_rate) // self.codec.hop_length)
 
-    def standardized(self, projections: Tensor) -> Tensor:
-        """(b, k, d, l) projections as a store keeps them -> (b, k, d, l) latents as the model's codec gives them."""
-        return self.codec.normalize(projections)
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        generation_config: GenerationConfig | None = None,
+        *,
+        seconds: float = 10.0,
+        edit: EditMask | None = None,
+        partial: bool = False,
+        **overrides: Any,
+    ) -> Tensor:
+        """Generate audio (n, ch, t) in [-1, 1], the samples of one prompt after each other; see `generate_codes`.
 
-    def snap(self, stages: Sequence[Tensor], frames: int) -> list[Tensor]:
-        """Move every given stage to the nearest codebook entries; the stages not given yet do not matter."""
-        shapes = stage_shapes(self.codec, self.splitter, frames)[len(stages) :]
-        blanks = [stages[0].new_zeros(len(stages[0]), *shape) for shape in shapes]
-        latents = self.splitter.merge([*stages, *blanks])
-        return self.splitter.split(self.codec.embed(self.codec.quantize(latents)))[: len(stages)]
+        An empty prompt is unconditional. `overrides` are fields of `GenerationConfig`.
+        """
+        batch = [prompts] if isinstance(prompts, str | Mapping) else prompts
+        batch = [prompt_fields(prompt) for prompt in batch]
+        frames = self.frames(seconds)
+        codes = self.generate_codes(batch, frames, generation_config, edit=edit, partial=partial, **overrides)
+        return self.decode(codes, round(seconds * self.sample_rate)).clamp(-1, 1)
 
     @torch.no_grad()
     def generate_codes(
         self,
         prompts: Sequence[Prompt],
         frames: int,
+        generation_config: GenerationConfig | None = None,
         *,
-        seed: int = 0,
-        takes: int = 1,
-        first_take: int = 0,
-        steps: int | None = None,
-        guidance: Guidance | None = None,
-        known: EditMask | None = None,
-        negative: Prompt = "",
-        batch_size: int = 16,
+        edit: EditMask | None = None,
         partial: bool = False,
+        **overrides: Any,
     ) -> Iterator[Tensor]:
-        """Yield the codes (1, k, l) of every take, takes of one prompt after each other.
+        """Yield the codes (1, k, l) of every sample, the samples of one prompt after each other.
 
-        Where the model reads `seconds` and `start` of a prompt, those of the music are supplied unless it has its own.
-        `known` holds what is known of every take, n = prompts * takes: its kept codes come back bit for bit, and the
-        rest is made to go with them. `negative` is a prompt to be guided away from, in place of no prompt.
-        A take depends on the seed, its number, counted from `first_take`, and its prompt, not on its batch.
-        With `partial`, stages that are not trained yet are left at the mean of their latents.
+        A model that reads `seconds` and `start` of a prompt gets those of the audio unless the prompt has its own.
+        `edit` has one row for every sample: the codes it keeps are returned unchanged, and the others are generated to
+        fit them. A sample depends on the seed, its index and its prompt, not on its batch. With `partial`, stages
+        that are not trained yet are left at the mean of their latents. Raises ValueError for invalid options.
         """
-        if not partial:
-            self._require_every_stage()
-        for stage in self.stages:
-            stage.check_steps(stage.steps if steps is None else steps)
-            resolved(stage.guidance if guidance is None else guidance, self.conditioner)
-        if takes < 1 or not prompts:
-            raise ValueError(f"takes={takes} of {len(prompts)} prompts: ask for at least one of each.")
-        rows = [self._timed(prompt, frames) for prompt in prompts for _ in range(takes)]
+        options = (generation_config or GenerationConfig()).merge(**overrides)
+        self._check(options, prompts, partial)
+        rows = [self._with_timing(p, frames) for p in prompts for _ in range(options.num_waveforms_per_prompt)]
         shape = (len(rows), self.codec.num_codebooks, frames)
-        if known is not None and known.codes.shape != shape:
-            raise ValueError(f"The known codes are {tuple(known.codes.shape)}, but codes of every take are {shape}.")
-        for start in range(0, len(rows), batch_size):
-            index = list(range(start, min(start + batch_size, len(rows))))
-            part = None if known is None else known.rows(index).to(self.device)
-            numbers = [first_take + i for i in index]
-            asked = [rows[i] for i in index]
-            stages = self._sample_stages(asked, numbers, frames, part, seed, steps, guidance, negative)
-            codes = self.codec.quantize(self.splitter.merge(stages))
-            yield from (codes if part is None else torch.where(part.kept, part.codes.to(codes), codes)).split(1)
+        if edit is not None and edit.codes.shape != shape:
+            raise ValueError(f"The codes of the edit have shape {tuple(edit.codes.shape)}, expected {shape}.")
+        for start in range(0, len(rows), options.batch_size):
+            index = list(range(start, min(start + options.batch_size, len(rows))))
+            mask = None if edit is None else edit.select(index).to(self.device)
+            batch = _Batch([rows[i] for i in index], [options.first_sample_index + i for i in index], frames, mask)
+            codes = self.codec.quantize(self.splitter.merge(self._sample_stages(batch, options)))
+            yield from (codes if mask is None else torch.where(mask.keep_mask, mask.codes.to(codes), codes)).split(1)
 
-    def _timed(self, prompt: Prompt, frames: int) -> Prompt:
-        """Add to a prompt how long the music is to be, and that it is the whole, where the model reads that."""
-        read = self.conditioner.fields if self.conditioner else ()
-        timing = {"seconds": frames / self.codec.frame_rate, "start": 0.0}
-        return {**{name: timing[name] for name in timing if name in read}, **prompt_fields(prompt)}
-
-    def _sample_stages(
-        self,
-        prompts: list[Prompt],
-        takes: list[int],
-        frames: int,
-        known: EditMask | None,
-        seed: int,
-        steps: int | None,
-        guidance: Guidance | None,
-        negative: Prompt,
-    ) -> list[Tensor]:
-        condition, against = (
-            conditions(self.conditioner, some, self.device) for some in (prompts, [negative] * len(prompts))
-        )
-        shapes = stage_shapes(self.codec, self.splitter, frames)
-        known_stages = [None] * len(shapes) if known is None else known_in_stages(known, self.splitter)
-        stages: list[Tensor] = []
-        for i, (stage, given) in enumerate(zip(self.stages, known_stages, strict=False)):
-            if given is not None and given.is_whole:
-                stages.append(given.clean)
-                continue
-            seen = self.snap(stages, frames) if self.snap_context and stages else stages
-            blanks = [torch.zeros(len(takes), *shape, device=self.device) for shape in shapes[i:]]
-            made = sample(
-                stage.denoiser.eval(),
-                stage.new_sampler(),
-                shapes[i],
-                context=self.splitter.context([*seen, *blanks], i),
-                condition=condition,
-                negative=against,
-                steps=steps or stage.steps,
-                guidance=resolved(stage.guidance if guidance is None else guidance, self.conditioner),
-                generators=[rng.generator(seed, take, i) for take in takes],
-                color=stage.noise_color,
-                known=given,
-                device=self.device,
+    def _check(self, options: GenerationConfig, prompts: Sequence[Prompt], partial: bool) -> None:
+        if not partial and (missing := self.stage_names[len(self.stages) :]):
+            raise ValueError(f"Stage {missing[0]} is not trained. Train it first: stage={missing[0]}.")
+        for stage in self.stages:
+            stage.check_num_inference_steps(
+                stage.num_inference_steps if options.num_inference_steps is None else options.num_inference_steps
             )
-            stages.append(made)
-        return stages + [stages[0].new_zeros(len(takes), *shape) for shape in shapes[len(stages) :]]
+            self._guidance(stage, options)
+        if options.num_waveforms_per_prompt < 1 or options.batch_size < 1 or not prompts:
+            raise ValueError(
+                f"Invalid num_waveforms_per_prompt={options.num_waveforms_per_prompt} for {len(prompts)} prompts in "
+                f"batches of {options.batch_size}: expected at least 1 of each."
+            )
+
+    def _guidance(self, stage: Stage, options: GenerationConfig) -> Guidance:
+        scale = stage.guidance_scale if options.guidance_scale is None else options.guidance_scale
+        return resolve_guidance(scale, self.conditioner)
+
+    def _with_timing(self, prompt: Prompt, frames: int) -> Prompt:
+        """Add the duration of the audio, and its start 0, to a prompt where the model reads them."""
+        fields = self.conditioner.fields if self.conditioner else ()
+        timing = {"seconds": frames / self.codec.frame_rate, "start": 0.0}
+        return {**{name: timing[name] for name in timing if name in fields}, **prompt_fields(prompt)}
+
+    def _sample_stages(self, batch: _Batch, options: GenerationConfig) -> list[Tensor]:
+        """Sample the latents (b, c, l) of every stage, each with the stages before it as its context."""
+        positive, negative = (
+            conditions(self.conditioner, prompts, self.device)
+            for prompts in (batch.prompts, [options.negative_prompt] * len(batch.prompts))
+        )
+        shapes = stage_shapes(self.codec, self.splitter, batch.frames)
+        masks = [None] * len(shapes) if batch.edit is None else batch.edit.stage_masks(self.splitter)
+        stages: list[Tensor] = []
+        for i, (stage, mask) in enumerate(zip(self.stages, masks, strict=False)):
+            if mask is not None and mask.keeps_all:
+                stages.append(mask.x_start)
+                continue
+            generators = [rng.generator(options.seed, index, i) for index in batch.sample_indices]
+            inputs = SamplingInput(
+                noise=rng.row_noise(shapes[i], generators, self.device),
+                generators=generators,
+                context=self._context(stages, batch),
+                condition=positive,
+                negative_condition=negative,
+                mask=mask,
+            )
+            latents = sample_stage(
+                stage.denoiser.eval(),
+                stage.new_scheduler(),
+                inputs,
+                num_inference_steps=options.num_inference_steps or stage.num_inference_steps,
+                guidance_scale=self._guidance(stage, options),
+                noise_color=stage.noise_color,
+            )
+            stages.append(latents)
+        return self._with_zeros(stages, batch)
+
+    def _context(self, stages: Sequence[Tensor], batch: _Batch) -> Tensor | None:
+        """Return what the next stage sees of those sampled so far, (b, c', l) or None."""
+        padded = self._with_zeros(stages, batch)
+        if self.snap_context and stages:
+            codes = self.codec.quantize(self.splitter.merge(padded))
+            padded[: len(stages)] = self.splitter.split(self.codec.embed(codes))[: len(stages)]
+        return self.splitter.context(padded, len(stages))
+
+    def _with_zeros(self, stages: Sequence[Tensor], batch: _Batch) -> list[Tensor]:
+        """Append zeros, the mean of the latents, for the stages that are not sampled."""
+        shapes = stage_shapes(self.codec, self.splitter, batch.frames)[len(stages) :]
+        return [*stages, *(torch.zeros(len(batch.prompts), *shape, device=self.device) for shape in shapes)]
 
     def decode(self, codes: Sequence[Tensor] | Iterator[Tensor], samples: int | None = None) -> Tensor:
-        """Decode takes of codes (1, k, l) one by one to (n, ch, t) audio on the CPU, cut to `samples`."""
+        """Decode codes (1, k, l) one by one to audio (n, ch, t) on the CPU, cut to `samples`."""
         codec = chunked(self.codec)
         return torch.cat([codec.decode(code)[..., :samples].float().cpu() for code in codes])
 
-    def generate(self, prompts: Prompt | Sequence[Prompt], *, seconds: float = 10.0, **options: Any) -> Tensor:
-        """Make (n, ch, t) audio in [-1, 1] for every take of every prompt; options as in `generate_codes`.
-
-        An empty prompt is unconditional. Raises ValueError for absurd seconds or steps.
-        """
-        many = [prompts] if isinstance(prompts, str | Mapping) else prompts
-        many = [prompt_fields(prompt) for prompt in many]
-        codes = self.generate_codes(many, self.frames(seconds), **options)
-        return self.decode(codes, round(seconds * self.sample_rate)).clamp(-1, 1)
-
     def noise_codes(self, count: int, frames: int, *, seed: int = 0) -> Tensor:
-        """Give the codes (n, k, l) that unit-variance noise is quantised to: music without a model."""
+        """Return the codes (n, k, l) of unit-variance noise: the baseline without a model."""
         shape = (self.codec.num_codebooks, self.codec.codebook_dim, frames)
         noise = rng.row_noise(shape, [rng.generator(seed, i) for i in range(count)], self.device)
         return self.codec.quantize(noise)
 
-    def spec(self) -> dict[str, Any]:
-        """Describe the model for its codecdiff.json."""
+    def to_config(self) -> dict[str, Any]:
+        """Return the description of the model for its codecdiff.json."""
         return {
             "format": checkpoint.FORMAT,
             "codec": config.to_config("codecs", self.codec),
@@ -224,75 +280,40 @@ class Pipeline:
         }
 
     def save(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
-        """Save the model to a folder, or complete one that holds the same model already.
+        """Save the model to a folder, or complete a folder that holds the same model.
 
-        With `dtype=torch.float16` it takes half the room; it computes in float32 all the same.
-        Raises ValueError if the folder holds another model.
+        `dtype=torch.float16` halves its size; computation stays in float32. Raises ValueError if the folder holds
+        another model.
         """
         self.save_parts(folder, dtype=dtype)
         for stage in self.stages:
             checkpoint.save_stage(Path(folder), stage, dtype)
 
     def save_parts(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
-        """Save all but the stages; a folder that holds a model already must agree (ValueError)."""
-        checkpoint.save_parts(Path(folder), self.spec(), self.codec, dtype)
+        """Save everything except the stages. Raises ValueError if the folder holds another model."""
+        checkpoint.save_parts(Path(folder), self.to_config(), self.codec, dtype)
 
     @classmethod
     def load(cls, folder: Path | str, *, allow_download: bool = False) -> Pipeline:
-        """Load the model of a folder, with the stages that are trained.
+        """Load the model of a folder, with its trained stages.
 
-        Parts that the folder names by a hub id are fetched only with `allow_download`: who made the folder
+        Parts that the folder names by a hub id are fetched only with `allow_download`, because the author of the folder
         chose them. Raises FileNotFoundError, LookupError or ValueError if the model cannot be used.
         """
         folder = Path(folder)
-        spec = checkpoint.read_spec(folder)
+        spec = checkpoint.read_config(folder)
         with huggingface.downloads(allow_download):
-            codec, splitter, conditioner = checkpoint.trusted_parts(folder, spec, allow_download)
-        checkpoint.load_codec_state(folder, codec)
+            codec, splitter, conditioner = checkpoint.load_parts(folder, spec, allow_download)
         options = {key: spec[key] for key in ("target", "snap_context", "data")}
-        options["target"] = {"projections": "continuous"}.get(spec["target"], spec["target"])  # of version 0.1
         pipeline = cls(codec, splitter, conditioner, [], **options)
         pipeline.load_stages(folder)
         pipeline.folder = folder
         return pipeline
 
-    @property
-    def fingerprint(self) -> str | None:
-        """Hash of the folder it was loaded from: parts, weights and how it is sampled; None if it was not loaded."""
-        return None if self.folder is None else checkpoint.fingerprint(self.folder)
-
     def load_stages(self, folder: Path | str) -> None:
-        """Take the stages that a model folder holds, up to the first that is not trained."""
+        """Load the stages of a model folder, up to the first that is not trained."""
         folder = Path(folder)
         trained = takewhile(lambda name: (folder / name / "stage.json").exists(), self.stage_names)
-        parts = self.codec, self.splitter, self.conditioner
-        device = device_of(self.codec)
+        device, parts = device_of(self.codec), (self.codec, self.splitter, self.conditioner)
         self.stages = [checkpoint.load_stage(folder, name, *parts, i) for i, name in enumerate(trained)]
         self.to(device)
-
-
-def load(model: Path | str, *, allow_download: bool = False) -> Pipeline:
-    """Load a model: a folder, the name of an installed model such as `starter`, or a hub id `owner/name`.
-
-    A hub id given here is fetched; ids that the model itself names, only with `allow_download`.
-    Raises LookupError if there is no such model.
-    """
-    folder = _local(model)
-    return Pipeline.load(folder if folder.exists() else hub.fetched(str(model)), allow_download=allow_download)
-
-
-def _local(model: Path | str) -> Path:
-    """Give the folder of a model by its path, which comes first, or its installed name; it need not exist."""
-    installed = None if Path(model).exists() else registry.model_folder(str(model))
-    return installed or Path(model)
-
-
-def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) -> str:
-    """Send a trained model, a folder or the name of an installed one, to the Hugging Face hub, and give its address.
-
-    `name` is `owner/name`; `private` matters when it is made, and None is what the account makes as a rule. What only
-    going on with training needs stays here. Raises ValueError for a model that others could not load.
-    """
-    folder = _local(model)
-    checkpoint.require_shareable(folder)
-    return hub.sent(folder, name, private=private)

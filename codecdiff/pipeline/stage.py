@@ -11,69 +11,78 @@ from torch import nn
 
 from codecdiff import config
 from codecdiff.config.schema import Guidance
-from codecdiff.diffusion import noise_schedule
+from codecdiff.diffusion.noise_schedule import max_inference_steps, scheduler_to_config
 from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter
 from codecdiff.pipeline.code_version import code_versions
+
+SAMPLING_OPTIONS = ("scheduler", "num_inference_steps", "guidance_scale", "timestep_spacing", "final_timestep_fraction")
 
 
 @dataclass
 class Stage:
-    """One stage of a model: its denoiser, the scheduler and noise it was trained with and how it is sampled."""
+    """One stage of a model: its denoiser, the diffusion process it was trained with and how it is sampled.
+
+    train_scheduler: one of `training_scheduler`.
+    scheduler: name of the scheduler it is sampled with.
+    final_timestep_fraction: fraction of the training timesteps at which the estimate of x_start is the sample.
+    noise_color: of `colored`.
+    facts: how it was trained.
+    """
 
     name: str
     denoiser: Denoiser
-    scheduler: Any
-    sampler: str = "ddpm"
-    steps: int = 100
-    guidance: Guidance = 3.0
+    train_scheduler: Any
+    scheduler: str = "ddpm"
+    num_inference_steps: int = 100
+    guidance_scale: Guidance = 3.0
     _: KW_ONLY
-    spacing: str = "even"
-    facts: dict[str, Any] = field(default_factory=dict)  # of its training
-    noise_color: float = 0.0  # of `noises.colored`
-    stop_at: float = 0.0  # share of the schedule at which the estimate of the clean latents is the sample
+    timestep_spacing: str = "even"
+    final_timestep_fraction: float = 0.0
+    noise_color: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        self.new_sampler()  # an unknown one is refused now, not after training
-        self.check_steps(self.steps)
+        self.new_scheduler()  # reports an unknown name before training, not after it
+        self.check_num_inference_steps(self.num_inference_steps)
 
-    def new_sampler(self) -> Any:
-        """Give a new scheduler that samples the stage."""
-        return noise_schedule.sampler(self.scheduler, self.sampler, self.spacing, self.stop_at)
+    def new_scheduler(self) -> Any:
+        """Return a new scheduler that samples the stage."""
+        from codecdiff.diffusion.schedulers import sampling_scheduler
 
-    def check_steps(self, steps: int) -> None:
+        spacing = self.timestep_spacing, self.final_timestep_fraction
+        return sampling_scheduler(self.train_scheduler, self.scheduler, *spacing)
+
+    def check_num_inference_steps(self, steps: int) -> None:
         """Raise ValueError unless the stage can be sampled in this many steps."""
-        trained = self.scheduler.config.num_train_timesteps
-        most = noise_schedule.most_steps(trained, self.stop_at)
+        total = self.train_scheduler.config.num_train_timesteps
+        most = max_inference_steps(total, self.final_timestep_fraction)
         if not 1 <= steps <= most:
-            above = f", and stops at {self.stop_at:g} of them" if most < trained else ""
+            reason = f" and final_timestep_fraction={self.final_timestep_fraction:g}" if most < total else ""
             raise ValueError(
-                f"steps={steps}: ask for 1 to {most} sampling steps; {self.name} was trained with {trained}{above}."
+                f"Invalid num_inference_steps={steps}: expected 1 to {most} for {self.name}, "
+                f"which was trained with num_train_timesteps={total}{reason}."
             )
 
-    def spec(self) -> dict[str, Any]:
-        """Describe the stage for its stage.json."""
+    def to_config(self) -> dict[str, Any]:
+        """Return the description of the stage for its stage.json."""
         return {
             "denoiser": config.to_config("denoisers", self.denoiser),
-            "scheduler": noise_schedule.describe(self.scheduler),
+            "train_scheduler": scheduler_to_config(self.train_scheduler),
             "noise_color": self.noise_color,
-            "sampler": self.sampler,
-            "steps": self.steps,
-            "guidance": self.guidance,
-            "spacing": self.spacing,
-            "stop_at": self.stop_at,
+            **{name: getattr(self, name) for name in SAMPLING_OPTIONS},
             "training": self.facts,
             "code": code_versions(self.denoiser),
         }
 
 
 def stage_shapes(codec: Codec, splitter: Splitter, frames: int) -> list[tuple[int, int]]:
-    """Give (channels, frames) of every stage for this many latent frames, by splitting a meta tensor."""
+    """Return (channels, frames) of every stage for this many latent frames, by splitting a meta tensor."""
     latents = torch.empty(1, codec.num_codebooks, codec.codebook_dim, frames, device="meta")
     return [(stage.shape[1], stage.shape[2]) for stage in splitter.split(latents)]
 
 
 def context_channels(codec: Codec, splitter: Splitter) -> list[int]:
-    """Give the channels of the context that every stage sees, 0 for none."""
+    """Return the channels of the context that every stage sees, 0 for none."""
     stages = splitter.split(torch.empty(1, codec.num_codebooks, codec.codebook_dim, 1, device="meta"))
     contexts = [splitter.context(stages, i) for i in range(len(stages))]
     return [0 if context is None else context.shape[1] for context in contexts]
@@ -82,15 +91,16 @@ def context_channels(codec: Codec, splitter: Splitter) -> list[int]:
 def build_denoiser(spec: Any, codec: Codec, splitter: Splitter, conditioner: Conditioner | None, i: int) -> Denoiser:
     """Build the denoiser of stage `i`; its channels and widths follow from the other parts.
 
-    Raises ValueError for a condition of a name that no denoiser can keep a module or a null under.
+    Raises ValueError for a condition whose name torch reserves.
     """
     widths = conditioner.widths if conditioner else {}
-    held = nn.ModuleDict(), nn.ParameterDict()
-    if refused := [name for name in widths if not name or "." in name or any(hasattr(group, name) for group in held)]:
-        raise ValueError(
-            f"A condition cannot be called '{refused[0]}', a name that torch keeps for itself. Where it is a field of "
-            "prompts, call that column of the metadata otherwise."
-        )
+    containers = nn.ModuleDict(), nn.ParameterDict()
+    for name in widths:
+        if not name or "." in name or any(hasattr(container, name) for container in containers):
+            raise ValueError(
+                f"Invalid name '{name}' of a condition: torch reserves it. If it is a field of prompts, rename that "
+                "column of the metadata."
+            )
     return config.build(
         "denoisers",
         spec,

@@ -21,11 +21,12 @@ from codecdiff.data.audio import seconds_of
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import split_tracks
 from codecdiff.data.metadata import find_tracks
+from codecdiff.diffusion.loss import StageInput
 from codecdiff.interfaces import Codec, Condition, ConditionTokens
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling.flops import MixedPrecision, OperationCounter, size_of, size_of_state
-from codecdiff.training.batch import VALIDATION_BATCH_SIZE, StageInput
+from codecdiff.training.batch import VALIDATION_BATCH_SIZE
 from codecdiff.training.trainer import StageTrainer
 
 Job = tuple[Stage, TrainConfig]  # a stage whose denoiser is on the meta device, and how it is trained

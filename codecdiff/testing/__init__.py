@@ -1,36 +1,58 @@
-"""The laws of parts, to be called from the tests of whoever writes one:
+"""Checks of parts, to be used in the tests of whoever writes one, as functions or as pytest classes:
 
-    from codecdiff.testing import check_codec
+    from codecdiff.testing import CodecChecks, check_codec
 
-    def test_laws():
+    def test_my_codec():
         check_codec(MyCodec(), seconds=1.0)
 
-Checks that do not hold raise one AssertionError, that lists them by name. `codecdiff check NAME` tries the same on
-an installed part. A part that cannot keep a law says so: `exceptions = {"chunked": "why"}`.
+    class TestMyCodec(CodecChecks):  # the same, a test per check
+        def part(self):
+            return MyCodec()
+
+`check_codec` raises one AssertionError that lists the checks that fail. `codecdiff check NAME` runs the same checks on
+an installed part. A part that cannot pass a check declares it: `expected_failures = {"chunked": "why"}`.
+
+A kind of part brings its own checks by the entry point `codecdiff.checks`, a function `CheckRequest -> CheckRun`.
 """
 
 from codecdiff.testing import codecs, conditioners, denoisers, embedders, splitters
-from codecdiff.testing.checks import Check, Checks, ExpectedFailure, Result
-from codecdiff.testing.codecs import check_codec
-from codecdiff.testing.conditioners import PROMPTS, check_conditioner
-from codecdiff.testing.denoisers import check_denoiser
-from codecdiff.testing.embedders import check_embedder
-from codecdiff.testing.splitters import check_splitter
+from codecdiff.testing.assertions import assert_that, randomness_untouched
+from codecdiff.testing.checks import Check, CheckFailed, Checks, ExpectedFailure, NotApplicable, PartChecks, Result
+from codecdiff.testing.clips import example_audio
+from codecdiff.testing.codecs import CodecChecks, check_codec
+from codecdiff.testing.conditioners import PROMPTS, ConditionerChecks, check_conditioner
+from codecdiff.testing.denoisers import DenoiserChecks, check_denoiser
+from codecdiff.testing.embedders import EmbedderChecks, check_embedder
+from codecdiff.testing.runner import CheckRequest, CheckRun
+from codecdiff.testing.splitters import SplitterChecks, check_splitter
 
-LAWS: dict[str, Checks] = {
-    module.LAWS.kind: module.LAWS for module in (codecs, splitters, conditioners, denoisers, embedders)
+CHECKS: dict[str, Checks] = {
+    module.CHECKS.kind: module.CHECKS for module in (codecs, splitters, conditioners, denoisers, embedders)
 }
 
 __all__ = [
-    "LAWS",
+    "CHECKS",
     "PROMPTS",
     "Check",
+    "CheckFailed",
+    "CheckRequest",
+    "CheckRun",
     "Checks",
+    "CodecChecks",
+    "ConditionerChecks",
+    "DenoiserChecks",
+    "EmbedderChecks",
     "ExpectedFailure",
+    "NotApplicable",
+    "PartChecks",
     "Result",
+    "SplitterChecks",
+    "assert_that",
     "check_codec",
     "check_conditioner",
     "check_denoiser",
     "check_embedder",
     "check_splitter",
+    "example_audio",
+    "randomness_untouched",
 ]

@@ -1,4 +1,7 @@
-"""What the laws of several kinds share: noise, comparisons, and what is asked of every frozen part."""
+"""Assertions that the checks of several kinds share, and the checks that are the same for all of them.
+
+Every case has its `part` and `calls()`: the methods of the part, each with fresh arguments to call it with.
+"""
 
 from __future__ import annotations
 
@@ -7,47 +10,186 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from pydantic_core import to_jsonable_python
 from torch import Tensor, nn
 
-from codecdiff.config import ConfigError, build, derived_arguments, to_config
-from codecdiff.interfaces import Codec, Part
+from codecdiff.config import ConfigError, build, to_config
+from codecdiff.interfaces import Codec, Condition, Part
 from codecdiff.testing.checks import CheckFailed
 
 AnyPart = TypeVar("AnyPart", bound=Part)
 Module = TypeVar("Module", bound=nn.Module)
-WHERE = "Make tensors where those are that you are given, as by new_zeros."
-HERE = (torch.float32, torch.device("cpu"))  # precision and place of a part without tensors
+DEVICE_HINT = "Make tensors on the device of the inputs, as by new_zeros."
+DEFAULT = (torch.float32, torch.device("cpu"))  # precision and device of a part without tensors
 
 
-def require(holds: object, text: str) -> None:
-    """Raise CheckFailed, with what was found, unless it holds."""
+class Call(NamedTuple):
+    """A method of a part, and arguments for it."""
+
+    name: str
+    method: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+class HasCalls(Protocol):
+    """A case, as the shared checks see it."""
+
+    @property
+    def part(self) -> Any:
+        """The part."""
+        ...
+
+    def calls(self) -> Iterable[Call]:
+        """Yield the methods of the part with fresh arguments."""
+        ...
+
+
+# Checks of several kinds.
+
+
+def deterministic(case: HasCalls) -> None:
+    """The same input has exactly the same result at every call; of a denoiser, in evaluation mode."""
+    for name, method, arguments in case.calls():
+        text = f"{name} is not deterministic.{training_hint(case.part)}"
+        assert_same_result(method(*arguments), method(*arguments), text)
+
+
+def inputs_untouched(case: HasCalls) -> None:
+    """No method changes the tensors that are passed to it."""
+    for name, method, arguments in case.calls():
+        before = [tensor.clone() for tensor in tensors_in(arguments)]
+        method(*arguments)
+        same = all(map(torch.equal, tensors_in(arguments), before))
+        assert_that(same, f"{name} changes its input in place.")
+
+
+def no_gradient(case: HasCalls) -> None:
+    """No result carries a gradient, not even of audio that requires one; a denoiser can learn from it."""
+    for name, method, arguments in case.calls():
+        with_gradient = [
+            a.requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments
+        ]
+        for tensor in tensors_in(method(*with_gradient)):
+            assert_frozen_tensor(tensor, f"The result of {name}")
+
+
+def no_global_randomness(case: HasCalls) -> None:
+    """The global generators of torch, numpy and random are left as they were; by a denoiser, in evaluation mode."""
+    calls = list(case.calls())
+    with randomness_untouched(case.part):
+        for _, method, arguments in calls:
+            method(*arguments)
+
+
+def frozen(case: HasCalls) -> None:
+    """No parameter requires a gradient, and `train()`, of the part or a model around it, leaves it in evaluation mode.
+
+    Run last: other checks see the part as its constructor leaves it.
+    """
+    part, name = case.part, type(case.part).__name__
+    try:
+        training = [key or name for key, module in part.train().named_modules() if module.training]
+    finally:
+        nn.Module.train(part, False)
+    assert_that(not training, f"{name}.train() leaves evaluation mode in {training[:5]}.")
+    learns = [key for key, parameter in part.named_parameters() if parameter.requires_grad]
+    assert_that(not learns, f"{name} is frozen, but these of its parameters require a gradient: {learns[:5]}.")
+
+
+# Assertions.
+
+
+def assert_that(holds: object, text: str) -> None:
+    """Raise CheckFailed unless a condition holds."""
     if not holds:
         raise CheckFailed(text)
 
 
-def require_same(a: Tensor, b: Tensor, text: str, tolerance: float = 0.0) -> None:
-    """Raise CheckFailed unless two tensors have one shape and dtype, and the same numbers up to a tolerance."""
-    kinds = [f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in (a, b)]
-    require(kinds[0] == kinds[1], f"{text} They are {' and '.join(kinds)}.")
-    away = (a != b) if tolerance == 0 else ~torch.isclose(a, b, rtol=tolerance, atol=tolerance)
-    if away.any():
+def assert_same(a: Tensor, b: Tensor, text: str, tolerance: float = 0.0) -> None:
+    """Raise CheckFailed unless two tensors have the same shape, dtype and values, up to a tolerance."""
+    types = [f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in (a, b)]
+    assert_that(types[0] == types[1], f"{text} They are {' and '.join(types)}.")
+    differs = (a != b) if tolerance == 0 else ~torch.isclose(a, b, rtol=tolerance, atol=tolerance)
+    if differs.any():
         farthest = (a.double() - b.double()).abs().max().item()
-        raise CheckFailed(f"{text} {int(away.sum())} of {away.numel()} numbers differ, by up to {farthest:.3g}.")
+        raise CheckFailed(f"{text} {int(differs.sum())} of {differs.numel()} numbers differ, by up to {farthest:.3g}.")
 
 
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    """Give the same white noise for the same shape and seed."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+def assert_same_rows(a: Condition, b: Condition, text: str, tolerance: float = 1e-4) -> None:
+    """Raise CheckFailed unless two conditions have the same real tokens, whatever their padding."""
+    assert_that(list(a) == list(b), f"{text} The names are {list(a)} and {list(b)}.")
+    for name in a:
+        shorter = min(a[name].mask.shape[1], b[name].mask.shape[1])
+        longer = any(condition[name].mask[:, shorter:].any() for condition in (a, b))
+        assert_that(not longer, f"{text} '{name}' has more real tokens in one.")
+        assert_same(a[name].mask[:, :shorter], b[name].mask[:, :shorter], f"{text} The mask of '{name}':")
+        assert_same(a[name].tokens[a[name].mask], b[name].tokens[b[name].mask], f"{text} '{name}':", tolerance)
+
+
+def assert_same_result(a: Any, b: Any, text: str) -> None:
+    """Raise CheckFailed unless two results of a method are exactly the same."""
+    if isinstance(a, Condition):
+        assert_same_rows(a, b, text, 0.0)
+    else:
+        for one, other in zip(tensors_in(a), tensors_in(b), strict=True):
+            assert_same(one, other, text)
+
+
+def assert_frozen_tensor(tensor: Tensor, name: str) -> None:
+    """Raise CheckFailed if a tensor carries a gradient, or if no gradient can be taken through it."""
+    assert_that(not tensor.requires_grad, f"{name} carries a gradient; use torch.no_grad in a frozen part.")
+    text = f"{name} is an inference tensor, which no denoiser can learn from: use torch.no_grad instead."
+    assert_that(not tensor.is_inference(), text)
+
+
+def assert_other_precision(
+    part: Module, run: Callable[[Module, torch.dtype, str], Any], same: Callable[[Any, Any], None]
+) -> None:
+    """Move a deep copy of a part to float64, and back. Raises CheckFailed if its results change.
+
+    `run(part, dtype, device)` uses a part that was moved there, and raises CheckFailed if the result is wrong;
+    `same(before, after)` compares two results.
+    """
+    dtype, device = next(((t.dtype, t.device) for t in tensors_of(part) if t.is_floating_point()), DEFAULT)
+    before = run(part, dtype, str(device))
+    moved = deepcopy(part).to(torch.float64)
+    run(moved, torch.float64, str(device))
+    same(before, run(moved.to(dtype), dtype, str(device)))
+
+
+def assert_other_device(part: Module, run: Callable[[Module, torch.dtype, str], Any]) -> str:
+    """Move deep copies of a part to the meta device, where no tensor may stay behind, and to a GPU if there is one.
+
+    Returns a sentence about the GPU.
+    """
+    if left := staying(deepcopy(part).to("meta")):
+        raise CheckFailed(
+            f"{', '.join(left)} would stay behind on another device: register_buffer takes tensors along, "
+            "ModuleList modules."
+        )
+    if not torch.cuda.is_available():
+        return "no GPU here to move it to"
+    dtype = next((t.dtype for t in tensors_of(part) if t.is_floating_point()), torch.float32)
+    run(deepcopy(part).to("cuda"), dtype, "cuda")
+    return "moved to the GPU too"
+
+
+def call_on_meta(name: str, method: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a method with tensors on the meta device. Raises CheckFailed, with a hint, if that fails."""
+    try:
+        return method(*arguments)
+    except Exception as error:  # third-party code may fail in any way
+        message = f"{type(error).__name__}: {error}"
+        raise CheckFailed(f"{name} fails with tensors that are not on the CPU ({message}). {DEVICE_HINT}") from error
 
 
 @contextmanager
 def randomness_untouched(part: object) -> Iterator[None]:
-    """Raise CheckFailed if the block changes the state of a global generator. The states are put back afterwards."""
+    """Raise CheckFailed if the block changes the state of a global generator. The states are restored afterwards."""
     outside = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
     for draw in (lambda: torch.rand(1), random.random, np.random.rand):
         draw()  # a seed that was set before shows when it is set again
@@ -59,10 +201,8 @@ def randomness_untouched(part: object) -> Iterator[None]:
         torch.set_rng_state(outside[0])
         random.setstate(outside[1])
         np.random.set_state(outside[2])  # noqa: NPY002
-    require(
-        not changed,
-        f"{type(part).__name__} draws from the global generators of {', '.join(changed)}; give it one of its own.",
-    )
+    name = type(part).__name__
+    assert_that(not changed, f"{name} draws from the global generators of {', '.join(changed)}; use one of its own.")
 
 
 def _states() -> dict[str, Any]:
@@ -70,76 +210,36 @@ def _states() -> dict[str, Any]:
     return {"torch": torch.get_rng_state().tolist(), "random": random.getstate(), "numpy": str(np.random.get_state())}  # noqa: NPY002
 
 
-def require_frozen(part: nn.Module) -> None:
-    """Raise CheckFailed unless a part stays in evaluation mode when it is told to train, and none of it learns."""
-    name = type(part).__name__
-    try:
-        training = [key or name for key, module in part.train().named_modules() if module.training]
-    finally:
-        nn.Module.train(part, False)
-    require(not training, f"{name}.train() leaves evaluation mode in {training[:5]}.")
-    learns = [key for key, parameter in part.named_parameters() if parameter.requires_grad]
-    require(not learns, f"{name} is frozen, but these of its parameters require a gradient: {learns[:5]}.")
+# Inputs, tensors and copies.
 
 
-def require_frozen_tensor(tensor: Tensor, name: str) -> None:
-    """Raise CheckFailed if a tensor carries a gradient, or is one that nothing can take a gradient through."""
-    require(not tensor.requires_grad, f"{name} carries a gradient; what is frozen has none (torch.no_grad).")
-    text = f"{name} is made in inference mode, and no denoiser could learn from it: torch.no_grad is for that."
-    require(not tensor.is_inference(), text)
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    """Return the same white noise for the same shape and seed."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def training_of(part: nn.Module) -> str:
-    """Say, as a further sentence, that a part is in training mode; empty if it is not."""
-    training = any(module.training for module in part.modules())
-    return " Its constructor leaves it in training mode: if that drops anything, end it by self.eval()." * training
+def lengths_around(*samples: int) -> Sequence[int]:
+    """Return numbers of samples, each at least one and once, in order."""
+    return sorted({max(1, count) for count in samples})
 
 
-def require_untouched(call: Callable[..., Any], *inputs: Tensor, name: str) -> None:
-    """Raise CheckFailed if a call changes the tensors it is given."""
-    before = [tensor.clone() for tensor in inputs]
-    call(*inputs)
-    same = all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
-    require(same, f"{name} changes its input in place.")
+def training_hint(part: object) -> str:
+    """Return a sentence that a part is in training mode; empty if it is not."""
+    training = isinstance(part, nn.Module) and any(module.training for module in part.modules())
+    return (
+        " Its constructor leaves it in training mode: if that drops anything, call self.eval() at its end." * training
+    )
 
 
-def require_other_precision(
-    part: Module, run: Callable[[Module, torch.dtype, str], Any], same: Callable[[Any, Any], None]
-) -> None:
-    """Move a deep copy of a part to float64, and back. Raises CheckFailed if it then does something else.
-
-    `run(part, dtype, device)` uses a part that was moved there, and raises CheckFailed if what it gives is wrong;
-    `same(before, after)` compares what it gives.
-    """
-    dtype, place = next(((t.dtype, t.device) for t in tensors_of(part) if t.is_floating_point()), HERE)
-    before = run(part, dtype, str(place))
-    moved = deepcopy(part).to(torch.float64)
-    run(moved, torch.float64, str(place))
-    same(before, run(moved.to(dtype), dtype, str(place)))
-
-
-def require_other_device(part: Module, run: Callable[[Module, torch.dtype, str], Any]) -> str:
-    """Move deep copies of a part to the meta device, where no tensor may stay behind, and to a GPU if there is one.
-
-    Gives a sentence about the GPU.
-    """
-    if left := staying(deepcopy(part).to("meta")):
-        told = f"{', '.join(left)} would stay behind on another device"
-        raise CheckFailed(f"{told}: register_buffer takes tensors along, ModuleList modules.")
-    if not torch.cuda.is_available():
-        return "no GPU here to move it to"
-    dtype = next((t.dtype for t in tensors_of(part) if t.is_floating_point()), torch.float32)
-    run(deepcopy(part).to("cuda"), dtype, "cuda")
-    return "moved to the GPU too"
-
-
-def elsewhere(name: str, call: Callable[..., Any], *given: Any) -> Any:
-    """Call a method with tensors on the meta device. Raises CheckFailed, with what to do, if that fails."""
-    try:
-        return call(*given)
-    except Exception as error:  # a stranger's code may fail in any way
-        told = f"{type(error).__name__}: {error}"
-        raise CheckFailed(f"{name} fails with tensors that are not on the CPU ({told}). {WHERE}") from error
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a result or of arguments: alone, in sequences, or in a condition."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Condition):
+        yield from tensors_in(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_in(item)
 
 
 def tensors_of(part: nn.Module) -> Iterator[Tensor]:
@@ -149,36 +249,32 @@ def tensors_of(part: nn.Module) -> Iterator[Tensor]:
 
 
 def staying(moved: nn.Module) -> list[str]:
-    """Name the attributes of a part on the meta device, and of all modules in it, that hold tensors elsewhere."""
-
-    def held(value: Any) -> Iterable[Any]:
-        if isinstance(value, Mapping):
-            return value.values()
-        return value if isinstance(value, list | tuple) else (value,)
+    """Return the attributes of a part on the meta device, and of all modules in it, that hold tensors elsewhere."""
 
     def tensors(value: Any) -> Iterator[Tensor]:
-        for item in held(value):
+        items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else (value,)
+        for item in items:
             if isinstance(item, nn.Module) and item is not value:  # in a list, where torch does not see it
                 yield from tensors_of(item)
             elif isinstance(item, Tensor):
                 yield item
 
-    known = {*vars(nn.Module()), "arguments"}  # those that are torch's own, and what the part was built with
+    skipped = {*vars(nn.Module()), "arguments"}  # those that are torch's own, and what the part was built with
     return [
         f"{module_name}.{name}".lstrip(".")
         for module_name, module in moved.named_modules()
         for name, value in vars(module).items()
-        if name not in known
+        if name not in skipped
         if any(tensor.device.type != "meta" for tensor in tensors(value))
     ]
 
 
-def rebuilt(kind: str, part: AnyPart) -> AnyPart:
-    """Build a part again from what a configuration says of it, by way of JSON; one not registered, from its class.
+def rebuild(kind: str, part: AnyPart) -> AnyPart:
+    """Build a part again from its configuration, by way of JSON; one that is not registered, from its class.
 
     A codec inside another kind of part stays as it is: what was fitted is not among its options.
     """
-    derived = {name: value for name, value in part.arguments.items() if name in derived_arguments(kind)}
+    derived = {name: value for name, value in part.arguments.items() if name in part.derived}
     options = {name: value for name, value in part.arguments.items() if name not in derived}
     if kind == "codecs" or not any(isinstance(value, Codec) for value in options.values()):
         with suppress(ConfigError):  # not registered
@@ -188,7 +284,7 @@ def rebuilt(kind: str, part: AnyPart) -> AnyPart:
 
 
 def holds_parts(value: Any) -> bool:
-    """Tell whether an option is a part, or holds some."""
+    """Return whether an option is a part, or holds some."""
     inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
     return isinstance(value, Part) or any(map(holds_parts, inside))
 
@@ -196,8 +292,3 @@ def holds_parts(value: Any) -> bool:
 def through_json(value: Any) -> Any:
     """Write a value as JSON, and read it again."""
     return json.loads(json.dumps(to_jsonable_python(value)))
-
-
-def lengths_around(*samples: int) -> Sequence[int]:
-    """Give numbers of samples, each at least one and once, in order."""
-    return sorted({max(1, count) for count in samples})

@@ -1,4 +1,4 @@
-"""Checks, what comes of trying them on a part, and how a test is told."""
+"""Checks, the results of running them on a part, and how a test fails: by assertion, or as a pytest class."""
 
 from __future__ import annotations
 
@@ -7,138 +7,175 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from codecdiff.interfaces import Part
 
-Trial = TypeVar("Trial")
-State = Literal["kept", "exception", "broken", "does not apply"]
-KEPT: State = "kept"
-EXCEPTION: State = "exception"
-BROKEN: State = "broken"
-BESIDE: State = "does not apply"
+Case = TypeVar("Case")
+State = Literal["passed", "expected failure", "failed", "not applicable"]
 
 
 class CheckFailed(AssertionError):
-    """A law does not hold. The message says what was found."""
+    """A check does not hold. The message says what is wrong."""
 
 
 class NotApplicable(Exception):
-    """A law says nothing about this part. The message says why."""
+    """A check says nothing about this part. The message says why."""
 
 
 class ExpectedFailure(UserWarning):
-    """A part does not keep a law, and says so."""
+    """A part fails a check, and declares it."""
 
 
 @dataclass(frozen=True)
-class Check(Generic[Trial]):
-    """One thing that is asked of every part of a kind."""
+class Check(Generic[Case]):
+    """One property that every part of a kind must have."""
 
-    name: str  # exceptions are declared by it, so it stays
-    text: str  # what is asked, in a sentence
-    check: Callable[[Trial], str | None]  # raises CheckFailed or NotApplicable; what it gives is worth telling
+    name: str  # parts declare expected failures by it, so it is stable
+    text: str  # the property, in a sentence
+    function: Callable[[Case], str | None]  # raises CheckFailed or NotApplicable; may return a note
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came of trying one law."""
+    """The result of running one check."""
 
-    law: Check[Any]
+    check: Check[Any]
     state: State
-    note: str  # what was found, why the exception is declared, or what is worth telling
+    note: str  # what is wrong, why the failure is expected, or what else is worth knowing
     seconds: float  # that it took
-    cause: Exception | None = None  # of a broken law
+    cause: Exception | None = None  # of a failure
 
     def __str__(self) -> str:
-        return f"{self.law.name}: {self.note or self.state}"
+        return f"{self.check.name}: {self.note or self.state}"
 
 
-class Checks(Generic[Trial]):
-    """The laws of one kind of part, in the order they are tried: simple ones first."""
+class Checks(Generic[Case]):
+    """The checks of one kind of part, in the order they run: simple ones first."""
 
     def __init__(self, kind: str):
         self.kind = kind
-        self.laws: dict[str, Check[Trial]] = {}
+        self.by_name: dict[str, Check[Case]] = {}
 
-    def __iter__(self) -> Iterator[Check[Trial]]:
-        return iter(self.laws.values())
+    def __iter__(self) -> Iterator[Check[Case]]:
+        return iter(self.by_name.values())
 
-    def law(self, check: Callable[[Trial], str | None]) -> Callable[[Trial], str | None]:
-        """Add a law: its name is the function's, in kebab-case, what it asks the first paragraph of the docstring."""
-        name = check.__name__.replace("_", "-")
-        asked = (check.__doc__ or "").split("\n\n")[0]
-        self.laws[name] = Check(name, " ".join(asked.split()), check)
-        return check
+    def check(self, function: Callable[[Case], str | None]) -> Callable[[Case], str | None]:
+        """Add a check: its name is the function's, in kebab-case, its text the first paragraph of the docstring."""
+        name = function.__name__.replace("_", "-")
+        text = (function.__doc__ or "").split("\n\n")[0]
+        self.by_name[name] = Check(name, " ".join(text.split()), function)
+        return function
 
-    def examine(self, part: Part, *trials: Trial) -> Iterator[Result]:
-        """Try every law on a part, in each of its trials, and go on after one that is broken.
+    def run(self, part: Part, *cases: Case) -> Iterator[Result]:
+        """Run every check on a part, in each of its cases; one that fails does not stop the others.
 
-        A trial whose `label` is not empty is named in what was found. Raises ValueError for exceptions that the part
-        declares from laws there are not, or without a reason.
+        The `label` of a case, unless empty, begins the note of a failure in it. Raises ValueError for expected failures
+        of checks that do not exist, or without a reason.
         """
-        exceptions = self.declared(part)
-        return (_result(law, trials, exceptions.get(law.name)) for law in self)
+        expected = self.expected_failures(part)
+        return (_result(check, cases, expected.get(check.name)) for check in self)
 
-    def declared(self, part: Part) -> Mapping[str, str]:
-        """Give the exceptions that a part declares. Raises ValueError for those that cannot be."""
-        name, exceptions = type(part).__name__, part.expected_failures
-        if not isinstance(exceptions, Mapping):
+    def expected_failures(self, part: Part) -> Mapping[str, str]:
+        """Return the expected failures that a part declares. Raises ValueError for invalid ones."""
+        name, expected = type(part).__name__, part.expected_failures
+        if not isinstance(expected, Mapping):
+            raise ValueError(f"{name}.expected_failures must map names of checks to reasons; it is {expected!r}.")
+        if unknown := [check for check in expected if check not in self.by_name]:
             raise ValueError(
-                f"{name}.expected_failures is a mapping of a law's name to the reason; it is {exceptions!r}."
+                f"{name} declares expected failures of {', '.join(map(repr, unknown))}, which {self.kind} do not have. "
+                f"Their checks: {', '.join(self.by_name)}."
             )
-        if unknown := [law for law in exceptions if law not in self.laws]:
-            raise ValueError(
-                f"{name} declares exceptions from {', '.join(map(repr, unknown))}, which {self.kind} have not. "
-                f"Their laws: {', '.join(self.laws)}."
-            )
-        if silent := [law for law, reason in exceptions.items() if not isinstance(reason, str) or not reason.strip()]:
-            raise ValueError(f"{name} gives no reason for its exceptions from: {', '.join(silent)}.")
-        return exceptions
+        if silent := [check for check, why in expected.items() if not isinstance(why, str) or not why.strip()]:
+            raise ValueError(f"{name} must state a reason for its expected failures of: {', '.join(silent)}.")
+        return expected
 
-    def demand(self, part: Part, *trials: Trial) -> list[Result]:
-        """Try every law. Raises AssertionError that lists those that are broken, and warns of declared exceptions."""
-        results = list(self.examine(part, *trials))
-        broken = [result for result in results if result.state == BROKEN]
-        if broken:
-            name = type(part).__name__
-            lines = "\n".join(f"  {result}" for result in broken)
+    def assert_all(self, part: Part, *cases: Case) -> list[Result]:
+        """Run every check. Raises AssertionError that lists those that fail, and warns of expected failures."""
+        results, name = list(self.run(part, *cases)), type(part).__name__
+        failed = [result for result in results if result.state == "failed"]
+        if failed:
+            lines = "\n".join(f"  {result}" for result in failed)
             raise AssertionError(
-                f"{name} breaks {len(broken)} of the {len(results)} laws of {self.kind}:\n{lines}"
-            ) from broken[0].cause
+                f"{name} fails {len(failed)} of the {len(results)} checks of {self.kind}:\n{lines}"
+            ) from failed[0].cause
         for result in results:
-            if result.state == EXCEPTION:
-                told = f"{type(part).__name__} declares an exception from {result}"
-                warnings.warn(told, ExpectedFailure, stacklevel=3)
+            if result.state == "expected failure":
+                warnings.warn(f"{name} is expected to fail {result}", ExpectedFailure, stacklevel=3)
         return results
 
 
-def _result(law: Check[Any], trials: Sequence[Any], reason: str | None) -> Result:
-    """Try one law in every trial, up to the first that breaks it; `reason` is that of a declared exception."""
-    began = time.perf_counter()
-    state, note, cause = BESIDE, "", None
-    for trial in trials:
-        once, found, cause = _tried(law, trial)
-        label = getattr(trial, "label", "")
-        note = f"{label}: {found}" if label and found else found or note
-        state = once if once != BESIDE else state
-        if state == BROKEN:
+def _result(check: Check[Any], cases: Sequence[Any], expected: str | None) -> Result:
+    """Run one check in every case, up to the first failure; `expected` is the reason of an expected failure."""
+    start = time.perf_counter()
+    state: State = "not applicable"
+    note, cause = "", None
+    for case in cases:
+        once, message, cause = _run_once(check, case)
+        label = getattr(case, "label", "")
+        note = f"{label}: {message}" if label and message else message or note
+        state = once if once != "not applicable" else state
+        if state == "failed":
             break
-    seconds = time.perf_counter() - began
-    if reason is None:
-        return Result(law, state, note, seconds, cause)
-    if state == KEPT:
-        return Result(law, BROKEN, "declared an exception, but kept: take it out of `expected_failures`.", seconds)
-    return Result(law, EXCEPTION, reason, seconds)
+    seconds = time.perf_counter() - start
+    if expected is None:
+        return Result(check, state, note, seconds, cause)
+    if state == "passed":
+        note = "declared as an expected failure, but it passes: remove it from `expected_failures`."
+        return Result(check, "failed", note, seconds)
+    return Result(check, "expected failure", expected, seconds)
 
 
-def _tried(law: Check[Any], trial: Any) -> tuple[State, str, Exception | None]:
+def _run_once(check: Check[Any], case: Any) -> tuple[State, str, Exception | None]:
     try:
-        return KEPT, law.check(trial) or "", None
-    except NotApplicable as beside:
-        return BESIDE, str(beside), None
-    except CheckFailed as broken:
-        return BROKEN, str(broken), broken
-    except Exception as error:  # a stranger's code may fail in any way
+        return "passed", check.function(case) or "", None
+    except NotApplicable as reason:
+        return "not applicable", str(reason), None
+    except CheckFailed as failure:
+        return "failed", str(failure), failure
+    except Exception as error:  # third-party code may fail in any way
         message = re.sub(r"\s+", " ", str(error)).strip()
-        return BROKEN, f"raised {type(error).__name__}{f': {message}' if message else ''}", error
+        return "failed", f"raised {type(error).__name__}{f': {message}' if message else ''}", error
+
+
+class PartChecks:
+    """Base of the pytest classes, which have a test for every check of a kind. Subclass one, and define its part:
+
+    class TestMyCodec(CodecChecks):
+        def part(self):
+            return MyCodec()
+
+    The part is built once for all tests of the class.
+    """
+
+    checks: ClassVar[Checks[Any]]
+
+    def __init_subclass__(cls, checks: Checks[Any] | None = None) -> None:
+        if checks:
+            cls.checks = checks
+            for check in checks:
+                setattr(cls, f"test_{check.name.replace('-', '_')}", _test(check))
+
+    def case(self) -> Any:
+        """Return what the checks run on."""
+        raise NotImplementedError(f"{type(self).__name__} must define `case`.")
+
+
+def _test(check: Check[Any]) -> Callable[[PartChecks], None]:
+    def test(self: PartChecks) -> None:
+        import pytest
+
+        cls = type(self)
+        if "_case" not in vars(cls):
+            cls._case = self.case()  # pyright: ignore[reportAttributeAccessIssue]  # for all tests of the class
+        case = vars(cls)["_case"]
+        result = _result(check, [case], self.checks.expected_failures(case.part).get(check.name))
+        if result.state == "not applicable":
+            pytest.skip(result.note)
+        if result.state == "expected failure":
+            pytest.xfail(result.note)
+        if result.state == "failed":
+            raise CheckFailed(str(result)) from result.cause
+
+    test.__doc__ = check.text
+    return test

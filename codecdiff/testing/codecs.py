@@ -1,8 +1,8 @@
-"""The laws of codecs."""
+"""The checks of codecs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -15,360 +15,355 @@ from torch import Tensor
 from codecdiff.codecs import ChunkedCodec
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec
+from codecdiff.testing import assertions
 from codecdiff.testing.assertions import (
+    Call,
+    assert_other_device,
+    assert_other_precision,
+    assert_same,
+    assert_that,
     lengths_around,
     noise,
-    randomness_untouched,
-    rebuilt,
-    require,
-    require_frozen,
-    require_frozen_tensor,
-    require_other_device,
-    require_other_precision,
-    require_same,
-    require_untouched,
-    training_of,
+    rebuild,
 )
-from codecdiff.testing.checks import Checks, NotApplicable, Result
+from codecdiff.testing.checks import Checks, NotApplicable, PartChecks, Result
+from codecdiff.testing.clips import fit_to_clips
+from codecdiff.testing.runner import CheckRequest, CheckRun
 
-TIES = 0.01  # share of codes that may differ where sums are taken in another order
+TIES = 0.01  # fraction of codes that may differ where sums are computed in another order
 FACTS = ("sample_rate", "channels", "hop_length", "num_codebooks", "codebook_size", "codebook_dim")
 
 
 @dataclass
-class Trial:
-    """A codec, and the audio that it is tried on."""
+class Case:
+    """A codec, and the audio that it is checked on."""
 
-    codec: Codec
+    part: Codec
     seconds: float = 1.0  # of the longest clip
 
+    def __post_init__(self) -> None:
+        """Raise AssertionError for a codec that has to be fitted first."""
+        if not self.part.is_fitted:
+            raise AssertionError(f"{type(self.part).__name__} is not fitted: call fit(clips) before checking it.")
+
     def noise(self, samples: int, *, rows: int = 1, seed: int = 0) -> Tensor:
-        """(rows, ch, samples) noise that seldom clips, where the codec is."""
-        return 0.3 * noise(rows, self.codec.channels, samples, seed=seed).to(device_of(self.codec))
+        """(rows, ch, samples) noise that seldom clips, on the device of the codec."""
+        return 0.3 * noise(rows, self.part.channels, samples, seed=seed).to(device_of(self.part))
 
     @cached_property
     def pair(self) -> Tensor:
         """(2, ch, t) a loud clip and a quiet one, of a second at most."""
-        samples = round(min(self.seconds, 1.0) * self.codec.sample_rate)
-        return self.noise(samples, rows=2, seed=1) * torch.tensor([1.0, 0.2]).to(device_of(self.codec))[:, None, None]
+        samples = round(min(self.seconds, 1.0) * self.part.sample_rate)
+        return self.noise(samples, rows=2, seed=1) * torch.tensor([1.0, 0.2]).to(device_of(self.part))[:, None, None]
 
-    @cached_property
+    @property
     def short(self) -> Tensor:
-        """(1, ch, t) nine frames."""
-        return self.noise(9 * self.codec.hop_length, seed=2)
+        """(1, ch, t) nine frames, the same at every call."""
+        return self.noise(9 * self.part.hop_length, seed=2)
 
     @cached_property
-    def every_entry(self) -> Tensor:
-        """(1, k, codebook_size) codes, each entry of each codebook once, in an order of its own."""
-        generator, size = torch.Generator().manual_seed(0), self.codec.codebook_size
-        rows = [torch.randperm(size, generator=generator) for _ in range(self.codec.num_codebooks)]
-        return torch.stack(rows)[None].to(device_of(self.codec))
+    def every_code(self) -> Tensor:
+        """(1, k, codebook_size) codes: each vector of each codebook once, in random order."""
+        generator, size = torch.Generator().manual_seed(0), self.part.codebook_size
+        rows = [torch.randperm(size, generator=generator) for _ in range(self.part.num_codebooks)]
+        return torch.stack(rows)[None].to(device_of(self.part))
+
+    def calls(self) -> Iterator[Call]:
+        """Yield every method with short audio, or with its codes and latents."""
+        return self.calls_on(self.short)
+
+    def calls_on(self, audio: Tensor) -> Iterator[Call]:
+        """Yield every method with audio, or with its codes and latents."""
+        codec, codes = self.part, self.part.encode(audio.clone())
+        yield Call("encode", codec.encode, (audio.clone(),))
+        yield Call("encode_continuous", codec.encode_continuous, (audio,))
+        yield Call("embed", codec.embed, (codes,))
+        yield Call("quantize", codec.quantize, (codec.embed(codes),))
+        yield Call("decode", codec.decode, (codes,))
 
 
-LAWS: Checks[Trial] = Checks("codecs")
+CHECKS: Checks[Case] = Checks("codecs")
 
 
 def check_codec(codec: Codec, *, seconds: float = 1.0) -> list[Result]:
-    """Check every law of a codec, fitted if it needs to be, on up to `seconds` of noise, silence and clipping.
+    """Run every check of a codec, fitted if it needs to be, on up to `seconds` of noise, silence and clipping.
 
-    Raises AssertionError that lists the laws it breaks.
+    Raises AssertionError that lists the checks it fails.
     """
-    return LAWS.demand(codec, fitted_trial(codec, seconds))
+    return CHECKS.assert_all(codec, Case(codec, seconds))
 
 
-def fitted_trial(codec: Codec, seconds: float) -> Trial:
-    """Give the trial of a codec. Raises AssertionError if it has to be fitted first."""
-    if not codec.is_fitted:
-        raise AssertionError(f"{type(codec).__name__} is not fitted: call fit(clips) before checking it.")
-    return Trial(codec, seconds)
+def run_checks(request: CheckRequest) -> CheckRun:
+    """Build a codec, fit it if it has to be fitted, and run its checks."""
+    codec = request.build()
+    notes = fit_to_clips(codec)
+    return CheckRun(codec, notes, CHECKS.run(codec, Case(codec, request.seconds)))
 
 
-@LAWS.law
-def facts(trial: Trial) -> None:
-    """Facts are whole numbers, frame_rate is sample_rate / hop_length, levels count from 0, and tensors fit them."""
-    codec = trial.codec
+@CHECKS.check
+def facts(case: Case) -> None:
+    """Facts are integers, frame_rate is sample_rate / hop_length, levels count from 0, and tensors fit them."""
+    codec = case.part
     values = {name: getattr(codec, name, None) for name in FACTS}
     wrong = {name: value for name, value in values.items() if type(value) is not int or value < 1}
-    require(not wrong, f"These have to be whole numbers of at least 1: {wrong}.")
-    halos = {name: getattr(codec, name) for name in ("encode_context_frames", "decode_context_frames")}
-    wrong = {name: halo for name, halo in halos.items() if halo is not None and (type(halo) is not int or halo < 0)}
-    require(not wrong, f"A halo is a whole number of frames, or None: {wrong}.")
-    require(
+    assert_that(not wrong, f"These must be integers of at least 1: {wrong}.")
+    context = {name: getattr(codec, name) for name in ("encode_context_frames", "decode_context_frames")}
+    wrong = {name: n for name, n in context.items() if n is not None and (type(n) is not int or n < 0)}
+    assert_that(not wrong, f"Context frames are integers from 0, or None: {wrong}.")
+    assert_that(
         codec.frame_rate == codec.sample_rate / codec.hop_length, f"frame_rate is {codec.frame_rate}, not rate / hop."
     )
     k, d = codec.num_codebooks, codec.codebook_dim
-    require(len(codec.levels) == k, f"levels {codec.levels} are not one for each of {k} codebooks.")
+    assert_that(len(codec.levels) == k, f"levels {codec.levels} are not one for each of {k} codebooks.")
     present = sorted(set(codec.levels))
-    require(present == list(range(len(present))), f"levels {codec.levels} do not count from 0, the coarsest.")
-    codes = codec.encode(trial.noise(3 * codec.hop_length))
-    require(codes.shape[:2] == (1, k), f"encode gives {tuple(codes.shape)}, not (1, {k}, l).")
+    assert_that(present == list(range(len(present))), f"levels {codec.levels} do not count from 0, the coarsest.")
+    codes = codec.encode(case.noise(3 * codec.hop_length))
+    assert_that(codes.shape[:2] == (1, k), f"encode returns {tuple(codes.shape)}, not (1, {k}, l).")
     for name, tensor in (
         ("embed", codec.embed(codes)),
-        ("encode_continuous", codec.encode_continuous(trial.noise(3 * codec.hop_length))),
+        ("encode_continuous", codec.encode_continuous(case.noise(3 * codec.hop_length))),
     ):
-        require(tensor.is_floating_point(), f"{name} gives {tensor.dtype}, not floating point.")
-        require(tensor.shape[:3] == (1, k, d), f"{name} gives {tuple(tensor.shape)}, not {(1, k, d, codes.shape[-1])}.")
-    heard = codec.decode(codes)
-    require(heard.is_floating_point(), f"decode gives {heard.dtype}, not floating point.")
-    require(heard.shape[:2] == (1, codec.channels), f"decode gives {tuple(heard.shape)}, not (1, {codec.channels}, t).")
+        assert_that(tensor.is_floating_point(), f"{name} returns {tensor.dtype}, not floating point.")
+        assert_that(
+            tensor.shape[:3] == (1, k, d), f"{name} returns {tuple(tensor.shape)}, not {(1, k, d, codes.shape[-1])}."
+        )
+    audio = codec.decode(codes)
+    assert_that(audio.is_floating_point(), f"decode returns {audio.dtype}, not floating point.")
+    assert_that(
+        audio.shape[:2] == (1, codec.channels), f"decode returns {tuple(audio.shape)}, not (1, {codec.channels}, t)."
+    )
 
 
-@LAWS.law
-def lengths(trial: Trial) -> None:
-    """Audio of t samples, t >= 1, has ceil(t / hop_length) frames in codes and projections; l frames decode to
+@CHECKS.check
+def lengths(case: Case) -> None:
+    """Audio of t samples, t >= 1, has ceil(t / hop_length) frames in codes and continuous latents; l frames decode to
     l * hop_length samples, none of them NaN or infinite.
     """
-    codec, hop = trial.codec, trial.codec.hop_length
-    for t in lengths_around(1, hop - 1, hop, hop + 1, 5 * hop, ceil(trial.seconds * codec.sample_rate)):
-        audio, frames = trial.noise(t), ceil(t / hop)
+    codec, hop = case.part, case.part.hop_length
+    for t in lengths_around(1, hop - 1, hop, hop + 1, 5 * hop, ceil(case.seconds * codec.sample_rate)):
+        audio, frames = case.noise(t), ceil(t / hop)
         codes = codec.encode(audio)
-        found = {"encode": codes, "encode_continuous": codec.encode_continuous(audio), "embed": codec.embed(codes)}
-        for name, tensor in found.items():
+        results = {"encode": codes, "encode_continuous": codec.encode_continuous(audio), "embed": codec.embed(codes)}
+        for name, tensor in results.items():
             shape = tuple(tensor.shape)
-            require(shape[-1] == frames, f"{name} of {t} samples gives {shape}: {shape[-1]} frames, not {frames}.")
-            require(tensor.isfinite().all(), f"{name} of {t} samples gives NaN or infinite values.")
-        heard = codec.decode(codes)
-        wanted, got = frames * hop, heard.shape[-1]
-        require(got == wanted, f"decode of {frames} frames gives {got} samples, not {wanted}.")
-        require(heard.isfinite().all(), f"decode of {frames} frames gives NaN or infinite values.")
+            assert_that(
+                shape[-1] == frames, f"{name} of {t} samples returns {shape}: {shape[-1]} frames, not {frames}."
+            )
+            assert_that(tensor.isfinite().all(), f"{name} of {t} samples returns NaN or infinite values.")
+        decoded = codec.decode(codes)
+        expected, samples = frames * hop, decoded.shape[-1]
+        assert_that(samples == expected, f"decode of {frames} frames returns {samples} samples, not {expected}.")
+        assert_that(decoded.isfinite().all(), f"decode of {frames} frames returns NaN or infinite values.")
 
 
-@LAWS.law
-def codes_in_range(trial: Trial) -> None:
-    """Codes are integers from 0 to codebook_size - 1, and music does not have one code alone."""
-    codec = trial.codec
-    codes = codec.encode(trial.pair)
-    require_codes(codec, codes)
-    require(len(codes.unique()) > 1, f"All codes of noise are {int(codes.flatten()[0])}.")
+@CHECKS.check
+def codes_in_range(case: Case) -> None:
+    """Codes are integers from 0 to codebook_size - 1, and noise has more than one."""
+    codec = case.part
+    codes = codec.encode(case.pair)
+    assert_codes(codec, codes)
+    assert_that(len(codes.unique()) > 1, f"All codes of noise are {int(codes.flatten()[0])}.")
 
 
-def require_codes(codec: Codec, codes: Tensor) -> None:
+def assert_codes(codec: Codec, codes: Tensor) -> None:
     """Raise CheckFailed unless codes are integers within the codebook."""
-    require(not codes.is_floating_point() and not codes.is_complex(), f"encode gives {codes.dtype}, not integers.")
+    assert_that(
+        not codes.is_floating_point() and not codes.is_complex(), f"encode returns {codes.dtype}, not integers."
+    )
     lowest, highest = int(codes.min()), int(codes.max())
     inside = lowest >= 0 and highest < codec.codebook_size
-    require(inside, f"encode gives codes from {lowest} to {highest}, outside the codebook of {codec.codebook_size}.")
+    assert_that(
+        inside, f"encode returns codes from {lowest} to {highest}, outside the codebook of {codec.codebook_size}."
+    )
 
 
-@LAWS.law
-def entries(trial: Trial) -> str | None:
-    """`quantize(embed(codes)) == codes` for every entry of every codebook, but for exactly the `duplicate_codes`."""
-    codec, codes = trial.codec, trial.every_entry
+@CHECKS.check
+def codebook_vectors(case: Case) -> str | None:
+    """`quantize(embed(codes)) == codes` for every code of every codebook, except for exactly the `duplicate_codes`."""
+    codec, codes = case.part, case.every_code
     again = codec.quantize(codec.embed(codes))
     moved = {(k, int(codes[0, k, place])) for _, k, place in (again != codes).nonzero().tolist()}
     declared = {*codec.duplicate_codes}
-    silent, kept = sorted(moved - declared), sorted(declared - moved)
-    require(
+    undeclared, wrong = sorted(moved - declared), sorted(declared - moved)
+    assert_that(
         moved == declared,
-        f"quantize(embed(codes)) == codes must hold but for `duplicate_codes`. {len(silent)} of {codes.numel()} "
-        f"entries come back as another and are not declared: {silent[:9]}; declared and kept: {kept[:9]} "
-        "(codebook, index).",
+        f"quantize(embed(codes)) == codes must hold except for `duplicate_codes`. {len(undeclared)} of {codes.numel()} "
+        f"vectors come back as another and are not declared: {undeclared[:9]}; declared, but not duplicates: "
+        f"{wrong[:9]} (codebook, code).",
     )
     if not declared:
         return None
     more = ", ..." if len(declared) > 9 else ""
-    told = ", ".join(map(str, sorted(declared)[:9]))
-    return f"{len(declared)} duplicate entries are declared: {told}{more} (codebook, index)"
+    first = ", ".join(map(str, sorted(declared)[:9]))
+    return f"{len(declared)} duplicate vectors are declared: {first}{more} (codebook, code)"
 
 
-@LAWS.law
-def distinct_entries(trial: Trial) -> None:
-    """More than half of the entries of every codebook differ from each other, or the law of entries would be empty."""
-    codec = trial.codec
-    for k, latents in enumerate(codec.embed(trial.every_entry)[0]):
+@CHECKS.check
+def distinct_vectors(case: Case) -> None:
+    """More than half of the vectors of every codebook are distinct; else `codebook-vectors` would check nothing."""
+    codec = case.part
+    for k, latents in enumerate(codec.embed(case.every_code)[0]):
         distinct = len(latents.T.unique(dim=0))
-        require(distinct > codec.codebook_size / 2, f"Codebook {k} has only {distinct} different entries: it is empty.")
+        assert_that(
+            distinct > codec.codebook_size / 2, f"Codebook {k} has only {distinct} distinct vectors: it is empty."
+        )
 
 
-@LAWS.law
-def deterministic(trial: Trial) -> None:
-    """The same input gives the same codes, projections, latents and audio at every call."""
-    codec = trial.codec
-    codes = codec.encode(trial.short)
-    for name, call, given in _methods(codec, trial.short, codes):
-        require_same(call(given), call(given), f"{name} is not deterministic.{training_of(codec)}")
+CHECKS.check(assertions.deterministic)
 
 
-def _methods(codec: Codec, audio: Tensor, codes: Tensor) -> list[tuple[str, Callable[[Tensor], Tensor], Tensor]]:
-    """Every method with something to call it with."""
-    return [
-        ("encode", codec.encode, audio),
-        ("encode_continuous", codec.encode_continuous, audio),
-        ("embed", codec.embed, codes),
-        ("quantize", codec.quantize, codec.embed(codes)),
-        ("decode", codec.decode, codes),
-    ]
+@CHECKS.check
+def one_pass(case: Case) -> None:
+    """`encode_with_continuous` returns what `encode` and `encode_continuous` return."""
+    codes, latents = case.part.encode_with_continuous(case.short)
+    assert_same(codes, case.part.encode(case.short), "encode_with_continuous returns other codes than encode.")
+    assert_same(latents, case.part.encode_continuous(case.short), "encode_with_continuous returns other latents.", 1e-4)
 
 
-@LAWS.law
-def one_pass(trial: Trial) -> None:
-    """`encode_with_continuous` gives what `encode` and `encode_continuous` give."""
-    codes, projected = trial.codec.encode_with_continuous(trial.short)
-    require_same(codes, trial.codec.encode(trial.short), "encode_with_continuous gives other codes than encode.")
-    require_same(
-        projected, trial.codec.encode_continuous(trial.short), "encode_with_continuous gives others than project.", 1e-4
-    )
+@CHECKS.check
+def continuous(case: Case) -> None:
+    """`quantize(encode_continuous(audio))` equals the codes of `encode`, except for ties: each level is a residual."""
+    codec = case.part
+    differ = _fraction_changed(codec.quantize(codec.encode_continuous(case.short)), codec.encode(case.short))
+    assert_that(differ < TIES, f"{differ:.1%} of the codes nearest to continuous latents are not those of encode.")
 
 
-@LAWS.law
-def projections(trial: Trial) -> None:
-    """`quantize(project(audio))` gives the codes of `encode`, but for ties: a level is what those before it left."""
-    codec = trial.codec
-    differ = _share_of_changes(codec.quantize(codec.encode_continuous(trial.short)), codec.encode(trial.short))
-    require(differ < TIES, f"{differ:.1%} of the codes that projections are nearest to are not those of encode.")
-
-
-@LAWS.law
-def every_codebook(trial: Trial) -> None:
-    """Other codes in any one row change the audio that is decoded."""
-    codec = trial.codec
-    codes = codec.encode(trial.short)
-    heard = codec.decode(codes)
+@CHECKS.check
+def every_codebook(case: Case) -> None:
+    """Other codes in any row change the decoded audio."""
+    codec = case.part
+    codes = codec.encode(case.short)
+    audio = codec.decode(codes)
     for row in range(codec.num_codebooks):
         others = codes.clone()
         others[:, row] = (others[:, row] + 1) % codec.codebook_size
-        require(not torch.equal(codec.decode(others), heard), f"decode does not read row {row} of the codes.")
+        assert_that(not torch.equal(codec.decode(others), audio), f"decode does not read row {row} of the codes.")
 
 
-@LAWS.law
-def batches(trial: Trial) -> None:
-    """A batch of two, one loud and one quiet, gives what two batches of one give."""
-    codec, codes = trial.codec, trial.codec.encode(trial.pair)
+@CHECKS.check
+def batches(case: Case) -> None:
+    """A batch of two clips, one loud and one quiet, has the results of two batches of one."""
     tolerances = {"encode_continuous": 1e-4, "decode": 1e-5}
-    for name, call, given in _methods(codec, trial.pair, codes):
-        alone = torch.cat([call(row) for row in given.split(1)])
-        text = f"What {name} gives of a row depends on its batch."
-        require_same(call(given), alone, text, tolerances.get(name, 0.0))
+    for name, method, (rows,) in case.calls_on(case.pair):
+        alone = torch.cat([method(row) for row in rows.split(1)])
+        text = f"The result of {name} for a row depends on its batch."
+        assert_same(method(rows), alone, text, tolerances.get(name, 0.0))
 
 
-@LAWS.law
-def hop_length(trial: Trial) -> None:
-    """Audio k * hop_length samples later has its codes k frames later. Asked where encode_context_frames is set."""
-    codec, later = trial.codec, 5  # frames
+@CHECKS.check
+def hop_length(case: Case) -> None:
+    """Audio k * hop_length samples later has its codes k frames later; checked where encode_context_frames is set."""
+    codec, later = case.part, 5  # frames
     if codec.encode_context_frames is None:
         raise NotApplicable("encode_context_frames is None: any frame may depend on all of them")
-    halo = codec.encode_context_frames
-    frames = 2 * halo + 4 * later
-    audio = trial.noise((frames + later) * codec.hop_length, seed=4)
-    late = codec.encode(audio)[..., later + halo : frames + later - halo]
-    soon = codec.encode(audio[..., later * codec.hop_length :])[..., halo : frames - halo]
-    differ = _share_of_changes(late, soon)
-    require(differ < TIES, f"{differ:.1%} of the codes change when audio moves by {later} frames of hop_length.")
+    context = codec.encode_context_frames
+    frames = 2 * context + 4 * later
+    audio = case.noise((frames + later) * codec.hop_length, seed=4)
+    late = codec.encode(audio)[..., later + context : frames + later - context]
+    soon = codec.encode(audio[..., later * codec.hop_length :])[..., context : frames - context]
+    differ = _fraction_changed(late, soon)
+    assert_that(differ < TIES, f"{differ:.1%} of the codes change when audio moves by {later} frames of hop_length.")
 
 
-def _share_of_changes(codes: Tensor, others: Tensor) -> float:
-    require(codes.shape == others.shape, f"There are codes {tuple(codes.shape)} and {tuple(others.shape)}.")
+def _fraction_changed(codes: Tensor, others: Tensor) -> float:
+    assert_that(codes.shape == others.shape, f"There are codes {tuple(codes.shape)} and {tuple(others.shape)}.")
     return float((codes != others).float().mean())
 
 
-@LAWS.law
-def chunked(trial: Trial) -> None:
-    """In pieces, each with the halos that are declared, codes and audio are those of the whole."""
-    codec = trial.codec
+@CHECKS.check
+def chunked(case: Case) -> None:
+    """In chunks, each with the declared context frames, codes and audio are those of the whole clip."""
+    codec = case.part
     if codec.encode_context_frames is None or codec.decode_context_frames is None:
-        raise NotApplicable("encode_context_frames or decode_context_frames is None: it does not work in pieces")
-    halo = max(codec.encode_context_frames, codec.decode_context_frames)
-    frames = max(round(trial.seconds * codec.frame_rate), 4 * halo + 3)
-    short = min(frames, max(round(codec.frame_rate), 4 * halo + 3))
-    pieces = ChunkedCodec(codec, frames=max(1, short // 3))
-    audio = trial.noise(frames * codec.hop_length, seed=3)
+        raise NotApplicable("encode_context_frames or decode_context_frames is None: it does not work in chunks")
+    context = max(codec.encode_context_frames, codec.decode_context_frames)
+    frames = max(round(case.seconds * codec.frame_rate), 4 * context + 3)
+    short = min(frames, max(round(codec.frame_rate), 4 * context + 3))
+    chunks = ChunkedCodec(codec, frames=max(1, short // 3))
+    audio = case.noise(frames * codec.hop_length, seed=3)
     codes = codec.encode(audio)
-    differ = _share_of_changes(pieces.encode(audio), codes)
+    differ = _fraction_changed(chunks.encode(audio), codes)
     why = "is too small, or should be None: a frame depends on more of the clip"
-    text = f"{differ:.2%} of the codes change when encoding in pieces: encode_context_frames {why}."
-    require(differ <= min(TIES, max(0.001, 1 / frames)), text)  # the codes of one frame, or a thousandth
-    text = f"Decoded in pieces, audio differs: decode_context_frames {why}."
-    require_same(pieces.decode(codes), codec.decode(codes), text, 1e-5)
+    text = f"{differ:.2%} of the codes change when encoding in chunks: encode_context_frames {why}."
+    assert_that(differ <= min(TIES, max(0.001, 1 / frames)), text)  # the codes of one frame, or a thousandth
+    text = f"Decoded in chunks, audio differs: decode_context_frames {why}."
+    assert_same(chunks.decode(codes), codec.decode(codes), text, 1e-5)
 
 
-@LAWS.law
-def extremes(trial: Trial) -> None:
-    """Silence, full scale and clipped noise give codes in range, and nothing that is NaN or infinite."""
-    codec = trial.codec
+@CHECKS.check
+def extremes(case: Case) -> None:
+    """Silence, full scale and clipped noise have codes in range, and no result is NaN or infinite."""
+    codec = case.part
     samples = 3 * codec.hop_length + 1
-    full = torch.ones_like(trial.noise(samples))
-    for name, audio in (("silence", 0 * full), ("full scale", full), ("clipped noise", trial.noise(samples).sign())):
+    full = torch.ones_like(case.noise(samples))
+    for name, audio in (("silence", 0 * full), ("full scale", full), ("clipped noise", case.noise(samples).sign())):
         codes = codec.encode(audio)
-        require_codes(codec, codes)
+        assert_codes(codec, codes)
         for method, tensor in (
             ("encode_continuous", codec.encode_continuous(audio)),
             ("embed", codec.embed(codes)),
             ("decode", codec.decode(codes)),
         ):
-            require(tensor.isfinite().all(), f"{method} of {name} gives NaN or infinite values.")
+            assert_that(tensor.isfinite().all(), f"{method} of {name} returns NaN or infinite values.")
 
 
-@LAWS.law
-def inputs_untouched(trial: Trial) -> None:
-    """No method changes the tensor that it is given."""
-    codec, samples = trial.codec, 9 * trial.codec.hop_length
-    codes = codec.encode(trial.noise(samples, seed=2))
-    for name, call, given in _methods(codec, trial.noise(samples, seed=5), codes):
-        require_untouched(call, given.clone(), name=name)
+for shared in (assertions.inputs_untouched, assertions.no_gradient, assertions.no_global_randomness):
+    CHECKS.check(shared)
 
 
-@LAWS.law
-def no_gradient(trial: Trial) -> None:
-    """Nothing that it gives carries a gradient, not even of audio that asks for one; a denoiser can learn from it."""
-    codec, audio = trial.codec, trial.short.clone().requires_grad_()
-    codes = codec.encode(audio)
-    for name, call, given in _methods(codec, audio, codes):
-        require_frozen_tensor(call(given), f"What {name} gives")
-
-
-@LAWS.law
-def no_global_randomness(trial: Trial) -> None:
-    """The global generators of torch, numpy and random stand where they stood."""
-    codec = trial.codec
-    with randomness_untouched(codec):
-        codes = codec.encode(trial.short)
-        for _, call, given in _methods(codec, trial.short, codes):
-            call(given)
-
-
-@LAWS.law
-def moves(trial: Trial) -> str:
-    """A deep copy moved to float64 takes such audio and gives codes and finite audio, and moved back it gives the same
-    codes; every tensor in it moves to another device, and it works on the GPU if there is one.
+@CHECKS.check
+def moves(case: Case) -> str:
+    """A deep copy moved to float64 encodes and decodes such audio, and moved back it has the same codes; every tensor
+    in it moves to another device, and it works on the GPU if there is one.
     """
 
     def run(codec: Codec, dtype: torch.dtype, device: str) -> Tensor:
-        codes = codec.encode(trial.short.to(device, dtype))
-        require_codes(codec, codes)
-        heard = codec.decode(codes)
+        codes = codec.encode(case.short.to(device, dtype))
+        assert_codes(codec, codes)
+        audio = codec.decode(codes)
         at = f"Moved to {dtype} on {device},"
-        require(heard.isfinite().all(), f"{at} decode gives NaN or infinite values.")
-        for name, tensor in (("encode", codes), ("embed", codec.embed(codes)), ("decode", heard)):
-            require(tensor.device.type == torch.device(device).type, f"{at} {name} answers on {tensor.device}.")
+        assert_that(audio.isfinite().all(), f"{at} decode returns NaN or infinite values.")
+        for name, tensor in (("encode", codes), ("embed", codec.embed(codes)), ("decode", audio)):
+            assert_that(
+                tensor.device.type == torch.device(device).type, f"{at} {name} returns tensors on {tensor.device}."
+            )
         return codes
 
     def same(before: Tensor, after: Tensor) -> None:
-        require_same(after, before, "Moved to float64 and back, the codec encodes otherwise.")
+        assert_same(after, before, "Moved to float64 and back, the codec encodes differently.")
 
-    require_other_precision(trial.codec, run, same)
-    return require_other_device(trial.codec, run)
+    assert_other_precision(case.part, run, same)
+    return assert_other_device(case.part, run)
 
 
-@LAWS.law
-def save_and_load(trial: Trial) -> None:
-    """Built again from its options as JSON, and given its fitted state from a file, it does the same."""
-    codec, audio = trial.codec, trial.short
+@CHECKS.check
+def save_and_load(case: Case) -> None:
+    """Built again from its options as JSON, with its fitted state from a file, it has the same results."""
+    codec, audio = case.part, case.short
     state = {name: tensor.contiguous().cpu().clone() for name, tensor in codec.fitted_state().items()}
-    again: Any = rebuilt("codecs", codec).to(device_of(codec))
+    again: Any = rebuild("codecs", codec).to(device_of(codec))
     again.load_fitted_state(load(save(state)))
-    require(again.is_fitted, "load_fitted_state(fitted_state()) leaves a codec that is not fitted.")
+    assert_that(again.is_fitted, "load_fitted_state(fitted_state()) leaves a codec that is not fitted.")
     codes = codec.encode(audio)
-    require_same(again.encode(audio), codes, "Built again from its options and fitted state, it encodes otherwise.")
-    require_same(again.embed(codes), codec.embed(codes), "Built again, it embeds otherwise.")
-    require_same(again.decode(codes), codec.decode(codes), "Built again, it decodes otherwise.", 1e-5)
+    assert_same(again.encode(audio), codes, "Built again from its options and fitted state, it encodes differently.")
+    assert_same(again.embed(codes), codec.embed(codes), "Built again, it embeds differently.")
+    assert_same(again.decode(codes), codec.decode(codes), "Built again, it decodes differently.", 1e-5)
     same = again.duplicate_codes == codec.duplicate_codes
-    require(same, "Built again, it declares other duplicate_codes.")
+    assert_that(same, "Built again, it declares other duplicate_codes.")
 
 
-@LAWS.law
-def frozen(trial: Trial) -> None:
-    """No parameter learns, and a codec told to train, by itself or inside a model, stays in evaluation mode.
+CHECKS.check(assertions.frozen)
 
-    Tried last: the other laws are asked of a codec as its constructor leaves it.
-    """
-    require_frozen(trial.codec)
+
+class CodecChecks(PartChecks, checks=CHECKS):
+    """The checks of a codec as a pytest class: subclass it, and define `part`."""
+
+    seconds = 1.0  # of the longest clip
+
+    def part(self) -> Codec:
+        """Return the codec, fitted if it needs to be."""
+        raise NotImplementedError
+
+    def case(self) -> Case:
+        """Return the codec with the audio it is checked on."""
+        return Case(self.part(), self.seconds)

@@ -1,9 +1,10 @@
-"""The laws of conditioners."""
+"""The checks of conditioners."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -12,21 +13,15 @@ import torch
 from codecdiff.conditioners.cached import CachedConditioner
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Condition, Conditioner, Prompt, prompt_fields
-from codecdiff.testing.assertions import (
-    randomness_untouched,
-    rebuilt,
-    require,
-    require_frozen,
-    require_frozen_tensor,
-    require_other_device,
-    require_same,
-    training_of,
-)
-from codecdiff.testing.checks import Checks, Result
+from codecdiff.testing import assertions
+from codecdiff.testing.assertions import Call, assert_other_device, assert_same_rows, assert_that, rebuild
+from codecdiff.testing.checks import Checks, PartChecks, Result
+from codecdiff.testing.clips import example_audio
+from codecdiff.testing.runner import CheckRequest, CheckRun
 
-# two values of each field of a prompt that a conditioner may read
+# Two values of each field of a prompt that a conditioner may read
 FIELDS: dict[str, tuple[Any, Any]] = {
-    "text": ("a slow piece for piano", "loud drums"),
+    "text": ("a slow tune for piano", "loud drums"),
     "tempo": (90.0, 120.0),
     "bpm": (90.0, 120.0),
     "key": ("G major", "A minor"),
@@ -35,204 +30,227 @@ FIELDS: dict[str, tuple[Any, Any]] = {
     "start": (0.0, 20.0),
     "instruments": (["piano"], ["drums", "flute"]),
 }
-PROMPTS: tuple[Prompt, ...] = ("a slow piece for piano", "drums", {"text": "a fast tune in G major, with a flute"})
+PROMPTS: tuple[Prompt, ...] = ("a slow tune for piano", "drums", {"text": "a fast tune in G major, with a flute"})
 
 
 @dataclass
-class Trial:
-    """A conditioner, and at least two prompts of which the first two differ in a field that it reads."""
+class Case:
+    """A conditioner, and at least two prompts; the first two differ in a field that it reads."""
 
-    conditioner: Conditioner
+    part: Conditioner
     prompts: Sequence[Prompt] = PROMPTS
 
+    def encode(self) -> Condition:
+        """Encode the prompts."""
+        return self.part.encode(self.prompts)
 
-LAWS: Checks[Trial] = Checks("conditioners")
+    def calls(self) -> Iterator[Call]:
+        """Yield `encode` with the prompts."""
+        yield Call("encode", self.part.encode, (self.prompts,))
+
+
+CHECKS: Checks[Case] = Checks("conditioners")
 
 
 def check_conditioner(conditioner: Conditioner, prompts: Sequence[Prompt] = PROMPTS) -> list[Result]:
-    """Check every law of a conditioner, on at least two `prompts`, the first two different in a field it reads.
+    """Run every check of a conditioner, on at least two `prompts`, the first two different in a field it reads.
 
-    Raises AssertionError that lists the laws it breaks.
+    Raises AssertionError that lists the checks it fails.
     """
-    return LAWS.demand(conditioner, Trial(conditioner, prompts))
+    return CHECKS.assert_all(conditioner, Case(conditioner, prompts))
 
 
-def require_same_rows(a: Condition, b: Condition, text: str, tolerance: float = 1e-4) -> None:
-    """Raise CheckFailed unless two conditions have the same real tokens, whatever their padding."""
-    require(list(a) == list(b), f"{text} The entries are {list(a)} and {list(b)}.")
-    for name in a:
-        shorter = min(a[name].mask.shape[1], b[name].mask.shape[1])
-        rest = [entry.mask[:, shorter:].any() for entry in (a[name], b[name])]
-        require(not any(rest), f"{text} '{name}' has more real tokens in one.")
-        require_same(a[name].mask[:, :shorter], b[name].mask[:, :shorter], f"{text} The mask of '{name}':")
-        require_same(a[name].tokens[a[name].mask], b[name].tokens[b[name].mask], f"{text} '{name}':", tolerance)
+def run_checks(request: CheckRequest) -> CheckRun:
+    """Build a conditioner, and run its checks on the requested prompts, or on examples of the fields it reads."""
+    conditioner = request.build()
+    prompts = request.prompts or example_prompts(conditioner.fields, request.folder)
+    notes = [f"checked with the prompts {', '.join(map(repr, prompts[:2]))}"]
+    return CheckRun(conditioner, notes, CHECKS.run(conditioner, Case(conditioner, prompts)))
 
 
-@LAWS.law
-def facts(trial: Trial) -> None:
-    """`fields` names all that is read, and `widths` are those of the entries that `encode` gives."""
-    fields, widths = trial.conditioner.fields, trial.conditioner.widths
+def example_prompts(fields: Sequence[str], folder: Path) -> list[Prompt]:
+    """Return three prompts of the fields in FIELDS and `audio`: two with other values in each, and one more.
+
+    Raises ValueError for a conditioner that reads none of them.
+    """
+    values = {field: FIELDS[field] for field in fields if field in FIELDS}
+    if "audio" in fields:
+        first, second = example_audio(folder)
+        values["audio"] = (str(first), str(second))
+    if not values:
+        raise ValueError(
+            f"Missing example prompts for the fields it reads ({', '.join(fields)}). Write some to a file, one per "
+            "line, for --prompts FILE.jsonl."
+        )
+    complete = [{field: pair[i] for field, pair in values.items()} for i in (0, 1)]
+    first_field = next(iter(values))
+    return [*complete, {first_field: complete[0][first_field]}]
+
+
+@CHECKS.check
+def facts(case: Case) -> None:
+    """`fields` names every field that is read, and `widths` are those of the tokens that `encode` returns."""
+    fields, widths = case.part.fields, case.part.widths
     named = isinstance(fields, tuple) and all(isinstance(field, str) for field in fields)
-    require(named, f"fields is a tuple of names of a prompt's fields; it is {fields!r}.")
-    condition = trial.conditioner.encode(trial.prompts)
-    require(condition.widths == widths, f"widths are {widths}, entries {condition.widths}.")
+    assert_that(named, f"fields must be a tuple of names of a prompt's fields; it is {fields!r}.")
+    condition = case.encode()
+    assert_that(condition.widths == widths, f"widths are {widths}, those of the tokens {condition.widths}.")
     others = {name: value for name, (value, _) in FIELDS.items() if name not in fields}
-    more = trial.conditioner.encode([{**others, **prompt_fields(prompt)} for prompt in trial.prompts])
-    require_same_rows(more, condition, f"Its fields are {', '.join(fields)}, and it reads one of {', '.join(others)}.")
+    more = case.part.encode([{**others, **prompt_fields(prompt)} for prompt in case.prompts])
+    assert_same_rows(more, condition, f"Its fields are {', '.join(fields)}, and it reads one of {', '.join(others)}.")
 
 
-@LAWS.law
-def entries(trial: Trial) -> None:
-    """Every entry is (b, n, e) finite floating point tokens with a boolean mask (b, n), a row for each prompt."""
-    for name, (tokens, mask) in trial.conditioner.encode(trial.prompts).items():
-        require(mask.dtype == torch.bool, f"The mask of '{name}' is {mask.dtype}, not bool.")
+@CHECKS.check
+def condition_tokens(case: Case) -> None:
+    """Tokens are (b, n, e), finite and floating point, with a boolean mask (b, n), a row for each prompt."""
+    for name, (tokens, mask) in case.encode().items():
+        assert_that(mask.dtype == torch.bool, f"The mask of '{name}' is {mask.dtype}, not bool.")
         shapes = f"'{name}' is {tuple(tokens.shape)} with a mask {tuple(mask.shape)}"
-        fits = tokens.ndim == 3 and mask.shape == tokens.shape[:2] and len(mask) == len(trial.prompts)
-        require(fits, f"{shapes}, not (b, n, e) and (b, n) of {len(trial.prompts)} prompts.")
+        fits = tokens.ndim == 3 and mask.shape == tokens.shape[:2] and len(mask) == len(case.prompts)
+        assert_that(fits, f"{shapes}, not (b, n, e) and (b, n) of {len(case.prompts)} prompts.")
         finite = tokens.is_floating_point() and tokens.isfinite().all()
-        require(finite, f"The tokens of '{name}' are not finite floats.")
+        assert_that(finite, f"The tokens of '{name}' are not finite floats.")
 
 
-@LAWS.law
-def no_gradient(trial: Trial) -> None:
-    """Features carry no gradient, and a denoiser can learn from them: whatever learns is its."""
-    for name, entry in trial.conditioner.encode(trial.prompts).items():
-        require_frozen_tensor(entry.tokens, f"'{name}'")
+CHECKS.check(assertions.no_gradient)
 
 
-@LAWS.law
-def empty_prompt(trial: Trial) -> None:
-    """An empty prompt, a string, without fields, or with fields that are None or empty, is unconditional: none of its
-    tokens is real.
+@CHECKS.check
+def empty_prompt(case: Case) -> None:
+    """An empty prompt, a string, without fields, or with fields that are None or empty, is unconditional: it has no
+    real token.
     """
-    blanks = ["", {}, *(dict.fromkeys(trial.conditioner.fields, nothing) for nothing in (None, ""))]
-    condition = trial.conditioner.encode([*blanks, trial.prompts[0]])
-    for name, entry in condition.items():
+    blanks = ["", {}, *(dict.fromkeys(case.part.fields, nothing) for nothing in (None, ""))]
+    condition = case.part.encode([*blanks, case.prompts[0]])
+    for name, (_, mask) in condition.items():
         for row, blank in enumerate(blanks):
-            require(not entry.mask[row].any(), f"The prompt {blank!r} is empty, and has real tokens in '{name}'.")
+            assert_that(not mask[row].any(), f"The prompt {blank!r} is empty, and has real tokens in '{name}'.")
 
 
-@LAWS.law
-def reads_prompts(trial: Trial) -> None:
-    """A prompt has real tokens, two different ones have different features, and a string is one whose text it is."""
-    condition, (first, second) = trial.conditioner.encode(trial.prompts), trial.prompts[:2]
-    require(any(entry.mask[0].any() for entry in condition.values()), f"{first!r} is read as empty.")
-    both = (condition.rows([0]), condition.rows([1]))
-    told = [torch.cat([e.tokens[e.mask].flatten() for e in c.values()]) for c in both]
-    require(not torch.equal(*told), f"{first!r} and {second!r} give the same features.")
+@CHECKS.check
+def reads_prompts(case: Case) -> None:
+    """A prompt has real tokens, two different ones have different features, and a string equals `{"text": string}`."""
+    condition, (first, second) = case.encode(), case.prompts[:2]
+    assert_that(any(mask[0].any() for _, mask in condition.values()), f"{first!r} is read as empty.")
+    rows = [condition.rows([0]), condition.rows([1])]
+    features = [torch.cat([tokens[mask].flatten() for tokens, mask in row.values()]) for row in rows]
+    assert_that(not torch.equal(*features), f"{first!r} and {second!r} have the same features.")
     words = FIELDS["text"][0]
-    string, mapping = (trial.conditioner.encode([prompt]) for prompt in (words, {"text": words}))
-    require_same_rows(
-        string, mapping, f"The prompt {words!r} is not read as { ({'text': words})!r}: see prompt_fields."
-    )
+    string, mapping = (case.part.encode([prompt]) for prompt in (words, {"text": words}))
+    text = f"The prompt {words!r} is not read as { ({'text': words})!r}: see prompt_fields."
+    assert_same_rows(string, mapping, text)
 
 
-@LAWS.law
-def deterministic(trial: Trial) -> None:
-    """The same prompts give exactly the same features at every call."""
-    first, second = (trial.conditioner.encode(trial.prompts) for _ in range(2))
-    text = f"encode is not deterministic.{training_of(trial.conditioner)}"
-    require_same_rows(first, second, text, 0.0)
+CHECKS.check(assertions.deterministic)
 
 
-@LAWS.law
-def neighbours(trial: Trial) -> None:
-    """A prompt's features do not depend on the prompts beside it, nor on the padding that they bring."""
-    together = trial.conditioner.encode(trial.prompts)
-    for row, prompt in enumerate(trial.prompts):
-        alone = trial.conditioner.encode([prompt])
-        require_same_rows(alone, together.rows([row]), f"{prompt!r} depends on its neighbours.")
-    among_empty = trial.conditioner.encode(["", {}, trial.prompts[0]]).rows([2])
-    require_same_rows(among_empty, together.rows([0]), "A prompt depends on empty neighbours.")
+@CHECKS.check
+def neighbors(case: Case) -> None:
+    """A prompt's features do not depend on the prompts beside it, nor on their padding."""
+    together = case.encode()
+    for row, prompt in enumerate(case.prompts):
+        alone = case.part.encode([prompt])
+        assert_same_rows(alone, together.rows([row]), f"{prompt!r} depends on its neighbors.")
+    among_empty = case.part.encode(["", {}, case.prompts[0]]).rows([2])
+    assert_same_rows(among_empty, together.rows([0]), "A prompt depends on empty neighbors.")
 
 
-@LAWS.law
-def cache(trial: Trial) -> None:
-    """Asked again, in another order, for one twice, after what it gave was written over, or from files by its `key`, it
-    gives the same.
+@CHECKS.check
+def cache(case: Case) -> None:
+    """Encoded again, in another order, one twice, after the first result was overwritten, or from files by their `key`,
+    prompts have the same features.
     """
-    count = len(trial.prompts)
-    first = trial.conditioner.encode(trial.prompts)
-    kept = first.map(lambda _, entry: (entry.tokens.clone(), entry.mask.clone()))
+    count, first = len(case.prompts), case.encode()
+    original = first.map(lambda _, entry: (entry.tokens.clone(), entry.mask.clone()))
     overwrite(first, first.map(lambda _, entry: (torch.full_like(entry.tokens, 7.0), torch.ones_like(entry.mask))))
     try:
         for order in (list(range(count)), [*reversed(range(count)), 0]):
-            again = trial.conditioner.encode([trial.prompts[i] for i in order])
-            require_same_rows(again, kept.rows(order), "Asked again, it gives other features.")
+            again = case.part.encode([case.prompts[i] for i in order])
+            assert_same_rows(again, original.rows(order), "Encoded again, prompts have other features.")
     finally:
-        overwrite(first, kept)
-    if fingerprint_of(trial.conditioner) is None:
+        overwrite(first, original)
+    if fingerprint_of(case.part) is None:
         return
-    alone = [trial.conditioner.encode([prompt]) for prompt in trial.prompts]
+    alone = [case.part.encode([prompt]) for prompt in case.prompts]
     with TemporaryDirectory() as folder:
-        cached = CachedConditioner(trial.conditioner, folder).to(device_of(trial.conditioner))
-        cached.prepare(trial.prompts)
-        for prompt, row in zip(trial.prompts, alone, strict=True):
-            text = f"Kept on disk by its key, {prompt!r} has other features: two prompts share {cached.key(prompt)!r}?"
-            require_same_rows(cached.encode([prompt]), row, text)
+        cached = CachedConditioner(case.part, folder).to(device_of(case.part))
+        cached.prepare(case.prompts)
+        for prompt, row in zip(case.prompts, alone, strict=True):
+            text = (
+                f"Cached on disk by its key, {prompt!r} has other features: two prompts share {cached.key(prompt)!r}?"
+            )
+            assert_same_rows(cached.encode([prompt]), row, text)
 
 
 def fingerprint_of(conditioner: Conditioner) -> str | None:
-    """Give the fingerprint of a conditioner; None for one that refuses to be kept on disk by a ValueError."""
+    """Return the fingerprint of a conditioner; None for one that refuses to be cached on disk by a ValueError."""
     try:
         return conditioner.fingerprint()
     except ValueError:
         return None
 
 
-@LAWS.law
-def cache_key(trial: Trial) -> None:
-    """What features are kept under by `cached` tells apart what it must: prompts of different features have different
-    keys, and built again it has the same fingerprint, whether it was asked before or not.
+@CHECKS.check
+def cache_key(case: Case) -> None:
+    """Prompts of different features have different keys for `cached`, and built again the conditioner has the same
+    fingerprint, whether it was used before or not.
     """
-    conditioner, (first, second) = trial.conditioner, trial.prompts[:2]
-    conditioner.encode(trial.prompts)
-    key, again = conditioner.key(first), rebuilt("conditioners", conditioner)
-    require(key != conditioner.key(second), f"{first!r} and {second!r} have one key, {key!r}: see `fields` and `key`.")
-    text = "Built again and not asked yet, it has another fingerprint: nothing that a cache has kept would be found."
-    require(fingerprint_of(conditioner) == fingerprint_of(again), text)
+    conditioner, (first, second) = case.part, case.prompts[:2]
+    case.encode()
+    key, again = conditioner.key(first), rebuild("conditioners", conditioner)
+    text = f"{first!r} and {second!r} have one key, {key!r}: see `fields` and `key`."
+    assert_that(key != conditioner.key(second), text)
+    text = "Built again and not used yet, it has another fingerprint: nothing in a cache would be found."
+    assert_that(fingerprint_of(conditioner) == fingerprint_of(again), text)
 
 
 @torch.no_grad()
 def overwrite(condition: Condition, other: Condition) -> None:
-    """Write the tensors of another condition into those of one."""
+    """Copy the tensors of another condition into those of one."""
     for name, entry in condition.items():
         entry.tokens.copy_(other[name].tokens)
         entry.mask.copy_(other[name].mask)
 
 
-@LAWS.law
-def no_global_randomness(trial: Trial) -> None:
-    """The global generators of torch, numpy and random stand where they stood."""
-    with randomness_untouched(trial.conditioner):
-        trial.conditioner.encode(trial.prompts)
+CHECKS.check(assertions.no_global_randomness)
 
 
-@LAWS.law
-def moves(trial: Trial) -> str:
+@CHECKS.check
+def moves(case: Case) -> str:
     """Every tensor in a deep copy of it moves to another device, and it works on the GPU if there is one."""
 
     def run(conditioner: Conditioner, dtype: torch.dtype, device: str) -> None:
-        there, here = conditioner.encode(trial.prompts).to("cpu"), trial.conditioner.encode(trial.prompts).to("cpu")
-        require_same_rows(there, here, f"Moved to {device}, the features are others.", 1e-2)
+        moved, original = conditioner.encode(case.prompts).to("cpu"), case.encode().to("cpu")
+        assert_same_rows(moved, original, f"Moved to {device}, the features are others.", 1e-2)
 
-    return require_other_device(trial.conditioner, run)
+    return assert_other_device(case.part, run)
 
 
-@LAWS.law
-def save_and_load(trial: Trial) -> None:
-    """Built again from its options as JSON, it gives the same features, computed one by one, last prompt first, or kept
-    from before.
+@CHECKS.check
+def save_and_load(case: Case) -> None:
+    """Built again from its options as JSON, it has the same features, for one prompt after another, last one first, and
+    for all at once.
     """
-    features, again = trial.conditioner.encode(trial.prompts), rebuilt("conditioners", trial.conditioner)
-    require(again.widths == trial.conditioner.widths, f"Built again, it has the widths {again.widths}.")
-    for prompt in reversed(trial.prompts):
-        text = f"Built again, it reads {prompt!r} otherwise."
-        require_same_rows(again.encode([prompt]), trial.conditioner.encode([prompt]), text)
-    require_same_rows(again.encode(trial.prompts), features, "Built again, it gives others for all at once.")
+    features, again = case.encode(), rebuild("conditioners", case.part)
+    assert_that(again.widths == case.part.widths, f"Built again, it has the widths {again.widths}.")
+    for prompt in reversed(case.prompts):
+        text = f"Built again, it reads {prompt!r} differently."
+        assert_same_rows(again.encode([prompt]), case.part.encode([prompt]), text)
+    assert_same_rows(again.encode(case.prompts), features, "Built again, it has other features for all at once.")
 
 
-@LAWS.law
-def frozen(trial: Trial) -> None:
-    """No parameter learns, and a conditioner told to train stays in evaluation mode."""
-    require_frozen(trial.conditioner)
+CHECKS.check(assertions.frozen)
+
+
+class ConditionerChecks(PartChecks, checks=CHECKS):
+    """The checks of a conditioner as a pytest class: subclass it, and define `part`."""
+
+    prompts: Sequence[Prompt] = PROMPTS  # at least two, the first two different in a field it reads
+
+    def part(self) -> Conditioner:
+        """Return the conditioner."""
+        raise NotImplementedError
+
+    def case(self) -> Case:
+        """Return the conditioner with its prompts."""
+        return Case(self.part(), self.prompts)

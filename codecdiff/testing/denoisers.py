@@ -1,7 +1,8 @@
-"""The laws of denoisers."""
+"""The checks of denoisers."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -14,42 +15,48 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from codecdiff.errors import ConfigError
 from codecdiff.interfaces import Condition, ConditionTokens, Denoiser
+from codecdiff.testing import assertions
 from codecdiff.testing.assertions import (
-    elsewhere,
+    Call,
+    assert_other_device,
+    assert_other_precision,
+    assert_same,
+    assert_that,
+    call_on_meta,
     noise,
-    randomness_untouched,
-    require,
-    require_other_device,
-    require_other_precision,
-    require_same,
 )
-from codecdiff.testing.checks import CheckFailed, Checks, NotApplicable, Result
+from codecdiff.testing.checks import CheckFailed, Checks, NotApplicable, PartChecks, Result
+from codecdiff.testing.runner import CheckRequest, CheckRun
 
 Inputs = tuple[Tensor, Tensor, Tensor | None]  # noisy latents, timesteps, context
-LEARNED = 0.5  # of the loss of predicting zeros, below which a batch counts as learned
+# Conditions that a denoiser may read; the first with which it can be built are used
+WIDTHS: tuple[dict[str, int], ...] = ({"text": 16, "vector": 16}, {"text": 16}, {"vector": 16}, {})
+LEARNED = 0.5  # of the loss of the zero predictor, below which a batch counts as learned
 STEPS = 80  # of AdamW at most
 LONG = 5003  # latent frames, about a minute
+LENGTHS = (1, 7, 16, 33)  # latent frames
 
 
 @dataclass
-class Trial:
-    """A function that builds a denoiser, the sizes it is built for, and what it is told."""
+class Case:
+    """A function that builds a denoiser, the sizes it is built for, and its inputs."""
 
     make: Callable[..., Denoiser]
     widths: Mapping[str, int]
     channels: int = 4
     context_channels: int = 3
-    lengths: Sequence[int] = (1, 7, 16, 33)  # latent frames
+    lengths: Sequence[int] = LENGTHS
     label: str = ""
 
     def build(self, seed: int = 0, **others: Any) -> Denoiser:
-        """Build one as it comes from its constructor, by a fixed seed; `others` are supplied in place of the usual."""
+        """Build one as it comes from its constructor, with a fixed seed; `others` replace the usual arguments."""
         usual = {"channels": self.channels, "context_channels": self.context_channels}
         with _seeded(seed):  # its weights are drawn
             return self.make(**{**usual, "condition_widths": dict(self.widths), **others}).eval()
 
-    def moved(self, seed: int = 7, **others: Any) -> Denoiser:
+    def perturbed(self, seed: int = 7, **others: Any) -> Denoiser:
         """Build one and move its weights a little, so that a layer that starts at zero cannot hide anything."""
         denoiser = self.build(seed, **others)
         with torch.no_grad():
@@ -58,14 +65,14 @@ class Trial:
         return denoiser
 
     @cached_property
-    def denoiser(self) -> Denoiser:
-        """The one that most laws are tried on."""
-        return self.moved()
+    def part(self) -> Denoiser:
+        """The denoiser that most checks use."""
+        return self.perturbed()
 
     @cached_property
     def condition(self) -> Condition:
-        """Of three rows: whole, half and absent."""
-        return condition_of(self.widths)
+        """A condition of three rows: whole, half and absent."""
+        return example_condition(self.widths)
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -77,34 +84,40 @@ class Trial:
         context = noise(3, self.context_channels, frames, seed=1) if self.context_channels else None
         return noise(3, self.channels, frames), torch.tensor([3, 40, 90]), context
 
+    def calls(self) -> Iterator[Call]:
+        """Yield `forward` with fresh inputs, without gradients."""
+        arguments = (*self.inputs_of(max(self.lengths)), example_condition(self.widths))
+        yield Call("forward", torch.no_grad()(self.part), arguments)
+
     @cached_property
     def plain(self) -> Tensor:
-        """What the denoiser predicts."""
+        """The prediction from the usual inputs."""
         return self.predict()
 
     @torch.no_grad()
     def predict(
         self, condition: Condition | None = None, denoiser: Denoiser | None = None, inputs: Inputs | None = None
     ) -> Tensor:
-        """Predict from these, or from what is usual."""
-        return (denoiser or self.denoiser)(*(inputs or self.inputs), condition or self.condition)
+        """Predict from these, or from the usual denoiser, condition and inputs."""
+        condition = self.condition if condition is None else condition  # an empty one is false
+        return (denoiser or self.part)(*(inputs or self.inputs), condition)
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Let torch draw from this seed inside, and go on afterwards as if nothing had been drawn."""
+    """Seed torch inside the block, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
-def condition_of(widths: Mapping[str, int], tokens: int = 5) -> Condition:
-    """Make a condition of three rows: of so many real tokens, of two, and absent."""
+def example_condition(widths: Mapping[str, int], tokens: int = 5) -> Condition:
+    """Return a condition of three rows: all tokens real, two of them, and none."""
     mask = torch.arange(tokens) < torch.tensor([[tokens], [2], [0]])
     return Condition({name: ConditionTokens(noise(3, tokens, e, seed=e), mask) for name, e in widths.items()})
 
 
-LAWS: Checks[Trial] = Checks("denoisers")
+CHECKS: Checks[Case] = Checks("denoisers")
 
 
 def check_denoiser(
@@ -113,249 +126,287 @@ def check_denoiser(
     widths: Mapping[str, int] | None = None,
     channels: int = 4,
     context_channels: int = 3,
-    lengths: Sequence[int] = (1, 7, 16, 33),
+    lengths: Sequence[int] = LENGTHS,
 ) -> list[Result]:
-    """Check every law of a denoiser.
+    """Run every check of a denoiser.
 
     `make(channels=, context_channels=, condition_widths=)` builds a small one; its weights are moved a little, so
     that a layer that starts at zero cannot hide anything. `widths` are those of the conditions it can read.
 
-    Raises AssertionError that lists the laws it breaks.
+    Raises AssertionError that lists the checks it fails.
     """
-    trial = Trial(make, {"text": 6} if widths is None else widths, channels, context_channels, lengths)
-    return LAWS.demand(trial.build(), trial)
+    case = Case(make, {"text": 6} if widths is None else widths, channels, context_channels, lengths)
+    return CHECKS.assert_all(case.build(), case)
 
 
-@LAWS.law
-def facts(trial: Trial) -> None:
-    """It says the channels, context_channels and condition_widths that it was built for."""
-    given = trial.channels, trial.context_channels, dict(trial.widths)
-    denoiser = trial.denoiser
-    found = denoiser.channels, denoiser.context_channels, dict(denoiser.condition_widths)
-    require(found == given, f"Built for channels, context_channels and condition_widths {given}, it says {found}.")
+def run_checks(request: CheckRequest) -> CheckRun:
+    """Build a denoiser with conditions that it reads, with and without context, and run its checks."""
+    make, widths = find_widths(request)
+    case = Case(make, widths, label="with context" if widths else "")
+    read = {name: width for name, width in widths.items() if reads(case, name)}
+    cases = [Case(make, read, label="with context"), Case(make, read, context_channels=0, label="without context")]
+    denoiser = cases[0].build()
+    size = sum(parameter.numel() for parameter in denoiser.parameters())
+    notes = [
+        f"{size:,} parameters{': smaller ones, by --set, are checked sooner' if size > 10**7 else ''}",
+        f"of {', '.join(WIDTHS[0])} it reads: {', '.join(read) or 'none'}",
+    ]
+    return CheckRun(denoiser, notes, CHECKS.run(denoiser, *cases))
 
 
-@LAWS.law
-def lengths(trial: Trial) -> None:
-    """Any number of frames, 1, odd ones and those of a minute too, gives a prediction of the same shape, finite and not
-    zero.
+def find_widths(request: CheckRequest) -> tuple[Callable[..., Denoiser], dict[str, int]]:
+    """Return the function that builds a denoiser, and the first of `WIDTHS` with which it can be built.
+
+    Raises what the last attempt raised if there are none.
     """
-    for frames in trial.lengths:
-        found = trial.predict(inputs=trial.inputs_of(frames))
-        wanted = (3, trial.channels, frames)
-        require(found.shape == wanted, f"{frames} frames become {tuple(found.shape)}, not {wanted}.")
-        good = found.isfinite().all() and found.abs().max() > 0
-        require(good, f"The prediction of {frames} frames is zero or not finite.")
-    noisy, steps, context = trial.inputs_of(LONG)
+
+    def make(**derived: Any) -> Denoiser:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of conditions it does not read, which the notes list
+            return request.build(**derived)
+
+    for widths in WIDTHS[:-1]:
+        try:
+            make(channels=4, context_channels=3, condition_widths=widths)
+        except ConfigError:
+            raise
+        except ValueError:
+            continue
+        return make, widths
+    make(channels=4, context_channels=3, condition_widths=WIDTHS[-1])
+    return make, WIDTHS[-1]
+
+
+def reads(case: Case, name: str) -> bool:
+    """Return whether a condition changes the prediction; the checks report a denoiser that fails."""
+    try:
+        return not ignores(case, name)
+    except Exception:  # third-party code may fail in any way
+        return True
+
+
+@CHECKS.check
+def facts(case: Case) -> None:
+    """Its channels, context_channels and condition_widths are those it was built for."""
+    sizes = case.channels, case.context_channels, dict(case.widths)
+    denoiser = case.part
+    facts = denoiser.channels, denoiser.context_channels, dict(denoiser.condition_widths)
+    assert_that(facts == sizes, f"Built for channels, context_channels and condition_widths {sizes}, it has {facts}.")
+
+
+@CHECKS.check
+def lengths(case: Case) -> None:
+    """For any number of frames, 1, odd ones and those of a minute too, the prediction has the same shape, and is finite
+    and not zero.
+    """
+    for frames in case.lengths:
+        prediction = case.predict(inputs=case.inputs_of(frames))
+        shape = (3, case.channels, frames)
+        assert_that(prediction.shape == shape, f"{frames} frames become {tuple(prediction.shape)}, not {shape}.")
+        valid = prediction.isfinite().all() and prediction.abs().max() > 0
+        assert_that(valid, f"The prediction of {frames} frames is zero or not finite.")
+    noisy, steps, context = case.inputs_of(LONG)
     one = noisy[:1], steps[:1], None if context is None else context[:1]
-    found = trial.predict(trial.condition.rows([0]), inputs=one)
-    require(found.shape == noisy[:1].shape, f"{LONG} frames become {tuple(found.shape)}, not {tuple(noisy[:1].shape)}.")
+    shape, expected = tuple(case.predict(case.condition.rows([0]), inputs=one).shape), tuple(noisy[:1].shape)
+    assert_that(shape == expected, f"{LONG} frames become {shape}, not {expected}.")
 
 
-@LAWS.law
-def deterministic(trial: Trial) -> None:
-    """In evaluation mode the same inputs give exactly the same prediction."""
-    require_same(trial.predict(), trial.plain, "The prediction is not deterministic.")
+for shared in (assertions.deterministic, assertions.no_global_randomness, assertions.inputs_untouched):
+    CHECKS.check(shared)
 
 
-@LAWS.law
-def no_global_randomness(trial: Trial) -> None:
-    """In evaluation mode the global generators of torch, numpy and random stand where they stood."""
-    denoiser = trial.denoiser
-    with randomness_untouched(denoiser):
-        trial.predict()
-
-
-@LAWS.law
-def inputs_untouched(trial: Trial) -> None:
-    """None of its inputs is changed in place."""
-
-    def all_of(inputs: Inputs, condition: Condition) -> list[Tensor]:
-        told = [tensor for entry in condition.values() for tensor in entry]
-        return [tensor.clone() for tensor in (*inputs, *told) if tensor is not None]
-
-    inputs, condition = trial.inputs_of(max(trial.lengths)), condition_of(trial.widths)
-    before = all_of(inputs, condition)
-    trial.predict(condition, inputs=inputs)
-    after = all_of(inputs, condition)
-    same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    require(same, "A prediction changes its inputs in place.")
-
-
-@LAWS.law
-def neighbours(trial: Trial) -> None:
-    """The prediction of a row does not depend on the rows beside it, in training neither."""
-    noisy, steps, context = trial.inputs
+@CHECKS.check
+def neighbors(case: Case) -> None:
+    """The prediction of a row does not depend on the rows beside it, nor does it in training."""
+    noisy, steps, context = case.inputs
     for row in range(3):
         one = slice(row, row + 1)
         inputs = (noisy[one], steps[one], None if context is None else context[one])
-        alone = trial.predict(trial.condition.rows(one), inputs=inputs)
-        require_same(alone, trial.plain[one], f"Row {row} depends on its neighbours.", 1e-4)
-    norms = [name for name, m in trial.denoiser.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    require(not norms, f"In training, {', '.join(norms)} normalises a row by its neighbours: GroupNorm does not.")
+        alone = case.predict(case.condition.rows(one), inputs=inputs)
+        assert_same(alone, case.plain[one], f"Row {row} depends on its neighbors.", 1e-4)
+    norms = [name for name, m in case.part.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert_that(not norms, f"In training, {', '.join(norms)} normalizes a row by its neighbors: GroupNorm does not.")
 
 
-@LAWS.law
-def masked_tokens(trial: Trial) -> None:
+@CHECKS.check
+def masked_tokens(case: Case) -> None:
     """What masked tokens hold, and how many of them there are, changes nothing."""
-    garbage = trial.condition.map(lambda _, e: (torch.where(e.mask[..., None], e.tokens, 100 + e.tokens), e.mask))
-    require_same(trial.predict(garbage), trial.plain, "Masked tokens change the prediction.", 1e-4)
-    longer = Condition.cat([trial.condition, condition_of(trial.widths, tokens=9)]).rows(slice(3))
-    require_same(trial.predict(longer), trial.plain, "Padding the tokens changes the prediction.", 1e-4)
+    garbage = case.condition.map(lambda _, e: (torch.where(e.mask[..., None], e.tokens, 100 + e.tokens), e.mask))
+    assert_same(case.predict(garbage), case.plain, "Masked tokens change the prediction.", 1e-4)
+    longer = Condition.cat([case.condition, example_condition(case.widths, tokens=9)]).rows(slice(3))
+    assert_same(case.predict(longer), case.plain, "Padding the tokens changes the prediction.", 1e-4)
 
 
-@LAWS.law
-def dropped_condition(trial: Trial) -> None:
-    """A condition that is dropped is one that never was: the learned null of its name takes its place."""
-    for name, entry in trial.condition.items():
+@CHECKS.check
+def dropped_condition(case: Case) -> None:
+    """A dropped condition equals an absent one: the learned null of its name replaces it."""
+    for name, entry in case.condition.items():
         absent = ConditionTokens(torch.zeros_like(entry.tokens[:, :1]), torch.zeros_like(entry.mask[:, :1]))
-        none = Condition({**trial.condition, name: absent})
-        dropped = trial.condition.drop(torch.ones(3, dtype=torch.bool), name)
+        none = Condition({**case.condition, name: absent})
+        dropped = case.condition.drop(torch.ones(3, dtype=torch.bool), name)
         text = f"'{name}' dropped is not the learned null of '{name}'."
-        require_same(trial.predict(dropped), trial.predict(none), text, 1e-4)
+        assert_same(case.predict(dropped), case.predict(none), text, 1e-4)
 
 
-@LAWS.law
-def reads_conditions(trial: Trial) -> None:
-    """Every condition that it says it reads changes the prediction."""
-    for name in trial.widths:
-        require(not ignores(trial, name), f"'{name}' changes nothing.")
+@CHECKS.check
+def reads_conditions(case: Case) -> None:
+    """Every condition in `condition_widths` changes the prediction."""
+    for name in case.widths:
+        assert_that(not ignores(case, name), f"'{name}' changes nothing.")
 
 
-def ignores(trial: Trial, name: str) -> bool:
-    """Tell whether a prediction is the same without the condition of this name."""
-    dropped = trial.condition.drop(torch.ones(3, dtype=torch.bool), name)
-    return torch.allclose(trial.predict(dropped), trial.plain, atol=1e-5)
+def ignores(case: Case, name: str) -> bool:
+    """Return whether the prediction is the same without the condition of this name."""
+    dropped = case.condition.drop(torch.ones(3, dtype=torch.bool), name)
+    return torch.allclose(case.predict(dropped), case.plain, atol=1e-5)
 
 
-@LAWS.law
-def reads_inputs(trial: Trial) -> None:
+@CHECKS.check
+def reads_inputs(case: Case) -> None:
     """Noisy latents, timestep and, where there are context channels, context change the prediction."""
-    noisy, steps, context = trial.inputs
+    noisy, steps, context = case.inputs
     others: dict[str, Inputs] = {
         "noisy latents": (noisy + noise(*noisy.shape, seed=5), steps, context),
         "timestep": (noisy, steps + 7, context),
     }
     if context is not None:
         others["context"] = (noisy, steps, context + noise(*context.shape, seed=6))
-    unread = [name for name, i in others.items() if torch.allclose(trial.predict(inputs=i), trial.plain, atol=1e-5)]
-    require(not unread, f"The {' and the '.join(unread)} changes nothing.")
+    unread = [name for name, i in others.items() if torch.allclose(case.predict(inputs=i), case.plain, atol=1e-5)]
+    assert_that(not unread, f"The {' and the '.join(unread)} changes nothing.")
 
 
-@LAWS.law
-def fractional_steps(trial: Trial) -> None:
-    """Steps may be fractions, as samplers ask for those between two of training: a whole one given as a float predicts
-    what it does as an integer.
+@CHECKS.check
+def fractional_steps(case: Case) -> None:
+    """Timesteps may be fractional, as samplers use those between two of training: a whole one as a float has the
+    prediction of the integer.
     """
-    noisy, steps, context = trial.inputs
-    text = "Steps given as floats predict otherwise than as integers."
-    require_same(trial.predict(inputs=(noisy, steps.float(), context)), trial.plain, text, 1e-4)
-    between = trial.predict(inputs=(noisy, steps + 0.5, context))
-    require(between.isfinite().all(), "Between two steps, the prediction is not finite.")
+    noisy, steps, context = case.inputs
+    text = "Timesteps as floats have other predictions than as integers."
+    assert_same(case.predict(inputs=(noisy, steps.float(), context)), case.plain, text, 1e-4)
+    between = case.predict(inputs=(noisy, steps + 0.5, context))
+    assert_that(between.isfinite().all(), "Between two timesteps, the prediction is not finite.")
 
 
-@LAWS.law
-def no_condition(trial: Trial) -> None:
-    """Built for no conditions it works with an empty one, or refuses to be built by a ValueError."""
+@CHECKS.check
+def no_condition(case: Case) -> None:
+    """Built without conditions it works with an empty one, or raises ValueError when it is built."""
     try:
-        denoiser = trial.moved(condition_widths={})
+        denoiser = case.perturbed(condition_widths={})
     except ValueError as error:
         raise NotApplicable(f"it refuses: {error}") from error
-    alone = trial.predict(Condition({}), denoiser)
-    good = alone.shape == trial.inputs[0].shape and alone.isfinite().all()
-    require(good, "Without conditions the prediction is of another shape, or not finite.")
+    alone = case.predict(Condition({}), denoiser)
+    valid = alone.shape == case.inputs[0].shape and alone.isfinite().all()
+    assert_that(valid, "Without conditions the prediction is of another shape, or not finite.")
 
 
-@LAWS.law
-def no_context(trial: Trial) -> None:
-    """Built with context_channels=0 it works with None for a context, and one it is given it refuses by a ValueError or
-    does not read.
+@CHECKS.check
+def no_context(case: Case) -> None:
+    """Built with context_channels=0 it works with None for a context, and with another one it raises ValueError or does
+    not read it.
     """
-    denoiser = trial.moved(context_channels=0)
-    noisy, steps, _ = trial.inputs
-    alone = trial.predict(denoiser=denoiser, inputs=(noisy, steps, None))
-    require(alone.shape == noisy.shape, f"Without context the prediction is {tuple(alone.shape)}.")
+    denoiser = case.perturbed(context_channels=0)
+    noisy, steps, _ = case.inputs
+    alone = case.predict(denoiser=denoiser, inputs=(noisy, steps, None))
+    assert_that(alone.shape == noisy.shape, f"Without context the prediction is {tuple(alone.shape)}.")
     try:
-        beside = trial.predict(denoiser=denoiser, inputs=(noisy, steps, noise(3, 3, noisy.shape[-1], seed=1)))
+        beside = case.predict(denoiser=denoiser, inputs=(noisy, steps, noise(3, 3, noisy.shape[-1], seed=1)))
     except ValueError:
         return
-    require_same(beside, alone, "Built without context, it reads one.")
+    assert_same(beside, alone, "Built without context, it reads one.")
 
 
-@LAWS.law
-def gradients(trial: Trial) -> None:
+@CHECKS.check
+def gradients(case: Case) -> None:
     """A gradient reaches every parameter, the learned nulls too."""
-    denoiser = trial.moved()
-    denoiser(*trial.inputs, trial.condition).square().sum().backward()
+    denoiser = case.perturbed()
+    denoiser(*case.inputs, case.condition).square().sum().backward()
     silent = [name for name, p in denoiser.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
-    require(not silent, f"No gradient reaches {silent}. What does not learn is a buffer, what is not used goes.")
+    assert_that(
+        not silent, f"No gradient reaches {silent}. Make what does not learn a buffer, and remove what is not used."
+    )
 
 
-@LAWS.law
-def overfits(trial: Trial) -> str:
-    """From the weights of its constructor, some dozen steps of AdamW on one small batch bring the loss to half that of
-    predicting zeros.
+@CHECKS.check
+def overfits(case: Case) -> str:
+    """From the weights of its constructor, some dozen steps of AdamW on one small batch halve the loss of the zero
+    predictor.
     """
-    denoiser, inputs = trial.build().train(), trial.inputs_of(8)
-    target, losses = noise(3, trial.channels, 8, seed=9), []
-    nothing = target.square().mean().item()
+    denoiser, inputs = case.build().train(), case.inputs_of(8)
+    target, losses = noise(3, case.channels, 8, seed=9), []
+    baseline = target.square().mean().item()
     with _seeded(0):
         optimizer = torch.optim.AdamW(denoiser.parameters(), lr=3e-3, weight_decay=0.0)
         for _ in range(STEPS):
-            loss = functional.mse_loss(denoiser(*inputs, trial.condition), target)
+            loss = functional.mse_loss(denoiser(*inputs, case.condition), target)
             losses.append(loss.item())
-            if losses[-1] < LEARNED * nothing:
+            if losses[-1] < LEARNED * baseline:
                 return f"in {len(losses) - 1} steps"
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     raise CheckFailed(
-        f"{STEPS} steps on one batch bring the loss to {min(losses):.3g}; predicting zeros gives {nothing:.3g}."
+        f"{STEPS} steps on one batch bring the loss to {min(losses):.3g}; that of the zero predictor is {baseline:.3g}."
     )
 
 
-@LAWS.law
-def prepare_for_sampling(trial: Trial) -> None:
-    """`prepare_for_sampling` gives an equal of it for the same timesteps and condition."""
+@CHECKS.check
+def prepare_for_sampling(case: Case) -> None:
+    """`prepare_for_sampling` returns an equal denoiser for the same timesteps and condition."""
     with torch.no_grad():
-        denoiser = trial.denoiser.prepare_for_sampling(trial.inputs[1], trial.condition)
-    if denoiser is trial.denoiser:
+        denoiser = case.part.prepare_for_sampling(case.inputs[1], case.condition)
+    if denoiser is case.part:
         raise NotApplicable("prepare_for_sampling returns the denoiser itself")
-    require_same(
-        trial.predict(denoiser=denoiser), trial.plain, "prepare_for_sampling differs from the plain denoiser.", 1e-4
+    assert_same(
+        case.predict(denoiser=denoiser), case.plain, "prepare_for_sampling differs from the plain denoiser.", 1e-4
     )
 
 
-@LAWS.law
-def moves(trial: Trial) -> str:
-    """A deep copy moved to float64 predicts the same, in float64; on the meta device, where plans count, it predicts
+@CHECKS.check
+def moves(case: Case) -> str:
+    """A deep copy moved to float64 predicts the same, in float64; on the meta device, as for --plan, it predicts
     too; every tensor in it moves to another device, and it works on the GPU if there is one.
     """
 
     def run(denoiser: Denoiser, dtype: torch.dtype, device: str) -> Tensor:
-        noisy, steps, context = trial.inputs
-        there = None if context is None else context.to(device, dtype)
-        inputs = (noisy.to(device, dtype), steps.to(device), there)
-        found = trial.predict(trial.condition.to(device, dtype), denoiser, inputs)
-        require(found.dtype == dtype, f"Moved to {dtype} on {device}, it predicts {found.dtype}.")
-        text = f"Moved to {dtype} on {device}, it predicts otherwise."
+        noisy, steps, context = case.inputs
+        moved = None if context is None else context.to(device, dtype)
+        inputs = (noisy.to(device, dtype), steps.to(device), moved)
+        prediction = case.predict(case.condition.to(device, dtype), denoiser, inputs)
+        assert_that(prediction.dtype == dtype, f"Moved to {dtype} on {device}, it predicts {prediction.dtype}.")
+        text = f"Moved to {dtype} on {device}, it predicts differently."
         if device == "cpu":
-            require_same(found.to(trial.plain.dtype), trial.plain, text, 1e-3)
-        return found
+            assert_same(prediction.to(case.plain.dtype), case.plain, text, 1e-3)
+        return prediction
 
     def same(before: Tensor, after: Tensor) -> None:
-        require_same(after, before, "Moved to float64 and back, it predicts otherwise.", 1e-5)
+        assert_same(after, before, "Moved to float64 and back, it predicts differently.", 1e-5)
 
-    require_other_precision(trial.denoiser, run, same)
-    inputs = [None if given is None else given.to("meta") for given in trial.inputs]
-    elsewhere("forward", deepcopy(trial.denoiser).to("meta"), *inputs, trial.condition.to("meta"))
-    return require_other_device(trial.denoiser, run)
+    assert_other_precision(case.part, run, same)
+    inputs = [None if tensor is None else tensor.to("meta") for tensor in case.inputs]
+    call_on_meta("forward", deepcopy(case.part).to("meta"), *inputs, case.condition.to("meta"))
+    return assert_other_device(case.part, run)
 
 
-@LAWS.law
-def save_and_load(trial: Trial) -> None:
-    """One built anew that loads its state dict from a file predicts the same, bit for bit."""
-    again = trial.moved(seed=8)
-    state = {name: tensor.contiguous() for name, tensor in trial.denoiser.state_dict().items()}
+@CHECKS.check
+def save_and_load(case: Case) -> None:
+    """Built again, with its state dict from a file, it predicts the same, bit for bit."""
+    again = case.perturbed(seed=8)
+    state = {name: tensor.contiguous() for name, tensor in case.part.state_dict().items()}
     again.load_state_dict(load(save(state)))
-    require_same(trial.predict(denoiser=again), trial.plain, "Loaded from its state dict, the denoiser differs.")
+    assert_same(case.predict(denoiser=again), case.plain, "Loaded from its state dict, the denoiser differs.")
+
+
+class DenoiserChecks(PartChecks, checks=CHECKS):
+    """The checks of a denoiser as a pytest class: subclass it, and define `make`."""
+
+    widths: Mapping[str, int] = {"text": 6}  # of the conditions it can read
+    channels, context_channels = 4, 3
+    lengths: Sequence[int] = LENGTHS
+
+    def make(self, *, channels: int, context_channels: int, condition_widths: Mapping[str, int]) -> Denoiser:
+        """Build a small one."""
+        raise NotImplementedError
+
+    def case(self) -> Case:
+        """Return the function that builds it, with sizes."""
+        return Case(self.make, self.widths, self.channels, self.context_channels, self.lengths)

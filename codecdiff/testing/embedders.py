@@ -1,8 +1,8 @@
-"""The laws of embedders."""
+"""The checks of embedders."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,211 +11,216 @@ from torch import Tensor
 
 from codecdiff.embedders import embed_blocks
 from codecdiff.fingerprint import device_of
-from codecdiff.interfaces import Embedder
-from codecdiff.testing.assertions import (
-    noise,
-    randomness_untouched,
-    rebuilt,
-    require,
-    require_frozen,
-    require_same,
-    require_untouched,
-)
-from codecdiff.testing.checks import Checks, NotApplicable, Result
+from codecdiff.interfaces import Codec, Embedder
+from codecdiff.testing import assertions
+from codecdiff.testing.assertions import Call, assert_same, assert_that, noise, rebuild
+from codecdiff.testing.checks import CheckFailed, Checks, NotApplicable, PartChecks, Result
+from codecdiff.testing.clips import fit_to_clips
+from codecdiff.testing.runner import CheckRequest, CheckRun
 
-TEXTS = ("a slow piece for piano", "loud drums")
+TEXTS = ("a slow tune for piano", "loud drums")
 
 
 @dataclass
-class Trial:
-    """An embedder, and two different texts for one that reads any."""
+class Case:
+    """An embedder, and two different texts for one that reads text."""
 
-    embedder: Embedder
+    part: Embedder
     texts: Sequence[str] = TEXTS
 
     @cached_property
     def window(self) -> int:
         """Samples of a window."""
-        return round(self.embedder.window_seconds * self.embedder.sample_rate)
+        return round(self.part.window_seconds * self.part.sample_rate)
 
     @cached_property
     def hop(self) -> int:
         """Samples from one window to the next."""
-        return round(self.embedder.hop_seconds * self.embedder.sample_rate)
+        return round(self.part.hop_seconds * self.part.sample_rate)
 
     @cached_property
     def lengths(self) -> Sequence[int]:
         """Numbers of samples: four of one window, then more."""
         window, hop = self.window, self.hop
-        found = (1, window // 2, window - 1, window, window + 1, window + hop, 2 * window + 2 * hop - 1)
-        return [max(1, samples) for samples in found]
+        lengths = (1, window // 2, window - 1, window, window + 1, window + hop, 2 * window + 2 * hop - 1)
+        return [max(1, samples) for samples in lengths]
 
     @cached_property
     def clips(self) -> Tensor:
         """(3, t) a loud clip, a quiet one and silence, of more than two windows."""
         levels = torch.tensor([[1.0], [0.1], [0.0]])
-        return (0.3 * noise(3, 2 * self.window + self.hop, seed=1) * levels).to(device_of(self.embedder))
+        return (0.3 * noise(3, 2 * self.window + self.hop, seed=1) * levels).to(device_of(self.part))
 
     @cached_property
     def vectors(self) -> Tensor:
-        """(3, w, e) of the clips."""
-        return self.embedder.embed(self.clips)
+        """(3, w, e) embeddings of the clips."""
+        return self.part.embed(self.clips)
 
     @property
     def scale(self) -> float:
-        """The largest number in the vectors, which tolerances are relative to."""
+        """The largest number in the embeddings, which tolerances are relative to."""
         return float(self.vectors.abs().max())
 
     @cached_property
-    def heard(self) -> list[dict[str, Tensor]]:
-        """The vectors of noise, silence and clipping, for each of the lengths."""
-        return [{name: self.embedder.embed(clip) for name, clip in self.extremes(t).items()} for t in self.lengths]
+    def embeddings(self) -> list[dict[str, Tensor]]:
+        """The embeddings of noise, silence and clipping, for each of the lengths."""
+        return [{name: self.part.embed(clip) for name, clip in self.extremes(t).items()} for t in self.lengths]
 
     def extremes(self, samples: int) -> dict[str, Tensor]:
         """Noise, silence and clipping, each (1, samples)."""
-        full = torch.ones(1, samples, device=device_of(self.embedder))
+        full = torch.ones(1, samples, device=device_of(self.part))
         hiss = noise(1, samples).to(full)
         return {"noise": 0.3 * hiss, "silence": 0 * full, "full scale": full, "clipped noise": hiss.sign()}
 
+    def calls(self) -> Iterator[Call]:
+        """Yield `embed` with loud noise, and `embed_text` if it reads text."""
+        yield Call("embed", self.part.embed, (noise(2, 2 * self.window, seed=5).to(device_of(self.part)),))
+        if self.part.reads_text:
+            yield Call("embed_text", self.part.embed_text, (self.texts,))
 
-LAWS: Checks[Trial] = Checks("embedders")
+
+CHECKS: Checks[Case] = Checks("embedders")
 
 
 def check_embedder(embedder: Embedder, texts: Sequence[str] = TEXTS) -> list[Result]:
-    """Check every law of an embedder on noise, silence and clipping, and on two different `texts` if it reads any.
+    """Run every check of an embedder on noise, silence and clipping, and on two different `texts` if it reads text.
 
-    Raises AssertionError that lists the laws it breaks.
+    Raises AssertionError that lists the checks it fails.
     """
-    return LAWS.demand(embedder, Trial(embedder, texts))
+    return CHECKS.assert_all(embedder, Case(embedder, texts))
 
 
-@LAWS.law
-def facts(trial: Trial) -> None:
-    """sample_rate and width are whole numbers, a window has samples, and hop_seconds is a whole number of them."""
-    embedder = trial.embedder
-    whole = {"sample_rate": embedder.sample_rate, "width": embedder.width}
-    wrong = {name: value for name, value in whole.items() if type(value) is not int or value < 1}
-    require(not wrong, f"These have to be whole numbers of at least 1: {wrong}.")
-    require(trial.window > 0 and trial.hop > 0, f"A window has {trial.window} samples, a hop {trial.hop}.")
-    exact = abs(trial.hop / embedder.sample_rate - embedder.hop_seconds) < 1e-9
-    require(exact, "hop_seconds is no whole number of samples.")
-    require(embedder.context_seconds >= 0, f"context_seconds is {embedder.context_seconds}.")
+def run_checks(request: CheckRequest) -> CheckRun:
+    """Build an embedder, fit the codec in it if it has one, and run its checks."""
+    embedder = request.build()
+    codecs = [value for value in embedder.arguments.values() if isinstance(value, Codec)]
+    notes = [note for codec in codecs for note in fit_to_clips(codec)]
+    return CheckRun(embedder, notes, CHECKS.run(embedder, Case(embedder)))
 
 
-@LAWS.law
-def windows(trial: Trial) -> None:
-    """A clip of up to one window has one float32 vector of `width`, longer ones have more, whatever is heard."""
+@CHECKS.check
+def facts(case: Case) -> None:
+    """sample_rate and width are integers, a window has samples, and hop_seconds is a whole number of them."""
+    embedder = case.part
+    integers = {"sample_rate": embedder.sample_rate, "width": embedder.width}
+    wrong = {name: value for name, value in integers.items() if type(value) is not int or value < 1}
+    assert_that(not wrong, f"These must be integers of at least 1: {wrong}.")
+    assert_that(case.window > 0 and case.hop > 0, f"A window has {case.window} samples, a hop {case.hop}.")
+    exact = abs(case.hop / embedder.sample_rate - embedder.hop_seconds) < 1e-9
+    assert_that(exact, "hop_seconds is not a whole number of samples.")
+    assert_that(embedder.context_seconds >= 0, f"context_seconds is {embedder.context_seconds}.")
+
+
+@CHECKS.check
+def windows(case: Case) -> None:
+    """A clip of up to one window has one float32 vector of `width`, longer ones have more, whatever they contain."""
     counts = []
-    for samples, found in zip(trial.lengths, trial.heard, strict=True):
-        shapes = {name: tuple(vectors.shape) for name, vectors in found.items()}
-        counts.append(found["noise"].shape[1])
-        wanted = (1, counts[-1], trial.embedder.width)
-        require(set(shapes.values()) == {wanted}, f"{samples} samples give {shapes}, not {wanted} whatever is heard.")
-        others = {vectors.dtype for vectors in found.values()} - {torch.float32}
-        require(not others, f"embed gives {others}, not float32.")
-    short = f"Clips of up to one window have one vector, but {trial.lengths[:4]} samples: {counts[:4]}."
-    require(counts[:4] == [1] * 4, short)
+    for samples, embeddings in zip(case.lengths, case.embeddings, strict=True):
+        shapes = {name: tuple(vectors.shape) for name, vectors in embeddings.items()}
+        counts.append(embeddings["noise"].shape[1])
+        expected = (1, counts[-1], case.part.width)
+        assert_that(set(shapes.values()) == {expected}, f"{samples} samples have {shapes}, not always {expected}.")
+        others = {vectors.dtype for vectors in embeddings.values()} - {torch.float32}
+        assert_that(not others, f"embed returns {others}, not float32.")
+    short = f"Clips of up to one window have one vector, but {case.lengths[:4]} samples: {counts[:4]}."
+    assert_that(counts[:4] == [1] * 4, short)
     rising = counts == sorted(counts) and counts[-1] > 1
-    require(rising, f"Longer clips have more vectors, but {trial.lengths}: {counts}.")
+    assert_that(rising, f"Longer clips have more vectors, but {case.lengths}: {counts}.")
 
 
-@LAWS.law
-def extremes(trial: Trial) -> None:
-    """Silence, full scale and clipped noise, short and long, give nothing that is NaN or infinite."""
-    for samples, found in zip(trial.lengths, trial.heard, strict=True):
-        for name, vectors in found.items():
-            require(vectors.isfinite().all(), f"{samples} samples of {name} give NaN or infinite values.")
+@CHECKS.check
+def extremes(case: Case) -> None:
+    """Silence, full scale and clipped noise, short and long, have embeddings without NaN and infinite values."""
+    for samples, embeddings in zip(case.lengths, case.embeddings, strict=True):
+        for name, vectors in embeddings.items():
+            assert_that(vectors.isfinite().all(), f"{samples} samples of {name} have NaN or infinite values.")
 
 
-@LAWS.law
-def no_gradient(trial: Trial) -> None:
-    """Vectors carry no gradient, not even those of audio that asks for one."""
-    vectors = trial.embedder.embed(trial.clips[:1].clone().requires_grad_())
-    require(not vectors.requires_grad, "embed carries a gradient; a judge is frozen.")
+@CHECKS.check
+def no_gradient(case: Case) -> None:
+    """Embeddings carry no gradient, not even those of audio that requires one."""
+    vectors = case.part.embed(case.clips[:1].clone().requires_grad_())
+    assert_that(not vectors.requires_grad, "embed carries a gradient; use torch.no_grad in a frozen part.")
 
 
-@LAWS.law
-def deterministic(trial: Trial) -> None:
-    """The same clips have exactly the same vectors at every call."""
-    require_same(trial.embedder.embed(trial.clips), trial.embedder.embed(trial.clips), "embed is not deterministic.")
+CHECKS.check(assertions.deterministic)
 
 
-@LAWS.law
-def hears_differences(trial: Trial) -> None:
-    """Two different clips have different vectors."""
-    require(not torch.allclose(trial.vectors[0], trial.vectors[1]), "Two different clips have the same vectors.")
+@CHECKS.check
+def tells_clips_apart(case: Case) -> None:
+    """Two different clips have different embeddings."""
+    assert_that(not torch.allclose(case.vectors[0], case.vectors[1]), "Two different clips have the same embeddings.")
 
 
-@LAWS.law
-def batches(trial: Trial) -> None:
-    """The vectors of a clip do not depend on the clips beside it."""
-    alone = torch.cat([trial.embedder.embed(row) for row in trial.clips.split(1)])
-    require_same(alone / trial.scale, trial.vectors / trial.scale, "The vectors of a clip depend on its batch.", 1e-4)
+@CHECKS.check
+def batches(case: Case) -> None:
+    """The embeddings of a clip do not depend on the clips beside it."""
+    alone = torch.cat([case.part.embed(row) for row in case.clips.split(1)])
+    assert_same(alone / case.scale, case.vectors / case.scale, "The embeddings of a clip depend on its batch.", 1e-4)
 
 
-@LAWS.law
-def blocks(trial: Trial) -> None:
-    """Embedded in blocks with `context_seconds` around them, a long clip has the vectors of the whole."""
-    samples = 2 * trial.window + 5 * trial.hop + trial.hop // 3
+@CHECKS.check
+def blocks(case: Case) -> None:
+    """Embedded in blocks with `context_seconds` around them, a long clip has the embeddings of the whole."""
+    samples = 2 * case.window + 5 * case.hop + case.hop // 3
     audio = 0.3 * noise(samples, seed=2)
-    whole = trial.embedder.embed(audio[None].to(device_of(trial.embedder)))[0].cpu()
-    pieces = embed_blocks(audio.split(max(1, samples // 7)), trial.embedder, seconds=trial.embedder.hop_seconds)
-    require(pieces.shape == whole.shape, f"In blocks there are {len(pieces)} windows, at once {len(whole)}.")
+    whole = case.part.embed(audio[None].to(device_of(case.part)))[0].cpu()
+    vectors = embed_blocks(audio.split(max(1, samples // 7)), case.part, seconds=case.part.hop_seconds)
+    assert_that(vectors.shape == whole.shape, f"In blocks there are {len(vectors)} windows, at once {len(whole)}.")
     scale = float(whole.abs().max())
-    require_same(pieces / scale, whole / scale, "Vectors in blocks are not those of the whole: context_seconds?", 1e-4)
+    assert_same(vectors / scale, whole / scale, "Embeddings in blocks differ from the whole: context_seconds?", 1e-4)
 
 
-@LAWS.law
-def texts(trial: Trial) -> None:
-    """Where it reads text, each has one finite float32 vector of `width` that no neighbour changes, and two different
-    texts have different ones; where it does not, `embed_text` raises TypeError.
+@CHECKS.check
+def texts(case: Case) -> None:
+    """If it reads text, each has one finite float32 vector of `width` that no neighbor changes, and two different texts
+    have different ones; if it does not, `embed_text` raises TypeError.
     """
-    embedder, asked = trial.embedder, [*trial.texts, ""]
+    embedder, prompts = case.part, [*case.texts, ""]
     if not embedder.reads_text:
         try:
-            embedder.embed_text(trial.texts)
+            embedder.embed_text(case.texts)
         except TypeError:
-            raise NotApplicable("it reads no text, and says so") from None
-        require(False, "embed_text has to raise TypeError where reads_text is False.")
-    together = embedder.embed_text(asked)
-    wanted = (len(asked), embedder.width)
-    shaped = together.shape == wanted and together.dtype == torch.float32
-    require(shaped, f"embed_text does not give {wanted} float32.")
-    settled = together.isfinite().all() and not together.requires_grad
-    require(settled, "Vectors of texts are not finite, or not frozen.")
-    require(embedder.embed_text([]).shape == (0, embedder.width), "No texts have to give no vectors.")
-    for row, text in enumerate(asked):
+            raise NotApplicable("it does not read text, and says so") from None
+        raise CheckFailed("embed_text must raise TypeError where reads_text is False.")
+    together = embedder.embed_text(prompts)
+    expected = (len(prompts), embedder.width)
+    shaped = together.shape == expected and together.dtype == torch.float32
+    assert_that(shaped, f"embed_text does not return {expected} float32.")
+    valid = together.isfinite().all() and not together.requires_grad
+    assert_that(valid, "Embeddings of texts are not finite, or carry a gradient.")
+    assert_that(embedder.embed_text([]).shape == (0, embedder.width), "No texts must have no vectors.")
+    for row, text in enumerate(prompts):
         alone = embedder.embed_text([text])
-        require_same(alone, together[row : row + 1], f"{text!r} depends on its neighbours.", 1e-4)
+        assert_same(alone, together[row : row + 1], f"{text!r} depends on its neighbors.", 1e-4)
     different = not torch.allclose(together[0], together[1], atol=1e-5)
-    require(different, f"{asked[0]!r} and {asked[1]!r} have one vector.")
+    assert_that(different, f"{prompts[0]!r} and {prompts[1]!r} have one vector.")
 
 
-@LAWS.law
-def inputs_untouched(trial: Trial) -> None:
-    """The audio it hears is not changed."""
-    heard = noise(1, trial.window, seed=5).to(device_of(trial.embedder))
-    require_untouched(trial.embedder.embed, heard, name="embed")
+for shared in (assertions.inputs_untouched, assertions.no_global_randomness):
+    CHECKS.check(shared)
 
 
-@LAWS.law
-def no_global_randomness(trial: Trial) -> None:
-    """The global generators of torch, numpy and random stand where they stood."""
-    with randomness_untouched(trial.embedder):
-        trial.embedder.embed(trial.clips)
-        if trial.embedder.reads_text:
-            trial.embedder.embed_text(trial.texts)
+@CHECKS.check
+def save_and_load(case: Case) -> None:
+    """Built again from its options as JSON, it has the same embeddings."""
+    again = rebuild("embedders", case.part).to(device_of(case.part))
+    vectors, others = (embedder.embed(case.clips[:1]) for embedder in (case.part, again))
+    assert_same(others / case.scale, vectors / case.scale, "Built again, the embedder differs.", 1e-4)
 
 
-@LAWS.law
-def save_and_load(trial: Trial) -> None:
-    """Built again from its options as JSON, it gives the same vectors."""
-    again = rebuilt("embedders", trial.embedder).to(device_of(trial.embedder))
-    vectors, others = (embedder.embed(trial.clips[:1]) for embedder in (trial.embedder, again))
-    require_same(others / trial.scale, vectors / trial.scale, "Built again, the embedder differs.", 1e-4)
+CHECKS.check(assertions.frozen)
 
 
-@LAWS.law
-def frozen(trial: Trial) -> None:
-    """No parameter learns, and an embedder told to train stays in evaluation mode."""
-    require_frozen(trial.embedder)
+class EmbedderChecks(PartChecks, checks=CHECKS):
+    """The checks of an embedder as a pytest class: subclass it, and define `part`."""
+
+    texts: Sequence[str] = TEXTS  # two different ones, for one that reads text
+
+    def part(self) -> Embedder:
+        """Return the embedder."""
+        raise NotImplementedError
+
+    def case(self) -> Case:
+        """Return the embedder with its texts."""
+        return Case(self.part(), self.texts)

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-from torch import Tensor
 
 from codecdiff.config.schema import DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import CropBatch, TrainingCrops, split_tracks
+from codecdiff.diffusion.loss import StageInput
 from codecdiff.fingerprint import device_of
-from codecdiff.interfaces import Condition
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import conditions
 
 VALIDATION_BATCH_SIZE = 16
-
-
-@dataclass(frozen=True)
-class StageInput:
-    """A batch as a stage's loss sees it: x_start and valid_mask (b, c, l), context (b, c', l) or None, condition.
-
-    Everything random about a sample, such as whether its condition is dropped, follows from its index.
-    """
-
-    sample_indices: Sequence[int]
-    x_start: Tensor
-    valid_mask: Tensor
-    context: Tensor | None
-    condition: Condition
 
 
 def stage_input(batch: CropBatch, pipeline: Pipeline, i: int) -> StageInput:
@@ -41,7 +24,7 @@ def stage_input(batch: CropBatch, pipeline: Pipeline, i: int) -> StageInput:
     valid = batch.valid_mask.to(device)[:, None, None]
     vectors = pipeline.codec.embed(batch.codes.to(device)) * valid
     continuous = batch.continuous
-    target = vectors if continuous is None else pipeline.standardized(continuous.to(device)) * valid
+    target = vectors if continuous is None else pipeline.codec.normalize(continuous.to(device)) * valid
     stages, masks = splitter.split(target), splitter.split(valid.expand_as(target))
     context = splitter.context(splitter.split(vectors) if pipeline.snap_context else stages, i)
     condition = conditions(pipeline.conditioner, batch.prompts, device)

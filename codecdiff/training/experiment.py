@@ -13,13 +13,14 @@ from codecdiff import config, registry
 from codecdiff.codecs import NormalizedCodec
 from codecdiff.config.schema import ExperimentConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
-from codecdiff.diffusion.guidance import resolved
+from codecdiff.diffusion.guidance import resolve_guidance
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Prompt
-from codecdiff.pipeline.checkpoint import build_parts, load_codec_state, require_kind
+from codecdiff.pipeline.checkpoint import build_parts, load_codec_state
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
+from codecdiff.pipeline.warm_start import require_same_denoiser
 from codecdiff.training.trainer import StageTrainer
 
 Report = Callable[[str], None]
@@ -52,21 +53,12 @@ def new_stage(
     with torch.device(device):
         denoiser = pipeline.new_denoiser(i, config.merge_spec(experiment.denoiser, own.denoiser), seed=experiment.seed)
     settings = train.model_dump(exclude={"checkpointing_steps", "validation_steps"})
-    resolved(sampling.guidance_scale, pipeline.conditioner)  # refuses names of conditions that the model lacks
+    resolve_guidance(sampling.guidance_scale, pipeline.conditioner)  # refuses names of conditions that the model lacks
     stage = Stage(
         name,
         denoiser,
-        training_scheduler(
-            steps=diffusion.num_train_timesteps,
-            schedule=diffusion.beta_schedule,
-            prediction=diffusion.prediction_type,
-            zero_terminal_snr=diffusion.zero_terminal_snr,
-        ),
-        sampler=sampling.scheduler,
-        steps=sampling.num_inference_steps,
-        guidance=sampling.guidance_scale,
-        spacing=sampling.timestep_spacing,
-        stop_at=sampling.final_timestep_fraction,
+        training_scheduler(**diffusion.model_dump(exclude={"noise_color"})),
+        **sampling.model_dump(),
         noise_color=diffusion.noise_color,
         facts={"seed": experiment.seed, **settings, **(metadata or {})},
     )
@@ -120,7 +112,7 @@ def check_warm_starts(experiment: ExperimentConfig, pipeline: Pipeline, stages: 
         if folder is not None and not (model / stage.name / "stage.json").exists():
             source = earlier.get(folder)
             if source is None:
-                require_kind(stage.denoiser, folder)
+                require_same_denoiser(stage.denoiser, folder)
             elif type(source.denoiser) is not type(stage.denoiser):
                 raise ValueError(f"{stage.name} cannot start from {source.name}: their denoisers are of other kinds.")
         earlier[model / stage.name] = stage

@@ -23,15 +23,15 @@ from codecdiff import rng
 from codecdiff.config.schema import TrainConfig
 from codecdiff.data.code_store import load_state
 from codecdiff.data.dataset import dropped_conditions
-from codecdiff.diffusion import noise_schedule
 from codecdiff.diffusion.colored_noise import colored
-from codecdiff.diffusion.loss import stage_loss
+from codecdiff.diffusion.loss import StageInput, stage_loss
+from codecdiff.diffusion.noise_schedule import scheduler_from_config, scheduler_to_config
 from codecdiff.files import atomic_write
 from codecdiff.interfaces import Condition
-from codecdiff.pipeline.checkpoint import WarmStart, differences, save_stage, warm_start
-from codecdiff.pipeline.code_version import warn_of_changes
+from codecdiff.pipeline.checkpoint import config_differences, read_stage_config, save_stage
+from codecdiff.pipeline.code_version import warn_of_code_changes
 from codecdiff.pipeline.stage import Stage
-from codecdiff.training.batch import StageInput
+from codecdiff.pipeline.warm_start import WarmStart, warm_start
 
 STATE = "training"  # folder of the training state, in that of a stage
 LOG = "log.jsonl"
@@ -110,7 +110,7 @@ class StageTrainer:
         """
         generator = rng.generator(self.seed, 3, self.step_count, rank)
         noise = torch.randn(x_start.shape, generator=generator)
-        total = self.stage.scheduler.config.num_train_timesteps
+        total = self.stage.train_scheduler.config.num_train_timesteps
         rows = len(x_start)
         even = (torch.randperm(rows, generator=generator) + torch.rand(rows, generator=generator)) / rows
         position = 1 - (1 - even) ** self.config.timestep_bias
@@ -149,15 +149,12 @@ class StageTrainer:
         """Return the loss of a network with this noise (b, c, l) and these timesteps (b,), and the zero predictor's."""
         return stage_loss(
             network,
-            self.stage.scheduler,
-            inputs.x_start,
-            mask=inputs.valid_mask,
-            context=inputs.context,
-            condition=inputs.condition,
+            self.stage.train_scheduler,
+            inputs,
             noise=noise,
             timestep=timestep,
             loss=self.config.loss,
-            min_snr=snr_gamma,
+            snr_gamma=snr_gamma,
         )
 
     def step(self, inputs: StageInput, *, rank: int = 0, accelerator: Accelerator | None = None) -> float:
@@ -188,7 +185,7 @@ class StageTrainer:
         Noise and timesteps are the same at every call: fixed noise, timesteps spread evenly over the schedule.
         """
         self.ema.eval()
-        total = self.stage.scheduler.config.num_train_timesteps
+        total = self.stage.train_scheduler.config.num_train_timesteps
         losses = []
         for i, batch in enumerate(inputs):
             x_start, rows = batch.x_start, len(batch.x_start)
@@ -239,7 +236,7 @@ class StageTrainer:
         """
         warm = warm_start(self.denoiser, Path(folder))
         self.ema.module.load_state_dict(self.denoiser.state_dict())
-        self.stage.facts["start_from"] = warm.facts()
+        self.stage.facts["start_from"] = warm.to_dict()
         return warm
 
     def resume(self, folder: Path | str) -> bool:
@@ -274,16 +271,16 @@ class StageTrainer:
 
     def _check_same_stage(self, home: Path) -> None:
         """Check that a folder holds this very stage, take over where it started from, and warn of changed code."""
-        saved = {"noise_color": 0.0, **json.loads((home / "stage.json").read_text(encoding="utf-8"))}
-        saved["scheduler"] = noise_schedule.describe(noise_schedule.build(saved["scheduler"]))  # older folders say less
-        spec = self.stage.spec()
-        keys = ("denoiser", "scheduler", "noise_color")
-        if differ := [line for key in keys for line in differences(saved[key], spec[key], key)]:
+        saved, spec = read_stage_config(home), self.stage.to_config()
+        # a folder of an older diffusers lacks newer options
+        saved["train_scheduler"] = scheduler_to_config(scheduler_from_config(saved["train_scheduler"]))
+        keys = ("denoiser", "train_scheduler", "noise_color")
+        if differ := [line for key in keys for line in config_differences(saved[key], spec[key], key)]:
             raise ValueError(
                 f"{home} holds another stage in training: {'; '.join(differ)}. "
                 "Choose another output folder, or delete it."
             )
-        warn_of_changes(saved.get("code", {}), spec["code"], home)
+        warn_of_code_changes(saved.get("code", {}), spec["code"], home)
         if "start_from" in saved["training"]:
             self.stage.facts["start_from"] = saved["training"]["start_from"]
 

@@ -33,7 +33,7 @@ from codecdiff.data.code_store import FORMAT, CodeStore
 from codecdiff.data.encoding.job import EncodeConfig, Engine, Job, begin_job, draft_of, none_readable
 from codecdiff.data.encoding.progress import EncodingProgress
 from codecdiff.data.encoding.shards import SUFFIXES
-from codecdiff.data.encoding.worker import SCHEMA, read_rows, run_in_process
+from codecdiff.data.encoding.worker import SCHEMA, read_result, run_in_process
 from codecdiff.data.metadata import Track, find_tracks
 from codecdiff.files import atomic_write, atomic_write_text
 from codecdiff.interfaces.codec import Codec
@@ -111,7 +111,7 @@ def publish_store(job: Job, num_tasks: int, folder: Path) -> dict[str, str]:
     dropped: Counter[str] = Counter()
     files: set[str] = set()
     for index in range(num_tasks):
-        table, result = read_rows(job, index)
+        table, result = read_result(job, index)
         skipped, dropped = {**skipped, **result.skipped}, dropped + Counter(result.dropped)
         if table.num_rows:
             files |= _rename_shard(job, result.shard, f"{len(tables):05d}")
@@ -208,7 +208,7 @@ def open_store(
     tracks = find_tracks(audio) if audio else []
     if not (Path(folder) / "header.json").is_file():
         if not tracks:
-            raise FileNotFoundError(f"There is no store at '{folder}', and no data.audio to make one from.")
+            raise FileNotFoundError(f"The store '{folder}' does not exist, and data.audio is not set to make it from.")
         try:
             _make_store(tracks, folder, codec, spec, EncodeConfig(target=target, seed=seed), report)
         except OSError:

@@ -1,4 +1,4 @@
-"""An encoding job: a plan of tasks, each of which makes one shard of a store."""
+"""An encoding job: a plan of tasks, each making one shard of a store."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def batch_settings(codec: Codec) -> tuple[int, int]:
 def run_task(task: Task, job: Job, codec: Codec, report: ReportTracks = lambda task, tracks: None) -> TaskResult:
     """Encode the tracks of a task into a shard, unless that is done already. Tracks that cannot be read are skipped."""
     if job.rows_file(task.index).is_file():
-        return read_rows(job, task.index)[1]
+        return read_result(job, task.index)[1]
     batch_size, threads = batch_settings(codec)
     readers = [TrackReader(track) for track in task.tracks]
     iterators = [reader.batches(codec, job.config.segments, batch_size) for reader in readers]
@@ -128,7 +128,7 @@ def run_task(task: Task, job: Job, codec: Codec, report: ReportTracks = lambda t
             report(task.index, count)
     dropped = sum((reader.dropped for reader in readers), Counter[str]())
     result = TaskResult(task.index, stem, skipped, dict(dropped))
-    write_rows(job, result, rows)
+    write_result(job, result, rows)
     return result
 
 
@@ -185,7 +185,7 @@ def prefetch(iterators: Iterable[Iterator[Item]], threads: int) -> Iterator[Iter
             yield items(*waiting.popleft())
 
 
-def write_rows(job: Job, result: TaskResult, rows: list[dict[str, Any]]) -> None:
+def write_result(job: Job, result: TaskResult, rows: list[dict[str, Any]]) -> None:
     """Write the rows of a task with its result: from then on, the task is done."""
     metadata = {METADATA_KEY: json.dumps(asdict(result)).encode()}
     file = job.rows_file(result.index)
@@ -197,7 +197,7 @@ def write_rows(job: Job, result: TaskResult, rows: list[dict[str, Any]]) -> None
     os.replace(temporary, file)
 
 
-def read_rows(job: Job, index: int) -> tuple[pa.Table, TaskResult]:
+def read_result(job: Job, index: int) -> tuple[pa.Table, TaskResult]:
     """Read the rows and the result of a task."""
     table = pq.read_table(job.rows_file(index))
     return table, TaskResult(**json.loads((table.schema.metadata or {})[METADATA_KEY]))

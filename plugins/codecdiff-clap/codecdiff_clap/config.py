@@ -18,7 +18,7 @@ RELEASED: dict[str, dict[str, Any]] = {
     "laion/clap-htsat-unfused": {},
 }  # hub id -> its audio encoder; text encoders are as transformers' default
 
-WORDS = ("a", "and", "bass", "calm", "drums", "fast", "for", "guitar", "loud", "piano", "piece", "slow", "the")
+WORDS = ("a", "and", "bass", "calm", "drums", "fast", "for", "guitar", "loud", "piano", "slow", "the", "waltz")
 
 
 def tiny(size: str = "tiny", **changes: Any) -> dict[str, Any]:

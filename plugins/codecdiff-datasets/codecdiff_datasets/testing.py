@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from codecdiff_datasets.captioner import Captioner, Usage
 from codecdiff_datasets.captioning import one_line
 
-from codecdiff.testing.assertions import randomness_untouched, require
-from codecdiff.testing.checks import CheckFailed, Checks, Result
-from codecdiff.testing.runner import example_audio
+from codecdiff.testing import (
+    CheckFailed,
+    CheckRequest,
+    CheckRun,
+    Checks,
+    Result,
+    assert_that,
+    example_audio,
+    randomness_untouched,
+)
 
 
 @dataclass
-class Trial:
+class Case:
     """A captioner that was not used before, and at least two tracks that it captions differently."""
 
-    captioner: Captioner
+    part: Captioner
     tracks: Sequence[Mapping[str, Any]]
 
     @cached_property
     def captions(self) -> list[str]:
         """Captions of the tracks, computed once: they may cost money."""
-        return [self.captioner.caption(track) for track in self.tracks]
+        return [self.part.caption(track) for track in self.tracks]
 
 
-LAWS: Checks[Trial] = Checks("captioners")
+CHECKS: Checks[Case] = Checks("captioners")
 
 
-def run_checks(captioner: Captioner) -> Iterator[Result]:
-    """Run every check of a captioner on two tracks of tones and noise, and yield the results one by one."""
-    with TemporaryDirectory() as folder:
-        yield from LAWS.examine(captioner, Trial(captioner, example_tracks(Path(folder))))
+def run_checks(request: CheckRequest) -> CheckRun:
+    """Build a captioner, and run its checks on two tracks of tones and noise."""
+    captioner = request.build()
+    case = Case(captioner, example_tracks(request.folder))
+    return CheckRun(captioner, [f"checked with {len(case.tracks)} tracks"], CHECKS.run(captioner, case))
 
 
 def example_tracks(folder: Path) -> list[dict[str, Any]]:
@@ -62,79 +69,78 @@ def check_captioner(captioner: Captioner, tracks: Sequence[Mapping[str, Any]]) -
 
     Raises AssertionError that lists the checks that fail.
     """
-    return LAWS.demand(captioner, Trial(captioner, tracks))
+    return CHECKS.assert_all(captioner, Case(captioner, tracks))
 
 
-@LAWS.law
-def facts(trial: Trial) -> None:
+@CHECKS.check
+def facts(case: Case) -> None:
     """`incidental` names options of the captioner, and `concurrency` is at least 1."""
-    captioner = trial.captioner
+    captioner = case.part
     unknown = set(captioner.incidental) - captioner.arguments.keys()
-    require(not unknown, f"incidental names {sorted(unknown)}, which are not options.")
+    assert_that(not unknown, f"incidental names {sorted(unknown)}, which are not options.")
     threads = captioner.concurrency
-    require(type(threads) is int and threads >= 1, f"concurrency is {threads!r}, not a number of threads.")
+    assert_that(type(threads) is int and threads >= 1, f"concurrency is {threads!r}, not a number of threads.")
 
 
-@LAWS.law
-def estimate(trial: Trial) -> None:
+@CHECKS.check
+def estimate(case: Case) -> None:
     """`estimate` returns a Usage without using a server."""
-    require(isinstance(trial.captioner.estimate(trial.tracks), Usage), "estimate does not return a Usage.")
-    require(trial.captioner.usage() == Usage(), "estimate uses a server, or the captioner was used before.")
+    assert_that(isinstance(case.part.estimate(case.tracks), Usage), "estimate does not return a Usage.")
+    assert_that(case.part.usage() == Usage(), "estimate uses a server, or the captioner was used before.")
 
 
-@LAWS.law
-def one_line_of_text(trial: Trial) -> None:
+@CHECKS.check
+def one_line_of_text(case: Case) -> None:
     """A caption is one line of printable text, and not empty."""
-    for caption in trial.captions:
-        require(isinstance(caption, str) and caption, f"{caption!r} is not a caption: it must be text, and not empty.")
-        require(caption == one_line(caption), f"{caption!r} is not one line of printable text.")
+    for caption in case.captions:
+        assert_that(isinstance(caption, str) and caption, f"{caption!r} is not a caption: expected text.")
+        assert_that(caption == one_line(caption), f"{caption!r} is not one line of printable text.")
 
 
-@LAWS.law
-def tells_tracks_apart(trial: Trial) -> str:
+@CHECKS.check
+def tells_tracks_apart(case: Case) -> None:
     """Two different tracks have different captions."""
-    require(len(set(trial.captions)) > 1, "All tracks have the same caption: the check is empty.")
-    return f"tried with {len(trial.tracks)} tracks"
+    assert_that(len(set(case.captions)) > 1, "All tracks have the same caption: the check is empty.")
 
 
-@LAWS.law
-def deterministic(trial: Trial) -> None:
+@CHECKS.check
+def deterministic(case: Case) -> None:
     """A track has the same caption the second time."""
-    captions = trial.captions
-    again = [trial.captioner.caption(track) for track in trial.tracks]
-    require(again == captions, "A track has another caption the second time.")
+    captions = case.captions
+    again = [case.part.caption(track) for track in case.tracks]
+    assert_that(again == captions, "A track has another caption the second time.")
 
 
-@LAWS.law
-def threads(trial: Trial) -> None:
+@CHECKS.check
+def threads(case: Case) -> None:
     """In as many threads as `concurrency` says, tracks have the same captions."""
-    captions, captioner = trial.captions, trial.captioner
+    captions, captioner = case.captions, case.part
     with ThreadPoolExecutor(captioner.concurrency) as pool:
-        together = list(pool.map(captioner.caption, list(trial.tracks) * 4))
-    require(together == captions * 4, f"In {captioner.concurrency} threads, tracks have other captions.")
+        together = list(pool.map(captioner.caption, list(case.tracks) * 4))
+    assert_that(together == captions * 4, f"In {captioner.concurrency} threads, tracks have other captions.")
 
 
-@LAWS.law
-def inputs_untouched(trial: Trial) -> None:
+@CHECKS.check
+def inputs_untouched(case: Case) -> None:
     """Captioning does not change the track."""
-    for track in trial.tracks:
+    for track in case.tracks:
         before = deepcopy(track)
-        trial.captioner.caption(track)
-        require(track == before, "caption changes its argument.")
+        case.part.caption(track)
+        assert_that(track == before, "caption changes its argument.")
 
 
-@LAWS.law
-def unknown_track(trial: Trial) -> None:
+@CHECKS.check
+def unknown_track(case: Case) -> None:
     """A track without audio, tags and captions raises LookupError or ValueError."""
     try:
-        caption = trial.captioner.caption({"track": "x", "file": "", "present": False, "tags": {}, "captions": []})
+        caption = case.part.caption({"track": "x", "file": "", "present": False, "tags": {}, "captions": []})
     except (LookupError, ValueError):
         return
     raise CheckFailed(f"A track without audio, tags and captions has the caption {caption!r}: raise LookupError.")
 
 
-@LAWS.law
-def no_global_randomness(trial: Trial) -> None:
+@CHECKS.check
+def no_global_randomness(case: Case) -> None:
     """The global generators of torch, numpy and random are left as they were."""
-    with randomness_untouched(trial.captioner):
-        trial.captioner.caption(trial.tracks[0])
+    with randomness_untouched(case.part):
+        case.part.caption(case.tracks[0])

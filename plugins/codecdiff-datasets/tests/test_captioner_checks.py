@@ -1,4 +1,4 @@
-"""Each check of captioners notices the part that breaks it, and no other does; the registry finds them by name."""
+"""Each check of captioners notices the part that fails it, and no other does; the registry finds them by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 
 import pytest
 from codecdiff_datasets.captioner import Captioner, Usage
-from codecdiff_datasets.testing import LAWS, check_captioner
+from codecdiff_datasets.testing import CHECKS, check_captioner
 from typer.testing import CliRunner
 
 from codecdiff import registry
@@ -21,15 +21,15 @@ from codecdiff.cli import check
 from codecdiff.cli.main import app
 
 ROOT = Path(__file__).parents[3]
-FAULTY: list[type[Captioner]] = []
+BAD: list[type[Captioner]] = []
 
 
-def breaks(*laws: str) -> Callable[[type], type]:
-    """Mark a captioner as one that breaks exactly these laws."""
+def fails(*checks: str) -> Callable[[type], type]:
+    """Mark a captioner as one that fails exactly these checks."""
 
     def marked(part: Any) -> type:
-        part.breaks = set(laws)
-        FAULTY.append(part)
+        part.fails = set(checks)
+        BAD.append(part)
         return part
 
     return marked
@@ -42,7 +42,7 @@ class Titles(Captioner):
     """The title of a track."""
 
     concurrency = 3
-    breaks: ClassVar[set[str]] = set()
+    fails: ClassVar[set[str]] = set()
 
     def __init__(self) -> None:
         self.asked: dict[str, int] = {}
@@ -54,14 +54,14 @@ class Titles(Captioner):
         return f"Called {track['title']}"
 
 
-@breaks("facts")
+@fails("facts")
 class Unfounded(Titles):
     """An option that it has not is incidental."""
 
     incidental = ("speed",)
 
 
-@breaks("estimate")
+@fails("estimate")
 class Expensive(Titles):
     """To foresee the cost, it asks."""
 
@@ -69,7 +69,7 @@ class Expensive(Titles):
         return Usage(requests=1)
 
 
-@breaks("one-line-of-text")
+@fails("one-line-of-text")
 class Wordy(Titles):
     """Two lines."""
 
@@ -77,7 +77,7 @@ class Wordy(Titles):
         return f"{super().caption(track)}\nby nobody"
 
 
-@breaks("tells-tracks-apart")
+@fails("tells-tracks-apart")
 class Uniform(Titles):
     """One caption for all."""
 
@@ -85,7 +85,7 @@ class Uniform(Titles):
         return super().caption(track)[:6]
 
 
-@breaks("deterministic")
+@fails("deterministic")
 class Twice(Titles):
     """The second time, it says so."""
 
@@ -94,7 +94,7 @@ class Twice(Titles):
         return f"{said} again" if self.asked[track["title"]] == 2 else said
 
 
-@breaks("threads")
+@fails("threads")
 class Threaded(Titles):
     """In a thread, it says something else."""
 
@@ -103,7 +103,7 @@ class Threaded(Titles):
         return super().caption(track) + ("" if main else "!")
 
 
-@breaks("inputs-untouched")
+@fails("inputs-untouched")
 class Marking(Titles):
     """It counts in the track itself."""
 
@@ -113,7 +113,7 @@ class Marking(Titles):
         return said
 
 
-@breaks("unknown-track")
+@fails("unknown-track")
 class Careless(Titles):
     """It captions what it knows nothing of."""
 
@@ -121,7 +121,7 @@ class Careless(Titles):
         return f"Called {track.get('title')}"
 
 
-@breaks("no-global-randomness")
+@fails("no-global-randomness")
 class Whimsical(Titles):
     """It draws from the global generator."""
 
@@ -130,29 +130,29 @@ class Whimsical(Titles):
         return super().caption(track)
 
 
-def test_a_good_captioner_keeps_every_law() -> None:
+def test_a_good_captioner_passes_every_check() -> None:
     results = check_captioner(Titles(), deepcopy(TRACKS))
-    assert [result.law.name for result in results] == list(LAWS.laws)
-    assert {result.state for result in results} == {"kept"}
+    assert [result.check.name for result in results] == list(CHECKS.by_name)
+    assert {result.state for result in results} == {"passed"}
 
 
-@pytest.mark.parametrize("part", FAULTY, ids=lambda part: part.__name__)
-def test_a_faulty_captioner_breaks_the_laws_it_should_and_no_other(part: Any) -> None:
+@pytest.mark.parametrize("part", BAD, ids=lambda part: part.__name__)
+def test_a_bad_captioner_fails_the_checks_it_should_and_no_other(part: Any) -> None:
     with pytest.raises(AssertionError) as raised:
         check_captioner(part(), deepcopy(TRACKS))
     lines = str(raised.value).splitlines()
-    assert lines[0] == f"{part.__name__} breaks {len(part.breaks)} of the {len(LAWS.laws)} laws of captioners:"
-    assert {line.split(":")[0].strip() for line in lines[1:]} == part.breaks
+    assert lines[0] == f"{part.__name__} fails {len(part.fails)} of the {len(CHECKS.by_name)} checks of captioners:"
+    assert {line.split(":")[0].strip() for line in lines[1:]} == part.fails
 
 
-def test_each_law_has_a_captioner_that_breaks_it_alone() -> None:
-    assert {law.name for law in LAWS} == {law for part in FAULTY for law in cast(Any, part).breaks}
-    assert all(len(cast(Any, part).breaks) == 1 for part in FAULTY)
+def test_each_check_has_a_captioner_that_fails_it_alone() -> None:
+    assert {check.name for check in CHECKS} == {check for part in BAD for check in cast(Any, part).fails}
+    assert all(len(cast(Any, part).fails) == 1 for part in BAD)
 
 
 @pytest.fixture
 def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Install Titles and a faulty captioner, as a third party's package would."""
+    """Install Titles and a bad captioner, as a third party's package would."""
     folder = tmp_path / "site" / "strange-1.0.dist-info"
     folder.mkdir(parents=True)
     lines = ["[codecdiff.captioners]", "titles = strange:Titles", "uniform = strange:Uniform"]
@@ -169,23 +169,23 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 def test_the_command_checks_a_captioner_by_its_name() -> None:
     result = CliRunner().invoke(app, ["check", "titles"])
     assert result.exit_code == 0, result.output
-    assert "tried with 2 tracks" in result.output
-    assert f"{len(LAWS.laws)} kept, 0 broken." in result.output
+    assert "checked with 2 tracks" in result.output
+    assert f"{len(CHECKS.by_name)} passed, 0 failed." in result.output
     result = CliRunner().invoke(app, ["check", "uniform"])
     assert result.exit_code == 1
     assert "All tracks have the same caption" in result.output
 
 
-def test_the_page_lists_the_laws_as_they_are() -> None:
+def test_the_page_lists_the_checks_as_they_are() -> None:
     page = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
     section = page.split("\n### Captioners\n")[1].split("\n### ")[0].split("\n## ")[0]
     rows = re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", section, flags=re.M)
-    assert rows == [(law.name, law.text) for law in LAWS]
+    assert rows == [(check.name, check.text) for check in CHECKS]
 
 
 def test_the_kind_is_registered_by_its_entry_point() -> None:
     assert "captioners" in registry.kinds()
-    assert "captioners" not in registry.KINDS
+    assert registry.entries("kinds")["captioners"].distribution == "codecdiff-datasets"
     assert registry.interface("captioners") is Captioner
     for plugin in registry.installed("captioners"):
         assert issubclass(plugin.load(), Captioner)
@@ -198,11 +198,12 @@ def test_a_captioner_without_its_kind_says_what_to_install(tmp_path: Path, monke
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     registry.scan.cache_clear()
     try:
-        (issue,) = registry.scan()[1]
-        assert issue.remedy == "pip install codecdiff-datasets"
+        (issue,) = registry.scan().issues
+        assert issue.hint == "pip install codecdiff-datasets"
         with pytest.raises(registry.UnknownPart, match="comes with codecdiff-datasets: pip install"):
             registry.find("captioners", "titles")
         answer = CliRunner().invoke(app, ["data", "stats"])
-        assert "'data' comes with codecdiff-datasets: pip install" in answer.output
+        assert "No command named 'data'" in answer.output
+        assert "It comes with codecdiff-datasets: pip install" in answer.output
     finally:
         registry.scan.cache_clear()

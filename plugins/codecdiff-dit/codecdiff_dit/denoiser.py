@@ -68,18 +68,9 @@ class DiT(PrecomputedConditioning):
         self.vector = vector if vector in condition_widths else None
         attended = [name for name in condition_widths if name != vector] if attend is None else attend
         self.sources = tuple(name for name in dict.fromkeys(attended) if name in condition_widths)
-        used = tuple(dict.fromkeys(name for name in (*self.sources, self.vector) if name))
-        _warn_of_names(set(attended) - set(condition_widths), set(condition_widths) - set(used), condition_widths)
-
-        self.nulls = nn.ParameterDict({name: nn.Parameter(0.02 * torch.randn(condition_widths[name])) for name in used})
-        self.projections = nn.ModuleDict({name: nn.Linear(condition_widths[name], width) for name in used})
-        self.text_layers = nn.ModuleDict()
-        for name in used:
-            stack = [GatedTextLayer(width, heads=heads, expansion=expansion) for _ in range(text_layers)]
-            self.text_layers[name] = nn.ModuleList(stack)
+        _warn_of_names(set(attended), set(self.used_conditions), condition_widths)
         embedding, has_vector = embedding or width, self.vector is not None
-        self.time_network = embedding_network(TIMESTEP_WIDTH, embedding, nn.SiLU())
-        self.vector_network = embedding_network(width, embedding, nn.SiLU()) if has_vector else None
+        self._add_condition_networks(embedding, text_layers, heads, expansion)
         self.input = nn.Linear((context_channels + channels) * patch, width)
         options = {"heads": heads, "expansion": expansion, "attends": bool(self.sources)}
         blocks = [Block(width, embedding=embedding, has_vector=has_vector, **options) for _ in range(depth)]
@@ -87,6 +78,23 @@ class DiT(PrecomputedConditioning):
         self.output = Output(width, channels * patch, embedding=embedding, has_vector=has_vector)
         self.apply(_initialize)
         nn.init.zeros_(self.output.linear.weight)
+
+    def _add_condition_networks(self, embedding: int, num_text_layers: int, heads: int, expansion: int) -> None:
+        """Add what reads the timestep and the condition, and the learned nulls."""
+        widths = {name: self.condition_widths[name] for name in self.used_conditions}
+        self.nulls = nn.ParameterDict({name: nn.Parameter(0.02 * torch.randn(each)) for name, each in widths.items()})
+        self.projections = nn.ModuleDict({name: nn.Linear(each, self.width) for name, each in widths.items()})
+        self.text_layers = nn.ModuleDict()
+        for name in widths:
+            stack = [GatedTextLayer(self.width, heads=heads, expansion=expansion) for _ in range(num_text_layers)]
+            self.text_layers[name] = nn.ModuleList(stack)
+        self.time_network = embedding_network(TIMESTEP_WIDTH, embedding, nn.SiLU())
+        self.vector_network = embedding_network(self.width, embedding, nn.SiLU()) if self.vector else None
+
+    @property
+    def used_conditions(self) -> tuple[str, ...]:
+        """Names of the conditions that the network reads."""
+        return tuple(dict.fromkeys(name for name in (*self.sources, self.vector) if name))
 
     def features(self, timestep: Tensor, condition: Condition) -> list[LayerFeatures]:
         """(n,) timesteps, condition -> the features of every block, then of the output."""
@@ -160,10 +168,10 @@ def _check_options(width: int, depth: int, heads: int, expansion: int, patch: in
         )
 
 
-def _warn_of_names(unknown: set[str], unused: set[str], condition_widths: Mapping[str, int]) -> None:
+def _warn_of_names(attended: set[str], used: set[str], condition_widths: Mapping[str, int]) -> None:
     """Warn of names of missing conditions, and of conditions that change nothing."""
-    if unknown and condition_widths:
-        message = f"No condition is called {' or '.join(sorted(unknown))}: there are {sorted(condition_widths)}."
+    if condition_widths and (missing := sorted(attended - set(condition_widths))):
+        message = f"No condition is called {' or '.join(missing)}: there are {sorted(condition_widths)}."
         warnings.warn(message, stacklevel=3)
-    if unused:
-        warnings.warn(f"Nothing uses the conditions {sorted(unused)}; name them in `attend` or `vector`.", stacklevel=3)
+    if unused := sorted(set(condition_widths) - used):
+        warnings.warn(f"Nothing uses the conditions {unused}; name them in `attend` or `vector`.", stacklevel=3)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecdiff.cli.console import chosen_device, err, out, progress
+from codecdiff.cli.console import err, out, progress, select_device
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
@@ -83,7 +83,6 @@ def evaluate(
 
     Run it again to resume where it was interrupted.
     """
-    from codecdiff.diffusion.guidance import parse
     from codecdiff_eval.embeddings import ClipCutter
     from codecdiff_eval.evaluation_report import model_index, write_evaluation
     from codecdiff_eval.evaluator import EvalConfig, Evaluator, build_embedders
@@ -97,8 +96,8 @@ def evaluate(
     config = EvalConfig(selected, ClipCutter(seconds or chosen.seconds, loudness), adherence, seed)
     against = read_reference(reference, split)
     inputs = read_inputs(prompts, split, n, seed) if prompts else read_tracks(music or Path(), split)
-    where = chosen_device(device)
-    sampling = {"seed": seed, "steps": steps, "guidance": parse(guidance or [])}
+    where = select_device(device)
+    sampling = {"seed": seed, "steps": steps, "guidance": parse_guidance_scale(guidance or [])}
     generator = load_generator(model, allow_download, where, **sampling) if model else None
     built, left_out = build_embedders(
         list(selected),
@@ -121,9 +120,9 @@ def evaluate(
     warn(f"Skipped: {line}" for line in result.skipped)
     write_evaluation(result.report, output)
     if card:
-        from codecdiff.pipeline.model_card import add_scores
+        from codecdiff.pipeline.model_card import add_model_index
 
-        add_scores(model, model_index(result.report))
+        add_model_index(model, model_index(result.report))
     show(result.report)
     warn(result.left_out)
     out.print(f"Written: index.html, report.md and report.json in {output}", soft_wrap=True)
@@ -186,7 +185,7 @@ def read_inputs(file: Path, split: str, count: int | None, seed: int) -> list[Ev
 
 def load_generator(model: str, allow_download: bool, device: torch.device, **sampling: Any) -> Generator:
     """Load a model, and name it by its folder's name or its id."""
-    from codecdiff.pipeline.pipeline import load
+    from codecdiff.pipeline.hub import load
     from codecdiff_eval.generation import Generator
 
     with err.status(f"Loading {model}"):
@@ -258,7 +257,7 @@ def compare(
         soft_wrap=True,
     )
     if not plan:
-        experiment = Experiment(comparison, variants, output, chosen_device(device), log)
+        experiment = Experiment(comparison, variants, output, select_device(device), log)
         report = experiment.run(shlex.join(["codecdiff", *sys.argv[1:]]))
         out.print(f"{report}: open it in a browser", soft_wrap=True)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Prompt
-from codecdiff.pipeline.editing import EditMask, of_first_stages
+from codecdiff.pipeline.editing import EditMask, first_stages_mask
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff_eval.results import NotMeasured
 
@@ -69,7 +69,7 @@ def encode_clips(codec: Codec, audio: Tensor) -> Tensor:
 def known_of(pipeline: Pipeline, audio: Tensor) -> EditMask:
     """(n, ch, t) audio -> what a perfect model would sample, clip by clip; nothing kept yet."""
     clips = audio.expand(-1, pipeline.codec.channels, -1).split(1)
-    parts = [EditMask.of_audio(pipeline.codec, clip, pipeline.target) for clip in clips]
+    parts = [EditMask.from_audio(pipeline.codec, clip, pipeline.target) for clip in clips]
     codes, latents = (torch.cat([getattr(part, name) for part in parts]) for name in ("codes", "latents"))
     return EditMask(codes, latents, torch.zeros_like(codes, dtype=torch.bool))
 
@@ -77,16 +77,16 @@ def known_of(pipeline: Pipeline, audio: Tensor) -> EditMask:
 def generate_sets(pipeline: Pipeline, prompts: Sequence[Prompt], source: EditMask, **sampling: Any) -> EvalSets[Tensor]:
     """Return the codes (n, k, l) of the sets that a model generates, for prompts and the real clips they describe.
 
-    `generated`, an oracle for every number of stages but all, `codec reconstruction` and `noise`. `sampling`: seed,
-    steps, guidance.
+    `generated`, an oracle for every number of stages but all, `codec reconstruction` and `noise`. `sampling`: fields
+    of `GenerationConfig`.
     """
     noise = pipeline.noise_codes(len(prompts), source.frames, seed=sampling.get("seed", 0))
     sets = EvalSets[Tensor]({CODEC_RECONSTRUCTION: source.codes, NOISE: noise})
     for num_stages in range(len(pipeline.stage_names)):
         known = None
         if num_stages:
-            mask = of_first_stages(pipeline.splitter, pipeline.codec, source.frames, num_stages)
+            mask = first_stages_mask(pipeline.splitter, pipeline.codec, source.frames, num_stages)
             known = source.keep(mask)
-        codes = pipeline.generate_codes(list(prompts), source.frames, known=known, **sampling)
+        codes = pipeline.generate_codes(list(prompts), source.frames, edit=known, **sampling)
         sets[oracle(num_stages) if num_stages else GENERATED] = torch.cat(list(codes))
     return sets

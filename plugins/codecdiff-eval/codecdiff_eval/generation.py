@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from codecdiff.data.audio import BadAudio, keeps_comment, write_audio
 from codecdiff.data.metadata import Track
 from codecdiff.files import atomic_write_text, cached_checksum, sha256
 from codecdiff.interfaces import Codec
-from codecdiff.pipeline.editing import Edit, Refine, of_first_stage, of_levels
-from codecdiff.pipeline.pipeline import Pipeline
-from codecdiff.pipeline.provenance import Request
+from codecdiff.pipeline.editing import Edit, Refine, first_stage_mask, levels_mask
+from codecdiff.pipeline.pipeline import GenerationConfig, Pipeline
+from codecdiff.pipeline.provenance import GenerationRequest
 from codecdiff_eval.prompts import ATTRIBUTES, EvalPrompt, prompt_of
 from codecdiff_eval.results import hash_of
 
@@ -43,7 +43,7 @@ class GeneratedClip:
     """
 
     name: str
-    request: Request
+    request: GenerationRequest
     prompt: Mapping[str, Any]
     source: Path | None = None
 
@@ -53,7 +53,7 @@ class GeneratedClip:
         if not file.exists():
             return False
         try:
-            recorded = Request.of_file(file)
+            recorded = GenerationRequest.from_file(file)
         except ValueError:
             recorded = None
         if recorded is None or recorded.model_copy(update={"codecdiff": __version__}) != self.request:
@@ -88,8 +88,8 @@ class Generator:
         """The steps and the guidance that each stage is sampled with, the model's own where none are specified."""
         return {
             stage.name: {
-                "steps": self.steps or stage.steps,
-                "guidance": stage.guidance if self.guidance is None else self.guidance,
+                "steps": self.steps or stage.num_inference_steps,
+                "guidance": stage.guidance_scale if self.guidance is None else self.guidance,
             }
             for stage in self.pipeline.stages
         }
@@ -99,8 +99,7 @@ class Generator:
         self.pipeline.frames(seconds)  # absurd ones are refused
 
         def clip(prompt: EvalPrompt) -> GeneratedClip:
-            options = {"steps": self.steps, "guidance": self.guidance}
-            request = self._request(prompt, seconds=seconds, seed=prompt.seed(self.seed), **options)
+            request = self._request(prompt, seconds=seconds, generation=self._options(prompt.seed(self.seed)))
             fields = prompt.only((*self._fields, *_instruments_in_text(prompt))).fields
             return GeneratedClip(f"{prompt.number:06d}-{prompt.hash}{SUFFIX}", request, fields)
 
@@ -108,7 +107,8 @@ class Generator:
 
     def codec_reconstruction(self, sources: Sequence[Track]) -> list[GeneratedClip]:
         """Return what the codec makes of every source: all levels are kept, and nothing is sampled."""
-        return self._edited(sources, Refine(keep=tuple(sorted(set(self.pipeline.codec.levels)))), 0)
+        keep = tuple(sorted(set(self.pipeline.codec.levels)))
+        return replace(self, seed=0, steps=None, guidance=None)._edited(sources, Refine(keep=keep))
 
     def oracle_first_stage(self, sources: Sequence[Track]) -> list[GeneratedClip]:
         """Return every source with its own first stage, and the later ones generated from its caption.
@@ -118,11 +118,11 @@ class Generator:
         codec, splitter = self.pipeline.codec, self.pipeline.splitter
         if len(self.pipeline.stage_names) == 1:
             raise ValueError("The model has one stage.")
-        first = of_first_stage(splitter, codec)
+        first = first_stage_mask(splitter, codec)
         keep = tuple(sorted({level for level, made in zip(codec.levels, first.flatten(), strict=True) if made}))
-        if not torch.equal(of_levels(codec, keep), first):
+        if not torch.equal(levels_mask(codec, keep), first):
             raise ValueError("The first stage of the model does not make whole levels of codes.")
-        return self._edited(sources, Refine(keep=keep), self.seed, steps=self.steps, guidance=self.guidance)
+        return self._edited(sources, Refine(keep=keep))
 
     def write(
         self, clips: Sequence[GeneratedClip], folder: Path, progress: Callable[[int], None] = lambda count: None
@@ -142,7 +142,7 @@ class Generator:
                     raise ValueError(
                         f"A prompt of {len(comment)} bytes is too long to be stored in a file: shorten it."
                     )
-                for audio in clip.request.make(self.pipeline, clip.source):
+                for audio in clip.request.generate(self.pipeline, clip.source):
                     write_audio(folder / clip.name, audio, self.pipeline.sample_rate, comment=comment)
             progress(count)
         return [clip.track(folder) for clip in clips]
@@ -152,15 +152,18 @@ class Generator:
         """The fields of a prompt that the model reads."""
         return self.pipeline.conditioner.fields if self.pipeline.conditioner else ()
 
-    def _request(self, prompt: EvalPrompt, **options: Any) -> Request:
-        fields, model = dict(prompt.only(self._fields).fields), self.pipeline.fingerprint or ""
-        return Request(codecdiff=__version__, model=model, prompt=fields, **options)
+    def _options(self, seed: int) -> GenerationConfig:
+        return GenerationConfig(seed=seed, num_inference_steps=self.steps, guidance_scale=self.guidance)
 
-    def _edited(self, sources: Sequence[Track], edit: Edit, seed: int, **options: Any) -> list[GeneratedClip]:
+    def _request(self, prompt: EvalPrompt, **options: Any) -> GenerationRequest:
+        fields, model = dict(prompt.only(self._fields).fields), self.pipeline.fingerprint or ""
+        return GenerationRequest(codecdiff=__version__, model=model, prompt=fields, **options)
+
+    def _edited(self, sources: Sequence[Track], edit: Edit) -> list[GeneratedClip]:
         def clip(number: int, source: Track) -> GeneratedClip:
             prompt = EvalPrompt(number, {**source.metadata, **prompt_of(source)})
-            own = EvalPrompt(number, {"source": source.name}).seed(seed)  # clips of one track share its caption
-            request = self._request(prompt, edit=edit, source=sha256(source.file), seed=own, **options)
+            own = EvalPrompt(number, {"source": source.name}).seed(self.seed)  # clips of one track share its caption
+            request = self._request(prompt, edit=edit, source=sha256(source.file), generation=self._options(own))
             return GeneratedClip(source.name, request, prompt.only((*self._fields, *ATTRIBUTES)).fields, source.file)
 
         return [clip(number, source) for number, source in enumerate(sources)]

@@ -1,5 +1,5 @@
 """The small real parts of the core's tests."""
 
-from conftest import codec_spec, dac, dac_folder, make_pipeline, music, standardized, store
+from conftest import codec_spec, dac, dac_folder, make_pipeline, music, normalized, store
 
-__all__ = ["codec_spec", "dac", "dac_folder", "make_pipeline", "music", "standardized", "store"]
+__all__ = ["codec_spec", "dac", "dac_folder", "make_pipeline", "music", "normalized", "store"]

@@ -44,7 +44,7 @@ from codecdiff.cli.main import app
 from codecdiff.config import ConfigError, DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.files import try_lock
-from codecdiff.pipeline.editing import of_first_stage, of_first_stages
+from codecdiff.pipeline.editing import first_stage_mask, first_stages_mask
 from codecdiff.training.batch import StageData
 from codecdiff.training.experiment import new_pipeline, new_stage
 from codecdiff.training.trainer import StageTrainer
@@ -279,10 +279,10 @@ def test_the_codes_of_the_first_stages_are_known_one_by_one(
 ) -> None:
     pipeline = make_pipeline(pattern)
     count, codec = len(pipeline.stage_names), pipeline.codec
-    masks = [of_first_stages(pipeline.splitter, codec, 5, stages) for stages in range(count + 1)]
+    masks = [first_stages_mask(pipeline.splitter, codec, 5, stages) for stages in range(count + 1)]
     assert not masks[0].any()
     assert masks[-1].all()
-    assert torch.equal(masks[1], of_first_stage(pipeline.splitter, codec).expand(masks[1].shape))
+    assert torch.equal(masks[1], first_stage_mask(pipeline.splitter, codec).expand(masks[1].shape))
 
 
 CLIPS = 24

@@ -50,10 +50,10 @@ from codecdiff.data.audio import BadAudio, read_audio
 from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import Track, find_tracks
 from codecdiff.interfaces import prompt_fields
-from codecdiff.pipeline.editing import of_first_stages
-from codecdiff.pipeline.model_card import add_scores, write_card
+from codecdiff.pipeline.editing import first_stages_mask
+from codecdiff.pipeline.model_card import add_model_index, write_model_card
 from codecdiff.pipeline.pipeline import Pipeline
-from codecdiff.pipeline.provenance import Request
+from codecdiff.pipeline.provenance import GenerationRequest
 from codecdiff.testing.tiny import write_tiny
 
 Make = Callable[..., Pipeline]
@@ -304,9 +304,9 @@ def test_a_clip_is_the_same_whatever_is_asked_beside_it(model: Path, tmp_path: P
     assert np.array_equal(samples[0], samples[2])
     assert not np.array_equal(samples[0], samples[1])
     assert len(samples[0]) == RATE // 5
-    told = Request.of_file(alone[0].file)
+    told = GenerationRequest.from_file(alone[0].file)
     assert told.prompt == {"text": "a flute"}
-    again = torch.cat(list(told.make(pipeline))).numpy()
+    again = torch.cat(list(told.generate(pipeline))).numpy()
     assert np.abs(again[0] - samples[0]).max() < 2e-4  # of 16 bits
     assert [prompt_of(track) for track in find_tracks(tmp_path / "all")] == [prompt_of(track) for track in all_of_them]
 
@@ -348,14 +348,14 @@ def test_the_codec_reconstruction_and_the_oracle_first_stage_are_made_of_the_ref
     assert clip.request.edit is not None
     assert clip.request.edit.model_dump()["keep"] == (0,)
     assert clip.request.prompt == {"text": "tone 3"}
-    known, _ = clip.request.known(pipeline, clip.source)
-    made = next(iter(pipeline.generate_codes([{"text": "tone 3"}], known.frames, known=known)))
+    known, _ = clip.request.edit_mask(pipeline, clip.source)
+    made = next(iter(pipeline.generate_codes([{"text": "tone 3"}], known.frames, edit=known)))
     assert torch.equal(made[:, 0], codes[:, 0])
     assert not torch.equal(made[:, 1:], codes[:, 1:])
     several = cut_sources(tracks, [("3.wav", 0.2), ("3.wav", 0.1)], 1.0, pipeline.codec, tmp_path / "sources")
     assert several[0] == sources[0]
     assert (
-        len({each.request.seed for each in generator.oracle_first_stage(several)}) == 2
+        len({each.request.generation.seed for each in generator.oracle_first_stage(several)}) == 2
     )  # though their caption is one
     tracks["copy.wav"] = Track(tracks["3.wav"].file, "copy.wav")
     copies = cut_sources(tracks, [("3.wav", 0.2), ("copy.wav", 0.2)], 1.0, pipeline.codec, tmp_path / "sources")
@@ -443,7 +443,7 @@ def test_every_set_of_an_evaluation_comes_from_one_call(make_pipeline: Make) -> 
     assert list(sets) == [CODEC_RECONSTRUCTION, NOISE, GENERATED, oracle()]
     assert sets.map(lambda name, codes: tuple(codes.shape)) == dict.fromkeys(sets, tuple(source.codes.shape))
     generated = torch.cat(list(pipeline.generate_codes(["drums", "a flute"], source.frames, seed=3)))
-    mask = of_first_stages(pipeline.splitter, pipeline.codec, source.frames, 1)
+    mask = first_stages_mask(pipeline.splitter, pipeline.codec, source.frames, 1)
     codes = {name: some for name, some in sets.items() if not isinstance(some, NotMeasured)}
     assert torch.equal(codes[GENERATED], generated)
     kept = mask.expand(source.codes.shape)
@@ -481,7 +481,10 @@ def test_a_model_is_judged_and_its_folder_gets_the_same_scores(
         assert row.result.config.embedding.clip_seconds == 1
         assert row.result.config.embedding.loudness == "unchanged"
         assert row.result.config.seeds == {"interval": 0, "generation": 0}
-        assert row.result.config.sampling["primary"] == {"steps": primary.steps, "guidance": primary.guidance}
+        assert row.result.config.sampling["primary"] == {
+            "steps": primary.num_inference_steps,
+            "guidance": primary.guidance_scale,
+        }
         later = row.context.oracle_first_stage
         assert not isinstance(later, NotMeasured)
         assert later.config.sampling == row.result.config.sampling
@@ -627,18 +630,18 @@ def test_the_split_reaches_manifests_of_music_and_is_told(music: Path, tmp_path:
 
 
 def test_scores_go_into_the_header_of_a_card(model: Path, tmp_path: Path) -> None:
-    write_card(model)
+    write_model_card(model)
     words = (model / "README.md").read_text().split("---\n", 2)[2]
-    add_scores(model, {"model-index": [{"name": "m"}]})
-    add_scores(model, {"model-index": [{"name": "n"}]})
+    add_model_index(model, {"model-index": [{"name": "m"}]})
+    add_model_index(model, {"model-index": [{"name": "n"}]})
     card = (model / "README.md").read_text()
     assert card.count("model-index") == 1
     assert "name: n" in card
     assert "library_name: codecdiff" in card
     assert card.split("---\n", 2)[2] == words
     (model / "README.md").write_text("My words.")
-    with pytest.raises(ValueError, match="begins with no header"):
-        add_scores(model, {})
+    with pytest.raises(ValueError, match="does not begin with a YAML header"):
+        add_model_index(model, {})
     assert (model / "README.md").read_text() == "My words."
 
 

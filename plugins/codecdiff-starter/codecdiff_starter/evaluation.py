@@ -283,7 +283,11 @@ def evaluate_model(
         codes = EvalSets({name: encode_clips(pipeline.codec, audio) for name, audio in sources.items()})
         source = known_of(pipeline, evaluated.audio)
     with clock("generating"):
-        sampling = {"seed": seed, "steps": options.steps, "guidance": options.guidance}
+        sampling = {
+            "seed": seed,
+            "num_inference_steps": options.steps,
+            "guidance_scale": options.guidance,
+        }
         codes |= generate_sets(pipeline, [{"text": prompt} for prompt in evaluated.prompts], source, **sampling)
     with clock("decoding"):
         sets = codes.map(lambda _, each: embed(pipeline, each, samples))

@@ -60,7 +60,7 @@ class Model:
         self.stage_names = ["primary", "secondary"]
         self.target, self.play, self.splitter = "codes", play, Parallel(num_codebooks=1)
 
-    def generate_codes(self, prompts, frames, *, known=None, seed, steps, guidance):
+    def generate_codes(self, prompts, frames, *, edit=None, seed, num_inference_steps, guidance_scale):
         yield from self.play(frames).split(1)
 
     def decode(self, codes, samples):

@@ -71,7 +71,7 @@ class T5(PretrainedPart, Conditioner):
         self.attend_padding = attend_padding
         if attend_padding:
             self.expected_failures = {
-                "neighbours": "with attend_padding a prompt reads the padding that its neighbors bring"
+                "neighbors": "with attend_padding a prompt attends to padding, which depends on its neighbors"
             }
         self._has_warned = False
         self.requires_grad_(False)

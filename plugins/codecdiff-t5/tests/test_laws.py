@@ -1,4 +1,4 @@
-"""The laws of conditioners, on a T5 of random weights."""
+"""The checks of conditioners, on a T5 of random weights."""
 
 from pathlib import Path
 
@@ -15,13 +15,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_tiny("t5", tmp_path_factory.mktemp("t5")))
 
 
-def test_t5_keeps_the_laws_with_a_cache_and_without(folder: str, tmp_path: Path):
+def test_t5_passes_the_checks_with_a_cache_and_without(folder: str, tmp_path: Path):
     for conditioner in (T5(folder), CachedConditioner(T5(folder), folder=str(tmp_path))):
         results = check_conditioner(conditioner)
-        assert {result.state for result in results} == {"kept"}
+        assert {result.state for result in results} == {"passed"}
 
 
 def test_attended_padding_is_declared(folder: str):
-    with pytest.warns(ExpectedFailure, match="neighbours: with attend_padding"):
+    with pytest.warns(ExpectedFailure, match="neighbors: with attend_padding"):
         results = check_conditioner(T5(folder, attend_padding=True))
-    assert [result.law.name for result in results if result.state == "exception"] == ["neighbours"]
+    assert [result.check.name for result in results if result.state == "expected failure"] == ["neighbors"]

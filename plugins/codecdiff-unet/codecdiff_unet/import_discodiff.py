@@ -21,8 +21,8 @@ from torch import Tensor
 
 from codecdiff import config, registry
 from codecdiff.diffusion.noise_schedule import training_scheduler
-from codecdiff.pipeline.checkpoint import FORMAT, MODEL_FILE, read_spec, write_parts
-from codecdiff.pipeline.model_card import write_card
+from codecdiff.pipeline.checkpoint import FORMAT, MODEL_FILE, read_config, write_parts
+from codecdiff.pipeline.model_card import write_model_card
 from codecdiff.pipeline.stage import Stage
 from codecdiff.splitters import stage_names
 from codecdiff_unet.denoiser import UNet
@@ -103,7 +103,7 @@ def import_released(
         raise OSError(f"'{folder}' could not be written: {error.strerror or error}. Nothing of it is left.") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    write_card(folder)
+    write_model_card(folder)
     return unets
 
 
@@ -179,7 +179,7 @@ def checked(
 
 def check_schedule(vectors: Mapping[str, Tensor], checkpoint: Path) -> None:
     """Raise ValueError if a checkpoint brings another noise schedule than the released one."""
-    ours = training_scheduler(steps=STEPS)
+    ours = training_scheduler(num_train_timesteps=STEPS)
     released = {"diffusion.betas": ours.betas, "diffusion.alphas_cumprod": ours.alphas_cumprod}
     for name in released.keys() & vectors.keys():
         theirs, expected = vectors[name].double(), released[name].double()
@@ -205,7 +205,7 @@ def model_spec(
     is_parallel = "parallel" in roles
     return {
         "format": FORMAT,
-        "codec": {"name": "standardized", "codec": config.with_defaults("codecs", codec), "per": "codebook"},
+        "codec": {"name": "normalized", "codec": config.with_defaults("codecs", codec), "per": "codebook"},
         "splitter": {"name": "parallel" if is_parallel else "coarse-first"},
         "conditioner": config.with_defaults("conditioners", conditioner),
         "snap_context": False,
@@ -229,13 +229,15 @@ def write_stage(folder: Path, unet: UNetState, source: str) -> None:
     places = sources(unet.architecture)
     with torch.device("meta"):
         network = UNet(**unet.architecture.options)
-    sampling = {"sampler": "ddpm", "steps": STEPS, "guidance": GUIDANCE}
-    stage = Stage(unet.stage, network, training_scheduler(steps=STEPS), **sampling, facts={"imported": source})
+    sampling = {"scheduler": "ddpm", "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+    stage = Stage(
+        unet.stage, network, training_scheduler(num_train_timesteps=STEPS), **sampling, facts={"imported": source}
+    )
     (folder / unet.stage).mkdir()
     specs = {place.name: (unet.tensors[place.released].dtype, place.shape) for place in places}
     read = (place.read(unet.tensors[place.released]) for place in places)
     write_tensors(folder / unet.stage / "model.safetensors", specs, read)
-    text = json.dumps(stage.spec(), indent=2) + "\n"
+    text = json.dumps(stage.to_config(), indent=2) + "\n"
     (folder / unet.stage / "stage.json").write_text(text, encoding="utf-8")
 
 
@@ -259,6 +261,6 @@ def import_discodiff(
     parts = {"codec": part_named("codecs", codec, "dac"), "conditioner": part_named("conditioners", conditioner, "t5")}
     for unet in import_released(checkpoint, output, role=role, **parts):
         typer.echo(str(unet))
-    missing = [name for name in read_spec(output)["stages"] if not (output / name).exists()]
+    missing = [name for name in read_config(output)["stages"] if not (output / name).exists()]
     state = f"lacks its {missing[0]} yet: import it with --role {missing[0]}" if missing else "is complete"
     typer.echo(f"{output} {state}.")

@@ -68,7 +68,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def is_plain(value: object) -> bool:
-    """Tell whether a value is an ordinary tensor in memory, every number of which is there."""
+    """Return whether a value is an ordinary tensor in memory with all its numbers."""
     return (
         isinstance(value, Tensor)
         and type(value) in (Tensor, nn.Parameter)
@@ -109,7 +109,7 @@ def _unpickled(file: Path) -> Any:
 
 
 def is_foreign_class(name: str) -> bool:
-    """Tell whether a dotted name looks like a class of neither Python, torch nor numpy."""
+    """Return whether a dotted name looks like a class of neither Python, torch nor numpy."""
     module, _, short = name.rpartition(".")
     own = module.partition(".")[0] in {*sys.stdlib_module_names, "torch", "numpy", ""}
     return not own and short[:1].isupper() and all(part.isidentifier() for part in name.split("."))

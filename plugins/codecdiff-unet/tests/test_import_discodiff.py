@@ -142,7 +142,7 @@ def test_a_lightning_file_becomes_a_model_that_generates(
     agrees(model, "primary", primary)
     agrees(model, "secondary", secondary)
     spec = json.loads((folder / "codecdiff.json").read_text())
-    trained = json.loads(json.dumps(model.spec()))  # as a model that was trained would be written
+    trained = json.loads(json.dumps(model.to_config()))  # as a model that was trained would be written
     assert {**spec, "code": trained["code"]} == trained  # no part is built for it, so none has a version
     assert (spec["target"], spec["snap_context"]) == ("continuous", False)
     words = (folder / "README.md").read_text()
@@ -150,13 +150,13 @@ def test_a_lightning_file_becomes_a_model_that_generates(
     assert "Imported from `released.ckpt`" in words
     assert spec["conditioner"]["attend_padding"] is False
     for stage in model.stages:
-        assert json.loads((folder / stage.name / "stage.json").read_text()) == stage.spec()
-        assert (stage.sampler, stage.steps, stage.guidance) == ("ddpm", 100, 3.0)
-        torch.testing.assert_close(stage.scheduler.betas, cosine(), atol=1e-6, rtol=0)
+        assert json.loads((folder / stage.name / "stage.json").read_text()) == stage.to_config()
+        assert (stage.scheduler, stage.num_inference_steps, stage.guidance_scale) == ("ddpm", 100, 3.0)
+        torch.testing.assert_close(stage.train_scheduler.betas, cosine(), atol=1e-6, rtol=0)
     codec: Any = model.codec
     assert codec.mean[:, 0, 0].tolist() == pytest.approx([0.58, -0.11, -0.18, -0.04, -0.23, -0.06, 0.08, 0, 0.03])
     assert codec.std[:, 7, 0].tolist() == pytest.approx([4.95, 4.00, 3.61, 3.41, 3.24, 3.16, 3.06, 2.93, 2.79])
-    audio = model.generate(["slow piano", ""], seconds=0.1, steps=2)
+    audio = model.generate(["slow piano", ""], seconds=0.1, num_inference_steps=2)
     assert audio.shape == (2, 1, round(0.1 * model.sample_rate))
     assert audio.std() > 0
 
@@ -168,7 +168,7 @@ def test_a_parallel_model_is_one_stage(save: Save, parts: dict[str, str], tmp_pa
     options["conditioner"]["model"] = parts["conditioner"]
     import_released(file, tmp_path / "model", **options)
     model = codecdiff.load(tmp_path / "model")
-    assert model.spec()["splitter"] == {"name": "parallel"}
+    assert model.to_config()["splitter"] == {"name": "parallel"}
     agrees(model, "stage1", released)
 
 

@@ -374,15 +374,15 @@ def test_context_is_checked(context_channels: int, given: tuple[int, ...] | None
 
 def test_other_inputs_are_checked() -> None:
     unet, (x, t), prompted = tiny(), inputs(), condition()
-    with pytest.raises(ValueError, match=r"noisy latents \(b, 4, l\), but was given \(3, 3, 24\)"):
+    with pytest.raises(ValueError, match=r"noisy latents \(b, 4, l\), but got \(3, 3, 24\)"):
         unet(x[:, :3], t, None, prompted)
-    with pytest.raises(ValueError, match=r"timesteps \(3,\), one for each row, but was given \(1,\)"):
+    with pytest.raises(ValueError, match=r"timesteps \(3,\), one for each row, but got \(1,\)"):
         unet(x, t[:1], None, prompted)
     with pytest.raises(ValueError, match="condition of 3 rows, as many as the noisy latents, but it has 2"):
         unet(x, t, None, prompted.rows(slice(2)))
-    with pytest.raises(ValueError, match=r"equally many rows, but have \{'text': 3, 'vector': 2\}"):
+    with pytest.raises(ValueError, match=r"the same number of rows, but they have \{'text': 3, 'vector': 2\}"):
         unet(x, t, None, Condition({**prompted, "vector": prompted.rows(slice(2))["vector"]}))
-    with pytest.raises(ValueError, match="'text' of width 12, but was given 10"):
+    with pytest.raises(ValueError, match="'text' of width 12, but got 10"):
         unet(x, t, None, Condition({"text": prompted["vector"]}))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from codecdiff_datasets.commands.manifests import beside, show_issues
 
-from codecdiff.cli.console import chosen_device, err, out, progress
+from codecdiff.cli.console import err, out, progress, select_device
 from codecdiff.files import atomic_write_text, require_writable
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def rank(
     show_issues(issues)
     reference, candidates = Manifest.read(like), Manifest.read(of)
     model = config.build("embedders", config.parse_options("embedders", embedder, options or [])).to(
-        chosen_device(device)
+        select_device(device)
     )
     folder = embeddings or output.with_name(f"{output.stem}-embeddings")
     cache = CachedEmbedder(model, config.to_config("embedders", model), folder)

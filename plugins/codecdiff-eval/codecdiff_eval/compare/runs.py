@@ -26,8 +26,8 @@ from codecdiff import config
 from codecdiff.config import DiffusionConfig, ExperimentConfig, TrainConfig
 from codecdiff.data import CodeStore
 from codecdiff.files import POLL_SECONDS, atomic_write_text, lock_folder, try_lock
-from codecdiff.pipeline.checkpoint import differences
-from codecdiff.pipeline.model_card import write_card
+from codecdiff.pipeline.checkpoint import config_differences
+from codecdiff.pipeline.model_card import write_model_card
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.training import StageData, new_pipeline, new_stage, new_trainer, open_data, prepare_prompts, read_logs
 from codecdiff_eval.compare.budget import Variant
@@ -93,7 +93,7 @@ class Run:
 
     def _hash(self, pipeline: Pipeline, places: list[torch.Tensor], i: int) -> str:
         stage, train = new_stage(self.experiment, pipeline, i, "meta")
-        context, spec = pipeline.splitter.context(places, i), stage.spec()
+        context, spec = pipeline.splitter.context(places, i), stage.to_config()
         own = self.experiment.stage_config(stage.name).model_dump(exclude=PER_STAGE)
         settings = {**self.experiment.model_dump(exclude={*PER_STAGE, "splitter", "stages"}), "own": own}
         settings |= {key: spec[key] for key in ("denoiser", "scheduler", "noise_color")}
@@ -201,14 +201,14 @@ def train_run(run: Run, runs: Sequence[Run], comparison: CompareConfig, device: 
             _copy_stage(twin, run, i)
             log(f"{run.name}: {run.variant.costs[i].name} is that of {twin.name}")
         _train_stage(run, comparison, pipeline, store, i, log)
-    write_card(run.model)
+    write_model_card(run.model)
 
 
 def _record_experiment(run: Run) -> None:
     file, new = run.folder / "run.json", run.experiment.model_dump(mode="json")
     if file.is_file():
         old = ExperimentConfig.model_validate_json(file.read_text(encoding="utf-8")).model_dump(mode="json")
-        lines = [line for key in new for line in differences(old[key], new[key], key) if not _may_differ(line)]
+        lines = [line for key in new for line in config_differences(old[key], new[key], key) if not _may_differ(line)]
         if lines:
             raise ValueError(
                 f"'{run.folder}' was trained differently: {'; '.join(lines)}. Choose another output, or delete it."

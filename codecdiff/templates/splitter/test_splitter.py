@@ -6,7 +6,7 @@ from codecdiff_part_name import PartName
 
 
 @pytest.mark.parametrize(("every", "num_codebooks"), [(2, 9), (2, 2), (3, 8), (1, 4)])
-def test_it_keeps_the_laws_of_a_splitter(every: int, num_codebooks: int):
+def test_it_passes_the_checks_of_a_splitter(every: int, num_codebooks: int):
     check_splitter(PartName(every=every, num_codebooks=num_codebooks))
 
 

@@ -1,6 +1,6 @@
-"""The denoiser `part-name`: a residual network of dilated convolutions, told time and prompt.
+"""The denoiser `part-name`: a residual network of dilated convolutions over the frames.
 
-It works as it is. Put your own network in its place; the test beside it says what no longer holds.
+It works as it is. Replace it by your own network; its test reports what no longer holds.
 Shapes: b batch, c channel, l latent frame, n token, e embedding.
 """
 
@@ -23,18 +23,18 @@ def waves(timestep: Tensor, width: int) -> Tensor:
 
 
 class Block(nn.Module):
-    """Adds to the frames what a dilated convolution sees of them, scaled and shifted as a cue (b, width) says."""
+    """A residual dilated convolution, scaled and shifted by features (b, width) of time and prompt."""
 
     def __init__(self, width: int, dilation: int):
         super().__init__()
         self.norm = nn.GroupNorm(1, width)
-        self.cue = nn.Linear(width, 2 * width)
+        self.modulation = nn.Linear(width, 2 * width)
         self.look = nn.Conv1d(width, width, 3, padding=dilation, dilation=dilation)
         self.add = nn.Conv1d(width, width, 1)
 
-    def forward(self, frames: Tensor, cue: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, features: Tensor) -> Tensor:
         """(b, width, l) frames -> frames of the same shape."""
-        scale, shift = self.cue(cue)[..., None].chunk(2, dim=1)
+        scale, shift = self.modulation(features)[..., None].chunk(2, dim=1)
         inner = self.norm(frames) * (1 + scale) + shift
         return frames + self.add(functional.silu(self.look(functional.silu(inner))))
 
@@ -46,8 +46,8 @@ class PartName(Denoiser):
     depth: number of blocks.
     """
 
-    # The constructor is the schema of your options: give each a type and a default. The first three are no options:
-    # they are supplied, because they follow from codec, splitter and conditioner.
+    # The constructor is the schema of the options: each has a type and a default. The first three are not options:
+    # they follow from codec, splitter and conditioner.
     def __init__(
         self,
         *,
@@ -59,15 +59,15 @@ class PartName(Denoiser):
     ):
         super().__init__()
         if width < 2 or width % 2:
-            raise ValueError(f"width={width}: sines and cosines of the time make it even, 2 at least.")
+            raise ValueError(f"Invalid width={width}: expected an even number of at least 2, for sines and cosines.")
         self.channels = channels
         self.context_channels = context_channels
         self.condition_widths = dict(condition_widths)
         self.width = width
         self.enter = nn.Conv1d(channels + context_channels, width, 1)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        # One layer and one learned null for every condition there is; a null takes the place of an absent condition.
-        self.told = nn.ModuleDict({name: nn.Linear(e, width) for name, e in condition_widths.items()})
+        # One layer and one learned null for every condition there is; a null replaces an absent condition.
+        self.conditions = nn.ModuleDict({name: nn.Linear(e, width) for name, e in condition_widths.items()})
         self.nulls = nn.ParameterDict({name: nn.Parameter(torch.zeros(e)) for name, e in condition_widths.items()})
         self.blocks = nn.ModuleList(Block(width, 2 ** (i % 5)) for i in range(depth))
         self.leave = nn.Conv1d(width, channels, 1)
@@ -76,20 +76,20 @@ class PartName(Denoiser):
         """(b, c, l) noisy latents, (b,) steps, (b, c', l) context or None, condition -> (b, c, l) prediction."""
         # Any number of frames has to do. If your network needs a multiple of some number, pad here and crop again.
         seen = torch.cat([noisy, context], dim=1) if context is not None and self.context_channels else noisy
-        frames, cue = self.enter(seen), self._cue(timestep, condition, noisy)
+        frames, features = self.enter(seen), self._features(timestep, condition, noisy)
         for block in self.blocks:
-            frames = block(frames, cue)
+            frames = block(frames, features)
         return self.leave(frames)
 
-    def _cue(self, timestep: Tensor, condition: Condition, noisy: Tensor) -> Tensor:
-        """(b,) steps and the condition -> (b, width) what every block is told."""
-        cue = self.time(waves(timestep, self.width).to(noisy.dtype))
+    def _features(self, timestep: Tensor, condition: Condition, noisy: Tensor) -> Tensor:
+        """(b,) steps and the condition -> (b, width) features of both."""
+        features = self.time(waves(timestep, self.width).to(noisy.dtype))
         filled = fill_nulls(condition, dict(self.nulls.items()))
-        for name, layer in self.told.items():
+        for name, layer in self.conditions.items():
             tokens, mask = filled[name]
-            # What is masked may hold anything, and is never looked at.
-            real = tokens.where(mask[..., None], torch.zeros_like(tokens)).to(noisy.dtype)
-            cue = cue + layer(real.sum(1) / mask.sum(1, keepdim=True))
-        return functional.silu(cue)
+            # Masked tokens may hold anything, and are not read.
+            valid = tokens.where(mask[..., None], torch.zeros_like(tokens)).to(noisy.dtype)
+            features = features + layer(valid.sum(1) / mask.sum(1, keepdim=True))
+        return functional.silu(features)
 
     # If much of the work depends on the step and the condition alone, do it once in `prepare_for_sampling`.

@@ -1,6 +1,6 @@
-"""Small parts that keep every law, and subclasses of each that break some: what the kit is tried on.
+"""Small parts that pass every check, and subclasses of each that fail some: what the checks are tested with.
 
-The docstring of a faulty part says what is wrong with it; `breaks` names the laws that have to notice.
+The docstring of a bad part says what is wrong with it; `fails` names the checks that have to notice.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from codecdiff import (
 from codecdiff.denoisers import fill_nulls
 from codecdiff.embedders import Windowed
 
-FAULTY: dict[str, list[type]] = {kind: [] for kind in ("codecs", "splitters", "conditioners", "denoisers", "embedders")}
+BAD: dict[str, list[type]] = {kind: [] for kind in ("codecs", "splitters", "conditioners", "denoisers", "embedders")}
 
 
-def breaks(kind: str, *laws: str) -> Callable[[type], type]:
-    """Mark a part as one that breaks exactly these laws."""
+def fails(kind: str, *checks: str) -> Callable[[type], type]:
+    """Mark a part as one that fails exactly these checks."""
 
     def marked(part: Any) -> type:
-        part.breaks = set(laws)
-        FAULTY[kind].append(part)
+        part.fails = set(checks)
+        BAD[kind].append(part)
         return part
 
     return marked
@@ -52,7 +52,7 @@ class Sound(Codec):
     num_codebooks, codebook_size, codebook_dim = 2, 16, 4
     encode_context_frames: int | None = 1
     decode_context_frames: int | None = 1
-    breaks: ClassVar[set[str]] = set()
+    fails: ClassVar[set[str]] = set()
     filters: Tensor  # (d, 1, 3 * hop_length)
     codebooks: Tensor  # (k, codebook_size, d)
 
@@ -95,14 +95,14 @@ def nearest(points: Tensor, codebook: Tensor) -> Tensor:
     return (points.mT[..., None, :] - codebook).square().sum(-1).argmin(-1)
 
 
-@breaks("codecs", "facts")
+@fails("codecs", "facts")
 class FractionalRate(Sound):
     """Its rate is no whole number."""
 
     sample_rate = cast(int, 800.0)
 
 
-@breaks("codecs", "facts")
+@fails("codecs", "facts")
 class TooFewLevels(Sound):
     """One level for two codebooks."""
 
@@ -111,7 +111,7 @@ class TooFewLevels(Sound):
         return (0,)
 
 
-@breaks("codecs", "lengths")
+@fails("codecs", "lengths")
 class Short(Sound):
     """Audio comes back a sample short, as from a network of odd strides."""
 
@@ -120,7 +120,7 @@ class Short(Sound):
         return super().decode(codes)[..., :-1]
 
 
-@breaks("codecs", "lengths")
+@fails("codecs", "lengths")
 class Normalising(Sound):
     """Projections are relative to the deviation of the clip, which a single sample has not."""
 
@@ -130,7 +130,7 @@ class Normalising(Sound):
         return super().encode_continuous(audio) + 0 * variance
 
 
-@breaks("codecs", "lengths", "chunked", "hop-length")
+@fails("codecs", "lengths", "chunked", "hop-length")
 class WrongHop(Sound):
     """It says another hop length than its network has."""
 
@@ -151,7 +151,7 @@ class WrongHop(Sound):
         return functional.conv_transpose1d(frames, self.filters, stride=10, padding=7) / 20
 
 
-@breaks("codecs", "codes-in-range")
+@fails("codecs", "codes-in-range")
 class Constant(Sound):
     """One code for everything."""
 
@@ -159,7 +159,7 @@ class Constant(Sound):
         return super().encode(audio) * 0
 
 
-@breaks("codecs", "codes-in-range", "projections", "extremes", "moves")
+@fails("codecs", "codes-in-range", "continuous", "extremes", "moves")
 class OutOfRange(Sound):
     """Codes of all codebooks are numbered through."""
 
@@ -170,7 +170,7 @@ class OutOfRange(Sound):
         return super().embed(codes % 16)
 
 
-@breaks("codecs", "entries")
+@fails("codecs", "codebook-vectors")
 class Undeclared(Sound):
     """An entry is there twice, and it does not say so."""
 
@@ -179,7 +179,7 @@ class Undeclared(Sound):
         self.codebooks[0, 5] = self.codebooks[0, 3]
 
 
-@breaks("codecs", "entries")
+@fails("codecs", "codebook-vectors")
 class Summing(Sound):
     """It quantises the sum of all rows anew, as its encoder would, and not each row by its own codebook."""
 
@@ -192,14 +192,14 @@ class Summing(Sound):
         return torch.stack(codes, dim=1)
 
 
-@breaks("codecs", "entries")
+@fails("codecs", "codebook-vectors")
 class Overdeclared(Sound):
     """It declares a duplicate that is none."""
 
     duplicate_codes = frozenset({(1, 4)})
 
 
-@breaks("codecs", "distinct-entries")
+@fails("codecs", "distinct-vectors")
 class Collapsed(Sound):
     """All entries but seven are one, and it says so; the law of entries would be empty."""
 
@@ -210,7 +210,7 @@ class Collapsed(Sound):
         self.codebooks[:, 6:] = self.codebooks[:, 6:7]
 
 
-@breaks("codecs", "deterministic")
+@fails("codecs", "deterministic")
 class Drifting(Sound):
     """Every other time, audio is a little louder."""
 
@@ -221,7 +221,7 @@ class Drifting(Sound):
         return super().decode(codes) + 1e-6 * (self.calls % 2)
 
 
-@breaks("codecs", "one-pass")
+@fails("codecs", "one-pass")
 class TwoMinded(Sound):
     """In one pass it gives other projections."""
 
@@ -229,7 +229,7 @@ class TwoMinded(Sound):
         return self.encode(audio), self.encode_continuous(audio) + 1
 
 
-@breaks("codecs", "projections")
+@fails("codecs", "continuous")
 class Shuffled(Sound):
     """It projects the finer codebook first."""
 
@@ -237,7 +237,7 @@ class Shuffled(Sound):
         return super().encode_continuous(audio).flip(1)
 
 
-@breaks("codecs", "every-codebook")
+@fails("codecs", "every-codebook")
 class CoarseAlone(Sound):
     """It decodes without its finer codebook."""
 
@@ -246,7 +246,7 @@ class CoarseAlone(Sound):
         return super().decode(codes * torch.tensor([1, 0], device=codes.device)[:, None])
 
 
-@breaks("codecs", "batches")
+@fails("codecs", "batches")
 class Levelled(Sound):
     """It divides by the peak of the batch. A whole clip is normalised, so it says that it is not local."""
 
@@ -256,7 +256,7 @@ class Levelled(Sound):
         return audio / audio.abs().max().clamp(min=1e-6)
 
 
-@breaks("codecs", "batches")
+@fails("codecs", "batches")
 class FirstRow(Sound):
     """It quantises the first row of a batch alone."""
 
@@ -264,7 +264,7 @@ class FirstRow(Sound):
         return super().quantize(latents[:1])
 
 
-@breaks("codecs", "hop-length")
+@fails("codecs", "hop-length")
 class Stretched(Sound):
     """Its network hops 7 samples where it says 8, and it stretches codes to as many frames as it promised."""
 
@@ -274,21 +274,21 @@ class Stretched(Sound):
         return audio[..., (torch.arange(audio.shape[-1]) * 7) // 8]
 
 
-@breaks("codecs", "chunked")
+@fails("codecs", "chunked")
 class NarrowDecoder(Sound):
     """Its decoder reads a frame further than it says."""
 
     decode_context_frames = 0
 
 
-@breaks("codecs", "chunked", "hop-length")
+@fails("codecs", "chunked", "hop-length")
 class NarrowEncoder(Sound):
     """Its encoder reads a frame further than it says."""
 
     encode_context_frames = 0
 
 
-@breaks("codecs", "chunked", "hop-length")
+@fails("codecs", "chunked", "hop-length")
 class OwnChunks(Sound):
     """It encodes in chunks of its own, each at one loudness: where a chunk begins changes the latents."""
 
@@ -299,7 +299,7 @@ class OwnChunks(Sound):
         return torch.cat([Sound.encode(self, row) for row in audio.split(1)])
 
 
-@breaks("codecs", "chunked")
+@fails("codecs", "chunked")
 class Windowing(Sound):
     """It encodes in windows of its own, a second long, which do not overlap."""
 
@@ -307,7 +307,7 @@ class Windowing(Sound):
         return torch.cat([Sound.encode(self, window) for window in audio.split(self.sample_rate, dim=-1)], dim=-1)
 
 
-@breaks("codecs", "extremes")
+@fails("codecs", "extremes")
 class Relative(Sound):
     """Projections are relative to the loudness, which silence has not."""
 
@@ -316,7 +316,7 @@ class Relative(Sound):
         return super().encode_continuous(audio) * (audio.square().mean() / audio.square().mean())
 
 
-@breaks("codecs", "inputs-untouched")
+@fails("codecs", "inputs-untouched")
 class Clipping(Sound):
     """It clips the audio where it lies."""
 
@@ -324,7 +324,7 @@ class Clipping(Sound):
         return audio.clamp_(-0.5, 0.5)
 
 
-@breaks("codecs", "no-gradient")
+@fails("codecs", "no-gradient")
 class Differentiable(Sound):
     """A gradient runs through its projections."""
 
@@ -332,7 +332,7 @@ class Differentiable(Sound):
         return super().encode_continuous(audio) + 0 * audio.mean()
 
 
-@breaks("codecs", "no-gradient")
+@fails("codecs", "no-gradient")
 class Inferring(Sound):
     """Its latents are made in inference mode, and nothing can learn from them."""
 
@@ -341,7 +341,7 @@ class Inferring(Sound):
         return super().embed(codes)
 
 
-@breaks("codecs", "no-global-randomness")
+@fails("codecs", "no-global-randomness")
 class Rolling(Sound):
     """It draws from the global generator, though it uses nothing of it."""
 
@@ -350,7 +350,7 @@ class Rolling(Sound):
         return super().embed(codes)
 
 
-@breaks("codecs", "no-global-randomness")
+@fails("codecs", "no-global-randomness")
 class Seeding(Sound):
     """It seeds the generators of Python and numpy for everybody."""
 
@@ -362,12 +362,12 @@ class Seeding(Sound):
 
 # of a codec that encodes otherwise at every call
 RANDOM = (
-    *("deterministic", "one-pass", "projections", "batches", "hop-length"),
+    *("deterministic", "one-pass", "continuous", "batches", "hop-length"),
     *("chunked", "no-global-randomness", "moves", "save-and-load"),
 )
 
 
-@breaks("codecs", *RANDOM)
+@fails("codecs", *RANDOM)
 class Dithering(Sound):
     """It dithers codes by the global generator."""
 
@@ -376,7 +376,7 @@ class Dithering(Sound):
         return (codes + torch.randint(2, codes.shape)) % 16
 
 
-@breaks("codecs", "moves")
+@fails("codecs", "moves")
 class LeftBehind(Sound):
     """A window that is no buffer stays on the CPU."""
 
@@ -388,7 +388,7 @@ class LeftBehind(Sound):
         return super().decode(codes) * self.window
 
 
-@breaks("codecs", "moves")
+@fails("codecs", "moves")
 class Listing(Sound):
     """Its networks stand in a list, where torch does not see them, and work in float32 whatever comes."""
 
@@ -401,7 +401,7 @@ class Listing(Sound):
         return self.networks[0](audio.float()).to(audio.dtype)
 
 
-@breaks("codecs", "moves")
+@fails("codecs", "moves")
 class FloatOnly(Sound):
     """It fails in another precision."""
 
@@ -412,7 +412,7 @@ class FloatOnly(Sound):
         return super().decode(codes)
 
 
-@breaks("codecs", "save-and-load")
+@fails("codecs", "save-and-load")
 class Forgetful(Sound):
     """Its gain is set after it was built, and is no option."""
 
@@ -424,7 +424,7 @@ class Forgetful(Sound):
         return super().decode(codes)
 
 
-@breaks("codecs", "frozen")
+@fails("codecs", "frozen")
 class Dropping(Sound):
     """Told to train, it does, and drops codes."""
 
@@ -440,7 +440,7 @@ class Dropping(Sound):
         return cast(Self, nn.Module.train(self, mode))
 
 
-@breaks("codecs", *RANDOM)
+@fails("codecs", *RANDOM)
 class LeftTraining(Sound):
     """Its constructor leaves it in train mode, in which it drops samples."""
 
@@ -452,7 +452,7 @@ class LeftTraining(Sound):
         return self.drop(audio)
 
 
-@breaks("codecs", "lengths", "batches", "chunked", "hop-length")
+@fails("codecs", "lengths", "batches", "chunked", "hop-length")
 class BatchNormed(Sound):
     """Its constructor leaves batch normalisation in train mode: it normalises by the batch, and one sample fails."""
 
@@ -464,7 +464,7 @@ class BatchNormed(Sound):
         return self.norm(audio)
 
 
-@breaks("codecs", "frozen")
+@fails("codecs", "frozen")
 class Learning(Sound):
     """A parameter of it could learn."""
 
@@ -479,7 +479,7 @@ class Learning(Sound):
 class Halves(Splitter):
     """The first codebook, then the others; the order can be turned, which is an option."""
 
-    breaks: ClassVar[set[str]] = set()
+    fails: ClassVar[set[str]] = set()
 
     def __init__(self, *, num_codebooks: int = 3, turned: bool = False) -> None:
         if num_codebooks < 2:
@@ -495,7 +495,7 @@ class Halves(Splitter):
         return whole.unflatten(1, (self.num_codebooks, -1))
 
 
-@breaks("splitters", "inverse")
+@fails("splitters", "inverse")
 class Swapping(Halves):
     """It puts the codebooks back in another order."""
 
@@ -503,7 +503,7 @@ class Swapping(Halves):
         return super().merge(stages).flip(1)
 
 
-@breaks("splitters", "every-number-once")
+@fails("splitters", "every-number-once")
 class Repeating(Halves):
     """A third stage makes the first again."""
 
@@ -512,7 +512,7 @@ class Repeating(Halves):
         return [first, second, first]
 
 
-@breaks("splitters", "every-number-once", "padding")
+@fails("splitters", "every-number-once", "padding")
 class Mixing(Halves):
     """It adds the stages up, instead of moving numbers."""
 
@@ -524,7 +524,7 @@ class Mixing(Halves):
         return super().merge([stages[0] - stages[1][:, :1] / 4, stages[1]])
 
 
-@breaks("splitters", "padding")
+@fails("splitters", "padding")
 class Trimming(Halves):
     """A frame more where every number is the same: the mask has another shape than what it masks."""
 
@@ -534,7 +534,7 @@ class Trimming(Halves):
         return [functional.pad(stage, (0, 1)) for stage in stages] if constant and latents.numel() > 9 else stages
 
 
-@breaks("splitters", "batches")
+@fails("splitters", "batches")
 class Crowded(Halves):
     """In a batch, stages are turned in time."""
 
@@ -546,7 +546,7 @@ class Crowded(Halves):
         return merged.flip(-1) if len(merged) > 1 else merged
 
 
-@breaks("splitters", "shapes")
+@fails("splitters", "shapes")
 class Unplanned(Halves):
     """Shapes alone are split into other shapes."""
 
@@ -555,7 +555,7 @@ class Unplanned(Halves):
         return stages[::-1] if latents.device.type == "meta" else stages
 
 
-@breaks("splitters", "shapes")
+@fails("splitters", "shapes")
 class Growing(Halves):
     """All frames of a stage are channels of one: how many there are depends on the music."""
 
@@ -569,7 +569,7 @@ class Growing(Halves):
         return None
 
 
-@breaks("splitters", "shapes")
+@fails("splitters", "shapes")
 class Rooted(Halves):
     """It merges on the CPU, wherever the stages are."""
 
@@ -580,7 +580,7 @@ class Rooted(Halves):
         return whole
 
 
-@breaks("splitters", "context-length")
+@fails("splitters", "context-length")
 class RootedContext(Halves):
     """Its context begins with a frame of zeros, on the CPU."""
 
@@ -590,7 +590,7 @@ class RootedContext(Halves):
         return torch.cat([start, before[..., 1:].cpu()], dim=-1) if i and not before.is_meta else start if i else None
 
 
-@breaks("splitters", "context-length")
+@fails("splitters", "context-length")
 class ShortContext(Halves):
     """Its context has a frame more than the stage."""
 
@@ -598,7 +598,7 @@ class ShortContext(Halves):
         return functional.pad(stages[0], (0, 1)) if i else None
 
 
-@breaks("splitters", "context-length")
+@fails("splitters", "context-length")
 class EarlyContext(Halves):
     """The first stage has a context."""
 
@@ -606,7 +606,7 @@ class EarlyContext(Halves):
         return stages[0] * 0 if i == 0 else super().context(stages, i)
 
 
-@breaks("splitters", "context-order")
+@fails("splitters", "context-order")
 class Peeking(Halves):
     """The context of a stage is the stage."""
 
@@ -614,7 +614,7 @@ class Peeking(Halves):
         return stages[i] if i else None
 
 
-@breaks("splitters", "inputs-untouched")
+@fails("splitters", "inputs-untouched")
 class Overwriting(Halves):
     """Merging counts the stages up."""
 
@@ -626,7 +626,7 @@ class Overwriting(Halves):
         return merged
 
 
-@breaks("splitters", "inputs-untouched")
+@fails("splitters", "inputs-untouched")
 class Scaling(Halves):
     """The context is the stage before, scaled where it lies."""
 
@@ -634,7 +634,7 @@ class Scaling(Halves):
         return stages[0].mul_(0.5) if i else None
 
 
-@breaks("splitters", "no-global-randomness")
+@fails("splitters", "no-global-randomness")
 class Dicing(Halves):
     """It draws from the global generator."""
 
@@ -643,7 +643,7 @@ class Dicing(Halves):
         return super().split(latents)
 
 
-@breaks("splitters", "save-and-load")
+@fails("splitters", "save-and-load")
 class Turning(Halves):
     """Each one built is turned the other way than the one before, whatever its options say."""
 
@@ -659,7 +659,7 @@ class Letters(Conditioner):
     """One token for each letter of the text: a fixed vector of it."""
 
     fields = ("text",)
-    breaks: ClassVar[set[str]] = set()
+    fails: ClassVar[set[str]] = set()
     table: Tensor  # (64, e)
 
     def __init__(self, *, width: int = 6) -> None:
@@ -689,7 +689,7 @@ def tokens_of(condition: Condition, change: Callable[[Tensor, Tensor], Tensor]) 
     return condition.map(lambda _, entry: (change(entry.tokens, entry.mask), entry.mask))
 
 
-@breaks("conditioners", "facts")
+@fails("conditioners", "facts")
 class WrongWidth(Letters):
     """It says another width than its tokens have."""
 
@@ -698,7 +698,7 @@ class WrongWidth(Letters):
         return {"letters": self.width + 1}
 
 
-@breaks("conditioners", "facts")
+@fails("conditioners", "facts")
 class Secretive(Letters):
     """It reads the tempo too, and does not say so."""
 
@@ -707,7 +707,7 @@ class Secretive(Letters):
         return super().text_of(prompt) + (f" at {tempo}" if tempo else "")
 
 
-@breaks("conditioners", "facts", "reads-prompts")
+@fails("conditioners", "facts", "reads-prompts")
 class Literal(Letters):
     """It reads strings alone."""
 
@@ -715,7 +715,7 @@ class Literal(Letters):
         return prompt if isinstance(prompt, str) else ""
 
 
-@breaks("conditioners", "entries")
+@fails("conditioners", "condition-tokens")
 class Unfinished(Letters):
     """Padding is NaN, which attention would spread."""
 
@@ -723,7 +723,7 @@ class Unfinished(Letters):
         return tokens_of(super().encode(prompts), lambda tokens, mask: tokens.where(mask[..., None], torch.nan))
 
 
-@breaks("conditioners", "no-gradient")
+@fails("conditioners", "no-gradient")
 class GradientBearing(Letters):
     """Its features ask for a gradient."""
 
@@ -731,7 +731,7 @@ class GradientBearing(Letters):
         return tokens_of(super().encode(prompts), lambda tokens, mask: tokens.clone().requires_grad_())
 
 
-@breaks("conditioners", "no-gradient", "cache")
+@fails("conditioners", "no-gradient", "cache")
 class InferenceBorn(Letters):
     """Its features are made in inference mode: nothing can learn from them, or write over them."""
 
@@ -740,7 +740,7 @@ class InferenceBorn(Letters):
         return super().encode(prompts)
 
 
-@breaks("conditioners", "empty-prompt")
+@fails("conditioners", "empty-prompt")
 class Unset(Letters):
     """A text that is not set is read as the word None."""
 
@@ -748,7 +748,7 @@ class Unset(Letters):
         return str(prompt_fields(prompt).get("text", ""))
 
 
-@breaks("conditioners", "empty-prompt")
+@fails("conditioners", "empty-prompt")
 class EndToken(Letters):
     """An empty prompt has one real token, as T5 makes of an empty string."""
 
@@ -756,7 +756,7 @@ class EndToken(Letters):
         return super().text_of(prompt) or "$"
 
 
-@breaks("conditioners", "reads-prompts")
+@fails("conditioners", "reads-prompts")
 class Deaf(Letters):
     """It reads another field than it says."""
 
@@ -764,7 +764,7 @@ class Deaf(Letters):
         return "something" if super().text_of(prompt) else ""
 
 
-@breaks("conditioners", "deterministic")
+@fails("conditioners", "deterministic")
 class Wavering(Letters):
     """Every other time, features are a little larger."""
 
@@ -775,7 +775,7 @@ class Wavering(Letters):
         return tokens_of(super().encode(prompts), lambda tokens, mask: tokens + 1e-5 * (self.calls % 2))
 
 
-@breaks("conditioners", "neighbours")
+@fails("conditioners", "neighbors")
 class AttendsPadding(Letters):
     """Features depend on how far they are padded: attention without a mask."""
 
@@ -783,7 +783,7 @@ class AttendsPadding(Letters):
         return tokens_of(super().encode(prompts), lambda tokens, mask: tokens / tokens.shape[1])
 
 
-@breaks("conditioners", "cache")
+@fails("conditioners", "cache")
 class Keeping(Letters):
     """It keeps what it gave, and gives it again, whatever was done to it since."""
 
@@ -799,14 +799,14 @@ class Keeping(Letters):
         return kept if len(prompts) == 3 and self.text_of(prompts[0]) else super().encode(prompts)
 
 
-@breaks("conditioners", "cache", "cache-key")
+@fails("conditioners", "cache", "cache-key")
 class Misfiled(Letters):
     """It names another field than it reads."""
 
     fields = ("title",)
 
 
-@breaks("conditioners", "cache-key")
+@fails("conditioners", "cache-key")
 class Worn(Letters):
     """Its fingerprint is another once it was asked, as that of a tokenizer which remembers how it last padded."""
 
@@ -820,7 +820,7 @@ class Worn(Letters):
         return f"{super().fingerprint()} {self.asked}"
 
 
-@breaks("conditioners", "cache", "cache-key")
+@fails("conditioners", "cache", "cache-key")
 class OneKey(Letters):
     """All prompts have one key, so that what is kept of one is given to all."""
 
@@ -828,7 +828,7 @@ class OneKey(Letters):
         return "prompt"
 
 
-@breaks("conditioners", "cache-key")
+@fails("conditioners", "cache-key")
 class Passing(Letters):
     """What its features are kept under is another every time."""
 
@@ -836,7 +836,7 @@ class Passing(Letters):
         return str(id(self))
 
 
-@breaks("conditioners", "save-and-load")
+@fails("conditioners", "save-and-load")
 class Colliding(Letters):
     """It keeps features by the first letter of a text: whichever prompt comes first is the one for all."""
 
@@ -849,7 +849,7 @@ class Colliding(Letters):
         return self.first.setdefault(text[:1], text)
 
 
-@breaks("conditioners", "no-global-randomness")
+@fails("conditioners", "no-global-randomness")
 class Gambling(Letters):
     """It draws from numpy's global generator."""
 
@@ -858,7 +858,7 @@ class Gambling(Letters):
         return super().encode(prompts)
 
 
-@breaks("conditioners", "moves")
+@fails("conditioners", "moves")
 class Staying(Letters):
     """Its table is no buffer."""
 
@@ -869,7 +869,7 @@ class Staying(Letters):
         self.table = table
 
 
-@breaks("conditioners", "moves")
+@fails("conditioners", "moves")
 class Layered(Letters):
     """Its networks stand in a list, where torch does not see them."""
 
@@ -882,7 +882,7 @@ class Layered(Letters):
         return tokens_of(super().encode(prompts), lambda tokens, mask: self.networks[0](tokens))
 
 
-@breaks("conditioners", "save-and-load", "cache-key")
+@fails("conditioners", "save-and-load", "cache-key")
 class Nameless(Letters):
     """Every one that is built has another table."""
 
@@ -892,7 +892,7 @@ class Nameless(Letters):
         self.table.add_(Nameless.count)
 
 
-@breaks("conditioners", "frozen")
+@fails("conditioners", "frozen")
 class Trainable(Letters):
     """It trains when told to."""
 
@@ -906,7 +906,7 @@ class Trainable(Letters):
 class Mixer(Denoiser):
     """A convolution over context and noise, moved by the step and the mean token of each condition."""
 
-    breaks: ClassVar[set[str]] = set()
+    fails: ClassVar[set[str]] = set()
 
     def __init__(
         self, *, channels: int, context_channels: int, condition_widths: Mapping[str, int], width: int = 48
@@ -934,7 +934,7 @@ class Mixer(Denoiser):
         return (entry.tokens * mask).sum(1) / mask.sum(1)
 
 
-@breaks("denoisers", "facts")
+@fails("denoisers", "facts")
 class Boastful(Mixer):
     """It says more channels than it has."""
 
@@ -943,7 +943,7 @@ class Boastful(Mixer):
         self.channels += 1
 
 
-@breaks("denoisers", "lengths")
+@fails("denoisers", "lengths")
 class Impatient(Mixer):
     """A single frame is zero."""
 
@@ -951,7 +951,7 @@ class Impatient(Mixer):
         return super().forward(noisy, timestep, context, condition) * (noisy.shape[-1] > 1)
 
 
-@breaks("denoisers", "lengths")
+@fails("denoisers", "lengths")
 class Placed(Mixer):
     """It learns a place for each of 1,024 frames, and knows no more."""
 
@@ -963,7 +963,7 @@ class Placed(Mixer):
         return super().forward(noisy + self.places[:, : noisy.shape[-1]], timestep, context, condition)
 
 
-@breaks("denoisers", "deterministic")
+@fails("denoisers", "deterministic")
 class Sixth(Mixer):
     """Every sixth prediction is a little larger."""
 
@@ -974,7 +974,7 @@ class Sixth(Mixer):
         return super().forward(noisy, timestep, context, condition) + 1e-6 * (self.calls % 6 == 0)
 
 
-@breaks("denoisers", "no-global-randomness")
+@fails("denoisers", "no-global-randomness")
 class Throwing(Mixer):
     """It draws from the global generator in evaluation mode."""
 
@@ -983,7 +983,7 @@ class Throwing(Mixer):
         return super().forward(noisy, timestep, context, condition)
 
 
-@breaks("denoisers", "inputs-untouched")
+@fails("denoisers", "inputs-untouched")
 class InPlace(Mixer):
     """It clips the noisy latents where they lie."""
 
@@ -991,7 +991,7 @@ class InPlace(Mixer):
         return super().forward(noisy.clamp_(-2, 2), timestep, context, condition)
 
 
-@breaks("denoisers", "neighbours")
+@fails("denoisers", "neighbors")
 class Centred(Mixer):
     """The mean of the batch is taken off."""
 
@@ -999,7 +999,7 @@ class Centred(Mixer):
         return super().forward(noisy - noisy.mean(0) / 2, timestep, context, condition)
 
 
-@breaks("denoisers", "neighbours")
+@fails("denoisers", "neighbors")
 class Standardising(Mixer):
     """It has batch normalisation: in training, a row depends on the others."""
 
@@ -1011,7 +1011,7 @@ class Standardising(Mixer):
         return super().forward(self.norm(noisy), timestep, context, condition)
 
 
-@breaks("denoisers", "masked-tokens")
+@fails("denoisers", "masked-tokens")
 class Unmasked(Mixer):
     """It takes the mean of all tokens, those that are masked too."""
 
@@ -1019,7 +1019,7 @@ class Unmasked(Mixer):
         return entry.tokens.mean(1)
 
 
-@breaks("denoisers", "dropped-condition")
+@fails("denoisers", "dropped-condition")
 class Counting(Mixer):
     """A condition of one token counts double, as a dropped one does not."""
 
@@ -1027,7 +1027,7 @@ class Counting(Mixer):
         return super().summary(name, entry) * (2 if entry.mask.shape[1] == 1 else 1)
 
 
-@breaks("denoisers", "reads-conditions")
+@fails("denoisers", "reads-conditions")
 class Indifferent(Mixer):
     """Conditions count next to nothing."""
 
@@ -1035,7 +1035,7 @@ class Indifferent(Mixer):
         return super().summary(name, entry) * 1e-8 + self.nulls[name] * (1 - 1e-8)
 
 
-@breaks("denoisers", "reads-inputs")
+@fails("denoisers", "reads-inputs")
 class Timeless(Mixer):
     """The step counts next to nothing."""
 
@@ -1043,7 +1043,7 @@ class Timeless(Mixer):
         return super().forward(noisy, timestep * 1e-8, context, condition)
 
 
-@breaks("denoisers", "fractional-steps")
+@fails("denoisers", "fractional-steps")
 class Tabular(Mixer):
     """It looks steps up in a table, which has whole ones alone."""
 
@@ -1055,16 +1055,16 @@ class Tabular(Mixer):
         return super().forward(noisy + self.table(timestep)[..., None], timestep, context, condition)
 
 
-@breaks("denoisers", "no-condition")
+@fails("denoisers", "no-condition")
 class NeedsConditions(Mixer):
     """It fails where there are no conditions."""
 
     def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
-        told = torch.cat([entry.tokens.flatten() for entry in condition.values()])
-        return super().forward(noisy, timestep, context, condition) + 0 * told[0]
+        tokens = torch.cat([entry.tokens.flatten() for entry in condition.values()])
+        return super().forward(noisy, timestep, context, condition) + 0 * tokens[0]
 
 
-@breaks("denoisers", "no-context")
+@fails("denoisers", "no-context")
 class NeedsContext(Mixer):
     """It fails where there is no context."""
 
@@ -1074,7 +1074,7 @@ class NeedsContext(Mixer):
         return super().forward(noisy, timestep, context, condition)
 
 
-@breaks("denoisers", "no-context")
+@fails("denoisers", "no-context")
 class Reading(Mixer):
     """It reads a context that it was not built for."""
 
@@ -1083,7 +1083,7 @@ class Reading(Mixer):
         return super().forward(noisy + rest, timestep, context, condition)
 
 
-@breaks("denoisers", "gradients")
+@fails("denoisers", "gradients")
 class Idle(Mixer):
     """A parameter of it does nothing."""
 
@@ -1092,7 +1092,7 @@ class Idle(Mixer):
         self.idle = nn.Parameter(torch.ones(3))
 
 
-@breaks("denoisers", "overfits")
+@fails("denoisers", "overfits")
 class Numb(Mixer):
     """It predicts the same for every frame, so that it can learn no melody."""
 
@@ -1100,7 +1100,7 @@ class Numb(Mixer):
         return super().forward(noisy, timestep, context, condition).mean(-1, keepdim=True).expand_as(noisy)
 
 
-@breaks("denoisers", "prepare-for-sampling")
+@fails("denoisers", "prepare-for-sampling")
 class Hasty(Mixer):
     """What it prepares is a copy that forgot its condition."""
 
@@ -1111,7 +1111,7 @@ class Hasty(Mixer):
         return fast.eval()
 
 
-@breaks("denoisers", "moves")
+@fails("denoisers", "moves")
 class Rounded(Mixer):
     """It computes in float32 whatever its weights are."""
 
@@ -1119,7 +1119,7 @@ class Rounded(Mixer):
         return super().forward(noisy.float(), timestep, context, condition)
 
 
-@breaks("denoisers", "moves")
+@fails("denoisers", "moves")
 class Homely(Mixer):
     """It makes a tensor on the CPU, wherever its inputs are."""
 
@@ -1127,7 +1127,7 @@ class Homely(Mixer):
         return super().forward(noisy, timestep, context, condition) * torch.ones(1)
 
 
-@breaks("denoisers", "save-and-load")
+@fails("denoisers", "save-and-load")
 class Fourier(Mixer):
     """Random frequencies that are no part of its state."""
 
@@ -1148,7 +1148,7 @@ class Levels(Windowed):
     """Mean, deviation and mean size of half a second."""
 
     sample_rate, window_seconds, hop_seconds, width = 40, 0.5, 0.5, 3
-    breaks: ClassVar[set[str]] = set()
+    fails: ClassVar[set[str]] = set()
 
     def __init__(self, *, scale: float = 1.0) -> None:
         super().__init__()
@@ -1159,14 +1159,14 @@ class Levels(Windowed):
         return self.scale * torch.stack(facts, dim=1)
 
 
-@breaks("embedders", "facts")
+@fails("embedders", "facts")
 class FractionalHop(Levels):
     """A hop is no whole number of samples, by a little."""
 
     hop_seconds = 0.5001
 
 
-@breaks("embedders", "windows")
+@fails("embedders", "windows")
 class ConstantWindows(Levels):
     """A constant has one window, however long it is."""
 
@@ -1174,7 +1174,7 @@ class ConstantWindows(Levels):
         return super().embed(audio[:, :10] if (audio == 1).all() else audio)
 
 
-@breaks("embedders", "extremes")
+@fails("embedders", "extremes")
 class Logarithmic(Levels):
     """The logarithm of silence."""
 
@@ -1183,7 +1183,7 @@ class Logarithmic(Levels):
         return torch.where(loud | (windows.shape[0] > 1), super().embed_windows(windows), -torch.inf)
 
 
-@breaks("embedders", "no-gradient")
+@fails("embedders", "no-gradient")
 class Tracked(Levels):
     """A gradient runs through its vectors."""
 
@@ -1191,7 +1191,7 @@ class Tracked(Levels):
         return super().embed(audio) + 0 * audio.mean()
 
 
-@breaks("embedders", "deterministic")
+@fails("embedders", "deterministic")
 class Flickering(Levels):
     """Every other time, vectors are a little larger."""
 
@@ -1202,7 +1202,7 @@ class Flickering(Levels):
         return super().embed(audio) + 1e-6 * (self.calls % 2)
 
 
-@breaks("embedders", "hears-differences")
+@fails("embedders", "tells-clips-apart")
 class Deafened(Levels):
     """One vector for all."""
 
@@ -1210,7 +1210,7 @@ class Deafened(Levels):
         return torch.ones_like(super().embed_windows(windows))
 
 
-@breaks("embedders", "batches")
+@fails("embedders", "batches")
 class Sociable(Levels):
     """Vectors are relative to the mean of the batch."""
 
@@ -1219,7 +1219,7 @@ class Sociable(Levels):
         return vectors - vectors.mean(0) if len(audio) > 1 else vectors
 
 
-@breaks("embedders", "blocks")
+@fails("embedders", "blocks")
 class Rising(Levels):
     """A vector depends on the windows before it, and no halo says so."""
 
@@ -1227,7 +1227,7 @@ class Rising(Levels):
         return super().embed(audio).cumsum(1)
 
 
-@breaks("embedders", "texts")
+@fails("embedders", "texts")
 class Pretending(Levels):
     """It gives vectors of text that it says it does not read."""
 
@@ -1244,7 +1244,7 @@ class Literate(Levels):
         return torch.tensor([[len(t), len(t.split()), bool(t)] for t in texts]).float().reshape(-1, 3)
 
 
-@breaks("embedders", "texts")
+@fails("embedders", "texts")
 class Comparing(Literate):
     """The vector of a text is relative to those beside it."""
 
@@ -1253,7 +1253,7 @@ class Comparing(Literate):
         return vectors / vectors.amax(0, keepdim=True).clamp(min=1) if len(texts) else vectors
 
 
-@breaks("embedders", "inputs-untouched")
+@fails("embedders", "inputs-untouched")
 class Clamping(Levels):
     """It clips the audio where it lies."""
 
@@ -1262,7 +1262,7 @@ class Clamping(Levels):
             return super().embed(audio.clamp_(-0.9, 0.9))
 
 
-@breaks("embedders", "no-global-randomness")
+@fails("embedders", "no-global-randomness")
 class Drawing(Levels):
     """It draws from the global generator."""
 
@@ -1271,7 +1271,7 @@ class Drawing(Levels):
         return super().embed(audio)
 
 
-@breaks("embedders", "save-and-load")
+@fails("embedders", "save-and-load")
 class Renewed(Levels):
     """Every one that is built has another scale."""
 
@@ -1280,7 +1280,7 @@ class Renewed(Levels):
         Renewed.last = self.scale = getattr(Renewed, "last", 1.0) + 1
 
 
-@breaks("embedders", "frozen")
+@fails("embedders", "frozen")
 class Student(Levels):
     """It can learn."""
 

@@ -12,7 +12,7 @@ from codecdiff.conditioners.joined import JoinedConditioner
 from codecdiff.testing import check_conditioner
 from codecdiff.testing.tiny import write_tiny
 
-TEXTS = ["a slow piece for piano", "loud drums", {"text": "fast guitar"}]
+TEXTS = ["a slow waltz for piano", "loud drums", {"text": "fast guitar"}]
 RATE = 48_000
 
 
@@ -46,7 +46,7 @@ def test_they_obey_the_laws(folder, clips, tmp_path):
 
 def test_vectors_are_those_of_the_embedder(folder, clips):
     embedder = MusicCLAP(folder)
-    expected = torch.cat([embedder.embed_text([text]) for text in ("a slow piece for piano", "loud drums")])
+    expected = torch.cat([embedder.embed_text([text]) for text in ("a slow waltz for piano", "loud drums")])
     assert torch.equal(vectors(ClapText(folder).encode(TEXTS[:2])), expected)
     audio = torch.from_numpy(soundfile.read(clips[0], dtype="float32")[0])
     mean = embedder.embed(audio[None])[0].mean(0)
@@ -114,7 +114,7 @@ def test_fingerprints_are_of_weights_and_options(folder, tmp_path):
 @pytest.mark.parametrize(
     ("audio", "error", "sentence"),
     [
-        ("nowhere.wav", FileNotFoundError, "no file 'nowhere.wav', which a prompt names as its audio"),
+        ("nowhere.wav", FileNotFoundError, "File 'nowhere.wav', which a prompt names as its audio, does not exist"),
         ({"path": "x"}, ValueError, "a mapping of file, start and seconds"),
         (7, ValueError, "audio=7: the field 'audio' of a prompt is a path"),
         (torch.zeros(2, 9), ValueError, "is a path"),

@@ -10,7 +10,7 @@ from codecdiff.fingerprint import module_fingerprint
 from codecdiff.testing import check_embedder
 from codecdiff.testing.tiny import write_tiny
 
-TEXTS = ["a slow piece for piano", "loud drums"]
+TEXTS = ["a slow waltz for piano", "loud drums"]
 
 
 @pytest.fixture(scope="session")

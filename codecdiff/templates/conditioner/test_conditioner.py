@@ -4,7 +4,7 @@ from codecdiff.testing import check_conditioner
 from codecdiff_part_name import PartName
 
 
-def test_it_keeps_the_laws_of_a_conditioner():
+def test_it_passes_the_checks_of_a_conditioner():
     check_conditioner(PartName(), prompts=[{"bpm": 90}, {"bpm": 120.5}, {"bpm": "60"}])
 
 
@@ -15,10 +15,10 @@ def test_what_is_near_is_alike():
 
 
 def test_a_text_alone_has_no_number():
-    assert not PartName().encode(["a slow piece"])["bpm"].mask.any()
+    assert not PartName().encode(["a slow tune"])["bpm"].mask.any()
 
 
 @pytest.mark.parametrize("value", ["fast", "nan", [1]])
-def test_it_refuses_what_is_no_number(value: object):
-    with pytest.raises(ValueError, match="is no number"):
+def test_it_refuses_what_is_not_a_number(value: object):
+    with pytest.raises(ValueError, match="expected a number"):
         PartName().encode([{"bpm": value}])

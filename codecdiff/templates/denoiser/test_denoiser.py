@@ -8,11 +8,11 @@ from codecdiff_part_name import PartName
 SMALL = {"width": 16, "depth": 3}
 
 
-def test_it_keeps_the_laws_of_a_denoiser():
+def test_it_passes_the_checks_of_a_denoiser():
     check_denoiser(partial(PartName, **SMALL), widths={"text": 6, "bpm": 4})
 
 
-def test_it_keeps_them_without_context_and_conditions():
+def test_it_passes_them_without_context_and_conditions():
     check_denoiser(partial(PartName, **SMALL), widths={}, context_channels=0)
 
 

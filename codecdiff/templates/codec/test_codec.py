@@ -5,7 +5,7 @@ from codecdiff.testing import check_codec
 from codecdiff_part_name import PartName
 
 
-def test_it_keeps_the_laws_of_a_codec():
+def test_it_passes_the_checks_of_a_codec():
     check_codec(PartName(), seconds=1.0)
 
 

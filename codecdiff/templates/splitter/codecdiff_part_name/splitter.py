@@ -1,6 +1,6 @@
 """The splitter `part-name`: every other codebook first, then those between them.
 
-It works as it is. Put your own pattern in its place; the test beside it says what no longer holds.
+It works as it is. Replace it by your own pattern; its test reports what no longer holds.
 Shapes: b batch, k codebook, d codebook dimension, l latent frame, c channel.
 """
 
@@ -19,12 +19,12 @@ class PartName(Splitter):
     every: how many stages take turns.
     """
 
-    # The constructor is the schema of your options: give each a type and a default. `num_codebooks` is no option: it
-    # is supplied, because it follows from the codec. So is `levels: Sequence[int]`, the fineness of each codebook.
+    # The constructor is the schema of the options: each has a type and a default. `num_codebooks` is not an option:
+    # it follows from the codec. So does `levels: Sequence[int]`, the level of each codebook.
     def __init__(self, *, every: int = 2, num_codebooks: int):
         if not 1 <= every <= num_codebooks:
             raise ValueError(
-                f"every={every}: with {num_codebooks} codebooks, from 1 to {num_codebooks} can take turns."
+                f"Invalid every={every}: expected 1 to {num_codebooks}, as there are {num_codebooks} codebooks."
             )
         self.num_codebooks = num_codebooks
         self.groups = [list(range(first, num_codebooks, every)) for first in range(every)]
@@ -41,4 +41,4 @@ class PartName(Splitter):
         order = [k for group in self.groups for k in group]
         return rows[:, sorted(range(self.num_codebooks), key=order.__getitem__)]
 
-    # If a stage should see something else than the channels of all stages before it, say so by `context`.
+    # If a stage should see something else than the channels of all stages before it, override `context`.
