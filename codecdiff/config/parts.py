@@ -227,9 +227,7 @@ def to_config(kind: str, part: Any) -> dict[str, Any]:
         )
     name = matches[0].name
     namesakes = [plugin for plugin in registry.installed(kind) if plugin.name == name]
-    values = {
-        key: _plain(value) for key, value in part.arguments.items() if key not in registry.interface(kind).derived
-    }
+    values = {key: _plain(value) for key, value in part.arguments.items() if key not in part.derived}
     return {"name": name if len(namesakes) == 1 else f"{matches[0].distribution}:{name}", **values}
 
 

@@ -75,7 +75,7 @@ def write_tiny(name: str, folder: Path | str, *, size: str = "tiny", seed: int =
 
 def builder_of(name: str) -> Callable[..., dict[str, Any]]:
     """Return the function `tiny` of the plugin of a part. Raises LookupError if there is none."""
-    for plugin in (plugin for kind in registry.KINDS for plugin in registry.installed(kind) if plugin.name == name):
+    for plugin in (plugin for kind in registry.kinds() for plugin in registry.installed(kind) if plugin.name == name):
         package = plugin.load().__module__.partition(".")[0]
         try:
             return import_module(f"{package}.config").tiny

@@ -83,6 +83,7 @@ def evaluate(
 
     Run it again to resume where it was interrupted.
     """
+    from codecdiff.diffusion import parse_guidance_scale
     from codecdiff_eval.embeddings import ClipCutter
     from codecdiff_eval.evaluation_report import model_index, write_evaluation
     from codecdiff_eval.evaluator import EvalConfig, Evaluator, build_embedders
