@@ -13,7 +13,7 @@ import argparse
 
 import torch
 from codecdiff_eval.audio_features import FRAMES_PER_SECOND, frame_change
-from codecdiff_eval.eval_sets import encode
+from codecdiff_eval.eval_sets import encode_clips
 from codecdiff_starter.clips import compose_clips
 from torch import Tensor
 
@@ -38,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     model = codecdiff.load(options.model)
     pieces = compose_clips(options.clips, SECONDS, SEED, unseen=False)
-    codes = encode(model.codec, pieces.audio)
+    codes = encode_clips(model.codec, pieces.audio)
     mask = outside_mask(REGIONS, model.codec, codes.shape[-1])
     sources = [EditMask.from_audio(model.codec, audio, model.target) for audio in pieces.audio.split(1)]
     known = EditMask(

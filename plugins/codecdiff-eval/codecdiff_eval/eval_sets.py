@@ -28,7 +28,7 @@ __all__ = [
     "NOISE",
     "REFERENCE",
     "EvalSets",
-    "encode",
+    "encode_clips",
     "generate_sets",
     "known_of",
     "oracle",
@@ -60,7 +60,7 @@ class EvalSets(dict[str, "T | NotMeasured"], Generic[T]):
         return EvalSets({n: s if isinstance(s, NotMeasured) else function(n, s) for n, s in self.items()})
 
 
-def encode(codec: Codec, audio: Tensor) -> Tensor:
+def encode_clips(codec: Codec, audio: Tensor) -> Tensor:
     """(n, ch, t) audio -> (n, k, l) codes, clip by clip; mono audio is repeated on the channels of the codec."""
     clips = audio.expand(-1, codec.channels, -1).to(device_of(codec)).split(1)
     return torch.cat([codec.encode(clip) for clip in clips])

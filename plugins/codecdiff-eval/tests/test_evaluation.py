@@ -22,7 +22,7 @@ from codecdiff_eval.eval_sets import (
     GENERATED,
     NOISE,
     EvalSets,
-    encode,
+    encode_clips,
     generate_sets,
     known_of,
     oracle,
@@ -438,7 +438,7 @@ def test_every_set_of_an_evaluation_comes_from_one_call(make_pipeline: Make) -> 
     pipeline = make_pipeline()
     audio = 0.3 * noise(2, 1, RATE // 5)
     source = known_of(pipeline, audio)
-    assert torch.equal(source.codes, encode(pipeline.codec, audio))
+    assert torch.equal(source.codes, encode_clips(pipeline.codec, audio))
     sets = generate_sets(pipeline, ["drums", "a flute"], source, seed=3)
     assert list(sets) == [CODEC_RECONSTRUCTION, NOISE, GENERATED, oracle()]
     assert sets.map(lambda name, codes: tuple(codes.shape)) == dict.fromkeys(sets, tuple(source.codes.shape))
@@ -574,7 +574,7 @@ def test_judges_that_are_not_there_are_told_in_a_suite_and_refused_by_name(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--suite", "none"), "No suite named 'none'. Installed: panel, paper, smoke."),
+        (("--suite", "none"), "No suite named 'none'. Installed: panel, paper, smoke"),
         (("--metric", "fid"), "No metric named 'fid'"),
         (("--prompts", "x.txt"), "Specify what to evaluate"),
         (("--card",), "--card needs --model with a model folder"),

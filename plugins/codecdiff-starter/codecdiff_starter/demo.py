@@ -21,7 +21,7 @@ from rich.console import Console
 
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.training import read_logs
-from codecdiff_starter.evaluation import DEMO, SEED, SHIPPED, EvalOptions, evaluate, loss_targets
+from codecdiff_starter.evaluation import DEMO, SEED, SHIPPED, EvalOptions, evaluate_model, loss_targets
 from codecdiff_starter.report import demo_report, targets_table, write_players
 
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pipeline = Pipeline.load(model)
     logs = read_logs(model, [stage.name for stage in pipeline.stages])
     with console.status("evaluating") as status:
-        results, details, examples = evaluate(
+        results, details, examples = evaluate_model(
             pipeline,
             music,
             EvalOptions(options.clips, options.seconds, options.seed, options.steps, options.guidance),

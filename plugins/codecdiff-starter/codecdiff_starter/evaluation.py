@@ -24,7 +24,7 @@ from codecdiff_eval.eval_sets import (
     NOISE,
     REFERENCE,
     EvalSets,
-    encode,
+    encode_clips,
     generate_sets,
     known_of,
     oracle,
@@ -70,7 +70,7 @@ DEMO = Targets()
 SHIPPED = Targets(frechet_ratio=2, probe_mean=0.85)  # the model that comes with this package
 
 
-class Example(NamedTuple):
+class DemoClip(NamedTuple):
     """A clip of one prompt, empty for noise, to listen to.
 
     name: of its set, or COMPOSED. is_unseen: whether training lacks the combination that the prompt requests.
@@ -82,15 +82,15 @@ class Example(NamedTuple):
     audio: Tensor  # (t,)
 
 
-class Evaluation(NamedTuple):
+class DemoResult(NamedTuple):
     """The table, everything else that was measured (for JSON), and some of the clips it was measured on."""
 
     targets: list[TargetResult]
     details: dict[str, Any]
-    examples: list[Example]
+    examples: list[DemoClip]
 
 
-def distances(sets: EvalSets[Tensor], seed: int) -> dict[str, Estimate]:
+def frechet_distances(sets: EvalSets[Tensor], seed: int) -> dict[str, Estimate]:
     """Return Fréchet distances to the reference, and the two ratios that have targets."""
     reference = sets.get_set(REFERENCE)
     measured = {
@@ -257,7 +257,7 @@ class EvalOptions:
             raise ValueError(f"Invalid clip length {self.seconds}: expected 1 to 60 seconds.")
 
 
-def evaluate(
+def evaluate_model(
     pipeline: Pipeline,
     training_audio: Path,
     options: EvalOptions,
@@ -265,7 +265,7 @@ def evaluate(
     targets: Targets = DEMO,
     num_workers: int = 1,
     announce: Callable[[str], None] = lambda _: None,
-) -> Evaluation:
+) -> DemoResult:
     """Measure a model trained on composed music.
 
     `num_workers` processes compose; more than one need a main module that can be imported. `announce` is called with
@@ -280,7 +280,7 @@ def evaluate(
     evaluated = composed[COMPOSED]
     with clock("encoding"):
         sources = {name: composed[name].audio for name in (REFERENCE, PROBE_TRAINING)} | {TRAINING: training}
-        codes = EvalSets({name: encode(pipeline.codec, audio) for name, audio in sources.items()})
+        codes = EvalSets({name: encode_clips(pipeline.codec, audio) for name, audio in sources.items()})
         source = known_of(pipeline, evaluated.audio)
     with clock("generating"):
         sampling = {
@@ -295,23 +295,23 @@ def evaluate(
         audio = {name: pipeline.decode(head, samples).mean(1) for name, head in heads.items()}
     with clock("measuring"):
         measured = {
-            "frechet distance": distances(sets, seed),
+            "frechet distance": frechet_distances(sets, seed),
             "probes": adherence(read_parts(sets, composed[PROBE_TRAINING].facts, evaluated.facts), seed),
             "memorization": memorization(sets, seed),
         }
     facts = {"composer version": COMPOSER_VERSION, "options": vars(options)}
     details = {**facts, **measured, "evaluation_seconds": clock.seconds, "memory": clock.memory}
     results = clip_targets(measured["frechet distance"], measured["probes"], targets)
-    return Evaluation(results, details, _examples(evaluated, audio))
+    return DemoResult(results, details, _examples(evaluated, audio))
 
 
-def _examples(composed: ComposedClips, audio: Mapping[str, Tensor]) -> list[Example]:
+def _examples(composed: ComposedClips, audio: Mapping[str, Tensor]) -> list[DemoClip]:
     """Return the clips (t,) of every set, prompt by prompt, and one of noise."""
     sets = {COMPOSED: composed.audio[:, 0], **audio}
-    noise, count = Example("", NOISE, False, sets.pop(NOISE)[0]), len(audio[GENERATED])
+    noise, count = DemoClip("", NOISE, False, sets.pop(NOISE)[0]), len(audio[GENERATED])
     prompts = enumerate(composed.prompts[:count])
     return [
-        *(Example(prompt, name, i % 2 == 0, clips[i]) for i, prompt in prompts for name, clips in sets.items()),
+        *(DemoClip(prompt, name, i % 2 == 0, clips[i]) for i, prompt in prompts for name, clips in sets.items()),
         noise,
     ]
 

@@ -13,7 +13,7 @@ from codecdiff_eval.report.numbers import format_interval, format_number
 from codecdiff_eval.results import Estimate, TargetResult
 
 from codecdiff.data import write_audio
-from codecdiff_starter.evaluation import COMPARED, COMPOSED, ORACLE, Example
+from codecdiff_starter.evaluation import COMPARED, COMPOSED, ORACLE, DemoClip
 
 PLAYERS = {  # by the name of a set: title and caption
     GENERATED: ("Generated", "from these words alone"),
@@ -25,9 +25,9 @@ PLAYERS = {  # by the name of a set: title and caption
 MARKS = {True: Cell("✓ reached", status="good"), False: Cell("✗ missed", status="bad"), None: Cell("")}
 
 
-def write_players(folder: Path, examples: Sequence[Example], sample_rate: int) -> list[Players]:
+def write_players(folder: Path, examples: Sequence[DemoClip], sample_rate: int) -> list[Players]:
     """Write examples as WAV to `samples/` in the folder, and return their players, prompt by prompt."""
-    by_prompt: dict[str, list[Example]] = {}
+    by_prompt: dict[str, list[DemoClip]] = {}
     for example in sorted(examples, key=lambda example: list(PLAYERS).index(example.name)):
         by_prompt.setdefault(example.prompt, []).append(example)
     rows = []

@@ -9,7 +9,7 @@ import torch
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, NOISE
 from codecdiff_eval.report import write_report
 from codecdiff_eval.results import Estimate, TargetResult
-from codecdiff_starter.evaluation import COMPARED, COMPOSED, DEMO, ORACLE, SHIPPED, Example, loss_targets
+from codecdiff_starter.evaluation import COMPARED, COMPOSED, DEMO, ORACLE, SHIPPED, DemoClip, loss_targets
 from codecdiff_starter.report import demo_report, target_text, targets_table, write_players
 
 from codecdiff.training.trainer import read_logs
@@ -29,7 +29,7 @@ def tone(hertz):
 @pytest.fixture
 def examples():
     names = (COMPOSED, CODEC_RECONSTRUCTION, ORACLE, GENERATED)
-    return [*(Example(NASTY, name, True, tone(440)) for name in names), Example("", NOISE, False, tone(99))]
+    return [*(DemoClip(NASTY, name, True, tone(440)) for name in names), DemoClip("", NOISE, False, tone(99))]
 
 
 @pytest.fixture

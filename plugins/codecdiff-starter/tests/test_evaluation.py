@@ -19,7 +19,7 @@ from codecdiff_starter.evaluation import (
     EvalOptions,
     Reading,
     adherence,
-    evaluate,
+    evaluate_model,
     memorization,
     memory_in_use,
     probe_scores,
@@ -108,7 +108,7 @@ def test_a_model_that_plays_the_held_out_pieces_reaches_every_target(music, shor
     steps = []
     pipeline = model(play)
     options = EvalOptions(CLIPS, SECONDS, seed, num_examples=2)
-    targets, details, examples = evaluate(pipeline, music, options, announce=steps.append)
+    targets, details, examples = evaluate_model(pipeline, music, options, announce=steps.append)
     distance, ratios = details["frechet distance"], details["memorization"]
     assert distance["generated ratio"].value == pytest.approx(1)
     assert distance[ORACLE] == pytest.approx(distance[CODEC_RECONSTRUCTION])
@@ -131,7 +131,7 @@ def test_a_model_that_plays_noise_scores_nothing(music, short_pieces):
     def play(frames):
         return model().noise_codes(CLIPS, frames, seed=8)
 
-    targets, details, _ = evaluate(model(play), music, EvalOptions(CLIPS, SECONDS, 3, num_examples=1))
+    targets, details, _ = evaluate_model(model(play), music, EvalOptions(CLIPS, SECONDS, 3, num_examples=1))
     assert abs(details["probes"]["mean"].value) < 0.2
     assert details["frechet distance"]["noise ratio"].value == pytest.approx(1, abs=0.1)
     missed = {target.name for target in targets if not target.passed}
@@ -151,7 +151,7 @@ def test_what_cannot_be_compared_is_refused(music, tmp_path):
     other = model()
     other.sample_rate = 8000
     with pytest.raises(ValueError, match="The model generates at 8000 Hz, and the composer at 44100 Hz"):
-        evaluate(other, music, EvalOptions())
+        evaluate_model(other, music, EvalOptions())
     with pytest.raises(FileNotFoundError, match="holds no flac file"):
         training_clips(tmp_path, 2, 1.0, 0)
     with pytest.raises(ValueError, match=r"A track of 3\.0 s holds no clip of 5 s"):

@@ -25,7 +25,7 @@ from codecdiff.interfaces import Embedder
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff_eval.compare.config import CompareEvalConfig
 from codecdiff_eval.embeddings import embed_audio
-from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, NOISE, REFERENCE, encode, generate_sets, known_of
+from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, NOISE, REFERENCE, encode_clips, generate_sets, known_of
 from codecdiff_eval.generation import read_clip
 
 REAL = "real music"  # the evaluated clips as they are
@@ -165,7 +165,7 @@ class ClipWriter:
             REFERENCE_RECONSTRUCTION: split.reference,
             PROBE_TRAINING: split.probe_training,
         }.items():
-            codes = encode(self.pipeline.codec, self._read_for_codec(clips))
+            codes = encode_clips(self.pipeline.codec, self._read_for_codec(clips))
             sets[name] = self._embed_codes(name, codes, players if name == CODEC_RECONSTRUCTION else 0)
         return sets
 
