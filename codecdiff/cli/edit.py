@@ -21,10 +21,10 @@ from codecdiff.cli.generate import (
     Output,
     Seed,
     Steps,
+    generate_files,
     generation_config,
     load_model,
     new_request,
-    write_samples,
 )
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def run_edit(
         seed=seed,
     )
     request = new_request(pipeline, prompt, fields, generation=generation, edit=edit, source=sha256(source))
-    write_samples(request, pipeline, output, source)
+    generate_files(request, pipeline, output, source)
 
 
 def edit_command(edit: Callable[..., Edit]) -> Callable[..., None]:

@@ -77,7 +77,7 @@ def generate(
         seed=seed,
     )
     request = new_request(pipeline, prompt, fields, seconds=seconds, generation=generation)
-    write_samples(request, pipeline, output)
+    generate_files(request, pipeline, output)
 
 
 def load_model(model: str, allow_download: bool, device: str, outputs: list[Path]) -> Pipeline:
@@ -116,7 +116,7 @@ def new_request(pipeline: Pipeline, prompt: str, fields: list[str] | None, **opt
     return GenerationRequest(**metadata, prompt={"text": prompt, **values}, **options)
 
 
-def write_samples(request: GenerationRequest, pipeline: Pipeline, output: Path, source: Path | None = None) -> None:
+def generate_files(request: GenerationRequest, pipeline: Pipeline, output: Path, source: Path | None = None) -> None:
     """Generate every sample and write it, with its own request as its comment."""
     from codecdiff.data.audio import keeps_comment, write_audio
 

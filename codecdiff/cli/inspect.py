@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from codecdiff.cli.console import out
-from codecdiff.cli.generate import AllowDownload, Device, load_model, write_samples
+from codecdiff.cli.generate import AllowDownload, Device, generate_files, load_model
 
 
 def inspect_file(
@@ -44,7 +44,7 @@ def inspect_file(
         raise FileExistsError(f"'{output}' exists already. Choose another name with -o, or delete it.")
     pipeline = load_model(model, allow_download, device, [output])
     request.check_model(pipeline)
-    write_samples(request, pipeline, output, source)
+    generate_files(request, pipeline, output, source)
     out.print(compare_files(file, output), soft_wrap=True)
 
 
