@@ -201,7 +201,7 @@ def test_neither_codec_nor_conditioner_is_needed(state: Any, save: Save, tmp_pat
     spec = json.loads((tmp_path / "model" / "codecdiff.json").read_text())
     assert spec["codec"]["codec"]["model"] == "descript/dac_44khz"
     assert spec["conditioner"]["model"] == "google/flan-t5-large"
-    assert "Did you mean 'dac'" in refused(tmp_path / "other", save(state), "--codec", "dca")
+    assert "Did you mean 'dac'" in refused(tmp_path / "other", save(state), "--codec", "dacc")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
