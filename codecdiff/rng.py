@@ -1,7 +1,13 @@
-"""Random numbers, each a function of named keys and not of what was drawn before."""
+"""Random numbers as functions of a name and integers, not of what was drawn before.
+
+A name says what the numbers are for and begins with the package that draws them: "codecdiff.train.noise",
+"my_plugin.augmentation". Different purposes have different names, so their numbers are independent at every seed. What
+is drawn for a sample has its index in the key, never the rank of a process or the position in a batch.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,14 +15,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+__all__ = ["generator", "numpy_generator", "row_noise", "seed_sequence"]
 
-def generator(*key: int) -> torch.Generator:
-    """Give a CPU generator that is a function of the integers in `key` alone."""
-    entropy = [len(key), *(k % 2**64 for k in key)]  # the length first: SeedSequence takes (1,) and (1, 0) for one
-    state = np.random.SeedSequence(entropy).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+
+def seed_sequence(name: str, *key: int | str) -> np.random.SeedSequence:
+    """Return the seed sequence of a name and a key."""
+    digest = hashlib.sha256(repr((name, *key)).encode()).digest()
+    return np.random.SeedSequence(int.from_bytes(digest, "little"))
+
+
+def generator(name: str, *key: int | str) -> torch.Generator:
+    """Return a CPU generator that is a function of a name and a key alone.
+
+    Example:
+        noise = torch.randn(2, 3, generator=generator("my_plugin.noise", seed, sample_index))
+
+    """
+    seed = seed_sequence(name, *key).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed))
+
+
+def numpy_generator(name: str, *key: int | str) -> np.random.Generator:
+    """Return a NumPy generator that is a function of a name and a key alone."""
+    return np.random.Generator(np.random.Philox(seed_sequence(name, *key)))
 
 
 def row_noise(shape: Sequence[int], generators: Sequence[torch.Generator], device: Any = "cpu") -> Tensor:
-    """Draw (b, *shape) noise, each row from its own CPU generator, and move it to a device."""
+    """Draw noise (b, *shape), each row from its own CPU generator, and move it to a device."""
     return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]).to(device)

@@ -62,7 +62,7 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
     steps = range(trainer.step_count, train.max_train_steps)
     for step in progress(steps, name, console=console):
         inputs = data.step(step, rank, accelerator.num_processes)
-        losses.append(trainer.step(inputs, rank=rank, accelerator=accelerator))
+        losses.append(trainer.step(inputs, accelerator))
         count = step + 1
         if is_main and (count % train.checkpointing_steps == 0 or count == train.max_train_steps):
             row = trainer.validate(data.validation(), losses, time.monotonic() - start)

@@ -77,7 +77,7 @@ def run(
     oracle: Oracle, name: str, steps: int, shape: tuple[int, int], spacing: str = "even", stop_at: float = 0.0
 ) -> Tensor:
     scheduler = sampling_scheduler(oracle.trained, name, spacing, stop_at)
-    return sample_plain(oracle, scheduler, shape, [generator(1)], steps)
+    return sample_plain(oracle, scheduler, shape, [generator("test", 1)], steps)
 
 
 def sample_plain(

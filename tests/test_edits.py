@@ -85,11 +85,13 @@ def test_what_is_kept_is_seen_under_the_noise_it_began_with(sampler: str, color:
 
     kept = (torch.arange(24) < 12).expand(1, 2, 24)
     mask = StageMask(clean, kept, strength=strength)
-    inputs = SamplingInput(row_noise((2, 24), [generator(7)]), [generator(7)], None, Condition({}), mask=mask)
+    inputs = SamplingInput(
+        row_noise((2, 24), [generator("test", 7)]), [generator("test", 7)], None, Condition({}), mask=mask
+    )
     scheduler = sampling_scheduler(trained, sampler)
     sample_stage(Spy(), scheduler, inputs, num_inference_steps=20, guidance_scale=1.0, noise_color=color)
     assert len(seen) >= 20 * strength
-    expected = colored(row_noise((2, 24), [generator(7)]), color)
+    expected = colored(row_noise((2, 24), [generator("test", 7)]), color)
     for implied in seen:
         torch.testing.assert_close(implied[..., :12], expected[..., :12], atol=2e-2, rtol=0)
 

@@ -129,7 +129,7 @@ def test_sampling_goes_by_it() -> None:
     scheduler = training_scheduler(
         num_train_timesteps=100, prediction_type="sample"
     )  # one step of DDIM gives the answer itself
-    generators = [generator(0, row) for row in range(2)]
+    generators = [generator("test", 0, row) for row in range(2)]
     made = sample_stage(
         network,
         sampling_scheduler(scheduler, "ddim"),

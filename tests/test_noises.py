@@ -83,7 +83,7 @@ class Oracle(Denoiser):
 def test_samples_have_the_spectrum_of_the_data(name: str) -> None:
     frames = 32
     oracle, trained = Oracle(1.0, frames), training_scheduler(beta_schedule="linear")
-    generators = [generator(i) for i in range(500)]
+    generators = [generator("test", i) for i in range(500)]
     made = sample_plain(oracle, sampling_scheduler(trained, name), (2, frames), generators, 100, color=1.0)
     assert float((power(made) / oracle.data - 1).abs().mean()) < 0.1
     other = sample_plain(oracle, sampling_scheduler(trained, name), (2, frames), generators, 100)

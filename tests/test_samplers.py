@@ -65,14 +65,14 @@ UNMENDED = {
 @pytest.mark.parametrize("name", UNMENDED)
 @pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "linear"])
 def test_the_steps_are_those_of_diffusers(name: str, schedule: str) -> None:
-    oracle, start = Oracle(trained(beta_schedule=schedule)), row_noise((2, 50), [generator(1)])
+    oracle, start = Oracle(trained(beta_schedule=schedule)), row_noise((2, 50), [generator("test", 1)])
     expected = theirs(UNMENDED[name], 20, start, oracle)
     torch.testing.assert_close(run(oracle, name, 20, (2, 50)), expected, atol=2e-4, rtol=2e-4)
 
 
 @pytest.mark.parametrize("steps", [20, 25])
 def test_pndm_of_noise_is_that_of_diffusers(steps: int) -> None:
-    oracle, start = Oracle(trained("epsilon", beta_schedule="linear")), row_noise((2, 50), [generator(1)])
+    oracle, start = Oracle(trained("epsilon", beta_schedule="linear")), row_noise((2, 50), [generator("test", 1)])
     scheduler: Any = PNDMScheduler.from_config(
         oracle.trained.config, timestep_spacing="trailing", skip_prk_steps=True, set_alpha_to_one=True
     )
@@ -113,7 +113,7 @@ def test_who_knows_the_answer_arrives_there(prediction: str, spacing: str) -> No
             for start, stop_at in ((0, 0), (3, 0), (steps - 1, 0), (2, 0.4)):
                 scheduler = sampling_scheduler(trained(prediction, 100, **options), name, spacing, stop_at)
                 set_timesteps(scheduler, steps, start)
-                made = known_answer(scheduler, prediction, clean, [generator(i) for i in range(2)])
+                made = known_answer(scheduler, prediction, clean, [generator("test", i) for i in range(2)])
                 where = f"{name} {options} from {start} to {stop_at}"
                 torch.testing.assert_close(made, clean, atol=1e-5, rtol=0, msg=lambda text, at=where: f"{at}: {text}")
 
@@ -124,7 +124,7 @@ def test_the_marginal_is_that_of_the_state(name: str, prediction: str) -> None:
     oracle = Oracle(trained(prediction, beta_schedule="squaredcos_cap_v2" if prediction == "flow" else "linear"))
     scheduler = sampling_scheduler(oracle.trained, name)
     set_timesteps(scheduler, 60)
-    generators = [generator(1)]
+    generators = [generator("test", 1)]
     x = row_noise((2, 20000), generators) * scheduler.init_noise_sigma
     extras = {"generator": generators} if accepts_generator(scheduler) else {}
     for count, timestep in enumerate(scheduler.timesteps):
@@ -143,7 +143,7 @@ def error(oracle: Oracle, name: str, steps: int, spacing: str = "even") -> float
         made = run(oracle, name, steps, (2, 50000), spacing)
         return max(abs(float(made.mean()) - MEAN), abs(float(made.std()) - DEVIATION))
     made = run(oracle, name, steps, (2, 300), spacing)
-    return float((made - oracle.exact(row_noise((2, 300), [generator(1)]))).abs().max())
+    return float((made - oracle.exact(row_noise((2, 300), [generator("test", 1)]))).abs().max())
 
 
 # Largest errors allowed in 20 and in 80 steps: half as much again as measured on the cosine schedule and on the flow.
@@ -228,10 +228,10 @@ def test_frames_that_hang_together_are_sampled_so(name: str, prediction: str) ->
     schedule = "squaredcos_cap_v2" if prediction == "flow" else "linear"
     oracle = Oracle(trained(prediction, beta_schedule=schedule), covariance.double())
     if name not in RANDOM:
-        start = row_noise((2, 6), [generator(1)])
+        start = row_noise((2, 6), [generator("test", 1)])
         assert (run(oracle, name, 60, (2, 6)) - oracle.exact(start)).abs().max() < 0.15
         return
-    scheduler, generators = sampling_scheduler(oracle.trained, name), [generator(i) for i in range(2000)]
+    scheduler, generators = sampling_scheduler(oracle.trained, name), [generator("test", i) for i in range(2000)]
     made = sample_plain(oracle, scheduler, (2, 6), generators, 60).reshape(-1, 6)
     assert (made.mean(0) - MEAN).abs().max() < 0.07
     torch.testing.assert_close(made.T.cov(), covariance, atol=0.12, rtol=0)
@@ -253,7 +253,7 @@ def test_frames_that_hang_together_are_sampled_so(name: str, prediction: str) ->
     ],
 )
 def test_the_bounds_would_notice_a_wrong_option(name: str, class_name: str, wrong: dict[str, Any]) -> None:
-    oracle, start = Oracle(trained()), row_noise((2, 300), [generator(1)])
+    oracle, start = Oracle(trained()), row_noise((2, 300), [generator("test", 1)])
     scheduler = getattr(diffusers, class_name).from_config(oracle.trained.config, **wrong)
     scheduler.set_timesteps(80)
     x = start * scheduler.init_noise_sigma
@@ -275,7 +275,7 @@ def test_the_noise_of_a_step_is_the_row_s_own() -> None:
     for name in RANDOM:
         made = {}
         for rows in ([0, 1, 2], [2], [1, 0]):
-            generators = [generator(7, row) for row in rows]
+            generators = [generator("test", 7, row) for row in rows]
             oracle = Oracle(trained(beta_schedule="linear"))
             samples = sample_plain(oracle, sampling_scheduler(oracle.trained, name), (2, 9), generators, 5)
             made.update({(row, len(rows)): each for row, each in zip(rows, samples, strict=True)})

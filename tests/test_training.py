@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from small import noise, stage_as_version_0_1
+from torch import Tensor
 
-from codecdiff import Codec, Pipeline
+from codecdiff import Codec, Condition, Pipeline
 from codecdiff.config import DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.encoding.encode import open_store
@@ -159,7 +161,7 @@ def test_coloured_noise_is_trained_on_measured_with_and_kept(
 ) -> None:
     white, pink, x_start = trainer_of(), trainer_of(), noise(8, 64, 40)
     pink.stage.noise_color = 1.0
-    assert torch.equal(pink.draw(x_start)[0], colored(white.draw(x_start)[0], 1.0))
+    assert torch.equal(pink.draw(inputs_of(x_start))[0], colored(white.draw(inputs_of(x_start))[0], 1.0))
     inputs = data.validation()
     assert pink.validation_loss(inputs)[0] != white.validation_loss(inputs)[0]
     pink.save(tmp_path)
@@ -235,16 +237,39 @@ def test_held_out_tracks_are_never_trained_on(data: StageData) -> None:
     assert not trained & held
 
 
-def test_a_step_draws_from_seed_step_and_rank_alone(trainer_of: Callable[..., StageTrainer]) -> None:
-    trainer, x_start = trainer_of(), noise(8, 4, 6)
-    eps, steps = trainer.draw(x_start)
-    again = trainer.draw(x_start)
+def inputs_of(x_start: Tensor, first: int = 0, context: Tensor | None = None) -> StageInput:
+    """The input of samples from `first` on, without conditions."""
+    indices = range(first, first + len(x_start))
+    return StageInput(indices, x_start, torch.ones_like(x_start), context, Condition({}))
+
+
+def test_a_step_draws_from_seed_step_and_sample_index_alone(trainer_of: Callable[..., StageTrainer]) -> None:
+    trainer, inputs = trainer_of(), inputs_of(noise(8, 4, 6))
+    eps, steps = trainer.draw(inputs)
+    again = trainer.draw(inputs)
     assert torch.equal(eps, again[0])
     assert torch.equal(steps, again[1])
-    assert not torch.equal(eps, trainer.draw(x_start, rank=1)[0])
+    assert not torch.equal(eps, trainer.draw(inputs_of(noise(8, 4, 6), 8))[0])
     trainer.step_count = 1
-    assert not torch.equal(eps, trainer.draw(x_start)[0])
+    assert not torch.equal(eps, trainer.draw(inputs)[0])
     assert sorted((steps * 8 // 100).tolist()) == list(range(8))  # one in each eighth of the schedule
+
+
+def test_one_process_and_two_draw_the_same_for_a_sample(
+    trainer_of: Callable[..., StageTrainer], data: StageData
+) -> None:
+    trainer, x_start, context = trainer_of(context_noise_std=0.3), noise(8, 4, 6), noise(8, 2, 6)
+    trainer.step_count = 3
+    whole = inputs_of(x_start, first=3 * 8, context=context)
+    halves = [inputs_of(x_start[i : i + 4], 3 * 8 + i, context[i : i + 4]) for i in (0, 4)]
+    assert data.crops.sample_indices(3, 8) == [*whole.sample_indices]
+    assert [data.crops.sample_indices(3, 4, rank, 2) for rank in (0, 1)] == [[*half.sample_indices] for half in halves]
+    parts = [trainer.draw(half, num_processes=2) for half in halves]
+    for one, two in zip(trainer.draw(whole), zip(*parts, strict=True), strict=True):
+        assert torch.equal(one, torch.cat(two))
+    augmented = [context for inputs in (whole, *halves) if (context := trainer.augment(inputs)) is not None]
+    assert len(augmented) == 3
+    assert torch.equal(augmented[0], torch.cat(augmented[1:]))
 
 
 @pytest.mark.parametrize(("timestep_bias", "share"), [(1, 0.1), (2, 0.1**0.5), (0.5, 0.01)])
@@ -253,7 +278,7 @@ def test_steps_of_much_noise_are_drawn_as_often_as_asked(
 ) -> None:
     trainer = trainer_of(timestep_bias=timestep_bias)
     total = trainer.stage.train_scheduler.config.num_train_timesteps
-    _, steps = trainer.draw(torch.zeros(2000, 1, 1))
+    _, steps = trainer.draw(inputs_of(torch.zeros(2000, 1, 1)))
     assert steps.min() >= 0
     assert steps.max() < total
     assert float((steps >= 0.9 * total).float().mean()) == pytest.approx(share, abs=0.005)
@@ -324,16 +349,17 @@ def test_noise_on_the_context_follows_the_step_and_leaves_what_was_measured(
     trainer_of: Callable[..., StageTrainer], data: StageData
 ) -> None:
     plain, trainer, again = trainer_of(), trainer_of(context_noise_std=0.3), trainer_of(context_noise_std=0.3)
-    context = data.step(0).context
+    inputs = data.step(0)
+    context = inputs.context
     assert context is not None
-    assert plain.augment(context) is context
-    assert trainer.augment(None) is None
-    noisy = trainer.augment(context)
+    assert plain.augment(inputs) is context
+    assert trainer.augment(replace(inputs, context=None)) is None
+    noisy = trainer.augment(inputs)
     assert noisy is not None
     added = noisy - context
     assert float(added.std()) == pytest.approx(0.3, rel=0.05)
     assert train(trainer, data, 2) == train(again, data, 2) != train(plain, data, 2)
-    later = trainer.augment(context)
+    later = trainer.augment(inputs)
     assert later is not None
     assert not torch.equal(later, noisy)
     validation = data.validation()

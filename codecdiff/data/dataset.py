@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codecdiff import rng
 from codecdiff.config.schema import Target
 from codecdiff.data.code_store import CodeStore
 
@@ -26,10 +27,6 @@ class CropBatch:
     valid_mask: Tensor  # (b, l), 1 where there is music and 0 where a short row was padded
     prompts: list[dict[str, Any]]  # `CodeStore.prompt`; `text` is empty if the track has no caption
     sample_indices: list[int]
-
-
-def _random(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 def split_tracks(store: CodeStore, fraction: float, seed: int = 0) -> tuple[list[int], list[int]]:
@@ -67,10 +64,20 @@ class TrainingCrops:
         frames: Latent frames of a crop. A shorter row is padded with zeros.
         target: Whether batches hold pre-quantization latents beside the codes.
         seed: Seed of order, positions and captions.
+        subset: Name of these rows; other subsets are drawn from independently.
 
     """
 
-    def __init__(self, store: CodeStore, rows: Sequence[int], frames: int, *, target: Target = "codes", seed: int = 0):
+    def __init__(
+        self,
+        store: CodeStore,
+        rows: Sequence[int],
+        frames: int,
+        *,
+        target: Target = "codes",
+        seed: int = 0,
+        subset: str = "train",
+    ):
         if not rows:
             raise ValueError(
                 "No tracks to draw crops from: those whose split is validation or test are never trained "
@@ -78,7 +85,7 @@ class TrainingCrops:
             )
         if frames < 1:
             raise ValueError(f"A crop of {frames} frames holds no music.")
-        self.store, self.frames, self.target, self.seed = store, frames, target, seed
+        self.store, self.frames, self.target, self.seed, self.subset = store, frames, target, seed, subset
         counts = [max(1, round(store.rows[i]["frames"] / frames)) for i in rows]
         self._epoch_rows = np.repeat(np.asarray(rows), counts)
         self._order: tuple[int, np.ndarray] = (-1, self._epoch_rows)  # of the epoch of the last sample
@@ -90,12 +97,20 @@ class TrainingCrops:
         """Return the row of the store that a sample is drawn from."""
         epoch, position = divmod(sample_index, len(self))
         if self._order[0] != epoch:
-            self._order = (epoch, _random(self.seed, 0, epoch).permutation(self._epoch_rows))
+            self._order = (
+                epoch,
+                rng.numpy_generator("codecdiff.data.order", self.subset, self.seed, epoch).permutation(
+                    self._epoch_rows
+                ),
+            )
         return int(self._order[1][position])
 
     def sample(self, sample_index: int) -> tuple[int, int, str]:
         """Return the row, the first frame in it, and the caption of a sample."""
-        i, random = self.row(sample_index), _random(self.seed, 1, sample_index)
+        i, random = (
+            self.row(sample_index),
+            rng.numpy_generator("codecdiff.data.crop", self.subset, self.seed, sample_index),
+        )
         start = int(random.integers(0, max(1, self.store.rows[i]["frames"] - self.frames + 1)))
         captions = self.store.captions(i)
         return i, start, captions[int(random.integers(len(captions)))] if captions else ""
@@ -129,5 +144,7 @@ def dropped_conditions(
     seed: int, sample_indices: Sequence[int], names: Sequence[str], probability: float
 ) -> dict[str, Tensor]:
     """Draw which conditions each sample is trained without: a bool mask (b,) per name, independent of each other."""
-    draws = np.stack([_random(seed, 2, index).random(len(names)) for index in sample_indices])
+    draws = np.stack(
+        [rng.numpy_generator("codecdiff.train.dropout", seed, index).random(len(names)) for index in sample_indices]
+    )
     return {name: torch.from_numpy(draws[:, i] < probability) for i, name in enumerate(names)}

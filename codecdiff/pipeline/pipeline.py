@@ -124,7 +124,9 @@ class Pipeline:
     def new_denoiser(self, i: int, spec: Any, *, seed: int = 0) -> Denoiser:
         """Build a denoiser for stage `i` from its configuration, with initial weights drawn from the seed."""
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(rng.generator(seed, 5, i).initial_seed())
+            torch.default_generator.manual_seed(
+                rng.generator("codecdiff.train.initial_weights", seed, i).initial_seed()
+            )
             return build_denoiser(spec, self.codec, self.splitter, self.conditioner, i)
 
     def frames(self, seconds: float) -> int:
@@ -221,7 +223,8 @@ class Pipeline:
             if mask is not None and mask.keeps_all:
                 stages.append(mask.x_start)
                 continue
-            generators = [rng.generator(options.seed, index, i) for index in batch.sample_indices]
+            name, seed = "codecdiff.generate.noise", options.seed
+            generators = [rng.generator(name, seed, index, i) for index in batch.sample_indices]
             inputs = SamplingInput(
                 noise=rng.row_noise(shapes[i], generators, self.device),
                 generators=generators,
@@ -262,7 +265,8 @@ class Pipeline:
     def noise_codes(self, count: int, frames: int, *, seed: int = 0) -> Tensor:
         """Return the codes (n, k, l) of unit-variance noise: the baseline without a model."""
         shape = (self.codec.num_codebooks, self.codec.codebook_dim, frames)
-        noise = rng.row_noise(shape, [rng.generator(seed, i) for i in range(count)], self.device)
+        generators = [rng.generator("codecdiff.generate.noise_codes", seed, i) for i in range(count)]
+        noise = rng.row_noise(shape, generators, self.device)
         return self.codec.quantize(noise)
 
     def to_config(self) -> dict[str, Any]:

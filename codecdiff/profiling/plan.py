@@ -195,7 +195,7 @@ def _in_mixed_precision(network: torch.nn.Module):
 def validation_size(trainer: StageTrainer, inputs: StageInput) -> int:
     """Return the bytes that the validation loss works on: it uses the averaged weights, in float32."""
     with OperationCounter() as counter:
-        trainer.loss_of(trainer.ema.module.eval(), inputs, *trainer.draw(inputs.x_start))
+        trainer.loss_of(trainer.ema.module.eval(), inputs, *trainer.draw(inputs))
     return counter.peak + _size_of_input(inputs)
 
 

@@ -51,7 +51,9 @@ class StageData:
         training, validation = split_tracks(store, data.validation_fraction, split_seed)
         self.has_validation_tracks = bool(validation)  # otherwise validation is on tracks that are trained on
         self.crops = TrainingCrops(store, training, frames, target=pipeline.target, seed=seed)
-        self.validation_crops = TrainingCrops(store, validation or training, frames, target=pipeline.target, seed=seed)
+        self.validation_crops = TrainingCrops(
+            store, validation or training, frames, target=pipeline.target, seed=seed, subset="validation"
+        )
         starts = range(0, num_validation_crops, VALIDATION_BATCH_SIZE)
         self.validation_indices = [range(start, start + VALIDATION_BATCH_SIZE) for start in starts]
 

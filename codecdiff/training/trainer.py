@@ -79,7 +79,7 @@ def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class StageTrainer:
-    """Trains the denoiser of a stage. Everything random in a step follows from (seed, step, rank).
+    """Trains the denoiser of a stage. Everything random in a step follows from the seed, the step and the sample index.
 
     `network` is what the forward pass goes through: the denoiser itself, or the result of `accelerator.prepare`.
     """
@@ -102,30 +102,39 @@ class StageTrainer:
         progress = min(1.0, step / self.config.max_train_steps)
         return rate * (0.02 + 0.98 * float(torch.cos(torch.tensor(progress * torch.pi)) + 1) / 2)
 
-    def draw(self, x_start: Tensor, rank: int = 0) -> tuple[Tensor, Tensor]:
+    def draw(self, inputs: StageInput, num_processes: int = 1) -> tuple[Tensor, Tensor]:
         """Draw the noise (b, c, l) and timesteps (b,) of the current step, stratified over the schedule.
+
+        The strata are those of all samples of the step, on every one of `num_processes` processes.
 
         With u uniform, a timestep is at 1 - u ** timestep_bias of the schedule: above 1, high noise is drawn more
         often. What lasts a whole clip, and most of what the text says, is decided there.
         """
-        generator = rng.generator(self.seed, 3, self.step_count, rank)
-        noise = torch.randn(x_start.shape, generator=generator)
-        total = self.stage.train_scheduler.config.num_train_timesteps
-        rows = len(x_start)
+        x_start, total = inputs.x_start, self.stage.train_scheduler.config.num_train_timesteps
+        noise = self._row_noise("codecdiff.train.noise", inputs.sample_indices, x_start)
+        rows = len(x_start) * num_processes
+        generator = rng.generator("codecdiff.train.timesteps", self.seed, self.stage.name, self.step_count)
         even = (torch.randperm(rows, generator=generator) + torch.rand(rows, generator=generator)) / rows
-        position = 1 - (1 - even) ** self.config.timestep_bias
+        own = even[[index % rows for index in inputs.sample_indices]]
+        position = 1 - (1 - own) ** self.config.timestep_bias
         timestep = (position * total).long().clamp_max(total - 1)
         return colored(noise, self.stage.noise_color).to(x_start.device), timestep.to(x_start.device)
 
-    def augment(self, context: Tensor | None, rank: int = 0) -> Tensor | None:
+    def _row_noise(self, name: str, sample_indices: Sequence[int], like: Tensor) -> Tensor:
+        """Draw white noise for each sample of the current step, as large as `like` (b, c, l), on the CPU."""
+        key = self.seed, self.stage.name, self.step_count
+        return rng.row_noise(like.shape[1:], [rng.generator(name, *key, index) for index in sample_indices])
+
+    def augment(self, inputs: StageInput) -> Tensor | None:
         """Add Gaussian noise of deviation `context_noise_std` to the context (b, c', l) of the current step, if any.
 
         Conditioning augmentation of Ho et al., "Cascaded diffusion models" (2022), here of one strength: a stage
         learns to tolerate errors of the stages before it. Nothing is added in sampling.
         """
+        context = inputs.context
         if context is None or not self.config.context_noise_std:
             return context
-        noise = torch.randn(context.shape, generator=rng.generator(self.seed, 6, self.step_count, rank))
+        noise = self._row_noise("codecdiff.train.context_noise", inputs.sample_indices, context)
         return context + self.config.context_noise_std * noise.to(context)
 
     def drop(self, condition: Condition, sample_indices: Sequence[int]) -> Condition:
@@ -136,10 +145,10 @@ class StageTrainer:
             condition = condition.drop(absent.to(condition[name].mask.device), name)
         return condition
 
-    def loss(self, inputs: StageInput, rank: int = 0) -> Tensor:
+    def loss(self, inputs: StageInput, num_processes: int = 1) -> Tensor:
         """Return the loss of the current step, whose gradient `step` takes."""
-        noise, timestep = self.draw(inputs.x_start, rank)
-        context = self.augment(inputs.context, rank)
+        noise, timestep = self.draw(inputs, num_processes)
+        context = self.augment(inputs)
         inputs = replace(inputs, context=context, condition=self.drop(inputs.condition, inputs.sample_indices))
         return self.loss_of(self.network, inputs, noise, timestep, self.config.snr_gamma)[0]
 
@@ -157,10 +166,10 @@ class StageTrainer:
             snr_gamma=snr_gamma,
         )
 
-    def step(self, inputs: StageInput, *, rank: int = 0, accelerator: Accelerator | None = None) -> float:
+    def step(self, inputs: StageInput, accelerator: Accelerator | None = None) -> float:
         """Take one optimizer step and return the loss before it. Raises FloatingPointError if that is not finite."""
         self.denoiser.train()
-        loss = self.loss(inputs, rank)
+        loss = self.loss(inputs, accelerator.num_processes if accelerator else 1)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise FloatingPointError(
@@ -189,7 +198,8 @@ class StageTrainer:
         losses = []
         for i, batch in enumerate(inputs):
             x_start, rows = batch.x_start, len(batch.x_start)
-            white = torch.randn(x_start.shape, generator=rng.generator(self.seed, 4, i))
+            key = "codecdiff.train.validation_noise", self.seed, self.stage.name
+            white = rng.row_noise(x_start.shape[1:], [rng.generator(*key, index) for index in batch.sample_indices])
             noise = colored(white, self.stage.noise_color).to(x_start.device)
             position = (torch.arange(rows) + (i + 0.5) / len(inputs)) / rows
             losses.append(self.loss_of(self.ema.module, batch, noise, (position * total).long().to(x_start.device)))
