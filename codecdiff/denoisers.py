@@ -43,7 +43,8 @@ def fill_nulls(condition: Condition, nulls: Mapping[str, Tensor]) -> Condition:
 
 def _fill_null(name: str, null: Tensor, condition: Condition) -> ConditionTokens:
     if name not in condition:
-        return ConditionTokens(null[None, None], null.new_ones(1, 1, dtype=torch.bool))
+        token = null.clone()  # a view of the parameter would require a gradient even under `no_grad`
+        return ConditionTokens(token[None, None], null.new_ones(1, 1, dtype=torch.bool))
     tokens, mask = condition[name]
     if tokens.shape[-1] != len(null):
         raise ValueError(f"Expected condition {name!r} of width {len(null)}, but got {tokens.shape[-1]}.")

@@ -12,12 +12,13 @@ from codecdiff import Codec, config
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.encoding.encode import encode_tracks
 from codecdiff.data.metadata import find_tracks
+from codecdiff.testing.tiny import write_tiny
 
 
 @pytest.fixture(scope="session")
 def codec_spec(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    random_weights = pytest.importorskip("codecdiff_dac.random_weights")
-    return {"name": "dac", "model": str(random_weights.random_model(tmp_path_factory.mktemp("dac")))}
+    pytest.importorskip("codecdiff_dac")
+    return {"name": "dac", "model": str(write_tiny("dac", tmp_path_factory.mktemp("dac")))}
 
 
 @pytest.fixture(scope="session")
