@@ -4,6 +4,7 @@ Users and plugins import public names from here. Names are loaded when they are 
 does not import torch.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -47,17 +48,23 @@ __all__ = [
     "push_to_hub",
 ]
 
-_MODULES = {  # of the names that are not interfaces
-    "GenerationConfig": "pipeline",
-    "Pipeline": "pipeline",
-    "device_of": "fingerprint",
-    "exactly": "precision",
-    "load": "pipeline",
-    "push_to_hub": "pipeline",
+
+def lazy_exports(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a package that passes on names of these modules, each imported when it is needed."""
+
+    def __getattr__(name: str) -> Any:  # noqa: N807
+        for module, names in modules.items():
+            if name in names:
+                return getattr(import_module(module), name)
+        raise AttributeError(f"module '{package}' has no attribute {name!r}")
+
+    return __getattr__
+
+
+_MODULES = {
+    "codecdiff.fingerprint": ("device_of",),
+    "codecdiff.pipeline": ("GenerationConfig", "Pipeline", "load", "push_to_hub"),
+    "codecdiff.precision": ("exactly",),
+    "codecdiff.interfaces": __all__,  # the others
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module '{__name__}' has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'interfaces')}"), name)
+__getattr__ = lazy_exports(__name__, _MODULES)

@@ -39,7 +39,16 @@ from codecdiff.fingerprint import device_of, module_fingerprint
 from codecdiff.interfaces import Embedder
 from codecdiff.precision import exactly
 
-__all__ = ["CachedEmbedder", "TrackEmbedding", "Windowed", "check_clips", "embed_blocks", "embed_clips", "embed_file"]
+__all__ = [
+    "BATCH_SIZE",
+    "CachedEmbedder",
+    "TrackEmbedding",
+    "Windowed",
+    "check_clips",
+    "embed_blocks",
+    "embed_clips",
+    "embed_file",
+]
 
 FORMAT = 1  # of the cache
 BLOCK_SECONDS = 60.0  # of audio that is embedded at once

@@ -10,6 +10,19 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+__all__ = [
+    "POLL_SECONDS",
+    "FolderLocked",
+    "atomic_write",
+    "atomic_write_text",
+    "cached_checksum",
+    "checksum",
+    "lock_folder",
+    "require_writable",
+    "sha256",
+    "try_lock",
+]
+
 POLL_SECONDS = 3.0  # between two looks at a lock that another process holds
 
 

@@ -8,6 +8,8 @@ from itertools import chain
 import torch
 from torch import nn
 
+__all__ = ["device_of", "module_fingerprint"]
+
 
 def device_of(module: nn.Module) -> torch.device:
     """Return the device of a module's first parameter or buffer; the CPU if it has neither."""

@@ -1,7 +1,8 @@
 """Codecs that wrap codecs: each has the interface of the codec inside, so that nothing else needs to know."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from codecdiff import lazy_exports
 
 if TYPE_CHECKING:
     from codecdiff.codecs.chunking import ChunkedCodec, chunked
@@ -26,17 +27,11 @@ __all__ = [
 ]
 
 _MODULES = {
-    "chunking": ("ChunkedCodec", "chunked"),
-    "normalized": ("NormalizedCodec",),
-    "pca": ("PCACodec",),
-    "pretrained": ("OriginalPackage", "PretrainedCodec", "residual_quantize"),
-    "stereo": ("StereoCodec",),
-    "wrapper": ("CodecWrapper", "codebook_vectors", "find_duplicate_codes"),
+    "codecdiff.codecs.chunking": ("ChunkedCodec", "chunked"),
+    "codecdiff.codecs.normalized": ("NormalizedCodec",),
+    "codecdiff.codecs.pca": ("PCACodec",),
+    "codecdiff.codecs.pretrained": ("OriginalPackage", "PretrainedCodec", "residual_quantize"),
+    "codecdiff.codecs.stereo": ("StereoCodec",),
+    "codecdiff.codecs.wrapper": ("CodecWrapper", "codebook_vectors", "find_duplicate_codes"),
 }
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute {name!r}")
+__getattr__ = lazy_exports(__name__, _MODULES)

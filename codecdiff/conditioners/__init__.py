@@ -1,7 +1,8 @@
 """Conditioners that wrap conditioners, one of numbers and classes, and what other conditioners are made of."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from codecdiff import lazy_exports
 
 if TYPE_CHECKING:
     from codecdiff.conditioners.cached import CachedConditioner, tokenizer_rules
@@ -22,16 +23,10 @@ __all__ = [
 ]
 
 _MODULES = {
-    "conditioners.cached": ("CachedConditioner", "tokenizer_rules"),
-    "conditioners.joined": ("JoinedConditioner",),
-    "conditioners.numeric": ("FieldType", "NumericConditioner"),
-    "data.audio_prompt": ("audio_prompt_key", "load_audio_prompt"),
-    "fingerprint": ("module_fingerprint",),
+    "codecdiff.conditioners.cached": ("CachedConditioner", "tokenizer_rules"),
+    "codecdiff.conditioners.joined": ("JoinedConditioner",),
+    "codecdiff.conditioners.numeric": ("FieldType", "NumericConditioner"),
+    "codecdiff.data.audio_prompt": ("audio_prompt_key", "load_audio_prompt"),
+    "codecdiff.fingerprint": ("module_fingerprint",),
 }
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"codecdiff.{module}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute {name!r}")
+__getattr__ = lazy_exports(__name__, _MODULES)

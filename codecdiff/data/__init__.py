@@ -1,7 +1,8 @@
 """Training data: audio files and their captions in, integer codes in a store, crops out."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from codecdiff import lazy_exports
 
 if TYPE_CHECKING:
     from codecdiff.data.audio import BadAudio, read_audio, stream_audio, write_audio
@@ -34,18 +35,12 @@ __all__ = [
 ]
 
 _MODULES = {
-    "data.audio": ("BadAudio", "read_audio", "stream_audio", "write_audio"),
-    "data.audio_prompt": ("audio_prompt_key", "load_audio_prompt"),
-    "data.code_store": ("CodeStore", "load_state"),
-    "data.dataset": ("CropBatch", "TrainingCrops", "split_tracks"),
-    "data.encoding": ("EncodeConfig", "encode_tracks", "fitting_clips", "open_store"),
-    "data.metadata": ("Track", "find_tracks"),
-    "data.segments": ("SegmentConfig",),
+    "codecdiff.data.audio": ("BadAudio", "read_audio", "stream_audio", "write_audio"),
+    "codecdiff.data.audio_prompt": ("audio_prompt_key", "load_audio_prompt"),
+    "codecdiff.data.code_store": ("CodeStore", "load_state"),
+    "codecdiff.data.dataset": ("CropBatch", "TrainingCrops", "split_tracks"),
+    "codecdiff.data.encoding": ("EncodeConfig", "encode_tracks", "fitting_clips", "open_store"),
+    "codecdiff.data.metadata": ("Track", "find_tracks"),
+    "codecdiff.data.segments": ("SegmentConfig",),
 }
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"codecdiff.{module}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute {name!r}")
+__getattr__ = lazy_exports(__name__, _MODULES)

@@ -1,7 +1,8 @@
 """The diffusion process of one stage: noise schedules, the training loss, schedulers and guidance."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from codecdiff import lazy_exports
 
 if TYPE_CHECKING:
     from codecdiff.diffusion.colored_noise import colored, whitened
@@ -43,20 +44,10 @@ __all__ = [
 ]
 
 _MODULES = {
-    "colored_noise": (
-        "colored",
-        "whitened",
-    ),
-    "guidance": (
-        "num_passes",
-        "parse_guidance_scale",
-        "resolve_guidance",
-    ),
-    "loss": (
-        "StageInput",
-        "stage_loss",
-    ),
-    "noise_schedule": (
+    "codecdiff.diffusion.colored_noise": ("colored", "whitened"),
+    "codecdiff.diffusion.guidance": ("num_passes", "parse_guidance_scale", "resolve_guidance"),
+    "codecdiff.diffusion.loss": ("StageInput", "stage_loss"),
+    "codecdiff.diffusion.noise_schedule": (
         "BETA_SCHEDULES",
         "PREDICTION_TYPES",
         "Scheduler",
@@ -65,21 +56,7 @@ _MODULES = {
         "set_timesteps",
         "training_scheduler",
     ),
-    "sampling": (
-        "SamplingInput",
-        "StageMask",
-        "sample_stage",
-    ),
-    "schedulers": (
-        "FLOW_SCHEDULERS",
-        "SCHEDULERS",
-        "sampling_scheduler",
-    ),
+    "codecdiff.diffusion.sampling": ("SamplingInput", "StageMask", "sample_stage"),
+    "codecdiff.diffusion.schedulers": ("FLOW_SCHEDULERS", "SCHEDULERS", "sampling_scheduler"),
 }
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute {name!r}")
+__getattr__ = lazy_exports(__name__, _MODULES)

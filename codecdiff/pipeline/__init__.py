@@ -1,10 +1,20 @@
 """A trained model: its stages, its folder, editing, provenance and the hub."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from codecdiff import lazy_exports
 
 if TYPE_CHECKING:
-    from codecdiff.pipeline.checkpoint import load_stage, model_fingerprint, read_config, read_stage_config
+    from codecdiff.pipeline.checkpoint import (
+        FORMAT,
+        MODEL_FILE,
+        config_differences,
+        load_stage,
+        model_fingerprint,
+        read_config,
+        read_stage_config,
+        write_parts,
+    )
     from codecdiff.pipeline.editing import (
         AnyEdit,
         Edit,
@@ -27,6 +37,8 @@ if TYPE_CHECKING:
     from codecdiff.pipeline.stage import Stage, stage_shapes
 
 __all__ = [
+    "FORMAT",
+    "MODEL_FILE",
     "AnyEdit",
     "Edit",
     "EditMask",
@@ -40,6 +52,7 @@ __all__ = [
     "Stage",
     "Vary",
     "add_model_index",
+    "config_differences",
     "first_stage_mask",
     "first_stages_mask",
     "levels_mask",
@@ -53,16 +66,21 @@ __all__ = [
     "read_stage_config",
     "stage_shapes",
     "write_model_card",
+    "write_parts",
 ]
 
 _MODULES = {
-    "checkpoint": (
+    "codecdiff.pipeline.checkpoint": (
+        "FORMAT",
+        "MODEL_FILE",
+        "config_differences",
         "load_stage",
         "model_fingerprint",
         "read_config",
         "read_stage_config",
+        "write_parts",
     ),
-    "editing": (
+    "codecdiff.pipeline.editing": (
         "AnyEdit",
         "Edit",
         "EditMask",
@@ -77,28 +95,10 @@ _MODULES = {
         "outside_mask",
         "parse_levels",
     ),
-    "hub": (
-        "load",
-        "push_to_hub",
-    ),
-    "model_card": (
-        "add_model_index",
-        "write_model_card",
-    ),
-    "pipeline": (
-        "GenerationConfig",
-        "Pipeline",
-    ),
-    "provenance": ("GenerationRequest",),
-    "stage": (
-        "Stage",
-        "stage_shapes",
-    ),
+    "codecdiff.pipeline.hub": ("load", "push_to_hub"),
+    "codecdiff.pipeline.model_card": ("add_model_index", "write_model_card"),
+    "codecdiff.pipeline.pipeline": ("GenerationConfig", "Pipeline"),
+    "codecdiff.pipeline.provenance": ("GenerationRequest",),
+    "codecdiff.pipeline.stage": ("Stage", "stage_shapes"),
 }
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute {name!r}")
+__getattr__ = lazy_exports(__name__, _MODULES)

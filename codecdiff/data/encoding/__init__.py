@@ -1,7 +1,8 @@
 """Encoding of audio into a store of codes: in this process, on this machine or on a cluster."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from codecdiff import lazy_exports
 
 if TYPE_CHECKING:
     from codecdiff.data.encoding.encode import encode_tracks, hours_to_encode, open_store
@@ -29,17 +30,11 @@ __all__ = [
 ]
 
 _MODULES = {
-    "encode": ("encode_tracks", "hours_to_encode", "open_store"),
-    "job": ("EncodeConfig", "EncodingIncomplete", "Job", "Task", "TaskResult", "fitting_clips"),
-    "local": ("local_engine",),
-    "progress": ("EncodingProgress",),
-    "ray": ("ray_engine",),
-    "worker": ("run_in_process", "run_task"),
+    "codecdiff.data.encoding.encode": ("encode_tracks", "hours_to_encode", "open_store"),
+    "codecdiff.data.encoding.job": ("EncodeConfig", "EncodingIncomplete", "Job", "Task", "TaskResult", "fitting_clips"),
+    "codecdiff.data.encoding.local": ("local_engine",),
+    "codecdiff.data.encoding.progress": ("EncodingProgress",),
+    "codecdiff.data.encoding.ray": ("ray_engine",),
+    "codecdiff.data.encoding.worker": ("run_in_process", "run_task"),
 }
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute {name!r}")
+__getattr__ = lazy_exports(__name__, _MODULES)

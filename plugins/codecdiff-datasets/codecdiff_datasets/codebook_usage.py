@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from codecdiff import Codec, device_of
-from codecdiff.data.code_store import CodeStore
+from codecdiff.data import CodeStore
 
 BLOCK = 2**16  # frames counted at once
 NUM_CODES = 2**16  # that a store can hold: they are uint16

@@ -14,7 +14,7 @@ from codecdiff_datasets.importers.folder import tags_of
 from codecdiff_datasets.splits import artists_in_several_splits
 
 from codecdiff import Codec, config, huggingface, registry
-from codecdiff.data.code_store import CodeStore
+from codecdiff.data import CodeStore
 from codecdiff.data.manifest import Manifest, ManifestRow, split_name
 
 FORMAT = 2

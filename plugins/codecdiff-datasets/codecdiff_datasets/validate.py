@@ -11,7 +11,7 @@ import numpy as np
 from codecdiff_datasets.audio_check import FETCH, AudioCheck, AudioChecker, too_short
 from codecdiff_datasets.splits import artists_in_several_splits
 
-from codecdiff.data.code_store import CodeStore
+from codecdiff.data import CodeStore
 from codecdiff.data.manifest import SPLITS, Manifest, ManifestRow
 from codecdiff.data.metadata import Issue, Report, unsafe_path
 

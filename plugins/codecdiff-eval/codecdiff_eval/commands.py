@@ -121,7 +121,7 @@ def evaluate(
     warn(f"Skipped: {line}" for line in result.skipped)
     write_evaluation(result.report, output)
     if card:
-        from codecdiff.pipeline.model_card import add_model_index
+        from codecdiff.pipeline import add_model_index
 
         add_model_index(model, model_index(result.report))
     show(result.report)
@@ -186,7 +186,7 @@ def read_inputs(file: Path, split: str, count: int | None, seed: int) -> list[Ev
 
 def load_generator(model: str, allow_download: bool, device: torch.device, **sampling: Any) -> Generator:
     """Load a model, and name it by its folder's name or its id."""
-    from codecdiff.pipeline.hub import load
+    from codecdiff.pipeline import load
     from codecdiff_eval.generation import Generator
 
     with err.status(f"Loading {model}"):

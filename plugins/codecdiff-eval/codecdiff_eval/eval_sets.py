@@ -18,8 +18,7 @@ from torch import Tensor
 
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Prompt
-from codecdiff.pipeline.editing import EditMask, first_stages_mask
-from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.pipeline import EditMask, Pipeline, first_stages_mask
 from codecdiff_eval.results import NotMeasured
 
 __all__ = [

@@ -20,7 +20,7 @@ import torch
 from codecdiff import config, huggingface, registry
 from codecdiff.data.metadata import Track
 from codecdiff.interfaces import Embedder
-from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.pipeline import Pipeline
 from codecdiff_eval.embedders.codec import CodecEmbedder
 from codecdiff_eval.embeddings import (
     ClipCutter,

@@ -21,14 +21,20 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from codecdiff import __version__
-from codecdiff.config.schema import Guidance
+from codecdiff.config import Guidance
 from codecdiff.data.audio import BadAudio, keeps_comment, write_audio
 from codecdiff.data.metadata import Track
 from codecdiff.files import atomic_write_text, cached_checksum, sha256
 from codecdiff.interfaces import Codec
-from codecdiff.pipeline.editing import Edit, Refine, first_stage_mask, levels_mask
-from codecdiff.pipeline.pipeline import GenerationConfig, Pipeline
-from codecdiff.pipeline.provenance import GenerationRequest
+from codecdiff.pipeline import (
+    Edit,
+    GenerationConfig,
+    GenerationRequest,
+    Pipeline,
+    Refine,
+    first_stage_mask,
+    levels_mask,
+)
 from codecdiff_eval.prompts import ATTRIBUTES, EvalPrompt, prompt_of
 from codecdiff_eval.results import hash_of
 

@@ -14,7 +14,7 @@ from codecdiff_eval.audio_features import window_features
 from torch import Tensor
 
 from codecdiff.interfaces import Codec
-from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.pipeline import Pipeline
 from codecdiff_starter.codec import SpectralCodec
 from codecdiff_starter.composer import (
     SAMPLE_RATE,

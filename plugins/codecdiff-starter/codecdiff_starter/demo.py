@@ -19,7 +19,7 @@ from codecdiff_eval.report import console_table, write_report
 from codecdiff_eval.results import TargetResult, to_json
 from rich.console import Console
 
-from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.pipeline import Pipeline
 from codecdiff.training import read_logs
 from codecdiff_starter.evaluation import DEMO, SEED, SHIPPED, EvalOptions, evaluate_model, loss_targets
 from codecdiff_starter.report import demo_report, targets_table, write_players

@@ -37,7 +37,7 @@ from codecdiff_eval.results import Estimate, TargetResult
 from codecdiff_eval.suites import Suite
 from torch import Tensor
 
-from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.pipeline import Pipeline
 from codecdiff_starter.clips import ComposedClips, compose_clips, embed, training_clips
 from codecdiff_starter.composer import CLASSES, COMPOSER_VERSION, PARTS, SAMPLE_RATE, Facts, mapping
 

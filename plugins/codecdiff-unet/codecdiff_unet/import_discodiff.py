@@ -20,10 +20,8 @@ import typer
 from torch import Tensor
 
 from codecdiff import config, registry
-from codecdiff.diffusion.noise_schedule import training_scheduler
-from codecdiff.pipeline.checkpoint import FORMAT, MODEL_FILE, read_config, write_parts
-from codecdiff.pipeline.model_card import write_model_card
-from codecdiff.pipeline.stage import Stage
+from codecdiff.diffusion import training_scheduler
+from codecdiff.pipeline import FORMAT, MODEL_FILE, Stage, read_config, write_model_card, write_parts
 from codecdiff.splitters import stage_names
 from codecdiff_unet.denoiser import UNet
 from codecdiff_unet.released import ROLES, SIZES, Architecture, infer, shape_differences, sources

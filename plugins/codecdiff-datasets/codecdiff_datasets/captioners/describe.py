@@ -12,8 +12,8 @@ import torch
 from codecdiff_datasets.captioner import Captioner
 from codecdiff_datasets.captioning import one_line
 
+from codecdiff.data import load_audio_prompt
 from codecdiff.data.audio import BadAudio, seconds_of
-from codecdiff.data.audio_prompt import load_audio_prompt
 from codecdiff.huggingface import commit_of, not_found, require_complete
 
 PROMPT = (

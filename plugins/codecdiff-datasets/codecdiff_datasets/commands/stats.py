@@ -26,7 +26,7 @@ def stats(
     from codecdiff_datasets.statistics import manifest_statistics, store_statistics
     from rich.table import Table
 
-    from codecdiff.data.code_store import CodeStore
+    from codecdiff.data import CodeStore
     from codecdiff.data.manifest import Manifest
 
     if not source.exists():

@@ -16,13 +16,10 @@ import torch
 
 from codecdiff import config
 from codecdiff.config import ExperimentConfig, TrainConfig
-from codecdiff.diffusion.guidance import num_passes
-from codecdiff.diffusion.noise_schedule import set_timesteps
+from codecdiff.diffusion import num_passes, set_timesteps
 from codecdiff.interfaces import Condition
-from codecdiff.pipeline.pipeline import Pipeline
-from codecdiff.pipeline.stage import Stage
-from codecdiff.profiling.flops import OperationCounter
-from codecdiff.profiling.plan import blank_input, count_step
+from codecdiff.pipeline import Pipeline, Stage
+from codecdiff.profiling import OperationCounter, blank_input, count_step
 from codecdiff.training import StageTrainer, check_warm_starts, new_pipeline, new_stage
 from codecdiff_eval.compare.config import CompareConfig
 from codecdiff_eval.report import Table

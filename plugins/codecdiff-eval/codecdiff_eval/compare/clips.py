@@ -22,7 +22,7 @@ from codecdiff.config import DataConfig
 from codecdiff.data import CodeStore, find_tracks, load_state, split_tracks, write_audio
 from codecdiff.files import atomic_write
 from codecdiff.interfaces import Embedder
-from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.pipeline import Pipeline
 from codecdiff_eval.compare.config import CompareEvalConfig
 from codecdiff_eval.embeddings import embed_audio
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, NOISE, REFERENCE, encode_clips, generate_sets, known_of

@@ -17,7 +17,7 @@ from codecdiff import config
 from codecdiff.data import CodeStore
 from codecdiff.files import lock_folder
 from codecdiff.interfaces import Embedder
-from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.pipeline import Pipeline
 from codecdiff.training import new_pipeline
 from codecdiff_eval.compare.budget import Variant
 from codecdiff_eval.compare.clips import ClipWriter, EvalSplit, SavedSets, Sets, draw_split

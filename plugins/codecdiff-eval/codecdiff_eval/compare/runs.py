@@ -26,9 +26,7 @@ from codecdiff import config
 from codecdiff.config import DiffusionConfig, ExperimentConfig, TrainConfig
 from codecdiff.data import CodeStore
 from codecdiff.files import POLL_SECONDS, atomic_write_text, lock_folder, try_lock
-from codecdiff.pipeline.checkpoint import config_differences
-from codecdiff.pipeline.model_card import write_model_card
-from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.pipeline import Pipeline, config_differences, write_model_card
 from codecdiff.training import StageData, new_pipeline, new_stage, new_trainer, open_data, prepare_prompts, read_logs
 from codecdiff_eval.compare.budget import Variant
 from codecdiff_eval.compare.config import CompareConfig

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from codecdiff import device_of
 from codecdiff.embedders import Windowed
-from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec
 
 

@@ -7,9 +7,9 @@ import math
 from torch import Tensor
 from torch.nn import functional
 
+from codecdiff import exactly
 from codecdiff.embedders import Windowed, check_clips
 from codecdiff.interfaces import Embedder
-from codecdiff.precision import exactly
 from codecdiff_eval.audio_features import FFT_SECONDS, FRAMES_PER_SECOND, NUM_BANDS, WINDOW_SECONDS, window_features
 
 
