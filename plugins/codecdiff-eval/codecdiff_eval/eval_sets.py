@@ -50,10 +50,10 @@ class EvalSets(dict[str, "T | NotMeasured"], Generic[T]):
 
     def get_set(self, name: str) -> T:
         """Return a set. Raises ValueError with the reason if there is none."""
-        found = self[name]
-        if isinstance(found, NotMeasured):
-            raise ValueError(f"There is no set '{name}': {found.reason}")
-        return found
+        result = self[name]
+        if isinstance(result, NotMeasured):
+            raise ValueError(f"Set '{name}' is not available: {result.reason}")
+        return result
 
     def map(self, function: Callable[[str, T], U]) -> EvalSets[U]:
         """Apply a function of a name and a set to every set there is."""
@@ -83,10 +83,10 @@ def generate_sets(pipeline: Pipeline, prompts: Sequence[Prompt], source: EditMas
     noise = pipeline.noise_codes(len(prompts), source.frames, seed=sampling.get("seed", 0))
     sets = EvalSets[Tensor]({CODEC_RECONSTRUCTION: source.codes, NOISE: noise})
     for num_stages in range(len(pipeline.stage_names)):
-        known = None
+        edit = None
         if num_stages:
             mask = first_stages_mask(pipeline.splitter, pipeline.codec, source.frames, num_stages)
-            known = source.keep(mask)
-        codes = pipeline.generate_codes(list(prompts), source.frames, edit=known, **sampling)
+            edit = source.keep(mask)
+        codes = pipeline.generate_codes(list(prompts), source.frames, edit=edit, **sampling)
         sets[oracle(num_stages) if num_stages else GENERATED] = torch.cat(list(codes))
     return sets
