@@ -22,7 +22,7 @@ HOW_TO_READ = (
 
 
 def write_evaluation(report: EvalReport, folder: Path | str) -> Path:
-    """Write `index.html`, `report.md`, `report.json` and, for a model, `model-index.yaml`. Return the path of the first."""
+    """Write `index.html`, `report.md`, `report.json` and, for a model, `model-index.yaml`. Return the first."""
     index = write_report(report_of(report), folder, report.to_json())
     if report.model:
         header = yaml.safe_dump(model_index(report), sort_keys=False, allow_unicode=True)
