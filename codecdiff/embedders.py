@@ -110,13 +110,13 @@ class Windowed(Embedder):
 def embed_blocks(blocks: Iterable[Tensor], embedder: Embedder, *, seconds: float = BLOCK_SECONDS) -> Tensor:
     """Blocks (t,) of one clip -> (w, e) vectors on the CPU: what `embedder.embed` returns for the whole.
 
-    About `seconds` of audio are in memory at once. Each piece is embedded with the windows before it that lie within
-    the halo, and with audio behind it for one window more, so that its ends are never those of the clip.
+    About `seconds` of audio are in memory at once. Each block is embedded with the windows before it that lie
+    within its context, and with audio for one more window behind it, so that its ends are never those of the clip.
     """
     hop = round(embedder.hop_seconds * embedder.sample_rate)
     before = math.ceil(embedder.context_seconds / embedder.hop_seconds)  # windows
     behind = math.ceil((embedder.window_seconds + embedder.context_seconds) * embedder.sample_rate)  # samples
-    fresh = max(1, before, round(seconds / embedder.hop_seconds))  # windows of a piece
+    fresh = max(1, before, round(seconds / embedder.hop_seconds))  # windows of a block
     held, pending, repeated = torch.zeros(0), [], 0
     vectors: list[Tensor] = []
     for block in blocks:
@@ -266,8 +266,8 @@ class CachedEmbedder:
         """Return the checksum of a track's file, known by its size and date or computed; empty if there is none."""
         try:
             status = track.file.stat()
-            known = self._checksums.get((track.name, status.st_size, status.st_mtime_ns))
-            return known or cached_checksum(track.file)
+            cached = self._checksums.get((track.name, status.st_size, status.st_mtime_ns))
+            return cached or cached_checksum(track.file)
         except OSError as error:
             skipped.append(f"'{track.file}' cannot be read as audio: {error.strerror}.")
             return ""
@@ -286,13 +286,13 @@ class CachedEmbedder:
         else:
             for (key, start), digest, vectors in embed_clips(self.embedder, self._cut(tracks, self.cutter, skipped)):
                 clips.setdefault(key, []).append((start, digest, vectors))
-        found = {}
+        embeddings = {}
         for key, rows in clips.items():
             starts, hashes, vectors = zip(*rows, strict=True)
             status = tracks[key].file.stat()
             file = {"track": tracks[key].name, "bytes": status.st_size, "modified": status.st_mtime_ns}
-            found[key] = TrackEmbedding(torch.cat(vectors), starts, [len(v) for v in vectors], hashes), file
-        return found
+            embeddings[key] = TrackEmbedding(torch.cat(vectors), starts, [len(v) for v in vectors], hashes), file
+        return embeddings
 
     def _cut(
         self, tracks: Mapping[str, Track], cutter: Cutter, skipped: list[str]

@@ -104,7 +104,7 @@ def test_a_folder_without_audio_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing here")
     with pytest.raises(FileNotFoundError, match=r"holds no audio\. Files that are read: \.wav, \.flac"):
         find_tracks(tmp_path)
-    with pytest.raises(FileNotFoundError, match="There is no folder"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         find_tracks(tmp_path / "nowhere")
 
 

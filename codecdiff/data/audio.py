@@ -123,12 +123,12 @@ def keeps_comment(file: Path | str, comment: str) -> bool:
     """Return whether a file of this format keeps such a comment, by trying it in memory: a WAV has room for 2 kB."""
     suffix, stream = Path(file).suffix.lower().lstrip("."), io.BytesIO()
     try:
-        with soundfile.SoundFile(stream, "w", 44_100, 1, format=suffix.upper()) as trial:
-            trial.comment = comment
-            trial.write(np.zeros(1024, np.float32))
+        with soundfile.SoundFile(stream, "w", 44_100, 1, format=suffix.upper()) as sound:
+            sound.comment = comment
+            sound.write(np.zeros(1024, np.float32))
         stream.seek(0)
-        with soundfile.SoundFile(stream) as trial:
-            return trial.comment == comment
+        with soundfile.SoundFile(stream) as sound:
+            return sound.comment == comment
     except (soundfile.LibsndfileError, TypeError, ValueError):
         return False
 

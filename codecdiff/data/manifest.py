@@ -113,7 +113,7 @@ class Manifest:
             raise ValueError(f"'{file}' is a store of codes. Name the manifest it was made of, a .parquet file.")
         if not file.is_file():
             raise FileNotFoundError(
-                f"There is no manifest '{file}'. Make one: codecdiff data import ... -o NAME.parquet."
+                f"Manifest '{file}' does not exist. Make one: codecdiff data import ... -o NAME.parquet."
             )
         try:
             table = pq.read_table(file)

@@ -142,7 +142,7 @@ def column_names(file: Path, header_rows: int = 1) -> list[str]:
     Raises FileNotFoundError.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"There is no file '{file}'.")
+        raise FileNotFoundError(f"File '{file}' does not exist.")
     records = [record for _, (_, record) in zip(range(header_rows), _records(file, _ignore), strict=False)]
     return [".".join(filter(None, map(str.strip, names))) for names in zip_longest(*records, fillvalue="")]
 
@@ -243,7 +243,7 @@ def json_lines(file: Path, report: Report, types: type | tuple[type, ...] = dict
 
 
 def captions_in(values: Mapping[str, Any], fields: Iterable[str] = CAPTION_FIELDS) -> list[str]:
-    """Return the texts in these fields, each of which may hold one or a list; empty ones and repetitions left out."""
+    """Return the texts in these fields, without empty ones and repetitions. A field may hold one text or a list."""
     listed = [value if isinstance(value, list) else [value] for value in map(values.get, fields)]
     texts = [str(text).strip() for texts in listed for text in texts if text is not None and text == text]  # not NaN
     return list(dict.fromkeys(filter(None, texts)))
@@ -268,7 +268,7 @@ def find_tracks(folder: Path | str) -> list[Track]:
 
     Captions come from `metadata.jsonl` or `metadata.csv` (columns file_name and text, the audio-folder
     convention of Hugging Face datasets) or from a `.txt` file beside the audio, one caption per line.
-    A file may have none. Rows about other files are ignored. Raises FileNotFoundError if there is no audio, and
+    A file may have none. Rows about other files are ignored. Raises FileNotFoundError if the folder holds no audio, and
     ValueError for metadata that cannot be read.
     """
 
@@ -282,11 +282,11 @@ def find_tracks(folder: Path | str) -> list[Track]:
 def read_audio_folder(folder: Path | str, report: Report) -> list[Track]:
     """Read a folder as `find_tracks` does, with the files that its metadata names and that are missing at the end.
 
-    What is wrong in the metadata is reported. Raises FileNotFoundError if there is no audio.
+    What is wrong in the metadata is reported. Raises FileNotFoundError if the folder holds no audio.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder '{folder}'. data.audio names a folder of audio files.")
+        raise FileNotFoundError(f"Folder '{folder}' does not exist. data.audio names a folder of audio files.")
     rows = _rows_by_file(folder, report)
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:

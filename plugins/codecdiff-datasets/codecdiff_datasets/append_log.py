@@ -51,7 +51,7 @@ class AppendLog:
         return read_rows(self.file)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append a line, whole or not at all. Raises OSError if there is no room for it."""
+        """Append a line, whole or not at all. Raises OSError if the disk is full."""
         # a lone surrogate has no UTF-8, but written with a backslash it is what JSON calls it
         line = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         with self._lock:

@@ -12,7 +12,7 @@ from codecdiff import Part
 
 @dataclass(frozen=True)
 class Usage:
-    """What is used of a server that bills: requests, tokens read and written, and their price if it is known."""
+    """What is used of a server that charges: requests, tokens read and written, and their price if it is known."""
 
     requests: int = 0
     tokens_read: int = 0

@@ -53,7 +53,7 @@ def read_captions(files: Iterable[Path | str]) -> dict[str, list[str]]:
     captions: dict[str, list[str]] = {}
     for file in map(Path, files):
         if not file.is_file():
-            raise FileNotFoundError(f"There is no file of captions '{file}'. Make one: codecdiff data caption.")
+            raise FileNotFoundError(f"File of captions '{file}' does not exist. Make one: codecdiff data caption.")
         for number, line in enumerate(read_rows(file), 1):
             _check_line(line, file, number)
             if "caption" in line:

@@ -92,12 +92,12 @@ def _codebook(all_counts: CodeCounts, k: int, size: int | None) -> dict[str, Any
     bits = entropy(counts) if total else None
     return {
         "used": used,
-        "used_share": used / size if size else None,
+        "used_fraction": used / size if size else None,
         "entropy": bits,
-        "entropy_share": bits / np.log2(size) if bits is not None and size and size > 1 else None,
+        "entropy_fraction": bits / np.log2(size) if bits is not None and size and size > 1 else None,
         "corrected_entropy": corrected_entropy(counts) if total else None,
         "perplexity": 2**bits if bits is not None else None,
-        "most_frequent": {"code": int(counts.argmax()), "share": counts.max() / total} if total else None,
+        "most_frequent": {"code": int(counts.argmax()), "fraction": counts.max() / total} if total else None,
         "repeats": all_counts.repeats[k] / all_counts.pairs if all_counts.pairs else None,
         "repeats_by_chance": float(np.square(counts / total).sum()) if total else None,
     }

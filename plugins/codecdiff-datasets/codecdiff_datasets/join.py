@@ -80,7 +80,7 @@ def read_records(name: str, report: Report) -> Iterator[Mapping[str, Any]]:
             raise ValueError(f"'{name}' cannot be read: a table ends in .jsonl, .csv, .tsv or .parquet.")
         yield from hf_datasets.plain_rows(name)
     elif not file.is_file():
-        raise FileNotFoundError(f"There is no file '{name}'.")
+        raise FileNotFoundError(f"File '{name}' does not exist.")
     elif file.suffix == ".jsonl":
         yield from (record for _, record in json_lines(file, report))
     elif file.suffix == ".parquet":

@@ -57,7 +57,7 @@ class Gaussian(NamedTuple):
     def fit(cls, samples: Tensor) -> Gaussian:
         """Fit (n, e) samples in float64, with the covariance shrunk after Ledoit and Wolf (2004).
 
-        Warns if there are no more samples than dimensions, and raises variances that vanish. Raises ValueError if
+        Warns if samples are at most as many as dimensions, and raises variances that vanish. Raises ValueError if
         all samples are the same.
         """
         n, e = samples.shape
@@ -83,7 +83,7 @@ class Gaussian(NamedTuple):
 
 
 class RankedTrack(NamedTuple):
-    """One row of a ranking. Rank 1 is the most likely; the percentile is the fraction that is no more likely, in %."""
+    """One row of a ranking. Rank 1 is the most likely; the percentile is the percentage that is at most as likely."""
 
     track: str
     log_likelihood: float
@@ -256,8 +256,8 @@ def _without_zeros(name: str) -> str:
 def read_likelihoods(file: Path, report: Report) -> dict[str, float]:
     """Read the log-likelihoods of a ranking: CSV or parquet, such as FMA-rank (`id`, `CLAP-log-likelihood`) or ours.
 
-    Names lose leading zeros; rows without a finite number are left out. Raises FileNotFoundError if there is no such
-    file, and ValueError if it lacks these columns.
+    Names lose leading zeros; rows without a finite number are left out. Raises FileNotFoundError if the
+    file does not exist, and ValueError if it lacks these columns.
     """
     records = list(read_records(str(file), report))
     columns = list(records[0]) if records else []
@@ -268,8 +268,8 @@ def read_likelihoods(file: Path, report: Report) -> dict[str, float]:
             f"'{file}' is not a ranking: it needs a column of {', '.join(NAMES)} and one of {', '.join(LIKELIHOODS)}, "
             f"and has {', '.join(columns) or 'no rows'}."
         )
-    numbers = {_without_zeros(str(record[name])): _float(record[value]) for record in records}
-    return {key: number for key, number in numbers.items() if math.isfinite(number)}
+    likelihoods = {_without_zeros(str(record[name])): _float(record[value]) for record in records}
+    return {key: number for key, number in likelihoods.items() if math.isfinite(number)}
 
 
 def _float(value: Any) -> float:
@@ -338,11 +338,11 @@ def write_report(file: Path, ranking: Ranking, candidates: Manifest, *, num_exam
         path = Path(os.path.relpath(candidates.file_of(row), file.parent)).as_posix()
         return Example(ranked, about, quote(path))
 
-    page = render(
+    html = render(
         "ranking.html",
         title=f"{len(selected)} of {len(ranking.rows)} tracks selected",
         facts=ranking.facts,
         histogram=Histogram.of(ranking),
         groups=[(title, list(map(example, ranked))) for title, ranked in groups.items() if ranked],
     )
-    atomic_write_text(file, page)
+    atomic_write_text(file, html)

@@ -188,11 +188,11 @@ def _tag_statistics(rows: Sequence[ManifestRow], top: int) -> list[dict[str, Any
 
 
 def _caption_statistics(rows: Sequence[ManifestRow]) -> dict[str, Any]:
-    numbers = np.bincount([len(row.captions) for row in rows], minlength=1)
+    counts = np.bincount([len(row.captions) for row in rows], minlength=1)
     words = [len(caption.split()) for row in rows for caption in row.captions]
     return {
         "captions": len(words),
-        "per_track": [{"captions": n, "tracks": int(count)} for n, count in enumerate(numbers) if count],
+        "per_track": [{"captions": n, "tracks": int(count)} for n, count in enumerate(counts) if count],
         "words": spread(words, WORDS),
     }
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from codecdiff_datasets.templates import render
 
-Statistics = Mapping[str, Any]  # as codecdiff_datasets.statistics returns them
+StatsDict = Mapping[str, Any]  # as codecdiff_datasets.statistics returns them
 NOTHING = "–"
 FEW = 10  # frames per used code, below which the entropy is a notable underestimate
 USAGE_COLUMNS = ("codebook", "codes", "used", "fraction used", "most frequent", "repeats", "by chance")
@@ -24,7 +24,7 @@ ENTROPY_NOTE = "Corrected after Miller and Madow. The maximum is log2 of the cod
 class Table(NamedTuple):
     """A table of texts with its title and a note. Columns but the first are numbers.
 
-    `bars` has the length of a bar for each row, from 0 to 1, if the rows are shown as a chart too.
+    `bars` has the length of a bar for each row, from 0 to 1, if the rows are shown as a bar plot too.
     """
 
     title: str
@@ -34,7 +34,7 @@ class Table(NamedTuple):
     bars: Sequence[float] = ()
 
 
-def write(statistics: Statistics, folder: Path | str) -> None:
+def write(statistics: StatsDict, folder: Path | str) -> None:
     """Write `stats.json`, `stats.md` and `stats.html` into a new folder, which appears whole or not at all.
 
     Raises FileExistsError if the folder exists and is not empty.
@@ -48,7 +48,7 @@ def write(statistics: Statistics, folder: Path | str) -> None:
         contents = tables(statistics)
         (draft / "stats.json").write_text(text + "\n", encoding="utf-8")
         (draft / "stats.md").write_text(markdown(statistics["name"], contents), encoding="utf-8")
-        (draft / "stats.html").write_text(page(statistics["name"], contents), encoding="utf-8")
+        (draft / "stats.html").write_text(html_report(statistics["name"], contents), encoding="utf-8")
         draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -65,8 +65,8 @@ def markdown(name: str, contents: Sequence[Table]) -> str:
     return render("statistics.md", name=name, tables=contents, filters={"cell": _cell})
 
 
-def page(name: str, contents: Sequence[Table]) -> str:
-    """Format tables and charts as one HTML page. Whatever came from the data is escaped."""
+def html_report(name: str, contents: Sequence[Table]) -> str:
+    """Format tables and bar plots as one HTML page. Whatever came from the data is escaped."""
     return render("statistics.html", title=f"Statistics of {name}", tables=contents)
 
 
@@ -74,7 +74,7 @@ def _cell(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;")
 
 
-def tables(statistics: Statistics) -> list[Table]:
+def tables(statistics: StatsDict) -> list[Table]:
     """Return the tables of the statistics of a manifest or a store, without those that are empty."""
     sections = (_overview, _durations, _groups, _tags, _captions, _codebooks, _latents)
     return [table for section in sections for table in section(statistics) if table.rows]
@@ -103,12 +103,12 @@ def duration(seconds: float) -> str:
 
 
 def _relative(values: Sequence[float]) -> list[float]:
-    """Scale values to bars of which the longest has length 1."""
+    """Scale values to the lengths of bars; the longest has length 1."""
     longest = max(values, default=0) or 1
     return [max(0.0, value) / longest for value in values]
 
 
-def _overview(statistics: Statistics) -> Iterator[Table]:
+def _overview(statistics: StatsDict) -> Iterator[Table]:
     captions, artists = statistics["captions"]["per_track"], statistics["artists"]
     audio = [
         ("audio present", count(statistics["present"])),
@@ -137,7 +137,7 @@ def _overview(statistics: Statistics) -> Iterator[Table]:
     yield Table("Overview", ("", statistics["kind"]), rows)
 
 
-def _groups(statistics: Statistics) -> Iterator[Table]:
+def _groups(statistics: StatsDict) -> Iterator[Table]:
     yield _grouped("Splits", "split", statistics["splits"])
     yield _grouped("Licenses", "license", statistics["licenses"])
     artists = statistics["artists"]
@@ -145,27 +145,27 @@ def _groups(statistics: Statistics) -> Iterator[Table]:
     yield _grouped("Artists", "artist", artists["most"], f"And {others:,} more." if others else "")
 
 
-def _tags(statistics: Statistics) -> Iterator[Table]:
+def _tags(statistics: StatsDict) -> Iterator[Table]:
     for tags in statistics["tags"]:
         note = f"{tags['distinct']:,} different, in {tags['tracks']:,} tracks."
         yield _grouped(f"Tags: {tags['category']}", "tag", tags["most"], note)
 
 
-def _grouped(title: str, what: str, groups: Sequence[Statistics], note: str = "") -> Table:
+def _grouped(title: str, what: str, groups: Sequence[StatsDict], note: str = "") -> Table:
     """Return a table of `statistics.grouped`; empty if no track has a name."""
     named = groups if any(group["name"] for group in groups) else ()
     rows = [(group["name"] or "unknown", count(group["tracks"]), decimal(group["hours"])) for group in named]
     return Table(title, (what, "tracks", "hours"), rows, note, _relative([group["tracks"] for group in named]))
 
 
-def _durations(statistics: Statistics) -> Iterator[Table]:
+def _durations(statistics: StatsDict) -> Iterator[Table]:
     if seconds := statistics["seconds"]:
         yield _spread("Durations", "tracks", seconds, duration)
     if statistics.get("segments", 0) > statistics["tracks"]:
         yield _spread("Durations of the segments", "segments", statistics["segment_seconds"], duration)
 
 
-def _captions(statistics: Statistics) -> Iterator[Table]:
+def _captions(statistics: StatsDict) -> Iterator[Table]:
     captions = statistics["captions"]
     if captions["captions"]:
         rows = [(count(row["captions"]), count(row["tracks"])) for row in captions["per_track"]]
@@ -173,7 +173,7 @@ def _captions(statistics: Statistics) -> Iterator[Table]:
         yield _spread("Words per caption", "captions", captions["words"], partial(decimal, digits=0))
 
 
-def _spread(title: str, what: str, spread: Statistics, write: Callable[[float], str]) -> Table:
+def _spread(title: str, what: str, spread: StatsDict, write: Callable[[float], str]) -> Table:
     """Return a table of `statistics.spread`: quantiles, and the histogram without its empty ends."""
     filled = [i for i, part in enumerate(spread["histogram"]) if part["count"]]
     bins = spread["histogram"][filled[0] : filled[-1] + 1]
@@ -184,37 +184,37 @@ def _spread(title: str, what: str, spread: Statistics, write: Callable[[float], 
     return Table(title, ("", what), list(zip(names, map(count, counts), strict=True)), note, _relative(counts))
 
 
-def _codebooks(statistics: Statistics) -> Iterator[Table]:
+def _codebooks(statistics: StatsDict) -> Iterator[Table]:
     books = statistics.get("codebooks", [])
     yield Table("Use of the codebooks", USAGE_COLUMNS, [_usage(book) for book in books], _usage_note(statistics))
-    has_size = any(book["entropy_share"] is not None for book in books)
-    bars = [book["entropy_share"] or 0 for book in books] if has_size else ()
+    has_size = any(book["entropy_fraction"] is not None for book in books)
+    bars = [book["entropy_fraction"] or 0 for book in books] if has_size else ()
     yield Table("Entropy of the codebooks", ENTROPY_COLUMNS, [_entropy(book) for book in books], ENTROPY_NOTE, bars)
 
 
-def _usage(book: Statistics) -> Sequence[str]:
+def _usage(book: StatsDict) -> Sequence[str]:
     return (
         _codebook_name(book),
         NOTHING if book["size"] is None else count(book["size"]),
         count(book["used"]),
-        percentage(book["used_share"]),
-        percentage(book["most_frequent"] and book["most_frequent"]["share"]),
+        percentage(book["used_fraction"]),
+        percentage(book["most_frequent"] and book["most_frequent"]["fraction"]),
         percentage(book["repeats"]),
         percentage(book["repeats_by_chance"]),
     )
 
 
-def _entropy(book: Statistics) -> Sequence[str]:
-    bits = (decimal(book["entropy"]), percentage(book["entropy_share"]), decimal(book["corrected_entropy"]))
+def _entropy(book: StatsDict) -> Sequence[str]:
+    bits = (decimal(book["entropy"]), percentage(book["entropy_fraction"]), decimal(book["corrected_entropy"]))
     return (_codebook_name(book), *bits, decimal(book["perplexity"], 0))
 
 
-def _codebook_name(book: Statistics) -> str:
+def _codebook_name(book: StatsDict) -> str:
     same = book["level"] in (None, book["codebook"])
     return str(book["codebook"]) if same else f"{book['codebook']} (level {book['level']})"
 
 
-def _usage_note(statistics: Statistics) -> str:
+def _usage_note(statistics: StatsDict) -> str:
     frames = statistics.get("frames", 0)
     most = max((book["used"] for book in statistics.get("codebooks", [])), default=0)
     if not frames:
@@ -223,7 +223,7 @@ def _usage_note(statistics: Statistics) -> str:
     return f"Counted in {frames:,} frames. A frame repeats the one before it if it has the same code.{few}"
 
 
-def _latents(statistics: Statistics) -> Iterator[Table]:
+def _latents(statistics: StatsDict) -> Iterator[Table]:
     if reason := statistics.get("latents_left_out"):
         yield Table("Latents", ("left out",), [(reason,)])
     for title, key in (("Latents of the codes", "latents"), ("Pre-quantization latents", "continuous")):

@@ -113,7 +113,7 @@ def _validate_store(folder: Path, report: Report) -> int:
 def _codes_problem(store: CodeStore, i: int, row: Mapping[str, Any]) -> str:
     """Return what is wrong with the codes of one row, "" if nothing is."""
     if not 0 <= row["shard"] < store.header["shards"]:
-        return f"There is no shard {row['shard']}."
+        return f"Shard {row['shard']} does not exist."
     codes = store.codes(i)
     if codes.dtype != np.uint16 or codes.shape[1:] != (store.header["num_codebooks"],):
         return f"It holds {codes.dtype} of {codes.shape[1:]}, not codes of {store.header['num_codebooks']} codebooks."

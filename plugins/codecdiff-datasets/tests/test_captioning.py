@@ -298,7 +298,7 @@ def test_the_command_refuses_before_it_writes(manifest: Path) -> None:
         ([manifest, "-o", manifest, "--with", "titles"], "is not a JSON object"),
         ([manifest, "-o", manifest.with_name("c.jsonl"), "--with", "title"], "Did you mean 'titles'"),
         ([manifest, "-o", manifest.with_name("c.jsonl"), "--with", "titles", "--set", "wort=x"], "Did you mean 'word'"),
-        ([manifest.with_name("n"), "-o", manifest.with_name("c.jsonl"), "--with", "titles"], "There is no manifest"),
+        ([manifest.with_name("n"), "-o", manifest.with_name("c.jsonl"), "--with", "titles"], "does not exist. Make"),
     ):
         result = command(*words)
         assert result.exit_code == 1

@@ -206,7 +206,7 @@ def test_a_table_of_another_set_is_told_apart(tmp_path: Path) -> None:
         read("jamendo", write(tmp_path / "x.csv", "a,b", "1,2"))
     with pytest.raises(ValueError, match="its columns are \ufffd"):
         read("jamendo", write(tmp_path / "x.csv", "\033[31mred,b"))
-    with pytest.raises(FileNotFoundError, match=r"no file '.*none\.tsv'"):
+    with pytest.raises(FileNotFoundError, match=r"File '.*none\.tsv' does not exist"):
         read("jamendo", tmp_path / "none.tsv")
     with pytest.raises(ValueError, match=r"Unknown format 'spotify': expected one of jamendo"):
         read("spotify", own)

@@ -107,5 +107,5 @@ def test_tables_of_every_format_are_read(tmp_path: Path) -> None:
         list(read_records(str(tmp_path / "bad.parquet"), issues.append))
     with pytest.raises(ValueError, match=r"\.jsonl, \.csv"):
         list(read_records(str(tmp_path / "t.txt"), issues.append))
-    with pytest.raises(FileNotFoundError, match="no file"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         list(read_records(str(tmp_path / "none.csv"), issues.append))

@@ -213,7 +213,7 @@ def test_rankings_are_compared_by_spearman(ranking: Ranking, of: Manifest, tmp_p
     (tmp_path / "other.csv").write_text("song,score\na,1\n")
     with pytest.raises(ValueError, match=r"is not a ranking: it needs .* and has song, score"):
         read_likelihoods(tmp_path / "other.csv", issues.append)
-    with pytest.raises(FileNotFoundError, match="no file"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         read_likelihoods(tmp_path / "none.csv", issues.append)
     (tmp_path / "broken.parquet").write_text("no parquet")
     with pytest.raises(ValueError, match="is not a parquet file"):

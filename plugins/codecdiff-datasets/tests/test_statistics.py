@@ -103,7 +103,7 @@ def test_a_codebook_with_one_used_entry(tmp_path: Path) -> None:
     figures = statistics.store_statistics(write_store(tmp_path / "store", tracks))
     one, _, two = figures["codebooks"]
     assert (one["used"], one["entropy"], one["corrected_entropy"], one["perplexity"]) == (1, 0, 0, 1)
-    assert one["most_frequent"] == {"code": 7, "share": 1}
+    assert one["most_frequent"] == {"code": 7, "fraction": 1}
     assert (one["repeats"], one["repeats_by_chance"]) == (1, 1)
     assert (two["used"], two["entropy"], two["repeats"], two["repeats_by_chance"]) == (2, 1, 1, 0.5)
     assert "-0" not in reports.markdown("x", reports.tables(figures)).replace("--", "")
@@ -113,7 +113,7 @@ def test_a_store_without_frames(tmp_path: Path) -> None:
     figures = statistics.store_statistics(write_store(tmp_path / "store", []))
     assert (figures["tracks"], figures["frames"], figures["seconds"], figures["hours"]) == (0, 0, None, 0)
     assert {book["entropy"] for book in figures["codebooks"]} == {None}
-    assert "The store holds no frames." in reports.page("x", reports.tables(figures))
+    assert "The store holds no frames." in reports.html_report("x", reports.tables(figures))
     reports.write(figures, tmp_path / "out")
 
 
@@ -314,10 +314,10 @@ def test_what_came_from_the_data_is_only_text(tmp_path: Path) -> None:
     recording = ManifestRow(evil, tags={evil: [evil]}, captions=["x"], license=evil, artist=evil, split=evil, seconds=2)
     figures = statistics.manifest_statistics(Manifest(tmp_path, [recording]), evil)
     found = reports.tables(figures)
-    page = Page(reports.page(evil, found))
+    page = Page(reports.html_report(evil, found))
     assert "script" not in page.opened
     assert page.texts.count(evil) >= 4
-    assert not re.search(r"(?:src|href)=|url\(|@import", reports.page(evil, found))
+    assert not re.search(r"(?:src|href)=|url\(|@import", reports.html_report(evil, found))
     rows = [line for line in reports.markdown(evil, found).splitlines() if line.startswith("| &lt;script>")]
     assert len(rows) == 4
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {4}
@@ -328,7 +328,7 @@ def test_bars_are_as_long_as_their_values(tmp_path: Path) -> None:
     figures = statistics.manifest_statistics(Manifest(tmp_path, rows), "m")
     (splits,) = [table for table in reports.tables(figures) if table.title == "Splits"]
     assert (splits.rows, splits.bars) == ([("train", "4", "0.00"), ("test", "1", "0.00")], [1, 0.25])
-    assert re.findall(r"width: ([\d.]+)%", reports.page("m", [splits])) == ["100.00", "25.00"]
+    assert re.findall(r"width: ([\d.]+)%", reports.html_report("m", [splits])) == ["100.00", "25.00"]
     few = write_store(tmp_path / "store", [np.repeat([[0, 1, 2]], 8, 0), np.repeat([[1, 1, 2]], 8, 0)])
     books = codebook_statistics(count_codes(few), 16, None)
     found = reports.tables({**statistics.store_statistics(few), "codebooks": books})
@@ -393,7 +393,7 @@ def test_the_command_measures_a_manifest(tmp_path: Path) -> None:
 
 
 def test_the_command_refuses_what_is_neither(tmp_path: Path) -> None:
-    assert "There is no store and no manifest" in run(tmp_path / "none").output
+    assert "is neither a store nor a manifest" in run(tmp_path / "none").output
     assert "is not a store of codes" in run(tmp_path).output
     (tmp_path / "songs.csv").write_text("track,file")
     assert "is not a manifest" in run(tmp_path / "songs.csv").output

@@ -1,4 +1,4 @@
-"""Log-mel features of audio: what the embedder `logmel`, spectrogram pictures and the check of edits compute.
+"""Log-mel features of audio: what the embedder `logmel`, spectrogram plots and the check of edits compute.
 
 Shapes: n clips of t audio samples.
 """
@@ -59,7 +59,7 @@ def frame_change(audio: Tensor, sample_rate: int) -> Tensor:
     """(n, t) audio -> (n, frames - 1) how much the spectrum changes from each frame to the next.
 
     The mean over 32 bands of the absolute difference of log-mel power, `FRAMES_PER_SECOND`: an edit whose seams are
-    heard changes more at its edges than music does there.
+    audible changes more at its edges than music does there.
     """
     return log_mel(audio, sample_rate).diff(dim=-1).abs().mean(1)
 

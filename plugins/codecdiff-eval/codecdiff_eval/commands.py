@@ -73,7 +73,9 @@ def evaluate(
         typer.Option("--adherence/--no-adherence", help="Measure tempo, key, instruments. Default: where requested."),
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder to keep embeddings in.")] = None,
-    card: Annotated[bool, typer.Option("--card", help="Add the results to the model's card.")] = False,
+    model_card: Annotated[
+        bool, typer.Option("--model-card", "--card", help="Add the results to the model card of the model.")
+    ] = False,
     device: Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: a GPU if any.")] = "",
     allow_download: Annotated[
         bool, typer.Option("--allow-download", help="Download what a suite, or the model, names and is not here.")
@@ -90,11 +92,11 @@ def evaluate(
     from codecdiff_eval.prompts import split_of
     from codecdiff_eval.suites import load_suite
 
-    chosen = load_suite(suite)
-    selected = chosen.select(embedders or (), metrics or ())
-    _check_arguments(music, model, prompts, card)
+    loaded_suite = load_suite(suite)
+    selected = loaded_suite.select(embedders or (), metrics or ())
+    _check_arguments(music, model, prompts, model_card)
     require_writable(output)
-    config = EvalConfig(selected, ClipCutter(seconds or chosen.seconds, loudness), adherence, seed)
+    config = EvalConfig(selected, ClipCutter(seconds or loaded_suite.seconds, loudness), adherence, seed)
     against = read_reference(reference, split)
     inputs = read_inputs(prompts, split, n, seed) if prompts else read_tracks(music or Path(), split)
     where = select_device(device)
@@ -120,7 +122,7 @@ def evaluate(
     result = evaluator.evaluate(inputs, name, {key: value for key, value in facts.items() if value})
     warn(f"Skipped: {line}" for line in result.skipped)
     write_evaluation(result.report, output)
-    if card:
+    if model_card:
         from codecdiff.pipeline import add_model_index
 
         add_model_index(model, model_index(result.report))
@@ -129,14 +131,14 @@ def evaluate(
     out.print(f"Written: index.html, report.md and report.json in {output}", soft_wrap=True)
 
 
-def _check_arguments(music: Path | None, model: str, prompts: Path | None, card: bool) -> None:
-    """Raise ValueError unless it is clear what to evaluate, and whose card to write."""
+def _check_arguments(music: Path | None, model: str, prompts: Path | None, model_card: bool) -> None:
+    """Raise ValueError unless it is clear what to evaluate, and whose model card to write."""
     if music is None and model and prompts is None:
         raise ValueError("--model generates music from --prompts LIST: a .txt, .jsonl or .csv file, or a manifest.")
     if (music is None) == (prompts is None) or (prompts and not model):
         raise ValueError("Specify what to evaluate: music, or else what to generate: --model MODEL --prompts LIST.")
-    if card and not Path(model, "codecdiff.json").is_file():
-        raise ValueError("--card needs --model with a model folder, to whose README.md the results are added.")
+    if model_card and not Path(model, "codecdiff.json").is_file():
+        raise ValueError("--model-card needs --model with a model folder, to whose README.md the results are added.")
 
 
 def read_reference(path: Path, split: str) -> ReferenceMusic:
@@ -159,7 +161,7 @@ def read_tracks(path: Path, split: str) -> list[Track]:
     from codecdiff_eval.prompts import ALL, select_split, split_of
 
     if not path.exists():
-        raise FileNotFoundError(f"There is no folder and no manifest '{path}' of music.")
+        raise FileNotFoundError(f"'{path}' is neither a folder nor a manifest of music.")
     if path.suffix != ".parquet":
         return find_tracks(path)
     manifest = Manifest.read(path)
@@ -200,10 +202,10 @@ def options_by_embedder(options: Sequence[str]) -> dict[str, list[str]]:
     """Sort `embedder.option=value` words by embedder. Raises ValueError for words of another form."""
     by_embedder: dict[str, list[str]] = {}
     for word in options:
-        name, dot, rest = word.partition(".")
-        if not dot or "=" not in rest:
+        name, dot, setting = word.partition(".")
+        if not dot or "=" not in setting:
             raise ValueError(f"'{word}' sets no option: expected EMBEDDER.KEY=VALUE, as in clap-music.model=FOLDER.")
-        by_embedder.setdefault(name, []).append(rest)
+        by_embedder.setdefault(name, []).append(setting)
     return by_embedder
 
 

@@ -29,7 +29,7 @@ from codecdiff_eval.prompts import prompt_of
 from codecdiff_eval.results import UNCHANGED, EmbeddingConfig, from_json, hash_of, set_hash, to_json
 
 FORMAT = 2
-MIN_TRACKS = 4  # of which halves say something
+MIN_TRACKS = 4  # so that each half has several
 START = re.compile(r"#t=(\d+\.\d+)$")  # of a clip, at the end of its name, as media fragments are written
 MISSING = 0.01  # of a clip that its end may lack, as decoders and resamplers cut it: silence follows
 LONG = 600.0  # seconds of a track that is decoded once to see that it is whole, and again to be cut
@@ -231,7 +231,7 @@ class ClipEmbeddings:
         """
         rows = list(embed_clips(embedder, clips, batch_size=batch_size))
         if not rows:
-            raise ValueError("There are no clips to embed.")
+            raise ValueError("Expected clips to embed, but got none.")
         names, hashes, vectors = zip(*rows, strict=True)
         return cls(config, names, hashes, torch.cat(vectors), torch.tensor([len(v) for v in vectors]), **facts)
 
@@ -316,18 +316,18 @@ class ClipEmbedder:
         What is known of the tracks becomes the prompts of the clips. Raises ValueError where no clip is left.
         """
         skipped = self.cache.fill(tracks, progress)
-        found = list(self.cache.read(tracks))
-        if not found:
-            raise ValueError(" ".join(["There is no clip to evaluate.", *skipped[:3]]))
-        rows = [(track, i) for track, each in found for i in range(len(each.starts))]
+        embedded = list(self.cache.read(tracks))
+        if not embedded:
+            raise ValueError(" ".join(["No clip to evaluate.", *skipped[:3]]))
+        rows = [(track, i) for track, each in embedded for i in range(len(each.starts))]
         starts, lengths, hashes = (
-            [value for _, each in found for value in getattr(each, name)] for name in ("starts", "lengths", "hashes")
+            [value for _, each in embedded for value in getattr(each, name)] for name in ("starts", "lengths", "hashes")
         )
         clips = ClipEmbeddings(
             self.config,
             [clip_name(track.name, start) for (track, _), start in zip(rows, starts, strict=True)],
             hashes,
-            torch.cat([each.vectors for _, each in found]),
+            torch.cat([each.vectors for _, each in embedded]),
             torch.tensor(lengths),
             [prompt_of(track) for track, _ in rows],
         )
@@ -360,7 +360,7 @@ def _save(file: Path | str, kind: str, tensors: Mapping[str, Tensor], facts: Map
 
 def _load(file: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not Path(file).is_file():
-        raise FileNotFoundError(f"There is no file '{file}' of {kind}.")
+        raise FileNotFoundError(f"File '{file}' of {kind} does not exist.")
     try:
         with safe_open(file, "pt") as stream:
             facts = json.loads((stream.metadata() or {}).get("codecdiff", "{}"))

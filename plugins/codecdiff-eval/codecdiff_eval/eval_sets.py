@@ -27,9 +27,9 @@ __all__ = [
     "NOISE",
     "REFERENCE",
     "EvalSets",
+    "edit_mask_of",
     "encode_clips",
     "generate_sets",
-    "known_of",
     "oracle",
 ]
 
@@ -49,10 +49,10 @@ class EvalSets(dict[str, "T | NotMeasured"], Generic[T]):
 
     def get_set(self, name: str) -> T:
         """Return a set. Raises ValueError with the reason if there is none."""
-        found = self[name]
-        if isinstance(found, NotMeasured):
-            raise ValueError(f"There is no set '{name}': {found.reason}")
-        return found
+        result = self[name]
+        if isinstance(result, NotMeasured):
+            raise ValueError(f"Set '{name}' is not available: {result.reason}")
+        return result
 
     def map(self, function: Callable[[str, T], U]) -> EvalSets[U]:
         """Apply a function of a name and a set to every set there is."""
@@ -65,7 +65,7 @@ def encode_clips(codec: Codec, audio: Tensor) -> Tensor:
     return torch.cat([codec.encode(clip) for clip in clips])
 
 
-def known_of(pipeline: Pipeline, audio: Tensor) -> EditMask:
+def edit_mask_of(pipeline: Pipeline, audio: Tensor) -> EditMask:
     """(n, ch, t) audio -> what a perfect model would sample, clip by clip; nothing kept yet."""
     clips = audio.expand(-1, pipeline.codec.channels, -1).split(1)
     parts = [EditMask.from_audio(pipeline.codec, clip, pipeline.target) for clip in clips]
@@ -82,10 +82,10 @@ def generate_sets(pipeline: Pipeline, prompts: Sequence[Prompt], source: EditMas
     noise = pipeline.noise_codes(len(prompts), source.frames, seed=sampling.get("seed", 0))
     sets = EvalSets[Tensor]({CODEC_RECONSTRUCTION: source.codes, NOISE: noise})
     for num_stages in range(len(pipeline.stage_names)):
-        known = None
+        edit = None
         if num_stages:
             mask = first_stages_mask(pipeline.splitter, pipeline.codec, source.frames, num_stages)
-            known = source.keep(mask)
-        codes = pipeline.generate_codes(list(prompts), source.frames, edit=known, **sampling)
+            edit = source.keep(mask)
+        codes = pipeline.generate_codes(list(prompts), source.frames, edit=edit, **sampling)
         sets[oracle(num_stages) if num_stages else GENERATED] = torch.cat(list(codes))
     return sets

@@ -22,12 +22,12 @@ HOW_TO_READ = (
 
 
 def write_evaluation(report: EvalReport, folder: Path | str) -> Path:
-    """Write `index.html`, `report.md`, `report.json` and, for a model, `model-index.yaml`. Return the page's path."""
-    page = write_report(report_of(report), folder, report.to_json())
+    """Write `index.html`, `report.md`, `report.json` and, for a model, `model-index.yaml`. Return the first."""
+    index = write_report(report_of(report), folder, report.to_json())
     if report.model:
         header = yaml.safe_dump(model_index(report), sort_keys=False, allow_unicode=True)
         atomic_write_text(Path(folder) / "model-index.yaml", header)
-    return page
+    return index
 
 
 def report_of(report: EvalReport) -> Report:
@@ -100,8 +100,8 @@ def _config_tables(rows: Sequence[EvalRow]) -> list[Table]:
     }
     tables = [facts_table("all results", common)]
     for row, own in zip(rows, configs, strict=True):
-        rest: Mapping[str, Any] = {name: value for name, value in own.items() if name not in common}
-        tables += [facts_table(f"{row.result.name}, {row.clips}", rest)] if rest else []
+        remainder: Mapping[str, Any] = {name: value for name, value in own.items() if name not in common}
+        tables += [facts_table(f"{row.result.name}, {row.clips}", remainder)] if remainder else []
     return tables
 
 

@@ -51,7 +51,7 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 Attempt = MetricResult | NotMeasured
 
 NO_REFERENCE = NotMeasured("It compares clips with their prompts, not with a reference.")
-NO_MODEL = NotMeasured("No model was named, so there is no codec and no stage.")
+NO_MODEL = NotMeasured("No model was named to take the codec and the stages from.")
 ONLY_STATISTICS = NotMeasured("Only statistics of the reference are available.")
 
 
@@ -115,7 +115,7 @@ def build_embedders(
             fetch = " A suite downloads nothing without --allow-download." if not allow_download else ""
             left_out.append(f"{name} is left out: {error}{'' if isinstance(error, ValueError) else fetch}")
     if not embedders:
-        raise LookupError("\n".join(["There is no embedder.", *left_out]))
+        raise LookupError("\n".join(["No embedder is available.", *left_out]))
     return embedders, left_out
 
 
@@ -227,7 +227,7 @@ class Evaluator:
         return references
 
     def _make_sets(
-        self, inputs: Sequence[EvalPrompt] | Sequence[Track], embedder: ClipEmbedder, known: Reference
+        self, inputs: Sequence[EvalPrompt] | Sequence[Track], embedder: ClipEmbedder, reference: Reference
     ) -> EvalSets[Sequence[Track]]:
         """Generate what is evaluated, if there is a model, and what it is read against from clips of the reference."""
         tracks = [track for track in inputs if isinstance(track, Track)]
@@ -236,11 +236,11 @@ class Evaluator:
             return EvalSets({GENERATED: tracks, CODEC_RECONSTRUCTION: NO_MODEL, oracle(): NO_MODEL})
         if prompts := [prompt for prompt in inputs if isinstance(prompt, EvalPrompt)]:
             tracks = self._generate(GENERATED, generator.generated(prompts, seconds))
-        if isinstance(known, ReferenceStats):
+        if isinstance(reference, ReferenceStats):
             return EvalSets({GENERATED: tracks, CODEC_RECONSTRUCTION: ONLY_STATISTICS, oracle(): ONLY_STATISTICS})
         count = len(tracks) if prompts else len(self._embed(embedder, "evaluated clips", tracks))
         names = {track.name: track for track in self.reference.tracks}
-        clips = sample_clips(known.names, count, generator.seed)
+        clips = sample_clips(reference.names, count, generator.seed)
         sources = cut_sources(names, clips, seconds, generator.pipeline.codec, self.clips / "sources")
         reconstructed = self._generate(CODEC_RECONSTRUCTION, generator.codec_reconstruction(sources))
         try:
@@ -321,9 +321,9 @@ class Evaluator:
         """Embed all sets by a metric's own embedder, at their own loudness, and the reference if it says anything."""
         assert metric.embedder is not None
         estimator, cutter = metric.embedder(), ClipCutter(self.config.cutter.seconds)
-        embedder = ClipEmbedder.of(estimator, _spec_of(estimator), cutter, self.cache)
-        is_known = _num_requests(metric, self.reference.tracks) > 1
-        reference = self._embed(embedder, "the reference", self.reference.tracks) if is_known else None
+        embedder = ClipEmbedder.of(estimator, _estimator_config(estimator), cutter, self.cache)
+        has_requests = _num_requests(metric, self.reference.tracks) > 1
+        reference = self._embed(embedder, "the reference", self.reference.tracks) if has_requests else None
         return self._embed_sets(embedder, tracks), reference
 
     def _with_sampling(self, row: EvalRow, is_generated: bool) -> EvalRow:
@@ -344,11 +344,11 @@ class Evaluator:
         context = replace(row.context, oracle_first_stage=sampled(row.context.oracle_first_stage))
         return replace(row, result=sampled(row.result) if is_generated else row.result, context=context)
 
-    def _facts(self, sets: EvalSets[Sequence[Track]], known: Reference) -> dict[str, Any]:
+    def _facts(self, sets: EvalSets[Sequence[Track]], reference: Reference) -> dict[str, Any]:
         """Return what the report is about beside the configurations of its results."""
         tracks = sets.get_set(GENERATED)
         prompts = [prompt_of(track) for track in tracks]
-        facts: dict[str, Any] = {"evaluated tracks": len(tracks), "reference clips": len(known)}
+        facts: dict[str, Any] = {"evaluated tracks": len(tracks), "reference clips": len(reference)}
         if self.reference.tracks:
             facts["reference tracks"] = len(self.reference.tracks)
         if any(prompt["text"] for prompt in prompts):
@@ -366,8 +366,8 @@ def sample_clips(names: Sequence[str], count: int, seed: int) -> list[tuple[str,
     A smaller count draws a subset of a larger one.
     """
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
-    chosen = [names[int(i)] for i in order[:count]]
-    return [(track_of(name), start_of(name)) for name in chosen]
+    selected = [names[int(i)] for i in order[:count]]
+    return [(track_of(name), start_of(name)) for name in selected]
 
 
 def _attempt(measure: Callable[[], MetricResult]) -> Attempt:
@@ -385,16 +385,16 @@ def _num_requests(metric: Metric, tracks: Sequence[Track]) -> int:
     return sum(metric.requested(prompt_of(track)) is not None for track in tracks)
 
 
-def _spec_of(estimator: Embedder) -> dict[str, Any]:
+def _estimator_config(estimator: Embedder) -> dict[str, Any]:
     return getattr(estimator, "description", None) or {"name": type(estimator).__name__}
 
 
 def _weight_facts(embedders: Sequence[Embedder]) -> dict[str, str]:
     """Say where the weights of embedders came from, which no configuration of a result holds."""
     specs = [config.to_config("embedders", embedder) for embedder in embedders]
-    found = {spec["name"]: weight_sources(spec) for spec in specs}
+    sources = {spec["name"]: weight_sources(spec) for spec in specs}
     return {
         f"weights of {name}": ", ".join(f"{option}={value}" for option, value in options.items())
-        for name, options in found.items()
+        for name, options in sources.items()
         if options
     }

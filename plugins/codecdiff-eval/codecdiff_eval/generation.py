@@ -59,10 +59,10 @@ class GeneratedClip:
         if not file.exists():
             return False
         try:
-            recorded = GenerationRequest.from_file(file)
+            existing = GenerationRequest.from_file(file)
         except ValueError:
-            recorded = None
-        if recorded is None or recorded.model_copy(update={"codecdiff": __version__}) != self.request:
+            existing = None
+        if existing is None or existing.model_copy(update={"codecdiff": __version__}) != self.request:
             raise FileExistsError(
                 f"'{file}' is not the requested clip: it has another model, prompt, seed or length. "
                 "Choose another output folder, or delete that one."
@@ -125,7 +125,7 @@ class Generator:
         if len(self.pipeline.stage_names) == 1:
             raise ValueError("The model has one stage.")
         first = first_stage_mask(splitter, codec)
-        keep = tuple(sorted({level for level, made in zip(codec.levels, first.flatten(), strict=True) if made}))
+        keep = tuple(sorted({level for level, is_first in zip(codec.levels, first.flatten(), strict=True) if is_first}))
         if not torch.equal(levels_mask(codec, keep), first):
             raise ValueError("The first stage of the model does not make whole levels of codes.")
         return self._edited(sources, Refine(keep=keep))

@@ -145,7 +145,7 @@ class Metric:
 def _config(
     clips: ClipEmbeddings, used: ClipEmbeddings, reference: Reference | None, options: Mapping[str, Any], seed: int
 ) -> MetricConfig:
-    """Return all that a result of clips, of which some are used, follows from."""
+    """Return all that a result follows from: of all clips, and of those used."""
     return MetricConfig(
         clips.config,
         num_clips=len(used),
@@ -160,8 +160,8 @@ def _config(
 
 def _overlap(clips: ClipEmbeddings, reference: Reference | None) -> list[str]:
     """Warn of clips that the reference holds too."""
-    known = set(reference.hashes) if isinstance(reference, ClipEmbeddings) else set()
-    both = [name for name, digest in zip(clips.names, clips.hashes, strict=True) if digest in known]
+    reference_hashes = set(reference.hashes) if isinstance(reference, ClipEmbeddings) else set()
+    both = [name for name, digest in zip(clips.names, clips.hashes, strict=True) if digest in reference_hashes]
     return [f"{len(both)} evaluated clips, such as {both[0]}, are in the reference too."] if both else []
 
 

@@ -57,7 +57,7 @@ def plot_curves(
     x_label: str = "",
     styles: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """Plot curves, by label, through their points (x, y) on a scale that includes zero. Empty if there are no points.
+    """Plot curves, by label, through their points (x, y) on a scale that includes zero. Empty without points.
 
     Points that are not finite are left out. `styles` are matplotlib's options of a line, by label. The title is the
     text alternative of the plot.
@@ -94,7 +94,7 @@ def plot_intervals(
     log: use a logarithmic scale; a linear one includes zero.
     bounds: values to compare with, as dashed lines.
     """
-    finite = [n for numbers in estimates.values() for n in numbers if math.isfinite(n) and (n > 0 or not log)]
+    finite = [n for values in estimates.values() for n in values if math.isfinite(n) and (n > 0 or not log)]
     if not finite:
         return ""
 

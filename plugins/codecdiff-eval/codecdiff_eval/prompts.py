@@ -69,7 +69,7 @@ def read_prompts(file: Path | str, report: Report, *, split: str = "") -> list[E
     """
     file = Path(file)
     if not file.is_file():
-        raise FileNotFoundError(f"There is no file of prompts '{file}'.")
+        raise FileNotFoundError(f"File of prompts '{file}' does not exist.")
     if file.suffix.lower() not in SUFFIXES:
         raise ValueError(f"'{file}' is not a list of prompts by its name: expected {', '.join(SUFFIXES)}.")
     prompts: dict[str, EvalPrompt] = {}
@@ -96,17 +96,17 @@ def sample_prompts(prompts: Sequence[EvalPrompt], count: int | None, seed: int) 
         return list(prompts)
     if not 1 <= count <= len(prompts):
         raise ValueError(f"Invalid number of prompts {count}: there are {len(prompts)}, so --n is 1 to {len(prompts)}.")
-    chosen = sorted(prompts, key=lambda prompt: prompt.seed(seed))[:count]
-    return sorted(chosen, key=lambda prompt: prompt.number)
+    selected = sorted(prompts, key=lambda prompt: prompt.seed(seed))[:count]
+    return sorted(selected, key=lambda prompt: prompt.number)
 
 
 def prompt_of(track: Track) -> dict[str, Any]:
     """Return what a track was generated from, or is said to be: its first caption, if any, and its attributes."""
-    known = {name: track.metadata[name] for name in ATTRIBUTES if track.metadata.get(name)}
+    attributes = {name: track.metadata[name] for name in ATTRIBUTES if track.metadata.get(name)}
     tags = track.metadata.get("tags")
     played = tags.get("instrument") if isinstance(tags, Mapping) else None  # other tags have no category
     instruments = {"instruments": [played] if isinstance(played, str) else list(played)} if played else {}
-    return {"text": track.captions[0] if track.captions else "", **instruments, **known}
+    return {"text": track.captions[0] if track.captions else "", **instruments, **attributes}
 
 
 def split_of(path: Path | None, split: str) -> str:
@@ -137,8 +137,8 @@ def _rows(file: Path, report: Report, split: str) -> Iterator[tuple[int | None, 
     suffix = file.suffix.lower()
     if suffix == ".parquet":
         manifest = Manifest.read(file)
-        found = select_split(manifest.rows, split or default_split(manifest), lambda track: track.split)
-        yield from ((None, _of_row(row)) for row in found)
+        rows = select_split(manifest.rows, split or default_split(manifest), lambda track: track.split)
+        yield from ((None, _of_row(row)) for row in rows)
     elif suffix in (".csv", ".tsv"):
         columns = column_names(file)
         if set(columns) >= MUSICCAPS:

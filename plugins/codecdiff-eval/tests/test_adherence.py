@@ -18,7 +18,7 @@ from codecdiff_eval.metrics.adherence import (
     KeyEstimator,
     TempoEstimator,
     fit_instrument_probes,
-    found_instruments,
+    instrument_accuracy,
     key,
     key_agreement,
     key_mirex,
@@ -203,7 +203,7 @@ def played_in(clips: ClipEmbeddings) -> list[Any]:
 
 
 def measure_instruments(probes: dict, clips: ClipEmbeddings, real: ClipEmbeddings | None = None) -> MetricResult:
-    metric = Metric("instruments", partial(found_instruments, probes=probes), "higher", compares="prompts")
+    metric = Metric("instruments", partial(instrument_accuracy, probes=probes), "higher", compares="prompts")
     return metric(clips, real, resamples=30)
 
 

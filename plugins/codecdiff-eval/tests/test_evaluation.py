@@ -22,9 +22,9 @@ from codecdiff_eval.eval_sets import (
     GENERATED,
     NOISE,
     EvalSets,
+    edit_mask_of,
     encode_clips,
     generate_sets,
-    known_of,
     oracle,
 )
 from codecdiff_eval.generation import Generator, cut_sources
@@ -437,7 +437,7 @@ def test_adherence_is_measured_at_the_loudness_of_the_files(tmp_path: Path) -> N
 def test_every_set_of_an_evaluation_comes_from_one_call(make_pipeline: Make) -> None:
     pipeline = make_pipeline()
     audio = 0.3 * noise(2, 1, RATE // 5)
-    source = known_of(pipeline, audio)
+    source = edit_mask_of(pipeline, audio)
     assert torch.equal(source.codes, encode_clips(pipeline.codec, audio))
     sets = generate_sets(pipeline, ["drums", "a flute"], source, seed=3)
     assert list(sets) == [CODEC_RECONSTRUCTION, NOISE, GENERATED, oracle()]
@@ -563,7 +563,7 @@ def test_judges_that_are_not_there_are_told_in_a_suite_and_refused_by_name(
     for name in ("codec", "clap-music", "vggish", "mert"):
         assert f"{name} is left out" in told
     assert "--allow-download" in told
-    assert "There is no embedder" in refused(music, "--suite", "paper", *judged)
+    assert "No embedder is available" in refused(music, "--suite", "paper", *judged)
     assert "sample_rate" in refused(music, "--embedder", "logmel", "--set", "logmel.sample_rate=x", *judged)
     assert "No embedder named 'clip'" in refused(music, "--embedder", "clip", *judged)
     assert "No CLAP model" in refused(
@@ -577,11 +577,11 @@ def test_judges_that_are_not_there_are_told_in_a_suite_and_refused_by_name(
         (("--suite", "none"), "No suite named 'none'. Installed: panel, paper, smoke"),
         (("--metric", "fid"), "No metric named 'fid'"),
         (("--prompts", "x.txt"), "Specify what to evaluate"),
-        (("--card",), "--card needs --model with a model folder"),
+        (("--model-card",), "--model-card needs --model with a model folder"),
         (("--set", "weights=x"), "sets no option"),
         (("--set", "mert.layer=3"), "There are options of 'mert'"),
         (("--seconds", "0.01"), "0.1 to 3600 seconds"),
-        (("--reference", "nowhere"), "There is no folder and no manifest 'nowhere' of music."),
+        (("--reference", "nowhere"), "'nowhere' is neither a folder nor a manifest of music."),
         (("--seconds", "100"), "no clip of 100 s fits"),
     ],
 )

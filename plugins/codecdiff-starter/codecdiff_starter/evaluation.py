@@ -24,9 +24,9 @@ from codecdiff_eval.eval_sets import (
     NOISE,
     REFERENCE,
     EvalSets,
+    edit_mask_of,
     encode_clips,
     generate_sets,
-    known_of,
     oracle,
 )
 from codecdiff_eval.metrics.bootstrap import bootstrap, permuted
@@ -281,7 +281,7 @@ def evaluate_model(
     with clock("encoding"):
         sources = {name: composed[name].audio for name in (REFERENCE, PROBE_TRAINING)} | {TRAINING: training}
         codes = EvalSets({name: encode_clips(pipeline.codec, audio) for name, audio in sources.items()})
-        source = known_of(pipeline, evaluated.audio)
+        source = edit_mask_of(pipeline, evaluated.audio)
     with clock("generating"):
         sampling = {
             "seed": seed,

@@ -50,7 +50,7 @@ class RateLimit:
             return begin
 
     def hold(self, until: float) -> None:
-        """Let no request begin before this time, whatever it has reserved: the server asked one of them to wait."""
+        """Let no request begin before this time, whatever it has reserved: the server made one of them wait."""
         with self._lock:
             self._held = max(self._held, until)
 

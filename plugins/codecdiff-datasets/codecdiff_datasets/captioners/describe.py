@@ -41,7 +41,7 @@ class Describe(Captioner):
         device: Where to compute; unless it is set, a GPU if there is one.
 
     Raises:
-        LookupError: There is no such model.
+        LookupError: The model is not found.
         ValueError: The files are not a complete Qwen2-Audio, or the window is longer than it can read.
 
     Source: Chu et al. (2024), Qwen2-Audio Technical Report, arXiv:2407.10759.
@@ -109,7 +109,7 @@ def read_window(file: Path | str, sample_rate: int, seconds: float, start: float
     that is not audio, ends before `start`, is empty there or holds NaN samples.
     """
     if not Path(file).is_file():
-        raise BadAudio(f"There is no file '{file}'.")
+        raise BadAudio(f"File '{file}' does not exist.")
     if start is None:
         start = max(0.0, (seconds_of(file) - seconds) / 2)
     samples = load_audio_prompt({"file": file, "start": start, "seconds": seconds}, sample_rate).numpy()
@@ -119,7 +119,7 @@ def read_window(file: Path | str, sample_rate: int, seconds: float, start: float
 
 
 def _conversation(prompt: str) -> list[dict[str, Any]]:
-    """Return the model's own form of an instruction about a piece of audio, which is passed separately."""
+    """Return the model's own form of an instruction about audio, which is passed separately."""
     return [{"role": "user", "content": [{"type": "audio", "audio_url": ""}, {"type": "text", "text": prompt}]}]
 
 

@@ -44,8 +44,8 @@ def summarize_tags(tags: Mapping[str, Iterable[str]], most: int = 8) -> str:
     by_category: dict[str, list[str]] = {}
     for category, names in tags.items():
         by_category.setdefault(one_line(category).lower() or "other", []).extend(names or ())
-    clean = {category: _distinct(names)[:most] for category, names in by_category.items()}
-    parts = [f"{_name(category, len(clean[category]))}: {', '.join(clean[category])}" for category in _ordered(clean)]
+    unique = {category: _distinct(names)[:most] for category, names in by_category.items()}
+    parts = [f"{_name(each, len(unique[each]))}: {', '.join(unique[each])}" for each in _ordered(unique)]
     line = "; ".join(parts)
     return line[:1].upper() + line[1:]
 

@@ -194,7 +194,7 @@ def check(
 def check_hf_options(format_name: str, audio: Path | None, columns: Columns) -> None:
     """Raise ValueError or FileNotFoundError for columns, or a new folder of audio, of any format but hf."""
     if audio and format_name != "hf" and not audio.is_dir():
-        raise FileNotFoundError(f"There is no folder '{audio}'. Leave --audio out to import without audio.")
+        raise FileNotFoundError(f"Folder '{audio}' does not exist. Leave --audio out to import without audio.")
     if format_name != "hf" and (columns.captions or columns.tags or columns.track):
         raise ValueError("--column, --tag-column and --id-column are for hf: other formats have known columns.")
 

@@ -30,7 +30,7 @@ def stats(
     from codecdiff.data.manifest import Manifest
 
     if not source.exists():
-        raise FileNotFoundError(f"There is no store and no manifest '{source}'.")
+        raise FileNotFoundError(f"'{source}' is neither a store nor a manifest.")
     if output:
         statistics_report.require_new(output)
         require_writable(output)

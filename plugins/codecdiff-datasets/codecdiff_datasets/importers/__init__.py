@@ -1,7 +1,7 @@
 """The formats in which music data sets are published, each read into rows of a manifest by a module of its own.
 
 A row's `file` is where the audio lies in the folder that the data set is distributed as; whether it exists is found out
-by `codecdiff_datasets.audio_check`. Faulty rows are reported and left out.
+by `codecdiff_datasets.audio_check`. Rows with issues are reported and left out.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ COLUMNS = ("artist", "title", "split", "source")  # of a manifest that metadata 
 def read(folder: Path, report: Report) -> list[ManifestRow]:
     """Read a folder: every audio file in it, and every file that its metadata names and that is missing.
 
-    Raises FileNotFoundError if there is no folder or no audio in it.
+    Raises FileNotFoundError if the folder does not exist or holds no audio.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder '{folder}'.")
+        raise FileNotFoundError(f"Folder '{folder}' does not exist.")
     return [_row(track) for track in read_audio_folder(folder, report) if _has_text_name(track, report)]
 
 

@@ -25,7 +25,7 @@ from codecdiff.interfaces import Embedder
 from codecdiff.pipeline import Pipeline
 from codecdiff_eval.compare.config import CompareEvalConfig
 from codecdiff_eval.embeddings import embed_audio
-from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, NOISE, REFERENCE, encode_clips, generate_sets, known_of
+from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, NOISE, REFERENCE, edit_mask_of, encode_clips, generate_sets
 from codecdiff_eval.generation import read_clip
 
 REAL = "real music"  # the evaluated clips as they are
@@ -171,7 +171,7 @@ class ClipWriter:
 
     def model_sets(self, split: EvalSplit, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Embed what the model generates from the evaluated clips, and write what it generates from `prompts`."""
-        source = known_of(self.pipeline, self._read_for_codec(split.evaluated))
+        source = edit_mask_of(self.pipeline, self._read_for_codec(split.evaluated))
         codes = generate_sets(self.pipeline, [clip.prompt for clip in split.evaluated], source, seed=self.config.seed)
         sets = {
             name: self._embed_codes(name, codes.get_set(name), self.config.players)

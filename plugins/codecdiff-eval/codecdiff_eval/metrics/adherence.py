@@ -27,7 +27,7 @@ from codecdiff_eval.results import RESAMPLES, Estimate, hash_of
 SAMPLE_RATE = 22_050  # Hz, at which tempo and key are estimated
 HOP_LENGTH = 256  # audio samples between frames of onset strength: 1.7 % of a beat at 90 beats per minute
 TEMPO_TOLERANCE = 0.04  # of the requested tempo
-OCTAVES = (1, 2, 1 / 2, 3, 1 / 3)  # factors by which listeners, too, disagree on a tempo
+OCTAVES = (1, 2, 1 / 2, 3, 1 / 3)  # factors by which people, too, disagree on a tempo
 TONICS = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 ACCIDENTALS = {"": 0, "#": 1, "♯": 1, "sharp": 1, "b": -1, "♭": -1, "flat": -1}
 MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)  # Krumhansl & Kessler (1982)
@@ -191,7 +191,7 @@ def key_agreement(estimated: Tensor, requested: Tensor, rule: KeyRule = "exact")
 
 def _agreement(
     clips: ClipEmbeddings,
-    real: ClipEmbeddings | None = None,
+    reference: ClipEmbeddings | None = None,
     *,
     seed: int,
     agree: Agreement,
@@ -208,8 +208,9 @@ def _agreement(
 
     subset, upper_bound = _requesting(clips, requested), None
     estimated, wanted = read(clips, subset)
-    if real is not None and sum(requested(prompt) is not None for prompt in real.prompts) > 1:
-        upper_bound = _of_real(compare, *read(real, known := _requesting(real, requested)), real.select(known), seed)
+    if reference is not None and sum(requested(prompt) is not None for prompt in reference.prompts) > 1:
+        rows = _requesting(reference, requested)
+        upper_bound = _of_real(compare, *read(reference, rows), reference.select(rows), seed)
     facts = {"subset": subset, "per_clip": agree(estimated, wanted)}
     return _against_chance(compare, estimated, wanted, upper_bound, seed, **facts)
 
@@ -223,7 +224,7 @@ def _instruments(clips: ClipEmbeddings, reference: ClipEmbeddings, *, seed: int)
     if not len(train) or not len(test):
         raise ValueError("The reference does not say which instruments are played in it.")
     probes = fit_instrument_probes(train)
-    return found_instruments(clips, test, seed=seed, probes=probes)
+    return instrument_accuracy(clips, test, seed=seed, probes=probes)
 
 
 def fit_instrument_probes(clips: ClipEmbeddings, *, at_least: int = MIN_CLIPS_WITH_INSTRUMENT) -> dict[str, Probe]:
@@ -242,32 +243,32 @@ def fit_instrument_probes(clips: ClipEmbeddings, *, at_least: int = MIN_CLIPS_WI
     return {name: Probe.fit(clips.grid(), has) for name, has in usable.items()}
 
 
-def found_instruments(
-    clips: ClipEmbeddings, real: ClipEmbeddings | None = None, *, seed: int, probes: Mapping[str, Probe]
+def instrument_accuracy(
+    clips: ClipEmbeddings, reference: ClipEmbeddings | None = None, *, seed: int, probes: Mapping[str, Probe]
 ) -> Statistic:
     """Mean over instruments of the balanced accuracy with which probes find those requested, and no others."""
     subset = _requesting(clips, requested_instruments)
-    found, wanted = _read_instruments(clips.select(subset), probes)
+    estimated, wanted = _read_instruments(clips.select(subset), probes)
     mixed = [i for i, column in enumerate(wanted.T) if 0 < column.sum() < len(column)]
     if not mixed:
         raise ValueError("Every instrument is requested of all clips or of none: vary the prompts.")
 
-    def compare(found: Tensor, wanted: Tensor) -> float:
-        return sum(balanced_accuracy(found[:, i], wanted[:, i]) for i in mixed) / len(mixed)
+    def compare(estimated: Tensor, wanted: Tensor) -> float:
+        return sum(balanced_accuracy(estimated[:, i], wanted[:, i]) for i in mixed) / len(mixed)
 
     upper_bound = None
-    if real is not None:
-        known = real.select(_requesting(real, requested_instruments))
-        upper_bound = _of_real(compare, *_read_instruments(known, probes), known, seed)
+    if reference is not None:
+        requesting = reference.select(_requesting(reference, requested_instruments))
+        upper_bound = _of_real(compare, *_read_instruments(requesting, probes), requesting, seed)
     options = {"instruments": [list(probes)[i] for i in mixed], "probes": _probes_hash(probes)}
-    return _against_chance(compare, found, wanted, upper_bound, seed, subset=subset, options=options)
+    return _against_chance(compare, estimated, wanted, upper_bound, seed, subset=subset, options=options)
 
 
 def _read_instruments(clips: ClipEmbeddings, probes: Mapping[str, Probe]) -> tuple[Tensor, Tensor]:
     """What probes find and what is requested, (n, instruments) 0 or 1 each."""
     requests: list[Collection[str]] = [requested_instruments(prompt) or () for prompt in clips.prompts]
-    found = torch.stack([probe.predict(clips.grid()) for probe in probes.values()], 1)
-    return found, torch.tensor([[name in request for name in probes] for request in requests]).long()
+    estimated = torch.stack([probe.predict(clips.grid()) for probe in probes.values()], 1)
+    return estimated, torch.tensor([[name in request for name in probes] for request in requests]).long()
 
 
 def _probes_hash(probes: Mapping[str, Probe]) -> str:
@@ -289,16 +290,18 @@ def _requesting(clips: ClipEmbeddings, requested: Callable[[Prompt], Any]) -> li
 
 
 def _of_real(
-    compare: Callable[[Tensor, Tensor], float], found: Tensor, truth: Tensor, clips: ClipEmbeddings, seed: int
+    compare: Callable[[Tensor, Tensor], float], estimated: Tensor, truth: Tensor, clips: ClipEmbeddings, seed: int
 ) -> Estimate:
     """Return the same figure of real clips, with its interval."""
-    estimate = bootstrap_tracks(lambda a: compare(found[a], truth[a]), clips.tracks(), resamples=RESAMPLES, seed=seed)
+    estimate = bootstrap_tracks(
+        lambda a: compare(estimated[a], truth[a]), clips.tracks(), resamples=RESAMPLES, seed=seed
+    )
     return estimate.clamp(0, 1)
 
 
 def _against_chance(
     compare: Callable[[Tensor, Tensor], float],
-    found: Tensor,
+    estimated: Tensor,
     wanted: Tensor,
     upper_bound: Estimate | None,
     seed: int,
@@ -307,14 +310,14 @@ def _against_chance(
     **facts: Any,
 ) -> Statistic:
     """Put a figure beside chance, and say where it means nothing."""
-    chance = permuted(partial(compare, found), wanted, seed=seed)
+    chance = permuted(partial(compare, estimated), wanted, seed=seed)
     warnings = []
-    if compare(found, wanted) <= chance.high:
+    if compare(estimated, wanted) <= chance.high:
         warnings.append(f"No better than chance: requests permuted at random score up to {chance.high:.3g}.")
     if upper_bound is not None and upper_bound.low <= chance.value:
-        warnings.append("The estimator is no better than chance on real clips, so this means nothing here.")
+        warnings.append("The estimator does not beat chance on real clips, so this means nothing here.")
     return Statistic(
-        lambda a: compare(found[a], wanted[a]),
+        lambda a: compare(estimated[a], wanted[a]),
         bounds=(0, 1),
         subset=subset,
         chance=chance,

@@ -24,8 +24,8 @@ def draw_tracks(tracks: Sequence[Tensor], generator: torch.Generator) -> Tensor:
 def paired_draws(tracks: Sequence[Tensor], resamples: int, generator: torch.Generator) -> list[Tensor]:
     """Return the indices of all clips, then those of each resample, for statistics of several models in pairs.
 
-    With one list of draws for all models, `centered` of the differences of their values, the first of which is of all
-    clips, is the interval of a paired difference: what makes a clip hard cancels out.
+    With one list of draws for all models, `centered` of the differences of their values is the interval of a paired
+    difference: what makes a clip hard cancels out. The first value is that of all clips.
     """
     return [torch.cat(list(tracks)), *(draw_tracks(tracks, generator) for _ in range(resamples))]
 

@@ -12,7 +12,7 @@ __all__ = ["Probe", "balanced_accuracies", "balanced_accuracy", "probe_score"]
 
 
 class Probe(NamedTuple):
-    """A linear classifier of clips: standardize each feature, weigh, and average the scores of a clip's windows."""
+    """A linear classifier of clips: normalize each feature, weigh, and average the scores of a clip's windows."""
 
     mean: Tensor  # (p,)
     deviation: Tensor  # (p,)
@@ -70,6 +70,6 @@ def probe_score(accuracy: float, upper_bound: float, chance: float) -> float:
     """How much of what a probe can read is there: (accuracy - chance) / (upper_bound - chance).
 
     The upper bound is the same probe's accuracy on real clips; 0 is chance, 1 as legible as the real ones.
-    NaN when the upper bound is no better than chance, for then the probe cannot tell.
+    NaN when the upper bound does not exceed chance, for then the probe cannot tell.
     """
     return (accuracy - chance) / (upper_bound - chance) if upper_bound > chance else math.nan

@@ -14,7 +14,7 @@ from typing import Literal
 class Cell:
     """A cell of a table.
 
-    details: smaller lines under the text, such as its interval; in parentheses where there are no lines.
+    details: smaller lines under the text, such as its interval; in parentheses where lines are not possible.
     status: the color of the text.
     """
 

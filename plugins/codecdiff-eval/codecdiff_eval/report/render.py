@@ -49,7 +49,7 @@ def render_markdown(report: Report) -> str:
 
 
 def console_table(table: Table) -> rich.table.Table:
-    """Return a table that rich prints; square brackets in it are no markup."""
+    """Return a table that rich prints; square brackets in it are not markup."""
     shown = rich.table.Table(title=Text(table.title) if table.title else None)
     for column in table.columns:
         shown.add_column(Text(column))
