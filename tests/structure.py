@@ -73,6 +73,11 @@ READ_BY = {"metrics": "codecdiff-eval", "suites": "codecdiff-eval"}  # groups th
 REPEATED = {
     "main": "the program of a module that is run",
     "app": "the Typer application of a module of commands",
+    "tiny": "what `codecdiff.testing.tiny` asks the config.py of each plugin for",
+    "tiny_tokenizer": "the tokenizer of such a tiny model",
+    "is_table": "what each importer of a data set defines: whether a table is of that data set",
+    "read": "what each importer of a data set defines: the rows of its table",
+    "original_network": "the network of a codec's original package, in each codec that has one",
 }
 
 MAX_PARAMETERS, MAX_FUNCTION_LINES = 8, 40
@@ -105,7 +110,7 @@ LIMITS = GOALS | {
     "lines: import closure of the recipe": 5_455,
     "import levels": 9,
     "functions over 40 lines": 2,
-    "names with two meanings": 28,
+    "names with two meanings": 23,
 }
 
 
