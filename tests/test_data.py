@@ -278,6 +278,10 @@ def test_a_store_of_version_0_1_is_read(dac: Codec, music: Path, tmp_path: Path)
     first = table.rename_columns(names).drop_columns(["split", "segment", "offset"])  # before there were segments
     pq.write_table(first, store.folder / "manifest.parquet")
     assert CodeStore(store.folder).rows == old.rows
+    codec = {"name": "reduced", "dims": 3, "codec": {"name": "standardized", "codec": {"name": "dac"}}}
+    (store.folder / "header.json").write_text(json.dumps({**header, "codec": codec, "format": 1, "projections": True}))
+    renamed = {"name": "pca", "dims": 3, "codec": {"name": "normalized", "codec": {"name": "dac"}}}
+    assert CodeStore(store.folder).header["codec"] == renamed
 
 
 def test_a_store_of_another_format_is_refused(store: CodeStore, tmp_path: Path) -> None:

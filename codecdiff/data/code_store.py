@@ -23,6 +23,7 @@ from torch import Tensor
 
 from codecdiff.config import align_defaults
 from codecdiff.config.schema import Target
+from codecdiff.data.legacy import upgrade_part
 from codecdiff.fingerprint import device_of, module_fingerprint
 from codecdiff.interfaces.codec import Codec
 
@@ -40,7 +41,7 @@ def load_state(file: Path) -> dict[str, Tensor]:
 
 def _upgrade(header: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Translate header and rows of a store of codecdiff 0.1, whose first versions had no segments."""
-    header = {**header, "continuous": header.get("projections", False)}
+    header = {**header, "codec": upgrade_part(header["codec"]), "continuous": header.get("projections", False)}
     rows = [{"split": "", "segment": 0, "offset": 0.0, "license": row["licence"], **row} for row in rows]
     return header, rows
 

@@ -21,10 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codecdiff import config, registry
+from codecdiff.data import legacy
 from codecdiff.diffusion.noise_schedule import scheduler_from_config
 from codecdiff.files import atomic_write, atomic_write_text
 from codecdiff.interfaces import Codec, Conditioner, Splitter
-from codecdiff.pipeline import legacy
 from codecdiff.pipeline.code_version import warn_of_code_changes
 from codecdiff.pipeline.stage import SAMPLING_OPTIONS, Stage, build_denoiser
 

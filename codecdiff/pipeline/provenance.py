@@ -16,9 +16,9 @@ from torch import Tensor
 
 from codecdiff.data.audio import read_audio, read_comment
 from codecdiff.data.audio_prompt import audio_prompt_record
+from codecdiff.data.legacy import upgrade_request
 from codecdiff.files import sha256
 from codecdiff.pipeline.editing import AnyEdit, EditMask, Extend
-from codecdiff.pipeline.legacy import upgrade_request
 from codecdiff.pipeline.pipeline import GenerationConfig, Pipeline
 
 
