@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from unicodedata import category
 from rich.console import Console
 from rich.text import Text
 
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, UserError
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "check_writable",
     "err",
     "error_line",
+    "errors_as_sentences",
     "numbered",
     "out",
     "plain",
@@ -32,6 +34,8 @@ __all__ = [
     "ticker",
 ]
 
+# Shown as one sentence. The builtin ones stay until all code raises a UserError for mistakes of users.
+EXPECTED = (UserError, ValueError, LookupError, OSError, ImportError)
 INVISIBLE = ("Cc", "Cf", "Cs")  # categories of Unicode: control, format, surrogate
 
 
@@ -55,6 +59,20 @@ err = Screen(markup=False, emoji=False, highlight=False, stderr=True)
 def error_line(error: BaseException) -> str:
     """Return an error as one line."""
     return re.sub(r"\s+", " ", f"{type(error).__name__}: {error}").strip()
+
+
+@contextmanager
+def errors_as_sentences(*, debug: bool) -> Iterator[None]:
+    """Show an error that a user can fix as a sentence, and exit with status 1; with `debug`, let it through."""
+    try:
+        yield
+    except EXPECTED as error:
+        if debug:
+            raise
+        is_sentence = str(error) and not isinstance(error, KeyError)
+        sentence = str(error) if is_sentence else f"{type(error).__name__}: {error}. --debug shows where."
+        err.print(sentence, style="red", soft_wrap=True)
+        sys.exit(1)
 
 
 def numbered(file: Path, count: int) -> list[Path]:

@@ -11,14 +11,16 @@ from codecdiff.training.experiment import (
     prepare_prompts,
     warm_start_folder,
 )
-from codecdiff.training.trainer import StageTrainer, new_accelerator, read_logs
+from codecdiff.training.trainer import StageTrainer, TrainingDiverged, format_duration, new_accelerator, read_logs
 
 __all__ = [
     "StageData",
     "StageInput",
     "StageTrainer",
+    "TrainingDiverged",
     "call_run_end_hooks",
     "check_warm_starts",
+    "format_duration",
     "new_accelerator",
     "new_pipeline",
     "new_stage",
