@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from codecdiff.errors import UnusableFile, UserError
+
 __all__ = [
     "POLL_SECONDS",
     "FolderLocked",
@@ -26,7 +28,7 @@ __all__ = [
 POLL_SECONDS = 3.0  # between two looks at a lock that another process holds
 
 
-class FolderLocked(OSError):
+class FolderLocked(UserError, OSError):
     """Another process holds the lock of a folder."""
 
 
@@ -97,13 +99,13 @@ def try_lock(folder: Path) -> ExitStack | None:
 
 
 def require_writable(folder: Path | str) -> None:
-    """Raise OSError unless files can be created in a folder, or in its nearest existing parent."""
+    """Raise UnusableFile unless files can be created in a folder, or in its nearest existing parent."""
     path = Path(folder).absolute()
     existing = next(place for place in (path, *path.parents) if place.exists())
     try:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
-        raise OSError(f"'{existing}' cannot be written to ({error.strerror}). Choose another folder.") from error
+        raise UnusableFile(f"'{existing}' cannot be written to ({error.strerror}). Choose another folder.") from error
 
 
 def sha256(file: Path | str) -> str:

@@ -95,7 +95,8 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
         from codecdiff.profiling import Assumptions, plan_report
 
         precision = e.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        return print(plan_report(e, pipeline, jobs, e.store, mixed_precision=precision, assumptions=Assumptions(**plan)))
+        assumptions = Assumptions(**plan)
+        return print(plan_report(e, pipeline, jobs, e.store, mixed_precision=precision, assumptions=assumptions))
     accelerator = training.new_accelerator(e.output, e.mixed_precision)
     console.quiet = not accelerator.is_main_process  # one process reports
     pipeline.to(accelerator.device)

@@ -15,7 +15,7 @@ from unicodedata import category
 from rich.console import Console
 from rich.text import Text
 
-from codecdiff.errors import InvalidValue, UserError
+from codecdiff.errors import InvalidValue, MissingFile, UnusableFile, UserError
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
@@ -81,20 +81,20 @@ def numbered(file: Path, count: int) -> list[Path]:
 
 
 def check_writable(file: Path) -> None:
-    """Raise ValueError or OSError unless audio can be written to this file, by trying its folder."""
+    """Raise a UserError unless audio can be written to this file, by trying its folder."""
     import soundfile
 
     if not soundfile.check_format(file.suffix[1:]):
         raise InvalidValue(f"'{file}' names no audio format that can be written. Use .wav or .flac.")
     if not file.parent.is_dir():
-        raise FileNotFoundError(f"Folder '{file.parent}' does not exist. Make it first: mkdir -p '{file.parent}'.")
+        raise MissingFile(f"Folder '{file.parent}' does not exist. Make it first: mkdir -p '{file.parent}'.")
     if file.is_dir() or (file.exists() and not os.access(file, os.W_OK)):
-        raise OSError(f"'{file}' is a folder or cannot be written over. Choose another name.")
+        raise UnusableFile(f"'{file}' is a folder or cannot be written over. Choose another name.")
     require_writable(file.parent)
 
 
 def select_device(name: str) -> torch.device:
-    """Return the device of this name, or the best one if it is empty. Raises ValueError for one that cannot be used."""
+    """Return the device of this name, or the best one if it is empty. Raises InvalidValue if it cannot be used."""
     import torch
 
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")

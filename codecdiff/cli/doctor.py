@@ -164,14 +164,11 @@ def check_class(module: str, name: str) -> Finding:
 
 
 def check_protobuf() -> Iterator[Finding]:
-    """Check protobuf against sentencepiece: descript-audiotools brings one that is too old for it."""
-    from packaging.version import Version
+    """Check protobuf against sentencepiece, which does not say what it needs: descript-audiotools brings an older one."""
+    from packaging.requirements import Requirement
 
-    current = installed_version("protobuf")
-    if current and installed_version("sentencepiece"):
-        old = Version(current) < Version("3.20")
-        state = "older than sentencepiece can use" if old else "good for sentencepiece"
-        yield Finding("protobuf", f"{current}, {state}", "pip install --upgrade protobuf" if old else "")
+    if installed_version("protobuf") and installed_version("sentencepiece"):
+        yield check_requirement("sentencepiece", Requirement("protobuf>=3.20"))
 
 
 def describe_audio() -> str:

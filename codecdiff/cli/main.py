@@ -18,6 +18,7 @@ import codecdiff
 from codecdiff import registry
 from codecdiff.cli.console import errors_as_sentences, out
 
+
 def load_command(name: str, plugin: registry.Plugin) -> Any:
     """Import a command: a Typer app, or a function that becomes one. Raises BrokenPlugin."""
     loaded = plugin.load()

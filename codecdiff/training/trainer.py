@@ -198,7 +198,7 @@ class StageTrainer:
         track: Callable[[Sequence[int]], Iterable[int]] = iter,
         after_step: Callable[[int], None] = lambda count: None,
     ) -> None:
-        """Take the remaining steps, with a checkpoint in a model folder after the last and after those in `checkpoints`.
+        """Take the remaining steps, with a checkpoint in a model folder after those in `checkpoints` and the last.
 
         log: receives the row of a checkpoint in the stage's log, and the same as a sentence.
         track: iterates over steps and may show progress.
