@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from codecdiff.config import align_defaults
 from codecdiff.config.schema import Target
 from codecdiff.data.legacy import upgrade_part
+from codecdiff.files import read_safetensors
 from codecdiff.fingerprint import device_of, module_fingerprint
 from codecdiff.interfaces.codec import Codec
 
@@ -32,11 +31,8 @@ CONTINUOUS_SUFFIX = {1: ".projections.npy", FORMAT: ".continuous.npy"}  # of fil
 
 
 def load_state(file: Path) -> dict[str, Tensor]:
-    """Load the tensors of a safetensors file; none if it does not exist. Raises ValueError if it is damaged."""
-    try:
-        return load_file(file) if file.exists() else {}
-    except SafetensorError as error:
-        raise ValueError(f"'{file}' is damaged: {error}. Fetch or make it again.") from error
+    """Load the tensors of a safetensors file; none if it does not exist. Raises DamagedFile."""
+    return read_safetensors(file)[0] if file.exists() else {}
 
 
 def _upgrade(header: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:

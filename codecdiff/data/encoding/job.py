@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from pydantic import ConfigDict
-from safetensors.torch import save_file
 from torch import Tensor
 
 from codecdiff import config as configuration
@@ -20,7 +19,7 @@ from codecdiff.data.audio import BadAudio, read_audio, seconds_of
 from codecdiff.data.code_store import load_state
 from codecdiff.data.metadata import Track
 from codecdiff.data.segments import SegmentConfig
-from codecdiff.files import atomic_write, atomic_write_text
+from codecdiff.files import atomic_write_text, write_safetensors
 from codecdiff.fingerprint import module_fingerprint
 from codecdiff.interfaces.codec import Codec
 
@@ -149,8 +148,7 @@ def _write_plan(draft: Path, inputs: dict[str, Any], codec: Codec, tasks: Sequen
     for name in ("shards", "tasks"):
         (draft / name).mkdir(parents=True, exist_ok=True)
     if state := codec.fitted_state():
-        with atomic_write(draft / "codec.safetensors") as temporary:
-            save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, temporary)
+        write_safetensors(draft / "codec.safetensors", state)
     plan = {
         "inputs": inputs,
         "weights": module_fingerprint(codec),
