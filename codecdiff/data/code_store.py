@@ -22,6 +22,7 @@ from torch import Tensor
 from codecdiff.config import align_defaults
 from codecdiff.config.schema import Target
 from codecdiff.data.legacy import upgrade_part
+from codecdiff.errors import InvalidValue
 from codecdiff.files import read_safetensors
 from codecdiff.fingerprint import device_of, module_fingerprint
 from codecdiff.interfaces.codec import Codec
@@ -65,7 +66,7 @@ class CodeStore:
         self.header: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         version = self.header.get("format")
         if version not in CONTINUOUS_SUFFIX:
-            raise ValueError(
+            raise InvalidValue(
                 f"'{self.folder}' has format {version}; this codecdiff reads 1 to {FORMAT}. Encode the audio again."
             )
         self.rows: list[dict[str, Any]] = pq.read_table(self.folder / "manifest.parquet").to_pylist()
@@ -159,7 +160,7 @@ class CodeStore:
     def check_target(self, target: Target) -> None:
         """Raise ValueError unless the store holds this target."""
         if target == "continuous" and not self.has_continuous:
-            raise ValueError(
+            raise InvalidValue(
                 f"'{self.folder}' holds no latents before quantization, which target=continuous trains on. Train on "
                 "its codes with target=codes, or make a store that has them: codecdiff encode --continuous."
             )
@@ -177,7 +178,7 @@ class CodeStore:
         stored = {"codec": stored_spec, "weights": self.header["weights"]}
         for key, value in {"codec": spec, "weights": module_fingerprint(codec)}.items():
             if stored[key] != value:
-                raise ValueError(
+                raise InvalidValue(
                     f"'{self.folder}' was made by another codec: its {key} is {stored[key]}, not {value}. "
                     "Choose another store, or delete it to encode again."
                 )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
+from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Part
 
 Case = TypeVar("Case")
@@ -80,14 +81,14 @@ class Checks(Generic[Case]):
         """Return the expected failures that a part declares. Raises ValueError for invalid ones."""
         name, expected = type(part).__name__, part.expected_failures
         if not isinstance(expected, Mapping):
-            raise ValueError(f"{name}.expected_failures must map names of checks to reasons; it is {expected!r}.")
+            raise InvalidValue(f"{name}.expected_failures must map names of checks to reasons; it is {expected!r}.")
         if unknown := [check for check in expected if check not in self.by_name]:
-            raise ValueError(
+            raise InvalidValue(
                 f"{name} declares expected failures of {', '.join(map(repr, unknown))}, which {self.kind} do not have. "
                 f"Their checks: {', '.join(self.by_name)}."
             )
         if silent := [check for check, why in expected.items() if not isinstance(why, str) or not why.strip()]:
-            raise ValueError(f"{name} must state a reason for its expected failures of: {', '.join(silent)}.")
+            raise InvalidValue(f"{name} must state a reason for its expected failures of: {', '.join(silent)}.")
         return expected
 
     def assert_all(self, part: Part, *cases: Case) -> list[Result]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from codecdiff.conditioners.cached import CachedConditioner
+from codecdiff.errors import InvalidValue
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Condition, Conditioner, Prompt, prompt_fields
 from codecdiff.testing import assertions
@@ -78,7 +79,7 @@ def example_prompts(fields: Sequence[str], folder: Path) -> list[Prompt]:
         first, second = example_audio(folder)
         values["audio"] = (str(first), str(second))
     if not values:
-        raise ValueError(
+        raise InvalidValue(
             f"Missing example prompts for the fields it reads ({', '.join(fields)}). Write some to a file, one per "
             "line, for --prompts FILE.jsonl."
         )

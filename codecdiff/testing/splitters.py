@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codecdiff.errors import ConfigError
+from codecdiff.errors import ConfigError, InvalidValue
 from codecdiff.interfaces import Splitter
 from codecdiff.testing import assertions
 from codecdiff.testing.assertions import (
@@ -83,7 +83,7 @@ def run_checks(request: CheckRequest) -> CheckRun:
             refused[label] = error
     if not cases:
         reasons = "\n".join(f"  {label}: {error}" for label, error in refused.items())
-        raise ValueError(f"'{request.name}' can be built for none of:\n{reasons}\n{request.hint()}")
+        raise InvalidValue(f"'{request.name}' can be built for none of:\n{reasons}\n{request.hint()}")
     notes = [f"checked with {', '.join(case.label for case in cases)}"]
     notes += [f"not with {', '.join(refused)}, which it refuses"] if refused else []
     return CheckRun(cases[0].part, notes, CHECKS.run(cases[0].part, *cases))

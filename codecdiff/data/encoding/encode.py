@@ -35,6 +35,7 @@ from codecdiff.data.encoding.progress import EncodingProgress
 from codecdiff.data.encoding.shards import SUFFIXES
 from codecdiff.data.encoding.worker import SCHEMA, read_result, run_in_process
 from codecdiff.data.metadata import Track, find_tracks
+from codecdiff.errors import InvalidValue
 from codecdiff.files import atomic_write, atomic_write_text
 from codecdiff.interfaces.codec import Codec
 
@@ -251,7 +252,7 @@ def _check_tracks(store: CodeStore, tracks: Sequence[Track]) -> None:
     requested = {track.name: (track.file.stat().st_size, list(track.captions)) for track in tracks}
     names = {*stored, *requested} - set(store.header["skipped"])
     if differ := sorted(name for name in names if stored.get(name) != requested.get(name)):
-        raise ValueError(
+        raise InvalidValue(
             f"'{store.folder}' was made from other files or captions: {differ[0]} and {len(differ) - 1} more differ. "
             "Choose another data.store, or delete it to encode again."
         )

@@ -19,6 +19,7 @@ from codecdiff.data.audio import BadAudio, read_audio, seconds_of
 from codecdiff.data.code_store import load_state
 from codecdiff.data.metadata import Track
 from codecdiff.data.segments import SegmentConfig
+from codecdiff.errors import InvalidValue, UserError
 from codecdiff.files import atomic_write_text, write_safetensors
 from codecdiff.fingerprint import module_fingerprint
 from codecdiff.interfaces.codec import Codec
@@ -27,7 +28,7 @@ SHARD_FRAMES = 2**20  # about 3.4 hours at 86 frames/s, 19 MB with 9 codebooks
 ReportTracks = Callable[[int, int], None]  # called with the index of a task and how many of its tracks are done
 
 
-class EncodingIncomplete(OSError):
+class EncodingIncomplete(UserError, OSError):
     """Some tasks failed. The others are saved, and the same command resumes the job."""
 
 
@@ -131,7 +132,7 @@ def begin_job(
     stored = plan["inputs"]
     stored["codec"], inputs["codec"] = configuration.align_defaults("codecs", stored["codec"], inputs["codec"])
     if differ := [key for key in inputs if stored[key] != inputs[key]]:
-        raise ValueError(
+        raise InvalidValue(
             f"'{draft}' is a store that was begun with other {' and '.join(differ)}. "
             "Run the command it was begun with to resume, or delete it to start again."
         )
@@ -163,7 +164,7 @@ def _load_codec_state(codec: Codec, weights: str, draft: Path) -> None:
     if not codec.is_fitted:
         codec.load_fitted_state(load_state(draft / "codec.safetensors"))
     if (current := module_fingerprint(codec)) != weights:
-        raise ValueError(
+        raise InvalidValue(
             f"'{draft}' was begun by a codec whose weights are {weights}, not {current}. "
             "Use the same weights on every machine, or delete it to start again."
         )

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
+
 Shape = tuple[int, ...]
 
 ROLES = {"primary": (8, 0), "secondary": (64, 8), "parallel": (72, 0)}  # channels, context channels
@@ -51,7 +53,7 @@ class Architecture:
             if channels == released:
                 return role
         kinds = ", ".join(f"{role} {c} after a context of {context}" for role, (c, context) in ROLES.items())
-        raise ValueError(f"No released U-Net has {channels[0]} channels after a context of {channels[1]}: {kinds}.")
+        raise InvalidValue(f"No released U-Net has {channels[0]} channels after a context of {channels[1]}: {kinds}.")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -101,7 +103,7 @@ def infer(shapes: Mapping[str, Sequence[int]]) -> Architecture:
     telling = ["init_conv.weight", "final_conv.weight", *(f"downs.{level}.9.weight" for level in range(levels))]
     missing = [name for name in telling if len(shapes.get(name, ())) != 3]
     if missing:
-        raise ValueError(
+        raise InvalidValue(
             f"These {len(shapes)} tensors are not a released U-Net: a convolution {', '.join(missing)} would tell its "
             "size. Names may still have a prefix, such as 'diffusion.denoise_model.': cut it off."
         )
@@ -109,7 +111,7 @@ def infer(shapes: Mapping[str, Sequence[int]]) -> Architecture:
     channels = shapes["final_conv.weight"][0]
     widths = [shapes[f"downs.{level}.9.weight"][0] for level in range(levels)]
     if not widths or any(wide % width for wide in widths) or inputs < channels:
-        raise ValueError(
+        raise InvalidValue(
             f"No released U-Net goes from {inputs} to {width} channels, through levels of {widths}, to {channels}: "
             f"every level is a multiple of {width}, and what comes out was among what went in."
         )
@@ -134,7 +136,7 @@ def from_released(released: Mapping[str, Tensor], architecture: Architecture) ->
     """
     wrong = shape_differences({name: tensor.shape for name, tensor in released.items()}, architecture)
     if wrong:
-        raise ValueError("\n".join([f"These are not the parameters of {architecture}:", *wrong]))
+        raise InvalidValue("\n".join([f"These are not the parameters of {architecture}:", *wrong]))
     return {source.name: source.read(released[source.released]) for source in _sources(architecture)}
 
 
