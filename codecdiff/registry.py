@@ -7,6 +7,7 @@ Listing reads metadata only: no plugin is imported, and neither is torch. What t
     codecdiff.checks             name = kind, value = function that checks a part of it (codecdiff.testing.runner)
     codecdiff.models             functions that return the folder of a trained model
     codecdiff.commands           functions with Typer annotations, or typer.Typer apps
+    codecdiff.engines            functions (device, workers) -> engine, which says where audio is encoded
     codecdiff.metrics, .suites   of evaluation; read by the distribution that evaluates
     codecdiff.run_end            functions that are called with the folder of a run when training ends
 
@@ -54,9 +55,9 @@ __all__ = [
     "scan",
 ]
 
-KINDS, CHECKS, MODELS, COMMANDS = "kinds", "checks", "models", "commands"
+KINDS, CHECKS, MODELS, COMMANDS, ENGINES = "kinds", "checks", "models", "commands", "engines"
 METRICS, SUITES, RUN_END = "metrics", "suites", "run_end"
-FUNCTIONS = (MODELS, COMMANDS, CHECKS, RUN_END)  # groups whose entries are called
+FUNCTIONS = (MODELS, COMMANDS, ENGINES, CHECKS, RUN_END)  # groups whose entries are called
 GROUPS = (*FUNCTIONS, METRICS, SUITES, KINDS)  # beside those of the kinds of parts
 
 SWITCH = "CODECDIFF_PLUGINS"

@@ -58,9 +58,9 @@ class FeatureCache:
     def read(self, key: str, names: Sequence[str]) -> Condition | None:
         """Read a condition of one row, bit for bit as written; None if it is missing or damaged."""
         try:
-            found, types = read_safetensors(self.file(key))
-            tokens = {name: found[f"{name}.tokens"].to(getattr(torch, types[name])) for name in names}
-            return Condition({name: ConditionTokens(tokens[name], found[f"{name}.mask"]) for name in names})
+            tensors, types = read_safetensors(self.file(key))
+            tokens = {name: tensors[f"{name}.tokens"].to(getattr(torch, types[name])) for name in names}
+            return Condition({name: ConditionTokens(tokens[name], tensors[f"{name}.mask"]) for name in names})
         except (FileNotFoundError, DamagedFile, KeyError):
             return None
 

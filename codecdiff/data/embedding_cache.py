@@ -155,8 +155,8 @@ class CachedEmbedder:
         for key, *clip in self._clips(tracks, skipped):
             clips.setdefault(key, []).append(tuple(clip))
         rows: Rows = {}
-        for key, found in clips.items():
-            starts, hashes, vectors = zip(*found, strict=True)
+        for key, embedded in clips.items():
+            starts, hashes, vectors = zip(*embedded, strict=True)
             status = tracks[key].file.stat()
             facts = {"track": tracks[key].name, "bytes": status.st_size, "modified": status.st_mtime_ns}
             facts |= {"starts": starts, "lengths": [len(v) for v in vectors], "hashes": hashes}
@@ -175,7 +175,7 @@ class CachedEmbedder:
                     skipped.append(str(error))
 
         if self.cutter:
-            yield from ((*label, *found) for label, *found in embed_clips(self.embedder, cut(self.cutter)))
+            yield from ((*label, *result) for label, *result in embed_clips(self.embedder, cut(self.cutter)))
             return
         for key, track in tracks.items():
             try:

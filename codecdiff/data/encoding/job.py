@@ -24,6 +24,8 @@ from codecdiff.files import atomic_write_text, write_safetensors
 from codecdiff.fingerprint import module_fingerprint
 from codecdiff.interfaces.codec import Codec
 
+__all__ = ["EncodeConfig", "EncodingIncomplete", "Engine", "Job", "ReportTracks", "Task", "TaskResult", "fitting_clips"]
+
 SHARD_FRAMES = 2**20  # about 3.4 hours at 86 frames/s, 19 MB with 9 codebooks
 ReportTracks = Callable[[int, int], None]  # called with the index of a task and how many of its tracks are done
 

@@ -151,7 +151,7 @@ def architecture_of(tensors: Mapping[str, Tensor], checkpoint: Path) -> Architec
         raise InvalidValue(f"'{checkpoint}' is not a released U-Net: these tensors are empty: {listed(empty)}.")
     try:
         architecture = infer({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        _ = architecture.role  # one of those released
+        _ = architecture.role, sources(architecture)  # one of those released, with a size that there can be
     except ValueError as error:
         raise InvalidValue(f"'{checkpoint}' is not a released DiscoDiff. {error}") from error
     return architecture
