@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from codecdiff import registry
 from codecdiff.cli.console import err, out, select_device, ticker
-from codecdiff.errors import FileExists, InvalidValue, MissingFile, UnknownName
+from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def encode(
         loudness_of=loudness_of,
     )
     tracks, issues = find_all_tracks(audio)
-    run = load_engine(engine, device, workers)
+    run = registry.load_entry(registry.ENGINES, engine)(device, workers)
     place = select_device(device if engine == "local" else "")  # the GPUs of a cluster are not devices of this machine
     model = build("codecs", parse_options("codecs", codec, options or [])).to(place)
     target = "continuous" if continuous else "codes"
@@ -115,22 +116,6 @@ def _summary(store: CodeStore, count: int) -> str:
     cut = f"{len(store)} segments, " if store.header["segmentation"]["segment"] else ""
     dropped = "".join(f", {number} {why} segments dropped" for why, number in store.header["dropped"].items())
     return f"{store.header['tracks']} of {count} files, {cut}{minutes:.1f} minutes, {store.frames} frames{dropped}"
-
-
-def load_engine(name: str, device: str, workers: int | None) -> Engine:
-    """Return the engine of this name, to compute on a device, or on GPUs if it has any and none is named.
-
-    Raises UnknownName, and ImportError if its library is not installed.
-    """
-    if name == "local":
-        from codecdiff.data.encoding.local import local_engine
-
-        return local_engine(device or select_device("").type, workers)
-    if name == "ray":
-        from codecdiff.data.encoding.ray import ray_engine
-
-        return ray_engine(device, workers)
-    raise UnknownName(f"No engine named '{name}'. Engines: local, ray.")
 
 
 def find_all_tracks(paths: list[Path]) -> tuple[list[Track], list[str]]:

@@ -47,8 +47,8 @@ def rank(
     from codecdiff_datasets import ranking
 
     from codecdiff import config
+    from codecdiff.data import CachedEmbedder
     from codecdiff.data.manifest import Manifest
-    from codecdiff.embedders import CachedEmbedder
 
     ranking.check_output(output, [like, of, *([compare] if compare else [])])
     require_writable(output.parent)
