@@ -10,8 +10,4 @@ if TYPE_CHECKING:
 
 __all__ = ["OperationCounter", "blank_input", "count_step"]
 
-_MODULES = {
-    "codecdiff.profiling.flops": ("OperationCounter",),
-    "codecdiff.profiling.plan": ("blank_input", "count_step"),
-}
-__getattr__ = lazy_exports(__name__, _MODULES)
+__getattr__, __dir__ = lazy_exports(__name__)

@@ -29,12 +29,4 @@ __all__ = [
     "run_task",
 ]
 
-_MODULES = {
-    "codecdiff.data.encoding.encode": ("encode_tracks", "hours_to_encode", "open_store"),
-    "codecdiff.data.encoding.job": ("EncodeConfig", "EncodingIncomplete", "Job", "Task", "TaskResult", "fitting_clips"),
-    "codecdiff.data.encoding.local": ("local_engine",),
-    "codecdiff.data.encoding.progress": ("EncodingProgress",),
-    "codecdiff.data.encoding.ray": ("ray_engine",),
-    "codecdiff.data.encoding.worker": ("run_in_process", "run_task"),
-}
-__getattr__ = lazy_exports(__name__, _MODULES)
+__getattr__, __dir__ = lazy_exports(__name__)
