@@ -11,12 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codecdiff.errors import InvalidValue, UserError
+from codecdiff.errors import InvalidValue, UnusableFile, UserError
 
 if TYPE_CHECKING:  # the command line imports this module, and must start quickly
     from torch import Tensor
 
-from codecdiff.errors import UnusableFile, UserError
 
 __all__ = [
     "POLL_SECONDS",

@@ -102,15 +102,15 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 28_800,
-    "lines: core": 11_250,
+    "lines: library in all": 28_729,
+    "lines: core": 11_086,
     "lines: interfaces": 419,
     "lines: evaluation": 6_330,
-    "lines: must-read set": 3_770,
-    "lines: import closure of the recipe": 5_455,
-    "import levels": 9,
+    "lines: must-read set": 3_809,
+    "lines: import closure of the recipe": 5_486,
+    "import levels": 8,
     "functions over 40 lines": 2,
-    "names with two meanings": 23,
+    "names with two meanings": 10,
 }
 
 

@@ -164,7 +164,7 @@ def check_class(module: str, name: str) -> Finding:
 
 
 def check_protobuf() -> Iterator[Finding]:
-    """Check protobuf against sentencepiece, which does not say what it needs: descript-audiotools brings an older one."""
+    """Check protobuf against sentencepiece, which does not declare it: descript-audiotools brings one too old."""
     from packaging.requirements import Requirement
 
     if installed_version("protobuf") and installed_version("sentencepiece"):

@@ -9,9 +9,8 @@ from codecdiff.training.experiment import (
     new_trainer,
     open_data,
     prepare_prompts,
-    warm_start_folder,
 )
-from codecdiff.training.trainer import StageTrainer, TrainingDiverged, format_duration, new_accelerator, read_logs
+from codecdiff.training.trainer import StageTrainer, TrainingDiverged, new_accelerator, read_logs
 
 __all__ = [
     "StageData",
@@ -20,7 +19,6 @@ __all__ = [
     "TrainingDiverged",
     "call_run_end_hooks",
     "check_warm_starts",
-    "format_duration",
     "new_accelerator",
     "new_pipeline",
     "new_stage",
@@ -29,5 +27,4 @@ __all__ = [
     "prepare_prompts",
     "read_logs",
     "stage_input",
-    "warm_start_folder",
 ]

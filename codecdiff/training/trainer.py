@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -88,10 +89,6 @@ def format_duration(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds // size} {unit} {seconds % size // part} {smaller}"
     return f"{seconds} s"
-
-
-def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 class StageTrainer:
@@ -329,13 +326,16 @@ class StageTrainer:
         if not file.exists():
             return False
         self._check_same_stage(home)
-        tensors = load_state(file)
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)  # raw, averaged and optimizer
+        for name, tensor in load_state(file).items():
+            part, _, name = name.partition(".")
+            parts[part][name] = tensor
         with safe_open(file, "pt") as opened:
             self.step_count = int(opened.metadata()["step"])
-        self.denoiser.load_state_dict(_with_prefix("raw.", tensors))
-        self.ema.module.load_state_dict(_with_prefix("averaged.", tensors))
+        self.denoiser.load_state_dict(parts["raw"])
+        self.ema.module.load_state_dict(parts["averaged"])
         state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _with_prefix("optimizer.", tensors).items():
+        for name, tensor in parts["optimizer"].items():
             index, key = name.split(".")
             state.setdefault(int(index), {})[key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
