@@ -102,15 +102,14 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 28_800,
-    "lines: core": 11_250,
+    "lines: library in all": 28_700,
+    "lines: core": 11_045,
     "lines: interfaces": 419,
     "lines: evaluation": 6_330,
-    "lines: must-read set": 3_770,
+    "lines: must-read set": 3_730,
     "lines: import closure of the recipe": 5_455,
-    "import levels": 9,
     "functions over 40 lines": 2,
-    "names with two meanings": 23,
+    "names with two meanings": 10,
 }
 
 
