@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import re
 import runpy
 import signal
@@ -16,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import faulty_workers
 import numpy as np
 import pytest
 import soundfile
@@ -361,12 +360,6 @@ def test_batches_and_reading_ahead_as_for_a_gpu_make_the_same_store(
 # processes
 
 
-@pytest.fixture
-def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start workers as copies of this process: they have everything imported already."""
-    monkeypatch.setattr(local, "START_METHOD", "fork")
-
-
 Encode = Callable[..., tuple[CodeStore, list[str]]]
 
 
@@ -381,34 +374,22 @@ def encode(dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path) -> Enc
     return run
 
 
-@pytest.mark.usefixtures("forked")
+@pytest.mark.integration
 def test_processes_make_the_same_store_though_two_are_killed(
     encode: Encode, whole: CodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed_once(task: Task, job: Job, codec: Codec, tell: ReportTracks) -> TaskResult:
-        if task.index in (0, 3) and not (tmp_path / f"{task.index}").exists():
-            (tmp_path / f"{task.index}").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return run_task(task, job, codec, tell)
-
-    monkeypatch.setattr(local, "run_task", killed_once)
+    monkeypatch.setattr(local, "_work", faulty_workers.killed_once)
     store, _ = encode()
-    assert (tmp_path / "0").exists()
-    assert (tmp_path / "3").exists()
+    assert sorted(file.name for file in tmp_path.glob("killed-*")) == ["killed-0", "killed-3"]
     assert same(store, whole)
 
 
-@pytest.mark.usefixtures("forked")
+@pytest.mark.integration
 def test_a_task_that_kills_its_workers_is_given_up_and_the_others_are_done(
     encode: Encode, whole: CodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def deadly(task: Task, job: Job, codec: Codec, tell: ReportTracks) -> TaskResult:
-        if task.index == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return run_task(task, job, codec, tell)
-
     with monkeypatch.context() as patch:
-        patch.setattr(local, "run_task", deadly)
+        patch.setattr(local, "_work", faulty_workers.killed_always)
         with pytest.raises(
             EncodingIncomplete, match=r"(?s)Task 2 failed: .*died 3 times \(exit -9.*2\.wav'.*same command"
         ):
@@ -417,12 +398,9 @@ def test_a_task_that_kills_its_workers_is_given_up_and_the_others_are_done(
     assert same(encode(engine=run_in_process)[0], whole)
 
 
-@pytest.mark.usefixtures("forked")
+@pytest.mark.integration
 def test_what_stops_a_worker_is_told(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> TaskResult:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(local, "run_task", full)
+    monkeypatch.setattr(local, "_work", faulty_workers.disk_full)
     with pytest.raises(EncodingIncomplete, match=r"No space left on device.*resumes from there"):
         encode()
 
@@ -440,24 +418,29 @@ def command(audio: Path, store: Path, dac_folder: Path, *more: str) -> list[str]
     return ["encode", str(audio), "-o", str(store), *codec, "--segment", "0.5", "--shard-minutes", str(SHORT), *more]
 
 
+KILLED_AT_THE_THIRD_RESULT = """
+import os, signal, sys
+from codecdiff.data.encoding import worker
+write_result = worker.write_result
+def killed(job, result, rows):
+    if result.index == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write_result(job, result, rows)
+worker.write_result = killed
+from codecdiff.cli.main import app
+app(sys.argv[1:])
+"""
+
+
+@pytest.mark.integration
 def test_a_killed_command_loses_and_doubles_nothing(
-    music: Path, whole: CodeStore, dac_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    music: Path, whole: CodeStore, dac_folder: Path, tmp_path: Path
 ) -> None:
     arguments = command(music, tmp_path / "store", dac_folder)
-
-    def committing(job: Job, done: TaskResult, rows: list[dict[str, Any]]) -> None:
-        if done.index == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        commit(job, done, rows)
-
-    commit = worker.write_result
-    with monkeypatch.context() as patch:
-        patch.setattr(worker, "write_result", committing)
-        process = multiprocessing.get_context("fork").Process(target=CliRunner().invoke, args=(app, arguments))
-        process.start()
-        process.join(60)
-    assert process.exitcode == -signal.SIGKILL
+    process = subprocess.run([sys.executable, "-c", KILLED_AT_THE_THIRD_RESULT, *arguments], check=False)
+    assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "store").exists()
+    assert len(list(draft_of(tmp_path / "store").glob("tasks/[0-9]*"))) == 2
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert same(CodeStore(tmp_path / "store"), whole)
