@@ -13,7 +13,7 @@ from codecdiff_datasets.codebook_usage import codebook_statistics, continuous_mo
 from codecdiff_datasets.importers.folder import tags_of
 from codecdiff_datasets.splits import artists_in_several_splits
 
-from codecdiff import Codec, config, huggingface, registry
+from codecdiff import Codec, config, errors, huggingface
 from codecdiff.data import CodeStore
 from codecdiff.data.manifest import Manifest, ManifestRow, split_name
 
@@ -80,7 +80,7 @@ def _codec_of(store: CodeStore, allow_download: bool) -> tuple[Codec | None, str
         store.check_codec(codec, spec)
     except UNAVAILABLE as error:
         fetchable = isinstance(error, OSError | LookupError | config.ConfigError)
-        fetchable = fetchable and not allow_download and not isinstance(error, registry.UnknownPart)
+        fetchable = fetchable and not allow_download and not isinstance(error, errors.UnknownPart)
         hint = " If it is a hub id that you trust, fetch it: --allow-download." if fetchable else ""
         return None, f"The codec {json.dumps(spec)} is not available here: {error}{hint}"
     return codec, ""
