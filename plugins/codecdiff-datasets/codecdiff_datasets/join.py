@@ -62,7 +62,7 @@ class JoinColumns:
         captions, metadata = self.captions, self.metadata
         captions = captions or [name for name in CAPTION_FIELDS if name in columns and name not in metadata]
         if not captions and not metadata:
-            numeric = (name for name in columns if _is_numeric(record.get(name) for record in records))
+            numeric = (name for name in columns if _are_numbers(record.get(name) for record in records))
             metadata = [name for name in numeric if name != id_column]
         if not captions and not metadata:
             raise ValueError(f"Which column holds the captions? Name it by --column. There are: {', '.join(columns)}.")
@@ -189,12 +189,12 @@ def _id(value: Any) -> str:
     return text.removesuffix(".0") if re.fullmatch(r"\d+\.0", text) else text
 
 
-def _is_numeric(values: Iterable[Any]) -> bool:
+def _are_numbers(values: Iterable[Any]) -> bool:
     filled = [value for value in values if value not in (None, "")]
-    return bool(filled) and all(_number(value) is not None for value in filled)
+    return bool(filled) and all(number(value) is not None for value in filled)
 
 
-def _number(value: Any) -> int | float | None:
+def number(value: Any) -> int | float | None:
     """Read a finite number; None for anything else."""
     if isinstance(value, bool) or value is None:
         return None
@@ -214,5 +214,5 @@ def _merged(row: ManifestRow, records: Sequence[Mapping[str, Any]], columns: Joi
     metadata = dict(row.metadata)
     for record in reversed(records):
         filled = {name: record[name] for name in columns.metadata if record.get(name) not in (None, "")}
-        metadata |= {name: value if _number(value) is None else _number(value) for name, value in filled.items()}
+        metadata |= {name: value if number(value) is None else number(value) for name, value in filled.items()}
     return replace(row, captions=list(dict.fromkeys([*old, *texts])), metadata=metadata)

@@ -246,7 +246,7 @@ def deliver(manifest: Manifest, output: Path, issues: Sequence[Issue] = (), *, o
     from codecdiff_datasets.licenses import attribution, by_license
 
     if not len(manifest):
-        licenses = ", ".join(list(by_license(of))[:LICENSES_SHOWN])
+        licenses = ", ".join(group.name for group in by_license(of)[:LICENSES_SHOWN])
         splits = ", ".join(sorted({row.split or "none" for row in of}))
         raise ValueError(f"None of {len(of)} tracks is left. Their licenses: {licenses}. Their splits: {splits}.")
     manifest.write(output)
@@ -271,7 +271,7 @@ def show_issues(issues: Sequence[Issue], file: Path | None = None) -> None:
 
 def show_contents(manifest: Manifest, output: Path, of: int) -> None:
     """Print how many tracks, splits and licenses a manifest holds."""
-    from codecdiff_datasets.licenses import by_license
+    from codecdiff_datasets.licenses import Group, by_license
     from rich.table import Table
 
     splits = Counter(row.split for row in manifest.rows)
@@ -282,12 +282,10 @@ def show_contents(manifest: Manifest, output: Path, of: int) -> None:
     total = f" of {of}" if of != len(manifest) else ""
     out.print(f"{len(manifest)}{total} tracks in {output}: {counts}. Audio: {files}.", soft_wrap=True)
     table = Table("license", "tracks", "hours")
-    rows = [(license_, count, hours) for license_, (count, hours) in by_license(manifest.rows).items()]
-    others = rows[LICENSES_SHOWN:]
-    if others:
-        rows[LICENSES_SHOWN:] = [
-            (f"{len(others)} others", sum(row[1] for row in others), sum(row[2] for row in others))
-        ]
-    for license_, count, hours in rows:
-        table.add_row(license_, str(count), f"{hours:.2f}")
+    groups = by_license(manifest.rows)
+    if others := groups[LICENSES_SHOWN:]:
+        total = Group(f"{len(others)} others", sum(g.tracks for g in others), sum(g.hours for g in others))
+        groups[LICENSES_SHOWN:] = [total]
+    for group in groups:
+        table.add_row(group.name, str(group.tracks), f"{group.hours:.2f}")
     out.print(table)

@@ -53,7 +53,7 @@ def rank(
     ranking.check_output(output, [like, of, *([compare] if compare else [])])
     require_writable(output.parent)
     issues = []
-    others = ranking.read_likelihoods(compare, issues.append) if compare else {}
+    others = ranking.Likelihoods.read(compare, issues.append) if compare else None
     show_issues(issues)
     reference, candidates = Manifest.read(like), Manifest.read(of)
     model = config.build("embedders", config.parse_options("embedders", embedder, options or [])).to(
@@ -65,23 +65,23 @@ def rank(
         result, skipped = ranking.rank_manifests(reference, candidates, cache, keep=keep, progress=advance)
     for line in skipped:
         err.print(f"Skipped: {line}", style="yellow", soft_wrap=True)
-    write(result, candidates, output)
-    if compare:
-        agreement = ranking.compare(result, candidates, others)
+    write_ranking(result, candidates, output)
+    if others:
+        agreement = ranking.Agreement.of(result, candidates, others)
         what = f"Spearman {agreement.spearman:.4f} with {compare}, {agreement.matched} tracks matched"
         out.print(what, soft_wrap=True)
 
 
-def write(ranking: Ranking, candidates: Manifest, output: Path) -> None:
+def write_ranking(ranking: Ranking, candidates: Manifest, output: Path) -> None:
     """Write a ranking, its report and the manifest of the selected tracks, and print where they are."""
     from codecdiff_datasets.licenses import attribution
-    from codecdiff_datasets.ranking import selected_file, selected_manifest, write_report
+    from codecdiff_datasets.ranking import selected_file, selected_manifest, write_ranking_report
 
     ranking.write(output)
     selected, report = selected_file(output), output.with_suffix(".html")
     manifest = selected_manifest(ranking, candidates)
     manifest.write(selected)
     atomic_write_text(beside(selected, ".attribution.md"), attribution(manifest.rows))
-    write_report(report, ranking, candidates)
+    write_ranking_report(report, ranking, candidates)
     count = f"{len(ranking.selected)} of {len(ranking.rows)} tracks selected"
     out.print(f"{count} in {selected}; ranking in {output}, shown in {report}", soft_wrap=True)
