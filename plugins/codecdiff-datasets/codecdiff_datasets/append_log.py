@@ -12,6 +12,8 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
+from codecdiff.errors import InvalidValue, UnusableFile
+
 
 class AppendLog:
     """A file of JSON objects, one per line, that one process at a time appends to, from any of its threads.
@@ -20,7 +22,8 @@ class AppendLog:
     system when `add` returns, and on the disk at most `sync_seconds` later or with the next line: a kill loses none,
     a power cut those of that time.
 
-    Raises ValueError for a file that holds something else, naming the line, and OSError if another process has it open.
+    Raises InvalidValue for a file that holds something else, naming the line, and UnusableFile if another process has
+    it open.
     """
 
     def __init__(self, file: Path | str, *, sync_seconds: float = 1.0):
@@ -32,7 +35,8 @@ class AppendLog:
         try:
             self._process_lock.acquire()
         except Timeout as error:
-            raise OSError(f"'{self.file}' is being written by another run. Wait for it, or name another.") from error
+            what = f"'{self.file}' is being written by another run. Wait for it, or name another."
+            raise UnusableFile(what) from error
         self._stream = self.file.open("a+b", buffering=0)
         try:
             self._repair()
@@ -96,7 +100,7 @@ class AppendLog:
 def read_rows(file: Path | str) -> Iterator[dict[str, Any]]:
     """Yield the objects of a log, in order, without a last line that is unfinished or being written.
 
-    Raises ValueError for a line that is not an object, naming it.
+    Raises InvalidValue for a line that is not an object, naming it.
     """
     return (row for _, row in _lines(Path(file)))
 
@@ -110,7 +114,7 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if row is None and _is_unfinished(line):
                 return
             if row is None:
-                raise ValueError(f"'{file}' line {number} is not a JSON object. Name another file, or fix that line.")
+                raise InvalidValue(f"'{file}' line {number} is not a JSON object. Name another file, or fix that line.")
             end += len(line)
             yield end, row
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import Report, Track
 from codecdiff.embedders import CachedEmbedder
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import FileExists, InvalidValue
 from codecdiff.files import atomic_write, atomic_write_text
 
 KEY = b"codecdiff.ranking"  # of the parquet file's own metadata
@@ -191,7 +191,7 @@ def selected_file(file: Path) -> Path:
 
 
 def check_output(file: Path, inputs: Sequence[Path] = ()) -> None:
-    """Raise InvalidValue or FileExistsError unless a ranking can be written here: a new file, or over a ranking.
+    """Raise InvalidValue or FileExists unless a ranking can be written here: a new file, or over a ranking.
 
     Neither it nor what is written beside it may be one of the inputs.
     """
@@ -210,7 +210,7 @@ def check_output(file: Path, inputs: Sequence[Path] = ()) -> None:
     except (pa.ArrowInvalid, OSError):
         is_ranking = False
     if not is_ranking:
-        raise FileExistsError(f"'{file}' exists and is not a ranking. Choose another name.")
+        raise FileExists(f"'{file}' exists and is not a ranking. Choose another name.")
 
 
 # Comparison with other rankings
@@ -226,7 +226,7 @@ class Likelihoods(NamedTuple):
     def read(cls, file: Path, report: Report) -> Likelihoods:
         """Read CSV or parquet, such as FMA-rank (`id`, `CLAP-log-likelihood`) or ours.
 
-        Raises FileNotFoundError if the file does not exist, and InvalidValue if it lacks these columns.
+        Raises MissingFile if the file does not exist, and InvalidValue if it lacks these columns.
         """
         records = list(read_records(str(file), report))
         columns = list(records[0]) if records else []

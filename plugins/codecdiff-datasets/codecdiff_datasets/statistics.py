@@ -46,7 +46,7 @@ def store_statistics(
 
     What needs a codec that is not available is None, and `latents_left_out` says why. `progress` is called with the
     number of tracks whose codes are counted, then with that and the number of those whose pre-quantization latents are
-    measured. Raises ValueError for codes that the codec does not have.
+    measured. Raises InvalidValue for codes that the codec does not have.
     """
     counts = count_codes(store, progress)
     codec, reason = _codec_of(store, allow_download)

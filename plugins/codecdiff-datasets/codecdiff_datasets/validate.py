@@ -21,7 +21,7 @@ LONG_SECONDS = 3600.0  # a longer track is more often a whole album or a mistake
 def validate(path: Path, report: Report, checker: AudioChecker | None = None) -> int:
     """Validate a manifest with its audio, or a store, and return how many rows it holds.
 
-    Raises FileNotFoundError and ValueError for what is neither.
+    Raises MissingFile and InvalidValue for what is neither.
     """
     if path.is_dir():
         return _validate_store(path, report)

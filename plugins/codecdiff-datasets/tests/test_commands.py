@@ -92,7 +92,7 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys; from typer.testing import CliRunner; from codecdiff.cli.main import app;"
         "run = lambda *words: CliRunner().invoke(app, ['data', *words, '--help']).exit_code;"
         "print([run(), run('import'), run('rank')],"
-        "sorted({'torch', 'numpy', 'pyarrow', 'sklearn', 'transformers', 'openai'} & set(sys.modules)))"
+        "sorted({'torch', 'numpy', 'pyarrow', 'sklearn', 'transformers', 'httpx2'} & set(sys.modules)))"
     )
     answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert answer.stdout.strip() == "[0, 0, 0] []"

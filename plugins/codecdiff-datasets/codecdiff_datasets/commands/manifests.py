@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codecdiff.cli.console import err, out, progress
+from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import atomic_write_text, require_writable
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def import_data_set(
     issues: list[Issue] = []
     published = read_data_set(format_name, paths, issues.append, audio=audio, columns=columns)
     if not published:
-        raise ValueError("\n".join(["Nothing could be imported.", *map(str, issues[:ISSUES_SHOWN])]))
+        raise InvalidValue("\n".join(["Nothing could be imported.", *map(str, issues[:ISSUES_SHOWN])]))
     rows, home = select(published), Path(paths[0]) if format_name == "folder" else audio
     facts = {"source": format_name, "of": [Path(path).name for path in paths], "read": len(published)}
     facts |= {"refused": len(issues), "missing": 0, "broken": 0}
@@ -142,7 +143,7 @@ def join_captions(
     joined = join(before.rows, read_records(table, issues.append), columns)
     if not joined.matched:
         examples = ", ".join([*joined.unmatched, *joined.ambiguous][:3])
-        raise ValueError(
+        raise InvalidValue(
             f"None of {joined.records} rows matches one track. Ids are like {examples}; "
             f"tracks like {before.rows[0].track}."
         )
@@ -170,7 +171,7 @@ def write_attribution(
     out.print(f"{len(rows)} tracks in {output}", soft_wrap=True)
 
 
-def check(
+def check_data(
     path: Annotated[Path, typer.Argument(help="Manifest, or store of codes.", show_default=False)],
     decode: Decode = "ends",
 ) -> None:
@@ -192,26 +193,26 @@ def check(
 
 
 def check_hf_options(format_name: str, audio: Path | None, columns: Columns) -> None:
-    """Raise ValueError or FileNotFoundError for columns, or a new folder of audio, of any format but hf."""
+    """Raise InvalidValue or MissingFile for columns, or a new folder of audio, of any format but hf."""
     if audio and format_name != "hf" and not audio.is_dir():
-        raise FileNotFoundError(f"Folder '{audio}' does not exist. Leave --audio out to import without audio.")
+        raise MissingFile(f"Folder '{audio}' does not exist. Leave --audio out to import without audio.")
     if format_name != "hf" and (columns.captions or columns.tags or columns.track):
-        raise ValueError("--column, --tag-column and --id-column are for hf: other formats have known columns.")
+        raise InvalidValue("--column, --tag-column and --id-column are for hf: other formats have known columns.")
 
 
 def check_depth(decode: str) -> Any:
-    """Return how much of files is decoded. Raises ValueError."""
+    """Return how much of files is decoded. Raises InvalidValue."""
     if decode not in ("none", "ends", "full"):
-        raise ValueError(f"Invalid --decode {decode}: expected none, ends or full.")
+        raise InvalidValue(f"Invalid --decode {decode}: expected none, ends or full.")
     return decode
 
 
 def check_new(output: Path) -> None:
-    """Raise OSError or ValueError unless a new manifest can be written here."""
+    """Raise OSError or InvalidValue unless a new manifest can be written here."""
     if output.exists():
-        raise FileExistsError(f"'{output}' exists already. Choose another name, or delete it.")
+        raise FileExists(f"'{output}' exists already. Choose another name, or delete it.")
     if output.suffix != ".parquet":
-        raise ValueError(f"'{output}' cannot be written: the name of a manifest ends in .parquet.")
+        raise InvalidValue(f"'{output}' cannot be written: the name of a manifest ends in .parquet.")
     require_writable(output.parent)
 
 
@@ -226,7 +227,7 @@ def read_manifest(file: Path) -> Manifest:
 
     manifest = Manifest.read(file)
     if not len(manifest):
-        raise ValueError(f"'{file}' holds no tracks.")
+        raise InvalidValue(f"'{file}' holds no tracks.")
     return manifest
 
 
@@ -241,14 +242,14 @@ def with_rows(manifest: Manifest, rows: Sequence[Any]) -> Manifest:
 def deliver(manifest: Manifest, output: Path, issues: Sequence[Issue] = (), *, of: Sequence[Any] = ()) -> None:
     """Write a manifest with its attribution and its issues beside it, and print what is in it.
 
-    Raises ValueError if none of the rows that it comes from is left.
+    Raises InvalidValue if none of the rows that it comes from is left.
     """
     from codecdiff_datasets.licenses import attribution, by_license
 
     if not len(manifest):
         licenses = ", ".join(group.name for group in by_license(of)[:LICENSES_SHOWN])
         splits = ", ".join(sorted({row.split or "none" for row in of}))
-        raise ValueError(f"None of {len(of)} tracks is left. Their licenses: {licenses}. Their splits: {splits}.")
+        raise InvalidValue(f"None of {len(of)} tracks is left. Their licenses: {licenses}. Their splits: {splits}.")
     manifest.write(output)
     atomic_write_text(beside(output, ".attribution.md"), attribution(manifest.rows))
     issues_file = beside(output, ".issues.jsonl")

@@ -15,6 +15,7 @@ from codecdiff_datasets.importers.hf_datasets import Columns
 
 from codecdiff.data.manifest import ManifestRow
 from codecdiff.data.metadata import Issue, Report, column_names
+from codecdiff.errors import InvalidValue
 
 
 class DataSet(NamedTuple):
@@ -43,16 +44,16 @@ def read_data_set(
 ) -> list[ManifestRow]:
     """Read one of the FORMATS: tables of a data set, one folder, or one data set of the Hugging Face hub.
 
-    `columns` are for the hub, whose audio is written into the folder `audio`. Raises FileNotFoundError for files that
-    do not exist, and ValueError for those of another format.
+    `columns` are for the hub, whose audio is written into the folder `audio`. Raises MissingFile for files that
+    do not exist, and InvalidValue for those of another format.
     """
     if format_name not in FORMATS:
-        raise ValueError(f"Unknown format '{format_name}': expected one of {', '.join(FORMATS)}.")
+        raise InvalidValue(f"Unknown format '{format_name}': expected one of {', '.join(FORMATS)}.")
     if format_name in DATA_SETS:
         return _read_tables(format_name, [Path(path) for path in paths], report)
     if len(paths) != 1:
         expected = "folder" if format_name == "folder" else "data set"
-        raise ValueError(f"'{format_name}' takes one {expected}, not {len(paths)}.")
+        raise InvalidValue(f"'{format_name}' takes one {expected}, not {len(paths)}.")
     if format_name == "folder":
         return folder.read(Path(paths[0]), report)
     return hf_datasets.read(paths[0], audio, columns, report)
@@ -61,14 +62,14 @@ def read_data_set(
 def _read_tables(format_name: str, files: Sequence[Path], report: Report) -> list[ManifestRow]:
     """Read the tables of one published data set; a file that is not one of them is reported and left out.
 
-    Raises FileNotFoundError for a file that does not exist, and ValueError if none is a table of this data set.
+    Raises MissingFile for a file that does not exist, and InvalidValue if none is a table of this data set.
     """
     data_set = DATA_SETS[format_name]
     columns = {file: column_names(file) for file in files}
     tables = [file for file in files if data_set.is_table(columns[file])]
     issues = [_other_table(data_set, file, columns[file]) for file in files if file not in tables]
     if not tables:
-        raise ValueError("\n".join(map(str, issues)))
+        raise InvalidValue("\n".join(map(str, issues)))
     for issue in issues:
         report(issue)
     return data_set.read(tables, report)
