@@ -6,9 +6,8 @@ by `codecdiff_datasets.audio_check`. Rows with issues are reported and left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from codecdiff_datasets.importers import fma, folder, hf_datasets, jamendo, musiccaps
 from codecdiff_datasets.importers.hf_datasets import Columns
@@ -17,19 +16,10 @@ from codecdiff.data.manifest import ManifestRow
 from codecdiff.data.metadata import Issue, Report, column_names
 from codecdiff.errors import InvalidValue
 
-
-class DataSet(NamedTuple):
-    """A data set published as tables: its name, which columns its tables have, and how they are read."""
-
-    name: str
-    is_table: Callable[[Sequence[str]], bool]
-    read: Callable[[Sequence[Path], Report], list[ManifestRow]]
-
-
-DATA_SETS = {
-    "jamendo": DataSet("MTG-Jamendo", jamendo.is_table, jamendo.read),
-    "fma": DataSet("FMA", fma.is_table, fma.read),
-    "musiccaps": DataSet("MusicCaps", musiccaps.is_table, musiccaps.read),
+DATA_SETS = {  # published as tables: title and the module that reads them
+    "jamendo": ("MTG-Jamendo", jamendo),
+    "fma": ("FMA", fma),
+    "musiccaps": ("MusicCaps", musiccaps),
 }
 FORMATS = (*DATA_SETS, "folder", "hf")
 
@@ -64,22 +54,23 @@ def _read_tables(format_name: str, files: Sequence[Path], report: Report) -> lis
 
     Raises MissingFile for a file that does not exist, and InvalidValue if none is a table of this data set.
     """
-    data_set = DATA_SETS[format_name]
+    title, module = DATA_SETS[format_name]
     columns = {file: column_names(file) for file in files}
-    tables = [file for file in files if data_set.is_table(columns[file])]
-    issues = [_other_table(data_set, file, columns[file]) for file in files if file not in tables]
+    tables = [file for file in files if module.is_table(columns[file])]
+    issues = [_other_table(title, file, columns[file]) for file in files if file not in tables]
     if not tables:
         raise InvalidValue("\n".join(map(str, issues)))
     for issue in issues:
         report(issue)
-    return data_set.read(tables, report)
+    return module.read(tables, report)
 
 
-def _other_table(expected: DataSet, file: Path, columns: Sequence[str]) -> Issue:
+def _other_table(expected: str, file: Path, columns: Sequence[str]) -> Issue:
     listed = ", ".join(columns[:6])[:120] or "none"
-    what = f"This is not a table of {expected.name}: its columns are {listed}..."
-    for format_name, data_set in DATA_SETS.items():
-        if data_set.is_table(columns):
-            hint = f"Use: codecdiff data import {format_name} {file}."
-            return Issue(file.name, f"{what} It looks like {data_set.name}.", hint)
-    return Issue(file.name, what, f"Name the files that {expected.name} publishes.")
+    what = f"This is not a table of {expected}: its columns are {listed}..."
+    for format_name, (title, module) in DATA_SETS.items():
+        if module.is_table(columns):
+            return Issue(
+                file.name, f"{what} It looks like {title}.", f"Use: codecdiff data import {format_name} {file}."
+            )
+    return Issue(file.name, what, f"Name the files that {expected} publishes.")
