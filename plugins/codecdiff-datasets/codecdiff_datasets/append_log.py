@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self
@@ -13,6 +14,23 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from codecdiff.errors import InvalidValue, UnusableFile
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold a lock on a file that is written, against other processes. Raises UnusableFile if one of them holds it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file.with_name(f".{file.name}.lock"), timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        what = f"'{file}' is being written by another run. Wait for it, or name another."
+        raise UnusableFile(what) from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody else can hold this one
+        lock.release()
 
 
 class AppendLog:
@@ -29,20 +47,12 @@ class AppendLog:
     def __init__(self, file: Path | str, *, sync_seconds: float = 1.0):
         self.file = Path(file)
         self.sync_seconds = sync_seconds
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        self._process_lock = FileLock(self.file.with_name(f".{self.file.name}.lock"), timeout=0, thread_local=False)
         self._lock, self._synced = Lock(), 0.0
-        try:
-            self._process_lock.acquire()
-        except Timeout as error:
-            what = f"'{self.file}' is being written by another run. Wait for it, or name another."
-            raise UnusableFile(what) from error
-        self._stream = self.file.open("a+b", buffering=0)
-        try:
+        with ExitStack() as stack:  # of what nobody else would close after an error, or Ctrl-C
+            stack.enter_context(locked(self.file))
+            self._stream = stack.enter_context(self.file.open("a+b", buffering=0))
             self._repair()
-        except BaseException:  # Ctrl-C too: nobody else would close it
-            self._release()
-            raise
+            self._open = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -78,12 +88,7 @@ class AppendLog:
             os.fsync(self._stream.fileno())
             if not self._stream.seek(0, os.SEEK_END):
                 self.file.unlink(missing_ok=True)
-            self._release()
-
-    def _release(self) -> None:
-        self._stream.close()
-        Path(self._process_lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody else can hold this one
-        self._process_lock.release()
+            self._open.close()
 
     def _repair(self) -> None:
         """Check every line; cut off an unfinished last line, and add the line end if only that is missing."""

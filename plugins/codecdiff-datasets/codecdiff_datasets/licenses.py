@@ -135,11 +135,11 @@ def grouped(named: Iterable[tuple[str, ManifestRow]]) -> list[Group]:
     seconds: defaultdict[str, float] = defaultdict(float)
     for name, row in named:
         tracks[name] += 1
-        seconds[name] += known_seconds(row) or 0
+        seconds[name] += valid_seconds(row) or 0
     return [Group(name, count, seconds[name] / HOUR) for name, count in tracks.most_common()]
 
 
-def known_seconds(row: ManifestRow) -> float | None:
+def valid_seconds(row: ManifestRow) -> float | None:
     """Return a duration that can be summed: None if it is unknown or invalid."""
     seconds = row.seconds
     return seconds if seconds is not None and math.isfinite(seconds) and seconds >= 0 else None

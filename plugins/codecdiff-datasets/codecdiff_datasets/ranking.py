@@ -31,7 +31,7 @@ from torch import Tensor
 from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import Report, Track
 from codecdiff.embedders import CachedEmbedder
-from codecdiff.errors import FileExists, InvalidValue
+from codecdiff.errors import InvalidValue
 from codecdiff.files import atomic_write, atomic_write_text
 
 KEY = b"codecdiff.ranking"  # of the parquet file's own metadata
@@ -100,13 +100,13 @@ class Ranking:
         return [row for row in self.rows if row.selected]
 
     def write(self, file: Path) -> None:
-        """Write the table as parquet, and beside it the same as CSV, each whole or not at all."""
+        """Write the table as CSV, and then beside it as parquet, each whole or not at all."""
         file.parent.mkdir(parents=True, exist_ok=True)
         table = pa.Table.from_pylist([row._asdict() for row in self.rows])
-        with atomic_write(file) as temporary:
-            pq.write_table(table.replace_schema_metadata({KEY: json.dumps(dict(self.facts)).encode()}), temporary)
         with atomic_write(file.with_suffix(".csv")) as temporary:
             pyarrow.csv.write_csv(table, temporary)
+        with atomic_write(file) as temporary:
+            pq.write_table(table.replace_schema_metadata({KEY: json.dumps(dict(self.facts)).encode()}), temporary)
 
 
 def track_means(cache: CachedEmbedder, tracks: Sequence[Track]) -> tuple[list[str], Tensor]:
@@ -182,62 +182,29 @@ def selected_manifest(ranking: Ranking, candidates: Manifest) -> Manifest:
         return replace(row, metadata={**row.metadata, "rank": ranked.rank, "percentile": ranked.percentile})
 
     facts = {**candidates.facts, "ranking": dict(ranking.facts)}
+    facts.pop("request", None)  # of the command that made the candidates
     return Manifest(candidates.audio, [with_rank(ranked) for ranked in ranking.selected], facts)
-
-
-def selected_file(file: Path) -> Path:
-    """Return where the manifest of the selected tracks is written, beside a ranking."""
-    return file.with_name(f"{file.stem}-selected.parquet")
-
-
-def check_output(file: Path, inputs: Sequence[Path] = ()) -> None:
-    """Raise InvalidValue or FileExists unless a ranking can be written here: a new file, or over a ranking.
-
-    Neither it nor what is written beside it may be one of the inputs.
-    """
-    if file.suffix != ".parquet":
-        raise InvalidValue(f"'{file}' cannot be written: the name of a ranking ends in .parquet.")
-    outputs = (file, file.with_suffix(".csv"), file.with_suffix(".html"), selected_file(file))
-    for path in inputs:
-        if path.resolve() in {output.resolve() for output in outputs}:
-            raise InvalidValue(
-                f"'{path}' is read, and would be written over by '{file}'. Choose another name for that."
-            )
-    if not file.exists():
-        return
-    try:
-        is_ranking = KEY in (pq.read_schema(file).metadata or {})
-    except (pa.ArrowInvalid, OSError):
-        is_ranking = False
-    if not is_ranking:
-        raise FileExists(f"'{file}' exists and is not a ranking. Choose another name.")
 
 
 # Comparison with other rankings
 
 
-class Likelihoods(NamedTuple):
-    """The records of a ranking made elsewhere, and their columns of tracks and of log-likelihoods."""
+def read_likelihoods(file: Path, report: Report) -> tuple[list[Mapping[str, Any]], JoinColumns]:
+    """Read a ranking made elsewhere, CSV or parquet, such as FMA-rank (`id`, `CLAP-log-likelihood`) or ours.
 
-    records: Sequence[Mapping[str, Any]]
-    columns: JoinColumns
-
-    @classmethod
-    def read(cls, file: Path, report: Report) -> Likelihoods:
-        """Read CSV or parquet, such as FMA-rank (`id`, `CLAP-log-likelihood`) or ours.
-
-        Raises MissingFile if the file does not exist, and InvalidValue if it lacks these columns.
-        """
-        records = list(read_records(str(file), report))
-        columns = list(records[0]) if records else []
-        name = next((column for column in NAMES if column in columns), None)
-        value = next((column for column in LIKELIHOODS if column in columns), None)
-        if name is None or value is None:
-            raise InvalidValue(
-                f"'{file}' is not a ranking: it needs a column of {', '.join(NAMES)} and one of "
-                f"{', '.join(LIKELIHOODS)}, and has {', '.join(columns) or 'no rows'}."
-            )
-        return cls(records, JoinColumns(name, metadata=[value]))
+    Returns its records, and the columns that hold tracks and log-likelihoods. Raises MissingFile if the file does not
+    exist, and InvalidValue if it lacks these columns.
+    """
+    records = list(read_records(str(file), report))
+    columns = list(records[0]) if records else []
+    name = next((column for column in NAMES if column in columns), None)
+    value = next((column for column in LIKELIHOODS if column in columns), None)
+    if name is None or value is None:
+        raise InvalidValue(
+            f"'{file}' is not a ranking: it needs a column of {', '.join(NAMES)} and one of {', '.join(LIKELIHOODS)}, "
+            f"and has {', '.join(columns) or 'no rows'}."
+        )
+    return records, JoinColumns(name, metadata=[value])
 
 
 class Agreement(NamedTuple):
@@ -246,23 +213,25 @@ class Agreement(NamedTuple):
     spearman: float
     matched: int
 
-    @classmethod
-    def of(cls, ranking: Ranking, candidates: Manifest, others: Likelihoods) -> Agreement:
-        """Compare a ranking with one made elsewhere, whose tracks are matched by their ids as `join` does.
 
-        Rows without a finite number are left out. Raises InvalidValue if fewer than three match.
-        """
-        from scipy.stats import spearmanr
+def agreement(
+    ranking: Ranking, candidates: Manifest, records: Sequence[Mapping[str, Any]], columns: JoinColumns
+) -> Agreement:
+    """Compare a ranking with one made elsewhere (`read_likelihoods`), whose tracks are matched as `join` does.
 
-        (column,) = others.columns.metadata
-        joined = join([replace(row, metadata={}) for row in candidates.rows], others.records, others.columns)
-        theirs = {row.track: number(row.metadata.get(column)) for row in joined.rows}
-        pairs = [(row.log_likelihood, value) for row in ranking.rows if (value := theirs[row.track]) is not None]
-        if len(pairs) < 3:
-            examples = f"'{ranking.rows[0].track}' is one of ours, '{others.records[0][others.columns.id]}' of theirs"
-            raise InvalidValue(f"Only {len(pairs)} tracks are in both rankings; a comparison needs 3. {examples}.")
-        result: Any = spearmanr(*zip(*pairs, strict=True))
-        return cls(float(result.statistic), len(pairs))
+    Rows without a finite number are left out. Raises InvalidValue if fewer than three match.
+    """
+    from scipy.stats import spearmanr
+
+    joined = join([replace(row, metadata={}) for row in candidates.rows], records, columns)
+    theirs = {row.track: number(row.metadata.get(columns.metadata[0])) for row in joined.rows}
+    pairs = [(row.log_likelihood, theirs[row.track]) for row in ranking.rows if theirs[row.track] is not None]
+    if len(pairs) < 3:
+        examples = f"'{ranking.rows[0].track}' is one of ours, '{records[0][columns.id]}' of theirs"
+        raise InvalidValue(f"Only {len(pairs)} tracks are in both rankings; a comparison needs 3. {examples}.")
+    ours, others = zip(*pairs, strict=True)
+    result: Any = spearmanr(ours, others)
+    return Agreement(float(result.statistic), len(pairs))
 
 
 # The report

@@ -71,23 +71,24 @@ def artist_split(artist: str, *, validation: float, test: float, seed: int) -> s
 
 
 def split_by_artist(
-    rows: Sequence[ManifestRow], *, validation: float, test: float, seed: int = 0, force: bool = False
+    rows: Sequence[ManifestRow], *, validation: float, test: float, seed: int = 0, replace_published: bool = False
 ) -> list[ManifestRow]:
     """Return the rows with splits, all of an artist in one. The fractions are of artists, on average.
 
     Published splits are kept, and an artist's other tracks follow them: into the split with most of them if the
-    publisher crossed. With `force` they are replaced. Raises InvalidValue for fractions that sum to more than 1.
+    publisher crossed. With `replace_published` they are replaced. Raises InvalidValue for fractions that sum to more
+    than 1.
     """
     if validation + test > 1:
         raise InvalidValue(f"Validation and test together are {validation + test:.0%} of the artists. Use less.")
     published: defaultdict[str, list[str]] = defaultdict(list)
     for row in rows:
-        if row.split and not force:
+        if row.split and not replace_published:
             published[artist_of(row)].append(row.split)
 
     def new_split(row: ManifestRow) -> str:
         artist = artist_of(row)
-        if row.split and not force:
+        if row.split and not replace_published:
             return row.split
         if splits := published.get(artist):
             return max(SPLITS, key=splits.count)

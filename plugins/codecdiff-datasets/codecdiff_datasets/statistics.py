@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from codecdiff_datasets.codebook_usage import codebook_statistics, continuous_moments, count_codes, embedded_moments
 from codecdiff_datasets.importers.folder import tags_of
-from codecdiff_datasets.licenses import HOUR, grouped, known_seconds
+from codecdiff_datasets.licenses import HOUR, grouped, valid_seconds
 from codecdiff_datasets.splits import artists_in_several_splits
 
 from codecdiff import Codec, config, huggingface, registry
@@ -120,14 +120,14 @@ def _row(store: CodeStore, segments: Sequence[int]) -> ManifestRow:
 
 def track_statistics(rows: Sequence[ManifestRow], top: int = 20) -> dict[str, Any]:
     """Return the statistics that manifests and stores share."""
-    durations = [seconds for row in rows if (seconds := known_seconds(row)) is not None]
+    durations = [seconds for row in rows if (seconds := valid_seconds(row)) is not None]
     present = [row for row in rows if row.present]
     return {
         "tracks": len(rows),
         "present": len(present),
         "missing": len(rows) - len(present),
         "hours": sum(durations) / HOUR,
-        "hours_present": sum(known_seconds(row) or 0 for row in present) / HOUR,
+        "hours_present": sum(valid_seconds(row) or 0 for row in present) / HOUR,
         "without_seconds": len(rows) - len(durations),
         "seconds": spread(durations, DURATIONS),
         "splits": _grouped((row.split, row) for row in rows),

@@ -32,7 +32,7 @@ def validate(path: Path, report: Report, checker: AudioChecker | None = None) ->
             report(Issue(path.name, what, hint, track=row.track, field=field))
     for artist, splits in artists_in_several_splits(manifest.rows).items():
         what = f"Tracks of '{artist}' are in {' and '.join(splits)}."
-        report(Issue(path.name, what, "Split again: codecdiff data split --force.", field="split"))
+        report(Issue(path.name, what, "Split again: codecdiff data split --replace.", field="split"))
     _check_audio(manifest, report, checker or AudioChecker())
     return len(manifest)
 

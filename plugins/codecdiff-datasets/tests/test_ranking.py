@@ -17,13 +17,13 @@ import pytest
 import soundfile
 import torch
 from codecdiff_datasets.ranking import (
-    Agreement,
     Gaussian,
-    Likelihoods,
     Ranking,
+    agreement,
     num_selected,
     rank_manifests,
     ranked_tracks,
+    read_likelihoods,
     selected_manifest,
     track_means,
     write_ranking_report,
@@ -196,7 +196,7 @@ def test_the_histogram_counts_every_track_once(
     heights = [bar.get_height() for bar in axes.patches if isinstance(bar, Rectangle)]
     assert [sum(heights[:40]), sum(heights[40:])] == pytest.approx([1, 1])
     assert len(heights) == 80
-    (threshold,) = (line.get_xdata()[0] for line in axes.lines)
+    (threshold,) = (float(np.asarray(line.get_xdata())[0]) for line in axes.lines)
     low, high = axes.get_xlim()
     assert threshold == ranking.selected[-1].log_likelihood
     assert low < high
@@ -213,22 +213,22 @@ def test_rankings_are_compared_by_spearman(ranking: Ranking, of: Manifest, tmp_p
         writer.writerows([("id", "CLAP-log-likelihood"), *theirs.items(), ("4", "unknown")])
     ours = {row.track: row.log_likelihood for row in ranking.rows}
     scipy_s: Any = spearmanr([ours[i] for i in "0123"], [-3.0, 5.0, -9.0, 4.0])
-    agreement = Agreement.of(ranking, of, Likelihoods.read(tmp_path / "rank.csv", issues.append))
-    assert agreement == (pytest.approx(scipy_s.statistic), 4)
+    published = read_likelihoods(tmp_path / "rank.csv", issues.append)
+    assert agreement(ranking, of, *published) == (pytest.approx(scipy_s.statistic), 4)
     ranking.write(tmp_path / "ours.parquet")
-    ours_again = Likelihoods.read(tmp_path / "ours.parquet", issues.append)
-    assert Agreement.of(ranking, of, ours_again) == (pytest.approx(1), 5)
+    ours_again = read_likelihoods(tmp_path / "ours.parquet", issues.append)
+    assert agreement(ranking, of, *ours_again) == (pytest.approx(1), 5)
     (tmp_path / "few.csv").write_text("id,log_likelihood\n99,1\n0,2\n")
     with pytest.raises(InvalidValue, match=r"Only 1 tracks .*'99' of theirs"):
-        Agreement.of(ranking, of, Likelihoods.read(tmp_path / "few.csv", issues.append))
+        agreement(ranking, of, *read_likelihoods(tmp_path / "few.csv", issues.append))
     (tmp_path / "other.csv").write_text("song,score\na,1\n")
     with pytest.raises(ValueError, match=r"is not a ranking: it needs .* and has song, score"):
-        Likelihoods.read(tmp_path / "other.csv", issues.append)
+        read_likelihoods(tmp_path / "other.csv", issues.append)
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        Likelihoods.read(tmp_path / "none.csv", issues.append)
+        read_likelihoods(tmp_path / "none.csv", issues.append)
     (tmp_path / "broken.parquet").write_text("no parquet")
     with pytest.raises(ValueError, match="is not a parquet file"):
-        Likelihoods.read(tmp_path / "broken.parquet", issues.append)
+        read_likelihoods(tmp_path / "broken.parquet", issues.append)
 
 
 @pytest.mark.filterwarnings("ignore:12 tracks cannot show")
@@ -272,7 +272,10 @@ def test_the_command_ranks_and_goes_on(
     assert {r.track for r in Manifest.read(tmp_path / "ranked-selected.parquet").rows} == {"1", "3"}
     assert "# Attribution" in (tmp_path / "ranked-selected.attribution.md").read_text()
     shutil.copy(tmp_path / "ranked.csv", tmp_path / "theirs.csv")
-    again = run(app, [*words, "--compare", str(tmp_path / "theirs.csv")])
+    assert "is finished" in run(app, [*words, "--keep", "2"]).output
+    compared = [*words, "--compare", str(tmp_path / "theirs.csv")]
+    assert "exists already" in run(app, compared).output
+    again = run(app, [*compared, "--force"])
     assert "Spearman 1.0000" in again.output
     assert "5 tracks matched" in again.output.replace("\n", " ")
     assert len(embedded) == 18
@@ -284,12 +287,12 @@ def test_the_command_ranks_and_goes_on(
     for option, name in (("--compare", "ranked.csv"), ("--of", selected), ("--like", selected)):
         refused = run(app, [*words, option, str(tmp_path / name)])
         assert refused.exit_code == 1
-        assert "would be written over" in refused.output.replace("\n", " ")
+        assert "would be overwritten" in refused.output.replace("\n", " ")
     (tmp_path / "mine.parquet").write_text("mine")
     refused = run(app, [*words, "-o", str(tmp_path / "mine.parquet")])
     assert refused.exit_code == 1
-    assert "exists and is not a ranking" in refused.output.replace("\n", " ")
-    assert "ends in .parquet" in run(app, [*words, "-o", "ranked.csv"]).output
+    assert "exists already" in refused.output.replace("\n", " ")
+    assert "has to end in .parquet" in run(app, [*words, "-o", "ranked.csv"]).output
 
 
 def test_data_sets_without_audio_are_explained(of: Manifest, tmp_path: Path) -> None:

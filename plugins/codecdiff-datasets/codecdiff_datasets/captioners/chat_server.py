@@ -152,7 +152,7 @@ class ChatServer:
             try:
                 response = self._send(request)
                 self._has_answered = True
-                if response.status == 200:
+                if 200 <= response.status < 300:
                     answer = Answer.parse(response.body)
                     self._unanswered = 0
                     return answer

@@ -48,6 +48,7 @@ POSITIVE = (
     "tokens_per_minute",
     "max_tokens",
 )
+WAITING = ("timeout", "deadline", "retries", "backoff")  # how long and how often the server is tried
 MAX_INPUT = 4000  # characters of a description, and of tags, that are sent
 
 
@@ -121,9 +122,7 @@ class Rephrase(Captioner):
         self.temperature = temperature
         self.prices = Prices(price_read, price_written)
         limit = RateLimit(requests_per_minute, tokens_per_minute)
-        self._server = ChatServer(
-            limit, timeout=timeout, deadline=deadline, retries=retries, backoff=backoff, patience=concurrency
-        )
+        self._server = ChatServer(limit, patience=concurrency, **{name: self.arguments[name] for name in WAITING})
         self._answers = Answers(answers)
         self._usage, self._lock = Usage(), Lock()
 
