@@ -22,9 +22,9 @@ from codecdiff.testing import (
     Result,
     assert_that,
     check_deterministic,
-    example_audio,
     check_inputs_untouched,
     check_no_global_randomness,
+    example_audio,
 )
 
 
