@@ -11,10 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codecdiff.errors import InvalidValue, UserError
+from codecdiff.errors import InvalidValue, UnusableFile, UserError
 
 if TYPE_CHECKING:  # the command line imports this module, and must start quickly
     from torch import Tensor
+
 
 __all__ = [
     "POLL_SECONDS",
@@ -136,13 +137,13 @@ def try_lock(folder: Path) -> ExitStack | None:
 
 
 def require_writable(folder: Path | str) -> None:
-    """Raise OSError unless files can be created in a folder, or in its nearest existing parent."""
+    """Raise UnusableFile unless files can be created in a folder, or in its nearest existing parent."""
     path = Path(folder).absolute()
     existing = next(place for place in (path, *path.parents) if place.exists())
     try:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
-        raise OSError(f"'{existing}' cannot be written to ({error.strerror}). Choose another folder.") from error
+        raise UnusableFile(f"'{existing}' cannot be written to ({error.strerror}). Choose another folder.") from error
 
 
 def sha256(file: Path | str) -> str:

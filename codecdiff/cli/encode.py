@@ -10,7 +10,7 @@ import typer
 
 from codecdiff import registry
 from codecdiff.cli.console import err, out, select_device, ticker
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
@@ -104,9 +104,9 @@ def _encode(
 
 
 def require_new_store(output: Path) -> None:
-    """Raise OSError unless a folder does not exist and can be written."""
+    """Raise FileExists or UnusableFile unless a folder does not exist and can be written."""
     if output.exists():
-        raise FileExistsError(f"'{output}' exists already. Choose another name, or delete it.")
+        raise FileExists(f"'{output}' exists already. Choose another name, or delete it.")
     require_writable(output)
 
 
@@ -129,7 +129,7 @@ def find_all_tracks(paths: list[Path]) -> tuple[list[Track], list[str]]:
     manifest = Manifest.read(paths[0])
     tracks, issues = manifest.tracks(), list(manifest.without_audio().values())
     if not tracks:
-        raise FileNotFoundError(f"'{paths[0]}' names no audio that exists. {issues[0] if issues else 'It is empty.'}")
+        raise MissingFile(f"'{paths[0]}' names no audio that exists. {issues[0] if issues else 'It is empty.'}")
     return tracks, issues
 
 
@@ -142,7 +142,7 @@ def tracks_of(paths: list[Path]) -> list[Track]:
 
     for path in paths:
         if not path.exists():
-            raise FileNotFoundError(f"File or folder '{path}' does not exist.")
+            raise MissingFile(f"File or folder '{path}' does not exist.")
         if path.is_file() and path.suffix.lower() not in SUFFIXES:
             raise InvalidValue(f"'{path}' is not audio by its name. Formats: {', '.join(SUFFIXES)}.")
     requested = [path.resolve() for path in paths]

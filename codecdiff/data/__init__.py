@@ -39,15 +39,4 @@ __all__ = [
     "write_audio",
 ]
 
-_MODULES = {
-    "codecdiff.data.audio": ("BadAudio", "read_audio", "stream_audio", "write_audio"),
-    "codecdiff.data.audio_prompt": ("audio_prompt_key", "load_audio_prompt"),
-    "codecdiff.data.code_store": ("CodeStore", "load_state"),
-    "codecdiff.data.dataset": ("CropBatch", "TrainingCrops", "split_tracks"),
-    "codecdiff.data.embedding_cache": ("CachedEmbedder", "TrackEmbedding", "embed_file"),
-    "codecdiff.data.encoding.encode": ("encode_tracks", "open_store"),
-    "codecdiff.data.encoding.job": ("EncodeConfig", "fitting_clips"),
-    "codecdiff.data.metadata": ("Track", "find_tracks"),
-    "codecdiff.data.segments": ("SegmentConfig",),
-}
-__getattr__ = lazy_exports(__name__, _MODULES)
+__getattr__, __dir__ = lazy_exports(__name__)
