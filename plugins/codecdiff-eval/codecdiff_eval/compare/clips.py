@@ -14,13 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from codecdiff.config import DataConfig
-from codecdiff.data import CodeStore, find_tracks, load_state, split_tracks, write_audio
-from codecdiff.files import atomic_write
+from codecdiff.data import CodeStore, find_tracks, split_tracks, write_audio
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline import Pipeline
 from codecdiff_eval.compare.config import CompareEvalConfig
@@ -116,31 +113,6 @@ def _draw_clips(
         prompt = {**store.metadata(i), "text": captions[0] if captions else ""}
         clips.append(Clip(row["track"], files[row["track"]], start, prompt))
     return tuple(clips)
-
-
-@dataclass(frozen=True)
-class SavedSets:
-    """A file of embeddings, with a hash of all that they follow from."""
-
-    file: Path
-    hash: str
-
-    @property
-    def is_there(self) -> bool:
-        """Whether these embeddings were saved."""
-        if not self.file.is_file():
-            return False
-        with safe_open(self.file, "pt") as opened:
-            return (opened.metadata() or {}).get("hash") == self.hash
-
-    def save(self, sets: Sets) -> None:
-        """Write the file, whole or not at all."""
-        with atomic_write(self.file) as temporary:
-            save_file({name: vectors.contiguous() for name, vectors in sets.items()}, temporary, {"hash": self.hash})
-
-    def load(self) -> Sets:
-        """Read the embeddings."""
-        return load_state(self.file)
 
 
 @dataclass(frozen=True)
