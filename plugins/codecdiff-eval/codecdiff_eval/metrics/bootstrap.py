@@ -9,7 +9,7 @@ from torch import Tensor
 
 from codecdiff_eval.results import RESAMPLES, Estimate
 
-__all__ = ["bootstrap", "bootstrap_tracks", "centered", "draw_tracks", "paired_draws", "permuted"]
+__all__ = ["bootstrap", "bootstrap_tracks", "centered", "draw_tracks", "permuted"]
 
 
 def draw_tracks(tracks: Sequence[Tensor], generator: torch.Generator) -> Tensor:
@@ -19,15 +19,6 @@ def draw_tracks(tracks: Sequence[Tensor], generator: torch.Generator) -> Tensor:
     """
     drawn = torch.randint(len(tracks), (len(tracks),), generator=generator)
     return torch.cat([tracks[i] for i in drawn.tolist()])
-
-
-def paired_draws(tracks: Sequence[Tensor], resamples: int, generator: torch.Generator) -> list[Tensor]:
-    """Return the indices of all clips, then those of each resample, for statistics of several models in pairs.
-
-    With one list of draws for all models, `centered` of the differences of their values is the interval of a paired
-    difference: what makes a clip hard cancels out. The first value is that of all clips.
-    """
-    return [torch.cat(list(tracks)), *(draw_tracks(tracks, generator) for _ in range(resamples))]
 
 
 def bootstrap_tracks(
