@@ -26,6 +26,7 @@ from codecdiff.errors import InvalidValue
 from codecdiff.files import atomic_write
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Embedder, Prompt
+from codecdiff.rng import generator
 from codecdiff_eval.metrics.gaussian import GaussianStats
 from codecdiff_eval.prompts import prompt_of
 from codecdiff_eval.results import UNCHANGED, EmbeddingConfig, from_json, hash_of, set_hash, to_json
@@ -199,7 +200,7 @@ class ClipEmbeddings:
 
         A smaller count draws a subset of a larger one.
         """
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
+        order = torch.randperm(len(self), generator=generator("codecdiff_eval.sample", seed)).tolist()
         names = [self.names[int(i)] for i in order[:count]]
         return [(track_of(name), start_of(name)) for name in names]
 
@@ -212,7 +213,7 @@ class ClipEmbeddings:
         if len(tracks) < MIN_TRACKS:
             raise InvalidValue(f"Halves of {len(tracks)} tracks say nothing: take at least {MIN_TRACKS}.")
         sides: tuple[list[int], list[int]] = ([], [])
-        for i in torch.randperm(len(tracks), generator=torch.Generator().manual_seed(seed)).tolist():
+        for i in torch.randperm(len(tracks), generator=generator("codecdiff_eval.halves", seed)).tolist():
             min(sides, key=len).extend(tracks[i].tolist())
         return self.select(sorted(sides[0])), self.select(sorted(sides[1]))
 
@@ -265,12 +266,12 @@ class ReferenceStats:
     def save(self, file: Path | str) -> None:
         """Write the statistics as one safetensors file, whole or not at all."""
         facts = {"config": self.config, "count": self.gaussian.count, "clips": self.clips, "identity": self.identity}
-        write_tensors(file, "statistics", {"mean": self.gaussian.mean, "scatter": self.gaussian.scatter}, facts)
+        write_vectors(file, "statistics", {"mean": self.gaussian.mean, "scatter": self.gaussian.scatter}, facts)
 
     @classmethod
     def load(cls, file: Path | str) -> Self:
         """Read what `save` wrote. Raises FileNotFoundError, or ValueError if it is something else or damaged."""
-        tensors, facts = read_tensors(file, "statistics")
+        tensors, facts = read_vectors(file, "statistics")
         facts["config"] = from_json(EmbeddingConfig, facts["config"])
         return cls(gaussian=GaussianStats(facts.pop("count"), **tensors), **facts)
 
@@ -344,7 +345,7 @@ def config_hash(config: EmbeddingConfig, identity: str) -> str:
     return hash_of(json.dumps([to_json(config), identity], sort_keys=True).encode())[:8]
 
 
-def write_tensors(file: Path | str, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+def write_vectors(file: Path | str, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors with facts about them as one safetensors file, whole or not at all."""
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     header = json.dumps({"format": FORMAT, "kind": kind, **to_json(facts)}, ensure_ascii=False)
@@ -353,8 +354,8 @@ def write_tensors(file: Path | str, kind: str, tensors: Mapping[str, Tensor], fa
         save_file(contiguous, temporary, metadata={"codecdiff": header})
 
 
-def read_tensors(file: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_tensors` wrote. Raises FileNotFoundError, or InvalidValue for something else or damaged."""
+def read_vectors(file: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_vectors` wrote. Raises FileNotFoundError, or InvalidValue for something else or damaged."""
     if not Path(file).is_file():
         raise FileNotFoundError(f"File '{file}' of {kind} does not exist.")
     try:

@@ -390,13 +390,13 @@ def test_probes_read_what_they_can_learn_and_nothing_else() -> None:
 
 def test_tracks_are_resampled_with_all_their_clips() -> None:
     tracks = torch.arange(CLIPS).split(4)
-    draws = Draws.of(tracks, tracks, 3, 10, 0)
+    draws = Draws.of(tracks, tracks, num_seeds=3, resamples=10, seed=0)
     assert torch.equal(draws.evaluated[0], torch.arange(CLIPS))
     for indices in draws.evaluated[1:]:
         assert torch.equal(indices.view(-1, 4) // 4, (indices.view(-1, 4) // 4)[:, :1].expand(-1, 4))
         assert len(indices) == CLIPS
     assert [len(indices) for indices in draws.seeds] == [3] * 11
-    again = Draws.of(tracks, tracks, 3, 10, 0)
+    again = Draws.of(tracks, tracks, num_seeds=3, resamples=10, seed=0)
     assert all(torch.equal(a, b) for a, b in zip(draws.reference, again.reference, strict=True))
 
 

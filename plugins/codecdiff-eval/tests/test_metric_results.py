@@ -13,7 +13,7 @@ import scipy.linalg
 import torch
 import yaml
 from codecdiff_eval.audio_features import window_features
-from codecdiff_eval.embeddings import ClipEmbeddings, ReferenceStats, read_tensors, write_tensors
+from codecdiff_eval.embeddings import ClipEmbeddings, ReferenceStats, read_vectors, write_vectors
 from codecdiff_eval.evaluation_report import model_index, report_of, write_evaluation
 from codecdiff_eval.metric import Metric, Statistic
 from codecdiff_eval.metrics.bootstrap import bootstrap
@@ -306,21 +306,21 @@ def test_statistics_of_parts_are_those_of_all_and_survive_the_disk(tmp_path: Pat
 
 def test_tensors_survive_the_disk_and_what_is_not_theirs_is_refused(tmp_path: Path):
     vectors, file = clips(7, 0).vectors, tmp_path / "deep" / "vectors.safetensors"
-    write_tensors(file, "clips", {"vectors": vectors.T}, {"prompts": ["ä", {"text": "b"}], "config": CONFIG})
-    tensors, facts = read_tensors(file, "clips")
+    write_vectors(file, "clips", {"vectors": vectors.T}, {"prompts": ["ä", {"text": "b"}], "config": CONFIG})
+    tensors, facts = read_vectors(file, "clips")
     assert torch.equal(tensors["vectors"], vectors.T)
     assert facts["prompts"] == ["ä", {"text": "b"}]
     assert from_json(EmbeddingConfig, facts["config"]) == CONFIG
     ReferenceStats.of(clips(7, 0)).save(tmp_path / "statistics.safetensors")
     with pytest.raises(UserError, match="does not hold clips of format 2"):
-        read_tensors(tmp_path / "statistics.safetensors", "clips")
+        read_vectors(tmp_path / "statistics.safetensors", "clips")
     with pytest.raises(UserError, match="does not hold statistics of format 2"):
         ReferenceStats.load(file)
     file.write_bytes(file.read_bytes()[:40])
     with pytest.raises(UserError, match="is damaged"):
-        read_tensors(file, "clips")
+        read_vectors(file, "clips")
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        read_tensors(tmp_path / "none", "clips")
+        read_vectors(tmp_path / "none", "clips")
 
 
 def test_vectors_that_are_not_finite_are_refused_by_clip():

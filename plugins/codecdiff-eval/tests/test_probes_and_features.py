@@ -252,7 +252,7 @@ def test_a_paired_difference_is_far_narrower_than_that_of_independent_resamples(
     hard = gaussian(40, 1, seed=0)[:, 0]
     models = hard, hard + 0.1 + 0.05 * gaussian(40, 1, seed=1)[:, 0]
     tracks = [torch.tensor([2 * i, 2 * i + 1]) for i in range(20)]
-    draws = Draws.of(tracks, tracks, 1, 200, 0).evaluated
+    draws = Draws.of(tracks, tracks, seed=0).evaluated
     assert sorted(draws[0].tolist()) == list(range(40))
     assert all(len(drawn) == 40 and set((drawn // 2).tolist()) <= set(range(20)) for drawn in draws)
     paired = interval_of(torch.stack([models[1][drawn].mean() - models[0][drawn].mean() for drawn in draws]))
@@ -260,4 +260,4 @@ def test_a_paired_difference_is_far_narrower_than_that_of_independent_resamples(
     alone = bootstrap_tracks(lambda clips: float(hard[clips].mean()), tracks)
     assert paired.high - paired.low < 0.2 * (alone.high - alone.low)
     one = bootstrap_tracks(lambda clips: float(models[1][clips].mean() - models[0][clips].mean()), tracks)
-    assert one == paired  # one set of tracks is drawn alike
+    assert (one.low, one.high) == pytest.approx((paired.low, paired.high), abs=0.01)

@@ -30,7 +30,7 @@ from codecdiff_eval.eval_sets import (
     oracle,
 )
 from codecdiff_eval.metrics.bootstrap import bootstrap, permuted
-from codecdiff_eval.metrics.gaussian import shrunk_frechet_distance
+from codecdiff_eval.metrics.draws import Draws, interval_of
 from codecdiff_eval.metrics.memorization import distance_ratio, nearest_distances
 from codecdiff_eval.metrics.probe import Probe, ProbeReading, balanced_accuracy, probe_score
 from codecdiff_eval.results import Estimate, TargetResult
@@ -91,20 +91,14 @@ class DemoResult(NamedTuple):
 
 
 def frechet_distances(sets: EvalSets[Tensor], seed: int) -> dict[str, Estimate]:
-    """Return Fréchet distances to the reference, and the two ratios that have targets."""
-    reference = sets.get_set(REFERENCE)
-    measured = {
-        name: bootstrap(shrunk_frechet_distance, sets.get_set(name), reference, seed=seed)
-        for name in COMPARED
-        if name in sets
-    }
-
-    def ratio(a: Tensor, b: Tensor, reference: Tensor) -> float:
-        return shrunk_frechet_distance(a, reference) / max(shrunk_frechet_distance(b, reference), 1e-9)
-
-    for name, a, b in (("generated ratio", GENERATED, CODEC_RECONSTRUCTION), ("noise ratio", NOISE, GENERATED)):
-        measured[name] = bootstrap(ratio, sets.get_set(a), sets.get_set(b), reference, seed=seed)
-    return measured
+    """Return Fréchet distances to the reference, and the two ratios that have targets, with paired intervals."""
+    reference, compared = sets.get_set(REFERENCE), {name: [sets.get_set(name)] for name in COMPARED if name in sets}
+    clips = (torch.arange(len(each)).split(1) for each in (compared[GENERATED][0], reference))
+    measured = Draws.of(*clips, seed=seed).distances(compared, reference)
+    generated = measured[GENERATED]
+    measured["generated ratio"] = generated / measured[CODEC_RECONSTRUCTION].clamp(min=1e-9)
+    measured["noise ratio"] = measured[NOISE] / generated.clamp(min=1e-9)
+    return {name: interval_of(values[:, 0]) for name, values in measured.items()}
 
 
 def read_parts(sets: EvalSets[Tensor], training: Sequence[Facts], facts: Sequence[Facts]) -> dict[str, ProbeReading]:

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from codecdiff.config import DataConfig
 from codecdiff.data import CodeStore, find_tracks, split_tracks, write_audio
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline import Pipeline
+from codecdiff.rng import numpy_generator
 from codecdiff_eval.compare.config import CompareEvalConfig
 from codecdiff_eval.embeddings import embed_audio
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, NOISE, REFERENCE, edit_mask_of, encode_clips, generate_sets
@@ -78,9 +78,9 @@ def draw_split(store: CodeStore, data: DataConfig, config: CompareEvalConfig, sp
         )
     draw, half = partial(_draw_clips, store, files, config), len(tracks) // 2
     return EvalSplit(
-        draw(tracks[:half], config.reference, 1),
-        draw(tracks[half:], config.clips, 2),
-        draw(_shuffle_tracks(store, training, config.seed), config.probe_training_clips, 3),
+        draw(tracks[:half], config.reference, REFERENCE),
+        draw(tracks[half:], config.clips, REAL),
+        draw(_shuffle_tracks(store, training, config.seed), config.probe_training_clips, PROBE_TRAINING),
     )
 
 
@@ -90,7 +90,9 @@ def _shuffle_tracks(store: CodeStore, rows: Sequence[int], seed: int) -> list[li
     for i in rows:
         by_checksum.setdefault(store.rows[i]["checksum"], []).append(i)
     names = sorted(by_checksum)
-    return [by_checksum[names[i]] for i in np.random.default_rng([seed, 0]).permutation(len(names))]
+    return [
+        by_checksum[names[i]] for i in numpy_generator("codecdiff_eval.compare.tracks", seed).permutation(len(names))
+    ]
 
 
 def _draw_clips(
@@ -99,10 +101,10 @@ def _draw_clips(
     config: CompareEvalConfig,
     tracks: Sequence[Sequence[int]],
     count: int,
-    stream: int,
+    set_name: str,
 ) -> tuple[Clip, ...]:
     """Draw a clip of each track, then another of each, until there are `count`."""
-    rng, clips = np.random.default_rng([config.seed, stream]), []
+    rng, clips = numpy_generator("codecdiff_eval.compare.clips", set_name, config.seed), []
     for n in range(count):
         rows = tracks[n % len(tracks)]
         i = rows[int(rng.integers(len(rows)))]

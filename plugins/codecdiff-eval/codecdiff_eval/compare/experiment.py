@@ -34,7 +34,7 @@ from codecdiff_eval.compare.runs import (
     take_turns,
     train_run,
 )
-from codecdiff_eval.embeddings import read_tensors, write_tensors
+from codecdiff_eval.embeddings import read_vectors, write_vectors
 
 EMBEDDINGS = "embeddings"
 AFTER_EMBEDDING = {"resamples", "probes"}  # settings of the evaluation that embeddings do not depend on
@@ -65,13 +65,13 @@ class Experiment:
             train_run(run, runs, self.comparison, self.device, self.log)
             self.log(f"{run.name}: generating and embedding")
             sets = self._writer(run, run.folder).model_sets(self._split(run), self.comparison.prompts)
-            write_tensors(self._model_file(run), EMBEDDINGS, sets, {})
+            write_vectors(self._model_file(run), EMBEDDINGS, sets, {})
         for run in {run.codec_folder: run for run in runs}.values():
             with lock_folder(run.codec_folder, timeout=-1):
                 if not self._codec_file(run).is_file():
                     self.log(f"{run.codec_folder.name}: embedding")
                     sets = self._writer(run, run.codec_folder).codec_sets(self._split(run))
-                    write_tensors(self._codec_file(run), EMBEDDINGS, sets, {})
+                    write_vectors(self._codec_file(run), EMBEDDINGS, sets, {})
         self.log("measuring")
         evaluation, split = self.comparison.evaluation, self._split(runs[0])
         results = measure(self._inputs(runs, split), resamples=evaluation.resamples, seed=evaluation.seed)
@@ -134,9 +134,9 @@ class Experiment:
         embeddings: dict[str, list[Sets]] = {}
         losses: dict[str, list[float]] = {}
         for run in runs:
-            embeddings.setdefault(run.variant.name, []).append(read_tensors(self._model_file(run), EMBEDDINGS)[0])
+            embeddings.setdefault(run.variant.name, []).append(read_vectors(self._model_file(run), EMBEDDINGS)[0])
             losses.setdefault(run.variant.name, []).append(model_losses(run)[-1][1])
-        codecs = {run.variant.name: read_tensors(self._codec_file(run), EMBEDDINGS)[0] for run in runs}
+        codecs = {run.variant.name: read_vectors(self._codec_file(run), EMBEDDINGS)[0] for run in runs}
         keys = {variant.name: loss_key(variant) for variant in self.variants}
         return CompareInputs(split, embeddings, codecs, losses, self.comparison.evaluation.probes, keys)
 

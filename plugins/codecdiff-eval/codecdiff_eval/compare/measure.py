@@ -55,7 +55,8 @@ def measure(inputs: CompareInputs, *, resamples: int, seed: int) -> list[Variant
     evaluated, reference = (
         by_track(c.track for c in each) for each in (inputs.split.evaluated, inputs.split.reference)
     )
-    draws = Draws.of(evaluated, reference, len(inputs.embeddings[inputs.first]), resamples, seed)
+    num_seeds = len(inputs.embeddings[inputs.first])
+    draws = Draws.of(evaluated, reference, num_seeds=num_seeds, resamples=resamples, seed=seed)
     losses = {name: torch.tensor(v, dtype=torch.float64).expand(len(draws), -1) for name, v in inputs.losses.items()}
     num_oracles = max(len(seeds[0]) for seeds in inputs.embeddings.values()) - 1
     oracles = [oracle(count) for count in range(1, num_oracles + 1)]
@@ -134,8 +135,8 @@ def _adherence(inputs: CompareInputs, draws: Draws, column: str) -> Values:
     values = {}
     for variant, seeds in inputs.embeddings.items():
         sets = inputs.codecs[variant]
-        probe, real = Probe.fit(sets[PROBE_TRAINING][labeled], targets), sets[CODEC_RECONSTRUCTION]
-        readings = [ProbeReading.of(probe, each[GENERATED], real, truth) for each in seeds]
+        probe, upper = Probe.fit(sets[PROBE_TRAINING][labeled], targets), sets[CODEC_RECONSTRUCTION]
+        readings = [ProbeReading.of(probe, each[GENERATED], upper, truth) for each in seeds]
         values[variant] = draws.values([score(reading) for reading in readings])
     return {} if any(each[0].isnan().any() for each in values.values()) else values
 

@@ -13,9 +13,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from codecdiff.rng import generator
 from codecdiff_eval.metrics.bootstrap import centered, draw_tracks
 from codecdiff_eval.metrics.gaussian import fit_shrunk_gaussian, frechet_distance
-from codecdiff_eval.results import Estimate
+from codecdiff_eval.results import RESAMPLES, Estimate
+
+__all__ = ["Draws", "OfDraw", "interval_of"]
 
 Name = TypeVar("Name", bound=Hashable)
 OfDraw = Callable[[int], float]  # a metric as a function of the index of a draw
@@ -31,13 +34,22 @@ class Draws:
 
     @classmethod
     def of(
-        cls, evaluated: Sequence[Tensor], reference: Sequence[Tensor], num_seeds: int, resamples: int, seed: int
+        cls,
+        evaluated: Sequence[Tensor],
+        reference: Sequence[Tensor],
+        *,
+        num_seeds: int = 1,
+        resamples: int = RESAMPLES,
+        seed: int,
     ) -> Draws:
         """Draw tracks, each the indices of all its clips, and seeds."""
-        generator = torch.Generator().manual_seed(seed)
-        units = evaluated, reference, torch.arange(num_seeds).split(1)
-        draws = ([torch.cat(list(each)), *(draw_tracks(each, generator) for _ in range(resamples))] for each in units)
-        return cls(*draws)
+        units = {"evaluated": evaluated, "reference": reference, "seeds": torch.arange(num_seeds).split(1)}
+
+        def draws(name: str) -> list[Tensor]:
+            random = generator("codecdiff_eval.draws", name, seed)
+            return [torch.cat(list(units[name])), *(draw_tracks(units[name], random) for _ in range(resamples))]
+
+        return cls(*map(draws, units))
 
     def __len__(self) -> int:
         return len(self.seeds)
