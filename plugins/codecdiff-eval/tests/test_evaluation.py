@@ -244,7 +244,7 @@ def test_clips_are_embedded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     write_music(tmp_path / "music", 5, 2.1)
     (tmp_path / "music" / "zz.wav").write_text("no audio")
     tracks = find_tracks(tmp_path / "music")
-    monkeypatch.setattr("codecdiff.embedders.GROUP_SIZE", 2)
+    monkeypatch.setattr("codecdiff.data.embedding_cache.GROUP_SIZE", 2)
     clip_embedder = logmel(tmp_path / "cache")
     embed, batches = clip_embedder.embedder.embed, []
 
