@@ -105,7 +105,7 @@ LIMITS = GOALS | {
     "lines: library in all": 28_800,
     "lines: core": 11_250,
     "lines: interfaces": 419,
-    "lines: evaluation": 6_330,
+    "lines: evaluation": 6_335,
     "lines: must-read set": 3_770,
     "lines: import closure of the recipe": 5_455,
     "import levels": 9,

@@ -163,11 +163,6 @@ def evaluation_steps(name: str, num_inference_steps: int) -> list[int]:
     return steps
 
 
-def num_evaluations(name: str, num_inference_steps: int) -> int:
-    """Return the number of network evaluations that a scheduler needs."""
-    return len(evaluation_steps(name, num_inference_steps))
-
-
 def sampling_levels(scheduler: Any, num_inference_steps: int) -> tuple[Tensor, Tensor]:
     """Return the noise levels (n,) of a sampling run, and the timesteps (n,) that stand for them in the network."""
     levels, final_fraction = noise_levels(scheduler), scheduler.config.final_timestep_fraction

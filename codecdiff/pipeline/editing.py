@@ -59,12 +59,6 @@ class EditMask:
         return cls(codes, codec.embed(codes), torch.zeros_like(codes, dtype=torch.bool))
 
     @classmethod
-    def from_latents(cls, codec: Codec, latents: Tensor) -> Self:
-        """Return sources from latents (n, k, d, l), with nothing kept."""
-        codes = codec.quantize(latents)
-        return cls(codes, latents, torch.zeros_like(codes, dtype=torch.bool))
-
-    @classmethod
     def from_audio(cls, codec: Codec, audio: Tensor, target: Target = "codes") -> Self:
         """Return sources from audio (n, ch, t), with nothing kept; `target` is that of the model."""
         local, audio = chunked(codec), audio.to(device_of(codec))
@@ -201,21 +195,6 @@ def levels_mask(codec: Codec, levels: Collection[int]) -> Tensor:
             f"Invalid level {', '.join(map(str, unknown))}: the codec has {min(codec.levels)} to {max(codec.levels)}."
         )
     return torch.tensor([level in levels for level in codec.levels])[None, :, None]
-
-
-def first_stage_mask(splitter: Splitter, codec: Codec) -> Tensor:
-    """Return (1, k, 1), True for the codebooks that the first stage of a pattern generates."""
-    rows = torch.arange(1, codec.num_codebooks + 1)
-    first = splitter.split(rows[None, :, None, None].expand(1, -1, codec.codebook_dim, 1))[0]
-    return torch.isin(rows, first)[None, :, None]
-
-
-def first_stages_mask(splitter: Splitter, codec: Codec, frames: int, count: int) -> Tensor:
-    """Return (1, k, l), True for the codes that the first `count` stages of a pattern generate."""
-    shape = (1, codec.num_codebooks, codec.codebook_dim, frames)
-    stages = splitter.split(torch.ones(shape))
-    first = [stage if i < count else torch.zeros_like(stage) for i, stage in enumerate(stages)]
-    return splitter.merge(first).amin(2) > 0
 
 
 def outside_mask(regions: Sequence[tuple[float, float]], codec: Codec, frames: int) -> Tensor:

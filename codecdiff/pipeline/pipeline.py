@@ -262,13 +262,6 @@ class Pipeline:
         codec = chunked(self.codec)
         return torch.cat([codec.decode(code)[..., :samples].float().cpu() for code in codes])
 
-    def noise_codes(self, count: int, frames: int, *, seed: int = 0) -> Tensor:
-        """Return the codes (n, k, l) of unit-variance noise: the baseline without a model."""
-        shape = (self.codec.num_codebooks, self.codec.codebook_dim, frames)
-        generators = [rng.generator("codecdiff.generate.noise_codes", seed, i) for i in range(count)]
-        noise = rng.row_noise(shape, generators, self.device)
-        return self.codec.quantize(noise)
-
     def to_config(self) -> dict[str, Any]:
         """Return the description of the model for its codecdiff.json."""
         return {

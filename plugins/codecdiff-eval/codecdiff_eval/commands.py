@@ -87,7 +87,7 @@ def evaluate(
     """
     from codecdiff.diffusion import parse_guidance_scale
     from codecdiff_eval.embeddings import ClipCutter
-    from codecdiff_eval.evaluation_report import model_index, write_evaluation
+    from codecdiff_eval.evaluation_report import add_model_index, model_index, write_evaluation
     from codecdiff_eval.evaluator import EvalConfig, Evaluator, build_embedders
     from codecdiff_eval.prompts import split_of
     from codecdiff_eval.suites import load_suite
@@ -123,8 +123,6 @@ def evaluate(
     warn(f"Skipped: {line}" for line in result.skipped)
     write_evaluation(result.report, output)
     if model_card:
-        from codecdiff.pipeline import add_model_index
-
         add_model_index(model, model_index(result.report))
     show(result.report)
     warn(result.left_out)
