@@ -5,7 +5,15 @@ Each class keeps a builtin base, so that `except ValueError` and the like catch 
 
 from __future__ import annotations
 
-__all__ = ["BrokenPlugin", "ConfigError", "InvalidValue", "UnknownName", "UnknownPart", "UserError"]
+__all__ = [
+    "BrokenPlugin",
+    "ConfigError",
+    "InvalidValue",
+    "MissingFile",
+    "UnknownName",
+    "UnknownPart",
+    "UserError",
+]
 
 
 class UserError(Exception):
@@ -14,6 +22,10 @@ class UserError(Exception):
 
 class InvalidValue(UserError, ValueError):
     """An argument, option or file that cannot be used."""
+
+
+class MissingFile(UserError, FileNotFoundError):
+    """A file or folder that does not exist, or does not hold what it should."""
 
 
 class UnknownName(UserError, LookupError):

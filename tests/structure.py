@@ -102,12 +102,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 28_800,
-    "lines: core": 11_250,
-    "lines: interfaces": 419,
+    "lines: library in all": 28_670,
+    "lines: core": 11_110,
+    "lines: interfaces": 408,
     "lines: evaluation": 6_335,
-    "lines: must-read set": 3_770,
-    "lines: import closure of the recipe": 5_455,
+    "lines: must-read set": 3_745,
+    "lines: import closure of the recipe": 5_335,
     "import levels": 9,
     "functions over 40 lines": 2,
     "names with two meanings": 23,

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
 from codecdiff.files import atomic_write
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt
@@ -185,7 +186,7 @@ class CachedConditioner(Conditioner):
             )
             conditioner = rebuild(self.conditioner)
             if conditioner.fingerprint() != self.fingerprint():
-                raise ValueError(
+                raise InvalidValue(
                     f"The weights or files of {type(conditioner).__name__} have changed since this run began, and it "
                     "needs them for a new prompt. Start the run again."
                 )

@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 from codecdiff.codecs import chunked
 from codecdiff.config.schema import Target
 from codecdiff.diffusion.sampling import StageMask
+from codecdiff.errors import InvalidValue
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Splitter
 from codecdiff.splitters import parse_range
@@ -49,9 +50,11 @@ class EditMask:
             ("keep_mask", self.keep_mask, (n, k, frames)),
         ):
             if tensor.shape != shape:
-                raise ValueError(f"The {name} of codes {(n, k, frames)} has shape {tuple(tensor.shape)}, not {shape}.")
+                raise InvalidValue(
+                    f"The {name} of codes {(n, k, frames)} has shape {tuple(tensor.shape)}, not {shape}."
+                )
         if not 0 < self.strength <= 1:
-            raise ValueError(f"Invalid strength={self.strength}: expected more than 0 and at most 1.")
+            raise InvalidValue(f"Invalid strength={self.strength}: expected more than 0 and at most 1.")
 
     @classmethod
     def from_codes(cls, codec: Codec, codes: Tensor) -> Self:
@@ -171,7 +174,7 @@ class Restore(Edit):
         """Keep all frames of the coarsest levels."""
         present = sorted(set(codec.levels))
         if self.levels >= len(present):
-            raise ValueError(
+            raise InvalidValue(
                 f"Invalid levels={self.levels}: this codec has {len(present)}, so none is left to restore."
             )
         return source.keep(levels_mask(codec, present[: self.levels]))
@@ -185,13 +188,13 @@ def parse_levels(text: str) -> tuple[int, ...]:
     try:
         return tuple(level for part in text.split(",") for level in parse_range(part))
     except ValueError:
-        raise ValueError(f"Invalid levels '{text}': expected numbers and ranges, e.g. '0' or '0-3'.") from None
+        raise InvalidValue(f"Invalid levels '{text}': expected numbers and ranges, e.g. '0' or '0-3'.") from None
 
 
 def levels_mask(codec: Codec, levels: Collection[int]) -> Tensor:
     """Return (1, k, 1), True for the codebooks of these levels. Raises ValueError for a level the codec lacks."""
     if unknown := sorted(set(levels) - set(codec.levels)):
-        raise ValueError(
+        raise InvalidValue(
             f"Invalid level {', '.join(map(str, unknown))}: the codec has {min(codec.levels)} to {max(codec.levels)}."
         )
     return torch.tensor([level in levels for level in codec.levels])[None, :, None]
@@ -207,7 +210,7 @@ def outside_mask(regions: Sequence[tuple[float, float]], codec: Codec, frames: i
     mask = torch.ones(frames, dtype=torch.bool)
     for start, stop in regions:
         if not (math.isfinite(start) and math.isfinite(stop) and 0 <= start < min(stop, seconds)):
-            raise ValueError(
+            raise InvalidValue(
                 f"Invalid region {start:g} to {stop:g} s: expected it to start before it ends, within {seconds:.2f} s."
             )
         first, last = (round(edge * codec.frame_rate, 6) for edge in (start, stop))  # 0.56 s at 50 Hz is frame 28
