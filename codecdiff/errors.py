@@ -8,10 +8,12 @@ from __future__ import annotations
 __all__ = [
     "BrokenPlugin",
     "ConfigError",
+    "FileExists",
     "InvalidValue",
     "MissingFile",
     "UnknownName",
     "UnknownPart",
+    "UnusableFile",
     "UserError",
 ]
 
@@ -26,6 +28,14 @@ class InvalidValue(UserError, ValueError):
 
 class MissingFile(UserError, FileNotFoundError):
     """A file or folder that does not exist, or does not hold what it should."""
+
+
+class FileExists(UserError, FileExistsError):
+    """A file or folder that would be overwritten."""
+
+
+class UnusableFile(UserError, OSError):
+    """A file or folder that cannot be read or written."""
 
 
 class UnknownName(UserError, LookupError):
