@@ -250,15 +250,13 @@ def load_embedders(
 
 def write_evaluated(result: Evaluation, output: Path, model: str) -> None:
     """Write the report, add it to the card of a model if there is one, and print its metrics and warnings."""
-    from codecdiff_eval.evaluation_report import metrics_table, model_index, write_evaluation
+    from codecdiff_eval.evaluation_report import add_model_index, metrics_table, model_index, write_evaluation
     from codecdiff_eval.report import console_table
 
     report = result.report
     warn(f"Skipped: {line}" for line in result.skipped)
     write_evaluation(report, output)
     if model:
-        from codecdiff.pipeline import add_model_index
-
         add_model_index(model, model_index(report))
     out.print(console_table(metrics_table(report.rows)))
     warn(dict.fromkeys(f"{row.result.name}: {line}" for row in report.rows for line in row.result.warnings))
