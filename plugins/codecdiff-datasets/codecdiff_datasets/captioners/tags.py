@@ -8,6 +8,8 @@ from typing import Any
 from codecdiff_datasets.captioner import Captioner
 from codecdiff_datasets.captioning import one_line
 
+__all__ = ["Tags", "summarize_tags"]
+
 FIRST = ("genre", "instrument", "mood/theme")  # categories that come first, in this order; others follow by name
 NAMES = {"instrument": ("instruments", "instruments"), "mood/theme": ("mood or theme", "mood or theme")}  # one, several
 
