@@ -88,9 +88,9 @@ def _tag_auc(clips: ClipEmbeddings, reference: ClipEmbeddings | None = None, *, 
         )
     upper_bound = None
     if reference is not None and sum(named_instruments(prompt) is not None for prompt in reference.prompts) > 1:
-        known = reference.select(clips_requesting(reference, named_instruments))
-        found, truth = instrument_scores(known)
-        upper_bound = on_real_clips(mean_area, found[:, mixed], truth[:, mixed], known, seed)
+        described = reference.select(clips_requesting(reference, named_instruments))
+        real_scores, truth = instrument_scores(described)
+        upper_bound = on_real_clips(mean_area, real_scores[:, mixed], truth[:, mixed], described, seed)
     options = {"instruments": [list(INSTRUMENTS)[i] for i in mixed]}
     columns = scores[:, mixed], wanted[:, mixed]
     return against_chance(mean_area, *columns, upper_bound, seed, subset=subset, options=options)
