@@ -249,7 +249,7 @@ def train(
     checkpointing_steps: int = 100,
     device: torch.device | None = None,
 ) -> CodecNetwork:
-    """Train a network into a folder, from its last checkpoint if there is one, and write its weights."""
+    """Train a network in a folder, from its last checkpoint if there is one, and write its weights with each."""
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -265,10 +265,10 @@ def train(
         step = trainer.step_count
         if step % checkpointing_steps == 0 or step == config.max_train_steps:
             trainer.save(output / CHECKPOINT)
+            write_network(trainer.network, output / WEIGHTS)
             seconds = (time.monotonic() - began) / (step - first)
             _log_line(output / LOG, trainer, sums, seconds, config.max_train_steps)
             sums = {}
-    write_network(trainer.network, output / WEIGHTS)
     return trainer.network
 
 
