@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from codecdiff.codecs import PretrainedCodec
 from codecdiff.errors import UserError
-from codecdiff.files import atomic_write
 from codecdiff.huggingface import is_building_skeleton
 from codecdiff_starter.codec import nearest
 from codecdiff_starter.codec_network import SAMPLE_RATE, CodecNetwork, NetworkConfig
@@ -81,7 +78,7 @@ class NeuralCodec(PretrainedCodec):
 
 
 def read_network(file: Path) -> CodecNetwork:
-    """Read a network that `write_network` wrote, in float32. Raises InvalidWeights if the file holds none."""
+    """Read a network that `train_codec.write_network` wrote, in float32. Raises InvalidWeights for another file."""
     try:
         with safe_open(file, framework="pt") as stored:
             config = NetworkConfig(**json.loads((stored.metadata() or {})[CONFIG_KEY]))
@@ -96,10 +93,3 @@ def read_network(file: Path) -> CodecNetwork:
     if not is_building_skeleton():
         network.load_state_dict(state)
     return network
-
-
-def write_network(network: CodecNetwork, file: Path) -> None:
-    """Write the weights of a network in float16, with its configuration."""
-    state = {name: tensor.detach().cpu().half().contiguous() for name, tensor in network.state_dict().items()}
-    with atomic_write(file) as temporary:
-        save_file(state, temporary, metadata={CONFIG_KEY: json.dumps(asdict(network.config))})

@@ -32,7 +32,7 @@ from codecdiff_starter.codec_losses import CodebookLearner, SpectralLoss, quanti
 from codecdiff_starter.codec_network import SAMPLE_RATE, CodecNetwork, NetworkConfig
 from codecdiff_starter.composer import compose
 from codecdiff_starter.facts import training_facts
-from codecdiff_starter.neural_codec import write_network
+from codecdiff_starter.neural_codec import CONFIG_KEY
 from codecdiff_starter.phases import HOP
 
 log = logging.getLogger(__name__)
@@ -270,6 +270,13 @@ def train(
             _log_line(output / LOG, trainer, sums, seconds, config.max_train_steps)
             sums = {}
     return trainer.network
+
+
+def write_network(network: CodecNetwork, file: Path) -> None:
+    """Write the weights of a network in float16, with its configuration."""
+    state = {name: tensor.detach().cpu().half().contiguous() for name, tensor in network.state_dict().items()}
+    with atomic_write(file) as temporary:
+        save_file(state, temporary, metadata={CONFIG_KEY: json.dumps(asdict(network.config))})
 
 
 def _log_line(file: Path, trainer: CodecTrainer, terms: dict[str, float], seconds: float, total: int) -> None:

@@ -11,9 +11,16 @@ import torch
 from codecdiff_starter import train_codec
 from codecdiff_starter.codec_losses import CodebookLearner, Resolution, SpectralLoss, quantize_for_training
 from codecdiff_starter.codec_network import CodecNetwork, NetworkConfig, mel_bands
-from codecdiff_starter.neural_codec import InvalidWeights, NeuralCodec, write_network
+from codecdiff_starter.neural_codec import InvalidWeights, NeuralCodec
 from codecdiff_starter.phases import HOP
-from codecdiff_starter.train_codec import CodecTrainConfig, CodecTrainer, TrainingAudio, UnsuitableRecording, train
+from codecdiff_starter.train_codec import (
+    CodecTrainConfig,
+    CodecTrainer,
+    TrainingAudio,
+    UnsuitableRecording,
+    train,
+    write_network,
+)
 from torch import Tensor
 
 from codecdiff.codecs import ChunkedCodec
