@@ -24,7 +24,7 @@ DECIBELS = 10 / 2.302585  # per unit of natural log power
 
 
 class Resolution(nn.Module):
-    """The distance of two signals through windows of one length, in four terms."""
+    """The distance of two signals through windows of one length, in five terms."""
 
     window: Tensor
     mel: Tensor
@@ -54,7 +54,8 @@ class Resolution(nn.Module):
     def forward(self, decoded: Tensor, original: Tensor) -> dict[str, Tensor]:
         """(b, t) decoded and original audio -> their distance in mel bands, bins, energy and phases.
 
-        mel: mean absolute difference of log power, in dB. magnitude: that of square roots of magnitudes.
+        mel: mean absolute difference of log power, in dB. energy: the same of power summed over time, without which
+        what is uncertain becomes too quiet. magnitude: that of square roots of magnitudes.
         convergence: norm of the difference of magnitudes over the norm of the original's. phase: 1 - cos of the
         difference of phases, weighted by the original's square root of magnitude; None through short windows.
         """
@@ -65,10 +66,12 @@ class Resolution(nn.Module):
             target_real, target_imaginary = self.spectrum(original)
             target_power = target_real.square() + target_imaginary.square()
             target = (target_power + BIN_FLOOR).sqrt()
-            target_mel = (target_power @ self.mel.T + MEL_FLOOR).log()
+            target_mel = target_power @ self.mel.T + MEL_FLOOR
+        mel = power @ self.mel.T + MEL_FLOOR
         error = (target - magnitude).square().sum((1, 2)) / (target.square().sum((1, 2)) + 1e-2)
         terms = {
-            "mel": DECIBELS * (target_mel - (power @ self.mel.T + MEL_FLOOR).log()).abs().mean(),
+            "mel": DECIBELS * (mel.log() - target_mel.log()).abs().mean(),
+            "energy": DECIBELS * (mel.sum(1).log() - target_mel.sum(1).log()).abs().mean(),
             "magnitude": ((target.sqrt() - magnitude.sqrt()).abs() * self.bin_weights).mean(),
             "convergence": (error + 1e-6).sqrt().mean(),
         }

@@ -51,7 +51,7 @@ class UnsuitableRecording(UserError, ValueError):
 class CodecTrainConfig:
     """How the codec is trained. `loss_weights` are those of the terms of `codec_losses.Resolution`."""
 
-    max_train_steps: int = 12_000
+    max_train_steps: int = 7_500
     train_batch_size: int = 8
     crop_frames: int = 48  # half a second
     learning_rate: float = 1e-3
@@ -62,7 +62,7 @@ class CodecTrainConfig:
     commitment_weight: float = 0.05
     max_grad_norm: float = 5.0
     loss_weights: dict[str, float] = field(
-        default_factory=lambda: {"mel": 0.5, "magnitude": 5.0, "convergence": 0.5, "phase": 1.0}
+        default_factory=lambda: {"mel": 0.5, "energy": 0.2, "magnitude": 4.0, "convergence": 0.1, "phase": 1.0}
     )
     seed: int = 0
 
@@ -282,7 +282,7 @@ def write_network(network: CodecNetwork, file: Path) -> None:
 def _log_line(file: Path, trainer: CodecTrainer, terms: dict[str, float], seconds: float, total: int) -> None:
     """Log the mean terms since the last line, and append them to a file."""
     step, rate = trainer.step_count, trainer.learning_rate(trainer.step_count)
-    units = {"mel": " dB"}
+    units = {"mel": " dB", "energy": " dB"}
     text = ", ".join(f"{name} {value:.3f}{units.get(name, '')}" for name, value in terms.items())
     minutes = (total - step) * seconds / 60
     log.info("step %d/%d: %s; %.2f s/step, %.0f min left, rate %.1e", step, total, text, seconds, minutes, rate)

@@ -139,11 +139,12 @@ def test_loss_of_a_signal_to_itself_is_zero_and_each_term_sees_what_it_is_for():
     resolution = Resolution(2048, 64)
     noise = 0.1 * torch.randn(1, RATE, generator=torch.Generator().manual_seed(0))
     same = {name: float(term) for name, term in resolution(noise, noise).items()}
-    assert same == pytest.approx({"mel": 0, "magnitude": 0, "convergence": 0, "phase": 0}, abs=2e-3)
+    assert same == pytest.approx({"mel": 0, "energy": 0, "magnitude": 0, "convergence": 0, "phase": 0}, abs=2e-3)
     inverted = {name: float(term) for name, term in resolution(-noise, noise).items()}
-    assert inverted == pytest.approx({"mel": 0, "magnitude": 0, "convergence": 0, "phase": 2}, abs=2e-3)
+    assert inverted == pytest.approx({"mel": 0, "energy": 0, "magnitude": 0, "convergence": 0, "phase": 2}, abs=2e-3)
     louder = {name: float(term) for name, term in resolution(2 * noise, noise).items()}
     assert louder["mel"] == pytest.approx(20 * math.log10(2), abs=0.01)
+    assert louder["energy"] == pytest.approx(20 * math.log10(2), abs=0.01)
     assert louder["convergence"] == pytest.approx(1, abs=0.01)
     assert louder["phase"] == pytest.approx(0, abs=2e-3)
 
