@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codecdiff import config, registry
 from codecdiff.data import legacy
 from codecdiff.diffusion.noise_schedule import scheduler_from_config
-from codecdiff.files import atomic_write, atomic_write_text
+from codecdiff.files import DamagedFile, atomic_write_text, read_safetensors, write_safetensors
 from codecdiff.interfaces import Codec, Conditioner, Splitter
 from codecdiff.pipeline.code_version import warn_of_code_changes
 from codecdiff.pipeline.stage import SAMPLING_OPTIONS, Stage, build_denoiser
@@ -93,8 +91,8 @@ def read_stage_config(folder: Path) -> dict[str, Any]:
 def load_tensors(file: Path) -> dict[str, Tensor]:
     """Load a safetensors file. Raises ValueError if it is missing or damaged."""
     try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
+        return read_safetensors(file)[0]
+    except (OSError, DamagedFile) as error:
         raise ValueError(f"{file} is missing or damaged: {error}") from error
 
 
@@ -117,9 +115,8 @@ def load_codec_state(folder: Path | str, codec: Codec) -> bool:
 
 
 def _to_save(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return contiguous tensors on the CPU, with float32 converted to `dtype`."""
-    cast = {name: t.to(dtype) if t.dtype is torch.float32 else t for name, t in tensors.items()}
-    return {name: tensor.contiguous().cpu() for name, tensor in cast.items()}
+    """Return tensors on the CPU, with float32 converted to `dtype`."""
+    return {name: (t.to(dtype) if t.dtype is torch.float32 else t).cpu() for name, t in tensors.items()}
 
 
 def save_parts(folder: Path, spec: dict[str, Any], codec: Codec, dtype: torch.dtype = torch.float32) -> None:
@@ -134,9 +131,7 @@ def write_parts(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) ->
     """Write codecdiff.json and the state of a codec that is not loaded, as `save_parts` does."""
     folder.mkdir(parents=True, exist_ok=True)
     if state and not (folder / MODEL_FILE).exists():
-        (folder / "codec").mkdir(exist_ok=True)
-        with atomic_write(folder / "codec" / WEIGHTS_FILE) as temporary:
-            save_file(state, temporary)
+        write_safetensors(folder / "codec" / WEIGHTS_FILE, state)
     try:
         with (folder / MODEL_FILE).open("x", encoding="utf-8") as file:  # last: it marks the folder as complete
             file.write(json.dumps(spec, indent=2) + "\n")
@@ -175,9 +170,7 @@ def check_same_model(folder: Path, spec: dict[str, Any], state: dict[str, Tensor
 def save_stage(folder: Path, stage: Stage, dtype: torch.dtype = torch.float32) -> None:
     """Write one stage's weights, then its stage.json, which marks the stage as complete."""
     target = folder / stage.name
-    target.mkdir(parents=True, exist_ok=True)
-    with atomic_write(target / WEIGHTS_FILE) as temporary:
-        save_file(_to_save(stage.denoiser.state_dict(), dtype), temporary)
+    write_safetensors(target / WEIGHTS_FILE, _to_save(stage.denoiser.state_dict(), dtype))
     atomic_write_text(target / STAGE_FILE, json.dumps(stage.to_config(), indent=2) + "\n")
 
 
