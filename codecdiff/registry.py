@@ -38,10 +38,8 @@ from entrypoints import BadEntryPoint, CaseSensitiveConfigParser, Distribution, 
 from codecdiff.errors import BrokenPlugin, UnknownPart
 
 __all__ = [
-    "BrokenPlugin",
     "MetadataIssue",
     "Plugin",
-    "UnknownPart",
     "entries",
     "find",
     "folder_of",

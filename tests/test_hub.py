@@ -173,7 +173,7 @@ def test_who_cannot_write_there_is_told_why(hub: Hub, tmp_path: Path) -> None:
         "upload_folder(Path('.'), 'somebody/model')"
     )
     refused = asking(hub, tmp_path, program, token="hf_wrong")
-    assert "HubRefused: The hub refused 'somebody/model': log in with `hf auth login`" in refused.stderr
+    assert "HubRefusal: The hub refused 'somebody/model': log in with `hf auth login`" in refused.stderr
     hub.address = "http://127.0.0.1:9"  # where nobody answers
     unheard = asking(hub, tmp_path, program)
     assert "HubUnreachable: Nothing was uploaded: 127.0.0.1 cannot be reached: Connection refused" in unheard.stderr

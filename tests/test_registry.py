@@ -17,7 +17,7 @@ from codecdiff import config, interfaces, registry
 from codecdiff.cli import console
 from codecdiff.cli.main import app
 from codecdiff.cli.plugin_probe import find_problems
-from codecdiff.registry import BrokenPlugin, UnknownPart
+from codecdiff.errors import BrokenPlugin, UnknownPart
 
 Install = Callable[..., Path]
 ROOT = Path(__file__).parent.parent

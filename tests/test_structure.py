@@ -54,7 +54,7 @@ OWNED = {  # heavy libraries, and the plugins that may import them
     "dac": {"dac"},
     "encodec": {"encodec"},
     "torchvggish": {"vggish"},
-    "openai": {"datasets"},
+    "httpx2": {"datasets"},
 }
 DOCTOR = "codecdiff/cli/doctor.py"  # reports the versions of libraries it does not use
 READS_PICKLED_TENSORS = {"codecdiff-dac", "codecdiff-unet", "codecdiff-vggish"}  # one file each, and tensors alone

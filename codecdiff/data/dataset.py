@@ -98,20 +98,14 @@ class TrainingCrops:
         """Return the row of the store that a sample is drawn from."""
         epoch, position = divmod(sample_index, len(self))
         if self._order[0] != epoch:
-            self._order = (
-                epoch,
-                rng.numpy_generator("codecdiff.data.order", self.subset, self.seed, epoch).permutation(
-                    self._epoch_rows
-                ),
-            )
+            random = rng.numpy_generator("codecdiff.data.order", self.subset, self.seed, epoch)
+            self._order = epoch, random.permutation(self._epoch_rows)
         return int(self._order[1][position])
 
     def sample(self, sample_index: int) -> tuple[int, int, str]:
         """Return the row, the first frame in it, and the caption of a sample."""
-        i, random = (
-            self.row(sample_index),
-            rng.numpy_generator("codecdiff.data.crop", self.subset, self.seed, sample_index),
-        )
+        i = self.row(sample_index)
+        random = rng.numpy_generator("codecdiff.data.crop", self.subset, self.seed, sample_index)
         start = int(random.integers(0, max(1, self.store.rows[i]["frames"] - self.frames + 1)))
         captions = self.store.captions(i)
         return i, start, captions[int(random.integers(len(captions)))] if captions else ""

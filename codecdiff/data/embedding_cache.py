@@ -152,8 +152,8 @@ class CachedEmbedder:
     def _embed(self, tracks: Mapping[str, Track], skipped: list[str]) -> Rows:
         """Embed files by their checksums."""
         clips: dict[str, list[tuple[float, str, Tensor]]] = {}
-        for key, *clip in self._clips(tracks, skipped):
-            clips.setdefault(key, []).append(tuple(clip))
+        for key, start, digest, vectors in self._clips(tracks, skipped):
+            clips.setdefault(key, []).append((start, digest, vectors))
         rows: Rows = {}
         for key, embedded in clips.items():
             starts, hashes, vectors = zip(*embedded, strict=True)
@@ -175,7 +175,8 @@ class CachedEmbedder:
                     skipped.append(str(error))
 
         if self.cutter:
-            yield from ((*label, *result) for label, *result in embed_clips(self.embedder, cut(self.cutter)))
+            for (key, start), digest, vectors in embed_clips(self.embedder, cut(self.cutter)):
+                yield key, start, digest, vectors
             return
         for key, track in tracks.items():
             try:

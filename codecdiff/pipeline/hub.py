@@ -23,7 +23,7 @@ class HubUnreachable(UserError, ConnectionError):
     """The Hugging Face hub cannot be reached."""
 
 
-class HubRefused(UserError, PermissionError):
+class HubRefusal(UserError, PermissionError):
     """The Hugging Face hub does not accept an upload."""
 
 
@@ -104,7 +104,7 @@ def _download(name: str) -> Path:
 def upload_folder(folder: Path, name: str, private: bool | None = None) -> str:
     """Upload a folder as one commit of `owner/name`, which is created if it does not exist; return its address.
 
-    Raises InvalidValue for another form of name, HubRefused if this account may not write there, and HubUnreachable.
+    Raises InvalidValue for another form of name, HubRefusal if this account may not write there, and HubUnreachable.
     """
     if not HUB_ID.fullmatch(name):
         raise InvalidValue(f"Invalid hub id '{name}': expected 'owner/name'.")
@@ -125,7 +125,7 @@ def upload_folder(folder: Path, name: str, private: bool | None = None) -> str:
             commit_message="Upload a codecdiff model",
         )
     except HfHubHTTPError as error:
-        raise HubRefused(
+        raise HubRefusal(
             f"The hub refused '{name}': log in with `hf auth login`, as an account that may write there. ({error})"
         ) from error
     except http_error as error:

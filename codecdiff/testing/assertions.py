@@ -59,11 +59,13 @@ def check_deterministic(case: HasCalls) -> None:
 
 
 def check_inputs_untouched(case: HasCalls) -> None:
-    """No method changes the tensors that are passed to it."""
+    """No method changes what is passed to it."""
     for name, method, arguments in case.calls():
-        before = [tensor.clone() for tensor in tensors_in(arguments)]
+        tensors = [tensor.clone() for tensor in tensors_in(arguments)]
+        mappings = deepcopy([argument for argument in arguments if isinstance(argument, dict)])
         method(*arguments)
-        same = all(map(torch.equal, tensors_in(arguments), before))
+        same = all(map(torch.equal, tensors_in(arguments), tensors))
+        same = same and mappings == [argument for argument in arguments if isinstance(argument, dict)]
         assert_that(same, f"{name} changes its input in place.")
 
 
@@ -134,6 +136,8 @@ def assert_same_result(a: Any, b: Any, text: str) -> None:
     """Raise CheckFailed unless two results of a method are exactly the same."""
     if isinstance(a, Condition):
         assert_same_rows(a, b, text, 0.0)
+    elif isinstance(a, str):
+        assert_that(a == b, f"{text} It returns {a!r} and {b!r}.")
     else:
         for one, other in zip(tensors_in(a), tensors_in(b), strict=True):
             assert_same(one, other, text)

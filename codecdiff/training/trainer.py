@@ -16,20 +16,17 @@ import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, is_tensorboard_available
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from codecdiff import rng
 from codecdiff.config.schema import TrainConfig
-from codecdiff.data.code_store import load_state
 from codecdiff.data.dataset import dropped_conditions
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.loss import StageInput, stage_loss
 from codecdiff.diffusion.noise_schedule import scheduler_from_config, scheduler_to_config
 from codecdiff.errors import InvalidValue, UserError
-from codecdiff.files import atomic_write
+from codecdiff.files import read_safetensors, write_safetensors
 from codecdiff.interfaces import Condition
 from codecdiff.pipeline.checkpoint import config_differences, read_stage_config, save_stage
 from codecdiff.pipeline.code_version import warn_of_code_changes
@@ -293,9 +290,8 @@ class StageTrainer:
         tensors |= {f"averaged.{name}": tensor for name, tensor in self.ema.module.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
-        with atomic_write(state / "state.safetensors") as temporary:  # one file: a crash leaves one step or the other
-            whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-            save_file(whole, temporary, metadata={"step": str(self.step_count)})
+        # one file: a crash leaves one step or the other
+        write_safetensors(state / "state.safetensors", tensors, {"step": str(self.step_count)})
         if row:
             with (folder / self.stage.name / LOG).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(row) + "\n")
@@ -326,12 +322,12 @@ class StageTrainer:
         if not file.exists():
             return False
         self._check_same_stage(home)
+        tensors, metadata = read_safetensors(file)
         parts: dict[str, dict[str, Tensor]] = defaultdict(dict)  # raw, averaged and optimizer
-        for name, tensor in load_state(file).items():
+        for name, tensor in tensors.items():
             part, _, name = name.partition(".")
             parts[part][name] = tensor
-        with safe_open(file, "pt") as opened:
-            self.step_count = int(opened.metadata()["step"])
+        self.step_count = int(metadata["step"])
         self.denoiser.load_state_dict(parts["raw"])
         self.ema.module.load_state_dict(parts["averaged"])
         state: dict[int, dict[str, Tensor]] = {}

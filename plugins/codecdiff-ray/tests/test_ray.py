@@ -74,7 +74,8 @@ def test_a_cluster_that_loses_a_node_makes_the_same_store(dac: Codec, tmp_path: 
     tries: list[int] = []
     try:
         nodes = [cluster.add_node(num_cpus=1, **small) for _ in range(3)]
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        ray.init(address=cluster.address, **quiet)
 
         def progress(state: EncodingProgress) -> None:
             if not tries:
