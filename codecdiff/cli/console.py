@@ -137,14 +137,14 @@ def select_device(name: str) -> torch.device:
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar with the time that is left; yields the function that updates how many of `total` are done."""
+def progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """Show a bar with the time that is left; yields the function that updates how many, and of how many, are done."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda count: bar.update(task, completed=count)
+        yield lambda done, total=None: bar.update(task, completed=done, total=total)
 
 
 @contextmanager

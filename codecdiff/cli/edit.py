@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from codecdiff.cli.console import Force, output_files
+from codecdiff.cli.console import Force, numbered, output_files
 from codecdiff.cli.generate import (
     AllowDownload,
     Device,
@@ -54,10 +54,10 @@ def run_edit(
 
     if not source.is_file():
         raise MissingFile(f"The source '{source}' does not exist.")
+    if output and any(file.exists() and file.samefile(source) for file in numbered(output, num_waveforms)):
+        raise FileExists(f"'{output}' is the source itself. Choose another name.")
     default = source.with_name(f"{source.stem}-{name}{source.suffix if source.suffix in ('.wav', '.flac') else '.wav'}")
     files = output_files(output, default, num_waveforms, force=force)
-    if any(file.exists() and file.samefile(source) for file in files):
-        raise FileExists(f"'{output}' is the source itself. Choose another name.")
     pipeline = load_model(model, allow_download, device)
     generation = generation_config(
         pipeline,
@@ -84,7 +84,7 @@ def edit_command(edit: Callable[..., Edit]) -> Callable[..., None]:
         except ValidationError as error:
             first = error.errors()[0]
             name, message = first["loc"][0], first["msg"][:1].lower() + first["msg"][1:]
-            raise InvalidValue(f"Invalid {name}={first['input']}: {message}.") from error
+            raise InvalidValue(f"{name}={first['input']}: {message}.") from error
         run_edit(instance, edit.__name__, **options)
 
     both = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *shared)]

@@ -75,8 +75,7 @@ def encode(
     from codecdiff.data.encoding.job import EncodeConfig
     from codecdiff.data.segments import SegmentConfig
 
-    output = output or Path("stores") / f"{audio[0].resolve().stem}-{codec}"
-    require_new_store(output)
+    output = require_new_store(output or Path("stores") / f"{audio[0].resolve().stem}-{codec}")
     segments = SegmentConfig.parse(
         segment=segment,
         overlap=overlap,
@@ -111,11 +110,12 @@ def _encode(
         )
 
 
-def require_new_store(output: Path) -> None:
-    """Raise FileExists or UnusableFile unless a folder does not exist and can be written."""
+def require_new_store(output: Path) -> Path:
+    """Return a folder that does not exist and can be written. Raises FileExists or UnusableFile for another."""
     if output.exists():
         raise FileExists(f"'{output}' exists already. Choose another name, or delete it.")
     require_writable(output)
+    return output
 
 
 def _summary(store: CodeStore, count: int) -> str:

@@ -139,13 +139,17 @@ def generate_files(
     from codecdiff.data.audio import keeps_comment, write_audio
 
     generation, has_room, comment = request.generation, True, ""
-    with progress("generating", len(files)) as advance:
-        for i, (file, audio) in enumerate(zip(files, request.generate(pipeline, source), strict=True)):
+    with progress("Sampling steps", None) as advance:
+        audios = request.generate(
+            pipeline,
+            source,
+            callback_on_step_end=lambda pipe, step, timestep, values: advance(step + 1, pipe.num_timesteps),
+        )
+        for i, (file, audio) in enumerate(zip(files, audios, strict=True)):
             single = generation.merge(num_waveforms_per_prompt=1, first_sample_index=generation.first_sample_index + i)
             comment = request.model_copy(update={"generation": single}).comment()
             has_room = keeps_comment(file, comment)
             write_audio(file, audio, pipeline.sample_rate, comment=comment if has_room else "")
-            advance(i + 1)
     if not has_room:
         err.print(f"The metadata of generation, {len(comment)} bytes, is too long for {files[0].suffix}. Use .flac.")
     for file in files:

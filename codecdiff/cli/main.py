@@ -33,10 +33,11 @@ def load_command(name: str, plugin: registry.Plugin) -> Any:
 
 
 def with_placeholders(command: Any) -> Any:
-    """Name the values of a command and its subcommands in one way in its help, and return it.
+    """Name the values of a command and its subcommands in one way in its help, cut nothing in lists, and return it.
 
     A value is N, NUMBER or PATH by its type, and text by the name of its option, unless the command names it otherwise.
     """
+    command.short_help = command.short_help or (command.help or "").partition("\n\n")[0].replace("\n", " ").rstrip(".")
     for parameter in command.params:
         word = max(parameter.opts, key=len).lstrip("-").rpartition("-")[2].replace("_", "-").upper()
         if parameter.param_type_name == "argument":

@@ -60,7 +60,8 @@ def config_file(name: str) -> Path:
     """Return the configuration file of this path, or the installed one of this name. Raises UnknownName."""
     from codecdiff.recipes import CONFIGS  # pyright: ignore[reportMissingImports]
 
-    installed = {file.stem: file for file in sorted(CONFIGS.glob("*.yaml"))}
+    files = sorted(file for file in CONFIGS.glob("*.yaml") if not file.stem.startswith("compare"))
+    installed = {file.stem: file for file in files}
     if Path(name).is_file():
         return Path(name)
     if name not in installed:

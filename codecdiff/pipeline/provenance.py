@@ -22,7 +22,7 @@ from codecdiff.data.legacy import upgrade_request
 from codecdiff.errors import InvalidValue
 from codecdiff.files import sha256
 from codecdiff.pipeline.editing import AnyEdit, EditMask, Extend
-from codecdiff.pipeline.pipeline import GenerationConfig, Pipeline
+from codecdiff.pipeline.pipeline import GenerationConfig, Pipeline, StepCallback
 
 
 class StageSampling(BaseModel):
@@ -115,8 +115,10 @@ class GenerationRequest(BaseModel):
             problem = "but --source is missing" if file is None else f"but '{file}' is another file"
             raise InvalidValue(f"It was generated from a source with SHA-256 {self.source}, {problem}: --source FILE.")
 
-    def generate(self, pipeline: Pipeline, source: Path | None = None) -> Iterator[Tensor]:
-        """Yield the audio (ch, t) in [-1, 1] of every sample."""
+    def generate(
+        self, pipeline: Pipeline, source: Path | None = None, *, callback_on_step_end: StepCallback | None = None
+    ) -> Iterator[Tensor]:
+        """Yield the audio (ch, t) in [-1, 1] of every sample; the callback is that of `Pipeline.generate_codes`."""
         options = self.generation.merge(batch_size=1)  # in a larger batch, the last bits of a sample may differ
         if self.edit is None:
             seconds = self.seconds or 10.0
@@ -124,7 +126,8 @@ class GenerationRequest(BaseModel):
         else:
             mask, samples = self.edit_mask(pipeline, source)
             mask, frames = mask.repeat(options.num_waveforms_per_prompt), mask.frames
-        for codes in pipeline.generate_codes([self.prompt], frames, options, edit=mask):
+        callback = callback_on_step_end
+        for codes in pipeline.generate_codes([self.prompt], frames, options, edit=mask, callback_on_step_end=callback):
             yield pipeline.decode([codes], samples)[0].clamp(-1, 1)
 
     def edit_mask(self, pipeline: Pipeline, source: Path | None) -> tuple[EditMask, int]:

@@ -81,11 +81,11 @@ def find_device(name: str) -> tuple[str, Device]:
         raise UnknownName(f"No device '{name}' to plan for. {choices}")
     here = torch.cuda.get_device_properties(0)
     plain = here.name.lower().replace(" ", "-")
-    matches = [known for known in DEVICES if known in plain]
+    matches = [each for each in DEVICES if each in plain]
     if not matches:
         raise UnknownName(f"The peak of this machine's GPU, {here.name}, is not known. Choose by --device. {choices}")
-    known = max(matches, key=len)
-    return known, replace(DEVICES[known], memory=round(here.total_memory / 1e9))
+    name = max(matches, key=len)
+    return name, replace(DEVICES[name], memory=round(here.total_memory / 1e9))
 
 
 def measure_cpu() -> Device:
