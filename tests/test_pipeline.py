@@ -144,7 +144,7 @@ def test_a_folder_of_version_0_1_holds_the_same_model(make_pipeline: Make, tmp_p
 
 
 def test_the_starter_model_is_one_of_version_0_1() -> None:
-    folder = registry.model_folder("starter")
+    folder = registry.installed_model("starter")
     assert folder
     assert json.loads((folder / MODEL_FILE).read_text())["format"] == 1
     stages = codecdiff.load("starter").stages

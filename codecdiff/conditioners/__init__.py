@@ -22,11 +22,4 @@ __all__ = [
     "tokenizer_rules",
 ]
 
-_MODULES = {
-    "codecdiff.conditioners.cached": ("CachedConditioner", "tokenizer_rules"),
-    "codecdiff.conditioners.joined": ("JoinedConditioner",),
-    "codecdiff.conditioners.numeric": ("FieldType", "NumericConditioner"),
-    "codecdiff.data.audio_prompt": ("audio_prompt_key", "load_audio_prompt"),
-    "codecdiff.fingerprint": ("module_fingerprint",),
-}
-__getattr__ = lazy_exports(__name__, _MODULES)
+__getattr__, __dir__ = lazy_exports(__name__)

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from codecdiff.config import align_defaults
 from codecdiff.config.schema import Target
 from codecdiff.data.legacy import upgrade_part
+from codecdiff.errors import InvalidValue
+from codecdiff.files import read_safetensors
 from codecdiff.fingerprint import device_of, module_fingerprint
 from codecdiff.interfaces.codec import Codec
 
@@ -32,11 +32,8 @@ CONTINUOUS_SUFFIX = {1: ".projections.npy", FORMAT: ".continuous.npy"}  # of fil
 
 
 def load_state(file: Path) -> dict[str, Tensor]:
-    """Load the tensors of a safetensors file; none if it does not exist. Raises ValueError if it is damaged."""
-    try:
-        return load_file(file) if file.exists() else {}
-    except SafetensorError as error:
-        raise ValueError(f"'{file}' is damaged: {error}. Fetch or make it again.") from error
+    """Load the tensors of a safetensors file; none if it does not exist. Raises DamagedFile."""
+    return read_safetensors(file)[0] if file.exists() else {}
 
 
 def _upgrade(header: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -69,7 +66,7 @@ class CodeStore:
         self.header: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         version = self.header.get("format")
         if version not in CONTINUOUS_SUFFIX:
-            raise ValueError(
+            raise InvalidValue(
                 f"'{self.folder}' has format {version}; this codecdiff reads 1 to {FORMAT}. Encode the audio again."
             )
         self.rows: list[dict[str, Any]] = pq.read_table(self.folder / "manifest.parquet").to_pylist()
@@ -163,7 +160,7 @@ class CodeStore:
     def check_target(self, target: Target) -> None:
         """Raise ValueError unless the store holds this target."""
         if target == "continuous" and not self.has_continuous:
-            raise ValueError(
+            raise InvalidValue(
                 f"'{self.folder}' holds no latents before quantization, which target=continuous trains on. Train on "
                 "its codes with target=codes, or make a store that has them: codecdiff encode --continuous."
             )
@@ -181,7 +178,7 @@ class CodeStore:
         stored = {"codec": stored_spec, "weights": self.header["weights"]}
         for key, value in {"codec": spec, "weights": module_fingerprint(codec)}.items():
             if stored[key] != value:
-                raise ValueError(
+                raise InvalidValue(
                     f"'{self.folder}' was made by another codec: its {key} is {stored[key]}, not {value}. "
                     "Choose another store, or delete it to encode again."
                 )

@@ -14,6 +14,7 @@ from torch import Tensor
 from codecdiff import rng
 from codecdiff.config.schema import Target
 from codecdiff.data.code_store import CodeStore
+from codecdiff.errors import InvalidValue
 
 VALIDATION_SPLITS = ("validation", "test")  # never trained on
 
@@ -79,12 +80,12 @@ class TrainingCrops:
         subset: str = "train",
     ):
         if not rows:
-            raise ValueError(
+            raise InvalidValue(
                 "No tracks to draw crops from: those whose split is validation or test are never trained "
                 "on: encode others too, or change their split."
             )
         if frames < 1:
-            raise ValueError(f"A crop of {frames} frames holds no music.")
+            raise InvalidValue(f"A crop of {frames} frames holds no music.")
         self.store, self.frames, self.target, self.seed, self.subset = store, frames, target, seed, subset
         counts = [max(1, round(store.rows[i]["frames"] / frames)) for i in rows]
         self._epoch_rows = np.repeat(np.asarray(rows), counts)

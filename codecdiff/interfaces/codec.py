@@ -71,7 +71,7 @@ class Codec(Part, FrozenModule, ABC):
         return self
 
     def normalize(self, latents: Tensor) -> Tensor:
-        """Scale latents (b, k, d, l) of the wrapped codec as `embed` does. By default, nothing is wrapped or scaled."""
+        """Turn latents (b, k, d, l) of the wrapped codec into those of this one. By default, they are the same."""
         return latents
 
     @property

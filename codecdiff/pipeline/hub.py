@@ -44,7 +44,7 @@ def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) ->
 
 def _local_folder(model: Path | str) -> Path:
     """Return the folder of a model by its path, which comes first, or its installed name; it may not exist."""
-    installed = None if Path(model).exists() else registry.model_folder(str(model))
+    installed = None if Path(model).exists() else registry.installed_model(str(model))
     return installed or Path(model)
 
 

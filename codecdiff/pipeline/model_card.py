@@ -52,10 +52,12 @@ def add_model_index(folder: Path | str, index: Mapping[str, Any]) -> None:
     atomic_write_text(file, f"---\n{updated}---\n{text[match.end() :]}")
 
 
-def command_line(launcher: str, words: Sequence[str]) -> str:
-    """Return a command line as it was typed, without the absolute folders of the machine."""
-    script, *arguments = (re.sub(r"(?<![\w.])/(?:[^/\s]+/)*", "", word) for word in words)
-    return f"{launcher} {shlex.join([f'recipes/{Path(script).name}', *arguments])}"
+def command_line(words: Sequence[str]) -> str:
+    """Return a command line that trains as it was typed, without the absolute folders of the machine."""
+    program, *arguments = (re.sub(r"(?<![\w.])/(?:[^/\s]+/)*", "", word) for word in words)
+    name = Path(program).name
+    launcher = ["accelerate", "launch", f"recipes/{name}"] if name.endswith(".py") else [name]
+    return shlex.join([*launcher, *arguments])
 
 
 def _parts(spec: dict[str, Any]) -> list[str]:

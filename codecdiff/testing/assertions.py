@@ -51,14 +51,14 @@ class HasCalls(Protocol):
 # Checks of several kinds.
 
 
-def deterministic(case: HasCalls) -> None:
+def check_deterministic(case: HasCalls) -> None:
     """The same input has exactly the same result at every call; of a denoiser, in evaluation mode."""
     for name, method, arguments in case.calls():
         text = f"{name} is not deterministic.{training_hint(case.part)}"
         assert_same_result(method(*arguments), method(*arguments), text)
 
 
-def inputs_untouched(case: HasCalls) -> None:
+def check_inputs_untouched(case: HasCalls) -> None:
     """No method changes what is passed to it."""
     for name, method, arguments in case.calls():
         tensors = [tensor.clone() for tensor in tensors_in(arguments)]
@@ -69,7 +69,7 @@ def inputs_untouched(case: HasCalls) -> None:
         assert_that(same, f"{name} changes its input in place.")
 
 
-def no_gradient(case: HasCalls) -> None:
+def check_no_gradient(case: HasCalls) -> None:
     """No result carries a gradient, not even of audio that requires one; a denoiser can learn from it."""
     for name, method, arguments in case.calls():
         with_gradient = [
@@ -79,7 +79,7 @@ def no_gradient(case: HasCalls) -> None:
             assert_frozen_tensor(tensor, f"The result of {name}")
 
 
-def no_global_randomness(case: HasCalls) -> None:
+def check_no_global_randomness(case: HasCalls) -> None:
     """The global generators of torch, numpy and random are left as they were; by a denoiser, in evaluation mode."""
     calls = list(case.calls())
     with randomness_untouched(case.part):
@@ -87,7 +87,7 @@ def no_global_randomness(case: HasCalls) -> None:
             method(*arguments)
 
 
-def frozen(case: HasCalls) -> None:
+def check_frozen(case: HasCalls) -> None:
     """No parameter requires a gradient, and `train()`, of the part or a model around it, leaves it in evaluation mode.
 
     Run last: other checks see the part as its constructor leaves it.
@@ -217,7 +217,7 @@ def _states() -> dict[str, Any]:
 # Inputs, tensors and copies.
 
 
-def noise(*shape: int, seed: int = 0) -> Tensor:
+def white_noise(*shape: int, seed: int = 0) -> Tensor:
     """Return the same white noise for the same shape and seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -273,7 +273,7 @@ def staying(moved: nn.Module) -> list[str]:
     ]
 
 
-def rebuild(kind: str, part: AnyPart) -> AnyPart:
+def build_again(kind: str, part: AnyPart) -> AnyPart:
     """Build a part again from its configuration, by way of JSON; one that is not registered, from its class.
 
     A codec inside another kind of part stays as it is: what was fitted is not among its options.

@@ -28,9 +28,9 @@ from codecdiff_datasets.templates import render
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
+from codecdiff.data import CachedEmbedder
 from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import Report, Track
-from codecdiff.embedders import CachedEmbedder
 from codecdiff.errors import InvalidValue
 from codecdiff.files import atomic_write, atomic_write_text
 

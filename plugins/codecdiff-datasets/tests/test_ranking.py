@@ -37,9 +37,9 @@ from typer.testing import CliRunner
 
 from codecdiff import Embedder, config
 from codecdiff.cli.main import app
+from codecdiff.data import CachedEmbedder, embed_file
 from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import Issue
-from codecdiff.embedders import CachedEmbedder, embed_file
 from codecdiff.errors import InvalidValue
 
 SPEC = {"name": "logmel", "sample_rate": RATE}

@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import pad
 
+from codecdiff.data import CachedEmbedder
 from codecdiff.data.audio import BadAudio, seconds_of, stream_audio
 from codecdiff.data.metadata import Track
-from codecdiff.embedders import BATCH_SIZE, CachedEmbedder, embed_clips
+from codecdiff.embedders import BATCH_SIZE, embed_clips
 from codecdiff.files import atomic_write
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Embedder, Prompt
