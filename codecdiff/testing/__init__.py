@@ -19,9 +19,9 @@ from codecdiff.testing import codecs, conditioners, denoisers, embedders, splitt
 from codecdiff.testing.assertions import (
     Call,
     assert_that,
-    deterministic,
-    inputs_untouched,
-    no_global_randomness,
+    check_deterministic,
+    check_inputs_untouched,
+    check_no_global_randomness,
     randomness_untouched,
 )
 from codecdiff.testing.checks import Check, CheckFailed, Checks, ExpectedFailure, NotApplicable, PartChecks, Result
@@ -59,11 +59,11 @@ __all__ = [
     "check_codec",
     "check_conditioner",
     "check_denoiser",
+    "check_deterministic",
     "check_embedder",
+    "check_inputs_untouched",
+    "check_no_global_randomness",
     "check_splitter",
-    "deterministic",
     "example_audio",
-    "inputs_untouched",
-    "no_global_randomness",
     "randomness_untouched",
 ]

@@ -21,10 +21,10 @@ from codecdiff.testing import (
     Checks,
     Result,
     assert_that,
-    deterministic,
+    check_deterministic,
+    check_inputs_untouched,
+    check_no_global_randomness,
     example_audio,
-    inputs_untouched,
-    no_global_randomness,
 )
 
 
@@ -110,7 +110,7 @@ def tells_tracks_apart(case: CaptionerCase) -> None:
     assert_that(len(set(case.captions)) > 1, "All tracks have the same caption: the check is empty.")
 
 
-CHECKS.check(deterministic)
+CHECKS.check(check_deterministic)
 
 
 @CHECKS.check
@@ -122,7 +122,7 @@ def threads(case: CaptionerCase) -> None:
     assert_that(together == captions * 4, f"In {captioner.concurrency} threads, tracks have other captions.")
 
 
-CHECKS.check(inputs_untouched)
+CHECKS.check(check_inputs_untouched)
 
 
 @CHECKS.check
@@ -135,4 +135,4 @@ def unknown_track(case: CaptionerCase) -> None:
     raise CheckFailed(f"A track without audio, tags and captions has the caption {caption!r}: raise LookupError.")
 
 
-CHECKS.check(no_global_randomness)
+CHECKS.check(check_no_global_randomness)
