@@ -137,7 +137,7 @@ def test_overtones_and_covered_notes_are_not_of_the_melody():
     assert without_overtones([low, louder], tolerance=2) == [low, louder]
     assert melody_of([low, octave]) == [48, 60]
     assert melody_of([low, octave, other]) == [60, 67]
-    assert melody_of([NoteEvent(5, 20, 50, 0.5), other]) == [50, 67]
+    assert melody_of([NoteEvent(2, 20, 50, 0.5), other]) == [50, 67]
     assert melody_of([NoteEvent(10, 20, 50, 0.5), other]) == [67]
 
 
