@@ -59,6 +59,7 @@ test-originals: $(ORIGINALS)/.ready  ## hold codecs equal to their original pack
 
 docs: $(VENV)/.docs  ## build the documentation with its API reference into runs/docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
+	@echo 'Open runs/docs/index.html'
 
 lint: $(WHOLE)  ## check style and layout
 	$(RUN) ruff check .

@@ -25,7 +25,7 @@ from torch import Tensor
 from codecdiff import Codec
 from codecdiff.codecs import chunked
 from codecdiff.data.audio import stream_audio, write_audio
-from codecdiff.data.encoding.encode import encode_tracks, hours_to_encode
+from codecdiff.data.encoding.encode import encode_tracks
 from codecdiff.data.encoding.job import EncodeConfig
 from codecdiff.data.metadata import find_tracks
 from codecdiff.data.segments import SegmentConfig
@@ -33,6 +33,21 @@ from codecdiff.testing.tiny import write_tiny
 
 PAPER = 12_000  # hours: MTG-Jamendo (3,778 h) and FMA (8,232 h)
 console = Console(width=120)
+
+
+def hours_to_encode(hours: float, speed: float, devices: int = 1, *, read_speed: float = 0.0, cores: int = 1) -> float:
+    """Estimate the hours that encoding takes.
+
+    Args:
+        hours: Hours of audio.
+        speed: Speed of one device (x real time).
+        devices: Number of devices.
+        read_speed: Speed of decoding and resampling on one core (x real time), which runs in parallel; the slower of
+            the two decides. 0 ignores it.
+        cores: Number of cores that read.
+
+    """
+    return max(hours / (speed * devices), hours / (read_speed * cores) if read_speed else 0.0)
 
 
 def random_dac(folder: Path) -> Codec:

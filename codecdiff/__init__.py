@@ -4,7 +4,9 @@ Users and plugins import public names from here. Names are loaded when they are 
 does not import torch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -49,22 +51,28 @@ __all__ = [
 ]
 
 
-def lazy_exports(package: str, modules: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """Return the `__getattr__` of a package that passes on names of these modules, each imported when it is needed."""
+def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return `__getattr__` and `__dir__` of a package: it imports what is under `if TYPE_CHECKING` when it is used."""
+
+    @cache
+    def modules() -> dict[str, str]:
+        """Public name -> the module it is imported from."""
+        import ast  # takes longer than everything else here
+
+        spec: Any = sys.modules[package].__spec__
+        blocks = [node for node in ast.parse(spec.loader.get_source(package)).body if isinstance(node, ast.If)]
+        imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
+        return {alias.name: str(node.module) for node in imports for alias in node.names}
 
     def __getattr__(name: str) -> Any:  # noqa: N807
-        for module, names in modules.items():
-            if name in names:
-                return getattr(import_module(module), name)
+        if not name.startswith("__") and name in modules():
+            return getattr(import_module(modules()[name]), name)
         raise AttributeError(f"module '{package}' has no attribute {name!r}")
 
-    return __getattr__
+    def __dir__() -> list[str]:  # noqa: N807
+        return list(sys.modules[package].__all__)
+
+    return __getattr__, __dir__
 
 
-_MODULES = {
-    "codecdiff.fingerprint": ("device_of",),
-    "codecdiff.pipeline": ("GenerationConfig", "Pipeline", "load", "push_to_hub"),
-    "codecdiff.precision": ("exactly",),
-    "codecdiff.interfaces": __all__,  # the others
-}
-__getattr__ = lazy_exports(__name__, _MODULES)
+__getattr__, __dir__ = lazy_exports(__name__)

@@ -5,7 +5,17 @@ Each class keeps a builtin base, so that `except ValueError` and the like catch 
 
 from __future__ import annotations
 
-__all__ = ["BrokenPlugin", "ConfigError", "InvalidValue", "UnknownName", "UnknownPart", "UserError"]
+__all__ = [
+    "BrokenPlugin",
+    "ConfigError",
+    "FileExists",
+    "InvalidValue",
+    "MissingFile",
+    "UnknownName",
+    "UnknownPart",
+    "UnusableFile",
+    "UserError",
+]
 
 
 class UserError(Exception):
@@ -14,6 +24,18 @@ class UserError(Exception):
 
 class InvalidValue(UserError, ValueError):
     """An argument, option or file that cannot be used."""
+
+
+class MissingFile(UserError, FileNotFoundError):
+    """A file or folder that does not exist, or does not hold what it should."""
+
+
+class FileExists(UserError, FileExistsError):
+    """A file or folder that would be overwritten."""
+
+
+class UnusableFile(UserError, OSError):
+    """A file or folder that cannot be read or written."""
 
 
 class UnknownName(UserError, LookupError):

@@ -1,33 +1,47 @@
-"""Files that are written whole or not at all, locks on folders, and checksums."""
+"""Files that are written whole or not at all, tensors in files, locks on folders, and checksums."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codecdiff.errors import InvalidValue, UnusableFile, UserError
+
+if TYPE_CHECKING:  # the command line imports this module, and must start quickly
+    from torch import Tensor
+
 
 __all__ = [
     "POLL_SECONDS",
+    "DamagedFile",
     "FolderLocked",
     "atomic_write",
     "atomic_write_text",
     "cached_checksum",
     "checksum",
     "lock_folder",
+    "read_safetensors",
     "require_writable",
     "sha256",
     "try_lock",
+    "write_safetensors",
 ]
 
 POLL_SECONDS = 3.0  # between two looks at a lock that another process holds
 
 
-class FolderLocked(OSError):
+class FolderLocked(UserError, OSError):
     """Another process holds the lock of a folder."""
+
+
+class DamagedFile(InvalidValue):
+    """A file that is not, or no longer, what was written."""
 
 
 @contextmanager
@@ -57,6 +71,32 @@ def atomic_write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_safetensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors, which must not share memory, to a safetensors file, whole or not at all, in a new folder too."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path) as temporary:
+        save_file(whole, temporary, metadata=metadata)
+
+
+def read_safetensors(path: Path | str, names: Iterable[str] | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors of these names, or all, of a safetensors file, and its metadata.
+
+    Raises FileNotFoundError, and DamagedFile for a file that is damaged or something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
+            return tensors, file.metadata() or {}
+    except SafetensorError as error:
+        raise DamagedFile(f"'{path}' is damaged: {error}. Delete it, then fetch or make it again.") from error
+
+
 @contextmanager
 def lock_folder(folder: Path, *, timeout: float = 0) -> Iterator[None]:
     """Hold a lock on a folder, which is created if it is missing, against other processes.
@@ -72,7 +112,7 @@ def lock_folder(folder: Path, *, timeout: float = 0) -> Iterator[None]:
         FolderLocked: Another process still holds the lock.
 
     """
-    from filelock import FileLock, Timeout  # the command line imports this module, and must start quickly
+    from filelock import FileLock, Timeout
 
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,13 +137,13 @@ def try_lock(folder: Path) -> ExitStack | None:
 
 
 def require_writable(folder: Path | str) -> None:
-    """Raise OSError unless files can be created in a folder, or in its nearest existing parent."""
+    """Raise UnusableFile unless files can be created in a folder, or in its nearest existing parent."""
     path = Path(folder).absolute()
     existing = next(place for place in (path, *path.parents) if place.exists())
     try:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
-        raise OSError(f"'{existing}' cannot be written to ({error.strerror}). Choose another folder.") from error
+        raise UnusableFile(f"'{existing}' cannot be written to ({error.strerror}). Choose another folder.") from error
 
 
 def sha256(file: Path | str) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import torch
 
+from codecdiff.errors import InvalidValue, UnknownName
 from codecdiff.interfaces import Part
 
 __all__ = [
@@ -66,13 +67,13 @@ def commit_of(model: str, revision: str | None = None, *, file: str = "config.js
         return None
 
 
-def not_found(what: str, model: str, revision: str | None, files: str, error: Exception) -> LookupError:
+def not_found(what: str, model: str, revision: str | None, files: str, error: Exception) -> UnknownName:
     """Return the error for a model that cannot be found: where it is looked for, and how to get it there.
 
     `what` is its kind, as in "DAC model"; `files` what a local folder of it contains; `error` the library's.
     """
     at = f" at revision {revision!r}" if revision else ""
-    return LookupError(
+    return UnknownName(
         f"No {what} {model!r}{at}. It is looked for as a local folder with {files}, then as a Hugging Face id, which "
         "needs a network the first time. To fetch one elsewhere: `hf download ID --local-dir FOLDER`, then "
         f"model=FOLDER. ({str(error).strip().splitlines()[0]})"
@@ -92,7 +93,7 @@ def offline_config(
     try:
         return config_class.from_pretrained(model, revision=revision or "main", local_files_only=True)
     except OSError as error:
-        raise LookupError(
+        raise UnknownName(
             f"The configuration of the {kind} model {model!r} is not known here: it is not a folder with a "
             f"config.json, and not one of {', '.join(released)}."
         ) from error
@@ -101,7 +102,7 @@ def offline_config(
 def require_complete(what: str, model: str, missing: Iterable[str], advice: str = "") -> None:
     """Raise ValueError if weights of a model of this kind are missing: transformers would draw them at random."""
     if names := sorted(missing):
-        raise ValueError(
+        raise InvalidValue(
             f"{model!r} is not a complete {what}: {len(names)} of its weights are missing, {names[0]!r} first.{advice}"
         )
 

@@ -7,6 +7,7 @@ Listing reads metadata only: no plugin is imported, and neither is torch. What t
     codecdiff.checks             name = kind, value = function that checks a part of it (codecdiff.testing.runner)
     codecdiff.models             functions that return the folder of a trained model
     codecdiff.commands           functions with Typer annotations, or typer.Typer apps
+    codecdiff.engines            functions (device, workers) -> engine, which says where audio is encoded
     codecdiff.metrics, .suites   of evaluation; read by the distribution that evaluates
     codecdiff.run_end            functions that are called with the folder of a run when training ends
 
@@ -36,27 +37,25 @@ from entrypoints import BadEntryPoint, CaseSensitiveConfigParser, Distribution, 
 from codecdiff.errors import BrokenPlugin, UnknownPart
 
 __all__ = [
-    "BrokenPlugin",
     "MetadataIssue",
     "Plugin",
-    "UnknownPart",
     "entries",
     "find",
+    "folder_of",
     "install_hint",
     "install_hints",
     "installed",
+    "installed_model",
     "interface",
     "kind_of",
     "kinds",
-    "load",
-    "load_all",
-    "model_folder",
+    "load_entry",
     "scan",
 ]
 
-KINDS, CHECKS, MODELS, COMMANDS = "kinds", "checks", "models", "commands"
+KINDS, CHECKS, MODELS, COMMANDS, ENGINES = "kinds", "checks", "models", "commands", "engines"
 METRICS, SUITES, RUN_END = "metrics", "suites", "run_end"
-FUNCTIONS = (MODELS, COMMANDS, CHECKS, RUN_END)  # groups whose entries are called
+FUNCTIONS = (MODELS, COMMANDS, ENGINES, CHECKS, RUN_END)  # groups whose entries are called
 GROUPS = (*FUNCTIONS, METRICS, SUITES, KINDS)  # beside those of the kinds of parts
 
 SWITCH = "CODECDIFF_PLUGINS"
@@ -273,24 +272,23 @@ def singular(group: str) -> str:
     return group.removesuffix("s").replace("_", " ")
 
 
+def installed(group: str) -> list[Plugin]:
+    """Return the usable entries of a group, by name. Raises UnknownPart for a kind that is not installed."""
+    if group not in GROUPS and group not in kinds():
+        raise UnknownPart(_unknown(KINDS, group))
+    return [plugin for plugin in scan().plugins if plugin.kind == group and not plugin.problem]
+
+
 def entries(group: str) -> dict[str, Plugin]:
     """Return the usable entries of a group by name.
 
     Where several distributions share a name, the core keeps it and others are called `distribution:name`.
     """
-    usable = [plugin for plugin in scan().plugins if plugin.kind == group and not plugin.problem]
-    names = [plugin.name for plugin in usable]
+    names = [plugin.name for plugin in installed(group)]
     return {
-        plugin.name
-        if names.count(plugin.name) == 1 or plugin.distribution == CORE
-        else f"{plugin.distribution}:{plugin.name}": plugin
-        for plugin in usable
+        p.name if names.count(p.name) == 1 or p.distribution == CORE else f"{p.distribution}:{p.name}": p
+        for p in installed(group)
     }
-
-
-def load_all(group: str) -> dict[str, Any]:
-    """Import all usable entries of a group, by name. Raises BrokenPlugin for the first that fails."""
-    return {name: plugin.load() for name, plugin in entries(group).items()}
 
 
 @cache
@@ -306,8 +304,10 @@ def install_hint(group: str, name: str) -> str:
     return install_hints().get(group, {}).get(name, "")
 
 
-def _unknown(group: str, name: str, names: list[str]) -> str:
-    text = f"No {singular(group)} named '{name}'. Installed: {', '.join(dict.fromkeys(names)) or 'none'}."
+def _unknown(group: str, name: str) -> str:
+    """Say that a group has no entry of this name, which has, and how to get one."""
+    names = list(dict.fromkeys(plugin.name for plugin in installed(group)))
+    text = f"No {singular(group)} named '{name}'. Installed: {', '.join(names) or 'none'}."
     if package := install_hint(group, name):
         return f"{text} It comes with {package}: pip install {package}."
     near = get_close_matches(name, [*names, *install_hints().get(group, {})], n=1)
@@ -336,51 +336,38 @@ def kind_of(part: type) -> str | None:
     return None
 
 
-def installed(group: str) -> list[Plugin]:
-    """Return the usable entries of a group, by name. Raises UnknownPart for a kind that is not installed."""
-    if group not in GROUPS and group not in kinds():
-        raise UnknownPart(_unknown(KINDS, group, list(kinds())))
-    return [plugin for plugin in scan().plugins if plugin.kind == group and not plugin.problem]
-
-
 def find(group: str, name: str) -> Plugin:
     """Find the entry called `name`, or `distribution:name` where several distributions share a name.
 
-    One that cannot be used is found only if no other has the name, and says why when it is loaded.
+    One that cannot be used is found only if no other has the name, and says why when it is loaded. Raises UnknownPart
+    for a name that no entry has, or several have.
     """
-    names = [plugin.name for plugin in installed(group)]
-    plugin = _named(group, name)
-    if plugin is None:
-        raise UnknownPart(_unknown(group, name, names))
-    return plugin
-
-
-def _named(group: str, name: str) -> Plugin | None:
+    installed(group)
     distribution, _, short = name.rpartition(":")
-    same = [
-        plugin
-        for plugin in scan().plugins
-        if (plugin.kind, plugin.name) == (group, short) and _normalize(distribution) in ("", plugin.distribution)
-    ]
+    named = [plugin for plugin in scan().plugins if (plugin.kind, plugin.name) == (group, short)]
+    same = [plugin for plugin in named if _normalize(distribution) in ("", plugin.distribution)]
     matches = [plugin for plugin in same if not plugin.problem] or same
+    if not matches:
+        raise UnknownPart(_unknown(group, name))
     if len(matches) > 1:
         choices = ", ".join(f"'{plugin.distribution}:{plugin.name}'" for plugin in matches)
         raise UnknownPart(f"Several installed packages have a {singular(group)} named '{name}'. Say which: {choices}.")
-    return matches[0] if matches else None
+    return matches[0]
 
 
-def load(group: str, name: str) -> Any:
+def load_entry(group: str, name: str) -> Any:
     """Import the part, or other entry, called `name`. Raises UnknownPart or BrokenPlugin."""
     return find(group, name).load()
 
 
-def model_folder(name: str) -> Path | None:
+def installed_model(name: str) -> Path | None:
     """Return the folder of an installed model, None if there is none of this name.
 
     Raises UnknownPart if several packages have one, and BrokenPlugin.
     """
-    plugin = _named(MODELS, name)
-    return None if plugin is None else folder_of(plugin)
+    short = name.rpartition(":")[2]
+    is_there = any((plugin.kind, plugin.name) == (MODELS, short) for plugin in scan().plugins)
+    return folder_of(find(MODELS, name)) if is_there else None
 
 
 def folder_of(model: Plugin) -> Path:

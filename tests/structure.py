@@ -102,15 +102,15 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 28_800,
-    "lines: core": 11_250,
-    "lines: interfaces": 419,
-    "lines: evaluation": 6_330,
-    "lines: must-read set": 3_770,
-    "lines: import closure of the recipe": 5_455,
-    "import levels": 9,
+    "lines: library in all": 28_729,
+    "lines: core": 11_010,
+    "lines: interfaces": 408,
+    "lines: evaluation": 6_335,
+    "lines: must-read set": 3_763,
+    "lines: import closure of the recipe": 5_425,
+    "import levels": 8,
     "functions over 40 lines": 2,
-    "names with two meanings": 23,
+    "names with two meanings": 2,
 }
 
 
@@ -138,8 +138,15 @@ def _is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
 
 
+def _is_main_block(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+
+
 def walk(tree: ast.AST, lazy: bool = False) -> Iterator[tuple[ast.AST, bool]]:
-    """Yield every node that runs, and whether it does so only in a call. Blocks for type checkers are left out."""
+    """Yield every node that runs, and whether it does so only in a call, or when the module is run as a program.
+
+    Blocks for type checkers are left out.
+    """
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and _is_type_checking(node):
             for other in node.orelse:
@@ -148,6 +155,7 @@ def walk(tree: ast.AST, lazy: bool = False) -> Iterator[tuple[ast.AST, bool]]:
             continue
         yield node, lazy
         inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        inside = inside or _is_main_block(node)
         yield from walk(node, inside)
 
 
@@ -259,6 +267,7 @@ class Library:
 
     def _module(self, path: str) -> Module:
         parts = list(Path(path).with_suffix("").parts)
+        parts = ["codecdiff", *parts] if parts[0] == "recipes" else parts  # as they are installed
         parts = parts[2:] if parts[0] == "plugins" else parts
         parts = parts[:-1] if parts[-1] == "__init__" else parts
         return Module(path, ".".join(parts), (self.root / path).read_text(encoding="utf-8"))

@@ -2,49 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Sequence
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from letters import Letters
+from torch import Tensor
 
-from codecdiff import Condition, Conditioner, ConditionTokens, Prompt, config, prompt_fields
+from codecdiff import Condition, Prompt, config
 from codecdiff.conditioners.cached import CachedConditioner, narrowest
 from codecdiff.conditioners.joined import JoinedConditioner
 from codecdiff.conditioners.numeric import FieldType, NumericConditioner
 from codecdiff.testing import check_conditioner
 
 PROMPTS: list[Prompt] = ["slow", "a faster piece", "", {"text": "slow", "tempo": 90}]
-
-
-class Letters(Conditioner):
-    """A frozen table of letters: a token for each of a text, which takes weights to compute."""
-
-    fields = ("text",)
-    computed: list[Any]
-
-    def __init__(self, *, seed: int = 0) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.randn(256, 6, generator=torch.Generator().manual_seed(seed)), False)
-        self.computed = []
-
-    @property
-    def widths(self) -> dict[str, int]:
-        return {"letters": 6, "first": 6}
-
-    def encode(self, prompts: Sequence[Prompt]) -> Condition:
-        self.computed += prompts
-        rows = [list(str(prompt_fields(prompt).get("text") or "").encode()) for prompt in prompts]
-        longest = max([1, *map(len, rows)])
-        index = torch.tensor([row + [0] * (longest - len(row)) for row in rows], dtype=torch.long).view(-1, longest)
-        mask = torch.arange(longest) < torch.tensor([len(row) for row in rows])[:, None]
-        tokens = self.table[index] * mask[..., None]
-        return Condition(
-            {"letters": ConditionTokens(tokens, mask), "first": ConditionTokens(tokens[:, :1], mask[:, :1])}
-        )
 
 
 def letters(cached: CachedConditioner) -> Letters:
@@ -135,18 +109,29 @@ def test_features_are_written_as_narrow_as_they_are_exact(tokens: Tensor, kept: 
     assert torch.equal(narrowest(tokens).to(tokens.dtype), tokens)
 
 
-def _prepare(folder: Path) -> None:
-    torch.set_num_threads(1)
-    CachedConditioner(Letters(), folder).prepare([f"prompt {i}" for i in range(40)])
+PREPARE = """
+import sys
+import torch
+from letters import Letters
+from codecdiff.conditioners import CachedConditioner
+torch.set_num_threads(1)
+print("ready", flush=True)
+input()
+CachedConditioner(Letters(), sys.argv[1]).prepare([f"prompt {i}" for i in range(40)])
+"""
 
 
+@pytest.mark.integration
 def test_processes_may_share_a_folder(tmp_path: Path) -> None:
-    processes = [multiprocessing.get_context("fork").Process(target=_prepare, args=(tmp_path,)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    command = [sys.executable, "-c", PREPARE, str(tmp_path)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "cwd": Path(__file__).parent}
+    processes = [subprocess.Popen(command, text=True, **pipes) for _ in range(3)]
+    assert [process.stdout.readline() for process in processes if process.stdout] == ["ready\n"] * 3
+    for process in processes:  # they begin together
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.wait() for process in processes] == [0, 0, 0]
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert len(files) == 41  # and no temporary one
     reading = CachedConditioner(Letters(), tmp_path)

@@ -11,9 +11,10 @@ import soundfile
 import torch
 from small import noise, tone, write_music
 
+from codecdiff.data import CachedEmbedder, TrackEmbedding, embed_file
 from codecdiff.data.audio import BadAudio, read_audio, stream_audio
 from codecdiff.data.metadata import Track, find_tracks
-from codecdiff.embedders import CachedEmbedder, TrackEmbedding, Windowed, embed_blocks, embed_clips, embed_file
+from codecdiff.embedders import Windowed, embed_blocks, embed_clips
 from codecdiff.fingerprint import module_fingerprint
 from codecdiff.testing import check_embedder
 
@@ -195,7 +196,7 @@ def test_the_configuration_says_all_that_vectors_follow_from(tmp_path: Path, mus
 
 
 def test_a_run_that_is_killed_resumes(tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codecdiff.embedders.SHARD_TRACKS", 2)
+    monkeypatch.setattr("codecdiff.data.embedding_cache.SHARD_TRACKS", 2)
     tracks, cache = find_tracks(music), CachedEmbedder(Moments(), SPEC, tmp_path / "e")
 
     def killed(count: int) -> None:
@@ -239,7 +240,7 @@ def test_a_file_is_known_by_its_size_and_date_without_reading_it(
     tmp_path: Path, music: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     CachedEmbedder(Moments(), SPEC, tmp_path).fill(find_tracks(music))
-    monkeypatch.setattr("codecdiff.embedders.cached_checksum", pytest.fail)
+    monkeypatch.setattr("codecdiff.data.embedding_cache.cached_checksum", pytest.fail)
     again = CachedEmbedder(Moments(), SPEC, tmp_path)
     assert not again.fill(find_tracks(music))
     assert len(vectors_of(again, find_tracks(music))) == 6
@@ -261,7 +262,7 @@ def test_a_damaged_shard_is_named(tmp_path: Path, music: Path) -> None:
     cache.fill(find_tracks(music))
     (shard,) = (cache.folder / "shards").iterdir()
     shard.write_bytes(shard.read_bytes()[:40])
-    with pytest.raises(ValueError, match=r"safetensors' is damaged: .*Delete it to embed again"):
+    with pytest.raises(ValueError, match=r"safetensors' is damaged: .*Delete it, then fetch or make it again"):
         CachedEmbedder(Moments(), SPEC, tmp_path).fill(find_tracks(music))
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -16,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import faulty_workers
 import numpy as np
 import pytest
 import soundfile
@@ -33,7 +32,7 @@ from codecdiff.data.audio import read_audio, stream_audio
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import split_tracks
 from codecdiff.data.encoding import local, worker
-from codecdiff.data.encoding.encode import encode_tracks, hours_to_encode, publish_store
+from codecdiff.data.encoding.encode import encode_tracks, publish_store
 from codecdiff.data.encoding.job import (
     EncodeConfig,
     EncodingIncomplete,
@@ -320,6 +319,7 @@ def test_progress_counts_hours_speed_and_what_is_left(monkeypatch: pytest.Monkey
 
 
 def test_hours_on_paper() -> None:
+    hours_to_encode = runpy.run_path(str(Path(__file__).parent.parent / "benchmarks/encoding.py"))["hours_to_encode"]
     assert hours_to_encode(12_000, 100, 8) == 15
     assert hours_to_encode(12_000, 1000, 8, read_speed=500, cores=16) == 1.5
     assert hours_to_encode(12_000, 1000, 64, read_speed=500, cores=16) == 1.5
@@ -360,12 +360,6 @@ def test_batches_and_reading_ahead_as_for_a_gpu_make_the_same_store(
 # processes
 
 
-@pytest.fixture
-def forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start workers as copies of this process: they have everything imported already."""
-    monkeypatch.setattr(local, "START_METHOD", "fork")
-
-
 Encode = Callable[..., tuple[CodeStore, list[str]]]
 
 
@@ -380,34 +374,22 @@ def encode(dac: Codec, spec: dict[str, Any], music: Path, tmp_path: Path) -> Enc
     return run
 
 
-@pytest.mark.usefixtures("forked")
+@pytest.mark.integration
 def test_processes_make_the_same_store_though_two_are_killed(
     encode: Encode, whole: CodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed_once(task: Task, job: Job, codec: Codec, tell: ReportTracks) -> TaskResult:
-        if task.index in (0, 3) and not (tmp_path / f"{task.index}").exists():
-            (tmp_path / f"{task.index}").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return run_task(task, job, codec, tell)
-
-    monkeypatch.setattr(local, "run_task", killed_once)
+    monkeypatch.setattr(local, "_work", faulty_workers.killed_once)
     store, _ = encode()
-    assert (tmp_path / "0").exists()
-    assert (tmp_path / "3").exists()
+    assert sorted(file.name for file in tmp_path.glob("killed-*")) == ["killed-0", "killed-3"]
     assert same(store, whole)
 
 
-@pytest.mark.usefixtures("forked")
+@pytest.mark.integration
 def test_a_task_that_kills_its_workers_is_given_up_and_the_others_are_done(
     encode: Encode, whole: CodeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def deadly(task: Task, job: Job, codec: Codec, tell: ReportTracks) -> TaskResult:
-        if task.index == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return run_task(task, job, codec, tell)
-
     with monkeypatch.context() as patch:
-        patch.setattr(local, "run_task", deadly)
+        patch.setattr(local, "_work", faulty_workers.killed_always)
         with pytest.raises(
             EncodingIncomplete, match=r"(?s)Task 2 failed: .*died 3 times \(exit -9.*2\.wav'.*same command"
         ):
@@ -416,12 +398,9 @@ def test_a_task_that_kills_its_workers_is_given_up_and_the_others_are_done(
     assert same(encode(engine=run_in_process)[0], whole)
 
 
-@pytest.mark.usefixtures("forked")
+@pytest.mark.integration
 def test_what_stops_a_worker_is_told(encode: Encode, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> TaskResult:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(local, "run_task", full)
+    monkeypatch.setattr(local, "_work", faulty_workers.disk_full)
     with pytest.raises(EncodingIncomplete, match=r"No space left on device.*resumes from there"):
         encode()
 
@@ -439,24 +418,29 @@ def command(audio: Path, store: Path, dac_folder: Path, *more: str) -> list[str]
     return ["encode", str(audio), "-o", str(store), *codec, "--segment", "0.5", "--shard-minutes", str(SHORT), *more]
 
 
+KILLED_AT_THE_THIRD_RESULT = """
+import os, signal, sys
+from codecdiff.data.encoding import worker
+write_result = worker.write_result
+def killed(job, result, rows):
+    if result.index == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write_result(job, result, rows)
+worker.write_result = killed
+from codecdiff.cli.main import app
+app(sys.argv[1:])
+"""
+
+
+@pytest.mark.integration
 def test_a_killed_command_loses_and_doubles_nothing(
-    music: Path, whole: CodeStore, dac_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    music: Path, whole: CodeStore, dac_folder: Path, tmp_path: Path
 ) -> None:
     arguments = command(music, tmp_path / "store", dac_folder)
-
-    def committing(job: Job, done: TaskResult, rows: list[dict[str, Any]]) -> None:
-        if done.index == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        commit(job, done, rows)
-
-    commit = worker.write_result
-    with monkeypatch.context() as patch:
-        patch.setattr(worker, "write_result", committing)
-        process = multiprocessing.get_context("fork").Process(target=CliRunner().invoke, args=(app, arguments))
-        process.start()
-        process.join(60)
-    assert process.exitcode == -signal.SIGKILL
+    process = subprocess.run([sys.executable, "-c", KILLED_AT_THE_THIRD_RESULT, *arguments], check=False)
+    assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "store").exists()
+    assert len(list(draft_of(tmp_path / "store").glob("tasks/[0-9]*"))) == 2
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert same(CodeStore(tmp_path / "store"), whole)
@@ -506,7 +490,7 @@ def test_encode_says_what_it_cannot_do(tmp_path: Path, dac_folder: Path, music: 
         assert result.exit_code == 1
         return result.output
 
-    assert "No engine named 'spark'. Engines: local, ray." in said("--engine", "spark")
+    assert "No engine named 'spark'. Installed: local, ray." in said("--engine", "spark")
     assert "Invalid segments" in said("--overlap", "3")
     assert "names no audio that exists" in said(audio=_empty(tmp_path))
 
@@ -532,28 +516,6 @@ def test_segments_of_a_track_are_on_one_side(whole: CodeStore) -> None:
         training, held = split_tracks(whole, 0.3, seed)
         assert held
         assert not {whole.rows[i]["track"] for i in training} & {whole.rows[i]["track"] for i in held}
-
-
-def test_an_actor_gives_up_a_task_that_its_like_died_of(
-    begun: tuple[Job, list[Task]], dac_folder: Path, dac: Codec
-) -> None:
-    pytest.importorskip("ray")
-    from codecdiff.data.encoding.ray import MAX_ATTEMPTS, Encoder, task_to_json
-
-    job, tasks = begun
-    actor = Encoder(job, "cpu")
-
-    def told(task: Task) -> dict[str, Any]:
-        return json.loads(actor({"task": [task_to_json(task)]})["result"][0])
-
-    done = told(tasks[0])
-    assert TaskResult(**done) == run_task(tasks[0], job, dac)
-    assert told(tasks[0]) == done
-    assert len(list(job.draft.glob("tasks/.00000.try-*"))) == 1  # what is done is not tried
-    for number in range(MAX_ATTEMPTS):  # each of which is killed
-        (job.draft / "tasks" / f".00001.try-{number}").touch()
-    assert told(tasks[1])["shard"] == ""
-    assert not job.rows_file(1).exists()
 
 
 # for real, which takes its time
@@ -590,36 +552,3 @@ def test_the_real_command_goes_on_after_it_is_killed(
         process.wait()
     subprocess.run(arguments, check=True)
     assert same(CodeStore(tmp_path / "store"), expected)
-
-
-@pytest.mark.slow
-def test_a_cluster_that_loses_a_node_makes_the_same_store(
-    album: Path, expected: CodeStore, dac: Codec, tmp_path: Path
-) -> None:
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    from codecdiff.data.encoding.ray import ray_engine
-
-    small: dict[str, Any] = {"object_store_memory": 80 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
-    try:
-        nodes = [cluster.add_node(num_cpus=1, **small) for _ in range(3)]
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-        marks = lambda: len(list(draft_of(tmp_path / "store").glob("tasks/.*.try-*")))  # noqa: E731
-        tries = []
-
-        def progress(state: EncodingProgress) -> None:
-            if not tries:
-                cluster.remove_node(nodes[0], allow_graceful=False)
-            tries.append(marks())
-
-        options: dict[str, Any] = {"engine": ray_engine("cpu"), "progress": progress}
-        spec = to_config("codecs", dac)
-        store, skipped = encode_tracks(find_tracks(album), tmp_path / "store", dac, spec, LONG, **options)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-    assert not skipped
-    assert tries[-1] > store.header["shards"]  # a task was tried again
-    assert same(store, expected)

@@ -19,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from codecdiff import Codec, Condition, ConditionTokens, Pipeline, config
+from codecdiff.cli.train import recipe_command
 from codecdiff.conditioners.cached import CachedConditioner
 from codecdiff.config.schema import DataConfig
 from codecdiff.data.code_store import CodeStore
@@ -303,6 +304,5 @@ def test_the_plan_in_the_documentation_is_the_one_that_is_printed(
     page = Path("docs/configuration.md").read_text(encoding="utf-8")
     words = ["--config", str(PAPER), "--plan", "--devices", "8", "--device", "h100"]
     assert " ".join(["recipes/configs/paper.yaml", *words[2:]]) in page
-    monkeypatch.setattr("sys.argv", ["discodiff.py", *words])
-    recipe["main"]()
+    recipe_command(recipe["train"]).main(words, standalone_mode=False)
     assert capsys.readouterr().out in page

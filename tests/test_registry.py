@@ -17,7 +17,7 @@ from codecdiff import config, interfaces, registry
 from codecdiff.cli import console
 from codecdiff.cli.main import app
 from codecdiff.cli.plugin_probe import find_problems
-from codecdiff.registry import BrokenPlugin, UnknownPart
+from codecdiff.errors import BrokenPlugin, UnknownPart
 
 Install = Callable[..., Path]
 ROOT = Path(__file__).parent.parent
@@ -49,7 +49,7 @@ def test_an_installed_part_is_found_and_loaded(install: Install) -> None:
     install("toy-one", "[codecdiff.splitters]\ntoy = toy_one:Toy\n", version="2.5")
     plugin = registry.find("splitters", "toy")
     assert (plugin.distribution, plugin.version, plugin.name) == ("toy-one", "2.5", "toy")
-    assert registry.load("splitters", "toy") is plugin.load()
+    assert registry.load_entry("splitters", "toy") is plugin.load()
     assert plugin.load().__name__ == "Toy"
     assert "toy" in [plugin.name for plugin in registry.installed("splitters")]
 
@@ -65,7 +65,7 @@ def test_a_malformed_file_is_an_issue_and_stops_nobody(install: Install) -> None
     install("toy-worse", "codecdiff without a section = ?\n")
     install("toy-stranger", "no section, and nothing to do with us\n")
     install("toy-good", "[codecdiff.splitters]\ntoy = toy_good:Toy\n")
-    assert registry.load("splitters", "toy").__name__ == "Toy"
+    assert registry.load_entry("splitters", "toy").__name__ == "Toy"
     assert {issue.distribution for issue in registry.scan().issues} == {"toy-bad", "toy-worse"}
     assert all(issue.error for issue in registry.scan().issues)
 
@@ -92,14 +92,14 @@ def test_a_file_that_cannot_be_read_stops_nobody(install: Install) -> None:
 def test_a_broken_part_says_whose_it_is_and_why(install: Install, target: str, code: str, message: str) -> None:
     install("toy-x", f"[codecdiff.splitters]\ntoy = {target}\n", code)
     with pytest.raises(BrokenPlugin, match=rf"splitter 'toy' of toy-x 1\.0 .*{message}"):
-        registry.load("splitters", "toy")
-    assert registry.load("splitters", "parallel").__name__ == "Parallel"
+        registry.load_entry("splitters", "toy")
+    assert registry.load_entry("splitters", "parallel").__name__ == "Parallel"
 
 
 def test_a_broken_part_says_how_to_be_rid_of_it(install: Install) -> None:
     install("toy-x", "[codecdiff.splitters]\ntoy = toy_x:Toy\n", "1 / 0")
     with pytest.raises(BrokenPlugin, match="pip uninstall toy-x"):
-        registry.load("splitters", "toy")
+        registry.load_entry("splitters", "toy")
 
 
 def test_a_name_that_two_distributions_use_is_resolved_by_saying_whose(install: Install) -> None:
@@ -107,8 +107,8 @@ def test_a_name_that_two_distributions_use_is_resolved_by_saying_whose(install: 
         install(name, f"[codecdiff.splitters]\ntoy = {name.replace('-', '_')}:Toy\n")
     with pytest.raises(UnknownPart, match="Say which: 'toy-one:toy', 'toy-two:toy'"):
         registry.find("splitters", "toy")
-    assert registry.load("splitters", "toy-two:toy").__module__ == "toy_two"
-    assert registry.load("splitters", "toy_two:toy").__module__ == "toy_two"
+    assert registry.load_entry("splitters", "toy-two:toy").__module__ == "toy_two"
+    assert registry.load_entry("splitters", "toy_two:toy").__module__ == "toy_two"
 
 
 def test_commands_that_share_a_name_are_told_apart_by_whose_they_are(install: Install) -> None:
@@ -190,22 +190,22 @@ def test_a_distribution_registers_a_kind_of_part(install: Install) -> None:
     part = config.build("limiters", {"name": "hard", "level": "2"}, channels=1)
     assert part.level == 2
     assert config.to_config("limiters", part) == {"name": "hard", "level": 2}
-    assert registry.load("checks", "limiters").__name__ == "run_checks"
+    assert registry.load_entry("checks", "limiters").__name__ == "run_checks"
     with pytest.raises(config.ConfigError, match=r"limiter\.channels follows from the other parts"):
         config.build("limiters", {"name": "hard", "channels": 2})
     with pytest.raises(
         BrokenPlugin, match=r"limiter 'wrong' of toy-limiter 1\.0 .*not a subclass of toy_limiter\.Limiter"
     ):
-        registry.load("limiters", "wrong")
+        registry.load_entry("limiters", "wrong")
 
 
 def test_a_kind_has_a_version_of_its_own(install: Install) -> None:
     lines = "[codecdiff.kinds]\nlimiters.3 = toy_limiter:Limiter\n[codecdiff.limiters.3]\nhard = toy_limiter:Hard\n"
     install("toy-limiter", lines, LIMITER)
     install("toy-old", "[codecdiff.limiters.2]\nold = toy_old:Toy\n")
-    assert registry.load("limiters", "hard").__name__ == "Hard"
+    assert registry.load_entry("limiters", "hard").__name__ == "Hard"
     with pytest.raises(BrokenPlugin, match="version 2 of the limiter interface, and this codecdiff has version 3"):
-        registry.load("limiters", "old")
+        registry.load_entry("limiters", "old")
 
 
 def test_a_part_of_a_kind_that_is_not_installed_is_an_issue(install: Install) -> None:
@@ -234,19 +234,21 @@ def test_metrics_suites_and_hooks_are_found_by_name(install: Install) -> None:
         f"{lines}[codecdiff.run_end]\nnote = toy_eval:note\n",
         "GAP = 1\nQUICK = 'fast'\ndef note(folder): ...",
     )
-    assert registry.load("metrics", "gap") == 1
-    assert registry.load("suites", "quick") == "fast"
+    assert registry.load_entry("metrics", "gap") == 1
+    assert registry.load_entry("suites", "quick") == "fast"
     assert [
-        function.__name__ for function in registry.load_all("run_end").values() if function.__module__ == "toy_eval"
+        function.__name__
+        for function in (entry.load() for entry in registry.entries("run_end").values())
+        if function.__module__ == "toy_eval"
     ] == ["note"]
     with pytest.raises(UnknownPart, match=r"No metric named 'gpa'\. Installed: .*gap.*Did you mean 'gap'\?"):
-        registry.load("metrics", "gpa")
+        registry.load_entry("metrics", "gpa")
 
 
 def test_a_hook_has_to_be_a_function(install: Install) -> None:
     install("toy-eval", "[codecdiff.run_end]\nnote = toy_eval:NOTE\n", "NOTE = 1")
     with pytest.raises(BrokenPlugin, match=r"run end 'note' of toy-eval 1\.0 names 1, which is not a function"):
-        registry.load("run_end", "note")
+        registry.load_entry("run_end", "note")
 
 
 def test_install_hints_are_the_entry_points_of_our_plugins() -> None:
@@ -307,7 +309,7 @@ def test_a_part_for_a_newer_interface_says_so_without_importing_it() -> None:
     says = "built for version 2 of the splitter interface, and this codecdiff has version 1: upgrade codecdiff"
     assert says in listed()["future"]
     with pytest.raises(BrokenPlugin, match=f"The splitter 'future' of toy-next 1.0 was {says}"):
-        registry.load("splitters", "future")
+        registry.load_entry("splitters", "future")
     assert "future" not in [plugin.name for plugin in registry.installed("splitters")]
     assert "toy_next" not in sys.modules
 
@@ -320,29 +322,29 @@ def test_a_part_for_an_older_interface_says_so(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.syspath_prepend(tmp_path)
     registry.scan.cache_clear()
     with pytest.raises(BrokenPlugin, match=r"has version 2: upgrade the plugin \(pip install --upgrade toy-good\)"):
-        registry.load("splitters", "toy")
+        registry.load_entry("splitters", "toy")
 
 
 @pytest.mark.usefixtures("site")
 def test_a_part_for_another_interface_shadows_none() -> None:
-    assert registry.load("splitters", "shared").__module__ == "toy_good"
-    assert registry.load("splitters", "both").__module__ == "toy_both"
+    assert registry.load_entry("splitters", "shared").__module__ == "toy_good"
+    assert registry.load_entry("splitters", "both").__module__ == "toy_both"
     assert [p.interface for p in registry.scan().plugins if p.name == "both"] == [1]
     with pytest.raises(UnknownPart, match="Say which: 'toy-both:twice', 'toy-good:twice'"):
-        registry.load("splitters", "twice")
+        registry.load_entry("splitters", "twice")
     with pytest.raises(BrokenPlugin, match=r"of toy-next 1\.0 was built for version 2"):
-        registry.load("splitters", "toy-next:twice")
+        registry.load_entry("splitters", "toy-next:twice")
 
 
 @pytest.mark.usefixtures("site")
 def test_a_list_of_packages_disables_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     switch(monkeypatch, " Toy_Good, codecdiff-dac")
-    assert registry.load("splitters", "toy").__module__ == "toy_good"
-    assert registry.load("splitters", "parallel").__name__ == "Parallel"
-    assert registry.load("splitters", "twice").__module__ == "toy_good"
+    assert registry.load_entry("splitters", "toy").__module__ == "toy_good"
+    assert registry.load_entry("splitters", "parallel").__name__ == "Parallel"
+    assert registry.load_entry("splitters", "twice").__module__ == "toy_good"
     assert "disabled by CODECDIFF_PLUGINS" in listed()["raising"]
     with pytest.raises(BrokenPlugin, match=r"of toy-raising 1\.0 is disabled: CODECDIFF_PLUGINS lists"):
-        registry.load("splitters", "raising")
+        registry.load_entry("splitters", "raising")
     assert "toy_raising" not in sys.modules
 
 
@@ -353,7 +355,7 @@ def test_an_empty_list_leaves_the_core_alone(monkeypatch: pytest.MonkeyPatch) ->
     assert registry.entries("models") == {}
     assert registry.scan().issues == ()
     with pytest.raises(BrokenPlugin, match=r"The model 'own' of toy-model 1\.0 is disabled"):
-        registry.model_folder("own")
+        registry.installed_model("own")
     answer = CliRunner().invoke(app, ["toy-command"])
     assert "command 'toy-command' of toy-command 1.0 is disabled" in answer.output
     assert "toy-command" not in CliRunner().invoke(app, ["--help"]).output
@@ -390,24 +392,24 @@ def test_a_group_that_is_misspelled_is_an_issue() -> None:
 )
 def test_a_toy_that_cannot_be_used_says_why(kind: str, name: str, message: str) -> None:
     with pytest.raises(BrokenPlugin, match=message):
-        registry.load(kind, name)
+        registry.load_entry(kind, name)
 
 
 @pytest.mark.usefixtures("site")
 def test_an_import_can_be_interrupted() -> None:
     with pytest.raises(KeyboardInterrupt):
-        registry.load("splitters", "stopping")
+        registry.load_entry("splitters", "stopping")
 
 
 @pytest.mark.usefixtures("site")
 def test_a_model_that_two_packages_carry_is_resolved_by_saying_whose() -> None:
     assert {"own", "toy-model:toy-model", "toy-model-too:toy-model"} <= registry.entries("models").keys()
     with pytest.raises(UnknownPart, match=r"a model named 'toy-model'\. Say which: 'toy-model:toy-model', 'toy-model-"):
-        registry.model_folder("toy-model")
-    folder = registry.model_folder("toy-model:toy-model")
+        registry.installed_model("toy-model")
+    folder = registry.installed_model("toy-model:toy-model")
     assert folder is not None
     assert folder.name == "toy_model.py"
-    assert registry.model_folder("nobody") is None
+    assert registry.installed_model("nobody") is None
 
 
 @pytest.mark.integration
@@ -457,14 +459,14 @@ def test_metadata_in_another_encoding_is_read_or_an_issue(install: Install, enco
     (info / "entry_points.txt").write_bytes(lines.encode(encoding))
     registry.scan.cache_clear()
     if encoding == "utf-8-sig":
-        assert registry.load("splitters", "grün") is registry.load("splitters", "toy")
+        assert registry.load_entry("splitters", "grün") is registry.load_entry("splitters", "toy")
     else:
         assert [issue.distribution for issue in registry.scan().issues] == ["toy-one"]
 
 
 def test_one_line_that_cannot_be_read_costs_no_other(install: Install) -> None:
     install("toy-one", "[codecdiff.splitters]\nbad = not a target\ntoy = toy_one:Toy\n")
-    assert registry.load("splitters", "toy").__name__ == "Toy"
+    assert registry.load_entry("splitters", "toy").__name__ == "Toy"
     assert [issue.distribution for issue in registry.scan().issues] == ["toy-one"]
 
 

@@ -53,7 +53,7 @@ OWNED = {  # heavy libraries, and the plugins that may import them
     "dac": {"dac"},
     "encodec": {"encodec"},
     "torchvggish": {"vggish"},
-    "openai": {"datasets"},
+    "httpx2": {"datasets"},
     "onnxruntime": {"transcription"},
 }
 DOCTOR = "codecdiff/cli/doctor.py"  # reports the versions of libraries it does not use
@@ -234,7 +234,13 @@ class Pipeline:
         return "codecdiff-toy"
 """,
     "codecdiff/training.py": "import resource\nfrom codecdiff import Pipeline\ndef train(kept_codes): ...\n",
-    "recipes/discodiff.py": "from codecdiff import Pipeline\n",
+    "codecdiff/cli.py": "def main(): ...\n",
+    "recipes/discodiff.py": """
+from codecdiff import Pipeline
+if __name__ == "__main__":
+    from codecdiff.cli import main
+    main()
+""",
     "plugins/codecdiff-toy/pyproject.toml": """
 [project]
 name = "codecdiff-toy"
@@ -266,12 +272,14 @@ def test_what_importing_the_recipe_runs_is_counted(small: Library) -> None:
     eager = {m.name for m in structure.recipe_closure(small)}
     pipeline = {"codecdiff", "codecdiff.pipeline", "codecdiff.pipeline.pipeline"}
     interfaces = {"codecdiff.interfaces", "codecdiff.interfaces.codec"}
-    assert eager == {"recipes.discodiff", *pipeline, *interfaces}
-    assert {m.name for m in structure.recipe_closure(small, lazy=True)} == eager | {"codecdiff.training"}
+    assert eager == {"codecdiff.recipes.discodiff", *pipeline, *interfaces}
+    more = {"codecdiff.training", "codecdiff.cli"}
+    assert {m.name for m in structure.recipe_closure(small, lazy=True)} == eager | more
 
 
 def test_levels_and_cycles_are_those_of_packages(small: Library) -> None:
     assert structure.graph(small) == {
+        "cli": set(),
         "interfaces": set(),
         "pipeline": {"interfaces", "training"},
         "training": {"pipeline"},

@@ -377,7 +377,7 @@ def test_a_save_that_fails_leaves_the_stage_as_it_was(
         Path(path).write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("codecdiff.pipeline.checkpoint.save_file", fail)
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
     with pytest.raises(OSError, match="No space"):
         save_stage(tmp_path, stage)
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}

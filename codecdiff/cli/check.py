@@ -57,7 +57,7 @@ def check(
 
 
 def prompts_of(file: Path) -> list[Prompt]:
-    """Read prompts, a string or a mapping of fields on each line. Raises ValueError with the first invalid line."""
+    """Read prompts, a string or a mapping of fields on each line. Raises InvalidValue with the first invalid line."""
     import json
 
     prompts = []

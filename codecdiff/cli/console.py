@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from unicodedata import category
 from rich.console import Console
 from rich.text import Text
 
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, MissingFile, UnusableFile, UserError
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "check_writable",
     "err",
     "error_line",
+    "errors_as_sentences",
     "numbered",
     "out",
     "plain",
@@ -32,6 +34,8 @@ __all__ = [
     "ticker",
 ]
 
+# Shown as one sentence. The builtin ones stay until all code raises a UserError for mistakes of users.
+EXPECTED = (UserError, ValueError, LookupError, OSError, ImportError)
 INVISIBLE = ("Cc", "Cf", "Cs")  # categories of Unicode: control, format, surrogate
 
 
@@ -57,26 +61,40 @@ def error_line(error: BaseException) -> str:
     return re.sub(r"\s+", " ", f"{type(error).__name__}: {error}").strip()
 
 
+@contextmanager
+def errors_as_sentences(*, debug: bool) -> Iterator[None]:
+    """Show an error that a user can fix as a sentence, and exit with status 1; with `debug`, let it through."""
+    try:
+        yield
+    except EXPECTED as error:
+        if debug:
+            raise
+        is_sentence = str(error) and not isinstance(error, KeyError)
+        sentence = str(error) if is_sentence else f"{type(error).__name__}: {error}. --debug shows where."
+        err.print(sentence, style="red", soft_wrap=True)
+        sys.exit(1)
+
+
 def numbered(file: Path, count: int) -> list[Path]:
     """Return the files of so many waveforms: `out.wav` alone, or `out-1.wav`, `out-2.wav`..."""
     return [file] if count == 1 else [file.with_stem(f"{file.stem}-{i + 1}") for i in range(count)]
 
 
 def check_writable(file: Path) -> None:
-    """Raise ValueError or OSError unless audio can be written to this file, by trying its folder."""
+    """Raise a UserError unless audio can be written to this file, by trying its folder."""
     import soundfile
 
     if not soundfile.check_format(file.suffix[1:]):
         raise InvalidValue(f"'{file}' names no audio format that can be written. Use .wav or .flac.")
     if not file.parent.is_dir():
-        raise FileNotFoundError(f"Folder '{file.parent}' does not exist. Make it first: mkdir -p '{file.parent}'.")
+        raise MissingFile(f"Folder '{file.parent}' does not exist. Make it first: mkdir -p '{file.parent}'.")
     if file.is_dir() or (file.exists() and not os.access(file, os.W_OK)):
-        raise OSError(f"'{file}' is a folder or cannot be written over. Choose another name.")
+        raise UnusableFile(f"'{file}' is a folder or cannot be written over. Choose another name.")
     require_writable(file.parent)
 
 
 def select_device(name: str) -> torch.device:
-    """Return the device of this name, or the best one if it is empty. Raises ValueError for one that cannot be used."""
+    """Return the device of this name, or the best one if it is empty. Raises InvalidValue if it cannot be used."""
     import torch
 
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, distribution, requires, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import TYPE_CHECKING
 
 import typer
@@ -68,7 +68,7 @@ def doctor(timeout: Timeout = TIMEOUT) -> None:
 def diagnose(timeout: float = TIMEOUT) -> Iterator[Finding]:
     """Check everything, from Python up; importing one plugin may take `timeout` seconds."""
     yield Finding("python", sys.version.split()[0])
-    yield check_torch()
+    yield attempt("torch", describe_torch, "pip install --force-reinstall --no-deps torch")
     for package in packages():
         yield from check_requirements(package)
     for name in COMPANIONS:
@@ -76,8 +76,16 @@ def diagnose(timeout: float = TIMEOUT) -> Iterator[Finding]:
     for module, name in CLASSES:
         yield check_class(module, name)
     yield from check_protobuf()
-    yield check_audio()
+    yield attempt("audio files", describe_audio, "pip install --upgrade --force-reinstall soundfile")
     yield from check_plugins(timeout)
+
+
+def attempt(what: str, describe: Callable[[], str], hint: str) -> Finding:
+    """Return what `describe` says; if it fails, its error and the hint."""
+    try:
+        return Finding(what, describe())
+    except Exception as error:  # a broken build or environment fails in many ways
+        return Finding(what, error_line(error), hint)
 
 
 def installed_version(name: str) -> str:
@@ -94,30 +102,33 @@ def packages() -> list[str]:
     return ["codecdiff", *sorted(names - {"codecdiff"})]
 
 
-def check_torch() -> Finding:
-    """Report what torch was built for, and which devices it finds."""
-    try:
-        import torch
-    except Exception as error:  # a broken build fails in many ways
-        return Finding("torch", error_line(error), "pip install --force-reinstall --no-deps torch")
+def describe_torch() -> str:
+    """Return what torch was built for, and which devices it finds."""
+    import torch
+
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
     devices = ["cpu", *(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))]
-    return Finding("torch", f"{torch.__version__}, built for {built}; devices: {', '.join(devices)}")
+    return f"{torch.__version__}, built for {built}; devices: {', '.join(devices)}"
+
+
+def requirements(package: str) -> list[Requirement]:
+    """Return what a package requires, except for its extras. Raises PackageNotFoundError."""
+    from packaging.requirements import Requirement
+
+    needs = [Requirement(line) for line in requires(package) or []]
+    return [need for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
 
 
 def check_requirements(package: str) -> Iterator[Finding]:
     """Compare the requirements of a package with what is installed."""
-    from packaging.requirements import Requirement
-
     try:
-        needs = [Requirement(line) for line in requires(package) or []]
+        needs = requirements(package)
     except PackageNotFoundError:
         yield Finding(package, "its metadata is missing", f"pip install --force-reinstall --no-deps {package}")
         return
     yield Finding(package, version(package))
     for need in needs:
-        if need.marker is None or need.marker.evaluate({"extra": ""}):
-            yield check_requirement(package, need)
+        yield check_requirement(package, need)
 
 
 def check_requirement(package: str, need: Requirement) -> Finding:
@@ -132,21 +143,15 @@ def check_requirement(package: str, need: Requirement) -> Finding:
 
 def check_companion(name: str) -> Iterator[Finding]:
     """Import a companion of torch, if it is installed, and compare the torch it was built for."""
-    from packaging.requirements import Requirement
-
-    if not (current := installed_version(name)):
+    current, torch = installed_version(name), installed_version("torch")
+    if not current:
         return
-    hint = f"pip uninstall {name}  # nothing here needs it; else install the one for torch {installed_version('torch')}"
-    for need in (Requirement(line) for line in distribution(name).requires or []):
-        if need.name == "torch" and not need.specifier.contains(installed_version("torch"), prereleases=True):
-            yield Finding(name, f"{current} is for torch{need.specifier}", hint)
-            return
-    try:
-        import_module(name)
-    except Exception as error:  # a broken build fails in many ways
-        yield Finding(name, f"{current}: {error_line(error)}", hint)
+    hint = f"pip uninstall {name}  # nothing here needs it; else install the one for torch {torch}"
+    wanted = next((need.specifier for need in requirements(name) if need.name == "torch"), None)
+    if wanted is not None and not wanted.contains(torch, prereleases=True):
+        yield Finding(name, f"{current} is for torch{wanted}", hint)
     else:
-        yield Finding(name, current)
+        yield attempt(name, lambda: import_module(name) and current, hint)
 
 
 def check_class(module: str, name: str) -> Finding:
@@ -154,35 +159,25 @@ def check_class(module: str, name: str) -> Finding:
     what = f"{module}.{name}"
     if not installed_version(module):
         return Finding(what, "not installed, and no part needs it")
-    try:
-        getattr(import_module(module), name)
-    except Exception as error:  # a broken environment fails in many ways
-        return Finding(what, error_line(error), f"pip install --upgrade --force-reinstall --no-deps {module}")
-    return Finding(what, "imports")
+    hint = f"pip install --upgrade --force-reinstall --no-deps {module}"
+    return attempt(what, lambda: getattr(import_module(module), name) and "imports", hint)
 
 
 def check_protobuf() -> Iterator[Finding]:
-    """Check protobuf against sentencepiece: descript-audiotools brings one that is too old for it."""
-    from packaging.version import Version
+    """Check protobuf against sentencepiece, which does not declare it: descript-audiotools brings one too old."""
+    from packaging.requirements import Requirement
 
-    current = installed_version("protobuf")
-    if current and installed_version("sentencepiece"):
-        old = Version(current) < Version("3.20")
-        state = "older than sentencepiece can use" if old else "good for sentencepiece"
-        yield Finding("protobuf", f"{current}, {state}", "pip install --upgrade protobuf" if old else "")
+    if installed_version("protobuf") and installed_version("sentencepiece"):
+        yield check_requirement("sentencepiece", Requirement("protobuf>=3.20"))
 
 
-def check_audio() -> Finding:
-    """Report which audio formats can be read."""
-    try:
-        import soundfile
-    except Exception as error:  # the library may be missing
-        return Finding("audio files", error_line(error), "pip install --force-reinstall soundfile")
-    missing = [name for name in AUDIO_FORMATS if name not in soundfile.available_formats()]
-    state = f"{', '.join(AUDIO_FORMATS)} by libsndfile {soundfile.__libsndfile_version__}"
-    if missing:
-        return Finding("audio files", f"no {', '.join(missing)}", "pip install --upgrade soundfile")
-    return Finding("audio files", state)
+def describe_audio() -> str:
+    """Return which audio formats can be read. Raises ImportError if one is missing."""
+    import soundfile
+
+    if missing := set(AUDIO_FORMATS) - set(soundfile.available_formats()):
+        raise ImportError(f"libsndfile {soundfile.__libsndfile_version__} cannot read {', '.join(sorted(missing))}")
+    return f"{', '.join(AUDIO_FORMATS)} by libsndfile {soundfile.__libsndfile_version__}"
 
 
 def check_plugins(timeout: float) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from codecdiff.cli.generate import (
     load_model,
     new_request,
 )
+from codecdiff.errors import FileExists, InvalidValue, MissingFile
 
 if TYPE_CHECKING:
     from codecdiff.pipeline.editing import Edit
@@ -51,9 +52,9 @@ def run_edit(
 
     files = numbered(output, num_waveforms)
     if not source.is_file():
-        raise FileNotFoundError(f"The source '{source}' does not exist.")
+        raise MissingFile(f"The source '{source}' does not exist.")
     if any(file.exists() and file.samefile(source) for file in files):
-        raise FileExistsError(f"'{output}' is the source itself. Choose another name.")
+        raise FileExists(f"'{output}' is the source itself. Choose another name.")
     pipeline = load_model(model, allow_download, device, files)
     generation = generation_config(
         pipeline,
@@ -80,7 +81,7 @@ def edit_command(edit: Callable[..., Edit]) -> Callable[..., None]:
         except ValidationError as error:
             first = error.errors()[0]
             name, message = first["loc"][0], first["msg"][:1].lower() + first["msg"][1:]
-            raise ValueError(f"{name}={first['input']}: {message}.") from error
+            raise InvalidValue(f"{name}={first['input']}: {message}.") from error
         run_edit(instance, **options)
 
     both = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in (*own, *shared)]
@@ -118,7 +119,7 @@ def inpaint(
     from codecdiff.pipeline.editing import Inpaint
 
     if len(starts) != len(stops):
-        raise ValueError(f"{len(starts)} --from and {len(stops)} --to: every region needs both.")
+        raise InvalidValue(f"{len(starts)} --from and {len(stops)} --to: every region needs both.")
     return Inpaint(regions=tuple(zip(starts, stops, strict=True)))
 
 

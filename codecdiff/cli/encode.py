@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from codecdiff import registry
 from codecdiff.cli.console import err, out, select_device, ticker
-from codecdiff.errors import InvalidValue, UnknownName
+from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def encode(
         loudness_of=loudness_of,
     )
     tracks, issues = find_all_tracks(audio)
-    run = load_engine(engine, device, workers)
+    run = registry.load_entry(registry.ENGINES, engine)(device, workers)
     place = select_device(device if engine == "local" else "")  # the GPUs of a cluster are not devices of this machine
     model = build("codecs", parse_options("codecs", codec, options or [])).to(place)
     target = "continuous" if continuous else "codes"
@@ -103,9 +104,9 @@ def _encode(
 
 
 def require_new_store(output: Path) -> None:
-    """Raise OSError unless a folder does not exist and can be written."""
+    """Raise FileExists or UnusableFile unless a folder does not exist and can be written."""
     if output.exists():
-        raise FileExistsError(f"'{output}' exists already. Choose another name, or delete it.")
+        raise FileExists(f"'{output}' exists already. Choose another name, or delete it.")
     require_writable(output)
 
 
@@ -115,22 +116,6 @@ def _summary(store: CodeStore, count: int) -> str:
     cut = f"{len(store)} segments, " if store.header["segmentation"]["segment"] else ""
     dropped = "".join(f", {number} {why} segments dropped" for why, number in store.header["dropped"].items())
     return f"{store.header['tracks']} of {count} files, {cut}{minutes:.1f} minutes, {store.frames} frames{dropped}"
-
-
-def load_engine(name: str, device: str, workers: int | None) -> Engine:
-    """Return the engine of this name, to compute on a device, or on GPUs if it has any and none is named.
-
-    Raises LookupError, and ImportError if its library is not installed.
-    """
-    if name == "local":
-        from codecdiff.data.encoding.local import local_engine
-
-        return local_engine(device or select_device("").type, workers)
-    if name == "ray":
-        from codecdiff.data.encoding.ray import ray_engine
-
-        return ray_engine(device, workers)
-    raise UnknownName(f"No engine named '{name}'. Engines: local, ray.")
 
 
 def find_all_tracks(paths: list[Path]) -> tuple[list[Track], list[str]]:
@@ -144,7 +129,7 @@ def find_all_tracks(paths: list[Path]) -> tuple[list[Track], list[str]]:
     manifest = Manifest.read(paths[0])
     tracks, issues = manifest.tracks(), list(manifest.without_audio().values())
     if not tracks:
-        raise FileNotFoundError(f"'{paths[0]}' names no audio that exists. {issues[0] if issues else 'It is empty.'}")
+        raise MissingFile(f"'{paths[0]}' names no audio that exists. {issues[0] if issues else 'It is empty.'}")
     return tracks, issues
 
 
@@ -157,7 +142,7 @@ def tracks_of(paths: list[Path]) -> list[Track]:
 
     for path in paths:
         if not path.exists():
-            raise FileNotFoundError(f"File or folder '{path}' does not exist.")
+            raise MissingFile(f"File or folder '{path}' does not exist.")
         if path.is_file() and path.suffix.lower() not in SUFFIXES:
             raise InvalidValue(f"'{path}' is not audio by its name. Formats: {', '.join(SUFFIXES)}.")
     requested = [path.resolve() for path in paths]

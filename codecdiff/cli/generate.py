@@ -10,6 +10,7 @@ import typer
 
 import codecdiff
 from codecdiff.cli.console import check_writable, err, numbered, out, progress, select_device
+from codecdiff.errors import InvalidValue
 
 if TYPE_CHECKING:
     from codecdiff.interfaces import Conditioner
@@ -91,7 +92,7 @@ def load_model(model: str, allow_download: bool, device: str, outputs: list[Path
 
 
 def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **options: Any) -> GenerationConfig:
-    """Return the options of the command line. Raises ValueError for a guidance scale that the model lacks."""
+    """Return the options of the command line. Raises InvalidValue for a guidance scale that the model lacks."""
     from codecdiff.diffusion.guidance import parse_guidance_scale, resolve_guidance
     from codecdiff.pipeline.pipeline import GenerationConfig
 
@@ -138,16 +139,16 @@ def generate_files(request: GenerationRequest, pipeline: Pipeline, output: Path,
 def prompt_values(assignments: list[str], conditioner: Conditioner | None) -> dict[str, Any]:
     """Parse `key=value` words as fields of a prompt, each value as JSON or else as text.
 
-    Raises ValueError for a field that the conditioner does not read.
+    Raises InvalidValue for a field that the conditioner does not read.
     """
     fields = conditioner.fields if conditioner else ()
     values: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
-            raise ValueError(f"Invalid --field '{assignment}': expected KEY=VALUE, e.g. --field bpm=120.")
+            raise InvalidValue(f"Invalid --field '{assignment}': expected KEY=VALUE, e.g. --field bpm=120.")
         if key not in fields:
-            raise ValueError(
+            raise InvalidValue(
                 f"Unknown field '{key}' of this model's prompts. Available: {', '.join(fields) or 'none'}."
             )
         try:

@@ -10,6 +10,7 @@ import typer
 
 from codecdiff.cli.console import out
 from codecdiff.cli.generate import AllowDownload, Device, generate_files, load_model
+from codecdiff.errors import FileExists
 
 
 def inspect_file(
@@ -41,7 +42,7 @@ def inspect_file(
     request.check_duration(soundfile.info(file).duration)
     output = output or file.with_stem(f"{file.stem}-again")
     if output.exists():
-        raise FileExistsError(f"'{output}' exists already. Choose another name with -o, or delete it.")
+        raise FileExists(f"'{output}' exists already. Choose another name with -o, or delete it.")
     pipeline = load_model(model, allow_download, device, [output])
     request.check_model(pipeline)
     generate_files(request, pipeline, output, source)

@@ -16,11 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import codecdiff
 from codecdiff import registry
-from codecdiff.cli.console import err, out
-from codecdiff.errors import UserError
-
-# Shown as one sentence. The builtin ones stay until all code raises a UserError for mistakes of users.
-EXPECTED = (UserError, ValueError, LookupError, OSError, ImportError)
+from codecdiff.cli.console import errors_as_sentences, out
 
 
 def load_command(name: str, plugin: registry.Plugin) -> Any:
@@ -68,18 +64,8 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the context names."""
-        try:
+        with errors_as_sentences(debug=ctx.params["debug"]):
             return super().invoke(ctx)
-        except EXPECTED as error:
-            if ctx.params["debug"]:
-                raise
-            err.print(_sentence(error), style="red", soft_wrap=True)
-            raise typer.Exit(1) from error
-
-
-def _sentence(error: Exception) -> str:
-    is_sentence = str(error) and not isinstance(error, KeyError)
-    return str(error) if is_sentence else f"{type(error).__name__}: {error}. --debug shows where."
 
 
 app = typer.Typer(

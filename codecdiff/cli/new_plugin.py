@@ -19,7 +19,7 @@ import typer
 
 from codecdiff import registry
 from codecdiff.cli.console import out
-from codecdiff.errors import InvalidValue, UnknownName
+from codecdiff.errors import FileExists, InvalidValue, UnknownName
 
 # How `part-name` is trained with recipes/configs/starter.yaml, by kind.
 SETTINGS = {
@@ -47,8 +47,8 @@ def new_plugin(
 def write_plugin(kind: str, name: str, into: Path | str = ".") -> Path:
     """Write the package `codecdiff-NAME` with one working part of this kind into a folder; returns its own folder.
 
-    Raises LookupError for a kind without a template, ValueError for a name that cannot be used or is taken, and
-    FileExistsError if the package's folder exists.
+    Raises UnknownName for a kind without a template, InvalidValue for a name that cannot be used or is taken, and
+    FileExists if the package's folder exists.
     """
     if kind not in SETTINGS:
         raise UnknownName(f"No kind '{kind}' to write a plugin of. Kinds: {', '.join(SETTINGS)}.")
@@ -56,7 +56,7 @@ def write_plugin(kind: str, name: str, into: Path | str = ".") -> Path:
     require_free_name(kind, name)
     folder = Path(into) / f"codecdiff-{name}"
     if folder.exists():
-        raise FileExistsError(f"'{folder}' exists already. Choose another name, or delete it.")
+        raise FileExists(f"'{folder}' exists already. Choose another name, or delete it.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         inside = Path(temporary) / folder.name
@@ -96,7 +96,7 @@ def class_name(name: str) -> str:
 
 
 def require_good_name(kind: str, name: str) -> None:
-    """Raise ValueError unless a part and its class can have this name."""
+    """Raise InvalidValue unless a part and its class can have this name."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or len(name) > MAX_LENGTH:
         raise InvalidValue(
             f"Invalid name '{name}': expected lower case words joined by '-', as in 'my-{kind}', "
@@ -114,7 +114,7 @@ def _names_in(source: str) -> set[str]:
 
 
 def require_free_name(kind: str, name: str) -> None:
-    """Raise ValueError if a part of this kind has the name, or a package that of the new one."""
+    """Raise InvalidValue if a part of this kind has the name, or a package that of the new one."""
     same = [p.distribution for p in registry.scan().plugins if (p.kind, p.name) == (f"{kind}s", name)]
     owner = same[0] if same else registry.install_hint(f"{kind}s", name)
     if owner:

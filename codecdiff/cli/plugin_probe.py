@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -26,12 +26,15 @@ def find_problems(plugins: Iterable[Plugin], seconds: float) -> dict[Plugin, str
     """
     problems = {plugin: plugin.problem for plugin in plugins}
     fatal: dict[tuple[str, str], str] = {}
-    with _worker() as worker:
+    worker = _Worker()
+    try:
         for plugin in [plugin for plugin, problem in problems.items() if not problem]:
             module = (plugin.distribution, plugin.entry.module_name)
             problems[plugin] = fatal.get(module) or worker.load(plugin, seconds)
-            if worker.is_lost:
+            if worker.line is None:
                 fatal[module] = problems[plugin]
+    finally:
+        worker.stop()
     return {plugin: problem for plugin, problem in problems.items() if problem}
 
 
@@ -52,13 +55,8 @@ def problem_of(plugin: Plugin) -> str:
 class _Worker:
     """A process that loads one plugin after another. It starts with the first, and again after it was lost."""
 
-    def __init__(self) -> None:
-        self.process: Any = None
-        self.line: Connection[Any, Any] | None = None
-
-    @property
-    def is_lost(self) -> bool:
-        return self.line is None
+    process: Any = None
+    line: Connection[Any, Any] | None = None  # to the process, while there is one
 
     def load(self, plugin: Plugin, seconds: float) -> str:
         """Return what is wrong with a plugin, also if the process does not respond or has died."""
@@ -70,7 +68,9 @@ class _Worker:
             problem = f"has not been imported within {seconds:g} s: it hangs, or needs a longer --timeout"
         except (EOFError, OSError):
             self.process.join()
-            problem = f"ends the Python process that imports it ({_ending(self.process.exitcode)})"
+            code = self.process.exitcode
+            ending = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
+            problem = f"ends the Python process that imports it ({ending})"
         self.stop()
         return problem
 
@@ -86,27 +86,12 @@ class _Worker:
         return self.line
 
     def stop(self) -> None:
-        """Kill the process."""
+        """Kill the process, if it runs."""
         if self.line is not None:
             self.line.close()
             self.process.kill()
             self.process.join()
             self.line = None
-
-
-@contextmanager
-def _worker() -> Iterator[_Worker]:
-    worker = _Worker()
-    try:
-        yield worker
-    finally:
-        worker.stop()
-
-
-def _ending(code: int) -> str:
-    with suppress(ValueError):
-        return signal.Signals(-code).name
-    return f"exit code {code}"
 
 
 def _serve(line: Connection[Any, Any]) -> None:
@@ -122,5 +107,4 @@ def _serve(line: Connection[Any, Any]) -> None:
     line.send("")
     with suppress(EOFError, OSError):
         while True:
-            plugin = line.recv()
-            line.send(broken or problem_of(plugin))
+            line.send(broken or problem_of(line.recv()))

@@ -26,12 +26,4 @@ __all__ = [
     "residual_quantize",
 ]
 
-_MODULES = {
-    "codecdiff.codecs.chunking": ("ChunkedCodec", "chunked"),
-    "codecdiff.codecs.normalized": ("NormalizedCodec",),
-    "codecdiff.codecs.pca": ("PCACodec",),
-    "codecdiff.codecs.pretrained": ("OriginalPackage", "PretrainedCodec", "residual_quantize"),
-    "codecdiff.codecs.stereo": ("StereoCodec",),
-    "codecdiff.codecs.wrapper": ("CodecWrapper", "codebook_vectors", "find_duplicate_codes"),
-}
-__getattr__ = lazy_exports(__name__, _MODULES)
+__getattr__, __dir__ = lazy_exports(__name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from codecdiff.codecs.wrapper import CodecWrapper
+from codecdiff.errors import InvalidValue
 from codecdiff.interfaces.codec import Codec
 
 
@@ -25,6 +26,7 @@ class NormalizedCodec(CodecWrapper):
     """
 
     keeps_codes = True
+    state_names = ("mean", "std")
     mean: Tensor  # (k, d, 1)
     std: Tensor  # (k, d, 1)
 
@@ -45,7 +47,7 @@ class NormalizedCodec(CodecWrapper):
             count += values.shape[-1]
             total, square = total + values.sum(-1), square + values.square().sum(-1)
         if not count:
-            raise ValueError("No latents to measure: the store holds no frames.")
+            raise InvalidValue("No latents to measure: the store holds no frames.")
         mean = total / count
         std = (square / count - mean.square()).clamp_min(0).sqrt()
         std = torch.where(std > 1e-6, std, torch.ones_like(std))  # a constant channel stays as it is
@@ -56,31 +58,6 @@ class NormalizedCodec(CodecWrapper):
         """Normalize latents (b, k, d, l) of the wrapped codec."""
         return (latents - self.mean) / self.std
 
-    def embed(self, codes: Tensor) -> Tensor:
-        """Look up codes (b, k, l): normalized latents (b, k, d, l)."""
-        return self.normalize(self.codec.embed(codes))
-
     def quantize(self, latents: Tensor) -> Tensor:
         """Return the codes (b, k, l) of normalized latents (b, k, d, l)."""
         return self.codec.quantize(latents * self.std + self.mean)
-
-    def encode_continuous(self, audio: Tensor) -> Tensor:
-        """Encode audio (b, ch, t) to normalized pre-quantization latents (b, k, d, l)."""
-        return self.normalize(self.codec.encode_continuous(audio))
-
-    def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode audio (b, ch, t) to codes (b, k, l) and normalized pre-quantization latents (b, k, d, l)."""
-        codes, latents = self.codec.encode_with_continuous(audio)
-        return codes, self.normalize(latents)
-
-    def fitted_state(self) -> dict[str, Tensor]:
-        """Return the state of the wrapped codec, and the statistics."""
-        return {**super().fitted_state(), "mean": self.mean, "std": self.std}
-
-    def load_fitted_state(self, state: Mapping[str, Tensor]) -> None:
-        """Load the tensors of `fitted_state`. Raises ValueError if the statistics are missing."""
-        if missing := {"mean", "std"} - state.keys():
-            raise ValueError(f"The state of a normalized codec lacks its {' and '.join(sorted(missing))}.")
-        super().load_fitted_state(state)
-        self.mean.copy_(state["mean"])
-        self.std.copy_(state["std"])

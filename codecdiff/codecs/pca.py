@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from codecdiff.codecs.wrapper import CodecWrapper, codebook_vectors, find_duplicate_codes
+from codecdiff.errors import InvalidValue
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.codec import Codec
 from codecdiff.precision import exactly
@@ -36,6 +37,7 @@ class PCACodec(CodecWrapper):
     """
 
     keeps_codes = True
+    state_names = ("mean", "basis")
     mean: Tensor  # (k, 1, d) of the codebook vectors
     basis: Tensor  # (k, d, dims), orthonormal columns
     table: Tensor  # (k, codebook_size, dims), the reduced vectors
@@ -44,7 +46,7 @@ class PCACodec(CodecWrapper):
     def __init__(self, codec: Codec, dims: int):
         super().__init__(codec)
         if not 1 <= dims <= codec.codebook_dim:
-            raise ValueError(
+            raise InvalidValue(
                 f"dims={dims}: the codebook vectors of {type(codec).__name__} have {codec.codebook_dim} dimensions. "
                 f"Choose 1 to {codec.codebook_dim}."
             )
@@ -76,30 +78,15 @@ class PCACodec(CodecWrapper):
         rows = zip(self.table, latents.to(self.table.dtype).unbind(1), strict=True)
         return torch.stack([_nearest(row.mT, table) for table, row in rows], dim=1)
 
-    def encode_continuous(self, audio: Tensor) -> Tensor:
-        """Encode audio (b, ch, t) to reduced pre-quantization latents (b, k, dims, l)."""
-        return self._reduce(self.codec.encode_continuous(audio))
-
-    def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode audio (b, ch, t) to codes (b, k, l) and reduced pre-quantization latents (b, k, dims, l)."""
-        codes, latents = self.codec.encode_with_continuous(audio)
-        return codes, self._reduce(latents)
-
     def fit(self, clips: Iterable[Tensor], *, seed: int = 0) -> None:
         """Fit the wrapped codec to clips of audio (ch, t), and reduce its new codebook vectors."""
         super().fit(clips, seed=seed)
         self._set_components(*principal_components(codebook_vectors(self.codec).mT, self.codebook_dim))
 
-    def fitted_state(self) -> dict[str, Tensor]:
-        """Return the state of the wrapped codec, and the components."""
-        return {**super().fitted_state(), "mean": self.mean, "basis": self.basis}
-
     def load_fitted_state(self, state: Mapping[str, Tensor]) -> None:
-        """Load the tensors of `fitted_state`. Raises ValueError if the components are missing."""
-        if missing := {"mean", "basis"} - state.keys():
-            raise ValueError(f"The state of a PCA codec lacks its {' and '.join(sorted(missing))}.")
+        """Load the tensors of `fitted_state`, and reduce the codebook vectors with the components."""
         super().load_fitted_state(state)
-        self._set_components(state["mean"].to(self.mean), state["basis"].to(self.basis))
+        self._set_components(self.mean, self.basis)
 
     def _set_components(self, mean: Tensor, basis: Tensor) -> None:
         """Set the components, and reduce the codebook vectors with them."""
@@ -107,7 +94,7 @@ class PCACodec(CodecWrapper):
         self.mean, self.basis, self.table = mean, basis, centered @ basis
         self.explained_variance = self.table.var(1).sum(-1) / centered.var(1).sum(-1)
 
-    def _reduce(self, latents: Tensor) -> Tensor:
+    def normalize(self, latents: Tensor) -> Tensor:
         """(b, k, d, l) latents of the wrapped codec -> (b, k, dims, l)."""
         with exactly(latents.device):
             return ((latents.mT - self.mean) @ self.basis).mT

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.codec import Codec
 
@@ -15,7 +16,7 @@ from codecdiff.interfaces.codec import Codec
 class CodecWrapper(Codec):
     """A codec that does what the codec inside does, until a subclass changes something."""
 
-    keeps_codes: ClassVar[bool] = False  # whether a subclass leaves the codes as they are
+    state_names: ClassVar[tuple[str, ...]] = ()  # buffers of a subclass that are fitted state
 
     def __init__(self, codec: Codec):
         super().__init__()
@@ -44,8 +45,8 @@ class CodecWrapper(Codec):
         return self.codec.encode(audio)
 
     def embed(self, codes: Tensor) -> Tensor:
-        """Look up codes (b, k, l): latents (b, k, d, l) of the wrapped codec."""
-        return self.codec.embed(codes)
+        """Look up codes (b, k, l): latents (b, k, d, l) of the wrapped codec, normalized."""
+        return self.normalize(self.codec.embed(codes))
 
     def quantize(self, latents: Tensor) -> Tensor:
         """Return the codes (b, k, l) of latents (b, k, d, l) of the wrapped codec."""
@@ -56,13 +57,13 @@ class CodecWrapper(Codec):
         return self.codec.decode(codes)
 
     def encode_continuous(self, audio: Tensor) -> Tensor:
-        """Encode audio (b, ch, t) to pre-quantization latents (b, k, d, l) of the wrapped codec."""
-        return self.codec.encode_continuous(audio)
+        """Encode audio (b, ch, t) to pre-quantization latents (b, k, d, l) of the wrapped codec, normalized."""
+        return self.normalize(self.codec.encode_continuous(audio))
 
-    @property
-    def code_source(self) -> Codec:
-        """The wrapped codec, if the codes are its codes; else this one."""
-        return self.codec if self.keeps_codes else self
+    def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode audio (b, ch, t) to codes (b, k, l) and pre-quantization latents (b, k, d, l), as both methods do."""
+        codes, latents = self.codec.encode_with_continuous(audio)
+        return codes, self.normalize(latents)
 
     @property
     def is_fitted(self) -> bool:
@@ -74,12 +75,19 @@ class CodecWrapper(Codec):
         self.codec.fit(clips, seed=seed)
 
     def fitted_state(self) -> dict[str, Tensor]:
-        """Return the state of the wrapped codec, its names prefixed with `codec.`."""
-        return {f"codec.{name}": tensor for name, tensor in self.codec.fitted_state().items()}
+        """Return the state of the wrapped codec, its names prefixed with `codec.`, and the buffers of `state_names`."""
+        inner = {f"codec.{name}": tensor for name, tensor in self.codec.fitted_state().items()}
+        return inner | {name: getattr(self, name) for name in self.state_names}
 
     def load_fitted_state(self, state: Mapping[str, Tensor]) -> None:
-        """Load the state of the wrapped codec."""
+        """Load the tensors of `fitted_state`. Raises InvalidValue if some of `state_names` are missing."""
+        if missing := sorted(set(self.state_names) - state.keys()):
+            raise InvalidValue(
+                f"The state of a {type(self).__name__} lacks its {' and '.join(missing)}: load it whole."
+            )
         self.codec.load_fitted_state({k.removeprefix("codec."): v for k, v in state.items() if k.startswith("codec.")})
+        for name in self.state_names:
+            getattr(self, name).copy_(state[name])
 
 
 def codebook_vectors(codec: Codec) -> Tensor:

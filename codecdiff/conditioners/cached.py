@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from codecdiff.files import atomic_write
+from codecdiff.errors import InvalidValue
+from codecdiff.files import DamagedFile, read_safetensors, write_safetensors
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt
 from codecdiff.interfaces.conditioner import Conditioner
@@ -60,26 +59,19 @@ class FeatureCache:
     def read(self, key: str, names: Sequence[str]) -> Condition | None:
         """Read a condition of one row, bit for bit as written; None if it is missing or damaged."""
         try:
-            with safe_open(self.file(key), "pt") as stream:
-                types = stream.metadata()
-                tokens = {name: stream.get_tensor(f"{name}.tokens") for name in names}
-                masks = {name: stream.get_tensor(f"{name}.mask") for name in names}
-        except (FileNotFoundError, SafetensorError):
+            tensors, types = read_safetensors(self.file(key))
+            tokens = {name: tensors[f"{name}.tokens"].to(getattr(torch, types[name])) for name in names}
+            return Condition({name: ConditionTokens(tokens[name], tensors[f"{name}.mask"]) for name in names})
+        except (FileNotFoundError, DamagedFile, KeyError):
             return None
-        return Condition(
-            {name: ConditionTokens(tokens[name].to(getattr(torch, types[name])), masks[name]) for name in names}
-        )
 
     def write(self, key: str, row: Condition) -> None:
         """Write the condition of one prompt."""
-        file = self.file(key)
-        file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"{name}.tokens": narrowest(entry.tokens) for name, entry in row.items()}
         tensors |= {f"{name}.mask": entry.mask for name, entry in row.items()}
         copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
         types = {name: str(entry.tokens.dtype).removeprefix("torch.") for name, entry in row.items()}
-        with atomic_write(file) as temporary:
-            save_file(copies, temporary, metadata=types)
+        write_safetensors(self.file(key), copies, types)
 
 
 def rebuild(part: Any) -> Any:
@@ -185,7 +177,7 @@ class CachedConditioner(Conditioner):
             )
             conditioner = rebuild(self.conditioner)
             if conditioner.fingerprint() != self.fingerprint():
-                raise ValueError(
+                raise InvalidValue(
                     f"The weights or files of {type(conditioner).__name__} have changed since this run began, and it "
                     "needs them for a new prompt. Start the run again."
                 )

@@ -23,6 +23,7 @@ from codecdiff.config.parts import (
     part_kind,
     part_options,
 )
+from codecdiff.errors import MissingFile
 
 # An option that implies the part it belongs to: `splitter.stages=...` selects the grouped splitter.
 IMPLIED = {("splitters", "stages"): "grouped"}
@@ -161,11 +162,11 @@ def parse_options(kind: str, name: str, assignments: Sequence[str]) -> dict[str,
 def load_config(model: type[Model], file: Path, assignments: Sequence[str] = ()) -> Model:
     """Read a YAML file, apply the assignments of the command line and validate the result.
 
-    Raises FileNotFoundError if the file does not exist, and ConfigError for a file that is not a mapping, unknown
+    Raises MissingFile if the file does not exist, and ConfigError for a file that is not a mapping, unknown
     settings and values of the wrong type.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"Configuration file '{file}' not found.")
+        raise MissingFile(f"Configuration file '{file}' not found.")
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:

@@ -64,7 +64,7 @@ def did_you_mean(name: str, names: Sequence[str]) -> str:
 def part_options(kind: str, name: str) -> dict[str, inspect.Parameter]:
     """Return the options of a part: its constructor's parameters that have a type hint and are not derived."""
     try:
-        signature = inspect.signature(registry.load(kind, name).__init__, eval_str=True)
+        signature = inspect.signature(registry.load_entry(kind, name).__init__, eval_str=True)
     except NameError as error:
         raise registry.BrokenPlugin(
             f"The type hints of the {kind[:-1]} '{name}' cannot be read: {error}. "
@@ -195,7 +195,7 @@ def build_skeleton(kind: str, spec: str | Mapping[str, Any], **derived: Any) -> 
 
 def _assemble(kind: str, spec: str | Mapping[str, Any], derived: Mapping[str, Any], skeleton: bool = False) -> Any:
     name, values = check_spec(kind, spec)
-    part, options, built = registry.load(kind, name), part_options(kind, name), partial(_built, skeleton=skeleton)
+    part, options, built = registry.load_entry(kind, name), part_options(kind, name), partial(_built, skeleton=skeleton)
     arguments = {
         key: _validated(value, options[key].annotation, f"{kind[:-1]}.{key}", built) for key, value in values.items()
     }

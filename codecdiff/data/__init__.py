@@ -9,19 +9,24 @@ if TYPE_CHECKING:
     from codecdiff.data.audio_prompt import audio_prompt_key, load_audio_prompt
     from codecdiff.data.code_store import CodeStore, load_state
     from codecdiff.data.dataset import CropBatch, TrainingCrops, split_tracks
-    from codecdiff.data.encoding import EncodeConfig, encode_tracks, fitting_clips, open_store
+    from codecdiff.data.embedding_cache import CachedEmbedder, TrackEmbedding, embed_file
+    from codecdiff.data.encoding.encode import encode_tracks, open_store
+    from codecdiff.data.encoding.job import EncodeConfig, fitting_clips
     from codecdiff.data.metadata import Track, find_tracks
     from codecdiff.data.segments import SegmentConfig
 
 __all__ = [
     "BadAudio",
+    "CachedEmbedder",
     "CodeStore",
     "CropBatch",
     "EncodeConfig",
     "SegmentConfig",
     "Track",
+    "TrackEmbedding",
     "TrainingCrops",
     "audio_prompt_key",
+    "embed_file",
     "encode_tracks",
     "find_tracks",
     "fitting_clips",
@@ -34,13 +39,4 @@ __all__ = [
     "write_audio",
 ]
 
-_MODULES = {
-    "codecdiff.data.audio": ("BadAudio", "read_audio", "stream_audio", "write_audio"),
-    "codecdiff.data.audio_prompt": ("audio_prompt_key", "load_audio_prompt"),
-    "codecdiff.data.code_store": ("CodeStore", "load_state"),
-    "codecdiff.data.dataset": ("CropBatch", "TrainingCrops", "split_tracks"),
-    "codecdiff.data.encoding": ("EncodeConfig", "encode_tracks", "fitting_clips", "open_store"),
-    "codecdiff.data.metadata": ("Track", "find_tracks"),
-    "codecdiff.data.segments": ("SegmentConfig",),
-}
-__getattr__ = lazy_exports(__name__, _MODULES)
+__getattr__, __dir__ = lazy_exports(__name__)

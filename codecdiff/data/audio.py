@@ -12,6 +12,7 @@ import soxr
 import torch
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
 from codecdiff.files import atomic_write
 
 __all__ = [
@@ -30,7 +31,7 @@ SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus")
 BLOCK = 2**16  # audio samples read or written at once
 
 
-class BadAudio(ValueError):
+class BadAudio(InvalidValue):
     """An audio file that cannot be used; the message names the file and the reason."""
 
 
@@ -137,7 +138,7 @@ def write_audio(file: Path | str, audio: Tensor, sample_rate: int, *, comment: s
     """Write (ch, t) audio as a file of the format its suffix names, whole or not at all; with a comment, if any."""
     file = Path(file)
     if file.suffix.lower().lstrip(".").upper() not in soundfile.available_formats():
-        raise ValueError(f"'{file}' names no audio format that can be written. Use .wav or .flac.")
+        raise InvalidValue(f"'{file}' names no audio format that can be written. Use .wav or .flac.")
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         samples = audio.clamp(-1, 1).T.cpu().numpy()

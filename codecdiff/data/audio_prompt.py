@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from codecdiff.data.audio import BadAudio, read_audio
+from codecdiff.errors import InvalidValue
 from codecdiff.files import cached_checksum, sha256
 
 KEYS = ("file", "start", "seconds", "checksum")
@@ -64,13 +65,13 @@ def _times(part: Mapping[str, Any]) -> dict[str, Any]:
 def _parse_part(value: Any) -> dict[str, Any]:
     """Parse a file or a part of one. Raises ValueError, and FileNotFoundError if the file does not exist."""
     if isinstance(value, Mapping) and "file" not in value and {"sha256", "samples"} & value.keys():
-        raise ValueError(
+        raise InvalidValue(
             "The audio of this prompt is known by its hash alone. Generate again with the file: codecdiff generate "
             f"--field audio=FILE, with the seed and the other options. ({dict(value)})"
         )
     part = {"file": value} if isinstance(value, str | Path) else value
     if not isinstance(part, Mapping) or "file" not in part or part.keys() - set(KEYS):
-        raise ValueError(f"audio={value!r}: the field 'audio' of a prompt is {FORMS}.")
+        raise InvalidValue(f"audio={value!r}: the field 'audio' of a prompt is {FORMS}.")
     if not Path(part["file"]).is_file():
         raise FileNotFoundError(f"File '{part['file']}', which a prompt names as its audio, does not exist.")
     return dict(part)
@@ -79,7 +80,7 @@ def _parse_part(value: Any) -> dict[str, Any]:
 def _parse_samples(value: Any) -> tuple[Tensor, int]:
     samples, rate = value if len(value) == 2 else (None, None)
     if not isinstance(samples, Tensor) or samples.ndim != 2 or not samples.numel() or not isinstance(rate, int):
-        raise ValueError(f"The field 'audio' of a prompt is {FORMS}.")
+        raise InvalidValue(f"The field 'audio' of a prompt is {FORMS}.")
     return samples, rate
 
 

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from codecdiff.config import align_defaults
 from codecdiff.config.schema import Target
-from codecdiff.data.legacy import upgrade_part
+from codecdiff.data.legacy import upgrade_store
+from codecdiff.errors import InvalidValue
+from codecdiff.files import read_safetensors
 from codecdiff.fingerprint import device_of, module_fingerprint
 from codecdiff.interfaces.codec import Codec
 
@@ -32,18 +32,8 @@ CONTINUOUS_SUFFIX = {1: ".projections.npy", FORMAT: ".continuous.npy"}  # of fil
 
 
 def load_state(file: Path) -> dict[str, Tensor]:
-    """Load the tensors of a safetensors file; none if it does not exist. Raises ValueError if it is damaged."""
-    try:
-        return load_file(file) if file.exists() else {}
-    except SafetensorError as error:
-        raise ValueError(f"'{file}' is damaged: {error}. Fetch or make it again.") from error
-
-
-def _upgrade(header: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Translate header and rows of a store of codecdiff 0.1, whose first versions had no segments."""
-    header = {**header, "codec": upgrade_part(header["codec"]), "continuous": header.get("projections", False)}
-    rows = [{"split": "", "segment": 0, "offset": 0.0, "license": row["licence"], **row} for row in rows]
-    return header, rows
+    """Load the tensors of a safetensors file; none if it does not exist. Raises DamagedFile."""
+    return read_safetensors(file)[0] if file.exists() else {}
 
 
 class CodeStore:
@@ -69,12 +59,11 @@ class CodeStore:
         self.header: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         version = self.header.get("format")
         if version not in CONTINUOUS_SUFFIX:
-            raise ValueError(
-                f"'{self.folder}' has format {version}; this codecdiff reads 1 to {FORMAT}. Encode the audio again."
-            )
+            text = f"'{self.folder}' has format {version}; this codecdiff reads 1 to {FORMAT}."
+            raise InvalidValue(f"{text} Encode the audio again.")
         self.rows: list[dict[str, Any]] = pq.read_table(self.folder / "manifest.parquet").to_pylist()
         if version == 1:
-            self.header, self.rows = _upgrade(self.header, self.rows)
+            self.header, self.rows = upgrade_store(self.header, self.rows)
         self.audio: Path | None = None  # folder of the tracks, if it is available
         self.has_continuous: bool = self.header["continuous"]
         self._codes = self._shards(".npy")
@@ -163,7 +152,7 @@ class CodeStore:
     def check_target(self, target: Target) -> None:
         """Raise ValueError unless the store holds this target."""
         if target == "continuous" and not self.has_continuous:
-            raise ValueError(
+            raise InvalidValue(
                 f"'{self.folder}' holds no latents before quantization, which target=continuous trains on. Train on "
                 "its codes with target=codes, or make a store that has them: codecdiff encode --continuous."
             )
@@ -175,13 +164,13 @@ class CodeStore:
         """
         self.check_target(target)
         name = self.header["codec"].get("name")  # a store made in Python may lack the configuration
-        while target == "codes" and spec.get("name") != name and (source := codec.code_source) is not codec:
-            codec, spec = source, spec.get("codec", {})
+        while target == "codes" and spec.get("name") != name and codec.keeps_codes:
+            codec, spec = codec.arguments["codec"], spec.get("codec", {})
         stored_spec, spec = align_defaults("codecs", self.header["codec"], json.loads(json.dumps(spec)))
         stored = {"codec": stored_spec, "weights": self.header["weights"]}
         for key, value in {"codec": spec, "weights": module_fingerprint(codec)}.items():
             if stored[key] != value:
-                raise ValueError(
+                raise InvalidValue(
                     f"'{self.folder}' was made by another codec: its {key} is {stored[key]}, not {value}. "
                     "Choose another store, or delete it to encode again."
                 )

@@ -14,6 +14,7 @@ from torch import Tensor
 from codecdiff import rng
 from codecdiff.config.schema import Target
 from codecdiff.data.code_store import CodeStore
+from codecdiff.errors import InvalidValue
 
 VALIDATION_SPLITS = ("validation", "test")  # never trained on
 
@@ -79,12 +80,12 @@ class TrainingCrops:
         subset: str = "train",
     ):
         if not rows:
-            raise ValueError(
+            raise InvalidValue(
                 "No tracks to draw crops from: those whose split is validation or test are never trained "
                 "on: encode others too, or change their split."
             )
         if frames < 1:
-            raise ValueError(f"A crop of {frames} frames holds no music.")
+            raise InvalidValue(f"A crop of {frames} frames holds no music.")
         self.store, self.frames, self.target, self.seed, self.subset = store, frames, target, seed, subset
         counts = [max(1, round(store.rows[i]["frames"] / frames)) for i in rows]
         self._epoch_rows = np.repeat(np.asarray(rows), counts)
@@ -97,20 +98,14 @@ class TrainingCrops:
         """Return the row of the store that a sample is drawn from."""
         epoch, position = divmod(sample_index, len(self))
         if self._order[0] != epoch:
-            self._order = (
-                epoch,
-                rng.numpy_generator("codecdiff.data.order", self.subset, self.seed, epoch).permutation(
-                    self._epoch_rows
-                ),
-            )
+            random = rng.numpy_generator("codecdiff.data.order", self.subset, self.seed, epoch)
+            self._order = epoch, random.permutation(self._epoch_rows)
         return int(self._order[1][position])
 
     def sample(self, sample_index: int) -> tuple[int, int, str]:
         """Return the row, the first frame in it, and the caption of a sample."""
-        i, random = (
-            self.row(sample_index),
-            rng.numpy_generator("codecdiff.data.crop", self.subset, self.seed, sample_index),
-        )
+        i = self.row(sample_index)
+        random = rng.numpy_generator("codecdiff.data.crop", self.subset, self.seed, sample_index)
         start = int(random.integers(0, max(1, self.store.rows[i]["frames"] - self.frames + 1)))
         captions = self.store.captions(i)
         return i, start, captions[int(random.integers(len(captions)))] if captions else ""

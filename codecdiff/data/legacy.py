@@ -49,6 +49,12 @@ def upgrade_part(spec: Any) -> Any:
     return {**options, "name": PARTS.get(spec["name"], spec["name"])} if "name" in spec else options
 
 
+def upgrade_store(header: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return header and rows of a store of version 0.1, whose first had no segments, in the current format."""
+    header = {**header, "codec": upgrade_part(header["codec"]), "continuous": header.get("projections", False)}
+    return header, [{"split": "", "segment": 0, "offset": 0.0, "license": row["licence"], **row} for row in rows]
+
+
 def upgrade_model(spec: Any) -> Any:
     """Return the contents of a codecdiff.json in the current format; of another version, unchanged."""
     if not isinstance(spec, Mapping) or spec.get("format") != 1:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from codecdiff.data.metadata import Track, unsafe_path
+from codecdiff.errors import InvalidValue
 from codecdiff.files import atomic_write
 
 __all__ = ["SPLITS", "Manifest", "ManifestRow", "split_name"]
@@ -110,7 +111,7 @@ class Manifest:
         """
         file = Path(file)
         if (file / "header.json").is_file():
-            raise ValueError(f"'{file}' is a store of codes. Name the manifest it was made of, a .parquet file.")
+            raise InvalidValue(f"'{file}' is a store of codes. Name the manifest it was made of, a .parquet file.")
         if not file.is_file():
             raise FileNotFoundError(
                 f"Manifest '{file}' does not exist. Make one: codecdiff data import ... -o NAME.parquet."
@@ -118,13 +119,13 @@ class Manifest:
         try:
             table = pq.read_table(file)
         except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"'{file}' is not a manifest: {error}. Make one with codecdiff data import.") from error
+            raise InvalidValue(f"'{file}' is not a manifest: {error}. Make one with codecdiff data import.") from error
         header = json.loads((table.schema.metadata or {}).get(KEY, b"{}"))
         table = table.rename_columns([OLD_COLUMNS.get(name, name) for name in table.column_names])
         missing = [name for name in SCHEMA.names if name not in table.column_names]
         if header.get("format") not in (1, FORMAT) or missing:
             lacks = f" It lacks the columns {', '.join(missing)}." if missing else ""
-            raise ValueError(
+            raise InvalidValue(
                 f"'{file}' is not a manifest of format {FORMAT}.{lacks} Make one with codecdiff data import."
             )
         rows = table.select(SCHEMA.names).to_pylist(maps_as_pydicts="strict")

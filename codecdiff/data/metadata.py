@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
 from codecdiff.data.audio import SUFFIXES
+from codecdiff.errors import InvalidValue
 
 __all__ = [
     "CAPTION_FIELDS",
@@ -66,7 +67,7 @@ class Issue:
 Report = Callable[[Issue], None]  # called with every issue as it is found
 
 
-class RowError(ValueError):
+class RowError(InvalidValue):
     """A row that cannot be used because of one issue."""
 
     def __init__(self, issue: Issue):
@@ -274,7 +275,7 @@ def find_tracks(folder: Path | str) -> list[Track]:
 
     def report(issue: Issue) -> None:
         if not issue.field:  # a line that cannot be read, rather than one that describes no file of this folder
-            raise ValueError(f"Metadata of '{folder}': {issue}")
+            raise InvalidValue(f"Metadata of '{folder}': {issue}")
 
     return [track for track in read_audio_folder(folder, report) if track.file.is_file()]
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from codecdiff.config import ConfigError
 from codecdiff.config.schema import Config
 from codecdiff.data.audio import BadAudio, seconds_of, stream_audio
+from codecdiff.errors import InvalidValue
 from codecdiff.interfaces.codec import Codec
 
 MAX_SECONDS = 3600.0  # of a track that is encoded whole
@@ -83,7 +84,7 @@ class SegmentConfig(Config):
         assert self.segment is not None
         frames = [round(seconds * codec.frame_rate) for seconds in (self.segment, self.segment - self.overlap)]
         if min(frames) < 1:
-            raise ValueError(
+            raise InvalidValue(
                 f"Segments of {self.segment:g} s that overlap by {self.overlap:g} s advance by less than a latent "
                 f"frame, which lasts {1 / codec.frame_rate:.3g} s."
             )

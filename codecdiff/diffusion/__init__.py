@@ -12,7 +12,6 @@ if TYPE_CHECKING:
         BETA_SCHEDULES,
         PREDICTION_TYPES,
         Scheduler,
-        num_evaluations,
         prediction_type_of,
         set_timesteps,
         training_scheduler,
@@ -30,7 +29,6 @@ __all__ = [
     "StageInput",
     "StageMask",
     "colored",
-    "num_evaluations",
     "num_passes",
     "parse_guidance_scale",
     "prediction_type_of",
@@ -43,20 +41,4 @@ __all__ = [
     "whitened",
 ]
 
-_MODULES = {
-    "codecdiff.diffusion.colored_noise": ("colored", "whitened"),
-    "codecdiff.diffusion.guidance": ("num_passes", "parse_guidance_scale", "resolve_guidance"),
-    "codecdiff.diffusion.loss": ("StageInput", "stage_loss"),
-    "codecdiff.diffusion.noise_schedule": (
-        "BETA_SCHEDULES",
-        "PREDICTION_TYPES",
-        "Scheduler",
-        "num_evaluations",
-        "prediction_type_of",
-        "set_timesteps",
-        "training_scheduler",
-    ),
-    "codecdiff.diffusion.sampling": ("SamplingInput", "StageMask", "sample_stage"),
-    "codecdiff.diffusion.schedulers": ("FLOW_SCHEDULERS", "SCHEDULERS", "sampling_scheduler"),
-}
-__getattr__ = lazy_exports(__name__, _MODULES)
+__getattr__, __dir__ = lazy_exports(__name__)

@@ -24,14 +24,12 @@ if TYPE_CHECKING:
         Refine,
         Restore,
         Vary,
-        first_stage_mask,
-        first_stages_mask,
         levels_mask,
         outside_mask,
         parse_levels,
     )
     from codecdiff.pipeline.hub import load, push_to_hub
-    from codecdiff.pipeline.model_card import add_model_index, write_model_card
+    from codecdiff.pipeline.model_card import write_model_card
     from codecdiff.pipeline.pipeline import GenerationConfig, Pipeline
     from codecdiff.pipeline.provenance import GenerationRequest
     from codecdiff.pipeline.stage import Stage, stage_shapes
@@ -51,10 +49,7 @@ __all__ = [
     "Restore",
     "Stage",
     "Vary",
-    "add_model_index",
     "config_differences",
-    "first_stage_mask",
-    "first_stages_mask",
     "levels_mask",
     "load",
     "load_stage",
@@ -69,36 +64,4 @@ __all__ = [
     "write_parts",
 ]
 
-_MODULES = {
-    "codecdiff.pipeline.checkpoint": (
-        "FORMAT",
-        "MODEL_FILE",
-        "config_differences",
-        "load_stage",
-        "model_fingerprint",
-        "read_config",
-        "read_stage_config",
-        "write_parts",
-    ),
-    "codecdiff.pipeline.editing": (
-        "AnyEdit",
-        "Edit",
-        "EditMask",
-        "Extend",
-        "Inpaint",
-        "Refine",
-        "Restore",
-        "Vary",
-        "first_stage_mask",
-        "first_stages_mask",
-        "levels_mask",
-        "outside_mask",
-        "parse_levels",
-    ),
-    "codecdiff.pipeline.hub": ("load", "push_to_hub"),
-    "codecdiff.pipeline.model_card": ("add_model_index", "write_model_card"),
-    "codecdiff.pipeline.pipeline": ("GenerationConfig", "Pipeline"),
-    "codecdiff.pipeline.provenance": ("GenerationRequest",),
-    "codecdiff.pipeline.stage": ("Stage", "stage_shapes"),
-}
-__getattr__ = lazy_exports(__name__, _MODULES)
+__getattr__, __dir__ = lazy_exports(__name__)

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from codecdiff.files import atomic_write_text
 from codecdiff.pipeline.checkpoint import STAGE_FILE, read_config, read_stage_config
 
@@ -35,27 +33,12 @@ def write_model_card(folder: Path | str) -> None:
         atomic_write_text(file, render_model_card(folder))
 
 
-def add_model_index(folder: Path | str, index: Mapping[str, Any]) -> None:
-    """Write a `model-index` into the header of a folder's model card, replacing an earlier one.
-
-    Writes the model card first if it is missing. Raises ValueError if it does not begin with a YAML header.
-    """
-    file = Path(folder) / "README.md"
-    if not file.exists():
-        write_model_card(folder)
-    text = file.read_text(encoding="utf-8")
-    match = re.match(r"---\n(.*?)^---\n", text, re.DOTALL | re.MULTILINE)
-    header = yaml.safe_load(match[1]) if match else None
-    if not match or not isinstance(header, dict):
-        raise ValueError(f"'{file}' does not begin with a YAML header between lines of ---: add one for the scores.")
-    updated = yaml.safe_dump({**header, **index}, sort_keys=False, allow_unicode=True)
-    atomic_write_text(file, f"---\n{updated}---\n{text[match.end() :]}")
-
-
-def command_line(launcher: str, words: Sequence[str]) -> str:
-    """Return a command line as it was typed, without the absolute folders of the machine."""
-    script, *arguments = (re.sub(r"(?<![\w.])/(?:[^/\s]+/)*", "", word) for word in words)
-    return f"{launcher} {shlex.join([f'recipes/{Path(script).name}', *arguments])}"
+def command_line(words: Sequence[str]) -> str:
+    """Return a command line that trains as it was typed, without the absolute folders of the machine."""
+    program, *arguments = (re.sub(r"(?<![\w.])/(?:[^/\s]+/)*", "", word) for word in words)
+    name = Path(program).name
+    launcher = ["accelerate", "launch", f"recipes/{name}"] if name.endswith(".py") else [name]
+    return shlex.join([*launcher, *arguments])
 
 
 def _parts(spec: dict[str, Any]) -> list[str]:

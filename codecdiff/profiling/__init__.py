@@ -1,17 +1,6 @@
 """What training will need, counted before it starts."""
 
-from typing import TYPE_CHECKING
+from codecdiff.profiling.flops import OperationCounter
+from codecdiff.profiling.plan import Assumptions, blank_input, count_step, plan_report
 
-from codecdiff import lazy_exports
-
-if TYPE_CHECKING:
-    from codecdiff.profiling.flops import OperationCounter
-    from codecdiff.profiling.plan import blank_input, count_step
-
-__all__ = ["OperationCounter", "blank_input", "count_step"]
-
-_MODULES = {
-    "codecdiff.profiling.flops": ("OperationCounter",),
-    "codecdiff.profiling.plan": ("blank_input", "count_step"),
-}
-__getattr__ = lazy_exports(__name__, _MODULES)
+__all__ = ["Assumptions", "OperationCounter", "blank_input", "count_step", "plan_report"]

@@ -6,7 +6,6 @@ computed, allocated or fetched, and what it would take is counted.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import split_tracks
 from codecdiff.data.metadata import find_tracks
 from codecdiff.diffusion.loss import StageInput
+from codecdiff.errors import InvalidValue, UnknownName
 from codecdiff.interfaces import Codec, Condition, ConditionTokens
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
@@ -58,13 +58,6 @@ DEVICES = {
 }
 
 
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected more than 0, got {text}")
-    return number
-
-
 @dataclass(frozen=True)
 class Assumptions:
     """What a plan cannot count: the machines, how much of their peak is reached, and music that is not there yet."""
@@ -74,22 +67,12 @@ class Assumptions:
     utilization: float = 0.11  # the paper's model on an H200, by benchmarks/RESULTS.md
     hours: float = PAPER_HOURS
 
-    @classmethod
-    def add_options(cls, parser: argparse.ArgumentParser) -> None:
-        """Add `--plan`, and an option for each assumption."""
-        parser.add_argument("--plan", action="store_true", help="print what training would take, and stop")
-        group = parser.add_argument_group("what --plan assumes")
-        group.add_argument("--devices", type=int, choices=range(1, 4097), metavar="N", default=cls.devices)
-        group.add_argument("--device", choices=DEVICES, default=cls.device)
-        text = f"fraction of the device's peak that is reached (default: {cls.utilization})"
-        group.add_argument("--utilization", type=_positive, default=cls.utilization, help=text)
-        text = f"hours of music, where there is none yet (default: the paper's {cls.hours:,.0f})"
-        group.add_argument("--hours", type=_positive, default=cls.hours, help=text)
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> Assumptions:
-        """Return the assumptions of a parsed command line."""
-        return cls(arguments.devices, arguments.device, arguments.utilization, arguments.hours)
+    def __post_init__(self):
+        if self.device not in DEVICES:
+            raise UnknownName(f"No device '{self.device}' to plan for. Devices: {', '.join(DEVICES)}.")
+        for name in ("devices", "utilization", "hours"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InvalidValue(f"Invalid --{name}={getattr(self, name)}: expected a number above 0.")
 
 
 @dataclass(frozen=True)
@@ -232,42 +215,34 @@ class StagePlan:
         return self.train.max_train_steps * self.flops / flops / 3600
 
 
-def plan_stage(pipeline: Pipeline, job: Job, *, mixed: bool, devices: int, before: int = 0) -> StagePlan:
-    """Plan the training of one stage; `before` are the bytes of the stages that were trained before it in the run."""
-    stage, train = job
-    i, frames = pipeline.stage_names.index(stage.name), round(train.crop_seconds * pipeline.codec.frame_rate)
-    trainer = StageTrainer(stage, train)
-    step = count_step(trainer, blank_input(pipeline, i, train.train_batch_size, frames), mixed=mixed)
-    validation = validation_size(trainer, blank_input(pipeline, i, VALIDATION_BATCH_SIZE, frames))
-    memory = {
-        **resident_size(trainer, devices),
-        "stages before": before,
-        "codec": size_of_state(pipeline.codec),
-        "conditioner": size_of_state(pipeline.conditioner),
-        "activations": max(step.activations, validation),
-    }
-    num_parameters = sum(parameter.numel() for parameter in stage.denoiser.parameters())
-    return StagePlan(stage.name, num_parameters, frames, train, step, memory)
-
-
 def plan_stages(pipeline: Pipeline, jobs: Sequence[Job], *, mixed: bool, devices: int) -> list[StagePlan]:
     """Plan the stages of a run, one after the other; each has the averaged weights of those before it loaded."""
-    sizes = [size_of_state(stage.denoiser) for stage, _ in jobs]
-    return [
-        plan_stage(pipeline, job, mixed=mixed, devices=devices, before=sum(sizes[:n])) for n, job in enumerate(jobs)
-    ]
+    plans, before = [], 0
+    for stage, train in jobs:
+        i, frames = pipeline.stage_names.index(stage.name), round(train.crop_seconds * pipeline.codec.frame_rate)
+        trainer = StageTrainer(stage, train)
+        step = count_step(trainer, blank_input(pipeline, i, train.train_batch_size, frames), mixed=mixed)
+        validation = validation_size(trainer, blank_input(pipeline, i, VALIDATION_BATCH_SIZE, frames))
+        memory = {
+            **resident_size(trainer, devices),
+            "stages before": before,
+            "codec": size_of_state(pipeline.codec),
+            "conditioner": size_of_state(pipeline.conditioner),
+            "activations": max(step.activations, validation),
+        }
+        num_parameters = sum(parameter.numel() for parameter in stage.denoiser.parameters())
+        plans.append(StagePlan(stage.name, num_parameters, frames, train, step, memory))
+        before += size_of_state(stage.denoiser)
+    return plans
 
 
 def _short(number: float) -> str:
     return f"{number:,.0f}" if number >= 1000 else f"{number:.3g}"
 
 
-def _row(title: str, cells: Iterable[str]) -> str:
+def _row(title: str, values: Iterable[float | str], scale: float = 1) -> str:
+    cells = (value if isinstance(value, str) else _short(value / scale) for value in values)
     return f"{title:<26}" + "".join(f"{cell:>16}" for cell in cells)
-
-
-def _number_row(title: str, values: Iterable[float], scale: float = 1) -> str:
-    return _row(title, (_short(value / scale) for value in values))
 
 
 def _stage_rows(stages: Sequence[StagePlan], audio: TrainingAudio, devices: int) -> list[str]:
@@ -275,20 +250,19 @@ def _stage_rows(stages: Sequence[StagePlan], audio: TrainingAudio, devices: int)
     batches = [devices * stage.train.train_batch_size for stage in stages]
     steps = [stage.train.max_train_steps for stage in stages]
     crops = [audio.num_crops(stage.crop_frames) for stage in stages]
-    epochs = [batch * count / epoch for batch, count, epoch in zip(batches, steps, crops, strict=True)]
     passes = {"forward": "forward", "backward": "backward", "forward, again": "recomputed"}
     return [
         _row("", (stage.name for stage in stages)),
         _row("parameters", (f"{stage.num_parameters:,}" for stage in stages)),
-        _number_row("frames of a crop", (stage.crop_frames for stage in stages)),
-        _number_row("crops in a step", batches),
-        _number_row("crops in an epoch", crops),
-        _number_row("steps", steps),
-        _number_row("epochs", epochs),
-        _number_row("TFLOP of a step, a device", (stage.flops for stage in stages), 1e12),
-        *(_number_row(f"  {title}", (getattr(s.step, key) for s in stages), 1e12) for title, key in passes.items()),
-        _number_row("GB of memory, a device", (sum(stage.memory.values()) for stage in stages), 1e9),
-        *(_number_row(f"  {key}", (stage.memory[key] for stage in stages), 1e9) for key in stages[0].memory),
+        _row("frames of a crop", (stage.crop_frames for stage in stages)),
+        _row("crops in a step", batches),
+        _row("crops in an epoch", crops),
+        _row("steps", steps),
+        _row("epochs", (batch * count / epoch for batch, count, epoch in zip(batches, steps, crops, strict=True))),
+        _row("TFLOP of a step, a device", (stage.flops for stage in stages), 1e12),
+        *(_row(f"  {title}", (getattr(s.step, key) for s in stages), 1e12) for title, key in passes.items()),
+        _row("GB of memory, a device", (sum(stage.memory.values()) for stage in stages), 1e9),
+        *(_row(f"  {key}", (stage.memory[key] for stage in stages), 1e9) for key in stages[0].memory),
     ]
 
 
@@ -316,7 +290,7 @@ def plan_report(
         f"{_short(size / 1e9)} GB of {'codes' if pipeline.target == 'codes' else 'codes and latents'} in the store",
         "",
         *_stage_rows(stages, audio, count),
-        _number_row("hours", hours),
+        _row("hours", hours),
         "",
         f"Total: {_short(sum(hours))} hours on {count} x {assumptions.device}: {_short(count * sum(hours))} GPU hours.",
     ]

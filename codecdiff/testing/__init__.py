@@ -16,7 +16,14 @@ A kind of part brings its own checks by the entry point `codecdiff.checks`, a fu
 """
 
 from codecdiff.testing import codecs, conditioners, denoisers, embedders, splitters
-from codecdiff.testing.assertions import assert_that, randomness_untouched
+from codecdiff.testing.assertions import (
+    Call,
+    assert_that,
+    check_deterministic,
+    check_inputs_untouched,
+    check_no_global_randomness,
+    randomness_untouched,
+)
 from codecdiff.testing.checks import Check, CheckFailed, Checks, ExpectedFailure, NotApplicable, PartChecks, Result
 from codecdiff.testing.clips import example_audio
 from codecdiff.testing.codecs import CodecChecks, check_codec
@@ -33,6 +40,7 @@ CHECKS: dict[str, Checks] = {
 __all__ = [
     "CHECKS",
     "PROMPTS",
+    "Call",
     "Check",
     "CheckFailed",
     "CheckRequest",
@@ -51,7 +59,10 @@ __all__ = [
     "check_codec",
     "check_conditioner",
     "check_denoiser",
+    "check_deterministic",
     "check_embedder",
+    "check_inputs_untouched",
+    "check_no_global_randomness",
     "check_splitter",
     "example_audio",
     "randomness_untouched",

@@ -51,23 +51,25 @@ class HasCalls(Protocol):
 # Checks of several kinds.
 
 
-def deterministic(case: HasCalls) -> None:
+def check_deterministic(case: HasCalls) -> None:
     """The same input has exactly the same result at every call; of a denoiser, in evaluation mode."""
     for name, method, arguments in case.calls():
         text = f"{name} is not deterministic.{training_hint(case.part)}"
         assert_same_result(method(*arguments), method(*arguments), text)
 
 
-def inputs_untouched(case: HasCalls) -> None:
-    """No method changes the tensors that are passed to it."""
+def check_inputs_untouched(case: HasCalls) -> None:
+    """No method changes what is passed to it."""
     for name, method, arguments in case.calls():
-        before = [tensor.clone() for tensor in tensors_in(arguments)]
+        tensors = [tensor.clone() for tensor in tensors_in(arguments)]
+        mappings = deepcopy([argument for argument in arguments if isinstance(argument, dict)])
         method(*arguments)
-        same = all(map(torch.equal, tensors_in(arguments), before))
+        same = all(map(torch.equal, tensors_in(arguments), tensors))
+        same = same and mappings == [argument for argument in arguments if isinstance(argument, dict)]
         assert_that(same, f"{name} changes its input in place.")
 
 
-def no_gradient(case: HasCalls) -> None:
+def check_no_gradient(case: HasCalls) -> None:
     """No result carries a gradient, not even of audio that requires one; a denoiser can learn from it."""
     for name, method, arguments in case.calls():
         with_gradient = [
@@ -77,7 +79,7 @@ def no_gradient(case: HasCalls) -> None:
             assert_frozen_tensor(tensor, f"The result of {name}")
 
 
-def no_global_randomness(case: HasCalls) -> None:
+def check_no_global_randomness(case: HasCalls) -> None:
     """The global generators of torch, numpy and random are left as they were; by a denoiser, in evaluation mode."""
     calls = list(case.calls())
     with randomness_untouched(case.part):
@@ -85,7 +87,7 @@ def no_global_randomness(case: HasCalls) -> None:
             method(*arguments)
 
 
-def frozen(case: HasCalls) -> None:
+def check_frozen(case: HasCalls) -> None:
     """No parameter requires a gradient, and `train()`, of the part or a model around it, leaves it in evaluation mode.
 
     Run last: other checks see the part as its constructor leaves it.
@@ -134,6 +136,8 @@ def assert_same_result(a: Any, b: Any, text: str) -> None:
     """Raise CheckFailed unless two results of a method are exactly the same."""
     if isinstance(a, Condition):
         assert_same_rows(a, b, text, 0.0)
+    elif isinstance(a, str):
+        assert_that(a == b, f"{text} It returns {a!r} and {b!r}.")
     else:
         for one, other in zip(tensors_in(a), tensors_in(b), strict=True):
             assert_same(one, other, text)
@@ -213,7 +217,7 @@ def _states() -> dict[str, Any]:
 # Inputs, tensors and copies.
 
 
-def noise(*shape: int, seed: int = 0) -> Tensor:
+def white_noise(*shape: int, seed: int = 0) -> Tensor:
     """Return the same white noise for the same shape and seed."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -269,7 +273,7 @@ def staying(moved: nn.Module) -> list[str]:
     ]
 
 
-def rebuild(kind: str, part: AnyPart) -> AnyPart:
+def build_again(kind: str, part: AnyPart) -> AnyPart:
     """Build a part again from its configuration, by way of JSON; one that is not registered, from its class.
 
     A codec inside another kind of part stays as it is: what was fitted is not among its options.

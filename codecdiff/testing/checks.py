@@ -6,9 +6,10 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
+from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Part
 
 Case = TypeVar("Case")
@@ -61,8 +62,8 @@ class Checks(Generic[Case]):
         return iter(self.by_name.values())
 
     def check(self, function: Callable[[Case], str | None]) -> Callable[[Case], str | None]:
-        """Add a check: its name is the function's, in kebab-case, its text the first paragraph of the docstring."""
-        name = function.__name__.replace("_", "-")
+        """Add a check: its text is the first paragraph of the docstring, its name the function's, without `check_`."""
+        name = function.__name__.removeprefix("check_").replace("_", "-")
         text = (function.__doc__ or "").split("\n\n")[0]
         self.by_name[name] = Check(name, " ".join(text.split()), function)
         return function
@@ -80,14 +81,14 @@ class Checks(Generic[Case]):
         """Return the expected failures that a part declares. Raises ValueError for invalid ones."""
         name, expected = type(part).__name__, part.expected_failures
         if not isinstance(expected, Mapping):
-            raise ValueError(f"{name}.expected_failures must map names of checks to reasons; it is {expected!r}.")
+            raise InvalidValue(f"{name}.expected_failures must map names of checks to reasons; it is {expected!r}.")
         if unknown := [check for check in expected if check not in self.by_name]:
-            raise ValueError(
+            raise InvalidValue(
                 f"{name} declares expected failures of {', '.join(map(repr, unknown))}, which {self.kind} do not have. "
                 f"Their checks: {', '.join(self.by_name)}."
             )
         if silent := [check for check, why in expected.items() if not isinstance(why, str) or not why.strip()]:
-            raise ValueError(f"{name} must state a reason for its expected failures of: {', '.join(silent)}.")
+            raise InvalidValue(f"{name} must state a reason for its expected failures of: {', '.join(silent)}.")
         return expected
 
     def assert_all(self, part: Part, *cases: Case) -> list[Result]:
@@ -149,16 +150,22 @@ class PartChecks:
     """
 
     checks: ClassVar[Checks[Any]]
+    case_class: ClassVar[type[Any]]  # a dataclass: the part, then options, which are attributes of the pytest class
 
-    def __init_subclass__(cls, checks: Checks[Any] | None = None) -> None:
-        if checks:
-            cls.checks = checks
+    def __init_subclass__(cls, checks: Checks[Any] | None = None, case: type[Any] | None = None) -> None:
+        if checks and case:
+            cls.checks, cls.case_class = checks, case
             for check in checks:
                 setattr(cls, f"test_{check.name.replace('-', '_')}", _test(check))
 
+    def part(self) -> Any:
+        """Return the part, fitted if it needs to be."""
+        raise NotImplementedError(f"{type(self).__name__} must define `part`.")
+
     def case(self) -> Any:
-        """Return what the checks run on."""
-        raise NotImplementedError(f"{type(self).__name__} must define `case`.")
+        """Return what the checks run on: the part, with the options that are attributes of the class."""
+        options = [field.name for field in fields(self.case_class) if hasattr(self, field.name)]
+        return self.case_class(self.part(), **{name: getattr(self, name) for name in options if name != "part"})
 
 
 def _test(check: Check[Any]) -> Callable[[PartChecks], None]:

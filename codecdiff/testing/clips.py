@@ -10,6 +10,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Codec
 
 RATE = 44_100  # Hz, of audio files
@@ -49,5 +50,7 @@ def fit_to_clips(codec: Codec) -> list[str]:
         codec.fit(music)
     except Exception as error:  # third-party code may fail in any way
         message = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{type(codec).__name__} cannot be fitted to tones and noise; fit raised {message}") from error
+        raise InvalidValue(
+            f"{type(codec).__name__} cannot be fitted to tones and noise; fit raised {message}"
+        ) from error
     return [f"fitted to {len(music)} clips of tones and noise"]

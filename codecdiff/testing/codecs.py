@@ -22,9 +22,9 @@ from codecdiff.testing.assertions import (
     assert_other_precision,
     assert_same,
     assert_that,
+    build_again,
     lengths_around,
-    noise,
-    rebuild,
+    white_noise,
 )
 from codecdiff.testing.checks import Checks, NotApplicable, PartChecks, Result
 from codecdiff.testing.clips import fit_to_clips
@@ -35,7 +35,7 @@ FACTS = ("sample_rate", "channels", "hop_length", "num_codebooks", "codebook_siz
 
 
 @dataclass
-class Case:
+class CodecCase:
     """A codec, and the audio that it is checked on."""
 
     part: Codec
@@ -48,7 +48,7 @@ class Case:
 
     def noise(self, samples: int, *, rows: int = 1, seed: int = 0) -> Tensor:
         """(rows, ch, samples) noise that seldom clips, on the device of the codec."""
-        return 0.3 * noise(rows, self.part.channels, samples, seed=seed).to(device_of(self.part))
+        return 0.3 * white_noise(rows, self.part.channels, samples, seed=seed).to(device_of(self.part))
 
     @cached_property
     def pair(self) -> Tensor:
@@ -82,7 +82,7 @@ class Case:
         yield Call("decode", codec.decode, (codes,))
 
 
-CHECKS: Checks[Case] = Checks("codecs")
+CHECKS: Checks[CodecCase] = Checks("codecs")
 
 
 def check_codec(codec: Codec, *, seconds: float = 1.0) -> list[Result]:
@@ -90,18 +90,18 @@ def check_codec(codec: Codec, *, seconds: float = 1.0) -> list[Result]:
 
     Raises AssertionError that lists the checks it fails.
     """
-    return CHECKS.assert_all(codec, Case(codec, seconds))
+    return CHECKS.assert_all(codec, CodecCase(codec, seconds))
 
 
 def run_checks(request: CheckRequest) -> CheckRun:
     """Build a codec, fit it if it has to be fitted, and run its checks."""
     codec = request.build()
     notes = fit_to_clips(codec)
-    return CheckRun(codec, notes, CHECKS.run(codec, Case(codec, request.seconds)))
+    return CheckRun(codec, notes, CHECKS.run(codec, CodecCase(codec, request.seconds)))
 
 
 @CHECKS.check
-def facts(case: Case) -> None:
+def check_facts(case: CodecCase) -> None:
     """Facts are integers, frame_rate is sample_rate / hop_length, levels count from 0, and tensors fit them."""
     codec = case.part
     values = {name: getattr(codec, name, None) for name in FACTS}
@@ -135,7 +135,7 @@ def facts(case: Case) -> None:
 
 
 @CHECKS.check
-def lengths(case: Case) -> None:
+def check_lengths(case: CodecCase) -> None:
     """Audio of t samples, t >= 1, has ceil(t / hop_length) frames in codes and continuous latents; l frames decode to
     l * hop_length samples, none of them NaN or infinite.
     """
@@ -157,7 +157,7 @@ def lengths(case: Case) -> None:
 
 
 @CHECKS.check
-def codes_in_range(case: Case) -> None:
+def check_codes_in_range(case: CodecCase) -> None:
     """Codes are integers from 0 to codebook_size - 1, and noise has more than one."""
     codec = case.part
     codes = codec.encode(case.pair)
@@ -178,7 +178,7 @@ def assert_codes(codec: Codec, codes: Tensor) -> None:
 
 
 @CHECKS.check
-def codebook_vectors(case: Case) -> str | None:
+def check_codebook_vectors(case: CodecCase) -> str | None:
     """`quantize(embed(codes)) == codes` for every code of every codebook, except for exactly the `duplicate_codes`."""
     codec, codes = case.part, case.every_code
     again = codec.quantize(codec.embed(codes))
@@ -199,7 +199,7 @@ def codebook_vectors(case: Case) -> str | None:
 
 
 @CHECKS.check
-def distinct_vectors(case: Case) -> None:
+def check_distinct_vectors(case: CodecCase) -> None:
     """More than half of the vectors of every codebook are distinct; else `codebook-vectors` would check nothing."""
     codec = case.part
     for k, latents in enumerate(codec.embed(case.every_code)[0]):
@@ -209,11 +209,11 @@ def distinct_vectors(case: Case) -> None:
         )
 
 
-CHECKS.check(assertions.deterministic)
+CHECKS.check(assertions.check_deterministic)
 
 
 @CHECKS.check
-def one_pass(case: Case) -> None:
+def check_one_pass(case: CodecCase) -> None:
     """`encode_with_continuous` returns what `encode` and `encode_continuous` return."""
     codes, latents = case.part.encode_with_continuous(case.short)
     assert_same(codes, case.part.encode(case.short), "encode_with_continuous returns other codes than encode.")
@@ -221,7 +221,7 @@ def one_pass(case: Case) -> None:
 
 
 @CHECKS.check
-def continuous(case: Case) -> None:
+def check_continuous(case: CodecCase) -> None:
     """`quantize(encode_continuous(audio))` equals the codes of `encode`, except for ties: each level is a residual."""
     codec = case.part
     differ = _fraction_changed(codec.quantize(codec.encode_continuous(case.short)), codec.encode(case.short))
@@ -229,7 +229,7 @@ def continuous(case: Case) -> None:
 
 
 @CHECKS.check
-def every_codebook(case: Case) -> None:
+def check_every_codebook(case: CodecCase) -> None:
     """Other codes in any row change the decoded audio."""
     codec = case.part
     codes = codec.encode(case.short)
@@ -241,7 +241,7 @@ def every_codebook(case: Case) -> None:
 
 
 @CHECKS.check
-def batches(case: Case) -> None:
+def check_batches(case: CodecCase) -> None:
     """A batch of two clips, one loud and one quiet, has the results of two batches of one."""
     tolerances = {"encode_continuous": 1e-4, "decode": 1e-5}
     for name, method, (rows,) in case.calls_on(case.pair):
@@ -251,7 +251,7 @@ def batches(case: Case) -> None:
 
 
 @CHECKS.check
-def hop_length(case: Case) -> None:
+def check_hop_length(case: CodecCase) -> None:
     """Audio k * hop_length samples later has its codes k frames later; checked where encode_context_frames is set."""
     codec, later = case.part, 5  # frames
     if codec.encode_context_frames is None:
@@ -271,7 +271,7 @@ def _fraction_changed(codes: Tensor, others: Tensor) -> float:
 
 
 @CHECKS.check
-def chunked(case: Case) -> None:
+def check_chunked(case: CodecCase) -> None:
     """In chunks, each with the declared context frames, codes and audio are those of the whole clip."""
     codec = case.part
     if codec.encode_context_frames is None or codec.decode_context_frames is None:
@@ -291,7 +291,7 @@ def chunked(case: Case) -> None:
 
 
 @CHECKS.check
-def extremes(case: Case) -> None:
+def check_extremes(case: CodecCase) -> None:
     """Silence, full scale and clipped noise have codes in range, and no result is NaN or infinite."""
     codec = case.part
     samples = 3 * codec.hop_length + 1
@@ -307,12 +307,12 @@ def extremes(case: Case) -> None:
             assert_that(tensor.isfinite().all(), f"{method} of {name} returns NaN or infinite values.")
 
 
-for shared in (assertions.inputs_untouched, assertions.no_gradient, assertions.no_global_randomness):
+for shared in (assertions.check_inputs_untouched, assertions.check_no_gradient, assertions.check_no_global_randomness):
     CHECKS.check(shared)
 
 
 @CHECKS.check
-def moves(case: Case) -> str:
+def check_moves(case: CodecCase) -> str:
     """A deep copy moved to float64 encodes and decodes such audio, and moved back it has the same codes; every tensor
     in it moves to another device, and it works on the GPU if there is one.
     """
@@ -337,11 +337,11 @@ def moves(case: Case) -> str:
 
 
 @CHECKS.check
-def save_and_load(case: Case) -> None:
+def check_save_and_load(case: CodecCase) -> None:
     """Built again from its options as JSON, with its fitted state from a file, it has the same results."""
     codec, audio = case.part, case.short
     state = {name: tensor.contiguous().cpu().clone() for name, tensor in codec.fitted_state().items()}
-    again: Any = rebuild("codecs", codec).to(device_of(codec))
+    again: Any = build_again("codecs", codec).to(device_of(codec))
     again.load_fitted_state(load(save(state)))
     assert_that(again.is_fitted, "load_fitted_state(fitted_state()) leaves a codec that is not fitted.")
     codes = codec.encode(audio)
@@ -352,18 +352,10 @@ def save_and_load(case: Case) -> None:
     assert_that(same, "Built again, it declares other duplicate_codes.")
 
 
-CHECKS.check(assertions.frozen)
+CHECKS.check(assertions.check_frozen)
 
 
-class CodecChecks(PartChecks, checks=CHECKS):
+class CodecChecks(PartChecks, checks=CHECKS, case=CodecCase):
     """The checks of a codec as a pytest class: subclass it, and define `part`."""
 
     seconds = 1.0  # of the longest clip
-
-    def part(self) -> Codec:
-        """Return the codec, fitted if it needs to be."""
-        raise NotImplementedError
-
-    def case(self) -> Case:
-        """Return the codec with the audio it is checked on."""
-        return Case(self.part(), self.seconds)

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from codecdiff.conditioners.cached import CachedConditioner
+from codecdiff.errors import InvalidValue
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Condition, Conditioner, Prompt, prompt_fields
 from codecdiff.testing import assertions
-from codecdiff.testing.assertions import Call, assert_other_device, assert_same_rows, assert_that, rebuild
+from codecdiff.testing.assertions import Call, assert_other_device, assert_same_rows, assert_that, build_again
 from codecdiff.testing.checks import Checks, PartChecks, Result
 from codecdiff.testing.clips import example_audio
 from codecdiff.testing.runner import CheckRequest, CheckRun
@@ -34,7 +35,7 @@ PROMPTS: tuple[Prompt, ...] = ("a slow tune for piano", "drums", {"text": "a fas
 
 
 @dataclass
-class Case:
+class ConditionerCase:
     """A conditioner, and at least two prompts; the first two differ in a field that it reads."""
 
     part: Conditioner
@@ -49,7 +50,7 @@ class Case:
         yield Call("encode", self.part.encode, (self.prompts,))
 
 
-CHECKS: Checks[Case] = Checks("conditioners")
+CHECKS: Checks[ConditionerCase] = Checks("conditioners")
 
 
 def check_conditioner(conditioner: Conditioner, prompts: Sequence[Prompt] = PROMPTS) -> list[Result]:
@@ -57,7 +58,7 @@ def check_conditioner(conditioner: Conditioner, prompts: Sequence[Prompt] = PROM
 
     Raises AssertionError that lists the checks it fails.
     """
-    return CHECKS.assert_all(conditioner, Case(conditioner, prompts))
+    return CHECKS.assert_all(conditioner, ConditionerCase(conditioner, prompts))
 
 
 def run_checks(request: CheckRequest) -> CheckRun:
@@ -65,7 +66,7 @@ def run_checks(request: CheckRequest) -> CheckRun:
     conditioner = request.build()
     prompts = request.prompts or example_prompts(conditioner.fields, request.folder)
     notes = [f"checked with the prompts {', '.join(map(repr, prompts[:2]))}"]
-    return CheckRun(conditioner, notes, CHECKS.run(conditioner, Case(conditioner, prompts)))
+    return CheckRun(conditioner, notes, CHECKS.run(conditioner, ConditionerCase(conditioner, prompts)))
 
 
 def example_prompts(fields: Sequence[str], folder: Path) -> list[Prompt]:
@@ -78,7 +79,7 @@ def example_prompts(fields: Sequence[str], folder: Path) -> list[Prompt]:
         first, second = example_audio(folder)
         values["audio"] = (str(first), str(second))
     if not values:
-        raise ValueError(
+        raise InvalidValue(
             f"Missing example prompts for the fields it reads ({', '.join(fields)}). Write some to a file, one per "
             "line, for --prompts FILE.jsonl."
         )
@@ -88,7 +89,7 @@ def example_prompts(fields: Sequence[str], folder: Path) -> list[Prompt]:
 
 
 @CHECKS.check
-def facts(case: Case) -> None:
+def check_facts(case: ConditionerCase) -> None:
     """`fields` names every field that is read, and `widths` are those of the tokens that `encode` returns."""
     fields, widths = case.part.fields, case.part.widths
     named = isinstance(fields, tuple) and all(isinstance(field, str) for field in fields)
@@ -101,7 +102,7 @@ def facts(case: Case) -> None:
 
 
 @CHECKS.check
-def condition_tokens(case: Case) -> None:
+def check_condition_tokens(case: ConditionerCase) -> None:
     """Tokens are (b, n, e), finite and floating point, with a boolean mask (b, n), a row for each prompt."""
     for name, (tokens, mask) in case.encode().items():
         assert_that(mask.dtype == torch.bool, f"The mask of '{name}' is {mask.dtype}, not bool.")
@@ -112,11 +113,11 @@ def condition_tokens(case: Case) -> None:
         assert_that(finite, f"The tokens of '{name}' are not finite floats.")
 
 
-CHECKS.check(assertions.no_gradient)
+CHECKS.check(assertions.check_no_gradient)
 
 
 @CHECKS.check
-def empty_prompt(case: Case) -> None:
+def check_empty_prompt(case: ConditionerCase) -> None:
     """An empty prompt, a string, without fields, or with fields that are None or empty, is unconditional: it has no
     real token.
     """
@@ -128,7 +129,7 @@ def empty_prompt(case: Case) -> None:
 
 
 @CHECKS.check
-def reads_prompts(case: Case) -> None:
+def check_reads_prompts(case: ConditionerCase) -> None:
     """A prompt has real tokens, two different ones have different features, and a string equals `{"text": string}`."""
     condition, (first, second) = case.encode(), case.prompts[:2]
     assert_that(any(mask[0].any() for _, mask in condition.values()), f"{first!r} is read as empty.")
@@ -141,11 +142,11 @@ def reads_prompts(case: Case) -> None:
     assert_same_rows(string, mapping, text)
 
 
-CHECKS.check(assertions.deterministic)
+CHECKS.check(assertions.check_deterministic)
 
 
 @CHECKS.check
-def neighbors(case: Case) -> None:
+def check_neighbors(case: ConditionerCase) -> None:
     """A prompt's features do not depend on the prompts beside it, nor on their padding."""
     together = case.encode()
     for row, prompt in enumerate(case.prompts):
@@ -156,7 +157,7 @@ def neighbors(case: Case) -> None:
 
 
 @CHECKS.check
-def cache(case: Case) -> None:
+def check_cache(case: ConditionerCase) -> None:
     """Encoded again, in another order, one twice, after the first result was overwritten, or from files by their `key`,
     prompts have the same features.
     """
@@ -191,13 +192,13 @@ def fingerprint_of(conditioner: Conditioner) -> str | None:
 
 
 @CHECKS.check
-def cache_key(case: Case) -> None:
+def check_cache_key(case: ConditionerCase) -> None:
     """Prompts of different features have different keys for `cached`, and built again the conditioner has the same
     fingerprint, whether it was used before or not.
     """
     conditioner, (first, second) = case.part, case.prompts[:2]
     case.encode()
-    key, again = conditioner.key(first), rebuild("conditioners", conditioner)
+    key, again = conditioner.key(first), build_again("conditioners", conditioner)
     text = f"{first!r} and {second!r} have one key, {key!r}: see `fields` and `key`."
     assert_that(key != conditioner.key(second), text)
     text = "Built again and not used yet, it has another fingerprint: nothing in a cache would be found."
@@ -212,11 +213,11 @@ def overwrite(condition: Condition, other: Condition) -> None:
         entry.mask.copy_(other[name].mask)
 
 
-CHECKS.check(assertions.no_global_randomness)
+CHECKS.check(assertions.check_no_global_randomness)
 
 
 @CHECKS.check
-def moves(case: Case) -> str:
+def check_moves(case: ConditionerCase) -> str:
     """Every tensor in a deep copy of it moves to another device, and it works on the GPU if there is one."""
 
     def run(conditioner: Conditioner, dtype: torch.dtype, device: str) -> None:
@@ -227,11 +228,11 @@ def moves(case: Case) -> str:
 
 
 @CHECKS.check
-def save_and_load(case: Case) -> None:
+def check_save_and_load(case: ConditionerCase) -> None:
     """Built again from its options as JSON, it has the same features, for one prompt after another, last one first, and
     for all at once.
     """
-    features, again = case.encode(), rebuild("conditioners", case.part)
+    features, again = case.encode(), build_again("conditioners", case.part)
     assert_that(again.widths == case.part.widths, f"Built again, it has the widths {again.widths}.")
     for prompt in reversed(case.prompts):
         text = f"Built again, it reads {prompt!r} differently."
@@ -239,18 +240,10 @@ def save_and_load(case: Case) -> None:
     assert_same_rows(again.encode(case.prompts), features, "Built again, it has other features for all at once.")
 
 
-CHECKS.check(assertions.frozen)
+CHECKS.check(assertions.check_frozen)
 
 
-class ConditionerChecks(PartChecks, checks=CHECKS):
+class ConditionerChecks(PartChecks, checks=CHECKS, case=ConditionerCase):
     """The checks of a conditioner as a pytest class: subclass it, and define `part`."""
 
     prompts: Sequence[Prompt] = PROMPTS  # at least two, the first two different in a field it reads
-
-    def part(self) -> Conditioner:
-        """Return the conditioner."""
-        raise NotImplementedError
-
-    def case(self) -> Case:
-        """Return the conditioner with its prompts."""
-        return Case(self.part(), self.prompts)

@@ -25,7 +25,7 @@ from codecdiff.testing.assertions import (
     assert_same,
     assert_that,
     call_on_meta,
-    noise,
+    white_noise,
 )
 from codecdiff.testing.checks import CheckFailed, Checks, NotApplicable, PartChecks, Result
 from codecdiff.testing.runner import CheckRequest, CheckRun
@@ -40,7 +40,7 @@ LENGTHS = (1, 7, 16, 33)  # latent frames
 
 
 @dataclass
-class Case:
+class DenoiserCase:
     """A function that builds a denoiser, the sizes it is built for, and its inputs."""
 
     make: Callable[..., Denoiser]
@@ -61,7 +61,7 @@ class Case:
         denoiser = self.build(seed, **others)
         with torch.no_grad():
             for number, parameter in enumerate(denoiser.parameters()):
-                parameter.add_(0.1 * noise(*parameter.shape, seed=seed + 1000 * number))
+                parameter.add_(0.1 * white_noise(*parameter.shape, seed=seed + 1000 * number))
         return denoiser
 
     @cached_property
@@ -81,8 +81,8 @@ class Case:
 
     def inputs_of(self, frames: int) -> Inputs:
         """Three rows of noise, of this many latent frames."""
-        context = noise(3, self.context_channels, frames, seed=1) if self.context_channels else None
-        return noise(3, self.channels, frames), torch.tensor([3, 40, 90]), context
+        context = white_noise(3, self.context_channels, frames, seed=1) if self.context_channels else None
+        return white_noise(3, self.channels, frames), torch.tensor([3, 40, 90]), context
 
     def calls(self) -> Iterator[Call]:
         """Yield `forward` with fresh inputs, without gradients."""
@@ -114,10 +114,10 @@ def _seeded(seed: int) -> Iterator[None]:
 def example_condition(widths: Mapping[str, int], tokens: int = 5) -> Condition:
     """Return a condition of three rows: all tokens real, two of them, and none."""
     mask = torch.arange(tokens) < torch.tensor([[tokens], [2], [0]])
-    return Condition({name: ConditionTokens(noise(3, tokens, e, seed=e), mask) for name, e in widths.items()})
+    return Condition({name: ConditionTokens(white_noise(3, tokens, e, seed=e), mask) for name, e in widths.items()})
 
 
-CHECKS: Checks[Case] = Checks("denoisers")
+CHECKS: Checks[DenoiserCase] = Checks("denoisers")
 
 
 def check_denoiser(
@@ -135,16 +135,19 @@ def check_denoiser(
 
     Raises AssertionError that lists the checks it fails.
     """
-    case = Case(make, {"text": 6} if widths is None else widths, channels, context_channels, lengths)
+    case = DenoiserCase(make, {"text": 6} if widths is None else widths, channels, context_channels, lengths)
     return CHECKS.assert_all(case.build(), case)
 
 
 def run_checks(request: CheckRequest) -> CheckRun:
     """Build a denoiser with conditions that it reads, with and without context, and run its checks."""
     make, widths = find_widths(request)
-    case = Case(make, widths, label="with context" if widths else "")
+    case = DenoiserCase(make, widths, label="with context" if widths else "")
     read = {name: width for name, width in widths.items() if reads(case, name)}
-    cases = [Case(make, read, label="with context"), Case(make, read, context_channels=0, label="without context")]
+    cases = [
+        DenoiserCase(make, read, label="with context"),
+        DenoiserCase(make, read, context_channels=0, label="without context"),
+    ]
     denoiser = cases[0].build()
     size = sum(parameter.numel() for parameter in denoiser.parameters())
     notes = [
@@ -177,7 +180,7 @@ def find_widths(request: CheckRequest) -> tuple[Callable[..., Denoiser], dict[st
     return make, WIDTHS[-1]
 
 
-def reads(case: Case, name: str) -> bool:
+def reads(case: DenoiserCase, name: str) -> bool:
     """Return whether a condition changes the prediction; the checks report a denoiser that fails."""
     try:
         return not ignores(case, name)
@@ -186,7 +189,7 @@ def reads(case: Case, name: str) -> bool:
 
 
 @CHECKS.check
-def facts(case: Case) -> None:
+def check_facts(case: DenoiserCase) -> None:
     """Its channels, context_channels and condition_widths are those it was built for."""
     sizes = case.channels, case.context_channels, dict(case.widths)
     denoiser = case.part
@@ -195,7 +198,7 @@ def facts(case: Case) -> None:
 
 
 @CHECKS.check
-def lengths(case: Case) -> None:
+def check_lengths(case: DenoiserCase) -> None:
     """For any number of frames, 1, odd ones and those of a minute too, the prediction has the same shape, and is finite
     and not zero.
     """
@@ -211,12 +214,16 @@ def lengths(case: Case) -> None:
     assert_that(shape == expected, f"{LONG} frames become {shape}, not {expected}.")
 
 
-for shared in (assertions.deterministic, assertions.no_global_randomness, assertions.inputs_untouched):
+for shared in (
+    assertions.check_deterministic,
+    assertions.check_no_global_randomness,
+    assertions.check_inputs_untouched,
+):
     CHECKS.check(shared)
 
 
 @CHECKS.check
-def neighbors(case: Case) -> None:
+def check_neighbors(case: DenoiserCase) -> None:
     """The prediction of a row does not depend on the rows beside it, nor does it in training."""
     noisy, steps, context = case.inputs
     for row in range(3):
@@ -229,7 +236,7 @@ def neighbors(case: Case) -> None:
 
 
 @CHECKS.check
-def masked_tokens(case: Case) -> None:
+def check_masked_tokens(case: DenoiserCase) -> None:
     """What masked tokens hold, and how many of them there are, changes nothing."""
     garbage = case.condition.map(lambda _, e: (torch.where(e.mask[..., None], e.tokens, 100 + e.tokens), e.mask))
     assert_same(case.predict(garbage), case.plain, "Masked tokens change the prediction.", 1e-4)
@@ -238,7 +245,7 @@ def masked_tokens(case: Case) -> None:
 
 
 @CHECKS.check
-def dropped_condition(case: Case) -> None:
+def check_dropped_condition(case: DenoiserCase) -> None:
     """A dropped condition equals an absent one: the learned null of its name replaces it."""
     for name, entry in case.condition.items():
         absent = ConditionTokens(torch.zeros_like(entry.tokens[:, :1]), torch.zeros_like(entry.mask[:, :1]))
@@ -249,34 +256,34 @@ def dropped_condition(case: Case) -> None:
 
 
 @CHECKS.check
-def reads_conditions(case: Case) -> None:
+def check_reads_conditions(case: DenoiserCase) -> None:
     """Every condition in `condition_widths` changes the prediction."""
     for name in case.widths:
         assert_that(not ignores(case, name), f"'{name}' changes nothing.")
 
 
-def ignores(case: Case, name: str) -> bool:
+def ignores(case: DenoiserCase, name: str) -> bool:
     """Return whether the prediction is the same without the condition of this name."""
     dropped = case.condition.drop(torch.ones(3, dtype=torch.bool), name)
     return torch.allclose(case.predict(dropped), case.plain, atol=1e-5)
 
 
 @CHECKS.check
-def reads_inputs(case: Case) -> None:
+def check_reads_inputs(case: DenoiserCase) -> None:
     """Noisy latents, timestep and, where there are context channels, context change the prediction."""
     noisy, steps, context = case.inputs
     others: dict[str, Inputs] = {
-        "noisy latents": (noisy + noise(*noisy.shape, seed=5), steps, context),
+        "noisy latents": (noisy + white_noise(*noisy.shape, seed=5), steps, context),
         "timestep": (noisy, steps + 7, context),
     }
     if context is not None:
-        others["context"] = (noisy, steps, context + noise(*context.shape, seed=6))
+        others["context"] = (noisy, steps, context + white_noise(*context.shape, seed=6))
     unread = [name for name, i in others.items() if torch.allclose(case.predict(inputs=i), case.plain, atol=1e-5)]
     assert_that(not unread, f"The {' and the '.join(unread)} changes nothing.")
 
 
 @CHECKS.check
-def fractional_steps(case: Case) -> None:
+def check_fractional_steps(case: DenoiserCase) -> None:
     """Timesteps may be fractional, as samplers use those between two of training: a whole one as a float has the
     prediction of the integer.
     """
@@ -288,7 +295,7 @@ def fractional_steps(case: Case) -> None:
 
 
 @CHECKS.check
-def no_condition(case: Case) -> None:
+def check_no_condition(case: DenoiserCase) -> None:
     """Built without conditions it works with an empty one, or raises ValueError when it is built."""
     try:
         denoiser = case.perturbed(condition_widths={})
@@ -300,7 +307,7 @@ def no_condition(case: Case) -> None:
 
 
 @CHECKS.check
-def no_context(case: Case) -> None:
+def check_no_context(case: DenoiserCase) -> None:
     """Built with context_channels=0 it works with None for a context, and with another one it raises ValueError or does
     not read it.
     """
@@ -309,14 +316,14 @@ def no_context(case: Case) -> None:
     alone = case.predict(denoiser=denoiser, inputs=(noisy, steps, None))
     assert_that(alone.shape == noisy.shape, f"Without context the prediction is {tuple(alone.shape)}.")
     try:
-        beside = case.predict(denoiser=denoiser, inputs=(noisy, steps, noise(3, 3, noisy.shape[-1], seed=1)))
+        beside = case.predict(denoiser=denoiser, inputs=(noisy, steps, white_noise(3, 3, noisy.shape[-1], seed=1)))
     except ValueError:
         return
     assert_same(beside, alone, "Built without context, it reads one.")
 
 
 @CHECKS.check
-def gradients(case: Case) -> None:
+def check_gradients(case: DenoiserCase) -> None:
     """A gradient reaches every parameter, the learned nulls too."""
     denoiser = case.perturbed()
     denoiser(*case.inputs, case.condition).square().sum().backward()
@@ -327,12 +334,12 @@ def gradients(case: Case) -> None:
 
 
 @CHECKS.check
-def overfits(case: Case) -> str:
+def check_overfits(case: DenoiserCase) -> str:
     """From the weights of its constructor, some dozen steps of AdamW on one small batch halve the loss of the zero
     predictor.
     """
     denoiser, inputs = case.build().train(), case.inputs_of(8)
-    target, losses = noise(3, case.channels, 8, seed=9), []
+    target, losses = white_noise(3, case.channels, 8, seed=9), []
     baseline = target.square().mean().item()
     with _seeded(0):
         optimizer = torch.optim.AdamW(denoiser.parameters(), lr=3e-3, weight_decay=0.0)
@@ -350,7 +357,7 @@ def overfits(case: Case) -> str:
 
 
 @CHECKS.check
-def prepare_for_sampling(case: Case) -> None:
+def check_prepare_for_sampling(case: DenoiserCase) -> None:
     """`prepare_for_sampling` returns an equal denoiser for the same timesteps and condition."""
     with torch.no_grad():
         denoiser = case.part.prepare_for_sampling(case.inputs[1], case.condition)
@@ -362,7 +369,7 @@ def prepare_for_sampling(case: Case) -> None:
 
 
 @CHECKS.check
-def moves(case: Case) -> str:
+def check_moves(case: DenoiserCase) -> str:
     """A deep copy moved to float64 predicts the same, in float64; on the meta device, as for --plan, it predicts
     too; every tensor in it moves to another device, and it works on the GPU if there is one.
     """
@@ -388,7 +395,7 @@ def moves(case: Case) -> str:
 
 
 @CHECKS.check
-def save_and_load(case: Case) -> None:
+def check_save_and_load(case: DenoiserCase) -> None:
     """Built again, with its state dict from a file, it predicts the same, bit for bit."""
     again = case.perturbed(seed=8)
     state = {name: tensor.contiguous() for name, tensor in case.part.state_dict().items()}
@@ -396,7 +403,7 @@ def save_and_load(case: Case) -> None:
     assert_same(case.predict(denoiser=again), case.plain, "Loaded from its state dict, the denoiser differs.")
 
 
-class DenoiserChecks(PartChecks, checks=CHECKS):
+class DenoiserChecks(PartChecks, checks=CHECKS, case=DenoiserCase):
     """The checks of a denoiser as a pytest class: subclass it, and define `make`."""
 
     widths: Mapping[str, int] = {"text": 6}  # of the conditions it can read
@@ -407,6 +414,6 @@ class DenoiserChecks(PartChecks, checks=CHECKS):
         """Build a small one."""
         raise NotImplementedError
 
-    def case(self) -> Case:
+    def case(self) -> DenoiserCase:
         """Return the function that builds it, with sizes."""
-        return Case(self.make, self.widths, self.channels, self.context_channels, self.lengths)
+        return DenoiserCase(self.make, self.widths, self.channels, self.context_channels, self.lengths)

@@ -13,7 +13,7 @@ from codecdiff.embedders import embed_blocks
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Embedder
 from codecdiff.testing import assertions
-from codecdiff.testing.assertions import Call, assert_same, assert_that, noise, rebuild
+from codecdiff.testing.assertions import Call, assert_same, assert_that, build_again, white_noise
 from codecdiff.testing.checks import CheckFailed, Checks, NotApplicable, PartChecks, Result
 from codecdiff.testing.clips import fit_to_clips
 from codecdiff.testing.runner import CheckRequest, CheckRun
@@ -22,7 +22,7 @@ TEXTS = ("a slow tune for piano", "loud drums")
 
 
 @dataclass
-class Case:
+class EmbedderCase:
     """An embedder, and two different texts for one that reads text."""
 
     part: Embedder
@@ -49,7 +49,7 @@ class Case:
     def clips(self) -> Tensor:
         """(3, t) a loud clip, a quiet one and silence, of more than two windows."""
         levels = torch.tensor([[1.0], [0.1], [0.0]])
-        return (0.3 * noise(3, 2 * self.window + self.hop, seed=1) * levels).to(device_of(self.part))
+        return (0.3 * white_noise(3, 2 * self.window + self.hop, seed=1) * levels).to(device_of(self.part))
 
     @cached_property
     def vectors(self) -> Tensor:
@@ -69,17 +69,17 @@ class Case:
     def extremes(self, samples: int) -> dict[str, Tensor]:
         """Noise, silence and clipping, each (1, samples)."""
         full = torch.ones(1, samples, device=device_of(self.part))
-        hiss = noise(1, samples).to(full)
+        hiss = white_noise(1, samples).to(full)
         return {"noise": 0.3 * hiss, "silence": 0 * full, "full scale": full, "clipped noise": hiss.sign()}
 
     def calls(self) -> Iterator[Call]:
         """Yield `embed` with loud noise, and `embed_text` if it reads text."""
-        yield Call("embed", self.part.embed, (noise(2, 2 * self.window, seed=5).to(device_of(self.part)),))
+        yield Call("embed", self.part.embed, (white_noise(2, 2 * self.window, seed=5).to(device_of(self.part)),))
         if self.part.reads_text:
             yield Call("embed_text", self.part.embed_text, (self.texts,))
 
 
-CHECKS: Checks[Case] = Checks("embedders")
+CHECKS: Checks[EmbedderCase] = Checks("embedders")
 
 
 def check_embedder(embedder: Embedder, texts: Sequence[str] = TEXTS) -> list[Result]:
@@ -87,7 +87,7 @@ def check_embedder(embedder: Embedder, texts: Sequence[str] = TEXTS) -> list[Res
 
     Raises AssertionError that lists the checks it fails.
     """
-    return CHECKS.assert_all(embedder, Case(embedder, texts))
+    return CHECKS.assert_all(embedder, EmbedderCase(embedder, texts))
 
 
 def run_checks(request: CheckRequest) -> CheckRun:
@@ -95,11 +95,11 @@ def run_checks(request: CheckRequest) -> CheckRun:
     embedder = request.build()
     codecs = [value for value in embedder.arguments.values() if isinstance(value, Codec)]
     notes = [note for codec in codecs for note in fit_to_clips(codec)]
-    return CheckRun(embedder, notes, CHECKS.run(embedder, Case(embedder)))
+    return CheckRun(embedder, notes, CHECKS.run(embedder, EmbedderCase(embedder)))
 
 
 @CHECKS.check
-def facts(case: Case) -> None:
+def check_facts(case: EmbedderCase) -> None:
     """sample_rate and width are integers, a window has samples, and hop_seconds is a whole number of them."""
     embedder = case.part
     integers = {"sample_rate": embedder.sample_rate, "width": embedder.width}
@@ -112,7 +112,7 @@ def facts(case: Case) -> None:
 
 
 @CHECKS.check
-def windows(case: Case) -> None:
+def check_windows(case: EmbedderCase) -> None:
     """A clip of up to one window has one float32 vector of `width`, longer ones have more, whatever they contain."""
     counts = []
     for samples, embeddings in zip(case.lengths, case.embeddings, strict=True):
@@ -129,7 +129,7 @@ def windows(case: Case) -> None:
 
 
 @CHECKS.check
-def extremes(case: Case) -> None:
+def check_extremes(case: EmbedderCase) -> None:
     """Silence, full scale and clipped noise, short and long, have embeddings without NaN and infinite values."""
     for samples, embeddings in zip(case.lengths, case.embeddings, strict=True):
         for name, vectors in embeddings.items():
@@ -137,33 +137,33 @@ def extremes(case: Case) -> None:
 
 
 @CHECKS.check
-def no_gradient(case: Case) -> None:
+def check_no_gradient(case: EmbedderCase) -> None:
     """Embeddings carry no gradient, not even those of audio that requires one."""
     vectors = case.part.embed(case.clips[:1].clone().requires_grad_())
     assert_that(not vectors.requires_grad, "embed carries a gradient; use torch.no_grad in a frozen part.")
 
 
-CHECKS.check(assertions.deterministic)
+CHECKS.check(assertions.check_deterministic)
 
 
 @CHECKS.check
-def tells_clips_apart(case: Case) -> None:
+def check_tells_clips_apart(case: EmbedderCase) -> None:
     """Two different clips have different embeddings."""
     assert_that(not torch.allclose(case.vectors[0], case.vectors[1]), "Two different clips have the same embeddings.")
 
 
 @CHECKS.check
-def batches(case: Case) -> None:
+def check_batches(case: EmbedderCase) -> None:
     """The embeddings of a clip do not depend on the clips beside it."""
     alone = torch.cat([case.part.embed(row) for row in case.clips.split(1)])
     assert_same(alone / case.scale, case.vectors / case.scale, "The embeddings of a clip depend on its batch.", 1e-4)
 
 
 @CHECKS.check
-def blocks(case: Case) -> None:
+def check_blocks(case: EmbedderCase) -> None:
     """Embedded in blocks with `context_seconds` around them, a long clip has the embeddings of the whole."""
     samples = 2 * case.window + 5 * case.hop + case.hop // 3
-    audio = 0.3 * noise(samples, seed=2)
+    audio = 0.3 * white_noise(samples, seed=2)
     whole = case.part.embed(audio[None].to(device_of(case.part)))[0].cpu()
     vectors = embed_blocks(audio.split(max(1, samples // 7)), case.part, seconds=case.part.hop_seconds)
     assert_that(vectors.shape == whole.shape, f"In blocks there are {len(vectors)} windows, at once {len(whole)}.")
@@ -172,7 +172,7 @@ def blocks(case: Case) -> None:
 
 
 @CHECKS.check
-def texts(case: Case) -> None:
+def check_texts(case: EmbedderCase) -> None:
     """If it reads text, each has one finite float32 vector of `width` that no neighbor changes, and two different texts
     have different ones; if it does not, `embed_text` raises TypeError.
     """
@@ -197,30 +197,22 @@ def texts(case: Case) -> None:
     assert_that(different, f"{prompts[0]!r} and {prompts[1]!r} have one vector.")
 
 
-for shared in (assertions.inputs_untouched, assertions.no_global_randomness):
+for shared in (assertions.check_inputs_untouched, assertions.check_no_global_randomness):
     CHECKS.check(shared)
 
 
 @CHECKS.check
-def save_and_load(case: Case) -> None:
+def check_save_and_load(case: EmbedderCase) -> None:
     """Built again from its options as JSON, it has the same embeddings."""
-    again = rebuild("embedders", case.part).to(device_of(case.part))
+    again = build_again("embedders", case.part).to(device_of(case.part))
     vectors, others = (embedder.embed(case.clips[:1]) for embedder in (case.part, again))
     assert_same(others / case.scale, vectors / case.scale, "Built again, the embedder differs.", 1e-4)
 
 
-CHECKS.check(assertions.frozen)
+CHECKS.check(assertions.check_frozen)
 
 
-class EmbedderChecks(PartChecks, checks=CHECKS):
+class EmbedderChecks(PartChecks, checks=CHECKS, case=EmbedderCase):
     """The checks of an embedder as a pytest class: subclass it, and define `part`."""
 
     texts: Sequence[str] = TEXTS  # two different ones, for one that reads text
-
-    def part(self) -> Embedder:
-        """Return the embedder."""
-        raise NotImplementedError
-
-    def case(self) -> Case:
-        """Return the embedder with its texts."""
-        return Case(self.part(), self.texts)

@@ -83,7 +83,7 @@ def start_checks(
     """
     kind = find_kind(name, kind)
     request = CheckRequest(kind, name, parse_options(kind, name, assignments), seconds, prompts, folder)
-    return request, registry.load(registry.CHECKS, kind)(request)
+    return request, registry.load_entry(registry.CHECKS, kind)(request)
 
 
 def find_kind(name: str, kind: str = "") -> str:

@@ -8,10 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codecdiff.errors import ConfigError
+from codecdiff.errors import ConfigError, InvalidValue
 from codecdiff.interfaces import Splitter
 from codecdiff.testing import assertions
-from codecdiff.testing.assertions import DEVICE_HINT, Call, assert_same, assert_that, call_on_meta, noise, rebuild
+from codecdiff.testing.assertions import (
+    DEVICE_HINT,
+    Call,
+    assert_same,
+    assert_that,
+    build_again,
+    call_on_meta,
+    white_noise,
+)
 from codecdiff.testing.checks import Checks, PartChecks, Result
 from codecdiff.testing.runner import CheckRequest, CheckRun
 
@@ -20,7 +28,7 @@ PATTERNS: tuple[Sequence[int], ...] = (range(1), range(2), range(4), range(9), (
 
 
 @dataclass
-class Case:
+class SplitterCase:
     """A splitter, and the size of the latents that it is checked on: short ones, of one frame, even and odd."""
 
     part: Splitter
@@ -37,7 +45,7 @@ class Case:
     def latents(self) -> Iterator[Tensor]:
         """Yield (2, k, d, l): those numbers, and noise."""
         for marks in self.arange():
-            yield torch.cat([marks, noise(*marks.shape).double()])
+            yield torch.cat([marks, white_noise(*marks.shape).double()])
 
     def calls(self) -> Iterator[Call]:
         """Yield every method with latents or stages of every length."""
@@ -49,7 +57,7 @@ class Case:
                 yield Call("context", self.part.context, (stages, i))
 
 
-CHECKS: Checks[Case] = Checks("splitters")
+CHECKS: Checks[SplitterCase] = Checks("splitters")
 
 
 def check_splitter(splitter: Splitter, *, dim: int = 3, frames: int = 7) -> list[Result]:
@@ -57,32 +65,32 @@ def check_splitter(splitter: Splitter, *, dim: int = 3, frames: int = 7) -> list
 
     Raises AssertionError that lists the checks it fails.
     """
-    return CHECKS.assert_all(splitter, Case(splitter, dim, frames))
+    return CHECKS.assert_all(splitter, SplitterCase(splitter, dim, frames))
 
 
 def run_checks(request: CheckRequest) -> CheckRun:
     """Build a splitter for several numbers of codebooks, and run its checks. Raises ValueError if it refuses all."""
-    cases: list[Case] = []
+    cases: list[SplitterCase] = []
     refused: dict[str, Exception] = {}
     for levels in PATTERNS:
         count, distinct = len(levels), len(set(levels))
         label = f"{count} codebook{'s' * (count > 1)}{f' on {distinct} levels' if distinct < count else ''}"
         try:
-            cases.append(Case(request.build(num_codebooks=count, levels=list(levels)), label=label))
+            cases.append(SplitterCase(request.build(num_codebooks=count, levels=list(levels)), label=label))
         except ConfigError:
             raise
         except ValueError as error:  # stages that name the levels of another number of codebooks
             refused[label] = error
     if not cases:
         reasons = "\n".join(f"  {label}: {error}" for label, error in refused.items())
-        raise ValueError(f"'{request.name}' can be built for none of:\n{reasons}\n{request.hint()}")
+        raise InvalidValue(f"'{request.name}' can be built for none of:\n{reasons}\n{request.hint()}")
     notes = [f"checked with {', '.join(case.label for case in cases)}"]
     notes += [f"not with {', '.join(refused)}, which it refuses"] if refused else []
     return CheckRun(cases[0].part, notes, CHECKS.run(cases[0].part, *cases))
 
 
 @CHECKS.check
-def inverse(case: Case) -> None:
+def check_inverse(case: SplitterCase) -> None:
     """`merge(split(latents)) == latents`, exactly, for any number of frames."""
     for latents in case.latents():
         merged = case.part.merge(case.part.split(latents))
@@ -90,7 +98,7 @@ def inverse(case: Case) -> None:
 
 
 @CHECKS.check
-def every_number_once(case: Case) -> None:
+def check_every_number_once(case: SplitterCase) -> None:
     """`split(1 + arange)` holds every number exactly once, and zeros elsewhere."""
     for marks in case.arange():
         stages = torch.cat([stage.flatten() for stage in case.part.split(marks)])
@@ -99,7 +107,7 @@ def every_number_once(case: Case) -> None:
 
 
 @CHECKS.check
-def padding(case: Case) -> None:
+def check_padding(case: SplitterCase) -> None:
     """`split(ones)` is 1 where there are numbers and 0 where there is padding, whatever the numbers are."""
     for marks in case.arange():
         masks = case.part.split(torch.ones_like(marks))
@@ -109,7 +117,7 @@ def padding(case: Case) -> None:
 
 
 @CHECKS.check
-def batches(case: Case) -> None:
+def check_batches(case: SplitterCase) -> None:
     """A row's stages do not depend on its batch."""
     for latents in case.latents():
         alone = zip(*(case.part.split(row) for row in latents.split(1)), strict=True)
@@ -118,7 +126,7 @@ def batches(case: Case) -> None:
 
 
 @CHECKS.check
-def shapes(case: Case) -> None:
+def check_shapes(case: SplitterCase) -> None:
     """Stages are (b, c, l'), with a number of stages and channels that does not depend on the number of frames; tensors
     on the meta device are split and merged too.
     """
@@ -138,7 +146,7 @@ def shapes(case: Case) -> None:
 
 
 @CHECKS.check
-def context_length(case: Case) -> None:
+def check_context_length(case: SplitterCase) -> None:
     """The first stage has no context; that of a later one is (b, c', l') at the stage's own length, and has the same
     number of channels for any number of frames, on the meta device too.
     """
@@ -162,7 +170,7 @@ def context_length(case: Case) -> None:
 
 
 @CHECKS.check
-def context_order(case: Case) -> None:
+def check_context_order(case: SplitterCase) -> None:
     """The context of a stage reads only the stages before it, which are generated first."""
     for latents in case.latents():
         stages = case.part.split(latents)
@@ -174,14 +182,14 @@ def context_order(case: Case) -> None:
             assert_that(same, f"The context of stage {i} reads stages that come later.")
 
 
-for shared in (assertions.inputs_untouched, assertions.no_global_randomness):
+for shared in (assertions.check_inputs_untouched, assertions.check_no_global_randomness):
     CHECKS.check(shared)
 
 
 @CHECKS.check
-def save_and_load(case: Case) -> None:
+def check_save_and_load(case: SplitterCase) -> None:
     """Built again from its options as JSON, it returns the same stages."""
-    again, count = rebuild("splitters", case.part), case.part.num_codebooks
+    again, count = build_again("splitters", case.part), case.part.num_codebooks
     assert_that(again.num_codebooks == count, f"Built again it has {again.num_codebooks} codebooks, not {count}.")
     for latents in case.latents():
         stages, others = case.part.split(latents), again.split(latents)
@@ -190,15 +198,7 @@ def save_and_load(case: Case) -> None:
             assert_same(other, stage, "Built again from its options as JSON, it returns other stages.")
 
 
-class SplitterChecks(PartChecks, checks=CHECKS):
+class SplitterChecks(PartChecks, checks=CHECKS, case=SplitterCase):
     """The checks of a splitter as a pytest class: subclass it, and define `part`."""
 
     dim, frames = 3, 7  # of the latents
-
-    def part(self) -> Splitter:
-        """Return the splitter."""
-        raise NotImplementedError
-
-    def case(self) -> Case:
-        """Return the splitter with the size of the latents that it is checked on."""
-        return Case(self.part(), self.dim, self.frames)

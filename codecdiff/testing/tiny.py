@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from codecdiff import registry
+from codecdiff.errors import InvalidValue, UnknownName
 
 __all__ = ["TinyModel", "write_tiny"]
 
@@ -60,7 +61,7 @@ def write_tiny(name: str, folder: Path | str, *, size: str = "tiny", seed: int =
         with torch.random.fork_rng(devices=[]):
             model = TinyModel(**build(size, **changes))
     except KeyError as error:
-        raise ValueError(f"Invalid size {size!r} of {name}: see SIZES in {build.__module__}.") from error
+        raise InvalidValue(f"Invalid size {size!r} of {name}: see SIZES in {build.__module__}.") from error
     generator = torch.Generator().manual_seed(seed)
     if hasattr(model.network, "save_pretrained"):
         draw_network(model, generator)
@@ -80,10 +81,10 @@ def builder_of(name: str) -> Callable[..., dict[str, Any]]:
         try:
             return import_module(f"{package}.config").tiny
         except (ModuleNotFoundError, AttributeError) as error:
-            raise LookupError(
+            raise UnknownName(
                 f"{package} describes no tiny model: it has no function `{package}.config.tiny`."
             ) from error
-    raise LookupError(f"No part named {name!r} is installed: see `codecdiff plugins`.")
+    raise UnknownName(f"No part named {name!r} is installed: see `codecdiff plugins`.")
 
 
 @torch.no_grad()

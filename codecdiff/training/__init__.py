@@ -9,14 +9,14 @@ from codecdiff.training.experiment import (
     new_trainer,
     open_data,
     prepare_prompts,
-    warm_start_folder,
 )
-from codecdiff.training.trainer import StageTrainer, new_accelerator, read_logs
+from codecdiff.training.trainer import StageTrainer, TrainingDiverged, new_accelerator, read_logs
 
 __all__ = [
     "StageData",
     "StageInput",
     "StageTrainer",
+    "TrainingDiverged",
     "call_run_end_hooks",
     "check_warm_starts",
     "new_accelerator",
@@ -27,5 +27,4 @@ __all__ = [
     "prepare_prompts",
     "read_logs",
     "stage_input",
-    "warm_start_folder",
 ]

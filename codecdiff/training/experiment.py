@@ -15,6 +15,7 @@ from codecdiff.config.schema import ExperimentConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.diffusion.guidance import resolve_guidance
 from codecdiff.diffusion.noise_schedule import training_scheduler
+from codecdiff.errors import ConfigError
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Prompt
 from codecdiff.pipeline.checkpoint import build_parts, load_codec_state
@@ -68,11 +69,11 @@ def new_stage(
 def warm_start_folder(experiment: ExperimentConfig, pipeline: Pipeline, name: str, model: Path) -> Path | None:
     """Return the folder of the stage whose weights initialize the stage called `name`, if there is one.
 
-    `model` is the folder of the model in training. Raises ValueError for a stage that is to start from itself.
+    `model` is the folder of the model in training. Raises ConfigError for a stage that is to start from itself.
     """
     source = experiment.stage_config(name).start_from
     if source == name:
-        raise ValueError(
+        raise ConfigError(
             f"stages.{name}.start_from={source}: a stage cannot start from itself. Name another, or a folder."
         )
     return None if source is None else model / source if source in pipeline.stage_names else Path(source)
@@ -104,7 +105,7 @@ def new_trainer(
 def check_warm_starts(experiment: ExperimentConfig, pipeline: Pipeline, stages: Sequence[Stage], model: Path) -> None:
     """Check, before the first is trained, that `stages`, in this order, can start from the stages they name.
 
-    Those already in training resume instead. Raises ValueError or FileNotFoundError.
+    Those already in training resume instead. Raises ConfigError, and what `require_same_denoiser` raises.
     """
     earlier: dict[Path, Stage] = {}
     for stage in stages:
@@ -114,7 +115,7 @@ def check_warm_starts(experiment: ExperimentConfig, pipeline: Pipeline, stages: 
             if source is None:
                 require_same_denoiser(stage.denoiser, folder)
             elif type(source.denoiser) is not type(stage.denoiser):
-                raise ValueError(f"{stage.name} cannot start from {source.name}: their denoisers are of other kinds.")
+                raise ConfigError(f"{stage.name} cannot start from {source.name}: their denoisers are of other kinds.")
         earlier[model / stage.name] = stage
 
 

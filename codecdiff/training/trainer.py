@@ -1,10 +1,12 @@
-"""Training of one stage: a step, its state and its checkpoints. The loop belongs to the recipe."""
+"""Training of one stage: a step, the loop of all steps, its state and its checkpoints."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,24 +16,23 @@ import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, is_tensorboard_available
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from codecdiff import rng
 from codecdiff.config.schema import TrainConfig
-from codecdiff.data.code_store import load_state
 from codecdiff.data.dataset import dropped_conditions
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.loss import StageInput, stage_loss
 from codecdiff.diffusion.noise_schedule import scheduler_from_config, scheduler_to_config
-from codecdiff.files import atomic_write
+from codecdiff.errors import InvalidValue, UserError
+from codecdiff.files import read_safetensors, write_safetensors
 from codecdiff.interfaces import Condition
 from codecdiff.pipeline.checkpoint import config_differences, read_stage_config, save_stage
 from codecdiff.pipeline.code_version import warn_of_code_changes
 from codecdiff.pipeline.stage import Stage
 from codecdiff.pipeline.warm_start import WarmStart, warm_start
+from codecdiff.training.batch import StageData
 
 STATE = "training"  # folder of the training state, in that of a stage
 LOG = "log.jsonl"
@@ -40,6 +41,10 @@ LOG_KEYS_V0_1: dict[str, str] = {
     "held_out_baseline": "zero_predictor_loss",
     "held_out_ratio": "normalized_validation_loss",
 }
+
+
+class TrainingDiverged(UserError, FloatingPointError):
+    """A loss that is not finite."""
 
 
 def new_accelerator(output: Path | str, mixed_precision: str | None = None) -> Accelerator:
@@ -74,14 +79,19 @@ def _average(decay: float) -> Any:
     return update
 
 
-def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+def format_duration(seconds: float) -> str:
+    """Return a duration in its two largest units, as in "45 s", "2 min 5 s" or "3 d 4 h"."""
+    seconds = round(seconds)
+    for size, unit, part, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // part} {smaller}"
+    return f"{seconds} s"
 
 
 class StageTrainer:
     """Trains the denoiser of a stage. Everything random in a step follows from the seed, the step and the sample index.
 
-    `network` is what the forward pass goes through: the denoiser itself, or the result of `accelerator.prepare`.
+    `network` is what the forward pass goes through: the denoiser itself, or what `prepare` makes of it.
     """
 
     def __init__(self, stage: Stage, config: TrainConfig | None = None, *, seed: int = 0):
@@ -91,8 +101,14 @@ class StageTrainer:
         options: Any = {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay}
         self.optimizer = torch.optim.AdamW(self.denoiser.parameters(), betas=(0.9, 0.99), fused=True, **options)
         self.ema = AveragedModel(self.denoiser, multi_avg_fn=_average(self.config.ema_decay), use_buffers=True)
+        self.accelerator: Accelerator | None = None
         self.step_count = 0
         self.peak_memory = 0.0  # GB
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Train on all processes of an accelerator, in its precision."""
+        self.accelerator = accelerator
+        self.network, self.optimizer = accelerator.prepare(self.denoiser, self.optimizer)
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step: a linear warmup, then constant or half a cosine down to 2 %."""
@@ -166,13 +182,55 @@ class StageTrainer:
             snr_gamma=snr_gamma,
         )
 
-    def step(self, inputs: StageInput, accelerator: Accelerator | None = None) -> float:
-        """Take one optimizer step and return the loss before it. Raises FloatingPointError if that is not finite."""
+    def train(
+        self,
+        data: StageData,
+        folder: Path | str,
+        checkpoints: Container[int],
+        *,
+        log: Callable[[dict[str, float], str], None] = lambda row, line: None,
+        track: Callable[[Sequence[int]], Iterable[int]] = iter,
+        after_step: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        """Take the remaining steps, with a checkpoint in a model folder after those in `checkpoints` and the last.
+
+        log: receives the row of a checkpoint in the stage's log, and the same as a sentence.
+        track: iterates over steps and may show progress.
+        after_step: receives the number of steps taken so far.
+        """
+        accelerator, total, start = self.accelerator, self.config.max_train_steps, time.monotonic()
+        rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+        steps, losses = range(self.step_count, total), []
+        if not steps and rank == 0:  # trained before; how it is sampled may have changed
+            self.save(folder)
+        for step in track(steps):
+            losses.append(self.step(data.step(step, rank, world)))
+            if rank == 0 and (self.step_count in checkpoints or self.step_count == total):
+                row = self.validate(data.validation(), losses, time.monotonic() - start)
+                self.save(folder, row)
+                log(row, self.describe(row, row["seconds"] / (self.step_count - steps.start)))
+                losses = []
+            after_step(self.step_count)
+
+    def describe(self, row: dict[str, float], seconds_per_step: float) -> str:
+        """Return a row of the log as a sentence, with the time that is left."""
+        total = self.config.max_train_steps
+        left = format_duration((total - self.step_count) * seconds_per_step)
+        return (
+            f"{self.stage.name}: step {self.step_count:,} of {total:,}, loss {row['loss']:.4g}, "
+            f"validation loss {row['validation_loss']:.4g} "
+            f"(normalized {row['normalized_validation_loss']:.3f}; predicting zero = 1), "
+            f"{seconds_per_step:.2g} s per step, {left} left, {row['peak_memory']:.1f} GB"
+        )
+
+    def step(self, inputs: StageInput) -> float:
+        """Take one optimizer step and return the loss before it. Raises TrainingDiverged if that is not finite."""
         self.denoiser.train()
+        accelerator = self.accelerator
         loss = self.loss(inputs, accelerator.num_processes if accelerator else 1)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise FloatingPointError(
+            raise TrainingDiverged(
                 f"The loss of {self.stage.name} became {value} at step {self.step_count}. Lower train.learning_rate."
             )
         self.peak_memory = max(self.peak_memory, _memory_in_use(inputs.x_start.device))  # while activations are alive
@@ -232,9 +290,8 @@ class StageTrainer:
         tensors |= {f"averaged.{name}": tensor for name, tensor in self.ema.module.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
-        with atomic_write(state / "state.safetensors") as temporary:  # one file: a crash leaves one step or the other
-            whole = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-            save_file(whole, temporary, metadata={"step": str(self.step_count)})
+        # one file: a crash leaves one step or the other
+        write_safetensors(state / "state.safetensors", tensors, {"step": str(self.step_count)})
         if row:
             with (folder / self.stage.name / LOG).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(row) + "\n")
@@ -252,26 +309,29 @@ class StageTrainer:
     def resume(self, folder: Path | str) -> bool:
         """Load the training state that `save` wrote; return False if the folder holds no such stage.
 
-        Raises ValueError if the stage in training there has another denoiser or scheduler, or if the state of its
+        Raises InvalidValue if the stage in training there has another denoiser or scheduler, or if the state of its
         training is missing: it would be overwritten.
         """
         home = Path(folder) / self.stage.name
         file = home / STATE / "state.safetensors"
         if (home / "stage.json").exists() and not file.parent.exists():
-            raise ValueError(
+            raise InvalidValue(
                 f"{home} holds a trained stage without {STATE}/, which resuming needs. Choose another output folder, "
                 f"and start there from its weights by stages.{self.stage.name}.start_from={home}; or delete it."
             )
         if not file.exists():
             return False
         self._check_same_stage(home)
-        tensors = load_state(file)
-        with safe_open(file, "pt") as opened:
-            self.step_count = int(opened.metadata()["step"])
-        self.denoiser.load_state_dict(_with_prefix("raw.", tensors))
-        self.ema.module.load_state_dict(_with_prefix("averaged.", tensors))
+        tensors, metadata = read_safetensors(file)
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)  # raw, averaged and optimizer
+        for name, tensor in tensors.items():
+            part, _, name = name.partition(".")
+            parts[part][name] = tensor
+        self.step_count = int(metadata["step"])
+        self.denoiser.load_state_dict(parts["raw"])
+        self.ema.module.load_state_dict(parts["averaged"])
         state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _with_prefix("optimizer.", tensors).items():
+        for name, tensor in parts["optimizer"].items():
             index, key = name.split(".")
             state.setdefault(int(index), {})[key] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
@@ -286,7 +346,7 @@ class StageTrainer:
         saved["train_scheduler"] = scheduler_to_config(scheduler_from_config(saved["train_scheduler"]))
         keys = ("denoiser", "train_scheduler", "noise_color")
         if differ := [line for key in keys for line in config_differences(saved[key], spec[key], key)]:
-            raise ValueError(
+            raise InvalidValue(
                 f"{home} holds another stage in training: {'; '.join(differ)}. "
                 "Choose another output folder, or delete it."
             )

@@ -11,7 +11,7 @@ it is a draft beside it:
 A task is done once its file of rows exists, which is written last and as a whole. A task that is done twice, by another
 attempt or a machine that was believed dead, leaves the rows and the shard of one attempt: every segment is in the store
 once. An engine decides where tasks run: in this process (`run_in_process`), in processes of this machine (`local`) or
-on a cluster (`ray`).
+elsewhere: others are entries of `codecdiff.engines`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from codecdiff.data.encoding.progress import EncodingProgress
 from codecdiff.data.encoding.shards import SUFFIXES
 from codecdiff.data.encoding.worker import SCHEMA, read_result, run_in_process
 from codecdiff.data.metadata import Track, find_tracks
+from codecdiff.errors import InvalidValue
 from codecdiff.files import atomic_write, atomic_write_text
 from codecdiff.interfaces.codec import Codec
 
@@ -165,21 +166,6 @@ def _write_header(job: Job, counts: dict[str, Any]) -> None:
     atomic_write_text(job.draft / "header.json", json.dumps(header, indent=2) + "\n")
 
 
-def hours_to_encode(hours: float, speed: float, devices: int = 1, *, read_speed: float = 0.0, cores: int = 1) -> float:
-    """Estimate the hours that encoding takes.
-
-    Args:
-        hours: Hours of audio.
-        speed: Speed of one device (x real time).
-        devices: Number of devices.
-        read_speed: Speed of decoding and resampling on one core (x real time), which runs in parallel; the slower of
-            the two decides. 0 ignores it.
-        cores: Number of cores that read.
-
-    """
-    return max(hours / (speed * devices), hours / (read_speed * cores) if read_speed else 0.0)
-
-
 def open_store(
     folder: Path | str,
     audio: Path | str | None,
@@ -251,7 +237,7 @@ def _check_tracks(store: CodeStore, tracks: Sequence[Track]) -> None:
     requested = {track.name: (track.file.stat().st_size, list(track.captions)) for track in tracks}
     names = {*stored, *requested} - set(store.header["skipped"])
     if differ := sorted(name for name in names if stored.get(name) != requested.get(name)):
-        raise ValueError(
+        raise InvalidValue(
             f"'{store.folder}' was made from other files or captions: {differ[0]} and {len(differ) - 1} more differ. "
             "Choose another data.store, or delete it to encode again."
         )

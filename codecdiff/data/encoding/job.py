@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from pydantic import ConfigDict
-from safetensors.torch import save_file
 from torch import Tensor
 
 from codecdiff import config as configuration
@@ -20,15 +19,18 @@ from codecdiff.data.audio import BadAudio, read_audio, seconds_of
 from codecdiff.data.code_store import load_state
 from codecdiff.data.metadata import Track
 from codecdiff.data.segments import SegmentConfig
-from codecdiff.files import atomic_write, atomic_write_text
+from codecdiff.errors import InvalidValue, UserError
+from codecdiff.files import atomic_write_text, write_safetensors
 from codecdiff.fingerprint import module_fingerprint
 from codecdiff.interfaces.codec import Codec
+
+__all__ = ["EncodeConfig", "EncodingIncomplete", "Engine", "Job", "ReportTracks", "Task", "TaskResult", "fitting_clips"]
 
 SHARD_FRAMES = 2**20  # about 3.4 hours at 86 frames/s, 19 MB with 9 codebooks
 ReportTracks = Callable[[int, int], None]  # called with the index of a task and how many of its tracks are done
 
 
-class EncodingIncomplete(OSError):
+class EncodingIncomplete(UserError, OSError):
     """Some tasks failed. The others are saved, and the same command resumes the job."""
 
 
@@ -132,7 +134,7 @@ def begin_job(
     stored = plan["inputs"]
     stored["codec"], inputs["codec"] = configuration.align_defaults("codecs", stored["codec"], inputs["codec"])
     if differ := [key for key in inputs if stored[key] != inputs[key]]:
-        raise ValueError(
+        raise InvalidValue(
             f"'{draft}' is a store that was begun with other {' and '.join(differ)}. "
             "Run the command it was begun with to resume, or delete it to start again."
         )
@@ -149,8 +151,7 @@ def _write_plan(draft: Path, inputs: dict[str, Any], codec: Codec, tasks: Sequen
     for name in ("shards", "tasks"):
         (draft / name).mkdir(parents=True, exist_ok=True)
     if state := codec.fitted_state():
-        with atomic_write(draft / "codec.safetensors") as temporary:
-            save_file({name: tensor.contiguous().cpu() for name, tensor in state.items()}, temporary)
+        write_safetensors(draft / "codec.safetensors", state)
     plan = {
         "inputs": inputs,
         "weights": module_fingerprint(codec),
@@ -165,7 +166,7 @@ def _load_codec_state(codec: Codec, weights: str, draft: Path) -> None:
     if not codec.is_fitted:
         codec.load_fitted_state(load_state(draft / "codec.safetensors"))
     if (current := module_fingerprint(codec)) != weights:
-        raise ValueError(
+        raise InvalidValue(
             f"'{draft}' was begun by a codec whose weights are {weights}, not {current}. "
             "Use the same weights on every machine, or delete it to start again."
         )

@@ -23,7 +23,7 @@ MIN_SECONDS = 1800.0  # of audio per process that are worth starting it
 
 def local_devices(name: str) -> list[torch.device]:
     """Return one device per process: 'cpu' for every core, all GPUs for 'cuda', and one GPU for 'cuda:1'."""
-    device = torch.device(name)
+    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return [device] * cores
@@ -36,7 +36,7 @@ def local_engine(device: str, workers: int | None = None) -> Engine:
     """Return the engine of this machine.
 
     Args:
-        device: Where to compute: 'cpu', 'cuda' for all GPUs, or 'cuda:1'.
+        device: Where to compute: 'cpu', 'cuda' for all GPUs, or 'cuda:1'. Empty: all GPUs, if there are any.
         workers: Number of processes. By default one per core or GPU, as long as each has enough to do. One worker runs
             in this process.
 

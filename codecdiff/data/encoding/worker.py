@@ -29,6 +29,8 @@ from codecdiff.files import checksum
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.codec import Codec
 
+__all__ = ["run_in_process", "run_task"]
+
 GPU_BATCH_SIZE = 16  # segments of one length; a CPU gains nothing by batches
 GPU_READERS = 4  # threads that read in advance
 METADATA_KEY = b"codecdiff"  # of the result in a parquet file's metadata

@@ -15,6 +15,7 @@ from transformers import (
 
 from codecdiff import device_of, exactly
 from codecdiff.embedders import Windowed
+from codecdiff.errors import InvalidValue
 from codecdiff.huggingface import PretrainedModels, PretrainedPart, from_hub, is_building_skeleton, offline_config
 from codecdiff_clap.config import RELEASED
 
@@ -108,14 +109,14 @@ def load_extractor(model: str, revision: str | None) -> ClapFeatureExtractor:
 def load_tokenizer(model: str, revision: str | None, max_tokens: int) -> Any:
     """Load the tokenizer; None for a skeleton. Raises LookupError, and ValueError if `max_tokens` is too few."""
     if max_tokens < 3:
-        raise ValueError(f"CLAP reads a start, an end and at least one token of text, but max_tokens={max_tokens}.")
+        raise InvalidValue(f"CLAP reads a start, an end and at least one token of text, but max_tokens={max_tokens}.")
     return None if is_building_skeleton() else from_hub(AutoTokenizer, "CLAP", model, revision, FILES)
 
 
 def require_no_fusion(audio_config: Any) -> None:
     """Raise ValueError for a CLAP that embeds random crops."""
     if audio_config.enable_fusion:
-        raise ValueError(
+        raise InvalidValue(
             "This CLAP fuses random crops of long audio, so no two runs would agree. Take one without fusion: "
             "laion/larger_clap_music or laion/larger_clap_general."
         )

@@ -17,6 +17,7 @@ from torch.nn.utils import remove_weight_norm
 from transformers import DacConfig, DacModel
 
 from codecdiff.codecs import OriginalPackage
+from codecdiff.errors import InvalidValue, UnknownName
 from codecdiff.huggingface import is_building_skeleton, require_complete
 
 ORIGINAL = OriginalPackage("descript", module="dac", package="descript-audio-codec", plugin="codecdiff-dac")
@@ -35,7 +36,7 @@ SETTINGS = {  # fields of transformers' configuration -> the original's names of
 def is_original(model: str) -> bool:
     """Return whether `model` names a file of the original package's weights. Raises ValueError for one of its audio."""
     if model.endswith(".dac"):
-        raise ValueError(
+        raise InvalidValue(
             f"'{model}' is audio that the original package compressed, a pickle, not a model. It is not read here: "
             f"decompress it with that package (`python -m dac decode {model}`), and encode the audio."
         )
@@ -54,7 +55,7 @@ def read_network(file: Path | str) -> DacModel:
     if is_building_skeleton():
         return network
     names = module_names(len(network.config.downsampling_ratios))
-    weights = renamed(folded(weights), {original: ours for ours, original in names.items()})
+    weights = rename_modules(folded(weights), {original: ours for ours, original in names.items()})
     require_complete("DAC", str(file), network.state_dict().keys() - weights.keys())
     _load_weights(network, weights, file)
     return network
@@ -63,11 +64,11 @@ def read_network(file: Path | str) -> DacModel:
 def _read(file: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the arguments that the original's network was built with, and its weights."""
     if not Path(file).is_file():
-        raise LookupError(f"No DAC model '{file}': no such file. It is one that the original package saves.")
+        raise UnknownName(f"No DAC model '{file}': no such file. It is one that the original package saves.")
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or a dangerous file fails in many ways, with advice that is not ours
-        raise ValueError(
+        raise InvalidValue(
             f"'{file}' cannot be read for tensors and plain values alone, so it is not read at all. A `package.pth` of "
             "the original package contains code: use the `weights.pth` that is saved beside it."
         ) from error
@@ -75,7 +76,7 @@ def _read(file: Path | str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     weights, metadata = (content.get("state_dict"), content.get("metadata")) if is_mapping else (None, None)
     settings = metadata.get("kwargs") if isinstance(metadata, dict) else None
     if not isinstance(settings, dict) or not isinstance(weights, dict):
-        raise ValueError(
+        raise InvalidValue(
             f"'{file}' is not a `weights.pth` of the original package: it lacks weights or their metadata."
         )
     return settings, weights
@@ -85,7 +86,7 @@ def _config(settings: Mapping[str, Any], file: Path | str) -> DacConfig:
     try:
         return DacConfig(**{ours: settings[original] for ours, original in SETTINGS.items()})
     except (KeyError, StrictDataclassError) as error:
-        raise ValueError(f"'{file}' does not say how to build a network that is like DAC's: {error}.") from error
+        raise InvalidValue(f"'{file}' does not say how to build a network that is like DAC's: {error}.") from error
 
 
 def _load_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: Path | str) -> None:
@@ -93,7 +94,7 @@ def _load_weights(network: nn.Module, weights: Mapping[str, Tensor], origin: Pat
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        raise ValueError(f"'{origin}' contains other weights than its network has: {error}") from error
+        raise InvalidValue(f"'{origin}' contains other weights than its network has: {error}") from error
 
 
 def folded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -112,7 +113,7 @@ def folded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def renamed(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+def rename_modules(weights: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
     """Return weights under other names of their modules; a module that is not in `names` keeps its own."""
     parts = {name: name.rpartition(".") for name in weights}
     return {f"{names.get(module, module)}.{leaf}": weights[name] for name, (module, _, leaf) in parts.items()}
@@ -156,5 +157,5 @@ def original_network(network: DacModel) -> nn.Module:
         if hasattr(module, "weight_g"):
             remove_weight_norm(module)
     names = module_names(len(config.downsampling_ratios))
-    _load_weights(original, renamed(network.state_dict(), names), "the model")
+    _load_weights(original, rename_modules(network.state_dict(), names), "the model")
     return original

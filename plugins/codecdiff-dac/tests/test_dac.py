@@ -8,7 +8,7 @@ import pytest
 import torch
 from codecdiff_dac import DAC
 from codecdiff_dac.receptive_field import decode_context_frames, encode_context_frames
-from codecdiff_dac.weights import SETTINGS, module_names, renamed
+from codecdiff_dac.weights import SETTINGS, module_names, rename_modules
 from torch import nn
 from transformers import DacModel
 
@@ -366,7 +366,7 @@ def test_pieces_of_the_whole_44_khz_network_equal_the_whole(tmp_path):
 
 def original_weights(network):
     """Give transformers' weights as the original package names them, its convolutions under weight norm."""
-    weights = renamed(network.state_dict(), module_names(len(network.config.downsampling_ratios)))
+    weights = rename_modules(network.state_dict(), module_names(len(network.config.downsampling_ratios)))
     normed = {name for name in weights if name.endswith(".weight") and "codebook" not in name}
     kept = {name: tensor for name, tensor in weights.items() if name not in normed}
     lengths = {f"{name}_g": weights[name].flatten(1).norm(dim=1).view(-1, 1, 1) for name in normed}

@@ -6,11 +6,31 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
+
+from codecdiff.errors import InvalidValue, UnusableFile
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold a lock on a file that is written, against other processes. Raises UnusableFile if one of them holds it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file.with_name(f".{file.name}.lock"), timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        what = f"'{file}' is being written by another run. Wait for it, or name another."
+        raise UnusableFile(what) from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody else can hold this one
+        lock.release()
 
 
 class AppendLog:
@@ -20,25 +40,19 @@ class AppendLog:
     system when `add` returns, and on the disk at most `sync_seconds` later or with the next line: a kill loses none,
     a power cut those of that time.
 
-    Raises ValueError for a file that holds something else, naming the line, and OSError if another process has it open.
+    Raises InvalidValue for a file that holds something else, naming the line, and UnusableFile if another process has
+    it open.
     """
 
     def __init__(self, file: Path | str, *, sync_seconds: float = 1.0):
         self.file = Path(file)
         self.sync_seconds = sync_seconds
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        self._process_lock = FileLock(self.file.with_name(f".{self.file.name}.lock"), timeout=0, thread_local=False)
         self._lock, self._synced = Lock(), 0.0
-        try:
-            self._process_lock.acquire()
-        except Timeout as error:
-            raise OSError(f"'{self.file}' is being written by another run. Wait for it, or name another.") from error
-        self._stream = self.file.open("a+b", buffering=0)
-        try:
+        with ExitStack() as stack:  # of what nobody else would close after an error, or Ctrl-C
+            stack.enter_context(locked(self.file))
+            self._stream = stack.enter_context(self.file.open("a+b", buffering=0))
             self._repair()
-        except BaseException:  # Ctrl-C too: nobody else would close it
-            self._release()
-            raise
+            self._open = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -74,12 +88,7 @@ class AppendLog:
             os.fsync(self._stream.fileno())
             if not self._stream.seek(0, os.SEEK_END):
                 self.file.unlink(missing_ok=True)
-            self._release()
-
-    def _release(self) -> None:
-        self._stream.close()
-        Path(self._process_lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody else can hold this one
-        self._process_lock.release()
+            self._open.close()
 
     def _repair(self) -> None:
         """Check every line; cut off an unfinished last line, and add the line end if only that is missing."""
@@ -96,7 +105,7 @@ class AppendLog:
 def read_rows(file: Path | str) -> Iterator[dict[str, Any]]:
     """Yield the objects of a log, in order, without a last line that is unfinished or being written.
 
-    Raises ValueError for a line that is not an object, naming it.
+    Raises InvalidValue for a line that is not an object, naming it.
     """
     return (row for _, row in _lines(Path(file)))
 
@@ -110,7 +119,7 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if row is None and _is_unfinished(line):
                 return
             if row is None:
-                raise ValueError(f"'{file}' line {number} is not a JSON object. Name another file, or fix that line.")
+                raise InvalidValue(f"'{file}' line {number} is not a JSON object. Name another file, or fix that line.")
             end += len(line)
             yield end, row
 

@@ -32,16 +32,18 @@ TRUNCATED = "It is cut short: it ends before its last sample."
 FETCH = "Fetch it again, or leave it: it is not encoded."
 
 
-def _no_progress(count: int) -> None:
-    """Show no progress."""
-
-
 @dataclass(frozen=True)
 class AudioCheck:
     """The result of trying a file: its seconds, and what is wrong with it, "" if nothing."""
 
     seconds: float = 0.0
     problem: str = ""
+
+    def issue(self, row: ManifestRow) -> Issue | None:
+        """Return what is wrong with the file of a track: with the file itself, or that it is shorter than published."""
+        if what := self.problem or too_short(self.seconds, row.seconds):
+            return Issue(row.file, what, FETCH, track=row.track, field="file" if self.problem else "seconds")
+        return None
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class AudioChecker:
 
     depth: Depth = "ends"
     log: Path | None = None
-    progress: Callable[[int], None] = _no_progress
+    progress: Callable[[int], None] = lambda count: None
 
     def check_all(self, files: Sequence[Path]) -> list[AudioCheck]:
         """Try files from as many threads as there are cores."""
@@ -177,8 +179,8 @@ def _with_result(row: ManifestRow, result: AudioCheck | None, report: Report) ->
             hint = "Write it relative to the audio folder."
             report(Issue(row.file, unsafe_path(row.file), hint, track=row.track, field="file"))
         return replace(row, present=False)
-    if problem := result.problem or too_short(result.seconds, row.seconds):
-        report(Issue(row.file, problem, FETCH, track=row.track, field="file" if result.problem else "seconds"))
+    if issue := result.issue(row):
+        report(issue)
         return replace(row, present=False)
     return replace(row, present=True, seconds=result.seconds)
 

@@ -14,6 +14,7 @@ from codecdiff_datasets.append_log import AppendLog, read_rows
 from codecdiff_datasets.captioner import Captioner
 
 from codecdiff.config import to_config
+from codecdiff.errors import InvalidValue, MissingFile
 
 MAX_CAPTION = 2000  # characters; a longer one is a failure
 MAX_FAILURE = 500  # characters of a failure that are kept
@@ -53,7 +54,7 @@ def read_captions(files: Iterable[Path | str]) -> dict[str, list[str]]:
     captions: dict[str, list[str]] = {}
     for file in map(Path, files):
         if not file.is_file():
-            raise FileNotFoundError(f"File of captions '{file}' does not exist. Make one: codecdiff data caption.")
+            raise MissingFile(f"File of captions '{file}' does not exist. Make one: codecdiff data caption.")
         for number, line in enumerate(read_rows(file), 1):
             _check_line(line, file, number)
             if "caption" in line:
@@ -63,9 +64,9 @@ def read_captions(files: Iterable[Path | str]) -> dict[str, list[str]]:
 
 def _check_line(line: Mapping[str, Any], file: Path, number: int) -> None:
     if not isinstance(line.get("track"), str) or not {"caption", "failure"} & line.keys():
-        raise ValueError(f"'{file}' line {number} is not a caption: it lacks a track, or a caption or failure of it.")
+        raise InvalidValue(f"'{file}' line {number} is not a caption: it lacks a track, or a caption or failure of it.")
     if not isinstance(line.get("caption", ""), str):
-        raise ValueError(f"'{file}' line {number}: the caption of {line['track']!r} is not a text. Fix it.")
+        raise InvalidValue(f"'{file}' line {number}: the caption of {line['track']!r} is not a text. Fix it.")
 
 
 def with_captions(rows: Iterable[Mapping[str, Any]], captions: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
@@ -95,7 +96,7 @@ def _check_same(logged: Any, config: Mapping[str, Any], file: Path) -> None:
     logged = logged if isinstance(logged, dict) else {}
     missing = object()
     key = next(key for key in {**config, **logged} if logged.get(key, missing) != config.get(key, missing))
-    raise ValueError(
+    raise InvalidValue(
         f"'{file}' holds captions of another captioner: its {key} is {logged.get(key)!r}, not {config.get(key)!r}. "
         "Name another file, or set the same options to resume this one."
     )

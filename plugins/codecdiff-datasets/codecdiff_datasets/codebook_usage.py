@@ -11,6 +11,7 @@ import torch
 
 from codecdiff import Codec, device_of
 from codecdiff.data import CodeStore
+from codecdiff.errors import InvalidValue
 
 BLOCK = 2**16  # frames counted at once
 NUM_CODES = 2**16  # that a store can hold: they are uint16
@@ -72,11 +73,12 @@ def corrected_entropy(counts: np.ndarray) -> float:
 def codebook_statistics(counts: CodeCounts, size: int | None, levels: Sequence[int] | None) -> list[dict[str, Any]]:
     """Return the statistics of every codebook; None for those that need frames or an unknown fact of the codec.
 
-    `size` is the number of vectors of a codebook, `levels` the level of each. Raises ValueError for a code beyond size.
+    `size` is the number of vectors of a codebook, `levels` the level of each. Raises InvalidValue for a code beyond
+    `size`.
     """
     if size is not None and (beyond := np.argwhere(counts.counts[:, size:])).size:
         codebook, code = beyond[0]
-        raise ValueError(
+        raise InvalidValue(
             f"The store holds the code {size + code} in codebook {codebook}, but its codec has {size} codes: "
             "it is damaged. Encode again."
         )

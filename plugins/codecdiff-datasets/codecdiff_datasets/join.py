@@ -17,6 +17,7 @@ from codecdiff_datasets.importers import hf_datasets
 from codecdiff.data.audio import SUFFIXES
 from codecdiff.data.manifest import ManifestRow
 from codecdiff.data.metadata import CAPTION_FIELDS, Report, captions_in, json_lines, read_table
+from codecdiff.errors import InvalidValue, MissingFile
 
 IDS = ("track", "track_id", "id", "ytid", "file_name", "file", "path")  # columns used as the id, the first there is
 
@@ -49,38 +50,39 @@ class JoinColumns:
     replace_captions: bool = False
 
     def resolve(self, records: Sequence[Mapping[str, Any]]) -> JoinColumns:
-        """Return the columns with those filled in that were left empty. Raises ValueError for columns not there."""
+        """Return the columns with those filled in that were left empty. Raises InvalidValue for columns not there."""
         if not records:
-            raise ValueError("The table has no rows.")
+            raise InvalidValue("The table has no rows.")
         columns = list(dict.fromkeys(name for record in records for name in record))
+        available = ", ".join(columns)
         for name in filter(None, [self.id, *self.captions, *self.metadata]):
             if name not in columns:
-                raise ValueError(f"The table has no column '{name}'. It has: {', '.join(columns)}.")
+                raise InvalidValue(f"The table has no column '{name}'. It has: {available}.")
         id_column = self.id or next((name for name in IDS if name in columns), "")
         if not id_column:
-            raise ValueError(f"Which column holds the ids? Name it by --id-column. There are: {', '.join(columns)}.")
+            raise InvalidValue(f"Which column holds the ids? Name it by --id-column. There are: {available}.")
         captions, metadata = self.captions, self.metadata
         captions = captions or [name for name in CAPTION_FIELDS if name in columns and name not in metadata]
         if not captions and not metadata:
-            numeric = (name for name in columns if _is_numeric(record.get(name) for record in records))
+            numeric = (name for name in columns if _are_numbers(record.get(name) for record in records))
             metadata = [name for name in numeric if name != id_column]
         if not captions and not metadata:
-            raise ValueError(f"Which column holds the captions? Name it by --column. There are: {', '.join(columns)}.")
+            raise InvalidValue(f"Which column holds the captions? Name it by --column. There are: {available}.")
         return replace(self, id=id_column, captions=captions, metadata=metadata)
 
 
 def read_records(name: str, report: Report) -> Iterator[Mapping[str, Any]]:
     """Yield the records of a `.jsonl`, `.csv`, `.tsv` or `.parquet` file, or of a data set of the hub by id or folder.
 
-    Raises FileNotFoundError for a file that does not exist, ValueError for one of another kind.
+    Raises MissingFile for a file that does not exist, InvalidValue for one of another kind.
     """
     file = Path(name)
     if file.suffix not in (".jsonl", ".csv", ".tsv", ".parquet"):
         if file.is_file():
-            raise ValueError(f"'{name}' cannot be read: a table ends in .jsonl, .csv, .tsv or .parquet.")
+            raise InvalidValue(f"'{name}' cannot be read: a table ends in .jsonl, .csv, .tsv or .parquet.")
         yield from hf_datasets.plain_rows(name)
     elif not file.is_file():
-        raise FileNotFoundError(f"File '{name}' does not exist.")
+        raise MissingFile(f"File '{name}' does not exist.")
     elif file.suffix == ".jsonl":
         yield from (record for _, record in json_lines(file, report))
     elif file.suffix == ".parquet":
@@ -94,7 +96,7 @@ def _parquet_records(file: Path) -> Iterator[Mapping[str, Any]]:
         for batch in pq.ParquetFile(file).iter_batches():
             yield from batch.to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"'{file}' is not a parquet file: {error}. Fetch it again.") from error
+        raise InvalidValue(f"'{file}' is not a parquet file: {error}. Fetch it again.") from error
 
 
 def join(
@@ -103,7 +105,7 @@ def join(
     """Join records to the rows of a manifest.
 
     Records that match several tracks change nothing, and neither do records that name one track by different ids.
-    Raises ValueError for columns that are not there.
+    Raises InvalidValue for columns that are not there.
     """
     records = list(records)
     columns = (columns or JoinColumns()).resolve(records)
@@ -145,7 +147,7 @@ class _Index:
             for name in _path_spellings(row) if by_track else ():
                 paths[name].add(place)
         if not ids:
-            raise ValueError(f"No track has '{on}' in its metadata. Join on track, or on a key that is there.")
+            raise InvalidValue(f"No track has '{on}' in its metadata. Join on track, or on a key that is there.")
         return cls(dict(ids), dict(paths))
 
     def places(self, name: str) -> set[int]:
@@ -189,12 +191,12 @@ def _id(value: Any) -> str:
     return text.removesuffix(".0") if re.fullmatch(r"\d+\.0", text) else text
 
 
-def _is_numeric(values: Iterable[Any]) -> bool:
+def _are_numbers(values: Iterable[Any]) -> bool:
     filled = [value for value in values if value not in (None, "")]
-    return bool(filled) and all(_number(value) is not None for value in filled)
+    return bool(filled) and all(number(value) is not None for value in filled)
 
 
-def _number(value: Any) -> int | float | None:
+def number(value: Any) -> int | float | None:
     """Read a finite number; None for anything else."""
     if isinstance(value, bool) or value is None:
         return None
@@ -214,5 +216,5 @@ def _merged(row: ManifestRow, records: Sequence[Mapping[str, Any]], columns: Joi
     metadata = dict(row.metadata)
     for record in reversed(records):
         filled = {name: record[name] for name in columns.metadata if record.get(name) not in (None, "")}
-        metadata |= {name: value if _number(value) is None else _number(value) for name, value in filled.items()}
+        metadata |= {name: value if number(value) is None else number(value) for name, value in filled.items()}
     return replace(row, captions=list(dict.fromkeys([*old, *texts])), metadata=metadata)

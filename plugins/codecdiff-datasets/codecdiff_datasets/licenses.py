@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
+from typing import NamedTuple
 
 from codecdiff.data.manifest import ManifestRow
 
+HOUR = 3600  # seconds
 UNKNOWN = "unknown"  # lists, and in filters matches, tracks without a license
 TERMS = ("by", "nc", "sa", "nd")  # of Creative Commons, in the order of their names
 URL = re.compile(
@@ -118,15 +121,33 @@ def is_allowed(license: str, patterns: Sequence[str]) -> bool:
     return not patterns or any(fnmatchcase(text, pattern.casefold()) for text in spellings for pattern in patterns)
 
 
-def by_license(rows: Iterable[ManifestRow]) -> dict[str, tuple[int, float]]:
-    """Count tracks and their hours under each license, most tracks first."""
+class Group(NamedTuple):
+    """How many tracks have a name, such as a license, and their hours as far as durations are known."""
+
+    name: str
+    tracks: int
+    hours: float
+
+
+def grouped(named: Iterable[tuple[str, ManifestRow]]) -> list[Group]:
+    """Count the tracks and the hours of every name, most tracks first, equals in order of their first track."""
     tracks: Counter[str] = Counter()
-    hours: defaultdict[str, float] = defaultdict(float)
-    for row in rows:
-        name = row.license or UNKNOWN
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for name, row in named:
         tracks[name] += 1
-        hours[name] += (row.seconds or 0) / 3600
-    return {name: (count, hours[name]) for name, count in tracks.most_common()}
+        seconds[name] += valid_seconds(row) or 0
+    return [Group(name, count, seconds[name] / HOUR) for name, count in tracks.most_common()]
+
+
+def valid_seconds(row: ManifestRow) -> float | None:
+    """Return a duration that can be summed: None if it is unknown or invalid."""
+    seconds = row.seconds
+    return seconds if seconds is not None and math.isfinite(seconds) and seconds >= 0 else None
+
+
+def by_license(rows: Iterable[ManifestRow]) -> list[Group]:
+    """Count the tracks and the hours under each license, most tracks first."""
+    return grouped((row.license or UNKNOWN, row) for row in rows)
 
 
 def attribution(rows: Sequence[ManifestRow]) -> str:
@@ -135,7 +156,7 @@ def attribution(rows: Sequence[ManifestRow]) -> str:
     for row in rows:
         credits[row.license or UNKNOWN].append(_credit(row))
     lines = ["# Attribution", "", f"{len(rows)} tracks.", ""]
-    for license in by_license(rows):
+    for license, *_ in by_license(rows):
         url = license_url(license)
         lines += [f"## {_plain(license)} ({len(credits[license])})", ""]
         lines += [f"<{url}>", ""] if url else []

@@ -6,6 +6,7 @@ fitted to the reference tracks, and the log-likelihood under it ranks the others
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -17,31 +18,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import torch
-from codecdiff_datasets.join import read_records
+from codecdiff_datasets.join import JoinColumns, join, number, read_records
 from codecdiff_datasets.templates import render
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
+from codecdiff.data import CachedEmbedder
 from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import Report, Track
-from codecdiff.embedders import CachedEmbedder
+from codecdiff.errors import InvalidValue
 from codecdiff.files import atomic_write, atomic_write_text
 
 KEY = b"codecdiff.ranking"  # of the parquet file's own metadata
 MIN_VARIANCE = 1e-10  # in any direction, relative to the largest; smaller ones are raised to it
-SCHEMA = pa.schema(
-    [
-        ("track", pa.string()),
-        ("log_likelihood", pa.float64()),
-        ("rank", pa.int64()),
-        ("percentile", pa.float64()),
-        ("selected", pa.bool_()),
-    ]
-)
 NAMES = ("track", "id", "track_id")  # columns that name a track in a ranking made elsewhere
 LIKELIHOODS = ("log_likelihood", "CLAP-log-likelihood")
 NUM_BINS = 40  # of the histogram
@@ -57,7 +51,7 @@ class Gaussian(NamedTuple):
     def fit(cls, samples: Tensor) -> Gaussian:
         """Fit (n, e) samples in float64, with the covariance shrunk after Ledoit and Wolf (2004).
 
-        Warns if samples are at most as many as dimensions, and raises variances that vanish. Raises ValueError if
+        Warns if samples are at most as many as dimensions, and raises variances that vanish. Raises InvalidValue if
         all samples are the same.
         """
         n, e = samples.shape
@@ -71,7 +65,7 @@ class Gaussian(NamedTuple):
         covariance = torch.from_numpy(ledoit_wolf(samples.numpy())[0])
         variances = torch.linalg.eigvalsh(covariance)
         if not variances[-1] > 0:
-            raise ValueError(f"All {n} tracks have the same embedding: no Gaussian can be fitted. Use other tracks.")
+            raise InvalidValue(f"All {n} tracks have the same embedding: no Gaussian can be fitted. Use other tracks.")
         missing = (MIN_VARIANCE * variances[-1] - variances[0]).clamp(min=0)
         return cls(samples.mean(0), torch.linalg.cholesky(covariance + missing * torch.eye(e, dtype=samples.dtype)))
 
@@ -106,13 +100,13 @@ class Ranking:
         return [row for row in self.rows if row.selected]
 
     def write(self, file: Path) -> None:
-        """Write the table as parquet, and beside it the same as CSV, each whole or not at all."""
+        """Write the table as CSV, and then beside it as parquet, each whole or not at all."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        table = pa.Table.from_pylist([row._asdict() for row in self.rows], SCHEMA)
-        with atomic_write(file) as temporary:
-            pq.write_table(table.replace_schema_metadata({KEY: json.dumps(dict(self.facts)).encode()}), temporary)
+        table = pa.Table.from_pylist([row._asdict() for row in self.rows])
         with atomic_write(file.with_suffix(".csv")) as temporary:
             pyarrow.csv.write_csv(table, temporary)
+        with atomic_write(file) as temporary:
+            pq.write_table(table.replace_schema_metadata({KEY: json.dumps(dict(self.facts)).encode()}), temporary)
 
 
 def track_means(cache: CachedEmbedder, tracks: Sequence[Track]) -> tuple[list[str], Tensor]:
@@ -124,7 +118,7 @@ def track_means(cache: CachedEmbedder, tracks: Sequence[Track]) -> tuple[list[st
 def num_selected(keep: str, count: int) -> int:
     """Return how many of `count` tracks to select: "20%" of them, rounded, and at least one; or "500", as many.
 
-    Raises ValueError for anything else.
+    Raises InvalidValue for anything else.
     """
     relative = keep.endswith("%")
     try:
@@ -132,11 +126,11 @@ def num_selected(keep: str, count: int) -> int:
     except ValueError:
         number = math.nan
     if not 0 < number <= (100 if relative else math.inf):
-        raise ValueError(f"Invalid keep={keep}: write a fraction such as 20%, or a number such as 500.")
+        raise InvalidValue(f"Invalid keep={keep}: write a fraction such as 20%, or a number such as 500.")
     return min(count, max(1, round(count * number / 100)) if relative else int(number))
 
 
-def rank(names: Sequence[str], likelihoods: Sequence[float], keep: str) -> list[RankedTrack]:
+def ranked_tracks(names: Sequence[str], likelihoods: Sequence[float], keep: str) -> list[RankedTrack]:
     """Order tracks by falling log-likelihood, equals by name, and mark those that are selected (`num_selected`)."""
     count = len(names)
     last = num_selected(keep, count)
@@ -157,12 +151,12 @@ def rank_manifests(
 ) -> tuple[Ranking, list[str]]:
     """Rank the candidates by how like they are to the reference, and name the files that were skipped.
 
-    `progress` is called with the number of tracks done, of both. Raises ValueError if one has nothing to embed.
+    `progress` is called with the number of tracks done, of both. Raises InvalidValue if one has nothing to embed.
     """
     num_selected(keep, 1)  # raises before the work, not after it
     references, others = reference.tracks(), candidates.tracks()
     if len(references) < 2 or not others:
-        raise ValueError(
+        raise InvalidValue(
             f"Only {len(references)} of {len(reference)} reference tracks and {len(others)} of {len(candidates)} "
             "candidates have audio: at least 2 and 1 are needed. Fetch the audio, or import again where it is."
         )
@@ -171,11 +165,11 @@ def rank_manifests(
     fitted, samples = track_means(cache, references)
     names, ranked = track_means(cache, others)
     if len(fitted) < 2 or not names:
-        raise ValueError("Too few files could be read:\n" + "\n".join(skipped))
+        raise InvalidValue("Too few files could be read:\n" + "\n".join(skipped))
     gaussian = Gaussian.fit(samples)
     facts = {name: cache.config[name] for name in ("embedder", "weights", "resampler", "mono")}
     facts |= {"reference": len(fitted), "candidates": len(names), "skipped": len(skipped), "keep": keep}
-    rows = rank(names, gaussian.log_likelihood(ranked).tolist(), keep)
+    rows = ranked_tracks(names, gaussian.log_likelihood(ranked).tolist(), keep)
     return Ranking(rows, gaussian.log_likelihood(samples).tolist(), facts), skipped
 
 
@@ -188,140 +182,87 @@ def selected_manifest(ranking: Ranking, candidates: Manifest) -> Manifest:
         return replace(row, metadata={**row.metadata, "rank": ranked.rank, "percentile": ranked.percentile})
 
     facts = {**candidates.facts, "ranking": dict(ranking.facts)}
+    facts.pop("request", None)  # of the command that made the candidates
     return Manifest(candidates.audio, [with_rank(ranked) for ranked in ranking.selected], facts)
-
-
-def selected_file(file: Path) -> Path:
-    """Return where the manifest of the selected tracks is written, beside a ranking."""
-    return file.with_name(f"{file.stem}-selected.parquet")
-
-
-def check_output(file: Path, inputs: Sequence[Path] = ()) -> None:
-    """Raise ValueError or FileExistsError unless a ranking can be written here: a new file, or over a ranking.
-
-    Neither it nor what is written beside it may be one of the inputs.
-    """
-    if file.suffix != ".parquet":
-        raise ValueError(f"'{file}' cannot be written: the name of a ranking ends in .parquet.")
-    outputs = (file, file.with_suffix(".csv"), file.with_suffix(".html"), selected_file(file))
-    for path in inputs:
-        if path.resolve() in {output.resolve() for output in outputs}:
-            raise ValueError(f"'{path}' is read, and would be written over by '{file}'. Choose another name for that.")
-    if not file.exists():
-        return
-    try:
-        is_ranking = KEY in (pq.read_schema(file).metadata or {})
-    except (pa.ArrowInvalid, OSError):
-        is_ranking = False
-    if not is_ranking:
-        raise FileExistsError(f"'{file}' exists and is not a ranking. Choose another name.")
 
 
 # Comparison with other rankings
 
 
-class Comparison(NamedTuple):
-    """How far two rankings agree: Spearman's coefficient over the tracks that both have."""
+def read_likelihoods(file: Path, report: Report) -> tuple[list[Mapping[str, Any]], JoinColumns]:
+    """Read a ranking made elsewhere, CSV or parquet, such as FMA-rank (`id`, `CLAP-log-likelihood`) or ours.
 
-    spearman: float
-    matched: int
-
-
-def compare(ranking: Ranking, candidates: Manifest, others: Mapping[str, float]) -> Comparison:
-    """Compare a ranking with the log-likelihoods of one made elsewhere (`read_likelihoods`).
-
-    Tracks are matched by name, or by the name of their file without its suffix; leading zeros do not count. Raises
-    ValueError if fewer than three match.
-    """
-    from scipy.stats import spearmanr
-
-    rows = {row.track: row for row in candidates.rows}
-    pairs = []
-    for ranked in ranking.rows:
-        names = map(_without_zeros, (ranked.track, Path(rows[ranked.track].file).stem))
-        if (name := next((name for name in names if name in others), None)) is not None:
-            pairs.append((ranked.log_likelihood, others[name]))
-    if len(pairs) < 3:
-        examples = f"'{ranking.rows[0].track}' is one of ours, '{next(iter(others), '')}' of theirs"
-        raise ValueError(f"Only {len(pairs)} tracks are in both rankings; a comparison needs 3. {examples}.")
-    ours, theirs = zip(*pairs, strict=True)
-    agreement: Any = spearmanr(ours, theirs)
-    return Comparison(float(agreement.statistic), len(pairs))
-
-
-def _without_zeros(name: str) -> str:
-    return (name.lstrip("0") or "0") if name.isdigit() else name
-
-
-def read_likelihoods(file: Path, report: Report) -> dict[str, float]:
-    """Read the log-likelihoods of a ranking: CSV or parquet, such as FMA-rank (`id`, `CLAP-log-likelihood`) or ours.
-
-    Names lose leading zeros; rows without a finite number are left out. Raises FileNotFoundError if the
-    file does not exist, and ValueError if it lacks these columns.
+    Returns its records, and the columns that hold tracks and log-likelihoods. Raises MissingFile if the file does not
+    exist, and InvalidValue if it lacks these columns.
     """
     records = list(read_records(str(file), report))
     columns = list(records[0]) if records else []
     name = next((column for column in NAMES if column in columns), None)
     value = next((column for column in LIKELIHOODS if column in columns), None)
     if name is None or value is None:
-        raise ValueError(
+        raise InvalidValue(
             f"'{file}' is not a ranking: it needs a column of {', '.join(NAMES)} and one of {', '.join(LIKELIHOODS)}, "
             f"and has {', '.join(columns) or 'no rows'}."
         )
-    likelihoods = {_without_zeros(str(record[name])): _float(record[value]) for record in records}
-    return {key: number for key, number in likelihoods.items() if math.isfinite(number)}
+    return records, JoinColumns(name, metadata=[value])
 
 
-def _float(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
+class Agreement(NamedTuple):
+    """How far two rankings agree: Spearman's coefficient over the tracks that both have."""
+
+    spearman: float
+    matched: int
+
+
+def agreement(
+    ranking: Ranking, candidates: Manifest, records: Sequence[Mapping[str, Any]], columns: JoinColumns
+) -> Agreement:
+    """Compare a ranking with one made elsewhere (`read_likelihoods`), whose tracks are matched as `join` does.
+
+    Rows without a finite number are left out. Raises InvalidValue if fewer than three match.
+    """
+    from scipy.stats import spearmanr
+
+    joined = join([replace(row, metadata={}) for row in candidates.rows], records, columns)
+    theirs = {row.track: number(row.metadata.get(columns.metadata[0])) for row in joined.rows}
+    pairs = [(row.log_likelihood, theirs[row.track]) for row in ranking.rows if theirs[row.track] is not None]
+    if len(pairs) < 3:
+        examples = f"'{ranking.rows[0].track}' is one of ours, '{records[0][columns.id]}' of theirs"
+        raise InvalidValue(f"Only {len(pairs)} tracks are in both rankings; a comparison needs 3. {examples}.")
+    ours, others = zip(*pairs, strict=True)
+    result: Any = spearmanr(ours, others)
+    return Agreement(float(result.statistic), len(pairs))
 
 
 # The report
 
 
-class Histogram(NamedTuple):
-    """Fractions of ranked and of reference tracks in bins of log-likelihood from `low` to `high`.
+def histogram(ranking: Ranking) -> str:
+    """Draw the log-likelihoods of ranked and of reference tracks, and where the selection ends, as SVG.
 
-    The ends hold what lies beyond them: the axis spans 98 % of the tracks. `threshold` is where on the axis, from 0 to
-    1, the least likelihood that is selected lies.
+    The axis spans 98 % of the tracks, and the outer bins hold what lies beyond them.
     """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
-    low: float
-    high: float
-    bins: Sequence[tuple[float, float]]
-    threshold: float
-
-    @property
-    def tallest(self) -> float:
-        """The largest fraction."""
-        return max(chain.from_iterable(self.bins))
-
-    @classmethod
-    def of(cls, ranking: Ranking) -> Histogram:
-        """Count the tracks of a ranking."""
-        ranked = torch.tensor([row.log_likelihood for row in ranking.rows], dtype=torch.float64)
-        reference = torch.tensor(ranking.reference, dtype=torch.float64)
-        ends = torch.tensor([0.01, 0.99], dtype=torch.float64)
-        low, high = torch.quantile(torch.cat([ranked, reference]), ends).tolist()
-        high = high if high > low else low + 1
-        fractions = [torch.histc(x.clamp(low, high), NUM_BINS, low, high) / len(x) for x in (ranked, reference)]
-        threshold = (ranking.selected[-1].log_likelihood - low) / (high - low)
-        bins = list(zip(*(each.tolist() for each in fractions), strict=True))
-        return cls(low, high, bins, min(max(threshold, 0.0), 1.0))
+    ranked = [row.log_likelihood for row in ranking.rows]
+    low, high = np.quantile([*ranked, *ranking.reference], [0.01, 0.99])
+    edges = np.linspace(low, high if high > low else low + 1, NUM_BINS + 1)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "ranking"}):
+        figure = Figure(figsize=(9, 3), layout="constrained")
+        axes = figure.subplots()
+        for values, label in ((ranked, "ranked"), (ranking.reference, "reference")):
+            inside = np.clip(values, edges[0], edges[-1])
+            axes.hist(inside, edges, weights=np.full(len(inside), 1 / len(inside)), alpha=0.6, label=label)
+        axes.axvline(ranking.selected[-1].log_likelihood, color="black", label="threshold of the selection")
+        axes.set(xlabel="log-likelihood", ylabel="fraction of the tracks", xlim=(edges[0], edges[-1]))
+        axes.legend()
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue().partition("?>")[2].partition(">")[2]  # without the XML header and the document type
 
 
-class Example(NamedTuple):
-    """A ranked track as the report shows it."""
-
-    row: RankedTrack
-    about: str
-    audio: str  # address, relative to the report
-
-
-def write_report(file: Path, ranking: Ranking, candidates: Manifest, *, num_examples: int = 10) -> None:
+def write_ranking_report(file: Path, ranking: Ranking, candidates: Manifest, *, num_examples: int = 10) -> None:
     """Write a page with the histogram and, with their audio, tracks from both ends and around the threshold."""
     selected, dropped = ranking.selected, [row for row in ranking.rows if not row.selected]
     groups = {
@@ -332,17 +273,17 @@ def write_report(file: Path, ranking: Ranking, candidates: Manifest, *, num_exam
     }
     rows = {row.track: row for row in candidates.rows}
 
-    def example(ranked: RankedTrack) -> Example:
+    def example(ranked: RankedTrack) -> tuple[RankedTrack, str, str]:
+        """Return a track with what is known of it, and the address of its audio, relative to the report."""
         row = rows[ranked.track]
         about = " · ".join(filter(None, (row.title, row.artist, *chain.from_iterable(row.tags.values()))))
-        path = Path(os.path.relpath(candidates.file_of(row), file.parent)).as_posix()
-        return Example(ranked, about, quote(path))
+        return ranked, about, quote(Path(os.path.relpath(candidates.file_of(row), file.parent)).as_posix())
 
     html = render(
         "ranking.html",
         title=f"{len(selected)} of {len(ranking.rows)} tracks selected",
         facts=ranking.facts,
-        histogram=Histogram.of(ranking),
-        groups=[(title, list(map(example, ranked))) for title, ranked in groups.items() if ranked],
+        histogram=histogram(ranking),
+        groups={title: list(map(example, ranked)) for title, ranked in groups.items() if ranked},
     )
     atomic_write_text(file, html)

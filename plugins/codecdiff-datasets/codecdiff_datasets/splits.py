@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from codecdiff_datasets.licenses import is_allowed
 
 from codecdiff.data.manifest import SPLITS, ManifestRow
+from codecdiff.errors import InvalidValue
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Filter:
     """Selects rows that each criterion accepts by one of its values; an empty criterion accepts all.
 
     `licenses` are patterns as in `is_allowed`. A tag is `rock`, of any category, or `genre=rock`, in either case.
-    Raises ValueError for an unknown split.
+    Raises InvalidValue for an unknown split.
     """
 
     licenses: Sequence[str] = ()
@@ -27,7 +28,7 @@ class Filter:
     def __post_init__(self) -> None:
         for split in self.splits:
             if split not in SPLITS:
-                raise ValueError(f"Unknown split '{split}': expected one of {', '.join(SPLITS)}.")
+                raise InvalidValue(f"Unknown split '{split}': expected one of {', '.join(SPLITS)}.")
 
     def __call__(self, rows: Iterable[ManifestRow]) -> list[ManifestRow]:
         """Return the rows that are accepted."""
@@ -46,13 +47,13 @@ class Filter:
 
 
 def fraction(text: str) -> float:
-    """Read `5%` or `0.05` as a number from 0 to 1. Raises ValueError for anything else."""
+    """Read `5%` or `0.05` as a number from 0 to 1. Raises InvalidValue for anything else."""
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise ValueError(f"Invalid fraction '{text}': write 5% or 0.05.")
+        raise InvalidValue(f"Invalid fraction '{text}': write 5% or 0.05.")
     return value
 
 
@@ -62,7 +63,7 @@ def artist_of(row: ManifestRow) -> str:
     return f"artist {name}" if name else f"track {row.track}"
 
 
-def split_of(artist: str, *, validation: float, test: float, seed: int) -> str:
+def artist_split(artist: str, *, validation: float, test: float, seed: int) -> str:
     """Return the split of an artist: a pure function of the seed and the artist, whichever others there are."""
     digest = hashlib.sha256(f"{seed} {artist}".encode()).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64
@@ -70,27 +71,28 @@ def split_of(artist: str, *, validation: float, test: float, seed: int) -> str:
 
 
 def split_by_artist(
-    rows: Sequence[ManifestRow], *, validation: float, test: float, seed: int = 0, force: bool = False
+    rows: Sequence[ManifestRow], *, validation: float, test: float, seed: int = 0, replace_published: bool = False
 ) -> list[ManifestRow]:
     """Return the rows with splits, all of an artist in one. The fractions are of artists, on average.
 
     Published splits are kept, and an artist's other tracks follow them: into the split with most of them if the
-    publisher crossed. With `force` they are replaced. Raises ValueError for fractions that sum to more than 1.
+    publisher crossed. With `replace_published` they are replaced. Raises InvalidValue for fractions that sum to more
+    than 1.
     """
     if validation + test > 1:
-        raise ValueError(f"Validation and test together are {validation + test:.0%} of the artists. Use less.")
+        raise InvalidValue(f"Validation and test together are {validation + test:.0%} of the artists. Use less.")
     published: defaultdict[str, list[str]] = defaultdict(list)
     for row in rows:
-        if row.split and not force:
+        if row.split and not replace_published:
             published[artist_of(row)].append(row.split)
 
     def new_split(row: ManifestRow) -> str:
         artist = artist_of(row)
-        if row.split and not force:
+        if row.split and not replace_published:
             return row.split
         if splits := published.get(artist):
             return max(SPLITS, key=splits.count)
-        return split_of(artist, validation=validation, test=test, seed=seed)
+        return artist_split(artist, validation=validation, test=test, seed=seed)
 
     return [replace(row, split=new_split(row)) for row in rows]
 

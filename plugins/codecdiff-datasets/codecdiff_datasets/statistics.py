@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from codecdiff_datasets.codebook_usage import codebook_statistics, continuous_moments, count_codes, embedded_moments
 from codecdiff_datasets.importers.folder import tags_of
+from codecdiff_datasets.licenses import HOUR, grouped, valid_seconds
 from codecdiff_datasets.splits import artists_in_several_splits
 
-from codecdiff import Codec, config, huggingface, registry
+from codecdiff import Codec, config, errors, huggingface
 from codecdiff.data import CodeStore
 from codecdiff.data.manifest import Manifest, ManifestRow, split_name
 
 FORMAT = 2
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
-MINUTE, HOUR = 60, 3600  # seconds
+MINUTE = 60  # seconds
 DURATIONS = (0, 5, 10, 20, 30, 45, *(MINUTE * m for m in (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8, 10, 15, 20, 30)), HOUR)
 WORDS = (0, 5, 10, 15, 20, 30, 40, 60, 80, 120, 200)
 UNAVAILABLE = (ValueError, LookupError, OSError, ImportError)  # why a codec cannot be built
@@ -45,7 +46,7 @@ def store_statistics(
 
     What needs a codec that is not available is None, and `latents_left_out` says why. `progress` is called with the
     number of tracks whose codes are counted, then with that and the number of those whose pre-quantization latents are
-    measured. Raises ValueError for codes that the codec does not have.
+    measured. Raises InvalidValue for codes that the codec does not have.
     """
     counts = count_codes(store, progress)
     codec, reason = _codec_of(store, allow_download)
@@ -80,7 +81,7 @@ def _codec_of(store: CodeStore, allow_download: bool) -> tuple[Codec | None, str
         store.check_codec(codec, spec)
     except UNAVAILABLE as error:
         fetchable = isinstance(error, OSError | LookupError | config.ConfigError)
-        fetchable = fetchable and not allow_download and not isinstance(error, registry.UnknownPart)
+        fetchable = fetchable and not allow_download and not isinstance(error, errors.UnknownPart)
         hint = " If it is a hub id that you trust, fetch it: --allow-download." if fetchable else ""
         return None, f"The codec {json.dumps(spec)} is not available here: {error}{hint}"
     return codec, ""
@@ -119,29 +120,23 @@ def _row(store: CodeStore, segments: Sequence[int]) -> ManifestRow:
 
 def track_statistics(rows: Sequence[ManifestRow], top: int = 20) -> dict[str, Any]:
     """Return the statistics that manifests and stores share."""
-    durations = [seconds for row in rows if (seconds := _seconds(row)) is not None]
+    durations = [seconds for row in rows if (seconds := valid_seconds(row)) is not None]
     present = [row for row in rows if row.present]
     return {
         "tracks": len(rows),
         "present": len(present),
         "missing": len(rows) - len(present),
         "hours": sum(durations) / HOUR,
-        "hours_present": sum(_seconds(row) or 0 for row in present) / HOUR,
+        "hours_present": sum(valid_seconds(row) or 0 for row in present) / HOUR,
         "without_seconds": len(rows) - len(durations),
         "seconds": spread(durations, DURATIONS),
-        "splits": grouped((row.split, row) for row in rows),
-        "licenses": grouped((row.license, row) for row in rows),
+        "splits": _grouped((row.split, row) for row in rows),
+        "licenses": _grouped((row.license, row) for row in rows),
         "tags": _tag_statistics(rows, top),
         "without_tags": sum(not any(row.tags.values()) for row in rows),
         "captions": _caption_statistics(rows),
         "artists": _artist_statistics(rows, top),
     }
-
-
-def _seconds(row: ManifestRow) -> float | None:
-    """Return a duration that can be summed: None if it is unknown or invalid."""
-    seconds = row.seconds
-    return seconds if seconds is not None and math.isfinite(seconds) and seconds >= 0 else None
 
 
 def spread(values: Sequence[float], edges: Sequence[float]) -> dict[str, Any] | None:
@@ -162,15 +157,9 @@ def spread(values: Sequence[float], edges: Sequence[float]) -> dict[str, Any] | 
     }
 
 
-def grouped(named: Iterable[tuple[str, ManifestRow]]) -> list[dict[str, Any]]:
-    """Return the number of tracks and the hours of every name, the most frequent first."""
-    counts: dict[str, int] = defaultdict(int)
-    seconds: dict[str, float] = defaultdict(float)
-    for name, row in named:
-        counts[name] += 1
-        seconds[name] += _seconds(row) or 0
-    names = sorted(counts, key=lambda name: (-counts[name], name))
-    return [{"name": name, "tracks": counts[name], "hours": seconds[name] / HOUR} for name in names]
+def _grouped(named: Iterable[tuple[str, ManifestRow]]) -> list[dict[str, Any]]:
+    """Return the number of tracks and the hours of every name, the most frequent first, equals in order of name."""
+    return [group._asdict() for group in grouped(sorted(named, key=itemgetter(0)))]
 
 
 def _tag_statistics(rows: Sequence[ManifestRow], top: int) -> list[dict[str, Any]]:
@@ -180,7 +169,7 @@ def _tag_statistics(rows: Sequence[ManifestRow], top: int) -> list[dict[str, Any
         for category, names in row.tags.items():
             categories[category] += [(name, row) for name in dict.fromkeys(names)]
             tagged[category] += bool(names)
-    groups = {category: grouped(pairs) for category, pairs in categories.items()}
+    groups = {category: _grouped(pairs) for category, pairs in categories.items()}
     return [
         {"category": c, "tracks": tagged[c], "distinct": len(groups[c]), "most": groups[c][:top]}
         for c in sorted(groups)
@@ -198,7 +187,7 @@ def _caption_statistics(rows: Sequence[ManifestRow]) -> dict[str, Any]:
 
 
 def _artist_statistics(rows: Sequence[ManifestRow], top: int) -> dict[str, Any]:
-    artists = grouped((row.artist, row) for row in rows if row.artist)
+    artists = _grouped((row.artist, row) for row in rows if row.artist)
     return {
         "distinct": len(artists),
         "without": sum(not row.artist for row in rows),

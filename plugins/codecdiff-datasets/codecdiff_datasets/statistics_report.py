@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 
 from codecdiff_datasets.templates import render
 
+from codecdiff.errors import FileExists
+
 StatsDict = Mapping[str, Any]  # as codecdiff_datasets.statistics returns them
 NOTHING = "–"
 FEW = 10  # frames per used code, below which the entropy is a notable underestimate
-USAGE_COLUMNS = ("codebook", "codes", "used", "fraction used", "most frequent", "repeats", "by chance")
-ENTROPY_COLUMNS = ("codebook", "bits", "of the maximum", "corrected, bits", "perplexity")
 ENTROPY_NOTE = "Corrected after Miller and Madow. The maximum is log2 of the codes; perplexity is 2 to the bits."
 
 
-class Table(NamedTuple):
+class StatsTable(NamedTuple):
     """A table of texts with its title and a note. Columns but the first are numbers.
 
     `bars` has the length of a bar for each row, from 0 to 1, if the rows are shown as a bar plot too.
@@ -34,10 +34,10 @@ class Table(NamedTuple):
     bars: Sequence[float] = ()
 
 
-def write(statistics: StatsDict, folder: Path | str) -> None:
+def write_statistics(statistics: StatsDict, folder: Path | str) -> None:
     """Write `stats.json`, `stats.md` and `stats.html` into a new folder, which appears whole or not at all.
 
-    Raises FileExistsError if the folder exists and is not empty.
+    Raises FileExists if the folder exists and is not empty.
     """
     folder = Path(folder).absolute()
     require_new(folder)
@@ -55,17 +55,17 @@ def write(statistics: StatsDict, folder: Path | str) -> None:
 
 
 def require_new(folder: Path) -> None:
-    """Raise FileExistsError unless there is nothing at `folder`, or an empty folder."""
+    """Raise FileExists unless there is nothing at `folder`, or an empty folder."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"'{folder}' exists and is not empty. Choose another folder, or delete it.")
+        raise FileExists(f"'{folder}' exists and is not empty. Choose another folder, or delete it.")
 
 
-def markdown(name: str, contents: Sequence[Table]) -> str:
+def markdown(name: str, contents: Sequence[StatsTable]) -> str:
     """Format tables as Markdown."""
     return render("statistics.md", name=name, tables=contents, filters={"cell": _cell})
 
 
-def html_report(name: str, contents: Sequence[Table]) -> str:
+def html_report(name: str, contents: Sequence[StatsTable]) -> str:
     """Format tables and bar plots as one HTML page. Whatever came from the data is escaped."""
     return render("statistics.html", title=f"Statistics of {name}", tables=contents)
 
@@ -74,15 +74,15 @@ def _cell(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", "\\|").replace("<", "&lt;")
 
 
-def tables(statistics: StatsDict) -> list[Table]:
+def tables(statistics: StatsDict) -> list[StatsTable]:
     """Return the tables of the statistics of a manifest or a store, without those that are empty."""
     sections = (_overview, _durations, _groups, _tags, _captions, _codebooks, _latents)
     return [table for section in sections for table in section(statistics) if table.rows]
 
 
-def count(value: int) -> str:
-    """Format a whole number."""
-    return f"{value:,}"
+def count(value: int | None) -> str:
+    """Format a whole number, None as a dash."""
+    return NOTHING if value is None else f"{value:,}"
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
@@ -108,7 +108,7 @@ def _relative(values: Sequence[float]) -> list[float]:
     return [max(0.0, value) / longest for value in values]
 
 
-def _overview(statistics: StatsDict) -> Iterator[Table]:
+def _overview(statistics: StatsDict) -> Iterator[StatsTable]:
     captions, artists = statistics["captions"]["per_track"], statistics["artists"]
     audio = [
         ("audio present", count(statistics["present"])),
@@ -134,10 +134,10 @@ def _overview(statistics: StatsDict) -> Iterator[Table]:
             ("latent frames", count(statistics["frames"])),
             ("latent frames per second", decimal(statistics["frame_rate"])),
         ]
-    yield Table("Overview", ("", statistics["kind"]), rows)
+    yield StatsTable("Overview", ("", statistics["kind"]), rows)
 
 
-def _groups(statistics: StatsDict) -> Iterator[Table]:
+def _groups(statistics: StatsDict) -> Iterator[StatsTable]:
     yield _grouped("Splits", "split", statistics["splits"])
     yield _grouped("Licenses", "license", statistics["licenses"])
     artists = statistics["artists"]
@@ -145,35 +145,35 @@ def _groups(statistics: StatsDict) -> Iterator[Table]:
     yield _grouped("Artists", "artist", artists["most"], f"And {others:,} more." if others else "")
 
 
-def _tags(statistics: StatsDict) -> Iterator[Table]:
+def _tags(statistics: StatsDict) -> Iterator[StatsTable]:
     for tags in statistics["tags"]:
         note = f"{tags['distinct']:,} different, in {tags['tracks']:,} tracks."
         yield _grouped(f"Tags: {tags['category']}", "tag", tags["most"], note)
 
 
-def _grouped(title: str, what: str, groups: Sequence[StatsDict], note: str = "") -> Table:
+def _grouped(title: str, what: str, groups: Sequence[StatsDict], note: str = "") -> StatsTable:
     """Return a table of `statistics.grouped`; empty if no track has a name."""
     named = groups if any(group["name"] for group in groups) else ()
     rows = [(group["name"] or "unknown", count(group["tracks"]), decimal(group["hours"])) for group in named]
-    return Table(title, (what, "tracks", "hours"), rows, note, _relative([group["tracks"] for group in named]))
+    return StatsTable(title, (what, "tracks", "hours"), rows, note, _relative([group["tracks"] for group in named]))
 
 
-def _durations(statistics: StatsDict) -> Iterator[Table]:
+def _durations(statistics: StatsDict) -> Iterator[StatsTable]:
     if seconds := statistics["seconds"]:
         yield _spread("Durations", "tracks", seconds, duration)
     if statistics.get("segments", 0) > statistics["tracks"]:
         yield _spread("Durations of the segments", "segments", statistics["segment_seconds"], duration)
 
 
-def _captions(statistics: StatsDict) -> Iterator[Table]:
+def _captions(statistics: StatsDict) -> Iterator[StatsTable]:
     captions = statistics["captions"]
     if captions["captions"]:
         rows = [(count(row["captions"]), count(row["tracks"])) for row in captions["per_track"]]
-        yield Table("Captions per track", ("captions", "tracks"), rows)
+        yield StatsTable("Captions per track", ("captions", "tracks"), rows)
         yield _spread("Words per caption", "captions", captions["words"], partial(decimal, digits=0))
 
 
-def _spread(title: str, what: str, spread: StatsDict, write: Callable[[float], str]) -> Table:
+def _spread(title: str, what: str, spread: StatsDict, write: Callable[[float], str]) -> StatsTable:
     """Return a table of `statistics.spread`: quantiles, and the histogram without its empty ends."""
     filled = [i for i, part in enumerate(spread["histogram"]) if part["count"]]
     bins = spread["histogram"][filled[0] : filled[-1] + 1]
@@ -181,32 +181,35 @@ def _spread(title: str, what: str, spread: StatsDict, write: Callable[[float], s
     quantiles = ", ".join(f"{below} {write(value)}" for below, value in spread["quantiles"].items())
     note = f"Mean {write(spread['mean'])}; quantiles {quantiles}. Bins leave out their end."
     counts = [part["count"] for part in bins]
-    return Table(title, ("", what), list(zip(names, map(count, counts), strict=True)), note, _relative(counts))
+    return StatsTable(title, ("", what), list(zip(names, map(count, counts), strict=True)), note, _relative(counts))
 
 
-def _codebooks(statistics: StatsDict) -> Iterator[Table]:
+USAGE = {  # of a codebook
+    "codes": lambda book: count(book["size"]),
+    "used": lambda book: count(book["used"]),
+    "fraction used": lambda book: percentage(book["used_fraction"]),
+    "most frequent": lambda book: percentage(book["most_frequent"] and book["most_frequent"]["fraction"]),
+    "repeats": lambda book: percentage(book["repeats"]),
+    "by chance": lambda book: percentage(book["repeats_by_chance"]),
+}
+ENTROPY = {
+    "bits": lambda book: decimal(book["entropy"]),
+    "of the maximum": lambda book: percentage(book["entropy_fraction"]),
+    "corrected, bits": lambda book: decimal(book["corrected_entropy"]),
+    "perplexity": lambda book: decimal(book["perplexity"], 0),
+}
+
+
+def _codebooks(statistics: StatsDict) -> Iterator[StatsTable]:
     books = statistics.get("codebooks", [])
-    yield Table("Use of the codebooks", USAGE_COLUMNS, [_usage(book) for book in books], _usage_note(statistics))
     has_size = any(book["entropy_fraction"] is not None for book in books)
     bars = [book["entropy_fraction"] or 0 for book in books] if has_size else ()
-    yield Table("Entropy of the codebooks", ENTROPY_COLUMNS, [_entropy(book) for book in books], ENTROPY_NOTE, bars)
-
-
-def _usage(book: StatsDict) -> Sequence[str]:
-    return (
-        _codebook_name(book),
-        NOTHING if book["size"] is None else count(book["size"]),
-        count(book["used"]),
-        percentage(book["used_fraction"]),
-        percentage(book["most_frequent"] and book["most_frequent"]["fraction"]),
-        percentage(book["repeats"]),
-        percentage(book["repeats_by_chance"]),
-    )
-
-
-def _entropy(book: StatsDict) -> Sequence[str]:
-    bits = (decimal(book["entropy"]), percentage(book["entropy_fraction"]), decimal(book["corrected_entropy"]))
-    return (_codebook_name(book), *bits, decimal(book["perplexity"], 0))
+    for title, columns, note, lengths in (
+        ("Use of the codebooks", USAGE, _usage_note(statistics), ()),
+        ("Entropy of the codebooks", ENTROPY, ENTROPY_NOTE, bars),
+    ):
+        rows = [(_codebook_name(book), *(text(book) for text in columns.values())) for book in books]
+        yield StatsTable(title, ("codebook", *columns), rows, note, lengths)
 
 
 def _codebook_name(book: StatsDict) -> str:
@@ -223,11 +226,11 @@ def _usage_note(statistics: StatsDict) -> str:
     return f"Counted in {frames:,} frames. A frame repeats the one before it if it has the same code.{few}"
 
 
-def _latents(statistics: StatsDict) -> Iterator[Table]:
+def _latents(statistics: StatsDict) -> Iterator[StatsTable]:
     if reason := statistics.get("latents_left_out"):
-        yield Table("Latents", ("left out",), [(reason,)])
+        yield StatsTable("Latents", ("left out",), [(reason,)])
     for title, key in (("Latents of the codes", "latents"), ("Pre-quantization latents", "continuous")):
         books = statistics.get(key) or []
         rows = [(str(b["codebook"]), decimal(b["mean"], 4), decimal(b["std"], 4)) for b in books]
         columns = ("codebook", "mean", "standard deviation")
-        yield Table(title, columns, rows, "", _relative([b["std"] or 0 for b in books]))
+        yield StatsTable(title, columns, rows, "", _relative([b["std"] or 0 for b in books]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
@@ -14,19 +14,22 @@ from codecdiff_datasets.captioner import Captioner, Usage
 from codecdiff_datasets.captioning import one_line
 
 from codecdiff.testing import (
+    Call,
     CheckFailed,
     CheckRequest,
     CheckRun,
     Checks,
     Result,
     assert_that,
+    check_deterministic,
+    check_inputs_untouched,
+    check_no_global_randomness,
     example_audio,
-    randomness_untouched,
 )
 
 
 @dataclass
-class Case:
+class CaptionerCase:
     """A captioner that was not used before, and at least two tracks that it captions differently."""
 
     part: Captioner
@@ -37,14 +40,18 @@ class Case:
         """Captions of the tracks, computed once: they may cost money."""
         return [self.part.caption(track) for track in self.tracks]
 
+    def calls(self) -> Iterator[Call]:
+        """Yield `caption` with a copy of every track."""
+        return (Call("caption", self.part.caption, (deepcopy(track),)) for track in self.tracks)
 
-CHECKS: Checks[Case] = Checks("captioners")
+
+CHECKS: Checks[CaptionerCase] = Checks("captioners")
 
 
-def run_checks(request: CheckRequest) -> CheckRun:
+def run_captioner_checks(request: CheckRequest) -> CheckRun:
     """Build a captioner, and run its checks on two tracks of tones and noise."""
     captioner = request.build()
-    case = Case(captioner, example_tracks(request.folder))
+    case = CaptionerCase(captioner, example_tracks(request.folder))
     return CheckRun(captioner, [f"checked with {len(case.tracks)} tracks"], CHECKS.run(captioner, case))
 
 
@@ -69,11 +76,11 @@ def check_captioner(captioner: Captioner, tracks: Sequence[Mapping[str, Any]]) -
 
     Raises AssertionError that lists the checks that fail.
     """
-    return CHECKS.assert_all(captioner, Case(captioner, tracks))
+    return CHECKS.assert_all(captioner, CaptionerCase(captioner, tracks))
 
 
 @CHECKS.check
-def facts(case: Case) -> None:
+def options(case: CaptionerCase) -> None:
     """`incidental` names options of the captioner, and `concurrency` is at least 1."""
     captioner = case.part
     unknown = set(captioner.incidental) - captioner.arguments.keys()
@@ -83,14 +90,14 @@ def facts(case: Case) -> None:
 
 
 @CHECKS.check
-def estimate(case: Case) -> None:
+def estimate(case: CaptionerCase) -> None:
     """`estimate` returns a Usage without using a server."""
     assert_that(isinstance(case.part.estimate(case.tracks), Usage), "estimate does not return a Usage.")
     assert_that(case.part.usage() == Usage(), "estimate uses a server, or the captioner was used before.")
 
 
 @CHECKS.check
-def one_line_of_text(case: Case) -> None:
+def one_line_of_text(case: CaptionerCase) -> None:
     """A caption is one line of printable text, and not empty."""
     for caption in case.captions:
         assert_that(isinstance(caption, str) and caption, f"{caption!r} is not a caption: expected text.")
@@ -98,21 +105,16 @@ def one_line_of_text(case: Case) -> None:
 
 
 @CHECKS.check
-def tells_tracks_apart(case: Case) -> None:
+def tells_tracks_apart(case: CaptionerCase) -> None:
     """Two different tracks have different captions."""
     assert_that(len(set(case.captions)) > 1, "All tracks have the same caption: the check is empty.")
 
 
-@CHECKS.check
-def deterministic(case: Case) -> None:
-    """A track has the same caption the second time."""
-    captions = case.captions
-    again = [case.part.caption(track) for track in case.tracks]
-    assert_that(again == captions, "A track has another caption the second time.")
+CHECKS.check(check_deterministic)
 
 
 @CHECKS.check
-def threads(case: Case) -> None:
+def threads(case: CaptionerCase) -> None:
     """In as many threads as `concurrency` says, tracks have the same captions."""
     captions, captioner = case.captions, case.part
     with ThreadPoolExecutor(captioner.concurrency) as pool:
@@ -120,17 +122,11 @@ def threads(case: Case) -> None:
     assert_that(together == captions * 4, f"In {captioner.concurrency} threads, tracks have other captions.")
 
 
-@CHECKS.check
-def inputs_untouched(case: Case) -> None:
-    """Captioning does not change the track."""
-    for track in case.tracks:
-        before = deepcopy(track)
-        case.part.caption(track)
-        assert_that(track == before, "caption changes its argument.")
+CHECKS.check(check_inputs_untouched)
 
 
 @CHECKS.check
-def unknown_track(case: Case) -> None:
+def unknown_track(case: CaptionerCase) -> None:
     """A track without audio, tags and captions raises LookupError or ValueError."""
     try:
         caption = case.part.caption({"track": "x", "file": "", "present": False, "tags": {}, "captions": []})
@@ -139,8 +135,4 @@ def unknown_track(case: Case) -> None:
     raise CheckFailed(f"A track without audio, tags and captions has the caption {caption!r}: raise LookupError.")
 
 
-@CHECKS.check
-def no_global_randomness(case: Case) -> None:
-    """The global generators of torch, numpy and random are left as they were."""
-    with randomness_untouched(case.part):
-        case.part.caption(case.tracks[0])
+CHECKS.check(check_no_global_randomness)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from codecdiff_datasets.audio_check import FETCH, AudioCheck, AudioChecker, too_short
+from codecdiff_datasets.audio_check import FETCH, AudioCheck, AudioChecker
 from codecdiff_datasets.splits import artists_in_several_splits
 
 from codecdiff.data import CodeStore
@@ -21,7 +21,7 @@ LONG_SECONDS = 3600.0  # a longer track is more often a whole album or a mistake
 def validate(path: Path, report: Report, checker: AudioChecker | None = None) -> int:
     """Validate a manifest with its audio, or a store, and return how many rows it holds.
 
-    Raises FileNotFoundError and ValueError for what is neither.
+    Raises MissingFile and InvalidValue for what is neither.
     """
     if path.is_dir():
         return _validate_store(path, report)
@@ -32,7 +32,7 @@ def validate(path: Path, report: Report, checker: AudioChecker | None = None) ->
             report(Issue(path.name, what, hint, track=row.track, field=field))
     for artist, splits in artists_in_several_splits(manifest.rows).items():
         what = f"Tracks of '{artist}' are in {' and '.join(splits)}."
-        report(Issue(path.name, what, "Split again: codecdiff data split --force.", field="split"))
+        report(Issue(path.name, what, "Split again: codecdiff data split --replace.", field="split"))
     _check_audio(manifest, report, checker or AudioChecker())
     return len(manifest)
 
@@ -74,19 +74,19 @@ def _check_audio(manifest: Manifest, report: Report, checker: AudioChecker) -> N
             report(Issue(file, f"{count} tracks name this file.", "Keep one of them.", field="file"))
     results = checker.check_all([manifest.file_of(row) for row in named])
     for row, result in zip(named, results, strict=True):
-        if what := result.problem or too_short(result.seconds, row.seconds) or _other_length(result, row):
-            field = "file" if result.problem else "seconds"
-            report(Issue(row.file, what, FETCH, track=row.track, field=field))
+        if issue := result.issue(row) or _other_length(result, row):
+            report(issue)
         elif not row.present:
             what = "The file was added or repaired since the manifest was made."
             report(Issue(row.file, what, "Import again.", track=row.track, field="present"))
 
 
-def _other_length(result: AudioCheck, row: ManifestRow) -> str:
-    """Return that a file is not as long as it was when the manifest was made, "" if it is."""
+def _other_length(result: AudioCheck, row: ManifestRow) -> Issue | None:
+    """Return that a file is not as long as it was when the manifest was made."""
     if not row.present or row.seconds is None or abs(result.seconds - row.seconds) < 1:
-        return ""
-    return f"It lasts {result.seconds:.1f} s, and {row.seconds:.1f} s by the manifest."
+        return None
+    what = f"It lasts {result.seconds:.1f} s, and {row.seconds:.1f} s by the manifest."
+    return Issue(row.file, what, FETCH, track=row.track, field="seconds")
 
 
 def _validate_store(folder: Path, report: Report) -> int:

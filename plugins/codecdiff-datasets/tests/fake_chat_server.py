@@ -15,13 +15,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server does with one request: after `wait` seconds, it sends this, or hangs up without a word."""
+    """What the server does with one request: after `wait` seconds, it sends this, or hangs up without a word.
+
+    With `drip`, the bytes of the part `drips` come one by one, with as many seconds in between.
+    """
 
     status: int = 200
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
     wait: float = 0.0
     hang_up: bool = False
+    drip: float = 0.0
+    drips: str = "body"
 
 
 def completion(text: str | None, *, ended: str = "stop", refusal: str | None = None, usage: bool = True) -> Reply:
@@ -92,12 +97,22 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
+        if reply.drip and reply.drips == "headers":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nx-padding: ")
+            return self._drip(body, reply.drip)
         self.send_response(reply.status)
         for key, value in {"content-type": "application/json", **reply.headers}.items():
             self.send_header(key, value)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
+        if reply.drip:
+            return self._drip(body, reply.drip)
         self.wfile.write(body)
+
+    def _drip(self, body: bytes, seconds: float) -> None:
+        for byte in body:
+            self.wfile.write(bytes([byte]))
+            time.sleep(seconds)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keep quiet."""

@@ -255,7 +255,7 @@ class Constant(Titles):
 @pytest.mark.parametrize(
     ("broken", "law"),
     [
-        (Numbered, "second time"),
+        (Numbered, "caption is not deterministic"),
         (Wordy, "one line"),
         (Careless, "without audio, tags"),
         (Constant, "the check is empty"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,15 +66,82 @@ def test_a_collection_goes_through_every_command(folder: Path) -> None:
 def test_nothing_is_written_over_and_nothing_is_left_half(folder: Path) -> None:
     run("import folder music -o all.parquet")
     before = (folder / "all.parquet").read_bytes()
-    for line in ("import folder music", "filter all.parquet", "split all.parquet", "join all.parquet c.jsonl"):
+    for line in ("import folder music --split test", "filter new.parquet", "import folder music --decode full"):
         assert "exists already" in run(f"{line} -o all.parquet", code=1).stderr
+    for line in ("filter all.parquet", "split all.parquet", "join all.parquet c.jsonl"):
+        assert "is read, and would be overwritten" in run(f"{line} -o all.parquet", code=1).stderr
+    assert "is finished" in run("import folder music -o all.parquet").output
     assert (folder / "all.parquet").read_bytes() == before
+    run("import folder music -o all.parquet --allow-license CC?BY?4* --force")
+    assert len(Manifest.read("all.parquet")) == 2
+    run("import folder music -o all.parquet --force")
+    assert (folder / "all.parquet").read_bytes() == before
+
+
+def test_outputs_are_named_after_what_is_read(folder: Path) -> None:
+    run("import folder music")
+    run("filter music.parquet")
+    run("split music.parquet")
+    (folder / "c.jsonl").write_text('{"track": "2", "caption": "new"}\n')
+    run("join music.parquet c.jsonl")
+    run("attribution music.parquet")
+    names = ["music-filtered.parquet", "music-joined.parquet", "music-split.parquet", "music.parquet"]
+    assert sorted(file.name for file in folder.glob("*.parquet")) == names
+    (folder / "ATTRIBUTION.md").write_text("mine")
+    assert "--force" in run("attribution music.parquet", code=1).stderr
+    assert (folder / "ATTRIBUTION.md").read_text() == "mine"
+    run("attribution music.parquet --force")
+    assert (folder / "ATTRIBUTION.md").read_text() == (folder / "music.attribution.md").read_text()
+
+
+def test_a_command_that_was_killed_can_be_run_again_at_any_point(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every operation on a file is a point; the disk is left as it is there, as by SIGKILL."""
+    run("import folder music -o whole.parquet")
+    expected = {file.suffix: file.read_bytes() for file in folder.glob("whole.*") if file.suffix != ".parquet"}
+    rows = Manifest.read("whole.parquet").rows
+    points = [0]
+
+    class Killed(BaseException):
+        pass
+
+    replace = os.replace
+
+    def killing(before: str, after: str) -> None:
+        for moment in ("before", "after"):
+            points[0] -= 1
+            if points[0] == 0:
+                raise Killed
+            if moment == "before":
+                replace(before, after)
+
+    monkeypatch.setattr("os.replace", killing)
+    for number in range(1, 100):
+        points[0] = number
+        try:
+            ended = CliRunner().invoke(app, ["data", "import", "folder", "music", "-o", "all.parquet"])
+        except Killed:
+            ended = None
+        points[0] = 0
+        assert run("import folder music -o all.parquet").exit_code == 0
+        assert Manifest.read("all.parquet").rows == rows
+        assert {
+            file.suffix: file.read_bytes() for file in folder.glob("all.*") if file.suffix != ".parquet"
+        } == expected
+        for file in folder.glob("all.*"):
+            file.unlink()
+        if ended and ended.exit_code == 0:
+            break
+    assert number > 4
+
+
+def test_what_cannot_be_done_is_said(folder: Path) -> None:
+    run("import folder music -o all.parquet")
     refused = run("filter all.parquet -o x.parquet --allow-license MIT", code=1).stderr
     assert "None of 4 tracks is left. Their licenses: CC BY 4.0, CC BY-NC 4.0" in refused
     Path("c.jsonl").write_text('{"track": "9", "caption": "x"}\n')
     assert "None of 1 rows matches one track" in run("join all.parquet c.jsonl -o x.parquet", code=1).stderr
     assert "are for hf" in run("import folder music -o x.parquet --column text", code=1).stderr
-    assert "ends in .parquet" in run("filter all.parquet -o x.csv", code=1).stderr
+    assert "has to end in .parquet" in run("filter all.parquet -o x.csv", code=1).stderr
     assert "none, ends or full" in run("check all.parquet --decode half", code=1).stderr
     assert not list(folder.glob("x.*"))
 
@@ -92,7 +160,7 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys; from typer.testing import CliRunner; from codecdiff.cli.main import app;"
         "run = lambda *words: CliRunner().invoke(app, ['data', *words, '--help']).exit_code;"
         "print([run(), run('import'), run('rank')],"
-        "sorted({'torch', 'numpy', 'pyarrow', 'sklearn', 'transformers', 'openai'} & set(sys.modules)))"
+        "sorted({'torch', 'numpy', 'pyarrow', 'sklearn', 'transformers', 'httpx2'} & set(sys.modules)))"
     )
     answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert answer.stdout.strip() == "[0, 0, 0] []"

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from codecdiff_datasets.append_log import AppendLog
 from codecdiff_datasets.captioners.answers import Answer, Answers, InvalidAnswer
+from codecdiff_datasets.captioners.chat_server import MAX_BYTES, NoAnswer, ServerError
 from codecdiff_datasets.captioners.rephrase import INSTRUCTIONS, Rephrase, read_answer, user_message
 from codecdiff_datasets.captioning import caption_config, pending, write_captions
 from codecdiff_datasets.testing import check_captioner
@@ -185,29 +186,53 @@ def test_a_question_without_an_answer_is_a_fault_and_others_go_on(name: str, sta
 
 
 @pytest.mark.parametrize(
-    ("reply", "error", "told"),
+    ("reply", "told"),
     [
         (
             failure(401, f"Bad key: {KEY}"),
-            PermissionError,
             r"refuses the key .*: 401, Bad key: \*\*\*\.$",
         ),
-        (failure(404, "no model m"), ConnectionError, "no such model"),
-        (failure(429, "pay", code="insufficient_quota"), ConnectionError, "requires payment"),
-        (failure(429, "slow down"), ConnectionError, "busy"),
-        (failure(429, retry_after="7200"), ConnectionError, "7200 s"),
-        (Reply(hang_up=True), ConnectionError, "cannot be reached"),
+        (failure(404, "no model m"), "no such model"),
+        (failure(429, "pay", code="insufficient_quota"), "requires payment"),
+        (failure(429, "slow down"), "busy"),
+        (failure(429, retry_after="7200"), "7200 s"),
+        (Reply(hang_up=True), "cannot be reached"),
+        (Reply(307, headers={"location": f"http://elsewhere/{KEY}"}), "redirects to another address, and is not"),
     ],
 )
-def test_a_server_at_fault_stops_the_run_without_faults(
-    reply: Reply, error: type[OSError], told: str, start: Start, tmp_path: Path
-) -> None:
+def test_a_server_at_fault_stops_the_run_without_faults(reply: Reply, told: str, start: Start, tmp_path: Path) -> None:
     chat = start(lambda prompt, number: reply)
-    with AppendLog(tmp_path / "c.jsonl") as log, pytest.raises(error, match=told) as caught:
+    with AppendLog(tmp_path / "c.jsonl") as log, pytest.raises(ServerError, match=told) as caught:
         write_captions([track(i) for i in range(50)], Rephrase("m", concurrency=2, **QUICK), log)
     assert KEY not in str(caught.value)
     assert sum(chat.asked.values()) <= 2 * 4
     assert not (tmp_path / "c.jsonl").exists()
+
+
+def test_a_redirect_is_not_followed(start: Start) -> None:
+    other = start()
+    chat = start(lambda prompt, number: Reply(307, headers={"location": f"{other.address}/chat/completions"}))
+    with pytest.raises(ServerError, match="redirects to another address, and is not followed"):
+        Rephrase("m", **QUICK).caption(track())
+    assert (len(chat.requests), len(other.requests)) == (1, 0)
+
+
+@pytest.mark.parametrize("part", ["body", "headers"])
+def test_a_server_that_drips_is_left_at_the_deadline(part: str, start: Start) -> None:
+    start(lambda prompt, number: Reply(body=b"{" + b" " * 500, drip=0.05, drips=part))
+    begin = time.monotonic()
+    with pytest.raises(NoAnswer, match=r"not done after 0\.6 s"):
+        Rephrase("m", timeout=20, deadline=0.6, retries=1, backoff=0.001).caption(track())
+    assert 1.2 <= time.monotonic() - begin < 8
+
+
+def test_a_response_without_an_end_is_cut_off(start: Start) -> None:
+    long = completion("A caption.").body | {"padding": "x" * MAX_BYTES}
+    start(failing_first(Reply(body=long), Reply(500, body=long)))
+    assert Rephrase("m", **QUICK).caption(track()) == "A caption of tune number 0"
+    start(lambda prompt, number: Reply(body=long))
+    with pytest.raises(NoAnswer, match="longer than 1,048,576 bytes"):
+        Rephrase("m", retries=0).caption(track())
 
 
 def test_an_address_where_nobody_answers_is_told_soon(start: Start) -> None:

@@ -120,7 +120,7 @@ def test_published_splits_are_kept_and_followed() -> None:
     again = split_by_artist(published, validation=0, test=0)
     assert [r.split for r in again] == ["test", "test", "train", "test"]
     assert artists_in_several_splits(again) == {"b": ["test", "train"]}
-    assert {r.split for r in split_by_artist(published, validation=0, test=0, force=True)} == {"train"}
+    assert {r.split for r in split_by_artist(published, validation=0, test=0, replace_published=True)} == {"train"}
 
 
 def test_shares_are_read() -> None:

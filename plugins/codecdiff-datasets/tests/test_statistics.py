@@ -114,7 +114,7 @@ def test_a_store_without_frames(tmp_path: Path) -> None:
     assert (figures["tracks"], figures["frames"], figures["seconds"], figures["hours"]) == (0, 0, None, 0)
     assert {book["entropy"] for book in figures["codebooks"]} == {None}
     assert "The store holds no frames." in reports.html_report("x", reports.tables(figures))
-    reports.write(figures, tmp_path / "out")
+    reports.write_statistics(figures, tmp_path / "out")
 
 
 # latents
@@ -402,5 +402,5 @@ def test_the_command_refuses_what_is_neither(tmp_path: Path) -> None:
 def test_nothing_is_left_of_a_report_that_fails(tmp_path: Path) -> None:
     figures = statistics.manifest_statistics(Manifest(tmp_path, ROWS, {"worst": float("inf")}), "m")
     with pytest.raises(ValueError, match="JSON compliant"):
-        reports.write(figures, tmp_path / "out")
+        reports.write_statistics(figures, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from codecdiff import Condition, ConditionTokens
 from codecdiff.denoisers import LayerFeatures, PrecomputedConditioning, embedding_network, fill_nulls, mean_token
+from codecdiff.errors import InvalidValue
 from codecdiff_dit.blocks import Block, GatedTextLayer, Modulation, NormalizedCrossAttention, Output, rotation
 
 TIMESTEP_WIDTH = 256  # of the sines and cosines of a timestep
@@ -160,9 +161,9 @@ def _check_options(width: int, depth: int, heads: int, expansion: int, patch: in
     """Raise a ValueError for options that no transformer can have."""
     for name, number in {"depth": depth, "heads": heads, "expansion": expansion, "patch": patch}.items():
         if number < 1:
-            raise ValueError(f"Invalid {name} {number}: expected at least 1.")
+            raise InvalidValue(f"Invalid {name} {number}: expected at least 1.")
     if width < 1 or width % (2 * heads):
-        raise ValueError(
+        raise InvalidValue(
             f"Invalid width {width}: expected a multiple of 2 * `heads` = {2 * heads}, for each head turns pairs of "
             "numbers."
         )

@@ -8,6 +8,7 @@ from torch.nn.utils import parametrize
 from transformers import EncodecConfig
 
 from codecdiff.codecs import PretrainedCodec, residual_quantize
+from codecdiff.errors import InvalidValue
 from codecdiff_encodec.config import MODELS, codebooks_at
 from codecdiff_encodec.weights import ORIGINAL, original_network
 
@@ -95,7 +96,7 @@ def loudness_of(config: EncodecConfig, loudness: float | None, model: str) -> fl
     if config.normalize:
         return LOUDNESS if loudness is None else loudness
     if loudness is not None:
-        raise ValueError(
+        raise InvalidValue(
             f"The codes of the EnCodec model {model!r} carry the loudness of what they encode. "
             "Leave `loudness` out; it is for models that normalize, as the one of 48 kHz does."
         )

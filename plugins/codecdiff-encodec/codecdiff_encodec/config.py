@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import EncodecConfig, EncodecModel
 
+from codecdiff.errors import InvalidValue
 from codecdiff.huggingface import PretrainedModels
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -65,5 +66,7 @@ def codebooks_at(config: EncodecConfig, bandwidth: float | None, model: str) -> 
         return config.num_quantizers
     if bandwidth not in config.target_bandwidths:
         available = ", ".join(f"{each:g}" for each in config.target_bandwidths)
-        raise ValueError(f"The EnCodec model {model!r} has no bandwidth of {bandwidth:g} kbit/s. It has: {available}.")
+        raise InvalidValue(
+            f"The EnCodec model {model!r} has no bandwidth of {bandwidth:g} kbit/s. It has: {available}."
+        )
     return int(1000 * bandwidth // (config.frame_rate * config.codebook_nbits))

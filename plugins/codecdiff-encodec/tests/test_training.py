@@ -64,8 +64,7 @@ def test_stereo_is_trained_on_and_generated(settings, monkeypatch):
     recipe = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "recipe", recipe)
     spec.loader.exec_module(recipe)
-    monkeypatch.setattr(sys, "argv", ["discodiff.py", "--config", str(settings)])
-    recipe.main()
+    recipe.train(settings)
     sample = settings.parent / "out" / "samples" / "00.wav"
     assert (soundfile.info(sample).channels, soundfile.info(sample).samplerate) == (2, RATE)
     heard = read_audio(sample, RATE, 2)

@@ -12,6 +12,7 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
+from codecdiff.errors import InvalidValue
 from codecdiff.huggingface import PretrainedModels, from_hub, is_building_skeleton, not_found
 
 Config = HubertConfig | Data2VecAudioConfig
@@ -58,7 +59,7 @@ TINY: dict[str, Any] = {
 }
 
 
-def load_config(model: str, revision: str | None) -> Config:
+def load_music_config(model: str, revision: str | None) -> Config:
     """Load the configuration of a model; for a skeleton without a network connection.
 
     Raises LookupError if the model does not exist, and ValueError if its network cannot be read.
@@ -76,11 +77,11 @@ def parse_config(model: str, fields: dict[str, Any]) -> Config:
     """Return the configuration with the fields of a `config.json`. Raises ValueError for one that cannot be read."""
     kind = fields.get("model_type", "")
     if kind not in CONFIGS:
-        raise ValueError(
+        raise InvalidValue(
             f"{model!r} is a {kind or 'model of an unknown kind'}. Kinds that are read: {', '.join(CONFIGS)}."
         )
     if unsupported := [name for name in UNSUPPORTED if fields.get(name)]:
-        raise ValueError(
+        raise InvalidValue(
             f"{model!r} uses {unsupported[0]}, which needs the code it brings, and that is not run. "
             "Take m-a-p/MERT-v1-95M or m-a-p/MERT-v1-330M."
         )
@@ -95,13 +96,13 @@ def network_class(config: Config) -> type[Any]:
 
 def load_network(model: str, revision: str | None) -> Network:
     """Load the network as the kind that its configuration names."""
-    config = load_config(model, revision)
+    config = load_music_config(model, revision)
     in_training_alone = frozenset(["masked_spec_embed"])
     models = PretrainedModels("music", network_class(config), {}, FILES, optional=in_training_alone, options={})
     return models.load(model, revision, config=config)
 
 
-def load_extractor(model: str, revision: str | None) -> Wav2Vec2FeatureExtractor:
+def load_music_extractor(model: str, revision: str | None) -> Wav2Vec2FeatureExtractor:
     """Load what prepares audio for a model; for a skeleton without a network connection. Raises LookupError."""
     if is_building_skeleton() and model in RELEASED and not Path(model).is_dir():
         return Wav2Vec2FeatureExtractor(sampling_rate=RELEASED[model][1])
@@ -112,7 +113,7 @@ def load_extractor(model: str, revision: str | None) -> Wav2Vec2FeatureExtractor
 def tiny(size: str = "tiny", *, kind: str = "mert_model", **changes: Any) -> dict[str, Any]:
     """Describe a music model of random weights at 4 kHz, of a kind in `CONFIGS`: `tiny` is the only size."""
     if size != "tiny":
-        raise ValueError(f"Invalid size {size!r}: expected tiny.")
+        raise InvalidValue(f"Invalid size {size!r}: expected tiny.")
     config = CONFIGS[kind](**{**TINY, **changes})
     extractor = Wav2Vec2FeatureExtractor(sampling_rate=4000)
     return {"network": network_class(config)(config), "processors": [extractor]}

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from codecdiff import device_of
 from codecdiff.embedders import Windowed
+from codecdiff.errors import InvalidValue
 from codecdiff.huggingface import PretrainedPart
-from codecdiff_mert.config import load_extractor, load_network
+from codecdiff_mert.config import load_music_extractor, load_network
 
 
 class MERT(PretrainedPart, Windowed):
@@ -49,16 +50,16 @@ class MERT(PretrainedPart, Windowed):
     ) -> None:
         super().__init__()
         revision = self.pin_revision(model, revision)
-        self.network, self.extractor = load_network(model, revision), load_extractor(model, revision)
+        self.network, self.extractor = load_network(model, revision), load_music_extractor(model, revision)
         self.sample_rate = self.extractor.sampling_rate
         config = self.network.config
         receptive_field = receptive_field_of(config.conv_kernel, config.conv_stride)
         if not -config.num_hidden_layers - 1 <= layer <= config.num_hidden_layers:
             most = config.num_hidden_layers
-            raise ValueError(f"This model has layers 0 to {most}, or -{most + 1} to -1, but layer={layer}.")
+            raise InvalidValue(f"This model has layers 0 to {most}, or -{most + 1} to -1, but layer={layer}.")
         if window_seconds * self.sample_rate < receptive_field:
             least = receptive_field / self.sample_rate
-            raise ValueError(f"This model needs at least {least:g} s at once, but window_seconds={window_seconds}.")
+            raise InvalidValue(f"This model needs at least {least:g} s at once, but window_seconds={window_seconds}.")
         self.layer, self.width = layer, config.hidden_size
         self.window_seconds = self.hop_seconds = round(window_seconds * self.sample_rate) / self.sample_rate
         self.requires_grad_(False)

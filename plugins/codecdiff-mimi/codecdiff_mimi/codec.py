@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from codecdiff.codecs import PretrainedCodec, residual_quantize
+from codecdiff.errors import InvalidValue
 from codecdiff_mimi.config import MODELS
 
 
@@ -40,7 +41,7 @@ class Mimi(PretrainedCodec):
         config = network.config
         num_semantic = config.num_semantic_quantizers
         if not num_semantic <= num_codebooks <= config.num_quantizers:
-            raise ValueError(
+            raise InvalidValue(
                 f"num_codebooks={num_codebooks}: the Mimi model {model!r} has {num_semantic} to "
                 f"{config.num_quantizers}; the first {num_semantic} are semantic."
             )

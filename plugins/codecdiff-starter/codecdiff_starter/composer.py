@@ -1,8 +1,9 @@
-"""A composer: short tracks of music whose description is true by construction, written and played by rule.
+"""A composer: short tracks of music whose description is true by construction, written by rule, played on samples.
 
     facts = random_facts(np.random.default_rng(0))
     audio = compose(facts, seed=0, seconds=12.0)  # (t,) at 44.1 kHz
     texts = captions(facts, np.random.default_rng(0))
+    notes = score(facts, seed=0, seconds=12.0).notes  # what was played, and when
 
 A track is a pure function of its facts, its seed and its seconds (to within rounding, between machines and versions of
 numpy). Every part starts at once and plays throughout, so any few seconds of a track show all its facts.
@@ -12,15 +13,13 @@ numpy). Every part starts at once and plays throughout, so any few seconds of a 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import math
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +28,8 @@ import numpy as np
 import soundfile
 from scipy.signal import butter, oaconvolve, sosfilt
 
+from codecdiff.rng import numpy_generator
+from codecdiff_starter.arrangement import Note, accompany, bass_line, beat, harmony, melody
 from codecdiff_starter.facts import (
     CLASSES,
     PARTS,
@@ -39,71 +40,105 @@ from codecdiff_starter.facts import (
     random_facts,
     training_facts,
 )
-from codecdiff_starter.instruments import INSTRUMENTS, SAMPLE_RATE, Audio, times
+from codecdiff_starter.harmony import Span
+from codecdiff_starter.instruments import SAMPLE_RATE, Audio, Strike, play
+from codecdiff_starter.loudness import limited, loudness
+from codecdiff_starter.styles import STYLES
 
 __all__ = [
     "CLASSES",
     "COMPOSER_VERSION",
+    "PARTS",
     "SAMPLE_RATE",
     "Facts",
+    "Score",
+    "ScoredChord",
+    "ScoredNote",
     "captions",
     "compose",
     "held_out",
     "held_out_facts",
     "mix",
     "random_facts",
+    "score",
     "stems",
     "training_facts",
     "write_dataset",
 ]
 
-COMPOSER_VERSION = 2  # changes whenever the same facts and seed would make another track or other captions
+COMPOSER_VERSION = 3  # changes whenever the same facts and seed would make another track or other captions
 
-SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}  # semitones above the tonic
-HALF_CADENCES = ((0, 5, 3, 4), (0, 3, 0, 4), (0, 2, 3, 4), (0, 3, 5, 4))  # four chords, as degrees of the scale
-AUTHENTIC_CADENCES = ((0, 3, 4, 0), (5, 3, 4, 0), (0, 5, 4, 0), (3, 0, 4, 0))
-RHYTHMS = {  # beats of a chord -> lengths of the notes of a motif, in beats
-    2: ((1, 1), (1.5, 0.5), (0.5, 0.5, 1), (1, 0.5, 0.5), (0.75, 0.25, 1), (0.5, 0.5, 0.5, 0.5)),
-    3: ((1, 1, 1), (2, 1), (1.5, 0.5, 1), (1, 0.5, 0.5, 1), (0.5, 0.5, 1, 1)),
-    4: ((1, 1, 1, 1), (1.5, 0.5, 1, 1), (1, 0.5, 0.5, 2), (2, 1, 1), (1, 1, 0.5, 0.5, 1), (1.5, 1.5, 1)),
-}
-CADENCE_RHYTHMS = {2: ((2,), (0.5, 1.5), (1, 1)), 3: ((3,), (1, 2), (2, 1)), 4: ((2, 2), (1, 1, 2), (1, 3))}
-ARPEGGIOS = ((0, 1, 2, 3, 2, 1), (0, 1, 2, 3), (0, 2, 1, 2), (0, 2, 1, 3))  # which chord tone, from the lowest
-BASS_LINES = {"plucked": ((0, 2), (0, 1, 2, 1), (0, 0, 2, 2)), "synth": ((0, 0), (0, 0, 0, 3), (0, 3), (0, 0, 2, 0))}
-REGISTERS = {"piano": 72, "flute": 74, "strings": 67, "guitar": 64, "pad": 58, "arpeggio": 66, "bass": 37}  # MIDI pitch
-LEVELS = {  # dB, relative to the lead
-    "piano": 0.0,
-    "flute": 0.0,
-    "strings": 0.0,
-    "guitar": 0.0,
-    "pad": -6.0,
-    "arpeggio": -6.0,
-    "plucked": -2.0,
-    "synth": -2.0,
-    "brushes": -8.0,
+WRITERS = {"lead": melody, "accompaniment": accompany, "bass": bass_line, "drums": beat}
+LEVELS = {  # LU, relative to the lead
+    "lead": 0.0,
+    "pad": -8.0,
+    "arpeggio": -6.5,
+    "chords": -6.0,
+    "bass": -7.0,
     "kit": -3.0,
+    "brushes": -7.0,
 }
-LOUDNESS = {"soft": (-30.0, -30.0), "loud": (-16.0, -16.0), "swelling": (-30.0, -15.0)}  # lowest, highest dBFS
-VELOCITY = {"soft": 0.3, "loud": 0.9, "swelling": 0.6}  # how hard the notes are struck
+DRUM_LEVELS = {  # dB, of drums that are equally loud in LUFS
+    "kick": 1.0,
+    "snare": 0.0,
+    "rim": -7.0,
+    "clap": -4.0,
+    "closed hat": -11.0,
+    "foot hat": -13.0,
+    "open hat": -12.0,
+    "ride": -10.0,
+    "crash": -7.0,
+    "low tom": -1.0,
+    "mid tom": -1.0,
+    "high tom": -1.0,
+    "tambourine": -11.0,
+    "shaker": -13.0,
+    "conga": -6.0,
+    "brush kick": -1.0,
+    "brush tap": -2.0,
+    "brush slap": -1.0,
+    "brush swirl": -7.0,
+    "808 kick": 1.0,
+    "808 snare": -1.0,
+}
+LOUDNESS = {"soft": -20.0, "loud": -14.0, "swelling": -16.0}  # LUFS of the track
+SWELL = 12.0  # dB, from the softest to the loudest moment of a swelling track
+VELOCITY = {"soft": 0.5, "loud": 0.95, "swelling": 0.75}  # how hard the notes are struck
+CEILING = 0.84  # no sample is larger
+REVERB = {"lead": 1.0, "accompaniment": 1.0, "bass": 0.15, "drums": 0.5}  # how much of a part is heard in the room
+UNEVEN = {"lead": 0.006, "accompaniment": 0.005, "bass": 0.004, "drums": 0.002}  # seconds, of a part's timing
 
 
-class Span(NamedTuple):
-    """A stretch of one chord."""
+class ScoredNote(NamedTuple):
+    """A note as it is played: times in seconds, `pitch` a MIDI pitch (0 for drums, which `instrument` names)."""
 
-    start: float  # beats
-    beats: int
-    chord: int  # degree of the scale, 0 is the tonic
-    place: int  # in the phrase of four spans
-
-
-class Note(NamedTuple):
-    """One note of a part, before it is played."""
-
+    part: str
     instrument: str
-    start: float  # beats
-    beats: float
-    frequency: float  # Hz
-    accent: float = 1.0  # relative velocity
+    pitch: int
+    start: float
+    seconds: float
+    velocity: float  # 0 to 1
+
+
+class ScoredChord(NamedTuple):
+    """A chord: its Roman numeral in the key, when it sounds in seconds, and its pitch classes (0 for C)."""
+
+    numeral: str
+    start: float
+    seconds: float
+    pitch_classes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a track plays: notes in order of their start, chords, and the times of beats and bars in seconds."""
+
+    facts: Facts
+    seconds: float
+    notes: tuple[ScoredNote, ...]
+    chords: tuple[ScoredChord, ...]
+    beats: tuple[float, ...]
+    bars: tuple[float, ...]
 
 
 def compose(facts: Facts, seed: int, seconds: float) -> Audio:
@@ -111,219 +146,113 @@ def compose(facts: Facts, seed: int, seconds: float) -> Audio:
     return mix(stems(facts, seed, seconds), facts, seed)
 
 
+def score(facts: Facts, seed: int, seconds: float) -> Score:
+    """Write the track with these facts: what `compose` plays, note by note."""
+    spans = _harmony(facts, seed, seconds)
+    beat_seconds, tonic = 60 / facts.bpm, CLASSES["key"].index(facts.key)
+    notes = [note for part in facts.players for note in _performed(facts, spans, part, seed, seconds)]
+    chords = [
+        ScoredChord(c.numeral, start * beat_seconds, beats * beat_seconds, tuple((tonic + t) % 12 for t in c.tones))
+        for span in spans
+        for start, beats, c in span.changes
+        if start * beat_seconds < seconds
+    ]
+    beats = np.arange(0, seconds, beat_seconds)
+    return Score(
+        facts,
+        seconds,
+        tuple(sorted(notes, key=lambda note: note.start)),
+        tuple(chords),
+        tuple(beats.tolist()),
+        tuple(beats[:: facts.beats_per_bar].tolist()),
+    )
+
+
 def stems(facts: Facts, seed: int, seconds: float) -> dict[str, Audio]:
     """Write and play every part of a track by itself -> its parts by name, each (t,) audio at its level in the mix.
 
-    A part does not depend on which others there are: with another lead or without the drums it is the same track.
+    The accompaniment, the bass and the drums do not depend on which other parts there are, except that the
+    accompaniment takes another instrument than the lead. A lead that can fills in for those that are missing.
     """
-    writers = {"lead": melody, "accompaniment": accompany, "bass": bass_line, "drums": beat}
-    spans = harmony(facts, seconds * facts.bpm / 60, _rng(seed, "harmony"))
+    spans = _harmony(facts, seed, seconds)
     played: dict[str, Audio] = {}
-    for part in PARTS:
-        if (name := getattr(facts, part)) != "none":
-            rng = _rng(seed, part)
-            audio = perform(writers[part](facts, spans, rng), facts, seconds, rng)
-            level = 10 ** ((LEVELS[name] + rng.normal(0, 1)) / 20)
-            played[part] = audio * np.float32(level / (np.sqrt(np.mean(audio**2)) + 1e-9))
+    for part in facts.players:
+        notes = _performed(facts, spans, part, seed, seconds)
+        audio = play((Strike(*note[1:], DRUM_LEVELS.get(note.instrument, 0.0)) for note in notes), seconds)
+        name = {"accompaniment": facts.accompaniment, "drums": facts.drums}.get(part, part)
+        level = LEVELS[name] + _rng(seed, part, "level").normal(0, 1)
+        played[part] = audio * np.float32(10 ** ((level - 20 - loudness(audio)) / 20))
     return played
 
 
 def mix(parts: dict[str, Audio], facts: Facts, seed: int) -> Audio:
     """Put the parts of `stems` into one room, at the loudness the dynamics ask for -> (t,) audio."""
     dry = np.stack(list(parts.values())).sum(axis=0)
-    audio = _limited(_in_room(dry, _rng(seed, "room")), facts)
+    wet = np.stack([audio * np.float32(REVERB[part]) for part, audio in parts.items()]).sum(axis=0)
+    audio = _mastered(dry + _echo(wet, _rng(seed, "room")), facts)
     fade = np.linspace(1, 0, round(0.04 * SAMPLE_RATE), dtype=np.float32)[-len(audio) :]
     audio[-len(fade) :] *= fade
     return audio
 
 
-def _rng(seed: int, purpose: str) -> np.random.Generator:
-    return np.random.default_rng([COMPOSER_VERSION, seed, *purpose.encode()])
+def _rng(seed: int, *purpose: int | str) -> np.random.Generator:
+    return numpy_generator("codecdiff_starter.composer", COMPOSER_VERSION, seed, *purpose)
 
 
-def _choose(options: Any, rng: np.random.Generator) -> Any:
-    return options[int(rng.integers(len(options)))]
-
-
-# The score
-
-
-def harmony(facts: Facts, beats: float, rng: np.random.Generator) -> list[Span]:
-    """Write at least `beats` of chords: phrases of four with half and authentic cadences in turn, closing on the tonic.
-
-    A chord lasts a bar, or half a bar of a slow 4/4.
-    """
-    length = 2 if (facts.tempo, facts.meter) == ("slow", "4/4") else facts.beats_per_bar
-    count = max(1, math.ceil(beats / length))
-    pairs = ((*_choose(HALF_CADENCES, rng), *_choose(AUTHENTIC_CADENCES, rng)) for _ in itertools.count())
-    chords = list(itertools.islice(itertools.chain.from_iterable(pairs), count))
-    chords[-2:] = (4, 0)[-count:]
-    return [Span(i * length, length, chord, 3 if i == count - 1 else i % 4) for i, chord in enumerate(chords)]
-
-
-def _semitones(facts: Facts, degree: int, chord: int) -> int:
-    """Semitones above the tonic; the dominant of a minor key has the raised leading note."""
-    octave, step = divmod(degree, 7)
-    raised = facts.mode == "minor" and chord == 4 and step == 6
-    return 12 * octave + SCALES[facts.mode][step] + raised
-
-
-def _frequency(facts: Facts, degree: int, chord: int, register: int) -> float:
-    """Frequency in Hz of a degree of the scale above the tonic nearest to `register`, a MIDI pitch."""
-    tonic = CLASSES["key"].index(facts.key)
-    base = tonic + 12 * round((register - tonic) / 12)
-    return 440 * 2 ** ((base + _semitones(facts, degree, chord) - 69) / 12)
-
-
-def _nearest(degree: float, classes: tuple[int, ...]) -> int:
-    """Return the degree nearest to `degree` that is one of `classes` in some octave."""
-    candidates = range(math.floor(degree) - 7, math.ceil(degree) + 8)
-    return min((d for d in candidates if (d % 7) in classes), key=lambda d: abs(d - degree))
-
-
-def _tones(chord: int) -> tuple[int, ...]:
-    return chord % 7, (chord + 2) % 7, (chord + 4) % 7
-
-
-def melody(facts: Facts, spans: list[Span], rng: np.random.Generator) -> list[Note]:
-    """Write the lead: a motif, its repetition on the next chord, an answer and a close; strong beats on chord tones."""
-    beats = spans[0].beats
-    motif, answer = (_motif(_choose(RHYTHMS[beats], rng), rng) for _ in range(2))
-    close = _motif(_choose(CADENCE_RHYTHMS[beats], rng), rng)
-    notes, degree = [], _choose((0, 2, 4), rng)
-    for span in spans:
-        start = span.start
-        for length, step in (motif, motif, answer, close)[span.place]:
-            step = step if abs(degree + step - 2) <= 5 else -step
-            degree += step
-            if (start - span.start) % 2 == 0:
-                degree = _nearest(degree + 0.4 * step, _tones(span.chord))  # rather on than back
-            if span.place == 3 and start + length == span.start + span.beats:
-                degree = _nearest(degree, (span.chord,))
-            notes += _voiced(facts, span, start, length, degree)
-            start += length
-    return notes
-
-
-def _motif(rhythm: tuple[float, ...], rng: np.random.Generator) -> list[tuple[float, int]]:
-    """Assign each note of a rhythm a step of the scale: mostly to a neighbor, sometimes a leap."""
-    return [(length, int(rng.choice((-3, -2, -1, 1, 2, 3), p=(0.05, 0.15, 0.3, 0.3, 0.15, 0.05)))) for length in rhythm]
-
-
-def _voiced(facts: Facts, span: Span, start: float, length: float, degree: int) -> list[Note]:
-    """Return a note of the melody with what the lead's own hands add: an octave below, or a third and the root."""
-
-    def note(degree: int, beats: float, accent: float) -> Note:
-        return Note(facts.lead, start, beats, _frequency(facts, degree, span.chord, REGISTERS[facts.lead]), accent)
-
-    notes = [note(degree, length, 1.0 if start == span.start else 0.85)]
-    if facts.lead == "strings":
-        notes.append(note(degree - 7, length, 0.6))
-    if facts.lead in ("piano", "guitar") and start == span.start:
-        notes.append(note(_nearest(degree - 3, _tones(span.chord)), length, 0.6))
-        notes.append(note(_nearest(-7, (span.chord,)), span.beats, 0.6))
-    return notes
-
-
-def accompany(facts: Facts, spans: list[Span], rng: np.random.Generator) -> list[Note]:
-    """Write the accompaniment: each chord held in close position, or broken into quick notes."""
-    name, register = facts.accompaniment, REGISTERS[facts.accompaniment]
-    pattern, quick = _choose(ARPEGGIOS, rng), 0.25 if facts.tempo == "slow" else 0.5  # beats
-    notes = []
-    for span in spans:
-        tones = sorted(_nearest(0, (tone,)) for tone in _tones(span.chord))
-        tones.append(tones[0] + 7)
-        frequencies = [_frequency(facts, tone, span.chord, register) for tone in tones]
-        if name == "pad":
-            notes += [Note(name, span.start, span.beats, frequency) for frequency in frequencies]
-            continue
-        for i in range(round(span.beats / quick)):
-            frequency = frequencies[pattern[i % len(pattern)]]
-            notes.append(Note(name, span.start + i * quick, quick, frequency, 1.0 if i == 0 else 0.8))
-    return notes
-
-
-def bass_line(facts: Facts, spans: list[Span], rng: np.random.Generator) -> list[Note]:
-    """Write the bass: the root on the chord's first beat, then a figure of root, third, fifth and octave."""
-    pattern, step = _choose(BASS_LINES[facts.bass], rng), 0.5 if facts.bass == "synth" else 1.0  # beats
-    notes = []
-    for span in spans:
-        root = _nearest(0, (span.chord,))
-        frequencies = [_frequency(facts, root + d, span.chord, REGISTERS["bass"]) for d in (0, 2, 4, 7)]
-        for i in range(round(span.beats / step)):
-            frequency = frequencies[pattern[i % len(pattern)]]
-            notes.append(Note(facts.bass, span.start + i * step, 0.85 * step, frequency, 1.0 if i == 0 else 0.85))
-    return notes
-
-
-def beat(facts: Facts, spans: list[Span], rng: np.random.Generator) -> list[Note]:
-    """Write the drums, bar by bar: a groove of the kit, or brushes that sweep every beat and tap the backbeat."""
-    groove = _kit(facts, rng) if facts.drums == "kit" else _brushes(facts, rng)
-    tuning = rng.uniform(0.9, 1.1)
-    end = spans[-1].start + spans[-1].beats
-    bars = range(math.ceil(end / facts.beats_per_bar))
-    return [
-        hit._replace(start=hit.start + bar * facts.beats_per_bar, frequency=hit.frequency * tuning)
-        for bar in bars
-        for hit in groove
-    ]
-
-
-def _kit(facts: Facts, rng: np.random.Generator) -> list[Note]:
-    """Write one bar of kick, snare and hi-hat."""
-    kicks = _choose({4: ((0, 2), (0, 2, 2.5), (0, 1.5, 2)), 3: ((0,), (0, 2.5))}[facts.beats_per_bar], rng)
-    snares = (1, 3) if facts.beats_per_bar == 4 else _choose(((1, 2), (2,)), rng)
-    hats = [Note("hat", 0.5 * i, 0.5, 9000, 0.6 if i % 2 else 1.0) for i in range(2 * facts.beats_per_bar)]
-    return [Note("kick", k, 0.5, 50) for k in kicks] + [Note("snare", s, 0.5, 190) for s in snares] + hats
-
-
-def _brushes(facts: Facts, rng: np.random.Generator) -> list[Note]:
-    """Write one bar of brushes, the upbeats late as in swing, over a feathered kick."""
-    backbeats = (1, 3) if facts.beats_per_bar == 4 else (1, 2)
-    swung = [b + 2 / 3 for b in _choose(((1, 3), (1,), (0, 1)), rng) if b < facts.beats_per_bar]
-    sweeps = [Note("sweep", b, 1.0, 3200, 0.8) for b in range(facts.beats_per_bar)]
-    taps = [Note("tap", b, 0.5, 3000) for b in backbeats] + [Note("tap", b, 0.5, 3000, 0.6) for b in swung]
-    return [*sweeps, *taps, Note("kick", 0, 0.5, 55, 0.5)]
+def _harmony(facts: Facts, seed: int, seconds: float) -> list[Span]:
+    return harmony(facts, seconds * facts.bpm / 60, _rng(seed, "harmony"))
 
 
 # The performance
 
 
-def perform(notes: list[Note], facts: Facts, seconds: float, rng: np.random.Generator) -> Audio:
-    """Play notes with slightly uneven timing and force -> (t,) audio."""
-    audio = np.zeros(len(times(seconds)), dtype=np.float32)
-    beat_seconds = 60 / facts.bpm
-    for note in notes:
-        start = round(SAMPLE_RATE * max(0.0, note.start * beat_seconds + rng.normal(0, 0.005)))
-        velocity = float(np.clip(VELOCITY[facts.dynamics] * note.accent + rng.normal(0, 0.04), 0.1, 1))
-        sound = INSTRUMENTS[note.instrument](note.frequency, note.beats * beat_seconds, velocity, rng)
-        loud = np.float32(note.accent * rng.uniform(0.85, 1.15))
-        audio[start : start + len(sound)] += loud * sound[: max(0, len(audio) - start)]
+def _performed(facts: Facts, spans: list[Span], part: str, seed: int, seconds: float) -> list[ScoredNote]:
+    """Write a part and play it as people do, with swing, and with slightly uneven timing and force."""
+    notes: list[Note] = WRITERS[part](facts, spans, facts.players[part], partial(_rng, seed, part))
+    rng, beat_seconds = _rng(seed, part, "performance"), 60 / facts.bpm
+    late, force = rng.normal(0, UNEVEN[part], len(notes)), rng.normal(0, 0.04, len(notes))
+    performed = []
+    for note, delay, push in zip(notes, np.clip(late, -0.012, 0.012), force, strict=True):
+        start = max(0.0, swung(note.start, facts) * beat_seconds + delay)
+        end = swung(note.start + note.beats, facts) * beat_seconds
+        velocity = float(np.clip(VELOCITY[facts.dynamics] * note.accent + push, 0.1, 1))
+        if start < seconds:
+            performed.append(ScoredNote(part, note.instrument, note.pitch, start, max(0.04, end - start), velocity))
+    return performed
+
+
+def swung(beat: float, facts: Facts) -> float:
+    """Return when a beat of the score is played, in beats: the second half of a swung unit comes late."""
+    style = STYLES[facts.style]
+    late = style.swing - 0.5
+    if facts.tempo == "fast":
+        late *= 0.6
+    unit = 2 * style.swung
+    place = beat % unit / unit
+    moved = place * (1 + 2 * late) if place < 0.5 else place + (1 - place) * 2 * late
+    return beat + (moved - place) * unit
+
+
+def _echo(audio: Audio, rng: np.random.Generator) -> Audio:
+    """Return the sound of a room around audio (t,): noise that decays."""
+    t = np.arange(round(0.9 * SAMPLE_RATE), dtype=np.float32) / SAMPLE_RATE
+    noise = rng.standard_normal(len(t)) * np.exp(-t * 6.9 / rng.uniform(0.4, 0.9)) * np.clip(t * 80, 0, 1)
+    band = np.asarray(sosfilt(butter(1, (200, 5000), "bandpass", fs=SAMPLE_RATE, output="sos"), noise))
+    response = (band * (rng.uniform(0.15, 0.3) / np.linalg.norm(band))).astype(np.float32)
+    return oaconvolve(audio, response)[: len(audio)]
+
+
+def _mastered(audio: Audio, facts: Facts) -> Audio:
+    """Remove inaudibly low frequencies, and bring audio to the loudness of the dynamics, without peaks."""
+    audio = np.asarray(sosfilt(butter(1, 25, "highpass", fs=SAMPLE_RATE, output="sos"), audio), np.float32)
+    if facts.dynamics == "swelling":
+        bar = 60 / facts.bpm * facts.beats_per_bar  # seconds
+        period = bar * max(1, round(4 / bar))  # a swell is a whole number of bars, about four seconds
+        t = np.arange(len(audio), dtype=np.float32) / SAMPLE_RATE
+        audio *= 10 ** (SWELL / 20 * (-0.5 - 0.5 * np.cos(2 * np.pi * t / np.float32(period))))
+    for _ in range(2):  # peaks that are turned down leave less
+        audio = limited(audio * np.float32(10 ** ((LOUDNESS[facts.dynamics] - loudness(audio)) / 20)), CEILING)
     return audio
-
-
-def _in_room(audio: Audio, rng: np.random.Generator) -> Audio:
-    """Add the sound of a small room, noise that decays, and remove inaudibly low frequencies."""
-    t = times(0.7)
-    echo = rng.standard_normal(len(t)) * np.exp(-t * 6.9 / rng.uniform(0.35, 0.7)) * np.clip(t * 100, 0, 1)
-    echo = np.asarray(sosfilt(butter(1, (200, 5000), "bandpass", fs=SAMPLE_RATE, output="sos"), echo))
-    response = (echo * (rng.uniform(0.2, 0.35) / np.linalg.norm(echo))).astype(np.float32)
-    response[0] += 1
-    audible = np.asarray(sosfilt(butter(1, 20, "highpass", fs=SAMPLE_RATE, output="sos"), audio), np.float32)
-    return oaconvolve(audible, response)[: len(audio)]
-
-
-def _limited(audio: Audio, facts: Facts) -> Audio:
-    """Bring audio to the loudness of the dynamics and bend peaks above 0.6 gently below 1."""
-    bar = 60 / facts.bpm * facts.beats_per_bar  # seconds
-    period = bar * max(1, round(4 / bar))  # a swell is a whole number of bars, about four seconds
-    low, high = LOUDNESS[facts.dynamics]
-    swell = 0.5 - 0.5 * np.cos(2 * np.pi * times(len(audio) / SAMPLE_RATE) / np.float32(period))
-    gain = 10 ** ((low + (high - low) * swell) / 20) / (np.sqrt(np.mean(audio**2)) + 1e-9)
-    level = audio * gain
-    loud = np.abs(level) > 0.6
-    level[loud] = np.copysign(0.6 + 0.38 * np.tanh((np.abs(level[loud]) - 0.6) / 0.38), level[loud])
-    return level.astype(np.float32)
 
 
 # Data sets
@@ -340,9 +269,10 @@ def write_dataset(
 ) -> Path:
     """Write `count` tracks as 16-bit FLAC with `metadata.jsonl`, an audio folder as Hugging Face `datasets` reads it.
 
-    A row holds `text`, all its `captions`, every fact, and the `seed` that makes the track again. Tracks depend on
-    (seed, index) alone. Training tracks are never of a held-out combination; with `held_out` all are, balanced as
-    in `held_out_facts`. The same data set is not written twice; the folder of any other raises `ValueError`.
+    A row holds `text`, all its `captions`, every fact, the `instruments` and the `seed` that makes the track again.
+    Tracks depend on (seed, index) alone. Training tracks are never of a held-out combination; with `held_out` all are,
+    balanced as in `held_out_facts`. The same data set is not written twice; the folder of any other raises
+    `ValueError`.
     """
     folder = Path(folder)
     recipe = {"version": COMPOSER_VERSION, "count": count, "seconds": seconds, "seed": seed, "held_out": held_out}
@@ -389,7 +319,8 @@ def _write_track(folder: Path, seconds: float, seed: int, index: int, facts: Fac
     name = f"{index:06d}.flac"
     soundfile.write(folder / name, compose(facts, track_seed, seconds), SAMPLE_RATE, subtype="PCM_16")
     texts = captions(facts, rng)
-    return {"file_name": name, "text": texts[0], "captions": texts, **asdict(facts), "seed": track_seed}
+    row = {"file_name": name, "text": texts[0], "captions": texts, **asdict(facts)}
+    return row | {"instruments": facts.instruments, "seed": track_seed}
 
 
 def main() -> None:

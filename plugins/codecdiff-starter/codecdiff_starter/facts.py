@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from codecdiff_starter.styles import STYLES, family, players, styles_of
+
 CLASSES: dict[str, tuple[str, ...]] = {
-    "lead": ("piano", "flute", "strings", "guitar"),
-    "accompaniment": ("none", "pad", "arpeggio"),
+    "lead": ("piano", "flute", "strings", "guitar", "organ", "trumpet", "clarinet", "vibraphone", "saxophone"),
+    "accompaniment": ("none", "pad", "arpeggio", "chords"),
     "bass": ("none", "plucked", "synth"),
     "drums": ("none", "brushes", "kit"),
     "tempo": ("slow", "medium", "fast"),
@@ -19,14 +21,18 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "key": ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"),
     "mode": ("major", "minor"),
     "dynamics": ("soft", "loud", "swelling"),
+    "style": tuple(STYLES),
 }
 PARTS = ("lead", "accompaniment", "bass", "drums")
-BPM = {"slow": (60, 78), "medium": (96, 116), "fast": (144, 172)}  # beats per minute, both ends included
+BPM = {"slow": (60, 82), "medium": (94, 122), "fast": (138, 180)}  # beats per minute, both ends included
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """The description of a track. Every field but `bpm` is one of its `CLASSES`; `bpm` lies in the range of `tempo`."""
+    """The description of a track. Every field but `bpm` is one of its `CLASSES`; `bpm` lies in the range of `tempo`.
+
+    The style suits the tempo, the meter and the drums.
+    """
 
     lead: str
     accompaniment: str
@@ -38,6 +44,7 @@ class Facts:
     key: str
     mode: str
     dynamics: str
+    style: str
 
     def __post_init__(self) -> None:
         for name, classes in CLASSES.items():
@@ -46,27 +53,48 @@ class Facts:
         slowest, fastest = BPM[self.tempo]
         if not slowest <= self.bpm <= fastest:
             raise ValueError(f"A {self.tempo} track has {slowest} to {fastest} beats per minute, not {self.bpm}.")
+        available = styles_of(self.tempo, self.meter, self.drums)
+        if self.style not in available:
+            band = f"A {self.tempo} track in {self.meter} with drums {self.drums!r}"
+            raise ValueError(f"{band} has no style {self.style!r}. There are: {', '.join(available)}.")
 
     @property
     def beats_per_bar(self) -> int:
         """Beats in a bar."""
         return int(self.meter[0])
 
+    @property
+    def players(self) -> dict[str, str]:
+        """The instrument of every part that plays."""
+        parts = {part: getattr(self, part) for part in PARTS}
+        return players(**parts, style=self.style)
+
+    @property
+    def instruments(self) -> list[str]:
+        """What listeners call the instruments that play, the lead first."""
+        names = {"kit": "drums", "brushes": "drums"}
+        return list(dict.fromkeys(names.get(player, family(player)) for player in self.players.values()))
+
 
 def random_facts(rng: np.random.Generator) -> Facts:
-    """Draw every fact uniformly and independently."""
-    drawn = {name: str(rng.choice(classes)) for name, classes in CLASSES.items()}
-    return Facts(**drawn, bpm=_draw_bpm(drawn["tempo"], rng))
+    """Draw every fact uniformly and independently, except that the style is one of those that suit the others."""
+    drawn = {name: str(rng.choice(classes)) for name, classes in CLASSES.items() if name != "style"}
+    return _completed(drawn, rng)
+
+
+def _completed(drawn: dict[str, str], rng: np.random.Generator) -> Facts:
+    """Draw what follows from other facts: a style that suits them, and the beats per minute."""
+    style = str(rng.choice(styles_of(drawn["tempo"], drawn["meter"], drawn["drums"])))
+    return Facts(**drawn, style=style, bpm=int(rng.integers(*BPM[drawn["tempo"]], endpoint=True)))
 
 
 def held_out(facts: Facts) -> bool:
-    """Tell whether a combination of parts is kept from training: 12 of the 108, and every class equally often.
+    """Tell whether a combination of parts is kept from training: 36 of the 324, and every class equally often.
 
-    For each lead the combinations form a line in the 3 x 3 x 3 cube of the other parts, so each accompaniment,
-    bass and drums is held out exactly once with each lead.
+    Each accompaniment is held out with each lead exactly once, with a bass and drums that go round.
     """
     lead, accompaniment, bass, drums = (CLASSES[part].index(getattr(facts, part)) for part in PARTS)
-    return bass == (accompaniment + lead) % 3 and drums == (2 * accompaniment + lead // 2 + 1) % 3
+    return bass == (accompaniment + lead) % 3 and drums == (2 * accompaniment + lead // 3 + 1) % 3
 
 
 def training_facts(rng: np.random.Generator) -> Facts:
@@ -75,7 +103,10 @@ def training_facts(rng: np.random.Generator) -> Facts:
 
 
 def held_out_facts(count: int, seed: int) -> list[Facts]:
-    """Draw `count` held-out facts: every twelve in a row hold each combination once and each class equally often."""
+    """Draw `count` held-out facts: every 36 in a row hold each combination once and each class equally often.
+
+    Styles follow from the other facts.
+    """
     blocks = (_held_out_block(np.random.default_rng([seed, block])) for block in itertools.count())
     return list(itertools.islice(itertools.chain.from_iterable(blocks), count))
 
@@ -83,18 +114,14 @@ def held_out_facts(count: int, seed: int) -> list[Facts]:
 def _held_out_block(rng: np.random.Generator) -> list[Facts]:
     others = {"tempo": "slow", "bpm": 60, "meter": "4/4", "key": "C", "mode": "major", "dynamics": "soft"}
     products = (dict(zip(PARTS, parts, strict=True)) for parts in itertools.product(*(CLASSES[p] for p in PARTS)))
-    combinations = [parts for parts in products if held_out(Facts(**parts, **others))]
+    combinations = [parts for parts in products if held_out(Facts(**parts, **others, style="ballad"))]
     shuffled = {
         name: rng.permutation(np.resize(classes, len(combinations))).tolist()
         for name, classes in CLASSES.items()
-        if name not in PARTS
+        if name not in (*PARTS, "style")
     }
     drawn = [parts | {name: values[i] for name, values in shuffled.items()} for i, parts in enumerate(combinations)]
-    return [Facts(**drawn[i], bpm=_draw_bpm(drawn[i]["tempo"], rng)) for i in rng.permutation(len(drawn))]
-
-
-def _draw_bpm(tempo: str, rng: np.random.Generator) -> int:
-    return int(rng.integers(*BPM[tempo], endpoint=True))
+    return [_completed(drawn[i], rng) for i in rng.permutation(len(drawn))]
 
 
 PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -102,16 +129,22 @@ PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
         "piano": ("piano",),
         "flute": ("flute",),
         "strings": ("strings", "bowed strings"),
-        "guitar": ("guitar", "acoustic guitar"),
+        "guitar": ("guitar",),
+        "organ": ("organ",),
+        "trumpet": ("trumpet",),
+        "clarinet": ("clarinet",),
+        "vibraphone": ("vibraphone",),
+        "saxophone": ("saxophone", "alto saxophone"),
     },
     "accompaniment": {
         "none": ("backing chords", "chordal backing"),
         "pad": ("a pad", "a synth pad", "sustained pad chords"),
-        "arpeggio": ("arpeggios", "an arpeggio", "bell arpeggios"),
+        "arpeggio": ("arpeggios", "an arpeggio"),
+        "chords": ("chords",),
     },
     "bass": {
         "none": ("bass",),
-        "plucked": ("plucked bass", "upright bass", "an upright bass"),
+        "plucked": ("plucked bass",),
         "synth": ("synth bass", "a synth bass"),
     },
     "drums": {
@@ -136,6 +169,10 @@ COMPLETE = (  # these name the lead and the ensemble, and most of them how loud 
     "{tempo} and {dynamics} {lead} {ensemble}, {key}, {meter}",
     "a {dynamics} instrumental in {key}, {lead} {ensemble}",
     "{lead} {ensemble}",
+    "{style}: {dynamics} {lead} {ensemble}, {tempo}",
+    "a {tempo} {style_tune} in {key} on {lead} {ensemble}",
+    "a {dynamics} {style_tune} in {meter} on {lead} {ensemble}",
+    "a {style_tune} at {bpm} bpm for {lead} {ensemble}, {dynamics}",
 )
 BRIEF = (  # these leave most facts open
     "{lead}",
@@ -144,6 +181,8 @@ BRIEF = (  # these leave most facts open
     "a {tempo} {tune} in {key}",
     "a {dynamics} {tune}, {meter}",
     "{key}, {bpm} bpm",
+    "a {tempo} {style_tune}",
+    "{style} on {lead}",
 )
 
 
@@ -155,9 +194,9 @@ def captions(facts: Facts, rng: np.random.Generator) -> list[str]:
 
 def _caption(template: str, facts: Facts, rng: np.random.Generator) -> str:
     words = {name: _phrase(facts, name, rng) for name in ("lead", "tempo", "meter", "dynamics")}
-    tune = str(rng.choice(("tune", "piece", "melody", *(("waltz",) if facts.meter == "3/4" else ()))))
-    ensemble = _ensemble(facts, rng)
-    text = template.format(**words, tune=tune, ensemble=ensemble, key=_key(facts, rng), bpm=facts.bpm)
+    words["tune"] = str(rng.choice(("tune", "piece", "melody", *(("waltz",) if facts.meter == "3/4" else ()))))
+    words |= {"style": facts.style, "style_tune": str(rng.choice(STYLES[facts.style].tunes))}
+    text = template.format(**words, ensemble=_ensemble(facts, rng), key=_key(facts, rng), bpm=facts.bpm)
     text = re.sub(r" +(?=[, ])| +$", "", text)  # an empty ensemble leaves a space behind
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
@@ -177,7 +216,22 @@ def _ensemble(facts: Facts, rng: np.random.Generator) -> str:
 
 
 def _phrase(facts: Facts, name: str, rng: np.random.Generator) -> str:
-    return str(rng.choice(PHRASES[name][getattr(facts, name)]))
+    return str(rng.choice(PHRASES[name][getattr(facts, name)] + _player_phrases(facts, name)))
+
+
+def _player_phrases(facts: Facts, name: str) -> tuple[str, ...]:
+    """Return phrases that name the instrument which plays a part, where others may play it as well."""
+    player = facts.players.get(name, "")
+    kind = family(player) if player else ""
+    if name == "lead" and kind == "guitar":
+        return ("electric guitar",) if player == "electric guitar" else ("acoustic guitar",)
+    if name == "accompaniment" and facts.accompaniment in ("arpeggio", "chords"):
+        played = "arpeggios" if facts.accompaniment == "arpeggio" else "chords"
+        strummed = ("strummed guitar",) if (kind, played) == ("guitar", "chords") else ()
+        return (f"{kind} {played}", f"{kind} {played}", *strummed)
+    if name == "bass" and facts.bass == "plucked":
+        return (player, f"an {player}")
+    return ()
 
 
 def _key(facts: Facts, rng: np.random.Generator) -> str:

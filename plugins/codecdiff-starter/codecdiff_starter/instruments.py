@@ -1,237 +1,215 @@
-"""The instruments of the composer: each makes one note.
+"""The instruments of the composer: sampled ones of FluidR3, played at any pitch.
 
-Every instrument has the signature `(frequency, seconds, velocity, rng) -> (t,) float32 audio`, with the frequency in
-Hz, the time until the note is released in seconds and the velocity from 0 to 1. The audio outlasts `seconds` by the
-instrument's release (a drum rings as long as it rings) and ends in silence. Levels are balanced in the mix, not here.
+    audio = note("flute", 74, seconds=1.5)  # (t,) at 44.1 kHz
+    audio = play([Strike("piano", 60, 0.0, 1.0, 0.8), Strike("piano", 64, 0.5, 1.0, 0.6)], seconds=2.0)
+
+A note is the nearest sample, resampled to its pitch. Past the end of the sample its loop goes on, fading as the
+recording did, and after the note is released a short fade ends it. Soft notes are quieter and darker. All instruments
+are equally loud in LUFS at the same velocity; the mix balances them. `sounds/` holds the samples
+(`extract_instruments` makes them) under the license beside them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import soundfile
+import soxr
 from numpy.typing import NDArray
-from scipy.signal import butter, sosfilt
+from scipy.signal import lfilter
 
 Audio = NDArray[np.float32]
-Floats = NDArray[np.floating]
-Instrument = Callable[[float, float, float, np.random.Generator], Audio]
 
 SAMPLE_RATE = 44_100  # Hz
-TABLE_BITS = 14  # a period of a steady tone is tabulated at 2 ** 14 points
-HIGHEST = 14_000.0  # Hz, above which no partial is made
+SOUNDS = Path(__file__).parent / "sounds"
+FADE_IN = 66  # samples, 1.5 ms
+SWELL_SECONDS = 0.35  # after which a player's vibrato sets in
 
 
-def times(seconds: float) -> Audio:
-    """Return the times of the samples of `seconds`, in seconds, (t,)."""
-    return np.arange(max(1, round(seconds * SAMPLE_RATE)), dtype=np.float32) / np.float32(SAMPLE_RATE)
+class Sample(NamedTuple):
+    """One recorded tone or stroke; places are sample indices."""
+
+    audio: Audio  # (t,)
+    pitch: float = 0.0  # MIDI pitch as recorded
+    loop: int = 0  # where the loop begins that ends with the audio
+    held: int = 0  # from where the fading was taken out of the audio
+    decay: float = 0.0  # nepers per second
 
 
-def damped(frequencies: Floats, amplitudes: Floats, decays: Floats, seconds: float) -> Audio:
-    """Sum decaying sines: frequencies in Hz, amplitudes, decay rates in 1/s, each (p,) -> (t,) audio.
+@dataclass(frozen=True)
+class Instrument:
+    """How notes of one instrument are played, and the MIDI pitches it has."""
 
-    A decaying sine is a geometric sequence of complex numbers, z ** (r + 256 q) = z ** r * (z ** 256) ** q, so the
-    sum over partials at all samples is the product of two small matrices.
-    """
-    num_samples = len(times(seconds))
-    num_groups = -(-num_samples // (8 * 256))  # of 8 rows each: a product this small is not spread over threads
-    log_z = (-decays + 2j * np.pi * frequencies)[:, None] / SAMPLE_RATE
-    block = np.exp(log_z * np.arange(256))
-    starts = amplitudes[:, None] * np.exp(log_z * 256 * np.arange(8 * num_groups))
-    left = np.concatenate([np.imag(starts), np.real(starts)]).T.astype(np.float32)
-    right = np.concatenate([np.real(block), np.imag(block)]).astype(np.float32)
-    return (left.reshape(num_groups, 8, -1) @ right).reshape(-1)[:num_samples]
+    low: int
+    high: int
+    release: float  # seconds
+    cutoff: float = 2000.0  # Hz, of the filter that darkens soft notes
+    tremolo: float = 0.0  # depth of a vibrato in loudness
+    rate: float = 5.2  # Hz, of the vibrato
+    is_immediate: bool = False  # whether the vibrato is a motor's, and not a player's that sets in late
 
 
-@lru_cache(maxsize=256)
-def _period(amplitudes: tuple[float, ...]) -> Audio:
-    spectrum = np.zeros(2 ** (TABLE_BITS - 1) + 1, dtype=complex)
-    spectrum[1 : len(amplitudes) + 1] = -0.5j * np.asarray(amplitudes) * 2**TABLE_BITS
-    return np.fft.irfft(spectrum).astype(np.float32)
-
-
-def steady(frequency: float | Audio, amplitudes: tuple[float, ...], num_samples: int, phase: float) -> Audio:
-    """Play harmonics of the given amplitudes at a frequency in Hz, fixed or (t,), from `phase` in cycles -> (t,)."""
-    step = np.asarray(frequency, np.float64) * (2**32 / SAMPLE_RATE)
-    steps = np.broadcast_to(step.astype(np.uint32), num_samples)
-    cycles = np.cumsum(steps, dtype=np.uint32) + np.uint32(phase * 2**32)  # the overflow is the wrap of the phase
-    return _period(amplitudes)[cycles >> np.uint32(32 - TABLE_BITS)]
-
-
-@lru_cache(maxsize=32)
-def _noise_bank(low: int, high: int) -> Audio:
-    white = np.random.default_rng([low, high]).standard_normal(8 * SAMPLE_RATE)
-    band = np.asarray(sosfilt(butter(2, (low, high), "bandpass", fs=SAMPLE_RATE, output="sos"), white))
-    return (band / band.std()).astype(np.float32)
-
-
-def noise(low: int, high: int, num_samples: int, rng: np.random.Generator) -> Audio:
-    """Return noise between two frequencies in Hz, of unit power, (t,): a random stretch of eight seconds made once."""
-    bank = _noise_bank(low, high)
-    start = int(rng.integers(len(bank)))
-    return np.take(bank, np.arange(start, start + num_samples), mode="wrap")
-
-
-def _enveloped(audio: Floats, attack: float, release: float) -> Audio:
-    """Fade in over `attack` and out over the last `release` seconds with raised cosines."""
-    audio = audio.astype(np.float32)
-    fade_in = 0.5 - 0.5 * np.cos(np.pi * times(attack) / attack)
-    fade_out = 0.5 + 0.5 * np.cos(np.pi * times(release) / release)
-    audio[: len(fade_in)] *= fade_in[: len(audio)]
-    audio[-len(fade_out) :] *= fade_out[-len(audio) :]
-    return audio
-
-
-def _touched(audio: Audio, low: int, high: int, level: float, decay: float, rng: np.random.Generator) -> Audio:
-    """Add the sound of the hammer or the finger at the start: noise from `low` to `high` Hz, fading by `decay` 1/s."""
-    t = times(0.04)[: len(audio)]
-    audio[: len(t)] += np.float32(level) * noise(low, high, len(t), rng) * np.exp(-t * decay)
-    return audio
-
-
-def _num_harmonics(frequency: float, most: int) -> int:
-    return max(1, min(most, int(HIGHEST / frequency)))
-
-
-def piano(frequency: float, seconds: float, velocity: float, rng: np.random.Generator) -> Audio:
-    """Strike stiff strings at an eighth of their length: two, slightly apart in pitch, fading at two rates."""
-    n = np.arange(1, _num_harmonics(frequency, 24) + 1)
-    partials = n * frequency * np.sqrt(1 + 2.5e-4 * (frequency / 262) * n**2)
-    amplitudes = np.abs(np.sin(np.pi * n / 8.3)) * n ** -(1.9 - 0.9 * velocity)
-    decays = (0.5 + 0.35 * n) * np.sqrt(frequency / 262)
-    partials, amplitudes = np.append(partials, 1.0006 * partials), np.append(0.6 * amplitudes, 0.4 * amplitudes)
-    audio = damped(partials, amplitudes, np.append(2.5 * decays, decays), seconds + 0.2)
-    return _enveloped(_touched(audio, 300, 2500, 0.06 * velocity, 150, rng), 0.003, 0.2)
-
-
-def guitar(frequency: float, seconds: float, velocity: float, rng: np.random.Generator) -> Audio:
-    """Pluck a string near the sound hole, over two resonances of the body."""
-    n = np.arange(1, _num_harmonics(frequency, 28) + 1)
-    partials = np.append(n * frequency * np.sqrt(1 + 4e-5 * n**2), (108, 204))
-    amplitudes = np.append(
-        np.abs(np.sin(np.pi * n * rng.uniform(0.17, 0.21))) * n ** -(1.35 - 0.6 * velocity), (0.12, 0.08)
-    )
-    decays = np.append(0.8 + 0.4 * n * (frequency / 196) ** 0.6, (18, 24))
-    audio = damped(partials, amplitudes, decays, seconds + 0.12)
-    return _enveloped(_touched(audio, 1200, 6000, 0.05, 300, rng), 0.002, 0.12)
-
-
-def flute(frequency: float, seconds: float, velocity: float, rng: np.random.Generator) -> Audio:
-    """Blow a few harmonics, with a vibrato that sets in late, and breath around them."""
-    t = times(seconds + 0.09)
-    vibrato = np.sin(2 * np.pi * (rng.uniform(4.8, 5.6) * t + rng.random())) * np.clip(t * 3 - 0.3, 0, 1)
-    harmonics = tuple(np.round([1, 0.25 + 0.4 * velocity, 0.12 + 0.25 * velocity, 0.1 * velocity, 0.06 * velocity], 2))
-    tone = steady(frequency * (1 + 0.004 * vibrato), harmonics, len(t), rng.random()) * (1 + 0.12 * vibrato)
-    breath = noise(1000, 7000, len(t), rng) * (0.035 + 0.12 * np.exp(-t * 25))
-    return _enveloped(tone + breath, 0.05, 0.09)
-
-
-def strings(frequency: float, seconds: float, velocity: float, rng: np.random.Generator) -> Audio:
-    """Bow with five players, a few cents apart, each with a vibrato of their own."""
-    t = times(seconds + 0.16)
-    n = np.arange(1, _num_harmonics(frequency, 24) + 1)
-    body = (
-        1 + 0.8 * np.exp(-(((n * frequency - 480) / 200) ** 2)) + 0.7 * np.exp(-(((n * frequency - 2800) / 900) ** 2))
-    )
-    harmonics = tuple(np.round(body * n ** -(1.5 - 0.5 * velocity) / (1 + (n * frequency / 5500) ** 2), 3))
-    audio = 0.015 * noise(2000, 8000, len(t), rng)
-    for cents in rng.normal(0, 6, 5):
-        vibrato = np.sin(2 * np.pi * (rng.uniform(4.9, 6.3) * t + rng.random())) * np.float32(rng.uniform(0.001, 0.004))
-        audio += 0.4 * steady(frequency * 2 ** (cents / 1200) * (1 + vibrato), harmonics, len(t), rng.random())
-    return _enveloped(audio, min(0.09, 0.4 * seconds), 0.16)
-
-
-def pad(frequency: float, seconds: float, velocity: float, rng: np.random.Generator) -> Audio:
-    """Hold three detuned, mellow oscillators under a slow tremolo."""
-    t = times(seconds + 0.35)
-    n = np.arange(1, 13)
-    harmonics = tuple(np.round(n ** -(1.9 - 0.5 * velocity) / (1 + (n * frequency / 1800) ** 2), 3))
-    audio = sum(
-        steady(frequency * 2 ** (cents / 1200), harmonics, len(t), rng.random()) for cents in (-9, rng.normal(), 8)
-    )
-    tremolo = 1 + 0.15 * np.sin(2 * np.pi * (3.2 * t + rng.random()))
-    return _enveloped(audio * tremolo, 0.12, 0.35)
-
-
-def bell(frequency: float, seconds: float, velocity: float, rng: np.random.Generator) -> Audio:
-    """Strike a bar over a resonator, between an electric piano and a celesta: few partials, the high ones brief."""
-    ratios = np.array([1.0, 2.002, 4.01, 6.3, 10.1])
-    amplitudes = np.array([1.0, 0.25, 0.22, 0.12, 0.05]) * velocity ** np.array([0, 0.3, 0.7, 1, 1.3])
-    decays = np.array([2.2, 3.5, 8, 18, 30]) * rng.uniform(0.9, 1.1)
-    keep = ratios * frequency < HIGHEST
-    return _enveloped(damped(ratios[keep] * frequency, amplitudes[keep], decays[keep], seconds + 0.5), 0.002, 0.5)
-
-
-def plucked_bass(frequency: float, seconds: float, velocity: float, rng: np.random.Generator) -> Audio:
-    """Pull a long, thick string with the finger: a round tone after a short growl and a thump."""
-    n = np.arange(1, 17)
-    amplitudes = np.abs(np.sin(np.pi * n * 0.23)) * n ** -(1.5 - 0.5 * velocity)
-    audio = damped(n * frequency * np.sqrt(1 + 1e-4 * n**2), amplitudes, 1.1 + 1.3 * n, seconds + 0.08)
-    return _enveloped(_touched(audio, 300, 1800, 0.07, 120, rng), 0.005, 0.08)
-
-
-def synth_bass(frequency: float, seconds: float, velocity: float, rng: np.random.Generator) -> Audio:
-    """Sound a sawtooth whose filter closes after the attack."""
-    t = times(seconds + 0.04)
-    n = np.arange(1, 49)
-    dark, bright = (
-        tuple(np.round(1 / n / (1 + (n * frequency / cutoff) ** 4), 3)) for cutoff in (260, 700 + 1200 * velocity)
-    )
-    phase = rng.random()
-    opening = np.exp(-t * 7)
-    audio = steady(frequency, dark, len(t), phase) * (1 - opening) + steady(frequency, bright, len(t), phase) * opening
-    return _enveloped(audio, 0.004, 0.04)
-
-
-def kick(frequency: float, seconds: float, velocity: float, rng: np.random.Generator) -> Audio:
-    """Kick a drum whose pitch falls to `frequency`, with the click of the beater."""
-    t = times(0.32)
-    cycles = frequency * (t + 1.6 / 28 * (1 - np.exp(-28 * t)))
-    click = 0.25 * velocity * noise(1000, 5000, len(t), rng) * np.exp(-t * 350)
-    return _enveloped(np.sin(2 * np.pi * cycles) * np.exp(-t * 13) + click, 0.001, 0.05)
-
-
-def snare(frequency: float, seconds: float, velocity: float, rng: np.random.Generator) -> Audio:
-    """Hit a head with modes at `frequency` and above, and rattle its wires."""
-    head = damped(np.array([1, 1.72]) * frequency, np.array([0.9, 0.5]), np.array([28, 36]), 0.22)
-    wires = noise(900, 9000, len(head), rng) * np.exp(-times(0.22) * (24 - 8 * velocity))
-    return _enveloped(head + np.float32(0.5) * wires, 0.001, 0.05)
-
-
-def hat(frequency: float, seconds: float, velocity: float, rng: np.random.Generator) -> Audio:
-    """Hit a closed hi-hat: brief noise about `frequency`."""
-    t = times(0.12)
-    sizzle = noise(round(frequency * 0.75), 16_000, len(t), rng)
-    return _enveloped(0.35 * sizzle * np.exp(-t * (70 - 30 * velocity)), 0.001, 0.03)
-
-
-def sweep(frequency: float, seconds: float, velocity: float, rng: np.random.Generator) -> Audio:
-    """Draw a brush round the head: noise about `frequency` that swells and fades over `seconds`."""
-    t = times(seconds)
-    shape = np.float32(0.12) * np.sin(np.pi * t / np.float32(seconds)) ** 2
-    return shape * noise(round(frequency / 2), round(frequency * 2), len(t), rng)
-
-
-def tap(frequency: float, seconds: float, velocity: float, rng: np.random.Generator) -> Audio:
-    """Strike the head with a brush: a softer, duller snare, its noise about `frequency`."""
-    t = times(0.16)
-    wires = noise(round(frequency / 3), round(frequency * 2), len(t), rng)
-    return _enveloped(0.3 * wires * np.exp(-t * (38 - 10 * velocity)), 0.004, 0.05)
-
-
-INSTRUMENTS: dict[str, Instrument] = {
-    "piano": piano,
-    "guitar": guitar,
-    "flute": flute,
-    "strings": strings,
-    "pad": pad,
-    "arpeggio": bell,
-    "plucked": plucked_bass,
-    "synth": synth_bass,
-    "kick": kick,
-    "snare": snare,
-    "hat": hat,
-    "sweep": sweep,
-    "tap": tap,
+TONES: dict[str, Instrument] = {
+    "piano": Instrument(28, 92, 0.18, 1200),
+    "electric piano": Instrument(36, 88, 0.15, 1200),
+    "celesta": Instrument(57, 93, 0.4, 3000),
+    "vibraphone": Instrument(53, 86, 0.35, 2000, tremolo=0.18, rate=4.5, is_immediate=True),
+    "organ": Instrument(36, 84, 0.06, 3000, tremolo=0.06, rate=6.2, is_immediate=True),
+    "nylon guitar": Instrument(40, 83, 0.12, 1200),
+    "steel guitar": Instrument(40, 80, 0.12, 1500),
+    "electric guitar": Instrument(40, 80, 0.1, 1500),
+    "upright bass": Instrument(28, 57, 0.08, 600),
+    "electric bass": Instrument(28, 55, 0.07, 600),
+    "synth bass": Instrument(28, 52, 0.05, 800),
+    "strings": Instrument(40, 88, 0.22, 1500),
+    "trumpet": Instrument(55, 84, 0.09, 1800, tremolo=0.06),
+    "saxophone": Instrument(49, 80, 0.09, 1500, tremolo=0.07),
+    "clarinet": Instrument(50, 86, 0.08, 1800, tremolo=0.04),
+    "flute": Instrument(60, 91, 0.1, 2500, tremolo=0.1),
+    "pad": Instrument(40, 80, 0.4, 1000),
 }
+HARDNESS = 4000.0  # Hz: soft strokes on drums are darker
+
+
+class Strike(NamedTuple):
+    """A note as it is played: `pitch` is a MIDI pitch, 0 for drums; `start` and `seconds` until it is released."""
+
+    instrument: str
+    pitch: int
+    start: float
+    seconds: float
+    velocity: float  # 0 to 1
+    level: float = 0.0  # dB
+
+
+@lru_cache(maxsize=1)
+def bundle() -> tuple[dict[str, list[Sample]], dict[str, Sample]]:
+    """Read the samples: of every instrument from the lowest, and of every drum."""
+    table = json.loads((SOUNDS / "instruments.json").read_text(encoding="utf-8"))
+    audio, _ = soundfile.read(SOUNDS / "instruments.ogg", dtype="float32")
+
+    def sound(row: dict[str, float]) -> Audio:
+        start, length = int(row["start"]), int(row["length"])
+        return audio[start : start + length] * np.float32(row["gain"])
+
+    def tone(row: dict[str, float]) -> Sample:
+        loop = int(row["loop"])
+        looped = blended(sound(row), loop, int(row["overlap"]), row["likeness"])
+        return Sample(looped, row["pitch"], loop, int(row["held"]), row["decay"])
+
+    tones = {name: [tone(row) for row in rows] for name, rows in table["instruments"].items()}
+    return tones, {name: Sample(sound(row)) for name, row in table["drums"].items()}
+
+
+def blended(audio: Audio, loop: int, overlap: int, likeness: float) -> Audio:
+    """Cross-fade the end of a sample (t,) into what comes before its loop, so that the loop is seamless.
+
+    `likeness` is the correlation of the two, which says how their powers add.
+    """
+    blend = np.linspace(0, 1, overlap, dtype=np.float32)
+    weight = np.sqrt(blend**2 + (1 - blend) ** 2 + 2 * np.float32(likeness) * blend * (1 - blend))
+    end = (audio[-overlap:] * (1 - blend) + audio[loop - overlap : loop] * blend) / weight
+    return np.concatenate([audio[:-overlap], end.astype(np.float32)])
+
+
+def drum_names() -> tuple[str, ...]:
+    """Return the names of all drums."""
+    return tuple(bundle()[1])
+
+
+def hold(sample: Sample, pitch: float, seconds: float) -> Audio:
+    """Hold a sample's loop for some seconds at a pitch -> (t,) audio."""
+    ratio = 2 ** ((pitch - sample.pitch) / 12)
+    count = math.ceil(seconds * SAMPLE_RATE * ratio) + 64
+    repeats = max(0, -(-(count - len(sample.audio)) // (len(sample.audio) - sample.loop)))
+    audio = np.concatenate([sample.audio, np.tile(sample.audio[sample.loop :], repeats)])[:count]
+    if sample.decay and count > sample.held:
+        fading = np.arange(count - sample.held, dtype=np.float32) * np.float32(-sample.decay / SAMPLE_RATE)
+        audio[sample.held :] *= np.exp(fading)
+    return soxr.resample(audio, SAMPLE_RATE * ratio, SAMPLE_RATE)[: round(seconds * SAMPLE_RATE)]
+
+
+def _darkened(audio: Audio, cutoff: float) -> Audio:
+    """Filter audio by one pole at a cutoff in Hz."""
+    pole = math.exp(-2 * math.pi * cutoff / SAMPLE_RATE)
+    filtered = lfilter(np.array([1 - pole], np.float32), np.array([1, -pole], np.float32), audio)
+    return np.asarray(filtered).astype(np.float32, copy=False)
+
+
+def _vibrato(instrument: Instrument, count: int) -> Audio:
+    """Return the loudness of a vibrato over time (t,), around 1."""
+    t = np.arange(count, dtype=np.float32) / SAMPLE_RATE
+    depth = instrument.tremolo * (1 if instrument.is_immediate else np.clip(2.5 * (t - SWELL_SECONDS), 0, 1))
+    return np.asarray(1 + depth * np.sin(np.float32(2 * np.pi * instrument.rate) * t), np.float32)
+
+
+def _struck(base: Audio, dark: Audio, strike: Strike, held: int, release: int) -> Audio:
+    """Play one note out of the long bright and dark tone of its pitch, (t,) each; `release` in samples."""
+    bright, gain = np.float32(strike.velocity), np.float32(strike.velocity**1.3 * 10 ** (strike.level / 20))
+    length = min(len(base), held + release)
+    sound = dark[:length] + (base[:length] - dark[:length]) * bright
+    sound *= gain
+    fade_in = np.linspace(0, 1, min(FADE_IN, length), dtype=np.float32)
+    sound[: len(fade_in)] *= fade_in
+    fade = min(release, length)
+    sound[length - fade :] *= np.cos(np.linspace(0, np.pi / 2, fade, dtype=np.float32)) ** 2
+    return sound
+
+
+def _pitched(name: str, pitch: int, strikes: list[Strike], audio: Audio) -> None:
+    """Add all notes of one pitch of one instrument to audio (t,)."""
+    instrument = TONES[name]
+    longest = max(strike.seconds for strike in strikes) + instrument.release
+    sample = min(bundle()[0][name], key=lambda sample: abs(sample.pitch - pitch))
+    base = hold(sample, pitch, longest)
+    if instrument.tremolo:
+        base *= _vibrato(instrument, len(base))
+    dark = _darkened(base, instrument.cutoff)
+    for strike in strikes:
+        held, release = round(strike.seconds * SAMPLE_RATE), round(instrument.release * SAMPLE_RATE)
+        _add(_struck(base, dark, strike, held, release), strike.start, audio)
+
+
+def _add(sound: Audio, start: float, audio: Audio) -> None:
+    begin = round(start * SAMPLE_RATE)
+    audio[begin : begin + len(sound)] += sound[: max(0, len(audio) - begin)]
+
+
+def play(strikes: Iterable[Strike], seconds: float) -> Audio:
+    """Play notes -> (t,) audio of `seconds`; what sounds longer is cut. Raises `LookupError` for other instruments."""
+    audio = np.zeros(max(1, round(seconds * SAMPLE_RATE)), dtype=np.float32)
+    groups: dict[tuple[str, int], list[Strike]] = defaultdict(list)
+    for strike in strikes:
+        groups[strike.instrument, strike.pitch].append(strike)
+    drums = bundle()[1]
+    for (name, pitch), group in groups.items():
+        if name in TONES:
+            _pitched(name, pitch, group, audio)
+        elif name in drums:
+            base = drums[name].audio
+            dark = _darkened(base, HARDNESS)
+            for strike in group:
+                _add(_struck(base, dark, strike, len(base), 1), strike.start, audio)
+        else:
+            raise LookupError(f"No instrument {name!r}. There are: {', '.join([*TONES, *drums])}.")
+    return audio
+
+
+def note(instrument: str, pitch: int, seconds: float, velocity: float = 0.8) -> Audio:
+    """Play one note, dry -> (t,) audio that ends in silence, longer than `seconds` by the release.
+
+    Raises `LookupError` for an instrument that is not there, and `ValueError` for a pitch that it does not have.
+    """
+    tone = TONES.get(instrument)
+    if tone and not tone.low <= pitch <= tone.high:
+        raise ValueError(f"The {instrument} has the MIDI pitches {tone.low} to {tone.high}, not {pitch}.")
+    length = seconds + tone.release if tone else seconds
+    return play([Strike(instrument, pitch if tone else 0, 0.0, seconds, velocity)], length)

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Literal
 
 import torch
@@ -18,7 +17,8 @@ from codecdiff import (
     exactly,
     prompt_text,
 )
-from codecdiff.conditioners import module_fingerprint, tokenizer_rules
+from codecdiff.conditioners import hash_values, module_fingerprint, tokenizer_rules
+from codecdiff.errors import InvalidValue
 from codecdiff.huggingface import PretrainedPart, from_hub, is_building_skeleton
 from codecdiff_t5.config import MODELS
 
@@ -62,7 +62,7 @@ class T5(PretrainedPart, Conditioner):
     ) -> None:
         super().__init__()
         if max_tokens < 1:
-            raise ValueError(f"T5 has to read at least one token of a prompt, but max_tokens is {max_tokens}.")
+            raise InvalidValue(f"T5 has to read at least one token of a prompt, but max_tokens is {max_tokens}.")
         revision = self.pin_revision(model, revision)
         self.network = MODELS.load(model, revision).to(getattr(torch, dtype))
         if not is_building_skeleton():
@@ -147,6 +147,7 @@ class T5(PretrainedPart, Conditioner):
         Raises ValueError with `attend_padding`, where they depend on the prompts beside as well.
         """
         if self.attend_padding:
-            raise ValueError("With attend_padding a prompt's features depend on its neighbors: they cannot be cached.")
-        inputs = f"t5 {self.max_tokens} {module_fingerprint(self.network)} {tokenizer_rules(self.tokenizer)}"
-        return sha256(inputs.encode()).hexdigest()[:32]
+            raise InvalidValue(
+                "With attend_padding a prompt's features depend on its neighbors: they cannot be cached."
+            )
+        return hash_values("t5", self.max_tokens, module_fingerprint(self.network), tokenizer_rules(self.tokenizer))

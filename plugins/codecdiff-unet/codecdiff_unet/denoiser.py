@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from codecdiff import Condition, ConditionTokens
 from codecdiff.denoisers import LayerFeatures, PrecomputedConditioning, embedding_network, fill_nulls, mean_token
+from codecdiff.errors import InvalidValue
 from codecdiff_unet.blocks import TextLayer
 from codecdiff_unet.levels import Builder, EncodedCondition, Level
 
@@ -184,17 +185,19 @@ def _check_options(
 ) -> None:
     """Raise a ValueError for options that no U-Net can have."""
     if patch < 1:
-        raise ValueError(f"Invalid patch {patch}: expected a number of frames, at least 1.")
+        raise InvalidValue(f"Invalid patch {patch}: expected a number of frames, at least 1.")
     if width < 4 or width % 2:
-        raise ValueError(f"Invalid width {width}: expected an even number, at least 4, for sines and cosines.")
+        raise InvalidValue(f"Invalid width {width}: expected an even number, at least 4, for sines and cosines.")
     if not multipliers:
-        raise ValueError("Invalid multipliers: expected at least one level.")
+        raise InvalidValue("Invalid multipliers: expected at least one level.")
     uneven = [width * multiplier for multiplier in (1, *multipliers) if width * multiplier % groups]
     if uneven:
-        raise ValueError(f"Every level's channels must be a multiple of `groups` = {groups}; these are not: {uneven}.")
+        raise InvalidValue(
+            f"Every level's channels must be a multiple of `groups` = {groups}; these are not: {uneven}."
+        )
     both = sorted(set(condition_widths) & set(absent_widths))
     if both:
-        raise ValueError(f"The conditioner has conditions {both}: take them out of `absent_widths`.")
+        raise InvalidValue(f"The conditioner has conditions {both}: take them out of `absent_widths`.")
 
 
 def _warn_of_missing(names: set[str], condition_widths: Mapping[str, int]) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from codecdiff import config, registry
 from codecdiff.diffusion import training_scheduler
+from codecdiff.errors import InvalidValue
 from codecdiff.pipeline import FORMAT, MODEL_FILE, Stage, read_config, write_model_card, write_parts
 from codecdiff.splitters import stage_names
 from codecdiff_unet.denoiser import UNet
@@ -113,11 +114,11 @@ def read_unets(checkpoint: Path, role: Role | None = None) -> list[UNetState]:
     tensors = read_tensors(checkpoint)
     prefixed = any(name.startswith(tuple(PREFIXES.values())) for name in tensors)
     if role and prefixed:
-        raise ValueError(f"'{checkpoint}' is a whole model and says itself which U-Net is which: leave --role out.")
+        raise InvalidValue(f"'{checkpoint}' is a whole model and says itself which U-Net is which: leave --role out.")
     if role:
         return [checked(tensors, role, checkpoint)]
     if not prefixed:
-        raise ValueError(
+        raise InvalidValue(
             f"'{checkpoint}' is not a released DiscoDiff: no tensor in it is called {PREFIXES['primary']}*. "
             f"If it is the state of one U-Net, say which: --role {', '.join(get_args(Role))}."
         )
@@ -130,7 +131,7 @@ def whole(tensors: Mapping[str, Tensor], checkpoint: Path) -> list[UNetState]:
     others = {name: tensor for name, tensor in tensors.items() if not name.startswith(expected)}
     schedule = {name: t for name, t in others.items() if SCHEDULE.fullmatch(name) and t.ndim < 2}
     if extra := sorted(others.keys() - schedule.keys()):
-        raise ValueError(f"'{checkpoint}' is another model: not expected in it are {listed(extra)}.")
+        raise InvalidValue(f"'{checkpoint}' is another model: not expected in it are {listed(extra)}.")
     check_schedule(schedule, checkpoint)
     parts = {role: under(prefix, tensors) for role, prefix in PREFIXES.items()}
     first = architecture_of(parts["primary"], checkpoint)
@@ -147,12 +148,12 @@ def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def architecture_of(tensors: Mapping[str, Tensor], checkpoint: Path) -> Architecture:
     """Infer the architecture of a U-Net. Raises ValueError if the tensors are not those of one."""
     if empty := [name for name, tensor in tensors.items() if not tensor.numel()]:
-        raise ValueError(f"'{checkpoint}' is not a released U-Net: these tensors are empty: {listed(empty)}.")
+        raise InvalidValue(f"'{checkpoint}' is not a released U-Net: these tensors are empty: {listed(empty)}.")
     try:
         architecture = infer({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        _ = architecture.role  # one of those released
+        _ = architecture.role, sources(architecture)  # one of those released, with a size that there can be
     except ValueError as error:
-        raise ValueError(f"'{checkpoint}' is not a released DiscoDiff. {error}") from error
+        raise InvalidValue(f"'{checkpoint}' is not a released DiscoDiff. {error}") from error
     return architecture
 
 
@@ -166,12 +167,14 @@ def checked(
         channels, context_channels = ROLES[role]
         architecture = replace(like, channels=channels, context_channels=context_channels)
     if architecture.role != role:
-        raise ValueError(f"The U-Net in '{checkpoint}' is by its channels a {architecture.role}, not a {role}.")
+        raise InvalidValue(f"The U-Net in '{checkpoint}' is by its channels a {architecture.role}, not a {role}.")
     lines = shape_differences({name: tuple(tensor.shape) for name, tensor in tensors.items()}, architecture)
     lines += [f"of {tensor.dtype}: {name}" for name, tensor in tensors.items() if tensor.dtype not in FLOATS]
     if lines:
         more = [f"and {len(lines) - 50} more"] if len(lines) > 50 else []
-        raise ValueError("\n".join([f"'{checkpoint}' is not the {role} U-Net that was released:", *lines[:50], *more]))
+        raise InvalidValue(
+            "\n".join([f"'{checkpoint}' is not the {role} U-Net that was released:", *lines[:50], *more])
+        )
     return UNetState(architecture, tensors)
 
 
@@ -183,7 +186,7 @@ def check_schedule(vectors: Mapping[str, Tensor], checkpoint: Path) -> None:
         theirs, expected = vectors[name].double(), released[name].double()
         tolerance = 1e-6 if vectors[name].dtype in (torch.float32, torch.float64) else 1e-2
         if theirs.shape != expected.shape or not torch.allclose(theirs, expected, rtol=0, atol=tolerance):
-            raise ValueError(
+            raise InvalidValue(
                 f"'{checkpoint}' was trained on another noise schedule: its {name}, of {theirs.numel()} steps, "
                 f"is not that of the cosine schedule of {STEPS}."
             )

@@ -12,13 +12,17 @@ Tensor by tensor: `sources(architecture)` lists for each of our parameters the r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from codecdiff.errors import InvalidValue
+from codecdiff_unet.denoiser import UNet
 
 Shape = tuple[int, ...]
 
@@ -29,9 +33,34 @@ SIZES: dict[str, tuple[int, Shape]] = {
 }  # width, multipliers
 CONDITION_WIDTHS = {"text": 1024, "vector": 1024}
 ABSENT_WIDTHS = {"chroma": 12}
-ATTENTION = 9 * 128  # heads * head_dim, of cross-attention and of the middle
-LINEAR_ATTENTION = 9 * 32
-LAYERS = {0: "none", 1: "linear", 3: "linear", 5: "chroma", 7: "text"}  # place of the block in a released level -> kind
+MAX_LEVELS = 16
+
+PLACES = (0, 1, 3, 5, 7)  # of the layers of a released level; attention is behind its block
+RENAMED = (  # patterns of our names, and what the released ones have instead; each applies to what those before leave
+    (r"^nulls\.vector$", "null_cond_emb"),
+    (r"^nulls\.(\w+)$", r"null_\1_seq_cond_emb"),
+    (r"^time_network\.0", "time_mlp.1"),
+    (r"^time_network\.2", "time_mlp.3"),
+    (r"^vector_network", "cond_mlp"),
+    (r"^input", "init_conv"),
+    (r"^middle\.layers\.0\.attention", "mid_attn.fn"),
+    (r"^middle\.layers\.0\.block", "mid_block1"),
+    (r"^middle\.layers\.1\.block", "mid_block2"),
+    (r"^output\.layers\.0\.block", "final_res_block"),
+    (r"^output\.resample", "final_conv"),
+    (r"\.resample", ".9"),
+    *((rf"\.layers\.{i}\.block", f".{place}") for i, place in enumerate(PLACES)),
+    *((rf"\.layers\.{i}\.(attention|cross)", f".{place + 1}.fn") for i, place in enumerate(PLACES)),
+    (r"\.(time|vector)\.(weight|bias)$", r".mlp.1.\2"),
+    (r"\.conv([12])\.", r".block\1.proj."),
+    (r"\.norm([12])\.", r".block\1.norm."),
+    (r"\.shortcut", ".res_conv"),
+    (r"\.fn\.norm\.gain", ".fn.norm.g"),
+    (r"\.fn\.(qkv|q|k|v)\.", r".fn.fn.to_\1."),
+    (r"^mid_attn\.fn\.out\.", "mid_attn.fn.fn.to_out."),
+    (r"\.fn\.out\.", ".fn.fn.to_out.0."),
+    (r"\.fn\.out_norm\.gain", ".fn.fn.to_out.1.g"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +80,7 @@ class Architecture:
             if channels == released:
                 return role
         kinds = ", ".join(f"{role} {c} after a context of {context}" for role, (c, context) in ROLES.items())
-        raise ValueError(f"No released U-Net has {channels[0]} channels after a context of {channels[1]}: {kinds}.")
+        raise InvalidValue(f"No released U-Net has {channels[0]} channels after a context of {channels[1]}: {kinds}.")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -82,14 +111,33 @@ class ParameterSource:
         return part.reshape(self.shape).contiguous()
 
 
+@cache
 def sources(architecture: Architecture) -> list[ParameterSource]:
-    """Return the source of every parameter of `UNet(**architecture.options)`; halves of one tensor are neighbors."""
-    return list(_sources(architecture))
+    """Return the source of every parameter of `UNet(**architecture.options)`. Raises ValueError if it has no such."""
+    with torch.device("meta"):
+        state = UNet(**architecture.options).state_dict()
+    return [_source(name, tuple(tensor.shape)) for name, tensor in state.items()]
+
+
+def _source(name: str, shape: Shape) -> ParameterSource:
+    """Return the source of a parameter, by its name and shape."""
+    released = name
+    for pattern, replacement in RENAMED:
+        released = re.sub(pattern, replacement, released)
+    if (half := re.search(r"\.(time|vector)\.weight$", name)) is not None:  # of one map of [time, vector] there
+        outputs, width = shape
+        start = 0 if half[1] == "time" else width
+        return ParameterSource(name, shape, released, (outputs, 2 * width), slice(start, start + width))
+    if name.endswith(".gain"):
+        return ParameterSource(name, shape, released, (1, *shape, 1))
+    is_pointwise = len(shape) == 2 and ".fn." in released  # a linear map here, a 1x1 convolution there
+    is_token = released.endswith("_seq_cond_emb")
+    return ParameterSource(name, shape, released, (*shape, 1) if is_pointwise or is_token else shape)
 
 
 def expected(architecture: Architecture) -> dict[str, Shape]:
     """Return the name and shape of every parameter of the released U-Net."""
-    return {source.released: source.released_shape for source in _sources(architecture)}
+    return {source.released: source.released_shape for source in sources(architecture)}
 
 
 def infer(shapes: Mapping[str, Sequence[int]]) -> Architecture:
@@ -101,15 +149,15 @@ def infer(shapes: Mapping[str, Sequence[int]]) -> Architecture:
     telling = ["init_conv.weight", "final_conv.weight", *(f"downs.{level}.9.weight" for level in range(levels))]
     missing = [name for name in telling if len(shapes.get(name, ())) != 3]
     if missing:
-        raise ValueError(
+        raise InvalidValue(
             f"These {len(shapes)} tensors are not a released U-Net: a convolution {', '.join(missing)} would tell its "
             "size. Names may still have a prefix, such as 'diffusion.denoise_model.': cut it off."
         )
     width, inputs, _ = shapes["init_conv.weight"]
     channels = shapes["final_conv.weight"][0]
     widths = [shapes[f"downs.{level}.9.weight"][0] for level in range(levels)]
-    if not widths or any(wide % width for wide in widths) or inputs < channels:
-        raise ValueError(
+    if not 0 < levels <= MAX_LEVELS or any(wide % width for wide in widths) or inputs < channels:
+        raise InvalidValue(
             f"No released U-Net goes from {inputs} to {width} channels, through levels of {widths}, to {channels}: "
             f"every level is a multiple of {width}, and what comes out was among what went in."
         )
@@ -134,111 +182,16 @@ def from_released(released: Mapping[str, Tensor], architecture: Architecture) ->
     """
     wrong = shape_differences({name: tensor.shape for name, tensor in released.items()}, architecture)
     if wrong:
-        raise ValueError("\n".join([f"These are not the parameters of {architecture}:", *wrong]))
-    return {source.name: source.read(released[source.released]) for source in _sources(architecture)}
+        raise InvalidValue("\n".join([f"These are not the parameters of {architecture}:", *wrong]))
+    return {source.name: source.read(released[source.released]) for source in sources(architecture)}
 
 
 def to_released(state: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
     """Return the released parameters of the state of `UNet(**architecture.options)`: inverse of `from_released`."""
     parts: dict[str, list[Tensor]] = {}
-    for source in _sources(architecture):
+    for source in sources(architecture):
         parts.setdefault(source.released, []).append(state[source.name])
     return {
         name: (torch.cat(parts[name], dim=1) if len(parts[name]) > 1 else parts[name][0]).reshape(shape)
         for name, shape in expected(architecture).items()
     }
-
-
-def _sources(architecture: Architecture) -> Iterator[ParameterSource]:
-    """Walk through the network once."""
-    width, channels = architecture.width, architecture.channels
-    levels = list(pairwise(width * multiplier for multiplier in (1, *architecture.multipliers)))
-    last = levels[-1][1]
-    embedding = 4 * width
-
-    yield _flat("nulls.vector", "null_cond_emb", (CONDITION_WIDTHS["vector"],))
-    yield _flat("nulls.chroma", "null_chroma_seq_cond_emb", (ABSENT_WIDTHS["chroma"], 1))
-    yield _flat("nulls.text", "null_text_seq_cond_emb", (CONDITION_WIDTHS["text"], 1))
-    yield from _affine("time_network.0", "time_mlp.1", (embedding, width))
-    yield from _affine("time_network.2", "time_mlp.3", (embedding, embedding))
-    yield from _affine("vector_network.0", "cond_mlp.0", (embedding, CONDITION_WIDTHS["vector"]))
-    yield from _affine("vector_network.2", "cond_mlp.2", (embedding, embedding))
-    yield from _affine("input", "init_conv", (width, architecture.context_channels + channels, 3))
-    for i, (inputs, outputs) in enumerate(levels):
-        changes = i < len(levels) - 1
-        yield from _layers(f"downs.{i}", inputs, inputs, embedding)
-        yield from _affine(f"downs.{i}.resample", f"downs.{i}.9", (outputs, inputs, 4 if changes else 3))
-    yield from _block("middle.layers.0.block", "mid_block1", last, last, embedding)
-    yield from _self_attention("middle.layers.0.attention", "mid_attn.fn", last)
-    yield from _block("middle.layers.1.block", "mid_block2", last, last, embedding)
-    for i, (inputs, outputs) in enumerate(reversed(levels)):
-        conv = ".1" if i < len(levels) - 1 else ""  # after doubling the resolution
-        yield from _layers(f"ups.{i}", outputs + inputs, outputs, embedding)
-        yield from _affine(f"ups.{i}.resample{conv}", f"ups.{i}.9{conv}", (inputs, outputs, 3))
-    yield from _block("output.layers.0.block", "final_res_block", 2 * width, width, embedding)
-    yield from _affine("output.resample", "final_conv", (channels, width, 1))
-
-
-def _layers(level: str, inputs: int, outputs: int, embedding: int) -> Iterator[ParameterSource]:
-    """Walk through the layers of one level, which has the same name here and there."""
-    widths = {**CONDITION_WIDTHS, **ABSENT_WIDTHS}
-    for i, (place, kind) in enumerate(LAYERS.items()):
-        layer, attention = f"{level}.layers.{i}", f"{level}.{place + 1}.fn"
-        yield from _block(f"{layer}.block", f"{level}.{place}", inputs, outputs, embedding)
-        if kind == "linear":
-            yield from _linear_attention(f"{layer}.attention", attention, outputs)
-        elif kind != "none":
-            yield from _cross_attention(f"{layer}.cross", attention, outputs, widths[kind])
-
-
-def _block(name: str, released: str, inputs: int, outputs: int, embedding: int) -> Iterator[ParameterSource]:
-    both = (2 * outputs, 2 * embedding)  # scale and shift, of [time, vector]
-    for i, half in enumerate(("time", "vector")):
-        columns = slice(i * embedding, (i + 1) * embedding)
-        yield ParameterSource(f"{name}.{half}.weight", (both[0], embedding), f"{released}.mlp.1.weight", both, columns)
-    yield _same(f"{name}.time.bias", f"{released}.mlp.1.bias", both[:1])
-    for number, channels in ((1, inputs), (2, outputs)):
-        yield from _affine(f"{name}.conv{number}", f"{released}.block{number}.proj", (outputs, channels, 3))
-        yield from _affine(f"{name}.norm{number}", f"{released}.block{number}.norm", (outputs,))
-    if inputs != outputs:
-        yield from _affine(f"{name}.shortcut", f"{released}.res_conv", (outputs, inputs, 1))
-
-
-def _linear_attention(name: str, released: str, width: int) -> Iterator[ParameterSource]:
-    yield _flat(f"{name}.norm.gain", f"{released}.norm.g", (1, width, 1))
-    yield _flat(f"{name}.qkv.weight", f"{released}.fn.to_qkv.weight", (3 * LINEAR_ATTENTION, width, 1))
-    yield from _pointwise(f"{name}.out", f"{released}.fn.to_out.0", (width, LINEAR_ATTENTION))
-    yield _flat(f"{name}.out_norm.gain", f"{released}.fn.to_out.1.g", (1, width, 1))
-
-
-def _cross_attention(name: str, released: str, width: int, source_width: int) -> Iterator[ParameterSource]:
-    yield _flat(f"{name}.norm.gain", f"{released}.norm.g", (1, width, 1))
-    for part, inputs in (("q", width), ("k", source_width), ("v", source_width)):
-        yield _flat(f"{name}.{part}.weight", f"{released}.fn.to_{part}.weight", (ATTENTION, inputs, 1))
-    yield from _pointwise(f"{name}.out", f"{released}.fn.to_out.0", (width, ATTENTION))
-
-
-def _self_attention(name: str, released: str, width: int) -> Iterator[ParameterSource]:
-    yield _flat(f"{name}.norm.gain", f"{released}.norm.g", (1, width, 1))
-    yield _flat(f"{name}.qkv.weight", f"{released}.fn.to_qkv.weight", (3 * ATTENTION, width, 1))
-    yield from _pointwise(f"{name}.out", f"{released}.fn.to_out", (width, ATTENTION))
-
-
-def _same(name: str, released: str, shape: Shape) -> ParameterSource:
-    """Return the source of a parameter whose shape is the same here and there."""
-    return ParameterSource(name, shape, released, shape)
-
-
-def _flat(name: str, released: str, released_shape: Shape) -> ParameterSource:
-    """Return the source of a parameter that has no axes of length one here."""
-    return ParameterSource(name, tuple(length for length in released_shape if length > 1), released, released_shape)
-
-
-def _affine(name: str, released: str, shape: Shape) -> Iterable[ParameterSource]:
-    return _same(f"{name}.weight", f"{released}.weight", shape), _same(f"{name}.bias", f"{released}.bias", shape[:1])
-
-
-def _pointwise(name: str, released: str, shape: tuple[int, int]) -> Iterable[ParameterSource]:
-    """Return the sources of a linear map here, a 1x1 convolution there."""
-    weight = _flat(f"{name}.weight", f"{released}.weight", (*shape, 1))
-    return weight, _same(f"{name}.bias", f"{released}.bias", shape[:1])

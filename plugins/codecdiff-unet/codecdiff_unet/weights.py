@@ -19,6 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn, serialization
 
+from codecdiff.errors import InvalidValue
+
 Spec = tuple[torch.dtype, tuple[int, ...]]  # of a tensor: its precision and shape
 
 ZIP = b"PK\x03\x04"  # how a file of torch.save begins, since torch 1.6
@@ -58,12 +60,12 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     content = _unpickled(file) if is_zip else _mapped(file)
     content = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"'{file}' contains no tensors by name, but a {type(content).__name__}.")
+        raise InvalidValue(f"'{file}' contains no tensors by name, but a {type(content).__name__}.")
     if strange := [str(name) for name, value in content.items() if not (isinstance(name, str) and is_plain(value))]:
-        raise ValueError(f"'{file}' contains something other than a plain tensor under {listed(strange)}.")
+        raise InvalidValue(f"'{file}' contains something other than a plain tensor under {listed(strange)}.")
     size = sum(value.numel() * value.itemsize for value in content.values())
     if size > file.stat().st_size:  # no checkpoint does: many tensors that are views of a few numbers
-        raise ValueError(f"'{file}' is refused: its tensors would take {size:,} bytes, more than the file has.")
+        raise InvalidValue(f"'{file}' is refused: its tensors would take {size:,} bytes, more than the file has.")
     return dict(content)
 
 
@@ -91,7 +93,7 @@ def _mapped(file: Path) -> dict[str, Tensor]:
         with safe_open(file, framework="pt") as tensors:
             return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118  # no mapping
     except SafetensorError as error:
-        raise ValueError(
+        raise InvalidValue(
             f"'{file}' is neither a file of torch.save nor one of safetensors, or it is damaged or cut short: {error}."
         ) from error
 
@@ -100,7 +102,7 @@ def _unpickled(file: Path) -> Any:
     with _allowing_nothing():
         named = _read(file, lambda: serialization.get_unsafe_globals_in_checkpoint(file))
         if refused := sorted(name for name in named if not (is_foreign_class(name) or name in SETTINGS)):
-            raise ValueError(
+            raise InvalidValue(
                 f"'{file}' is refused: beside tensors it asks for {listed(refused)}, which no model needs. "
                 "Nothing of it was run."
             )
@@ -132,7 +134,7 @@ def _read(file: Path, read: Any) -> Any:
         return read()
     except Exception as error:  # a damaged or hostile file fails in any way
         cause = str(error.__context__ or error).partition("\n")[0].rstrip(".")
-        raise ValueError(
+        raise InvalidValue(
             f"'{file}' cannot be read as tensors alone: it is damaged, cut short or not a checkpoint ({cause}). "
             "Nothing of it was run."
         ) from error

@@ -9,6 +9,7 @@ from torchvggish.vggish_input import waveform_to_examples
 
 from codecdiff import device_of
 from codecdiff.embedders import Windowed
+from codecdiff.errors import InvalidValue
 from codecdiff.huggingface import PretrainedPart, is_building_skeleton
 from codecdiff_vggish.config import empty_network
 from codecdiff_vggish.weights import read_weights
@@ -57,7 +58,7 @@ class VGGish(PretrainedPart, Windowed):
             self.network.load_state_dict(state, assign=True)
         except RuntimeError as error:
             cause = str(error).splitlines()[1].strip()
-            raise ValueError(f"'{weights}' does not contain the weights of torchvggish's VGGish: {cause}") from error
+            raise InvalidValue(f"'{weights}' does not contain the weights of torchvggish's VGGish: {cause}") from error
 
     def embed_windows(self, windows: Tensor) -> Tensor:
         """(n, t) windows of 0.975 s -> (n, 128)."""

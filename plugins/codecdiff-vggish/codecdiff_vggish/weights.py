@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torchvggish.torchvggish import VGGISH_WEIGHTS
 
+from codecdiff.errors import InvalidValue, UnknownName
 from codecdiff.huggingface import may_fetch
 
 
@@ -25,12 +26,12 @@ def read_weights(file: Path | str | None = None) -> dict[str, Tensor]:
         else:
             weights = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise LookupError(
+        raise UnknownName(
             f"The weights of VGGish are missing: {error}. They need a network the first time. To download "
             f"them elsewhere: {VGGISH_WEIGHTS}, then weights=FILE."
         ) from error
     except Exception as error:  # a damaged or a dangerous file fails in many ways
-        raise ValueError(f"'{file or VGGISH_WEIGHTS}' cannot be read for tensors alone: {error}") from error
+        raise InvalidValue(f"'{file or VGGISH_WEIGHTS}' cannot be read for tensors alone: {error}") from error
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"'{file or VGGISH_WEIGHTS}' contains no weights by name. Download {VGGISH_WEIGHTS}.")
+        raise InvalidValue(f"'{file or VGGISH_WEIGHTS}' contains no weights by name. Download {VGGISH_WEIGHTS}.")
     return {name: tensor.float().contiguous() for name, tensor in weights.items()}

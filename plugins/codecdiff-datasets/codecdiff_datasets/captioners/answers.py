@@ -15,6 +15,8 @@ from weakref import WeakValueDictionary
 from codecdiff_datasets.append_log import AppendLog
 from codecdiff_datasets.captioner import Usage
 
+from codecdiff.errors import InvalidValue
+
 MAX_ANSWER = 20_000  # characters of an answer that are kept
 
 
@@ -92,7 +94,8 @@ class Answers:
                 self._answers[key] = Answer(**row)
             except (KeyError, TypeError) as error:
                 self.close()
-                raise ValueError(f"'{file}' line {number} is not an answer of a server. Name another file.") from error
+                what = f"'{file}' line {number} is not an answer of a server. Name another file."
+                raise InvalidValue(what) from error
 
     def get(self, key: str) -> Answer | None:
         """Return the answer to a request, or None."""

@@ -14,6 +14,7 @@ from codecdiff_datasets.captioning import one_line
 
 from codecdiff.data import load_audio_prompt
 from codecdiff.data.audio import BadAudio, seconds_of
+from codecdiff.errors import BrokenPlugin, InvalidValue
 from codecdiff.huggingface import commit_of, not_found, require_complete
 
 __all__ = ["Describe", "first_sentences", "read_window"]
@@ -65,16 +66,16 @@ class Describe(Captioner):
         device: str = "",
     ) -> None:
         if max_tokens < 1:
-            raise ValueError(f"A description has at least one token, but max_tokens is {max_tokens}.")
+            raise InvalidValue(f"A description has at least one token, but max_tokens is {max_tokens}.")
         if start is not None and start < 0:
-            raise ValueError(f"A window begins at second 0 or later, but start is {start}.")
+            raise InvalidValue(f"A window begins at second 0 or later, but start is {start}.")
         self.arguments["revision"] = revision = commit_of(model, revision) or revision  # a branch moves
         self.processor, self.network = _load(model, revision, getattr(torch, dtype))
         self.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.sample_rate: int = self.processor.feature_extractor.sampling_rate  # Hz
         longest = self.processor.feature_extractor.n_samples / self.sample_rate
         if not 0 < seconds <= longest:
-            raise ValueError(f"This model reads up to {longest:g} s at once, but seconds is {seconds}.")
+            raise InvalidValue(f"This model reads up to {longest:g} s at once, but seconds is {seconds}.")
         self.seconds, self.start, self.max_tokens = seconds, start, max_tokens
         self._text = self.processor.apply_chat_template(
             _conversation(prompt), add_generation_prompt=True, tokenize=False
@@ -130,7 +131,7 @@ def _load(model: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, An
     try:
         from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
     except ImportError as error:
-        raise ImportError("describe needs transformers: pip install codecdiff-datasets[describe].") from error
+        raise BrokenPlugin("describe needs transformers: pip install codecdiff-datasets[describe].") from error
     branch = revision or "main"
     try:
         processor: Any = AutoProcessor.from_pretrained(model, revision=branch)

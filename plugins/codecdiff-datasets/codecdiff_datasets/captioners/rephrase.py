@@ -15,6 +15,8 @@ from codecdiff_datasets.captioners.answers import Answer, Answers, Prices, reque
 from codecdiff_datasets.captioners.tags import summarize_tags
 from codecdiff_datasets.captioning import one_line
 
+from codecdiff.errors import BrokenPlugin, InvalidValue
+
 INSTRUCTIONS = (
     "You write captions of music. You get tags, which people chose, and a description, which a machine wrote and which "
     "may be wrong. Rewrite the description as one plain caption of at most {words} words in English. Where tags and "
@@ -36,7 +38,17 @@ TOKENS_PER_MESSAGE = 4  # what the protocol adds, about
 TOKENS_PER_WORD = 1.4
 RETRY_TEMPERATURE = 0.7  # of later attempts: at 0, a model repeats its answer
 RESERVED = {"model", "messages", "stream", "n"}  # fields of a request that are not the user's
-POSITIVE = ("max_words", "tries", "concurrency", "timeout", "requests_per_minute", "tokens_per_minute", "max_tokens")
+POSITIVE = (
+    "max_words",
+    "tries",
+    "concurrency",
+    "timeout",
+    "deadline",
+    "requests_per_minute",
+    "tokens_per_minute",
+    "max_tokens",
+)
+WAITING = ("timeout", "deadline", "retries", "backoff")  # how long and how often the server is tried
 MAX_INPUT = 4000  # characters of a description, and of tags, that are sent
 
 
@@ -58,19 +70,19 @@ class Rephrase(Captioner):
         tries: Answers per run after which a track fails.
         concurrency: Requests that are running at once.
         requests_per_minute, tokens_per_minute: The server's limits; tokens are estimated, as for the price.
-        timeout: Seconds that the server may be silent.
+        timeout, deadline: Seconds that the server may be silent, and in which its response has to be complete.
         retries: How often a request is sent again after an error, after `backoff` seconds, doubled each time.
         price_read, price_written: Price of a million tokens, in any currency.
         answers: A file that keeps the answers.
 
     Raises:
-        LookupError: Neither variable of the environment is set.
-        ValueError: A number is out of range, or `answers` is not a file of answers.
+        UnknownName: Neither variable of the environment is set.
+        InvalidValue: A number is out of range, or `answers` is not a file of answers.
 
     """
 
-    incidental = ("tries", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "retries", "backoff")
-    incidental += ("price_read", "price_written")
+    incidental = ("tries", "concurrency", "requests_per_minute", "tokens_per_minute", "timeout", "deadline")
+    incidental += ("retries", "backoff", "price_read", "price_written")
 
     def __init__(
         self,
@@ -86,6 +98,7 @@ class Rephrase(Captioner):
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         timeout: float = 60.0,
+        deadline: float = 300.0,
         retries: int = 6,
         backoff: float = 1.0,
         price_read: float | None = None,
@@ -94,22 +107,22 @@ class Rephrase(Captioner):
     ) -> None:
         for name in POSITIVE:
             if (value := self.arguments[name]) is not None and not value > 0:
-                raise ValueError(f"{name} is {value}; it has to be more than 0.")
+                raise InvalidValue(f"{name} is {value}; it has to be more than 0.")
         if reserved := sorted(RESERVED & (extra or {}).keys()):
-            raise ValueError(f"extra cannot set {', '.join(reserved)}: the captioner does.")
+            raise InvalidValue(f"extra cannot set {', '.join(reserved)}: the captioner does.")
         if retries < 0 or backoff < 0:
-            raise ValueError(f"retries ({retries}) and backoff ({backoff}) cannot be less than 0.")
+            raise InvalidValue(f"retries ({retries}) and backoff ({backoff}) cannot be less than 0.")
         try:
             from codecdiff_datasets.captioners.chat_server import ChatServer, RateLimit
         except ImportError as error:
-            raise ImportError("rephrase needs openai: pip install codecdiff-datasets[rephrase].") from error
+            raise BrokenPlugin("rephrase needs httpx2: pip install codecdiff-datasets[rephrase].") from error
         self.model, self.max_words, self.tries, self.concurrency = model, max_words, tries, concurrency
         self.instructions = instructions.replace("{words}", str(max_words))
         self.options = {"max_tokens": max_tokens, **(extra or {})}
         self.temperature = temperature
         self.prices = Prices(price_read, price_written)
         limit = RateLimit(requests_per_minute, tokens_per_minute)
-        self._server = ChatServer(limit, timeout=timeout, retries=retries, backoff=backoff, patience=concurrency)
+        self._server = ChatServer(limit, patience=concurrency, **{name: self.arguments[name] for name in WAITING})
         self._answers = Answers(answers)
         self._usage, self._lock = Usage(), Lock()
 
@@ -153,8 +166,7 @@ class Rephrase(Captioner):
         self._server.stop()
 
     def close(self) -> None:
-        """Close the connections and the file of answers."""
-        self._server.close()
+        """Close the file of answers."""
         self._answers.close()
 
     def _answer(self, request: dict[str, Any], key: str) -> Answer:

@@ -8,6 +8,8 @@ from typing import Any
 from codecdiff_datasets.captioner import Captioner
 from codecdiff_datasets.captioning import one_line
 
+from codecdiff.errors import InvalidValue
+
 __all__ = ["Tags", "summarize_tags"]
 
 FIRST = ("genre", "instrument", "mood/theme")  # categories that come first, in this order; others follow by name
@@ -25,13 +27,13 @@ class Tags(Captioner):
         most: How many tags of a category are named, the first ones.
 
     Raises:
-        ValueError: `most` is not positive.
+        InvalidValue: `most` is not positive.
 
     """
 
     def __init__(self, *, most: int = 8) -> None:
         if most < 1:
-            raise ValueError(f"A summary names at least one tag of a category, but most is {most}.")
+            raise InvalidValue(f"A summary names at least one tag of a category, but most is {most}.")
         self.most = most
 
     def caption(self, track: Mapping[str, Any]) -> str:

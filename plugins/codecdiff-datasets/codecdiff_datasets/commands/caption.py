@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from codecdiff.cli.console import err, out, progress
+from codecdiff.errors import InvalidValue
 
 if TYPE_CHECKING:
     from codecdiff_datasets.captioner import Usage
@@ -56,7 +57,7 @@ def caption(
     from codecdiff.data.manifest import Manifest
 
     if output.suffix != ".jsonl" and not output.exists():
-        raise ValueError(f"'{output}' cannot be written: the name of a file of captions ends in .jsonl.")
+        raise InvalidValue(f"'{output}' cannot be written: the name of a file of captions ends in .jsonl.")
     rows = Manifest.read(manifest, audio=audio).as_dicts()
     if earlier:
         rows = with_captions(rows, read_captions(earlier))

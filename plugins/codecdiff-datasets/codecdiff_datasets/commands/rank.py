@@ -2,86 +2,77 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from codecdiff_datasets.commands.manifests import beside, show_issues
+from codecdiff_datasets.commands.manifests import Force
+from codecdiff_datasets.outputs import beside, new_table, show_issues, write_manifest
 
 from codecdiff.cli.console import err, out, progress, select_device
-from codecdiff.files import atomic_write_text, require_writable
 
-if TYPE_CHECKING:
-    from codecdiff_datasets.ranking import Ranking
-
-    from codecdiff.data.manifest import Manifest
-
-
-Like = Annotated[Path, typer.Option(help="Manifest of the reference tracks.", show_default=False)]
-Of = Annotated[Path, typer.Option(help="Manifest of the tracks to rank.", show_default=False)]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Ranking to write, .parquet.", show_default=False)]
-Keep = Annotated[str, typer.Option(help="Fraction or number of tracks to select.")]
-EmbedderName = Annotated[str, typer.Option(help="Embedder to rank by.")]
+Like = Annotated[Path, typer.Option(metavar="MANIFEST", help="Manifest of the reference tracks.", show_default=False)]
+Of = Annotated[Path, typer.Option(metavar="MANIFEST", help="Manifest of the tracks to rank.", show_default=False)]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Ranking to write, .parquet. Default: named after --of."),
+]
+Keep = Annotated[str, typer.Option(metavar="FRACTION|NUMBER", help="How many tracks to select, as 20% or 500.")]
+EmbedderName = Annotated[str, typer.Option(metavar="NAME", help="Embedder to rank by.")]
 Options = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the embedder; any number.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the embedder; repeatable.")
 ]
 Embeddings = Annotated[
-    Path | None, typer.Option(help="Folder that caches embeddings. Default: OUTPUT-embeddings.", show_default=False)
+    Path | None, typer.Option(metavar="FOLDER", help="Cache of embeddings. Default: named after the output.")
 ]
-Compare = Annotated[Path | None, typer.Option(help="Ranking to compare with, such as FMA-rank.", show_default=False)]
-Device = Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: a GPU if any.")]
+Compare = Annotated[Path | None, typer.Option(metavar="FILE", help="Ranking to compare with, such as FMA-rank.")]
+Device = Annotated[
+    str, typer.Option(metavar="NAME", help="Device to compute on, as cuda:1. Default: a GPU if there is one.")
+]
 
 
 def rank(
+    context: typer.Context,
     like: Like,
     of: Of,
-    output: Output,
+    output: Output = None,
     keep: Keep = "20%",
     embedder: EmbedderName = "clap-music",
     options: Options = None,
     embeddings: Embeddings = None,
     compare: Compare = None,
     device: Device = "",
+    force: Force = False,
 ) -> None:
     """Select the tracks that are most like those of another data set."""
     from codecdiff_datasets import ranking
 
     from codecdiff import config
+    from codecdiff.data import CachedEmbedder
     from codecdiff.data.manifest import Manifest
-    from codecdiff.embedders import CachedEmbedder
 
-    ranking.check_output(output, [like, of, *([compare] if compare else [])])
-    require_writable(output.parent)
-    issues = []
-    others = ranking.read_likelihoods(compare, issues.append) if compare else {}
-    show_issues(issues)
-    reference, candidates = Manifest.read(like), Manifest.read(of)
-    model = config.build("embedders", config.parse_options("embedders", embedder, options or [])).to(
-        select_device(device)
-    )
-    folder = embeddings or output.with_name(f"{output.stem}-embeddings")
-    cache = CachedEmbedder(model, config.to_config("embedders", model), folder)
-    with progress("embedding", len(reference.tracks()) + len(candidates.tracks())) as advance:
-        result, skipped = ranking.rank_manifests(reference, candidates, cache, keep=keep, progress=advance)
-    for line in skipped:
-        err.print(f"Skipped: {line}", style="yellow", soft_wrap=True)
-    write(result, candidates, output)
-    if compare:
-        agreement = ranking.compare(result, candidates, others)
+    output = output or beside(of, "-ranked.parquet")
+    selected, report = beside(output, "-selected.parquet"), output.with_suffix(".html")
+    others, inputs = (output.with_suffix(".csv"), report, selected), (like, of, *([compare] if compare else []))
+    with new_table(context, output, force=force, inputs=inputs, others=others) as request:
+        issues = []
+        table = ranking.read_likelihoods(compare, issues.append) if compare else None
+        show_issues(issues)
+        reference, candidates = Manifest.read(like), Manifest.read(of)
+        spec = config.parse_options("embedders", embedder, options or [])
+        model = config.build("embedders", spec).to(select_device(device))
+        cache = CachedEmbedder(model, config.to_config("embedders", model), embeddings or beside(output, "-embeddings"))
+        with progress("embedding", len(reference.tracks()) + len(candidates.tracks())) as advance:
+            result, skipped = ranking.rank_manifests(reference, candidates, cache, keep=keep, progress=advance)
+        for line in skipped:
+            err.print(f"Skipped: {line}", style="yellow", soft_wrap=True)
+        write_manifest(ranking.selected_manifest(result, candidates), selected)
+        ranking.write_ranking_report(report, result, candidates)
+        replace(result, facts={**result.facts, "request": request}).write(output)
+    count = f"{len(result.selected)} of {len(result.rows)} tracks selected"
+    out.print(f"{count} in {selected}; ranking in {output}, shown in {report}", soft_wrap=True)
+    if table:
+        agreement = ranking.agreement(result, candidates, *table)
         what = f"Spearman {agreement.spearman:.4f} with {compare}, {agreement.matched} tracks matched"
         out.print(what, soft_wrap=True)
-
-
-def write(ranking: Ranking, candidates: Manifest, output: Path) -> None:
-    """Write a ranking, its report and the manifest of the selected tracks, and print where they are."""
-    from codecdiff_datasets.licenses import attribution
-    from codecdiff_datasets.ranking import selected_file, selected_manifest, write_report
-
-    ranking.write(output)
-    selected, report = selected_file(output), output.with_suffix(".html")
-    manifest = selected_manifest(ranking, candidates)
-    manifest.write(selected)
-    atomic_write_text(beside(selected, ".attribution.md"), attribution(manifest.rows))
-    write_report(report, ranking, candidates)
-    count = f"{len(ranking.selected)} of {len(ranking.rows)} tracks selected"
-    out.print(f"{count} in {selected}; ranking in {output}, shown in {report}", soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from codecdiff.cli.console import err, out, progress
+from codecdiff.errors import MissingFile
 from codecdiff.files import require_writable
 
 
@@ -30,7 +31,7 @@ def stats(
     from codecdiff.data.manifest import Manifest
 
     if not source.exists():
-        raise FileNotFoundError(f"'{source}' is neither a store nor a manifest.")
+        raise MissingFile(f"'{source}' is neither a store nor a manifest.")
     if output:
         statistics_report.require_new(output)
         require_writable(output)
@@ -48,5 +49,5 @@ def stats(
             table.add_row(*row)
         out.print(table, section.note, sep="\n", end="\n\n" if section.note else "\n")
     if output:
-        statistics_report.write(statistics, output)
+        statistics_report.write_statistics(statistics, output)
         err.print(f"Written: stats.json, stats.md and stats.html in {output}", soft_wrap=True)

@@ -6,29 +6,20 @@ by `codecdiff_datasets.audio_check`. Rows with issues are reported and left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from codecdiff_datasets.importers import fma, folder, hf_datasets, jamendo, musiccaps
 from codecdiff_datasets.importers.hf_datasets import Columns
 
 from codecdiff.data.manifest import ManifestRow
 from codecdiff.data.metadata import Issue, Report, column_names
+from codecdiff.errors import InvalidValue
 
-
-class DataSet(NamedTuple):
-    """A data set published as tables: its name, which columns its tables have, and how they are read."""
-
-    name: str
-    is_table: Callable[[Sequence[str]], bool]
-    read: Callable[[Sequence[Path], Report], list[ManifestRow]]
-
-
-DATA_SETS = {
-    "jamendo": DataSet("MTG-Jamendo", jamendo.is_table, jamendo.read),
-    "fma": DataSet("FMA", fma.is_table, fma.read),
-    "musiccaps": DataSet("MusicCaps", musiccaps.is_table, musiccaps.read),
+DATA_SETS = {  # published as tables: title and the module that reads them
+    "jamendo": ("MTG-Jamendo", jamendo),
+    "fma": ("FMA", fma),
+    "musiccaps": ("MusicCaps", musiccaps),
 }
 FORMATS = (*DATA_SETS, "folder", "hf")
 
@@ -43,16 +34,16 @@ def read_data_set(
 ) -> list[ManifestRow]:
     """Read one of the FORMATS: tables of a data set, one folder, or one data set of the Hugging Face hub.
 
-    `columns` are for the hub, whose audio is written into the folder `audio`. Raises FileNotFoundError for files that
-    do not exist, and ValueError for those of another format.
+    `columns` are for the hub, whose audio is written into the folder `audio`. Raises MissingFile for files that
+    do not exist, and InvalidValue for those of another format.
     """
     if format_name not in FORMATS:
-        raise ValueError(f"Unknown format '{format_name}': expected one of {', '.join(FORMATS)}.")
+        raise InvalidValue(f"Unknown format '{format_name}': expected one of {', '.join(FORMATS)}.")
     if format_name in DATA_SETS:
         return _read_tables(format_name, [Path(path) for path in paths], report)
     if len(paths) != 1:
         expected = "folder" if format_name == "folder" else "data set"
-        raise ValueError(f"'{format_name}' takes one {expected}, not {len(paths)}.")
+        raise InvalidValue(f"'{format_name}' takes one {expected}, not {len(paths)}.")
     if format_name == "folder":
         return folder.read(Path(paths[0]), report)
     return hf_datasets.read(paths[0], audio, columns, report)
@@ -61,24 +52,25 @@ def read_data_set(
 def _read_tables(format_name: str, files: Sequence[Path], report: Report) -> list[ManifestRow]:
     """Read the tables of one published data set; a file that is not one of them is reported and left out.
 
-    Raises FileNotFoundError for a file that does not exist, and ValueError if none is a table of this data set.
+    Raises MissingFile for a file that does not exist, and InvalidValue if none is a table of this data set.
     """
-    data_set = DATA_SETS[format_name]
+    title, module = DATA_SETS[format_name]
     columns = {file: column_names(file) for file in files}
-    tables = [file for file in files if data_set.is_table(columns[file])]
-    issues = [_other_table(data_set, file, columns[file]) for file in files if file not in tables]
+    tables = [file for file in files if module.is_table(columns[file])]
+    issues = [_other_table(title, file, columns[file]) for file in files if file not in tables]
     if not tables:
-        raise ValueError("\n".join(map(str, issues)))
+        raise InvalidValue("\n".join(map(str, issues)))
     for issue in issues:
         report(issue)
-    return data_set.read(tables, report)
+    return module.read(tables, report)
 
 
-def _other_table(expected: DataSet, file: Path, columns: Sequence[str]) -> Issue:
+def _other_table(expected: str, file: Path, columns: Sequence[str]) -> Issue:
     listed = ", ".join(columns[:6])[:120] or "none"
-    what = f"This is not a table of {expected.name}: its columns are {listed}..."
-    for format_name, data_set in DATA_SETS.items():
-        if data_set.is_table(columns):
-            hint = f"Use: codecdiff data import {format_name} {file}."
-            return Issue(file.name, f"{what} It looks like {data_set.name}.", hint)
-    return Issue(file.name, what, f"Name the files that {expected.name} publishes.")
+    what = f"This is not a table of {expected}: its columns are {listed}..."
+    for format_name, (title, module) in DATA_SETS.items():
+        if module.is_table(columns):
+            return Issue(
+                file.name, f"{what} It looks like {title}.", f"Use: codecdiff data import {format_name} {file}."
+            )
+    return Issue(file.name, what, f"Name the files that {expected} publishes.")

@@ -10,6 +10,7 @@ from codecdiff_datasets.licenses import license_name
 
 from codecdiff.data.manifest import ManifestRow, split_name
 from codecdiff.data.metadata import Issue, Report, Track, read_audio_folder
+from codecdiff.errors import MissingFile
 
 COLUMNS = ("artist", "title", "split", "source")  # of a manifest that metadata may name
 
@@ -17,10 +18,10 @@ COLUMNS = ("artist", "title", "split", "source")  # of a manifest that metadata 
 def read(folder: Path, report: Report) -> list[ManifestRow]:
     """Read a folder: every audio file in it, and every file that its metadata names and that is missing.
 
-    Raises FileNotFoundError if the folder does not exist or holds no audio.
+    Raises MissingFile if the folder does not exist or holds no audio.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"Folder '{folder}' does not exist.")
+        raise MissingFile(f"Folder '{folder}' does not exist.")
     return [_row(track) for track in read_audio_folder(folder, report) if _has_text_name(track, report)]
 
 

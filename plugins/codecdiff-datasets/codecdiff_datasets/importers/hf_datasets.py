@@ -18,6 +18,7 @@ from codecdiff_datasets.licenses import license_name
 from codecdiff.data.audio import SUFFIXES
 from codecdiff.data.manifest import SPLITS, ManifestRow, split_name
 from codecdiff.data.metadata import CAPTION_FIELDS, Issue, Report, captions_in
+from codecdiff.errors import BrokenPlugin, InvalidValue, MissingFile
 from codecdiff.files import atomic_write
 
 OWN_COLUMNS = {"artist": ("artist", "artist_name"), "title": ("title", "name"), "license": ("license", "licence")}
@@ -36,10 +37,10 @@ class Columns:
 USUAL_COLUMNS = Columns()
 
 
-def load(name: str) -> dict[str, Any]:
+def load_splits(name: str) -> dict[str, Any]:
     """Load a data set by its id on the hub or its folder, as splits by name.
 
-    Raises ImportError if `datasets` is not installed, FileNotFoundError for a name that can be neither, and ValueError,
+    Raises BrokenPlugin if `datasets` is not installed, MissingFile for a name that can be neither, and InvalidValue,
     with the reason, for what cannot be loaded.
     """
     try:
@@ -47,10 +48,10 @@ def load(name: str) -> dict[str, Any]:
         from datasets.exceptions import DatasetsError
     except ImportError as error:
         hint = "pip install codecdiff-datasets[hf]"
-        raise ImportError(f"Data sets of the hub need the package datasets: {hint}.") from error
+        raise BrokenPlugin(f"Data sets of the hub need the package datasets: {hint}.") from error
     folder = Path(name)
     if not folder.is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise FileNotFoundError(f"'{name}' is neither a folder nor a data set of the hub, as in owner/name.")
+        raise MissingFile(f"'{name}' is neither a folder nor a data set of the hub, as in owner/name.")
     try:
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
             loaded = datasets.load_from_disk(name)
@@ -58,7 +59,7 @@ def load(name: str) -> dict[str, Any]:
             loaded = datasets.load_dataset(name)
     except (ValueError, OSError, LookupError, RuntimeError, DatasetsError) as error:
         reason = str(error.__cause__ or error).splitlines() or [type(error).__name__]
-        raise ValueError(f"The data set '{name}' cannot be loaded: {reason[0]}") from error
+        raise InvalidValue(f"The data set '{name}' cannot be loaded: {reason[0]}") from error
     if isinstance(loaded, dict):
         return {str(split): table for split, table in loaded.items()}
     return {str(loaded.split or ""): loaded}
@@ -66,7 +67,7 @@ def load(name: str) -> dict[str, Any]:
 
 def plain_rows(name: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of all splits of a data set, audio left encoded and labels by their names."""
-    for table in load(name).values():
+    for table in load_splits(name).values():
         yield from _plain_rows(table)
 
 
@@ -87,10 +88,10 @@ def _plain_rows(table: Any) -> Iterator[dict[str, Any]]:
 def read(name: str, audio: Path | None, columns: Columns, report: Report) -> list[ManifestRow]:
     """Read a data set into rows of a manifest, its audio written into the folder `audio`, if any.
 
-    Raises ValueError for columns that it does not have.
+    Raises InvalidValue for columns that it does not have.
     """
-    splits = load(name)
-    import datasets  # `load` says how to install it
+    splits = load_splits(name)
+    import datasets  # `load_splits` says how to install it
 
     rows: dict[str, ManifestRow] = {}
     for split, table in splits.items():
@@ -112,7 +113,7 @@ def read(name: str, audio: Path | None, columns: Columns, report: Report) -> lis
 def _check_columns(name: str, available: Sequence[str], requested: Sequence[str]) -> None:
     for column in requested:
         if column not in available:
-            raise ValueError(f"The data set '{name}' has no column '{column}'. It has: {', '.join(available)}.")
+            raise InvalidValue(f"The data set '{name}' has no column '{column}'. It has: {', '.join(available)}.")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,16 @@ from codecdiff.config import DiffusionConfig, ExperimentConfig, TrainConfig
 from codecdiff.data import CodeStore
 from codecdiff.files import POLL_SECONDS, atomic_write_text, lock_folder, try_lock
 from codecdiff.pipeline import Pipeline, config_differences, write_model_card
-from codecdiff.training import StageData, new_pipeline, new_stage, new_trainer, open_data, prepare_prompts, read_logs
+from codecdiff.training import (
+    StageData,
+    TrainingDiverged,
+    new_pipeline,
+    new_stage,
+    new_trainer,
+    open_data,
+    prepare_prompts,
+    read_logs,
+)
 from codecdiff_eval.compare.budget import Variant
 from codecdiff_eval.compare.config import CompareConfig
 
@@ -233,21 +242,11 @@ def _copy_stage(source: Run, run: Run, i: int) -> None:
 
 def _train_stage(run: Run, comparison: CompareConfig, pipeline: Pipeline, store: CodeStore, i: int, log: Log) -> None:
     trainer = new_trainer(run.experiment, pipeline, i, run.model, report=lambda line: log(f"{run.name}: {line}"))
-    name, train = trainer.stage.name, trainer.config
-    if trainer.step_count >= train.max_train_steps:  # how it is sampled may have changed
-        return trainer.save(run.model)
+    train, count = trainer.config, comparison.checkpoints
     split = run.experiment.data.model_copy(update={"split_seed": comparison.seeds[0]})
-    data, count = StageData(store, pipeline, i, train, split, seed=run.seed), comparison.checkpoints
+    data = StageData(store, pipeline, i, train, split, seed=run.seed)
     checkpoints = {max(1, round(train.max_train_steps * (k + 1) / count)) for k in range(count)}
-    start, losses = time.monotonic(), []
-    for step in range(trainer.step_count, train.max_train_steps):
-        try:
-            losses.append(trainer.step(data.step(step)))
-        except FloatingPointError as error:
-            raise ValueError(f"{run.name}: {error}") from error
-        if step + 1 in checkpoints:
-            row = trainer.validate(data.validation(), losses, time.monotonic() - start)
-            trainer.save(run.model, row)
-            loss = f"normalized validation loss {row['normalized_validation_loss']:.3f}"
-            log(f"{run.name}: {name} {step + 1} of {train.max_train_steps}, {loss}")
-            losses = []
+    try:
+        trainer.train(data, run.model, checkpoints, log=lambda row, line: log(f"{run.name}: {line}"))
+    except TrainingDiverged as error:
+        raise TrainingDiverged(f"{run.name}: {error}") from error

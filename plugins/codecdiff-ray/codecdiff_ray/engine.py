@@ -1,4 +1,4 @@
-"""The engine of a cluster: runs the tasks in a Ray Data pipeline. It needs `codecdiff[ray]`.
+"""The engine of a cluster: runs the tasks in a Ray Data pipeline.
 
 The cluster is the one that RAY_ADDRESS names or that runs on this machine, else a new one of this machine alone. Every
 node needs the same Python packages, and the audio and the folder of the store under the same paths, on a shared file
@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import ray
+import ray.data
 import torch
+from ray.exceptions import RayError
 
+from codecdiff.data import Track
 from codecdiff.data.encoding.job import EncodingIncomplete, Engine, Job, ReportTracks, Task, TaskResult
 from codecdiff.data.encoding.worker import run_task
-from codecdiff.data.metadata import Track
-from codecdiff.interfaces.codec import Codec
+from codecdiff.interfaces import Codec
 
 MAX_ATTEMPTS = 3  # at a task whose worker dies
 RESUME_HINT = "What is done is saved: the same command resumes from there."
@@ -73,14 +76,7 @@ def ray_engine(device: str = "", workers: int | None = None) -> Engine:
         device: 'cpu' or 'cuda'. By default the GPUs of the cluster if it has any, whatever this machine has.
         workers: Maximum number of actors. By default one per core or GPU of the cluster.
 
-    Raises:
-        ImportError: Ray is not installed.
-
     """
-    try:
-        import ray.data  # noqa: F401 - to fail early
-    except ImportError as error:
-        raise ImportError(f"The engine 'ray' needs Ray ({error}): pip install 'codecdiff[ray]'.") from error
 
     def engine(tasks: Sequence[Task], job: Job, codec: Codec, report: ReportTracks) -> Iterator[TaskResult]:
         return run_in_actors(tasks, job, device, workers)
@@ -93,9 +89,6 @@ def run_in_actors(tasks: Sequence[Task], job: Job, device: str, workers: int | N
 
     Raises EncodingIncomplete if Ray or a task fails.
     """
-    import ray
-    from ray.exceptions import RayError
-
     if not tasks:
         return
     for mark in job.draft.glob("tasks/.*.try-*"):  # of an earlier run
@@ -133,8 +126,6 @@ def run_in_actors(tasks: Sequence[Task], job: Job, device: str, workers: int | N
 
 def _connect() -> None:
     """Connect to the existing cluster, or start Ray on this machine."""
-    import ray
-
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns about impossible events
     if not ray.is_initialized():

@@ -1,0 +1,74 @@
+"""`codecdiff train`: run the training recipe, or a recipe of your own by its file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from codecdiff.cli.console import errors_as_sentences
+from codecdiff.errors import UnknownName
+
+Recipe = Callable[..., None]  # (configuration file, overrides, what a plan assumes or None)
+
+
+def train(
+    context: typer.Context,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of the configuration."),
+    ] = None,
+    config: Annotated[str, typer.Option(help="YAML file, or the name of an installed configuration.")] = "starter",
+    plan: Annotated[bool, typer.Option("--plan", help="Print what training would take, and stop.")] = False,
+    devices: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Number of devices that --plan assumes.", show_default="1")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Device that --plan assumes.", show_default="h100")] = None,
+    utilization: Annotated[
+        float | None,
+        typer.Option(help="Fraction of the device's peak that --plan assumes is reached.", show_default="0.11"),
+    ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(help="Hours of music that --plan assumes where there is none yet.", show_default="the paper's"),
+    ] = None,
+) -> None:
+    """Train a model on your own music. Run it again to resume from the last checkpoint."""
+    from codecdiff.recipes import discodiff  # pyright: ignore[reportMissingImports]  # ../../recipes, as installed
+
+    recipe: Recipe = context.obj or discodiff.train
+    assumptions = {"devices": devices, "device": device, "utilization": utilization, "hours": hours}
+    assumptions = {name: value for name, value in assumptions.items() if value is not None}
+    try:
+        recipe(config_file(config), overrides or [], assumptions if plan else None)
+    except KeyboardInterrupt:
+        sys.exit("Stopped. Run it again to resume from the last checkpoint.")
+
+
+def config_file(name: str) -> Path:
+    """Return the configuration file of this path, or the installed one of this name. Raises UnknownName."""
+    from codecdiff.recipes import CONFIGS  # pyright: ignore[reportMissingImports]
+
+    installed = {file.stem: file for file in sorted(CONFIGS.glob("*.yaml"))}
+    if Path(name).is_file():
+        return Path(name)
+    if name not in installed:
+        raise UnknownName(f"Configuration '{name}' is neither a file nor installed. Installed: {', '.join(installed)}.")
+    return installed[name]
+
+
+def recipe_command(recipe: Recipe) -> Any:
+    """Return the command that runs a recipe, with the arguments of `codecdiff train`."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command(context_settings={"obj": recipe, "help_option_names": ["-h", "--help"]})(train)
+    return typer.main.get_command(app)
+
+
+def run_recipe(recipe: Recipe) -> None:
+    """Run a recipe's file as a program."""
+    with errors_as_sentences(debug=bool(os.environ.get("CODECDIFF_DEBUG"))):
+        recipe_command(recipe).main()

@@ -1,0 +1,110 @@
+"""What the commands write: nothing over another file, and last what says that all of it is there.
+
+A command records in its output what it was asked for. Killed at any point, the same command can be run again; run again
+after it has finished, it says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from codecdiff_datasets.append_log import locked
+
+from codecdiff.cli.console import err, out
+from codecdiff.errors import FileExists, InvalidValue
+from codecdiff.files import atomic_write_text, cached_checksum, require_writable
+
+if TYPE_CHECKING:
+    from codecdiff.data.manifest import Manifest
+    from codecdiff.data.metadata import Issue
+
+ISSUES_SHOWN = 10  # all are in the file beside the output
+WITHOUT_EFFECT = ("output", "force", "device", "embeddings")  # arguments that do not change what is made
+
+
+def beside(output: Path, ending: str) -> Path:
+    """Return the path of a file that belongs to an output, such as NAME.attribution.md."""
+    return output.with_name(output.stem + ending)
+
+
+@contextmanager
+def new_table(
+    context: typer.Context, output: Path, *, force: bool, inputs: Sequence[Path] = (), others: Sequence[Path] = ()
+) -> Iterator[str]:
+    """Lock a parquet file that the command is to write, and yield what to record in it: a digest of the command.
+
+    Ends the command, with status 0, if an earlier run of it has finished. Raises FileExists for any other file there
+    unless `force` is set, and InvalidValue for a name that cannot be used, or if an input would be overwritten: by the
+    output, or by one of the `others` that are written with it.
+    """
+    if output.suffix != ".parquet":
+        raise InvalidValue(f"'{output}' cannot be written: its name has to end in .parquet.")
+    for path in inputs:
+        if path.resolve() in {each.resolve() for each in (output, *others)}:
+            raise InvalidValue(f"'{path}' is read, and would be overwritten with '{output}'. Choose another name.")
+    require_writable(output.parent)
+    with locked(output):
+        request = _request(context)
+        if output.exists() and not force:
+            if _holds(output, request):
+                out.print(f"{output} is finished: this command made it before. --force makes it again.", soft_wrap=True)
+                raise typer.Exit
+            raise FileExists(f"'{output}' exists already. Choose another name, or overwrite it with --force.")
+        yield request
+
+
+def _request(context: typer.Context) -> str:
+    """Return a digest of a command that is running: its name, its arguments, and the contents of files among them."""
+    arguments = {name: value for name, value in context.params.items() if name not in WITHOUT_EFFECT}
+    values = [value for each in arguments.values() for value in (each if isinstance(each, list | tuple) else [each])]
+    files = [Path(value) for value in values if isinstance(value, str | Path)]
+    contents = [cached_checksum(file) for file in files if file.is_file()]
+    text = json.dumps([context.info_name, arguments, contents], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _holds(output: Path, request: str) -> bool:
+    """Return whether a parquet file records this request."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_schema(output).metadata or {}
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return any(request.encode() in value for value in metadata.values())
+
+
+def write_manifest(manifest: Manifest, output: Path, *, request: str = "", issues: Sequence[Issue] = ()) -> None:
+    """Write the attribution and the issues of a manifest beside it, and then the manifest."""
+    from dataclasses import asdict, replace
+
+    from codecdiff_datasets.licenses import attribution
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(beside(output, ".attribution.md"), attribution(manifest.rows))
+    issues_file = beside(output, ".issues.jsonl")
+    if issues:
+        atomic_write_text(
+            issues_file, "".join(json.dumps(asdict(issue), ensure_ascii=False) + "\n" for issue in issues)
+        )
+    else:
+        issues_file.unlink(missing_ok=True)
+    recorded: Mapping[str, Any] = {"request": request} if request else {}
+    replace(manifest, facts={**manifest.facts, **recorded}).write(output)
+    show_issues(issues, issues_file)
+
+
+def show_issues(issues: Sequence[Issue], file: Path | None = None) -> None:
+    """Print the first issues, and where all of them are."""
+    for issue in issues[:ISSUES_SHOWN]:
+        err.print(str(issue), style="yellow", soft_wrap=True)
+    if len(issues) > ISSUES_SHOWN:
+        where = f", all in {file}" if file else ""
+        err.print(f"... and {len(issues) - ISSUES_SHOWN} more issues{where}", style="yellow", soft_wrap=True)
