@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ import pytest
 import soundfile
 import torch
 
+from codecdiff import Codec
+from codecdiff.codecs import CodecWrapper
+from codecdiff.data import EncodeConfig, SegmentConfig, encode_tracks, find_tracks
 from codecdiff.data.audio import BadAudio, read_audio, seconds_of, stream_audio
+from codecdiff.data.segments import read_segments
 
 RATE = 44_100
 SECONDS = 1.5
@@ -282,3 +287,57 @@ def test_channels_that_cancel_out_are_reported(tmp_path: Path) -> None:
     assert issues_of(tmp_path, inverted, channels=2) == []
     (issue,) = issues_of(tmp_path, inverted)
     assert "out of phase: mixed to one," in issue
+
+
+# Stores
+
+
+class Gained(CodecWrapper):
+    """A codec whose latents overflow where audio is loud."""
+
+    def encode_with_continuous(self, audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        codes, latents = self.codec.encode_with_continuous(audio)
+        return codes, latents * (1e38 if audio.abs().max() > 0.9 else 1.0)
+
+
+def written(folder: Path, **tracks: np.ndarray) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, samples in tracks.items():
+        soundfile.write(folder / f"{name}.wav", samples.astype(np.float32), 8000, subtype="FLOAT")
+    return folder
+
+
+@pytest.mark.parametrize("of", ["track", "segment"])
+def test_silence_is_not_made_loud(tmp_path: Path, dac: Codec, of: Any) -> None:
+    tone = music(1.0, 8000)
+    music_folder = written(
+        tmp_path / "music", denormal=1e-39 * tone, quiet=1e-4 * tone, silent=0 * tone, tiny=1e-6 * tone, tone=tone
+    )
+    config = SegmentConfig(loudness=-20, loudness_of=of)
+    peaks = {
+        track.name: float(segment.audio.abs().max()) / float(read_audio(track.file, 8000, 1).abs().max() or 1)
+        for track in find_tracks(music_folder)
+        for segment in read_segments(track.file, dac, config, Counter())
+    }
+    gain = 0.1 / float(np.sqrt(np.mean(tone**2)))
+    expected = {"denormal": 1.0, "quiet": 100.0, "silent": 0.0, "tiny": 1.0, "tone": gain}
+    assert peaks == pytest.approx({f"{name}.wav": value for name, value in expected.items()}, rel=1e-3)
+
+
+def test_what_is_not_finite_never_enters_a_store(tmp_path: Path, dac: Codec) -> None:
+    folder = written(tmp_path / "music", loud=2.5 * music(1.0, 8000), soft=0.5 * music(1.0, 8000))
+    config = EncodeConfig(target="continuous")
+    store, skipped = encode_tracks(find_tracks(folder), tmp_path / "store", Gained(dac), {}, config)
+    assert [row["track"] for row in store.rows] == ["soft.wav"]
+    assert np.isfinite(store.continuous(0)).all()
+    assert len(skipped) == 1
+    assert "loud.wav' has latents that are NaN or infinite, 0 s in" in skipped[0]
+    assert store.header["issues"] == {}
+
+
+def test_what_is_wrong_with_audio_that_is_encoded_is_in_the_store(tmp_path: Path, dac: Codec) -> None:
+    folder = written(tmp_path / "music", loud=4 * music(1.0, 8000), soft=0.5 * music(1.0, 8000))
+    store, skipped = encode_tracks(find_tracks(folder), tmp_path / "store", dac, {})
+    assert not skipped
+    assert list(store.header["issues"]) == ["loud.wav"]
+    assert "over full scale" in store.header["issues"]["loud.wav"]
