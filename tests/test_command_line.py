@@ -131,7 +131,7 @@ def test_inspect_shows_the_model_steps_and_guidance_and_nothing_that_is_empty(mo
     shown = run("inspect", out).output
     assert "mine/model" not in shown
     assert f"{model.parent.name}/mine" in shown
-    assert re.search(r"primary +│ 3 steps of \w+, guidance scale 2", shown)
+    assert re.search(r"primary +│ 3 steps of \S+, guidance scale 2", shown)
     assert "negative" not in shown
     said = json.loads(run("inspect", out, "--json").output)
     assert said["prompt"] == {"text": "drums"}

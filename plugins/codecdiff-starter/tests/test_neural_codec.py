@@ -16,9 +16,9 @@ from codecdiff_starter.phases import HOP
 from codecdiff_starter.train_codec import (
     CodecTrainConfig,
     CodecTrainer,
-    TrainingAudio,
-    UnsuitableRecording,
-    train,
+    CropSampler,
+    UnsuitableLicense,
+    train_network,
     write_network,
 )
 from torch import Tensor
@@ -69,12 +69,12 @@ def codec(weights) -> NeuralCodec:
 
 
 @pytest.fixture
-def audio(tmp_path) -> TrainingAudio:
+def audio(tmp_path) -> CropSampler:
     generator = np.random.default_rng(0)
     time = np.arange(4 * RATE) / RATE
     music = 0.3 * np.sin(2 * np.pi * 220 * time) + 0.02 * generator.standard_normal(len(time))
     np.save(tmp_path / "music.npy", (music * 32767).astype(np.int16))
-    return TrainingAudio([tmp_path / "music.npy"])
+    return CropSampler([tmp_path / "music.npy"])
 
 
 def test_it_passes_the_checks_of_codecs(codec):
@@ -163,13 +163,13 @@ def test_every_resolution_takes_its_turn():
     assert float(total) == pytest.approx(0.5 * float(terms["mel"]) + float(terms["phase"]), rel=1e-5)
 
 
-def test_training_quantizes_as_the_codec_does():
+def test_training_quantizes_as_the_codec_does(monkeypatch):
     net = network()
     latents = torch.randn(2, 30, TINY.latent_channels, generator=torch.Generator().manual_seed(0))
     learner = CodebookLearner(net)
     learner.initialize(net, latents.flatten(0, 1), 60, torch.Generator().manual_seed(0))
     expected = net.dequantize(net.quantize(latents)[0])
-    learner.update = lambda *_: None
+    monkeypatch.setattr(learner, "update", lambda *_: None)
     total, commitment = quantize_for_training(net, latents, torch.tensor([4, 4]), learner, torch.Generator())
     torch.testing.assert_close(total, expected, atol=1e-5, rtol=1e-5)
     assert commitment > 0
@@ -205,23 +205,21 @@ def test_initial_codebooks_explain_latents_level_by_level():
 
 def test_training_reduces_the_loss(tmp_path, audio):
     trainer = CodecTrainer(network(), QUICK, torch.device("cpu"))
-    first = trainer.step(audio)
-    for _ in range(7):
-        last = trainer.step(audio)
+    terms = [trainer.step(audio) for _ in range(8)]
     assert trainer.step_count == 8
-    assert last["mel"] < first["mel"]
+    assert terms[-1]["mel"] < terms[0]["mel"]
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, audio):
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
     options = {"checkpointing_steps": 2, "device": torch.device("cpu")}
-    whole = train(tmp_path / "whole", audio, QUICK, TINY, **options)
+    whole = train_network(tmp_path / "whole", audio, QUICK, TINY, **options)
 
     class Stopped(Exception):
         pass
 
-    class StoppingAudio(TrainingAudio):
+    class StoppingAudio(CropSampler):
         def batch(self, config, step):
             if step == 7:
                 raise Stopped
@@ -230,8 +228,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, audio):
     stopping = StoppingAudio([])
     stopping.sources = audio.sources
     with pytest.raises(Stopped):
-        train(tmp_path / "parts", stopping, QUICK, TINY, **options)
-    resumed = train(tmp_path / "parts", audio, QUICK, TINY, **options)
+        train_network(tmp_path / "parts", stopping, QUICK, TINY, **options)
+    resumed = train_network(tmp_path / "parts", audio, QUICK, TINY, **options)
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], tensor, atol=1e-6, rtol=1e-5, msg=name)
     lines = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
@@ -240,9 +238,9 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, audio):
 
 
 def test_a_checkpoint_of_other_sizes_is_refused(tmp_path, audio):
-    train(tmp_path, audio, CodecTrainConfig(**{**QUICK.__dict__, "max_train_steps": 1}), TINY)
-    with pytest.raises(train_codec.UserError, match="Name another folder"):
-        train(tmp_path, audio, QUICK, NetworkConfig(**{**TINY.__dict__, "encoder_width": 8}))
+    train_network(tmp_path, audio, CodecTrainConfig(**{**QUICK.__dict__, "max_train_steps": 1}), TINY)
+    with pytest.raises(train_codec.UserError, match="another folder"):
+        train_network(tmp_path, audio, QUICK, NetworkConfig(**{**TINY.__dict__, "encoder_width": 8}))
 
 
 def test_crops_follow_from_the_step(audio):
@@ -264,17 +262,17 @@ def test_crops_follow_from_the_step(audio):
         ("", False),
     ],
 )
-def test_recordings_need_a_license_that_permits_it(tmp_path, license, is_allowed):
+def test_tracks_need_a_license_that_permits_it(tmp_path, license, is_allowed):
     folder = tmp_path / "audio"
     folder.mkdir()
     soundfile.write(folder / "a.wav", np.zeros(2000, np.float32), RATE)
     row = {"file_name": "a.wav", "text": "", "title": "A", "artist": "B", "license": license, "source": "C"}
     (folder / "metadata.jsonl").write_text(json.dumps(row) + "\n")
     if not is_allowed:
-        with pytest.raises(UnsuitableRecording, match="CC0"):
-            train_codec.recorded_audio(tmp_path / "recorded.npy", folder)
+        with pytest.raises(UnsuitableLicense, match="CC0"):
+            train_codec.licensed_audio(tmp_path / "licensed.npy", folder)
         return
-    file = train_codec.recorded_audio(tmp_path / "recorded.npy", folder)
+    file = train_codec.licensed_audio(tmp_path / "licensed.npy", folder)
     assert np.load(file).shape == (2000,)
     assert json.loads((tmp_path / "attribution.json").read_text())[0]["artist"] == "B"
 

@@ -26,12 +26,14 @@ from codecdiff_eval.results import RESAMPLES, Estimate, hash_of
 
 __all__ = [
     "NOTHING",
+    "KeyRule",
     "against_chance",
     "agreement",
     "clips_requesting",
     "key_agreement",
     "key_of_chroma",
     "on_real_clips",
+    "parse_key",
     "requested_instruments",
     "requested_key",
 ]
