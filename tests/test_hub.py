@@ -173,10 +173,10 @@ def test_who_cannot_write_there_is_told_why(hub: Hub, tmp_path: Path) -> None:
         "upload_folder(Path('.'), 'somebody/model')"
     )
     refused = asking(hub, tmp_path, program, token="hf_wrong")
-    assert "PermissionError: The hub refused 'somebody/model': log in with `hf auth login`" in refused.stderr
+    assert "The hub refused 'somebody/model': log in with `hf auth login`" in refused.stderr
     hub.address = "http://127.0.0.1:9"  # where nobody answers
     unheard = asking(hub, tmp_path, program)
-    assert "ConnectionError: The hub could not be reached; the upload may be incomplete. Try again" in unheard.stderr
+    assert "The hub could not be reached; the upload may be incomplete. Try again" in unheard.stderr
 
 
 def test_a_commit_that_was_not_known_agrees_with_any() -> None:

@@ -54,6 +54,7 @@ OWNED = {  # heavy libraries, and the plugins that may import them
     "encodec": {"encodec"},
     "torchvggish": {"vggish"},
     "httpx2": {"datasets"},
+    "onnxruntime": {"transcription"},
 }
 DOCTOR = "codecdiff/cli/doctor.py"  # reports the versions of libraries it does not use
 READS_PICKLED_TENSORS = {"codecdiff-dac", "codecdiff-unet", "codecdiff-vggish"}  # one file each, and tensors alone

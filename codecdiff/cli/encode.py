@@ -84,8 +84,9 @@ def encode(
     target = "continuous" if continuous else "codes"
     settings = EncodeConfig(target=target, segments=segments, shard_minutes=shard_minutes)
     store, skipped = _encode(tracks, output, model, settings, run)
-    for line in [*issues, *skipped]:
-        err.print(f"Skipped: {line}", style="yellow", soft_wrap=True)
+    lines = [f"'{track}': {issue}" for track, issue in store.header["issues"].items()]
+    for line in [*lines, *(f"Skipped: {line}" for line in [*issues, *skipped])]:
+        err.print(line, style="yellow", soft_wrap=True)
     out.print(f"{_summary(store, len(tracks) + len(issues))} in {output}", soft_wrap=True)
 
 

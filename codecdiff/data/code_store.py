@@ -164,8 +164,8 @@ class CodeStore:
         """
         self.check_target(target)
         name = self.header["codec"].get("name")  # a store made in Python may lack the configuration
-        while target == "codes" and spec.get("name") != name and (source := codec.code_source) is not codec:
-            codec, spec = source, spec.get("codec", {})
+        while target == "codes" and spec.get("name") != name and codec.keeps_codes:
+            codec, spec = codec.arguments["codec"], spec.get("codec", {})
         stored_spec, spec = align_defaults("codecs", self.header["codec"], json.loads(json.dumps(spec)))
         stored = {"codec": stored_spec, "weights": self.header["weights"]}
         for key, value in {"codec": spec, "weights": module_fingerprint(codec)}.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from codecdiff import registry
+from codecdiff.errors import InvalidValue, UnknownName, UserError
 from codecdiff.pipeline.checkpoint import MODEL_FILE, STAGE_FILE, read_config, read_stage_config
 from codecdiff.pipeline.pipeline import Pipeline
 
@@ -15,6 +16,14 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DOWNLOADED = ("*.json", "*.safetensors")  # of a model folder, what loading reads
 UPLOADED = (*DOWNLOADED, "*.jsonl", "README.md")
 EXCLUDED = ("*/training/*", ".*")  # the state of training, and hidden files: neither uploaded nor downloaded
+
+
+class HubRefusal(UserError, PermissionError):
+    """The hub does not let this account write."""
+
+
+class HubUnreachable(UserError, ConnectionError):
+    """The hub did not answer."""
 
 
 def load(model: Path | str, *, allow_download: bool = False) -> Pipeline:
@@ -52,10 +61,10 @@ def require_shareable(folder: Path) -> None:
     """Raise ValueError unless others could load a model folder: all stages are trained, and no part is a local path."""
     spec = read_config(folder)
     if untrained := [name for name in spec["stages"] if not (folder / name / STAGE_FILE).exists()]:
-        raise ValueError(f"'{folder}' is incomplete: train {' and '.join(untrained)} first.")
+        raise InvalidValue(f"'{folder}' is incomplete: train {' and '.join(untrained)} first.")
     denoisers = [read_stage_config(folder / name)["denoiser"] for name in spec["stages"]]
     if paths := [path for part in (spec["codec"], spec["conditioner"], *denoisers) for path in _local_paths(part)]:
-        raise ValueError(
+        raise InvalidValue(
             f"'{folder}' names parts that exist only on this machine: {', '.join(paths)}. Upload them to the hub as "
             f"well, and write their ids to {MODEL_FILE}."
         )
@@ -73,24 +82,24 @@ def _download(name: str) -> Path:
     """Download a model folder from the hub. Raises LookupError if it is not found."""
     if not HUB_ID.fullmatch(name):
         names = ", ".join(registry.entries("models")) or "none"
-        raise LookupError(f"Unknown model '{name}': neither a folder nor a hub id. Installed models: {names}.")
+        raise UnknownName(f"Unknown model '{name}': neither a folder nor a hub id. Installed models: {names}.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(DOWNLOADED), ignore_patterns=list(EXCLUDED)))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise LookupError(f"Unknown model '{name}': neither a folder nor available on the hub. ({error})") from error
+        raise UnknownName(f"Unknown model '{name}': neither a folder nor available on the hub. ({error})") from error
 
 
 def upload_folder(folder: Path, name: str, private: bool | None = None) -> str:
     """Upload a folder as one commit of `owner/name`, which is created if it does not exist; return its address.
 
-    Raises ValueError for another form of name, PermissionError if this account may not write there, and ConnectionError
-    if the hub cannot be reached.
+    Raises ValueError for another form of name, HubRefusal if this account may not write there, and HubUnreachable if
+    the hub cannot be reached.
     """
     if not HUB_ID.fullmatch(name):
-        raise ValueError(f"Invalid hub id '{name}': expected 'owner/name'.")
+        raise InvalidValue(f"Invalid hub id '{name}': expected 'owner/name'.")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -106,11 +115,11 @@ def upload_folder(folder: Path, name: str, private: bool | None = None) -> str:
             commit_message="Upload a codecdiff model",
         )
     except HfHubHTTPError as error:
-        raise PermissionError(
+        raise HubRefusal(
             f"The hub refused '{name}': log in with `hf auth login`, as an account that may write there. ({error})"
         ) from error
     except http_error as error:
-        raise ConnectionError(
+        raise HubUnreachable(
             f"The hub could not be reached; the upload may be incomplete. Try again. ({error})"
         ) from error
     return str(repository)

@@ -17,6 +17,7 @@ from codecdiff.codecs import chunked
 from codecdiff.config.schema import Guidance, Target
 from codecdiff.diffusion.guidance import resolve_guidance
 from codecdiff.diffusion.sampling import SamplingInput, sample_stage
+from codecdiff.errors import InvalidValue
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Prompt, Splitter, prompt_fields
 from codecdiff.pipeline import checkpoint
@@ -132,7 +133,7 @@ class Pipeline:
     def frames(self, seconds: float) -> int:
         """Return the number of latent frames that cover this many seconds."""
         if not (1 / self.sample_rate <= seconds <= 3600):  # also refuses NaN
-            raise ValueError(f"Invalid seconds={seconds}: expected more than 0 and at most 3600.")
+            raise InvalidValue(f"Invalid seconds={seconds}: expected more than 0 and at most 3600.")
         return -(-round(seconds * self.sample_rate) // self.codec.hop_length)
 
     def generate(
@@ -178,7 +179,7 @@ class Pipeline:
         rows = [self._with_timing(p, frames) for p in prompts for _ in range(options.num_waveforms_per_prompt)]
         shape = (len(rows), self.codec.num_codebooks, frames)
         if edit is not None and edit.codes.shape != shape:
-            raise ValueError(f"The codes of the edit have shape {tuple(edit.codes.shape)}, expected {shape}.")
+            raise InvalidValue(f"The codes of the edit have shape {tuple(edit.codes.shape)}, expected {shape}.")
         for start in range(0, len(rows), options.batch_size):
             index = list(range(start, min(start + options.batch_size, len(rows))))
             mask = None if edit is None else edit.select(index).to(self.device)
@@ -188,14 +189,14 @@ class Pipeline:
 
     def _check(self, options: GenerationConfig, prompts: Sequence[Prompt], partial: bool) -> None:
         if not partial and (missing := self.stage_names[len(self.stages) :]):
-            raise ValueError(f"Stage {missing[0]} is not trained. Train it first: stage={missing[0]}.")
+            raise InvalidValue(f"Stage {missing[0]} is not trained. Train it first: stage={missing[0]}.")
         for stage in self.stages:
             stage.check_num_inference_steps(
                 stage.num_inference_steps if options.num_inference_steps is None else options.num_inference_steps
             )
             self._guidance(stage, options)
         if options.num_waveforms_per_prompt < 1 or options.batch_size < 1 or not prompts:
-            raise ValueError(
+            raise InvalidValue(
                 f"Invalid num_waveforms_per_prompt={options.num_waveforms_per_prompt} for {len(prompts)} prompts in "
                 f"batches of {options.batch_size}: expected at least 1 of each."
             )
@@ -262,13 +263,6 @@ class Pipeline:
         codec = chunked(self.codec)
         return torch.cat([codec.decode(code)[..., :samples].float().cpu() for code in codes])
 
-    def noise_codes(self, count: int, frames: int, *, seed: int = 0) -> Tensor:
-        """Return the codes (n, k, l) of unit-variance noise: the baseline without a model."""
-        shape = (self.codec.num_codebooks, self.codec.codebook_dim, frames)
-        generators = [rng.generator("codecdiff.generate.noise_codes", seed, i) for i in range(count)]
-        noise = rng.row_noise(shape, generators, self.device)
-        return self.codec.quantize(noise)
-
     def to_config(self) -> dict[str, Any]:
         """Return the description of the model for its codecdiff.json."""
         return {
@@ -295,7 +289,7 @@ class Pipeline:
 
     def save_parts(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
         """Save everything except the stages. Raises ValueError if the folder holds another model."""
-        checkpoint.save_parts(Path(folder), self.to_config(), self.codec, dtype)
+        checkpoint.write_parts(Path(folder), self.to_config(), self.codec.fitted_state(), dtype)
 
     @classmethod
     def load(cls, folder: Path | str, *, allow_download: bool = False) -> Pipeline:

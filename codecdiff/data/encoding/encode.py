@@ -109,11 +109,13 @@ def publish_store(job: Job, num_tasks: int, folder: Path) -> dict[str, str]:
     """
     tables: list[pa.Table] = []
     skipped: dict[str, str] = {}
+    issues: dict[str, str] = {}
     dropped: Counter[str] = Counter()
     files: set[str] = set()
     for index in range(num_tasks):
         table, result = read_result(job, index)
         skipped, dropped = {**skipped, **result.skipped}, dropped + Counter(result.dropped)
+        issues |= {track: issue for track, issue in result.issues.items() if track not in skipped}
         if table.num_rows:
             files |= _rename_shard(job, result.shard, f"{len(tables):05d}")
             shard = pa.array(np.full(table.num_rows, len(tables), np.int32))
@@ -129,6 +131,7 @@ def publish_store(job: Job, num_tasks: int, folder: Path) -> dict[str, str]:
         "dropped": dict(dropped),
         "shards": len(tables),
         "skipped": list(skipped),
+        "issues": issues,
     }
     _write_header(job, counts)
     for file in job.draft.glob("shards/*"):  # of attempts that were killed or finished too late
@@ -225,6 +228,8 @@ def _make_store(
     store, skipped = encode_tracks(tracks, folder, codec, spec, config, progress=progress)
     for line in skipped:
         report(f"Skipped: {line}")
+    for track, issue in store.header["issues"].items():
+        report(f"'{track}': {issue}")
     if uncaptioned := sum(not row["captions"] for row in store.rows):
         report(f"{uncaptioned} of {len(store)} tracks have no caption: they are trained on without text.")
     if skipped:

@@ -254,15 +254,13 @@ def write_evaluated(result: Evaluation, output: Path, model: str, as_json: bool)
     """Write the report, add it to the card of a model if there is one, and print its metrics and warnings."""
     import json
 
-    from codecdiff_eval.evaluation_report import metrics_table, model_index, write_evaluation
+    from codecdiff_eval.evaluation_report import add_model_index, metrics_table, model_index, write_evaluation
     from codecdiff_eval.report import console_table, finite_json
 
     report = result.report
     warn(f"Skipped: {line}" for line in result.skipped)
     write_evaluation(report, output, result.sets)
     if model:
-        from codecdiff.pipeline import add_model_index
-
         add_model_index(model, model_index(report))
     if as_json:
         typer.echo(json.dumps(finite_json(report.to_json()), indent=1, ensure_ascii=False))

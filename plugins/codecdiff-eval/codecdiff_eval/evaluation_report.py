@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import yaml
 
 from codecdiff.data.metadata import Track
+from codecdiff.errors import InvalidValue
 from codecdiff.files import atomic_write_text
+from codecdiff.pipeline import write_model_card
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, SOURCES, EvalSets, oracle
 from codecdiff_eval.plots import plot_intervals
 from codecdiff_eval.report import (
@@ -219,3 +222,20 @@ def model_index(report: EvalReport) -> dict[str, Any]:
         "metrics": metrics,
     }
     return {"model-index": [{"name": report.model, "results": [entry]}]}
+
+
+def add_model_index(folder: Path | str, index: Mapping[str, Any]) -> None:
+    """Write a `model-index` into the header of a folder's model card, replacing an earlier one.
+
+    Writes the model card first if it is missing. Raises InvalidValue if it does not begin with a YAML header.
+    """
+    file = Path(folder) / "README.md"
+    if not file.exists():
+        write_model_card(folder)
+    text = file.read_text(encoding="utf-8")
+    match = re.match(r"---\n(.*?)^---\n", text, re.DOTALL | re.MULTILINE)
+    header = yaml.safe_load(match[1]) if match else None
+    if not match or not isinstance(header, dict):
+        raise InvalidValue(f"'{file}' does not begin with a YAML header between lines of ---: add one for the scores.")
+    updated = yaml.safe_dump({**header, **index}, sort_keys=False, allow_unicode=True)
+    atomic_write_text(file, f"---\n{updated}---\n{text[match.end() :]}")

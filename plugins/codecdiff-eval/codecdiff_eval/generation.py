@@ -34,9 +34,9 @@ from codecdiff.pipeline import (
     GenerationRequest,
     Pipeline,
     Refine,
-    first_stage_mask,
     levels_mask,
 )
+from codecdiff_eval.eval_sets import first_stages_mask
 from codecdiff_eval.prompts import ATTRIBUTES, EvalPrompt, prompt_of
 from codecdiff_eval.results import hash_of
 
@@ -127,7 +127,7 @@ class Generator:
         codec, splitter = self.pipeline.codec, self.pipeline.splitter
         if len(self.pipeline.stage_names) == 1:
             raise ValueError("The model has one stage.")
-        first = first_stage_mask(splitter, codec)
+        first = first_stages_mask(splitter, codec, frames=1, count=1)
         keep = tuple(sorted({level for level, is_first in zip(codec.levels, first.flatten(), strict=True) if is_first}))
         if not torch.equal(levels_mask(codec, keep), first):
             raise ValueError("The first stage of the model does not make whole levels of codes.")

@@ -24,9 +24,12 @@ from codecdiff_eval.eval_sets import (
     EvalSets,
     edit_mask_of,
     encode_clips,
+    first_stages_mask,
     generate_sets,
+    noise_codes,
     oracle,
 )
+from codecdiff_eval.evaluation_report import add_model_index
 from codecdiff_eval.generation import Generator, cut_sources
 from codecdiff_eval.metric import load_metric
 from codecdiff_eval.metrics.adherence import (
@@ -49,8 +52,7 @@ from codecdiff.data.audio import BadAudio, read_audio
 from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import Track, find_tracks
 from codecdiff.interfaces import prompt_fields
-from codecdiff.pipeline.editing import first_stages_mask
-from codecdiff.pipeline.model_card import add_model_index, write_model_card
+from codecdiff.pipeline.model_card import write_model_card
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.provenance import GenerationRequest
 from codecdiff.testing.tiny import write_tiny
@@ -447,7 +449,8 @@ def test_every_set_of_an_evaluation_comes_from_one_call(make_pipeline: Make) -> 
     kept = mask.expand(source.codes.shape)
     assert torch.equal(codes[oracle()][kept], source.codes[kept])
     assert not torch.equal(codes[oracle()], source.codes)
-    assert torch.equal(codes[NOISE], pipeline.noise_codes(2, source.frames, seed=3))
+    assert torch.equal(codes[NOISE], noise_codes(pipeline, 3, source.frames, seed=3)[:2])
+    assert len(codes[NOISE].unique()) > 32
     assert (oracle(), oracle(2)) == ("oracle first stage", "oracle first 2 stages")
     missing = EvalSets({GENERATED: 1, NOISE: NotMeasured("no noise")})
     assert missing.map(lambda name, value: value + 1) == {GENERATED: 2, NOISE: NotMeasured("no noise")}

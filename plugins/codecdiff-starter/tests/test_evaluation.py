@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, NOISE, EvalSets
+from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, NOISE, EvalSets, noise_codes
 from codecdiff_eval.metric import load_metric
 from codecdiff_eval.metrics.probe import ProbeReading
 from codecdiff_eval.suites import load_suite
@@ -65,9 +65,6 @@ class Model:
 
     def decode(self, codes, samples):
         return torch.cat([self.codec.decode(code)[..., :samples] for code in codes])
-
-    def noise_codes(self, count, frames, *, seed):
-        return torch.randint(-9000, 9000, (count, 1, frames), generator=torch.Generator().manual_seed(seed))
 
 
 def model(play: Any = None) -> Any:
@@ -129,7 +126,7 @@ def test_a_model_that_plays_the_held_out_pieces_reaches_every_target(music, shor
 
 def test_a_model_that_plays_noise_scores_nothing(music, short_pieces):
     def play(frames):
-        return model().noise_codes(CLIPS, frames, seed=8)
+        return noise_codes(model(), CLIPS, frames, seed=8)
 
     targets, details, _ = evaluate_model(model(play), music, EvalOptions(CLIPS, SECONDS, 3, num_examples=1))
     assert abs(details["probes"]["mean"].value) < 0.2
