@@ -84,10 +84,14 @@ def encode(
     target = "continuous" if continuous else "codes"
     settings = EncodeConfig(target=target, segments=segments, shard_minutes=shard_minutes)
     store, skipped = _encode(tracks, output, model, settings, run)
-    lines = [f"'{track}': {issue}" for track, issue in store.header["issues"].items()]
-    for line in [*lines, *(f"Skipped: {line}" for line in [*issues, *skipped])]:
-        err.print(line, style="yellow", soft_wrap=True)
+    for line in [*_issues(store), *(f"Skipped: {line}" for line in [*issues, *skipped])]:
+        show_issue(line)
     out.print(f"{_summary(store, len(tracks) + len(issues))} in {output}", soft_wrap=True)
+
+
+def _issues(store: CodeStore) -> list[str]:
+    """Return a sentence for everything that is wrong with audio that was encoded all the same."""
+    return [f"'{track}': {issue}" for track, issue in store.header["issues"].items()]
 
 
 def _encode(
@@ -158,7 +162,7 @@ def tracks_of(paths: list[Path]) -> list[Track]:
             raise InvalidValue(f"'{path}' is not audio by its name. Formats: {', '.join(SUFFIXES)}.")
     requested = {Path(os.path.abspath(path)) for path in paths}  # not where links lead, whose names say nothing
     folders = sorted({path if path.is_dir() else path.parent for path in requested})
-    tracks = {path: Track(path, path.name) for path in sorted(requested) if path.is_file()}  # hidden ones, if asked for
+    tracks = {path: Track(path, path.name) for path in sorted(requested) if path.is_file()}  # hidden ones too
     tracks |= {track.file: track for folder in folders for track in find_tracks(folder, show_issue)}
     common = os.path.commonpath(folders)
     return [

@@ -1,7 +1,7 @@
 """What a file of audio is, by its own headers: where its streams lie, and whether it was cut short.
 
 How long a stream is may be a count, an estimate or unknown, and only a count can prove that something is missing. The
-sizes of WAV and AIFF are judged at the chunk that holds the samples, not at the file's outer size; what writers put
+sizes of WAV and AIFF are those of the chunk that holds the samples, not the file's outer size; what writers put
 there for "unknown" is replaced by what there is. MP3 is counted frame by frame, and Ogg page by page: several files
 that were joined are several streams, which libsndfile would read the first of.
 """
@@ -354,7 +354,7 @@ def _tag_place(header: Buffer) -> int:
 
 
 def _declared(data: Buffer, offset: int) -> int | None:
-    """Return the frames that the tag in a frame counts, None if there is no such tag."""
+    """Return the frames that the tag in a frame counts, None if it has none."""
     start = offset + _tag_place(data[offset : offset + 4])
     if data[offset + 1] & 6 != 2:  # not of layer III
         return None
@@ -448,6 +448,6 @@ def _runs(data: Buffer, offset: int, size: int) -> list[Run]:
             run.stop = offset
         else:
             behind = _skip_tags(data, offset)
-            found = _find_frame(data, behind, min(size, behind + MAX_JUNK), size)
-            offset = size if found is None else found
+            frame = _find_frame(data, behind, min(size, behind + MAX_JUNK), size)
+            offset = size if frame is None else frame
     return runs

@@ -328,11 +328,11 @@ def find_tracks(folder: Path | str, report: Report = warn_of) -> list[Track]:
     """
     folder = Path(folder)
     tracks = read_audio_folder(folder, report)
-    found = [track for track in tracks if track.file.is_file()]
+    present = [track for track in tracks if track.file.is_file()]
     if missing := [track.name for track in tracks if not track.file.is_file()]:
         what = f"{len(missing)} rows of metadata name no file, '{missing[0]}' first."
         report(Issue(str(folder), what, "Correct file_name, or leave them out."))
-    return found
+    return present
 
 
 def read_audio_folder(folder: Path | str, report: Report) -> list[Track]:
@@ -340,7 +340,7 @@ def read_audio_folder(folder: Path | str, report: Report) -> list[Track]:
 
     Links are followed. Hidden files and folders are left out, and those that systems keep trash and shadows in; audio
     in other formats is counted. What is wrong in the metadata is reported. A row is about the file of its name, or else
-    the only one whose name is equal but for Unicode's forms, case, or the suffix. Raises FileNotFoundError if the
+    the only one whose name differs from it in forms of Unicode, case or suffix alone. Raises FileNotFoundError if the
     folder holds no audio.
     """
     folder = Path(folder)
