@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["device_of", "module_fingerprint"]
+__all__ = ["device_of", "hash_values", "module_fingerprint"]
 
 
 def device_of(module: nn.Module) -> torch.device:
     """Return the device of a module's first parameter or buffer; the CPU if it has neither."""
     tensor = next(chain(module.parameters(), module.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
+
+
+def hash_values(*values: Any) -> str:
+    """Return a hash of the texts of values, such as other hashes and options."""
+    return hashlib.sha256(" ".join(map(str, values)).encode()).hexdigest()[:32]
 
 
 def module_fingerprint(module: nn.Module) -> str:

@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
+from codecdiff.errors import InvalidValue
 from codecdiff.interfaces.splitter import Splitter
 
 __all__ = [
@@ -39,7 +40,7 @@ def parse_stages(stages: str, levels: Sequence[int]) -> list[list[int]]:
     try:
         groups = [[level for part in stage.split(",") for level in parse_range(part)] for stage in stages.split("|")]
     except ValueError:
-        raise ValueError(f"Invalid stages '{stages}': expected levels and ranges, as in '{example}'.") from None
+        raise InvalidValue(f"Invalid stages '{stages}': expected levels and ranges, as in '{example}'.") from None
     named = [level for group in groups for level in group]
     repeated = sorted({level for level in named if named.count(level) > 1})
     for issue, wrong in (
@@ -48,7 +49,7 @@ def parse_stages(stages: str, levels: Sequence[int]) -> list[list[int]]:
         ("names unknown", sorted(set(named) - set(present))),
     ):
         if wrong:
-            raise ValueError(
+            raise InvalidValue(
                 f"stages='{stages}' {issue} level {', '.join(map(str, wrong[:9]))}. "
                 f"The codec has levels {present[0]} to {present[-1]}; each must be in one stage, as in '{example}'."
             )
@@ -91,7 +92,7 @@ def select_stages(names: Sequence[str], stage: str, overrides: Iterable[str]) ->
     """
     unused = sorted({*overrides} - {*names})
     for name in [*({stage} - {"all", *names}), *(name for name in unused if not is_stage_name(name))]:
-        raise ValueError(f"No stage '{name}'. This pattern has: {', '.join(names)}.")
+        raise InvalidValue(f"No stage '{name}'. This pattern has: {', '.join(names)}.")
     return [i for i, name in enumerate(names) if stage in ("all", name)], unused
 
 
@@ -138,7 +139,7 @@ class Delayed(Splitter):
 
     def __init__(self, *, delay: int = 1, num_codebooks: int):
         if delay < 1:
-            raise ValueError(f"delay={delay} frames: a delayed pattern needs at least 1; use 'parallel' for none.")
+            raise InvalidValue(f"delay={delay} frames: a delayed pattern needs at least 1; use 'parallel' for none.")
         self.num_codebooks = num_codebooks
         self.delay = delay
 

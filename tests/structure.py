@@ -103,14 +103,14 @@ GOALS = {
 }
 LIMITS = GOALS | {
     "lines: library in all": 28_729,
-    "lines: core": 11_086,
-    "lines: interfaces": 419,
-    "lines: evaluation": 6_330,
-    "lines: must-read set": 3_809,
-    "lines: import closure of the recipe": 5_486,
+    "lines: core": 11_010,
+    "lines: interfaces": 408,
+    "lines: evaluation": 6_335,
+    "lines: must-read set": 3_763,
+    "lines: import closure of the recipe": 5_425,
     "import levels": 8,
     "functions over 40 lines": 2,
-    "names with two meanings": 10,
+    "names with two meanings": 1,
 }
 
 

@@ -24,7 +24,6 @@ from codecdiff.pipeline.editing import (
     Refine,
     Restore,
     Vary,
-    first_stage_mask,
     levels_mask,
     outside_mask,
     parse_levels,
@@ -191,16 +190,6 @@ def test_every_edit_is_its_mask(dac: Codec) -> None:
     varied = Vary(strength=0.4).apply(source, dac)
     assert not varied.keep_mask.any()
     assert varied.strength == 0.4
-
-
-@pytest.mark.parametrize(
-    ("splitter", "made"),
-    [("coarse-first", [0]), ({"name": "grouped", "stages": "2,1|0|3"}, [1, 2]), ("delayed", [0, 1, 2, 3])],
-    ids=str,
-)
-def test_the_first_stage_makes_its_codebooks(make_pipeline: Make, splitter: Any, made: list[int]) -> None:
-    pipeline = make_pipeline(splitter)
-    assert first_stage_mask(pipeline.splitter, pipeline.codec).flatten().nonzero().flatten().tolist() == made
 
 
 def test_levels_are_numbers_and_ranges() -> None:

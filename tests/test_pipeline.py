@@ -379,14 +379,6 @@ def test_a_model_with_a_stage_missing_says_which(make_pipeline: Make, tmp_path: 
         codecdiff.load(tmp_path).generate("", seconds=0.1)
 
 
-def test_noise_is_what_unit_variance_is_quantised_to(make_pipeline: Make) -> None:
-    pipeline = make_pipeline()
-    codes = pipeline.noise_codes(3, 50, seed=2)
-    assert codes.shape == (3, 4, 50)
-    assert torch.equal(pipeline.noise_codes(2, 50, seed=2), codes[:2])
-    assert len(codes.unique()) > 32
-
-
 def test_the_parts_these_tests_are_made_of_keep_their_laws(make_pipeline: Make) -> None:
     pipeline = make_pipeline()
     assert pipeline.conditioner is not None

@@ -62,12 +62,10 @@ def test_no_two_purposes_of_a_run_share_a_key(
     codes = torch.cat(list(pipeline.generate_codes(prompts, 20, num_waveforms_per_prompt=4)))
     edit = EditMask.from_codes(pipeline.codec, codes[:2]).keep(levels_mask(pipeline.codec, [0]))
     list(pipeline.generate_codes(prompts, 20, edit=edit))
-    pipeline.noise_codes(8, 20)
     assert places.keys() == {
         "codecdiff.data.crop",
         "codecdiff.data.order",
         "codecdiff.generate.noise",
-        "codecdiff.generate.noise_codes",
         "codecdiff.train.context_noise",
         "codecdiff.train.dropout",
         "codecdiff.train.initial_weights",

@@ -28,9 +28,9 @@ from torch import Tensor
 from codecdiff.diffusion.noise_schedule import (
     PREDICTION_TYPES,
     accepts_generator,
+    evaluation_steps,
     exact_prediction,
     marginal,
-    num_evaluations,
     set_timesteps,
 )
 from codecdiff.diffusion.schedulers import FLOW_SCHEDULERS, SCHEDULERS, sampling_scheduler
@@ -217,7 +217,7 @@ def test_what_stops_early_is_the_mean_of_what_is_open(name: str, prediction: str
     assert spread < 0.7 * DEVIATION
     assert abs(float(made.mean()) - MEAN) < 0.03
     assert abs(float(made.std() / spread) - 1) < 0.04
-    assert oracle.calls == num_evaluations(name, 100)
+    assert oracle.calls == len(evaluation_steps(name, 100))
 
 
 @pytest.mark.integration

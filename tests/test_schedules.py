@@ -19,10 +19,10 @@ from codecdiff.diffusion import schedulers
 from codecdiff.diffusion.noise_schedule import (
     BETA_SCHEDULES,
     PREDICTION_TYPES,
+    evaluation_steps,
     even_timesteps,
     max_inference_steps,
     noise_levels,
-    num_evaluations,
     prediction_type_of,
     scheduler_from_config,
     scheduler_to_config,
@@ -233,7 +233,7 @@ def test_evaluations_are_counted(name: str, prediction: str) -> None:
     for steps in (1, 2, 3, 10, 29):
         oracle = Oracle(trained(prediction))
         run(oracle, name, steps, (1, 1))
-        assert oracle.calls == num_evaluations(name, steps)
+        assert oracle.calls == len(evaluation_steps(name, steps))
 
 
 def test_the_documentation_has_the_evaluations() -> None:
@@ -242,7 +242,7 @@ def test_the_documentation_has_the_evaluations() -> None:
     formulas = {"N": lambda n: n, "N + 1": lambda n: n + 1, "2 N - 1": lambda n: 2 * n - 1}
     assert [name for name, _ in rows] == list(SCHEDULERS)
     for name, formula in rows:
-        assert [num_evaluations(name, n) for n in (2, 7, 50)] == [formulas[formula](n) for n in (2, 7, 50)]
+        assert [len(evaluation_steps(name, n)) for n in (2, 7, 50)] == [formulas[formula](n) for n in (2, 7, 50)]
 
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "flow"])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from codecdiff.codecs.wrapper import CodecWrapper
+from codecdiff.errors import InvalidValue
 from codecdiff.interfaces.codec import Codec
 
 
@@ -30,11 +31,11 @@ class ChunkedCodec(CodecWrapper):
     def __init__(self, codec: Codec, *, frames: int = 512):
         super().__init__(codec)
         if codec.encode_context_frames is None or codec.decode_context_frames is None:
-            raise ValueError(
+            raise InvalidValue(
                 f"{type(codec).__name__} has unbounded context: in chunks its result would not equal the whole."
             )
         if frames < 1:
-            raise ValueError(f"frames={frames}: a chunk needs at least 1 latent frame.")
+            raise InvalidValue(f"frames={frames}: a chunk needs at least 1 latent frame.")
         self.frames = self.chunk_frames = frames
 
     def _chunks(self, total: int, context: int) -> list[tuple[int, int, int, int]]:

@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from codecdiff.codecs.wrapper import CodecWrapper
+from codecdiff.errors import InvalidValue
 from codecdiff.interfaces.codec import Codec
 
 
@@ -46,7 +47,7 @@ class NormalizedCodec(CodecWrapper):
             count += values.shape[-1]
             total, square = total + values.sum(-1), square + values.square().sum(-1)
         if not count:
-            raise ValueError("No latents to measure: the store holds no frames.")
+            raise InvalidValue("No latents to measure: the store holds no frames.")
         mean = total / count
         std = (square / count - mean.square()).clamp_min(0).sqrt()
         std = torch.where(std > 1e-6, std, torch.ones_like(std))  # a constant channel stays as it is

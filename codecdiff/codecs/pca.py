@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from codecdiff.codecs.wrapper import CodecWrapper, codebook_vectors, find_duplicate_codes
+from codecdiff.errors import InvalidValue
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.codec import Codec
 from codecdiff.precision import exactly
@@ -45,7 +46,7 @@ class PCACodec(CodecWrapper):
     def __init__(self, codec: Codec, dims: int):
         super().__init__(codec)
         if not 1 <= dims <= codec.codebook_dim:
-            raise ValueError(
+            raise InvalidValue(
                 f"dims={dims}: the codebook vectors of {type(codec).__name__} have {codec.codebook_dim} dimensions. "
                 f"Choose 1 to {codec.codebook_dim}."
             )

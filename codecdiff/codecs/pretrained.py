@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from codecdiff.codecs.wrapper import find_duplicate_codes
+from codecdiff.errors import BrokenPlugin, InvalidValue
 from codecdiff.huggingface import PretrainedPart, is_building_skeleton
 from codecdiff.interfaces import Codec
 from codecdiff.precision import exactly
@@ -96,7 +97,7 @@ class PretrainedCodec(PretrainedPart, Codec):
                 if is_mono
                 else "Repeat one: `audio.expand(-1, 2, -1)`"
             )
-            raise ValueError(
+            raise InvalidValue(
                 f"This {type(self).__name__} encodes audio of shape (b, {self.channels}, t) with t >= 1, but got "
                 f"{tuple(audio.shape)}. {fix}."
             )
@@ -130,7 +131,7 @@ class PretrainedCodec(PretrainedPart, Codec):
     def _quantizers_of(self, rows: Tensor) -> list[Any]:
         """Return the quantizer of each row of codes or latents (b, k, ...). Raises ValueError for another k."""
         if rows.shape[1] != self.num_codebooks:
-            raise ValueError(
+            raise InvalidValue(
                 f"This {type(self).__name__} has {self.num_codebooks} codebooks, but got {rows.shape[1]} rows in "
                 f"{tuple(rows.shape)}."
             )
@@ -162,7 +163,7 @@ class OriginalPackage:
         try:
             return import_module(self.module)
         except (ImportError, OSError) as error:  # OSError: a library that torchaudio wants
-            raise ImportError(
+            raise BrokenPlugin(
                 f"backend={self.backend} needs the package {self.package}, which cannot be imported here. Install "
                 f"'{self.plugin}[{self.backend}]'{self.note} in an environment of its own, with the torchaudio of its "
                 f"torch; or leave the backend at transformers, which computes the same. ({str(error).splitlines()[0]})"
@@ -174,7 +175,7 @@ class OriginalPackage:
         Raises ValueError for any other backend, and ImportError if the package is selected and cannot be imported.
         """
         if backend not in ("transformers", self.backend):
-            raise ValueError(f"Invalid backend {backend!r}: expected transformers or {self.backend}.")
+            raise InvalidValue(f"Invalid backend {backend!r}: expected transformers or {self.backend}.")
         if backend == "transformers" or is_building_skeleton():
             return False
         self.load()  # before any weights are downloaded

@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from codecdiff.codecs.wrapper import CodecWrapper
+from codecdiff.errors import InvalidValue
 from codecdiff.interfaces.codec import Codec
 
 
@@ -26,7 +27,7 @@ class StereoCodec(CodecWrapper):
     def __init__(self, codec: Codec):
         super().__init__(codec)
         if codec.channels != 1:
-            raise ValueError(
+            raise InvalidValue(
                 f"StereoCodec wraps a codec of one channel, but {type(codec).__name__} has {codec.channels}. "
                 "Use it without StereoCodec."
             )
@@ -77,7 +78,7 @@ class StereoCodec(CodecWrapper):
 def _split_audio(audio: Tensor) -> Tensor:
     """(b, 2, t) stereo -> (2b, 1, t) mono. Raises ValueError for audio of another shape."""
     if audio.ndim != 3 or audio.shape[1] != 2:
-        raise ValueError(f"StereoCodec encodes audio of shape (b, 2, t), but got {tuple(audio.shape)}.")
+        raise InvalidValue(f"StereoCodec encodes audio of shape (b, 2, t), but got {tuple(audio.shape)}.")
     return rearrange(audio, "b ch t -> (b ch) 1 t")
 
 

@@ -16,7 +16,6 @@ from codecdiff.interfaces.codec import Codec
 class CodecWrapper(Codec):
     """A codec that does what the codec inside does, until a subclass changes something."""
 
-    keeps_codes: ClassVar[bool] = False  # whether a subclass leaves the codes as they are
     state_names: ClassVar[tuple[str, ...]] = ()  # buffers of a subclass that are fitted state
 
     def __init__(self, codec: Codec):
@@ -65,11 +64,6 @@ class CodecWrapper(Codec):
         """Encode audio (b, ch, t) to codes (b, k, l) and pre-quantization latents (b, k, d, l), as both methods do."""
         codes, latents = self.codec.encode_with_continuous(audio)
         return codes, self.normalize(latents)
-
-    @property
-    def code_source(self) -> Codec:
-        """The wrapped codec, if the codes are its codes; else this one."""
-        return self.codec if self.keeps_codes else self
 
     @property
     def is_fitted(self) -> bool:

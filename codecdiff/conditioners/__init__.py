@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from codecdiff.conditioners.joined import JoinedConditioner
     from codecdiff.conditioners.numeric import FieldType, NumericConditioner
     from codecdiff.data.audio_prompt import audio_prompt_key, load_audio_prompt
-    from codecdiff.fingerprint import module_fingerprint
+    from codecdiff.fingerprint import hash_values, module_fingerprint
 
 __all__ = [
     "CachedConditioner",
@@ -17,6 +17,7 @@ __all__ = [
     "JoinedConditioner",
     "NumericConditioner",
     "audio_prompt_key",
+    "hash_values",
     "load_audio_prompt",
     "module_fingerprint",
     "tokenizer_rules",

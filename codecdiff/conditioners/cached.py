@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
 from codecdiff.files import DamagedFile, read_safetensors, write_safetensors
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt
@@ -176,7 +177,7 @@ class CachedConditioner(Conditioner):
             )
             conditioner = rebuild(self.conditioner)
             if conditioner.fingerprint() != self.fingerprint():
-                raise ValueError(
+                raise InvalidValue(
                     f"The weights or files of {type(conditioner).__name__} have changed since this run began, and it "
                     "needs them for a new prompt. Start the run again."
                 )

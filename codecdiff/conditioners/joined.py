@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 
 import torch
 
+from codecdiff.errors import InvalidValue
+from codecdiff.fingerprint import hash_values
 from codecdiff.interfaces.condition import Condition, Prompt
 from codecdiff.interfaces.conditioner import Conditioner
 
@@ -26,10 +27,10 @@ class JoinedConditioner(Conditioner):
     def __init__(self, conditioners: Sequence[Conditioner]) -> None:
         super().__init__()
         if not conditioners:
-            raise ValueError("There is nothing to join: write conditioners=[{name: ...}, {name: ...}].")
+            raise InvalidValue("There is nothing to join: write conditioners=[{name: ...}, {name: ...}].")
         if duplicates := duplicate_names(conditioners):
             name, classes = next(iter(duplicates.items()))
-            raise ValueError(
+            raise InvalidValue(
                 f"'{name}' is a name in the conditions of each of {', '.join(classes)}. Join conditioners with "
                 "different names, or leave one out."
             )
@@ -71,8 +72,7 @@ class JoinedConditioner(Conditioner):
 
     def fingerprint(self) -> str:
         """Return a hash of the fingerprints of all parts."""
-        fingerprints = " ".join(["joined", *(part.fingerprint() for part in self.parts)])
-        return hashlib.sha256(fingerprints.encode()).hexdigest()[:32]
+        return hash_values("joined", *(part.fingerprint() for part in self.parts))
 
 
 def duplicate_names(conditioners: Sequence[Conditioner]) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from codecdiff.config import ConfigError
 from codecdiff.config.schema import Config
+from codecdiff.errors import InvalidValue
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt, prompt_fields
 from codecdiff.interfaces.conditioner import Conditioner
@@ -156,7 +157,7 @@ def parse_number(value: Any, name: str) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{name}={value!r}: the field '{name}' of a prompt is a number, as in {name}=120.")
+        raise InvalidValue(f"{name}={value!r}: the field '{name}' of a prompt is a number, as in {name}=120.")
     return number
 
 
@@ -164,5 +165,5 @@ def class_index(value: Any, classes: Sequence[str], name: str) -> int:
     """Return the index of a value among the classes. Raises ValueError, with the name of the field, if it is none."""
     text = f"{value:g}" if isinstance(value, float) else str(value).strip()
     if text not in classes:
-        raise ValueError(f"{name}={value!r}: the field '{name}' of a prompt is one of {', '.join(classes)}.")
+        raise InvalidValue(f"{name}={value!r}: the field '{name}' of a prompt is one of {', '.join(classes)}.")
     return classes.index(text)

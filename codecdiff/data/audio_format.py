@@ -320,7 +320,7 @@ MAX_JUNK = 2**18  # bytes between two frames, beyond which none is looked for
 
 
 @dataclass
-class Run:
+class FrameRun:
     """Frames that follow each other, with the tag in the first of them that counts them, if there is one."""
 
     start: int
@@ -392,7 +392,7 @@ def _mp3(data: Buffer, size: int) -> Layout | None:
     return Layout("MP3", streams, truncation)
 
 
-def _missing_frames(runs: Sequence[Run]) -> str:
+def _missing_frames(runs: Sequence[FrameRun]) -> str:
     """Return the proof that a file is cut short: a tag counts more frames than it has and those behind it."""
     missing = 0
     for i, run in enumerate(runs):
@@ -429,14 +429,14 @@ def _find_frame(data: Buffer, offset: int, stop: int, size: int) -> int | None:
     return None
 
 
-def _runs(data: Buffer, offset: int, size: int) -> list[Run]:
+def _runs(data: Buffer, offset: int, size: int) -> list[FrameRun]:
     """Walk through all frames. A tag that counts frames begins a run, and so does another rate or junk between them."""
-    runs: list[Run] = []
+    runs: list[FrameRun] = []
     while offset < size:
         header, declared = bytes(data[offset : offset + 4]), _declared(data, offset)
         kind, place = _key(header), _tag_place(header)
         start, offset = offset, offset + (0 if declared is None else SIZES[kind])
-        run = Run(start, min(offset, size), header, declared)
+        run = FrameRun(start, min(offset, size), header, declared)
         runs.append(run)
         while length := SIZES.get(key := _key(data, offset)):
             if (key ^ kind) & SAME or (data[offset + place : offset + place + 4] in (b"Xing", b"Info") and run.frames):

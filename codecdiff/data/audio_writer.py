@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 from torch import Tensor
 
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, UnusableFile
 from codecdiff.files import atomic_write
 
 __all__ = ["BLOCK", "keeps_comment", "write_audio"]
@@ -48,4 +48,4 @@ def write_audio(file: Path | str, audio: Tensor, sample_rate: int, *, comment: s
             for start in range(0, len(samples), BLOCK):  # libsndfile overflows its stack on a long Vorbis write
                 stream.write(samples[start : start + BLOCK])
     except soundfile.LibsndfileError as error:
-        raise OSError(f"'{file}' cannot be written: {error}") from error
+        raise UnusableFile(f"'{file}' cannot be written: {error}") from error

@@ -20,6 +20,7 @@ from collections.abc import Collection, Mapping, Sequence
 from torch import Tensor
 
 from codecdiff.config.schema import Guidance
+from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Condition, Conditioner
 
 WeightGroups = list[tuple[float, list[str]]]  # weights with the names of the conditions that have them, in order
@@ -90,7 +91,7 @@ def resolve_guidance(guidance_scale: Guidance, conditioner: Conditioner | None) 
     for name, weight in guidance_scale.items():
         if name not in names:
             available = f"Available: {', '.join(names)}." if names else "It was trained without conditions."
-            raise ValueError(f"Unknown condition in guidance_scale {name}={weight:g} of this model. {available}")
+            raise InvalidValue(f"Unknown condition in guidance_scale {name}={weight:g} of this model. {available}")
     weights: dict[str, float] = {}
     for key, weight in guidance_scale.items():
         for entry, fields in sources.items():
@@ -102,7 +103,7 @@ def resolve_guidance(guidance_scale: Guidance, conditioner: Conditioner | None) 
 def _check_finite(weights: Mapping[str, float]) -> None:
     for name, weight in weights.items():
         if not math.isfinite(weight):
-            raise ValueError(f"Invalid weight {name}={weight}: expected a finite number, e.g. 3.")
+            raise InvalidValue(f"Invalid weight {name}={weight}: expected a finite number, e.g. 3.")
 
 
 def num_passes(guidance_scale: Guidance, conditioner: Conditioner | None) -> int:
@@ -127,7 +128,7 @@ def parse_guidance_scale(words: Sequence[str]) -> Guidance | None:
     if len(weights) == 1 and not pairs[0][1]:
         return weights[0]
     if not weights or not all(names) or len(set(names)) < len(names):
-        raise ValueError(
+        raise InvalidValue(
             f"Invalid guidance scale '{' '.join(words)}': expected one number, --guidance-scale 3, or one for each "
             "condition: --guidance-scale text=3 --guidance-scale tempo=1.5."
         )

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
+
 
 class Scheduler(Protocol):
     """The methods of a diffusers scheduler that codecdiff calls."""
@@ -61,21 +63,21 @@ def training_scheduler(
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
     if prediction_type not in PREDICTION_TYPES:
-        raise ValueError(f"Unknown prediction_type '{prediction_type}'. Available: {', '.join(PREDICTION_TYPES)}.")
+        raise InvalidValue(f"Unknown prediction_type '{prediction_type}'. Available: {', '.join(PREDICTION_TYPES)}.")
     if beta_schedule not in BETA_SCHEDULES:
-        raise ValueError(f"Unknown beta_schedule '{beta_schedule}'. Available: {', '.join(BETA_SCHEDULES)}.")
+        raise InvalidValue(f"Unknown beta_schedule '{beta_schedule}'. Available: {', '.join(BETA_SCHEDULES)}.")
     if prediction_type == "flow":
         if zero_terminal_snr or beta_schedule != BETA_SCHEDULES[0]:
-            raise ValueError(
+            raise InvalidValue(
                 "prediction_type=flow has a schedule of its own, which ends in pure noise: omit beta_schedule and "
                 "zero_terminal_snr."
             )
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=num_train_timesteps, shift=1.0)
     if zero_terminal_snr and prediction_type == "epsilon":
-        raise ValueError("zero_terminal_snr needs another prediction_type than epsilon, which is undefined at SNR 0.")
+        raise InvalidValue("zero_terminal_snr needs another prediction_type than epsilon, which is undefined at SNR 0.")
     scale = 1.0 if beta_schedule == "squaredcos_cap_v2" else 1000 / num_train_timesteps  # cosine ignores beta_end
     if 0.02 * scale >= 1:
-        raise ValueError(
+        raise InvalidValue(
             f"num_train_timesteps={num_train_timesteps}: beta_schedule {beta_schedule} needs more than 20. "
             "squaredcos_cap_v2 accepts any number."
         )
@@ -110,7 +112,7 @@ def scheduler_from_config(config: dict[str, Any]) -> Any:
     options = dict(config)
     name = options.pop("class")
     if name not in TRAINING_SCHEDULERS:
-        raise ValueError(f"Unknown training scheduler '{name}'. Available: {', '.join(TRAINING_SCHEDULERS)}.")
+        raise InvalidValue(f"Unknown training scheduler '{name}'. Available: {', '.join(TRAINING_SCHEDULERS)}.")
     return getattr(diffusers, name).from_config(options)
 
 
@@ -161,11 +163,6 @@ def evaluation_steps(name: str, num_inference_steps: int) -> list[int]:
     if name == "pndm":  # takes the first step twice
         return steps[:2] + steps[1:]
     return steps
-
-
-def num_evaluations(name: str, num_inference_steps: int) -> int:
-    """Return the number of network evaluations that a scheduler needs."""
-    return len(evaluation_steps(name, num_inference_steps))
 
 
 def sampling_levels(scheduler: Any, num_inference_steps: int) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,6 @@ import diffusers
 import torch
 from diffusers.schedulers.scheduling_deis_multistep import DEISMultistepScheduler
 from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
-from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from diffusers.schedulers.scheduling_flow_match_heun_discrete import FlowMatchHeunDiscreteScheduler
 from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
@@ -18,6 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from codecdiff.diffusion.noise_schedule import prediction_type_of
+from codecdiff.errors import InvalidValue
 
 TIMESTEP_SPACINGS = ("even", "karras")
 
@@ -38,8 +37,8 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 FLOW_SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "euler": ("FlowEuler", {}),
-    "heun": ("FlowHeun", {}),
+    "euler": ("FlowMatchEulerDiscreteScheduler", {}),
+    "heun": ("FlowMatchHeunDiscreteScheduler", {}),
     **{name: SCHEDULERS[name] for name in ("ddim", "dpm++2m", "dpm++2m-sde", "dpm++2s", "unipc", "deis")},
 }
 
@@ -93,6 +92,8 @@ def sampling_scheduler(
     scheduler.register_to_config(
         scheduler=name, spacing=timestep_spacing, final_timestep_fraction=final_timestep_fraction
     )
+    if not hasattr(scheduler, "scale_model_input"):  # those of flow matching: the state is the denoiser's input
+        scheduler.init_noise_sigma, scheduler.scale_model_input = 1.0, lambda sample, timestep: sample
     return scheduler
 
 
@@ -101,16 +102,16 @@ def _check_scheduler(name: str, timestep_spacing: str, prediction_type: str) -> 
     available, plain = ", ".join(schedulers), name.lower().replace("-", "").removesuffix("scheduler")
     for other, reason in UNSUPPORTED.items():
         if plain == other.lower().removesuffix("scheduler"):
-            raise ValueError(f"Unsupported scheduler '{name}': {reason}. Available: {available}.")
+            raise InvalidValue(f"Unsupported scheduler '{name}': {reason}. Available: {available}.")
     if name not in SCHEDULERS:
-        raise ValueError(f"Unknown scheduler '{name}'. Available: {available}.")
+        raise InvalidValue(f"Unknown scheduler '{name}'. Available: {available}.")
     if name not in schedulers:
-        raise ValueError(f"Scheduler '{name}' cannot sample a flow model. Available: {available}.")
+        raise InvalidValue(f"Scheduler '{name}' cannot sample a flow model. Available: {available}.")
     if timestep_spacing not in TIMESTEP_SPACINGS:
-        raise ValueError(f"Unknown timestep_spacing '{timestep_spacing}'. Available: {', '.join(TIMESTEP_SPACINGS)}.")
+        raise InvalidValue(f"Unknown timestep_spacing '{timestep_spacing}'. Available: {', '.join(TIMESTEP_SPACINGS)}.")
     if timestep_spacing == "karras" and (prediction_type == "flow" or name in ("ddpm", "pndm")):
         what = "A flow model" if prediction_type == "flow" else f"Scheduler '{name}'"
-        raise ValueError(f"{what} supports only timestep_spacing=even, not '{timestep_spacing}'.")
+        raise InvalidValue(f"{what} supports only timestep_spacing=even, not '{timestep_spacing}'.")
 
 
 def _betas(train_scheduler: Any) -> Tensor:
@@ -201,21 +202,3 @@ class PNDM(PNDMScheduler):
             return x_start
         alpha, sigma = self._level(self.timesteps[place + 1])
         return alpha * x_start + sigma * model_output
-
-
-class _Unscaled:
-    """The attributes of other schedulers that those of flow matching lack."""
-
-    init_noise_sigma = 1.0
-
-    def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor:
-        """Return the denoiser's input at a step: the state itself."""
-        return sample
-
-
-class FlowEuler(_Unscaled, FlowMatchEulerDiscreteScheduler):
-    """Euler's method for flow models."""
-
-
-class FlowHeun(_Unscaled, FlowMatchHeunDiscreteScheduler):
-    """Heun's method for flow models."""

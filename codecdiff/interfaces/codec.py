@@ -1,12 +1,12 @@
 """The interface of neural audio codecs."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
 from codecdiff.interfaces.part import Part
 from codecdiff.precision import FrozenModule
 
@@ -29,6 +29,7 @@ class Codec(Part, FrozenModule, ABC):
     encode_context_frames: int | None = None
     decode_context_frames: int | None = None
     chunk_frames: int | None = None  # latent frames that are computed at once; None: all, so memory grows with them
+    keeps_codes: ClassVar[bool] = False  # a wrapper whose codes are those of the codec inside, its argument `codec`
     duplicate_codes: frozenset[tuple[int, int]] = frozenset()  # (codebook, code) that quantize to another code
 
     @property
@@ -65,11 +66,6 @@ class Codec(Part, FrozenModule, ABC):
         """Return `encode(audio)` and `encode_continuous(audio)`. Override it if one pass computes both."""
         return self.encode(audio), self.encode_continuous(audio)
 
-    @property
-    def code_source(self) -> Codec:
-        """The codec that defines the codes: the wrapped one if a wrapper leaves its codes as they are, else `self`."""
-        return self
-
     def normalize(self, latents: Tensor) -> Tensor:
         """Turn latents (b, k, d, l) of the wrapped codec into those of this one. By default, they are the same."""
         return latents
@@ -87,6 +83,6 @@ class Codec(Part, FrozenModule, ABC):
         return {}
 
     def load_fitted_state(self, state: Mapping[str, Tensor]) -> None:
-        """Load the tensors of `fitted_state`. Raises ValueError if their names are not the expected ones."""
+        """Load the tensors of `fitted_state`. Raises InvalidValue if their names are not the expected ones."""
         if state:
-            raise ValueError(f"{type(self).__name__} has no fitted state, but got {sorted(state)}.")
+            raise InvalidValue(f"{type(self).__name__} has no fitted state, but got {sorted(state)}.")

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from codecdiff.errors import InvalidValue
+
 Prompt = str | Mapping[str, Any]
 
 
@@ -19,10 +21,10 @@ def prompt_fields(prompt: Prompt) -> dict[str, Any]:
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """Return the text of a prompt, empty if it has none. Raises ValueError for a text that is not a string."""
+    """Return the text of a prompt, empty if it has none. Raises InvalidValue for a text that is not a string."""
     text = prompt_fields(prompt).get("text")
     if text is not None and not isinstance(text, str):
-        raise ValueError(f"The field 'text' of a prompt must be a string, but got {type(text).__name__}: {text!r}.")
+        raise InvalidValue(f"The field 'text' of a prompt must be a string, but got {type(text).__name__}: {text!r}.")
     return text or ""
 
 

@@ -1,13 +1,10 @@
 """The interface of conditioners, which compute features of prompts."""
 
-from __future__ import annotations
-
-import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from codecdiff.fingerprint import module_fingerprint
+from codecdiff.fingerprint import hash_values, module_fingerprint
 from codecdiff.interfaces.condition import Condition, Prompt, prompt_fields
 from codecdiff.interfaces.part import Part
 from codecdiff.precision import FrozenModule
@@ -53,5 +50,5 @@ class Conditioner(Part, FrozenModule, ABC):
         Override it if there is more, such as a tokenizer.
         """
         options = json.dumps(self.arguments, sort_keys=True, default=str)
-        identity = f"{type(self).__module__}.{type(self).__qualname__} {options} {module_fingerprint(self)}"
-        return hashlib.sha256(identity.encode()).hexdigest()[:32]
+        name = f"{type(self).__module__}.{type(self).__qualname__}"
+        return hash_values(name, options, module_fingerprint(self))

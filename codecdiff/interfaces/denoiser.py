@@ -1,7 +1,5 @@
 """The interface of denoisers, the networks that are trained."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
@@ -24,6 +22,6 @@ class Denoiser(Part, nn.Module, ABC):
     def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
         """Predict from noisy latents (b, c, l), timesteps (b,), context (b, c', l) or None: (b, c, l), any l >= 1."""
 
-    def prepare_for_sampling(self, timesteps: Tensor, condition: Condition) -> Denoiser:
+    def prepare_for_sampling(self, timesteps: Tensor, condition: Condition) -> "Denoiser":
         """Return an equivalent denoiser that may be faster for these `timesteps` (n,) and this `condition`."""
         return self

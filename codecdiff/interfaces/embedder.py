@@ -1,7 +1,5 @@
 """The interface of embedders, which compute vectors of music for evaluation."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The interface of splitters, which say which latents are generated together, and in which order."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar

@@ -24,14 +24,12 @@ if TYPE_CHECKING:
         Refine,
         Restore,
         Vary,
-        first_stage_mask,
-        first_stages_mask,
         levels_mask,
         outside_mask,
         parse_levels,
     )
     from codecdiff.pipeline.hub import load, push_to_hub
-    from codecdiff.pipeline.model_card import add_model_index, write_model_card
+    from codecdiff.pipeline.model_card import write_model_card
     from codecdiff.pipeline.pipeline import GenerationConfig, Pipeline
     from codecdiff.pipeline.provenance import GenerationRequest
     from codecdiff.pipeline.stage import Stage, stage_shapes
@@ -51,10 +49,7 @@ __all__ = [
     "Restore",
     "Stage",
     "Vary",
-    "add_model_index",
     "config_differences",
-    "first_stage_mask",
-    "first_stages_mask",
     "levels_mask",
     "load",
     "load_stage",

@@ -21,6 +21,7 @@ from torch import Tensor
 from codecdiff import config, registry
 from codecdiff.data import legacy
 from codecdiff.diffusion.noise_schedule import scheduler_from_config
+from codecdiff.errors import InvalidValue, MissingFile, UnknownName
 from codecdiff.files import DamagedFile, atomic_write_text, read_safetensors, write_safetensors
 from codecdiff.interfaces import Codec, Conditioner, Splitter
 from codecdiff.pipeline.code_version import warn_of_code_changes
@@ -50,7 +51,7 @@ def load_parts(folder: Path, spec: dict[str, Any], allow_download: bool) -> Part
         if allow_download or isinstance(error, registry.UnknownPart):
             raise
         named = {kind: spec[kind] for kind in ("codec", "conditioner")}
-        raise LookupError(
+        raise UnknownName(
             f"The parts of '{folder}' could not be loaded: {json.dumps(named)}. ({error}) If they name hub ids that "
             "you trust, fetch them: --allow-download, or allow_download=True."
         ) from error
@@ -63,23 +64,23 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is not valid JSON: {error}.") from error
+        raise InvalidValue(f"{file} is not valid JSON: {error}.") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read a model's codecdiff.json. Raises FileNotFoundError or ValueError if the folder does not hold a model."""
     file = folder / MODEL_FILE
     if not file.is_file():
-        raise FileNotFoundError(f"{folder} does not hold a model: {MODEL_FILE} is missing. Train one with the recipe.")
+        raise MissingFile(f"{folder} does not hold a model: {MODEL_FILE} is missing. Train one with the recipe.")
     spec = legacy.upgrade_model(read_json(file))
     version = spec.get("format") if isinstance(spec, dict) else None
     if version != FORMAT:
-        raise ValueError(f"{file} has format {version}; this codecdiff reads format {FORMAT}. Update codecdiff.")
+        raise InvalidValue(f"{file} has format {version}; this codecdiff reads format {FORMAT}. Update codecdiff.")
     if missing := REQUIRED - spec.keys():
-        raise ValueError(f"{file} is incomplete: it lacks {', '.join(sorted(missing))}.")
+        raise InvalidValue(f"{file} is incomplete: it lacks {', '.join(sorted(missing))}.")
     for name in spec["stages"]:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-            raise ValueError(f"{file} has an invalid stage {name!r}: expected the name of a folder inside the model.")
+            raise InvalidValue(f"{file} has an invalid stage {name!r}: expected the name of a folder inside the model.")
     return spec
 
 
@@ -93,7 +94,7 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
     try:
         return read_safetensors(file)[0]
     except (OSError, DamagedFile) as error:
-        raise ValueError(f"{file} is missing or damaged: {error}") from error
+        raise InvalidValue(f"{file} is missing or damaged: {error}") from error
 
 
 def load_codec_state(folder: Path | str, codec: Codec) -> bool:
@@ -107,7 +108,7 @@ def load_codec_state(folder: Path | str, codec: Codec) -> bool:
     try:
         codec.load_fitted_state(load_tensors(file) if file.exists() else {})
     except RuntimeError as error:  # of tensors with other shapes
-        raise ValueError(
+        raise InvalidValue(
             f"{file} is not the state of this codec: {error}. If its options have changed since, choose another output "
             "folder, or delete this one."
         ) from error
@@ -119,16 +120,14 @@ def _to_save(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Ten
     return {name: (t.to(dtype) if t.dtype is torch.float32 else t).cpu() for name, t in tensors.items()}
 
 
-def save_parts(folder: Path, spec: dict[str, Any], codec: Codec, dtype: torch.dtype = torch.float32) -> None:
-    """Write codecdiff.json and the state of a fitted codec, or check that the folder holds the same model.
+def write_parts(
+    folder: Path, spec: dict[str, Any], state: dict[str, Tensor], dtype: torch.dtype = torch.float32
+) -> None:
+    """Write codecdiff.json and the fitted state of the codec, or check that the folder holds the same model.
 
-    Raises ValueError if the folder holds another model.
+    Raises InvalidValue if it holds another one.
     """
-    write_parts(folder, spec, _to_save(codec.fitted_state(), dtype))
-
-
-def write_parts(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) -> None:
-    """Write codecdiff.json and the state of a codec that is not loaded, as `save_parts` does."""
+    state = _to_save(state, dtype)
     folder.mkdir(parents=True, exist_ok=True)
     if state and not (folder / MODEL_FILE).exists():
         write_safetensors(folder / "codec" / WEIGHTS_FILE, state)
@@ -161,7 +160,7 @@ def check_same_model(folder: Path, spec: dict[str, Any], state: dict[str, Tensor
     if tensors.keys() != state.keys() or any(not torch.equal(tensors[k].float(), state[k].float()) for k in state):
         differences.append("the fitted state of the codec differs")
     if differences:
-        raise ValueError(
+        raise InvalidValue(
             f"{folder} holds another model: {'; '.join(differences)}. Choose another output folder, or delete it."
         )
     warn_of_code_changes(saved.get("code", {}), spec.get("code", {}), folder)
@@ -185,7 +184,7 @@ def load_stage(
     try:
         denoiser.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"{file} does not hold the weights of this stage: {error}") from error
+        raise InvalidValue(f"{file} does not hold the weights of this stage: {error}") from error
     return Stage(
         name,
         denoiser.requires_grad_(False).eval(),

@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 from codecdiff.codecs import chunked
 from codecdiff.config.schema import Target
 from codecdiff.diffusion.sampling import StageMask
+from codecdiff.errors import InvalidValue
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Splitter
 from codecdiff.splitters import parse_range
@@ -49,20 +50,16 @@ class EditMask:
             ("keep_mask", self.keep_mask, (n, k, frames)),
         ):
             if tensor.shape != shape:
-                raise ValueError(f"The {name} of codes {(n, k, frames)} has shape {tuple(tensor.shape)}, not {shape}.")
+                raise InvalidValue(
+                    f"The {name} of codes {(n, k, frames)} has shape {tuple(tensor.shape)}, not {shape}."
+                )
         if not 0 < self.strength <= 1:
-            raise ValueError(f"Invalid strength={self.strength}: expected more than 0 and at most 1.")
+            raise InvalidValue(f"Invalid strength={self.strength}: expected more than 0 and at most 1.")
 
     @classmethod
     def from_codes(cls, codec: Codec, codes: Tensor) -> Self:
         """Return sources from codes (n, k, l), with nothing kept."""
         return cls(codes, codec.embed(codes), torch.zeros_like(codes, dtype=torch.bool))
-
-    @classmethod
-    def from_latents(cls, codec: Codec, latents: Tensor) -> Self:
-        """Return sources from latents (n, k, d, l), with nothing kept."""
-        codes = codec.quantize(latents)
-        return cls(codes, latents, torch.zeros_like(codes, dtype=torch.bool))
 
     @classmethod
     def from_audio(cls, codec: Codec, audio: Tensor, target: Target = "codes") -> Self:
@@ -177,7 +174,7 @@ class Restore(Edit):
         """Keep all frames of the coarsest levels."""
         present = sorted(set(codec.levels))
         if self.levels >= len(present):
-            raise ValueError(
+            raise InvalidValue(
                 f"Invalid levels={self.levels}: this codec has {len(present)}, so none is left to restore."
             )
         return source.keep(levels_mask(codec, present[: self.levels]))
@@ -191,31 +188,16 @@ def parse_levels(text: str) -> tuple[int, ...]:
     try:
         return tuple(level for part in text.split(",") for level in parse_range(part))
     except ValueError:
-        raise ValueError(f"Invalid levels '{text}': expected numbers and ranges, e.g. '0' or '0-3'.") from None
+        raise InvalidValue(f"Invalid levels '{text}': expected numbers and ranges, e.g. '0' or '0-3'.") from None
 
 
 def levels_mask(codec: Codec, levels: Collection[int]) -> Tensor:
     """Return (1, k, 1), True for the codebooks of these levels. Raises ValueError for a level the codec lacks."""
     if unknown := sorted(set(levels) - set(codec.levels)):
-        raise ValueError(
+        raise InvalidValue(
             f"Invalid level {', '.join(map(str, unknown))}: the codec has {min(codec.levels)} to {max(codec.levels)}."
         )
     return torch.tensor([level in levels for level in codec.levels])[None, :, None]
-
-
-def first_stage_mask(splitter: Splitter, codec: Codec) -> Tensor:
-    """Return (1, k, 1), True for the codebooks that the first stage of a pattern generates."""
-    rows = torch.arange(1, codec.num_codebooks + 1)
-    first = splitter.split(rows[None, :, None, None].expand(1, -1, codec.codebook_dim, 1))[0]
-    return torch.isin(rows, first)[None, :, None]
-
-
-def first_stages_mask(splitter: Splitter, codec: Codec, frames: int, count: int) -> Tensor:
-    """Return (1, k, l), True for the codes that the first `count` stages of a pattern generate."""
-    shape = (1, codec.num_codebooks, codec.codebook_dim, frames)
-    stages = splitter.split(torch.ones(shape))
-    first = [stage if i < count else torch.zeros_like(stage) for i, stage in enumerate(stages)]
-    return splitter.merge(first).amin(2) > 0
 
 
 def outside_mask(regions: Sequence[tuple[float, float]], codec: Codec, frames: int) -> Tensor:
@@ -228,7 +210,7 @@ def outside_mask(regions: Sequence[tuple[float, float]], codec: Codec, frames: i
     mask = torch.ones(frames, dtype=torch.bool)
     for start, stop in regions:
         if not (math.isfinite(start) and math.isfinite(stop) and 0 <= start < min(stop, seconds)):
-            raise ValueError(
+            raise InvalidValue(
                 f"Invalid region {start:g} to {stop:g} s: expected it to start before it ends, within {seconds:.2f} s."
             )
         first, last = (round(edge * codec.frame_rate, 6) for edge in (start, stop))  # 0.56 s at 50 Hz is frame 28

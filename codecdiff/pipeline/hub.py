@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from codecdiff import registry
+from codecdiff.errors import InvalidValue, UnknownName, UserError
+from codecdiff.huggingface import downloads, hub_problem
 from codecdiff.pipeline.checkpoint import MODEL_FILE, STAGE_FILE, read_config, read_stage_config
 from codecdiff.pipeline.pipeline import Pipeline
 
@@ -17,8 +19,18 @@ UPLOADED = (*DOWNLOADED, "*.jsonl", "README.md")
 EXCLUDED = ("*/training/*", ".*")  # the state of training, and hidden files: neither uploaded nor downloaded
 
 
+class HubUnreachable(UserError, ConnectionError):
+    """The Hugging Face hub cannot be reached."""
+
+
+class HubRefusal(UserError, PermissionError):
+    """The Hugging Face hub does not accept an upload."""
+
+
 def load(model: Path | str, *, allow_download: bool = False) -> Pipeline:
     """Load a model: a folder, the name of an installed model such as `starter`, or a hub id `owner/name`.
+
+    The folder may also be that of a run, with the model in `model`.
 
     A hub id passed here is fetched; ids that the model itself names, only with `allow_download`. Raises LookupError if
     the model is not found.
@@ -43,19 +55,22 @@ def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) ->
 
 
 def _local_folder(model: Path | str) -> Path:
-    """Return the folder of a model by its path, which comes first, or its installed name; it may not exist."""
-    installed = None if Path(model).exists() else registry.installed_model(str(model))
-    return installed or Path(model)
+    """Return the folder of a model by its path, or the path of its run, or its installed name; it may not exist."""
+    folder = Path(model)
+    if folder.exists():
+        run = folder / "model"  # of a folder that training writes
+        return run if (run / MODEL_FILE).is_file() and not (folder / MODEL_FILE).exists() else folder
+    return registry.installed_model(str(model)) or folder
 
 
 def require_shareable(folder: Path) -> None:
     """Raise ValueError unless others could load a model folder: all stages are trained, and no part is a local path."""
     spec = read_config(folder)
     if untrained := [name for name in spec["stages"] if not (folder / name / STAGE_FILE).exists()]:
-        raise ValueError(f"'{folder}' is incomplete: train {' and '.join(untrained)} first.")
+        raise InvalidValue(f"'{folder}' is incomplete: train {' and '.join(untrained)} first.")
     denoisers = [read_stage_config(folder / name)["denoiser"] for name in spec["stages"]]
     if paths := [path for part in (spec["codec"], spec["conditioner"], *denoisers) for path in _local_paths(part)]:
-        raise ValueError(
+        raise InvalidValue(
             f"'{folder}' names parts that exist only on this machine: {', '.join(paths)}. Upload them to the hub as "
             f"well, and write their ids to {MODEL_FILE}."
         )
@@ -73,27 +88,31 @@ def _download(name: str) -> Path:
     """Download a model folder from the hub. Raises LookupError if it is not found."""
     if not HUB_ID.fullmatch(name):
         names = ", ".join(registry.entries("models")) or "none"
-        raise LookupError(f"Unknown model '{name}': neither a folder nor a hub id. Installed models: {names}.")
+        raise UnknownName(f"Unknown model '{name}': neither a folder nor a hub id. Installed models: {names}.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    problem = hub_problem()
     try:
-        return Path(snapshot_download(name, allow_patterns=list(DOWNLOADED), ignore_patterns=list(EXCLUDED)))
+        with downloads(not problem):  # without a connection, a model that was downloaded before still loads
+            return Path(snapshot_download(name, allow_patterns=list(DOWNLOADED), ignore_patterns=list(EXCLUDED)))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise LookupError(f"Unknown model '{name}': neither a folder nor available on the hub. ({error})") from error
+        reason = problem or error
+        raise UnknownName(f"Unknown model '{name}': neither a folder nor available on the hub. ({reason})") from error
 
 
 def upload_folder(folder: Path, name: str, private: bool | None = None) -> str:
     """Upload a folder as one commit of `owner/name`, which is created if it does not exist; return its address.
 
-    Raises ValueError for another form of name, PermissionError if this account may not write there, and ConnectionError
-    if the hub cannot be reached.
+    Raises InvalidValue for another form of name, HubRefusal if this account may not write there, and HubUnreachable.
     """
     if not HUB_ID.fullmatch(name):
-        raise ValueError(f"Invalid hub id '{name}': expected 'owner/name'.")
+        raise InvalidValue(f"Invalid hub id '{name}': expected 'owner/name'.")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    if problem := hub_problem():
+        raise HubUnreachable(f"Nothing was uploaded: {problem}. Connect to the network, then try again.")
     hub = HfApi()
     http_error: Any = HfHubHTTPError.__bases__[0]  # of the HTTP client, which depends on the library's version
     try:
@@ -106,11 +125,11 @@ def upload_folder(folder: Path, name: str, private: bool | None = None) -> str:
             commit_message="Upload a codecdiff model",
         )
     except HfHubHTTPError as error:
-        raise PermissionError(
+        raise HubRefusal(
             f"The hub refused '{name}': log in with `hf auth login`, as an account that may write there. ({error})"
         ) from error
     except http_error as error:
-        raise ConnectionError(
+        raise HubUnreachable(
             f"The hub could not be reached; the upload may be incomplete. Try again. ({error})"
         ) from error
     return str(repository)

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from codecdiff.files import atomic_write_text
 from codecdiff.pipeline.checkpoint import STAGE_FILE, read_config, read_stage_config
 
@@ -33,23 +31,6 @@ def write_model_card(folder: Path | str) -> None:
     file = Path(folder) / "README.md"
     if not file.exists() or MARK in file.read_text(encoding="utf-8"):
         atomic_write_text(file, render_model_card(folder))
-
-
-def add_model_index(folder: Path | str, index: Mapping[str, Any]) -> None:
-    """Write a `model-index` into the header of a folder's model card, replacing an earlier one.
-
-    Writes the model card first if it is missing. Raises ValueError if it does not begin with a YAML header.
-    """
-    file = Path(folder) / "README.md"
-    if not file.exists():
-        write_model_card(folder)
-    text = file.read_text(encoding="utf-8")
-    match = re.match(r"---\n(.*?)^---\n", text, re.DOTALL | re.MULTILINE)
-    header = yaml.safe_load(match[1]) if match else None
-    if not match or not isinstance(header, dict):
-        raise ValueError(f"'{file}' does not begin with a YAML header between lines of ---: add one for the scores.")
-    updated = yaml.safe_dump({**header, **index}, sort_keys=False, allow_unicode=True)
-    atomic_write_text(file, f"---\n{updated}---\n{text[match.end() :]}")
 
 
 def command_line(words: Sequence[str]) -> str:

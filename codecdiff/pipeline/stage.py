@@ -12,6 +12,7 @@ from torch import nn
 from codecdiff import config
 from codecdiff.config.schema import Guidance
 from codecdiff.diffusion.noise_schedule import max_inference_steps, scheduler_to_config
+from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter
 from codecdiff.pipeline.code_version import code_versions
 
@@ -58,7 +59,7 @@ class Stage:
         most = max_inference_steps(total, self.final_timestep_fraction)
         if not 1 <= steps <= most:
             reason = f" and final_timestep_fraction={self.final_timestep_fraction:g}" if most < total else ""
-            raise ValueError(
+            raise InvalidValue(
                 f"Invalid num_inference_steps={steps}: expected 1 to {most} for {self.name}, "
                 f"which was trained with num_train_timesteps={total}{reason}."
             )
@@ -97,7 +98,7 @@ def build_denoiser(spec: Any, codec: Codec, splitter: Splitter, conditioner: Con
     containers = nn.ModuleDict(), nn.ParameterDict()
     for name in widths:
         if not name or "." in name or any(hasattr(container, name) for container in containers):
-            raise ValueError(
+            raise InvalidValue(
                 f"Invalid name '{name}' of a condition: torch reserves it. If it is a field of prompts, rename that "
                 "column of the metadata."
             )

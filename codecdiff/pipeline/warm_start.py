@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from codecdiff import config
+from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.files import sha256
 from codecdiff.interfaces import Denoiser
 from codecdiff.pipeline.checkpoint import STAGE_FILE, WEIGHTS_FILE, load_tensors, read_stage_config
@@ -17,13 +18,13 @@ from codecdiff.pipeline.checkpoint import STAGE_FILE, WEIGHTS_FILE, load_tensors
 def require_same_denoiser(denoiser: Denoiser, folder: Path) -> None:
     """Raise ValueError unless the trained stage of a folder has a denoiser of the same kind."""
     if not (folder / STAGE_FILE).is_file():
-        raise FileNotFoundError(
+        raise MissingFile(
             f"{folder} does not hold a trained stage: {STAGE_FILE} is missing. Name a stage of this model that is "
             "trained before, or the folder of one, e.g. runs/other/model/primary."
         )
     there, here = read_stage_config(folder)["denoiser"]["name"], config.to_config("denoisers", denoiser)["name"]
     if there != here:
-        raise ValueError(f"{folder} has the denoiser '{there}', not '{here}': its weights cannot be used.")
+        raise InvalidValue(f"{folder} has the denoiser '{there}', not '{here}': its weights cannot be used.")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def warm_start(denoiser: Denoiser, folder: Path) -> WarmStart:
     names = [name for name, tensor in target.items() if name in source and source[name].shape == tensor.shape]
     copied = sum(target[name].numel() for name in names)
     if not copied:
-        raise ValueError(f"No weights of {folder} agree in name and shape with this denoiser. Choose another stage.")
+        raise InvalidValue(f"No weights of {folder} agree in name and shape with this denoiser. Choose another stage.")
     with torch.no_grad():
         for name in names:
             target[name].copy_(source[name])  # a state dict's tensors are the module's own

@@ -1,6 +1,5 @@
 """CLAP as conditioners of codecdiff: a prompt's text, or its audio, as one vector of their joint space."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +17,7 @@ from codecdiff import (
     prompt_fields,
     prompt_text,
 )
-from codecdiff.conditioners import audio_prompt_key, load_audio_prompt, module_fingerprint, tokenizer_rules
+from codecdiff.conditioners import audio_prompt_key, hash_values, load_audio_prompt, module_fingerprint, tokenizer_rules
 from codecdiff.huggingface import PretrainedPart
 from codecdiff_clap.config import MUSIC
 from codecdiff_clap.encoders import AUDIO_MODELS, TEXT_MODELS, AudioEncoder, embed_texts, load_tokenizer
@@ -82,7 +81,9 @@ class ClapText(PretrainedPart, Conditioner):
 
     def fingerprint(self) -> str:
         """Hash what features depend on: weights, tokenizer and the cut."""
-        return _hash("clap-text", self.max_tokens, module_fingerprint(self.network), tokenizer_rules(self.tokenizer))
+        return hash_values(
+            "clap-text", self.max_tokens, module_fingerprint(self.network), tokenizer_rules(self.tokenizer)
+        )
 
 
 class ClapAudio(PretrainedPart, Conditioner):
@@ -134,7 +135,9 @@ class ClapAudio(PretrainedPart, Conditioner):
 
     def fingerprint(self) -> str:
         """Hash what features depend on: weights, and how audio is prepared for them."""
-        return _hash("clap-audio", module_fingerprint(self.encoder.network), self.encoder.extractor.to_json_string())
+        return hash_values(
+            "clap-audio", module_fingerprint(self.encoder.network), self.encoder.extractor.to_json_string()
+        )
 
 
 class Clap(PretrainedPart, Conditioner):
@@ -175,8 +178,4 @@ class Clap(PretrainedPart, Conditioner):
 
     def fingerprint(self) -> str:
         """Hash the fingerprints of both."""
-        return _hash("clap", self.audio.fingerprint(), self.text.fingerprint())
-
-
-def _hash(*values: Any) -> str:
-    return hashlib.sha256(" ".join(map(str, values)).encode()).hexdigest()[:32]
+        return hash_values("clap", self.audio.fingerprint(), self.text.fingerprint())

@@ -115,6 +115,7 @@ def test_a_command_that_was_killed_can_be_run_again_at_any_point(folder: Path, m
                 replace(before, after)
 
     monkeypatch.setattr("os.replace", killing)
+    number = 0
     for number in range(1, 100):
         points[0] = number
         try:

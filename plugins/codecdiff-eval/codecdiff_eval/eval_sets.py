@@ -5,6 +5,7 @@ codec reconstruction     real music that the codec encoded and decoded: the uppe
 oracle first stage       the first stage taken from real music, the later ones generated
 oracle first N stages    as many stages taken from real music
 reference                real music that all are compared with
+sources                  clips of the reference that the codec reconstruction and the oracles are made of
 noise                    latents of unit variance, quantized: what knowing nothing sounds like
 """
 
@@ -16,9 +17,10 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from codecdiff import rng
 from codecdiff.fingerprint import device_of
-from codecdiff.interfaces import Codec, Prompt
-from codecdiff.pipeline import EditMask, Pipeline, first_stages_mask
+from codecdiff.interfaces import Codec, Prompt, Splitter
+from codecdiff.pipeline import EditMask, Pipeline
 from codecdiff_eval.results import NotMeasured
 
 __all__ = [
@@ -26,14 +28,18 @@ __all__ = [
     "GENERATED",
     "NOISE",
     "REFERENCE",
+    "SOURCES",
     "EvalSets",
     "edit_mask_of",
     "encode_clips",
+    "first_stages_mask",
     "generate_sets",
+    "noise_codes",
     "oracle",
 ]
 
 GENERATED, CODEC_RECONSTRUCTION, REFERENCE, NOISE = "generated", "codec reconstruction", "reference", "noise"
+SOURCES = "sources"
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -73,13 +79,28 @@ def edit_mask_of(pipeline: Pipeline, audio: Tensor) -> EditMask:
     return EditMask(codes, latents, torch.zeros_like(codes, dtype=torch.bool))
 
 
+def first_stages_mask(splitter: Splitter, codec: Codec, frames: int, count: int) -> Tensor:
+    """Return (1, k, l), True for the codes that the first `count` stages of a pattern generate."""
+    shape = (1, codec.num_codebooks, codec.codebook_dim, frames)
+    stages = splitter.split(torch.ones(shape))
+    first = [stage if i < count else torch.zeros_like(stage) for i, stage in enumerate(stages)]
+    return splitter.merge(first).amin(2) > 0
+
+
+def noise_codes(pipeline: Pipeline, count: int, frames: int, *, seed: int = 0) -> Tensor:
+    """Return the codes (n, k, l) of unit-variance noise: the baseline without a model."""
+    shape = (pipeline.codec.num_codebooks, pipeline.codec.codebook_dim, frames)
+    generators = [rng.generator("codecdiff.generate.noise_codes", seed, i) for i in range(count)]
+    return pipeline.codec.quantize(rng.row_noise(shape, generators, pipeline.device))
+
+
 def generate_sets(pipeline: Pipeline, prompts: Sequence[Prompt], source: EditMask, **sampling: Any) -> EvalSets[Tensor]:
     """Return the codes (n, k, l) of the sets that a model generates, for prompts and the real clips they describe.
 
     `generated`, an oracle for every number of stages but all, `codec reconstruction` and `noise`. `sampling`: fields
     of `GenerationConfig`.
     """
-    noise = pipeline.noise_codes(len(prompts), source.frames, seed=sampling.get("seed", 0))
+    noise = noise_codes(pipeline, len(prompts), source.frames, seed=sampling.get("seed", 0))
     sets = EvalSets[Tensor]({CODEC_RECONSTRUCTION: source.codes, NOISE: noise})
     for num_stages in range(len(pipeline.stage_names)):
         edit = None

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from codecdiff import registry
-from codecdiff_eval.metric import load_metric
+from codecdiff_eval.metric import load_installed, load_metric
 
 __all__ = ["Suite", "load_suite"]
 
 DISTANCES = ("fad", "kad", "density", "coverage")
+PANEL = ("fad", "fad-infinity", "kad", "density", "coverage")
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,18 @@ class Suite:
 
     description: what the suite is for, a sentence.
     seconds: of a clip, unless specified.
+    codec_quality: whether to compare what the model's codec makes of music with that music, clip by clip.
     """
 
     description: str
     metrics: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     seconds: float = 10.0
+    codec_quality: bool = False
 
     def select(self, embedders: Sequence[str] = (), metrics: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
         """Return the metrics of each embedder: those of the suite, or of `embedders` and `metrics` where specified.
 
-        Raises LookupError for a metric that is not installed.
+        Raises UnknownName for a metric that is not installed.
         """
         for name in metrics:
             load_metric(name)
@@ -39,22 +41,20 @@ class Suite:
 
 
 def load_suite(name: str) -> Suite:
-    """Return an installed suite by name. Raises LookupError, naming those there are."""
-    installed = registry.entries("suites")
-    if name not in installed:
-        raise LookupError(f"No suite named '{name}'. Installed: {', '.join(installed)}.")
-    return installed[name].load()
+    """Return an installed suite by name. Raises UnknownName."""
+    return load_installed("suites", name)
 
 
 smoke = Suite("Needs no download.", {"logmel": ("fad", "fad-shrunk", "kad", "density", "coverage")})
 panel = Suite(
     "Embedders that err differently; those that are not there are left out.",
     {
-        "logmel": DISTANCES,
-        "codec": DISTANCES,
-        "clap-music": (*DISTANCES, "clap-score"),
-        "vggish": DISTANCES,
-        "mert": DISTANCES,
+        "logmel": PANEL,
+        "codec": PANEL,
+        "clap-music": (*PANEL, "clap-score"),
+        "vggish": PANEL,
+        "mert": PANEL,
+        "musicnn": PANEL,
     },
 )
 paper = Suite(

@@ -24,12 +24,13 @@ from codecdiff_eval.compare.budget import (
 )
 from codecdiff_eval.compare.clips import PROBE_TRAINING, REAL, REFERENCE_RECONSTRUCTION, Clip, EvalSplit, draw_split
 from codecdiff_eval.compare.config import CompareConfig, CompareEvalConfig
-from codecdiff_eval.compare.measure import LOSS, CompareInputs, Draws, measure
+from codecdiff_eval.compare.measure import LOSS, CompareInputs, measure
 from codecdiff_eval.compare.report import CompareReport
 from codecdiff_eval.compare.runs import Run, loss_key, make_runs, other_variants, require_music, shared_run, take_turns
 from codecdiff_eval.embedders.logmel import LogMel
 from codecdiff_eval.embeddings import embed_audio
-from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, REFERENCE, oracle
+from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, REFERENCE, first_stages_mask, oracle
+from codecdiff_eval.metrics.draws import Draws
 from codecdiff_eval.metrics.gaussian import shrunk_frechet_distance
 from codecdiff_eval.results import VariantResults
 from markupsafe import escape
@@ -44,7 +45,6 @@ from codecdiff.cli.main import app
 from codecdiff.config import ConfigError, DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.files import try_lock
-from codecdiff.pipeline.editing import first_stage_mask, first_stages_mask
 from codecdiff.training.batch import StageData
 from codecdiff.training.experiment import new_pipeline, new_stage
 from codecdiff.training.trainer import StageTrainer
@@ -282,7 +282,20 @@ def test_the_codes_of_the_first_stages_are_known_one_by_one(
     masks = [first_stages_mask(pipeline.splitter, codec, 5, stages) for stages in range(count + 1)]
     assert not masks[0].any()
     assert masks[-1].all()
-    assert torch.equal(masks[1], first_stage_mask(pipeline.splitter, codec).expand(masks[1].shape))
+
+
+@pytest.mark.parametrize(
+    ("splitter", "expected"),
+    [("coarse-first", [0]), ({"name": "grouped", "stages": "2,1|0|3"}, [1, 2]), ("delayed", [0, 1, 2, 3])],
+    ids=str,
+)
+def test_the_first_stage_makes_its_codebooks(
+    make_pipeline: Callable[..., Pipeline], splitter: Any, expected: list[int]
+) -> None:
+    pipeline = make_pipeline(splitter)
+    mask = first_stages_mask(pipeline.splitter, pipeline.codec, frames=3, count=1)
+    assert torch.equal(mask, first_stages_mask(pipeline.splitter, pipeline.codec, frames=1, count=1).expand(1, 4, 3))
+    assert mask[0, :, 0].nonzero().flatten().tolist() == expected
 
 
 CLIPS = 24
@@ -388,13 +401,14 @@ def test_probes_read_what_they_can_learn_and_nothing_else() -> None:
 
 
 def test_tracks_are_resampled_with_all_their_clips() -> None:
-    draws = Draws.of(compare_inputs(per=4).split, 3, 10, 0)
+    tracks = torch.arange(CLIPS).split(4)
+    draws = Draws.of(tracks, tracks, num_seeds=3, resamples=10, seed=0)
     assert torch.equal(draws.evaluated[0], torch.arange(CLIPS))
     for indices in draws.evaluated[1:]:
         assert torch.equal(indices.view(-1, 4) // 4, (indices.view(-1, 4) // 4)[:, :1].expand(-1, 4))
         assert len(indices) == CLIPS
     assert [len(indices) for indices in draws.seeds] == [3] * 11
-    again = Draws.of(compare_inputs(per=4).split, 3, 10, 0)
+    again = Draws.of(tracks, tracks, num_seeds=3, resamples=10, seed=0)
     assert all(torch.equal(a, b) for a, b in zip(draws.reference, again.reference, strict=True))
 
 

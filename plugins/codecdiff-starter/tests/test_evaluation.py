@@ -5,24 +5,24 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, NOISE, EvalSets
+from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, NOISE, EvalSets, noise_codes
+from codecdiff_eval.metric import load_metric
+from codecdiff_eval.metrics.probe import ProbeReading
 from codecdiff_eval.suites import load_suite
 from codecdiff_starter import clips
 from codecdiff_starter.clips import compose_clips, cut, quick, training_clips
 from codecdiff_starter.codec import SpectralCodec
-from codecdiff_starter.composer import COMPOSER_VERSION, SAMPLE_RATE, held_out, mapping
+from codecdiff_starter.composer import COMPOSER_VERSION, PARTS, SAMPLE_RATE, held_out, mapping
 from codecdiff_starter.evaluation import (
     COMPOSED,
     ORACLE,
     PROBE_TRAINING,
     TRAINING,
     EvalOptions,
-    Reading,
     adherence,
     evaluate_model,
     memorization,
     memory_in_use,
-    probe_scores,
 )
 
 from codecdiff import Codec
@@ -65,9 +65,6 @@ class Model:
 
     def decode(self, codes, samples):
         return torch.cat([self.codec.decode(code)[..., :samples] for code in codes])
-
-    def noise_codes(self, count, frames, *, seed):
-        return torch.randint(-9000, 9000, (count, 1, frames), generator=torch.Generator().manual_seed(seed))
 
 
 def model(play: Any = None) -> Any:
@@ -129,7 +126,7 @@ def test_a_model_that_plays_the_held_out_pieces_reaches_every_target(music, shor
 
 def test_a_model_that_plays_noise_scores_nothing(music, short_pieces):
     def play(frames):
-        return model().noise_codes(CLIPS, frames, seed=8)
+        return noise_codes(model(), CLIPS, frames, seed=8)
 
     targets, details, _ = evaluate_model(model(play), music, EvalOptions(CLIPS, SECONDS, 3, num_examples=1))
     assert abs(details["probes"]["mean"].value) < 0.2
@@ -164,21 +161,26 @@ def test_a_cut_stays_inside_the_piece():
     assert starts == {0, 1, 2, 3}
 
 
+def readings(truth: torch.Tensor, read: torch.Tensor) -> dict[str, ProbeReading]:
+    columns = zip(PARTS, truth.T, read.T, (4, 3, 3, 3), strict=True)
+    return {part: ProbeReading(true, found, true, classes) for part, true, found, classes in columns}
+
+
 def test_scores_are_one_at_the_upper_bound_and_zero_at_chance():
-    truth = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1], [2, 2, 2, 2], [3, 0, 1, 2]])
-    constant = torch.zeros_like(truth)
-    assert probe_scores(truth, truth, [1.0] * 4).tolist() == pytest.approx([1] * 4)
-    assert probe_scores(constant, truth, [1.0] * 4).tolist() == pytest.approx([0] * 4, abs=1e-6)
+    truth, everything = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1], [2, 2, 2, 2], [3, 0, 1, 2]]), torch.arange(4)
+    right, constant = readings(truth, truth), readings(truth, torch.zeros_like(truth))
+    assert [reading.score(everything) for reading in right.values()] == pytest.approx([1] * 4)
+    assert [reading.score(everything) for reading in constant.values()] == pytest.approx([0] * 4, abs=1e-6)
 
 
 def test_adherence_of_random_answers_covers_zero_and_of_right_ones_is_one():
     generator = torch.Generator().manual_seed(0)
     truth, guess = (torch.randint(0, 3, (120, 4), generator=generator) for _ in range(2))
     truth[:, 0], guess[:, 0] = (torch.randint(0, 4, (120,), generator=generator) for _ in range(2))
-    measured = adherence(Reading(truth, guess, truth), seed=0)
+    measured = adherence(readings(truth, guess), seed=0)
     assert measured["mean"].low < 0 < measured["mean"].high
     assert measured["least"].value == min(part["score"].value for part in measured["parts"].values())
-    assert adherence(Reading(truth, truth, truth), seed=0)["mean"].value == pytest.approx(1)
+    assert adherence(readings(truth, truth), seed=0)["mean"].value == pytest.approx(1)
 
 
 def test_a_model_that_copies_training_clips_is_seen_to_memorize():
@@ -210,5 +212,7 @@ def test_memory_is_that_of_a_process_with_torch():
 
 def test_the_suite_of_the_demo_is_installed():
     suite = load_suite("starter")
-    assert suite.select() == {"logmel": ("fad-shrunk", "density", "coverage")}
-    assert suite.seconds == EvalOptions().seconds
+    assert list(suite.select()) == ["logmel", "musicnn"]
+    for name in (name for metrics in suite.select().values() for name in metrics):
+        assert load_metric(name).label
+    assert suite.codec_quality

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Literal
 
 import torch
@@ -18,7 +17,7 @@ from codecdiff import (
     exactly,
     prompt_text,
 )
-from codecdiff.conditioners import module_fingerprint, tokenizer_rules
+from codecdiff.conditioners import hash_values, module_fingerprint, tokenizer_rules
 from codecdiff.errors import InvalidValue
 from codecdiff.huggingface import PretrainedPart, from_hub, is_building_skeleton
 from codecdiff_t5.config import MODELS
@@ -151,5 +150,4 @@ class T5(PretrainedPart, Conditioner):
             raise InvalidValue(
                 "With attend_padding a prompt's features depend on its neighbors: they cannot be cached."
             )
-        inputs = f"t5 {self.max_tokens} {module_fingerprint(self.network)} {tokenizer_rules(self.tokenizer)}"
-        return sha256(inputs.encode()).hexdigest()[:32]
+        return hash_values("t5", self.max_tokens, module_fingerprint(self.network), tokenizer_rules(self.tokenizer))

@@ -24,10 +24,29 @@ from codecdiff_eval.metrics.bootstrap import bootstrap_tracks, permuted
 from codecdiff_eval.metrics.probe import Probe, balanced_accuracy
 from codecdiff_eval.results import RESAMPLES, Estimate, hash_of
 
+__all__ = [
+    "HOP_LENGTH",
+    "NOTHING",
+    "SAMPLE_RATE",
+    "SILENCE",
+    "ClipEstimator",
+    "KeyRule",
+    "against_chance",
+    "agreement",
+    "clips_requesting",
+    "key_agreement",
+    "key_of_chroma",
+    "on_real_clips",
+    "parse_key",
+    "requested_instruments",
+    "requested_key",
+]
+
 SAMPLE_RATE = 22_050  # Hz, at which tempo and key are estimated
 HOP_LENGTH = 256  # audio samples between frames of onset strength: 1.7 % of a beat at 90 beats per minute
 TEMPO_TOLERANCE = 0.04  # of the requested tempo
 OCTAVES = (1, 2, 1 / 2, 3, 1 / 3)  # factors by which people, too, disagree on a tempo
+DOUBLES = OCTAVES[:3]
 TONICS = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 ACCIDENTALS = {"": 0, "#": 1, "♯": 1, "sharp": 1, "b": -1, "♭": -1, "flat": -1}
 MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)  # Krumhansl & Kessler (1982)
@@ -162,13 +181,12 @@ def key_of_chroma(chroma: Tensor) -> int:
     return int(torch.corrcoef(torch.cat([chroma.double()[None], keys]))[0, 1:].argmax())
 
 
-def tempo_agreement(estimated: Tensor, requested: Tensor, *, octaves: bool = False) -> Tensor:
-    """(n,) tempos -> 1 where they agree to within 4 %, else 0; `NOTHING` never agrees.
+def tempo_agreement(estimated: Tensor, requested: Tensor, factors: Sequence[float] = (1,)) -> Tensor:
+    """(n,) tempos -> 1 where they agree to within 4 % up to one of the factors, else 0; `NOTHING` never agrees.
 
-    Accuracy 1 of Gouyon et al. (2006); with `octaves` their accuracy 2, which accepts twice, thrice, half and a third.
+    Accuracy 1 of Gouyon et al. (2006); with `OCTAVES` their accuracy 2, which accepts twice, thrice, half and a third.
     """
-    factors = torch.tensor(OCTAVES if octaves else (1,), dtype=torch.float64)
-    targets = requested.double()[:, None] * factors
+    targets = requested.double()[:, None] * torch.tensor(factors, dtype=torch.float64)
     return ((estimated.double()[:, None] - targets).abs() <= TEMPO_TOLERANCE * targets).any(1).double()
 
 
@@ -189,7 +207,7 @@ def key_agreement(estimated: Tensor, requested: Tensor, rule: KeyRule = "exact")
     return torch.where((estimated >= 0) & (requested >= 0), agreement, 0.0)
 
 
-def _agreement(
+def agreement(
     clips: ClipEmbeddings,
     reference: ClipEmbeddings | None = None,
     *,
@@ -206,13 +224,13 @@ def _agreement(
         wanted = torch.tensor([requested(clips.prompts[i]) for i in subset], dtype=torch.float64)
         return clips.vectors[subset, 0].double(), wanted
 
-    subset, upper_bound = _requesting(clips, requested), None
+    subset, upper_bound = clips_requesting(clips, requested), None
     estimated, wanted = read(clips, subset)
     if reference is not None and sum(requested(prompt) is not None for prompt in reference.prompts) > 1:
-        rows = _requesting(reference, requested)
-        upper_bound = _of_real(compare, *read(reference, rows), reference.select(rows), seed)
+        rows = clips_requesting(reference, requested)
+        upper_bound = on_real_clips(compare, *read(reference, rows), reference.select(rows), seed)
     facts = {"subset": subset, "per_clip": agree(estimated, wanted)}
-    return _against_chance(compare, estimated, wanted, upper_bound, seed, **facts)
+    return against_chance(compare, estimated, wanted, upper_bound, seed, **facts)
 
 
 def _instruments(clips: ClipEmbeddings, reference: ClipEmbeddings, *, seed: int) -> Statistic:
@@ -247,7 +265,7 @@ def instrument_accuracy(
     clips: ClipEmbeddings, reference: ClipEmbeddings | None = None, *, seed: int, probes: Mapping[str, Probe]
 ) -> Statistic:
     """Mean over instruments of the balanced accuracy with which probes find those requested, and no others."""
-    subset = _requesting(clips, requested_instruments)
+    subset = clips_requesting(clips, requested_instruments)
     estimated, wanted = _read_instruments(clips.select(subset), probes)
     mixed = [i for i, column in enumerate(wanted.T) if 0 < column.sum() < len(column)]
     if not mixed:
@@ -258,10 +276,10 @@ def instrument_accuracy(
 
     upper_bound = None
     if reference is not None:
-        requesting = reference.select(_requesting(reference, requested_instruments))
-        upper_bound = _of_real(compare, *_read_instruments(requesting, probes), requesting, seed)
+        requesting = reference.select(clips_requesting(reference, requested_instruments))
+        upper_bound = on_real_clips(compare, *_read_instruments(requesting, probes), requesting, seed)
     options = {"instruments": [list(probes)[i] for i in mixed], "probes": _probes_hash(probes)}
-    return _against_chance(compare, estimated, wanted, upper_bound, seed, subset=subset, options=options)
+    return against_chance(compare, estimated, wanted, upper_bound, seed, subset=subset, options=options)
 
 
 def _read_instruments(clips: ClipEmbeddings, probes: Mapping[str, Probe]) -> tuple[Tensor, Tensor]:
@@ -281,7 +299,7 @@ def _naming_instruments(clips: ClipEmbeddings) -> ClipEmbeddings:
     return clips.select([i for i, prompt in enumerate(clips.prompts) if requested_instruments(prompt) is not None])
 
 
-def _requesting(clips: ClipEmbeddings, requested: Callable[[Prompt], Any]) -> list[int]:
+def clips_requesting(clips: ClipEmbeddings, requested: Callable[[Prompt], Any]) -> list[int]:
     """Return the indices of the clips whose prompts request something. Raises ValueError for fewer than two."""
     subset = [i for i, prompt in enumerate(clips.prompts) if requested(prompt) is not None]
     if len(subset) < 2:
@@ -289,7 +307,7 @@ def _requesting(clips: ClipEmbeddings, requested: Callable[[Prompt], Any]) -> li
     return subset
 
 
-def _of_real(
+def on_real_clips(
     compare: Callable[[Tensor, Tensor], float], estimated: Tensor, truth: Tensor, clips: ClipEmbeddings, seed: int
 ) -> Estimate:
     """Return the same figure of real clips, with its interval."""
@@ -299,7 +317,7 @@ def _of_real(
     return estimate.clamp(0, 1)
 
 
-def _against_chance(
+def against_chance(
     compare: Callable[[Tensor, Tensor], float],
     estimated: Tensor,
     wanted: Tensor,
@@ -336,13 +354,15 @@ def _librosa() -> ModuleType:
 
 
 def _metric(label: str, agree: Agreement, requested: Callable[[Prompt], Any], estimator: type[ClipEstimator]) -> Metric:
-    prepare = partial(_agreement, agree=agree, requested=requested)
+    prepare = partial(agreement, agree=agree, requested=requested)
     return Metric(label, prepare, "higher", compares="prompts", embedder=estimator, requested=requested)
 
 
-_octaves, _mirex = partial(tempo_agreement, octaves=True), partial(key_agreement, rule="mirex")
+_octaves, _doubles = (partial(tempo_agreement, factors=factors) for factors in (OCTAVES, DOUBLES))
+_mirex = partial(key_agreement, rule="mirex")
 tempo = _metric("tempo within 4 %", tempo_agreement, requested_tempo, TempoEstimator)
 tempo_octave = _metric("tempo within 4 % or an octave", _octaves, requested_tempo, TempoEstimator)
+tempo_double = _metric("tempo within 4 % or a factor of two", _doubles, requested_tempo, TempoEstimator)
 key = _metric("key and mode", key_agreement, requested_key, KeyEstimator)
 key_mirex = _metric("key, MIREX weighted", _mirex, requested_key, KeyEstimator)
 mode = _metric("mode", partial(key_agreement, rule="mode"), requested_key, KeyEstimator)
