@@ -91,10 +91,14 @@ def encode(
     target = "continuous" if continuous else "codes"
     settings = EncodeConfig(target=target, segments=segments, shard_minutes=shard_minutes)
     store, skipped = _encode(tracks, output, model, settings, run)
-    lines = [f"'{track}': {issue}" for track, issue in store.header["issues"].items()]
-    for line in [*lines, *(f"Skipped: {line}" for line in [*issues, *skipped])]:
-        err.print(line, style="yellow", soft_wrap=True)
+    for line in [*_issues(store), *(f"Skipped: {line}" for line in [*issues, *skipped])]:
+        show_issue(line)
     out.print(f"{_summary(store, len(tracks) + len(issues))} in {output}", soft_wrap=True)
+
+
+def _issues(store: CodeStore) -> list[str]:
+    """Return a sentence for everything that is wrong with audio that was encoded all the same."""
+    return [f"'{track}': {issue}" for track, issue in store.header["issues"].items()]
 
 
 def _encode(
@@ -124,6 +128,8 @@ def _summary(store: CodeStore, count: int) -> str:
     minutes = sum(row["seconds"] for row in store.rows) / 60
     cut = f"{len(store)} segments, " if store.header["segmentation"]["segment"] else ""
     dropped = "".join(f", {number} {why} segments dropped" for why, number in store.header["dropped"].items())
+    uncaptioned = len({row["track"] for row in store.rows if not row["captions"]})
+    dropped += f", {uncaptioned} tracks without a caption" if uncaptioned else ""
     return f"{store.header['tracks']} of {count} files, {cut}{minutes:.1f} minutes, {store.frames} frames{dropped}"
 
 
@@ -142,24 +148,33 @@ def find_all_tracks(paths: list[Path]) -> tuple[list[Track], list[str]]:
     return tracks, issues
 
 
+def show_issue(issue: object) -> None:
+    """Show an issue of metadata."""
+    err.print(str(issue), style="yellow", soft_wrap=True)
+
+
 def tracks_of(paths: list[Path]) -> list[Track]:
-    """Find the tracks of files and folders. Each is named by its path within the folder that holds them all."""
+    """Find the tracks of files and folders, and show what is wrong with their metadata.
+
+    Each is named by its path within the folder that holds them all.
+    """
     from dataclasses import replace
 
     from codecdiff.data.audio import SUFFIXES
-    from codecdiff.data.metadata import find_tracks
+    from codecdiff.data.metadata import Track, find_tracks
 
     for path in paths:
         if not path.exists():
             raise MissingFile(f"File or folder '{path}' does not exist.")
         if path.is_file() and path.suffix.lower() not in SUFFIXES:
             raise InvalidValue(f"'{path}' is not audio by its name. Formats: {', '.join(SUFFIXES)}.")
-    requested = [path.resolve() for path in paths]
+    requested = {Path(os.path.abspath(path)) for path in paths}  # not where links lead, whose names say nothing
     folders = sorted({path if path.is_dir() else path.parent for path in requested})
-    tracks = {track.file: track for folder in folders for track in find_tracks(folder)}
+    tracks = {path: Track(path, path.name) for path in sorted(requested) if path.is_file()}  # hidden ones too
+    tracks |= {track.file: track for folder in folders for track in find_tracks(folder, show_issue)}
     common = os.path.commonpath(folders)
     return [
         replace(track, name=file.relative_to(common).as_posix())
         for file, track in tracks.items()
-        if any(path in (file, *file.parents) for path in requested)
+        if not requested.isdisjoint((file, *file.parents))
     ]

@@ -230,7 +230,7 @@ def test_a_folder_is_read_with_its_metadata(tmp_path: Path) -> None:
     assert (first.captions, dict(first.metadata)) == (("one",), {"bpm": 90, "license_text": "cc-by-nc-4.0"})
     assert found["gone.wav"].captions == ("lost", "gone")
     assert sorted(issue.line or 0 for issue in issues) == [0, 2, 3, 4, 5, 7, 8, 9, 10]
-    assert "not UTF-8" in str(issues[-1])
+    assert "not UTF-8" in str(issues[0])
 
 
 def sound(seed: int) -> dict[str, object]:

@@ -169,9 +169,11 @@ def test_every_fault_of_a_manifest_is_named(tmp_path: Path) -> None:
 def test_a_manifest_without_faults_or_without_audio_has_none(tmp_path: Path) -> None:
     encoded(tmp_path / "a.wav", 2.0)
     Manifest(tmp_path, [ManifestRow("a", "a.wav", True, 2.0)]).write(tmp_path / "m.parquet")
-    Manifest(tmp_path, [ManifestRow("a", "x.wav", False, 10.0)]).write(tmp_path / "captions.parquet")
+    Manifest(tmp_path, [ManifestRow("a", "", False, 10.0)]).write(tmp_path / "captions.parquet")
+    Manifest(tmp_path, [ManifestRow("a", "x.wav", False, 10.0)]).write(tmp_path / "elsewhere.parquet")
     assert checked(tmp_path / "m.parquet") == (1, {})
     assert checked(tmp_path / "captions.parquet") == (1, {})
+    assert checked(tmp_path / "elsewhere.parquet") == (1, {("a", "file"): "The file is missing."})
 
 
 def test_a_store_of_segments_is_no_fault(dac: Codec, codec_spec: dict[str, Any], music: Path, tmp_path: Path) -> None:
