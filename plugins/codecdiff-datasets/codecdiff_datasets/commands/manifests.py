@@ -107,7 +107,7 @@ def import_data_set(
                 checker = AudioChecker(depth, beside(output, ".audio-check.jsonl"), advance)
                 rows = find_audio(rows, home, issues.append, checker)
             facts["missing"] = sum(issue.what == MISSING for issue in issues)
-            facts["broken"] = len(issues) - facts["refused"] - facts["missing"]
+            facts["broken"] = sum(bool(row.file) and not row.present for row in rows) - facts["missing"]
         deliver(Manifest(home or output.parent, rows, facts), output, request, published, issues)
 
 
