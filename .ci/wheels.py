@@ -20,7 +20,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = {ROOT: "codecdiff", **{ROOT / "plugins" / f"codecdiff-{p}": f"codecdiff_{p}" for p in ("unet", "starter")}}
+PACKAGES = {
+    ROOT: "codecdiff",
+    **{ROOT / "plugins" / f"codecdiff-{p}": f"codecdiff_{p}" for p in ("unet", "starter", "musicnn", "transcription")},
+}
 PLUGINS = {"codec": "tried-codec", "splitter": "tried-splitter", "conditioner": "tried-words", "denoiser": "tried-net"}
 OFFLINE = ("--quiet", "--disable-pip-version-check", "--no-deps", "--no-index")
 # What makes training small besides; the last word on a setting counts.

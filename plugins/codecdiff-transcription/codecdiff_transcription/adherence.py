@@ -17,7 +17,7 @@ from codecdiff_eval.metrics.adherence import (
     NOTHING,
     KeyRule,
     against_chance,
-    agreement,
+    agreement_with_prompts,
     clips_requesting,
     key_agreement,
     key_of_chroma,
@@ -27,6 +27,7 @@ from codecdiff_eval.metrics.adherence import (
 )
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Prompt, prompt_fields
 from codecdiff_transcription.chords import chord_sequence
 from codecdiff_transcription.embedder import NoteRoll, roll_events
@@ -83,7 +84,7 @@ def parse_pitch(name: str | int) -> int:
         return name
     match = PITCH.fullmatch(str(name).strip())
     if not match:
-        raise ValueError(f"Invalid pitch '{name}': expected e.g. 'C#4', or a MIDI number such as 61.")
+        raise InvalidValue(f"Invalid pitch '{name}': expected e.g. 'C#4', or a MIDI number such as 61.")
     letter, accidental, octave = match.groups()
     return 12 * (int(octave) + 1) + STEPS[letter] + STEPS[accidental]
 
@@ -121,7 +122,7 @@ def _key(clips: ClipEmbeddings, reference: ClipEmbeddings | None = None, *, seed
 
     agree = partial(key_agreement, rule=rule)
     others = None if reference is None else estimated(reference)
-    return agreement(estimated(clips), others, seed=seed, agree=agree, requested=requested_key)
+    return agreement_with_prompts(estimated(clips), others, seed=seed, agree=agree, requested=requested_key)
 
 
 def _sequence(

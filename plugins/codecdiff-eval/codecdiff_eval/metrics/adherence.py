@@ -32,7 +32,7 @@ __all__ = [
     "ClipEstimator",
     "KeyRule",
     "against_chance",
-    "agreement",
+    "agreement_with_prompts",
     "clips_requesting",
     "key_agreement",
     "key_of_chroma",
@@ -207,7 +207,7 @@ def key_agreement(estimated: Tensor, requested: Tensor, rule: KeyRule = "exact")
     return torch.where((estimated >= 0) & (requested >= 0), agreement, 0.0)
 
 
-def agreement(
+def agreement_with_prompts(
     clips: ClipEmbeddings,
     reference: ClipEmbeddings | None = None,
     *,
@@ -354,7 +354,7 @@ def _librosa() -> ModuleType:
 
 
 def _metric(label: str, agree: Agreement, requested: Callable[[Prompt], Any], estimator: type[ClipEstimator]) -> Metric:
-    prepare = partial(agreement, agree=agree, requested=requested)
+    prepare = partial(agreement_with_prompts, agree=agree, requested=requested)
     return Metric(label, prepare, "higher", compares="prompts", embedder=estimator, requested=requested)
 
 
