@@ -35,7 +35,7 @@ from codecdiff.data.encoding.progress import EncodingProgress
 from codecdiff.data.encoding.shards import SUFFIXES
 from codecdiff.data.encoding.worker import SCHEMA, read_result, run_in_process
 from codecdiff.data.metadata import Track, find_tracks
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import atomic_write, atomic_write_text
 from codecdiff.interfaces.codec import Codec
 
@@ -72,7 +72,7 @@ def encode_tracks(
     """
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"'{folder}' exists and is not a store of codes. Choose another folder for the store.")
+        raise FileExists(f"'{folder}' exists and is not a store of codes. Choose another folder for the store.")
     is_new = not (draft_of(folder) / "plan.json").is_file()
     job, tasks = begin_job(tracks, folder, codec, spec, config)
     done = {task.index for task in tasks if job.rows_file(task.index).is_file()}
@@ -109,11 +109,13 @@ def publish_store(job: Job, num_tasks: int, folder: Path) -> dict[str, str]:
     """
     tables: list[pa.Table] = []
     skipped: dict[str, str] = {}
+    issues: dict[str, str] = {}
     dropped: Counter[str] = Counter()
     files: set[str] = set()
     for index in range(num_tasks):
         table, result = read_result(job, index)
         skipped, dropped = {**skipped, **result.skipped}, dropped + Counter(result.dropped)
+        issues |= {track: issue for track, issue in result.issues.items() if track not in skipped}
         if table.num_rows:
             files |= _rename_shard(job, result.shard, f"{len(tables):05d}")
             shard = pa.array(np.full(table.num_rows, len(tables), np.int32))
@@ -129,6 +131,7 @@ def publish_store(job: Job, num_tasks: int, folder: Path) -> dict[str, str]:
         "dropped": dict(dropped),
         "shards": len(tables),
         "skipped": list(skipped),
+        "issues": issues,
     }
     _write_header(job, counts)
     for file in job.draft.glob("shards/*"):  # of attempts that were killed or finished too late
@@ -194,7 +197,7 @@ def open_store(
     tracks = find_tracks(audio) if audio else []
     if not (Path(folder) / "header.json").is_file():
         if not tracks:
-            raise FileNotFoundError(f"The store '{folder}' does not exist, and data.audio is not set to make it from.")
+            raise MissingFile(f"The store '{folder}' does not exist, and data.audio is not set to make it from.")
         try:
             _make_store(tracks, folder, codec, spec, EncodeConfig(target=target, seed=seed), report)
         except OSError:
@@ -225,6 +228,8 @@ def _make_store(
     store, skipped = encode_tracks(tracks, folder, codec, spec, config, progress=progress)
     for line in skipped:
         report(f"Skipped: {line}")
+    for track, issue in store.header["issues"].items():
+        report(f"'{track}': {issue}")
     if uncaptioned := sum(not row["captions"] for row in store.rows):
         report(f"{uncaptioned} of {len(store)} tracks have no caption: they are trained on without text.")
     if skipped:

@@ -19,7 +19,7 @@ import soundfile
 from codecdiff_datasets.append_log import AppendLog
 from codecdiff_datasets.join import without_suffix
 
-from codecdiff.data.audio import SUFFIXES, is_truncated
+from codecdiff.data.audio import SUFFIXES, BadAudio, open_streams
 from codecdiff.data.manifest import ManifestRow
 from codecdiff.data.metadata import Issue, Report, unsafe_path
 
@@ -102,41 +102,37 @@ class AudioChecker:
 
 
 def check_file(file: Path, depth: Depth = "ends") -> AudioCheck:
-    """Try an audio file. Nothing is raised: what is wrong is in the result."""
+    """Try an audio file, as it is read when it is encoded. Nothing is raised: what is wrong is in the result."""
     if not file.is_file():
         return AudioCheck(problem=MISSING)
+    seconds, problem = 0.0, ""
     try:
-        if not file.stat().st_size:
-            return AudioCheck(problem="The file is empty, 0 bytes.")
-        with soundfile.SoundFile(file) as stream:
-            problem, frames = _decode(stream, depth)
-            seconds = frames / stream.samplerate
-    except OSError as error:
-        return AudioCheck(problem=f"It cannot be opened: {error.strerror}.")
-    except (soundfile.LibsndfileError, TypeError, ValueError):
-        return AudioCheck(problem="It cannot be read as audio.")  # libsndfile says of text that it does not exist
-    if not problem and depth != "none" and is_truncated(file):
-        problem = TRUNCATED
-    return AudioCheck(seconds, problem)
+        for sound in open_streams(file):
+            wrong, frames = _decode(sound, depth)
+            seconds, problem = seconds + frames / sound.samplerate, problem or wrong
+    except BadAudio as error:
+        sentence = str(error).removeprefix(f"'{file}' ").partition(". ")[0].rstrip(".")
+        return AudioCheck(seconds, f"It {sentence}.")
+    except (soundfile.LibsndfileError, OSError, TypeError, ValueError):
+        return AudioCheck(seconds, "It is damaged.")
+    return AudioCheck(seconds, problem or ("" if seconds else "It holds no samples."))
 
 
-def _decode(stream: soundfile.SoundFile, depth: Depth) -> tuple[str, int]:
-    """Decode the ends or all of a file. Return what is wrong with it, and its length in samples."""
-    promised = stream.frames
-    has_length = 0 < promised < 2**62  # a streamed FLAC has none: only decoding tells
+def _decode(sound: soundfile.SoundFile, depth: Depth) -> tuple[str, int]:
+    """Decode the ends or all of a stream. Return what is wrong with it, and its length in samples."""
+    has_length = sound.seekable()  # a streamed FLAC has none: only decoding tells
     if depth == "none" and has_length:
-        return "", promised
+        return "", sound.frames
     frames, finite = 0, True
-    while len(block := stream.read(BLOCK, dtype="float32", always_2d=True)):
+    while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
         frames += len(block)
         finite = finite and bool(np.isfinite(block).all())
-        if depth == "ends" and has_length:
-            last = stream.seek(max(frames, promised - BLOCK))
-            frames = last + len(stream.read(BLOCK, dtype="float32"))
-            break
-    if not frames:
-        return "It holds no samples.", 0
-    if has_length and frames < promised:
+        if depth == "ends" and has_length and sound.frames > frames + BLOCK:
+            try:
+                frames = sound.seek(sound.frames - BLOCK)
+            except soundfile.LibsndfileError:  # GSM 6.10 cannot be sought in
+                has_length = False
+    if has_length and sound.format == "FLAC" and frames < sound.frames:
         return TRUNCATED, frames
     return "" if finite else "It holds NaN or infinite samples.", frames
 

@@ -119,6 +119,8 @@ def _codes_problem(store: CodeStore, i: int, row: Mapping[str, Any]) -> str:
         return f"It holds {codes.dtype} of {codes.shape[1:]}, not codes of {store.header['num_codebooks']} codebooks."
     if len(codes) < row["frames"]:
         return f"It ends after {len(codes)} of {row['frames']} frames."
+    if store.has_continuous and not np.isfinite(store.continuous(i)).all():
+        return "Its latents are NaN or infinite."
     if abs(row["frames"] - row["seconds"] * store.header["frame_rate"]) > 2:
         return f"{row['frames']} frames are not {row['seconds']:.2f} s."
     return ""

@@ -15,6 +15,8 @@ from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import atomic_write_text, require_writable
 
 if TYPE_CHECKING:
+    from codecdiff_datasets.join import JoinResult
+
     from codecdiff.data.manifest import Manifest, ManifestRow
     from codecdiff.data.metadata import Issue
 
@@ -176,18 +178,23 @@ def join_captions(
                 f"None of {result.records} rows matches one track. Ids are like {examples}; "
                 f"tracks like {before[0].track}."
             )
-        out.print(
-            f"{result.matched} of {result.records} rows match one track each, and changed {result.changed} tracks; "
-            f"{len(result.unmatched)} match none, {len(result.ambiguous)} are ambiguous.",
-            soft_wrap=True,
-        )
-        for what, names in (("Match none", result.unmatched), ("Ambiguous", result.ambiguous)):
-            if names:
-                listed = f"{what}: {', '.join(names[:5])}{'...' * (len(names) > 5)}"
-                err.print(listed, style="yellow", soft_wrap=True)
+        show_join(result)
         return result.rows
 
     edit(context, manifest, output or beside(manifest, "-joined.parquet"), joined, force, issues)
+
+
+def show_join(result: JoinResult) -> None:
+    """Print how many rows of a table match, and the first that do not."""
+    out.print(
+        f"{result.matched} of {result.records} rows match one track each, and changed {result.changed} tracks; "
+        f"{len(result.unmatched)} match none, {len(result.ambiguous)} are ambiguous.",
+        soft_wrap=True,
+    )
+    for what, names in (("Match none", result.unmatched), ("Ambiguous", result.ambiguous)):
+        if names:
+            listed = f"{what}: {', '.join(names[:5])}{'...' * (len(names) > 5)}"
+            err.print(listed, style="yellow", soft_wrap=True)
 
 
 def write_attribution(
