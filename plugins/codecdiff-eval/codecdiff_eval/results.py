@@ -299,15 +299,15 @@ class EvalRow:
 
     @property
     def corrected(self) -> Estimate | None:
-        """The rate corrected for chance: (value - chance) / (ceiling - chance), 0 for chance and 1 for the ceiling.
+        """The rate corrected for chance: (value - chance) / (upper bound - chance), 0 for chance and 1 for the bound.
 
-        The ceiling is that of the codec reconstruction. The interval is that of the value, with the others as they are.
-        None without chance or ceiling, and where the ceiling does not exceed chance.
+        The upper bound is the codec reconstruction. The interval is that of the value, with the others as they are.
+        None without chance or upper bound, and where this does not exceed chance.
         """
-        chance, ceiling = self.result.chance, self.context.codec_reconstruction
-        if chance is None or isinstance(ceiling, NotMeasured) or ceiling.value <= chance.value:
+        chance, upper = self.result.chance, self.context.codec_reconstruction
+        if chance is None or isinstance(upper, NotMeasured) or upper.value <= chance.value:
             return None
-        return Estimate(*((each - chance.value) / (ceiling.value - chance.value) for each in self.result.estimate))
+        return Estimate(*((each - chance.value) / (upper.value - chance.value) for each in self.result.estimate))
 
 
 @dataclass(frozen=True)
