@@ -350,7 +350,7 @@ class EvalReport:
     dataset_id: str
     model: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    codec: Sequence[TargetResult] = ()
+    codec: Sequence[TargetResult] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON can hold it."""
