@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 
 Audio = Annotated[
     list[Path],
-    typer.Argument(help="Audio files and folders of them, or one manifest (.parquet).", show_default=False),
+    typer.Argument(
+        metavar="AUDIO...", help="Audio files and folders of them, or one manifest (.parquet).", show_default=False
+    ),
 ]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the new store.", show_default=False)]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="The new store. Default: stores/AUDIO-CODEC.")
+]
 Codec = Annotated[str, typer.Option(help="Codec to encode with.")]
 Options = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Codec option; repeatable.")]
 Continuous = Annotated[bool, typer.Option("--continuous", help="Also store pre-quantization latents.")]
@@ -34,21 +38,21 @@ Overlap = Annotated[float, typer.Option(metavar="SECONDS", help="Overlap of a se
 MinSeconds = Annotated[float, typer.Option(metavar="SECONDS", help="Drop shorter segments.")]
 Silence = Annotated[float | None, typer.Option(metavar="DBFS", help="Drop segments of a lower RMS level, as in -60.")]
 Loudness = Annotated[float | None, typer.Option(metavar="DBFS", help="Normalize to this RMS level, as in -20.")]
-LoudnessOf = Annotated[str, typer.Option(help="What is measured for it: 'track' or 'segment'.")]
-EngineName = Annotated[str, typer.Option(help="'local', this machine, or 'ray', a cluster.")]
+LoudnessOf = Annotated[str, typer.Option(metavar="WHAT", help="What is measured for it: track or segment.")]
+EngineName = Annotated[str, typer.Option(help="Where to encode: local, this machine, or ray, a cluster.")]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Number of processes. Default: one per core or GPU, if there is enough to do.")
 ]
 ShardMinutes = Annotated[
     float,
-    typer.Option(min=0, help="Audio per shard, the unit that is repeated after an interruption.", show_default="60"),
+    typer.Option(min=0, metavar="MINUTES", help="Audio per shard, the unit that is repeated after an interruption."),
 ]
-Device = Annotated[str, typer.Option(help="Device, as in 'cuda:1'. Default: all GPUs, if any.")]
+Device = Annotated[str, typer.Option(help="Device, as in cuda:1. Default: all GPUs, if any.")]
 
 
 def encode(
     audio: Audio,
-    output: Output,
+    output: Output = None,
     codec: Codec = "starter",
     options: Options = None,
     continuous: Continuous = False,
@@ -63,12 +67,15 @@ def encode(
     shard_minutes: ShardMinutes = 60.0,
     device: Device = "",
 ) -> None:
-    """Encode audio into a store of codes to train on. Run it again to resume after an interruption."""
+    """Encode audio into a store of codes to train on.
+
+    Run it again to resume after an interruption.
+    """
     from codecdiff.config import build, parse_options
     from codecdiff.data.encoding.job import EncodeConfig
     from codecdiff.data.segments import SegmentConfig
 
-    require_new_store(output)
+    output = require_new_store(output or Path("stores") / f"{audio[0].resolve().stem}-{codec}")
     segments = SegmentConfig.parse(
         segment=segment,
         overlap=overlap,
@@ -104,11 +111,12 @@ def _encode(
         )
 
 
-def require_new_store(output: Path) -> None:
-    """Raise FileExists or UnusableFile unless a folder does not exist and can be written."""
+def require_new_store(output: Path) -> Path:
+    """Return a folder that does not exist and can be written. Raises FileExists or UnusableFile for another."""
     if output.exists():
         raise FileExists(f"'{output}' exists already. Choose another name, or delete it.")
     require_writable(output)
+    return output
 
 
 def _summary(store: CodeStore, count: int) -> str:

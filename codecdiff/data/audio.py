@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from codecdiff.data.audio_format import OtherFormat, View, layout_of
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, UnusableFile
 from codecdiff.files import atomic_write
 
 __all__ = [
@@ -301,4 +301,4 @@ def write_audio(file: Path | str, audio: Tensor, sample_rate: int, *, comment: s
             for start in range(0, len(samples), BLOCK):  # libsndfile overflows its stack on a long Vorbis write
                 stream.write(samples[start : start + BLOCK])
     except soundfile.LibsndfileError as error:
-        raise OSError(f"'{file}' cannot be written: {error}") from error
+        raise UnusableFile(f"'{file}' cannot be written: {error}") from error

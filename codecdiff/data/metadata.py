@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
 from codecdiff.data.audio import SUFFIXES
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, MissingFile
 
 __all__ = [
     "CAPTION_FIELDS",
@@ -143,7 +143,7 @@ def column_names(file: Path, header_rows: int = 1) -> list[str]:
     Raises FileNotFoundError.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"File '{file}' does not exist.")
+        raise MissingFile(f"File '{file}' does not exist.")
     records = [record for _, (_, record) in zip(range(header_rows), _records(file, _ignore), strict=False)]
     return [".".join(filter(None, map(str.strip, names))) for names in zip_longest(*records, fillvalue="")]
 
@@ -287,11 +287,11 @@ def read_audio_folder(folder: Path | str, report: Report) -> list[Track]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"Folder '{folder}' does not exist. data.audio names a folder of audio files.")
+        raise MissingFile(f"Folder '{folder}' does not exist. data.audio names a folder of audio files.")
     rows = _rows_by_file(folder, report)
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:
-        raise FileNotFoundError(f"'{folder}' holds no audio. Files that are read: {', '.join(SUFFIXES)}.")
+        raise MissingFile(f"'{folder}' holds no audio. Files that are read: {', '.join(SUFFIXES)}.")
     names = [file.relative_to(folder).as_posix() for file in files]
     names += sorted(rows.keys() - set(names))
     return [_track(folder / name, name, rows.get(name, {}), report) for name in names]

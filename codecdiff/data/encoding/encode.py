@@ -35,7 +35,7 @@ from codecdiff.data.encoding.progress import EncodingProgress
 from codecdiff.data.encoding.shards import SUFFIXES
 from codecdiff.data.encoding.worker import SCHEMA, read_result, run_in_process
 from codecdiff.data.metadata import Track, find_tracks
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import atomic_write, atomic_write_text
 from codecdiff.interfaces.codec import Codec
 
@@ -72,7 +72,7 @@ def encode_tracks(
     """
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"'{folder}' exists and is not a store of codes. Choose another folder for the store.")
+        raise FileExists(f"'{folder}' exists and is not a store of codes. Choose another folder for the store.")
     is_new = not (draft_of(folder) / "plan.json").is_file()
     job, tasks = begin_job(tracks, folder, codec, spec, config)
     done = {task.index for task in tasks if job.rows_file(task.index).is_file()}
@@ -197,7 +197,7 @@ def open_store(
     tracks = find_tracks(audio) if audio else []
     if not (Path(folder) / "header.json").is_file():
         if not tracks:
-            raise FileNotFoundError(f"The store '{folder}' does not exist, and data.audio is not set to make it from.")
+            raise MissingFile(f"The store '{folder}' does not exist, and data.audio is not set to make it from.")
         try:
             _make_store(tracks, folder, codec, spec, EncodeConfig(target=target, seed=seed), report)
         except OSError:
