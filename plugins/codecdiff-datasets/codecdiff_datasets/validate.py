@@ -65,11 +65,10 @@ def _row_issues(row: ManifestRow) -> list[tuple[str, str, str]]:
 
 
 def _check_audio(manifest: Manifest, report: Report, checker: AudioChecker) -> None:
-    """Try the files that the manifest names. If none of them is present, that is an issue: nothing can be encoded."""
-    if not any(row.present for row in manifest.rows):
-        there = any((manifest.audio / row.file).is_file() for row in manifest.rows if row.file)
-        what = "No track has its audio" + (", although some of the files are there now." if there else ".")
-        report(Issue(str(manifest.audio), what, "Fetch it, and import again with --audio.", field="present"))
+    """Try the files that the manifest names. That it names none is an issue: nothing can be encoded."""
+    if not any(row.file for row in manifest.rows):
+        hint = "Fetch it, and import again with --audio."
+        report(Issue(str(manifest.audio), "No track has its audio.", hint, field="present"))
         return
     named = [row for row in manifest.rows if row.file and not unsafe_path(row.file)]
     for file, count in Counter(row.file for row in named).items():

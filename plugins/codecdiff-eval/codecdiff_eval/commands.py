@@ -104,8 +104,7 @@ def evaluate(
     """
     from codecdiff_eval.evaluator import Evaluator
 
-    _check_arguments(music, model, prompts, model_card)
-    require_writable(output)
+    _check_arguments(music, model, prompts, model_card, output)
     plan = new_eval_config(suite, embedders or [], metrics or [], seconds, loudness, adherence, seed)
     against = read_reference(reference, split)
     inputs = read_inputs(prompts, split, n, seed) if prompts else read_tracks(music or Path(), split)
@@ -120,7 +119,7 @@ def evaluate(
     write_evaluated(result, output, model if model_card else "", as_json)
 
 
-def _check_arguments(music: Path | None, model: str, prompts: Path | None, model_card: bool) -> None:
+def _check_arguments(music: Path | None, model: str, prompts: Path | None, model_card: bool, output: Path) -> None:
     """Raise InvalidValue unless it is clear what to evaluate, and whose model card to write."""
     if music is None and model and prompts is None:
         raise InvalidValue("--model generates music from --prompts LIST: a .txt, .jsonl or .csv file, or a manifest.")
@@ -128,6 +127,7 @@ def _check_arguments(music: Path | None, model: str, prompts: Path | None, model
         raise InvalidValue("Specify what to evaluate: music, or else what to generate: --model MODEL --prompts LIST.")
     if model_card and not Path(model, "codecdiff.json").is_file():
         raise InvalidValue("--model-card needs --model with a model folder, to whose README.md the results are added.")
+    require_writable(output)
 
 
 def new_eval_config(

@@ -37,7 +37,7 @@ HOW_TO_READ = (
     "first stage: the later stages alone. Corrected for chance: 0 is what permuted requests score, 1 what the codec "
     "reconstruction does. Intervals are of 95 %, over tracks."
 )
-LISTEN = "What was evaluated, and the clips of the reference that the rows beside it are made of."
+PLAYER_TEXT = "What was evaluated, and the clips of the reference that the rows beside it are made of."
 CODEC = (
     "Clips of the reference that the codec encoded and decoded, each compared with what was encoded. Means over clips "
     "with 95 % intervals."
@@ -79,7 +79,7 @@ def report_of(report: EvalReport, players: Sequence[Players] = ()) -> Report:
         Section("Metrics", HOW_TO_READ, [metrics_table(report.rows), *_interval_plots(report.rows)]),
         Section("As in the paper's Table 1", TABLE_ONE, [table_one(report)] if report.model else []),
         Section("Codec", CODEC, [codec_table(report.codec)] if report.codec else []),
-        Section("Listen", LISTEN, players),
+        Section("Listen", PLAYER_TEXT, players),
         Section("Be careful", blocks=_notes(warnings, warning=True)),
         Section("Not measured", blocks=_notes(missing)),
         Section("How it was measured", blocks=[facts_table("the run", facts), *_config_tables(report.rows)]),
@@ -108,8 +108,8 @@ def metrics_table(rows: Sequence[EvalRow]) -> Table:
     """
     names = ("clips", "embedder", "metric", "value", "n", *CONTEXT, "real music", "chance", "corrected for chance")
     cells = [_cells(row) for row in rows]
-    kept = [i for i in range(len(names)) if i < 5 or any(each[i] not in ("", NOTHING) for each in cells)]
-    return Table([names[i] for i in kept], [[each[i] for i in kept] for each in cells], text_columns=3)
+    shown = [i for i in range(len(names)) if i < 5 or any(each[i] not in ("", NOTHING) for each in cells)]
+    return Table([names[i] for i in shown], [[each[i] for i in shown] for each in cells], text_columns=3)
 
 
 def _cells(row: EvalRow) -> list[Cell | str]:
@@ -179,10 +179,10 @@ def _players(sets: Sets, folder: Path) -> list[Players]:
     tracks = {name: each for name, each in sets.items() if not isinstance(each, NotMeasured)}
     rows = [(prompt(each), [(each, GENERATED)]) for each in tracks.get(GENERATED, ())[:PLAYERS]]
     for i, source in enumerate(tracks.get(SOURCES, ())[:PLAYERS]):
-        made = [(tracks[name][i], name) for name in (CODEC_RECONSTRUCTION, oracle()) if name in tracks]
-        rows.append((prompt(source), [(source, "real"), *made]))
-    found = [(title, [player(*each) for each in row]) for title, row in rows]
-    return [Players(title, [each for each in row if each]) for title, row in found if any(row)]
+        others = [(tracks[name][i], name) for name in (CODEC_RECONSTRUCTION, oracle()) if name in tracks]
+        rows.append((prompt(source), [(source, "reference"), *others]))
+    shown = [(title, [player(*each) for each in row]) for title, row in rows]
+    return [Players(title, [each for each in row if each]) for title, row in shown if any(row)]
 
 
 def _config_tables(rows: Sequence[EvalRow]) -> list[Table]:

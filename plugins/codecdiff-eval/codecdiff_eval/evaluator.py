@@ -307,9 +307,11 @@ class Evaluator:
                 continue
             try:
                 embedder = ClipEmbedder.of(new_embedder(), ClipCutter(self.config.cutter.seconds), self.cache)
-                is_known = first.compares == "clips" or _num_requests(first, self.reference.tracks) > 1
-                has_reference = is_known and bool(self.reference.tracks)
-                reference = self._embed(embedder, "the reference", self.reference.tracks) if has_reference else None
+                reference = None
+                if self.reference.tracks and (
+                    first.compares == "clips" or _num_requests(first, self.reference.tracks) > 1
+                ):
+                    reference = self._embed(embedder, "the reference", self.reference.tracks)
             except (ValueError, ImportError) as error:
                 self._leave_out(each, first, group.embedder, str(error))
             else:

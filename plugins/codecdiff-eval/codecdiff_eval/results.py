@@ -299,15 +299,15 @@ class EvalRow:
 
     @property
     def corrected(self) -> Estimate | None:
-        """The rate corrected for chance: (value - chance) / (ceiling - chance), 0 for chance and 1 for the ceiling.
+        """The rate corrected for chance: (value - chance) / (upper bound - chance), 0 for chance and 1 for the bound.
 
-        The ceiling is that of the codec reconstruction. The interval is that of the value, with the others as they are.
-        None without chance or ceiling, and where the ceiling does not exceed chance.
+        The upper bound is the codec reconstruction. The interval is that of the value, with the others as they are.
+        None without chance or upper bound, and where this does not exceed chance.
         """
-        chance, ceiling = self.result.chance, self.context.codec_reconstruction
-        if chance is None or isinstance(ceiling, NotMeasured) or ceiling.value <= chance.value:
+        chance, upper = self.result.chance, self.context.codec_reconstruction
+        if chance is None or isinstance(upper, NotMeasured) or upper.value <= chance.value:
             return None
-        return Estimate(*((each - chance.value) / (ceiling.value - chance.value) for each in self.result.estimate))
+        return Estimate(*((each - chance.value) / (upper.value - chance.value) for each in self.result.estimate))
 
 
 @dataclass(frozen=True)
@@ -350,7 +350,7 @@ class EvalReport:
     dataset_id: str
     model: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    codec: Sequence[TargetResult] = ()
+    codec: Sequence[TargetResult] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON can hold it."""

@@ -55,14 +55,14 @@ def stft_distance(original: Tensor, decoded: Tensor, sample_rate: int) -> float:
     return total / len(RESOLUTIONS)
 
 
-def event_f1(expected: Sequence[float], found: Sequence[float], tolerance: float) -> float:
+def event_f1(expected: Sequence[float], detected: Sequence[float], tolerance: float) -> float:
     """Return the F-measure of events in seconds, each matched at most once within a tolerance. 1 where both are empty.
 
     Events on a line are matched best in order, so one pass finds the largest matching.
     """
-    if not len(expected) and not len(found):
+    if not len(expected) and not len(detected):
         return 1.0
-    a, b, matched, i, j = sorted(expected), sorted(found), 0, 0, 0
+    a, b, matched, i, j = sorted(expected), sorted(detected), 0, 0, 0
     while i < len(a) and j < len(b):
         if abs(a[i] - b[j]) <= tolerance:
             matched, i, j = matched + 1, i + 1, j + 1

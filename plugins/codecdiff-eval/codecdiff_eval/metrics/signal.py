@@ -48,7 +48,7 @@ def tuning_error_cents(audio: Tensor, sample_rate: int) -> float:
 
     Partials are peaks of spectra of Hann-windowed frames, half overlapped, at the vertex of the parabola through three
     log magnitudes (Smith & Serra 1987), and count by their amplitude. 25 where frequencies are arbitrary, and NOTHING
-    where there is no partial.
+    without any.
     """
     window = torch.hann_window(FFT_SIZE, dtype=torch.float64)
     spectra = torch.stft(audio.double(), FFT_SIZE, FFT_SIZE // 2, window=window, center=True, return_complex=True)
