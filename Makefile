@@ -11,6 +11,7 @@ VENV ?= .venv
 ORIGINALS ?= .venv-originals
 
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BEGAN := $(shell date +%s)
 # What `make demo` needs, and all the rest: captioners, Ray, tests
 NEEDED := $(addprefix plugins/codecdiff-,starter unet dac t5 eval)
@@ -20,6 +21,9 @@ READY := $(VENV)/.ready
 WHOLE := $(VENV)/.whole
 RUN = $(VENV)/bin/python -m
 INSTALL = $(RUN) pip install --quiet --no-compile --constraint constraints.txt
+# accelerate gives a process one core unless it is told otherwise, and warns of what it is not told
+LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	--num_cpu_threads_per_process $(CORES)
 PYTEST = OMP_NUM_THREADS=1 $(RUN) pytest
 
 unexport PYTHONDONTWRITEBYTECODE
@@ -34,7 +38,7 @@ setup: $(WHOLE)  ## install everything into .venv
 
 demo: $(READY)  ## compose music, train both stages on it, generate, and write runs/demo/index.html
 	$(RUN) codecdiff_starter.composer runs/demo/music --count 300
-	$(VENV)/bin/codecdiff train output=runs/demo data.audio=runs/demo/music
+	$(LAUNCH) recipes/discodiff.py output=runs/demo data.audio=runs/demo/music
 	$(RUN) codecdiff_starter.demo runs/demo --since $(BEGAN)
 
 test: $(WHOLE)  ## run the fast tests
