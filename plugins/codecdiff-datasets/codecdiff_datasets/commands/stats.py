@@ -32,7 +32,10 @@ def stats(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace statistics that the folder holds.")] = False,
 ) -> None:
-    """Measure a store or a manifest: hours, licenses, tags, durations, codebook usage, latents."""
+    """Measure a store or a manifest.
+
+    Hours, licenses, tags, durations, captions and artists; of a store also the use of its codebooks, and its latents.
+    """
     from codecdiff_datasets import statistics_report
 
     if not source.exists():
