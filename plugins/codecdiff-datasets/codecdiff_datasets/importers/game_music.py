@@ -152,7 +152,7 @@ def _read_package(root: Path, audio: Path, report: Report) -> Iterator[ManifestR
 
 def _row(package: str, file: Path, path: str, name: str, notice: Sequence[FileRights]) -> ManifestRow:
     """Return what is known of a track: by its own tags, and by the copyright file of its package."""
-    said, seconds = rights_of(path, notice), None
+    said, seconds = rights_of(path, notice, "music"), None
     tags: Mapping[str, str] = {}
     with suppress(soundfile.LibsndfileError, OSError, TypeError), soundfile.SoundFile(file) as stream:
         tags, seconds = stream.copy_metadata(), stream.frames / stream.samplerate
