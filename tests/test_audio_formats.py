@@ -341,3 +341,11 @@ def test_what_is_wrong_with_audio_that_is_encoded_is_in_the_store(tmp_path: Path
     assert not skipped
     assert list(store.header["issues"]) == ["loud.wav"]
     assert "over full scale" in store.header["issues"]["loud.wav"]
+
+
+def test_files_of_the_same_content_are_named(tmp_path: Path, dac: Codec) -> None:
+    tone = music(1.0, 8000)
+    folder = written(tmp_path / "music", a=tone, b=tone, c=music(1.0, 8000, 1))
+    config = EncodeConfig(segments=SegmentConfig(segment=0.4))
+    store, _ = encode_tracks(find_tracks(folder), tmp_path / "store", dac, {}, config)
+    assert store.header["issues"] == {"b.wav": "Its file has the same content as 'a.wav'."}

@@ -29,6 +29,7 @@ LAYERS = (  # packages and flat modules of the core; those of a layer import tho
     {"codecs", "conditioners", "data", "denoisers", "diffusion", "embedders", "splitters"},
     {"pipeline"},
     {"profiling", "testing", "training"},
+    {"recipes"},
     {"cli", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

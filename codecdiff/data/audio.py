@@ -1,4 +1,4 @@
-"""Reading and writing audio files.
+"""Reading audio files.
 
 Files are read by libsndfile, stream by stream (`audio_format`). What stands in them is decided here: how channels are
 mixed, which rates and numbers of channels are music, and what is said about samples that were clipped or cancel out.
@@ -6,11 +6,11 @@ mixed, which rates and numbers of channels are music, and what is said about sam
 
 from __future__ import annotations
 
-import io
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from codecdiff.data.audio_format import OtherFormat, View, layout_of
+from codecdiff.data.audio_writer import BLOCK, keeps_comment, write_audio
 from codecdiff.errors import InvalidValue
-from codecdiff.files import atomic_write
 
 __all__ = [
     "SUFFIXES",
@@ -35,10 +35,10 @@ __all__ = [
 ]
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus")
-BLOCK = 2**16  # audio samples read or written at once
 RATES = (8_000, 768_000)  # Hz, least and most
 MAX_CHANNELS = 64
 FOREVER = 1e9  # seconds
+UNRECOGNIZED = 1  # libsndfile's code of a format that it does not know
 CLIPPED = 0.001  # fraction of samples over full scale that is worth saying
 CANCELED = 0.1  # of the power of two channels; less than that left in their mean is worth saying
 
@@ -215,7 +215,7 @@ def open_streams(file: Path | str) -> Iterator[soundfile.SoundFile]:
             raise BadAudio(f"'{file}' is cut short: {layout.truncation}. Fetch it again.")
         with file.open("rb") as raw:
             for stream in layout.streams:
-                source = file if layout.is_whole else View(raw, stream)
+                source: Any = file if layout.is_whole else View(raw, stream)
                 with soundfile.SoundFile(source) as sound:
                     _check_bounds(file, sound)
                     if not stream.has_length:
@@ -235,8 +235,8 @@ def _unreadable(file: Path, error: Exception) -> BadAudio:
     elif isinstance(error, OSError):
         reason = error.strerror or reason
     elif isinstance(error, soundfile.LibsndfileError):
-        is_known = "not recognised" not in error.error_string and "possibly a pipe" not in error.error_string
-        reason = error.error_string.removeprefix("Error : ") if is_known else "its format is not known"
+        is_unclear = error.code == UNRECOGNIZED or "possibly a pipe" in error.error_string
+        reason = "its format is not known" if is_unclear else error.error_string.removeprefix("Error : ")
     return BadAudio(f"'{file}' cannot be read as audio: {reason.rstrip('.')}. {hint}")
 
 
@@ -268,37 +268,3 @@ def read_comment(file: Path | str) -> str:
             return stream.comment
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
-
-
-def keeps_comment(file: Path | str, comment: str) -> bool:
-    """Return whether a file of this format keeps such a comment, by trying it in memory: a WAV has room for 2 kB."""
-    suffix, stream = Path(file).suffix.lower().lstrip("."), io.BytesIO()
-    try:
-        with soundfile.SoundFile(stream, "w", 44_100, 1, format=suffix.upper()) as sound:
-            sound.comment = comment
-            sound.write(np.zeros(1024, np.float32))
-        stream.seek(0)
-        with soundfile.SoundFile(stream) as sound:
-            return sound.comment == comment
-    except (soundfile.LibsndfileError, TypeError, ValueError):
-        return False
-
-
-def write_audio(file: Path | str, audio: Tensor, sample_rate: int, *, comment: str = "") -> None:
-    """Write (ch, t) audio as a file of the format its suffix names, whole or not at all; with a comment, if any."""
-    file = Path(file)
-    if file.suffix.lower().lstrip(".").upper() not in soundfile.available_formats():
-        raise InvalidValue(f"'{file}' names no audio format that can be written. Use .wav or .flac.")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        samples = audio.clamp(-1, 1).T.cpu().numpy()
-        with (
-            atomic_write(file) as temporary,
-            soundfile.SoundFile(temporary, "w", sample_rate, samples.shape[1]) as stream,
-        ):
-            if comment:
-                stream.comment = comment
-            for start in range(0, len(samples), BLOCK):  # libsndfile overflows its stack on a long Vorbis write
-                stream.write(samples[start : start + BLOCK])
-    except soundfile.LibsndfileError as error:
-        raise OSError(f"'{file}' cannot be written: {error}") from error

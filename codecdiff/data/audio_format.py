@@ -1,7 +1,7 @@
 """What a file of audio is, by its own headers: where its streams lie, and whether it was cut short.
 
 How long a stream is may be a count, an estimate or unknown, and only a count can prove that something is missing. The
-sizes of WAV and AIFF are judged at the chunk that holds the samples, not at the file's outer size; what writers put
+sizes of WAV and AIFF are those of the chunk that holds the samples, not the file's outer size; what writers put
 there for "unknown" is replaced by what there is. MP3 is counted frame by frame, and Ogg page by page: several files
 that were joined are several streams, which libsndfile would read the first of.
 """
@@ -320,7 +320,7 @@ MAX_JUNK = 2**18  # bytes between two frames, beyond which none is looked for
 
 
 @dataclass
-class Run:
+class FrameRun:
     """Frames that follow each other, with the tag in the first of them that counts them, if there is one."""
 
     start: int
@@ -354,7 +354,7 @@ def _tag_place(header: Buffer) -> int:
 
 
 def _declared(data: Buffer, offset: int) -> int | None:
-    """Return the frames that the tag in a frame counts, None if there is no such tag."""
+    """Return the frames that the tag in a frame counts, None if it has none."""
     start = offset + _tag_place(data[offset : offset + 4])
     if data[offset + 1] & 6 != 2:  # not of layer III
         return None
@@ -392,7 +392,7 @@ def _mp3(data: Buffer, size: int) -> Layout | None:
     return Layout("MP3", streams, truncation)
 
 
-def _missing_frames(runs: Sequence[Run]) -> str:
+def _missing_frames(runs: Sequence[FrameRun]) -> str:
     """Return the proof that a file is cut short: a tag counts more frames than it has and those behind it."""
     missing = 0
     for i, run in enumerate(runs):
@@ -429,14 +429,14 @@ def _find_frame(data: Buffer, offset: int, stop: int, size: int) -> int | None:
     return None
 
 
-def _runs(data: Buffer, offset: int, size: int) -> list[Run]:
+def _runs(data: Buffer, offset: int, size: int) -> list[FrameRun]:
     """Walk through all frames. A tag that counts frames begins a run, and so does another rate or junk between them."""
-    runs: list[Run] = []
+    runs: list[FrameRun] = []
     while offset < size:
         header, declared = bytes(data[offset : offset + 4]), _declared(data, offset)
         kind, place = _key(header), _tag_place(header)
         start, offset = offset, offset + (0 if declared is None else SIZES[kind])
-        run = Run(start, min(offset, size), header, declared)
+        run = FrameRun(start, min(offset, size), header, declared)
         runs.append(run)
         while length := SIZES.get(key := _key(data, offset)):
             if (key ^ kind) & SAME or (data[offset + place : offset + place + 4] in (b"Xing", b"Info") and run.frames):
@@ -448,6 +448,6 @@ def _runs(data: Buffer, offset: int, size: int) -> list[Run]:
             run.stop = offset
         else:
             behind = _skip_tags(data, offset)
-            found = _find_frame(data, behind, min(size, behind + MAX_JUNK), size)
-            offset = size if found is None else found
+            frame = _find_frame(data, behind, min(size, behind + MAX_JUNK), size)
+            offset = size if frame is None else frame
     return runs

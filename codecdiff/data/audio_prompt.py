@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from codecdiff.data.audio import read_audio
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.files import cached_checksum, sha256
 
 KEYS = ("file", "start", "seconds", "checksum")
@@ -71,7 +71,7 @@ def _parse_part(value: Any) -> dict[str, Any]:
     if not isinstance(part, Mapping) or "file" not in part or part.keys() - set(KEYS):
         raise InvalidValue(f"audio={value!r}: the field 'audio' of a prompt is {FORMS}.")
     if not Path(part["file"]).is_file():
-        raise FileNotFoundError(f"File '{part['file']}', which a prompt names as its audio, does not exist.")
+        raise MissingFile(f"File '{part['file']}', which a prompt names as its audio, does not exist.")
     return dict(part)
 
 

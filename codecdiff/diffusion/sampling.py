@@ -65,12 +65,14 @@ def sample_stage(
     num_inference_steps: int,
     guidance_scale: Guidance,
     noise_color: float = 0.0,
+    on_step_end: Callable[[Tensor, Tensor], Tensor] = lambda timestep, latents: latents,
 ) -> Tensor:
     """Sample the latents (b, c, l) of one stage.
 
     `scheduler` is one of `sampling_scheduler`. `noise_color` is that of the noise the denoiser was trained with: the
     scheduler works on whitened latents. Where a mask keeps latents, every step replaces the prediction by the exact
-    one, so that the generated latents fit them, and the kept latents are returned unchanged.
+    one, so that the generated latents fit them, and the kept latents are returned unchanged. `on_step_end` is called
+    with each timestep and the scheduler's state (b, c, l) after it, and returns the state to continue from.
     """
     mask = inputs.mask
     x = _initial_state(scheduler, inputs, num_inference_steps, noise_color)
@@ -81,7 +83,7 @@ def sample_stage(
         if mask is not None:
             exact = exact_prediction(scheduler, colored(x, noise_color), timestep, mask.x_start)
             prediction = torch.where(mask.keep_mask, exact, prediction)
-        x = scheduler.step(whitened(prediction, noise_color), timestep, x, **options).prev_sample
+        x = on_step_end(timestep, scheduler.step(whitened(prediction, noise_color), timestep, x, **options).prev_sample)
     x = colored(x, noise_color)
     return x if mask is None else torch.where(mask.keep_mask, mask.x_start, x)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,6 +28,10 @@ from codecdiff.splitters import stage_names
 
 if TYPE_CHECKING:
     from codecdiff.pipeline.editing import EditMask
+
+
+# (pipeline, step, timestep, {"latents": ..., "stage": ...}) -> what replaces the latents, or None
+StepCallback = Callable[["Pipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
 
 
 class GenerationConfig(BaseModel):
@@ -165,6 +170,7 @@ class Pipeline:
         *,
         edit: EditMask | None = None,
         partial: bool = False,
+        callback_on_step_end: StepCallback | None = None,
         **overrides: Any,
     ) -> Iterator[Tensor]:
         """Yield the codes (1, k, l) of every sample, the samples of one prompt after each other.
@@ -172,7 +178,10 @@ class Pipeline:
         A model that reads `seconds` and `start` of a prompt gets those of the audio unless the prompt has its own.
         `edit` has one row for every sample: the codes it keeps are returned unchanged, and the others are generated to
         fit them. A sample depends on the seed, its index and its prompt, not on its batch. With `partial`, stages
-        that are not trained yet are left at the mean of their latents. Raises ValueError for invalid options.
+        that are not trained yet are left at the mean of their latents. `callback_on_step_end` is called as
+        `callback(pipe, step, timestep, {"latents": ..., "stage": ...})` after every step, which counts over all stages
+        and batches to `pipe.num_timesteps`; "latents" that it returns replace those. Raises ValueError for invalid
+        options.
         """
         options = (generation_config or GenerationConfig()).merge(**overrides)
         self._check(options, prompts, partial)
@@ -180,11 +189,16 @@ class Pipeline:
         shape = (len(rows), self.codec.num_codebooks, frames)
         if edit is not None and edit.codes.shape != shape:
             raise InvalidValue(f"The codes of the edit have shape {tuple(edit.codes.shape)}, expected {shape}.")
+        steps = [options.num_inference_steps or stage.num_inference_steps for stage in self.stages]
+        self.num_timesteps, on_step_end = (
+            sum(steps) * -(-len(rows) // options.batch_size),
+            self._counter(callback_on_step_end),
+        )
         for start in range(0, len(rows), options.batch_size):
             index = list(range(start, min(start + options.batch_size, len(rows))))
             mask = None if edit is None else edit.select(index).to(self.device)
             batch = _Batch([rows[i] for i in index], [options.first_sample_index + i for i in index], frames, mask)
-            codes = self.codec.quantize(self.splitter.merge(self._sample_stages(batch, options)))
+            codes = self.codec.quantize(self.splitter.merge(self._sample_stages(batch, options, on_step_end)))
             yield from (codes if mask is None else torch.where(mask.keep_mask, mask.codes.to(codes), codes)).split(1)
 
     def _check(self, options: GenerationConfig, prompts: Sequence[Prompt], partial: bool) -> None:
@@ -211,7 +225,20 @@ class Pipeline:
         timing = {"seconds": frames / self.codec.frame_rate, "start": 0.0}
         return {**{name: timing[name] for name in timing if name in fields}, **prompt_fields(prompt)}
 
-    def _sample_stages(self, batch: _Batch, options: GenerationConfig) -> list[Tensor]:
+    def _counter(self, callback: StepCallback | None) -> Callable[[Stage, Tensor, Tensor], Tensor]:
+        """Return the function (stage, timestep, latents) -> latents to call after every step of a run."""
+        steps = count()
+
+        def on_step_end(stage: Stage, timestep: Tensor, latents: Tensor) -> Tensor:
+            values = {"latents": latents, "stage": stage.name}
+            result = callback(self, next(steps), timestep, values) if callback else None
+            return (result or values)["latents"]
+
+        return on_step_end
+
+    def _sample_stages(
+        self, batch: _Batch, options: GenerationConfig, on_step_end: Callable[[Stage, Tensor, Tensor], Tensor]
+    ) -> list[Tensor]:
         """Sample the latents (b, c, l) of every stage, each with the stages before it as its context."""
         positive, negative = (
             conditions(self.conditioner, prompts, self.device)
@@ -241,6 +268,7 @@ class Pipeline:
                 num_inference_steps=options.num_inference_steps or stage.num_inference_steps,
                 guidance_scale=self._guidance(stage, options),
                 noise_color=stage.noise_color,
+                on_step_end=functools.partial(on_step_end, stage),
             )
             stages.append(latents)
         return self._with_zeros(stages, batch)

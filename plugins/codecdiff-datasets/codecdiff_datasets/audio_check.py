@@ -7,9 +7,10 @@ truncated downloads in milliseconds. A full one decodes everything, and finds da
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ from codecdiff_datasets.join import without_suffix
 from codecdiff.data.audio import SUFFIXES, BadAudio, open_streams
 from codecdiff.data.manifest import ManifestRow
 from codecdiff.data.metadata import Issue, Report, unsafe_path
+from codecdiff.files import sha256
 
 Depth = Literal["none", "ends", "full"]  # how much of a file is decoded
 BLOCK = 2**16  # audio samples
@@ -143,7 +145,8 @@ def find_audio(
     """Return the rows with what their files are: `present` and their seconds if they can be used.
 
     A file is found under its name, or under its name with another suffix, as `82/382.low.mp3` or `.flac`. One that is
-    missing, broken or shorter than published is reported, and its row kept as not present.
+    missing, broken or shorter than published is reported, and its row kept as not present. So are two tracks with files
+    of the same content, which both stay.
     """
     names = _audio_names(audio)
 
@@ -154,7 +157,33 @@ def find_audio(
     rows = [located(row) if row.file else row for row in rows]
     files = [audio / row.file for row in rows if row.file and not unsafe_path(row.file)]
     results = dict(zip(files, (checker or AudioChecker()).check_all(files), strict=True))
-    return [_with_result(row, results.get(audio / row.file), report) for row in rows]
+    rows = [_with_result(row, results.get(audio / row.file), report) for row in rows]
+    report_duplicates(rows, audio, report)
+    return rows
+
+
+def duplicates(files: Iterable[Path]) -> dict[Path, Path]:
+    """Map files to the first with the same content, byte by byte. Only those of the same length are read."""
+    by_size: defaultdict[int, list[Path]] = defaultdict(list)
+    for file in dict.fromkeys(files):
+        with suppress(OSError):
+            by_size[file.stat().st_size].append(file)
+    same: dict[Path, Path] = {}
+    for group in (group for size, group in by_size.items() if size and len(group) > 1):
+        first: dict[str, Path] = {}
+        for file in group:
+            with suppress(OSError):
+                if (original := first.setdefault(sha256(file), file)) != file:
+                    same[file] = original
+    return same
+
+
+def report_duplicates(rows: Sequence[ManifestRow], audio: Path, report: Report) -> None:
+    """Report the tracks whose file has the content of an earlier track's file. Their rows are left as they are."""
+    tracks = {audio / row.file: row for row in rows if row.present}
+    for file, original in duplicates(tracks).items():
+        what = f"It has the content of '{tracks[original].file}', byte by byte."
+        report(Issue(tracks[file].file, what, "Keep one of them.", track=tracks[file].track, field="file"))
 
 
 def _audio_names(folder: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from codecdiff_datasets.audio_check import FETCH, AudioCheck, AudioChecker
+from codecdiff_datasets.audio_check import FETCH, AudioCheck, AudioChecker, report_duplicates
 from codecdiff_datasets.splits import artists_in_several_splits
 
 from codecdiff.data import CodeStore
@@ -65,8 +65,10 @@ def _row_issues(row: ManifestRow) -> list[tuple[str, str, str]]:
 
 
 def _check_audio(manifest: Manifest, report: Report, checker: AudioChecker) -> None:
-    """Try the files that the manifest names, unless it was made without audio, as that of MusicCaps."""
-    if not any(row.present for row in manifest.rows):
+    """Try the files that the manifest names. That it names none is an issue: nothing can be encoded."""
+    if not any(row.file for row in manifest.rows):
+        hint = "Fetch it, and import again with --audio."
+        report(Issue(str(manifest.audio), "No track has its audio.", hint, field="present"))
         return
     named = [row for row in manifest.rows if row.file and not unsafe_path(row.file)]
     for file, count in Counter(row.file for row in named).items():
@@ -79,6 +81,7 @@ def _check_audio(manifest: Manifest, report: Report, checker: AudioChecker) -> N
         elif not row.present:
             what = "The file was added or repaired since the manifest was made."
             report(Issue(row.file, what, "Import again.", track=row.track, field="present"))
+    report_duplicates(named, manifest.audio, report)
 
 
 def _other_length(result: AudioCheck, row: ManifestRow) -> Issue | None:

@@ -11,7 +11,9 @@ import torch
 from codecdiff_starter import train_codec
 from codecdiff_starter.codec_losses import CodebookLearner, Resolution, SpectralLoss, quantize_for_training
 from codecdiff_starter.codec_network import CodecNetwork, NetworkConfig, mel_bands
-from codecdiff_starter.neural_codec import InvalidWeights, NeuralCodec
+from codecdiff_starter.composer import compose
+from codecdiff_starter.facts import held_out_facts
+from codecdiff_starter.neural_codec import WEIGHTS, InvalidWeights, NeuralCodec
 from codecdiff_starter.phases import HOP
 from codecdiff_starter.train_codec import (
     CodecTrainConfig,
@@ -286,3 +288,39 @@ def test_composed_music_is_cached(tmp_path):
     before = file.stat().st_mtime_ns
     train_codec.composed_audio(file, 12 / 3600, 0)
     assert file.stat().st_mtime_ns == before
+
+
+@pytest.fixture(scope="module")
+def shipped() -> NeuralCodec:
+    return NeuralCodec()
+
+
+def test_the_shipped_weights_pass_the_checks_and_fit_into_8_mb(shipped):
+    check_codec(shipped, seconds=0.3)
+    assert WEIGHTS.stat().st_size <= 8e6
+    assert (shipped.num_codebooks, shipped.codebook_size, shipped.codebook_dim) == (9, 1024, 8)
+
+
+def test_the_shipped_codec_keeps_the_pitch_of_a_chord(shipped):
+    """Within 3 cents: the fitted codec is off by 10 on music."""
+    chord = sum(tone(frequency, 2.0) for frequency in (220.0, 277.18, 329.63, 440.0)) / 3
+    decoded = shipped.decode(shipped.encode(chord[None, None]))[0, 0, : len(chord)]
+    middle = slice(RATE // 2, RATE // 2 + RATE)
+    spectrum = torch.fft.rfft(decoded[middle] * torch.hann_window(RATE), n=8 * RATE).abs()
+    for frequency in (220.0, 277.18, 329.63, 440.0):
+        low = round(8 * (frequency - 8))
+        peak = (low + int(spectrum[low : low + 128].argmax())) / 8
+        assert abs(1200 * math.log2(peak / frequency)) < 3
+
+
+def test_more_codebooks_of_the_shipped_codec_sound_nearer_to_the_original(shipped):
+    music = torch.from_numpy(compose(held_out_facts(1, seed=5)[0], 5, 4.0))[None]
+    codes = shipped.encode(music[None])
+    resolution = Resolution(2048, 80)
+    distances = []
+    for count in (1, 3, 9):
+        with torch.no_grad():
+            decoded = shipped.network.decoder(shipped.network.dequantize(codes[:, :count]))[:, : music.shape[1]]
+        distances.append(float(resolution(decoded, music)["mel"]))
+    assert distances == sorted(distances, reverse=True)
+    assert abs(10 * math.log10(float(decoded.square().mean() / music.square().mean()))) < 2  # dB, with all codebooks
