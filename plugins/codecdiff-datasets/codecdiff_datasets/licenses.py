@@ -18,7 +18,7 @@ TERMS = ("by", "nc", "sa", "nd")  # of Creative Commons, in the order of their n
 URL = re.compile(
     r"creativecommons\.org/(licenses|publicdomain)/([a-z+-]+)(?:/(\d\.\d))?(?:/(?!deed|legal)([a-z]{2,8}))?", re.I
 )
-SHORT = re.compile(r"cc[ -]?(by(?:[ -](?:nc|sa|nd))*)(?:[ -](\d(?:\.\d)?))?(?:[ -]([a-z]{2}))?", re.I)
+SHORT = re.compile(r"cc[ -]?(by(?:[ -](?:nc|sa|nd))*)(?:[ -](\d(?:\.\d)?)\+?)?(?:[ -]([a-z]{2}))?", re.I)
 VERSION = re.compile(r"\b(\d\.\d)\b")
 WORDS = {"by": r"attribution", "nc": r"non-?commercial", "sa": r"share ?-?alike", "nd": r"no ?-?deriv"}
 COUNTRIES = {

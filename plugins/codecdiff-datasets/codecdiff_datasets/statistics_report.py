@@ -40,7 +40,7 @@ def write_statistics(statistics: StatsDict, folder: Path | str, *, force: bool =
 
     Raises FileExists if the folder holds anything else, and unless `force` is set, if it holds other statistics.
     """
-    folder, text = Path(folder).absolute(), as_json(statistics)
+    folder, text = Path(folder).absolute(), statistics_json(statistics)
     require_new(folder)
     former = folder / "stats.json"
     if former.is_file() and not force and former.read_text(encoding="utf-8") != text:
@@ -59,7 +59,7 @@ def write_statistics(statistics: StatsDict, folder: Path | str, *, force: bool =
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def as_json(statistics: StatsDict) -> str:
+def statistics_json(statistics: StatsDict) -> str:
     """Format statistics as JSON."""
     return json.dumps(statistics, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 

@@ -293,6 +293,11 @@ def test_the_command_captions_and_goes_on(manifest: Path) -> None:
     assert sorted(file.name for file in manifest.parent.iterdir()) == ["c.jsonl", "m.parquet", "site"]
 
 
+def test_captions_are_named_after_the_manifest_and_the_captioner(manifest: Path) -> None:
+    command(manifest, "--with", "titles")
+    assert manifest.with_name(f"{manifest.stem}-titles.jsonl").is_file()
+
+
 def test_the_command_refuses_before_it_writes(manifest: Path) -> None:
     for words, told in (
         ([manifest, "-o", manifest, "--with", "titles"], "is not a JSON object"),

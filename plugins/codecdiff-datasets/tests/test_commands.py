@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,14 @@ def test_names_that_others_chose_cannot_steer_the_terminal(folder: Path) -> None
     assert "free \ufffd[2J" in shown
     assert "\ufffd31m" in shown
     assert not {"\x1b", "\x9b", "\x07"} & set(shown)
+
+
+@pytest.mark.parametrize("command", ["", "import", "filter", "split", "join", "attribution", "check", "stats", "rank"])
+def test_help_is_whole_on_a_narrow_terminal(command: str) -> None:
+    shown = CliRunner().invoke(app, ["data", *command.split(), "--help"], env={"COLUMNS": "80"}).output
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "..." not in shown.replace("[ARGS]...", "").replace("SOURCE...", "")
+    assert not re.findall(r"<\w+>", shown)  # a placeholder is a word in capitals
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -211,7 +211,7 @@ def test_what_is_missing_is_said_in_a_sentence(apt: Path, tmp_path: Path, monkey
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "this machine has no apt-get. Or fetch .deb files" in run("hyperrogue-music", code=1).stderr
     (tmp_path / "empty").mkdir()
-    assert "There is no package in empty" in run("empty", code=1).stderr
+    assert "No package in empty" in run("empty", code=1).stderr
     assert "'gone.deb' does not exist" in run("gone.deb", code=1).stderr
     assert not list(tmp_path.glob("*.parquet"))
 
@@ -219,20 +219,28 @@ def test_what_is_missing_is_said_in_a_sentence(apt: Path, tmp_path: Path, monkey
 # Copyright files
 
 
-def test_the_last_paragraph_that_matches_counts() -> None:
+def test_the_last_of_the_paragraphs_that_match_best_counts() -> None:
     rights = read_copyright(COPYRIGHT)
     assert [each.is_specific for each in rights] == [False, True, True, True]
 
-    def license_of(path: str) -> str | None:
-        found = rights_of(path, rights)
-        return found.license if found else None
+    def license_of(path: str, *more: str) -> str:
+        text = "".join(f"\n\nFiles: {pattern}\nLicense: {pattern}" for pattern in more)
+        found = rights_of(f"usr/share/{path}", read_copyright(COPYRIGHT + text), "music")
+        return found.license if found else "none"
 
-    assert license_of("usr/share/game/data/music/forest.ogg") == "CC-BY-SA-3.0"
-    assert license_of("usr/share/game/data/music/sea/deep.ogg") == "CC-BY-SA-3.0"  # * matches slashes
-    assert license_of("usr/share/game/metadata/music/forest.ogg") == "CC-BY-SA-3.0"  # by its name alone
-    assert license_of("usr/share/game/music/desert.ogg") == "CC0-1.0"
-    assert license_of("usr/share/game/music/other.ogg") == "GPL-3+"
-    assert rights_of("usr/share/game/music/other.ogg", rights[1:]) is None
+    assert license_of("game/data/music/forest.ogg") == "CC-BY-SA-3.0"
+    assert license_of("game/data/music/sea/deep.ogg") == "CC-BY-SA-3.0"  # * matches slashes
+    assert license_of("supertux2/music/sea.ogg") == "CC-BY-SA-3.0"  # data was renamed
+    assert license_of("game/tunes/forest.ogg") == "CC-BY-SA-3.0"  # by its name alone
+    assert license_of("game/music/desert.ogg") == "CC0-1.0"
+    assert license_of("game/music/other.ogg") == "GPL-3+"
+    assert license_of("game/music/other.ogg", "data/music/*", "src/*") == "data/music/*"
+    assert license_of("game/data/music/other.ogg", "tests/data/*") == "GPL-3+"  # another folder called data
+    assert license_of("game/data/music/forest.ogg", "data/music/*") == "data/music/*"  # the last
+    assert license_of("game/music/forest.ogg", "*.ogg", "data/music/*") == "*.ogg"  # a whole pattern is better
+    assert license_of("game/music/a[1].ogg", "music/a[1].ogg") == "music/a[1].ogg"
+    assert license_of("game/music/forest.ogg", "?.ogg") == "CC-BY-SA-3.0"
+    assert rights_of("usr/share/game/music/other.ogg", rights[1:], "music") is None
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from codecdiff_datasets.outputs import beside
 
 from codecdiff.cli.console import err, out, progress
 from codecdiff.errors import InvalidValue
@@ -17,29 +18,37 @@ SHOWN = 5  # failures on the screen; all are in the output
 
 
 Source = Annotated[Path, typer.Argument(metavar="MANIFEST", help="Manifest of the tracks.", show_default=False)]
-Output = Annotated[Path, typer.Option("--output", "-o", help="JSON lines to write, or to resume.", show_default=False)]
-Name = Annotated[
-    str, typer.Option("--with", help="Captioner: describe, tags, rephrase or another.", show_default=False)
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="JSON lines to write, or to resume. Default: MANIFEST-CAPTIONER.jsonl."
+    ),
 ]
+Name = Annotated[str, typer.Option("--with", metavar="NAME", help="Captioner: describe, tags, rephrase or another.")]
 Options = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the captioner; any number.")
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the captioner; repeatable.")
 ]
 Earlier = Annotated[
     list[Path] | None,
-    typer.Option("--from", help="Captions to rephrase, from an earlier step. Default: those of the manifest."),
+    typer.Option(
+        "--from",
+        metavar="FILE",
+        help="Captions to rephrase, from an earlier step; repeatable. Default: those of the manifest.",
+    ),
 ]
 Answers = Annotated[
-    Path | None, typer.Option(help="File that keeps a server's answers. Default: OUTPUT.answers.jsonl.")
+    Path | None,
+    typer.Option(metavar="FILE", help="Where the answers of a server are kept. Default: OUTPUT.answers.jsonl."),
 ]
-Audio = Annotated[Path | None, typer.Option(help="Folder of the audio, if it was moved.")]
+Audio = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of the audio, if it was moved.")]
 Retry = Annotated[bool, typer.Option("--retry-failures", help="Retry tracks that failed before.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Use a server without confirmation.")]
 
 
 def caption(
     manifest: Source,
-    output: Output,
     name: Name,
+    output: Output = None,
     options: Options = None,
     earlier: Earlier = None,
     answers: Answers = None,
@@ -47,7 +56,10 @@ def caption(
     retry_failures: Retry = False,
     yes: Yes = False,
 ) -> None:
-    """Caption the tracks of a manifest; the same command resumes a run that stopped."""
+    """Caption the tracks of a manifest.
+
+    The same command resumes a run that stopped.
+    """
     from contextlib import closing
 
     from codecdiff_datasets.append_log import AppendLog
@@ -56,6 +68,7 @@ def caption(
     from codecdiff.config import build, parse_options
     from codecdiff.data.manifest import Manifest
 
+    output = output or beside(manifest, f"-{name.rpartition(':')[2]}.jsonl")
     if output.suffix != ".jsonl" and not output.exists():
         raise InvalidValue(f"'{output}' cannot be written: the name of a file of captions ends in .jsonl.")
     rows = Manifest.read(manifest, audio=audio).as_dicts()

@@ -39,7 +39,8 @@ Paths = Annotated[
     ),
 ]
 Audio = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Folder of the audio. Without it, no file is looked for.")
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Folder of the audio. Default: none; game-music for packages."),
 ]
 CaptionColumns = Annotated[
     list[str] | None, typer.Option("--column", metavar="NAME", help="For hf: column of captions; repeatable.")
@@ -80,7 +81,11 @@ def import_data_set(
     id_column: IdColumn = "",
     force: Force = False,
 ) -> None:
-    """Make a manifest of a published data set, of a folder, or of a data set of the Hugging Face hub."""
+    """Make a manifest of a data set or of a folder of audio.
+
+    Formats: jamendo, fma and musiccaps are read from their published tables, folder from audio with metadata beside it,
+    hf from the Hugging Face hub or a folder in its formats, game-music from Debian packages of free games.
+    """
     from codecdiff_datasets.audio_check import MISSING, AudioChecker, find_audio
     from codecdiff_datasets.importers import Columns, audio_folder, read_data_set
     from codecdiff_datasets.splits import Filter
@@ -226,7 +231,10 @@ def check_data(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A manifest, or a store of codes.", show_default=False)],
     decode: Decode = "ends",
 ) -> None:
-    """List every issue, with its place and how to fix it. Exits with status 1 if there is one."""
+    """List every issue, with its place and how to fix it.
+
+    Exits with status 1 if there is one.
+    """
     from codecdiff_datasets.audio_check import AudioChecker
     from codecdiff_datasets.validate import validate
 

@@ -48,7 +48,7 @@ def rank(
     device: Device = "",
     force: Force = False,
 ) -> None:
-    """Select the tracks that are most like those of another data set."""
+    """Select the tracks that are most like another data set."""
     from codecdiff_datasets import ranking
 
     from codecdiff.data.manifest import Manifest

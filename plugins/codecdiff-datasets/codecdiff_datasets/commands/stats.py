@@ -32,7 +32,10 @@ def stats(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace statistics that the folder holds.")] = False,
 ) -> None:
-    """Measure a store or a manifest: hours, licenses, tags, durations, codebook usage, latents."""
+    """Measure a store or a manifest.
+
+    Hours, licenses, tags, durations, captions and artists; of a store also the use of its codebooks, and its latents.
+    """
     from codecdiff_datasets import statistics_report
 
     if not source.exists():
@@ -40,9 +43,9 @@ def stats(
     if output:
         statistics_report.require_new(output)
         require_writable(output)
-    statistics = measure(source, top, allow_download)
+    statistics = statistics_of(source, top, allow_download)
     if as_json:
-        sys.stdout.write(statistics_report.as_json(statistics))
+        sys.stdout.write(statistics_report.statistics_json(statistics))
     else:
         show_tables(statistics_report.tables(statistics))
     if output:
@@ -50,7 +53,7 @@ def stats(
         err.print(f"Written: stats.json, stats.md and stats.html in {output}", soft_wrap=True)
 
 
-def measure(source: Path, top: int, allow_download: bool) -> dict[str, Any]:
+def statistics_of(source: Path, top: int, allow_download: bool) -> dict[str, Any]:
     """Return the statistics of a store or a manifest."""
     from codecdiff_datasets.statistics import manifest_statistics, store_statistics
 

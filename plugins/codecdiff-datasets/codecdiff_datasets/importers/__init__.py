@@ -28,7 +28,7 @@ def audio_folder(format_name: str, paths: Sequence[str], audio: Path | None) -> 
     """Return the folder of a data set's audio: `audio`, or the place where its format has it; None if it is unknown."""
     if format_name == "folder":
         return Path(paths[0]) if paths else None
-    return game_music.audio_folder(paths, audio) if format_name == "game-music" else audio
+    return game_music.extraction_folder(paths, audio) if format_name == "game-music" else audio
 
 
 def read_data_set(
@@ -51,7 +51,7 @@ def read_data_set(
     if format_name in DATA_SETS and paths:
         return _read_tables(format_name, [Path(path) for path in paths], report)
     if format_name == "game-music":
-        return game_music.read(paths, game_music.audio_folder(paths, audio), report, progress)
+        return game_music.read(paths, game_music.extraction_folder(paths, audio), report, progress)
     if len(paths) != 1:
         expected = {"folder": "folder", "hf": "data set"}.get(format_name, "table or more")
         raise InvalidValue(f"'{format_name}' takes one {expected}, not {len(paths)}.")

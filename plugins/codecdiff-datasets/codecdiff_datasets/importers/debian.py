@@ -176,19 +176,31 @@ def _fields(paragraph: str) -> dict[str, str]:
     return {name.lower(): value.strip() for name, value in fields}
 
 
-def rights_of(path: str, rights: Sequence[FileRights]) -> FileRights | None:
-    """Return what is said of an installed file: the last paragraph that matches wins, as the format defines.
+def rights_of(path: str, rights: Sequence[FileRights], folder: str) -> FileRights | None:
+    """Return what is said of an installed file: of the paragraphs that match it best the last, as the format defines.
 
-    Paths are those of the source, which other folders may surround: `music/a.ogg` is usr/share/game/music/a.ogg. If
-    only the paragraph about everything matches, one that names a file of this name in another folder goes before it.
+    Patterns are of paths in the source. When it is installed, other folders may surround these, and replace the first
+    ones: `data/music/*` may be usr/share/games/supertux2/music/a.ogg. So a pattern also matches without its first
+    folders, as long as one is left whose name contains `folder`, or if nothing but the name of a file is left.
     """
     parts = PurePosixPath(path).parts
     tails = ["/".join(parts[i:]) for i in range(len(parts))]
-    matching = [r for r in rights if any(_matches(tail, pattern) for pattern in r.patterns for tail in tails)]
-    if not matching or not matching[-1].is_specific:
-        matching += [r for r in rights if parts[-1] in {PurePosixPath(pattern).name for pattern in r.patterns}]
-    return matching[-1] if matching else None
+    scores = [max((_score(tails, pattern, folder) for pattern in each.patterns), default=0) for each in rights]
+    best = max(scores, default=0)
+    return next(
+        (each for each, score in zip(reversed(rights), reversed(scores), strict=True) if score == best > 0), None
+    )
 
 
-def _matches(path: str, pattern: str) -> bool:
-    return fnmatchcase(path, pattern.removeprefix("./").replace("[", "[[]"))
+def _score(tails: Sequence[str], pattern: str, folder: str) -> int:
+    """Return how much of a pattern matches one of these paths: 0 nothing, 1 as any file would, 10,000 all of it."""
+    names = PurePosixPath(pattern.replace("[", "[[]")).parts
+    if names == ("*",):
+        return 1
+    for start in range(len(names)):
+        remainder = names[start:]
+        is_left = any(folder in name.lower() for name in remainder[:-1])
+        is_name = len(remainder) == 1 and not set("*?") & set(remainder[0])
+        if (not start or is_left or is_name) and any(fnmatchcase(tail, "/".join(remainder)) for tail in tails):
+            return 10_000 if not start else 1 + len(remainder)
+    return 0

@@ -53,7 +53,7 @@ MIN_SECONDS = 20.0  # of music; shorter files are sounds and jingles
 MEANINGLESS = {"", "(none)", "none", "<unknown>", "unknown", "other", "unspecified"}  # tags that say nothing
 
 
-def audio_folder(sources: Sequence[str], audio: Path | None) -> Path:
+def extraction_folder(sources: Sequence[str], audio: Path | None) -> Path:
     """Return the folder of the audio: that of packages which are extracted already, or else where they are unpacked."""
     return Path(sources[0]) if _is_extracted(sources) else audio or Path("game-music")
 
@@ -74,7 +74,7 @@ def read(
         roots = [root for package in packages if (root := _provide(package, audio, report, progress))]
     if not roots:
         raise MissingFile(
-            f"There is no package in {', '.join(sources) or 'the list'}. Name a folder of .deb files, one of extracted "
+            f"No package in {', '.join(sources) or 'the list'}. Name a folder of .deb files, one of extracted "
             f"packages (which have a folder usr), or packages: {', '.join(PACKAGES)}."
         )
     rows: list[ManifestRow] = []
@@ -152,16 +152,16 @@ def _read_package(root: Path, audio: Path, report: Report) -> Iterator[ManifestR
 
 def _row(package: str, file: Path, path: str, name: str, notice: Sequence[FileRights]) -> ManifestRow:
     """Return what is known of a track: by its own tags, and by the copyright file of its package."""
-    said, seconds = rights_of(path, notice), None
+    stated, seconds = rights_of(path, notice, "music"), None
     tags: Mapping[str, str] = {}
     with suppress(soundfile.LibsndfileError, OSError, TypeError), soundfile.SoundFile(file) as stream:
         tags, seconds = stream.copy_metadata(), stream.frames / stream.samplerate
     tags = {key: text for key, value in tags.items() if (text := one_line(value)).lower() not in MEANINGLESS}
     genre = {"genre": [tags["genre"]]} if "genre" in tags else {}
-    rights = said if said and (said.is_specific or "license" not in tags) else None
+    rights = stated if stated and (stated.is_specific or "license" not in tags) else None
     published = rights.license if rights else tags.get("license", "")
     more = {key: tags[key] for key in ("album", "date", "comment", "copyright") if key in tags}
-    more |= {"copyright": "; ".join(said.copyright)} if said else {}
+    more |= {"copyright": "; ".join(stated.copyright)} if stated else {}
     more |= {"license_text": published} if published else {}
     return ManifestRow(
         name,
@@ -170,7 +170,7 @@ def _row(package: str, file: Path, path: str, name: str, notice: Sequence[FileRi
         tags=genre,
         captions=[summarize_tags(genre)] if genre else [],
         license=license_name(published, published),
-        artist=tags.get("artist", "") or (said.holders if said and said.is_specific else ""),
+        artist=tags.get("artist", "") or (stated.holders if stated and stated.is_specific else ""),
         title=tags.get("title", "") or file.stem.strip("@").replace("_", " "),
         source=f"https://packages.debian.org/{package}",
         metadata={"package": package, "game": PACKAGES.get(package, ""), **more},
