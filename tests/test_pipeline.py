@@ -266,7 +266,7 @@ def test_a_crash_while_saving_leaves_no_model(
         raise OSError("No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("codecdiff.pipeline.checkpoint.save_file", fail)
+        broken.setattr("safetensors.torch.save_file", fail)
         with pytest.raises(OSError, match="No space"):
             make_pipeline().save(tmp_path)
     assert not load_codec_state(tmp_path, make_pipeline().codec)

@@ -10,133 +10,153 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codecdiff.cli.console import err, out, progress, select_device
+from codecdiff.errors import InvalidValue
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
-    import torch
-
+    from codecdiff import Embedder
     from codecdiff.data.metadata import Issue, Track
-    from codecdiff_eval.evaluator import ReferenceMusic
+    from codecdiff_eval.evaluator import EvalConfig, Evaluation, ReferenceMusic
     from codecdiff_eval.generation import Generator
     from codecdiff_eval.prompts import EvalPrompt
-    from codecdiff_eval.results import EvalReport
 
 SHOWN = 10  # bad rows on the screen
 Names = list[str] | None
+Split = Annotated[str, typer.Option(help="Of prompts and manifests, or all. Default: of MusicCaps, test.")]
+Music = Annotated[Path | None, typer.Argument(help="Folder or manifest of the music to evaluate.", show_default=False)]
+ReferencePath = Annotated[
+    Path, typer.Option(help="Folder, manifest, or .safetensors of statistics to compare with.", show_default=False)
+]
+ReportFolder = Annotated[
+    Path, typer.Option("--output", "-o", help="Folder for the report, clips and cache.", show_default=False)
+]
+SuiteName = Annotated[str, typer.Option(help="Embedders and metrics: smoke, panel, paper, or a plugin's.")]
+Embedders = Annotated[Names, typer.Option("--embedder", help="Embedder to use, any number.")]
+Metrics = Annotated[
+    Names, typer.Option("--metric", "--score", help="Metric to measure, any number. Default: the suite's.")
+]
+Options = Annotated[
+    Names, typer.Option("--set", metavar="EMBEDDER.KEY=VALUE", help="An option of an embedder; any number.")
+]
+ModelName = Annotated[str, typer.Option(help="Model that generates, or generated, the music.")]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(help="What to generate: .txt, .jsonl, MusicCaps or another .csv, a manifest.", show_default=False),
+]
+Count = Annotated[int | None, typer.Option("--n", min=1, help="Prompts, drawn at random. Default: all.")]
+Seconds = Annotated[float | None, typer.Option(help="Of a clip. Default: the suite's.", show_default="10")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same clips and intervals.")]
+Steps = Annotated[
+    int | None, typer.Option("--num-inference-steps", "--steps", help="Of every stage. Default: the model's.")
+]
+GuidanceScale = Annotated[
+    Names,
+    typer.Option(
+        "--guidance-scale", "--guidance", metavar="WEIGHT|NAME=WEIGHT", help="As with generate. Default: the model's."
+    ),
+]
+Loudness = Annotated[
+    float | None, typer.Option(metavar="DBFS", help="RMS level to scale clips to, as -20. Default: unchanged.")
+]
+Adherence = Annotated[
+    bool | None,
+    typer.Option("--adherence/--no-adherence", help="Measure tempo, key, instruments. Default: where requested."),
+]
+Cache = Annotated[Path | None, typer.Option(help="Folder to keep embeddings in.")]
+ModelCard = Annotated[
+    bool, typer.Option("--model-card", "--card", help="Add the results to the model card of the model.")
+]
+Device = Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: a GPU if any.")]
+AllowDownload = Annotated[
+    bool, typer.Option("--allow-download", help="Download what a suite, or the model, names and is not here.")
+]
 
 
 def evaluate(
-    music: Annotated[
-        Path | None, typer.Argument(help="Folder or manifest of the music to evaluate.", show_default=False)
-    ] = None,
+    music: Music = None,
     *,
-    reference: Annotated[
-        Path, typer.Option(help="Folder, manifest, or .safetensors of statistics to compare with.", show_default=False)
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the report, clips and cache.", show_default=False)
-    ],
-    suite: Annotated[str, typer.Option(help="Embedders and metrics: smoke, panel, paper, or a plugin's.")] = "smoke",
-    embedders: Annotated[Names, typer.Option("--embedder", help="Embedder to use, any number.")] = None,
-    metrics: Annotated[
-        Names, typer.Option("--metric", "--score", help="Metric to measure, any number. Default: the suite's.")
-    ] = None,
-    options: Annotated[
-        Names, typer.Option("--set", metavar="EMBEDDER.KEY=VALUE", help="An option of an embedder; any number.")
-    ] = None,
-    model: Annotated[str, typer.Option(help="Model that generates, or generated, the music.")] = "",
-    prompts: Annotated[
-        Path | None,
-        typer.Option(help="What to generate: .txt, .jsonl, MusicCaps or another .csv, a manifest.", show_default=False),
-    ] = None,
-    n: Annotated[int | None, typer.Option("--n", min=1, help="Prompts, drawn at random. Default: all.")] = None,
-    split: Annotated[str, typer.Option(help="Of prompts and manifests, or all. Default: of MusicCaps, test.")] = "",
-    seconds: Annotated[float | None, typer.Option(help="Of a clip. Default: the suite's.", show_default="10")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same clips and intervals.")] = 0,
-    steps: Annotated[
-        int | None, typer.Option("--num-inference-steps", "--steps", help="Of every stage. Default: the model's.")
-    ] = None,
-    guidance: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--guidance-scale",
-            "--guidance",
-            metavar="WEIGHT|NAME=WEIGHT",
-            help="As with generate. Default: the model's.",
-        ),
-    ] = None,
-    loudness: Annotated[
-        float | None, typer.Option(metavar="DBFS", help="RMS level to scale clips to, as -20. Default: unchanged.")
-    ] = None,
-    adherence: Annotated[
-        bool | None,
-        typer.Option("--adherence/--no-adherence", help="Measure tempo, key, instruments. Default: where requested."),
-    ] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder to keep embeddings in.")] = None,
-    model_card: Annotated[
-        bool, typer.Option("--model-card", "--card", help="Add the results to the model card of the model.")
-    ] = False,
-    device: Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: a GPU if any.")] = "",
-    allow_download: Annotated[
-        bool, typer.Option("--allow-download", help="Download what a suite, or the model, names and is not here.")
-    ] = False,
+    reference: ReferencePath,
+    output: ReportFolder,
+    suite: SuiteName = "smoke",
+    embedders: Embedders = None,
+    metrics: Metrics = None,
+    options: Options = None,
+    model: ModelName = "",
+    prompts: Prompts = None,
+    n: Count = None,
+    split: Split = "",
+    seconds: Seconds = None,
+    seed: Seed = 0,
+    steps: Steps = None,
+    guidance: GuidanceScale = None,
+    loudness: Loudness = None,
+    adherence: Adherence = None,
+    cache: Cache = None,
+    model_card: ModelCard = False,
+    device: Device = "",
+    allow_download: AllowDownload = False,
 ) -> None:
     """Evaluate music, or what a model generates, against other music: metrics with intervals and their context.
 
     Run it again to resume where it was interrupted.
     """
-    from codecdiff.diffusion import parse_guidance_scale
-    from codecdiff_eval.embeddings import ClipCutter
-    from codecdiff_eval.evaluation_report import add_model_index, model_index, write_evaluation
-    from codecdiff_eval.evaluator import EvalConfig, Evaluator, build_embedders
-    from codecdiff_eval.prompts import split_of
-    from codecdiff_eval.suites import load_suite
+    from codecdiff_eval.evaluator import Evaluator
 
-    loaded_suite = load_suite(suite)
-    selected = loaded_suite.select(embedders or (), metrics or ())
     _check_arguments(music, model, prompts, model_card)
     require_writable(output)
-    config = EvalConfig(selected, ClipCutter(seconds or loaded_suite.seconds, loudness), adherence, seed)
+    plan = new_eval_config(suite, embedders or [], metrics or [], seconds, loudness, adherence, seed)
     against = read_reference(reference, split)
     inputs = read_inputs(prompts, split, n, seed) if prompts else read_tracks(music or Path(), split)
-    where = select_device(device)
-    sampling = {"seed": seed, "steps": steps, "guidance": parse_guidance_scale(guidance or [])}
-    generator = load_generator(model, allow_download, where, **sampling) if model else None
-    built, left_out = build_embedders(
-        list(selected),
-        options_by_embedder(options or []),
-        pipeline=generator and generator.pipeline,
-        required=bool(embedders),
-        allow_download=allow_download,
-    )
-    built = {name: embedder.to(where) for name, embedder in built.items()}
+    sampling = {"seed": seed, "steps": steps, "guidance": guidance or []}
+    generator = load_generator(model, allow_download, device, **sampling) if model else None
+    fetched = {"required": bool(embedders), "allow_download": allow_download}
+    built, left_out = load_embedders(list(plan.metrics), options or [], generator, device, **fetched)
     folders = output / "clips", cache or output / "cache"
-    evaluator = Evaluator(config, built, against, *folders, progress, generator, left_out=left_out)
+    evaluator = Evaluator(plan, built, against, *folders, progress, generator, left_out=left_out)
+    facts = {"suite": suite, **split_facts(reference, prompts, music, split)}
+    result = evaluator.evaluate(inputs, generator.name if generator else str(music and music.name), facts)
+    write_evaluated(result, output, model if model_card else "")
+
+
+def _check_arguments(music: Path | None, model: str, prompts: Path | None, model_card: bool) -> None:
+    """Raise InvalidValue unless it is clear what to evaluate, and whose model card to write."""
+    if music is None and model and prompts is None:
+        raise InvalidValue("--model generates music from --prompts LIST: a .txt, .jsonl or .csv file, or a manifest.")
+    if (music is None) == (prompts is None) or (prompts and not model):
+        raise InvalidValue("Specify what to evaluate: music, or else what to generate: --model MODEL --prompts LIST.")
+    if model_card and not Path(model, "codecdiff.json").is_file():
+        raise InvalidValue("--model-card needs --model with a model folder, to whose README.md the results are added.")
+
+
+def new_eval_config(
+    suite: str,
+    embedders: Sequence[str],
+    metrics: Sequence[str],
+    seconds: float | None,
+    loudness: float | None,
+    adherence: bool | None,
+    seed: int,
+) -> EvalConfig:
+    """Return what is measured and how: what a suite says, unless it is specified."""
+    from codecdiff_eval.embeddings import ClipCutter
+    from codecdiff_eval.evaluator import EvalConfig
+    from codecdiff_eval.suites import load_suite
+
+    loaded = load_suite(suite)
+    cutter = ClipCutter(seconds or loaded.seconds, loudness)
+    return EvalConfig(loaded.select(embedders, metrics), cutter, adherence, seed)
+
+
+def split_facts(reference: Path, prompts: Path | None, music: Path | None, split: str) -> dict[str, str]:
+    """Say which list of prompts, and which splits of it and of manifests, are used."""
+    from codecdiff_eval.prompts import split_of
+
     facts = {
-        "suite": suite,
         "list of prompts": prompts.name if prompts else "",
         "reference split": split_of(reference, split),
         "evaluated split": split_of(prompts or music, split),
     }
-    name = generator.name if generator else str(music and music.name)
-    result = evaluator.evaluate(inputs, name, {key: value for key, value in facts.items() if value})
-    warn(f"Skipped: {line}" for line in result.skipped)
-    write_evaluation(result.report, output)
-    if model_card:
-        add_model_index(model, model_index(result.report))
-    show(result.report)
-    warn(result.left_out)
-    out.print(f"Written: index.html, report.md and report.json in {output}", soft_wrap=True)
-
-
-def _check_arguments(music: Path | None, model: str, prompts: Path | None, model_card: bool) -> None:
-    """Raise ValueError unless it is clear what to evaluate, and whose model card to write."""
-    if music is None and model and prompts is None:
-        raise ValueError("--model generates music from --prompts LIST: a .txt, .jsonl or .csv file, or a manifest.")
-    if (music is None) == (prompts is None) or (prompts and not model):
-        raise ValueError("Specify what to evaluate: music, or else what to generate: --model MODEL --prompts LIST.")
-    if model_card and not Path(model, "codecdiff.json").is_file():
-        raise ValueError("--model-card needs --model with a model folder, to whose README.md the results are added.")
+    return {key: value for key, value in facts.items() if value}
 
 
 def read_reference(path: Path, split: str) -> ReferenceMusic:
@@ -184,36 +204,64 @@ def read_inputs(file: Path, split: str, count: int | None, seed: int) -> list[Ev
     return sample_prompts(prompts, count, seed)
 
 
-def load_generator(model: str, allow_download: bool, device: torch.device, **sampling: Any) -> Generator:
+def load_generator(
+    model: str, allow_download: bool, device: str, *, seed: int, steps: int | None, guidance: list[str]
+) -> Generator:
     """Load a model, and name it by its folder's name or its id."""
+    from codecdiff.diffusion import parse_guidance_scale
     from codecdiff.pipeline import load
     from codecdiff_eval.generation import Generator
 
+    scale = parse_guidance_scale(guidance)
     with err.status(f"Loading {model}"):
-        pipeline = load(model, allow_download=allow_download).to(device)
+        pipeline = load(model, allow_download=allow_download).to(select_device(device))
     folder = Path(model)
     parts = [part for part in folder.resolve().parts[-2:] if part != "/"]
-    return Generator(pipeline, "/".join(parts) if folder.exists() else model, **sampling)
+    return Generator(pipeline, "/".join(parts) if folder.exists() else model, seed, steps, scale)
 
 
-def options_by_embedder(options: Sequence[str]) -> dict[str, list[str]]:
-    """Sort `embedder.option=value` words by embedder. Raises ValueError for words of another form."""
+def load_embedders(
+    names: Sequence[str],
+    options: Sequence[str],
+    generator: Generator | None,
+    device: str,
+    *,
+    required: bool,
+    allow_download: bool,
+) -> tuple[dict[str, Embedder], list[str]]:
+    """Build embedders on a device, with the `embedder.option=value` words of their options; say which are left out.
+
+    Raises InvalidValue for words of another form.
+    """
+    from codecdiff_eval.evaluator import build_embedders
+
     by_embedder: dict[str, list[str]] = {}
     for word in options:
         name, dot, setting = word.partition(".")
         if not dot or "=" not in setting:
-            raise ValueError(f"'{word}' sets no option: expected EMBEDDER.KEY=VALUE, as in clap-music.model=FOLDER.")
+            raise InvalidValue(f"'{word}' sets no option: expected EMBEDDER.KEY=VALUE, as in clap-music.model=FOLDER.")
         by_embedder.setdefault(name, []).append(setting)
-    return by_embedder
+    pipeline = generator and generator.pipeline
+    built, left_out = build_embedders(
+        names, by_embedder, pipeline=pipeline, required=required, allow_download=allow_download
+    )
+    return {name: embedder.to(select_device(device)) for name, embedder in built.items()}, left_out
 
 
-def show(report: EvalReport) -> None:
-    """Print the metrics, each beside what it is read against, and their warnings."""
-    from codecdiff_eval.evaluation_report import metrics_table
+def write_evaluated(result: Evaluation, output: Path, model: str) -> None:
+    """Write the report, add it to the card of a model if there is one, and print its metrics and warnings."""
+    from codecdiff_eval.evaluation_report import add_model_index, metrics_table, model_index, write_evaluation
     from codecdiff_eval.report import console_table
 
+    report = result.report
+    warn(f"Skipped: {line}" for line in result.skipped)
+    write_evaluation(report, output)
+    if model:
+        add_model_index(model, model_index(report))
     out.print(console_table(metrics_table(report.rows)))
     warn(dict.fromkeys(f"{row.result.name}: {line}" for row in report.rows for line in row.result.warnings))
+    warn(result.left_out)
+    out.print(f"Written: index.html, report.md and report.json in {output}", soft_wrap=True)
 
 
 def warn(lines: Any) -> None:

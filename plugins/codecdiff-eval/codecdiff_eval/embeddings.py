@@ -18,13 +18,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import pad
 
+from codecdiff import config
 from codecdiff.data import CachedEmbedder
 from codecdiff.data.audio import BadAudio, seconds_of, stream_audio
 from codecdiff.data.metadata import Track
 from codecdiff.embedders import BATCH_SIZE, embed_clips
+from codecdiff.errors import InvalidValue
 from codecdiff.files import atomic_write
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Embedder, Prompt
+from codecdiff.rng import generator
 from codecdiff_eval.metrics.gaussian import GaussianStats
 from codecdiff_eval.prompts import prompt_of
 from codecdiff_eval.results import UNCHANGED, EmbeddingConfig, from_json, hash_of, set_hash, to_json
@@ -74,9 +77,9 @@ class ClipCutter:
 
     def __post_init__(self) -> None:
         if not 0.1 <= self.seconds <= 3600:
-            raise ValueError(f"Invalid clip length {self.seconds:g}: expected 0.1 to 3600 seconds.")
+            raise InvalidValue(f"Invalid clip length {self.seconds:g}: expected 0.1 to 3600 seconds.")
         if self.loudness is not None and not -60 <= self.loudness <= 0:
-            raise ValueError(f"Invalid loudness {self.loudness:g}: expected -60 to 0 dBFS, e.g. -20.")
+            raise InvalidValue(f"Invalid loudness {self.loudness:g}: expected -60 to 0 dBFS, e.g. -20.")
 
     @property
     def loudness_policy(self) -> str:
@@ -128,7 +131,7 @@ class ClipEmbeddings:
     vectors: (m, e) of the windows of all clips, in order.
     lengths: (n,) windows of each clip.
     prompts: that the clips were generated from, or what is known of them: one each, or none.
-    seeds: of their generation, by name.
+    seeds, sampling: of their generation: seeds by name, steps and guidance of each stage.
     """
 
     config: EmbeddingConfig
@@ -138,17 +141,18 @@ class ClipEmbeddings:
     lengths: Tensor
     prompts: Sequence[Prompt] = ()
     seeds: Mapping[str, int] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n = len(self.names)
         if not (len(self.hashes) == len(self.lengths) == n and int(self.lengths.sum()) == len(self.vectors)):
             raise ValueError("Clips need one name, hash and number of windows each, and the vectors of all windows.")
         if repeated := [name for name, count in Counter(self.names).items() if count > 1]:
-            raise ValueError(f"{len(repeated)} names, such as '{repeated[0]}', belong to several clips: rename.")
+            raise InvalidValue(f"{len(repeated)} names, such as '{repeated[0]}', belong to several clips: rename.")
         if self.prompts and len(self.prompts) != n:
             raise ValueError(f"{n} clips have {len(self.prompts)} prompts: expected one prompt each, or none.")
         if bad := [name for name, v in zip(self.names, self.by_clip(), strict=True) if not v.isfinite().all()]:
-            raise ValueError(f"The vectors of {', '.join(bad[:3])} are not finite: listen to these clips.")
+            raise InvalidValue(f"The vectors of {', '.join(bad[:3])} are not finite: listen to these clips.")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -192,6 +196,15 @@ class ClipEmbeddings:
             prompts=[self.prompts[i] for i in clips] if self.prompts else (),
         )
 
+    def sample(self, count: int, seed: int) -> list[tuple[str, float]]:
+        """Draw at most `count` clips at random: the track of each and its start in seconds.
+
+        A smaller count draws a subset of a larger one.
+        """
+        order = torch.randperm(len(self), generator=generator("codecdiff_eval.sample", seed)).tolist()
+        names = [self.names[int(i)] for i in order[:count]]
+        return [(track_of(name), start_of(name)) for name in names]
+
     def halves(self, seed: int = 0) -> tuple[Self, Self]:
         """Divide the tracks at random in two sets of about as many clips; no track is in both.
 
@@ -199,22 +212,11 @@ class ClipEmbeddings:
         """
         tracks = self.tracks()
         if len(tracks) < MIN_TRACKS:
-            raise ValueError(f"Halves of {len(tracks)} tracks say nothing: take at least {MIN_TRACKS}.")
+            raise InvalidValue(f"Halves of {len(tracks)} tracks say nothing: take at least {MIN_TRACKS}.")
         sides: tuple[list[int], list[int]] = ([], [])
-        for i in torch.randperm(len(tracks), generator=torch.Generator().manual_seed(seed)).tolist():
+        for i in torch.randperm(len(tracks), generator=generator("codecdiff_eval.halves", seed)).tolist():
             min(sides, key=len).extend(tracks[i].tolist())
         return self.select(sorted(sides[0])), self.select(sorted(sides[1]))
-
-    @classmethod
-    def cat(cls, parts: Sequence[Self]) -> Self:
-        """Concatenate sets. Raises ValueError unless they were embedded alike."""
-        for part in parts[1:]:
-            parts[0].config.require_same(part.config)
-        joined = {
-            name: [item for part in parts for item in getattr(part, name)] for name in ("names", "hashes", "prompts")
-        }
-        tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("vectors", "lengths")}
-        return replace(parts[0], **joined, **tensors)
 
     @classmethod
     def embed(
@@ -235,17 +237,6 @@ class ClipEmbeddings:
             raise ValueError("Expected clips to embed, but got none.")
         names, hashes, vectors = zip(*rows, strict=True)
         return cls(config, names, hashes, torch.cat(vectors), torch.tensor([len(v) for v in vectors]), **facts)
-
-    def save(self, file: Path | str) -> None:
-        """Write the set as one safetensors file, whole or not at all."""
-        facts = {name: getattr(self, name) for name in ("config", "names", "hashes", "prompts", "seeds")}
-        _save(file, "clips", {"vectors": self.vectors, "lengths": self.lengths}, facts)
-
-    @classmethod
-    def load(cls, file: Path | str) -> Self:
-        """Read what `save` wrote. Raises FileNotFoundError, or ValueError if it is something else or damaged."""
-        tensors, facts = _load(file, "clips")
-        return cls(**tensors, **facts)
 
 
 @dataclass(frozen=True)
@@ -276,12 +267,13 @@ class ReferenceStats:
     def save(self, file: Path | str) -> None:
         """Write the statistics as one safetensors file, whole or not at all."""
         facts = {"config": self.config, "count": self.gaussian.count, "clips": self.clips, "identity": self.identity}
-        _save(file, "statistics", {"mean": self.gaussian.mean, "scatter": self.gaussian.scatter}, facts)
+        write_vectors(file, "statistics", {"mean": self.gaussian.mean, "scatter": self.gaussian.scatter}, facts)
 
     @classmethod
     def load(cls, file: Path | str) -> Self:
         """Read what `save` wrote. Raises FileNotFoundError, or ValueError if it is something else or damaged."""
-        tensors, facts = _load(file, "statistics")
+        tensors, facts = read_vectors(file, "statistics")
+        facts["config"] = from_json(EmbeddingConfig, facts["config"])
         return cls(gaussian=GaussianStats(facts.pop("count"), **tensors), **facts)
 
 
@@ -293,11 +285,15 @@ class ClipEmbedder:
     config: EmbeddingConfig
 
     @classmethod
-    def of(cls, embedder: Embedder, spec: Mapping[str, Any], cutter: ClipCutter, folder: Path) -> Self:
-        """Let an embedder built from `spec` embed clips, and keep them in a folder."""
+    def of(cls, embedder: Embedder, cutter: ClipCutter, folder: Path) -> Self:
+        """Let an embedder embed clips, and keep them in a folder.
+
+        Its `description` says what vectors follow from, where it is not an installed part.
+        """
+        spec = getattr(embedder, "description", None) or config.to_config("embedders", embedder)
         seconds, loudness = cutter.seconds, cutter.loudness_policy
-        config = EmbeddingConfig.of(embedder, spec, clip_seconds=seconds, loudness=loudness)
-        return cls(CachedEmbedder(embedder, spec, folder, cutter), config)
+        embedding = EmbeddingConfig.of(embedder, spec, clip_seconds=seconds, loudness=loudness)
+        return cls(CachedEmbedder(embedder, spec, folder, cutter), embedding)
 
     @property
     def name(self) -> str:
@@ -319,7 +315,7 @@ class ClipEmbedder:
         skipped = self.cache.fill(tracks, progress)
         embedded = list(self.cache.read(tracks))
         if not embedded:
-            raise ValueError(" ".join(["No clip to evaluate.", *skipped[:3]]))
+            raise InvalidValue(" ".join(["No clip to evaluate.", *skipped[:3]]))
         rows = [(track, i) for track, each in embedded for i in range(len(each.starts))]
         starts, lengths, hashes = (
             [value for _, each in embedded for value in getattr(each, name)] for name in ("starts", "lengths", "hashes")
@@ -350,16 +346,17 @@ def config_hash(config: EmbeddingConfig, identity: str) -> str:
     return hash_of(json.dumps([to_json(config), identity], sort_keys=True).encode())[:8]
 
 
-def _save(file: Path | str, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
+def write_vectors(file: Path | str, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors with facts about them as one safetensors file, whole or not at all."""
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
     header = json.dumps({"format": FORMAT, "kind": kind, **to_json(facts)}, ensure_ascii=False)
     with atomic_write(file) as temporary:
         contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(contiguous, temporary, metadata={"codecdiff": header})
 
 
-def _load(file: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_vectors(file: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_vectors` wrote. Raises FileNotFoundError, or InvalidValue for something else or damaged."""
     if not Path(file).is_file():
         raise FileNotFoundError(f"File '{file}' of {kind} does not exist.")
     try:
@@ -367,7 +364,7 @@ def _load(file: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any
             facts = json.loads((stream.metadata() or {}).get("codecdiff", "{}"))
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - it has no iterator
     except SafetensorError as error:
-        raise ValueError(f"'{file}' is damaged: {error}. Make it again.") from error
+        raise InvalidValue(f"'{file}' is damaged: {error}. Make it again.") from error
     if (facts.pop("kind", None), facts.pop("format", None)) != (kind, FORMAT):
-        raise ValueError(f"'{file}' does not hold {kind} of format {FORMAT}. Make it again.")
-    return tensors, {**facts, "config": from_json(EmbeddingConfig, facts["config"])}
+        raise InvalidValue(f"'{file}' does not hold {kind} of format {FORMAT}. Make it again.")
+    return tensors, facts

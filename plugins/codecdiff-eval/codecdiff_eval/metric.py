@@ -12,6 +12,7 @@ In `pyproject.toml`, `[project.entry-points."codecdiff.metrics"]` with `my-dista
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,12 +21,13 @@ import torch
 from torch import Tensor
 
 from codecdiff import registry
+from codecdiff.errors import InvalidValue, UnknownName
 from codecdiff.interfaces import Embedder, Prompt
 from codecdiff_eval.embeddings import ClipEmbeddings, ReferenceStats
 from codecdiff_eval.metrics.bootstrap import bootstrap_tracks
 from codecdiff_eval.results import RESAMPLES, Direction, Estimate, Interval, MetricConfig, MetricResult, prompts_hash
 
-__all__ = ["Metric", "Statistic", "load_metric", "mean_over_clips"]
+__all__ = ["Metric", "Statistic", "load_installed", "load_metric", "mean_over_clips"]
 
 FEW = 20  # tracks, under which an interval by resampling is unreliable
 Reference = ClipEmbeddings | ReferenceStats
@@ -104,6 +106,8 @@ class Metric:
             sets.append(reference.tracks())
             over = f"{len(sets[0])} evaluated and {len(sets[1])} reference tracks"
         estimate = bootstrap_tracks(statistic.of, *sets, resamples=resamples, seed=seed)
+        if not all(map(math.isfinite, estimate)):
+            raise InvalidValue(f"{self.label} is {estimate.value} [{estimate.low}, {estimate.high}]: not finite.")
         estimate = estimate.clamp(*statistic.bounds) if statistic.bounds else estimate
         few = [f"{len(sets[0])} evaluated tracks are few: the interval is unreliable."] if len(sets[0]) < FEW else []
         per_clip = () if statistic.per_clip is None else zip(used.names, statistic.per_clip.tolist(), strict=True)
@@ -129,14 +133,14 @@ class Metric:
     def _check(self, clips: ClipEmbeddings, reference: Reference) -> None:
         clips.config.require_same(reference.config)
         if isinstance(reference, ReferenceStats) and not self.accepts_stats:
-            raise ValueError("It needs the reference clip by clip, and only its statistics are available.")
+            raise InvalidValue("It needs the reference clip by clip, and only its statistics are available.")
         if self.compares == "reference":
             self.require_clips(clips, reference, self.min_clips)
 
     def require_clips(self, clips: ClipEmbeddings, reference: Reference, count: int) -> None:
         """Raise ValueError unless there are so many clips, and two of reference."""
         if len(clips) < count or len(reference) < 2:
-            raise ValueError(
+            raise InvalidValue(
                 f"{self.label} needs at least {count} clips and 2 of reference, but got {len(clips)} and "
                 f"{len(reference)}."
             )
@@ -155,6 +159,7 @@ def _config(
         prompts=prompts_hash(clips.prompts),
         options=options,
         seeds={**clips.seeds, "interval": seed},
+        sampling=clips.sampling,
     )
 
 
@@ -165,12 +170,17 @@ def _overlap(clips: ClipEmbeddings, reference: Reference | None) -> list[str]:
     return [f"{len(both)} evaluated clips, such as {both[0]}, are in the reference too."] if both else []
 
 
-def load_metric(name: str) -> Metric:
-    """Return an installed metric by name. Raises LookupError, naming those there are."""
-    installed = registry.entries("metrics")
+def load_installed(group: str, name: str) -> Any:
+    """Return what an entry point of a group of the evaluation names. Raises UnknownName, naming those there are."""
+    installed = registry.entries(group)
     if name not in installed:
-        raise LookupError(f"No metric named '{name}'. Installed: {', '.join(installed)}.")
+        raise UnknownName(f"No {group.removesuffix('s')} named '{name}'. Installed: {', '.join(installed)}.")
     return installed[name].load()
+
+
+def load_metric(name: str) -> Metric:
+    """Return an installed metric by name. Raises UnknownName."""
+    return load_installed("metrics", name)
 
 
 def count_draws(drawn: Tensor, n: int) -> Tensor:

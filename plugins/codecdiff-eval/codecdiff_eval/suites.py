@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from codecdiff import registry
-from codecdiff_eval.metric import load_metric
+from codecdiff_eval.metric import load_installed, load_metric
 
 __all__ = ["Suite", "load_suite"]
 
@@ -31,7 +30,7 @@ class Suite:
     def select(self, embedders: Sequence[str] = (), metrics: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
         """Return the metrics of each embedder: those of the suite, or of `embedders` and `metrics` where specified.
 
-        Raises LookupError for a metric that is not installed.
+        Raises UnknownName for a metric that is not installed.
         """
         for name in metrics:
             load_metric(name)
@@ -39,11 +38,8 @@ class Suite:
 
 
 def load_suite(name: str) -> Suite:
-    """Return an installed suite by name. Raises LookupError, naming those there are."""
-    installed = registry.entries("suites")
-    if name not in installed:
-        raise LookupError(f"No suite named '{name}'. Installed: {', '.join(installed)}.")
-    return installed[name].load()
+    """Return an installed suite by name. Raises UnknownName."""
+    return load_installed("suites", name)
 
 
 smoke = Suite("Needs no download.", {"logmel": ("fad", "fad-shrunk", "kad", "density", "coverage")})

@@ -24,12 +24,13 @@ from codecdiff_eval.compare.budget import (
 )
 from codecdiff_eval.compare.clips import PROBE_TRAINING, REAL, REFERENCE_RECONSTRUCTION, Clip, EvalSplit, draw_split
 from codecdiff_eval.compare.config import CompareConfig, CompareEvalConfig
-from codecdiff_eval.compare.measure import LOSS, CompareInputs, Draws, measure
+from codecdiff_eval.compare.measure import LOSS, CompareInputs, measure
 from codecdiff_eval.compare.report import CompareReport
 from codecdiff_eval.compare.runs import Run, loss_key, make_runs, other_variants, require_music, shared_run, take_turns
 from codecdiff_eval.embedders.logmel import LogMel
 from codecdiff_eval.embeddings import embed_audio
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, REFERENCE, first_stages_mask, oracle
+from codecdiff_eval.metrics.draws import Draws
 from codecdiff_eval.metrics.gaussian import shrunk_frechet_distance
 from codecdiff_eval.results import VariantResults
 from markupsafe import escape
@@ -400,13 +401,14 @@ def test_probes_read_what_they_can_learn_and_nothing_else() -> None:
 
 
 def test_tracks_are_resampled_with_all_their_clips() -> None:
-    draws = Draws.of(compare_inputs(per=4).split, 3, 10, 0)
+    tracks = torch.arange(CLIPS).split(4)
+    draws = Draws.of(tracks, tracks, num_seeds=3, resamples=10, seed=0)
     assert torch.equal(draws.evaluated[0], torch.arange(CLIPS))
     for indices in draws.evaluated[1:]:
         assert torch.equal(indices.view(-1, 4) // 4, (indices.view(-1, 4) // 4)[:, :1].expand(-1, 4))
         assert len(indices) == CLIPS
     assert [len(indices) for indices in draws.seeds] == [3] * 11
-    again = Draws.of(compare_inputs(per=4).split, 3, 10, 0)
+    again = Draws.of(tracks, tracks, num_seeds=3, resamples=10, seed=0)
     assert all(torch.equal(a, b) for a, b in zip(draws.reference, again.reference, strict=True))
 
 

@@ -46,7 +46,6 @@ from codecdiff_eval.suites import load_suite
 from small import RATE, noise, tone, write_music
 from typer.testing import CliRunner
 
-from codecdiff import config
 from codecdiff.cli import console
 from codecdiff.cli.main import app
 from codecdiff.data.audio import BadAudio, read_audio
@@ -240,15 +239,14 @@ def test_clips_are_brought_to_one_loudness_without_clipping(tmp_path: Path) -> N
 
 
 def logmel(cache: Path) -> ClipEmbedder:
-    embedder = LogMel(sample_rate=RATE)
-    return ClipEmbedder.of(embedder, config.to_config("embedders", embedder), ClipCutter(1.0), cache)
+    return ClipEmbedder.of(LogMel(sample_rate=RATE), ClipCutter(1.0), cache)
 
 
 def test_clips_are_embedded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_music(tmp_path / "music", 5, 2.1)
     (tmp_path / "music" / "zz.wav").write_text("no audio")
     tracks = find_tracks(tmp_path / "music")
-    monkeypatch.setattr("codecdiff.embedders.GROUP_SIZE", 2)
+    monkeypatch.setattr("codecdiff.data.embedding_cache.GROUP_SIZE", 2)
     clip_embedder = logmel(tmp_path / "cache")
     embed, batches = clip_embedder.embedder.embed, []
 
@@ -403,7 +401,7 @@ def test_tempos_are_read_once_and_compared_with_those_asked_for(
         click_track(tmp_path / "music", bpm)
     tracks = find_tracks(tmp_path / "music")
     estimator = TempoEstimator()
-    embedder = ClipEmbedder.of(estimator, estimator.description, ClipCutter(8.0), tmp_path / "cache")
+    embedder = ClipEmbedder.of(estimator, ClipCutter(8.0), tmp_path / "cache")
     clips, _ = embedder.embed(tracks)
     result = tempo(clips, clips)
     assert result.value == 1

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from codecdiff.interfaces import Codec
 from codecdiff.pipeline import Pipeline
+from codecdiff.rng import numpy_generator
 from codecdiff_starter.codec import SpectralCodec
 from codecdiff_starter.composer import (
     SAMPLE_RATE,
@@ -45,7 +46,7 @@ def compose_clips(
 
     `each` maps `compose` over the tracks; that of `composer.mapping` works in several processes.
     """
-    rngs = [np.random.default_rng([seed, i]) for i in range(n)]
+    rngs = [numpy_generator("codecdiff_starter.demo.composed", seed, i) for i in range(n)]
     facts = [training_facts(rng) for rng in rngs]
     if unseen:
         facts[::2] = held_out_facts(len(facts[::2]), seed)
@@ -63,7 +64,7 @@ def training_clips(folder: Path, n: int, seconds: float, seed: int) -> Tensor:
         raise FileNotFoundError(
             f"{folder} holds no flac file: expected the folder of composed music the model was trained on."
         )
-    rng = np.random.default_rng(seed)
+    rng = numpy_generator("codecdiff_starter.demo.training", seed)
     order = rng.permutation(len(files))
     tracks = (soundfile.read(files[order[i % len(files)]], dtype="float32", always_2d=True) for i in range(n))
     return torch.from_numpy(np.stack([cut(audio.mean(1), seconds, rng) for audio, _ in tracks]))[:, None]

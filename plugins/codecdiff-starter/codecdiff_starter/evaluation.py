@@ -30,9 +30,9 @@ from codecdiff_eval.eval_sets import (
     oracle,
 )
 from codecdiff_eval.metrics.bootstrap import bootstrap, permuted
-from codecdiff_eval.metrics.gaussian import shrunk_frechet_distance
+from codecdiff_eval.metrics.draws import Draws, interval_of
 from codecdiff_eval.metrics.memorization import distance_ratio, nearest_distances
-from codecdiff_eval.metrics.probe import Probe, balanced_accuracies, probe_score
+from codecdiff_eval.metrics.probe import Probe, ProbeReading, balanced_accuracy, probe_score
 from codecdiff_eval.results import Estimate, TargetResult
 from codecdiff_eval.suites import Suite
 from torch import Tensor
@@ -91,78 +91,62 @@ class DemoResult(NamedTuple):
 
 
 def frechet_distances(sets: EvalSets[Tensor], seed: int) -> dict[str, Estimate]:
-    """Return Fréchet distances to the reference, and the two ratios that have targets."""
-    reference = sets.get_set(REFERENCE)
-    measured = {
-        name: bootstrap(shrunk_frechet_distance, sets.get_set(name), reference, seed=seed)
-        for name in COMPARED
-        if name in sets
-    }
-
-    def ratio(a: Tensor, b: Tensor, reference: Tensor) -> float:
-        return shrunk_frechet_distance(a, reference) / max(shrunk_frechet_distance(b, reference), 1e-9)
-
-    for name, a, b in (("generated ratio", GENERATED, CODEC_RECONSTRUCTION), ("noise ratio", NOISE, GENERATED)):
-        measured[name] = bootstrap(ratio, sets.get_set(a), sets.get_set(b), reference, seed=seed)
-    return measured
+    """Return Fréchet distances to the reference, and the two ratios that have targets, with paired intervals."""
+    reference, compared = sets.get_set(REFERENCE), {name: [sets.get_set(name)] for name in COMPARED if name in sets}
+    clips = (torch.arange(len(each)).split(1) for each in (compared[GENERATED][0], reference))
+    measured = Draws.of(*clips, seed=seed).distances(compared, reference)
+    generated = measured[GENERATED]
+    measured["generated ratio"] = generated / measured[CODEC_RECONSTRUCTION].clamp(min=1e-9)
+    measured["noise ratio"] = measured[NOISE] / generated.clamp(min=1e-9)
+    return {name: interval_of(values[:, 0]) for name, values in measured.items()}
 
 
-class Reading(NamedTuple):
-    """The facts of clips of the same captions, and what probes read off them: classes (n, parts) each."""
-
-    truth: Tensor
-    generated: Tensor
-    reconstructed: Tensor
-
-
-def read_parts(sets: EvalSets[Tensor], training: Sequence[Facts], facts: Sequence[Facts]) -> Reading:
+def read_parts(sets: EvalSets[Tensor], training: Sequence[Facts], facts: Sequence[Facts]) -> dict[str, ProbeReading]:
     """Fit a probe of each part to the probe training set, and read the clips that `facts` describe."""
 
-    def classes(clips: Sequence[Facts]) -> list[Tensor]:
-        return [torch.tensor([CLASSES[part].index(getattr(each, part)) for each in clips]) for part in PARTS]
+    def classes(part: str, clips: Sequence[Facts]) -> Tensor:
+        return torch.tensor([CLASSES[part].index(getattr(each, part)) for each in clips])
 
-    probes = [Probe.fit(sets.get_set(PROBE_TRAINING), labels) for labels in classes(training)]
-    read = [
-        torch.stack([p.predict(sets.get_set(name)) for p in probes], 1) for name in (GENERATED, CODEC_RECONSTRUCTION)
-    ]
-    return Reading(torch.stack(classes(facts), 1), *read)
+    def read(part: str) -> ProbeReading:
+        probe = Probe.fit(sets.get_set(PROBE_TRAINING), classes(part, training))
+        generated, reconstructed = (sets.get_set(name) for name in (GENERATED, CODEC_RECONSTRUCTION))
+        return ProbeReading.of(probe, generated, reconstructed, classes(part, facts))
 
-
-def probe_scores(read: Tensor, truth: Tensor, upper_bounds: Sequence[float]) -> Tensor:
-    """(n, parts) classes read, (n, parts) true classes, accuracies of real music -> probe scores (parts,)."""
-    rows = zip(balanced_accuracies(read, truth), upper_bounds, PARTS, strict=True)
-    return torch.tensor([probe_score(accuracy, bound, 1 / len(CLASSES[part])) for accuracy, bound, part in rows])
+    return {part: read(part) for part in PARTS}
 
 
-def adherence(reading: Reading, seed: int) -> dict[str, Any]:
+def adherence(readings: Mapping[str, ProbeReading], seed: int) -> dict[str, Any]:
     """Return probe scores: of every part, their mean and least, of combinations unseen and seen, and permuted.
 
     Clips are resampled with all their parts, and with the reconstructed clip of the same caption.
     """
-    clips = torch.stack(reading, 2)  # (n, parts, 3)
-    accuracies, bounds = (balanced_accuracies(read, reading.truth) for read in reading[1:])
+    clips = torch.arange(len(next(iter(readings.values())).truth))
 
     def interval(summary: Callable[[Tensor], Tensor], clips: Tensor = clips) -> Estimate:
         def statistic(drawn: Tensor) -> float:
-            truth, read, reconstructed = drawn.unbind(2)
-            return float(summary(probe_scores(read, truth, balanced_accuracies(reconstructed, truth))))
+            return float(summary(torch.tensor([reading.score(drawn) for reading in readings.values()])))
 
         return bootstrap(statistic, clips, seed=seed)
 
-    def part(i: int, name: str) -> dict[str, Any]:
-        facts = {"chance": 1 / len(CLASSES[name]), "accuracy": accuracies[i], "upper bound": bounds[i]}
-        return {**facts, "score": interval(lambda scores: scores[i])}
+    def part(i: int, reading: ProbeReading) -> dict[str, Any]:
+        accuracy, upper_bound = reading.accuracies(clips)
+        score = interval(lambda scores: scores[i])
+        return {"chance": reading.chance, "accuracy": accuracy, "upper bound": upper_bound, "score": score}
 
-    def permuted_mean(truth: Tensor) -> float:
-        return float(probe_scores(reading.generated, truth, bounds).mean())
+    def permuted_mean(order: Tensor) -> float:
+        scores = []
+        for reading in readings.values():
+            accuracy = balanced_accuracy(reading.generated, reading.truth[order])
+            scores.append(probe_score(accuracy, reading.accuracies(clips)[1], reading.chance))
+        return float(torch.tensor(scores).mean())
 
     return {
-        "parts": {name: part(i, name) for i, name in enumerate(PARTS)},
+        "parts": {name: part(i, reading) for i, (name, reading) in enumerate(readings.items())},
         "mean": interval(torch.mean),
         "least": interval(torch.min),
         "unseen combinations": interval(torch.mean, clips[::2]),
         "seen combinations": interval(torch.mean, clips[1::2]),
-        "permuted": permuted(permuted_mean, reading.truth, seed=seed),
+        "permuted": permuted(permuted_mean, clips, seed=seed),
     }
 
 
@@ -283,11 +267,7 @@ def evaluate_model(
         codes = EvalSets({name: encode_clips(pipeline.codec, audio) for name, audio in sources.items()})
         source = edit_mask_of(pipeline, evaluated.audio)
     with clock("generating"):
-        sampling = {
-            "seed": seed,
-            "num_inference_steps": options.steps,
-            "guidance_scale": options.guidance,
-        }
+        sampling = {"seed": seed, "num_inference_steps": options.steps, "guidance_scale": options.guidance}
         codes |= generate_sets(pipeline, [{"text": prompt} for prompt in evaluated.prompts], source, **sampling)
     with clock("decoding"):
         sets = codes.map(lambda _, each: embed(pipeline, each, samples))

@@ -6,23 +6,22 @@ import pytest
 import soundfile
 import torch
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, NOISE, EvalSets, noise_codes
+from codecdiff_eval.metrics.probe import ProbeReading
 from codecdiff_eval.suites import load_suite
 from codecdiff_starter import clips
 from codecdiff_starter.clips import compose_clips, cut, quick, training_clips
 from codecdiff_starter.codec import SpectralCodec
-from codecdiff_starter.composer import COMPOSER_VERSION, SAMPLE_RATE, held_out, mapping
+from codecdiff_starter.composer import COMPOSER_VERSION, PARTS, SAMPLE_RATE, held_out, mapping
 from codecdiff_starter.evaluation import (
     COMPOSED,
     ORACLE,
     PROBE_TRAINING,
     TRAINING,
     EvalOptions,
-    Reading,
     adherence,
     evaluate_model,
     memorization,
     memory_in_use,
-    probe_scores,
 )
 
 from codecdiff import Codec
@@ -161,21 +160,26 @@ def test_a_cut_stays_inside_the_piece():
     assert starts == {0, 1, 2, 3}
 
 
+def readings(truth: torch.Tensor, read: torch.Tensor) -> dict[str, ProbeReading]:
+    columns = zip(PARTS, truth.T, read.T, (4, 3, 3, 3), strict=True)
+    return {part: ProbeReading(true, found, true, classes) for part, true, found, classes in columns}
+
+
 def test_scores_are_one_at_the_upper_bound_and_zero_at_chance():
-    truth = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1], [2, 2, 2, 2], [3, 0, 1, 2]])
-    constant = torch.zeros_like(truth)
-    assert probe_scores(truth, truth, [1.0] * 4).tolist() == pytest.approx([1] * 4)
-    assert probe_scores(constant, truth, [1.0] * 4).tolist() == pytest.approx([0] * 4, abs=1e-6)
+    truth, everything = torch.tensor([[0, 0, 0, 0], [1, 1, 1, 1], [2, 2, 2, 2], [3, 0, 1, 2]]), torch.arange(4)
+    right, constant = readings(truth, truth), readings(truth, torch.zeros_like(truth))
+    assert [reading.score(everything) for reading in right.values()] == pytest.approx([1] * 4)
+    assert [reading.score(everything) for reading in constant.values()] == pytest.approx([0] * 4, abs=1e-6)
 
 
 def test_adherence_of_random_answers_covers_zero_and_of_right_ones_is_one():
     generator = torch.Generator().manual_seed(0)
     truth, guess = (torch.randint(0, 3, (120, 4), generator=generator) for _ in range(2))
     truth[:, 0], guess[:, 0] = (torch.randint(0, 4, (120,), generator=generator) for _ in range(2))
-    measured = adherence(Reading(truth, guess, truth), seed=0)
+    measured = adherence(readings(truth, guess), seed=0)
     assert measured["mean"].low < 0 < measured["mean"].high
     assert measured["least"].value == min(part["score"].value for part in measured["parts"].values())
-    assert adherence(Reading(truth, truth, truth), seed=0)["mean"].value == pytest.approx(1)
+    assert adherence(readings(truth, truth), seed=0)["mean"].value == pytest.approx(1)
 
 
 def test_a_model_that_copies_training_clips_is_seen_to_memorize():

@@ -12,17 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from codecdiff.config import DataConfig
-from codecdiff.data import CodeStore, find_tracks, load_state, split_tracks, write_audio
-from codecdiff.files import atomic_write
+from codecdiff.data import CodeStore, find_tracks, split_tracks, write_audio
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline import Pipeline
+from codecdiff.rng import numpy_generator
 from codecdiff_eval.compare.config import CompareEvalConfig
 from codecdiff_eval.embeddings import embed_audio
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, NOISE, REFERENCE, edit_mask_of, encode_clips, generate_sets
@@ -81,9 +78,9 @@ def draw_split(store: CodeStore, data: DataConfig, config: CompareEvalConfig, sp
         )
     draw, half = partial(_draw_clips, store, files, config), len(tracks) // 2
     return EvalSplit(
-        draw(tracks[:half], config.reference, 1),
-        draw(tracks[half:], config.clips, 2),
-        draw(_shuffle_tracks(store, training, config.seed), config.probe_training_clips, 3),
+        draw(tracks[:half], config.reference, REFERENCE),
+        draw(tracks[half:], config.clips, REAL),
+        draw(_shuffle_tracks(store, training, config.seed), config.probe_training_clips, PROBE_TRAINING),
     )
 
 
@@ -93,7 +90,9 @@ def _shuffle_tracks(store: CodeStore, rows: Sequence[int], seed: int) -> list[li
     for i in rows:
         by_checksum.setdefault(store.rows[i]["checksum"], []).append(i)
     names = sorted(by_checksum)
-    return [by_checksum[names[i]] for i in np.random.default_rng([seed, 0]).permutation(len(names))]
+    return [
+        by_checksum[names[i]] for i in numpy_generator("codecdiff_eval.compare.tracks", seed).permutation(len(names))
+    ]
 
 
 def _draw_clips(
@@ -102,10 +101,10 @@ def _draw_clips(
     config: CompareEvalConfig,
     tracks: Sequence[Sequence[int]],
     count: int,
-    stream: int,
+    set_name: str,
 ) -> tuple[Clip, ...]:
     """Draw a clip of each track, then another of each, until there are `count`."""
-    rng, clips = np.random.default_rng([config.seed, stream]), []
+    rng, clips = numpy_generator("codecdiff_eval.compare.clips", set_name, config.seed), []
     for n in range(count):
         rows = tracks[n % len(tracks)]
         i = rows[int(rng.integers(len(rows)))]
@@ -116,31 +115,6 @@ def _draw_clips(
         prompt = {**store.metadata(i), "text": captions[0] if captions else ""}
         clips.append(Clip(row["track"], files[row["track"]], start, prompt))
     return tuple(clips)
-
-
-@dataclass(frozen=True)
-class SavedSets:
-    """A file of embeddings, with a hash of all that they follow from."""
-
-    file: Path
-    hash: str
-
-    @property
-    def is_there(self) -> bool:
-        """Whether these embeddings were saved."""
-        if not self.file.is_file():
-            return False
-        with safe_open(self.file, "pt") as opened:
-            return (opened.metadata() or {}).get("hash") == self.hash
-
-    def save(self, sets: Sets) -> None:
-        """Write the file, whole or not at all."""
-        with atomic_write(self.file) as temporary:
-            save_file({name: vectors.contiguous() for name, vectors in sets.items()}, temporary, {"hash": self.hash})
-
-    def load(self) -> Sets:
-        """Read the embeddings."""
-        return load_state(self.file)
 
 
 @dataclass(frozen=True)

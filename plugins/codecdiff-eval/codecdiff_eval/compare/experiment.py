@@ -20,7 +20,7 @@ from codecdiff.interfaces import Embedder
 from codecdiff.pipeline import Pipeline
 from codecdiff.training import new_pipeline
 from codecdiff_eval.compare.budget import Variant
-from codecdiff_eval.compare.clips import ClipWriter, EvalSplit, SavedSets, Sets, draw_split
+from codecdiff_eval.compare.clips import ClipWriter, EvalSplit, Sets, draw_split
 from codecdiff_eval.compare.config import CompareConfig
 from codecdiff_eval.compare.measure import CompareInputs, measure
 from codecdiff_eval.compare.report import CompareReport, model_losses
@@ -34,7 +34,9 @@ from codecdiff_eval.compare.runs import (
     take_turns,
     train_run,
 )
+from codecdiff_eval.embeddings import read_vectors, write_vectors
 
+EMBEDDINGS = "embeddings"
 AFTER_EMBEDDING = {"resamples", "probes"}  # settings of the evaluation that embeddings do not depend on
 OF_CODECS = {"reference", "probe_training_clips"}  # settings that only embeddings of codecs depend on
 
@@ -59,16 +61,17 @@ class Experiment:
         runs = self.runs
         if others := other_variants(self.output, self.variants):
             self.log(f"'{self.output}' also has {', '.join(others)}: they stay, and the report leaves them out")
-        for run in take_turns(runs, lambda run: run.is_complete and self._model_sets(run).is_there):
+        for run in take_turns(runs, lambda run: run.is_complete and self._model_file(run).is_file()):
             train_run(run, runs, self.comparison, self.device, self.log)
             self.log(f"{run.name}: generating and embedding")
             sets = self._writer(run, run.folder).model_sets(self._split(run), self.comparison.prompts)
-            self._model_sets(run).save(sets)
+            write_vectors(self._model_file(run), EMBEDDINGS, sets, {})
         for run in {run.codec_folder: run for run in runs}.values():
             with lock_folder(run.codec_folder, timeout=-1):
-                if not self._codec_sets(run).is_there:
+                if not self._codec_file(run).is_file():
                     self.log(f"{run.codec_folder.name}: embedding")
-                    self._codec_sets(run).save(self._writer(run, run.codec_folder).codec_sets(self._split(run)))
+                    sets = self._writer(run, run.codec_folder).codec_sets(self._split(run))
+                    write_vectors(self._codec_file(run), EMBEDDINGS, sets, {})
         self.log("measuring")
         evaluation, split = self.comparison.evaluation, self._split(runs[0])
         results = measure(self._inputs(runs, split), resamples=evaluation.resamples, seed=evaluation.seed)
@@ -95,19 +98,16 @@ class Experiment:
         """The embedder of the settings, or log-mel features at the highest sample rate of all codecs."""
         return config.build("embedders", self._embedder_spec).to(self.device)
 
-    def _model_sets(self, run: Run) -> SavedSets:
+    def _model_file(self, run: Run) -> Path:
         """Return the file of embeddings of what a run generated with these settings."""
         settings = [_plain(run.experiment), _plain(self.comparison.evaluation, AFTER_EMBEDDING | OF_CODECS)]
-        return SavedSets(
-            run.folder / "embeddings.safetensors",
-            _hash(settings, self.comparison.prompts, self.embedder.sample_rate),
-        )
+        return run.folder / _file_name(settings, self.comparison.prompts, self.embedder.sample_rate)
 
-    def _codec_sets(self, run: Run) -> SavedSets:
+    def _codec_file(self, run: Run) -> Path:
         """Return the file of embeddings of what the codec of a run makes of clips."""
         experiment, evaluation = _plain(run.experiment), _plain(self.comparison.evaluation, AFTER_EMBEDDING)
         settings = [experiment["codec"], experiment.get("data"), evaluation, self.comparison.seeds[0]]
-        return SavedSets(run.codec_folder / "embeddings.safetensors", _hash(settings, self.embedder.sample_rate))
+        return run.codec_folder / _file_name(settings, self.embedder.sample_rate)
 
     def _writer(self, run: Run, folder: Path) -> ClipWriter:
         pipeline = Pipeline.load(run.model, allow_download=True).to(self.device)  # the user named its parts
@@ -134,9 +134,9 @@ class Experiment:
         embeddings: dict[str, list[Sets]] = {}
         losses: dict[str, list[float]] = {}
         for run in runs:
-            embeddings.setdefault(run.variant.name, []).append(self._model_sets(run).load())
+            embeddings.setdefault(run.variant.name, []).append(read_vectors(self._model_file(run), EMBEDDINGS)[0])
             losses.setdefault(run.variant.name, []).append(model_losses(run)[-1][1])
-        codecs = {run.variant.name: self._codec_sets(run).load() for run in runs}
+        codecs = {run.variant.name: read_vectors(self._codec_file(run), EMBEDDINGS)[0] for run in runs}
         keys = {variant.name: loss_key(variant) for variant in self.variants}
         return CompareInputs(split, embeddings, codecs, losses, self.comparison.evaluation.probes, keys)
 
@@ -149,5 +149,7 @@ def _plain(settings: BaseModel, exclude: Set[str] = frozenset()) -> dict[str, An
     return values
 
 
-def _hash(*values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def _file_name(*values: Any) -> str:
+    """Return the name of a file of embeddings that follow from these values."""
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
+    return f"{EMBEDDINGS}-{digest[:16]}.safetensors"

@@ -7,8 +7,7 @@ a seed lucky, cancels out.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,16 +16,14 @@ from torch import Tensor
 from codecdiff_eval.compare.clips import PROBE_TRAINING, REAL, REFERENCE_RECONSTRUCTION, Clip, EvalSplit, Sets
 from codecdiff_eval.embeddings import by_track
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, REFERENCE, oracle
-from codecdiff_eval.metrics.bootstrap import centered, paired_draws
-from codecdiff_eval.metrics.gaussian import fit_shrunk_gaussian, frechet_distance
-from codecdiff_eval.metrics.memorization import nearest_distances
-from codecdiff_eval.metrics.probe import Probe, balanced_accuracy, probe_score
-from codecdiff_eval.results import Direction, Estimate, VariantResults
+from codecdiff_eval.metrics.draws import Draws, OfDraw, interval_of
+from codecdiff_eval.metrics.memorization import distance_ratio, nearest_distances
+from codecdiff_eval.metrics.probe import Probe, ProbeReading
+from codecdiff_eval.results import Direction, VariantResults
 
 LOSS, GAP, PROBES = "normalized validation loss", "cascade gap", "prompt adherence: mean probe score"
 FULL_CASCADE = "Fréchet distance: full cascade"
 Values = dict[str, Tensor]  # by variant, (draws, seeds): a metric of every draw and seed, NaN for seeds not drawn
-OfDraw = Callable[[int], float]  # a metric as a function of the index of a draw
 
 
 @dataclass(frozen=True)
@@ -53,47 +50,17 @@ class CompareInputs:
         return next(iter(self.embeddings))
 
 
-@dataclass(frozen=True)
-class Draws:
-    """Indices of evaluated clips, of reference clips and of seeds: all of them, then those of each resample."""
-
-    evaluated: Sequence[Tensor]
-    reference: Sequence[Tensor]
-    seeds: Sequence[Tensor]
-
-    @classmethod
-    def of(cls, split: EvalSplit, num_seeds: int, resamples: int, seed: int) -> Draws:
-        """Draw tracks, with all their clips, and seeds."""
-        generator = torch.Generator().manual_seed(seed)
-        tracks = [by_track(clip.track for clip in clips) for clips in (split.evaluated, split.reference)]
-        units = [*tracks, list(torch.arange(num_seeds).split(1))]
-        return cls(*(paired_draws(each, resamples, generator) for each in units))
-
-    def __len__(self) -> int:
-        return len(self.seeds)
-
-    def values(self, statistics: Sequence[OfDraw]) -> Tensor:
-        """Evaluate the statistic of each seed for every draw that has the seed: (draws, seeds).
-
-        A single statistic, of what no seed changes, is that of all.
-        """
-        if len(statistics) == 1:
-            column = [statistics[0](r) for r in range(len(self))]
-            return torch.tensor(column, dtype=torch.float64)[:, None].expand(-1, len(self.seeds[0]))
-        values = torch.full((len(self), len(statistics)), math.nan, dtype=torch.float64)
-        for r, drawn in enumerate(self.seeds):
-            for s in drawn.unique().tolist():
-                values[r, s] = statistics[s](r)
-        return values
-
-
 def measure(inputs: CompareInputs, *, resamples: int, seed: int) -> list[VariantResults]:
     """Return every metric there are inputs for, in the order in which they are read."""
-    draws = Draws.of(inputs.split, len(inputs.embeddings[inputs.first]), resamples, seed)
+    evaluated, reference = (
+        by_track(c.track for c in each) for each in (inputs.split.evaluated, inputs.split.reference)
+    )
+    num_seeds = len(inputs.embeddings[inputs.first])
+    draws = Draws.of(evaluated, reference, num_seeds=num_seeds, resamples=resamples, seed=seed)
     losses = {name: torch.tensor(v, dtype=torch.float64).expand(len(draws), -1) for name, v in inputs.losses.items()}
     num_oracles = max(len(seeds[0]) for seeds in inputs.embeddings.values()) - 1
     oracles = [oracle(count) for count in range(1, num_oracles + 1)]
-    distances = {name: _distances(inputs, draws, name) for name in (GENERATED, *oracles, CODEC_RECONSTRUCTION, REAL)}
+    distances = _distances(inputs, draws, (GENERATED, *oracles, CODEC_RECONSTRUCTION, REAL))
     cascade, first_oracle = distances[GENERATED], distances.get(oracle(), {})
     gap = {variant: cascade[variant] - values for variant, values in first_oracle.items()}
     adherence = {column: values for column in inputs.probes if (values := _adherence(inputs, draws, column))}
@@ -122,19 +89,17 @@ def probe_name(column: str) -> str:
     return f"prompt adherence: {column}"
 
 
-def _distances(inputs: CompareInputs, draws: Draws, name: str) -> Values:
-    """Return the Fréchet distance of a set to the reference, of the variants that have the set."""
-    reference = inputs.codecs[inputs.first][REFERENCE]
-    gaussians = [fit_shrunk_gaussian(reference[drawn]) for drawn in draws.reference]
-
-    def distance(vectors: Tensor) -> OfDraw:
-        return lambda r: frechet_distance(*fit_shrunk_gaussian(vectors[draws.evaluated[r]]), *gaussians[r])
-
-    values = {}
+def _distances(inputs: CompareInputs, draws: Draws, names: Sequence[str]) -> dict[str, Values]:
+    """Return the Fréchet distances of sets to the reference, each of the variants that have the set."""
+    sets: dict[tuple[str, str], list[Tensor]] = {}
     for variant, seeds in inputs.embeddings.items():
-        sets = [inputs.codecs[variant]] if name in inputs.codecs[variant] else seeds
-        if name in sets[0]:
-            values[variant] = draws.values([distance(each[name]) for each in sets])
+        for name in names:
+            homes = [inputs.codecs[variant]] if name in inputs.codecs[variant] else seeds
+            if name in homes[0]:
+                sets[name, variant] = [each[name] for each in homes]
+    values: dict[str, Values] = {name: {} for name in names}
+    for (name, variant), measured in draws.distances(sets, inputs.codecs[inputs.first][REFERENCE]).items():
+        values[name][variant] = measured
     return values
 
 
@@ -142,8 +107,8 @@ def _memorization(inputs: CompareInputs, draws: Draws) -> Values:
     """Return the ratio of the distances to the nearest training clip and to the nearest of as many others."""
 
     def ratio(generated: Tensor, sets: Sets) -> OfDraw:
-        training, others = nearest_distances(generated, sets[PROBE_TRAINING], sets[REFERENCE_RECONSTRUCTION]).unbind(1)
-        return lambda r: float(training[draws.evaluated[r]].mean() / others[draws.evaluated[r]].mean())
+        nearest = nearest_distances(generated, sets[PROBE_TRAINING], sets[REFERENCE_RECONSTRUCTION])
+        return lambda r: distance_ratio(nearest[draws.evaluated[r]])
 
     return {
         variant: draws.values([ratio(each[GENERATED], inputs.codecs[variant]) for each in seeds])
@@ -164,24 +129,15 @@ def _adherence(inputs: CompareInputs, draws: Draws, column: str) -> Values:
     targets = torch.tensor([classes.index(label) for label in training if label is not None])
     truth = torch.tensor([classes.index(label) if label in classes else -1 for label in evaluated])
 
-    def score(predicted: Tensor, reconstructed: Tensor) -> OfDraw:
-        def of_draw(r: int) -> float:
-            drawn = draws.evaluated[r][truth[draws.evaluated[r]] >= 0]
-            if not len(drawn):
-                return math.nan
-            accuracy, upper_bound = (
-                balanced_accuracy(each[drawn], truth[drawn]) for each in (predicted, reconstructed)
-            )
-            return probe_score(accuracy, upper_bound, 1 / len(classes))
-
-        return of_draw
+    def score(reading: ProbeReading) -> OfDraw:
+        return lambda r: reading.score(draws.evaluated[r])
 
     values = {}
     for variant, seeds in inputs.embeddings.items():
         sets = inputs.codecs[variant]
-        probe = Probe.fit(sets[PROBE_TRAINING][labeled], targets)
-        upper = probe.predict(sets[CODEC_RECONSTRUCTION])
-        values[variant] = draws.values([score(probe.predict(each[GENERATED]), upper) for each in seeds])
+        probe, upper = Probe.fit(sets[PROBE_TRAINING][labeled], targets), sets[CODEC_RECONSTRUCTION]
+        readings = [ProbeReading.of(probe, each[GENERATED], upper, truth) for each in seeds]
+        values[variant] = draws.values([score(reading) for reading in readings])
     return {} if any(each[0].isnan().any() for each in values.values()) else values
 
 
@@ -203,15 +159,10 @@ def _summary(name: str, direction: Direction, meaning: str, values: Values, draw
         name,
         direction,
         meaning,
-        {variant: _estimate(mean) for variant, mean in means.items()},
+        {variant: interval_of(mean) for variant, mean in means.items()},
         {variant: each[0].tolist() for variant, each in values.items()},
-        {variant: _estimate(means[variant] - means[first]) for variant in others},
+        {variant: interval_of(means[variant] - means[first]) for variant in others},
     )
-
-
-def _estimate(values: Tensor) -> Estimate:
-    resampled = values[1:][values[1:].isfinite()].tolist()
-    return centered(float(values[0]), resampled) if resampled else Estimate(float(values[0]), math.nan, math.nan)
 
 
 LOSS_MEANING = (

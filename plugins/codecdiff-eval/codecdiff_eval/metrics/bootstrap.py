@@ -7,27 +7,19 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from codecdiff.rng import generator
 from codecdiff_eval.results import RESAMPLES, Estimate
 
-__all__ = ["bootstrap", "bootstrap_tracks", "centered", "draw_tracks", "paired_draws", "permuted"]
+__all__ = ["bootstrap", "bootstrap_tracks", "centered", "draw_tracks", "permuted"]
 
 
-def draw_tracks(tracks: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+def draw_tracks(tracks: Sequence[Tensor], random: torch.Generator) -> Tensor:
     """Draw as many tracks as there are, with replacement: the indices (n,) of all their clips.
 
     `tracks` has the indices of the clips of every track.
     """
-    drawn = torch.randint(len(tracks), (len(tracks),), generator=generator)
+    drawn = torch.randint(len(tracks), (len(tracks),), generator=random)
     return torch.cat([tracks[i] for i in drawn.tolist()])
-
-
-def paired_draws(tracks: Sequence[Tensor], resamples: int, generator: torch.Generator) -> list[Tensor]:
-    """Return the indices of all clips, then those of each resample, for statistics of several models in pairs.
-
-    With one list of draws for all models, `centered` of the differences of their values is the interval of a paired
-    difference: what makes a clip hard cancels out. The first value is that of all clips.
-    """
-    return [torch.cat(list(tracks)), *(draw_tracks(tracks, generator) for _ in range(resamples))]
 
 
 def bootstrap_tracks(
@@ -42,8 +34,8 @@ def bootstrap_tracks(
     about a third too narrow.
     """
     value = statistic(*(torch.cat(list(tracks)) for tracks in sets))
-    generator = torch.Generator().manual_seed(seed)
-    draws = ([draw_tracks(tracks, generator) for tracks in sets] for _ in range(resamples))
+    random = generator("codecdiff_eval.bootstrap", seed)
+    draws = ([draw_tracks(tracks, random) for tracks in sets] for _ in range(resamples))
     return centered(value, [statistic(*drawn) for drawn in draws])
 
 
@@ -75,8 +67,8 @@ def permuted(
     statistic: Callable[[Tensor], float], labels: Tensor, *, permutations: int = 100, level: float = 0.95, seed: int = 0
 ) -> Estimate:
     """Return the mean of `statistic` over permutations of `labels` (n, ...) along n, with its interval: chance."""
-    generator = torch.Generator().manual_seed(seed)
-    orders = [torch.randperm(len(labels), generator=generator) for _ in range(permutations)]
+    random = generator("codecdiff_eval.permutation", seed)
+    orders = [torch.randperm(len(labels), generator=random) for _ in range(permutations)]
     values = torch.tensor([statistic(labels[order]) for order in orders], dtype=torch.float64)
     return Estimate(float(values.mean()), *_quantiles(values, level))
 

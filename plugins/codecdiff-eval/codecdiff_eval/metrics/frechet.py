@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from codecdiff.rng import generator
 from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.metric import Metric, Reference, Statistic, count_draws, mean_over_clips
 from codecdiff_eval.metrics.gaussian import (
@@ -44,7 +45,7 @@ def _fad_infinity(clips: ClipEmbeddings, reference: Reference, *, seed: int, par
     fad_infinity.require_clips(clips, reference, 2 * parts)
 
     def of(drawn: Tensor, *against: Tensor) -> float:
-        order = torch.randperm(len(drawn), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(drawn), generator=generator("codecdiff_eval.fad_infinity", seed))
         gaussian = _reference(reference, *against)
 
         def mean_fad(num_parts: int) -> float:

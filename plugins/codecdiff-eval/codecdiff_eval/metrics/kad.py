@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from codecdiff.rng import generator
 from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.metric import Metric, Statistic, count_draws
 
@@ -26,7 +27,7 @@ def median_distance(vectors: Tensor, *, seed: int = 0) -> float:
     """
     x = vectors.double()
     if len(x) > MEDIAN_VECTORS:
-        x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:MEDIAN_VECTORS]]
+        x = x[torch.randperm(len(x), generator=generator("codecdiff_eval.median_distance", seed))[:MEDIAN_VECTORS]]
     if len(x) < 2:
         raise ValueError(f"A median distance needs at least 2 vectors, but got {len(x)}.")
     median = float(torch.nn.functional.pdist(x).median())

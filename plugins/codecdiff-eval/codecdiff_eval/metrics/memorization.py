@@ -24,4 +24,5 @@ def nearest_distances(features: Tensor, training: Tensor, fresh: Tensor) -> Tens
 
 def distance_ratio(distances: Tensor) -> float:
     """(n, 2) `nearest_distances` -> the ratio of their means: well under 1, a model plays from memory."""
-    return float(distances[:, 0].mean() / distances[:, 1].mean())
+    training, fresh = distances.mean(0).tolist()
+    return training / fresh

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Probe", "balanced_accuracies", "balanced_accuracy", "probe_score"]
+__all__ = ["Probe", "ProbeReading", "balanced_accuracy", "probe_score"]
 
 
 class Probe(NamedTuple):
@@ -61,11 +62,6 @@ def balanced_accuracy(predicted: Tensor, labels: Tensor) -> float:
     return float(torch.stack([right[labels == label].double().mean() for label in labels.unique()]).mean())
 
 
-def balanced_accuracies(predicted: Tensor, labels: Tensor) -> list[float]:
-    """(n, attributes) predicted classes and true ones -> balanced accuracy of each attribute."""
-    return [balanced_accuracy(*columns) for columns in zip(predicted.T, labels.T, strict=True)]
-
-
 def probe_score(accuracy: float, upper_bound: float, chance: float) -> float:
     """How much of what a probe can read is there: (accuracy - chance) / (upper_bound - chance).
 
@@ -73,3 +69,38 @@ def probe_score(accuracy: float, upper_bound: float, chance: float) -> float:
     NaN when the upper bound does not exceed chance, for then the probe cannot tell.
     """
     return (accuracy - chance) / (upper_bound - chance) if upper_bound > chance else math.nan
+
+
+@dataclass(frozen=True)
+class ProbeReading:
+    """What a probe read off clips: classes (n,), and -1 in `truth` where the true one is not known.
+
+    reconstructed: read off real clips of the same captions that the codec encoded and decoded, the upper bound.
+    """
+
+    truth: Tensor
+    generated: Tensor
+    reconstructed: Tensor
+    num_classes: int
+
+    @classmethod
+    def of(cls, probe: Probe, generated: Tensor, reconstructed: Tensor, truth: Tensor) -> ProbeReading:
+        """Read embeddings (n, w, p) of clips with a probe."""
+        return cls(truth, probe.predict(generated), probe.predict(reconstructed), len(probe.bias))
+
+    @property
+    def chance(self) -> float:
+        """The balanced accuracy of guessing."""
+        return 1 / self.num_classes
+
+    def accuracies(self, drawn: Tensor) -> tuple[float, float]:
+        """Return the balanced accuracies of generated and reconstructed clips, of the clips with these indices."""
+        generated, reconstructed = (
+            balanced_accuracy(read[drawn], self.truth[drawn]) for read in (self.generated, self.reconstructed)
+        )
+        return generated, reconstructed
+
+    def score(self, drawn: Tensor) -> float:
+        """Return the `probe_score` of the clips with these indices; NaN if the truth of none is known."""
+        labeled = drawn[self.truth[drawn] >= 0]
+        return probe_score(*self.accuracies(labeled), self.chance) if len(labeled) else math.nan
