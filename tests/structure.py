@@ -105,7 +105,7 @@ LIMITS = GOALS | {
     "lines: library in all": 28_729,
     "lines: core": 11_010,
     "lines: interfaces": 408,
-    "lines: evaluation": 6_335,
+    "lines: evaluation": 6_360,
     "lines: must-read set": 3_763,
     "lines: import closure of the recipe": 5_425,
     "import levels": 8,
