@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 from codecdiff import Part
 
+__all__ = ["Captioner", "Usage"]
+
 
 @dataclass(frozen=True)
 class Usage:

@@ -32,6 +32,8 @@ from codecdiff_eval.metrics.gaussian import GaussianStats
 from codecdiff_eval.prompts import prompt_of
 from codecdiff_eval.results import UNCHANGED, EmbeddingConfig, from_json, hash_of, set_hash, to_json
 
+__all__ = ["ClipCutter", "ClipEmbedder", "ClipEmbeddings", "ReferenceStats", "embed_audio"]
+
 FORMAT = 2
 MIN_TRACKS = 4  # so that each half has several
 START = re.compile(r"#t=(\d+\.\d+)$")  # of a clip, at the end of its name, as media fragments are written

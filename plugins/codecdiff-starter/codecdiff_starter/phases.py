@@ -28,8 +28,8 @@ def audio_of(spectra: Tensor) -> Tensor:
     """(b, f, l) complex spectra -> (b, l * HOP) audio whose `spectrum` is nearest (Griffin & Lim 1984, Eq. 6)."""
     frames = torch.fft.irfft(spectra.mT, WINDOW)
     window = _window(frames)
-    weight = _overlap_add((window**2).expand(1, frames.shape[1], WINDOW))
-    return (_overlap_add(frames * window) / weight)[:, MARGIN:-MARGIN]
+    weight = overlap_add((window**2).expand(1, frames.shape[1], WINDOW))
+    return (overlap_add(frames * window) / weight)[:, MARGIN:-MARGIN]
 
 
 def retrieve_phases(magnitudes: Tensor, iterations: int) -> Tensor:
@@ -89,7 +89,7 @@ def _nearest(is_peak: Tensor, bins: Tensor) -> Tensor:
     return torch.where((nearest < 0) | (nearest >= bins.shape[1]), bins, nearest)
 
 
-def _overlap_add(frames: Tensor) -> Tensor:
+def overlap_add(frames: Tensor) -> Tensor:
     """(b, l, WINDOW) frames -> (b, t) their sum, each HOP samples after the one before."""
     blocks = frames.unflatten(2, (-1, HOP)).unbind(2)  # a frame spans so many hops
     total = frames.new_zeros(len(frames), frames.shape[1] + len(blocks) - 1, HOP)

@@ -17,6 +17,8 @@ from codecdiff.data.audio import BadAudio, seconds_of
 from codecdiff.errors import BrokenPlugin, InvalidValue
 from codecdiff.huggingface import commit_of, not_found, require_complete
 
+__all__ = ["Describe", "first_sentences", "read_window"]
+
 PROMPT = (
     "Describe this music in at most three sentences. Say which style and genre it is, how fast it is, and what mood it "
     "has; name instruments that you hear. Do not guess a title or an artist."

@@ -10,6 +10,8 @@ from codecdiff_datasets.captioning import one_line
 
 from codecdiff.errors import InvalidValue
 
+__all__ = ["Tags", "summarize_tags"]
+
 FIRST = ("genre", "instrument", "mood/theme")  # categories that come first, in this order; others follow by name
 NAMES = {"instrument": ("instruments", "instruments"), "mood/theme": ("mood or theme", "mood or theme")}  # one, several
 

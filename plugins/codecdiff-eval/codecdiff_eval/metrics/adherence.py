@@ -24,6 +24,18 @@ from codecdiff_eval.metrics.bootstrap import bootstrap_tracks, permuted
 from codecdiff_eval.metrics.probe import Probe, balanced_accuracy
 from codecdiff_eval.results import RESAMPLES, Estimate, hash_of
 
+__all__ = [
+    "NOTHING",
+    "against_chance",
+    "agreement",
+    "clips_requesting",
+    "key_agreement",
+    "key_of_chroma",
+    "on_real_clips",
+    "requested_instruments",
+    "requested_key",
+]
+
 SAMPLE_RATE = 22_050  # Hz, at which tempo and key are estimated
 HOP_LENGTH = 256  # audio samples between frames of onset strength: 1.7 % of a beat at 90 beats per minute
 TEMPO_TOLERANCE = 0.04  # of the requested tempo
@@ -189,7 +201,7 @@ def key_agreement(estimated: Tensor, requested: Tensor, rule: KeyRule = "exact")
     return torch.where((estimated >= 0) & (requested >= 0), agreement, 0.0)
 
 
-def _agreement(
+def agreement(
     clips: ClipEmbeddings,
     reference: ClipEmbeddings | None = None,
     *,
@@ -206,13 +218,13 @@ def _agreement(
         wanted = torch.tensor([requested(clips.prompts[i]) for i in subset], dtype=torch.float64)
         return clips.vectors[subset, 0].double(), wanted
 
-    subset, upper_bound = _requesting(clips, requested), None
+    subset, upper_bound = clips_requesting(clips, requested), None
     estimated, wanted = read(clips, subset)
     if reference is not None and sum(requested(prompt) is not None for prompt in reference.prompts) > 1:
-        rows = _requesting(reference, requested)
-        upper_bound = _of_real(compare, *read(reference, rows), reference.select(rows), seed)
+        rows = clips_requesting(reference, requested)
+        upper_bound = on_real_clips(compare, *read(reference, rows), reference.select(rows), seed)
     facts = {"subset": subset, "per_clip": agree(estimated, wanted)}
-    return _against_chance(compare, estimated, wanted, upper_bound, seed, **facts)
+    return against_chance(compare, estimated, wanted, upper_bound, seed, **facts)
 
 
 def _instruments(clips: ClipEmbeddings, reference: ClipEmbeddings, *, seed: int) -> Statistic:
@@ -247,7 +259,7 @@ def instrument_accuracy(
     clips: ClipEmbeddings, reference: ClipEmbeddings | None = None, *, seed: int, probes: Mapping[str, Probe]
 ) -> Statistic:
     """Mean over instruments of the balanced accuracy with which probes find those requested, and no others."""
-    subset = _requesting(clips, requested_instruments)
+    subset = clips_requesting(clips, requested_instruments)
     estimated, wanted = _read_instruments(clips.select(subset), probes)
     mixed = [i for i, column in enumerate(wanted.T) if 0 < column.sum() < len(column)]
     if not mixed:
@@ -258,10 +270,10 @@ def instrument_accuracy(
 
     upper_bound = None
     if reference is not None:
-        requesting = reference.select(_requesting(reference, requested_instruments))
-        upper_bound = _of_real(compare, *_read_instruments(requesting, probes), requesting, seed)
+        requesting = reference.select(clips_requesting(reference, requested_instruments))
+        upper_bound = on_real_clips(compare, *_read_instruments(requesting, probes), requesting, seed)
     options = {"instruments": [list(probes)[i] for i in mixed], "probes": _probes_hash(probes)}
-    return _against_chance(compare, estimated, wanted, upper_bound, seed, subset=subset, options=options)
+    return against_chance(compare, estimated, wanted, upper_bound, seed, subset=subset, options=options)
 
 
 def _read_instruments(clips: ClipEmbeddings, probes: Mapping[str, Probe]) -> tuple[Tensor, Tensor]:
@@ -281,7 +293,7 @@ def _naming_instruments(clips: ClipEmbeddings) -> ClipEmbeddings:
     return clips.select([i for i, prompt in enumerate(clips.prompts) if requested_instruments(prompt) is not None])
 
 
-def _requesting(clips: ClipEmbeddings, requested: Callable[[Prompt], Any]) -> list[int]:
+def clips_requesting(clips: ClipEmbeddings, requested: Callable[[Prompt], Any]) -> list[int]:
     """Return the indices of the clips whose prompts request something. Raises ValueError for fewer than two."""
     subset = [i for i, prompt in enumerate(clips.prompts) if requested(prompt) is not None]
     if len(subset) < 2:
@@ -289,7 +301,7 @@ def _requesting(clips: ClipEmbeddings, requested: Callable[[Prompt], Any]) -> li
     return subset
 
 
-def _of_real(
+def on_real_clips(
     compare: Callable[[Tensor, Tensor], float], estimated: Tensor, truth: Tensor, clips: ClipEmbeddings, seed: int
 ) -> Estimate:
     """Return the same figure of real clips, with its interval."""
@@ -299,7 +311,7 @@ def _of_real(
     return estimate.clamp(0, 1)
 
 
-def _against_chance(
+def against_chance(
     compare: Callable[[Tensor, Tensor], float],
     estimated: Tensor,
     wanted: Tensor,
@@ -336,7 +348,7 @@ def _librosa() -> ModuleType:
 
 
 def _metric(label: str, agree: Agreement, requested: Callable[[Prompt], Any], estimator: type[ClipEstimator]) -> Metric:
-    prepare = partial(_agreement, agree=agree, requested=requested)
+    prepare = partial(agreement, agree=agree, requested=requested)
     return Metric(label, prepare, "higher", compares="prompts", embedder=estimator, requested=requested)
 
 
