@@ -14,7 +14,8 @@ from codecdiff.errors import InvalidValue
 
 if TYPE_CHECKING:
     from codecdiff.interfaces import Conditioner
-    from codecdiff.pipeline.pipeline import GenerationConfig, Pipeline
+    from codecdiff.pipeline.generation import GenerationConfig
+    from codecdiff.pipeline.pipeline import Pipeline
     from codecdiff.pipeline.provenance import GenerationRequest
 
 
@@ -68,16 +69,16 @@ def generate(
 ) -> None:
     """Generate music from a prompt."""
     pipeline = load_model(model, allow_download, device, numbered(output, num_waveforms))
-    pipeline.frames(seconds)  # reports an invalid duration
     generation = generation_config(
         pipeline,
         guidance_scale,
+        audio_length_in_s=seconds,
         num_inference_steps=num_inference_steps,
         negative_prompt=negative_prompt,
         num_waveforms_per_prompt=num_waveforms,
         seed=seed,
     )
-    request = new_request(pipeline, prompt, fields, seconds=seconds, generation=generation)
+    request = new_request(pipeline, prompt, fields, generation=generation)
     generate_files(request, pipeline, output)
 
 
@@ -85,21 +86,20 @@ def load_model(model: str, allow_download: bool, device: str, outputs: list[Path
     """Check that the output files can be written, then load the model."""
     for file in outputs:
         check_writable(file)
-    from codecdiff.pipeline.hub import load
+    from codecdiff.pipeline.pipeline import Pipeline
 
     with err.status(f"Loading {model}"):
-        return load(model, allow_download=allow_download).to(select_device(device))
+        return Pipeline.from_pretrained(model, device=select_device(device), allow_download=allow_download)
 
 
 def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **options: Any) -> GenerationConfig:
     """Return the options of the command line. Raises InvalidValue for a guidance scale that the model lacks."""
     from codecdiff.diffusion.guidance import parse_guidance_scale, resolve_guidance
-    from codecdiff.pipeline.pipeline import GenerationConfig
 
     scale = parse_guidance_scale(guidance_scale or [])
     if scale is not None:
         resolve_guidance(scale, pipeline.conditioner)
-    return GenerationConfig(guidance_scale=scale, **options)
+    return pipeline.generation_config.merge(guidance_scale=scale, **options)
 
 
 def new_request(pipeline: Pipeline, prompt: str, fields: list[str] | None, **options: Any) -> GenerationRequest:

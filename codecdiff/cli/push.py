@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-import codecdiff
 from codecdiff.cli.console import err, out
 
 
@@ -16,6 +15,8 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Make it for your account alone.")] = False,
 ) -> None:
     """Send a trained model to the Hugging Face hub, for `--model owner/name`."""
+    from codecdiff.pipeline.hub import push_to_hub
+
     with err.status(f"Sending to {name}"):
-        address = codecdiff.push_to_hub(model, name, private=private or None)
+        address = push_to_hub(model, name, private=private or None)
     out.print(address, soft_wrap=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -37,6 +39,10 @@ class StageMask:
     keeps_all: bool = False
     strength: float = 1.0
 
+    def to(self, device: torch.device | str) -> Self:
+        """Move to a device."""
+        return replace(self, x_start=self.x_start.to(device), keep_mask=self.keep_mask.to(device))
+
 
 @dataclass(frozen=True)
 class SamplingInput:
@@ -65,12 +71,14 @@ def sample_stage(
     num_inference_steps: int,
     guidance_scale: Guidance,
     noise_color: float = 0.0,
+    on_step_end: Callable[[Tensor, Tensor], Tensor] = lambda timestep, latents: latents,
 ) -> Tensor:
     """Sample the latents (b, c, l) of one stage.
 
     `scheduler` is one of `sampling_scheduler`. `noise_color` is that of the noise the denoiser was trained with: the
     scheduler works on whitened latents. Where a mask keeps latents, every step replaces the prediction by the exact
-    one, so that the generated latents fit them, and the kept latents are returned unchanged.
+    one, so that the generated latents fit them, and the kept latents are returned unchanged. `on_step_end` is called
+    with each timestep and the scheduler's state (b, c, l) after it, and returns the state to continue from.
     """
     mask = inputs.mask
     x = _initial_state(scheduler, inputs, num_inference_steps, noise_color)
@@ -81,7 +89,7 @@ def sample_stage(
         if mask is not None:
             exact = exact_prediction(scheduler, colored(x, noise_color), timestep, mask.x_start)
             prediction = torch.where(mask.keep_mask, exact, prediction)
-        x = scheduler.step(whitened(prediction, noise_color), timestep, x, **options).prev_sample
+        x = on_step_end(timestep, scheduler.step(whitened(prediction, noise_color), timestep, x, **options).prev_sample)
     x = colored(x, noise_color)
     return x if mask is None else torch.where(mask.keep_mask, mask.x_start, x)
 
@@ -106,11 +114,21 @@ def _guided_denoiser(
     stacked = stack_conditions(condition, inputs.negative_condition or condition.null(), groups)
     count = num_predictions(groups)
     context = None if inputs.context is None else torch.cat([inputs.context] * count)
-    network = denoiser.prepare_for_sampling(scheduler.timesteps.to(inputs.noise.device), stacked)
+    with _own_precision(denoiser):
+        network = denoiser.prepare_for_sampling(scheduler.timesteps.to(inputs.noise.device), stacked)
 
     def predict(x: Tensor, timestep: Tensor) -> Tensor:
         rows = torch.cat([x] * count)
-        predictions = network(rows, timestep.to(x.device).expand(len(rows)), context, stacked).float()
+        with _own_precision(denoiser):
+            predictions = network(rows, timestep.to(x.device).expand(len(rows)), context, stacked).float()
         return combine_predictions(predictions.chunk(count), groups)
 
     return predict
+
+
+def _own_precision(denoiser: Denoiser) -> AbstractContextManager[Any]:
+    """Compute in the precision of a denoiser's weights; the states of sampling stay float32."""
+    parameter = next(denoiser.parameters(), None)
+    if parameter is None or parameter.dtype not in (torch.float16, torch.bfloat16):
+        return nullcontext()
+    return torch.autocast(parameter.device.type, dtype=parameter.dtype)

@@ -117,7 +117,13 @@ class Edit(BaseModel, ABC):
 
     @abstractmethod
     def apply(self, source: EditMask, codec: Codec) -> EditMask:
-        """Return the source with what is kept. Raises ValueError if the edit does not fit it."""
+        """Return the source with what is kept. Raises InvalidValue if the edit does not fit it."""
+
+    def apply_to_audio(self, audio: Tensor, codec: Codec, target: Target) -> tuple[EditMask, int]:
+        """Encode audio (ch, t) and apply the edit: return the mask of one sample, and its number of audio samples."""
+        source = EditMask.from_audio(codec, audio[None], target)
+        edited = self.apply(source, codec)
+        return edited, audio.shape[-1] + (edited.frames - source.frames) * codec.hop_length
 
 
 class Refine(Edit):
@@ -151,6 +157,11 @@ class Extend(Edit):
     def apply(self, source: EditMask, codec: Codec) -> EditMask:
         """Keep all codes, and append frames."""
         return source.keep(torch.tensor(True)).extend(math.ceil(self.seconds * codec.frame_rate))
+
+    def apply_to_audio(self, audio: Tensor, codec: Codec, target: Target) -> tuple[EditMask, int]:
+        """Continue where the music stops, without the padding of its last frame."""
+        whole = max(1, audio.shape[-1] // codec.hop_length) * codec.hop_length
+        return super().apply_to_audio(audio[:, :whole], codec, target)
 
 
 class Vary(Edit):

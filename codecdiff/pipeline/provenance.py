@@ -20,7 +20,8 @@ from codecdiff.data.legacy import upgrade_request
 from codecdiff.errors import InvalidValue
 from codecdiff.files import sha256
 from codecdiff.pipeline.editing import AnyEdit, EditMask, Extend
-from codecdiff.pipeline.pipeline import GenerationConfig, Pipeline
+from codecdiff.pipeline.generation import GenerationConfig
+from codecdiff.pipeline.pipeline import Pipeline
 
 
 class GenerationRequest(BaseModel):
@@ -29,8 +30,7 @@ class GenerationRequest(BaseModel):
     codecdiff: version of the library.
     model: fingerprint of the model's folder; empty for a model without one.
     prompt: fields of the prompt.
-    seconds: duration; None with an edit, which follows its source.
-    generation: options of `Pipeline.generate`; `first_sample_index` is the index of this sample.
+    generation: options of a call; `first_sample_index` is the index of this sample, and an edit has no duration.
     source: SHA-256 of the source's file.
     """
 
@@ -39,7 +39,6 @@ class GenerationRequest(BaseModel):
     codecdiff: str = Field(pattern=r"^[0-9A-Za-z.+-]{1,32}$")
     model: str = Field(pattern=r"^[0-9a-f]{32}$|^$")
     prompt: dict[str, Any]
-    seconds: float | None = Field(default=None, gt=0, le=3600)
     generation: GenerationConfig = GenerationConfig()
     edit: AnyEdit | None = None
     source: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
@@ -66,8 +65,9 @@ class GenerationRequest(BaseModel):
 
     def check_duration(self, seconds: float) -> None:
         """Raise ValueError if an audio file of `seconds` cannot be the result: a comment could request hours."""
-        requested = self.edit.seconds if isinstance(self.edit, Extend) else self.seconds
-        if requested is not None and requested > seconds + 0.01:
+        edit, length = self.edit, self.generation.audio_length_in_s
+        requested = length if edit is None else edit.seconds if isinstance(edit, Extend) else 0.0
+        if requested > seconds + 0.01:
             raise InvalidValue(f"The comment requests {requested:g} s, but the file has {seconds:g} s: it was edited.")
 
     def check_model(self, pipeline: Pipeline) -> None:
@@ -88,7 +88,7 @@ class GenerationRequest(BaseModel):
         """Yield the audio (ch, t) in [-1, 1] of every sample."""
         options = self.generation.merge(batch_size=1)  # in a larger batch, the last bits of a sample may differ
         if self.edit is None:
-            seconds = self.seconds or 10.0
+            seconds = options.audio_length_in_s
             mask, frames, samples = None, pipeline.frames(seconds), round(seconds * pipeline.sample_rate)
         else:
             mask, samples = self.edit_mask(pipeline, source)
@@ -100,12 +100,8 @@ class GenerationRequest(BaseModel):
         """Encode the source and apply the edit; return the mask of one sample, and its number of audio samples."""
         if source is None or self.edit is None:
             raise InvalidValue("An edit needs a source: an audio file.")
-        codec, audio = pipeline.codec, read_audio(source, pipeline.sample_rate, pipeline.codec.channels)
-        if isinstance(self.edit, Extend):  # continue where the music stops, without the padding of the last frame
-            audio = audio[:, : max(1, audio.shape[-1] // codec.hop_length) * codec.hop_length]
-        original = EditMask.from_audio(codec, audio[None], pipeline.target)
-        edited = self.edit.apply(original, codec)
-        return edited, audio.shape[-1] + (edited.frames - original.frames) * codec.hop_length
+        audio = read_audio(source, pipeline.sample_rate, pipeline.codec.channels)
+        return self.edit.apply_to_audio(audio, pipeline.codec, pipeline.target)
 
 
 def _without_audio(prompt: Any) -> Any:
