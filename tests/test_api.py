@@ -18,21 +18,22 @@ import torch
 from torch import Tensor, nn
 
 import codecdiff
-from codecdiff import GenerationConfig, GenerationInterrupted, Inpaint, Pipeline, PipelineOutput, Refine, Vary
+from codecdiff import Denoiser, GenerationConfig, GenerationInterrupted, Inpaint, Pipeline, PipelineOutput, Refine, Vary
 from codecdiff.errors import UnknownName, UserError
-from codecdiff.pipeline import GenerationOptions, Stage, generation, pipeline, stage
+from codecdiff.pipeline import GenerationOptions, Stage, base, generation, output, pipeline, stage
 from codecdiff.pipeline.hub import find_model
 
 Make = Callable[..., Pipeline]
+hf: Any = diffusers
 SHORT: dict[str, Any] = {"audio_length_in_s": 0.1}
 
 
-@pytest.mark.parametrize("module", [generation, pipeline, stage], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [base, generation, output, pipeline, stage], ids=lambda module: module.__name__)
 def test_examples_of_docstrings_run(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("codecdiff_starter")
     monkeypatch.chdir(tmp_path)
     result = doctest.testmod(module, report=False)
-    assert result.attempted >= 3
+    assert result.attempted
     assert not result.failed
 
 
@@ -135,12 +136,10 @@ def test_a_callback_sees_every_step_and_may_replace_the_latents(make_pipeline: M
     assert torch.equal(out.codes, plain.codes)
     assert pipe.num_timesteps == len(calls) == 2 * 2 * 3  # batches, stages, steps
     assert [call[1] for call in calls] == list(range(12))
-    timesteps = [stage_.scheduler for stage_ in pipe.stages]
     assert all(call[0] for call in calls)
     assert [call[3] for call in calls] == 2 * (3 * ["primary"] + 3 * ["secondary"])
     assert [call[4] for call in calls] == 3 * [(2, 8, 20)] + 3 * [(2, 24, 20)] + 3 * [(1, 8, 20)] + 3 * [(1, 24, 20)]
     assert len({call[2] for call in calls[:3]}) == 3
-    assert timesteps
     zeroed = pipe("a", callback_on_step_end=lambda *args: {"latents": torch.zeros_like(args[3]["latents"])}, **SHORT)
     zero = torch.zeros(1, 4, pipe.codec.codebook_dim, 20)
     assert torch.equal(zeroed.codes, pipe.codec.quantize(zero))
@@ -180,7 +179,7 @@ def test_waveforms_are_saved_and_played(make_pipeline: Make, tmp_path: Path) -> 
     assert [file.name for file in files] == ["a1.wav", "a2.wav"]
     samples, rate = soundfile.read(files[1], dtype="float32")
     assert rate == 8000
-    torch.testing.assert_close(torch.from_numpy(samples), out.audios[1, 0], rtol=0, atol=2e-5)
+    torch.testing.assert_close(torch.from_numpy(samples), out.audios[1, 0], rtol=0, atol=1 / 2**15)
     with pytest.raises(UserError, match=r"2 waveforms cannot all be 'a\.wav': write 'sample-\{n\}\.wav'"):
         out.save("a.wav")
     page = out._repr_html_()
@@ -203,41 +202,37 @@ def test_schedulers_of_diffusers_replace_that_of_a_stage(make_pipeline: Make) ->
         primary.scheduler = name
         by_name[name] = pipe("drums", **SHORT).codes
         for replacement in (
-            getattr(diffusers, class_name),
-            getattr(diffusers, class_name).from_config(primary.train_scheduler.config),
+            getattr(hf, class_name),
+            getattr(hf, class_name).from_config(primary.train_scheduler.config),
         ):
             primary.scheduler = "ddpm"
             primary.scheduler = replacement
             assert primary.sampling.scheduler == name
             assert torch.equal(pipe("drums", **SHORT).codes, by_name[name])
     assert not torch.equal(by_name["unipc"], by_name["euler"])
-    primary.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(
+    primary.scheduler = hf.DPMSolverMultistepScheduler.from_config(
         primary.scheduler.config, algorithm_type="sde-dpmsolver++", solver_order=2, use_karras_sigmas=True
     )
     assert (primary.sampling.scheduler, primary.sampling.timestep_spacing) == ("dpm++2m-sde", "karras")
     before = primary.sampling
     for wrong, message in {
         "unpc": "Unknown scheduler 'unpc'",
-        diffusers.LCMScheduler: "Unsupported scheduler 'LCMScheduler': it needs a model distilled for it",
-        diffusers.DDIMScheduler(
-            prediction_type="epsilon"
-        ): r"DDIMScheduler has prediction_type=epsilon, not v_prediction",
-        diffusers.UniPCMultistepScheduler: "",
-        diffusers.PNDMScheduler.from_config(primary.scheduler.config): "supports only timestep_spacing=even",
-        diffusers.DEISMultistepScheduler.from_config(primary.train_scheduler.config, solver_order=3): "solver_order",
+        hf.LCMScheduler: "Unsupported scheduler 'LCMScheduler': it needs a model distilled for it",
+        hf.DDIMScheduler(prediction_type="epsilon"): r"DDIMScheduler has prediction_type=epsilon, not v_prediction",
+        hf.PNDMScheduler.from_config(primary.scheduler.config): "supports only timestep_spacing=even",
+        hf.DEISMultistepScheduler.from_config(primary.train_scheduler.config, solver_order=3): "solver_order",
         5: "Invalid scheduler 5: expected a name, or a scheduler of diffusers",
     }.items():
-        if message:
-            with pytest.raises(UserError, match=message):
-                primary.scheduler = wrong
-            assert primary.sampling == before
+        with pytest.raises(UserError, match=message):
+            primary.scheduler = wrong
+        assert primary.sampling == before
     with pytest.raises(UnknownName, match=r"No trained stage 'primray'\. .* Did you mean 'primary'\?"):
         _ = pipe.stages["primray"]
 
 
 def test_from_config_of_a_stages_scheduler_warns_of_nothing(make_pipeline: Make, capfd: Any) -> None:
     config = make_pipeline().stages["primary"].scheduler.config
-    diffusers.UniPCMultistepScheduler.from_config(config)
+    hf.UniPCMultistepScheduler.from_config(config)
     assert "not expected" not in capfd.readouterr().err
 
 
@@ -299,6 +294,7 @@ def test_offloading_has_one_part_on_the_device_at_a_time(make_pipeline: Make, mo
             events.append((parts[id(self)], len(resident)))
         return move(self, device)
 
+    monkeypatch.setattr(base, "usable_device", torch.device)  # which keeps the two names apart
     pipe.enable_model_cpu_offload(accelerator)
     monkeypatch.setattr(nn.Module, "to", record)
     out = pipe("drums", **SHORT)
@@ -324,7 +320,7 @@ def test_offloading_has_one_part_on_the_device_at_a_time(make_pipeline: Make, mo
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
 def test_offloading_needs_an_accelerator(make_pipeline: Make) -> None:
-    with pytest.raises(UserError, match="There is no accelerator here"):
+    with pytest.raises(UserError, match="No accelerator to move stages to"):
         make_pipeline().enable_model_cpu_offload()
 
 
@@ -359,11 +355,16 @@ def test_a_pipeline_says_what_it_is(make_pipeline: Make) -> None:
     assert re.fullmatch(r"unet, [\d,]+ parameters; dpm\+\+2m, 3 steps, guidance scale 2\.0", lines["primary"])
     assert "conditioner  none" in repr(make_pipeline(conditioner=None))
 
-    class Own(nn.Identity):
+    class Own(Denoiser):
         """A denoiser of a notebook, which no package registers."""
 
+        def forward(
+            self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: codecdiff.Condition
+        ) -> Tensor:
+            return noisy
+
     pipe = make_pipeline()
-    pipe.stages[0] = Stage("primary", Own(), pipe.stages[0].train_scheduler)  # pyright: ignore[reportArgumentType]
+    pipe.stages[0] = Stage("primary", Own(), pipe.stages[0].train_scheduler)
     assert "primary      Own, 0 parameters; ddpm" in repr(pipe)
 
 

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
         outside_mask,
         parse_levels,
     )
-    from codecdiff.pipeline.generation import GenerationConfig, GenerationOptions, PipelineOutput
+    from codecdiff.pipeline.generation import GenerationConfig, GenerationOptions
     from codecdiff.pipeline.hub import push_to_hub
     from codecdiff.pipeline.model_card import write_model_card
+    from codecdiff.pipeline.output import PipelineOutput
     from codecdiff.pipeline.pipeline import GenerationInterrupted, Pipeline, load
     from codecdiff.pipeline.provenance import GenerationRequest
     from codecdiff.pipeline.stage import Stage, stage_shapes

@@ -16,7 +16,7 @@ from codecdiff.pipeline.checkpoint import MODEL_FILE, STAGE_FILE, read_config, r
 from codecdiff.pipeline.model_card import write_model_card
 
 if TYPE_CHECKING:
-    from codecdiff.pipeline.pipeline import Pipeline
+    from codecdiff.pipeline.base import BasePipeline
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DOWNLOADED = ("*.json", "*.safetensors")  # of a model folder, what loading reads
@@ -52,8 +52,8 @@ def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) ->
     return upload_folder(folder, name, private)
 
 
-def push_pipeline(pipeline: Pipeline, name: str, *, private: bool | None = None) -> str:
-    """Save a pipeline to a temporary folder, with the card and logs of its own folder, and upload it."""
+def push_pipeline(pipeline: BasePipeline, name: str, private: bool | None) -> str:
+    """Save a pipeline to a temporary folder, with the model card and logs of its own folder, and upload it."""
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         pipeline.save_pretrained(folder)
