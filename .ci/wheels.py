@@ -20,7 +20,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = {ROOT: "codecdiff", **{ROOT / "plugins" / f"codecdiff-{p}": f"codecdiff_{p}" for p in ("unet", "starter")}}
+PACKAGES = {
+    ROOT: "codecdiff",
+    **{ROOT / "plugins" / f"codecdiff-{p}": f"codecdiff_{p}" for p in ("unet", "starter", "musicnn", "transcription")},
+}
 PLUGINS = {"codec": "tried-codec", "splitter": "tried-splitter", "conditioner": "tried-words", "denoiser": "tried-net"}
 OFFLINE = ("--quiet", "--disable-pip-version-check", "--no-deps", "--no-index")
 # What makes training small besides; the last word on a setting counts.
@@ -52,7 +55,9 @@ def copies(home: Path) -> list[Path]:
     for source, package in PACKAGES.items():
         folders.append(home / package)
         shutil.copytree(source / package, folders[-1] / package, ignore=ignored)
-        for name in ("pyproject.toml", "README.md", "LICENSE"):
+        if source == ROOT:
+            shutil.copytree(source / "recipes", folders[-1] / "recipes", ignore=ignored)
+        for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
             if (source / name).exists():
                 shutil.copy(source / name, folders[-1])
     return folders
@@ -64,7 +69,11 @@ def require_whole(wheels: Path) -> None:
         (wheel,) = wheels.glob(f"{package}-*.whl")
         inside = zipfile.ZipFile(wheel).namelist()
         files = [file.relative_to(source) for file in (source / package).rglob("*") if file.is_file()]
-        if missing := sorted({file.as_posix() for file in files if not is_cache(file)} - {*inside}):
+        wanted = {file.as_posix() for file in files if not is_cache(file)}
+        if source == ROOT:
+            recipes = [file.relative_to(ROOT) for file in (ROOT / "recipes").rglob("*") if file.is_file()]
+            wanted |= {f"codecdiff/{file.as_posix()}" for file in recipes if not is_cache(file)}
+        if missing := sorted(wanted - {*inside}):
             sys.exit(f"{wheel.name} lacks {', '.join(missing)}: see package-data in {source / 'pyproject.toml'}.")
 
 
@@ -110,9 +119,9 @@ def try_plugin(python: Path, kind: str, home: Path) -> None:
         cwd=folder,
     )
     lines = (folder / "README.md").read_text(encoding="utf-8").splitlines()
-    (line,) = [line for line in lines if line.startswith("accelerate launch ")]
+    (line,) = [line for line in lines if line.startswith("codecdiff train ")]
     smaller = shlex.split(SMALLER if kind == "denoiser" else f"{SMALLER} {NARROWER}")
-    run(python, *shlex.split(line)[2:], *smaller, cwd=home)
+    run(python.with_name("codecdiff"), *shlex.split(line)[1:], *smaller, cwd=home)
     model = home / "runs" / name / "model"
     if not any(f'"name": "{name}"' in file.read_text(encoding="utf-8") for file in model.rglob("*.json")):
         sys.exit(f"No part of {model} is called {name}.")
@@ -139,7 +148,6 @@ def main() -> None:
         build([home / f"codecdiff-{name}" for name in PLUGINS.values()], home / "written")
         install(python, home / "written")
         print(f"Built and installed in {time.monotonic() - start:.0f} s", flush=True)
-        (home / "recipes").symlink_to(ROOT / "recipes")
         composer = ("codecdiff_starter.composer", "runs/music", "--count", 8, "--seconds", 3, "--num-workers", 1)
         run(python, "-m", *composer, cwd=home)
         with ThreadPoolExecutor(max_workers=2) as pool:

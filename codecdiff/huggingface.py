@@ -5,12 +5,15 @@ A part built under `torch.device("meta")` has no weights and downloads nothing: 
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import torch
 
@@ -23,6 +26,7 @@ __all__ = [
     "commit_of",
     "downloads",
     "from_hub",
+    "hub_problem",
     "is_building_skeleton",
     "may_fetch",
     "not_found",
@@ -51,6 +55,24 @@ def may_fetch() -> bool:
     return not constants.HF_HUB_OFFLINE
 
 
+def hub_problem() -> str:
+    """Return why the Hugging Face hub cannot be reached, empty if it can: its own client retries for a minute.
+
+    Behind a proxy it is taken to be within reach.
+    """
+    from huggingface_hub import constants
+
+    address = urlsplit(constants.ENDPOINT)
+    host, port = address.hostname or "", address.port or {"https": 443}.get(address.scheme, 80)
+    if address.scheme in getproxies() and not proxy_bypass(host):
+        return ""
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError as error:
+        return f"{host} cannot be reached: {error.strerror or error}"
+    return ""
+
+
 def commit_of(model: str, revision: str | None = None, *, file: str = "config.json") -> str | None:
     """Return the commit that a branch, a tag or None (the newest) of a hub id stands for now, as hub or cache say.
 
@@ -62,7 +84,8 @@ def commit_of(model: str, revision: str | None = None, *, file: str = "config.js
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return Path(hf_hub_download(model, file, revision=revision)).parent.name
+        with downloads(may_fetch() and not hub_problem()):
+            return Path(hf_hub_download(model, file, revision=revision)).parent.name
     except (OSError, ValueError, HfHubHTTPError):
         return None
 
@@ -112,10 +135,12 @@ def from_hub(loader: Any, kind: str, model: str, revision: str | None, files: st
 
     `kind` is the model's kind, as in "DAC"; `files` what a local folder of it contains.
     """
+    problem = hub_problem() if may_fetch() and not Path(model).exists() else ""
     try:
-        return loader.from_pretrained(model, revision=revision or "main", **options)
+        with downloads(not problem):  # without a connection, what was downloaded before still loads
+            return loader.from_pretrained(model, revision=revision or "main", **options)
     except OSError as error:
-        raise not_found(f"{kind} model", model, revision, files, error) from error
+        raise not_found(f"{kind} model", model, revision, files, OSError(problem) if problem else error) from error
 
 
 def is_building_skeleton() -> bool:
@@ -125,6 +150,8 @@ def is_building_skeleton() -> bool:
 
 class PretrainedPart(Part):
     """A part around a pretrained network; under `torch.device("meta")` its constructor reads no weights."""
+
+    small_options: ClassVar = {"model": "{tiny}"}
 
     @classmethod
     def skeleton(cls, **options: Any) -> Self:

@@ -22,6 +22,7 @@ import configparser
 import glob
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ __all__ = [
     "entries",
     "find",
     "folder_of",
+    "install_command",
     "install_hint",
     "install_hints",
     "installed",
@@ -218,7 +220,7 @@ def _unknown_group(distribution: str, group: str, kinds: Iterable[str]) -> Metad
     near = get_close_matches(group, [f"codecdiff.{name}" for name in (*kinds, *GROUPS)], n=1)
     hint = "upgrade codecdiff if it is too old for it" + (f", or write '{near[0]}'" if near else "")
     if package := install_hint(KINDS, group.split(".")[1]):
-        hint = f"pip install {package}"
+        hint = install_command(package)
     return MetadataIssue(distribution, f"'{group}' is not a group of entry points of this codecdiff", hint)
 
 
@@ -304,12 +306,21 @@ def install_hint(group: str, name: str) -> str:
     return install_hints().get(group, {}).get(name, "")
 
 
+def install_command(package: str) -> str:
+    """Return the command that installs one of our distributions, from the checkout that codecdiff runs from, if any."""
+    folder = Path(__file__).resolve().parents[1] / "plugins" / package
+    if not (folder / "pyproject.toml").is_file():
+        return f"pip install {package}"
+    here = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    return f"pip install -e {shlex.quote(str(here))}"
+
+
 def _unknown(group: str, name: str) -> str:
     """Say that a group has no entry of this name, which has, and how to get one."""
     names = list(dict.fromkeys(plugin.name for plugin in installed(group)))
     text = f"No {singular(group)} named '{name}'. Installed: {', '.join(names) or 'none'}."
     if package := install_hint(group, name):
-        return f"{text} It comes with {package}: pip install {package}."
+        return f"{text} It comes with {package}: {install_command(package)}"
     near = get_close_matches(name, [*names, *install_hints().get(group, {})], n=1)
     return f"{text} Did you mean '{near[0]}'?" if near else text
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from codecdiff import Pipeline, config, training
-from codecdiff.data.audio import write_audio
+from codecdiff.data.audio_writer import write_audio
 from codecdiff.data.code_store import CodeStore
 from codecdiff.files import atomic_write_text, require_writable
 from codecdiff.pipeline.model_card import command_line, write_model_card

@@ -105,12 +105,12 @@ LIMITS = GOALS | {
     "lines: library in all": 28_729,
     "lines: core": 11_010,
     "lines: interfaces": 408,
-    "lines: evaluation": 6_360,
+    "lines: evaluation": 6_840,
     "lines: must-read set": 3_763,
     "lines: import closure of the recipe": 5_425,
     "import levels": 8,
     "functions over 40 lines": 2,
-    "names with two meanings": 2,
+    "names with two meanings": 1,
 }
 
 

@@ -280,6 +280,25 @@ def test_tracks_of_one_folder_are_named_as_by_the_recipe(tmp_path: Path):
     ]
 
 
+def test_one_file_is_encoded_whatever_lies_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    blob = tone(tmp_path / "blobs" / "0123.wav")
+    (tmp_path / "music").mkdir()
+    link = tmp_path / "music" / "song.wav"
+    link.symlink_to(blob)
+    (tmp_path / "music" / "broken.wav").write_text("no music")
+    (tmp_path / "music" / "metadata.csv").write_text("file_name,text\nsong.wav,slow, calm\nsong.wav,slow\n")
+    hidden = tone(tmp_path / "music" / ".hidden.wav")
+    (track,) = tracks_of([link])
+    assert (track.name, track.file, track.captions) == ("song.wav", link, ("slow",))
+    assert "metadata.csv, line 2: It has 3 fields" in capsys.readouterr().err.replace("\n", " ")
+    assert [track.name for track in tracks_of([hidden])] == [".hidden.wav"]
+    assert [track.name for track in tracks_of([link, hidden, tmp_path / "blobs"])] == [
+        "music/.hidden.wav",
+        "music/song.wav",
+        "blobs/0123.wav",
+    ]
+
+
 def test_encode_fits_a_codec_that_needs_it(tmp_path: Path):
     generator = np.random.default_rng(0)
     (tmp_path / "music").mkdir()

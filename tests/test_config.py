@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -184,7 +185,13 @@ def test_naming_a_part_drops_what_stages_put_over_it(assignment: str) -> None:
     assert found["denoiser"] == {"name": "dit"}
     assert found["stages"] == {"secondary": {"train": {"max_train_steps": 3}}, "primary": {"denoiser": {"width": 8}}}
     named = {"stages": {"secondary": {"denoiser": {"name": "unet", "width": 4}}}}
-    assert config.override({**data, **named}, Staged, [assignment])["stages"] == named["stages"]
+    with pytest.warns(
+        UserWarning, match=r"does not apply to stages\.secondary, whose denoiser .* is another part, 'unet'"
+    ):
+        assert config.override({**data, **named}, Staged, [assignment])["stages"] == named["stages"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        config.override({**data, **named}, Staged, [assignment, "stages.secondary." + assignment])
 
 
 def test_a_part_may_be_given_whole() -> None:
@@ -236,7 +243,11 @@ def staged(*assignments: str) -> dict[str, Any]:
 
 
 def test_a_value_on_the_command_line_holds_for_every_stage() -> None:
-    found = staged("train.max_train_steps=10", "denoiser.width=8")
+    said = (
+        r"denoiser\.width=8 does not apply to stages\.primary, .* another part, 'dit'\. Set stages\.primary\.denoiser\."
+    )
+    with pytest.warns(UserWarning, match=said):
+        found = staged("train.max_train_steps=10", "denoiser.width=8")
     assert found["train"] == {"max_train_steps": 10}
     assert found["denoiser"] == {"name": "unet", "width": 8}
     secondary = found["stages"]["secondary"]

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from codecdiff import Pipeline, config
 from codecdiff.cli.main import app
+from codecdiff.cli.train import config_file
 from codecdiff.data.code_store import CodeStore
 
 ROOT = Path(__file__).parent.parent
@@ -78,13 +79,15 @@ def test_the_python_of_a_page_runs(
             test()
 
 
-@pytest.mark.parametrize("line", commands("accelerate launch", [page for page in PAGES if page not in TUTORIALS]))
+TRAINING = [page for page in PAGES if page not in TUTORIALS]
+
+
+@pytest.mark.parametrize("line", [*commands("codecdiff train", TRAINING), *commands("accelerate launch", TRAINING)])
 def test_overrides_are_accepted(line: str, experiment: Any):
     words = shlex.split(line)
-    words = words[words.index("recipes/discodiff.py") + 1 :]
-    if words[:1] == ["[--config"]:
+    if "[--config" in words:
         return
-    file = ROOT / words[1] if words[0] == "--config" else ROOT / "recipes" / "configs" / "starter.yaml"
+    file = config_file(words[words.index("--config") + 1] if "--config" in words else "starter")
     config.load_config(experiment, file, [word for word in words if "=" in word])
 
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from codecdiff import Pipeline
+from codecdiff import Pipeline, load
 from codecdiff.huggingface import commit_of, downloads
 from codecdiff.pipeline import checkpoint, push_to_hub
 from codecdiff.pipeline.checkpoint import MODEL_FILE
@@ -172,10 +172,30 @@ def test_who_cannot_write_there_is_told_why(hub: Hub, tmp_path: Path) -> None:
         "upload_folder(Path('.'), 'somebody/model')"
     )
     refused = asking(hub, tmp_path, program, token="hf_wrong")
-    assert "The hub refused 'somebody/model': log in with `hf auth login`" in refused.stderr
+    assert "HubRefusal: The hub refused 'somebody/model': log in with `hf auth login`" in refused.stderr
     hub.address = "http://127.0.0.1:9"  # where nobody answers
     unheard = asking(hub, tmp_path, program)
-    assert "The hub could not be reached; the upload may be incomplete. Try again" in unheard.stderr
+    assert "HubUnreachable: Nothing was uploaded: 127.0.0.1 cannot be reached: Connection refused" in unheard.stderr
+
+
+def test_without_a_connection_nothing_is_tried_again(dac_folder: Path, hub: Hub, tmp_path: Path) -> None:
+    hub.files["somebody/codec"] = {file.name: file.read_bytes() for file in dac_folder.iterdir()}
+    program = "from codecdiff import config; config.build('codecs', {'name': 'dac', 'model': 'somebody/codec'})"
+    hub.address, address = "http://127.0.0.1:9", hub.address  # where nobody answers
+    failed = asking(hub, tmp_path, program)
+    assert "UnknownName: No DAC model 'somebody/codec'" in failed.stderr
+    assert "(127.0.0.1 cannot be reached: Connection refused)" in failed.stderr
+    assert "Retrying" not in failed.stderr
+    hub.address = address
+    assert asking(hub, tmp_path, program).returncode == 0
+    hub.address = "http://127.0.0.1:9"
+    cached = asking(hub, tmp_path, program)
+    assert (cached.returncode, "Retrying" in cached.stderr) == (0, False)
+
+
+def test_the_folder_of_a_run_is_a_model(make_pipeline: Make, tmp_path: Path) -> None:
+    make_pipeline().save_pretrained(tmp_path / "run" / "model")
+    assert load(tmp_path / "run").folder == tmp_path / "run" / "model"
 
 
 def test_a_commit_that_was_not_known_agrees_with_any() -> None:

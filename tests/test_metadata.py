@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +126,105 @@ def test_an_audio_folder_is_read_with_what_is_missing_and_what_is_wrong(tmp_path
         ("gone.wav", ("gone",)),
     ]
     assert [(issue.file, issue.line) for issue in issues] == [("metadata.jsonl", 3), ("metadata.csv", 2)]
-    assert [track.name for track in find_tracks(tmp_path)] == ["a.wav", "sub/b.wav"]
-    (tmp_path / "metadata.csv").write_bytes(b"file_name,text\na.wav,na\xefve\n")
-    with pytest.raises(ValueError, match=r"metadata\.csv, line 2: It holds bytes that are not UTF-8"):
+    issues.clear()
+    assert [track.name for track in find_tracks(tmp_path, issues.append)] == ["a.wav", "sub/b.wav"]
+    assert "1 rows of metadata name no file, 'gone.wav' first" in str(issues[-1])
+    with pytest.warns(UserWarning, match="name no file"):
         find_tracks(tmp_path)
+    (tmp_path / "metadata.csv").write_bytes(b"file_name,text\na.wav,na\xefve\n")
+    issues.clear()
+    assert [track.captions for track in find_tracks(tmp_path, issues.append)] == [("a",), ("b",)]
+    assert str(issues[1]).startswith("metadata.csv, line 2: It holds bytes that are not UTF-8")
+
+
+# Folders as people have them
+
+
+def silent(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / name, np.zeros(8), RATE)
+    return folder
+
+
+@pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])
+def test_text_that_is_marked_as_utf16_is_read(tmp_path: Path, issues: list[Issue], order: str) -> None:
+    mark = "\ufeff".encode(order)
+    silent(tmp_path, "a.wav", "b.wav")
+    (tmp_path / "a.TXT").write_bytes(mark + "slow caf\xe9\r\nsecond\r\n".encode(order))
+    (tmp_path / "metadata.csv").write_bytes(mark + 'file_name,text\r\nb.wav,"na\xefve, fast"\r\n'.encode(order))
+    assert [track.captions for track in find_tracks(tmp_path, issues.append)] == [
+        ("slow caf\xe9", "second"),
+        ("na\xefve, fast",),
+    ]
+    assert not issues
+
+
+def test_a_quote_that_is_never_closed_costs_its_own_row(tmp_path: Path, issues: list[Issue]) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text('a,b\n1,"two\nlines"\n2,"open\n3,x\n4,"quoted, again"\n')
+    rows = [(row.line, row["a"], row["b"]) for row in read_table(file, issues.append)]
+    assert rows == [(2, "1", "two\nlines"), (5, "3", "x"), (6, "4", "quoted, again")]
+    assert [(issue.line, issue.what) for issue in issues] == [
+        (4, "A quote is left open: it takes up this line and the 2 behind it.")
+    ]
+
+
+@pytest.mark.parametrize("header", ["file_name;text", "filename,caption", "file_name\ttext"])
+def test_a_table_that_names_no_files_is_reported(tmp_path: Path, issues: list[Issue], header: str) -> None:
+    silent(tmp_path, "a.wav")
+    (tmp_path / "metadata.csv").write_text(f"{header}\na.wav;slow\n")
+    assert find_tracks(tmp_path, issues.append)[0].captions == ()
+    assert [issue.line for issue in issues] == [1]
+    assert "has no column file_name; its columns are" in issues[0].what
+
+
+def test_a_row_is_about_the_file_that_is_meant(tmp_path: Path, issues: list[Issue]) -> None:
+    composed, decomposed = "K\xf6ln.wav", "Ko\u0308ln.wav"
+    silent(tmp_path, decomposed, "Upper Case.WAV", "renamed.flac", "exact.wav", "exact.flac", "two.wav", "two.flac")
+    rows = [composed, "upper case.wav", "renamed.mp3", "exact.wav", "two.mp3"]
+    (tmp_path / "metadata.csv").write_text("file_name,text\n" + "".join(f"{name},{i}\n" for i, name in enumerate(rows)))
+    tracks = {track.name: track.captions for track in find_tracks(tmp_path, issues.append)}
+    assert {name: texts for name, texts in tracks.items() if texts} == {
+        decomposed: ("0",),
+        "Upper Case.WAV": ("1",),
+        "renamed.flac": ("2",),
+        "exact.wav": ("3",),
+    }
+    assert len(tracks) == 7
+    assert [issue.what for issue in issues] == ["1 rows of metadata name no file, 'two.mp3' first."]
+
+
+def test_trash_and_shadows_are_left_out_and_other_formats_counted(tmp_path: Path, issues: list[Issue]) -> None:
+    silent(tmp_path, "a.wav", ".Trash-1000/files/b.wav", "__MACOSX/c.wav", ".hidden.wav", "@eaDir/a.wav/d.wav")
+    (tmp_path / "._a.wav").write_bytes(b"shadow")
+    for name in ("x.m4a", "y.M4A", "z.wma", "cover.jpg"):
+        (tmp_path / name).touch()
+    assert [track.name for track in find_tracks(tmp_path, issues.append)] == ["a.wav"]
+    assert [issue.what for issue in issues] == ["Audio in other formats is left out: 2 .m4a, 1 .wma."]
+    (tmp_path / "a.wav").unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no audio.*It holds 2 \.m4a, 1 \.wma: convert them"):
+        find_tracks(tmp_path)
+
+
+def test_links_are_followed_and_loops_are_not(tmp_path: Path, issues: list[Issue]) -> None:
+    silent(tmp_path / "elsewhere", "song.wav")
+    blob = silent(tmp_path / "blobs", "0123.wav") / "0123"
+    (tmp_path / "blobs" / "0123.wav").rename(blob)  # as in the cache of a hub
+    folder = tmp_path / "music"
+    folder.mkdir()
+    (folder / "linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (folder / "again").symlink_to(folder, target_is_directory=True)
+    (folder / "cached.wav").symlink_to(blob)
+    (folder / "broken.wav").symlink_to(tmp_path / "nowhere.wav")
+    assert [track.name for track in find_tracks(folder, issues.append)] == ["cached.wav", "linked/song.wav"]
+    assert not issues
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep names in Unicode")
+def test_a_name_that_is_not_unicode_is_reported(tmp_path: Path, issues: list[Issue]) -> None:
+    silent(tmp_path, "a.wav")
+    (tmp_path / "a.wav").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
+    silent(tmp_path, "b.wav")
+    assert [track.name for track in find_tracks(tmp_path, issues.append)] == ["b.wav"]
+    assert [str(issue) for issue in issues] == ["'caf\\udce9.wav', file: The name of the file is not UTF-8. Rename it."]

@@ -302,7 +302,7 @@ def test_the_plan_in_the_documentation_is_the_one_that_is_printed(
 ) -> None:
     monkeypatch.chdir(PAPER.parent.parent.parent)
     page = Path("docs/configuration.md").read_text(encoding="utf-8")
-    words = ["--config", str(PAPER), "--plan", "--devices", "8", "--device", "h100"]
-    assert " ".join(["recipes/configs/paper.yaml", *words[2:]]) in page
+    words = ["--config", "paper", "--plan", "--devices", "8", "--device", "h100"]
+    assert " ".join(["codecdiff train", *words]) in page
     recipe_command(recipe["train"]).main(words, standalone_mode=False)
     assert capsys.readouterr().out in page

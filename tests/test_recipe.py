@@ -376,8 +376,9 @@ def test_a_plan_is_printed_and_nothing_else_is_done(
     epoch = int(rows["crops in an epoch"][0])
     assert [float(cell) for cell in rows["epochs"]] == pytest.approx([16 / epoch, 32 / epoch], rel=0.01)
     work = [4 * float(rows["TFLOP of a step, a device"][0]), 8 * float(rows["TFLOP of a step, a device"][1])]
-    rate = 156 * plan.Assumptions.utilization  # TFLOP/s
-    assert [float(cell) for cell in rows["hours"]] == pytest.approx([tera / rate / 3600 for tera in work], rel=0.02)
+    rate = 156 * plan.UTILIZATION[False]  # TFLOP/s
+    assert [float(cell) for cell in rows["time"][::2]] == pytest.approx([tera / rate for tera in work], abs=1)
+    assert rows["time"][1::2] == ["s", "s"]
     assert "TOO MUCH" not in told
 
 
@@ -386,7 +387,7 @@ def test_a_plan_is_for_the_precision_that_accelerate_is_set_to(
 ) -> None:
     for precision, overrides, named in (("bf16", [], "bf16"), ("bf16", ["mixed_precision=no"], "tf32")):
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
-        run("--plan", "stage=primary", *overrides)
+        run("--plan", "--device", "h100", "stage=primary", *overrides)
         assert f"TFLOP/s in {named})" in capsys.readouterr().out
 
 
@@ -401,14 +402,14 @@ def test_a_plan_says_what_does_not_fit(
     run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(plan.DEVICES, "h100", plan.Device(0, 989.4, 494.7))
-    run("--plan", "stage=secondary")
+    run("--plan", "--device", "h100", "stage=secondary")
     assert "TOO MUCH for the memory of one h100: secondary. Lower train.train_batch_size." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--device", "h900"], r"No device 'h900' to plan for\. Devices: h200, h100, "),
+        (["--device", "h900"], r"No device 'h900' to plan for\. Devices: cpu, h200, h100, "),
         (["--utilization", "0"], r"Invalid --utilization=0\.0: expected a number above 0"),
         (["--hours", "nan"], r"Invalid --hours=nan: expected a number above 0"),
         (["--devices", "0"], r"0 is not in the range"),
@@ -462,7 +463,7 @@ def test_joined_conditions_train_from_the_command_line_and_are_asked_for(
 
     def made(*words: str) -> torch.Tensor:
         result = CliRunner().invoke(
-            app, ["generate", "a tone", "-o", str(out / "a.wav"), "--model", str(out / "model"), *words]
+            app, ["generate", "a tone", "-o", str(out / "a.wav"), "--force", "--model", str(out / "model"), *words]
         )
         assert result.exit_code == 0, result.output
         return read_audio(out / "a.wav", 8000, 1)

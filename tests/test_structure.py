@@ -29,6 +29,7 @@ LAYERS = (  # packages and flat modules of the core; those of a layer import tho
     {"codecs", "conditioners", "data", "denoisers", "diffusion", "embedders", "splitters"},
     {"pipeline"},
     {"profiling", "testing", "training"},
+    {"recipes"},
     {"cli", "__main__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
@@ -54,6 +55,7 @@ OWNED = {  # heavy libraries, and the plugins that may import them
     "encodec": {"encodec"},
     "torchvggish": {"vggish"},
     "httpx2": {"datasets"},
+    "onnxruntime": {"transcription"},
 }
 DOCTOR = "codecdiff/cli/doctor.py"  # reports the versions of libraries it does not use
 READS_PICKLED_TENSORS = {"codecdiff-dac", "codecdiff-unet", "codecdiff-vggish"}  # one file each, and tensors alone

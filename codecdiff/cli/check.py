@@ -22,17 +22,25 @@ STYLES = {"failed": "red", "expected failure": "yellow", "not applicable": "dim"
 
 def check(
     name: Annotated[str, typer.Argument(help="Part to check, as `codecdiff plugins` lists it.", show_default=False)],
-    kind: Annotated[str, typer.Option(help="Its kind, where several have one of this name: codecs...")] = "",
+    kind: Annotated[str, typer.Option(help="Its kind, as in codecs, where several kinds have one of this name.")] = "",
     options: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the part; repeatable.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Longest clip, for a codec.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Longest clip, for a codec.")] = 10.0,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="For a conditioner: .jsonl, one prompt per line, at least two.", show_default=False),
+        typer.Option(
+            metavar="FILE", help="For a conditioner: a .jsonl file with at least two prompts, one on each line."
+        ),
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Check the part at its default size, not at the small one it declares.")
+    ] = False,
 ) -> None:
-    """Run the conformance checks of a part. Exits with status 1 if one fails."""
+    """Run the conformance checks of a part.
+
+    The exit status is 1 if one fails.
+    """
     from codecdiff.testing.runner import start_checks
 
     with TemporaryDirectory() as folder:
@@ -44,6 +52,7 @@ def check(
                 seconds=seconds,
                 prompts=prompts_of(prompts) if prompts else [],
                 folder=Path(folder),
+                full=full,
             )
         out.print(f"The {singular(request.kind)} '{name}'{''.join(f'; {note}' for note in run.notes)}.")
         results = []

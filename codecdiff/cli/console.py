@@ -1,34 +1,41 @@
-"""What the commands share: consoles, checks of outputs and devices, progress bars."""
+"""What the commands share: consoles, errors, options that several have, checks of outputs and devices, progress."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from unicodedata import category
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
-from codecdiff.errors import InvalidValue, MissingFile, UnusableFile, UserError
+from codecdiff.errors import FileExists, InvalidValue, MissingFile, UnusableFile, UserError
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "Force",
+    "Json",
     "check_writable",
     "err",
     "error_line",
     "errors_as_sentences",
     "numbered",
     "out",
+    "output_files",
     "plain",
+    "print_json",
     "progress",
     "select_device",
     "ticker",
@@ -37,6 +44,9 @@ __all__ = [
 # Shown as one sentence. The builtin ones stay until all code raises a UserError for mistakes of users.
 EXPECTED = (UserError, ValueError, LookupError, OSError, ImportError)
 INVISIBLE = ("Cc", "Cf", "Cs")  # categories of Unicode: control, format, surrogate
+
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def plain(text: str) -> str:
@@ -54,6 +64,11 @@ class Screen(Console):
 
 out = Screen(markup=False, emoji=False, highlight=False)
 err = Screen(markup=False, emoji=False, highlight=False, stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON, in ASCII: control characters in it do not reach the terminal."""
+    typer.echo(json.dumps(value, indent=2))
 
 
 def error_line(error: BaseException) -> str:
@@ -75,9 +90,25 @@ def errors_as_sentences(*, debug: bool) -> Iterator[None]:
         sys.exit(1)
 
 
-def numbered(file: Path, count: int) -> list[Path]:
+def numbered(file: Path, number: int) -> list[Path]:
     """Return the files of so many waveforms: `out.wav` alone, or `out-1.wav`, `out-2.wav`..."""
-    return [file] if count == 1 else [file.with_stem(f"{file.stem}-{i + 1}") for i in range(count)]
+    return [file] if number == 1 else [file.with_stem(f"{file.stem}-{i + 1}") for i in range(number)]
+
+
+def output_files(output: Path | None, default: Path, number: int, *, force: bool) -> list[Path]:
+    """Return the files of so many waveforms: of `output`, or of the first new one of `default`, `default-2`...
+
+    Raises FileExists if `output` exists, unless it may be overwritten by `force`, and what `check_writable` raises.
+    """
+    stems = (default.stem if n == 1 else f"{default.stem}-{n}" for n in count(1))
+    candidates = [output] if output else (default.with_stem(stem) for stem in stems)
+    choices = (numbered(file, number) for file in candidates)
+    files = next(choices) if output else next(files for files in choices if not any(file.exists() for file in files))
+    for file in files:
+        check_writable(file)
+        if file.exists() and not force:
+            raise FileExists(f"'{file}' exists already. Choose another name with -o, or overwrite it with --force.")
+    return files
 
 
 def check_writable(file: Path) -> None:
@@ -106,14 +137,14 @@ def select_device(name: str) -> torch.device:
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar; yields the function that updates how many of `total` are done."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+def progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """Show a bar with the time that is left; yields the function that updates how many, and of how many, are done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda count: bar.update(task, completed=count)
+        yield lambda done, total=None: bar.update(task, completed=done, total=total)
 
 
 @contextmanager

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from codecdiff import registry
-from codecdiff.cli.console import err, error_line, out
+from codecdiff.cli.console import Json, err, error_line, out, print_json
 from codecdiff.cli.plugins import TIMEOUT, Timeout
 
 if TYPE_CHECKING:
@@ -46,23 +46,37 @@ class Finding:
         return not self.hint
 
 
-def doctor(timeout: Timeout = TIMEOUT) -> None:
-    """Check the installation, and show how to fix what is wrong."""
+def doctor(
+    show_all: Annotated[bool, typer.Option("--all", help="Show what is right, too.")] = False,
+    as_json: Json = False,
+    timeout: Timeout = TIMEOUT,
+) -> None:
+    """Find what is wrong with the installation.
+
+    Each finding comes with the command that fixes it. The exit status is 1 if something is wrong.
+    """
     from rich.table import Table
 
     with err.status("Importing everything once"):
         findings = list(diagnose(timeout))
-    table = Table("", "what", "finding")
-    for finding in findings:
-        style = None if finding.fine else "red"
-        table.add_row("" if finding.fine else "wrong", finding.what, finding.state, style=style)
-    out.print(table)
     wrong = [finding for finding in findings if not finding.fine]
-    for finding in wrong:
-        out.print(f"{finding.what}: {finding.hint}", soft_wrap=True)
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    elif show_all or wrong:
+        table = Table("", "what", "finding")
+        for finding in findings if show_all else wrong:
+            style = None if finding.fine else "red"
+            table.add_row("" if finding.fine else "wrong", finding.what, finding.state, style=style)
+        out.print(table)
+        for finding in wrong:
+            out.print(f"{finding.what}: {finding.hint}", soft_wrap=True)
+    else:
+        states = {finding.what: finding.state for finding in findings}
+        for what in ("python", "torch", "audio files", "parts and models"):
+            out.print(f"{what}: {states[what]}", soft_wrap=True)
+        out.print(f"Nothing is wrong ({len(findings)} checks; --all lists them).")
     if wrong:
         raise typer.Exit(1)
-    out.print("Nothing is wrong.")
 
 
 def diagnose(timeout: float = TIMEOUT) -> Iterator[Finding]:

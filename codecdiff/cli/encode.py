@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 
 Audio = Annotated[
     list[Path],
-    typer.Argument(help="Audio files and folders of them, or one manifest (.parquet).", show_default=False),
+    typer.Argument(
+        metavar="AUDIO...", help="Audio files and folders of them, or one manifest (.parquet).", show_default=False
+    ),
 ]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the new store.", show_default=False)]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="The new store. Default: stores/AUDIO-CODEC.")
+]
 Codec = Annotated[str, typer.Option(help="Codec to encode with.")]
 Options = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Codec option; repeatable.")]
 Continuous = Annotated[bool, typer.Option("--continuous", help="Also store pre-quantization latents.")]
@@ -34,21 +38,21 @@ Overlap = Annotated[float, typer.Option(metavar="SECONDS", help="Overlap of a se
 MinSeconds = Annotated[float, typer.Option(metavar="SECONDS", help="Drop shorter segments.")]
 Silence = Annotated[float | None, typer.Option(metavar="DBFS", help="Drop segments of a lower RMS level, as in -60.")]
 Loudness = Annotated[float | None, typer.Option(metavar="DBFS", help="Normalize to this RMS level, as in -20.")]
-LoudnessOf = Annotated[str, typer.Option(help="What is measured for it: 'track' or 'segment'.")]
-EngineName = Annotated[str, typer.Option(help="'local', this machine, or 'ray', a cluster.")]
+LoudnessOf = Annotated[str, typer.Option(metavar="WHAT", help="What is measured for it: track or segment.")]
+EngineName = Annotated[str, typer.Option(help="Where to encode: local, this machine, or ray, a cluster.")]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Number of processes. Default: one per core or GPU, if there is enough to do.")
 ]
 ShardMinutes = Annotated[
     float,
-    typer.Option(min=0, help="Audio per shard, the unit that is repeated after an interruption.", show_default="60"),
+    typer.Option(min=0, metavar="MINUTES", help="Audio per shard, the unit that is repeated after an interruption."),
 ]
-Device = Annotated[str, typer.Option(help="Device, as in 'cuda:1'. Default: all GPUs, if any.")]
+Device = Annotated[str, typer.Option(help="Device, as in cuda:1. Default: all GPUs, if any.")]
 
 
 def encode(
     audio: Audio,
-    output: Output,
+    output: Output = None,
     codec: Codec = "starter",
     options: Options = None,
     continuous: Continuous = False,
@@ -63,12 +67,15 @@ def encode(
     shard_minutes: ShardMinutes = 60.0,
     device: Device = "",
 ) -> None:
-    """Encode audio into a store of codes to train on. Run it again to resume after an interruption."""
+    """Encode audio into a store of codes to train on.
+
+    Run it again to resume after an interruption.
+    """
     from codecdiff.config import build, parse_options
     from codecdiff.data.encoding.job import EncodeConfig
     from codecdiff.data.segments import SegmentConfig
 
-    require_new_store(output)
+    output = require_new_store(output or Path("stores") / f"{audio[0].resolve().stem}-{codec}")
     segments = SegmentConfig.parse(
         segment=segment,
         overlap=overlap,
@@ -84,9 +91,14 @@ def encode(
     target = "continuous" if continuous else "codes"
     settings = EncodeConfig(target=target, segments=segments, shard_minutes=shard_minutes)
     store, skipped = _encode(tracks, output, model, settings, run)
-    for line in [*issues, *skipped]:
-        err.print(f"Skipped: {line}", style="yellow", soft_wrap=True)
+    for line in [*_issues(store), *(f"Skipped: {line}" for line in [*issues, *skipped])]:
+        show_issue(line)
     out.print(f"{_summary(store, len(tracks) + len(issues))} in {output}", soft_wrap=True)
+
+
+def _issues(store: CodeStore) -> list[str]:
+    """Return a sentence for everything that is wrong with audio that was encoded all the same."""
+    return [f"'{track}': {issue}" for track, issue in store.header["issues"].items()]
 
 
 def _encode(
@@ -103,11 +115,12 @@ def _encode(
         )
 
 
-def require_new_store(output: Path) -> None:
-    """Raise FileExists or UnusableFile unless a folder does not exist and can be written."""
+def require_new_store(output: Path) -> Path:
+    """Return a folder that does not exist and can be written. Raises FileExists or UnusableFile for another."""
     if output.exists():
         raise FileExists(f"'{output}' exists already. Choose another name, or delete it.")
     require_writable(output)
+    return output
 
 
 def _summary(store: CodeStore, count: int) -> str:
@@ -115,6 +128,8 @@ def _summary(store: CodeStore, count: int) -> str:
     minutes = sum(row["seconds"] for row in store.rows) / 60
     cut = f"{len(store)} segments, " if store.header["segmentation"]["segment"] else ""
     dropped = "".join(f", {number} {why} segments dropped" for why, number in store.header["dropped"].items())
+    uncaptioned = len({row["track"] for row in store.rows if not row["captions"]})
+    dropped += f", {uncaptioned} tracks without a caption" if uncaptioned else ""
     return f"{store.header['tracks']} of {count} files, {cut}{minutes:.1f} minutes, {store.frames} frames{dropped}"
 
 
@@ -133,24 +148,33 @@ def find_all_tracks(paths: list[Path]) -> tuple[list[Track], list[str]]:
     return tracks, issues
 
 
+def show_issue(issue: object) -> None:
+    """Show an issue of metadata."""
+    err.print(str(issue), style="yellow", soft_wrap=True)
+
+
 def tracks_of(paths: list[Path]) -> list[Track]:
-    """Find the tracks of files and folders. Each is named by its path within the folder that holds them all."""
+    """Find the tracks of files and folders, and show what is wrong with their metadata.
+
+    Each is named by its path within the folder that holds them all.
+    """
     from dataclasses import replace
 
     from codecdiff.data.audio import SUFFIXES
-    from codecdiff.data.metadata import find_tracks
+    from codecdiff.data.metadata import Track, find_tracks
 
     for path in paths:
         if not path.exists():
             raise MissingFile(f"File or folder '{path}' does not exist.")
         if path.is_file() and path.suffix.lower() not in SUFFIXES:
             raise InvalidValue(f"'{path}' is not audio by its name. Formats: {', '.join(SUFFIXES)}.")
-    requested = [path.resolve() for path in paths]
+    requested = {Path(os.path.abspath(path)) for path in paths}  # not where links lead, whose names say nothing
     folders = sorted({path if path.is_dir() else path.parent for path in requested})
-    tracks = {track.file: track for folder in folders for track in find_tracks(folder)}
+    tracks = {path: Track(path, path.name) for path in sorted(requested) if path.is_file()}  # hidden ones too
+    tracks |= {track.file: track for folder in folders for track in find_tracks(folder, show_issue)}
     common = os.path.commonpath(folders)
     return [
         replace(track, name=file.relative_to(common).as_posix())
         for file, track in tracks.items()
-        if any(path in (file, *file.parents) for path in requested)
+        if not requested.isdisjoint((file, *file.parents))
     ]

@@ -1,15 +1,16 @@
-"""`codecdiff generate`: audio from a prompt."""
+"""`codecdiff generate`: audio from a prompt; and what all commands that generate share."""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import codecdiff
-from codecdiff.cli.console import check_writable, err, numbered, out, progress, select_device
+from codecdiff.cli.console import Force, err, out, output_files, progress, select_device
 from codecdiff.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -19,11 +20,18 @@ if TYPE_CHECKING:
     from codecdiff.pipeline.provenance import GenerationRequest
 
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="Audio file to write.", show_default=False)]
-NegativePrompt = Annotated[
-    str, typer.Option("--negative-prompt", "--negative", help="What the music should not be like.")
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Audio file to write. Default: a new one, named after the input."
+    ),
 ]
-Model = Annotated[str, typer.Option(help="A model folder, an installed model, or a hub id.")]
+NegativePrompt = Annotated[
+    str, typer.Option("--negative-prompt", "--negative", help="What the music should not be like.", show_default=False)
+]
+Model = Annotated[
+    str, typer.Option(help="Folder of a model or of its training run, installed model, or Hugging Face id.")
+]
 Steps = Annotated[
     int | None,
     typer.Option("--num-inference-steps", "--steps", help="Sampling steps of every stage. Default: the model's."),
@@ -33,59 +41,68 @@ GuidanceScale = Annotated[
     typer.Option(
         "--guidance-scale",
         "--guidance",
-        metavar="WEIGHT|NAME=WEIGHT",
-        help="How closely to follow the prompt; 1 disables guidance. For single fields: text=3; repeatable. "
+        metavar="NUMBER|KEY=NUMBER",
+        help="How closely to follow the prompt; 1 disables guidance. For a single field, as in text=3; repeatable. "
         "Default: the model's.",
     ),
 ]
 Fields = Annotated[
     list[str] | None,
-    typer.Option("--field", metavar="KEY=VALUE", help="Another field of the prompt; repeatable."),
+    typer.Option("--field", metavar="KEY=VALUE", help="Another field of the prompt, as in bpm=120; repeatable."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed generates the same music.")]
 NumWaveforms = Annotated[
     int,
     typer.Option("--num-waveforms", "--takes", min=1, max=1000, help="How many to generate; several are numbered."),
 ]
-Device = Annotated[str, typer.Option(help="Device to compute on, e.g. 'cuda:1'. Default: a GPU if available.")]
+Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. Default: a GPU if there is one.")]
 AllowDownload = Annotated[
-    bool, typer.Option("--allow-download", help="Fetch the hub ids that the model names for its parts.")
+    bool, typer.Option("--allow-download", help="Download what the model names on the Hugging Face hub.")
 ]
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="Description of the music; may be empty.", show_default=False)],
-    output: Output,
+    output: Output = None,
     negative_prompt: NegativePrompt = "",
     model: Model = "starter",
-    seconds: Annotated[float, typer.Option(help="Duration.")] = 10.0,
+    seconds: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Duration. Default: the model's, usually 10."),
+    ] = None,
     num_inference_steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     fields: Fields = None,
     seed: Seed = 0,
     num_waveforms: NumWaveforms = 1,
+    force: Force = False,
     device: Device = "",
     allow_download: AllowDownload = False,
 ) -> None:
     """Generate music from a prompt."""
-    pipeline = load_model(model, allow_download, device, numbered(output, num_waveforms))
+    files = output_files(output, Path(f"{file_stem(prompt)}-{seed}.wav"), num_waveforms, force=force)
+    pipeline = load_model(model, allow_download, device)
     generation = generation_config(
         pipeline,
         guidance_scale,
         audio_length_in_s=seconds,
         num_inference_steps=num_inference_steps,
-        negative_prompt=negative_prompt,
+        negative_prompt=negative_prompt or None,
         num_waveforms_per_prompt=num_waveforms,
         seed=seed,
     )
-    request = new_request(pipeline, prompt, fields, generation=generation)
-    generate_files(request, pipeline, output)
+    request = new_request(pipeline, model, prompt, fields, generation=generation)
+    generate_files(request, pipeline, files)
 
 
-def load_model(model: str, allow_download: bool, device: str, outputs: list[Path]) -> Pipeline:
-    """Check that the output files can be written, then load the model."""
-    for file in outputs:
-        check_writable(file)
+def file_stem(prompt: str) -> str:
+    """Return a prompt as the stem of a file's name: its first words, joined by '-'."""
+    words = re.findall(r"\w+", prompt.lower())
+    return re.sub(r"-[^-]*$", "", "-".join(words)[:41]) if len("-".join(words)) > 40 else "-".join(words) or "untitled"
+
+
+def load_model(model: str, allow_download: bool, device: str) -> Pipeline:
+    """Load a model onto a device."""
     from codecdiff.pipeline.pipeline import Pipeline
 
     with err.status(f"Loading {model}"):
@@ -102,8 +119,10 @@ def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **op
     return pipeline.generation_config.merge(guidance_scale=scale, **options)
 
 
-def new_request(pipeline: Pipeline, prompt: str, fields: list[str] | None, **options: Any) -> GenerationRequest:
-    """Return the request for a prompt, and report what of it the model ignores."""
+def new_request(
+    pipeline: Pipeline, model: str, prompt: str, fields: list[str] | None, **options: Any
+) -> GenerationRequest:
+    """Return the request for a prompt to a model, called `model`, and report what of it the model ignores."""
     from codecdiff.pipeline.provenance import GenerationRequest
 
     conditioner, values = pipeline.conditioner, prompt_values(fields or [], pipeline.conditioner)
@@ -113,25 +132,29 @@ def new_request(pipeline: Pipeline, prompt: str, fields: list[str] | None, **opt
         err.print("The prompt is empty: the music is unconditional.")
     elif prompt.strip() and "text" not in conditioner.fields:
         err.print(f"This model reads only --field {', '.join(conditioner.fields)}: the text is ignored.")
-    metadata = {"codecdiff": codecdiff.__version__, "model": pipeline.fingerprint or ""}
-    return GenerationRequest(**metadata, prompt={"text": prompt, **values}, **options)
+    return GenerationRequest.for_model(pipeline, model, prompt={"text": prompt, **values}, **options)
 
 
-def generate_files(request: GenerationRequest, pipeline: Pipeline, output: Path, source: Path | None = None) -> None:
-    """Generate every sample and write it, with its own request as its comment."""
+def generate_files(
+    request: GenerationRequest, pipeline: Pipeline, files: Sequence[Path], source: Path | None = None
+) -> None:
+    """Generate a waveform for every file and write it, with its own request as its comment."""
     from codecdiff.data.audio import keeps_comment, write_audio
 
     generation, has_room, comment = request.generation, True, ""
-    files = numbered(output, generation.num_waveforms_per_prompt)
-    with progress("generating", len(files)) as advance:
-        for i, (file, audio) in enumerate(zip(files, request.generate(pipeline, source), strict=True)):
+    with progress("Sampling steps", None) as advance:
+        audios = request.generate(
+            pipeline,
+            source,
+            callback_on_step_end=lambda pipe, step, timestep, values: advance(step + 1, pipe.num_timesteps),
+        )
+        for i, (file, audio) in enumerate(zip(files, audios, strict=True)):
             single = generation.merge(num_waveforms_per_prompt=1, first_sample_index=generation.first_sample_index + i)
             comment = request.model_copy(update={"generation": single}).comment()
             has_room = keeps_comment(file, comment)
             write_audio(file, audio, pipeline.sample_rate, comment=comment if has_room else "")
-            advance(i + 1)
     if not has_room:
-        err.print(f"The metadata of generation, {len(comment)} bytes, is too long for {output.suffix}. Use .flac.")
+        err.print(f"The metadata of generation, {len(comment)} bytes, is too long for {files[0].suffix}. Use .flac.")
     for file in files:
         out.print(str(file), soft_wrap=True)
 

@@ -4,49 +4,80 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecdiff.cli.console import out
+from codecdiff.cli.console import Force, Json, out, output_files, print_json
 from codecdiff.cli.generate import AllowDownload, Device, generate_files, load_model
-from codecdiff.errors import FileExists
+
+if TYPE_CHECKING:
+    from codecdiff.pipeline.provenance import GenerationRequest
 
 
 def inspect_file(
     file: Annotated[Path, typer.Argument(help="Audio file that codecdiff generated.", show_default=False)],
+    as_json: Json = False,
     model: Annotated[str, typer.Option(help="The model that generated it, to generate it again.")] = "",
-    source: Annotated[Path | None, typer.Option(help="The source of an edit.")] = None,
+    source: Annotated[Path | None, typer.Option(metavar="FILE", help="The source of an edit.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to write it again. Default: beside the file.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where to write it again. Default: beside the file."),
     ] = None,
+    force: Force = False,
     device: Device = "",
     allow_download: AllowDownload = False,
 ) -> None:
-    """Show how a file was generated; with --model, generate it again."""
+    """Show how a file was generated, or generate it again.
+
+    With --model, it is generated again and compared.
+    """
     import soundfile
     from rich.table import Table
 
     from codecdiff.pipeline.provenance import GenerationRequest
 
     request = GenerationRequest.from_file(file)
-    table = Table("field", "value")
-    metadata = request.model_dump(exclude_none=True)
-    metadata |= metadata.pop("generation")
-    for key, value in metadata.items():
-        table.add_row(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    out.print(table)
+    if as_json:
+        print_json(request.model_dump(mode="json", exclude_none=True))
+    else:
+        table = Table("field", "value")
+        for key, value in describe(request).items():
+            table.add_row(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        out.print(table)
     if not model:
         return
     request.check_source(source)
     request.check_duration(soundfile.info(file).duration)
-    output = output or file.with_stem(f"{file.stem}-again")
-    if output.exists():
-        raise FileExists(f"'{output}' exists already. Choose another name with -o, or delete it.")
-    pipeline = load_model(model, allow_download, device, [output])
+    (again,) = output_files(output, file.with_stem(f"{file.stem}-again"), 1, force=force)
+    pipeline = load_model(model, allow_download, device)
     request.check_model(pipeline)
-    generate_files(request, pipeline, output, source)
-    out.print(compare_files(file, output), soft_wrap=True)
+    generate_files(request, pipeline, [again], source)
+    out.print(compare_files(file, again), soft_wrap=True)
+
+
+def describe(request: GenerationRequest) -> dict[str, Any]:
+    """Return what a request says, in the order in which a reader looks for it, without what is empty."""
+    generation = request.generation
+    prompt = {key: value for key, value in request.prompt.items() if value not in (None, "")}
+    sampling = {
+        f"{name}": f"{stage.num_inference_steps} steps of {stage.scheduler}, guidance scale "
+        f"{json.dumps(stage.guidance_scale)}"
+        for name, stage in request.stages.items()
+    }
+    shown = {
+        "prompt": prompt.get("text", "") if prompt.keys() <= {"text"} else prompt,
+        "negative prompt": generation.negative_prompt,
+        "model": f"{request.model_name} ({request.model})" if request.model_name else request.model,
+        **sampling,
+        "seed": str(generation.seed),
+        "sample": str(generation.first_sample_index) if generation.first_sample_index else "",
+        "seconds": "" if request.edit else f"{request.generation.audio_length_in_s:g}",
+        "edit": request.edit.model_dump() if request.edit else "",
+        "source (SHA-256)": request.source or "",
+        "codecdiff": request.codecdiff,
+    }
+    return {key: value for key, value in shown.items() if value or key == "prompt"}
 
 
 def compare_files(first: Path, second: Path) -> str:

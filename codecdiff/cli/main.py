@@ -18,6 +18,8 @@ import codecdiff
 from codecdiff import registry
 from codecdiff.cli.console import errors_as_sentences, out
 
+PLACEHOLDERS = {"int": "N", "float": "NUMBER", "path": "PATH"}  # by the first word of a type's name
+
 
 def load_command(name: str, plugin: registry.Plugin) -> Any:
     """Import a command: a Typer app, or a function that becomes one. Raises BrokenPlugin."""
@@ -27,7 +29,28 @@ def load_command(name: str, plugin: registry.Plugin) -> Any:
         outer.add_typer(loaded, name=name)
     else:
         outer.command(name)(loaded)
-    return typer.main.get_group(outer).commands[name]
+    return with_placeholders(typer.main.get_group(outer).commands[name])
+
+
+def with_placeholders(command: Any) -> Any:
+    """Name the values of a command and its subcommands in one way in its help, cut nothing in lists, and return it.
+
+    A value is N, NUMBER or PATH by its type, and text by the name of its option, unless the command names it otherwise.
+    """
+    command.short_help = command.short_help or (command.help or "").partition("\n\n")[0].replace("\n", " ").rstrip(".")
+    for parameter in command.params:
+        word = max(parameter.opts, key=len).lstrip("-").rpartition("-")[2].replace("_", "-").upper()
+        if parameter.param_type_name == "argument":
+            shown = parameter.metavar or parameter.name.upper().replace("_", "-") + "..." * (parameter.nargs != 1)
+            shown = shown if parameter.required or shown.startswith("[") else f"[{shown}]"
+        else:
+            shown = parameter.metavar or PLACEHOLDERS.get(
+                parameter.type.name.split()[0].replace("integer", "int"), word
+            )
+        parameter.make_metavar = lambda *args, shown=shown, **options: shown
+    for subcommand in getattr(command, "commands", {}).values():
+        with_placeholders(subcommand)
+    return command
 
 
 class PluginCommand(TyperCommand):
@@ -73,7 +96,6 @@ app = typer.Typer(
     help="Diffusion models on neural-codec latents, level by level.",
     no_args_is_help=True,
     rich_markup_mode=None,  # formatting help with rich doubles its time
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -38,7 +38,7 @@ def new_plugin(
     name: Annotated[str, typer.Argument(help="Name of the part, as in 'my-part'.", show_default=False)],
     into: Annotated[Path, typer.Option(help="Folder to create the package's folder in.")] = Path("."),
 ) -> None:
-    """Write a package with a small working part, to turn into your own."""
+    """Write a package with a working part to start from."""
     folder = write_plugin(kind, name, into)
     install = f"pip install --editable '{folder}[test]'"
     out.print(f"{folder}: install it with {install}. Its README.md says what to do next.", soft_wrap=True)

@@ -7,17 +7,22 @@ from typing import Annotated
 import typer
 
 from codecdiff import registry
-from codecdiff.cli.console import err, out
+from codecdiff.cli.console import Json, err, out, print_json
 
 TIMEOUT = 60.0  # seconds
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Time limit for importing one plugin.")]
+COLUMNS = ("kind", "name", "package", "version", "state")
 
 
 def plugins(
     check: Annotated[bool, typer.Option("--check", help="Load each entry, and show what is wrong with it.")] = False,
+    as_json: Json = False,
     timeout: Timeout = TIMEOUT,
 ) -> None:
-    """List installed parts, models, commands and other extensions."""
+    """List installed parts, models and commands.
+
+    With --check, the exit status is 1 if one cannot be loaded.
+    """
     from rich.table import Table
 
     listed, issues = registry.scan()
@@ -29,13 +34,15 @@ def plugins(
             problems = find_problems([plugin for plugin in listed if plugin.enabled], timeout)
     states = {plugin: problems.get(plugin) or plugin.problem or "loads" * check for plugin in listed}
     states |= {plugin: f"disabled by {registry.SWITCH}" for plugin in listed if not plugin.enabled}
-    has_states = bool(issues or any(states.values()))
-    table = Table("kind", "name", "package", "version", *["state"] * has_states)
-    for plugin, state in states.items():
-        style = "dim" if not plugin.enabled else "red" if state not in ("", "loads") else None
-        table.add_row(plugin.kind, plugin.name, plugin.distribution, plugin.version, *[state] * has_states, style=style)
-    for issue in issues:
-        table.add_row("?", "?", issue.distribution, "", f"{issue.error} ({issue.hint})", style="red")
-    out.print(table)
+    rows = [((p.kind, p.name, p.distribution, p.version, state), p.enabled) for p, state in states.items()]
+    rows += [(("?", "?", issue.distribution, "", f"{issue.error} ({issue.hint})"), True) for issue in issues]
+    if as_json:
+        print_json([dict(zip(COLUMNS, row, strict=True)) for row, _ in rows])
+    else:
+        shown = len(COLUMNS) if any(row[-1] for row, _ in rows) else len(COLUMNS) - 1
+        table = Table(*COLUMNS[:shown])
+        for row, enabled in rows:
+            table.add_row(*row[:shown], style="dim" if not enabled else "red" if row[-1] not in ("", "loads") else None)
+        out.print(table)
     if check and (issues or problems):
         raise typer.Exit(1)

@@ -10,11 +10,16 @@ from codecdiff.cli.console import err, out
 
 
 def push(
-    model: Annotated[str, typer.Argument(help="Model folder, or the name of an installed model.")],
-    name: Annotated[str, typer.Argument(help="Destination on the Hugging Face hub, as in 'owner/name'.")],
+    model: Annotated[
+        str, typer.Argument(help="Folder of a model or of its run, or installed model.", show_default=False)
+    ],
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Destination on the hub.", show_default=False)],
     private: Annotated[bool, typer.Option("--private", help="Make it for your account alone.")] = False,
 ) -> None:
-    """Send a trained model to the Hugging Face hub, for `--model owner/name`."""
+    """Send a trained model to the Hugging Face hub.
+
+    Others then use it as `--model OWNER/NAME`.
+    """
     from codecdiff.pipeline.hub import push_to_hub
 
     with err.status(f"Sending to {name}"):

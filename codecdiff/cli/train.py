@@ -20,24 +20,31 @@ def train(
     context: typer.Context,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings that replace those of the configuration."),
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, as in train.max_train_steps=100."),
     ] = None,
-    config: Annotated[str, typer.Option(help="YAML file, or the name of an installed configuration.")] = "starter",
+    config: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="YAML file, or the name of an installed configuration.")
+    ] = "starter",
     plan: Annotated[bool, typer.Option("--plan", help="Print what training would take, and stop.")] = False,
     devices: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Number of devices that --plan assumes.", show_default="1")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Device that --plan assumes.", show_default="h100")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device that --plan assumes, as in h100 or cpu.", show_default="this machine's")
+    ] = None,
     utilization: Annotated[
         float | None,
-        typer.Option(help="Fraction of the device's peak that --plan assumes is reached.", show_default="0.11"),
+        typer.Option(help="Fraction of the device's peak that --plan assumes is reached.", show_default="as measured"),
     ] = None,
     hours: Annotated[
         float | None,
         typer.Option(help="Hours of music that --plan assumes where there is none yet.", show_default="the paper's"),
     ] = None,
 ) -> None:
-    """Train a model on your own music. Run it again to resume from the last checkpoint."""
+    """Train a model on your own music.
+
+    Run it again to resume from the last checkpoint.
+    """
     from codecdiff.recipes import discodiff  # pyright: ignore[reportMissingImports]  # ../../recipes, as installed
 
     recipe: Recipe = context.obj or discodiff.train
@@ -53,7 +60,8 @@ def config_file(name: str) -> Path:
     """Return the configuration file of this path, or the installed one of this name. Raises UnknownName."""
     from codecdiff.recipes import CONFIGS  # pyright: ignore[reportMissingImports]
 
-    installed = {file.stem: file for file in sorted(CONFIGS.glob("*.yaml"))}
+    files = sorted(file for file in CONFIGS.glob("*.yaml") if not file.stem.startswith("compare"))
+    installed = {file.stem: file for file in files}
     if Path(name).is_file():
         return Path(name)
     if name not in installed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -33,8 +34,9 @@ def override(data: Mapping[str, Any], model: type[BaseModel], assignments: Seque
     """Return a copy of a configuration with `key.sub=value` assignments applied, outer keys before inner ones.
 
     Setting `X.name` drops the other options of X. An assignment holds for every stage: where the configuration has
-    another value for one stage, in a table such as `stages`, it is replaced, unless an assignment names that stage.
-    Raises ConfigError for a key that the configuration does not have, listing those it has.
+    another value for one stage, in a table such as `stages`, it is replaced, unless an assignment names that stage. A
+    part that the configuration names for one stage stays, and a warning says what does not apply to it. Raises
+    ConfigError for a key that the configuration does not have, listing those it has.
     """
     result = deepcopy(dict(data))
     pairs = []
@@ -49,23 +51,34 @@ def override(data: Mapping[str, Any], model: type[BaseModel], assignments: Seque
         _assign(result, model, path, text)
         for name, row_type in tables.items():
             rows = result.get(name)
-            for row in rows.values() if isinstance(rows, dict) else ():
-                _assign_again(row, row_type, path, text)
+            for row, settings in rows.items() if isinstance(rows, dict) else ():
+                is_named = [name, row, *path] in [other for other, _ in pairs]
+                if not _assign_again(settings, result, row_type, path, text) and not is_named:
+                    where, own = ".".join([name, row, *path]), settings[path[0]]["name"]
+                    warnings.warn(
+                        f"{'.'.join(path)}={text} does not apply to {name}.{row}, whose {path[0]} in the configuration "
+                        f"is another part, '{own}'. Set {where}=... too.",
+                        stacklevel=2,
+                    )
     return result
 
 
-def _assign_again(row: Any, model: type[BaseModel], path: Sequence[str], text: str) -> None:
+def _assign_again(row: Any, data: Mapping[str, Any], model: type[BaseModel], path: Sequence[str], text: str) -> bool:
     """Apply an assignment to a row of a table, in place, if the row has a value of its own there.
 
-    A part that the row itself names stands alone; options of a part that the assignment replaces are dropped.
+    Return False where it concerns a part and the row names another one, which stays; `data` has the assignment.
     """
     own = row.get(path[0]) if isinstance(row, dict) else None
-    if not isinstance(own, dict) or "name" in own:
-        return
+    if not isinstance(own, dict):
+        return True
+    if "name" in own and own["name"] != (data[path[0]] or {}).get("name"):
+        return False
     if path[1:] in ([], ["name"]):
-        del row[path[0]]
+        if "name" not in own:
+            del row[path[0]]
     elif path[1] in own:
         _assign(row, model, path, text)
+    return True
 
 
 def _assign(data: dict[str, Any], model: type[BaseModel], path: Sequence[str], text: str) -> None:

@@ -1,10 +1,16 @@
-"""Reading and writing audio files."""
+"""Reading audio files.
+
+Files are read by libsndfile, stream by stream (`audio_format`). What stands in them is decided here: how channels are
+mixed, which rates and numbers of channels are music, and what is said about samples that were clipped or cancel out.
+"""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -12,14 +18,15 @@ import soxr
 import torch
 from torch import Tensor
 
+from codecdiff.data.audio_format import OtherFormat, View, layout_of
+from codecdiff.data.audio_writer import BLOCK, keeps_comment, write_audio
 from codecdiff.errors import InvalidValue
-from codecdiff.files import atomic_write
 
 __all__ = [
     "SUFFIXES",
     "BadAudio",
-    "is_truncated",
     "keeps_comment",
+    "open_streams",
     "read_audio",
     "read_comment",
     "seconds_of",
@@ -28,7 +35,20 @@ __all__ = [
 ]
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus")
-BLOCK = 2**16  # audio samples read or written at once
+RATES = (8_000, 768_000)  # Hz, least and most
+MAX_CHANNELS = 64
+FOREVER = 1e9  # seconds
+UNRECOGNIZED = 1  # libsndfile's code of a format that it does not know
+CLIPPED = 0.001  # fraction of samples over full scale that is worth saying
+CANCELED = 0.1  # of the power of two channels; less than that left in their mean is worth saying
+
+# Speakers of so many channels, by name: left, right, center, low frequencies, back, side
+SPEAKERS = {3: "L R C", 4: "L R BL BR", 5: "L R C BL BR", 6: "L R C LF BL BR", 7: "L R C LF BC SL SR"}
+SPEAKERS |= {8: "L R C LF BL BR SL SR"}
+OGG_SPEAKERS = {3: "L C R", 4: "L R BL BR", 5: "L C R BL BR", 6: "L C R BL BR LF", 7: "L C R SL SR BC LF"}
+OGG_SPEAKERS |= {8: "L C R SL SR BL BR LF"}
+DOWNMIX = {"L": (1, 0), "R": (0, 1), "C": (0.5**0.5, 0.5**0.5), "LF": (0, 0), "BC": (0.5, 0.5)}  # ITU-R BS.775, Annex 4
+DOWNMIX |= {"BL": (0.5**0.5, 0), "SL": (0.5**0.5, 0), "BR": (0, 0.5**0.5), "SR": (0, 0.5**0.5)}
 
 
 class BadAudio(InvalidValue):
@@ -36,79 +56,209 @@ class BadAudio(InvalidValue):
 
 
 def seconds_of(file: Path | str) -> float:
-    """Return the duration that an audio file states, in seconds, 0 if it cannot be read."""
+    """Return the duration that an audio file states, in seconds: an estimate. 0 if it states none or cannot be read."""
     try:
-        return soundfile.info(str(file)).duration
+        info = soundfile.info(str(file))
     except (soundfile.LibsndfileError, OSError):
         return 0.0
+    return info.duration if info.frames < 2**60 else 0.0
 
 
-def read_audio(file: Path | str, sample_rate: int, channels: int) -> Tensor:
-    """Read an audio file as (ch, t) float32 in [-1, 1], resampled, mixed down or repeated to `channels`.
+def read_audio(
+    file: Path | str, sample_rate: int, channels: int, *, start: float = 0.0, seconds: float | None = None
+) -> Tensor:
+    """Read an audio file, or a part of it, as (ch, t) float32 in [-1, 1]: what `stream_audio` yields.
 
-    Raises BadAudio for a file that is not audio, is cut short, is empty or holds NaN samples.
+    Raises BadAudio for a file that is not audio, is cut short, holds NaN samples, or has no samples there.
     """
-    return torch.cat(list(stream_audio(file, sample_rate, channels)), dim=1)
+    blocks = list(stream_audio(file, sample_rate, channels, start=start, seconds=seconds))
+    if not blocks:
+        raise BadAudio(f"'{file}' has no audio {start:g} s from its beginning.")
+    return torch.cat(blocks, dim=1)
 
 
-def stream_audio(file: Path | str, sample_rate: int, channels: int) -> Iterator[Tensor]:
-    """Yield what `read_audio` reads in blocks (ch, t), one after another: memory does not grow with the file.
+def stream_audio(
+    file: Path | str,
+    sample_rate: int,
+    channels: int,
+    *,
+    start: float = 0.0,
+    seconds: float | None = None,
+    report: Callable[[str], None] = lambda issue: None,
+) -> Iterator[Tensor]:
+    """Yield a file's audio in blocks (ch, t) of float32 in [-1, 1], one after another: memory does not grow with it.
 
-    Raises BadAudio as `read_audio` does; for a truncated file perhaps only after its last block.
+    Two channels are mixed to one by their mean, one is repeated, and more are mixed by the weights of ITU-R BS.775.
+
+    Args:
+        file: The file.
+        sample_rate: In Hz, that audio is resampled to.
+        channels: That audio is mixed to.
+        start: Seconds to leave out.
+        seconds: At most so many are read; None reads to the end.
+        report: Called with what is wrong with the samples of a file that can be used, at its end.
+
+    Raises:
+        BadAudio: As `read_audio` does; for NaN samples perhaps only after some blocks.
+
     """
-    resampler, first = None, np.zeros((0, channels), np.float32)
-    for rate, block in _stored_blocks(Path(file)):
-        if not np.isfinite(block).all():
-            raise BadAudio(f"'{file}' holds NaN or infinite samples. Export it again, or leave it out.")
-        samples = block if block.shape[1] == channels else block.mean(1, keepdims=True).repeat(channels, 1)
+    resampler, first, rate_before = None, np.zeros((0, channels), np.float32), 0
+    for rate, stored, speakers in _stored_blocks(Path(file), channels, start, seconds, report):
+        samples = _mix(stored, channels, speakers)
+        if resampler is not None and rate != rate_before:  # another of the files that were joined
+            yield from _last(resampler, channels, first)
+            resampler = None
         if rate != sample_rate:
             if resampler is None:
-                resampler, first = soxr.ResampleStream(rate, sample_rate, channels), samples[:1]
+                resampler, first, rate_before = soxr.ResampleStream(rate, sample_rate, channels), samples[:1], rate
             samples = resampler.resample_chunk(samples)
         if len(samples):
             first = first[:0]
             yield _as_audio(samples)
     if resampler is not None:
-        samples = resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True)
-        yield _as_audio(samples if len(samples) else first)  # resampling one or two samples may yield none
+        yield from _last(resampler, channels, first)
+
+
+def _last(resampler: soxr.ResampleStream, channels: int, first: np.ndarray) -> Iterator[Tensor]:
+    """Yield what a resampler holds back; the first sample if it has returned none, as of one or two samples."""
+    samples = resampler.resample_chunk(np.zeros((0, channels), np.float32), last=True)
+    if len(samples) or len(first):
+        yield _as_audio(samples if len(samples) else first)
 
 
 def _as_audio(samples: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(samples.T)).clamp(-1, 1)
 
 
-def _stored_blocks(file: Path) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the sample rate (Hz) and a block (t, ch) of a file, until its end. Raises BadAudio unless it is whole."""
-    count = 0
-    try:
-        with soundfile.SoundFile(file) as stream:
-            promised, truncated = stream.frames, is_truncated(file)
-            # a streamed FLAC has no length
-            while not truncated and len(block := stream.read(BLOCK, dtype="float32", always_2d=True)):
-                count += len(block)
-                yield stream.samplerate, block
-    except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
-        raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
-    if truncated or (0 < promised < 2**62 and count < promised):
-        raise BadAudio(f"'{file}' is cut short: it ends before its last sample. Fetch it again.")
-    if not count:
+def _mix(samples: np.ndarray, channels: int, speakers: str) -> np.ndarray:
+    """Mix samples (t, ch) to `channels`, by the `speakers` that they are for, if those are known."""
+    if samples.shape[1] == channels:
+        return samples
+    if samples.shape[1] == 2 or channels > 2 or not speakers:
+        return samples.mean(1, keepdims=True).repeat(channels, 1)
+    weights = np.array([DOWNMIX[name] for name in speakers.split()], np.float32)
+    mixed = samples @ (weights / weights.sum(0).max())  # by which nothing exceeds full scale
+    return mixed if channels == 2 else mixed.mean(1, keepdims=True)
+
+
+@dataclass
+class SampleStats:
+    """What is said about the samples of a file that can be used."""
+
+    count: int = 0
+    clipped: int = 0
+    peak: float = 0.0
+    power: float = 0.0  # sum over both channels, of two
+    mean_power: float = 0.0  # sum over the mean of both
+
+    def add(self, samples: np.ndarray, is_mixed: bool) -> None:
+        """Take samples (t, ch) into account."""
+        levels = np.abs(samples)
+        self.count, self.peak = self.count + samples.size, max(self.peak, float(levels.max()))
+        self.clipped += int((levels > 1).sum())
+        if is_mixed:
+            self.power += float(np.square(samples, dtype=np.float64).sum() / 2)
+            self.mean_power += float(np.square(samples.mean(1), dtype=np.float64).sum())
+
+    def issues(self) -> Iterator[str]:
+        """Yield a sentence for everything that is wrong."""
+        if self.peak > 256:
+            yield f"Its samples reach {self.peak:.0f}, as integers do; floats are clipped at 1. Divide them by 32,768."
+        elif self.clipped > CLIPPED * self.count:
+            part = f"{self.clipped / self.count:.1%} of its samples"
+            yield f"{part} are over full scale, up to {self.peak:.3g}, and clipped. Lower its gain."
+        if self.power > 1e-8 * self.count and self.mean_power < CANCELED * self.power:
+            lost = 10 * np.log10(self.power / max(self.mean_power, 1e-12 * self.power))
+            yield f"Its two channels are out of phase: mixed to one, {lost:.0f} dB are lost. Invert one of them."
+
+
+def _stored_blocks(
+    file: Path, channels: int, start: float, seconds: float | None, report: Callable[[str], None]
+) -> Iterator[tuple[int, np.ndarray, str]]:
+    """Yield the sample rate (Hz), samples (t, ch) and speakers of a file, block by block, as `stream_audio` does."""
+    stats, is_empty = SampleStats(), True
+    skip, left = start, FOREVER if seconds is None else seconds  # seconds
+    for sound in open_streams(file):
+        rate = sound.samplerate
+        speakers = (OGG_SPEAKERS if sound.format == "OGG" else SPEAKERS).get(sound.channels, "")
+        first = round(skip * rate)
+        stop = first + round(left * rate)
+        position = sound.seek(min(first, sound.frames)) if first and sound.seekable() else 0
+        while position < stop and len(block := _read_block(file, sound)):
+            position, block = position + len(block), block[max(0, first - position) : stop - position]
+            if not np.isfinite(block).all():
+                raise BadAudio(f"'{file}' holds NaN or infinite samples. Export it again, or leave it out.")
+            if len(block):
+                stats.add(block, is_mixed=sound.channels == 2 and channels == 1)
+                yield rate, block, speakers
+        is_empty = is_empty and not position
+        skip, left = max(0.0, skip - position / rate), left - max(0, position - first) / rate
+        if left <= 0:
+            break
+    if is_empty:
         raise BadAudio(f"'{file}' holds no samples.")
+    for issue in stats.issues():
+        report(issue)
 
 
-def is_truncated(file: Path) -> bool:
-    """Return whether a WAV or AIFF is shorter than its header says, or an Ogg lacks its end; libsndfile reads both."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        head = stream.read(8)
-        if head[:4] in (b"RIFF", b"FORM"):
-            promised = int.from_bytes(head[4:], "little" if head[:4] == b"RIFF" else "big")
-            return promised < 2**32 - 1 and size < promised + 8  # a stream of unknown length says 2**32 - 1
-        if head[:4] != b"OggS":
-            return False
-        stream.seek(max(0, size - 2**17))  # two pages at most
-        tail = stream.read()
-    page = tail.rfind(b"OggS")
-    return not tail[page + 5 : page + 6] or not tail[page + 5] & 4  # end of stream
+def open_streams(file: Path | str) -> Iterator[soundfile.SoundFile]:
+    """Open a file, and the files that were joined to make it, one after another; each is closed before the next.
+
+    One that cannot be sought in has no known length. Raises BadAudio for a file that cannot be used.
+    """
+    file = Path(file)
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise ValueError("it is not a file, but a folder or a device")
+        layout = layout_of(file)
+        if layout.truncation:
+            raise BadAudio(f"'{file}' is cut short: {layout.truncation}. Fetch it again.")
+        with file.open("rb") as raw:
+            for stream in layout.streams:
+                source: Any = file if layout.is_whole else View(raw, stream)
+                with soundfile.SoundFile(source) as sound:
+                    _check_bounds(file, sound)
+                    if not stream.has_length:
+                        sound.seekable = lambda: False  # libsndfile would look for the end, in vain
+                    yield sound
+    except BadAudio:
+        raise
+    except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> BadAudio:
+    """Return the error for a file that is not audio that can be read."""
+    reason, hint = str(error), "Fetch it again, or leave it out."
+    if isinstance(error, OtherFormat) and error.is_audio:
+        hint = f"Convert it, as by ffmpeg -i '{file.name}' '{file.stem}.flac', or leave it out."
+    elif isinstance(error, OSError):
+        reason = error.strerror or reason
+    elif isinstance(error, soundfile.LibsndfileError):
+        is_unclear = error.code == UNRECOGNIZED or "possibly a pipe" in error.error_string
+        reason = "its format is not known" if is_unclear else error.error_string.removeprefix("Error : ")
+    return BadAudio(f"'{file}' cannot be read as audio: {reason.rstrip('.')}. {hint}")
+
+
+def _check_bounds(file: Path, sound: soundfile.SoundFile) -> None:
+    """Raise BadAudio for a sample rate or number of channels that is damage rather than music."""
+    least, most = RATES
+    if not least <= sound.samplerate <= most:
+        raise BadAudio(f"'{file}' has a sample rate of {sound.samplerate:,} Hz: expected {least:,} to {most:,} Hz.")
+    if not 1 <= sound.channels <= MAX_CHANNELS:
+        raise BadAudio(f"'{file}' has {sound.channels} channels: expected 1 to {MAX_CHANNELS}.")
+
+
+def _read_block(file: Path, sound: soundfile.SoundFile) -> np.ndarray:
+    """Read samples (t, ch), none at the end. Raises BadAudio if that comes before the last that a FLAC counts."""
+    try:
+        block = sound.read(BLOCK, dtype="float32", always_2d=True)
+        is_cut = not len(block) and sound.format == "FLAC" and sound.seekable() and sound.tell() < sound.frames
+    except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
+        raise _unreadable(file, error) from error
+    if is_cut:
+        raise BadAudio(f"'{file}' is cut short: it ends before its last sample. Fetch it again.")
+    return block
 
 
 def read_comment(file: Path | str) -> str:
@@ -118,37 +268,3 @@ def read_comment(file: Path | str) -> str:
             return stream.comment
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
-
-
-def keeps_comment(file: Path | str, comment: str) -> bool:
-    """Return whether a file of this format keeps such a comment, by trying it in memory: a WAV has room for 2 kB."""
-    suffix, stream = Path(file).suffix.lower().lstrip("."), io.BytesIO()
-    try:
-        with soundfile.SoundFile(stream, "w", 44_100, 1, format=suffix.upper()) as sound:
-            sound.comment = comment
-            sound.write(np.zeros(1024, np.float32))
-        stream.seek(0)
-        with soundfile.SoundFile(stream) as sound:
-            return sound.comment == comment
-    except (soundfile.LibsndfileError, TypeError, ValueError):
-        return False
-
-
-def write_audio(file: Path | str, audio: Tensor, sample_rate: int, *, comment: str = "") -> None:
-    """Write (ch, t) audio as a file of the format its suffix names, whole or not at all; with a comment, if any."""
-    file = Path(file)
-    if file.suffix.lower().lstrip(".").upper() not in soundfile.available_formats():
-        raise InvalidValue(f"'{file}' names no audio format that can be written. Use .wav or .flac.")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        samples = audio.clamp(-1, 1).T.cpu().numpy()
-        with (
-            atomic_write(file) as temporary,
-            soundfile.SoundFile(temporary, "w", sample_rate, samples.shape[1]) as stream,
-        ):
-            if comment:
-                stream.comment = comment
-            for start in range(0, len(samples), BLOCK):  # libsndfile overflows its stack on a long Vorbis write
-                stream.write(samples[start : start + BLOCK])
-    except soundfile.LibsndfileError as error:
-        raise OSError(f"'{file}' cannot be written: {error}") from error

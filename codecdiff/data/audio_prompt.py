@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
 import torch
 from torch import Tensor
 
-from codecdiff.data.audio import BadAudio, read_audio
-from codecdiff.errors import InvalidValue
+from codecdiff.data.audio import read_audio
+from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.files import cached_checksum, sha256
 
 KEYS = ("file", "start", "seconds", "checksum")
@@ -35,9 +34,8 @@ def load_audio_prompt(value: Any, sample_rate: int) -> Tensor:
         samples, rate = _parse_samples(value)
         return _resample(samples.mean(0).float().cpu().numpy(), rate, sample_rate)
     part = _parse_part(value)
-    if "start" in part or "seconds" in part:
-        return _read_part(part, sample_rate)
-    return read_audio(part["file"], sample_rate, 1)[0]
+    start, seconds = float(part.get("start") or 0), part.get("seconds")
+    return read_audio(part["file"], sample_rate, 1, start=start, seconds=None if seconds is None else float(seconds))[0]
 
 
 def audio_prompt_key(value: Any) -> dict[str, Any]:
@@ -73,7 +71,7 @@ def _parse_part(value: Any) -> dict[str, Any]:
     if not isinstance(part, Mapping) or "file" not in part or part.keys() - set(KEYS):
         raise InvalidValue(f"audio={value!r}: the field 'audio' of a prompt is {FORMS}.")
     if not Path(part["file"]).is_file():
-        raise FileNotFoundError(f"File '{part['file']}', which a prompt names as its audio, does not exist.")
+        raise MissingFile(f"File '{part['file']}', which a prompt names as its audio, does not exist.")
     return dict(part)
 
 
@@ -82,20 +80,6 @@ def _parse_samples(value: Any) -> tuple[Tensor, int]:
     if not isinstance(samples, Tensor) or samples.ndim != 2 or not samples.numel() or not isinstance(rate, int):
         raise InvalidValue(f"The field 'audio' of a prompt is {FORMS}.")
     return samples, rate
-
-
-def _read_part(part: Mapping[str, Any], sample_rate: int) -> Tensor:
-    file, start, seconds = part["file"], float(part.get("start") or 0), part.get("seconds")
-    try:
-        with soundfile.SoundFile(str(file)) as stream:
-            rate = stream.samplerate
-            stream.seek(min(round(start * rate), stream.frames))
-            block = stream.read(-1 if seconds is None else round(seconds * rate), dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
-        raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
-    if not len(block):
-        raise BadAudio(f"'{file}' has no audio {start:g} s from its beginning.")
-    return _resample(block.mean(1), rate, sample_rate)
 
 
 def _resample(samples: np.ndarray, rate: int, sample_rate: int) -> Tensor:

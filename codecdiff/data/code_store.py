@@ -22,7 +22,7 @@ from torch import Tensor
 from codecdiff.config import align_defaults
 from codecdiff.config.schema import Target
 from codecdiff.data.legacy import upgrade_store
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.files import read_safetensors
 from codecdiff.fingerprint import device_of, module_fingerprint
 from codecdiff.interfaces.codec import Codec
@@ -52,7 +52,7 @@ class CodeStore:
         self.folder = Path(folder)
         file = self.folder / "header.json"
         if not file.is_file():
-            raise FileNotFoundError(
+            raise MissingFile(
                 f"'{self.folder}' is not a store of codes. Make one from a folder of audio or a manifest: "
                 "codecdiff encode AUDIO -o STORE."
             )

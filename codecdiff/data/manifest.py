@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from codecdiff.data.metadata import Track, unsafe_path
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.files import atomic_write
 
 __all__ = ["SPLITS", "Manifest", "ManifestRow", "split_name"]
@@ -113,9 +113,7 @@ class Manifest:
         if (file / "header.json").is_file():
             raise InvalidValue(f"'{file}' is a store of codes. Name the manifest it was made of, a .parquet file.")
         if not file.is_file():
-            raise FileNotFoundError(
-                f"Manifest '{file}' does not exist. Make one: codecdiff data import ... -o NAME.parquet."
-            )
+            raise MissingFile(f"Manifest '{file}' does not exist. Make one: codecdiff data import ... -o NAME.parquet.")
         try:
             table = pq.read_table(file)
         except (pa.ArrowInvalid, OSError) as error:

@@ -10,6 +10,9 @@ import csv
 import json
 import math
 import os
+import unicodedata
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -17,7 +20,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
 from codecdiff.data.audio import SUFFIXES
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, MissingFile
 
 __all__ = [
     "CAPTION_FIELDS",
@@ -35,9 +38,26 @@ __all__ = [
     "read_table",
     "text_lines",
     "unsafe_path",
+    "warn_of",
 ]
 
 CAPTION_FIELDS = ("text", "caption", "captions")
+OTHER_SUFFIXES = (
+    ".m4a",
+    ".aac",
+    ".mp4",
+    ".wma",
+    ".ape",
+    ".wv",
+    ".alac",
+    ".webm",
+    ".mka",
+    ".caf",
+    ".au",
+    ".mp2",
+    ".amr",
+)
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 FIELD_LIMIT = 2**24  # characters; Python's own limit is shorter than some biographies
 NOT_UTF8 = "It holds bytes that are not UTF-8."
 ENCODING_HINT = "Save the file as UTF-8: iconv -f latin1 -t utf-8 FILE."
@@ -143,7 +163,7 @@ def column_names(file: Path, header_rows: int = 1) -> list[str]:
     Raises FileNotFoundError.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"File '{file}' does not exist.")
+        raise MissingFile(f"File '{file}' does not exist.")
     records = [record for _, (_, record) in zip(range(header_rows), _records(file, _ignore), strict=False)]
     return [".".join(filter(None, map(str.strip, names))) for names in zip_longest(*records, fillvalue="")]
 
@@ -176,13 +196,25 @@ def convert_rows(
 
 
 def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
-    """Yield the records of a table with the line that each begins at; what cannot be read is reported."""
+    """Yield the records of a table with the line that each begins at; what cannot be read is reported.
+
+    A quote that is never closed takes up the rest of the table: its record is reported, and the lines behind are read.
+    """
     tabs = file.suffix.lower() == ".tsv"
     quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
     csv.field_size_limit(FIELD_LIMIT)
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        reader, line = csv.reader(stream, delimiter="\t" if tabs else ",", quoting=quoting), 1
+    taken: list[str] = []  # lines of the current record
+
+    def noted(lines: Iterable[str]) -> Iterator[str]:
+        for text in lines:
+            taken.append(text)
+            yield text
+
+    with file.open(encoding=_encoding(file), errors="surrogateescape", newline="") as stream:
+        lines, line = iter(stream), 1
+        reader = csv.reader(noted(lines), delimiter="\t" if tabs else ",", quoting=quoting)
         while True:
+            taken.clear()
             try:
                 record = next(reader)
             except StopIteration:
@@ -190,11 +222,22 @@ def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
             except csv.Error as error:
                 report(Issue(file.name, f"It cannot be read: {error}.", "Look for a quote that is left open.", line))
             else:
+                if not tabs and len(taken) > 1 and "".join(taken).count('"') % 2:  # at the end of the file
+                    what = f"A quote is left open: it takes up this line and the {len(taken) - 1} behind it."
+                    report(Issue(file.name, what, "Close the quote.", line))
+                    reader, line = csv.reader(noted(taken[1:]), quoting=quoting), line + 1
+                    continue
                 if _is_unicode("".join(record)):  # bytes that are not UTF-8 were decoded as surrogates
                     yield line, record
                 else:
                     report(Issue(file.name, NOT_UTF8, ENCODING_HINT, line))
-            line = reader.line_num + 1
+            line += len(taken)
+
+
+def _encoding(file: Path) -> str:
+    """Return the encoding that the first bytes of a file mark: UTF-16, or else UTF-8."""
+    with file.open("rb") as stream:
+        return "utf-16" if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 
 def _is_unicode(text: str) -> bool:
@@ -213,8 +256,14 @@ def _ignore(issue: Issue) -> None:
 
 
 def text_lines(file: Path, report: Report) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text that are not blank, with their numbers; those that are not UTF-8 are reported."""
-    for number, line in enumerate(file.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
+    """Yield the lines of a text that are not blank, with their numbers; those that are not UTF-8 are reported.
+
+    A text that is marked as UTF-16 is read as such.
+    """
+    contents = file.read_bytes()
+    if _encoding(file) == "utf-16":
+        contents = contents.decode("utf-16", errors="replace").encode(errors="replace")
+    for number, line in enumerate(contents.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         try:
             text = line.decode().strip()
         except UnicodeDecodeError:
@@ -264,43 +313,110 @@ class Track:
     seconds: float | None = None  # duration, if known without opening the file
 
 
-def find_tracks(folder: Path | str) -> list[Track]:
+def warn_of(issue: Issue) -> None:
+    """Report an issue as a warning."""
+    warnings.warn(str(issue), stacklevel=3)
+
+
+def find_tracks(folder: Path | str, report: Report = warn_of) -> list[Track]:
     """Find the audio files of a folder, in order of name, with their captions.
 
     Captions come from `metadata.jsonl` or `metadata.csv` (columns file_name and text, the audio-folder
-    convention of Hugging Face datasets) or from a `.txt` file beside the audio, one caption per line.
-    A file may have none. Rows about other files are ignored. Raises FileNotFoundError if the folder holds no audio, and
-    ValueError for metadata that cannot be read.
+    convention of Hugging Face datasets) or from a `.txt` file beside the audio, one caption per line. A file may have
+    none. What is wrong in them is reported, with the number of rows that name no file.
+    Raises FileNotFoundError if the folder holds no audio.
     """
-
-    def report(issue: Issue) -> None:
-        if not issue.field:  # a line that cannot be read, rather than one that describes no file of this folder
-            raise InvalidValue(f"Metadata of '{folder}': {issue}")
-
-    return [track for track in read_audio_folder(folder, report) if track.file.is_file()]
+    folder = Path(folder)
+    tracks = read_audio_folder(folder, report)
+    present = [track for track in tracks if track.file.is_file()]
+    if missing := [track.name for track in tracks if not track.file.is_file()]:
+        what = f"{len(missing)} rows of metadata name no file, '{missing[0]}' first."
+        report(Issue(str(folder), what, "Correct file_name, or leave them out."))
+    return present
 
 
 def read_audio_folder(folder: Path | str, report: Report) -> list[Track]:
     """Read a folder as `find_tracks` does, with the files that its metadata names and that are missing at the end.
 
-    What is wrong in the metadata is reported. Raises FileNotFoundError if the folder holds no audio.
+    Links are followed. Hidden files and folders are left out, and those that systems keep trash and shadows in; audio
+    in other formats is counted. What is wrong in the metadata is reported. A row is about the file of its name, or else
+    the only one whose name differs from it in forms of Unicode, case or suffix alone. Raises FileNotFoundError if the
+    folder holds no audio.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"Folder '{folder}' does not exist. data.audio names a folder of audio files.")
-    rows = _rows_by_file(folder, report)
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not files:
-        raise FileNotFoundError(f"'{folder}' holds no audio. Files that are read: {', '.join(SUFFIXES)}.")
-    names = [file.relative_to(folder).as_posix() for file in files]
-    names += sorted(rows.keys() - set(names))
-    return [_track(folder / name, name, rows.get(name, {}), report) for name in names]
+        raise MissingFile(f"Folder '{folder}' does not exist. data.audio names a folder of audio files.")
+    paths = _walk(folder, report)
+    audio = [path for path in paths if path.suffix.lower() in SUFFIXES]
+    others = Counter(path.suffix.lower() for path in paths if path.suffix.lower() in OTHER_SUFFIXES)
+    listed = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common())
+    if not audio:
+        hint = f" It holds {listed}: convert them." if others else ""
+        raise MissingFile(f"'{folder}' holds no audio. Files that are read: {', '.join(SUFFIXES)}.{hint}")
+    if others:
+        report(Issue(str(folder), f"Audio in other formats is left out: {listed}.", "Convert it, as by ffmpeg."))
+    names = {path.relative_to(folder).as_posix() for path in audio}
+    rows = _match_rows(_rows_by_file(folder, paths, report), names)
+    texts = {path.with_suffix("").as_posix(): path for path in paths if path.suffix.lower() == ".txt"}
+    ordered = [*sorted(names), *sorted(rows.keys() - names)]
+    return [_track(folder / name, name, rows.get(name, {}), texts, report) for name in ordered]
 
 
-def _rows_by_file(folder: Path, report: Report) -> dict[str, Mapping[str, Any]]:
+def _walk(folder: Path, report: Report) -> list[Path]:
+    """Return the files of a folder and those in it, links included, in order."""
+    paths: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        state = os.stat(parent)
+        if (state.st_dev, state.st_ino) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SYSTEM_FOLDERS)
+        for name in files:
+            path = Path(parent, name)
+            if not _is_unicode(name):
+                shown = ascii(path.relative_to(folder).as_posix())
+                report(Issue(shown, "The name of the file is not UTF-8.", "Rename it.", field="file"))
+            elif not name.startswith(".") and path.is_file():
+                paths.append(path)
+    return sorted(paths)
+
+
+def _match_rows(rows: Mapping[str, Mapping[str, Any]], names: set[str]) -> dict[str, Mapping[str, Any]]:
+    """Return rows by the names of files: their own, or that of the only file that is meant."""
+    result = {name: row for name, row in rows.items() if name in names}
+    free = names - result.keys()
+    remaining = {name: row for name, row in rows.items() if name not in names}
+    for form in (_composed, _folded, _without_suffix):
+        keys: dict[str, list[str]] = {}
+        for name in free:
+            keys.setdefault(form(name), []).append(name)
+        for name in list(remaining):
+            meant = keys.get(form(name), [])
+            if len(meant) == 1 and meant[0] in free:
+                result[meant[0]] = remaining.pop(name)
+                free.discard(meant[0])
+    return result | remaining
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _folded(name: str) -> str:
+    return _composed(name).casefold()
+
+
+def _without_suffix(name: str) -> str:
+    path = PurePosixPath(_folded(name))
+    return path.with_suffix("").as_posix() if path.suffix in (*SUFFIXES, *OTHER_SUFFIXES) else path.as_posix()
+
+
+def _rows_by_file(folder: Path, paths: Sequence[Path], report: Report) -> dict[str, Mapping[str, Any]]:
     """Map paths within a folder to the first row of its metadata files about each."""
     rows: dict[str, Mapping[str, Any]] = {}
-    for file, line, row in _metadata_rows(folder, report):
+    for file, line, row in _metadata_rows(paths, report):
         name = str(row.get("file_name") or "")
         path = Path(os.path.normpath(file.parent.relative_to(folder) / name)).as_posix()
         if not name:
@@ -316,19 +432,24 @@ def _rows_by_file(folder: Path, report: Report) -> dict[str, Mapping[str, Any]]:
     return rows
 
 
-def _metadata_rows(folder: Path, report: Report) -> Iterator[tuple[Path, int, Mapping[str, Any]]]:
-    for file in sorted(folder.rglob("metadata.jsonl")):
+def _metadata_rows(paths: Sequence[Path], report: Report) -> Iterator[tuple[Path, int, Mapping[str, Any]]]:
+    for file in (path for path in paths if path.name == "metadata.jsonl"):
         for line, value in json_lines(file, report, object):
             yield file, line, value if isinstance(value, dict) else {}
-    for file in sorted(folder.rglob("metadata.csv")):
+    for file in (path for path in paths if path.name == "metadata.csv"):
+        columns = column_names(file)
+        if columns and "file_name" not in columns:
+            what = f"It has no column file_name; its columns are {', '.join(map(repr, columns[:9]))}."
+            report(Issue(file.name, what, "Name the column so, and separate columns by commas.", 1))
+            continue
         yield from ((file, row.line, row.values) for row in read_table(file, report) if row["file_name"])
 
 
-def _track(file: Path, name: str, row: Mapping[str, Any], report: Report) -> Track:
+def _track(file: Path, name: str, row: Mapping[str, Any], texts: Mapping[str, Path], report: Report) -> Track:
     """Return a track with what its row, or a `.txt` beside it, says."""
     captions = captions_in(row)
-    beside = file.with_suffix(".txt")
-    if not captions and beside.is_file():
+    beside = texts.get(file.with_suffix("").as_posix())
+    if not captions and beside is not None:
         captions = list(dict.fromkeys(text for _, text in text_lines(beside, report)))
     metadata = {key: value for key, value in row.items() if key not in (*CAPTION_FIELDS, "file_name")}
     return Track(file, name, tuple(captions), metadata)

@@ -8,7 +8,7 @@ more memory than segmenting a short one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -24,6 +24,8 @@ from codecdiff.errors import InvalidValue
 from codecdiff.interfaces.codec import Codec
 
 MAX_SECONDS = 3600.0  # of a track that is encoded whole
+SILENT = 1e-5  # amplitude, -100 dBFS: a lower level is silence, which no gain makes louder
+MAX_GAIN = 100.0  # 40 dB
 
 
 class SegmentConfig(Config):
@@ -34,8 +36,8 @@ class SegmentConfig(Config):
         overlap: Seconds that a segment has in common with the one before it.
         min_seconds: Shorter segments are dropped: the end of a track, or all of one that is kept whole.
         silence: dBFS. Segments of a lower level are dropped. None keeps them.
-        loudness: dBFS. Segments are brought to this level, by a gain at which no sample exceeds full scale. None leaves
-            them unchanged.
+        loudness: dBFS. Segments are brought to this level, by a gain of at most 40 dB at which no sample exceeds full
+            scale; silence, below -100 dBFS, stays as it is. None leaves them unchanged.
         loudness_of: Whether one gain is computed for the whole track, which is then read twice, or one per segment.
 
     """
@@ -100,13 +102,22 @@ class Segment:
     audio: Tensor  # (ch, t)
 
 
-def read_segments(file: Path, codec: Codec, config: SegmentConfig, dropped: Counter[str]) -> Iterator[Segment]:
+def read_segments(
+    file: Path,
+    codec: Codec,
+    config: SegmentConfig,
+    dropped: Counter[str],
+    report: Callable[[str], None] = lambda issue: None,
+) -> Iterator[Segment]:
     """Yield the segments of a track to encode. Those that are too short or silent are counted in `dropped`.
 
-    Raises BadAudio as `stream_audio` does, and for a track that is kept whole and longer than MAX_SECONDS.
+    `report` is called as by `stream_audio`. Raises BadAudio as that does, and for a track that is kept whole and longer
+    than MAX_SECONDS.
     """
     gain = _track_gain(file, codec, config)
-    for index, start, audio in _split_track(file, codec, config):
+    blocks = _read_blocks(file, codec, config, report)
+    whole = split_blocks(blocks, *config.samples(codec)) if config.segment else _join_blocks(blocks)
+    for index, start, audio in whole:
         level = audio.double().square().mean().sqrt().item() if config.needs_level else 0.0
         if audio.shape[1] < round(config.min_seconds * codec.sample_rate):
             dropped["short"] += 1
@@ -119,32 +130,35 @@ def read_segments(file: Path, codec: Codec, config: SegmentConfig, dropped: Coun
 
 
 def loudness_gain(loudness: float, level: float, peak: float) -> float:
-    """Return the gain that brings a level (amplitude) to a loudness (dBFS) without a peak over 1; 1 for silence."""
-    return min(10 ** (loudness / 20) / level, 1 / peak) if level else 1.0
+    """Return the gain that brings a level (amplitude) to a loudness (dBFS) without a peak over 1; 1 for silence.
+
+    It is at most MAX_GAIN: what is quieter is the noise of silence.
+    """
+    return min(10 ** (loudness / 20) / level, 1 / peak, MAX_GAIN) if level > SILENT else 1.0
 
 
 def _track_gain(file: Path, codec: Codec, config: SegmentConfig) -> float:
     if config.loudness is None or config.loudness_of != "track":
         return 1.0
     square, count, peak = 0.0, 0, 0.0
-    for block in _read_blocks(file, codec, config):
+    for block in _read_blocks(file, codec, config, lambda issue: None):
         square, count = square + block.double().square().sum().item(), count + block.numel()
         peak = max(peak, block.abs().max().item())
     return loudness_gain(config.loudness, (square / count) ** 0.5, peak)
 
 
-def _split_track(file: Path, codec: Codec, config: SegmentConfig) -> Iterator[tuple[int, int, Tensor]]:
-    blocks = _read_blocks(file, codec, config)
-    return split_blocks(blocks, *config.samples(codec)) if config.segment else iter([(0, 0, torch.cat([*blocks], 1))])
+def _join_blocks(blocks: Iterable[Tensor]) -> Iterator[tuple[int, int, Tensor]]:
+    """Yield a track as one segment."""
+    yield 0, 0, torch.cat([*blocks], 1)
 
 
-def _read_blocks(file: Path, codec: Codec, config: SegmentConfig) -> Iterator[Tensor]:
+def _read_blocks(file: Path, codec: Codec, config: SegmentConfig, report: Callable[[str], None]) -> Iterator[Tensor]:
     """Yield blocks (ch, t) of a track. Raises BadAudio if it is too long to be encoded whole."""
     limit = float("inf") if config.segment else MAX_SECONDS * codec.sample_rate
     count = 0 if config.segment else seconds_of(file) * codec.sample_rate
     if count <= limit:
         count = 0
-        for block in stream_audio(file, codec.sample_rate, codec.channels):
+        for block in stream_audio(file, codec.sample_rate, codec.channels, report=report):
             count += block.shape[1]
             if count > limit:  # a stream may not declare its length
                 break

@@ -121,7 +121,7 @@ def sampling_options(scheduler: Any, train_scheduler: Any) -> dict[str, str]:
         )
     defaults = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
     spacing = "karras" if options.get("use_karras_sigmas") else options.get("_timestep_spacing", "even")
-    solvers = {} if cls is not diffusers.DDIMScheduler else {"ddim": {}}  # whose steps are those of `ddim`
+    solvers = {} if cls.__name__ != "DDIMScheduler" else {"ddim": {}}  # whose steps are those of `ddim`
     for name, (class_name, exact) in (FLOW_SCHEDULERS if prediction_type == "flow" else SCHEDULERS).items():
         if issubclass(_scheduler_class(class_name), cls):
             solvers[name] = {key: value for key, value in exact.items() if key in ("solver_order", "algorithm_type")}

@@ -16,6 +16,8 @@ class Part:
     derived: ClassVar[tuple[str, ...]] = ()  # arguments that follow from other parts: not options, and not saved
     arguments: dict[str, Any]  # of the constructor
     expected_failures: Mapping[str, str] = {}  # check -> why the part cannot pass it
+    # Options of a small version, which `codecdiff check` tries: see codecdiff/testing/runner.py.
+    small_options: ClassVar[Mapping[str, Any]] = {}
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Record the constructor's arguments before the constructor runs."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from codecdiff import registry
 from codecdiff.config.parts import did_you_mean
 from codecdiff.errors import InvalidValue, UnknownName, UserError
+from codecdiff.huggingface import downloads, hub_problem
 from codecdiff.pipeline.checkpoint import MODEL_FILE, STAGE_FILE, read_config, read_stage_config
 from codecdiff.pipeline.model_card import write_model_card
 
@@ -24,12 +25,12 @@ UPLOADED = (*DOWNLOADED, "*.jsonl", "README.md")
 EXCLUDED = ("*/training/*", ".*")  # the state of training, and hidden files: neither uploaded nor downloaded
 
 
-class HubRefusal(UserError, PermissionError):
-    """The hub does not let this account write."""
-
-
 class HubUnreachable(UserError, ConnectionError):
-    """The hub did not answer."""
+    """The Hugging Face hub cannot be reached."""
+
+
+class HubRefusal(UserError, PermissionError):
+    """The Hugging Face hub does not accept an upload."""
 
 
 def find_model(name: Path | str) -> Path:
@@ -66,12 +67,12 @@ def push_pipeline(pipeline: BasePipeline, name: str, private: bool | None) -> st
 
 
 def _local_folder(model: Path | str) -> Path:
-    """Return the folder of a model by its path, which comes first, or its installed name; it may not exist."""
-    path = Path(model)
-    if (path / "model" / MODEL_FILE).is_file() and not (path / MODEL_FILE).exists():
-        return path / "model"
-    installed = None if path.exists() else registry.installed_model(str(model))
-    return installed or path
+    """Return the folder of a model by its path, or the path of its run, or its installed name; it may not exist."""
+    folder = Path(model)
+    if folder.exists():
+        run = folder / "model"  # of a folder that training writes
+        return run if (run / MODEL_FILE).is_file() and not (folder / MODEL_FILE).exists() else folder
+    return registry.installed_model(str(model)) or folder
 
 
 def require_shareable(folder: Path) -> None:
@@ -106,23 +107,27 @@ def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    problem = hub_problem()
     try:
-        return Path(snapshot_download(name, allow_patterns=list(DOWNLOADED), ignore_patterns=list(EXCLUDED)))
+        with downloads(not problem):  # without a connection, a model that was downloaded before still loads
+            return Path(snapshot_download(name, allow_patterns=list(DOWNLOADED), ignore_patterns=list(EXCLUDED)))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise UnknownName(f"Unknown model '{name}': neither a folder nor available on the hub. ({error})") from error
+        reason = problem or error
+        raise UnknownName(f"Unknown model '{name}': neither a folder nor available on the hub. ({reason})") from error
 
 
 def upload_folder(folder: Path, name: str, private: bool | None = None) -> str:
     """Upload a folder as one commit of `owner/name`, which is created if it does not exist; return its address.
 
-    Raises ValueError for another form of name, HubRefusal if this account may not write there, and HubUnreachable if
-    the hub cannot be reached.
+    Raises InvalidValue for another form of name, HubRefusal if this account may not write there, and HubUnreachable.
     """
     if not HUB_ID.fullmatch(name):
         raise InvalidValue(f"Invalid hub id '{name}': expected 'owner/name'.")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    if problem := hub_problem():
+        raise HubUnreachable(f"Nothing was uploaded: {problem}. Connect to the network, then try again.")
     hub = HfApi()
     http_error: Any = HfHubHTTPError.__bases__[0]  # of the HTTP client, which depends on the library's version
     try:

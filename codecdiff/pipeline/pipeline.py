@@ -15,7 +15,6 @@ from torch import Tensor
 from codecdiff import rng
 from codecdiff.codecs import chunked
 from codecdiff.config.schema import Guidance
-from codecdiff.data.audio import read_audio
 from codecdiff.diffusion.guidance import resolve_guidance
 from codecdiff.diffusion.sampling import SamplingInput, StageMask, sample_stage
 from codecdiff.errors import InvalidValue, UserError
@@ -151,7 +150,7 @@ class Pipeline(BasePipeline):
         """
         settings = self._options(generation_config, generator, options)
         with self._on_device(self.codec):
-            mask, samples = edit.apply_to_audio(self._source(audio), self.codec, self.target)
+            mask, samples = edit.apply_to_audio(audio, self.codec, self.target)
         mask = mask.repeat(settings.num_waveforms_per_prompt)
         codes = self.generate_codes(
             [prompt], mask.frames, settings, edit=mask, callback_on_step_end=callback_on_step_end
@@ -176,14 +175,6 @@ class Pipeline(BasePipeline):
         if options.get("seed") is not None:
             raise InvalidValue("Both seed and generator say what to draw: leave one out.")
         return merged.merge(seed=int(torch.randint(2**62, (), generator=generator, device=generator.device)))
-
-    def _source(self, audio: Tensor | Path | str) -> Tensor:
-        """Return audio (ch, t) of a file, or a tensor, with the channels of the codec."""
-        if isinstance(audio, str | Path):
-            return read_audio(audio, self.sample_rate, self.codec.channels)
-        if audio.ndim != 2 or not audio.shape[1]:
-            raise InvalidValue(f"Invalid audio of shape {tuple(audio.shape)}: expected (ch, t), as in out.audios[0].")
-        return audio.expand(self.codec.channels, -1)
 
     def _output(
         self, prompts: Sequence[Prompt], codes: Iterator[Tensor], samples: int, options: GenerationConfig

@@ -14,14 +14,26 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from codecdiff.data.audio import read_audio, read_comment
+from codecdiff import __version__
+from codecdiff.config.schema import Guidance
+from codecdiff.data.audio import read_comment
 from codecdiff.data.audio_prompt import audio_prompt_record
 from codecdiff.data.legacy import upgrade_request
 from codecdiff.errors import InvalidValue
 from codecdiff.files import sha256
 from codecdiff.pipeline.editing import AnyEdit, EditMask, Extend
 from codecdiff.pipeline.generation import GenerationConfig
-from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.pipeline.pipeline import Pipeline, StepCallback
+
+
+class StageSampling(BaseModel):
+    """How one stage was sampled."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scheduler: str
+    num_inference_steps: int
+    guidance_scale: Guidance
 
 
 class GenerationRequest(BaseModel):
@@ -29,6 +41,8 @@ class GenerationRequest(BaseModel):
 
     codecdiff: version of the library.
     model: fingerprint of the model's folder; empty for a model without one.
+    model_name: what the model was called, for readers.
+    stages: how every stage was sampled, for readers: it follows from the model and `generation`.
     prompt: fields of the prompt.
     generation: options of a call; `first_sample_index` is the index of this sample, and an edit has no duration.
     source: SHA-256 of the source's file.
@@ -38,6 +52,8 @@ class GenerationRequest(BaseModel):
 
     codecdiff: str = Field(pattern=r"^[0-9A-Za-z.+-]{1,32}$")
     model: str = Field(pattern=r"^[0-9a-f]{32}$|^$")
+    model_name: str = Field(default="", max_length=256)
+    stages: dict[str, StageSampling] = Field(default_factory=dict)
     prompt: dict[str, Any]
     generation: GenerationConfig = GenerationConfig()
     edit: AnyEdit | None = None
@@ -63,6 +79,21 @@ class GenerationRequest(BaseModel):
             raise InvalidValue(f"'{file}' names a file of another machine: its comment was edited.")
         return request
 
+    @classmethod
+    def for_model(cls, pipeline: Pipeline, name: str, generation: GenerationConfig, **fields: Any) -> GenerationRequest:
+        """Return the request to a model, called `name` on the command line; `fields` are its others."""
+        stages = {
+            stage.name: StageSampling(
+                scheduler=stage.sampling.scheduler,
+                num_inference_steps=_first(generation.num_inference_steps, stage.sampling.num_inference_steps),
+                guidance_scale=_first(generation.guidance_scale, stage.sampling.guidance_scale),
+            )
+            for stage in pipeline.stages
+        }
+        name = "/".join(Path(name).resolve().parts[-2:]) if Path(name).exists() else name
+        metadata = {"codecdiff": __version__, "model": pipeline.fingerprint or "", "model_name": name, "stages": stages}
+        return cls(**metadata, generation=generation, **fields)
+
     def check_duration(self, seconds: float) -> None:
         """Raise ValueError if an audio file of `seconds` cannot be the result: a comment could request hours."""
         edit, length = self.edit, self.generation.audio_length_in_s
@@ -84,8 +115,10 @@ class GenerationRequest(BaseModel):
             problem = "but --source is missing" if file is None else f"but '{file}' is another file"
             raise InvalidValue(f"It was generated from a source with SHA-256 {self.source}, {problem}: --source FILE.")
 
-    def generate(self, pipeline: Pipeline, source: Path | None = None) -> Iterator[Tensor]:
-        """Yield the audio (ch, t) in [-1, 1] of every sample."""
+    def generate(
+        self, pipeline: Pipeline, source: Path | None = None, *, callback_on_step_end: StepCallback | None = None
+    ) -> Iterator[Tensor]:
+        """Yield the audio (ch, t) in [-1, 1] of every sample; the callback is that of `Pipeline.generate_codes`."""
         options = self.generation.merge(batch_size=1)  # in a larger batch, the last bits of a sample may differ
         if self.edit is None:
             seconds = options.audio_length_in_s
@@ -93,15 +126,19 @@ class GenerationRequest(BaseModel):
         else:
             mask, samples = self.edit_mask(pipeline, source)
             mask, frames = mask.repeat(options.num_waveforms_per_prompt), mask.frames
-        for codes in pipeline.generate_codes([self.prompt], frames, options, edit=mask):
+        callback = callback_on_step_end
+        for codes in pipeline.generate_codes([self.prompt], frames, options, edit=mask, callback_on_step_end=callback):
             yield pipeline.decode([codes], samples)[0].clamp(-1, 1)
 
     def edit_mask(self, pipeline: Pipeline, source: Path | None) -> tuple[EditMask, int]:
         """Encode the source and apply the edit; return the mask of one sample, and its number of audio samples."""
         if source is None or self.edit is None:
             raise InvalidValue("An edit needs a source: an audio file.")
-        audio = read_audio(source, pipeline.sample_rate, pipeline.codec.channels)
-        return self.edit.apply_to_audio(audio, pipeline.codec, pipeline.target)
+        return self.edit.apply_to_audio(source, pipeline.codec, pipeline.target)
+
+
+def _first(value: Any, default: Any) -> Any:
+    return default if value is None else value
 
 
 def _without_audio(prompt: Any) -> Any:

@@ -6,11 +6,13 @@ computed, allocated or fetched, and what it would take is counted.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
@@ -27,7 +29,7 @@ from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling.flops import MixedPrecision, OperationCounter, size_of, size_of_state
 from codecdiff.training.batch import VALIDATION_BATCH_SIZE
-from codecdiff.training.trainer import StageTrainer
+from codecdiff.training.trainer import StageTrainer, format_duration
 
 Job = tuple[Stage, TrainConfig]  # a stage whose denoiser is on the meta device, and how it is trained
 
@@ -37,9 +39,9 @@ TOKENS = 64  # of a prompt; a caption usually has fewer, and they hardly count
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU by the data of its manufacturer: memory, and peaks of dense matrix products."""
+    """A GPU by the data of its manufacturer, or the CPU as measured: memory, and peaks of dense matrix products."""
 
-    memory: int  # GB
+    memory: float  # GB
     bf16: float  # TFLOP/s, summed in float32; that of fp16 is the same
     tf32: float  # TFLOP/s; the default of convolutions in float32
 
@@ -58,21 +60,64 @@ DEVICES = {
 }
 
 
+CPU = "cpu"  # of this machine
+UTILIZATION = {
+    True: 0.4,
+    False: 0.11,
+}  # of the CPU, and of a GPU: the paper's model on an H200, by benchmarks/RESULTS.md
+
+
+def find_device(name: str) -> tuple[str, Device]:
+    """Return the device of this name; if it is empty, the GPU of this machine, or else its CPU, with its name.
+
+    Raises UnknownName.
+    """
+    if name == CPU or not (name or torch.cuda.is_available()):
+        return CPU, measure_cpu()
+    if name in DEVICES:
+        return name, DEVICES[name]
+    choices = f"Devices: {', '.join([CPU, *DEVICES])}."
+    if name:
+        raise UnknownName(f"No device '{name}' to plan for. {choices}")
+    here = torch.cuda.get_device_properties(0)
+    plain = here.name.lower().replace(" ", "-")
+    matches = [each for each in DEVICES if each in plain]
+    if not matches:
+        raise UnknownName(f"The peak of this machine's GPU, {here.name}, is not known. Choose by --device. {choices}")
+    name = max(matches, key=len)
+    return name, replace(DEVICES[name], memory=round(here.total_memory / 1e9))
+
+
+def measure_cpu() -> Device:
+    """Return the CPU of this machine, with the best rate of some matrix products in float32 as its peak."""
+    size, seconds = 1024, []
+    matrix = torch.ones(size, size)
+    for _ in range(10):
+        start = time.perf_counter()
+        _ = matrix @ matrix
+        seconds.append(time.perf_counter() - start)
+    peak = 2 * size**3 / min(seconds) / 1e12
+    return Device(psutil.virtual_memory().total / 1e9, peak, peak)
+
+
 @dataclass(frozen=True)
 class Assumptions:
-    """What a plan cannot count: the machines, how much of their peak is reached, and music that is not there yet."""
+    """What a plan cannot count: the machines, how much of their peak is reached, and music that is not there yet.
+
+    device: empty for this machine's.
+    utilization: fraction of the peak; None for what was measured of a GPU or of the CPU.
+    """
 
     devices: int = 1
-    device: str = "h100"
-    utilization: float = 0.11  # the paper's model on an H200, by benchmarks/RESULTS.md
+    device: str = ""
+    utilization: float | None = None
     hours: float = PAPER_HOURS
 
     def __post_init__(self):
-        if self.device not in DEVICES:
-            raise UnknownName(f"No device '{self.device}' to plan for. Devices: {', '.join(DEVICES)}.")
         for name in ("devices", "utilization", "hours"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InvalidValue(f"Invalid --{name}={getattr(self, name)}: expected a number above 0.")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InvalidValue(f"Invalid --{name}={value}: expected a number above 0.")
 
 
 @dataclass(frozen=True)
@@ -276,26 +321,27 @@ def plan_report(
     assumptions: Assumptions,
 ) -> str:
     """Report what a run takes: the music and its store, then a column for each stage, then the total."""
-    device, mixed, count = DEVICES[assumptions.device], mixed_precision != "no", assumptions.devices
+    mixed, count = mixed_precision != "no", assumptions.devices
+    name, device = find_device(assumptions.device)
+    precision = mixed_precision if mixed else "float32" if name == CPU else "tf32"
     peak = device.bf16 if mixed else device.tf32
+    utilization = assumptions.utilization or UTILIZATION[name == CPU]
     audio = training_audio(experiment.data, store, pipeline.codec, assumptions.hours, experiment.seed)
     stages = plan_stages(pipeline, jobs, mixed=mixed, devices=count)
-    hours = [stage.hours(1e12 * peak * assumptions.utilization) for stage in stages]
+    hours = [stage.hours(1e12 * peak * utilization) for stage in stages]
     size = store_size(pipeline.codec, pipeline.target, audio.frames)
     lines = [
-        f"{count} x {assumptions.device} ({device.memory} GB, {peak:g} TFLOP/s in "
-        f"{mixed_precision if mixed else 'tf32'}), {100 * assumptions.utilization:g} % of the peak reached "
-        "(--utilization)",
+        f"{count} x {name} ({device.memory:.0f} GB, {peak:.4g} TFLOP/s in {precision}), "
+        f"{100 * utilization:g} % of the peak reached (--utilization)",
         f"{_short(audio.seconds / 3600)} hours of music, {audio.source}",
         f"{_short(size / 1e9)} GB of {'codes' if pipeline.target == 'codes' else 'codes and latents'} in the store",
         "",
         *_stage_rows(stages, audio, count),
-        _row("hours", hours),
+        _row("time", (format_duration(3600 * each) for each in hours)),
         "",
-        f"Total: {_short(sum(hours))} hours on {count} x {assumptions.device}: {_short(count * sum(hours))} GPU hours.",
+        f"Total: {format_duration(3600 * sum(hours))} on {count} x {name}"
+        + (f", {_short(count * sum(hours))} hours of one." if count > 1 else "."),
     ]
     if full := [s.name for s in stages if sum(s.memory.values()) > 1e9 * device.memory]:
-        lines.append(
-            f"TOO MUCH for the memory of one {assumptions.device}: {', '.join(full)}. Lower train.train_batch_size."
-        )
+        lines.append(f"TOO MUCH for the memory of one {name}: {', '.join(full)}. Lower train.train_batch_size.")
     return "\n".join(lines)

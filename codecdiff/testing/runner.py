@@ -1,19 +1,24 @@
 """`codecdiff check`: find an installed part by name, build it, and run the checks of its kind.
 
 The checks of a kind are an entry point of the group `codecdiff.checks`: a function `run_checks(request) -> CheckRun`.
+
+A part that is large by default declares a small version, which is checked unless the real one is requested:
+
+    small_options = {"width": 16, "depth": 2}  # of a network
+    small_options = {"model": "{tiny}"}  # {tiny}: a folder of random weights, which codecdiff.testing.tiny writes
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from codecdiff import registry
 from codecdiff.config import ConfigError, build, parse_options, part_options
-from codecdiff.errors import UnknownPart
+from codecdiff.errors import UnknownName, UnknownPart
 from codecdiff.interfaces import Part, Prompt
 from codecdiff.testing.checks import Result
 
@@ -74,16 +79,40 @@ def start_checks(
     seconds: float = 10.0,
     prompts: Sequence[Prompt] = (),
     folder: Path,
+    full: bool = False,
 ) -> tuple[CheckRequest, CheckRun]:
     """Find a part, build it with the `option=value` assignments, and prepare to run its checks.
 
-    Other arguments are those of CheckRequest. Raises LookupError for a part that is not installed, ConfigError for
-    options that it does not have or that are missing, ValueError for a part that cannot be checked, and what its
-    constructor raises.
+    It has the small size that it declares, unless it is to be `full`. Other arguments are those of CheckRequest. Raises
+    LookupError for a part that is not installed, ConfigError for options that it does not have or that are missing,
+    ValueError for a part that cannot be checked, and what its constructor raises.
     """
     kind = find_kind(name, kind)
-    request = CheckRequest(kind, name, parse_options(kind, name, assignments), seconds, prompts, folder)
-    return request, registry.load_entry(registry.CHECKS, kind)(request)
+    spec = parse_options(kind, name, assignments)
+    declared = {} if full else registry.load_entry(kind, name).small_options
+    small = small_options(name, {key: value for key, value in declared.items() if key not in spec}, folder)
+    request = CheckRequest(kind, name, {**small, **spec}, seconds, prompts, folder)
+    run = registry.load_entry(registry.CHECKS, kind)(request)
+    if small:
+        shown = ("of random weights" if "{tiny}" in str(declared[key]) else f"{key}={declared[key]}" for key in small)
+        note = (
+            f"tried at a small size ({', '.join(shown)}). At the size it has by default: codecdiff check {name} --full"
+        )
+        run = replace(run, notes=[note, *run.notes])
+    return request, run
+
+
+def small_options(name: str, declared: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the options of a small version of a part as it declares them, with a tiny model written to the folder."""
+    from codecdiff.testing.tiny import write_tiny
+
+    if not any(isinstance(value, str) and "{tiny}" in value for value in declared.values()):
+        return dict(declared)
+    try:
+        tiny = str(write_tiny(name.rpartition(":")[2], folder / "tiny"))
+    except UnknownName:  # of a package that has no tiny model
+        return {}
+    return {key: value.replace("{tiny}", tiny) if isinstance(value, str) else value for key, value in declared.items()}
 
 
 def find_kind(name: str, kind: str = "") -> str:
@@ -109,7 +138,7 @@ def find_kind(name: str, kind: str = "") -> str:
     for kind, hints in registry.install_hints().items():
         if kind not in registry.GROUPS and (package := hints.get(name)):
             text = f"No {registry.singular(kind)} '{name}' is installed."
-            raise UnknownPart(f"{text} It comes with {package}: pip install {package}.")
+            raise UnknownPart(f"{text} It comes with {package}: {registry.install_command(package)}")
     names = sorted({plugin.name for kind in registry.kinds() for plugin in registry.installed(kind)})
     near = get_close_matches(name, names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else " `codecdiff plugins` lists the installed parts."

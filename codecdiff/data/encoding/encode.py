@@ -34,8 +34,8 @@ from codecdiff.data.encoding.job import EncodeConfig, Engine, Job, begin_job, dr
 from codecdiff.data.encoding.progress import EncodingProgress
 from codecdiff.data.encoding.shards import SUFFIXES
 from codecdiff.data.encoding.worker import SCHEMA, read_result, run_in_process
-from codecdiff.data.metadata import Track, find_tracks
-from codecdiff.errors import InvalidValue
+from codecdiff.data.metadata import Issue, Track, find_tracks
+from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import atomic_write, atomic_write_text
 from codecdiff.interfaces.codec import Codec
 
@@ -72,7 +72,7 @@ def encode_tracks(
     """
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"'{folder}' exists and is not a store of codes. Choose another folder for the store.")
+        raise FileExists(f"'{folder}' exists and is not a store of codes. Choose another folder for the store.")
     is_new = not (draft_of(folder) / "plan.json").is_file()
     job, tasks = begin_job(tracks, folder, codec, spec, config)
     done = {task.index for task in tasks if job.rows_file(task.index).is_file()}
@@ -109,11 +109,13 @@ def publish_store(job: Job, num_tasks: int, folder: Path) -> dict[str, str]:
     """
     tables: list[pa.Table] = []
     skipped: dict[str, str] = {}
+    issues: dict[str, str] = {}
     dropped: Counter[str] = Counter()
     files: set[str] = set()
     for index in range(num_tasks):
         table, result = read_result(job, index)
         skipped, dropped = {**skipped, **result.skipped}, dropped + Counter(result.dropped)
+        issues |= {track: issue for track, issue in result.issues.items() if track not in skipped}
         if table.num_rows:
             files |= _rename_shard(job, result.shard, f"{len(tables):05d}")
             shard = pa.array(np.full(table.num_rows, len(tables), np.int32))
@@ -121,6 +123,7 @@ def publish_store(job: Job, num_tasks: int, folder: Path) -> dict[str, str]:
     if not tables:
         raise none_readable(list(skipped.values()))
     rows = pa.concat_tables(tables).replace_schema_metadata(None)
+    issues = _with_duplicates(issues, rows)
     with atomic_write(job.draft / "manifest.parquet") as temporary:
         pq.write_table(rows, temporary)
     counts = {
@@ -129,6 +132,7 @@ def publish_store(job: Job, num_tasks: int, folder: Path) -> dict[str, str]:
         "dropped": dict(dropped),
         "shards": len(tables),
         "skipped": list(skipped),
+        "issues": issues,
     }
     _write_header(job, counts)
     for file in job.draft.glob("shards/*"):  # of attempts that were killed or finished too late
@@ -138,6 +142,16 @@ def publish_store(job: Job, num_tasks: int, folder: Path) -> dict[str, str]:
     shutil.rmtree(folder / "tasks")
     (folder / "plan.json").unlink()
     return skipped
+
+
+def _with_duplicates(issues: dict[str, str], rows: pa.Table) -> dict[str, str]:
+    """Return the issues of tracks, with one for every track whose file has the content of another's."""
+    checksums = dict(zip(rows["track"].to_pylist(), rows["checksum"].to_pylist(), strict=True))
+    first: dict[str, str] = {}
+    for track, content in checksums.items():
+        if (other := first.setdefault(content, track)) != track:
+            issues[track] = f"{issues.get(track, '')} Its file has the same content as '{other}'.".strip()
+    return issues
 
 
 def _rename_shard(job: Job, stem: str, name: str) -> set[str]:
@@ -185,16 +199,19 @@ def open_store(
         spec: The codec's configuration.
         target: What the store must hold.
         seed: Seed for fitting the codec.
-        report: Called with a sentence for every file that is skipped, and every hundred that are encoded.
+        report: Called with a sentence for every issue and every file that is skipped, and every hundred encoded.
 
     Raises:
         ValueError: The store was made by another codec or from other files.
 
     """
-    tracks = find_tracks(audio) if audio else []
+    issues: list[Issue] = []
+    tracks = find_tracks(audio, issues.append) if audio else []
     if not (Path(folder) / "header.json").is_file():
         if not tracks:
-            raise FileNotFoundError(f"The store '{folder}' does not exist, and data.audio is not set to make it from.")
+            raise MissingFile(f"The store '{folder}' does not exist, and data.audio is not set to make it from.")
+        for issue in issues:
+            report(str(issue))
         try:
             _make_store(tracks, folder, codec, spec, EncodeConfig(target=target, seed=seed), report)
         except OSError:
@@ -225,6 +242,8 @@ def _make_store(
     store, skipped = encode_tracks(tracks, folder, codec, spec, config, progress=progress)
     for line in skipped:
         report(f"Skipped: {line}")
+    for track, issue in store.header["issues"].items():
+        report(f"'{track}': {issue}")
     if uncaptioned := sum(not row["captions"] for row in store.rows):
         report(f"{uncaptioned} of {len(store)} tracks have no caption: they are trained on without text.")
     if skipped:

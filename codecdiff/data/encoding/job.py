@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ class TaskResult:
     shard: str  # stem of the shard's files
     skipped: Mapping[str, str]  # name of a track -> why it was skipped
     dropped: Mapping[str, int]  # reason -> number of segments
+    issues: Mapping[str, str] = field(default_factory=dict)  # name of a track -> what is wrong with audio that is used
 
 
 @dataclass(frozen=True)

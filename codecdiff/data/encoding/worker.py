@@ -64,16 +64,17 @@ def run_in_process(tasks: Sequence[Task], job: Job, codec: Codec, report: Report
 
 @dataclass
 class TrackReader:
-    """Reads a track in batches of segments. `dropped` and `checksum` are complete once all batches are read."""
+    """Reads a track in batches of segments. All but `track` are complete once all batches are read."""
 
     track: Track
     dropped: Counter[str] = field(default_factory=Counter)
+    issues: list[str] = field(default_factory=list)  # of audio that is encoded all the same
     checksum: str = ""
 
     def batches(self, codec: Codec, config: SegmentConfig, batch_size: int) -> Iterator[list[Segment]]:
         """Yield the track's segments, at most `batch_size` of one length together. Raises BadAudio."""
         batch: list[Segment] = []
-        for segment in read_segments(self.track.file, codec, config, self.dropped):
+        for segment in read_segments(self.track.file, codec, config, self.dropped, self.issues.append):
             if batch and (len(batch) == batch_size or segment.audio.shape != batch[0].audio.shape):
                 yield batch
                 batch = []
@@ -129,7 +130,8 @@ def run_task(task: Task, job: Job, codec: Codec, report: ReportTracks = lambda t
             rows += track_rows
             report(task.index, count)
     dropped = sum((reader.dropped for reader in readers), Counter[str]())
-    result = TaskResult(task.index, stem, skipped, dict(dropped))
+    issues = {reader.track.name: " ".join(reader.issues) for reader in readers if reader.issues}
+    result = TaskResult(task.index, stem, skipped, dict(dropped), issues)
     write_result(job, result, rows)
     return result
 
@@ -137,13 +139,18 @@ def run_task(task: Task, job: Job, codec: Codec, report: ReportTracks = lambda t
 def _encode_track(
     reader: TrackReader, batches: Iterable[list[Segment]], target: Target, codec: Codec, shard: Shard
 ) -> list[dict[str, Any]]:
-    """Append the codes of a track to the shard, and return its rows, without the number of the shard."""
+    """Append the codes of a track to the shard, and return its rows, without the number of the shard.
+
+    Raises BadAudio as `read_segments` does, and if the codec makes latents of it that are not finite.
+    """
     rows: list[dict[str, Any]] = []
     for batch in batches:
         audio = torch.stack([segment.audio for segment in batch]).to(device_of(codec))
         seconds = audio.shape[-1] / codec.sample_rate
         for segment, arrays in zip(batch, _encode(audio, codec, target), strict=True):
             row = {"segment": segment.index, "offset": segment.offset, "seconds": seconds}
+            if not all(np.isfinite(array).all() for array in arrays):
+                raise BadAudio(f"'{reader.track.file}' has latents that are NaN or infinite, {segment.offset:g} s in.")
             rows.append({**row, "start": shard.frames, "frames": len(arrays[0])})
             shard.append(*arrays)
     return [{**reader.columns(), **row} for row in rows]
@@ -159,7 +166,7 @@ def _encode(audio: Tensor, codec: Codec, target: Target) -> Iterator[tuple[np.nd
     arrays = codes.mT.cpu().numpy().astype(np.uint16)
     if latents is None:
         return iter((row,) for row in arrays)
-    return zip(arrays, latents.permute(0, 3, 1, 2).cpu().numpy().astype(np.float16), strict=True)
+    return zip(arrays, latents.permute(0, 3, 1, 2).cpu().half().numpy(), strict=True)
 
 
 def prefetch(iterators: Iterable[Iterator[Item]], threads: int) -> Iterator[Iterator[Item]]:

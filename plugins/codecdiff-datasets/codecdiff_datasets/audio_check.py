@@ -7,9 +7,10 @@ truncated downloads in milliseconds. A full one decodes everything, and finds da
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,9 +20,10 @@ import soundfile
 from codecdiff_datasets.append_log import AppendLog
 from codecdiff_datasets.join import without_suffix
 
-from codecdiff.data.audio import SUFFIXES, is_truncated
+from codecdiff.data.audio import SUFFIXES, BadAudio, open_streams
 from codecdiff.data.manifest import ManifestRow
 from codecdiff.data.metadata import Issue, Report, unsafe_path
+from codecdiff.files import sha256
 
 Depth = Literal["none", "ends", "full"]  # how much of a file is decoded
 BLOCK = 2**16  # audio samples
@@ -102,41 +104,37 @@ class AudioChecker:
 
 
 def check_file(file: Path, depth: Depth = "ends") -> AudioCheck:
-    """Try an audio file. Nothing is raised: what is wrong is in the result."""
+    """Try an audio file, as it is read when it is encoded. Nothing is raised: what is wrong is in the result."""
     if not file.is_file():
         return AudioCheck(problem=MISSING)
+    seconds, problem = 0.0, ""
     try:
-        if not file.stat().st_size:
-            return AudioCheck(problem="The file is empty, 0 bytes.")
-        with soundfile.SoundFile(file) as stream:
-            problem, frames = _decode(stream, depth)
-            seconds = frames / stream.samplerate
-    except OSError as error:
-        return AudioCheck(problem=f"It cannot be opened: {error.strerror}.")
-    except (soundfile.LibsndfileError, TypeError, ValueError):
-        return AudioCheck(problem="It cannot be read as audio.")  # libsndfile says of text that it does not exist
-    if not problem and depth != "none" and is_truncated(file):
-        problem = TRUNCATED
-    return AudioCheck(seconds, problem)
+        for sound in open_streams(file):
+            wrong, frames = _decode(sound, depth)
+            seconds, problem = seconds + frames / sound.samplerate, problem or wrong
+    except BadAudio as error:
+        sentence = str(error).removeprefix(f"'{file}' ").partition(". ")[0].rstrip(".")
+        return AudioCheck(seconds, f"It {sentence}.")
+    except (soundfile.LibsndfileError, OSError, TypeError, ValueError):
+        return AudioCheck(seconds, "It is damaged.")
+    return AudioCheck(seconds, problem or ("" if seconds else "It holds no samples."))
 
 
-def _decode(stream: soundfile.SoundFile, depth: Depth) -> tuple[str, int]:
-    """Decode the ends or all of a file. Return what is wrong with it, and its length in samples."""
-    promised = stream.frames
-    has_length = 0 < promised < 2**62  # a streamed FLAC has none: only decoding tells
+def _decode(sound: soundfile.SoundFile, depth: Depth) -> tuple[str, int]:
+    """Decode the ends or all of a stream. Return what is wrong with it, and its length in samples."""
+    has_length = sound.seekable()  # a streamed FLAC has none: only decoding tells
     if depth == "none" and has_length:
-        return "", promised
+        return "", sound.frames
     frames, finite = 0, True
-    while len(block := stream.read(BLOCK, dtype="float32", always_2d=True)):
+    while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
         frames += len(block)
         finite = finite and bool(np.isfinite(block).all())
-        if depth == "ends" and has_length:
-            last = stream.seek(max(frames, promised - BLOCK))
-            frames = last + len(stream.read(BLOCK, dtype="float32"))
-            break
-    if not frames:
-        return "It holds no samples.", 0
-    if has_length and frames < promised:
+        if depth == "ends" and has_length and sound.frames > frames + BLOCK:
+            try:
+                frames = sound.seek(sound.frames - BLOCK)
+            except soundfile.LibsndfileError:  # GSM 6.10 cannot be sought in
+                has_length = False
+    if has_length and sound.format == "FLAC" and frames < sound.frames:
         return TRUNCATED, frames
     return "" if finite else "It holds NaN or infinite samples.", frames
 
@@ -147,7 +145,8 @@ def find_audio(
     """Return the rows with what their files are: `present` and their seconds if they can be used.
 
     A file is found under its name, or under its name with another suffix, as `82/382.low.mp3` or `.flac`. One that is
-    missing, broken or shorter than published is reported, and its row kept as not present.
+    missing, broken or shorter than published is reported, and its row kept as not present. So are two tracks with files
+    of the same content, which both stay.
     """
     names = _audio_names(audio)
 
@@ -158,7 +157,33 @@ def find_audio(
     rows = [located(row) if row.file else row for row in rows]
     files = [audio / row.file for row in rows if row.file and not unsafe_path(row.file)]
     results = dict(zip(files, (checker or AudioChecker()).check_all(files), strict=True))
-    return [_with_result(row, results.get(audio / row.file), report) for row in rows]
+    rows = [_with_result(row, results.get(audio / row.file), report) for row in rows]
+    report_duplicates(rows, audio, report)
+    return rows
+
+
+def duplicates(files: Iterable[Path]) -> dict[Path, Path]:
+    """Map files to the first with the same content, byte by byte. Only those of the same length are read."""
+    by_size: defaultdict[int, list[Path]] = defaultdict(list)
+    for file in dict.fromkeys(files):
+        with suppress(OSError):
+            by_size[file.stat().st_size].append(file)
+    same: dict[Path, Path] = {}
+    for group in (group for size, group in by_size.items() if size and len(group) > 1):
+        first: dict[str, Path] = {}
+        for file in group:
+            with suppress(OSError):
+                if (original := first.setdefault(sha256(file), file)) != file:
+                    same[file] = original
+    return same
+
+
+def report_duplicates(rows: Sequence[ManifestRow], audio: Path, report: Report) -> None:
+    """Report the tracks whose file has the content of an earlier track's file. Their rows are left as they are."""
+    tracks = {audio / row.file: row for row in rows if row.present}
+    for file, original in duplicates(tracks).items():
+        what = f"It has the content of '{tracks[original].file}', byte by byte."
+        report(Issue(tracks[file].file, what, "Keep one of them.", track=tracks[file].track, field="file"))
 
 
 def _audio_names(folder: Path) -> dict[str, str]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import date, timedelta
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -80,7 +84,8 @@ def read_records(name: str, report: Report) -> Iterator[Mapping[str, Any]]:
     if file.suffix not in (".jsonl", ".csv", ".tsv", ".parquet"):
         if file.is_file():
             raise InvalidValue(f"'{name}' cannot be read: a table ends in .jsonl, .csv, .tsv or .parquet.")
-        yield from hf_datasets.plain_rows(name)
+        rows = hf_datasets.plain_rows(name)
+        yield from ({column: as_json(value) for column, value in row.items()} for row in rows)
     elif not file.is_file():
         raise MissingFile(f"File '{name}' does not exist.")
     elif file.suffix == ".jsonl":
@@ -94,9 +99,31 @@ def read_records(name: str, report: Report) -> Iterator[Mapping[str, Any]]:
 def _parquet_records(file: Path) -> Iterator[Mapping[str, Any]]:
     try:
         for batch in pq.ParquetFile(file).iter_batches():
-            yield from batch.to_pylist()
+            yield from ({name: as_json(value) for name, value in row.items()} for row in batch.to_pylist())
     except (pa.ArrowInvalid, OSError) as error:
         raise InvalidValue(f"'{file}' is not a parquet file: {error}. Fetch it again.") from error
+
+
+def as_json(value: Any) -> Any:
+    """Return a value of a table as JSON has it: dates and times as ISO 8601 writes them, bytes as the text they are.
+
+    Bytes that are not UTF-8, such as audio, and numbers that are not finite are None.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): as_json(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(each) for each in value]
+    if isinstance(value, bytes):
+        with suppress(UnicodeDecodeError):
+            return value.decode()
+        return None
+    if isinstance(value, date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, Decimal):
+        value = float(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def join(

@@ -79,6 +79,8 @@ def _of_title(title: str) -> str:
         return _creative(re.split("[ -]", terms.lower()), f"{short}.0" if short.isdigit() else short, country)
     if re.match(r"cc[ -]?0|cc[ -]?zero", lower):
         return _joined("CC0", number or "1.0")
+    if lower.replace("-", " ") == "public domain":
+        return "Public Domain"
     if lower.startswith("public domain mark"):
         return _joined("Public Domain Mark", number or "1.0")
     if not re.match(r"(creative commons )?attribution\b", lower):

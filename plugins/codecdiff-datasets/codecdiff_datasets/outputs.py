@@ -1,6 +1,6 @@
 """What the commands write: nothing over another file, and last what says that all of it is there.
 
-A command records in its output what it was asked for. Killed at any point, the same command can be run again; run again
+A command records its own arguments in its output. Killed at any point, the same command can be run again; run again
 after it has finished, it says so.
 """
 
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from codecdiff_datasets.append_log import locked
@@ -96,8 +96,9 @@ def write_manifest(manifest: Manifest, output: Path, *, request: str = "", issue
         )
     else:
         issues_file.unlink(missing_ok=True)
-    recorded: Mapping[str, Any] = {"request": request} if request else {}
-    replace(manifest, facts={**manifest.facts, **recorded}).write(output)
+    if request:
+        manifest = replace(manifest, facts={**manifest.facts, "request": request})
+    manifest.write(output)
     show_issues(issues, issues_file)
 
 

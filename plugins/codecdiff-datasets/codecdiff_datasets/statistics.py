@@ -34,7 +34,7 @@ def manifest_statistics(manifest: Manifest, name: str, *, top: int = 20) -> dict
         "format": FORMAT,
         "kind": "manifest",
         "name": name,
-        "facts": dict(manifest.facts),
+        "facts": {key: value for key, value in manifest.facts.items() if key != "request"},
         **track_statistics(manifest.rows, top),
     }
 

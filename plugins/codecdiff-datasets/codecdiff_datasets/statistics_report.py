@@ -17,6 +17,7 @@ from codecdiff.errors import FileExists
 
 StatsDict = Mapping[str, Any]  # as codecdiff_datasets.statistics returns them
 NOTHING = "–"
+FILES = ("stats.json", "stats.md", "stats.html")
 FEW = 10  # frames per used code, below which the entropy is a notable underestimate
 ENTROPY_NOTE = "Corrected after Miller and Madow. The maximum is log2 of the codes; perplexity is 2 to the bits."
 
@@ -34,29 +35,39 @@ class StatsTable(NamedTuple):
     bars: Sequence[float] = ()
 
 
-def write_statistics(statistics: StatsDict, folder: Path | str) -> None:
+def write_statistics(statistics: StatsDict, folder: Path | str, *, force: bool = False) -> None:
     """Write `stats.json`, `stats.md` and `stats.html` into a new folder, which appears whole or not at all.
 
-    Raises FileExists if the folder exists and is not empty.
+    Raises FileExists if the folder holds anything else, and unless `force` is set, if it holds other statistics.
     """
-    folder = Path(folder).absolute()
+    folder, text = Path(folder).absolute(), as_json(statistics)
     require_new(folder)
+    former = folder / "stats.json"
+    if former.is_file() and not force and former.read_text(encoding="utf-8") != text:
+        raise FileExists(f"'{folder}' holds other statistics. Choose another folder, or replace them with --force.")
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     draft.mkdir(parents=True)
     try:
-        text = json.dumps(statistics, indent=2, ensure_ascii=False, allow_nan=False)
         contents = tables(statistics)
-        (draft / "stats.json").write_text(text + "\n", encoding="utf-8")
+        (draft / "stats.json").write_text(text, encoding="utf-8")
         (draft / "stats.md").write_text(markdown(statistics["name"], contents), encoding="utf-8")
         (draft / "stats.html").write_text(html_report(statistics["name"], contents), encoding="utf-8")
+        if folder.is_dir():
+            shutil.rmtree(folder)
         draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def as_json(statistics: StatsDict) -> str:
+    """Format statistics as JSON."""
+    return json.dumps(statistics, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def require_new(folder: Path) -> None:
-    """Raise FileExists unless there is nothing at `folder`, or an empty folder."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    """Raise FileExists unless there is nothing at `folder`, or a folder that holds nothing but statistics."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name} if folder.exists() else set()
+    if names - set(FILES):
         raise FileExists(f"'{folder}' exists and is not empty. Choose another folder, or delete it.")
 
 

@@ -80,7 +80,7 @@ def check_captioner(captioner: Captioner, tracks: Sequence[Mapping[str, Any]]) -
 
 
 @CHECKS.check
-def options(case: CaptionerCase) -> None:
+def check_options(case: CaptionerCase) -> None:
     """`incidental` names options of the captioner, and `concurrency` is at least 1."""
     captioner = case.part
     unknown = set(captioner.incidental) - captioner.arguments.keys()
@@ -90,14 +90,14 @@ def options(case: CaptionerCase) -> None:
 
 
 @CHECKS.check
-def estimate(case: CaptionerCase) -> None:
+def check_estimate(case: CaptionerCase) -> None:
     """`estimate` returns a Usage without using a server."""
     assert_that(isinstance(case.part.estimate(case.tracks), Usage), "estimate does not return a Usage.")
     assert_that(case.part.usage() == Usage(), "estimate uses a server, or the captioner was used before.")
 
 
 @CHECKS.check
-def one_line_of_text(case: CaptionerCase) -> None:
+def check_one_line_of_text(case: CaptionerCase) -> None:
     """A caption is one line of printable text, and not empty."""
     for caption in case.captions:
         assert_that(isinstance(caption, str) and caption, f"{caption!r} is not a caption: expected text.")
@@ -105,7 +105,7 @@ def one_line_of_text(case: CaptionerCase) -> None:
 
 
 @CHECKS.check
-def tells_tracks_apart(case: CaptionerCase) -> None:
+def check_tells_tracks_apart(case: CaptionerCase) -> None:
     """Two different tracks have different captions."""
     assert_that(len(set(case.captions)) > 1, "All tracks have the same caption: the check is empty.")
 
@@ -114,7 +114,7 @@ CHECKS.check(check_deterministic)
 
 
 @CHECKS.check
-def threads(case: CaptionerCase) -> None:
+def check_threads(case: CaptionerCase) -> None:
     """In as many threads as `concurrency` says, tracks have the same captions."""
     captions, captioner = case.captions, case.part
     with ThreadPoolExecutor(captioner.concurrency) as pool:
@@ -126,7 +126,7 @@ CHECKS.check(check_inputs_untouched)
 
 
 @CHECKS.check
-def unknown_track(case: CaptionerCase) -> None:
+def check_unknown_track(case: CaptionerCase) -> None:
     """A track without audio, tags and captions raises LookupError or ValueError."""
     try:
         caption = case.part.caption({"track": "x", "file": "", "present": False, "tags": {}, "captions": []})

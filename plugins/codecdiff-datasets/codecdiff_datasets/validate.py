@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from codecdiff_datasets.audio_check import FETCH, AudioCheck, AudioChecker
+from codecdiff_datasets.audio_check import FETCH, AudioCheck, AudioChecker, report_duplicates
 from codecdiff_datasets.splits import artists_in_several_splits
 
 from codecdiff.data import CodeStore
@@ -65,8 +65,10 @@ def _row_issues(row: ManifestRow) -> list[tuple[str, str, str]]:
 
 
 def _check_audio(manifest: Manifest, report: Report, checker: AudioChecker) -> None:
-    """Try the files that the manifest names, unless it was made without audio, as that of MusicCaps."""
-    if not any(row.present for row in manifest.rows):
+    """Try the files that the manifest names. That it names none is an issue: nothing can be encoded."""
+    if not any(row.file for row in manifest.rows):
+        hint = "Fetch it, and import again with --audio."
+        report(Issue(str(manifest.audio), "No track has its audio.", hint, field="present"))
         return
     named = [row for row in manifest.rows if row.file and not unsafe_path(row.file)]
     for file, count in Counter(row.file for row in named).items():
@@ -79,6 +81,7 @@ def _check_audio(manifest: Manifest, report: Report, checker: AudioChecker) -> N
         elif not row.present:
             what = "The file was added or repaired since the manifest was made."
             report(Issue(row.file, what, "Import again.", track=row.track, field="present"))
+    report_duplicates(named, manifest.audio, report)
 
 
 def _other_length(result: AudioCheck, row: ManifestRow) -> Issue | None:
@@ -119,6 +122,8 @@ def _codes_problem(store: CodeStore, i: int, row: Mapping[str, Any]) -> str:
         return f"It holds {codes.dtype} of {codes.shape[1:]}, not codes of {store.header['num_codebooks']} codebooks."
     if len(codes) < row["frames"]:
         return f"It ends after {len(codes)} of {row['frames']} frames."
+    if store.has_continuous and not np.isfinite(store.continuous(i)).all():
+        return "Its latents are NaN or infinite."
     if abs(row["frames"] - row["seconds"] * store.header["frame_rate"]) > 2:
         return f"{row['frames']} frames are not {row['seconds']:.2f} s."
     return ""

@@ -199,7 +199,7 @@ def test_a_captioner_without_its_kind_says_what_to_install(tmp_path: Path, monke
     registry.scan.cache_clear()
     try:
         (issue,) = registry.scan().issues
-        assert issue.hint == "pip install codecdiff-datasets"
+        assert issue.hint == registry.install_command("codecdiff-datasets")
         with pytest.raises(registry.UnknownPart, match="comes with codecdiff-datasets: pip install"):
             registry.find("captioners", "titles")
         answer = CliRunner().invoke(app, ["data", "stats"])

@@ -59,7 +59,7 @@ def test_a_collection_goes_through_every_command(folder: Path) -> None:
     assert "0 issues in 2 tracks" in run("check joined.parquet").output
     (folder / "music" / "2.wav").write_bytes(b"")
     shown = run("check joined.parquet", code=1).output
-    assert "2.wav, file: The file is empty, 0 bytes. Fetch it again" in shown
+    assert "2.wav, file: It cannot be read as audio: it is empty, 0 bytes. Fetch it again" in shown
     assert not list(folder.glob(".*")) + list(folder.glob("*.audio-check.jsonl"))
 
 
@@ -115,6 +115,7 @@ def test_a_command_that_was_killed_can_be_run_again_at_any_point(folder: Path, m
                 replace(before, after)
 
     monkeypatch.setattr("os.replace", killing)
+    number = 0
     for number in range(1, 100):
         points[0] = number
         try:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from codecdiff_datasets.importers import hf_datasets as hub
@@ -230,7 +233,7 @@ def test_a_folder_is_read_with_its_metadata(tmp_path: Path) -> None:
     assert (first.captions, dict(first.metadata)) == (("one",), {"bpm": 90, "license_text": "cc-by-nc-4.0"})
     assert found["gone.wav"].captions == ("lost", "gone")
     assert sorted(issue.line or 0 for issue in issues) == [0, 2, 3, 4, 5, 7, 8, 9, 10]
-    assert "not UTF-8" in str(issues[-1])
+    assert "not UTF-8" in str(issues[0])
 
 
 def sound(seed: int) -> dict[str, object]:
@@ -281,3 +284,25 @@ def test_a_data_set_of_the_hub_is_read_with_its_audio(tmp_path: Path) -> None:
         read_data_set("hf", [str(tmp_path / "set")], issues.append, columns=hub.Columns(tags=["key"]))
     with pytest.raises(FileNotFoundError, match="neither a folder nor a data set"):
         read_data_set("hf", ["nowhere"], issues.append)
+
+
+def test_a_row_of_the_hub_copies_no_file_from_outside_its_data_set(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    secret, folder = tmp_path / "secret.wav", tmp_path / "set"
+    soundfile.write(secret, tone(0.2, 100), RATE)
+    (folder / "audio").mkdir(parents=True)
+    soundfile.write(folder / "audio" / "mine.wav", tone(0.2, 200), RATE)
+    (folder / "audio" / "link.wav").symlink_to(secret)
+    paths = ["audio/mine.wav", str(secret), "../secret.wav", "audio/link.wav", str(folder / "audio" / "mine.wav")]
+    columns = {"id": list("abcde"), "audio": [{"bytes": None, "path": path} for path in paths]}
+    features = datasets.Features({"id": datasets.Value("string"), "audio": datasets.Audio()}).to_dict()
+    schema = pa.schema([("id", pa.string()), ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))])
+    schema = schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(pa.table(columns, schema), folder / "train.parquet")  # as anybody may have written it
+    issues: list[Issue] = []
+    found = read_data_set("hf", [str(folder)], issues.append, audio=tmp_path / "audio")
+    copied = {row.track: (tmp_path / "audio" / row.file).is_file() for row in found}
+    assert copied == {"a": True, "b": False, "c": False, "d": False, "e": True}
+    assert [issue.track for issue in issues] == ["b", "c", "d"]
+    assert all("outside the data set, which is not read" in issue.what and issue.hint for issue in issues)

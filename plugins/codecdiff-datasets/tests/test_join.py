@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from codecdiff_datasets.join import JoinColumns, join, read_records
 
-from codecdiff.data.manifest import ManifestRow
+from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import Issue
 
 JAMENDO = ManifestRow("track_0000382", "82/382.low.mp3", captions=["before"], metadata={"album": "a1"})
@@ -90,6 +93,29 @@ def test_columns_that_are_not_there_are_told() -> None:
         join([FMA], [{"id": "1", "words": "x"}])
     with pytest.raises(ValueError, match="no rows"):
         join([FMA], [])
+
+
+def test_dates_and_bytes_are_joined_as_text(tmp_path: Path) -> None:
+    day, noon = date(2020, 5, 17), datetime(2020, 5, 17, 12, tzinfo=UTC)
+    values = {"id": b"382", "caption": b"caf\xc3\xa9", "day": day, "at": noon, "clock": time(12, 30)}
+    values |= {"price": Decimal("1.50"), "length": timedelta(seconds=90), "audio": b"\xff\xfe", "empty": math.nan}
+    values |= {"days": [day, None], "by": {"day": day, "raw": b"x"}}
+    pq.write_table(pa.Table.from_pylist([values]), tmp_path / "t.parquet")
+    columns = JoinColumns(metadata=["day", "at", "clock", "price", "length", "audio", "empty", "days", "by"])
+    joined = join([JAMENDO], read_records(str(tmp_path / "t.parquet"), print), columns)
+    assert joined.rows[0].captions == ["before", "café"]
+    Manifest(tmp_path, joined.rows).write(tmp_path / "m.parquet")
+    metadata = dict(Manifest.read(tmp_path / "m.parquet").rows[0].metadata)
+    assert metadata == {
+        "album": "a1",
+        "day": "2020-05-17",
+        "at": "2020-05-17T12:00:00+00:00",
+        "clock": "12:30:00",
+        "price": 1.5,
+        "length": 90.0,
+        "days": ["2020-05-17", None],
+        "by": {"day": "2020-05-17", "raw": "x"},
+    }
 
 
 def test_tables_of_every_format_are_read(tmp_path: Path) -> None:

@@ -377,10 +377,36 @@ def test_the_command_measures_a_store_and_writes_a_folder(projected: CodeStore, 
     assert page.opened.count("i") == sum(len(table.bars) for table in charts)
     assert len(charts) == 6
     assert f"{written['frames']:,}" in page.texts
-    again = run(projected.folder, "-o", tmp_path / "out")
-    assert again.exit_code == 1
-    assert "not empty" in again.output
+    assert run(projected.folder, "-o", tmp_path / "out").exit_code == 0  # the same again
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    for force in ((), ("--force",)):
+        again = run(projected.folder, "-o", tmp_path / "out", *force)
+        assert again.exit_code == 1
+        assert "not empty" in again.output
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_other_statistics_are_replaced_by_force(tmp_path: Path) -> None:
+    for name, rows in (("one", ROWS), ("two", ROWS[:2])):
+        Manifest(tmp_path / "audio", rows).write(tmp_path / f"{name}.parquet")
+    assert run(tmp_path / "one.parquet", "-o", tmp_path / "out").exit_code == 0
+    refused = run(tmp_path / "two.parquet", "-o", tmp_path / "out")
+    assert refused.exit_code == 1
+    assert "holds other statistics" in refused.output
+    assert json.loads((tmp_path / "out" / "stats.json").read_text())["tracks"] == 4
+    assert run(tmp_path / "two.parquet", "-o", tmp_path / "out", "--force").exit_code == 0
+    assert json.loads((tmp_path / "out" / "stats.json").read_text())["tracks"] == 2
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["one.parquet", "out", "two.parquet"]
+
+
+def test_the_command_prints_json(store: CodeStore, tmp_path: Path) -> None:
+    Manifest(tmp_path / "audio", ROWS).write(tmp_path / "m.parquet")
+    printed = json.loads(run(tmp_path / "m.parquet", "--json").stdout)
+    assert printed == json.loads(
+        json.dumps(statistics.manifest_statistics(Manifest.read(tmp_path / "m.parquet"), "m.parquet"))
+    )
+    assert json.loads(run(store.folder, "--json").stdout)["frames"] == store.frames
 
 
 def test_the_command_measures_a_manifest(tmp_path: Path) -> None:

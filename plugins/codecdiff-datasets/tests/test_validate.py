@@ -127,8 +127,8 @@ def checked(path: Path) -> tuple[int, dict[tuple[str, str], str]]:
 
 
 def test_every_fault_of_a_manifest_is_named(tmp_path: Path) -> None:
-    for name in ("a", "b", "cut", "longer", "mended"):
-        encoded(tmp_path / "audio" / f"{name}.wav", 2.0)
+    for i, name in enumerate(("a", "b", "cut", "longer", "mended")):
+        encoded(tmp_path / "audio" / f"{name}.wav", 2.0 + i / 100)
     halved(tmp_path / "audio" / "cut.wav")
     good = ManifestRow("good", "a.wav", True, 2.0, artist="A", split="train")
     recordings = [
@@ -166,12 +166,33 @@ def test_every_fault_of_a_manifest_is_named(tmp_path: Path) -> None:
     assert "'A' are in test and train" in issues["", "split"]
 
 
-def test_a_manifest_without_faults_or_without_audio_has_none(tmp_path: Path) -> None:
+def test_a_manifest_without_faults_has_none_and_one_without_audio_fails(tmp_path: Path) -> None:
     encoded(tmp_path / "a.wav", 2.0)
     Manifest(tmp_path, [ManifestRow("a", "a.wav", True, 2.0)]).write(tmp_path / "m.parquet")
-    Manifest(tmp_path, [ManifestRow("a", "x.wav", False, 10.0)]).write(tmp_path / "captions.parquet")
+    Manifest(tmp_path, [ManifestRow("a", "", False, 10.0)]).write(tmp_path / "captions.parquet")
+    Manifest(tmp_path, [ManifestRow("a", "x.wav", False, 10.0)]).write(tmp_path / "elsewhere.parquet")
     assert checked(tmp_path / "m.parquet") == (1, {})
-    assert checked(tmp_path / "captions.parquet") == (1, {})
+    expected = {("", "present"): "No track has its audio."}
+    assert checked(tmp_path / "captions.parquet") == (1, expected)
+    assert checked(tmp_path / "elsewhere.parquet") == (1, {("a", "file"): "The file is missing."})
+
+
+def test_files_of_the_same_content_are_reported(tmp_path: Path) -> None:
+    encoded(tmp_path / "a.wav", 2.0)
+    shutil.copy(tmp_path / "a.wav", tmp_path / "b.wav")
+    shutil.copy(tmp_path / "a.wav", tmp_path / "c.wav")
+    other = bytearray((tmp_path / "a.wav").read_bytes())
+    other[-1] ^= 1  # of the same length
+    (tmp_path / "d.wav").write_bytes(other)
+    rows = [ManifestRow(name, f"{name}.wav", True, 2.0) for name in "abcd"]
+    Manifest(tmp_path, rows).write(tmp_path / "m.parquet")
+    expected = {("b", "file"): "It has the content of 'a.wav', byte by byte."}
+    expected["c", "file"] = expected["b", "file"]
+    assert checked(tmp_path / "m.parquet") == (4, expected)
+    issues: list[Issue] = []
+    found = find_audio(rows, tmp_path, issues.append)
+    assert [row.present for row in found] == [True] * 4
+    assert {(issue.track, issue.field): issue.what for issue in issues} == expected
 
 
 def test_a_store_of_segments_is_no_fault(dac: Codec, codec_spec: dict[str, Any], music: Path, tmp_path: Path) -> None:

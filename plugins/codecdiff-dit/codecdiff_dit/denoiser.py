@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
@@ -43,6 +43,8 @@ class DiT(PrecomputedConditioning):
     patch: frames that make one token, their channels side by side: attention costs the square of the tokens' number.
     checkpoint: compute each block again in the backward pass instead of keeping its activations.
     """
+
+    small_options: ClassVar = {"width": 32, "depth": 2, "heads": 4}
 
     def __init__(
         self,

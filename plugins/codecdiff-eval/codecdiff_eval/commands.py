@@ -66,6 +66,7 @@ Cache = Annotated[Path | None, typer.Option(help="Folder to keep embeddings in."
 ModelCard = Annotated[
     bool, typer.Option("--model-card", "--card", help="Add the results to the model card of the model.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")]
 Device = Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: a GPU if any.")]
 AllowDownload = Annotated[
     bool, typer.Option("--allow-download", help="Download what a suite, or the model, names and is not here.")
@@ -93,6 +94,7 @@ def evaluate(
     adherence: Adherence = None,
     cache: Cache = None,
     model_card: ModelCard = False,
+    as_json: AsJson = False,
     device: Device = "",
     allow_download: AllowDownload = False,
 ) -> None:
@@ -102,8 +104,7 @@ def evaluate(
     """
     from codecdiff_eval.evaluator import Evaluator
 
-    _check_arguments(music, model, prompts, model_card)
-    require_writable(output)
+    _check_arguments(music, model, prompts, model_card, output)
     plan = new_eval_config(suite, embedders or [], metrics or [], seconds, loudness, adherence, seed)
     against = read_reference(reference, split)
     inputs = read_inputs(prompts, split, n, seed) if prompts else read_tracks(music or Path(), split)
@@ -115,10 +116,10 @@ def evaluate(
     evaluator = Evaluator(plan, built, against, *folders, progress, generator, left_out=left_out)
     facts = {"suite": suite, **split_facts(reference, prompts, music, split)}
     result = evaluator.evaluate(inputs, generator.name if generator else str(music and music.name), facts)
-    write_evaluated(result, output, model if model_card else "")
+    write_evaluated(result, output, model if model_card else "", as_json)
 
 
-def _check_arguments(music: Path | None, model: str, prompts: Path | None, model_card: bool) -> None:
+def _check_arguments(music: Path | None, model: str, prompts: Path | None, model_card: bool, output: Path) -> None:
     """Raise InvalidValue unless it is clear what to evaluate, and whose model card to write."""
     if music is None and model and prompts is None:
         raise InvalidValue("--model generates music from --prompts LIST: a .txt, .jsonl or .csv file, or a manifest.")
@@ -126,6 +127,7 @@ def _check_arguments(music: Path | None, model: str, prompts: Path | None, model
         raise InvalidValue("Specify what to evaluate: music, or else what to generate: --model MODEL --prompts LIST.")
     if model_card and not Path(model, "codecdiff.json").is_file():
         raise InvalidValue("--model-card needs --model with a model folder, to whose README.md the results are added.")
+    require_writable(output)
 
 
 def new_eval_config(
@@ -144,7 +146,7 @@ def new_eval_config(
 
     loaded = load_suite(suite)
     cutter = ClipCutter(seconds or loaded.seconds, loudness)
-    return EvalConfig(loaded.select(embedders, metrics), cutter, adherence, seed)
+    return EvalConfig(loaded.select(embedders, metrics), cutter, adherence, seed, loaded.codec_quality)
 
 
 def split_facts(reference: Path, prompts: Path | None, music: Path | None, split: str) -> dict[str, str]:
@@ -248,20 +250,25 @@ def load_embedders(
     return {name: embedder.to(select_device(device)) for name, embedder in built.items()}, left_out
 
 
-def write_evaluated(result: Evaluation, output: Path, model: str) -> None:
+def write_evaluated(result: Evaluation, output: Path, model: str, as_json: bool) -> None:
     """Write the report, add it to the card of a model if there is one, and print its metrics and warnings."""
+    import json
+
     from codecdiff_eval.evaluation_report import add_model_index, metrics_table, model_index, write_evaluation
-    from codecdiff_eval.report import console_table
+    from codecdiff_eval.report import console_table, finite_json
 
     report = result.report
     warn(f"Skipped: {line}" for line in result.skipped)
-    write_evaluation(report, output)
+    write_evaluation(report, output, result.sets)
     if model:
         add_model_index(model, model_index(report))
-    out.print(console_table(metrics_table(report.rows)))
+    if as_json:
+        typer.echo(json.dumps(finite_json(report.to_json()), indent=1, ensure_ascii=False))
+    else:
+        out.print(console_table(metrics_table(report.rows)))
     warn(dict.fromkeys(f"{row.result.name}: {line}" for row in report.rows for line in row.result.warnings))
     warn(result.left_out)
-    out.print(f"Written: index.html, report.md and report.json in {output}", soft_wrap=True)
+    (err if as_json else out).print(f"Written: index.html, report.md and report.json in {output}", soft_wrap=True)
 
 
 def warn(lines: Any) -> None:

@@ -5,6 +5,7 @@ codec reconstruction     real music that the codec encoded and decoded: the uppe
 oracle first stage       the first stage taken from real music, the later ones generated
 oracle first N stages    as many stages taken from real music
 reference                real music that all are compared with
+sources                  clips of the reference that the codec reconstruction and the oracles are made of
 noise                    latents of unit variance, quantized: what knowing nothing sounds like
 """
 
@@ -27,6 +28,7 @@ __all__ = [
     "GENERATED",
     "NOISE",
     "REFERENCE",
+    "SOURCES",
     "EvalSets",
     "edit_mask_of",
     "encode_clips",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 GENERATED, CODEC_RECONSTRUCTION, REFERENCE, NOISE = "generated", "codec reconstruction", "reference", "noise"
+SOURCES = "sources"
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -9,32 +9,59 @@ from typing import Any
 
 import yaml
 
+from codecdiff.data.metadata import Track
 from codecdiff.errors import InvalidValue
 from codecdiff.files import atomic_write_text
 from codecdiff.pipeline import write_model_card
-from codecdiff_eval.report import Notes, Report, Section, Table, facts_table, write_report
-from codecdiff_eval.report.numbers import format_interval, format_number, interval_width
-from codecdiff_eval.results import CONTEXT, Estimate, EvalReport, EvalRow, MetricResult, NotMeasured
+from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, SOURCES, EvalSets, oracle
+from codecdiff_eval.plots import plot_intervals
+from codecdiff_eval.report import (
+    Cell,
+    Notes,
+    Player,
+    Players,
+    Plot,
+    Report,
+    Section,
+    Table,
+    estimate_cell,
+    facts_table,
+    write_report,
+)
+from codecdiff_eval.report.numbers import ARROWS, NOTHING, format_interval, format_number, interval_width
+from codecdiff_eval.results import CONTEXT, EvalReport, EvalRow, MetricResult, NotMeasured, TargetResult
 
-ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 HOW_TO_READ = (
     "Every value stands beside what it is read against. Split half: one half of the reference against the other, the "
     "least difference that can be detected. Codec reconstruction: the upper bound of what the codec can do. Oracle "
-    "first stage: the later stages alone. Intervals are of 95 %, over tracks."
+    "first stage: the later stages alone. Corrected for chance: 0 is what permuted requests score, 1 what the codec "
+    "reconstruction does. Intervals are of 95 %, over tracks."
 )
+PLAYER_TEXT = "What was evaluated, and the clips of the reference that the rows beside it are made of."
+CODEC = (
+    "Clips of the reference that the codec encoded and decoded, each compared with what was encoded. Means over clips "
+    "with 95 % intervals."
+)
+TABLE_ONE = "The layout of DiscoDiff's Table 1. Inference is the median time of one clip, on the machine of this run."
+PLAYERS = 4  # clips of each set to listen to
+PLOTTED_SETS = (CODEC_RECONSTRUCTION, oracle(), GENERATED)  # the rows of Table 1
+Sets = EvalSets[Sequence[Track]]
 
 
-def write_evaluation(report: EvalReport, folder: Path | str) -> Path:
-    """Write `index.html`, `report.md`, `report.json` and, for a model, `model-index.yaml`. Return the first."""
-    index = write_report(report_of(report), folder, report.to_json())
+def write_evaluation(report: EvalReport, folder: Path | str, sets: Sets | None = None) -> Path:
+    """Write `index.html`, `report.md`, `report.json` and, for a model, `model-index.yaml`. Return the first.
+
+    sets: the tracks of the evaluation, to listen to those that lie in the folder.
+    """
+    index = write_report(report_of(report, _players(sets or EvalSets(), Path(folder))), folder, report.to_json())
     if report.model:
         header = yaml.safe_dump(model_index(report), sort_keys=False, allow_unicode=True)
         atomic_write_text(Path(folder) / "model-index.yaml", header)
     return index
 
 
-def report_of(report: EvalReport) -> Report:
-    """Return the report as sections: metrics with their context, warnings, what was not measured, and how."""
+def report_of(report: EvalReport, players: Sequence[Players] = ()) -> Report:
+    """Return the report as sections: metrics with their context, plots, players, warnings, and how it was measured."""
     results = [(row.clips, row.result) for row in report.rows]
     contexts = [(row, name, other) for row in report.rows for name, other in row.context.items()]
     shown = [*results, *((name, other) for _, name, other in contexts if isinstance(other, MetricResult))]
@@ -44,53 +71,118 @@ def report_of(report: EvalReport) -> Report:
         for row, name, other in contexts
         if isinstance(other, NotMeasured)
     ]
-    notes = [("Be careful", Notes(list(dict.fromkeys(warnings)), warning=True)), ("Not measured", Notes(missing))]
+    if not_measured := report.facts.get("not measured"):
+        missing.insert(0, str(not_measured))
     facts = {"model": report.model, "reference": report.dataset, **report.facts}
-    about = facts_table("the run", {name: value for name, value in facts.items() if value != ""})
+    facts = {name: value for name, value in facts.items() if value != "" and name != "not measured"}
+    sections = [
+        Section("Metrics", HOW_TO_READ, [metrics_table(report.rows), *_interval_plots(report.rows)]),
+        Section("As in the paper's Table 1", TABLE_ONE, [table_one(report)] if report.model else []),
+        Section("Codec", CODEC, [codec_table(report.codec)] if report.codec else []),
+        Section("Listen", PLAYER_TEXT, players),
+        Section("Be careful", blocks=_notes(warnings, warning=True)),
+        Section("Not measured", blocks=_notes(missing)),
+        Section("How it was measured", blocks=[facts_table("the run", facts), *_config_tables(report.rows)]),
+    ]
     return Report(
         report.title,
-        [
-            Section("Metrics", HOW_TO_READ, [metrics_table(report.rows)]),
-            *(Section(title, blocks=[block]) for title, block in notes if block.lines),
-            Section("How it was measured", blocks=[about, *_config_tables(report.rows)]),
-        ],
+        [section for section in sections if section.blocks],
         kicker="codecdiff · evaluate",
-        files=["report.json"],
+        highlights=[
+            (str(report.facts.get("evaluated tracks", "–")), "evaluated tracks"),
+            (str(report.facts.get("reference tracks", "–")), "tracks of the reference"),
+            (str(len(report.rows)), "metrics"),
+        ],
+        files=["report.json", "report.md"],
     )
 
 
+def _notes(lines: Sequence[str], *, warning: bool = False) -> list[Notes]:
+    return [Notes(list(dict.fromkeys(lines)), warning=warning)] if lines else []
+
+
 def metrics_table(rows: Sequence[EvalRow]) -> Table:
-    """Return a row for every metric: its value and interval, and what it is read against."""
-    columns = ("clips", "embedder", "metric", "value", "95 % interval", "n", "chance", "upper bound", *CONTEXT)
-    return Table(columns, [_cells(row) for row in rows], text_columns=3)
+    """Return a row for every metric: its value and interval, and what it is read against.
+
+    Columns in which no row has anything are left out.
+    """
+    names = ("clips", "embedder", "metric", "value", "n", *CONTEXT, "real music", "chance", "corrected for chance")
+    cells = [_cells(row) for row in rows]
+    shown = [i for i in range(len(names)) if i < 5 or any(each[i] not in ("", NOTHING) for each in cells)]
+    return Table([names[i] for i in shown], [[each[i] for i in shown] for each in cells], text_columns=3)
 
 
-def _cells(row: EvalRow) -> list[str]:
+def _cells(row: EvalRow) -> list[Cell | str]:
     result = row.result
     return [
         row.clips,
         str(result.config.embedding.embedder.get("name", "")),
         f"{result.name}{ARROWS[result.direction]}",
-        _value(result),
-        format_interval(result.interval.low, result.interval.high),
+        estimate_cell(result.estimate),
         str(result.config.num_clips),
-        *(_estimate(estimate) for estimate in (result.chance, result.upper_bound)),
-        *(_context(other) for _, other in row.context.items()),
+        *(NOTHING if isinstance(other, NotMeasured) else _context(other) for _, other in row.context.items()),
+        "" if result.upper_bound is None else format_number(result.upper_bound.value),
+        "" if result.chance is None else format_number(result.chance.value),
+        "" if row.corrected is None else estimate_cell(row.corrected),
     ]
 
 
-def _estimate(estimate: Estimate | None) -> str:
-    return "" if estimate is None else format_number(estimate.value)
+def _context(other: MetricResult) -> Cell:
+    return Cell(format_number(other.value, interval_width(*other.estimate[1:])), [f"n {other.config.num_clips}"])
 
 
-def _context(other: MetricResult | NotMeasured) -> str:
-    if isinstance(other, NotMeasured):
-        return "not measured"
-    return f"{_value(other)} (n {other.config.num_clips})"
+def table_one(report: EvalReport) -> Table:
+    """Return the rows of the paper's Table 1: the codec alone, the oracle first stage, and the whole cascade."""
+    seconds, clip = report.facts.get("inference seconds", {}), next(iter(report.rows)).result.config.embedding
+    rows = []
+    for name in PLOTTED_SETS:
+        results = [row.result if name == GENERATED else dict(row.context.items())[name] for row in report.rows]
+        values = [format_number(each.value) if isinstance(each, MetricResult) else NOTHING for each in results]
+        time = format_number(seconds.get(name))
+        rows.append((name, *values, time, f"{clip.clip_seconds or 0:g}", str(report.facts.get("sample rate", NOTHING))))
+    metrics = [f"{row.result.name}{ARROWS[row.result.direction]}" for row in report.rows]
+    embedders = [str(row.result.config.embedding.embedder.get("name", "")) for row in report.rows]
+    columns = [f"{metric}, {embedder}" for metric, embedder in zip(metrics, embedders, strict=True)]
+    return Table(("clips", *columns, "Inference (s)", "Duration (s)", "SR (Hz)"), rows)
 
 
-def _value(result: MetricResult) -> str:
-    return format_number(result.value, interval_width(result.interval.low, result.interval.high))
+def codec_table(results: Sequence[TargetResult]) -> Table:
+    """Return how the codec's reconstruction differs from what was encoded, a row for each metric."""
+    rows = [(row.name, format_number(row.value), format_interval(row.low, row.high)) for row in results]
+    return Table(("metric", "value", "95 % interval"), rows)
+
+
+def _interval_plots(rows: Sequence[EvalRow]) -> list[Plot]:
+    """Plot every metric of the evaluated clips beside its context."""
+    plots = []
+    for row in rows:
+        others = {name: other.estimate for name, other in row.context.items() if isinstance(other, MetricResult)}
+        bounds = {"real music": row.result.upper_bound, "permuted requests": row.result.chance}
+        estimates = {row.clips: row.result.estimate, **others, **{n: each for n, each in bounds.items() if each}}
+        embedder = str(row.result.config.embedding.embedder.get("name", ""))
+        if len(estimates) > 1:
+            plots.append(Plot(row.result.name, plot_intervals(f"{row.result.name}, {embedder}", estimates), embedder))
+    return plots
+
+
+def _players(sets: Sets, folder: Path) -> list[Players]:
+    """Return players of some clips: what was generated, and sources with what was made of them, side by side."""
+
+    def player(track: Track, title: str) -> Player | None:
+        if not track.file.is_relative_to(folder):
+            return None
+        return Player(track.file.relative_to(folder).as_posix(), title, generated=title == GENERATED)
+
+    def prompt(track: Track) -> str:
+        return f"“{track.captions[0]}”" if track.captions and track.captions[0] else "Without text"
+
+    tracks = {name: each for name, each in sets.items() if not isinstance(each, NotMeasured)}
+    rows = [(prompt(each), [(each, GENERATED)]) for each in tracks.get(GENERATED, ())[:PLAYERS]]
+    for i, source in enumerate(tracks.get(SOURCES, ())[:PLAYERS]):
+        others = [(tracks[name][i], name) for name in (CODEC_RECONSTRUCTION, oracle()) if name in tracks]
+        rows.append((prompt(source), [(source, "reference"), *others]))
+    shown = [(title, [player(*each) for each in row]) for title, row in rows]
+    return [Players(title, [each for each in row if each]) for title, row in shown if any(row)]
 
 
 def _config_tables(rows: Sequence[EvalRow]) -> list[Table]:

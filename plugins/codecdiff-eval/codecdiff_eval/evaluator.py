@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from codecdiff import config, huggingface, registry
+from codecdiff.data.audio import read_audio
 from codecdiff.data.metadata import Track
 from codecdiff.errors import InvalidValue, UnknownName
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline import Pipeline
 from codecdiff_eval.embedders.codec import CodecEmbedder
 from codecdiff_eval.embeddings import ClipCutter, ClipEmbedder, ClipEmbeddings, ReferenceStats, config_hash
-from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, EvalSets, oracle
-from codecdiff_eval.generation import GeneratedClip, Generator, cut_sources
+from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, SOURCES, EvalSets, oracle
+from codecdiff_eval.generation import GeneratedClip, Generator, cut_sources, median_seconds
 from codecdiff_eval.metric import Metric, Reference, load_metric
 from codecdiff_eval.metrics.clap_score import embed_captions
+from codecdiff_eval.metrics.codec_quality import codec_quality
 from codecdiff_eval.prompts import EvalPrompt, prompt_of
 from codecdiff_eval.results import (
     Context,
@@ -33,6 +35,7 @@ from codecdiff_eval.results import (
     EvalRow,
     MetricResult,
     NotMeasured,
+    TargetResult,
     prompts_hash,
     weight_sources,
 )
@@ -41,7 +44,7 @@ ENOUGH = 8  # prompts that request an attribute, for it to be measured unless sp
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 Attempt = MetricResult | NotMeasured
 
-NO_REFERENCE = NotMeasured("It compares clips with their prompts, not with a reference.")
+NO_REFERENCE = NotMeasured("It does not compare clips with a reference.")
 NO_MODEL = NotMeasured("No model was named to take the codec and the stages from.")
 ONLY_STATISTICS = NotMeasured("Only statistics of the reference are available.")
 
@@ -63,19 +66,22 @@ class EvalConfig:
     cutter: how tracks are cut into clips.
     adherence: whether to measure all metrics of prompts' attributes; None where enough prompts request one.
     seed: of intervals and halves.
+    codec_quality: whether to compare the codec reconstruction with what was encoded, clip by clip.
     """
 
     metrics: Mapping[str, Sequence[str]]
     cutter: ClipCutter
     adherence: bool | None = None
     seed: int = 0
+    codec_quality: bool = False
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A report, and in sentences which files were skipped and what could not be measured."""
+    """A report, the tracks of the sets it is about, and which files were skipped and what could not be measured."""
 
     report: EvalReport
+    sets: EvalSets[Sequence[Track]]
     skipped: Sequence[str]
     left_out: Sequence[str]
 
@@ -169,8 +175,9 @@ class Evaluator:
             re.sub(r"[^a-z0-9]+", "-", self.reference.name.lower()).strip("-"),
             model=self.generator.name if self.generator else "",
             facts={**self._facts(sets, groups), **(facts or {})},
+            codec=self._codec_quality(sets),
         )
-        return Evaluation(report, self.skipped, self.left_out)
+        return Evaluation(report, sets, self.skipped, self.left_out)
 
     def _groups(self) -> list[MetricGroup]:
         """Return the metrics by embedder, with what each embedder sees of the reference.
@@ -235,7 +242,7 @@ class Evaluator:
             self.clips / "sources",
         )
         reconstructed = self._generate(CODEC_RECONSTRUCTION, generator.codec_reconstruction(sources))
-        sets: dict[str, Sequence[Track]] = {GENERATED: tracks, CODEC_RECONSTRUCTION: reconstructed}
+        sets: dict[str, Sequence[Track]] = {GENERATED: tracks, CODEC_RECONSTRUCTION: reconstructed, SOURCES: sources}
         try:
             later = generator.oracle_first_stage(sources)
         except ValueError as error:
@@ -276,7 +283,7 @@ class Evaluator:
             return replace(clips, seeds={**clips.seeds, "generation": generator.seed}, sampling=generator.stages)
 
         for part in self._by_embedder(group):
-            embedded = sets.map(partial(embed, part.embedder))
+            embedded = EvalSets({n: s for n, s in sets.items() if n != SOURCES}).map(partial(embed, part.embedder))
             for name, metric in part.metrics.items():
                 result = self._attempt(metric, part, embedded, GENERATED)
                 if isinstance(result, NotMeasured):
@@ -300,8 +307,11 @@ class Evaluator:
                 continue
             try:
                 embedder = ClipEmbedder.of(new_embedder(), ClipCutter(self.config.cutter.seconds), self.cache)
-                has_requests = _num_requests(first, self.reference.tracks) > 1
-                reference = self._embed(embedder, "the reference", self.reference.tracks) if has_requests else None
+                reference = None
+                if self.reference.tracks and (
+                    first.compares == "clips" or _num_requests(first, self.reference.tracks) > 1
+                ):
+                    reference = self._embed(embedder, "the reference", self.reference.tracks)
             except (ValueError, ImportError) as error:
                 self._leave_out(each, first, group.embedder, str(error))
             else:
@@ -331,8 +341,17 @@ class Evaluator:
             return NotMeasured(str(error))
 
     def _leave_out(self, names: Iterable[str], metric: Metric, embedder: ClipEmbedder, reason: str) -> None:
-        by = "" if metric.compares == "prompts" else f" by {embedder.name}"
+        by = f" by {embedder.name}" if metric.compares in ("reference", "captions") else ""
         self.left_out += [f"{name}{by} is left out: {reason}" for name in names]
+
+    def _codec_quality(self, sets: EvalSets[Sequence[Track]]) -> list[TargetResult]:
+        """Compare what the codec made of clips of the reference with these, if that is to be measured."""
+        if not self.config.codec_quality or SOURCES not in sets or self.generator is None:
+            return []
+        rate = self.generator.pipeline.sample_rate
+        sides = ([read_audio(t.file, rate, 1)[0] for t in sets.get_set(n)] for n in (SOURCES, CODEC_RECONSTRUCTION))
+        pairs = [(a[: len(b)], b[: len(a)]) for a, b in zip(*sides, strict=True)]
+        return codec_quality(pairs, rate, seed=self.config.seed)
 
     def _facts(self, sets: EvalSets[Sequence[Track]], groups: Sequence[MetricGroup]) -> dict[str, Any]:
         """Return what the report is about beside the configurations of its results."""
@@ -348,6 +367,12 @@ class Evaluator:
         if self.generator is not None:
             sampling = {name: getattr(self.generator, name) for name in ("seed", "steps", "guidance")}
             facts["model fingerprint"] = self.generator.pipeline.fingerprint or ""
+            facts["sample rate"] = self.generator.pipeline.sample_rate
+            facts["inference seconds"] = {
+                name: seconds
+                for name in sets
+                if (seconds := median_seconds(self.clips / name.replace(" ", "-"))) is not None
+            }
             facts |= {name: value for name, value in sampling.items() if value is not None}
         for group in groups:  # where weights came from, which no configuration of a result holds
             spec = config.to_config("embedders", group.embedder.embedder)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,7 @@ from codecdiff_eval.prompts import ATTRIBUTES, EvalPrompt, prompt_of
 from codecdiff_eval.results import hash_of
 
 SUFFIX = ".flac"  # whose comment has room for long prompts
+TIMES = "seconds.txt"  # of a folder of clips: how long each took, a line for each
 
 
 @dataclass(frozen=True)
@@ -149,8 +152,12 @@ class Generator:
                     raise ValueError(
                         f"A prompt of {len(comment)} bytes is too long to be stored in a file: shorten it."
                     )
+                start = time.perf_counter()
                 for audio in clip.request.generate(self.pipeline, clip.source):
+                    seconds = time.perf_counter() - start
                     write_audio(folder / clip.name, audio, self.pipeline.sample_rate, comment=comment)
+                    with (folder / TIMES).open("a", encoding="utf-8") as log:
+                        log.write(f"{seconds:.3f} {clip.name}\n")
             progress(count)
         return [clip.track(folder) for clip in clips]
 
@@ -216,6 +223,12 @@ def read_clip(file: Path, start: float, seconds: float, sample_rate: int, channe
         samples = soxr.resample(samples, rate, sample_rate).astype(np.float32)
     audio, size = torch.from_numpy(np.ascontiguousarray(samples.T)).clamp(-1, 1), round(seconds * sample_rate)
     return pad(audio[:, :size], (0, max(0, size - audio.shape[1])))
+
+
+def median_seconds(folder: Path) -> float | None:
+    """Return the median time in seconds in which the clips of a folder were generated; None if none was."""
+    lines = (folder / TIMES).read_text(encoding="utf-8").splitlines() if (folder / TIMES).is_file() else []
+    return median(float(line.split()[0]) for line in lines) if lines else None
 
 
 def _write_metadata(folder: Path, clips: Sequence[GeneratedClip]) -> None:

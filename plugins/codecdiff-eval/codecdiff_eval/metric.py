@@ -68,7 +68,8 @@ class Metric:
     prepare: takes the clips, what they are compared with and `seed`, and options by name, and returns a Statistic.
     direction: which way is better.
     compares: clips with a "reference"; with the vectors (n, e) of their "captions"; or with what their "prompts"
-        request, where a reference, if there is any, provides the upper bound.
+        request, where a reference, if there is any, provides the upper bound; or nothing, where the same of the
+        reference is the upper bound ("clips").
     min_clips: that it needs.
     accepts_stats: whether `ReferenceStats` are enough of a reference.
     resamples: of the interval, unless specified.
@@ -80,7 +81,7 @@ class Metric:
     label: str
     prepare: Callable[..., Statistic]
     direction: Direction
-    compares: Literal["reference", "captions", "prompts"] = "reference"
+    compares: Literal["reference", "captions", "prompts", "clips"] = "reference"
     min_clips: int = 1
     accepts_stats: bool = False
     resamples: int = RESAMPLES

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-__all__ = ["plot_bars", "plot_curves", "plot_intervals", "plot_losses", "spectrogram"]
+__all__ = ["plot_curves", "plot_intervals", "plot_losses", "spectrogram"]
 
 MEL_BANDS = 80
 DYNAMIC_RANGE_DB = 60  # below the loudest point, where black begins
@@ -57,7 +57,7 @@ def plot_curves(
     x_label: str = "",
     styles: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """Plot curves, by label, through their points (x, y) on a scale that includes zero. Empty without points.
+    """Plot curves, by label, through their points (x, y) on a scale that fits them. Empty without points.
 
     Points that are not finite are left out. `styles` are matplotlib's options of a line, by label. The title is the
     text alternative of the plot.
@@ -75,8 +75,7 @@ def plot_curves(
                 lines += axes.plot(*zip(*points, strict=True), label=_short(label), **style)
         axes.grid(axis="y")
         axes.margins(x=0, y=0.05)
-        axes.update_datalim([(0, 0)])
-        axes.autoscale_view()
+        _include_zero(axes, "y", [y for points in finite.values() for _, y in points])
         axes.set_xlabel(x_label)
         _set_ticks(axes.xaxis, format_count)
         _set_ticks(axes.yaxis, "{:g}".format)
@@ -91,7 +90,7 @@ def plot_intervals(
 ) -> str:
     """Plot values with their intervals (value, low, high), a row for each label. Empty if nothing is finite.
 
-    log: use a logarithmic scale; a linear one includes zero.
+    log: use a logarithmic scale.
     bounds: values to compare with, as dashed lines.
     """
     finite = [n for values in estimates.values() for n in values if math.isfinite(n) and (n > 0 or not log)]
@@ -112,33 +111,11 @@ def plot_intervals(
         axes.grid(axis="x")
         axes.margins(x=0.05)
         if not log:
-            axes.update_datalim([(0, 0)], updatey=False)
-        axes.autoscale_view()
+            _include_zero(axes, "x", finite)
         _set_ticks(axes.xaxis, "{:g}".format)
         _set_rows(axes, estimates, [format_number(v, interval_width(*ends)) for v, *ends in estimates.values()])
 
     return _svg(title, 0.62 + 0.44 * len(estimates), draw)
-
-
-def plot_bars(
-    title: str, values: Mapping[str, float], *, full: float = 0, text: Callable[[float], str] = format_number
-) -> str:
-    """Plot a horizontal bar for each label, with its value at the end. Empty without values.
-
-    full: the value of a bar of the whole width; 0 stands for the greatest value.
-    """
-    if not values:
-        return ""
-    longest = full or max(values.values()) or 1
-
-    def draw(axes: Axes) -> None:
-        lengths = [min(max(value, 0), longest) for value in values.values()]
-        axes.barh(range(len(values)), [longest] * len(values), height=0.62, color=_colors()["--line"])
-        axes.barh(range(len(values)), lengths, height=0.62, color="C3")
-        axes.set(xlim=(0, longest), xticks=[])
-        _set_rows(axes, values, [text(value) for value in values.values()])
-
-    return _svg(title, 0.2 + 0.32 * len(values), draw)
 
 
 def spectrogram(audio: np.ndarray, sample_rate: int) -> str:
@@ -172,6 +149,14 @@ def _colors() -> dict[str, str]:
 
 def _short(label: str) -> str:
     return label if len(label) <= MAX_LABEL else f"{label[: MAX_LABEL - 1]}…"
+
+
+def _include_zero(axes: Axes, axis: str, values: Sequence[float]) -> None:
+    """Let a linear axis begin at zero where values lie near it for their spread, and fit them closely otherwise."""
+    low, high = min(values), max(values)
+    if min(abs(low), abs(high)) <= max(2 * (high - low), 0):
+        axes.update_datalim([(0, 0)], updatex=axis == "x", updatey=axis == "y")
+    axes.autoscale_view()
 
 
 def _set_ticks(axis: Axis, text: Callable[[float], str]) -> None:

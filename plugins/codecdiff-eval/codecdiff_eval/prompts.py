@@ -31,7 +31,7 @@ from codecdiff.data.metadata import (
 )
 from codecdiff.interfaces import prompt_fields
 
-ATTRIBUTES = ("bpm", "tempo", "key", "mode", "instruments")  # fields that can be estimated from audio
+ATTRIBUTES = ("bpm", "tempo", "key", "mode", "instruments", "chords", "melody")  # estimated from audio
 EVALUATION, ALL = "test", "all"  # splits; the first is that of MusicCaps unless another is specified
 MUSICCAPS = {"ytid", "caption", "aspect_list", "is_audioset_eval"}  # columns by which the table is recognized
 MUSICCAPS_SPLITS = {"True": "test", "False": "train"}  # of is_audioset_eval

@@ -297,38 +297,17 @@ class EvalRow:
             if differences:
                 raise ValueError(f"The {name} of '{self.clips}' is another metric: {'; '.join(differences)}.")
 
+    @property
+    def corrected(self) -> Estimate | None:
+        """The rate corrected for chance: (value - chance) / (upper bound - chance), 0 for chance and 1 for the bound.
 
-@dataclass(frozen=True)
-class EvalReport:
-    """Rows under one title: what `codecdiff evaluate` measured.
-
-    model: name of the evaluated model, empty where files are evaluated.
-    dataset: name of the reference music; `dataset_id` its id on the Hugging Face hub, or another short name.
-    facts: about the run, as JSON can hold them: suite, prompts, fingerprint of the model.
-    """
-
-    title: str
-    rows: Sequence[EvalRow]
-    dataset: str
-    dataset_id: str
-    model: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON can hold it."""
-        return {"format": FORMAT, **to_json(self)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Restore what `to_json` returned. Raises ValueError for another format."""
-        if values.get("format") != FORMAT:
-            raise ValueError(f"This is not a report of format {FORMAT}: evaluate again.")
-        return from_json(cls, values)
-
-    @classmethod
-    def read(cls, folder: Path | str) -> Self:
-        """Read the `report.json` of a folder."""
-        return cls.from_json(json.loads((Path(folder) / "report.json").read_text(encoding="utf-8")))
+        The upper bound is the codec reconstruction. The interval is that of the value, with the others as they are.
+        None without chance or upper bound, and where this does not exceed chance.
+        """
+        chance, upper = self.result.chance, self.context.codec_reconstruction
+        if chance is None or isinstance(upper, NotMeasured) or upper.value <= chance.value:
+            return None
+        return Estimate(*((each - chance.value) / (upper.value - chance.value) for each in self.result.estimate))
 
 
 @dataclass(frozen=True)
@@ -353,6 +332,41 @@ class TargetResult:
     def to_json(self) -> dict[str, Any]:
         """Return the fields and the verdict."""
         return {**asdict(self), "passed": self.passed}
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """Rows under one title: what `codecdiff evaluate` measured.
+
+    model: name of the evaluated model, empty where files are evaluated.
+    dataset: name of the reference music; `dataset_id` its id on the Hugging Face hub, or another short name.
+    facts: about the run, as JSON can hold them: suite, prompts, fingerprint of the model.
+    codec: how its codec's reconstruction differs from the music that was encoded.
+    """
+
+    title: str
+    rows: Sequence[EvalRow]
+    dataset: str
+    dataset_id: str
+    model: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    codec: Sequence[TargetResult] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON can hold it."""
+        return {"format": FORMAT, **to_json(self)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Restore what `to_json` returned. Raises ValueError for another format."""
+        if values.get("format") != FORMAT:
+            raise ValueError(f"This is not a report of format {FORMAT}: evaluate again.")
+        return from_json(cls, values)
+
+    @classmethod
+    def read(cls, folder: Path | str) -> Self:
+        """Read the `report.json` of a folder."""
+        return cls.from_json(json.loads((Path(folder) / "report.json").read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)

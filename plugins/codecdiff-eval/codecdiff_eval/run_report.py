@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from codecdiff.data import Track, find_tracks
 from codecdiff.training import read_logs
 from codecdiff_eval.plots import plot_losses
-from codecdiff_eval.report import Player, Players, Plot, Report, Section, write_report
+from codecdiff_eval.report import Player, Players, Plot, Report, Section, facts_table, write_report
 
 SAMPLES = "Generated at the end of training, each from the text above it. Click a spectrogram to play from there."
 NO_LOSSES = "No losses were logged."
@@ -29,10 +30,19 @@ def write_run_report(folder: Path | str) -> Path:
     ]
     samples = find_tracks(folder / "samples") if any(folder.glob("samples/*")) else []
     sections = [Section("Samples", SAMPLES, _players(samples, folder))] if samples else []
-    report = Report(
-        folder.resolve().name, [*sections, Section("Losses", LOSSES, losses)], kicker="codecdiff · training run"
-    )
-    return write_report(report, folder)
+    sections.append(Section("Losses", LOSSES, losses))
+    if music := _music_facts(model):
+        sections.append(Section("Music it was trained on", blocks=[facts_table("the store", music)]))
+    return write_report(Report(folder.resolve().name, sections, kicker="codecdiff · training run"), folder)
+
+
+def _music_facts(model: Path) -> dict[str, str]:
+    """Return how much music a model was trained on, and the hours under each license, as its folder records them."""
+    file = model / "codecdiff.json"
+    data = json.loads(file.read_text(encoding="utf-8")).get("data") or {} if file.is_file() else {}
+    facts = {name: f"{data[name]:,g}" for name in ("tracks", "hours") if isinstance(data.get(name), int | float)}
+    hours = {f"hours under {name}": f"{value:g}" for name, value in data.get("license_hours", {}).items()}
+    return {**facts, **hours}
 
 
 def _players(samples: list[Track], folder: Path) -> list[Players]:

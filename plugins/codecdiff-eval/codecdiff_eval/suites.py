@@ -13,6 +13,7 @@ from codecdiff_eval.metric import load_installed, load_metric
 __all__ = ["Suite", "load_suite"]
 
 DISTANCES = ("fad", "kad", "density", "coverage")
+PANEL = ("fad", "fad-infinity", "kad", "density", "coverage")
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class Suite:
 
     description: what the suite is for, a sentence.
     seconds: of a clip, unless specified.
+    codec_quality: whether to compare what the model's codec makes of music with that music, clip by clip.
     """
 
     description: str
     metrics: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     seconds: float = 10.0
+    codec_quality: bool = False
 
     def select(self, embedders: Sequence[str] = (), metrics: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
         """Return the metrics of each embedder: those of the suite, or of `embedders` and `metrics` where specified.
@@ -46,11 +49,12 @@ smoke = Suite("Needs no download.", {"logmel": ("fad", "fad-shrunk", "kad", "den
 panel = Suite(
     "Embedders that err differently; those that are not there are left out.",
     {
-        "logmel": DISTANCES,
-        "codec": DISTANCES,
-        "clap-music": (*DISTANCES, "clap-score"),
-        "vggish": DISTANCES,
-        "mert": DISTANCES,
+        "logmel": PANEL,
+        "codec": PANEL,
+        "clap-music": (*PANEL, "clap-score"),
+        "vggish": PANEL,
+        "mert": PANEL,
+        "musicnn": PANEL,
     },
 )
 paper = Suite(

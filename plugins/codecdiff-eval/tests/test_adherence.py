@@ -14,6 +14,7 @@ from codecdiff_eval.metrics.adherence import (
     MAJOR,
     MINOR,
     NOTHING,
+    OCTAVES,
     SAMPLE_RATE,
     KeyEstimator,
     TempoEstimator,
@@ -58,7 +59,7 @@ def test_tempos_agree_to_within_four_per_cent_and_with_octaves_up_to_threefold()
     asked = torch.full((8,), 100.0)
     read = torch.tensor([100.0, 104.0, 104.1, 95.9, 200.0, 34.0, 150.0, NOTHING])
     assert tempo_agreement(read, asked).tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
-    assert tempo_agreement(read, asked, octaves=True).tolist() == [1, 1, 0, 0, 1, 1, 0, 0]
+    assert tempo_agreement(read, asked, OCTAVES).tolist() == [1, 1, 0, 0, 1, 1, 0, 0]
 
 
 @pytest.mark.parametrize(

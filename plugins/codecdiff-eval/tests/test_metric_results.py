@@ -547,8 +547,8 @@ def test_the_page_of_a_report_shows_every_value_with_its_context_warnings_and_pr
     for score in (first.result, *(other for _, other in first.context.items())):
         assert isinstance(score, MetricResult)
         assert format_number(score.value, interval_width(score.interval.low, score.interval.high)) in row
-    assert format_interval(first.result.interval.low, first.result.interval.high) in row
-    table = [line for line in lines if line.startswith(("| clips | embedder", "| generated", "| three clips"))]
+    assert f"({format_interval(first.result.interval.low, first.result.interval.high)})" in row
+    table = [line for line in lines if line.startswith(("| clips | embedder", "| generated | logmel", "| three clips"))]
     assert len(table) == 5
     assert len({len(line.split(" | ")) for line in table}) == 1
     assert any(

@@ -10,7 +10,6 @@ from io import BytesIO
 import numpy as np
 import pytest
 from codecdiff_eval.plots import (
-    plot_bars,
     plot_curves,
     plot_intervals,
     plot_losses,
@@ -108,20 +107,11 @@ def test_many_labels_stay_inside_the_plot() -> None:
     assert min(np.diff(heights)) >= 14.9
 
 
-def test_bars_are_as_long_as_their_values() -> None:
-    svg = plot_bars("t", {"a & b": 1, "c": 3, "too long": 9}, full=6, text=lambda value: f"{value} clips")
-    paths = re.findall(r'<path d="([^"]*)" style="fill: var\(--series-3', svg)
-    lengths = [np.ptp([float(x) for x, _ in re.findall(r"([\d.]+) ([\d.]+)", path)]) for path in paths]
-    np.testing.assert_allclose(np.array(lengths) / lengths[0], [1, 3, 6], rtol=1e-3)
-    assert {"a &amp; b", "1 clips", "3 clips"} <= set(texts(svg))
-    assert plot_bars("t", {}) == ""
-
-
 def test_plots_are_deterministic_name_no_address_and_follow_the_page() -> None:
     def plots() -> list[str]:
         rows = {"音楽": (0.2, 0.1, 0.3)}
         losses = plot_losses("a", [{"step": 1, "loss": 2.0}])
-        return [plot_intervals('"><b>', rows), losses, plot_bars("t", {"a": 1})]
+        return [plot_intervals('"><b>', rows), losses]
 
     assert plots() == plots()
     for svg in plots():

@@ -27,6 +27,7 @@ from codecdiff_eval.report import (
     Section,
     Table,
     console_table,
+    estimate_cell,
     facts_table,
     render_markdown,
     write_report,
@@ -35,7 +36,6 @@ from codecdiff_eval.report.numbers import (
     describe_difference,
     format_count,
     format_difference,
-    format_estimate,
     format_interval,
     format_number,
 )
@@ -360,8 +360,8 @@ def test_counts_are_written_by_powers_of_a_thousand() -> None:
 
 
 def test_a_value_has_the_digits_of_its_interval() -> None:
-    assert format_estimate(1.0036684, 1.0034548, 1.0038636) == "1.00367 (1.00345 to 1.00386)"
-    assert [format_estimate(0.5), format_estimate(None), format_estimate(2, 2, 2)] == ["0.500", "–", "2.00"]
+    assert estimate_cell((1.0036684, 1.0034548, 1.0038636)) == Cell("1.00367", ["1.00345 to 1.00386"])
+    assert estimate_cell((2, 2, 2), ["more"], "good") == Cell("2.00", ["more"], "good")
     assert [format_interval(0.5, 2.0), format_interval(None, None)] == ["0.500 to 2.00", ""]
 
 

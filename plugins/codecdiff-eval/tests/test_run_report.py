@@ -52,3 +52,17 @@ def test_a_run_without_samples_has_a_page_too(tmp_path: Path) -> None:
 def test_it_is_called_at_the_end_of_runs() -> None:
     (hook,) = (entry for entry in entry_points(group="codecdiff.run_end") if entry.name == "report")
     assert hook.load() is write_run_report
+
+
+def test_the_page_says_how_much_music_there_was_under_which_license(run: Path) -> None:
+    data = {"tracks": 3, "hours": 1.5, "license_hours": {"CC0-1.0": 1.25, "unknown": 0.25}}
+    (run / "model" / "codecdiff.json").write_text(json.dumps({"data": data}))
+    write_run_report(run)
+    lines = (run / "report.md").read_text(encoding="utf-8").splitlines()
+    for line in (
+        "| tracks | 3 |",
+        "| hours | 1.5 |",
+        "| hours under CC0-1.0 | 1.25 |",
+        "| hours under unknown | 0.25 |",
+    ):
+        assert line in lines

@@ -17,6 +17,7 @@ from codecdiff_eval.metric import Metric, Statistic
 from codecdiff_eval.metrics.adherence import against_chance, clips_requesting, on_real_clips, requested_instruments
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Prompt, prompt_fields
 from codecdiff_musicnn.embedder import MusiCNNTags
 
@@ -82,7 +83,7 @@ def _tag_auc(clips: ClipEmbeddings, reference: ClipEmbeddings | None = None, *, 
     counts = wanted.sum(0)
     mixed = [i for i, count in enumerate(counts.tolist()) if MIN_CLIPS <= count <= len(wanted) - MIN_CLIPS]
     if not mixed:
-        raise ValueError(
+        raise InvalidValue(
             f"No instrument is named in at least {MIN_CLIPS} prompts and absent from as many others: vary the prompts. "
             f"Instruments that can be found: {', '.join(INSTRUMENTS)}."
         )

@@ -10,6 +10,7 @@ from codecdiff_datasets.captioner import Captioner
 from codecdiff_datasets.captioners.describe import read_window
 from codecdiff_datasets.captioners.tags import summarize_tags
 
+from codecdiff.errors import InvalidValue
 from codecdiff_musicnn.embedder import MusiCNNTags
 
 SILENCE = 1e-4  # peak amplitude under which nothing is tagged: -80 dB
@@ -96,11 +97,11 @@ class TagsFromAudio(Captioner):
 
     def __init__(self, *, threshold: float = 0.15, most: int = 3, seconds: float = 60.0) -> None:
         if not 0 < threshold < 1:
-            raise ValueError(f"A threshold of a probability lies between 0 and 1, but threshold is {threshold}.")
+            raise InvalidValue(f"A threshold of a probability lies between 0 and 1, but threshold is {threshold}.")
         if most < 1:
-            raise ValueError(f"A caption names at least one tag of a category, but most is {most}.")
+            raise InvalidValue(f"A caption names at least one tag of a category, but most is {most}.")
         if seconds <= 0:
-            raise ValueError(f"A caption needs some audio, but seconds is {seconds}.")
+            raise InvalidValue(f"A caption needs some audio, but seconds is {seconds}.")
         self.threshold, self.most, self.seconds = threshold, most, seconds
         self.tagger = MusiCNNTags()
 

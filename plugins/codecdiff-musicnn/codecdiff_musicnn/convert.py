@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from codecdiff.errors import InvalidValue
 from codecdiff_musicnn.network import NUM_FRAMES, MusiCNNNetwork
 
 WHEEL_SHA256 = "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
@@ -52,7 +53,7 @@ class Location(NamedTuple):
 def convert_wheel(wheel: Path, file: Path) -> None:
     """Write both checkpoints of the wheel as one safetensors file. Raises ValueError for any other wheel."""
     if sha256_of(wheel) != WHEEL_SHA256:
-        raise ValueError(f"'{wheel}' is not the wheel of musicnn 0.1.0: expected SHA-256 {WHEEL_SHA256}.")
+        raise InvalidValue(f"'{wheel}' is not the wheel of musicnn 0.1.0: expected SHA-256 {WHEEL_SHA256}.")
     with ZipFile(wheel) as archive:
         tags = read_tags(archive.read("musicnn/configuration.py").decode())
         states = {name: read_checkpoint(archive, folder) for name, folder in CHECKPOINTS.items()}
@@ -167,7 +168,7 @@ def read_index(table: bytes) -> dict[str, Location]:
     """Return where each float32 tensor of a bundle lies. Raises ValueError for a table of another form."""
     footer = table[-FOOTER_BYTES:]
     if struct.unpack("<Q", footer[-8:])[0] != TABLE_MAGIC:
-        raise ValueError("This is not the index of a TensorFlow bundle: its last eight bytes differ.")
+        raise InvalidValue("This is not the index of a TensorFlow bundle: its last eight bytes differ.")
     _, position = read_handle(footer, 0)
     index, _ = read_handle(footer, position)
     locations = {}
@@ -190,7 +191,7 @@ def read_handle(data: bytes, position: int) -> tuple[tuple[int, int], int]:
 def read_block(table: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]:
     """Yield the keys and values of a block: a key says how many bytes it shares with the one before."""
     if table[offset + size]:
-        raise ValueError("A block of this index is compressed: expected none to be.")
+        raise InvalidValue("A block of this index is compressed: expected none to be.")
     block = table[offset : offset + size]
     restarts = struct.unpack("<I", block[-4:])[0]
     end, position, key = size - 4 * (restarts + 1), 0, b""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from codecdiff_starter.facts import CLASSES, Facts
-from codecdiff_starter.harmony import Chord, Span, nearest, step, voice, write_harmony
+from codecdiff_starter.harmony import Chord, Span, nearest_pitch, step, voice, write_harmony
 from codecdiff_starter.instruments import TONES
 from codecdiff_starter.styles import STYLES, WALKING, Groove, Style, family
 
@@ -27,21 +27,44 @@ RHYTHMS = {  # manner -> beats of a span -> lengths of the notes, in beats; nega
         2: ((1, 1), (1.5, 0.5), (0.5, 0.5, 1), (1, 0.5, 0.5), (0.75, 0.25, 1)),
     },
     "even": {
-        4: ((1, 0.5, 0.5, 1, 1), (0.5, 0.5, 0.5, 0.5, 1, 1), (1.5, 0.5, 1, 1), (1, 1, 0.5, 0.5, 1)),
+        4: (
+            (1, 0.5, 0.5, 1, 1),
+            (0.5, 0.5, 0.5, 0.5, 1, 1),
+            (1.5, 0.5, 1, 1),
+            (1, 1, 0.5, 0.5, 1),
+            (0.5, 0.5, 1, 0.5, 0.5, 1),
+            (1, 0.5, 0.5, 0.5, 0.5, 1),
+        ),
         3: ((1, 0.5, 0.5, 1), (0.5, 0.5, 0.5, 0.5, 1), (1.5, 0.5, 1), (1, 1, 0.5, 0.5)),
         2: ((0.5, 0.5, 0.5, 0.5), (0.5, 0.5, 1), (1, 0.5, 0.5), (0.75, 0.25, 0.5, 0.5)),
     },
     "syncopated": {
-        4: ((0.5, 1, 0.5, 1, 1), (0.75, 0.75, 0.5, 1, 1), (1.5, 1.5, 1), (-0.5, 0.5, 0.5, 1, 0.5, 1)),
+        4: (
+            (0.5, 1, 0.5, 1, 1),
+            (0.75, 0.75, 0.5, 1, 1),
+            (1.5, 1.5, 1),
+            (-0.5, 0.5, 0.5, 1, 0.5, 1),
+            (1, 0.5, 1, 0.5, 1),
+            (0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 1),
+            (0.75, 0.75, 0.5, 0.5, 0.5, 1),
+            (0.5, 1, 1, 0.5, 1),
+        ),
         3: ((1.5, 1.5), (0.5, 1, 0.5, 1), (1, 0.5, 1, 0.5)),
         2: ((0.75, 0.75, 0.5), (0.25, 0.5, 0.25, 1), (-0.25, 0.25, 0.5, 0.5, 0.5), (0.5, 0.25, 0.75, 0.5)),
     },
     "swing": {
-        4: ((0.5, 0.5, 1, 0.5, 0.5, 1), (1, 0.5, 1, 0.5, 1), (-0.5, 0.5, 0.5, 0.5, 1, 1), (1.5, 0.5, 0.5, 0.5, 1)),
+        4: (
+            (0.5, 0.5, 1, 0.5, 0.5, 1),
+            (1, 0.5, 1, 0.5, 1),
+            (-0.5, 0.5, 0.5, 0.5, 1, 1),
+            (1.5, 0.5, 0.5, 0.5, 1),
+            (0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 1),
+            (-0.5, 0.5, 1, 0.5, 0.5, 1),
+        ),
         3: ((0.5, 0.5, 0.5, 0.5, 1), (1.5, 0.5, 1), (-0.5, 0.5, 1, 1), (1, 0.5, 1, 0.5)),
         2: ((0.5, 0.5, 1), (0.5, 0.5, 0.5, 0.5), (1.5, 0.5), (1, 0.5, 0.5)),
     },
-}  # fmt: skip
+}
 CADENCES = {4: ((2, 2), (1, 1, 2), (1, 3), (4,)), 3: ((3,), (1, 2), (2, 1)), 2: ((2,), (0.5, 1.5), (1, 1))}
 SHAPES = ("abac", "aabc", "abcd", "aaba", "abbc")  # which motif each span of a phrase has; the last is a cadence
 ARCH = (0, 1, 3, 1)  # how far the spans of a phrase lie above its register, in steps of the scale
@@ -49,14 +72,14 @@ REGISTERS = {  # MIDI pitch around which an instrument plays melodies
     "piano": 74,
     "flute": 77,
     "strings": 71,
-    "nylon guitar": 66,
-    "steel guitar": 66,
-    "electric guitar": 66,
+    "nylon guitar": 68,
+    "steel guitar": 68,
+    "electric guitar": 68,
     "organ": 70,
     "trumpet": 70,
     "clarinet": 69,
     "vibraphone": 69,
-    "saxophone": 65,
+    "saxophone": 67,
 }
 CHORD_REGISTERS = {"piano": 59, "electric piano": 60, "organ": 61, "strings": 59, "pad": 58}  # guitars: 57
 ARPEGGIO_REGISTERS = {"celesta": 69, "vibraphone": 60, "piano": 57, "electric piano": 57, "organ": 57}  # guitars: 50
@@ -112,7 +135,7 @@ def harmony(facts: Facts, beats: float, rng: np.random.Generator) -> list[Span]:
 def melody(facts: Facts, spans: list[Span], instrument: str, random: Random) -> list[Note]:
     """Write the lead: each phrase has motifs that come back with it, strong beats on chord tones, and a cadence."""
     tonic, notes = tonic_of(facts), []
-    pitch = nearest(REGISTERS[instrument] + int(random("register").integers(-2, 3)), (0, 4, 7), tonic)
+    pitch = nearest_pitch(REGISTERS[instrument] + int(random("register").integers(-2, 3)), (0, 4, 7), tonic)
     home = pitch
     for span in spans:
         rng = random("phrase", span.phrase)
@@ -169,10 +192,10 @@ def _sung(
         moved = step(pitch, steps, chord, tonic)
         is_strong = (start - span.start) % 1 == 0 and (length >= 1 or (start - span.start) % 2 == 0)
         if is_strong:
-            moved = nearest(moved + (0.4 if steps > 0 else -0.4), chord.tones, tonic)
+            moved = nearest_pitch(moved + (0.4 if steps > 0 else -0.4), chord.tones, tonic)
         if is_cadence and start + length >= span.start + span.beats - 1e-6:
             tones = (chord.root,) if chord.root == 0 or span.is_last else chord.tones[:3]
-            moved = nearest(pitch + (0.4 if steps > 0 else -0.4), tones, tonic)
+            moved = nearest_pitch(pitch + (0.4 if steps > 0 else -0.4), tones, tonic)
         pitch = moved
         line.append((start, length, pitch))
         start += length
@@ -208,7 +231,7 @@ def _voiced(facts: Facts, span: Span, instrument: str, sung: tuple[float, float,
     if instrument == "strings" and pitch - 12 >= low:
         yield Note(instrument, pitch - 12, start, sounding, 0.65)
     elif family(instrument) in ("piano", "guitar", "organ", "vibraphone") and length >= 1 and place % 2 == 0:
-        below = nearest(pitch - 4, span.chord_at(start).tones, tonic_of(facts))
+        below = nearest_pitch(pitch - 4, span.chord_at(start).tones, tonic_of(facts))
         if below < pitch:
             yield Note(instrument, below, start, sounding, 0.6)
 
@@ -227,7 +250,7 @@ def _left_hand(facts: Facts, spans: list[Span], instrument: str, random: Random)
     quick = 0.5 if rng.random() < 0.7 or facts.tempo == "fast" else 0.25
     for span in spans:
         for start, beats, chord in span.changes:
-            root = nearest(max(low + 4, 46), (chord.root,), tonic)
+            root = nearest_pitch(max(low + 4, 46), (chord.root,), tonic)
             if not is_broken:
                 notes.append(Note(instrument, root, start, beats, 0.55))
                 if is_alone and instrument != "strings":
@@ -252,29 +275,36 @@ def _ladder_of(chord: Chord, root: int, tonic: int) -> list[int]:
 # The accompaniment
 
 
-def _steps(pattern: str, spans: Sequence[Span], beats_per_bar: int) -> Iterator[tuple[str, float, float, Span]]:
-    """Yield (letter, start, beats until the next letter, span) of every letter of a bar's pattern, bar after bar."""
-    end = spans[-1].start + spans[-1].beats
-    size = beats_per_bar / len(pattern)
-    index = 0
-    for bar in range(math.ceil(end / beats_per_bar)):
+def _steps(
+    options: Sequence[str], spans: Sequence[Span], facts: Facts, random: Random
+) -> Iterator[tuple[str, float, float, Span]]:
+    """Yield (letter, start, beats until the next letter, span) of the letters of patterns of one bar, bar after bar.
+
+    Sections of the form each have their own of the patterns.
+    """
+    bar, end = facts.beats_per_bar, spans[-1].start + spans[-1].beats
+    for number in range(math.ceil(end / bar)):
+        pattern = choose(options, random("pattern", span_at(spans, number * bar).phrase[0]))
+        size = bar / len(pattern)
         places = [i for i, letter in enumerate(pattern) if letter != "."]
         for i, after in pairwise([*places, len(pattern)]):
-            start = bar * beats_per_bar + i * size
-            while index + 1 < len(spans) and spans[index + 1].start <= start + 1e-9:
-                index += 1
+            start = number * bar + i * size
             if start < end - 1e-9:
-                yield pattern[i], start, (after - i) * size, spans[index]
+                yield pattern[i], start, (after - i) * size, span_at(spans, start)
+
+
+def span_at(spans: Sequence[Span], beat: float) -> Span:
+    """Return the span that a beat lies in, or the last."""
+    return spans[min(int((beat + 1e-9) / spans[0].beats), len(spans) - 1)]
 
 
 def accompany(facts: Facts, spans: list[Span], instrument: str, random: Random) -> list[Note]:
     """Write the accompaniment: held chords, the chords of the style's pattern, or arpeggios."""
     if facts.accompaniment == "pad":
         return _held(facts, spans, instrument)
-    style, rng = STYLES[facts.style], random("pattern")
     if facts.accompaniment == "arpeggio":
-        return _picked(facts, spans, instrument, choose(style.arpeggios[facts.meter], rng))
-    return _comped(facts, spans, instrument, choose(style.chords[facts.meter], rng))
+        return _picked(facts, spans, instrument, random)
+    return _comped(facts, spans, instrument, random)
 
 
 def _held(facts: Facts, spans: list[Span], instrument: str) -> list[Note]:
@@ -286,29 +316,31 @@ def _held(facts: Facts, spans: list[Span], instrument: str) -> list[Note]:
     return notes
 
 
-def _picked(facts: Facts, spans: list[Span], instrument: str, pattern: str) -> list[Note]:
-    tonic, notes = tonic_of(facts), []
+def _picked(facts: Facts, spans: list[Span], instrument: str, random: Random) -> list[Note]:
+    tonic, notes, options = tonic_of(facts), [], STYLES[facts.style].arpeggios[facts.meter]
     register = ARPEGGIO_REGISTERS.get(instrument, 50)
-    for letter, start, beats, span in _steps(pattern, spans, facts.beats_per_bar):
+    for letter, start, beats, span in _steps(options, spans, facts, random):
         chord = span.chord_at(start)
-        pitch = _ladder_of(chord, nearest(register, (chord.root,), tonic), tonic)[int(letter)]
+        pitch = _ladder_of(chord, nearest_pitch(register, (chord.root,), tonic), tonic)[int(letter)]
+        pitch -= 12 * (pitch > TONES[instrument].high)
         accent = 0.9 if start == span.start else 0.75 if start % 1 == 0 else 0.65
         notes.append(Note(instrument, pitch, start, 2 * beats, accent))
     return notes
 
 
-def _comped(facts: Facts, spans: list[Span], instrument: str, pattern: str) -> list[Note]:
+def _comped(facts: Facts, spans: list[Span], instrument: str, random: Random) -> list[Note]:
     tonic, notes, voicing = tonic_of(facts), [], []
+    options = STYLES[facts.style].chords[facts.meter]
     before: Chord | None = None
     is_guitar = family(instrument) == "guitar"
-    for letter, start, beats, span in _steps(pattern, spans, facts.beats_per_bar):
+    for letter, start, beats, span in _steps(options, spans, facts, random):
         if letter == "-":
             continue
         chord = span.chord_at(start)
         if chord is not before:
             before = chord
             voicing = voice(chord, tonic, CHORD_REGISTERS.get(instrument, 57), voicing)
-        root = nearest(45, (chord.root,), tonic)
+        root = nearest_pitch(45, (chord.root,), tonic)
         full = [root, *voicing] if is_guitar and root < voicing[0] else voicing
         pitches = {"B": [root], "u": voicing[-2:]}.get(letter, full)
         length = {"c": min(beats, 0.4), "u": min(beats, 0.4)}.get(letter, beats)
@@ -324,11 +356,12 @@ def _comped(facts: Facts, spans: list[Span], instrument: str, pattern: str) -> l
 
 def bass_line(facts: Facts, spans: list[Span], instrument: str, random: Random) -> list[Note]:
     """Write the bass: the style's pattern, or a walk of quarter notes; the root where a chord begins."""
-    tonic, pattern = tonic_of(facts), choose(STYLES[facts.style].bass[facts.meter], random("pattern"))
-    if pattern == WALKING:
+    tonic, options = tonic_of(facts), STYLES[facts.style].bass[facts.meter]
+    if WALKING in options and random("walks").random() < 1 / len(options):
         return _walk(facts, spans, instrument, random("walk"))
+    options = [pattern for pattern in options if pattern != WALKING]
     notes, chord = [], None
-    for letter, start, beats, span in _steps(pattern, spans, facts.beats_per_bar):
+    for letter, start, beats, span in _steps(options, spans, facts, random):
         for begin, length in _split(start, beats, span):
             is_new = span.chord_at(begin) is not chord
             chord = span.chord_at(begin)
@@ -350,15 +383,12 @@ def _split(start: float, beats: float, span: Span) -> list[tuple[float, float]]:
 
 
 def _root(chord: Chord, tonic: int) -> int:
-    return nearest(BASS_REGISTER, (chord.root,), tonic)
+    return nearest_pitch(BASS_REGISTER, (chord.root,), tonic)
 
 
 def _chord_after(spans: list[Span], beat: float) -> Chord:
     """Return the chord that sounds at a beat, or the last."""
-    for span in spans:
-        if span.start <= beat + 1e-9 < span.start + span.beats:
-            return span.chord_at(beat + 1e-9)
-    return spans[-1].chords[-1]
+    return span_at(spans, beat).chord_at(beat + 1e-9)
 
 
 def _bass_pitch(letter: str, root: int, chord: Chord, following: Chord, tonic: int) -> int:
@@ -386,7 +416,9 @@ def _walk(facts: Facts, spans: list[Span], instrument: str, rng: np.random.Gener
                 elif i == count - 1:
                     moved = target + int(rng.choice((-1, 1, 2 if direction < 0 else -2)))
                 else:
-                    moved = nearest(pitch + direction * 3.4, chord.tones if rng.random() < 0.7 else chord.scale, tonic)
+                    moved = nearest_pitch(
+                        pitch + direction * 3.4, chord.tones if rng.random() < 0.7 else chord.scale, tonic
+                    )
                 pitch = int(np.clip(moved, 28, 52))
                 notes.append(Note(instrument, pitch, start + i, 0.9, 0.9 if i % 2 == 0 else 0.8))
     return notes
@@ -398,12 +430,13 @@ def _walk(facts: Facts, spans: list[Span], instrument: str, rng: np.random.Gener
 def beat(facts: Facts, spans: list[Span], kit: str, random: Random) -> list[Note]:
     """Write the drums, bar by bar: a groove of the style, fills before new phrases and crashes after them."""
     style = STYLES[facts.style]
-    groove: Groove = choose((style.kit if kit == "kit" else style.brushes)[facts.meter], random("groove"))
+    grooves = (style.kit if kit == "kit" else style.brushes)[facts.meter]
     bar, notes = facts.beats_per_bar, []
     end = spans[-1].start + spans[-1].beats
     for number in range(math.ceil(end / bar)):
         start = number * bar
-        last = _span_at(spans, start + bar - 1e-6)
+        first, last = span_at(spans, start), span_at(spans, start + bar - 1e-6)
+        groove: Groove = choose(grooves, random("groove", first.phrase[0]))
         rng = random("bar", number)
         filled = 0.0
         if last.place == 3 and not last.is_last and rng.random() < (0.9 if last.phrase[1] == "2" else 0.5):
@@ -411,14 +444,9 @@ def beat(facts: Facts, spans: list[Span], kit: str, random: Random) -> list[Note
         notes += _groove(groove, start, bar, bar - filled)
         if filled:
             notes += _fill(style, kit, start + bar - filled, filled, rng)
-        first = _span_at(spans, start)
         if kit == "kit" and number and first.place == 0 and first.phrase[1] == "1":
             notes.append(Note("crash", 0, start, 1.0, 0.75))
     return notes
-
-
-def _span_at(spans: list[Span], at: float) -> Span:
-    return next((span for span in spans if span.start <= at < span.start + span.beats), spans[-1])
 
 
 def _groove(groove: Groove, start: float, bar: int, until: float) -> list[Note]:

@@ -44,12 +44,12 @@ class Resolution(nn.Module):
         self.register_buffer("bin_weights", weights / weights.mean())
         self.register_buffer("phase_weights", 1 / (1 + (hertz / PHASE_LIMIT) ** 4))
 
-    def spectrum(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, t) audio -> (b, n, f) real and imaginary parts."""
+    def spectrum(self, audio: Tensor) -> Tensor:
+        """(b, t) audio -> (b, n, f) complex spectrum."""
         margin = len(self.window) // 2
-        frames = functional.pad(audio, (margin, margin)).unfold(1, len(self.window), self.hop)
-        spectrum = torch.fft.rfft(frames * self.window)
-        return spectrum.real, spectrum.imag
+        return torch.fft.rfft(
+            functional.pad(audio, (margin, margin)).unfold(1, len(self.window), self.hop) * self.window
+        )
 
     def forward(self, decoded: Tensor, original: Tensor) -> dict[str, Tensor]:
         """(b, t) decoded and original audio -> their distance in mel bands, bins, energy and phases.
@@ -59,12 +59,12 @@ class Resolution(nn.Module):
         convergence: norm of the difference of magnitudes over the norm of the original's. phase: 1 - cos of the
         difference of phases, weighted by the original's square root of magnitude; None through short windows.
         """
-        real, imaginary = self.spectrum(decoded)
-        power = real.square() + imaginary.square()
+        spectrum = self.spectrum(decoded)
+        power = spectrum.real.square() + spectrum.imag.square()
         magnitude = (power + BIN_FLOOR).sqrt()
         with torch.no_grad():
-            target_real, target_imaginary = self.spectrum(original)
-            target_power = target_real.square() + target_imaginary.square()
+            target_spectrum = self.spectrum(original)
+            target_power = target_spectrum.real.square() + target_spectrum.imag.square()
             target = (target_power + BIN_FLOOR).sqrt()
             target_mel = target_power @ self.mel.T + MEL_FLOOR
         mel = power @ self.mel.T + MEL_FLOOR
@@ -79,7 +79,8 @@ class Resolution(nn.Module):
             with torch.no_grad():
                 weight = target.sqrt() * self.phase_weights
                 weight = weight / (weight.sum((1, 2), keepdim=True) * len(weight) * target)
-            agreement = (real * (weight * target_real) + imaginary * (weight * target_imaginary)) / magnitude
+                aligned = weight * target_spectrum
+            agreement = (spectrum.real * aligned.real + spectrum.imag * aligned.imag) / magnitude
             terms["phase"] = 1 - agreement.sum()
         return terms
 
@@ -134,8 +135,8 @@ class CodebookLearner(nn.Module):
             points = level.project_in(residual)
             level.codebook.copy_(kmeans(points, len(level.codebook), generator))
             codes = nearest(points, level.codebook)
-            share = codes.bincount(minlength=len(level.codebook)) / len(codes)
-            self.counts[i] = share * points_per_step + 5 * self.DEAD
+            fraction = codes.bincount(minlength=len(level.codebook)) / len(codes)
+            self.counts[i] = fraction * points_per_step + 5 * self.DEAD
             self.sums[i] = level.codebook * self.counts[i][:, None]
             residual = residual - level.project_out(level.codebook[codes])
 
@@ -147,10 +148,10 @@ class CodebookLearner(nn.Module):
         sums.mul_(self.DECAY).add_(torch.zeros_like(sums).index_add_(0, codes, points), alpha=1 - self.DECAY)
         codebook.copy_(sums / (counts[:, None] + 1e-6))
         dead = (counts < self.DEAD).nonzero()[:, 0][: max(1, len(points) // 16)]
-        chosen = torch.randint(len(points), (len(dead),), generator=generator).to(points.device)
-        codebook[dead] = points[chosen]
+        selected = torch.randint(len(points), (len(dead),), generator=generator).to(points.device)
+        codebook[dead] = points[selected]
         counts[dead] = 10 * self.DEAD
-        sums[dead] = 10 * self.DEAD * points[chosen]
+        sums[dead] = 10 * self.DEAD * points[selected]
 
 
 def quantize_for_training(

@@ -47,7 +47,7 @@ class NetworkConfig:
     codebook_dim: int = 8
 
 
-class Block(nn.Module):
+class ConvNeXtBlock(nn.Module):
     """A ConvNeXt block in one dimension (Liu et al. 2022): (b, l, w) -> (b, l, w)."""
 
     def __init__(self, width: int, expansion: int, initial_scale: float = 0.1) -> None:
@@ -98,20 +98,13 @@ class Features(nn.Module):
 
     def raw(self, audio: Tensor) -> Tensor:
         """(b, l * HOP) audio -> (b, l, n) features before they are normalized."""
-        real, imaginary = windowed_spectrum(audio, self.window, HOP)
-        power = (real.square() + imaginary.square()) / LEVEL**2
-        gain = (power[..., : self.num_bins] + POWER_FLOOR) ** ((self.COMPRESSION - 1) / 2) / LEVEL
-        short_real, short_imaginary = windowed_spectrum(audio, self.short_window, SHORT_HOP)
-        short_power = (short_real.square() + short_imaginary.square()) / LEVEL
-        return torch.cat(
-            [
-                real[..., : self.num_bins] * gain,
-                imaginary[..., : self.num_bins] * gain,
-                _log(power @ self.bands.T),
-                _log(short_power @ self.short_bands.T).unflatten(1, (-1, HOP // SHORT_HOP)).flatten(2),
-            ],
-            dim=-1,
-        )
+        spectrum = windowed_spectrum(audio, self.window, HOP)
+        short_spectrum = windowed_spectrum(audio, self.short_window, SHORT_HOP)
+        lowest = spectrum[..., : self.num_bins] / LEVEL
+        compressed = torch.view_as_real(lowest * (_power(lowest) + POWER_FLOOR) ** ((self.COMPRESSION - 1) / 2))
+        quarters = _log(_power(short_spectrum) / LEVEL @ self.short_bands.T).unflatten(1, (-1, HOP // SHORT_HOP))
+        bands = _log(_power(spectrum) / LEVEL**2 @ self.bands.T)
+        return torch.cat([compressed[..., 0], compressed[..., 1], bands, quarters.flatten(2)], dim=-1)
 
     @torch.no_grad()
     def fit(self, audio: Tensor) -> None:
@@ -125,21 +118,23 @@ class Features(nn.Module):
         self.deviation.copy_(deviation.clamp(min=0.02))
 
 
-class Encoder(nn.Module):
+class FeatureEncoder(nn.Module):
     """Features (b, l, n) -> latents (b, l, z): a linear map, plus what blocks over neighboring frames add."""
 
     def __init__(self, num_features: int, config: NetworkConfig) -> None:
         super().__init__()
         width = config.encoder_width
         self.expand = nn.Linear(num_features, width)
-        self.blocks = nn.Sequential(*(Block(width, config.encoder_expansion) for _ in range(config.encoder_blocks)))
+        self.blocks = nn.Sequential(
+            *(ConvNeXtBlock(width, config.encoder_expansion) for _ in range(config.encoder_blocks))
+        )
         self.norm = nn.LayerNorm(width)
-        self.project = nn.Linear(width, config.latent_channels)
+        self.contract = nn.Linear(width, config.latent_channels)
         self.linear = nn.Linear(num_features, config.latent_channels, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the latents."""
-        return self.project(self.norm(self.blocks(self.expand(features)))) + self.linear(features)
+        return self.contract(self.norm(self.blocks(self.expand(features)))) + self.linear(features)
 
 
 class Quantizer(nn.Module):
@@ -168,7 +163,9 @@ class Decoder(nn.Module):
         super().__init__()
         width = config.decoder_width
         self.expand = nn.Conv1d(config.latent_channels, width, 3, padding=1)
-        self.blocks = nn.Sequential(*(Block(width, config.decoder_expansion) for _ in range(config.decoder_blocks)))
+        self.blocks = nn.Sequential(
+            *(ConvNeXtBlock(width, config.decoder_expansion) for _ in range(config.decoder_blocks))
+        )
         self.norm = nn.LayerNorm(width)
         self.spectrum = nn.Linear(width, 2 * NUM_BINS)
         bands = mel_bands(GAIN_BANDS, WINDOW)
@@ -187,10 +184,9 @@ class Decoder(nn.Module):
     def synthesize(self, parts: Tensor, gains: Tensor) -> Tensor:
         """(b, l, 2 f) real and imaginary parts, (b, l, s) log gains -> (b, l * HOP) audio."""
         with torch.autocast(parts.device.type, enabled=False):
-            real, imaginary = parts.chunk(2, dim=-1)
-            size = (real.square() + imaginary.square() + POWER_FLOOR).sqrt()
-            scale = SYNTHESIS_GAIN * size * (gains @ self.bands).exp()
-            frames = torch.fft.irfft(torch.complex(real * scale, imaginary * scale), WINDOW) * self.window
+            compressed = torch.complex(*parts.chunk(2, dim=-1))
+            scale = SYNTHESIS_GAIN * (_power(compressed) + POWER_FLOOR).sqrt() * (gains @ self.bands).exp()
+            frames = torch.fft.irfft(compressed * scale, WINDOW) * self.window
             weight = overlap_add(self.window.square().expand(1, frames.shape[1], WINDOW))
             return overlap_add(frames)[:, MARGIN:-MARGIN] / weight[:, MARGIN:-MARGIN]
 
@@ -202,7 +198,7 @@ class CodecNetwork(nn.Module):
         super().__init__()
         self.config = config = config or NetworkConfig()
         self.features = Features(config.waveform_bins, config.num_bands)
-        self.encoder = Encoder(self.features.num_features, config)
+        self.encoder = FeatureEncoder(self.features.num_features, config)
         self.quantizers = nn.ModuleList(Quantizer(config) for _ in range(config.num_codebooks))
         self.decoder = Decoder(config)
 
@@ -218,12 +214,12 @@ class CodecNetwork(nn.Module):
 
     def quantize(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """(b, l, z) latents -> (b, k, l) codes and (b, k, l, d) projections, each level of the residual before it."""
-        codes, projections = [], []
+        codes, continuous = [], []
         for level in self.levels:
-            projections.append(level.project_in(latents))
-            codes.append(nearest(projections[-1], level.codebook))
+            continuous.append(level.project_in(latents))
+            codes.append(nearest(continuous[-1], level.codebook))
             latents = latents - level.project_out(level.codebook[codes[-1]])
-        return torch.stack(codes, dim=1), torch.stack(projections, dim=1)
+        return torch.stack(codes, dim=1), torch.stack(continuous, dim=1)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """(b, k, l) codes -> (b, l, z) latents. With fewer than all codebooks, those of a coarser sound."""
@@ -236,12 +232,10 @@ class CodecNetwork(nn.Module):
         return list(self.quantizers)
 
 
-def windowed_spectrum(audio: Tensor, window: Tensor, hop: int) -> tuple[Tensor, Tensor]:
-    """(b, t) audio -> (b, frames, f) real and imaginary parts, frames centered on blocks of `hop` samples."""
+def windowed_spectrum(audio: Tensor, window: Tensor, hop: int) -> Tensor:
+    """(b, t) audio -> (b, frames, f) complex spectrum, frames centered on blocks of `hop` samples."""
     margin = (len(window) - hop) // 2
-    frames = functional.pad(audio, (margin, margin)).unfold(1, len(window), hop)
-    spectrum = torch.fft.rfft(frames * window)
-    return spectrum.real, spectrum.imag
+    return torch.fft.rfft(functional.pad(audio, (margin, margin)).unfold(1, len(window), hop) * window)
 
 
 def mel_bands(count: int, window: int) -> Tensor:
@@ -256,6 +250,10 @@ def mel_bands(count: int, window: int) -> Tensor:
     for band, (low, high) in zip(bands, itertools.pairwise(edges), strict=True):
         band[low:high] = 1
     return bands
+
+
+def _power(spectrum: Tensor) -> Tensor:
+    return spectrum.real.square() + spectrum.imag.square()
 
 
 def _log(power: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ LEVELS = {  # LU, relative to the lead
     "arpeggio": -6.5,
     "chords": -6.0,
     "bass": -7.0,
-    "kit": -3.0,
+    "kit": -4.0,
     "brushes": -7.0,
 }
 DRUM_LEVELS = {  # dB, of drums that are equally loud in LUFS
@@ -101,11 +101,12 @@ DRUM_LEVELS = {  # dB, of drums that are equally loud in LUFS
     "808 kick": 1.0,
     "808 snare": -1.0,
 }
-LOUDNESS = {"soft": -20.0, "loud": -14.0, "swelling": -16.0}  # LUFS of the track
+LOUDNESS = {"soft": -18.0, "loud": -14.0, "swelling": -16.0}  # LUFS of the track
 SWELL = 12.0  # dB, from the softest to the loudest moment of a swelling track
 VELOCITY = {"soft": 0.5, "loud": 0.95, "swelling": 0.75}  # how hard the notes are struck
-CEILING = 0.84  # no sample is larger
-REVERB = {"lead": 1.0, "accompaniment": 1.0, "bass": 0.15, "drums": 0.5}  # how much of a part is heard in the room
+PHRASING = 0.12  # how much harder the middle of a phrase is played than its ends
+PEAK = 0.82  # no sample is larger
+REVERB = {"lead": 1.0, "accompaniment": 1.0, "bass": 0.15, "drums": 0.5}  # how much of a part the room reflects
 UNEVEN = {"lead": 0.006, "accompaniment": 0.005, "bass": 0.004, "drums": 0.002}  # seconds, of a part's timing
 
 
@@ -211,11 +212,13 @@ def _performed(facts: Facts, spans: list[Span], part: str, seed: int, seconds: f
     notes: list[Note] = WRITERS[part](facts, spans, facts.players[part], partial(_rng, seed, part))
     rng, beat_seconds = _rng(seed, part, "performance"), 60 / facts.bpm
     late, force = rng.normal(0, UNEVEN[part], len(notes)), rng.normal(0, 0.04, len(notes))
+    phrase_beats = 4 * spans[0].beats
     performed = []
     for note, delay, push in zip(notes, np.clip(late, -0.012, 0.012), force, strict=True):
         start = max(0.0, swung(note.start, facts) * beat_seconds + delay)
         end = swung(note.start + note.beats, facts) * beat_seconds
-        velocity = float(np.clip(VELOCITY[facts.dynamics] * note.accent + push, 0.1, 1))
+        rise = 1 + PHRASING * np.sin(np.pi * (note.start % phrase_beats) / phrase_beats)
+        velocity = float(np.clip(VELOCITY[facts.dynamics] * rise * note.accent + push, 0.1, 1))
         if start < seconds:
             performed.append(ScoredNote(part, note.instrument, note.pitch, start, max(0.04, end - start), velocity))
     return performed
@@ -251,7 +254,7 @@ def _mastered(audio: Audio, facts: Facts) -> Audio:
         t = np.arange(len(audio), dtype=np.float32) / SAMPLE_RATE
         audio *= 10 ** (SWELL / 20 * (-0.5 - 0.5 * np.cos(2 * np.pi * t / np.float32(period))))
     for _ in range(2):  # peaks that are turned down leave less
-        audio = limited(audio * np.float32(10 ** ((LOUDNESS[facts.dynamics] - loudness(audio)) / 20)), CEILING)
+        audio = limited(audio * np.float32(10 ** ((LOUDNESS[facts.dynamics] - loudness(audio)) / 20)), PEAK)
     return audio
 
 

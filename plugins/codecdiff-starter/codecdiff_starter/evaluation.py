@@ -44,10 +44,18 @@ from codecdiff_starter.composer import CLASSES, COMPOSER_VERSION, PARTS, SAMPLE_
 ORACLE, COMPOSED, TRAINING, PROBE_TRAINING = oracle(), "composed", "training", "probe training"
 COMPARED = (CODEC_RECONSTRUCTION, ORACLE, GENERATED, NOISE)
 SEED = 20_250_001  # of evaluation; no training track is composed from it
+SIGNAL = ("pulse", "tuning-error", "full-scale")
+REQUESTED = ("tempo-double", "key")
 PROBE_CLIPS = 2  # clips the probes are fitted on, for each clip of a compared set
 
 starter = Suite(
-    "The metrics of the demo that need no composer.", {"logmel": ("fad-shrunk", "density", "coverage")}, seconds=5.0
+    "What can be measured of music without a download: signals, requested tempo and key, and musicnn where installed.",
+    {
+        "logmel": ("fad-shrunk", "kad", "density", "coverage", *SIGNAL, *REQUESTED),
+        "musicnn": ("fad", "fad-infinity", "kad"),
+    },
+    seconds=6.0,
+    codec_quality=True,
 )
 
 

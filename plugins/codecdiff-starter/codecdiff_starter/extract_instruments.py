@@ -2,8 +2,8 @@
 
 Debian has the SoundFont in the package `fluid-soundfont-gm` (MIT license, Frank Wen), at
 /usr/share/sounds/sf2/FluidR3_GM.sf2. A few keys of every instrument are played and cut short; the rest of a note is a
-loop, made seamless by a cross-fade, that fades as the recording did. All samples together are one Ogg/Vorbis file, and
-a table says where each lies and how it is played. The audio is the same each time; the file differs by its serial
+loop, made seamless by a cross-fade, that fades as the whole sample did. All samples together are one Ogg/Vorbis file,
+and a table says where each lies and how it is played. The audio is the same each time; the file differs by its serial
 number.
 """
 
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
+import soxr
 from scipy.signal import butter, sosfiltfilt
 
 from codecdiff_starter.instruments import Sample, blended, hold
@@ -51,12 +52,12 @@ SOURCES = {
     "nylon guitar": Source(24, (40, 50, 59, 69, 78), 1.6),
     "steel guitar": Source(25, (40, 50, 59, 69), 1.5),
     "electric guitar": Source(27, (40, 50, 59, 69), 1.3),
-    "upright bass": Source(32, (28, 36, 42, 50), 1.2),
+    "upright bass": Source(32, (28, 36, 41), 1.3),
     "electric bass": Source(33, (28, 34, 39, 46), 1.3),
     "synth bass": Source(39, (30, 42), 1.0, sustained=True),
-    "strings": Source(48, (43, 52, 61, 70, 79), 1.7, sustained=True),
+    "strings": Source(48, (47, 58, 64, 73, 80), 1.8, sustained=True),
     "trumpet": Source(56, (60, 67, 74, 80), 0.9, sustained=True),
-    "saxophone": Source(65, (52, 58, 64, 70, 76), 1.0, sustained=True),
+    "saxophone": Source(66, (51, 56, 62, 69, 75), 1.1, sustained=True),
     "clarinet": Source(71, (52, 59, 65, 72, 80), 0.8, sustained=True),
     "flute": Source(73, (61, 67, 74, 80, 86), 1.0, sustained=True),
     "pad": Source(89, (48, 60, 72), 2.0, sustained=True, sample="Synth Strings", lowpass=1800.0),
@@ -138,19 +139,19 @@ def tone(font: SoundFont, source: Source, key: int) -> tuple[Audio, dict[str, An
     zone = font.zone(source.bank, source.program, key, source.sample)
     shorter = 2 ** (-(key - source.keys[0]) / 60)
     seconds = source.seconds * shorter
-    recording = _trimmed(font.play(zone, key, 2 * seconds + 0.5))
+    played = _trimmed(font.play(zone, key, 2 * seconds + 0.5))
     if source.lowpass:
         low = butter(2, source.lowpass, fs=SAMPLE_RATE, output="sos")
-        recording = np.asarray(sosfiltfilt(low, recording), np.float32)
-    end = min(round(seconds * SAMPLE_RATE), len(recording) - 1)
+        played = np.asarray(sosfiltfilt(low, played), np.float32)
+    end = min(round(seconds * SAMPLE_RATE), len(played) - 1)
     held, decay = end // 2, 0.0
     if not source.sustained:
-        decay = _decay_rate(recording, held, end)
-        fading = np.maximum(0, np.arange(len(recording)) - held) / SAMPLE_RATE
-        recording = (recording * np.exp(decay * fading)).astype(np.float32)
-    level = _level(recording * np.exp(-decay * np.maximum(0, np.arange(len(recording)) - held) / SAMPLE_RATE))
+        decay = _decay_rate(played, held, end)
+        fading = np.maximum(0, np.arange(len(played)) - held) / SAMPLE_RATE
+        played = (played * np.exp(decay * fading)).astype(np.float32)
+    level = _level(played * np.exp(-decay * np.maximum(0, np.arange(len(played)) - held) / SAMPLE_RATE))
     overlap = round((0.03 if not source.sustained else 0.06) * SAMPLE_RATE)
-    audio = recording[:end]
+    audio = played[:end]
     loop, likeness = _find_loop(audio, max(2 * overlap, round(0.12 * SAMPLE_RATE)), overlap)
     held_tone = hold(Sample(blended(audio, loop, overlap, likeness), key, loop, held, decay), key, PITCH_SECONDS)
     pitch = measured_pitch(held_tone[round(0.05 * SAMPLE_RATE) :], key)
@@ -161,9 +162,20 @@ def tone(font: SoundFont, source: Source, key: int) -> tuple[Audio, dict[str, An
     return audio * (PEAK / peak), row
 
 
+def _tuned(audio: Audio) -> Audio:
+    """Shift a drum to the nearest semitone, by the power of its spectrum below 1 kHz."""
+    size = 2**17
+    power = np.abs(np.fft.rfft(audio, size)) ** 2
+    frequencies = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
+    loudest = int(np.argmax(np.where((frequencies > 50) & (frequencies < 1000), power, 0)))
+    around = slice(max(1, loudest - 20), loudest + 21)
+    pitch = 69 + 12 * np.log2(np.average(frequencies[around], weights=power[around]) / 440)
+    return soxr.resample(audio, SAMPLE_RATE * 2 ** ((round(pitch) - pitch) / 12), SAMPLE_RATE)
+
+
 def hit(font: SoundFont, program: int, key: int, seconds: float) -> tuple[Audio, dict[str, Any]]:
-    """Sample one stroke of a drum kit -> audio at PEAK, its line of the table."""
-    audio = _trimmed(font.play(font.zone(128, program, key), key, seconds))
+    """Sample one stroke of a drum kit, tuned to a semitone -> audio at PEAK, its line of the table."""
+    audio = _tuned(_trimmed(font.play(font.zone(128, program, key), key, seconds)))
     fade = np.linspace(1, 0, len(audio) // 2, dtype=np.float32) ** 2
     audio[-len(fade) :] *= fade
     peak = float(np.abs(audio).max())
@@ -173,13 +185,13 @@ def hit(font: SoundFont, program: int, key: int, seconds: float) -> tuple[Audio,
 
 def extract(font: SoundFont, folder: Path) -> None:
     """Write the bundle into a folder: instruments.ogg and instruments.json."""
-    pieces: list[Audio] = []
+    sounds: list[Audio] = []
     table: dict[str, Any] = {"sample rate": SAMPLE_RATE, "instruments": {}, "drums": {}}
     begin = GAP
 
     def keep(audio: Audio, row: dict[str, Any]) -> dict[str, Any]:
         nonlocal begin
-        pieces.extend([np.zeros(GAP, np.float32), audio])
+        sounds.extend([np.zeros(GAP, np.float32), audio])
         placed = {"start": begin, "length": len(audio), **row}
         begin += len(audio) + GAP
         return placed
@@ -188,7 +200,7 @@ def extract(font: SoundFont, folder: Path) -> None:
         table["instruments"][name] = [keep(*tone(font, source, key)) for key in source.keys]
     for name, (program, key, seconds) in DRUMS.items():
         table["drums"][name] = keep(*hit(font, program, key, seconds))
-    audio = np.concatenate([*pieces, np.zeros(GAP, np.float32)])
+    audio = np.concatenate([*sounds, np.zeros(GAP, np.float32)])
     folder.mkdir(parents=True, exist_ok=True)
     options = {"format": "OGG", "subtype": "VORBIS", "compression_level": 1 - VORBIS_QUALITY}
     with soundfile.SoundFile(folder / "instruments.ogg", "w", SAMPLE_RATE, 1, **options) as file:

@@ -71,7 +71,7 @@ class Facts:
 
     @property
     def instruments(self) -> list[str]:
-        """What listeners call the instruments that play, the lead first."""
+        """What the instruments that play are called in general, the lead first."""
         names = {"kit": "drums", "brushes": "drums"}
         return list(dict.fromkeys(names.get(player, family(player)) for player in self.players.values()))
 
@@ -134,7 +134,7 @@ PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
         "trumpet": ("trumpet",),
         "clarinet": ("clarinet",),
         "vibraphone": ("vibraphone",),
-        "saxophone": ("saxophone", "alto saxophone"),
+        "saxophone": ("saxophone", "tenor saxophone"),
     },
     "accompaniment": {
         "none": ("backing chords", "chordal backing"),

@@ -123,7 +123,10 @@ class Span(NamedTuple):
 
 @lru_cache(maxsize=512)
 def chord_of(numeral: str, mode: str, sevenths: bool) -> Chord:
-    """Return the chord of a Roman numeral in a mode, with its seventh if asked; dominants of others always have it."""
+    """Return the chord of a Roman numeral in a mode, with its seventh if `sevenths`, or if it leads to another chord.
+
+    Raises `ValueError` for what is not a numeral.
+    """
     name, _, target = numeral.partition("/")
     match = re.fullmatch(r"([IViv]+)(°?)", name)
     if match is None or match[1].upper() not in NUMERALS:
@@ -211,7 +214,7 @@ def _ladder(classes: tuple[int, ...], tonic: int) -> np.ndarray:
     return np.array([pitch for pitch in range(-24, 152) if pitch % 12 in wanted])
 
 
-def nearest(pitch: float, classes: Sequence[int], tonic: int) -> int:
+def nearest_pitch(pitch: float, classes: Sequence[int], tonic: int) -> int:
     """Return the MIDI pitch nearest to `pitch` of some pitch classes above the tonic."""
     ladder = _ladder(tuple(classes), tonic)
     return int(ladder[np.argmin(np.abs(ladder - pitch))])

@@ -4,7 +4,7 @@
     audio = play([Strike("piano", 60, 0.0, 1.0, 0.8), Strike("piano", 64, 0.5, 1.0, 0.6)], seconds=2.0)
 
 A note is the nearest sample, resampled to its pitch. Past the end of the sample its loop goes on, fading as the
-recording did, and after the note is released a short fade ends it. Soft notes are quieter and darker. All instruments
+sample did, and after the note is released a short fade ends it. Soft notes are quieter and darker. All instruments
 are equally loud in LUFS at the same velocity; the mix balances them. `sounds/` holds the samples
 (`extract_instruments` makes them) under the license beside them.
 """
@@ -71,7 +71,7 @@ TONES: dict[str, Instrument] = {
     "synth bass": Instrument(28, 52, 0.05, 800),
     "strings": Instrument(40, 88, 0.22, 1500),
     "trumpet": Instrument(55, 84, 0.09, 1800, tremolo=0.06),
-    "saxophone": Instrument(49, 80, 0.09, 1500, tremolo=0.07),
+    "saxophone": Instrument(46, 78, 0.09, 1500, tremolo=0.07),
     "clarinet": Instrument(50, 86, 0.08, 1800, tremolo=0.04),
     "flute": Instrument(60, 91, 0.1, 2500, tremolo=0.1),
     "pad": Instrument(40, 80, 0.4, 1000),
@@ -140,8 +140,8 @@ def hold(sample: Sample, pitch: float, seconds: float) -> Audio:
 def _darkened(audio: Audio, cutoff: float) -> Audio:
     """Filter audio by one pole at a cutoff in Hz."""
     pole = math.exp(-2 * math.pi * cutoff / SAMPLE_RATE)
-    filtered = lfilter(np.array([1 - pole], np.float32), np.array([1, -pole], np.float32), audio)
-    return np.asarray(filtered).astype(np.float32, copy=False)
+    numerator, denominator = np.array([1 - pole], np.float32), np.array([1, -pole], np.float32)
+    return np.asarray(lfilter(numerator, denominator, audio)).astype(np.float32, copy=False)
 
 
 def _vibrato(instrument: Instrument, count: int) -> Audio:
@@ -155,7 +155,7 @@ def _struck(base: Audio, dark: Audio, strike: Strike, held: int, release: int) -
     """Play one note out of the long bright and dark tone of its pitch, (t,) each; `release` in samples."""
     bright, gain = np.float32(strike.velocity), np.float32(strike.velocity**1.3 * 10 ** (strike.level / 20))
     length = min(len(base), held + release)
-    sound = dark[:length] + (base[:length] - dark[:length]) * bright
+    sound = np.asarray(dark[:length] + (base[:length] - dark[:length]) * bright, np.float32)
     sound *= gain
     fade_in = np.linspace(0, 1, min(FADE_IN, length), dtype=np.float32)
     sound[: len(fade_in)] *= fade_in

@@ -25,8 +25,8 @@ def loudness(audio: Audio) -> float:
     return -0.691 + 10 * float(np.log10(np.mean(weighted**2) + 1e-12))
 
 
-def limited(audio: Audio, ceiling: float) -> Audio:
-    """Turn peaks above `ceiling` down, smoothly, from 5 ms before until 5 ms after them -> (t,) audio."""
-    gain = np.minimum(1, ceiling / np.maximum(np.abs(audio), 1e-9))
+def limited(audio: Audio, highest: float) -> Audio:
+    """Turn peaks above `highest` down, smoothly, from 5 ms before until 5 ms after them -> (t,) audio."""
+    gain = np.minimum(1, highest / np.maximum(np.abs(audio), 1e-9))
     lowest = minimum_filter1d(gain, 2 * LOOK_AHEAD + 1)
     return (audio * uniform_filter1d(lowest, LOOK_AHEAD)).astype(np.float32)

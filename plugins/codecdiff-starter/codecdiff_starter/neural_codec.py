@@ -45,7 +45,7 @@ class NeuralCodec(PretrainedCodec):
 
     def __init__(self, *, weights: str | None = None) -> None:
         super().__init__()
-        network = read_network(Path(weights) if weights else WEIGHTS)
+        network = network_from_file(Path(weights) if weights else WEIGHTS)
         self.num_codebooks = network.config.num_codebooks
         self.codebook_size = network.config.codebook_size
         self.codebook_dim = network.config.codebook_dim
@@ -61,8 +61,8 @@ class NeuralCodec(PretrainedCodec):
     def encode_row(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """(1, 1, t) audio -> (1, k, l) codes and (1, k, d, l): each level's projection of the residual before it."""
         features = self.network.features(self.pad_to_frames(audio)[:, 0])
-        codes, projections = self.network.quantize(self.network.encoder(features))
-        return codes, projections.mT
+        codes, continuous = self.network.quantize(self.network.encoder(features))
+        return codes, continuous.mT
 
     def codebook_vectors(self, quantizer: Any, codes: Tensor) -> Tensor:
         """(b, l) codes -> (b, d, l) codebook vectors."""
@@ -77,7 +77,7 @@ class NeuralCodec(PretrainedCodec):
         return self.network.decoder(self.network.dequantize(codes))[:, None].clamp(-1, 1)
 
 
-def read_network(file: Path) -> CodecNetwork:
+def network_from_file(file: Path) -> CodecNetwork:
     """Read a network that `train_codec.write_network` wrote, in float32. Raises InvalidWeights for another file."""
     try:
         with safe_open(file, framework="pt") as stored:

@@ -4,7 +4,7 @@
     audio = font.play(bank=0, program=73, key=74, seconds=2.0)  # (t,) at 44.1 kHz
 
 Read after the SoundFont Technical Specification 2.04. Of the generators, what shapes a note's pitch and level is
-obeyed (tuning, loops, the volume envelope, attenuation), and filters and modulators are not; of stereo pairs the left
+applied (tuning, loops, the volume envelope, attenuation), and filters and modulators are not; of stereo pairs the left
 channel is taken.
 """
 
@@ -101,17 +101,17 @@ class SoundFont:
         data = Path(file).read_bytes()
         if data[:4] != b"RIFF" or data[8:12] != b"sfbk":
             raise ValueError(f"{file} is not a SoundFont 2 file (.sf2): it does not begin as one.")
-        found: dict[str, tuple[int, int]] = {}
+        lists: dict[str, tuple[int, int]] = {}
         for name, start, size in _chunks(data, 12, len(data)):
             if name == "LIST":
-                found |= {inner: (at, length) for inner, at, length in _chunks(data, start + 4, start + size)}
-        if missing := {"smpl", *RECORDS} - set(found):
+                lists |= {inner: (at, length) for inner, at, length in _chunks(data, start + 4, start + size)}
+        if missing := {"smpl", *RECORDS} - set(lists):
             raise ValueError(f"{file} is a SoundFont without its {', '.join(sorted(missing))}: expected a whole file.")
         records = {
-            name: list(struct.iter_unpack(layout, data[found[name][0] : sum(found[name])]))
+            name: list(struct.iter_unpack(layout, data[lists[name][0] : sum(lists[name])]))
             for name, layout in RECORDS.items()
         }
-        start, size = found["smpl"]
+        start, size = lists["smpl"]
         return cls(np.frombuffer(data, "<i2", size // 2, start), records)
 
     def _bags(self, kind: str, first: int, last: int) -> Iterator[dict[int, int]]:

@@ -50,7 +50,7 @@ class Style:
     tempos: tuple[str, ...]
     meters: tuple[str, ...]
     drums: tuple[str, ...]
-    tunes: tuple[str, ...]  # nouns for a piece in this style
+    tunes: tuple[str, ...]  # what a track in this style is called
     harmony: str  # which progressions
     rhythm: str  # of melodies
     guitar: str  # which of the guitars is "guitar"
@@ -131,7 +131,7 @@ STYLES: dict[str, Style] = {
         )},
     ),
     "jazz": Style(
-        ALL_TEMPOS, ALL_METERS, ALL_DRUMS, ("jazz tune", "jazz piece"), "jazz", "swing", "electric guitar", True,
+        ALL_TEMPOS, ALL_METERS, ALL_DRUMS, ("jazz tune", "jazz number"), "jazz", "swing", "electric guitar", True,
         ("piano", "electric guitar"), ("vibraphone", "piano"),
         chords={"4/4": ("C..c....", "..c...c.", "C..c..c.", ".c..C.c."), "3/4": ("C..c..", "..c.c.", "C...c.")},
         bass={"4/4": (WALKING,), "3/4": (WALKING,)},
@@ -165,12 +165,12 @@ STYLES: dict[str, Style] = {
         chords={"4/4": ("C..C..C.", "c.cc.c.c", "C.c..c.c")},
         bass={"4/4": ("R..55..R", "R..5R..5", "R..R5..a")},
         kit={"4/4": (
-            {"kick": "x..xx..x", "rim": "x..x..x.", "closed hat": "xxxxxxxx"},
-            {"kick": "x..xx..x", "rim": "..x..x..", "shaker": "xoxoxoxo"},
+            {"kick": "x..ox..o", "rim": "x..x..x.", "closed hat": "XoxoXoxo"},
+            {"kick": "x..ox..o", "rim": "..x..x..", "shaker": "XoxoXoxo"},
         )},
         brushes={"4/4": (
-            {"brush kick": "x..xx..x", "brush tap": "x..x..x.", "brush swirl": "x...x..."},
-            {"brush kick": "x..ox..o", "brush tap": "..x..x..", "shaker": "xoxoxoxo"},
+            {"brush kick": "x..ox..o", "brush tap": "x..x..x.", "brush swirl": "x...x..."},
+            {"brush kick": "x..ox..o", "brush tap": "..x..x..", "shaker": "XoxoXoxo"},
         )},
         sevenths=True,
     ),
@@ -211,7 +211,7 @@ STYLES: dict[str, Style] = {
         swing=0.54, swung=0.25,
     ),
     "classical": Style(
-        ALL_TEMPOS, ALL_METERS, ("none",), ("classical piece",), "classical", "lyrical", "nylon guitar", True,
+        ALL_TEMPOS, ALL_METERS, ("none",), ("classical melody",), "classical", "lyrical", "nylon guitar", True,
         ("strings", "piano"), ("piano", "nylon guitar"),
         chords={"4/4": ("C...C...", "c.c.c.c.", "C...c.c."), "3/4": ("C.....", "C.c.c.", "c.c.c.")},
         bass={"4/4": ("R...5...", "R.3.5.3.", "R...R.5."), "3/4": ("R.....", "R.3.5.", "R...5.")},
@@ -254,7 +254,7 @@ LEADS = {  # lead -> instrument, where the style does not choose it
 
 
 def family(instrument: str) -> str:
-    """Return what listeners call an instrument: all guitars are a guitar, and a celesta sounds as a bell."""
+    """Return what an instrument is called in general: all guitars are a guitar, and a celesta sounds as a bell."""
     return {"celesta": "bell", "electric piano": "piano"}.get(instrument, instrument.split()[-1])
 
 

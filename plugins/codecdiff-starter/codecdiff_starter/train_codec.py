@@ -1,6 +1,6 @@
 """Train the codec that comes with the package: `python -m codecdiff_starter.train_codec runs/codec`.
 
-The training music is composed, and may be joined by recordings under free licenses (`--audio FOLDER`, with a
+The training music is composed, and may be joined by tracks under free licenses (`--audio FOLDER`, with a
 `metadata.jsonl` that names title, artist, license and source of every file). A run can be stopped at any time: the same
 command resumes it from its last checkpoint, and with another `--max-train-steps` makes it longer or shorter.
 """
@@ -43,8 +43,8 @@ INITIAL_BATCHES = 30  # that statistics and codebooks start from
 CHECKPOINT, WEIGHTS, ATTRIBUTION, LOG = "checkpoint.safetensors", "codec.safetensors", "attribution.json", "log.jsonl"
 
 
-class UnsuitableRecording(UserError, ValueError):
-    """A recording whose license does not permit to publish weights that were trained on it."""
+class UnsuitableLicense(UserError, ValueError):
+    """A track whose license does not permit to publish weights that were trained on it."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ class CodecTrainConfig:
     seed: int = 0
 
 
-class TrainingAudio:
-    """Mono music as 16-bit samples on disk, from one file or several, of which each crop has one as its source."""
+class CropSampler:
+    """Mono music as 16-bit samples on disk, from one file or several, which take turns as the source of crops."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.sources = [np.load(file, mmap_mode="r") for file in files]
 
     def batch(self, config: CodecTrainConfig, step: int) -> Tensor:
-        """Return the crops (b, crop_frames * HOP) of a step, at random gains; the sources take turns."""
+        """Return the crops (b, crop_frames * HOP) of a step, at random gains."""
         generator = rng.numpy_generator("codecdiff_starter.codec.crops", config.seed, step)
         sources = [self.sources[i % len(self.sources)] for i in range(config.train_batch_size)]
         return torch.from_numpy(np.stack([self._crop(each, config.crop_frames * HOP, generator) for each in sources]))
@@ -110,13 +110,13 @@ class CodecTrainer:
         remaining = (1 - step / config.max_train_steps) / max(config.decay_fraction, 1e-9)
         return config.learning_rate * min(1.0, (step + 1) / config.warmup_steps, max(0.02, remaining))
 
-    def initialize_features(self, audio: TrainingAudio) -> None:
+    def initialize_features(self, audio: CropSampler) -> None:
         """Measure the features' statistics on the first batches."""
         crops = torch.cat([audio.batch(self.config, step) for step in range(INITIAL_BATCHES)])
         self.network.features.fit(crops.to(self.device))
 
     @torch.no_grad()
-    def initialize_codebooks(self, audio: TrainingAudio) -> None:
+    def initialize_codebooks(self, audio: CropSampler) -> None:
         """Fit projections and codebooks to the latents of the first batches."""
         crops = [audio.batch(self.config, step).to(self.device) for step in range(INITIAL_BATCHES)]
         latents = torch.cat([self.network.encoder(self.network.features(each)).flatten(0, 1) for each in crops])
@@ -124,7 +124,7 @@ class CodecTrainer:
         points = self.config.train_batch_size * self.config.crop_frames
         self.learner.initialize(self.network, latents, points, generator)
 
-    def step(self, audio: TrainingAudio) -> dict[str, float]:
+    def step(self, audio: CropSampler) -> dict[str, float]:
         """Take a step and return the terms of its loss. Raises FloatingPointError if it is not finite."""
         if self.step_count == 0:
             self.initialize_features(audio)
@@ -211,25 +211,25 @@ def _composed_track(seed: int, index: int) -> np.ndarray:
     return compose(facts, track_seed, COMPOSED_SECONDS)
 
 
-def recorded_audio(file: Path, folder: Path) -> Path:
-    """Read the recordings of a folder into a file of 16-bit samples, unless it is there already."""
+def licensed_audio(file: Path, folder: Path) -> Path:
+    """Read the tracks of a folder into a file of 16-bit samples, unless it is there already."""
     tracks = find_tracks(folder)
     attribution = [attribution_of(track) for track in tracks]
     if not file.exists():
-        log.info("Reading %d recordings from %s", len(tracks), folder)
+        log.info("Reading %d tracks from %s", len(tracks), folder)
         _write_samples(file, (read_audio(track.file, SAMPLE_RATE, 1)[0].numpy() for track in tracks))
     atomic_write_text(file.parent / ATTRIBUTION, json.dumps(attribution, indent=1, ensure_ascii=False) + "\n")
     return file
 
 
 def attribution_of(track: Track) -> dict[str, str]:
-    """Return name, title, artist, license and source of a track. Raises UnsuitableRecording for another license."""
+    """Return name, title, artist, license and source of a track. Raises UnsuitableLicense for another license."""
     keys = ("title", "artist", "license", "source")
     values = {key: str(track.metadata.get(key) or "") for key in keys}
     if not LICENSES.fullmatch(values["license"].strip()):
-        raise UnsuitableRecording(
+        raise UnsuitableLicense(
             f"License {values['license']!r} of '{track.file}': the codec's weights are published, so metadata.jsonl "
-            "must say CC0, CC BY or public domain for every recording. Remove the file, or correct its row."
+            "must say CC0, CC BY or public domain for every track. Remove the file, or correct its row."
         )
     return {"file": track.name, **values}
 
@@ -240,9 +240,9 @@ def _write_samples(file: Path, tracks: Iterator[np.ndarray]) -> None:
         np.save(temporary, np.concatenate(samples))
 
 
-def train(
+def train_network(
     output: Path,
-    audio: TrainingAudio,
+    audio: CropSampler,
     config: CodecTrainConfig,
     network_config: NetworkConfig | None = None,
     *,
@@ -295,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     default = CodecTrainConfig()
     parser = argparse.ArgumentParser(prog="python -m codecdiff_starter.train_codec", description=__doc__)
     parser.add_argument("output", type=Path, help="folder of the run: checkpoint, log, weights, cached music")
-    parser.add_argument("--audio", type=Path, help="folder of recordings under CC0, CC BY or public domain")
+    parser.add_argument("--audio", type=Path, help="folder of tracks under CC0, CC BY or public domain")
     parser.add_argument("--composed-hours", type=float, default=2.0, help="hours of composed music")
     parser.add_argument("--max-train-steps", type=int, default=default.max_train_steps)
     parser.add_argument("--train-batch-size", type=int, default=default.train_batch_size)
@@ -316,8 +316,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with lock_folder(options.output):
         files = [composed_audio(options.output / "composed.npy", options.composed_hours, options.seed)]
         if options.audio:
-            files.append(recorded_audio(options.output / "recorded.npy", options.audio))
-        train(options.output, TrainingAudio(files), config, checkpointing_steps=options.checkpointing_steps)
+            files.append(licensed_audio(options.output / "licensed.npy", options.audio))
+        train_network(options.output, CropSampler(files), config, checkpointing_steps=options.checkpointing_steps)
     log.info("Wrote %s: NeuralCodec(weights=...) reads it", options.output / WEIGHTS)
 
 

@@ -11,14 +11,16 @@ import torch
 from codecdiff_starter import train_codec
 from codecdiff_starter.codec_losses import CodebookLearner, Resolution, SpectralLoss, quantize_for_training
 from codecdiff_starter.codec_network import CodecNetwork, NetworkConfig, mel_bands
-from codecdiff_starter.neural_codec import InvalidWeights, NeuralCodec
+from codecdiff_starter.composer import compose
+from codecdiff_starter.facts import held_out_facts
+from codecdiff_starter.neural_codec import WEIGHTS, InvalidWeights, NeuralCodec
 from codecdiff_starter.phases import HOP
 from codecdiff_starter.train_codec import (
     CodecTrainConfig,
     CodecTrainer,
-    TrainingAudio,
-    UnsuitableRecording,
-    train,
+    CropSampler,
+    UnsuitableLicense,
+    train_network,
     write_network,
 )
 from torch import Tensor
@@ -69,12 +71,12 @@ def codec(weights) -> NeuralCodec:
 
 
 @pytest.fixture
-def audio(tmp_path) -> TrainingAudio:
+def audio(tmp_path) -> CropSampler:
     generator = np.random.default_rng(0)
     time = np.arange(4 * RATE) / RATE
     music = 0.3 * np.sin(2 * np.pi * 220 * time) + 0.02 * generator.standard_normal(len(time))
     np.save(tmp_path / "music.npy", (music * 32767).astype(np.int16))
-    return TrainingAudio([tmp_path / "music.npy"])
+    return CropSampler([tmp_path / "music.npy"])
 
 
 def test_it_passes_the_checks_of_codecs(codec):
@@ -163,13 +165,13 @@ def test_every_resolution_takes_its_turn():
     assert float(total) == pytest.approx(0.5 * float(terms["mel"]) + float(terms["phase"]), rel=1e-5)
 
 
-def test_training_quantizes_as_the_codec_does():
+def test_training_quantizes_as_the_codec_does(monkeypatch):
     net = network()
     latents = torch.randn(2, 30, TINY.latent_channels, generator=torch.Generator().manual_seed(0))
     learner = CodebookLearner(net)
     learner.initialize(net, latents.flatten(0, 1), 60, torch.Generator().manual_seed(0))
     expected = net.dequantize(net.quantize(latents)[0])
-    learner.update = lambda *_: None
+    monkeypatch.setattr(learner, "update", lambda *_: None)
     total, commitment = quantize_for_training(net, latents, torch.tensor([4, 4]), learner, torch.Generator())
     torch.testing.assert_close(total, expected, atol=1e-5, rtol=1e-5)
     assert commitment > 0
@@ -205,23 +207,21 @@ def test_initial_codebooks_explain_latents_level_by_level():
 
 def test_training_reduces_the_loss(tmp_path, audio):
     trainer = CodecTrainer(network(), QUICK, torch.device("cpu"))
-    first = trainer.step(audio)
-    for _ in range(7):
-        last = trainer.step(audio)
+    terms = [trainer.step(audio) for _ in range(8)]
     assert trainer.step_count == 8
-    assert last["mel"] < first["mel"]
+    assert terms[-1]["mel"] < terms[0]["mel"]
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, audio):
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
     options = {"checkpointing_steps": 2, "device": torch.device("cpu")}
-    whole = train(tmp_path / "whole", audio, QUICK, TINY, **options)
+    whole = train_network(tmp_path / "whole", audio, QUICK, TINY, **options)
 
     class Stopped(Exception):
         pass
 
-    class StoppingAudio(TrainingAudio):
+    class StoppingAudio(CropSampler):
         def batch(self, config, step):
             if step == 7:
                 raise Stopped
@@ -230,8 +230,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, audio):
     stopping = StoppingAudio([])
     stopping.sources = audio.sources
     with pytest.raises(Stopped):
-        train(tmp_path / "parts", stopping, QUICK, TINY, **options)
-    resumed = train(tmp_path / "parts", audio, QUICK, TINY, **options)
+        train_network(tmp_path / "parts", stopping, QUICK, TINY, **options)
+    resumed = train_network(tmp_path / "parts", audio, QUICK, TINY, **options)
     for name, tensor in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], tensor, atol=1e-6, rtol=1e-5, msg=name)
     lines = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
@@ -240,9 +240,9 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, audio):
 
 
 def test_a_checkpoint_of_other_sizes_is_refused(tmp_path, audio):
-    train(tmp_path, audio, CodecTrainConfig(**{**QUICK.__dict__, "max_train_steps": 1}), TINY)
-    with pytest.raises(train_codec.UserError, match="Name another folder"):
-        train(tmp_path, audio, QUICK, NetworkConfig(**{**TINY.__dict__, "encoder_width": 8}))
+    train_network(tmp_path, audio, CodecTrainConfig(**{**QUICK.__dict__, "max_train_steps": 1}), TINY)
+    with pytest.raises(train_codec.UserError, match="another folder"):
+        train_network(tmp_path, audio, QUICK, NetworkConfig(**{**TINY.__dict__, "encoder_width": 8}))
 
 
 def test_crops_follow_from_the_step(audio):
@@ -264,17 +264,17 @@ def test_crops_follow_from_the_step(audio):
         ("", False),
     ],
 )
-def test_recordings_need_a_license_that_permits_it(tmp_path, license, is_allowed):
+def test_tracks_need_a_license_that_permits_it(tmp_path, license, is_allowed):
     folder = tmp_path / "audio"
     folder.mkdir()
     soundfile.write(folder / "a.wav", np.zeros(2000, np.float32), RATE)
     row = {"file_name": "a.wav", "text": "", "title": "A", "artist": "B", "license": license, "source": "C"}
     (folder / "metadata.jsonl").write_text(json.dumps(row) + "\n")
     if not is_allowed:
-        with pytest.raises(UnsuitableRecording, match="CC0"):
-            train_codec.recorded_audio(tmp_path / "recorded.npy", folder)
+        with pytest.raises(UnsuitableLicense, match="CC0"):
+            train_codec.licensed_audio(tmp_path / "licensed.npy", folder)
         return
-    file = train_codec.recorded_audio(tmp_path / "recorded.npy", folder)
+    file = train_codec.licensed_audio(tmp_path / "licensed.npy", folder)
     assert np.load(file).shape == (2000,)
     assert json.loads((tmp_path / "attribution.json").read_text())[0]["artist"] == "B"
 
@@ -288,3 +288,39 @@ def test_composed_music_is_cached(tmp_path):
     before = file.stat().st_mtime_ns
     train_codec.composed_audio(file, 12 / 3600, 0)
     assert file.stat().st_mtime_ns == before
+
+
+@pytest.fixture(scope="module")
+def shipped() -> NeuralCodec:
+    return NeuralCodec()
+
+
+def test_the_shipped_weights_pass_the_checks_and_fit_into_8_mb(shipped):
+    check_codec(shipped, seconds=0.3)
+    assert WEIGHTS.stat().st_size <= 8e6
+    assert (shipped.num_codebooks, shipped.codebook_size, shipped.codebook_dim) == (9, 1024, 8)
+
+
+def test_the_shipped_codec_keeps_the_pitch_of_a_chord(shipped):
+    """Within 3 cents: the fitted codec is off by 10 on music."""
+    chord = sum(tone(frequency, 2.0) for frequency in (220.0, 277.18, 329.63, 440.0)) / 3
+    decoded = shipped.decode(shipped.encode(chord[None, None]))[0, 0, : len(chord)]
+    middle = slice(RATE // 2, RATE // 2 + RATE)
+    spectrum = torch.fft.rfft(decoded[middle] * torch.hann_window(RATE), n=8 * RATE).abs()
+    for frequency in (220.0, 277.18, 329.63, 440.0):
+        low = round(8 * (frequency - 8))
+        peak = (low + int(spectrum[low : low + 128].argmax())) / 8
+        assert abs(1200 * math.log2(peak / frequency)) < 3
+
+
+def test_more_codebooks_of_the_shipped_codec_sound_nearer_to_the_original(shipped):
+    music = torch.from_numpy(compose(held_out_facts(1, seed=5)[0], 5, 4.0))[None]
+    codes = shipped.encode(music[None])
+    resolution = Resolution(2048, 80)
+    distances = []
+    for count in (1, 3, 9):
+        with torch.no_grad():
+            decoded = shipped.network.decoder(shipped.network.dequantize(codes[:, :count]))[:, : music.shape[1]]
+        distances.append(float(resolution(decoded, music)["mel"]))
+    assert distances == sorted(distances, reverse=True)
+    assert abs(10 * math.log10(float(decoded.square().mean() / music.square().mean()))) < 2  # dB, with all codebooks

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
@@ -50,6 +50,11 @@ class UNet(PrecomputedConditioning):
     patch: frames that the network treats as one, their channels side by side (Luhman & Luhman, 2022): its receptive
         field is that much longer, at a fraction of the cost.
     """
+
+    small_options: ClassVar = {
+        **{"width": 16, "multipliers": [1, 2], "layers": ["none", "text"]},
+        **{"heads": 2, "head_dim": 8, "linear_heads": 2, "linear_head_dim": 8, "groups": 4},
+    }
 
     def __init__(
         self,

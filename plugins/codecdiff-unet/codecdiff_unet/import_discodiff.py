@@ -22,7 +22,7 @@ from torch import Tensor
 from codecdiff import config, registry
 from codecdiff.config import SamplingConfig
 from codecdiff.diffusion import training_scheduler
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import FileExists, InvalidValue, UnusableFile
 from codecdiff.pipeline import FORMAT, MODEL_FILE, Stage, read_config, write_model_card, write_parts
 from codecdiff.splitters import stage_names
 from codecdiff_unet.denoiser import UNet
@@ -100,7 +100,9 @@ def import_released(
             for unet in unets:
                 (draft / unet.stage).rename(folder / unet.stage)
     except OSError as error:
-        raise OSError(f"'{folder}' could not be written: {error.strerror or error}. Nothing of it is left.") from error
+        raise UnusableFile(
+            f"'{folder}' could not be written: {error.strerror or error}. Nothing of it is left."
+        ) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     write_model_card(folder)
@@ -221,9 +223,9 @@ def check_folder(folder: Path, stages: Sequence[str]) -> None:
     """Raise OSError unless these stages can be written into a folder: a new one, or a model without them."""
     is_model = (folder / MODEL_FILE).exists()
     if folder.exists() and not is_model and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"'{folder}' exists and is not a model. Choose another name, or delete it.")
+        raise FileExists(f"'{folder}' exists and is not a model. Choose another name, or delete it.")
     if there := [stage for stage in stages if (folder / stage).exists()]:
-        raise FileExistsError(f"'{folder}' has its {' and '.join(there)} already. Choose another name, or delete it.")
+        raise FileExists(f"'{folder}' has its {' and '.join(there)} already. Choose another name, or delete it.")
 
 
 def write_stage(folder: Path, unet: UNetState, source: str) -> None:

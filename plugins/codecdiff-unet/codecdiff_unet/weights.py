@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn, serialization
 
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, MissingFile
 
 Spec = tuple[torch.dtype, tuple[int, ...]]  # of a tensor: its precision and shape
 
@@ -54,7 +54,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     Raises FileNotFoundError or ValueError, in a sentence, for anything else, and then nothing of the file was run.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"File '{file}' does not exist.")
+        raise MissingFile(f"File '{file}' does not exist.")
     with file.open("rb") as stream:
         is_zip = stream.read(len(ZIP)) == ZIP
     content = _unpickled(file) if is_zip else _mapped(file)

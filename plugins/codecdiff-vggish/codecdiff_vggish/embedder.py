@@ -1,7 +1,7 @@
 """VGGish as an embedder of codecdiff, on torchvggish: its network and its spectrograms."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ class VGGish(PretrainedPart, Windowed):
     window_seconds = 0.975
     hop_seconds = 0.96
     width = 128
+
+    small_options: ClassVar = {"weights": "{tiny}/weights.pth"}
 
     def __init__(self, *, weights: Path | str | None = None, activation: bool = False) -> None:
         super().__init__()

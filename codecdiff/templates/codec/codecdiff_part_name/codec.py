@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from codecdiff import Codec
+from codecdiff.errors import InvalidValue
 from torch import Tensor
 
 MU = 255.0  # of the logarithmic scale of coefficients (ITU-T G.711)
@@ -51,7 +52,9 @@ class PartName(Codec):
     def __init__(self, *, sample_rate: int = 8000, hop_length: int = 16, num_codebooks: int = 4, codebook_dim: int = 5):
         super().__init__()
         if not 1 <= codebook_dim <= min(6, hop_length):
-            raise ValueError(f"Invalid codebook_dim={codebook_dim}: expected 1 to 6, at most hop_length={hop_length}.")
+            raise InvalidValue(
+                f"Invalid codebook_dim={codebook_dim}: expected 1 to 6, at most hop_length={hop_length}."
+            )
         # The facts of your codec.
         self.sample_rate = sample_rate
         self.channels = 1

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from codecdiff import Condition, Conditioner, ConditionTokens, Prompt, prompt_fields
+from codecdiff.errors import InvalidValue
 from torch import Tensor
 
 
@@ -28,9 +29,9 @@ class PartName(Conditioner):
     def __init__(self, *, field: str = "bpm", lowest: float = 40.0, highest: float = 240.0, width: int = 16):
         super().__init__()
         if width < 2 or width % 2:
-            raise ValueError(f"Invalid width={width}: expected an even number of at least 2, for sines and cosines.")
+            raise InvalidValue(f"Invalid width={width}: expected an even number of at least 2, for sines and cosines.")
         if not lowest < highest:
-            raise ValueError(f"Invalid lowest={lowest}: expected a number below highest={highest}.")
+            raise InvalidValue(f"Invalid lowest={lowest}: expected a number below highest={highest}.")
         self.field, self.lowest, self.highest, self.width = field, lowest, highest, width
         # The fields of a prompt that are read: with training, those are columns of its metadata.
         self.fields = (field,)
@@ -61,5 +62,5 @@ class PartName(Conditioner):
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise ValueError(f"Invalid {self.field}={value!r} in a prompt: expected a number.")
+            raise InvalidValue(f"Invalid {self.field}={value!r} in a prompt: expected a number.")
         return number

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 from codecdiff import Condition, Denoiser
 from codecdiff.denoisers import fill_nulls
+from codecdiff.errors import InvalidValue
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -59,7 +60,7 @@ class PartName(Denoiser):
     ):
         super().__init__()
         if width < 2 or width % 2:
-            raise ValueError(f"Invalid width={width}: expected an even number of at least 2, for sines and cosines.")
+            raise InvalidValue(f"Invalid width={width}: expected an even number of at least 2, for sines and cosines.")
         self.channels = channels
         self.context_channels = context_channels
         self.condition_widths = dict(condition_widths)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from codecdiff import Splitter
+from codecdiff.errors import InvalidValue
 from torch import Tensor
 
 
@@ -23,7 +24,7 @@ class PartName(Splitter):
     # it follows from the codec. So does `levels: Sequence[int]`, the level of each codebook.
     def __init__(self, *, every: int = 2, num_codebooks: int):
         if not 1 <= every <= num_codebooks:
-            raise ValueError(
+            raise InvalidValue(
                 f"Invalid every={every}: expected 1 to {num_codebooks}, as there are {num_codebooks} codebooks."
             )
         self.num_codebooks = num_codebooks

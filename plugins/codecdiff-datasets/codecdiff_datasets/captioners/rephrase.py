@@ -118,8 +118,7 @@ class Rephrase(Captioner):
             raise BrokenPlugin("rephrase needs httpx2: pip install codecdiff-datasets[rephrase].") from error
         self.model, self.max_words, self.tries, self.concurrency = model, max_words, tries, concurrency
         self.instructions = instructions.replace("{words}", str(max_words))
-        self.options = {"max_tokens": max_tokens, **(extra or {})}
-        self.temperature = temperature
+        self.options, self.temperature = {"max_tokens": max_tokens, **(extra or {})}, temperature
         self.prices = Prices(price_read, price_written)
         limit = RateLimit(requests_per_minute, tokens_per_minute)
         self._server = ChatServer(limit, patience=concurrency, **{name: self.arguments[name] for name in WAITING})

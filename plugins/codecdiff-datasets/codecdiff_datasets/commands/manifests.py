@@ -15,6 +15,8 @@ from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import atomic_write_text, require_writable
 
 if TYPE_CHECKING:
+    from codecdiff_datasets.join import JoinResult
+
     from codecdiff.data.manifest import Manifest, ManifestRow
     from codecdiff.data.metadata import Issue
 
@@ -27,11 +29,14 @@ Output = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the output if it exists.")]
 Format = Annotated[
-    str, typer.Argument(metavar="FORMAT", help="jamendo, fma, musiccaps, folder or hf.", show_default=False)
+    str, typer.Argument(metavar="FORMAT", help="jamendo, fma, musiccaps, folder, hf or game-music.", show_default=False)
 ]
 Paths = Annotated[
-    list[str],
-    typer.Argument(metavar="SOURCE...", help="Its tables; a folder; or the hub id or folder of a data set."),
+    list[str] | None,
+    typer.Argument(
+        metavar="SOURCE...",
+        help="Its tables; a folder; a data set's hub id or folder; for game-music, packages or .deb files.",
+    ),
 ]
 Audio = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Folder of the audio. Without it, no file is looked for.")
@@ -63,7 +68,7 @@ Decode = Annotated[
 def import_data_set(
     context: typer.Context,
     format_name: Format,
-    paths: Paths,
+    paths: Paths = None,
     output: Output = None,
     audio: Audio = None,
     licenses: Licenses = None,
@@ -77,21 +82,24 @@ def import_data_set(
 ) -> None:
     """Make a manifest of a published data set, of a folder, or of a data set of the Hugging Face hub."""
     from codecdiff_datasets.audio_check import MISSING, AudioChecker, find_audio
-    from codecdiff_datasets.importers import Columns, read_data_set
+    from codecdiff_datasets.importers import Columns, audio_folder, read_data_set
     from codecdiff_datasets.splits import Filter
 
     from codecdiff.data.manifest import Manifest
 
-    columns = Columns(captions or (), tag_columns or (), id_column)
+    paths, columns = paths or [], Columns(captions or (), tag_columns or (), id_column)
     check_hf_options(format_name, audio, columns)
     select, depth = Filter(licenses or (), splits or (), tags or ()), check_depth(decode)
-    name = Path(paths[0]).resolve().name if format_name in ("folder", "hf") else format_name
+    name = Path(paths[0]).resolve().name if paths and format_name in ("folder", "hf") else format_name
     with new_table(context, output := output or Path(f"{name}.parquet"), force=force) as request:
         issues: list[Issue] = []
-        published = read_data_set(format_name, paths, issues.append, audio=audio, columns=columns)
+        with err.status(f"Reading {format_name}") as status:
+            published = read_data_set(
+                format_name, paths, issues.append, audio=audio, columns=columns, progress=status.update
+            )
         if not published:
             raise InvalidValue("\n".join(["Nothing could be imported.", *map(str, issues[:ISSUES_SHOWN])]))
-        rows, home = select(published), Path(paths[0]) if format_name == "folder" else audio
+        rows, home = select(published), audio_folder(format_name, paths, audio)
         facts = {"source": format_name, "of": [Path(path).name for path in paths], "read": len(published)}
         facts |= {"refused": len(issues), "missing": 0, "broken": 0}
         if home and home.is_dir():
@@ -99,7 +107,7 @@ def import_data_set(
                 checker = AudioChecker(depth, beside(output, ".audio-check.jsonl"), advance)
                 rows = find_audio(rows, home, issues.append, checker)
             facts["missing"] = sum(issue.what == MISSING for issue in issues)
-            facts["broken"] = len(issues) - facts["refused"] - facts["missing"]
+            facts["broken"] = sum(bool(row.file) and not row.present for row in rows) - facts["missing"]
         deliver(Manifest(home or output.parent, rows, facts), output, request, published, issues)
 
 
@@ -176,18 +184,23 @@ def join_captions(
                 f"None of {result.records} rows matches one track. Ids are like {examples}; "
                 f"tracks like {before[0].track}."
             )
-        out.print(
-            f"{result.matched} of {result.records} rows match one track each, and changed {result.changed} tracks; "
-            f"{len(result.unmatched)} match none, {len(result.ambiguous)} are ambiguous.",
-            soft_wrap=True,
-        )
-        for what, names in (("Match none", result.unmatched), ("Ambiguous", result.ambiguous)):
-            if names:
-                listed = f"{what}: {', '.join(names[:5])}{'...' * (len(names) > 5)}"
-                err.print(listed, style="yellow", soft_wrap=True)
+        show_join(result)
         return result.rows
 
     edit(context, manifest, output or beside(manifest, "-joined.parquet"), joined, force, issues)
+
+
+def show_join(result: JoinResult) -> None:
+    """Print how many rows of a table match, and the first that do not."""
+    out.print(
+        f"{result.matched} of {result.records} rows match one track each, and changed {result.changed} tracks; "
+        f"{len(result.unmatched)} match none, {len(result.ambiguous)} are ambiguous.",
+        soft_wrap=True,
+    )
+    for what, names in (("Match none", result.unmatched), ("Ambiguous", result.ambiguous)):
+        if names:
+            listed = f"{what}: {', '.join(names[:5])}{'...' * (len(names) > 5)}"
+            err.print(listed, style="yellow", soft_wrap=True)
 
 
 def write_attribution(
@@ -232,7 +245,7 @@ def check_data(
 
 def check_hf_options(format_name: str, audio: Path | None, columns: Any) -> None:
     """Raise InvalidValue or MissingFile for columns, or a new folder of audio, of any format but hf."""
-    if audio and format_name != "hf" and not audio.is_dir():
+    if audio and format_name not in ("hf", "game-music") and not audio.is_dir():
         raise MissingFile(f"Folder '{audio}' does not exist. Leave --audio out to import without audio.")
     if format_name != "hf" and (columns.captions or columns.tags or columns.track):
         raise InvalidValue("--column, --tag-column and --id-column are for hf: other formats have fixed columns.")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from codecdiff_datasets.commands.manifests import Force
 from codecdiff_datasets.outputs import beside, new_table, show_issues, write_manifest
 
 from codecdiff.cli.console import err, out, progress, select_device
+
+if TYPE_CHECKING:
+    from codecdiff.data import CachedEmbedder
 
 Like = Annotated[Path, typer.Option(metavar="MANIFEST", help="Manifest of the reference tracks.", show_default=False)]
 Of = Annotated[Path, typer.Option(metavar="MANIFEST", help="Manifest of the tracks to rank.", show_default=False)]
@@ -48,8 +51,6 @@ def rank(
     """Select the tracks that are most like those of another data set."""
     from codecdiff_datasets import ranking
 
-    from codecdiff import config
-    from codecdiff.data import CachedEmbedder
     from codecdiff.data.manifest import Manifest
 
     output = output or beside(of, "-ranked.parquet")
@@ -60,9 +61,7 @@ def rank(
         table = ranking.read_likelihoods(compare, issues.append) if compare else None
         show_issues(issues)
         reference, candidates = Manifest.read(like), Manifest.read(of)
-        spec = config.parse_options("embedders", embedder, options or [])
-        model = config.build("embedders", spec).to(select_device(device))
-        cache = CachedEmbedder(model, config.to_config("embedders", model), embeddings or beside(output, "-embeddings"))
+        cache = open_cache(embedder, options or [], device, embeddings or beside(output, "-embeddings"))
         with progress("embedding", len(reference.tracks()) + len(candidates.tracks())) as advance:
             result, skipped = ranking.rank_manifests(reference, candidates, cache, keep=keep, progress=advance)
         for line in skipped:
@@ -73,6 +72,14 @@ def rank(
     count = f"{len(result.selected)} of {len(result.rows)} tracks selected"
     out.print(f"{count} in {selected}; ranking in {output}, shown in {report}", soft_wrap=True)
     if table:
-        agreement = ranking.agreement(result, candidates, *table)
-        what = f"Spearman {agreement.spearman:.4f} with {compare}, {agreement.matched} tracks matched"
-        out.print(what, soft_wrap=True)
+        spearman, matched = ranking.agreement(result, candidates, *table)
+        out.print(f"Spearman {spearman:.4f} with {compare}, {matched} tracks matched", soft_wrap=True)
+
+
+def open_cache(embedder: str, options: list[str], device: str, folder: Path) -> CachedEmbedder:
+    """Build an embedder on a device, with the cache of its embeddings in a folder."""
+    from codecdiff import config
+    from codecdiff.data import CachedEmbedder
+
+    model = config.build("embedders", config.parse_options("embedders", embedder, options)).to(select_device(device))
+    return CachedEmbedder(model, config.to_config("embedders", model), folder)

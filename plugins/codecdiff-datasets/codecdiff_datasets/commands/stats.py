@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,43 +13,65 @@ from codecdiff.cli.console import err, out, progress
 from codecdiff.errors import MissingFile
 from codecdiff.files import require_writable
 
+if TYPE_CHECKING:
+    from codecdiff_datasets.statistics_report import StatsTable
+
 
 def stats(
-    source: Annotated[Path, typer.Argument(metavar="STORE|MANIFEST", show_default=False)],
+    source: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A manifest, or a store of codes.", show_default=False)
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="New folder for stats.json, stats.md and stats.html.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Write stats.json, stats.md and stats.html there."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many tags of a category, and artists, to show.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    top: Annotated[int, typer.Option(metavar="NUMBER", min=1, help="How many tags and artists to show.")] = 20,
     allow_download: Annotated[
         bool, typer.Option("--allow-download", help="Fetch the hub id that a store names for its codec.")
     ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace statistics that the folder holds.")] = False,
 ) -> None:
     """Measure a store or a manifest: hours, licenses, tags, durations, codebook usage, latents."""
     from codecdiff_datasets import statistics_report
-    from codecdiff_datasets.statistics import manifest_statistics, store_statistics
-    from rich.table import Table
-
-    from codecdiff.data import CodeStore
-    from codecdiff.data.manifest import Manifest
 
     if not source.exists():
         raise MissingFile(f"'{source}' is neither a store nor a manifest.")
     if output:
         statistics_report.require_new(output)
         require_writable(output)
-    if source.is_dir():
-        store = CodeStore(source)
-        with progress("counting", len(store) * (1 + store.has_continuous)) as advance:
-            statistics = store_statistics(store, top=top, allow_download=allow_download, progress=advance)
+    statistics = measure(source, top, allow_download)
+    if as_json:
+        sys.stdout.write(statistics_report.as_json(statistics))
     else:
-        statistics = manifest_statistics(Manifest.read(source), source.name, top=top)
-    for section in statistics_report.tables(statistics):
+        show_tables(statistics_report.tables(statistics))
+    if output:
+        statistics_report.write_statistics(statistics, output, force=force)
+        err.print(f"Written: stats.json, stats.md and stats.html in {output}", soft_wrap=True)
+
+
+def measure(source: Path, top: int, allow_download: bool) -> dict[str, Any]:
+    """Return the statistics of a store or a manifest."""
+    from codecdiff_datasets.statistics import manifest_statistics, store_statistics
+
+    from codecdiff.data import CodeStore
+    from codecdiff.data.manifest import Manifest
+
+    if not source.is_dir():
+        return manifest_statistics(Manifest.read(source), source.name, top=top)
+    store = CodeStore(source)
+    with progress("counting", len(store) * (1 + store.has_continuous)) as advance:
+        return store_statistics(store, top=top, allow_download=allow_download, progress=advance)
+
+
+def show_tables(sections: Sequence[StatsTable]) -> None:
+    """Print tables."""
+    from rich.table import Table
+
+    for section in sections:
         table = Table(title=section.title, title_justify="left")
         for i, column in enumerate(section.columns):
             table.add_column(column, justify="right" if i else "left")
         for row in section.rows:
             table.add_row(*row)
         out.print(table, section.note, sep="\n", end="\n\n" if section.note else "\n")
-    if output:
-        statistics_report.write_statistics(statistics, output)
-        err.print(f"Written: stats.json, stats.md and stats.html in {output}", soft_wrap=True)

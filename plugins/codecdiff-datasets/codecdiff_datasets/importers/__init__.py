@@ -6,10 +6,10 @@ by `codecdiff_datasets.audio_check`. Rows with issues are reported and left out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from codecdiff_datasets.importers import fma, folder, hf_datasets, jamendo, musiccaps
+from codecdiff_datasets.importers import fma, folder, game_music, hf_datasets, jamendo, musiccaps
 from codecdiff_datasets.importers.hf_datasets import Columns
 
 from codecdiff.data.manifest import ManifestRow
@@ -21,7 +21,14 @@ DATA_SETS = {  # published as tables: title and the module that reads them
     "fma": ("FMA", fma),
     "musiccaps": ("MusicCaps", musiccaps),
 }
-FORMATS = (*DATA_SETS, "folder", "hf")
+FORMATS = (*DATA_SETS, "folder", "hf", "game-music")
+
+
+def audio_folder(format_name: str, paths: Sequence[str], audio: Path | None) -> Path | None:
+    """Return the folder of a data set's audio: `audio`, or the place where its format has it; None if it is unknown."""
+    if format_name == "folder":
+        return Path(paths[0]) if paths else None
+    return game_music.audio_folder(paths, audio) if format_name == "game-music" else audio
 
 
 def read_data_set(
@@ -31,18 +38,22 @@ def read_data_set(
     *,
     audio: Path | None = None,
     columns: Columns = hf_datasets.USUAL_COLUMNS,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> list[ManifestRow]:
-    """Read one of the FORMATS: tables of a data set, one folder, or one data set of the Hugging Face hub.
+    """Read one of the FORMATS: tables of a data set, one folder, one data set of the Hugging Face hub, or packages.
 
-    `columns` are for the hub, whose audio is written into the folder `audio`. Raises MissingFile for files that
-    do not exist, and InvalidValue for those of another format.
+    `columns` are for the hub, whose audio is written into the folder `audio`, as that of packages is. `progress` is
+    called with what is being done. Raises MissingFile for files that do not exist, and InvalidValue for those of
+    another format.
     """
     if format_name not in FORMATS:
         raise InvalidValue(f"Unknown format '{format_name}': expected one of {', '.join(FORMATS)}.")
-    if format_name in DATA_SETS:
+    if format_name in DATA_SETS and paths:
         return _read_tables(format_name, [Path(path) for path in paths], report)
+    if format_name == "game-music":
+        return game_music.read(paths, game_music.audio_folder(paths, audio), report, progress)
     if len(paths) != 1:
-        expected = "folder" if format_name == "folder" else "data set"
+        expected = {"folder": "folder", "hf": "data set"}.get(format_name, "table or more")
         raise InvalidValue(f"'{format_name}' takes one {expected}, not {len(paths)}.")
     if format_name == "folder":
         return folder.read(Path(paths[0]), report)

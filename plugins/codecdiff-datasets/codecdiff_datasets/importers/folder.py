@@ -9,7 +9,7 @@ from typing import Any
 from codecdiff_datasets.licenses import license_name
 
 from codecdiff.data.manifest import ManifestRow, split_name
-from codecdiff.data.metadata import Issue, Report, Track, read_audio_folder
+from codecdiff.data.metadata import Report, Track, read_audio_folder
 from codecdiff.errors import MissingFile
 
 COLUMNS = ("artist", "title", "split", "source")  # of a manifest that metadata may name
@@ -22,17 +22,7 @@ def read(folder: Path, report: Report) -> list[ManifestRow]:
     """
     if not folder.is_dir():
         raise MissingFile(f"Folder '{folder}' does not exist.")
-    return [_row(track) for track in read_audio_folder(folder, report) if _has_text_name(track, report)]
-
-
-def _has_text_name(track: Track, report: Report) -> bool:
-    """Return whether the name of a file is text, which a manifest can hold."""
-    try:
-        track.name.encode()
-    except UnicodeEncodeError:
-        report(Issue(ascii(track.name), "The name of the file is not UTF-8.", "Rename it.", field="file"))
-        return False
-    return True
+    return [_row(track) for track in read_audio_folder(folder, report)]
 
 
 def _row(track: Track) -> ManifestRow:

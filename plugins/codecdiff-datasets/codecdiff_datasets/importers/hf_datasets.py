@@ -105,8 +105,9 @@ def read(name: str, audio: Path | None, columns: Columns, report: Report) -> lis
                 report(Issue(f"{name} {split}", what, "Leave one of them out.", number, new.track, field))
                 continue
             rows[new.track] = new
-            if sounds and audio:
-                _write_sound(row[sounds[0]], audio / new.file)
+            if sounds and audio and (problem := _write_sound(row[sounds[0]], name, audio / new.file)):
+                hint = "Store the audio itself, as bytes, or copy the file into the folder of the data set."
+                report(Issue(f"{name} {split}", problem, hint, number, new.track, sounds[0]))
     return list(rows.values())
 
 
@@ -180,14 +181,35 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _write_sound(sound: Mapping[str, Any] | None, file: Path) -> None:
-    """Write the encoded audio of a row unless it was written before: an import that stopped can be resumed."""
+def _write_sound(sound: Mapping[str, Any] | None, name: str, file: Path) -> str:
+    """Write the encoded audio of a row unless it was written before: an import that stopped can be resumed.
+
+    A row may name a file instead of holding its bytes. It is read only if it lies in the data set: in its folder, or
+    for one of the hub in the cache it was fetched into. Returns what is wrong, "" if nothing.
+    """
     if not sound:
-        return
-    data, path = sound.get("bytes"), Path(sound.get("path") or "")
-    if data is None and path.suffix.lower() in SUFFIXES and path.is_file():
-        data = path.read_bytes()
+        return ""
+    data, path = sound.get("bytes"), sound.get("path") or ""
+    if data is None and path and not (inside := _inside(path, name)):
+        return f"The audio '{path[:200]}' is a file outside the data set, which is not read."
+    if data is None and path and inside.suffix.lower() in SUFFIXES and inside.is_file():
+        data = inside.read_bytes()
     if data and not (file.is_file() and file.stat().st_size == len(data)):
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as temporary:
             temporary.write_bytes(data)
+    return ""
+
+
+def _inside(path: str, name: str) -> Path | None:
+    """Return the file that a row names if it lies in its data set, links followed; None for any other."""
+    from datasets import config
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder, fetched = Path(name), f"datasets--{name.replace('/', '--')}"
+    homes = [Path(HF_HUB_CACHE) / fetched, Path(config.DOWNLOADED_DATASETS_PATH)] if not folder.is_dir() else [folder]
+    for home in homes:
+        file = (home / path).resolve()
+        if file.is_relative_to(home.resolve()):
+            return file
+    return None

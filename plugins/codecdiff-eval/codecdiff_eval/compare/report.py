@@ -26,21 +26,14 @@ from codecdiff_eval.report import (
     Report,
     Section,
     Table,
+    estimate_cell,
     facts_table,
     write_report,
 )
-from codecdiff_eval.report.numbers import (
-    describe_difference,
-    format_count,
-    format_difference,
-    format_interval,
-    format_number,
-    interval_width,
-)
+from codecdiff_eval.report.numbers import ARROWS, NOTHING, describe_difference, format_count, format_difference
 from codecdiff_eval.results import VariantResults, to_json
 
 FORMAT = 2
-ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 PLOTTED = (FULL_CASCADE, f"Fréchet distance: {oracle()}", PROBES)
 Curve = list[tuple[float, float]]
 
@@ -211,14 +204,13 @@ class CompareReport:
 def variant_cell(result: VariantResults, name: str) -> Cell:
     """Return the value of a variant, its interval, and its difference to the first if any variant differs."""
     if (estimate := result.values.get(name)) is None:
-        return Cell("–")
-    ends, status = estimate[1:], ""
-    details = [interval] if (interval := format_interval(*ends)) else []
+        return Cell(NOTHING)
+    details, status = [], ""
     if (difference := result.differences.get(name)) and any(any(each) for each in result.differences.values()):
         verdict = describe_difference(*difference, result.direction).partition(":")[0]
         status = "good" if verdict == "better" else "bad" if verdict == "worse" else ""
-        details += [format_difference(*difference), verdict]
-    return Cell(format_number(estimate.value, interval_width(*ends)), details, status)
+        details = [format_difference(*difference), verdict]
+    return estimate_cell(estimate, details, status)
 
 
 def stage_losses(run: Run) -> dict[str, Curve]:

@@ -25,13 +25,19 @@ from codecdiff_eval.metrics.probe import Probe, balanced_accuracy
 from codecdiff_eval.results import RESAMPLES, Estimate, hash_of
 
 __all__ = [
+    "HOP_LENGTH",
     "NOTHING",
+    "SAMPLE_RATE",
+    "SILENCE",
+    "ClipEstimator",
+    "KeyRule",
     "against_chance",
-    "agreement",
+    "agreement_with_prompts",
     "clips_requesting",
     "key_agreement",
     "key_of_chroma",
     "on_real_clips",
+    "parse_key",
     "requested_instruments",
     "requested_key",
 ]
@@ -40,6 +46,7 @@ SAMPLE_RATE = 22_050  # Hz, at which tempo and key are estimated
 HOP_LENGTH = 256  # audio samples between frames of onset strength: 1.7 % of a beat at 90 beats per minute
 TEMPO_TOLERANCE = 0.04  # of the requested tempo
 OCTAVES = (1, 2, 1 / 2, 3, 1 / 3)  # factors by which people, too, disagree on a tempo
+DOUBLES = OCTAVES[:3]
 TONICS = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 ACCIDENTALS = {"": 0, "#": 1, "♯": 1, "sharp": 1, "b": -1, "♭": -1, "flat": -1}
 MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)  # Krumhansl & Kessler (1982)
@@ -174,13 +181,12 @@ def key_of_chroma(chroma: Tensor) -> int:
     return int(torch.corrcoef(torch.cat([chroma.double()[None], keys]))[0, 1:].argmax())
 
 
-def tempo_agreement(estimated: Tensor, requested: Tensor, *, octaves: bool = False) -> Tensor:
-    """(n,) tempos -> 1 where they agree to within 4 %, else 0; `NOTHING` never agrees.
+def tempo_agreement(estimated: Tensor, requested: Tensor, factors: Sequence[float] = (1,)) -> Tensor:
+    """(n,) tempos -> 1 where they agree to within 4 % up to one of the factors, else 0; `NOTHING` never agrees.
 
-    Accuracy 1 of Gouyon et al. (2006); with `octaves` their accuracy 2, which accepts twice, thrice, half and a third.
+    Accuracy 1 of Gouyon et al. (2006); with `OCTAVES` their accuracy 2, which accepts twice, thrice, half and a third.
     """
-    factors = torch.tensor(OCTAVES if octaves else (1,), dtype=torch.float64)
-    targets = requested.double()[:, None] * factors
+    targets = requested.double()[:, None] * torch.tensor(factors, dtype=torch.float64)
     return ((estimated.double()[:, None] - targets).abs() <= TEMPO_TOLERANCE * targets).any(1).double()
 
 
@@ -201,7 +207,7 @@ def key_agreement(estimated: Tensor, requested: Tensor, rule: KeyRule = "exact")
     return torch.where((estimated >= 0) & (requested >= 0), agreement, 0.0)
 
 
-def agreement(
+def agreement_with_prompts(
     clips: ClipEmbeddings,
     reference: ClipEmbeddings | None = None,
     *,
@@ -348,13 +354,15 @@ def _librosa() -> ModuleType:
 
 
 def _metric(label: str, agree: Agreement, requested: Callable[[Prompt], Any], estimator: type[ClipEstimator]) -> Metric:
-    prepare = partial(agreement, agree=agree, requested=requested)
+    prepare = partial(agreement_with_prompts, agree=agree, requested=requested)
     return Metric(label, prepare, "higher", compares="prompts", embedder=estimator, requested=requested)
 
 
-_octaves, _mirex = partial(tempo_agreement, octaves=True), partial(key_agreement, rule="mirex")
+_octaves, _doubles = (partial(tempo_agreement, factors=factors) for factors in (OCTAVES, DOUBLES))
+_mirex = partial(key_agreement, rule="mirex")
 tempo = _metric("tempo within 4 %", tempo_agreement, requested_tempo, TempoEstimator)
 tempo_octave = _metric("tempo within 4 % or an octave", _octaves, requested_tempo, TempoEstimator)
+tempo_double = _metric("tempo within 4 % or a factor of two", _doubles, requested_tempo, TempoEstimator)
 key = _metric("key and mode", key_agreement, requested_key, KeyEstimator)
 key_mirex = _metric("key, MIREX weighted", _mirex, requested_key, KeyEstimator)
 mode = _metric("mode", partial(key_agreement, rule="mode"), requested_key, KeyEstimator)

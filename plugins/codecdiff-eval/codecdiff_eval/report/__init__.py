@@ -10,7 +10,19 @@ Example:
 
 """
 
-from codecdiff_eval.report.blocks import Cell, Code, Notes, Player, Players, Plot, Report, Section, Table, facts_table
+from codecdiff_eval.report.blocks import (
+    Cell,
+    Code,
+    Notes,
+    Player,
+    Players,
+    Plot,
+    Report,
+    Section,
+    Table,
+    estimate_cell,
+    facts_table,
+)
 from codecdiff_eval.report.render import console_table, finite_json, render_html, render_markdown, write_report
 
 __all__ = [
@@ -24,6 +36,7 @@ __all__ = [
     "Section",
     "Table",
     "console_table",
+    "estimate_cell",
     "facts_table",
     "finite_json",
     "render_html",

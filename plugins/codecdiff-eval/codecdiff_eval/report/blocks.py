@@ -9,6 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from codecdiff_eval.report.numbers import format_interval, format_number, interval_width
+
+Status = Literal["", "good", "bad", "quiet"]
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -20,7 +24,7 @@ class Cell:
 
     text: str
     details: Sequence[str] = ()
-    status: Literal["", "good", "bad", "quiet"] = ""
+    status: Status = ""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,13 @@ class Table:
             if len(row) != len(self.columns):
                 raise ValueError(f"The row {row!r} has {len(row)} cells: expected {len(self.columns)}, one per column.")
         return [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in self.rows]
+
+
+def estimate_cell(estimate: Sequence[float], details: Sequence[str] = (), status: Status = "") -> Cell:
+    """Return the cell of (value, low, high): the value with its interval under it, and other lines."""
+    value, *ends = estimate
+    lines = [interval] if (interval := format_interval(*ends)) else []
+    return Cell(format_number(value, interval_width(*ends)), [*lines, *details], status)
 
 
 def facts_table(title: str, facts: Mapping[str, object]) -> Table:

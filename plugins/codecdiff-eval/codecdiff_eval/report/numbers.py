@@ -8,11 +8,12 @@ __all__ = [
     "describe_difference",
     "format_count",
     "format_difference",
-    "format_estimate",
     "format_interval",
     "format_number",
 ]
 
+ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}  # by the direction that is better
+NOTHING = "–"
 MAX_DECIMALS = 6  # smaller numbers are written as 3e−08
 
 
@@ -23,7 +24,7 @@ def format_number(value: float | None, width: float = 0.0) -> str:
     and infinity are dashes.
     """
     if value is None or not math.isfinite(value):
-        return "–"
+        return NOTHING
     decimals = next(decimals for decimals, least in enumerate((100, 10, 1, 0)) if abs(value) >= least)
     if width:
         decimals = min(max(decimals, 1 - math.floor(math.log10(width))), MAX_DECIMALS)
@@ -51,12 +52,6 @@ def format_interval(low: float | None, high: float | None) -> str:
     """Write an interval as "0.50 to 0.75", with the same precision at both ends. Empty if there is none."""
     width = interval_width(low, high)
     return f"{format_number(low, width)} to {format_number(high, width)}" if width else ""
-
-
-def format_estimate(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """Write a value with the precision of its interval, and the interval in parentheses, if it has one."""
-    interval = format_interval(low, high)
-    return format_number(value, interval_width(low, high)) + (f" ({interval})" if interval else "")
 
 
 def format_difference(value: float, low: float | None = None, high: float | None = None) -> str:

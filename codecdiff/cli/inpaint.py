@@ -1,0 +1,31 @@
+"""`codecdiff inpaint`: regions of an audio file again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from codecdiff.cli.edit import edit_command
+from codecdiff.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from codecdiff.pipeline.editing import Edit
+
+
+@edit_command
+def inpaint(
+    starts: Annotated[
+        list[float], typer.Option("--from", metavar="SECONDS", help="Start of a region.", show_default=False)
+    ],
+    stops: Annotated[list[float], typer.Option("--to", metavar="SECONDS", help="Its end.", show_default=False)],
+) -> Edit:
+    """Generate a region of a file again, or several.
+
+    Several regions: --from 1 --to 2 --from 5.5 --to 6.
+    """
+    from codecdiff.pipeline.editing import Inpaint
+
+    if len(starts) != len(stops):
+        raise InvalidValue(f"{len(starts)} --from and {len(stops)} --to: every region needs both.")
+    return Inpaint(regions=tuple(zip(starts, stops, strict=True)))

@@ -1,0 +1,51 @@
+"""Writing audio files."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from torch import Tensor
+
+from codecdiff.errors import InvalidValue, UnusableFile
+from codecdiff.files import atomic_write
+
+__all__ = ["BLOCK", "keeps_comment", "write_audio"]
+
+BLOCK = 2**16  # audio samples read or written at once
+
+
+def keeps_comment(file: Path | str, comment: str) -> bool:
+    """Return whether a file of this format keeps such a comment, by trying it in memory: a WAV has room for 2 kB."""
+    suffix, stream = Path(file).suffix.lower().lstrip("."), io.BytesIO()
+    try:
+        with soundfile.SoundFile(stream, "w", 44_100, 1, format=suffix.upper()) as sound:
+            sound.comment = comment
+            sound.write(np.zeros(1024, np.float32))
+        stream.seek(0)
+        with soundfile.SoundFile(stream) as sound:
+            return sound.comment == comment
+    except (soundfile.LibsndfileError, TypeError, ValueError):
+        return False
+
+
+def write_audio(file: Path | str, audio: Tensor, sample_rate: int, *, comment: str = "") -> None:
+    """Write (ch, t) audio as a file of the format its suffix names, whole or not at all; with a comment, if any."""
+    file = Path(file)
+    if file.suffix.lower().lstrip(".").upper() not in soundfile.available_formats():
+        raise InvalidValue(f"'{file}' names no audio format that can be written. Use .wav or .flac.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        samples = audio.clamp(-1, 1).T.cpu().numpy()
+        with (
+            atomic_write(file) as temporary,
+            soundfile.SoundFile(temporary, "w", sample_rate, samples.shape[1]) as stream,
+        ):
+            if comment:
+                stream.comment = comment
+            for start in range(0, len(samples), BLOCK):  # libsndfile overflows its stack on a long Vorbis write
+                stream.write(samples[start : start + BLOCK])
+    except soundfile.LibsndfileError as error:
+        raise UnusableFile(f"'{file}' cannot be written: {error}") from error

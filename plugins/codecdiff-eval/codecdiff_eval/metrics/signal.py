@@ -1,0 +1,146 @@
+"""What clips are like as signals, without a model: how strong their pulse is, how well in tune, whether they clip.
+
+Each is a number of a clip, estimated by an embedder of width one, so that it shares the cache of the others. `chance`
+does not exist for them; the same of real music is the upper bound, and that of noise is in docs/scores.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from codecdiff.interfaces import Embedder
+from codecdiff_eval.embeddings import ClipEmbeddings
+from codecdiff_eval.metric import Metric, Reference, Statistic, mean_over_clips
+from codecdiff_eval.metrics.adherence import HOP_LENGTH, NOTHING, SAMPLE_RATE, SILENCE, ClipEstimator
+from codecdiff_eval.metrics.bootstrap import bootstrap_tracks
+
+__all__ = ["full_scale", "pulse_strength", "touches_full_scale", "tuning_error", "tuning_error_cents"]
+
+SLOWEST, FASTEST = 40.0, 240.0  # beats per minute, between which a pulse is looked for
+FFT_SIZE = 8192  # samples of a frame in which partials are found: bins of 2.7 Hz
+PARTIALS = 80.0, 4000.0  # Hz, between which partials are looked for
+PARTIAL_RANGE = 30.0  # dB under the loudest partial of a frame, to which others count
+QUIET_RANGE = 40.0  # dB under the loudest frame, to which others count
+FULL_SCALE = 1 - 2**-10  # amplitude: 0.008 dB under full scale
+
+
+def pulse_strength(onsets: Tensor, frames_per_second: float) -> float:
+    """(frames,) strength of onsets -> how strong the pulse is: 1 for onsets that repeat exactly, about 0 without any.
+
+    The highest autocorrelation at lags of 40 to 240 beats per minute, of the strengths minus their mean, over that at
+    lag 0, each divided by its number of terms (MaxAutocor of Lartillot et al. 2008).
+    """
+    centered = onsets.double() - onsets.double().mean()
+    count, power = len(centered), float(centered.square().mean())
+    first, last = (round(60 / tempo * frames_per_second) for tempo in (FASTEST, SLOWEST))
+    lags = range(first, min(last, count // 2) + 1)
+    if not power or not lags:
+        return 0.0
+    return max(0.0, max(float((centered[:-lag] * centered[lag:]).mean()) for lag in lags) / power)
+
+
+def tuning_error_cents(audio: Tensor, sample_rate: int) -> float:
+    """(t,) audio -> the median distance in cents of its partials from equally tempered pitches (A = 440 Hz).
+
+    Partials are peaks of spectra of Hann-windowed frames, half overlapped, at the vertex of the parabola through three
+    log magnitudes (Smith & Serra 1987), and count by their amplitude. 25 where frequencies are arbitrary, and NOTHING
+    without any.
+    """
+    window = torch.hann_window(FFT_SIZE, dtype=torch.float64)
+    spectra = torch.stft(audio.double(), FFT_SIZE, FFT_SIZE // 2, window=window, center=True, return_complex=True)
+    levels = 20 * spectra.abs().clamp(min=1e-9).log10()  # dB, (bins, frames)
+    loudest = levels.amax(0)
+    below, here, above = levels[:-2], levels[1:-1], levels[2:]
+    vertex = 0.5 * (below - above) / (below - 2 * here + above).clamp(max=-1e-9)
+    bins = torch.arange(1, len(levels) - 1, dtype=torch.float64)[:, None] + vertex.clamp(-0.5, 0.5)
+    hertz = bins * sample_rate / FFT_SIZE
+    is_peak = (here > below) & (here >= above) & (here > loudest - PARTIAL_RANGE)
+    is_partial = is_peak & (loudest > loudest.max() - QUIET_RANGE) & (hertz >= PARTIALS[0]) & (hertz <= PARTIALS[1])
+    if not is_partial.any():
+        return NOTHING
+    cents = 1200 * torch.log2(hertz[is_partial] / 440)
+    errors, order = (cents - 100 * (cents / 100).round()).abs().sort()
+    weights = (10 ** (here[is_partial] / 20))[order].cumsum(0)
+    return float(errors[torch.searchsorted(weights, weights[-1] / 2)])
+
+
+def touches_full_scale(audio: Tensor) -> bool:
+    """(t,) audio -> whether a sample is at full scale, or less than 0.01 dB under it."""
+    return bool((audio.abs() >= FULL_SCALE).any())
+
+
+class PulseEstimator(ClipEstimator):
+    """Pulse strength of librosa's onset strength."""
+
+    spec: ClassVar[Mapping[str, Any]] = {"name": "pulse", "hop_length": HOP_LENGTH}
+
+    def estimate_sound(self, audio: Tensor) -> float:
+        """(t,) audio -> pulse strength."""
+        strength = self.librosa.onset.onset_strength(y=audio.numpy(), sr=SAMPLE_RATE, hop_length=HOP_LENGTH)
+        return pulse_strength(torch.from_numpy(strength), SAMPLE_RATE / HOP_LENGTH)
+
+
+class SignalEstimator(Embedder):
+    """An estimator of one number per clip that needs no other package; `NOTHING` for silence."""
+
+    width, sample_rate = 1, SAMPLE_RATE
+    window_seconds = hop_seconds = None  # pyright: ignore[reportAssignmentType]  # it estimates of the whole clip
+    policy = "the clip as a whole"
+    description: ClassVar[Mapping[str, Any]] = {}  # its name and options
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def embed(self, audio: Tensor) -> Tensor:
+        """(b, t) mono audio -> (b, 1, 1) estimates."""
+        return torch.tensor([[[self.estimate(clip.float().cpu())]] for clip in audio])
+
+    def estimate(self, audio: Tensor) -> float:
+        """(t,) audio -> an estimate."""
+        raise NotImplementedError
+
+
+class TuningEstimator(SignalEstimator):
+    """Tuning error in cents."""
+
+    description: ClassVar[Mapping[str, Any]] = {"name": "tuning", "fft_size": FFT_SIZE}
+
+    def estimate(self, audio: Tensor) -> float:
+        """(t,) audio -> cents."""
+        return NOTHING if float(audio.abs().max()) <= SILENCE else tuning_error_cents(audio, self.sample_rate)
+
+
+class FullScaleEstimator(SignalEstimator):
+    """1 for a clip that touches full scale, else 0: of the mono mix at 44.1 kHz, a rate at which most files are."""
+
+    sample_rate = 44_100
+    description: ClassVar[Mapping[str, Any]] = {"name": "full-scale", "threshold": FULL_SCALE}
+
+    def estimate(self, audio: Tensor) -> float:
+        """(t,) audio -> 1 or 0."""
+        return float(touches_full_scale(audio))
+
+
+def _mean(clips: ClipEmbeddings, reference: Reference | None = None, *, seed: int) -> Statistic:
+    """Return the mean over clips that are not silent, and the same of the reference as the upper bound."""
+
+    def estimates(clips: ClipEmbeddings) -> list[int]:
+        return [i for i, value in enumerate(clips.vectors[:, 0].tolist()) if value != NOTHING]
+
+    subset, upper_bound = estimates(clips), None
+    if not subset:
+        raise ValueError("All clips are silent.")
+    if isinstance(reference, ClipEmbeddings) and (rows := estimates(reference)):
+        audible = reference.select(rows)
+        values = audible.vectors[:, 0].double()
+        upper_bound = bootstrap_tracks(lambda drawn: float(values[drawn].mean()), audible.tracks(), seed=seed)
+    return mean_over_clips(clips.vectors[subset, 0].double(), subset=subset, upper_bound=upper_bound)
+
+
+pulse = Metric("pulse strength", _mean, "higher", compares="clips", embedder=PulseEstimator)
+tuning_error = Metric("tuning error, cents", _mean, "lower", compares="clips", embedder=TuningEstimator)
+full_scale = Metric("clips at full scale", _mean, "lower", compares="clips", embedder=FullScaleEstimator)

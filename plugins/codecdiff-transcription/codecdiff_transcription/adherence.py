@@ -1,0 +1,172 @@
+"""Prompt adherence by notes: the key, the mode, the chords and the melody that prompts request, as transcribed.
+
+All read one embedder, `NoteRoll`, so that a clip is transcribed once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+
+import torch
+from codecdiff_eval.embeddings import ClipEmbeddings
+from codecdiff_eval.metric import Metric, Statistic
+from codecdiff_eval.metrics.adherence import (
+    NOTHING,
+    KeyRule,
+    against_chance,
+    agreement_with_prompts,
+    clips_requesting,
+    key_agreement,
+    key_of_chroma,
+    on_real_clips,
+    parse_key,
+    requested_key,
+)
+from torch import Tensor
+
+from codecdiff.errors import InvalidValue
+from codecdiff.interfaces import Prompt, prompt_fields
+from codecdiff_transcription.chords import chord_sequence
+from codecdiff_transcription.embedder import NoteRoll, roll_events
+from codecdiff_transcription.model import NUM_NOTES
+from codecdiff_transcription.notes import (
+    edit_distances,
+    fold_octaves,
+    melody_of,
+    sequence_similarity,
+    without_overtones,
+)
+
+TOGETHER = 1  # frames of a roll between beginnings of notes that are played at once
+CHORD = r"[A-G](?:#|♯|b|♭)?(?:m|min|maj|minor|major)?"
+CHORDS = re.compile(rf"\b(?:chords?|progression)\b:?\s*({CHORD}(?:[\s,|–-]+{CHORD})+)(?![\w#♯])")
+PITCH = re.compile(r"([A-G])(#|♯|b|♭)?(-?\d)")
+STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11, "#": 1, "♯": 1, "b": -1, "♭": -1, None: 0}
+
+Items = tuple[int, ...]
+Similarity = Callable[[Items, Items], float]
+
+
+def requested_chords(prompt: Prompt) -> Items | None:
+    """Return the chords that a prompt requests in order, 0...23 as keys, in its field `chords` or its text, if it does.
+
+    "Am F C G", ["Am", "F", "C", "G"], or a text with "chords Am F C G".
+    """
+    fields = prompt_fields(prompt)
+    match = CHORDS.search(str(fields.get("text", "")))
+    value = fields.get("chords") or (match and match[1])
+    names = re.split(r"[\s,|–-]+", value.strip()) if isinstance(value, str) else value or ()
+    try:
+        return tuple(parse_key(str(name)) for name in names) or None
+    except ValueError:
+        return None
+
+
+def requested_melody(prompt: Prompt) -> Items | None:
+    """Return the pitch classes of the melody that a prompt requests in its field `melody`, if it does.
+
+    "C4 E4 G4", ["C4", "E4", "G4"] or MIDI numbers, [60, 64, 67].
+    """
+    value = prompt_fields(prompt).get("melody")
+    names = re.split(r"[\s,]+", value.strip()) if isinstance(value, str) else value or ()
+    try:
+        return tuple(parse_pitch(name) % 12 for name in names) or None
+    except ValueError:
+        return None
+
+
+def parse_pitch(name: str | int) -> int:
+    """Parse "C#4" or 61 as a MIDI number, 60 for C4. Raises ValueError for anything else."""
+    if isinstance(name, int):
+        return name
+    match = PITCH.fullmatch(str(name).strip())
+    if not match:
+        raise InvalidValue(f"Invalid pitch '{name}': expected e.g. 'C#4', or a MIDI number such as 61.")
+    letter, accidental, octave = match.groups()
+    return 12 * (int(octave) + 1) + STEPS[letter] + STEPS[accidental]
+
+
+def transcribed_key(roll: Tensor) -> float:
+    """(w, 176) piano roll -> key 0...23 by its chroma, `NOTHING` where no note sounds."""
+    chroma = fold_octaves(roll[:, :NUM_NOTES].double().sum(0))
+    return float(key_of_chroma(chroma)) if float(chroma.sum()) else NOTHING
+
+
+def transcribed_chords(roll: Tensor) -> Items:
+    """(w, 176) piano roll -> its chords in order."""
+    return tuple(chord_sequence(fold_octaves(roll[:, :NUM_NOTES]), NoteRoll.hop_seconds))
+
+
+def transcribed_melody(roll: Tensor) -> Items:
+    """(w, 176) piano roll -> the pitch classes of its melody."""
+    return tuple(pitch % 12 for pitch in melody_of(without_overtones(roll_events(roll), TOGETHER)))
+
+
+def chords_similarity(played: Items, requested: Items) -> float:
+    """Return how similar chords are to a progression that may be repeated, and may end after it was played once."""
+    repeats = -(-len(played) // len(requested)) + 1
+    distances = edit_distances(played, requested * repeats)
+    lengths = range(len(requested), len(distances))
+    return max(1 - distances[length] / max(length, len(played)) for length in lengths)
+
+
+def _key(clips: ClipEmbeddings, reference: ClipEmbeddings | None = None, *, seed: int, rule: KeyRule) -> Statistic:
+    """Mean agreement of the transcribed keys with those requested."""
+
+    def estimated(rolls: ClipEmbeddings) -> ClipEmbeddings:
+        keys = torch.tensor([[transcribed_key(roll)] for roll in rolls.by_clip()])
+        return replace(rolls, vectors=keys, lengths=torch.ones_like(rolls.lengths))
+
+    agree = partial(key_agreement, rule=rule)
+    others = None if reference is None else estimated(reference)
+    return agreement_with_prompts(estimated(clips), others, seed=seed, agree=agree, requested=requested_key)
+
+
+def _sequence(
+    clips: ClipEmbeddings,
+    reference: ClipEmbeddings | None = None,
+    *,
+    seed: int,
+    transcribe: Callable[[Tensor], Items],
+    requested: Callable[[Prompt], Items | None],
+    similarity: Similarity,
+) -> Statistic:
+    """Mean similarity of transcribed sequences with those requested, over the clips whose prompts request one."""
+
+    def compared(rolls: ClipEmbeddings) -> Callable[[Tensor, Tensor], float]:
+        """Return the mean similarity of clips with the requests of clips, both by number."""
+        played = [transcribe(roll) for roll in rolls.by_clip()]
+        requests = [requested(prompt) or () for prompt in rolls.prompts]
+        of_pair = cache(lambda i, j: similarity(played[i], requests[j]))
+        return lambda a, b: sum(map(of_pair, a.tolist(), b.tolist())) / len(a)
+
+    subset, upper_bound = clips_requesting(clips, requested), None
+    if reference is not None and sum(requested(prompt) is not None for prompt in reference.prompts) > 1:
+        rows = clips_requesting(reference, requested)
+        described = reference.select(rows)
+        each = torch.arange(len(rows))
+        upper_bound = on_real_clips(compared(described), each, each, described, seed)
+    mean_similarity, each = compared(clips.select(subset)), torch.arange(len(subset))
+    per_clip = torch.tensor([mean_similarity(i, i) for i in each.split(1)])
+    return against_chance(mean_similarity, each, each, upper_bound, seed, subset=subset, per_clip=per_clip)
+
+
+def _metric(label: str, prepare: Callable[..., Statistic], requested: Callable[[Prompt], object]) -> Metric:
+    return Metric(label, prepare, "higher", compares="prompts", embedder=NoteRoll, requested=requested)
+
+
+key_from_notes = _metric("key and mode, by notes", partial(_key, rule="exact"), requested_key)
+mode_from_notes = _metric("mode, by notes", partial(_key, rule="mode"), requested_key)
+chords = _metric(
+    "chords",
+    partial(_sequence, transcribe=transcribed_chords, requested=requested_chords, similarity=chords_similarity),
+    requested_chords,
+)
+melody = _metric(
+    "melody",
+    partial(_sequence, transcribe=transcribed_melody, requested=requested_melody, similarity=sequence_similarity),
+    requested_melody,
+)

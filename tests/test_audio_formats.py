@@ -1,0 +1,351 @@
+"""Files as people have them: lengths that are unknown or wrong, files that were joined or cut, channels, and levels."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from codecdiff import Codec
+from codecdiff.codecs import CodecWrapper
+from codecdiff.data import EncodeConfig, SegmentConfig, encode_tracks, find_tracks
+from codecdiff.data.audio import BadAudio, read_audio, seconds_of, stream_audio
+from codecdiff.data.segments import read_segments
+
+RATE = 44_100
+SECONDS = 1.5
+
+
+def music(seconds: float = SECONDS, rate: int = RATE, seed: int = 0) -> np.ndarray:
+    times = np.arange(round(seconds * rate)) / rate
+    hiss = np.random.default_rng(seed).normal(0, 0.02, len(times))
+    return (0.4 * np.sin(2 * np.pi * (330 + 110 * seed) * times) + hiss).astype(np.float32)
+
+
+def encoded(samples: np.ndarray, kind: str, rate: int = RATE, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, rate, format=kind, **options)
+    return stream.getvalue()
+
+
+def read(folder: Path, contents: bytes, name: str) -> torch.Tensor:
+    (folder / name).write_bytes(contents)
+    return read_audio(folder / name, RATE, 1)[0]
+
+
+def refused(folder: Path, contents: bytes, name: str) -> str:
+    (folder / name).write_bytes(contents)
+    with pytest.raises(BadAudio) as error:
+        list(stream_audio(folder / name, RATE, 1))
+    return str(error.value)
+
+
+def replaced(contents: bytes, *patches: tuple[int, bytes]) -> bytes:
+    for offset, patch in patches:
+        contents = contents[:offset] + patch + contents[offset + len(patch) :]
+    return contents
+
+
+# WAV and AIFF
+
+UNKNOWN = [0, 0xFFFFFFFF, 0x7FFFF000, 0x7FFFFFDB, 0x7FFFFFFF, 0x80000000, 0x7F000008]
+
+
+@pytest.mark.parametrize("size", UNKNOWN)
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_wav_of_unknown_size_is_read_whole(tmp_path: Path, size: int, order: str) -> None:
+    samples = music()
+    wav = encoded(samples, "WAV", endian="BIG" if order == ">" else "LITTLE")
+    assert wav[:4] == (b"RIFX" if order == ">" else b"RIFF")
+    place = wav.index(b"data") + 4
+    for outer in (size, min(size + 36, 0xFFFFFFFF), 0):
+        piped = replaced(wav, (4, struct.pack(f"{order}I", outer)), (place, struct.pack(f"{order}I", size)))
+        assert np.abs(read(tmp_path, piped, "a.wav").numpy() - samples).max() < 1e-3
+
+
+def test_a_wav_is_judged_by_its_samples_and_not_by_its_outer_size(tmp_path: Path) -> None:
+    wav = encoded(music(), "WAV")
+    place = wav.index(b"data") + 4
+    for outer in (len(wav), len(wav) + 100, 36):
+        assert len(read(tmp_path, replaced(wav, (4, struct.pack("<I", outer))), "a.wav")) == len(music())
+    assert len(read(tmp_path, wav + b"LIST" + struct.pack("<I", 5000) + b"INFO", "a.wav")) == len(music())
+    odd = encoded(music()[:999], "WAV", subtype="PCM_U8")
+    assert len(read(tmp_path, odd[: odd.index(b"data") + 8 + 999], "odd.wav")) == 999  # without the byte that pads it
+    assert "cut short: it ends 1,000 bytes before" in refused(tmp_path, wav[:-1000], "a.wav")
+    empty = replaced(wav[: place + 4], (place, bytes(4)))
+    assert "holds no samples" in refused(tmp_path, empty, "a.wav")
+    assert "holds no samples" in refused(tmp_path, empty + b"LIST" + struct.pack("<I", 4) + b"INFO", "a.wav")
+
+
+@pytest.mark.parametrize("kind", ["RF64", "W64"])
+def test_large_formats_are_cut_where_they_end_early_and_whole_where_they_do_not_say(tmp_path: Path, kind: str) -> None:
+    samples = music()
+    contents = encoded(samples, kind)
+    assert len(read(tmp_path, contents, "a.wav")) == len(samples)
+    assert "cut short: it ends" in refused(tmp_path, contents[: len(contents) // 2], "a.wav")
+    if kind == "RF64":
+        place = contents.index(b"ds64") + 16
+        unknown = [replaced(contents, (place, value)) for value in (bytes(8), b"\xff" * 8)]
+        unknown.append(b"BW64" + contents[4:])
+    else:
+        place = contents.index(b"data\xf3\xac\xd3\x11") + 16
+        unknown = [replaced(contents, (place, value)) for value in (bytes(8), b"\xff" * 7 + b"\x7f")]
+    for variant in unknown:
+        assert np.abs(read(tmp_path, variant, "a.wav").numpy() - samples).max() < 1e-3
+
+
+def test_an_aiff_from_a_pipe_is_read_whole(tmp_path: Path) -> None:
+    samples = music()
+    aiff = encoded(samples, "AIFF")
+    frames, size = aiff.index(b"COMM") + 10, aiff.index(b"SSND") + 4
+    sox = replaced(aiff, (4, b"\x7f\x00\x00\x50"), (frames, struct.pack(">I", 0x3F800000)), (size, b"\x7f\x00\x00\x08"))
+    blank = replaced(aiff, (4, bytes(4)), (frames, bytes(4)), (size, bytes(4)))
+    for variant in (aiff, sox, blank, replaced(aiff, (4, struct.pack(">I", len(aiff))))):
+        assert np.abs(read(tmp_path, variant, "a.aiff").numpy() - samples).max() < 1e-3
+    assert "cut short: it ends 500 bytes before" in refused(tmp_path, aiff[:-500], "a.aiff")
+
+
+# FLAC and Ogg
+
+
+def test_a_flac_from_a_pipe_is_read_whole(tmp_path: Path) -> None:
+    samples = music()
+    flac = encoded(samples, "FLAC")
+    piped = replaced(flac, (21, bytes([flac[21] & 0xF0]) + bytes(4)))
+    assert np.abs(read(tmp_path, piped, "a.flac").numpy() - samples).max() < 1e-3
+    assert seconds_of(tmp_path / "a.flac") == 0  # unknown
+    tagged = b"ID3\x04\x00\x00\x00\x00\x02\x00" + bytes(256) + flac
+    assert len(read(tmp_path, tagged, "a.flac")) == len(read(tmp_path, tagged, "a.mp3")) == len(samples)
+    assert read_audio(tmp_path / "a.flac", RATE, 1, start=1.0, seconds=0.1).shape == (1, RATE // 10)
+    (tmp_path / "a.flac").write_bytes(piped)
+    part = read_audio(tmp_path / "a.flac", RATE, 1, start=1.0, seconds=0.1)
+    assert np.abs(part[0].numpy() - samples[RATE : RATE + RATE // 10]).max() < 1e-3
+
+
+def test_every_link_of_a_chain_is_read(tmp_path: Path) -> None:
+    one, other = encoded(music(), "OGG"), encoded(music(1.0, 22_050, seed=1), "OGG", 22_050)
+    alone = [read(tmp_path, link, "a.ogg") for link in (one, other)]
+    chain = read(tmp_path, one + other + one, "chain.ogg")
+    assert torch.equal(chain, torch.cat([alone[0], alone[1], alone[0]]))
+    start, size = SECONDS + 0.2, round(0.5 * RATE)
+    part = read_audio(tmp_path / "chain.ogg", RATE, 1, start=start, seconds=0.5)[0]
+    assert (part - chain[round(start * RATE) :][:size])[200:-200].abs().max() < 1e-3  # resampled from there on
+    last = one.rindex(b"OggS")
+    assert 0 < len(read(tmp_path, one[:last], "open.ogg")) < len(alone[0])  # without the page that ends the stream
+    assert "cut short: it ends inside of a page" in refused(tmp_path, one[: last - 10], "cut.ogg")
+
+
+# MPEG audio
+
+VERSIONS = {3: (144_000, (44_100, 48_000, 32_000)), 2: (72_000, (22_050, 24_000, 16_000))}  # of layer III
+KBITS = {3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)}
+KBITS[2] = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+
+
+def frame_size(contents: bytes, offset: int) -> int:
+    version, byte = contents[offset + 1] >> 3 & 3, contents[offset + 2]
+    factor, rates = VERSIONS[version]
+    return factor * KBITS[version][byte >> 4] // rates[byte >> 2 & 3] + (byte >> 1 & 1)
+
+
+def without_header(mp3: bytes) -> bytes:
+    """Leave out the first frame, which holds the number of frames."""
+    assert mp3[0] == 0xFF
+    size = frame_size(mp3, 0)
+    assert b"Xing" in mp3[:size] or b"Info" in mp3[:size]
+    return mp3[size:]
+
+
+def mp3_of(mode: str, seconds: float = SECONDS, rate: int = RATE, seed: int = 0) -> bytes:
+    quiet = np.zeros(round(0.7 * rate), np.float32)  # which takes few bytes, so that the first says little of the rest
+    return encoded(np.concatenate([quiet, music(seconds, rate, seed)]), "MP3", rate, bitrate_mode=mode)
+
+
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE", "AVERAGE"])
+@pytest.mark.parametrize("rate", [44_100, 22_050])
+def test_an_mp3_without_a_header_is_read_whole(tmp_path: Path, mode: str, rate: int) -> None:
+    mp3 = mp3_of(mode, rate=rate)
+    (tmp_path / "a.mp3").write_bytes(mp3)
+    (tmp_path / "bare.mp3").write_bytes(without_header(mp3))
+    whole, bare = (read_audio(tmp_path / name, rate, 1)[0].numpy() for name in ("a.mp3", "bare.mp3"))
+    assert abs(len(whole) - 2.2 * rate) < 5
+    assert 0 <= len(bare) - len(whole) < 3000  # what the encoder added before and behind
+    lag = int(np.argmax(np.correlate(bare[rate : rate + 9000], whole[rate : rate + 4000])))
+    assert np.abs(bare[rate + lag :][:20_000] - whole[rate:][:20_000]).max() < 0.02
+    whole = read(tmp_path, mp3, "a.mp3")
+    assert len(read(tmp_path, b"TAG" + bytes(125) + b"\x00" * 300 + mp3, "junk.mp3")) == len(whole)
+    assert len(read(tmp_path, mp3 + b"TAG" + bytes(125), "tagged.mp3")) == len(whole)
+
+
+def test_mp3_files_that_were_joined_are_all_read(tmp_path: Path) -> None:
+    one, other = mp3_of("VARIABLE"), mp3_of("CONSTANT", 1.0, 22_050, 1)
+    tag = b"ID3\x03\x00\x00\x00\x00\x01\x00" + bytes(128)
+    bare = without_header(mp3_of("CONSTANT", seed=2))
+    for parts in ((one, one), (one, other), (tag + one, tag + other, one), (bare, one), (one, bare), (bare, other)):
+        lengths = [len(read(tmp_path, part, "part.mp3")) for part in parts]
+        joined = len(read(tmp_path, b"".join(parts), "joined.mp3"))
+        assert abs(joined - sum(lengths)) < 2400, (joined, lengths)
+
+
+def test_only_an_mp3_that_counts_its_frames_is_known_to_be_cut_short(tmp_path: Path) -> None:
+    mp3 = mp3_of("CONSTANT")
+    half = len(mp3) // 2
+    assert "cut short: it ends" in refused(tmp_path, mp3[:half], "a.mp3")
+    bare = without_header(mp3)
+    assert len(read(tmp_path, bare[: len(bare) // 2], "bare.mp3")) > RATE
+
+
+# What is not audio
+
+
+@pytest.mark.parametrize(
+    ("contents", "what"),
+    [
+        (b"\x00\x00\x00\x1cftypisom" + bytes(100), r"it is MPEG-4 .*Convert it, as by ffmpeg -i 'a.mp3' 'a.flac'"),
+        (b"\xff\xf1\x50\x80" + bytes(100), "it is AAC"),
+        (b"<html>404 Not found</html>", "it is a web page or XML"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (b"\x89PNG\r\n\x1a\n", "it is a PNG image"),
+        (b"no music", "its format is not known"),
+        (b"", "it is empty, 0 bytes"),
+    ],
+)
+def test_what_a_file_is_instead_is_said(tmp_path: Path, contents: bytes, what: str) -> None:
+    assert re.search(what, refused(tmp_path, contents, "a.mp3"))
+
+
+def test_rates_and_places_that_are_no_music_are_refused(tmp_path: Path) -> None:
+    for rate in (1, 7_999, 800_000):
+        assert f"sample rate of {rate:,} Hz: expected 8,000 to 768,000" in refused(
+            tmp_path, encoded(music(0.1), "WAV", rate), "a.wav"
+        )
+    with pytest.raises(BadAudio, match="it is not a file, but a folder"):
+        read_audio(tmp_path, RATE, 1)
+    assert len(read(tmp_path, encoded(music(), "WAV", subtype="GSM610"), "gsm.wav")) >= len(music())
+
+
+# Channels and levels
+
+HALF = 0.5**0.5
+LAYOUTS = {  # the weights of every channel in left and right: Recommendation ITU-R BS.775-3, table 2
+    ("WAV", 3): [(1, 0), (0, 1), (HALF, HALF)],
+    ("WAV", 4): [(1, 0), (0, 1), (HALF, 0), (0, HALF)],
+    ("FLAC", 5): [(1, 0), (0, 1), (HALF, HALF), (HALF, 0), (0, HALF)],
+    ("WAV", 6): [(1, 0), (0, 1), (HALF, HALF), (0, 0), (HALF, 0), (0, HALF)],
+    ("WAV", 8): [(1, 0), (0, 1), (HALF, HALF), (0, 0), (HALF, 0), (0, HALF), (HALF, 0), (0, HALF)],
+    ("OGG", 6): [(1, 0), (HALF, HALF), (0, 1), (HALF, 0), (0, HALF), (0, 0)],
+}
+
+
+@pytest.mark.parametrize(("kind", "count"), LAYOUTS)
+def test_surround_is_mixed_by_the_weights_of_the_itu(tmp_path: Path, kind: str, count: int) -> None:
+    weights = np.array(LAYOUTS[kind, count])
+    samples = np.stack([0.5 * music(seed=seed) for seed in range(count)], 1)
+    (tmp_path / "a").write_bytes(encoded(samples, kind))
+    expected = samples @ (weights / weights.sum(0).max())
+    tolerance = 0.05 if kind == "OGG" else 1e-3
+    both = read_audio(tmp_path / "a", RATE, 2).numpy().T
+    assert np.abs(both - expected).max() < tolerance
+    assert np.abs(both[:, 0] - both[:, 1]).max() > 0.05
+    mono = read_audio(tmp_path / "a", RATE, 1).numpy()[0]
+    assert np.abs(mono - expected.mean(1)).max() < tolerance
+
+
+def issues_of(folder: Path, samples: np.ndarray, channels: int = 1) -> list[str]:
+    soundfile.write(folder / "a.wav", samples.astype(np.float32), RATE, subtype="FLOAT")
+    issues: list[str] = []
+    list(stream_audio(folder / "a.wav", RATE, channels, report=issues.append))
+    return issues
+
+
+def test_floats_that_are_clipped_are_reported(tmp_path: Path) -> None:
+    loud = music()
+    assert issues_of(tmp_path, loud) == []
+    loud[100:110] = 1.2  # as a decoded MP3 has it now and then
+    assert issues_of(tmp_path, loud) == []
+    (issue,) = issues_of(tmp_path, 4 * music())
+    assert "of its samples are over full scale, up to" in issue
+    (issue,) = issues_of(tmp_path, 20_000 * music())
+    assert "as integers do" in issue
+    assert "Divide them by 32,768" in issue
+
+
+def test_channels_that_cancel_out_are_reported(tmp_path: Path) -> None:
+    one, other = music(), music(seed=1)
+    assert issues_of(tmp_path, np.stack([one, other], 1)) == []
+    assert issues_of(tmp_path, np.stack([one, 0 * one], 1)) == []
+    assert issues_of(tmp_path, np.zeros((1000, 2))) == []
+    inverted = np.stack([one, -one + 0.01 * other], 1)
+    assert issues_of(tmp_path, inverted, channels=2) == []
+    (issue,) = issues_of(tmp_path, inverted)
+    assert "out of phase: mixed to one," in issue
+
+
+# Stores
+
+
+class Gained(CodecWrapper):
+    """A codec whose latents overflow where audio is loud."""
+
+    def encode_with_continuous(self, audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        codes, latents = self.codec.encode_with_continuous(audio)
+        return codes, latents * (1e38 if audio.abs().max() > 0.9 else 1.0)
+
+
+def written(folder: Path, **tracks: np.ndarray) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, samples in tracks.items():
+        soundfile.write(folder / f"{name}.wav", samples.astype(np.float32), 8000, subtype="FLOAT")
+    return folder
+
+
+@pytest.mark.parametrize("of", ["track", "segment"])
+def test_silence_is_not_made_loud(tmp_path: Path, dac: Codec, of: Any) -> None:
+    tone = music(1.0, 8000)
+    music_folder = written(
+        tmp_path / "music", denormal=1e-39 * tone, quiet=1e-4 * tone, silent=0 * tone, tiny=1e-6 * tone, tone=tone
+    )
+    config = SegmentConfig(loudness=-20, loudness_of=of)
+    peaks = {
+        track.name: float(segment.audio.abs().max()) / float(read_audio(track.file, 8000, 1).abs().max() or 1)
+        for track in find_tracks(music_folder)
+        for segment in read_segments(track.file, dac, config, Counter())
+    }
+    gain = 0.1 / float(np.sqrt(np.mean(tone**2)))
+    expected = {"denormal": 1.0, "quiet": 100.0, "silent": 0.0, "tiny": 1.0, "tone": gain}
+    assert peaks == pytest.approx({f"{name}.wav": value for name, value in expected.items()}, rel=1e-3)
+
+
+def test_what_is_not_finite_never_enters_a_store(tmp_path: Path, dac: Codec) -> None:
+    folder = written(tmp_path / "music", loud=2.5 * music(1.0, 8000), soft=0.5 * music(1.0, 8000))
+    config = EncodeConfig(target="continuous")
+    store, skipped = encode_tracks(find_tracks(folder), tmp_path / "store", Gained(dac), {}, config)
+    assert [row["track"] for row in store.rows] == ["soft.wav"]
+    assert np.isfinite(store.continuous(0)).all()
+    assert len(skipped) == 1
+    assert "loud.wav' has latents that are NaN or infinite, 0 s in" in skipped[0]
+    assert store.header["issues"] == {}
+
+
+def test_what_is_wrong_with_audio_that_is_encoded_is_in_the_store(tmp_path: Path, dac: Codec) -> None:
+    folder = written(tmp_path / "music", loud=4 * music(1.0, 8000), soft=0.5 * music(1.0, 8000))
+    store, skipped = encode_tracks(find_tracks(folder), tmp_path / "store", dac, {})
+    assert not skipped
+    assert list(store.header["issues"]) == ["loud.wav"]
+    assert "over full scale" in store.header["issues"]["loud.wav"]
+
+
+def test_files_of_the_same_content_are_named(tmp_path: Path, dac: Codec) -> None:
+    tone = music(1.0, 8000)
+    folder = written(tmp_path / "music", a=tone, b=tone, c=music(1.0, 8000, 1))
+    config = EncodeConfig(segments=SegmentConfig(segment=0.4))
+    store, _ = encode_tracks(find_tracks(folder), tmp_path / "store", dac, {}, config)
+    assert store.header["issues"] == {"b.wav": "Its file has the same content as 'a.wav'."}

@@ -1,0 +1,228 @@
+"""What all commands have in common: help that fits, names of files, JSON for programs, completion, recipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_cli import refused, run
+
+from codecdiff import Pipeline, registry
+from codecdiff.cli import console
+from codecdiff.cli.generate import file_stem
+from codecdiff.cli.main import load_command
+from codecdiff.cli.train import config_file
+from codecdiff.errors import UnknownName
+from codecdiff.testing.runner import start_checks
+from codecdiff.training.trainer import format_duration
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+@pytest.fixture
+def model(make_pipeline: Callable[..., Pipeline], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose model is of the smallest parts, not trained."""
+    folder = tmp_path_factory.mktemp("runs") / "mine"
+    make_pipeline().save_pretrained(folder / "model")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch):
+    """Keep the rows of tables in one line each."""
+    monkeypatch.setattr(console.out, "width", 400)
+
+
+# Help.
+
+
+def commands() -> Iterator[tuple[str, ...]]:
+    """Yield the words of every command, and of those in groups."""
+    yield ()
+    for name, plugin in registry.entries(registry.COMMANDS).items():
+        yield (name,)
+        yield from ((name, inner) for inner in getattr(load_command(name, plugin), "commands", {}))
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_help_fits_80_columns_and_names_values_in_one_way(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    shown = run(*words, "--help").output
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "..." not in re.sub(r"\b[A-Z]+\.\.\.|\]\.\.\.", "", shown), "A text is cut."
+    values = re.findall(r"^  (?:-\w, )?--[\w-]+(?:, --[\w-]+)*(?: ([^ \n-][^ \n]*))?(?:  |$)", shown, flags=re.M)
+    assert all(re.fullmatch(r"[A-Z][A-Z_|=/.-]*", value) for value in values if value), values
+
+
+def test_completion_knows_commands_and_their_options():
+    def completed(shell: str, text: str) -> str:
+        words = text.split(" ")
+        environment = {**os.environ, "_CODECDIFF_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_ARGS": text}
+        environment |= {
+            "COMP_WORDS": text,
+            "COMP_CWORD": str(len(words) - 1),
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        }
+        code = "import sys; sys.argv[0] = 'codecdiff'; from codecdiff.cli.main import main; main()"
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        return done.stdout
+
+    for shell in ("bash", "zsh", "fish"):
+        assert "generate" in completed(shell, "codecdiff gen"), shell
+        assert "--guidance-scale" in completed(shell, "codecdiff generate --gui"), shell
+
+
+# Files.
+
+
+def test_a_file_without_a_name_is_named_after_the_prompt_and_the_seed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    words = ("generate", "A slow, sad tune!", "--model", model, "--seconds", 0.1, "--seed", 3)
+    for _ in range(2):
+        assert run(*words).exit_code == 0
+    assert run(*words, "--num-waveforms", 2).exit_code == 0
+    assert run("vary", "a-slow-sad-tune-3.wav", "--model", model).exit_code == 0
+    made = sorted(file.name for file in tmp_path.iterdir())
+    assert {"a-slow-sad-tune-3.wav", "a-slow-sad-tune-3-2.wav", "a-slow-sad-tune-3-vary.wav"} <= set(made)
+    assert len(made) == 5  # no run has overwritten what another wrote
+
+
+@pytest.mark.parametrize(
+    ("prompt", "stem"),
+    [("", "untitled"), ("  ?! ", "untitled"), ("Für Elise", "für-elise"), ("../../etc/passwd", "etc-passwd")],
+)
+def test_the_stem_of_a_file(prompt: str, stem: str):
+    assert file_stem(prompt) == stem
+
+
+def test_a_long_prompt_is_cut_between_words():
+    stem = file_stem("one two three four five six seven eight nine ten eleven")
+    assert len(stem) <= 40
+    assert stem == "one-two-three-four-five-six-seven-eight"
+
+
+def test_no_file_is_overwritten_without_force(model: Path, tmp_path: Path):
+    out = tmp_path / "out.wav"
+    words = ("generate", "drums", "--model", model, "--seconds", 0.1, "-o", out)
+    assert run(*words).exit_code == 0
+    before = out.read_bytes()
+    assert "exists already. Choose another name with -o, or overwrite it with --force" in refused(*words, "--seed", 1)
+    assert out.read_bytes() == before
+    assert run(*words, "--seed", 1, "--force").exit_code == 0
+    assert out.read_bytes() != before
+
+
+# What programs read.
+
+
+def test_inspect_shows_the_model_steps_and_guidance_and_nothing_that_is_empty(model: Path, tmp_path: Path):
+    out = tmp_path / "out.wav"
+    run("generate", "drums", "--model", model, "--seconds", 0.1, "-o", out, "--guidance", 2, "--steps", 3)
+    shown = run("inspect", out).output
+    assert "mine/model" not in shown
+    assert f"{model.parent.name}/mine" in shown
+    assert re.search(r"primary +│ 3 steps of \S+, guidance scale 2", shown)
+    assert "negative" not in shown
+    said = json.loads(run("inspect", out, "--json").output)
+    assert said["prompt"] == {"text": "drums"}
+    assert {stage["num_inference_steps"] for stage in said["stages"].values()} == {3}
+
+
+def test_plugins_are_listed_for_programs():
+    listed = json.loads(run("plugins", "--json").output)
+    assert {"kind": "splitters", "name": "coarse-first", "package": "codecdiff"}.items() <= next(
+        row for row in listed if row["name"] == "coarse-first"
+    ).items()
+    assert len(listed) == len(registry.scan().plugins)
+
+
+@pytest.mark.integration
+def test_doctor_is_short_where_nothing_is_wrong():
+    short = run("doctor").output
+    assert len(short.splitlines()) < 8
+    assert "Nothing is wrong" in short
+    findings = json.loads(run("doctor", "--json").output)
+    assert {"what", "state", "hint"} == set(findings[0])
+
+
+# Checks at a small size.
+
+
+@pytest.mark.parametrize("name", ["unet", "dit", "dac"])
+def test_a_large_part_is_checked_at_the_small_size_that_it_declares(name: str, tmp_path: Path):
+    pytest.importorskip(f"codecdiff_{name}")
+    _, checks = start_checks(name, folder=tmp_path, seconds=0.5)
+    part: Any = checks.part
+    assert sum(parameter.numel() for parameter in part.parameters()) < 1_000_000
+    assert f"codecdiff check {name} --full" in checks.notes[0]
+
+
+def test_an_option_replaces_that_of_the_small_size(tmp_path: Path):
+    pytest.importorskip("codecdiff_dit")
+    _, checks = start_checks("dit", folder=tmp_path, assignments=["width=48"])
+    arguments: Any = checks.part.arguments
+    assert (arguments["width"], arguments["depth"]) == (48, 2)
+
+
+# Recipes.
+
+
+def test_a_configuration_is_named_or_a_file(tmp_path: Path):
+    assert config_file("paper").name == "paper.yaml"
+    assert config_file(str(config_file("starter"))).name == "starter.yaml"
+    with pytest.raises(UnknownName, match=r"Configuration 'papr' is neither a file nor installed\. Installed: .*paper"):
+        config_file("papr")
+
+
+def test_train_ends_a_mistake_with_its_sentence(tmp_path: Path):
+    assert "Did you mean 'max_train_steps'?" in refused("train", "train.max_train_stpes=3")
+    assert "neither a file nor installed" in refused("train", "--config", tmp_path / "none.yaml")
+
+
+@pytest.mark.integration
+def test_train_plans_for_the_cpu_of_this_machine_in_human_times():
+    shown = run("train", "--plan", "--device", "cpu").output
+    assert re.search(r"^1 x cpu \(\d+ GB, [\d.e-]+ TFLOP/s in float32\), 35 % of the peak reached", shown)
+    assert re.search(r"^time +(\d+ \w+ )", shown, flags=re.M)
+    assert re.search(r"Total: \d+ (s|min|h|d)( \d+ (s|min|h))? on 1 x cpu\.", shown)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.4, "59 s"), (125, "2 min 5 s"), (3600, "1 h 0 min"), (90000, "1 d 1 h"), (1e8, "1157 d 9 h")],
+)
+def test_durations_have_units(seconds: float, text: str):
+    assert format_duration(seconds) == text
+
+
+def test_the_command_for_many_devices_in_the_readme_prints_no_warning_of_accelerate(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    from accelerate.commands import launch
+
+    lines = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("accelerate launch ")]
+    assert lines
+    monkeypatch.setattr(launch, "default_config_file", str(tmp_path / "none"))
+    for line in lines:
+        arguments = launch.launch_command_parser().parse_args(line.split()[2:])
+        launch._validate_launch_command(arguments)
+        assert arguments.training_script == "recipes/discodiff.py"
+    assert not caplog.messages
+
+
+def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch):
+    def broken(name: str) -> None:
+        raise RuntimeError("of ours")
+
+    monkeypatch.setattr(registry.Plugin, "load", lambda self: broken)
+    assert isinstance(run("push", "x").exception, RuntimeError)
