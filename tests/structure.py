@@ -102,12 +102,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 34_750,
-    "lines: core": 12_190,
+    "lines: library in all": 35_440,
+    "lines: core": 12_815,
     "lines: interfaces": 410,
     "lines: evaluation": 6_840,
-    "lines: must-read set": 3_820,
-    "lines: import closure of the recipe": 5_425,
+    "lines: must-read set": 3_875,
+    "lines: import closure of the recipe": 5_870,
     "import levels": 8,
     "functions over 40 lines": 1,
 }

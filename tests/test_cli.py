@@ -374,9 +374,9 @@ def test_an_empty_prompt_is_unconditional_and_says_so(model: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--seconds", "0"], "seconds=0"),
-        (["--seconds", "1e9"], "at most 3600"),
-        (["--seconds", "nan"], "seconds=nan"),
+        (["--seconds", "0"], "audio_length_in_s=0"),
+        (["--seconds", "1e9"], "less than or equal to 3600"),
+        (["--seconds", "nan"], "audio_length_in_s=nan"),
         (["--num-inference-steps", "0"], "num_inference_steps=0"),
         (["--steps", "100000"], "steps=100000"),
         (["--device", "abacus"], "Device 'abacus' cannot be used"),

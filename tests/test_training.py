@@ -19,6 +19,7 @@ from torch import Tensor
 
 from codecdiff import Codec, Condition, Pipeline
 from codecdiff.config import DataConfig, TrainConfig
+from codecdiff.config.schema import SamplingConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.encoding.encode import open_store
 from codecdiff.diffusion.colored_noise import colored
@@ -149,7 +150,12 @@ def test_another_network_cannot_be_resumed(
         ValueError, match=r"another stage in training: denoiser.* there, .* here\. Choose another output folder"
     ):
         StageTrainer(stage).resume(tmp_path)
-    stage = Stage("secondary", pipeline.stages[1].denoiser, training_scheduler(num_train_timesteps=50))
+    stage = Stage(
+        "secondary",
+        pipeline.stages[1].denoiser,
+        training_scheduler(num_train_timesteps=50),
+        SamplingConfig(num_inference_steps=20),
+    )
     with pytest.raises(ValueError, match=r"another stage in training: train_scheduler.* there"):
         StageTrainer(stage).resume(tmp_path)
 
