@@ -25,7 +25,18 @@ if TYPE_CHECKING:
         prompt_fields,
         prompt_text,
     )
-    from codecdiff.pipeline import GenerationConfig, Pipeline, load, push_to_hub
+    from codecdiff.pipeline import (
+        Extend,
+        GenerationConfig,
+        GenerationInterrupted,
+        Inpaint,
+        Pipeline,
+        PipelineOutput,
+        Refine,
+        Restore,
+        Vary,
+        load,
+    )
     from codecdiff.precision import exactly
 
 __version__ = "0.1.0"
@@ -37,17 +48,23 @@ __all__ = [
     "Conditioner",
     "Denoiser",
     "Embedder",
+    "Extend",
     "GenerationConfig",
+    "GenerationInterrupted",
+    "Inpaint",
     "Part",
     "Pipeline",
+    "PipelineOutput",
     "Prompt",
+    "Refine",
+    "Restore",
     "Splitter",
+    "Vary",
     "device_of",
     "exactly",
     "load",
     "prompt_fields",
     "prompt_text",
-    "push_to_hub",
 ]
 
 

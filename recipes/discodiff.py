@@ -64,7 +64,7 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
         is_due = settings.validation_steps and count % settings.validation_steps == 0 and len(before) == i
         if is_due and accelerator.is_main_process:
             pipeline.stages = [*before, trainer.ema_stage()]
-            audio = pipeline.generate(e.prompts[:1], seconds=settings.crop_seconds, seed=e.seed, partial=True)
+            audio = pipeline(e.prompts[:1], audio_length_in_s=settings.crop_seconds, seed=e.seed, partial=True).audios
             write_audio(e.output / "validation-samples" / f"{name}-{count:06d}.wav", audio[0], pipeline.sample_rate)
 
     checkpoints = range(0, settings.max_train_steps, settings.checkpointing_steps)
@@ -75,7 +75,7 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
 
 def write_samples(e: Experiment, pipeline: Pipeline) -> None:
     rows = [{"file_name": f"{number:02d}.wav", "text": prompt} for number, prompt in enumerate(e.prompts)]
-    for row, audio in zip(rows, pipeline.generate(e.prompts, seconds=e.seconds, seed=e.seed), strict=True):
+    for row, audio in zip(rows, pipeline(e.prompts, audio_length_in_s=e.seconds, seed=e.seed).audios, strict=True):
         write_audio(e.output / "samples" / row["file_name"], audio, pipeline.sample_rate)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     atomic_write_text(e.output / "samples" / "metadata.jsonl", lines)

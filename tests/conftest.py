@@ -11,6 +11,7 @@ from small import UNET, lively, write_music
 
 from codecdiff import Codec, Pipeline, config
 from codecdiff.codecs import NormalizedCodec
+from codecdiff.config import SamplingConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.encoding.encode import encode_tracks
 from codecdiff.data.metadata import find_tracks
@@ -63,9 +64,8 @@ def make_pipeline(normalized: NormalizedCodec) -> Callable[..., Pipeline]:
         spec = {**UNET, "layers": ["none", "text" if words else "none"]}
         for i, name in enumerate(pipeline.stage_names):
             denoiser = lively(pipeline.new_denoiser(i, spec))
-            pipeline.stages.append(
-                Stage(name, denoiser, training_scheduler(num_train_timesteps=100), "dpm++2m", 3, 2.0)
-            )
+            sampling = SamplingConfig(scheduler="dpm++2m", num_inference_steps=3, guidance_scale=2.0)
+            pipeline.stages.append(Stage(name, denoiser, training_scheduler(num_train_timesteps=100), sampling))
         return pipeline
 
     return make

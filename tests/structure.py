@@ -102,15 +102,14 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 28_729,
-    "lines: core": 11_010,
-    "lines: interfaces": 408,
+    "lines: library in all": 34_750,
+    "lines: core": 12_190,
+    "lines: interfaces": 410,
     "lines: evaluation": 6_840,
-    "lines: must-read set": 3_763,
+    "lines: must-read set": 3_820,
     "lines: import closure of the recipe": 5_425,
     "import levels": 8,
-    "functions over 40 lines": 2,
-    "names with two meanings": 1,
+    "functions over 40 lines": 1,
 }
 
 

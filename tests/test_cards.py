@@ -7,7 +7,7 @@ from codecdiff.pipeline.model_card import write_model_card
 def test_a_card_says_what_the_folder_records(make_pipeline, tmp_path: Path) -> None:
     pipeline: Pipeline = make_pipeline(data={"tracks": 6, "hours": 0.5, "license_hours": {"CC0": 0.4, "unknown": 0.1}})
     pipeline.stages[1].facts = {"steps": 1234}
-    pipeline.save(tmp_path / "model")
+    pipeline.save_pretrained(tmp_path / "model")
     write_model_card(tmp_path / "model")
     text = (tmp_path / "model" / "README.md").read_text()
     assert text.startswith("---\nlibrary_name: codecdiff\n")
@@ -22,7 +22,7 @@ def test_a_card_says_what_the_folder_records(make_pipeline, tmp_path: Path) -> N
 
 
 def test_a_card_written_by_hand_is_kept(make_pipeline, tmp_path: Path) -> None:
-    make_pipeline().save(tmp_path)
+    make_pipeline().save_pretrained(tmp_path)
     write_model_card(tmp_path)
     write_model_card(tmp_path)  # its own it replaces
     (tmp_path / "README.md").write_text("my own words")

@@ -53,7 +53,7 @@ def tone(file: Path, seconds: float = 0.5) -> Path:
 def model(make_pipeline: Callable[..., Pipeline], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the folder of a model of the smallest parts, not trained."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    make_pipeline().save(folder)
+    make_pipeline().save_pretrained(folder)
     return folder
 
 

@@ -30,7 +30,7 @@ README = Path(__file__).parent.parent / "README.md"
 def model(make_pipeline: Callable[..., Pipeline], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose model is of the smallest parts, not trained."""
     folder = tmp_path_factory.mktemp("runs") / "mine"
-    make_pipeline().save(folder / "model")
+    make_pipeline().save_pretrained(folder / "model")
     return folder
 
 

@@ -64,7 +64,8 @@ def test_the_python_of_a_page_runs(
     (tmp_path / "stores").mkdir()
     (tmp_path / "stores" / "mine").symlink_to(store.folder)
     soundfile.write(tmp_path / "in.wav", tone(3.0, 220), RATE)
-    monkeypatch.setattr("codecdiff.pipeline.hub.load", lambda model: make_pipeline())
+    monkeypatch.setattr("codecdiff.pipeline.pipeline.load", lambda model, **_: make_pipeline())
+    monkeypatch.setattr(Pipeline, "enable_model_cpu_offload", lambda self: self)  # which needs a GPU
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     for module, text in NAMED.findall(page.read_text(encoding="utf-8")):  # which the page's other files may import

@@ -13,6 +13,7 @@ from small import noise
 
 from codecdiff import Codec, Condition, Denoiser, Pipeline
 from codecdiff.codecs import CodecWrapper
+from codecdiff.config import SamplingConfig
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.noise_schedule import coefficients, training_scheduler
 from codecdiff.diffusion.sampling import SamplingInput, StageMask, sample_stage
@@ -115,7 +116,7 @@ def test_the_rest_is_made_to_go_with_what_is_kept(make_pipeline: Make, color: fl
 def test_a_smaller_strength_stays_nearer_to_the_source(make_pipeline: Make, sampler: str) -> None:
     pipeline = make_pipeline()
     for stage in pipeline.stages:
-        stage.scheduler, stage.num_inference_steps, stage.guidance_scale = sampler, 20, 1.0
+        stage.sampling = SamplingConfig(scheduler=sampler, num_inference_steps=20, guidance_scale=1.0)
     known = EditMask.from_codes(pipeline.codec, some_codes())
 
     def far(strength: float) -> float:

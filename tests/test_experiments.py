@@ -66,7 +66,7 @@ def test_a_stage_has_its_own_settings_over_those_of_all(experiment: ExperimentCo
         "flow",
     )
     assert (primary.noise_color, secondary.noise_color) == (0, 0.5)
-    assert (secondary.scheduler, secondary.num_inference_steps) == ("heun", 5)
+    assert (secondary.sampling.scheduler, secondary.sampling.num_inference_steps) == ("heun", 5)
     assert all(parameter.is_meta for parameter in secondary.denoiser.parameters())
 
 

@@ -17,10 +17,9 @@ from urllib.parse import unquote
 
 import pytest
 
-import codecdiff
-from codecdiff import Pipeline
+from codecdiff import Pipeline, load
 from codecdiff.huggingface import commit_of, downloads
-from codecdiff.pipeline import checkpoint
+from codecdiff.pipeline import checkpoint, push_to_hub
 from codecdiff.pipeline.checkpoint import MODEL_FILE
 
 pytestmark = pytest.mark.integration
@@ -123,10 +122,10 @@ def asking(hub: Hub, home: Path, program: str, token: str = "hf_right") -> subpr
 ROUND = """
 import json
 import codecdiff
-from codecdiff import config
+from codecdiff import config, pipeline
 
 codec = config.build("codecs", {{"name": "dac", "model": "somebody/codec"}})
-address = codecdiff.push_to_hub({folder!r}, "somebody/model", private=True)
+address = pipeline.push_to_hub({folder!r}, "somebody/model", private=True)
 model = codecdiff.load("somebody/model", allow_download=True)
 print(json.dumps([codec.arguments, address, model.fingerprint, model.stage_names, model.codec.codec.arguments]))
 """
@@ -138,11 +137,11 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     hub.files["somebody/codec"] = {file.name: file.read_bytes() for file in dac_folder.iterdir()}
     commit = hub.commit("somebody/codec")
     folder = tmp_path / "model"
-    make_pipeline().save(folder)
+    make_pipeline().save_pretrained(folder)
     with pytest.raises(
         ValueError, match=f"parts that exist only on this machine: {dac_folder}. Upload them to the hub"
     ):
-        codecdiff.push_to_hub(folder, "somebody/model")
+        push_to_hub(folder, "somebody/model")
     spec = json.loads((folder / MODEL_FILE).read_text())
     spec["codec"]["codec"]["model"] = "somebody/codec"
     (folder / MODEL_FILE).write_text(json.dumps(spec))
@@ -195,8 +194,8 @@ def test_without_a_connection_nothing_is_tried_again(dac_folder: Path, hub: Hub,
 
 
 def test_the_folder_of_a_run_is_a_model(make_pipeline: Make, tmp_path: Path) -> None:
-    make_pipeline().save(tmp_path / "run" / "model")
-    assert codecdiff.load(tmp_path / "run").folder == tmp_path / "run" / "model"
+    make_pipeline().save_pretrained(tmp_path / "run" / "model")
+    assert load(tmp_path / "run").folder == tmp_path / "run" / "model"
 
 
 def test_a_commit_that_was_not_known_agrees_with_any() -> None:
@@ -209,11 +208,11 @@ def test_a_commit_that_was_not_known_agrees_with_any() -> None:
 def test_a_model_that_others_could_not_load_stays_here(make_pipeline: Make, tmp_path: Path) -> None:
     pipeline = make_pipeline()
     pipeline.stages = pipeline.stages[:1]
-    pipeline.save(tmp_path)
+    pipeline.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is incomplete: train secondary first"):
-        codecdiff.push_to_hub(tmp_path, "somebody/model")
+        push_to_hub(tmp_path, "somebody/model")
     with pytest.raises(ValueError, match="Invalid hub id 'model': expected 'owner/name'"):
-        codecdiff.push_to_hub("starter", "model")
+        push_to_hub("starter", "model")
 
 
 def test_a_folder_has_no_commit(dac_folder: Path) -> None:

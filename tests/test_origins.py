@@ -52,12 +52,12 @@ def test_parts_inside_of_others_are_among_them(dac: codecdiff.Codec) -> None:
 
 
 def test_a_model_that_goes_on_with_other_code_is_told(make_pipeline: Callable[..., Pipeline], tmp_path: Path) -> None:
-    make_pipeline().save(tmp_path)
+    make_pipeline().save_pretrained(tmp_path)
     file = tmp_path / "codecdiff.json"
     spec = json.loads(file.read_text())
     name = next(iter(spec["code"]))
     file.write_text(json.dumps({**spec, "code": {**spec["code"], name: "codecdiff-bands 0.1.0, 0"}}))
     with pytest.warns(UserWarning, match=rf"{name} \(codecdiff-bands 0\.1\.0, 0 then"):
-        make_pipeline().save(tmp_path)
+        make_pipeline().save_pretrained(tmp_path)
     file.write_text(json.dumps({key: value for key, value in spec.items() if key != "code"}))
-    make_pipeline().save(tmp_path)  # of an older codecdiff
+    make_pipeline().save_pretrained(tmp_path)  # of an older codecdiff

@@ -15,7 +15,7 @@ from small import UNET, stage_as_version_0_1
 import codecdiff
 from codecdiff import Codec, Pipeline, registry
 from codecdiff.codecs import CodecWrapper, NormalizedCodec
-from codecdiff.config import DataConfig, TrainConfig
+from codecdiff.config import DataConfig, SamplingConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.pipeline.checkpoint import MODEL_FILE, load_codec_state
@@ -66,46 +66,47 @@ def test_every_pattern_trains_saves_loads_and_generates(
     train = TrainConfig(train_batch_size=2, crop_seconds=0.1, **settings)
     for i in range(len(names)):
         denoiser = pipeline.new_denoiser(i, UNET)
-        stage = Stage(names[i], denoiser, training_scheduler(num_train_timesteps=100), "ddim", 2, 2.0)
+        sampling = SamplingConfig(scheduler="ddim", num_inference_steps=2, guidance_scale=2.0)
+        stage = Stage(names[i], denoiser, training_scheduler(num_train_timesteps=100), sampling)
         trainer = StageTrainer(stage, train)
         data = StageData(store, pipeline, i, train, DataConfig(), num_validation_crops=16)
         assert all(trainer.step(data.step(step)) > 0 for step in range(2))
         pipeline.stages.append(trainer.ema_stage())
         trainer.save(tmp_path)
-    pipeline.save(tmp_path)
+    pipeline.save_pretrained(tmp_path)
     assert len(stages) == len(names) == len(stage_shapes(pipeline.codec, pipeline.splitter, 7))
-    audio = pipeline.generate(["a tone", ""], seconds=0.1)
+    audio = pipeline(["a tone", ""], audio_length_in_s=0.1).audios
     assert audio.shape == (2, 1, 800)
     assert audio.isfinite().all()
     assert audio.abs().max() <= 1
-    assert torch.equal(Pipeline.load(tmp_path).generate(["a tone", ""], seconds=0.1), audio)
+    assert torch.equal(Pipeline.from_pretrained(tmp_path)(["a tone", ""], audio_length_in_s=0.1).audios, audio)
 
 
 def test_a_model_comes_back_from_its_folder(make_pipeline: Make, tmp_path: Path) -> None:
     pipeline = make_pipeline(snap_context=False, data={"tracks": 6})
     pipeline.stages[0].facts = {"steps": 12}
-    pipeline.save(tmp_path / "deep" / "model")
+    pipeline.save_pretrained(tmp_path / "deep" / "model")
     again = codecdiff.load(tmp_path / "deep" / "model")
     assert again.to_config() == pipeline.to_config()
     assert [stage.to_config() for stage in again.stages] == [stage.to_config() for stage in pipeline.stages]
-    assert torch.equal(again.generate("drums", seconds=0.2), pipeline.generate("drums", seconds=0.2))
+    assert torch.equal(again("drums", audio_length_in_s=0.2).audios, pipeline("drums", audio_length_in_s=0.2).audios)
     assert not any(p.requires_grad for stage in again.stages for p in stage.denoiser.parameters())
-    pipeline.save(tmp_path / "deep" / "model")  # the same model may be saved again
+    pipeline.save_pretrained(tmp_path / "deep" / "model")  # the same model may be saved again
 
 
 def test_a_model_without_prompts(make_pipeline: Make, tmp_path: Path) -> None:
     pipeline = make_pipeline(conditioner=None)
-    pipeline.save(tmp_path)
-    audio = Pipeline.load(tmp_path).generate("", seconds=0.1)
-    assert torch.equal(audio, pipeline.generate("drums", seconds=0.1, guidance_scale=7))
+    pipeline.save_pretrained(tmp_path)
+    audio = Pipeline.from_pretrained(tmp_path)("", audio_length_in_s=0.1).audios
+    assert torch.equal(audio, pipeline("drums", audio_length_in_s=0.1, guidance_scale=7).audios)
 
 
 def test_a_folder_from_before_an_option_existed_holds_the_same_model(make_pipeline: Make, tmp_path: Path) -> None:
-    make_pipeline().save(tmp_path)
+    make_pipeline().save_pretrained(tmp_path)
     spec = json.loads((tmp_path / MODEL_FILE).read_text())
     del spec["codec"]["codec"]["backend"]
     (tmp_path / MODEL_FILE).write_text(json.dumps(spec))
-    make_pipeline().save(tmp_path)
+    make_pipeline().save_pretrained(tmp_path)
     assert json.loads((tmp_path / MODEL_FILE).read_text()) == spec
 
 
@@ -133,14 +134,14 @@ def test_a_folder_of_version_0_1_holds_the_same_model(make_pipeline: Make, tmp_p
     )
     for stage in pipeline.stages:
         stage.facts = {"steps": 8, "warmup_steps": 5, "snr_gamma": None, "train_batch_size": 4}
-    pipeline.save(tmp_path)
+    pipeline.save_pretrained(tmp_path)
     as_version_0_1(tmp_path)
-    again = Pipeline.load(tmp_path)
+    again = Pipeline.from_pretrained(tmp_path)
     assert again.to_config() == pipeline.to_config()
     assert [stage.to_config() for stage in again.stages] == [stage.to_config() for stage in pipeline.stages]
-    assert torch.equal(again.generate("a tone", seconds=0.1), pipeline.generate("a tone", seconds=0.1))
-    pipeline.save(tmp_path)  # it agrees, and its stages are written in the current format
-    assert Pipeline.load(tmp_path).to_config() == pipeline.to_config()
+    assert torch.equal(again("a tone", audio_length_in_s=0.1).audios, pipeline("a tone", audio_length_in_s=0.1).audios)
+    pipeline.save_pretrained(tmp_path)  # it agrees, and its stages are written in the current format
+    assert Pipeline.from_pretrained(tmp_path).to_config() == pipeline.to_config()
 
 
 def test_the_starter_model_is_one_of_version_0_1() -> None:
@@ -148,11 +149,12 @@ def test_the_starter_model_is_one_of_version_0_1() -> None:
     assert folder
     assert json.loads((folder / MODEL_FILE).read_text())["format"] == 1
     stages = codecdiff.load("starter").stages
-    assert [(s.scheduler, s.num_inference_steps, s.guidance_scale) for s in stages] == [
+    sampling = [stage.sampling for stage in stages]
+    assert [(s.scheduler, s.num_inference_steps, s.guidance_scale) for s in sampling] == [
         ("dpm++2m", 27, 1.25),
         ("dpm++2m", 16, 2.5),
     ]
-    assert [s.final_timestep_fraction for s in stages] == [0.1, 0.2]
+    assert [s.final_timestep_fraction for s in sampling] == [0.1, 0.2]
     assert stages[0].facts["warmup_steps"] == 50
 
 
@@ -166,7 +168,7 @@ def test_the_seconds_that_are_asked_for_are_told(make_pipeline: Make, monkeypatc
     assert pipeline.conditioner
     encode = pipeline.conditioner.encode
     monkeypatch.setattr(pipeline.conditioner, "encode", lambda prompts: told.append(prompts) or encode(prompts))
-    pipeline.generate(["drums", {"seconds": 3}], seconds=0.2)
+    pipeline(["drums", {"seconds": 3}], audio_length_in_s=0.2)
     seconds = pipeline.frames(0.2) / pipeline.codec.frame_rate
     assert told == [[{"seconds": seconds, "text": "drums"}, {"seconds": 3}], ["", ""]]
 
@@ -174,34 +176,34 @@ def test_the_seconds_that_are_asked_for_are_told(make_pipeline: Make, monkeypatc
 @pytest.mark.filterwarnings("ignore:No layer uses")
 def test_each_condition_may_be_guided_on_its_own(make_pipeline: Make, tmp_path: Path) -> None:
     pipeline = make_pipeline(conditioner={"name": "joined", "conditioners": ["words", NUMBERS]})
-    made = pipeline.generate("drums", seconds=0.1)
-    pipeline.stages[0].guidance_scale = {"text": 2.0, "tempo": 2.0, "seconds": 2.0}  # 2, as the other stages
-    pipeline.save(tmp_path)
-    again = Pipeline.load(tmp_path)
-    assert again.stages[0].guidance_scale == pipeline.stages[0].guidance_scale
-    assert torch.equal(again.generate("drums", seconds=0.1), made)
-    assert not torch.equal(again.generate("drums", seconds=0.1, guidance_scale={"text": 9.0}), made)
+    made = pipeline("drums", audio_length_in_s=0.1).audios
+    pipeline.stages[0].sampling.guidance_scale = {"text": 2.0, "tempo": 2.0, "seconds": 2.0}  # 2, as the other stages
+    pipeline.save_pretrained(tmp_path)
+    again = Pipeline.from_pretrained(tmp_path)
+    assert again.stages[0].sampling == pipeline.stages[0].sampling
+    assert torch.equal(again("drums", audio_length_in_s=0.1).audios, made)
+    assert not torch.equal(again("drums", audio_length_in_s=0.1, guidance_scale={"text": 9.0}).audios, made)
     with pytest.raises(
         ValueError, match=r"Unknown condition in guidance_scale key=3 of this model\. Available: text, tempo"
     ):
-        again.generate("drums", seconds=0.1, guidance_scale={"key": 3.0})
+        again("drums", audio_length_in_s=0.1, guidance_scale={"key": 3.0})
 
 
 def test_another_model_in_the_folder_is_refused(make_pipeline: Make, tmp_path: Path, dac: Codec) -> None:
-    make_pipeline().save(tmp_path)
+    make_pipeline().save_pretrained(tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     with pytest.raises(
         ValueError, match=r"holds another model: splitter.name is .*; stages is .*\. Choose another output"
     ):
-        make_pipeline("parallel").save(tmp_path)
+        make_pipeline("parallel").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="snap_context is true there, false here"):
-        make_pipeline(snap_context=False).save(tmp_path)
+        make_pipeline(snap_context=False).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="holds another model: conditioner is"):
-        make_pipeline(conditioner=None).save(tmp_path)
+        make_pipeline(conditioner=None).save_pretrained(tmp_path)
     other = make_pipeline()
     other.codec = NormalizedCodec(dac)
     with pytest.raises(ValueError, match="the fitted state of the codec differs"):
-        other.save(tmp_path)
+        other.save_pretrained(tmp_path)
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
 
 
@@ -229,7 +231,7 @@ def test_a_broken_description_is_explained(tmp_path: Path, text: str, message: s
 
 @pytest.mark.parametrize("stages", [["../other"], ["/tmp"], ["a/b"], ["."]])
 def test_a_stage_cannot_lie_outside_its_folder(make_pipeline: Make, tmp_path: Path, stages: list[str]) -> None:
-    make_pipeline().save(tmp_path)
+    make_pipeline().save_pretrained(tmp_path)
     spec = json.loads((tmp_path / "codecdiff.json").read_text())
     (tmp_path / "codecdiff.json").write_text(json.dumps({**spec, "stages": stages}))
     with pytest.raises(ValueError, match="expected the name of a folder inside the model"):
@@ -237,7 +239,7 @@ def test_a_stage_cannot_lie_outside_its_folder(make_pipeline: Make, tmp_path: Pa
 
 
 def test_damaged_weights_are_explained(make_pipeline: Make, tmp_path: Path) -> None:
-    make_pipeline().save(tmp_path)
+    make_pipeline().save_pretrained(tmp_path)
     file = tmp_path / "primary" / "model.safetensors"
     whole = file.read_bytes()
     for damage in (whole[: len(whole) // 2], b"", (tmp_path / "secondary" / "model.safetensors").read_bytes()):
@@ -253,7 +255,7 @@ def test_damaged_weights_are_explained(make_pipeline: Make, tmp_path: Path) -> N
 
 
 def test_a_lost_codec_state_is_explained(make_pipeline: Make, tmp_path: Path) -> None:
-    make_pipeline().save(tmp_path)
+    make_pipeline().save_pretrained(tmp_path)
     shutil.rmtree(tmp_path / "codec")
     with pytest.raises(ValueError, match="lacks its mean and std"):
         codecdiff.load(tmp_path)
@@ -268,16 +270,16 @@ def test_a_crash_while_saving_leaves_no_model(
     with monkeypatch.context() as broken:
         broken.setattr("safetensors.torch.save_file", fail)
         with pytest.raises(OSError, match="No space"):
-            make_pipeline().save(tmp_path)
+            make_pipeline().save_pretrained(tmp_path)
     assert not load_codec_state(tmp_path, make_pipeline().codec)
-    make_pipeline().save(tmp_path)
+    make_pipeline().save_pretrained(tmp_path)
     assert len(codecdiff.load(tmp_path).stages) == 2
 
 
 def test_a_place_that_cannot_be_written_is_an_os_error(make_pipeline: Make, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
-        make_pipeline().save(tmp_path / "file")
+        make_pipeline().save_pretrained(tmp_path / "file")
 
 
 def test_a_take_does_not_depend_on_its_batch_nor_on_the_number_of_takes(make_pipeline: Make) -> None:
@@ -294,16 +296,16 @@ def test_a_take_does_not_depend_on_its_batch_nor_on_the_number_of_takes(make_pip
 
 def test_a_prompt_may_be_a_string_a_mapping_or_several(make_pipeline: Make) -> None:
     pipeline = make_pipeline()
-    audio = pipeline.generate("drums", seconds=0.1)
-    assert torch.equal(pipeline.generate({"text": "drums"}, seconds=0.1), audio)
-    assert torch.equal(pipeline.generate(["drums", {"text": "piano"}], seconds=0.1)[:1], audio)
-    assert torch.equal(pipeline.generate({}, seconds=0.1), pipeline.generate("", seconds=0.1))
-    assert not torch.equal(pipeline.generate("", seconds=0.1), audio)
+    audio = pipeline("drums", audio_length_in_s=0.1).audios
+    assert torch.equal(pipeline({"text": "drums"}, audio_length_in_s=0.1).audios, audio)
+    assert torch.equal(pipeline(["drums", {"text": "piano"}], audio_length_in_s=0.1).audios[:1], audio)
+    assert torch.equal(pipeline({}, audio_length_in_s=0.1).audios, pipeline("", audio_length_in_s=0.1).audios)
+    assert not torch.equal(pipeline("", audio_length_in_s=0.1).audios, audio)
 
 
 @pytest.mark.parametrize("seconds", [1 / 8000, 0.1, 0.12345])
 def test_audio_is_as_long_as_asked(make_pipeline: Make, seconds: float) -> None:
-    assert make_pipeline().generate("", seconds=seconds).shape == (1, 1, max(1, round(seconds * 8000)))
+    assert make_pipeline()("", audio_length_in_s=seconds).audios.shape == (1, 1, max(1, round(seconds * 8000)))
 
 
 def test_known_codes_are_kept_where_a_codebook_holds_an_entry_twice(make_pipeline: Make, dac: Codec) -> None:
@@ -338,45 +340,45 @@ def test_a_stage_sees_entries_or_raw_samples_as_told(make_pipeline: Make, monkey
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 3601])
 def test_absurd_durations_are_refused(make_pipeline: Make, seconds: float) -> None:
-    with pytest.raises(ValueError, match="expected more than 0 and at most 3600"):
-        make_pipeline().generate("", seconds=seconds)
+    with pytest.raises(ValueError, match=r"Invalid audio_length_in_s=.*: input should be"):
+        make_pipeline()("", audio_length_in_s=seconds)
 
 
 @pytest.mark.parametrize("steps", [0, -3, 101, 10**9])
 def test_absurd_steps_are_refused(make_pipeline: Make, steps: int) -> None:
     with pytest.raises(ValueError, match=rf"num_inference_steps={steps}: expected 1 to 100"):
-        make_pipeline().generate("", seconds=0.1, num_inference_steps=steps)
+        make_pipeline()("", audio_length_in_s=0.1, num_inference_steps=steps)
 
 
 def test_nothing_cannot_be_generated(make_pipeline: Make) -> None:
-    with pytest.raises(ValueError, match="num_waveforms_per_prompt=0 for 1 prompts"):
-        make_pipeline().generate("", seconds=0.1, num_waveforms_per_prompt=0)
-    with pytest.raises(ValueError, match="num_waveforms_per_prompt=1 for 0 prompts"):
-        make_pipeline().generate([], seconds=0.1)
+    with pytest.raises(ValueError, match="Invalid num_waveforms_per_prompt=0: input should be greater than 0"):
+        make_pipeline()("", audio_length_in_s=0.1, num_waveforms_per_prompt=0)
+    with pytest.raises(ValueError, match="The list of prompts is empty"):
+        make_pipeline()([], audio_length_in_s=0.1)
 
 
 def test_an_unknown_sampler_is_refused_before_training(make_pipeline: Make) -> None:
     stage = make_pipeline().stages[0]
     with pytest.raises(ValueError, match="Unknown scheduler 'hune'"):
-        Stage("primary", stage.denoiser, stage.train_scheduler, "hune")
+        Stage("primary", stage.denoiser, stage.train_scheduler, SamplingConfig(scheduler="hune"))
     with pytest.raises(
         ValueError, match="Invalid num_inference_steps=200: expected 1 to 100 for primary, which was trained with"
     ):
-        Stage("primary", stage.denoiser, stage.train_scheduler, "ddim", 200)
+        Stage("primary", stage.denoiser, stage.train_scheduler, SamplingConfig(num_inference_steps=200))
 
 
 def test_a_model_with_a_stage_missing_says_which(make_pipeline: Make, tmp_path: Path) -> None:
     pipeline = make_pipeline()
-    pipeline.save(tmp_path)
+    pipeline.save_pretrained(tmp_path)
     shutil.rmtree(tmp_path / "secondary")
     half = codecdiff.load(tmp_path)
     with pytest.raises(ValueError, match=r"Stage secondary is not trained\. Train it first: stage=secondary"):
-        half.generate("", seconds=0.1)
-    audio = half.generate("", seconds=0.1, partial=True)
+        half("", audio_length_in_s=0.1)
+    audio = half("", audio_length_in_s=0.1, partial=True).audios
     assert audio.shape == (1, 1, 800)
     shutil.move(tmp_path / "primary", tmp_path / "secondary")
     with pytest.raises(ValueError, match=r"Stage primary is not trained\. Train it first: stage=primary"):
-        codecdiff.load(tmp_path).generate("", seconds=0.1)
+        codecdiff.load(tmp_path)("", audio_length_in_s=0.1)
 
 
 def test_the_parts_these_tests_are_made_of_keep_their_laws(make_pipeline: Make) -> None:
@@ -390,7 +392,7 @@ def test_the_parts_these_tests_are_made_of_keep_their_laws(make_pipeline: Make) 
 
 
 def test_hub_ids_that_a_folder_names_are_fetched_only_when_allowed(make_pipeline: Make, tmp_path: Path) -> None:
-    make_pipeline().save(tmp_path / "model")
+    make_pipeline().save_pretrained(tmp_path / "model")
     spec = json.loads((tmp_path / "model" / MODEL_FILE).read_text())
     spec["codec"] = {
         "name": "normalized",
@@ -399,13 +401,13 @@ def test_hub_ids_that_a_folder_names_are_fetched_only_when_allowed(make_pipeline
     }
     (tmp_path / "model" / MODEL_FILE).write_text(json.dumps(spec))
     with pytest.raises(LookupError, match=r"somebody/their-codec.*--allow-download"):
-        Pipeline.load(tmp_path / "model")
+        Pipeline.from_pretrained(tmp_path / "model")
 
 
 def test_whoever_may_read_one_file_of_a_model_may_read_all(make_pipeline: Make, tmp_path: Path) -> None:
-    make_pipeline().save(tmp_path / "model")
+    make_pipeline().save_pretrained(tmp_path / "model")
     modes = {str(file): file.stat().st_mode for file in (tmp_path / "model").rglob("*") if file.is_file()}
-    assert len(modes) == 6
+    assert len(modes) == 7
     assert len({*modes.values()}) == 1, modes
 
 
@@ -413,11 +415,11 @@ def test_a_model_saved_in_half_precision_takes_half_the_room_and_agrees_with_its
     make_pipeline: Make, tmp_path: Path
 ) -> None:
     pipeline = make_pipeline()
-    pipeline.save(tmp_path / "whole")
-    pipeline.save(tmp_path / "half", dtype=torch.float16)
+    pipeline.save_pretrained(tmp_path / "whole")
+    pipeline.save_pretrained(tmp_path / "half", dtype=torch.float16)
     sizes = [(tmp_path / name / "primary" / "model.safetensors").stat().st_size for name in ("whole", "half")]
     assert sizes[1] < 0.6 * sizes[0]
-    again = Pipeline.load(tmp_path / "half")
-    again.save(tmp_path / "half")  # the codec's state is the same
+    again = Pipeline.from_pretrained(tmp_path / "half")
+    again.save_pretrained(tmp_path / "half")  # the codec's state is the same
     ours, theirs = (p.stages[0].denoiser.state_dict() for p in (pipeline, again))
     assert all(torch.equal(ours[name].half().float(), theirs[name]) for name in ours)

@@ -285,8 +285,8 @@ def test_the_papers_configuration_is_the_papers(recipe: dict[str, Any]) -> None:
         assert round(train.crop_seconds * codec.frame_rate) == pipeline.frames(experiment.seconds) == 2496
         assert (train.loss, train.dropout, train.lr_scheduler) == ("l1", 0.2, "constant")
         assert 0.99 < train.ema_decay < 1
-        assert stage.train_scheduler.config.num_train_timesteps == stage.num_inference_steps == 100
-        assert (stage.train_scheduler.config.prediction_type, stage.scheduler) == ("v_prediction", "ddpm")
+        assert stage.train_scheduler.config.num_train_timesteps == stage.sampling.num_inference_steps == 100
+        assert (stage.train_scheduler.config.prediction_type, stage.sampling.scheduler) == ("v_prediction", "ddpm")
         assert stage.train_scheduler.betas[:3].tolist() == pytest.approx([6.3128e-4, 1.11694e-3, 1.60290e-3], rel=1e-4)
     assert experiment.mixed_precision == "bf16"
     primary = jobs[0][0].denoiser

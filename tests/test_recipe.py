@@ -113,7 +113,7 @@ def test_it_trains_saves_samples_and_goes_on(run: Run, capsys: pytest.CaptureFix
         f"{name}-{step:06d}.wav" for name in ("primary", "secondary") for step in (2, 4)
     ]
     pipeline = codecdiff.load(out / "model")
-    made = pipeline.generate(["a tone", ""], seconds=0.2)
+    made = pipeline(["a tone", ""], audio_length_in_s=0.2).audios
     heard = read_audio(out / "samples" / "00.wav", 8000, 1)
     assert (made[0] - heard).abs().max() < 1e-3
     reported = " ".join(capsys.readouterr().err.split())
@@ -231,7 +231,7 @@ def test_two_processes_train_one_model(settings: Path) -> None:
     subprocess.run([*command, "--config", str(settings)], check=True, capture_output=True)
     out = settings.parent / "out"
     assert (steps(out, "primary"), steps(out, "secondary")) == ([2, 4], [2, 4])
-    assert codecdiff.load(out / "model").generate("", seconds=0.1).isfinite().all()
+    assert codecdiff.load(out / "model")("", audio_length_in_s=0.1).audios.isfinite().all()
 
 
 CONFIGS = [file for file in (RECIPE.parent / "configs").glob("*.yaml") if not file.name.startswith("compare")]
@@ -259,7 +259,7 @@ def test_a_stage_may_have_its_own_diffusion_and_projections_are_a_target(run: Ru
     assert [prediction_type_of(stage.train_scheduler) for stage in model.stages] == ["v_prediction", "flow"]
     assert [stage.train_scheduler.config.num_train_timesteps for stage in model.stages] == [100, 100]
     assert model.target == "continuous"
-    assert model.generate("a tone", seconds=0.1).isfinite().all()
+    assert model("a tone", audio_length_in_s=0.1).audios.isfinite().all()
     with pytest.raises(ValueError, match=r"target is .* there, .* here"):
         run()
 
@@ -354,9 +354,9 @@ def described(stage: Stage) -> tuple[Any, ...]:
         denoiser["name"],
         denoiser["width"],
         prediction,
-        stage.scheduler,
-        stage.num_inference_steps,
-        stage.guidance_scale,
+        stage.sampling.scheduler,
+        stage.sampling.num_inference_steps,
+        stage.sampling.guidance_scale,
     )
 
 
@@ -458,7 +458,8 @@ def test_joined_conditions_train_from_the_command_line_and_are_asked_for(
     assert spec["conditioners"][1]["width"] == 8
     assert str(tmp_path) not in json.dumps(spec)  # the cache's folder is this machine's
     assert len(list((tmp_path / "kept").rglob("*.safetensors"))) == 6 + 2
-    assert [s.guidance_scale for s in codecdiff.load(out / "model").stages] == 2 * [{"text": 3.0, "tempo": 1.5}]
+    stages = codecdiff.load(out / "model").stages
+    assert [stage.sampling.guidance_scale for stage in stages] == 2 * [{"text": 3.0, "tempo": 1.5}]
 
     def made(*words: str) -> torch.Tensor:
         result = CliRunner().invoke(

@@ -15,6 +15,7 @@ from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedule
 from oracle import EVERY, KARRAS, Oracle, other_schedules, run, trained
 
 from codecdiff import Pipeline
+from codecdiff.config import SamplingConfig
 from codecdiff.diffusion import schedulers
 from codecdiff.diffusion.noise_schedule import (
     BETA_SCHEDULES,
@@ -254,25 +255,30 @@ def test_a_stage_keeps_how_it_is_sampled(
     for i, stage in enumerate(pipeline.stages):
         scheduler = trained(prediction, 100)
         pipeline.stages[i] = Stage(
-            stage.name, stage.denoiser, scheduler, "heun", 4, 2.0, timestep_spacing=spacing, final_timestep_fraction=0.6
+            stage.name,
+            stage.denoiser,
+            scheduler,
+            SamplingConfig(
+                scheduler="heun",
+                num_inference_steps=4,
+                guidance_scale=2.0,
+                timestep_spacing=spacing,
+                final_timestep_fraction=0.6,
+            ),
         )
-    pipeline.save(tmp_path)
-    again = Pipeline.load(tmp_path)
+    pipeline.save_pretrained(tmp_path)
+    again = Pipeline.from_pretrained(tmp_path)
     assert [stage.to_config() for stage in again.stages] == [stage.to_config() for stage in pipeline.stages]
     assert prediction_type_of(again.stages[0].train_scheduler) == prediction
-    assert (again.stages[0].timestep_spacing, again.stages[0].final_timestep_fraction) == (spacing, 0.6)
-    made = again.generate("a tone", seconds=0.5)
+    assert again.stages[0].sampling == pipeline.stages[0].sampling
+    made = again("a tone", audio_length_in_s=0.5).audios
     assert made.isfinite().all()
-    assert torch.equal(made, pipeline.generate("a tone", seconds=0.5))
+    assert torch.equal(made, pipeline("a tone", audio_length_in_s=0.5).audios)
     with pytest.raises(
         ValueError, match=r"expected 1 to 41 .* num_train_timesteps=100 and final_timestep_fraction=0\.6"
     ):
-        pipeline.generate("a tone", seconds=0.5, num_inference_steps=42)
-    pipeline.stages[0].final_timestep_fraction = 0.0
-    assert not torch.equal(made, pipeline.generate("a tone", seconds=0.5))
-    pipeline.stages[0].final_timestep_fraction, pipeline.stages[0].timestep_spacing, pipeline.stages[0].scheduler = (
-        0.0,
-        "even",
-        "euler",
-    )
-    assert not torch.equal(made, pipeline.generate("a tone", seconds=0.5))
+        pipeline("a tone", audio_length_in_s=0.5, num_inference_steps=42)
+    pipeline.stages[0].sampling.final_timestep_fraction = 0.0
+    assert not torch.equal(made, pipeline("a tone", audio_length_in_s=0.5).audios)
+    pipeline.stages[0].sampling.timestep_spacing, pipeline.stages[0].scheduler = "even", "euler"
+    assert not torch.equal(made, pipeline("a tone", audio_length_in_s=0.5).audios)

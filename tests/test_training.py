@@ -144,14 +144,12 @@ def test_another_network_cannot_be_resumed(
     trainer_of().save(tmp_path)
     pipeline = make_pipeline()
     other = pipeline.new_denoiser(1, {"name": "unet", "width": 8, "multipliers": [1], "layers": ["text"], "groups": 4})
-    stage = Stage("secondary", other, training_scheduler(num_train_timesteps=100), num_inference_steps=3)
+    stage = Stage("secondary", other, training_scheduler(num_train_timesteps=100))
     with pytest.raises(
         ValueError, match=r"another stage in training: denoiser.* there, .* here\. Choose another output folder"
     ):
         StageTrainer(stage).resume(tmp_path)
-    stage = Stage(
-        "secondary", pipeline.stages[1].denoiser, training_scheduler(num_train_timesteps=50), num_inference_steps=3
-    )
+    stage = Stage("secondary", pipeline.stages[1].denoiser, training_scheduler(num_train_timesteps=50))
     with pytest.raises(ValueError, match=r"another stage in training: train_scheduler.* there"):
         StageTrainer(stage).resume(tmp_path)
 

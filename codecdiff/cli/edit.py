@@ -63,7 +63,7 @@ def run_edit(
         pipeline,
         guidance_scale,
         num_inference_steps=num_inference_steps,
-        negative_prompt=negative_prompt,
+        negative_prompt=negative_prompt or None,
         num_waveforms_per_prompt=num_waveforms,
         seed=seed,
     )

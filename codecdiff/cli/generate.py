@@ -15,7 +15,8 @@ from codecdiff.errors import InvalidValue
 
 if TYPE_CHECKING:
     from codecdiff.interfaces import Conditioner
-    from codecdiff.pipeline.pipeline import GenerationConfig, Pipeline
+    from codecdiff.pipeline.generation import GenerationConfig
+    from codecdiff.pipeline.pipeline import Pipeline
     from codecdiff.pipeline.provenance import GenerationRequest
 
 
@@ -65,7 +66,10 @@ def generate(
     output: Output = None,
     negative_prompt: NegativePrompt = "",
     model: Model = "starter",
-    seconds: Annotated[float, typer.Option(metavar="SECONDS", help="Duration.")] = 10.0,
+    seconds: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Duration. Default: the model's, usually 10."),
+    ] = None,
     num_inference_steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     fields: Fields = None,
@@ -78,16 +82,16 @@ def generate(
     """Generate music from a prompt."""
     files = output_files(output, Path(f"{file_stem(prompt)}-{seed}.wav"), num_waveforms, force=force)
     pipeline = load_model(model, allow_download, device)
-    pipeline.frames(seconds)  # reports an invalid duration
     generation = generation_config(
         pipeline,
         guidance_scale,
+        audio_length_in_s=seconds,
         num_inference_steps=num_inference_steps,
-        negative_prompt=negative_prompt,
+        negative_prompt=negative_prompt or None,
         num_waveforms_per_prompt=num_waveforms,
         seed=seed,
     )
-    request = new_request(pipeline, model, prompt, fields, seconds=seconds, generation=generation)
+    request = new_request(pipeline, model, prompt, fields, generation=generation)
     generate_files(request, pipeline, files)
 
 
@@ -99,21 +103,20 @@ def file_stem(prompt: str) -> str:
 
 def load_model(model: str, allow_download: bool, device: str) -> Pipeline:
     """Load a model onto a device."""
-    from codecdiff.pipeline.hub import load
+    from codecdiff.pipeline.pipeline import Pipeline
 
     with err.status(f"Loading {model}"):
-        return load(model, allow_download=allow_download).to(select_device(device))
+        return Pipeline.from_pretrained(model, device=select_device(device), allow_download=allow_download)
 
 
 def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **options: Any) -> GenerationConfig:
     """Return the options of the command line. Raises InvalidValue for a guidance scale that the model lacks."""
     from codecdiff.diffusion.guidance import parse_guidance_scale, resolve_guidance
-    from codecdiff.pipeline.pipeline import GenerationConfig
 
     scale = parse_guidance_scale(guidance_scale or [])
     if scale is not None:
         resolve_guidance(scale, pipeline.conditioner)
-    return GenerationConfig(guidance_scale=scale, **options)
+    return pipeline.generation_config.merge(guidance_scale=scale, **options)
 
 
 def new_request(

@@ -72,7 +72,7 @@ def describe(request: GenerationRequest) -> dict[str, Any]:
         **sampling,
         "seed": str(generation.seed),
         "sample": str(generation.first_sample_index) if generation.first_sample_index else "",
-        "seconds": "" if request.seconds is None else f"{request.seconds:g}",
+        "seconds": "" if request.edit else f"{request.generation.audio_length_in_s:g}",
         "edit": request.edit.model_dump() if request.edit else "",
         "source (SHA-256)": request.source or "",
         "codecdiff": request.codecdiff,

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-import codecdiff
 from codecdiff.cli.console import err, out
 
 
@@ -21,6 +20,8 @@ def push(
 
     Others then use it as `--model OWNER/NAME`.
     """
+    from codecdiff.pipeline.hub import push_to_hub
+
     with err.status(f"Sending to {name}"):
-        address = codecdiff.push_to_hub(model, name, private=private or None)
+        address = push_to_hub(model, name, private=private or None)
     out.print(address, soft_wrap=True)

@@ -67,6 +67,8 @@ class DiffusionConfig(Config):
 class SamplingConfig(Config):
     """How a stage is sampled."""
 
+    model_config = ConfigDict(validate_assignment=True)
+
     scheduler: str = "ddpm"
     num_inference_steps: PositiveInt = 100
     guidance_scale: Guidance = 3.0

@@ -29,6 +29,7 @@ DATA_KEYS = {"licences": "licenses", "licence_hours": "license_hours"}
 GENERATION_KEYS = {
     "negative": "negative_prompt",
     "seed": "seed",
+    "seconds": "audio_length_in_s",
     "take": "first_sample_index",
     "steps": "num_inference_steps",
     "guidance": "guidance_scale",
@@ -81,8 +82,8 @@ def upgrade_stage(spec: dict[str, Any]) -> dict[str, Any]:
 
 def upgrade_request(request: Any) -> Any:
     """Return the metadata of a generated audio file in the current format."""
-    if not isinstance(request, Mapping) or "generation" in request:
+    if not isinstance(request, Mapping) or not isinstance(request.get("generation", {}), Mapping):
         return request
     generation = {new: request[old] for old, new in GENERATION_KEYS.items() if old in request}
     others = {key: value for key, value in request.items() if key not in GENERATION_KEYS}
-    return {**others, "generation": generation} if generation else others
+    return {**others, "generation": {**generation, **request.get("generation", {})}}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         training_scheduler,
     )
     from codecdiff.diffusion.sampling import SamplingInput, StageMask, sample_stage
-    from codecdiff.diffusion.schedulers import FLOW_SCHEDULERS, SCHEDULERS, sampling_scheduler
+    from codecdiff.diffusion.schedulers import FLOW_SCHEDULERS, SCHEDULERS, sampling_options, sampling_scheduler
 
 __all__ = [
     "BETA_SCHEDULES",
@@ -34,6 +34,7 @@ __all__ = [
     "prediction_type_of",
     "resolve_guidance",
     "sample_stage",
+    "sampling_options",
     "sampling_scheduler",
     "set_timesteps",
     "stage_loss",

@@ -167,8 +167,8 @@ def evaluation_steps(name: str, num_inference_steps: int) -> list[int]:
 
 def sampling_levels(scheduler: Any, num_inference_steps: int) -> tuple[Tensor, Tensor]:
     """Return the noise levels (n,) of a sampling run, and the timesteps (n,) that stand for them in the network."""
-    levels, final_fraction = noise_levels(scheduler), scheduler.config.final_timestep_fraction
-    if scheduler.config.spacing == "karras":
+    levels, final_fraction = noise_levels(scheduler), scheduler.config._final_timestep_fraction
+    if scheduler.config._timestep_spacing == "karras":
         lowest = max(0, round(len(levels) * final_fraction) - 1)
         karras = karras_levels(levels[lowest:], num_inference_steps)
         timesteps = np.interp(karras.log(), levels.double().log(), np.arange(len(levels)))  # between those of training
@@ -190,7 +190,7 @@ def set_timesteps(scheduler: Any, num_inference_steps: int, start: int = 0) -> N
     """
     scheduler.set_timesteps(num_inference_steps - start)
     levels, timesteps = sampling_levels(scheduler, num_inference_steps)
-    steps = [start + step for step in evaluation_steps(scheduler.config.scheduler, num_inference_steps - start)]
+    steps = [start + step for step in evaluation_steps(scheduler.config._name, num_inference_steps - start)]
     is_exact = not timesteps.is_floating_point()
     scheduler.timesteps = (timesteps.to(scheduler.timesteps.dtype) if is_exact else timesteps)[steps]
     if not hasattr(scheduler, "sigmas"):
@@ -218,7 +218,7 @@ def marginal(scheduler: Any, timestep: Tensor) -> tuple[Tensor, Tensor]:
     sigma = scheduler.sigmas[scheduler.step_index or 0]
     if prediction_type_of(scheduler) == "flow":
         return 1 - sigma, sigma
-    if scheduler.config.scheduler in SIGMA_SPACE:
+    if scheduler.config._name in SIGMA_SPACE:
         return torch.ones_like(sigma), sigma
     alpha = (1 + sigma**2) ** -0.5
     return alpha, sigma * alpha

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -36,6 +38,10 @@ class StageMask:
     keep_mask: Tensor
     keeps_all: bool = False
     strength: float = 1.0
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move to a device."""
+        return replace(self, x_start=self.x_start.to(device), keep_mask=self.keep_mask.to(device))
 
 
 @dataclass(frozen=True)
@@ -108,11 +114,21 @@ def _guided_denoiser(
     stacked = stack_conditions(condition, inputs.negative_condition or condition.null(), groups)
     count = num_predictions(groups)
     context = None if inputs.context is None else torch.cat([inputs.context] * count)
-    network = denoiser.prepare_for_sampling(scheduler.timesteps.to(inputs.noise.device), stacked)
+    with _own_precision(denoiser):
+        network = denoiser.prepare_for_sampling(scheduler.timesteps.to(inputs.noise.device), stacked)
 
     def predict(x: Tensor, timestep: Tensor) -> Tensor:
         rows = torch.cat([x] * count)
-        predictions = network(rows, timestep.to(x.device).expand(len(rows)), context, stacked).float()
+        with _own_precision(denoiser):
+            predictions = network(rows, timestep.to(x.device).expand(len(rows)), context, stacked).float()
         return combine_predictions(predictions.chunk(count), groups)
 
     return predict
+
+
+def _own_precision(denoiser: Denoiser) -> AbstractContextManager[Any]:
+    """Compute in the precision of a denoiser's weights; the states of sampling stay float32."""
+    parameter = next(denoiser.parameters(), None)
+    if parameter is None or parameter.dtype not in (torch.float16, torch.bfloat16):
+        return nullcontext()
+    return torch.autocast(parameter.device.type, dtype=parameter.dtype)

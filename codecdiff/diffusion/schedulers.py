@@ -78,7 +78,7 @@ def sampling_scheduler(
     flow = prediction_type == "flow"
     _check_scheduler(name, timestep_spacing, prediction_type)
     class_name, exact = (FLOW_SCHEDULERS if flow else SCHEDULERS)[name]
-    cls = globals().get(class_name) or getattr(diffusers, class_name)
+    cls = _scheduler_class(class_name)
     options = {
         "num_train_timesteps": train_scheduler.config.num_train_timesteps,
         "trained_betas": None if flow else _betas(train_scheduler).tolist(),
@@ -89,12 +89,52 @@ def sampling_scheduler(
     }
     parameters = inspect.signature(cls).parameters
     scheduler = cls(**{key: value for key, value in options.items() if key in parameters}, **exact)
-    scheduler.register_to_config(
-        scheduler=name, spacing=timestep_spacing, final_timestep_fraction=final_timestep_fraction
+    scheduler.register_to_config(  # underscores: other classes of diffusers ignore these, without a warning
+        _name=name, _timestep_spacing=timestep_spacing, _final_timestep_fraction=final_timestep_fraction
     )
     if not hasattr(scheduler, "scale_model_input"):  # those of flow matching: the state is the denoiser's input
         scheduler.init_noise_sigma, scheduler.scale_model_input = 1.0, lambda sample, timestep: sample
     return scheduler
+
+
+def sampling_options(scheduler: Any, train_scheduler: Any) -> dict[str, str]:
+    """Return the options `scheduler` and `timestep_spacing` that stand for a scheduler of diffusers, or for its class.
+
+    A name is returned as it is; `sampling_scheduler` checks it. Raises InvalidValue for a scheduler that is not among
+    the supported ones, with the same options, or that was made for a model that predicts something else.
+    """
+    if isinstance(scheduler, str):
+        return {"scheduler": scheduler}
+    cls, options = (
+        (scheduler, {}) if isinstance(scheduler, type) else (type(scheduler), getattr(scheduler, "config", None))
+    )
+    if options is None:
+        raise InvalidValue(
+            f"Invalid scheduler {scheduler!r}: expected a name, or a scheduler of diffusers or its class."
+        )
+    prediction_type = prediction_type_of(train_scheduler)
+    expected = "flow_prediction" if prediction_type == "flow" else prediction_type
+    if options.get("prediction_type", expected) != expected:
+        raise InvalidValue(
+            f"This {cls.__name__} has prediction_type={options['prediction_type']}, not {expected} as the model: make "
+            f"it with {cls.__name__}.from_config(stage.scheduler.config)."
+        )
+    defaults = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
+    spacing = "karras" if options.get("use_karras_sigmas") else options.get("_timestep_spacing", "even")
+    solvers = {} if cls.__name__ != "DDIMScheduler" else {"ddim": {}}  # whose steps are those of `ddim`
+    for name, (class_name, exact) in (FLOW_SCHEDULERS if prediction_type == "flow" else SCHEDULERS).items():
+        if issubclass(_scheduler_class(class_name), cls):
+            solvers[name] = {key: value for key, value in exact.items() if key in ("solver_order", "algorithm_type")}
+    if not solvers:
+        _check_scheduler(cls.__name__, "even", prediction_type)
+    for name, solver in solvers.items():
+        if solver.items() <= {**defaults, **options}.items():
+            return {"scheduler": name, "timestep_spacing": spacing}
+    raise InvalidValue(f"Unsupported options of {cls.__name__}: expected {' or '.join(map(str, solvers.values()))}.")
+
+
+def _scheduler_class(name: str) -> Any:
+    return globals().get(name) or getattr(diffusers, name)
 
 
 def _check_scheduler(name: str, timestep_spacing: str, prediction_type: str) -> None:
@@ -170,7 +210,7 @@ class LMS(LMSDiscreteScheduler):
     ) -> Any:
         """Take one step; the last one of a run that stops early is Euler's, to the estimate of x_start."""
         is_last = (self.step_index or 0) == len(self.timesteps) - 1
-        order = 1 if is_last and self.config["final_timestep_fraction"] else order
+        order = 1 if is_last and self.config["_final_timestep_fraction"] else order
         return super().step(model_output, timestep, sample, order, return_dict)
 
 

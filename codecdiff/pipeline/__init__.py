@@ -28,9 +28,11 @@ if TYPE_CHECKING:
         outside_mask,
         parse_levels,
     )
-    from codecdiff.pipeline.hub import load, push_to_hub
+    from codecdiff.pipeline.generation import GenerationConfig, GenerationOptions
+    from codecdiff.pipeline.hub import push_to_hub
     from codecdiff.pipeline.model_card import write_model_card
-    from codecdiff.pipeline.pipeline import GenerationConfig, Pipeline
+    from codecdiff.pipeline.output import PipelineOutput
+    from codecdiff.pipeline.pipeline import GenerationInterrupted, Pipeline, load
     from codecdiff.pipeline.provenance import GenerationRequest
     from codecdiff.pipeline.stage import Stage, stage_shapes
 
@@ -42,9 +44,12 @@ __all__ = [
     "EditMask",
     "Extend",
     "GenerationConfig",
+    "GenerationInterrupted",
+    "GenerationOptions",
     "GenerationRequest",
     "Inpaint",
     "Pipeline",
+    "PipelineOutput",
     "Refine",
     "Restore",
     "Stage",

@@ -2,6 +2,7 @@
 
 model/  codecdiff.json                 parts with their options, target, names of the stages, data; created exclusively
         codec/model.safetensors        state of a fitted codec
+        generation_config.json         options of a call that does not say otherwise
         STAGE/stage.json               denoiser, training scheduler, sampling options, facts of its training
         STAGE/model.safetensors        the averaged weights
 """
@@ -19,16 +20,19 @@ import torch
 from torch import Tensor
 
 from codecdiff import config, registry
+from codecdiff.config.schema import SamplingConfig
 from codecdiff.data import legacy
 from codecdiff.diffusion.noise_schedule import scheduler_from_config
 from codecdiff.errors import InvalidValue, MissingFile, UnknownName
 from codecdiff.files import DamagedFile, atomic_write_text, read_safetensors, write_safetensors
 from codecdiff.interfaces import Codec, Conditioner, Splitter
 from codecdiff.pipeline.code_version import warn_of_code_changes
-from codecdiff.pipeline.stage import SAMPLING_OPTIONS, Stage, build_denoiser
+from codecdiff.pipeline.generation import GenerationConfig
+from codecdiff.pipeline.stage import Stage, build_denoiser
 
 FORMAT = 2
 MODEL_FILE, STAGE_FILE, WEIGHTS_FILE = "codecdiff.json", "stage.json", "model.safetensors"
+GENERATION_FILE = "generation_config.json"
 REQUIRED = {"codec", "splitter", "conditioner", "stages", "snap_context", "target", "data"}
 
 Parts = tuple[Codec, Splitter, Conditioner | None]
@@ -173,6 +177,18 @@ def save_stage(folder: Path, stage: Stage, dtype: torch.dtype = torch.float32) -
     atomic_write_text(target / STAGE_FILE, json.dumps(stage.to_config(), indent=2) + "\n")
 
 
+def save_generation_config(folder: Path, generation_config: GenerationConfig) -> None:
+    """Write generation_config.json: the fields that differ from their defaults."""
+    text = generation_config.model_dump_json(exclude_defaults=True, indent=2)
+    atomic_write_text(folder / GENERATION_FILE, text + "\n")
+
+
+def load_generation_config(folder: Path) -> GenerationConfig:
+    """Read generation_config.json, if there is one. Raises InvalidValue if it is not valid."""
+    file = folder / GENERATION_FILE
+    return GenerationConfig().merge(**read_json(file)) if file.exists() else GenerationConfig()
+
+
 def load_stage(
     folder: Path, name: str, codec: Codec, splitter: Splitter, conditioner: Conditioner | None, i: int
 ) -> Stage:
@@ -189,7 +205,7 @@ def load_stage(
         name,
         denoiser.requires_grad_(False).eval(),
         scheduler_from_config(spec["train_scheduler"]),
-        **{option: spec[option] for option in SAMPLING_OPTIONS},
+        SamplingConfig(**{option: spec[option] for option in SamplingConfig.model_fields}),
         noise_color=spec["noise_color"],
         facts=spec["training"],
     )

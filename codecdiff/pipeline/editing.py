@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn.functional import pad
 
 from codecdiff.codecs import chunked
 from codecdiff.config.schema import Target
+from codecdiff.data.audio import read_audio
 from codecdiff.diffusion.sampling import StageMask
 from codecdiff.errors import InvalidValue
 from codecdiff.fingerprint import device_of
@@ -117,7 +119,21 @@ class Edit(BaseModel, ABC):
 
     @abstractmethod
     def apply(self, source: EditMask, codec: Codec) -> EditMask:
-        """Return the source with what is kept. Raises ValueError if the edit does not fit it."""
+        """Return the source with what is kept. Raises InvalidValue if the edit does not fit it."""
+
+    def apply_to_audio(self, audio: Tensor | Path | str, codec: Codec, target: Target) -> tuple[EditMask, int]:
+        """Apply the edit to a file, or to audio (ch, t) at the codec's sample rate.
+
+        Returns the mask of one sample, and its number of audio samples. Raises InvalidValue for audio of another shape.
+        """
+        audio = self._trimmed(_source_audio(audio, codec), codec)
+        source = EditMask.from_audio(codec, audio[None], target)
+        edited = self.apply(source, codec)
+        return edited, audio.shape[-1] + (edited.frames - source.frames) * codec.hop_length
+
+    def _trimmed(self, audio: Tensor, codec: Codec) -> Tensor:
+        """Return the audio (ch, t) that is encoded."""
+        return audio
 
 
 class Refine(Edit):
@@ -152,6 +168,10 @@ class Extend(Edit):
         """Keep all codes, and append frames."""
         return source.keep(torch.tensor(True)).extend(math.ceil(self.seconds * codec.frame_rate))
 
+    def _trimmed(self, audio: Tensor, codec: Codec) -> Tensor:
+        """Return whole frames: the music continues where it stops, without the padding of its last frame."""
+        return audio[:, : max(1, audio.shape[-1] // codec.hop_length) * codec.hop_length]
+
 
 class Vary(Edit):
     """Generate a variation of the source: the closer to it the smaller the strength."""
@@ -181,6 +201,15 @@ class Restore(Edit):
 
 
 AnyEdit = Annotated[Refine | Inpaint | Extend | Vary | Restore, Field(discriminator="name")]
+
+
+def _source_audio(audio: Tensor | Path | str, codec: Codec) -> Tensor:
+    """Return audio (ch, t) of a file or a tensor, with the channels of the codec."""
+    if isinstance(audio, str | Path):
+        return read_audio(audio, codec.sample_rate, codec.channels)
+    if audio.ndim != 2 or not audio.shape[1] or audio.shape[0] not in (1, codec.channels):
+        raise InvalidValue(f"Invalid audio of shape {tuple(audio.shape)}: expected (ch, t), as in out.audios[0].")
+    return audio.expand(codec.channels, -1)
 
 
 def parse_levels(text: str) -> tuple[int, ...]:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from codecdiff import registry
+from codecdiff.config.parts import did_you_mean
 from codecdiff.errors import InvalidValue, UnknownName, UserError
 from codecdiff.huggingface import downloads, hub_problem
 from codecdiff.pipeline.checkpoint import MODEL_FILE, STAGE_FILE, read_config, read_stage_config
-from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.pipeline.model_card import write_model_card
+
+if TYPE_CHECKING:
+    from codecdiff.pipeline.base import BasePipeline
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DOWNLOADED = ("*.json", "*.safetensors")  # of a model folder, what loading reads
@@ -27,20 +33,13 @@ class HubRefusal(UserError, PermissionError):
     """The Hugging Face hub does not accept an upload."""
 
 
-def load(model: Path | str, *, allow_download: bool = False) -> Pipeline:
-    """Load a model: a folder, the name of an installed model such as `starter`, or a hub id `owner/name`.
+def find_model(name: Path | str) -> Path:
+    """Return the folder of a model: a folder, or a run's with the model in it; an installed model; or a hub id.
 
-    The folder may also be that of a run, with the model in `model`.
-
-    A hub id passed here is fetched; ids that the model itself names, only with `allow_download`. Raises LookupError if
-    the model is not found.
-
-    Example:
-        pipeline = codecdiff.load("starter")
-
+    A hub id is fetched. Raises UnknownName if the model is not found.
     """
-    folder = _local_folder(model)
-    return Pipeline.load(folder if folder.exists() else _download(str(model)), allow_download=allow_download)
+    folder = _local_folder(name)
+    return folder if folder.exists() else _download(str(name))
 
 
 def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) -> str:
@@ -52,6 +51,19 @@ def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) ->
     folder = _local_folder(model)
     require_shareable(folder)
     return upload_folder(folder, name, private)
+
+
+def push_pipeline(pipeline: BasePipeline, name: str, private: bool | None) -> str:
+    """Save a pipeline to a temporary folder, with the model card and logs of its own folder, and upload it."""
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        pipeline.save_pretrained(folder)
+        for home in ("", *pipeline.stage_names):
+            for file in (pipeline.folder / home).glob("*") if pipeline.folder else ():
+                if file.name == "README.md" or file.suffix == ".jsonl":
+                    shutil.copyfile(file, folder / home / file.name)
+        write_model_card(folder)
+        return push_to_hub(folder, name, private=private)
 
 
 def _local_folder(model: Path | str) -> Path:
@@ -87,8 +99,11 @@ def _local_paths(spec: Any) -> list[str]:
 def _download(name: str) -> Path:
     """Download a model folder from the hub. Raises LookupError if it is not found."""
     if not HUB_ID.fullmatch(name):
-        names = ", ".join(registry.entries("models")) or "none"
-        raise UnknownName(f"Unknown model '{name}': neither a folder nor a hub id. Installed models: {names}.")
+        names = list(registry.entries("models"))
+        raise UnknownName(
+            f"Unknown model '{name}': neither a folder nor a hub id. Installed models: {', '.join(names) or 'none'}."
+            f"{did_you_mean(name, names)}"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -1,165 +1,190 @@
-"""A trained model: from prompts to audio, and from a folder back to a model."""
+"""A trained model: from prompts to audio."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, takewhile
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from codecdiff import config, huggingface, rng
+from codecdiff import rng
 from codecdiff.codecs import chunked
-from codecdiff.config.schema import Guidance, Target
+from codecdiff.config.schema import Guidance
 from codecdiff.diffusion.guidance import resolve_guidance
-from codecdiff.diffusion.sampling import SamplingInput, sample_stage
-from codecdiff.errors import InvalidValue
-from codecdiff.fingerprint import device_of
-from codecdiff.interfaces import Codec, Conditioner, Denoiser, Prompt, Splitter, prompt_fields
-from codecdiff.pipeline import checkpoint
-from codecdiff.pipeline.code_version import code_versions
-from codecdiff.pipeline.stage import Stage, build_denoiser, conditions, stage_shapes
-from codecdiff.splitters import stage_names
+from codecdiff.diffusion.sampling import SamplingInput, StageMask, sample_stage
+from codecdiff.errors import InvalidValue, UserError
+from codecdiff.interfaces import Prompt, prompt_fields
+from codecdiff.pipeline.base import BasePipeline
+from codecdiff.pipeline.generation import GenerationConfig, GenerationOptions, prompt_list
+from codecdiff.pipeline.stage import Stage, conditions, stage_shapes
 
 if TYPE_CHECKING:
-    from codecdiff.pipeline.editing import EditMask
-
+    from codecdiff.pipeline.editing import Edit, EditMask
+    from codecdiff.pipeline.output import PipelineOutput
 
 # (pipeline, step, timestep, {"latents": ..., "stage": ...}) -> what replaces the latents, or None
 StepCallback = Callable[["Pipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
 
 
-class GenerationConfig(BaseModel):
-    """Options of generation, in the words of diffusers.
-
-    num_inference_steps, guidance_scale: None for each stage's own.
-    negative_prompt: guided away from, in place of the empty prompt.
-    num_waveforms_per_prompt: samples that differ in their noise.
-    first_sample_index: index of the first sample; every sample has its own noise by the seed and its index.
-    batch_size: samples that are computed at once, which does not change them.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    num_inference_steps: int | None = None
-    guidance_scale: Guidance | None = None
-    negative_prompt: Prompt = ""
-    num_waveforms_per_prompt: int = 1
-    seed: int = 0
-    first_sample_index: int = 0
-    batch_size: int = 16
-
-    def merge(self, **overrides: Any) -> Self:
-        """Return these options with some replaced. Raises ValueError for an unknown name or an invalid value."""
-        return type(self)(**{**dict(self), **overrides}) if overrides else self
+class GenerationInterrupted(UserError, RuntimeError):
+    """A callback, or another thread, has stopped a run."""
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Samples that are generated at once; `edit` has a row for each."""
+    """Samples that are generated at once; `edit` has a row for each, and `masks` is what it keeps of each stage."""
 
     prompts: Sequence[Prompt]
     sample_indices: Sequence[int]
     frames: int
     edit: EditMask | None
+    masks: Sequence[StageMask | None]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def is_sampled(self, i: int) -> bool:
+        """Return whether anything is left to generate of stage `i`."""
+        mask = self.masks[i]
+        return mask is None or not mask.keeps_all
 
 
-class Pipeline:
-    """A trained model. `generate` makes audio from prompts, `save` and `load` keep it in a folder.
+class Pipeline(BasePipeline):
+    """A trained model, in the style of diffusers.
 
+    codec, splitter, conditioner: parts; stages: one denoiser each, coarse first, with its schedulers.
     target: what is diffused: codebook vectors, or the continuous latents before quantization.
     snap_context: a stage sees the codebook vectors of the stages before it, else their latents as sampled.
     data: facts about the training data.
+    generation_config: options of a call that does not say otherwise.
 
     Example:
-        pipeline = codecdiff.load("starter")
-        audio = pipeline.generate("a slow waltz", seconds=10, guidance_scale=3.0, seed=0)  # (1, ch, t)
+        >>> from codecdiff import Pipeline
+        >>> pipe = Pipeline.from_pretrained("starter")
+        >>> out = pipe("a slow waltz on piano", audio_length_in_s=2, num_inference_steps=4, seed=0)
+        >>> out.audios.shape, out.sampling_rate
+        (torch.Size([1, 1, 88200]), 44100)
+        >>> files = out.save("waltz.wav")
 
     """
-
-    def __init__(
-        self,
-        codec: Codec,
-        splitter: Splitter,
-        conditioner: Conditioner | None,
-        stages: Sequence[Stage],
-        *,
-        target: Target = "codes",
-        snap_context: bool = True,
-        data: dict[str, Any] | None = None,
-    ):
-        self.codec, self.splitter, self.conditioner = codec, splitter, conditioner
-        self.stages = list(stages)
-        self.target: Target = target
-        self.snap_context = snap_context
-        self.data = data or {}
-        self.folder: Path | None = None  # it was loaded from
-
-    @property
-    def sample_rate(self) -> int:
-        """Sample rate of the audio, in Hz."""
-        return self.codec.sample_rate
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights."""
-        return device_of(self.stages[0].denoiser if self.stages else self.codec)
-
-    @property
-    def stage_names(self) -> list[str]:
-        """Names of all stages of the pattern, trained or not."""
-        return stage_names(len(stage_shapes(self.codec, self.splitter, 1)))
-
-    @property
-    def fingerprint(self) -> str | None:
-        """Hash of the folder it was loaded from: parts, weights and sampling options; None if it was not loaded."""
-        return None if self.folder is None else checkpoint.model_fingerprint(self.folder)
-
-    def to(self, device: Any) -> Self:
-        """Move every part to a device."""
-        for module in (self.codec, self.conditioner, *(stage.denoiser for stage in self.stages)):
-            if module is not None:
-                module.to(device)
-        return self
-
-    def new_denoiser(self, i: int, spec: Any, *, seed: int = 0) -> Denoiser:
-        """Build a denoiser for stage `i` from its configuration, with initial weights drawn from the seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(
-                rng.generator("codecdiff.train.initial_weights", seed, i).initial_seed()
-            )
-            return build_denoiser(spec, self.codec, self.splitter, self.conditioner, i)
 
     def frames(self, seconds: float) -> int:
         """Return the number of latent frames that cover this many seconds."""
         if not (1 / self.sample_rate <= seconds <= 3600):  # also refuses NaN
-            raise InvalidValue(f"Invalid seconds={seconds}: expected more than 0 and at most 3600.")
+            raise InvalidValue(f"Invalid length of {seconds} s: expected more than 0 and at most 3600.")
         return -(-round(seconds * self.sample_rate) // self.codec.hop_length)
 
-    def generate(
+    def __call__(
         self,
-        prompts: Prompt | Sequence[Prompt],
+        prompt: Prompt | Sequence[Prompt] = "",
         generation_config: GenerationConfig | None = None,
         *,
-        seconds: float = 10.0,
-        edit: EditMask | None = None,
+        generator: torch.Generator | None = None,
+        callback_on_step_end: StepCallback | None = None,
         partial: bool = False,
-        **overrides: Any,
-    ) -> Tensor:
-        """Generate audio (n, ch, t) in [-1, 1], the samples of one prompt after each other; see `generate_codes`.
+        **options: Unpack[GenerationOptions],
+    ) -> PipelineOutput:
+        """Generate audio from prompts.
 
-        An empty prompt is unconditional. `overrides` are fields of `GenerationConfig`.
+        Args:
+            prompt: A text, a mapping of fields such as `{"text": "a waltz", "tempo": 90}`, or a list of these. Empty:
+                unconditional.
+            generation_config: Options in place of the model's own, which `options` override.
+            generator: Draws the seed, in place of `seed`.
+            callback_on_step_end: Called as `callback(pipe, step, timestep, {"latents": ..., "stage": ...})` after every
+                step. `step` counts over all stages and batches, to `pipe.num_timesteps`. What it returns as "latents"
+                replaces them. `pipe.interrupt()` in it stops the run.
+            partial: Leave stages that are not trained yet at the mean of their latents, which is an error otherwise.
+            **options: `audio_length_in_s`, `num_inference_steps`, `guidance_scale`, `negative_prompt`,
+                `num_waveforms_per_prompt`, `seed` and the other fields of `GenerationConfig`. None: as configured.
+
+        Raises:
+            UserError: The options or prompts cannot be used with this model.
+            GenerationInterrupted: The run was stopped.
+
+        Example:
+            >>> import codecdiff
+            >>> pipe = codecdiff.load("starter")
+            >>> prompts = ["strings, loud", {"text": "a flute"}]
+            >>> out = pipe(prompts, audio_length_in_s=1, num_inference_steps=2, guidance_scale=3.0, seed=1)
+            >>> out
+            PipelineOutput(audios=(2, 1, 44100), codes=(2, 9, 87), sampling_rate=44100)
+
         """
-        batch = [prompts] if isinstance(prompts, str | Mapping) else prompts
-        batch = [prompt_fields(prompt) for prompt in batch]
-        frames = self.frames(seconds)
-        codes = self.generate_codes(batch, frames, generation_config, edit=edit, partial=partial, **overrides)
-        return self.decode(codes, round(seconds * self.sample_rate)).clamp(-1, 1)
+        settings = self._options(generation_config, generator, options)
+        prompts, seconds = prompt_list(prompt), settings.audio_length_in_s
+        frames, samples = self.frames(seconds), round(seconds * self.sample_rate)
+        codes = self.generate_codes(
+            prompts, frames, settings, partial=partial, callback_on_step_end=callback_on_step_end
+        )
+        return self._output(prompts, codes, samples, settings)
+
+    def edit(
+        self,
+        audio: Tensor | Path | str,
+        edit: Edit,
+        prompt: Prompt = "",
+        generation_config: GenerationConfig | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> PipelineOutput:
+        """Generate a part of existing audio again: a file, or (ch, t) at the model's sample rate.
+
+        `edit` says which part: `Refine`, `Inpaint`, `Extend`, `Vary` or `Restore`. The codes it keeps stay as they are.
+        The other arguments are those of a call.
+
+        Example:
+            >>> import codecdiff
+            >>> pipe = codecdiff.load("starter")
+            >>> song = pipe("a slow waltz", audio_length_in_s=1, num_inference_steps=2)
+            >>> pipe.edit(song.audios[0], codecdiff.Inpaint(regions=[(0.5, 0.8)]), "a flute", num_inference_steps=2)
+            PipelineOutput(audios=(1, 1, 44100), codes=(1, 9, 87), sampling_rate=44100)
+
+        """
+        settings = self._options(generation_config, generator, options)
+        with self._on_device(self.codec):
+            mask, samples = edit.apply_to_audio(audio, self.codec, self.target)
+        mask = mask.repeat(settings.num_waveforms_per_prompt)
+        codes = self.generate_codes(
+            [prompt], mask.frames, settings, edit=mask, callback_on_step_end=callback_on_step_end
+        )
+        return self._output([prompt], codes, samples, settings)
+
+    def interrupt(self) -> None:
+        """Stop the run at the end of its current step: it raises GenerationInterrupted."""
+        self._interrupt = True
+
+    def _options(
+        self, generation_config: GenerationConfig | None, generator: torch.Generator | None, options: GenerationOptions
+    ) -> GenerationConfig:
+        merged = (generation_config or self.generation_config).merge(**options)
+        if generator is None:
+            return merged
+        if not isinstance(generator, torch.Generator):
+            raise InvalidValue(
+                f"Invalid generator of type {type(generator).__name__}: expected one torch.Generator, as in "
+                "torch.Generator().manual_seed(0)."
+            )
+        if options.get("seed") is not None:
+            raise InvalidValue("Both seed and generator say what to draw: leave one out.")
+        return merged.merge(seed=int(torch.randint(2**62, (), generator=generator, device=generator.device)))
+
+    def _output(
+        self, prompts: Sequence[Prompt], codes: Iterator[Tensor], samples: int, options: GenerationConfig
+    ) -> PipelineOutput:
+        from codecdiff.pipeline.output import PipelineOutput
+
+        together = torch.cat(list(codes))
+        audios = self.decode(together.split(1), samples).clamp(-1, 1)
+        repeated = [prompt for prompt in prompts for _ in range(options.num_waveforms_per_prompt)]
+        return PipelineOutput(audios, together.cpu(), self.sample_rate, repeated, options)
 
     @torch.no_grad()
     def generate_codes(
@@ -171,52 +196,75 @@ class Pipeline:
         edit: EditMask | None = None,
         partial: bool = False,
         callback_on_step_end: StepCallback | None = None,
-        **overrides: Any,
+        **options: Unpack[GenerationOptions],
     ) -> Iterator[Tensor]:
         """Yield the codes (1, k, l) of every sample, the samples of one prompt after each other.
 
-        A model that reads `seconds` and `start` of a prompt gets those of the audio unless the prompt has its own.
-        `edit` has one row for every sample: the codes it keeps are returned unchanged, and the others are generated to
-        fit them. A sample depends on the seed, its index and its prompt, not on its batch. With `partial`, stages
-        that are not trained yet are left at the mean of their latents. `callback_on_step_end` is called as
-        `callback(pipe, step, timestep, {"latents": ..., "stage": ...})` after every step, which counts over all stages
-        and batches to `pipe.num_timesteps`; "latents" that it returns replace those. Raises ValueError for invalid
-        options.
+        The lower level of a call: as many latent `frames` as requested, and one sample at a time. A model that reads
+        `seconds` and `start` of a prompt gets those of the audio unless the prompt has its own. `edit` has one row for
+        every sample: the codes it keeps are returned unchanged, and the others are generated to fit them. A sample
+        depends on the seed, its index and its prompt, not on its batch. Raises InvalidValue for invalid options.
         """
-        options = (generation_config or GenerationConfig()).merge(**overrides)
-        self._check(options, prompts, partial)
-        rows = [self._with_timing(p, frames) for p in prompts for _ in range(options.num_waveforms_per_prompt)]
-        shape = (len(rows), self.codec.num_codebooks, frames)
-        if edit is not None and edit.codes.shape != shape:
-            raise InvalidValue(f"The codes of the edit have shape {tuple(edit.codes.shape)}, expected {shape}.")
-        steps = [options.num_inference_steps or stage.num_inference_steps for stage in self.stages]
-        self.num_timesteps, on_step_end = (
-            sum(steps) * -(-len(rows) // options.batch_size),
-            self._counter(callback_on_step_end),
-        )
-        for start in range(0, len(rows), options.batch_size):
-            index = list(range(start, min(start + options.batch_size, len(rows))))
-            mask = None if edit is None else edit.select(index).to(self.device)
-            batch = _Batch([rows[i] for i in index], [options.first_sample_index + i for i in index], frames, mask)
-            codes = self.codec.quantize(self.splitter.merge(self._sample_stages(batch, options, on_step_end)))
-            yield from (codes if mask is None else torch.where(mask.keep_mask, mask.codes.to(codes), codes)).split(1)
+        settings = (generation_config or self.generation_config).merge(**options)
+        self._check(settings, prompts, partial)
+        batches = self._batches(prompts, frames, settings, edit)
+        on_step_end = self._start(batches, settings, callback_on_step_end)
+        for batch in batches:
+            latents = self.splitter.merge(self._sample_stages(batch, settings, on_step_end))
+            with self._on_device(self.codec):
+                codes = self.codec.quantize(latents)
+            if batch.edit is not None:
+                edited = batch.edit.to(codes.device)
+                codes = torch.where(edited.keep_mask, edited.codes.to(codes), codes)
+            yield from codes.split(1)
 
     def _check(self, options: GenerationConfig, prompts: Sequence[Prompt], partial: bool) -> None:
         if not partial and (missing := self.stage_names[len(self.stages) :]):
             raise InvalidValue(f"Stage {missing[0]} is not trained. Train it first: stage={missing[0]}.")
         for stage in self.stages:
-            stage.check_num_inference_steps(
-                stage.num_inference_steps if options.num_inference_steps is None else options.num_inference_steps
-            )
+            stage.check_num_inference_steps(_steps(stage, options))
             self._guidance(stage, options)
-        if options.num_waveforms_per_prompt < 1 or options.batch_size < 1 or not prompts:
-            raise InvalidValue(
-                f"Invalid num_waveforms_per_prompt={options.num_waveforms_per_prompt} for {len(prompts)} prompts in "
-                f"batches of {options.batch_size}: expected at least 1 of each."
-            )
+        if not prompts:
+            raise InvalidValue("The list of prompts is empty: expected at least one; '' is unconditional.")
+
+    def _batches(
+        self, prompts: Sequence[Prompt], frames: int, options: GenerationConfig, edit: EditMask | None
+    ) -> list[_Batch]:
+        """Return the samples of all prompts in batches."""
+        rows = [self._with_timing(p, frames) for p in prompts for _ in range(options.num_waveforms_per_prompt)]
+        shape = (len(rows), self.codec.num_codebooks, frames)
+        if edit is not None and edit.codes.shape != shape:
+            raise InvalidValue(f"The codes of the edit have shape {tuple(edit.codes.shape)}, expected {shape}.")
+        batches = []
+        for start in range(0, len(rows), options.batch_size):
+            index = list(range(start, min(start + options.batch_size, len(rows))))
+            part = None if edit is None else edit.select(index)
+            masks = [None] * len(self.stage_names) if part is None else part.stage_masks(self.splitter)
+            samples = [options.first_sample_index + i for i in index]
+            batches.append(_Batch([rows[i] for i in index], samples, frames, part, masks))
+        return batches
+
+    def _start(
+        self, batches: Sequence[_Batch], options: GenerationConfig, callback: StepCallback | None
+    ) -> Callable[[Stage, Tensor, Tensor], Tensor]:
+        """Count the steps of a run, and return the function to call after each, with the latents it returns."""
+        self._interrupt, steps = False, count()
+        strength = 1.0 if batches[0].edit is None else batches[0].edit.strength
+        counts = [stage.num_timesteps(_steps(stage, options), strength) for stage in self.stages]
+        self.num_timesteps = sum(n for batch in batches for i, n in enumerate(counts) if batch.is_sampled(i))
+
+        def on_step_end(stage: Stage, timestep: Tensor, latents: Tensor) -> Tensor:
+            if callback is not None:
+                result = callback(self, next(steps), timestep, {"latents": latents, "stage": stage.name})
+                latents = (result or {}).get("latents", latents)
+            if self._interrupt:
+                raise GenerationInterrupted(f"Generation was interrupted in stage {stage.name}.")
+            return latents
+
+        return on_step_end
 
     def _guidance(self, stage: Stage, options: GenerationConfig) -> Guidance:
-        scale = stage.guidance_scale if options.guidance_scale is None else options.guidance_scale
+        scale = stage.sampling.guidance_scale if options.guidance_scale is None else options.guidance_scale
         return resolve_guidance(scale, self.conditioner)
 
     def _with_timing(self, prompt: Prompt, frames: int) -> Prompt:
@@ -225,29 +273,19 @@ class Pipeline:
         timing = {"seconds": frames / self.codec.frame_rate, "start": 0.0}
         return {**{name: timing[name] for name in timing if name in fields}, **prompt_fields(prompt)}
 
-    def _counter(self, callback: StepCallback | None) -> Callable[[Stage, Tensor, Tensor], Tensor]:
-        """Return the function (stage, timestep, latents) -> latents to call after every step of a run."""
-        steps = count()
-
-        def on_step_end(stage: Stage, timestep: Tensor, latents: Tensor) -> Tensor:
-            values = {"latents": latents, "stage": stage.name}
-            result = callback(self, next(steps), timestep, values) if callback else None
-            return (result or values)["latents"]
-
-        return on_step_end
-
     def _sample_stages(
         self, batch: _Batch, options: GenerationConfig, on_step_end: Callable[[Stage, Tensor, Tensor], Tensor]
     ) -> list[Tensor]:
         """Sample the latents (b, c, l) of every stage, each with the stages before it as its context."""
-        positive, negative = (
-            conditions(self.conditioner, prompts, self.device)
-            for prompts in (batch.prompts, [options.negative_prompt] * len(batch.prompts))
-        )
+        with self._on_device(self.conditioner):
+            positive, negative = (
+                conditions(self.conditioner, prompts, self.device)
+                for prompts in (batch.prompts, [options.negative_prompt] * len(batch))
+            )
         shapes = stage_shapes(self.codec, self.splitter, batch.frames)
-        masks = [None] * len(shapes) if batch.edit is None else batch.edit.stage_masks(self.splitter)
         stages: list[Tensor] = []
-        for i, (stage, mask) in enumerate(zip(self.stages, masks, strict=False)):
+        for i, (stage, mask) in enumerate(zip(self.stages, batch.masks, strict=False)):
+            mask = None if mask is None else mask.to(self.device)
             if mask is not None and mask.keeps_all:
                 stages.append(mask.x_start)
                 continue
@@ -261,15 +299,16 @@ class Pipeline:
                 negative_condition=negative,
                 mask=mask,
             )
-            latents = sample_stage(
-                stage.denoiser.eval(),
-                stage.new_scheduler(),
-                inputs,
-                num_inference_steps=options.num_inference_steps or stage.num_inference_steps,
-                guidance_scale=self._guidance(stage, options),
-                noise_color=stage.noise_color,
-                on_step_end=functools.partial(on_step_end, stage),
-            )
+            with self._on_device(stage.denoiser):
+                latents = sample_stage(
+                    stage.denoiser.eval(),
+                    stage.scheduler,
+                    inputs,
+                    num_inference_steps=_steps(stage, options),
+                    guidance_scale=self._guidance(stage, options),
+                    noise_color=stage.noise_color,
+                    on_step_end=functools.partial(on_step_end, stage),
+                )
             stages.append(latents)
         return self._with_zeros(stages, batch)
 
@@ -277,69 +316,27 @@ class Pipeline:
         """Return what the next stage sees of those sampled so far, (b, c', l) or None."""
         padded = self._with_zeros(stages, batch)
         if self.snap_context and stages:
-            codes = self.codec.quantize(self.splitter.merge(padded))
-            padded[: len(stages)] = self.splitter.split(self.codec.embed(codes))[: len(stages)]
+            with self._on_device(self.codec):
+                snapped = self.codec.embed(self.codec.quantize(self.splitter.merge(padded)))
+            padded[: len(stages)] = self.splitter.split(snapped)[: len(stages)]
         return self.splitter.context(padded, len(stages))
 
     def _with_zeros(self, stages: Sequence[Tensor], batch: _Batch) -> list[Tensor]:
         """Append zeros, the mean of the latents, for the stages that are not sampled."""
         shapes = stage_shapes(self.codec, self.splitter, batch.frames)[len(stages) :]
-        return [*stages, *(torch.zeros(len(batch.prompts), *shape, device=self.device) for shape in shapes)]
+        return [*stages, *(torch.zeros(len(batch), *shape, device=self.device) for shape in shapes)]
 
     def decode(self, codes: Sequence[Tensor] | Iterator[Tensor], samples: int | None = None) -> Tensor:
         """Decode codes (1, k, l) one by one to audio (n, ch, t) on the CPU, cut to `samples`."""
         codec = chunked(self.codec)
-        return torch.cat([codec.decode(code)[..., :samples].float().cpu() for code in codes])
+        with self._on_device(self.codec):
+            audio = [codec.decode(code.to(self.device))[..., :samples].float().cpu() for code in codes]
+        return torch.cat(audio)
 
-    def to_config(self) -> dict[str, Any]:
-        """Return the description of the model for its codecdiff.json."""
-        return {
-            "format": checkpoint.FORMAT,
-            "codec": config.to_config("codecs", self.codec),
-            "splitter": config.to_config("splitters", self.splitter),
-            "conditioner": config.to_config("conditioners", self.conditioner) if self.conditioner else None,
-            "snap_context": self.snap_context,
-            "target": self.target,
-            "stages": self.stage_names,
-            "data": self.data,
-            "code": code_versions(self.codec, self.splitter, self.conditioner),
-        }
 
-    def save(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
-        """Save the model to a folder, or complete a folder that holds the same model.
+load = Pipeline.from_pretrained
 
-        `dtype=torch.float16` halves its size; computation stays in float32. Raises ValueError if the folder holds
-        another model.
-        """
-        self.save_parts(folder, dtype=dtype)
-        for stage in self.stages:
-            checkpoint.save_stage(Path(folder), stage, dtype)
 
-    def save_parts(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
-        """Save everything except the stages. Raises ValueError if the folder holds another model."""
-        checkpoint.write_parts(Path(folder), self.to_config(), self.codec.fitted_state(), dtype)
-
-    @classmethod
-    def load(cls, folder: Path | str, *, allow_download: bool = False) -> Pipeline:
-        """Load the model of a folder, with its trained stages.
-
-        Parts that the folder names by a hub id are fetched only with `allow_download`, because the author of the folder
-        chose them. Raises FileNotFoundError, LookupError or ValueError if the model cannot be used.
-        """
-        folder = Path(folder)
-        spec = checkpoint.read_config(folder)
-        with huggingface.downloads(allow_download):
-            codec, splitter, conditioner = checkpoint.load_parts(folder, spec, allow_download)
-        options = {key: spec[key] for key in ("target", "snap_context", "data")}
-        pipeline = cls(codec, splitter, conditioner, [], **options)
-        pipeline.load_stages(folder)
-        pipeline.folder = folder
-        return pipeline
-
-    def load_stages(self, folder: Path | str) -> None:
-        """Load the stages of a model folder, up to the first that is not trained."""
-        folder = Path(folder)
-        trained = takewhile(lambda name: (folder / name / "stage.json").exists(), self.stage_names)
-        device, parts = device_of(self.codec), (self.codec, self.splitter, self.conditioner)
-        self.stages = [checkpoint.load_stage(folder, name, *parts, i) for i, name in enumerate(trained)]
-        self.to(device)
+def _steps(stage: Stage, options: GenerationConfig) -> int:
+    own = stage.sampling.num_inference_steps
+    return own if options.num_inference_steps is None else options.num_inference_steps

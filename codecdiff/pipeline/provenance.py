@@ -16,13 +16,14 @@ from torch import Tensor
 
 from codecdiff import __version__
 from codecdiff.config.schema import Guidance
-from codecdiff.data.audio import read_audio, read_comment
+from codecdiff.data.audio import read_comment
 from codecdiff.data.audio_prompt import audio_prompt_record
 from codecdiff.data.legacy import upgrade_request
 from codecdiff.errors import InvalidValue
 from codecdiff.files import sha256
 from codecdiff.pipeline.editing import AnyEdit, EditMask, Extend
-from codecdiff.pipeline.pipeline import GenerationConfig, Pipeline, StepCallback
+from codecdiff.pipeline.generation import GenerationConfig
+from codecdiff.pipeline.pipeline import Pipeline, StepCallback
 
 
 class StageSampling(BaseModel):
@@ -43,8 +44,7 @@ class GenerationRequest(BaseModel):
     model_name: what the model was called, for readers.
     stages: how every stage was sampled, for readers: it follows from the model and `generation`.
     prompt: fields of the prompt.
-    seconds: duration; None with an edit, which follows its source.
-    generation: options of `Pipeline.generate`; `first_sample_index` is the index of this sample.
+    generation: options of a call; `first_sample_index` is the index of this sample, and an edit has no duration.
     source: SHA-256 of the source's file.
     """
 
@@ -55,7 +55,6 @@ class GenerationRequest(BaseModel):
     model_name: str = Field(default="", max_length=256)
     stages: dict[str, StageSampling] = Field(default_factory=dict)
     prompt: dict[str, Any]
-    seconds: float | None = Field(default=None, gt=0, le=3600)
     generation: GenerationConfig = GenerationConfig()
     edit: AnyEdit | None = None
     source: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
@@ -85,9 +84,9 @@ class GenerationRequest(BaseModel):
         """Return the request to a model, called `name` on the command line; `fields` are its others."""
         stages = {
             stage.name: StageSampling(
-                scheduler=stage.scheduler,
-                num_inference_steps=_first(generation.num_inference_steps, stage.num_inference_steps),
-                guidance_scale=_first(generation.guidance_scale, stage.guidance_scale),
+                scheduler=stage.sampling.scheduler,
+                num_inference_steps=_first(generation.num_inference_steps, stage.sampling.num_inference_steps),
+                guidance_scale=_first(generation.guidance_scale, stage.sampling.guidance_scale),
             )
             for stage in pipeline.stages
         }
@@ -97,8 +96,9 @@ class GenerationRequest(BaseModel):
 
     def check_duration(self, seconds: float) -> None:
         """Raise ValueError if an audio file of `seconds` cannot be the result: a comment could request hours."""
-        requested = self.edit.seconds if isinstance(self.edit, Extend) else self.seconds
-        if requested is not None and requested > seconds + 0.01:
+        edit, length = self.edit, self.generation.audio_length_in_s
+        requested = length if edit is None else edit.seconds if isinstance(edit, Extend) else 0.0
+        if requested > seconds + 0.01:
             raise InvalidValue(f"The comment requests {requested:g} s, but the file has {seconds:g} s: it was edited.")
 
     def check_model(self, pipeline: Pipeline) -> None:
@@ -121,7 +121,7 @@ class GenerationRequest(BaseModel):
         """Yield the audio (ch, t) in [-1, 1] of every sample; the callback is that of `Pipeline.generate_codes`."""
         options = self.generation.merge(batch_size=1)  # in a larger batch, the last bits of a sample may differ
         if self.edit is None:
-            seconds = self.seconds or 10.0
+            seconds = options.audio_length_in_s
             mask, frames, samples = None, pipeline.frames(seconds), round(seconds * pipeline.sample_rate)
         else:
             mask, samples = self.edit_mask(pipeline, source)
@@ -134,12 +134,7 @@ class GenerationRequest(BaseModel):
         """Encode the source and apply the edit; return the mask of one sample, and its number of audio samples."""
         if source is None or self.edit is None:
             raise InvalidValue("An edit needs a source: an audio file.")
-        codec, audio = pipeline.codec, read_audio(source, pipeline.sample_rate, pipeline.codec.channels)
-        if isinstance(self.edit, Extend):  # continue where the music stops, without the padding of the last frame
-            audio = audio[:, : max(1, audio.shape[-1] // codec.hop_length) * codec.hop_length]
-        original = EditMask.from_audio(codec, audio[None], pipeline.target)
-        edited = self.edit.apply(original, codec)
-        return edited, audio.shape[-1] + (edited.frames - original.frames) * codec.hop_length
+        return self.edit.apply_to_audio(source, pipeline.codec, pipeline.target)
 
 
 def _first(value: Any, default: Any) -> Any:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
 from codecdiff import config
-from codecdiff.config.schema import Guidance
-from codecdiff.diffusion.noise_schedule import max_inference_steps, scheduler_to_config
+from codecdiff.config.schema import SamplingConfig
+from codecdiff.diffusion.noise_schedule import evaluation_steps, max_inference_steps, scheduler_to_config, start_step
 from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter
 from codecdiff.pipeline.code_version import code_versions
-
-SAMPLING_OPTIONS = ("scheduler", "num_inference_steps", "guidance_scale", "timestep_spacing", "final_timestep_fraction")
 
 
 @dataclass
@@ -24,41 +22,66 @@ class Stage:
     """One stage of a model: its denoiser, the diffusion process it was trained with and how it is sampled.
 
     train_scheduler: one of `training_scheduler`.
-    scheduler: name of the scheduler it is sampled with.
-    final_timestep_fraction: fraction of the training timesteps at which the estimate of x_start is the sample.
+    sampling: its scheduler, steps, guidance and timesteps, unless a call says otherwise.
     noise_color: of `colored`.
     facts: how it was trained.
+
+    Example:
+        >>> import codecdiff
+        >>> from diffusers import UniPCMultistepScheduler
+        >>> stage = codecdiff.load("starter").stages["primary"]
+        >>> stage.scheduler = UniPCMultistepScheduler.from_config(stage.scheduler.config)
+        >>> stage.sampling.scheduler
+        'unipc'
+        >>> stage.scheduler = "euler"
+        >>> stage.sampling.num_inference_steps = 20
+
     """
 
     name: str
     denoiser: Denoiser
     train_scheduler: Any
-    scheduler: str = "ddpm"
-    num_inference_steps: int = 100
-    guidance_scale: Guidance = 3.0
-    _: KW_ONLY
-    timestep_spacing: str = "even"
-    final_timestep_fraction: float = 0.0
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
     noise_color: float = 0.0
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        self.new_scheduler()  # reports an unknown name before training, not after it
-        self.check_num_inference_steps(self.num_inference_steps)
+        self.scheduler = self.sampling.scheduler  # reports an unknown name before training, not after it
+        self.check_num_inference_steps(self.sampling.num_inference_steps)
 
-    def new_scheduler(self) -> Any:
-        """Return a new scheduler that samples the stage."""
+    @property
+    def scheduler(self) -> Any:
+        """A new scheduler that samples the stage. Assign a name, or a scheduler of diffusers or its class."""
         from codecdiff.diffusion.schedulers import sampling_scheduler
 
-        spacing = self.timestep_spacing, self.final_timestep_fraction
-        return sampling_scheduler(self.train_scheduler, self.scheduler, *spacing)
+        options = self.sampling
+        return sampling_scheduler(
+            self.train_scheduler, options.scheduler, options.timestep_spacing, options.final_timestep_fraction
+        )
+
+    @scheduler.setter
+    def scheduler(self, scheduler: Any) -> None:
+        from codecdiff.diffusion.schedulers import sampling_options
+
+        previous = self.sampling
+        self.sampling = previous.model_copy(update=sampling_options(scheduler, self.train_scheduler))
+        try:
+            _ = self.scheduler
+        except ValueError:
+            self.sampling = previous
+            raise
+
+    def num_timesteps(self, num_inference_steps: int, strength: float = 1.0) -> int:
+        """Return how often a sampling run evaluates the denoiser; `strength` is that of an edit."""
+        start = start_step(self.scheduler, num_inference_steps, strength)
+        return len(evaluation_steps(self.sampling.scheduler, num_inference_steps - start))
 
     def check_num_inference_steps(self, steps: int) -> None:
-        """Raise ValueError unless the stage can be sampled in this many steps."""
-        total = self.train_scheduler.config.num_train_timesteps
-        most = max_inference_steps(total, self.final_timestep_fraction)
+        """Raise InvalidValue unless the stage can be sampled in this many steps."""
+        total, final_fraction = self.train_scheduler.config.num_train_timesteps, self.sampling.final_timestep_fraction
+        most = max_inference_steps(total, final_fraction)
         if not 1 <= steps <= most:
-            reason = f" and final_timestep_fraction={self.final_timestep_fraction:g}" if most < total else ""
+            reason = f" and final_timestep_fraction={final_fraction:g}" if most < total else ""
             raise InvalidValue(
                 f"Invalid num_inference_steps={steps}: expected 1 to {most} for {self.name}, "
                 f"which was trained with num_train_timesteps={total}{reason}."
@@ -70,7 +93,7 @@ class Stage:
             "denoiser": config.to_config("denoisers", self.denoiser),
             "train_scheduler": scheduler_to_config(self.train_scheduler),
             "noise_color": self.noise_color,
-            **{name: getattr(self, name) for name in SAMPLING_OPTIONS},
+            **self.sampling.model_dump(),
             "training": self.facts,
             "code": code_versions(self.denoiser),
         }

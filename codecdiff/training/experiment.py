@@ -59,7 +59,7 @@ def new_stage(
         name,
         denoiser,
         training_scheduler(**diffusion.model_dump(exclude={"noise_color"})),
-        **sampling.model_dump(),
+        sampling,
         noise_color=diffusion.noise_color,
         facts={"seed": experiment.seed, **settings, **(metadata or {})},
     )

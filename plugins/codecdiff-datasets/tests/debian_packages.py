@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,8 @@ from small import RATE, tone
 
 def deb(folder: Path, name: str, files: Mapping[str, bytes | Path], compression: str = "xz") -> Path:
     """Write a package of these files; a path as content is a symbolic link to it."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w" if compression == "zst" else f"w:{compression}") as tar:
+    stream, mode = io.BytesIO(), cast(Any, "w" if compression == "zst" else f"w:{compression}")
+    with tarfile.open(fileobj=stream, mode=mode) as tar:
         for path, content in files.items():
             member = tarfile.TarInfo(path if path.startswith("/") else f"./{path}")
             if isinstance(content, Path):

@@ -72,4 +72,4 @@ def test_stereo_is_trained_on_and_generated(settings, monkeypatch):
     assert not torch.allclose(heard[0], heard[1], atol=1e-3)
     pipeline = codecdiff.load(settings.parent / "out" / "model")
     assert pipeline.codec.arguments["codec"].arguments["bandwidth"] == 3.0
-    torch.testing.assert_close(pipeline.generate([""], seconds=0.3)[0], heard, rtol=0, atol=1e-3)
+    torch.testing.assert_close(pipeline([""], audio_length_in_s=0.3).audios[0], heard, rtol=0, atol=1e-3)

@@ -97,8 +97,8 @@ class Generator:
         """The steps and the guidance that each stage is sampled with, the model's own where none are specified."""
         return {
             stage.name: {
-                "steps": self.steps or stage.num_inference_steps,
-                "guidance": stage.guidance_scale if self.guidance is None else self.guidance,
+                "steps": self.steps or stage.sampling.num_inference_steps,
+                "guidance": stage.sampling.guidance_scale if self.guidance is None else self.guidance,
             }
             for stage in self.pipeline.stages
         }
@@ -108,7 +108,8 @@ class Generator:
         self.pipeline.frames(seconds)  # absurd ones are refused
 
         def clip(prompt: EvalPrompt) -> GeneratedClip:
-            request = self._request(prompt, seconds=seconds, generation=self._options(prompt.seed(self.seed)))
+            generation = self._options(prompt.seed(self.seed)).merge(audio_length_in_s=seconds)
+            request = self._request(prompt, generation=generation)
             fields = prompt.only((*self._fields, *_instruments_in_text(prompt))).fields
             return GeneratedClip(f"{prompt.number:06d}-{prompt.hash}{SUFFIX}", request, fields)
 

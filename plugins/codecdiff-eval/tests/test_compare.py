@@ -500,7 +500,7 @@ def test_a_comparison_is_interrupted_resumes_and_is_written(
     assert re.search(r"; [+−][\d.,]+ \(", row)  # differences to the first variant
     model = codecdiff.load(output / "noise" / "seed-1" / "model")
     assert model.stages[1].facts["start_from"]["stage"] == "primary"
-    assert model.generate("a tone", seconds=0.1).isfinite().all()
+    assert model("a tone", audio_length_in_s=0.1).audios.isfinite().all()
     count = len(steps)
     compare("evaluation.resamples=10")
     assert len(steps) == count

@@ -71,7 +71,7 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def model(make_pipeline: Make, tmp_path: Path) -> Path:
-    make_pipeline().save(tmp_path / "model")
+    make_pipeline().save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -292,7 +292,7 @@ def test_no_track_is_in_both_halves() -> None:
 
 
 def test_a_clip_is_the_same_whatever_is_asked_beside_it(model: Path, tmp_path: Path) -> None:
-    pipeline = Pipeline.load(model)
+    pipeline = Pipeline.from_pretrained(model)
     prompts = [
         EvalPrompt(i, {"text": text, "licence": "CC0"}) for i, text in enumerate(("drums", "a flute", "strings"))
     ]
@@ -312,7 +312,7 @@ def test_a_clip_is_the_same_whatever_is_asked_beside_it(model: Path, tmp_path: P
 
 
 def test_clips_that_are_there_are_kept_and_others_never_written_over(model: Path, tmp_path: Path) -> None:
-    pipeline, folder = Pipeline.load(model), tmp_path / "clips"
+    pipeline, folder = Pipeline.from_pretrained(model), tmp_path / "clips"
     prompts = [EvalPrompt(i, {"text": text}) for i, text in enumerate(("drums", "a flute"))]
     prompts[1] = EvalPrompt(1, {"text": "a flute\u2028slow"})
     generator = Generator(pipeline)
@@ -333,7 +333,7 @@ def test_clips_that_are_there_are_kept_and_others_never_written_over(model: Path
 def test_the_codec_reconstruction_and_the_oracle_first_stage_are_made_of_the_reference(
     model: Path, music: Path, tmp_path: Path
 ) -> None:
-    pipeline = Pipeline.load(model)
+    pipeline = Pipeline.from_pretrained(model)
     tracks = {track.name: track for track in find_tracks(music)}
     sources = cut_sources(tracks, [("3.wav", 0.2)], 1.0, pipeline.codec, tmp_path / "sources")
     source = read_audio(sources[0].file, RATE, 1)
@@ -473,7 +473,7 @@ def test_a_model_is_judged_and_its_folder_gets_the_same_scores(
 ) -> None:
     asked = ("--model", model, "--prompts", texts, "--n", 3, "--reference", music, "--seconds", 1, *FAST)
     shown = evaluate(*asked, "-o", tmp_path / "report")
-    report, primary = EvalReport.read(tmp_path / "report"), Pipeline.load(model).stages[0]
+    report, primary = EvalReport.read(tmp_path / "report"), Pipeline.from_pretrained(model).stages[0]
     assert [row.result.name for row in report.rows] == ["FAD-per-track", "density"]
     assert not [each for _, each in report.rows[0].context.items() if isinstance(each, NotMeasured)]
     for row in report.rows:
@@ -483,8 +483,8 @@ def test_a_model_is_judged_and_its_folder_gets_the_same_scores(
         assert row.result.config.embedding.loudness == "unchanged"
         assert row.result.config.seeds == {"interval": 0, "generation": 0}
         assert row.result.config.sampling["primary"] == {
-            "steps": primary.num_inference_steps,
-            "guidance": primary.guidance_scale,
+            "steps": primary.sampling.num_inference_steps,
+            "guidance": primary.sampling.guidance_scale,
         }
         later = row.context.oracle_first_stage
         assert not isinstance(later, NotMeasured)

@@ -30,7 +30,6 @@ INSTRUMENTS: Mapping[str, str] = {  # tag of MagnaTagATune -> a pattern of the w
     "harp": r"harps?",
     "harpsichord": r"harpsichords?",
     "sitar": r"sitars?",
-    "synth": r"synth(?:esi[sz]er)?s?",
     "choir": r"choirs?|choral",
 }
 NEGATED = re.compile(r"\b(?:no|without)\b(?:(?!\b(?:with|but|in|at|for|on)\b)[^.;:!?])*", re.IGNORECASE)  # "no x or y"

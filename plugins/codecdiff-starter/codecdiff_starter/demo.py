@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder, console = options.folder, Console()
     model, music = options.model or folder / "model", options.music or folder / "music"
     targets = SHIPPED if options.shipped else DEMO
-    pipeline = Pipeline.load(model)
+    pipeline = Pipeline.from_pretrained(model)
     logs = read_logs(model, [stage.name for stage in pipeline.stages])
     with console.status("evaluating") as status:
         results, details, examples = evaluate_model(

@@ -20,6 +20,7 @@ import typer
 from torch import Tensor
 
 from codecdiff import config, registry
+from codecdiff.config import SamplingConfig
 from codecdiff.diffusion import training_scheduler
 from codecdiff.errors import FileExists, InvalidValue, UnusableFile
 from codecdiff.pipeline import FORMAT, MODEL_FILE, Stage, read_config, write_model_card, write_parts
@@ -232,9 +233,9 @@ def write_stage(folder: Path, unet: UNetState, source: str) -> None:
     places = sources(unet.architecture)
     with torch.device("meta"):
         network = UNet(**unet.architecture.options)
-    sampling = {"scheduler": "ddpm", "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+    sampling = SamplingConfig(scheduler="ddpm", num_inference_steps=STEPS, guidance_scale=GUIDANCE)
     stage = Stage(
-        unet.stage, network, training_scheduler(num_train_timesteps=STEPS), **sampling, facts={"imported": source}
+        unet.stage, network, training_scheduler(num_train_timesteps=STEPS), sampling, facts={"imported": source}
     )
     (folder / unet.stage).mkdir()
     specs = {place.name: (unet.tensors[place.released].dtype, place.shape) for place in places}

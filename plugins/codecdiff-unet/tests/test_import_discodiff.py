@@ -151,12 +151,16 @@ def test_a_lightning_file_becomes_a_model_that_generates(
     assert spec["conditioner"]["attend_padding"] is False
     for stage in model.stages:
         assert json.loads((folder / stage.name / "stage.json").read_text()) == stage.to_config()
-        assert (stage.scheduler, stage.num_inference_steps, stage.guidance_scale) == ("ddpm", 100, 3.0)
+        assert (stage.sampling.scheduler, stage.sampling.num_inference_steps, stage.sampling.guidance_scale) == (
+            "ddpm",
+            100,
+            3.0,
+        )
         torch.testing.assert_close(stage.train_scheduler.betas, cosine(), atol=1e-6, rtol=0)
     codec: Any = model.codec
     assert codec.mean[:, 0, 0].tolist() == pytest.approx([0.58, -0.11, -0.18, -0.04, -0.23, -0.06, 0.08, 0, 0.03])
     assert codec.std[:, 7, 0].tolist() == pytest.approx([4.95, 4.00, 3.61, 3.41, 3.24, 3.16, 3.06, 2.93, 2.79])
-    audio = model.generate(["slow piano", ""], seconds=0.1, num_inference_steps=2)
+    audio = model(["slow piano", ""], audio_length_in_s=0.1, num_inference_steps=2).audios
     assert audio.shape == (2, 1, round(0.1 * model.sample_rate))
     assert audio.std() > 0
 

@@ -190,10 +190,12 @@ def _write_sound(sound: Mapping[str, Any] | None, name: str, file: Path) -> str:
     if not sound:
         return ""
     data, path = sound.get("bytes"), sound.get("path") or ""
-    if data is None and path and not (inside := _inside(path, name)):
-        return f"The audio '{path[:200]}' is a file outside the data set, which is not read."
-    if data is None and path and inside.suffix.lower() in SUFFIXES and inside.is_file():
-        data = inside.read_bytes()
+    if data is None and path:
+        inside = _inside(path, name)
+        if not inside:
+            return f"The audio '{path[:200]}' is a file outside the data set, which is not read."
+        if inside.suffix.lower() in SUFFIXES and inside.is_file():
+            data = inside.read_bytes()
     if data and not (file.is_file() and file.stat().st_size == len(data)):
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file) as temporary:

@@ -127,9 +127,9 @@ def sampling_cost(stage: Stage, pipeline: Pipeline, i: int, frames: int) -> tupl
     The denoiser of the stage is on the meta device. What it computes once for all calls (`prepare_for_sampling`) is
     counted in each: it is little.
     """
-    inputs, scheduler = blank_input(pipeline, i, 1, frames), stage.new_scheduler()
-    set_timesteps(scheduler, stage.num_inference_steps)
-    calls, rows = len(scheduler.timesteps), num_passes(stage.guidance_scale, pipeline.conditioner)
+    inputs, scheduler = blank_input(pipeline, i, 1, frames), stage.scheduler
+    set_timesteps(scheduler, stage.sampling.num_inference_steps)
+    calls, rows = len(scheduler.timesteps), num_passes(stage.sampling.guidance_scale, pipeline.conditioner)
     condition = Condition.cat([inputs.condition] * rows)
     context = None if inputs.context is None else inputs.context.repeat(rows, 1, 1)
     with OperationCounter() as counter:

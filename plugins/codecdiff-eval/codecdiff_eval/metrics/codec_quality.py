@@ -77,8 +77,8 @@ def onset_f1(original: Tensor, decoded: Tensor, sample_rate: int) -> float:
     """(t,) audio twice -> F-measure of librosa's onsets within 50 ms (MIREX, onset detection)."""
     import librosa
 
-    times = [librosa.onset.onset_detect(y=x.numpy(), sr=sample_rate, units="time") for x in (original, decoded)]
-    return event_f1(*times, ONSET_TOLERANCE)
+    before, after = (librosa.onset.onset_detect(y=x.numpy(), sr=sample_rate, units="time") for x in (original, decoded))
+    return event_f1(before, after, ONSET_TOLERANCE)
 
 
 def added_tuning_error(original: Tensor, decoded: Tensor, sample_rate: int) -> float:
@@ -100,7 +100,7 @@ def visqol_score(original: Tensor, decoded: Tensor, sample_rate: int) -> float:
 
 @cache
 def _visqol():
-    from visqol import VisqolApi
+    from visqol import VisqolApi  # pyright: ignore[reportMissingImports]
 
     api = VisqolApi()
     api.create(mode="audio")
@@ -115,7 +115,7 @@ METRICS: dict[str, Callable[[Tensor, Tensor, int], float]] = {
     "onset F1": onset_f1,
     "ViSQOL, MOS-LQO": visqol_score,
 }
-NEEDS = {onset_f1: "librosa", visqol_score: "visqol"}  # packages, without which they are left out
+NEEDS = {"onset F1": "librosa", "ViSQOL, MOS-LQO": "visqol"}  # packages, without which they are left out
 
 
 def codec_quality(pairs: Sequence[tuple[Tensor, Tensor]], sample_rate: int, *, seed: int = 0) -> list[TargetResult]:
@@ -132,7 +132,7 @@ def codec_quality(pairs: Sequence[tuple[Tensor, Tensor]], sample_rate: int, *, s
     """
     results = []
     for name, metric in METRICS.items():
-        if metric in NEEDS and find_spec(NEEDS[metric]) is None:
+        if name in NEEDS and find_spec(NEEDS[name]) is None:
             continue
         values = torch.tensor([metric(a.float().cpu(), b.float().cpu(), sample_rate) for a, b in pairs]).double()
         if len(measured := values[values.isfinite()]):

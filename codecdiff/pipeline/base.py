@@ -1,0 +1,288 @@
+"""What a pipeline consists of: loading, saving, moving and describing it. How it samples is in `pipeline`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Self, SupportsIndex, overload
+
+import torch
+from torch import nn
+
+from codecdiff import config, huggingface, rng
+from codecdiff.config.parts import did_you_mean
+from codecdiff.config.schema import Target
+from codecdiff.errors import InvalidValue, UnknownName, UserError
+from codecdiff.fingerprint import device_of
+from codecdiff.interfaces import Codec, Conditioner, Denoiser, Splitter
+from codecdiff.pipeline import checkpoint
+from codecdiff.pipeline.code_version import code_versions
+from codecdiff.pipeline.generation import GenerationConfig
+from codecdiff.pipeline.stage import Stage, build_denoiser, stage_shapes
+from codecdiff.splitters import stage_names
+
+
+class StageList(list[Stage]):
+    """The stages of a model by index or by name, as in `pipe.stages["primary"]`."""
+
+    @overload
+    def __getitem__(self, key: SupportsIndex | str) -> Stage: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[Stage]: ...
+    def __getitem__(self, key: Any) -> Any:
+        """Return a stage. Raises UnknownName for a name that no stage has."""
+        if not isinstance(key, str):
+            return super().__getitem__(key)
+        names = [stage.name for stage in self]
+        if key not in names:
+            raise UnknownName(f"No trained stage '{key}'. Available: {', '.join(names)}.{did_you_mean(key, names)}")
+        return super().__getitem__(names.index(key))
+
+
+class BasePipeline:
+    """The parts of a model and its stages; see `Pipeline`."""
+
+    def __init__(
+        self,
+        codec: Codec,
+        splitter: Splitter,
+        conditioner: Conditioner | None,
+        stages: Sequence[Stage],
+        *,
+        target: Target = "codes",
+        snap_context: bool = True,
+        data: dict[str, Any] | None = None,
+        generation_config: GenerationConfig | None = None,
+    ):
+        self.codec, self.splitter, self.conditioner = codec, splitter, conditioner
+        self.stages = stages
+        self.target: Target = target
+        self.snap_context = snap_context
+        self.data = data or {}
+        self.generation_config = generation_config or GenerationConfig()
+        self.folder: Path | None = None  # it was loaded from
+        self.num_timesteps = 0  # steps of the current or last call, of all stages and batches together
+        self._interrupt = False
+        self._offload_device: torch.device | None = None
+
+    @property
+    def stages(self) -> StageList:
+        """The trained stages, coarse first, by index or by name."""
+        return self._stages
+
+    @stages.setter
+    def stages(self, stages: Sequence[Stage]) -> None:
+        self._stages = StageList(stages)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """All that the model consists of: `Pipeline(**pipe.components)` is the same model, with shared weights."""
+        names = ("codec", "splitter", "conditioner", "stages", "target", "snap_context", "data", "generation_config")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate of the audio, in Hz."""
+        return self.codec.sample_rate
+
+    @property
+    def device(self) -> torch.device:
+        """Device that computes."""
+        return self._offload_device or device_of(self.stages[0].denoiser if self.stages else self.codec)
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of all stages of the pattern, trained or not."""
+        return stage_names(len(stage_shapes(self.codec, self.splitter, 1)))
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash of the folder it was loaded from: parts, weights and sampling options; None if it was not loaded."""
+        return None if self.folder is None else checkpoint.model_fingerprint(self.folder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: Path | str,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        allow_download: bool = False,
+    ) -> Self:
+        """Load a model with its trained stages: a folder, an installed model such as `starter`, or a hub id.
+
+        A hub id passed here is fetched. Ids that the model itself names for its parts are fetched only with
+        `allow_download`, because its author chose them. `dtype` and `device` are those of `to`. Raises UserError if the
+        model is not found or cannot be used.
+
+        Example:
+            >>> import codecdiff
+            >>> codecdiff.load("starter", device="cpu").sample_rate  # the same function
+            44100
+
+        """
+        from codecdiff.pipeline.hub import find_model
+
+        folder = find_model(name)
+        spec = checkpoint.read_config(folder)
+        with huggingface.downloads(allow_download):
+            parts = checkpoint.load_parts(folder, spec, allow_download)
+        facts = {key: spec[key] for key in ("target", "snap_context", "data")}
+        pipeline = cls(*parts, [], **facts, generation_config=checkpoint.load_generation_config(folder))
+        pipeline.load_stages(folder)
+        pipeline.folder = folder
+        return pipeline.to(device, dtype)
+
+    def save_pretrained(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
+        """Save the model to a folder, or complete a folder that holds the same model.
+
+        `dtype=torch.float16` halves its size; computation stays in float32. Raises InvalidValue if the folder holds
+        another model.
+
+        Example:
+            >>> import codecdiff, torch
+            >>> pipe = codecdiff.load("starter")
+            >>> pipe.save_pretrained("my-model", dtype=torch.float16)
+            >>> pipe = codecdiff.load("my-model")
+
+        """
+        self.save_parts(folder, dtype=dtype)
+        for stage in self.stages:
+            checkpoint.save_stage(Path(folder), stage, dtype)
+        checkpoint.save_generation_config(Path(folder), self.generation_config)
+
+    def push_to_hub(self, name: str, *, private: bool | None = None) -> str:
+        """Upload the model to the Hugging Face hub as `owner/name`, and return its address.
+
+        A model card and the logs of training come from the folder it was loaded from. `private` matters if the
+        repository is new; None is the account's default. Raises UserError for a model that others could not load, and
+        if the hub refuses it or cannot be reached.
+        """
+        from codecdiff.pipeline.hub import push_pipeline
+
+        return push_pipeline(self, name, private)
+
+    def to(self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move every part to a device, and convert the denoisers to `dtype`; ends `enable_model_cpu_offload`.
+
+        In float16 or bfloat16 the denoisers take half the memory. Codec, conditioner and the states of sampling keep
+        their precision. Raises InvalidValue for a device that cannot be used.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        denoisers = [stage.denoiser for stage in self.stages]
+        if device is not None:
+            place, self._offload_device = usable_device(device), None
+            for module in (self.codec, self.conditioner, *denoisers):
+                if module is not None:
+                    module.to(place)
+        if dtype is not None:
+            if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+                raise InvalidValue(f"Invalid dtype {dtype}: expected torch.float32, torch.float16 or torch.bfloat16.")
+            for denoiser in denoisers:
+                denoiser.to(dtype)
+        return self
+
+    def enable_model_cpu_offload(self, device: torch.device | str | None = None) -> Self:
+        """Keep every part in the CPU's memory, and move it to a device only while it computes, one stage at a time.
+
+        Needs as much memory of the device as the largest part. `to` ends it. Raises InvalidValue without an
+        accelerator, unless a device is named.
+        """
+        if device is None and not torch.accelerator.is_available():
+            raise InvalidValue("No accelerator to move stages to: on a CPU there is nothing to gain. Leave it out.")
+        place = usable_device(device or torch.accelerator.current_accelerator() or "cpu")
+        self.to("cpu")
+        self._offload_device = place
+        return self
+
+    @contextmanager
+    def _on_device(self, module: nn.Module | None) -> Iterator[None]:
+        """Have a part on the device while it computes."""
+        if self._offload_device is None or module is None:
+            yield
+            return
+        module.to(self._offload_device)
+        try:
+            yield
+        finally:
+            module.to("cpu")
+
+    def new_denoiser(self, i: int, spec: Any, *, seed: int = 0) -> Denoiser:
+        """Build a denoiser for stage `i` from its configuration, with initial weights drawn from the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(
+                rng.generator("codecdiff.train.initial_weights", seed, i).initial_seed()
+            )
+            return build_denoiser(spec, self.codec, self.splitter, self.conditioner, i)
+
+    def load_stages(self, folder: Path | str) -> None:
+        """Load the stages of a model folder, up to the first that is not trained."""
+        folder = Path(folder)
+        trained = takewhile(lambda name: (folder / name / "stage.json").exists(), self.stage_names)
+        device, parts = device_of(self.codec), (self.codec, self.splitter, self.conditioner)
+        self.stages = [checkpoint.load_stage(folder, name, *parts, i) for i, name in enumerate(trained)]
+        self.to(device)
+
+    def save_parts(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
+        """Save everything except the stages. Raises ValueError if the folder holds another model."""
+        checkpoint.write_parts(Path(folder), self.to_config(), self.codec.fitted_state(), dtype)
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the description of the model for its codecdiff.json."""
+        return {
+            "format": checkpoint.FORMAT,
+            "codec": config.to_config("codecs", self.codec),
+            "splitter": config.to_config("splitters", self.splitter),
+            "conditioner": config.to_config("conditioners", self.conditioner) if self.conditioner else None,
+            "snap_context": self.snap_context,
+            "target": self.target,
+            "stages": self.stage_names,
+            "data": self.data,
+            "code": code_versions(self.codec, self.splitter, self.conditioner),
+        }
+
+    def __repr__(self) -> str:
+        conditioner = self.conditioner
+        fields = f", reads {', '.join(conditioner.fields)}" if conditioner else ""
+        rows = {
+            "codec": f"{_title('codecs', self.codec)}: {self.codec.num_codebooks} codebooks of "
+            f"{self.codec.codebook_size:,}, {self.codec.frame_rate:.4g} frames/s, {self.sample_rate:,} Hz",
+            "pattern": f"{_title('splitters', self.splitter)}: {', '.join(self.stage_names)}",
+            "conditioner": f"{_title('conditioners', conditioner)}{fields}" if conditioner else "none",
+        }
+        for stage in self.stages:
+            size, sampling = sum(p.numel() for p in stage.denoiser.parameters()), stage.sampling
+            rows[stage.name] = (
+                f"{_title('denoisers', stage.denoiser)}, {size:,} parameters; {sampling.scheduler}, "
+                f"{sampling.num_inference_steps} steps, guidance scale {sampling.guidance_scale}"
+            )
+        width = max(map(len, rows))
+        return "\n".join(["Pipeline", *(f"  {name:{width}}  {text}" for name, text in rows.items())])
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """Return a device. Raises InvalidValue if it cannot be used here."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InvalidValue(
+            f"Device '{device}' cannot be used: {reason}. `codecdiff doctor` lists those here."
+        ) from error
+
+
+def _title(kind: str, part: Any) -> str:
+    """Return the name of a part with those inside it, as in "normalized(dac)"."""
+
+    def title(spec: Mapping[str, Any]) -> str:
+        values = [each for value in spec.values() for each in (value if isinstance(value, list) else [value])]
+        inner = [title(value) for value in values if isinstance(value, Mapping) and "name" in value]
+        return spec["name"] + (f"({', '.join(inner)})" if inner else "")
+
+    try:
+        return title(config.to_config(kind, part))
+    except UserError:  # a part that is not installed, such as a class of a notebook
+        return type(part).__name__

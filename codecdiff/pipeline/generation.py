@@ -1,0 +1,99 @@
+"""The options of a generation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, TypedDict, Unpack
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from codecdiff.config.parts import did_you_mean
+from codecdiff.config.schema import Guidance
+from codecdiff.errors import InvalidValue
+from codecdiff.interfaces import Prompt, prompt_fields
+
+OTHER_NAMES = {  # what an option is called elsewhere
+    "audio_end_in_s": "audio_length_in_s",
+    "cfg_scale": "guidance_scale",
+    "duration": "audio_length_in_s",
+    "guidance": "guidance_scale",
+    "negative": "negative_prompt",
+    "num_samples": "num_waveforms_per_prompt",
+    "seconds": "audio_length_in_s",
+    "steps": "num_inference_steps",
+}
+HINTS = {"seed": " Samples of one call differ by themselves: num_waveforms_per_prompt=2."}
+
+
+class UnexpectedOption(InvalidValue, TypeError):
+    """A keyword argument that does not exist."""
+
+
+class GenerationOptions(TypedDict, total=False):
+    """The fields of `GenerationConfig` as keyword arguments; None leaves a field as it is."""
+
+    audio_length_in_s: float | None
+    num_inference_steps: int | None
+    guidance_scale: Guidance | None
+    negative_prompt: Prompt | None
+    num_waveforms_per_prompt: int | None
+    seed: int | None
+    first_sample_index: int | None
+    batch_size: int | None
+
+
+class GenerationConfig(BaseModel):
+    """Options of generation, in the words of diffusers. A model folder keeps its own in generation_config.json.
+
+    audio_length_in_s: duration; that of an edit follows from its source.
+    num_inference_steps, guidance_scale: None for each stage's own.
+    negative_prompt: guided away from, in place of the empty prompt.
+    num_waveforms_per_prompt: samples that differ in their noise.
+    first_sample_index: index of the first sample; every sample has its own noise by the seed and its index.
+    batch_size: samples that are computed at once, which does not change them.
+
+    Example:
+        >>> from codecdiff import GenerationConfig
+        >>> GenerationConfig(num_inference_steps=20).merge(seed=7, guidance_scale=None).seed
+        7
+
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    audio_length_in_s: float = Field(default=10.0, gt=0, le=3600)
+    num_inference_steps: int | None = None
+    guidance_scale: Guidance | None = None
+    negative_prompt: Prompt = ""
+    num_waveforms_per_prompt: PositiveInt = 1
+    seed: NonNegativeInt = 0
+    first_sample_index: NonNegativeInt = 0
+    batch_size: PositiveInt = 16
+
+    def merge(self, **overrides: Unpack[GenerationOptions]) -> Self:
+        """Return these options, replaced by those that are not None.
+
+        Raises UnexpectedOption for a name that is not a field, and InvalidValue for a value that a field cannot have.
+        """
+        names = list(type(self).model_fields)
+        if unknown := next((name for name in overrides if name not in names), None):
+            hint = did_you_mean(OTHER_NAMES.get(unknown, unknown), names) or f" Options: {', '.join(names)}."
+            raise UnexpectedOption(f"Unexpected option '{unknown}'.{hint}")
+        values = {name: value for name, value in overrides.items() if value is not None}
+        try:
+            return type(self)(**{**dict(self), **values}) if values else self
+        except ValidationError as error:
+            issue = error.errors()[0]
+            name, message = str(issue["loc"][0]), issue["msg"][:1].lower() + issue["msg"][1:]
+            raise InvalidValue(f"Invalid {name}={values[name]!r}: {message}.{HINTS.get(name, '')}") from error
+
+
+def prompt_list(prompt: Any) -> list[Prompt]:
+    """Return one prompt or several as a list. Raises InvalidValue for anything else."""
+    prompts = [prompt] if isinstance(prompt, str | Mapping) else prompt
+    if not isinstance(prompts, Sequence) or not all(isinstance(each, str | Mapping) for each in prompts):
+        raise InvalidValue(
+            f"Invalid prompt {prompt!r}: expected a text, a mapping of fields such as {{'text': 'a waltz'}}, or a list "
+            "of these."
+        )
+    return [prompt_fields(each) for each in prompts]

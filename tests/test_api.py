@@ -1,0 +1,389 @@
+"""The Python API, as a user of diffusers types it."""
+
+import base64
+import doctest
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import soundfile
+import torch
+from torch import Tensor, nn
+
+import codecdiff
+from codecdiff import Denoiser, GenerationConfig, GenerationInterrupted, Inpaint, Pipeline, PipelineOutput, Refine, Vary
+from codecdiff.errors import UnknownName, UserError
+from codecdiff.pipeline import GenerationOptions, Stage, base, generation, output, pipeline, stage
+from codecdiff.pipeline.hub import find_model
+
+Make = Callable[..., Pipeline]
+hf: Any = diffusers
+SHORT: dict[str, Any] = {"audio_length_in_s": 0.1}
+
+
+@pytest.mark.parametrize("module", [base, generation, output, pipeline, stage], ids=lambda module: module.__name__)
+def test_examples_of_docstrings_run(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("codecdiff_starter")
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testmod(module, report=False)
+    assert result.attempted
+    assert not result.failed
+
+
+def test_public_names_are_listed_and_torch_waits() -> None:
+    program = "import sys, codecdiff; print(*dir(codecdiff)); assert 'torch' not in sys.modules; codecdiff.Pipeline"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == codecdiff.__all__ == sorted(codecdiff.__all__)
+    with pytest.raises(AttributeError, match="module 'codecdiff' has no attribute 'Pipelin'"):
+        _ = codecdiff.Pipelin  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_call_returns_audio_codes_and_options(make_pipeline: Make) -> None:
+    pipe = make_pipeline()
+    out = pipe(["drums", {"text": "piano"}], num_waveforms_per_prompt=2, seed=3, **SHORT)
+    assert (out.audios.shape, out.audios.dtype, out.sampling_rate) == ((4, 1, 800), torch.float32, 8000)
+    assert out.audios.abs().max() <= 1
+    assert torch.equal(out.codes, torch.cat(list(pipe.generate_codes(["drums", "piano"], 20, out.generation_config))))
+    assert out.prompts == [{"text": "drums"}] * 2 + [{"text": "piano"}] * 2
+    assert out.generation_config == GenerationConfig(audio_length_in_s=0.1, num_waveforms_per_prompt=2, seed=3)
+    assert repr(out) == "PipelineOutput(audios=(4, 1, 800), codes=(4, 4, 20), sampling_rate=8000)"
+    same = pipe(["drums", "piano"], out.generation_config)
+    assert torch.equal(same.codes, out.codes)
+    assert torch.equal(pipe("drums", out.generation_config, num_waveforms_per_prompt=1).codes, out.codes[:1])
+
+
+def test_none_leaves_an_option_as_the_model_has_it(make_pipeline: Make, tmp_path: Path) -> None:
+    configured = GenerationConfig(audio_length_in_s=0.1, seed=5, negative_prompt="noise", num_inference_steps=2)
+    pipe = make_pipeline(generation_config=configured)
+    out = pipe("drums", seed=None, negative_prompt=None, guidance_scale=None)
+    assert out.generation_config == configured
+    pipe.save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "generation_config.json").read_text())
+    assert stored == {"audio_length_in_s": 0.1, "seed": 5, "negative_prompt": "noise", "num_inference_steps": 2}
+    again = Pipeline.from_pretrained(tmp_path)
+    assert again.generation_config == configured
+    assert torch.equal(again("drums").codes, out.codes)
+    assert not torch.equal(again("drums", seed=6).codes, out.codes)
+    (tmp_path / "generation_config.json").write_text('{"seed": "x"}')
+    with pytest.raises(UserError, match="Invalid seed='x'"):
+        Pipeline.from_pretrained(tmp_path)
+
+
+def test_keyword_arguments_are_the_fields_of_the_configuration() -> None:
+    assert set(GenerationOptions.__annotations__) == set(GenerationConfig.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": [1, 2]}, r"Invalid seed=\[1, 2\]: input should be a valid integer.*num_waveforms_per_prompt=2"),
+        ({"seed": -1}, "Invalid seed=-1: input should be greater than or equal to 0"),
+        ({"num_inference_step": 3}, "Unexpected option 'num_inference_step'. Did you mean 'num_inference_steps'?"),
+        ({"seconds": 3}, "Unexpected option 'seconds'. Did you mean 'audio_length_in_s'?"),
+        ({"cfg_scale": 3}, "Unexpected option 'cfg_scale'. Did you mean 'guidance_scale'?"),
+        ({"volume": 3}, "Unexpected option 'volume'. Options: audio_length_in_s, "),
+        ({"guidance_scale": "high"}, "Invalid guidance_scale='high': input should be a valid number"),
+        ({"guidance_scale": {"key": 3.0}}, "Unknown condition in guidance_scale key=3"),
+        ({"generator": 5}, r"Invalid generator of type int: expected one torch\.Generator"),
+        ({"generator": [torch.Generator()]}, "Invalid generator of type list"),
+        ({"generator": torch.Generator(), "seed": 1}, "Both seed and generator"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else "-".join(value),
+)
+def test_a_wrong_option_is_a_sentence(make_pipeline: Make, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_pipeline()("drums", **SHORT, **options)
+
+
+def test_an_unknown_option_is_a_type_error_too(make_pipeline: Make) -> None:
+    with pytest.raises(TypeError):
+        make_pipeline()("drums", stps=3)  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize("prompt", [3, None, [3], ["drums", None]], ids=str)
+def test_a_wrong_prompt_is_a_sentence(make_pipeline: Make, prompt: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"Invalid prompt .*: expected a text, a mapping of fields .* or a list of these"
+    ):
+        make_pipeline()(prompt)
+
+
+def test_a_generator_draws_the_seed(make_pipeline: Make) -> None:
+    pipe, generator = make_pipeline(), torch.Generator().manual_seed(4)
+    first, second = (pipe("drums", generator=generator, **SHORT) for _ in range(2))
+    assert not torch.equal(first.codes, second.codes)
+    again = pipe("drums", generator=torch.Generator().manual_seed(4), **SHORT)
+    assert torch.equal(again.codes, first.codes)
+    assert torch.equal(pipe("drums", seed=first.generation_config.seed, **SHORT).codes, first.codes)
+
+
+def test_a_callback_sees_every_step_and_may_replace_the_latents(make_pipeline: Make) -> None:
+    pipe, calls = make_pipeline(), []
+
+    def record(received: Pipeline, step: int, timestep: Tensor, values: dict[str, Any]) -> dict[str, Any]:
+        calls.append((received is pipe, step, int(timestep), values["stage"], tuple(values["latents"].shape)))
+        return values
+
+    plain = pipe(["a", "b", "c"], batch_size=2, **SHORT)
+    out = pipe(["a", "b", "c"], batch_size=2, callback_on_step_end=record, **SHORT)
+    assert torch.equal(out.codes, plain.codes)
+    assert pipe.num_timesteps == len(calls) == 2 * 2 * 3  # batches, stages, steps
+    assert [call[1] for call in calls] == list(range(12))
+    assert all(call[0] for call in calls)
+    assert [call[3] for call in calls] == 2 * (3 * ["primary"] + 3 * ["secondary"])
+    assert [call[4] for call in calls] == 3 * [(2, 8, 20)] + 3 * [(2, 24, 20)] + 3 * [(1, 8, 20)] + 3 * [(1, 24, 20)]
+    assert len({call[2] for call in calls[:3]}) == 3
+    zeroed = pipe("a", callback_on_step_end=lambda *args: {"latents": torch.zeros_like(args[3]["latents"])}, **SHORT)
+    zero = torch.zeros(1, 4, pipe.codec.codebook_dim, 20)
+    assert torch.equal(zeroed.codes, pipe.codec.quantize(zero))
+    assert torch.equal(pipe("a", callback_on_step_end=lambda *_: None, **SHORT).codes, plain.codes[:1])
+
+
+@pytest.mark.parametrize("scheduler", ["heun", "pndm", "ddpm"])
+def test_steps_are_counted_for_every_scheduler_and_edit(make_pipeline: Make, scheduler: str) -> None:
+    pipe, steps = make_pipeline(), []
+    for each in pipe.stages:
+        each.scheduler = scheduler
+    song = pipe("a", callback_on_step_end=lambda _, step, *__: steps.append(step), **SHORT)
+    assert steps == list(range(pipe.num_timesteps))
+    for edit in (Refine(keep=(0,)), Vary(strength=0.4)):
+        steps.clear()
+        pipe.edit(song.audios[0], edit, callback_on_step_end=lambda _, step, *__: steps.append(step))
+        assert steps == list(range(pipe.num_timesteps))
+
+
+def test_a_run_can_be_stopped(make_pipeline: Make) -> None:
+    pipe, steps = make_pipeline(), []
+
+    def stop(received: Pipeline, step: int, timestep: Tensor, values: dict[str, Any]) -> None:
+        steps.append(step)
+        if step == 3:
+            received.interrupt()
+
+    with pytest.raises(GenerationInterrupted, match="interrupted in stage secondary"):
+        pipe("drums", callback_on_step_end=stop, **SHORT)
+    assert steps == [0, 1, 2, 3]
+    assert pipe("drums", **SHORT).audios.isfinite().all()  # the next run is another
+
+
+def test_waveforms_are_saved_and_played(make_pipeline: Make, tmp_path: Path) -> None:
+    out = make_pipeline()(["<b>drums</b>", {"text": "", "tempo": 120}], **SHORT)
+    files = out.save(tmp_path / "deep" / "a{n}.wav")
+    assert [file.name for file in files] == ["a1.wav", "a2.wav"]
+    samples, rate = soundfile.read(files[1], dtype="float32")
+    assert rate == 8000
+    torch.testing.assert_close(torch.from_numpy(samples), out.audios[1, 0], rtol=0, atol=1 / 2**15)
+    with pytest.raises(UserError, match=r"2 waveforms cannot all be 'a\.wav': write 'sample-\{n\}\.wav'"):
+        out.save("a.wav")
+    page = out._repr_html_()
+    assert page.count("<audio controls") == 2
+    assert "&lt;b&gt;drums" in page
+    assert "<b>" not in page
+    assert "tempo 120" in page
+    played = [base64.b64decode(text) for text in re.findall(r"base64,([^\"]+)", page)]
+    assert [soundfile.info(io.BytesIO(sound)).frames for sound in played] == [800, 800]
+
+
+def test_schedulers_of_diffusers_replace_that_of_a_stage(make_pipeline: Make) -> None:
+    pipe = make_pipeline()
+    primary = pipe.stages["primary"]
+    by_name, named = (
+        {},
+        {"unipc": "UniPCMultistepScheduler", "ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler"},
+    )
+    for name, class_name in named.items():
+        primary.scheduler = name
+        by_name[name] = pipe("drums", **SHORT).codes
+        for replacement in (
+            getattr(hf, class_name),
+            getattr(hf, class_name).from_config(primary.train_scheduler.config),
+        ):
+            primary.scheduler = "ddpm"
+            primary.scheduler = replacement
+            assert primary.sampling.scheduler == name
+            assert torch.equal(pipe("drums", **SHORT).codes, by_name[name])
+    assert not torch.equal(by_name["unipc"], by_name["euler"])
+    primary.scheduler = hf.DPMSolverMultistepScheduler.from_config(
+        primary.scheduler.config, algorithm_type="sde-dpmsolver++", solver_order=2, use_karras_sigmas=True
+    )
+    assert (primary.sampling.scheduler, primary.sampling.timestep_spacing) == ("dpm++2m-sde", "karras")
+    before = primary.sampling
+    for wrong, message in {
+        "unpc": "Unknown scheduler 'unpc'",
+        hf.LCMScheduler: "Unsupported scheduler 'LCMScheduler': it needs a model distilled for it",
+        hf.DDIMScheduler(prediction_type="epsilon"): r"DDIMScheduler has prediction_type=epsilon, not v_prediction",
+        hf.PNDMScheduler.from_config(primary.scheduler.config): "supports only timestep_spacing=even",
+        hf.DEISMultistepScheduler.from_config(primary.train_scheduler.config, solver_order=3): "solver_order",
+        5: "Invalid scheduler 5: expected a name, or a scheduler of diffusers",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            primary.scheduler = wrong
+        assert primary.sampling == before
+    with pytest.raises(UnknownName, match=r"No trained stage 'primray'\. .* Did you mean 'primary'\?"):
+        _ = pipe.stages["primray"]
+
+
+def test_from_config_of_a_stages_scheduler_warns_of_nothing(make_pipeline: Make, capfd: Any) -> None:
+    config = make_pipeline().stages["primary"].scheduler.config
+    hf.UniPCMultistepScheduler.from_config(config)
+    assert "not expected" not in capfd.readouterr().err
+
+
+def test_components_make_the_same_model(make_pipeline: Make) -> None:
+    pipe = make_pipeline(snap_context=False)
+    again = Pipeline(**pipe.components)
+    assert again.codec is pipe.codec
+    assert again.stages[1].denoiser is pipe.stages["secondary"].denoiser
+    assert torch.equal(again("drums", **SHORT).codes, pipe("drums", **SHORT).codes)
+
+
+def test_load_is_from_pretrained_and_finds_the_model_of_a_run(make_pipeline: Make, tmp_path: Path) -> None:
+    assert codecdiff.load == Pipeline.from_pretrained
+    make_pipeline().save_pretrained(tmp_path / "run" / "model")
+    assert find_model(tmp_path / "run") == tmp_path / "run" / "model"
+    assert codecdiff.load(tmp_path / "run", device="cpu").folder == tmp_path / "run" / "model"
+    with pytest.raises(UnknownName, match=r"Unknown model 'startr'.*Did you mean 'starter'\?"):
+        codecdiff.load("startr")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_denoisers_in_half_precision(make_pipeline: Make, tmp_path: Path, dtype: torch.dtype) -> None:
+    pipe = make_pipeline()
+    whole = next(iter(pipe.stages)).denoiser
+    expected = pipe("drums", **SHORT)
+    pipe.save_pretrained(tmp_path)
+    half = Pipeline.from_pretrained(tmp_path, dtype=dtype)
+    assert {p.dtype for each in half.stages for p in each.denoiser.parameters()} == {dtype}
+    assert {p.dtype for p in half.codec.parameters()} == {torch.float32} == {p.dtype for p in whole.parameters()}
+    seen: list[Tensor] = []
+    out = half("drums", callback_on_step_end=lambda *args: seen.append(args[3]["latents"]), **SHORT)
+    assert {latents.dtype for latents in seen} == {torch.float32}
+    exact: list[Tensor] = []
+    pipe("drums", callback_on_step_end=lambda *args: exact.append(args[3]["latents"]), **SHORT)
+    error = (seen[2] - exact[2]).abs().max()  # of the first stage, before codes
+    assert 0 < error < 0.1
+    assert out.audios.shape == expected.audios.shape
+    assert {p.dtype for each in half.to(torch.float32).stages for p in each.denoiser.parameters()} == {torch.float32}
+    with pytest.raises(UserError, match=r"Invalid dtype torch\.int8: expected torch\.float32"):
+        half.to(torch.int8)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
+def test_a_device_that_is_not_there_is_a_sentence(make_pipeline: Make, device: str) -> None:
+    with pytest.raises(UserError, match=f"Device '{device}' cannot be used: .*codecdiff doctor"):
+        make_pipeline().to(device)
+
+
+def test_offloading_has_one_part_on_the_device_at_a_time(make_pipeline: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, resident, events = make_pipeline(), set[int](), []
+    parts = {id(pipe.codec): "codec", id(pipe.conditioner): "conditioner"}
+    parts |= {id(each.denoiser): each.name for each in pipe.stages}
+    expected = pipe("drums", **SHORT)
+    accelerator, move = torch.device("cpu:0"), nn.Module.to  # a second name of the CPU stands for an accelerator
+
+    def record(self: nn.Module, device: Any) -> nn.Module:
+        if id(self) in parts:
+            (resident.add if device == accelerator else resident.discard)(id(self))
+            events.append((parts[id(self)], len(resident)))
+        return move(self, device)
+
+    monkeypatch.setattr(base, "usable_device", torch.device)  # which keeps the two names apart
+    pipe.enable_model_cpu_offload(accelerator)
+    monkeypatch.setattr(nn.Module, "to", record)
+    out = pipe("drums", **SHORT)
+    assert torch.equal(out.codes, expected.codes)
+    assert torch.equal(out.audios, expected.audios)
+    assert pipe.device == accelerator
+    assert max(count for _, count in events) == 1
+    assert not resident
+    loaded = [name for name, count in events if count]
+    assert loaded == ["conditioner", "primary", "codec", "secondary", "codec", "codec"]
+    with pytest.raises(GenerationInterrupted):
+        pipe("drums", callback_on_step_end=lambda received, *_: received.interrupt(), **SHORT)
+    assert not resident  # an interrupted run leaves nothing there
+    events.clear()
+    edited = pipe.edit(out.audios[0], Refine(keep=(0,)))
+    assert edited.audios.shape == out.audios.shape
+    assert max(count for _, count in events) == 1
+    pipe.to("cpu")
+    events.clear()
+    pipe("drums", **SHORT)
+    assert not events
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
+def test_offloading_needs_an_accelerator(make_pipeline: Make) -> None:
+    with pytest.raises(UserError, match="No accelerator to move stages to"):
+        make_pipeline().enable_model_cpu_offload()
+
+
+def test_editing_keeps_what_the_edit_says(make_pipeline: Make, tmp_path: Path) -> None:
+    pipe = make_pipeline()
+    song = pipe("drums", audio_length_in_s=0.2)
+    edit = Inpaint(regions=((0.05, 0.1),))
+    out = pipe.edit(song.audios[0], edit, "piano", seed=2, num_waveforms_per_prompt=2)
+    assert isinstance(out, PipelineOutput)
+    source = pipe.codec.encode(song.audios)
+    kept = torch.ones(40, dtype=torch.bool)
+    kept[10:20] = False
+    assert torch.equal(out.codes[..., kept], source[..., kept].expand(2, -1, -1))
+    assert not torch.equal(out.codes[:1, :, ~kept], source[..., ~kept])
+    assert not torch.equal(out.codes[:1], out.codes[1:])
+    soundfile.write(tmp_path / "song.wav", song.audios[0].T.numpy(), 8000, subtype="FLOAT")
+    assert torch.equal(pipe.edit(tmp_path / "song.wav", edit, "piano", seed=2).codes, out.codes[:1])
+    extended = pipe.edit(song.audios[0], codecdiff.Extend(seconds=0.1))
+    assert extended.audios.shape == (1, 1, 2400)
+    with pytest.raises(UserError, match=r"Invalid audio of shape \(1, 1, 1600\): expected \(ch, t\)"):
+        pipe.edit(song.audios, edit)
+
+
+def test_a_pipeline_says_what_it_is(make_pipeline: Make) -> None:
+    text = repr(make_pipeline())
+    lines = dict(line.split(maxsplit=1) for line in text.splitlines()[1:])
+    assert list(lines) == ["codec", "pattern", "conditioner", "primary", "secondary"]
+    assert lines["codec"].startswith("normalized(dac): 4 codebooks of ")
+    assert lines["codec"].endswith("8,000 Hz")
+    assert lines["pattern"] == "coarse-first: primary, secondary"
+    assert lines["conditioner"] == "words, reads text"
+    assert re.fullmatch(r"unet, [\d,]+ parameters; dpm\+\+2m, 3 steps, guidance scale 2\.0", lines["primary"])
+    assert "conditioner  none" in repr(make_pipeline(conditioner=None))
+
+    class Own(Denoiser):
+        """A denoiser of a notebook, which no package registers."""
+
+        def forward(
+            self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: codecdiff.Condition
+        ) -> Tensor:
+            return noisy
+
+    pipe = make_pipeline()
+    pipe.stages[0] = Stage("primary", Own(), pipe.stages[0].train_scheduler)
+    assert "primary      Own, 0 parameters; ddpm" in repr(pipe)
+
+
+def test_a_pipeline_is_pushed_with_its_card_and_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("codecdiff_starter")
+    sent: dict[str, bytes] = {}
+
+    def upload(folder: Path, name: str, private: bool | None) -> str:
+        sent.update({f.relative_to(folder).as_posix(): f.read_bytes() for f in folder.rglob("*") if f.is_file()})
+        return f"https://hub/{name}/{private}"
+
+    monkeypatch.setattr("codecdiff.pipeline.hub.upload_folder", upload)
+    codecdiff.load("starter").save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_text("# My model\n")
+    (tmp_path / "primary" / "log.jsonl").write_text('{"step": 1}\n')
+    pipe = codecdiff.load(tmp_path)
+    pipe.stages["primary"].sampling.num_inference_steps = 5
+    assert pipe.push_to_hub("me/model", private=True) == "https://hub/me/model/True"
+    assert sent["README.md"] == b"# My model\n"
+    assert sent["primary/log.jsonl"] == b'{"step": 1}\n'
+    assert json.loads(sent["primary/stage.json"])["num_inference_steps"] == 5  # as it is, not as it was loaded
+    assert {"codecdiff.json", "generation_config.json", "secondary/model.safetensors"} <= sent.keys()
