@@ -36,8 +36,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"{MUSIC}/forest.ogg": ogg(title="In the forest", artist="Ann", genre="Ambient", comment="day"),
         f"{MUSIC}/sea_2.ogg": ogg(hertz=300, genre="(None)"),
         f"{MUSIC}/desert.ogg": ogg(hertz=400),
-        f"{MUSIC}/tagged.ogg": ogg(hertz=500, license="http://creativecommons.org/licenses/by/4.0/"),
-        f"{MUSIC}/plain.ogg": ogg(hertz=600),
+        f"{MUSIC}/tagged.ogg": ogg(hertz=500, title="Same", license="http://creativecommons.org/licenses/by/4.0/"),
+        f"{MUSIC}/plain.ogg": ogg(hertz=600, title="Same"),
         f"{MUSIC}/jingle.ogg": ogg(seconds=3),
         f"{MUSIC}/link.ogg": Path("forest.ogg"),
         f"{MUSIC}/readme.txt": b"no music",
@@ -94,6 +94,7 @@ def test_packages_become_a_manifest_with_licenses_and_credits(packages: Path, tm
     holders = "2012 Ann Other (http://ann.example); (c) 2013, 2014 Bo Third <bo@example.org>"
     assert forest.metadata["copyright"] == holders
     assert (rows["sea_2"].title, dict(rows["sea_2"].tags), list(rows["sea_2"].captions)) == ("sea 2", {}, [])
+    assert (rows["plain"].title, rows["tagged"].title) == ("plain", "tagged")  # their titles are the same
     assert manifest.file_of(forest) == Path("game-music/hyperrogue-music") / MUSIC / "forest.ogg"
     credits = Path("game-music.attribution.md").read_text()
     assert "In the forest, by Ann. <https://packages.debian.org/hyperrogue-music>" in credits

@@ -15,6 +15,7 @@ from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import atomic_write_text, require_writable
 
 if TYPE_CHECKING:
+    from codecdiff_datasets.importers import Columns
     from codecdiff_datasets.join import JoinResult
 
     from codecdiff.data.manifest import Manifest, ManifestRow
@@ -87,7 +88,7 @@ def import_data_set(
     hf from the Hugging Face hub or a folder in its formats, game-music from Debian packages of free games.
     """
     from codecdiff_datasets.audio_check import MISSING, AudioChecker, find_audio
-    from codecdiff_datasets.importers import Columns, audio_folder, read_data_set
+    from codecdiff_datasets.importers import Columns, audio_folder
     from codecdiff_datasets.splits import Filter
 
     from codecdiff.data.manifest import Manifest
@@ -98,12 +99,7 @@ def import_data_set(
     name = Path(paths[0]).resolve().name if paths and format_name in ("folder", "hf") else format_name
     with new_table(context, output := output or Path(f"{name}.parquet"), force=force) as request:
         issues: list[Issue] = []
-        with err.status(f"Reading {format_name}") as status:
-            published = read_data_set(
-                format_name, paths, issues.append, audio=audio, columns=columns, progress=status.update
-            )
-        if not published:
-            raise InvalidValue("\n".join(["Nothing could be imported.", *map(str, issues[:ISSUES_SHOWN])]))
+        published = read_source(format_name, paths, issues, audio, columns)
         rows, home = select(published), audio_folder(format_name, paths, audio)
         facts = {"source": format_name, "of": [Path(path).name for path in paths], "read": len(published)}
         facts |= {"refused": len(issues), "missing": 0, "broken": 0}
@@ -114,6 +110,19 @@ def import_data_set(
             facts["missing"] = sum(issue.what == MISSING for issue in issues)
             facts["broken"] = sum(bool(row.file) and not row.present for row in rows) - facts["missing"]
         deliver(Manifest(home or output.parent, rows, facts), output, request, published, issues)
+
+
+def read_source(
+    format_name: str, paths: Sequence[str], issues: list[Issue], audio: Path | None, columns: Columns
+) -> list[ManifestRow]:
+    """Read what is imported, and add what is wrong with it to `issues`. Raises InvalidValue if nothing can be used."""
+    from codecdiff_datasets.importers import read_data_set
+
+    with err.status(f"Reading {format_name}") as status:
+        rows = read_data_set(format_name, paths, issues.append, audio=audio, columns=columns, progress=status.update)
+    if not rows:
+        raise InvalidValue("\n".join(["Nothing could be imported.", *map(str, issues[:ISSUES_SHOWN])]))
+    return rows
 
 
 def filter_manifest(
@@ -251,7 +260,7 @@ def check_data(
         raise typer.Exit(1)
 
 
-def check_hf_options(format_name: str, audio: Path | None, columns: Any) -> None:
+def check_hf_options(format_name: str, audio: Path | None, columns: Columns) -> None:
     """Raise InvalidValue or MissingFile for columns, or a new folder of audio, of any format but hf."""
     if audio and format_name not in ("hf", "game-music") and not audio.is_dir():
         raise MissingFile(f"Folder '{audio}' does not exist. Leave --audio out to import without audio.")

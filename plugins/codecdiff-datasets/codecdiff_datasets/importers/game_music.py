@@ -8,8 +8,10 @@ that file says of all others; what none of them says is unknown.
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import soundfile
@@ -128,33 +130,34 @@ def is_music(path: str) -> bool:
     return path.lower().endswith(SUFFIXES) and any("music" in folder for folder in folders)
 
 
-def _read_package(root: Path, audio: Path, report: Report) -> Iterator[ManifestRow]:
-    """Yield a row for every track of an extracted package."""
+def _read_package(root: Path, audio: Path, report: Report) -> list[ManifestRow]:
+    """Return a row for every track of an extracted package."""
     notices = sorted(root.glob("usr/share/doc/*/copyright"))
     package = notices[0].parent.name if len(notices) == 1 else root.name
     rights = read_copyright(notices[0].read_text(encoding="utf-8", errors="replace")) if len(notices) == 1 else []
     if not rights:
         what = "Its copyright file cannot be read by a machine: licenses are those that the files name themselves."
         report(Issue(package, what, f"Read {notices[0] if notices else 'the one that it is built from'}."))
-    short = 0
-    for file in sorted(root.rglob("*")):
-        path = file.relative_to(root).as_posix()
-        if is_music(path) and file.is_file():
-            row = _row(package, file, path, file.relative_to(audio).as_posix(), rights)
-            if row.seconds is None or row.seconds >= MIN_SECONDS:
-                yield row
-            else:
-                short += 1
-    if short:
+    paths = [path for file in sorted(root.rglob("*")) if is_music(path := file.relative_to(root).as_posix())]
+    rows = [_row(package, root, path, audio, rights) for path in paths if (root / path).is_file()]
+    music = [row for row in rows if row.seconds is None or row.seconds >= MIN_SECONDS]
+    if short := len(rows) - len(music):
         what = f"{short} files last less than {MIN_SECONDS:g} s, and are left out."
         report(Issue(package, what, "They are sounds and jingles."))
+    titles = Counter(row.title for row in music)
+    return [replace(row, title=_name(row.file)) if titles[row.title] > 1 else row for row in music]
 
 
-def _row(package: str, file: Path, path: str, name: str, notice: Sequence[FileRights]) -> ManifestRow:
+def _name(path: str) -> str:
+    """Return a title for a file without one, or whose title is that of others."""
+    return PurePosixPath(path).stem.strip("@").replace("_", " ")
+
+
+def _row(package: str, root: Path, path: str, audio: Path, notice: Sequence[FileRights]) -> ManifestRow:
     """Return what is known of a track: by its own tags, and by the copyright file of its package."""
     stated, seconds = rights_of(path, notice, "music"), None
     tags: Mapping[str, str] = {}
-    with suppress(soundfile.LibsndfileError, OSError, TypeError), soundfile.SoundFile(file) as stream:
+    with suppress(soundfile.LibsndfileError, OSError, TypeError), soundfile.SoundFile(root / path) as stream:
         tags, seconds = stream.copy_metadata(), stream.frames / stream.samplerate
     tags = {key: text for key, value in tags.items() if (text := one_line(value)).lower() not in MEANINGLESS}
     genre = {"genre": [tags["genre"]]} if "genre" in tags else {}
@@ -163,6 +166,7 @@ def _row(package: str, file: Path, path: str, name: str, notice: Sequence[FileRi
     more = {key: tags[key] for key in ("album", "date", "comment", "copyright") if key in tags}
     more |= {"copyright": "; ".join(stated.copyright)} if stated else {}
     more |= {"license_text": published} if published else {}
+    name = (root / path).relative_to(audio).as_posix()
     return ManifestRow(
         name,
         file=name,
@@ -171,7 +175,7 @@ def _row(package: str, file: Path, path: str, name: str, notice: Sequence[FileRi
         captions=[summarize_tags(genre)] if genre else [],
         license=license_name(published, published),
         artist=tags.get("artist", "") or (stated.holders if stated and stated.is_specific else ""),
-        title=tags.get("title", "") or file.stem.strip("@").replace("_", " "),
+        title=tags.get("title", "") or _name(path),
         source=f"https://packages.debian.org/{package}",
         metadata={"package": package, "game": PACKAGES.get(package, ""), **more},
     )
