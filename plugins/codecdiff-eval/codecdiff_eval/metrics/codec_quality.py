@@ -78,7 +78,7 @@ def onset_f1(original: Tensor, decoded: Tensor, sample_rate: int) -> float:
     import librosa
 
     before, after = (librosa.onset.onset_detect(y=x.numpy(), sr=sample_rate, units="time") for x in (original, decoded))
-    return event_f1(before, after, ONSET_TOLERANCE)
+    return event_f1(before.tolist(), after.tolist(), ONSET_TOLERANCE)
 
 
 def added_tuning_error(original: Tensor, decoded: Tensor, sample_rate: int) -> float:
