@@ -181,7 +181,7 @@ def test_a_stage_may_be_trained_otherwise(run: Run) -> None:
     assert (steps(out, "primary"), steps(out, "secondary")) == ([2, 4], [2])
     primary, secondary = codecdiff.load(out / "model").stages
     assert (primary.denoiser.arguments["width"], secondary.denoiser.arguments["width"]) == (16, 8)
-    assert (primary.scheduler, secondary.scheduler) == ("euler", "ddim")
+    assert (primary.sampling.scheduler, secondary.sampling.scheduler) == ("euler", "ddim")
 
 
 @pytest.mark.parametrize(

@@ -431,7 +431,7 @@ def test_each_toy_is_tried_and_none_stops_the_others(site: Path, capfd: pytest.C
         "quitting": "ends the Python process that imports it (exit code 3)",
         "half": "it has to define merge",
         "toy-model": "ZeroDivisionError",
-        "own": "FileNotFoundError",
+        "own": "MissingFile",
         "toy-command": "ZeroDivisionError",
     }.items():
         assert text in found[name], name

@@ -351,7 +351,7 @@ def test_pieces_of_every_released_shape_equal_the_whole(narrow):
     assert (chunked.encode(audio) != codes).float().mean() <= 1e-3
     heard = dac.decode(codes)
     assert heard.std() > 0.05
-    torch.testing.assert_close(chunked.decode(codes), heard, rtol=0, atol=1e-6)
+    torch.testing.assert_close(chunked.decode(codes), heard, rtol=0, atol=2e-6)
 
 
 @pytest.mark.slow
