@@ -102,7 +102,7 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 35_440,
+    "lines: library in all": 35_450,
     "lines: core": 12_815,
     "lines: interfaces": 410,
     "lines: evaluation": 6_840,
