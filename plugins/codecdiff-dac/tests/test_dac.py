@@ -1,3 +1,4 @@
+import copy
 import inspect
 import json
 import math
@@ -344,14 +345,14 @@ def test_every_released_shape_has_its_facts_in_its_tensors(narrow):
 
 @pytest.mark.integration
 def test_pieces_of_every_released_shape_equal_the_whole(narrow):
-    _, dac = narrow
+    dac = copy.deepcopy(narrow[1]).double()  # in float32 the last bits depend on the processor
     chunked = ChunkedCodec(dac, frames=64)
-    audio = 3 * noise(1, 1, (3 * 64 + 17) * dac.hop_length - 13)  # three chunks and an odd end
+    audio = 3 * noise(1, 1, (3 * 64 + 17) * dac.hop_length - 13).double()  # three chunks and an odd end
     codes = dac.encode(audio)
     assert (chunked.encode(audio) != codes).float().mean() <= 1e-3
     heard = dac.decode(codes)
     assert heard.std() > 0.05
-    torch.testing.assert_close(chunked.decode(codes), heard, rtol=0, atol=2e-6)
+    torch.testing.assert_close(chunked.decode(codes), heard, rtol=0, atol=1e-12)
 
 
 @pytest.mark.slow
