@@ -21,7 +21,7 @@ READY := $(VENV)/.ready
 WHOLE := $(VENV)/.whole
 RUN = $(VENV)/bin/python -m
 INSTALL = $(RUN) pip install --quiet --no-compile --constraint constraints.txt
-# accelerate gives a process one core unless it is told otherwise, and warns of what it is not told
+# accelerate gives a process one core by default, and warns of every option that is left to its default
 LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	--num_cpu_threads_per_process $(CORES)
 PYTEST = OMP_NUM_THREADS=1 $(RUN) pytest

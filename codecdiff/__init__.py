@@ -81,12 +81,12 @@ def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
         imports = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
         return {alias.name: str(node.module) for node in imports for alias in node.names}
 
-    def __getattr__(name: str) -> Any:  # noqa: N807
+    def __getattr__(name: str) -> Any:  # noqa: N807  # of a module, PEP 562
         if not name.startswith("__") and name in modules():
             return getattr(import_module(modules()[name]), name)
         raise AttributeError(f"module '{package}' has no attribute {name!r}")
 
-    def __dir__() -> list[str]:  # noqa: N807
+    def __dir__() -> list[str]:  # noqa: N807  # of a module, PEP 562
         return list(sys.modules[package].__all__)
 
     return __getattr__, __dir__

@@ -58,7 +58,7 @@ def train(
 
 def config_file(name: str) -> Path:
     """Return the configuration file of this path, or the installed one of this name. Raises UnknownName."""
-    from codecdiff.recipes import CONFIGS  # pyright: ignore[reportMissingImports]
+    from codecdiff.recipes import CONFIGS  # pyright: ignore[reportMissingImports]  # ../../recipes, as installed
 
     files = sorted(file for file in CONFIGS.glob("*.yaml") if not file.stem.startswith("compare"))
     installed = {file.stem: file for file in files}

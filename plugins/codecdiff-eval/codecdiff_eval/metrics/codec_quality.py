@@ -100,7 +100,7 @@ def visqol_score(original: Tensor, decoded: Tensor, sample_rate: int) -> float:
 
 @cache
 def _visqol():
-    from visqol import VisqolApi  # pyright: ignore[reportMissingImports]
+    from visqol import VisqolApi  # pyright: ignore[reportMissingImports]  # an extra
 
     api = VisqolApi()
     api.create(mode="audio")
