@@ -53,7 +53,7 @@ Device = Annotated[str, typer.Option(help="Device, as in cuda:1. Default: all GP
 def encode(
     audio: Audio,
     output: Output = None,
-    codec: Codec = "starter",
+    codec: Codec = "starter-neural",
     options: Options = None,
     continuous: Continuous = False,
     segment: Segment = None,
