@@ -42,10 +42,10 @@ demo: $(READY)  ## compose music, train both stages on it, generate, and write r
 	$(RUN) codecdiff_starter.demo runs/demo --since $(BEGAN)
 
 test: $(WHOLE)  ## run the fast tests
-	$(PYTEST) --numprocesses 2
+	$(PYTEST) --numprocesses 2 --dist worksteal
 
 test-integration: $(WHOLE)  ## run the tests of whole commands and models, seconds long each
-	$(PYTEST) --numprocesses 2 -m integration
+	$(PYTEST) --numprocesses 2 --dist worksteal -m integration
 
 test-wheels: $(WHOLE)  ## build wheels, and try them and plugins written by `codecdiff new-plugin` in a clean environment
 	$(RUN:-m=) .ci/wheels.py

@@ -55,7 +55,11 @@ def test_a_context_can_be_told_the_shapes_of_the_stages_to_come(
     assert seen == [shapes] * 3
 
 
-@pytest.mark.parametrize("splitter", PATTERNS, ids=str)
+@pytest.mark.parametrize(
+    "splitter",
+    [pytest.param(each, marks=pytest.mark.integration if each in PATTERNS[1:3] else ()) for each in PATTERNS],
+    ids=str,
+)
 def test_every_pattern_trains_saves_loads_and_generates(
     make_pipeline: Make, store: CodeStore, splitter: Any, tmp_path: Path
 ) -> None:
@@ -381,6 +385,7 @@ def test_a_model_with_a_stage_missing_says_which(make_pipeline: Make, tmp_path: 
         codecdiff.load(tmp_path)("", audio_length_in_s=0.1)
 
 
+@pytest.mark.integration
 def test_the_parts_these_tests_are_made_of_keep_their_laws(make_pipeline: Make) -> None:
     pipeline = make_pipeline()
     assert pipeline.conditioner is not None
