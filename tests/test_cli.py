@@ -220,7 +220,7 @@ def test_a_typer_app_of_a_plugin_has_subcommands_with_their_own_help():
 def test_a_command_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(registry.install_hints(), "commands", {"serve": "codecdiff-serve"})
     assert "No command named 'serve'" in refused("serve")
-    assert "pip install codecdiff-serve" in refused("serve")
+    assert "pip install ./plugins/codecdiff-serve in a checkout of codecdiff" in refused("serve")
     assert run("sreve").exit_code == 2
 
 

@@ -17,12 +17,14 @@ from torch import Tensor
 
 from codecdiff.data.audio import keeps_comment, write_audio
 from codecdiff.errors import InvalidValue
+from codecdiff.files import sha256
 from codecdiff.interfaces import Prompt, prompt_fields
 from codecdiff.pipeline.generation import GenerationConfig
 from codecdiff.pipeline.provenance import GenerationRequest
 from codecdiff.pipeline.vocabulary import vocabulary_note
 
 if TYPE_CHECKING:
+    from codecdiff.pipeline.editing import Edit
     from codecdiff.pipeline.pipeline import Pipeline
 
 
@@ -54,20 +56,22 @@ class PipelineOutput:
         codes: Iterator[Tensor],
         samples: int,
         generation_config: GenerationConfig,
-        **edit: Any,
+        edit: Edit | None = None,
+        source: Tensor | Path | str | None = None,
     ) -> Self:
         """Generate codes (1, k, l), one after another, and decode them to `samples` audio samples each.
 
-        `edit` holds the other fields of their requests. Warns of words that the model was not trained on.
+        `source` is the audio that was edited. Warns of words that the model was not trained on.
         """
         if note := vocabulary_note(pipeline, prompts):
             warnings.warn(note, stacklevel=4)
         count = generation_config.num_waveforms_per_prompt
         repeated = [prompt for prompt in prompts for _ in range(count)]
+        checksum = sha256(source) if isinstance(source, Path | str) else None
+        request = GenerationRequest.for_model(pipeline, generation_config, prompt={})
+        request = request.model_copy(update={"edit": edit, "source": checksum})
         requests = [
-            GenerationRequest.for_model(
-                pipeline, generation_config, prompt=dict(prompt_fields(prompt)), **edit
-            ).waveform(i)
+            request.waveform(i).model_copy(update={"prompt": prompt_fields(prompt)})
             for i, prompt in enumerate(repeated)
         ]
         together = torch.cat(list(codes))

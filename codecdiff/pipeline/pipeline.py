@@ -18,7 +18,6 @@ from codecdiff.config.schema import Guidance
 from codecdiff.diffusion.guidance import resolve_guidance
 from codecdiff.diffusion.sampling import SamplingInput, StageMask, sample_stage
 from codecdiff.errors import InvalidValue, UserError
-from codecdiff.files import sha256
 from codecdiff.interfaces import Prompt, prompt_fields
 from codecdiff.pipeline.base import BasePipeline
 from codecdiff.pipeline.generation import GenerationConfig, GenerationOptions, prompt_list
@@ -156,8 +155,7 @@ class Pipeline(BasePipeline):
         codes = self.generate_codes(
             [prompt], mask.frames, settings, edit=mask, callback_on_step_end=callback_on_step_end
         )
-        source = None if isinstance(audio, Tensor) else sha256(audio)
-        return self._output([prompt], codes, samples, settings, edit=edit, source=source)
+        return self._output([prompt], codes, samples, settings, edit=edit, source=audio)
 
     def interrupt(self) -> None:
         """Stop the run at the end of its current step: it raises GenerationInterrupted."""
