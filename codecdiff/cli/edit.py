@@ -21,6 +21,7 @@ from codecdiff.cli.generate import (
     Output,
     Seed,
     Steps,
+    choose_seed,
     generate_files,
     generation_config,
     load_model,
@@ -43,7 +44,7 @@ def run_edit(
     num_inference_steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     fields: Fields = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     num_waveforms: NumWaveforms = 1,
     force: Force = False,
     device: Device = "",
@@ -65,9 +66,9 @@ def run_edit(
         num_inference_steps=num_inference_steps,
         negative_prompt=negative_prompt or None,
         num_waveforms_per_prompt=num_waveforms,
-        seed=seed,
+        seed=choose_seed(seed),
     )
-    request = new_request(pipeline, model, prompt, fields, generation=generation, edit=edit, source=sha256(source))
+    request = new_request(pipeline, prompt, fields, generation=generation, edit=edit, source=sha256(source))
     generate_files(request, pipeline, files, source)
 
 

@@ -73,6 +73,7 @@ def describe(request: GenerationRequest) -> dict[str, Any]:
         "seed": str(generation.seed),
         "sample": str(generation.first_sample_index) if generation.first_sample_index else "",
         "seconds": "" if request.edit else f"{request.generation.audio_length_in_s:g}",
+        "loudness": "" if request.edit or generation.loudness == "off" else f"{generation.loudness:g} LUFS",
         "edit": request.edit.model_dump() if request.edit else "",
         "source (SHA-256)": request.source or "",
         "codecdiff": request.codecdiff,

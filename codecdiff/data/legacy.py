@@ -86,4 +86,4 @@ def upgrade_request(request: Any) -> Any:
         return request
     generation = {new: request[old] for old, new in GENERATION_KEYS.items() if old in request}
     others = {key: value for key, value in request.items() if key not in GENERATION_KEYS}
-    return {**others, "generation": {**generation, **request.get("generation", {})}}
+    return {**others, "generation": {"loudness": "off", **generation, **request.get("generation", {})}}

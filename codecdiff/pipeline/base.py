@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self, SupportsIndex, overload
@@ -63,6 +64,7 @@ class BasePipeline:
         self.data = data or {}
         self.generation_config = generation_config or GenerationConfig()
         self.folder: Path | None = None  # it was loaded from
+        self.name = ""  # it was loaded by
         self.num_timesteps = 0  # steps of the current or last call, of all stages and batches together
         self._interrupt = False
         self._offload_device: torch.device | None = None
@@ -97,7 +99,7 @@ class BasePipeline:
         """Names of all stages of the pattern, trained or not."""
         return stage_names(len(stage_shapes(self.codec, self.splitter, 1)))
 
-    @property
+    @cached_property
     def fingerprint(self) -> str | None:
         """Hash of the folder it was loaded from: parts, weights and sampling options; None if it was not loaded."""
         return None if self.folder is None else checkpoint.model_fingerprint(self.folder)
@@ -132,7 +134,7 @@ class BasePipeline:
         facts = {key: spec[key] for key in ("target", "snap_context", "data")}
         pipeline = cls(*parts, [], **facts, generation_config=checkpoint.load_generation_config(folder))
         pipeline.load_stages(folder)
-        pipeline.folder = folder
+        pipeline.folder, pipeline.name = folder, str(name)
         return pipeline.to(device, dtype)
 
     def save_pretrained(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:

@@ -155,7 +155,7 @@ class Pipeline(BasePipeline):
         codes = self.generate_codes(
             [prompt], mask.frames, settings, edit=mask, callback_on_step_end=callback_on_step_end
         )
-        return self._output([prompt], codes, samples, settings)
+        return self._output([prompt], codes, samples, settings, edit=edit, source=audio)
 
     def interrupt(self) -> None:
         """Stop the run at the end of its current step: it raises GenerationInterrupted."""
@@ -177,14 +177,11 @@ class Pipeline(BasePipeline):
         return merged.merge(seed=int(torch.randint(2**62, (), generator=generator, device=generator.device)))
 
     def _output(
-        self, prompts: Sequence[Prompt], codes: Iterator[Tensor], samples: int, options: GenerationConfig
+        self, prompts: Sequence[Prompt], codes: Iterator[Tensor], samples: int, options: GenerationConfig, **edit: Any
     ) -> PipelineOutput:
         from codecdiff.pipeline.output import PipelineOutput
 
-        together = torch.cat(list(codes))
-        audios = self.decode(together.split(1), samples).clamp(-1, 1)
-        repeated = [prompt for prompt in prompts for _ in range(options.num_waveforms_per_prompt)]
-        return PipelineOutput(audios, together.cpu(), self.sample_rate, repeated, options)
+        return PipelineOutput.generate(self, prompts, codes, samples, options, **edit)
 
     @torch.no_grad()
     def generate_codes(

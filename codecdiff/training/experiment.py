@@ -133,6 +133,7 @@ def open_data(
     store otherwise. Raises ValueError if the folder holds another model, and what `open_store` raises.
     """
     from codecdiff.data.encoding.encode import open_store
+    from codecdiff.pipeline.vocabulary import training_words
 
     is_measured, target = load_codec_state(model, codec), experiment.target
     spec = config.to_config("codecs", codec.codec)
@@ -141,7 +142,7 @@ def open_data(
     )
     if not is_measured:
         codec.measure(codes.latents(codec.codec, target))
-    pipeline.data = codes.summary()
+    pipeline.data = codes.summary() | training_words(codes.prompts())
     pipeline.save_parts(model)
     return codes
 
