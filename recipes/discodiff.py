@@ -53,7 +53,7 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
     console.log(f"{name}: {size:,} parameters, {len(data.crops):,} crops in an epoch")
     if not data.has_validation_tracks:
         console.log("No track is left for validation: the validation loss is on tracks that are trained on")
-    pipeline.load_stages(e.model)
+    pipeline.load_stages(e.model, allow_local_parts=True)
     before = pipeline.stages[:i]
 
     def log(row: dict[str, float], line: str) -> None:
@@ -109,7 +109,7 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
     for i in selected:
         train_stage(e, accelerator, pipeline, store, i)
         accelerator.free_memory()  # of what it prepared
-    pipeline.load_stages(e.model)
+    pipeline.load_stages(e.model, allow_local_parts=True)
     is_complete = len(pipeline.stages) == len(pipeline.stage_names)
     if accelerator.is_main_process and is_complete:
         write_model_card(e.model)

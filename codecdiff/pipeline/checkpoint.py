@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,12 @@ from codecdiff.config.schema import SamplingConfig
 from codecdiff.data import legacy
 from codecdiff.diffusion.noise_schedule import scheduler_from_config
 from codecdiff.errors import InvalidValue, MissingFile, UnknownName
-from codecdiff.files import DamagedFile, atomic_write_text, read_safetensors, write_safetensors
+from codecdiff.files import DamagedFile, atomic_write_text, read_json, read_safetensors, validate, write_safetensors
 from codecdiff.interfaces import Codec, Conditioner, Splitter
 from codecdiff.pipeline.code_version import warn_of_code_changes
 from codecdiff.pipeline.generation import GenerationConfig
 from codecdiff.pipeline.stage import Stage, build_denoiser
+from codecdiff.pipeline.untrusted import ModelFile, StageFile, build_to_fit, confine, explained
 
 FORMAT = 2
 MODEL_FILE, STAGE_FILE, WEIGHTS_FILE = "codecdiff.json", "stage.json", "model.safetensors"
@@ -47,10 +47,14 @@ def build_parts(spec: dict[str, Any], *, skeleton: bool = False) -> Parts:
     return codec, splitter, conditioner
 
 
-def load_parts(folder: Path, spec: dict[str, Any], allow_download: bool) -> Parts:
+def load_parts(folder: Path, spec: dict[str, Any], *, allow_download: bool, allow_local_parts: bool) -> Parts:
     """Build the parts that a model folder names, and load the state of its codec."""
+    if not allow_local_parts:
+        kinds = [kind for kind in ("codec", "splitter", "conditioner") if spec[kind]]
+        spec = spec | {kind: confine(f"{kind}s", spec[kind], folder) for kind in kinds}
     try:
-        parts = build_parts(spec)
+        with explained(folder):
+            parts = build_parts(spec)
     except (OSError, LookupError) as error:
         if allow_download or isinstance(error, registry.UnknownPart):
             raise
@@ -61,14 +65,6 @@ def load_parts(folder: Path, spec: dict[str, Any], allow_download: bool) -> Part
         ) from error
     load_codec_state(folder, parts[0])
     return parts
-
-
-def read_json(file: Path) -> Any:
-    """Read a JSON file. Raises ValueError if it is not valid."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InvalidValue(f"{file} is not valid JSON: {error}.") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -82,15 +78,13 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InvalidValue(f"{file} has format {version}; this codecdiff reads format {FORMAT}. Update codecdiff.")
     if missing := REQUIRED - spec.keys():
         raise InvalidValue(f"{file} is incomplete: it lacks {', '.join(sorted(missing))}.")
-    for name in spec["stages"]:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-            raise InvalidValue(f"{file} has an invalid stage {name!r}: expected the name of a folder inside the model.")
-    return spec
+    return validate(spec, str(file), ModelFile).model_dump(exclude_unset=True)
 
 
 def read_stage_config(folder: Path) -> dict[str, Any]:
     """Read the stage.json of a stage's folder. Raises ValueError if it is not valid."""
-    return legacy.upgrade_stage(read_json(folder / STAGE_FILE))
+    file = folder / STAGE_FILE
+    return validate(legacy.upgrade_stage(read_json(file)), str(file), StageFile).model_dump(exclude_unset=True)
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
@@ -186,29 +180,38 @@ def save_generation_config(folder: Path, generation_config: GenerationConfig) ->
 def load_generation_config(folder: Path) -> GenerationConfig:
     """Read generation_config.json, if there is one. Raises InvalidValue if it is not valid."""
     file = folder / GENERATION_FILE
-    return GenerationConfig().merge(**read_json(file)) if file.exists() else GenerationConfig()
+    return read_json(file, GenerationConfig) if file.exists() else GenerationConfig()
 
 
 def load_stage(
-    folder: Path, name: str, codec: Codec, splitter: Splitter, conditioner: Conditioner | None, i: int
+    folder: Path,
+    name: str,
+    codec: Codec,
+    splitter: Splitter,
+    conditioner: Conditioner | None,
+    i: int,
+    *,
+    allow_local_parts: bool = False,
 ) -> Stage:
     """Load stage `i` of a model folder, called `name`."""
     spec, file = read_stage_config(folder / name), folder / name / WEIGHTS_FILE
-    denoiser = build_denoiser(spec["denoiser"], codec, splitter, conditioner, i)
+    denoiser_spec = spec["denoiser"] if allow_local_parts else confine("denoisers", spec["denoiser"], folder)
+    denoiser = build_to_fit(file, lambda: build_denoiser(denoiser_spec, codec, splitter, conditioner, i))
     dtype = next(denoiser.parameters()).dtype
     weights = {key: v.to(dtype) if v.is_floating_point() else v for key, v in load_tensors(file).items()}
     try:
         denoiser.load_state_dict(weights)
     except RuntimeError as error:
         raise InvalidValue(f"{file} does not hold the weights of this stage: {error}") from error
-    return Stage(
-        name,
-        denoiser.requires_grad_(False).eval(),
-        scheduler_from_config(spec["train_scheduler"]),
-        SamplingConfig(**{option: spec[option] for option in SamplingConfig.model_fields}),
-        noise_color=spec["noise_color"],
-        facts=spec["training"],
-    )
+    with explained(folder / name / STAGE_FILE):
+        return Stage(
+            name,
+            denoiser.requires_grad_(False).eval(),
+            scheduler_from_config(spec["train_scheduler"]),
+            SamplingConfig(**{option: spec[option] for option in SamplingConfig.model_fields}),
+            noise_color=spec["noise_color"],
+            facts=spec["training"],
+        )
 
 
 def model_fingerprint(folder: Path) -> str:
