@@ -1,13 +1,22 @@
-"""Files that are written whole or not at all, bounded reading, tensors in files, locks on folders, and checksums."""
+"""Files and folders that are written whole or not at all or read within bounds, tensors in them, locks, checksums.
+
+What is written has a temporary name in its folder, `.HOST-PROCESS-NUMBER.partial`, until it is on the disk.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import platform
+import shutil
 import stat
 import tempfile
 import textwrap
+import time
+import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -25,11 +34,14 @@ __all__ = [
     "BadDocument",
     "DamagedFile",
     "FolderLocked",
+    "atomic_folder",
     "atomic_write",
     "atomic_write_text",
     "cached_checksum",
     "checksum",
+    "clear_leftovers",
     "lock_folder",
+    "make_folder",
     "parse_json",
     "parse_yaml",
     "read_json",
@@ -39,12 +51,19 @@ __all__ = [
     "require_file",
     "require_writable",
     "sha256",
+    "sync",
     "try_lock",
     "validate",
     "write_safetensors",
 ]
 
 POLL_SECONDS = 3.0  # between two looks at a lock that another process holds
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
+SAFETENSORS_DTYPES = {
+    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
+    **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
+    **{"bfloat16": "BF16", "uint8": "U8", "bool": "BOOL"},
+}
 
 
 class FolderLocked(UserError, OSError):
@@ -57,23 +76,124 @@ class DamagedFile(InvalidValue):
 
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, which replaces `path` when the block ends without an error.
+    """Yield a temporary path beside `path`, which replaces `path`, on the disk, when the block ends without an error.
 
-    On an error the temporary file is deleted and `path` is left as it was. The file's permissions follow the umask,
-    even if the writer (safetensors) would make it readable for its owner alone.
+    The folder is created if it is missing. On an error the temporary file is deleted and `path` is left as it was. The
+    file's permissions follow the umask, even if the writer would make it readable for its owner alone. Raises
+    UnusableFile if it cannot be written, as on a full disk.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    temporary.touch()
-    mode = temporary.stat().st_mode
-    temporary.unlink()
-    try:
-        yield temporary
-        temporary.chmod(mode)
-        os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
+    with _describe_disk_errors(path):
+        make_folder(path.parent)
+        temporary = _temporary_path(path)
+        try:
+            temporary.touch()
+            mode = temporary.stat().st_mode
             temporary.unlink()
+            yield temporary
+            temporary.chmod(mode)
+            sync(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Yield a new folder beside `path`, which gets that name, on the disk, when the block ends without an error.
+
+    What is in it may be written in any way. On an error it is deleted. Raises UnusableFile if it cannot be written.
+    """
+    path = Path(path)
+    with _describe_disk_errors(path):
+        make_folder(path.parent)
+        temporary = _temporary_path(path)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for file in [*temporary.rglob("*"), temporary]:
+                sync(file)
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        sync(path.parent)
+
+
+@contextmanager
+def _describe_disk_errors(path: Path) -> Iterator[None]:
+    """Turn errors of a disk into a sentence that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise UnusableFile(
+            f"'{path}' cannot be written: {error.strerror}. Make room, or choose another disk."
+        ) from error
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk. Windows and some file systems cannot flush folders."""
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not is_folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder, and those above it, on the disk."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for place in reversed(missing):
+        place.mkdir(exist_ok=True)
+        sync(place.parent)
+
+
+def _host() -> str:
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _temporary_path(path: Path) -> Path:
+    """Return a new name beside `path`, with its suffix, and delete what killed processes left in that folder."""
+    status = path.parent.stat()
+    _delete_abandoned(path.parent, status.st_dev, status.st_ino, os.getpid())
+    return path.with_name(f".{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial{path.suffix}")
+
+
+@cache  # once per process and folder
+def _delete_abandoned(folder: Path, device: int, inode: int, process: int) -> None:
+    """Delete the leftovers in a folder whose process on this machine has ended, or started after they were written."""
+    import psutil
+
+    for path in folder.glob(f".{_host()}-*.partial*"):
+        with suppress(OSError, ValueError):
+            written, owner = path.stat().st_mtime, int(path.name.split("-")[1])
+            try:
+                is_alive = owner != process and psutil.Process(owner).create_time() <= written + 1
+            except psutil.Error:
+                is_alive = False
+            if not is_alive:
+                _delete(path)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete what killed processes left in a folder and below it, which this process has locked."""
+    for path in list(folder.rglob(".*-*.partial*")):
+        _delete(path)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def atomic_write_text(path: Path | str, text: str) -> None:
@@ -82,15 +202,37 @@ def atomic_write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_safetensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors, which must not share memory, to a safetensors file, whole or not at all, in a new folder too."""
-    from safetensors.torch import save_file
+def write_safetensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> str:
+    """Write tensors to a safetensors file, whole or not at all, and return its SHA-256.
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_write(path) as temporary:
-        save_file(whole, temporary, metadata=metadata)
+    They are written one by one, so that no more than one is held twice.
+    """
+    digest = hashlib.sha256()
+    with atomic_write(path) as temporary, temporary.open("wb") as stream:
+        for block in _safetensors_blocks(tensors, metadata):
+            digest.update(block)
+            stream.write(block)
+    return digest.hexdigest()
+
+
+def _safetensors_blocks(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None) -> Iterator[bytes | memoryview]:
+    """Yield the contents of a safetensors file: the length of the header, the header, and each tensor's bytes."""
+    import torch
+
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # aligned
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    start = 0
+    for name in names:
+        tensor, end = tensors[name], start + tensors[name].nbytes
+        dtype = SAFETENSORS_DTYPES[str(tensor.dtype).removeprefix("torch.")]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield from (len(text).to_bytes(8, "little"), text)
+    for name in names:
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        yield flat.view(torch.uint8).numpy().data
 
 
 def read_safetensors(path: Path | str, names: Iterable[str] | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -124,7 +266,8 @@ def read_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
 def lock_folder(folder: Path, *, timeout: float = 0) -> Iterator[None]:
     """Hold a lock on a folder, which is created if it is missing, against other processes.
 
-    The lock is a file beside the folder, `.NAME.lock`. It is released when the process ends, however that happens.
+    The lock is a file beside the folder, `.NAME.lock`, which says who holds it. It is released when the process ends,
+    however that happens.
     Without effect where no lock can be taken: on read-only file systems and on those without locks.
 
     Args:
@@ -138,15 +281,36 @@ def lock_folder(folder: Path, *, timeout: float = 0) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     folder = folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    file = folder.with_name(f".{folder.name}.lock")
     with ExitStack() as stack:
         try:
-            stack.enter_context(FileLock(folder.with_name(f".{folder.name}.lock")).acquire(timeout, POLL_SECONDS))
+            stack.enter_context(FileLock(file).acquire(timeout, POLL_SECONDS))
         except Timeout as error:
-            raise FolderLocked(f"'{folder}' is being written by another run. Wait for it, or name another.") from error
+            raise FolderLocked(
+                f"'{folder}' is being written by another run{_holder(file)}. Wait for it, or name another."
+            ) from error
         except (OSError, NotImplementedError):
             pass
+        else:
+            holder = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+            with suppress(OSError):
+                file.write_text(json.dumps(holder), encoding="utf-8")
+            stack.callback(_empty, file)  # no name of a host stays
         yield
+
+
+def _empty(file: Path) -> None:
+    with suppress(OSError):
+        file.write_text("", encoding="utf-8")
+
+
+def _holder(lock: Path) -> str:
+    """Return who holds a lock, as in " (process 12 on host, since ...)", if its file says so."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        holder = json.loads(lock.read_text(encoding="utf-8"))
+        return f" (process {holder['process']} on {holder['host']}, since {holder['since']})"
+    return ""
 
 
 def try_lock(folder: Path) -> ExitStack | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from codecdiff.data.encoding.encode import open_store
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.loss import StageInput
 from codecdiff.diffusion.noise_schedule import training_scheduler
+from codecdiff.errors import UserError
 from codecdiff.pipeline.checkpoint import load_stage, save_stage
 from codecdiff.pipeline.stage import Stage
 from codecdiff.training.batch import StageData, stage_input
@@ -377,12 +379,12 @@ def test_a_save_that_fails_leaves_the_stage_as_it_was(
     save_stage(tmp_path, stage)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
 
-    def fail(tensors: Any, path: Path, **_: Any) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError("No space left on device")
+    def fail(_: Any, metadata: Any) -> Iterator[bytes]:
+        yield b"half"
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr("codecdiff.files._safetensors_blocks", fail)
+    with pytest.raises(UserError, match=r"model\.safetensors' cannot be written: No space left on device"):
         save_stage(tmp_path, stage)
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
 
