@@ -41,10 +41,13 @@ __all__ = [
     "checksum",
     "clear_leftovers",
     "lock_folder",
+    "lock_path",
     "make_folder",
     "parse_json",
     "parse_yaml",
+    "read_bytes",
     "read_json",
+    "read_parquet",
     "read_safetensors",
     "read_shapes",
     "read_yaml",
@@ -54,6 +57,7 @@ __all__ = [
     "sync",
     "try_lock",
     "validate",
+    "write_parquet",
     "write_safetensors",
 ]
 
@@ -264,14 +268,22 @@ def read_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
 
 @contextmanager
 def lock_folder(folder: Path, *, timeout: float = 0) -> Iterator[None]:
-    """Hold a lock on a folder, which is created if it is missing, against other processes.
+    """Hold a lock on a folder, which is created if it is missing, as `lock_path` does."""
+    make_folder(folder.absolute())
+    with lock_path(folder, timeout=timeout):
+        yield
 
-    The lock is a file beside the folder, `.NAME.lock`, which says who holds it. It is released when the process ends,
-    however that happens.
-    Without effect where no lock can be taken: on read-only file systems and on those without locks.
+
+@contextmanager
+def lock_path(path: Path, *, timeout: float = 0) -> Iterator[None]:
+    """Hold a lock on a file or folder against other processes.
+
+    The lock is a file beside it, `.NAME.lock`, which says who holds it and is deleted at the end. It is released when
+    the process ends, however that happens. Without effect where no lock can be taken: on read-only file systems and on
+    those without locks.
 
     Args:
-        folder: The folder.
+        path: The file or folder, which need not exist.
         timeout: Seconds to wait for another process; -1 waits as long as it takes.
 
     Raises:
@@ -280,15 +292,14 @@ def lock_folder(folder: Path, *, timeout: float = 0) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    folder = folder.absolute()
-    make_folder(folder)
-    file = folder.with_name(f".{folder.name}.lock")
+    path = path.absolute()
+    file = path.with_name(f".{path.name}.lock")
     with ExitStack() as stack:
         try:
-            stack.enter_context(FileLock(file).acquire(timeout, POLL_SECONDS))
+            stack.enter_context(FileLock(file, thread_local=False).acquire(timeout, POLL_SECONDS))
         except Timeout as error:
             raise FolderLocked(
-                f"'{folder}' is being written by another run{_holder(file)}. Wait for it, or name another."
+                f"'{path}' is being written by another run{_holder(file)}. Wait for it, or name another."
             ) from error
         except (OSError, NotImplementedError):
             pass
@@ -296,13 +307,13 @@ def lock_folder(folder: Path, *, timeout: float = 0) -> Iterator[None]:
             holder = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
             with suppress(OSError):
                 file.write_text(json.dumps(holder), encoding="utf-8")
-            stack.callback(_empty, file)  # no name of a host stays
+            stack.callback(_remove, file)  # while it is held: whoever waits for it looks for the file again
         yield
 
 
-def _empty(file: Path) -> None:
-    with suppress(OSError):
-        file.write_text("", encoding="utf-8")
+def _remove(file: Path) -> None:
+    with suppress(OSError):  # Windows deletes no open file
+        file.unlink()
 
 
 def _holder(lock: Path) -> str:
@@ -355,6 +366,45 @@ def _cached_checksum(file: Path, size: int, modified: int) -> str:
     return checksum(file)
 
 
+# Tables
+
+MAX_ROWS = 2**25
+
+
+def write_parquet(path: Path | str, table: Any) -> None:
+    """Write a table of pyarrow to a parquet file with checksums, whole or not at all."""
+    import pyarrow.parquet as pq
+
+    with atomic_write(path) as temporary:
+        pq.write_table(table, temporary, write_page_checksum=True)
+
+
+def read_parquet(path: Path | str, schema: Any = None) -> Any:
+    """Read a parquet file as a table, with the columns and types of `schema` if there is one.
+
+    Raises MissingFile, UnusableFile; DamagedFile if it is something else, or has more rows than a file of its size can.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    size = require_file(path).stat().st_size
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if file.metadata.num_rows > min(MAX_ROWS, size):
+                raise DamagedFile(f"'{path}' states {file.metadata.num_rows:,} rows in {size:,} bytes: it is damaged.")
+            table = file.read()
+        if schema is None:
+            return table
+        if missing := [name for name in schema.names if name not in table.column_names]:
+            raise DamagedFile(f"'{path}' lacks the columns {', '.join(missing)}.")
+        return table.select(schema.names).cast(schema).replace_schema_metadata(table.schema.metadata)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise DamagedFile(f"'{path}' is not a parquet file that can be read: {reason}.") from error
+
+
 # Documents that may come from anyone: JSON and YAML, of bounded size and depth, each with a schema
 
 MAX_BYTES, MAX_DEPTH, MAX_BITS = 2**24, 64, 1000  # no number of as many bits is too large for a float
@@ -380,12 +430,12 @@ def require_file(path: Path | str) -> Path:
 
 def read_json(path: Path | str, schema: Any = Any) -> Any:
     """Read a JSON file as `schema`, a type that pydantic knows. Raises BadDocument, MissingFile or UnusableFile."""
-    return parse_json(_read_bytes(path), str(path), schema)
+    return parse_json(read_bytes(path), str(path), schema)
 
 
 def read_yaml(path: Path | str, schema: Any = Any) -> Any:
     """Read a YAML file as `schema`, a type that pydantic knows. Raises BadDocument, MissingFile or UnusableFile."""
-    return parse_yaml(_read_bytes(path), str(path), schema)
+    return parse_yaml(read_bytes(path), str(path), schema)
 
 
 def parse_json(text: str | bytes, where: str, schema: Any = Any) -> Any:
@@ -422,8 +472,8 @@ def parse_yaml(text: str | bytes, where: str, schema: Any = Any) -> Any:
     return validate(value, where, schema)
 
 
-def _read_bytes(path: Path | str) -> bytes:
-    """Read a regular file, one byte beyond MAX_BYTES at most."""
+def read_bytes(path: Path | str) -> bytes:
+    """Read a regular file, one byte beyond MAX_BYTES at most: parsers refuse as many."""
     try:
         with require_file(path).open("rb") as stream:
             return stream.read(MAX_BYTES + 1)
