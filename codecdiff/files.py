@@ -446,8 +446,8 @@ def parse_json(text: str | bytes, where: str, schema: Any = Any) -> Any:
     try:
         text = _decode(text)
         value = json.loads(text)
-        if "\\ud" in text or "\\uD" in text:
-            json.dumps(value, ensure_ascii=False).encode()
+        if "\\ud" in text.lower() and not _is_unicode(json.dumps(value, ensure_ascii=False)):
+            raise ValueError("it holds half of a character, as \\ud83d without its other half")
     except (ValueError, RecursionError) as error:
         raise BadDocument(f"{where} is not valid JSON: {_reason(error)}.") from error
     return validate(value, where, schema)
@@ -479,6 +479,14 @@ def read_bytes(path: Path | str) -> bytes:
             return stream.read(MAX_BYTES + 1)
     except PermissionError as error:
         raise UnusableFile(f"'{path}' cannot be read: {error.strerror}.") from error
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _decode(text: str | bytes) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import csv
-import json
 import math
 import os
 import unicodedata
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 
 from codecdiff.data.audio import SUFFIXES
 from codecdiff.errors import InvalidValue, MissingFile
+from codecdiff.files import BadDocument, parse_json
 
 __all__ = [
     "CAPTION_FIELDS",
@@ -277,18 +277,14 @@ def json_lines(file: Path, report: Report, types: type | tuple[type, ...] = dict
     """Yield the values of a JSON-lines file that are of these types, with their lines; the others are reported."""
     for number, text in text_lines(file, report):
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            issue = f"It is not valid JSON: {error}.", "Correct the line, or leave it out."
+            value = parse_json(text, "It")
+        except BadDocument as error:
+            issue = str(error), "Correct the line, or leave it out."
         else:
-            if not isinstance(value, types):
-                issue = "It is not an object.", 'Write an object, as in {"file_name": "a.wav", "text": "..."}.'
-            elif "\\ud" in text.lower() and not _is_unicode(json.dumps(value, ensure_ascii=False)):
-                what = "It holds half of a character, as \\ud83d without its other half."
-                issue = what, "Write the whole character, or leave the line out."
-            else:
+            if isinstance(value, types):
                 yield number, value
                 continue
+            issue = "It is not an object.", 'Write an object, as in {"file_name": "a.wav", "text": "..."}.'
         report(Issue(file.name, *issue, number))
 
 

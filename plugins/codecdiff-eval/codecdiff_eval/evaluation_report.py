@@ -11,7 +11,7 @@ import yaml
 
 from codecdiff.data.metadata import Track
 from codecdiff.errors import InvalidValue
-from codecdiff.files import atomic_write_text
+from codecdiff.files import atomic_write_text, parse_yaml
 from codecdiff.pipeline import write_model_card
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, SOURCES, EvalSets, oracle
 from codecdiff_eval.plots import plot_intervals
@@ -234,7 +234,7 @@ def add_model_index(folder: Path | str, index: Mapping[str, Any]) -> None:
         write_model_card(folder)
     text = file.read_text(encoding="utf-8")
     match = re.match(r"---\n(.*?)^---\n", text, re.DOTALL | re.MULTILINE)
-    header = yaml.safe_load(match[1]) if match else None
+    header = parse_yaml(match[1], f"The header of '{file}'") if match else None
     if not match or not isinstance(header, dict):
         raise InvalidValue(f"'{file}' does not begin with a YAML header between lines of ---: add one for the scores.")
     updated = yaml.safe_dump({**header, **index}, sort_keys=False, allow_unicode=True)
