@@ -446,10 +446,10 @@ def parse_json(text: str | bytes, where: str, schema: Any = Any) -> Any:
     try:
         text = _decode(text)
         value = json.loads(text)
-        if "\\ud" in text.lower() and not _is_unicode(json.dumps(value, ensure_ascii=False)):
-            raise ValueError("it holds half of a character, as \\ud83d without its other half")
     except (ValueError, RecursionError) as error:
         raise BadDocument(f"{where} is not valid JSON: {_reason(error)}.") from error
+    if "\\ud" in text.lower() and not _is_unicode(json.dumps(value, ensure_ascii=False)):
+        raise BadDocument(f"{where} holds half of a character, as \\ud83d without its other half.")
     return validate(value, where, schema)
 
 
