@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         read_config,
         read_stage_config,
         write_parts,
+        write_stage_config,
     )
     from codecdiff.pipeline.editing import (
         AnyEdit,
@@ -67,6 +68,7 @@ __all__ = [
     "stage_shapes",
     "write_model_card",
     "write_parts",
+    "write_stage_config",
 ]
 
 __getattr__, __dir__ = lazy_exports(__name__)

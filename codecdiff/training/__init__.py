@@ -10,7 +10,8 @@ from codecdiff.training.experiment import (
     open_data,
     prepare_prompts,
 )
-from codecdiff.training.trainer import StageTrainer, TrainingDiverged, new_accelerator, read_logs
+from codecdiff.training.state import lock_stage, read_logs
+from codecdiff.training.trainer import StageTrainer, TrainingDiverged, new_accelerator
 
 __all__ = [
     "StageData",
@@ -19,6 +20,7 @@ __all__ = [
     "TrainingDiverged",
     "call_run_end_hooks",
     "check_warm_starts",
+    "lock_stage",
     "new_accelerator",
     "new_pipeline",
     "new_stage",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import defaultdict
@@ -26,21 +25,13 @@ from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.loss import StageInput, stage_loss
 from codecdiff.diffusion.noise_schedule import scheduler_from_config, scheduler_to_config
 from codecdiff.errors import InvalidValue, UserError
-from codecdiff.files import read_safetensors, write_safetensors
 from codecdiff.interfaces import Condition
-from codecdiff.pipeline.checkpoint import config_differences, read_stage_config, save_stage
+from codecdiff.pipeline.checkpoint import STATE, config_differences, read_stage_config
 from codecdiff.pipeline.code_version import warn_of_code_changes
 from codecdiff.pipeline.stage import Stage
 from codecdiff.pipeline.warm_start import WarmStart, warm_start
 from codecdiff.training.batch import StageData
-
-STATE = "training"  # folder of the training state, in that of a stage
-LOG = "log.jsonl"
-LOG_KEYS_V0_1: dict[str, str] = {
-    "held_out": "validation_loss",
-    "held_out_baseline": "zero_predictor_loss",
-    "held_out_ratio": "normalized_validation_loss",
-}
+from codecdiff.training.state import find_state, publish, read_state, write_generation
 
 
 class TrainingDiverged(UserError, FloatingPointError):
@@ -103,6 +94,8 @@ class StageTrainer:
         self.ema = AveragedModel(self.denoiser, multi_avg_fn=_average(self.config.ema_decay), use_buffers=True)
         self.accelerator: Accelerator | None = None
         self.step_count = 0
+        self.rows: list[dict[str, Any]] = []  # of the log
+        self.generation: Path | None = None  # folder of the last checkpoint
         self.peak_memory = 0.0  # GB
 
     def prepare(self, accelerator: Accelerator) -> None:
@@ -201,8 +194,8 @@ class StageTrainer:
         accelerator, total, start = self.accelerator, self.config.max_train_steps, time.monotonic()
         rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
         steps, losses = range(self.step_count, total), []
-        if not steps and rank == 0:  # trained before; how it is sampled may have changed
-            self.save(folder)
+        if self.generation and rank == 0:  # its save may have been interrupted, and how it is sampled may have changed
+            publish(Path(folder) / self.stage.name, self.generation, self.ema_stage().to_config())
         for step in track(steps):
             losses.append(self.step(data.step(step, rank, world)))
             if rank == 0 and (self.step_count in checkpoints or self.step_count == total):
@@ -280,21 +273,14 @@ class StageTrainer:
     def save(self, folder: Path | str, row: dict[str, float] | None = None) -> None:
         """Save the averaged stage into a model folder, and beside it what resuming needs: no pickles.
 
-        `row` is appended to the stage's `log.jsonl`.
+        `row` is appended to the stage's log.
         """
-        folder = Path(folder)
-        state = folder / self.stage.name / STATE
-        state.mkdir(parents=True, exist_ok=True)  # first: a stage without it is not in training here
-        save_stage(folder, self.ema_stage())
-        tensors = {f"raw.{name}": tensor for name, tensor in self.denoiser.state_dict().items()}
-        tensors |= {f"averaged.{name}": tensor for name, tensor in self.ema.module.state_dict().items()}
+        self.rows += [row] if row else []
+        state = {f"raw.{name}": tensor for name, tensor in self.denoiser.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
-        # one file: a crash leaves one step or the other
-        write_safetensors(state / "state.safetensors", tensors, {"step": str(self.step_count)})
-        if row:
-            with (folder / self.stage.name / LOG).open("a", encoding="utf-8") as log:
-                log.write(json.dumps(row) + "\n")
+            state |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
+        home, spec, weights = Path(folder) / self.stage.name, self.ema_stage().to_config(), self.ema.module.state_dict()
+        self.generation = write_generation(home, spec, weights, state, self.rows)
 
     def start_from(self, folder: Path | str) -> WarmStart:
         """Initialize from the averaged weights of a trained stage, a folder, where names and shapes agree.
@@ -306,28 +292,21 @@ class StageTrainer:
         self.stage.facts["start_from"] = warm.to_dict()
         return warm
 
-    def resume(self, folder: Path | str) -> bool:
+    def resume(self, folder: Path | str, report: Callable[[str], None] = lambda line: None) -> bool:
         """Load the training state that `save` wrote; return False if the folder holds no such stage.
 
-        Raises InvalidValue if the stage in training there has another denoiser or scheduler, or if the state of its
-        training is missing: it would be overwritten.
+        Raises InvalidValue if the stage in training there has another denoiser or scheduler, or if no state of its
+        training is intact: it would be overwritten.
         """
-        home = Path(folder) / self.stage.name
-        file = home / STATE / "state.safetensors"
-        if (home / "stage.json").exists() and not file.parent.exists():
-            raise InvalidValue(
-                f"{home} holds a trained stage without {STATE}/, which resuming needs. Choose another output folder, "
-                f"and start there from its weights by stages.{self.stage.name}.start_from={home}; or delete it."
-            )
-        if not file.exists():
+        path = find_state(Path(folder) / self.stage.name, report)
+        if path is None:
             return False
-        self._check_same_stage(home)
-        tensors, metadata = read_safetensors(file)
+        check_same_stage(self.stage, path)
+        self.step_count, tensors, self.rows = read_state(path)
         parts: dict[str, dict[str, Tensor]] = defaultdict(dict)  # raw, averaged and optimizer
         for name, tensor in tensors.items():
             part, _, name = name.partition(".")
             parts[part][name] = tensor
-        self.step_count = int(metadata["step"])
         self.denoiser.load_state_dict(parts["raw"])
         self.ema.module.load_state_dict(parts["averaged"])
         state: dict[int, dict[str, Tensor]] = {}
@@ -337,22 +316,27 @@ class StageTrainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.ema.n_averaged.fill_(self.step_count)
+        self.generation = None if path.name == STATE else path
         return True
 
-    def _check_same_stage(self, home: Path) -> None:
-        """Check that a folder holds this very stage, take over where it started from, and warn of changed code."""
-        saved, spec = read_stage_config(home), self.stage.to_config()
-        # a folder of an older diffusers lacks newer options
-        saved["train_scheduler"] = scheduler_to_config(scheduler_from_config(saved["train_scheduler"]))
-        keys = ("denoiser", "train_scheduler", "noise_color")
-        if differ := [line for key in keys for line in config_differences(saved[key], spec[key], key)]:
-            raise InvalidValue(
-                f"{home} holds another stage in training: {'; '.join(differ)}. "
-                "Choose another output folder, or delete it."
-            )
-        warn_of_code_changes(saved.get("code", {}), spec["code"], home)
-        if "start_from" in saved["training"]:
-            self.stage.facts["start_from"] = saved["training"]["start_from"]
+
+def check_same_stage(stage: Stage, path: Path) -> None:
+    """Check that a state of training is of this very stage, take over where it started from, and warn of changed code.
+
+    Raises InvalidValue.
+    """
+    home = path.parent if path.name == STATE else path.parent.parent
+    saved, spec = read_stage_config(home if path.name == STATE else path), stage.to_config()
+    # a folder of an older diffusers lacks newer options
+    saved["train_scheduler"] = scheduler_to_config(scheduler_from_config(saved["train_scheduler"]))
+    keys = ("denoiser", "train_scheduler", "noise_color")
+    if differ := [line for key in keys for line in config_differences(saved[key], spec[key], key)]:
+        raise InvalidValue(
+            f"{home} holds another stage in training: {'; '.join(differ)}. Choose another output folder, or delete it."
+        )
+    warn_of_code_changes(saved.get("code", {}), spec["code"], home)
+    if "start_from" in saved["training"]:
+        stage.facts["start_from"] = saved["training"]["start_from"]
 
 
 def _memory_in_use(device: torch.device) -> float:
@@ -360,17 +344,3 @@ def _memory_in_use(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return psutil.Process().memory_info().rss / 1e9
-
-
-def read_logs(model: Path, stages: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return the training log of every stage of a model folder, one mapping per line; stages without one are left out.
-
-    Keys of version 0.1 are renamed.
-    """
-    logs: dict[str, list[dict[str, Any]]] = {}
-    for stage in stages:
-        file = model / stage / LOG
-        if file.is_file():
-            rows: list[dict[str, Any]] = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-            logs[stage] = [{LOG_KEYS_V0_1.get(key, key): value for key, value in row.items()} for row in rows]
-    return logs
