@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, tensors in files, locks on folders, and checksums.
+"""Files and folders that are written whole or not at all or read within bounds, tensors in them, locks, checksums.
 
 What is written has a temporary name in its folder, `.HOST-PROCESS-NUMBER.partial`, until it is on the disk.
 """
@@ -11,7 +11,9 @@ import json
 import os
 import platform
 import shutil
+import stat
 import tempfile
+import textwrap
 import time
 import uuid
 import zlib
@@ -21,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from codecdiff.errors import InvalidValue, UnusableFile, UserError
+from codecdiff.errors import InvalidValue, MissingFile, UnusableFile, UserError
 
 if TYPE_CHECKING:  # the command line imports this module, and must start quickly
     from torch import Tensor
@@ -29,6 +31,7 @@ if TYPE_CHECKING:  # the command line imports this module, and must start quickl
 
 __all__ = [
     "POLL_SECONDS",
+    "BadDocument",
     "DamagedFile",
     "FolderLocked",
     "atomic_folder",
@@ -40,13 +43,24 @@ __all__ = [
     "delete_folder",
     "link_or_copy",
     "lock_folder",
+    "lock_path",
     "make_folder",
+    "parse_json",
+    "parse_yaml",
+    "read_bytes",
+    "read_json",
+    "read_parquet",
     "read_safetensors",
+    "read_shapes",
+    "read_yaml",
+    "require_file",
     "require_writable",
     "save_tensors",
     "sha256",
     "sync",
     "try_lock",
+    "validate",
+    "write_parquet",
     "write_safetensors",
 ]
 
@@ -264,6 +278,7 @@ def read_safetensors(path: Path | str, names: Iterable[str] | None = None) -> tu
     """
     from safetensors import SafetensorError, safe_open
 
+    require_file(path)
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
@@ -272,16 +287,35 @@ def read_safetensors(path: Path | str, names: Iterable[str] | None = None) -> tu
         raise DamagedFile(f"'{path}' is damaged: {error}. Delete it, then fetch or make it again.") from error
 
 
+def read_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
+    """Read the shapes of all tensors of a safetensors file, by name, and not the tensors. Raises as the above does."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(require_file(path), "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise DamagedFile(f"'{path}' is damaged: {error}. Delete it, then fetch or make it again.") from error
+
+
 @contextmanager
 def lock_folder(folder: Path, *, timeout: float = 0) -> Iterator[None]:
-    """Hold a lock on a folder, which is created if it is missing, against other processes.
+    """Hold a lock on a folder, which is created if it is missing, as `lock_path` does."""
+    make_folder(folder.absolute())
+    with lock_path(folder, timeout=timeout):
+        yield
 
-    The lock is a file beside the folder, `.NAME.lock`, which says who holds it. It is released when the process ends,
-    however that happens.
-    Without effect where no lock can be taken: on read-only file systems and on those without locks.
+
+@contextmanager
+def lock_path(path: Path, *, timeout: float = 0) -> Iterator[None]:
+    """Hold a lock on a file or folder against other processes.
+
+    The lock is a file beside it, `.NAME.lock`, which says who holds it and is deleted at the end. It is released when
+    the process ends, however that happens. Without effect where no lock can be taken: on read-only file systems and on
+    those without locks.
 
     Args:
-        folder: The folder.
+        path: The file or folder, which need not exist.
         timeout: Seconds to wait for another process; -1 waits as long as it takes.
 
     Raises:
@@ -290,15 +324,14 @@ def lock_folder(folder: Path, *, timeout: float = 0) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    folder = folder.absolute()
-    make_folder(folder)
-    file = folder.with_name(f".{folder.name}.lock")
+    path = path.absolute()
+    file = path.with_name(f".{path.name}.lock")
     with ExitStack() as stack:
         try:
-            stack.enter_context(FileLock(file).acquire(timeout, POLL_SECONDS))
+            stack.enter_context(FileLock(file, thread_local=False).acquire(timeout, POLL_SECONDS))
         except Timeout as error:
             raise FolderLocked(
-                f"'{folder}' is being written by another run{_holder(file)}. Wait for it, or name another."
+                f"'{path}' is being written by another run{_holder(file)}. Wait for it, or name another."
             ) from error
         except (OSError, NotImplementedError):
             pass
@@ -306,13 +339,13 @@ def lock_folder(folder: Path, *, timeout: float = 0) -> Iterator[None]:
             holder = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
             with suppress(OSError):
                 file.write_text(json.dumps(holder), encoding="utf-8")
-            stack.callback(_empty, file)  # no name of a host stays
+            stack.callback(_remove, file)  # while it is held: whoever waits for it looks for the file again
         yield
 
 
-def _empty(file: Path) -> None:
-    with suppress(OSError):
-        file.write_text("", encoding="utf-8")
+def _remove(file: Path) -> None:
+    with suppress(OSError):  # Windows deletes no open file
+        file.unlink()
 
 
 def _holder(lock: Path) -> str:
@@ -363,3 +396,160 @@ def cached_checksum(file: Path | str) -> str:
 @cache
 def _cached_checksum(file: Path, size: int, modified: int) -> str:
     return checksum(file)
+
+
+# Tables
+
+MAX_ROWS = 2**25
+
+
+def write_parquet(path: Path | str, table: Any) -> None:
+    """Write a table of pyarrow to a parquet file with checksums, whole or not at all."""
+    import pyarrow.parquet as pq
+
+    with atomic_write(path) as temporary:
+        pq.write_table(table, temporary, write_page_checksum=True)
+
+
+def read_parquet(path: Path | str, schema: Any = None) -> Any:
+    """Read a parquet file as a table, with the columns and types of `schema` if there is one.
+
+    Raises MissingFile, UnusableFile; DamagedFile if it is something else, or has more rows than a file of its size can.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    size = require_file(path).stat().st_size
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if file.metadata.num_rows > min(MAX_ROWS, size):
+                raise DamagedFile(f"'{path}' states {file.metadata.num_rows:,} rows in {size:,} bytes: it is damaged.")
+            table = file.read()
+        if schema is None:
+            return table
+        if missing := [name for name in schema.names if name not in table.column_names]:
+            raise DamagedFile(f"'{path}' lacks the columns {', '.join(missing)}.")
+        return table.select(schema.names).cast(schema).replace_schema_metadata(table.schema.metadata)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise DamagedFile(f"'{path}' is not a parquet file that can be read: {reason}.") from error
+
+
+# Documents that may come from anyone: JSON and YAML, of bounded size and depth, each with a schema
+
+MAX_BYTES, MAX_DEPTH, MAX_BITS = 2**24, 64, 1000  # no number of as many bits is too large for a float
+
+
+class BadDocument(InvalidValue):
+    """JSON or YAML that cannot be used; the message names the file, and where in it what is wrong."""
+
+
+def require_file(path: Path | str) -> Path:
+    """Return the path of a regular file. Raises MissingFile; UnusableFile for a pipe or a device, which may not end."""
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingFile(f"File '{path}' does not exist.") from error
+    except (OSError, ValueError) as error:  # ValueError: of a zero byte
+        raise UnusableFile(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', error)}.") from error
+    if not stat.S_ISREG(mode):
+        raise UnusableFile(f"'{path}' cannot be read: it is not a file, but a folder, a pipe or a device.")
+    return path
+
+
+def read_json(path: Path | str, schema: Any = Any) -> Any:
+    """Read a JSON file as `schema`, a type that pydantic knows. Raises BadDocument, MissingFile or UnusableFile."""
+    return parse_json(read_bytes(path), str(path), schema)
+
+
+def read_yaml(path: Path | str, schema: Any = Any) -> Any:
+    """Read a YAML file as `schema`, a type that pydantic knows. Raises BadDocument, MissingFile or UnusableFile."""
+    return parse_yaml(read_bytes(path), str(path), schema)
+
+
+def parse_json(text: str | bytes, where: str, schema: Any = Any) -> Any:
+    """Parse JSON as `schema`; `where` names it in messages. Raises BadDocument.
+
+    What is too long or too deep for any file of ours is refused, and so is text that no file can hold (surrogates).
+    """
+    try:
+        text = _decode(text)
+        value = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise BadDocument(f"{where} is not valid JSON: {_reason(error)}.") from error
+    return validate(value, where, schema)
+
+
+def parse_yaml(text: str | bytes, where: str, schema: Any = Any) -> Any:
+    """Parse YAML without aliases, which can stand for any amount of text, as `parse_json` does JSON."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        text, depth = _decode(text), 0
+        for event in yaml.parse(text, loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"it has an alias, *{event.anchor}; write its value there")
+            if depth > MAX_DEPTH:
+                raise RecursionError
+        value = yaml.load(text, loader)
+    except (yaml.YAMLError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:  # of its tags
+        raise BadDocument(f"{where} is not valid YAML: {_reason(error)}.") from error
+    return validate(value, where, schema)
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """Read a regular file, one byte beyond MAX_BYTES at most: parsers refuse as many."""
+    try:
+        with require_file(path).open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)
+    except PermissionError as error:
+        raise UnusableFile(f"'{path}' cannot be read: {error.strerror}.") from error
+
+
+def _decode(text: str | bytes) -> str:
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES // 2**20} MB")
+    return text if isinstance(text, str) else text.decode()
+
+
+def _reason(error: Exception) -> str:
+    """Return an error of a parser as the end of a sentence."""
+    if isinstance(error, RecursionError):
+        return f"it is nested deeper than {MAX_DEPTH} levels"
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def validate(value: Any, where: str, schema: Any) -> Any:
+    """Return a value that was parsed as `schema`. Raises BadDocument; also if it is too deep, or a number too large."""
+    from pydantic import ValidationError
+
+    level, depth = [value], 0
+    while level:
+        depth += any(isinstance(each, dict | list) for each in level)
+        if depth > MAX_DEPTH:
+            raise BadDocument(f"{where} is nested deeper than {MAX_DEPTH} levels.")
+        if any(isinstance(each, int) and each.bit_length() > MAX_BITS for each in level):
+            raise BadDocument(f"{where} holds a number of more than {MAX_BITS} bits.")
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = [each for values in inner for each in values]
+    try:
+        return _adapter(schema).validate_python(value)
+    except ValidationError as error:
+        issue = error.errors()[0]
+        place = "".join(f"{name}: " for name in issue["loc"])
+        shown = textwrap.shorten(repr(issue["input"]), 80, placeholder="...")
+        raise BadDocument(f"{where} cannot be used: {place}{issue['msg']}, got {shown}.") from error
+
+
+@cache
+def _adapter(schema: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(schema)

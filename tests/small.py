@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codecdiff import Denoiser
-from codecdiff.pipeline.sealed import FILES, SEAL, write_sealed
+from codecdiff.data.sealed import FILES, SEAL, write_sealed
 
 UNET: dict[str, Any] = {
     "name": "unet",

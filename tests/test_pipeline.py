@@ -248,7 +248,7 @@ def test_damaged_weights_are_explained(make_pipeline: Make, tmp_path: Path) -> N
         file.write_bytes(damage)
         with pytest.raises(
             ValueError,
-            match=r"primary/model\.safetensors' is damaged: it has \d+ bytes and SHA-256 [0-9a-f]{12}\.\.\.,",
+            match=r"primary/model\.safetensors' is damaged: it has [\d,]+ bytes and SHA-256 [0-9a-f]{12}\.\.\.,",
         ):
             codecdiff.load(tmp_path)
     file.unlink()

@@ -59,6 +59,9 @@ Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. D
 AllowDownload = Annotated[
     bool, typer.Option("--allow-download", help="Download what the model names on the Hugging Face hub.")
 ]
+AllowLocalParts = Annotated[
+    bool, typer.Option("--allow-local-parts", help="Use files outside of the model's folder that it names.")
+]
 
 
 def generate(
@@ -78,10 +81,11 @@ def generate(
     force: Force = False,
     device: Device = "",
     allow_download: AllowDownload = False,
+    allow_local_parts: AllowLocalParts = False,
 ) -> None:
     """Generate music from a prompt."""
     files = output_files(output, Path(f"{file_stem(prompt)}-{seed}.wav"), num_waveforms, force=force)
-    pipeline = load_model(model, allow_download, device)
+    pipeline = load_model(model, device, allow_download=allow_download, allow_local_parts=allow_local_parts)
     generation = generation_config(
         pipeline,
         guidance_scale,
@@ -101,12 +105,12 @@ def file_stem(prompt: str) -> str:
     return re.sub(r"-[^-]*$", "", "-".join(words)[:41]) if len("-".join(words)) > 40 else "-".join(words) or "untitled"
 
 
-def load_model(model: str, allow_download: bool, device: str) -> Pipeline:
-    """Load a model onto a device."""
+def load_model(model: str, device: str, **allowed: bool) -> Pipeline:
+    """Load a model onto a device; `allowed` are those options of `Pipeline.from_pretrained`."""
     from codecdiff.pipeline.pipeline import Pipeline
 
     with err.status(f"Loading {model}"):
-        return Pipeline.from_pretrained(model, device=select_device(device), allow_download=allow_download)
+        return Pipeline.from_pretrained(model, device=select_device(device), **allowed)
 
 
 def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **options: Any) -> GenerationConfig:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -98,6 +98,7 @@ class CachedConditioner(Conditioner):
 
     """
 
+    path_options: ClassVar = {"folder": "write"}
     conditioner: Conditioner
 
     def __init__(self, conditioner: Conditioner, folder: Path | str) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from codecdiff.pipeline.hub import push_to_hub
     from codecdiff.pipeline.model_card import write_model_card
     from codecdiff.pipeline.output import PipelineOutput
-    from codecdiff.pipeline.pipeline import GenerationInterrupted, Pipeline, load
+    from codecdiff.pipeline.pipeline import GenerationInterrupted, NonFiniteLatents, Pipeline, load
     from codecdiff.pipeline.provenance import GenerationRequest
     from codecdiff.pipeline.stage import Stage, stage_shapes
 
@@ -49,6 +49,7 @@ __all__ = [
     "GenerationOptions",
     "GenerationRequest",
     "Inpaint",
+    "NonFiniteLatents",
     "Pipeline",
     "PipelineOutput",
     "Refine",

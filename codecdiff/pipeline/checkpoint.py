@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -27,14 +26,15 @@ from torch import Tensor
 from codecdiff import config, registry
 from codecdiff.config.schema import SamplingConfig
 from codecdiff.data import legacy
+from codecdiff.data.sealed import FILES, SEAL, read_sealed, seal, sealed_text, verify_file, write_sealed
 from codecdiff.diffusion.noise_schedule import scheduler_from_config
 from codecdiff.errors import InvalidValue, MissingFile, UnknownName
-from codecdiff.files import DamagedFile, atomic_write, read_safetensors, sha256, write_safetensors
+from codecdiff.files import DamagedFile, atomic_write, read_safetensors, sha256, validate, write_safetensors
 from codecdiff.interfaces import Codec, Conditioner, Splitter
 from codecdiff.pipeline.code_version import warn_of_code_changes
 from codecdiff.pipeline.generation import GenerationConfig
-from codecdiff.pipeline.sealed import FILES, SEAL, read_sealed, seal, sealed_text, verify_file, write_sealed
 from codecdiff.pipeline.stage import Stage, build_denoiser
+from codecdiff.pipeline.untrusted import ModelFile, StageFile, build_to_fit, confine, explained
 
 FORMAT = 2
 MODEL_FILE, STAGE_FILE, WEIGHTS_FILE = "codecdiff.json", "stage.json", "model.safetensors"
@@ -55,10 +55,21 @@ def build_parts(spec: dict[str, Any], *, skeleton: bool = False) -> Parts:
     return codec, splitter, conditioner
 
 
-def load_parts(folder: Path, spec: dict[str, Any], allow_download: bool, digests: dict[str, str]) -> Parts:
+def load_parts(
+    folder: Path,
+    spec: dict[str, Any],
+    *,
+    allow_download: bool,
+    allow_local_parts: bool,
+    digests: dict[str, str] | None = None,
+) -> Parts:
     """Build the parts that a model folder names, and load the state of its codec. `digests`: see `fingerprint_of`."""
+    if not allow_local_parts:
+        kinds = [kind for kind in ("codec", "splitter", "conditioner") if spec[kind]]
+        spec = spec | {kind: confine(f"{kind}s", spec[kind], folder) for kind in kinds}
     try:
-        parts = build_parts(spec)
+        with explained(folder):
+            parts = build_parts(spec)
     except (OSError, LookupError) as error:
         if allow_download or isinstance(error, registry.UnknownPart):
             raise
@@ -82,15 +93,14 @@ def read_config(folder: Path, digests: dict[str, str] | None = None) -> dict[str
         raise InvalidValue(f"{file} has format {version}; this codecdiff reads format {FORMAT}. Update codecdiff.")
     if missing := REQUIRED - spec.keys():
         raise InvalidValue(f"{file} is incomplete: it lacks {', '.join(sorted(missing))}.")
-    for name in spec["stages"]:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-            raise InvalidValue(f"{file} has an invalid stage {name!r}: expected the name of a folder inside the model.")
-    return spec
+    return validate(spec, str(file), ModelFile).model_dump(exclude_unset=True)
 
 
 def read_stage_config(folder: Path, digests: dict[str, str] | None = None) -> dict[str, Any]:
     """Read the stage.json of a stage's folder. Raises ValueError if it is not valid."""
-    return legacy.upgrade_stage(read_sealed(folder / STAGE_FILE, digests, f"{folder.name}/{STAGE_FILE}"))
+    file = folder / STAGE_FILE
+    spec = legacy.upgrade_stage(read_sealed(file, digests, f"{folder.name}/{STAGE_FILE}"))
+    return validate(spec, str(file), StageFile).model_dump(exclude_unset=True)
 
 
 def load_tensors(file: Path, files: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
@@ -203,7 +213,9 @@ def load_generation_config(folder: Path) -> GenerationConfig:
     """Read generation_config.json, if there is one. Raises InvalidValue if it is not valid."""
     file = folder / GENERATION_FILE
     options = read_sealed(file) if file.exists() else {}
-    return GenerationConfig().merge(**{name: value for name, value in options.items() if name not in (FILES, SEAL)})
+    if isinstance(options, dict):
+        options = {name: value for name, value in options.items() if name not in (FILES, SEAL)}
+    return validate(options, str(file), GenerationConfig)
 
 
 def generations(home: Path) -> list[Path]:
@@ -222,7 +234,7 @@ def load_weights(home: Path, digests: dict[str, str] | None = None) -> tuple[dic
             folder = published(home, WEIGHTS_FILE)
             spec = read_stage_config(folder, read)
             tensors, read[WEIGHTS_FILE] = load_tensors(folder / WEIGHTS_FILE, spec.get(FILES, {}))
-        except (DamagedFile, FileNotFoundError):
+        except (InvalidValue, FileNotFoundError):
             if os.path.samestat(before, (home / STAGE_FILE).stat()) and published(home, WEIGHTS_FILE) == folder:
                 raise
         else:
@@ -239,7 +251,7 @@ def published(home: Path, name: str) -> Path:
     """
 
     def entry(folder: Path) -> Any:
-        with suppress(DamagedFile, FileNotFoundError):
+        with suppress(InvalidValue, FileNotFoundError):
             return read_stage_config(folder).get(FILES, {}).get(name, {}).get(SEAL)
 
     newest, *older = generations(home) or [home]
@@ -255,27 +267,30 @@ def load_stage(
     splitter: Splitter,
     conditioner: Conditioner | None,
     i: int,
+    *,
+    allow_local_parts: bool = False,
     digests: dict[str, str] | None = None,
 ) -> Stage:
     """Load stage `i` of a model folder, called `name`."""
+    file = folder / name / WEIGHTS_FILE
     spec, tensors = load_weights(folder / name, digests)
-    denoiser = build_denoiser(spec["denoiser"], codec, splitter, conditioner, i)
+    denoiser_spec = spec["denoiser"] if allow_local_parts else confine("denoisers", spec["denoiser"], folder)
+    denoiser = build_to_fit(file, lambda: build_denoiser(denoiser_spec, codec, splitter, conditioner, i))
     dtype = next(denoiser.parameters()).dtype
     weights = {key: v.to(dtype) if v.is_floating_point() else v for key, v in tensors.items()}
     try:
         denoiser.load_state_dict(weights)
     except RuntimeError as error:
-        raise InvalidValue(
-            f"{folder / name / WEIGHTS_FILE} does not hold the weights of this stage: {error}"
-        ) from error
-    return Stage(
-        name,
-        denoiser.requires_grad_(False).eval(),
-        scheduler_from_config(spec["train_scheduler"]),
-        SamplingConfig(**{option: spec[option] for option in SamplingConfig.model_fields}),
-        noise_color=spec["noise_color"],
-        facts=spec["training"],
-    )
+        raise InvalidValue(f"{file} does not hold the weights of this stage: {error}") from error
+    with explained(folder / name / STAGE_FILE):
+        return Stage(
+            name,
+            denoiser.requires_grad_(False).eval(),
+            scheduler_from_config(spec["train_scheduler"]),
+            SamplingConfig(**{option: spec[option] for option in SamplingConfig.model_fields}),
+            noise_color=spec["noise_color"],
+            facts=spec["training"],
+        )
 
 
 def fingerprint_of(digests: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from codecdiff.training.batch import StageData, StageInput, stage_input
 from codecdiff.training.experiment import (
     call_run_end_hooks,
+    check_states,
     check_warm_starts,
     new_pipeline,
     new_stage,
@@ -19,6 +20,7 @@ __all__ = [
     "StageTrainer",
     "TrainingDiverged",
     "call_run_end_hooks",
+    "check_states",
     "check_warm_starts",
     "lock_stage",
     "new_accelerator",

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from codecdiff.data.sealed import FILES, SEAL, seal, sealed_text, verify_file, write_sealed
 from codecdiff.errors import InvalidValue
 from codecdiff.files import (
     DamagedFile,
@@ -31,10 +32,9 @@ from codecdiff.files import (
     save_tensors,
 )
 from codecdiff.pipeline.checkpoint import STAGE_FILE, STATE, WEIGHTS_FILE, generations, published, read_stage_config
-from codecdiff.pipeline.sealed import FILES, SEAL, seal, sealed_text, verify_file, write_sealed
 
 STATE_FILE, LOG = "state.safetensors", "log.jsonl"
-LOG_KEYS_V0_1: dict[Any, str] = {
+LOG_KEYS_V0_1: dict[str, str] = {
     "held_out": "validation_loss",
     "held_out_baseline": "zero_predictor_loss",
     "held_out_ratio": "normalized_validation_loss",
@@ -138,7 +138,8 @@ def read_state(path: Path) -> tuple[int, dict[str, Tensor], Rows]:
 def _rows(text: str) -> Rows:
     """Parse the lines of a log, except for a last one that is torn."""
     lines = text.splitlines() if text.endswith(("\n", "}")) else text.splitlines()[:-1]
-    return [{LOG_KEYS_V0_1.get(key, key): value for key, value in json.loads(line).items()} for line in lines]
+    rows: Rows = [json.loads(line) for line in lines]
+    return [{LOG_KEYS_V0_1.get(key, key): value for key, value in row.items()} for row in rows]
 
 
 def read_logs(model: Path, stages: Sequence[str]) -> dict[str, Rows]:

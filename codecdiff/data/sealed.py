@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from codecdiff.errors import InvalidValue
-from codecdiff.files import DamagedFile, atomic_write_text, sha256
+from codecdiff.files import DamagedFile, atomic_write_text, parse_json, read_bytes, sha256
 
 __all__ = ["FILES", "SEAL", "read_sealed", "seal", "sealed_text", "verify_file", "write_sealed"]
 
@@ -40,16 +39,15 @@ def write_sealed(file: Path, spec: Mapping[str, Any], files: Mapping[str, Mappin
 def read_sealed(file: Path, digests: dict[str, str] | None = None, name: str = "") -> Any:
     """Read a JSON file, and put its SHA-256 into `digests` under a name.
 
-    Raises DamagedFile if it is not what was written, and InvalidValue if it is not JSON.
+    Raises DamagedFile if it is not what was written, and BadDocument if it is not JSON.
     """
-    contents = file.read_bytes()
-    try:
-        spec = json.loads(contents)
-    except ValueError as error:
-        raise InvalidValue(f"{file} is not valid JSON: {error}.") from error
+    contents = read_bytes(file)
+    spec = parse_json(contents, str(file))
     if isinstance(spec, dict) and (FILES in spec or SEAL in spec):
         start, own, end = contents.rpartition(str(spec.get(SEAL)).encode())
-        if FILES not in spec or hashlib.sha256(start + BLANK.encode() + end).hexdigest().encode() != own:
+        files = spec.get(FILES)
+        is_table = isinstance(files, dict) and all(isinstance(each, dict) for each in files.values())
+        if not is_table or hashlib.sha256(start + BLANK.encode() + end).hexdigest().encode() != own:
             raise DamagedFile(
                 f"'{file}' is damaged: it is not what was written. Copy it again from where it came from. If you "
                 f'edited it, delete its entries "{FILES}" and "{SEAL}".'
@@ -66,7 +64,7 @@ def verify_file(file: Path, files: Mapping[str, Mapping[str, Any]]) -> str:
     entry, digest, size = files.get(file.name), sha256(file), file.stat().st_size
     if entry is not None and digest != entry.get(SEAL):
         raise DamagedFile(
-            f"'{file}' is damaged: it has {size} bytes and SHA-256 {digest[:12]}..., and what was written had "
-            f"{entry.get('bytes')} and {str(entry.get(SEAL))[:12]}... Copy it again from where it came from."
+            f"'{file}' is damaged: it has {size:,} bytes and SHA-256 {digest[:12]}..., but {entry.get('bytes')} bytes "
+            f"and {str(entry.get(SEAL))[:12]}... were written. Copy it again from where it came from."
         )
     return digest
