@@ -40,6 +40,8 @@ __all__ = [
     "cached_checksum",
     "checksum",
     "clear_leftovers",
+    "delete_folder",
+    "link_or_copy",
     "lock_folder",
     "lock_path",
     "make_folder",
@@ -53,6 +55,7 @@ __all__ = [
     "read_yaml",
     "require_file",
     "require_writable",
+    "save_tensors",
     "sha256",
     "sync",
     "try_lock",
@@ -63,6 +66,7 @@ __all__ = [
 
 POLL_SECONDS = 3.0  # between two looks at a lock that another process holds
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
 SAFETENSORS_DTYPES = {
     **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
     **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
@@ -79,12 +83,12 @@ class DamagedFile(InvalidValue):
 
 
 @contextmanager
-def atomic_write(path: Path | str) -> Iterator[Path]:
+def atomic_write(path: Path | str, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which replaces `path`, on the disk, when the block ends without an error.
 
     The folder is created if it is missing. On an error the temporary file is deleted and `path` is left as it was. The
     file's permissions follow the umask, even if the writer would make it readable for its owner alone. Raises
-    UnusableFile if it cannot be written, as on a full disk.
+    UnusableFile if it cannot be written, as on a full disk, and FileExistsError if it is there and not to be replaced.
     """
     path = Path(path)
     with _describe_disk_errors(path):
@@ -97,7 +101,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
             yield temporary
             temporary.chmod(mode)
             sync(temporary)
-            os.replace(temporary, path)
+            (os.replace if replace else link_or_copy)(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
         sync(path.parent)
@@ -107,7 +111,8 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yield a new folder beside `path`, which gets that name, on the disk, when the block ends without an error.
 
-    What is in it may be written in any way. On an error it is deleted. Raises UnusableFile if it cannot be written.
+    One that had the name is deleted. What is in it may be written in any way. On an error it is deleted. Raises
+    UnusableFile if it cannot be written.
     """
     path = Path(path)
     with _describe_disk_errors(path):
@@ -118,6 +123,8 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
             yield temporary
             for file in [*temporary.rglob("*"), temporary]:
                 sync(file)
+            if path.exists():
+                delete_folder(path)
             temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -160,6 +167,18 @@ def make_folder(folder: Path) -> None:
         sync(place.parent)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system cannot. Raises FileExistsError."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        with target.open("xb") as stream:
+            stream.write(source.read_bytes())
+        sync(target)
+
+
 def _host() -> str:
     return f"{zlib.crc32(platform.node().encode()):08x}"
 
@@ -193,6 +212,13 @@ def clear_leftovers(folder: Path) -> None:
         _delete(path)
 
 
+def delete_folder(folder: Path) -> None:
+    """Delete a folder: whole or, if that is interrupted, as a leftover."""
+    temporary = _temporary_path(folder)
+    folder.rename(temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _delete(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
@@ -211,8 +237,14 @@ def write_safetensors(path: Path | str, tensors: Mapping[str, Tensor], metadata:
 
     They are written one by one, so that no more than one is held twice.
     """
+    with atomic_write(path) as temporary:
+        return save_tensors(temporary, tensors, metadata)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> str:
+    """Write a safetensors file, and return its SHA-256."""
     digest = hashlib.sha256()
-    with atomic_write(path) as temporary, temporary.open("wb") as stream:
+    with path.open("wb") as stream:
         for block in _safetensors_blocks(tensors, metadata):
             digest.update(block)
             stream.write(block)

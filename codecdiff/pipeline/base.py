@@ -63,6 +63,7 @@ class BasePipeline:
         self.data = data or {}
         self.generation_config = generation_config or GenerationConfig()
         self.folder: Path | None = None  # it was loaded from
+        self.fingerprint: str | None = None  # hash of the parts, weights and sampling options that were loaded
         self.num_timesteps = 0  # steps of the current or last call, of all stages and batches together
         self._interrupt = False
         self._offload_device: torch.device | None = None
@@ -97,11 +98,6 @@ class BasePipeline:
         """Names of all stages of the pattern, trained or not."""
         return stage_names(len(stage_shapes(self.codec, self.splitter, 1)))
 
-    @property
-    def fingerprint(self) -> str | None:
-        """Hash of the folder it was loaded from: parts, weights and sampling options; None if it was not loaded."""
-        return None if self.folder is None else checkpoint.model_fingerprint(self.folder)
-
     @classmethod
     def from_pretrained(
         cls,
@@ -128,15 +124,16 @@ class BasePipeline:
         from codecdiff.pipeline.hub import find_model
 
         folder = find_model(name)
-        spec = checkpoint.read_config(folder)
+        digests: dict[str, str] = {}
+        spec = checkpoint.read_config(folder, digests)
         with huggingface.downloads(allow_download):
             parts = checkpoint.load_parts(
-                folder, spec, allow_download=allow_download, allow_local_parts=allow_local_parts
+                folder, spec, allow_download=allow_download, allow_local_parts=allow_local_parts, digests=digests
             )
         facts = {key: spec[key] for key in ("target", "snap_context", "data")}
         pipeline = cls(*parts, [], **facts, generation_config=checkpoint.load_generation_config(folder))
-        pipeline.load_stages(folder, allow_local_parts=allow_local_parts)
-        pipeline.folder = folder
+        pipeline.load_stages(folder, allow_local_parts=allow_local_parts, digests=digests)
+        pipeline.folder, pipeline.fingerprint = folder, checkpoint.fingerprint_of(digests)
         return pipeline.to(device, dtype)
 
     def save_pretrained(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
@@ -222,15 +219,15 @@ class BasePipeline:
             )
             return build_denoiser(spec, self.codec, self.splitter, self.conditioner, i)
 
-    def load_stages(self, folder: Path | str, *, allow_local_parts: bool = False) -> None:
+    def load_stages(
+        self, folder: Path | str, *, allow_local_parts: bool = False, digests: dict[str, str] | None = None
+    ) -> None:
         """Load the stages of a model folder, up to the first that is not trained."""
         folder = Path(folder)
         trained = takewhile(lambda name: (folder / name / "stage.json").exists(), self.stage_names)
         device, parts = device_of(self.codec), (self.codec, self.splitter, self.conditioner)
-        self.stages = [
-            checkpoint.load_stage(folder, name, *parts, i, allow_local_parts=allow_local_parts)
-            for i, name in enumerate(trained)
-        ]
+        options: Any = {"allow_local_parts": allow_local_parts, "digests": digests}
+        self.stages = [checkpoint.load_stage(folder, name, *parts, i, **options) for i, name in enumerate(trained)]
         self.to(device)
 
     def save_parts(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
