@@ -52,6 +52,7 @@ __all__ = [
     "read_parquet",
     "read_safetensors",
     "read_shapes",
+    "read_text",
     "read_yaml",
     "require_file",
     "require_writable",
@@ -519,6 +520,14 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def read_text(path: Path | str) -> str:
+    """Read a text in UTF-8, of as many bytes as a document has. Raises BadDocument, MissingFile or UnusableFile."""
+    try:
+        return _decode(read_bytes(path))
+    except ValueError as error:
+        raise BadDocument(f"{path} is not a text in UTF-8: {_reason(error)}.") from error
 
 
 def _decode(text: str | bytes) -> str:

@@ -6,6 +6,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from codecdiff.files import DamagedFile, require_file
 
 BLOCK = 4096  # frames of a row that share a checksum
 MAX_OPEN = 200  # arrays of one kind that are mapped at once: each takes a file descriptor
+# What NumPy raises for a header that is none: it is parsed as Python
+HEADER_ERRORS = (ValueError, TypeError, OSError, OverflowError, SyntaxError, TokenError, RecursionError, MemoryError)
 FILES = pa.schema([("file", pa.string()), ("bytes", pa.int64()), ("sha256", pa.string())])  # of shards.parquet
 ROWS = pa.schema(  # of manifest.parquet
     [
@@ -110,7 +113,7 @@ class ShardReader:
         file = require_file(self._file(shard))
         try:
             array = np.lib.format.open_memmap(file, mode="r")
-        except (ValueError, TypeError, OSError, OverflowError, SyntaxError) as error:
+        except HEADER_ERRORS as error:
             raise DamagedFile(f"'{file}' is damaged: {error}. Restore it, or encode the audio again.") from error
         is_shape = array.ndim == 1 + len(self.shape)
         is_shape = is_shape and all(n in (None, m) for n, m in zip(self.shape, array.shape[1:], strict=True))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from codecdiff.files import atomic_write_text
+from codecdiff.files import atomic_write_text, read_text
 from codecdiff.pipeline.checkpoint import STAGE_FILE, read_config, read_stage_config
 
 MARK = "<!-- written by codecdiff; remove this line to keep your own words -->"
@@ -29,7 +29,7 @@ def render_model_card(folder: Path | str) -> str:
 def write_model_card(folder: Path | str) -> None:
     """Write the model card of a folder as its README.md, unless it was written by hand."""
     file = Path(folder) / "README.md"
-    if not file.exists() or MARK in file.read_text(encoding="utf-8"):
+    if not file.exists() or MARK in read_text(file):
         atomic_write_text(file, render_model_card(folder))
 
 
