@@ -426,6 +426,7 @@ def read_parquet(path: Path | str, schema: Any = None) -> Any:
             if file.metadata.num_rows > min(MAX_ROWS, size):
                 raise DamagedFile(f"'{path}' states {file.metadata.num_rows:,} rows in {size:,} bytes: it is damaged.")
             table = file.read()
+        table.validate(full=True)  # its texts are UTF-8
         if schema is None:
             return table
         if missing := [name for name in schema.names if name not in table.column_names]:

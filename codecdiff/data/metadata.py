@@ -103,6 +103,8 @@ def unsafe_path(path: str) -> str:
         return f"The path '{path}' is absolute."
     if ".." in PurePosixPath(path).parts:
         return f"The path '{path}' leads out of its folder."
+    if len(path) > 1000 or any(len(part.encode(errors="replace")) > 255 for part in PurePosixPath(path).parts):
+        return f"The path '{path[:60]}...' is longer than any name of a file."
     return ""
 
 
@@ -210,7 +212,9 @@ def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
             taken.append(text)
             yield text
 
-    with file.open(encoding=_encoding(file), errors="surrogateescape", newline="") as stream:
+    encoding = _encoding(file)
+    errors = "replace" if encoding == "utf-16" else "surrogateescape"  # which UTF-16 knows not
+    with file.open(encoding=encoding, errors=errors, newline="") as stream:
         lines, line = iter(stream), 1
         reader = csv.reader(noted(lines), delimiter="\t" if tabs else ",", quoting=quoting)
         while True:
@@ -231,6 +235,11 @@ def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
                     yield line, record
                 else:
                     report(Issue(file.name, NOT_UTF8, ENCODING_HINT, line))
+                    if line == 1:  # the header, without which no row can be read
+                        yield (
+                            line,
+                            ",".join(record).encode(errors="surrogateescape").decode("cp1252", "replace").split(","),
+                        )
             line += len(taken)
 
 
