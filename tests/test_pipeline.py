@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import UNET, stage_as_version_0_1
+from small import UNET, rewrite, stage_as_version_0_1
 
 import codecdiff
 from codecdiff import Codec, Pipeline, registry
@@ -109,15 +109,17 @@ def test_a_folder_from_before_an_option_existed_holds_the_same_model(make_pipeli
     make_pipeline().save_pretrained(tmp_path)
     spec = json.loads((tmp_path / MODEL_FILE).read_text())
     del spec["codec"]["codec"]["backend"]
-    (tmp_path / MODEL_FILE).write_text(json.dumps(spec))
+    rewrite(tmp_path / MODEL_FILE, spec)
+    before = (tmp_path / MODEL_FILE).read_text()
     make_pipeline().save_pretrained(tmp_path)
-    assert json.loads((tmp_path / MODEL_FILE).read_text()) == spec
+    assert (tmp_path / MODEL_FILE).read_text() == before
 
 
 def as_version_0_1(folder: Path) -> None:
     """Rewrite the descriptions of a model folder as version 0.1 wrote them, at first without newer keys."""
     file = folder / MODEL_FILE
     spec = json.loads(file.read_text())
+    del spec["files"], spec["sha256"]
     parts = [spec["codec"], *(spec["conditioner"] or {}).get("conditioners", [])]
     for part, name in (
         (part, {"normalized": "standardized", "numeric": "numbers"}.get(part["name"])) for part in parts
@@ -237,7 +239,7 @@ def test_a_broken_description_is_explained(tmp_path: Path, text: str, message: s
 def test_a_stage_cannot_lie_outside_its_folder(make_pipeline: Make, tmp_path: Path, stages: list[str]) -> None:
     make_pipeline().save_pretrained(tmp_path)
     spec = json.loads((tmp_path / "codecdiff.json").read_text())
-    (tmp_path / "codecdiff.json").write_text(json.dumps({**spec, "stages": stages}))
+    rewrite(tmp_path / "codecdiff.json", {**spec, "stages": stages})
     with pytest.raises(ValueError, match="expected the name of a folder inside the model"):
         codecdiff.load(tmp_path)
 
@@ -250,17 +252,34 @@ def test_damaged_weights_are_explained(make_pipeline: Make, tmp_path: Path) -> N
         file.write_bytes(damage)
         with pytest.raises(
             ValueError,
-            match=r"primary/model\.safetensors (is missing or damaged|does not hold the weights of this stage)",
+            match=r"primary/model\.safetensors' is damaged: it has [\d,]+ bytes and SHA-256 [0-9a-f]{12}\.\.\.,",
         ):
             codecdiff.load(tmp_path)
     file.unlink()
-    with pytest.raises((ValueError, FileNotFoundError), match=r"model\.safetensors"):
+    with pytest.raises(ValueError, match=r"model\.safetensors' is missing"):
         codecdiff.load(tmp_path)
+
+
+def test_damaged_weights_of_version_0_1_are_explained(make_pipeline: Make, tmp_path: Path) -> None:
+    make_pipeline().save_pretrained(tmp_path)
+    as_version_0_1(tmp_path)
+    file = tmp_path / "primary" / "model.safetensors"
+    whole = file.read_bytes()
+    for damage, problem in (
+        (whole[: len(whole) // 2], "primary/model.safetensors' is damaged"),
+        ((tmp_path / "secondary" / "model.safetensors").read_bytes(), "does not hold the weights of this stage"),
+    ):
+        file.write_bytes(damage)
+        with pytest.raises(ValueError, match=problem):
+            codecdiff.load(tmp_path)
 
 
 def test_a_lost_codec_state_is_explained(make_pipeline: Make, tmp_path: Path) -> None:
     make_pipeline().save_pretrained(tmp_path)
     shutil.rmtree(tmp_path / "codec")
+    with pytest.raises(ValueError, match=r"codec/model\.safetensors' is missing"):
+        codecdiff.load(tmp_path)
+    as_version_0_1(tmp_path)
     with pytest.raises(ValueError, match="lacks its mean and std"):
         codecdiff.load(tmp_path)
 
@@ -272,7 +291,7 @@ def test_a_crash_while_saving_leaves_no_model(
         raise OSError("No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("safetensors.torch.save_file", fail)
+        broken.setattr("codecdiff.files.save_tensors", fail)
         with pytest.raises(OSError, match="No space"):
             make_pipeline().save_pretrained(tmp_path)
     assert not load_codec_state(tmp_path, make_pipeline().codec)
@@ -404,7 +423,7 @@ def test_hub_ids_that_a_folder_names_are_fetched_only_when_allowed(make_pipeline
         "codec": {"name": "dac", "model": "somebody/their-codec"},
         "per": "codebook",
     }
-    (tmp_path / "model" / MODEL_FILE).write_text(json.dumps(spec))
+    rewrite(tmp_path / "model" / MODEL_FILE, spec)
     with pytest.raises(LookupError, match=r"somebody/their-codec.*--allow-download"):
         Pipeline.from_pretrained(tmp_path / "model")
 

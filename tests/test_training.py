@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from safetensors.torch import save_file
-from small import noise, stage_as_version_0_1
+from small import folder_as_version_0_1, noise, rewrite
 from torch import Tensor
 
 from codecdiff import Codec, Condition, Pipeline
@@ -25,6 +25,8 @@ from codecdiff.data.encoding.encode import open_store
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.loss import StageInput
 from codecdiff.diffusion.noise_schedule import training_scheduler
+from codecdiff.errors import UserError
+from codecdiff.files import write_safetensors
 from codecdiff.pipeline.checkpoint import load_stage, save_stage
 from codecdiff.pipeline.stage import Stage
 from codecdiff.training.batch import StageData, stage_input
@@ -120,10 +122,10 @@ def test_there_is_nothing_to_resume_at_first(trainer_of: Callable[..., StageTrai
 
 def test_a_stage_that_goes_on_with_other_code_is_told(trainer_of: Callable[..., StageTrainer], tmp_path: Path) -> None:
     trainer_of().save(tmp_path)
-    file = tmp_path / "secondary" / "stage.json"
+    file = tmp_path / "secondary" / "training" / "step-000000" / "stage.json"
     spec = json.loads(file.read_text())
     (name,) = spec["code"]
-    file.write_text(json.dumps({**spec, "code": {name: "codecdiff-net 0.1.0, 0"}}))
+    rewrite(file, {**spec, "code": {name: "codecdiff-net 0.1.0, 0"}})
     with pytest.warns(UserWarning, match=rf"{name} \(codecdiff-net 0\.1\.0, 0 then"):
         assert trainer_of().resume(tmp_path)
 
@@ -135,7 +137,10 @@ def test_a_trained_stage_without_the_state_of_its_training_is_not_written_over(
     shutil.rmtree(tmp_path / "secondary" / "training")  # as in a folder from the hub
     with pytest.raises(ValueError, match=r"holds a trained stage without training/.*\.secondary\.start_from="):
         trainer_of().resume(tmp_path)
-    (tmp_path / "secondary" / "training").mkdir()  # a first save that was interrupted
+    (tmp_path / "secondary" / "training").mkdir()
+    with pytest.raises(ValueError, match="holds a trained stage without training/"):
+        trainer_of().resume(tmp_path)
+    (tmp_path / "secondary" / "stage.json").unlink()  # a first save that was interrupted
     assert not trainer_of().resume(tmp_path)
 
 
@@ -174,7 +179,7 @@ def test_coloured_noise_is_trained_on_measured_with_and_kept(
     assert load_stage(tmp_path, "secondary", *parts, 1).noise_color == 1.0
     with pytest.raises(ValueError, match=r"another stage in training: noise_color is 1.0 there, 0.0 here"):
         white.resume(tmp_path)
-    stage_as_version_0_1(tmp_path / "secondary" / "stage.json")  # at first without a choice
+    folder_as_version_0_1(tmp_path / "secondary")  # at first without a choice
     assert load_stage(tmp_path, "secondary", *parts, 1).noise_color == 0.0
     assert white.resume(tmp_path)
 
@@ -377,12 +382,12 @@ def test_a_save_that_fails_leaves_the_stage_as_it_was(
     save_stage(tmp_path, stage)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
 
-    def fail(tensors: Any, path: Path, **_: Any) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError("No space left on device")
+    def fail(_: Any, metadata: Any) -> Iterator[bytes]:
+        yield b"half"
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr("codecdiff.files._safetensors_blocks", fail)
+    with pytest.raises(UserError, match=r"model\.safetensors' cannot be written: No space left on device"):
         save_stage(tmp_path, stage)
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
 
@@ -439,11 +444,11 @@ def test_a_stage_cannot_start_from_what_is_no_stage_or_shares_nothing(
     warm.save(tmp_path)
     file = tmp_path / "secondary" / "stage.json"
     spec = json.loads(file.read_text())
-    file.write_text(json.dumps({**spec, "denoiser": {"name": "dit"}}))
+    rewrite(file, {**spec, "denoiser": {"name": "dit"}})
     with pytest.raises(ValueError, match=r"secondary has the denoiser 'dit', not 'unet'"):
         warm.start_from(tmp_path / "secondary")
-    file.write_text(json.dumps(spec))
-    save_file({"other": torch.zeros(3)}, tmp_path / "secondary" / "model.safetensors")
+    digest = write_safetensors(tmp_path / "secondary" / "model.safetensors", {"other": torch.zeros(3)})
+    rewrite(file, {**spec, "files": {"model.safetensors": {"bytes": 100, "sha256": digest}}})
     before = weights(warm.denoiser)
     with pytest.raises(ValueError, match=r"No weights of .* agree in name and shape"):
         warm.start_from(tmp_path / "secondary")
