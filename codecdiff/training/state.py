@@ -100,9 +100,8 @@ def find_state(home: Path, report: Callable[[str], None] = lambda line: None) ->
     problems: list[str] = []
     for path in generations(home):
         try:
-            for name, entry in read_stage_config(path)[FILES].items():
-                verify_file(path / name, {name: entry})
-        except (InvalidValue, FileNotFoundError, KeyError, TypeError) as error:
+            verify_generation(path)
+        except InvalidValue as error:
             problems.append(str(error))
             continue
         for line in problems:
@@ -121,6 +120,17 @@ def find_state(home: Path, report: Callable[[str], None] = lambda line: None) ->
             f"and start there from its weights by stages.{home.name}.start_from={home}; or delete it."
         )
     return None
+
+
+def verify_generation(path: Path) -> None:
+    """Raise InvalidValue, naming the file, unless all files of a generation are what was written."""
+    if not (path / STAGE_FILE).is_file():
+        raise DamagedFile(f"'{path / STAGE_FILE}' is missing.")
+    files = read_stage_config(path).get(FILES, {})
+    for name in (WEIGHTS_FILE, STATE_FILE, LOG):
+        if name not in files:
+            raise DamagedFile(f"'{path / STAGE_FILE}' is damaged: it does not name {name}.")
+        verify_file(path / name, files, path / STAGE_FILE)
 
 
 def read_state(path: Path) -> tuple[int, dict[str, Tensor], Rows]:
@@ -160,5 +170,7 @@ def read_logs(model: Path, stages: Sequence[str]) -> dict[str, Rows]:
         except (ValueError, AttributeError) as error:
             raise DamagedFile(f"'{source / LOG}' is damaged: a line is not JSON. Train again to restore it.") from error
         if LOG in files and hashlib.sha256(text.encode()).hexdigest() != files[LOG][SEAL]:
-            raise DamagedFile(f"'{source / LOG}' is damaged: it is not what was written. Train again to restore it.")
+            raise DamagedFile(
+                f"'{source / LOG}' is damaged: it is not what '{source / STAGE_FILE}' names. Train again to restore it."
+            )
     return logs
