@@ -28,7 +28,7 @@ PYTEST = OMP_NUM_THREADS=1 $(RUN) pytest
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-integration test-wheels test-originals test-slow docs lint types clean
+.PHONY: help setup demo test test-integration test-wheels test-originals test-slow soak docs lint types clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -42,16 +42,23 @@ demo: $(READY)  ## compose music, train both stages on it, generate, and write r
 	$(RUN) codecdiff_starter.demo runs/demo --since $(BEGAN)
 
 test: $(WHOLE)  ## run the fast tests
-	$(PYTEST) --numprocesses 2
+	$(PYTEST) --numprocesses 2 --dist worksteal
 
 test-integration: $(WHOLE)  ## run the tests of whole commands and models, seconds long each
-	$(PYTEST) --numprocesses 2 -m integration
+	$(PYTEST) --numprocesses 2 --dist worksteal -m integration
 
 test-wheels: $(WHOLE)  ## build wheels, and try them and plugins written by `codecdiff new-plugin` in a clean environment
 	$(RUN:-m=) .ci/wheels.py
 
 test-slow: $(WHOLE)  ## run the slow tests
 	$(PYTEST) --numprocesses 2 -m slow
+
+TRIALS := 1000
+SEED := 0
+SECONDS := 600
+soak: $(WHOLE)  ## kill, fill and damage TRIALS training runs drawn by SEED, then fuzz all readers for SECONDS; resumes
+	mkdir -p runs && OMP_NUM_THREADS=1 $(RUN:-m=) tests/crash.py --trials $(TRIALS) --seed $(SEED)
+	$(RUN:-m=) tests/soak/fuzz.py --seconds $(SECONDS) --state runs/fuzz.json
 
 test-originals: override VENV := $(ORIGINALS)
 test-originals: $(ORIGINALS)/.ready  ## hold codecs equal to their original packages, in an environment of its own

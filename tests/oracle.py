@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -20,6 +22,13 @@ KARRAS = [name for name in SCHEDULERS if name not in ("ddpm", "pndm")]
 RANDOM = ("ddpm", "dpm++2m-sde", "euler-a")
 EVERY = [*((name, "v_prediction") for name in SCHEDULERS), *((name, "flow") for name in FLOW_SCHEDULERS)]
 MEAN, DEVIATION = 1.5, 0.6
+FAST = {"ddim", "dpm++2m", "euler-a", "heun"}  # one of each kind, in the fast tests; integration has them all
+
+
+def mostly_integration(cases: Sequence[Any]) -> list[Any]:
+    """Mark the cases of all samplers but those of FAST, each a name or a tuple that begins with it."""
+    rows = [(case,) if isinstance(case, str) else case for case in cases]
+    return [pytest.param(*row, marks=() if row[0] in FAST else pytest.mark.integration) for row in rows]
 
 
 def trained(prediction: str = "v_prediction", steps: int = 1000, **options: Any) -> Any:

@@ -142,18 +142,20 @@ def _is_main_block(node: ast.AST) -> bool:
 
 
 def walk(tree: ast.AST, lazy: bool = False) -> Iterator[tuple[ast.AST, bool]]:
-    """Yield every node that runs, and whether it does so only in a call, or when the module is run as a program.
+    """Yield every statement that runs, and whether it does so only in a call, or when the module is run as a program.
 
     Blocks for type checkers are left out.
     """
     for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.expr):  # which holds no statement
+            continue
         if isinstance(node, ast.If) and _is_type_checking(node):
             for other in node.orelse:
                 yield other, lazy
                 yield from walk(other, lazy)
             continue
         yield node, lazy
-        inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        inside = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         inside = inside or _is_main_block(node)
         yield from walk(node, inside)
 
@@ -171,7 +173,12 @@ class Module:
         """The syntax tree."""
         return ast.parse(self.text)
 
-    @property
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """Every node of the tree, walked once."""
+        return list(ast.walk(self.tree))
+
+    @cached_property
     def lines(self) -> int:
         """Number of lines, as the formatter writes them."""
         return len(self.text.splitlines())
@@ -224,7 +231,7 @@ class Module:
                     visit(child, f"{prefix}{child.name}.", None)
                 elif isinstance(child, ast.ClassDef):
                     visit(child, f"{prefix}{child.name}.", child)
-                else:
+                elif not isinstance(child, ast.expr):
                     visit(child, prefix, owner)
 
         visit(self.tree, "", None)
@@ -505,7 +512,7 @@ def part_classes(library: Library) -> set[str]:
     """Names of the classes that derive from an interface of the core, or of a kind that a plugin registers."""
     bases: dict[str, set[str]] = defaultdict(set)
     for module in library.modules.values():
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if isinstance(node, ast.ClassDef):
                 bases[node.name] |= {ast.unparse(b).split("[")[0].split(".")[-1] for b in node.bases}
     kinds = {t.split(":")[-1] for p in library.plugins for t in p.entry_points.get("kinds", {}).values()}
@@ -571,7 +578,7 @@ def repeated_names(library: Library) -> dict[str, list[Place]]:
 def uses(module: Module, library: Library) -> Iterator[tuple[str, str | None, int]]:
     """Yield (module, name, line) for what is read of first-party packages, attributes of imported modules included."""
     bound: dict[str, str] = {}  # name here -> the module it is
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.split(".")[0].startswith("codecdiff"):
@@ -585,7 +592,7 @@ def uses(module: Module, library: Library) -> Iterator[tuple[str, str | None, in
                     yield dotted, None, node.lineno
                 else:
                     yield node.module or "", alias.name, node.lineno
-    attributes = [node for node in ast.walk(module.tree) if isinstance(node, ast.Attribute)]
+    attributes = [node for node in module.nodes if isinstance(node, ast.Attribute)]
     for node in sorted(attributes, key=lambda node: len(ast.unparse(node.value))):  # a.b before a.b.c
         if base := bound.get(ast.unparse(node.value)):
             if f"{base}.{node.attr}" in library.modules:
@@ -645,10 +652,10 @@ def _unexported(library: Library, source: str, name: str | None) -> str | None:
     return f"{name} is not in {source}.__all__" if name and name not in found.exports else None
 
 
-def docstrings(tree: ast.AST) -> dict[int, ast.Constant]:
+def docstrings(module: Module) -> dict[int, ast.Constant]:
     """Docstring nodes by their id."""
     found = {}
-    for node in ast.walk(tree):
+    for node in module.nodes:
         body = getattr(node, "body", None)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and body:
             first = body[0]
@@ -666,8 +673,8 @@ def plugins_named_in_core(library: Library) -> list[Place]:
     names = {n for p in library.plugins for n in (p.distribution, p.package)}
     places = []
     for module in library.core:
-        told = docstrings(module.tree)
-        for node in ast.walk(module.tree):
+        told = docstrings(module)
+        for node in module.nodes:
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in told:
                 found = {n for n in names if n in node.value}
             elif isinstance(node, ast.Import | ast.ImportFrom):
@@ -725,7 +732,9 @@ def platform_imports(library: Library) -> list[Place]:
 def vocabulary_places(library: Library) -> list[Place]:
     """Words and phrases of the old dialect, in code and documentation."""
     modules = [*library.modules.values(), *library.templates]
-    places = [Place(m.path, line, what) for m in modules for line, what in vocabulary.in_module(m.path, m.tree, m.text)]
+    places = [
+        Place(m.path, line, what) for m in modules for line, what in vocabulary.in_module(m.path, m.nodes, m.text)
+    ]
     for file in library.files:
         if vocabulary.is_document(file):
             text = (library.root / file).read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ from structure import tracked
 from codecdiff import registry
 
 ROOT = Path(__file__).parent.parent
-VERSIONS = ("3.12", "3.13")
+VERSIONS = ("3.12", "3.13")  # the fast tests try the second
 # What the command line imports before a command runs, all of it pure Python: packages, and what they import.
 PURE = ("typer", "rich", "entrypoints", "click", "shellingham", "pygments", "markdown_it", "mdurl", "annotated_doc")
 INSTALLED = ("codecdiff", "codecdiff-unet")
@@ -49,7 +49,7 @@ def interpreter(version: str) -> Path | None:
     return None
 
 
-@pytest.fixture(params=VERSIONS)
+@pytest.fixture(params=[pytest.param(VERSIONS[0], marks=pytest.mark.integration), VERSIONS[1]])
 def python(request: pytest.FixtureRequest, record_property: Callable[[str, str], None]) -> Path:
     found = interpreter(request.param)
     if found is None:

@@ -17,6 +17,7 @@ from oracle import (
     NOTHING,
     RANDOM,
     Oracle,
+    mostly_integration,
     other_schedules,
     run,
     sample_plain,
@@ -118,7 +119,7 @@ def test_who_knows_the_answer_arrives_there(prediction: str, spacing: str) -> No
                 torch.testing.assert_close(made, clean, atol=1e-5, rtol=0, msg=lambda text, at=where: f"{at}: {text}")
 
 
-@pytest.mark.parametrize(("name", "prediction"), EVERY)
+@pytest.mark.parametrize(("name", "prediction"), mostly_integration(EVERY))
 def test_the_marginal_is_that_of_the_state(name: str, prediction: str) -> None:
     """With the exact answer of data that is normal, every state on the way has the marginal's mean and deviation."""
     oracle = Oracle(trained(prediction, beta_schedule="squaredcos_cap_v2" if prediction == "flow" else "linear"))
@@ -197,14 +198,14 @@ def test_the_prediction_makes_no_difference(name: str, prediction: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", KARRAS)
+@pytest.mark.parametrize("name", mostly_integration(KARRAS))
 def test_karras_spacing_approaches_it_too(name: str) -> None:
     """Of the linear schedule, whose highest noise level is 157: from there noise alone is off by 0.006."""
     bound = 0.12 if ORDERS.get(name) == 1 or name in RANDOM else 0.025
     assert error(Oracle(trained(beta_schedule="linear")), name, 80, "karras") < bound
 
 
-@pytest.mark.parametrize(("name", "prediction"), EVERY)
+@pytest.mark.parametrize(("name", "prediction"), mostly_integration(EVERY))
 def test_what_stops_early_is_the_mean_of_what_is_open(name: str, prediction: str) -> None:
     """Data of variance v, at alpha clean + sigma noise, is estimated with variance (alpha v)^2 / (alpha^2 v + sigma^2).
 

@@ -246,7 +246,7 @@ def test_the_documentation_has_the_evaluations() -> None:
         assert [len(evaluation_steps(name, n)) for n in (2, 7, 50)] == [formulas[formula](n) for n in (2, 7, 50)]
 
 
-@pytest.mark.parametrize("prediction", ["v_prediction", "flow"])
+@pytest.mark.parametrize("prediction", ["v_prediction", pytest.param("flow", marks=pytest.mark.integration)])
 def test_a_stage_keeps_how_it_is_sampled(
     make_pipeline: Callable[..., Pipeline], tmp_path: Path, prediction: str
 ) -> None:

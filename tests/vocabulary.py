@@ -15,7 +15,7 @@ import ast
 import io
 import re
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -258,8 +258,8 @@ def in_prose(text: str, path: str, line: int, *tables: list[tuple[re.Pattern[str
                     yield line + text.count("\n", 0, match.start()), f"'{word}': write {instead}"
 
 
-def _definitions(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(tree):
+def _definitions(nodes: Sequence[ast.AST]) -> Iterator[tuple[int, str]]:
+    for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.lineno, node.name
         elif isinstance(node, ast.arg):
@@ -274,26 +274,26 @@ def _definitions(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.name
 
 
-def _docstring_ids(tree: ast.AST) -> set[int]:
-    nodes = (
-        n for n in ast.walk(tree) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+def _docstring_ids(nodes: Sequence[ast.AST]) -> set[int]:
+    bodies = (
+        n.body for n in nodes if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
     )
-    first = (n.body[0] for n in nodes if n.body)
+    first = (body[0] for body in bodies if body)
     return {id(n.value) for n in first if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)}
 
 
-def in_module(path: str, tree: ast.AST, text: str) -> Iterator[tuple[int, str]]:
+def in_module(path: str, nodes: Sequence[ast.AST], text: str) -> Iterator[tuple[int, str]]:
     """Yield (line, what is wrong) for a Python file: its own name, names, docstrings, comments and strings."""
     for part in Path(path).with_suffix("").parts[-2:]:
         if part in MODULES and not allowed(part, path):
             yield 1, f"module {part}: see the layout of DESIGN.md"
     for wrong in in_identifier(Path(path).stem, path):
         yield 1, f"module {wrong}"
-    for line, name in _definitions(tree):
+    for line, name in _definitions(nodes):
         for wrong in in_identifier(name, path):
             yield line, wrong
-    own = _docstring_ids(tree)
-    for node in ast.walk(tree):
+    own = _docstring_ids(nodes)
+    for node in nodes:
         if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
             continue
         if id(node) in own:

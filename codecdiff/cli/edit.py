@@ -12,6 +12,7 @@ import typer
 from codecdiff.cli.console import Force, numbered, output_files
 from codecdiff.cli.generate import (
     AllowDownload,
+    AllowLocalParts,
     Device,
     Fields,
     GuidanceScale,
@@ -49,6 +50,7 @@ def run_edit(
     force: Force = False,
     device: Device = "",
     allow_download: AllowDownload = False,
+    allow_local_parts: AllowLocalParts = False,
 ) -> None:
     """Generate audio from audio: the part that all editing commands share."""
     from codecdiff.files import sha256
@@ -59,7 +61,7 @@ def run_edit(
         raise FileExists(f"'{output}' is the source itself. Choose another name.")
     default = source.with_name(f"{source.stem}-{name}{source.suffix if source.suffix in ('.wav', '.flac') else '.wav'}")
     files = output_files(output, default, num_waveforms, force=force)
-    pipeline = load_model(model, allow_download, device)
+    pipeline = load_model(model, device, allow_download=allow_download, allow_local_parts=allow_local_parts)
     generation = generation_config(
         pipeline,
         guidance_scale,

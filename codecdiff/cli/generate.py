@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import typer
 
 from codecdiff.cli.console import Force, err, out, output_files, progress, select_device
 from codecdiff.errors import InvalidValue
+from codecdiff.files import parse_json
 
 if TYPE_CHECKING:
     from codecdiff.interfaces import Conditioner
@@ -70,6 +70,9 @@ Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. D
 AllowDownload = Annotated[
     bool, typer.Option("--allow-download", help="Download what the model names on the Hugging Face hub.")
 ]
+AllowLocalParts = Annotated[
+    bool, typer.Option("--allow-local-parts", help="Use files outside of the model's folder that it names.")
+]
 
 
 def generate(
@@ -90,11 +93,12 @@ def generate(
     force: Force = False,
     device: Device = "",
     allow_download: AllowDownload = False,
+    allow_local_parts: AllowLocalParts = False,
 ) -> None:
     """Generate music from a prompt."""
     seed = choose_seed(seed)
     files = output_files(output, Path(f"{file_stem(prompt)}-{seed}.wav"), num_waveforms, force=force)
-    pipeline = load_model(model, allow_download, device)
+    pipeline = load_model(model, device, allow_download=allow_download, allow_local_parts=allow_local_parts)
     generation = generation_config(
         pipeline,
         guidance_scale,
@@ -120,12 +124,14 @@ def choose_seed(seed: int | None) -> int:
     return secrets.randbelow(10**6) if seed is None else seed
 
 
-def load_model(model: str, allow_download: bool, device: str) -> Pipeline:
+def load_model(model: str, device: str, *, allow_download: bool = False, allow_local_parts: bool = False) -> Pipeline:
     """Load a model onto a device."""
     from codecdiff.pipeline.pipeline import Pipeline
 
     with err.status(f"Loading {model}"):
-        return Pipeline.from_pretrained(model, device=select_device(device), allow_download=allow_download)
+        return Pipeline.from_pretrained(
+            model, device=select_device(device), allow_download=allow_download, allow_local_parts=allow_local_parts
+        )
 
 
 def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **options: Any) -> GenerationConfig:
@@ -198,7 +204,7 @@ def prompt_values(assignments: list[str], conditioner: Conditioner | None) -> di
                 f"Unknown field '{key}' of this model's prompts. Available: {', '.join(fields) or 'none'}."
             )
         try:
-            values[key] = json.loads(text)
-        except ValueError:
+            values[key] = parse_json(text, key)
+        except InvalidValue:
             values[key] = text
     return values

@@ -35,6 +35,10 @@ class GenerationInterrupted(UserError, RuntimeError):
     """A callback, or another thread, has stopped a run."""
 
 
+class NonFiniteLatents(UserError, FloatingPointError):
+    """A stage has generated latents that are infinite or not a number."""
+
+
 @dataclass(frozen=True)
 class _Batch:
     """Samples that are generated at once; `edit` has a row for each, and `masks` is what it keeps of each stage."""
@@ -305,6 +309,12 @@ class Pipeline(BasePipeline):
                     guidance_scale=self._guidance(stage, options),
                     noise_color=stage.noise_color,
                     on_step_end=functools.partial(on_step_end, stage),
+                )
+            if not latents.isfinite().all():
+                raise NonFiniteLatents(
+                    f"Stage {stage.name} generated latents that are not finite, in {_steps(stage, options)} steps of "
+                    f"{stage.sampling.scheduler}: nothing was written. Try more steps, a smaller guidance_scale or "
+                    "float32; if it stays, the weights have diverged."
                 )
             stages.append(latents)
         return self._with_zeros(stages, batch)

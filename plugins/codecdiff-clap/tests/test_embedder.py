@@ -27,6 +27,7 @@ def noise(*shape, seed=0):
     return 0.3 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.integration
 def test_clap_obeys_the_laws(clap):
     check_embedder(clap, TEXTS)
 

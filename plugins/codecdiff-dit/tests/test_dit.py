@@ -61,13 +61,16 @@ def close(a: Tensor, b: Tensor) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"vector": "text"}, {"vector": "text", "attend": ("text", "tempo", "vector"), "text_layers": 1}, {"patch": 3}],
+    [
+        *(pytest.param(options, marks=pytest.mark.integration) for options in ({}, {"vector": "text"}, {"patch": 3})),
+        {"vector": "text", "attend": ("text", "tempo", "vector"), "text_layers": 1},
+    ],
 )
 def test_it_keeps_the_laws(options: dict[str, Any]) -> None:
     check_denoiser(lambda **supplied: DiT(**TINY, **options, **supplied), widths=WIDTHS)
 
 
-@pytest.mark.parametrize("widths", [{}, {"vector": 10}])
+@pytest.mark.parametrize("widths", [{}, pytest.param({"vector": 10}, marks=pytest.mark.integration)])
 def test_it_keeps_the_laws_with_nothing_to_attend_to(widths: dict[str, int]) -> None:
     check_denoiser(lambda **supplied: DiT(**TINY, **supplied), widths=widths)
     assert all(block.cross is None for block in tiny(condition_widths=widths).blocks)

@@ -67,8 +67,11 @@ def reference(folder):
     return network
 
 
-def test_laws(codec):
-    check_codec(codec, seconds=0.1)
+@pytest.mark.parametrize(
+    "size", ["24khz", *(pytest.param(n, marks=pytest.mark.integration) for n in ("32khz", "48khz"))]
+)
+def test_laws(codecs, size):
+    check_codec(codecs[size], seconds=0.1)
 
 
 @pytest.mark.parametrize(

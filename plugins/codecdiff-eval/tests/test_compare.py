@@ -141,13 +141,13 @@ def test_sampling_is_counted_as_it_runs(comparison: CompareConfig, monkeypatch: 
 
 
 def test_a_variant_that_cannot_be_made_is_named(settings: dict[str, Any]) -> None:
-    settings["variants"]["odd"] = ["denoiser.widht=3"]
+    settings["variants"] = {"odd": ["denoiser.widht=3"], **settings["variants"]}
     with pytest.raises(ConfigError, match=r"variant 'odd' is invalid.*no option 'widht'.*Did you mean 'width'"):
         make_variants(CompareConfig.model_validate(settings))
 
 
 def test_a_variant_of_a_part_that_is_not_installed_is_named(settings: dict[str, Any]) -> None:
-    settings["variants"]["odd"] = ["codec=dca"]
+    settings["variants"] = {"odd": ["codec=dca"], **settings["variants"]}
     with pytest.raises(ConfigError, match=r"variant 'odd' is invalid: No codec named 'dca'"):
         make_variants(CompareConfig.model_validate(settings))
 

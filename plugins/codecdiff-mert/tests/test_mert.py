@@ -34,7 +34,7 @@ def copied(folder, to):
     return to
 
 
-@pytest.mark.parametrize("kind", ["mert_model", "data2vec-audio"])
+@pytest.mark.parametrize("kind", ["mert_model", pytest.param("data2vec-audio", marks=pytest.mark.integration)])
 def test_mert_obeys_the_laws(folders, kind):
     check_embedder(MERT(str(folders[kind]), window_seconds=0.5))
 

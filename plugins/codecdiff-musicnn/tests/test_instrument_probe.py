@@ -34,6 +34,7 @@ def test_timbres_are_recognized_at_other_pitches(musicnn):
     assert sum(report.by_name.values()) / 3 == pytest.approx(report.accuracy)
 
 
+@pytest.mark.integration
 def test_names_that_mean_nothing_are_not_recognized(musicnn):
     def shuffled(pitches):
         clips = [note(name, 440 * 2 ** ((pitch - 69) / 12), 2.0) for pitch in pitches for name in PARTIALS]

@@ -120,6 +120,7 @@ def test_the_package_has_both_checkpoints_their_tags_and_the_license():
     assert "this permission notice appear in all copies" in notice
 
 
+@pytest.mark.integration
 def test_musicnn_passes_the_checks(musicnn):
     check_embedder(musicnn)
 

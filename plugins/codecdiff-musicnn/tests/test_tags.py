@@ -114,6 +114,7 @@ def captioner():
     return TagsFromAudio()
 
 
+@pytest.mark.integration
 def test_the_captioner_passes_the_checks(captioner, tmp_path):
     check_captioner(captioner, example_tracks(tmp_path))
     assert caption_config(captioner) == {"name": "tags-from-audio", "threshold": 0.15, "most": 3, "seconds": 60.0}

@@ -22,7 +22,7 @@ TINY: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("options", "widths"),
     [
-        ({"layers": ("linear", "text")}, {"text": 6, "vector": 5}),
+        pytest.param({"layers": ("linear", "text")}, {"text": 6, "vector": 5}, marks=pytest.mark.integration),
         ({"layers": ("none", "text"), "text_layers": 1, "vector": "text", "patch": 2}, {"text": 6}),
     ],
 )
