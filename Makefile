@@ -53,11 +53,7 @@ test-wheels: $(WHOLE)  ## build wheels, and try them and plugins written by `cod
 test-slow: $(WHOLE)  ## run the slow tests
 	$(PYTEST) --numprocesses 2 -m slow
 
-TRIALS := 1000
-SEED := 0
-soak: $(WHOLE)  ## kill, fill and damage TRIALS training runs, drawn by SEED; resumes from runs/soak.json
-	OMP_NUM_THREADS=1 $(RUN:-m=) tests/crash.py --trials $(TRIALS) --seed $(SEED)
-
+<<<<<<< HEAD
 test-originals: override VENV := $(ORIGINALS)
 test-originals: $(ORIGINALS)/.ready  ## hold codecs equal to their original packages, in an environment of its own
 	$(PYTEST) --disable-warnings tests/originals

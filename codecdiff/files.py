@@ -53,6 +53,7 @@ __all__ = [
     "read_parquet",
     "read_safetensors",
     "read_shapes",
+    "read_text",
     "read_yaml",
     "require_file",
     "require_writable",
@@ -427,6 +428,7 @@ def read_parquet(path: Path | str, schema: Any = None) -> Any:
             if file.metadata.num_rows > min(MAX_ROWS, size):
                 raise DamagedFile(f"'{path}' states {file.metadata.num_rows:,} rows in {size:,} bytes: it is damaged.")
             table = file.read()
+        table.validate(full=True)  # its texts are UTF-8
         if schema is None:
             return table
         if missing := [name for name in schema.names if name not in table.column_names]:
@@ -480,10 +482,10 @@ def parse_json(text: str | bytes, where: str, schema: Any = Any) -> Any:
     try:
         text = _decode(text)
         value = json.loads(text)
-        if "\\ud" in text or "\\uD" in text:
-            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BadDocument(f"{where} is not valid JSON: {_reason(error)}.") from error
+    if "\\ud" in text.lower() and not _is_unicode(json.dumps(value, ensure_ascii=False)):
+        raise BadDocument(f"{where} holds half of a character, as \\ud83d without its other half.")
     return validate(value, where, schema)
 
 
@@ -513,6 +515,22 @@ def read_bytes(path: Path | str) -> bytes:
             return stream.read(MAX_BYTES + 1)
     except PermissionError as error:
         raise UnusableFile(f"'{path}' cannot be read: {error.strerror}.") from error
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def read_text(path: Path | str) -> str:
+    """Read a text in UTF-8, of as many bytes as a document has. Raises BadDocument, MissingFile or UnusableFile."""
+    try:
+        return _decode(read_bytes(path))
+    except ValueError as error:
+        raise BadDocument(f"{path} is not a text in UTF-8: {_reason(error)}.") from error
 
 
 def _decode(text: str | bytes) -> str:

@@ -294,7 +294,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--progress", type=Path, default=Path("runs/soak.json"), help="where to resume from")
+    parser.add_argument("--progress", type=Path, default=Path("runs/crashes.json"), help="where to resume from")
     options = parser.parse_args()
     options.progress.parent.mkdir(parents=True, exist_ok=True)
     state = {"seed": options.seed, "done": 0, "good": {}, "bad": []}

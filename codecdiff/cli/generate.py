@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from codecdiff.cli.console import Force, err, out, output_files, progress, select_device
 from codecdiff.errors import InvalidValue
+from codecdiff.files import parse_json
 
 if TYPE_CHECKING:
     from codecdiff.interfaces import Conditioner
@@ -105,12 +105,14 @@ def file_stem(prompt: str) -> str:
     return re.sub(r"-[^-]*$", "", "-".join(words)[:41]) if len("-".join(words)) > 40 else "-".join(words) or "untitled"
 
 
-def load_model(model: str, device: str, **allowed: bool) -> Pipeline:
-    """Load a model onto a device; `allowed` are those options of `Pipeline.from_pretrained`."""
+def load_model(model: str, device: str, *, allow_download: bool = False, allow_local_parts: bool = False) -> Pipeline:
+    """Load a model onto a device."""
     from codecdiff.pipeline.pipeline import Pipeline
 
     with err.status(f"Loading {model}"):
-        return Pipeline.from_pretrained(model, device=select_device(device), **allowed)
+        return Pipeline.from_pretrained(
+            model, device=select_device(device), allow_download=allow_download, allow_local_parts=allow_local_parts
+        )
 
 
 def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **options: Any) -> GenerationConfig:
@@ -179,7 +181,7 @@ def prompt_values(assignments: list[str], conditioner: Conditioner | None) -> di
                 f"Unknown field '{key}' of this model's prompts. Available: {', '.join(fields) or 'none'}."
             )
         try:
-            values[key] = json.loads(text)
-        except ValueError:
+            values[key] = parse_json(text, key)
+        except InvalidValue:
             values[key] = text
     return values

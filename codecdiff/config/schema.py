@@ -58,7 +58,7 @@ class TrainConfig(Config):
 class DiffusionConfig(Config):
     """The diffusion process of a stage: arguments of `training_scheduler`, and the color of the noise."""
 
-    num_train_timesteps: PositiveInt = 1000
+    num_train_timesteps: int = Field(default=1000, gt=0, le=100_000)
     beta_schedule: str = "squaredcos_cap_v2"
     prediction_type: str = "v_prediction"
     zero_terminal_snr: bool = False  # rescale the betas so that the last timestep is pure noise

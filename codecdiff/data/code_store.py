@@ -24,8 +24,8 @@ from codecdiff.config import align_defaults
 from codecdiff.config.schema import Target
 from codecdiff.data.legacy import upgrade_store
 from codecdiff.data.sealed import FILES, SEAL, read_sealed, verify_file
+from codecdiff.data.shards import BASE_ROWS, ROWS, ShardReader
 from codecdiff.data.shards import FILES as SHARD_FILES
-from codecdiff.data.shards import ROWS, ShardReader
 from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.files import DamagedFile, cached_checksum, parse_json, read_parquet, read_safetensors, validate
 from codecdiff.fingerprint import device_of, module_fingerprint
@@ -97,9 +97,8 @@ class CodeStore:
         for name in SEALED if self.is_sealed else ():
             if name in header[FILES] or name != STATE_FILE:
                 verify_file(self.folder / name, header[FILES])
-        self.rows: list[dict[str, Any]] = read_parquet(
-            self.folder / "manifest.parquet", ROWS if self.is_sealed else None
-        ).to_pylist()
+        schema = ROWS if self.is_sealed else BASE_ROWS if version == FORMAT else None
+        self.rows: list[dict[str, Any]] = read_parquet(self.folder / "manifest.parquet", schema).to_pylist()
         if version == 1:
             header, self.rows = upgrade_store(header, self.rows)
         self.header = validate(header, str(file), StoreHeader).model_dump(exclude={FILES, SEAL})
@@ -114,10 +113,13 @@ class CodeStore:
             self._require_shards([".npy", suffix] if self.has_continuous else [".npy"])
 
     def _check_rows(self) -> None:
-        """Raise DamagedFile for rows that name shards or frames that cannot be."""
+        """Raise DamagedFile for rows that lack something, or that name shards or frames that cannot be."""
+        shards = self.header["shards"]
         for row in self.rows:
             try:
-                is_right = 0 <= row["shard"] < self.header["shards"] and row["start"] >= 0 and row["frames"] >= 0
+                is_right = 0 <= row["shard"] < shards and min(row["start"], row["frames"]) >= 0
+                is_right = is_right and None not in [row[name] for name in BASE_ROWS.names]
+                is_right = is_right and None not in row["captions"] and row["seconds"] >= 0
             except (KeyError, TypeError):
                 is_right = False
             if not is_right:
@@ -125,7 +127,7 @@ class CodeStore:
 
     def _require_shards(self, suffixes: list[str]) -> None:
         """Raise MissingFile or DamagedFile unless every shard is there, of the size that was written."""
-        names = [f"{i:05d}{suffix}" for i in range(self.header["shards"]) for suffix in suffixes]
+        names = (f"{i:05d}{suffix}" for i in range(self.header["shards"]) for suffix in suffixes)
         sizes = {row["file"]: row["bytes"] for row in self._shard_files()}
         for name in names:
             file = self.folder / "shards" / name

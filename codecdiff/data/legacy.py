@@ -52,8 +52,8 @@ def upgrade_part(spec: Any) -> Any:
 
 def upgrade_store(header: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return header and rows of a store of version 0.1, whose first had no segments, in the current format."""
-    header = {**header, "codec": upgrade_part(header["codec"]), "continuous": header.get("projections", False)}
-    return header, [{"split": "", "segment": 0, "offset": 0.0, "license": row["licence"], **row} for row in rows]
+    header = {**header, "codec": upgrade_part(header.get("codec")), "continuous": header.get("projections", False)}
+    return header, [{"split": "", "segment": 0, "offset": 0.0, "license": row.get("licence"), **row} for row in rows]
 
 
 def upgrade_model(spec: Any) -> Any:

@@ -44,7 +44,7 @@ def read_sealed(file: Path, digests: dict[str, str] | None = None, name: str = "
     contents = read_bytes(file)
     spec = parse_json(contents, str(file))
     if isinstance(spec, dict) and (FILES in spec or SEAL in spec):
-        start, own, end = contents.rpartition(str(spec.get(SEAL)).encode())
+        start, own, end = contents.rpartition(str(spec.get(SEAL) or None).encode())
         files = spec.get(FILES)
         is_table = isinstance(files, dict) and all(isinstance(each, dict) for each in files.values())
         if not is_table or hashlib.sha256(start + BLANK.encode() + end).hexdigest().encode() != own:

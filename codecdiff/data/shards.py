@@ -6,6 +6,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from codecdiff.files import DamagedFile, require_file
 
 BLOCK = 4096  # frames of a row that share a checksum
 MAX_OPEN = 200  # arrays of one kind that are mapped at once: each takes a file descriptor
+# What NumPy raises for a header that is none: it is parsed as Python
+HEADER_ERRORS = (ValueError, TypeError, OSError, OverflowError, SyntaxError, TokenError, RecursionError, MemoryError)
 FILES = pa.schema([("file", pa.string()), ("bytes", pa.int64()), ("sha256", pa.string())])  # of shards.parquet
-ROWS = pa.schema(  # of manifest.parquet
+BASE_ROWS = pa.schema(  # of manifest.parquet, as it was before there were checksums
     [
         ("track", pa.string()),
         ("captions", pa.list_(pa.string())),
@@ -32,10 +35,10 @@ ROWS = pa.schema(  # of manifest.parquet
         ("shard", pa.int32()),
         ("start", pa.int64()),  # first frame in the shard
         ("frames", pa.int64()),
-        ("crc32", pa.list_(pa.uint32())),  # of every BLOCK of its codes
-        ("continuous_crc32", pa.list_(pa.uint32())),  # of its latents before quantization, null without
     ]
 )
+CHECKSUMS = ("crc32", "continuous_crc32")  # of every BLOCK of codes, and of latents before quantization
+ROWS = pa.schema([*BASE_ROWS, *((name, pa.list_(pa.uint32())) for name in CHECKSUMS)])
 
 
 def block_checksums(frames: np.ndarray) -> list[int]:
@@ -67,7 +70,7 @@ class ShardReader:
     ):
         self.folder, self.suffix, self.dtype, self.shape = folder, suffix, np.dtype(dtype), shape
         self.rows, self.column = rows, column
-        self._first = np.cumsum([0, *(-(-row["frames"] // BLOCK) for row in rows)])  # block of each row
+        self._first = np.cumsum([0, *(len(row.get(column) or ()) for row in rows)])  # block of each row
         self._is_verified = np.zeros(self._first[-1], bool)
         self._open: OrderedDict[int, np.ndarray] = OrderedDict()
 
@@ -89,10 +92,10 @@ class ShardReader:
         return frames[start:stop]
 
     def _verify(self, i: int, block: int, frames: np.ndarray) -> None:
-        if self._is_verified[self._first[i] + block]:
-            return
         row, part = self.rows[i], frames[block * BLOCK : (block + 1) * BLOCK]
         sums = row[self.column]
+        if block < len(sums) and self._is_verified[self._first[i] + block]:
+            return
         if block >= len(sums) or block_checksums(part) != [sums[block]]:
             raise DamagedFile(
                 f"'{self._file(row['shard'])}' is damaged: frames {row['start'] + block * BLOCK:,} and following are "
@@ -110,7 +113,7 @@ class ShardReader:
         file = require_file(self._file(shard))
         try:
             array = np.lib.format.open_memmap(file, mode="r")
-        except (ValueError, TypeError, OSError, OverflowError, SyntaxError) as error:
+        except HEADER_ERRORS as error:
             raise DamagedFile(f"'{file}' is damaged: {error}. Restore it, or encode the audio again.") from error
         is_shape = array.ndim == 1 + len(self.shape)
         is_shape = is_shape and all(n in (None, m) for n, m in zip(self.shape, array.shape[1:], strict=True))

@@ -127,8 +127,9 @@ class BasePipeline:
         digests: dict[str, str] = {}
         spec = checkpoint.read_config(folder, digests)
         with huggingface.downloads(allow_download):
-            allowed = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
-            parts = checkpoint.load_parts(folder, spec, **allowed, digests=digests)
+            parts = checkpoint.load_parts(
+                folder, spec, allow_download=allow_download, allow_local_parts=allow_local_parts, digests=digests
+            )
         facts = {key: spec[key] for key in ("target", "snap_context", "data")}
         pipeline = cls(*parts, [], **facts, generation_config=checkpoint.load_generation_config(folder))
         pipeline.load_stages(folder, allow_local_parts=allow_local_parts, digests=digests)

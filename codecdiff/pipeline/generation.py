@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, TypedDict, Unpack
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from codecdiff.config.parts import did_you_mean
 from codecdiff.config.schema import Guidance
@@ -65,10 +65,10 @@ class GenerationConfig(BaseModel):
     num_inference_steps: int | None = None
     guidance_scale: Guidance | None = None
     negative_prompt: Prompt = ""
-    num_waveforms_per_prompt: PositiveInt = 1
+    num_waveforms_per_prompt: int = Field(default=1, gt=0, le=100_000)
     seed: NonNegativeInt = 0
     first_sample_index: NonNegativeInt = 0
-    batch_size: PositiveInt = 16
+    batch_size: int = Field(default=16, gt=0, le=4096)
 
     def merge(self, **overrides: Unpack[GenerationOptions]) -> Self:
         """Return these options, replaced by those that are not None.

@@ -20,7 +20,7 @@ from codecdiff.data.audio import read_comment
 from codecdiff.data.audio_prompt import audio_prompt_record
 from codecdiff.data.legacy import upgrade_request
 from codecdiff.errors import InvalidValue
-from codecdiff.files import sha256
+from codecdiff.files import parse_json, sha256
 from codecdiff.pipeline.editing import AnyEdit, EditMask, Extend
 from codecdiff.pipeline.generation import GenerationConfig
 from codecdiff.pipeline.pipeline import Pipeline, StepCallback
@@ -69,11 +69,11 @@ class GenerationRequest(BaseModel):
     def from_file(cls, file: Path | str) -> GenerationRequest:
         """Read the request from the comment of an audio file. Raises ValueError if it is missing or invalid."""
         try:
-            comment = json.dumps(upgrade_request(json.loads(read_comment(file))))
+            comment = json.dumps(upgrade_request(parse_json(read_comment(file), "the comment")))
             request = cls.model_validate_json(comment, strict=True)
             if request.generation.num_waveforms_per_prompt != 1:
                 raise ValueError("A file holds one sample.")
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise InvalidValue(f"'{file}' has no comment of codecdiff, or one that was edited.") from error
         if any(_names_file(prompt) for prompt in (request.prompt, request.generation.negative_prompt)):
             raise InvalidValue(f"'{file}' names a file of another machine: its comment was edited.")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from codecdiff import config as configuration
 from codecdiff.config.schema import Config, Target
-from codecdiff.data.audio import BadAudio, read_audio, seconds_of
+from codecdiff.data.audio import MAX_SECONDS, BadAudio, read_audio, seconds_of
 from codecdiff.data.code_store import STATE_FILE, load_state
 from codecdiff.data.metadata import Track
 from codecdiff.data.segments import SegmentConfig
@@ -26,6 +26,7 @@ from codecdiff.interfaces.codec import Codec
 
 __all__ = ["EncodeConfig", "EncodingIncomplete", "Engine", "Job", "ReportTracks", "Task", "TaskResult", "fitting_clips"]
 
+LONG_SECONDS = 1200.0  # of a track that a codec is fitted to; of a longer one, only the clips are read
 SHARD_FRAMES = 2**20  # about 3.4 hours at 86 frames/s, 19 MB with 9 codebooks
 ReportTracks = Callable[[int, int], None]  # called with the index of a task and how many of its tracks are done
 
@@ -211,7 +212,12 @@ def fitting_clips(
     issues: list[str] = []
     for track in selected:
         try:
-            audio = read_audio(track.file, codec.sample_rate, codec.channels)
+            if (length := seconds_of(track.file)) > LONG_SECONDS:
+                for i in range(per_track):
+                    start = (length - seconds) * (i + 0.5) / per_track
+                    yield read_audio(track.file, codec.sample_rate, codec.channels, start=start, seconds=seconds)
+                continue
+            audio = read_audio(track.file, codec.sample_rate, codec.channels, seconds=MAX_SECONDS)
         except BadAudio as error:
             issues.append(str(error))
             continue

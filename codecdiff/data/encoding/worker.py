@@ -23,7 +23,7 @@ from codecdiff.data.encoding.shards import Shard
 from codecdiff.data.manifest import split_name
 from codecdiff.data.metadata import Track
 from codecdiff.data.segments import Segment, SegmentConfig, read_segments
-from codecdiff.data.shards import ROWS, block_checksums
+from codecdiff.data.shards import CHECKSUMS, ROWS, block_checksums
 from codecdiff.files import checksum, parse_json, read_parquet, sync, write_parquet
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.codec import Codec
@@ -132,7 +132,7 @@ def _encode_track(
             row = {"segment": segment.index, "offset": segment.offset, "seconds": seconds}
             if not all(np.isfinite(array).all() for array in arrays):
                 raise BadAudio(f"'{reader.track.file}' has latents that are NaN or infinite, {segment.offset:g} s in.")
-            row |= dict(zip(("crc32", "continuous_crc32"), map(block_checksums, arrays), strict=False))
+            row |= dict(zip(CHECKSUMS, map(block_checksums, arrays), strict=False))
             rows.append({**row, "start": shard.frames, "frames": len(arrays[0])})
             shard.append(*arrays)
     return [{**reader.columns(), **row} for row in rows]

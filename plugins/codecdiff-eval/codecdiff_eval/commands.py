@@ -212,7 +212,7 @@ def read_inputs(file: Path, split: str, count: int | None, seed: int) -> list[Ev
 
 
 def load_generator(
-    model: str, device: str, allowed: dict[str, bool], *, seed: int, steps: int | None, guidance: list[str]
+    model: str, device: str, allowed: Any, *, seed: int, steps: int | None, guidance: list[str]
 ) -> Generator:
     """Load a model, and name it by its folder's name or its id."""
     from codecdiff.diffusion import parse_guidance_scale

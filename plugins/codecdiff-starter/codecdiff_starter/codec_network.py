@@ -29,7 +29,8 @@ LEVEL = 32.0  # spectral magnitude of a loud bin, which becomes about 1
 POWER_FLOOR = 1e-7  # relative to that, squared
 SYNTHESIS_GAIN = 4.0
 
-Size, Count = Annotated[int, Field(gt=0, le=4096)], Annotated[int, Field(ge=0, le=64)]
+Size = Annotated[int, Field(gt=0, le=4096)]
+Count = Annotated[int, Field(ge=0, le=64)]
 
 
 @dataclass(frozen=True)

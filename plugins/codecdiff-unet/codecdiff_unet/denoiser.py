@@ -193,6 +193,8 @@ def _check_options(
         raise InvalidValue(f"Invalid patch {patch}: expected a number of frames, at least 1.")
     if width < 4 or width % 2:
         raise InvalidValue(f"Invalid width {width}: expected an even number, at least 4, for sines and cosines.")
+    if groups < 1:
+        raise InvalidValue(f"Invalid groups {groups}: expected at least 1.")
     if not multipliers:
         raise InvalidValue("Invalid multipliers: expected at least one level.")
     uneven = [width * multiplier for multiplier in (1, *multipliers) if width * multiplier % groups]

@@ -24,8 +24,8 @@ import torch
 from codecdiff import config
 from codecdiff.config import DiffusionConfig, ExperimentConfig, TrainConfig
 from codecdiff.data import CodeStore
-from codecdiff.files import POLL_SECONDS, atomic_write, atomic_write_text, lock_folder, try_lock
-from codecdiff.pipeline import Pipeline, config_differences, write_model_card
+from codecdiff.files import POLL_SECONDS, atomic_write, atomic_write_text, lock_folder, read_json, try_lock
+from codecdiff.pipeline import Pipeline, config_differences, read_stage_config, write_model_card
 from codecdiff.training import (
     StageData,
     TrainingDiverged,
@@ -76,7 +76,7 @@ class Run:
     def is_trained(self, i: int) -> bool:
         """Return whether stage `i` is trained to its end."""
         file = self.model / self.variant.costs[i].name / "stage.json"
-        steps = json.loads(file.read_text(encoding="utf-8"))["training"]["steps"] if file.is_file() else 0
+        steps = read_stage_config(file.parent)["training"]["steps"] if file.is_file() else 0
         return steps >= self.variant.steps[i]
 
     @property
@@ -213,7 +213,7 @@ def train_run(run: Run, runs: Sequence[Run], comparison: CompareConfig, device: 
 def _record_experiment(run: Run) -> None:
     file, new = run.folder / "run.json", run.experiment.model_dump(mode="json")
     if file.is_file():
-        old = ExperimentConfig.model_validate_json(file.read_text(encoding="utf-8")).model_dump(mode="json")
+        old = read_json(file, ExperimentConfig).model_dump(mode="json")
         lines = [line for key in new for line in config_differences(old[key], new[key], key) if not _may_differ(line)]
         if lines:
             raise ValueError(
