@@ -170,7 +170,7 @@ def make_folder(folder: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system cannot. Raises FileExistsError."""
+    """Link a file to a second name, or copy it where the file system cannot. Raises FileExistsError."""
     try:
         os.link(source, target)
     except OSError as error:

@@ -276,7 +276,7 @@ def test_one_process_and_two_draw_the_same_for_a_sample(
     halves = [inputs_of(x_start[i : i + 4], 3 * 8 + i, context[i : i + 4]) for i in (0, 4)]
     assert data.crops.sample_indices(3, 8) == [*whole.sample_indices]
     assert [data.crops.sample_indices(3, 4, rank, 2) for rank in (0, 1)] == [[*half.sample_indices] for half in halves]
-    parts = [trainer.draw(half, shares=2) for half in halves]
+    parts = [trainer.draw(half, num_parts=2) for half in halves]
     for one, two in zip(trainer.draw(whole), zip(*parts, strict=True), strict=True):
         assert torch.equal(one, torch.cat(two))
     augmented = [context for inputs in (whole, *halves) if (context := trainer.augment(inputs)) is not None]

@@ -63,7 +63,10 @@ def load_parts(
     allow_local_parts: bool,
     digests: dict[str, str] | None = None,
 ) -> Parts:
-    """Build the parts that a model folder names, and load the state of its codec. `digests`: see `fingerprint_of`."""
+    """Build the parts that a model folder names, and load the state of its codec.
+
+    `digests` receives the hashes of files that are read, for `combined_fingerprint`.
+    """
     if not allow_local_parts:
         kinds = [kind for kind in ("codec", "splitter", "conditioner") if spec[kind]]
         spec = spec | {kind: confine(f"{kind}s", spec[kind], folder) for kind in kinds}
@@ -295,7 +298,7 @@ def load_stage(
         )
 
 
-def fingerprint_of(digests: Mapping[str, str]) -> str:
+def combined_fingerprint(digests: Mapping[str, str]) -> str:
     """Hash the SHA-256 of the files that a model was loaded from, by their names in its folder, in that order.
 
     Models of equal fingerprints generate the same audio.
@@ -310,4 +313,4 @@ def model_fingerprint(folder: Path) -> str:
     """Return the fingerprint of the configuration and weights that a model folder holds now."""
     homes = ["codec", *read_config(folder)["stages"]]
     names = [MODEL_FILE, *(f"{home}/{file}" for home in homes for file in (STAGE_FILE, WEIGHTS_FILE))]
-    return fingerprint_of({name: sha256(folder / name) for name in names if (folder / name).exists()})
+    return combined_fingerprint({name: sha256(folder / name) for name in names if (folder / name).exists()})
