@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
@@ -75,8 +76,17 @@ def new_accelerator(
             f"{accelerator.gradient_accumulation_steps}. Set it in the configuration alone."
         )
     accelerator.gradient_accumulation_steps = 1  # the trainer accumulates itself
-    accelerator.init_trackers("log", config)
+    accelerator.init_trackers("log", dict(_flat(config or {})))
     return accelerator
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield settings by their names on the command line, with values that every tracker takes."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value if isinstance(value, bool | int | float | str) else json.dumps(value)
 
 
 def _average(decay: float) -> Any:
