@@ -248,8 +248,8 @@ def damage_one(out: Path, draw: random.Random) -> list[str]:
     finally:
         file.unlink(missing_ok=True)
         os.rename(kept, file)
-    name = str(file)
-    return [] if any(name in line for line in said) else [f"{damage} of {name}: {said}"]
+    is_named = any(str(file.parent) in line and file.name in line for line in said)
+    return [] if is_named else [f"{damage} of {file}: {said}"]
 
 
 def _read_everything(model: Path) -> list[str]:

@@ -360,7 +360,8 @@ def test_a_validation_loss_that_is_not_finite_is_not_saved(
 def test_two_batches_are_accumulated_as_one_of_twice_the_size(
     trainer_of: Callable[..., StageTrainer], make_pipeline: Make, store: CodeStore, tmp_path: Path
 ) -> None:
-    options, losses = {"crop_seconds": 0.1, "dropout": 0.0}, []
+    options: dict[str, Any] = {"crop_seconds": 0.1, "dropout": 0.0}
+    losses: list[tuple[float, float]] = []
     for size, accumulated in ((4, 1), (2, 2)):
         config = TrainConfig(train_batch_size=size, **options)
         data = StageData(store, make_pipeline(), 1, config, DataConfig(validation_fraction=0.34))
