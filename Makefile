@@ -53,8 +53,9 @@ test-wheels: $(WHOLE)  ## build wheels, and try them and plugins written by `cod
 test-slow: $(WHOLE)  ## run the slow tests
 	$(PYTEST) --numprocesses 2 -m slow
 
-soak: $(WHOLE)  ## try damaged files on all readers, for SECONDS (600); again: goes on where it stopped
+soak: $(WHOLE)  ## damaged files on all readers for SECONDS (600), then TRIALS (1000) accidents of training; again: goes on
 	mkdir -p runs && $(RUN:-m=) tests/soak/fuzz.py --seconds $(or $(SECONDS),600) --state runs/soak.json
+	OMP_NUM_THREADS=1 $(RUN:-m=) tests/crash.py --trials $(or $(TRIALS),1000) --progress runs/crashes.json
 
 test-originals: override VENV := $(ORIGINALS)
 test-originals: $(ORIGINALS)/.ready  ## hold codecs equal to their original packages, in an environment of its own

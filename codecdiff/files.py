@@ -18,6 +18,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -169,7 +170,7 @@ def make_folder(folder: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system cannot. Raises FileExistsError."""
+    """Link a file to a second name, or copy it where the file system cannot. Raises FileExistsError."""
     try:
         os.link(source, target)
     except OSError as error:
@@ -245,10 +246,11 @@ def write_safetensors(path: Path | str, tensors: Mapping[str, Tensor], metadata:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> str:
     """Write a safetensors file, and return its SHA-256."""
     digest = hashlib.sha256()
-    with path.open("wb") as stream:
+    with path.open("wb") as stream, ThreadPoolExecutor(1) as pool:
         for block in _safetensors_blocks(tensors, metadata):
-            digest.update(block)
+            hashing = pool.submit(digest.update, block)  # while it is written
             stream.write(block)
+            hashing.result()
     return digest.hexdigest()
 
 

@@ -165,7 +165,7 @@ def test_a_save_that_was_killed_while_it_published_is_read_whole(home: Path, mak
     assert loaded.stages[0].facts["steps"] == 6
     assert read_logs(home.parent, ["primary"])["primary"][-1]["step"] == {"model.safetensors": 4}.get(until, 6)
     parts = loaded.codec, loaded.splitter, loaded.conditioner
-    expected = checkpoint.load_tensors(newest / "model.safetensors", {})[0]
+    expected = checkpoint.load_tensors(newest / "model.safetensors", {}, newest)[0]
     assert same(weights(checkpoint.load_stage(home.parent, "primary", *parts, 0).denoiser), expected)
     shutil.copyfile(older / "model.safetensors", home / "model.safetensors.new")
     (home / "model.safetensors.new").replace(home / "model.safetensors")  # before any of it: the older stage

@@ -18,6 +18,7 @@ from codecdiff.codecs import CodecWrapper, NormalizedCodec
 from codecdiff.config import DataConfig, SamplingConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.diffusion.noise_schedule import training_scheduler
+from codecdiff.errors import UserError
 from codecdiff.pipeline.checkpoint import MODEL_FILE, load_codec_state
 from codecdiff.pipeline.editing import EditMask, levels_mask
 from codecdiff.pipeline.stage import Stage, stage_shapes
@@ -442,3 +443,14 @@ def test_a_model_saved_in_half_precision_takes_half_the_room_and_agrees_with_its
     again.save_pretrained(tmp_path / "half")  # the codec's state is the same
     ours, theirs = (p.stages[0].denoiser.state_dict() for p in (pipeline, again))
     assert all(torch.equal(ours[name].half().float(), theirs[name]) for name in ours)
+
+
+def test_latents_that_are_not_finite_are_an_error_and_no_file(make_pipeline: Make) -> None:
+    pipeline = make_pipeline()
+    with torch.no_grad():
+        for parameter in pipeline.stages[1].denoiser.parameters():
+            parameter.fill_(torch.nan)
+    with pytest.raises(
+        UserError, match=r"Stage secondary generated latents that are not finite, in 2 steps of dpm\+\+2m"
+    ):
+        pipeline("drums", audio_length_in_s=0.1, num_inference_steps=2)

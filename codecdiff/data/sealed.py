@@ -20,7 +20,7 @@ BLANK = "0" * 64
 
 
 def seal(folder: Path, hashes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Return bytes and SHA-256 of files in a folder, whose SHA-256 is in `hashes`."""
+    """Return bytes and SHA-256 of files in a folder whose SHA-256 is known."""
     return {name: {"bytes": (folder / name).stat().st_size, SEAL: digest} for name, digest in hashes.items()}
 
 
@@ -57,14 +57,18 @@ def read_sealed(file: Path, digests: dict[str, str] | None = None, name: str = "
     return spec
 
 
-def verify_file(file: Path, files: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the SHA-256 of a file. Raises DamagedFile unless it is the one in `files`, if that names the file."""
+def verify_file(file: Path, files: Mapping[str, Mapping[str, Any]], source: Path | str = "") -> str:
+    """Return the SHA-256 of a file. Raises DamagedFile unless it is the one in `files`, if that names the file.
+
+    `source` is the file that `files` comes from, for the message: that may be the one that is not the right one.
+    """
     if not file.is_file():
         raise DamagedFile(f"'{file}' is missing. Copy the folder again from where it came from.")
     entry, digest, size = files.get(file.name), sha256(file), file.stat().st_size
     if entry is not None and digest != entry.get(SEAL):
+        witness = f", says '{source}'" if source else ""
         raise DamagedFile(
             f"'{file}' is damaged: it has {size:,} bytes and SHA-256 {digest[:12]}..., but {entry.get('bytes')} bytes "
-            f"and {str(entry.get(SEAL))[:12]}... were written. Copy it again from where it came from."
+            f"and {str(entry.get(SEAL))[:12]}... were written{witness}. Copy it again from where it came from."
         )
     return digest

@@ -133,7 +133,7 @@ class BasePipeline:
         facts = {key: spec[key] for key in ("target", "snap_context", "data")}
         pipeline = cls(*parts, [], **facts, generation_config=checkpoint.load_generation_config(folder))
         pipeline.load_stages(folder, allow_local_parts=allow_local_parts, digests=digests)
-        pipeline.folder, pipeline.fingerprint = folder, checkpoint.fingerprint_of(digests)
+        pipeline.folder, pipeline.fingerprint = folder, checkpoint.combined_fingerprint(digests)
         return pipeline.to(device, dtype)
 
     def save_pretrained(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:

@@ -63,7 +63,10 @@ def load_parts(
     allow_local_parts: bool,
     digests: dict[str, str] | None = None,
 ) -> Parts:
-    """Build the parts that a model folder names, and load the state of its codec. `digests`: see `fingerprint_of`."""
+    """Build the parts that a model folder names, and load the state of its codec.
+
+    `digests` receives the hashes of files that are read, for `combined_fingerprint`.
+    """
     if not allow_local_parts:
         kinds = [kind for kind in ("codec", "splitter", "conditioner") if spec[kind]]
         spec = spec | {kind: confine(f"{kind}s", spec[kind], folder) for kind in kinds}
@@ -103,13 +106,13 @@ def read_stage_config(folder: Path, digests: dict[str, str] | None = None) -> di
     return check_schema(spec, str(file), StageFile).model_dump(exclude_unset=True)
 
 
-def load_tensors(file: Path, files: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
-    """Load a safetensors file, and return its SHA-256 too, which is that in `files` if the file is named there.
+def load_tensors(file: Path, files: Mapping[str, Any], source: Path) -> tuple[dict[str, Tensor], str]:
+    """Load a safetensors file, and return its SHA-256 too, which is that in `files`, of `source`, if it is there.
 
     Raises DamagedFile if it is missing or not what was written.
     """
     status = file.stat() if file.is_file() else None
-    digest, tensors = verify_file(file, files), read_safetensors(file)[0]
+    digest, tensors = verify_file(file, files, source), read_safetensors(file)[0]
     if status is None or not os.path.samestat(status, file.stat()) or status.st_mtime_ns != file.stat().st_mtime_ns:
         raise DamagedFile(f"'{file}' was replaced while it was read. Try again.")
     return tensors, digest
@@ -139,7 +142,7 @@ def _codec_state(folder: Path) -> tuple[dict[str, Tensor], str]:
     """Return the fitted state of a model folder's codec and its SHA-256, or nothing."""
     file, files = folder / CODEC_WEIGHTS, read_config(folder).get(FILES, {})
     files = {file.name: files[CODEC_WEIGHTS]} if CODEC_WEIGHTS in files else {}
-    return load_tensors(file, files) if files or file.exists() else ({}, "")
+    return load_tensors(file, files, folder / MODEL_FILE) if files or file.exists() else ({}, "")
 
 
 def _to_save(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -171,6 +174,8 @@ def config_differences(saved: Any, current: Any, name: str) -> list[str]:
         keys = dict.fromkeys([*saved, *current])
         return [line for k in keys for line in config_differences(saved.get(k), current.get(k), f"{name}.{k}")]
     if saved is None and name.endswith(".revision"):  # it was unknown when the folder was written
+        return []
+    if saved == current:  # as 0 and 0.0
         return []
     saved, current = json.dumps(saved), json.dumps(current)
     return [] if saved == current else [f"{name} is {saved} there, {current} here"]
@@ -233,7 +238,7 @@ def load_weights(home: Path, digests: dict[str, str] | None = None) -> tuple[dic
         try:
             folder = published(home, WEIGHTS_FILE)
             spec = read_stage_config(folder, read)
-            tensors, read[WEIGHTS_FILE] = load_tensors(folder / WEIGHTS_FILE, spec.get(FILES, {}))
+            tensors, read[WEIGHTS_FILE] = load_tensors(folder / WEIGHTS_FILE, spec.get(FILES, {}), folder / STAGE_FILE)
         except (InvalidValue, FileNotFoundError):
             if os.path.samestat(before, (home / STAGE_FILE).stat()) and published(home, WEIGHTS_FILE) == folder:
                 raise
@@ -293,7 +298,7 @@ def load_stage(
         )
 
 
-def fingerprint_of(digests: Mapping[str, str]) -> str:
+def combined_fingerprint(digests: Mapping[str, str]) -> str:
     """Hash the SHA-256 of the files that a model was loaded from, by their names in its folder, in that order.
 
     Models of equal fingerprints generate the same audio.
@@ -308,4 +313,4 @@ def model_fingerprint(folder: Path) -> str:
     """Return the fingerprint of the configuration and weights that a model folder holds now."""
     homes = ["codec", *read_config(folder)["stages"]]
     names = [MODEL_FILE, *(f"{home}/{file}" for home in homes for file in (STAGE_FILE, WEIGHTS_FILE))]
-    return fingerprint_of({name: sha256(folder / name) for name in names if (folder / name).exists()})
+    return combined_fingerprint({name: sha256(folder / name) for name in names if (folder / name).exists()})

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from codecdiff.data.legacy import upgrade_log_row
 from codecdiff.data.sealed import FILES, SEAL, seal, sealed_text, verify_file, write_sealed
 from codecdiff.errors import InvalidValue
 from codecdiff.files import (
@@ -34,11 +35,6 @@ from codecdiff.files import (
 from codecdiff.pipeline.checkpoint import STAGE_FILE, STATE, WEIGHTS_FILE, generations, published, read_stage_config
 
 STATE_FILE, LOG = "state.safetensors", "log.jsonl"
-LOG_KEYS_V0_1: dict[str, str] = {
-    "held_out": "validation_loss",
-    "held_out_baseline": "zero_predictor_loss",
-    "held_out_ratio": "normalized_validation_loss",
-}
 Rows = list[dict[str, Any]]
 
 
@@ -100,9 +96,8 @@ def find_state(home: Path, report: Callable[[str], None] = lambda line: None) ->
     problems: list[str] = []
     for path in generations(home):
         try:
-            for name, entry in read_stage_config(path)[FILES].items():
-                verify_file(path / name, {name: entry})
-        except (InvalidValue, FileNotFoundError, KeyError, TypeError) as error:
+            verify_generation(path)
+        except InvalidValue as error:
             problems.append(str(error))
             continue
         for line in problems:
@@ -112,7 +107,7 @@ def find_state(home: Path, report: Callable[[str], None] = lambda line: None) ->
         return home / STATE
     if problems:
         raise DamagedFile(
-            f"{home} cannot be resumed: no state of its training is intact. {' '.join(problems)} To train it anew, "
+            f"{home} cannot be resumed: no state of its training is intact. {' '.join(problems)} To start over, "
             "delete that folder or choose another output."
         )
     if (home / STAGE_FILE).exists():
@@ -121,6 +116,17 @@ def find_state(home: Path, report: Callable[[str], None] = lambda line: None) ->
             f"and start there from its weights by stages.{home.name}.start_from={home}; or delete it."
         )
     return None
+
+
+def verify_generation(path: Path) -> None:
+    """Raise InvalidValue, naming the file, unless all files of a generation are what was written."""
+    if not (path / STAGE_FILE).is_file():
+        raise DamagedFile(f"'{path / STAGE_FILE}' is missing.")
+    files = read_stage_config(path).get(FILES, {})
+    for name in (WEIGHTS_FILE, STATE_FILE, LOG):
+        if name not in files:
+            raise DamagedFile(f"'{path / STAGE_FILE}' is damaged: it does not name {name}.")
+        verify_file(path / name, files, path / STAGE_FILE)
 
 
 def read_state(path: Path) -> tuple[int, dict[str, Tensor], Rows]:
@@ -138,8 +144,7 @@ def read_state(path: Path) -> tuple[int, dict[str, Tensor], Rows]:
 def _rows(text: str) -> Rows:
     """Parse the lines of a log, except for a last one that is torn."""
     lines = text.splitlines() if text.endswith(("\n", "}")) else text.splitlines()[:-1]
-    rows: Rows = [json.loads(line) for line in lines]
-    return [{LOG_KEYS_V0_1.get(key, key): value for key, value in row.items()} for row in rows]
+    return [upgrade_log_row(json.loads(line)) for line in lines]
 
 
 def read_logs(model: Path, stages: Sequence[str]) -> dict[str, Rows]:
@@ -160,5 +165,7 @@ def read_logs(model: Path, stages: Sequence[str]) -> dict[str, Rows]:
         except (ValueError, AttributeError) as error:
             raise DamagedFile(f"'{source / LOG}' is damaged: a line is not JSON. Train again to restore it.") from error
         if LOG in files and hashlib.sha256(text.encode()).hexdigest() != files[LOG][SEAL]:
-            raise DamagedFile(f"'{source / LOG}' is damaged: it is not what was written. Train again to restore it.")
+            raise DamagedFile(
+                f"'{source / LOG}' is damaged: it is not what '{source / STAGE_FILE}' names. Train again to restore it."
+            )
     return logs

@@ -116,13 +116,10 @@ def evaluate(
     generator = load_generator(model, device, allow_download, allow_local_parts, **sampling) if model else None
     fetched = {"required": bool(embedders), "allow_download": allow_download}
     built, left_out = load_embedders(list(plan.metrics), options or [], generator, device, **fetched)
-    folders = output / "clips", cache or output / "cache"
-    evaluator = Evaluator(plan, built, against, *folders, progress, generator, left_out=left_out)
-    name, facts = (
-        generator.name if generator else str(music and music.name),
-        split_facts(reference, prompts, music, split),
-    )
-    result = evaluator.evaluate(inputs, name, {"suite": suite, **facts})
+    stores = (output / "clips", cache or output / "cache", progress, generator)
+    evaluator = Evaluator(plan, built, against, *stores, left_out=left_out)
+    facts = {"suite": suite, **split_facts(reference, prompts, music, split)}
+    result = evaluator.evaluate(inputs, generator.name if generator else str(music and music.name), facts)
     write_evaluated(result, output, model if model_card else "", as_json)
 
 
