@@ -29,7 +29,7 @@ from codecdiff.data import legacy
 from codecdiff.data.sealed import FILES, SEAL, read_sealed, seal, sealed_text, verify_file, write_sealed
 from codecdiff.diffusion.noise_schedule import scheduler_from_config
 from codecdiff.errors import InvalidValue, MissingFile, UnknownName
-from codecdiff.files import DamagedFile, atomic_write, read_safetensors, sha256, validate, write_safetensors
+from codecdiff.files import DamagedFile, atomic_write, check_schema, read_safetensors, sha256, write_safetensors
 from codecdiff.interfaces import Codec, Conditioner, Splitter
 from codecdiff.pipeline.code_version import warn_of_code_changes
 from codecdiff.pipeline.generation import GenerationConfig
@@ -96,14 +96,14 @@ def read_config(folder: Path, digests: dict[str, str] | None = None) -> dict[str
         raise InvalidValue(f"{file} has format {version}; this codecdiff reads format {FORMAT}. Update codecdiff.")
     if missing := REQUIRED - spec.keys():
         raise InvalidValue(f"{file} is incomplete: it lacks {', '.join(sorted(missing))}.")
-    return validate(spec, str(file), ModelFile).model_dump(exclude_unset=True)
+    return check_schema(spec, str(file), ModelFile).model_dump(exclude_unset=True)
 
 
 def read_stage_config(folder: Path, digests: dict[str, str] | None = None) -> dict[str, Any]:
     """Read the stage.json of a stage's folder. Raises ValueError if it is not valid."""
     file = folder / STAGE_FILE
     spec = legacy.upgrade_stage(read_sealed(file, digests, f"{folder.name}/{STAGE_FILE}"))
-    return validate(spec, str(file), StageFile).model_dump(exclude_unset=True)
+    return check_schema(spec, str(file), StageFile).model_dump(exclude_unset=True)
 
 
 def load_tensors(file: Path, files: Mapping[str, Any], source: Path) -> tuple[dict[str, Tensor], str]:
@@ -220,7 +220,7 @@ def load_generation_config(folder: Path) -> GenerationConfig:
     options = read_sealed(file) if file.exists() else {}
     if isinstance(options, dict):
         options = {name: value for name, value in options.items() if name not in (FILES, SEAL)}
-    return validate(options, str(file), GenerationConfig)
+    return check_schema(options, str(file), GenerationConfig)
 
 
 def generations(home: Path) -> list[Path]:
