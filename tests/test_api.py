@@ -76,7 +76,7 @@ def test_none_leaves_an_option_as_the_model_has_it(make_pipeline: Make, tmp_path
     assert not torch.equal(again("drums", seed=6).codes, out.codes)
     (tmp_path / "generation_config.json").write_text('{"seed": "x"}')
     with pytest.raises(
-        UserError, match=r"generation_config\.json cannot be used: seed: Input should be a valid int.*, got 'x'"
+        UserError, match=r"generation_config\.json cannot be used: seed: Input should be a valid integer.*got 'x'"
     ):
         Pipeline.from_pretrained(tmp_path)
 

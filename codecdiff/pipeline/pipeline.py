@@ -311,12 +311,7 @@ class Pipeline(BasePipeline):
                     noise_color=stage.noise_color,
                     on_step_end=functools.partial(on_step_end, stage),
                 )
-            if not latents.isfinite().all():
-                raise NonFiniteLatents(
-                    f"Stage {stage.name} generated latents that are not finite, in {_steps(stage, options)} steps of "
-                    f"{stage.sampling.scheduler}: nothing was written. Try more steps, a smaller guidance_scale or "
-                    "float32; if it stays, the weights have diverged."
-                )
+            _require_finite(latents, stage, options)
             stages.append(latents)
         return self._with_zeros(stages, batch)
 
@@ -348,3 +343,12 @@ load = Pipeline.from_pretrained
 def _steps(stage: Stage, options: GenerationConfig) -> int:
     own = stage.sampling.num_inference_steps
     return own if options.num_inference_steps is None else options.num_inference_steps
+
+
+def _require_finite(latents: Tensor, stage: Stage, options: GenerationConfig) -> None:
+    if not latents.isfinite().all():
+        raise NonFiniteLatents(
+            f"Stage {stage.name} generated latents that are not finite, in {_steps(stage, options)} steps of "
+            f"{stage.sampling.scheduler}: nothing was written. Try more steps, a smaller guidance_scale or float32; if "
+            "it stays, the weights have diverged."
+        )

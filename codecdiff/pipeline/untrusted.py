@@ -21,6 +21,8 @@ from codecdiff.config.schema import Guidance, Target
 from codecdiff.errors import InvalidValue, MissingFile, UserError
 from codecdiff.files import DamagedFile, read_shapes
 
+__all__ = ["ModelFile", "StageFile", "build_to_fit", "confine", "explained", "leads_outside"]
+
 Module = TypeVar("Module", bound=nn.Module)
 
 SWITCH = "CODECDIFF_ALLOW_LOCAL_PARTS"  # environment variable: 1 trusts all model folders
@@ -34,7 +36,7 @@ def _stage_name(name: str) -> str:
 
 
 class Open(BaseModel):
-    """Contents of a file of which later versions may say more."""
+    """Contents of a file. Those of later versions may say more."""
 
     model_config = ConfigDict(extra="allow")
 
