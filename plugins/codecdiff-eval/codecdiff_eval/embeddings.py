@@ -23,7 +23,7 @@ from codecdiff.data import CachedEmbedder
 from codecdiff.data.audio import BadAudio, seconds_of, stream_audio
 from codecdiff.data.metadata import Track
 from codecdiff.embedders import BATCH_SIZE, embed_clips
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.files import atomic_write
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Embedder, Prompt
@@ -179,7 +179,7 @@ class ClipEmbeddings:
     def grid(self) -> Tensor:
         """Return the vectors as (n, w, e). Raises ValueError for clips of different numbers of windows."""
         if len(self.lengths.unique()) != 1:
-            raise ValueError("Clips of different numbers of windows have no common grid: take clips of one length.")
+            raise InvalidValue("Clips of different numbers of windows have no common grid: take clips of one length.")
         return self.vectors.unflatten(0, (len(self), -1))
 
     def drawn(self, clips: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class ClipEmbeddings:
         """
         rows = list(embed_clips(embedder, clips, batch_size=batch_size))
         if not rows:
-            raise ValueError("Expected clips to embed, but got none.")
+            raise InvalidValue("Expected clips to embed, but got none.")
         names, hashes, vectors = zip(*rows, strict=True)
         return cls(config, names, hashes, torch.cat(vectors), torch.tensor([len(v) for v in vectors]), **facts)
 
@@ -360,7 +360,7 @@ def write_vectors(file: Path | str, kind: str, tensors: Mapping[str, Tensor], fa
 def read_vectors(file: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_vectors` wrote. Raises FileNotFoundError, or InvalidValue for something else or damaged."""
     if not Path(file).is_file():
-        raise FileNotFoundError(f"File '{file}' of {kind} does not exist.")
+        raise MissingFile(f"File '{file}' of {kind} does not exist.")
     try:
         with safe_open(file, "pt") as stream:
             facts = json.loads((stream.metadata() or {}).get("codecdiff", "{}"))

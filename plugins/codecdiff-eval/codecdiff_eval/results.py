@@ -24,6 +24,7 @@ from pydantic import FiniteFloat, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from codecdiff import Embedder, __version__
+from codecdiff.errors import InvalidValue
 from codecdiff.fingerprint import module_fingerprint
 
 __all__ = [
@@ -48,7 +49,7 @@ MAY_DIFFER = ("seeds", "sampling", "version", "num_windows")  # fields of a Metr
 SIZES = ("num_clips", "reference", "num_reference_clips", "prompts", "options")  # may differ in a context, too
 
 
-class IncomparableError(ValueError):
+class IncomparableError(InvalidValue):
     """Two results that do not mean the same were compared; the message names what differs."""
 
 
@@ -132,7 +133,7 @@ class EmbeddingConfig:
     def require_same(self, other: EmbeddingConfig) -> None:
         """Raise ValueError, naming the fields that differ, unless both embed alike."""
         if differences := _differences(asdict(self), asdict(other)):
-            raise ValueError(f"The two sets were embedded differently ({'; '.join(differences)}). Embed one again.")
+            raise InvalidValue(f"The two sets were embedded differently ({'; '.join(differences)}). Embed one again.")
 
 
 @dataclass(frozen=True)
@@ -360,7 +361,7 @@ class EvalReport:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Restore what `to_json` returned. Raises ValueError for another format."""
         if values.get("format") != FORMAT:
-            raise ValueError(f"This is not a report of format {FORMAT}: evaluate again.")
+            raise InvalidValue(f"This is not a report of format {FORMAT}: evaluate again.")
         return from_json(cls, values)
 
     @classmethod

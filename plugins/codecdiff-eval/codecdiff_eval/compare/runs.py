@@ -25,6 +25,7 @@ import torch
 from codecdiff import config
 from codecdiff.config import DiffusionConfig, ExperimentConfig, TrainConfig
 from codecdiff.data import CodeStore
+from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.files import POLL_SECONDS, atomic_write_text, lock_folder, try_lock
 from codecdiff.pipeline import Pipeline, config_differences, write_model_card
 from codecdiff.training import (
@@ -137,7 +138,7 @@ def require_music(variants: Sequence[Variant]) -> None:
     for variant in variants:
         audio = variant.experiment.data.audio
         if audio is None or not audio.exists():
-            raise FileNotFoundError(
+            raise MissingFile(
                 f"The variant '{variant.name}' has no music: data.audio is {audio or 'null'}"
                 f"{', which does not exist' if audio else ''}. Validation tracks are read as audio, not only as codes."
             )
@@ -214,10 +215,13 @@ def train_run(run: Run, runs: Sequence[Run], comparison: CompareConfig, device: 
 def _record_experiment(run: Run) -> None:
     file, new = run.folder / "run.json", run.experiment.model_dump(mode="json")
     if file.is_file():
-        old = ExperimentConfig.model_validate_json(file.read_text(encoding="utf-8")).model_dump(mode="json")
+        try:
+            old = ExperimentConfig.model_validate_json(file.read_text(encoding="utf-8")).model_dump(mode="json")
+        except ValueError as error:
+            raise InvalidValue(f"'{file}' is damaged. Choose another output, or delete it.") from error
         lines = [line for key in new for line in config_differences(old[key], new[key], key) if not _may_differ(line)]
         if lines:
-            raise ValueError(
+            raise InvalidValue(
                 f"'{run.folder}' was trained differently: {'; '.join(lines)}. Choose another output, or delete it."
             )
     atomic_write_text(file, json.dumps(new, indent=1) + "\n")
