@@ -28,7 +28,7 @@ PYTEST = OMP_NUM_THREADS=1 $(RUN) pytest
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-integration test-wheels test-originals test-slow docs lint types clean
+.PHONY: help setup demo test test-integration test-wheels test-originals test-slow soak docs lint types clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -52,6 +52,13 @@ test-wheels: $(WHOLE)  ## build wheels, and try them and plugins written by `cod
 
 test-slow: $(WHOLE)  ## run the slow tests
 	$(PYTEST) --numprocesses 2 -m slow
+
+TRIALS := 1000
+SEED := 0
+SECONDS := 600
+soak: $(WHOLE)  ## kill, fill and damage TRIALS training runs drawn by SEED, then fuzz all readers for SECONDS; resumes
+	mkdir -p runs && OMP_NUM_THREADS=1 $(RUN:-m=) tests/crash.py --trials $(TRIALS) --seed $(SEED)
+	$(RUN:-m=) tests/soak/fuzz.py --seconds $(SECONDS) --state runs/fuzz.json
 
 test-originals: override VENV := $(ORIGINALS)
 test-originals: $(ORIGINALS)/.ready  ## hold codecs equal to their original packages, in an environment of its own

@@ -1,7 +1,13 @@
-"""What pytest imports and collects stays until the end: searching it for garbage takes a quarter of the time."""
+"""Settings of every test.
+
+What pytest imports and collects stays until the end: searching it for garbage takes a quarter of the time.
+Models of the tests name tiny pretrained models in folders of their own, which folders from elsewhere may not.
+"""
 
 import gc
+import os
 
+os.environ.setdefault("CODECDIFF_ALLOW_LOCAL_PARTS", "1")
 gc.disable()
 
 

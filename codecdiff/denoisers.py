@@ -18,6 +18,7 @@ __all__ = [
     "KeysAndValues",
     "LayerFeatures",
     "PrecomputedConditioning",
+    "PreparedDenoiser",
     "check_inputs",
     "embedding_network",
     "fill_nulls",
@@ -129,17 +130,23 @@ class PreparedDenoiser(Denoiser):
     def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
         """Predict from noisy latents (b, c, l), prepared timesteps (b,), context (b, c', l) or None: (b, c, l)."""
         check_inputs(self, noisy, timestep, context, self.rows)
-        features = self.denoiser.select_timesteps(self.features, self._index(timestep.to(self.timesteps.device)))
-        return self.denoiser.denoise(noisy, context, features)
+        return self.predict(noisy, context, self._index(timestep.to(self.timesteps.device)))
+
+    def predict(self, noisy: Tensor, context: Tensor | None, index: Tensor) -> Tensor:
+        """Predict (b, c, l) at the places `index` (b,) among the prepared timesteps."""
+        return self.denoiser.denoise(noisy, context, self.denoiser.select_timesteps(self.features, index))
 
     def prepare_for_sampling(self, timesteps: Tensor, condition: Condition) -> Denoiser:
         """Prepare the original denoiser again."""
         return self.denoiser.prepare_for_sampling(timesteps, condition)
 
     def _index(self, timestep: Tensor) -> Tensor:
-        """Return the positions (b,) of timesteps (b,) among the prepared ones."""
+        """Return the positions (b,) of timesteps (b,) among the prepared ones; on a GPU without waiting for it."""
         matches = timestep[:, None] == self.timesteps
-        if not matches.any(dim=1).all():
+        all_prepared = matches.any(dim=1).all()
+        if all_prepared.is_cuda:
+            torch._assert_async(all_prepared, "A step is not among those prepared.")
+        elif not all_prepared:
             raise ValueError(f"Steps {timestep.tolist()} are not all among those prepared: {self.timesteps.tolist()}.")
         return matches.int().argmax(dim=1)
 

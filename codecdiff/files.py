@@ -1,17 +1,29 @@
-"""Files that are written whole or not at all, tensors in files, locks on folders, and checksums."""
+"""Files and folders that are written whole or not at all or read within bounds, tensors in them, locks, checksums.
+
+What is written has a temporary name in its folder, `.HOST-PROCESS-NUMBER.partial`, until it is on the disk.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
 import os
+import platform
+import shutil
+import stat
 import tempfile
+import textwrap
+import time
+import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from codecdiff.errors import InvalidValue, UnusableFile, UserError
+from codecdiff.errors import InvalidValue, MissingFile, UnusableFile, UserError
 
 if TYPE_CHECKING:  # the command line imports this module, and must start quickly
     from torch import Tensor
@@ -19,21 +31,48 @@ if TYPE_CHECKING:  # the command line imports this module, and must start quickl
 
 __all__ = [
     "POLL_SECONDS",
+    "BadDocument",
     "DamagedFile",
     "FolderLocked",
+    "atomic_folder",
     "atomic_write",
     "atomic_write_text",
     "cached_checksum",
     "checksum",
+    "clear_leftovers",
+    "delete_folder",
+    "link_or_copy",
     "lock_folder",
+    "lock_path",
+    "make_folder",
+    "parse_json",
+    "parse_yaml",
+    "read_bytes",
+    "read_json",
+    "read_parquet",
     "read_safetensors",
+    "read_shapes",
+    "read_text",
+    "read_yaml",
+    "require_file",
     "require_writable",
+    "save_tensors",
     "sha256",
+    "sync",
     "try_lock",
+    "validate",
+    "write_parquet",
     "write_safetensors",
 ]
 
 POLL_SECONDS = 3.0  # between two looks at a lock that another process holds
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+SAFETENSORS_DTYPES = {
+    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
+    **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
+    **{"bfloat16": "BF16", "uint8": "U8", "bool": "BOOL"},
+}
 
 
 class FolderLocked(UserError, OSError):
@@ -45,24 +84,147 @@ class DamagedFile(InvalidValue):
 
 
 @contextmanager
-def atomic_write(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, which replaces `path` when the block ends without an error.
+def atomic_write(path: Path | str, *, replace: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, which replaces `path`, on the disk, when the block ends without an error.
 
-    On an error the temporary file is deleted and `path` is left as it was. The file's permissions follow the umask,
-    even if the writer (safetensors) would make it readable for its owner alone.
+    The folder is created if it is missing. On an error the temporary file is deleted and `path` is left as it was. The
+    file's permissions follow the umask, even if the writer would make it readable for its owner alone. Raises
+    UnusableFile if it cannot be written, as on a full disk, and FileExistsError if it is there and not to be replaced.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    temporary.touch()
-    mode = temporary.stat().st_mode
-    temporary.unlink()
-    try:
-        yield temporary
-        temporary.chmod(mode)
-        os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
+    with _describe_disk_errors(path):
+        make_folder(path.parent)
+        temporary = _temporary_path(path)
+        try:
+            temporary.touch()
+            mode = temporary.stat().st_mode
             temporary.unlink()
+            yield temporary
+            temporary.chmod(mode)
+            sync(temporary)
+            (os.replace if replace else link_or_copy)(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Yield a new folder beside `path`, which gets that name, on the disk, when the block ends without an error.
+
+    One that had the name is deleted. What is in it may be written in any way. On an error it is deleted. Raises
+    UnusableFile if it cannot be written.
+    """
+    path = Path(path)
+    with _describe_disk_errors(path):
+        make_folder(path.parent)
+        temporary = _temporary_path(path)
+        temporary.mkdir()
+        try:
+            yield temporary
+            for file in [*temporary.rglob("*"), temporary]:
+                sync(file)
+            if path.exists():
+                delete_folder(path)
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        sync(path.parent)
+
+
+@contextmanager
+def _describe_disk_errors(path: Path) -> Iterator[None]:
+    """Turn errors of a disk into a sentence that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise UnusableFile(
+            f"'{path}' cannot be written: {error.strerror}. Make room, or choose another disk."
+        ) from error
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk. Windows and some file systems cannot flush folders."""
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not is_folder or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder, and those above it, on the disk."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for place in reversed(missing):
+        place.mkdir(exist_ok=True)
+        sync(place.parent)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system cannot. Raises FileExistsError."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        with target.open("xb") as stream:
+            stream.write(source.read_bytes())
+        sync(target)
+
+
+def _host() -> str:
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _temporary_path(path: Path) -> Path:
+    """Return a new name beside `path`, with its suffix, and delete what killed processes left in that folder."""
+    status = path.parent.stat()
+    _delete_abandoned(path.parent, status.st_dev, status.st_ino, os.getpid())
+    return path.with_name(f".{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial{path.suffix}")
+
+
+@cache  # once per process and folder
+def _delete_abandoned(folder: Path, device: int, inode: int, process: int) -> None:
+    """Delete the leftovers in a folder whose process on this machine has ended, or started after they were written."""
+    import psutil
+
+    for path in folder.glob(f".{_host()}-*.partial*"):
+        with suppress(OSError, ValueError):
+            written, owner = path.stat().st_mtime, int(path.name.split("-")[1])
+            try:
+                is_alive = owner != process and psutil.Process(owner).create_time() <= written + 1
+            except psutil.Error:
+                is_alive = False
+            if not is_alive:
+                _delete(path)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete what killed processes left in a folder and below it, which this process has locked."""
+    for path in list(folder.rglob(".*-*.partial*")):
+        _delete(path)
+
+
+def delete_folder(folder: Path) -> None:
+    """Delete a folder: whole or, if that is interrupted, as a leftover."""
+    temporary = _temporary_path(folder)
+    folder.rename(temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def atomic_write_text(path: Path | str, text: str) -> None:
@@ -71,15 +233,43 @@ def atomic_write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_safetensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors, which must not share memory, to a safetensors file, whole or not at all, in a new folder too."""
-    from safetensors.torch import save_file
+def write_safetensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> str:
+    """Write tensors to a safetensors file, whole or not at all, and return its SHA-256.
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    They are written one by one, so that no more than one is held twice.
+    """
     with atomic_write(path) as temporary:
-        save_file(whole, temporary, metadata=metadata)
+        return save_tensors(temporary, tensors, metadata)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> str:
+    """Write a safetensors file, and return its SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("wb") as stream:
+        for block in _safetensors_blocks(tensors, metadata):
+            digest.update(block)
+            stream.write(block)
+    return digest.hexdigest()
+
+
+def _safetensors_blocks(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None) -> Iterator[bytes | memoryview]:
+    """Yield the contents of a safetensors file: the length of the header, the header, and each tensor's bytes."""
+    import torch
+
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # aligned
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    start = 0
+    for name in names:
+        tensor, end = tensors[name], start + tensors[name].nbytes
+        dtype = SAFETENSORS_DTYPES[str(tensor.dtype).removeprefix("torch.")]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield from (len(text).to_bytes(8, "little"), text)
+    for name in names:
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        yield flat.view(torch.uint8).numpy().data
 
 
 def read_safetensors(path: Path | str, names: Iterable[str] | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -89,6 +279,7 @@ def read_safetensors(path: Path | str, names: Iterable[str] | None = None) -> tu
     """
     from safetensors import SafetensorError, safe_open
 
+    require_file(path)
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
@@ -97,15 +288,35 @@ def read_safetensors(path: Path | str, names: Iterable[str] | None = None) -> tu
         raise DamagedFile(f"'{path}' is damaged: {error}. Delete it, then fetch or make it again.") from error
 
 
+def read_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
+    """Read the shapes of all tensors of a safetensors file, by name, and not the tensors. Raises as the above does."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(require_file(path), "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise DamagedFile(f"'{path}' is damaged: {error}. Delete it, then fetch or make it again.") from error
+
+
 @contextmanager
 def lock_folder(folder: Path, *, timeout: float = 0) -> Iterator[None]:
-    """Hold a lock on a folder, which is created if it is missing, against other processes.
+    """Hold a lock on a folder, which is created if it is missing, as `lock_path` does."""
+    make_folder(folder.absolute())
+    with lock_path(folder, timeout=timeout):
+        yield
 
-    The lock is a file beside the folder, `.NAME.lock`. It is released when the process ends, however that happens.
-    Without effect where no lock can be taken: on read-only file systems and on those without locks.
+
+@contextmanager
+def lock_path(path: Path, *, timeout: float = 0) -> Iterator[None]:
+    """Hold a lock on a file or folder against other processes.
+
+    The lock is a file beside it, `.NAME.lock`, which says who holds it and is deleted at the end. It is released when
+    the process ends, however that happens. Without effect where no lock can be taken: on read-only file systems and on
+    those without locks.
 
     Args:
-        folder: The folder.
+        path: The file or folder, which need not exist.
         timeout: Seconds to wait for another process; -1 waits as long as it takes.
 
     Raises:
@@ -114,16 +325,36 @@ def lock_folder(folder: Path, *, timeout: float = 0) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    folder = folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    path = path.absolute()
+    file = path.with_name(f".{path.name}.lock")
     with ExitStack() as stack:
         try:
-            stack.enter_context(FileLock(folder.with_name(f".{folder.name}.lock")).acquire(timeout, POLL_SECONDS))
+            stack.enter_context(FileLock(file, thread_local=False).acquire(timeout, POLL_SECONDS))
         except Timeout as error:
-            raise FolderLocked(f"'{folder}' is being written by another run. Wait for it, or name another.") from error
+            raise FolderLocked(
+                f"'{path}' is being written by another run{_holder(file)}. Wait for it, or name another."
+            ) from error
         except (OSError, NotImplementedError):
             pass
+        else:
+            holder = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+            with suppress(OSError):
+                file.write_text(json.dumps(holder), encoding="utf-8")
+            stack.callback(_remove, file)  # while it is held: whoever waits for it looks for the file again
         yield
+
+
+def _remove(file: Path) -> None:
+    with suppress(OSError):  # Windows deletes no open file
+        file.unlink()
+
+
+def _holder(lock: Path) -> str:
+    """Return who holds a lock, as in " (process 12 on host, since ...)", if its file says so."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        holder = json.loads(lock.read_text(encoding="utf-8"))
+        return f" (process {holder['process']} on {holder['host']}, since {holder['since']})"
+    return ""
 
 
 def try_lock(folder: Path) -> ExitStack | None:
@@ -166,3 +397,177 @@ def cached_checksum(file: Path | str) -> str:
 @cache
 def _cached_checksum(file: Path, size: int, modified: int) -> str:
     return checksum(file)
+
+
+# Tables
+
+MAX_ROWS = 2**25
+
+
+def write_parquet(path: Path | str, table: Any) -> None:
+    """Write a table of pyarrow to a parquet file with checksums, whole or not at all."""
+    import pyarrow.parquet as pq
+
+    with atomic_write(path) as temporary:
+        pq.write_table(table, temporary, write_page_checksum=True)
+
+
+def read_parquet(path: Path | str, schema: Any = None) -> Any:
+    """Read a parquet file as a table, with the columns and types of `schema` if there is one.
+
+    Raises MissingFile, UnusableFile; DamagedFile if it is something else, or has more rows than a file of its size can.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    size = require_file(path).stat().st_size
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if file.metadata.num_rows > min(MAX_ROWS, size):
+                raise DamagedFile(f"'{path}' states {file.metadata.num_rows:,} rows in {size:,} bytes: it is damaged.")
+            table = file.read()
+        table.validate(full=True)  # its texts are UTF-8
+        if schema is None:
+            return table
+        if missing := [name for name in schema.names if name not in table.column_names]:
+            raise DamagedFile(f"'{path}' lacks the columns {', '.join(missing)}.")
+        return table.select(schema.names).cast(schema).replace_schema_metadata(table.schema.metadata)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise DamagedFile(f"'{path}' is not a parquet file that can be read: {reason}.") from error
+
+
+# Documents that may come from anyone: JSON and YAML, of bounded size and depth, each with a schema
+
+MAX_BYTES, MAX_DEPTH, MAX_BITS = 2**24, 64, 1000  # no number of as many bits is too large for a float
+
+
+class BadDocument(InvalidValue):
+    """JSON or YAML that cannot be used; the message names the file, and where in it what is wrong."""
+
+
+def require_file(path: Path | str) -> Path:
+    """Return the path of a regular file. Raises MissingFile; UnusableFile for a pipe or a device, which may not end."""
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingFile(f"File '{path}' does not exist.") from error
+    except (OSError, ValueError) as error:  # ValueError: of a zero byte
+        raise UnusableFile(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', error)}.") from error
+    if not stat.S_ISREG(mode):
+        raise UnusableFile(f"'{path}' cannot be read: it is not a file, but a folder, a pipe or a device.")
+    return path
+
+
+def read_json(path: Path | str, schema: Any = Any) -> Any:
+    """Read a JSON file as `schema`, a type that pydantic knows. Raises BadDocument, MissingFile or UnusableFile."""
+    return parse_json(read_bytes(path), str(path), schema)
+
+
+def read_yaml(path: Path | str, schema: Any = Any) -> Any:
+    """Read a YAML file as `schema`, a type that pydantic knows. Raises BadDocument, MissingFile or UnusableFile."""
+    return parse_yaml(read_bytes(path), str(path), schema)
+
+
+def parse_json(text: str | bytes, where: str, schema: Any = Any) -> Any:
+    """Parse JSON as `schema`; `where` names it in messages. Raises BadDocument.
+
+    What is too long or too deep for any file of ours is refused, and so is text that no file can hold (surrogates).
+    """
+    try:
+        text = _decode(text)
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadDocument(f"{where} is not valid JSON: {_reason(error)}.") from error
+    if "\\ud" in text.lower() and not _is_unicode(json.dumps(value, ensure_ascii=False)):
+        raise BadDocument(f"{where} holds half of a character, as \\ud83d without its other half.")
+    return validate(value, where, schema)
+
+
+def parse_yaml(text: str | bytes, where: str, schema: Any = Any) -> Any:
+    """Parse YAML without aliases, which can stand for any amount of text, as `parse_json` does JSON."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        text, depth = _decode(text), 0
+        for event in yaml.parse(text, loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"it has an alias, *{event.anchor}; write its value there")
+            if depth > MAX_DEPTH:
+                raise RecursionError
+        value = yaml.load(text, loader)
+    except (yaml.YAMLError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:  # of its tags
+        raise BadDocument(f"{where} is not valid YAML: {_reason(error)}.") from error
+    return validate(value, where, schema)
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """Read a regular file, one byte beyond MAX_BYTES at most: parsers refuse as many."""
+    try:
+        with require_file(path).open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)
+    except PermissionError as error:
+        raise UnusableFile(f"'{path}' cannot be read: {error.strerror}.") from error
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def read_text(path: Path | str) -> str:
+    """Read a text in UTF-8, of as many bytes as a document has. Raises BadDocument, MissingFile or UnusableFile."""
+    try:
+        return _decode(read_bytes(path))
+    except ValueError as error:
+        raise BadDocument(f"{path} is not a text in UTF-8: {_reason(error)}.") from error
+
+
+def _decode(text: str | bytes) -> str:
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES // 2**20} MB")
+    return text if isinstance(text, str) else text.decode()
+
+
+def _reason(error: Exception) -> str:
+    """Return an error of a parser as the end of a sentence."""
+    if isinstance(error, RecursionError):
+        return f"it is nested deeper than {MAX_DEPTH} levels"
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def validate(value: Any, where: str, schema: Any) -> Any:
+    """Return a value that was parsed as `schema`. Raises BadDocument; also if it is too deep, or a number too large."""
+    from pydantic import ValidationError
+
+    level, depth = [value], 0
+    while level:
+        depth += any(isinstance(each, dict | list) for each in level)
+        if depth > MAX_DEPTH:
+            raise BadDocument(f"{where} is nested deeper than {MAX_DEPTH} levels.")
+        if any(isinstance(each, int) and each.bit_length() > MAX_BITS for each in level):
+            raise BadDocument(f"{where} holds a number of more than {MAX_BITS} bits.")
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = [each for values in inner for each in values]
+    try:
+        return _adapter(schema).validate_python(value)
+    except ValidationError as error:
+        issue = error.errors()[0]
+        place = "".join(f"{name}: " for name in issue["loc"])
+        shown = textwrap.shorten(repr(issue["input"]), 80, placeholder="...")
+        raise BadDocument(f"{where} cannot be used: {place}{issue['msg']}, got {shown}.") from error
+
+
+@cache
+def _adapter(schema: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(schema)

@@ -151,6 +151,7 @@ def is_building_skeleton() -> bool:
 class PretrainedPart(Part):
     """A part around a pretrained network; under `torch.device("meta")` its constructor reads no weights."""
 
+    path_options: ClassVar = {"model": "read"}
     small_options: ClassVar = {"model": "{tiny}"}
 
     @classmethod

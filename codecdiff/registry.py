@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import configparser
 import glob
+import json
 import os
 import re
 import shlex
@@ -105,7 +106,7 @@ class Plugin:
         """The command that fixes or removes it, in case anything is wrong with it."""
         if self.is_current:
             return f"pip uninstall {self.distribution}"
-        return f"pip install --upgrade {'codecdiff' if self.interface > self.supported else self.distribution}"
+        return "git pull" if self.interface > self.supported else f"pip install --upgrade {self.distribution}"
 
     def load(self) -> Any:
         """Import the object. Raises BrokenPlugin with the cause if that fails or it does not belong into its group."""
@@ -307,12 +308,16 @@ def install_hint(group: str, name: str) -> str:
 
 
 def install_command(package: str) -> str:
-    """Return the command that installs one of our distributions, from the checkout that codecdiff runs from, if any."""
+    """Return the command that installs one of our distributions, from where codecdiff itself is from."""
     folder = Path(__file__).resolve().parents[1] / "plugins" / package
-    if not (folder / "pyproject.toml").is_file():
-        return f"pip install {package}"
-    here = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    return f"pip install -e {shlex.quote(str(here))}"
+    if (folder / "pyproject.toml").is_file():
+        return f"pip install -e {shlex.quote(os.path.relpath(folder))}"
+    from importlib.metadata import distribution
+
+    source = json.loads(distribution(CORE).read_text("direct_url.json") or "{}")  # by pip; ours are not on PyPI
+    if commit := source.get("vcs_info", {}).get("commit_id"):
+        return f"pip install '{package} @ git+{source['url']}@{commit}#subdirectory=plugins/{package}'"
+    return f"pip install ./plugins/{package} in a checkout of codecdiff"
 
 
 def _unknown(group: str, name: str) -> str:

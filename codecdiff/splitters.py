@@ -138,8 +138,8 @@ class Delayed(Splitter):
     """All codebooks in one stage, codebook i shifted right by i * delay frames."""
 
     def __init__(self, *, delay: int = 1, num_codebooks: int):
-        if delay < 1:
-            raise InvalidValue(f"delay={delay} frames: a delayed pattern needs at least 1; use 'parallel' for none.")
+        if not 1 <= delay <= 10_000:
+            raise InvalidValue(f"delay={delay} frames: expected 1 to 10,000; use 'parallel' for none.")
         self.num_codebooks = num_codebooks
         self.delay = delay
 

@@ -21,6 +21,7 @@ from codecdiff import Pipeline, config, training
 from codecdiff.data.audio_writer import write_audio
 from codecdiff.data.code_store import CodeStore
 from codecdiff.files import atomic_write_text, require_writable
+from codecdiff.pipeline import NonFiniteLatents
 from codecdiff.pipeline.model_card import command_line, write_model_card
 from codecdiff.splitters import select_stages
 
@@ -31,6 +32,7 @@ class Experiment(config.ExperimentConfig):  # the model and its training: codecd
     output: Path = Path("runs/discodiff")
     stage: str = "all"  # or the name of one stage, to train it alone
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None  # null: what `accelerate launch` says
+    report_to: str | list[str] = "tensorboard"  # trackers of accelerate, as in wandb; all: those installed
     prompts: list[str] = Field(default=[""])
     seconds: float = Field(default=10.0, gt=0, le=3600)  # of each sample
 
@@ -44,6 +46,7 @@ class Experiment(config.ExperimentConfig):  # the model and its training: codecd
 
 
 def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, store: CodeStore, i: int) -> None:
+    """Train stage `i`, which this run has locked."""
     metadata = {"command": command_line(sys.argv)}
     trainer = training.new_trainer(e, pipeline, i, e.model, metadata=metadata, report=console.log)
     trainer.prepare(accelerator)
@@ -53,8 +56,8 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
     console.log(f"{name}: {size:,} parameters, {len(data.crops):,} crops in an epoch")
     if not data.has_validation_tracks:
         console.log("No track is left for validation: the validation loss is on tracks that are trained on")
-    pipeline.load_stages(e.model)
-    before = pipeline.stages[:i]
+    pipeline.load_stages(e.model, allow_local_parts=True)
+    before, resumed_from = pipeline.stages[:i], trainer.step_count
 
     def log(row: dict[str, float], line: str) -> None:
         accelerator.log({f"{name}/{key}": value for key, value in row.items()}, step=trainer.step_count)
@@ -62,10 +65,14 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
 
     def write_validation_sample(count: int) -> None:
         is_due = settings.validation_steps and count % settings.validation_steps == 0 and len(before) == i
-        if is_due and accelerator.is_main_process:
+        file = e.output / "validation-samples" / f"{name}-{count:06d}.wav"
+        if is_due and accelerator.is_main_process and not (count == resumed_from and file.exists()):
             pipeline.stages = [*before, trainer.ema_stage()]
-            audio = pipeline(e.prompts[:1], audio_length_in_s=settings.crop_seconds, seed=e.seed, partial=True).audios
-            write_audio(e.output / "validation-samples" / f"{name}-{count:06d}.wav", audio[0], pipeline.sample_rate)
+            options: Any = {"audio_length_in_s": settings.crop_seconds, "seed": e.seed, "partial": True}
+            try:
+                write_audio(file, pipeline(e.prompts[:1], **options).audios[0], pipeline.sample_rate)
+            except NonFiniteLatents as error:  # of a young model: it trains on
+                console.log(str(error))
 
     checkpoints = range(0, settings.max_train_steps, settings.checkpointing_steps)
     progress = partial(track, description=name, console=console)
@@ -90,14 +97,22 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
     pipeline, codec = training.new_pipeline(e, skeleton=plan is not None)
     selected, unused = select_stages(pipeline.stage_names, e.stage, e.stages)
     jobs = [training.new_stage(e, pipeline, i, "meta") for i in selected]  # bad settings are refused before training
-    training.check_warm_starts(e, pipeline, [stage for stage, _ in jobs], e.model)
+    stages = [stage for stage, _ in jobs]
+    training.check_warm_starts(e, pipeline, stages, e.model)
+    training.check_states(e, stages, e.model, console.log)
     if plan is not None:
         from codecdiff.profiling import Assumptions, plan_report
 
         precision = e.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         assumptions = Assumptions(**plan)
         return print(plan_report(e, pipeline, jobs, e.store, mixed_precision=precision, assumptions=assumptions))
-    accelerator = training.new_accelerator(e.output, e.mixed_precision)
+    accelerator = training.new_accelerator(
+        e.output,
+        e.mixed_precision,
+        gradient_accumulation_steps=e.train.gradient_accumulation_steps,
+        report_to=e.report_to,
+        config=e.model_dump(mode="json"),
+    )
     console.quiet = not accelerator.is_main_process  # one process reports
     pipeline.to(accelerator.device)
     for name in unused:
@@ -107,9 +122,11 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
         progress = partial(track, description="prompts", console=console, transient=True)
         training.prepare_prompts(pipeline, store, e.prompts, track=progress, report=console.log)
     for i in selected:
-        train_stage(e, accelerator, pipeline, store, i)
+        is_main = accelerator.is_main_process
+        with training.lock_stage(e.model, pipeline.stage_names[i], is_main_process=is_main):
+            train_stage(e, accelerator, pipeline, store, i)
         accelerator.free_memory()  # of what it prepared
-    pipeline.load_stages(e.model)
+    pipeline.load_stages(e.model, allow_local_parts=True)
     is_complete = len(pipeline.stages) == len(pipeline.stage_names)
     if accelerator.is_main_process and is_complete:
         write_model_card(e.model)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codecdiff import Denoiser
+from codecdiff.data.sealed import FILES, SEAL, write_sealed
 
 UNET: dict[str, Any] = {
     "name": "unet",
@@ -55,6 +58,22 @@ def lively(denoiser: Denoiser) -> Denoiser:
     return denoiser.eval()
 
 
+def rewrite(file: Path, spec: dict[str, Any]) -> None:
+    """Write a JSON file of a model again, as if these had been its contents from the start."""
+    write_sealed(file, {key: value for key, value in spec.items() if key not in (FILES, SEAL)}, spec.get(FILES))
+
+
+def folder_as_version_0_1(home: Path) -> None:
+    """Rewrite a stage in training as version 0.1 had it: one state, and no hashes."""
+    (state,) = (home / "training").iterdir()
+    weights, tensors = (load_file(state / f"{name}.safetensors") for name in ("model", "state"))
+    tensors |= {f"averaged.{name}": tensor for name, tensor in weights.items()}
+    steps = json.loads((home / "stage.json").read_text())["training"]["steps"]
+    save_file(tensors, home / "training" / "state.safetensors", {"step": str(steps)})
+    shutil.rmtree(state)
+    stage_as_version_0_1(home / "stage.json")
+
+
 def stage_as_version_0_1(file: Path) -> None:
     """Rewrite a stage.json as the first of version 0.1, without the keys that came later."""
     spec = json.loads(file.read_text())
@@ -64,4 +83,5 @@ def stage_as_version_0_1(file: Path) -> None:
         del spec[key]
     del old["scheduler"]["class"]
     training = {"steps": 8, "warmup": 5, "min_snr": None, "batch_size": 4}
+    del spec[FILES], spec[SEAL]
     file.write_text(json.dumps({**spec, **old, "training": training}))

@@ -117,6 +117,9 @@ BUILTIN_RAISES = {
     **dict.fromkeys(
         (
             "codecdiff/cli/doctor.py describe_audio",
+            "codecdiff/data/audio_writer.py write_audio",
+            "codecdiff/files.py _decode",
+            "codecdiff/pipeline/untrusted.py _stage_name",
             "codecdiff/splitters.py parse_range",
             "plugins/codecdiff-datasets/codecdiff_datasets/captioners/chat_server.py ChatServer._post",
             "plugins/codecdiff-datasets/codecdiff_datasets/importers/debian.py _open_data",

@@ -15,12 +15,13 @@ import diffusers
 import pytest
 import soundfile
 import torch
+from test_cli import run
 from torch import Tensor, nn
 
 import codecdiff
 from codecdiff import Denoiser, GenerationConfig, GenerationInterrupted, Inpaint, Pipeline, PipelineOutput, Refine, Vary
 from codecdiff.errors import UnknownName, UserError
-from codecdiff.pipeline import GenerationOptions, Stage, base, generation, output, pipeline, stage
+from codecdiff.pipeline import GenerationOptions, GenerationRequest, Stage, base, generation, output, pipeline, stage
 from codecdiff.pipeline.hub import find_model
 
 Make = Callable[..., Pipeline]
@@ -67,13 +68,16 @@ def test_none_leaves_an_option_as_the_model_has_it(make_pipeline: Make, tmp_path
     assert out.generation_config == configured
     pipe.save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "generation_config.json").read_text())
-    assert stored == {"audio_length_in_s": 0.1, "seed": 5, "negative_prompt": "noise", "num_inference_steps": 2}
+    options = {"audio_length_in_s": 0.1, "seed": 5, "negative_prompt": "noise", "num_inference_steps": 2}
+    assert stored == {**options, "files": {}, "sha256": stored["sha256"]}
     again = Pipeline.from_pretrained(tmp_path)
     assert again.generation_config == configured
     assert torch.equal(again("drums").codes, out.codes)
     assert not torch.equal(again("drums", seed=6).codes, out.codes)
     (tmp_path / "generation_config.json").write_text('{"seed": "x"}')
-    with pytest.raises(UserError, match="Invalid seed='x'"):
+    with pytest.raises(
+        UserError, match=r"generation_config\.json cannot be used: seed: Input should be a valid int.*, got 'x'"
+    ):
         Pipeline.from_pretrained(tmp_path)
 
 
@@ -181,6 +185,10 @@ def test_waveforms_are_saved_and_played(make_pipeline: Make, tmp_path: Path) -> 
     samples, rate = soundfile.read(files[1], dtype="float32")
     assert rate == 8000
     torch.testing.assert_close(torch.from_numpy(samples), out.audios[1, 0], rtol=0, atol=1 / 2**15)
+    request = GenerationRequest.from_file(files[1])
+    assert (request.prompt, request.generation.first_sample_index) == ({"text": "", "tempo": 120}, 1)
+    with pytest.warns(UserWarning, match=r"too long for \.wav. Use \.flac"):
+        make_pipeline()("drums " * 500, **SHORT).save(tmp_path / "long.wav")
     with pytest.raises(UserError, match=r"2 waveforms cannot all be 'a\.wav': write 'sample-\{n\}\.wav'"):
         out.save("a.wav")
     page = out._repr_html_()
@@ -190,6 +198,19 @@ def test_waveforms_are_saved_and_played(make_pipeline: Make, tmp_path: Path) -> 
     assert "tempo 120" in page
     played = [base64.b64decode(text) for text in re.findall(r"base64,([^\"]+)", page)]
     assert [soundfile.info(io.BytesIO(sound)).frames for sound in played] == [800, 800]
+
+
+def test_a_saved_file_is_generated_again_by_the_command_line(make_pipeline: Make, tmp_path: Path) -> None:
+    make_pipeline().save_pretrained(tmp_path / "model")
+    pipe = Pipeline.from_pretrained(tmp_path / "model")
+    (file,) = pipe("drums", seed=3, negative_prompt="piano", **SHORT).save(tmp_path / "out.flac")
+    request = GenerationRequest.from_file(file)
+    assert request.model_name.endswith("/model")
+    assert (request.model, request.generation.seed) == (pipe.fingerprint, 3)
+    assert "holds the same samples" in run("inspect", file, "--model", tmp_path / "model").output
+    edited = pipe.edit(file, Refine(keep=(0,)), "piano", seed=4).save(tmp_path / "edited.flac")
+    again = run("inspect", *edited, "--model", tmp_path / "model", "--source", file)
+    assert "holds the same samples" in again.output
 
 
 def test_schedulers_of_diffusers_replace_that_of_a_stage(make_pipeline: Make) -> None:

@@ -21,6 +21,7 @@ from codecdiff.cli.generate import file_stem
 from codecdiff.cli.main import load_command
 from codecdiff.cli.train import config_file
 from codecdiff.errors import UnknownName, UserError
+from codecdiff.pipeline.vocabulary import training_words
 from codecdiff.testing.runner import start_checks
 from codecdiff.training.trainer import format_duration
 
@@ -124,6 +125,37 @@ def test_no_file_is_overwritten_without_force(model: Path, tmp_path: Path):
 
 
 # What programs read.
+
+
+def test_without_a_seed_a_new_one_is_drawn_and_printed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("generate", "drums", "--model", model, "--seconds", 0.1)
+    outputs = [run(*words).output for _ in range(2)]
+    seeds = [int(seed) for output in outputs for seed in re.findall(r"Seed: (\d+)", output)]
+    assert seeds[0] != seeds[1]
+    first = Path(f"drums-{seeds[0]}.wav")
+    assert run(*words, "--seed", seeds[0], "-o", "again.wav").exit_code == 0
+    assert first.read_bytes() == Path("again.wav").read_bytes()
+
+
+def test_a_word_that_training_did_not_have_gets_a_note(
+    make_pipeline: Callable[..., Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    make_pipeline(data=training_words(["drums in F# minor", "slow drums"])).save_pretrained("known")
+    output = run("generate", "Grimy drums in f♯, 120 bpm", "--model", "known", "--seconds", 0.1).output
+    assert "not trained on 'grimy', 'bpm'. The 5 words it was trained on: drums, f#, minor, slow\n" in output
+    assert "not trained" not in run("generate", "slow drums", "--model", "known", "--seconds", 0.1).output
+    make_pipeline().save_pretrained("unknown")
+    assert "not trained" not in run("generate", "Grimy drums", "--model", "unknown", "--seconds", 0.1).output
+    with pytest.warns(UserWarning, match="not trained on 'grimy'"):
+        Pipeline.from_pretrained("known")("grimy", audio_length_in_s=0.1)
+
+
+def test_a_vocabulary_that_is_too_large_is_not_recorded():
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    assert training_words(a + b + c for a in letters for b in letters for c in letters) == {}
+    assert training_words(["", "90"]) == {}
 
 
 def test_inspect_shows_the_model_steps_and_guidance_and_nothing_that_is_empty(model: Path, tmp_path: Path):

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
 TUTORIALS = sorted((ROOT / "docs").glob("write-a-*.md"))  # they train with the part they write: test_tutorials.py
 NEEDS_NETWORK = {
-    f"codecdiff-{name}" for name in ("dac", "encodec", "mimi", "t5", "clap", "vggish", "mert")
+    f"codecdiff-{name}" for name in ("dac", "encodec", "mimi", "t5", "minilm", "clap", "vggish", "mert")
 }  # their examples load released weights
 NAMED = re.compile(r"^`(\w+)\.py`:\n\n```python\n(.*?)^```$", flags=re.S | re.M)
 LINK = re.compile(r"\]\((?!http)([^)#]+)")
@@ -131,6 +131,54 @@ def test_commands_exist_with_their_options(line: str):
 def test_links_lead_somewhere(page: Path):
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def test_the_page_of_packages_is_what_their_metadata_says():
+    written = runpy.run_path(str(ROOT / "docs" / "packages.py"))["render"]()
+    assert (ROOT / "docs" / "packages.md").read_text(encoding="utf-8") == written, "Run python docs/packages.py."
+    assert all(f"plugins/{folder.name}" in written for folder in ROOT.glob("plugins/codecdiff-*"))
+
+
+def test_every_page_is_in_the_table_of_contents():
+    contents = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:")[1]
+    assert sorted(re.findall(r"- ([\w-]+\.md)", contents)) == sorted(page.name for page in ROOT.glob("docs/*.md"))
+
+
+UNTRUE = re.compile(r"pip install (?:-U |--upgrade )?['\"]?codecdiff(?!\S* @)(?!-\w+\[)")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [*PAGES, *ROOT.glob("codecdiff/**/*.py"), *ROOT.glob("plugins/*/codecdiff_*/**/*.py")],
+    ids=lambda file: str(file.relative_to(ROOT)),
+)
+def test_nothing_says_that_our_packages_are_on_pypi(file: Path):
+    """`pip install codecdiff-dac` would install what a stranger registers; extras of installed packages are right."""
+    assert not [line for line in file.read_text(encoding="utf-8").splitlines() if UNTRUE.search(line)]
+
+
+@pytest.mark.parametrize(
+    ("line", "is_untrue"),
+    [
+        ("pip install codecdiff", True),
+        ("pip install 'codecdiff-dac'", True),
+        ("pip install --upgrade codecdiff", True),
+        ("pip install -e plugins/codecdiff-dac", False),
+        ("pip install 'codecdiff-dac @ git+URL'", False),
+        ("pip install 'codecdiff-eval[adherence]'", False),
+    ],
+)
+def test_such_lines_are_found(line: str, is_untrue: bool):
+    assert bool(UNTRUE.search(line)) == is_untrue
+
+
+def test_the_figures_of_results_can_be_drawn_from_its_tables():
+    drawing = runpy.run_path(str(ROOT / "docs" / "images" / "results.py"))
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    variants, rows = drawing["read_table"](page, "Patterns", "Figures")
+    assert variants == ["coarse-first", "parallel", "three-stages", "delayed"]
+    assert rows["cascade gap"] == [(9.27, 1.77, 17.5), None, (13.0, 5.54, 23.9), None]
+    assert drawing["parse"]("−1.68 (−7.89 to 4.25): no difference shown") == (-1.68, -7.89, 4.25)
 
 
 @pytest.mark.parametrize("name", ["starter", "paper"])

@@ -282,7 +282,7 @@ def test_publishing_may_be_interrupted(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("codecdiff.data.encoding.encode.atomic_write_text", stop)
+        patch.setattr("codecdiff.data.encoding.encode.write_sealed", stop)
         with pytest.raises(KeyboardInterrupt):
             publish_store(job, len(tasks), tmp_path / "store")
     publish_store(job, len(tasks), tmp_path / "store")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import yaml
+from accelerate.tracking import GeneralTracker
 from small import UNET
 
 from codecdiff import registry
@@ -16,16 +18,21 @@ from codecdiff.conditioners.cached import CachedConditioner
 from codecdiff.conditioners.joined import JoinedConditioner
 from codecdiff.config.schema import ExperimentConfig
 from codecdiff.diffusion.noise_schedule import prediction_type_of
+from codecdiff.errors import UserError
 from codecdiff.pipeline.checkpoint import read_config
+from codecdiff.pipeline.model_card import render_model_card
 from codecdiff.training.experiment import (
     call_run_end_hooks,
+    check_states,
     check_warm_starts,
     new_pipeline,
     new_stage,
+    new_trainer,
     open_data,
     prepare_prompts,
     warm_start_folder,
 )
+from codecdiff.training.trainer import RUN_FACTS, new_accelerator
 
 PATTERNS = Path(__file__).parent.parent / "docs" / "patterns.md"
 
@@ -187,3 +194,77 @@ def test_a_condition_that_no_network_could_keep_is_refused_in_a_sentence(
     pipeline, _ = new_pipeline(experiment.model_copy(update={"conditioner": numbers}))
     with pytest.raises(ValueError, match=f"Invalid name '{name}' of a condition.* column of the metadata"):
         new_stage(experiment, pipeline, 0, "meta")
+
+
+def test_a_run_is_resumed_as_what_it_is_or_says_what_has_changed(
+    experiment: ExperimentConfig, music: Path, tmp_path: Path
+) -> None:
+    def stages(**changes: Any) -> tuple[ExperimentConfig, list[Any]]:
+        changed = experiment.model_copy(update=changes)
+        pipeline, _ = new_pipeline(changed, skeleton=True)
+        return changed, [new_stage(changed, pipeline, i, "meta")[0] for i in (0, 1)]
+
+    pipeline, codec = new_pipeline(experiment)
+    store = open_data(experiment, pipeline, codec, tmp_path / "store", tmp_path / "model")
+    new_trainer(experiment, pipeline, 1, tmp_path / "model").save(tmp_path / "model")
+    check_states(*stages(), tmp_path / "model", pytest.fail)
+    half, twice = {"validation_fraction": 0.5}, {"gradient_accumulation_steps": 2}
+    for change, line in (
+        ({"seed": 1}, r"seed is 0 there, 1 here; split_seed is 0 there, 1 here"),
+        ({"data": experiment.data.model_copy(update=half)}, r"validation_fraction is 0\.1 there, 0\.5 here"),
+        ({"train": experiment.train.model_copy(update=twice)}, r"gradient_accumulation_steps is 1 there, 2 here"),
+    ):
+        with pytest.raises(UserError, match=rf"secondary was trained with other settings: {line}.*--allow-changes"):
+            check_states(*stages(**change), tmp_path / "model", pytest.fail)
+    allowed = experiment.model_copy(update={"seed": 1, "allow_changes": True})
+    trainer = new_trainer(allowed, pipeline, 1, tmp_path / "model")
+    assert trainer.stage.facts["changes"] == [f"from step 0 on, {key} is 0 there, 1 here" for key in RUN_FACTS[::2]]
+    trainer.save(tmp_path / "model")
+    again = new_trainer(experiment.model_copy(update={"seed": 1}), pipeline, 1, tmp_path / "model")
+    assert again.stage.facts["changes"] == trainer.stage.facts["changes"]
+    assert "from step 0 on, seed is 0 there, 1 here" in render_model_card(tmp_path / "model")
+
+    other = shutil.copytree(music, tmp_path / "music")
+    (other / "0.wav").unlink()
+    changed = experiment.model_copy(update={"data": experiment.data.model_copy(update={"audio": other})})
+    with pytest.raises(UserError, match=r"was trained on other music.*: the music is [0-9a-f]{8}, not [0-9a-f]{8} of"):
+        open_data(changed, pipeline, codec, tmp_path / "other", tmp_path / "model")
+    allowed = changed.model_copy(update={"allow_changes": True})
+    assert len(open_data(allowed, pipeline, codec, tmp_path / "other", tmp_path / "model")) == len(store) - 1
+    (change,) = new_trainer(allowed, pipeline, 0, tmp_path / "model").stage.facts["changes"]
+    assert change.startswith("the music is ")
+
+
+def test_settings_of_accelerate_that_disagree_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(UserError, match=r"mixed_precision=no, but accelerate is set to bf16"):
+        new_accelerator(tmp_path, "no")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    with pytest.raises(UserError, match=r"gradient_accumulation_steps=2, but accelerate is set to 4"):
+        new_accelerator(tmp_path, "no", gradient_accumulation_steps=2, report_to=[])
+    accelerator = new_accelerator(tmp_path, "no", gradient_accumulation_steps=4, report_to=[])
+    assert accelerator.gradient_accumulation_steps == 1  # its backward divides by nothing
+
+
+class Tracker(GeneralTracker):
+    """What a run is reported to."""
+
+    name, requires_logging_directory = "tracker", False
+    rows: ClassVar[list[Any]] = []
+    main_process_only = True
+    tracker = None
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        """Keep the configuration."""
+        self.rows.append(values)
+
+    def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
+        """Keep a row."""
+        self.rows.append((step, values))
+
+
+def test_a_run_is_reported_to_any_tracker(tmp_path: Path) -> None:
+    accelerator = new_accelerator(tmp_path, report_to=Tracker(), config={"seed": 3})
+    accelerator.log({"primary/loss": 0.5}, step=2)
+    assert Tracker.rows == [{"seed": 3}, (2, {"primary/loss": 0.5})]

@@ -70,6 +70,13 @@ def test_rows_of_another_length_are_reported(
     assert all("the header names 2" in issue.what for issue in issues)
 
 
+def test_a_header_that_is_not_utf8_is_reported_and_the_rows_are_read(tmp_path: Path, issues: list[Issue]) -> None:
+    (tmp_path / "t.csv").write_bytes("file_name,K\u00fcnstler\na.wav,x\n".encode("cp1252") + b"b.wav,\xe9\n")
+    rows = [dict(row.values) for row in read_table(tmp_path / "t.csv", issues.append)]
+    assert rows == [{"file_name": "a.wav", "K\u00fcnstler": "x"}]
+    assert [(issue.line, "UTF-8" in issue.what) for issue in issues] == [(1, True), (3, True)]
+
+
 def test_fields_are_read_as_what_they_are(tmp_path: Path, issues: list[Issue]) -> None:
     file = tmp_path / "t.csv"
     file.write_text("n,list\n 1.5 ,\"['b', 'a']\"\n,\"{3, 1}\"\nnan,[]\n2,rock\n")

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from small import rewrite
 from toys import SPLITTER
 
 import codecdiff
@@ -56,8 +57,8 @@ def test_a_model_that_goes_on_with_other_code_is_told(make_pipeline: Callable[..
     file = tmp_path / "codecdiff.json"
     spec = json.loads(file.read_text())
     name = next(iter(spec["code"]))
-    file.write_text(json.dumps({**spec, "code": {**spec["code"], name: "codecdiff-bands 0.1.0, 0"}}))
+    rewrite(file, {**spec, "code": {**spec["code"], name: "codecdiff-bands 0.1.0, 0"}})
     with pytest.warns(UserWarning, match=rf"{name} \(codecdiff-bands 0\.1\.0, 0 then"):
         make_pipeline().save_pretrained(tmp_path)
-    file.write_text(json.dumps({key: value for key, value in spec.items() if key != "code"}))
+    rewrite(file, {key: value for key, value in spec.items() if key != "code"})
     make_pipeline().save_pretrained(tmp_path)  # of an older codecdiff

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import UNET, stage_as_version_0_1
+from small import UNET, rewrite, stage_as_version_0_1
 
 import codecdiff
 from codecdiff import Codec, Pipeline, registry
@@ -18,6 +18,7 @@ from codecdiff.codecs import CodecWrapper, NormalizedCodec
 from codecdiff.config import DataConfig, SamplingConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.diffusion.noise_schedule import training_scheduler
+from codecdiff.errors import UserError
 from codecdiff.pipeline.checkpoint import MODEL_FILE, load_codec_state
 from codecdiff.pipeline.editing import EditMask, levels_mask
 from codecdiff.pipeline.stage import Stage, stage_shapes
@@ -109,15 +110,17 @@ def test_a_folder_from_before_an_option_existed_holds_the_same_model(make_pipeli
     make_pipeline().save_pretrained(tmp_path)
     spec = json.loads((tmp_path / MODEL_FILE).read_text())
     del spec["codec"]["codec"]["backend"]
-    (tmp_path / MODEL_FILE).write_text(json.dumps(spec))
+    rewrite(tmp_path / MODEL_FILE, spec)
+    before = (tmp_path / MODEL_FILE).read_text()
     make_pipeline().save_pretrained(tmp_path)
-    assert json.loads((tmp_path / MODEL_FILE).read_text()) == spec
+    assert (tmp_path / MODEL_FILE).read_text() == before
 
 
 def as_version_0_1(folder: Path) -> None:
     """Rewrite the descriptions of a model folder as version 0.1 wrote them, at first without newer keys."""
     file = folder / MODEL_FILE
     spec = json.loads(file.read_text())
+    del spec["files"], spec["sha256"]
     parts = [spec["codec"], *(spec["conditioner"] or {}).get("conditioners", [])]
     for part, name in (
         (part, {"normalized": "standardized", "numeric": "numbers"}.get(part["name"])) for part in parts
@@ -237,7 +240,7 @@ def test_a_broken_description_is_explained(tmp_path: Path, text: str, message: s
 def test_a_stage_cannot_lie_outside_its_folder(make_pipeline: Make, tmp_path: Path, stages: list[str]) -> None:
     make_pipeline().save_pretrained(tmp_path)
     spec = json.loads((tmp_path / "codecdiff.json").read_text())
-    (tmp_path / "codecdiff.json").write_text(json.dumps({**spec, "stages": stages}))
+    rewrite(tmp_path / "codecdiff.json", {**spec, "stages": stages})
     with pytest.raises(ValueError, match="expected the name of a folder inside the model"):
         codecdiff.load(tmp_path)
 
@@ -250,17 +253,34 @@ def test_damaged_weights_are_explained(make_pipeline: Make, tmp_path: Path) -> N
         file.write_bytes(damage)
         with pytest.raises(
             ValueError,
-            match=r"primary/model\.safetensors (is missing or damaged|does not hold the weights of this stage)",
+            match=r"primary/model\.safetensors' is damaged: it has [\d,]+ bytes and SHA-256 [0-9a-f]{12}\.\.\.,",
         ):
             codecdiff.load(tmp_path)
     file.unlink()
-    with pytest.raises((ValueError, FileNotFoundError), match=r"model\.safetensors"):
+    with pytest.raises(ValueError, match=r"model\.safetensors' is missing"):
         codecdiff.load(tmp_path)
+
+
+def test_damaged_weights_of_version_0_1_are_explained(make_pipeline: Make, tmp_path: Path) -> None:
+    make_pipeline().save_pretrained(tmp_path)
+    as_version_0_1(tmp_path)
+    file = tmp_path / "primary" / "model.safetensors"
+    whole = file.read_bytes()
+    for damage, problem in (
+        (whole[: len(whole) // 2], "primary/model.safetensors' is damaged"),
+        ((tmp_path / "secondary" / "model.safetensors").read_bytes(), "does not hold the weights of this stage"),
+    ):
+        file.write_bytes(damage)
+        with pytest.raises(ValueError, match=problem):
+            codecdiff.load(tmp_path)
 
 
 def test_a_lost_codec_state_is_explained(make_pipeline: Make, tmp_path: Path) -> None:
     make_pipeline().save_pretrained(tmp_path)
     shutil.rmtree(tmp_path / "codec")
+    with pytest.raises(ValueError, match=r"codec/model\.safetensors' is missing"):
+        codecdiff.load(tmp_path)
+    as_version_0_1(tmp_path)
     with pytest.raises(ValueError, match="lacks its mean and std"):
         codecdiff.load(tmp_path)
 
@@ -272,7 +292,7 @@ def test_a_crash_while_saving_leaves_no_model(
         raise OSError("No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("safetensors.torch.save_file", fail)
+        broken.setattr("codecdiff.files.save_tensors", fail)
         with pytest.raises(OSError, match="No space"):
             make_pipeline().save_pretrained(tmp_path)
     assert not load_codec_state(tmp_path, make_pipeline().codec)
@@ -404,7 +424,7 @@ def test_hub_ids_that_a_folder_names_are_fetched_only_when_allowed(make_pipeline
         "codec": {"name": "dac", "model": "somebody/their-codec"},
         "per": "codebook",
     }
-    (tmp_path / "model" / MODEL_FILE).write_text(json.dumps(spec))
+    rewrite(tmp_path / "model" / MODEL_FILE, spec)
     with pytest.raises(LookupError, match=r"somebody/their-codec.*--allow-download"):
         Pipeline.from_pretrained(tmp_path / "model")
 
@@ -428,3 +448,14 @@ def test_a_model_saved_in_half_precision_takes_half_the_room_and_agrees_with_its
     again.save_pretrained(tmp_path / "half")  # the codec's state is the same
     ours, theirs = (p.stages[0].denoiser.state_dict() for p in (pipeline, again))
     assert all(torch.equal(ours[name].half().float(), theirs[name]) for name in ours)
+
+
+def test_latents_that_are_not_finite_are_an_error_and_no_file(make_pipeline: Make) -> None:
+    pipeline = make_pipeline()
+    with torch.no_grad():
+        for parameter in pipeline.stages[1].denoiser.parameters():
+            parameter.fill_(torch.nan)
+    with pytest.raises(
+        UserError, match=r"Stage secondary generated latents that are not finite, in 2 steps of dpm\+\+2m"
+    ):
+        pipeline("drums", audio_length_in_s=0.1, num_inference_steps=2)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,27 @@ def test_a_missing_first_party_part_says_what_to_install(monkeypatch: pytest.Mon
         registry.find("codecs", "dac")
     with pytest.raises(UnknownPart, match="Did you mean 'dac'"):
         registry.find("codecs", "dca")
+
+
+@pytest.mark.parametrize(
+    ("source", "command"),
+    [
+        (None, "pip install ./plugins/codecdiff-gone in a checkout of codecdiff"),
+        (
+            '{"url": "file:///home/me/codecdiff", "dir_info": {}}',
+            "pip install ./plugins/codecdiff-gone in a checkout of codecdiff",
+        ),
+        (
+            '{"url": "https://example.org/codecdiff.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}}',
+            "pip install 'codecdiff-gone @ git+https://example.org/codecdiff.git@abc#subdirectory=plugins/codecdiff-gone'",
+        ),
+    ],
+)
+def test_our_packages_are_installed_from_where_codecdiff_is_from(
+    source: str | None, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata.PathDistribution, "read_text", lambda self, name: source)
+    assert registry.install_command("codecdiff-gone") == command
 
 
 # Kinds and other groups of third parties.

@@ -135,6 +135,7 @@ def test_the_comment_of_version_0_1_is_read(tmp_path: Path) -> None:
         first_sample_index=2,
         num_inference_steps=4,
         guidance_scale={"text": 2.0},
+        loudness="off",
     )
     assert request.prompt == {"text": "drums"}
     write_audio(tmp_path / "b.flac", 0.1 * noise(1, 4000), RATE, comment=request.comment())

@@ -50,7 +50,7 @@ INTERFACE_IMPORTS = {"torch", "numpy", "einops"} | {
     ),
 }
 OWNED = {  # heavy libraries, and the plugins that may import them
-    "transformers": {"dac", "t5", "encodec", "mimi", "clap", "mert", "datasets"},
+    "transformers": {"dac", "t5", "minilm", "encodec", "mimi", "clap", "mert", "datasets"},
     "dac": {"dac"},
     "encodec": {"encodec"},
     "torchvggish": {"vggish"},

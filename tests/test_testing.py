@@ -309,7 +309,7 @@ def test_the_command_says_what_is_wrong_with_its_arguments(words: list[str], mes
 
 def test_a_part_that_is_not_installed_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.install_hints()["codecs"], "gone", "codecdiff-gone")
-    with pytest.raises(registry.UnknownPart, match="pip install codecdiff-gone"):
+    with pytest.raises(registry.UnknownPart, match=r"pip install \./plugins/codecdiff-gone in a checkout of codecdiff"):
         find_kind("gone")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from safetensors.torch import save_file
-from small import noise, stage_as_version_0_1
+from small import folder_as_version_0_1, noise, rewrite
 from torch import Tensor
 
 from codecdiff import Codec, Condition, Pipeline
@@ -25,6 +25,8 @@ from codecdiff.data.encoding.encode import open_store
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.loss import StageInput
 from codecdiff.diffusion.noise_schedule import training_scheduler
+from codecdiff.errors import UserError
+from codecdiff.files import write_safetensors
 from codecdiff.pipeline.checkpoint import load_stage, save_stage
 from codecdiff.pipeline.stage import Stage
 from codecdiff.training.batch import StageData, stage_input
@@ -76,8 +78,11 @@ def test_a_row_of_the_log_has_losses_and_memory(trainer_of: Callable[..., StageT
         "validation_loss": loss,
         "zero_predictor_loss": zero,
         "normalized_validation_loss": loss / zero,
+        "learning_rate": trainer.learning_rate(0),
+        "grad_norm": trainer.grad_norm,
         "seconds": 3.0,
     }
+    assert 0 < trainer.grad_norm < 1e3
 
 
 @pytest.mark.integration
@@ -120,10 +125,10 @@ def test_there_is_nothing_to_resume_at_first(trainer_of: Callable[..., StageTrai
 
 def test_a_stage_that_goes_on_with_other_code_is_told(trainer_of: Callable[..., StageTrainer], tmp_path: Path) -> None:
     trainer_of().save(tmp_path)
-    file = tmp_path / "secondary" / "stage.json"
+    file = tmp_path / "secondary" / "training" / "step-000000" / "stage.json"
     spec = json.loads(file.read_text())
     (name,) = spec["code"]
-    file.write_text(json.dumps({**spec, "code": {name: "codecdiff-net 0.1.0, 0"}}))
+    rewrite(file, {**spec, "code": {name: "codecdiff-net 0.1.0, 0"}})
     with pytest.warns(UserWarning, match=rf"{name} \(codecdiff-net 0\.1\.0, 0 then"):
         assert trainer_of().resume(tmp_path)
 
@@ -135,7 +140,10 @@ def test_a_trained_stage_without_the_state_of_its_training_is_not_written_over(
     shutil.rmtree(tmp_path / "secondary" / "training")  # as in a folder from the hub
     with pytest.raises(ValueError, match=r"holds a trained stage without training/.*\.secondary\.start_from="):
         trainer_of().resume(tmp_path)
-    (tmp_path / "secondary" / "training").mkdir()  # a first save that was interrupted
+    (tmp_path / "secondary" / "training").mkdir()
+    with pytest.raises(ValueError, match="holds a trained stage without training/"):
+        trainer_of().resume(tmp_path)
+    (tmp_path / "secondary" / "stage.json").unlink()  # a first save that was interrupted
     assert not trainer_of().resume(tmp_path)
 
 
@@ -175,7 +183,7 @@ def test_coloured_noise_is_trained_on_measured_with_and_kept(
     assert load_stage(tmp_path, "secondary", *parts, 1).noise_color == 1.0
     with pytest.raises(ValueError, match=r"another stage in training: noise_color is 1.0 there, 0.0 here"):
         white.resume(tmp_path)
-    stage_as_version_0_1(tmp_path / "secondary" / "stage.json")  # at first without a choice
+    folder_as_version_0_1(tmp_path / "secondary")  # at first without a choice
     assert load_stage(tmp_path, "secondary", *parts, 1).noise_color == 0.0
     assert white.resume(tmp_path)
 
@@ -269,7 +277,7 @@ def test_one_process_and_two_draw_the_same_for_a_sample(
     halves = [inputs_of(x_start[i : i + 4], 3 * 8 + i, context[i : i + 4]) for i in (0, 4)]
     assert data.crops.sample_indices(3, 8) == [*whole.sample_indices]
     assert [data.crops.sample_indices(3, 4, rank, 2) for rank in (0, 1)] == [[*half.sample_indices] for half in halves]
-    parts = [trainer.draw(half, num_processes=2) for half in halves]
+    parts = [trainer.draw(half, shares=2) for half in halves]
     for one, two in zip(trainer.draw(whole), zip(*parts, strict=True), strict=True):
         assert torch.equal(one, torch.cat(two))
     augmented = [context for inputs in (whole, *halves) if (context := trainer.augment(inputs)) is not None]
@@ -304,9 +312,80 @@ def test_a_loss_that_is_not_finite_stops_with_a_hint(trainer_of: Callable[..., S
     broken = StageInput(
         inputs.sample_indices, inputs.x_start * torch.nan, inputs.valid_mask, inputs.context, inputs.condition
     )
-    with pytest.raises(FloatingPointError, match=r"secondary became nan at step 0\. Lower train\.learning_rate"):
+    message = r"secondary became nan at step 0\. Lower train\.learning_rate.*timestep of 100: 0 at \d+, 1 at \d+, 2 at"
+    with pytest.raises(FloatingPointError, match=message):
         trainer.step(broken)
     assert same(weights(trainer.denoiser), start)
+
+
+def test_a_gradient_that_is_not_finite_touches_nothing(
+    trainer_of: Callable[..., StageTrainer], data: StageData, tmp_path: Path
+) -> None:
+    trainer = trainer_of()
+    train(trainer, data, 2)
+    trainer.save(tmp_path)
+    optimizer, average = trainer.optimizer.state_dict()["state"], weights(trainer.ema)
+    before = weights(trainer.denoiser), [values["exp_avg"].clone() for values in optimizer.values()]
+    hook = next(trainer.denoiser.parameters()).register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(UserError, match=r"The gradient norm of secondary became (nan|inf) at step 2\..*: 8 at \d+, 9"):
+        trainer.step(data.step(2))
+    assert same(weights(trainer.denoiser), before[0])
+    assert same(weights(trainer.ema), average)
+    assert all(torch.equal(a["exp_avg"], b) for a, b in zip(optimizer.values(), before[1], strict=True))
+    assert trainer.step_count == 2
+    hook.remove()
+    train(trainer, data, 3)  # as if it had not happened
+    again = trainer_of()
+    assert again.resume(tmp_path)
+    train(again, data, 3)
+    assert same(weights(again.denoiser), weights(trainer.denoiser))
+
+
+def test_a_validation_loss_that_is_not_finite_is_not_saved(
+    trainer_of: Callable[..., StageTrainer], data: StageData, tmp_path: Path
+) -> None:
+    trainer = trainer_of(max_train_steps=2)
+    trainer.train(data, tmp_path, {1})
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    broken = trainer_of(max_train_steps=3)
+    assert broken.resume(tmp_path)
+    with torch.no_grad():
+        for parameter in broken.ema.module.parameters():
+            parameter.fill_(torch.nan)
+    broken.generation = None  # it publishes nothing before its first step
+    with pytest.raises(UserError, match=r"validation loss of secondary became nan at step 3, which is not saved"):
+        broken.train(data, tmp_path, set())
+    assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+
+def test_two_batches_are_accumulated_as_one_of_twice_the_size(
+    trainer_of: Callable[..., StageTrainer], make_pipeline: Make, store: CodeStore, tmp_path: Path
+) -> None:
+    options, losses = {"crop_seconds": 0.1, "dropout": 0.0}, []
+    for size, accumulated in ((4, 1), (2, 2)):
+        config = TrainConfig(train_batch_size=size, **options)
+        data = StageData(store, make_pipeline(), 1, config, DataConfig(validation_fraction=0.34))
+        trainer = trainer_of(gradient_accumulation_steps=accumulated, max_train_steps=3, **options)
+        trainer.train(data, tmp_path / str(size), set())
+        losses.append((trainer.rows[-1]["loss"], trainer.rows[-1]["grad_norm"]))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_accumulated_steps_are_resumed_bit_for_bit(
+    trainer_of: Callable[..., StageTrainer], data: StageData, tmp_path: Path
+) -> None:
+    options = {"gradient_accumulation_steps": 3, "max_train_steps": 4}
+    whole, first, second = (trainer_of(**options) for _ in range(3))
+    whole.train(data, tmp_path / "whole", {2})
+    first.train(data, tmp_path / "parts", {2}, track=lambda steps: list(steps)[:2])
+    assert second.resume(tmp_path / "parts")
+    assert second.step_count == 2
+    second.train(data, tmp_path / "parts", set())
+    assert same(weights(second.denoiser), weights(whole.denoiser))
+    assert same(weights(second.ema), weights(whole.ema))
+    other = trainer_of(max_train_steps=4)  # negative control
+    other.train(data, tmp_path / "other", set())
+    assert not same(weights(other.denoiser), weights(whole.denoiser))
 
 
 def test_what_a_stage_trains_on(make_pipeline: Make, data: StageData) -> None:
@@ -380,12 +459,12 @@ def test_a_save_that_fails_leaves_the_stage_as_it_was(
     save_stage(tmp_path, stage)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
 
-    def fail(tensors: Any, path: Path, **_: Any) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError("No space left on device")
+    def fail(_: Any, metadata: Any) -> Iterator[bytes]:
+        yield b"half"
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr("codecdiff.files._safetensors_blocks", fail)
+    with pytest.raises(UserError, match=r"model\.safetensors' cannot be written: No space left on device"):
         save_stage(tmp_path, stage)
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
 
@@ -442,11 +521,11 @@ def test_a_stage_cannot_start_from_what_is_no_stage_or_shares_nothing(
     warm.save(tmp_path)
     file = tmp_path / "secondary" / "stage.json"
     spec = json.loads(file.read_text())
-    file.write_text(json.dumps({**spec, "denoiser": {"name": "dit"}}))
+    rewrite(file, {**spec, "denoiser": {"name": "dit"}})
     with pytest.raises(ValueError, match=r"secondary has the denoiser 'dit', not 'unet'"):
         warm.start_from(tmp_path / "secondary")
-    file.write_text(json.dumps(spec))
-    save_file({"other": torch.zeros(3)}, tmp_path / "secondary" / "model.safetensors")
+    digest = write_safetensors(tmp_path / "secondary" / "model.safetensors", {"other": torch.zeros(3)})
+    rewrite(file, {**spec, "files": {"model.safetensors": {"bytes": 100, "sha256": digest}}})
     before = weights(warm.denoiser)
     with pytest.raises(ValueError, match=r"No weights of .* agree in name and shape"):
         warm.start_from(tmp_path / "secondary")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -67,17 +67,15 @@ def check(
 
 def prompts_of(file: Path) -> list[Prompt]:
     """Read prompts, a string or a mapping of fields on each line. Raises InvalidValue with the first invalid line."""
-    import json
+    from codecdiff.files import BadDocument, parse_json, read_bytes
 
     prompts = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_bytes(file).splitlines(), 1):
         try:
-            prompt = json.loads(line)
-        except json.JSONDecodeError:
-            prompt = None
-        if not isinstance(prompt, str | dict):
-            raise InvalidValue(f"'{file}' line {number} is not a prompt: expected a string or an object in JSON.")
-        prompts.append(prompt)
+            prompts.append(parse_json(line, f"'{file}' line {number}", str | dict[str, Any]))
+        except BadDocument as error:
+            what = f"'{file}' line {number} is not a prompt: expected a string or an object in JSON."
+            raise InvalidValue(what) from error
     if len(prompts) < 2:
         raise InvalidValue(f"'{file}' has {len(prompts)} prompts: expected at least two.")
     return prompts

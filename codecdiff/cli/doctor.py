@@ -148,10 +148,12 @@ def check_requirements(package: str) -> Iterator[Finding]:
 def check_requirement(package: str, need: Requirement) -> Finding:
     """Compare one requirement of a package with what is installed."""
     current, what = installed_version(need.name), f"  {need.name}"
+    ours = {package for names in registry.install_hints().values() for package in names.values()}
+    hint = registry.install_command(need.name) if need.name in ours else f"pip install '{need}'"
     if not current:
-        return Finding(what, f"missing; {package} needs it", f"pip install '{need}'")
+        return Finding(what, f"missing; {package} needs it", hint)
     if not need.specifier.contains(current, prereleases=True):
-        return Finding(what, f"{current}, but {package} needs {need.specifier}", f"pip install '{need}'")
+        return Finding(what, f"{current}, but {package} needs {need.specifier}", hint)
     return Finding(what, current)
 
 

@@ -12,6 +12,7 @@ import typer
 from codecdiff.cli.console import Force, numbered, output_files
 from codecdiff.cli.generate import (
     AllowDownload,
+    AllowLocalParts,
     Device,
     Fields,
     GuidanceScale,
@@ -21,6 +22,7 @@ from codecdiff.cli.generate import (
     Output,
     Seed,
     Steps,
+    choose_seed,
     generate_files,
     generation_config,
     load_model,
@@ -43,11 +45,12 @@ def run_edit(
     num_inference_steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     fields: Fields = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     num_waveforms: NumWaveforms = 1,
     force: Force = False,
     device: Device = "",
     allow_download: AllowDownload = False,
+    allow_local_parts: AllowLocalParts = False,
 ) -> None:
     """Generate audio from audio: the part that all editing commands share."""
     from codecdiff.files import sha256
@@ -58,16 +61,16 @@ def run_edit(
         raise FileExists(f"'{output}' is the source itself. Choose another name.")
     default = source.with_name(f"{source.stem}-{name}{source.suffix if source.suffix in ('.wav', '.flac') else '.wav'}")
     files = output_files(output, default, num_waveforms, force=force)
-    pipeline = load_model(model, allow_download, device)
+    pipeline = load_model(model, device, allow_download=allow_download, allow_local_parts=allow_local_parts)
     generation = generation_config(
         pipeline,
         guidance_scale,
         num_inference_steps=num_inference_steps,
         negative_prompt=negative_prompt or None,
         num_waveforms_per_prompt=num_waveforms,
-        seed=seed,
+        seed=choose_seed(seed),
     )
-    request = new_request(pipeline, model, prompt, fields, generation=generation, edit=edit, source=sha256(source))
+    request = new_request(pipeline, prompt, fields, generation=generation, edit=edit, source=sha256(source))
     generate_files(request, pipeline, files, source)
 
 

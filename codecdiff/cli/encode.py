@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +29,9 @@ Audio = Annotated[
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="The new store. Default: stores/AUDIO-CODEC.")
 ]
+AudioFolder = Annotated[
+    Path | None, typer.Option("--audio", metavar="FOLDER", help="Folder of a manifest's audio, if it was moved.")
+]
 Codec = Annotated[str, typer.Option(help="Codec to encode with.")]
 Options = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Codec option; repeatable.")]
 Continuous = Annotated[bool, typer.Option("--continuous", help="Also store pre-quantization latents.")]
@@ -53,7 +57,7 @@ Device = Annotated[str, typer.Option(help="Device, as in cuda:1. Default: all GP
 def encode(
     audio: Audio,
     output: Output = None,
-    codec: Codec = "starter",
+    codec: Codec = "starter-neural",
     options: Options = None,
     continuous: Continuous = False,
     segment: Segment = None,
@@ -66,6 +70,7 @@ def encode(
     workers: Workers = None,
     shard_minutes: ShardMinutes = 60.0,
     device: Device = "",
+    audio_folder: AudioFolder = None,
 ) -> None:
     """Encode audio into a store of codes to train on.
 
@@ -75,7 +80,7 @@ def encode(
     from codecdiff.data.encoding.job import EncodeConfig
     from codecdiff.data.segments import SegmentConfig
 
-    output = require_new_store(output or Path("stores") / f"{audio[0].resolve().stem}-{codec}")
+    output = output or Path("stores") / f"{audio[0].resolve().stem}-{codec}"
     segments = SegmentConfig.parse(
         segment=segment,
         overlap=overlap,
@@ -84,16 +89,43 @@ def encode(
         loudness=loudness,
         loudness_of=loudness_of,
     )
-    tracks, issues = find_all_tracks(audio)
+    tracks, issues = find_all_tracks(audio, audio_folder)
+    target = "continuous" if continuous else "codes"
+    settings = EncodeConfig(target=target, segments=segments, shard_minutes=shard_minutes)
+    settings = settings.model_copy(update={"request": _request(tracks, codec, options or [], settings)})
+    if _made_before(output, settings.request):
+        out.print(f"{output} is finished: this command made it before.", soft_wrap=True)
+        return
+    require_new_store(output)
     run = registry.load_entry(registry.ENGINES, engine)(device, workers)
     place = select_device(device if engine == "local" else "")  # the GPUs of a cluster are not devices of this machine
     model = build("codecs", parse_options("codecs", codec, options or [])).to(place)
-    target = "continuous" if continuous else "codes"
-    settings = EncodeConfig(target=target, segments=segments, shard_minutes=shard_minutes)
     store, skipped = _encode(tracks, output, model, settings, run)
     for line in [*_issues(store), *(f"Skipped: {line}" for line in [*issues, *skipped])]:
         show_issue(line)
     out.print(f"{_summary(store, len(tracks) + len(issues))} in {output}", soft_wrap=True)
+
+
+def _request(tracks: list[Track], codec: str, options: list[str], settings: EncodeConfig) -> str:
+    """Return a digest of what is encoded, and how."""
+    from hashlib import sha256
+
+    from codecdiff.data.encoding.job import hash_tracks
+
+    inputs = [hash_tracks(tracks), codec, options, settings.model_dump(mode="json")]
+    return sha256(json.dumps(inputs).encode()).hexdigest()[:32]
+
+
+def _made_before(output: Path, request: str) -> bool:
+    """Return whether a folder is the finished store of the same request, and delete what is left of its draft."""
+    from codecdiff.data.encoding.encode import tidy_store
+    from codecdiff.data.sealed import read_sealed
+
+    header = read_sealed(output / "header.json") if (output / "header.json").is_file() else None
+    if not isinstance(header, dict) or header.get("request") != request:
+        return False
+    tidy_store(output)
+    return True
 
 
 def _issues(store: CodeStore) -> list[str]:
@@ -133,7 +165,7 @@ def _summary(store: CodeStore, count: int) -> str:
     return f"{store.header['tracks']} of {count} files, {cut}{minutes:.1f} minutes, {store.frames} frames{dropped}"
 
 
-def find_all_tracks(paths: list[Path]) -> tuple[list[Track], list[str]]:
+def find_all_tracks(paths: list[Path], audio: Path | None = None) -> tuple[list[Track], list[str]]:
     """Find the tracks of files and folders, or of one manifest, with a sentence for each without audio."""
     from codecdiff.data.manifest import Manifest
 
@@ -141,7 +173,7 @@ def find_all_tracks(paths: list[Path]) -> tuple[list[Track], list[str]]:
         return tracks_of(paths), []
     if len(paths) > 1:
         raise InvalidValue("Expected one manifest, or audio files and folders: a manifest is encoded alone.")
-    manifest = Manifest.read(paths[0])
+    manifest = Manifest.read(paths[0], audio=audio)
     tracks, issues = manifest.tracks(), list(manifest.without_audio().values())
     if not tracks:
         raise MissingFile(f"'{paths[0]}' names no audio that exists. {issues[0] if issues else 'It is empty.'}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ import typer
 
 from codecdiff.cli.console import Force, err, out, output_files, progress, select_device
 from codecdiff.errors import InvalidValue
+from codecdiff.files import parse_json
 
 if TYPE_CHECKING:
     from codecdiff.interfaces import Conditioner
@@ -50,7 +51,17 @@ Fields = Annotated[
     list[str] | None,
     typer.Option("--field", metavar="KEY=VALUE", help="Another field of the prompt, as in bpm=120; repeatable."),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed generates the same music.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(min=0, help="The same seed generates the same music. Default: a new one, which is printed."),
+]
+Loudness = Annotated[
+    str | None,
+    typer.Option(
+        "--loudness", metavar="LUFS|OFF", help="Loudness of the file; off: as it is decoded. Default: the model's, -14."
+    ),
+]
+OPTION_NAMES = {"audio_length_in_s": "--seconds", "num_waveforms_per_prompt": "--num-waveforms"}
 NumWaveforms = Annotated[
     int,
     typer.Option("--num-waveforms", "--takes", min=1, max=1000, help="How many to generate; several are numbered."),
@@ -58,6 +69,9 @@ NumWaveforms = Annotated[
 Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. Default: a GPU if there is one.")]
 AllowDownload = Annotated[
     bool, typer.Option("--allow-download", help="Download what the model names on the Hugging Face hub.")
+]
+AllowLocalParts = Annotated[
+    bool, typer.Option("--allow-local-parts", help="Use files outside of the model's folder that it names.")
 ]
 
 
@@ -73,15 +87,18 @@ def generate(
     num_inference_steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     fields: Fields = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     num_waveforms: NumWaveforms = 1,
+    loudness: Loudness = None,
     force: Force = False,
     device: Device = "",
     allow_download: AllowDownload = False,
+    allow_local_parts: AllowLocalParts = False,
 ) -> None:
     """Generate music from a prompt."""
+    seed = choose_seed(seed)
     files = output_files(output, Path(f"{file_stem(prompt)}-{seed}.wav"), num_waveforms, force=force)
-    pipeline = load_model(model, allow_download, device)
+    pipeline = load_model(model, device, allow_download=allow_download, allow_local_parts=allow_local_parts)
     generation = generation_config(
         pipeline,
         guidance_scale,
@@ -90,8 +107,9 @@ def generate(
         negative_prompt=negative_prompt or None,
         num_waveforms_per_prompt=num_waveforms,
         seed=seed,
+        loudness=loudness,
     )
-    request = new_request(pipeline, model, prompt, fields, generation=generation)
+    request = new_request(pipeline, prompt, fields, generation=generation)
     generate_files(request, pipeline, files)
 
 
@@ -101,29 +119,43 @@ def file_stem(prompt: str) -> str:
     return re.sub(r"-[^-]*$", "", "-".join(words)[:41]) if len("-".join(words)) > 40 else "-".join(words) or "untitled"
 
 
-def load_model(model: str, allow_download: bool, device: str) -> Pipeline:
+def choose_seed(seed: int | None) -> int:
+    """Return the seed of the command line, or a random one, which is printed."""
+    if seed is None:
+        seed = secrets.randbelow(10**6)
+        err.print(f"Seed: {seed}")
+    return seed
+
+
+def load_model(model: str, device: str, *, allow_download: bool = False, allow_local_parts: bool = False) -> Pipeline:
     """Load a model onto a device."""
     from codecdiff.pipeline.pipeline import Pipeline
 
     with err.status(f"Loading {model}"):
-        return Pipeline.from_pretrained(model, device=select_device(device), allow_download=allow_download)
+        return Pipeline.from_pretrained(
+            model, device=select_device(device), allow_download=allow_download, allow_local_parts=allow_local_parts
+        )
 
 
 def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **options: Any) -> GenerationConfig:
-    """Return the options of the command line. Raises InvalidValue for a guidance scale that the model lacks."""
+    """Return the options of the command line. Raises InvalidValue, which names the option, for a wrong value."""
     from codecdiff.diffusion.guidance import parse_guidance_scale, resolve_guidance
 
     scale = parse_guidance_scale(guidance_scale or [])
     if scale is not None:
         resolve_guidance(scale, pipeline.conditioner)
-    return pipeline.generation_config.merge(guidance_scale=scale, **options)
+    try:
+        return pipeline.generation_config.merge(guidance_scale=scale, **options)
+    except InvalidValue as error:
+        name = next(name for name in options if f"Invalid {name}=" in str(error))
+        option = OPTION_NAMES.get(name, f"--{name.replace('_', '-')}")
+        raise InvalidValue(str(error).replace(f"Invalid {name}=", f"Invalid {option} ", 1)) from error
 
 
-def new_request(
-    pipeline: Pipeline, model: str, prompt: str, fields: list[str] | None, **options: Any
-) -> GenerationRequest:
-    """Return the request for a prompt to a model, called `model`, and report what of it the model ignores."""
+def new_request(pipeline: Pipeline, prompt: str, fields: list[str] | None, **options: Any) -> GenerationRequest:
+    """Return the request for a prompt to a model, and report what of it the model ignores or was not trained on."""
     from codecdiff.pipeline.provenance import GenerationRequest
+    from codecdiff.pipeline.vocabulary import vocabulary_note
 
     conditioner, values = pipeline.conditioner, prompt_values(fields or [], pipeline.conditioner)
     if conditioner is None:
@@ -132,16 +164,18 @@ def new_request(
         err.print("The prompt is empty: the music is unconditional.")
     elif prompt.strip() and "text" not in conditioner.fields:
         err.print(f"This model reads only --field {', '.join(conditioner.fields)}: the text is ignored.")
-    return GenerationRequest.for_model(pipeline, model, prompt={"text": prompt, **values}, **options)
+    elif note := vocabulary_note(pipeline, [prompt]):
+        err.print(note, soft_wrap=True)
+    return GenerationRequest.for_model(pipeline, prompt={"text": prompt, **values}, **options)
 
 
 def generate_files(
     request: GenerationRequest, pipeline: Pipeline, files: Sequence[Path], source: Path | None = None
 ) -> None:
     """Generate a waveform for every file and write it, with its own request as its comment."""
-    from codecdiff.data.audio import keeps_comment, write_audio
+    from codecdiff.pipeline.output import write_waveform
 
-    generation, has_room, comment = request.generation, True, ""
+    issue = ""
     with progress("Sampling steps", None) as advance:
         audios = request.generate(
             pipeline,
@@ -149,12 +183,9 @@ def generate_files(
             callback_on_step_end=lambda pipe, step, timestep, values: advance(step + 1, pipe.num_timesteps),
         )
         for i, (file, audio) in enumerate(zip(files, audios, strict=True)):
-            single = generation.merge(num_waveforms_per_prompt=1, first_sample_index=generation.first_sample_index + i)
-            comment = request.model_copy(update={"generation": single}).comment()
-            has_room = keeps_comment(file, comment)
-            write_audio(file, audio, pipeline.sample_rate, comment=comment if has_room else "")
-    if not has_room:
-        err.print(f"The metadata of generation, {len(comment)} bytes, is too long for {files[0].suffix}. Use .flac.")
+            issue = write_waveform(file, audio, pipeline.sample_rate, request.waveform(i))
+    if issue:
+        err.print(issue)
     for file in files:
         out.print(str(file), soft_wrap=True)
 
@@ -175,7 +206,7 @@ def prompt_values(assignments: list[str], conditioner: Conditioner | None) -> di
                 f"Unknown field '{key}' of this model's prompts. Available: {', '.join(fields) or 'none'}."
             )
         try:
-            values[key] = json.loads(text)
-        except ValueError:
+            values[key] = parse_json(text, key)
+        except InvalidValue:
             values[key] = text
     return values

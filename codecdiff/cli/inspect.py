@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codecdiff.cli.console import Force, Json, out, output_files, print_json
-from codecdiff.cli.generate import AllowDownload, Device, generate_files, load_model
+from codecdiff.cli.generate import AllowDownload, AllowLocalParts, Device, generate_files, load_model
 
 if TYPE_CHECKING:
     from codecdiff.pipeline.provenance import GenerationRequest
@@ -27,6 +27,7 @@ def inspect_file(
     force: Force = False,
     device: Device = "",
     allow_download: AllowDownload = False,
+    allow_local_parts: AllowLocalParts = False,
 ) -> None:
     """Show how a file was generated, or generate it again.
 
@@ -50,7 +51,7 @@ def inspect_file(
     request.check_source(source)
     request.check_duration(soundfile.info(file).duration)
     (again,) = output_files(output, file.with_stem(f"{file.stem}-again"), 1, force=force)
-    pipeline = load_model(model, allow_download, device)
+    pipeline = load_model(model, device, allow_download=allow_download, allow_local_parts=allow_local_parts)
     request.check_model(pipeline)
     generate_files(request, pipeline, [again], source)
     out.print(compare_files(file, again), soft_wrap=True)
@@ -73,6 +74,7 @@ def describe(request: GenerationRequest) -> dict[str, Any]:
         "seed": str(generation.seed),
         "sample": str(generation.first_sample_index) if generation.first_sample_index else "",
         "seconds": "" if request.edit else f"{request.generation.audio_length_in_s:g}",
+        "loudness": "" if request.edit or generation.loudness == "off" else f"{generation.loudness:g} LUFS",
         "edit": request.edit.model_dump() if request.edit else "",
         "source (SHA-256)": request.source or "",
         "codecdiff": request.codecdiff,

@@ -24,6 +24,10 @@ def train(
     config: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="YAML file, or the name of an installed configuration.")
     ] = "starter",
+    allow_changes: Annotated[
+        bool,
+        typer.Option("--allow-changes", help="Resume with another seed, validation split or music, and record that."),
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print what training would take, and stop.")] = False,
     devices: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Number of devices that --plan assumes.", show_default="1")
@@ -50,7 +54,8 @@ def train(
     assumptions = {"devices": devices, "device": device, "utilization": utilization, "hours": hours}
     assumptions = {name: value for name, value in assumptions.items() if value is not None}
     try:
-        recipe(config_file(config), overrides or [], assumptions if plan else None)
+        changes = ["allow_changes=true"] if allow_changes else []
+        recipe(config_file(config), [*(overrides or []), *changes], assumptions if plan else None)
     except KeyboardInterrupt:
         sys.exit("Stopped. Run it again to resume from the last checkpoint.")
 

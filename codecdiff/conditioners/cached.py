@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from codecdiff.interfaces.condition import Condition, ConditionTokens, Prompt
 from codecdiff.interfaces.conditioner import Conditioner
 from codecdiff.interfaces.part import Part
 
+DIGEST = "sha256"  # of an entry, in its metadata
 NARROW = (torch.bfloat16, torch.float16)
 
 
@@ -60,9 +61,11 @@ class FeatureCache:
         """Read a condition of one row, bit for bit as written; None if it is missing or damaged."""
         try:
             tensors, types = read_safetensors(self.file(key))
+            if types.get(DIGEST, digest := _digest(tensors)) != digest:
+                return None
             tokens = {name: tensors[f"{name}.tokens"].to(getattr(torch, types[name])) for name in names}
             return Condition({name: ConditionTokens(tokens[name], tensors[f"{name}.mask"]) for name in names})
-        except (FileNotFoundError, DamagedFile, KeyError):
+        except (OSError, DamagedFile, KeyError, AttributeError, TypeError):  # whatever stands there in place of it
             return None
 
     def write(self, key: str, row: Condition) -> None:
@@ -71,7 +74,16 @@ class FeatureCache:
         tensors |= {f"{name}.mask": entry.mask for name, entry in row.items()}
         copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
         types = {name: str(entry.tokens.dtype).removeprefix("torch.") for name, entry in row.items()}
-        write_safetensors(self.file(key), copies, types)
+        write_safetensors(self.file(key), copies, types | {DIGEST: _digest(copies)})
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors and their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)} ".encode())
+        digest.update(tensors[name].contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def rebuild(part: Any) -> Any:
@@ -98,6 +110,7 @@ class CachedConditioner(Conditioner):
 
     """
 
+    path_options: ClassVar = {"folder": "write"}
     conditioner: Conditioner
 
     def __init__(self, conditioner: Conditioner, folder: Path | str) -> None:
@@ -150,7 +163,7 @@ class CachedConditioner(Conditioner):
     def prepare(self, prompts: Sequence[Prompt]) -> None:
         """Encode the prompts that are not in the cache yet, and the empty one."""
         for prompt in ("", *prompts):
-            if (key := self.key(prompt)) not in self.cache:
+            if self.cache.read(key := self.key(prompt), list(self.widths)) is None:  # missing or damaged
                 self._compute(key, prompt)
 
     def release(self) -> None:

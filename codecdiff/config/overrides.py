@@ -9,7 +9,6 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError, create_model
 
 from codecdiff.config.parts import (
@@ -25,6 +24,7 @@ from codecdiff.config.parts import (
     part_options,
 )
 from codecdiff.errors import MissingFile
+from codecdiff.files import BadDocument, read_yaml
 
 # An option that implies the part it belongs to: `splitter.stages=...` selects the grouped splitter.
 IMPLIED = {("splitters", "stages"): "grouped"}
@@ -178,19 +178,27 @@ def load_config(model: type[Model], file: Path, assignments: Sequence[str] = ())
     Raises MissingFile if the file does not exist, and ConfigError for a file that is not a mapping, unknown
     settings and values of the wrong type.
     """
-    if not file.is_file():
-        raise MissingFile(f"Configuration file '{file}' not found.")
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not valid YAML: {error}") from error
-    if not isinstance(data, dict):
+        data = read_yaml(file) or {}
+    except MissingFile as error:
+        raise MissingFile(f"Configuration file '{file}' not found.") from error
+    except BadDocument as error:
+        raise ConfigError(str(error)) from error
+    if not isinstance(data, dict) or not all(isinstance(name, str) for name in data):
         raise ConfigError(f"{file} holds a {type(data).__name__}; a configuration is a mapping of settings.")
+    _validated(model, data, file, is_partial=True)
+    return _validated(model, override(data, model, assignments), file)
+
+
+def _validated(model: type[Model], data: dict[str, Any], file: Path, *, is_partial: bool = False) -> Model:
+    """Validate a configuration; what is missing from a partial one is no error."""
     try:
-        return model.model_validate(override(data, model, assignments))
+        return model.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(model, issue) for issue in error.errors()]
-        raise ConfigError("\n".join([f"{file} cannot be used:", *lines])) from error
+        lines = [_explain(model, issue) for issue in error.errors() if not (is_partial and issue["type"] == "missing")]
+        if lines:
+            raise ConfigError("\n".join([f"{file} cannot be used:", *lines])) from error
+        return model.model_construct()
 
 
 def _explain(model: type[BaseModel], issue: Any) -> str:

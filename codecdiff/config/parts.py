@@ -11,11 +11,10 @@ from functools import partial
 from types import GenericAlias
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, InstanceOf, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
-from codecdiff import registry
+from codecdiff import files, registry
 from codecdiff.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -130,14 +129,14 @@ def parse_value(text: str, hint: Any, where: str) -> Any:
 def parse_yaml(text: str, where: str) -> Any:
     """Parse a value of the command line as YAML. Raises ConfigError if it is not valid."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}={text} is not valid YAML: {error}.") from error
+        return files.parse_yaml(text, f"{where}={text}")
+    except files.BadDocument as error:
+        raise ConfigError(str(error)) from error
 
 
 def check_spec(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the name and the options of a part. Raises ConfigError for options that are unknown or derived."""
-    values = {"name": spec} if isinstance(spec, str) else dict(spec)
+    values = {"name": spec} if isinstance(spec, str) else dict(spec) if isinstance(spec, Mapping) else {}
     name = values.pop("name", None)
     if not isinstance(name, str):
         raise ConfigError(

@@ -37,7 +37,8 @@ class TrainConfig(Config):
     """How a stage is trained: `codecdiff.training.trainer.StageTrainer`."""
 
     max_train_steps: PositiveInt = 1000
-    train_batch_size: PositiveInt = 16  # crops per process
+    train_batch_size: PositiveInt = 16  # crops per process, computed at once
+    gradient_accumulation_steps: PositiveInt = 1  # such batches per process in one step
     crop_seconds: float = Field(default=6.0, gt=0, le=3600)
     learning_rate: PositiveFloat = 1e-4
     warmup_steps: int = Field(default=100, ge=0)
@@ -57,7 +58,7 @@ class TrainConfig(Config):
 class DiffusionConfig(Config):
     """The diffusion process of a stage: arguments of `training_scheduler`, and the color of the noise."""
 
-    num_train_timesteps: PositiveInt = 1000
+    num_train_timesteps: int = Field(default=1000, gt=0, le=100_000)
     beta_schedule: str = "squaredcos_cap_v2"
     prediction_type: str = "v_prediction"
     zero_terminal_snr: bool = False  # rescale the betas so that the last timestep is pure noise
@@ -91,6 +92,7 @@ class StageConfig(Config):
 class ExperimentConfig(Config):
     """A model and its training. A recipe adds where to write and what to sample."""
 
+    allow_changes: bool = False  # resume with another seed, validation split or music, and record that
     seed: int = Field(default=0, ge=0)
     codec: CodecSpec
     normalize_latents: Literal["codebook", "channel"] = "codebook"  # one mean and deviation for each

@@ -37,6 +37,7 @@ __all__ = [
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".opus")
 RATES = (8_000, 768_000)  # Hz, least and most
 MAX_CHANNELS = 64
+MAX_SECONDS = 3600.0  # that are in memory at once
 FOREVER = 1e9  # seconds
 UNRECOGNIZED = 1  # libsndfile's code of a format that it does not know
 CLIPPED = 0.001  # fraction of samples over full scale that is worth saying
@@ -69,12 +70,17 @@ def read_audio(
 ) -> Tensor:
     """Read an audio file, or a part of it, as (ch, t) float32 in [-1, 1]: what `stream_audio` yields.
 
-    Raises BadAudio for a file that is not audio, is cut short, holds NaN samples, or has no samples there.
+    Raises BadAudio for a file that is not audio, is cut short, holds NaN samples, has no samples there, or more than
+    MAX_SECONDS of them.
     """
-    blocks = list(stream_audio(file, sample_rate, channels, start=start, seconds=seconds))
+    limit = MAX_SECONDS + 1 if seconds is None else min(seconds, MAX_SECONDS + 1)
+    blocks = list(stream_audio(file, sample_rate, channels, start=start, seconds=limit))
     if not blocks:
         raise BadAudio(f"'{file}' has no audio {start:g} s from its beginning.")
-    return torch.cat(blocks, dim=1)
+    audio = torch.cat(blocks, dim=1)
+    if audio.shape[1] > MAX_SECONDS * sample_rate:
+        raise BadAudio(f"'{file}' is longer than {MAX_SECONDS / 3600:g} h. Cut it, or name a part of it.")
+    return audio
 
 
 def stream_audio(

@@ -129,7 +129,10 @@ def layout_of(file: Path) -> Layout:
         if not size:
             raise OtherFormat("it is empty, 0 bytes")
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _layout(data, size)
+            try:
+                return _layout(data, size)
+            except (struct.error, IndexError) as error:
+                raise OtherFormat("its headers are damaged") from error
 
 
 def _layout(data: Buffer, size: int) -> Layout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from pathlib import Path
 
@@ -32,20 +33,24 @@ def keeps_comment(file: Path | str, comment: str) -> bool:
 
 
 def write_audio(file: Path | str, audio: Tensor, sample_rate: int, *, comment: str = "") -> None:
-    """Write (ch, t) audio as a file of the format its suffix names, whole or not at all; with a comment, if any."""
+    """Write (ch, t) audio as a file of the format its suffix names, whole or not at all; with a comment, if any.
+
+    It takes its name only after it was read again, because libsndfile does not report a full disk. Raises UserError.
+    """
     file = Path(file)
-    if file.suffix.lower().lstrip(".").upper() not in soundfile.available_formats():
+    if not soundfile.check_format(file.suffix[1:]):
         raise InvalidValue(f"'{file}' names no audio format that can be written. Use .wav or .flac.")
-    file.parent.mkdir(parents=True, exist_ok=True)
+    samples = audio.clamp(-1, 1).T.cpu().numpy()
     try:
-        samples = audio.clamp(-1, 1).T.cpu().numpy()
-        with (
-            atomic_write(file) as temporary,
-            soundfile.SoundFile(temporary, "w", sample_rate, samples.shape[1]) as stream,
-        ):
-            if comment:
-                stream.comment = comment
-            for start in range(0, len(samples), BLOCK):  # libsndfile overflows its stack on a long Vorbis write
-                stream.write(samples[start : start + BLOCK])
+        with atomic_write(file) as temporary:
+            with soundfile.SoundFile(temporary, "w", sample_rate, samples.shape[1]) as stream:
+                if comment:
+                    stream.comment = comment
+                for start in range(0, len(samples), BLOCK):  # libsndfile overflows its stack on a long Vorbis write
+                    stream.write(samples[start : start + BLOCK])
+            with soundfile.SoundFile(temporary) as stream:
+                written = sum(len(block) for block in stream.blocks(BLOCK, dtype="float32"))
+            if written != len(samples):
+                raise OSError(errno.ENOSPC, f"only {written:,} of {len(samples):,} samples are on the disk")
     except soundfile.LibsndfileError as error:
         raise UnusableFile(f"'{file}' cannot be written: {error}") from error

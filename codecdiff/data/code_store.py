@@ -1,7 +1,8 @@
 """The store of training data: integer codes in memory-mapped shards, beside a manifest.
 
 store/  header.json       codec, its options and a hash of its weights, how tracks were segmented, frame rate, counts
-        manifest.parquet  one row per segment: track, captions, split, place of its codes... (encoding.worker.SCHEMA)
+        manifest.parquet  one row per segment: track, captions, split, place of its codes, checksums... (shards.ROWS)
+        shards.parquet    bytes and SHA-256 of the files in shards/
         codec.safetensors state of the codec, if it was fitted
         shards/00000.npy  uint16 (frames, k), frame-major: a random crop is one contiguous read
         shards/00000.continuous.npy  float16 (frames, k, d), optional: the latents before quantization
@@ -12,23 +13,49 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from codecdiff.config import align_defaults
 from codecdiff.config.schema import Target
 from codecdiff.data.legacy import upgrade_store
+from codecdiff.data.sealed import FILES, SEAL, read_sealed, verify_file
+from codecdiff.data.shards import BASE_ROWS, ROWS, ShardReader
+from codecdiff.data.shards import FILES as SHARD_FILES
 from codecdiff.errors import InvalidValue, MissingFile
-from codecdiff.files import read_safetensors
+from codecdiff.files import DamagedFile, cached_checksum, parse_json, read_parquet, read_safetensors, validate
 from codecdiff.fingerprint import device_of, module_fingerprint
 from codecdiff.interfaces.codec import Codec
 
 FORMAT = 2
+STATE_FILE = "codec.safetensors"  # of a codec that was fitted
+SEALED = ("manifest.parquet", "shards.parquet", STATE_FILE)  # whose hashes are in the header
 CONTINUOUS_SUFFIX = {1: ".projections.npy", FORMAT: ".continuous.npy"}  # of files, by format
+
+
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class StoreHeader(BaseModel):
+    """The contents of header.json."""
+
+    model_config = ConfigDict(extra="allow")
+
+    codec: dict[str, Any]
+    weights: str
+    num_codebooks: Annotated[int, Field(gt=0, lt=2**16)]
+    frame_rate: Annotated[float, Field(gt=0, le=1e6)]  # Hz
+    shards: Count
+    continuous: bool
+    segmentation: dict[str, Any] = {}
+    tracks: Count = 0
+    skipped: list[str] = []
+    dropped: dict[str, Count] = {}
+    issues: dict[str, str] = {}
 
 
 def load_state(file: Path) -> dict[str, Tensor]:
@@ -42,13 +69,18 @@ class CodeStore:
     Example:
         >>> CodeStore("stores/mine").codes(0)  # uint16 (frames, k), memory-mapped
 
+    Args:
+        folder: The store.
+        strict: Whether every shard has to be there, as many bytes as were written. What is read of them is compared
+            with its checksums in any case.
+
     Raises:
         FileNotFoundError: The folder is not a store.
-        ValueError: Another version of codecdiff wrote the store.
+        ValueError: Another version of codecdiff wrote the store, or it is damaged.
 
     """
 
-    def __init__(self, folder: Path | str):
+    def __init__(self, folder: Path | str, *, strict: bool = True):
         self.folder = Path(folder)
         file = self.folder / "header.json"
         if not file.is_file():
@@ -56,22 +88,66 @@ class CodeStore:
                 f"'{self.folder}' is not a store of codes. Make one from a folder of audio or a manifest: "
                 "codecdiff encode AUDIO -o STORE."
             )
-        self.header: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        version = self.header.get("format")
-        if version not in CONTINUOUS_SUFFIX:
+        header = read_sealed(file)
+        version = header.get("format") if isinstance(header, dict) else None
+        if not isinstance(version, int) or version not in CONTINUOUS_SUFFIX:
             text = f"'{self.folder}' has format {version}; this codecdiff reads 1 to {FORMAT}."
             raise InvalidValue(f"{text} Encode the audio again.")
-        self.rows: list[dict[str, Any]] = pq.read_table(self.folder / "manifest.parquet").to_pylist()
+        self.is_sealed = version == FORMAT and FILES in header
+        for name in SEALED if self.is_sealed else ():
+            if name in header[FILES] or name != STATE_FILE:
+                verify_file(self.folder / name, header[FILES])
+        schema = ROWS if self.is_sealed else BASE_ROWS if version == FORMAT else None
+        self.rows: list[dict[str, Any]] = read_parquet(self.folder / "manifest.parquet", schema).to_pylist()
         if version == 1:
-            self.header, self.rows = upgrade_store(self.header, self.rows)
+            header, self.rows = upgrade_store(header, self.rows)
+        self.header = validate(header, str(file), StoreHeader).model_dump(exclude={FILES, SEAL})
+        self._check_rows()
         self.audio: Path | None = None  # folder of the tracks, if it is available
         self.has_continuous: bool = self.header["continuous"]
-        self._codes = self._shards(".npy")
-        self._continuous = self._shards(CONTINUOUS_SUFFIX[version]) if self.has_continuous else []
+        shape, folder = (self.header["num_codebooks"],), self.folder / "shards"
+        self.codes_reader = ShardReader(folder, ".npy", np.uint16, shape, self.rows, "crc32")
+        suffix = CONTINUOUS_SUFFIX[version]
+        self.continuous_reader = ShardReader(folder, suffix, np.float16, (*shape, None), self.rows, "continuous_crc32")
+        if strict:
+            self._require_shards([".npy", suffix] if self.has_continuous else [".npy"])
 
-    def _shards(self, suffix: str) -> list[np.ndarray]:
-        names = [f"{i:05d}{suffix}" for i in range(self.header["shards"])]
-        return [np.load(self.folder / "shards" / name, mmap_mode="r") for name in names]
+    def _check_rows(self) -> None:
+        """Raise DamagedFile for rows that lack something, or that name shards or frames that cannot be."""
+        shards = self.header["shards"]
+        for row in self.rows:
+            try:
+                is_right = 0 <= row["shard"] < shards and min(row["start"], row["frames"]) >= 0
+                is_right = is_right and None not in [row[name] for name in BASE_ROWS.names]
+                is_right = is_right and None not in row["captions"] and row["seconds"] >= 0
+            except (KeyError, TypeError):
+                is_right = False
+            if not is_right:
+                raise DamagedFile(f"'{self.folder / 'manifest.parquet'}' is damaged: a row has no place in a shard.")
+
+    def _require_shards(self, suffixes: list[str]) -> None:
+        """Raise MissingFile or DamagedFile unless every shard is there, of the size that was written."""
+        names = (f"{i:05d}{suffix}" for i in range(self.header["shards"]) for suffix in suffixes)
+        sizes = {row["file"]: row["bytes"] for row in self._shard_files()}
+        for name in names:
+            file = self.folder / "shards" / name
+            if not file.is_file():
+                raise MissingFile(f"'{file}' is missing. Restore it from a copy, or encode the audio again.")
+            if name in sizes and (size := file.stat().st_size) != sizes[name]:
+                raise DamagedFile(
+                    f"'{file}' is damaged: it has {size:,} bytes, and {sizes[name]:,} were written. Restore it from a "
+                    "copy, or encode the audio again."
+                )
+
+    def _shard_files(self) -> list[dict[str, Any]]:
+        return read_parquet(self.folder / "shards.parquet", SHARD_FILES).to_pylist() if self.is_sealed else []
+
+    def damaged_files(self) -> Iterator[Path]:
+        """Yield the shards whose SHA-256 is not that which was written; each is read once, unless it changes."""
+        for row in self._shard_files():
+            file = self.folder / "shards" / row["file"]
+            if not file.is_file() or cached_checksum(file) != row["sha256"][:16]:
+                yield file
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -81,16 +157,14 @@ class CodeStore:
         """Latent frames of all rows together."""
         return sum(row["frames"] for row in self.rows)
 
-    def codes(self, i: int) -> np.ndarray:
-        """Return the codes of row `i`, uint16 (frames, k)."""
-        row = self.rows[i]
-        return self._codes[row["shard"]][row["start"] : row["start"] + row["frames"]]
+    def codes(self, i: int, start: int = 0, count: int | None = None) -> np.ndarray:
+        """Return the codes of row `i`, uint16 (frames, k): all, or `count` frames from `start`. Raises DamagedFile."""
+        return self.codes_reader.read(i, start, count)
 
-    def continuous(self, i: int) -> np.ndarray:
-        """Return the pre-quantization latents of row `i`, float16 (frames, k, d): `Codec.encode_continuous`."""
+    def continuous(self, i: int, start: int = 0, count: int | None = None) -> np.ndarray:
+        """Return the pre-quantization latents of row `i`, float16 (frames, k, d), as `codes` does."""
         self.check_target("continuous")
-        row = self.rows[i]
-        return self._continuous[row["shard"]][row["start"] : row["start"] + row["frames"]]
+        return self.continuous_reader.read(i, start, count)
 
     def latents(self, codec: Codec, target: Target = "codes") -> Iterator[Tensor]:
         """Yield the latents (1, k, d, l) of every row, embedded by the codec of the store or pre-quantization."""
@@ -107,7 +181,7 @@ class CodeStore:
 
     def metadata(self, i: int) -> dict[str, Any]:
         """Return the metadata of the track of row `i`, without captions."""
-        return json.loads(self.rows[i]["metadata"])
+        return parse_json(self.rows[i]["metadata"], f"The metadata of '{self.rows[i]['track']}'", dict[str, Any])
 
     def prompt(self, i: int, text: str = "", start: float = 0.0) -> dict[str, Any]:
         """Return the prompt for a crop of row `i` that starts `start` seconds into it, with one of its captions.
@@ -131,7 +205,7 @@ class CodeStore:
 
     def fitted_state(self) -> dict[str, Tensor]:
         """Return the fitted state of the codec that made the store; empty if it was not fitted."""
-        return load_state(self.folder / "codec.safetensors")
+        return load_state(self.folder / STATE_FILE)
 
     def summary(self) -> dict[str, Any]:
         """Return what a model card says about its data: tracks, hours, licenses, and the hours under each license.

@@ -129,9 +129,9 @@ class TrainingCrops:
         prompts = [self.store.prompt(i, text, start / rate) for i, start, text in samples]
         return CropBatch(codes, continuous, valid_mask, prompts, list(sample_indices))
 
-    def _read(self, read: Callable[[int], np.ndarray], starts: Sequence[tuple[int, int]], dtype: Any) -> np.ndarray:
-        """Stack crops of the arrays that `read` returns of their rows: (b, frames, ...), padded with zeros."""
-        crops = [np.asarray(read(i)[start : start + self.frames], dtype) for i, start in starts]
+    def _read(self, read: Callable[..., np.ndarray], starts: Sequence[tuple[int, int]], dtype: Any) -> np.ndarray:
+        """Stack crops that `read` returns of row, start and length: (b, frames, ...), padded with zeros."""
+        crops = [np.asarray(read(i, start, self.frames), dtype) for i, start in starts]
         return np.stack([np.pad(c, ((0, self.frames - len(c)), *[(0, 0)] * (c.ndim - 1))) for c in crops])
 
 

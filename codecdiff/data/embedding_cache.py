@@ -22,13 +22,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 
 from codecdiff import __version__
 from codecdiff.data.audio import BadAudio, stream_audio
 from codecdiff.data.metadata import Track
 from codecdiff.embedders import embed_blocks, embed_clips
-from codecdiff.files import atomic_write_text, cached_checksum, read_safetensors, write_safetensors
+from codecdiff.files import (
+    DamagedFile,
+    atomic_write_text,
+    cached_checksum,
+    parse_json,
+    read_safetensors,
+    write_safetensors,
+)
 from codecdiff.fingerprint import module_fingerprint
 from codecdiff.interfaces import Embedder
 
@@ -72,6 +80,22 @@ class TrackEmbedding:
 Rows = dict[str, tuple[Tensor, dict[str, Any]]]  # by checksum of a file: its vectors (w, e), and what is known of them
 
 
+class FileFacts(BaseModel):
+    """What a shard says of a file, beside the vectors."""
+
+    track: str
+    bytes: int
+    modified: int
+    starts: list[float]
+    lengths: list[int]
+    hashes: list[str]
+    sha256: str = ""  # of the vectors
+
+
+def _digest(vectors: Tensor) -> str:
+    return hashlib.sha256(vectors.cpu().contiguous().view(torch.uint8).numpy().data).hexdigest()
+
+
 class CachedEmbedder:
     """An embedder that keeps what it embeds on disk, by the checksums of the audio files.
 
@@ -105,7 +129,7 @@ class CachedEmbedder:
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
         self.folder = Path(folder) / f"{re.sub(r'[^A-Za-z0-9-]', '-', spec['name'])}-{digest[:16]}"
         self._shards: set[Path] = set()
-        self._places: dict[str, tuple[Path, dict[str, Any]]] = {}  # checksum -> shard, and what is known of the file
+        self._places: dict[str, tuple[Path, FileFacts]] = {}  # checksum -> shard, and what is known of the file
         self._checksums: dict[tuple[str, int, int], str] = {}  # track, bytes and date -> checksum
 
     def fill(self, tracks: Sequence[Track], progress: Callable[[int], None] = lambda count: None) -> list[str]:
@@ -137,7 +161,9 @@ class CachedEmbedder:
             if (key := self._key(track, [])) in self._places:
                 path, facts = self._places[key]
                 vectors = read_safetensors(path, [key])[0][key]
-                yield track, TrackEmbedding(vectors, *(facts[name] for name in ("starts", "lengths", "hashes")))
+                if facts.sha256 not in ("", _digest(vectors)):
+                    raise DamagedFile(f"'{path}' is damaged: it is not what was written. Delete it, and run again.")
+                yield track, TrackEmbedding(vectors, facts.starts, facts.lengths, facts.hashes)
 
     def _key(self, track: Track, skipped: list[str]) -> str:
         """Return the checksum of a track's file, known by its size and date or computed; empty if there is none."""
@@ -160,7 +186,7 @@ class CachedEmbedder:
             status = tracks[key].file.stat()
             facts = {"track": tracks[key].name, "bytes": status.st_size, "modified": status.st_mtime_ns}
             facts |= {"starts": starts, "lengths": [len(v) for v in vectors], "hashes": hashes}
-            rows[key] = torch.cat(vectors), facts
+            rows[key] = (joined := torch.cat(vectors)), {**facts, "sha256": _digest(joined)}
         return rows
 
     def _clips(self, tracks: Mapping[str, Track], skipped: list[str]) -> Iterator[tuple[str, float, str, Tensor]]:
@@ -195,7 +221,8 @@ class CachedEmbedder:
     def _refresh(self) -> None:
         """Read what shards there are that were not known yet. Raises DamagedFile."""
         for path in sorted({*(self.folder / "shards").glob("[0-9a-f]*.safetensors")} - self._shards):
-            for key, facts in json.loads(read_safetensors(path, ())[1]["codecdiff"]).items():
+            text = read_safetensors(path, ())[1].get("codecdiff", "")
+            for key, facts in parse_json(text, f"The header of '{path}'", dict[str, FileFacts]).items():
                 self._places[key] = path, facts
-                self._checksums[(facts["track"], facts["bytes"], facts["modified"])] = key
+                self._checksums[(facts.track, facts.bytes, facts.modified)] = key
             self._shards.add(path)

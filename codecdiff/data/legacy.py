@@ -47,13 +47,13 @@ def upgrade_part(spec: Any) -> Any:
     if not isinstance(spec, Mapping):
         return spec
     options = {key: upgrade_part(value) for key, value in spec.items()}
-    return {**options, "name": PARTS.get(spec["name"], spec["name"])} if "name" in spec else options
+    return {**options, "name": PARTS.get(str(spec["name"]), spec["name"])} if "name" in spec else options
 
 
 def upgrade_store(header: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return header and rows of a store of version 0.1, whose first had no segments, in the current format."""
-    header = {**header, "codec": upgrade_part(header["codec"]), "continuous": header.get("projections", False)}
-    return header, [{"split": "", "segment": 0, "offset": 0.0, "license": row["licence"], **row} for row in rows]
+    header = {**header, "codec": upgrade_part(header.get("codec")), "continuous": header.get("projections", False)}
+    return header, [{"split": "", "segment": 0, "offset": 0.0, "license": row.get("licence"), **row} for row in rows]
 
 
 def upgrade_model(spec: Any) -> Any:
@@ -69,12 +69,14 @@ def upgrade_model(spec: Any) -> Any:
     return upgraded
 
 
-def upgrade_stage(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return the contents of a stage.json in the current format."""
-    if "sampler" not in spec:
+def upgrade_stage(spec: Any) -> Any:
+    """Return the contents of a stage.json in the current format; of anything else, unchanged."""
+    if not isinstance(spec, Mapping) or "sampler" not in spec:
+        return spec
+    if not all(isinstance(spec.get(key), Mapping) for key in ("training", "scheduler")):
         return spec
     upgraded = {**STAGE_DEFAULTS, **_renamed(spec, STAGE_KEYS), "training": _renamed(spec["training"], TRAINING_KEYS)}
-    if start := upgraded["training"].get("start_from"):
+    if isinstance(start := upgraded["training"].get("start_from"), Mapping):
         upgraded["training"]["start_from"] = _renamed(start, {"taken": "copied", "of": "total"})
     upgraded["train_scheduler"] = {"class": "DDPMScheduler", **upgraded["train_scheduler"]}
     return upgraded
@@ -86,4 +88,4 @@ def upgrade_request(request: Any) -> Any:
         return request
     generation = {new: request[old] for old, new in GENERATION_KEYS.items() if old in request}
     others = {key: value for key, value in request.items() if key not in GENERATION_KEYS}
-    return {**others, "generation": {**generation, **request.get("generation", {})}}
+    return {**others, "generation": {"loudness": "off", **generation, **request.get("generation", {})}}

@@ -10,15 +10,15 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pydantic import BaseModel
 
 from codecdiff.data.metadata import Track, unsafe_path
 from codecdiff.errors import InvalidValue, MissingFile
-from codecdiff.files import atomic_write
+from codecdiff.files import parse_json, read_parquet, write_parquet
 
 __all__ = ["SPLITS", "Manifest", "ManifestRow", "split_name"]
 
@@ -93,12 +93,14 @@ class ManifestRow:
 class Manifest:
     """Tracks, in order, with the folder their files lie in and facts about where they come from.
 
-    `facts` go into the parquet file as JSON: name of the data set, counts of what an import left out.
+    `facts` go into the parquet file as JSON: name of the data set, counts of what an import left out. `place_problem`
+    is why the folder, which a file named, must not be read, if so.
     """
 
     audio: Path
     rows: Sequence[ManifestRow]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    place_problem: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -112,30 +114,30 @@ class Manifest:
         file = Path(file)
         if (file / "header.json").is_file():
             raise InvalidValue(f"'{file}' is a store of codes. Name the manifest it was made of, a .parquet file.")
-        if not file.is_file():
+        if not file.exists():
             raise MissingFile(f"Manifest '{file}' does not exist. Make one: codecdiff data import ... -o NAME.parquet.")
         try:
-            table = pq.read_table(file)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InvalidValue(f"'{file}' is not a manifest: {error}. Make one with codecdiff data import.") from error
-        header = json.loads((table.schema.metadata or {}).get(KEY, b"{}"))
+            table = read_parquet(file)
+            header = parse_json((table.schema.metadata or {}).get(KEY, b"{}"), f"The header of '{file}'", Header)
+        except InvalidValue as error:
+            raise InvalidValue(f"'{file}' is not a manifest: {error} Make one with codecdiff data import.") from error
         table = table.rename_columns([OLD_COLUMNS.get(name, name) for name in table.column_names])
         missing = [name for name in SCHEMA.names if name not in table.column_names]
-        if header.get("format") not in (1, FORMAT) or missing:
+        if header.format not in (1, FORMAT) or missing:
             lacks = f" It lacks the columns {', '.join(missing)}." if missing else ""
             raise InvalidValue(
                 f"'{file}' is not a manifest of format {FORMAT}.{lacks} Make one with codecdiff data import."
             )
-        rows = table.select(SCHEMA.names).to_pylist(maps_as_pydicts="strict")
-        root = audio or file.parent / header["audio"]
-        return cls(
-            root, [ManifestRow(**row | {"metadata": json.loads(row["metadata"])}) for row in rows], header["facts"]
-        )
+        try:
+            rows = table.select(SCHEMA.names).cast(SCHEMA).to_pylist(maps_as_pydicts="strict")
+        except (pa.ArrowException, KeyError, ValueError) as error:  # of a tag that stands twice, too
+            raise InvalidValue(f"'{file}' is not a manifest: {error}. Make one with codecdiff data import.") from error
+        problem = "" if audio else _place_problem(file, header.audio)
+        return cls(audio or file.parent / header.audio, [_row(row, file) for row in rows], header.facts, problem)
 
     def write(self, file: Path | str) -> None:
         """Write the manifest, whole or not at all."""
         file = Path(file)
-        file.parent.mkdir(parents=True, exist_ok=True)
         audio = Path(os.path.relpath(self.audio, file.parent)).as_posix()
         header = json.dumps({"format": FORMAT, "audio": audio, "facts": dict(self.facts)})
         rows = [{column.name: getattr(row, column.name) for column in fields(ManifestRow)} for row in self.rows]
@@ -143,11 +145,12 @@ class Manifest:
             row["tags"] = list(row["tags"].items())
             row["metadata"] = json.dumps(dict(row["metadata"]), ensure_ascii=False)
         table = pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata({KEY: header.encode()})
-        with atomic_write(file) as temporary:
-            pq.write_table(table, temporary)
+        write_parquet(file, table)
 
     def file_of(self, row: ManifestRow) -> Path:
-        """Return the path of a track's audio."""
+        """Return the path of a track's audio. Raises InvalidValue if the folder is a place that must not be read."""
+        if self.place_problem:
+            raise InvalidValue(self.place_problem)
         return self.audio / row.file
 
     def tracks(self) -> list[Track]:
@@ -165,6 +168,37 @@ class Manifest:
     def as_dicts(self) -> list[dict[str, Any]]:
         """Return every row as a mapping, its `file` a path that can be opened if it is `present`."""
         return [{**asdict(r), "file": str(self.file_of(r)), "present": not _without_audio(r)} for r in self.rows]
+
+
+class Header(BaseModel):
+    """The manifest's own entry of the metadata of a parquet file."""
+
+    format: Any = None
+    audio: str = ""
+    facts: dict[str, Any] = {}
+
+
+def _place_problem(file: Path, audio: str) -> str:
+    """Return why the folder of audio that a manifest names must not be read, "" if it may.
+
+    It is relative to the manifest, and they are in one folder at some level: one that leads to the root and down again
+    names any place of this machine.
+    """
+    folder, home = os.path.abspath(file.parent / audio), os.path.abspath(file.parent)
+    is_relative = "\\" not in audio and not PurePosixPath(audio).is_absolute() and not PureWindowsPath(audio).drive
+    if is_relative and "\0" not in audio and (os.path.commonpath([folder, home]) != os.path.sep or home == os.path.sep):
+        return ""
+    return f"'{file}' names a folder of audio in another place, {audio!r}. If it is right, name it: --audio {folder!r}."
+
+
+def _row(values: dict[str, Any], file: Path) -> ManifestRow:
+    """Return a row as it was read, with empty values for those that are null. Raises BadDocument."""
+    track = values["track"]
+    if track is None:
+        raise InvalidValue(f"'{file}' is not a manifest: a row has no track. Make one with codecdiff data import.")
+    metadata = parse_json(values["metadata"] or "{}", f"The metadata of '{track}' in '{file}'", dict[str, Any])
+    present = {name: value for name, value in values.items() if value is not None}
+    return ManifestRow(**present | {"metadata": metadata})
 
 
 def _without_audio(row: ManifestRow) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import csv
-import json
 import math
 import os
 import unicodedata
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 
 from codecdiff.data.audio import SUFFIXES
 from codecdiff.errors import InvalidValue, MissingFile
+from codecdiff.files import BadDocument, parse_json
 
 __all__ = [
     "CAPTION_FIELDS",
@@ -103,6 +103,8 @@ def unsafe_path(path: str) -> str:
         return f"The path '{path}' is absolute."
     if ".." in PurePosixPath(path).parts:
         return f"The path '{path}' leads out of its folder."
+    if len(path) > 1000 or any(len(part.encode(errors="replace")) > 255 for part in PurePosixPath(path).parts):
+        return f"The path '{path[:60]}...' is longer than any name of a file."
     return ""
 
 
@@ -210,7 +212,9 @@ def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
             taken.append(text)
             yield text
 
-    with file.open(encoding=_encoding(file), errors="surrogateescape", newline="") as stream:
+    encoding = _encoding(file)
+    errors = "replace" if encoding == "utf-16" else "surrogateescape"  # which UTF-16 knows not
+    with file.open(encoding=encoding, errors=errors, newline="") as stream:
         lines, line = iter(stream), 1
         reader = csv.reader(noted(lines), delimiter="\t" if tabs else ",", quoting=quoting)
         while True:
@@ -231,6 +235,11 @@ def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
                     yield line, record
                 else:
                     report(Issue(file.name, NOT_UTF8, ENCODING_HINT, line))
+                    if line == 1:  # the header, without which no row can be read
+                        yield (
+                            line,
+                            ",".join(record).encode(errors="surrogateescape").decode("cp1252", "replace").split(","),
+                        )
             line += len(taken)
 
 
@@ -277,18 +286,14 @@ def json_lines(file: Path, report: Report, types: type | tuple[type, ...] = dict
     """Yield the values of a JSON-lines file that are of these types, with their lines; the others are reported."""
     for number, text in text_lines(file, report):
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            issue = f"It is not valid JSON: {error}.", "Correct the line, or leave it out."
+            value = parse_json(text, "It")
+        except BadDocument as error:
+            issue = str(error), "Correct the line, or leave it out."
         else:
-            if not isinstance(value, types):
-                issue = "It is not an object.", 'Write an object, as in {"file_name": "a.wav", "text": "..."}.'
-            elif "\\ud" in text.lower() and not _is_unicode(json.dumps(value, ensure_ascii=False)):
-                what = "It holds half of a character, as \\ud83d without its other half."
-                issue = what, "Write the whole character, or leave the line out."
-            else:
+            if isinstance(value, types):
                 yield number, value
                 continue
+            issue = "It is not an object.", 'Write an object, as in {"file_name": "a.wav", "text": "..."}.'
         report(Issue(file.name, *issue, number))
 
 

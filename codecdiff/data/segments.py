@@ -19,11 +19,10 @@ from torch import Tensor
 
 from codecdiff.config import ConfigError
 from codecdiff.config.schema import Config
-from codecdiff.data.audio import BadAudio, seconds_of, stream_audio
+from codecdiff.data.audio import MAX_SECONDS, BadAudio, seconds_of, stream_audio
 from codecdiff.errors import InvalidValue
 from codecdiff.interfaces.codec import Codec
 
-MAX_SECONDS = 3600.0  # of a track that is encoded whole
 SILENT = 1e-5  # amplitude, -100 dBFS: a lower level is silence, which no gain makes louder
 MAX_GAIN = 100.0  # 40 dB
 

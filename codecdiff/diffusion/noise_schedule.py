@@ -42,6 +42,8 @@ BETA_SCHEDULES = ("squaredcos_cap_v2", "linear", "scaled_linear", "sigmoid")
 
 TRAINING_SCHEDULERS = ("DDPMScheduler", "FlowMatchEulerDiscreteScheduler")  # the classes a stage can be trained with
 
+MAX_TIMESTEPS = 100_000
+
 SIGMA_SPACE = ("euler", "euler-a", "heun", "lms")  # their state is x_start + sigma * noise, except for flow models
 
 
@@ -106,13 +108,15 @@ def scheduler_to_config(scheduler: Any) -> dict[str, Any]:
 
 
 def scheduler_from_config(config: dict[str, Any]) -> Any:
-    """Build the training scheduler that `scheduler_to_config` described."""
+    """Build the training scheduler that `scheduler_to_config` described. Raises InvalidValue."""
     import diffusers
 
     options = dict(config)
-    name = options.pop("class")
+    name, steps = options.pop("class", None), options.get("num_train_timesteps", 1000)
     if name not in TRAINING_SCHEDULERS:
         raise InvalidValue(f"Unknown training scheduler '{name}'. Available: {', '.join(TRAINING_SCHEDULERS)}.")
+    if type(steps) is not int or not 1 <= steps <= MAX_TIMESTEPS:
+        raise InvalidValue(f"Invalid num_train_timesteps={steps!r}: expected 1 to {MAX_TIMESTEPS:,}.")
     return getattr(diffusers, name).from_config(options)
 
 

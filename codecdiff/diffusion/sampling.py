@@ -84,8 +84,9 @@ def sample_stage(
     x = _initial_state(scheduler, inputs, num_inference_steps, noise_color)
     predict = _guided_denoiser(denoiser, scheduler, inputs, guidance_scale)
     options = {"generator": list(inputs.generators)} if accepts_generator(scheduler) else {}
-    for timestep in scheduler.timesteps:
-        prediction = predict(colored(scheduler.scale_model_input(x, timestep), noise_color), timestep)
+    # The scheduler reads timesteps on the CPU and the denoiser on its device: moved once, so no step waits for either
+    for timestep, moved in zip(scheduler.timesteps, scheduler.timesteps.to(x.device), strict=True):
+        prediction = predict(colored(scheduler.scale_model_input(x, timestep), noise_color), moved)
         if mask is not None:
             exact = exact_prediction(scheduler, colored(x, noise_color), timestep, mask.x_start)
             prediction = torch.where(mask.keep_mask, exact, prediction)
@@ -120,7 +121,7 @@ def _guided_denoiser(
     def predict(x: Tensor, timestep: Tensor) -> Tensor:
         rows = torch.cat([x] * count)
         with _own_precision(denoiser):
-            predictions = network(rows, timestep.to(x.device).expand(len(rows)), context, stacked).float()
+            predictions = network(rows, timestep.expand(len(rows)), context, stacked).float()
         return combine_predictions(predictions.chunk(count), groups)
 
     return predict

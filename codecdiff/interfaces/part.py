@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 
 class Part:
@@ -16,6 +16,9 @@ class Part:
     derived: ClassVar[tuple[str, ...]] = ()  # arguments that follow from other parts: not options, and not saved
     arguments: dict[str, Any]  # of the constructor
     expected_failures: Mapping[str, str] = {}  # check -> why the part cannot pass it
+    # Options that name files or folders, and whether the part reads or writes there. A model folder from elsewhere may
+    # only have it read, and only inside of that folder.
+    path_options: ClassVar[Mapping[str, Literal["read", "write"]]] = {}
     # Options of a small version, which `codecdiff check` tries: see codecdiff/testing/runner.py.
     small_options: ClassVar[Mapping[str, Any]] = {}
 

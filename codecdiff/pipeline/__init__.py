@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         read_config,
         read_stage_config,
         write_parts,
+        write_stage_config,
     )
     from codecdiff.pipeline.editing import (
         AnyEdit,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from codecdiff.pipeline.hub import push_to_hub
     from codecdiff.pipeline.model_card import write_model_card
     from codecdiff.pipeline.output import PipelineOutput
-    from codecdiff.pipeline.pipeline import GenerationInterrupted, Pipeline, load
+    from codecdiff.pipeline.pipeline import GenerationInterrupted, NonFiniteLatents, Pipeline, load
     from codecdiff.pipeline.provenance import GenerationRequest
     from codecdiff.pipeline.stage import Stage, stage_shapes
 
@@ -48,6 +49,7 @@ __all__ = [
     "GenerationOptions",
     "GenerationRequest",
     "Inpaint",
+    "NonFiniteLatents",
     "Pipeline",
     "PipelineOutput",
     "Refine",
@@ -67,6 +69,7 @@ __all__ = [
     "stage_shapes",
     "write_model_card",
     "write_parts",
+    "write_stage_config",
 ]
 
 __getattr__, __dir__ = lazy_exports(__name__)

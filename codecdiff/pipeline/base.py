@@ -63,6 +63,8 @@ class BasePipeline:
         self.data = data or {}
         self.generation_config = generation_config or GenerationConfig()
         self.folder: Path | None = None  # it was loaded from
+        self.name = ""  # it was loaded by
+        self.fingerprint: str | None = None  # hash of the parts, weights and sampling options that were loaded
         self.num_timesteps = 0  # steps of the current or last call, of all stages and batches together
         self._interrupt = False
         self._offload_device: torch.device | None = None
@@ -97,11 +99,6 @@ class BasePipeline:
         """Names of all stages of the pattern, trained or not."""
         return stage_names(len(stage_shapes(self.codec, self.splitter, 1)))
 
-    @property
-    def fingerprint(self) -> str | None:
-        """Hash of the folder it was loaded from: parts, weights and sampling options; None if it was not loaded."""
-        return None if self.folder is None else checkpoint.model_fingerprint(self.folder)
-
     @classmethod
     def from_pretrained(
         cls,
@@ -110,11 +107,13 @@ class BasePipeline:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         allow_download: bool = False,
+        allow_local_parts: bool = False,
     ) -> Self:
         """Load a model with its trained stages: a folder, an installed model such as `starter`, or a hub id.
 
         A hub id passed here is fetched. Ids that the model itself names for its parts are fetched only with
-        `allow_download`, because its author chose them. `dtype` and `device` are those of `to`. Raises UserError if the
+        `allow_download`, because its author chose them; places of this machine outside of its folder, and those that a
+        part writes to, only with `allow_local_parts`. `dtype` and `device` are those of `to`. Raises UserError if the
         model is not found or cannot be used.
 
         Example:
@@ -126,13 +125,17 @@ class BasePipeline:
         from codecdiff.pipeline.hub import find_model
 
         folder = find_model(name)
-        spec = checkpoint.read_config(folder)
+        digests: dict[str, str] = {}
+        spec = checkpoint.read_config(folder, digests)
         with huggingface.downloads(allow_download):
-            parts = checkpoint.load_parts(folder, spec, allow_download)
+            parts = checkpoint.load_parts(
+                folder, spec, allow_download=allow_download, allow_local_parts=allow_local_parts, digests=digests
+            )
         facts = {key: spec[key] for key in ("target", "snap_context", "data")}
         pipeline = cls(*parts, [], **facts, generation_config=checkpoint.load_generation_config(folder))
-        pipeline.load_stages(folder)
-        pipeline.folder = folder
+        pipeline.load_stages(folder, allow_local_parts=allow_local_parts, digests=digests)
+        pipeline.folder, pipeline.name = folder, str(name)
+        pipeline.fingerprint = checkpoint.fingerprint_of(digests)
         return pipeline.to(device, dtype)
 
     def save_pretrained(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
@@ -218,12 +221,15 @@ class BasePipeline:
             )
             return build_denoiser(spec, self.codec, self.splitter, self.conditioner, i)
 
-    def load_stages(self, folder: Path | str) -> None:
+    def load_stages(
+        self, folder: Path | str, *, allow_local_parts: bool = False, digests: dict[str, str] | None = None
+    ) -> None:
         """Load the stages of a model folder, up to the first that is not trained."""
         folder = Path(folder)
         trained = takewhile(lambda name: (folder / name / "stage.json").exists(), self.stage_names)
         device, parts = device_of(self.codec), (self.codec, self.splitter, self.conditioner)
-        self.stages = [checkpoint.load_stage(folder, name, *parts, i) for i, name in enumerate(trained)]
+        options: Any = {"allow_local_parts": allow_local_parts, "digests": digests}
+        self.stages = [checkpoint.load_stage(folder, name, *parts, i, **options) for i, name in enumerate(trained)]
         self.to(device)
 
     def save_parts(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, TypedDict, Unpack
+from typing import Annotated, Any, Literal, Self, TypedDict, Unpack
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from codecdiff.config.parts import did_you_mean
 from codecdiff.config.schema import Guidance
@@ -22,7 +22,11 @@ OTHER_NAMES = {  # what an option is called elsewhere
     "seconds": "audio_length_in_s",
     "steps": "num_inference_steps",
 }
-HINTS = {"seed": " Samples of one call differ by themselves: num_waveforms_per_prompt=2."}
+HINTS = {
+    "loudness": " Use a level in LUFS, e.g. -14, or 'off' for audio as it is decoded.",
+    "seed": " Samples of one call differ by themselves: num_waveforms_per_prompt=2.",
+}
+Loudness = Annotated[float, Field(ge=-40, le=-5)] | Literal["off"]
 
 
 class UnexpectedOption(InvalidValue, TypeError):
@@ -40,6 +44,7 @@ class GenerationOptions(TypedDict, total=False):
     seed: int | None
     first_sample_index: int | None
     batch_size: int | None
+    loudness: Loudness | None
 
 
 class GenerationConfig(BaseModel):
@@ -51,6 +56,7 @@ class GenerationConfig(BaseModel):
     num_waveforms_per_prompt: samples that differ in their noise.
     first_sample_index: index of the first sample; every sample has its own noise by the seed and its index.
     batch_size: samples that are computed at once, which does not change them.
+    loudness: LUFS that audio is brought to, with true peaks of at most -1 dBTP; or "off". An edit keeps its level.
 
     Example:
         >>> from codecdiff import GenerationConfig
@@ -65,10 +71,11 @@ class GenerationConfig(BaseModel):
     num_inference_steps: int | None = None
     guidance_scale: Guidance | None = None
     negative_prompt: Prompt = ""
-    num_waveforms_per_prompt: PositiveInt = 1
+    num_waveforms_per_prompt: int = Field(default=1, gt=0, le=100_000)
     seed: NonNegativeInt = 0
     first_sample_index: NonNegativeInt = 0
-    batch_size: PositiveInt = 16
+    batch_size: int = Field(default=16, gt=0, le=4096)
+    loudness: Loudness = -14.0
 
     def merge(self, **overrides: Unpack[GenerationOptions]) -> Self:
         """Return these options, replaced by those that are not None.

@@ -5,29 +5,40 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import soundfile
+import torch
 from torch import Tensor
 
-from codecdiff.data.audio import write_audio
+from codecdiff.data.audio import keeps_comment, write_audio
 from codecdiff.errors import InvalidValue
+from codecdiff.files import sha256
 from codecdiff.interfaces import Prompt, prompt_fields
 from codecdiff.pipeline.generation import GenerationConfig
+from codecdiff.pipeline.provenance import GenerationRequest
+from codecdiff.pipeline.vocabulary import vocabulary_note
+
+if TYPE_CHECKING:
+    from codecdiff.pipeline.editing import Edit
+    from codecdiff.pipeline.pipeline import Pipeline
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PipelineOutput:
     """Generated audio. In a notebook it shows a player for each waveform.
 
-    audios: (n, ch, t) float32 in [-1, 1], on the CPU; the waveforms of one prompt follow each other.
+    audios: (n, ch, t) float32 in [-1, 1], on the CPU, at the requested loudness; the waveforms of one prompt follow
+        each other.
     codes: (n, k, l), on the CPU.
     sampling_rate: Hz.
     prompts: the prompt of each waveform.
     generation_config: the options it was generated with.
+    requests: all that each waveform follows from, which `save` writes into its file.
     """
 
     audios: Tensor
@@ -35,12 +46,45 @@ class PipelineOutput:
     sampling_rate: int
     prompts: Sequence[Prompt]
     generation_config: GenerationConfig
+    requests: Sequence[GenerationRequest]
+
+    @classmethod
+    def generate(
+        cls,
+        pipeline: Pipeline,
+        prompts: Sequence[Prompt],
+        codes: Iterator[Tensor],
+        samples: int,
+        generation_config: GenerationConfig,
+        edit: Edit | None = None,
+        source: Tensor | Path | str | None = None,
+    ) -> Self:
+        """Generate codes (1, k, l), one after another, and decode them to `samples` audio samples each.
+
+        `source` is the audio that was edited. Warns of words that the model was not trained on.
+        """
+        if note := vocabulary_note(pipeline, prompts):
+            warnings.warn(note, stacklevel=4)
+        count = generation_config.num_waveforms_per_prompt
+        repeated = [prompt for prompt in prompts for _ in range(count)]
+        checksum = sha256(source) if isinstance(source, Path | str) else None
+        request = GenerationRequest.for_model(pipeline, generation_config, prompt={})
+        request = request.model_copy(update={"edit": edit, "source": checksum})
+        requests = [
+            request.waveform(i).model_copy(update={"prompt": prompt_fields(prompt)})
+            for i, prompt in enumerate(repeated)
+        ]
+        together = torch.cat(list(codes))
+        decoded = pipeline.decode(together.split(1), samples)
+        audios = [each.playable(audio, pipeline.sample_rate) for each, audio in zip(requests, decoded, strict=True)]
+        return cls(torch.stack(audios), together.cpu(), pipeline.sample_rate, repeated, generation_config, requests)
 
     def save(self, pattern: Path | str = "sample-{n}.wav") -> list[Path]:
         """Write every waveform to a file, `{n}` in its name counting from 1, and return the files.
 
-        The suffix says the format: .wav, .flac, .ogg or .mp3. Existing files are replaced. Raises InvalidValue if
-        several waveforms would have one name, and for a suffix that is not a format.
+        The suffix says the format: .wav, .flac, .ogg or .mp3. The comment of a file says how it was generated, as
+        `codecdiff inspect` shows. Existing files are replaced. Raises InvalidValue if several waveforms would have one
+        name, and for a suffix that is not a format.
 
         Example:
             >>> import codecdiff
@@ -53,8 +97,9 @@ class PipelineOutput:
         if len(self.audios) > 1 and "{n}" not in str(pattern):
             raise InvalidValue(f"{len(self.audios)} waveforms cannot all be '{pattern}': write 'sample-{{n}}.wav'.")
         files = [Path(str(pattern).replace("{n}", str(i + 1))) for i in range(len(self.audios))]
-        for file, audio in zip(files, self.audios, strict=True):
-            write_audio(file, audio, self.sampling_rate)
+        for file, audio, request in zip(files, self.audios, self.requests, strict=True):
+            if issue := write_waveform(file, audio, self.sampling_rate, request):
+                warnings.warn(issue, stacklevel=2)
         return files
 
     def __repr__(self) -> str:
@@ -65,6 +110,18 @@ class PipelineOutput:
         """Return a player for each waveform, with its prompt."""
         pairs = zip(self.prompts, self.audios, strict=True)
         return "\n".join(_player(prompt_fields(prompt), audio, self.sampling_rate) for prompt, audio in pairs)
+
+
+def write_waveform(file: Path, audio: Tensor, sampling_rate: int, request: GenerationRequest) -> str:
+    """Write generated audio (ch, t) with its request as the comment of the file; return why that is not possible."""
+    comment = request.comment()
+    has_room = keeps_comment(file, comment)
+    write_audio(file, audio, sampling_rate, comment=comment if has_room else "")
+    return (
+        ""
+        if has_room
+        else f"The metadata of generation, {len(comment)} bytes, is too long for {file.suffix}. Use .flac."
+    )
 
 
 def _player(prompt: dict[str, Any], audio: Tensor, sampling_rate: int) -> str:

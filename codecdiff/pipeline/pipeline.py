@@ -35,6 +35,10 @@ class GenerationInterrupted(UserError, RuntimeError):
     """A callback, or another thread, has stopped a run."""
 
 
+class NonFiniteLatents(UserError, FloatingPointError):
+    """A stage has generated latents that are infinite or not a number."""
+
+
 @dataclass(frozen=True)
 class _Batch:
     """Samples that are generated at once; `edit` has a row for each, and `masks` is what it keeps of each stage."""
@@ -155,7 +159,7 @@ class Pipeline(BasePipeline):
         codes = self.generate_codes(
             [prompt], mask.frames, settings, edit=mask, callback_on_step_end=callback_on_step_end
         )
-        return self._output([prompt], codes, samples, settings)
+        return self._output([prompt], codes, samples, settings, edit=edit, source=audio)
 
     def interrupt(self) -> None:
         """Stop the run at the end of its current step: it raises GenerationInterrupted."""
@@ -177,14 +181,11 @@ class Pipeline(BasePipeline):
         return merged.merge(seed=int(torch.randint(2**62, (), generator=generator, device=generator.device)))
 
     def _output(
-        self, prompts: Sequence[Prompt], codes: Iterator[Tensor], samples: int, options: GenerationConfig
+        self, prompts: Sequence[Prompt], codes: Iterator[Tensor], samples: int, options: GenerationConfig, **edit: Any
     ) -> PipelineOutput:
         from codecdiff.pipeline.output import PipelineOutput
 
-        together = torch.cat(list(codes))
-        audios = self.decode(together.split(1), samples).clamp(-1, 1)
-        repeated = [prompt for prompt in prompts for _ in range(options.num_waveforms_per_prompt)]
-        return PipelineOutput(audios, together.cpu(), self.sample_rate, repeated, options)
+        return PipelineOutput.generate(self, prompts, codes, samples, options, **edit)
 
     @torch.no_grad()
     def generate_codes(
@@ -308,6 +309,12 @@ class Pipeline(BasePipeline):
                     guidance_scale=self._guidance(stage, options),
                     noise_color=stage.noise_color,
                     on_step_end=functools.partial(on_step_end, stage),
+                )
+            if not latents.isfinite().all():
+                raise NonFiniteLatents(
+                    f"Stage {stage.name} generated latents that are not finite, in {_steps(stage, options)} steps of "
+                    f"{stage.sampling.scheduler}: nothing was written. Try more steps, a smaller guidance_scale or "
+                    "float32; if it stays, the weights have diverged."
                 )
             stages.append(latents)
         return self._with_zeros(stages, batch)

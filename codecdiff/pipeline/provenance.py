@@ -19,8 +19,9 @@ from codecdiff.config.schema import Guidance
 from codecdiff.data.audio import read_comment
 from codecdiff.data.audio_prompt import audio_prompt_record
 from codecdiff.data.legacy import upgrade_request
+from codecdiff.data.loudness import make_playable
 from codecdiff.errors import InvalidValue
-from codecdiff.files import sha256
+from codecdiff.files import parse_json, sha256
 from codecdiff.pipeline.editing import AnyEdit, EditMask, Extend
 from codecdiff.pipeline.generation import GenerationConfig
 from codecdiff.pipeline.pipeline import Pipeline, StepCallback
@@ -69,19 +70,19 @@ class GenerationRequest(BaseModel):
     def from_file(cls, file: Path | str) -> GenerationRequest:
         """Read the request from the comment of an audio file. Raises ValueError if it is missing or invalid."""
         try:
-            comment = json.dumps(upgrade_request(json.loads(read_comment(file))))
+            comment = json.dumps(upgrade_request(parse_json(read_comment(file), "the comment")))
             request = cls.model_validate_json(comment, strict=True)
             if request.generation.num_waveforms_per_prompt != 1:
                 raise ValueError("A file holds one sample.")
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise InvalidValue(f"'{file}' has no comment of codecdiff, or one that was edited.") from error
         if any(_names_file(prompt) for prompt in (request.prompt, request.generation.negative_prompt)):
             raise InvalidValue(f"'{file}' names a file of another machine: its comment was edited.")
         return request
 
     @classmethod
-    def for_model(cls, pipeline: Pipeline, name: str, generation: GenerationConfig, **fields: Any) -> GenerationRequest:
-        """Return the request to a model, called `name` on the command line; `fields` are its others."""
+    def for_model(cls, pipeline: Pipeline, generation: GenerationConfig, **fields: Any) -> GenerationRequest:
+        """Return the request to a model; `fields` are its others."""
         stages = {
             stage.name: StageSampling(
                 scheduler=stage.sampling.scheduler,
@@ -90,9 +91,21 @@ class GenerationRequest(BaseModel):
             )
             for stage in pipeline.stages
         }
-        name = "/".join(Path(name).resolve().parts[-2:]) if Path(name).exists() else name
+        name = pipeline.name
+        name = "/".join(Path(name).resolve().parts[-2:]) if name and Path(name).exists() else name
         metadata = {"codecdiff": __version__, "model": pipeline.fingerprint or "", "model_name": name, "stages": stages}
         return cls(**metadata, generation=generation, **fields)
+
+    def waveform(self, i: int) -> GenerationRequest:
+        """Return the request of waveform `i` alone."""
+        generation, first = self.generation, self.generation.first_sample_index
+        single = generation.merge(num_waveforms_per_prompt=1, first_sample_index=first + i)
+        return self.model_copy(update={"generation": single})
+
+    def playable(self, audio: Tensor, sample_rate: int) -> Tensor:
+        """Return decoded audio (ch, t) at the requested level; an edit keeps that of its source."""
+        level = self.generation.loudness
+        return make_playable(audio, sample_rate, level if self.edit is None or level == "off" else None)
 
     def check_duration(self, seconds: float) -> None:
         """Raise ValueError if an audio file of `seconds` cannot be the result: a comment could request hours."""
@@ -128,7 +141,7 @@ class GenerationRequest(BaseModel):
             mask, frames = mask.repeat(options.num_waveforms_per_prompt), mask.frames
         callback = callback_on_step_end
         for codes in pipeline.generate_codes([self.prompt], frames, options, edit=mask, callback_on_step_end=callback):
-            yield pipeline.decode([codes], samples)[0].clamp(-1, 1)
+            yield self.playable(pipeline.decode([codes], samples)[0], pipeline.sample_rate)
 
     def edit_mask(self, pipeline: Pipeline, source: Path | None) -> tuple[EditMask, int]:
         """Encode the source and apply the edit; return the mask of one sample, and its number of audio samples."""

@@ -10,9 +10,8 @@ import torch
 
 from codecdiff import config
 from codecdiff.errors import InvalidValue, MissingFile
-from codecdiff.files import sha256
 from codecdiff.interfaces import Denoiser
-from codecdiff.pipeline.checkpoint import STAGE_FILE, WEIGHTS_FILE, load_tensors, read_stage_config
+from codecdiff.pipeline.checkpoint import STAGE_FILE, load_weights, read_stage_config
 
 
 def require_same_denoiser(denoiser: Denoiser, folder: Path) -> None:
@@ -60,8 +59,8 @@ def warm_start(denoiser: Denoiser, folder: Path) -> WarmStart:
     Raises ValueError if none do, and the errors of `require_same_denoiser`.
     """
     require_same_denoiser(denoiser, folder)
-    file = folder / WEIGHTS_FILE
-    source, target = load_tensors(file), denoiser.state_dict()
+    digests: dict[str, str] = {}
+    source, target = load_weights(folder, digests)[1], denoiser.state_dict()
     names = [name for name, tensor in target.items() if name in source and source[name].shape == tensor.shape]
     copied = sum(target[name].numel() for name in names)
     if not copied:
@@ -71,4 +70,4 @@ def warm_start(denoiser: Denoiser, folder: Path) -> WarmStart:
             target[name].copy_(source[name])  # a state dict's tensors are the module's own
     skipped = tuple(name for name in target if name not in names)
     total = sum(tensor.numel() for tensor in target.values())
-    return WarmStart(folder.name, sha256(file)[:32], copied, total, skipped)
+    return WarmStart(folder.name, [*digests.values()][-1][:32], copied, total, skipped)

@@ -253,7 +253,8 @@ class StagePlan:
     @property
     def flops(self) -> int:
         """FLOPs of one step."""
-        return self.step.forward + self.step.backward + self.step.recomputed
+        once = self.step.forward + self.step.backward + self.step.recomputed
+        return once * self.train.gradient_accumulation_steps
 
     def hours(self, flops: float) -> float:
         """Return the hours of all steps, at so many FLOPs a second."""
@@ -292,7 +293,7 @@ def _row(title: str, values: Iterable[float | str], scale: float = 1) -> str:
 
 def _stage_rows(stages: Sequence[StagePlan], audio: TrainingAudio, devices: int) -> list[str]:
     """Return the table's rows of work and memory, one column per stage."""
-    batches = [devices * stage.train.train_batch_size for stage in stages]
+    batches = [devices * s.train.train_batch_size * s.train.gradient_accumulation_steps for s in stages]
     steps = [stage.train.max_train_steps for stage in stages]
     crops = [audio.num_crops(stage.crop_frames) for stage in stages]
     passes = {"forward": "forward", "backward": "backward", "forward, again": "recomputed"}

@@ -3,6 +3,7 @@
 from codecdiff.training.batch import StageData, StageInput, stage_input
 from codecdiff.training.experiment import (
     call_run_end_hooks,
+    check_states,
     check_warm_starts,
     new_pipeline,
     new_stage,
@@ -10,7 +11,8 @@ from codecdiff.training.experiment import (
     open_data,
     prepare_prompts,
 )
-from codecdiff.training.trainer import StageTrainer, TrainingDiverged, new_accelerator, read_logs
+from codecdiff.training.state import lock_stage, read_logs
+from codecdiff.training.trainer import StageTrainer, TrainingDiverged, new_accelerator
 
 __all__ = [
     "StageData",
@@ -18,7 +20,9 @@ __all__ = [
     "StageTrainer",
     "TrainingDiverged",
     "call_run_end_hooks",
+    "check_states",
     "check_warm_starts",
+    "lock_stage",
     "new_accelerator",
     "new_pipeline",
     "new_stage",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,14 +17,15 @@ from codecdiff.config.schema import ExperimentConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.diffusion.guidance import resolve_guidance
 from codecdiff.diffusion.noise_schedule import training_scheduler
-from codecdiff.errors import ConfigError
+from codecdiff.errors import ConfigError, InvalidValue
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Prompt
-from codecdiff.pipeline.checkpoint import build_parts, load_codec_state
+from codecdiff.pipeline.checkpoint import MODEL_FILE, build_parts, load_codec_state, read_config
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
 from codecdiff.pipeline.warm_start import require_same_denoiser
-from codecdiff.training.trainer import StageTrainer
+from codecdiff.training.state import find_state
+from codecdiff.training.trainer import StageTrainer, check_same_stage
 
 Report = Callable[[str], None]
 
@@ -54,6 +57,11 @@ def new_stage(
     with torch.device(device):
         denoiser = pipeline.new_denoiser(i, config.merge_spec(experiment.denoiser, own.denoiser), seed=experiment.seed)
     settings = train.model_dump(exclude={"checkpointing_steps", "validation_steps"})
+    data, seed = experiment.data, experiment.seed
+    split = {
+        "validation_fraction": data.validation_fraction,
+        "split_seed": seed if data.split_seed is None else data.split_seed,
+    }
     resolve_guidance(sampling.guidance_scale, pipeline.conditioner)  # refuses names of conditions that the model lacks
     stage = Stage(
         name,
@@ -61,7 +69,7 @@ def new_stage(
         training_scheduler(**diffusion.model_dump(exclude={"noise_color"})),
         sampling,
         noise_color=diffusion.noise_color,
-        facts={"seed": experiment.seed, **settings, **(metadata or {})},
+        facts={"seed": seed, **split, **settings, **(metadata or {})},
     )
     return stage, train
 
@@ -94,12 +102,25 @@ def new_trainer(
     """
     stage, train = new_stage(experiment, pipeline, i, metadata=metadata)
     stage.denoiser.to(device_of(pipeline.codec))
-    trainer = StageTrainer(stage, train, seed=experiment.seed)
-    if trainer.resume(model):
+    trainer = StageTrainer(stage, train, seed=experiment.seed, allow_changes=experiment.allow_changes)
+    if trainer.resume(model, report):
         report(f"{stage.name}: resuming from step {trainer.step_count} of {train.max_train_steps}")
     elif source := warm_start_folder(experiment, pipeline, stage.name, model):
         report(f"{stage.name} {trainer.start_from(source)}")
+    changes = stage.facts.get("changes", [])
+    if (change := music_change(model, pipeline.data)) and change not in changes:
+        stage.facts["changes"] = [*changes, change]
     return trainer
+
+
+def check_states(experiment: ExperimentConfig, stages: Sequence[Stage], model: Path, report: Report) -> None:
+    """Check, before anything is written, that each of the `stages` is new or can be resumed from the model folder.
+
+    Raises InvalidValue or DamagedFile, and reports states that are damaged and will be passed over.
+    """
+    for stage in stages:
+        if path := find_state(model / stage.name, report):
+            check_same_stage(stage, path, allow_changes=experiment.allow_changes)
 
 
 def check_warm_starts(experiment: ExperimentConfig, pipeline: Pipeline, stages: Sequence[Stage], model: Path) -> None:
@@ -133,6 +154,7 @@ def open_data(
     store otherwise. Raises ValueError if the folder holds another model, and what `open_store` raises.
     """
     from codecdiff.data.encoding.encode import open_store
+    from codecdiff.pipeline.vocabulary import training_words
 
     is_measured, target = load_codec_state(model, codec), experiment.target
     spec = config.to_config("codecs", codec.codec)
@@ -141,9 +163,30 @@ def open_data(
     )
     if not is_measured:
         codec.measure(codes.latents(codec.codec, target))
-    pipeline.data = codes.summary()
+    pipeline.data = {**codes.summary(), "hash": rows_hash(codes), **training_words(codes.prompts())}
+    if (change := music_change(model, pipeline.data)) and not experiment.allow_changes:
+        raise InvalidValue(
+            f"{model} was trained on other music, captions or splits: {change}. Choose another output folder, or go on "
+            "with --allow-changes, which the model card will say."
+        )
     pipeline.save_parts(model)
     return codes
+
+
+def rows_hash(store: CodeStore) -> str:
+    """Return a hash of the rows of a store, in their order: of what was encoded, and how it is called and split."""
+    keys = ("track", "checksum", "offset", "frames", "captions", "metadata", "split")
+    digest = hashlib.sha256()
+    for row in store.rows:
+        digest.update(json.dumps([row.get(key) for key in keys], default=str).encode())
+    return digest.hexdigest()[:32]
+
+
+def music_change(model: Path, data: Mapping[str, Any]) -> str:
+    """Return how the music differs from that which a model folder records; empty if it does not."""
+    saved = read_config(model)["data"].get("hash") if (model / MODEL_FILE).exists() else None
+    now = data.get("hash")
+    return "" if None in (saved, now) or saved == now else f"the music is {now:.8}, not {saved:.8} of {MODEL_FILE}"
 
 
 def prepare_prompts(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -25,42 +26,56 @@ from codecdiff.data.dataset import dropped_conditions
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.loss import StageInput, stage_loss
 from codecdiff.diffusion.noise_schedule import scheduler_from_config, scheduler_to_config
-from codecdiff.errors import InvalidValue, UserError
-from codecdiff.files import read_safetensors, write_safetensors
+from codecdiff.errors import ConfigError, InvalidValue, UserError
 from codecdiff.interfaces import Condition
-from codecdiff.pipeline.checkpoint import config_differences, read_stage_config, save_stage
+from codecdiff.pipeline.checkpoint import STATE, config_differences, read_stage_config
 from codecdiff.pipeline.code_version import warn_of_code_changes
 from codecdiff.pipeline.stage import Stage
 from codecdiff.pipeline.warm_start import WarmStart, warm_start
 from codecdiff.training.batch import StageData
+from codecdiff.training.state import find_state, publish, read_state, write_generation
 
-STATE = "training"  # folder of the training state, in that of a stage
-LOG = "log.jsonl"
-LOG_KEYS_V0_1: dict[str, str] = {
-    "held_out": "validation_loss",
-    "held_out_baseline": "zero_predictor_loss",
-    "held_out_ratio": "normalized_validation_loss",
-}
+RUN_FACTS = ("seed", "validation_fraction", "split_seed", "gradient_accumulation_steps")  # of which a run has one value
 
 
 class TrainingDiverged(UserError, FloatingPointError):
-    """A loss that is not finite."""
+    """A loss or a gradient that is not finite."""
 
 
-def new_accelerator(output: Path | str, mixed_precision: str | None = None) -> Accelerator:
-    """Return the accelerator of a training run: on the CPU if nothing else is there, logging to TensorBoard if it is.
+def new_accelerator(
+    output: Path | str,
+    mixed_precision: str | None = None,
+    *,
+    gradient_accumulation_steps: int = 1,
+    report_to: Any = "tensorboard",
+    config: dict[str, Any] | None = None,
+) -> Accelerator:
+    """Return the accelerator of a training run: on the CPU if nothing else is there.
 
-    Without `mixed_precision`, accelerate's own setting holds. Processes wait for each other up to a day: the first
-    encodes while the others wait.
+    Without `mixed_precision`, accelerate's own setting holds. `report_to` names trackers of accelerate, or is one, and
+    `config` is what they keep; TensorBoard may be missing. Processes wait for each other up to a day: the first encodes
+    while the others wait. Raises ConfigError where accelerate is set to something else.
     """
+    set_outside = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    if mixed_precision and set_outside and set_outside != mixed_precision:
+        raise ConfigError(
+            f"mixed_precision={mixed_precision}, but accelerate is set to {set_outside}. Leave one of them out, or "
+            f"start with: accelerate launch --mixed_precision {mixed_precision}."
+        )
     accelerator = Accelerator(
         mixed_precision=mixed_precision,
         cpu=not torch.accelerator.is_available(),  # undecided, each of several processes takes itself for the first
-        log_with="tensorboard" if is_tensorboard_available() else None,
+        log_with=None if report_to == "tensorboard" and not is_tensorboard_available() else report_to,
         project_dir=str(output),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
     )
-    accelerator.init_trackers("log")
+    if accelerator.gradient_accumulation_steps not in (1, gradient_accumulation_steps):
+        raise ConfigError(
+            f"train.gradient_accumulation_steps={gradient_accumulation_steps}, but accelerate is set to "
+            f"{accelerator.gradient_accumulation_steps}. Set it in the configuration alone."
+        )
+    accelerator.gradient_accumulation_steps = 1  # the trainer accumulates itself
+    accelerator.init_trackers("log", config)
     return accelerator
 
 
@@ -94,8 +109,8 @@ class StageTrainer:
     `network` is what the forward pass goes through: the denoiser itself, or what `prepare` makes of it.
     """
 
-    def __init__(self, stage: Stage, config: TrainConfig | None = None, *, seed: int = 0):
-        self.stage, self.denoiser = stage, stage.denoiser
+    def __init__(self, stage: Stage, config: TrainConfig | None = None, *, seed: int = 0, allow_changes: bool = False):
+        self.stage, self.denoiser, self.allow_changes = stage, stage.denoiser, allow_changes
         self.config, self.seed = config or TrainConfig(), seed
         self.network: Any = stage.denoiser
         options: Any = {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay}
@@ -103,7 +118,9 @@ class StageTrainer:
         self.ema = AveragedModel(self.denoiser, multi_avg_fn=_average(self.config.ema_decay), use_buffers=True)
         self.accelerator: Accelerator | None = None
         self.step_count = 0
-        self.peak_memory = 0.0  # GB
+        self.rows: list[dict[str, Any]] = []  # of the log
+        self.generation: Path | None = None  # folder of the last checkpoint
+        self.peak_memory, self.grad_norm = 0.0, math.nan  # in GB; of the last step, before it was clipped
 
     def prepare(self, accelerator: Accelerator) -> None:
         """Train on all processes of an accelerator, in its precision."""
@@ -118,17 +135,18 @@ class StageTrainer:
         progress = min(1.0, step / self.config.max_train_steps)
         return rate * (0.02 + 0.98 * float(torch.cos(torch.tensor(progress * torch.pi)) + 1) / 2)
 
-    def draw(self, inputs: StageInput, num_processes: int = 1) -> tuple[Tensor, Tensor]:
+    def draw(self, inputs: StageInput, shares: int = 1) -> tuple[Tensor, Tensor]:
         """Draw the noise (b, c, l) and timesteps (b,) of the current step, stratified over the schedule.
 
-        The strata are those of all samples of the step, on every one of `num_processes` processes.
+        The strata are those of all samples of the step, of which `inputs` are one of so many `shares`: one for each
+        process and each batch that it accumulates.
 
         With u uniform, a timestep is at 1 - u ** timestep_bias of the schedule: above 1, high noise is drawn more
         often. What lasts a whole clip, and most of what the text says, is decided there.
         """
         x_start, total = inputs.x_start, self.stage.train_scheduler.config.num_train_timesteps
         noise = self._row_noise("codecdiff.train.noise", inputs.sample_indices, x_start)
-        rows = len(x_start) * num_processes
+        rows = len(x_start) * shares
         generator = rng.generator("codecdiff.train.timesteps", self.seed, self.stage.name, self.step_count)
         even = (torch.randperm(rows, generator=generator) + torch.rand(rows, generator=generator)) / rows
         own = even[[index % rows for index in inputs.sample_indices]]
@@ -161,9 +179,9 @@ class StageTrainer:
             condition = condition.drop(absent.to(condition[name].mask.device), name)
         return condition
 
-    def loss(self, inputs: StageInput, num_processes: int = 1) -> Tensor:
+    def loss(self, inputs: StageInput, shares: int = 1) -> Tensor:
         """Return the loss of the current step, whose gradient `step` takes."""
-        noise, timestep = self.draw(inputs, num_processes)
+        noise, timestep = self.draw(inputs, shares)
         context = self.augment(inputs)
         inputs = replace(inputs, context=context, condition=self.drop(inputs.condition, inputs.sample_indices))
         return self.loss_of(self.network, inputs, noise, timestep, self.config.snr_gamma)[0]
@@ -196,15 +214,18 @@ class StageTrainer:
 
         log: receives the row of a checkpoint in the stage's log, and the same as a sentence.
         track: iterates over steps and may show progress.
-        after_step: receives the number of steps taken so far.
+        after_step: receives the number of steps taken so far, that of a resumed checkpoint too.
         """
         accelerator, total, start = self.accelerator, self.config.max_train_steps, time.monotonic()
         rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+        accumulated = self.config.gradient_accumulation_steps
         steps, losses = range(self.step_count, total), []
-        if not steps and rank == 0:  # trained before; how it is sampled may have changed
-            self.save(folder)
+        if self.generation and rank == 0:  # its save may have been interrupted, and how it is sampled may have changed
+            publish(Path(folder) / self.stage.name, self.generation, self.ema_stage().to_config())
+            after_step(self.step_count)  # what was due then may be missing
         for step in track(steps):
-            losses.append(self.step(data.step(step, rank, world)))
+            parts = range(step * accumulated, (step + 1) * accumulated)
+            losses.append(self.step(*(data.step(part, rank, world) for part in parts)))
             if rank == 0 and (self.step_count in checkpoints or self.step_count == total):
                 row = self.validate(data.validation(), losses, time.monotonic() - start)
                 self.save(folder, row)
@@ -223,27 +244,47 @@ class StageTrainer:
             f"{seconds_per_step:.2g} s per step, {left} left, {row['peak_memory']:.1f} GB"
         )
 
-    def step(self, inputs: StageInput) -> float:
-        """Take one optimizer step and return the loss before it. Raises TrainingDiverged if that is not finite."""
+    def step(self, *inputs: StageInput) -> float:
+        """Take one optimizer step on the mean gradient of some inputs, and return the mean loss before it.
+
+        Raises TrainingDiverged, before weights, optimizer and average are touched, if a loss or the norm of the
+        gradient is not finite.
+        """
         self.denoiser.train()
-        accelerator = self.accelerator
-        loss = self.loss(inputs, accelerator.num_processes if accelerator else 1)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingDiverged(
-                f"The loss of {self.stage.name} became {value} at step {self.step_count}. Lower train.learning_rate."
-            )
-        self.peak_memory = max(self.peak_memory, _memory_in_use(inputs.x_start.device))  # while activations are alive
+        accelerator, count = self.accelerator, len(inputs)
+        shares = count * (accelerator.num_processes if accelerator else 1)
+        self.optimizer.zero_grad(set_to_none=True)
+        value = 0.0
+        for i, part in enumerate(inputs):
+            loss = self.loss(part, shares)
+            self._require_finite("loss", float(loss.detach()), shares, part)
+            value += float(loss.detach()) / count
+            self.peak_memory = max(self.peak_memory, _memory_in_use(part.x_start.device))  # with activations
+            is_last = i == count - 1  # processes exchange gradients once
+            with nullcontext() if accelerator is None or is_last else accelerator.no_sync(self.network):
+                (accelerator.backward if accelerator else torch.Tensor.backward)(loss / count)
+        clip: Any = accelerator.clip_grad_norm_ if accelerator else torch.nn.utils.clip_grad_norm_
+        self.grad_norm = float(clip(self.denoiser.parameters(), self.config.max_grad_norm))
+        if accelerator is None or accelerator.scaler is None:  # a scaler of float16 leaves such a step out
+            self._require_finite("gradient norm", self.grad_norm, shares, *inputs)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step_count)
-        self.optimizer.zero_grad(set_to_none=True)
-        (accelerator.backward if accelerator else torch.Tensor.backward)(loss)
-        clip = accelerator.clip_grad_norm_ if accelerator else torch.nn.utils.clip_grad_norm_
-        clip(self.denoiser.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.ema.update_parameters(self.denoiser)
         self.step_count += 1
         return value
+
+    def _require_finite(self, name: str, value: float, shares: int, *inputs: StageInput) -> None:
+        """Raise TrainingDiverged, naming samples and noise levels, for a value that is infinite or not a number."""
+        if math.isfinite(value):
+            return
+        pairs = [pair for part in inputs for pair in zip(part.sample_indices, self.draw(part, shares)[1], strict=True)]
+        levels = ", ".join(f"{index} at {int(timestep)}" for index, timestep in pairs[:16])
+        total = self.stage.train_scheduler.config.num_train_timesteps
+        raise TrainingDiverged(
+            f"The {name} of {self.stage.name} became {value} at step {self.step_count}. Lower train.learning_rate. "
+            f"The last checkpoint is as it was. Samples of the step, each at its timestep of {total}: {levels}."
+        )
 
     @torch.no_grad()
     def validation_loss(self, inputs: Sequence[StageInput]) -> tuple[float, float]:
@@ -265,10 +306,19 @@ class StageTrainer:
         return float(mean[0]), float(mean[1])
 
     def validate(self, inputs: Sequence[StageInput], losses: Sequence[float], seconds: float) -> dict[str, float]:
-        """Return a row of the log: the step, the mean of the `losses` since the last row, validation, memory in GB."""
+        """Return a row of the log: step, mean of the `losses` since the last row, validation, gradient, memory in GB.
+
+        Raises TrainingDiverged if the validation loss is not finite.
+        """
         loss, zero = self.validation_loss(inputs)
+        if not math.isfinite(loss):
+            raise TrainingDiverged(
+                f"The validation loss of {self.stage.name} became {loss} at step {self.step_count}, which is not "
+                "saved. Lower train.learning_rate, and train again from the last checkpoint."
+            )
         row = {"step": self.step_count, "loss": sum(losses) / len(losses), "validation_loss": loss}
         row |= {"zero_predictor_loss": zero, "normalized_validation_loss": loss / zero}
+        row |= {"learning_rate": self.learning_rate(self.step_count - 1), "grad_norm": self.grad_norm}
         return row | {"seconds": seconds, "peak_memory": self.peak_memory}
 
     def ema_stage(self) -> Stage:
@@ -280,21 +330,14 @@ class StageTrainer:
     def save(self, folder: Path | str, row: dict[str, float] | None = None) -> None:
         """Save the averaged stage into a model folder, and beside it what resuming needs: no pickles.
 
-        `row` is appended to the stage's `log.jsonl`.
+        `row` is appended to the stage's log.
         """
-        folder = Path(folder)
-        state = folder / self.stage.name / STATE
-        state.mkdir(parents=True, exist_ok=True)  # first: a stage without it is not in training here
-        save_stage(folder, self.ema_stage())
-        tensors = {f"raw.{name}": tensor for name, tensor in self.denoiser.state_dict().items()}
-        tensors |= {f"averaged.{name}": tensor for name, tensor in self.ema.module.state_dict().items()}
+        self.rows += [row] if row else []
+        state = {f"raw.{name}": tensor for name, tensor in self.denoiser.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
-        # one file: a crash leaves one step or the other
-        write_safetensors(state / "state.safetensors", tensors, {"step": str(self.step_count)})
-        if row:
-            with (folder / self.stage.name / LOG).open("a", encoding="utf-8") as log:
-                log.write(json.dumps(row) + "\n")
+            state |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
+        home, spec, weights = Path(folder) / self.stage.name, self.ema_stage().to_config(), self.ema.module.state_dict()
+        self.generation = write_generation(home, spec, weights, state, self.rows)
 
     def start_from(self, folder: Path | str) -> WarmStart:
         """Initialize from the averaged weights of a trained stage, a folder, where names and shapes agree.
@@ -306,28 +349,21 @@ class StageTrainer:
         self.stage.facts["start_from"] = warm.to_dict()
         return warm
 
-    def resume(self, folder: Path | str) -> bool:
+    def resume(self, folder: Path | str, report: Callable[[str], None] = lambda line: None) -> bool:
         """Load the training state that `save` wrote; return False if the folder holds no such stage.
 
-        Raises InvalidValue if the stage in training there has another denoiser or scheduler, or if the state of its
-        training is missing: it would be overwritten.
+        Raises InvalidValue if the stage in training there has another denoiser or scheduler, or if no state of its
+        training is intact: it would be overwritten.
         """
-        home = Path(folder) / self.stage.name
-        file = home / STATE / "state.safetensors"
-        if (home / "stage.json").exists() and not file.parent.exists():
-            raise InvalidValue(
-                f"{home} holds a trained stage without {STATE}/, which resuming needs. Choose another output folder, "
-                f"and start there from its weights by stages.{self.stage.name}.start_from={home}; or delete it."
-            )
-        if not file.exists():
+        path = find_state(Path(folder) / self.stage.name, report)
+        if path is None:
             return False
-        self._check_same_stage(home)
-        tensors, metadata = read_safetensors(file)
+        check_same_stage(self.stage, path, allow_changes=self.allow_changes)
+        self.step_count, tensors, self.rows = read_state(path)
         parts: dict[str, dict[str, Tensor]] = defaultdict(dict)  # raw, averaged and optimizer
         for name, tensor in tensors.items():
             part, _, name = name.partition(".")
             parts[part][name] = tensor
-        self.step_count = int(metadata["step"])
         self.denoiser.load_state_dict(parts["raw"])
         self.ema.module.load_state_dict(parts["averaged"])
         state: dict[int, dict[str, Tensor]] = {}
@@ -337,22 +373,39 @@ class StageTrainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.ema.n_averaged.fill_(self.step_count)
+        self.generation = None if path.name == STATE else path
         return True
 
-    def _check_same_stage(self, home: Path) -> None:
-        """Check that a folder holds this very stage, take over where it started from, and warn of changed code."""
-        saved, spec = read_stage_config(home), self.stage.to_config()
-        # a folder of an older diffusers lacks newer options
-        saved["train_scheduler"] = scheduler_to_config(scheduler_from_config(saved["train_scheduler"]))
-        keys = ("denoiser", "train_scheduler", "noise_color")
-        if differ := [line for key in keys for line in config_differences(saved[key], spec[key], key)]:
-            raise InvalidValue(
-                f"{home} holds another stage in training: {'; '.join(differ)}. "
-                "Choose another output folder, or delete it."
-            )
-        warn_of_code_changes(saved.get("code", {}), spec["code"], home)
-        if "start_from" in saved["training"]:
-            self.stage.facts["start_from"] = saved["training"]["start_from"]
+
+def check_same_stage(stage: Stage, path: Path, *, allow_changes: bool = False) -> None:
+    """Check that a state of training is of this very stage and run, and take over facts that only the state knows.
+
+    Those are where it started from, and what was changed since. Warns of changed code. Raises InvalidValue for another
+    stage, and for another seed, validation split or accumulation unless `allow_changes` records them.
+    """
+    home = path.parent if path.name == STATE else path.parent.parent
+    saved, spec = read_stage_config(home if path.name == STATE else path), stage.to_config()
+    # a folder of an older diffusers lacks newer options
+    saved["train_scheduler"] = scheduler_to_config(scheduler_from_config(saved["train_scheduler"]))
+    keys = ("denoiser", "train_scheduler", "noise_color")
+    if differ := [line for key in keys for line in config_differences(saved[key], spec[key], key)]:
+        raise InvalidValue(
+            f"{home} holds another stage in training: {'; '.join(differ)}. Choose another output folder, or delete it."
+        )
+    before, now = saved["training"], stage.facts
+    both = [key for key in RUN_FACTS if key in before and key in now]
+    changes = [line for key in both for line in config_differences(before[key], now[key], key)]
+    if changes and not allow_changes:
+        raise InvalidValue(
+            f"{home} was trained with other settings: {'; '.join(changes)}. With them, tracks of the validation may be "
+            "trained on. Choose another output folder, or go on with --allow-changes, which the model card will say."
+        )
+    warn_of_code_changes(saved.get("code", {}), spec["code"], home)
+    if "start_from" in before:
+        now["start_from"] = before["start_from"]
+    changes = [f"from step {before['steps']} on, {line}" for line in changes]
+    if changes := [*before.get("changes", []), *changes]:
+        now["changes"] = changes
 
 
 def _memory_in_use(device: torch.device) -> float:
@@ -360,17 +413,3 @@ def _memory_in_use(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return psutil.Process().memory_info().rss / 1e9
-
-
-def read_logs(model: Path, stages: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return the training log of every stage of a model folder, one mapping per line; stages without one are left out.
-
-    Keys of version 0.1 are renamed.
-    """
-    logs: dict[str, list[dict[str, Any]]] = {}
-    for stage in stages:
-        file = model / stage / LOG
-        if file.is_file():
-            rows: list[dict[str, Any]] = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-            logs[stage] = [{LOG_KEYS_V0_1.get(key, key): value for key, value in row.items()} for row in rows]
-    return logs

@@ -6,7 +6,7 @@ import librosa
 import matplotlib
 import numpy as np
 
-import codecdiff
+from codecdiff import Pipeline
 
 PROMPT, SECONDS, SEED = "a fast tune in G major on piano with drums", 8.0, 3
 
@@ -16,9 +16,10 @@ from matplotlib import pyplot  # noqa: E402
 
 def main() -> None:
     """Generate the clip and write `hero.png` beside this file."""
-    model = codecdiff.load("starter")
-    audio = model.generate(PROMPT, seconds=SECONDS, seed=SEED)[0, 0].numpy()
-    mel = librosa.feature.melspectrogram(y=audio, sr=model.sample_rate, n_mels=128, fmax=16_000, hop_length=512)
+    pipe = Pipeline.from_pretrained("starter")
+    out = pipe(PROMPT, audio_length_in_s=SECONDS, seed=SEED)
+    audio = out.audios[0].mean(0).numpy()
+    mel = librosa.feature.melspectrogram(y=audio, sr=out.sampling_rate, n_mels=128, fmax=16_000, hop_length=512)
     decibels = librosa.power_to_db(mel, ref=np.max, top_db=70)
     figure, axes = pyplot.subplots(figsize=(10, 3), dpi=110)
     axes.imshow(decibels, origin="lower", aspect="auto", cmap="magma", extent=(0, SECONDS, 0, 128))

@@ -16,7 +16,6 @@ elsewhere: others are entries of `codecdiff.engines`.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -25,18 +24,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from codecdiff.config.schema import Target
 from codecdiff.data.audio import BadAudio
-from codecdiff.data.code_store import FORMAT, CodeStore
-from codecdiff.data.encoding.job import EncodeConfig, Engine, Job, begin_job, draft_of, none_readable
+from codecdiff.data.code_store import FORMAT, SEALED, CodeStore
+from codecdiff.data.encoding.job import EncodeConfig, Engine, Job, begin_job, draft_of, none_readable, read_plan
 from codecdiff.data.encoding.progress import EncodingProgress
 from codecdiff.data.encoding.shards import SUFFIXES
-from codecdiff.data.encoding.worker import SCHEMA, read_result, run_in_process
+from codecdiff.data.encoding.worker import read_result, run_in_process
 from codecdiff.data.metadata import Issue, Track, find_tracks
+from codecdiff.data.sealed import seal, write_sealed
+from codecdiff.data.shards import FILES as SHARD_FILES
+from codecdiff.data.shards import ROWS
 from codecdiff.errors import FileExists, InvalidValue, MissingFile
-from codecdiff.files import atomic_write, atomic_write_text
+from codecdiff.files import clear_leftovers, lock_folder, sha256, sync, write_parquet
 from codecdiff.interfaces.codec import Codec
 
 
@@ -68,11 +69,27 @@ def encode_tracks(
         BadAudio: None of the files could be read.
         ValueError: A draft was begun with other tracks, codec or options.
         EncodingIncomplete: Some tasks failed.
+        FolderLocked: Another process encodes into the same store.
 
     """
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExists(f"'{folder}' exists and is not a store of codes. Choose another folder for the store.")
+    with lock_folder(draft_of(folder)):
+        return _encode_tracks(tracks, folder, codec, spec, config, engine, progress)
+
+
+def _encode_tracks(
+    tracks: Sequence[Track],
+    folder: Path,
+    codec: Codec,
+    spec: Mapping[str, Any],
+    config: EncodeConfig,
+    engine: Engine,
+    progress: Callable[[EncodingProgress], None],
+) -> tuple[CodeStore, list[str]]:
+    """Encode tracks into a draft that this process has locked, and make it the store."""
+    clear_leftovers(draft_of(folder))
     is_new = not (draft_of(folder) / "plan.json").is_file()
     job, tasks = begin_job(tracks, folder, codec, spec, config)
     done = {task.index for task in tasks if job.rows_file(task.index).is_file()}
@@ -119,13 +136,16 @@ def publish_store(job: Job, num_tasks: int, folder: Path) -> dict[str, str]:
         if table.num_rows:
             files |= _rename_shard(job, result.shard, f"{len(tables):05d}")
             shard = pa.array(np.full(table.num_rows, len(tables), np.int32))
-            tables.append(table.set_column(SCHEMA.get_field_index("shard"), SCHEMA.field("shard"), shard))
+            tables.append(table.set_column(ROWS.get_field_index("shard"), ROWS.field("shard"), shard))
     if not tables:
         raise none_readable(list(skipped.values()))
     rows = pa.concat_tables(tables).replace_schema_metadata(None)
     issues = _with_duplicates(issues, rows)
-    with atomic_write(job.draft / "manifest.parquet") as temporary:
-        pq.write_table(rows, temporary)
+    for file in job.draft.glob("shards/*"):  # of attempts that were killed or finished too late
+        if file.name not in files:
+            file.unlink()
+    write_parquet(job.draft / "manifest.parquet", rows)
+    write_parquet(job.draft / "shards.parquet", _shard_files(job.draft / "shards", sorted(files)))
     counts = {
         "tracks": len(rows["track"].unique()),
         "segments": rows.num_rows,
@@ -135,13 +155,24 @@ def publish_store(job: Job, num_tasks: int, folder: Path) -> dict[str, str]:
         "issues": issues,
     }
     _write_header(job, counts)
-    for file in job.draft.glob("shards/*"):  # of attempts that were killed or finished too late
-        if file.name not in files:
-            file.unlink()
+    sync(job.draft / "shards")
     job.draft.rename(folder)
-    shutil.rmtree(folder / "tasks")
-    (folder / "plan.json").unlink()
+    sync(folder.parent)
+    tidy_store(folder)
     return skipped
+
+
+def tidy_store(folder: Path) -> None:
+    """Delete what a store has kept of its draft, if it was interrupted here before."""
+    shutil.rmtree(folder / "tasks", ignore_errors=True)
+    (folder / "plan.json").unlink(missing_ok=True)
+
+
+def _shard_files(folder: Path, names: Sequence[str]) -> pa.Table:
+    """Return bytes and SHA-256 of files, as shards.parquet."""
+    files = [folder / name for name in names]
+    sizes, digests = [file.stat().st_size for file in files], [sha256(file) for file in files]
+    return pa.table([list(names), sizes, digests], schema=SHARD_FILES)
 
 
 def _with_duplicates(issues: dict[str, str], rows: pa.Table) -> dict[str, str]:
@@ -166,7 +197,7 @@ def _rename_shard(job: Job, stem: str, name: str) -> set[str]:
 
 
 def _write_header(job: Job, counts: dict[str, Any]) -> None:
-    plan = json.loads((job.draft / "plan.json").read_text(encoding="utf-8"))
+    plan = read_plan(job.draft)
     header = {
         "format": FORMAT,
         "codec": dict(job.spec),
@@ -175,9 +206,11 @@ def _write_header(job: Job, counts: dict[str, Any]) -> None:
         "frame_rate": plan["frame_rate"],
         "segmentation": job.config.segments.model_dump(),
         "continuous": job.config.target == "continuous",
+        "request": job.config.request,
         **counts,
     }
-    atomic_write_text(job.draft / "header.json", json.dumps(header, indent=2) + "\n")
+    hashes = {name: sha256(job.draft / name) for name in SEALED if (job.draft / name).is_file()}
+    write_sealed(job.draft / "header.json", header, seal(job.draft, hashes))
 
 
 def open_store(

@@ -10,22 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ConfigDict
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from codecdiff import config as configuration
 from codecdiff.config.schema import Config, Target
-from codecdiff.data.audio import BadAudio, read_audio, seconds_of
-from codecdiff.data.code_store import load_state
+from codecdiff.data.audio import MAX_SECONDS, BadAudio, read_audio, seconds_of
+from codecdiff.data.code_store import STATE_FILE, load_state
 from codecdiff.data.metadata import Track
 from codecdiff.data.segments import SegmentConfig
 from codecdiff.errors import InvalidValue, UserError
-from codecdiff.files import atomic_write_text, write_safetensors
+from codecdiff.files import atomic_write_text, read_json, write_safetensors
 from codecdiff.fingerprint import module_fingerprint
 from codecdiff.interfaces.codec import Codec
 
 __all__ = ["EncodeConfig", "EncodingIncomplete", "Engine", "Job", "ReportTracks", "Task", "TaskResult", "fitting_clips"]
 
+LONG_SECONDS = 1200.0  # of a track that a codec is fitted to; of a longer one, only the clips are read
 SHARD_FRAMES = 2**20  # about 3.4 hours at 86 frames/s, 19 MB with 9 codebooks
 ReportTracks = Callable[[int, int], None]  # called with the index of a task and how many of its tracks are done
 
@@ -42,6 +43,7 @@ class EncodeConfig(Config):
         segments: How tracks are segmented.
         shard_minutes: Audio per shard, and at most what is lost when a worker dies.
         seed: Seed for fitting a codec that needs it.
+        request: Digest of the command, recorded in the header: run again, it says that it is finished.
 
     """
 
@@ -51,6 +53,17 @@ class EncodeConfig(Config):
     segments: SegmentConfig = SegmentConfig()
     shard_minutes: float = 60.0
     seed: int = 0
+    request: str = ""
+
+
+class Plan(BaseModel):
+    """The contents of plan.json."""
+
+    inputs: dict[str, Any]
+    weights: str
+    num_codebooks: int
+    frame_rate: float
+    tasks: list[tuple[int, float]]  # tracks and seconds of each
 
 
 @dataclass(frozen=True)
@@ -125,16 +138,16 @@ def begin_job(
     Raises ValueError if the draft was begun with other tracks, codec, weights or options.
     """
     draft = draft_of(folder)
-    inputs = {"tracks": _hash_tracks(tracks), "codec": spec, **config.model_dump(exclude={"seed"})}
+    inputs = {"tracks": hash_tracks(tracks), "codec": spec, **config.model_dump(exclude={"seed", "request"})}
     inputs = json.loads(json.dumps(inputs))
     if not (draft / "plan.json").is_file():
         if not codec.is_fitted:
             codec.fit(fitting_clips(tracks, codec), seed=config.seed)
         _write_plan(draft, inputs, codec, plan_tasks(tracks, codec, config))
-    plan = json.loads((draft / "plan.json").read_text(encoding="utf-8"))
+    plan = read_plan(draft)
     stored = plan["inputs"]
     stored["codec"], inputs["codec"] = configuration.align_defaults("codecs", stored["codec"], inputs["codec"])
-    if differ := [key for key in inputs if stored[key] != inputs[key]]:
+    if differ := [key for key in inputs if stored.get(key) != inputs[key]]:
         raise InvalidValue(
             f"'{draft}' is a store that was begun with other {' and '.join(differ)}. "
             "Run the command it was begun with to resume, or delete it to start again."
@@ -148,11 +161,16 @@ def begin_job(
     return Job(draft.absolute(), dict(spec), plan["weights"], config), tasks
 
 
+def read_plan(draft: Path) -> dict[str, Any]:
+    """Read the plan of a draft. Raises BadDocument."""
+    return read_json(draft / "plan.json", Plan).model_dump()
+
+
 def _write_plan(draft: Path, inputs: dict[str, Any], codec: Codec, tasks: Sequence[Task]) -> None:
     for name in ("shards", "tasks"):
         (draft / name).mkdir(parents=True, exist_ok=True)
     if state := codec.fitted_state():
-        write_safetensors(draft / "codec.safetensors", state)
+        write_safetensors(draft / STATE_FILE, state)
     plan = {
         "inputs": inputs,
         "weights": module_fingerprint(codec),
@@ -165,7 +183,7 @@ def _write_plan(draft: Path, inputs: dict[str, Any], codec: Codec, tasks: Sequen
 
 def _load_codec_state(codec: Codec, weights: str, draft: Path) -> None:
     if not codec.is_fitted:
-        codec.load_fitted_state(load_state(draft / "codec.safetensors"))
+        codec.load_fitted_state(load_state(draft / STATE_FILE))
     if (current := module_fingerprint(codec)) != weights:
         raise InvalidValue(
             f"'{draft}' was begun by a codec whose weights are {weights}, not {current}. "
@@ -173,7 +191,7 @@ def _load_codec_state(codec: Codec, weights: str, draft: Path) -> None:
         )
 
 
-def _hash_tracks(tracks: Iterable[Track]) -> str:
+def hash_tracks(tracks: Iterable[Track]) -> str:
     """Return a hash of names, files, captions and metadata of tracks, in order."""
     digest = hashlib.sha256()
     for track in tracks:
@@ -194,7 +212,12 @@ def fitting_clips(
     issues: list[str] = []
     for track in selected:
         try:
-            audio = read_audio(track.file, codec.sample_rate, codec.channels)
+            if (length := seconds_of(track.file)) > LONG_SECONDS:
+                for i in range(per_track):
+                    start = (length - seconds) * (i + 0.5) / per_track
+                    yield read_audio(track.file, codec.sample_rate, codec.channels, start=start, seconds=seconds)
+                continue
+            audio = read_audio(track.file, codec.sample_rate, codec.channels, seconds=MAX_SECONDS)
         except BadAudio as error:
             issues.append(str(error))
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +12,6 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -25,7 +23,8 @@ from codecdiff.data.encoding.shards import Shard
 from codecdiff.data.manifest import split_name
 from codecdiff.data.metadata import Track
 from codecdiff.data.segments import Segment, SegmentConfig, read_segments
-from codecdiff.files import checksum
+from codecdiff.data.shards import CHECKSUMS, ROWS, block_checksums
+from codecdiff.files import checksum, parse_json, read_parquet, sync, write_parquet
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.codec import Codec
 
@@ -34,24 +33,6 @@ __all__ = ["run_in_process", "run_task"]
 GPU_BATCH_SIZE = 16  # segments of one length; a CPU gains nothing by batches
 GPU_READERS = 4  # threads that read in advance
 METADATA_KEY = b"codecdiff"  # of the result in a parquet file's metadata
-SCHEMA = pa.schema(  # of a store's manifest
-    [
-        ("track", pa.string()),
-        ("captions", pa.list_(pa.string())),
-        ("metadata", pa.string()),  # JSON
-        ("license", pa.string()),
-        ("source", pa.string()),
-        ("split", pa.string()),
-        ("seconds", pa.float64()),
-        ("checksum", pa.string()),  # of the file
-        ("bytes", pa.int64()),
-        ("segment", pa.int32()),  # index in the track, dropped segments included
-        ("offset", pa.float64()),  # seconds from the beginning of the track
-        ("shard", pa.int32()),
-        ("start", pa.int64()),  # first frame in the shard
-        ("frames", pa.int64()),
-    ]
-)
 
 Item = TypeVar("Item")
 
@@ -151,6 +132,7 @@ def _encode_track(
             row = {"segment": segment.index, "offset": segment.offset, "seconds": seconds}
             if not all(np.isfinite(array).all() for array in arrays):
                 raise BadAudio(f"'{reader.track.file}' has latents that are NaN or infinite, {segment.offset:g} s in.")
+            row |= dict(zip(CHECKSUMS, map(block_checksums, arrays), strict=False))
             rows.append({**row, "start": shard.frames, "frames": len(arrays[0])})
             shard.append(*arrays)
     return [{**reader.columns(), **row} for row in rows]
@@ -197,16 +179,12 @@ def prefetch(iterators: Iterable[Iterator[Item]], threads: int) -> Iterator[Iter
 def write_result(job: Job, result: TaskResult, rows: list[dict[str, Any]]) -> None:
     """Write the rows of a task with its result: from then on, the task is done."""
     metadata = {METADATA_KEY: json.dumps(asdict(result)).encode()}
-    file = job.rows_file(result.index)
-    temporary = file.with_name(f".{result.shard}.parquet")  # unique to this attempt
-    with temporary.open("wb") as stream:
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(metadata), stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)
+    sync(job.draft / "shards")
+    write_parquet(job.rows_file(result.index), pa.Table.from_pylist(rows, ROWS).replace_schema_metadata(metadata))
 
 
 def read_result(job: Job, index: int) -> tuple[pa.Table, TaskResult]:
     """Read the rows and the result of a task."""
-    table = pq.read_table(job.rows_file(index))
-    return table, TaskResult(**json.loads((table.schema.metadata or {})[METADATA_KEY]))
+    file = job.rows_file(index)
+    table = read_parquet(file, ROWS)
+    return table, parse_json((table.schema.metadata or {}).get(METADATA_KEY, b""), str(file), TaskResult)

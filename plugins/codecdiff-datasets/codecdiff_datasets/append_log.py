@@ -6,31 +6,13 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Lock
 from typing import Any, Self
 
-from filelock import FileLock, Timeout
-
-from codecdiff.errors import InvalidValue, UnusableFile
-
-
-@contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Hold a lock on a file that is written, against other processes. Raises UnusableFile if one of them holds it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(file.with_name(f".{file.name}.lock"), timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        what = f"'{file}' is being written by another run. Wait for it, or name another."
-        raise UnusableFile(what) from error
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody else can hold this one
-        lock.release()
+from codecdiff.errors import InvalidValue
+from codecdiff.files import lock_path, make_folder
 
 
 class AppendLog:
@@ -40,7 +22,7 @@ class AppendLog:
     system when `add` returns, and on the disk at most `sync_seconds` later or with the next line: a kill loses none,
     a power cut those of that time.
 
-    Raises InvalidValue for a file that holds something else, naming the line, and UnusableFile if another process has
+    Raises InvalidValue for a file that holds something else, naming the line, and FolderLocked if another process has
     it open.
     """
 
@@ -49,7 +31,8 @@ class AppendLog:
         self.sync_seconds = sync_seconds
         self._lock, self._synced = Lock(), 0.0
         with ExitStack() as stack:  # of what nobody else would close after an error, or Ctrl-C
-            stack.enter_context(locked(self.file))
+            make_folder(self.file.parent)
+            stack.enter_context(lock_path(self.file))
             self._stream = stack.enter_context(self.file.open("a+b", buffering=0))
             self._repair()
             self._open = stack.pop_all()
@@ -131,7 +114,7 @@ def _is_unfinished(line: bytes) -> bool:
 
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = json.loads(line)  # not `parse_json`: half of a character may stand in an answer
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None

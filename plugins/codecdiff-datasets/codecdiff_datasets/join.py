@@ -100,7 +100,7 @@ def _parquet_records(file: Path) -> Iterator[Mapping[str, Any]]:
     try:
         for batch in pq.ParquetFile(file).iter_batches():
             yield from ({name: as_json(value) for name, value in row.items()} for row in batch.to_pylist())
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InvalidValue(f"'{file}' is not a parquet file: {error}. Fetch it again.") from error
 
 

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from codecdiff_datasets.append_log import locked
 
 from codecdiff.cli.console import err, out
 from codecdiff.errors import FileExists, InvalidValue
-from codecdiff.files import atomic_write_text, cached_checksum, require_writable
+from codecdiff.files import atomic_write_text, cached_checksum, lock_path, make_folder, require_writable
 
 if TYPE_CHECKING:
     from codecdiff.data.manifest import Manifest
@@ -49,7 +48,8 @@ def new_table(
         if path.resolve() in {each.resolve() for each in (output, *others)}:
             raise InvalidValue(f"'{path}' is read, and would be overwritten with '{output}'. Choose another name.")
     require_writable(output.parent)
-    with locked(output):
+    make_folder(output.parent)
+    with lock_path(output):
         request = _request(context)
         if output.exists() and not force:
             if _holds(output, request):

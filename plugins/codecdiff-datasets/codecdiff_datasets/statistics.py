@@ -17,6 +17,7 @@ from codecdiff_datasets.splits import artists_in_several_splits
 from codecdiff import Codec, config, errors, huggingface
 from codecdiff.data import CodeStore
 from codecdiff.data.manifest import Manifest, ManifestRow, split_name
+from codecdiff.pipeline.untrusted import confine, explained
 
 FORMAT = 2
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
@@ -40,7 +41,12 @@ def manifest_statistics(manifest: Manifest, name: str, *, top: int = 20) -> dict
 
 
 def store_statistics(
-    store: CodeStore, *, top: int = 20, allow_download: bool = False, progress: Progress = lambda count: None
+    store: CodeStore,
+    *,
+    top: int = 20,
+    allow_download: bool = False,
+    allow_local_parts: bool = False,
+    progress: Progress = lambda count: None,
 ) -> dict[str, Any]:
     """Return the statistics of a store: of its tracks, codebooks and latents.
 
@@ -49,8 +55,8 @@ def store_statistics(
     measured. Raises InvalidValue for codes that the codec does not have.
     """
     counts = count_codes(store, progress)
-    codec, reason = _codec_of(store, allow_download)
-    facts = codec or _codec_facts(store)
+    codec, reason = _codec_of(store, allow_download, allow_local_parts)
+    facts = codec or _codec_facts(store, allow_local_parts)
     moments = continuous_moments(store, lambda n: progress(len(store) + n)) if store.has_continuous else None
     return {
         "format": FORMAT,
@@ -70,12 +76,12 @@ def store_statistics(
     }
 
 
-def _codec_of(store: CodeStore, allow_download: bool) -> tuple[Codec | None, str]:
+def _codec_of(store: CodeStore, allow_download: bool, allow_local_parts: bool) -> tuple[Codec | None, str]:
     """Return the codec that made a store, or None and why it is not available."""
     spec = store.header["codec"]
     try:
-        with huggingface.downloads(allow_download):
-            codec = config.build("codecs", spec)
+        with huggingface.downloads(allow_download), explained(store.folder):
+            codec = config.build("codecs", spec if allow_local_parts else confine("codecs", spec, store.folder))
         if not codec.is_fitted:
             codec.load_fitted_state(store.fitted_state())
         store.check_codec(codec, spec)
@@ -87,11 +93,12 @@ def _codec_of(store: CodeStore, allow_download: bool) -> tuple[Codec | None, str
     return codec, ""
 
 
-def _codec_facts(store: CodeStore) -> Codec | None:
+def _codec_facts(store: CodeStore, allow_local_parts: bool) -> Codec | None:
     """Return the codec of a store for its facts alone, None if not even they are available."""
     try:
-        with huggingface.downloads(False):
-            return config.build_skeleton("codecs", store.header["codec"])
+        spec = store.header["codec"]
+        with huggingface.downloads(False), explained(store.folder):
+            return config.build_skeleton("codecs", spec if allow_local_parts else confine("codecs", spec, store.folder))
     except UNAVAILABLE:
         return None
 

@@ -14,6 +14,7 @@ from codecdiff_datasets.splits import artists_in_several_splits
 from codecdiff.data import CodeStore
 from codecdiff.data.manifest import SPLITS, Manifest, ManifestRow
 from codecdiff.data.metadata import Issue, Report, unsafe_path
+from codecdiff.files import DamagedFile
 
 LONG_SECONDS = 3600.0  # a longer track is more often a whole album or a mistake
 
@@ -94,36 +95,35 @@ def _other_length(result: AudioCheck, row: ManifestRow) -> Issue | None:
 
 def _validate_store(folder: Path, report: Report) -> int:
     try:
-        store = CodeStore(folder)
-    except FileNotFoundError as error:
-        if not (folder / "header.json").is_file():
+        store = CodeStore(folder, strict=False)
+    except (ValueError, OSError) as error:
+        if isinstance(error, FileNotFoundError) and not (folder / "header.json").is_file():
             raise
-        report(Issue(str(folder), f"A file is missing: {error.filename}.", "Encode again."))
-        return 0
-    except (ValueError, OSError, KeyError) as error:
         report(Issue(str(folder), f"It cannot be read: {error}.", "Encode again."))
         return 0
     tracks = [str(row["track"]) for row in store.rows]
     rows = zip(tracks, store.rows, strict=True)
     names = [f"{track}, segment {row['segment']}" if row["segment"] else track for track, row in rows]
     _check_names("manifest.parquet", names, report)
+    wrong: set[str] = set()
     for i, row in enumerate(store.rows):
         if what := _codes_problem(store, i, row):
+            wrong.add(f"{row['shard']:05d}")
             report(Issue(f"shards/{row['shard']:05d}.npy", what, "Encode again.", track=tracks[i], field="frames"))
+    for file in store.damaged_files():
+        if file.name.partition(".")[0] not in wrong:
+            report(Issue(f"shards/{file.name}", "It is not what was written.", "Encode again."))
     return len(store)
 
 
 def _codes_problem(store: CodeStore, i: int, row: Mapping[str, Any]) -> str:
     """Return what is wrong with the codes of one row, "" if nothing is."""
-    if not 0 <= row["shard"] < store.header["shards"]:
-        return f"Shard {row['shard']} does not exist."
-    codes = store.codes(i)
-    if codes.dtype != np.uint16 or codes.shape[1:] != (store.header["num_codebooks"],):
-        return f"It holds {codes.dtype} of {codes.shape[1:]}, not codes of {store.header['num_codebooks']} codebooks."
-    if len(codes) < row["frames"]:
-        return f"It ends after {len(codes)} of {row['frames']} frames."
-    if store.has_continuous and not np.isfinite(store.continuous(i)).all():
-        return "Its latents are NaN or infinite."
+    try:
+        store.codes(i)
+        if store.has_continuous and not np.isfinite(store.continuous(i)).all():
+            return "Its latents are NaN or infinite."
+    except (DamagedFile, OSError) as error:
+        return str(error)
     if abs(row["frames"] - row["seconds"] * store.header["frame_rate"]) > 2:
         return f"{row['frames']} frames are not {row['seconds']:.2f} s."
     return ""

@@ -212,8 +212,13 @@ def test_every_fault_of_a_store_is_named(store: CodeStore, tmp_path: Path) -> No
     np.save(shard, np.load(shard).astype(np.int32))
     assert len(checked(folder)[1]) == 6
     shard.unlink()
-    assert "00000.npy" in checked(folder)[1]["", ""]
+    missing = checked(folder)[1]
+    assert len(missing) == 6
+    assert all("00000.npy" in what for what in missing.values())
     header = json.loads((folder / "header.json").read_text())
+    (folder / "header.json").write_text(json.dumps({**header, "format": 99}))
+    assert "is damaged: it is not what was written" in checked(folder)[1]["", ""]
+    del header["files"], header["sha256"]
     (folder / "header.json").write_text(json.dumps({**header, "format": 99}))
     assert "format 99" in checked(folder)[1]["", ""]
     with pytest.raises(FileNotFoundError, match="not a store of codes"):

@@ -71,6 +71,9 @@ Device = Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Def
 AllowDownload = Annotated[
     bool, typer.Option("--allow-download", help="Download what a suite, or the model, names and is not here.")
 ]
+AllowLocalParts = Annotated[
+    bool, typer.Option("--allow-local-parts", help="Use files outside of the model's folder that it names.")
+]
 
 
 def evaluate(
@@ -97,6 +100,7 @@ def evaluate(
     as_json: AsJson = False,
     device: Device = "",
     allow_download: AllowDownload = False,
+    allow_local_parts: AllowLocalParts = False,
 ) -> None:
     """Evaluate music, or what a model generates, against other music: metrics with intervals and their context.
 
@@ -109,7 +113,8 @@ def evaluate(
     against = read_reference(reference, split)
     inputs = read_inputs(prompts, split, n, seed) if prompts else read_tracks(music or Path(), split)
     sampling = {"seed": seed, "steps": steps, "guidance": guidance or []}
-    generator = load_generator(model, allow_download, device, **sampling) if model else None
+    allowed = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
+    generator = load_generator(model, device, allowed, **sampling) if model else None
     fetched = {"required": bool(embedders), "allow_download": allow_download}
     built, left_out = load_embedders(list(plan.metrics), options or [], generator, device, **fetched)
     folders = output / "clips", cache or output / "cache"
@@ -207,7 +212,7 @@ def read_inputs(file: Path, split: str, count: int | None, seed: int) -> list[Ev
 
 
 def load_generator(
-    model: str, allow_download: bool, device: str, *, seed: int, steps: int | None, guidance: list[str]
+    model: str, device: str, allowed: Any, *, seed: int, steps: int | None, guidance: list[str]
 ) -> Generator:
     """Load a model, and name it by its folder's name or its id."""
     from codecdiff.diffusion import parse_guidance_scale
@@ -216,7 +221,7 @@ def load_generator(
 
     scale = parse_guidance_scale(guidance)
     with err.status(f"Loading {model}"):
-        pipeline = load(model, allow_download=allow_download).to(select_device(device))
+        pipeline = load(model, **allowed).to(select_device(device))
     folder = Path(model)
     parts = [part for part in folder.resolve().parts[-2:] if part != "/"]
     return Generator(pipeline, "/".join(parts) if folder.exists() else model, seed, steps, scale)

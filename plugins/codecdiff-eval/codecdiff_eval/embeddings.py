@@ -13,8 +13,6 @@ from typing import Any, Self
 import numpy as np
 import soxr
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -24,7 +22,7 @@ from codecdiff.data.audio import BadAudio, seconds_of, stream_audio
 from codecdiff.data.metadata import Track
 from codecdiff.embedders import BATCH_SIZE, embed_clips
 from codecdiff.errors import InvalidValue, MissingFile
-from codecdiff.files import atomic_write
+from codecdiff.files import parse_json, read_safetensors, write_safetensors
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Embedder, Prompt
 from codecdiff.rng import generator
@@ -350,23 +348,16 @@ def config_hash(config: EmbeddingConfig, identity: str) -> str:
 
 def write_vectors(file: Path | str, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors with facts about them as one safetensors file, whole or not at all."""
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
     header = json.dumps({"format": FORMAT, "kind": kind, **to_json(facts)}, ensure_ascii=False)
-    with atomic_write(file) as temporary:
-        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, temporary, metadata={"codecdiff": header})
+    write_safetensors(file, tensors, {"codecdiff": header})
 
 
 def read_vectors(file: Path | str, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_vectors` wrote. Raises FileNotFoundError, or InvalidValue for something else or damaged."""
-    if not Path(file).is_file():
+    if not Path(file).exists():
         raise MissingFile(f"File '{file}' of {kind} does not exist.")
-    try:
-        with safe_open(file, "pt") as stream:
-            facts = json.loads((stream.metadata() or {}).get("codecdiff", "{}"))
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - it has no iterator
-    except SafetensorError as error:
-        raise InvalidValue(f"'{file}' is damaged: {error}. Make it again.") from error
+    tensors, metadata = read_safetensors(file)
+    facts = parse_json(metadata.get("codecdiff", "{}"), f"The header of '{file}'", dict[str, Any])
     if (facts.pop("kind", None), facts.pop("format", None)) != (kind, FORMAT):
         raise InvalidValue(f"'{file}' does not hold {kind} of format {FORMAT}. Make it again.")
     return tensors, facts

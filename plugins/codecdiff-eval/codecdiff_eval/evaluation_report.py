@@ -11,7 +11,7 @@ import yaml
 
 from codecdiff.data.metadata import Track
 from codecdiff.errors import InvalidValue
-from codecdiff.files import atomic_write_text
+from codecdiff.files import atomic_write_text, parse_yaml, read_text
 from codecdiff.pipeline import write_model_card
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, SOURCES, EvalSets, oracle
 from codecdiff_eval.plots import plot_intervals
@@ -232,9 +232,9 @@ def add_model_index(folder: Path | str, index: Mapping[str, Any]) -> None:
     file = Path(folder) / "README.md"
     if not file.exists():
         write_model_card(folder)
-    text = file.read_text(encoding="utf-8")
+    text = read_text(file)
     match = re.match(r"---\n(.*?)^---\n", text, re.DOTALL | re.MULTILINE)
-    header = yaml.safe_load(match[1]) if match else None
+    header = parse_yaml(match[1], f"The header of '{file}'") if match else None
     if not match or not isinstance(header, dict):
         raise InvalidValue(f"'{file}' does not begin with a YAML header between lines of ---: add one for the scores.")
     updated = yaml.safe_dump({**header, **index}, sort_keys=False, allow_unicode=True)

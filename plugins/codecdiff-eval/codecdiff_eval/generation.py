@@ -168,7 +168,8 @@ class Generator:
         return self.pipeline.conditioner.fields if self.pipeline.conditioner else ()
 
     def _options(self, seed: int) -> GenerationConfig:
-        return GenerationConfig(seed=seed, num_inference_steps=self.steps, guidance_scale=self.guidance)
+        level = "off"  # clips are evaluated as the model makes them
+        return GenerationConfig(seed=seed, num_inference_steps=self.steps, guidance_scale=self.guidance, loudness=level)
 
     def _request(self, prompt: EvalPrompt, **options: Any) -> GenerationRequest:
         fields, model = dict(prompt.only(self._fields).fields), self.pipeline.fingerprint or ""

@@ -25,6 +25,7 @@ from pydantic.dataclasses import dataclass
 
 from codecdiff import Embedder, __version__
 from codecdiff.errors import InvalidValue
+from codecdiff.files import read_json, validate
 from codecdiff.fingerprint import module_fingerprint
 
 __all__ = [
@@ -362,12 +363,12 @@ class EvalReport:
         """Restore what `to_json` returned. Raises ValueError for another format."""
         if values.get("format") != FORMAT:
             raise InvalidValue(f"This is not a report of format {FORMAT}: evaluate again.")
-        return from_json(cls, values)
+        return validate(dict(values), "The report", cls)
 
     @classmethod
     def read(cls, folder: Path | str) -> Self:
         """Read the `report.json` of a folder."""
-        return cls.from_json(json.loads((Path(folder) / "report.json").read_text(encoding="utf-8")))
+        return cls.from_json(read_json(Path(folder) / "report.json", dict[str, Any]))
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from codecdiff.data import Track, find_tracks
+from codecdiff.pipeline import read_config
 from codecdiff.training import read_logs
 from codecdiff_eval.plots import plot_losses
 from codecdiff_eval.report import Player, Players, Plot, Report, Section, facts_table, write_report
@@ -38,8 +38,7 @@ def write_run_report(folder: Path | str) -> Path:
 
 def _music_facts(model: Path) -> dict[str, str]:
     """Return how much music a model was trained on, and the hours under each license, as its folder records them."""
-    file = model / "codecdiff.json"
-    data = json.loads(file.read_text(encoding="utf-8")).get("data") or {} if file.is_file() else {}
+    data = read_config(model)["data"] if (model / "codecdiff.json").is_file() else {}
     facts = {name: f"{data[name]:,g}" for name in ("tracks", "hours") if isinstance(data.get(name), int | float)}
     hours = {f"hours under {name}": f"{value:g}" for name, value in data.get("license_hours", {}).items()}
     return {**facts, **hours}

@@ -9,9 +9,10 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,23 +29,28 @@ LEVEL = 32.0  # spectral magnitude of a loud bin, which becomes about 1
 POWER_FLOOR = 1e-7  # relative to that, squared
 SYNTHESIS_GAIN = 4.0
 
+Size = Annotated[int, Field(gt=0, le=4096)]
+Count = Annotated[int, Field(ge=0, le=64)]
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
     """Sizes of the network; the defaults are those of the codec that ships."""
 
-    encoder_width: int = 256
-    encoder_blocks: int = 3
-    encoder_expansion: int = 2
-    decoder_width: int = 256
-    decoder_blocks: int = 5
-    decoder_expansion: int = 3
-    latent_channels: int = 128
-    waveform_bins: int = 192  # lowest bins whose phases are features, too: up to 4.1 kHz
-    num_bands: int = 100
-    num_codebooks: int = 9
-    codebook_size: int = 1024
-    codebook_dim: int = 8
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    encoder_width: Size = 256
+    encoder_blocks: Count = 3
+    encoder_expansion: Count = 2
+    decoder_width: Size = 256
+    decoder_blocks: Count = 5
+    decoder_expansion: Count = 3
+    latent_channels: Size = 128
+    waveform_bins: Size = 192  # lowest bins whose phases are features, too: up to 4.1 kHz
+    num_bands: Size = 100
+    num_codebooks: Count = 9
+    codebook_size: Annotated[int, Field(gt=0, le=2**16)] = 1024
+    codebook_dim: Size = 8
 
 
 class ConvNeXtBlock(nn.Module):

@@ -29,6 +29,7 @@ import soundfile
 from scipy.signal import butter, oaconvolve, sosfilt
 
 from codecdiff.errors import InvalidValue
+from codecdiff.files import read_json
 from codecdiff.rng import numpy_generator
 from codecdiff_starter.arrangement import Note, accompany, bass_line, beat, harmony, melody
 from codecdiff_starter.facts import (
@@ -306,7 +307,7 @@ def mapping(num_workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
 def _claim(folder: Path, recipe: dict[str, Any]) -> None:
     """Note in the folder what it holds; raise `ValueError` if it holds something else."""
     note = folder / "composer.json"
-    held = json.loads(note.read_text(encoding="utf-8")) if note.exists() else None
+    held = read_json(note) if note.exists() else None
     if held is None and folder.exists() and any(folder.iterdir()):
         raise InvalidValue(f"{folder} is not empty and was not written by the composer. Choose another folder.")
     if held not in (None, recipe):

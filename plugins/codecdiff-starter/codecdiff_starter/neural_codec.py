@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -42,6 +42,7 @@ class NeuralCodec(PretrainedCodec):
     sample_rate = SAMPLE_RATE
     channels = 1
     hop_length = HOP
+    path_options: ClassVar = {"weights": "read"}
 
     def __init__(self, *, weights: str | None = None) -> None:
         super().__init__()
@@ -81,9 +82,13 @@ def network_from_file(file: Path) -> CodecNetwork:
     """Read a network that `train_codec.write_network` wrote, in float32. Raises InvalidWeights for another file."""
     try:
         with safe_open(file, framework="pt") as stored:
-            config = NetworkConfig(**json.loads((stored.metadata() or {})[CONFIG_KEY]))
-            state = {name: stored.get_tensor(name).float() for name in stored.keys()}  # noqa: SIM118
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+            config = TypeAdapter(NetworkConfig).validate_json((stored.metadata() or {})[CONFIG_KEY])
+            with torch.device("meta"):
+                expected = {name: list(tensor.shape) for name, tensor in CodecNetwork(config).state_dict().items()}
+            if expected != {name: stored.get_slice(name).get_shape() for name in stored.keys()}:  # noqa: SIM118
+                raise ValueError("its tensors are not those of its network")
+            state = {name: stored.get_tensor(name).float() for name in expected}
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise InvalidWeights(
             f"'{file}' does not hold the weights of a NeuralCodec ({error}). Name a file that "
             "`python -m codecdiff_starter.train_codec` wrote, or leave `weights` out for those of the package."

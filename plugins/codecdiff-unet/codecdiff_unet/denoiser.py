@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from codecdiff import Condition, ConditionTokens
+from codecdiff import Condition, ConditionTokens, Denoiser
 from codecdiff.denoisers import LayerFeatures, PrecomputedConditioning, embedding_network, fill_nulls, mean_token
 from codecdiff.errors import InvalidValue
 from codecdiff_unet.blocks import TextLayer
 from codecdiff_unet.levels import Builder, EncodedCondition, Level
+from codecdiff_unet.sampling import PreparedUNet
 
 Features = Sequence[Sequence[LayerFeatures]]  # of every layer of every level, in the order they run
 
@@ -159,10 +160,8 @@ class UNet(PrecomputedConditioning):
 
     def denoise(self, noisy: Tensor, context: Tensor | None, features: Features) -> Tensor:
         """(b, c, l) noisy latents, (b, c', l) context or None, `features` -> (b, c, l) prediction."""
-        frames = noisy if context is None else torch.cat([context, noisy], dim=1)
         remaining = iter(features)
-        padded = functional.pad(frames, (0, -frames.shape[-1] % self.multiple))
-        x = first = self.input(rearrange(padded, "b c (n patch) -> b (c patch) n", patch=self.patch))
+        x = first = self.input(self.patches(noisy, context))
         skips: list[list[Tensor]] = []
         for down in self.downs:
             x, outputs = self._run(down, x, next(remaining))
@@ -171,7 +170,24 @@ class UNet(PrecomputedConditioning):
         for up in self.ups:
             x = self._run(up, x, skips.pop(), next(remaining))
         x = self._run(self.output, x, [first], next(remaining))
-        return rearrange(x, "b (c patch) n -> b c (n patch)", patch=self.patch)[..., : noisy.shape[-1]]
+        return self.unpatched(x, noisy.shape[-1])
+
+    def patches(self, noisy: Tensor, context: Tensor | None) -> Tensor:
+        """(b, c, l), (b, c', l) or None -> (b, (c' + c) patch, n): what the network reads, padded with zeros."""
+        frames = noisy if context is None else torch.cat([context, noisy], dim=1)
+        padded = functional.pad(frames, (0, -frames.shape[-1] % self.multiple))
+        return rearrange(padded, "b c (n patch) -> b (c patch) n", patch=self.patch)
+
+    def unpatched(self, x: Tensor, frames: int) -> Tensor:
+        """(b, c patch, n) -> (b, c, l), cropped to so many frames."""
+        return rearrange(x, "b (c patch) n -> b c (n patch)", patch=self.patch)[..., :frames]
+
+    def prepare_for_sampling(self, timesteps: Tensor, condition: Condition) -> Denoiser:
+        """Return an equivalent denoiser for these `timesteps` (n,) and this `condition` alone, without gradients.
+
+        It holds copies of the weights: prepare again after they or the device change.
+        """
+        return PreparedUNet(self, timesteps, condition)
 
     def _run(self, level: nn.Module, *inputs: Any) -> Any:
         """Apply a level; when checkpointing, keep its inputs alone for the backward pass."""
@@ -193,6 +209,8 @@ def _check_options(
         raise InvalidValue(f"Invalid patch {patch}: expected a number of frames, at least 1.")
     if width < 4 or width % 2:
         raise InvalidValue(f"Invalid width {width}: expected an even number, at least 4, for sines and cosines.")
+    if groups < 1:
+        raise InvalidValue(f"Invalid groups {groups}: expected at least 1.")
     if not multipliers:
         raise InvalidValue("Invalid multipliers: expected at least one level.")
     uneven = [width * multiplier for multiplier in (1, *multipliers) if width * multiplier % groups]

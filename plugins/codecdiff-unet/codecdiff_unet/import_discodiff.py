@@ -6,7 +6,6 @@ released code: the statistics of each codebook, the continuous target, 100 steps
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -23,7 +22,7 @@ from codecdiff import config, registry
 from codecdiff.config import SamplingConfig
 from codecdiff.diffusion import training_scheduler
 from codecdiff.errors import FileExists, InvalidValue, UnusableFile
-from codecdiff.pipeline import FORMAT, MODEL_FILE, Stage, read_config, write_model_card, write_parts
+from codecdiff.pipeline import FORMAT, MODEL_FILE, Stage, read_config, write_model_card, write_parts, write_stage_config
 from codecdiff.splitters import stage_names
 from codecdiff_unet.denoiser import UNet
 from codecdiff_unet.released import ROLES, SIZES, Architecture, infer, shape_differences, sources
@@ -241,8 +240,7 @@ def write_stage(folder: Path, unet: UNetState, source: str) -> None:
     specs = {place.name: (unet.tensors[place.released].dtype, place.shape) for place in places}
     read = (place.read(unet.tensors[place.released]) for place in places)
     write_tensors(folder / unet.stage / "model.safetensors", specs, read)
-    text = json.dumps(stage.to_config(), indent=2) + "\n"
-    (folder / unet.stage / "stage.json").write_text(text, encoding="utf-8")
+    write_stage_config(folder / unet.stage, stage.to_config())
 
 
 def part_named(kind: str, text: str, default: str) -> dict[str, Any]:

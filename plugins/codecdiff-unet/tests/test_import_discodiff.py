@@ -143,6 +143,8 @@ def test_a_lightning_file_becomes_a_model_that_generates(
     agrees(model, "secondary", secondary)
     spec = json.loads((folder / "codecdiff.json").read_text())
     trained = json.loads(json.dumps(model.to_config()))  # as a model that was trained would be written
+    assert {"model.safetensors"} == {Path(name).name for name in spec.pop("files")}
+    assert spec.pop("sha256")
     assert {**spec, "code": trained["code"]} == trained  # no part is built for it, so none has a version
     assert (spec["target"], spec["snap_context"]) == ("continuous", False)
     words = (folder / "README.md").read_text()
@@ -150,7 +152,7 @@ def test_a_lightning_file_becomes_a_model_that_generates(
     assert "Imported from `released.ckpt`" in words
     assert spec["conditioner"]["attend_padding"] is False
     for stage in model.stages:
-        assert json.loads((folder / stage.name / "stage.json").read_text()) == stage.to_config()
+        assert stage.to_config().items() <= json.loads((folder / stage.name / "stage.json").read_text()).items()
         assert (stage.sampling.scheduler, stage.sampling.num_inference_steps, stage.sampling.guidance_scale) == (
             "ddpm",
             100,

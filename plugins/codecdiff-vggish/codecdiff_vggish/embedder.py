@@ -43,6 +43,7 @@ class VGGish(PretrainedPart, Windowed):
     width = 128
 
     small_options: ClassVar = {"weights": "{tiny}/weights.pth"}
+    path_options: ClassVar = {"weights": "read"}
 
     def __init__(self, *, weights: Path | str | None = None, activation: bool = False) -> None:
         super().__init__()

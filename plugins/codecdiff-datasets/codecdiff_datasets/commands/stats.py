@@ -30,6 +30,9 @@ def stats(
     allow_download: Annotated[
         bool, typer.Option("--allow-download", help="Fetch the hub id that a store names for its codec.")
     ] = False,
+    allow_local_parts: Annotated[
+        bool, typer.Option("--allow-local-parts", help="Use files outside of the store that it names for its codec.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace statistics that the folder holds.")] = False,
 ) -> None:
     """Measure a store or a manifest.
@@ -43,7 +46,7 @@ def stats(
     if output:
         statistics_report.require_new(output)
         require_writable(output)
-    statistics = statistics_of(source, top, allow_download)
+    statistics = statistics_of(source, top, allow_download=allow_download, allow_local_parts=allow_local_parts)
     if as_json:
         sys.stdout.write(statistics_report.statistics_json(statistics))
     else:
@@ -53,7 +56,7 @@ def stats(
         err.print(f"Written: stats.json, stats.md and stats.html in {output}", soft_wrap=True)
 
 
-def statistics_of(source: Path, top: int, allow_download: bool) -> dict[str, Any]:
+def statistics_of(source: Path, top: int, **allowed: bool) -> dict[str, Any]:
     """Return the statistics of a store or a manifest."""
     from codecdiff_datasets.statistics import manifest_statistics, store_statistics
 
@@ -64,7 +67,7 @@ def statistics_of(source: Path, top: int, allow_download: bool) -> dict[str, Any
         return manifest_statistics(Manifest.read(source), source.name, top=top)
     store = CodeStore(source)
     with progress("counting", len(store) * (1 + store.has_continuous)) as advance:
-        return store_statistics(store, top=top, allow_download=allow_download, progress=advance)
+        return store_statistics(store, top=top, progress=advance, **allowed)
 
 
 def show_tables(sections: Sequence[StatsTable]) -> None:

@@ -116,7 +116,8 @@ def stage_costs(experiment: ExperimentConfig, seconds: float) -> list[StageCost]
         batch = blank_input(pipeline, i, train.train_batch_size, round(train.crop_seconds * codec.frame_rate))
         step = count_step(StageTrainer(stage, train), batch)
         parameters = sum(parameter.numel() for parameter in stage.denoiser.parameters())
-        values, step_flops = float(ones[i].sum()) / frames, step.forward + step.backward + step.recomputed
+        values, once = float(ones[i].sum()) / frames, step.forward + step.backward + step.recomputed
+        step_flops = once * train.gradient_accumulation_steps
         sampling = sampling_cost(stage, pipeline, i, frames)
         costs.append(StageCost(stage.name, parameters, values, train.max_train_steps, step_flops, *sampling))
     return costs

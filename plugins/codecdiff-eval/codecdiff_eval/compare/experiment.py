@@ -111,7 +111,8 @@ class Experiment:
         return run.codec_folder / _file_name(settings, self.embedder.sample_rate)
 
     def _writer(self, run: Run, folder: Path) -> ClipWriter:
-        pipeline = Pipeline.from_pretrained(run.model, allow_download=True).to(self.device)  # the user named its parts
+        # the user named its parts
+        pipeline = Pipeline.from_pretrained(run.model, allow_download=True, allow_local_parts=True).to(self.device)
         return ClipWriter(pipeline, self.embedder, self.comparison.evaluation, folder / "clips")
 
     def _split(self, run: Run) -> EvalSplit:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +25,8 @@ from codecdiff import config
 from codecdiff.config import DiffusionConfig, ExperimentConfig, TrainConfig
 from codecdiff.data import CodeStore
 from codecdiff.errors import InvalidValue, MissingFile
-from codecdiff.files import POLL_SECONDS, atomic_write_text, lock_folder, try_lock
-from codecdiff.pipeline import Pipeline, config_differences, write_model_card
+from codecdiff.files import POLL_SECONDS, atomic_write, atomic_write_text, lock_folder, read_json, try_lock
+from codecdiff.pipeline import Pipeline, config_differences, read_stage_config, write_model_card
 from codecdiff.training import (
     StageData,
     TrainingDiverged,
@@ -78,7 +77,7 @@ class Run:
     def is_trained(self, i: int) -> bool:
         """Return whether stage `i` is trained to its end."""
         file = self.model / self.variant.costs[i].name / "stage.json"
-        steps = json.loads(file.read_text(encoding="utf-8"))["training"]["steps"] if file.is_file() else 0
+        steps = read_stage_config(file.parent)["training"]["steps"] if file.is_file() else 0
         return steps >= self.variant.steps[i]
 
     @property
@@ -215,10 +214,7 @@ def train_run(run: Run, runs: Sequence[Run], comparison: CompareConfig, device: 
 def _record_experiment(run: Run) -> None:
     file, new = run.folder / "run.json", run.experiment.model_dump(mode="json")
     if file.is_file():
-        try:
-            old = ExperimentConfig.model_validate_json(file.read_text(encoding="utf-8")).model_dump(mode="json")
-        except ValueError as error:
-            raise InvalidValue(f"'{file}' is damaged. Choose another output, or delete it.") from error
+        old = read_json(file, ExperimentConfig).model_dump(mode="json")
         lines = [line for key in new for line in config_differences(old[key], new[key], key) if not _may_differ(line)]
         if lines:
             raise InvalidValue(
@@ -236,12 +232,9 @@ def _may_differ(line: str) -> bool:
 def _copy_stage(source: Run, run: Run, i: int) -> None:
     """Copy a stage that another run trained; `stage.json`, by which it is found, is copied last."""
     stage = source.model / run.variant.costs[i].name
-    for file in sorted((f for f in stage.rglob("*") if f.is_file()), key=lambda f: f.name == "stage.json"):
-        target = run.model / file.relative_to(source.model)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        shutil.copyfile(file, temporary)
-        os.replace(temporary, target)
+    for file in sorted((f for f in stage.rglob("*") if f.is_file()), key=lambda f: f == stage / "stage.json"):
+        with atomic_write(run.model / file.relative_to(source.model)) as temporary:
+            shutil.copyfile(file, temporary)
 
 
 def _train_stage(run: Run, comparison: CompareConfig, pipeline: Pipeline, store: CodeStore, i: int, log: Log) -> None:

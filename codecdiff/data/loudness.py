@@ -1,0 +1,79 @@
+"""The level of generated audio: as loud as streaming services play music, and without peaks over full scale.
+
+Loudness is measured as ITU-R BS.1770-4 defines it, and true peaks at four times the sample rate, as its Annex 2 does.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+import numpy as np
+import soxr
+import torch
+from pyloudnorm import Meter
+from scipy.ndimage import minimum_filter1d, uniform_filter1d
+from torch import Tensor
+
+from codecdiff.errors import InvalidValue
+
+__all__ = ["integrated_loudness", "make_playable", "true_peak"]
+
+HIGHEST = 10 ** (-1 / 20)  # amplitude of a true peak of -1 dBTP
+MAX_LIMITING = 2.0  # factor, 6 dB, by which the limiter lowers the highest peak; audio that needs more stays softer
+MAX_GAIN = 100.0  # 40 dB: what is softer is noise rather than music
+SILENT = 1e-4  # amplitude, -80 dBFS
+LOOK_AHEAD_S = 0.005
+OVERSAMPLING = 4
+
+
+def integrated_loudness(audio: Tensor, sample_rate: int) -> float:
+    """Return the loudness of audio (ch, t) in LUFS, -inf for silence; shorter audio than 0.4 s is a single block."""
+    samples = audio[:5].T.double().numpy()  # the standard weights up to five channels
+    block_s = min(0.4, (len(samples) - 0.5) / sample_rate)
+    return float(Meter(sample_rate, block_size=block_s).integrated_loudness(samples))
+
+
+def true_peak(audio: Tensor) -> Tensor:
+    """Return the highest magnitude (t,) at and after every sample of audio (ch, t), over all channels."""
+    samples = audio.T.contiguous().numpy()
+    levels = np.zeros(OVERSAMPLING * len(samples), np.float32)
+    between = np.abs(soxr.resample(samples, 1, OVERSAMPLING)).max(1)[: len(levels)]
+    levels[: len(between)] = between
+    return torch.maximum(torch.from_numpy(levels.reshape(-1, OVERSAMPLING).max(1)), audio.abs().amax(0))
+
+
+def make_playable(audio: Tensor, sample_rate: int, loudness: float | Literal["off"] | None) -> Tensor:
+    """Return decoded audio (ch, t) in [-1, 1], at a loudness in LUFS and with true peaks of at most -1 dBTP.
+
+    Peaks are limited by at most 6 dB; audio that would need more stays softer than requested. With None the level is
+    kept, and audio that would clip is lowered as a whole; with "off" it is clipped. Warns of audio that is silent or
+    that is clipped. Raises InvalidValue for NaN and infinite samples.
+    """
+    if not audio.isfinite().all():
+        raise InvalidValue(
+            "The generated audio has NaN or infinite samples. Load the model in float32, lower guidance_scale, or "
+            "check that its training did not diverge."
+        )
+    if (peak := audio.abs().max()) < SILENT:
+        warnings.warn("The generated audio is silent. Try another seed or prompt.", stacklevel=3)
+    elif isinstance(loudness, float | int):
+        gain = 10 ** ((loudness - integrated_loudness(audio, sample_rate)) / 20)  # inf below the meter's gate
+        gain = min(gain, MAX_GAIN, MAX_LIMITING * HIGHEST / float(true_peak(audio).max()))
+        audio = _limit(gain * audio, sample_rate)
+    elif peak > 1 and loudness is None:
+        audio = audio * (HIGHEST / true_peak(audio).max())
+    elif (clipped := (audio.abs() > 1).double().mean()) > 0:
+        warnings.warn(f"{clipped:.2%} of the generated samples exceed full scale and are clipped.", stacklevel=3)
+    return audio.clamp(-1, 1)
+
+
+def _limit(audio: Tensor, sample_rate: int) -> Tensor:
+    """Lower the parts of audio (ch, t) around true peaks of more than -1 dBTP, smoothly, from 5 ms before them."""
+    gain = (HIGHEST / true_peak(audio).clamp(min=HIGHEST)).numpy()
+    window = round(LOOK_AHEAD_S * sample_rate)
+    smooth = uniform_filter1d(minimum_filter1d(gain, 2 * window + 1), window + 1)
+    limited = audio * torch.from_numpy(smooth)
+    return limited * (
+        HIGHEST / true_peak(limited).max().clamp(min=HIGHEST)
+    )  # smoothing leaves a few hundredths of a dB

@@ -1,0 +1,49 @@
+"""Which words a model was trained on, so that a prompt with others gets a note.
+
+The recipe records the words of all captions in `data` of the model folder, most frequent first, if there are few enough
+for a note to help. It does not matter which conditioner reads them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from codecdiff.interfaces import Prompt, prompt_text
+
+if TYPE_CHECKING:
+    from codecdiff.pipeline.pipeline import Pipeline
+
+MAX_WORDS = 3_000  # of a vocabulary that is recorded: about 20 kB
+MAX_EXAMPLES = 30  # words that a note lists
+WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*#?")  # a sharp belongs to its note
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text, case folded; numbers are not words."""
+    return WORD.findall(text.casefold().replace("♯", "#"))
+
+
+def training_words(prompts: Iterable[Prompt]) -> dict[str, str]:
+    """Return the words of training prompts as `{"words": "tune in a ..."}`; empty if there are none or too many."""
+    counts = Counter(word for prompt in prompts for word in words_of(prompt_text(prompt)))
+    words = sorted(counts, key=lambda word: (-counts[word], word))
+    return {"words": " ".join(words)} if 0 < len(words) <= MAX_WORDS else {}
+
+
+def vocabulary_note(pipeline: Pipeline, prompts: Iterable[Prompt]) -> str:
+    """Return a note on the words of prompts that a model was not trained on; empty if there are none.
+
+    A model gets no note if it reads no text, or if its folder records no words.
+    """
+    reads_text = pipeline.conditioner is not None and "text" in pipeline.conditioner.fields
+    trained = str(pipeline.data.get("words", "")).split() if reads_text else []
+    words = dict.fromkeys(word for prompt in prompts for word in words_of(prompt_text(prompt)))
+    new = [f"'{word}'" for word in words if word not in set(trained)]
+    if not trained or not new:
+        return ""
+    examples = ", ".join(word for word in trained if len(word) > 2 or word.endswith("#"))
+    listed = examples if len(trained) <= MAX_EXAMPLES else ", ".join(examples.split(", ")[:MAX_EXAMPLES]) + ", ..."
+    return f"The model was not trained on {', '.join(new)}. The {len(trained):,} words it was trained on: {listed}"

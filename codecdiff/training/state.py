@@ -1,0 +1,176 @@
+"""The state of a stage in training: one folder per checkpoint, whole or absent, from which the stage is published.
+
+STAGE/training/step-N/  stage.json         the stage after N steps, and the hashes of the other files; written last
+                        model.safetensors  the averaged weights, published as those of the stage by a link
+                        state.safetensors  raw weights and optimizer
+                        log.jsonl          all rows of the log so far
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from codecdiff.data.sealed import FILES, SEAL, seal, sealed_text, verify_file, write_sealed
+from codecdiff.errors import InvalidValue
+from codecdiff.files import (
+    DamagedFile,
+    atomic_folder,
+    atomic_write,
+    atomic_write_text,
+    clear_leftovers,
+    delete_folder,
+    link_or_copy,
+    lock_folder,
+    read_safetensors,
+    save_tensors,
+)
+from codecdiff.pipeline.checkpoint import STAGE_FILE, STATE, WEIGHTS_FILE, generations, published, read_stage_config
+
+STATE_FILE, LOG = "state.safetensors", "log.jsonl"
+LOG_KEYS_V0_1: dict[str, str] = {
+    "held_out": "validation_loss",
+    "held_out_baseline": "zero_predictor_loss",
+    "held_out_ratio": "normalized_validation_loss",
+}
+Rows = list[dict[str, Any]]
+
+
+@contextmanager
+def lock_stage(model: Path, name: str, *, is_main_process: bool = True) -> Iterator[None]:
+    """Hold a stage of a model folder against other runs, and delete what killed ones left in it.
+
+    Raises FolderLocked, which says who trains it. Without effect on other processes than the main one of a run.
+    """
+    if not is_main_process:
+        yield
+        return
+    with lock_folder(model / name):
+        clear_leftovers(model / name)
+        yield
+
+
+def write_generation(
+    home: Path, spec: Mapping[str, Any], weights: Mapping[str, Tensor], state: Mapping[str, Tensor], rows: Rows
+) -> Path:
+    """Write what a stage is after some steps of training, publish it, and delete all but the newest two generations.
+
+    `spec` is its stage.json, `weights` are the averaged ones, `state` is what else resuming needs.
+    """
+    path = home / STATE / f"step-{spec['training']['steps']:06d}"
+    log = "".join(json.dumps(row) + "\n" for row in rows)
+    with atomic_folder(path) as folder:
+        hashes = {
+            WEIGHTS_FILE: save_tensors(folder / WEIGHTS_FILE, weights),
+            STATE_FILE: save_tensors(folder / STATE_FILE, state),
+            LOG: hashlib.sha256(log.encode()).hexdigest(),
+        }
+        (folder / LOG).write_bytes(log.encode())
+        (folder / STAGE_FILE).write_bytes(sealed_text(spec, seal(folder, hashes)).encode())
+    publish(home, path, spec)
+    return path
+
+
+def publish(home: Path, generation: Path, spec: Mapping[str, Any]) -> None:
+    """Make weights and log of a generation those of the stage, and delete all but it and the newest before it."""
+    files = {name: entry for name, entry in read_stage_config(generation)[FILES].items() if name != STATE_FILE}
+    with atomic_write(home / WEIGHTS_FILE) as temporary:
+        link_or_copy(generation / WEIGHTS_FILE, temporary)
+    atomic_write_text(home / LOG, (generation / LOG).read_text(encoding="utf-8"))
+    write_sealed(home / STAGE_FILE, spec, files)  # last: until then `published` finds the generation
+    paths = generations(home)
+    index = paths.index(generation)
+    for path in [*paths[:index], *paths[index + 2 :]]:  # those before it in this list are damaged
+        delete_folder(path)
+    (home / STATE / STATE_FILE).unlink(missing_ok=True)  # of version 0.1
+
+
+def find_state(home: Path, report: Callable[[str], None] = lambda line: None) -> Path | None:
+    """Return the newest state of a stage's training that is intact: a generation, or the folder of version 0.1's.
+
+    None if there is nothing yet. What is passed over is reported. Raises DamagedFile if none is intact, and
+    InvalidValue for a trained stage without a state: both would be overwritten.
+    """
+    problems: list[str] = []
+    for path in generations(home):
+        try:
+            verify_generation(path)
+        except InvalidValue as error:
+            problems.append(str(error))
+            continue
+        for line in problems:
+            report(f"Passing over a damaged state of training. {line}")
+        return path
+    if (home / STATE / STATE_FILE).is_file():
+        return home / STATE
+    if problems:
+        raise DamagedFile(
+            f"{home} cannot be resumed: no state of its training is intact. {' '.join(problems)} To train it anew, "
+            "delete that folder or choose another output."
+        )
+    if (home / STAGE_FILE).exists():
+        raise InvalidValue(
+            f"{home} holds a trained stage without {STATE}/, which resuming needs. Choose another output folder, "
+            f"and start there from its weights by stages.{home.name}.start_from={home}; or delete it."
+        )
+    return None
+
+
+def verify_generation(path: Path) -> None:
+    """Raise InvalidValue, naming the file, unless all files of a generation are what was written."""
+    if not (path / STAGE_FILE).is_file():
+        raise DamagedFile(f"'{path / STAGE_FILE}' is missing.")
+    files = read_stage_config(path).get(FILES, {})
+    for name in (WEIGHTS_FILE, STATE_FILE, LOG):
+        if name not in files:
+            raise DamagedFile(f"'{path / STAGE_FILE}' is damaged: it does not name {name}.")
+        verify_file(path / name, files, path / STAGE_FILE)
+
+
+def read_state(path: Path) -> tuple[int, dict[str, Tensor], Rows]:
+    """Return the steps of what `find_state` found, its tensors by `raw.`, `averaged.` and `optimizer.`, and its log."""
+    tensors, metadata = read_safetensors(path / STATE_FILE)
+    if path.name == STATE:  # of version 0.1: the log is beside it, and may be ahead of it, or torn
+        step = int(metadata["step"])
+        rows = _rows((path.parent / LOG).read_text(encoding="utf-8")) if (path.parent / LOG).is_file() else []
+        return step, tensors, [row for row in rows if row["step"] <= step]
+    tensors |= {f"averaged.{name}": tensor for name, tensor in read_safetensors(path / WEIGHTS_FILE)[0].items()}
+    rows = _rows((path / LOG).read_text(encoding="utf-8"))
+    return read_stage_config(path)["training"]["steps"], tensors, rows
+
+
+def _rows(text: str) -> Rows:
+    """Parse the lines of a log, except for a last one that is torn."""
+    lines = text.splitlines() if text.endswith(("\n", "}")) else text.splitlines()[:-1]
+    rows: Rows = [json.loads(line) for line in lines]
+    return [{LOG_KEYS_V0_1.get(key, key): value for key, value in row.items()} for row in rows]
+
+
+def read_logs(model: Path, stages: Sequence[str]) -> dict[str, Rows]:
+    """Return the training log of every stage of a model folder, one mapping per line; stages without one are left out.
+
+    Keys of version 0.1 are renamed. Raises DamagedFile.
+    """
+    logs: dict[str, Rows] = {}
+    for stage in stages:
+        home = model / stage
+        if not (home / LOG).is_file():
+            continue
+        source = published(home, LOG)
+        files = read_stage_config(source).get(FILES, {}) if (source / STAGE_FILE).is_file() else {}
+        text = (source / LOG).read_text(encoding="utf-8", errors="replace")
+        try:
+            logs[stage] = _rows(text)
+        except (ValueError, AttributeError) as error:
+            raise DamagedFile(f"'{source / LOG}' is damaged: a line is not JSON. Train again to restore it.") from error
+        if LOG in files and hashlib.sha256(text.encode()).hexdigest() != files[LOG][SEAL]:
+            raise DamagedFile(
+                f"'{source / LOG}' is damaged: it is not what '{source / STAGE_FILE}' names. Train again to restore it."
+            )
+    return logs

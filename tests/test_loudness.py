@@ -1,0 +1,116 @@
+"""Generated audio is safe to play: loudness, true peaks, and what is wrong with it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from small import noise
+from torch import Tensor
+
+from codecdiff import Inpaint, Pipeline
+from codecdiff.data.loudness import HIGHEST, integrated_loudness, make_playable, true_peak
+from codecdiff.errors import UserError
+
+RATE = 44_100
+SHORT: dict[str, Any] = {"audio_length_in_s": 0.1}
+
+
+def sine(hertz: float, seconds: float = 2.0, phase: float = 0.0) -> Tensor:
+    return torch.sin(2 * math.pi * hertz * torch.arange(round(seconds * RATE)) / RATE + phase)[None]
+
+
+def spiky() -> Tensor:
+    """(1, t) soft noise with a loud click every quarter of a second."""
+    audio = 0.1 * noise(1, 4 * RATE)
+    audio[:, :: RATE // 4] = 3
+    return audio
+
+
+def test_the_meter_is_that_of_the_standard() -> None:
+    assert integrated_loudness(sine(997), RATE) == pytest.approx(-3.01, abs=0.06)
+    both = sine(997).repeat(2, 1)
+    assert integrated_loudness(both, RATE) == pytest.approx(0.0, abs=0.06)
+    assert integrated_loudness(torch.zeros(1, RATE), RATE) == -math.inf
+
+
+def test_a_true_peak_lies_between_the_samples() -> None:
+    audio = sine(RATE / 4, phase=math.pi / 4)  # whose samples reach 0.707
+    assert audio[:, :1000].max() < 0.7072
+    assert true_peak(audio)[1000:-1000].max() == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize("level", [-14.0, -20.0, -30.0])
+@pytest.mark.parametrize("gain", [1e-2, 1.0, 5.0])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_audio_is_brought_to_a_level(level: float, gain: float, channels: int) -> None:
+    audio = gain * torch.cat([sine(220), sine(330)])[:channels] / 2
+    playable = make_playable(audio, RATE, level)
+    assert integrated_loudness(playable, RATE) == pytest.approx(level, abs=0.05)
+    assert playable.shape == audio.shape
+    ratio = playable[:, 1000:-1000] / audio[:, 1000:-1000]
+    assert torch.allclose(ratio, ratio.flatten()[0].expand_as(ratio), rtol=1e-4)  # one gain: nothing is limited
+
+
+def test_peaks_are_limited_and_by_6_db_at_most() -> None:
+    audio = spiky()
+    playable = make_playable(audio, RATE, -14.0)
+    assert true_peak(playable).max() <= HIGHEST * 1.0001
+    assert integrated_loudness(playable, RATE) < -14.5
+    quiet = (audio.abs() < 0.2).flatten()
+    gain = (playable / audio).flatten()[quiet]
+    assert gain.max() == pytest.approx(2 * HIGHEST / float(true_peak(audio).max()), rel=0.01)
+    drums = torch.where(audio == 3, 1.0, audio)  # which 6 dB are enough for
+    assert true_peak(make_playable(drums, RATE, -18.0)).max() <= HIGHEST * 1.0001
+    assert integrated_loudness(make_playable(drums, RATE, -18.0), RATE) == pytest.approx(-18, abs=0.3)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 100, 17_639, 17_640, 17_641])
+@pytest.mark.parametrize("level", [-14.0, None, "off"])
+def test_audio_may_be_short(samples: int, level: Any) -> None:
+    audio = make_playable(2 * sine(440, phase=1.0)[:, :samples], RATE, level)
+    assert audio.shape == (1, samples)
+    assert 0 < audio.abs().max() <= 1
+
+
+@pytest.mark.parametrize("level", [-14.0, None, "off"])
+def test_silence_is_a_warning(level: Any) -> None:
+    with pytest.warns(UserWarning, match="generated audio is silent"):
+        assert not make_playable(torch.zeros(2, 100), RATE, level).any()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("level", [-14.0, None, "off"])
+def test_what_is_not_finite_is_an_error(value: float, level: Any) -> None:
+    audio = sine(220)
+    audio[0, 5] = value
+    with pytest.raises(UserError, match="NaN or infinite samples"):
+        make_playable(audio, RATE, level)
+
+
+def test_clipping_is_a_warning_and_an_edit_is_lowered_as_a_whole() -> None:
+    with pytest.warns(UserWarning, match=r"\d\.\d\d% of the generated samples exceed full scale"):
+        assert make_playable(spiky(), RATE, "off").max() == 1
+    kept = make_playable(spiky(), RATE, None)
+    torch.testing.assert_close(kept, spiky() * (HIGHEST / float(true_peak(spiky()).max())))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(make_playable(sine(220), RATE, None), sine(220))
+        assert torch.equal(make_playable(sine(220), RATE, "off"), sine(220))
+
+
+def test_a_pipeline_changes_the_level_and_no_code(make_pipeline: Callable[..., Pipeline]) -> None:
+    pipe = make_pipeline()
+    plain, soft = (pipe("drums", loudness=level, **SHORT) for level in ("off", -30))
+    assert torch.equal(plain.codes, soft.codes)
+    assert torch.equal(plain.audios, pipe.decode(plain.codes.split(1), 800).clamp(-1, 1))
+    assert integrated_loudness(soft.audios[0], 8000) == pytest.approx(-30, abs=0.1)
+    edited = pipe.edit(soft.audios[0], Inpaint(regions=((0.02, 0.05),)), seed=1)
+    decoded = pipe.decode(edited.codes.split(1), 800)
+    gain = float(edited.audios.norm() / decoded.norm())
+    torch.testing.assert_close(edited.audios, gain * decoded)  # one gain for all of it
+    assert gain <= 1
