@@ -312,13 +312,14 @@ MISTAKES = {
     "refine none.wav --keep 0": "none.wav",
     "inpaint junk.wav --from 0 --to 1": "junk.wav",
     "encode none -o store": "none",
-    "encode folder -o junk.wav": "junk.wav",
+    "encode folder -o junk.wav": "holds no audio",
     "train --config none.yaml": "'none.yaml' is neither a file nor installed",
     "train --config list.yaml": "list.yaml holds a list; a configuration is a mapping",
     "train --config broken.yaml": "broken.yaml is not valid YAML",
+    "train --config junk.yaml": "junk.yaml",
     "train train.max_train_steps=many": "max_train_steps",
     "train codec=nothing": "No codec named 'nothing'",
-    "push folder me/model": "'folder'",
+    "push folder me/model": "folder does not hold a model",
     "check nothing": "'nothing'",
     "new-plugin nothing x": "nothing",
 }
@@ -331,6 +332,7 @@ def test_a_mistake_is_said_in_sentences(words: str, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     Path("folder").mkdir()
     Path("junk.wav").write_bytes(bytes(range(256)))
+    Path("junk.yaml").write_bytes(bytes(range(256)))
     Path("list.yaml").write_text("- 1\n")
     Path("broken.yaml").write_text("a: [1\n")
     result = run(*words.split())

@@ -44,7 +44,9 @@ def log_mel(audio: Tensor, sample_rate: int, *, num_bands: int = NUM_BANDS) -> T
     """
     fft_size = 2 ** round(math.log2(FFT_SECONDS * sample_rate))
     if audio.shape[-1] <= fft_size // 2:
-        raise InvalidValue(f"A spectrogram needs over {fft_size // 2} samples of audio, but got {audio.shape[-1]}.")
+        raise InvalidValue(
+            f"A spectrogram needs more than {fft_size // 2} samples of audio, but got {audio.shape[-1]}."
+        )
     window = torch.hann_window(fft_size, device=audio.device)
     spectrum = torch.stft(
         audio.float(),

@@ -96,7 +96,7 @@ def sample_prompts(prompts: Sequence[EvalPrompt], count: int | None, seed: int) 
     if count is None:
         return list(prompts)
     if not 1 <= count <= len(prompts):
-        raise InvalidValue(f"Invalid number of prompts {count}: the list has {len(prompts)}, so --n is 1 to that.")
+        raise InvalidValue(f"Invalid number of prompts --n {count}: there are {len(prompts)}; expected 1 to that.")
     selected = sorted(prompts, key=lambda prompt: prompt.seed(seed))[:count]
     return sorted(selected, key=lambda prompt: prompt.number)
 
