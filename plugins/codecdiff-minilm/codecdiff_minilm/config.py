@@ -38,8 +38,8 @@ def tiny(size: str = "tiny", **changes: Any) -> dict[str, Any]:
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Return a WordPiece tokenizer of a few words and single characters, which frames a text as BERT's does."""
     characters = string.ascii_lowercase + string.digits
-    pieces = [*SPECIAL.values(), *WORDS, *characters[1:], *(f"##{character}" for character in characters)]
-    tokenizer = Tokenizer(WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token=SPECIAL["unk_token"]))
+    subwords = [*SPECIAL.values(), *WORDS, *characters[1:], *(f"##{character}" for character in characters)]
+    tokenizer = Tokenizer(WordPiece({subword: i for i, subword in enumerate(subwords)}, unk_token=SPECIAL["unk_token"]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
