@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import builtins
 import json
 import re
 import subprocess
@@ -80,6 +81,54 @@ REPEATED = {
     "original_network": "the network of a codec's original package, in each codec that has one",
 }
 
+# Functions that may raise a builtin exception, which is no sentence on the command line, each with the reason.
+BUILTIN_RAISES = {
+    **dict.fromkeys(
+        (
+            *("codecdiff/denoisers.py _fill_null", "codecdiff/denoisers.py check_inputs"),
+            *("codecdiff/denoisers.py PrecomputedConditioning.rows", "codecdiff/denoisers.py PreparedDenoiser._index"),
+            *("codecdiff/embedders.py check_clips", "codecdiff/embedders.py _batches"),
+            *(
+                "codecdiff/interfaces/condition.py Condition.cat",
+                "codecdiff/interfaces/embedder.py Embedder.embed_text",
+            ),
+            "plugins/codecdiff-eval/codecdiff_eval/audio_features.py window_features",
+            "plugins/codecdiff-eval/codecdiff_eval/embeddings.py ClipEmbeddings.__post_init__",
+            "plugins/codecdiff-eval/codecdiff_eval/metrics/clap_score.py _clap_score",
+            "plugins/codecdiff-eval/codecdiff_eval/report/blocks.py Table.cells",
+            "plugins/codecdiff-eval/codecdiff_eval/results.py EvalRow.__post_init__",
+            "plugins/codecdiff-eval/codecdiff_eval/results.py MetricResult.require_comparable",
+            "plugins/codecdiff-starter/codecdiff_starter/harmony.py chord_of",
+            "plugins/codecdiff-starter/codecdiff_starter/instruments.py note",
+            "plugins/codecdiff-starter/codecdiff_starter/instruments.py play",
+        ),
+        "what a program passes: a bug in that program",
+    ),
+    **dict.fromkeys(
+        (
+            "plugins/codecdiff-datasets/codecdiff_datasets/captioners/describe.py Describe.caption",
+            "plugins/codecdiff-datasets/codecdiff_datasets/captioners/rephrase.py Rephrase.caption",
+            "plugins/codecdiff-datasets/codecdiff_datasets/captioners/rephrase.py user_message",
+            "plugins/codecdiff-datasets/codecdiff_datasets/captioners/tags.py Tags.caption",
+            "plugins/codecdiff-musicnn/codecdiff_musicnn/captioner.py TagsFromAudio.caption",
+        ),
+        "the interface of captioners: a track that cannot be captioned is reported, and others follow",
+    ),
+    **dict.fromkeys(
+        (
+            "codecdiff/cli/doctor.py describe_audio",
+            "codecdiff/data/audio_writer.py write_audio",
+            "codecdiff/files.py _decode",
+            "codecdiff/pipeline/untrusted.py _stage_name",
+            "codecdiff/splitters.py parse_range",
+            "plugins/codecdiff-datasets/codecdiff_datasets/captioners/chat_server.py ChatServer._post",
+            "plugins/codecdiff-datasets/codecdiff_datasets/importers/debian.py _open_data",
+        ),
+        "caught where it is called, which adds what it is about",
+    ),
+}
+NEVER_SENTENCES = {"AssertionError", "AttributeError", "NotImplementedError", "StopIteration", "SystemExit"}
+
 MAX_PARAMETERS, MAX_FUNCTION_LINES = 8, 40
 # What the structure is to reach, and what it has reached: a figure may only fall, and its limit with it.
 GOALS = {
@@ -95,6 +144,7 @@ GOALS = {
     "functions over 8 parameters": 0,
     "functions over 40 lines": 0,
     "names with two meanings": 0,
+    "builtin exceptions raised for users": 0,
     "imports beside the tier": 0,
     "plugins named in the core": 0,
     "install hints": 0,
@@ -546,6 +596,55 @@ def long_functions(library: Library) -> list[Place]:
     ]
 
 
+# Errors.
+
+
+def builtin_raises(library: Library) -> list[Place]:
+    """Places that raise a builtin exception: mistakes of users are subclasses of UserError.
+
+    Left out are functions of BUILTIN_RAISES, validators of pydantic, which has to catch a ValueError, and exceptions
+    that the same function catches.
+    """
+    names = {name for name, value in vars(builtins).items() if isinstance(value, type)} - NEVER_SENTENCES
+    places = []
+    for module in library.modules.values():
+        for function_name, function, _ in module.functions:
+            validates = any("_validator" in ast.unparse(each) for each in function.decorator_list)
+            if validates or f"{module.path} {function_name}" in BUILTIN_RAISES:
+                continue
+            caught = _caught(function)
+            for node in _own_nodes(function):
+                if isinstance(node, ast.Raise) and node.exc is not None and id(node) not in caught:
+                    raised = ast.unparse(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
+                    if raised in names:
+                        places.append(Place(module.path, node.lineno, f"{function_name} raises {raised}"))
+    return places
+
+
+def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes of a function without those of functions inside it, which are listed themselves."""
+    for child in ast.iter_child_nodes(function):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield child
+            yield from _own_nodes(child)
+
+
+def _caught(function: ast.AST) -> set[int]:
+    """Ids of the raise statements whose exception a handler around them names, itself or a class above it."""
+    caught = set()
+    for block in (node for node in _own_nodes(function) if isinstance(node, ast.Try)):
+        handlers = [ast.unparse(handler.type) for handler in block.handlers if handler.type]
+        handled = tuple(
+            vars(builtins)[name] for name in re.findall(r"\w+", " ".join(handlers)) if name in vars(builtins)
+        )
+        for node in (inner for statement in block.body for inner in ast.walk(statement)):
+            if isinstance(node, ast.Raise) and node.exc is not None:
+                raised = ast.unparse(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
+                if isinstance(value := vars(builtins).get(raised), type) and issubclass(value, handled):
+                    caught.add(id(node))
+    return caught
+
+
 # Names.
 
 
@@ -772,6 +871,7 @@ def figures(library: Library) -> dict[str, tuple[int, list[Any]]]:
         "names with two meanings": counted(
             [f"{name}: {', '.join(f'{p.file}:{p.line}' for p in found)}" for name, found in repeated.items()]
         ),
+        "builtin exceptions raised for users": counted(builtin_raises(library)),
         "imports beside the tier": counted(tier_violations(library)),
         "plugins named in the core": counted(plugins_named_in_core(library)),
         "install hints": counted(wrong_hints(library)),

@@ -90,6 +90,8 @@ def test_answers_with_no_more_packages_than_a_program_of_one_command(argument: s
 HELLO = """
 import typer
 
+from codecdiff.errors import InvalidValue, UnknownName
+
 tools = typer.Typer(help="Tools for guests.", no_args_is_help=True)
 
 @tools.command()
@@ -99,12 +101,12 @@ def wave(twice: bool = False):
 
 @tools.command()
 def bow():
-    raise LookupError("There is nobody to bow to.")
+    raise UnknownName("There is nobody to bow to.")
 
 def hello(name: str, loud: bool = False):
     \"\"\"Greet somebody.\"\"\"
     if name == "nobody":
-        raise ValueError("There is nobody.")
+        raise InvalidValue("There is nobody.")
     typer.echo(f"hello {name}{'!' * loud}")
 """
 

@@ -92,7 +92,7 @@ def test_state_names_its_codec_s_state_apart(measured: NormalizedCodec) -> None:
     assert list(inner.got) == ["bias"]
 
 
-@pytest.mark.parametrize("frames", [3, 17, 1000])
+@pytest.mark.parametrize("frames", [pytest.param(3, marks=pytest.mark.integration), 17, 1000])
 def test_pieces_equal_the_whole(dac: Codec, frames: int) -> None:
     audio, codec = 0.3 * noise(2, 1, 61 * dac.hop_length - 13), ChunkedCodec(dac, frames=frames)
     codes = dac.encode(audio)

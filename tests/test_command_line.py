@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from codecdiff.cli import console
 from codecdiff.cli.generate import file_stem
 from codecdiff.cli.main import load_command
 from codecdiff.cli.train import config_file
-from codecdiff.errors import UnknownName
+from codecdiff.errors import UnknownName, UserError
 from codecdiff.pipeline.vocabulary import training_words
 from codecdiff.testing.runner import start_checks
 from codecdiff.training.trainer import format_duration
@@ -252,9 +253,89 @@ def test_the_command_for_many_devices_in_the_readme_prints_no_warning_of_acceler
     assert not caplog.messages
 
 
-def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch):
+# Errors.
+
+
+def raised(error: Exception, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a command that raises this."""
+
     def broken(name: str) -> None:
-        raise RuntimeError("of ours")
+        raise error
 
     monkeypatch.setattr(registry.Plugin, "load", lambda self: broken)
-    assert isinstance(run("push", "x").exception, RuntimeError)
+    return run("push", "x")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(kind("of ours") for kind in (RuntimeError, ValueError, TypeError, LookupError, ImportError, OSError)),
+        *(KeyError("ours"), IndexError(3), ModuleNotFoundError("No module named 'ours'"), ConnectionError("reset")),
+        *(FileNotFoundError(errno.ENOENT, "No such file", "ours"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "ours")),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_bug_shows_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch):
+    result = raised(error, monkeypatch)
+    assert result.exception is error
+    assert result.exit_code == 1
+    assert not result.output
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG])
+def test_what_the_system_refuses_is_a_sentence(number: int, monkeypatch: pytest.MonkeyPatch):
+    result = raised(OSError(number, os.strerror(number), "a.wav"), monkeypatch)
+    assert isinstance(result.exception, SystemExit)
+    assert result.exit_code == 1
+    assert result.output.startswith(f"'a.wav' cannot be read or written: {os.strerror(number)}. ")
+
+
+@pytest.mark.parametrize("kind", UserError.__subclasses__(), ids=lambda kind: kind.__name__)
+def test_every_mistake_of_a_user_is_a_sentence_and_debug_shows_where(
+    kind: type[UserError], monkeypatch: pytest.MonkeyPatch
+):
+    result = raised(error := kind("Invalid a: expected b."), monkeypatch)
+    assert isinstance(result.exception, SystemExit)
+    assert (result.exit_code, result.output) == (1, "Invalid a: expected b.\n")
+    monkeypatch.setenv("CODECDIFF_DEBUG", "1")
+    assert raised(error, monkeypatch).exception is error
+
+
+MISTAKES = {
+    "generate x -o a.xyz": "'a.xyz' names no audio format that can be written",
+    "generate x -o none/a.wav": "Folder 'none' does not exist",
+    "generate x --model none": "Unknown model 'none'",
+    "generate x --device nonsense": "Device 'nonsense' cannot be used",
+    "inspect none.wav": "none.wav",
+    "inspect junk.wav": "'junk.wav'",
+    "inspect folder": "'folder'",
+    "refine none.wav --keep 0": "none.wav",
+    "inpaint junk.wav --from 0 --to 1": "junk.wav",
+    "encode none -o store": "none",
+    "encode folder -o junk.wav": "holds no audio",
+    "train --config none.yaml": "'none.yaml' is neither a file nor installed",
+    "train --config list.yaml": "list.yaml holds a list; a configuration is a mapping",
+    "train --config broken.yaml": "broken.yaml is not valid YAML",
+    "train --config junk.yaml": "junk.yaml",
+    "train train.max_train_steps=many": "max_train_steps",
+    "train codec=nothing": "No codec named 'nothing'",
+    "push folder me/model": "folder does not hold a model",
+    "check nothing": "'nothing'",
+    "new-plugin nothing x": "nothing",
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_a_mistake_is_said_in_sentences(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("codecdiff_starter")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    Path("folder").mkdir()
+    Path("junk.wav").write_bytes(bytes(range(256)))
+    Path("junk.yaml").write_bytes(bytes(range(256)))
+    Path("list.yaml").write_text("- 1\n")
+    Path("broken.yaml").write_text("a: [1\n")
+    result = run(*words.split())
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code in (1, 2)
+    assert MISTAKES[words] in result.output

@@ -22,6 +22,7 @@ def measured(*arguments: str) -> tuple[float, float]:
     return float(seconds), float(gigabytes)
 
 
+@pytest.mark.integration
 def test_a_forward_pass_takes_the_published_number_of_operations() -> None:
     released = pytest.importorskip("codecdiff_unet.released")
     unets = pytest.importorskip("codecdiff_unet")

@@ -47,7 +47,7 @@ def test_a_comment_survives_its_file(tmp_path: Path, suffix: str) -> None:
     assert read_comment(tmp_path / f"a.{suffix}") == text
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac"])
+@pytest.mark.parametrize("suffix", ["flac", pytest.param("wav", marks=pytest.mark.integration)])
 def test_a_generated_file_is_made_again_bit_for_bit(model: Path, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"out.{suffix}"
     result = run(

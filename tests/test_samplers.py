@@ -101,7 +101,13 @@ def known_answer(scheduler: Any, prediction: str, clean: Tensor, generators: lis
     return x
 
 
-@pytest.mark.parametrize("prediction", PREDICTION_TYPES)
+@pytest.mark.parametrize(
+    "prediction",
+    [
+        pytest.param(each, marks=pytest.mark.integration if each in ("epsilon", "sample") else ())
+        for each in PREDICTION_TYPES
+    ],
+)
 @pytest.mark.parametrize("spacing", ["even", "karras"])
 def test_who_knows_the_answer_arrives_there(prediction: str, spacing: str) -> None:
     """From any step on, with every sampler: to 1e-5, of latents of deviation 2."""

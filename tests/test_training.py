@@ -168,6 +168,7 @@ def test_another_network_cannot_be_resumed(
         StageTrainer(stage).resume(tmp_path)
 
 
+@pytest.mark.integration
 def test_coloured_noise_is_trained_on_measured_with_and_kept(
     trainer_of: Callable[..., StageTrainer], data: StageData, tmp_path: Path
 ) -> None:
@@ -401,6 +402,7 @@ def test_what_a_stage_trains_on(make_pipeline: Make, data: StageData) -> None:
     assert stage_input(batch, pipeline, 0).context is None
 
 
+@pytest.mark.integration
 def test_projections_are_trained_on_and_codes_are_seen(
     make_pipeline: Make, dac: Codec, music: Path, tmp_path: Path
 ) -> None:
@@ -429,6 +431,7 @@ def test_dropped_conditions_follow_sample_numbers(trainer_of: Callable[..., Stag
     assert 60 < int((~trainer.drop(rows, list(range(200)))["text"].mask.any(1)).sum()) < 140
 
 
+@pytest.mark.integration
 def test_noise_on_the_context_follows_the_step_and_leaves_what_was_measured(
     trainer_of: Callable[..., StageTrainer], data: StageData
 ) -> None:

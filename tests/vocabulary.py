@@ -211,9 +211,17 @@ SETTINGS: Mapping[str, str] = {
 }
 
 
-def _compiled(table: Mapping[str, str]) -> list[tuple[re.Pattern[str], str]]:
+class Table(NamedTuple):
+    """Patterns with what to write for each, and one that matches where any of them does, to be quick."""
+
+    any: re.Pattern[str]
+    patterns: list[tuple[re.Pattern[str], str]]
+
+
+def _compiled(table: Mapping[str, str]) -> Table:
     """Patterns that match whole words; a hyphen before them makes another word, as in `pre-recorded`."""
-    return [(re.compile(rf"(?<![\w-])(?:{text})(?!\w)", re.I | re.M), instead) for text, instead in table.items()]
+    *single, whole = [re.compile(rf"(?<![\w-])(?:{text})(?!\w)", re.I | re.M) for text in (*table, "|".join(table))]
+    return Table(whole, list(zip(single, table.values(), strict=True)))
 
 
 _PROSE, _DOCSTRINGS, _SETTINGS = map(_compiled, (PROSE, DOCSTRINGS, SETTINGS))
@@ -247,10 +255,10 @@ def in_identifier(identifier: str, path: str) -> Iterator[str]:
             yield f"name {identifier}: American spelling for '{word}'"
 
 
-def in_prose(text: str, path: str, line: int, *tables: list[tuple[re.Pattern[str], str]]) -> Iterator[tuple[int, str]]:
+def in_prose(text: str, path: str, line: int, *tables: Table) -> Iterator[tuple[int, str]]:
     """Yield (line, what is wrong) for a text that begins on this line."""
     for table in tables or (_PROSE,):
-        for pattern, instead in table:
+        for pattern, instead in table.patterns if table.any.search(text) else ():
             for match in pattern.finditer(text):
                 word = " ".join(match.group().split())
                 if not allowed(word.lower(), path):

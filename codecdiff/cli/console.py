@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -41,8 +42,11 @@ __all__ = [
     "ticker",
 ]
 
-# Shown as one sentence. The builtin ones stay until all code raises a UserError for mistakes of users.
-EXPECTED = (UserError, ValueError, LookupError, OSError, ImportError)
+# What a system refuses to do with a file, whatever a program does
+REFUSALS = {
+    *(errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.EMFILE, errno.ENAMETOOLONG, errno.ENOSPC),
+    *(errno.ENOTDIR, errno.EPERM, errno.EROFS),
+}
 INVISIBLE = ("Cc", "Cf", "Cs")  # categories of Unicode: control, format, surrogate
 
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
@@ -77,17 +81,29 @@ def error_line(error: BaseException) -> str:
 
 
 @contextmanager
-def errors_as_sentences(*, debug: bool) -> Iterator[None]:
-    """Show an error that a user can fix as a sentence, and exit with status 1; with `debug`, let it through."""
+def errors_as_sentences(*, debug: bool | None = None) -> Iterator[None]:
+    """Show an error that a user can fix as a sentence, and exit with status 1; with `debug`, let it through.
+
+    That is a UserError, or a refusal of the system such as a full disk. Any other exception is a bug and passes.
+    `debug` is whether CODECDIFF_DEBUG is set, unless specified.
+    """
+    debug = bool(os.environ.get("CODECDIFF_DEBUG")) if debug is None else debug
     try:
         yield
-    except EXPECTED as error:
-        if debug:
+    except (UserError, OSError) as error:
+        sentence = str(error) if isinstance(error, UserError) else _refusal(error)
+        if debug or not sentence:
             raise
-        is_sentence = str(error) and not isinstance(error, KeyError)
-        sentence = str(error) if is_sentence else f"{type(error).__name__}: {error}. --debug shows where."
         err.print(sentence, style="red", soft_wrap=True)
         sys.exit(1)
+
+
+def _refusal(error: OSError) -> str:
+    """Return a sentence for what the system refused to do with a file; empty for other errors."""
+    if error.errno not in REFUSALS:
+        return ""
+    file = f"'{error.filename}'" if error.filename else "A file"
+    return f"{file} cannot be read or written: {error.strerror}. Free space, change its permissions or name another."
 
 
 def numbered(file: Path, number: int) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -83,5 +82,5 @@ def recipe_command(recipe: Recipe) -> Any:
 
 def run_recipe(recipe: Recipe) -> None:
     """Run a recipe's file as a program."""
-    with errors_as_sentences(debug=bool(os.environ.get("CODECDIFF_DEBUG"))):
+    with errors_as_sentences():
         recipe_command(recipe).main()

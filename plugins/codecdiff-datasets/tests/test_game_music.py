@@ -196,6 +196,7 @@ def test_packages_are_fetched_by_name(apt: Path, tmp_path: Path) -> None:
     assert len(Manifest.read("both.parquet")) == 7
 
 
+@pytest.mark.integration
 def test_without_a_name_every_package_of_the_table_is_fetched(apt: Path) -> None:
     run()
     assert apt.read_text().split() == list(game_music.PACKAGES)

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
+
 __all__ = ["FRAMES_PER_SECOND", "frame_change", "log_mel", "mel_filterbank", "window_features"]
 
 NUM_BANDS = 32
@@ -42,7 +44,9 @@ def log_mel(audio: Tensor, sample_rate: int, *, num_bands: int = NUM_BANDS) -> T
     """
     fft_size = 2 ** round(math.log2(FFT_SECONDS * sample_rate))
     if audio.shape[-1] <= fft_size // 2:
-        raise ValueError(f"A spectrogram needs more than {fft_size // 2} samples of audio, but got {audio.shape[-1]}.")
+        raise InvalidValue(
+            f"A spectrogram needs more than {fft_size // 2} samples of audio, but got {audio.shape[-1]}."
+        )
     window = torch.hann_window(fft_size, device=audio.device)
     spectrum = torch.stft(
         audio.float(),
@@ -73,7 +77,7 @@ def window_features(audio: Tensor, sample_rate: int) -> Tensor:
         raise ValueError(f"Features are taken of mono clips, (n, t), but got shape {tuple(audio.shape)}.")
     if audio.shape[-1] < WINDOW_SECONDS * sample_rate:
         seconds = audio.shape[-1] / sample_rate
-        raise ValueError(
+        raise InvalidValue(
             f"Features need at least {WINDOW_SECONDS:g} s of audio, but got {seconds:.2f} s: take longer clips."
         )
     length = round(WINDOW_SECONDS * FRAMES_PER_SECOND)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codecdiff.cli.console import err, out, progress, select_device
-from codecdiff.errors import InvalidValue
+from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def read_tracks(path: Path, split: str) -> list[Track]:
     from codecdiff_eval.prompts import ALL, select_split, split_of
 
     if not path.exists():
-        raise FileNotFoundError(f"'{path}' is neither a folder nor a manifest of music.")
+        raise MissingFile(f"'{path}' is neither a folder nor a manifest of music.")
     if path.suffix != ".parquet":
         return find_tracks(path)
     manifest = Manifest.read(path)
@@ -194,7 +194,7 @@ def read_tracks(path: Path, split: str) -> list[Track]:
     if missing := len(selected) - len(tracks):
         warn([f"{missing} of {len(selected)} tracks of {path} have no audio here."])
     if not tracks:
-        raise FileNotFoundError(f"'{path}' names no audio that is here to be evaluated.")
+        raise MissingFile(f"'{path}' names no audio that is here to be evaluated.")
     return tracks
 
 

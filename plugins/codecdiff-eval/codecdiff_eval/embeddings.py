@@ -177,7 +177,7 @@ class ClipEmbeddings:
     def grid(self) -> Tensor:
         """Return the vectors as (n, w, e). Raises ValueError for clips of different numbers of windows."""
         if len(self.lengths.unique()) != 1:
-            raise ValueError("Clips of different numbers of windows have no common grid: take clips of one length.")
+            raise InvalidValue("Clips of different numbers of windows have no common grid: take clips of one length.")
         return self.vectors.unflatten(0, (len(self), -1))
 
     def drawn(self, clips: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ class ClipEmbeddings:
         """
         rows = list(embed_clips(embedder, clips, batch_size=batch_size))
         if not rows:
-            raise ValueError("Expected clips to embed, but got none.")
+            raise InvalidValue("Expected clips to embed, but got none.")
         names, hashes, vectors = zip(*rows, strict=True)
         return cls(config, names, hashes, torch.cat(vectors), torch.tensor([len(v) for v in vectors]), **facts)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from codecdiff import rng
+from codecdiff.errors import InvalidValue
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Prompt, Splitter
 from codecdiff.pipeline import EditMask, Pipeline
@@ -57,7 +58,7 @@ class EvalSets(dict[str, "T | NotMeasured"], Generic[T]):
         """Return a set. Raises ValueError with the reason if there is none."""
         result = self[name]
         if isinstance(result, NotMeasured):
-            raise ValueError(f"Set '{name}' is not available: {result.reason}")
+            raise InvalidValue(f"Set '{name}' is not available: {result.reason}")
         return result
 
     def map(self, function: Callable[[str, T], U]) -> EvalSets[U]:

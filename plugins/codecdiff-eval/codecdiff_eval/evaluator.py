@@ -18,7 +18,7 @@ from typing import Any
 from codecdiff import config, huggingface, registry
 from codecdiff.data.audio import read_audio
 from codecdiff.data.metadata import Track
-from codecdiff.errors import InvalidValue, UnknownName
+from codecdiff.errors import InvalidValue, UnknownName, UserError
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline import Pipeline
 from codecdiff_eval.embedders.codec import CodecEmbedder
@@ -115,7 +115,7 @@ def build_embedders(
         try:
             with huggingface.downloads(required or allow_download):
                 embedders[name] = _build_embedder(name, options.get(name, ()), pipeline)
-        except (LookupError, OSError, ImportError, ValueError) as error:
+        except UserError as error:
             if required:
                 raise
             fetch = " A suite downloads nothing without --allow-download." if not allow_download else ""
@@ -194,7 +194,7 @@ class Evaluator:
             try:
                 if self.reference.statistics is not None and _need_reference(metrics):
                     clip_embedder.config.require_same(self.reference.statistics.config)
-            except ValueError as error:
+            except InvalidValue as error:
                 metrics = {each: metric for each, metric in metrics.items() if metric.compares != "reference"}
                 except_for = f", except for {', '.join(metrics)}" if metrics else ""
                 self.left_out.append(f"{name} is left out{except_for}: {error}")
@@ -245,7 +245,7 @@ class Evaluator:
         sets: dict[str, Sequence[Track]] = {GENERATED: tracks, CODEC_RECONSTRUCTION: reconstructed, SOURCES: sources}
         try:
             later = generator.oracle_first_stage(sources)
-        except ValueError as error:
+        except InvalidValue as error:
             return EvalSets({**sets, oracle(): NotMeasured(str(error))})
         return EvalSets({**sets, oracle(): self._generate(oracle(), later)})
 
@@ -312,7 +312,7 @@ class Evaluator:
                     first.compares == "clips" or _num_requests(first, self.reference.tracks) > 1
                 ):
                     reference = self._embed(embedder, "the reference", self.reference.tracks)
-            except (ValueError, ImportError) as error:
+            except UserError as error:
                 self._leave_out(each, first, group.embedder, str(error))
             else:
                 yield MetricGroup(embedder, each, reference)
@@ -327,7 +327,7 @@ class Evaluator:
         try:
             captions = embed_captions(group.embedder.embedder, clips) if metric.compares == "captions" else None
             return metric(clips, group.reference if captions is None else captions, seed=self.config.seed)
-        except (ValueError, ImportError) as error:
+        except UserError as error:
             return NotMeasured(str(error))
 
     def _split_half(self, metric: Metric, reference: Reference | None) -> Attempt:
@@ -337,7 +337,7 @@ class Evaluator:
             return ONLY_STATISTICS
         try:
             return metric.split_half(reference, seed=self.config.seed)
-        except ValueError as error:
+        except UserError as error:
             return NotMeasured(str(error))
 
     def _leave_out(self, names: Iterable[str], metric: Metric, embedder: ClipEmbedder, reason: str) -> None:

@@ -26,6 +26,7 @@ from codecdiff import __version__
 from codecdiff.config import Guidance
 from codecdiff.data.audio import BadAudio, keeps_comment, write_audio
 from codecdiff.data.metadata import Track
+from codecdiff.errors import FileExists, InvalidValue
 from codecdiff.files import atomic_write_text, cached_checksum, sha256
 from codecdiff.interfaces import Codec
 from codecdiff.pipeline import (
@@ -63,10 +64,10 @@ class GeneratedClip:
             return False
         try:
             existing = GenerationRequest.from_file(file)
-        except ValueError:
+        except InvalidValue:
             existing = None
         if existing is None or existing.model_copy(update={"codecdiff": __version__}) != self.request:
-            raise FileExistsError(
+            raise FileExists(
                 f"'{file}' is not the requested clip: it has another model, prompt, seed or length. "
                 "Choose another output folder, or delete that one."
             )
@@ -127,11 +128,11 @@ class Generator:
         """
         codec, splitter = self.pipeline.codec, self.pipeline.splitter
         if len(self.pipeline.stage_names) == 1:
-            raise ValueError("The model has one stage.")
+            raise InvalidValue("The model has one stage.")
         first = first_stages_mask(splitter, codec, frames=1, count=1)
         keep = tuple(sorted({level for level, is_first in zip(codec.levels, first.flatten(), strict=True) if is_first}))
         if not torch.equal(levels_mask(codec, keep), first):
-            raise ValueError("The first stage of the model does not make whole levels of codes.")
+            raise InvalidValue("The first stage of the model does not make whole levels of codes.")
         return self._edited(sources, Refine(keep=keep))
 
     def write(
@@ -149,7 +150,7 @@ class Generator:
             if not is_present:
                 comment = clip.request.comment()
                 if not keeps_comment(clip.name, comment):
-                    raise ValueError(
+                    raise InvalidValue(
                         f"A prompt of {len(comment)} bytes is too long to be stored in a file: shorten it."
                     )
                 start = time.perf_counter()

@@ -94,7 +94,8 @@ class Metric:
     ) -> MetricResult:
         """Measure clips against a reference, captions, or what prompts request.
 
-        Raises ValueError where that is impossible: sets that were embedded differently, too few clips.
+        Raises a UserError where that is impossible, which a report then says: sets that were embedded differently, too
+        few clips.
         """
         reference = against if isinstance(against, ClipEmbeddings | ReferenceStats) else None
         if reference is not None:

@@ -29,6 +29,7 @@ from codecdiff.data.metadata import (
     read_table,
     text_lines,
 )
+from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.interfaces import prompt_fields
 
 ATTRIBUTES = ("bpm", "tempo", "key", "mode", "instruments", "chords", "melody")  # estimated from audio
@@ -69,9 +70,9 @@ def read_prompts(file: Path | str, report: Report, *, split: str = "") -> list[E
     """
     file = Path(file)
     if not file.is_file():
-        raise FileNotFoundError(f"File of prompts '{file}' does not exist.")
+        raise MissingFile(f"File of prompts '{file}' does not exist.")
     if file.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"'{file}' is not a list of prompts by its name: expected {', '.join(SUFFIXES)}.")
+        raise InvalidValue(f"'{file}' is not a list of prompts by its name: expected {', '.join(SUFFIXES)}.")
     prompts: dict[str, EvalPrompt] = {}
     for number, (line, fields) in enumerate(_rows(file, report, split)):
         prompt = EvalPrompt(number, fields)
@@ -83,7 +84,7 @@ def read_prompts(file: Path | str, report: Report, *, split: str = "") -> list[E
         else:
             prompts[prompt.hash] = prompt
     if not prompts:
-        raise ValueError(f"'{file}' holds no prompt{f' of the split {split}' if split else ''}.")
+        raise InvalidValue(f"'{file}' holds no prompt{f' of the split {split}' if split else ''}.")
     return list(prompts.values())
 
 
@@ -95,7 +96,7 @@ def sample_prompts(prompts: Sequence[EvalPrompt], count: int | None, seed: int) 
     if count is None:
         return list(prompts)
     if not 1 <= count <= len(prompts):
-        raise ValueError(f"Invalid number of prompts {count}: there are {len(prompts)}, so --n is 1 to {len(prompts)}.")
+        raise InvalidValue(f"Invalid number of prompts --n {count}: there are {len(prompts)}; expected 1 to that.")
     selected = sorted(prompts, key=lambda prompt: prompt.seed(seed))[:count]
     return sorted(selected, key=lambda prompt: prompt.number)
 
@@ -128,7 +129,7 @@ def select_split(items: Sequence[T], split: str, split_of: Callable[[T], str]) -
     selected = [item for item in items if split in (ALL, split_of(item))]
     if not selected:
         there = ", ".join(sorted({split_of(item) or "none" for item in items}))
-        raise ValueError(f"Nothing is of the split '{split}'. There are: {there}; 'all' takes every one.")
+        raise InvalidValue(f"Nothing is of the split '{split}'. There are: {there}; 'all' takes every one.")
     return selected
 
 
@@ -148,7 +149,7 @@ def _rows(file: Path, report: Report, split: str) -> Iterator[tuple[int | None, 
             )
             return
         if not set(columns) & set(CAPTION_FIELDS):
-            raise ValueError(
+            raise InvalidValue(
                 f"'{file}' has no column of captions ({', '.join(CAPTION_FIELDS)}); it has: {', '.join(columns)}."
             )
         yield from ((row.line, _fields(row.values)) for row in read_table(file, report))

@@ -50,7 +50,7 @@ MAY_DIFFER = ("seeds", "sampling", "version", "num_windows")  # fields of a Metr
 SIZES = ("num_clips", "reference", "num_reference_clips", "prompts", "options")  # may differ in a context, too
 
 
-class IncomparableError(ValueError):
+class IncomparableError(InvalidValue):
     """Two results that do not mean the same were compared; the message names what differs."""
 
 
@@ -134,7 +134,7 @@ class EmbeddingConfig:
     def require_same(self, other: EmbeddingConfig) -> None:
         """Raise ValueError, naming the fields that differ, unless both embed alike."""
         if differences := _differences(asdict(self), asdict(other)):
-            raise ValueError(f"The two sets were embedded differently ({'; '.join(differences)}). Embed one again.")
+            raise InvalidValue(f"The two sets were embedded differently ({'; '.join(differences)}). Embed one again.")
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ def test_the_interval_is_that_of_repeating_the_windows_of_drawn_clips():
         assert (score.value, score.interval.low, score.interval.high) == pytest.approx(tuple(slow), rel=1e-7)
 
 
+@pytest.mark.integration
 def test_an_interval_covers_the_truth_about_as_often_as_it_says():
     covered = 0
     texts = draw(200, WIDTH, seed=5)

@@ -130,6 +130,7 @@ def test_frechet_of_degenerate_sets_is_finite():
     assert shrunk_frechet_distance(torch.zeros(4, 64), torch.ones(4, 64)) == pytest.approx(64)
 
 
+@pytest.mark.integration
 def test_the_bootstrap_interval_covers_the_mean_as_often_as_it_says():
     covered = 0
     for seed in range(100):

@@ -13,6 +13,7 @@ import torch
 from codecdiff_eval.audio_features import window_features
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.interfaces import Codec
 from codecdiff.pipeline import Pipeline
 from codecdiff.rng import numpy_generator
@@ -61,7 +62,7 @@ def training_clips(folder: Path, n: int, seconds: float, seed: int) -> Tensor:
     """Cut n random clips (n, 1, t) out of the composed music in a folder, from each track in turn."""
     files = sorted(folder.glob("*.flac"))
     if not files:
-        raise FileNotFoundError(
+        raise MissingFile(
             f"{folder} holds no flac file: expected the folder of composed music the model was trained on."
         )
     rng = numpy_generator("codecdiff_starter.demo.training", seed)
@@ -74,7 +75,7 @@ def cut(audio: np.ndarray, seconds: float, rng: np.random.Generator) -> np.ndarr
     """Cut `seconds` out of a composed track (t,), at a random place."""
     samples = round(seconds * SAMPLE_RATE)
     if len(audio) < samples:
-        raise ValueError(
+        raise InvalidValue(
             f"A track of {len(audio) / SAMPLE_RATE:.1f} s holds no clip of {seconds:g} s: choose shorter clips."
         )
     start = int(rng.integers(len(audio) - samples + 1))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d, pad
 
 from codecdiff import Codec
+from codecdiff.errors import InvalidValue
 from codecdiff_starter.phases import HOP, NUM_BINS, retrieve_phases, spectrum
 
 SAMPLE_RATE = 44100  # Hz
@@ -177,12 +178,12 @@ class SpectralCodec(Codec):
         own = self.state_dict()
         wrong = [name for name in own.keys() | state.keys() if _shape(own, name) != _shape(state, name)]
         if wrong:
-            raise ValueError(f"State of another codec: {sorted(wrong)} should have shapes {_shapes(own)}.")
+            raise InvalidValue(f"State of another codec: {sorted(wrong)} should have shapes {_shapes(own)}.")
         self.load_state_dict(dict(state))
 
     def _require_fit(self) -> None:
         if not self.is_fitted:
-            raise ValueError(
+            raise InvalidValue(
                 "SpectralCodec is not fitted: call `fit(clips)` with music, or load a model folder that has one."
             )
 
@@ -284,7 +285,7 @@ def first_frames(clips: Iterable[Tensor], frames: int) -> list[Tensor]:
         if sum(c.shape[-1] for c in selected) >= frames * HOP:
             break
     if not selected:
-        raise ValueError("SpectralCodec needs clips to fit: there were none.")
+        raise InvalidValue("SpectralCodec needs clips to fit: there were none.")
     return selected
 
 

@@ -28,6 +28,7 @@ import numpy as np
 import soundfile
 from scipy.signal import butter, oaconvolve, sosfilt
 
+from codecdiff.errors import InvalidValue
 from codecdiff.files import read_json
 from codecdiff.rng import numpy_generator
 from codecdiff_starter.arrangement import Note, accompany, bass_line, beat, harmony, melody
@@ -308,9 +309,9 @@ def _claim(folder: Path, recipe: dict[str, Any]) -> None:
     note = folder / "composer.json"
     held = read_json(note) if note.exists() else None
     if held is None and folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty and was not written by the composer. Choose another folder.")
+        raise InvalidValue(f"{folder} is not empty and was not written by the composer. Choose another folder.")
     if held not in (None, recipe):
-        raise ValueError(f"{folder} holds another data set, {held}, not {recipe}. Choose another folder.")
+        raise InvalidValue(f"{folder} holds another data set, {held}, not {recipe}. Choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(recipe) + "\n", encoding="utf-8")
 
@@ -340,4 +341,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from codecdiff.cli.console import errors_as_sentences
+
+    with errors_as_sentences():
+        main()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from codecdiff import Condition, Conditioner, ConditionTokens, Prompt, prompt_text
+from codecdiff.errors import InvalidValue
 
 POSITION_SCALE = 0.3  # of the position signal, beside words of unit variance
 
@@ -59,9 +60,9 @@ class Words(Conditioner):
     def __init__(self, *, width: int = 128, max_tokens: int = 48) -> None:
         super().__init__()
         if width < 2 or width % 2:
-            raise ValueError(f"Invalid width {width}: expected an even number, at least 2.")
+            raise InvalidValue(f"Invalid width {width}: expected an even number, at least 2.")
         if max_tokens < 1:
-            raise ValueError(f"Invalid max_tokens {max_tokens}: expected at least 1.")
+            raise InvalidValue(f"Invalid max_tokens {max_tokens}: expected at least 1.")
         self.width, self.max_tokens = width, max_tokens
         self.register_buffer("positions", POSITION_SCALE * position_signal(max_tokens, width), persistent=False)
 

@@ -19,6 +19,7 @@ from codecdiff_eval.report import console_table, write_report
 from codecdiff_eval.results import TargetResult, to_json
 from rich.console import Console
 
+from codecdiff.cli.console import errors_as_sentences
 from codecdiff.pipeline import Pipeline
 from codecdiff.training import read_logs
 from codecdiff_starter.evaluation import DEMO, SEED, SHIPPED, EvalOptions, evaluate_model, loss_targets
@@ -75,7 +76,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    try:
+    with errors_as_sentences():
         main()
-    except (ValueError, LookupError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")

@@ -37,6 +37,7 @@ from codecdiff_eval.results import Estimate, TargetResult
 from codecdiff_eval.suites import Suite
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
 from codecdiff.pipeline import Pipeline
 from codecdiff_starter.clips import ComposedClips, compose_clips, embed, training_clips
 from codecdiff_starter.composer import CLASSES, COMPOSER_VERSION, PARTS, SAMPLE_RATE, Facts, mapping
@@ -244,9 +245,9 @@ class EvalOptions:
     def __post_init__(self) -> None:
         if self.clips < max(12, self.num_examples):
             least = f"at least 12, and no fewer than the {self.num_examples} examples"
-            raise ValueError(f"Invalid number of clips {self.clips}: expected {least}.")
+            raise InvalidValue(f"Invalid number of clips {self.clips}: expected {least}.")
         if not 1 <= self.seconds <= 60:
-            raise ValueError(f"Invalid clip length {self.seconds}: expected 1 to 60 seconds.")
+            raise InvalidValue(f"Invalid clip length {self.seconds}: expected 1 to 60 seconds.")
 
 
 def evaluate_model(
@@ -264,7 +265,7 @@ def evaluate_model(
     the name of each phase. Raises ValueError for clips longer than tracks, and a model of another sample rate.
     """
     if pipeline.sample_rate != SAMPLE_RATE:
-        raise ValueError(f"The model generates at {pipeline.sample_rate} Hz, and the composer at {SAMPLE_RATE} Hz.")
+        raise InvalidValue(f"The model generates at {pipeline.sample_rate} Hz, and the composer at {SAMPLE_RATE} Hz.")
     seed, samples, clock = options.seed, round(options.seconds * SAMPLE_RATE), _Clock(announce)
     with clock("composing"):
         composed = _compose(options, num_workers)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from codecdiff.errors import InvalidValue
 from codecdiff_starter.styles import STYLES, family, players, styles_of
 
 CLASSES: dict[str, tuple[str, ...]] = {
@@ -49,14 +50,14 @@ class Facts:
     def __post_init__(self) -> None:
         for name, classes in CLASSES.items():
             if getattr(self, name) not in classes:
-                raise ValueError(f"No {name} {getattr(self, name)!r}. There are: {', '.join(classes)}.")
+                raise InvalidValue(f"No {name} {getattr(self, name)!r}. There are: {', '.join(classes)}.")
         slowest, fastest = BPM[self.tempo]
         if not slowest <= self.bpm <= fastest:
-            raise ValueError(f"A {self.tempo} track has {slowest} to {fastest} beats per minute, not {self.bpm}.")
+            raise InvalidValue(f"A {self.tempo} track has {slowest} to {fastest} beats per minute, not {self.bpm}.")
         available = styles_of(self.tempo, self.meter, self.drums)
         if self.style not in available:
             band = f"A {self.tempo} track in {self.meter} with drums {self.drums!r}"
-            raise ValueError(f"{band} has no style {self.style!r}. There are: {', '.join(available)}.")
+            raise InvalidValue(f"{band} has no style {self.style!r}. There are: {', '.join(available)}.")
 
     @property
     def beats_per_bar(self) -> int:

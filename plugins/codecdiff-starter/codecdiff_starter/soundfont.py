@@ -21,6 +21,8 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from codecdiff.errors import InvalidValue, UnknownName
+
 Audio = NDArray[np.float32]
 SAMPLE_RATE = 44_100  # Hz, of what is played
 RECORDS = {  # lists of the file -> layout of a record
@@ -100,13 +102,15 @@ class SoundFont:
         """Read a file; raises `ValueError` if it is not a SoundFont with 16-bit samples."""
         data = Path(file).read_bytes()
         if data[:4] != b"RIFF" or data[8:12] != b"sfbk":
-            raise ValueError(f"{file} is not a SoundFont 2 file (.sf2): it does not begin as one.")
+            raise InvalidValue(f"{file} is not a SoundFont 2 file (.sf2): it does not begin as one.")
         lists: dict[str, tuple[int, int]] = {}
         for name, start, size in _chunks(data, 12, len(data)):
             if name == "LIST":
                 lists |= {inner: (at, length) for inner, at, length in _chunks(data, start + 4, start + size)}
         if missing := {"smpl", *RECORDS} - set(lists):
-            raise ValueError(f"{file} is a SoundFont without its {', '.join(sorted(missing))}: expected a whole file.")
+            raise InvalidValue(
+                f"{file} is a SoundFont without its {', '.join(sorted(missing))}: expected a whole file."
+            )
         records = {
             name: list(struct.iter_unpack(layout, data[lists[name][0] : sum(lists[name])]))
             for name, layout in RECORDS.items()
@@ -130,7 +134,7 @@ class SoundFont:
                     first, last = (instruments[outer[INSTRUMENT] + i][1] for i in (0, 1))
                     zones += self._instrument_zones(outer, first, last)
         if not zones:
-            raise LookupError(f"The SoundFont has no program {program} in bank {bank}: expected General MIDI.")
+            raise UnknownName(f"The SoundFont has no program {program} in bank {bank}: expected General MIDI.")
         return zones
 
     def _instrument_zones(self, outer: dict[int, int], first: int, last: int) -> Iterator[Zone]:
@@ -153,7 +157,7 @@ class SoundFont:
         for zone in self.zones(bank, program):
             if zone.low <= key <= zone.high and zone.sample.name.startswith(name):
                 return zone
-        raise LookupError(f"Program {program} of bank {bank} has no sample {name}* for key {key}.")
+        raise UnknownName(f"Program {program} of bank {bank} has no sample {name}* for key {key}.")
 
     def play(self, zone: Zone, key: float, seconds: float) -> Audio:
         """Play a key of a zone for some seconds, held -> (t,) audio at 44.1 kHz."""

@@ -28,6 +28,7 @@ from codecdiff.data.audio import read_audio
 from codecdiff.data.metadata import Track, find_tracks
 from codecdiff.errors import UserError
 from codecdiff.files import atomic_write, atomic_write_text, lock_folder
+from codecdiff.training import TrainingDiverged
 from codecdiff_starter.codec_losses import CodebookLearner, SpectralLoss, quantize_for_training
 from codecdiff_starter.codec_network import SAMPLE_RATE, CodecNetwork, NetworkConfig
 from codecdiff_starter.composer import compose
@@ -125,7 +126,7 @@ class CodecTrainer:
         self.learner.initialize(self.network, latents, points, generator)
 
     def step(self, audio: CropSampler) -> dict[str, float]:
-        """Take a step and return the terms of its loss. Raises FloatingPointError if it is not finite."""
+        """Take a step and return the terms of its loss. Raises TrainingDiverged if it is not finite."""
         if self.step_count == 0:
             self.initialize_features(audio)
         if self.step_count == self.config.unquantized_steps:
@@ -135,7 +136,7 @@ class CodecTrainer:
         loss, terms = self.loss(decoded, crops, self.step_count)
         loss = loss + self.config.commitment_weight * commitment
         if not math.isfinite(float(loss.detach())):
-            raise FloatingPointError(f"The loss became {float(loss)} at step {self.step_count}. Lower --learning-rate.")
+            raise TrainingDiverged(f"The loss became {float(loss)} at step {self.step_count}. Lower --learning-rate.")
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step_count)
         self.optimizer.zero_grad(set_to_none=True)

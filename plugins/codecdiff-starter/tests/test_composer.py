@@ -155,15 +155,18 @@ def fact(facts, name):
     return family(player) if "accompaniment" in name else player
 
 
-def test_captions_claim_only_what_is_true():
+@pytest.mark.parametrize("count", [300, pytest.param(2500, marks=pytest.mark.integration)])
+def test_captions_claim_only_what_is_true(count):
     rng = np.random.default_rng(0)
     claimed = set()
-    for _ in range(2500):
+    for _ in range(count):
         facts = random_facts(rng)
         for caption in captions(facts, rng):
             for name, classes in claims(caption):
                 assert fact(facts, name) in classes, (caption, facts)
                 claimed.add((name, fact(facts, name)))
+    if count < 2500:  # too few for everything to be claimed
+        return
     assert claimed >= {(name, value) for name, classes in CLASSES.items() for value in classes} - {("style", "waltz")}
     assert len({value for name, value in claimed if name == "player of the accompaniment"}) >= 5
 

@@ -295,6 +295,7 @@ def shipped() -> NeuralCodec:
     return NeuralCodec()
 
 
+@pytest.mark.integration
 def test_the_shipped_weights_pass_the_checks_and_fit_into_8_mb(shipped):
     check_codec(shipped, seconds=0.3)
     assert WEIGHTS.stat().st_size <= 8e6

@@ -52,6 +52,7 @@ def weighted_roll(events, num_frames):
     return roll
 
 
+@pytest.mark.integration
 def test_frames_of_rendered_scores_are_transcribed(scores, posteriors, detected):
     frames = posteriors.notes.shape[1]
     for score, notes, events in zip(scores, posteriors.notes, detected, strict=True):

@@ -178,7 +178,9 @@ def test_a_parallel_model_is_one_stage(save: Save, parts: dict[str, str], tmp_pa
     agrees(model, "stage1", released)
 
 
-@pytest.mark.parametrize("order", [("primary", "secondary"), ("secondary", "primary")])
+@pytest.mark.parametrize(
+    "order", [pytest.param(("primary", "secondary"), marks=pytest.mark.integration), ("secondary", "primary")]
+)
 def test_two_files_of_one_unet_each_complete_a_folder(
     order: tuple[Role, Role], primary: Any, secondary: Any, state: Any, save: Save, tmp_path: Path
 ):

@@ -163,6 +163,7 @@ def test_small_and_large_are_the_released_u_nets(size: str, role: str, frames: i
         assert distance(weights, unet, Inputs(role, frames, given)) < TOLERANCE
 
 
+@pytest.mark.integration
 def test_one_wrong_parameter_is_noticed(tiny: dict[str, Pair]) -> None:
     weights, inputs = tiny["secondary"].weights, Inputs("secondary", 24, ("vector", "text", "chroma"))
     unet = loaded(weights, **WITH_CHROMA)

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from codecdiff import config
 from codecdiff.config import ExperimentConfig, TrainConfig
 from codecdiff.diffusion import num_passes, set_timesteps
+from codecdiff.errors import InvalidValue, UserError
 from codecdiff.interfaces import Condition
 from codecdiff.pipeline import Pipeline, Stage
 from codecdiff.profiling import OperationCounter, blank_input, count_step
@@ -89,7 +91,7 @@ def _errors_of(variant: str) -> Iterator[None]:
     """Name the variant in errors."""
     try:
         yield
-    except (ValueError, LookupError) as error:
+    except (UserError, ValidationError) as error:
         raise config.ConfigError(f"The variant '{variant}' is invalid: {error}") from error
 
 
@@ -156,7 +158,7 @@ def affordable_steps(costs: Sequence[StageCost], budget: float, split: str = "st
         steps = [int(cost.max_train_steps * budget / training_flops(costs)) for cost in costs]
     for cost, count in zip(costs, steps, strict=True):
         if count < 1:
-            raise ValueError(
+            raise InvalidValue(
                 f"budget={budget:g} FLOPs is less than a step of {cost.name}: one takes {cost.step_flops:.3g}, and "
                 f"the budget is for {len(costs)} stages."
             )

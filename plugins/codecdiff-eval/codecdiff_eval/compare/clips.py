@@ -17,6 +17,7 @@ from torch import Tensor
 
 from codecdiff.config import DataConfig
 from codecdiff.data import CodeStore, find_tracks, split_tracks, write_audio
+from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline import Pipeline
 from codecdiff.rng import numpy_generator
@@ -67,12 +68,12 @@ def draw_split(store: CodeStore, data: DataConfig, config: CompareEvalConfig, sp
     validation tracks, FileNotFoundError where audio is missing.
     """
     if data.audio is None:
-        raise FileNotFoundError("Validation tracks are read as audio, not only as codes: set data.audio.")
+        raise MissingFile("Validation tracks are read as audio, not only as codes: set data.audio.")
     files = {track.name: str(track.file) for track in find_tracks(data.audio)}
     training, validation = split_tracks(store, data.validation_fraction, split_seed)
     tracks = _shuffle_tracks(store, validation, config.seed)
     if len(tracks) < 4:
-        raise ValueError(
+        raise InvalidValue(
             f"There are {len(tracks)} validation tracks. Half of them are the reference of the others, so set "
             "data.validation_fraction for 4 or more, and for some dozens if intervals are to be informative."
         )
@@ -110,7 +111,7 @@ def _draw_clips(
         i = rows[int(rng.integers(len(rows)))]
         row, captions = store.rows[i], store.captions(i)
         if row["track"] not in files:
-            raise FileNotFoundError(f"'{row['track']}' is in the store, but not in the folder of data.audio.")
+            raise MissingFile(f"'{row['track']}' is in the store, but not in the folder of data.audio.")
         start = row["offset"] + rng.uniform(0, max(0.0, row["seconds"] - config.seconds))
         prompt = {**store.metadata(i), "text": captions[0] if captions else ""}
         clips.append(Clip(row["track"], files[row["track"]], start, prompt))

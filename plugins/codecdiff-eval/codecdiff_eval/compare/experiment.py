@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from codecdiff import config
 from codecdiff.data import CodeStore
+from codecdiff.errors import InvalidValue
 from codecdiff.files import lock_folder
 from codecdiff.interfaces import Embedder
 from codecdiff.pipeline import Pipeline
@@ -124,7 +125,7 @@ class Experiment:
         split = draw(run)
         for other in {other.store: other for other in self.runs}.values():
             if (other.store / "header.json").is_file() and not draw(other).is_alike(split):
-                raise ValueError(
+                raise InvalidValue(
                     f"{run.name} has other validation tracks than {other.name}. Variants are compared on the same "
                     "music: set one data.audio and data.validation_fraction for all of them."
                 )

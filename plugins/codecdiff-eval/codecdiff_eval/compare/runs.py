@@ -24,6 +24,7 @@ import torch
 from codecdiff import config
 from codecdiff.config import DiffusionConfig, ExperimentConfig, TrainConfig
 from codecdiff.data import CodeStore
+from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.files import POLL_SECONDS, atomic_write, atomic_write_text, lock_folder, read_json, try_lock
 from codecdiff.pipeline import Pipeline, config_differences, read_stage_config, write_model_card
 from codecdiff.training import (
@@ -136,7 +137,7 @@ def require_music(variants: Sequence[Variant]) -> None:
     for variant in variants:
         audio = variant.experiment.data.audio
         if audio is None or not audio.exists():
-            raise FileNotFoundError(
+            raise MissingFile(
                 f"The variant '{variant.name}' has no music: data.audio is {audio or 'null'}"
                 f"{', which does not exist' if audio else ''}. Validation tracks are read as audio, not only as codes."
             )
@@ -216,7 +217,7 @@ def _record_experiment(run: Run) -> None:
         old = read_json(file, ExperimentConfig).model_dump(mode="json")
         lines = [line for key in new for line in config_differences(old[key], new[key], key) if not _may_differ(line)]
         if lines:
-            raise ValueError(
+            raise InvalidValue(
                 f"'{run.folder}' was trained differently: {'; '.join(lines)}. Choose another output, or delete it."
             )
     atomic_write_text(file, json.dumps(new, indent=1) + "\n")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from codecdiff import device_of
 from codecdiff.embedders import Windowed
+from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Codec
 
 
@@ -35,7 +36,7 @@ class CodecEmbedder(Windowed):
         Raises ValueError for a codec that is not fitted.
         """
         if not self.codec.is_fitted:
-            raise ValueError(
+            raise InvalidValue(
                 f"{type(self.codec).__name__} has to be fitted to music before it can embed. "
                 "Take the codec of a trained model, or another, such as dac."
             )

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from codecdiff import exactly
 from codecdiff.embedders import Windowed, check_clips
+from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Embedder
 from codecdiff_eval.audio_features import FFT_SECONDS, FRAMES_PER_SECOND, NUM_BANDS, WINDOW_SECONDS, window_features
 
@@ -34,7 +35,7 @@ class LogMel(Embedder):
     def __init__(self, *, sample_rate: int = 44_100) -> None:
         super().__init__()
         if sample_rate < 2 * FRAMES_PER_SECOND:
-            raise ValueError(f"Invalid sample_rate {sample_rate}: expected a rate of music in Hz, such as 44100.")
+            raise InvalidValue(f"Invalid sample_rate {sample_rate}: expected a rate of music in Hz, such as 44100.")
         self.sample_rate = sample_rate
         frames = round(WINDOW_SECONDS * FRAMES_PER_SECOND) // 2
         self.hop_seconds = frames * round(sample_rate / FRAMES_PER_SECOND) / sample_rate

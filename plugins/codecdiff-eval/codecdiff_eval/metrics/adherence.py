@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from codecdiff.errors import BrokenPlugin, InvalidValue
 from codecdiff.interfaces import Embedder, Prompt, prompt_fields
 from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.metric import Metric, Statistic
@@ -69,7 +70,7 @@ def requested_tempo(prompt: Prompt) -> float | None:
     for value in (fields.get("bpm"), fields.get("tempo"), match and match[1]):
         try:
             return parse_tempo(value or "")
-        except ValueError:
+        except InvalidValue:
             continue
     return None
 
@@ -82,7 +83,7 @@ def requested_key(prompt: Prompt) -> int | None:
         return None
     try:
         return parse_key(str(fields.get("key") or (match and match[0])), str(fields.get("mode", "")))
-    except ValueError:
+    except InvalidValue:
         return None
 
 
@@ -96,7 +97,7 @@ def parse_tempo(text: str | float) -> float:
     """Parse 120, "120" or "120 BPM" as beats per minute. Raises ValueError for anything but a positive number."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:bpm)?\s*", str(text), re.IGNORECASE)
     if not match or not float(match[1]) > 0:
-        raise ValueError(f"Invalid tempo '{text}': expected beats per minute, e.g. 120.")
+        raise InvalidValue(f"Invalid tempo '{text}': expected beats per minute, e.g. 120.")
     return float(match[1])
 
 
@@ -108,7 +109,7 @@ def parse_key(text: str, mode: str = "") -> int:
     pattern = r"\s*([a-g])\s*(#|♯|b|♭|sharp|flat)?\s*(m|maj|min|major|minor)?\s*"
     match = re.fullmatch(pattern, re.sub(r"[-_:]", " ", text), re.IGNORECASE)
     if not match:
-        raise ValueError(f"Invalid key '{text}': expected e.g. 'C# minor', 'Bb' or 'Am'.")
+        raise InvalidValue(f"Invalid key '{text}': expected e.g. 'C# minor', 'Bb' or 'Am'.")
     letter, accidental, own_mode = ((part or "").lower() for part in match.groups())
     is_minor = (own_mode or mode.lower()) in ("m", "min", "minor") and match[3] != "M"
     return (TONICS[letter] + ACCIDENTALS[accidental]) % 12 + 12 * is_minor
@@ -240,7 +241,7 @@ def _instruments(clips: ClipEmbeddings, reference: ClipEmbeddings, *, seed: int)
     """
     train, test = (_naming_instruments(half) for half in reference.halves(seed))
     if not len(train) or not len(test):
-        raise ValueError("The reference does not say which instruments are played in it.")
+        raise InvalidValue("The reference does not say which instruments are played in it.")
     probes = fit_instrument_probes(train)
     return instrument_accuracy(clips, test, seed=seed, probes=probes)
 
@@ -255,7 +256,7 @@ def fit_instrument_probes(clips: ClipEmbeddings, *, at_least: int = MIN_CLIPS_WI
     labels = {name: torch.tensor([name in instruments for instruments in played]).long() for name in names}
     usable = {name: has for name, has in labels.items() if at_least <= int(has.sum()) <= len(has) - at_least}
     if not usable:
-        raise ValueError(
+        raise InvalidValue(
             f"No instrument is played in at least {at_least} of {len(played)} clips and absent from as many: add clips."
         )
     return {name: Probe.fit(clips.grid(), has) for name, has in usable.items()}
@@ -269,7 +270,7 @@ def instrument_accuracy(
     estimated, wanted = _read_instruments(clips.select(subset), probes)
     mixed = [i for i, column in enumerate(wanted.T) if 0 < column.sum() < len(column)]
     if not mixed:
-        raise ValueError("Every instrument is requested of all clips or of none: vary the prompts.")
+        raise InvalidValue("Every instrument is requested of all clips or of none: vary the prompts.")
 
     def compare(estimated: Tensor, wanted: Tensor) -> float:
         return sum(balanced_accuracy(estimated[:, i], wanted[:, i]) for i in mixed) / len(mixed)
@@ -303,7 +304,7 @@ def clips_requesting(clips: ClipEmbeddings, requested: Callable[[Prompt], Any]) 
     """Return the indices of the clips whose prompts request something. Raises ValueError for fewer than two."""
     subset = [i for i, prompt in enumerate(clips.prompts) if requested(prompt) is not None]
     if len(subset) < 2:
-        raise ValueError(f"Only {len(subset)} clips have a prompt that requests it: a metric needs at least 2.")
+        raise InvalidValue(f"Only {len(subset)} clips have a prompt that requests it: a metric needs at least 2.")
     return subset
 
 
@@ -349,7 +350,7 @@ def _librosa() -> ModuleType:
     try:
         import librosa
     except ImportError as error:
-        raise ImportError("Tempo and key need librosa: pip install 'codecdiff-eval[adherence]'.") from error
+        raise BrokenPlugin("Tempo and key need librosa: pip install 'codecdiff-eval[adherence]'.") from error
     return librosa
 
 

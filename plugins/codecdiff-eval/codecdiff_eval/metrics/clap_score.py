@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Embedder, prompt_fields
 from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.metric import Metric, Statistic, mean_over_clips
@@ -35,9 +36,9 @@ def embed_captions(embedder: Embedder, clips: ClipEmbeddings) -> Tensor:
     """
     texts = [str(prompt_fields(prompt).get("text", "")) for prompt in clips.prompts]
     if not embedder.reads_text:
-        raise ValueError(f"{type(embedder).__name__} reads no text, so it cannot compare music with captions.")
+        raise InvalidValue(f"{type(embedder).__name__} reads no text, so it cannot compare music with captions.")
     if not texts or not all(text.strip() for text in texts):
-        raise ValueError(f"{sum(not text.strip() for text in texts)} of {len(texts)} clips have no caption.")
+        raise InvalidValue(f"{sum(not text.strip() for text in texts)} of {len(texts)} clips have no caption.")
     with torch.no_grad():
         return embedder.embed_text(texts).cpu()
 

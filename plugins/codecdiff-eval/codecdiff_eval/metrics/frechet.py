@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
 from codecdiff.rng import generator
 from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.metric import Metric, Reference, Statistic, count_draws, mean_over_clips
@@ -41,7 +42,7 @@ def _fad_infinity(clips: ClipEmbeddings, reference: Reference, *, seed: int, par
     size. The reference stays finite, and so does its share of the bias.
     """
     if parts < 2:
-        raise ValueError(f"parts={parts}: a line needs at least 2 sizes.")
+        raise InvalidValue(f"parts={parts}: a line needs at least 2 sizes.")
     fad_infinity.require_clips(clips, reference, 2 * parts)
 
     def of(drawn: Tensor, *against: Tensor) -> float:

@@ -12,6 +12,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
+
 __all__ = ["GaussianStats", "frechet_distance", "ledoit_wolf", "shrunk_frechet_distance"]
 
 
@@ -116,7 +118,7 @@ def ledoit_wolf(samples: Tensor) -> Tensor:
     """
     n, p = samples.shape
     if n < 2:
-        raise ValueError(f"A covariance needs at least 2 samples, but got {n}.")
+        raise InvalidValue(f"A covariance needs at least 2 samples, but got {n}.")
     x = samples.double() - samples.double().mean(0)
     S = x.T @ x / n
     target = S.trace() / p * torch.eye(p, dtype=S.dtype, device=S.device)

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
 from codecdiff.rng import generator
 from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.metric import Metric, Statistic, count_draws
@@ -29,10 +30,10 @@ def median_distance(vectors: Tensor, *, seed: int = 0) -> float:
     if len(x) > MEDIAN_VECTORS:
         x = x[torch.randperm(len(x), generator=generator("codecdiff_eval.median_distance", seed))[:MEDIAN_VECTORS]]
     if len(x) < 2:
-        raise ValueError(f"A median distance needs at least 2 vectors, but got {len(x)}.")
+        raise InvalidValue(f"A median distance needs at least 2 vectors, but got {len(x)}.")
     median = float(torch.nn.functional.pdist(x).median())
     if not median > 0:
-        raise ValueError(
+        raise InvalidValue(
             "Half of the reference's vectors are equal, so their distances give no bandwidth: its clips "
             "are copies of each other, or silent. Choose another reference."
         )
@@ -70,7 +71,7 @@ def mean_within(sums: Tensor, lengths: Tensor, counts: Tensor, *, across: bool) 
     if not across:
         total, pairs = total + c @ (own - w), pairs + c @ (w.square() - w)
     if not pairs > 0:
-        raise ValueError("A kernel distance needs at least 2 clips (or windows) in each set.")
+        raise InvalidValue("A kernel distance needs at least 2 clips (or windows) in each set.")
     return float(total / pairs)
 
 

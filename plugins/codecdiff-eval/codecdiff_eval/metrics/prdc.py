@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
 from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.metric import Metric, Statistic
 from codecdiff_eval.results import Estimate
@@ -18,7 +19,7 @@ NEIGHBORS = 5  # as in the paper
 def radii(reference: Tensor, k: int = NEIGHBORS) -> Tensor:
     """(n, p) points -> the distance (n,) of each to its k-th nearest other. Raises ValueError unless n > k."""
     if len(reference) <= k:
-        raise ValueError(
+        raise InvalidValue(
             f"The {k}-th nearest neighbor needs more than {k} clips of reference, but got {len(reference)}."
         )
     return distances(reference, reference).kthvalue(k + 1, dim=1).values  # the nearest is the point itself

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
+
 __all__ = ["Probe", "ProbeReading", "balanced_accuracy", "probe_score"]
 
 
@@ -29,7 +31,7 @@ class Probe(NamedTuple):
         """
         counts = torch.bincount(labels)
         if len(counts) < 2 or not counts.all():
-            raise ValueError(
+            raise InvalidValue(
                 f"A probe needs clips of at least two classes and of every class, but has {counts.tolist()}."
             )
         windows = features.flatten(0, 1).double()

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Embedder
 from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.metric import Metric, Reference, Statistic, mean_over_clips
@@ -133,7 +134,7 @@ def _mean(clips: ClipEmbeddings, reference: Reference | None = None, *, seed: in
 
     subset, upper_bound = estimates(clips), None
     if not subset:
-        raise ValueError("All clips are silent.")
+        raise InvalidValue("All clips are silent.")
     if isinstance(reference, ClipEmbeddings) and (rows := estimates(reference)):
         audible = reference.select(rows)
         values = audible.vectors[:, 0].double()
