@@ -113,7 +113,9 @@ def scheduler_from_config(config: dict[str, Any]) -> Any:
     name = options.pop("class")
     if name not in TRAINING_SCHEDULERS:
         raise InvalidValue(f"Unknown training scheduler '{name}'. Available: {', '.join(TRAINING_SCHEDULERS)}.")
-    return getattr(diffusers, name).from_config(options)
+    cls = getattr(diffusers, name)
+    known = inspect.signature(cls).parameters  # what `from_config` keeps, which imports every scheduler there is
+    return cls(**{key: value for key, value in options.items() if key in known})
 
 
 def coefficients(scheduler: Any, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ from codecdiff.files import DamagedFile, atomic_write_text, read_safetensors, wr
 from codecdiff.interfaces import Codec, Conditioner, Splitter
 from codecdiff.pipeline.code_version import warn_of_code_changes
 from codecdiff.pipeline.generation import GenerationConfig
-from codecdiff.pipeline.stage import Stage, build_denoiser
+from codecdiff.pipeline.stage import SkipInit, Stage, build_denoiser
 
 FORMAT = 2
 MODEL_FILE, STAGE_FILE, WEIGHTS_FILE = "codecdiff.json", "stage.json", "model.safetensors"
@@ -194,7 +194,8 @@ def load_stage(
 ) -> Stage:
     """Load stage `i` of a model folder, called `name`."""
     spec, file = read_stage_config(folder / name), folder / name / WEIGHTS_FILE
-    denoiser = build_denoiser(spec["denoiser"], codec, splitter, conditioner, i)
+    with SkipInit():
+        denoiser = build_denoiser(spec["denoiser"], codec, splitter, conditioner, i)
     dtype = next(denoiser.parameters()).dtype
     weights = {key: v.to(dtype) if v.is_floating_point() else v for key, v in load_tensors(file).items()}
     try:

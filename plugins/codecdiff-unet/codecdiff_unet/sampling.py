@@ -1,7 +1,7 @@
 """The U-Net as sampling runs it: equal to the plain one up to rounding, and without gradients.
 
-Frames stay (b, c, 1, l) in channels-last memory: a one-dimensional convolution is the two-dimensional one, and attention
-reads tokens (b, l, c) without a copy. What does not depend on the frames is multiplied into the weights once:
+Frames stay (b, c, 1, l) in channels-last memory: a one-dimensional convolution is the two-dimensional one, and
+attention reads tokens (b, l, c) without a copy. What does not depend on the frames is multiplied into the weights once:
 
 - the gain of a normalization, into the projection after it;
 - keys and values of a condition, into the projections of cross-attention. Where a row has one token, such as its
@@ -51,7 +51,11 @@ class PreparedUNet(PreparedDenoiser):
             pairs = zip(unet.levels, self.features, strict=True)
             levels = [PreparedLevel(level, features, self.dtype) for level, features in pairs]
         depth = len(unet.downs)
-        self.downs, self.middle, self.ups = levels[:depth], levels[depth], levels[depth + 1 :]  # the output is the last up
+        self.downs, self.middle, self.ups = (
+            levels[:depth],
+            levels[depth],
+            levels[depth + 1 :],
+        )  # the output is the last up
         self.features = None
 
     @torch.no_grad()
@@ -82,7 +86,10 @@ class Modulation:
     def __init__(self, layers: Sequence[LayerFeatures]):
         self.sizes = [layer.time.shape[-1] for layer in layers]
         ones = [torch.cat([torch.ones(size // 2), torch.zeros(size // 2)]) for size in self.sizes]
-        times, vectors = [layer.time for layer in layers], [layer.vector for layer in layers if layer.vector is not None]
+        times, vectors = (
+            [layer.time for layer in layers],
+            [layer.vector for layer in layers if layer.vector is not None],
+        )
         self.time = torch.cat(times, dim=-1) + torch.cat(ones).to(times[0])  # (n, m)
         self.vector = torch.cat(vectors, dim=-1) if vectors else None  # (b, m)
 
@@ -183,7 +190,7 @@ class Normalization:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """x / ||x||, over the last axis."""
+    """Return x / ||x||, over the last axis."""
     return x * torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(1e-12).reciprocal_()
 
 
@@ -227,7 +234,7 @@ class PreparedSelfAttention:
 
 
 class PreparedCrossAttention:
-    """softmax(x Q K^T) V O, with Q K^T and V O of every head and row multiplied; a constant where a row has one token."""
+    """softmax(x Q K^T) V O, with Q K^T and V O of every head and row multiplied; a constant for rows of one token."""
 
     def __init__(self, cross: CrossAttention, memory: KeysAndValues, dtype: torch.dtype):
         self.heads = cross.heads
