@@ -22,6 +22,7 @@ from codecdiff import Denoiser, GenerationConfig, GenerationInterrupted, Inpaint
 from codecdiff.errors import UnknownName, UserError
 from codecdiff.pipeline import GenerationOptions, Stage, base, generation, output, pipeline, stage
 from codecdiff.pipeline.hub import find_model
+from codecdiff.precision import SkipInit
 
 Make = Callable[..., Pipeline]
 hf: Any = diffusers
@@ -61,7 +62,7 @@ assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)).sum() == 4
 
 def test_weights_that_are_loaded_are_not_drawn_first() -> None:
     before = torch.get_rng_state()
-    with stage.SkipInit():
+    with SkipInit():
         torch.nn.Linear(2, 2), torch.nn.Conv1d(2, 2, 3), torch.nn.Embedding(2, 2)
     assert torch.get_rng_state().equal(before)
     torch.nn.Linear(2, 2)

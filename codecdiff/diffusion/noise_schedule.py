@@ -114,8 +114,8 @@ def scheduler_from_config(config: dict[str, Any]) -> Any:
     if name not in TRAINING_SCHEDULERS:
         raise InvalidValue(f"Unknown training scheduler '{name}'. Available: {', '.join(TRAINING_SCHEDULERS)}.")
     cls = getattr(diffusers, name)
-    known = inspect.signature(cls).parameters  # what `from_config` keeps, which imports every scheduler there is
-    return cls(**{key: value for key, value in options.items() if key in known})
+    parameters = inspect.signature(cls).parameters  # `from_config` keeps the same, and imports every scheduler
+    return cls(**{key: value for key, value in options.items() if key in parameters})
 
 
 def coefficients(scheduler: Any, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,8 @@ from codecdiff.files import DamagedFile, atomic_write_text, read_safetensors, wr
 from codecdiff.interfaces import Codec, Conditioner, Splitter
 from codecdiff.pipeline.code_version import warn_of_code_changes
 from codecdiff.pipeline.generation import GenerationConfig
-from codecdiff.pipeline.stage import SkipInit, Stage, build_denoiser
+from codecdiff.pipeline.stage import Stage, build_denoiser
+from codecdiff.precision import SkipInit
 
 FORMAT = 2
 MODEL_FILE, STAGE_FILE, WEIGHTS_FILE = "codecdiff.json", "stage.json", "model.safetensors"

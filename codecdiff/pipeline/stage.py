@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from codecdiff import config
 from codecdiff.config.schema import SamplingConfig
@@ -116,17 +115,6 @@ def context_channels(codec: Codec, splitter: Splitter) -> list[int]:
     stages = _split_empty(codec, splitter, 1)
     contexts = [splitter.context(stages, i) for i in range(len(stages))]
     return [0 if context is None else context.shape[1] for context in contexts]
-
-
-class SkipInit(TorchFunctionMode):
-    """Leaves parameters as they are in memory where a module would initialize them: for weights that are loaded."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Return the tensor of a function of `torch.nn.init`, and call any other."""
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 def build_denoiser(spec: Any, codec: Codec, splitter: Splitter, conditioner: Conditioner | None, i: int) -> Denoiser:

@@ -46,7 +46,7 @@ class PreparedUNet(PreparedDenoiser):
         with torch.autocast(device, enabled=False):
             super().__init__(unet, timesteps, condition)
             self.dtype = autocast or unet.input.weight.dtype
-            self.modulation = Modulation([layer for level in self.features for layer in level])
+            self.modulation = ModulationTable([layer for level in self.features for layer in level])
             self.input = Convolution(unet.input, self.dtype)
             pairs = zip(unet.levels, self.features, strict=True)
             levels = [PreparedLevel(level, features, self.dtype) for level, features in pairs]
@@ -80,7 +80,7 @@ class PreparedUNet(PreparedDenoiser):
             return self.denoiser.unpatched(x[:, :, 0], noisy.shape[-1])
 
 
-class Modulation:
+class ModulationTable:
     """Scales, one added, and shifts of all layers, side by side: a term of the timestep and one of the vector."""
 
     def __init__(self, layers: Sequence[LayerFeatures]):
@@ -117,8 +117,8 @@ class PreparedLayer:
         self.shortcut = _frames_map(block.shortcut, dtype)
         self.attentions: list[Attention] = []
         if layer.attention is not None:
-            prepared = {LinearAttention: PreparedLinearAttention, SelfAttention: PreparedSelfAttention}
-            self.attentions.append(prepared[type(layer.attention)](layer.attention, dtype))
+            kinds = {LinearAttention: PreparedLinearAttention, SelfAttention: PreparedSelfAttention}
+            self.attentions.append(kinds[type(layer.attention)](layer.attention, dtype))
         if isinstance(layer, CrossLayer) and features.memory is not None:
             self.attentions.append(PreparedCrossAttention(layer.cross, features.memory, dtype))
 
@@ -245,11 +245,11 @@ class PreparedCrossAttention:
         only = memory.values.where(memory.mask.mT, 0).sum(2) * single[:, None, None]  # (b, heads, d)
         self.constant = (torch.einsum("bhd,hdc->bc", only, out) + cross.out.bias)[:, None].to(dtype)
         self.rows = (~single).nonzero()[:, 0]
-        real = mask[self.rows].any(0)
-        keys, values = (part[self.rows][:, :, real] for part in memory[:2])
+        used = mask[self.rows].any(0)
+        keys, values = (part[self.rows][:, :, used] for part in memory[:2])
         self.keys = rearrange(keys @ q * keys.shape[-1] ** -0.5, "b heads n c -> b c (heads n)").to(dtype).contiguous()
         self.values = rearrange(values @ out, "b heads n c -> b (heads n) c").to(dtype)
-        hidden = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)[self.rows][:, real]
+        hidden = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)[self.rows][:, used]
         self.hidden = hidden.repeat(1, self.heads)[:, None]  # (b, 1, heads * n)
         self.attends = len(self.rows) > 0
 
