@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from codecdiff.recipes import discodiff
+from codecdiff.recipes import discodiff  # pyright: ignore[reportMissingImports]  # ../recipes, as installed
 from small import UNET, write_music
 
 import codecdiff
