@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from codecdiff.recipes import discodiff
+from codecdiff.recipes import discodiff  # pyright: ignore[reportMissingImports]  # ../recipes, as installed
 from small import UNET, write_music
 
 import codecdiff
@@ -133,7 +133,11 @@ class Case:
             paths[descriptor] = str(path)
             return descriptor
 
-        os.open, os.fsync = open_named, lambda number: (_audit("os.fsync", (paths.get(number),)), fsync(number))[1]
+        def flush(number: Any) -> None:
+            _audit("os.fsync", (paths.get(number),))
+            fsync(number)
+
+        os.open, os.fsync = open_named, flush
         _handler, status = handle, 0
         try:
             with redirect_stderr(io.StringIO()) as words:
