@@ -152,12 +152,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 35_450,
-    "lines: core": 12_815,
-    "lines: interfaces": 410,
-    "lines: evaluation": 6_840,
-    "lines: must-read set": 3_875,
-    "lines: import closure of the recipe": 5_870,
+    "lines: library in all": 36_935,
+    "lines: core": 14_270,
+    "lines: interfaces": 411,
+    "lines: evaluation": 6_841,
+    "lines: must-read set": 4_350,
+    "lines: import closure of the recipe": 7_171,
     "import levels": 8,
     "functions over 40 lines": 1,
 }

@@ -16,9 +16,7 @@ class Part:
     derived: ClassVar[tuple[str, ...]] = ()  # arguments that follow from other parts: not options, and not saved
     arguments: dict[str, Any]  # of the constructor
     expected_failures: Mapping[str, str] = {}  # check -> why the part cannot pass it
-    # Options that name files or folders, and whether the part reads or writes there. A model folder from elsewhere may
-    # only have it read, and only inside of that folder.
-    path_options: ClassVar[Mapping[str, Literal["read", "write"]]] = {}
+    path_options: ClassVar[Mapping[str, Literal["read", "write"]]] = {}  # those that name files, and what it does there
     # Options of a small version, which `codecdiff check` tries: see codecdiff/testing/runner.py.
     small_options: ClassVar[Mapping[str, Any]] = {}
 
