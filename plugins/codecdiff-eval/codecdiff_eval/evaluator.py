@@ -96,7 +96,7 @@ class MetricGroup:
 
 
 def build_embedders(
-    names: Sequence[str],
+    names: Collection[str],
     options: Mapping[str, Sequence[str]],
     *,
     pipeline: Pipeline | None,
