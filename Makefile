@@ -53,12 +53,9 @@ test-wheels: $(WHOLE)  ## build wheels, and try them and plugins written by `cod
 test-slow: $(WHOLE)  ## run the slow tests
 	$(PYTEST) --numprocesses 2 -m slow
 
-TRIALS := 1000
-SEED := 0
-SECONDS := 600
-soak: $(WHOLE)  ## kill, fill and damage TRIALS training runs drawn by SEED, then fuzz all readers for SECONDS; resumes
-	mkdir -p runs && OMP_NUM_THREADS=1 $(RUN:-m=) tests/crash.py --trials $(TRIALS) --seed $(SEED)
-	$(RUN:-m=) tests/soak/fuzz.py --seconds $(SECONDS) --state runs/fuzz.json
+soak: $(WHOLE)  ## damaged files on all readers for SECONDS (600), then TRIALS (1000) accidents of training; again: goes on
+	mkdir -p runs && $(RUN:-m=) tests/soak/fuzz.py --seconds $(or $(SECONDS),600) --state runs/soak.json
+	OMP_NUM_THREADS=1 $(RUN:-m=) tests/crash.py --trials $(or $(TRIALS),1000) --progress runs/crashes.json
 
 test-originals: override VENV := $(ORIGINALS)
 test-originals: $(ORIGINALS)/.ready  ## hold codecs equal to their original packages, in an environment of its own

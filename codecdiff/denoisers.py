@@ -125,7 +125,7 @@ class PreparedDenoiser(Denoiser):
         self.denoiser = denoiser
         self.rows = denoiser.rows(condition)
         self.timesteps = timesteps.to(device_of(denoiser))
-        self.features = denoiser.features(self.timesteps, condition)
+        self.features: Any = denoiser.features(self.timesteps, condition)
 
     def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
         """Predict from noisy latents (b, c, l), prepared timesteps (b,), context (b, c', l) or None: (b, c, l)."""
@@ -145,7 +145,7 @@ class PreparedDenoiser(Denoiser):
         matches = timestep[:, None] == self.timesteps
         all_prepared = matches.any(dim=1).all()
         if all_prepared.is_cuda:
-            torch._assert_async(all_prepared, "A step is not among those prepared.")
+            torch.ops.aten._assert_async.msg(all_prepared, "A step is not among those prepared.")
         elif not all_prepared:
             raise ValueError(f"Steps {timestep.tolist()} are not all among those prepared: {self.timesteps.tolist()}.")
         return matches.int().argmax(dim=1)

@@ -18,6 +18,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -38,6 +39,7 @@ __all__ = [
     "atomic_write",
     "atomic_write_text",
     "cached_checksum",
+    "check_schema",
     "checksum",
     "clear_leftovers",
     "delete_folder",
@@ -60,7 +62,6 @@ __all__ = [
     "sha256",
     "sync",
     "try_lock",
-    "validate",
     "write_parquet",
     "write_safetensors",
 ]
@@ -169,7 +170,7 @@ def make_folder(folder: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system cannot. Raises FileExistsError."""
+    """Link a file to a second name, or copy it where the file system cannot. Raises FileExistsError."""
     try:
         os.link(source, target)
     except OSError as error:
@@ -245,10 +246,11 @@ def write_safetensors(path: Path | str, tensors: Mapping[str, Tensor], metadata:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> str:
     """Write a safetensors file, and return its SHA-256."""
     digest = hashlib.sha256()
-    with path.open("wb") as stream:
+    with path.open("wb") as stream, ThreadPoolExecutor(1) as pool:
         for block in _safetensors_blocks(tensors, metadata):
-            digest.update(block)
+            hashing = pool.submit(digest.update, block)  # while it is written
             stream.write(block)
+            hashing.result()
     return digest.hexdigest()
 
 
@@ -484,7 +486,7 @@ def parse_json(text: str | bytes, where: str, schema: Any = Any) -> Any:
         raise BadDocument(f"{where} is not valid JSON: {_reason(error)}.") from error
     if "\\ud" in text.lower() and not _is_unicode(json.dumps(value, ensure_ascii=False)):
         raise BadDocument(f"{where} holds half of a character, as \\ud83d without its other half.")
-    return validate(value, where, schema)
+    return check_schema(value, where, schema)
 
 
 def parse_yaml(text: str | bytes, where: str, schema: Any = Any) -> Any:
@@ -503,7 +505,7 @@ def parse_yaml(text: str | bytes, where: str, schema: Any = Any) -> Any:
         value = yaml.load(text, loader)
     except (yaml.YAMLError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:  # of its tags
         raise BadDocument(f"{where} is not valid YAML: {_reason(error)}.") from error
-    return validate(value, where, schema)
+    return check_schema(value, where, schema)
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -544,7 +546,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
-def validate(value: Any, where: str, schema: Any) -> Any:
+def check_schema(value: Any, where: str, schema: Any) -> Any:
     """Return a value that was parsed as `schema`. Raises BadDocument; also if it is too deep, or a number too large."""
     from pydantic import ValidationError
 

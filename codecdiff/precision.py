@@ -1,13 +1,14 @@
-"""What frozen parts have in common: they never train, and compute in their own precision."""
+"""What frozen parts have in common: they never train, compute in their own precision, and load their weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 
 class FrozenModule(nn.Module):
@@ -26,3 +27,14 @@ def exactly(device: torch.device) -> Iterator[None]:
     """
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield
+
+
+class SkipInit(TorchFunctionMode):
+    """Leaves parameters as they are in memory where a module would initialize them: for weights that are loaded."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Return the tensor of a function of `torch.nn.init`, and call any other."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

@@ -80,6 +80,12 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
     accelerator.wait_for_everyone()
 
 
+def new_accelerator(e: Experiment) -> Accelerator:
+    accumulated, settings = e.train.gradient_accumulation_steps, e.model_dump(mode="json")
+    options: Any = {"gradient_accumulation_steps": accumulated, "report_to": e.report_to, "config": settings}
+    return training.new_accelerator(e.output, e.mixed_precision, **options)
+
+
 def write_samples(e: Experiment, pipeline: Pipeline) -> None:
     rows = [{"file_name": f"{number:02d}.wav", "text": prompt} for number, prompt in enumerate(e.prompts)]
     for row, audio in zip(rows, pipeline(e.prompts, audio_length_in_s=e.seconds, seed=e.seed).audios, strict=True):
@@ -106,13 +112,7 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
         precision = e.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         assumptions = Assumptions(**plan)
         return print(plan_report(e, pipeline, jobs, e.store, mixed_precision=precision, assumptions=assumptions))
-    accelerator = training.new_accelerator(
-        e.output,
-        e.mixed_precision,
-        gradient_accumulation_steps=e.train.gradient_accumulation_steps,
-        report_to=e.report_to,
-        config=e.model_dump(mode="json"),
-    )
+    accelerator = new_accelerator(e)
     console.quiet = not accelerator.is_main_process  # one process reports
     pipeline.to(accelerator.device)
     for name in unused:

@@ -248,8 +248,8 @@ def damage_one(out: Path, draw: random.Random) -> list[str]:
     finally:
         file.unlink(missing_ok=True)
         os.rename(kept, file)
-    name = str(file)
-    return [] if any(name in line for line in said) else [f"{damage} of {name}: {said}"]
+    is_named = any(str(file.parent) in line and file.name in line for line in said)
+    return [] if is_named else [f"{damage} of {file}: {said}"]
 
 
 def _read_everything(model: Path) -> list[str]:
@@ -294,7 +294,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--progress", type=Path, default=Path("runs/soak.json"), help="where to resume from")
+    parser.add_argument("--progress", type=Path, default=Path("runs/crashes.json"), help="where to resume from")
     options = parser.parse_args()
     options.progress.parent.mkdir(parents=True, exist_ok=True)
     state = {"seed": options.seed, "done": 0, "good": {}, "bad": []}

@@ -23,6 +23,7 @@ from codecdiff import Denoiser, GenerationConfig, GenerationInterrupted, Inpaint
 from codecdiff.errors import UnknownName, UserError
 from codecdiff.pipeline import GenerationOptions, GenerationRequest, Stage, base, generation, output, pipeline, stage
 from codecdiff.pipeline.hub import find_model
+from codecdiff.precision import SkipInit
 
 Make = Callable[..., Pipeline]
 hf: Any = diffusers
@@ -45,6 +46,29 @@ def test_public_names_are_listed_and_torch_waits() -> None:
     assert codecdiff.Pipeline is pipeline.Pipeline
     with pytest.raises(AttributeError, match="module 'codecdiff' has no attribute 'Pipelin'"):
         _ = codecdiff.Pipelin  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_loading_imports_neither_torchs_compiler_nor_scipys_statistics() -> None:
+    pytest.importorskip("codecdiff_starter")
+    program = """
+import sys, codecdiff
+codecdiff.load("starter", device="cpu")
+print(*(name for name in ("torch._dynamo", "scipy.stats", "sympy") if name in sys.modules))
+import diffusers, torch
+diffusers.EulerDiscreteScheduler(use_beta_sigmas=True).set_timesteps(5)  # which needs scipy.stats
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)).sum() == 4  # which needs the compiler
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not done.stdout.split()
+
+
+def test_weights_that_are_loaded_are_not_drawn_first() -> None:
+    before = torch.get_rng_state()
+    with SkipInit():
+        torch.nn.Linear(2, 2), torch.nn.Conv1d(2, 2, 3), torch.nn.Embedding(2, 2)
+    assert torch.get_rng_state().equal(before)
+    torch.nn.Linear(2, 2)
+    assert not torch.get_rng_state().equal(before)
 
 
 def test_a_call_returns_audio_codes_and_options(make_pipeline: Make) -> None:
@@ -76,7 +100,7 @@ def test_none_leaves_an_option_as_the_model_has_it(make_pipeline: Make, tmp_path
     assert not torch.equal(again("drums", seed=6).codes, out.codes)
     (tmp_path / "generation_config.json").write_text('{"seed": "x"}')
     with pytest.raises(
-        UserError, match=r"generation_config\.json cannot be used: seed: Input should be a valid int.*, got 'x'"
+        UserError, match=r"generation_config\.json cannot be used: seed: Input should be a valid integer.*got 'x'"
     ):
         Pipeline.from_pretrained(tmp_path)
 

@@ -265,6 +265,6 @@ class Tracker(GeneralTracker):
 
 
 def test_a_run_is_reported_to_any_tracker(tmp_path: Path) -> None:
-    accelerator = new_accelerator(tmp_path, report_to=Tracker(), config={"seed": 3})
+    accelerator = new_accelerator(tmp_path, report_to=Tracker(), config={"seed": 3, "a": {"b": [1]}, "c": None})
     accelerator.log({"primary/loss": 0.5}, step=2)
-    assert Tracker.rows == [{"seed": 3}, (2, {"primary/loss": 0.5})]
+    assert Tracker.rows == [{"seed": 3, "a.b": "[1]", "c": "null"}, (2, {"primary/loss": 0.5})]

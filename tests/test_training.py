@@ -277,7 +277,7 @@ def test_one_process_and_two_draw_the_same_for_a_sample(
     halves = [inputs_of(x_start[i : i + 4], 3 * 8 + i, context[i : i + 4]) for i in (0, 4)]
     assert data.crops.sample_indices(3, 8) == [*whole.sample_indices]
     assert [data.crops.sample_indices(3, 4, rank, 2) for rank in (0, 1)] == [[*half.sample_indices] for half in halves]
-    parts = [trainer.draw(half, shares=2) for half in halves]
+    parts = [trainer.draw(half, num_parts=2) for half in halves]
     for one, two in zip(trainer.draw(whole), zip(*parts, strict=True), strict=True):
         assert torch.equal(one, torch.cat(two))
     augmented = [context for inputs in (whole, *halves) if (context := trainer.augment(inputs)) is not None]
@@ -361,7 +361,8 @@ def test_a_validation_loss_that_is_not_finite_is_not_saved(
 def test_two_batches_are_accumulated_as_one_of_twice_the_size(
     trainer_of: Callable[..., StageTrainer], make_pipeline: Make, store: CodeStore, tmp_path: Path
 ) -> None:
-    options, losses = {"crop_seconds": 0.1, "dropout": 0.0}, []
+    options: dict[str, Any] = {"crop_seconds": 0.1, "dropout": 0.0}
+    losses: list[tuple[float, float]] = []
     for size, accumulated in ((4, 1), (2, 2)):
         config = TrainConfig(train_batch_size=size, **options)
         data = StageData(store, make_pipeline(), 1, config, DataConfig(validation_fraction=0.34))

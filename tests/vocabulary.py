@@ -37,7 +37,6 @@ ALLOWED = (
     Allowed("projections", r"^codecdiff/data/code_store\.py$", "key of a store that version 0.1 wrote"),
     Allowed("licence", r"^codecdiff/data/(code_store|encoding/worker|manifest)\.py$", "key and column of version 0.1"),
     Allowed("licence", r"codecdiff_datasets/importers/", "column of published data sets"),
-    Allowed("held_out", r"^codecdiff/training/trainer\.py$", "key of a log that version 0.1 wrote"),
     Allowed("takes", r"^codecdiff/cli/generate\.py$", "alias of --num-waveforms, as version 0.1 had it"),
     Allowed("card", r"codecdiff_eval/commands\.py$", "alias of --model-card, as version 0.1 had it"),
     Allowed("page", r"^codecdiff/data/audio\.py$", "of an Ogg stream"),

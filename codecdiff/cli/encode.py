@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from codecdiff.data.code_store import CodeStore
     from codecdiff.data.encoding.job import EncodeConfig, Engine
     from codecdiff.data.metadata import Track
+    from codecdiff.data.segments import SegmentConfig
 
 
 Audio = Annotated[
@@ -77,7 +78,6 @@ def encode(
     Run it again to resume after an interruption.
     """
     from codecdiff.config import build, parse_options
-    from codecdiff.data.encoding.job import EncodeConfig
     from codecdiff.data.segments import SegmentConfig
 
     output = output or Path("stores") / f"{audio[0].resolve().stem}-{codec}"
@@ -90,13 +90,8 @@ def encode(
         loudness_of=loudness_of,
     )
     tracks, issues = find_all_tracks(audio, audio_folder)
-    target = "continuous" if continuous else "codes"
-    settings = EncodeConfig(target=target, segments=segments, shard_minutes=shard_minutes)
-    settings = settings.model_copy(update={"request": _request(tracks, codec, options or [], settings)})
-    if _made_before(output, settings.request):
-        out.print(f"{output} is finished: this command made it before.", soft_wrap=True)
-        return
-    require_new_store(output)
+    settings = _settings(tracks, [codec, *(options or [])], continuous, segments, shard_minutes)
+    require_new_store(output, settings.request)
     run = registry.load_entry(registry.ENGINES, engine)(device, workers)
     place = select_device(device if engine == "local" else "")  # the GPUs of a cluster are not devices of this machine
     model = build("codecs", parse_options("codecs", codec, options or [])).to(place)
@@ -106,18 +101,22 @@ def encode(
     out.print(f"{_summary(store, len(tracks) + len(issues))} in {output}", soft_wrap=True)
 
 
-def _request(tracks: list[Track], codec: str, options: list[str], settings: EncodeConfig) -> str:
-    """Return a digest of what is encoded, and how."""
+def _settings(
+    tracks: list[Track], codec: list[str], continuous: bool, segments: SegmentConfig, shard_minutes: float
+) -> EncodeConfig:
+    """Return how tracks are encoded, with a digest of that, of the tracks, and of the codec with its options."""
     from hashlib import sha256
 
-    from codecdiff.data.encoding.job import hash_tracks
+    from codecdiff.data.encoding.job import EncodeConfig, hash_tracks
 
-    inputs = [hash_tracks(tracks), codec, options, settings.model_dump(mode="json")]
-    return sha256(json.dumps(inputs).encode()).hexdigest()[:32]
+    target = "continuous" if continuous else "codes"
+    settings = EncodeConfig(target=target, segments=segments, shard_minutes=shard_minutes)
+    request = json.dumps([hash_tracks(tracks), codec, settings.model_dump(mode="json")])
+    return settings.model_copy(update={"request": sha256(request.encode()).hexdigest()[:32]})
 
 
-def _made_before(output: Path, request: str) -> bool:
-    """Return whether a folder is the finished store of the same request, and delete what is left of its draft."""
+def _is_finished(output: Path, request: str) -> bool:
+    """Return whether a folder is the finished store of this request, and delete what is left of its draft."""
     from codecdiff.data.encoding.encode import tidy_store
     from codecdiff.data.sealed import read_sealed
 
@@ -147,12 +146,14 @@ def _encode(
         )
 
 
-def require_new_store(output: Path) -> Path:
-    """Return a folder that does not exist and can be written. Raises FileExists or UnusableFile for another."""
+def require_new_store(output: Path, request: str) -> None:
+    """End the command if a folder is the store of this request. Raises FileExists or UnusableFile for another one."""
+    if _is_finished(output, request):
+        out.print(f"{output} is finished: this command made it before.", soft_wrap=True)
+        raise typer.Exit
     if output.exists():
         raise FileExists(f"'{output}' exists already. Choose another name, or delete it.")
     require_writable(output)
-    return output
 
 
 def _summary(store: CodeStore, count: int) -> str:

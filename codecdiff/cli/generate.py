@@ -120,11 +120,8 @@ def file_stem(prompt: str) -> str:
 
 
 def choose_seed(seed: int | None) -> int:
-    """Return the seed of the command line, or a random one, which is printed."""
-    if seed is None:
-        seed = secrets.randbelow(10**6)
-        err.print(f"Seed: {seed}")
-    return seed
+    """Return the seed of the command line, or a random one."""
+    return secrets.randbelow(10**6) if seed is None else seed
 
 
 def load_model(model: str, device: str, *, allow_download: bool = False, allow_local_parts: bool = False) -> Pipeline:
@@ -176,6 +173,7 @@ def generate_files(
     from codecdiff.pipeline.output import write_waveform
 
     issue = ""
+    err.print(f"Seed: {request.generation.seed}")
     with progress("Sampling steps", None) as advance:
         audios = request.generate(
             pipeline,

@@ -19,9 +19,9 @@ from codecdiff.config.parts import (
     did_you_mean,
     item_type,
     parse_value,
-    parse_yaml,
     part_kind,
     part_options,
+    yaml_value,
 )
 from codecdiff.errors import MissingFile
 from codecdiff.files import BadDocument, read_yaml
@@ -97,7 +97,7 @@ def _assign(data: dict[str, Any], model: type[BaseModel], path: Sequence[str], t
     key, hint = _member(here, hint, path, len(path) - 1)
     if isinstance(hint, type) and issubclass(hint, BaseModel):
         raise ConfigError(f"'{where}' is a group of settings: write {where}.{next(iter(hint.model_fields))}=...")
-    here[key] = parse_yaml(text, where) if hint is None else parse_value(text, hint, where)
+    here[key] = yaml_value(text, where) if hint is None else parse_value(text, hint, where)
 
 
 def _member(here: Any, hint: Any, path: Sequence[str], depth: int) -> tuple[Any, Any]:
@@ -191,7 +191,7 @@ def load_config(model: type[Model], file: Path, assignments: Sequence[str] = ())
 
 
 def _validated(model: type[Model], data: dict[str, Any], file: Path, *, is_partial: bool = False) -> Model:
-    """Validate a configuration; what is missing from a partial one is no error."""
+    """Validate a configuration; of a partial one, settings may be missing."""
     try:
         return model.model_validate(data)
     except ValidationError as error:

@@ -123,10 +123,10 @@ def parse_value(text: str, hint: Any, where: str) -> Any:
     try:
         return _adapter(hint, _described).validate_python(text)
     except ValidationError:
-        return _validated(parse_yaml(text, where), hint, where, _described)
+        return _validated(yaml_value(text, where), hint, where, _described)
 
 
-def parse_yaml(text: str, where: str) -> Any:
+def yaml_value(text: str, where: str) -> Any:
     """Parse a value of the command line as YAML. Raises ConfigError if it is not valid."""
     try:
         return files.parse_yaml(text, f"{where}={text}")

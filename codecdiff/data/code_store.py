@@ -27,7 +27,7 @@ from codecdiff.data.sealed import FILES, SEAL, read_sealed, verify_file
 from codecdiff.data.shards import BASE_ROWS, ROWS, ShardReader
 from codecdiff.data.shards import FILES as SHARD_FILES
 from codecdiff.errors import InvalidValue, MissingFile
-from codecdiff.files import DamagedFile, cached_checksum, parse_json, read_parquet, read_safetensors, validate
+from codecdiff.files import DamagedFile, cached_checksum, check_schema, parse_json, read_parquet, read_safetensors
 from codecdiff.fingerprint import device_of, module_fingerprint
 from codecdiff.interfaces.codec import Codec
 
@@ -101,7 +101,7 @@ class CodeStore:
         self.rows: list[dict[str, Any]] = read_parquet(self.folder / "manifest.parquet", schema).to_pylist()
         if version == 1:
             header, self.rows = upgrade_store(header, self.rows)
-        self.header = validate(header, str(file), StoreHeader).model_dump(exclude={FILES, SEAL})
+        self.header = check_schema(header, str(file), StoreHeader).model_dump(exclude={FILES, SEAL})
         self._check_rows()
         self.audio: Path | None = None  # folder of the tracks, if it is available
         self.has_continuous: bool = self.header["continuous"]

@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 PARTS = {"standardized": "normalized", "reduced": "pca", "numbers": "numeric"}  # names of codecs and conditioners
+LOG_KEYS = {
+    "held_out": "validation_loss",
+    "held_out_baseline": "zero_predictor_loss",
+    "held_out_ratio": "normalized_validation_loss",
+}
 STAGE_KEYS = {
     "scheduler": "train_scheduler",
     "sampler": "scheduler",
@@ -80,6 +85,11 @@ def upgrade_stage(spec: Any) -> Any:
         upgraded["training"]["start_from"] = _renamed(start, {"taken": "copied", "of": "total"})
     upgraded["train_scheduler"] = {"class": "DDPMScheduler", **upgraded["train_scheduler"]}
     return upgraded
+
+
+def upgrade_log_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of a training log with the current keys."""
+    return _renamed(row, LOG_KEYS)
 
 
 def upgrade_request(request: Any) -> Any:

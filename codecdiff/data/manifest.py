@@ -118,7 +118,9 @@ class Manifest:
             raise MissingFile(f"Manifest '{file}' does not exist. Make one: codecdiff data import ... -o NAME.parquet.")
         try:
             table = read_parquet(file)
-            header = parse_json((table.schema.metadata or {}).get(KEY, b"{}"), f"The header of '{file}'", Header)
+            header = parse_json(
+                (table.schema.metadata or {}).get(KEY, b"{}"), f"The header of '{file}'", ManifestHeader
+            )
         except InvalidValue as error:
             raise InvalidValue(f"'{file}' is not a manifest: {error} Make one with codecdiff data import.") from error
         table = table.rename_columns([OLD_COLUMNS.get(name, name) for name in table.column_names])
@@ -170,7 +172,7 @@ class Manifest:
         return [{**asdict(r), "file": str(self.file_of(r)), "present": not _without_audio(r)} for r in self.rows]
 
 
-class Header(BaseModel):
+class ManifestHeader(BaseModel):
     """The manifest's own entry of the metadata of a parquet file."""
 
     format: Any = None

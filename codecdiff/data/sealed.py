@@ -20,7 +20,7 @@ BLANK = "0" * 64
 
 
 def seal(folder: Path, hashes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Return bytes and SHA-256 of files in a folder, of which the latter are known."""
+    """Return bytes and SHA-256 of files in a folder whose SHA-256 is known."""
     return {name: {"bytes": (folder / name).stat().st_size, SEAL: digest} for name, digest in hashes.items()}
 
 

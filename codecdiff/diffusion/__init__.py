@@ -1,6 +1,9 @@
 """The diffusion process of one stage: noise schedules, the training loss, schedulers and guidance."""
 
-from typing import TYPE_CHECKING
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from codecdiff import lazy_exports
 
@@ -43,3 +46,29 @@ __all__ = [
 ]
 
 __getattr__, __dir__ = lazy_exports(__name__)
+
+
+def _import_schedulers() -> None:
+    """Import the schedulers of diffusers without torch's compiler and scipy.stats, which take longer than the rest.
+
+    diffusers catches that the former is missing. The latter it names in a spacing of timesteps alone, which finds the
+    package by `scipy`'s own lazy import.
+    """
+    modules: dict[str, Any] = sys.modules
+    absent = {name: stand_in for name, stand_in in _STAND_INS.items() if name not in modules}
+    modules.update(absent)
+    try:
+        for name in _SCHEDULERS.split():
+            import_module(f"diffusers.schedulers.scheduling_{name}")
+    finally:
+        for name in absent:
+            del modules[name]
+
+
+_STAND_INS = {"torch._dynamo": None, "scipy.stats": ModuleType("scipy.stats")}  # None: an import raises ImportError
+_SCHEDULERS = (
+    "ddpm deis_multistep dpmsolver_multistep dpmsolver_singlestep euler_ancestral_discrete euler_discrete "
+    "flow_match_euler_discrete flow_match_heun_discrete heun_discrete lms_discrete pndm unipc_multistep"
+)
+
+_import_schedulers()

@@ -117,7 +117,9 @@ def scheduler_from_config(config: dict[str, Any]) -> Any:
         raise InvalidValue(f"Unknown training scheduler '{name}'. Available: {', '.join(TRAINING_SCHEDULERS)}.")
     if type(steps) is not int or not 1 <= steps <= MAX_TIMESTEPS:
         raise InvalidValue(f"Invalid num_train_timesteps={steps!r}: expected 1 to {MAX_TIMESTEPS:,}.")
-    return getattr(diffusers, name).from_config(options)
+    cls = getattr(diffusers, name)
+    parameters = inspect.signature(cls).parameters  # `from_config` keeps the same, and imports every scheduler
+    return cls(**{key: value for key, value in options.items() if key in parameters})
 
 
 def coefficients(scheduler: Any, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

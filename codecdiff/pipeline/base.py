@@ -135,7 +135,7 @@ class BasePipeline:
         pipeline = cls(*parts, [], **facts, generation_config=checkpoint.load_generation_config(folder))
         pipeline.load_stages(folder, allow_local_parts=allow_local_parts, digests=digests)
         pipeline.folder, pipeline.name = folder, str(name)
-        pipeline.fingerprint = checkpoint.fingerprint_of(digests)
+        pipeline.fingerprint = checkpoint.combined_fingerprint(digests)
         return pipeline.to(device, dtype)
 
     def save_pretrained(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:

@@ -29,7 +29,7 @@ from codecdiff.data import legacy
 from codecdiff.data.sealed import FILES, SEAL, read_sealed, seal, sealed_text, verify_file, write_sealed
 from codecdiff.diffusion.noise_schedule import scheduler_from_config
 from codecdiff.errors import InvalidValue, MissingFile, UnknownName
-from codecdiff.files import DamagedFile, atomic_write, read_safetensors, sha256, validate, write_safetensors
+from codecdiff.files import DamagedFile, atomic_write, check_schema, read_safetensors, sha256, write_safetensors
 from codecdiff.interfaces import Codec, Conditioner, Splitter
 from codecdiff.pipeline.code_version import warn_of_code_changes
 from codecdiff.pipeline.generation import GenerationConfig
@@ -63,7 +63,10 @@ def load_parts(
     allow_local_parts: bool,
     digests: dict[str, str] | None = None,
 ) -> Parts:
-    """Build the parts that a model folder names, and load the state of its codec. `digests`: see `fingerprint_of`."""
+    """Build the parts that a model folder names, and load the state of its codec.
+
+    `digests` receives the hashes of files that are read, for `combined_fingerprint`.
+    """
     if not allow_local_parts:
         kinds = [kind for kind in ("codec", "splitter", "conditioner") if spec[kind]]
         spec = spec | {kind: confine(f"{kind}s", spec[kind], folder) for kind in kinds}
@@ -93,14 +96,14 @@ def read_config(folder: Path, digests: dict[str, str] | None = None) -> dict[str
         raise InvalidValue(f"{file} has format {version}; this codecdiff reads format {FORMAT}. Update codecdiff.")
     if missing := REQUIRED - spec.keys():
         raise InvalidValue(f"{file} is incomplete: it lacks {', '.join(sorted(missing))}.")
-    return validate(spec, str(file), ModelFile).model_dump(exclude_unset=True)
+    return check_schema(spec, str(file), ModelFile).model_dump(exclude_unset=True)
 
 
 def read_stage_config(folder: Path, digests: dict[str, str] | None = None) -> dict[str, Any]:
     """Read the stage.json of a stage's folder. Raises ValueError if it is not valid."""
     file = folder / STAGE_FILE
     spec = legacy.upgrade_stage(read_sealed(file, digests, f"{folder.name}/{STAGE_FILE}"))
-    return validate(spec, str(file), StageFile).model_dump(exclude_unset=True)
+    return check_schema(spec, str(file), StageFile).model_dump(exclude_unset=True)
 
 
 def load_tensors(file: Path, files: Mapping[str, Any], source: Path) -> tuple[dict[str, Tensor], str]:
@@ -217,7 +220,7 @@ def load_generation_config(folder: Path) -> GenerationConfig:
     options = read_sealed(file) if file.exists() else {}
     if isinstance(options, dict):
         options = {name: value for name, value in options.items() if name not in (FILES, SEAL)}
-    return validate(options, str(file), GenerationConfig)
+    return check_schema(options, str(file), GenerationConfig)
 
 
 def generations(home: Path) -> list[Path]:
@@ -295,7 +298,7 @@ def load_stage(
         )
 
 
-def fingerprint_of(digests: Mapping[str, str]) -> str:
+def combined_fingerprint(digests: Mapping[str, str]) -> str:
     """Hash the SHA-256 of the files that a model was loaded from, by their names in its folder, in that order.
 
     Models of equal fingerprints generate the same audio.
@@ -310,4 +313,4 @@ def model_fingerprint(folder: Path) -> str:
     """Return the fingerprint of the configuration and weights that a model folder holds now."""
     homes = ["codec", *read_config(folder)["stages"]]
     names = [MODEL_FILE, *(f"{home}/{file}" for home in homes for file in (STAGE_FILE, WEIGHTS_FILE))]
-    return fingerprint_of({name: sha256(folder / name) for name in names if (folder / name).exists()})
+    return combined_fingerprint({name: sha256(folder / name) for name in names if (folder / name).exists()})

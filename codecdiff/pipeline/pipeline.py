@@ -52,6 +52,10 @@ class _Batch:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def generators(self, seed: int, i: int) -> list[torch.Generator]:
+        """Return the generator of the noise of every sample in stage `i`."""
+        return [rng.generator("codecdiff.generate.noise", seed, index, i) for index in self.sample_indices]
+
     def is_sampled(self, i: int) -> bool:
         """Return whether anything is left to generate of stage `i`."""
         mask = self.masks[i]
@@ -279,10 +283,8 @@ class Pipeline(BasePipeline):
     ) -> list[Tensor]:
         """Sample the latents (b, c, l) of every stage, each with the stages before it as its context."""
         with self._on_device(self.conditioner):
-            positive, negative = (
-                conditions(self.conditioner, prompts, self.device)
-                for prompts in (batch.prompts, [options.negative_prompt] * len(batch))
-            )
+            positive = conditions(self.conditioner, batch.prompts, self.device)
+            negative = conditions(self.conditioner, [options.negative_prompt] * len(batch), self.device)
         shapes = stage_shapes(self.codec, self.splitter, batch.frames)
         stages: list[Tensor] = []
         for i, (stage, mask) in enumerate(zip(self.stages, batch.masks, strict=False)):
@@ -290,8 +292,7 @@ class Pipeline(BasePipeline):
             if mask is not None and mask.keeps_all:
                 stages.append(mask.x_start)
                 continue
-            name, seed = "codecdiff.generate.noise", options.seed
-            generators = [rng.generator(name, seed, index, i) for index in batch.sample_indices]
+            generators = batch.generators(options.seed, i)
             inputs = SamplingInput(
                 noise=rng.row_noise(shapes[i], generators, self.device),
                 generators=generators,
@@ -310,12 +311,7 @@ class Pipeline(BasePipeline):
                     noise_color=stage.noise_color,
                     on_step_end=functools.partial(on_step_end, stage),
                 )
-            if not latents.isfinite().all():
-                raise NonFiniteLatents(
-                    f"Stage {stage.name} generated latents that are not finite, in {_steps(stage, options)} steps of "
-                    f"{stage.sampling.scheduler}: nothing was written. Try more steps, a smaller guidance_scale or "
-                    "float32; if it stays, the weights have diverged."
-                )
+            _require_finite(latents, stage, options)
             stages.append(latents)
         return self._with_zeros(stages, batch)
 
@@ -347,3 +343,12 @@ load = Pipeline.from_pretrained
 def _steps(stage: Stage, options: GenerationConfig) -> int:
     own = stage.sampling.num_inference_steps
     return own if options.num_inference_steps is None else options.num_inference_steps
+
+
+def _require_finite(latents: Tensor, stage: Stage, options: GenerationConfig) -> None:
+    if not latents.isfinite().all():
+        raise NonFiniteLatents(
+            f"Stage {stage.name} generated latents that are not finite, in {_steps(stage, options)} steps of "
+            f"{stage.sampling.scheduler}: nothing was written. Try more steps, a smaller guidance_scale or float32; if "
+            "it stays, the weights have diverged."
+        )

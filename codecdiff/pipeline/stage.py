@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from codecdiff import config
 from codecdiff.config.schema import SamplingConfig
@@ -100,14 +100,19 @@ class Stage:
 
 
 def stage_shapes(codec: Codec, splitter: Splitter, frames: int) -> list[tuple[int, int]]:
-    """Return (channels, frames) of every stage for this many latent frames, by splitting a meta tensor."""
-    latents = torch.empty(1, codec.num_codebooks, codec.codebook_dim, frames, device="meta")
-    return [(stage.shape[1], stage.shape[2]) for stage in splitter.split(latents)]
+    """Return (channels, frames) of every stage for this many latent frames, by splitting a tensor."""
+    return [(stage.shape[1], stage.shape[2]) for stage in _split_empty(codec, splitter, frames)]
+
+
+def _split_empty(codec: Codec, splitter: Splitter, frames: int) -> list[Tensor]:
+    """Split a tensor without values. It is not on the meta device: that imports torch's compiler, for seconds."""
+    with torch.device("cpu"):
+        return splitter.split(torch.empty(1, codec.num_codebooks, codec.codebook_dim, frames))
 
 
 def context_channels(codec: Codec, splitter: Splitter) -> list[int]:
     """Return the channels of the context that every stage sees, 0 for none."""
-    stages = splitter.split(torch.empty(1, codec.num_codebooks, codec.codebook_dim, 1, device="meta"))
+    stages = _split_empty(codec, splitter, 1)
     contexts = [splitter.context(stages, i) for i in range(len(stages))]
     return [0 if context is None else context.shape[1] for context in contexts]
 

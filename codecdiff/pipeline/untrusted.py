@@ -20,6 +20,9 @@ from codecdiff.config.parts import item_type, part_kind
 from codecdiff.config.schema import Guidance, Target
 from codecdiff.errors import InvalidValue, MissingFile, UserError
 from codecdiff.files import DamagedFile, read_shapes
+from codecdiff.precision import SkipInit
+
+__all__ = ["ModelFile", "StageFile", "build_to_fit", "confine", "explained", "leads_outside"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -34,7 +37,7 @@ def _stage_name(name: str) -> str:
 
 
 class Open(BaseModel):
-    """Contents of a file of which later versions may say more."""
+    """Contents of a file. Those of later versions may say more."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -148,7 +151,7 @@ def build_to_fit(file: Path, build: Callable[[], Module]) -> Module:
             f"{file} does not hold the weights of this stage: {len(differ)} of its tensors differ, '{differ[0]}' "
             f"first, {there} in the file and {here} by the description of the stage."
         )
-    with explained(file):
+    with explained(file), SkipInit():
         return build()
 
 

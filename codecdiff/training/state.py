@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from codecdiff.data.legacy import upgrade_log_row
 from codecdiff.data.sealed import FILES, SEAL, seal, sealed_text, verify_file, write_sealed
 from codecdiff.errors import InvalidValue
 from codecdiff.files import (
@@ -34,11 +35,6 @@ from codecdiff.files import (
 from codecdiff.pipeline.checkpoint import STAGE_FILE, STATE, WEIGHTS_FILE, generations, published, read_stage_config
 
 STATE_FILE, LOG = "state.safetensors", "log.jsonl"
-LOG_KEYS_V0_1: dict[str, str] = {
-    "held_out": "validation_loss",
-    "held_out_baseline": "zero_predictor_loss",
-    "held_out_ratio": "normalized_validation_loss",
-}
 Rows = list[dict[str, Any]]
 
 
@@ -111,7 +107,7 @@ def find_state(home: Path, report: Callable[[str], None] = lambda line: None) ->
         return home / STATE
     if problems:
         raise DamagedFile(
-            f"{home} cannot be resumed: no state of its training is intact. {' '.join(problems)} To train it anew, "
+            f"{home} cannot be resumed: no state of its training is intact. {' '.join(problems)} To start over, "
             "delete that folder or choose another output."
         )
     if (home / STAGE_FILE).exists():
@@ -148,8 +144,7 @@ def read_state(path: Path) -> tuple[int, dict[str, Tensor], Rows]:
 def _rows(text: str) -> Rows:
     """Parse the lines of a log, except for a last one that is torn."""
     lines = text.splitlines() if text.endswith(("\n", "}")) else text.splitlines()[:-1]
-    rows: Rows = [json.loads(line) for line in lines]
-    return [{LOG_KEYS_V0_1.get(key, key): value for key, value in row.items()} for row in rows]
+    return [upgrade_log_row(json.loads(line)) for line in lines]
 
 
 def read_logs(model: Path, stages: Sequence[str]) -> dict[str, Rows]:

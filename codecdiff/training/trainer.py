@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
@@ -35,7 +36,7 @@ from codecdiff.pipeline.warm_start import WarmStart, warm_start
 from codecdiff.training.batch import StageData
 from codecdiff.training.state import find_state, publish, read_state, write_generation
 
-RUN_FACTS = ("seed", "validation_fraction", "split_seed", "gradient_accumulation_steps")  # of which a run has one value
+RUN_FACTS = ("seed", "validation_fraction", "split_seed", "gradient_accumulation_steps")  # each has one value in a run
 
 
 class TrainingDiverged(UserError, FloatingPointError):
@@ -75,8 +76,17 @@ def new_accelerator(
             f"{accelerator.gradient_accumulation_steps}. Set it in the configuration alone."
         )
     accelerator.gradient_accumulation_steps = 1  # the trainer accumulates itself
-    accelerator.init_trackers("log", config)
+    accelerator.init_trackers("log", dict(_flat(config or {})))
     return accelerator
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield settings by their names on the command line, with values that every tracker takes."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value if isinstance(value, bool | int | float | str) else json.dumps(value)
 
 
 def _average(decay: float) -> Any:
@@ -135,18 +145,18 @@ class StageTrainer:
         progress = min(1.0, step / self.config.max_train_steps)
         return rate * (0.02 + 0.98 * float(torch.cos(torch.tensor(progress * torch.pi)) + 1) / 2)
 
-    def draw(self, inputs: StageInput, shares: int = 1) -> tuple[Tensor, Tensor]:
+    def draw(self, inputs: StageInput, num_parts: int = 1) -> tuple[Tensor, Tensor]:
         """Draw the noise (b, c, l) and timesteps (b,) of the current step, stratified over the schedule.
 
-        The strata are those of all samples of the step, of which `inputs` are one of so many `shares`: one for each
-        process and each batch that it accumulates.
+        The strata are those of all samples of the step. `inputs` are one of its `num_parts`: each process has one for
+        every batch that it accumulates.
 
         With u uniform, a timestep is at 1 - u ** timestep_bias of the schedule: above 1, high noise is drawn more
         often. What lasts a whole clip, and most of what the text says, is decided there.
         """
         x_start, total = inputs.x_start, self.stage.train_scheduler.config.num_train_timesteps
         noise = self._row_noise("codecdiff.train.noise", inputs.sample_indices, x_start)
-        rows = len(x_start) * shares
+        rows = len(x_start) * num_parts
         generator = rng.generator("codecdiff.train.timesteps", self.seed, self.stage.name, self.step_count)
         even = (torch.randperm(rows, generator=generator) + torch.rand(rows, generator=generator)) / rows
         own = even[[index % rows for index in inputs.sample_indices]]
@@ -179,9 +189,9 @@ class StageTrainer:
             condition = condition.drop(absent.to(condition[name].mask.device), name)
         return condition
 
-    def loss(self, inputs: StageInput, shares: int = 1) -> Tensor:
+    def loss(self, inputs: StageInput, num_parts: int = 1) -> Tensor:
         """Return the loss of the current step, whose gradient `step` takes."""
-        noise, timestep = self.draw(inputs, shares)
+        noise, timestep = self.draw(inputs, num_parts)
         context = self.augment(inputs)
         inputs = replace(inputs, context=context, condition=self.drop(inputs.condition, inputs.sample_indices))
         return self.loss_of(self.network, inputs, noise, timestep, self.config.snr_gamma)[0]
@@ -252,12 +262,12 @@ class StageTrainer:
         """
         self.denoiser.train()
         accelerator, count = self.accelerator, len(inputs)
-        shares = count * (accelerator.num_processes if accelerator else 1)
+        num_parts = count * (accelerator.num_processes if accelerator else 1)
         self.optimizer.zero_grad(set_to_none=True)
         value = 0.0
         for i, part in enumerate(inputs):
-            loss = self.loss(part, shares)
-            self._require_finite("loss", float(loss.detach()), shares, part)
+            loss = self.loss(part, num_parts)
+            self._require_finite("loss", float(loss.detach()), num_parts, part)
             value += float(loss.detach()) / count
             self.peak_memory = max(self.peak_memory, _memory_in_use(part.x_start.device))  # with activations
             is_last = i == count - 1  # processes exchange gradients once
@@ -266,7 +276,7 @@ class StageTrainer:
         clip: Any = accelerator.clip_grad_norm_ if accelerator else torch.nn.utils.clip_grad_norm_
         self.grad_norm = float(clip(self.denoiser.parameters(), self.config.max_grad_norm))
         if accelerator is None or accelerator.scaler is None:  # a scaler of float16 leaves such a step out
-            self._require_finite("gradient norm", self.grad_norm, shares, *inputs)
+            self._require_finite("gradient norm", self.grad_norm, num_parts, *inputs)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step_count)
         self.optimizer.step()
@@ -274,11 +284,13 @@ class StageTrainer:
         self.step_count += 1
         return value
 
-    def _require_finite(self, name: str, value: float, shares: int, *inputs: StageInput) -> None:
+    def _require_finite(self, name: str, value: float, num_parts: int, *inputs: StageInput) -> None:
         """Raise TrainingDiverged, naming samples and noise levels, for a value that is infinite or not a number."""
         if math.isfinite(value):
             return
-        pairs = [pair for part in inputs for pair in zip(part.sample_indices, self.draw(part, shares)[1], strict=True)]
+        pairs = [
+            pair for part in inputs for pair in zip(part.sample_indices, self.draw(part, num_parts)[1], strict=True)
+        ]
         levels = ", ".join(f"{index} at {int(timestep)}" for index, timestep in pairs[:16])
         total = self.stage.train_scheduler.config.num_train_timesteps
         raise TrainingDiverged(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -112,11 +112,12 @@ def evaluate(
     plan = new_eval_config(suite, embedders or [], metrics or [], seconds, loudness, adherence, seed)
     against = read_reference(reference, split)
     inputs = read_inputs(prompts, split, n, seed) if prompts else read_tracks(music or Path(), split)
-    allowed = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
-    generator = load_generator(model, device, allowed, seed, steps, guidance or []) if model else None
-    built, left_out = load_embedders(plan.metrics, options or [], generator, device, bool(embedders), allow_download)
-    cache = cache or output / "cache"
-    evaluator = Evaluator(plan, built, against, output / "clips", cache, progress, generator, left_out=left_out)
+    sampling = {"seed": seed, "steps": steps, "guidance": guidance or []}
+    generator = load_generator(model, device, allow_download, allow_local_parts, **sampling) if model else None
+    fetched = {"required": bool(embedders), "allow_download": allow_download}
+    built, left_out = load_embedders(list(plan.metrics), options or [], generator, device, **fetched)
+    stores = (output / "clips", cache or output / "cache", progress, generator)
+    evaluator = Evaluator(plan, built, against, *stores, left_out=left_out)
     facts = {"suite": suite, **split_facts(reference, prompts, music, split)}
     result = evaluator.evaluate(inputs, generator.name if generator else str(music and music.name), facts)
     write_evaluated(result, output, model if model_card else "", as_json)
@@ -210,7 +211,14 @@ def read_inputs(file: Path, split: str, count: int | None, seed: int) -> list[Ev
 
 
 def load_generator(
-    model: str, device: str, allowed: Any, seed: int, steps: int | None, guidance: list[str]
+    model: str,
+    device: str,
+    allow_download: bool,
+    allow_local_parts: bool,
+    *,
+    seed: int,
+    steps: int | None,
+    guidance: list[str],
 ) -> Generator:
     """Load a model, and name it by its folder's name or its id."""
     from codecdiff.diffusion import parse_guidance_scale
@@ -219,17 +227,20 @@ def load_generator(
 
     scale = parse_guidance_scale(guidance)
     with err.status(f"Loading {model}"):
-        pipeline = load(model, **allowed).to(select_device(device))
+        pipeline = load(model, allow_download=allow_download, allow_local_parts=allow_local_parts).to(
+            select_device(device)
+        )
     folder = Path(model)
     parts = [part for part in folder.resolve().parts[-2:] if part != "/"]
     return Generator(pipeline, "/".join(parts) if folder.exists() else model, seed, steps, scale)
 
 
 def load_embedders(
-    names: Collection[str],
+    names: Sequence[str],
     options: Sequence[str],
     generator: Generator | None,
     device: str,
+    *,
     required: bool,
     allow_download: bool,
 ) -> tuple[dict[str, Embedder], list[str]]:

@@ -96,7 +96,7 @@ class MetricGroup:
 
 
 def build_embedders(
-    names: Collection[str],
+    names: Sequence[str],
     options: Mapping[str, Sequence[str]],
     *,
     pipeline: Pipeline | None,

@@ -25,7 +25,7 @@ from pydantic.dataclasses import dataclass
 
 from codecdiff import Embedder, __version__
 from codecdiff.errors import InvalidValue
-from codecdiff.files import read_json, validate
+from codecdiff.files import check_schema, read_json
 from codecdiff.fingerprint import module_fingerprint
 
 __all__ = [
@@ -363,7 +363,7 @@ class EvalReport:
         """Restore what `to_json` returned. Raises ValueError for another format."""
         if values.get("format") != FORMAT:
             raise InvalidValue(f"This is not a report of format {FORMAT}: evaluate again.")
-        return validate(dict(values), "The report", cls)
+        return check_schema(dict(values), "The report", cls)
 
     @classmethod
     def read(cls, folder: Path | str) -> Self:

@@ -101,7 +101,7 @@ class UNet(PrecomputedConditioning):
     ) -> None:
         """Add what reads the timestep and the condition, and the learned nulls."""
         used = self.used_conditions
-        self.nulls = nn.ParameterDict({name: nn.Parameter(0.02 * torch.randn(widths[name])) for name in used})
+        self.nulls = nn.ParameterDict({name: nn.Parameter(_null(widths[name])) for name in used})
         self.time_network = embedding_network(self.width, embedding, nn.GELU())
         self.vector_network = embedding_network(widths[self.vector], embedding, nn.GELU()) if self.vector else None
         self.text_layers = nn.ModuleDict()
@@ -194,6 +194,11 @@ class UNet(PrecomputedConditioning):
         if self.checkpoint and torch.is_grad_enabled():
             return checkpoint(level, *inputs, use_reentrant=False)
         return level(*inputs)
+
+
+def _null(width: int) -> Tensor:
+    """Draw a null (e,). Arithmetic on the meta device would import torch's compiler, for seconds."""
+    return (0.02 * torch.randn(width, device="cpu")).to(torch.get_default_device())
 
 
 def _check_options(

@@ -1,7 +1,7 @@
 """The U-Net as sampling runs it: equal to the plain one up to rounding, and without gradients.
 
-Frames stay (b, c, 1, l) in channels-last memory: a one-dimensional convolution is the two-dimensional one, and attention
-reads tokens (b, l, c) without a copy. What does not depend on the frames is multiplied into the weights once:
+Frames stay (b, c, 1, l) in channels-last memory: a one-dimensional convolution is the two-dimensional one, and
+attention reads tokens (b, l, c) without a copy. What does not depend on the frames is multiplied into the weights once:
 
 - the gain of a normalization, into the projection after it;
 - keys and values of a condition, into the projections of cross-attention. Where a row has one token, such as its
@@ -46,12 +46,16 @@ class PreparedUNet(PreparedDenoiser):
         with torch.autocast(device, enabled=False):
             super().__init__(unet, timesteps, condition)
             self.dtype = autocast or unet.input.weight.dtype
-            self.modulation = Modulation([layer for level in self.features for layer in level])
+            self.modulation = ModulationTable([layer for level in self.features for layer in level])
             self.input = Convolution(unet.input, self.dtype)
             pairs = zip(unet.levels, self.features, strict=True)
             levels = [PreparedLevel(level, features, self.dtype) for level, features in pairs]
         depth = len(unet.downs)
-        self.downs, self.middle, self.ups = levels[:depth], levels[depth], levels[depth + 1 :]  # the output is the last up
+        self.downs, self.middle, self.ups = (
+            levels[:depth],
+            levels[depth],
+            levels[depth + 1 :],
+        )  # the output is the last up
         self.features = None
 
     @torch.no_grad()
@@ -76,13 +80,16 @@ class PreparedUNet(PreparedDenoiser):
             return self.denoiser.unpatched(x[:, :, 0], noisy.shape[-1])
 
 
-class Modulation:
+class ModulationTable:
     """Scales, one added, and shifts of all layers, side by side: a term of the timestep and one of the vector."""
 
     def __init__(self, layers: Sequence[LayerFeatures]):
         self.sizes = [layer.time.shape[-1] for layer in layers]
         ones = [torch.cat([torch.ones(size // 2), torch.zeros(size // 2)]) for size in self.sizes]
-        times, vectors = [layer.time for layer in layers], [layer.vector for layer in layers if layer.vector is not None]
+        times, vectors = (
+            [layer.time for layer in layers],
+            [layer.vector for layer in layers if layer.vector is not None],
+        )
         self.time = torch.cat(times, dim=-1) + torch.cat(ones).to(times[0])  # (n, m)
         self.vector = torch.cat(vectors, dim=-1) if vectors else None  # (b, m)
 
@@ -110,8 +117,8 @@ class PreparedLayer:
         self.shortcut = _frames_map(block.shortcut, dtype)
         self.attentions: list[Attention] = []
         if layer.attention is not None:
-            prepared = {LinearAttention: PreparedLinearAttention, SelfAttention: PreparedSelfAttention}
-            self.attentions.append(prepared[type(layer.attention)](layer.attention, dtype))
+            kinds = {LinearAttention: PreparedLinearAttention, SelfAttention: PreparedSelfAttention}
+            self.attentions.append(kinds[type(layer.attention)](layer.attention, dtype))
         if isinstance(layer, CrossLayer) and features.memory is not None:
             self.attentions.append(PreparedCrossAttention(layer.cross, features.memory, dtype))
 
@@ -183,7 +190,7 @@ class Normalization:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """x / ||x||, over the last axis."""
+    """Return x / ||x||, over the last axis."""
     return x * torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(1e-12).reciprocal_()
 
 
@@ -227,7 +234,7 @@ class PreparedSelfAttention:
 
 
 class PreparedCrossAttention:
-    """softmax(x Q K^T) V O, with Q K^T and V O of every head and row multiplied; a constant where a row has one token."""
+    """softmax(x Q K^T) V O, with Q K^T and V O of every head and row multiplied; a constant for rows of one token."""
 
     def __init__(self, cross: CrossAttention, memory: KeysAndValues, dtype: torch.dtype):
         self.heads = cross.heads
@@ -238,11 +245,11 @@ class PreparedCrossAttention:
         only = memory.values.where(memory.mask.mT, 0).sum(2) * single[:, None, None]  # (b, heads, d)
         self.constant = (torch.einsum("bhd,hdc->bc", only, out) + cross.out.bias)[:, None].to(dtype)
         self.rows = (~single).nonzero()[:, 0]
-        real = mask[self.rows].any(0)
-        keys, values = (part[self.rows][:, :, real] for part in memory[:2])
+        used = mask[self.rows].any(0)
+        keys, values = (part[self.rows][:, :, used] for part in memory[:2])
         self.keys = rearrange(keys @ q * keys.shape[-1] ** -0.5, "b heads n c -> b c (heads n)").to(dtype).contiguous()
         self.values = rearrange(values @ out, "b heads n c -> b (heads n) c").to(dtype)
-        hidden = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)[self.rows][:, real]
+        hidden = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)[self.rows][:, used]
         self.hidden = hidden.repeat(1, self.heads)[:, None]  # (b, 1, heads * n)
         self.attends = len(self.rows) > 0
 

@@ -72,12 +72,13 @@ class Inputs:
         self.step = torch.tensor([3, 88])
         self.tokens = {name: torch.randn(2, TOKENS[name], WIDTHS[name], generator=draw) for name in given}
 
-    def of(self, unet: UNet) -> Tensor:
-        """(b, c, l): what the module predicts."""
+    def of(self, unet: UNet, *, prepares: bool = False) -> Tensor:
+        """(b, c, l): what the module predicts, plain or prepared for sampling."""
         real = {name: torch.ones(tokens.shape[:2], dtype=torch.bool) for name, tokens in self.tokens.items()}
         condition = Condition({name: ConditionTokens(tokens, real[name]) for name, tokens in self.tokens.items()})
         with torch.no_grad():
-            return unet(self.noisy, self.step, self.context, condition)
+            network = unet.prepare_for_sampling(self.step, condition) if prepares else unet
+            return network(self.noisy, self.step, self.context, condition)
 
     def of_released(self, weights: dict[str, Tensor], multiple: int) -> Tensor:
         """(b, c, l): what the functions predict, on frames padded with zeros to a multiple, and cropped again."""
@@ -91,10 +92,10 @@ class Inputs:
             return released_unet.forward(weights, noisy, self.step, vector, context=context, **sequences)[..., :frames]
 
 
-def distance(weights: dict[str, Tensor], unet: UNet, inputs: Inputs) -> float:
+def distance(weights: dict[str, Tensor], unet: UNet, inputs: Inputs, *, prepares: bool = False) -> float:
     wanted = inputs.of_released(weights, unet.multiple)
     assert wanted.std() > 0.5
-    return (inputs.of(unet) - wanted).abs().max().item()
+    return (inputs.of(unet, prepares=prepares) - wanted).abs().max().item()
 
 
 class Pair(NamedTuple):
@@ -136,10 +137,11 @@ def test_to_released_is_the_inverse_of_from_released(tiny: dict[str, Pair]) -> N
     assert all(back[name].equal(tensor) for name, tensor in weights.items())
 
 
+@pytest.mark.parametrize("prepares", [False, True], ids=["plain", "prepared"])
 @pytest.mark.parametrize("given", GIVEN)
 @pytest.mark.parametrize("role", ROLES)
-def test_tiny_is_the_released_u_net(tiny: dict[str, Pair], role: str, given: tuple[str, ...]) -> None:
-    assert distance(*tiny[role], Inputs(role, 24, given)) < TOLERANCE
+def test_tiny_is_the_released_u_net(tiny: dict[str, Pair], role: str, given: tuple[str, ...], prepares: bool) -> None:
+    assert distance(*tiny[role], Inputs(role, 24, given), prepares=prepares) < TOLERANCE
 
 
 @pytest.mark.parametrize(("role", "frames"), [("primary", 1), ("secondary", 21), ("parallel", 26)])

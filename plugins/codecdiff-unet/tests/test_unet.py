@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from codecdiff import Condition, ConditionTokens
 
@@ -268,16 +270,66 @@ def test_a_gradient_reaches_every_parameter() -> None:
     assert all(p.grad is not None for p in unet.parameters())
 
 
-def test_prepared_equals_plain() -> None:
-    unet, (x, _), prompted = tiny(context_channels=2), inputs(), condition()
-    prompted = prompted.drop(torch.tensor([True, False, False]), "vector")
-    context, timesteps = torch.randn(3, 2, 24), torch.tensor([90, 40, 40, 0])
+@pytest.mark.parametrize(
+    "options", [{}, {"patch": 3}, {"layers": ("linear", "text"), "middle_attention": False, "vector": None}]
+)
+def test_prepared_equals_plain(options: dict[str, Any]) -> None:
+    unet, (x, _), prompted = tiny(context_channels=2, **options), inputs(frames=41), condition()
+    for name, rows in {"vector": [True, False, False], "text": [False, True, False]}.items():
+        prompted = prompted.drop(torch.tensor(rows), name)
+    context, timesteps = torch.randn(3, 2, 41), torch.tensor([90, 40, 40, 0])
     prepared = unet.prepare_for_sampling(timesteps, prompted)
     for t in (torch.full((3,), 90), torch.tensor([0.0, 40.0, 90.0])):
-        close(prepared(x, t, context, prompted), unet(x, t, context, prompted))
+        for frames in (slice(41), slice(1), slice(24)):  # in any order: weights are packed at the first
+            given = x[..., frames], t, context[..., frames], prompted
+            close(prepared(*given), unet(*given))
     again = prepared.prepare_for_sampling(torch.tensor([5]), prompted.rows([0]))
     t = torch.tensor([5])
     close(again(x[:1], t, context[:1], prompted), unet(x[:1], t, context[:1], prompted.rows([0])))
+
+
+def test_prepared_equals_plain_on_convolutions_that_are_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    unet, (x, t), prompted = tiny(), inputs(), condition()
+    close(unet.prepare_for_sampling(t, prompted)(x, t, None, prompted), unet(x, t, None, prompted))
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts[func.name()] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_prepared_step_waits_for_no_number_and_attends_only_where_there_is_a_choice() -> None:
+    unet, (x, _), prompted = tiny(), inputs(), condition()
+    index, counts = torch.zeros(3, dtype=torch.long), []
+    for given in (prompted, prompted.null()):
+        prepared: Any = unet.prepare_for_sampling(torch.tensor([7]), given)
+        with Operations() as operations:
+            prepared.predict(x, None, index)
+        counts.append(operations.counts)
+        assert not {name for name in counts[-1] if "nonzero" in name or "_local_scalar_dense" in name}
+    attentions = sum(isinstance(m, CrossAttention) and m.k.in_features == WIDTHS["text"] for m in unet.modules())
+    assert counts[0]["aten::_softmax"] - counts[1]["aten::_softmax"] == attentions
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("autocasts", [False, True], ids=["weights", "autocast"])
+def test_prepared_computes_in_half_precision(dtype: torch.dtype, autocasts: bool) -> None:
+    unet, (x, t), prompted = tiny(), inputs(), condition()
+    exact = unet(x, t, None, prompted)
+    with torch.autocast("cpu", dtype, enabled=autocasts):
+        prepared = (unet if autocasts else unet.to(dtype)).prepare_for_sampling(t, prompted)
+    result = prepared(x, t, None, prompted)
+    assert result.dtype == dtype
+    error = (result.float() - exact).norm() / exact.norm()
+    assert 0 < error < 2 * torch.finfo(dtype).eps
 
 
 def test_prepared_refuses_what_it_was_not_prepared_for() -> None:
