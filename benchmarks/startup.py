@@ -51,7 +51,7 @@ def seconds(python: str, code: str, *arguments: str) -> tuple[float, float]:
     """Run Python in a process of its own that keeps bytecode; return its seconds, and those of the processor."""
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "OMP_NUM_THREADS": "1"}
     began, before = time.perf_counter(), processor()
-    subprocess.run([python, "-c", code, *arguments], check=True, capture_output=True, env=environment)
+    subprocess.run([python, "-P", "-c", code, *arguments], check=True, capture_output=True, env=environment)
     return time.perf_counter() - began, processor() - before
 
 
