@@ -93,6 +93,9 @@ def atomic_write(path: Path | str, *, replace: bool = True) -> Iterator[Path]:
     UnusableFile if it cannot be written, as on a full disk, and FileExistsError if it is there and not to be replaced.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device or pipe"
+        raise UnusableFile(f"'{path}' cannot be written: it is {kind}. Choose the name of a file.")
     with _describe_disk_errors(path):
         make_folder(path.parent)
         temporary = _temporary_path(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import math
 import re
 import shutil
@@ -253,7 +254,7 @@ def test_the_command_ranks_and_goes_on(
     def failing(self: Embedder, audio: torch.Tensor) -> torch.Tensor:
         embedded.append(audio.shape[1])
         if len(embedded) == 8:
-            raise OSError("the power failed")
+            raise OSError(errno.EIO, "the power failed")
         return embed(self, audio)
 
     monkeypatch.setattr(part, "embed", failing)

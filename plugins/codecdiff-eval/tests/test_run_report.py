@@ -56,7 +56,9 @@ def test_it_is_called_at_the_end_of_runs() -> None:
 
 def test_the_page_says_how_much_music_there_was_under_which_license(run: Path) -> None:
     data = {"tracks": 3, "hours": 1.5, "license_hours": {"CC0-1.0": 1.25, "unknown": 0.25}}
-    (run / "model" / "codecdiff.json").write_text(json.dumps({"data": data}))
+    parts = {"codec": {"name": "dac"}, "splitter": {"name": "coarse-first"}, "conditioner": None, "stages": []}
+    spec = {"format": 2, **parts, "snap_context": True, "target": "codes", "data": data}
+    (run / "model" / "codecdiff.json").write_text(json.dumps(spec))
     write_run_report(run)
     lines = (run / "report.md").read_text(encoding="utf-8").splitlines()
     for line in (

@@ -12,7 +12,7 @@ from codecdiff_eval.results import Estimate, TargetResult
 from codecdiff_starter.evaluation import COMPARED, COMPOSED, DEMO, ORACLE, SHIPPED, DemoClip, loss_targets
 from codecdiff_starter.report import demo_report, target_text, targets_table, write_players
 
-from codecdiff.training.trainer import read_logs
+from codecdiff.training import read_logs
 
 RATE = 44_100
 NASTY = "<script>alert(\"1\")</script> & 'so on'"
