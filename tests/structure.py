@@ -152,12 +152,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 36_935,
-    "lines: core": 14_270,
+    "lines: library in all": 37_750,
+    "lines: core": 14_580,
     "lines: interfaces": 411,
-    "lines: evaluation": 6_841,
-    "lines: must-read set": 4_350,
-    "lines: import closure of the recipe": 7_171,
+    "lines: evaluation": 6_868,
+    "lines: must-read set": 4_361,
+    "lines: import closure of the recipe": 7_237,
     "import levels": 8,
     "functions over 40 lines": 1,
 }
