@@ -24,8 +24,7 @@ INSTALL = $(RUN) pip install --quiet --no-compile --constraint constraints.txt
 # A processor that multiplies matrices in bfloat16 trains nearly twice as fast with it; others are slower
 PRECISION := $(if $(shell grep -ls amx_bf16 /proc/cpuinfo),bf16,no)
 # accelerate gives a process one core by default, and warns of every option that is left to its default
-LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision $(PRECISION) \
-	--dynamo_backend no \
+LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision $(PRECISION) --dynamo_backend no \
 	--num_cpu_threads_per_process $(CORES)
 PYTEST = OMP_NUM_THREADS=1 $(RUN) pytest
 

@@ -119,7 +119,7 @@ def try_input(reader: Reader, folder: Path, contents: bytes) -> str:
 
 def main() -> None:
     """Run until the time or the number of inputs is reached, and print what was found."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Try damaged inputs on every reader.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=1e9)
     parser.add_argument("--count", type=int, default=10**9, help="inputs of each reader")

@@ -69,6 +69,10 @@ def _wave(format_name: str, subtype: str | None = None, comment: str = "") -> by
     return stream.getvalue()
 
 
+def _show(issue: object) -> None:
+    str(issue)
+
+
 def _audio(folder: Path) -> None:
     for file in folder.iterdir():
         for _ in stream_audio(file, 8000, 1, seconds=2.0):
@@ -76,7 +80,7 @@ def _audio(folder: Path) -> None:
 
 
 def _tracks(folder: Path) -> None:
-    for track in find_tracks(folder, str):
+    for track in find_tracks(folder, _show):
         json.dumps([track.captions, dict(track.metadata)], default=str)
 
 
@@ -152,7 +156,7 @@ def _log(folder: Path) -> None:
 
 def _table(format_name: str, *names: str) -> Read:
     return lambda folder: read_data_set(
-        format_name, [str(folder / name) for name in names], str, audio=None, columns=Columns()
+        format_name, [str(folder / name) for name in names], _show, audio=None, columns=Columns()
     )
 
 
@@ -250,9 +254,9 @@ def readers(folder: Path) -> list[Reader]:
             lambda f: Answers(f / "answers.jsonl").close(),
         ),
         Reader("a.json", json.dumps(answer).encode(), _answer),
-        Reader("r.csv", likelihoods, lambda f: read_likelihoods(f / "r.csv", str)),
-        Reader("j.csv", csv, lambda f: list(read_records(str(f / "j.csv"), str))),
-        Reader("j.parquet", manifest, lambda f: list(read_records(str(f / "j.parquet"), str))),
+        Reader("r.csv", likelihoods, lambda f: read_likelihoods(f / "r.csv", _show)),
+        Reader("j.csv", csv, lambda f: list(read_records(str(f / "j.csv"), _show))),
+        Reader("j.parquet", manifest, lambda f: list(read_records(str(f / "j.parquet"), _show))),
         Reader("autotagging.tsv", jamendo, _table("jamendo", "autotagging.tsv")),
         Reader("musiccaps.csv", caps, _table("musiccaps", "musiccaps.csv")),
     ]
