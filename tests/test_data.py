@@ -198,6 +198,12 @@ def test_a_store_is_made_once_and_opened_again(tmp_path: Path, music: Path, dac:
     again = open_store(tmp_path / "store", music, dac, {"name": "dac"})
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "store").rglob("*")}
     assert made.rows == again.rows == open_store(tmp_path / "store", None, dac, {"name": "dac"}).rows
+    said: list[str] = []
+    elsewhere = open_store(tmp_path / "store", tmp_path / "gone", dac, {"name": "dac"}, report=said.append)
+    assert (elsewhere.rows, elsewhere.audio) == (made.rows, None)
+    assert said == [
+        f"'{tmp_path / 'gone'}' does not exist: '{tmp_path / 'store'}' is used without comparing it with its music."
+    ]
 
 
 def test_a_store_from_before_an_option_existed_is_of_the_same_codec(store: CodeStore, dac: Codec) -> None:

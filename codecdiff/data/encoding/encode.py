@@ -227,7 +227,8 @@ def open_store(
 
     Args:
         folder: The store.
-        audio: Folder of the tracks. An existing store must have been made from them.
+        audio: Folder of the tracks. An existing store must have been made from them; it is used alone if the folder
+            does not exist, as on another machine.
         codec: The codec. If it is not fitted, it loads the state in the store, or is fitted to the tracks.
         spec: The codec's configuration.
         target: What the store must hold.
@@ -239,8 +240,12 @@ def open_store(
 
     """
     issues: list[Issue] = []
+    is_made = (Path(folder) / "header.json").is_file()
+    if audio and is_made and not Path(audio).exists():
+        report(f"'{audio}' does not exist: '{folder}' is used without comparing it with its music.")
+        audio = None
     tracks = find_tracks(audio, issues.append) if audio else []
-    if not (Path(folder) / "header.json").is_file():
+    if not is_made:
         if not tracks:
             raise MissingFile(f"The store '{folder}' does not exist, and data.audio is not set to make it from.")
         for issue in issues:
