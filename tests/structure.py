@@ -152,8 +152,8 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 37_750,
-    "lines: core": 14_580,
+    "lines: library in all": 37_755,
+    "lines: core": 14_585,
     "lines: interfaces": 411,
     "lines: evaluation": 6_868,
     "lines: must-read set": 4_361,

@@ -240,12 +240,12 @@ def open_store(
 
     """
     issues: list[Issue] = []
-    is_made = (Path(folder) / "header.json").is_file()
-    if audio and is_made and not Path(audio).exists():
+    exists = (Path(folder) / "header.json").is_file()
+    if audio and exists and not Path(audio).exists():
         report(f"'{audio}' does not exist: '{folder}' is used without comparing it with its music.")
         audio = None
     tracks = find_tracks(audio, issues.append) if audio else []
-    if not is_made:
+    if not exists:
         if not tracks:
             raise MissingFile(f"The store '{folder}' does not exist, and data.audio is not set to make it from.")
         for issue in issues:
