@@ -48,6 +48,7 @@ def test_public_names_are_listed_and_torch_waits() -> None:
         _ = codecdiff.Pipelin  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.integration
 def test_loading_imports_neither_torchs_compiler_nor_scipys_statistics() -> None:
     pytest.importorskip("codecdiff_starter")
     program = """

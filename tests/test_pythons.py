@@ -82,6 +82,7 @@ def test_sources_compile_without_a_warning(python: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.integration
 def test_what_needs_no_torch_runs(python: Path, site: Path, tmp_path: Path) -> None:
     def run(*words: str) -> str:
         environment = {"PYTHONPATH": str(site), "COLUMNS": "80", "HOME": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}

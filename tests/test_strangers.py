@@ -294,6 +294,7 @@ def test_audio_out_of_bounds_is_refused(tmp_path: Path, rate: int, channels: int
         read_audio(tmp_path / "a.wav", 8000, 1)
 
 
+@pytest.mark.integration
 def test_more_than_an_hour_is_not_read_at_once(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.flac", np.zeros(round((MAX_SECONDS + 2) * 8000), np.int16), 8000)
     with pytest.raises(BadAudio, match="is longer than 1 h"):

@@ -76,12 +76,14 @@ def figures() -> dict[str, tuple[int, list[object]]]:
     return structure.figures(LIBRARY)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("figure", LIMITS)
 def test_figure(figure: str, figures: dict[str, tuple[int, list[object]]]) -> None:
     value, behind = figures[figure]
     assert value <= LIMITS[figure], f"{figure}: {value}, at most {LIMITS[figure]}{shown(behind)}"
 
 
+@pytest.mark.integration
 def test_every_figure_has_a_limit(figures: dict[str, tuple[int, list[object]]]) -> None:
     assert set(figures) == set(LIMITS)
 

@@ -26,6 +26,7 @@ def musicnn():
     return MusiCNN("mtt")
 
 
+@pytest.mark.integration
 def test_timbres_are_recognized_at_other_pitches(musicnn):
     report = probe_instruments(notes(range(55, 79, 3), 2.0), notes(range(56, 80, 6), 3.0), embedder=musicnn)
     assert report.names == ("bright", "hollow", "pure")

@@ -212,6 +212,7 @@ def test_training_reduces_the_loss(tmp_path, audio):
     assert terms[-1]["mel"] < terms[0]["mel"]
 
 
+@pytest.mark.integration
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, audio):
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
