@@ -60,7 +60,7 @@ def guided(network: Any, noisy: Tensor, condition: Condition, dtype: torch.dtype
 def peer_step(path: Path, unet: UNet, architecture: Architecture, noisy: Tensor, text: Tensor) -> Callable[[], Tensor]:
     """Return a step of the authors' network with our weights: two passes, as its sampler makes them."""
     sys.path.insert(0, str(path))
-    from module.unet_cond_large import Unet1DVALLEPatternPrimary  # pyright: ignore[reportMissingImports]
+    from module.unet_cond_large import Unet1DVALLEPatternPrimary  # pyright: ignore[reportMissingImports]  # of PATH
 
     peer = Unet1DVALLEPatternPrimary(input_dim=72, feature_cond_dim=1024, attn_dim_head=128).eval()
     peer.load_state_dict(to_released(unet.state_dict(), architecture))

@@ -299,7 +299,7 @@ def read_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
 
     try:
         with safe_open(require_file(path), "pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
     except SafetensorError as error:
         raise DamagedFile(f"'{path}' is damaged: {error}. Delete it, then fetch or make it again.") from error
 
@@ -487,7 +487,7 @@ def parse_json(text: str | bytes, where: str, schema: Any = Any) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadDocument(f"{where} is not valid JSON: {_reason(error)}.") from error
-    if "\\ud" in text.lower() and not _is_unicode(json.dumps(value, ensure_ascii=False)):
+    if "\\ud" in text.lower() and not is_unicode(json.dumps(value, ensure_ascii=False)):
         raise BadDocument(f"{where} holds half of a character, as \\ud83d without its other half.")
     return check_schema(value, where, schema)
 
@@ -520,7 +520,8 @@ def read_bytes(path: Path | str) -> bytes:
         raise UnusableFile(f"'{path}' cannot be read: {error.strerror}.") from error
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Return whether a text can be written in UTF-8: half of an emoji cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -81,7 +81,7 @@ REPEATED = {
     "original_network": "the network of a codec's original package, in each codec that has one",
 }
 
-# Functions that may raise a builtin exception, which is no sentence on the command line, each with the reason.
+# Functions that may raise a builtin exception, which the command line shows as a traceback, each with the reason.
 BUILTIN_RAISES = {
     **dict.fromkeys(
         (

@@ -144,7 +144,7 @@ def test_a_word_that_training_did_not_have_gets_a_note(
     monkeypatch.chdir(tmp_path)
     make_pipeline(data=training_words(["drums in F# minor", "slow drums"])).save_pretrained("known")
     output = run("generate", "Grimy drums in f♯, 120 bpm", "--model", "known", "--seconds", 0.1).output
-    assert "not trained on 'grimy', 'bpm'. The 5 words it was trained on: drums, f#, minor, slow\n" in output
+    assert "not trained on 'grimy', 'bpm'. Words it knows, 5 in all: drums, f#, minor, slow\n" in output
     assert "not trained" not in run("generate", "slow drums", "--model", "known", "--seconds", 0.1).output
     make_pipeline().save_pretrained("unknown")
     assert "not trained" not in run("generate", "Grimy drums", "--model", "unknown", "--seconds", 0.1).output

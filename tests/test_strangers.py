@@ -67,7 +67,7 @@ def put(*keys: Any) -> Change:
     return change
 
 
-CACHED = {"name": "cached", "folder": "/tmp/anywhere", "conditioner": {"name": "words"}}
+CACHED = {"name": "cached", "folder": "/anywhere/else", "conditioner": {"name": "words"}}
 DEEP: Any = 1
 for _ in range(80):
     DEEP = [DEEP]
@@ -167,7 +167,7 @@ def test_a_hostile_model_folder_is_answered_with_a_sentence(starter: Path, tmp_p
     assert sentence in str(error.value)
     assert len(str(error.value)) < 2000
     assert {path for path in tmp_path.rglob("*")} == before
-    assert not Path("/tmp/anywhere").exists()
+    assert not Path("/anywhere/else").exists()
 
 
 def test_the_command_says_the_sentence_and_how_to_allow_it(starter: Path, tmp_path: Path) -> None:

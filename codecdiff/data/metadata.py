@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from codecdiff.data.audio import SUFFIXES
 from codecdiff.errors import InvalidValue, MissingFile
-from codecdiff.files import BadDocument, parse_json
+from codecdiff.files import BadDocument, is_unicode, parse_json
 
 __all__ = [
     "CAPTION_FIELDS",
@@ -231,7 +231,7 @@ def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
                     report(Issue(file.name, what, "Close the quote.", line))
                     reader, line = csv.reader(noted(taken[1:]), quoting=quoting), line + 1
                     continue
-                if _is_unicode("".join(record)):  # bytes that are not UTF-8 were decoded as surrogates
+                if is_unicode("".join(record)):  # bytes that are not UTF-8 were decoded as surrogates
                     yield line, record
                 else:
                     report(Issue(file.name, NOT_UTF8, ENCODING_HINT, line))
@@ -247,14 +247,6 @@ def _encoding(file: Path) -> str:
     """Return the encoding that the first bytes of a file mark: UTF-16, or else UTF-8."""
     with file.open("rb") as stream:
         return "utf-16" if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _ignore(issue: Issue) -> None:
@@ -380,7 +372,7 @@ def _walk(folder: Path, report: Report) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SYSTEM_FOLDERS)
         for name in files:
             path = Path(parent, name)
-            if not _is_unicode(name):
+            if not is_unicode(name):
                 shown = ascii(path.relative_to(folder).as_posix())
                 report(Issue(shown, "The name of the file is not UTF-8.", "Rename it.", field="file"))
             elif not name.startswith(".") and path.is_file():

@@ -39,11 +39,11 @@ def vocabulary_note(pipeline: Pipeline, prompts: Iterable[Prompt]) -> str:
     A model gets no note if it reads no text, or if its folder records no words.
     """
     reads_text = pipeline.conditioner is not None and "text" in pipeline.conditioner.fields
-    trained = str(pipeline.data.get("words", "")).split() if reads_text else []
+    trained = dict.fromkeys(str(pipeline.data.get("words", "")).split() if reads_text else [])  # in their order
     words = dict.fromkeys(word for prompt in prompts for word in words_of(prompt_text(prompt)))
-    new = [f"'{word}'" for word in words if word not in set(trained)]
+    new = [f"'{word}'" for word in words if word not in trained]
     if not trained or not new:
         return ""
-    examples = ", ".join(word for word in trained if len(word) > 2 or word.endswith("#"))
-    listed = examples if len(trained) <= MAX_EXAMPLES else ", ".join(examples.split(", ")[:MAX_EXAMPLES]) + ", ..."
-    return f"The model was not trained on {', '.join(new)}. The {len(trained):,} words it was trained on: {listed}"
+    examples = [word for word in trained if len(word) > 2 or word.endswith("#")]
+    listed = ", ".join([*examples[:MAX_EXAMPLES], *(["..."] if len(examples) > MAX_EXAMPLES else [])])
+    return f"The model was not trained on {', '.join(new)}. Words it knows, {len(trained):,} in all: {listed}"

@@ -67,9 +67,9 @@ def test_stereo_is_trained_on_and_generated(settings, monkeypatch):
     recipe.train(settings)
     sample = settings.parent / "out" / "samples" / "00.wav"
     assert (soundfile.info(sample).channels, soundfile.info(sample).samplerate) == (2, RATE)
-    heard = read_audio(sample, RATE, 2)
-    assert heard.shape == (2, 0.3 * RATE)
-    assert not torch.allclose(heard[0], heard[1], atol=1e-3)
+    written = read_audio(sample, RATE, 2)
+    assert written.shape == (2, 0.3 * RATE)
+    assert not torch.allclose(written[0], written[1], atol=1e-3)
     pipeline = codecdiff.load(settings.parent / "out" / "model")
     assert pipeline.codec.arguments["codec"].arguments["bandwidth"] == 3.0
-    torch.testing.assert_close(pipeline([""], audio_length_in_s=0.3).audios[0], heard, rtol=0, atol=1e-3)
+    torch.testing.assert_close(pipeline([""], audio_length_in_s=0.3).audios[0], written, rtol=0, atol=1e-3)
