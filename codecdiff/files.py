@@ -522,11 +522,7 @@ def read_bytes(path: Path | str) -> bytes:
 
 def is_unicode(text: str) -> bool:
     """Return whether a text can be written in UTF-8: half of an emoji cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return text.encode(errors="ignore") == text.encode(errors="surrogatepass")
 
 
 def read_text(path: Path | str) -> str:
