@@ -56,8 +56,8 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
     console.log(f"{name}: {size:,} parameters, {len(data.crops):,} crops in an epoch")
     if not data.has_validation_tracks:
         console.log("No track is left for validation: the validation loss is on tracks that are trained on")
-    pipeline.load_stages(e.model, allow_local_parts=True)
-    before, resumed_from = pipeline.stages[:i], trainer.step_count
+    pipeline.load_stages(e.model, count=i, allow_local_parts=True)  # its own may be damaged, and is published again
+    before, resumed_from = pipeline.stages, trainer.step_count
 
     def log(row: dict[str, float], line: str) -> None:
         accelerator.log({f"{name}/{key}": value for key, value in row.items()}, step=trainer.step_count)
@@ -105,7 +105,7 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
     jobs = [training.new_stage(e, pipeline, i, "meta") for i in selected]  # bad settings are refused before training
     stages = [stage for stage, _ in jobs]
     training.check_warm_starts(e, pipeline, stages, e.model)
-    training.check_states(e, stages, e.model, console.log)
+    training.check_states(e, stages, e.model)
     if plan is not None:
         from codecdiff.profiling import Assumptions, plan_report
 

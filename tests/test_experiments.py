@@ -207,7 +207,7 @@ def test_a_run_is_resumed_as_what_it_is_or_says_what_has_changed(
     pipeline, codec = new_pipeline(experiment)
     store = open_data(experiment, pipeline, codec, tmp_path / "store", tmp_path / "model")
     new_trainer(experiment, pipeline, 1, tmp_path / "model").save(tmp_path / "model")
-    check_states(*stages(), tmp_path / "model", pytest.fail)
+    check_states(*stages(), tmp_path / "model")
     half, twice = {"validation_fraction": 0.5}, {"gradient_accumulation_steps": 2}
     for change, line in (
         ({"seed": 1}, r"seed is 0 there, 1 here; split_seed is 0 there, 1 here"),
@@ -215,7 +215,7 @@ def test_a_run_is_resumed_as_what_it_is_or_says_what_has_changed(
         ({"train": experiment.train.model_copy(update=twice)}, r"gradient_accumulation_steps is 1 there, 2 here"),
     ):
         with pytest.raises(UserError, match=rf"secondary was trained with other settings: {line}.*--allow-changes"):
-            check_states(*stages(**change), tmp_path / "model", pytest.fail)
+            check_states(*stages(**change), tmp_path / "model")
     allowed = experiment.model_copy(update={"seed": 1, "allow_changes": True})
     trainer = new_trainer(allowed, pipeline, 1, tmp_path / "model")
     assert trainer.stage.facts["changes"] == [f"from step 0 on, {key} is 0 there, 1 here" for key in RUN_FACTS[::2]]

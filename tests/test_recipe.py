@@ -245,6 +245,21 @@ def test_every_configuration_that_is_shipped_can_be_read(recipe: ModuleType, fil
         config.load_config(recipe.Experiment, file, ["nothing=1"])
 
 
+def test_damaged_weights_are_trained_again_from_the_checkpoint_before(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = run()
+    files = [out / "model" / stage / "model.safetensors" for stage in ("primary", "secondary")]
+    whole = [file.read_bytes() for file in files]
+    for file, contents in zip(files, whole, strict=True):
+        file.write_bytes(contents[:-1] + bytes([contents[-1] ^ 1]))  # in place: the newest checkpoint is the same file
+    run()
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("Passing over a damaged state of training.") == 2
+    assert [file.read_bytes() for file in files] == whole
+    assert (steps(out, "primary"), steps(out, "secondary")) == ([2, 4], [2, 4])
+
+
 def test_it_says_when_nothing_is_held_out(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run("data.validation_fraction=0", "stage=primary", "train.max_train_steps=1")
     assert "No track is left for validation" in " ".join(capsys.readouterr().err.split())

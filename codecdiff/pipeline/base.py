@@ -221,14 +221,14 @@ class BasePipeline:
             )
             return build_denoiser(spec, self.codec, self.splitter, self.conditioner, i)
 
-    def load_stages(
-        self, folder: Path | str, *, allow_local_parts: bool = False, digests: dict[str, str] | None = None
-    ) -> None:
-        """Load the stages of a model folder, up to the first that is not trained."""
+    def load_stages(self, folder: Path | str, *, count: int | None = None, **options: Any) -> None:
+        """Load the stages of a model folder, or `count` at most, up to the first that is not trained.
+
+        The `options` are those of `checkpoint.load_stage`.
+        """
         folder = Path(folder)
-        trained = takewhile(lambda name: (folder / name / "stage.json").exists(), self.stage_names)
+        trained = takewhile(lambda name: (folder / name / "stage.json").exists(), self.stage_names[:count])
         device, parts = device_of(self.codec), (self.codec, self.splitter, self.conditioner)
-        options: Any = {"allow_local_parts": allow_local_parts, "digests": digests}
         self.stages = [checkpoint.load_stage(folder, name, *parts, i, **options) for i, name in enumerate(trained)]
         self.to(device)
 

@@ -113,13 +113,13 @@ def new_trainer(
     return trainer
 
 
-def check_states(experiment: ExperimentConfig, stages: Sequence[Stage], model: Path, report: Report) -> None:
+def check_states(experiment: ExperimentConfig, stages: Sequence[Stage], model: Path) -> None:
     """Check, before anything is written, that each of the `stages` is new or can be resumed from the model folder.
 
-    Raises InvalidValue or DamagedFile, and reports states that are damaged and will be passed over.
+    Raises InvalidValue or DamagedFile.
     """
     for stage in stages:
-        if path := find_state(model / stage.name, report):
+        if path := find_state(model / stage.name):
             check_same_stage(stage, path, allow_changes=experiment.allow_changes)
 
 
