@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from codecdiff.conditioners.cached import CachedConditioner, tokenizer_rules
     from codecdiff.conditioners.joined import JoinedConditioner
     from codecdiff.conditioners.numeric import FieldType, NumericConditioner
+    from codecdiff.conditioners.text_encoder import PretrainedTextEncoder
     from codecdiff.data.audio_prompt import audio_prompt_key, load_audio_prompt
     from codecdiff.fingerprint import hash_values, module_fingerprint
 
@@ -16,6 +17,7 @@ __all__ = [
     "FieldType",
     "JoinedConditioner",
     "NumericConditioner",
+    "PretrainedTextEncoder",
     "audio_prompt_key",
     "hash_values",
     "load_audio_prompt",

@@ -19,7 +19,7 @@ def waves(prompt: Any) -> torch.Tensor:
 
 
 def test_it_passes_the_checks_of_conditioners() -> None:
-    check_conditioner(TempoAndKey(usual_bpm=100))
+    check_conditioner(TempoAndKey(usual_bpm=100.0))
     check_conditioner(TempoAndKey(), ["piano, 90 bpm", {"text": "a waltz in G major", "bpm": 90}, {"key": "A minor"}])
 
 
