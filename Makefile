@@ -40,7 +40,8 @@ setup: $(WHOLE)  ## install everything into .venv
 
 demo: $(READY)  ## compose music, train both stages on it, generate, and write runs/demo/index.html
 	$(RUN) codecdiff_starter.composer runs/demo/music --count 300
-	$(LAUNCH) recipes/discodiff.py output=runs/demo data.audio=runs/demo/music
+	$(LAUNCH) recipes/discodiff.py output=runs/demo data.audio=runs/demo/music \
+		conditioner.conditioners.tempo-and-key.usual_bpm=108
 	$(RUN) codecdiff_starter.demo runs/demo --since $(BEGAN)
 
 test: $(WHOLE)  ## run the fast tests

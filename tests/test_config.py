@@ -83,6 +83,9 @@ def test_a_description_from_before_an_option_existed_has_it_at_its_default(
         == here
         == {"name": "chunked", "codec": {**codec_spec, "revision": None, "backend": "transformers"}, "frames": 512}
     )
+    joined = {"name": "joined", "conditioners": [{"name": "words"}]}
+    words = {"name": "words", "width": 128, "max_tokens": 48}
+    assert config.align_defaults("conditioners", joined, joined)[0] == {"name": "joined", "conditioners": [words]}
     other = {"name": "gone", "depth": 3}  # is not installed
     assert config.align_defaults("codecs", other, now) == (other, now)
     assert config.align_defaults("conditioners", None, None) == (None, None)

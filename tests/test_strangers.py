@@ -103,7 +103,7 @@ HOSTILE: dict[str, tuple[str, Change, str]] = {
         "it has far fewer tensors",
     ),
     "a width of text": ("primary/stage.json", put("denoiser", "width", "wide"), "denoiser.width = 'wide'"),
-    "heads of zero": ("primary/stage.json", put("denoiser", "heads", 0), "(80, 128) in the file and (80, 0) by"),
+    "heads of zero": ("primary/stage.json", put("denoiser", "heads", 0), "(128, 128) in the file and (128, 0) by"),
     "groups of minus one": ("primary/stage.json", put("denoiser", "groups", -1), "Invalid groups -1"),
     "1e11 timesteps": (
         "primary/stage.json",
@@ -180,10 +180,8 @@ def test_the_command_says_the_sentence_and_how_to_allow_it(starter: Path, tmp_pa
 
 def test_places_are_used_if_they_are_inside_or_allowed(starter: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    change = put(
-        "conditioner",
-        {"name": "cached", "folder": str(cache), "conditioner": {"name": "words", "width": 128, "max_tokens": 48}},
-    )
+    words = {"name": "cached", "folder": str(cache), "conditioner": {"name": "words", "width": 128, "max_tokens": 48}}
+    change = put("conditioner", {"name": "joined", "conditioners": [words, {"name": "tempo-and-key"}]})
     folder = changed(starter, tmp_path / "model", "codecdiff.json", change)
     pipe = codecdiff.load(folder, allow_local_parts=True)
     pipe("a", audio_length_in_s=0.2, num_inference_steps=1)

@@ -7,7 +7,9 @@ from codecdiff import lazy_exports
 if TYPE_CHECKING:
     from codecdiff.conditioners.cached import CachedConditioner, tokenizer_rules
     from codecdiff.conditioners.joined import JoinedConditioner
-    from codecdiff.conditioners.numeric import FieldType, NumericConditioner
+    from codecdiff.conditioners.numeric import FieldType, NumericConditioner, parse_number
+    from codecdiff.conditioners.requests import parse_key, parse_tempo, requested_key, requested_tempo
+    from codecdiff.conditioners.text_encoder import PretrainedTextEncoder
     from codecdiff.data.audio_prompt import audio_prompt_key, load_audio_prompt
     from codecdiff.fingerprint import hash_values, module_fingerprint
 
@@ -16,10 +18,16 @@ __all__ = [
     "FieldType",
     "JoinedConditioner",
     "NumericConditioner",
+    "PretrainedTextEncoder",
     "audio_prompt_key",
     "hash_values",
     "load_audio_prompt",
     "module_fingerprint",
+    "parse_key",
+    "parse_number",
+    "parse_tempo",
+    "requested_key",
+    "requested_tempo",
     "tokenizer_rules",
 ]
 

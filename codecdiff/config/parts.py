@@ -163,8 +163,11 @@ def with_defaults(kind: str, spec: str | Mapping[str, Any]) -> dict[str, Any]:
     options = part_options(kind, name)
     defaults = {key: _plain(option.default) for key, option in options.items() if option.default is not option.empty}
     for key, value in values.items():
-        inner = part_kind(options[key].annotation)
-        values[key] = with_defaults(inner, value) if inner and value is not None else value
+        hint = options[key].annotation
+        if items := part_kind(item_type(hint)):
+            values[key] = [with_defaults(items, item) for item in value]
+        elif (inner := part_kind(hint)) and value is not None:
+            values[key] = with_defaults(inner, value)
     return {"name": name, **defaults, **values}
 
 

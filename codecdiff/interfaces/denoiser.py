@@ -13,7 +13,7 @@ from codecdiff.interfaces.part import Part
 class Denoiser(Part, nn.Module, ABC):
     """The network of one stage, the only part that learns. It pads to its own multiple of frames, and crops again."""
 
-    derived: ClassVar[tuple[str, ...]] = ("channels", "context_channels", "condition_widths")
+    derived: ClassVar[tuple[str, ...]] = ("channels", "context_channels", "condition_widths", "frame_rate")
     channels: int  # of the stage's latents
     context_channels: int  # 0: the stage has no context
     condition_widths: Mapping[str, int]  # name -> embedding width

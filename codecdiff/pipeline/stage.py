@@ -136,7 +136,14 @@ def build_denoiser(spec: Any, codec: Codec, splitter: Splitter, conditioner: Con
         channels=stage_shapes(codec, splitter, 1)[i][0],
         context_channels=context_channels(codec, splitter)[i],
         condition_widths=widths,
+        frame_rate=stage_frame_rate(codec, splitter, i),
     )
+
+
+def stage_frame_rate(codec: Codec, splitter: Splitter, i: int) -> float:
+    """Return how many frames of stage `i` a second of audio has."""
+    shorter, longer = (stage_shapes(codec, splitter, frames)[i][1] for frames in (64, 128))
+    return codec.frame_rate * (longer - shorter) / 64
 
 
 def conditions(conditioner: Conditioner | None, prompts: Sequence[Prompt], device: Any) -> Condition:

@@ -25,14 +25,14 @@ from codecdiff_eval.metrics.adherence import (
     key_mirex,
     key_of_chroma,
     mode,
-    parse_key,
-    parse_tempo,
     tempo,
     tempo_agreement,
     tempo_octave,
 )
 from codecdiff_eval.results import EmbeddingConfig, MetricResult, hash_of
 from torch import Tensor
+
+from codecdiff.conditioners import parse_key, parse_tempo
 
 CONFIG = EmbeddingConfig({"name": "by ear"}, "", SAMPLE_RATE, None, None, None)
 

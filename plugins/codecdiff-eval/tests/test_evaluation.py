@@ -35,8 +35,6 @@ from codecdiff_eval.metric import load_metric
 from codecdiff_eval.metrics.adherence import (
     TempoEstimator,
     requested_instruments,
-    requested_key,
-    requested_tempo,
     tempo,
 )
 from codecdiff_eval.prompts import EvalPrompt, prompt_of, read_prompts, sample_prompts
@@ -48,6 +46,7 @@ from typer.testing import CliRunner
 
 from codecdiff.cli import console
 from codecdiff.cli.main import app
+from codecdiff.conditioners import requested_key, requested_tempo
 from codecdiff.data.audio import BadAudio, read_audio
 from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import Track, find_tracks

@@ -1,6 +1,5 @@
 """A frozen T5 encoder as a conditioner of codecdiff."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -8,22 +7,14 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from codecdiff import (
-    Condition,
-    Conditioner,
-    ConditionTokens,
-    Prompt,
-    device_of,
-    exactly,
-    prompt_text,
-)
-from codecdiff.conditioners import hash_values, module_fingerprint, tokenizer_rules
+from codecdiff import device_of, exactly
+from codecdiff.conditioners import PretrainedTextEncoder, hash_values, module_fingerprint, tokenizer_rules
 from codecdiff.errors import InvalidValue
-from codecdiff.huggingface import PretrainedPart, from_hub, is_building_skeleton
+from codecdiff.huggingface import from_hub, is_building_skeleton
 from codecdiff_t5.config import MODELS
 
 
-class T5(PretrainedPart, Conditioner):
+class T5(PretrainedTextEncoder):
     """Flan-T5's hidden states of the prompt's text, as DiscoDiff uses them.
 
     There are two entries: `text`, the encoder's last hidden states (b, n, e), and `vector`, the state of the first
@@ -49,8 +40,6 @@ class T5(PretrainedPart, Conditioner):
 
     """
 
-    fields = ("text",)
-
     def __init__(
         self,
         model: str = "google/flan-t5-large",
@@ -73,48 +62,16 @@ class T5(PretrainedPart, Conditioner):
             self.expected_failures = {
                 "neighbors": "with attend_padding a prompt attends to padding, which depends on its neighbors"
             }
-        self._has_warned = False
         self.requires_grad_(False)
         self.train(False)
 
-    @property
-    def widths(self) -> dict[str, int]:
-        """Embedding width of both entries: 1024 for Flan-T5-large."""
-        width = self.network.config.d_model
-        return {"text": width, "vector": width}
+    def pool(self, states: Tensor) -> Tensor:
+        """(n, e) states -> that of the first token (e,)."""
+        return states[0]
 
-    def encode(self, prompts: Sequence[Prompt]) -> Condition:
-        """N prompts -> `text` (b, n, e) with its mask, and `vector` (b, 1, e).
-
-        Raises:
-            ValueError: A prompt's text is neither a string nor None.
-
-        """
-        texts = [prompt_text(prompt) for prompt in prompts]
-        features = self._encode_padded(texts) if self.attend_padding else self._encode_each(texts)
-        longest = max([1, *map(len, features)])
-        tokens = torch.zeros(len(features), longest, self.network.config.d_model)
-        mask = torch.zeros(len(features), longest, dtype=torch.bool)
-        for row, states in enumerate(features):
-            tokens[row, : len(states)] = states
-            mask[row, : len(states)] = True
-        condition = Condition(
-            {"text": ConditionTokens(tokens, mask), "vector": ConditionTokens(tokens[:, :1], mask[:, :1])}
-        )
-        return condition.to(device_of(self))
-
-    def _encode_each(self, texts: Sequence[str]) -> list[Tensor]:
-        """Texts -> (n, e) states on the CPU, each computed alone and once; no token for blank text."""
-        blank = torch.empty(0, self.network.config.d_model)
-        states = {text: self.encode_text(text) if text.strip() else blank for text in dict.fromkeys(texts)}
-        return [states[text] for text in texts]
-
-    def encode_text(self, text: str) -> Tensor:
-        """Text -> (n, e) states, independent of the caller's autocast."""
-        device = device_of(self)
-        tokens = torch.tensor([self._tokens(text)], device=device)
-        with exactly(device):
-            return self.network(input_ids=tokens).last_hidden_state[0].cpu()
+    def states(self, texts: Sequence[str]) -> list[Tensor]:
+        """Texts -> (n, e) states on the CPU, as `attend_padding` says; no token for blank text."""
+        return self._encode_padded(texts) if self.attend_padding else super().states(texts)
 
     def _encode_padded(self, texts: Sequence[str]) -> list[Tensor]:
         """Texts -> (n, e) states on the CPU, n that of the longest; no token for blank text."""
@@ -122,24 +79,10 @@ class T5(PretrainedPart, Conditioner):
         present = [text for text in texts if text.strip()]
         if not present:
             return [blank for _ in texts]
-        padded = self.tokenizer.pad({"input_ids": [self._tokens(text) for text in present]}, return_tensors="pt")
+        padded = self.tokenizer.pad({"input_ids": [self.tokens(text) for text in present]}, return_tensors="pt")
         with exactly(device):
             states = iter(self.network(**padded.to(device)).last_hidden_state.cpu())
         return [next(states) if text.strip() else blank for text in texts]
-
-    def _tokens(self, text: str) -> list[int]:
-        """Text -> token ids, ending in the end token; cut to `max_tokens`, with a warning the first time."""
-        tokens = self.tokenizer(text, verbose=False).input_ids
-        if len(tokens) <= self.max_tokens:
-            return tokens
-        if not self._has_warned:
-            self._has_warned = True
-            warnings.warn(
-                f"A prompt of {len(tokens)} tokens is cut to {self.max_tokens}; set max_tokens to read more of it. "
-                f"Further ones are cut without a warning. It begins {text[:60]!r}.",
-                stacklevel=2,
-            )
-        return [*tokens[: self.max_tokens - 1], tokens[-1]]
 
     def fingerprint(self) -> str:
         """Hash everything that features depend on: weights, and with them their precision; tokenizer; the cut.

@@ -6,10 +6,11 @@ run down and up through the levels. `UNet.prepare_for_sampling` keeps the featur
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
@@ -25,7 +26,12 @@ from codecdiff_unet.blocks import TextLayer
 from codecdiff_unet.levels import Builder, EncodedCondition, Level
 from codecdiff_unet.sampling import PreparedUNet
 
-Features = Sequence[Sequence[LayerFeatures]]  # of every layer of every level, in the order they run
+
+class Features(NamedTuple):
+    """What the network reads of timesteps and a condition."""
+
+    levels: Sequence[Sequence[LayerFeatures]]  # of every layer of every level, in the order they run
+    waves: Sequence[Tensor]  # frequencies, phases and amplitudes of every name, (b, n, 3, m)
 
 
 class UNet(PrecomputedConditioning):
@@ -33,8 +39,8 @@ class UNet(PrecomputedConditioning):
 
     A level holds one layer per item of `layers`: a residual block, followed by nothing ("none"), linear
     attention ("linear") or cross-attention to the condition of that name. Attention to a missing condition
-    is left out, so the defaults also train unconditionally. The mean of the condition called `vector`,
-    if there is one, joins the time embedding in every block. A condition missing from a call is absent in every row.
+    is left out, so the defaults also train unconditionally. The means of the conditions called `vector`,
+    if there are any, join the time embedding in every block. A condition missing from a call is absent in every row.
 
     channels, context_channels: of the latents to denoise and of the context before them.
     condition_widths: embedding width of each condition of the conditioner.
@@ -43,7 +49,11 @@ class UNet(PrecomputedConditioning):
     heads, head_dim: of cross-attention, of the attention in the middle, and of text layers.
     linear_heads, linear_head_dim: of linear attention.
     groups: of every group normalization.
-    vector: of all tokens of a condition, which may also be one of `layers`.
+    vector: conditions whose mean token every block reads, as in [text, key]. They may also be among `layers`.
+    waves: conditions whose tokens (b, n, 3m) are frequencies in Hz, phases at the first frame in cycles, and amplitudes
+        of m waves each. Their sines and cosines at every frame, summed over the tokens, are input beside the latents:
+        with the waves of a tempo, the network is told where the beats are and need not count.
+    frame_rate: frames of the latents in a second, which `waves` need.
     absent_widths: conditions that the architecture has and the conditioner lacks: always their learned null.
     text_layers: transformer layers over each condition of the conditioner, before anything else reads it.
     middle_attention: whether the frames of the lowest resolution attend to each other.
@@ -72,7 +82,9 @@ class UNet(PrecomputedConditioning):
         linear_heads: int = 9,
         linear_head_dim: int = 32,
         groups: int = 9,
-        vector: str | None = "vector",
+        vector: str | tuple[str, ...] | None = "vector",
+        waves: str | tuple[str, ...] | None = None,
+        frame_rate: float | None = None,
         absent_widths: Mapping[str, int] | None = None,
         text_layers: int = 0,
         middle_attention: bool = True,
@@ -86,13 +98,16 @@ class UNet(PrecomputedConditioning):
         self.condition_widths = dict(condition_widths)
         self.width, self.checkpoint, self.patch = width, checkpoint, patch
         self.multiple = patch * 2 ** (len(multipliers) - 1)  # latent frames
-        self.vector = vector if vector in widths else None
+        self.vectors = tuple(name for name in _names(vector) if name in widths)
+        self.waves = tuple(name for name in _names(waves) if name in condition_widths)
+        _check_waves({name: condition_widths[name] for name in self.waves}, frame_rate)
+        self.frame_rate = frame_rate or 0.0
         self.sources = tuple(kind for kind in dict.fromkeys(layers) if kind in widths)
         _warn_of_unused(set(condition_widths) - set(self.used_conditions))
         _warn_of_missing(set(layers) - {"none", "linear", *widths}, condition_widths)
         embedding = embedding or 4 * width
         self._add_condition_networks(widths, embedding, text_layers, heads, head_dim)
-        has_vector = self.vector is not None
+        has_vector = bool(self.vectors)
         build = Builder(layers, widths, embedding, has_vector, groups, heads, head_dim, linear_heads, linear_head_dim)
         self._add_levels(build, multipliers, middle_attention)
 
@@ -103,9 +118,10 @@ class UNet(PrecomputedConditioning):
         used = self.used_conditions
         self.nulls = nn.ParameterDict({name: nn.Parameter(_null(widths[name])) for name in used})
         self.time_network = embedding_network(self.width, embedding, nn.GELU())
-        self.vector_network = embedding_network(widths[self.vector], embedding, nn.GELU()) if self.vector else None
+        vector_width = sum(widths[name] for name in self.vectors)
+        self.vector_network = embedding_network(vector_width, embedding, nn.GELU()) if self.vectors else None
         self.text_layers = nn.ModuleDict()
-        for name in used:
+        for name in self.read_conditions:
             depth = num_text_layers if name in self.condition_widths else 0
             stack = [TextLayer(widths[name], heads=heads, head_dim=head_dim) for _ in range(depth)]
             self.text_layers[name] = nn.ModuleList(stack)
@@ -116,7 +132,8 @@ class UNet(PrecomputedConditioning):
         changes = [True] * (len(sizes) - 1) + [False]  # of resolution, down and up alike
         downs = [build.down(*size, halves=change) for size, change in zip(sizes, changes, strict=True)]
         ups = [build.up(*size, doubles=change) for size, change in zip(reversed(sizes), changes, strict=True)]
-        inputs = (self.context_channels + self.channels) * self.patch
+        wave_channels = sum(2 * self.condition_widths[name] // 3 for name in self.waves)
+        inputs = (self.context_channels + self.channels + wave_channels) * self.patch
         self.input = nn.Conv1d(inputs, self.width, kernel_size=3, padding=1)
         self.downs = nn.ModuleList(downs)
         self.middle = build.middle(sizes[-1][1], attends=middle_attention)
@@ -124,20 +141,26 @@ class UNet(PrecomputedConditioning):
         self.output = build.output(self.width, self.channels * self.patch)
 
     @property
-    def used_conditions(self) -> tuple[str, ...]:
-        """Names of the conditions that the network reads."""
-        return tuple(dict.fromkeys(name for name in (*self.sources, self.vector) if name))
+    def read_conditions(self) -> tuple[str, ...]:
+        """Names of the conditions whose tokens the network reads."""
+        return tuple(dict.fromkeys((*self.sources, *self.vectors)))
 
-    def features(self, timestep: Tensor, condition: Condition) -> list[list[LayerFeatures]]:
+    @property
+    def used_conditions(self) -> tuple[str, ...]:
+        """Names of all conditions that change the prediction."""
+        return (*self.read_conditions, *self.waves)
+
+    def features(self, timestep: Tensor, condition: Condition) -> Features:
         """(n,) timesteps, condition -> the features of every level's layers, in the order of `levels`."""
         weight = self.input.weight
         time = self.time_network(get_timestep_embedding(timestep.to(weight.device), self.width).to(weight.dtype))
         encoded = self.encode_condition(condition)
-        return [level.features(time, encoded) for level in self.levels]
+        return Features([level.features(time, encoded) for level in self.levels], self._waves(condition))
 
     def select_timesteps(self, features: Features, index: Tensor) -> Features:
         """Select what depends on the timestep at the places `index` (b,) among the timesteps of the features."""
-        return [[layer._replace(time=layer.time[index]) for layer in level] for level in features]
+        levels = [[layer._replace(time=layer.time[index]) for layer in level] for level in features.levels]
+        return features._replace(levels=levels)
 
     @property
     def levels(self) -> list[Level]:
@@ -146,10 +169,19 @@ class UNet(PrecomputedConditioning):
 
     def encode_condition(self, condition: Condition) -> EncodedCondition:
         """Fill in the learned nulls, then apply the vector network and the text layers."""
-        filled = fill_nulls(condition, dict(self.nulls.items()))
+        filled = fill_nulls(condition, {name: self.nulls[name] for name in self.read_conditions})
         read = {name: self._read(name, tokens) for name, tokens in filled.items()}
-        vector = self.vector_network(mean_token(read[self.vector])) if self.vector and self.vector_network else None
+        means = [mean_token(read[name]) for name in self.vectors]
+        rows = max((len(mean) for mean in means), default=1)
+        means = [mean.expand(rows, -1) for mean in means]
+        vector = None if self.vector_network is None else self.vector_network(torch.cat(means, dim=1))
         return EncodedCondition(vector, {name: read[name] for name in self.sources})
+
+    def _waves(self, condition: Condition) -> list[Tensor]:
+        """Return the waves of every name, (b, n, 3, m), in float32: a rounded frequency drifts."""
+        filled = fill_nulls(condition, {name: self.nulls[name].float() for name in self.waves})
+        waves = [(entry.tokens.unflatten(2, (3, -1)), entry.mask) for entry in filled.values()]
+        return [torch.cat([wave[:, :, :2], wave[:, :, 2:] * mask[..., None, None]], dim=2) for wave, mask in waves]
 
     def _read(self, name: str, entry: ConditionTokens) -> ConditionTokens:
         """Apply the text layers of this name."""
@@ -160,8 +192,8 @@ class UNet(PrecomputedConditioning):
 
     def denoise(self, noisy: Tensor, context: Tensor | None, features: Features) -> Tensor:
         """(b, c, l) noisy latents, (b, c', l) context or None, `features` -> (b, c, l) prediction."""
-        remaining = iter(features)
-        x = first = self.input(self.patches(noisy, context))
+        remaining = iter(features.levels)
+        x = first = self.input(self.patches(noisy, context, features.waves))
         skips: list[list[Tensor]] = []
         for down in self.downs:
             x, outputs = self._run(down, x, next(remaining))
@@ -172,11 +204,19 @@ class UNet(PrecomputedConditioning):
         x = self._run(self.output, x, [first], next(remaining))
         return self.unpatched(x, noisy.shape[-1])
 
-    def patches(self, noisy: Tensor, context: Tensor | None) -> Tensor:
-        """(b, c, l), (b, c', l) or None -> (b, (c' + c) patch, n): what the network reads, padded with zeros."""
-        frames = noisy if context is None else torch.cat([context, noisy], dim=1)
+    def patches(self, noisy: Tensor, context: Tensor | None, waves: Sequence[Tensor]) -> Tensor:
+        """(b, c, l), (b, c', l) or None, waves -> what the network reads, (b, channels * patch, n), zero-padded."""
+        sinusoids = [self.sinusoids(wave, noisy.shape[-1]).to(noisy.dtype).expand(len(noisy), -1, -1) for wave in waves]
+        frames = torch.cat([*([] if context is None else [context]), noisy, *sinusoids], dim=1)
         padded = functional.pad(frames, (0, -frames.shape[-1] % self.multiple))
         return rearrange(padded, "b c (n patch) -> b (c patch) n", patch=self.patch)
+
+    def sinusoids(self, waves: Tensor, frames: int) -> Tensor:
+        """(b, n, 3, m) frequencies in Hz, phases in cycles and amplitudes -> (b, 2m, l), sines and cosines."""
+        frequencies, phases, amplitudes = waves[..., None].unbind(2)
+        cycles = torch.frac(frequencies / self.frame_rate) * torch.arange(frames, device=waves.device) + phases
+        angles = 2 * math.pi * torch.frac(cycles)
+        return torch.cat([amplitudes * angles.sin(), amplitudes * angles.cos()], dim=2).sum(1)
 
     def unpatched(self, x: Tensor, frames: int) -> Tensor:
         """(b, c patch, n) -> (b, c, l), cropped to so many frames."""
@@ -194,6 +234,12 @@ class UNet(PrecomputedConditioning):
         if self.checkpoint and torch.is_grad_enabled():
             return checkpoint(level, *inputs, use_reentrant=False)
         return level(*inputs)
+
+
+def _names(option: str | Sequence[str] | None) -> list[str]:
+    """Return the names in an option, which may be written as on the command line: `[text, key]`."""
+    names = option.strip("[] ").split(",") if isinstance(option, str) else option or ()
+    return [name.strip() for name in names]
 
 
 def _null(width: int) -> Tensor:
@@ -228,6 +274,16 @@ def _check_options(
         raise InvalidValue(f"The conditioner has conditions {both}: take them out of `absent_widths`.")
 
 
+def _check_waves(widths: Mapping[str, int], frame_rate: float | None) -> None:
+    """Raise a ValueError for conditions that cannot be waves."""
+    if widths and not frame_rate:
+        raise InvalidValue(f"The waves {', '.join(widths)} need a `frame_rate`, which follows from the codec.")
+    if uneven := {name: width for name, width in widths.items() if width % 3}:
+        raise InvalidValue(
+            f"Invalid waves {uneven}: the width must be a multiple of 3, for frequencies, phases and amplitudes."
+        )
+
+
 def _warn_of_missing(names: set[str], condition_widths: Mapping[str, int]) -> None:
     """Warn of layers that attend to nothing, where there are conditions to attend to."""
     if names and condition_widths:
@@ -241,4 +297,6 @@ def _warn_of_missing(names: set[str], condition_widths: Mapping[str, int]) -> No
 def _warn_of_unused(names: set[str]) -> None:
     """Warn of conditions that change nothing: a misspelled layer looks like this."""
     if names:
-        warnings.warn(f"No layer uses the conditions {sorted(names)}; name them in `layers` or `vector`.", stacklevel=3)
+        warnings.warn(
+            f"No layer uses the conditions {sorted(names)}; name them in `layers`, `vector` or `waves`.", stacklevel=3
+        )

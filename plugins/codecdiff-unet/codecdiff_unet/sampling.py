@@ -46,9 +46,10 @@ class PreparedUNet(PreparedDenoiser):
         with torch.autocast(device, enabled=False):
             super().__init__(unet, timesteps, condition)
             self.dtype = autocast or unet.input.weight.dtype
-            self.modulation = ModulationTable([layer for level in self.features for layer in level])
+            self.modulation = ModulationTable([layer for level in self.features.levels for layer in level])
             self.input = Convolution(unet.input, self.dtype)
-            pairs = zip(unet.levels, self.features, strict=True)
+            pairs = zip(unet.levels, self.features.levels, strict=True)
+            self.waves = self.features.waves
             levels = [PreparedLevel(level, features, self.dtype) for level, features in pairs]
         depth = len(unet.downs)
         self.downs, self.middle, self.ups = (
@@ -63,7 +64,7 @@ class PreparedUNet(PreparedDenoiser):
         """(b, c, l), (b, c', l) or None, places (b,) among the timesteps -> (b, c, l)."""
         with torch.autocast(noisy.device.type, enabled=False):
             modulations = iter(self.modulation.at(index, self.dtype))
-            frames = self.denoiser.patches(noisy, context).to(self.dtype)[:, :, None]
+            frames = self.denoiser.patches(noisy, context, self.waves).to(self.dtype)[:, :, None]
             x = self.input(frames.contiguous(memory_format=torch.channels_last))
             skips = [x]
             for level in self.downs:

@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from codecdiff import Condition, ConditionTokens
+from codecdiff.denoisers import mean_token
 
 LARGE: dict[str, Any] = {}
 SMALL: dict[str, Any] = {"width": 144, "multipliers": (1, 2, 4, 8)}
@@ -152,7 +153,7 @@ def test_cross_attention_is_its_formula_over_the_real_tokens() -> None:
 
 def test_frames_run_down_and_up_as_published() -> None:
     unet, (x, t), prompted = tiny(), inputs(), condition()
-    features = (layer for level in unet.features(t, prompted) for layer in level)
+    features = (layer for level in unet.features(t, prompted).levels for layer in level)
     h = first = unet.input(x)
     skips = []
     for level in unet.levels[:3]:
@@ -240,6 +241,56 @@ def test_the_vector_of_a_sequence_is_the_mean_of_its_real_tokens_after_the_text_
     vector = unet.encode_condition(prompted).vector
     close(vector, unet.vector_network(torch.stack(means)))
     assert not torch.allclose(unet(x, t, None, prompted), unet(x, t, None, prompted.null()), atol=1e-4)
+
+
+def test_several_vectors_are_read_side_by_side() -> None:
+    unet: Any = tiny(vector=("text", "key"), layers=("none",), text_layers=0, condition_widths={"text": 12, "key": 3})
+    key = ConditionTokens(torch.randn(3, 1, 3), torch.ones(3, 1, dtype=torch.bool))
+    text = condition()["text"]
+    vector = unet.encode_condition(Condition({"text": text, "key": key})).vector
+    close(vector, unet.vector_network(torch.cat([mean_token(text), key.tokens[:, 0]], dim=1)))
+    null = unet.nulls["key"].expand(3, -1)
+    close(
+        unet.encode_condition(Condition({"text": text})).vector,
+        unet.vector_network(torch.cat([mean_token(text), null], 1)),
+    )
+
+
+def test_waves_are_sines_and_cosines_of_a_frequency_in_hertz() -> None:
+    unet: Any = tiny(waves="beat", frame_rate=50.0, condition_widths={"text": 12, "beat": 6})
+    tokens = torch.tensor([[[2.0, 0.5, 0.25, 0.0, 1.0, 3.0], [1.0, 1.0, 0.0, 0.0, 9.0, 9.0]]])
+    beat = ConditionTokens(tokens, torch.tensor([[True, False]]))
+    (waves,) = unet.features(torch.tensor([5]), Condition({"beat": beat})).waves
+    seconds = torch.arange(3000, dtype=torch.float64) / 50
+    slow, fast = 2 * torch.pi * (2 * seconds + 0.25), 2 * torch.pi * 0.5 * seconds
+    expected = torch.stack([slow.sin(), 3 * fast.sin(), slow.cos(), 3 * fast.cos()])
+    torch.testing.assert_close(unet.sinusoids(waves, 3000)[0], expected.float(), atol=1e-4, rtol=0)
+
+
+def test_a_clip_that_starts_later_reads_the_waves_from_there() -> None:
+    unet: Any = tiny(waves="beat", frame_rate=50.0, condition_widths={"text": 12, "beat": 3})
+
+    def sinusoids(phase: float, frames: int) -> torch.Tensor:
+        entry = ConditionTokens(torch.tensor([[[2.3, phase, 1.0]]]), torch.ones(1, 1, dtype=torch.bool))
+        return unet.sinusoids(unet.features(torch.tensor([5]), Condition({"beat": entry})).waves[0], frames)
+
+    close(sinusoids(2.3 * 40 / 50, 60), sinusoids(0.0, 100)[..., 40:])
+
+
+def test_frequencies_are_not_rounded_with_the_weights() -> None:
+    unet: Any = tiny(waves="beat", frame_rate=86.1328125, condition_widths={"text": 12, "beat": 3})
+    entry = ConditionTokens(torch.tensor([[[8.033, 0.0, 1.0]]]), torch.ones(1, 1, dtype=torch.bool))
+    single, half = (
+        unet.to(dtype).features(torch.tensor([5]), Condition({"beat": entry})).waves[0]
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert torch.equal(single, half)
+
+
+@pytest.mark.parametrize(("width", "frame_rate", "message"), [(6, None, "frame_rate"), (7, 50.0, "a multiple of 3")])
+def test_waves_need_a_rate_and_three_numbers_each(width: int, frame_rate: float | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny(waves="beat", frame_rate=frame_rate, condition_widths={"text": 12, "beat": width})
 
 
 def test_the_width_of_the_embedding_is_an_option() -> None:
@@ -393,6 +444,8 @@ def test_the_same_arguments_build_the_same_network() -> None:
         "condition_widths": WIDTHS,
         "embedding": None,
         "vector": "vector",
+        "waves": None,
+        "frame_rate": None,
         "middle_attention": True,
         "checkpoint": False,
         "patch": 1,

@@ -7,7 +7,6 @@ real clips and what is known of them (`upper_bound`). Estimators err: where the 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from importlib import metadata
@@ -17,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from codecdiff.conditioners import requested_key, requested_tempo
 from codecdiff.errors import BrokenPlugin, InvalidValue
 from codecdiff.interfaces import Embedder, Prompt, prompt_fields
 from codecdiff_eval.embeddings import ClipEmbeddings
@@ -38,9 +38,7 @@ __all__ = [
     "key_agreement",
     "key_of_chroma",
     "on_real_clips",
-    "parse_key",
     "requested_instruments",
-    "requested_key",
 ]
 
 SAMPLE_RATE = 22_050  # Hz, at which tempo and key are estimated
@@ -48,71 +46,19 @@ HOP_LENGTH = 256  # audio samples between frames of onset strength: 1.7 % of a b
 TEMPO_TOLERANCE = 0.04  # of the requested tempo
 OCTAVES = (1, 2, 1 / 2, 3, 1 / 3)  # factors by which people, too, disagree on a tempo
 DOUBLES = OCTAVES[:3]
-TONICS = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
-ACCIDENTALS = {"": 0, "#": 1, "♯": 1, "sharp": 1, "b": -1, "♭": -1, "flat": -1}
 MAJOR = (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88)  # Krumhansl & Kessler (1982)
 MINOR = (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17)
 SILENCE = 1e-4  # peak amplitude under which nothing is estimated: -80 dB
 NOTHING = -1.0  # the estimate of silence
 MIN_CLIPS_WITH_INSTRUMENT = 8  # and without it, for a probe to be fitted
-TEMPO = re.compile(r"(?<!\d)(?<!\d[.,])(\d{2,3}(?:\.\d+)?)\s*(?:bpm|beats per minute)", re.IGNORECASE)
-KEY = re.compile(r"\b([A-G])(#|♯|b|♭|[ -]sharp|[ -]flat)?[ -](major|minor)\b")
-ARTICLE = re.compile(r"""(?:^|[.!?:;\n])[\s"'(]*A (?:major|minor)\s+[a-z]""")  # as in "A minor key throughout"
-
 KeyRule = Literal["exact", "mode", "mirex"]
 Agreement = Callable[[Tensor, Tensor], Tensor]
-
-
-def requested_tempo(prompt: Prompt) -> float | None:
-    """Return the beats per minute that a prompt requests, in its field `bpm` or `tempo` or its text, if it does."""
-    fields = prompt_fields(prompt)
-    match = TEMPO.search(str(fields.get("text", "")))
-    for value in (fields.get("bpm"), fields.get("tempo"), match and match[1]):
-        try:
-            return parse_tempo(value or "")
-        except InvalidValue:
-            continue
-    return None
-
-
-def requested_key(prompt: Prompt) -> int | None:
-    """Return the key 0...23 that a prompt requests, in its fields `key` and `mode` or its text, if it does."""
-    fields = prompt_fields(prompt)
-    match = KEY.search(ARTICLE.sub("", str(fields.get("text", ""))))
-    if not fields.get("key") and not match:
-        return None
-    try:
-        return parse_key(str(fields.get("key") or (match and match[0])), str(fields.get("mode", "")))
-    except InvalidValue:
-        return None
 
 
 def requested_instruments(prompt: Prompt) -> list[str] | None:
     """Return the instruments that a prompt requests, in its field `instruments`, if it does."""
     value = prompt_fields(prompt).get("instruments")
     return [str(name) for name in value] if isinstance(value, list | tuple) else None
-
-
-def parse_tempo(text: str | float) -> float:
-    """Parse 120, "120" or "120 BPM" as beats per minute. Raises ValueError for anything but a positive number."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:bpm)?\s*", str(text), re.IGNORECASE)
-    if not match or not float(match[1]) > 0:
-        raise InvalidValue(f"Invalid tempo '{text}': expected beats per minute, e.g. 120.")
-    return float(match[1])
-
-
-def parse_key(text: str, mode: str = "") -> int:
-    """Parse "C# minor", "Bbm", "f♯ min" or "E flat" as a key 0...23, major where neither it nor `mode` says.
-
-    Raises ValueError for anything else.
-    """
-    pattern = r"\s*([a-g])\s*(#|♯|b|♭|sharp|flat)?\s*(m|maj|min|major|minor)?\s*"
-    match = re.fullmatch(pattern, re.sub(r"[-_:]", " ", text), re.IGNORECASE)
-    if not match:
-        raise InvalidValue(f"Invalid key '{text}': expected e.g. 'C# minor', 'Bb' or 'Am'.")
-    letter, accidental, own_mode = ((part or "").lower() for part in match.groups())
-    is_minor = (own_mode or mode.lower()) in ("m", "min", "minor") and match[3] != "M"
-    return (TONICS[letter] + ACCIDENTALS[accidental]) % 12 + 12 * is_minor
 
 
 class ClipEstimator(Embedder):

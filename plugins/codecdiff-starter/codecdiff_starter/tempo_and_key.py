@@ -1,0 +1,111 @@
+"""Tempo, meter and key of a prompt as fixed features: from its fields, or else from what its text says."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from codecdiff import Condition, Conditioner, ConditionTokens, Prompt, prompt_fields, prompt_text
+from codecdiff.conditioners import parse_number, requested_key, requested_tempo
+from codecdiff.errors import InvalidValue
+
+TEMPO_WORDS = {  # times the usual tempo
+    **dict.fromkeys(("slow", "slowly", "adagio", "largo", "lento"), 2 / 3),
+    **dict.fromkeys(("medium", "moderate", "moderato", "andante"), 1.0),
+    **dict.fromkeys(("fast", "quick", "quickly", "lively", "allegro", "presto"), 3 / 2),
+}
+THREE = re.compile(r"\b3/4|\btriple (?:time|meter)\b|\bwaltz", re.IGNORECASE)
+
+
+class TempoAndKey(Conditioner):
+    """Where the beats of a clip are, and its key, as fixed features with nothing to learn.
+
+    A prompt states them in the fields `bpm` or `tempo`, `meter` ("3/4"), `key` ("C#") and `mode` ("minor"), or in its
+    text: "a waltz in C sharp minor, 92 bpm". A meter that is not stated is 4/4. `start`, in seconds, is where in the
+    music the clip starts; the music starts with the first beat of a bar, and keeps its tempo.
+
+    Its conditions, one token each:
+
+    - `beat`, for the option `waves` of a denoiser: frequencies in Hz, phases in cycles and amplitudes of waves that
+      go around once in 4 bars, in 2, in a bar and in a beat, and 2, 3 and 4 times in a beat. Absent for a prompt
+      without a tempo.
+    - `key`: one of 12 tonics and one of 2 modes. Absent for a prompt without a key.
+
+    Args:
+        usual_bpm: Tempo of a text that states none, in beats per minute, for models trained on music whose tempo was
+            always known. "fast" is then half as much again, and "slow" two thirds. If None, such a text has no tempo.
+
+    Raises:
+        ValueError: `usual_bpm` is not between 20 and 400.
+
+    """
+
+    fields = ("text", "bpm", "tempo", "meter", "key", "mode", "start")
+    marker: Tensor
+
+    def __init__(self, *, usual_bpm: float | None = None) -> None:
+        super().__init__()
+        if usual_bpm is not None and not 20 <= usual_bpm <= 400:
+            raise InvalidValue(f"usual_bpm={usual_bpm:g}: expected 20 to 400 beats per minute.")
+        self.usual_bpm = usual_bpm
+        self.register_buffer("marker", torch.empty(0), persistent=False)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width of every entry."""
+        return {"beat": 3 * 7, "key": 14}
+
+    @property
+    def sources(self) -> dict[str, tuple[str, ...]]:
+        """The fields that each entry depends on."""
+        return {"beat": ("text", "bpm", "tempo", "meter", "start"), "key": ("text", "key", "mode")}
+
+    def encode(self, prompts: Sequence[Prompt]) -> Condition:
+        """N prompts -> `beat` (n, 1, 21) and `key` (n, 1, 14)."""
+        features = {
+            "beat": [_beat(prompt, stated_tempo(prompt, self.usual_bpm)) for prompt in prompts],
+            "key": [_key_features(requested_key(prompt)) for prompt in prompts],
+        }
+        entries = {name: _entry(rows, self.widths[name]) for name, rows in features.items()}
+        return Condition(entries).to(self.marker.device)
+
+
+def _entry(rows: Sequence[Sequence[float] | None], width: int) -> ConditionTokens:
+    """Stack features, or None for a row where they are absent."""
+    tokens = torch.tensor([[row or [0.0] * width] for row in rows], dtype=torch.float32).reshape(len(rows), 1, width)
+    return ConditionTokens(tokens, torch.tensor([[row is not None] for row in rows], dtype=torch.bool).reshape(-1, 1))
+
+
+def _beat(prompt: Prompt, tempo: float | None) -> list[float] | None:
+    """Return frequencies in Hz, phases in cycles and amplitudes of the waves of a tempo."""
+    fields = prompt_fields(prompt)
+    if tempo is None:
+        return None
+    beats_per_bar = 3 if THREE.search(str(fields.get("meter") or prompt_text(prompt))) else 4
+    rates = [1 / (4 * beats_per_bar), 1 / (2 * beats_per_bar), 1 / beats_per_bar, 1, 2, 3, 4]  # cycles in a beat
+    frequencies = [rate * tempo / 60 for rate in rates]
+    start = parse_number(fields.get("start") or 0.0, "start")
+    return [*frequencies, *(math.fmod(frequency * start, 1) for frequency in frequencies), *([1.0] * len(rates))]
+
+
+def stated_tempo(prompt: Prompt, usual_bpm: float | None = None) -> float | None:
+    """Return the beats per minute of a prompt; None if it states none and there is no usual tempo."""
+    tempo, text = requested_tempo(prompt), prompt_text(prompt)
+    if tempo is not None or usual_bpm is None or not text.strip():
+        return tempo
+    factors = (TEMPO_WORDS.get(word) for word in re.findall(r"[a-z]+", text.lower()))
+    return usual_bpm * next((factor for factor in factors if factor), 1.0)
+
+
+def _key_features(key: int | None) -> list[float] | None:
+    """Return a one-hot tonic and a one-hot mode of a key 0...23, of unit mean square each."""
+    if key is None:
+        return None
+    features = [0.0] * 14
+    features[key % 12] = math.sqrt(12)
+    features[12 + key // 12] = math.sqrt(2)
+    return features
