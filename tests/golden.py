@@ -22,7 +22,7 @@ from codecdiff import registry
 from codecdiff.files import atomic_write_text
 
 FILE = Path(__file__).with_suffix(".json")
-PROMPT, SEED, SECONDS, STEPS = "a slow waltz for flute and piano", 7, 1.0, 4
+PROMPT, SEED, SECONDS, STEPS = "a slow waltz for flute and piano", 7, 1.0, 2
 BANDS, WINDOW, QUIET = 24, 1024, -100.0  # of the spectrum; samples; dB
 OTHER_BACKEND = 0.02  # fraction of codes that another kind of processor may round to another
 
