@@ -17,7 +17,7 @@ import textwrap
 import time
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -417,9 +417,10 @@ def write_parquet(path: Path | str, table: Any) -> None:
         pq.write_table(table, temporary, write_page_checksum=True)
 
 
-def read_parquet(path: Path | str, schema: Any = None) -> Any:
-    """Read a parquet file as a table, with the columns and types of `schema` if there is one.
+def read_parquet(path: Path | str, schema: Any = None, upgrade: Callable[[Any], Any] = lambda table: table) -> Any:
+    """Read a parquet file as a table, upgraded, with the columns and types of `schema` if there is one.
 
+    Columns that are dictionaries in the schema, or lists of them, are not decoded: each value is in memory once.
     Raises MissingFile, UnusableFile; DamagedFile if it is something else, or has more rows than a file of its size can.
     """
     import pyarrow as pa
@@ -427,11 +428,20 @@ def read_parquet(path: Path | str, schema: Any = None) -> Any:
 
     size = require_file(path).stat().st_size
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        encoded = {each.name for each in schema or () if "dictionary" in str(each.type)}
+        types = {each.name: each.type for each in pq.read_schema(path) if each.name in encoded}
+        texts = [name for name, kind in types.items() if pa.types.is_string(kind)]
+        lists = [name for name, kind in types.items() if kind == pa.list_(pa.string())]
+        with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=texts) as file:
             if file.metadata.num_rows > min(MAX_ROWS, size):
                 raise DamagedFile(f"'{path}' states {file.metadata.num_rows:,} rows in {size:,} bytes: it is damaged.")
-            table = file.read()
+            encoded_lists = {name: _encoded_lists(file, name) for name in lists}
+            pa.default_memory_pool().release_unused()  # of the texts that were not encoded
+            table = file.read([name for name in file.schema_arrow.names if name not in lists])
+            for name, column in encoded_lists.items():
+                table = table.append_column(name, column)
         table.validate(full=True)  # its texts are UTF-8
+        table = upgrade(table)
         if schema is None:
             return table
         if missing := [name for name in schema.names if name not in table.column_names]:
@@ -442,6 +452,23 @@ def read_parquet(path: Path | str, schema: Any = None) -> Any:
             raise
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise DamagedFile(f"'{path}' is not a parquet file that can be read: {reason}.") from error
+
+
+def _encoded_lists(file: Any, name: str) -> Any:
+    """Read a column of lists of texts, each text once, as Arrow can only from a single row group."""
+    import numpy as np
+    import pyarrow as pa
+
+    text = pa.dictionary(pa.int32(), pa.string())
+    texts, lengths, missing = [], [], []
+    for batch in file.iter_batches(2**16, columns=[name]):  # one at a time, as their texts take more than what is kept
+        (column,) = batch.columns
+        texts.append(column.flatten().dictionary_encode())
+        lengths.append(column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
+        missing.append(column.is_null())
+    offsets = pa.array(np.concatenate([[0], *lengths]).cumsum(), pa.int32())
+    values = pa.chunked_array(texts, text).unify_dictionaries().combine_chunks()
+    return pa.ListArray.from_arrays(offsets, values, mask=pa.chunked_array(missing, pa.bool_()).combine_chunks())
 
 
 # Documents that may come from anyone: JSON and YAML, of bounded size and depth, each with a schema

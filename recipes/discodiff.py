@@ -47,6 +47,8 @@ class Experiment(config.ExperimentConfig):  # the model and its training: codecd
 
 def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, store: CodeStore, i: int) -> None:
     """Train stage `i`, which this run has locked."""
+    from codecdiff.pipeline.run_lock import record_training
+
     metadata = {"command": command_line(sys.argv)}
     trainer = training.new_trainer(e, pipeline, i, e.model, metadata=metadata, report=console.log)
     trainer.prepare(accelerator)
@@ -76,7 +78,8 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
 
     checkpoints = range(0, settings.max_train_steps, settings.checkpointing_steps)
     progress = partial(track, description=name, console=console)
-    trainer.train(data, e.model, checkpoints, log=log, track=progress, after_step=write_validation_sample)
+    with record_training(e, pipeline, store, trainer, e.model, Path(__file__)):
+        trainer.train(data, e.model, checkpoints, log=log, track=progress, after_step=write_validation_sample)
     accelerator.wait_for_everyone()
 
 
@@ -114,19 +117,9 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
         return print(plan_report(e, pipeline, jobs, e.store, mixed_precision=precision, assumptions=assumptions))
     accelerator = new_accelerator(e)
     console.quiet = not accelerator.is_main_process  # one process reports
-    pipeline.to(accelerator.device)
     for name in unused:
         console.log(f"Unused: the settings of stage '{name}'. This pattern has: {', '.join(pipeline.stage_names)}.")
-    with accelerator.main_process_first():
-        store = training.open_data(e, pipeline, codec, e.store, e.model, console.log)
-        progress = partial(track, description="prompts", console=console, transient=True)
-        training.prepare_prompts(pipeline, store, e.prompts, track=progress, report=console.log)
-    for i in selected:
-        is_main = accelerator.is_main_process
-        with training.lock_stage(e.model, pipeline.stage_names[i], is_main_process=is_main):
-            train_stage(e, accelerator, pipeline, store, i)
-        accelerator.free_memory()  # of what it prepared
-    pipeline.load_stages(e.model, allow_local_parts=True)
+    train_stages(e, accelerator, pipeline, codec, selected)
     is_complete = len(pipeline.stages) == len(pipeline.stage_names)
     if accelerator.is_main_process and is_complete:
         write_model_card(e.model)
@@ -134,6 +127,20 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
     accelerator.end_training()
     if accelerator.is_main_process and is_complete:
         training.call_run_end_hooks(e.output)
+
+
+def train_stages(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, codec: Any, selected: list[int]) -> None:
+    """Open the data, train the selected stages of a pipeline without any, and load all that are trained."""
+    pipeline.to(accelerator.device)
+    with accelerator.main_process_first():
+        store = training.open_data(e, pipeline, codec, e.store, e.model, console.log)
+        progress = partial(track, description="prompts", console=console, transient=True)
+        training.prepare_prompts(pipeline, store, e.prompts, track=progress, report=console.log)
+    for i in selected:
+        with training.lock_stage(e.model, pipeline.stage_names[i], is_main_process=accelerator.is_main_process):
+            train_stage(e, accelerator, pipeline, store, i)
+        accelerator.free_memory()  # of what it prepared
+    pipeline.load_stages(e.model, allow_local_parts=True)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from codecdiff.data.encoding.encode import encode_tracks
 from codecdiff.data.metadata import find_tracks
 from codecdiff.errors import UserError
 from codecdiff.pipeline import checkpoint
+from codecdiff.pipeline.run_lock import read_run_lock
 from codecdiff.testing.tiny import write_tiny
 from codecdiff.training import read_logs
 from codecdiff.training.state import verify_generation
@@ -239,8 +240,8 @@ def damage_one(out: Path, draw: random.Random) -> list[str]:
     model, damage = out / "model", draw.choice(DAMAGES)
     files = [file for file in sorted(model.rglob("*")) if file.is_file() and file.name != "README.md"]
     file = draw.choice(files)
-    if damage == "missing" and file.name in ("stage.json", "log.jsonl", "generation_config.json"):
-        return []  # then the stage, or the log, is not there
+    if damage == "missing" and file.name in ("stage.json", "log.jsonl", "generation_config.json", "run.lock"):
+        return []  # then the stage, the log or the lock is not there
     whole = file.read_bytes()
     alike = [f.read_bytes() for f in files if f.suffix == file.suffix and f.read_bytes() != whole]
     new = damaged(whole, damage, draw, draw.choice(alike or [b"{}"]))
@@ -267,6 +268,7 @@ def _read_everything(model: Path) -> list[str]:
             said.append(str(error))
 
     attempt(lambda: codecdiff.load(model, allow_local_parts=True))
+    attempt(lambda: read_run_lock(model / "run.lock"))
     for home in sorted(path for path in model.iterdir() if path.is_dir() and path.name != "codec"):
         attempt(lambda home=home: read_logs(model, [home.name]))
         for path in checkpoint.generations(home):

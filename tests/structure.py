@@ -152,12 +152,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 37_755,
-    "lines: core": 14_585,
+    "lines: library in all": 38_368,
+    "lines: core": 15_049,
     "lines: interfaces": 411,
-    "lines: evaluation": 6_868,
-    "lines: must-read set": 4_361,
-    "lines: import closure of the recipe": 7_237,
+    "lines: evaluation": 7_010,
+    "lines: must-read set": 4_368,
+    "lines: import closure of the recipe": 7_241,
     "import levels": 8,
     "functions over 40 lines": 1,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -505,3 +506,74 @@ def test_joined_conditions_train_from_the_command_line_and_are_asked_for(
         app, ["generate", "", "-o", "b.wav", "--model", str(out / "model"), "--guidance", "key=2"]
     )
     assert "Unknown condition in guidance_scale key=2" in refused.output.replace("\n", " ")
+
+
+def test_a_model_is_trained_again_bit_for_bit_or_it_is_said_what_differs(
+    run: Run, codec_spec: dict[str, Any], music: Path, tmp_path: Path
+) -> None:
+    out = run()
+    lock, model = out / "model" / "run.lock", f"codec.model={codec_spec['model']}"
+    text = lock.read_text()
+    assert not any(place in text for place in (str(tmp_path.parent), codec_spec["model"], str(music), platform.node()))
+    (record,) = (spec := json.loads(text))["runs"]
+    assert record["seeds"] == {"seed": 0, "split_seed": 0}
+    assert record["places"] == ["codec.model", "data.audio"]
+    assert record["environment"]["torch"] == torch.__version__
+    assert record["configuration"]["train"]["ema_decay"] > 0  # the defaults too
+    run()
+    assert lock.read_text() == text
+
+    def replay(*words: str | Path, code: int = 1) -> str:
+        result = CliRunner().invoke(app, ["replay", *map(str, words)])
+        assert result.exit_code == code, result.output
+        return " ".join(result.output.split())
+
+    total = sum(map(len, spec["weights"].values()))
+    equal = f"All {total} tensors of codec, primary, secondary are bit-equal."
+    assert equal in replay(out, model, code=0)
+    shutil.copy(lock, tmp_path / "run.lock")
+    kept = tmp_path / "kept"
+    assert equal in replay(tmp_path / "run.lock", model, "--audio", music, "-o", kept, code=0)  # the lock alone
+    weights = "model/secondary/model.safetensors"
+    assert (kept / weights).read_bytes() == (out / weights).read_bytes()
+    assert "holds the model that is replayed" in replay(out, model, "-o", out)
+
+    said = replay(out, model, "seed=1")
+    assert re.search(rf"\d+ of {total} tensors of codec, primary, secondary differ\. Different: primary\.\w+", said)
+    assert "Not as it was: seed is 0 there, 1 here." in said
+    assert "data.captions" not in said
+    other = shutil.copytree(music, tmp_path / "music")
+    (other / "metadata.jsonl").write_text((music / "metadata.jsonl").read_text().replace("tone 3", "tone three"))
+    assert "is other music than" in (said := replay(out, model, "--audio", other))
+    assert "Different are: captions; it has 6 tracks, not 6." in said
+    assert "does not record where codec.model was. Say where it is here: codec.model=PATH." in replay(out)
+    assert "The music of" in (said := replay(tmp_path / "run.lock", model))
+    assert "is missing, 6 tracks: no store is beside the model. Name it: --audio FOLDER" in said
+
+
+def test_a_record_says_what_changed_and_what_it_cannot_vouch_for(
+    run: Run, codec_spec: dict[str, Any], tmp_path: Path
+) -> None:
+    def replay(code: int = 1) -> str:
+        words = ["replay", str(tmp_path / "out"), f"codec.model={codec_spec['model']}"]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == code, result.output
+        return " ".join(result.output.split())
+
+    out = run("stage=primary", "train.max_train_steps=2")
+    assert "bit-equal" in replay(0)
+    run("stage=secondary", "train.max_train_steps=2", "train.learning_rate=1e-2")
+    assert [record["stages"] for record in json.loads((out / "model/run.lock").read_text())["runs"]] == [
+        ["primary"],
+        ["secondary"],
+    ]
+    assert "bit-equal" in replay(0)
+    run("stage=primary", "train.learning_rate=1e-4")
+    assert "It was resumed: primary at step 2: train.max_train_steps is 2 there, 4 here." in (said := replay())
+    assert "primary at step 2: train.learning_rate is 0.001 there, 0.0001 here." in said
+    assert "secondary." not in said.partition("Different: ")[2]
+    lock = out / "model" / "run.lock"
+    lock.write_bytes(lock.read_bytes().replace(b'"seed": 0', b'"seed": 1'))
+    assert "run.lock' is damaged" in replay()
+    lock.unlink()
+    assert "run.lock' is missing" in replay()

@@ -63,6 +63,27 @@ def test_a_generated_file_is_made_again_bit_for_bit(model: Path, tmp_path: Path,
         assert said in shown.output.replace("\n", "")
 
 
+def test_takes_are_computed_in_batches_and_each_is_made_again(model: Path, tmp_path: Path) -> None:
+    words = ("generate", "drums", "--model", model, "--seconds", 0.1, "--seed", 0, "--takes", 3)
+    for size in (1, 2):
+        result = run(*words, "--batch-size", size, "-o", tmp_path / f"{size}.flac")
+        assert result.exit_code == 0, result.output
+    together = [GenerationRequest.from_file(tmp_path / f"2-{i}.flac") for i in (1, 2, 3)]
+    assert [request.batch for request in together] == [(0, 2), (0, 2), None]
+    assert {request.generation.batch_size for request in together} == {2}
+    for i in (1, 2, 3):
+        torch.testing.assert_close(
+            samples(tmp_path / f"1-{i}.flac"), samples(tmp_path / f"2-{i}.flac"), atol=1e-3, rtol=0
+        )
+    assert "holds the same samples" in run("inspect", tmp_path / "2-2.flac", "--model", model).output
+    assert GenerationRequest.from_file(tmp_path / "1-2.flac").batch is None
+    assert "Invalid --batch-size 0" in refused(*words, "--batch-size", 0, "-o", tmp_path / "0.flac")
+    comment = {**together[1].model_dump(mode="json", exclude_none=True), "batch": [4, 2]}
+    write_audio(tmp_path / "edited.flac", 0.1 * noise(1, 4000), RATE, comment=json.dumps(comment))
+    with pytest.raises(ValueError, match="one that was edited"):
+        GenerationRequest.from_file(tmp_path / "edited.flac")
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize(
     "edit",

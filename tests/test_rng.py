@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +17,7 @@ from codecdiff import Pipeline, rng
 from codecdiff.config import DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.pipeline import EditMask, levels_mask
-from codecdiff.rng import generator, numpy_generator, row_noise, seed_sequence
+from codecdiff.rng import generator, numpy_generator, numpy_generators, row_noise, seed_sequence
 from codecdiff.training.batch import StageData
 from codecdiff.training.trainer import StageTrainer
 
@@ -30,6 +33,28 @@ def test_a_generator_is_a_function_of_its_key() -> None:
     draws = {key: tuple(numpy_generator(*key).random(3)) for key in KEYS}
     assert all(tuple(numpy_generator(*key).random(3)) == draw for key, draw in draws.items())
     assert len({*draws.values()}) == len(draws)
+
+
+def test_many_generators_draw_as_one_of_each_key_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draws(random: np.random.Generator) -> list[Any]:
+        return [random.integers(0, 3), random.integers(0, 2**40), random.integers(5), *random.random(5)]
+
+    keys = [key[1:] for key in KEYS if key[0] == "a"] * 2
+    expected = [draws(np.random.Generator(np.random.Philox(integer_sequence("a", *key)))) for key in keys]
+    assert [draws(random) for random in numpy_generators("a", keys)] == expected
+    assert [draws(numpy_generator("a", *key)) for key in keys] == expected
+    for num_zeros in (4, 5, 9):  # integers of fewer words
+        monkeypatch.setattr(hashlib, "sha256", lambda _, n=num_zeros: Digest(bytes(range(1, 33 - n)) + bytes(n)))
+        assert draws(numpy_generator("a")) == draws(np.random.Generator(np.random.Philox(integer_sequence("a"))))
+
+
+class Digest(bytes):
+    def digest(self) -> bytes:
+        return self
+
+
+def integer_sequence(name: str, *key: int | str) -> np.random.SeedSequence:
+    return np.random.SeedSequence(int.from_bytes(hashlib.sha256(repr((name, *key)).encode()).digest(), "little"))
 
 
 def test_no_two_purposes_of_a_run_share_a_key(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 import torch
@@ -378,13 +379,14 @@ def test_a_damaged_store_is_noticed_and_the_file_named(store: CodeStore, tmp_pat
 def test_a_store_of_many_shards_keeps_few_files_open(store: CodeStore, tmp_path: Path) -> None:
     import resource
 
-    from codecdiff.data.shards import MAX_OPEN, ShardReader
+    from codecdiff.data.shards import MAX_OPEN, ShardReader, StoreRows
 
     count = 1500
     row = {"start": 0, "frames": 2}
     for i in range(count):
         np.save(tmp_path / f"{i:05d}.npy", np.full((2, 3), i, np.uint16))
-    reader = ShardReader(tmp_path, ".npy", np.uint16, (3,), [{**row, "shard": i} for i in range(count)], "crc32")
+    rows = StoreRows(pa.Table.from_pylist([{**row, "shard": i} for i in range(count)]))
+    reader = ShardReader(tmp_path, ".npy", np.uint16, (3,), rows, "crc32")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, limits[1]), limits[1]))
     try:

@@ -66,6 +66,13 @@ NumWaveforms = Annotated[
     int,
     typer.Option("--num-waveforms", "--takes", min=1, max=1000, help="How many to generate; several are numbered."),
 ]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        help="Waveforms that are computed at once: more take less time and more memory. Default: the model's, 16.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. Default: a GPU if there is one.")]
 AllowDownload = Annotated[
     bool, typer.Option("--allow-download", help="Download what the model names on the Hugging Face hub.")
@@ -89,6 +96,7 @@ def generate(
     fields: Fields = None,
     seed: Seed = None,
     num_waveforms: NumWaveforms = 1,
+    batch_size: BatchSize = None,
     loudness: Loudness = None,
     force: Force = False,
     device: Device = "",
@@ -106,6 +114,7 @@ def generate(
         num_inference_steps=num_inference_steps,
         negative_prompt=negative_prompt or None,
         num_waveforms_per_prompt=num_waveforms,
+        batch_size=batch_size,
         seed=seed,
         loudness=loudness,
     )

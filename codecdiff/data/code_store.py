@@ -11,20 +11,21 @@ store/  header.json       codec, its options and a hash of its weights, how trac
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from codecdiff.config import align_defaults
 from codecdiff.config.schema import Target
-from codecdiff.data.legacy import upgrade_store
+from codecdiff.data.legacy import upgrade_rows, upgrade_store
 from codecdiff.data.sealed import FILES, SEAL, read_sealed, verify_file
-from codecdiff.data.shards import BASE_ROWS, ROWS, ShardReader
+from codecdiff.data.shards import BASE_ROWS, ROWS, ShardReader, StoreRows, in_memory
 from codecdiff.data.shards import FILES as SHARD_FILES
 from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.files import DamagedFile, cached_checksum, check_schema, parse_json, read_parquet, read_safetensors
@@ -97,12 +98,17 @@ class CodeStore:
         for name in SEALED if self.is_sealed else ():
             if name in header[FILES] or name != STATE_FILE:
                 verify_file(self.folder / name, header[FILES])
-        schema = ROWS if self.is_sealed else BASE_ROWS if version == FORMAT else None
-        self.rows: list[dict[str, Any]] = read_parquet(self.folder / "manifest.parquet", schema).to_pylist()
+        schema, file = in_memory(ROWS if self.is_sealed else BASE_ROWS), self.folder / "manifest.parquet"
         if version == 1:
-            header, self.rows = upgrade_store(header, self.rows)
+            header, table = upgrade_store(header), read_parquet(file, schema, upgrade_rows)
+        else:
+            table = read_parquet(file, schema)
+        self.rows = StoreRows(table)
+        del table
+        pa.default_memory_pool().release_unused()  # what decoding took
         self.header = check_schema(header, str(file), StoreHeader).model_dump(exclude={FILES, SEAL})
         self._check_rows()
+        self._is_parsed = np.zeros(len(self.rows), bool)  # rows whose metadata is known to be a mapping
         self.audio: Path | None = None  # folder of the tracks, if it is available
         self.has_continuous: bool = self.header["continuous"]
         shape, folder = (self.header["num_codebooks"],), self.folder / "shards"
@@ -114,16 +120,15 @@ class CodeStore:
 
     def _check_rows(self) -> None:
         """Raise DamagedFile for rows that lack something, or that name shards or frames that cannot be."""
-        shards = self.header["shards"]
-        for row in self.rows:
-            try:
-                is_right = 0 <= row["shard"] < shards and min(row["start"], row["frames"]) >= 0
-                is_right = is_right and None not in [row[name] for name in BASE_ROWS.names]
-                is_right = is_right and None not in row["captions"] and row["seconds"] >= 0
-            except (KeyError, TypeError):
-                is_right = False
-            if not is_right:
-                raise DamagedFile(f"'{self.folder / 'manifest.parquet'}' is damaged: a row has no place in a shard.")
+        columns = [self.rows.table[name] for name in BASE_ROWS.names]
+        captions = [chunk.flatten() for chunk in self.rows.table["captions"].chunks]
+        is_right = not any(column.null_count for column in [*columns, *captions])
+        if is_right:
+            columns = (self.rows.array(name) for name in ("shard", "start", "frames", "seconds"))
+            is_right = all((column >= 0).all() for column in columns)
+            is_right = is_right and (self.rows.array("shard") < self.header["shards"]).all()
+        if not is_right:
+            raise DamagedFile(f"'{self.folder / 'manifest.parquet'}' is damaged: a row has no place in a shard.")
 
     def _require_shards(self, suffixes: list[str]) -> None:
         """Raise MissingFile or DamagedFile unless every shard is there, of the size that was written."""
@@ -155,11 +160,17 @@ class CodeStore:
     @property
     def frames(self) -> int:
         """Latent frames of all rows together."""
-        return sum(row["frames"] for row in self.rows)
+        return int(self.rows.array("frames").sum())
 
     def codes(self, i: int, start: int = 0, count: int | None = None) -> np.ndarray:
         """Return the codes of row `i`, uint16 (frames, k): all, or `count` frames from `start`. Raises DamagedFile."""
         return self.codes_reader.read(i, start, count)
+
+    def crops(self, rows: Sequence[int], starts: Sequence[int], count: int, target: Target = "codes") -> np.ndarray:
+        """Return `count` frames of each row from its start: (b, count, ...) as `codes` or `continuous`, with zeros."""
+        self.check_target(target)
+        reader = self.codes_reader if target == "codes" else self.continuous_reader
+        return reader.crops(rows, starts, count)
 
     def continuous(self, i: int, start: int = 0, count: int | None = None) -> np.ndarray:
         """Return the pre-quantization latents of row `i`, float16 (frames, k, d), as `codes` does."""
@@ -177,11 +188,15 @@ class CodeStore:
 
     def captions(self, i: int) -> list[str]:
         """Return the captions of row `i`, possibly none."""
-        return self.rows[i]["captions"]
+        return self.rows.value("captions", i)
 
     def metadata(self, i: int) -> dict[str, Any]:
         """Return the metadata of the track of row `i`, without captions."""
-        return parse_json(self.rows[i]["metadata"], f"The metadata of '{self.rows[i]['track']}'", dict[str, Any])
+        text = self.rows.value("metadata", i)
+        if not self._is_parsed[i]:  # once: it is compared with more than it has to be at every crop
+            parse_json(text, f"The metadata of '{self.rows.value('track', i)}'", dict[str, Any])
+            self._is_parsed[i] = True
+        return json.loads(text)
 
     def prompt(self, i: int, text: str = "", start: float = 0.0) -> dict[str, Any]:
         """Return the prompt for a crop of row `i` that starts `start` seconds into it, with one of its captions.
@@ -190,10 +205,10 @@ class CodeStore:
         Evans et al. (2024), "Fast timing-conditioned latent audio diffusion". If the folder of the tracks is available,
         `audio` is the audio of the row (`data.audio_prompt`).
         """
-        row = self.rows[i]
-        fields = {**self.metadata(i), "text": text, "start": start, "seconds": row["seconds"]}
+        fields = {**self.metadata(i), "text": text, "start": start, "seconds": self.rows.value("seconds", i)}
         if self.audio is None:
             return fields
+        row = self.rows[i]
         audio = {"file": str(self.audio / row["track"]), "checksum": row["checksum"]}
         if self.header.get("segmentation", {}).get("segment"):
             audio |= {"start": row["offset"], "seconds": row["seconds"]}
@@ -212,14 +227,15 @@ class CodeStore:
 
         Tracks without a license count as "unknown".
         """
+        licenses, of_row = self.rows.categories("license")
         hours: dict[str, float] = {}
-        for row in self.rows:
-            name = row["license"] or "unknown"
-            hours[name] = hours.get(name, 0.0) + row["seconds"] / 3600
+        for i in np.unique(of_row).tolist():
+            name = licenses[i] or "unknown"
+            hours[name] = hours.get(name, 0.0) + float(self.rows.array("seconds")[of_row == i].sum()) / 3600
         return {
-            "tracks": len({row["track"] for row in self.rows}),
+            "tracks": len(np.unique(self.rows.categories("track")[1])),
             "hours": round(sum(hours.values()), 3),
-            "licenses": sorted({row["license"] for row in self.rows if row["license"]}),
+            "licenses": sorted({licenses[i] for i in np.unique(of_row)} - {""}),
             "license_hours": {name: round(hours[name], 3) for name in sorted(hours)},
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ VALIDATION_SPLITS = ("validation", "test")  # never trained on
 class CropBatch:
     """Crops of a store, with their prompts."""
 
-    codes: Tensor  # (b, k, l) int64
+    codes: Tensor  # (b, k, l) uint16
     continuous: Tensor | None  # (b, k, d, l) float32 pre-quantization latents, if they are the target
     valid_mask: Tensor  # (b, l), 1 where there is music and 0 where a short row was padded
     prompts: list[dict[str, Any]]  # `CodeStore.prompt`; `text` is empty if the track has no caption
@@ -37,20 +37,21 @@ def split_tracks(store: CodeStore, fraction: float, seed: int = 0) -> tuple[list
     Otherwise a hash of each file's checksum decides, independently of order and names, so that files with the same
     content are on the same side. Unless `fraction` is 0, at least one file is for validation if there are two or more.
     """
-    named = {row["checksum"] for row in store.rows if row["split"] in VALIDATION_SPLITS}
-    if named:
-        validation = [i for i, row in enumerate(store.rows) if row["checksum"] in named]
-        return sorted(set(range(len(store))) - set(validation)), validation
+    splits, split = store.rows.categories("split")
+    checksums, content = store.rows.categories("checksum")
+    is_named = np.isin(content, content[np.isin(split, np.flatnonzero(np.isin(splits, VALIDATION_SPLITS)))])
+    if is_named.any():
+        return np.flatnonzero(~is_named).tolist(), np.flatnonzero(is_named).tolist()
 
-    def draw(row: dict[str, Any]) -> float:
-        digest = hashlib.sha256(f"{seed} {row['checksum']}".encode()).digest()
+    def draw(checksum: str) -> float:
+        digest = hashlib.sha256(f"{seed} {checksum}".encode()).digest()
         return int.from_bytes(digest[:8]) / 2**64
 
-    draws = [draw(row) for row in store.rows]
-    candidates = sorted(draws)[:-1] if fraction else []
-    threshold = candidates[min(max(1, round(fraction * len(store))), len(candidates)) - 1] if candidates else -1.0
-    threshold = threshold if threshold < max(draws) else -1.0  # all rows have the same content
-    return [i for i, d in enumerate(draws) if d > threshold], [i for i, d in enumerate(draws) if d <= threshold]
+    draws = np.array([draw(checksum) for checksum in checksums])[content]
+    candidates = np.sort(draws)[:-1] if fraction else []
+    threshold = candidates[min(max(1, round(fraction * len(store))), len(candidates)) - 1] if len(candidates) else -1.0
+    threshold = threshold if threshold < draws.max() else -1.0  # all rows have the same content
+    return np.flatnonzero(draws > threshold).tolist(), np.flatnonzero(draws <= threshold).tolist()
 
 
 class TrainingCrops:
@@ -87,7 +88,8 @@ class TrainingCrops:
         if frames < 1:
             raise InvalidValue(f"A crop of {frames} frames holds no music.")
         self.store, self.frames, self.target, self.seed, self.subset = store, frames, target, seed, subset
-        counts = [max(1, round(store.rows[i]["frames"] / frames)) for i in rows]
+        self._row_frames = store.rows.array("frames")
+        counts = np.maximum(1, np.rint(self._row_frames[np.asarray(rows)] / frames)).astype(np.int64)
         self._epoch_rows = np.repeat(np.asarray(rows), counts)
         self._order: tuple[int, np.ndarray] = (-1, self._epoch_rows)  # of the epoch of the last sample
 
@@ -104,11 +106,17 @@ class TrainingCrops:
 
     def sample(self, sample_index: int) -> tuple[int, int, str]:
         """Return the row, the first frame in it, and the caption of a sample."""
-        i = self.row(sample_index)
-        random = rng.numpy_generator("codecdiff.data.crop", self.subset, self.seed, sample_index)
-        start = int(random.integers(0, max(1, self.store.rows[i]["frames"] - self.frames + 1)))
-        captions = self.store.captions(i)
-        return i, start, captions[int(random.integers(len(captions)))] if captions else ""
+        return self._samples([sample_index])[0]
+
+    def _samples(self, sample_indices: Sequence[int]) -> list[tuple[int, int, str]]:
+        keys = [(self.subset, self.seed, index) for index in sample_indices]
+        samples = []
+        for index, random in zip(sample_indices, rng.numpy_generators("codecdiff.data.crop", keys), strict=True):
+            i = self.row(index)
+            start = int(random.integers(0, max(1, self._row_frames[i].item() - self.frames + 1)))
+            captions = self.store.captions(i)
+            samples.append((i, start, captions[int(random.integers(len(captions)))] if captions else ""))
+        return samples
 
     def sample_indices(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[int]:
         """Return the samples of one rank at a step: all ranks together read the next `batch_size * world_size`."""
@@ -117,29 +125,24 @@ class TrainingCrops:
 
     def batch(self, sample_indices: Sequence[int]) -> CropBatch:
         """Collect samples into a batch."""
-        samples = [self.sample(index) for index in sample_indices]
-        starts = [(i, start) for i, start, _ in samples]
-        codes = torch.from_numpy(self._read(self.store.codes, starts, np.int64)).transpose(1, 2)
+        samples = self._samples(sample_indices)
+        rows, starts, _ = zip(*samples, strict=True)
+        codes = torch.from_numpy(self.store.crops(rows, starts, self.frames)).transpose(1, 2)
         continuous = None
         if self.target == "continuous":
-            continuous = torch.from_numpy(self._read(self.store.continuous, starts, np.float32)).permute(0, 2, 3, 1)
-        lengths = torch.tensor([self.store.rows[i]["frames"] - start for i, start in starts])
-        valid_mask = (torch.arange(self.frames) < lengths[:, None]).float()
+            latents = self.store.crops(rows, starts, self.frames, "continuous").astype(np.float32)
+            continuous = torch.from_numpy(latents).permute(0, 2, 3, 1)
+        lengths = self._row_frames[list(rows)] - starts
+        valid_mask = torch.from_numpy((np.arange(self.frames) < lengths[:, None]).astype(np.float32))
         rate = self.store.header["frame_rate"]
         prompts = [self.store.prompt(i, text, start / rate) for i, start, text in samples]
         return CropBatch(codes, continuous, valid_mask, prompts, list(sample_indices))
-
-    def _read(self, read: Callable[..., np.ndarray], starts: Sequence[tuple[int, int]], dtype: Any) -> np.ndarray:
-        """Stack crops that `read` returns of row, start and length: (b, frames, ...), padded with zeros."""
-        crops = [np.asarray(read(i, start, self.frames), dtype) for i, start in starts]
-        return np.stack([np.pad(c, ((0, self.frames - len(c)), *[(0, 0)] * (c.ndim - 1))) for c in crops])
 
 
 def dropped_conditions(
     seed: int, sample_indices: Sequence[int], names: Sequence[str], probability: float
 ) -> dict[str, Tensor]:
     """Draw which conditions each sample is trained without: a bool mask (b,) per name, independent of each other."""
-    draws = np.stack(
-        [rng.numpy_generator("codecdiff.train.dropout", seed, index).random(len(names)) for index in sample_indices]
-    )
+    generators = rng.numpy_generators("codecdiff.train.dropout", [(seed, index) for index in sample_indices])
+    draws = np.stack([random.random(len(names)) for random in generators])
     return {name: torch.from_numpy(draws[:, i] < probability) for i, name in enumerate(names)}

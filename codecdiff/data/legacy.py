@@ -55,10 +55,24 @@ def upgrade_part(spec: Any) -> Any:
     return {**options, "name": PARTS.get(str(spec["name"]), spec["name"])} if "name" in spec else options
 
 
-def upgrade_store(header: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return header and rows of a store of version 0.1, whose first had no segments, in the current format."""
-    header = {**header, "codec": upgrade_part(header.get("codec")), "continuous": header.get("projections", False)}
-    return header, [{"split": "", "segment": 0, "offset": 0.0, "license": row.get("licence"), **row} for row in rows]
+def upgrade_store(header: dict[str, Any]) -> dict[str, Any]:
+    """Return the header of a store of version 0.1 in the current format."""
+    return {**header, "codec": upgrade_part(header.get("codec")), "continuous": header.get("projections", False)}
+
+
+def upgrade_rows(rows: Any) -> Any:
+    """Return the table of rows of a store of version 0.1, whose first had no segments, in the current format."""
+    import pyarrow as pa
+
+    from codecdiff.data.shards import BASE_ROWS, in_memory
+
+    if not rows.num_rows:  # it may have no columns either
+        return in_memory(BASE_ROWS).empty_table()
+    rows = rows.rename_columns(["license" if name == "licence" else name for name in rows.column_names])
+    for name, value in {"split": "", "segment": 0, "offset": 0.0}.items():
+        if name not in rows.column_names:
+            rows = rows.append_column(name, pa.repeat(value, rows.num_rows))
+    return rows
 
 
 def upgrade_model(spec: Any) -> Any:

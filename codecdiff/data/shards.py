@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -41,6 +41,53 @@ CHECKSUMS = ("crc32", "continuous_crc32")  # of every BLOCK of codes, and of lat
 ROWS = pa.schema([*BASE_ROWS, *((name, pa.list_(pa.uint32())) for name in CHECKSUMS)])
 
 
+def in_memory(schema: pa.Schema) -> pa.Schema:
+    """Return a schema of rows as they are read: segments of a track share its texts."""
+    text = pa.dictionary(pa.int32(), pa.string())
+    types = {pa.string(): text, pa.list_(pa.string()): pa.list_(text)}
+    return pa.schema([field.with_type(types.get(field.type, field.type)) for field in schema])
+
+
+class StoreRows:
+    """The rows of a store, kept in columns, so that millions fit into memory. `rows[i]` makes a dict of one.
+
+    Example:
+        >>> store.rows[0]["track"], store.rows.array("frames").sum()
+
+    """
+
+    def __init__(self, table: pa.Table):
+        columns = [column.combine_chunks() for column in table.unify_dictionaries().columns]
+        self._columns = dict(zip(table.column_names, columns, strict=True))
+        self.table = pa.table(self._columns)
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return {name: column[i].as_py() for name, column in self._columns.items()}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self.table.to_batches(max_chunksize=BLOCK):
+            yield from batch.to_pylist()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StoreRows) and len(self) == len(other) and all(map(dict.__eq__, self, other))
+
+    def value(self, name: str, i: int) -> Any:
+        """Return what row `i` has in a column."""
+        return self._columns[name][i].as_py()
+
+    def array(self, name: str) -> np.ndarray:
+        """Return a column of numbers."""
+        return self._columns[name].to_numpy(zero_copy_only=False)
+
+    def categories(self, name: str) -> tuple[list[str], np.ndarray]:
+        """Return the different values of a column of texts, and the index among them of each row's."""
+        column = self._columns[name]
+        return column.dictionary.to_pylist(), column.indices.to_numpy()
+
+
 def block_checksums(frames: np.ndarray) -> list[int]:
     """Return the CRC-32 of every BLOCK of the frames (l, ...) of a row."""
     return [zlib.crc32(np.ascontiguousarray(frames[i : i + BLOCK]).data) for i in range(0, len(frames), BLOCK)]
@@ -54,7 +101,7 @@ class ShardReader:
         suffix: Of the names of their files, behind the number of the shard.
         dtype: Type of their numbers.
         shape: Of a frame; None for any length.
-        rows: Rows of the manifest.
+        rows: Rows of the store.
         column: Which of their columns has the checksums, if the store has them.
 
     """
@@ -65,12 +112,19 @@ class ShardReader:
         suffix: str,
         dtype: Any,
         shape: tuple[int | None, ...],
-        rows: Sequence[Mapping[str, Any]],
+        rows: StoreRows,
         column: str,
     ):
         self.folder, self.suffix, self.dtype, self.shape = folder, suffix, np.dtype(dtype), shape
-        self.rows, self.column = rows, column
-        self._first = np.cumsum([0, *(len(row.get(column) or ()) for row in rows)])  # block of each row
+        self._shard, self._start, self._frames = map(rows.array, ("shard", "start", "frames"))
+        names, missing = rows.table.column_names, pa.nulls(len(rows), ROWS.field(column).type)
+        sums = rows.table[column].combine_chunks() if column in names else missing
+        self._has_sums = sums.is_valid().to_numpy(zero_copy_only=False)
+        counts = sums.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        self._first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self._sums = sums.flatten().to_numpy(
+            zero_copy_only=False
+        )  # of the blocks of all rows; the first of each is in _first
         self._is_verified = np.zeros(self._first[-1], bool)
         self._open: OrderedDict[int, np.ndarray] = OrderedDict()
 
@@ -80,28 +134,37 @@ class ShardReader:
 
     def read(self, i: int, start: int = 0, count: int | None = None) -> np.ndarray:
         """Return frames of row `i`, all or `count` from `start`, mapped. Raises DamagedFile."""
-        row = self.rows[i]
-        array, first = self._map(row["shard"]), row["start"]
-        if first + row["frames"] > len(array):
+        shard, first, length = self._shard[i].item(), self._start[i].item(), self._frames[i].item()
+        array = self._map(shard)
+        if first + length > len(array):
             held = max(0, len(array) - first)
-            raise DamagedFile(f"'{self._file(row['shard'])}' ends after {held} of {row['frames']} frames of a row.")
-        frames = array[first : first + row["frames"]]
-        stop = len(frames) if count is None else min(start + count, len(frames))
-        for block in range(start // BLOCK, -(-stop // BLOCK)) if row.get(self.column) is not None else ():
+            raise DamagedFile(f"'{self._file(shard)}' ends after {held} of {length} frames of a row.")
+        frames = array[first : first + length]
+        stop = length if count is None else min(start + count, length)
+        for block in range(start // BLOCK, -(-stop // BLOCK)) if self._has_sums[i] else ():
             self._verify(i, block, frames)
         return frames[start:stop]
 
+    def crops(self, rows: Sequence[int], starts: Sequence[int], count: int) -> np.ndarray:
+        """Return `count` frames of each row from its start, (b, count, ...), copied; zeros after the end of a row."""
+        crops = [self.read(i, start, count) for i, start in zip(rows, starts, strict=True)]
+        collected = np.zeros((len(crops), count, *crops[0].shape[1:]), self.dtype)
+        for row, frames in zip(collected, crops, strict=True):
+            row[: len(frames)] = frames
+        return collected
+
     def _verify(self, i: int, block: int, frames: np.ndarray) -> None:
-        row, part = self.rows[i], frames[block * BLOCK : (block + 1) * BLOCK]
-        sums = row[self.column]
-        if block < len(sums) and self._is_verified[self._first[i] + block]:
+        number = self._first[i] + block
+        is_stored = number < self._first[i + 1]
+        if is_stored and self._is_verified[number]:
             return
-        if block >= len(sums) or block_checksums(part) != [sums[block]]:
+        part = frames[block * BLOCK : (block + 1) * BLOCK]
+        if not is_stored or block_checksums(part) != [self._sums[number]]:
             raise DamagedFile(
-                f"'{self._file(row['shard'])}' is damaged: frames {row['start'] + block * BLOCK:,} and following are "
-                "not what was written. Restore the file from a copy, or encode the audio again."
+                f"'{self._file(self._shard[i])}' is damaged: frames {self._start[i] + block * BLOCK:,} and following "
+                "are not what was written. Restore the file from a copy, or encode the audio again."
             )
-        self._is_verified[self._first[i] + block] = True
+        self._is_verified[number] = True
 
     def _file(self, shard: int) -> Path:
         return self.folder / f"{shard:05d}{self.suffix}"
@@ -112,7 +175,7 @@ class ShardReader:
             return self._open[shard]
         file = require_file(self._file(shard))
         try:
-            array = np.lib.format.open_memmap(file, mode="r")
+            array = np.asarray(np.lib.format.open_memmap(file, mode="r"))
         except HEADER_ERRORS as error:
             raise DamagedFile(f"'{file}' is damaged: {error}. Restore it, or encode the audio again.") from error
         is_shape = array.ndim == 1 + len(self.shape)

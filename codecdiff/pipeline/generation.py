@@ -26,6 +26,7 @@ HINTS = {
     "loudness": " Use a level in LUFS, e.g. -14, or 'off' for audio as it is decoded.",
     "seed": " Samples of one call differ by themselves: num_waveforms_per_prompt=2.",
 }
+MAX_BATCH = 4096
 Loudness = Annotated[float, Field(ge=-40, le=-5)] | Literal["off"]
 
 
@@ -55,7 +56,7 @@ class GenerationConfig(BaseModel):
     negative_prompt: guided away from, in place of the empty prompt.
     num_waveforms_per_prompt: samples that differ in their noise.
     first_sample_index: index of the first sample; every sample has its own noise by the seed and its index.
-    batch_size: samples that are computed at once, which does not change them.
+    batch_size: samples that are computed at once, which does not change them beyond the rounding of sums.
     loudness: LUFS that audio is brought to, with true peaks of at most -1 dBTP; or "off". An edit keeps its level.
 
     Example:
@@ -74,7 +75,7 @@ class GenerationConfig(BaseModel):
     num_waveforms_per_prompt: int = Field(default=1, gt=0, le=100_000)
     seed: NonNegativeInt = 0
     first_sample_index: NonNegativeInt = 0
-    batch_size: int = Field(default=16, gt=0, le=4096)
+    batch_size: int = Field(default=16, gt=0, le=MAX_BATCH)
     loudness: Loudness = -14.0
 
     def merge(self, **overrides: Unpack[GenerationOptions]) -> Self:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DOWNLOADED = ("*.json", "*.safetensors")  # of a model folder, what loading reads
-UPLOADED = (*DOWNLOADED, "*.jsonl", "README.md")
+UPLOADED = (*DOWNLOADED, "*.jsonl", "run.lock", "README.md")
 EXCLUDED = ("*/training/*", ".*")  # the state of training, and hidden files: neither uploaded nor downloaded
 
 

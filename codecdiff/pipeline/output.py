@@ -70,8 +70,9 @@ class PipelineOutput:
         checksum = sha256(source) if isinstance(source, Path | str) else None
         request = GenerationRequest.for_model(pipeline, generation_config, prompt={})
         request = request.model_copy(update={"edit": edit, "source": checksum})
+        batch = {} if len(prompts) == 1 else {"batch": None}  # it has samples of other prompts
         requests = [
-            request.waveform(i).model_copy(update={"prompt": prompt_fields(prompt)})
+            request.waveform(i).model_copy(update={"prompt": prompt_fields(prompt), **batch})
             for i, prompt in enumerate(repeated)
         ]
         together = torch.cat(list(codes))

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from torch import Tensor
 
 from codecdiff import __version__
@@ -23,7 +23,7 @@ from codecdiff.data.loudness import make_playable
 from codecdiff.errors import InvalidValue
 from codecdiff.files import parse_json, sha256
 from codecdiff.pipeline.editing import AnyEdit, EditMask, Extend
-from codecdiff.pipeline.generation import GenerationConfig
+from codecdiff.pipeline.generation import MAX_BATCH, GenerationConfig
 from codecdiff.pipeline.pipeline import Pipeline, StepCallback
 
 
@@ -47,6 +47,7 @@ class GenerationRequest(BaseModel):
     prompt: fields of the prompt.
     generation: options of a call; `first_sample_index` is the index of this sample, and an edit has no duration.
     source: SHA-256 of the source's file.
+    batch: first index and number of the samples that it was computed with, on which its last bits depend.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -59,6 +60,7 @@ class GenerationRequest(BaseModel):
     generation: GenerationConfig = GenerationConfig()
     edit: AnyEdit | None = None
     source: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    batch: tuple[NonNegativeInt, Annotated[int, Field(gt=1, le=MAX_BATCH)]] | None = None
 
     def comment(self) -> str:
         """Return the request as the comment of an audio file, in which hashes replace the audio of prompts."""
@@ -74,6 +76,9 @@ class GenerationRequest(BaseModel):
             request = cls.model_validate_json(comment, strict=True)
             if request.generation.num_waveforms_per_prompt != 1:
                 raise ValueError("A file holds one sample.")
+            first, count = request.batch or (request.generation.first_sample_index, 1)
+            if not first <= request.generation.first_sample_index < first + count:
+                raise ValueError("The sample is of its batch.")
         except ValueError as error:
             raise InvalidValue(f"'{file}' has no comment of codecdiff, or one that was edited.") from error
         if any(_names_file(prompt) for prompt in (request.prompt, request.generation.negative_prompt)):
@@ -100,7 +105,10 @@ class GenerationRequest(BaseModel):
         """Return the request of waveform `i` alone."""
         generation, first = self.generation, self.generation.first_sample_index
         single = generation.merge(num_waveforms_per_prompt=1, first_sample_index=first + i)
-        return self.model_copy(update={"generation": single})
+        start = i - i % generation.batch_size
+        count = min(generation.batch_size, generation.num_waveforms_per_prompt - start)
+        batch = (first + start, count) if count > 1 else None
+        return self.model_copy(update={"generation": single, "batch": batch})
 
     def playable(self, audio: Tensor, sample_rate: int) -> Tensor:
         """Return decoded audio (ch, t) at the requested level; an edit keeps that of its source."""
@@ -131,8 +139,15 @@ class GenerationRequest(BaseModel):
     def generate(
         self, pipeline: Pipeline, source: Path | None = None, *, callback_on_step_end: StepCallback | None = None
     ) -> Iterator[Tensor]:
-        """Yield the audio (ch, t) in [-1, 1] of every sample; the callback is that of `Pipeline.generate_codes`."""
-        options = self.generation.merge(batch_size=1)  # in a larger batch, the last bits of a sample may differ
+        """Yield the audio (ch, t) in [-1, 1] of every sample; the callback is that of `Pipeline.generate_codes`.
+
+        The samples that one was computed with are computed again, so that its last bits are the same.
+        """
+        own, options = self.generation, self.generation
+        if self.batch is not None:
+            first, count = self.batch
+            options = own.merge(first_sample_index=first, num_waveforms_per_prompt=count, batch_size=count)
+        wanted = range(own.first_sample_index, own.first_sample_index + own.num_waveforms_per_prompt)
         if self.edit is None:
             seconds = options.audio_length_in_s
             mask, frames, samples = None, pipeline.frames(seconds), round(seconds * pipeline.sample_rate)
@@ -140,8 +155,10 @@ class GenerationRequest(BaseModel):
             mask, samples = self.edit_mask(pipeline, source)
             mask, frames = mask.repeat(options.num_waveforms_per_prompt), mask.frames
         callback = callback_on_step_end
-        for codes in pipeline.generate_codes([self.prompt], frames, options, edit=mask, callback_on_step_end=callback):
-            yield self.playable(pipeline.decode([codes], samples)[0], pipeline.sample_rate)
+        every = pipeline.generate_codes([self.prompt], frames, options, edit=mask, callback_on_step_end=callback)
+        for index, codes in enumerate(every, options.first_sample_index):
+            if index in wanted:
+                yield self.playable(pipeline.decode([codes], samples)[0], pipeline.sample_rate)
 
     def edit_mask(self, pipeline: Pipeline, source: Path | None) -> tuple[EditMask, int]:
         """Encode the source and apply the edit; return the mask of one sample, and its number of audio samples."""

@@ -22,7 +22,7 @@ def stage_input(batch: CropBatch, pipeline: Pipeline, i: int) -> StageInput:
     """
     splitter, device = pipeline.splitter, device_of(pipeline.codec)
     valid = batch.valid_mask.to(device)[:, None, None]
-    vectors = pipeline.codec.embed(batch.codes.to(device)) * valid
+    vectors = pipeline.codec.embed(batch.codes.to(device).long()) * valid
     continuous = batch.continuous
     target = vectors if continuous is None else pipeline.codec.normalize(continuous.to(device)) * valid
     stages, masks = splitter.split(target), splitter.split(valid.expand_as(target))

@@ -66,7 +66,7 @@ def new_accelerator(
     accelerator = Accelerator(
         mixed_precision=mixed_precision,
         cpu=not torch.accelerator.is_available(),  # undecided, each of several processes takes itself for the first
-        log_with=None if report_to == "tensorboard" and not is_tensorboard_available() else report_to,
+        log_with=None if report_to == "tensorboard" and not is_tensorboard_available() else report_to or None,
         project_dir=str(output),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
     )

@@ -27,6 +27,7 @@ from codecdiff_eval.evaluation_report import add_model_index
 from codecdiff_eval.results import EvalReport
 
 from codecdiff.cli.check import prompts_of
+from codecdiff.cli.replay import expected_weights, replayed_experiment
 from codecdiff.conditioners.cached import FeatureCache
 from codecdiff.config import ExperimentConfig, load_config
 from codecdiff.data.audio import stream_audio
@@ -40,6 +41,7 @@ from codecdiff.files import read_safetensors, read_shapes, sha256, write_parquet
 from codecdiff.interfaces.condition import Condition, ConditionTokens
 from codecdiff.pipeline.checkpoint import load_generation_config, read_config, read_stage_config
 from codecdiff.pipeline.provenance import GenerationRequest
+from codecdiff.pipeline.run_lock import RunLock, RunRecord, read_run_lock
 from codecdiff.pipeline.untrusted import confine
 
 Read = Callable[[Path], object]
@@ -132,6 +134,25 @@ def _model(folder: Path) -> None:
         if spec[kind]:
             confine(f"{kind}s", spec[kind], folder)
     load_generation_config(folder)
+
+
+def _lock(folder: Path) -> None:
+    file = folder / "run.lock"
+    lock = read_run_lock(file)
+    expected_weights(file, lock)
+    for record in lock.runs:
+        replayed_experiment(record, file, folder, ["data.store=s"], allow_local_parts=False)
+
+
+def _lock_file() -> bytes:
+    """Return a run.lock without its seal, which would end the reading of every damaged one."""
+    spec: dict[str, Any] = {"codec": {"name": "starter"}, "denoiser": {"name": "unet", "width": 16}}
+    spec |= {"splitter": {"name": "coarse-first"}, "conditioner": {"name": "words"}, "data": {"audio": "music"}}
+    spec |= {"stages": {"primary": {"start_from": "weights", "denoiser": {"width": 8}}}}
+    record: dict[str, Any] = {"stages": ["primary"], "commands": ["codecdiff train"], "seeds": {"seed": 0}}
+    record |= {"places": ["data.audio"], "data": {"tracks": 1}, "code": {"recipe": "0"}, "environment": {"threads": 1}}
+    run = RunRecord(**record, configuration=spec)
+    return RunLock(runs=[run], weights={"primary": {"a": "0"}}).model_dump_json().encode()
 
 
 def _features(folder: Path) -> None:
@@ -235,6 +256,7 @@ def readers(folder: Path) -> list[Reader]:
         model_reader("codecdiff.json", _model),
         model_reader("generation_config.json", _model),
         model_reader("primary/stage.json", lambda f: read_stage_config(f / "primary")),
+        Reader("run.lock", _lock_file(), _lock),
         Reader("plan.json", json.dumps(plan).encode(), read_plan),
         Reader("c.yaml", yaml, lambda f: load_config(ExperimentConfig, f / "c.yaml", ["seed=4", "denoiser.width=64"])),
         Reader(

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from codecdiff import Condition, ConditionTokens
+from codecdiff import Condition, ConditionTokens, Denoiser
 from codecdiff.denoisers import LayerFeatures, PrecomputedConditioning, embedding_network, fill_nulls, mean_token
 from codecdiff.errors import InvalidValue
 from codecdiff_dit.blocks import Block, GatedTextLayer, Modulation, NormalizedCrossAttention, Output, rotation
+from codecdiff_dit.sampling import PreparedDiT
 
 TIMESTEP_WIDTH = 256  # of the sines and cosines of a timestep
 
@@ -123,14 +124,28 @@ class DiT(PrecomputedConditioning):
 
     def denoise(self, noisy: Tensor, context: Tensor | None, features: Sequence[LayerFeatures]) -> Tensor:
         """(b, c, l) noisy latents, (b, c', l) context or None, `features` -> (b, c, l) prediction."""
-        frames = noisy if context is None else torch.cat([context, noisy], dim=1)
-        padded = functional.pad(frames, (0, -frames.shape[-1] % self.patch))
-        x = self.input(rearrange(padded, "b c (n patch) -> b n (c patch)", patch=self.patch))
+        x = self.input(self.patches(noisy, context))
         turned = rotation(x.shape[1], self.width // self.heads, x.device)
         for block, own in zip(self.blocks, features[:-1], strict=True):
             x = self._run(block, x, own, turned)
-        x = self.output(x, features[-1])
-        return rearrange(x, "b n (c patch) -> b c (n patch)", patch=self.patch)[..., : noisy.shape[-1]]
+        return self.unpatched(self.output(x, features[-1]), noisy.shape[-1])
+
+    def patches(self, noisy: Tensor, context: Tensor | None) -> Tensor:
+        """(b, c, l), (b, c', l) or None -> (b, n, (c' + c) patch): what the network reads, padded with zeros."""
+        frames = noisy if context is None else torch.cat([context, noisy], dim=1)
+        padded = functional.pad(frames, (0, -frames.shape[-1] % self.patch))
+        return rearrange(padded, "b c (n patch) -> b n (c patch)", patch=self.patch)
+
+    def unpatched(self, x: Tensor, frames: int) -> Tensor:
+        """(b, n, c patch) -> (b, c, l), cropped to so many frames."""
+        return rearrange(x, "b n (c patch) -> b c (n patch)", patch=self.patch)[..., :frames]
+
+    def prepare_for_sampling(self, timesteps: Tensor, condition: Condition) -> Denoiser:
+        """Return an equivalent denoiser for these `timesteps` (n,) and this `condition` alone, without gradients.
+
+        It holds what is computed of the weights: prepare again after they or the device change.
+        """
+        return PreparedDiT(self, timesteps, condition)
 
     def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
         """Apply a block; when checkpointing, keep its inputs alone for the backward pass."""

@@ -209,6 +209,44 @@ def test_prepared_equals_plain() -> None:
         prepared(x, torch.tensor([5, 6, 7]), context, prompted)
 
 
+@pytest.mark.parametrize("options", [{}, {"vector": None}, {"text_layers": 1, "patch": 3}])
+def test_prepared_equals_plain_for_every_kind_of_row(options: dict[str, Any]) -> None:
+    """Rows of many tokens, of one, and of none; names that nobody says; and one row of nulls for all."""
+    dit, (x, t), prompted = tiny(**options), inputs(), condition()
+    absent = prompted.drop(torch.tensor([False, True, True]), "text")
+    first = Condition(
+        {
+            name: ConditionTokens(each.tokens, each.mask & (torch.arange(each.mask.shape[1]) < 1))
+            for name, each in prompted.items()
+        }
+    )
+    for given in (prompted, absent, first, Condition.cat([prompted, prompted.null()]), Condition({})):
+        rows = dit.rows(given) or 3
+        both, times = x.repeat(rows // 3, 1, 1), t.repeat(rows // 3)
+        prepared = dit.prepare_for_sampling(t, given)
+        close(prepared(both, times, None, given), dit(both, times, None, given))
+        close(prepared(both[..., :7], times, None, given), dit(both[..., :7], times, None, given))
+    text_only = tiny(condition_widths={"text": 12}, vector=None)
+    one_token = Condition({"text": ConditionTokens(*(each[:, :1] for each in first["text"]))})
+    for given in (Condition.cat([one_token, one_token.null()]), Condition({"text": prompted["text"]}).null()):
+        rows = len(given["text"].mask)
+        both, times = x.repeat(rows // 3, 1, 1), t.repeat(rows // 3)
+        close(text_only.prepare_for_sampling(t, given)(both, times, None, given), text_only(both, times, None, given))
+
+
+def test_prepared_computes_in_the_precision_of_autocast_and_leaves_the_weights() -> None:
+    dit, (x, t), prompted = tiny(), inputs(), condition()
+    before = {name: tensor.clone() for name, tensor in dit.state_dict().items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        prepared = dit.prepare_for_sampling(t, prompted)
+        result = prepared(x, t, None, prompted)
+    plain = dit(x, t, None, prompted)
+    assert result.dtype == torch.bfloat16
+    assert not result.requires_grad
+    assert 0 < (result - plain).norm() / plain.norm() < 0.03
+    assert all(tensor.equal(before[name]) for name, tensor in dit.state_dict().items())
+
+
 def test_checkpointing_changes_neither_result_nor_gradient() -> None:
     plain, checkpointed = tiny(), tiny(checkpoint=True)
     checkpointed.load_state_dict(plain.state_dict())

@@ -506,3 +506,74 @@ def test_a_comparison_is_interrupted_resumes_and_is_written(
     assert len(steps) == count
     again = compare("experiment.train.learning_rate=1")
     assert "was trained differently: train.learning_rate is 0.001 there, 1.0 here" in again.output.replace("\n", "")
+
+
+@pytest.mark.integration
+def test_a_variant_that_diverges_is_reported_and_the_others_go_on(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings["experiment"]["data"]["audio"] = str(write_music(tmp_path / "music", count=10, seconds=1.2))
+    wild, overflow = "stages.primary.train.learning_rate=1e30", "stages.secondary.sampling.guidance_scale=1e38"
+    guided = [wild, "sampling.guidance_scale=1"]
+    settings["variants"] = {
+        "wild": [wild],
+        "guided": guided,
+        "plain": [],
+        "overflow": [overflow],
+    }
+    settings |= {"checkpoints": 2, "prompts": ["a tone"], "seeds": [0]}
+    file, output, steps = tmp_path / "compare.yaml", tmp_path / "out", []
+    file.write_text(yaml.safe_dump(settings, sort_keys=False))
+    step = StageTrainer.step
+
+    def counted(trainer: StageTrainer, *inputs: Any) -> float:
+        steps.append((trainer.stage.name, trainer.step_count))
+        return step(trainer, *inputs)
+
+    monkeypatch.setattr(StageTrainer, "step", counted)
+
+    def compare(*words: str) -> Any:
+        return CliRunner().invoke(app, ["compare", str(file), "-o", str(output), *words])
+
+    done = compare()
+    assert done.exit_code == 0, done.output
+    report = json.loads((output / "report.json").read_text())
+    found = {name: variant["diverged"] for name, variant in report["variants"].items()}
+    assert {name: [*map(int, each)] for name, each in found.items()} == {
+        **{"wild": [0], "guided": [0], "overflow": [0]},
+        "plain": [],
+    }
+    (stage, at), message = (found["wild"]["0"][key] for key in ("stage", "step")), found["wild"]["0"]["message"]
+    assert (stage, 0 < at < 4) == ("primary", True)
+    assert f"of primary became nan at step {at}. Lower train.learning_rate" in message
+    assert found["guided"] == found["wild"]  # of a stage that it shares, and is not trained twice
+    assert found["overflow"]["0"]["stage"] is None
+    assert "secondary generated latents that are not finite" in found["overflow"]["0"]["message"]
+    once, half = (
+        [("primary", n) for n in range(at + 1)],
+        [(name, n) for name in ("primary", "secondary") for n in range(4)],
+    )
+    assert steps == [*once, *half]
+    for metric in report["metrics"]:
+        assert (set(metric["values"]), metric["differences"]) == ({"plain"}, {})
+        assert all(math.isfinite(estimate["value"]) for estimate in metric["values"].values())
+    assert f"wild, seed 0, diverged in primary at step {at}, so wild has no metrics. {message}" in report["warnings"][0]
+    assert any("compared with plain, the first that did not diverge" in line for line in report["warnings"])
+    (row,) = re.findall(r"^\| training \|.*", (output / "report.md").read_text(encoding="utf-8"), re.M)
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == [
+        *[f"diverged (in primary at step {at})"] * 2,
+        *("complete", "diverged (in generation)"),
+    ]
+    assert f"diverged in primary at step {at}" in (output / "index.html").read_text(encoding="utf-8")
+    assert not list(output.rglob("*.partial"))
+
+    weights = {file: file.read_bytes() for file in output.rglob("*.safetensors")}
+    again = compare()
+    assert again.exit_code == 0, again.output
+    assert len(steps) == at + 9
+    assert {file: file.read_bytes() for file in output.rglob("*.safetensors")} == weights
+    alone = file.with_name("alone.yaml")  # the same settings
+    alone.write_text(yaml.safe_dump({**settings, "variants": {"wild": [wild]}}))
+    nothing = CliRunner().invoke(app, ["compare", str(alone), "-o", str(output)])
+    assert nothing.exit_code == 1
+    assert "Every variant diverged, so there is nothing to compare." in nothing.output

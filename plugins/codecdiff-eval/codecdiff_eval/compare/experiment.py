@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 
 from codecdiff import config
 from codecdiff.data import CodeStore
 from codecdiff.errors import InvalidValue
 from codecdiff.files import lock_folder
 from codecdiff.interfaces import Embedder
-from codecdiff.pipeline import Pipeline
-from codecdiff.training import new_pipeline
+from codecdiff.pipeline import NonFiniteLatents, Pipeline
+from codecdiff.training import TrainingDiverged, new_pipeline
 from codecdiff_eval.compare.budget import Variant
 from codecdiff_eval.compare.clips import ClipWriter, EvalSplit, Sets, draw_split
 from codecdiff_eval.compare.config import CompareConfig
@@ -28,6 +27,8 @@ from codecdiff_eval.compare.report import CompareReport, model_losses
 from codecdiff_eval.compare.runs import (
     Log,
     Run,
+    changed_settings,
+    divergences,
     loss_key,
     make_runs,
     other_variants,
@@ -62,25 +63,47 @@ class Experiment:
         runs = self.runs
         if others := other_variants(self.output, self.variants):
             self.log(f"'{self.output}' also has {', '.join(others)}: they stay, and the report leaves them out")
-        for run in take_turns(runs, lambda run: run.is_complete and self._model_file(run).is_file()):
+        for run in take_turns(runs, lambda run: bool(run.divergence) or self._is_measurable(run)):
             train_run(run, runs, self.comparison, self.device, self.log)
-            self.log(f"{run.name}: generating and embedding")
-            sets = self._writer(run, run.folder).model_sets(self._split(run), self.comparison.prompts)
-            write_vectors(self._model_file(run), EMBEDDINGS, sets, {})
-        for run in {run.codec_folder: run for run in runs}.values():
+            if not run.divergence:
+                self._embed_run(run)
+            if divergence := run.divergence:
+                self.log(f"{run.name} diverged {divergence.place}, and is left out: {divergence.message}")
+        whole = self._whole_runs()
+        for run in {run.codec_folder: run for run in whole}.values():
             with lock_folder(run.codec_folder, timeout=-1):
                 if not self._codec_file(run).is_file():
                     self.log(f"{run.codec_folder.name}: embedding")
                     sets = self._writer(run, run.codec_folder).codec_sets(self._split(run))
                     write_vectors(self._codec_file(run), EMBEDDINGS, sets, {})
         self.log("measuring")
-        evaluation, split = self.comparison.evaluation, self._split(runs[0])
-        results = measure(self._inputs(runs, split), resamples=evaluation.resamples, seed=evaluation.seed)
+        evaluation, split = self.comparison.evaluation, self._split(whole[0])
+        results = measure(self._inputs(whole, split), resamples=evaluation.resamples, seed=evaluation.seed)
         embedder = f"{self._embedder_spec['name']} at {self.embedder.sample_rate:,} Hz"
         report = CompareReport(
             self.comparison, self.variants, runs, results, split, self.output, command=command, embedder=embedder
         )
         return report.write()
+
+    def _is_measurable(self, run: Run) -> bool:
+        return run.is_complete and self._model_file(run).is_file()
+
+    def _embed_run(self, run: Run) -> None:
+        self.log(f"{run.name}: generating and embedding")
+        try:
+            sets = self._writer(run, run.folder).model_sets(self._split(run), self.comparison.prompts)
+        except NonFiniteLatents as error:
+            return run.record_divergence(str(error))
+        write_vectors(self._model_file(run), EMBEDDINGS, sets, {})
+
+    def _whole_runs(self) -> list[Run]:
+        """Return the runs of the variants that diverged with no seed. Raises TrainingDiverged if there are none."""
+        diverged = divergences(self.runs)
+        whole = [run for run in self.runs if run.variant.name not in diverged]
+        if not whole:
+            lines = " ".join(divergence.message for seeds in diverged.values() for divergence in seeds.values())
+            raise TrainingDiverged(f"Every variant diverged, so there is nothing to compare. {lines}")
+        return whole
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -101,12 +124,18 @@ class Experiment:
 
     def _model_file(self, run: Run) -> Path:
         """Return the file of embeddings of what a run generated with these settings."""
-        settings = [_plain(run.experiment), _plain(self.comparison.evaluation, AFTER_EMBEDDING | OF_CODECS)]
+        settings = [
+            changed_settings(run.experiment),
+            changed_settings(self.comparison.evaluation, AFTER_EMBEDDING | OF_CODECS),
+        ]
         return run.folder / _file_name(settings, self.comparison.prompts, self.embedder.sample_rate)
 
     def _codec_file(self, run: Run) -> Path:
         """Return the file of embeddings of what the codec of a run makes of clips."""
-        experiment, evaluation = _plain(run.experiment), _plain(self.comparison.evaluation, AFTER_EMBEDDING)
+        experiment, evaluation = (
+            changed_settings(run.experiment),
+            changed_settings(self.comparison.evaluation, AFTER_EMBEDDING),
+        )
         settings = [experiment["codec"], experiment.get("data"), evaluation, self.comparison.seeds[0]]
         return run.codec_folder / _file_name(settings, self.embedder.sample_rate)
 
@@ -141,14 +170,6 @@ class Experiment:
         codecs = {run.variant.name: read_vectors(self._codec_file(run), EMBEDDINGS)[0] for run in runs}
         keys = {variant.name: loss_key(variant) for variant in self.variants}
         return CompareInputs(split, embeddings, codecs, losses, self.comparison.evaluation.probes, keys)
-
-
-def _plain(settings: BaseModel, exclude: Set[str] = frozenset()) -> dict[str, Any]:
-    """Return the settings that are not at their defaults, so that new ones change no hash, and not where music is."""
-    values = settings.model_dump(mode="json", exclude_defaults=True, exclude=set(exclude))
-    for name in ("audio", "store"):
-        values.get("data", {}).pop(name, None)
-    return values
 
 
 def _file_name(*values: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from codecdiff_eval.compare.budget import Variant, cost_table
 from codecdiff_eval.compare.clips import REAL, EvalSplit, player_file
 from codecdiff_eval.compare.config import CompareConfig
 from codecdiff_eval.compare.measure import FULL_CASCADE, GAP, PROBES, probe_name
-from codecdiff_eval.compare.runs import Run
+from codecdiff_eval.compare.runs import Divergence, Run, divergences
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, oracle
 from codecdiff_eval.metric import FEW
 from codecdiff_eval.plots import plot_curves, plot_intervals
@@ -40,7 +41,10 @@ Curve = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class CompareReport:
-    """The results of a comparison, and what they are shown with. `output` is the folder of all files."""
+    """The results of a comparison, and what they are shown with. `output` is the folder of all files.
+
+    Variants that diverged with any seed have no results: the mean over the other seeds would be of the lucky ones.
+    """
 
     comparison: CompareConfig
     variants: Sequence[Variant]
@@ -50,6 +54,16 @@ class CompareReport:
     output: Path
     command: str = ""
     embedder: str = ""
+
+    @cached_property
+    def diverged(self) -> dict[str, dict[int, Divergence]]:
+        """Where the numbers of a run stopped being finite, by variant and seed."""
+        return divergences(self.runs)
+
+    @property
+    def measured(self) -> list[str]:
+        """The names of the variants that have results; the others are compared with the first."""
+        return [variant.name for variant in self.variants if variant.name not in self.diverged]
 
     def write(self) -> Path:
         """Write `index.html`, `report.md` and `report.json`, and return the path of the page."""
@@ -100,12 +114,16 @@ class CompareReport:
             "training_flops": variant.training_flops,
             "clip_flops": variant.clip_flops,
             "losses": {str(run.seed): {"model": model_losses(run), **stage_losses(run)} for run in runs},
+            "diverged": {
+                str(seed): divergence.model_dump(include={"stage", "step", "message"})
+                for seed, divergence in self.diverged.get(variant.name, {}).items()
+            },
             "training_seconds": {str(run.seed): sum(log[-1]["seconds"] for log in run.logs.values()) for run in runs},
         }
 
     def warnings(self) -> list[str]:
         """Say what to be careful about, and which probes were requested and could not be measured."""
-        lines, num_tracks = [], min(self._num_tracks())
+        lines, num_tracks = self._divergence_lines(), min(self._num_tracks())
         if num_tracks < FEW:
             lines.append(
                 f"With fewer than {FEW} tracks, here {num_tracks}, intervals are unreliable, and tend to be too "
@@ -122,12 +140,23 @@ class CompareReport:
                 lines.append(f"The probe of '{column}' is left out: it {why}. See evaluation.probe_training_clips.")
         return lines
 
+    def _divergence_lines(self) -> list[str]:
+        lines = [
+            f"{name}, seed {seed}, diverged {divergence.place}, so {name} has no metrics. "
+            f"{divergence.message} To try the same again, delete {name}/seed-{seed}/diverged.json."
+            for name, seeds in self.diverged.items()
+            for seed, divergence in seeds.items()
+        ]
+        if self.variants and self.variants[0].name in self.diverged:
+            lines.append(f"The others are compared with {self.measured[0]}, the first that did not diverge.")
+        return lines
+
     def players(self) -> list[Players]:
         """Return the files to listen to, prompt by prompt, of the first seed of every variant."""
-        first = {run.variant.name: run for run in reversed(self.runs)}
+        first = {run.variant.name: run for run in reversed(self.runs) if run.variant.name not in self.diverged}
         codecs: dict[Path, list[str]] = {}
-        for variant in self.variants:
-            codecs.setdefault(first[variant.name].codec_folder, []).append(variant.name)
+        for name in self.measured:
+            codecs.setdefault(first[name].codec_folder, []).append(name)
         prompts = []
         for i, clip in enumerate(self.split.evaluated[: self.comparison.evaluation.players]):
             row = [self._player(next(iter(codecs)), REAL, i, "Real", "validation track")]
@@ -178,7 +207,7 @@ class CompareReport:
     def findings(self) -> list[str]:
         """Say in sentences how each variant compares with the first, by metrics of what is generated."""
         return [
-            f"{result.name}, {name} minus {self.variants[0].name}: {format_difference(*difference)}: "
+            f"{result.name}, {name} minus {self.measured[0]}: {format_difference(*difference)}: "
             f"{describe_difference(*difference, result.direction)}."
             for result in self.results
             if result.name in (*PLOTTED, GAP)
@@ -187,7 +216,12 @@ class CompareReport:
 
     def _metrics_table(self) -> Table:
         names = [variant.name for variant in self.variants]
-        rows = [(f"{r.name}{ARROWS[r.direction]}", *(variant_cell(r, name) for name in names)) for r in self.results]
+        rows: list[tuple[Cell | str, ...]] = [
+            (f"{r.name}{ARROWS[r.direction]}", *(variant_cell(r, name) for name in names)) for r in self.results
+        ]
+        if self.diverged:
+            places = {name: next(iter(seeds.values())).place for name, seeds in self.diverged.items()}
+            rows.insert(0, ("training", *(_diverged_cell(places.get(name)) for name in names)))
         return Table(("metric", *names), rows)
 
     def _definitions(self) -> Notes:
@@ -199,6 +233,10 @@ class CompareReport:
     def _interval_plots(self) -> list[Plot]:
         shown = [result for result in self.results if result.name in PLOTTED]
         return [Plot(r.name, plot_intervals(r.name, r.values, log=r.direction == "lower")) for r in shown]
+
+
+def _diverged_cell(place: str | None) -> Cell | str:
+    return "complete" if place is None else Cell("diverged", [place], "bad")
 
 
 def variant_cell(result: VariantResults, name: str) -> Cell:
@@ -218,7 +256,7 @@ def stage_losses(run: Run) -> dict[str, Curve]:
     logs = run.logs
     return {
         cost.name: [
-            (float(cost.step_flops * row["step"]), row["normalized_validation_loss"]) for row in logs[cost.name]
+            (float(cost.step_flops * row["step"]), row["normalized_validation_loss"]) for row in logs.get(cost.name, [])
         ]
         for cost in run.variant.costs
     }

@@ -3,6 +3,7 @@
 OUTPUT/codecs/CODEC/store          codes of the music, once for each codec; where settings name a store, that is used
 OUTPUT/VARIANT/seed-N/run.json     the experiment that is trained
 OUTPUT/VARIANT/seed-N/model        the model
+OUTPUT/VARIANT/seed-N/diverged.json  where its numbers stopped being finite, if they did; without it, it is tried again
 
 Several processes may work on one comparison: each trains a run that no other has locked.
 """
@@ -13,19 +14,29 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from codecdiff import config
 from codecdiff.config import DiffusionConfig, ExperimentConfig, TrainConfig
 from codecdiff.data import CodeStore
+from codecdiff.data.sealed import read_sealed, write_sealed
 from codecdiff.errors import InvalidValue, MissingFile
-from codecdiff.files import POLL_SECONDS, atomic_write, atomic_write_text, lock_folder, read_json, try_lock
+from codecdiff.files import (
+    POLL_SECONDS,
+    atomic_write,
+    atomic_write_text,
+    check_schema,
+    lock_folder,
+    read_json,
+    try_lock,
+)
 from codecdiff.pipeline import Pipeline, config_differences, read_stage_config, write_model_card
 from codecdiff.training import (
     StageData,
@@ -43,6 +54,24 @@ from codecdiff_eval.compare.config import CompareConfig
 Log = Callable[[str], None]
 PER_STAGE = {"denoiser", "train", "diffusion", "sampling"}  # settings that `new_stage` merges with a stage's own
 LOSS_SETTINGS = {"codec", "splitter", "target", "normalize_latents", "diffusion"}  # that decide what is predicted
+
+
+class Divergence(BaseModel):
+    """Where the numbers of a run stopped being finite.
+
+    settings: hash of the experiment that did.
+    stage, step: of training; None where a trained model generated what is not finite.
+    """
+
+    settings: str
+    message: str
+    stage: str | None = None
+    step: int | None = None
+
+    @property
+    def place(self) -> str:
+        """The stage and step in words."""
+        return "in generation" if self.stage is None else f"in {self.stage} at step {self.step:,}"
 
 
 @dataclass(frozen=True)
@@ -86,8 +115,27 @@ class Run:
         return all(self.is_trained(i) for i in range(len(self.variant.steps)))
 
     @property
+    def divergence(self) -> Divergence | None:
+        """Where the numbers of this experiment stopped being finite, if they did."""
+        file = self.folder / "diverged.json"
+        if not file.is_file():
+            return None
+        result = check_schema(read_sealed(file), str(file), Divergence)
+        return result if result.settings == self._settings_hash else None
+
+    def record_divergence(self, message: str, stage: str | None = None, step: int | None = None) -> None:
+        """Write that, and where, the numbers of this experiment stopped being finite: it is not tried again."""
+        result = Divergence(settings=self._settings_hash, message=message, stage=stage, step=step)
+        write_sealed(self.folder / "diverged.json", result.model_dump())
+
+    @cached_property
+    def _settings_hash(self) -> str:
+        text = json.dumps(changed_settings(self.experiment), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
     def logs(self) -> dict[str, list[dict[str, Any]]]:
-        """The training log of every stage."""
+        """The training log of every stage that has one."""
         return read_logs(self.model, [cost.name for cost in self.variant.costs])
 
     @cached_property
@@ -113,6 +161,14 @@ class Run:
         for tensor in (places[i], *([] if context is None else [context])):
             digest.update(tensor.numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def changed_settings(settings: BaseModel, exclude: Set[str] = frozenset()) -> dict[str, Any]:
+    """Return the settings that are not at their defaults, so that new ones change no hash, and not where music is."""
+    values = settings.model_dump(mode="json", exclude_defaults=True, exclude=set(exclude))
+    for name in ("audio", "store"):
+        values.get("data", {}).pop(name, None)
+    return values
 
 
 def make_runs(comparison: CompareConfig, variants: Sequence[Variant], output: Path) -> list[Run]:
@@ -185,15 +241,40 @@ def take_turns(runs: Sequence[Run], is_done: Callable[[Run], bool]) -> Iterator[
 
 
 def shared_run(run: Run, i: int, runs: Sequence[Run]) -> Run | None:
-    """Return the first run that trains the same stage, if that is an earlier one."""
+    """Return the first run that trains the same stage, if that is an earlier one and did not diverge before it."""
     key = run.stage_hashes[i]
-    first = next(each for each in runs if key in each.stage_hashes)
+    twins = [each for each in runs if key in each.stage_hashes]
+    first = next(each for each in twins if each is run or each.is_trained(i) or not each.divergence)
     return None if first is run else first
 
 
+def shared_divergence(run: Run, runs: Sequence[Run]) -> Divergence | None:
+    """Return where another run diverged in the training of a stage that this one has too, and is yet to train."""
+    for i, cost in enumerate(run.variant.costs):
+        if not run.is_trained(i):
+            for twin in (each for each in runs if run.stage_hashes[i] in each.stage_hashes):
+                if (result := twin.divergence) and result.stage == cost.name:
+                    return result
+    return None
+
+
+def divergences(runs: Sequence[Run]) -> dict[str, dict[int, Divergence]]:
+    """Return by variant and seed which runs diverged, and where."""
+    result: dict[str, dict[int, Divergence]] = {}
+    for run in runs:
+        if each := run.divergence:
+            result.setdefault(run.variant.name, {})[run.seed] = each
+    return result
+
+
 def train_run(run: Run, runs: Sequence[Run], comparison: CompareConfig, device: torch.device, log: Log) -> None:
-    """Train a locked run, or what remains of it. Raises ValueError if its folder has another experiment."""
+    """Train a locked run, or what remains of it; without effect if it has diverged, which is recorded.
+
+    Raises ValueError if its folder has another experiment.
+    """
     _record_experiment(run)
+    if result := shared_divergence(run, runs):
+        return run.record_divergence(result.message, result.stage, result.step)
     pipeline, codec = new_pipeline(run.experiment)
     pipeline.to(device)
     with lock_folder(run.codec_folder, timeout=-1):
@@ -208,6 +289,8 @@ def train_run(run: Run, runs: Sequence[Run], comparison: CompareConfig, device: 
             _copy_stage(twin, run, i)
             log(f"{run.name}: {run.variant.costs[i].name} is that of {twin.name}")
         _train_stage(run, comparison, pipeline, store, i, log)
+        if run.divergence:
+            return
     write_model_card(run.model)
 
 
@@ -230,7 +313,7 @@ def _may_differ(line: str) -> bool:
 
 
 def _copy_stage(source: Run, run: Run, i: int) -> None:
-    """Copy a stage that another run trained; `stage.json`, by which it is found, is copied last."""
+    """Copy a stage that another run trained; `stage.json`, by which it is result, is copied last."""
     stage = source.model / run.variant.costs[i].name
     for file in sorted((f for f in stage.rglob("*") if f.is_file()), key=lambda f: f == stage / "stage.json"):
         with atomic_write(run.model / file.relative_to(source.model)) as temporary:
@@ -246,4 +329,4 @@ def _train_stage(run: Run, comparison: CompareConfig, pipeline: Pipeline, store:
     try:
         trainer.train(data, run.model, checkpoints, log=lambda row, line: log(f"{run.name}: {line}"))
     except TrainingDiverged as error:
-        raise TrainingDiverged(f"{run.name}: {error}") from error
+        run.record_divergence(str(error), trainer.stage.name, trainer.step_count)
