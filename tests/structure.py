@@ -152,12 +152,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 38_368,
-    "lines: core": 15_049,
+    "lines: library in all": 38_906,
+    "lines: core": 15_377,
     "lines: interfaces": 411,
-    "lines: evaluation": 7_010,
-    "lines: must-read set": 4_368,
-    "lines: import closure of the recipe": 7_241,
+    "lines: evaluation": 6_956,
+    "lines: must-read set": 4_397,
+    "lines: import closure of the recipe": 7_386,
     "import levels": 8,
     "functions over 40 lines": 1,
 }

@@ -74,7 +74,7 @@ class PretrainedTextEncoder(PretrainedPart, Conditioner):
             return self.network(input_ids=tokens).last_hidden_state[0].cpu()
 
     def tokens(self, text: str) -> list[int]:
-        """Text -> token ids, the last of which ends it; cut to `max_tokens`, with a warning the first time."""
+        """Text -> token ids, ending in the end token; cut to `max_tokens`, with a warning the first time."""
         tokens = self.tokenizer(text, verbose=False).input_ids
         if len(tokens) <= self.max_tokens:
             return tokens

@@ -70,8 +70,8 @@ class TempoAndKey(Conditioner):
             "beat": [_beat(prompt, stated_tempo(prompt, self.usual_bpm)) for prompt in prompts],
             "key": [_key_features(requested_key(prompt)) for prompt in prompts],
         }
-        entries = {name: _entry(rows, self.widths[name]) for name, rows in features.items()}
-        return Condition(entries).to(self.marker.device)
+        tokens = {name: _entry(rows, self.widths[name]) for name, rows in features.items()}
+        return Condition(tokens).to(self.marker.device)
 
 
 def _entry(rows: Sequence[Sequence[float] | None], width: int) -> ConditionTokens:
@@ -93,7 +93,7 @@ def _beat(prompt: Prompt, tempo: float | None) -> list[float] | None:
 
 
 def stated_tempo(prompt: Prompt, usual_bpm: float | None = None) -> float | None:
-    """Return the beats per minute of a prompt; None if it states none and there is no usual tempo."""
+    """Return the beats per minute of a prompt; None without one in the prompt and a usual one."""
     tempo, text = requested_tempo(prompt), prompt_text(prompt)
     if tempo is not None or usual_bpm is None or not text.strip():
         return tempo

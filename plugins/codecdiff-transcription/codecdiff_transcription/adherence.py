@@ -22,11 +22,10 @@ from codecdiff_eval.metrics.adherence import (
     key_agreement,
     key_of_chroma,
     on_real_clips,
-    requested_key,
 )
 from torch import Tensor
 
-from codecdiff.conditioners import parse_key
+from codecdiff.conditioners import parse_key, requested_key
 from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Prompt, prompt_fields
 from codecdiff_transcription.chords import chord_sequence

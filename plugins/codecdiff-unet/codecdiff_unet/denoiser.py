@@ -27,7 +27,7 @@ from codecdiff_unet.levels import Builder, EncodedCondition, Level
 from codecdiff_unet.sampling import PreparedUNet
 
 
-class Features(NamedTuple):
+class UNetFeatures(NamedTuple):
     """What the network reads of timesteps and a condition."""
 
     levels: Sequence[Sequence[LayerFeatures]]  # of every layer of every level, in the order they run
@@ -52,7 +52,7 @@ class UNet(PrecomputedConditioning):
     vector: conditions whose mean token every block reads, as in [text, key]. They may also be among `layers`.
     waves: conditions whose tokens (b, n, 3m) are frequencies in Hz, phases at the first frame in cycles, and amplitudes
         of m waves each. Their sines and cosines at every frame, summed over the tokens, are input beside the latents:
-        with the waves of a tempo, the network is told where the beats are and need not count.
+        the waves of a tempo say where the beats are, so that the network need not count.
     frame_rate: frames of the latents in a second, which `waves` need.
     absent_widths: conditions that the architecture has and the conditioner lacks: always their learned null.
     text_layers: transformer layers over each condition of the conditioner, before anything else reads it.
@@ -94,12 +94,10 @@ class UNet(PrecomputedConditioning):
         super().__init__()
         _check_options(width, multipliers, groups, patch, condition_widths, absent_widths or {})
         widths = {**condition_widths, **(absent_widths or {})}
-        self.channels, self.context_channels = channels, context_channels
-        self.condition_widths = dict(condition_widths)
+        self.channels, self.context_channels, self.condition_widths = channels, context_channels, dict(condition_widths)
         self.width, self.checkpoint, self.patch = width, checkpoint, patch
         self.multiple = patch * 2 ** (len(multipliers) - 1)  # latent frames
-        self.vectors = tuple(name for name in _names(vector) if name in widths)
-        self.waves = tuple(name for name in _names(waves) if name in condition_widths)
+        self.vectors, self.waves = _names(vector, widths), _names(waves, condition_widths)
         _check_waves({name: condition_widths[name] for name in self.waves}, frame_rate)
         self.frame_rate = frame_rate or 0.0
         self.sources = tuple(kind for kind in dict.fromkeys(layers) if kind in widths)
@@ -107,9 +105,8 @@ class UNet(PrecomputedConditioning):
         _warn_of_missing(set(layers) - {"none", "linear", *widths}, condition_widths)
         embedding = embedding or 4 * width
         self._add_condition_networks(widths, embedding, text_layers, heads, head_dim)
-        has_vector = bool(self.vectors)
-        build = Builder(layers, widths, embedding, has_vector, groups, heads, head_dim, linear_heads, linear_head_dim)
-        self._add_levels(build, multipliers, middle_attention)
+        sizes = groups, heads, head_dim, linear_heads, linear_head_dim
+        self._add_levels(Builder(layers, widths, embedding, bool(self.vectors), *sizes), multipliers, middle_attention)
 
     def _add_condition_networks(
         self, widths: Mapping[str, int], embedding: int, num_text_layers: int, heads: int, head_dim: int
@@ -150,14 +147,14 @@ class UNet(PrecomputedConditioning):
         """Names of all conditions that change the prediction."""
         return (*self.read_conditions, *self.waves)
 
-    def features(self, timestep: Tensor, condition: Condition) -> Features:
+    def features(self, timestep: Tensor, condition: Condition) -> UNetFeatures:
         """(n,) timesteps, condition -> the features of every level's layers, in the order of `levels`."""
         weight = self.input.weight
         time = self.time_network(get_timestep_embedding(timestep.to(weight.device), self.width).to(weight.dtype))
         encoded = self.encode_condition(condition)
-        return Features([level.features(time, encoded) for level in self.levels], self._waves(condition))
+        return UNetFeatures([level.features(time, encoded) for level in self.levels], self._waves(condition))
 
-    def select_timesteps(self, features: Features, index: Tensor) -> Features:
+    def select_timesteps(self, features: UNetFeatures, index: Tensor) -> UNetFeatures:
         """Select what depends on the timestep at the places `index` (b,) among the timesteps of the features."""
         levels = [[layer._replace(time=layer.time[index]) for layer in level] for level in features.levels]
         return features._replace(levels=levels)
@@ -190,7 +187,7 @@ class UNet(PrecomputedConditioning):
             tokens = layer(tokens, entry.mask)
         return ConditionTokens(tokens, entry.mask)
 
-    def denoise(self, noisy: Tensor, context: Tensor | None, features: Features) -> Tensor:
+    def denoise(self, noisy: Tensor, context: Tensor | None, features: UNetFeatures) -> Tensor:
         """(b, c, l) noisy latents, (b, c', l) context or None, `features` -> (b, c, l) prediction."""
         remaining = iter(features.levels)
         x = first = self.input(self.patches(noisy, context, features.waves))
@@ -236,10 +233,10 @@ class UNet(PrecomputedConditioning):
         return level(*inputs)
 
 
-def _names(option: str | Sequence[str] | None) -> list[str]:
-    """Return the names in an option, which may be written as on the command line: `[text, key]`."""
+def _names(option: str | Sequence[str] | None, widths: Mapping[str, int]) -> tuple[str, ...]:
+    """Return those names of an option that there are. It may be written as on the command line: `[text, key]`."""
     names = option.strip("[] ").split(",") if isinstance(option, str) else option or ()
-    return [name.strip() for name in names]
+    return tuple(name.strip() for name in names if name.strip() in widths)
 
 
 def _null(width: int) -> Tensor:
