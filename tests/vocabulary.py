@@ -33,7 +33,6 @@ ALLOWED = (
     Allowed("FileNotFound", r"", "the usual name of what is missing"),
     Allowed("held_out", r"codecdiff_starter/(composer|facts)", "combinations that training never has, not a split"),
     Allowed("*", r"^codecdiff/data/legacy\.py$", "the reader of what version 0.1 wrote"),
-    Allowed("*", r"codecdiff_starter/model/README\.md$", "shipped with the model, whose files do not change"),
     Allowed("projections", r"^codecdiff/data/code_store\.py$", "key of a store that version 0.1 wrote"),
     Allowed("licence", r"^codecdiff/data/(code_store|encoding/worker|manifest)\.py$", "key and column of version 0.1"),
     Allowed("licence", r"codecdiff_datasets/importers/", "column of published data sets"),
