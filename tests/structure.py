@@ -152,7 +152,7 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 38_906,
+    "lines: library in all": 38_911,
     "lines: core": 15_377,
     "lines: interfaces": 411,
     "lines: evaluation": 6_956,

@@ -91,10 +91,10 @@ class Features(nn.Module):
         self.num_bins = num_bins
         bands, short_bands = mel_bands(num_bands, WINDOW), mel_bands(SHORT_BANDS, SHORT_WINDOW)
         self.num_features = 2 * num_bins + len(bands) + HOP // SHORT_HOP * len(short_bands)
-        self.register_buffer("bands", bands / bands.sum(1, keepdim=True), persistent=False)
-        self.register_buffer("short_bands", short_bands / short_bands.sum(1, keepdim=True), persistent=False)
-        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
-        self.register_buffer("short_window", torch.hann_window(SHORT_WINDOW), persistent=False)
+        self.register_buffer("bands", _placed(bands / bands.sum(1, keepdim=True)), persistent=False)
+        self.register_buffer("short_bands", _placed(short_bands / short_bands.sum(1, keepdim=True)), persistent=False)
+        self.register_buffer("window", _placed(torch.hann_window(WINDOW, device="cpu")), persistent=False)
+        self.register_buffer("short_window", _placed(torch.hann_window(SHORT_WINDOW, device="cpu")), persistent=False)
         self.register_buffer("mean", torch.zeros(self.num_features))
         self.register_buffer("deviation", torch.ones(self.num_features))
 
@@ -152,7 +152,8 @@ class Quantizer(nn.Module):
         super().__init__()
         self.project_in = nn.Linear(config.latent_channels, config.codebook_dim)
         self.project_out = nn.Linear(config.codebook_dim, config.latent_channels)
-        self.register_buffer("codebook", torch.randn(config.codebook_size, config.codebook_dim))
+        codebook = torch.empty(config.codebook_size, config.codebook_dim)
+        self.register_buffer("codebook", codebook if codebook.is_meta else codebook.normal_())
 
 
 class Decoder(nn.Module):
@@ -178,8 +179,8 @@ class Decoder(nn.Module):
         self.gain = nn.Linear(width, len(bands))
         nn.init.zeros_(self.gain.weight)
         nn.init.zeros_(self.gain.bias)
-        self.register_buffer("bands", bands, persistent=False)
-        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+        self.register_buffer("bands", _placed(bands), persistent=False)
+        self.register_buffer("window", _placed(torch.hann_window(WINDOW, device="cpu")), persistent=False)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Return the audio."""
@@ -252,10 +253,15 @@ def mel_bands(count: int, window: int) -> Tensor:
         hertz = 700 * (10 ** (top * i / count / 2595) - 1)
         edges.append(max(round(hertz * window / SAMPLE_RATE), edges[-1] + 1))
     edges = [edge for edge in edges if edge <= window // 2] + [window // 2 + 1]
-    bands = torch.zeros(len(edges) - 1, window // 2 + 1)
+    bands = torch.zeros(len(edges) - 1, window // 2 + 1, device="cpu")
     for band, (low, high) in zip(bands, itertools.pairwise(edges), strict=True):
         band[low:high] = 1
     return bands
+
+
+def _placed(constant: Tensor) -> Tensor:
+    """Move a constant to the default device. Computing it on the meta device would import torch's compiler."""
+    return constant.to(torch.get_default_device())
 
 
 def _power(spectrum: Tensor) -> Tensor:
