@@ -421,7 +421,7 @@ def test_latents_before_quantization_are_stored_beside_the_codes(dac: Codec, mus
         assert np.array_equal(latents, store.continuous(i)[start : start + 30].transpose(1, 2, 0))
         assert (
             dac.quantize(latents[None])[0] == codes.long()
-        ).float().mean() > 0.98  # float16 moves a few to a neighbour
+        ).float().mean() > 0.98  # float16 moves a few to a neighbor
     latents = list(store.latents(dac, "continuous"))
     assert [latent.shape[-1] for latent in latents] == [row["frames"] for row in store.rows]
     assert np.array_equal(latents[row][0], store.continuous(row).transpose(1, 2, 0))

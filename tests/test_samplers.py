@@ -278,7 +278,7 @@ def test_little_noise_is_left_where_much_was_before() -> None:
 
 
 def test_the_noise_of_a_step_is_the_row_s_own() -> None:
-    """A row's noise must not depend on its neighbours, whatever a sampler's step draws."""
+    """A row's noise must not depend on its neighbors, whatever a sampler's step draws."""
     for name in RANDOM:
         made = {}
         for rows in ([0, 1, 2], [2], [1, 0]):

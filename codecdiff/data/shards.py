@@ -107,13 +107,7 @@ class ShardReader:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        suffix: str,
-        dtype: Any,
-        shape: tuple[int | None, ...],
-        rows: StoreRows,
-        column: str,
+        self, folder: Path, suffix: str, dtype: Any, shape: tuple[int | None, ...], rows: StoreRows, column: str
     ):
         self.folder, self.suffix, self.dtype, self.shape = folder, suffix, np.dtype(dtype), shape
         self._shard, self._start, self._frames = map(rows.array, ("shard", "start", "frames"))
@@ -122,9 +116,8 @@ class ShardReader:
         self._has_sums = sums.is_valid().to_numpy(zero_copy_only=False)
         counts = sums.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
         self._first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        self._sums = sums.flatten().to_numpy(
-            zero_copy_only=False
-        )  # of the blocks of all rows; the first of each is in _first
+        # of the blocks of all rows; the first of each is in _first
+        self._sums = sums.flatten().to_numpy(zero_copy_only=False)
         self._is_verified = np.zeros(self._first[-1], bool)
         self._open: OrderedDict[int, np.ndarray] = OrderedDict()
 

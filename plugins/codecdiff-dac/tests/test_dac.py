@@ -126,7 +126,7 @@ def test_codes_may_be_of_any_integer_type(dac):
     assert torch.equal(dac.decode(codes.to(torch.int32)), dac.decode(codes))
 
 
-def test_a_row_does_not_depend_on_its_neighbours(dac):
+def test_a_row_does_not_depend_on_its_neighbors(dac):
     audio = torch.cat([noise(1, 1, 8000, seed=1), noise(1, 1, 8000, seed=2)])
     codes = dac.encode(audio)
     assert torch.equal(codes, torch.cat([dac.encode(row) for row in audio.split(1)]))

@@ -62,7 +62,7 @@ def test_window_features_are_mean_and_deviation_of_half_overlapped_seconds():
     torch.testing.assert_close(features[:, 2], torch.cat([third.mean(2), third.var(2, correction=0).sqrt()], 1))
 
 
-def test_features_of_a_clip_do_not_depend_on_its_neighbours():
+def test_features_of_a_clip_do_not_depend_on_its_neighbors():
     audio = gaussian(9, RATE, seed=0, scale=0.1).float()
     torch.testing.assert_close(window_features(audio, RATE)[8:], window_features(audio[8:], RATE))
 

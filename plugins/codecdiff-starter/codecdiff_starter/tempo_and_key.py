@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from codecdiff import Condition, Conditioner, ConditionTokens, Prompt, prompt_fields, prompt_text
-from codecdiff.conditioners import parse_number, requested_key, requested_tempo
+from codecdiff.conditioners import parse_key, parse_number, parse_tempo, requested_key, requested_tempo
 from codecdiff.errors import InvalidValue
 
 TEMPO_WORDS = {  # times the usual tempo
@@ -65,13 +65,17 @@ class TempoAndKey(Conditioner):
         return {"beat": ("text", "bpm", "tempo", "meter", "start"), "key": ("text", "key", "mode")}
 
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
-        """N prompts -> `beat` (n, 1, 21) and `key` (n, 1, 14)."""
+        """N prompts -> `beat` (n, 1, 21) and `key` (n, 1, 14). Raises ValueError for invalid fields."""
         features = {
             "beat": [_beat(prompt, stated_tempo(prompt, self.usual_bpm)) for prompt in prompts],
-            "key": [_key_features(requested_key(prompt)) for prompt in prompts],
+            "key": [_key_features(stated_key(prompt)) for prompt in prompts],
         }
         tokens = {name: _entry(rows, self.widths[name]) for name, rows in features.items()}
         return Condition(tokens).to(self.marker.device)
+
+    def prepare(self, prompts: Sequence[Prompt]) -> None:
+        """Encode the prompts once, so that invalid values raise ValueError before training, and not during it."""
+        self.encode(prompts)
 
 
 def _entry(rows: Sequence[Sequence[float] | None], width: int) -> ConditionTokens:
@@ -93,12 +97,20 @@ def _beat(prompt: Prompt, tempo: float | None) -> list[float] | None:
 
 
 def stated_tempo(prompt: Prompt, usual_bpm: float | None = None) -> float | None:
-    """Return the beats per minute of a prompt; None without one in the prompt and a usual one."""
-    tempo, text = requested_tempo(prompt), prompt_text(prompt)
+    """Return the beats per minute of a prompt; None without one in the prompt and a usual one. Raises ValueError."""
+    bpm, text = prompt_fields(prompt).get("bpm"), prompt_text(prompt)
+    tempo = parse_tempo(bpm) if bpm not in (None, "") else requested_tempo(prompt)
     if tempo is not None or usual_bpm is None or not text.strip():
         return tempo
     factors = (TEMPO_WORDS.get(word) for word in re.findall(r"[a-z]+", text.lower()))
     return usual_bpm * next((factor for factor in factors if factor), 1.0)
+
+
+def stated_key(prompt: Prompt) -> int | None:
+    """Return the key 0...23 of a prompt; None without one. Raises ValueError for a field `key` that is none."""
+    fields = prompt_fields(prompt)
+    is_field = fields.get("key") not in (None, "")
+    return parse_key(str(fields["key"]), str(fields.get("mode") or "")) if is_field else requested_key(prompt)
 
 
 def _key_features(key: int | None) -> list[float] | None:

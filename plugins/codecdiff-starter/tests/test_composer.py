@@ -307,7 +307,7 @@ def test_the_key_is_heard(key):
 
 
 def onset_correlation(audio, hop=441):
-    """Autocorrelation of rises in energy, by lag in hundredths of a second, smoothed over neighbours."""
+    """Autocorrelation of rises in energy, by lag in hundredths of a second, smoothed over neighbors."""
     energy = np.log(1e-4 + np.square(audio[: len(audio) // hop * hop]).reshape(-1, hop).mean(1))
     rises = np.maximum(np.diff(energy), 0)
     rises -= rises.mean()

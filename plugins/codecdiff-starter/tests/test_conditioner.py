@@ -58,7 +58,7 @@ def test_no_prompts_give_no_rows():
     assert Words().encode([])["text"].tokens.shape == (0, 1, 128)
 
 
-def test_neighbours_change_nothing_but_padding():
+def test_neighbors_change_nothing_but_padding():
     words = Words()
     alone = words.encode([PROMPT])["text"]
     among = words.encode(["flute", PROMPT, "", PROMPT + " and then a good deal more"])["text"]

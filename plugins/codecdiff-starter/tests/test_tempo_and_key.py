@@ -67,7 +67,7 @@ def test_a_key_is_a_tonic_and_a_mode(prompt: Any, tonic: int, mode: int) -> None
     assert features.square().mean() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("prompt", ["piano", "a major success", {"key": "unknown"}])
+@pytest.mark.parametrize("prompt", ["piano", "a major success", {"key": ""}, {"mode": "minor"}])
 def test_no_key_is_absent(prompt: Any) -> None:
     assert not TempoAndKey().encode([prompt])["key"].mask.any()
 
@@ -107,6 +107,15 @@ def test_bars_of_three_beats(prompt: Any) -> None:
     assert torch.allclose(frequencies[BEAT] / frequencies[2], torch.tensor(3.0))
 
 
-def test_a_start_is_a_number() -> None:
-    with pytest.raises(ValueError, match="start='soon'"):
-        TempoAndKey().encode([{"bpm": 90, "start": "soon"}])
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ({"bpm": 90, "start": "soon"}, "start='soon'"),
+        ({"bpm": "quick"}, "Invalid tempo 'quick': expected beats per minute"),
+        ({"bpm": 0}, "Invalid tempo '0'"),
+        ({"text": "in C major", "key": "H"}, "Invalid key 'H': expected e.g. 'C# minor'"),
+    ],
+)
+def test_a_field_that_is_no_tempo_or_key_is_refused_before_training(prompt: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TempoAndKey().prepare([prompt])

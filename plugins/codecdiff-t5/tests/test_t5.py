@@ -58,7 +58,7 @@ def test_states_are_those_of_transformers_with_an_attention_mask(t5, folder):
     torch.testing.assert_close(text.tokens[text.mask], expected[text.mask], rtol=0, atol=1e-5)
 
 
-def test_a_row_does_not_depend_on_its_neighbours(folder):
+def test_a_row_does_not_depend_on_its_neighbors(folder):
     together = T5(str(folder)).encode([SHORT, LONG])["text"]
     alone = T5(str(folder)).encode([SHORT])["text"]
     assert torch.equal(together.tokens[0, :3], alone.tokens[0])

@@ -52,11 +52,8 @@ class PreparedUNet(PreparedDenoiser):
             self.waves = self.features.waves
             levels = [PreparedLevel(level, features, self.dtype) for level, features in pairs]
         depth = len(unet.downs)
-        self.downs, self.middle, self.ups = (
-            levels[:depth],
-            levels[depth],
-            levels[depth + 1 :],
-        )  # the output is the last up
+        self.downs, self.middle = levels[:depth], levels[depth]
+        self.ups = levels[depth + 1 :]  # the output is the last up
         self.features = None
 
     @torch.no_grad()
@@ -87,10 +84,8 @@ class ModulationTable:
     def __init__(self, layers: Sequence[LayerFeatures]):
         self.sizes = [layer.time.shape[-1] for layer in layers]
         ones = [torch.cat([torch.ones(size // 2), torch.zeros(size // 2)]) for size in self.sizes]
-        times, vectors = (
-            [layer.time for layer in layers],
-            [layer.vector for layer in layers if layer.vector is not None],
-        )
+        times = [layer.time for layer in layers]
+        vectors = [layer.vector for layer in layers if layer.vector is not None]
         self.time = torch.cat(times, dim=-1) + torch.cat(ones).to(times[0])  # (n, m)
         self.vector = torch.cat(vectors, dim=-1) if vectors else None  # (b, m)
 

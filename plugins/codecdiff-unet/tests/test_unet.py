@@ -300,7 +300,7 @@ def test_the_width_of_the_embedding_is_an_option() -> None:
     narrow(*inputs(), None, condition())
 
 
-def test_a_row_does_not_depend_on_its_neighbours() -> None:
+def test_a_row_does_not_depend_on_its_neighbors() -> None:
     unet, (x, t), prompted = tiny(), inputs(), condition()
     prompted = prompted.drop(torch.tensor([False, True, False]), "text")
     together = unet(x, t, None, prompted)
