@@ -33,7 +33,7 @@ class Experiment(config.ExperimentConfig):  # the model and its training: codecd
     stage: str = "all"  # or the name of one stage, to train it alone
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None  # null: what `accelerate launch` says
     report_to: str | list[str] = "tensorboard"  # trackers of accelerate, as in wandb; all: those installed
-    prompts: list[str] = Field(default=[""])
+    prompts: list[str] = Field(default=[])  # to sample; none: captions of the music
     seconds: float = Field(default=10.0, gt=0, le=3600)  # of each sample
 
     @property
@@ -134,6 +134,7 @@ def train_stages(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, co
     pipeline.to(accelerator.device)
     with accelerator.main_process_first():
         store = training.open_data(e, pipeline, codec, e.store, e.model, console.log)
+        e.prompts = e.prompts or training.spread_captions(store)
         progress = partial(track, description="prompts", console=console, transient=True)
         training.prepare_prompts(pipeline, store, e.prompts, track=progress, report=console.log)
     for i in selected:

@@ -19,7 +19,8 @@ from codecdiff import Pipeline, registry
 from codecdiff.cli import console
 from codecdiff.cli.generate import file_stem
 from codecdiff.cli.main import load_command
-from codecdiff.cli.train import config_file
+from codecdiff.cli.train import config_file, without_audio
+from codecdiff.data.code_store import CodeStore
 from codecdiff.errors import UnknownName, UserError
 from codecdiff.pipeline.vocabulary import training_words
 from codecdiff.testing.runner import start_checks
@@ -62,6 +63,30 @@ def test_help_fits_80_columns_and_names_values_in_one_way(words: tuple[str, ...]
     assert "..." not in re.sub(r"\b[A-Z]+\.\.\.|\]\.\.\.", "", shown), "A text is cut."
     values = re.findall(r"^  (?:-\w, )?--[\w-]+(?:, --[\w-]+)*(?: ([^ \n-][^ \n]*))?(?:  |$)", shown, flags=re.M)
     assert all(re.fullmatch(r"[A-Z][A-Z_|=/.-]*", value) for value in values if value), values
+
+
+def test_the_list_of_commands_describes_those_of_other_distributions_without_importing_them(tmp_path: Path):
+    (tmp_path / "imported.py").write_text('raise SystemExit\n\n\ndef sing():\n    """Sing a song.\n\n    Badly."""\n')
+    (tmp_path / "apps.py").write_text("import typer\n\napp = typer.Typer(no_args_is_help=True, help='Make music.')\n")
+    (tmp_path / "silent.py").write_text("def sing():\n    pass\n")
+    code = """
+import sys
+from types import SimpleNamespace
+from codecdiff.cli.main import describe
+
+sys.path.insert(0, sys.argv[1])
+for module, name in [("imported", "sing"), ("apps", "app"), ("silent", "sing"), ("absent.inner", "sing")]:
+    entry = SimpleNamespace(module_name=module, object_name=name)
+    print(describe(SimpleNamespace(entry=entry, distribution="songs")))
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["Sing a song", "Make music", "From songs", "From songs"]
+
+
+def test_the_list_of_commands_has_a_sentence_for_each_of_ours():
+    shown = run("--help").output
+    assert "From codecdiff" not in shown
+    assert "Measure generated music against reference music" in shown
 
 
 def test_completion_knows_commands_and_their_options():
@@ -215,6 +240,13 @@ def test_a_configuration_is_named_or_a_file(tmp_path: Path):
     assert config_file(str(config_file("starter"))).name == "starter.yaml"
     with pytest.raises(UnknownName, match=r"Configuration 'papr' is neither a file nor installed\. Installed: .*paper"):
         config_file("papr")
+
+
+def test_a_store_that_is_named_replaces_the_audio_that_the_file_names(store: CodeStore):
+    named = f"data.store={store.folder}"
+    assert without_audio([named]) == [named, "data.audio=null"]
+    for words in ([named, "data.audio=music"], ["data.store=runs/new"], ["seed=1"]):
+        assert without_audio(words) == words
 
 
 def test_train_ends_a_mistake_with_its_sentence(tmp_path: Path):

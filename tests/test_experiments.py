@@ -30,6 +30,7 @@ from codecdiff.training.experiment import (
     new_trainer,
     open_data,
     prepare_prompts,
+    spread_captions,
     warm_start_folder,
 )
 from codecdiff.training.trainer import RUN_FACTS, new_accelerator
@@ -151,6 +152,24 @@ def test_prompts_are_prepared_and_fields_that_nothing_has_are_told(
     assert isinstance(cached, CachedConditioner)
     assert all(cached.key(prompt) in cached.cache for prompt in ("a waltz", "", "tone 3"))
     assert len(list(cached.folder.rglob("*.safetensors"))) == len(store) + 2
+
+
+@pytest.mark.parametrize(
+    ("captions", "sampled"),
+    [
+        ([[], []], [""]),
+        ([["a"], [""], ["a"], ["b", "c"]], ["a", "b"]),
+        ([[letter] for letter in "abcdefgh"], ["a", "c", "e", "g"]),
+        ([[letter] for letter in "abcde"], ["a", "c", "e"]),
+    ],
+)
+def test_captions_of_the_music_are_sampled_unless_prompts_are_named(captions: list[list[str]], sampled: list[str]):
+    class Rows(list[Any]):
+        def captions(self, i: int) -> list[str]:
+            return self[i]
+
+    store: Any = Rows(captions)
+    assert spread_captions(store) == sampled
 
 
 def test_functions_are_called_when_a_run_ends_and_one_that_fails_loses_nothing(

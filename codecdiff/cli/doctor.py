@@ -47,13 +47,13 @@ class Finding:
 
 
 def doctor(
-    show_all: Annotated[bool, typer.Option("--all", help="Show what is right, too.")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="List all checks, also those that pass.")] = False,
     as_json: Json = False,
     timeout: Timeout = TIMEOUT,
 ) -> None:
-    """Find what is wrong with the installation.
+    """Check the installation.
 
-    Each finding comes with the command that fixes it. The exit status is 1 if something is wrong.
+    Each problem comes with the command that fixes it. The exit status is 1 if something is wrong.
     """
     from rich.table import Table
 

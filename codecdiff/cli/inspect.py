@@ -1,4 +1,4 @@
-"""`codecdiff inspect`: how a file was generated, and generating it again."""
+"""`codecdiff inspect`: show how a file was generated, and generate it again."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 def inspect_file(
     file: Annotated[Path, typer.Argument(help="Audio file that codecdiff generated.", show_default=False)],
     as_json: Json = False,
-    model: Annotated[str, typer.Option(help="The model that generated it, to generate it again.")] = "",
-    source: Annotated[Path | None, typer.Option(metavar="FILE", help="The source of an edit.")] = None,
+    model: Annotated[str, typer.Option(help="Model that generated the file, to generate it again.")] = "",
+    source: Annotated[Path | None, typer.Option(metavar="FILE", help="Source of the edit, if the file is one.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Where to write it again. Default: beside the file."),
+        typer.Option("--output", "-o", metavar="FILE", help="File to generate again. Default: beside the first."),
     ] = None,
     force: Force = False,
     device: Device = "",
     allow_download: AllowDownload = False,
     allow_local_parts: AllowLocalParts = False,
 ) -> None:
-    """Show how a file was generated, or generate it again.
+    """Show how a file was generated.
 
-    With --model, it is generated again and compared.
+    With --model, it is also generated again, and compared with the file.
     """
     import soundfile
     from rich.table import Table

@@ -1,13 +1,16 @@
 """The command line. All commands, those of the core too, are entry points of the group `codecdiff.commands`.
 
 A command imports what it needs when it runs: `--help` and `plugins` load no torch. One of another distribution is
-imported when it is called, or when its own help is requested.
+imported when it is called, or when its own help is requested. The list of commands reads its sentence from its source.
 """
 
 from __future__ import annotations
 
+import ast
 import sys
 import warnings
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +40,7 @@ def with_placeholders(command: Any) -> Any:
 
     A value is N, NUMBER or PATH by its type, and text by the name of its option, unless the command names it otherwise.
     """
-    command.short_help = command.short_help or (command.help or "").partition("\n\n")[0].replace("\n", " ").rstrip(".")
+    command.short_help = command.short_help or first_sentence(command.help or "")
     for parameter in command.params:
         word = max(parameter.opts, key=len).lstrip("-").rpartition("-")[2].replace("_", "-").upper()
         if parameter.param_type_name == "argument":
@@ -53,11 +56,40 @@ def with_placeholders(command: Any) -> Any:
     return command
 
 
+def first_sentence(text: str) -> str:
+    """Return the first paragraph of a help text in one line, without its full stop."""
+    return " ".join(text.partition("\n\n")[0].split()).rstrip(".")
+
+
+def describe(plugin: registry.Plugin) -> str:
+    """Return what the source of a command says about it, without importing it, else which distribution it is from.
+
+    That is the docstring of a function, or the `help` of a Typer app, in the module that its entry point names.
+    """
+    package, *inner = plugin.entry.module_name.split(".")
+    text = ""
+    try:
+        spec = find_spec(package)
+        for i, _ in enumerate(inner, 1):
+            spec = PathFinder.find_spec(".".join((package, *inner[:i])), spec.submodule_search_locations)  # type: ignore
+        nodes = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body  # type: ignore  # None: AttributeError
+    except (AttributeError, ImportError, OSError, SyntaxError, TypeError, ValueError):
+        nodes = []
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef) and node.name == plugin.entry.object_name:
+            text = ast.get_docstring(node) or ""
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets) == plugin.entry.object_name:
+            arguments = node.value.keywords if isinstance(node.value, ast.Call) else []
+            texts = [argument.value for argument in arguments if argument.arg == "help"]
+            text = next((str(value.value) for value in texts if isinstance(value, ast.Constant)), "")
+    return first_sentence(text) or f"From {plugin.distribution}"
+
+
 class PluginCommand(TyperCommand):
     """A command of another distribution, which is imported once it has to run or to show its help."""
 
     def __init__(self, name: str, plugin: registry.Plugin):
-        super().__init__(name, help=f"From {plugin.distribution}.", hidden=bool(plugin.problem))
+        super().__init__(name, short_help=describe(plugin), hidden=bool(plugin.problem))
         self.plugin = plugin
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:

@@ -55,9 +55,16 @@ def train(
     assumptions = {name: value for name, value in assumptions.items() if value is not None}
     try:
         changes = ["allow_changes=true"] if allow_changes else []
-        recipe(config_file(config), [*(overrides or []), *changes], assumptions if plan else None)
+        recipe(config_file(config), [*without_audio(overrides or []), *changes], assumptions if plan else None)
     except KeyboardInterrupt:
         sys.exit("Stopped. Run it again to resume from the last checkpoint.")
+
+
+def without_audio(overrides: list[str]) -> list[str]:
+    """Drop the audio that the file names where overrides name an existing store, which may be of other music."""
+    values = dict(assignment.partition("=")[::2] for assignment in overrides)
+    is_made = Path(values.get("data.store", ""), "header.json").is_file()
+    return [*overrides, "data.audio=null"] if is_made and "data.audio" not in values else overrides
 
 
 def config_file(name: str) -> Path:

@@ -213,6 +213,12 @@ def prepare_prompts(
     pipeline.conditioner.release()
 
 
+def spread_captions(store: CodeStore, count: int = 4) -> list[str]:
+    """Return `count` captions at most, of tracks spread over the store; an empty one if no track has any."""
+    captions = list(dict.fromkeys(caption for i in range(len(store)) for caption in store.captions(i)[:1] if caption))
+    return captions[:: max(1, -(-len(captions) // count))] or [""]
+
+
 def call_run_end_hooks(folder: Path) -> None:
     """Call the functions that packages register as `codecdiff.run_end` with the folder of a run that has ended.
 
