@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from test_cli import refused, run
 
 from codecdiff import Pipeline, registry
 from codecdiff.cli import console
+from codecdiff.cli.console import folded_table
 from codecdiff.cli.generate import file_stem
 from codecdiff.cli.main import load_command
 from codecdiff.cli.train import config_file, without_audio
@@ -67,7 +69,7 @@ def test_help_fits_80_columns_and_names_values_in_one_way(words: tuple[str, ...]
 
 def test_the_list_of_commands_describes_those_of_other_distributions_without_importing_them(tmp_path: Path):
     (tmp_path / "imported.py").write_text('raise SystemExit\n\n\ndef sing():\n    """Sing a song.\n\n    Badly."""\n')
-    (tmp_path / "apps.py").write_text("import typer\n\napp = typer.Typer(no_args_is_help=True, help='Make music.')\n")
+    (tmp_path / "apps.py").write_text('"""Make music.\n\nAny."""\n\nimport typer\n\napp = typer.Typer()\n')
     (tmp_path / "silent.py").write_text("def sing():\n    pass\n")
     code = """
 import sys
@@ -87,6 +89,20 @@ def test_the_list_of_commands_has_a_sentence_for_each_of_ours():
     shown = run("--help").output
     assert "From codecdiff" not in shown
     assert "Measure generated music against reference music" in shown
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_tables_break_what_is_wide_into_lines_and_cut_nothing(width: int):
+    words = [f"{letter}" * 61 for letter in "abcdef"]
+    table = folded_table("field", "what is measured", "z")
+    for word in words:
+        table.add_row("name", word, "end")
+    screen = console.Screen(markup=False, width=width, record=True, file=io.StringIO())
+    screen.print(table)
+    shown = screen.export_text()
+    assert "…" not in shown
+    assert all(shown.count(word[0]) >= 61 for word in words)
+    assert max(map(len, shown.splitlines())) <= width
 
 
 def test_completion_knows_commands_and_their_options():

@@ -21,6 +21,7 @@ from codecdiff.diffusion.noise_schedule import prediction_type_of
 from codecdiff.errors import UserError
 from codecdiff.pipeline.checkpoint import read_config
 from codecdiff.pipeline.model_card import render_model_card
+from codecdiff.pipeline.vocabulary import spread_captions
 from codecdiff.training.experiment import (
     call_run_end_hooks,
     check_states,
@@ -30,7 +31,6 @@ from codecdiff.training.experiment import (
     new_trainer,
     open_data,
     prepare_prompts,
-    spread_captions,
     warm_start_folder,
 )
 from codecdiff.training.trainer import RUN_FACTS, new_accelerator
@@ -146,7 +146,7 @@ def test_prompts_are_prepared_and_fields_that_nothing_has_are_told(
     assert read_config(tmp_path / "model")["conditioner"]["conditioners"][0]["name"] == "words"
     lines: list[str] = []
     prepare_prompts(pipeline, store, ["a waltz"], report=lines.append)
-    assert lines == ["The conditioner reads 'tempo', and nothing in the store has it: it will always be absent."]
+    assert lines == ["No track has tempo, which the conditioner can read: they are absent in training."]
     assert isinstance(pipeline.conditioner, JoinedConditioner)
     cached = pipeline.conditioner.parts[0]
     assert isinstance(cached, CachedConditioner)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from codecdiff import registry
-from codecdiff.cli.console import Json, err, error_line, out, print_json
+from codecdiff.cli.console import Json, err, error_line, folded_table, out, print_json
 from codecdiff.cli.plugins import TIMEOUT, Timeout
 
 if TYPE_CHECKING:
@@ -55,15 +55,13 @@ def doctor(
 
     Each problem comes with the command that fixes it. The exit status is 1 if something is wrong.
     """
-    from rich.table import Table
-
     with err.status("Importing everything once"):
         findings = list(diagnose(timeout))
     wrong = [finding for finding in findings if not finding.fine]
     if as_json:
         print_json([asdict(finding) for finding in findings])
     elif show_all or wrong:
-        table = Table("", "what", "finding")
+        table = folded_table("", "what", "finding")
         for finding in findings if show_all else wrong:
             style = None if finding.fine else "red"
             table.add_row("" if finding.fine else "wrong", finding.what, finding.state, style=style)

@@ -66,13 +66,7 @@ NumWaveforms = Annotated[
     int,
     typer.Option("--num-waveforms", "--takes", min=1, max=1000, help="How many to generate; several are numbered."),
 ]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size",
-        help="Waveforms that are computed at once: more take less time and more memory. Default: the model's, 16.",
-    ),
-]
+BatchSize = Annotated[int | None, typer.Option(help="Waveforms to compute at once. Default: the model's, 16.")]
 Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. Default: a GPU if there is one.")]
 AllowDownload = Annotated[
     bool, typer.Option("--allow-download", help="Download what the model names on the Hugging Face hub.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import sys
 import warnings
-from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,35 +60,30 @@ def first_sentence(text: str) -> str:
     return " ".join(text.partition("\n\n")[0].split()).rstrip(".")
 
 
-def describe(plugin: registry.Plugin) -> str:
-    """Return what the source of a command says about it, without importing it, else which distribution it is from.
+def sentence_of(plugin: registry.Plugin) -> str:
+    """Return the first sentence about a command from its source, which is not imported, else its distribution.
 
-    That is the docstring of a function, or the `help` of a Typer app, in the module that its entry point names.
+    It is in the docstring of the function that the entry point names, or for an app in that of its module.
     """
     package, *inner = plugin.entry.module_name.split(".")
-    text = ""
     try:
         spec = find_spec(package)
-        for i, _ in enumerate(inner, 1):
-            spec = PathFinder.find_spec(".".join((package, *inner[:i])), spec.submodule_search_locations)  # type: ignore
-        nodes = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body  # type: ignore  # None: AttributeError
-    except (AttributeError, ImportError, OSError, SyntaxError, TypeError, ValueError):
-        nodes = []
-    for node in nodes:
-        if isinstance(node, ast.FunctionDef) and node.name == plugin.entry.object_name:
-            text = ast.get_docstring(node) or ""
-        elif isinstance(node, ast.Assign) and ast.unparse(node.targets) == plugin.entry.object_name:
-            arguments = node.value.keywords if isinstance(node.value, ast.Call) else []
-            texts = [argument.value for argument in arguments if argument.arg == "help"]
-            text = next((str(value.value) for value in texts if isinstance(value, ast.Constant)), "")
-    return first_sentence(text) or f"From {plugin.distribution}"
+        places = [*(spec.submodule_search_locations or [spec.origin or ""])] if spec else [""]
+        file = Path(places[0]).joinpath(*inner)
+        file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (ImportError, OSError, SyntaxError, ValueError):
+        tree = ast.Module([], [])
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    named = [node for node in functions if node.name == plugin.entry.object_name]
+    return first_sentence(ast.get_docstring([*named, tree][0]) or "") or f"From {plugin.distribution}"
 
 
 class PluginCommand(TyperCommand):
     """A command of another distribution, which is imported once it has to run or to show its help."""
 
     def __init__(self, name: str, plugin: registry.Plugin):
-        super().__init__(name, short_help=describe(plugin), hidden=bool(plugin.problem))
+        super().__init__(name, short_help=sentence_of(plugin), hidden=bool(plugin.problem))
         self.plugin = plugin
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:

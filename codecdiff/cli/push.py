@@ -10,9 +10,7 @@ from codecdiff.cli.console import err, out
 
 
 def push(
-    model: Annotated[
-        str, typer.Argument(help="Folder of a model or of its run, or installed model.", show_default=False)
-    ],
+    model: Annotated[str, typer.Argument(help="Folder of a model or of its run.", show_default=False)],
     name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hub.", show_default=False)],
     private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
 ) -> None:

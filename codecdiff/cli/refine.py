@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 @edit_command
 def refine(
-    keep: Annotated[
-        str, typer.Option(metavar="LEVELS", help="Levels to keep, as in 0 or 0-3; 0 is the coarsest.")
-    ] = "0",
+    keep: Annotated[str, typer.Option(metavar="LEVELS", help="Levels to keep, as in 0-3; 0 is the coarsest.")] = "0",
 ) -> Edit:
     """Regenerate the finer levels of a file."""
     from codecdiff.pipeline.editing import Refine, parse_levels

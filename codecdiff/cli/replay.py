@@ -23,19 +23,15 @@ MAX_THREADS = 1024
 
 
 def replay(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL|RUN.LOCK", help="Folder of a trained model, or its run.lock.")
-    ],
+    model: Annotated[Path, typer.Argument(metavar="MODEL|RUN.LOCK", help="Folder of a model, or its run.lock.")],
     overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, as in data.store=STORE."),
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, as in data.store=STORE.")
     ] = None,
     audio: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Music to encode again. Default: use the store of the run.")
+        Path | None, typer.Option(metavar="FOLDER", help="Music to encode again, if the store is gone.")
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FOLDER", help="Folder to keep the new run in. Default: keep nothing."),
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to keep the new run in.")
     ] = None,
     allow_local_parts: AllowLocalParts = False,
 ) -> None:

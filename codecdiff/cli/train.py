@@ -18,31 +18,21 @@ Recipe = Callable[..., None]  # (configuration file, overrides, what a plan assu
 def train(
     context: typer.Context,
     overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, as in train.max_train_steps=100."),
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, as in train.max_train_steps=100.")
     ] = None,
     config: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="YAML file, or the name of an installed configuration.")
+        str, typer.Option(metavar="NAME|FILE", help="Installed configuration, or YAML file.")
     ] = "starter",
     allow_changes: Annotated[
-        bool,
-        typer.Option("--allow-changes", help="Resume with another seed, validation split or music, and record that."),
+        bool, typer.Option("--allow-changes", help="Resume with another seed, split or music.")
     ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print what training would take, and stop.")] = False,
     devices: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="Number of devices that --plan assumes.", show_default="1")
+        int | None, typer.Option(min=1, max=4096, help="For --plan: number of devices. Default: 1.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Device that --plan assumes, as in h100 or cpu.", show_default="this machine's")
-    ] = None,
-    utilization: Annotated[
-        float | None,
-        typer.Option(help="Fraction of the device's peak that --plan assumes is reached.", show_default="as measured"),
-    ] = None,
-    hours: Annotated[
-        float | None,
-        typer.Option(help="Hours of music that --plan assumes where there is none yet.", show_default="the paper's"),
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="For --plan: device, as in h100. Default: this machine's.")] = None,
+    utilization: Annotated[float | None, typer.Option(help="For --plan: fraction of the peak that is reached.")] = None,
+    hours: Annotated[float | None, typer.Option(help="For --plan: hours of music, if there is none yet.")] = None,
 ) -> None:
     """Train a model on your own music.
 
@@ -62,9 +52,9 @@ def train(
 
 def without_audio(overrides: list[str]) -> list[str]:
     """Drop the audio that the file names where overrides name an existing store, which may be of other music."""
-    values = dict(assignment.partition("=")[::2] for assignment in overrides)
-    is_made = Path(values.get("data.store", ""), "header.json").is_file()
-    return [*overrides, "data.audio=null"] if is_made and "data.audio" not in values else overrides
+    values = {key: value for key, _, value in (assignment.partition("=") for assignment in overrides)}
+    exists = Path(values.get("data.store", ""), "header.json").is_file()
+    return [*overrides, "data.audio=null"] if exists and "data.audio" not in values else overrides
 
 
 def config_file(name: str) -> Path:

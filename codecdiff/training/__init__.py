@@ -10,7 +10,6 @@ from codecdiff.training.experiment import (
     new_trainer,
     open_data,
     prepare_prompts,
-    spread_captions,
 )
 from codecdiff.training.state import lock_stage, read_logs
 from codecdiff.training.trainer import StageTrainer, TrainingDiverged, new_accelerator
@@ -31,6 +30,5 @@ __all__ = [
     "open_data",
     "prepare_prompts",
     "read_logs",
-    "spread_captions",
     "stage_input",
 ]

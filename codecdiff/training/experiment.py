@@ -206,17 +206,11 @@ def prepare_prompts(
         return
     of_store = store.prompts()
     available = {name for prompt in of_store for name, value in prompt.items() if value not in (None, "")}
-    for name in sorted(set(pipeline.conditioner.fields) - available):
-        report(f"The conditioner reads '{name}', and nothing in the store has it: it will always be absent.")
+    if absent := sorted(set(pipeline.conditioner.fields) - available):
+        report(f"No track has {', '.join(absent)}, which the conditioner can read: they are absent in training.")
     for prompt in track([*of_store, *prompts]):
         pipeline.conditioner.prepare([prompt])
     pipeline.conditioner.release()
-
-
-def spread_captions(store: CodeStore, count: int = 4) -> list[str]:
-    """Return `count` captions at most, of tracks spread over the store; an empty one if no track has any."""
-    captions = list(dict.fromkeys(caption for i in range(len(store)) for caption in store.captions(i)[:1] if caption))
-    return captions[:: max(1, -(-len(captions) // count))] or [""]
 
 
 def call_run_end_hooks(folder: Path) -> None:

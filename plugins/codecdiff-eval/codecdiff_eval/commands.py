@@ -39,34 +39,20 @@ Options = Annotated[
     Names, typer.Option("--set", metavar="EMBEDDER.KEY=VALUE", help="Option of an embedder; repeatable.")
 ]
 ModelName = Annotated[str, typer.Option(help="Model to generate with, or that generated MUSIC.")]
-Prompts = Annotated[
-    Path | None,
-    typer.Option(help="Prompts to generate from: .txt, .jsonl, .csv or a manifest.", show_default=False),
-]
+Prompts = Annotated[Path | None, typer.Option(help="Prompts to generate from: .txt, .jsonl, .csv or a manifest.")]
 Count = Annotated[int | None, typer.Option("--n", min=1, help="Number of prompts to draw at random. Default: all.")]
 Seconds = Annotated[float | None, typer.Option(metavar="SECONDS", help="Duration of a clip. Default: the suite's, 10.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed results in the same clips and intervals.")]
-Steps = Annotated[
-    int | None,
-    typer.Option("--num-inference-steps", "--steps", help="Sampling steps of a stage. Default: the model's."),
-]
+Steps = Annotated[int | None, typer.Option("--num-inference-steps", "--steps", help="Sampling steps of every stage.")]
 GuidanceScale = Annotated[
-    Names,
-    typer.Option(
-        "--guidance-scale", "--guidance", metavar="NUMBER|KEY=NUMBER", help="As of `generate`. Default: the model's."
-    ),
+    Names, typer.Option("--guidance-scale", "--guidance", metavar="NUMBER|KEY=NUMBER", help="As in `generate`.")
 ]
 Loudness = Annotated[
     float | None, typer.Option(metavar="DBFS", help="RMS level to scale clips to, as in -20. Default: unchanged.")
 ]
-Adherence = Annotated[
-    bool | None,
-    typer.Option("--adherence/--no-adherence", help="Measure tempo, key, instruments. Default: if prompts name them."),
-]
+Adherence = Annotated[bool | None, typer.Option(help="Measure tempo, key, instruments. Default: if prompts name them.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder of cached embeddings. Default: cache in the output folder.")]
-ModelCard = Annotated[
-    bool, typer.Option("--model-card", "--card", help="Add the results to the model card of the model.")
-]
+ModelCard = Annotated[bool, typer.Option("--model-card", "--card", help="Add the results to the model card.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")]
 Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. Default: a GPU if there is one.")]
 AllowDownload = Annotated[
@@ -299,9 +285,7 @@ def compare(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for models, clips and the report.")],
     plan: Annotated[bool, typer.Option("--plan", help="Print the costs of every variant, and stop.")] = False,
-    device: Annotated[
-        str, typer.Option(help="Device to compute on, as in cuda:1. Default: a GPU if there is one.")
-    ] = "",
+    device: Device = "",
 ) -> None:
     """Train variants of one experiment at an equal budget of FLOPs, and compare what they generate in one report.
 
