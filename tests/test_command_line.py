@@ -74,12 +74,12 @@ def test_the_list_of_commands_describes_those_of_other_distributions_without_imp
     code = """
 import sys
 from types import SimpleNamespace
-from codecdiff.cli.main import describe
+from codecdiff.cli.main import sentence_of
 
 sys.path.insert(0, sys.argv[1])
 for module, name in [("imported", "sing"), ("apps", "app"), ("silent", "sing"), ("absent.inner", "sing")]:
     entry = SimpleNamespace(module_name=module, object_name=name)
-    print(describe(SimpleNamespace(entry=entry, distribution="songs")))
+    print(sentence_of(SimpleNamespace(entry=entry, distribution="songs")))
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["Sing a song", "Make music", "From songs", "From songs"]
