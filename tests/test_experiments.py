@@ -160,7 +160,7 @@ def test_prompts_are_prepared_and_fields_that_nothing_has_are_told(
         ([[], []], [""]),
         ([["a"], [""], ["a"], ["b", "c"]], ["a", "b"]),
         ([[letter] for letter in "abcdefgh"], ["a", "c", "e", "g"]),
-        ([[letter] for letter in "abcde"], ["a", "c", "e"]),
+        ([[letter] for letter in "abcde"], ["a", "b", "c", "d"]),
     ],
 )
 def test_captions_of_the_music_are_sampled_unless_prompts_are_named(captions: list[list[str]], sampled: list[str]):

@@ -37,7 +37,8 @@ def training_words(prompts: Iterable[Prompt]) -> dict[str, str]:
 def spread_captions(store: CodeStore, count: int = 4) -> list[str]:
     """Return `count` captions at most, of tracks spread over the store; an empty one if no track has any."""
     captions = list(dict.fromkeys(caption for i in range(len(store)) for caption in store.captions(i)[:1] if caption))
-    return captions[:: max(1, -(-len(captions) // count))] or [""]
+    count = min(count, len(captions))
+    return [captions[i * len(captions) // count] for i in range(count)] or [""]
 
 
 def vocabulary_note(pipeline: Pipeline, prompts: Iterable[Prompt]) -> str:

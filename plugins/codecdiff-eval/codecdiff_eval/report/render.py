@@ -52,10 +52,17 @@ def render_markdown(report: Report) -> str:
 
 
 def console_table(table: Table) -> RichTable:
-    """Return a table that rich prints; square brackets in it are not markup."""
-    shown = folded_table(*table.columns, title=table.title or None)
-    for row in table.cells:
-        shown.add_row(*(Text(_one_line(cell)) for cell in row))
+    """Return a table that rich prints; square brackets in it are not markup.
+
+    Where all rows say the same in one of the leading columns of text, the title says it instead.
+    """
+    rows = [[_one_line(cell) for cell in row] for row in table.cells]
+    names = [{row[i] for row in rows} for i in range(table.text_columns)]
+    same = [i for i, cells in enumerate(names[:-1]) if len(cells) == 1 < len(rows)]
+    title = ", ".join([table.title] * bool(table.title) + [f"{table.columns[i]}: {rows[0][i]}" for i in same])
+    shown = folded_table(*(column for i, column in enumerate(table.columns) if i not in same), title=title or None)
+    for row in rows:
+        shown.add_row(*(Text(cell) for i, cell in enumerate(row) if i not in same))
     return shown
 
 
