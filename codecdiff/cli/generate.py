@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
 
 Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output", "-o", metavar="FILE", help="Audio file to write. Default: a new one, named after the input."
-    ),
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Audio file to write. Default: a new one.")
 ]
 NegativePrompt = Annotated[
     str, typer.Option("--negative-prompt", "--negative", help="What the music should not be like.", show_default=False)
@@ -55,12 +52,7 @@ Seed = Annotated[
     int | None,
     typer.Option(min=0, help="The same seed generates the same music. Default: a new one, which is printed."),
 ]
-Loudness = Annotated[
-    str | None,
-    typer.Option(
-        "--loudness", metavar="LUFS|OFF", help="Loudness of the file; off: as it is decoded. Default: the model's, -14."
-    ),
-]
+Loudness = Annotated[str | None, typer.Option(metavar="LUFS|OFF", help="Loudness; off: as decoded. Default: -14.")]
 OPTION_NAMES = {"audio_length_in_s": "--seconds", "num_waveforms_per_prompt": "--num-waveforms"}
 NumWaveforms = Annotated[
     int,
