@@ -25,7 +25,7 @@ def main() -> None:
     pipe = Pipeline.from_pretrained("starter")
     out = pipe(composed.prompts, audio_length_in_s=SECONDS, seed=SEED)
     figure, axes = pyplot.subplots(COUNT, 4, figsize=(11, 12), dpi=72, layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.13)
+    figure.get_layout_engine().set(h_pad=0.13, rect=(0, 0, 1, 0.985))
     for row, prompt, generated, real in zip(axes, composed.prompts, out.audios, composed.audio, strict=True):
         clips = [torch.as_tensor(clip).mean(0).numpy() for clip in (generated, real)]
         for column, clip in enumerate(clips):
