@@ -21,7 +21,7 @@ from codecdiff.cli import console
 from codecdiff.cli.console import folded_table
 from codecdiff.cli.generate import file_stem
 from codecdiff.cli.main import load_command
-from codecdiff.cli.train import config_file, without_audio
+from codecdiff.cli.train import adapted, config_file
 from codecdiff.data.code_store import CodeStore
 from codecdiff.errors import UnknownName, UserError
 from codecdiff.pipeline.vocabulary import training_words
@@ -259,10 +259,29 @@ def test_a_configuration_is_named_or_a_file(tmp_path: Path):
 
 
 def test_a_store_that_is_named_replaces_the_audio_that_the_file_names(store: CodeStore):
-    named = f"data.store={store.folder}"
-    assert without_audio([named]) == [named, "data.audio=null"]
+    named, file = f"data.store={store.folder}", config_file("starter")
+    assert adapted([named], file) == [named, "data.audio=null"]
     for words in ([named, "data.audio=music"], ["data.store=runs/new"], ["seed=1"]):
-        assert without_audio(words) == words
+        assert adapted(words, file) == words
+
+
+def test_the_guidance_of_single_conditions_does_not_outlive_the_conditioner_of_the_file(tmp_path: Path):
+    scales = "{sampling: {guidance_scale: {text: 1.5, key: 1}}, stages: {a: {}, b: {sampling: {guidance_scale: 2}}}}"
+    (tmp_path / "divided.yaml").write_text(scales)
+    (tmp_path / "whole.yaml").write_text("{seed: 1}")
+    added = ["sampling.guidance_scale=1.5", "stages.b.sampling.guidance_scale=2"]
+    for word in ("conditioner=null", "conditioner.name=words", "conditioner={name: words}"):
+        assert adapted([word], tmp_path / "divided.yaml") == [word, *added]
+        assert adapted([word], tmp_path / "whole.yaml") == [word]
+    for words in (["seed=1"], ["conditioner=null", "stages.b.sampling.guidance_scale=3"]):
+        assert adapted(words, tmp_path / "divided.yaml") == words
+
+
+@pytest.mark.parametrize("words", [["conditioner=null"], ["conditioner.name=words"]])
+def test_the_default_configuration_takes_another_conditioner(words: list[str], music: Path, tmp_path: Path):
+    pytest.importorskip("codecdiff_starter")
+    shown = run("train", f"data.audio={music}", f"output={tmp_path / 'out'}", *words, "--plan")
+    assert shown.exit_code == 0, shown.output
 
 
 def test_train_ends_a_mistake_with_its_sentence(tmp_path: Path):

@@ -11,6 +11,7 @@ import typer
 
 from codecdiff.cli.console import errors_as_sentences
 from codecdiff.errors import UnknownName
+from codecdiff.files import read_yaml
 
 Recipe = Callable[..., None]  # (configuration file, overrides, what a plan assumes or None)
 
@@ -45,16 +46,28 @@ def train(
     assumptions = {name: value for name, value in assumptions.items() if value is not None}
     try:
         changes = ["allow_changes=true"] if allow_changes else []
-        recipe(config_file(config), [*without_audio(overrides or []), *changes], assumptions if plan else None)
+        file = config_file(config)
+        recipe(file, [*adapted(overrides or [], file), *changes], assumptions if plan else None)
     except KeyboardInterrupt:
         sys.exit("Stopped. Run it again to resume from the last checkpoint.")
 
 
-def without_audio(overrides: list[str]) -> list[str]:
-    """Drop the audio that the file names where overrides name an existing store, which may be of other music."""
+def adapted(overrides: list[str], file: Path) -> list[str]:
+    """Add to overrides what follows from them: settings of the file that are about other music or other conditions.
+
+    A store that exists replaces the audio that the file names. Another conditioner has other conditions, so the first
+    weight of a guidance scale that the file divides by condition holds for all of them.
+    """
     values = {key: value for key, _, value in (assignment.partition("=") for assignment in overrides)}
-    exists = Path(values.get("data.store", ""), "header.json").is_file()
-    return [*overrides, "data.audio=null"] if exists and "data.audio" not in values else overrides
+    is_stored = "data.audio" not in values and Path(values.get("data.store", ""), "header.json").is_file()
+    added = ["data.audio=null"] if is_stored else []
+    if {"conditioner", "conditioner.name"} & values.keys() and not any("guidance_scale" in key for key in values):
+        settings = read_yaml(file)
+        groups = {"": settings, **{f"stages.{name}.": own for name, own in (settings.get("stages") or {}).items()}}
+        scales = {name: ((group or {}).get("sampling") or {}).get("guidance_scale") for name, group in groups.items()}
+        firsts = {name: next(iter(x.values()), 1) if isinstance(x, dict) else x for name, x in scales.items()}
+        added += [f"{name}sampling.guidance_scale={x}" for name, x in firsts.items() if x is not None]
+    return [*overrides, *added]
 
 
 def config_file(name: str) -> Path:
