@@ -186,3 +186,11 @@ def test_configurations_can_be_read(name: str, experiment: Any):
     read = config.load_config(experiment, ROOT / "recipes" / "configs" / f"{name}.yaml")
     for kind in ("codec", "splitter", "conditioner", "denoiser"):
         config.check_spec(f"{kind}s", getattr(read, kind))
+
+
+def test_the_figures_of_other_pages_can_be_drawn_from_their_tables():
+    read_table = runpy.run_path(str(ROOT / "docs" / "images" / "tables.py"))["read_table"]
+    clips, schedulers = read_table("scores.md", "clips in each"), read_table("configuration.md", "scheduler")
+    assert [row[:2] for row in clips] == [["clips in each", "5"], ["FAD", "66.1"], ["KAD-across-clips", "0.43"]]
+    assert {len(row) for row in schedulers} == {6}
+    assert schedulers[1][:1] + schedulers[1][3:5] == ["`ddpm`", "0.074", "0.12"]
