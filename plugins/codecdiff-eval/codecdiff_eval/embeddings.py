@@ -242,7 +242,7 @@ class ClipEmbeddings:
     def of_audio(cls, embedder: Embedder, audio: Tensor, sample_rate: int, prompts: Sequence[Prompt] = ()) -> Self:
         """Embed clips of one length in memory, (n, ch, t), that are named by their number."""
         seconds, mono = audio.shape[-1] / sample_rate, _mono(audio, sample_rate, embedder.sample_rate)
-        embedding = EmbeddingConfig.of(embedder, _spec_of(embedder), clip_seconds=seconds)
+        embedding = EmbeddingConfig.of(embedder, _embedder_config(embedder), clip_seconds=seconds)
         return cls.embed(embedder, embedding, ((str(i), clip) for i, clip in enumerate(mono)), prompts=prompts)
 
 
@@ -297,7 +297,7 @@ class ClipEmbedder:
 
         Its `description` says what vectors follow from, where it is not an installed part.
         """
-        spec, seconds, loudness = _spec_of(embedder), cutter.seconds, cutter.loudness_policy
+        spec, seconds, loudness = _embedder_config(embedder), cutter.seconds, cutter.loudness_policy
         embedding = EmbeddingConfig.of(embedder, spec, clip_seconds=seconds, loudness=loudness)
         return cls(CachedEmbedder(embedder, spec, folder, cutter), embedding)
 
@@ -353,7 +353,7 @@ def _mono(audio: Tensor, sample_rate: int, target_rate: int) -> Tensor:
     return torch.from_numpy(np.stack(rows).astype(np.float32))
 
 
-def _spec_of(embedder: Embedder) -> Mapping[str, Any]:
+def _embedder_config(embedder: Embedder) -> Mapping[str, Any]:
     """Return what vectors follow from, where an embedder is not an installed part, or else its configuration."""
     return getattr(embedder, "description", None) or config.to_config("embedders", embedder)
 

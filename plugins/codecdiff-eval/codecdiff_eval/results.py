@@ -36,6 +36,7 @@ __all__ = [
     "NotMeasured",
     "TargetResult",
     "VariantResults",
+    "corrected_for_chance",
     "to_json",
 ]
 

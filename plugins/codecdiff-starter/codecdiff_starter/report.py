@@ -98,9 +98,6 @@ def demo_report(
     verdicts = [row.passed for row in targets if row.passed is not None]
     ratio, options = details["frechet distance"]["generated ratio"].value, details["options"]
     losses = [Plot(stage, plot_losses(stage, log), "loss by step") for stage, log in details["logs"].items()]
-    seconds = {f"training: {stage}": log[-1]["seconds"] for stage, log in details["logs"].items()}
-    seconds |= {f"evaluation: {name}": value for name, value in details["evaluation_seconds"].items()}
-    settings = {name: "the model's" if value is None else value for name, value in options.items()}
     return Report(
         "Music from words, level by level",
         [
@@ -110,15 +107,7 @@ def demo_report(
             Section("Distance and prompt adherence", NEAR, _interval_plots(details)),
             Section("Learning", LOSSES, losses),
             Section("Memorization", MEMORIZATION, [_memorization_table(details["memorization"])]),
-            Section(
-                "How it was made",
-                "",
-                [
-                    Code(command),
-                    facts_table("settings", {"composer version": details["composer version"], **settings}),
-                    facts_table("seconds", {name: f"{value:,.0f}" for name, value in seconds.items()}),
-                ],
-            ),
+            Section("How it was made", "", [Code(command), *_facts_tables(details)]),
         ],
         kicker="codecdiff · demo",
         introduction=INTRODUCTION,
@@ -130,6 +119,17 @@ def demo_report(
         ],
         files=["report.json", "report.md"],
     )
+
+
+def _facts_tables(details: Mapping[str, Any]) -> list[Table]:
+    """Return the settings of the evaluation, and what everything took."""
+    seconds = {f"training: {stage}": log[-1]["seconds"] for stage, log in details["logs"].items()}
+    seconds |= {f"evaluation: {name}": value for name, value in details["evaluation_seconds"].items()}
+    settings = {name: "the model's" if value is None else value for name, value in details["options"].items()}
+    return [
+        facts_table("settings", {"composer version": details["composer version"], **settings}),
+        facts_table("seconds", {name: f"{value:,.0f}" for name, value in seconds.items()}),
+    ]
 
 
 def _interval_plots(details: Mapping[str, Any]) -> list[Plot]:
@@ -162,7 +162,7 @@ INTRODUCTION = (
 )
 SHIPPED_TEXT = (
     "Six prompts, played by the starter model, whose weights are part of the package: the same recipe, trained for two "
-    "hours instead of minutes. Its card says what it learned. Nothing else on this page is about it."
+    "hours instead of minutes. Its model card says what it learned. Nothing else on this page is about it."
 )
 PLAYERS_TEXT = (
     "The model that was trained a moment ago. Each row is one caption it never saw. Click a spectrogram to play from "
