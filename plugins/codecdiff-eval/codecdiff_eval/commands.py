@@ -32,12 +32,8 @@ ReportFolder = Annotated[
 ]
 SuiteName = Annotated[str, typer.Option(help="Embedders and metrics: smoke, panel, paper or one of a plugin.")]
 Embedders = Annotated[Names, typer.Option("--embedder", help="Embedder to use; repeatable. Default: the suite's.")]
-Metrics = Annotated[
-    Names, typer.Option("--metric", "--score", help="Metric to compute; repeatable. Default: the suite's.")
-]
-Options = Annotated[
-    Names, typer.Option("--set", metavar="EMBEDDER.KEY=VALUE", help="Option of an embedder; repeatable.")
-]
+Metrics = Annotated[Names, typer.Option("--metric", "--score", help="Metric to compute; repeatable.")]
+Options = Annotated[Names, typer.Option("--set", metavar="EMBEDDER.KEY=VALUE", help="Option of it; repeatable.")]
 ModelName = Annotated[str, typer.Option(help="Model to generate with, or that generated MUSIC.")]
 Prompts = Annotated[Path | None, typer.Option(help="Prompts to generate from: .txt, .jsonl, .csv or a manifest.")]
 Count = Annotated[int | None, typer.Option("--n", min=1, help="Number of prompts to draw at random. Default: all.")]
