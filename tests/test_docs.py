@@ -4,6 +4,7 @@ import re
 import runpy
 import shlex
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -137,6 +138,13 @@ def test_the_page_of_packages_is_what_their_metadata_says():
     written = runpy.run_path(str(ROOT / "docs" / "packages.py"))["render"]()
     assert (ROOT / "docs" / "packages.md").read_text(encoding="utf-8") == written, "Run python docs/packages.py."
     assert all(f"plugins/{folder.name}" in written for folder in ROOT.glob("plugins/codecdiff-*"))
+
+
+def test_every_package_has_urls():
+    for file in [ROOT / "pyproject.toml", *sorted(ROOT.glob("plugins/*/pyproject.toml"))]:
+        urls = tomllib.loads(file.read_text(encoding="utf-8"))["project"]["urls"]
+        assert urls, file
+        assert all(re.fullmatch(r"https://\S+", url) for url in urls.values()), file
 
 
 def test_every_page_is_in_the_table_of_contents():

@@ -28,12 +28,12 @@ ReferencePath = Annotated[
     Path, typer.Option(help="Reference: folder, manifest, or .safetensors of an earlier report.", show_default=False)
 ]
 ReportFolder = Annotated[
-    Path, typer.Option("--output", "-o", help="Folder for the report, clips and cache.", show_default=False)
+    Path | None, typer.Option("--output", "-o", help="Folder to write. Default: runs/report-NAME.")
 ]
 SuiteName = Annotated[str, typer.Option(help="Embedders and metrics: smoke, panel, paper or one of a plugin.")]
 Embedders = Annotated[Names, typer.Option("--embedder", help="Embedder to use; repeatable. Default: the suite's.")]
 Metrics = Annotated[Names, typer.Option("--metric", "--score", help="Metric to compute; repeatable.")]
-Options = Annotated[Names, typer.Option("--set", metavar="EMBEDDER.KEY=VALUE", help="Option of it; repeatable.")]
+Options = Annotated[Names, typer.Option("--set", metavar="EMBEDDER.KEY=VALUE", help="Embedder option; repeatable.")]
 ModelName = Annotated[str, typer.Option(help="Model to generate with, or that generated MUSIC.")]
 Prompts = Annotated[Path | None, typer.Option(help="Prompts to generate from: .txt, .jsonl, .csv or a manifest.")]
 Count = Annotated[int | None, typer.Option("--n", min=1, help="Number of prompts to draw at random. Default: all.")]
@@ -51,9 +51,7 @@ Cache = Annotated[Path | None, typer.Option(help="Folder of cached embeddings. D
 ModelCard = Annotated[bool, typer.Option("--model-card", "--card", help="Add the results to the model card.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")]
 Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. Default: a GPU if there is one.")]
-AllowDownload = Annotated[
-    bool, typer.Option("--allow-download", help="Download weights that the suite or the model names.")
-]
+AllowDownload = Annotated[bool, typer.Option("--allow-download", help="Download weights that are missing.")]
 AllowLocalParts = Annotated[
     bool, typer.Option("--allow-local-parts", help="Use files outside of the model's folder that it names.")
 ]
@@ -63,7 +61,7 @@ def evaluate(
     music: Music = None,
     *,
     reference: ReferencePath,
-    output: ReportFolder,
+    output: ReportFolder = None,
     suite: SuiteName = "smoke",
     embedders: Embedders = None,
     metrics: Metrics = None,
@@ -91,6 +89,7 @@ def evaluate(
     """
     from codecdiff_eval.evaluator import Evaluator
 
+    output = output or Path("runs", f"report-{Path(music or model).resolve().name}")
     _check_arguments(music, model, prompts, model_card, output)
     plan = new_eval_config(suite, embedders or [], metrics or [], seconds, loudness, adherence, seed)
     against = read_reference(reference, split)
@@ -279,7 +278,7 @@ def compare(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override those of the file.")
     ] = None,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for models, clips and the report.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write. Default: runs/FILE.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the costs of every variant, and stop.")] = False,
     device: Device = "",
 ) -> None:
@@ -297,6 +296,7 @@ def compare(
     from codecdiff_eval.report import console_table
     from codecdiff_eval.report.numbers import format_count
 
+    output = output or Path("runs", file.stem)
     comparison = config.load_config(CompareConfig, file, overrides or [])
     if not plan:
         require_writable(output)

@@ -522,6 +522,15 @@ def test_the_report_is_printed_as_json_and_has_the_rows_and_columns_of_table_1(
     assert f"| clips | {' | '.join(metrics)} | Inference (s) |" in (tmp_path / "report" / "report.md").read_text()
 
 
+def test_a_report_without_a_name_is_named_after_what_is_evaluated(
+    music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = evaluate(music, "--reference", music, "--seconds", 1, "--metric", "fad")
+    assert f"runs/report-{music.name}" in said
+    assert (tmp_path / "runs" / f"report-{music.name}" / "index.html").is_file()
+
+
 def test_music_is_at_no_distance_from_itself(music: Path, tmp_path: Path) -> None:
     evaluate(music, "--reference", music, "--seconds", 1, "--metric", "fad", "-o", tmp_path / "report")
     (row,) = EvalReport.read(tmp_path / "report").rows
