@@ -30,9 +30,7 @@ Music = Annotated[Path | None, typer.Argument(help="Folder or manifest of the mu
 ReferencePath = Annotated[
     Path, typer.Option(help="Reference: folder, manifest, or .safetensors of an earlier report.", show_default=False)
 ]
-ReportFolder = Annotated[
-    Path | None, typer.Option("--output", "-o", help="Folder to write. Default: runs/report-NAME.")
-]
+ReportFolder = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write. Default: one in runs.")]
 SuiteName = Annotated[str, typer.Option(help="Embedders and metrics: smoke, panel, paper or one of a plugin.")]
 Embedders = Annotated[Names, typer.Option("--embedder", help="Embedder to use; repeatable. Default: the suite's.")]
 Metrics = Annotated[Names, typer.Option("--metric", "--score", help="Metric to compute; repeatable.")]
@@ -328,7 +326,7 @@ def audit(
     model: Annotated[str, typer.Argument(help="Model folder, run, or id.", show_default=False)],
     *,
     store: Annotated[Path, typer.Option(help="Store of the codes it was trained on.", show_default=False)],
-    output: ReportFolder,
+    output: ReportFolder = None,
     fresh: Annotated[
         Path | None, typer.Option(help="Store of other music. Default: validation tracks of --store.")
     ] = None,
@@ -347,6 +345,7 @@ def audit(
     from codecdiff.pipeline import load
     from codecdiff_eval.audit import AuditConfig, audit_memorization
 
+    output = output or Path("runs", f"audit-{Path(model).resolve().name}")
     settings = AuditConfig(clips, seconds, window, threshold, seed=seed)
     if model_card and not Path(model, "codecdiff.json").is_file():
         raise InvalidValue("--model-card needs a model folder, to whose README.md the result is added.")
