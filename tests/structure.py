@@ -85,8 +85,9 @@ REPEATED = {
 BUILTIN_RAISES = {
     **dict.fromkeys(
         (
-            *("codecdiff/denoisers.py _fill_null", "codecdiff/denoisers.py check_inputs"),
-            *("codecdiff/denoisers.py PrecomputedConditioning.rows", "codecdiff/denoisers.py PreparedDenoiser._index"),
+            *("codecdiff/denoisers/conditioning.py _fill_null", "codecdiff/denoisers/conditioning.py check_inputs"),
+            "codecdiff/denoisers/conditioning.py PrecomputedConditioning.rows",
+            "codecdiff/denoisers/conditioning.py PreparedDenoiser._index",
             *("codecdiff/embedders.py check_clips", "codecdiff/embedders.py _batches"),
             *(
                 "codecdiff/interfaces/condition.py Condition.cat",
@@ -152,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 38_911,
-    "lines: core": 15_377,
-    "lines: interfaces": 411,
-    "lines: evaluation": 6_956,
-    "lines: must-read set": 4_397,
-    "lines: import closure of the recipe": 7_386,
+    "lines: library in all": 39_593,
+    "lines: core": 15_864,
+    "lines: interfaces": 416,
+    "lines: evaluation": 6_963,
+    "lines: must-read set": 4_402,
+    "lines: import closure of the recipe": 7_435,
     "import levels": 8,
     "functions over 40 lines": 1,
 }

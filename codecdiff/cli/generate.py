@@ -73,6 +73,15 @@ BatchSize = Annotated[
         help="Waveforms that are computed at once: more take less time and more memory. Default: the model's, 16.",
     ),
 ]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        metavar="FOLDER[:WEIGHT]",
+        help="Adapter of the model, and how strongly it changes it, as in runs/blues:0.8 or runs/blues:primary=0.5; "
+        "repeatable.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. Default: a GPU if there is one.")]
 AllowDownload = Annotated[
     bool, typer.Option("--allow-download", help="Download what the model names on the Hugging Face hub.")
@@ -98,6 +107,7 @@ def generate(
     num_waveforms: NumWaveforms = 1,
     batch_size: BatchSize = None,
     loudness: Loudness = None,
+    adapters: Adapters = None,
     force: Force = False,
     device: Device = "",
     allow_download: AllowDownload = False,
@@ -106,7 +116,8 @@ def generate(
     """Generate music from a prompt."""
     seed = choose_seed(seed)
     files = output_files(output, Path(f"{file_stem(prompt)}-{seed}.wav"), num_waveforms, force=force)
-    pipeline = load_model(model, device, allow_download=allow_download, allow_local_parts=allow_local_parts)
+    allowed = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
+    pipeline = load_model(model, device, adapters, **allowed)
     generation = generation_config(
         pipeline,
         guidance_scale,
@@ -133,14 +144,17 @@ def choose_seed(seed: int | None) -> int:
     return secrets.randbelow(10**6) if seed is None else seed
 
 
-def load_model(model: str, device: str, *, allow_download: bool = False, allow_local_parts: bool = False) -> Pipeline:
-    """Load a model onto a device."""
+def load_model(model: str, device: str, adapters: Sequence[str] | None = None, **allowed: Any) -> Pipeline:
+    """Load a model onto a device, with adapters FOLDER[:WEIGHT]; `allowed` are options of `from_pretrained`."""
+    from codecdiff.pipeline.adapters import parse_adapter
     from codecdiff.pipeline.pipeline import Pipeline
 
+    parsed = [parse_adapter(text) for text in adapters or ()]
     with err.status(f"Loading {model}"):
-        return Pipeline.from_pretrained(
-            model, device=select_device(device), allow_download=allow_download, allow_local_parts=allow_local_parts
-        )
+        pipeline = Pipeline.from_pretrained(model, device=select_device(device), **allowed)
+        for folder, weight in parsed:
+            pipeline.load_adapter(folder, weight)
+    return pipeline
 
 
 def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **options: Any) -> GenerationConfig:
