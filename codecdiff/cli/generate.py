@@ -37,6 +37,13 @@ Steps = Annotated[
     int | None,
     typer.Option("--num-inference-steps", "--steps", help="Sampling steps of every stage. Default: the model's."),
 ]
+Quality = Annotated[
+    str | None,
+    typer.Option(
+        metavar="paper|balanced|fast",
+        help="A preset of the model: many steps; its own; few steps, guided less. Other options override it.",
+    ),
+]
 GuidanceScale = Annotated[
     list[str] | None,
     typer.Option(
@@ -100,6 +107,7 @@ def generate(
         float | None,
         typer.Option(metavar="SECONDS", help="Duration. Default: the model's, usually 10."),
     ] = None,
+    quality: Quality = None,
     num_inference_steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     fields: Fields = None,
@@ -116,12 +124,12 @@ def generate(
     """Generate music from a prompt."""
     seed = choose_seed(seed)
     files = output_files(output, Path(f"{file_stem(prompt)}-{seed}.wav"), num_waveforms, force=force)
-    allowed = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
-    pipeline = load_model(model, device, adapters, **allowed)
+    pipeline = load_model(model, device, adapters, allow_download=allow_download, allow_local_parts=allow_local_parts)
     generation = generation_config(
         pipeline,
         guidance_scale,
         audio_length_in_s=seconds,
+        quality=quality,
         num_inference_steps=num_inference_steps,
         negative_prompt=negative_prompt or None,
         num_waveforms_per_prompt=num_waveforms,
@@ -129,8 +137,7 @@ def generate(
         seed=seed,
         loudness=loudness,
     )
-    request = new_request(pipeline, prompt, fields, generation=generation)
-    generate_files(request, pipeline, files)
+    generate_files(new_request(pipeline, prompt, fields, generation=generation), pipeline, files)
 
 
 def file_stem(prompt: str) -> str:

@@ -20,7 +20,7 @@ from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Splitter
 from codecdiff.pipeline import checkpoint
 from codecdiff.pipeline.code_version import code_versions
-from codecdiff.pipeline.generation import GenerationConfig
+from codecdiff.pipeline.generation import GenerationConfig, Presets
 from codecdiff.pipeline.stage import Stage, build_denoiser, stage_shapes
 from codecdiff.splitters import stage_names
 
@@ -66,6 +66,7 @@ class BasePipeline:
         self.snap_context = snap_context
         self.data = data or {}
         self.generation_config = generation_config or GenerationConfig()
+        self.presets: Presets = {}
         self.folder: Path | None = None  # it was loaded from
         self.name = ""  # it was loaded by
         self.base_fingerprint: str | None = None  # hash of the parts, weights and sampling options that were loaded
@@ -150,6 +151,7 @@ class BasePipeline:
         pipeline = cls(*parts, [], **facts, generation_config=checkpoint.load_generation_config(folder))
         pipeline.load_stages(folder, allow_local_parts=allow_local_parts, digests=digests)
         pipeline.folder, pipeline.name = folder, str(name)
+        pipeline.presets = checkpoint.load_presets(folder, digests)
         pipeline.base_fingerprint = checkpoint.combined_fingerprint(digests)
         return pipeline.to(device, dtype)
 
@@ -174,6 +176,8 @@ class BasePipeline:
             facts = stage.facts | ({"adapters": records} if records else {})
             checkpoint.save_stage(Path(folder), replace(stage, facts=facts), dtype)
         checkpoint.save_generation_config(Path(folder), self.generation_config)
+        if self.presets:
+            checkpoint.save_presets(Path(folder), self.presets)
 
     def load_adapter(self, folder: Path | str, weight: StageWeights = 1.0) -> Self:
         """Add what an adapter changes to the weights of the stages, beside the adapters that are loaded already.

@@ -14,13 +14,12 @@ from torch import Tensor
 
 from codecdiff import rng
 from codecdiff.codecs import chunked
-from codecdiff.config.schema import Guidance
 from codecdiff.diffusion.guidance import resolve_guidance
 from codecdiff.diffusion.sampling import SamplingInput, StageMask, sample_stage
 from codecdiff.errors import InvalidValue, UserError
 from codecdiff.interfaces import Prompt, prompt_fields
 from codecdiff.pipeline.base import BasePipeline
-from codecdiff.pipeline.generation import GenerationConfig, GenerationOptions, prompt_list
+from codecdiff.pipeline.generation import GenerationConfig, GenerationOptions, Quality, prompt_list, usual_preset
 from codecdiff.pipeline.stage import Stage, conditions, stage_shapes
 
 if TYPE_CHECKING:
@@ -226,9 +225,8 @@ class Pipeline(BasePipeline):
     def _check(self, options: GenerationConfig, prompts: Sequence[Prompt], partial: bool) -> None:
         if not partial and (missing := self.stage_names[len(self.stages) :]):
             raise InvalidValue(f"Stage {missing[0]} is not trained. Train it first: stage={missing[0]}.")
-        for stage in self.stages:
-            stage.check_num_inference_steps(_steps(stage, options))
-            self._guidance(stage, options)
+        for stage in self.sampled_stages(options):
+            resolve_guidance(stage.sampling.guidance_scale, self.conditioner)
         if not prompts:
             raise InvalidValue("The list of prompts is empty: expected at least one; '' is unconditional.")
 
@@ -255,7 +253,8 @@ class Pipeline(BasePipeline):
         """Count the steps of a run, and return the function to call after each, with the latents it returns."""
         self._interrupt, steps = False, count()
         strength = 1.0 if batches[0].edit is None else batches[0].edit.strength
-        counts = [stage.num_timesteps(_steps(stage, options), strength) for stage in self.stages]
+        stages = self.sampled_stages(options)
+        counts = [stage.num_timesteps(stage.sampling.num_inference_steps, strength) for stage in stages]
         self.num_timesteps = sum(n for batch in batches for i, n in enumerate(counts) if batch.is_sampled(i))
 
         def on_step_end(stage: Stage, timestep: Tensor, latents: Tensor) -> Tensor:
@@ -268,9 +267,21 @@ class Pipeline(BasePipeline):
 
         return on_step_end
 
-    def _guidance(self, stage: Stage, options: GenerationConfig) -> Guidance:
-        scale = stage.sampling.guidance_scale if options.guidance_scale is None else options.guidance_scale
-        return resolve_guidance(scale, self.conditioner)
+    def sampled_stages(self, options: GenerationConfig) -> list[Stage]:
+        """Return the stages as these options sample them: their own sampling, changed by the preset, then the options.
+
+        Raises InvalidValue for options that a stage cannot be sampled with.
+        """
+        names = ("num_inference_steps", "guidance_scale", "guidance_method", "guidance_rescale", "guidance_interval")
+        overrides = {name: value for name in names if (value := getattr(options, name)) is not None}
+        return [stage.with_sampling(**{**self._preset(stage, options.quality), **overrides}) for stage in self.stages]
+
+    def _preset(self, stage: Stage, quality: Quality | None) -> dict[str, Any]:
+        if quality is None:
+            return {}
+        own = self.presets.get(quality, {}).get(stage.name)
+        total = stage.train_scheduler.config.num_train_timesteps
+        return usual_preset(quality, stage.sampling, total) if own is None else own.model_dump(exclude_unset=True)
 
     def _with_timing(self, prompt: Prompt, frames: int) -> Prompt:
         """Add the duration of the audio, and its start 0, to a prompt where the model reads them."""
@@ -287,7 +298,7 @@ class Pipeline(BasePipeline):
             negative = conditions(self.conditioner, [options.negative_prompt] * len(batch), self.device)
         shapes = stage_shapes(self.codec, self.splitter, batch.frames)
         stages: list[Tensor] = []
-        for i, (stage, mask) in enumerate(zip(self.stages, batch.masks, strict=False)):
+        for i, (stage, mask) in enumerate(zip(self.sampled_stages(options), batch.masks, strict=False)):
             mask = None if mask is None else mask.to(self.device)
             if mask is not None and mask.keeps_all:
                 stages.append(mask.x_start)
@@ -306,12 +317,13 @@ class Pipeline(BasePipeline):
                     stage.denoiser.eval(),
                     stage.scheduler,
                     inputs,
-                    num_inference_steps=_steps(stage, options),
-                    guidance_scale=self._guidance(stage, options),
+                    num_inference_steps=stage.sampling.num_inference_steps,
+                    guidance_scale=resolve_guidance(stage.sampling.guidance_scale, self.conditioner),
+                    sampling=stage.sampling,
                     noise_color=stage.noise_color,
                     on_step_end=functools.partial(on_step_end, stage),
                 )
-            _require_finite(latents, stage, options)
+            _require_finite(latents, stage)
             stages.append(latents)
         return self._with_zeros(stages, batch)
 
@@ -340,15 +352,10 @@ class Pipeline(BasePipeline):
 load = Pipeline.from_pretrained
 
 
-def _steps(stage: Stage, options: GenerationConfig) -> int:
-    own = stage.sampling.num_inference_steps
-    return own if options.num_inference_steps is None else options.num_inference_steps
-
-
-def _require_finite(latents: Tensor, stage: Stage, options: GenerationConfig) -> None:
+def _require_finite(latents: Tensor, stage: Stage) -> None:
     if not latents.isfinite().all():
         raise NonFiniteLatents(
-            f"Stage {stage.name} generated latents that are not finite, in {_steps(stage, options)} steps of "
-            f"{stage.sampling.scheduler}: nothing was written. Try more steps, a smaller guidance_scale or float32; if "
-            "it stays, the weights have diverged."
+            f"Stage {stage.name} generated latents that are not finite, in {stage.sampling.num_inference_steps} steps "
+            f"of {stage.sampling.scheduler}: nothing was written. Try more steps, a smaller guidance_scale or float32; "
+            "if it stays, the weights have diverged."
         )

@@ -92,12 +92,8 @@ class GenerationRequest(BaseModel):
     def for_model(cls, pipeline: Pipeline, generation: GenerationConfig, **fields: Any) -> GenerationRequest:
         """Return the request to a model; `fields` are its others."""
         stages = {
-            stage.name: StageSampling(
-                scheduler=stage.sampling.scheduler,
-                num_inference_steps=_first(generation.num_inference_steps, stage.sampling.num_inference_steps),
-                guidance_scale=_first(generation.guidance_scale, stage.sampling.guidance_scale),
-            )
-            for stage in pipeline.stages
+            stage.name: StageSampling(**{name: getattr(stage.sampling, name) for name in StageSampling.model_fields})
+            for stage in pipeline.sampled_stages(generation)
         }
         name = pipeline.name
         name = "/".join(Path(name).resolve().parts[-2:]) if name and Path(name).exists() else name
@@ -173,10 +169,6 @@ class GenerationRequest(BaseModel):
         if source is None or self.edit is None:
             raise InvalidValue("An edit needs a source: an audio file.")
         return self.edit.apply_to_audio(source, pipeline.codec, pipeline.target)
-
-
-def _first(value: Any, default: Any) -> Any:
-    return default if value is None else value
 
 
 def _without_audio(prompt: Any) -> Any:
