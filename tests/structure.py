@@ -153,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 39_717,
-    "lines: core": 15_988,
+    "lines: library in all": 39_874,
+    "lines: core": 16_145,
     "lines: interfaces": 416,
     "lines: evaluation": 6_963,
-    "lines: must-read set": 4_463,
-    "lines: import closure of the recipe": 7_560,
+    "lines: must-read set": 4_527,
+    "lines: import closure of the recipe": 7_712,
     "import levels": 8,
     "functions over 40 lines": 1,
 }

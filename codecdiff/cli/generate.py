@@ -107,6 +107,7 @@ def generate(
         float | None,
         typer.Option(metavar="SECONDS", help="Duration. Default: the model's, usually 10."),
     ] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="Music whose end leads into its beginning.")] = False,
     quality: Quality = None,
     num_inference_steps: Steps = None,
     guidance_scale: GuidanceScale = None,
@@ -125,17 +126,17 @@ def generate(
     seed = choose_seed(seed)
     files = output_files(output, Path(f"{file_stem(prompt)}-{seed}.wav"), num_waveforms, force=force)
     pipeline = load_model(model, device, adapters, allow_download=allow_download, allow_local_parts=allow_local_parts)
+    sampling = {"quality": quality, "num_inference_steps": num_inference_steps, "batch_size": batch_size}
     generation = generation_config(
         pipeline,
         guidance_scale,
+        loop=loop or None,
+        loudness=loudness,
         audio_length_in_s=seconds,
-        quality=quality,
-        num_inference_steps=num_inference_steps,
         negative_prompt=negative_prompt or None,
         num_waveforms_per_prompt=num_waveforms,
-        batch_size=batch_size,
         seed=seed,
-        loudness=loudness,
+        **sampling,
     )
     generate_files(new_request(pipeline, prompt, fields, generation=generation), pipeline, files)
 
@@ -167,7 +168,11 @@ def load_model(model: str, device: str, adapters: Sequence[str] | None = None, *
 def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **options: Any) -> GenerationConfig:
     """Return the options of the command line. Raises InvalidValue, which names the option, for a wrong value."""
     from codecdiff.diffusion.guidance import parse_guidance_scale, resolve_guidance
+    from codecdiff.pipeline.windows import length_note
 
+    crop, seconds = pipeline.stages[0].facts.get("crop_seconds"), options.get("audio_length_in_s")
+    if note := length_note(seconds or 0.0, crop, pipeline.generation_config.window_in_s):
+        err.print(note)
     scale = parse_guidance_scale(guidance_scale or [])
     if scale is not None:
         resolve_guidance(scale, pipeline.conditioner)

@@ -46,6 +46,8 @@ class GenerationOptions(TypedDict, total=False):
     guidance_method: GuidanceMethod | None
     guidance_rescale: float | None
     guidance_interval: tuple[float, float] | None
+    window_in_s: float | None
+    loop: bool | None
     negative_prompt: Prompt | None
     num_waveforms_per_prompt: int | None
     seed: int | None
@@ -61,6 +63,8 @@ class GenerationConfig(BaseModel):
     quality: a preset of the model, which says how each stage is sampled; the other options override it.
     num_inference_steps, guidance_scale, guidance_method, guidance_rescale, guidance_interval: of `SamplingConfig`; None
         for each stage's own.
+    window_in_s: seconds that are sampled at once; None for all, or 30 s of music longer than 60 s.
+    loop: generate music whose end leads into its beginning, of whole frames.
     negative_prompt: guided away from, in place of the empty prompt.
     num_waveforms_per_prompt: samples that differ in their noise.
     first_sample_index: index of the first sample; every sample has its own noise by the seed and its index.
@@ -83,6 +87,8 @@ class GenerationConfig(BaseModel):
     guidance_method: GuidanceMethod | None = None
     guidance_rescale: Fraction | None = None
     guidance_interval: tuple[Fraction, Fraction] | None = None
+    window_in_s: float | None = Field(default=None, ge=0.5, le=3600)
+    loop: bool = False
     negative_prompt: Prompt = ""
     num_waveforms_per_prompt: int = Field(default=1, gt=0, le=100_000)
     seed: NonNegativeInt = 0

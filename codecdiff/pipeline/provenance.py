@@ -162,7 +162,7 @@ class GenerationRequest(BaseModel):
         every = pipeline.generate_codes([self.prompt], frames, options, edit=mask, callback_on_step_end=callback)
         for index, codes in enumerate(every, options.first_sample_index):
             if index in wanted:
-                yield self.playable(pipeline.decode([codes], samples)[0], pipeline.sample_rate)
+                yield self.playable(pipeline.decode([codes], samples, loop=options.loop)[0], pipeline.sample_rate)
 
     def edit_mask(self, pipeline: Pipeline, source: Path | None) -> tuple[EditMask, int]:
         """Encode the source and apply the edit; return the mask of one sample, and its number of audio samples."""
