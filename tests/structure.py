@@ -153,10 +153,10 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 39_874,
+    "lines: library in all": 39_958,
     "lines: core": 16_145,
     "lines: interfaces": 416,
-    "lines: evaluation": 6_963,
+    "lines: evaluation": 7_047,
     "lines: must-read set": 4_527,
     "lines: import closure of the recipe": 7_712,
     "import levels": 8,
