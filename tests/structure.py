@@ -153,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 39_958,
-    "lines: core": 16_145,
+    "lines: library in all": 39_957,
+    "lines: core": 16_144,
     "lines: interfaces": 416,
     "lines: evaluation": 7_047,
-    "lines: must-read set": 4_527,
-    "lines: import closure of the recipe": 7_712,
+    "lines: must-read set": 4_526,
+    "lines: import closure of the recipe": 7_711,
     "import levels": 8,
     "functions over 40 lines": 1,
 }

@@ -223,7 +223,8 @@ class Pipeline(BasePipeline):
         on_step_end = self._start(batches, settings, callback_on_step_end)
         for batch in batches:
             latents = self.splitter.merge(self._sample_stages(batch, settings, on_step_end))
-            codes = self._quantize(latents)
+            with self._on_device(self.codec):
+                codes = self._quantize(latents)
             if batch.edit is not None:
                 edited = batch.edit.to(codes.device)
                 codes = torch.where(edited.keep_mask, edited.codes.to(codes), codes)
@@ -380,9 +381,8 @@ class Pipeline(BasePipeline):
         """Return what the next stage sees of those sampled so far, (b, c', l) or None."""
         padded = self._with_zeros(stages, batch)
         if self.snap_context and stages:
-            codes = self._quantize(self.splitter.merge(padded))
             with self._on_device(self.codec):
-                snapped = self.codec.embed(codes)
+                snapped = self.codec.embed(self._quantize(self.splitter.merge(padded)))
             padded[: len(stages)] = self.splitter.split(snapped)[: len(stages)]
         return self.splitter.context(padded, len(stages))
 
@@ -393,8 +393,7 @@ class Pipeline(BasePipeline):
 
     def _quantize(self, latents: Tensor) -> Tensor:
         """Look the codes (b, k, l) of latents (b, k, d, l) up, some frames at a time: each takes a whole codebook."""
-        with self._on_device(self.codec):
-            return torch.cat([self.codec.quantize(part) for part in latents.split(MAX_LOOKUP, -1)], dim=-1)
+        return torch.cat([self.codec.quantize(part) for part in latents.split(MAX_LOOKUP, -1)], dim=-1)
 
     def decode(
         self, codes: Sequence[Tensor] | Iterator[Tensor], samples: int | None = None, *, loop: bool = False
