@@ -153,10 +153,10 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 39_957,
+    "lines: library in all": 40_431,
     "lines: core": 16_144,
     "lines: interfaces": 416,
-    "lines: evaluation": 7_047,
+    "lines: evaluation": 7_521,
     "lines: must-read set": 4_526,
     "lines: import closure of the recipe": 7_711,
     "import levels": 8,
