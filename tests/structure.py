@@ -154,7 +154,7 @@ GOALS = {
 }
 LIMITS = GOALS | {
     "lines: library in all": 40_431,
-    "lines: core": 16_144,
+    "lines: core": 16_149,
     "lines: interfaces": 416,
     "lines: evaluation": 7_521,
     "lines: must-read set": 4_526,
