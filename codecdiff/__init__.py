@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from codecdiff.config import SamplingConfig
     from codecdiff.fingerprint import device_of
     from codecdiff.interfaces import (
         Codec,
@@ -58,6 +59,7 @@ __all__ = [
     "Prompt",
     "Refine",
     "Restore",
+    "SamplingConfig",
     "Splitter",
     "Vary",
     "device_of",

@@ -85,8 +85,9 @@ REPEATED = {
 BUILTIN_RAISES = {
     **dict.fromkeys(
         (
-            *("codecdiff/denoisers.py _fill_null", "codecdiff/denoisers.py check_inputs"),
-            *("codecdiff/denoisers.py PrecomputedConditioning.rows", "codecdiff/denoisers.py PreparedDenoiser._index"),
+            *("codecdiff/denoisers/conditioning.py _fill_null", "codecdiff/denoisers/conditioning.py check_inputs"),
+            "codecdiff/denoisers/conditioning.py PrecomputedConditioning.rows",
+            "codecdiff/denoisers/conditioning.py PreparedDenoiser._index",
             *("codecdiff/embedders.py check_clips", "codecdiff/embedders.py _batches"),
             *(
                 "codecdiff/interfaces/condition.py Condition.cat",
@@ -152,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 39_480,
-    "lines: core": 15_377,
-    "lines: interfaces": 411,
-    "lines: evaluation": 7_525,
-    "lines: must-read set": 4_397,
-    "lines: import closure of the recipe": 7_386,
+    "lines: library in all": 40_431,
+    "lines: core": 16_149,
+    "lines: interfaces": 416,
+    "lines: evaluation": 7_521,
+    "lines: must-read set": 4_526,
+    "lines: import closure of the recipe": 7_711,
     "import levels": 8,
     "functions over 40 lines": 1,
 }

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import soundfile
 import yaml
+from codecdiff.recipes.adapter import Experiment as AdapterExperiment  # pyright: ignore[reportMissingImports]  # as installed
 from small import RATE, tone
 from typer.testing import CliRunner
 
@@ -20,6 +21,7 @@ from codecdiff import Pipeline, config
 from codecdiff.cli.main import app
 from codecdiff.cli.train import config_file
 from codecdiff.data.code_store import CodeStore
+from codecdiff.denoisers.adapted import AdapterConfig
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
@@ -88,8 +90,11 @@ def test_overrides_are_accepted(line: str, experiment: Any):
     words = shlex.split(line)
     if "[--config" in words:
         return
-    file = config_file(words[words.index("--config") + 1] if "--config" in words else "starter")
-    config.load_config(experiment, file, [word for word in words if "=" in word])
+    is_adapter = "--adapter" in words
+    file = config_file(
+        words[words.index("--config") + 1] if "--config" in words else "adapter" if is_adapter else "starter"
+    )
+    config.load_config(AdapterExperiment if is_adapter else experiment, file, [word for word in words if "=" in word])
 
 
 @pytest.mark.parametrize(
@@ -114,6 +119,12 @@ def test_every_setting_is_documented(experiment: Any):
         inner = getattr(field.annotation, "model_fields", None)
         for setting in [name] if inner is None else [f"{name}.{key}" for key in inner]:
             assert f"`{setting}`" in page, setting
+
+
+def test_every_setting_of_an_adapter_is_documented():
+    page = (ROOT / "docs" / "adapters.md").read_text(encoding="utf-8")
+    settings = [*(f"adapter.{name}" for name in AdapterConfig.model_fields), *AdapterExperiment.model_fields]
+    assert [name for name in settings if f"`{name}" not in page] == []
 
 
 @cache

@@ -235,7 +235,9 @@ def test_two_processes_train_one_model(settings: Path) -> None:
     assert codecdiff.load(out / "model")("", audio_length_in_s=0.1).audios.isfinite().all()
 
 
-CONFIGS = [file for file in (RECIPE.parent / "configs").glob("*.yaml") if not file.name.startswith("compare")]
+CONFIGS = [
+    file for file in (RECIPE.parent / "configs").glob("*.yaml") if not file.name.startswith(("compare", "adapter"))
+]
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS), ids=lambda file: file.name)

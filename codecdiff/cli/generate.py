@@ -34,6 +34,13 @@ Steps = Annotated[
     int | None,
     typer.Option("--num-inference-steps", "--steps", help="Sampling steps of every stage. Default: the model's."),
 ]
+Quality = Annotated[
+    str | None,
+    typer.Option(
+        metavar="paper|balanced|fast",
+        help="A preset of the model: many steps; its own; few steps, guided less. Other options override it.",
+    ),
+]
 GuidanceScale = Annotated[
     list[str] | None,
     typer.Option(
@@ -54,6 +61,15 @@ OPTION_NAMES = {"audio_length_in_s": "--seconds", "num_waveforms_per_prompt": "-
 NumWaveforms = Annotated[
     int, typer.Option("--num-waveforms", "--takes", min=1, max=1000, help="Number to generate; files are numbered.")
 ]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        metavar="FOLDER[:WEIGHT]",
+        help="Adapter of the model, and how strongly it changes it, as in runs/blues:0.8 or runs/blues:primary=0.5; "
+        "repeatable.",
+    ),
+]
 BatchSize = Annotated[int | None, typer.Option(help="Waveforms to compute at once. Default: the model's, 16.")]
 Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. Default: a GPU if there is one.")]
 AllowDownload = Annotated[
@@ -70,6 +86,8 @@ def generate(
     negative_prompt: NegativePrompt = "",
     model: Model = "starter",
     seconds: Annotated[float | None, typer.Option(metavar="SECONDS", help="Duration. Default: the model's.")] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="Music whose end leads into its beginning.")] = False,
+    quality: Quality = None,
     num_inference_steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     fields: Fields = None,
@@ -77,6 +95,7 @@ def generate(
     num_waveforms: NumWaveforms = 1,
     batch_size: BatchSize = None,
     loudness: Loudness = None,
+    adapters: Adapters = None,
     force: Force = False,
     device: Device = "",
     allow_download: AllowDownload = False,
@@ -85,20 +104,20 @@ def generate(
     """Generate music from a prompt."""
     seed = choose_seed(seed)
     files = output_files(output, Path(f"{file_stem(prompt)}-{seed}.wav"), num_waveforms, force=force)
-    pipeline = load_model(model, device, allow_download=allow_download, allow_local_parts=allow_local_parts)
+    pipeline = load_model(model, device, adapters, allow_download=allow_download, allow_local_parts=allow_local_parts)
+    sampling = {"quality": quality, "num_inference_steps": num_inference_steps, "batch_size": batch_size}
     generation = generation_config(
         pipeline,
         guidance_scale,
+        loop=loop or None,
+        loudness=loudness,
         audio_length_in_s=seconds,
-        num_inference_steps=num_inference_steps,
         negative_prompt=negative_prompt or None,
         num_waveforms_per_prompt=num_waveforms,
-        batch_size=batch_size,
         seed=seed,
-        loudness=loudness,
+        **sampling,
     )
-    request = new_request(pipeline, prompt, fields, generation=generation)
-    generate_files(request, pipeline, files)
+    generate_files(new_request(pipeline, prompt, fields, generation=generation), pipeline, files)
 
 
 def file_stem(prompt: str) -> str:
@@ -112,20 +131,27 @@ def choose_seed(seed: int | None) -> int:
     return secrets.randbelow(10**6) if seed is None else seed
 
 
-def load_model(model: str, device: str, *, allow_download: bool = False, allow_local_parts: bool = False) -> Pipeline:
-    """Load a model onto a device."""
+def load_model(model: str, device: str, adapters: Sequence[str] | None = None, **allowed: Any) -> Pipeline:
+    """Load a model onto a device, with adapters FOLDER[:WEIGHT]; `allowed` are options of `from_pretrained`."""
+    from codecdiff.pipeline.adapters import parse_adapter
     from codecdiff.pipeline.pipeline import Pipeline
 
+    parsed = [parse_adapter(text) for text in adapters or ()]
     with err.status(f"Loading {model}"):
-        return Pipeline.from_pretrained(
-            model, device=select_device(device), allow_download=allow_download, allow_local_parts=allow_local_parts
-        )
+        pipeline = Pipeline.from_pretrained(model, device=select_device(device), **allowed)
+        for folder, weight in parsed:
+            pipeline.load_adapter(folder, weight)
+    return pipeline
 
 
 def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **options: Any) -> GenerationConfig:
     """Return the options of the command line. Raises InvalidValue, which names the option, for a wrong value."""
     from codecdiff.diffusion.guidance import parse_guidance_scale, resolve_guidance
+    from codecdiff.pipeline.windows import length_note
 
+    crop, seconds = pipeline.stages[0].facts.get("crop_seconds"), options.get("audio_length_in_s")
+    if note := length_note(seconds or 0.0, crop, pipeline.generation_config.window_in_s):
+        err.print(note)
     scale = parse_guidance_scale(guidance_scale or [])
     if scale is not None:
         resolve_guidance(scale, pipeline.conditioner)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codecdiff.cli.console import Force, Json, folded_table, out, output_files, print_json
-from codecdiff.cli.generate import AllowDownload, AllowLocalParts, Device, generate_files, load_model
+from codecdiff.cli.generate import Adapters, AllowDownload, AllowLocalParts, Device, generate_files, load_model
 
 if TYPE_CHECKING:
     from codecdiff.pipeline.provenance import GenerationRequest
@@ -19,6 +19,7 @@ def inspect_file(
     file: Annotated[Path, typer.Argument(help="Audio file that codecdiff generated.", show_default=False)],
     as_json: Json = False,
     model: Annotated[str, typer.Option(help="Model that generated the file, to generate it again.")] = "",
+    adapters: Adapters = None,
     source: Annotated[Path | None, typer.Option(metavar="FILE", help="Source of the edit, if the file is one.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="New file, with --model.")
@@ -49,7 +50,8 @@ def inspect_file(
     request.check_source(source)
     request.check_duration(soundfile.info(file).duration)
     (again,) = output_files(output, file.with_stem(f"{file.stem}-again"), 1, force=force)
-    pipeline = load_model(model, device, allow_download=allow_download, allow_local_parts=allow_local_parts)
+    allowed = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
+    pipeline = load_model(model, device, adapters, **allowed)
     request.check_model(pipeline)
     generate_files(request, pipeline, [again], source)
     out.print(compare_files(file, again), soft_wrap=True)
@@ -69,6 +71,7 @@ def describe(request: GenerationRequest) -> dict[str, Any]:
         "prompt": prompt.get("text", "") if prompt.keys() <= {"text"} else prompt,
         "negative prompt": generation.negative_prompt,
         "model": f"{request.model_name} ({request.model})" if request.model_name else request.model,
+        **{f"adapter {adapter.name}": adapter.weights for adapter in request.adapters or ()},
         **sampling,
         "seed": str(generation.seed),
         "sample": str(generation.first_sample_index) if generation.first_sample_index else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,8 +23,17 @@ def train(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, as in train.max_train_steps=100.")
     ] = None,
     config: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Installed configuration, or YAML file.")
-    ] = "starter",
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Installed configuration, or YAML file.",
+            show_default="starter; adapter, with --adapter",
+        ),
+    ] = None,
+    adapter: Annotated[
+        str | None,
+        typer.Option(metavar="lora|dora", help="Train an adapter of a model, start_from=MODEL, and no model."),
+    ] = None,
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Resume with another seed, split or music.")
     ] = False,
@@ -39,17 +49,21 @@ def train(
 
     Run it again to resume from the last checkpoint.
     """
-    from codecdiff.recipes import discodiff  # pyright: ignore[reportMissingImports]  # ../../recipes, as installed
-
-    recipe: Recipe = context.obj or discodiff.train
+    recipe: Recipe = context.obj or installed_recipe("discodiff" if adapter is None else "adapter")
     assumptions = {"devices": devices, "device": device, "utilization": utilization, "hours": hours}
     assumptions = {name: value for name, value in assumptions.items() if value is not None}
     try:
         changes = ["allow_changes=true"] if allow_changes else []
-        file = config_file(config)
+        changes += [] if adapter is None else [f"adapter.type={adapter}"]
+        file = config_file(config or ("starter" if adapter is None else "adapter"))
         recipe(file, [*adapted(overrides or [], file), *changes], assumptions if plan else None)
     except KeyboardInterrupt:
         sys.exit("Stopped. Run it again to resume from the last checkpoint.")
+
+
+def installed_recipe(name: str) -> Recipe:
+    """Return the function `train` of an installed recipe."""
+    return import_module(f"codecdiff.recipes.{name}").train  # the folder ../../recipes
 
 
 def adapted(overrides: list[str], file: Path) -> list[str]:

@@ -14,6 +14,10 @@ Weight = Annotated[float, Field(allow_inf_nan=False)]
 Guidance = Weight | dict[str, Weight]  # of all conditions, or of each by its name: codecdiff/diffusion/guidance.py
 
 
+GuidanceMethod = Literal["cfg", "apg", "cfg-zero-star"]  # codecdiff/diffusion/guidance.py
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
 class Config(BaseModel):
     """A group of settings. Unknown names are refused."""
 
@@ -73,6 +77,9 @@ class SamplingConfig(Config):
     scheduler: str = "ddpm"
     num_inference_steps: PositiveInt = 100
     guidance_scale: Guidance = 3.0
+    guidance_method: GuidanceMethod = "cfg"
+    guidance_rescale: Fraction = 0  # how far the guided prediction gets the deviation of the unguided one back
+    guidance_interval: tuple[Fraction, Fraction] = (0, 1)  # timesteps that are guided, as fractions of the schedule
     timestep_spacing: Literal["even", "karras"] = "even"
     final_timestep_fraction: float = Field(
         default=0, ge=0, le=1

@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
-from codecdiff.config.schema import Guidance
+from codecdiff.config.schema import Guidance, SamplingConfig
 from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Condition, Conditioner
 
@@ -73,6 +73,34 @@ def combine_predictions(predictions: Sequence[Tensor], groups: WeightGroups) -> 
     for weight, without, with_group in zip(weights, ascending, ascending[1:], strict=False):
         result = result + weight * (with_group - without)
     return result
+
+
+def guided_prediction(predictions: Sequence[Tensor], groups: WeightGroups, sampling: SamplingConfig) -> Tensor:
+    """Combine the predictions for `stack_conditions` by the method of a stage's sampling, then rescale the result.
+
+    "cfg-zero-star" (Fan et al., 2025) first scales each prediction that is led away from onto the one with all
+    conditions, by least squares. "apg" (Sadat et al., 2024) leaves out what guidance adds along that prediction, which
+    is what saturates. `guidance_rescale` is that of Lin et al. (2023, Sec. 3.4). All are those of diffusers.
+    """
+    conditional = predictions[0]
+    if len(predictions) == 1:
+        return conditional
+    if sampling.guidance_method == "cfg-zero-star":
+        from diffusers.guiders.classifier_free_zero_star_guidance import cfg_zero_star_scale
+
+        scales = [cfg_zero_star_scale(conditional.flatten(1), each.flatten(1))[..., None] for each in predictions[1:]]
+        predictions = [conditional, *(scale * each for scale, each in zip(scales, predictions[1:], strict=True))]
+    guided = combine_predictions(predictions, groups)
+    if sampling.guidance_method == "apg":
+        from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
+
+        without = 2 * conditional - guided  # so that their difference is all that guidance adds
+        guided = normalized_guidance(conditional, without, 1.0, eta=0.0, use_original_formulation=True)
+    if sampling.guidance_rescale:
+        from diffusers.guiders.guider_utils import rescale_noise_cfg
+
+        guided = rescale_noise_cfg(guided, conditional, sampling.guidance_rescale)
+    return guided
 
 
 def resolve_guidance(guidance_scale: Guidance, conditioner: Conditioner | None) -> Guidance:

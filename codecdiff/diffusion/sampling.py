@@ -10,9 +10,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from codecdiff.config.schema import Guidance
+from codecdiff.config.schema import Guidance, SamplingConfig
 from codecdiff.diffusion.colored_noise import colored, whitened
-from codecdiff.diffusion.guidance import combine_predictions, group_by_weight, num_predictions, stack_conditions
+from codecdiff.diffusion.guidance import group_by_weight, guided_prediction, num_predictions, stack_conditions
 from codecdiff.diffusion.noise_schedule import (
     Scheduler,
     accepts_generator,
@@ -70,23 +70,25 @@ def sample_stage(
     *,
     num_inference_steps: int,
     guidance_scale: Guidance,
+    sampling: SamplingConfig | None = None,
     noise_color: float = 0.0,
     on_step_end: Callable[[Tensor, Tensor], Tensor] = lambda timestep, latents: latents,
 ) -> Tensor:
     """Sample the latents (b, c, l) of one stage.
 
-    `scheduler` is one of `sampling_scheduler`. `noise_color` is that of the noise the denoiser was trained with: the
-    scheduler works on whitened latents. Where a mask keeps latents, every step replaces the prediction by the exact
-    one, so that the generated latents fit them, and the kept latents are returned unchanged. `on_step_end` is called
-    with each timestep and the scheduler's state (b, c, l) after it, and returns the state to continue from.
+    `scheduler` is one of `sampling_scheduler`. `sampling` says how and where guidance is applied: by default
+    everywhere, classifier-free. `noise_color` is that of the noise the denoiser was trained with: the scheduler works
+    on whitened latents. Where a mask keeps latents, every step replaces the prediction by the exact one, so that the
+    generated latents fit them, and the kept latents are returned unchanged. `on_step_end` is called with each timestep
+    and the scheduler's state (b, c, l) after it, and returns the state to continue from.
     """
     mask = inputs.mask
     x = _initial_state(scheduler, inputs, num_inference_steps, noise_color)
-    predict = _guided_denoiser(denoiser, scheduler, inputs, guidance_scale)
+    predict = _guided_denoiser(denoiser, scheduler, inputs, guidance_scale, sampling or SamplingConfig())
     options = {"generator": list(inputs.generators)} if accepts_generator(scheduler) else {}
     # The scheduler reads timesteps on the CPU and the denoiser on its device: moved once, so no step waits for either
     for timestep, moved in zip(scheduler.timesteps, scheduler.timesteps.to(x.device), strict=True):
-        prediction = predict(colored(scheduler.scale_model_input(x, timestep), noise_color), moved)
+        prediction = predict(colored(scheduler.scale_model_input(x, timestep), noise_color), timestep, moved)
         if mask is not None:
             exact = exact_prediction(scheduler, colored(x, noise_color), timestep, mask.x_start)
             prediction = torch.where(mask.keep_mask, exact, prediction)
@@ -107,22 +109,45 @@ def _initial_state(scheduler: Scheduler, inputs: SamplingInput, num_inference_st
 
 
 def _guided_denoiser(
-    denoiser: Denoiser, scheduler: Scheduler, inputs: SamplingInput, guidance_scale: Guidance
+    denoiser: Denoiser,
+    scheduler: Scheduler,
+    inputs: SamplingInput,
+    guidance_scale: Guidance,
+    sampling: SamplingConfig,
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return the function (x, timestep, the same on the denoiser's device) -> prediction, guided where it should be."""
+    first, last = (scheduler.config.num_train_timesteps * fraction for fraction in sampling.guidance_interval)
+    is_guided = (scheduler.timesteps >= first) & (scheduler.timesteps <= last)
+    guided, plain = (
+        _batched_denoiser(denoiser, scheduler.timesteps[selected], inputs, weight, sampling)
+        for selected, weight in ((is_guided, guidance_scale), (~is_guided, 1.0))
+    )
+
+    def predict(x: Tensor, timestep: Tensor, moved: Tensor) -> Tensor:
+        return (guided if first <= timestep <= last else plain)(x, moved)
+
+    return predict
+
+
+def _batched_denoiser(
+    denoiser: Denoiser, timesteps: Tensor, inputs: SamplingInput, guidance_scale: Guidance, sampling: SamplingConfig
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the function (x, timestep) -> prediction with classifier-free guidance, which runs as one larger batch."""
+    """Return the function (x, timestep) -> prediction for some timesteps, guidance running as one larger batch."""
     condition = inputs.condition
     groups = group_by_weight(guidance_scale, condition)
-    stacked = stack_conditions(condition, inputs.negative_condition or condition.null(), groups)
     count = num_predictions(groups)
     context = None if inputs.context is None else torch.cat([inputs.context] * count)
-    with _own_precision(denoiser):
-        network = denoiser.prepare_for_sampling(scheduler.timesteps.to(inputs.noise.device), stacked)
+    stacked = stack_conditions(condition, inputs.negative_condition or condition.null(), groups)
+    network = denoiser
+    if len(timesteps):
+        with _own_precision(denoiser):
+            network = denoiser.prepare_for_sampling(timesteps.to(inputs.noise.device), stacked)
 
     def predict(x: Tensor, timestep: Tensor) -> Tensor:
         rows = torch.cat([x] * count)
         with _own_precision(denoiser):
             predictions = network(rows, timestep.expand(len(rows)), context, stacked).float()
-        return combine_predictions(predictions.chunk(count), groups)
+        return guided_prediction(predictions.chunk(count), groups, sampling)
 
     return predict
 

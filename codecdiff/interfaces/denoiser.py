@@ -25,3 +25,8 @@ class Denoiser(Part, nn.Module, ABC):
     def prepare_for_sampling(self, timesteps: Tensor, condition: Condition) -> "Denoiser":
         """Return an equivalent denoiser that may be faster for these `timesteps` (n,) and this `condition`."""
         return self
+
+    def adapter_modules(self) -> list[str]:
+        """Return the names of the layers that adapters change by default: linear ones and 1x1 convolutions."""
+        convolutions = {n for n, m in self.named_modules() if isinstance(m, nn.Conv1d) and m.kernel_size == (1,)}
+        return [n for n, m in self.named_modules() if isinstance(m, nn.Linear) or n in convolutions]

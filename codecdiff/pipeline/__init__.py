@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from codecdiff import lazy_exports
 
 if TYPE_CHECKING:
+    from codecdiff.pipeline.adapters import parse_adapter
     from codecdiff.pipeline.checkpoint import (
         FORMAT,
         MODEL_FILE,
@@ -62,6 +63,7 @@ __all__ = [
     "load_stage",
     "model_fingerprint",
     "outside_mask",
+    "parse_adapter",
     "parse_levels",
     "push_to_hub",
     "read_config",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Self, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
 
 import torch
 from torch import nn
@@ -19,9 +20,12 @@ from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Splitter
 from codecdiff.pipeline import checkpoint
 from codecdiff.pipeline.code_version import code_versions
-from codecdiff.pipeline.generation import GenerationConfig
+from codecdiff.pipeline.generation import GenerationConfig, Presets
 from codecdiff.pipeline.stage import Stage, build_denoiser, stage_shapes
 from codecdiff.splitters import stage_names
+
+if TYPE_CHECKING:
+    from codecdiff.pipeline.adapters import Adapter, BaseWeights, StageWeights
 
 
 class StageList(list[Stage]):
@@ -62,9 +66,12 @@ class BasePipeline:
         self.snap_context = snap_context
         self.data = data or {}
         self.generation_config = generation_config or GenerationConfig()
+        self.presets: Presets = {}
         self.folder: Path | None = None  # it was loaded from
         self.name = ""  # it was loaded by
-        self.fingerprint: str | None = None  # hash of the parts, weights and sampling options that were loaded
+        self.base_fingerprint: str | None = None  # hash of the parts, weights and sampling options that were loaded
+        self.adapters: Sequence[Adapter] = ()
+        self._base_weights: BaseWeights = {}
         self.num_timesteps = 0  # steps of the current or last call, of all stages and batches together
         self._interrupt = False
         self._offload_device: torch.device | None = None
@@ -83,6 +90,15 @@ class BasePipeline:
         """All that the model consists of: `Pipeline(**pipe.components)` is the same model, with shared weights."""
         names = ("codec", "splitter", "conditioner", "stages", "target", "snap_context", "data", "generation_config")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash of all that was loaded, adapters with their weights included: what generated audio follows from."""
+        if not self.adapters or self.base_fingerprint is None:
+            return self.base_fingerprint
+        from codecdiff.pipeline.adapters import adapted_fingerprint
+
+        return adapted_fingerprint(self.base_fingerprint, self.adapters)
 
     @property
     def sample_rate(self) -> int:
@@ -135,14 +151,15 @@ class BasePipeline:
         pipeline = cls(*parts, [], **facts, generation_config=checkpoint.load_generation_config(folder))
         pipeline.load_stages(folder, allow_local_parts=allow_local_parts, digests=digests)
         pipeline.folder, pipeline.name = folder, str(name)
-        pipeline.fingerprint = checkpoint.combined_fingerprint(digests)
+        pipeline.presets = checkpoint.load_presets(folder, digests)
+        pipeline.base_fingerprint = checkpoint.combined_fingerprint(digests)
         return pipeline.to(device, dtype)
 
     def save_pretrained(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
         """Save the model to a folder, or complete a folder that holds the same model.
 
-        `dtype=torch.float16` halves its size; computation stays in float32. Raises InvalidValue if the folder holds
-        another model.
+        `dtype=torch.float16` halves its size; computation stays in float32. Adapters are merged into the weights, which
+        stage.json says. Raises InvalidValue if the folder holds another model.
 
         Example:
             >>> import codecdiff, torch
@@ -151,10 +168,46 @@ class BasePipeline:
             >>> pipe = codecdiff.load("my-model")
 
         """
+        records = [adapter.record.model_dump() for adapter in self.adapters]
+        if records and (Path(folder) / checkpoint.MODEL_FILE).exists():
+            raise InvalidValue(f"'{folder}' holds a model, and this one has adapters: save it in another folder.")
         self.save_parts(folder, dtype=dtype)
         for stage in self.stages:
-            checkpoint.save_stage(Path(folder), stage, dtype)
+            facts = stage.facts | ({"adapters": records} if records else {})
+            checkpoint.save_stage(Path(folder), replace(stage, facts=facts), dtype)
         checkpoint.save_generation_config(Path(folder), self.generation_config)
+        if self.presets:
+            checkpoint.save_presets(Path(folder), self.presets)
+
+    def load_adapter(self, folder: Path | str, weight: StageWeights = 1.0) -> Self:
+        """Add what an adapter changes to the weights of the stages, beside the adapters that are loaded already.
+
+        `weight` multiplies the change, in all stages or by their names; with 0 nothing changes, to the bit. Raises
+        InvalidValue for an adapter of another model, and MissingFile.
+
+        Example:
+            >>> import codecdiff
+            >>> pipe = codecdiff.load("starter")
+            >>> pipe.load_adapter("runs/blues", weight={"primary": 1, "secondary": 0.5})  # doctest: +SKIP
+            >>> out = pipe("a slow blues on piano")  # doctest: +SKIP
+            >>> pipe.unload_adapters()  # doctest: +SKIP
+
+        """
+        from codecdiff.pipeline.adapters import read_adapter
+
+        self._use_adapters([*self.adapters, read_adapter(folder, self, weight)])
+        return self
+
+    def unload_adapters(self) -> Self:
+        """Restore the weights of the model itself, to the bit."""
+        self._use_adapters([])
+        return self
+
+    def _use_adapters(self, adapters: Sequence[Adapter]) -> None:
+        from codecdiff.pipeline.adapters import apply_adapters
+
+        self._base_weights = apply_adapters(self.stages, adapters, self._base_weights)
+        self.adapters = tuple(adapters)
 
     def push_to_hub(self, name: str, *, private: bool | None = None) -> str:
         """Upload the model to the Hugging Face hub as `owner/name`, and return its address.

@@ -3,6 +3,7 @@
 model/  codecdiff.json                 parts with their options, target, names of the stages, data; created exclusively
         codec/model.safetensors        state of a fitted codec
         generation_config.json         options of a call that does not say otherwise
+        presets.json                   sampling options of every stage by quality, where the usual presets do not suit
         STAGE/stage.json               denoiser, training scheduler, sampling options, facts of its training
         STAGE/model.safetensors        the averaged weights
         STAGE/training/step-N/         a stage of its own, with what resuming needs: `generations`
@@ -32,7 +33,7 @@ from codecdiff.errors import InvalidValue, MissingFile, UnknownName
 from codecdiff.files import DamagedFile, atomic_write, check_schema, read_safetensors, sha256, write_safetensors
 from codecdiff.interfaces import Codec, Conditioner, Splitter
 from codecdiff.pipeline.code_version import warn_of_code_changes
-from codecdiff.pipeline.generation import GenerationConfig
+from codecdiff.pipeline.generation import GenerationConfig, Presets
 from codecdiff.pipeline.stage import Stage, build_denoiser
 from codecdiff.pipeline.untrusted import ModelFile, StageFile, build_to_fit, confine, explained
 
@@ -40,7 +41,7 @@ FORMAT = 2
 MODEL_FILE, STAGE_FILE, WEIGHTS_FILE = "codecdiff.json", "stage.json", "model.safetensors"
 CODEC_WEIGHTS = f"codec/{WEIGHTS_FILE}"
 STATE = "training"  # folder of what resuming needs, in that of a stage
-GENERATION_FILE = "generation_config.json"
+GENERATION_FILE, PRESETS_FILE = "generation_config.json", "presets.json"
 REQUIRED = {"codec", "splitter", "conditioner", "stages", "snap_context", "target", "data"}
 
 Parts = tuple[Codec, Splitter, Conditioner | None]
@@ -223,6 +224,21 @@ def load_generation_config(folder: Path) -> GenerationConfig:
     return check_schema(options, str(file), GenerationConfig)
 
 
+def save_presets(folder: Path, presets: Presets) -> None:
+    """Write presets.json."""
+    table = {
+        name: {stage: own.model_dump(exclude_unset=True) for stage, own in p.items()} for name, p in presets.items()
+    }
+    write_sealed(folder / PRESETS_FILE, {"presets": table})
+
+
+def load_presets(folder: Path, digests: dict[str, str] | None = None) -> Presets:
+    """Read presets.json, if there is one. Raises InvalidValue if it is not valid."""
+    file = folder / PRESETS_FILE
+    spec = read_sealed(file, digests, PRESETS_FILE) if file.exists() else {"presets": {}}
+    return check_schema(spec.get("presets") if isinstance(spec, dict) else None, str(file), Presets)
+
+
 def generations(home: Path) -> list[Path]:
     """Return the folders of the steps of a stage's training that are kept, newest first."""
     return sorted((home / STATE).glob("step-[0-9]*"), key=lambda path: int(path.name[5:]), reverse=True)
@@ -292,7 +308,7 @@ def load_stage(
             name,
             denoiser.requires_grad_(False).eval(),
             scheduler_from_config(spec["train_scheduler"]),
-            SamplingConfig(**{option: spec[option] for option in SamplingConfig.model_fields}),
+            SamplingConfig(**{option: spec[option] for option in SamplingConfig.model_fields if option in spec}),
             noise_color=spec["noise_color"],
             facts=spec["training"],
         )
@@ -312,5 +328,5 @@ def combined_fingerprint(digests: Mapping[str, str]) -> str:
 def model_fingerprint(folder: Path) -> str:
     """Return the fingerprint of the configuration and weights that a model folder holds now."""
     homes = ["codec", *read_config(folder)["stages"]]
-    names = [MODEL_FILE, *(f"{home}/{file}" for home in homes for file in (STAGE_FILE, WEIGHTS_FILE))]
+    names = [MODEL_FILE, *(f"{home}/{file}" for home in homes for file in (STAGE_FILE, WEIGHTS_FILE)), PRESETS_FILE]
     return combined_fingerprint({name: sha256(folder / name) for name in names if (folder / name).exists()})

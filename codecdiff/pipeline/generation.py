@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypedDict, Unpack
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from codecdiff.config.parts import did_you_mean
-from codecdiff.config.schema import Guidance
+from codecdiff.config.schema import Fraction, Guidance, GuidanceMethod, SamplingConfig
 from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Prompt, prompt_fields
 
@@ -27,6 +27,8 @@ HINTS = {
     "seed": " Samples of one call differ by themselves: num_waveforms_per_prompt=2.",
 }
 MAX_BATCH = 4096
+Quality = Literal["paper", "balanced", "fast"]
+Presets = dict[Quality, dict[str, SamplingConfig]]  # of every stage by its name, the options that are set explicitly
 Loudness = Annotated[float, Field(ge=-40, le=-5)] | Literal["off"]
 
 
@@ -40,6 +42,12 @@ class GenerationOptions(TypedDict, total=False):
     audio_length_in_s: float | None
     num_inference_steps: int | None
     guidance_scale: Guidance | None
+    quality: Quality | None
+    guidance_method: GuidanceMethod | None
+    guidance_rescale: float | None
+    guidance_interval: tuple[float, float] | None
+    window_in_s: float | None
+    loop: bool | None
     negative_prompt: Prompt | None
     num_waveforms_per_prompt: int | None
     seed: int | None
@@ -52,7 +60,11 @@ class GenerationConfig(BaseModel):
     """Options of generation, in the words of diffusers. A model folder keeps its own in generation_config.json.
 
     audio_length_in_s: duration; that of an edit follows from its source.
-    num_inference_steps, guidance_scale: None for each stage's own.
+    quality: a preset of the model, which says how each stage is sampled; the other options override it.
+    num_inference_steps, guidance_scale, guidance_method, guidance_rescale, guidance_interval: of `SamplingConfig`; None
+        for each stage's own.
+    window_in_s: seconds that are sampled at once; None for all, or 30 s of music longer than 60 s.
+    loop: generate music whose end leads into its beginning, of whole frames.
     negative_prompt: guided away from, in place of the empty prompt.
     num_waveforms_per_prompt: samples that differ in their noise.
     first_sample_index: index of the first sample; every sample has its own noise by the seed and its index.
@@ -71,6 +83,12 @@ class GenerationConfig(BaseModel):
     audio_length_in_s: float = Field(default=10.0, gt=0, le=3600)
     num_inference_steps: int | None = None
     guidance_scale: Guidance | None = None
+    quality: Quality | None = None
+    guidance_method: GuidanceMethod | None = None
+    guidance_rescale: Fraction | None = None
+    guidance_interval: tuple[Fraction, Fraction] | None = None
+    window_in_s: float | None = Field(default=None, ge=0.5, le=3600)
+    loop: bool = False
     negative_prompt: Prompt = ""
     num_waveforms_per_prompt: int = Field(default=1, gt=0, le=100_000)
     seed: NonNegativeInt = 0
@@ -94,6 +112,24 @@ class GenerationConfig(BaseModel):
             issue = error.errors()[0]
             name, message = str(issue["loc"][0]), issue["msg"][:1].lower() + issue["msg"][1:]
             raise InvalidValue(f"Invalid {name}={values[name]!r}: {message}.{HINTS.get(name, '')}") from error
+
+
+def usual_preset(quality: Quality, sampling: SamplingConfig, num_train_timesteps: int) -> dict[str, Any]:
+    """Return how a stage is sampled at a quality, where its model has no preset: what differs from its own sampling.
+
+    paper: 100 steps of DDPM over the whole schedule (or of the stage's own scheduler, of a flow). fast: half of the own
+    steps, 4 to 12, guided in the middle of the schedule alone (Kynkäänniemi et al., 2024).
+    """
+    of_flow = sampling.scheduler.startswith("flow")
+    if quality == "paper":
+        steps = min(100, num_train_timesteps)
+        whole = {"num_inference_steps": steps, "final_timestep_fraction": 0.0, "timestep_spacing": "even"}
+        return whole if of_flow else {**whole, "scheduler": "ddpm"}
+    if quality == "fast":
+        steps = min(12, max(4, sampling.num_inference_steps // 2))
+        solver = {"scheduler": "dpm++2m"} if sampling.scheduler == "ddpm" else {}
+        return {"num_inference_steps": steps, "guidance_interval": (0.3, 0.8), **solver}
+    return {}
 
 
 def prompt_list(prompt: Any) -> list[Prompt]:

@@ -76,7 +76,7 @@ class PipelineOutput:
             for i, prompt in enumerate(repeated)
         ]
         together = torch.cat(list(codes))
-        decoded = pipeline.decode(together.split(1), samples)
+        decoded = pipeline.decode(together.split(1), samples, loop=generation_config.loop)
         audios = [each.playable(audio, pipeline.sample_rate) for each, audio in zip(requests, decoded, strict=True)]
         return cls(torch.stack(audios), together.cpu(), pipeline.sample_rate, repeated, generation_config, requests)
 

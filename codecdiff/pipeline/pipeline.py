@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -14,18 +14,21 @@ from torch import Tensor
 
 from codecdiff import rng
 from codecdiff.codecs import chunked
-from codecdiff.config.schema import Guidance
 from codecdiff.diffusion.guidance import resolve_guidance
 from codecdiff.diffusion.sampling import SamplingInput, StageMask, sample_stage
 from codecdiff.errors import InvalidValue, UserError
-from codecdiff.interfaces import Prompt, prompt_fields
+from codecdiff.interfaces import Condition, Prompt, prompt_fields
 from codecdiff.pipeline.base import BasePipeline
-from codecdiff.pipeline.generation import GenerationConfig, GenerationOptions, prompt_list
+from codecdiff.pipeline.generation import GenerationConfig, GenerationOptions, Quality, prompt_list, usual_preset
 from codecdiff.pipeline.stage import Stage, conditions, stage_shapes
+from codecdiff.pipeline.windows import Window, decode_loop, plan_windows, window_frames
 
 if TYPE_CHECKING:
     from codecdiff.pipeline.editing import Edit, EditMask
     from codecdiff.pipeline.output import PipelineOutput
+
+MAX_LOOKUP = 8192  # frames whose codes are looked up at once
+LOOP_CONTEXT = 128  # frames before the beginning and behind the end of a loop, of a codec whose context is unbounded
 
 # (pipeline, step, timestep, {"latents": ..., "stage": ...}) -> what replaces the latents, or None
 StepCallback = Callable[["Pipeline", int, Tensor, dict[str, Any]], dict[str, Any] | None]
@@ -41,13 +44,17 @@ class NonFiniteLatents(UserError, FloatingPointError):
 
 @dataclass(frozen=True)
 class _Batch:
-    """Samples that are generated at once; `edit` has a row for each, and `masks` is what it keeps of each stage."""
+    """Samples that are generated at once; `edit` has a row for each, and `masks` is what it keeps of each stage.
+
+    encoded: conditions of the prompts and the negative prompt, by the start of a window in seconds.
+    """
 
     prompts: Sequence[Prompt]
     sample_indices: Sequence[int]
     frames: int
     edit: EditMask | None
     masks: Sequence[StageMask | None]
+    encoded: dict[float, tuple[Condition, Condition]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -217,7 +224,7 @@ class Pipeline(BasePipeline):
         for batch in batches:
             latents = self.splitter.merge(self._sample_stages(batch, settings, on_step_end))
             with self._on_device(self.codec):
-                codes = self.codec.quantize(latents)
+                codes = self._quantize(latents)
             if batch.edit is not None:
                 edited = batch.edit.to(codes.device)
                 codes = torch.where(edited.keep_mask, edited.codes.to(codes), codes)
@@ -226,9 +233,8 @@ class Pipeline(BasePipeline):
     def _check(self, options: GenerationConfig, prompts: Sequence[Prompt], partial: bool) -> None:
         if not partial and (missing := self.stage_names[len(self.stages) :]):
             raise InvalidValue(f"Stage {missing[0]} is not trained. Train it first: stage={missing[0]}.")
-        for stage in self.stages:
-            stage.check_num_inference_steps(_steps(stage, options))
-            self._guidance(stage, options)
+        for stage in self.sampled_stages(options):
+            resolve_guidance(stage.sampling.guidance_scale, self.conditioner)
         if not prompts:
             raise InvalidValue("The list of prompts is empty: expected at least one; '' is unconditional.")
 
@@ -255,7 +261,12 @@ class Pipeline(BasePipeline):
         """Count the steps of a run, and return the function to call after each, with the latents it returns."""
         self._interrupt, steps = False, count()
         strength = 1.0 if batches[0].edit is None else batches[0].edit.strength
-        counts = [stage.num_timesteps(_steps(stage, options), strength) for stage in self.stages]
+        stages = self.sampled_stages(options)
+        counts = [
+            stage.num_timesteps(stage.sampling.num_inference_steps, strength)
+            * len(self._windows(i, batches[0].frames, options))
+            for i, stage in enumerate(stages)
+        ]
         self.num_timesteps = sum(n for batch in batches for i, n in enumerate(counts) if batch.is_sampled(i))
 
         def on_step_end(stage: Stage, timestep: Tensor, latents: Tensor) -> Tensor:
@@ -268,9 +279,21 @@ class Pipeline(BasePipeline):
 
         return on_step_end
 
-    def _guidance(self, stage: Stage, options: GenerationConfig) -> Guidance:
-        scale = stage.sampling.guidance_scale if options.guidance_scale is None else options.guidance_scale
-        return resolve_guidance(scale, self.conditioner)
+    def sampled_stages(self, options: GenerationConfig) -> list[Stage]:
+        """Return the stages as these options sample them: their own sampling, changed by the preset, then the options.
+
+        Raises InvalidValue for options that a stage cannot be sampled with.
+        """
+        names = ("num_inference_steps", "guidance_scale", "guidance_method", "guidance_rescale", "guidance_interval")
+        overrides = {name: value for name in names if (value := getattr(options, name)) is not None}
+        return [stage.with_sampling(**{**self._preset(stage, options.quality), **overrides}) for stage in self.stages]
+
+    def _preset(self, stage: Stage, quality: Quality | None) -> dict[str, Any]:
+        if quality is None:
+            return {}
+        own = self.presets.get(quality, {}).get(stage.name)
+        total = stage.train_scheduler.config.num_train_timesteps
+        return usual_preset(quality, stage.sampling, total) if own is None else own.model_dump(exclude_unset=True)
 
     def _with_timing(self, prompt: Prompt, frames: int) -> Prompt:
         """Add the duration of the audio, and its start 0, to a prompt where the model reads them."""
@@ -278,49 +301,88 @@ class Pipeline(BasePipeline):
         timing = {"seconds": frames / self.codec.frame_rate, "start": 0.0}
         return {**{name: timing[name] for name in timing if name in fields}, **prompt_fields(prompt)}
 
+    def _windows(self, i: int, frames: int, options: GenerationConfig) -> list[Window]:
+        """Return the windows that stage `i` is sampled in: one, unless the music is long, or a loop."""
+        length = stage_shapes(self.codec, self.splitter, frames)[i][1]
+        seconds = frames / self.codec.frame_rate
+        size = window_frames(seconds, length / seconds, options.window_in_s)
+        return plan_windows(length, size, loop=options.loop)
+
     def _sample_stages(
         self, batch: _Batch, options: GenerationConfig, on_step_end: Callable[[Stage, Tensor, Tensor], Tensor]
     ) -> list[Tensor]:
         """Sample the latents (b, c, l) of every stage, each with the stages before it as its context."""
-        with self._on_device(self.conditioner):
-            positive = conditions(self.conditioner, batch.prompts, self.device)
-            negative = conditions(self.conditioner, [options.negative_prompt] * len(batch), self.device)
-        shapes = stage_shapes(self.codec, self.splitter, batch.frames)
         stages: list[Tensor] = []
-        for i, (stage, mask) in enumerate(zip(self.stages, batch.masks, strict=False)):
+        for i, (stage, mask) in enumerate(zip(self.sampled_stages(options), batch.masks, strict=False)):
             mask = None if mask is None else mask.to(self.device)
             if mask is not None and mask.keeps_all:
                 stages.append(mask.x_start)
                 continue
-            generators = batch.generators(options.seed, i)
+            context = self._context(stages, batch)
+            latents = self._sample_stage(i, batch, options, context, functools.partial(on_step_end, stage))
+            _require_finite(latents, stage)
+            stages.append(latents)
+        return self._with_zeros(stages, batch)
+
+    def _sample_stage(
+        self,
+        i: int,
+        batch: _Batch,
+        options: GenerationConfig,
+        context: Tensor | None,
+        on_step_end: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """Sample the latents (b, c, l) of stage `i`, window by window."""
+        stage, edit, generators = self.sampled_stages(options)[i], batch.masks[i], batch.generators(options.seed, i)
+        edit = None if edit is None else edit.to(self.device)
+        noise = rng.row_noise(stage_shapes(self.codec, self.splitter, batch.frames)[i], generators, self.device)
+        result, seconds = torch.zeros_like(noise), batch.frames / self.codec.frame_rate / noise.shape[-1]
+        for window in self._windows(i, batch.frames, options):
+            frames = window.frames
+            positive, negative = self._conditions(batch, options, float(frames[0]) * seconds)
             inputs = SamplingInput(
-                noise=rng.row_noise(shapes[i], generators, self.device),
+                noise=noise[..., frames],
                 generators=generators,
-                context=self._context(stages, batch),
+                context=None if context is None else context[..., frames],
                 condition=positive,
                 negative_condition=negative,
-                mask=mask,
+                mask=window.mask(result, edit),
             )
             with self._on_device(stage.denoiser):
-                latents = sample_stage(
+                result[..., frames] = sample_stage(
                     stage.denoiser.eval(),
                     stage.scheduler,
                     inputs,
-                    num_inference_steps=_steps(stage, options),
-                    guidance_scale=self._guidance(stage, options),
+                    num_inference_steps=stage.sampling.num_inference_steps,
+                    guidance_scale=resolve_guidance(stage.sampling.guidance_scale, self.conditioner),
+                    sampling=stage.sampling,
                     noise_color=stage.noise_color,
-                    on_step_end=functools.partial(on_step_end, stage),
+                    on_step_end=on_step_end,
                 )
-            _require_finite(latents, stage, options)
-            stages.append(latents)
-        return self._with_zeros(stages, batch)
+        return result
+
+    def _conditions(self, batch: _Batch, options: GenerationConfig, start: float) -> tuple[Condition, Condition]:
+        """Return the conditions of the prompts and of the negative prompt for a window that starts so many seconds in.
+
+        A conditioner that reads `start`, such as the tempo's, continues what it said in the window before.
+        """
+        start = start if self.conditioner and "start" in self.conditioner.fields else 0.0
+        if start not in batch.encoded:
+            prompts = [prompt_fields(prompt) for prompt in batch.prompts]
+            if start:
+                prompts = [{**fields, "start": start + float(fields.get("start") or 0)} for fields in prompts]
+            negative = [options.negative_prompt] * len(batch)
+            with self._on_device(self.conditioner):
+                encoded = (conditions(self.conditioner, each, self.device) for each in (prompts, negative))
+                batch.encoded[start] = (next(encoded), next(encoded))
+        return batch.encoded[start]
 
     def _context(self, stages: Sequence[Tensor], batch: _Batch) -> Tensor | None:
         """Return what the next stage sees of those sampled so far, (b, c', l) or None."""
         padded = self._with_zeros(stages, batch)
         if self.snap_context and stages:
             with self._on_device(self.codec):
-                snapped = self.codec.embed(self.codec.quantize(self.splitter.merge(padded)))
+                snapped = self.codec.embed(self._quantize(self.splitter.merge(padded)))
             padded[: len(stages)] = self.splitter.split(snapped)[: len(stages)]
         return self.splitter.context(padded, len(stages))
 
@@ -329,26 +391,34 @@ class Pipeline(BasePipeline):
         shapes = stage_shapes(self.codec, self.splitter, batch.frames)[len(stages) :]
         return [*stages, *(torch.zeros(len(batch), *shape, device=self.device) for shape in shapes)]
 
-    def decode(self, codes: Sequence[Tensor] | Iterator[Tensor], samples: int | None = None) -> Tensor:
-        """Decode codes (1, k, l) one by one to audio (n, ch, t) on the CPU, cut to `samples`."""
-        codec = chunked(self.codec)
+    def _quantize(self, latents: Tensor) -> Tensor:
+        """Look the codes (b, k, l) of latents (b, k, d, l) up, some frames at a time: each takes a whole codebook."""
+        return torch.cat([self.codec.quantize(part) for part in latents.split(MAX_LOOKUP, -1)], dim=-1)
+
+    def decode(
+        self, codes: Sequence[Tensor] | Iterator[Tensor], samples: int | None = None, *, loop: bool = False
+    ) -> Tensor:
+        """Decode codes (1, k, l) one by one to audio (n, ch, t) on the CPU, cut to `samples`.
+
+        The end of a loop is decoded as what comes before its beginning; it is as long as its frames.
+        """
+        codec, context, hop_length = chunked(self.codec), self.codec.decode_context_frames, self.codec.hop_length
+        context = LOOP_CONTEXT if context is None else context
+
+        def decode_one(code: Tensor) -> Tensor:
+            return decode_loop(codec.decode, code, context, hop_length) if loop else codec.decode(code)[..., :samples]
+
         with self._on_device(self.codec):
-            audio = [codec.decode(code.to(self.device))[..., :samples].float().cpu() for code in codes]
-        return torch.cat(audio)
+            return torch.cat([decode_one(code.to(self.device)).float().cpu() for code in codes])
 
 
 load = Pipeline.from_pretrained
 
 
-def _steps(stage: Stage, options: GenerationConfig) -> int:
-    own = stage.sampling.num_inference_steps
-    return own if options.num_inference_steps is None else options.num_inference_steps
-
-
-def _require_finite(latents: Tensor, stage: Stage, options: GenerationConfig) -> None:
+def _require_finite(latents: Tensor, stage: Stage) -> None:
     if not latents.isfinite().all():
         raise NonFiniteLatents(
-            f"Stage {stage.name} generated latents that are not finite, in {_steps(stage, options)} steps of "
-            f"{stage.sampling.scheduler}: nothing was written. Try more steps, a smaller guidance_scale or float32; if "
-            "it stays, the weights have diverged."
+            f"Stage {stage.name} generated latents that are not finite, in {stage.sampling.num_inference_steps} steps "
+            f"of {stage.sampling.scheduler}: nothing was written. Try more steps, a smaller guidance_scale or float32; "
+            "if it stays, the weights have diverged."
         )

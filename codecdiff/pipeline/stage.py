@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,10 @@ class Stage:
         except ValueError:
             self.sampling = previous
             raise
+
+    def with_sampling(self, **options: Any) -> Self:
+        """Return the stage, with the same denoiser, sampled by other options. Raises InvalidValue if it cannot be."""
+        return replace(self, sampling=self.sampling.model_copy(update=options))
 
     def num_timesteps(self, num_inference_steps: int, strength: float = 1.0) -> int:
         """Return how often a sampling run evaluates the denoiser; `strength` is that of an edit."""

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load, save
@@ -325,9 +326,14 @@ def check_no_context(case: DenoiserCase) -> None:
 @CHECKS.check
 def check_gradients(case: DenoiserCase) -> None:
     """A gradient reaches every parameter, the learned nulls too."""
-    denoiser = case.perturbed()
+    assert_gradients(case, case.perturbed())
+
+
+def assert_gradients(case: DenoiserCase, denoiser: Denoiser) -> None:
+    """Raise CheckFailed unless a gradient reaches every parameter that requires one."""
     denoiser(*case.inputs, case.condition).square().sum().backward()
-    silent = [name for name, p in denoiser.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    learning = [(name, p) for name, p in denoiser.named_parameters() if p.requires_grad]
+    silent = [name for name, p in learning if p.grad is None or not p.grad.abs().max() > 0]
     assert_that(
         not silent, f"No gradient reaches {silent}. Make what does not learn a buffer, and remove what is not used."
     )
@@ -366,6 +372,31 @@ def check_prepare_for_sampling(case: DenoiserCase) -> None:
     assert_same(
         case.predict(denoiser=denoiser), case.plain, "prepare_for_sampling differs from the plain denoiser.", 1e-4
     )
+
+
+@CHECKS.check
+def check_adapters(case: DenoiserCase) -> None:
+    """LoRA and DoRA layers on the modules of `adapter_modules` change nothing at first; moved, they change the
+    prediction, a gradient reaches all of them, and what they change can be added to the weights instead.
+    """
+    from codecdiff.denoisers.adapted import AdaptedDenoiser, AdapterConfig
+
+    if find_spec("peft") is None:
+        raise NotApplicable("peft is not installed: pip install peft")
+    kinds: tuple[Literal["lora", "dora"], ...] = ("lora", "dora")
+    for kind in kinds:
+        adapted = AdaptedDenoiser(deepcopy(case.part), AdapterConfig(type=kind, rank=2)).eval()
+        assert_same(case.predict(denoiser=adapted), case.plain, f"A new {kind} layer changes the prediction.", 1e-5)
+        state = adapted.state_dict().items()
+        adapted.load_state_dict({n: t + 0.1 * white_noise(*t.shape, seed=i) for i, (n, t) in enumerate(state)})
+        assert_gradients(case, adapted)
+        prediction, merged = case.predict(denoiser=adapted), deepcopy(case.part)
+        weights = merged.state_dict()
+        for name, change in adapted.weight_changes().items():
+            weights[name].add_(change)
+        text = f"Added to the weights, a {kind} adapter changes the prediction in another way than as layers."
+        assert_same(case.predict(denoiser=merged), prediction, text, 1e-5)
+        assert_that(not torch.allclose(prediction, case.plain, atol=1e-5), f"A {kind} adapter changes nothing.")
 
 
 @CHECKS.check

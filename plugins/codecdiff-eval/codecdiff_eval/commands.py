@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,6 +48,10 @@ Loudness = Annotated[
     float | None, typer.Option(metavar="DBFS", help="RMS level to scale clips to, as in -20. Default: unchanged.")
 ]
 Adherence = Annotated[bool | None, typer.Option(help="Measure tempo, key, instruments. Default: if prompts name them.")]
+Adapters = Annotated[
+    Names,
+    typer.Option("--adapter", metavar="FOLDER[:WEIGHT]", help="Adapter of the model, as with generate; any number."),
+]
 Cache = Annotated[Path | None, typer.Option(help="Folder of cached embeddings. Default: cache in the output folder.")]
 ModelCard = Annotated[bool, typer.Option("--model-card", "--card", help="Add the results to the model card.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")]
@@ -77,6 +81,7 @@ def evaluate(
     guidance: GuidanceScale = None,
     loudness: Loudness = None,
     adherence: Adherence = None,
+    adapters: Adapters = None,
     cache: Cache = None,
     model_card: ModelCard = False,
     as_json: AsJson = False,
@@ -95,14 +100,12 @@ def evaluate(
     plan = new_eval_config(suite, embedders or [], metrics or [], seconds, loudness, adherence, seed)
     against = read_reference(reference, split)
     inputs = read_inputs(prompts, split, n, seed) if prompts else read_tracks(music or Path(), split)
-    sampling = {"seed": seed, "steps": steps, "guidance": guidance or []}
-    generator = load_generator(model, device, allow_download, allow_local_parts, **sampling) if model else None
-    fetched = {"required": bool(embedders), "allow_download": allow_download}
-    built, left_out = load_embedders(list(plan.metrics), options or [], generator, device, **fetched)
+    generator = load_generator(model, device, allow_download, allow_local_parts, seed, steps, guidance, adapters)
+    built, left_out = load_embedders(plan.metrics, options or [], generator, device, bool(embedders), allow_download)
     stores = (output / "clips", cache or output / "cache", progress, generator)
     evaluator = Evaluator(plan, built, against, *stores, left_out=left_out)
-    facts = {"suite": suite, **split_facts(reference, prompts, music, split)}
-    result = evaluator.evaluate(inputs, generator.name if generator else str(music and music.name), facts)
+    name = generator.name if generator else str(music and music.name)
+    result = evaluator.evaluate(inputs, name, split_facts(suite, reference, prompts, music, split))
     write_evaluated(result, output, model if model_card else "", as_json)
 
 
@@ -136,11 +139,12 @@ def new_eval_config(
     return EvalConfig(loaded.select(embedders, metrics), cutter, adherence, seed, loaded.codec_quality)
 
 
-def split_facts(reference: Path, prompts: Path | None, music: Path | None, split: str) -> dict[str, str]:
-    """Say which list of prompts, and which splits of it and of manifests, are used."""
+def split_facts(suite: str, reference: Path, prompts: Path | None, music: Path | None, split: str) -> dict[str, str]:
+    """Say which suite, which list of prompts, and which splits of it and of manifests, are used."""
     from codecdiff_eval.prompts import split_of
 
     facts = {
+        "suite": suite,
         "list of prompts": prompts.name if prompts else "",
         "reference split": split_of(reference, split),
         "evaluated split": split_of(prompts or music, split),
@@ -198,32 +202,34 @@ def load_generator(
     device: str,
     allow_download: bool,
     allow_local_parts: bool,
-    *,
     seed: int,
     steps: int | None,
-    guidance: list[str],
-) -> Generator:
-    """Load a model, and name it by its folder's name or its id."""
+    guidance: Names,
+    adapters: Names,
+) -> Generator | None:
+    """Load a model, if any, and name it by its folder's name or its id."""
     from codecdiff.diffusion import parse_guidance_scale
-    from codecdiff.pipeline import load
+    from codecdiff.pipeline import load, parse_adapter
     from codecdiff_eval.generation import Generator
 
-    scale = parse_guidance_scale(guidance)
+    if not model:
+        return None
+    scale = parse_guidance_scale(guidance or [])
     with err.status(f"Loading {model}"):
-        pipeline = load(model, allow_download=allow_download, allow_local_parts=allow_local_parts).to(
-            select_device(device)
-        )
+        allowed: Any = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
+        pipeline = load(model, **allowed).to(select_device(device))
+        for text in adapters or ():
+            pipeline.load_adapter(*parse_adapter(text))
     folder = Path(model)
     parts = [part for part in folder.resolve().parts[-2:] if part != "/"]
     return Generator(pipeline, "/".join(parts) if folder.exists() else model, seed, steps, scale)
 
 
 def load_embedders(
-    names: Sequence[str],
+    names: Iterable[str],
     options: Sequence[str],
     generator: Generator | None,
     device: str,
-    *,
     required: bool,
     allow_download: bool,
 ) -> tuple[dict[str, Embedder], list[str]]:
@@ -241,7 +247,7 @@ def load_embedders(
         by_embedder.setdefault(name, []).append(setting)
     pipeline = generator and generator.pipeline
     built, left_out = build_embedders(
-        names, by_embedder, pipeline=pipeline, required=required, allow_download=allow_download
+        list(names), by_embedder, pipeline=pipeline, required=required, allow_download=allow_download
     )
     return {name: embedder.to(select_device(device)) for name, embedder in built.items()}, left_out
 

@@ -173,7 +173,8 @@ class Generator:
 
     def _request(self, prompt: EvalPrompt, **options: Any) -> GenerationRequest:
         fields, model = dict(prompt.only(self._fields).fields), self.pipeline.fingerprint or ""
-        return GenerationRequest(codecdiff=__version__, model=model, prompt=fields, **options)
+        adapters = [adapter.record for adapter in self.pipeline.adapters] or None
+        return GenerationRequest(codecdiff=__version__, model=model, adapters=adapters, prompt=fields, **options)
 
     def _edited(self, sources: Sequence[Track], edit: Edit) -> list[GeneratedClip]:
         def clip(number: int, source: Track) -> GeneratedClip:

@@ -219,6 +219,10 @@ class UNet(PrecomputedConditioning):
         """(b, c patch, n) -> (b, c, l), cropped to so many frames."""
         return rearrange(x, "b (c patch) n -> b c (n patch)", patch=self.patch)[..., :frames]
 
+    def adapter_modules(self) -> list[str]:
+        """Return the names of all linear layers and convolutions: most weights are in convolutions of three frames."""
+        return [name for name, module in self.named_modules() if isinstance(module, nn.Linear | nn.Conv1d)]
+
     def prepare_for_sampling(self, timesteps: Tensor, condition: Condition) -> Denoiser:
         """Return an equivalent denoiser for these `timesteps` (n,) and this `condition` alone, without gradients.
 

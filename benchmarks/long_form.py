@@ -1,0 +1,88 @@
+"""Long music: peak memory against duration, and the seams of windows.
+
+python benchmarks/long_form.py [--model starter] [--seconds 60 600] [--quality fast] [--clips 8]
+
+Each duration runs in a process of its own. Seams: how much the spectrum changes from frame to frame within 50 ms of
+where a window begins to be new (`frame_change`), against the same music elsewhere, and the end of loops against their
+inside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+
+import torch
+from codecdiff_eval.audio_features import FRAMES_PER_SECOND, frame_change
+
+import codecdiff
+from codecdiff.pipeline.windows import plan_windows, window_frames
+
+PROMPTS = (
+    "a slow waltz on piano",
+    "a fast tune in G major on piano with drums",
+    "loud strings",
+    "guitar, medium tempo",
+)
+NEAR = round(0.05 * FRAMES_PER_SECOND)  # spectral frames on either side of a seam
+
+
+def measure(model: str, seconds: float, quality: str) -> None:
+    """Generate codes and audio once, and print time and peak memory."""
+    pipe = codecdiff.load(model, device="cpu")
+    start = time.process_time()
+    (codes,) = pipe.generate_codes([PROMPTS[0]], pipe.frames(seconds), quality=quality)
+    sampled, used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, time.process_time() - start
+    pipe.decode([codes])
+    decoded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"{seconds:g} s: {sampled:.2f} GB to sample, {decoded:.2f} GB with audio, {used:.0f} s of a core to sample")
+
+
+def seams(model: str, quality: str, clips: int) -> None:
+    """Print how much more the spectrum changes at seams than elsewhere."""
+    pipe = codecdiff.load(model, device="cpu")
+    rate, seconds, window = pipe.codec.frame_rate, 20.0, 10.0
+    frames = pipe.frames(seconds)
+    plan = plan_windows(frames, window_frames(seconds, rate, window))
+    edges = [float(w.frames[w.is_new][0]) / rate for w in plan[1:]]
+    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(clips)]
+    options = {"quality": quality, "loudness": "off", "seed": 7}
+    audio = pipe(prompts, audio_length_in_s=seconds, window_in_s=window, **options).audios.mean(1)
+    change = frame_change(audio, pipe.sample_rate)
+    near = torch.zeros(change.shape[1], dtype=torch.bool)
+    for edge in edges:
+        near[round(edge * FRAMES_PER_SECOND) - NEAR : round(edge * FRAMES_PER_SECOND) + NEAR] = True
+    ratios = change[:, near].mean(1) / change[:, ~near].mean(1)
+    error = float(ratios.std()) / clips**0.5
+    print(f"seams of windows: {float(ratios.mean()):.2f} ± {1.96 * error:.2f} of the change elsewhere")
+    loops = pipe(prompts, audio_length_in_s=8.0, loop=True, **options).audios.mean(1)
+    middle = loops.shape[1] // 2
+    change, plain = frame_change(loops.roll(middle, 1), pipe.sample_rate), frame_change(loops, pipe.sample_rate)
+    at = round(middle / pipe.sample_rate * FRAMES_PER_SECOND)
+    ratios = change[:, at - NEAR : at + NEAR].mean(1) / plain[:, NEAR:-NEAR].mean(1)
+    error = float(ratios.std()) / clips**0.5
+    print(f"ends of loops: {float(ratios.mean()):.2f} ± {1.96 * error:.2f} of the change inside")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="starter")
+    parser.add_argument("--seconds", type=float, nargs="*", default=[60, 600])
+    parser.add_argument("--quality", default="fast")
+    parser.add_argument("--clips", type=int, default=8)
+    parser.add_argument("--alone", action="store_true", help="measure one duration in this process")
+    options = parser.parse_args()
+    if options.alone:
+        return measure(options.model, *options.seconds, options.quality)
+    common = ["--model", options.model, "--quality", options.quality]
+    for seconds in options.seconds:
+        subprocess.run([sys.executable, __file__, "--alone", "--seconds", str(seconds), *common], check=True)
+    if options.clips:
+        seams(options.model, options.quality, options.clips)
+
+
+if __name__ == "__main__":
+    main()
