@@ -198,7 +198,7 @@ def test_ten_hours_take_no_more_memory_than_one(tmp_path: Path, dac_folder: Path
                 stream.write(np.zeros(60 * RATE, np.float32))
         arguments = ["encode", f"{hours}.flac", "-o", f"s{hours}", "--codec", "dac", "--set", f"model={dac_folder}"]
         code = (
-            "import resource, sys; from codecdiff.cli import app; app(sys.argv[1:], standalone_mode=False); "
+            "import resource, sys; from codecdiff.cli.main import app; app(sys.argv[1:], standalone_mode=False); "
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
         command = [sys.executable, "-c", code, *arguments, "--segment", "30", "--silence", "-60"]

@@ -522,6 +522,11 @@ def test_a_model_is_trained_again_bit_for_bit_or_it_is_said_what_differs(
     assert record["configuration"]["train"]["ema_decay"] > 0  # the defaults too
     run()
     assert lock.read_text() == text
+    pipeline = codecdiff.load(out / "model")
+    pipeline.save_pretrained(tmp_path / "same")
+    assert (tmp_path / "same" / "run.lock").read_text() == text
+    pipeline.save_pretrained(tmp_path / "half", dtype=torch.float16)
+    assert not (tmp_path / "half" / "run.lock").exists()  # no training yields these
 
     def replay(*words: str | Path, code: int = 1) -> str:
         result = CliRunner().invoke(app, ["replay", *map(str, words)])

@@ -194,13 +194,16 @@ def tracks_of(paths: list[Path]) -> list[Track]:
     from dataclasses import replace
 
     from codecdiff.data.audio import SUFFIXES
-    from codecdiff.data.metadata import Track, find_tracks
+    from codecdiff.data.metadata import OTHER_SUFFIXES, Track, find_tracks
 
     for path in paths:
         if not path.exists():
             raise MissingFile(f"File or folder '{path}' does not exist.")
         if path.is_file() and path.suffix.lower() not in SUFFIXES:
-            raise InvalidValue(f"'{path}' is not audio by its name. Formats: {', '.join(SUFFIXES)}.")
+            hint = f"Formats: {', '.join(SUFFIXES)}."
+            if path.suffix.lower() in OTHER_SUFFIXES:
+                hint = f"Convert it, as by ffmpeg -i '{path.name}' '{path.stem}.flac'."
+            raise InvalidValue(f"'{path}' is not audio that can be read, by its name. {hint}")
     requested = {Path(os.path.abspath(path)) for path in paths}  # not where links lead, whose names say nothing
     folders = sorted({path if path.is_dir() else path.parent for path in requested})
     tracks = {path: Track(path, path.name) for path in sorted(requested) if path.is_file()}  # hidden ones too

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecdiff.cli.console import Force, Json, out, output_files, print_json
+from codecdiff.cli.console import Force, Json, err, out, output_files, print_json
 from codecdiff.cli.generate import AllowDownload, AllowLocalParts, Device, generate_files, load_model
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ def inspect_file(
 
     With --model, it is generated again and compared.
     """
-    import soundfile
     from rich.table import Table
 
+    from codecdiff.data.audio import stream_audio
     from codecdiff.pipeline.provenance import GenerationRequest
 
     request = GenerationRequest.from_file(file)
@@ -49,7 +49,11 @@ def inspect_file(
     if not model:
         return
     request.check_source(source)
-    request.check_duration(soundfile.info(file).duration)
+    seconds = sum(block.shape[1] for block in stream_audio(file, 8000, 1)) / 8000  # counted: a header may lie
+    request.check_duration(seconds)
+    request, issue = request.bounded(seconds)
+    if issue:
+        err.print(issue, style="yellow", soft_wrap=True)
     (again,) = output_files(output, file.with_stem(f"{file.stem}-again"), 1, force=force)
     pipeline = load_model(model, device, allow_download=allow_download, allow_local_parts=allow_local_parts)
     request.check_model(pipeline)

@@ -142,7 +142,7 @@ class BasePipeline:
         """Save the model to a folder, or complete a folder that holds the same model.
 
         `dtype=torch.float16` halves its size; computation stays in float32. Raises InvalidValue if the folder holds
-        another model.
+        another model. The run.lock of the folder it was loaded from is kept if these are the weights that it records.
 
         Example:
             >>> import codecdiff, torch
@@ -155,6 +155,10 @@ class BasePipeline:
         for stage in self.stages:
             checkpoint.save_stage(Path(folder), stage, dtype)
         checkpoint.save_generation_config(Path(folder), self.generation_config)
+        if self.folder is not None:
+            from codecdiff.pipeline.run_lock import copy_run_lock
+
+            copy_run_lock(self.folder, Path(folder))
 
     def push_to_hub(self, name: str, *, private: bool | None = None) -> str:
         """Upload the model to the Hugging Face hub as `owner/name`, and return its address.

@@ -236,6 +236,14 @@ def hash_weights(model: Path, names: Iterable[str]) -> dict[str, Hashes]:
     return weights
 
 
+def copy_run_lock(source: Path, model: Path) -> None:
+    """Copy the run.lock of a model folder to another, which has none, if its weights are those that it records."""
+    if (source / RUN_LOCK).is_file() and not (model / RUN_LOCK).exists():
+        lock = read_run_lock(source / RUN_LOCK)
+        if hash_weights(model, lock.weights) == lock.weights:
+            write_sealed(model / RUN_LOCK, lock.model_dump())
+
+
 def _hashes(tensors: Mapping[str, Tensor]) -> Hashes:
     return {name: hashlib.sha256(save({name: tensor})).hexdigest()[:32] for name, tensor in sorted(tensors.items())}
 

@@ -9,6 +9,7 @@ from typing import BinaryIO, Self
 import numpy as np
 
 from codecdiff.data.code_store import CONTINUOUS_SUFFIX, FORMAT
+from codecdiff.data.shards import array_header
 
 SUFFIXES = (".npy", CONTINUOUS_SUFFIX[FORMAT])
 
@@ -45,11 +46,10 @@ class Shard:
         self.frames = frames
 
     def _write_headers(self) -> None:
-        """Write the number of frames. NumPy reserves room in a header, so that it can be overwritten."""
+        """Write the number of frames over what was there before."""
         for file, (dtype, shape) in zip(self._files, self._frame_types, strict=True):
             file.seek(0)
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
-            np.lib.format.write_array_header_1_0(file, {**header, "shape": (self.frames, *shape)})
+            file.write(array_header(dtype, (self.frames, *shape)))
 
     def __enter__(self) -> Self:
         return self
