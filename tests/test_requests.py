@@ -87,6 +87,26 @@ def test_takes_are_computed_in_batches_and_each_is_made_again(model: Path, tmp_p
     assert "holds the same samples" in again.output  # it names its batch too
 
 
+def test_a_command_that_was_killed_between_its_files_goes_on(model: Path, recording: Path, tmp_path: Path) -> None:
+    words = ("generate", "drums", "--model", model, "--seconds", 0.1, "--takes", 2, "-o", tmp_path / "a.flac")
+    assert run(*words).exit_code == 0
+    files = [tmp_path / "a-1.flac", tmp_path / "a-2.flac"]
+    before = [file.read_bytes() for file in files]
+    files[1].unlink()
+    assert run(*words).exit_code == 0  # with the seed that it drew
+    assert [file.read_bytes() for file in files] == before
+    again = run(*words)
+    assert again.exit_code == 0
+    assert "is finished: this command made it before" in again.output
+    assert "exists already" in refused(*words, "--negative", "piano")
+    assert run(*words, "--force").exit_code == 0
+    assert [file.read_bytes() for file in files] != before
+    edit = ("vary", recording, "--model", model, "-o", tmp_path / "b.flac")
+    assert run(*edit).exit_code == 0
+    assert "is finished" in run(*edit).output
+    assert "exists already" in refused(*edit, "--strength", 0.3)
+
+
 def test_a_forged_comment_causes_no_more_than_an_hour_of_music(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.flac"
     assert run("generate", "drums", "-o", file, "--model", model, "--seconds", 1.0).exit_code == 0

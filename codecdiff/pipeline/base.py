@@ -231,7 +231,7 @@ class BasePipeline:
         The `options` are those of `checkpoint.load_stage`.
         """
         folder = Path(folder)
-        trained = takewhile(lambda name: (folder / name / "stage.json").exists(), self.stage_names[:count])
+        trained = takewhile(lambda name: checkpoint.is_trained(folder / name), self.stage_names[:count])
         device, parts = device_of(self.codec), (self.codec, self.splitter, self.conditioner)
         self.stages = [checkpoint.load_stage(folder, name, *parts, i, **options) for i, name in enumerate(trained)]
         self.to(device)

@@ -228,19 +228,24 @@ def generations(home: Path) -> list[Path]:
     return sorted((home / STATE).glob("step-[0-9]*"), key=lambda path: int(path.name[5:]), reverse=True)
 
 
+def is_trained(home: Path) -> bool:
+    """Return whether a stage's folder holds one: anything of it, so that a missing file is noticed."""
+    return (home / STAGE_FILE).exists() or (home / WEIGHTS_FILE).exists() or bool(generations(home))
+
+
 def load_weights(home: Path, digests: dict[str, str] | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return a stage's stage.json and the weights it names, even while training saves others.
 
     Raises DamagedFile if they are not what was written.
     """
     while True:
-        before, folder, read = (home / STAGE_FILE).stat(), home, dict[str, str]()
+        before, folder, read = _status(home / STAGE_FILE), home, dict[str, str]()
         try:
             folder = published(home, WEIGHTS_FILE)
             spec = read_stage_config(folder, read)
             tensors, read[WEIGHTS_FILE] = load_tensors(folder / WEIGHTS_FILE, spec.get(FILES, {}), folder / STAGE_FILE)
         except (InvalidValue, FileNotFoundError):
-            if os.path.samestat(before, (home / STAGE_FILE).stat()) and published(home, WEIGHTS_FILE) == folder:
+            if before == _status(home / STAGE_FILE) and published(home, WEIGHTS_FILE) == folder:
                 raise
         else:
             if digests is not None:
@@ -249,10 +254,20 @@ def load_weights(home: Path, digests: dict[str, str] | None = None) -> tuple[dic
             return spec, tensors
 
 
+def _status(file: Path) -> tuple[int, ...]:
+    """Return what changes when a file is replaced; nothing if it is missing."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
 def published(home: Path, name: str) -> Path:
     """Return the folder to read a file of a stage from: the stage's, or that of its newest generation.
 
-    The latter where a save has replaced the file and not yet stage.json, or was killed then.
+    The latter where a save has replaced the file and not yet stage.json, or was killed then; before the first save
+    has written stage.json, too.
     """
 
     def entry(folder: Path) -> Any:
@@ -260,6 +275,8 @@ def published(home: Path, name: str) -> Path:
             return read_stage_config(folder).get(FILES, {}).get(name, {}).get(SEAL)
 
     newest, *older = generations(home) or [home]
+    if not (home / STAGE_FILE).exists():
+        return newest
     is_file, own = (home / name).is_file(), entry(home)
     is_behind = is_file and own and own != entry(newest) and own in [entry(path) for path in older]
     return newest if is_behind and sha256(home / name) == entry(newest) else home

@@ -154,11 +154,12 @@ def read_logs(model: Path, stages: Sequence[str]) -> dict[str, Rows]:
     """
     logs: dict[str, Rows] = {}
     for stage in stages:
-        home = model / stage
-        if not (home / LOG).is_file():
-            continue
-        source = published(home, LOG)
+        source = published(model / stage, LOG)
         files = read_stage_config(source).get(FILES, {}) if (source / STAGE_FILE).is_file() else {}
+        if not (source / LOG).is_file():
+            if LOG in files:
+                raise DamagedFile(f"'{source / LOG}' is missing. Train again to restore it.")
+            continue
         text = (source / LOG).read_text(encoding="utf-8", errors="replace")
         try:
             logs[stage] = _rows(text)
