@@ -138,6 +138,8 @@ class CachedEmbedder:
         `progress` is called with the number of tracks done. What was embedded is kept when the run ends early.
         """
         self._refresh()
+        if self._shards:
+            self._write_config()
         skipped: list[str] = []
         rows: Rows = {}
         written, size = time.monotonic(), GROUP_SIZE if self.cutter else 1
@@ -215,9 +217,15 @@ class CachedEmbedder:
         path = self.folder / "shards" / f"{time.time_ns():x}-{os.getpid()}.safetensors"
         facts = json.dumps({key: facts for key, (_, facts) in rows.items()}, ensure_ascii=False)
         metadata = {"codecdiff": facts, "sha256": hashlib.sha256(facts.encode()).hexdigest()}
-        atomic_write_text(self.folder / "config.json", json.dumps(self.config, indent=2) + "\n")
+        self._write_config()
         write_safetensors(path, {key: vectors for key, (vectors, _) in rows.items()}, metadata)  # last: then it is done
         self._refresh()
+
+    def _write_config(self) -> None:
+        """Write what the folder is of, for readers, unless that is there."""
+        file, text = self.folder / "config.json", json.dumps(self.config, indent=2) + "\n"
+        if not file.is_file() or file.read_bytes() != text.encode():
+            atomic_write_text(file, text)
 
     def _refresh(self) -> None:
         """Read what shards there are that were not known yet. Raises DamagedFile."""

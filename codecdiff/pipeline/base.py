@@ -142,7 +142,7 @@ class BasePipeline:
         """Save the model to a folder, or complete a folder that holds the same model.
 
         `dtype=torch.float16` halves its size; computation stays in float32. Raises InvalidValue if the folder holds
-        another model. The run.lock of the folder it was loaded from is kept if these are the weights that it records.
+        another model. Logs of training are kept, and the run.lock if these are the weights it records.
 
         Example:
             >>> import codecdiff, torch
@@ -153,7 +153,7 @@ class BasePipeline:
         """
         self.save_parts(folder, dtype=dtype)
         for stage in self.stages:
-            checkpoint.save_stage(Path(folder), stage, dtype)
+            checkpoint.save_stage(Path(folder), stage, dtype, source=self.folder)
         checkpoint.save_generation_config(Path(folder), self.generation_config)
         if self.folder is not None:
             from codecdiff.pipeline.run_lock import copy_run_lock

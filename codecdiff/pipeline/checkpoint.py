@@ -15,6 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +40,7 @@ from codecdiff.pipeline.untrusted import ModelFile, StageFile, build_to_fit, con
 
 FORMAT = 2
 MODEL_FILE, STAGE_FILE, WEIGHTS_FILE = "codecdiff.json", "stage.json", "model.safetensors"
+LOG = "log.jsonl"  # of a stage's training
 CODEC_WEIGHTS = f"codec/{WEIGHTS_FILE}"
 STATE = "training"  # folder of what resuming needs, in that of a stage
 GENERATION_FILE = "generation_config.json"
@@ -197,11 +200,20 @@ def check_same_model(folder: Path, spec: dict[str, Any], state: dict[str, Tensor
     warn_of_code_changes(saved.get("code", {}), spec.get("code", {}), folder)
 
 
-def save_stage(folder: Path, stage: Stage, dtype: torch.dtype = torch.float32) -> None:
-    """Write one stage's weights, then its stage.json, which marks the stage as complete."""
+def save_stage(folder: Path, stage: Stage, dtype: torch.dtype = torch.float32, *, source: Path | None = None) -> None:
+    """Write one stage's weights, then its stage.json, which marks the stage as complete.
+
+    The log of its training is copied from `source`, the model folder that it was loaded from, if there is one. Raises
+    DamagedFile if that is not what was written.
+    """
     home = folder / stage.name
-    digest = write_safetensors(home / WEIGHTS_FILE, _to_save(stage.denoiser.state_dict(), dtype))
-    write_stage_config(home, stage.to_config(), {WEIGHTS_FILE: digest})
+    hashes = {WEIGHTS_FILE: write_safetensors(home / WEIGHTS_FILE, _to_save(stage.denoiser.state_dict(), dtype))}
+    if source and (log := source / stage.name / LOG).is_file():
+        hashes[LOG] = verify_file(log, read_stage_config(log.parent).get(FILES, {}), log.parent / STAGE_FILE)
+        if log.resolve() != (home / LOG).resolve():
+            with atomic_write(home / LOG) as temporary:
+                shutil.copyfile(log, temporary)
+    write_stage_config(home, stage.to_config(), hashes)
 
 
 def write_stage_config(home: Path, spec: Mapping[str, Any], hashes: Mapping[str, str] | None = None) -> None:
@@ -248,6 +260,8 @@ def load_weights(home: Path, digests: dict[str, str] | None = None) -> tuple[dic
             if before == _status(home / STAGE_FILE) and published(home, WEIGHTS_FILE) == folder:
                 raise
         else:
+            if folder != home and not before:
+                warnings.warn(f"'{home / STAGE_FILE}' is missing: the stage of '{folder}' is read.", stacklevel=2)
             if digests is not None:
                 names = (f"{home.name}/{STAGE_FILE}", f"{home.name}/{WEIGHTS_FILE}")
                 digests |= zip(names, read.values(), strict=True)

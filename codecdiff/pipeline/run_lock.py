@@ -83,7 +83,10 @@ def read_run_lock(file: Path) -> RunLock:
     """Read a run.lock. Raises MissingFile, DamagedFile or BadDocument."""
     if not file.is_file():
         raise MissingFile(f"'{file}' is missing: only models that the recipe of this version trained have one.")
-    lock = check_schema(read_sealed(file), str(file), RunLock)
+    spec = read_sealed(file)
+    lock = check_schema(spec, str(file), RunLock)
+    if missing := RunLock.model_fields.keys() - spec.keys():
+        raise InvalidValue(f"'{file}' is not a {RUN_LOCK}: it lacks {', '.join(sorted(missing))}.")
     if lock.format != FORMAT:
         raise InvalidValue(f"'{file}' has format {lock.format}; this codecdiff reads format {FORMAT}.")
     return lock

@@ -32,9 +32,17 @@ from codecdiff.files import (
     read_safetensors,
     save_tensors,
 )
-from codecdiff.pipeline.checkpoint import STAGE_FILE, STATE, WEIGHTS_FILE, generations, published, read_stage_config
+from codecdiff.pipeline.checkpoint import (
+    LOG,
+    STAGE_FILE,
+    STATE,
+    WEIGHTS_FILE,
+    generations,
+    published,
+    read_stage_config,
+)
 
-STATE_FILE, LOG = "state.safetensors", "log.jsonl"
+STATE_FILE = "state.safetensors"
 Rows = list[dict[str, Any]]
 
 
