@@ -31,7 +31,7 @@ PYTEST = OMP_NUM_THREADS=1 $(RUN) pytest
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-integration test-wheels test-originals test-slow soak docs lint types clean
+.PHONY: help setup demo test test-integration test-wheels test-originals test-slow test-hub soak docs lint types clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -65,6 +65,11 @@ soak: $(WHOLE)  ## kill, fill up, damage, race and fuzz all that reads and write
 	$(SOAK)/races.py --trials $(or $(RACES),100) --state runs/soak/races.json
 	$(SOAK)/fuzz.py --total $(or $(INPUTS),10000000) --state runs/soak/fuzz.json
 
+test-hub: $(WHOLE) $(ORIGINALS)/.ready  ## fetch the released models, check them, hold them equal to their packages: runs/hub.json
+	mkdir -p runs && $(RUN:-m=) tests/hub/released.py runs/hub.json
+	$(ORIGINALS)/bin/python tests/hub/released.py runs/hub.json dac encodec
+
+$(ORIGINALS)/.ready: override VENV := $(ORIGINALS)
 test-originals: override VENV := $(ORIGINALS)
 test-originals: $(ORIGINALS)/.ready  ## hold codecs equal to their original packages, in an environment of its own
 	$(PYTEST) --disable-warnings tests/originals

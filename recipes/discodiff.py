@@ -72,7 +72,9 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
             pipeline.stages = [*before, trainer.ema_stage()]
             options: Any = {"audio_length_in_s": settings.crop_seconds, "seed": e.seed, "partial": True}
             try:
-                write_audio(file, pipeline(e.prompts[:1], **options).audios[0], pipeline.sample_rate)
+                audio = pipeline(e.prompts[:1], **options).audios[0]
+                write_audio(file, audio, pipeline.sample_rate)
+                training.log_audio(accelerator, f"{name}/sample", audio, pipeline.sample_rate, count)
             except NonFiniteLatents as error:  # of a young model: it trains on
                 console.log(str(error))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import runpy
 import signal
@@ -559,3 +561,26 @@ def test_the_real_command_goes_on_after_it_is_killed(
         process.wait()
     subprocess.run(arguments, check=True)
     assert same(CodeStore(tmp_path / "store"), expected)
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_disk_that_is_full_as_a_shard_begins_is_a_sentence(
+    dac: Codec, codec_spec: dict[str, Any], music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    real, opened = Path.open, list[Path]()
+
+    def open_until_full(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if mode == "w+b":
+            opened.append(path)
+            if len(opened) >= fails:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return real(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", open_until_full)
+    with pytest.raises(OSError, match="No space left on device"):
+        encode_tracks(find_tracks(music), tmp_path / "store", dac, codec_spec, EncodeConfig(target="continuous"))
+    monkeypatch.undo()
+    store, skipped = encode_tracks(
+        find_tracks(music), tmp_path / "store", dac, codec_spec, EncodeConfig(target="continuous")
+    )
+    assert (len(store), skipped) == (6, [])

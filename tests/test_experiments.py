@@ -32,7 +32,7 @@ from codecdiff.training.experiment import (
     prepare_prompts,
     warm_start_folder,
 )
-from codecdiff.training.trainer import RUN_FACTS, new_accelerator
+from codecdiff.training.trainer import RUN_FACTS, log_audio, new_accelerator
 
 PATTERNS = Path(__file__).parent.parent / "docs" / "patterns.md"
 
@@ -268,3 +268,14 @@ def test_a_run_is_reported_to_any_tracker(tmp_path: Path) -> None:
     accelerator = new_accelerator(tmp_path, report_to=Tracker(), config={"seed": 3, "a": {"b": [1]}, "c": None})
     accelerator.log({"primary/loss": 0.5}, step=2)
     assert Tracker.rows == [{"seed": 3, "a.b": "[1]", "c": "null"}, (2, {"primary/loss": 0.5})]
+
+
+def test_audio_is_logged_with_the_trackers_that_take_it() -> None:
+    logged: list[Any] = []
+    writer = SimpleNamespace(
+        add_audio=lambda name, audio, step, rate: logged.append((name, tuple(audio.shape), step, rate))
+    )
+    trackers = [SimpleNamespace(name="tensorboard", writer=writer), SimpleNamespace(name="mlflow")]
+    accelerator: Any = SimpleNamespace(trackers=trackers)
+    log_audio(accelerator, "primary/sample", torch.zeros(2, 800), 8000, 4)
+    assert logged == [("primary/sample", (1, 800), 4, 8000)]

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 import codecdiff
 from codecdiff.cli.main import app
 from codecdiff.config import ExperimentConfig, load_config
-from codecdiff.data.audio import MAX_SECONDS, BadAudio, read_audio
+from codecdiff.data.audio import MAX_SECONDS, BadAudio, read_audio, seconds_of
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import TrainingCrops
 from codecdiff.data.manifest import Manifest, ManifestRow
@@ -304,6 +304,7 @@ def test_audio_out_of_bounds_is_refused(tmp_path: Path, rate: int, channels: int
     soundfile.write(tmp_path / "a.wav", np.zeros((64, channels), np.float32), rate)
     with pytest.raises(BadAudio, match="expected"):
         read_audio(tmp_path / "a.wav", 8000, 1)
+    assert seconds_of(tmp_path / "a.wav") == (0 if rate != 44_100 else 64 / rate)  # it states no time that can be
 
 
 @pytest.mark.integration

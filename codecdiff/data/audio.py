@@ -58,12 +58,12 @@ class BadAudio(InvalidValue):
 
 
 def seconds_of(file: Path | str) -> float:
-    """Return the duration that an audio file states, in seconds: an estimate. 0 if it states none or cannot be read."""
+    """Return the seconds that an audio file states to last: an estimate. 0 if it states none, or nothing that can be."""
     try:
         info = soundfile.info(str(file))
     except (soundfile.LibsndfileError, OSError):
         return 0.0
-    return info.duration if info.frames < 2**60 else 0.0
+    return info.duration if info.frames < 2**60 and RATES[0] <= info.samplerate <= RATES[1] else 0.0
 
 
 def read_audio(

@@ -80,6 +80,17 @@ def new_accelerator(
     return accelerator
 
 
+def log_audio(accelerator: Accelerator, name: str, audio: Tensor, sample_rate: int, step: int) -> None:
+    """Log (ch, t) audio with those trackers that take audio: TensorBoard and Weights & Biases."""
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard":
+            tracker.writer.add_audio(name, audio.mean(0, keepdim=True).cpu(), step, sample_rate)  # of one channel
+        elif tracker.name == "wandb":
+            import wandb
+
+            tracker.log({name: wandb.Audio(audio.T.cpu().numpy(), sample_rate)}, step=step)
+
+
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield settings by their names on the command line, with values that every tracker takes."""
     for name, value in settings.items():

@@ -81,25 +81,35 @@ class Case:
 
     def run(self, at: int = 0, error: int = 0, kill_after: float | None = None) -> Outcome:
         """Run the command in a forked process, with an accident at an operation or after some seconds."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        said, names = self.out.parent / "said", self.out.parent / "names"
-        if not (child := os.fork()):
-            status = 70
-            try:
-                for file, numbers in ((said, (1, 2)), (names, (199,))):
-                    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-                    for number in numbers:
-                        os.dup2(descriptor, number)
-                status = self._main(at, error)
-                if not self.operations:
-                    (self.out.parent / "modules").write_text("\n".join(sys.modules))
-            finally:
-                os._exit(status)
+        child = self.start(at, error)
         if kill_after is not None:
             time.sleep(kill_after)
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
+        return self.outcome(child)
+
+    def start(self, at: int = 0, error: int = 0, number: int = 0) -> int:
+        """Start the command in a forked process, the `number`-th at once, and return the process."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        said, names = (self.out.parent / f"{name}-{number}" for name in ("said", "names"))
+        if child := os.fork():
+            return child
+        status = 70
+        try:
+            for file, numbers in ((said, (1, 2)), (names, (199,))):
+                descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                for each in numbers:
+                    os.dup2(descriptor, each)
+            status = self._main(at, error)
+            if not self.operations:
+                (self.out.parent / "modules").write_text("\n".join(sys.modules))
+        finally:
+            os._exit(status)
+
+    def outcome(self, child: int, number: int = 0) -> Outcome:
+        """Wait for a process that was started, and return how it ended."""
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said, names = (self.out.parent / f"{name}-{number}" for name in ("said", "names"))
         return Outcome(status, said.read_text(errors="replace"), names.read_text(errors="replace").splitlines())
 
     def _main(self, at: int, error: int) -> int:

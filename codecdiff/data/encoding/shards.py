@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
@@ -32,7 +33,8 @@ class Shard:
         if not self._files:
             self._frame_types = [(array.dtype, array.shape[1:]) for array in arrays]
             paths = [self.stem.with_name(self.stem.name + suffix) for suffix in SUFFIXES[: len(arrays)]]
-            self._files = [path.open("w+b") for path in paths]
+            for path in paths:
+                self._files.append(path.open("w+b"))
             self._write_headers()
         for file, array in zip(self._files, arrays, strict=True):
             file.write(np.ascontiguousarray(array).data)
@@ -54,9 +56,14 @@ class Shard:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._write_headers()
-        for file in self._files:
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:  # after an error, such as a full disk, it is of no use
+                self._write_headers()
+                for file in self._files:
+                    file.flush()
+                    os.fsync(file.fileno())
+        finally:
+            for file in self._files:
+                with suppress(OSError):
+                    file.close()
