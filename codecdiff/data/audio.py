@@ -58,7 +58,7 @@ class BadAudio(InvalidValue):
 
 
 def seconds_of(file: Path | str) -> float:
-    """Return the seconds that an audio file states to last: an estimate. 0 if it states none, or nothing that can be."""
+    """Return how long an audio file states to be, in seconds: an estimate. 0 if it states nothing that can be."""
     try:
         info = soundfile.info(str(file))
     except (soundfile.LibsndfileError, OSError):
