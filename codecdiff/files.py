@@ -54,7 +54,6 @@ __all__ = [
     "read_json",
     "read_parquet",
     "read_safetensors",
-    "read_shapes",
     "read_text",
     "read_yaml",
     "require_file",
@@ -290,17 +289,6 @@ def read_safetensors(path: Path | str, names: Iterable[str] | None = None) -> tu
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in (file.keys() if names is None else names)}
             return tensors, file.metadata() or {}
-    except SafetensorError as error:
-        raise DamagedFile(f"'{path}' is damaged: {error}. Delete it, then fetch or make it again.") from error
-
-
-def read_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
-    """Read the shapes of all tensors of a safetensors file, by name, and not the tensors. Raises as the above does."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(require_file(path), "pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
     except SafetensorError as error:
         raise DamagedFile(f"'{path}' is damaged: {error}. Delete it, then fetch or make it again.") from error
 

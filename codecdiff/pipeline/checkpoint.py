@@ -311,7 +311,7 @@ def load_stage(
     file = folder / name / WEIGHTS_FILE
     spec, tensors = load_weights(folder / name, digests)
     denoiser_spec = spec["denoiser"] if allow_local_parts else confine("denoisers", spec["denoiser"], folder)
-    denoiser = build_to_fit(file, lambda: build_denoiser(denoiser_spec, codec, splitter, conditioner, i))
+    denoiser = build_to_fit(file, tensors, lambda: build_denoiser(denoiser_spec, codec, splitter, conditioner, i))
     dtype = next(denoiser.parameters()).dtype
     weights = {key: v.to(dtype) if v.is_floating_point() else v for key, v in tensors.items()}
     try:

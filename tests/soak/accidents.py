@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
-VOLATILE = {"seconds", "peak_memory", "inference seconds"}  # keys of JSON
+VOLATILE = {"seconds", "peak_memory", "inference seconds", "training_seconds"}  # keys of JSON
 CACHE = re.compile(r"[0-9a-f]+-\d+\.safetensors")  # of embeddings: named by time and process
 DAMAGES = ("flip", "cut", "zero", "append", "swap", "missing")
 FAULTS = (errno.ENOSPC, errno.EIO)
