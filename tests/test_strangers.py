@@ -20,6 +20,7 @@ from small import write_music
 from typer.testing import CliRunner
 
 import codecdiff
+from codecdiff.cli.encode import require_new_store
 from codecdiff.cli.main import app
 from codecdiff.config import ExperimentConfig, load_config
 from codecdiff.data.audio import MAX_SECONDS, BadAudio, read_audio, seconds_of
@@ -455,7 +456,9 @@ def test_a_store_is_read_where_little_may_be_mapped(tmp_path: Path, monkeypatch:
     assert len(mapped) > 40
 
 
-def test_a_store_is_locked_while_it_is_made_and_a_finished_command_says_so(tmp_path: Path) -> None:
+def test_a_store_is_locked_while_it_is_made_and_a_finished_command_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     music = write_music(tmp_path / "music", 2)
     words = ["encode", str(music), "-o", str(tmp_path / "store"), "--codec", "starter-neural"]
     with lock_folder(tmp_path / ".store.part"):
@@ -466,6 +469,12 @@ def test_a_store_is_locked_while_it_is_made_and_a_finished_command_says_so(tmp_p
     again = CliRunner().invoke(app, words)
     assert again.exit_code == 0
     assert "is finished: this command made it before" in again.output
+    with monkeypatch.context() as patched:  # another process finishes it once this one has looked
+        checks = iter([lambda *_: None, require_new_store])
+        patched.setattr("codecdiff.cli.encode.require_new_store", lambda *arguments: next(checks)(*arguments))
+        meanwhile = CliRunner().invoke(app, words)
+    assert meanwhile.exit_code == 0, meanwhile.output
+    assert "is finished: this command made it before" in meanwhile.output
     (music / "0.wav").unlink()
     other = CliRunner().invoke(app, words)
     assert other.exit_code == 1

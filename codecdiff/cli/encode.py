@@ -95,7 +95,11 @@ def encode(
     run = registry.load_entry(registry.ENGINES, engine)(device, workers)
     place = select_device(device if engine == "local" else "")  # the GPUs of a cluster are not devices of this machine
     model = build("codecs", parse_options("codecs", codec, options or [])).to(place)
-    store, skipped = _encode(tracks, output, model, settings, run)
+    try:
+        store, skipped = _encode(tracks, output, model, settings, run)
+    except FileExists:
+        require_new_store(output, settings.request)  # another process may have made it meanwhile
+        raise
     for line in [*_issues(store), *(f"Skipped: {line}" for line in [*issues, *skipped])]:
         show_issue(line)
     out.print(f"{_summary(store, len(tracks) + len(issues))} in {output}", soft_wrap=True)

@@ -86,7 +86,7 @@ def log_audio(accelerator: Accelerator, name: str, audio: Tensor, sample_rate: i
         if tracker.name == "tensorboard":
             tracker.writer.add_audio(name, audio.mean(0, keepdim=True).cpu(), step, sample_rate)  # of one channel
         elif tracker.name == "wandb":
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]
 
             tracker.log({name: wandb.Audio(audio.T.cpu().numpy(), sample_rate)}, step=step)
 

@@ -268,10 +268,11 @@ def examine(released: Released, seconds: float, before: Record | None) -> Record
         except importlib.metadata.PackageNotFoundError:
             continue
     record.versions["python"] = platform.python_version()
-    for name, values in before.parity.items() if before and before.files == record.files else ():
-        if isinstance(record.parity.get(name), str) and isinstance(values, dict):
-            record.parity[name] = values
-            record.versions[name] = before.versions.get(name, "")
+    if before is not None and before.files == record.files:
+        for name, values in before.parity.items():
+            if isinstance(record.parity.get(name), str) and isinstance(values, dict):
+                record.parity[name] = values
+                record.versions[name] = before.versions.get(name, "")
     return record
 
 

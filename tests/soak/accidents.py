@@ -74,7 +74,7 @@ class Case:
 
     def __init__(self, name: str, folder: Path, *words: str | Path):
         self.name, self.out = name, folder / "runs" / name / "out"
-        self.words = [str(self.out / word[1:]) if str(word)[:1] == "@" else str(word) for word in words]
+        self.words = [str(self.out / w[1:]) if w[:1] == "@" else w for w in map(str, words)]
         self.operations: list[str] = []
         self.expected: dict[str, Any] = {}
         self.seconds = 0.0
