@@ -59,7 +59,7 @@ test-slow: $(WHOLE)  ## run the slow tests
 
 soak: $(WHOLE)  ## kill, fill up, damage, race and fuzz all that reads and writes files, for a day; again: goes on
 	mkdir -p runs/soak
-	$(SOAK)/accidents.py kill fault --every $(or $(EVERY),1) --state runs/soak/operations.json
+	$(SOAK)/accidents.py kill full --every $(or $(EVERY),1) --state runs/soak/operations.json
 	$(SOAK)/accidents.py chain --trials $(or $(CHAINS),100) --state runs/soak/chains.json
 	$(SOAK)/accidents.py damage --trials $(or $(DAMAGES),10000) --state runs/soak/damage.json
 	$(SOAK)/races.py --trials $(or $(RACES),100) --state runs/soak/races.json

@@ -152,12 +152,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 38_995,
-    "lines: core": 15_377,
+    "lines: library in all": 39_240,
+    "lines: core": 15_620,
     "lines: interfaces": 411,
     "lines: evaluation": 7_040,
-    "lines: must-read set": 4_397,
-    "lines: import closure of the recipe": 7_386,
+    "lines: must-read set": 4_455,
+    "lines: import closure of the recipe": 7_510,
     "import levels": 8,
     "functions over 40 lines": 1,
 }

@@ -29,17 +29,17 @@ def cause(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.integration
 def test_the_harness_notices_what_it_looks_for() -> None:
-    result = cause("kill", "fault", "--case", "careless")
+    result = cause("kill", "full", "--case", "careless")
     assert result.returncode == 1, result.stdout + result.stderr
     assert "BAD kill careless 1: ['a.txt', 'also']" in result.stdout  # half of one, and none of the other
-    assert "BAD fault careless 0: ['No space left on device at open" in result.stdout  # a traceback
+    assert "BAD full careless 0: ['No space left on device at open" in result.stdout  # a traceback
     assert "kill: 1 of " in result.stdout
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("case", ["import", "encode"])
 def test_a_command_that_is_killed_or_has_no_room_is_run_again(case: str) -> None:
-    result = cause("kill", "fault", "--every", "53", "--case", case)
+    result = cause("kill", "full", "--every", "53", "--case", case)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -49,7 +49,7 @@ def test_a_command_that_is_killed_or_has_no_room_is_run_again(case: str) -> None
     [
         ("kill", "--case", "train-two"),
         ("kill", "--every", "7"),
-        ("fault", "--every", "11"),
+        ("full", "--every", "11"),
         ("chain", "--trials", "3"),
         ("damage", "--trials", "2000"),
     ],

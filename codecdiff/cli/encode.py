@@ -95,11 +95,7 @@ def encode(
     run = registry.load_entry(registry.ENGINES, engine)(device, workers)
     place = select_device(device if engine == "local" else "")  # the GPUs of a cluster are not devices of this machine
     model = build("codecs", parse_options("codecs", codec, options or [])).to(place)
-    try:
-        store, skipped = _encode(tracks, output, model, settings, run)
-    except FileExists:
-        require_new_store(output, settings.request)  # another process may have made it meanwhile
-        raise
+    store, skipped = _encode(tracks, output, model, settings, run)
     for line in [*_issues(store), *(f"Skipped: {line}" for line in [*issues, *skipped])]:
         show_issue(line)
     out.print(f"{_summary(store, len(tracks) + len(issues))} in {output}", soft_wrap=True)
@@ -148,9 +144,13 @@ def _encode(
 
     spec = to_config("codecs", model)
     with ticker("Preparing" if model.is_fitted else f"Fitting the {spec['name']} codec") as update:
-        return encode_tracks(
-            tracks, output, model, spec, settings, engine=engine, progress=lambda done: update(str(done))
-        )
+        try:
+            return encode_tracks(
+                tracks, output, model, spec, settings, engine=engine, progress=lambda done: update(str(done))
+            )
+        except FileExists:
+            require_new_store(output, settings.request)  # another process may have made it meanwhile
+            raise
 
 
 def require_new_store(output: Path, request: str) -> None:

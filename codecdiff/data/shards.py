@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from codecdiff.errors import InvalidValue
 from codecdiff.files import DamagedFile, require_file
 
 BLOCK = 4096  # frames of a row that share a checksum
@@ -202,11 +203,11 @@ def _map_array(file: Path) -> tuple[np.ndarray, bytes]:
     """Map the array in a file, which is closed, and return the file's header too."""
     with file.open("rb") as stream:
         if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError("its header is not of version 1.0")
+            raise InvalidValue("its header is not of version 1.0")
         shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
         size = stream.tell()
     if is_fortran or dtype.hasobject:
-        raise ValueError(f"it holds {dtype} in an order that is not C's")
+        raise InvalidValue(f"it holds {dtype} in an order that is not C's")
     with pa.memory_map(str(file)) as mapped:  # NumPy would keep a file descriptor for each
         buffer = mapped.read_buffer()
     array = np.frombuffer(buffer, dtype, math.prod(shape), size) if math.prod(shape) else np.empty(0, dtype)

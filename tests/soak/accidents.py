@@ -1,6 +1,6 @@
 """Kill commands, fill their disk, damage what they wrote: and see that nothing is lost, stuck, left over or unnoticed.
 
-    python tests/soak/accidents.py kill chain fault damage --state FILE    # again: goes on where it stopped
+    python tests/soak/accidents.py kill chain full damage --state FILE    # again: goes on where it stopped
     python tests/soak/accidents.py kill --case encode --every 7            # every seventh operation of one command
 
 A tiny run of each command is forked from a warm process, whose library `disk.c` sees each operation on its output.
@@ -8,7 +8,7 @@ What the same command leaves, when it is run again after an accident, must equal
 
 kill    SIGKILL at each file operation, half of what it writes written
 chain   SIGKILLs at random times, until the command has ended
-fault   a full disk, and one that fails, from each operation on: a sentence, an error status, nothing broken
+full    a full disk, and one that fails, from each operation on: a sentence, an error status, nothing broken
 damage  a bit flipped, cut, zeroed, appended, swapped or missing in any file: noticed, and the file named
 """
 
@@ -62,7 +62,7 @@ class Outcome(NamedTuple):
 
 
 def careless() -> None:
-    """Write a file as no command should: `kill` and `fault` have to notice."""
+    """Write a file as no command should: `kill` and `full` have to notice."""
     file = Path(sys.argv[-1])
     if not file.exists():
         file.write_text("x" * 1000)
@@ -172,7 +172,7 @@ class Case:
         problems = [] if outcome.status == -signal.SIGKILL else [f"was not killed: {outcome.status} {outcome.words}"]
         return [*problems, *self.finish()]
 
-    def fault(self, number: int, seed: int) -> list[str]:
+    def full(self, number: int, seed: int) -> list[str]:
         """Fill up the disk, or have it fail, from an operation on."""
         shutil.rmtree(self.out, ignore_errors=True)
         outcome, problems = self.run(number // 2 + 1, FAULTS[number % 2]), []
@@ -229,7 +229,7 @@ def steady(value: Any) -> Any:
 KINDS: dict[str, Callable[[Case, int, int], list[str]]] = {
     "kill": Case.kill,
     "chain": Case.chain,
-    "fault": Case.fault,
+    "full": Case.full,
 }
 
 
@@ -241,7 +241,7 @@ def accidents(options: argparse.Namespace, state: dict[str, Any], cases: Any) ->
             continue
         for name in cases.names(options.case):
             case: Case = cases.case(name)
-            count = {"kill": len(case.operations), "fault": 2 * len(case.operations), "chain": options.trials}[kind]
+            count = {"kill": len(case.operations), "full": 2 * len(case.operations), "chain": options.trials}[kind]
             sys.stdout.write(f"{kind} {name}: {len(case.operations)} operations, {case.seconds:.1f} s\n")
             sys.stdout.flush()
             for number in range(0, count, 1 if kind == "chain" else options.every):
