@@ -152,12 +152,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 39_240,
-    "lines: core": 15_620,
+    "lines: library in all": 39_710,
+    "lines: core": 15_614,
     "lines: interfaces": 411,
-    "lines: evaluation": 7_040,
+    "lines: evaluation": 7_514,
     "lines: must-read set": 4_455,
-    "lines: import closure of the recipe": 7_510,
+    "lines: import closure of the recipe": 7_509,
     "import levels": 8,
     "functions over 40 lines": 1,
 }
