@@ -26,11 +26,12 @@ PRECISION := $(if $(shell grep -ls amx_bf16 /proc/cpuinfo),bf16,no)
 # accelerate gives a process one core by default, and warns of every option that is left to its default
 LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision $(PRECISION) --dynamo_backend no \
 	--num_cpu_threads_per_process $(CORES)
+SOAK = OMP_NUM_THREADS=1 $(RUN:-m=) tests/soak
 PYTEST = OMP_NUM_THREADS=1 $(RUN) pytest
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-integration test-wheels test-originals test-slow soak docs lint types clean
+.PHONY: help setup demo test test-integration test-wheels test-originals test-slow test-hub soak docs lint types clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -56,10 +57,19 @@ test-wheels: $(WHOLE)  ## build wheels, and try them and plugins written by `cod
 test-slow: $(WHOLE)  ## run the slow tests
 	$(PYTEST) --numprocesses 2 -m slow
 
-soak: $(WHOLE)  ## damaged files on all readers for SECONDS (600), then TRIALS (1000) accidents of training; again: goes on
-	mkdir -p runs && $(RUN:-m=) tests/soak/fuzz.py --seconds $(or $(SECONDS),600) --state runs/soak.json
-	OMP_NUM_THREADS=1 $(RUN:-m=) tests/crash.py --trials $(or $(TRIALS),1000) --progress runs/crashes.json
+soak: $(WHOLE)  ## kill, fill up, damage, race and fuzz all that reads and writes files, for a day; again: goes on
+	mkdir -p runs/soak
+	$(SOAK)/accidents.py kill full --every $(or $(EVERY),1) --state runs/soak/operations.json
+	$(SOAK)/accidents.py chain --trials $(or $(CHAINS),100) --state runs/soak/chains.json
+	$(SOAK)/accidents.py damage --trials $(or $(DAMAGES),10000) --state runs/soak/damage.json
+	$(SOAK)/races.py --trials $(or $(RACES),100) --state runs/soak/races.json
+	$(SOAK)/fuzz.py --total $(or $(INPUTS),10000000) --state runs/soak/fuzz.json
 
+test-hub: $(WHOLE) $(ORIGINALS)/.ready  ## fetch the released models, check them, hold them equal to their packages: runs/hub.json
+	mkdir -p runs && $(RUN:-m=) tests/hub/released.py runs/hub.json
+	$(ORIGINALS)/bin/python tests/hub/released.py runs/hub.json dac encodec
+
+$(ORIGINALS)/.ready: override VENV := $(ORIGINALS)
 test-originals: override VENV := $(ORIGINALS)
 test-originals: $(ORIGINALS)/.ready  ## hold codecs equal to their original packages, in an environment of its own
 	$(PYTEST) --disable-warnings tests/originals

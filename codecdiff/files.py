@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import mmap
 import os
 import platform
 import shutil
@@ -22,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from codecdiff.errors import InvalidValue, MissingFile, UnusableFile, UserError
 
@@ -53,7 +54,6 @@ __all__ = [
     "read_json",
     "read_parquet",
     "read_safetensors",
-    "read_shapes",
     "read_text",
     "read_yaml",
     "require_file",
@@ -293,17 +293,6 @@ def read_safetensors(path: Path | str, names: Iterable[str] | None = None) -> tu
         raise DamagedFile(f"'{path}' is damaged: {error}. Delete it, then fetch or make it again.") from error
 
 
-def read_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
-    """Read the shapes of all tensors of a safetensors file, by name, and not the tensors. Raises as the above does."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(require_file(path), "pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  # no mapping
-    except SafetensorError as error:
-        raise DamagedFile(f"'{path}' is damaged: {error}. Delete it, then fetch or make it again.") from error
-
-
 @contextmanager
 def lock_folder(folder: Path, *, timeout: float = 0) -> Iterator[None]:
     """Hold a lock on a folder, which is created if it is missing, as `lock_path` does."""
@@ -407,14 +396,59 @@ def _cached_checksum(file: Path, size: int, modified: int) -> str:
 # Tables
 
 MAX_ROWS = 2**25
+# In the footer of a table: its SHA-256, computed with zeros in its place, and that it has one. Others drop both
+TABLE_SEAL, IS_SEALED = b"codecdiff.sha256", b"codecdiff.sealed"
+NO_SEAL = b"0" * 64
 
 
 def write_parquet(path: Path | str, table: Any) -> None:
-    """Write a table of pyarrow to a parquet file with checksums, whole or not at all."""
+    """Write a table of pyarrow to a parquet file with checksums of each page and of all, whole or not at all."""
     import pyarrow.parquet as pq
 
     with atomic_write(path) as temporary:
-        pq.write_table(table, temporary, write_page_checksum=True)
+        with pq.ParquetWriter(temporary, table.schema, write_page_checksum=True) as writer:
+            writer.write_table(table)
+            writer.add_key_value_metadata({TABLE_SEAL: NO_SEAL, IS_SEALED: b"1"})
+        digest = sha256(temporary)
+        with temporary.open("r+b") as stream:
+            stream.seek(_place_of_seal(stream))
+            stream.write(digest.encode())
+
+
+def _place_of_seal(stream: BinaryIO) -> int:
+    """Return where in a parquet file its seal is, 0 if it has none. Raises ValueError if only its name is left."""
+    stream.seek(-8, os.SEEK_END)
+    length = int.from_bytes(stream.read(4), "little")
+    start = stream.seek(-8 - length, os.SEEK_END)
+    footer = stream.read(length)  # as it is: damage may hide the names from those who parse it
+    if TABLE_SEAL not in footer and IS_SEALED not in footer:
+        return 0
+    return start + footer.index(TABLE_SEAL) + len(TABLE_SEAL) + 2  # type and length of a text
+
+
+def _check_seal(path: Path | str) -> None:
+    """Raise DamagedFile or ValueError unless a parquet file is what was written, if `write_parquet` did."""
+    with Path(path).open("rb") as stream:
+        if not (place := _place_of_seal(stream)):
+            return
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
+            end = place + len(NO_SEAL)
+            digest = hashlib.sha256(data[:place])
+            digest.update(NO_SEAL)
+            digest.update(data[end:])
+            seal = bytes(data[place:end])
+    if digest.hexdigest().encode() != seal and not _has_copied_seal(path):
+        raise DamagedFile(f"'{path}' is damaged: it is not what was written. Make it again, or copy it again.")
+
+
+def _has_copied_seal(path: Path | str) -> bool:
+    """Return whether another program wrote a table with all that it had read: in Arrow's schema too, as we do not."""
+    import base64
+
+    import pyarrow.parquet as pq
+
+    schema = (pq.read_metadata(path).metadata or {}).get(b"ARROW:schema", b"")
+    return TABLE_SEAL in base64.b64decode(schema)
 
 
 def read_parquet(path: Path | str, schema: Any = None, upgrade: Callable[[Any], Any] = lambda table: table) -> Any:
@@ -428,6 +462,7 @@ def read_parquet(path: Path | str, schema: Any = None, upgrade: Callable[[Any], 
 
     size = require_file(path).stat().st_size
     try:
+        _check_seal(path)
         encoded = {each.name for each in schema or () if "dictionary" in str(each.type)}
         types = {each.name: each.type for each in pq.read_schema(path) if each.name in encoded}
         texts = [name for name, kind in types.items() if pa.types.is_string(kind)]
@@ -441,6 +476,10 @@ def read_parquet(path: Path | str, schema: Any = None, upgrade: Callable[[Any], 
             for name, column in encoded_lists.items():
                 table = table.append_column(name, column)
         table.validate(full=True)  # its texts are UTF-8
+        keys = {
+            key: value for key, value in (table.schema.metadata or {}).items() if key not in (TABLE_SEAL, IS_SEALED)
+        }
+        table = table.replace_schema_metadata(keys)
         table = upgrade(table)
         if schema is None:
             return table

@@ -72,7 +72,7 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
             pipeline.stages = [*before, trainer.ema_stage()]
             options: Any = {"audio_length_in_s": settings.crop_seconds, "seed": e.seed, "partial": True}
             try:
-                write_audio(file, pipeline(e.prompts[:1], **options).audios[0], pipeline.sample_rate)
+                training.log_sample(accelerator, f"{name}/sample", pipeline(e.prompts[:1], **options), file, count)
             except NonFiniteLatents as error:  # of a young model: it trains on
                 console.log(str(error))
 

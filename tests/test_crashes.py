@@ -1,70 +1,60 @@
-"""Accidents of a training run: it is killed at each file operation, its disk fills up, and its files are damaged.
+"""Accidents of commands: they are killed at file operations, their disk fills up, and what they wrote is damaged.
 
-The same at random and for long is `make soak`.
+All of them, and for long, are `make soak`.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import random
-from typing import Any
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytest.importorskip("codecdiff_datasets")
+pytest.importorskip("codecdiff_eval")
+if not hasattr(os, "fork") or sys.platform != "linux" or not shutil.which("cc"):
+    pytest.skip("needs Linux and a C compiler", allow_module_level=True)
 
-if not hasattr(os, "fork"):
-    pytest.skip("needs os.fork", allow_module_level=True)
-
-from crash import Case, damage_one, fail_at, kill_at, kill_in_a_chain  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return Case(tmp_path_factory.mktemp("case"))
+SOAK = Path(__file__).parent / "soak"
 
 
-@pytest.fixture(scope="module")
-def expected(case: Case) -> dict[str, Any]:
-    result = case.reference()
-    assert len(case.names) > 200
-    assert case.reference() == result
-    assert "model/run.lock" in result
-    assert not [name for name in {*result} - {"model/run.lock"} if ".partial" in name or ".lock" in name]
-    return result
+def cause(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "SOAK_FOLDER")}
+    command = [sys.executable, str(SOAK / "accidents.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
-def test_a_run_that_is_killed_at_any_operation_ends_as_if_it_had_not_been(case: Case, expected: dict[str, Any]) -> None:
-    problems = {at: kill_at(case, expected, at) for at in range(1, len(case.names) + 1)}
-    assert not {at: lines for at, lines in problems.items() if lines}
+@pytest.mark.integration
+def test_the_harness_notices_what_it_looks_for() -> None:
+    result = cause("kill", "full", "--case", "careless")
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "BAD kill careless 1: ['a.txt', 'also']" in result.stdout  # half of one, and none of the other
+    assert "BAD full careless 0: ['No space left on device at open" in result.stdout  # a traceback
+    assert "kill: 1 of " in result.stdout
 
 
-def test_a_run_that_is_killed_again_and_again_ends_too(case: Case, expected: dict[str, Any]) -> None:
-    assert not kill_in_a_chain(case, expected, random.Random(0))
+@pytest.mark.integration
+@pytest.mark.parametrize("case", ["import", "encode"])
+def test_a_command_that_is_killed_or_has_no_room_is_run_again(case: str) -> None:
+    result = cause("kill", "full", "--every", "53", "--case", case)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
-def test_a_disk_that_fails_is_a_sentence_and_the_run_can_go_on(
-    case: Case, expected: dict[str, Any], error: int
-) -> None:
-    problems = {at: fail_at(case, expected, at, error) for at in range(1, len(case.names) + 1, 3)}
-    assert not {at: lines for at, lines in problems.items() if lines}
-
-
-def test_damage_of_any_file_is_noticed_and_the_file_named(case: Case, expected: dict[str, Any]) -> None:
-    draw, before = random.Random(0), case.result()
-    problems = [problem for _ in range(400) for problem in damage_one(case.out, draw)]
-    assert not problems
-    assert case.result() == before == expected
-
-
-def test_the_harness_notices_what_it_looks_for(case: Case, expected: dict[str, Any]) -> None:
-    file = case.out / "model" / "primary" / "training" / "step-000004" / "state.safetensors"
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    (case.out / "model" / ".0-1-2.partial").touch()
-    names = [name for name in {*expected, *case.result()} if expected.get(name) != case.result().get(name)]
-    assert sorted(names) == ["model/.0-1-2.partial", "model/primary/training/step-000004/state.safetensors"]
-    file.write_bytes(whole)
-    (case.out / "model" / ".0-1-2.partial").unlink()
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("kill", "--case", "train-two"),
+        ("kill", "--every", "7"),
+        ("full", "--every", "11"),
+        ("chain", "--trials", "3"),
+        ("damage", "--trials", "2000"),
+    ],
+    ids=" ".join,
+)
+def test_accidents_end_well(words: tuple[str, ...]) -> None:
+    result = cause(*words)
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -132,8 +132,18 @@ def test_damage_of_a_model_is_noticed_and_the_file_named(home: Path, name: str, 
     replace(file, damages.get(damage, b""))
     if damage == "missing":
         file.unlink()
-    if (name, damage) == ("primary/stage.json", "missing"):
-        assert not codecdiff.load(home.parent).stages  # a stage that is not trained
+    if (name, damage) == ("primary/stage.json", "missing"):  # as before the first save has written it
+        for is_first in (False, True):  # a first save writes the weights before it, too
+            if is_first:
+                (home / "model.safetensors").rename(home / "aside")
+            with pytest.warns(
+                UserWarning, match=r"primary/stage\.json' is missing: the stage of '.*step-000006' is read"
+            ):
+                assert codecdiff.load(home.parent).stages[0].facts["steps"] == 6
+        (home / "aside").rename(home / "model.safetensors")
+        shutil.rmtree(home / "training")
+        with pytest.raises(FileNotFoundError, match=name):
+            codecdiff.load(home.parent)
     elif (name, damage) == ("primary/stage.json", "swap"):  # a whole file, of other weights
         with pytest.raises(ValueError, match=r"primary/model\.safetensors"):
             codecdiff.load(home.parent)
@@ -150,6 +160,13 @@ def test_every_byte_of_a_description_is_covered(home: Path) -> None:
             file.write_bytes(bytes([*whole[:position], whole[position] ^ bit, *whole[position + 1 :]]))
             with pytest.raises(ValueError, match=r"primary/stage\.json"):
                 checkpoint.read_stage_config(home)
+
+
+def test_a_log_that_is_missing_is_noticed(home: Path) -> None:
+    (home / "log.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"primary/log\.jsonl' is missing"):
+        read_logs(home.parent, ["primary"])
+    assert not read_logs(home.parent, ["secondary"])  # it was never trained
 
 
 @pytest.mark.parametrize("until", ["model.safetensors", "log.jsonl"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import runpy
 import signal
@@ -198,7 +200,7 @@ def test_ten_hours_take_no_more_memory_than_one(tmp_path: Path, dac_folder: Path
                 stream.write(np.zeros(60 * RATE, np.float32))
         arguments = ["encode", f"{hours}.flac", "-o", f"s{hours}", "--codec", "dac", "--set", f"model={dac_folder}"]
         code = (
-            "import resource, sys; from codecdiff.cli import app; app(sys.argv[1:], standalone_mode=False); "
+            "import resource, sys; from codecdiff.cli.main import app; app(sys.argv[1:], standalone_mode=False); "
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
         )
         command = [sys.executable, "-c", code, *arguments, "--segment", "30", "--silence", "-60"]
@@ -559,3 +561,26 @@ def test_the_real_command_goes_on_after_it_is_killed(
         process.wait()
     subprocess.run(arguments, check=True)
     assert same(CodeStore(tmp_path / "store"), expected)
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_disk_that_is_full_as_a_shard_begins_is_a_sentence(
+    dac: Codec, codec_spec: dict[str, Any], music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    real, opened = Path.open, list[Path]()
+
+    def open_until_full(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if mode == "w+b":
+            opened.append(path)
+            if len(opened) >= fails:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return real(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", open_until_full)
+    with pytest.raises(OSError, match="No space left on device"):
+        encode_tracks(find_tracks(music), tmp_path / "store", dac, codec_spec, EncodeConfig(target="continuous"))
+    monkeypatch.undo()
+    store, skipped = encode_tracks(
+        find_tracks(music), tmp_path / "store", dac, codec_spec, EncodeConfig(target="continuous")
+    )
+    assert (len(store), skipped) == (6, [])

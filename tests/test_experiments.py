@@ -17,6 +17,7 @@ from codecdiff import registry
 from codecdiff.conditioners.cached import CachedConditioner
 from codecdiff.conditioners.joined import JoinedConditioner
 from codecdiff.config.schema import ExperimentConfig
+from codecdiff.data.audio import read_audio
 from codecdiff.diffusion.noise_schedule import prediction_type_of
 from codecdiff.errors import UserError
 from codecdiff.pipeline.checkpoint import read_config
@@ -33,7 +34,7 @@ from codecdiff.training.experiment import (
     prepare_prompts,
     warm_start_folder,
 )
-from codecdiff.training.trainer import RUN_FACTS, new_accelerator
+from codecdiff.training.trainer import RUN_FACTS, log_sample, new_accelerator
 
 PATTERNS = Path(__file__).parent.parent / "docs" / "patterns.md"
 
@@ -287,3 +288,17 @@ def test_a_run_is_reported_to_any_tracker(tmp_path: Path) -> None:
     accelerator = new_accelerator(tmp_path, report_to=Tracker(), config={"seed": 3, "a": {"b": [1]}, "c": None})
     accelerator.log({"primary/loss": 0.5}, step=2)
     assert Tracker.rows == [{"seed": 3, "a.b": "[1]", "c": "null"}, (2, {"primary/loss": 0.5})]
+
+
+def test_a_sample_is_written_and_logged_with_the_trackers_that_take_audio(tmp_path: Path) -> None:
+    logged: list[Any] = []
+
+    def add_audio(name: str, audio: torch.Tensor, step: int, rate: int) -> None:
+        logged.append((name, tuple(audio.shape), step, rate))
+
+    trackers = [SimpleNamespace(name="tensorboard", writer=SimpleNamespace(add_audio=add_audio))]
+    accelerator: Any = SimpleNamespace(trackers=[*trackers, SimpleNamespace(name="mlflow")])
+    output: Any = SimpleNamespace(audios=torch.zeros(1, 2, 800), sampling_rate=8000)
+    log_sample(accelerator, "primary/sample", output, tmp_path / "a.wav", 4)
+    assert logged == [("primary/sample", (1, 800), 4, 8000)]
+    assert read_audio(tmp_path / "a.wav", 8000, 2).shape == (2, 800)

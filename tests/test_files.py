@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -20,6 +22,7 @@ from safetensors.torch import save_file
 from codecdiff.data.audio_writer import write_audio
 from codecdiff.errors import UserError
 from codecdiff.files import (
+    DamagedFile,
     FolderLocked,
     atomic_folder,
     atomic_write,
@@ -28,8 +31,10 @@ from codecdiff.files import (
     checksum,
     clear_leftovers,
     lock_folder,
+    read_parquet,
     read_safetensors,
     try_lock,
+    write_parquet,
     write_safetensors,
 )
 
@@ -184,6 +189,21 @@ def test_tensors_are_written_as_safetensors_writes_them(tmp_path: Path) -> None:
     assert metadata == {"step": "7"}
     assert back.keys() == tensors.keys()
     assert all(torch.equal(back[name], tensors[name]) and back[name].dtype == tensors[name].dtype for name in back)
+
+
+def test_every_byte_of_a_table_is_covered(tmp_path: Path) -> None:
+    file, table = tmp_path / "t.parquet", pa.table({"a": [1, 2], "b": ["x", "y"]}).replace_schema_metadata({"k": "v"})
+    write_parquet(file, table)
+    assert read_parquet(file).equals(table, check_metadata=True)
+    whole = file.read_bytes()
+    for position in range(len(whole)):
+        file.write_bytes(bytes([*whole[:position], whole[position] ^ (1 << position % 8), *whole[position + 1 :]]))
+        with pytest.raises(DamagedFile, match=r"t\.parquet"):
+            read_parquet(file)
+    file.write_bytes(whole)
+    for other in (pq.read_table(file), pq.ParquetFile(file).read()):  # another program, which may keep the seal
+        pq.write_table(other.slice(1), tmp_path / "other.parquet")
+        assert read_parquet(tmp_path / "other.parquet").num_rows == 1
 
 
 def test_one_process_holds_a_folder_until_it_is_killed(tmp_path: Path) -> None:

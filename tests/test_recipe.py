@@ -233,6 +233,16 @@ def test_two_processes_train_one_model(settings: Path) -> None:
     out = settings.parent / "out"
     assert (steps(out, "primary"), steps(out, "secondary")) == ([2, 4], [2, 4])
     assert codecdiff.load(out / "model")("", audio_length_in_s=0.1).audios.isfinite().all()
+    files = [out / "model" / stage / "model.safetensors" for stage in ("primary", "secondary")]
+    whole = [file.read_bytes() for file in files]
+    home = out / "model" / "secondary"
+    shutil.rmtree(home / "training" / "step-000004")  # as if it had been killed after step 2
+    for name in ("stage.json", "model.safetensors", "log.jsonl"):
+        (home / name).unlink()  # it may be another name of a file of step 4
+        shutil.copy(home / "training" / "step-000002" / name, home / name)
+    subprocess.run([*command, "--config", str(settings)], check=True, capture_output=True)
+    assert steps(out, "secondary") == [2, 4]
+    assert [file.read_bytes() for file in files] == whole
 
 
 CONFIGS = [
@@ -524,6 +534,11 @@ def test_a_model_is_trained_again_bit_for_bit_or_it_is_said_what_differs(
     assert record["configuration"]["train"]["ema_decay"] > 0  # the defaults too
     run()
     assert lock.read_text() == text
+    pipeline = codecdiff.load(out / "model")
+    pipeline.save_pretrained(tmp_path / "same")
+    assert (tmp_path / "same" / "run.lock").read_text() == text
+    pipeline.save_pretrained(tmp_path / "half", dtype=torch.float16)
+    assert not (tmp_path / "half" / "run.lock").exists()  # no training yields these
 
     def replay(*words: str | Path, code: int = 1) -> str:
         result = CliRunner().invoke(app, ["replay", *map(str, words)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +83,49 @@ def test_takes_are_computed_in_batches_and_each_is_made_again(model: Path, tmp_p
     write_audio(tmp_path / "edited.flac", 0.1 * noise(1, 4000), RATE, comment=json.dumps(comment))
     with pytest.raises(ValueError, match="one that was edited"):
         GenerationRequest.from_file(tmp_path / "edited.flac")
+    again = run("inspect", tmp_path / "2-2-again.flac", "--model", model)
+    assert "holds the same samples" in again.output  # it names its batch too
+
+
+def test_a_command_that_was_killed_between_its_files_goes_on(model: Path, recording: Path, tmp_path: Path) -> None:
+    words = ("generate", "drums", "--model", model, "--seconds", 0.1, "--takes", 2, "-o", tmp_path / "a.flac")
+    assert run(*words).exit_code == 0
+    files = [tmp_path / "a-1.flac", tmp_path / "a-2.flac"]
+    before = [file.read_bytes() for file in files]
+    files[1].unlink()
+    assert run(*words).exit_code == 0  # with the seed that it drew
+    assert [file.read_bytes() for file in files] == before
+    again = run(*words)
+    assert again.exit_code == 0
+    assert "is finished: this command made it before" in again.output
+    assert "exists already" in refused(*words, "--negative", "piano")
+    assert run(*words, "--force").exit_code == 0
+    assert [file.read_bytes() for file in files] != before
+    edit = ("vary", recording, "--model", model, "-o", tmp_path / "b.flac")
+    assert run(*edit).exit_code == 0
+    assert "is finished" in run(*edit).output
+    assert "exists already" in refused(*edit, "--strength", 0.3)
+
+
+def test_a_forged_comment_causes_no_more_than_an_hour_of_music(model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.flac"
+    assert run("generate", "drums", "-o", file, "--model", model, "--seconds", 1.0).exit_code == 0
+    request = GenerationRequest.from_file(file)
+    forged = request.model_copy(update={"batch": (0, 4096)})
+    assert forged.bounded(0.5) == (forged, "")
+    write_audio(file, samples(file)[None], RATE, comment=forged.comment())
+    shown = run("inspect", file, "--model", model)
+    assert shown.exit_code == 0, shown.output
+    said = " ".join(shown.output.split())
+    assert "It was computed beside 4,095 others, 1.1 h in all, and is now computed alone: its last bits may" in said
+    assert GenerationRequest.from_file(tmp_path / "a-again.flac").batch is None
+    with pytest.raises(ValueError, match="at most 1 is generated"):
+        request.check_duration(4000)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.wav")
+    assert "it is not a file" in refused("inspect", tmp_path / "a.wav")
 
 
 @pytest.mark.integration

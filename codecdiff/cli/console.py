@@ -34,6 +34,7 @@ __all__ = [
     "err",
     "error_line",
     "errors_as_sentences",
+    "file_exists",
     "folded_table",
     "numbered",
     "out",
@@ -114,10 +115,13 @@ def numbered(file: Path, number: int) -> list[Path]:
     return [file] if number == 1 else [file.with_stem(f"{file.stem}-{i + 1}") for i in range(number)]
 
 
-def output_files(output: Path | None, default: Path, number: int, *, force: bool) -> list[Path]:
+def output_files(
+    output: Path | None, default: Path, number: int, *, force: bool, is_allowed: Callable[[Path], Any] = lambda _: False
+) -> list[Path]:
     """Return the files of so many waveforms: of `output`, or of the first new one of `default`, `default-2`...
 
-    Raises FileExists if `output` exists, unless it may be overwritten by `force`, and what `check_writable` raises.
+    Raises FileExists for one of `output` that exists and is not allowed to, unless it may be overwritten by `force`,
+    and what `check_writable` raises.
     """
     stems = (default.stem if n == 1 else f"{default.stem}-{n}" for n in count(1))
     candidates = [output] if output else (default.with_stem(stem) for stem in stems)
@@ -125,9 +129,14 @@ def output_files(output: Path | None, default: Path, number: int, *, force: bool
     files = next(choices) if output else next(files for files in choices if not any(file.exists() for file in files))
     for file in files:
         check_writable(file)
-        if file.exists() and not force:
-            raise FileExists(f"'{file}' exists already. Choose another name with -o, or overwrite it with --force.")
+        if file.exists() and not force and not is_allowed(file):
+            raise file_exists(file)
     return files
+
+
+def file_exists(file: Path) -> FileExists:
+    """Return the error for a file that would be overwritten."""
+    return FileExists(f"'{file}' exists already. Choose another name with -o, or overwrite it with --force.")
 
 
 def check_writable(file: Path) -> None:

@@ -27,6 +27,7 @@ from codecdiff.cli.generate import (
     generation_config,
     load_model,
     new_request,
+    request_of,
 )
 from codecdiff.errors import FileExists, InvalidValue, MissingFile
 
@@ -60,7 +61,7 @@ def run_edit(
     if output and any(file.exists() and file.samefile(source) for file in numbered(output, num_waveforms)):
         raise FileExists(f"'{output}' is the source itself. Choose another name.")
     default = source.with_name(f"{source.stem}-{name}{source.suffix if source.suffix in ('.wav', '.flac') else '.wav'}")
-    files = output_files(output, default, num_waveforms, force=force)
+    files = output_files(output, default, num_waveforms, force=force, is_allowed=request_of)
     pipeline = load_model(model, device, allow_download=allow_download, allow_local_parts=allow_local_parts)
     generation = generation_config(
         pipeline,
@@ -68,10 +69,10 @@ def run_edit(
         num_inference_steps=num_inference_steps,
         negative_prompt=negative_prompt or None,
         num_waveforms_per_prompt=num_waveforms,
-        seed=choose_seed(seed),
+        seed=choose_seed(seed, [] if force else files),
     )
     request = new_request(pipeline, prompt, fields, generation=generation, edit=edit, source=sha256(source))
-    generate_files(request, pipeline, files, source)
+    generate_files(request, pipeline, files, source, force=force)
 
 
 def edit_command(edit: Callable[..., Edit]) -> Callable[..., None]:

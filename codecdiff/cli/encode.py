@@ -104,12 +104,15 @@ def _settings(
 def _is_finished(output: Path, request: str) -> bool:
     """Return whether a folder is the finished store of this request, and delete what is left of its draft."""
     from codecdiff.data.encoding.encode import tidy_store
+    from codecdiff.data.encoding.job import draft_of
     from codecdiff.data.sealed import read_sealed
+    from codecdiff.files import lock_path
 
     header = read_sealed(output / "header.json") if (output / "header.json").is_file() else None
     if not isinstance(header, dict) or header.get("request") != request:
         return False
-    tidy_store(output)
+    with lock_path(draft_of(output)):  # and its lock
+        tidy_store(output)
     return True
 
 
@@ -127,9 +130,13 @@ def _encode(
 
     spec = to_config("codecs", model)
     with ticker("Preparing" if model.is_fitted else f"Fitting the {spec['name']} codec") as update:
-        return encode_tracks(
-            tracks, output, model, spec, settings, engine=engine, progress=lambda done: update(str(done))
-        )
+        try:
+            return encode_tracks(
+                tracks, output, model, spec, settings, engine=engine, progress=lambda done: update(str(done))
+            )
+        except FileExists:
+            require_new_store(output, settings.request)  # another process may have made it meanwhile
+            raise
 
 
 def require_new_store(output: Path, request: str) -> None:
@@ -180,13 +187,16 @@ def tracks_of(paths: list[Path]) -> list[Track]:
     from dataclasses import replace
 
     from codecdiff.data.audio import SUFFIXES
-    from codecdiff.data.metadata import Track, find_tracks
+    from codecdiff.data.metadata import OTHER_SUFFIXES, Track, find_tracks
 
     for path in paths:
         if not path.exists():
             raise MissingFile(f"File or folder '{path}' does not exist.")
         if path.is_file() and path.suffix.lower() not in SUFFIXES:
-            raise InvalidValue(f"'{path}' is not audio by its name. Formats: {', '.join(SUFFIXES)}.")
+            hint = f"Formats: {', '.join(SUFFIXES)}."
+            if path.suffix.lower() in OTHER_SUFFIXES:
+                hint = f"Convert it, as by ffmpeg -i '{path.name}' '{path.stem}.flac'."
+            raise InvalidValue(f"'{path}' is not audio that can be read, by its name. {hint}")
     requested = {Path(os.path.abspath(path)) for path in paths}  # not where links lead, whose names say nothing
     folders = sorted({path if path.is_dir() else path.parent for path in requested})
     tracks = {path: Track(path, path.name) for path in sorted(requested) if path.is_file()}  # hidden ones too

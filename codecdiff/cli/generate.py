@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecdiff.cli.console import Force, err, out, output_files, progress, select_device
-from codecdiff.errors import InvalidValue
+from codecdiff.cli.console import Force, err, file_exists, numbered, out, output_files, progress, select_device
+from codecdiff.errors import InvalidValue, UserError
 from codecdiff.files import parse_json
 
 if TYPE_CHECKING:
@@ -102,8 +102,9 @@ def generate(
     allow_local_parts: AllowLocalParts = False,
 ) -> None:
     """Generate music from a prompt."""
-    seed = choose_seed(seed)
-    files = output_files(output, Path(f"{file_stem(prompt)}-{seed}.wav"), num_waveforms, force=force)
+    seed = choose_seed(seed, [] if force else numbered(output, num_waveforms) if output else [])
+    default = Path(f"{file_stem(prompt)}-{seed}.wav")
+    files = output_files(output, default, num_waveforms, force=force, is_allowed=request_of)
     pipeline = load_model(model, device, adapters, allow_download=allow_download, allow_local_parts=allow_local_parts)
     sampling = {"quality": quality, "num_inference_steps": num_inference_steps, "batch_size": batch_size}
     generation = generation_config(
@@ -117,7 +118,8 @@ def generate(
         seed=seed,
         **sampling,
     )
-    generate_files(new_request(pipeline, prompt, fields, generation=generation), pipeline, files)
+    request = new_request(pipeline, prompt, fields, generation=generation)
+    generate_files(request, pipeline, files, force=force)
 
 
 def file_stem(prompt: str) -> str:
@@ -126,9 +128,20 @@ def file_stem(prompt: str) -> str:
     return re.sub(r"-[^-]*$", "", "-".join(words)[:41]) if len("-".join(words)) > 40 else "-".join(words) or "untitled"
 
 
-def choose_seed(seed: int | None) -> int:
-    """Return the seed of the command line, or a random one."""
-    return secrets.randbelow(10**6) if seed is None else seed
+def choose_seed(seed: int | None, files: Iterable[Path] = ()) -> int:
+    """Return the seed of the command line, that of files which such a command made before, or a random one."""
+    before = (request.generation.seed for request in map(request_of, files) if request)
+    return next(before, secrets.randbelow(10**6)) if seed is None else seed
+
+
+def request_of(file: Path) -> GenerationRequest | None:
+    """Return how a file was generated, if it was."""
+    from codecdiff.pipeline.provenance import GenerationRequest
+
+    try:
+        return GenerationRequest.from_file(file)
+    except UserError:
+        return None
 
 
 def load_model(model: str, device: str, adapters: Sequence[str] | None = None, **allowed: Any) -> Pipeline:
@@ -181,12 +194,30 @@ def new_request(pipeline: Pipeline, prompt: str, fields: list[str] | None, **opt
 
 
 def generate_files(
-    request: GenerationRequest, pipeline: Pipeline, files: Sequence[Path], source: Path | None = None
+    request: GenerationRequest,
+    pipeline: Pipeline,
+    files: Sequence[Path],
+    source: Path | None = None,
+    *,
+    force: bool = True,
 ) -> None:
-    """Generate a waveform for every file and write it, with its own request as its comment."""
+    """Generate a waveform for every file and write it, with its own request as its comment.
+
+    Unless files are to be overwritten by `force`, those that this request made before are kept. Raises FileExists for
+    others.
+    """
     from codecdiff.pipeline.output import write_waveform
 
-    issue = ""
+    issue, existing = "", {} if force else {i: file for i, file in enumerate(files) if file.exists()}
+    for i, file in existing.items():
+        before = request_of(file)
+        if before is None or before.comment() != request.waveform(i).comment():
+            raise file_exists(file)
+    if existing and len(existing) == len(files):
+        finished = ", ".join(map(str, files))
+        again = "Another: --force, or another --seed and -o."
+        out.print(f"{finished} is finished: this command made it before. {again}", soft_wrap=True)
+        return
     err.print(f"Seed: {request.generation.seed}")
     with progress("Sampling steps", None) as advance:
         audios = request.generate(
@@ -195,7 +226,8 @@ def generate_files(
             callback_on_step_end=lambda pipe, step, timestep, values: advance(step + 1, pipe.num_timesteps),
         )
         for i, (file, audio) in enumerate(zip(files, audios, strict=True)):
-            issue = write_waveform(file, audio, pipeline.sample_rate, request.waveform(i))
+            if i not in existing:
+                issue = write_waveform(file, audio, pipeline.sample_rate, request.waveform(i))
     if issue:
         err.print(issue)
     for file in files:

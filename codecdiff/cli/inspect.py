@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecdiff.cli.console import Force, Json, folded_table, out, output_files, print_json
+from codecdiff.cli.console import Force, Json, err, folded_table, out, output_files, print_json
 from codecdiff.cli.generate import Adapters, AllowDownload, AllowLocalParts, Device, generate_files, load_model
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ def inspect_file(
 
     With --model, it is also generated again, and compared with the file.
     """
-    import soundfile
-
+    from codecdiff.data.audio import stream_audio
     from codecdiff.pipeline.provenance import GenerationRequest
 
     request = GenerationRequest.from_file(file)
@@ -48,7 +47,11 @@ def inspect_file(
     if not model:
         return
     request.check_source(source)
-    request.check_duration(soundfile.info(file).duration)
+    seconds = sum(block.shape[1] for block in stream_audio(file, 8000, 1)) / 8000  # counted: a header may lie
+    request.check_duration(seconds)
+    request, issue = request.bounded(seconds)
+    if issue:
+        err.print(issue, style="yellow", soft_wrap=True)
     (again,) = output_files(output, file.with_stem(f"{file.stem}-again"), 1, force=force)
     allowed = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
     pipeline = load_model(model, device, adapters, **allowed)

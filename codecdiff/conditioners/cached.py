@@ -61,7 +61,7 @@ class FeatureCache:
         """Read a condition of one row, bit for bit as written; None if it is missing or damaged."""
         try:
             tensors, types = read_safetensors(self.file(key))
-            if types.get(DIGEST, digest := _digest(tensors)) != digest:
+            if types.get(DIGEST, digest := _digest(tensors)) != digest or not types.keys() <= {*names, DIGEST}:
                 return None
             tokens = {name: tensors[f"{name}.tokens"].to(getattr(torch, types[name])) for name in names}
             return Condition({name: ConditionTokens(tokens[name], tensors[f"{name}.mask"]) for name in names})

@@ -21,6 +21,7 @@ from torch import Tensor
 from codecdiff.data.audio_format import OtherFormat, View, layout_of
 from codecdiff.data.audio_writer import BLOCK, keeps_comment, write_audio
 from codecdiff.errors import InvalidValue
+from codecdiff.files import require_file
 
 __all__ = [
     "SUFFIXES",
@@ -57,12 +58,12 @@ class BadAudio(InvalidValue):
 
 
 def seconds_of(file: Path | str) -> float:
-    """Return the duration that an audio file states, in seconds: an estimate. 0 if it states none or cannot be read."""
+    """Return how long an audio file states to be, in seconds: an estimate. 0 if it states nothing that can be."""
     try:
         info = soundfile.info(str(file))
     except (soundfile.LibsndfileError, OSError):
         return 0.0
-    return info.duration if info.frames < 2**60 else 0.0
+    return info.duration if info.frames < 2**60 and RATES[0] <= info.samplerate <= RATES[1] else 0.0
 
 
 def read_audio(
@@ -268,7 +269,8 @@ def _read_block(file: Path, sound: soundfile.SoundFile) -> np.ndarray:
 
 
 def read_comment(file: Path | str) -> str:
-    """Read the comment of an audio file, empty if it has none. Raises BadAudio for a file that is not audio."""
+    """Read the comment of an audio file, empty if it has none. Raises BadAudio, MissingFile or UnusableFile."""
+    require_file(file)
     try:
         with soundfile.SoundFile(file) as stream:
             return stream.comment

@@ -87,12 +87,12 @@ class CodeStore:
         if not file.is_file():
             raise MissingFile(
                 f"'{self.folder}' is not a store of codes. Make one from a folder of audio or a manifest: "
-                "codecdiff encode AUDIO -o STORE."
+                "codecdiff encode AUDIO -o STORE. It has no header.json."
             )
         header = read_sealed(file)
         version = header.get("format") if isinstance(header, dict) else None
         if not isinstance(version, int) or version not in CONTINUOUS_SUFFIX:
-            text = f"'{self.folder}' has format {version}; this codecdiff reads 1 to {FORMAT}."
+            text = f"'{file}' has format {version}; this codecdiff reads 1 to {FORMAT}."
             raise InvalidValue(f"{text} Encode the audio again.")
         self.is_sealed = version == FORMAT and FILES in header
         for name in SEALED if self.is_sealed else ():

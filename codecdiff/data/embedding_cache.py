@@ -138,6 +138,8 @@ class CachedEmbedder:
         `progress` is called with the number of tracks done. What was embedded is kept when the run ends early.
         """
         self._refresh()
+        if self._shards:
+            self._write_config()
         skipped: list[str] = []
         rows: Rows = {}
         written, size = time.monotonic(), GROUP_SIZE if self.cutter else 1
@@ -214,14 +216,25 @@ class CachedEmbedder:
         """Add a shard, whole or not at all; its name is its own, so that other processes may write beside."""
         path = self.folder / "shards" / f"{time.time_ns():x}-{os.getpid()}.safetensors"
         facts = json.dumps({key: facts for key, (_, facts) in rows.items()}, ensure_ascii=False)
-        write_safetensors(path, {key: vectors for key, (vectors, _) in rows.items()}, {"codecdiff": facts})
-        atomic_write_text(self.folder / "config.json", json.dumps(self.config, indent=2) + "\n")
+        metadata = {"codecdiff": facts, "sha256": hashlib.sha256(facts.encode()).hexdigest()}
+        self._write_config()
+        write_safetensors(path, {key: vectors for key, (vectors, _) in rows.items()}, metadata)  # last: then it is done
         self._refresh()
+
+    def _write_config(self) -> None:
+        """Write what the folder is of, for readers, unless that is there."""
+        file, text = self.folder / "config.json", json.dumps(self.config, indent=2) + "\n"
+        if not file.is_file() or file.read_bytes() != text.encode():
+            atomic_write_text(file, text)
 
     def _refresh(self) -> None:
         """Read what shards there are that were not known yet. Raises DamagedFile."""
         for path in sorted({*(self.folder / "shards").glob("[0-9a-f]*.safetensors")} - self._shards):
-            text = read_safetensors(path, ())[1].get("codecdiff", "")
+            metadata = read_safetensors(path, ())[1]
+            text = metadata.get("codecdiff", "")
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            if metadata.keys() - {"codecdiff"} and metadata.get("sha256") != digest:  # earlier versions had none
+                raise DamagedFile(f"'{path}' is damaged: it is not what was written. Delete it, and run again.")
             for key, facts in parse_json(text, f"The header of '{path}'", dict[str, FileFacts]).items():
                 self._places[key] = path, facts
                 self._checksums[(facts.track, facts.bytes, facts.modified)] = key

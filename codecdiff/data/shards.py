@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -12,10 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from codecdiff.errors import InvalidValue
 from codecdiff.files import DamagedFile, require_file
 
 BLOCK = 4096  # frames of a row that share a checksum
-MAX_OPEN = 200  # arrays of one kind that are mapped at once: each takes a file descriptor
+MAX_MAPPED = 16_000  # arrays of one kind that are mapped at once, without a file descriptor: Linux allows 65,530 in all
 # What NumPy raises for a header that is none: it is parsed as Python
 HEADER_ERRORS = (ValueError, TypeError, OSError, OverflowError, SyntaxError, TokenError, RecursionError, MemoryError)
 FILES = pa.schema([("file", pa.string()), ("bytes", pa.int64()), ("sha256", pa.string())])  # of shards.parquet
@@ -114,16 +117,17 @@ class ShardReader:
         names, missing = rows.table.column_names, pa.nulls(len(rows), ROWS.field(column).type)
         sums = rows.table[column].combine_chunks() if column in names else missing
         self._has_sums = sums.is_valid().to_numpy(zero_copy_only=False)
+        self._is_sealed = bool(self._has_sums.any())
         counts = sums.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
         self._first = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         # of the blocks of all rows; the first of each is in _first
         self._sums = sums.flatten().to_numpy(zero_copy_only=False)
         self._is_verified = np.zeros(self._first[-1], bool)
-        self._open: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._mapped: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs: it maps files itself."""
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {**self.__dict__, "_mapped": OrderedDict()}
 
     def read(self, i: int, start: int = 0, count: int | None = None) -> np.ndarray:
         """Return frames of row `i`, all or `count` from `start`, mapped. Raises DamagedFile."""
@@ -163,19 +167,48 @@ class ShardReader:
         return self.folder / f"{shard:05d}{self.suffix}"
 
     def _map(self, shard: int) -> np.ndarray:
-        if shard in self._open:
-            self._open.move_to_end(shard)
-            return self._open[shard]
+        if shard in self._mapped:
+            self._mapped.move_to_end(shard)
+            return self._mapped[shard]
         file = require_file(self._file(shard))
         try:
-            array = np.asarray(np.lib.format.open_memmap(file, mode="r"))
+            try:
+                array, header = _map_array(file)
+            except (OSError, MemoryError):  # where less may be mapped
+                self._mapped.clear()
+                array, header = _map_array(file)
         except HEADER_ERRORS as error:
             raise DamagedFile(f"'{file}' is damaged: {error}. Restore it, or encode the audio again.") from error
         is_shape = array.ndim == 1 + len(self.shape)
         is_shape = is_shape and all(n in (None, m) for n, m in zip(self.shape, array.shape[1:], strict=True))
-        if array.dtype != self.dtype or not is_shape or not array.flags.c_contiguous:
+        if array.dtype != self.dtype or not is_shape:
             raise DamagedFile(f"'{file}' holds {array.dtype} of {array.shape[1:]}, not {self.dtype} of {self.shape}.")
-        self._open[shard] = array
-        if len(self._open) > MAX_OPEN:
-            self._open.popitem(last=False)
+        if self._is_sealed and header != array_header(array.dtype, array.shape):
+            raise DamagedFile(f"'{file}' is damaged: its header is not what was written. Restore it from a copy.")
+        self._mapped[shard] = array
+        if len(self._mapped) > MAX_MAPPED:
+            self._mapped.popitem(last=False)
         return array
+
+
+def array_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """Return how a file of an array begins. NumPy reserves room in it, so that the first axis may grow."""
+    stream = io.BytesIO()
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
+    return stream.getvalue()
+
+
+def _map_array(file: Path) -> tuple[np.ndarray, bytes]:
+    """Map the array in a file, which is closed, and return the file's header too."""
+    with file.open("rb") as stream:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise InvalidValue("its header is not of version 1.0")
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        size = stream.tell()
+    if is_fortran or dtype.hasobject:
+        raise InvalidValue(f"it holds {dtype} in an order that is not C's")
+    with pa.memory_map(str(file)) as mapped:  # NumPy would keep a file descriptor for each
+        buffer = mapped.read_buffer()
+    array = np.frombuffer(buffer, dtype, math.prod(shape), size) if math.prod(shape) else np.empty(0, dtype)
+    return array.reshape(shape), bytes(buffer[:size])

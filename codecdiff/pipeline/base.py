@@ -159,7 +159,8 @@ class BasePipeline:
         """Save the model to a folder, or complete a folder that holds the same model.
 
         `dtype=torch.float16` halves its size; computation stays in float32. Adapters are merged into the weights, which
-        stage.json says. Raises InvalidValue if the folder holds another model.
+        stage.json says. Logs of training are kept, and the run.lock if these are the weights it records. Raises
+        InvalidValue if the folder holds another model.
 
         Example:
             >>> import codecdiff, torch
@@ -174,10 +175,14 @@ class BasePipeline:
         self.save_parts(folder, dtype=dtype)
         for stage in self.stages:
             facts = stage.facts | ({"adapters": records} if records else {})
-            checkpoint.save_stage(Path(folder), replace(stage, facts=facts), dtype)
+            checkpoint.save_stage(Path(folder), replace(stage, facts=facts), dtype, source=self.folder)
         checkpoint.save_generation_config(Path(folder), self.generation_config)
         if self.presets:
             checkpoint.save_presets(Path(folder), self.presets)
+        if self.folder is not None:
+            from codecdiff.pipeline.run_lock import copy_run_lock
+
+            copy_run_lock(self.folder, Path(folder))
 
     def load_adapter(self, folder: Path | str, weight: StageWeights = 1.0) -> Self:
         """Add what an adapter changes to the weights of the stages, beside the adapters that are loaded already.
@@ -280,7 +285,7 @@ class BasePipeline:
         The `options` are those of `checkpoint.load_stage`.
         """
         folder = Path(folder)
-        trained = takewhile(lambda name: (folder / name / "stage.json").exists(), self.stage_names[:count])
+        trained = takewhile(lambda name: checkpoint.is_trained(folder / name), self.stage_names[:count])
         device, parts = device_of(self.codec), (self.codec, self.splitter, self.conditioner)
         self.stages = [checkpoint.load_stage(folder, name, *parts, i, **options) for i, name in enumerate(trained)]
         self.to(device)

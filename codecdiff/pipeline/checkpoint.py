@@ -16,6 +16,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +41,7 @@ from codecdiff.pipeline.untrusted import ModelFile, StageFile, build_to_fit, con
 
 FORMAT = 2
 MODEL_FILE, STAGE_FILE, WEIGHTS_FILE = "codecdiff.json", "stage.json", "model.safetensors"
+LOG = "log.jsonl"  # of a stage's training
 CODEC_WEIGHTS = f"codec/{WEIGHTS_FILE}"
 STATE = "training"  # folder of what resuming needs, in that of a stage
 GENERATION_FILE, PRESETS_FILE = "generation_config.json", "presets.json"
@@ -198,11 +201,20 @@ def check_same_model(folder: Path, spec: dict[str, Any], state: dict[str, Tensor
     warn_of_code_changes(saved.get("code", {}), spec.get("code", {}), folder)
 
 
-def save_stage(folder: Path, stage: Stage, dtype: torch.dtype = torch.float32) -> None:
-    """Write one stage's weights, then its stage.json, which marks the stage as complete."""
+def save_stage(folder: Path, stage: Stage, dtype: torch.dtype = torch.float32, *, source: Path | None = None) -> None:
+    """Write one stage's weights, then its stage.json, which marks the stage as complete.
+
+    The log of its training is copied from `source`, the model folder that it was loaded from, if there is one. Raises
+    DamagedFile if that is not what was written.
+    """
     home = folder / stage.name
-    digest = write_safetensors(home / WEIGHTS_FILE, _to_save(stage.denoiser.state_dict(), dtype))
-    write_stage_config(home, stage.to_config(), {WEIGHTS_FILE: digest})
+    hashes = {WEIGHTS_FILE: write_safetensors(home / WEIGHTS_FILE, _to_save(stage.denoiser.state_dict(), dtype))}
+    if source and (log := source / stage.name / LOG).is_file():
+        hashes[LOG] = verify_file(log, read_stage_config(log.parent).get(FILES, {}), log.parent / STAGE_FILE)
+        if log.resolve() != (home / LOG).resolve():
+            with atomic_write(home / LOG) as temporary:
+                shutil.copyfile(log, temporary)
+    write_stage_config(home, stage.to_config(), hashes)
 
 
 def write_stage_config(home: Path, spec: Mapping[str, Any], hashes: Mapping[str, str] | None = None) -> None:
@@ -244,31 +256,48 @@ def generations(home: Path) -> list[Path]:
     return sorted((home / STATE).glob("step-[0-9]*"), key=lambda path: int(path.name[5:]), reverse=True)
 
 
+def is_trained(home: Path) -> bool:
+    """Return whether a stage's folder holds one: anything of it, so that a missing file is noticed."""
+    return (home / STAGE_FILE).exists() or (home / WEIGHTS_FILE).exists() or bool(generations(home))
+
+
 def load_weights(home: Path, digests: dict[str, str] | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return a stage's stage.json and the weights it names, even while training saves others.
 
     Raises DamagedFile if they are not what was written.
     """
     while True:
-        before, folder, read = (home / STAGE_FILE).stat(), home, dict[str, str]()
+        before, folder, read = _status(home / STAGE_FILE), home, dict[str, str]()
         try:
             folder = published(home, WEIGHTS_FILE)
             spec = read_stage_config(folder, read)
             tensors, read[WEIGHTS_FILE] = load_tensors(folder / WEIGHTS_FILE, spec.get(FILES, {}), folder / STAGE_FILE)
         except (InvalidValue, FileNotFoundError):
-            if os.path.samestat(before, (home / STAGE_FILE).stat()) and published(home, WEIGHTS_FILE) == folder:
+            if before == _status(home / STAGE_FILE) and published(home, WEIGHTS_FILE) == folder:
                 raise
         else:
+            if folder != home and not before:
+                warnings.warn(f"'{home / STAGE_FILE}' is missing: the stage of '{folder}' is read.", stacklevel=2)
             if digests is not None:
                 names = (f"{home.name}/{STAGE_FILE}", f"{home.name}/{WEIGHTS_FILE}")
                 digests |= zip(names, read.values(), strict=True)
             return spec, tensors
 
 
+def _status(file: Path) -> tuple[int, ...]:
+    """Return what changes when a file is replaced; nothing if it is missing."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
 def published(home: Path, name: str) -> Path:
     """Return the folder to read a file of a stage from: the stage's, or that of its newest generation.
 
-    The latter where a save has replaced the file and not yet stage.json, or was killed then.
+    The latter where a save has replaced the file and not yet stage.json, or was killed then; before the first save
+    has written stage.json, too.
     """
 
     def entry(folder: Path) -> Any:
@@ -276,6 +305,8 @@ def published(home: Path, name: str) -> Path:
             return read_stage_config(folder).get(FILES, {}).get(name, {}).get(SEAL)
 
     newest, *older = generations(home) or [home]
+    if not (home / STAGE_FILE).exists():
+        return newest
     is_file, own = (home / name).is_file(), entry(home)
     is_behind = is_file and own and own != entry(newest) and own in [entry(path) for path in older]
     return newest if is_behind and sha256(home / name) == entry(newest) else home
@@ -296,7 +327,7 @@ def load_stage(
     file = folder / name / WEIGHTS_FILE
     spec, tensors = load_weights(folder / name, digests)
     denoiser_spec = spec["denoiser"] if allow_local_parts else confine("denoisers", spec["denoiser"], folder)
-    denoiser = build_to_fit(file, lambda: build_denoiser(denoiser_spec, codec, splitter, conditioner, i))
+    denoiser = build_to_fit(file, tensors, lambda: build_denoiser(denoiser_spec, codec, splitter, conditioner, i))
     dtype = next(denoiser.parameters()).dtype
     weights = {key: v.to(dtype) if v.is_floating_point() else v for key, v in tensors.items()}
     try:

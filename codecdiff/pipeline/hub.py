@@ -54,14 +54,12 @@ def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) ->
 
 
 def push_pipeline(pipeline: BasePipeline, name: str, private: bool | None) -> str:
-    """Save a pipeline to a temporary folder, with the model card and logs of its own folder, and upload it."""
+    """Save a pipeline to a temporary folder, with the model card of its own folder, and upload it."""
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         pipeline.save_pretrained(folder)
-        for home in ("", *pipeline.stage_names):
-            for file in (pipeline.folder / home).glob("*") if pipeline.folder else ():
-                if file.name == "README.md" or file.suffix == ".jsonl":
-                    shutil.copyfile(file, folder / home / file.name)
+        if pipeline.folder and (pipeline.folder / "README.md").is_file():
+            shutil.copyfile(pipeline.folder / "README.md", folder / "README.md")
         write_model_card(folder)
         return push_to_hub(folder, name, private=private)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from codecdiff import __version__
 from codecdiff.config.schema import Guidance
-from codecdiff.data.audio import read_comment
+from codecdiff.data.audio import MAX_SECONDS, read_comment
 from codecdiff.data.audio_prompt import audio_prompt_record
 from codecdiff.data.legacy import upgrade_request
 from codecdiff.data.loudness import make_playable
@@ -73,9 +73,10 @@ class GenerationRequest(BaseModel):
 
     @classmethod
     def from_file(cls, file: Path | str) -> GenerationRequest:
-        """Read the request from the comment of an audio file. Raises ValueError if it is missing or invalid."""
+        """Read the request from the comment of an audio file. Raises InvalidValue, and what `read_comment` raises."""
+        text = read_comment(file)
         try:
-            comment = json.dumps(upgrade_request(parse_json(read_comment(file), "the comment")))
+            comment = json.dumps(upgrade_request(parse_json(text, "the comment")))
             request = cls.model_validate_json(comment, strict=True)
             if request.generation.num_waveforms_per_prompt != 1:
                 raise ValueError("A file holds one sample.")
@@ -107,7 +108,7 @@ class GenerationRequest(BaseModel):
         single = generation.merge(num_waveforms_per_prompt=1, first_sample_index=first + i)
         start = i - i % generation.batch_size
         count = min(generation.batch_size, generation.num_waveforms_per_prompt - start)
-        batch = (first + start, count) if count > 1 else None
+        batch = (first + start, count) if count > 1 else self.batch
         return self.model_copy(update={"generation": single, "batch": batch})
 
     def playable(self, audio: Tensor, sample_rate: int) -> Tensor:
@@ -116,11 +117,26 @@ class GenerationRequest(BaseModel):
         return make_playable(audio, sample_rate, level if self.edit is None or level == "off" else None)
 
     def check_duration(self, seconds: float) -> None:
-        """Raise ValueError if an audio file of `seconds` cannot be the result: a comment could request hours."""
+        """Raise InvalidValue if an audio file of `seconds` cannot be the result: a comment could request hours."""
+        if seconds > MAX_SECONDS:
+            raise InvalidValue(f"The file has {seconds / 3600:.1f} h, and at most {MAX_SECONDS / 3600:g} is generated.")
         edit, length = self.edit, self.generation.audio_length_in_s
         requested = length if edit is None else edit.seconds if isinstance(edit, Extend) else 0.0
         if requested > seconds + 0.01:
             raise InvalidValue(f"The comment requests {requested:g} s, but the file has {seconds:g} s: it was edited.")
+
+    def bounded(self, seconds: float) -> tuple[GenerationRequest, str]:
+        """Return the request without a batch that a comment should not cause, and a sentence on what that changes.
+
+        `seconds` is the length of the file: all samples of the batch together may have MAX_SECONDS.
+        """
+        count = self.batch[1] if self.batch else 1
+        if count == 1 or count * seconds <= MAX_SECONDS:
+            return self, ""
+        issue = (
+            f"It was computed beside {count - 1:,} others, {count * seconds / 3600:.1f} h in all, and is now computed "
+        )
+        return self.model_copy(update={"batch": None}), f"{issue}alone: its last bits may differ."
 
     def check_model(self, pipeline: Pipeline) -> None:
         """Raise ValueError unless the model, with its adapters, is the one of the request."""

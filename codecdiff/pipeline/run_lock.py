@@ -83,7 +83,10 @@ def read_run_lock(file: Path) -> RunLock:
     """Read a run.lock. Raises MissingFile, DamagedFile or BadDocument."""
     if not file.is_file():
         raise MissingFile(f"'{file}' is missing: only models that the recipe of this version trained have one.")
-    lock = check_schema(read_sealed(file), str(file), RunLock)
+    spec = read_sealed(file)
+    lock = check_schema(spec, str(file), RunLock)
+    if missing := RunLock.model_fields.keys() - spec.keys():
+        raise InvalidValue(f"'{file}' is not a {RUN_LOCK}: it lacks {', '.join(sorted(missing))}.")
     if lock.format != FORMAT:
         raise InvalidValue(f"'{file}' has format {lock.format}; this codecdiff reads format {FORMAT}.")
     return lock
@@ -234,6 +237,14 @@ def hash_weights(model: Path, names: Iterable[str]) -> dict[str, Hashes]:
         elif (model / name / STAGE_FILE).is_file():
             weights[name] = _hashes(load_weights(model / name)[1])
     return weights
+
+
+def copy_run_lock(source: Path, model: Path) -> None:
+    """Copy the run.lock of a model folder to another, which has none, if its weights are those that it records."""
+    if (source / RUN_LOCK).is_file() and not (model / RUN_LOCK).exists():
+        lock = read_run_lock(source / RUN_LOCK)
+        if hash_weights(model, lock.weights) == lock.weights:
+            write_sealed(model / RUN_LOCK, lock.model_dump())
 
 
 def _hashes(tensors: Mapping[str, Tensor]) -> Hashes:

@@ -11,15 +11,14 @@ from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from codecdiff import registry
 from codecdiff.config import ConfigError, check_spec, part_options
 from codecdiff.config.parts import item_type, part_kind
 from codecdiff.config.schema import Guidance, Target
-from codecdiff.errors import InvalidValue, MissingFile, UserError
-from codecdiff.files import DamagedFile, read_shapes
+from codecdiff.errors import InvalidValue, UserError
 from codecdiff.precision import SkipInit
 
 __all__ = ["ModelFile", "StageFile", "build_to_fit", "confine", "explained", "leads_outside"]
@@ -133,16 +132,13 @@ def explained(place: Path) -> Iterator[None]:
         raise InvalidValue(f"'{place}' describes what cannot be built: {cause}. --debug shows where.") from error
 
 
-def build_to_fit(file: Path, build: Callable[[], Module]) -> Module:
-    """Build a module whose weights a safetensors file holds, without more memory and time than those are worth.
+def build_to_fit(file: Path, tensors: Mapping[str, Tensor], build: Callable[[], Module]) -> Module:
+    """Build a module whose weights a file holds, these `tensors`, without more memory and time than they are worth.
 
     It is built on the meta device first, with no more parameters than the file has tensors. Raises InvalidValue if
     names or shapes differ.
     """
-    try:
-        shapes = read_shapes(file)
-    except (MissingFile, DamagedFile) as error:
-        raise InvalidValue(f"{file} is missing or damaged: {error}") from error
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     with explained(file), torch.device("meta"), _bounded(file, 4 * len(shapes) + 64):
         expected = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
     if differ := sorted(name for name in {*expected, *shapes} if expected.get(name) != shapes.get(name)):

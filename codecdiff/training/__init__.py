@@ -12,7 +12,7 @@ from codecdiff.training.experiment import (
     prepare_prompts,
 )
 from codecdiff.training.state import lock_stage, read_logs
-from codecdiff.training.trainer import StageTrainer, TrainingDiverged, new_accelerator
+from codecdiff.training.trainer import StageTrainer, TrainingDiverged, log_sample, new_accelerator
 
 __all__ = [
     "StageData",
@@ -23,6 +23,7 @@ __all__ = [
     "check_states",
     "check_warm_starts",
     "lock_stage",
+    "log_sample",
     "new_accelerator",
     "new_pipeline",
     "new_stage",

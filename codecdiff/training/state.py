@@ -32,9 +32,17 @@ from codecdiff.files import (
     read_safetensors,
     save_tensors,
 )
-from codecdiff.pipeline.checkpoint import STAGE_FILE, STATE, WEIGHTS_FILE, generations, published, read_stage_config
+from codecdiff.pipeline.checkpoint import (
+    LOG,
+    STAGE_FILE,
+    STATE,
+    WEIGHTS_FILE,
+    generations,
+    published,
+    read_stage_config,
+)
 
-STATE_FILE, LOG = "state.safetensors", "log.jsonl"
+STATE_FILE = "state.safetensors"
 Rows = list[dict[str, Any]]
 
 
@@ -154,11 +162,12 @@ def read_logs(model: Path, stages: Sequence[str]) -> dict[str, Rows]:
     """
     logs: dict[str, Rows] = {}
     for stage in stages:
-        home = model / stage
-        if not (home / LOG).is_file():
-            continue
-        source = published(home, LOG)
+        source = published(model / stage, LOG)
         files = read_stage_config(source).get(FILES, {}) if (source / STAGE_FILE).is_file() else {}
+        if not (source / LOG).is_file():
+            if LOG in files:
+                raise DamagedFile(f"'{source / LOG}' is missing. Train again to restore it.")
+            continue
         text = (source / LOG).read_text(encoding="utf-8", errors="replace")
         try:
             logs[stage] = _rows(text)

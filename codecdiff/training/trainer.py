@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
@@ -23,6 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from codecdiff import rng
 from codecdiff.config.schema import TrainConfig
+from codecdiff.data.audio_writer import write_audio
 from codecdiff.data.dataset import dropped_conditions
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.loss import StageInput, stage_loss
@@ -35,6 +36,9 @@ from codecdiff.pipeline.stage import Stage
 from codecdiff.pipeline.warm_start import WarmStart, warm_start
 from codecdiff.training.batch import StageData
 from codecdiff.training.state import find_state, publish, read_state, write_generation
+
+if TYPE_CHECKING:
+    from codecdiff.pipeline.output import PipelineOutput
 
 RUN_FACTS = ("seed", "validation_fraction", "split_seed", "gradient_accumulation_steps")  # each has one value in a run
 
@@ -78,6 +82,19 @@ def new_accelerator(
     accelerator.gradient_accumulation_steps = 1  # the trainer accumulates itself
     accelerator.init_trackers("log", dict(_flat(config or {})))
     return accelerator
+
+
+def log_sample(accelerator: Accelerator, name: str, output: PipelineOutput, file: Path, step: int) -> None:
+    """Write the first waveform of an output to a file, and log it: TensorBoard and Weights & Biases take audio."""
+    audio, rate = output.audios[0], output.sampling_rate
+    write_audio(file, audio, rate)
+    for tracker in accelerator.trackers:
+        if tracker.name == "tensorboard":
+            tracker.writer.add_audio(name, audio.mean(0, keepdim=True).cpu(), step, rate)  # of one channel
+        elif tracker.name == "wandb":
+            import wandb  # pyright: ignore[reportMissingImports]
+
+            tracker.log({name: wandb.Audio(audio.T.cpu().numpy(), rate)}, step=step)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

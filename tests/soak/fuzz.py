@@ -28,6 +28,7 @@ from readers import Reader, readers
 
 from codecdiff.errors import UserError
 
+SECONDS = 0.3  # of each reader, before the next
 WORDS = [
     b"null", b"NaN", b"-Infinity", b"1e999", b"-1", b"0", b"99999999999999999999", b"1e11", b"true", b'""', b"[]",
     b"../../etc/passwd", b"/etc/passwd", b"~", b"C:\\", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\\ud800", b"\r\n", b"\n",
@@ -123,39 +124,44 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=1e9)
     parser.add_argument("--count", type=int, default=10**9, help="inputs of each reader")
+    parser.add_argument("--total", type=int, default=10**12, help="inputs of all readers, in all runs of a state")
     parser.add_argument("--first", type=int, help="number of the first input; default: where the last run stopped")
     parser.add_argument("--only", default="", help="readers whose name contains this")
+    parser.add_argument("--part", default="0/1", help="K/N: every N-th reader from the K-th on, for N processes")
     parser.add_argument("--state", type=Path, help="file that keeps how far every reader is")
     options = parser.parse_args()
+    part, parts = map(int, options.part.split("/"))
     warnings.simplefilter("ignore")
     state = json.loads(options.state.read_text()) if options.state and options.state.exists() else {}
     end, found, kinds = time.monotonic() + options.seconds, Counter(), Counter()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as temporary:
-        everything = [r for r in readers(Path(temporary) / "valid") if options.only in r.name]
+        everything = [r for r in readers(Path(temporary) / "valid") if options.only in r.name][part::parts]
         folders = {id(r): Path(temporary) / str(i) for i, r in enumerate(everything)}
         key = {id(r): f"{r.name} {len(r.also)}" for r in everything}
         first = {id(r): state.get(key[id(r)], 0) if options.first is None else options.first for r in everything}
         done: Counter[str] = Counter()
-        for batch in range(0, options.count, 20):
-            for reader in everything:
-                for n in range(batch, min(batch + 20, options.count)):
-                    number = first[id(reader)] + n
+        while (
+            time.monotonic() < end
+            and sum(done.values()) + sum(first.values()) < options.total
+            and any(done[key[id(r)]] < options.count for r in everything)
+        ):
+            for reader in everything:  # in turn, as long each
+                name, until = key[id(reader)], time.monotonic() + SECONDS
+                while done[name] < options.count and time.monotonic() < until:
+                    number = first[id(reader)] + done[name]
                     problem = try_input(reader, folders[id(reader)], make_input(reader, options.seed, number))
-                    done[key[id(reader)]] += 1
+                    done[name] += 1
                     if problem:
                         kind = (reader.name, re.sub(r"\d+", "N", problem.strip().splitlines()[-1])[:60])
                         kinds[kind] += 1
                         found[reader.name] += 1
                         if kinds[kind] == 1:
                             sys.stdout.write(f"\n{reader.name} input {number} (seed {options.seed}):\n{problem}\n")
+                            sys.stdout.flush()
                 shutil.rmtree(folders[id(reader)], ignore_errors=True)
-                if time.monotonic() > end:
-                    break
             if options.state:
                 now = {key[id(r)]: first[id(r)] + done[key[id(r)]] for r in everything}
                 options.state.write_text(json.dumps({**state, **now}))
-            if time.monotonic() > end:
-                break
     total = sum(done.values())
     sys.stdout.write(f"{total:,} inputs of {len(everything)} readers, {sum(found.values())} undocumented exceptions\n")
     for (name, line), count in kinds.most_common():

@@ -37,7 +37,7 @@ from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import find_tracks
 from codecdiff.data.sealed import seal, write_sealed
 from codecdiff.data.shards import FILES, ROWS, block_checksums
-from codecdiff.files import read_safetensors, read_shapes, sha256, write_parquet, write_safetensors
+from codecdiff.files import read_safetensors, sha256, write_parquet, write_safetensors
 from codecdiff.interfaces.condition import Condition, ConditionTokens
 from codecdiff.pipeline.checkpoint import load_generation_config, read_config, read_stage_config
 from codecdiff.pipeline.provenance import GenerationRequest
@@ -262,7 +262,7 @@ def readers(folder: Path) -> list[Reader]:
         Reader(
             "t.safetensors",
             tensors,
-            lambda f: (read_safetensors(f / "t.safetensors"), read_shapes(f / "t.safetensors")),
+            lambda f: read_safetensors(f / "t.safetensors"),
         ),
         Reader("v.safetensors", vectors, lambda f: read_vectors(f / "v.safetensors", "vectors")),
         Reader("f.safetensors", features, _features),

@@ -19,6 +19,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,21 @@ def encode_tracks(
 
     """
     folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExists(f"'{folder}' exists and is not a store of codes. Choose another folder for the store.")
+    _require_new(folder)
     with lock_folder(draft_of(folder)):
+        try:
+            _require_new(folder)  # another process may have finished it meanwhile
+        except FileExists:
+            with suppress(OSError):
+                draft_of(folder).rmdir()
+            raise
         return _encode_tracks(tracks, folder, codec, spec, config, engine, progress)
+
+
+def _require_new(folder: Path) -> None:
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        kind = "is a store already" if (folder / "header.json").is_file() else "is not a store of codes"
+        raise FileExists(f"'{folder}' exists and {kind}. Choose another folder for the store.")
 
 
 def _encode_tracks(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Self
 
 import numpy as np
 
 from codecdiff.data.code_store import CONTINUOUS_SUFFIX, FORMAT
+from codecdiff.data.shards import array_header
 
 SUFFIXES = (".npy", CONTINUOUS_SUFFIX[FORMAT])
 
@@ -31,7 +33,8 @@ class Shard:
         if not self._files:
             self._frame_types = [(array.dtype, array.shape[1:]) for array in arrays]
             paths = [self.stem.with_name(self.stem.name + suffix) for suffix in SUFFIXES[: len(arrays)]]
-            self._files = [path.open("w+b") for path in paths]
+            for path in paths:
+                self._files.append(path.open("w+b"))
             self._write_headers()
         for file, array in zip(self._files, arrays, strict=True):
             file.write(np.ascontiguousarray(array).data)
@@ -45,18 +48,22 @@ class Shard:
         self.frames = frames
 
     def _write_headers(self) -> None:
-        """Write the number of frames. NumPy reserves room in a header, so that it can be overwritten."""
+        """Write the number of frames over what was there before."""
         for file, (dtype, shape) in zip(self._files, self._frame_types, strict=True):
             file.seek(0)
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
-            np.lib.format.write_array_header_1_0(file, {**header, "shape": (self.frames, *shape)})
+            file.write(array_header(dtype, (self.frames, *shape)))
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._write_headers()
-        for file in self._files:
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:  # after an error, such as a full disk, it is of no use
+                self._write_headers()
+                for file in self._files:
+                    file.flush()
+                    os.fsync(file.fileno())
+        finally:
+            for file in self._files:
+                with suppress(OSError):
+                    file.close()

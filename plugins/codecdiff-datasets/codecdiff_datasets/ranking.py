@@ -21,7 +21,6 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 import torch
 from codecdiff_datasets.join import JoinColumns, join, number, read_records
 from codecdiff_datasets.templates import render
@@ -32,7 +31,7 @@ from codecdiff.data import CachedEmbedder
 from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import Report, Track
 from codecdiff.errors import InvalidValue
-from codecdiff.files import atomic_write, atomic_write_text
+from codecdiff.files import atomic_write, atomic_write_text, write_parquet
 
 KEY = b"codecdiff.ranking"  # of the parquet file's own metadata
 MIN_VARIANCE = 1e-10  # in any direction, relative to the largest; smaller ones are raised to it
@@ -101,12 +100,10 @@ class Ranking:
 
     def write(self, file: Path) -> None:
         """Write the table as CSV, and then beside it as parquet, each whole or not at all."""
-        file.parent.mkdir(parents=True, exist_ok=True)
         table = pa.Table.from_pylist([row._asdict() for row in self.rows])
         with atomic_write(file.with_suffix(".csv")) as temporary:
             pyarrow.csv.write_csv(table, temporary)
-        with atomic_write(file) as temporary:
-            pq.write_table(table.replace_schema_metadata({KEY: json.dumps(dict(self.facts)).encode()}), temporary)
+        write_parquet(file, table.replace_schema_metadata({KEY: json.dumps(dict(self.facts)).encode()}))
 
 
 def track_means(cache: CachedEmbedder, tracks: Sequence[Track]) -> tuple[list[str], Tensor]:
