@@ -152,10 +152,10 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 38_911,
+    "lines: library in all": 39_459,
     "lines: core": 15_377,
     "lines: interfaces": 411,
-    "lines: evaluation": 6_956,
+    "lines: evaluation": 7_504,
     "lines: must-read set": 4_397,
     "lines: import closure of the recipe": 7_386,
     "import levels": 8,
