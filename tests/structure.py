@@ -152,7 +152,7 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 39_465,
+    "lines: library in all": 40_441,
     "lines: core": 15_377,
     "lines: interfaces": 411,
     "lines: evaluation": 7_504,

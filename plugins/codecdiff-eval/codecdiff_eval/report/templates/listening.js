@@ -41,6 +41,7 @@ function roundsOf(seed) {
 
 // All clips of a round play at one position; one of them at a time sounds
 let rounds = [], players = [], current = null, began = 0;
+const start = audio => audio.play().catch(() => {}); // a pause that follows at once is not an error
 function play(name) {
   const next = players.find(each => each.name === name);
   if (!next) return;
@@ -49,12 +50,12 @@ function play(name) {
   if (current !== next) next.audio.currentTime = position;
   current = next;
   next.plays += 1;
-  next.audio.play();
+  start(next.audio);
   players.forEach(each => each.button.setAttribute('aria-pressed', each === next));
 }
 function pause() {
   if (!current) return;
-  current.audio.paused ? current.audio.play() : current.audio.pause();
+  current.audio.paused ? start(current.audio) : current.audio.pause();
 }
 function stop() {
   players.forEach(each => { each.audio.pause(); each.audio.removeAttribute('src'); URL.revokeObjectURL(each.url); });
