@@ -93,7 +93,8 @@ endef
 $(READY): pyproject.toml $(addsuffix /pyproject.toml,$(NEEDED)) constraints.txt
 	@echo "Installing into $(VENV): about two minutes"
 	$(NEW_VENV)
-	$(INSTALL) --no-build-isolation --editable '.[train]' $(addprefix --editable ,$(NEEDED))
+	$(INSTALL) --no-build-isolation --editable '.[train]' \
+		$(addprefix --editable ,$(filter-out %-starter,$(NEEDED))) --editable 'plugins/codecdiff-starter[demo]'
 	$(VENV)/bin/codecdiff doctor
 	touch $@
 

@@ -238,6 +238,13 @@ class ClipEmbeddings:
         names, hashes, vectors = zip(*rows, strict=True)
         return cls(config, names, hashes, torch.cat(vectors), torch.tensor([len(v) for v in vectors]), **facts)
 
+    @classmethod
+    def of_audio(cls, embedder: Embedder, audio: Tensor, sample_rate: int, prompts: Sequence[Prompt] = ()) -> Self:
+        """Embed clips of one length in memory, (n, ch, t), that are named by their number."""
+        seconds, mono = audio.shape[-1] / sample_rate, _mono(audio, sample_rate, embedder.sample_rate)
+        embedding = EmbeddingConfig.of(embedder, _embedder_config(embedder), clip_seconds=seconds)
+        return cls.embed(embedder, embedding, ((str(i), clip) for i, clip in enumerate(mono)), prompts=prompts)
+
 
 @dataclass(frozen=True)
 class ReferenceStats:
@@ -290,8 +297,7 @@ class ClipEmbedder:
 
         Its `description` says what vectors follow from, where it is not an installed part.
         """
-        spec = getattr(embedder, "description", None) or config.to_config("embedders", embedder)
-        seconds, loudness = cutter.seconds, cutter.loudness_policy
+        spec, seconds, loudness = _embedder_config(embedder), cutter.seconds, cutter.loudness_policy
         embedding = EmbeddingConfig.of(embedder, spec, clip_seconds=seconds, loudness=loudness)
         return cls(CachedEmbedder(embedder, spec, folder, cutter), embedding)
 
@@ -333,12 +339,23 @@ class ClipEmbedder:
 
 def embed_audio(embedder: Embedder, audio: Tensor, sample_rate: int) -> Tensor:
     """(n, ch, t) audio in memory -> (n, w, e) vectors of its mono mix at the embedder's rate, on the CPU."""
-    mono = audio.float().mean(1)
-    if sample_rate != embedder.sample_rate:
-        rows = [soxr.resample(row.numpy(), sample_rate, embedder.sample_rate) for row in mono.cpu()]
-        mono = torch.from_numpy(np.stack(rows).astype(np.float32))
+    mono = _mono(audio, sample_rate, embedder.sample_rate)
     with torch.no_grad():
         return torch.cat([embedder.embed(batch.to(device_of(embedder))).cpu() for batch in mono.split(BATCH_SIZE)])
+
+
+def _mono(audio: Tensor, sample_rate: int, target_rate: int) -> Tensor:
+    """(n, ch, t) audio -> (n, t') mono mixes at another rate."""
+    mono = audio.float().mean(1)
+    if sample_rate == target_rate:
+        return mono
+    rows = [soxr.resample(row.numpy(), sample_rate, target_rate) for row in mono.cpu()]
+    return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+
+def _embedder_config(embedder: Embedder) -> Mapping[str, Any]:
+    """Return what vectors follow from, where an embedder is not an installed part, or else its configuration."""
+    return getattr(embedder, "description", None) or config.to_config("embedders", embedder)
 
 
 def config_hash(config: EmbeddingConfig, identity: str) -> str:

@@ -36,6 +36,7 @@ __all__ = [
     "NotMeasured",
     "TargetResult",
     "VariantResults",
+    "corrected_for_chance",
     "to_json",
 ]
 
@@ -250,6 +251,18 @@ class MetricResult:
         return f"{self.name} {self.value:.4g} [{self.interval.low:.4g}, {self.interval.high:.4g}]"
 
 
+def corrected_for_chance(result: MetricResult, upper_bound: float | None) -> Estimate | None:
+    """Return (value - chance) / (upper bound - chance): 0 for chance and 1 for the bound.
+
+    The interval is that of the value, with the others as they are. None without chance or upper bound, and where this
+    does not exceed chance.
+    """
+    if result.chance is None or upper_bound is None or upper_bound <= result.chance.value:
+        return None
+    chance = result.chance.value
+    return Estimate(*((each - chance) / (upper_bound - chance) for each in result.estimate))
+
+
 @dataclass(frozen=True)
 class NotMeasured:
     """A result that is missing, and why, in a sentence."""
@@ -301,15 +314,9 @@ class EvalRow:
 
     @property
     def corrected(self) -> Estimate | None:
-        """The rate corrected for chance: (value - chance) / (upper bound - chance), 0 for chance and 1 for the bound.
-
-        The upper bound is the codec reconstruction. The interval is that of the value, with the others as they are.
-        None without chance or upper bound, and where this does not exceed chance.
-        """
-        chance, upper = self.result.chance, self.context.codec_reconstruction
-        if chance is None or isinstance(upper, NotMeasured) or upper.value <= chance.value:
-            return None
-        return Estimate(*((each - chance.value) / (upper.value - chance.value) for each in self.result.estimate))
+        """The rate `corrected_for_chance`, with the codec reconstruction as upper bound."""
+        upper = self.context.codec_reconstruction
+        return corrected_for_chance(self.result, None if isinstance(upper, NotMeasured) else upper.value)
 
 
 @dataclass(frozen=True)

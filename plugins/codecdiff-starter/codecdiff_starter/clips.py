@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +13,8 @@ from codecdiff_eval.audio_features import window_features
 from torch import Tensor
 
 from codecdiff.errors import InvalidValue, MissingFile
-from codecdiff.interfaces import Codec
 from codecdiff.pipeline import Pipeline
 from codecdiff.rng import numpy_generator
-from codecdiff_starter.codec import SpectralCodec
 from codecdiff_starter.composer import (
     SAMPLE_RATE,
     Facts,
@@ -28,7 +25,6 @@ from codecdiff_starter.composer import (
 )
 
 TRACK_SECONDS = 12.0  # as the composer's data sets; clips are cut out at random, as the crops of training are
-QUICK_ITERATIONS = 1  # of Griffin-Lim, for sets that are only measured
 DECODE_BATCH = 8  # clips; bounds the memory of decoding
 
 
@@ -82,26 +78,12 @@ def cut(audio: np.ndarray, seconds: float, rng: np.random.Generator) -> np.ndarr
     return audio[start : start + samples]
 
 
-@contextmanager
-def quick(codec: Codec) -> Iterator[None]:
-    """Let the starter codec use few Griffin-Lim iterations in this block: features hardly depend on phases.
-
-    48 clips decoded with 1 iteration instead of 16 lay at a Fréchet distance of 0.07 from themselves (0.5 without
-    any); two sets of as many real clips are 5 apart.
-    """
-    spectral = [module for module in codec.modules() if isinstance(module, SpectralCodec)]
-    before = [module.griffin_lim_iterations for module in spectral]
-    for module in spectral:
-        module.griffin_lim_iterations = min(QUICK_ITERATIONS, module.griffin_lim_iterations)
-    try:
-        yield
-    finally:
-        for module, iterations in zip(spectral, before, strict=True):
-            module.griffin_lim_iterations = iterations
+def decode(pipeline: Pipeline, codes: Tensor, samples: int) -> Tensor:
+    """(n, k, l) codes -> (n, 1, samples) mono audio on the CPU."""
+    batches = [pipeline.decode(batch.split(1), samples) for batch in codes.split(DECODE_BATCH)]
+    return torch.cat([audio.mean(1, keepdim=True).cpu() for audio in batches])
 
 
-def embed(pipeline: Pipeline, codes: Tensor, samples: int) -> Tensor:
-    """(n, k, l) codes -> (n, w, 64) log-mel features of the decoded clips, cut to `samples`."""
-    batches = (pipeline.decode(batch.split(1), samples) for batch in codes.split(DECODE_BATCH))
-    with quick(pipeline.codec):
-        return torch.cat([window_features(audio.mean(1), pipeline.sample_rate) for audio in batches])
+def features(audio: Tensor, sample_rate: int) -> Tensor:
+    """(n, 1, t) audio -> (n, w, 64) log-mel features."""
+    return torch.cat([window_features(clips[:, 0], sample_rate) for clips in audio.split(DECODE_BATCH)])

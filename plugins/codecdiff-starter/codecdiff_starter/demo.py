@@ -23,7 +23,7 @@ from codecdiff.cli.console import errors_as_sentences
 from codecdiff.pipeline import Pipeline
 from codecdiff.training import read_logs
 from codecdiff_starter.evaluation import DEMO, SEED, SHIPPED, EvalOptions, evaluate_model, loss_targets
-from codecdiff_starter.report import demo_report, targets_table, write_players
+from codecdiff_starter.report import demo_report, shipped_players, targets_table, write_players
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             num_workers=os.cpu_count() or 1,
             announce=lambda name: status.update(f"evaluating: {name}"),
         )
+    with console.status("generating with the shipped model"):
+        shipped = [] if options.shipped else shipped_players(folder)
     memory = max([details["memory"], *(line.get("peak_memory", 0.0) for log in logs.values() for line in log)])
     results = [*loss_targets(logs, targets), *results, TargetResult("memory, GB", memory, at_most=targets.memory)]
     if options.since is not None:
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     details = {**details, "memory": memory, "logs": logs}
     players = write_players(folder, examples, pipeline.sample_rate)
     data = {"command": command, "targets": [row.to_json() for row in results], **details, "players": players}
-    report = write_report(demo_report(results, details, players, command), folder, to_json(data))
+    report = write_report(demo_report(results, details, players, command, shipped), folder, to_json(data))
     console.print(console_table(targets_table(results)))
     console.print(f"{report}: open it in a browser")
 

@@ -10,7 +10,14 @@ from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, NOISE
 from codecdiff_eval.report import write_report
 from codecdiff_eval.results import Estimate, TargetResult
 from codecdiff_starter.evaluation import COMPARED, COMPOSED, DEMO, ORACLE, SHIPPED, DemoClip, loss_targets
-from codecdiff_starter.report import demo_report, target_text, targets_table, write_players
+from codecdiff_starter.report import (
+    SHIPPED_PROMPTS,
+    demo_report,
+    shipped_players,
+    target_text,
+    targets_table,
+    write_players,
+)
 
 from codecdiff.training import read_logs
 
@@ -52,7 +59,7 @@ def example_details():
         ]
         for stage in ("primary", "<b>secondary")
     }
-    probes = ("mean", "least", "unseen combinations", "seen combinations", "permuted")
+    probes = ("all", "unseen combinations", "seen combinations", "permuted")
     distances = (*COMPARED, "generated ratio", "noise ratio")
     return {
         "composer version": 1,
@@ -103,6 +110,18 @@ def test_prompts_stages_and_commands_are_escaped(tmp_path, details, examples):
     assert "&lt;script&gt;alert(&#34;1&#34;)&lt;/script&gt; &amp; &#39;so on&#39;" in text
     assert "&lt;b&gt;secondary" in text
     assert "runs/&lt;demo&gt;" in text
+
+
+def test_the_page_opens_with_the_shipped_model_and_says_so(tmp_path, details, examples):
+    players, shipped = write_players(tmp_path, examples, RATE), shipped_players(tmp_path, SHIPPED_PROMPTS[:1], 0.5)
+    page = write_report(demo_report([], details, players, "command", shipped), tmp_path).read_text(encoding="utf-8")
+    elements = Elements(page)
+    first = elements.of("audio")[0]
+    assert first["src"] == "samples/shipped-00.wav"
+    assert SHIPPED_PROMPTS[0] in first["aria-label"]
+    assert soundfile.info(tmp_path / first["src"]).duration == pytest.approx(0.5, abs=1e-3)
+    assert page.index("The model that comes with codecdiff") < page.index("The model trained here")
+    assert "shipped with the package" in page
 
 
 def test_every_example_has_a_player_whose_file_exists(tmp_path, details, examples):
@@ -166,4 +185,4 @@ def test_the_last_validation_loss_of_each_stage_is_compared_with_its_target(tmp_
     logs = read_logs(tmp_path, ["primary", "secondary", "never-trained"])
     assert [result.value for result in loss_targets(logs, DEMO)] == [0.75, 0.75]
     assert [result.passed for result in loss_targets(logs, DEMO)] == [False, True]
-    assert SHIPPED.probe_mean > DEMO.probe_mean
+    assert SHIPPED.probe_score > DEMO.probe_score

@@ -95,12 +95,13 @@ class ProbeReading:
         """The balanced accuracy of guessing."""
         return 1 / self.num_classes
 
-    def accuracies(self, drawn: Tensor) -> tuple[float, float]:
-        """Return the balanced accuracies of generated and reconstructed clips, of the clips with these indices."""
-        generated, reconstructed = (
-            balanced_accuracy(read[drawn], self.truth[drawn]) for read in (self.generated, self.reconstructed)
-        )
-        return generated, reconstructed
+    def accuracies(self, drawn: Tensor, requested: Tensor | None = None) -> tuple[float, float]:
+        """Return the balanced accuracies of generated and reconstructed clips, of the clips with these indices.
+
+        `requested`: indices of the clips whose classes count as the truth of the generated ones, instead of their own.
+        """
+        generated = balanced_accuracy(self.generated[drawn], self.truth[drawn if requested is None else requested])
+        return generated, balanced_accuracy(self.reconstructed[drawn], self.truth[drawn])
 
     def score(self, drawn: Tensor) -> float:
         """Return the `probe_score` of the clips with these indices; NaN if the truth of none is known."""
