@@ -152,7 +152,7 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 40_525,
+    "lines: library in all": 40_529,
     "lines: core": 15_377,
     "lines: interfaces": 411,
     "lines: evaluation": 7_588,

@@ -21,14 +21,17 @@ SMALL: dict[str, dict[str, Any]] = {  # what replaces the parameters
     "write-a-codec-plugin": {},
     "compare-patterns": {
         **{"TRACKS": 24, "BUDGET": "2e10", "SEEDS": [0], "CLIPS": 8},
-        "OVERRIDES": ["experiment.denoiser.width=16", "checkpoints=1", "evaluation.resamples=10"],
+        "OVERRIDES": [
+            *("experiment.denoiser.width=16", "experiment.sampling.num_inference_steps=2", "checkpoints=1"),
+            *("evaluation.resamples=10", "evaluation.players=1", "evaluation.seconds=1"),
+        ],
     },
 }
 SHOWN = {  # what some output of the notebook holds
     "first-sounds": ["<audio controls", "image/png", "Changed: 0.50 to 0.7", "prompt"],
     "train-on-your-own-music": ["<audio controls", "image/png", "parameters"],
     "write-a-codec-plugin": ["All checks passed.", "<audio", "pyproject.toml"],
-    "compare-patterns": ["<audio", "image/png", "coarse-first", "9 rounds"],
+    "compare-patterns": ["<audio", "image/png", "coarse-first", "6 rounds"],
 }
 
 

@@ -67,7 +67,8 @@ class Studio:
     models: Mapping[str, Pipeline]
     folder: Path
     limits: Limits = Limits()
-    stopped: set[str] = field(default_factory=set)  # sessions
+    stopped: set[str] = field(default_factory=set)  # sessions, until they run again
+    closed: set[str] = field(default_factory=set)  # sessions of tabs, whose requests may still wait
 
     @property
     def model(self) -> str:
@@ -142,6 +143,8 @@ class Studio:
 
     def _callback(self, session: str, progress: Progress) -> Callable[..., None]:
         self.stopped.discard(session)
+        if session in self.closed:
+            raise InvalidValue("The tab of this request was closed. Reload the page.")
 
         def on_step_end(pipe: Pipeline, step: int, timestep: Any, values: Mapping[str, Any]) -> None:
             progress((step + 1, pipe.num_timesteps), desc=f"Stage {values['stage']}", unit="steps")
@@ -171,8 +174,9 @@ class Studio:
         self.stopped.add(str(request.session_hash))
 
     def close(self, request: gr.Request) -> None:
-        """Stop what the session of a closed tab runs, and delete its files."""
+        """Stop what the session of a closed tab runs, drop what waits, and delete its files."""
         self.stop(request)
+        self.closed.add(str(request.session_hash))
         shutil.rmtree(self.folder / str(request.session_hash), ignore_errors=True)
 
 

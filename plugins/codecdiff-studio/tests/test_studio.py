@@ -164,6 +164,8 @@ def test_the_files_of_a_closed_tab_are_deleted(studio: Studio) -> None:
     studio.close(SimpleNamespace(session_hash="closed"))  # type: ignore[arg-type]
     assert not first.file.exists()
     assert second.file.exists()
+    with pytest.raises(InvalidValue, match="was closed"):  # a request that waited
+        studio.generate("closed", silent, {"text": "a"}, options)
 
 
 def test_fields_of_a_prompt_are_json_or_text_and_name_no_files() -> None:
