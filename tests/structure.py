@@ -152,10 +152,10 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 40_529,
+    "lines: library in all": 41_006,
     "lines: core": 15_377,
     "lines: interfaces": 411,
-    "lines: evaluation": 7_588,
+    "lines: evaluation": 8_062,
     "lines: must-read set": 4_397,
     "lines: import closure of the recipe": 7_386,
     "import levels": 8,

@@ -1,4 +1,4 @@
-"""The commands `codecdiff evaluate` and `codecdiff compare`."""
+"""The commands `codecdiff evaluate`, `codecdiff compare` and `codecdiff audit`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
     from codecdiff import Embedder
+    from codecdiff.data import CodeStore
     from codecdiff.data.metadata import Issue, Track
+    from codecdiff.pipeline import Pipeline
+    from codecdiff_eval.audit import AuditResult
     from codecdiff_eval.evaluator import EvalConfig, Evaluation, ReferenceMusic
     from codecdiff_eval.generation import Generator
     from codecdiff_eval.prompts import EvalPrompt
@@ -336,3 +339,61 @@ def log(line: str) -> None:
     from datetime import datetime
 
     err.print(f"{datetime.now():%H:%M:%S} {line}", soft_wrap=True)
+
+
+def audit(
+    model: Annotated[str, typer.Argument(help="Model folder, run, or id.", show_default=False)],
+    *,
+    store: Annotated[Path, typer.Option(help="Store of the codes it was trained on.", show_default=False)],
+    output: ReportFolder,
+    fresh: Annotated[
+        Path | None, typer.Option(help="Store of other music. Default: validation tracks of --store.")
+    ] = None,
+    clips: Annotated[int, typer.Option("--n", help="Clips to generate.")] = 64,
+    seconds: Annotated[float, typer.Option(help="Of a clip.")] = 6.0,
+    window: Annotated[float, typer.Option(help="Seconds of what counts as one place.")] = 3.0,
+    threshold: Annotated[float, typer.Option(help="Part of a window's coarsest codes that makes a near copy.")] = 0.5,
+    seed: Seed = 0,
+    model_card: Annotated[bool, typer.Option("--model-card", help="Add the result to the model card.")] = False,
+    as_json: AsJson = False,
+    device: Device = "",
+    allow_local_parts: AllowLocalParts = False,
+) -> None:
+    """Look for near copies of its training music in what a model generates."""
+    from codecdiff.data import CodeStore
+    from codecdiff.pipeline import load
+    from codecdiff_eval.audit import AuditConfig, audit_memorization
+
+    settings = AuditConfig(clips, seconds, window, threshold, seed=seed)
+    if model_card and not Path(model, "codecdiff.json").is_file():
+        raise InvalidValue("--model-card needs a model folder, to whose README.md the result is added.")
+    require_writable(output)
+    trained_on, other = CodeStore(store), CodeStore(fresh) if fresh else None
+    pipeline = load(model, allow_local_parts=allow_local_parts).to(select_device(device))
+    with err.status("Loading") as status:
+        result = audit_memorization(pipeline, trained_on, settings, fresh=other, announce=status.update)
+    write_audited(result, pipeline, trained_on, output, model if model_card else "", as_json)
+
+
+def write_audited(
+    result: AuditResult, pipeline: Pipeline, store: CodeStore, output: Path, model: str, as_json: bool
+) -> None:
+    """Write the report, add its sentence to the card of a model if there is one, and print it."""
+    import json
+    import shlex
+    import sys
+
+    from codecdiff_eval.audit_report import add_to_model_card, audit_json, audit_table, write_audit
+    from codecdiff_eval.report import console_table, finite_json
+    from codecdiff_eval.results import to_json
+
+    command = shlex.join(["codecdiff", *sys.argv[1:]])
+    report = write_audit(result, pipeline, store, output, command)
+    if model:
+        add_to_model_card(model, result.sentence)
+    if as_json:
+        typer.echo(json.dumps(finite_json(to_json(audit_json(result, store, command))), ensure_ascii=False))
+    else:
+        out.print(console_table(audit_table(result)))
+        out.print(result.sentence, soft_wrap=True)
+    (err if as_json else out).print(f"Written: {report}", soft_wrap=True)

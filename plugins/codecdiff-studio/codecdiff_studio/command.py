@@ -23,7 +23,10 @@ Models = Annotated[
     typer.Option("--model", help="Folder, installed model or Hugging Face id; any number.", show_default="starter"),
 ]
 Login = Annotated[
-    str, typer.Option(metavar="USER:PASSWORD", envvar="CODECDIFF_UI_AUTH", help="Who may enter.", show_default=False)
+    str,
+    typer.Option(
+        metavar="LOGIN", envvar="CODECDIFF_UI_AUTH", help="Who may enter, as USER:PASSWORD.", show_default=False
+    ),
 ]
 AllowDownload = Annotated[
     bool, typer.Option("--allow-download", help="Download what the model names on the Hugging Face hub.")

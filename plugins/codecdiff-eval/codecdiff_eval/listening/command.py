@@ -22,7 +22,7 @@ def listening_test(
     ] = None,
     mode: Annotated[
         Literal["ab", "mushra"],
-        typer.Option(metavar="ab|mushra", help="Prefer one of two clips, or score all of an item from 0 to 100."),
+        typer.Option(metavar="MODE", help="ab: prefer one of two clips; mushra: score all of an item, 0 to 100."),
     ] = "ab",
     reference: Annotated[
         Path | None, typer.Option(help="Folder of the music that mushra rates against.", show_default=False)

@@ -1,0 +1,126 @@
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from codecdiff_eval.audit import CUT, FRESH, PLAYED, AuditConfig, SetMatches, WindowIndex, audit_memorization
+from codecdiff_eval.audit_report import add_to_model_card, write_audit
+from codecdiff_eval.eval_sets import GENERATED
+from typer.testing import CliRunner
+
+from codecdiff import rng
+from codecdiff.cli.main import app
+from codecdiff.data import encode_tracks, find_tracks
+from codecdiff.errors import InvalidValue
+from codecdiff.files import read_json
+
+RATE, TRACKS, SECONDS = 16_000, 6, 4.0
+SETTINGS = AuditConfig(clips=6, seconds=1.5, window=1.0, candidates=20)
+
+
+def write_tunes(folder, seed):
+    """Write tracks of notes that follow no pattern, each of 0.1 s, so that no two places are alike."""
+    random = np.random.default_rng(seed)
+    for i in range(TRACKS):
+        notes = random.uniform(80, 4000, round(SECONDS / 0.1)).repeat(round(0.1 * RATE))
+        soundfile.write(folder / f"{i}.wav", 0.5 * np.sin(2 * np.pi * notes.cumsum() / RATE), RATE)
+        (folder / f"{i}.txt").write_text(f"tune {i}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stores(dac, codec_spec, tmp_path_factory):
+    """The store a model was trained on, and one of other music."""
+    folders = [write_tunes(tmp_path_factory.mktemp("tunes"), seed) for seed in (1, 2)]
+    out = tmp_path_factory.mktemp("stores")
+    return [encode_tracks(find_tracks(f), out / f.name, dac, codec_spec)[0] for f in folders]
+
+
+def test_planted_copies_are_found_and_neither_fresh_music_nor_noise_counts(make_pipeline, stores):
+    result = audit_memorization(make_pipeline(), stores[0], SETTINGS, fresh=stores[1])
+    assert list(result.sets) == [GENERATED, FRESH, CUT, PLAYED]
+    assert result.sets[CUT].rate.value == 1
+    assert all(match.levels == (1.0,) * len(match.levels) for match in result.sets[CUT].matches)
+    assert result.sets[FRESH].rate.value == result.sets[GENERATED].rate.value == 0
+    assert all(prompt["text"].startswith("tune ") for prompt in result.prompts)
+    assert f"{len(result.sets[CUT].matches)} of {len(result.sets[CUT].matches)}" in result.sentence
+
+
+def test_a_model_that_plays_its_training_music_is_found_out_and_the_place_is_named(make_pipeline, stores, monkeypatch):
+    pipeline, places = make_pipeline(), []
+
+    def from_memory(prompts, frames, *, seed):
+        lengths = stores[0].rows.array("frames")
+        for i, random in enumerate(rng.numpy_generators("test", [(seed, i) for i in range(len(prompts))])):
+            start = int(random.integers(lengths[i % TRACKS] - frames))
+            places.append((i % TRACKS, start))
+            codes = stores[0].codes(i % TRACKS, start, frames).astype(np.int64)
+            yield torch.from_numpy(codes).T[None]
+
+    monkeypatch.setattr(pipeline, "generate_codes", from_memory)
+    result = audit_memorization(pipeline, stores[0], SETTINGS, fresh=stores[1])
+    assert result.sets[GENERATED].rate.value == 1
+    found = [(match.row, match.start - match.position) for match in result.sets[GENERATED].matches]
+    assert found == places
+    assert result.closer_than_fresh == 1
+
+
+def test_all_windows_are_compared_whatever_the_chunk(stores, dac, monkeypatch):
+    index = WindowIndex.of(stores[0], range(TRACKS), dac, 20)
+    whole = index.nearest(index.moments[:5].float(), 7)
+    monkeypatch.setattr("codecdiff_eval.audit.CHUNK", 3)
+    for of_chunks, expected in zip(index.nearest(index.moments[:5].float(), 7), whole, strict=True):
+        torch.testing.assert_close(of_chunks, expected, atol=1e-3, rtol=0)
+    assert whole[1][:, 0].tolist() == list(range(5))
+
+
+def test_the_interval_of_no_copies_is_not_empty():
+    none, low, high = SetMatches([], [False] * 64).rate
+    assert (none, low) == (0, 0)
+    assert 0.05 < high < 0.06
+    assert SetMatches([], [True] * 64).rate.low == pytest.approx(1 - high)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"clips": 2}, "Invalid number of clips 2: expected at least 4"),
+        ({"window": 9.0}, "Invalid window of 9 s: expected 0.5 to the 6 s of a clip"),
+        ({"threshold": 0}, "Invalid threshold 0: expected a part of a window"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(InvalidValue, match=message):
+        AuditConfig(**settings)
+
+
+def test_music_to_compare_with_has_to_be_there(make_pipeline, stores):
+    with pytest.raises(InvalidValue, match="name a store of such music with --fresh"):
+        audit_memorization(make_pipeline(), stores[0], SETTINGS)
+    with pytest.raises(InvalidValue, match=r"No track of .* is as long as a window"):
+        audit_memorization(make_pipeline(), stores[0], AuditConfig(seconds=90, window=80), fresh=stores[1])
+
+
+def test_the_report_shows_pairs_and_the_model_card_gets_one_sentence(make_pipeline, stores, tmp_path):
+    pipeline = make_pipeline()
+    result = audit_memorization(pipeline, stores[0], SETTINGS, fresh=stores[1])
+    page = write_audit(result, pipeline, stores[0], tmp_path / "out", "codecdiff audit").read_text(encoding="utf-8")
+    assert page.count("<audio") == 2 * SETTINGS.clips
+    report = read_json(tmp_path / "out" / "report.json")
+    assert report["sets"][CUT]["matches"][0]["track"].endswith(".wav")
+    for sentence in ("The first.", "The second."):
+        add_to_model_card(pipeline.save_pretrained(tmp_path / "model") or tmp_path / "model", sentence)
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert card.count("## Memorization") == 1
+    assert "The second." in card
+
+
+def test_the_command_audits_a_model_folder(make_pipeline, stores, tmp_path):
+    make_pipeline().save_pretrained(tmp_path / "model")
+    words = ["audit", str(tmp_path / "model"), "--store", str(stores[0].folder), "--fresh", str(stores[1].folder)]
+    options = ["-o", str(tmp_path / "out"), "--n", "4", "--seconds", "1.5", "--window", "1", "--model-card", "--json"]
+    ran = CliRunner().invoke(app, [*words, *options, "--allow-local-parts"])
+    assert ran.exit_code == 0, ran.output
+    assert json.loads(ran.stdout)["sets"][CUT]["rate"]["value"] == 1
+    assert "Planted copies found: 4 of 4" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
