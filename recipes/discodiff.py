@@ -33,7 +33,7 @@ class Experiment(config.ExperimentConfig):  # the model and its training: codecd
     stage: str = "all"  # or the name of one stage, to train it alone
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None  # null: what `accelerate launch` says
     report_to: str | list[str] = "tensorboard"  # trackers of accelerate, as in wandb; all: those installed
-    prompts: list[str] = Field(default=[""])
+    prompts: list[str] = Field(default=[])  # to sample; none: captions of the music
     seconds: float = Field(default=10.0, gt=0, le=3600)  # of each sample
 
     @property
@@ -84,9 +84,8 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
 
 
 def new_accelerator(e: Experiment) -> Accelerator:
-    accumulated, settings = e.train.gradient_accumulation_steps, e.model_dump(mode="json")
-    options: Any = {"gradient_accumulation_steps": accumulated, "report_to": e.report_to, "config": settings}
-    return training.new_accelerator(e.output, e.mixed_precision, **options)
+    options: Any = {"gradient_accumulation_steps": e.train.gradient_accumulation_steps, "report_to": e.report_to}
+    return training.new_accelerator(e.output, e.mixed_precision, config=e.model_dump(mode="json"), **options)
 
 
 def write_samples(e: Experiment, pipeline: Pipeline) -> None:
@@ -120,20 +119,21 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
     for name in unused:
         console.log(f"Unused: the settings of stage '{name}'. This pattern has: {', '.join(pipeline.stage_names)}.")
     train_stages(e, accelerator, pipeline, codec, selected)
-    is_complete = len(pipeline.stages) == len(pipeline.stage_names)
-    if accelerator.is_main_process and is_complete:
+    accelerator.end_training()
+    if accelerator.is_main_process and len(pipeline.stages) == len(pipeline.stage_names):
         write_model_card(e.model)
         write_samples(e, pipeline)
-    accelerator.end_training()
-    if accelerator.is_main_process and is_complete:
         training.call_run_end_hooks(e.output)
 
 
 def train_stages(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, codec: Any, selected: list[int]) -> None:
     """Open the data, train the selected stages of a pipeline without any, and load all that are trained."""
+    from codecdiff.pipeline.vocabulary import spread_captions
+
     pipeline.to(accelerator.device)
     with accelerator.main_process_first():
         store = training.open_data(e, pipeline, codec, e.store, e.model, console.log)
+        e.prompts = e.prompts or spread_captions(store)
         progress = partial(track, description="prompts", console=console, transient=True)
         training.prepare_prompts(pipeline, store, e.prompts, track=progress, report=console.log)
     for i in selected:

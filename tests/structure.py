@@ -152,10 +152,10 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 41_006,
-    "lines: core": 15_377,
+    "lines: library in all": 41_005,
+    "lines: core": 15_382,
     "lines: interfaces": 411,
-    "lines: evaluation": 8_062,
+    "lines: evaluation": 8_055,
     "lines: must-read set": 4_397,
     "lines: import closure of the recipe": 7_386,
     "import levels": 8,

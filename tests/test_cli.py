@@ -192,8 +192,8 @@ def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.usefixtures("brought")
 def test_a_command_of_a_plugin_is_listed_without_importing_it():
     shown = run("--help").output
-    assert "From greeter." in next(line for line in shown.splitlines() if line.split()[:1] == ["hello"])
-    assert any("oil" in line and "From shaky." in line for line in shown.splitlines())
+    assert "Greet somebody" in next(line for line in shown.splitlines() if line.split()[:1] == ["hello"])
+    assert any("oil" in line and "From shaky" in line for line in shown.splitlines())
     assert any("commands" in line and "greeter" in line for line in run("plugins").output.splitlines())
     assert not {"greeter", "shaky", "hollow"} & sys.modules.keys()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
@@ -17,9 +18,11 @@ from test_cli import refused, run
 
 from codecdiff import Pipeline, registry
 from codecdiff.cli import console
+from codecdiff.cli.console import folded_table
 from codecdiff.cli.generate import file_stem
 from codecdiff.cli.main import load_command
-from codecdiff.cli.train import config_file
+from codecdiff.cli.train import adapted, config_file
+from codecdiff.data.code_store import CodeStore
 from codecdiff.errors import UnknownName, UserError
 from codecdiff.pipeline.vocabulary import training_words
 from codecdiff.testing.runner import start_checks
@@ -62,6 +65,44 @@ def test_help_fits_80_columns_and_names_values_in_one_way(words: tuple[str, ...]
     assert "..." not in re.sub(r"\b[A-Z]+\.\.\.|\]\.\.\.", "", shown), "A text is cut."
     values = re.findall(r"^  (?:-\w, )?--[\w-]+(?:, --[\w-]+)*(?: ([^ \n-][^ \n]*))?(?:  |$)", shown, flags=re.M)
     assert all(re.fullmatch(r"[A-Z][A-Z_|=/.-]*", value) for value in values if value), values
+
+
+def test_the_list_of_commands_describes_those_of_other_distributions_without_importing_them(tmp_path: Path):
+    (tmp_path / "imported.py").write_text('raise SystemExit\n\n\ndef sing():\n    """Sing a song.\n\n    Badly."""\n')
+    (tmp_path / "apps.py").write_text('"""Make music.\n\nAny."""\n\nimport typer\n\napp = typer.Typer()\n')
+    (tmp_path / "silent.py").write_text("def sing():\n    pass\n")
+    code = """
+import sys
+from types import SimpleNamespace
+from codecdiff.cli.main import sentence_of
+
+sys.path.insert(0, sys.argv[1])
+for module, name in [("imported", "sing"), ("apps", "app"), ("silent", "sing"), ("absent.inner", "sing")]:
+    entry = SimpleNamespace(module_name=module, object_name=name)
+    print(sentence_of(SimpleNamespace(entry=entry, distribution="songs")))
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["Sing a song", "Make music", "From songs", "From songs"]
+
+
+def test_the_list_of_commands_has_a_sentence_for_each_of_ours():
+    shown = run("--help").output
+    assert "From codecdiff" not in shown
+    assert "Measure generated music against reference music" in shown
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_tables_break_what_is_wide_into_lines_and_cut_nothing(width: int):
+    words = [f"{letter}" * 61 for letter in "abcdef"]
+    table = folded_table("field", "what is measured", "z")
+    for word in words:
+        table.add_row("name", word, "end")
+    screen = console.Screen(markup=False, width=width, record=True, file=io.StringIO())
+    screen.print(table)
+    shown = screen.export_text()
+    assert "…" not in shown
+    assert all(shown.count(word[0]) >= 61 for word in words)
+    assert max(map(len, shown.splitlines())) <= width
 
 
 def test_completion_knows_commands_and_their_options():
@@ -215,6 +256,32 @@ def test_a_configuration_is_named_or_a_file(tmp_path: Path):
     assert config_file(str(config_file("starter"))).name == "starter.yaml"
     with pytest.raises(UnknownName, match=r"Configuration 'papr' is neither a file nor installed\. Installed: .*paper"):
         config_file("papr")
+
+
+def test_a_store_that_is_named_replaces_the_audio_that_the_file_names(store: CodeStore):
+    named, file = f"data.store={store.folder}", config_file("starter")
+    assert adapted([named], file) == [named, "data.audio=null"]
+    for words in ([named, "data.audio=music"], ["data.store=runs/new"], ["seed=1"]):
+        assert adapted(words, file) == words
+
+
+def test_the_guidance_of_single_conditions_does_not_outlive_the_conditioner_of_the_file(tmp_path: Path):
+    scales = "{sampling: {guidance_scale: {text: 1.5, key: 1}}, stages: {a: {}, b: {sampling: {guidance_scale: 2}}}}"
+    (tmp_path / "divided.yaml").write_text(scales)
+    (tmp_path / "whole.yaml").write_text("{seed: 1}")
+    added = ["sampling.guidance_scale=1.5", "stages.b.sampling.guidance_scale=2"]
+    for word in ("conditioner=null", "conditioner.name=words", "conditioner={name: words}"):
+        assert adapted([word], tmp_path / "divided.yaml") == [word, *added]
+        assert adapted([word], tmp_path / "whole.yaml") == [word]
+    for words in (["seed=1"], ["conditioner=null", "stages.b.sampling.guidance_scale=3"]):
+        assert adapted(words, tmp_path / "divided.yaml") == words
+
+
+@pytest.mark.parametrize("words", [["conditioner=null"], ["conditioner.name=words"]])
+def test_the_default_configuration_takes_another_conditioner(words: list[str], music: Path, tmp_path: Path):
+    pytest.importorskip("codecdiff_starter")
+    shown = run("train", f"data.audio={music}", f"output={tmp_path / 'out'}", *words, "--plan")
+    assert shown.exit_code == 0, shown.output
 
 
 def test_train_ends_a_mistake_with_its_sentence(tmp_path: Path):

@@ -4,6 +4,7 @@ import re
 import runpy
 import shlex
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -139,6 +140,13 @@ def test_the_page_of_packages_is_what_their_metadata_says():
     assert all(f"plugins/{folder.name}" in written for folder in ROOT.glob("plugins/codecdiff-*"))
 
 
+def test_every_package_has_urls():
+    for file in [ROOT / "pyproject.toml", *sorted(ROOT.glob("plugins/*/pyproject.toml"))]:
+        urls = tomllib.loads(file.read_text(encoding="utf-8"))["project"]["urls"]
+        assert urls, file
+        assert all(re.fullmatch(r"https://\S+", url) for url in urls.values()), file
+
+
 def test_every_page_is_in_the_table_of_contents():
     contents = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:")[1]
     assert sorted(re.findall(r"- ([\w-]+\.md)", contents)) == sorted(page.name for page in ROOT.glob("docs/*.md"))
@@ -186,3 +194,11 @@ def test_configurations_can_be_read(name: str, experiment: Any):
     read = config.load_config(experiment, ROOT / "recipes" / "configs" / f"{name}.yaml")
     for kind in ("codec", "splitter", "conditioner", "denoiser"):
         config.check_spec(f"{kind}s", getattr(read, kind))
+
+
+def test_the_figures_of_other_pages_can_be_drawn_from_their_tables():
+    read_table = runpy.run_path(str(ROOT / "docs" / "images" / "tables.py"))["read_table"]
+    clips, schedulers = read_table("scores.md", "clips in each"), read_table("configuration.md", "scheduler")
+    assert [row[:2] for row in clips] == [["clips in each", "5"], ["FAD", "66.1"], ["KAD-across-clips", "0.43"]]
+    assert {len(row) for row in schedulers} == {6}
+    assert schedulers[1][:1] + schedulers[1][3:5] == ["`ddpm`", "0.074", "0.12"]

@@ -21,6 +21,7 @@ from codecdiff.diffusion.noise_schedule import prediction_type_of
 from codecdiff.errors import UserError
 from codecdiff.pipeline.checkpoint import read_config
 from codecdiff.pipeline.model_card import render_model_card
+from codecdiff.pipeline.vocabulary import spread_captions
 from codecdiff.training.experiment import (
     call_run_end_hooks,
     check_states,
@@ -145,12 +146,30 @@ def test_prompts_are_prepared_and_fields_that_nothing_has_are_told(
     assert read_config(tmp_path / "model")["conditioner"]["conditioners"][0]["name"] == "words"
     lines: list[str] = []
     prepare_prompts(pipeline, store, ["a waltz"], report=lines.append)
-    assert lines == ["The conditioner reads 'tempo', and nothing in the store has it: it will always be absent."]
+    assert lines == ["No track has tempo, which the conditioner can read: they are absent in training."]
     assert isinstance(pipeline.conditioner, JoinedConditioner)
     cached = pipeline.conditioner.parts[0]
     assert isinstance(cached, CachedConditioner)
     assert all(cached.key(prompt) in cached.cache for prompt in ("a waltz", "", "tone 3"))
     assert len(list(cached.folder.rglob("*.safetensors"))) == len(store) + 2
+
+
+@pytest.mark.parametrize(
+    ("captions", "sampled"),
+    [
+        ([[], []], [""]),
+        ([["a"], [""], ["a"], ["b", "c"]], ["a", "b"]),
+        ([[letter] for letter in "abcdefgh"], ["a", "c", "e", "g"]),
+        ([[letter] for letter in "abcde"], ["a", "b", "c", "d"]),
+    ],
+)
+def test_captions_of_the_music_are_sampled_unless_prompts_are_named(captions: list[list[str]], sampled: list[str]):
+    class Rows(list[Any]):
+        def captions(self, i: int) -> list[str]:
+            return self[i]
+
+    store: Any = Rows(captions)
+    assert spread_captions(store) == sampled
 
 
 def test_functions_are_called_when_a_run_ends_and_one_that_fails_loses_nothing(

@@ -315,7 +315,7 @@ def switch(monkeypatch: pytest.MonkeyPatch, names: str) -> None:
 def listed(*arguments: str) -> dict[str, str]:
     """Give the last column of `codecdiff plugins` by the name of the part, or else the package."""
     lines = CliRunner().invoke(app, ["plugins", *arguments]).output.splitlines()
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    rows = [[cell.strip() for cell in line.split("│")] for line in lines if "│" in line]
     return {row[1] if row[1] != "?" else row[2]: row[-1] for row in rows}
 
 

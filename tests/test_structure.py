@@ -358,6 +358,12 @@ def test_old_phrases_are_found(text: str) -> None:
     assert list(vocabulary.in_prose(text, "docs/a.md", 1))
 
 
+@pytest.mark.parametrize("text", ["learned by heart", "They come along", "Whoever installs it", "**It moves.** A"])
+def test_turns_of_phrase_are_found_in_documents_alone(text: str) -> None:
+    assert [*vocabulary.in_document("docs/a.md", text)]
+    assert not [*vocabulary.in_document("report.html", text)]
+
+
 @pytest.mark.parametrize(
     "text", ["It is no longer used.", "precise analyses, color", "four hours", "a style sheet", "pre-asked"]
 )

@@ -5,7 +5,7 @@
 - NAMES are words of identifiers, which are split at underscores and capitals: `kept_codes` holds `kept`.
 - EXACT_NAMES are whole identifiers, in which case counts.
 - PROSE are patterns in docstrings, comments, messages, help texts and documents; case does not count.
-- DOCSTRINGS are patterns in docstrings alone, SETTINGS in documents and configurations alone.
+- DOCSTRINGS are patterns in docstrings alone, SETTINGS and DOCUMENTS in documents and configurations alone.
 Both kinds of names are also looked for in strings that are an identifier, such as keys of a report and options.
 """
 
@@ -208,6 +208,25 @@ SETTINGS: Mapping[str, str] = {
     r"--negative(?!-prompt)|--takes|--guidance(?!-scale)|--steps": "--negative-prompt, --num-waveforms, ...",
     r"target[:=] ?projections|--projections": "target: continuous",
 }
+DOCUMENTS: Mapping[str, str] = {  # turns of phrase that pages had, and manuals in English have not
+    r"(?:learn\w*|know\w*) by heart": "overfit",
+    r"all the same(?=[.,;:])": "still, nevertheless",
+    r"com(?:es?|ing) along": "included",
+    r"likeliest": "most likely, greedy decoding",
+    r"number for number": "equivalent, exactly",
+    r"is for you to": "you have to",
+    r"before you pay": "first",
+    r"whoever|nobody writes": "a sentence with a subject",
+    r"nothing stale": "no outdated",
+    r"(?:is|are) to be (?:read|found|had) in": "is in",
+    r"do(?:es)? not compare(?=[.,;:])": "cannot be compared",
+    r"it moves\.": "works on any device",
+    r"written nowhere": "not stored",
+    r"to know \|": "notes",
+    r"(?:will|would) do:": "is accepted",
+    r"what else is promised": "all guarantees",
+    r"makes? it known": "registers it",
+}
 
 
 class Table(NamedTuple):
@@ -223,7 +242,7 @@ def _compiled(table: Mapping[str, str]) -> Table:
     return Table(whole, list(zip(single, table.values(), strict=True)))
 
 
-_PROSE, _DOCSTRINGS, _SETTINGS = map(_compiled, (PROSE, DOCSTRINGS, SETTINGS))
+_PROSE, _DOCSTRINGS, _SETTINGS, _DOCUMENTS = map(_compiled, (PROSE, DOCSTRINGS, SETTINGS, DOCUMENTS))
 
 
 def allowed(word: str, path: str) -> bool:
@@ -325,5 +344,5 @@ def is_document(path: str) -> bool:
 
 def in_document(path: str, text: str) -> Iterator[tuple[int, str]]:
     """Yield (line, what is wrong) for a document or a configuration."""
-    tables = (_PROSE,) if path.endswith(".html") else (_PROSE, _SETTINGS)
+    tables = (_PROSE,) if path.endswith(".html") else (_PROSE, _SETTINGS, _DOCUMENTS)
     yield from in_prose(text, path, 1, *tables)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecdiff.cli.console import err, out
+from codecdiff.cli.console import err, folded_table, out
 from codecdiff.errors import InvalidValue
 from codecdiff.registry import singular
 
@@ -23,18 +23,13 @@ STYLES = {"failed": "red", "expected failure": "yellow", "not applicable": "dim"
 def check(
     name: Annotated[str, typer.Argument(help="Part to check, as `codecdiff plugins` lists it.", show_default=False)],
     kind: Annotated[str, typer.Option(help="Its kind, as in codecs, where several kinds have one of this name.")] = "",
-    options: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the part; repeatable.")
-    ] = None,
+    options: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option; repeatable.")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Longest clip, for a codec.")] = 10.0,
     prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="For a conditioner: a .jsonl file with at least two prompts, one on each line."
-        ),
+        Path | None, typer.Option(metavar="FILE", help="Prompts for a conditioner, in a .jsonl file.")
     ] = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Check the part at its default size, not at the small one it declares.")
+        bool, typer.Option("--full", help="Check the part at its default size, not at a small one.")
     ] = False,
 ) -> None:
     """Run the conformance checks of a part.
@@ -83,9 +78,7 @@ def prompts_of(file: Path) -> list[Prompt]:
 
 def show(results: list[Result]) -> None:
     """Print a row for each check, with its text where it fails, and how many pass."""
-    from rich.table import Table
-
-    table = Table("check", "", "s", "note")
+    table = folded_table("check", "", "s", "note")
     for result in results:
         note = f"{result.note}\nExpected: {result.check.text}" if result.state == "failed" else result.note
         style = STYLES.get(result.state)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 from unicodedata import category
 
@@ -24,6 +25,7 @@ from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
     import torch
+    from rich.table import Table
 
 __all__ = [
     "Force",
@@ -32,6 +34,7 @@ __all__ = [
     "err",
     "error_line",
     "errors_as_sentences",
+    "folded_table",
     "numbered",
     "out",
     "output_files",
@@ -152,13 +155,24 @@ def select_device(name: str) -> torch.device:
         raise InvalidValue(f"Device '{name}' cannot be used: {reason}. `codecdiff doctor` lists those here.") from error
 
 
+def folded_table(*columns: str, title: str | None = None) -> Table:
+    """Return a table that breaks what is wider than the terminal into lines, where rich would cut it."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title and Text(title), title_justify="left", box=box.MINIMAL, show_edge=False, pad_edge=False)
+    for column in columns:
+        table.add_column(fill(column, 12, break_long_words=False), overflow="fold")
+    return table
+
+
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
     """Show a bar with the time that is left; yields the function that updates how many, and of how many, are done."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done, total=None: bar.update(task, completed=done, total=total)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from codecdiff import registry
-from codecdiff.cli.console import Json, err, error_line, out, print_json
+from codecdiff.cli.console import Json, err, error_line, folded_table, out, print_json
 from codecdiff.cli.plugins import TIMEOUT, Timeout
 
 if TYPE_CHECKING:
@@ -47,23 +47,21 @@ class Finding:
 
 
 def doctor(
-    show_all: Annotated[bool, typer.Option("--all", help="Show what is right, too.")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="List all checks, also those that pass.")] = False,
     as_json: Json = False,
     timeout: Timeout = TIMEOUT,
 ) -> None:
-    """Find what is wrong with the installation.
+    """Check the installation.
 
-    Each finding comes with the command that fixes it. The exit status is 1 if something is wrong.
+    Each problem comes with the command that fixes it. The exit status is 1 if something is wrong.
     """
-    from rich.table import Table
-
     with err.status("Importing everything once"):
         findings = list(diagnose(timeout))
     wrong = [finding for finding in findings if not finding.fine]
     if as_json:
         print_json([asdict(finding) for finding in findings])
     elif show_all or wrong:
-        table = Table("", "what", "finding")
+        table = folded_table("", "what", "finding")
         for finding in findings if show_all else wrong:
             style = None if finding.fine else "red"
             table.add_row("" if finding.fine else "wrong", finding.what, finding.state, style=style)

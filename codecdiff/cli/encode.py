@@ -21,37 +21,23 @@ if TYPE_CHECKING:
     from codecdiff.data.segments import SegmentConfig
 
 
-Audio = Annotated[
-    list[Path],
-    typer.Argument(
-        metavar="AUDIO...", help="Audio files and folders of them, or one manifest (.parquet).", show_default=False
-    ),
-]
+Audio = Annotated[list[Path], typer.Argument(help="Audio files, folders of them, or one manifest.", show_default=False)]
 Output = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="The new store. Default: stores/AUDIO-CODEC.")
+    Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Store to make. Default: stores/AUDIO-CODEC.")
 ]
-AudioFolder = Annotated[
-    Path | None, typer.Option("--audio", metavar="FOLDER", help="Folder of a manifest's audio, if it was moved.")
-]
+AudioFolder = Annotated[Path | None, typer.Option("--audio", metavar="FOLDER", help="Folder of the manifest's audio.")]
 Codec = Annotated[str, typer.Option(help="Codec to encode with.")]
 Options = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Codec option; repeatable.")]
 Continuous = Annotated[bool, typer.Option("--continuous", help="Also store pre-quantization latents.")]
-Segment = Annotated[
-    float | None, typer.Option(metavar="SECONDS", help="Cut tracks into segments. Default: whole tracks.")
-]
+Segment = Annotated[float | None, typer.Option(metavar="SECONDS", help="Cut tracks into segments of this duration.")]
 Overlap = Annotated[float, typer.Option(metavar="SECONDS", help="Overlap of a segment with the one before.")]
 MinSeconds = Annotated[float, typer.Option(metavar="SECONDS", help="Drop shorter segments.")]
 Silence = Annotated[float | None, typer.Option(metavar="DBFS", help="Drop segments of a lower RMS level, as in -60.")]
 Loudness = Annotated[float | None, typer.Option(metavar="DBFS", help="Normalize to this RMS level, as in -20.")]
 LoudnessOf = Annotated[str, typer.Option(metavar="WHAT", help="What is measured for it: track or segment.")]
 EngineName = Annotated[str, typer.Option(help="Where to encode: local, this machine, or ray, a cluster.")]
-Workers = Annotated[
-    int | None, typer.Option(min=1, help="Number of processes. Default: one per core or GPU, if there is enough to do.")
-]
-ShardMinutes = Annotated[
-    float,
-    typer.Option(min=0, metavar="MINUTES", help="Audio per shard, the unit that is repeated after an interruption."),
-]
+Workers = Annotated[int | None, typer.Option(min=1, help="Number of processes. Default: up to one per core or GPU.")]
+ShardMinutes = Annotated[float, typer.Option(min=0, metavar="MINUTES", help="Audio per shard, the unit of resuming.")]
 Device = Annotated[str, typer.Option(help="Device, as in cuda:1. Default: all GPUs, if any.")]
 
 

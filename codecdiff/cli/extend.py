@@ -1,4 +1,4 @@
-"""`codecdiff extend`: more of an audio file, after its end."""
+"""`codecdiff extend`: continue an audio file past its end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def extend(
     seconds: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Duration to add.")] = 10.0,
 ) -> Edit:
-    """Continue an audio file after its end."""
+    """Continue an audio file past its end."""
     from codecdiff.pipeline.editing import Extend
 
     return Extend(seconds=seconds)

@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
 
 Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output", "-o", metavar="FILE", help="Audio file to write. Default: a new one, named after the input."
-    ),
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Audio file to write. Default: a new one.")
 ]
 NegativePrompt = Annotated[
     str, typer.Option("--negative-prompt", "--negative", help="What the music should not be like.", show_default=False)
@@ -51,28 +48,13 @@ Fields = Annotated[
     list[str] | None,
     typer.Option("--field", metavar="KEY=VALUE", help="Another field of the prompt, as in bpm=120; repeatable."),
 ]
-Seed = Annotated[
-    int | None,
-    typer.Option(min=0, help="The same seed generates the same music. Default: a new one, which is printed."),
-]
-Loudness = Annotated[
-    str | None,
-    typer.Option(
-        "--loudness", metavar="LUFS|OFF", help="Loudness of the file; off: as it is decoded. Default: the model's, -14."
-    ),
-]
+Seed = Annotated[int | None, typer.Option(min=0, help="The same seed generates the same music. Default: a new one.")]
+Loudness = Annotated[str | None, typer.Option(metavar="LUFS|OFF", help="Loudness; off: as decoded. Default: -14.")]
 OPTION_NAMES = {"audio_length_in_s": "--seconds", "num_waveforms_per_prompt": "--num-waveforms"}
 NumWaveforms = Annotated[
-    int,
-    typer.Option("--num-waveforms", "--takes", min=1, max=1000, help="How many to generate; several are numbered."),
+    int, typer.Option("--num-waveforms", "--takes", min=1, max=1000, help="Number to generate; files are numbered.")
 ]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size",
-        help="Waveforms that are computed at once: more take less time and more memory. Default: the model's, 16.",
-    ),
-]
+BatchSize = Annotated[int | None, typer.Option(help="Waveforms to compute at once. Default: the model's, 16.")]
 Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. Default: a GPU if there is one.")]
 AllowDownload = Annotated[
     bool, typer.Option("--allow-download", help="Download what the model names on the Hugging Face hub.")
@@ -87,10 +69,7 @@ def generate(
     output: Output = None,
     negative_prompt: NegativePrompt = "",
     model: Model = "starter",
-    seconds: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="Duration. Default: the model's, usually 10."),
-    ] = None,
+    seconds: Annotated[float | None, typer.Option(metavar="SECONDS", help="Duration. Default: the model's.")] = None,
     num_inference_steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     fields: Fields = None,

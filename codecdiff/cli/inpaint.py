@@ -1,4 +1,4 @@
-"""`codecdiff inpaint`: regions of an audio file again."""
+"""`codecdiff inpaint`: regenerate regions of an audio file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ def inpaint(
     starts: Annotated[
         list[float], typer.Option("--from", metavar="SECONDS", help="Start of a region.", show_default=False)
     ],
-    stops: Annotated[list[float], typer.Option("--to", metavar="SECONDS", help="Its end.", show_default=False)],
+    stops: Annotated[
+        list[float], typer.Option("--to", metavar="SECONDS", help="End of the region.", show_default=False)
+    ],
     levels: Annotated[
         str, typer.Option(help="Levels to generate, as in 2-8; 0 is the coarsest.", show_default="all")
     ] = "",
 ) -> Edit:
-    """Generate a region of a file again, or several.
+    """Regenerate one or more regions of a file.
 
     Several regions: --from 1 --to 2 --from 5.5 --to 6.
     """

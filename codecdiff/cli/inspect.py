@@ -1,4 +1,4 @@
-"""`codecdiff inspect`: how a file was generated, and generating it again."""
+"""`codecdiff inspect`: show how a file was generated, and generate it again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecdiff.cli.console import Force, Json, out, output_files, print_json
+from codecdiff.cli.console import Force, Json, folded_table, out, output_files, print_json
 from codecdiff.cli.generate import AllowDownload, AllowLocalParts, Device, generate_files, load_model
 
 if TYPE_CHECKING:
@@ -18,23 +18,21 @@ if TYPE_CHECKING:
 def inspect_file(
     file: Annotated[Path, typer.Argument(help="Audio file that codecdiff generated.", show_default=False)],
     as_json: Json = False,
-    model: Annotated[str, typer.Option(help="The model that generated it, to generate it again.")] = "",
-    source: Annotated[Path | None, typer.Option(metavar="FILE", help="The source of an edit.")] = None,
+    model: Annotated[str, typer.Option(help="Model that generated the file, to generate it again.")] = "",
+    source: Annotated[Path | None, typer.Option(metavar="FILE", help="Source of the edit, if the file is one.")] = None,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Where to write it again. Default: beside the file."),
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="New file, with --model.")
     ] = None,
     force: Force = False,
     device: Device = "",
     allow_download: AllowDownload = False,
     allow_local_parts: AllowLocalParts = False,
 ) -> None:
-    """Show how a file was generated, or generate it again.
+    """Show how a file was generated.
 
-    With --model, it is generated again and compared.
+    With --model, it is also generated again, and compared with the file.
     """
     import soundfile
-    from rich.table import Table
 
     from codecdiff.pipeline.provenance import GenerationRequest
 
@@ -42,7 +40,7 @@ def inspect_file(
     if as_json:
         print_json(request.model_dump(mode="json", exclude_none=True))
     else:
-        table = Table("field", "value")
+        table = folded_table("field", "value")
         for key, value in describe(request).items():
             table.add_row(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
         out.print(table)
@@ -66,6 +64,7 @@ def describe(request: GenerationRequest) -> dict[str, Any]:
         f"{json.dumps(stage.guidance_scale)}"
         for name, stage in request.stages.items()
     }
+    edit = request.edit.model_dump(mode="json") if request.edit else {}
     shown = {
         "prompt": prompt.get("text", "") if prompt.keys() <= {"text"} else prompt,
         "negative prompt": generation.negative_prompt,
@@ -75,7 +74,7 @@ def describe(request: GenerationRequest) -> dict[str, Any]:
         "sample": str(generation.first_sample_index) if generation.first_sample_index else "",
         "seconds": "" if request.edit else f"{request.generation.audio_length_in_s:g}",
         "loudness": "" if request.edit or generation.loudness == "off" else f"{generation.loudness:g} LUFS",
-        "edit": request.edit.model_dump() if request.edit else "",
+        "edit": " ".join(value if key == "name" else f"{key}={json.dumps(value)}" for key, value in edit.items()),
         "source (SHA-256)": request.source or "",
         "codecdiff": request.codecdiff,
     }

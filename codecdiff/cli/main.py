@@ -1,13 +1,15 @@
 """The command line. All commands, those of the core too, are entry points of the group `codecdiff.commands`.
 
 A command imports what it needs when it runs: `--help` and `plugins` load no torch. One of another distribution is
-imported when it is called, or when its own help is requested.
+imported when it is called, or when its own help is requested. The list of commands reads its sentence from its source.
 """
 
 from __future__ import annotations
 
+import ast
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +39,7 @@ def with_placeholders(command: Any) -> Any:
 
     A value is N, NUMBER or PATH by its type, and text by the name of its option, unless the command names it otherwise.
     """
-    command.short_help = command.short_help or (command.help or "").partition("\n\n")[0].replace("\n", " ").rstrip(".")
+    command.short_help = command.short_help or first_sentence(command.help or "")
     for parameter in command.params:
         word = max(parameter.opts, key=len).lstrip("-").rpartition("-")[2].replace("_", "-").upper()
         if parameter.param_type_name == "argument":
@@ -53,11 +55,35 @@ def with_placeholders(command: Any) -> Any:
     return command
 
 
+def first_sentence(text: str) -> str:
+    """Return the first paragraph of a help text in one line, without its full stop."""
+    return " ".join(text.partition("\n\n")[0].split()).rstrip(".")
+
+
+def sentence_of(plugin: registry.Plugin) -> str:
+    """Return the first sentence about a command from its source, which is not imported, else its distribution.
+
+    It is in the docstring of the function that the entry point names, or for an app in that of its module.
+    """
+    package, *inner = plugin.entry.module_name.split(".")
+    try:
+        spec = find_spec(package)
+        places = [*(spec.submodule_search_locations or [spec.origin or ""])] if spec else [""]
+        file = Path(places[0]).joinpath(*inner)
+        file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (ImportError, OSError, SyntaxError, ValueError):
+        tree = ast.Module([], [])
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    named = [node for node in functions if node.name == plugin.entry.object_name]
+    return first_sentence(ast.get_docstring([*named, tree][0]) or "") or f"From {plugin.distribution}"
+
+
 class PluginCommand(TyperCommand):
     """A command of another distribution, which is imported once it has to run or to show its help."""
 
     def __init__(self, name: str, plugin: registry.Plugin):
-        super().__init__(name, help=f"From {plugin.distribution}.", hidden=bool(plugin.problem))
+        super().__init__(name, short_help=sentence_of(plugin), hidden=bool(plugin.problem))
         self.plugin = plugin
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from codecdiff import registry
-from codecdiff.cli.console import Json, err, out, print_json
+from codecdiff.cli.console import Json, err, folded_table, out, print_json
 
 TIMEOUT = 60.0  # seconds
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Time limit for importing one plugin.")]
@@ -23,8 +23,6 @@ def plugins(
 
     With --check, the exit status is 1 if one cannot be loaded.
     """
-    from rich.table import Table
-
     listed, issues = registry.scan()
     problems: dict[registry.Plugin, str] = {}
     if check:
@@ -40,7 +38,7 @@ def plugins(
         print_json([dict(zip(COLUMNS, row, strict=True)) for row, _ in rows])
     else:
         shown = len(COLUMNS) if any(row[-1] for row, _ in rows) else len(COLUMNS) - 1
-        table = Table(*COLUMNS[:shown])
+        table = folded_table(*COLUMNS[:shown])
         for row, enabled in rows:
             table.add_row(*row[:shown], style="dim" if not enabled else "red" if row[-1] not in ("", "loads") else None)
         out.print(table)

@@ -1,4 +1,4 @@
-"""`codecdiff push`: a trained model to the Hugging Face hub."""
+"""`codecdiff push`: upload a trained model to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from codecdiff.cli.console import err, out
 
 
 def push(
-    model: Annotated[
-        str, typer.Argument(help="Folder of a model or of its run, or installed model.", show_default=False)
-    ],
-    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Destination on the hub.", show_default=False)],
-    private: Annotated[bool, typer.Option("--private", help="Make it for your account alone.")] = False,
+    model: Annotated[str, typer.Argument(help="Folder of a model or of its run.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hub.", show_default=False)],
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
 ) -> None:
-    """Send a trained model to the Hugging Face hub.
+    """Upload a trained model to the Hugging Face Hub.
 
     Others then use it as `--model OWNER/NAME`.
     """
     from codecdiff.pipeline.hub import push_to_hub
 
-    with err.status(f"Sending to {name}"):
+    with err.status(f"Uploading to {name}"):
         address = push_to_hub(model, name, private=private or None)
     out.print(address, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`codecdiff refine`: the finer levels of an audio file again."""
+"""`codecdiff refine`: regenerate the finer levels of an audio file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ if TYPE_CHECKING:
 
 @edit_command
 def refine(
-    keep: Annotated[
-        str, typer.Option(metavar="LEVELS", help="Levels to keep, as in 0 or 0-3; 0 is the coarsest.")
-    ] = "0",
+    keep: Annotated[str, typer.Option(metavar="LEVELS", help="Levels to keep, as in 0-3; 0 is the coarsest.")] = "0",
 ) -> Edit:
-    """Generate the finer levels of a file again."""
+    """Regenerate the finer levels of a file."""
     from codecdiff.pipeline.editing import Refine, parse_levels
 
     return Refine(keep=parse_levels(keep))

@@ -23,25 +23,21 @@ MAX_THREADS = 1024
 
 
 def replay(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL|RUN.LOCK", help="Folder of a trained model, or its run.lock.")
-    ],
+    model: Annotated[Path, typer.Argument(metavar="MODEL|RUN.LOCK", help="Folder of a model, or its run.lock.")],
     overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, as in data.store=STORE."),
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, as in data.store=STORE.")
     ] = None,
     audio: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="The music, to encode it again. Default: the run's store.")
+        Path | None, typer.Option(metavar="FOLDER", help="Music to encode again, if the store is gone.")
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FOLDER", help="Where to train and keep it. Default: nowhere."),
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Folder to keep the new run in.")
     ] = None,
     allow_local_parts: AllowLocalParts = False,
 ) -> None:
-    """Train a model again from its run.lock, and compare all weights bit by bit.
+    """Train a model again from its run.lock, and compare the weights.
 
-    If some differ, it says which, and what else is not as it was: data, code or machine. The exit status is 1 then.
+    If weights differ, it lists them and what else has changed: data, code or machine. The exit status is 1 then.
     """
     from codecdiff.files import require_writable
     from codecdiff.pipeline.run_lock import RUN_LOCK, read_run_lock

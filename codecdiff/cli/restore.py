@@ -1,4 +1,4 @@
-"""`codecdiff restore`: what a file of a low bit rate lost."""
+"""`codecdiff restore`: generate the levels missing from a file of a low bit rate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def restore(
     levels: Annotated[int, typer.Option(min=1, help="How many of the coarsest levels the source was coded with.")],
 ) -> Edit:
-    """Generate the levels that a file coded with few lacks."""
+    """Generate the levels missing from a file of a low bit rate."""
     from codecdiff.pipeline.editing import Restore
 
     return Restore(levels=levels)

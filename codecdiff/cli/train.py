@@ -11,6 +11,7 @@ import typer
 
 from codecdiff.cli.console import errors_as_sentences
 from codecdiff.errors import UnknownName
+from codecdiff.files import read_yaml
 
 Recipe = Callable[..., None]  # (configuration file, overrides, what a plan assumes or None)
 
@@ -18,31 +19,21 @@ Recipe = Callable[..., None]  # (configuration file, overrides, what a plan assu
 def train(
     context: typer.Context,
     overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, as in train.max_train_steps=100."),
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, as in train.max_train_steps=100.")
     ] = None,
     config: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="YAML file, or the name of an installed configuration.")
+        str, typer.Option(metavar="NAME|FILE", help="Installed configuration, or YAML file.")
     ] = "starter",
     allow_changes: Annotated[
-        bool,
-        typer.Option("--allow-changes", help="Resume with another seed, validation split or music, and record that."),
+        bool, typer.Option("--allow-changes", help="Resume with another seed, split or music.")
     ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print what training would take, and stop.")] = False,
     devices: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="Number of devices that --plan assumes.", show_default="1")
+        int | None, typer.Option(min=1, max=4096, help="For --plan: number of devices. Default: 1.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Device that --plan assumes, as in h100 or cpu.", show_default="this machine's")
-    ] = None,
-    utilization: Annotated[
-        float | None,
-        typer.Option(help="Fraction of the device's peak that --plan assumes is reached.", show_default="as measured"),
-    ] = None,
-    hours: Annotated[
-        float | None,
-        typer.Option(help="Hours of music that --plan assumes where there is none yet.", show_default="the paper's"),
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="For --plan: device, as in h100. Default: this machine's.")] = None,
+    utilization: Annotated[float | None, typer.Option(help="For --plan: fraction of the peak that is reached.")] = None,
+    hours: Annotated[float | None, typer.Option(help="For --plan: hours of music, if there is none yet.")] = None,
 ) -> None:
     """Train a model on your own music.
 
@@ -55,9 +46,28 @@ def train(
     assumptions = {name: value for name, value in assumptions.items() if value is not None}
     try:
         changes = ["allow_changes=true"] if allow_changes else []
-        recipe(config_file(config), [*(overrides or []), *changes], assumptions if plan else None)
+        file = config_file(config)
+        recipe(file, [*adapted(overrides or [], file), *changes], assumptions if plan else None)
     except KeyboardInterrupt:
         sys.exit("Stopped. Run it again to resume from the last checkpoint.")
+
+
+def adapted(overrides: list[str], file: Path) -> list[str]:
+    """Add to overrides what follows from them: settings of the file that are about other music or other conditions.
+
+    A store that exists replaces the audio that the file names. Another conditioner has other conditions, so the first
+    weight of a guidance scale that the file divides by condition holds for all of them.
+    """
+    values = {key: value for key, _, value in (assignment.partition("=") for assignment in overrides)}
+    is_stored = "data.audio" not in values and Path(values.get("data.store", ""), "header.json").is_file()
+    added = ["data.audio=null"] if is_stored else []
+    if {"conditioner", "conditioner.name"} & values.keys() and not any("guidance_scale" in key for key in values):
+        settings = read_yaml(file)
+        groups = {"": settings, **{f"stages.{name}.": own for name, own in (settings.get("stages") or {}).items()}}
+        scales = {name: ((group or {}).get("sampling") or {}).get("guidance_scale") for name, group in groups.items()}
+        firsts = {name: next(iter(x.values()), 1) if isinstance(x, dict) else x for name, x in scales.items()}
+        added += [f"{name}sampling.guidance_scale={x}" for name, x in firsts.items() if x is not None]
+    return [*overrides, *added]
 
 
 def config_file(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""`codecdiff vary`: a variation of an audio file."""
+"""`codecdiff vary`: generate a variation of an audio file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @edit_command
 def vary(
-    strength: Annotated[float, typer.Option(help="How far from the source: above 0, up to 1.")] = 0.4,
+    strength: Annotated[float, typer.Option(help="Distance from the source: above 0, at most 1.")] = 0.4,
 ) -> Edit:
     """Generate a variation of an audio file."""
     from codecdiff.pipeline.editing import Vary

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from codecdiff.interfaces import Prompt, prompt_text
 
 if TYPE_CHECKING:
+    from codecdiff.data.code_store import CodeStore
     from codecdiff.pipeline.pipeline import Pipeline
 
 MAX_WORDS = 3_000  # of a vocabulary that is recorded: about 20 kB
@@ -31,6 +32,13 @@ def training_words(prompts: Iterable[Prompt]) -> dict[str, str]:
     counts = Counter(word for prompt in prompts for word in words_of(prompt_text(prompt)))
     words = sorted(counts, key=lambda word: (-counts[word], word))
     return {"words": " ".join(words)} if 0 < len(words) <= MAX_WORDS else {}
+
+
+def spread_captions(store: CodeStore, count: int = 4) -> list[str]:
+    """Return `count` captions at most, of tracks spread over the store; an empty one if no track has any."""
+    captions = list(dict.fromkeys(caption for i in range(len(store)) for caption in store.captions(i)[:1] if caption))
+    count = min(count, len(captions))
+    return [captions[i * len(captions) // count] for i in range(count)] or [""]
 
 
 def vocabulary_note(pipeline: Pipeline, prompts: Iterable[Prompt]) -> str:

@@ -206,8 +206,8 @@ def prepare_prompts(
         return
     of_store = store.prompts()
     available = {name for prompt in of_store for name, value in prompt.items() if value not in (None, "")}
-    for name in sorted(set(pipeline.conditioner.fields) - available):
-        report(f"The conditioner reads '{name}', and nothing in the store has it: it will always be absent.")
+    if absent := sorted(set(pipeline.conditioner.fields) - available):
+        report(f"No track has {', '.join(absent)}, which the conditioner can read: they are absent in training.")
     for prompt in track([*of_store, *prompts]):
         pipeline.conditioner.prepare([prompt])
     pipeline.conditioner.release()

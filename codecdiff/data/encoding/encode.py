@@ -277,6 +277,7 @@ def _make_store(
         if state.tracks % 100 == 0:
             report(f"{state.tracks} of {len(tracks)} tracks encoded")
 
+    report(f"Encoding {len(tracks)} tracks into {folder}")
     store, skipped = encode_tracks(tracks, folder, codec, spec, config, progress=progress)
     for line in skipped:
         report(f"Skipped: {line}")

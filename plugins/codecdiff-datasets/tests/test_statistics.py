@@ -413,7 +413,7 @@ def test_the_command_measures_a_manifest(tmp_path: Path) -> None:
     Manifest(tmp_path / "audio", ROWS).write(tmp_path / "m.parquet")
     result = run(tmp_path / "m.parquet", "--top", 1)
     assert result.exit_code == 0, result.output
-    assert re.search(r"audio missing +│ +2 ", result.output)
+    assert re.search(r"audio missing +│ +2\b", result.output)
     assert "Tags: genre" in result.output
     assert "2 different, in 2 tracks." in result.output
 

@@ -25,55 +25,34 @@ if TYPE_CHECKING:
 
 SHOWN = 10  # bad rows on the screen
 Names = list[str] | None
-Split = Annotated[str, typer.Option(help="Of prompts and manifests, or all. Default: of MusicCaps, test.")]
+Split = Annotated[str, typer.Option(help="Split of prompts and manifests, or all. Default: test for MusicCaps.")]
 Music = Annotated[Path | None, typer.Argument(help="Folder or manifest of the music to evaluate.", show_default=False)]
 ReferencePath = Annotated[
-    Path, typer.Option(help="Folder, manifest, or .safetensors of statistics to compare with.", show_default=False)
+    Path, typer.Option(help="Reference: folder, manifest, or .safetensors of an earlier report.", show_default=False)
 ]
-ReportFolder = Annotated[
-    Path, typer.Option("--output", "-o", help="Folder for the report, clips and cache.", show_default=False)
-]
-SuiteName = Annotated[str, typer.Option(help="Embedders and metrics: smoke, panel, paper, or a plugin's.")]
-Embedders = Annotated[Names, typer.Option("--embedder", help="Embedder to use, any number.")]
-Metrics = Annotated[
-    Names, typer.Option("--metric", "--score", help="Metric to measure, any number. Default: the suite's.")
-]
-Options = Annotated[
-    Names, typer.Option("--set", metavar="EMBEDDER.KEY=VALUE", help="An option of an embedder; any number.")
-]
-ModelName = Annotated[str, typer.Option(help="Model that generates, or generated, the music.")]
-Prompts = Annotated[
-    Path | None,
-    typer.Option(help="What to generate: .txt, .jsonl, MusicCaps or another .csv, a manifest.", show_default=False),
-]
-Count = Annotated[int | None, typer.Option("--n", min=1, help="Prompts, drawn at random. Default: all.")]
-Seconds = Annotated[float | None, typer.Option(help="Of a clip. Default: the suite's.", show_default="10")]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same clips and intervals.")]
-Steps = Annotated[
-    int | None, typer.Option("--num-inference-steps", "--steps", help="Of every stage. Default: the model's.")
-]
+ReportFolder = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write. Default: one in runs.")]
+SuiteName = Annotated[str, typer.Option(help="Embedders and metrics: smoke, panel, paper or one of a plugin.")]
+Embedders = Annotated[Names, typer.Option("--embedder", help="Embedder to use; repeatable. Default: the suite's.")]
+Metrics = Annotated[Names, typer.Option("--metric", "--score", help="Metric to compute; repeatable.")]
+Options = Annotated[Names, typer.Option("--set", metavar="EMBEDDER.KEY=VALUE", help="Embedder option; repeatable.")]
+ModelName = Annotated[str, typer.Option(help="Model to generate with, or that generated MUSIC.")]
+Prompts = Annotated[Path | None, typer.Option(help="Prompts to generate from: .txt, .jsonl, .csv or a manifest.")]
+Count = Annotated[int | None, typer.Option("--n", min=1, help="Number of prompts to draw at random. Default: all.")]
+Seconds = Annotated[float | None, typer.Option(metavar="SECONDS", help="Duration of a clip. Default: the suite's, 10.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed results in the same clips and intervals.")]
+Steps = Annotated[int | None, typer.Option("--num-inference-steps", "--steps", help="Sampling steps of every stage.")]
 GuidanceScale = Annotated[
-    Names,
-    typer.Option(
-        "--guidance-scale", "--guidance", metavar="WEIGHT|NAME=WEIGHT", help="As with generate. Default: the model's."
-    ),
+    Names, typer.Option("--guidance-scale", "--guidance", metavar="NUMBER|KEY=NUMBER", help="As in `generate`.")
 ]
 Loudness = Annotated[
-    float | None, typer.Option(metavar="DBFS", help="RMS level to scale clips to, as -20. Default: unchanged.")
+    float | None, typer.Option(metavar="DBFS", help="RMS level to scale clips to, as in -20. Default: unchanged.")
 ]
-Adherence = Annotated[
-    bool | None,
-    typer.Option("--adherence/--no-adherence", help="Measure tempo, key, instruments. Default: where requested."),
-]
-Cache = Annotated[Path | None, typer.Option(help="Folder to keep embeddings in.")]
-ModelCard = Annotated[
-    bool, typer.Option("--model-card", "--card", help="Add the results to the model card of the model.")
-]
+Adherence = Annotated[bool | None, typer.Option(help="Measure tempo, key, instruments. Default: if prompts name them.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder of cached embeddings. Default: cache in the output folder.")]
+ModelCard = Annotated[bool, typer.Option("--model-card", "--card", help="Add the results to the model card.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")]
-Device = Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: a GPU if any.")]
-AllowDownload = Annotated[
-    bool, typer.Option("--allow-download", help="Download what a suite, or the model, names and is not here.")
-]
+Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. Default: a GPU if there is one.")]
+AllowDownload = Annotated[bool, typer.Option("--allow-download", help="Download weights that are missing.")]
 AllowLocalParts = Annotated[
     bool, typer.Option("--allow-local-parts", help="Use files outside of the model's folder that it names.")
 ]
@@ -83,7 +62,7 @@ def evaluate(
     music: Music = None,
     *,
     reference: ReferencePath,
-    output: ReportFolder,
+    output: ReportFolder = None,
     suite: SuiteName = "smoke",
     embedders: Embedders = None,
     metrics: Metrics = None,
@@ -105,12 +84,13 @@ def evaluate(
     allow_download: AllowDownload = False,
     allow_local_parts: AllowLocalParts = False,
 ) -> None:
-    """Evaluate music, or what a model generates, against other music: metrics with intervals and their context.
+    """Measure generated music against reference music, with confidence intervals.
 
     Run it again to resume where it was interrupted.
     """
     from codecdiff_eval.evaluator import Evaluator
 
+    output = output or Path("runs", f"report-{Path(music or model).resolve().name}")
     _check_arguments(music, model, prompts, model_card, output)
     plan = new_eval_config(suite, embedders or [], metrics or [], seconds, loudness, adherence, seed)
     against = read_reference(reference, split)
@@ -299,9 +279,9 @@ def compare(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override those of the file.")
     ] = None,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for models, clips and the report.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write. Default: runs/FILE.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the costs of every variant, and stop.")] = False,
-    device: Annotated[str, typer.Option(help="Where to compute, as in 'cuda:1'. Default: a GPU if any.")] = "",
+    device: Device = "",
 ) -> None:
     """Train variants of one experiment at an equal budget of FLOPs, and compare what they generate in one report.
 
@@ -317,6 +297,7 @@ def compare(
     from codecdiff_eval.report import console_table
     from codecdiff_eval.report.numbers import format_count
 
+    output = output or Path("runs", file.stem)
     comparison = config.load_config(CompareConfig, file, overrides or [])
     if not plan:
         require_writable(output)
@@ -345,7 +326,7 @@ def audit(
     model: Annotated[str, typer.Argument(help="Model folder, run, or id.", show_default=False)],
     *,
     store: Annotated[Path, typer.Option(help="Store of the codes it was trained on.", show_default=False)],
-    output: ReportFolder,
+    output: ReportFolder = None,
     fresh: Annotated[
         Path | None, typer.Option(help="Store of other music. Default: validation tracks of --store.")
     ] = None,
@@ -364,6 +345,7 @@ def audit(
     from codecdiff.pipeline import load
     from codecdiff_eval.audit import AuditConfig, audit_memorization
 
+    output = output or Path("runs", f"audit-{Path(model).resolve().name}")
     settings = AuditConfig(clips, seconds, window, threshold, seed=seed)
     if model_card and not Path(model, "codecdiff.json").is_file():
         raise InvalidValue("--model-card needs a model folder, to whose README.md the result is added.")

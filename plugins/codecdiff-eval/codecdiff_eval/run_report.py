@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from codecdiff.cli.console import err
 from codecdiff.data import Track, find_tracks
 from codecdiff.pipeline import read_config
 from codecdiff.training import read_logs
@@ -19,7 +20,7 @@ def write_run_report(folder: Path | str) -> Path:
     """Write `index.html` and `report.md` into the folder of a run, and return the path of the page.
 
     Samples are the audio of `samples/`, with captions as in any folder of audio. It is the entry point `report` of the
-    group `codecdiff.run_end`, which a recipe calls when training ends.
+    group `codecdiff.run_end`, which a recipe calls when training ends. The path is printed.
     """
     folder = Path(folder)
     model = folder / "model"
@@ -33,7 +34,9 @@ def write_run_report(folder: Path | str) -> Path:
     sections.append(Section("Losses", LOSSES, losses))
     if music := _music_facts(model):
         sections.append(Section("Music it was trained on", blocks=[facts_table("the store", music)]))
-    return write_report(Report(folder.resolve().name, sections, kicker="codecdiff · training run"), folder)
+    report = write_report(Report(folder.resolve().name, sections, kicker="codecdiff · training run"), folder)
+    err.print(f"Report: {report}", soft_wrap=True)
+    return report
 
 
 def _music_facts(model: Path) -> dict[str, str]:

@@ -29,7 +29,7 @@ from codecdiff_eval.eval_sets import (
     noise_codes,
     oracle,
 )
-from codecdiff_eval.evaluation_report import add_model_index
+from codecdiff_eval.evaluation_report import add_model_index, table_one
 from codecdiff_eval.generation import Generator, cut_sources
 from codecdiff_eval.listening.systems import read_systems
 from codecdiff_eval.metric import load_metric
@@ -506,6 +506,33 @@ def test_a_model_is_judged_and_its_folder_gets_the_same_scores(
     for one, other in zip(again.rows, report.rows, strict=True):
         one.result.require_comparable(other.result)
     assert "No model was named" in (tmp_path / "again" / "report.md").read_text()
+
+
+def test_the_report_is_printed_as_json_and_has_the_rows_and_columns_of_table_1(
+    model: Path, music: Path, texts: Path, tmp_path: Path
+) -> None:
+    asked = ("--model", model, "--prompts", texts, "--n", 2, "--reference", music, "--seconds", 1, *FAST)
+    result = CliRunner().invoke(app, ["evaluate", *map(str, asked), "-o", str(tmp_path / "report"), "--json"])
+    assert json.loads(result.stdout) == json.loads((tmp_path / "report" / "report.json").read_text())
+    assert {row["result"]["name"] for row in json.loads(result.stdout)["rows"]} == {"FAD-per-track", "density"}
+    table = table_one(EvalReport.read(tmp_path / "report"))
+    metrics = ("FAD-per-track ↓, logmel", "density ↑, logmel")
+    assert tuple(table.columns) == ("clips", *metrics, "Inference (s)", "Duration (s)", "SR (Hz)")
+    assert [row[0] for row in table.rows] == ["codec reconstruction", "oracle first stage", "generated"]
+    rate = Pipeline.from_pretrained(model).sample_rate
+    for row in table.rows:
+        assert all(float(str(cell).replace("−", "-")) >= 0 for cell in row[1:4])
+        assert row[4:] == ("1", str(rate))
+    assert f"| clips | {' | '.join(metrics)} | Inference (s) |" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_report_without_a_name_is_named_after_what_is_evaluated(
+    music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = evaluate(music, "--reference", music, "--seconds", 1, "--metric", "fad")
+    assert f"runs/report-{music.name}" in said
+    assert (tmp_path / "runs" / f"report-{music.name}" / "index.html").is_file()
 
 
 def test_music_is_at_no_distance_from_itself(music: Path, tmp_path: Path) -> None:

@@ -342,6 +342,21 @@ def test_a_table_is_printed_on_the_console_as_it_is() -> None:
     assert "[t]" in text
 
 
+def test_what_all_rows_of_a_printed_table_have_in_common_is_in_its_title() -> None:
+    def printed(*rows: tuple[str, ...]) -> list[str]:
+        console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        console.print(console_table(Table(("clips", "embedder", "metric", "value"), rows, text_columns=3)))
+        return console.export_text().splitlines()
+
+    fad, kad = (("mine", "logmel", name, "1 (0.98 to 1.02)") for name in ("FAD, shrunk", "KAD"))
+    title, head, *rows = printed(fad, kad)
+    assert title.strip() == "clips: mine, embedder: logmel"
+    assert head.split(" │ ")[0].strip() == "metric"
+    assert not any("mine" in row for row in rows)
+    assert sum("mine" in row for row in printed(fad, kad, ("yours", "codec", "KAD", "3"))) == 2
+    assert printed(fad)[0].split("│")[0].strip() == "clips"
+
+
 def test_the_report_is_imported_without_torch_or_matplotlib() -> None:
     code = "import sys, codecdiff_eval.report, codecdiff_eval.plots as _; "
     code += "print({'torch', 'matplotlib'} & {*sys.modules})"

@@ -1,4 +1,7 @@
-"""The commands that make a data set ready to train on: `codecdiff data ...`. Heavy imports wait until one runs."""
+"""Import, check, caption, rank and measure music data sets.
+
+The commands `codecdiff data ...`. Heavy imports wait until one runs.
+"""
 
 from __future__ import annotations
 

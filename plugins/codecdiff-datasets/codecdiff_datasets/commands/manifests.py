@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from codecdiff_datasets.outputs import ISSUES_SHOWN, beside, new_table, write_manifest
 
-from codecdiff.cli.console import err, out, progress
+from codecdiff.cli.console import err, folded_table, out, progress
 from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import atomic_write_text, require_writable
 
@@ -321,7 +321,6 @@ def deliver(manifest: Manifest, output: Path, request: str, of: Sequence[Manifes
 def show_contents(manifest: Manifest, output: Path, of: int) -> None:
     """Print how many tracks, splits and licenses a manifest holds."""
     from codecdiff_datasets.licenses import Group, by_license
-    from rich.table import Table
 
     splits = Counter(row.split for row in manifest.rows)
     counts = ", ".join(f"{count} {split or 'without split'}" for split, count in splits.most_common())
@@ -330,7 +329,7 @@ def show_contents(manifest: Manifest, output: Path, of: int) -> None:
     files = ", ".join(f"{count} {key}" for key, count in audio.items())
     total = f" of {of}" if of != len(manifest) else ""
     out.print(f"{len(manifest)}{total} tracks in {output}: {counts}. Audio: {files}.", soft_wrap=True)
-    table = Table("license", "tracks", "hours")
+    table = folded_table("license", "tracks", "hours")
     groups = by_license(manifest.rows)
     if others := groups[LICENSES_SHOWN:]:
         total = Group(f"{len(others)} others", sum(g.tracks for g in others), sum(g.hours for g in others))

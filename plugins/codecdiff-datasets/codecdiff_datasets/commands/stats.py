@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecdiff.cli.console import err, out, progress
+from codecdiff.cli.console import err, folded_table, out, progress
 from codecdiff.errors import MissingFile
 from codecdiff.files import require_writable
 
@@ -72,12 +72,10 @@ def statistics_of(source: Path, top: int, **allowed: bool) -> dict[str, Any]:
 
 def show_tables(sections: Sequence[StatsTable]) -> None:
     """Print tables."""
-    from rich.table import Table
-
     for section in sections:
-        table = Table(title=section.title, title_justify="left")
-        for i, column in enumerate(section.columns):
-            table.add_column(column, justify="right" if i else "left")
+        table = folded_table(*section.columns, title=section.title)
+        for column in table.columns[1:]:
+            column.justify = "right"
         for row in section.rows:
             table.add_row(*row)
         out.print(table, section.note, sep="\n", end="\n\n" if section.note else "\n")

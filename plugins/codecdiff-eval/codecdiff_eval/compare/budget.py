@@ -171,11 +171,10 @@ def cost_table(variants: Sequence[Variant]) -> Table:
     for variant in variants:
         for cost, steps in zip(variant.costs, variant.steps, strict=True):
             calls = f"{cost.network_calls}{f' × {cost.passes}' if cost.passes > 1 else ''}"
-            flops = [format_count(value) for value in (cost.step_flops, cost.step_flops * steps, cost.clip_flops)]
-            sizes = f"{cost.parameters:,}", f"{steps:,}"
-            rows.append((variant.name, cost.name, *sizes, *flops[:2], calls, flops[2]))
+            training, clip = format_count(cost.step_flops * steps), format_count(cost.clip_flops)
+            rows.append((variant.name, cost.name, f"{cost.parameters:,}", f"{steps:,}", training, calls, clip))
         if len(variant.costs) > 1:
             totals = format_count(variant.training_flops), "", format_count(variant.clip_flops)
-            rows.append((variant.name, "all", "", "", "", *totals))
-    columns = ("variant", "stage", "parameters", "steps", "FLOPs/step", "training FLOPs", "network calls", "FLOPs/clip")
+            rows.append((variant.name, "all", "", "", *totals))
+    columns = ("variant", "stage", "parameters", "steps", "training FLOPs", "network calls", "FLOPs of a clip")
     return Table(columns, rows, text_columns=2)

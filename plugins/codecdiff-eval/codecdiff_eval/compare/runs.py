@@ -195,7 +195,8 @@ def require_music(variants: Sequence[Variant]) -> None:
         if audio is None or not audio.exists():
             raise MissingFile(
                 f"The variant '{variant.name}' has no music: data.audio is {audio or 'null'}"
-                f"{', which does not exist' if audio else ''}. Validation tracks are read as audio, not only as codes."
+                f"{', which does not exist' if audio else ''}. Validation tracks are read as audio, not only as codes. "
+                "Name a folder: experiment.data.audio=FOLDER."
             )
 
 

@@ -12,15 +12,18 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import rich.table
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from rich.text import Text
 
+from codecdiff.cli.console import folded_table
 from codecdiff.files import atomic_write_text
 from codecdiff_eval.report.blocks import Cell, Player, Report, Table
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 
 def write_report(report: Report, folder: Path | str, data: Mapping[str, Any] | None = None) -> Path:
@@ -53,13 +56,18 @@ def render_template(name: str, **values: Any) -> str:
     return _environment().get_template(name).render(**values)
 
 
-def console_table(table: Table) -> rich.table.Table:
-    """Return a table that rich prints; square brackets in it are not markup."""
-    shown = rich.table.Table(title=Text(table.title) if table.title else None)
-    for column in table.columns:
-        shown.add_column(Text(column))
-    for row in table.cells:
-        shown.add_row(*(Text(_one_line(cell)) for cell in row))
+def console_table(table: Table) -> RichTable:
+    """Return a table that rich prints; square brackets in it are not markup.
+
+    Where all rows say the same in one of the leading columns of text, the title says it instead.
+    """
+    rows = [[_one_line(cell) for cell in row] for row in table.cells]
+    names = [{row[i] for row in rows} for i in range(table.text_columns)]
+    same = [i for i, cells in enumerate(names[:-1]) if len(cells) == 1 < len(rows)]
+    title = ", ".join([table.title] * bool(table.title) + [f"{table.columns[i]}: {rows[0][i]}" for i in same])
+    shown = folded_table(*(column for i, column in enumerate(table.columns) if i not in same), title=title or None)
+    for row in rows:
+        shown.add_row(*(Text(cell) for i, cell in enumerate(row) if i not in same))
     return shown
 
 
