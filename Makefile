@@ -31,7 +31,7 @@ PYTEST = OMP_NUM_THREADS=1 $(RUN) pytest
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-integration test-wheels test-originals test-slow test-hub soak docs lint types clean
+.PHONY: help setup demo test test-integration test-browser test-wheels test-originals test-slow test-hub soak docs lint types clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -53,6 +53,9 @@ test-integration: $(WHOLE)  ## run the tests of whole commands and models, secon
 
 test-wheels: $(WHOLE)  ## build wheels, and try them and plugins written by `codecdiff new-plugin` in a clean environment
 	$(RUN:-m=) .ci/wheels.py
+
+test-browser: $(WHOLE)  ## run the tests of all pages in a browser; needs Chromium
+	$(PYTEST) -m browser tests/browser
 
 test-slow: $(WHOLE)  ## run the slow tests
 	$(PYTEST) --numprocesses 2 -m slow

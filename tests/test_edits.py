@@ -216,6 +216,21 @@ def test_edits_that_make_no_sense_are_explained(dac: Codec) -> None:
             source.with_strength(strength)
 
 
+def test_some_levels_of_a_region_are_generated_and_nothing_else(make_pipeline: Make) -> None:
+    pipeline = make_pipeline()
+    second = 1 / pipeline.codec.frame_rate
+    source = EditMask.from_codes(pipeline.codec, some_codes())
+    edit = Inpaint.model_validate_json(Inpaint(regions=((4 * second, 9 * second),), levels=(1, 3)).model_dump_json())
+    mask = edit.apply(source, pipeline.codec).keep_mask[0]
+    expected = torch.ones(4, FRAMES, dtype=torch.bool)
+    expected[1, 4:9] = expected[3, 4:9] = False
+    assert torch.equal(mask, expected)
+    edited = made(pipeline, edit=edit.apply(source, pipeline.codec))
+    assert torch.equal(edited[0][expected], source.codes[0][expected])
+    with pytest.raises(ValueError, match="Invalid level 9"):
+        Inpaint(regions=((0, second),), levels=(9,)).apply(source, pipeline.codec)
+
+
 def test_known_codes_of_another_shape_are_refused(make_pipeline: Make) -> None:
     pipeline = make_pipeline()
     known = EditMask.from_codes(pipeline.codec, some_codes()[..., :19])

@@ -21,13 +21,17 @@ def inpaint(
     stops: Annotated[
         list[float], typer.Option("--to", metavar="SECONDS", help="End of the region.", show_default=False)
     ],
+    levels: Annotated[
+        str, typer.Option(help="Levels to generate, as in 2-8; 0 is the coarsest.", show_default="all")
+    ] = "",
 ) -> Edit:
     """Regenerate one or more regions of a file.
 
     Several regions: --from 1 --to 2 --from 5.5 --to 6.
     """
-    from codecdiff.pipeline.editing import Inpaint
+    from codecdiff.pipeline.editing import Inpaint, parse_levels
 
     if len(starts) != len(stops):
         raise InvalidValue(f"{len(starts)} --from and {len(stops)} --to: every region needs both.")
-    return Inpaint(regions=tuple(zip(starts, stops, strict=True)))
+    regions = tuple(zip(starts, stops, strict=True))
+    return Inpaint(regions=regions, levels=parse_levels(levels) if levels else None)

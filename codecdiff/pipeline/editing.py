@@ -148,14 +148,16 @@ class Refine(Edit):
 
 
 class Inpaint(Edit):
-    """Generate some regions again, each (start, stop) in seconds."""
+    """Generate some regions again, each (start, stop) in seconds; with `levels`, only these of them."""
 
     name: Literal["inpaint"] = "inpaint"
     regions: tuple[tuple[float, float], ...]
+    levels: tuple[int, ...] | None = None
 
     def apply(self, source: EditMask, codec: Codec) -> EditMask:
-        """Keep all levels of the frames outside the regions."""
-        return source.keep(outside_mask(self.regions, codec, source.frames))
+        """Keep all levels of the frames outside the regions, and the other levels inside."""
+        outside = outside_mask(self.regions, codec, source.frames)
+        return source.keep(outside if self.levels is None else outside | ~levels_mask(codec, self.levels))
 
 
 class Extend(Edit):

@@ -28,7 +28,7 @@ __all__ = ["plot_curves", "plot_intervals", "plot_losses", "spectrogram"]
 MEL_BANDS = 80
 DYNAMIC_RANGE_DB = 60  # below the loudest point, where black begins
 MIN_SPECTROGRAM_S = 0.1  # shorter audio is padded
-WIDTH_INCHES = 7.4
+WIDTH_INCHES = 6.2  # on a phone, text is then 9 pixels high
 MAX_LABEL = 32  # characters
 TEMPLATES = files("codecdiff_eval.report") / "templates"
 

@@ -30,6 +30,7 @@ from codecdiff_eval.compare.runs import Run, loss_key, make_runs, other_variants
 from codecdiff_eval.embedders.logmel import LogMel
 from codecdiff_eval.embeddings import embed_audio
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, REFERENCE, first_stages_mask, oracle
+from codecdiff_eval.listening.systems import match_items, read_systems
 from codecdiff_eval.metrics.draws import Draws
 from codecdiff_eval.metrics.gaussian import shrunk_frechet_distance
 from codecdiff_eval.results import VariantResults
@@ -498,6 +499,15 @@ def test_a_comparison_is_interrupted_resumes_and_is_written(
     assert "noise minus plain: " in markdown
     (row,) = re.findall(rf"\| {CASCADE} .*", markdown)
     assert re.search(r"; [+−][\d.,]+ \(", row)  # differences to the first variant
+    systems, real = read_systems([output])
+    assert [system.name for system in systems] == ["plain", "noise", "parallel"]
+    assert real is not None
+    evaluated, with_prompts = match_items([*systems, real]), match_items(systems)
+    assert len(evaluated) == settings["evaluation"]["players"]
+    assert len(with_prompts) == len(evaluated) + 1
+    assert with_prompts[-1].prompt == "<b>a tone</b>"
+    assert evaluated[0].files["noise"] == output / "noise/seed-0/clips/generated-00.flac"
+    assert all(file.is_file() for item in evaluated for file in item.files.values())
     model = codecdiff.load(output / "noise" / "seed-1" / "model")
     assert model.stages[1].facts["start_from"]["stage"] == "primary"
     assert model("a tone", audio_length_in_s=0.1).audios.isfinite().all()

@@ -31,6 +31,7 @@ from codecdiff_eval.eval_sets import (
 )
 from codecdiff_eval.evaluation_report import add_model_index, table_one
 from codecdiff_eval.generation import Generator, cut_sources
+from codecdiff_eval.listening.systems import read_systems
 from codecdiff_eval.metric import load_metric
 from codecdiff_eval.metrics.adherence import (
     TempoEstimator,
@@ -496,6 +497,9 @@ def test_a_model_is_judged_and_its_folder_gets_the_same_scores(
     evaluate(*asked, "-o", tmp_path / "report")
     assert (tmp_path / "report" / "report.json").read_bytes() == before
     clips = tmp_path / "report" / "clips" / "generated"
+    (system,), _ = read_systems([tmp_path / "report"])
+    assert [track.file.parent for track in system.clips] == 3 * [clips]
+    assert {track.captions[0] for track in system.clips} <= set(texts.read_text().split("\n"))
     evaluate(clips, "--reference", music, "--seconds", 1, *FAST, "-o", tmp_path / "again")
     again = EvalReport.read(tmp_path / "again")
     assert [row.result.value for row in again.rows] == [row.result.value for row in report.rows]

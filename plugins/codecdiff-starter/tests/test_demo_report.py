@@ -35,12 +35,20 @@ def tone(hertz):
 
 @pytest.fixture
 def examples():
-    names = (COMPOSED, CODEC_RECONSTRUCTION, ORACLE, GENERATED)
-    return [*(DemoClip(NASTY, name, True, tone(440)) for name in names), DemoClip("", NOISE, False, tone(99))]
+    return example_clips()
 
 
 @pytest.fixture
 def details():
+    return example_details()
+
+
+def example_clips():
+    names = (COMPOSED, CODEC_RECONSTRUCTION, ORACLE, GENERATED)
+    return [*(DemoClip(NASTY, name, True, tone(440)) for name in names), DemoClip("", NOISE, False, tone(99))]
+
+
+def example_details():
     """What an evaluation measured, of a model of two stages."""
     parts = {"chance": 0.25, "accuracy": 0.5, "upper bound": 0.75, "score": estimate(0.5)}
     nearest = {"to training clips": 3.0, "to fresh clips": 3.1, "ratio": estimate(0.97)}

@@ -42,13 +42,18 @@ def write_report(report: Report, folder: Path | str, data: Mapping[str, Any] | N
 
 def render_html(report: Report, folder: Path | str) -> str:
     """Return the report as a page. Audio files are read from the folder, to draw their spectrograms."""
-    return _environment().get_template("report.html").render(report=report, folder=Path(folder))
+    return render_template("report.html", report=report, folder=Path(folder))
 
 
 def render_markdown(report: Report) -> str:
     """Return the report as Markdown, without its plots."""
-    text = _environment().get_template("report.md").render(report=report)
+    text = render_template("report.md", report=report)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def render_template(name: str, **values: Any) -> str:
+    """Return a template of this package with values in it, which are escaped."""
+    return _environment().get_template(name).render(**values)
 
 
 def console_table(table: Table) -> RichTable:

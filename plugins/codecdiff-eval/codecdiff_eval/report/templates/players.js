@@ -12,6 +12,6 @@ for (const figure of document.querySelectorAll('.player')) {
   audio.addEventListener('seeked', move);
   picture.addEventListener('click', event => {
     audio.currentTime = audio.duration * event.offsetX / picture.clientWidth || 0;
-    audio.play();
+    audio.play().catch(() => {}); // a pause that follows at once is not an error
   });
 }

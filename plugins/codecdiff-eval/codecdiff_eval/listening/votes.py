@@ -1,0 +1,195 @@
+"""What the votes of a listening test say: win rates and scores with intervals, in all, by rater and by item."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from scipy.stats import binomtest
+from torch import Tensor
+
+from codecdiff.errors import InvalidValue
+from codecdiff.files import read_json
+from codecdiff_eval.listening.builder import Mode
+from codecdiff_eval.listening.systems import REFERENCE
+from codecdiff_eval.metrics.draws import Draws, interval_of
+from codecdiff_eval.plots import plot_intervals
+from codecdiff_eval.report import Notes, Plot, Report, Section, Table, estimate_cell, facts_table
+from codecdiff_eval.results import Estimate
+
+Name = Annotated[str, Field(max_length=1000)]
+HIDDEN_REFERENCE = (90, 0.15)  # BS.1534-3 leaves out who scores it lower in a larger fraction of items
+WIN_RATES = (
+    "How often the first system of a pair is preferred; no preference counts half. Intervals are of 95 %, over raters "
+    "and items; where all votes agree, that of Wilson for so many items."
+)
+SCORES = "Mean scores, 0 to 100, with 95 % intervals over raters and items."
+
+
+class Vote(BaseModel):
+    """The vote of a rater on an item: one of two systems is preferred, or none; or each has a score."""
+
+    item: Name
+    systems: tuple[Name, Name] | None = None
+    preferred: Name | None = None
+    scores: dict[Name, Annotated[float, Field(ge=0, le=100)]] = Field(default_factory=dict)
+
+
+class VotesFile(BaseModel):
+    """What a rater exports from the page. `test` is the hash of the page's contents."""
+
+    format: Literal[1]
+    test: Name
+    title: Name
+    mode: Mode
+    rater: Annotated[str, Field(min_length=1, max_length=100)]
+    systems: list[Name]
+    votes: list[Vote]
+
+
+def read_votes(files: Sequence[Path]) -> list[VotesFile]:
+    """Read the votes of one test. Raises InvalidValue for files of different tests, and for two of one rater."""
+    votes = [read_json(file, VotesFile) for file in files]
+    for file, each in zip(files, votes, strict=True):
+        if each.test != votes[0].test:
+            raise InvalidValue(f"'{file}' is of another listening test than '{files[0]}': analyze each by itself.")
+        if sum(each.rater == other.rater for other in votes) > 1:
+            raise InvalidValue(f"Two files have votes of '{each.rater}'. Keep the last that each rater exported.")
+    if not any(each.votes for each in votes):
+        raise InvalidValue("The files hold no votes: expected those that the page of a listening test exports.")
+    return votes
+
+
+@dataclass(frozen=True)
+class VoteAnalysis:
+    """The votes of all raters on one test."""
+
+    files: Sequence[VotesFile]
+    seed: int = 0
+
+    @property
+    def is_rates(self) -> bool:
+        """Whether win rates were measured, and not scores."""
+        return self.files[0].mode == "ab"
+
+    @cached_property
+    def raters(self) -> list[str]:
+        """The raters, in order of their files."""
+        return [file.rater for file in self.files]
+
+    @cached_property
+    def items(self) -> list[str]:
+        """The items that anyone voted on, by name."""
+        return sorted({vote.item for file in self.files for vote in file.votes})
+
+    @cached_property
+    def values(self) -> dict[str, Tensor]:
+        """(raters, items) values by what they are of, NaN where a vote is missing.
+
+        The win rates of the first over the second system of every pair, or the scores of every system.
+        """
+        systems = self.files[0].systems
+        pairs = {frozenset(pair): pair for pair in combinations(systems, 2)}
+        names = [" over ".join(pair) for pair in pairs.values()] if self.is_rates else systems
+        values = {name: torch.full((len(self.raters), len(self.items)), math.nan) for name in names}
+        for r, file in enumerate(self.files):
+            for vote in file.votes:
+                i = self.items.index(vote.item)
+                if self.is_rates and (pair := pairs.get(frozenset(vote.systems or ()))):
+                    values[" over ".join(pair)][r, i] = 0.5 if vote.preferred is None else vote.preferred == pair[0]
+                for name in values.keys() & vote.scores.keys():
+                    values[name][r, i] = vote.scores[name]
+        return {name: each for name, each in values.items() if not each.isnan().all()}
+
+    def estimate(self, values: Tensor) -> Estimate:
+        """(raters, items) values -> their mean with its interval: raters and items are resampled, both at once."""
+        raters, items = (torch.arange(n).split(1) for n in values.shape)
+        draws = Draws.of(items, raters, seed=self.seed)
+        means = [values[r][:, i].nanmean() for i, r in zip(draws.evaluated, draws.reference, strict=True)]
+        result = interval_of(torch.stack(means).double())
+        if self.is_rates and not result.low < result.high and math.isfinite(result.value):
+            count = int((~values.isnan()).any(0 if values.shape[1] > 1 else 1).sum())
+            wilson = binomtest(round(result.value * count), count).proportion_ci(method="wilson")
+            return Estimate(result.value, wilson.low, wilson.high)
+        return result.clamp(0, 1 if self.is_rates else 100)
+
+    def overall(self) -> dict[str, Estimate]:
+        """Return the estimate of everything that was measured, over all raters and items."""
+        return {name: self.estimate(values) for name, values in self.values.items()}
+
+    def table(self, by: Literal["rater", "item"]) -> Table:
+        """Return a table with a row for each rater, with its interval over items, or the other way round."""
+        rows = []
+        for i, row in enumerate(self.raters if by == "rater" else self.items):
+            parts = [values[[i]] if by == "rater" else values[:, [i]] for values in self.values.values()]
+            rows.append((row, *("" if part.isnan().all() else estimate_cell(self.estimate(part)) for part in parts)))
+        return Table((by, *self.values), rows)
+
+    def overall_table(self) -> Table:
+        """Return what was measured with its interval, the number of votes, and what it shows."""
+        rows = [
+            (name, estimate_cell(estimate), str(int((~self.values[name].isnan()).sum())), self._shown(estimate))
+            for name, estimate in self.overall().items()
+        ]
+        return Table(
+            ("pair" if self.is_rates else "system", "win rate" if self.is_rates else "score", "votes", ""), rows
+        )
+
+    def _shown(self, estimate: Estimate) -> str:
+        if not self.is_rates:
+            return ""
+        if not estimate.low < estimate.high or estimate.low <= 0.5 <= estimate.high:
+            return "no preference shown: the 95 % interval includes 0.5"
+        return "the first is preferred" if estimate.value > 0.5 else "the second is preferred"
+
+    def warnings(self) -> list[str]:
+        """Say which raters BS.1534 would leave out, and what else to be careful about."""
+        lines, (least, fraction) = [], HIDDEN_REFERENCE
+        if not self.is_rates and REFERENCE in self.values:
+            for rater, scores in zip(self.raters, self.values[REFERENCE], strict=True):
+                scores = scores[~scores.isnan()]
+                if len(scores) and float((scores < least).double().mean()) > fraction:
+                    lines.append(
+                        f"{rater} scores the hidden reference below {least} in more than {fraction:.0%} of items: "
+                        "ITU-R BS.1534 leaves such raters out. Analyze the others without this file."
+                    )
+        if len(self.raters) == 1:
+            lines.append("There is one rater, so no interval says what others would prefer.")
+        return lines
+
+    def report(self) -> Report:
+        """Return the analysis as a report."""
+        first, overall, warnings = self.files[0], self.overall(), self.warnings()
+        bounds = [0.5] if self.is_rates else []
+        plot = Plot("Win rates" if self.is_rates else "Scores", plot_intervals(first.title, overall, bounds=bounds))
+        shown = [self.overall_table(), plot, *([Notes(warnings, warning=True)] if warnings else [])]
+        facts = {"test": first.test, "mode": first.mode, "seed of intervals": self.seed}
+        return Report(
+            first.title,
+            [
+                Section("All votes", WIN_RATES if self.is_rates else SCORES, shown),
+                Section("By rater", "Intervals over items.", [self.table("rater")]),
+                Section("By item", "Intervals over raters.", [self.table("item")]),
+                Section("How it was measured", "", [facts_table("the listening test", facts)]),
+            ],
+            kicker="codecdiff · listen",
+            highlights=[(str(len(self.raters)), "raters"), (str(len(self.items)), "items")],
+            files=["report.json", "report.md"],
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """Return everything that was measured; intervals are (value, low, high)."""
+
+        def by(names: Sequence[str], axis: int) -> dict[str, dict[str, Estimate]]:
+            rows = {name: {k: v.narrow(axis, i, 1) for k, v in self.values.items()} for i, name in enumerate(names)}
+            return {name: {k: self.estimate(v) for k, v in row.items()} for name, row in rows.items()}
+
+        facts = {"test": self.files[0].test, "mode": self.files[0].mode, "warnings": self.warnings()}
+        return {**facts, "overall": self.overall(), "raters": by(self.raters, 0), "items": by(self.items, 1)}

@@ -1,0 +1,254 @@
+"""Listening tests: clips are matched and brought to one loudness, the page is blind, votes are counted right."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from codecdiff_eval.listening.builder import ListeningTest, low_passed, matched
+from codecdiff_eval.listening.systems import REFERENCE, System, match_items, read_systems
+from codecdiff_eval.listening.votes import VoteAnalysis, read_votes
+from scipy.stats import binomtest
+from torch import Tensor
+from typer.testing import CliRunner
+
+from codecdiff.cli.main import app
+from codecdiff.data.audio import write_audio
+from codecdiff.data.loudness import integrated_loudness, true_peak
+from codecdiff.errors import InvalidValue
+from codecdiff.pipeline import GenerationRequest
+
+RATE = 16_000
+
+
+def sound(seed: int, seconds: float = 1.5, level: float = 0.1) -> Tensor:
+    noise = torch.randn((1, round(seconds * RATE)), generator=torch.Generator().manual_seed(seed))
+    return level * noise / noise.abs().max()
+
+
+def write_clips(folder: Path, prompts: dict[str, str], level: float = 0.1) -> Path:
+    """Write a clip for each name as `generate` does, with its prompt in its comment."""
+    folder.mkdir(parents=True)
+    for i, (name, prompt) in enumerate(prompts.items()):
+        request = GenerationRequest(codecdiff="0.1.0", model="", prompt={"text": prompt})
+        write_audio(folder / name, sound(i, 1.5 + 0.1 * i, level), RATE, comment=request.comment())
+    return folder
+
+
+def run(*words: object) -> str:
+    result = CliRunner().invoke(app, ["listen", *map(str, words)])
+    assert "Traceback" not in result.output, result.output
+    return " ".join(result.output.split())
+
+
+def data_of(page: str) -> dict[str, Any]:
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    return json.loads(text)
+
+
+def audio_of(uri: str) -> tuple[Tensor, int]:
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(uri.split(",")[1])), dtype="float32", always_2d=True)
+    return torch.from_numpy(np.ascontiguousarray(samples.T)), rate
+
+
+# Which clips belong together.
+
+
+def test_files_of_one_name_are_one_item_and_others_are_left_out(tmp_path: Path) -> None:
+    a = write_clips(tmp_path / "a", {"1.wav": "a waltz", "2.wav": "a tune", "3.wav": "drums"})
+    b = write_clips(tmp_path / "b", {"1.flac": "a waltz", "2.flac": "another tune"})
+    items = match_items(read_systems([a, b])[0])
+    assert [(item.name, item.prompt) for item in items] == [("1", "a waltz"), ("2", "")]
+    assert items[0].files == {"a": a / "1.wav", "b": b / "1.flac"}
+
+
+def test_files_of_other_names_are_matched_by_prompt(tmp_path: Path) -> None:
+    a = write_clips(tmp_path / "a", {"waltz-1.wav": "a waltz", "waltz-2.wav": "a waltz", "tune-4.wav": "a tune"})
+    b = write_clips(tmp_path / "b", {"x.wav": "a tune", "y.wav": "a waltz", "z.wav": "a waltz"})
+    items = {item.name: item.files for item in match_items(read_systems([a, b])[0])}
+    assert items == {
+        "a tune": {"a": a / "tune-4.wav", "b": b / "x.wav"},
+        "a waltz": {"a": a / "waltz-1.wav", "b": b / "y.wav"},
+        "a waltz (2)": {"a": a / "waltz-2.wav", "b": b / "z.wav"},
+    }
+
+
+def test_folders_of_one_name_are_told_apart_and_unrelated_ones_are_refused(tmp_path: Path) -> None:
+    a = write_clips(tmp_path / "one" / "clips", {"1.wav": "a waltz"})
+    b = write_clips(tmp_path / "two" / "clips", {"1.wav": "a waltz"})
+    assert [system.name for system in read_systems([a, b])[0]] == ["one/clips", "two/clips"]
+    c = write_clips(tmp_path / "c", {"9.wav": "drums"})
+    with pytest.raises(InvalidValue, match="no clip in common"):
+        match_items(read_systems([a, c])[0])
+    with pytest.raises(InvalidValue, match="Two systems"):
+        read_systems([a, a])
+
+
+# The page.
+
+
+def test_clips_of_an_item_have_one_loudness_and_length_and_no_peak_over_full_scale() -> None:
+    spiky = sound(1, 2.0, 0.02)
+    spiky[0, 100] = 0.9
+    clips = {"soft": (sound(2, 3.0, 0.01), RATE), "spiky": (spiky, RATE), "fast": (sound(3, 2.5, 0.3), 2 * RATE)}
+    clips["silent"] = (torch.zeros(1, 3 * RATE), RATE)
+    result = matched(clips, -16)
+    assert {round(audio.shape[1] / rate, 6) for audio, rate in result.values()} == {1.25}
+    levels = [integrated_loudness(*result[name]) for name in ("soft", "spiky", "fast")]
+    assert max(levels) - min(levels) < 0.1
+    assert max(levels) < -16.5  # the spike leaves no room for more
+    assert all(float(true_peak(audio).max()) <= 10 ** (-1 / 20) + 1e-4 for audio, _ in result.values())
+    assert not result["silent"][0].any()
+    louder = matched({"soft": clips["soft"], "fast": clips["fast"]}, -23)
+    assert [integrated_loudness(*each) for each in louder.values()] == pytest.approx([-23, -23], abs=0.1)
+
+
+def test_the_anchor_lacks_what_is_above_3500_hz() -> None:
+    times = torch.arange(2 * RATE) / RATE
+    low, high = torch.sin(2 * torch.pi * 1000 * times), torch.sin(2 * torch.pi * 5000 * times)
+    filtered = low_passed((low + high)[None], RATE)[0, RATE // 4 : -RATE // 4]
+    assert torch.allclose(filtered, low[RATE // 4 : -RATE // 4], atol=1e-2)
+
+
+def test_the_page_is_one_file_that_is_escaped_and_loads_nothing(tmp_path: Path) -> None:
+    nasty = "</script><script>alert(1)</script> & 'x'"
+    a = write_clips(tmp_path / "a", {"1.wav": nasty, "2.wav": "b"}, level=0.02)
+    b = write_clips(tmp_path / "b", {"1.wav": nasty, "2.wav": "b"}, level=0.4)
+    said = run(a, b, "-o", tmp_path / "test.html", "--title", "<b>Which?</b>")
+    assert "2 items, 2 rounds" in said
+    page = (tmp_path / "test.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    assert "<b>Which?" not in page
+    assert not re.search(r"https?://|url\(|@import|src=", page)
+    data = data_of(page)
+    assert data["systems"] == ["a", "b"]
+    assert [item["prompt"] for item in data["items"]] == [nasty, "b"]
+    for item in data["items"]:
+        levels = [integrated_loudness(*audio_of(uri)) for uri in item["clips"].values()]
+        assert max(levels) - min(levels) < 0.1
+    assert "exists already" in run(a, b, "-o", tmp_path / "test.html")
+    same = tmp_path / "folder"
+    run(a, b, "-o", same, "--title", "<b>Which?</b>")
+    assert data_of((same / "index.html").read_text(encoding="utf-8"))["test"] == data["test"]
+    run(a, b, "-o", same, "--force", "--n", 1)
+    assert len(data_of((same / "index.html").read_text(encoding="utf-8"))["items"]) == 1
+
+
+def test_mushra_has_a_hidden_reference_and_an_anchor(tmp_path: Path) -> None:
+    a = write_clips(tmp_path / "a", {"1.wav": "b"})
+    music = write_clips(tmp_path / "music", {"1.wav": "b"}, level=0.3)
+    run(a, "--mode", "mushra", "--reference", music, "-o", tmp_path / "test.html")
+    data = data_of((tmp_path / "test.html").read_text(encoding="utf-8"))
+    assert data["systems"] == ["a", "reference", "anchor"]
+    clips = {name: audio_of(uri)[0] for name, uri in data["items"][0]["clips"].items()}
+    spectrum = {name: torch.fft.rfft(audio[0]).abs() for name, audio in clips.items()}
+    cut = round(5000 / (RATE / 2) * len(spectrum["anchor"]))
+    assert float(spectrum["anchor"][cut:].square().sum()) < 1e-3 * float(spectrum["reference"][cut:].square().sum())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("a", "-o", "t.html"), "compares two systems or more"),
+        (("a", "b", "--mode", "mushra", "-o", "t.html"), "add --reference FOLDER"),
+        (("a", "b", "--mode", "abx", "-o", "t.html"), "is not one of 'ab', 'mushra'"),
+        (("a", "b"), "Name the page to write"),
+        (("a", "b", "-o", "t.html", "--n", "9"), "Invalid number of items --n 9: there are 1"),
+        (("a", "none", "-o", "t.html"), "does not exist"),
+        (("--analyze", "none.json"), "'none.json' does not exist"),
+    ],
+)
+def test_what_cannot_be_written_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        write_clips(tmp_path / name, {"1.wav": "x"})
+    assert said in run(*words)
+
+
+# What the votes say.
+
+
+def vote_files(folder: Path, mode: str, systems: list[str], votes: dict[str, list[dict[str, Any]]]) -> list[Path]:
+    head = {"format": 1, "test": "t", "title": "Which <b>?", "mode": mode, "systems": systems}
+    for rater, own in votes.items():
+        (folder / f"{rater}.json").write_text(json.dumps({**head, "rater": rater, "votes": own}))
+    return [folder / f"{rater}.json" for rater in votes]
+
+
+def pair(item: str, preferred: str | None, order: tuple[str, str] = ("b", "a")) -> dict[str, Any]:
+    return {"item": item, "systems": order, "preferred": preferred, "plays": [1, 2], "seconds": 3.5}
+
+
+def test_win_rates_are_counted_by_rater_and_item(tmp_path: Path) -> None:
+    votes = {
+        "ann": [pair("1", "a"), pair("2", "b"), pair("3", None), pair("4", "a")],
+        "bob": [pair("1", "a", ("a", "b")), pair("2", "a", ("a", "b"))],  # stopped early
+    }
+    analysis = VoteAnalysis(read_votes(vote_files(tmp_path, "ab", ["a", "b"], votes)))
+    overall = analysis.overall()["a over b"]
+    assert overall.value == pytest.approx((1 + 0 + 0.5 + 1 + 1 + 1) / 6)
+    assert 0 <= overall.low < overall.value < overall.high <= 1
+    result = analysis.to_json()
+    assert isinstance(result["raters"], dict)
+    assert isinstance(result["items"], dict)
+    assert result["raters"]["ann"]["a over b"].value == pytest.approx(2.5 / 4)
+    agreed = result["raters"]["bob"]["a over b"]
+    wilson = binomtest(2, 2).proportion_ci(method="wilson")  # two votes that agree do not prove that all would
+    assert tuple(agreed) == pytest.approx((1, wilson.low, wilson.high))
+    assert result["items"]["2"]["a over b"].value == pytest.approx(0.5)
+    assert "no preference shown" in str(analysis.overall_table().cells)
+
+
+def test_many_raters_who_agree_show_a_preference(tmp_path: Path) -> None:
+    votes = {f"r{r}": [pair(str(i), "a" if (i + r) % 8 else "b") for i in range(16)] for r in range(6)}
+    analysis = VoteAnalysis(read_votes(vote_files(tmp_path, "ab", ["a", "b"], votes)))
+    estimate = analysis.overall()["a over b"]
+    assert estimate.value == pytest.approx(7 / 8)
+    assert 0.75 < estimate.low < 7 / 8 < estimate.high < 1
+    assert "the first is preferred" in str(analysis.overall_table().cells)
+
+
+def test_scores_have_intervals_and_careless_raters_are_named(tmp_path: Path) -> None:
+    def scores(item: int, reference: float) -> dict[str, Any]:
+        return {"item": str(item), "scores": {"a": 60 + item, REFERENCE: reference, "anchor": 20}}
+
+    votes = {"ann": [scores(i, 100) for i in range(6)], "bob": [scores(i, 50 if i < 2 else 95) for i in range(6)]}
+    files = vote_files(tmp_path, "mushra", ["a", REFERENCE, "anchor"], votes)
+    said = run("--analyze", *files, "-o", tmp_path / "report")
+    assert "bob scores the hidden reference below 90" in said
+    assert "ann scores" not in said
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    value, low, high = report["overall"]["a"]
+    assert value == pytest.approx(62.5)
+    assert 60 < low < value < high < 65
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "Which &lt;b&gt;?" in page
+    assert "By rater" in page
+
+
+def test_votes_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    (first,) = vote_files(tmp_path, "ab", ["a", "b"], {"ann": [pair("1", "a")]})
+    again = tmp_path / "again.json"
+    again.write_text(first.read_text())
+    assert "Two files have votes of 'ann'" in run("--analyze", first, again)
+    again.write_text(first.read_text().replace('"test": "t"', '"test": "u"').replace("ann", "bob"))
+    assert "is of another listening test" in run("--analyze", first, again)
+    again.write_text(first.read_text().replace('"ab"', '"abx"'))
+    assert "cannot be used: mode" in run("--analyze", again)
+    (empty,) = vote_files(tmp_path, "ab", ["a", "b"], {"eve": []})
+    assert "hold no votes" in run("--analyze", empty)
+
+
+def test_a_test_needs_as_many_systems_as_its_mode() -> None:
+    with pytest.raises(InvalidValue, match="two systems"):
+        ListeningTest("t", "ab", [System("a", [])])

@@ -1,0 +1,1 @@
+"""`codecdiff ui`: generate, edit and compare music in the browser."""

@@ -1,0 +1,62 @@
+"""The tab Compare: two models, or two settings of one, on the same prompt and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+
+from codecdiff_studio.fields import (
+    PromptFields,
+    SamplingFields,
+    command_box,
+    run_buttons,
+    show_waveforms,
+    shown_command,
+)
+from codecdiff_studio.studio import Limits, Studio, shown_errors
+
+
+def compare_tab(studio: Studio) -> None:
+    """Show a prompt, the settings of both sides, and what they generate."""
+    limits, names = studio.limits, list(studio.models)
+    waveforms = gr.State([])
+    prompt = PromptFields.of(studio.pipeline, limits)
+    with gr.Row():
+        seconds = gr.Slider(0.5, limits.seconds, min(5, limits.seconds), step=0.5, label="Seconds")
+        seed = gr.Number(0, label="Seed", precision=0)
+    with gr.Row():
+        sides = [_side(names, min(i, len(names) - 1), f"Model {side}", limits) for i, side in enumerate("AB")]
+    button = run_buttons("Compare", studio.stop)
+    status = gr.Markdown("", elem_id="compare-status")
+
+    @gr.render(inputs=waveforms)
+    def show(results: list[Any]) -> None:
+        show_waveforms(results)
+
+    with gr.Row():
+        boxes = [command_box(), command_box()]
+
+    def run(values: dict[Any, Any], request: gr.Request, progress: Any = gr.Progress()) -> list[Any]:  # noqa: B008
+        with shown_errors():
+            same, results = {"audio_length_in_s": values[seconds], "seed": int(values[seed] or 0)}, []
+            session, words = str(request.session_hash), prompt.prompt(values)
+            for side, (model, sampling) in zip("AB", sides, strict=True):
+                options = same | sampling.options(values)
+                (result,) = studio.generate(session, progress, words, options, values[model])
+                results.append(replace(result, title=f"{side}: {values[model]}"))
+            commands = [shown_command(result.command) for result in results]
+            return [results, *commands, "Both have the same prompt and seed."]
+
+    fields = {*prompt.components, seconds, seed}
+    fields |= {each for model, sampling in sides for each in (model, *sampling.components)}
+    outputs = [waveforms, *boxes, status]
+    button.click(run, fields, outputs, concurrency_id="model", api_visibility="private")
+
+
+def _side(names: Sequence[str], i: int, label: str, limits: Limits) -> tuple[gr.Dropdown, SamplingFields]:
+    """Show the model and the settings of one side."""
+    with gr.Column(min_width=260):
+        return gr.Dropdown(list(names), value=names[i], label=label), SamplingFields.of(limits, with_seed=False)

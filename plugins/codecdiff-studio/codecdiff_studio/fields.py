@@ -1,0 +1,121 @@
+"""Fields that the tabs have in common: the prompt, how it is sampled, and generated waveforms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import gradio as gr
+
+from codecdiff.pipeline import GenerationConfig, Pipeline
+from codecdiff_studio.studio import Limits, Waveform, new_prompt
+
+Values = Mapping[Any, Any]  # what the fields hold, by component
+QUALITY = GenerationConfig.model_fields.get("quality")  # presets, where the pipeline has them
+OWN = "0: the model's own."
+
+
+@dataclass(frozen=True)
+class PromptFields:
+    """The text of a prompt and the other fields that a model reads."""
+
+    text: gr.Textbox
+    others: Mapping[str, gr.Textbox]
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, limits: Limits, example: str = "") -> PromptFields:
+        """Show the fields of a model's conditioner. Audio in prompts is left out."""
+        text = gr.Textbox(example, label="Prompt", lines=2, max_length=limits.letters, placeholder="Describe the music")
+        names = pipeline.conditioner.fields if pipeline.conditioner else ()
+        others = [name for name in names if name not in ("text", "audio")]
+        with gr.Accordion("Fields of the conditioner", open=False, visible=bool(others)), gr.Row():
+            return cls(text, {name: gr.Textbox(label=name, min_width=110, max_length=100) for name in others})
+
+    @property
+    def components(self) -> list[Any]:
+        """All fields."""
+        return [self.text, *self.others.values()]
+
+    def prompt(self, values: Values) -> dict[str, Any]:
+        """Return the prompt."""
+        return new_prompt(values[self.text], {name: values[field] for name, field in self.others.items()})
+
+
+@dataclass(frozen=True)
+class SamplingFields:
+    """How a prompt is sampled, by the names of GenerationConfig."""
+
+    by_name: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, limits: Limits, *, with_seed: bool = True, **others: Any) -> SamplingFields:
+        """Show the fields, and other components after those that are always there."""
+        fields: dict[str, Any] = {}
+        if QUALITY is not None:
+            choices = [str(each) for each in get_args(QUALITY.annotation) if each is not type(None)]
+            fields["quality"] = gr.Dropdown(choices, value=None, label="Quality", info="Empty: the model's own.")
+        if with_seed:
+            fields["seed"] = gr.Number(-1, label="Seed", precision=0, info="-1: a new one.")
+        fields |= others
+        with gr.Accordion("Sampling", open=False):
+            fields["num_inference_steps"] = gr.Number(0, label="Steps of every stage", precision=0, info=OWN)
+            fields["guidance_scale"] = gr.Number(0, label="Guidance scale", info=OWN)
+            fields["negative_prompt"] = gr.Textbox(
+                label="Negative prompt", max_length=limits.letters, info="What the music should not be like."
+            )
+        return cls(fields)
+
+    @property
+    def components(self) -> list[Any]:
+        """All fields."""
+        return list(self.by_name.values())
+
+    def options(self, values: Values) -> dict[str, Any]:
+        """Return the options that are not left to the model."""
+        return without_defaults({name: values[field] for name, field in self.by_name.items()})
+
+
+def without_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options without those that are left to the model: empty, zero, or a negative seed."""
+
+    def is_set(name: str, value: Any) -> bool:
+        return value >= 0 if name == "seed" and isinstance(value, int | float) else value not in (None, "", 0)
+
+    return {name: value for name, value in options.items() if is_set(name, value)}
+
+
+def show_waveforms(waveforms: Sequence[Waveform], width: int = 320) -> None:
+    """Show a player, the spectrogram and a file to download for each waveform."""
+    with gr.Row():
+        for waveform in waveforms:
+            with gr.Column(min_width=width):
+                gr.Audio(str(waveform.file), label=waveform.title, buttons=["download"], interactive=False)
+                gr.Image(
+                    str(waveform.file.with_suffix(".png")),
+                    alt_text=f"Spectrogram: {waveform.title}, low frequencies at the bottom",
+                    show_label=False,
+                    container=False,
+                    interactive=False,
+                    buttons=[],
+                    elem_classes="studio-spectrogram",
+                )
+
+
+def command_box() -> gr.Code:
+    """Show the settings as a command to copy, once there is one."""
+    label = "The same from the command line"
+    return gr.Code(label=label, language="shell", interactive=False, wrap_lines=True, lines=1, visible=False)
+
+
+def shown_command(command: str) -> Any:
+    """Return what shows a command in its box, or hides the box without one."""
+    return gr.update(value=command, visible=bool(command))
+
+
+def run_buttons(name: str, stop: Any) -> gr.Button:
+    """Show the button that starts, and one that stops."""
+    with gr.Row():
+        button = gr.Button(name, variant="primary", scale=3, min_width=160)
+        gr.Button("Stop", scale=1, min_width=90).click(stop, queue=False, api_visibility="private")
+    return button

@@ -1,0 +1,272 @@
+"""What the tabs call: limits, commands that generate the same, figures of codes; and the API of a running studio."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shlex
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+import soundfile
+from codecdiff_studio.app import launch, new_app
+from codecdiff_studio.command import is_loopback, parse_login
+from codecdiff_studio.model_tab import licenses_of, model_card_of
+from codecdiff_studio.plots import codes_figure, plot_spectrogram
+from codecdiff_studio.studio import Limits, Studio, Waveform, new_prompt, shown_errors
+from gradio_client import Client
+from PIL import Image
+from typer.testing import CliRunner
+
+from codecdiff import Extend, Inpaint, Pipeline, Refine, Restore, Vary
+from codecdiff.cli.main import app
+from codecdiff.errors import InvalidValue
+from codecdiff.pipeline import GenerationRequest
+
+SESSION = "a-session"
+LIMITS = Limits(seconds=1.0, waveforms=3, queue=8, steps=5, letters=100)
+
+
+def silent(*steps: Any, **words: Any) -> None: ...
+
+
+@pytest.fixture
+def pipeline(make_pipeline: Callable[..., Pipeline], tmp_path: Path) -> Pipeline:
+    make_pipeline().save_pretrained(tmp_path / "model")
+    return Pipeline.from_pretrained(tmp_path / "model")
+
+
+@pytest.fixture
+def studio(pipeline: Pipeline, tmp_path: Path) -> Studio:
+    (tmp_path / "files").mkdir()
+    return Studio({str(tmp_path / "model"): pipeline}, tmp_path / "files", LIMITS)
+
+
+def run_again(command: str, output: Path, source: Path | None = None) -> np.ndarray:
+    """Run a command that the studio shows and return the samples that it writes."""
+    words = shlex.split(command)[1:]
+    words = [str(source) if source and word == source.name else word for word in words]
+    result = CliRunner().invoke(app, [*words, "-o", str(output)])
+    assert result.exit_code == 0, result.output
+    files = sorted(output.parent.glob(f"{output.stem}*"))
+    return np.concatenate([soundfile.read(file)[0] for file in files])
+
+
+def samples(*waveforms: Waveform) -> np.ndarray:
+    return np.concatenate([soundfile.read(each.file)[0] for each in waveforms])
+
+
+def test_the_command_generates_the_same(studio: Studio, tmp_path: Path) -> None:
+    options = {
+        "audio_length_in_s": 0.4,
+        "seed": 5,
+        "num_waveforms_per_prompt": 2,
+        "num_inference_steps": 2,
+        "guidance_scale": 1.5,
+        "negative_prompt": "it's <b>loud</b>",
+    }
+    waveforms = studio.generate(SESSION, silent, {"text": "a 'tone' & $HOME"}, options)
+    assert [each.file.suffix for each in waveforms] == [".flac", ".flac"]
+    again = run_again(waveforms[0].command, tmp_path / "again.flac")
+    assert np.array_equal(samples(*waveforms), again)
+    assert GenerationRequest.from_file(waveforms[1].file).generation.first_sample_index == 1
+    assert all(each.file.with_suffix(".png").is_file() for each in waveforms)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        Inpaint(regions=((0.1, 0.3),)),
+        Inpaint(regions=((0.1, 0.3),), levels=(1, 2)),
+        Refine(keep=(0, 1)),
+        Extend(seconds=0.2),
+        Vary(strength=0.5),
+        Restore(levels=2),
+    ],
+    ids=lambda edit: edit.name + ("-levels" if getattr(edit, "levels", None) and edit.name == "inpaint" else ""),
+)
+def test_the_command_of_an_edit_edits_the_same(studio: Studio, tmp_path: Path, edit: Any) -> None:
+    (song,) = studio.generate(SESSION, silent, {"text": "a tone"}, {"audio_length_in_s": 0.5, "num_inference_steps": 2})
+    source = studio.encode(song.file)
+    options = {"seed": 3, "num_inference_steps": 2}
+    edited = studio.edit(SESSION, silent, source, edit, {"text": "drums"}, options)
+    assert shlex.split(edited.command)[:3] == ["codecdiff", edit.name, song.file.name]
+    assert np.array_equal(samples(edited), run_again(edited.command, tmp_path / "again.flac", song.file))
+    if isinstance(edit, Inpaint):
+        levels = edit.levels or range(len(source.codes))
+        others = [i for i in range(len(source.codes)) if i not in levels]
+        assert np.array_equal(edited.codes[others], source.codes[others])
+        assert not np.array_equal(edited.codes, source.codes)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"audio_length_in_s": 1.5}, "Audio of 1.5 s is longer than the 1 s"),
+        ({"num_waveforms_per_prompt": 4}, "num_waveforms_per_prompt=4: the studio allows at most 3"),
+        ({"num_inference_steps": 6}, "num_inference_steps=6: the studio allows at most 5"),
+        ({"negative_prompt": "x" * 200}, "200 letters: the studio allows at most 100"),
+        ({"seed": -4}, "Invalid seed=-4"),
+        ({"guidance_scale": "loud"}, "Invalid guidance_scale='loud'"),
+        ({"negative_prompt": {"audio": "/etc/passwd"}}, "the studio takes a text"),
+        ({"steps": 3}, "Unexpected option 'steps'"),
+    ],
+)
+def test_what_is_over_a_limit_is_refused(studio: Studio, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidValue, match=re.escape(said)):
+        studio.generate(SESSION, silent, {"text": ""}, {"audio_length_in_s": 0.2, **options})
+    assert list(studio.folder.iterdir()) == []
+
+
+def test_other_models_and_extensions_over_the_limit_are_refused(studio: Studio, tmp_path: Path) -> None:
+    with pytest.raises(InvalidValue, match="Unknown model 'other'"):
+        studio.generate(SESSION, silent, {"text": ""}, {}, "other")
+    soundfile.write(tmp_path / "a.wav", np.zeros(6400), 8000)
+    source = studio.encode(tmp_path / "a.wav")
+    with pytest.raises(InvalidValue, match="is longer than the 1 s"):
+        studio.edit(SESSION, silent, source, Extend(seconds=0.5), {"text": ""}, {})
+    soundfile.write(tmp_path / "long.wav", np.zeros(24_000), 8000)
+    with pytest.raises(InvalidValue, match="is longer than the 1 s"):
+        studio.encode(tmp_path / "long.wav")
+
+
+def test_a_run_reports_its_steps_and_is_stopped_by_its_session_alone(studio: Studio) -> None:
+    seen: list[tuple[Any, str]] = []
+
+    def progress(steps: Any, desc: str, unit: str) -> None:
+        seen.append((steps, desc))
+        if len(seen) == 3:
+            studio.stop(SimpleNamespace(session_hash="another"))  # type: ignore[arg-type]
+        if len(seen) == 8:
+            studio.stop(SimpleNamespace(session_hash=SESSION))  # type: ignore[arg-type]
+
+    options = {"audio_length_in_s": 0.2, "num_inference_steps": 3}
+    studio.generate(SESSION, progress, {"text": "a tone"}, options)
+    assert seen == [((i, 6), f"Stage {'primary' if i < 4 else 'secondary'}") for i in range(1, 7)]
+    with pytest.raises(gr.Error, match="was interrupted in stage primary"), shown_errors():
+        studio.generate(SESSION, progress, {"text": "a tone"}, options)
+    assert len(seen) == 8
+    studio.generate(SESSION, progress, {"text": "a tone"}, options)  # the next run is not stopped
+
+
+def test_the_files_of_a_closed_tab_are_deleted(studio: Studio) -> None:
+    options = {"audio_length_in_s": 0.2, "num_inference_steps": 2}
+    (first,) = studio.generate("closed", silent, {"text": "a"}, options)
+    (second,) = studio.generate("open", silent, {"text": "a"}, options)
+    studio.close(SimpleNamespace(session_hash="closed"))  # type: ignore[arg-type]
+    assert not first.file.exists()
+    assert second.file.exists()
+    with pytest.raises(InvalidValue, match="was closed"):  # a request that waited
+        studio.generate("closed", silent, {"text": "a"}, options)
+
+
+def test_fields_of_a_prompt_are_json_or_text_and_name_no_files() -> None:
+    fields = {"bpm": "90", "key": "C major", "tempo": "", "instruments": '["piano"]', "mode": None}
+    assert new_prompt("x", fields) == {"text": "x", "bpm": 90, "key": "C major", "instruments": ["piano"]}
+    with pytest.raises(InvalidValue, match="Invalid audio: expected a number"):
+        new_prompt("", {"audio": '{"file": "/etc/passwd"}'})
+
+
+def test_messages_are_escaped() -> None:
+    with pytest.raises(gr.Error) as caught, shown_errors():
+        raise InvalidValue("'<img src=x>.wav' cannot be read")
+    assert "&lt;img src=x&gt;" in caught.value.message
+
+
+def test_codes_are_drawn_with_the_coarsest_below_and_the_region_in_its_place() -> None:
+    codes = np.zeros((4, 10), int)
+    codes[0, :5] = 63
+    page = codes_figure(codes, 64, 2.0, (0.5, 1.5, 1, 2))
+    (image,) = re.findall(r"data:image/png;base64,([^\"]+)", page)
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB")).astype(int)
+    assert pixels.shape[:2] == (4, 10)
+    bright = pixels.sum(2)
+    assert (bright[3, :5] > bright[3, 5:]).all()
+    assert (bright[:3] == bright[0, 0]).all()
+    assert "left:25.000%;width:50.000%;bottom:25.000%;height:50.000%" in page
+
+
+def test_a_spectrogram_shows_a_tone_at_its_pitch(tmp_path: Path) -> None:
+    times = np.arange(22_050) / 22_050
+    for file, hertz in ((tmp_path / "low.png", 200), (tmp_path / "high.png", 4000)):
+        plot_spectrogram(np.sin(2 * np.pi * hertz * times, dtype=np.float32)[None], 22_050, file)
+    rows = [np.asarray(Image.open(tmp_path / f"{n}.png").convert("L")).mean(1).argmax() for n in ("low", "high")]
+    assert rows[0] > rows[1] + 40  # low is at the bottom
+    plot_spectrogram(np.zeros((1, 10), np.float32), 8000, tmp_path / "short.png")
+    assert Image.open(tmp_path / "short.png").height == 128
+
+
+def test_the_model_card_and_licenses_are_shown(pipeline: Pipeline) -> None:
+    assert pipeline.folder
+    (pipeline.folder / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
+    assert model_card_of(pipeline).strip() == "# A model"
+    assert licenses_of(pipeline) == [["not recorded", ""]]
+    pipeline.data = {"license_hours": {"CC0": 1.5, "CC BY": 2}}
+    assert licenses_of(pipeline) == [["CC0", "1.5"], ["CC BY", "2"]]
+
+
+def test_who_may_enter() -> None:
+    assert parse_login("") is None
+    assert parse_login("me:a:b") == ("me", "a:b")
+    for text in ("me", ":x", "me:"):
+        with pytest.raises(InvalidValue, match="expected USER:PASSWORD"):
+            parse_login(text)
+    assert [is_loopback(host) for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "10.0.0.1", "box")] == [
+        *(True, True, True),
+        *(False, False, False),
+    ]
+
+
+# The running studio.
+
+
+@pytest.fixture
+def url(studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    page = new_app(studio)
+    yield launch(page, "127.0.0.1", None, ("me", "secret"))
+    page.close()
+
+
+@pytest.mark.integration
+def test_the_api_generates_and_the_queue_drains(url: str, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match=r"(?i)credentials|auth|login"):
+        Client(url, verbose=False).predict(api_name="/generate")
+    client = Client(url, auth=("me", "secret"), verbose=False, download_files=tmp_path)
+    assert list(json.loads(json.dumps(client.view_api(return_format="dict")))["named_endpoints"]) == ["/generate"]
+    options: dict[str, Any] = {"prompt": "a tone", "seconds": 0.2, "seed": 1, "options": {"num_inference_steps": 2}}
+    files, command = client.predict(**options, num_waveforms=2, api_name="/generate")
+    assert len(files) == 2
+    assert "--seed 1" in command
+    assert GenerationRequest.from_file(files[0]).prompt == {"text": "a tone"}
+    with pytest.raises(Exception, match="longer than the 1 s"):
+        client.predict(prompt="", seconds=50, api_name="/generate")
+    results: list[Any] = []
+
+    def ask() -> None:
+        try:
+            results.append(client.predict(**options, api_name="/generate"))
+        except Exception as error:  # the queue holds eight
+            results.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(300)
+    refused = [each for each in results if isinstance(each, Exception)]
+    assert len(results) == 24
+    assert 0 < len(refused) < 24
+    assert all("full" in str(each).lower() for each in refused), refused
+    files, _ = client.predict(**options, api_name="/generate")  # it goes on
+    assert np.array_equal(
+        soundfile.read(files[0])[0], soundfile.read(next(r for r in results if r not in refused)[0][0])[0]
+    )
