@@ -153,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 40_431,
-    "lines: core": 16_149,
+    "lines: library in all": 42_208,
+    "lines: core": 16_400,
     "lines: interfaces": 416,
-    "lines: evaluation": 7_521,
-    "lines: must-read set": 4_526,
-    "lines: import closure of the recipe": 7_711,
+    "lines: evaluation": 8_062,
+    "lines: must-read set": 4_584,
+    "lines: import closure of the recipe": 7_842,
     "import levels": 8,
     "functions over 40 lines": 1,
 }
