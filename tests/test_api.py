@@ -426,11 +426,12 @@ def test_a_pipeline_is_pushed_with_its_card_and_logs(tmp_path: Path, monkeypatch
     monkeypatch.setattr("codecdiff.pipeline.hub.upload_folder", upload)
     codecdiff.load("starter").save_pretrained(tmp_path)
     (tmp_path / "README.md").write_text("# My model\n")
-    (tmp_path / "primary" / "log.jsonl").write_text('{"step": 1}\n')
+    log = (tmp_path / "primary" / "log.jsonl").read_bytes()
     pipe = codecdiff.load(tmp_path)
     pipe.stages["primary"].sampling.num_inference_steps = 5
     assert pipe.push_to_hub("me/model", private=True) == "https://hub/me/model/True"
     assert sent["README.md"] == b"# My model\n"
-    assert sent["primary/log.jsonl"] == b'{"step": 1}\n'
+    assert sent["primary/log.jsonl"] == log
+    assert log.startswith(b"{")
     assert json.loads(sent["primary/stage.json"])["num_inference_steps"] == 5  # as it is, not as it was loaded
     assert {"codecdiff.json", "generation_config.json", "secondary/model.safetensors"} <= sent.keys()

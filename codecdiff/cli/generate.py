@@ -37,8 +37,8 @@ Steps = Annotated[
 Quality = Annotated[
     str | None,
     typer.Option(
-        metavar="paper|balanced|fast",
-        help="A preset of the model: many steps; its own; few steps, guided less. Other options override it.",
+        metavar="PRESET",
+        help="paper (many steps), balanced (the model's own) or fast (few, guided less). Other options override it.",
     ),
 ]
 GuidanceScale = Annotated[
@@ -65,7 +65,7 @@ Adapters = Annotated[
     list[str] | None,
     typer.Option(
         "--adapter",
-        metavar="FOLDER[:WEIGHT]",
+        metavar="FOLDER",
         help="Adapter of the model, and how strongly it changes it, as in runs/blues:0.8 or runs/blues:primary=0.5; "
         "repeatable.",
     ),

@@ -32,7 +32,7 @@ def train(
     ] = None,
     adapter: Annotated[
         str | None,
-        typer.Option(metavar="lora|dora", help="Train an adapter of a model, start_from=MODEL, and no model."),
+        typer.Option(metavar="KIND", help="lora or dora: train an adapter of start_from=MODEL."),
     ] = None,
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Resume with another seed, split or music.")

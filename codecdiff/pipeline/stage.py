@@ -97,7 +97,7 @@ class Stage:
             "denoiser": config.to_config("denoisers", self.denoiser),
             "train_scheduler": scheduler_to_config(self.train_scheduler),
             "noise_color": self.noise_color,
-            **self.sampling.model_dump(),
+            **self.sampling.model_dump(mode="json"),
             "training": self.facts,
             "code": code_versions(self.denoiser),
         }
