@@ -82,7 +82,7 @@ class Targets:
 
 
 DEMO = Targets()
-SHIPPED = Targets(frechet_ratio=2, pulse=0.6, tuning_error=10, probe_score=0.85)  # the model that comes with this package
+SHIPPED = Targets(frechet_ratio=2, pulse=0.6, tuning_error=10, probe_score=0.85)  # with this package
 
 
 class DemoClip(NamedTuple):
