@@ -157,8 +157,8 @@ def _memorization_table(memorization: Mapping[str, Mapping[str, Any]]) -> Table:
 
 INTRODUCTION = (
     "A neural codec writes audio as a few levels of codes, coarse to fine. A first diffusion model generates the "
-    "coarse level from a caption, a second one adds the fine levels, and the codec turns both into audio. Everything "
-    "on this page, the music to learn from included, was made by one command."
+    "coarse level from a caption, a second one adds the fine levels, and the codec turns both into audio. Apart "
+    "from the model of the first section, everything on this page was made by one command, the music to learn from too."
 )
 SHIPPED_TEXT = (
     "Six prompts, played by the starter model, whose weights are part of the package: the same recipe, trained for two "
