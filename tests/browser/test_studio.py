@@ -40,6 +40,7 @@ def set_steps(panel: Locator, number: int = 2) -> None:
     """Ask for so few steps that tests are quick."""
     for accordion in panel.get_by_role("button", name="Sampling").all():
         accordion.click()
+    expect(panel.get_by_label("Steps of every stage").first).to_be_visible(timeout=WAIT)  # it is made as it opens
     for field in panel.get_by_label("Steps of every stage").all():
         field.fill(str(number))
         field.blur()
