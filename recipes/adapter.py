@@ -63,7 +63,7 @@ def new_trainer(e: Experiment, pipeline: Pipeline, i: int) -> training.StageTrai
     adapted = AdapterStage(stage.name, denoiser, stage.train_scheduler, stage.sampling, **options)
     trainer = training.StageTrainer(adapted, settings, seed=e.seed, allow_changes=e.allow_changes)
     if trainer.resume(e.folder, console.log):
-        saved = read_stage_config(e.folder / stage.name)["training"]
+        saved = read_stage_config(trainer.generation or e.folder / stage.name)["training"]
         adapted.facts["base_validation_loss"] = saved["base_validation_loss"]
         console.log(f"{stage.name}: resuming from step {trainer.step_count} of {settings.max_train_steps}")
     return trainer
@@ -143,4 +143,4 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
 if __name__ == "__main__":
     from codecdiff.cli.train import run_recipe
 
-    run_recipe(train)
+    run_recipe(train, "adapter")

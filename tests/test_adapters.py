@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -216,8 +217,11 @@ def test_wrong_folders_stages_and_weights(pipe: Pipeline, tmp_path: Path) -> Non
         pipe.load_adapter(folder, {"third": 1})
     with pytest.raises(InvalidValue, match="Invalid weight nan"):
         pipe.load_adapter(folder, float("nan"))
+    (folder / "secondary" / "stage.json").unlink()  # half an adapter is none
+    with pytest.raises(UserError, match=r"secondary.*stage\.json"):
+        pipe.load_adapter(folder)
     for name in ("primary", "secondary"):
-        (folder / name / "stage.json").unlink()
+        shutil.rmtree(folder / name)
     with pytest.raises(InvalidValue, match="no trained stage"):
         pipe.load_adapter(folder)
 
@@ -229,8 +233,18 @@ def test_weights_on_the_command_line(tmp_path: Path) -> None:
     folder = tmp_path / "x:2"
     folder.mkdir()
     assert parse_adapter(str(folder)) == (str(folder), 1.0)
-    with pytest.raises(InvalidValue, match="Invalid adapter 'runs/blues:loud'"):
-        parse_adapter("runs/blues:loud")
+    for weights in ("loud", "0.5,0.7", "primary=1,primary=2", "0.5,primary=1"):
+        with pytest.raises(InvalidValue, match=f"Invalid adapter 'runs/blues:{weights}'"):
+            parse_adapter(f"runs/blues:{weights}")
+
+
+def test_other_music_is_refused_or_recorded(pipe: Pipeline, tmp_path: Path) -> None:
+    write_adapter(tmp_path, pipe, {"hash": "a"}, allow_changes=False)
+    with pytest.raises(InvalidValue, match="trained on other music"):
+        write_adapter(tmp_path, pipe, {"hash": "b"}, allow_changes=False)
+    write_adapter(tmp_path, pipe, {"hash": "b"}, allow_changes=True)
+    assert json.loads((tmp_path / "adapter.json").read_text())["data"] == {"hash": "b", "before": ["a"]}
+    write_adapter(tmp_path, pipe, {"hash": "b"}, allow_changes=False)
 
 
 def test_modules_by_name_and_pattern(pipe: Pipeline) -> None:
@@ -273,6 +287,8 @@ def test_train_resume_generate_and_inspect(
     home = tmp_path / "run" / "adapter"
     spec = json.loads((home / "primary" / "stage.json").read_text())["denoiser"]["adapter"]
     assert (spec["type"], spec["rank"]) == ("dora", 2)
+    for name in ("stage.json", "log.jsonl", "model.safetensors"):  # as if killed before they were first published
+        (home / "primary" / name).unlink()
     run("train", "--adapter", "dora", *settings, "train.max_train_steps=6")
     assert "primary: resuming from step 4 of 6" in lines
     log = [json.loads(line)["step"] for line in (home / "secondary" / "log.jsonl").read_text().splitlines()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from torch import Tensor
 
 import codecdiff
 from codecdiff import Pipeline
+from codecdiff.cli.inspect import describe
 from codecdiff.config import SamplingConfig
+from codecdiff.diffusion import training_scheduler
 from codecdiff.diffusion.guidance import combine_predictions, guided_prediction
 from codecdiff.errors import InvalidValue
+from codecdiff.pipeline.generation import Quality
 from codecdiff.pipeline.provenance import GenerationRequest
 
 Make = Callable[..., Pipeline]
@@ -124,3 +128,32 @@ def test_presets_are_saved_with_the_model_and_recorded(make_pipeline: Make, tmp_
     (tmp_path / "model" / "presets.json").write_text('{"presets": {"best": {}}}')
     with pytest.raises(InvalidValue, match=r"presets\.json"):
         codecdiff.load(tmp_path / "model")
+
+
+def test_the_interval_of_guidance_is_in_order(make_pipeline: Make) -> None:
+    with pytest.raises(InvalidValue, match="first end not above the second"):
+        make_pipeline()("a", guidance_interval=(0.8, 0.2), **SHORT)
+
+
+def test_the_usual_presets_suit_a_flow(make_pipeline: Make) -> None:
+    pipe = make_pipeline()
+    for stage in pipe.stages:
+        stage.train_scheduler = training_scheduler(prediction_type="flow", num_train_timesteps=100)
+        stage.sampling = SamplingConfig(scheduler="euler", num_inference_steps=6)
+    steps_of: dict[Quality, int] = {"paper": 100, "fast": 4}
+    for quality, steps in steps_of.items():
+        config = pipe.generation_config.merge(quality=quality)
+        assert [stage.sampling.num_inference_steps for stage in pipe.sampled_stages(config)] == [steps] * 2
+        assert pipe.sampled_stages(config)[0].sampling.scheduler == "euler"
+    assert pipe("a", quality="fast", **SHORT).audios.isfinite().all()
+
+
+def test_a_file_says_how_its_guidance_differs(make_pipeline: Make) -> None:
+    pipe = make_pipeline()
+    options = pipe.generation_config
+    fast, plain = (GenerationRequest.for_model(pipe, o, prompt={}) for o in (options.merge(quality="fast"), options))
+    assert fast.stages["primary"].guidance_interval == (0.3, 0.8)
+    shown = json.loads(plain.comment())["stages"]["primary"]
+    assert list(shown) == ["scheduler", "num_inference_steps", "guidance_scale"]
+    assert describe(fast)["quality"] == "fast"
+    assert "interval [0.3, 0.8]" in describe(fast)["primary"]

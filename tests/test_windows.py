@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from small import noise
 from torch import Tensor
 
-from codecdiff import Pipeline
+from codecdiff import Inpaint, Pipeline
+from codecdiff.errors import InvalidValue
 from codecdiff.pipeline import pipeline as pipeline_module
 from codecdiff.pipeline.provenance import GenerationRequest
 from codecdiff.pipeline.windows import Window, decode_loop, length_note, plan_windows, window_frames
@@ -139,3 +141,23 @@ def test_a_loop_is_decoded_around_its_ends(make_pipeline: Make, tmp_path: Path) 
 def test_the_context_of_a_loop_may_be_longer_than_the_loop() -> None:
     codes = torch.arange(3)[None, None]
     assert torch.equal(decode_loop(lambda c: c.float(), codes, 50, 1), codes.float())
+
+
+def test_windows_that_an_edit_keeps_are_not_sampled(make_pipeline: Make) -> None:
+    pipe, steps = make_pipeline(), []
+    source = noise(1, 2 * pipe.sample_rate, seed=5) / 10
+    edit = Inpaint(regions=((0.1, 0.3),))
+    options: Any = {"window_in_s": 0.5, "num_inference_steps": 2, "seed": 1}
+    out = pipe.edit(source, edit, "a", callback_on_step_end=lambda *step: steps.append(step[1]), **options)
+    assert len(steps) == pipe.num_timesteps == 2 * 2  # one window of each stage
+    changed = (out.codes[0] != pipe.codec.encode(source[None])[0]).any(0).nonzero()
+    frames = changed / pipe.codec.frame_rate
+    assert 0.1 - 0.02 <= frames.min() <= frames.max() <= 0.3 + 0.02
+
+
+def test_a_loop_is_refused_where_its_ends_do_not_meet(make_pipeline: Make) -> None:
+    with pytest.raises(InvalidValue, match="delays codebooks"):
+        make_pipeline("delayed")("a", audio_length_in_s=0.5, loop=True, num_inference_steps=1)
+    pipe = make_pipeline()
+    with pytest.raises(InvalidValue, match="makes no loop"):
+        pipe.edit(noise(1, 8000), Inpaint(regions=((0.1, 0.3),)), "a", loop=True)

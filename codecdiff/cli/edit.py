@@ -20,6 +20,7 @@ from codecdiff.cli.generate import (
     NegativePrompt,
     NumWaveforms,
     Output,
+    Quality,
     Seed,
     Steps,
     choose_seed,
@@ -43,6 +44,7 @@ def run_edit(
     prompt: Annotated[str, typer.Option(help="Description of the music.", show_default="none")] = "",
     negative_prompt: NegativePrompt = "",
     model: Model = "starter",
+    quality: Quality = None,
     num_inference_steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     fields: Fields = None,
@@ -66,6 +68,7 @@ def run_edit(
     generation = generation_config(
         pipeline,
         guidance_scale,
+        quality=quality,
         num_inference_steps=num_inference_steps,
         negative_prompt=negative_prompt or None,
         num_waveforms_per_prompt=num_waveforms,

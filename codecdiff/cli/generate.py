@@ -12,7 +12,6 @@ import typer
 
 from codecdiff.cli.console import Force, err, file_exists, numbered, out, output_files, progress, select_device
 from codecdiff.errors import InvalidValue, UserError
-from codecdiff.files import parse_json
 
 if TYPE_CHECKING:
     from codecdiff.interfaces import Conditioner
@@ -162,7 +161,8 @@ def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **op
     from codecdiff.diffusion.guidance import parse_guidance_scale, resolve_guidance
     from codecdiff.pipeline.windows import length_note
 
-    crop, seconds = pipeline.stages[0].facts.get("crop_seconds"), options.get("audio_length_in_s")
+    crop = pipeline.stages[0].facts.get("crop_seconds") if pipeline.stages else None
+    seconds = options.get("audio_length_in_s")
     if note := length_note(seconds or 0.0, crop, pipeline.generation_config.window_in_s):
         err.print(note)
     scale = parse_guidance_scale(guidance_scale or [])
@@ -239,18 +239,11 @@ def prompt_values(assignments: list[str], conditioner: Conditioner | None) -> di
 
     Raises InvalidValue for a field that the conditioner does not read.
     """
-    fields = conditioner.fields if conditioner else ()
-    values: dict[str, Any] = {}
+    from codecdiff.conditioners import parse_fields
+
+    values: dict[str, str] = {}
     for assignment in assignments:
-        key, equals, text = assignment.partition("=")
+        key, equals, values[key] = assignment.partition("=")
         if not equals:
             raise InvalidValue(f"Invalid --field '{assignment}': expected KEY=VALUE, e.g. --field bpm=120.")
-        if key not in fields:
-            raise InvalidValue(
-                f"Unknown field '{key}' of this model's prompts. Available: {', '.join(fields) or 'none'}."
-            )
-        try:
-            values[key] = parse_json(text, key)
-        except InvalidValue:
-            values[key] = text
-    return values
+    return parse_fields(values, conditioner)

@@ -67,6 +67,11 @@ def describe(request: GenerationRequest) -> dict[str, Any]:
     sampling = {
         f"{name}": f"{stage.num_inference_steps} steps of {stage.scheduler}, guidance scale "
         f"{json.dumps(stage.guidance_scale)}"
+        + "".join(
+            f", {what} {json.dumps(value)}"
+            for what in ("method", "rescale", "interval")
+            if (value := getattr(stage, f"guidance_{what}")) is not None
+        )
         for name, stage in request.stages.items()
     }
     edit = request.edit.model_dump(mode="json") if request.edit else {}
@@ -80,6 +85,9 @@ def describe(request: GenerationRequest) -> dict[str, Any]:
         "sample": str(generation.first_sample_index) if generation.first_sample_index else "",
         "seconds": "" if request.edit else f"{request.generation.audio_length_in_s:g}",
         "loudness": "" if request.edit or generation.loudness == "off" else f"{generation.loudness:g} LUFS",
+        "quality": generation.quality or "",
+        "window": f"{generation.window_in_s:g} s" if generation.window_in_s else "",
+        "loop": "yes" if generation.loop else "",
         "edit": " ".join(value if key == "name" else f"{key}={json.dumps(value)}" for key, value in edit.items()),
         "source (SHA-256)": request.source or "",
         "codecdiff": request.codecdiff,

@@ -49,13 +49,14 @@ def train(
 
     Run it again to resume from the last checkpoint.
     """
-    recipe: Recipe = context.obj or installed_recipe("discodiff" if adapter is None else "adapter")
+    usual = "starter" if adapter is None else "adapter"
+    recipe, usual = context.obj or (installed_recipe("discodiff" if adapter is None else "adapter"), usual)
     assumptions = {"devices": devices, "device": device, "utilization": utilization, "hours": hours}
     assumptions = {name: value for name, value in assumptions.items() if value is not None}
     try:
         changes = ["allow_changes=true"] if allow_changes else []
         changes += [] if adapter is None else [f"adapter.type={adapter}"]
-        file = config_file(config or ("starter" if adapter is None else "adapter"))
+        file = config_file(config or usual)
         recipe(file, [*adapted(overrides or [], file), *changes], assumptions if plan else None)
     except KeyboardInterrupt:
         sys.exit("Stopped. Run it again to resume from the last checkpoint.")
@@ -97,14 +98,14 @@ def config_file(name: str) -> Path:
     return installed[name]
 
 
-def recipe_command(recipe: Recipe) -> Any:
-    """Return the command that runs a recipe, with the arguments of `codecdiff train`."""
+def recipe_command(recipe: Recipe, config: str = "starter") -> Any:
+    """Return the command that runs a recipe, with the arguments of `codecdiff train` and an installed configuration."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command(context_settings={"obj": recipe, "help_option_names": ["-h", "--help"]})(train)
+    app.command(context_settings={"obj": (recipe, config), "help_option_names": ["-h", "--help"]})(train)
     return typer.main.get_command(app)
 
 
-def run_recipe(recipe: Recipe) -> None:
+def run_recipe(recipe: Recipe, config: str = "starter") -> None:
     """Run a recipe's file as a program."""
     with errors_as_sentences():
-        recipe_command(recipe).main()
+        recipe_command(recipe, config).main()

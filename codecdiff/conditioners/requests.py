@@ -1,17 +1,37 @@
-"""Tempo and key that a prompt requests, in its fields or in its text."""
+"""Fields of prompts that are written as text, and the tempo and key that a prompt requests in fields or text."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from codecdiff.errors import InvalidValue
-from codecdiff.interfaces.condition import Prompt, prompt_fields
+from codecdiff.files import parse_json
+from codecdiff.interfaces import Conditioner, Prompt, prompt_fields
 
 TONICS = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 ACCIDENTALS = {"": 0, "#": 1, "♯": 1, "sharp": 1, "b": -1, "♭": -1, "flat": -1}
 TEMPO = re.compile(r"(?<!\d)(?<!\d[.,])(\d{2,3}(?:\.\d+)?)\s*(?:bpm|beats per minute)", re.IGNORECASE)
 KEY = re.compile(r"\b([A-G])(#|♯|b|♭|[ -]sharp|[ -]flat)?[ -](major|minor)\b")
 ARTICLE = re.compile(r"""(?:^|[.!?:;\n])[\s"'(]*A (?:major|minor)\s+[a-z]""")  # as in "A minor key throughout"
+
+
+def parse_fields(values: Mapping[str, str], conditioner: Conditioner | None) -> dict[str, Any]:
+    """Parse the fields of a prompt, each value as JSON or else as text.
+
+    Raises InvalidValue for a field that the conditioner does not read.
+    """
+    available, fields = conditioner.fields if conditioner else (), {}
+    for name, text in values.items():
+        if name not in available:
+            allowed = ", ".join(available) or "none"
+            raise InvalidValue(f"Unknown field '{name}' of this model's prompts. Available: {allowed}.")
+        try:
+            fields[name] = parse_json(text, name)
+        except InvalidValue:
+            fields[name] = text
+    return fields
 
 
 def requested_tempo(prompt: Prompt) -> float | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from codecdiff.config.parts import CodecSpec, ConditionerSpec, DenoiserSpec, SplitterSpec
+from codecdiff.errors import InvalidValue
 
 Target = Literal["codes", "continuous"]  # what is diffused: codebook vectors, or the latents before quantization
 Weight = Annotated[float, Field(allow_inf_nan=False)]
@@ -16,6 +17,15 @@ Guidance = Weight | dict[str, Weight]  # of all conditions, or of each by its na
 
 GuidanceMethod = Literal["cfg", "apg", "cfg-zero-star"]  # codecdiff/diffusion/guidance.py
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _in_order(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] > interval[1]:
+        raise InvalidValue("expected the first end not above the second, as in (0.3, 0.8)")
+    return interval
+
+
+Interval = Annotated[tuple[Fraction, Fraction], AfterValidator(_in_order)]
 
 
 class Config(BaseModel):
@@ -79,7 +89,7 @@ class SamplingConfig(Config):
     guidance_scale: Guidance = 3.0
     guidance_method: GuidanceMethod = "cfg"
     guidance_rescale: Fraction = 0  # how far the guided prediction gets the deviation of the unguided one back
-    guidance_interval: tuple[Fraction, Fraction] = (0, 1)  # timesteps that are guided, as fractions of the schedule
+    guidance_interval: Interval = (0, 1)  # timesteps that are guided, as fractions of the schedule
     timestep_spacing: Literal["even", "karras"] = "even"
     final_timestep_fraction: float = Field(
         default=0, ge=0, le=1

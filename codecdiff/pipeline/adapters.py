@@ -27,7 +27,7 @@ from codecdiff.denoisers.adapted import AdaptedDenoiser, AdapterConfig
 from codecdiff.errors import InvalidValue, MissingFile, UnknownName
 from codecdiff.files import check_schema
 from codecdiff.fingerprint import hash_values
-from codecdiff.pipeline.checkpoint import STAGE_FILE, combined_fingerprint, load_weights
+from codecdiff.pipeline.checkpoint import STAGE_FILE, combined_fingerprint, is_trained, load_weights
 from codecdiff.pipeline.stage import Stage
 
 if TYPE_CHECKING:
@@ -128,11 +128,15 @@ def write_adapter(folder: Path, pipeline: BasePipeline, data: Mapping[str, Any],
         model = {"model": pipeline.base_fingerprint, "model_name": pipeline.name}
         return write_sealed(file, {"format": FORMAT, **model, "data": dict(data)})
     saved = _read_adapter_file(file, pipeline)
-    if saved.data.get("hash") != data.get("hash") and not allow_changes:
+    if saved.data.get("hash") == data.get("hash"):
+        return
+    if not allow_changes:
         raise InvalidValue(
             f"{folder} was trained on other music, captions or splits. Choose another output folder, or go on with "
             "--allow-changes."
         )
+    before = [*saved.data.get("before", []), saved.data.get("hash")]
+    write_sealed(file, {**saved.model_dump(), "data": {**data, "before": before}})
 
 
 def _read_adapter_file(file: Path, pipeline: BasePipeline, digests: dict[str, str] | None = None) -> AdapterFile:
@@ -163,7 +167,7 @@ def read_adapter(folder: Path | str, pipeline: BasePipeline, weight: StageWeight
     home = home / "adapter" if (home / "adapter" / ADAPTER_FILE).is_file() else home
     _read_adapter_file(home / ADAPTER_FILE, pipeline, digests)
     stages = {}
-    for name in (stage.name for stage in pipeline.stages if (home / stage.name / STAGE_FILE).is_file()):
+    for name in (stage.name for stage in pipeline.stages if is_trained(home / stage.name)):
         spec, tensors = load_weights(home / name, digests)
         where = f"'adapter' of {home / name / STAGE_FILE}"
         stages[name] = check_schema(spec["denoiser"].get("adapter"), where, AdapterConfig), tensors
@@ -184,13 +188,15 @@ def _stage_weights(weight: StageWeights, stages: Sequence[str], folder: Path) ->
 
 
 def parse_adapter(text: str) -> tuple[str, StageWeights]:
-    """Parse FOLDER, FOLDER:0.5 or FOLDER:primary=0.5,secondary=1. Raises InvalidValue for another weight."""
+    """Parse FOLDER, FOLDER:0.5 or FOLDER:primary=0.5,secondary=1. Raises InvalidValue for other weights."""
     folder, colon, weights = text.rpartition(":")
     if not colon or Path(text).exists():
         return text, 1.0
     pairs = [pair.rpartition("=") for pair in weights.split(",")]
     try:
         by_name = {name: float(number) for name, _, number in pairs}
+        if len(by_name) < len(pairs) or ("" in by_name and len(pairs) > 1):
+            raise ValueError
     except ValueError:
         raise InvalidValue(
             f"Invalid adapter '{text}': expected FOLDER, FOLDER:0.5, or a weight for each stage, as in "

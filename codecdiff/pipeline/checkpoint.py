@@ -208,8 +208,9 @@ def save_stage(folder: Path, stage: Stage, dtype: torch.dtype = torch.float32, *
     DamagedFile if that is not what was written.
     """
     home = folder / stage.name
+    log = published(source / stage.name, LOG) / LOG if source else None
     hashes = {WEIGHTS_FILE: write_safetensors(home / WEIGHTS_FILE, _to_save(stage.denoiser.state_dict(), dtype))}
-    if source and (log := source / stage.name / LOG).is_file():
+    if log is not None and log.is_file():
         hashes[LOG] = verify_file(log, read_stage_config(log.parent).get(FILES, {}), log.parent / STAGE_FILE)
         if log.resolve() != (home / LOG).resolve():
             with atomic_write(home / LOG) as temporary:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypedDict, Unpack
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from codecdiff.config.parts import did_you_mean
-from codecdiff.config.schema import Fraction, Guidance, GuidanceMethod, SamplingConfig
+from codecdiff.config.schema import Fraction, Guidance, GuidanceMethod, Interval, SamplingConfig
 from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Prompt, prompt_fields
 
@@ -86,7 +86,7 @@ class GenerationConfig(BaseModel):
     quality: Quality | None = None
     guidance_method: GuidanceMethod | None = None
     guidance_rescale: Fraction | None = None
-    guidance_interval: tuple[Fraction, Fraction] | None = None
+    guidance_interval: Interval | None = None
     window_in_s: float | None = Field(default=None, ge=0.5, le=3600)
     loop: bool = False
     negative_prompt: Prompt = ""
@@ -114,15 +114,17 @@ class GenerationConfig(BaseModel):
             raise InvalidValue(f"Invalid {name}={values[name]!r}: {message}.{HINTS.get(name, '')}") from error
 
 
-def usual_preset(quality: Quality, sampling: SamplingConfig, num_train_timesteps: int) -> dict[str, Any]:
+def usual_preset(quality: Quality, sampling: SamplingConfig, train_scheduler: Any) -> dict[str, Any]:
     """Return how a stage is sampled at a quality, where its model has no preset: what differs from its own sampling.
 
     paper: 100 steps of DDPM over the whole schedule (or of the stage's own scheduler, of a flow). fast: half of the own
     steps, 4 to 12, guided in the middle of the schedule alone (Kynkäänniemi et al., 2024).
     """
-    of_flow = sampling.scheduler.startswith("flow")
+    from codecdiff.diffusion.noise_schedule import prediction_type_of
+
     if quality == "paper":
-        steps = min(100, num_train_timesteps)
+        of_flow = prediction_type_of(train_scheduler) == "flow"
+        steps = min(100, train_scheduler.config.num_train_timesteps)
         whole = {"num_inference_steps": steps, "final_timestep_fraction": 0.0, "timestep_spacing": "even"}
         return whole if of_flow else {**whole, "scheduler": "ddpm"}
     if quality == "fast":

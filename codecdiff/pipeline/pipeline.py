@@ -163,7 +163,9 @@ class Pipeline(BasePipeline):
             PipelineOutput(audios=(1, 1, 44100), codes=(1, 9, 87), sampling_rate=44100)
 
         """
-        settings = self._options(generation_config, generator, options)
+        if options.get("loop"):
+            raise InvalidValue("An edit keeps the ends of its source, so it makes no loop: leave out loop.")
+        settings = self._options(generation_config, generator, options).merge(loop=False)
         with self._on_device(self.codec):
             mask, samples = edit.apply_to_audio(audio, self.codec, self.target)
         mask = mask.repeat(settings.num_waveforms_per_prompt)
@@ -264,7 +266,7 @@ class Pipeline(BasePipeline):
         stages = self.sampled_stages(options)
         counts = [
             stage.num_timesteps(stage.sampling.num_inference_steps, strength)
-            * len(self._windows(i, batches[0].frames, options))
+            * len(self._windows(i, batches[0], options))
             for i, stage in enumerate(stages)
         ]
         self.num_timesteps = sum(n for batch in batches for i, n in enumerate(counts) if batch.is_sampled(i))
@@ -292,8 +294,8 @@ class Pipeline(BasePipeline):
         if quality is None:
             return {}
         own = self.presets.get(quality, {}).get(stage.name)
-        total = stage.train_scheduler.config.num_train_timesteps
-        return usual_preset(quality, stage.sampling, total) if own is None else own.model_dump(exclude_unset=True)
+        usual = usual_preset(quality, stage.sampling, stage.train_scheduler) if own is None else {}
+        return usual if own is None else own.model_dump(exclude_unset=True)
 
     def _with_timing(self, prompt: Prompt, frames: int) -> Prompt:
         """Add the duration of the audio, and its start 0, to a prompt where the model reads them."""
@@ -301,12 +303,23 @@ class Pipeline(BasePipeline):
         timing = {"seconds": frames / self.codec.frame_rate, "start": 0.0}
         return {**{name: timing[name] for name in timing if name in fields}, **prompt_fields(prompt)}
 
-    def _windows(self, i: int, frames: int, options: GenerationConfig) -> list[Window]:
-        """Return the windows that stage `i` is sampled in: one, unless the music is long, or a loop."""
-        length = stage_shapes(self.codec, self.splitter, frames)[i][1]
-        seconds = frames / self.codec.frame_rate
+    def _windows(self, i: int, batch: _Batch, options: GenerationConfig) -> list[Window]:
+        """Return the windows that stage `i` is sampled in: one, unless the music is long, or a loop.
+
+        Those whose new frames an edit keeps are left out. Raises InvalidValue for a loop of a pattern with delays.
+        """
+        length, edit = stage_shapes(self.codec, self.splitter, batch.frames)[i][1], batch.masks[i]
+        seconds = batch.frames / self.codec.frame_rate
+        if options.loop and length % batch.frames and batch.frames % length:
+            raise InvalidValue(
+                "A loop needs stages whose ends meet, and this model's pattern delays codebooks: leave out loop, or "
+                "use a model with another pattern."
+            )
         size = window_frames(seconds, length / seconds, options.window_in_s)
-        return plan_windows(length, size, loop=options.loop)
+        windows = plan_windows(length, size, loop=options.loop)
+        if edit is None:
+            return windows
+        return [window for window in windows if not edit.keep_mask[..., window.frames[window.is_new]].all()]
 
     def _sample_stages(
         self, batch: _Batch, options: GenerationConfig, on_step_end: Callable[[Stage, Tensor, Tensor], Tensor]
@@ -336,8 +349,9 @@ class Pipeline(BasePipeline):
         stage, edit, generators = self.sampled_stages(options)[i], batch.masks[i], batch.generators(options.seed, i)
         edit = None if edit is None else edit.to(self.device)
         noise = rng.row_noise(stage_shapes(self.codec, self.splitter, batch.frames)[i], generators, self.device)
-        result, seconds = torch.zeros_like(noise), batch.frames / self.codec.frame_rate / noise.shape[-1]
-        for window in self._windows(i, batch.frames, options):
+        result = torch.zeros_like(noise) if edit is None else edit.x_start.to(noise).clone()
+        seconds = batch.frames / self.codec.frame_rate / noise.shape[-1]
+        for window in self._windows(i, batch, options):
             frames = window.frames
             positive, negative = self._conditions(batch, options, float(frames[0]) * seconds)
             inputs = SamplingInput(

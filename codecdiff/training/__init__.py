@@ -10,6 +10,7 @@ from codecdiff.training.experiment import (
     new_trainer,
     open_data,
     prepare_prompts,
+    rows_hash,
 )
 from codecdiff.training.state import lock_stage, read_logs
 from codecdiff.training.trainer import StageTrainer, TrainingDiverged, log_sample, new_accelerator
@@ -31,5 +32,6 @@ __all__ = [
     "open_data",
     "prepare_prompts",
     "read_logs",
+    "rows_hash",
     "stage_input",
 ]

@@ -146,9 +146,10 @@ def test_votes_are_cast_by_keyboard_kept_and_exported(new_page: NewPage, folders
     page.keyboard.press("a")
     page.wait_for_function("players[0].audio.currentTime > 0.2")
     page.keyboard.press("b")
-    assert page.evaluate("players[0].audio.paused && players[1].audio.currentTime > 0.15")  # from the same position
+    page.wait_for_function("players[0].audio.paused && players[1].audio.currentTime > 0.15")  # from the same position
+    page.wait_for_function("!players[1].audio.paused")
     page.keyboard.press(" ")
-    assert page.evaluate("players.every(each => each.audio.paused)")
+    page.wait_for_function("players.every(each => each.audio.paused)")
     page.keyboard.press("Enter")
     assert "Say which you prefer" in (page.locator("#missing").text_content() or "")
     page.keyboard.press("ArrowRight")
