@@ -24,7 +24,9 @@ from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec
 from codecdiff.pipeline import Pipeline
 from codecdiff.rng import numpy_generator
+from codecdiff.training import rows_hash
 from codecdiff_eval.eval_sets import GENERATED
+from codecdiff_eval.metrics.bootstrap import rate_interval
 from codecdiff_eval.results import Estimate
 
 __all__ = [
@@ -42,7 +44,6 @@ __all__ = [
 COARSE = 3  # codebooks whose vectors describe a window
 FRESH, CUT, PLAYED = "fresh music", "planted: the codes", "planted: decoded and encoded again"
 CHUNK = 1 << 16  # windows whose distances are computed at once
-Z = 1.96  # deviations of a normal distribution on either side of 95 %
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,8 @@ class SetMatches:
 
     @property
     def rate(self) -> Estimate:
-        """Part of the clips that are near copies (interval of Wilson, 1927, which is not empty for none of them)."""
-        count, rate = len(self.is_copy), sum(self.is_copy) / len(self.is_copy)
-        middle, spread = rate + Z**2 / (2 * count), Z * (rate * (1 - rate) / count + Z**2 / (4 * count**2)) ** 0.5
-        low, high = ((middle + sign * spread) / (1 + Z**2 / count) for sign in (-1, 1))
-        return Estimate(rate, max(0.0, low), min(1.0, high))
+        """Part of the clips that are near copies with its interval for independent clips."""
+        return rate_interval(sum(self.is_copy), len(self.is_copy))
 
 
 @dataclass(frozen=True)
@@ -221,6 +219,8 @@ class WindowIndex:
         around = self.store.crops(rows.tolist(), starts.tolist(), self.frames + 2 * half)  # (c, w + 2 half, k)
         views = np.lib.stride_tricks.sliding_window_view(around[:, :, 0], self.frames, axis=1)  # (c, offsets, w)
         equal = (views == window[:, 0]).mean(2)
+        ends = starts[:, None] + np.arange(equal.shape[1]) + self.frames
+        equal[ends > self.store.rows.array("frames")[rows][:, None]] = 0  # nothing is played behind the end of a track
         candidate, offset = np.unravel_index(int(equal.argmax()), equal.shape)
         levels = (around[candidate, offset : offset + self.frames] == window).mean(0)
         return int(rows[candidate]), int(starts[candidate] + offset), tuple(levels.tolist())
@@ -240,18 +240,17 @@ def audit_memorization(
     the name of each phase. Raises InvalidValue for a store of another codec, or without fresh music.
     """
     settings = settings or AuditConfig()
-    for each in (store, *([fresh] if fresh else [])):
-        each.check_codec(pipeline.codec, config.to_config("codecs", pipeline.codec))
+    _check_stores(pipeline, store, fresh)
     facts = pipeline.stages[pipeline.stage_names[0]].facts
     trained, validation = split_tracks(store, facts.get("validation_fraction", 0.0), facts.get("split_seed", 0))
     frames = round(settings.seconds * pipeline.codec.frame_rate)
     window = min(frames // 2 * 2, 2 * round(settings.window * pipeline.codec.frame_rate / 2))
     announce("describing the training music")
     index = WindowIndex.of(store, trained, pipeline.codec, window)
-    clips = {
-        FRESH: _crops(fresh or store, range(len(fresh)) if fresh else validation, frames, settings.clips, settings.seed)
-    }
-    planted = _crops(store, trained, frames, max(4, settings.clips // 4), settings.seed + 1)
+    other = (fresh or store), (range(len(fresh)) if fresh else validation)
+    unseen = "track that the model was not trained on, to compare with: name a store of such music with --fresh"
+    clips = {FRESH: _crops(*other, frames, settings.clips, settings.seed, unseen)}
+    planted = _crops(store, trained, frames, max(4, settings.clips // 4), settings.seed + 1, "training track")
     announce("generating")
     prompts = _prompts(store, trained, settings.clips, settings.seed)
     codes = torch.cat(list(pipeline.generate_codes(prompts, frames, seed=settings.seed)))
@@ -268,6 +267,16 @@ def audit_memorization(
     return AuditResult(settings, sets, len(index.places), codes, prompts)
 
 
+def _check_stores(pipeline: Pipeline, store: CodeStore, fresh: CodeStore | None) -> None:
+    """Raise InvalidValue for stores of another codec, and unless `store` is what the model was trained on."""
+    for each in (store, *([fresh] if fresh else [])):
+        each.check_codec(pipeline.codec, config.to_config("codecs", pipeline.codec))
+    if pipeline.data.get("hash", trained_on := rows_hash(store)) != trained_on:
+        raise InvalidValue(
+            f"'{store.folder}' is not the store that the model was trained on: name that one, as in --store RUN/store."
+        )
+
+
 def _prompts(store: CodeStore, rows: Sequence[int], count: int, seed: int) -> list[dict[str, Any]]:
     """Draw prompts of rows, each with one of its captions."""
     random = numpy_generator("codecdiff_eval.audit.prompts", seed)
@@ -277,14 +286,13 @@ def _prompts(store: CodeStore, rows: Sequence[int], count: int, seed: int) -> li
     return [store.prompt(i, texts[int(random.integers(len(texts)))]) for i, texts in zip(drawn, captions, strict=True)]
 
 
-def _crops(store: CodeStore, rows: Sequence[int], frames: int, count: int, seed: int) -> Tensor:
-    """Cut clips of codes (n, k, l) out of rows at random. Raises InvalidValue unless one is long enough."""
+def _crops(store: CodeStore, rows: Sequence[int], frames: int, count: int, seed: int, what: str) -> Tensor:
+    """Cut clips of codes (n, k, l) out of rows at random. Raises InvalidValue, naming `what`, without a long one."""
     lengths = store.rows.array("frames")
     usable = [i for i in rows if lengths[i] >= frames]
     if not usable:
         raise InvalidValue(
-            f"'{store.folder}' has no music of {frames} latent frames that the model was not trained on, to compare "
-            "with: name a store of such music with --fresh, or ask for shorter clips with --seconds."
+            f"'{store.folder}' has no clip of {frames} latent frames of a {what}. Or ask for shorter clips: --seconds."
         )
     random = numpy_generator("codecdiff_eval.audit.crops", seed)
     drawn = [usable[i % len(usable)] for i in random.permutation(max(count, len(usable)))[:count]]

@@ -14,6 +14,7 @@ from codecdiff.cli.main import app
 from codecdiff.data import encode_tracks, find_tracks
 from codecdiff.errors import InvalidValue
 from codecdiff.files import read_json
+from codecdiff.training import rows_hash
 
 RATE, TRACKS, SECONDS = 16_000, 6, 4.0
 SETTINGS = AuditConfig(clips=6, seconds=1.5, window=1.0, candidates=20)
@@ -73,6 +74,32 @@ def test_all_windows_are_compared_whatever_the_chunk(stores, dac, monkeypatch):
     for of_chunks, expected in zip(index.nearest(index.moments[:5].float(), 7), whole, strict=True):
         torch.testing.assert_close(of_chunks, expected, atol=1e-3, rtol=0)
     assert whole[1][:, 0].tolist() == list(range(5))
+
+
+def test_what_is_behind_the_end_of_a_track_is_no_music(stores, dac, monkeypatch):
+    index = WindowIndex.of(stores[0], [0], dac, 20)
+    length = int(stores[0].rows.array("frames")[0])
+    stored = stores[0].codes_reader.read
+    monkeypatch.setattr(stores[0], "crops", lambda rows, starts, count: padded(stored(0), starts, count))
+    end = np.concatenate([np.asarray(stored(0))[length - 10 :], np.zeros((10, dac.num_codebooks), np.uint16)])
+    _, start, levels = index._laid_over(end, torch.arange(len(index.places)))
+    assert start + 20 <= length
+    assert levels[0] < 0.5
+
+
+def padded(codes, starts, count):
+    """Crops of one track, with zeros behind its end, as `CodeStore.crops` returns them."""
+    long = np.concatenate([codes, np.zeros((count, codes.shape[1]), codes.dtype)])
+    return np.stack([long[start : start + count] for start in starts])
+
+
+def test_another_store_than_that_of_the_model_is_refused(make_pipeline, stores):
+    pipeline = make_pipeline()
+    pipeline.data = {"hash": rows_hash(stores[1])}
+    with pytest.raises(InvalidValue, match="is not the store that the model was trained on"):
+        audit_memorization(pipeline, stores[0], SETTINGS, fresh=stores[1])
+    pipeline.data = {"hash": rows_hash(stores[0])}
+    assert audit_memorization(pipeline, stores[0], SETTINGS, fresh=stores[1]).sets[CUT].rate.value == 1
 
 
 def test_the_interval_of_no_copies_is_not_empty():

@@ -66,7 +66,10 @@ def _write(
         raise FileExists(f"'{file}' exists already. Choose another name with -o, or overwrite it with --force.")
     systems, compared = read_systems(folders)
     if reference:
-        compared = System("reference", read_systems([reference])[0][0].clips)
+        if options["mode"] == "ab":
+            raise InvalidValue("A test of pairs has no reference: leave --reference out, or choose --mode mushra.")
+        variants, evaluated_on = read_systems([reference])
+        compared = evaluated_on or System("reference", variants[0].clips)
     test = ListeningTest(systems=systems, reference=compared, **options)
     items = test.items(n, seed)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -12,13 +12,13 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, Field
-from scipy.stats import binomtest
 from torch import Tensor
 
 from codecdiff.errors import InvalidValue
 from codecdiff.files import read_json
 from codecdiff_eval.listening.builder import Mode
 from codecdiff_eval.listening.systems import REFERENCE
+from codecdiff_eval.metrics.bootstrap import rate_interval
 from codecdiff_eval.metrics.draws import Draws, interval_of
 from codecdiff_eval.plots import plot_intervals
 from codecdiff_eval.report import Notes, Plot, Report, Section, Table, estimate_cell, facts_table
@@ -28,7 +28,7 @@ Name = Annotated[str, Field(max_length=1000)]
 HIDDEN_REFERENCE = (90, 0.15)  # BS.1534-3 leaves out who scores it lower in a larger fraction of items
 WIN_RATES = (
     "How often the first system of a pair is preferred; no preference counts half. Intervals are of 95 %, over raters "
-    "and items; where all votes agree, that of Wilson for so many items."
+    "and items; where all votes agree, the exact one for so many items."
 )
 SCORES = "Mean scores, 0 to 100, with 95 % intervals over raters and items."
 
@@ -116,8 +116,7 @@ class VoteAnalysis:
         result = interval_of(torch.stack(means).double())
         if self.is_rates and not result.low < result.high and math.isfinite(result.value):
             count = int((~values.isnan()).any(0 if values.shape[1] > 1 else 1).sum())
-            wilson = binomtest(round(result.value * count), count).proportion_ci(method="wilson")
-            return Estimate(result.value, wilson.low, wilson.high)
+            return rate_interval(result.value * count, count)
         return result.clamp(0, 1 if self.is_rates else 100)
 
     def overall(self) -> dict[str, Estimate]:
@@ -162,6 +161,8 @@ class VoteAnalysis:
                     )
         if len(self.raters) == 1:
             lines.append("There is one rater, so no interval says what others would prefer.")
+        if len(self.items) == 1:
+            lines.append("There is one item, so no interval says what would be preferred of others.")
         return lines
 
     def report(self) -> Report:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
 from codecdiff.rng import generator
 from codecdiff_eval.results import RESAMPLES, Estimate
 
-__all__ = ["bootstrap", "bootstrap_tracks", "centered", "draw_tracks", "permuted"]
+__all__ = ["bootstrap", "bootstrap_tracks", "centered", "draw_tracks", "permuted", "rate_interval"]
 
 
 def draw_tracks(tracks: Sequence[Tensor], random: torch.Generator) -> Tensor:
@@ -76,3 +78,12 @@ def permuted(
 def _quantiles(values: Tensor, level: float) -> tuple[float, float]:
     low, high = torch.quantile(values, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
     return low, high
+
+
+def rate_interval(successes: float, count: int) -> Estimate:
+    """Return the rate of so many independent successes with its exact interval (Clopper & Pearson, 1934).
+
+    It is not empty where all or none succeed. A half success counts as none at the lower end and as one at the upper.
+    """
+    low, high = (binomtest(end, count).proportion_ci(method="exact") for end in (int(successes), math.ceil(successes)))
+    return Estimate(successes / count, low.low, high.high)

@@ -167,7 +167,7 @@ document.addEventListener('keydown', event => {
   const key = event.key.length === 1 ? event.key.toUpperCase() : event.key, on = document.activeElement;
   const choice = isPairs && on.type !== 'radio' && { ArrowLeft: 0, ArrowDown: 1, ArrowRight: 2 }[key];
   if (players.some(each => each.name === key)) play(key);
-  else if (key === ' ' && on.tagName !== 'BUTTON' && on.type !== 'radio') pause();
+  else if (key === ' ' && on.type !== 'radio' && (on.tagName !== 'BUTTON' || on === current?.button)) pause();
   else if (key === 'Home' && on.type !== 'range') players.forEach(each => { each.audio.currentTime = 0; });
   else if (key === 'Enter' && on.tagName !== 'BUTTON') next();
   else if (typeof choice === 'number') document.querySelectorAll('input[name=preferred]')[choice].click();
