@@ -60,7 +60,7 @@ def new_app(studio: Studio) -> gr.Blocks:
         with gr.Tab("Model"):
             model_tab(studio)
         app.unload(studio.close)
-    return app.queue(max_size=studio.limits.queue, default_concurrency_limit=1)
+    return app.queue(max_size=studio.limits.queue, default_concurrency_limit=1, api_open=False)
 
 
 def launch(app: gr.Blocks, host: str, port: int | None, login: tuple[str, str] | None) -> str:

@@ -41,7 +41,8 @@ def compare_tab(studio: Studio) -> None:
 
     def run(values: dict[Any, Any], request: gr.Request, progress: Any = gr.Progress()) -> list[Any]:  # noqa: B008
         with shown_errors():
-            same, results = {"audio_length_in_s": values[seconds], "seed": int(values[seed] or 0)}, []
+            seconds_and_seed = {"audio_length_in_s": values[seconds], "seed": int(values[seed] or 0)}
+            same, results = seconds_and_seed | {"num_waveforms_per_prompt": 1}, []
             session, words = str(request.session_hash), prompt.prompt(values)
             for side, (model, sampling) in zip("AB", sides, strict=True):
                 options = same | sampling.options(values)

@@ -20,6 +20,7 @@ OWN = "0: the model's own."
 class PromptFields:
     """The text of a prompt and the other fields that a model reads."""
 
+    pipeline: Pipeline
     text: gr.Textbox
     others: Mapping[str, gr.Textbox]
 
@@ -30,7 +31,7 @@ class PromptFields:
         names = pipeline.conditioner.fields if pipeline.conditioner else ()
         others = [name for name in names if name not in ("text", "audio")]
         with gr.Accordion("Fields of the conditioner", open=False, visible=bool(others)), gr.Row():
-            return cls(text, {name: gr.Textbox(label=name, min_width=110, max_length=100) for name in others})
+            return cls(pipeline, text, {name: gr.Textbox(label=name, min_width=110, max_length=100) for name in others})
 
     @property
     def components(self) -> list[Any]:
@@ -39,7 +40,8 @@ class PromptFields:
 
     def prompt(self, values: Values) -> dict[str, Any]:
         """Return the prompt."""
-        return new_prompt(values[self.text], {name: values[field] for name, field in self.others.items()})
+        fields = {name: values[field] for name, field in self.others.items()}
+        return new_prompt(self.pipeline, values[self.text], fields)
 
 
 @dataclass(frozen=True)

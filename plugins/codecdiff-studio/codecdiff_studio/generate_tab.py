@@ -72,11 +72,11 @@ def _generate_endpoint(studio: Studio) -> None:
     ) -> tuple[list[str], str]:
         """Generate waveforms from a prompt; return their files and the command that generates the same.
 
-        `options` are fields of GenerationConfig, `fields` those of the prompt.
+        `options` are fields of GenerationConfig that commands have too, `fields` those of the prompt.
         """
         with shown_errors():
             named = {"audio_length_in_s": seconds, "seed": seed, "num_waveforms_per_prompt": num_waveforms}
-            requested = new_prompt(prompt, {name: str(value) for name, value in (fields or {}).items()})
+            requested = new_prompt(studio.pipeline, prompt, fields or {})
             session, silent = str(request.session_hash), lambda *steps, **words: None
             results = studio.generate(session, silent, requested, {**without_defaults(named), **(options or {})})
             return [str(each.file) for each in results], results[0].command

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
+import json
 import secrets
 import shlex
 import shutil
@@ -16,9 +18,9 @@ from typing import Any, cast
 
 import gradio as gr
 
+from codecdiff.conditioners import parse_fields
 from codecdiff.data.audio import read_audio
 from codecdiff.errors import InvalidValue, UserError
-from codecdiff.files import parse_json
 from codecdiff.pipeline import (
     AnyEdit,
     Edit,
@@ -34,7 +36,18 @@ from codecdiff.pipeline import (
 )
 from codecdiff_studio.plots import plot_spectrogram
 
-KEEP_S = 3600.0  # how long results stay that no open tab shows
+KEEP_S = 3600.0  # how long files stay after they were last used
+OPTIONS = {  # of GenerationConfig, which commands have too
+    "audio_length_in_s",
+    "guidance_scale",
+    "loop",
+    "loudness",
+    "negative_prompt",
+    "num_inference_steps",
+    "num_waveforms_per_prompt",
+    "quality",
+    "seed",
+}
 Progress = Callable[..., Any]  # that of gradio: a pair of steps done and all steps, and what is done
 
 
@@ -87,7 +100,7 @@ class Studio:
         name = model or self.model
         if name not in self.models:
             raise InvalidValue(f"Unknown model '{name}': expected one of {', '.join(self.models)}.")
-        options = self._checked(prompt, options, is_edit=False)
+        options = self._checked(self.models[name], prompt, options, is_edit=False)
         result = self.models[name](dict(prompt), callback_on_step_end=self._callback(session, progress), **options)
         return self._save(result, name, session)
 
@@ -103,7 +116,9 @@ class Studio:
         """Generate a part of a waveform again."""
         if isinstance(edit, Extend):
             self._check_seconds(source.seconds + edit.seconds)
-        options = self._checked(prompt, options, is_edit=True)
+        options = self._checked(self.pipeline, prompt, options, is_edit=True)
+        for used in (source.file, source.file.parent):
+            used.touch()  # it is kept as long as it is used
         callback = self._callback(session, progress)
         result = self.pipeline.edit(source.file, edit, dict(prompt), callback_on_step_end=callback, **options)
         return self._save(result, self.model, session, source.file.name)[0]
@@ -117,11 +132,17 @@ class Studio:
         codes = EditMask.from_audio(pipe.codec, audio[None], pipe.target).codes
         return Waveform(file, file.name, codes=codes[0].cpu().numpy(), seconds=seconds)
 
-    def _checked(self, prompt: Mapping[str, Any], options: Mapping[str, Any], *, is_edit: bool) -> dict[str, Any]:
-        """Return options within the limits, with a seed. Raises InvalidValue for others."""
+    def _checked(
+        self, pipeline: Pipeline, prompt: Mapping[str, Any], options: Mapping[str, Any], *, is_edit: bool
+    ) -> dict[str, Any]:
+        """Return options within the limits, with a seed. Raises InvalidValue for others, and for prompts with files."""
         limits = self.limits
         values = {"seed": secrets.randbelow(10**6), **options}
-        config = self.pipeline.generation_config.merge(**cast(Any, values))
+        config = pipeline.generation_config.merge(**cast(Any, values))
+        if others := sorted(values.keys() - OPTIONS):
+            raise InvalidValue(f"Invalid option '{others[0]}': the studio takes {', '.join(sorted(OPTIONS))}.")
+        if files := [name for name, value in prompt.items() if name == "audio" or isinstance(value, Mapping)]:
+            raise InvalidValue(f"Invalid {files[0]}: a prompt of the studio names no files; expected text or numbers.")
         if not is_edit:
             self._check_seconds(config.audio_length_in_s)
         for name, most in (("num_waveforms_per_prompt", limits.waveforms), ("num_inference_steps", limits.steps)):
@@ -155,10 +176,10 @@ class Studio:
 
     def _save(self, result: PipelineOutput, model: str, session: str, source: str = "") -> list[Waveform]:
         """Write waveforms with their spectrograms into a folder of their own, and remove what is too old."""
-        folder = self.folder / session / secrets.token_hex(8)
+        folder = self._folder_of(session) / secrets.token_hex(8)
         folder.mkdir(parents=True)
-        for old in self.folder.glob("*/*"):
-            if old.parent.name != "uploads" and time.time() - old.stat().st_mtime > KEEP_S:
+        for old in self.folder.glob("sessions/*/*"):
+            if time.time() - old.stat().st_mtime > KEEP_S:
                 shutil.rmtree(old, ignore_errors=True)
         stem, count = f"{Path(model).name}-{result.generation_config.seed}", len(result.audios)
         waveforms = []
@@ -169,6 +190,10 @@ class Studio:
             waveforms.append(Waveform(file, f"Waveform {i + 1}", command, codes, seconds))
         return waveforms
 
+    def _folder_of(self, session: str) -> Path:
+        """Return the folder of a session. Its name is a hash: clients choose what their session is called."""
+        return self.folder / "sessions" / hashlib.sha256(session.encode()).hexdigest()[:32]
+
     def stop(self, request: gr.Request) -> None:
         """Stop what a session runs, at the end of its current step."""
         self.stopped.add(str(request.session_hash))
@@ -177,7 +202,7 @@ class Studio:
         """Stop what the session of a closed tab runs, drop what waits, and delete its files."""
         self.stop(request)
         self.closed.add(str(request.session_hash))
-        shutil.rmtree(self.folder / str(request.session_hash), ignore_errors=True)
+        shutil.rmtree(self._folder_of(str(request.session_hash)), ignore_errors=True)
 
 
 @contextmanager
@@ -194,22 +219,15 @@ def shown_errors() -> Iterator[None]:
                 gr.Warning(html.escape(str(note.message)))
 
 
-def new_prompt(text: str, fields: Mapping[str, str | None]) -> dict[str, Any]:
-    """Return a prompt of a text and other fields, each JSON or else text, as those of `--field`.
+def new_prompt(pipeline: Pipeline, text: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a prompt of a text and other fields, as those of `--field`; empty ones are absent.
 
-    Empty fields are absent. Objects are refused: a prompt from a browser names no files.
+    Raises InvalidValue for a field that the model does not read.
     """
-    prompt: dict[str, Any] = {"text": text or ""}
-    for name, value in fields.items():
-        if value in (None, ""):
-            continue
-        try:
-            prompt[name] = parse_json(str(value), name)
-        except InvalidValue:
-            prompt[name] = value
-        if isinstance(prompt[name], dict):
-            raise InvalidValue(f"Invalid {name}: expected a number, a text or a list of them, not {value}.")
-    return prompt
+    if "text" in fields:
+        raise InvalidValue("Invalid field 'text': it is the prompt.")
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items() if v not in (None, "")}
+    return {"text": text or "", **parse_fields(texts, pipeline.conditioner)}
 
 
 def command_of(
@@ -220,7 +238,8 @@ def command_of(
     prompt = {key: value for key, value in request.prompt.items() if value not in (None, "")}
     text = str(prompt.pop("text", ""))
     words: list[Any] = ["codecdiff", *_edit_words(request.edit, source)] if request.edit else ["codecdiff", "generate"]
-    words += ["--prompt", text] if request.edit else [text]
+    is_word = not request.edit and not text.startswith("-")
+    words += ["--prompt", text] if request.edit else [text] if is_word else []
     words += ["--model", model, "--seed", generation.seed]
     words += [] if request.edit else ["--seconds", f"{generation.audio_length_in_s:g}"]
     for name in ("num_inference_steps", "negative_prompt", "loudness", "quality"):
@@ -230,9 +249,21 @@ def command_of(
     scale = generation.guidance_scale
     for each in [f"{k}={v:g}" for k, v in scale.items()] if isinstance(scale, Mapping) else [scale]:
         words += ["--guidance-scale", each] if each is not None else []
-    words += [word for key, value in prompt.items() for word in ("--field", f"{key}={value}")]
+    words += [word for key, value in prompt.items() for word in ("--field", f"{key}={_field_text(value)}")]
     words += ["--num-waveforms", num_waveforms] if num_waveforms > 1 else []
+    words += ["--loop"] if generation.loop and not own.loop else []
+    words += [] if request.edit or is_word else ["--", text]
     return shlex.join(map(str, words))
+
+
+def _field_text(value: Any) -> str:
+    """Return the text of a field that `--field` parses to the same value."""
+    if isinstance(value, str):
+        try:
+            json.loads(value)
+        except ValueError:
+            return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _edit_words(edit: AnyEdit, source: str) -> Sequence[Any]:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
+import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -54,7 +55,7 @@ def run_again(command: str, output: Path, source: Path | None = None) -> np.ndar
     """Run a command that the studio shows and return the samples that it writes."""
     words = shlex.split(command)[1:]
     words = [str(source) if source and word == source.name else word for word in words]
-    result = CliRunner().invoke(app, [*words, "-o", str(output)])
+    result = CliRunner().invoke(app, [words[0], "-o", str(output), *words[1:]])
     assert result.exit_code == 0, result.output
     files = sorted(output.parent.glob(f"{output.stem}*"))
     return np.concatenate([soundfile.read(file)[0] for file in files])
@@ -96,7 +97,7 @@ def test_the_command_generates_the_same(studio: Studio, tmp_path: Path) -> None:
 def test_the_command_of_an_edit_edits_the_same(studio: Studio, tmp_path: Path, edit: Any) -> None:
     (song,) = studio.generate(SESSION, silent, {"text": "a tone"}, {"audio_length_in_s": 0.5, "num_inference_steps": 2})
     source = studio.encode(song.file)
-    options = {"seed": 3, "num_inference_steps": 2}
+    options = {"seed": 3, "num_inference_steps": 2, "quality": "fast"}
     edited = studio.edit(SESSION, silent, source, edit, {"text": "drums"}, options)
     assert shlex.split(edited.command)[:3] == ["codecdiff", edit.name, song.file.name]
     assert np.array_equal(samples(edited), run_again(edited.command, tmp_path / "again.flac", song.file))
@@ -118,6 +119,7 @@ def test_the_command_of_an_edit_edits_the_same(studio: Studio, tmp_path: Path, e
         ({"guidance_scale": "loud"}, "Invalid guidance_scale='loud'"),
         ({"negative_prompt": {"audio": "/etc/passwd"}}, "the studio takes a text"),
         ({"steps": 3}, "Unexpected option 'steps'"),
+        ({"first_sample_index": 3}, "Invalid option 'first_sample_index': the studio takes audio_length_in_s"),
     ],
 )
 def test_what_is_over_a_limit_is_refused(studio: Studio, options: dict[str, Any], said: str) -> None:
@@ -168,11 +170,53 @@ def test_the_files_of_a_closed_tab_are_deleted(studio: Studio) -> None:
         studio.generate("closed", silent, {"text": "a"}, options)
 
 
-def test_fields_of_a_prompt_are_json_or_text_and_name_no_files() -> None:
-    fields = {"bpm": "90", "key": "C major", "tempo": "", "instruments": '["piano"]', "mode": None}
-    assert new_prompt("x", fields) == {"text": "x", "bpm": 90, "key": "C major", "instruments": ["piano"]}
-    with pytest.raises(InvalidValue, match="Invalid audio: expected a number"):
-        new_prompt("", {"audio": '{"file": "/etc/passwd"}'})
+def reads(pipeline: Pipeline, *fields: str) -> None:
+    """Let the model say that it reads these fields of prompts."""
+    assert pipeline.conditioner is not None
+    pipeline.conditioner.fields = ("text", *fields)
+
+
+def test_fields_of_a_prompt_are_json_or_text_that_the_model_reads(pipeline: Pipeline) -> None:
+    reads(pipeline, "bpm", "key", "tempo", "instruments", "mode")
+    fields = {"bpm": 90, "key": "C major", "tempo": "", "instruments": ["piano"], "mode": None}
+    assert new_prompt(pipeline, "x", fields) == {"text": "x", "bpm": 90, "key": "C major", "instruments": ["piano"]}
+    with pytest.raises(InvalidValue, match="Unknown field 'zzz'"):
+        new_prompt(pipeline, "", {"zzz": "1"})
+    with pytest.raises(InvalidValue, match="it is the prompt"):
+        new_prompt(pipeline, "", {"text": "5"})
+
+
+@pytest.mark.parametrize("value", ["/etc/passwd", {"file": "/etc/passwd"}])
+def test_a_prompt_names_no_files(studio: Studio, pipeline: Pipeline, value: Any) -> None:
+    reads(pipeline, "audio", "mode")
+    for field in ("audio", "mode"):
+        if field == "audio" or isinstance(value, dict):
+            with pytest.raises(InvalidValue, match=f"Invalid {field}: a prompt of the studio names no files"):
+                studio.generate(SESSION, silent, new_prompt(pipeline, "", {field: value}), {"audio_length_in_s": 0.2})
+
+
+@pytest.mark.parametrize("session", ["..", "../..", "uploads", "/tmp/elsewhere", ""])
+def test_the_name_of_a_session_is_no_path(studio: Studio, tmp_path: Path, session: str) -> None:
+    (upload := studio.folder / "uploads" / "song.wav").parent.mkdir()
+    upload.write_bytes(b"")
+    before = sorted(tmp_path.iterdir())
+    (waveform,) = studio.generate(session, silent, {"text": ""}, {"audio_length_in_s": 0.2, "num_inference_steps": 1})
+    assert waveform.file.resolve().is_relative_to(studio.folder / "sessions")
+    studio.close(SimpleNamespace(session_hash=session))  # type: ignore[arg-type]
+    assert not waveform.file.exists()
+    assert upload.exists()
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_command_has_fields_and_loops_and_any_prompt(studio: Studio, pipeline: Pipeline, tmp_path: Path) -> None:
+    options = {"audio_length_in_s": 0.4, "seed": 5, "num_inference_steps": 2, "loop": True}
+    (waveform,) = studio.generate(SESSION, silent, {"text": "--help me"}, options)
+    assert np.array_equal(samples(waveform), run_again(waveform.command, tmp_path / "again.flac"))
+    reads(pipeline, "instruments", "key")
+    (waveform,) = studio.generate(SESSION, silent, {"text": "", "instruments": ["piano"], "key": "5"}, options)
+    words = shlex.split(waveform.command)
+    fields = [words[i + 1].partition("=") for i, word in enumerate(words) if word == "--field"]
+    assert new_prompt(pipeline, "", {k: v for k, _, v in fields}) == {"text": "", "instruments": ["piano"], "key": "5"}
 
 
 def test_messages_are_escaped() -> None:
@@ -267,6 +311,10 @@ def test_the_api_generates_and_the_queue_drains(url: str, tmp_path: Path) -> Non
     assert 0 < len(refused) < 24
     assert all("full" in str(each).lower() for each in refused), refused
     files, _ = client.predict(**options, api_name="/generate")  # it goes on
+    body = {"data": ["a tone", 0.2, 1, 1, {}, {}]}
+    signed_in = {"Cookie": "; ".join(f"{key}={value}" for key, value in client.cookies.items())}
+    direct = httpx.post(f"{url}gradio_api/run/generate", json=body, headers=signed_in)
+    assert "does not accept direct HTTP POST requests" in direct.text  # nobody passes the queue
     assert np.array_equal(
         soundfile.read(files[0])[0], soundfile.read(next(r for r in results if r not in refused)[0][0])[0]
     )
