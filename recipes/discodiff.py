@@ -48,10 +48,13 @@ class Experiment(config.ExperimentConfig):  # the model and its training: codecd
 def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, store: CodeStore, i: int) -> None:
     """Train stage `i`, which this run has locked."""
     from codecdiff.pipeline.run_lock import record_training
+    from codecdiff.profiling import step_cost
 
     metadata = {"command": command_line(sys.argv)}
     trainer = training.new_trainer(e, pipeline, i, e.model, metadata=metadata, report=console.log)
     trainer.prepare(accelerator)
+    job, mixed = training.new_stage(e, pipeline, i, "meta"), accelerator.mixed_precision != "no"
+    trainer.cost = step_cost(pipeline, job, accelerator.device, mixed=mixed)
     name, settings = trainer.stage.name, trainer.config
     data = training.StageData(store, pipeline, i, settings, e.data, seed=e.seed)
     size = sum(parameter.numel() for parameter in trainer.denoiser.parameters())

@@ -261,6 +261,18 @@ class StagePlan:
         return self.train.max_train_steps * self.flops / flops / 3600
 
 
+def step_cost(pipeline: Pipeline, job: Job, device: torch.device, *, mixed: bool) -> tuple[int, float] | None:
+    """Return the FLOPs of a training step and the peak of this GPU, in FLOP/s; None where no peak is known."""
+    if device.type != "cuda":
+        return None
+    try:
+        _, here = find_device("")
+    except UnknownName:
+        return None
+    (plan,) = plan_stages(pipeline, [job], mixed=mixed, devices=1)
+    return plan.flops, 1e12 * (here.bf16 if mixed else here.tf32)
+
+
 def plan_stages(pipeline: Pipeline, jobs: Sequence[Job], *, mixed: bool, devices: int) -> list[StagePlan]:
     """Plan the stages of a run, one after the other; each has the averaged weights of those before it loaded."""
     plans, before = [], 0
