@@ -384,7 +384,8 @@ def encoding(small: bool) -> None:
         print(f"{rows} x {seconds} s: {rows * seconds / took:,.0f} x real time, {peak():.1f} GB", flush=True)
 
 
-PARTS = {part.__name__: part for part in (ceilings, parity, training, sampling, waterfall, encoding, layouts, profile, embedders)}
+ALL = (ceilings, parity, training, sampling, waterfall, encoding, layouts, profile, embedders)
+PARTS = {part.__name__: part for part in ALL}
 
 
 def main() -> None:

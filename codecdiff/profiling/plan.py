@@ -261,16 +261,14 @@ class StagePlan:
         return self.train.max_train_steps * self.flops / flops / 3600
 
 
-def step_cost(pipeline: Pipeline, job: Job, device: torch.device, *, mixed: bool) -> tuple[int, float] | None:
-    """Return the FLOPs of a training step and the peak of this GPU, in FLOP/s; None where no peak is known."""
-    if device.type != "cuda":
-        return None
+def step_cost(pipeline: Pipeline, job: Job) -> tuple[int, float, float] | None:
+    """Return the FLOPs of a training step, and the GPU's peaks in bf16 and tf32, in TFLOP/s; None if unknown."""
     try:
-        _, here = find_device("")
+        _, device = find_device("" if torch.cuda.is_available() else "no GPU")
     except UnknownName:
         return None
-    (plan,) = plan_stages(pipeline, [job], mixed=mixed, devices=1)
-    return plan.flops, 1e12 * (here.bf16 if mixed else here.tf32)
+    (plan,) = plan_stages(pipeline, [job], mixed=False, devices=1)
+    return plan.flops, device.bf16, device.tf32
 
 
 def plan_stages(pipeline: Pipeline, jobs: Sequence[Job], *, mixed: bool, devices: int) -> list[StagePlan]:

@@ -154,12 +154,19 @@ class StageTrainer:
         self.step_count = 0
         self.rows: list[dict[str, Any]] = []  # of the log
         self.generation: Path | None = None  # folder of the last checkpoint
-        self.cost: tuple[int, float] | None = None  # FLOPs of a step, and the peak of the device in FLOP/s, to log
+        self.cost: tuple[int, float, float] | None = (
+            None  # FLOPs of a step; peaks of the GPU in bf16 and tf32, in TFLOP/s
+        )
         self.peak_memory, self.grad_norm = 0.0, math.nan  # in GB; of the last step, before it was clipped
 
-    def prepare(self, accelerator: Accelerator) -> None:
-        """Train on all processes of an accelerator, in its precision."""
-        self.accelerator = accelerator
+    @property
+    def num_parameters(self) -> int:
+        """Number of values that are trained."""
+        return sum(parameter.numel() for parameter in self.denoiser.parameters())
+
+    def prepare(self, accelerator: Accelerator, cost: tuple[int, float, float] | None = None) -> None:
+        """Train on all processes of an accelerator, in its precision; `cost`, of `profiling.step_cost`, is logged."""
+        self.accelerator, self.cost = accelerator, cost
         if self.config.compile:
             require_compiler(accelerator.device)
             compile_layers(self.denoiser.repeated_layers())
@@ -287,11 +294,16 @@ class StageTrainer:
         )
 
     def _speed(self, crops: float, seconds_per_step: float) -> str:
-        """Return crops a second and, if they are known, FLOP/s and their part of the device's peak."""
+        """Return crops a second and, if they are known, FLOP/s and their part of the GPU's peak."""
+        accelerator = self.accelerator
         if self.cost is None:
             return f"{crops:.3g} crops/s"
-        flops, peak = self.cost[0] / seconds_per_step, self.cost[1]
-        return f"{crops:.3g} crops/s, {flops / 1e12:.3g} TFLOP/s ({flops / peak:.0%} of the peak)"
+        flops, bf16, tf32 = self.cost
+        rate, peak = (
+            flops / seconds_per_step / 1e12,
+            bf16 if accelerator and accelerator.mixed_precision != "no" else tf32,
+        )
+        return f"{crops:.3g} crops/s, {rate:.3g} TFLOP/s ({rate / peak:.0%} of the peak)"
 
     def step(self, *inputs: StageInput) -> float:
         """Take one optimizer step on the mean gradient of some inputs, and return the mean loss before it.
