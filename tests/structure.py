@@ -96,7 +96,7 @@ BUILTIN_RAISES = {
             "plugins/codecdiff-eval/codecdiff_eval/audio_features.py window_features",
             "plugins/codecdiff-eval/codecdiff_eval/embeddings.py ClipEmbeddings.__post_init__",
             "plugins/codecdiff-eval/codecdiff_eval/metrics/clap_score.py _clap_score",
-            "plugins/codecdiff-eval/codecdiff_eval/report/blocks.py Table.cells",
+            "plugins/codecdiff-eval/codecdiff_eval/report.py Table.cells",
             "plugins/codecdiff-eval/codecdiff_eval/results.py EvalRow.__post_init__",
             "plugins/codecdiff-eval/codecdiff_eval/results.py MetricResult.require_comparable",
             "plugins/codecdiff-starter/codecdiff_starter/harmony.py chord_of",

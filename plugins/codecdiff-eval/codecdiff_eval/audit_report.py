@@ -14,9 +14,8 @@ from codecdiff.files import atomic_write_text, read_text
 from codecdiff.pipeline import Pipeline, write_model_card
 from codecdiff_eval.audit import AuditResult, SetMatches
 from codecdiff_eval.eval_sets import GENERATED
+from codecdiff_eval.numbers import format_interval, format_number
 from codecdiff_eval.report import Player, Players, Report, Section, Table, write_report
-from codecdiff_eval.report.numbers import format_interval, format_number
-from codecdiff_eval.results import to_json
 
 SHOWN = 6  # clips with the place in the training music that is most like them
 HEADING = "## Memorization"
@@ -61,7 +60,7 @@ def write_audit(result: AuditResult, pipeline: Pipeline, store: CodeStore, folde
         introduction=result.sentence,
         files=["report.json", "report.md"],
     )
-    return write_report(report, folder, to_json(audit_json(result, store, command)))
+    return write_report(report, folder, audit_json(result, store, command))
 
 
 def audit_json(result: AuditResult, store: CodeStore, command: str) -> dict[str, Any]:

@@ -257,7 +257,7 @@ def write_evaluated(result: Evaluation, output: Path, model: str, as_json: bool)
     import json
 
     from codecdiff_eval.evaluation_report import add_model_index, metrics_table, model_index, write_evaluation
-    from codecdiff_eval.report import console_table, finite_json
+    from codecdiff_eval.report import console_table
 
     report = result.report
     warn(f"Skipped: {line}" for line in result.skipped)
@@ -265,7 +265,7 @@ def write_evaluated(result: Evaluation, output: Path, model: str, as_json: bool)
     if model:
         add_model_index(model, model_index(report))
     if as_json:
-        typer.echo(json.dumps(finite_json(report.to_json()), indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(report.to_json(), indent=1, ensure_ascii=False))
     else:
         out.print(console_table(metrics_table(report.rows)))
     warn(dict.fromkeys(f"{row.result.name}: {line}" for row in report.rows for line in row.result.warnings))
@@ -300,8 +300,8 @@ def compare(
     from codecdiff_eval.compare.budget import cost_table, make_variants
     from codecdiff_eval.compare.config import CompareConfig
     from codecdiff_eval.compare.experiment import Experiment
+    from codecdiff_eval.numbers import format_count
     from codecdiff_eval.report import console_table
-    from codecdiff_eval.report.numbers import format_count
 
     output = output or Path("runs", file.stem)
     comparison = config.load_config(CompareConfig, file, overrides or [])
@@ -372,15 +372,15 @@ def write_audited(
     import sys
 
     from codecdiff_eval.audit_report import add_to_model_card, audit_json, audit_table, write_audit
-    from codecdiff_eval.report import console_table, finite_json
-    from codecdiff_eval.results import to_json
+    from codecdiff_eval.numbers import to_json
+    from codecdiff_eval.report import console_table
 
     command = shlex.join(["codecdiff", *sys.argv[1:]])
     report = write_audit(result, pipeline, store, output, command)
     if model:
         add_to_model_card(model, result.sentence)
     if as_json:
-        typer.echo(json.dumps(finite_json(to_json(audit_json(result, store, command))), ensure_ascii=False))
+        typer.echo(json.dumps(to_json(audit_json(result, store, command)), ensure_ascii=False))
     else:
         out.print(console_table(audit_table(result)))
         out.print(result.sentence, soft_wrap=True)

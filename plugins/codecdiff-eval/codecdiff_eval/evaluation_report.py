@@ -14,6 +14,7 @@ from codecdiff.errors import InvalidValue
 from codecdiff.files import atomic_write_text, parse_yaml, read_text
 from codecdiff.pipeline import write_model_card
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, SOURCES, EvalSets, oracle
+from codecdiff_eval.numbers import ARROWS, NOTHING, format_interval, format_number, interval_width
 from codecdiff_eval.plots import plot_intervals
 from codecdiff_eval.report import (
     Cell,
@@ -28,7 +29,6 @@ from codecdiff_eval.report import (
     facts_table,
     write_report,
 )
-from codecdiff_eval.report.numbers import ARROWS, NOTHING, format_interval, format_number, interval_width
 from codecdiff_eval.results import CONTEXT, EvalReport, EvalRow, MetricResult, NotMeasured, TargetResult
 
 HOW_TO_READ = (

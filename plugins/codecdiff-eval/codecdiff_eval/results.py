@@ -27,6 +27,7 @@ from codecdiff import Embedder, __version__
 from codecdiff.errors import InvalidValue
 from codecdiff.files import check_schema, read_json
 from codecdiff.fingerprint import module_fingerprint
+from codecdiff_eval.numbers import to_json
 
 __all__ = [
     "Estimate",
@@ -404,17 +405,6 @@ class VariantResults:
 @cache
 def _adapter(cls: type) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
-
-
-def to_json(value: Any) -> Any:
-    """Return dataclasses, mappings and sequences as JSON can hold them; an `Estimate` becomes a mapping."""
-    if isinstance(value, Estimate):
-        return value._asdict()
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: to_json(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, Mapping):
-        return {key: to_json(item) for key, item in value.items()}
-    return [to_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def from_json(cls: type[T], values: Mapping[str, Any]) -> T:

@@ -38,8 +38,8 @@ from codecdiff_eval.metrics.adherence import (
     requested_instruments,
     tempo,
 )
+from codecdiff_eval.numbers import format_number, interval_width
 from codecdiff_eval.prompts import EvalPrompt, prompt_of, read_prompts, sample_prompts
-from codecdiff_eval.report.numbers import format_number, interval_width
 from codecdiff_eval.results import EmbeddingConfig, EvalReport, IncomparableError, NotMeasured
 from codecdiff_eval.suites import load_suite
 from small import RATE, noise, tone, write_music

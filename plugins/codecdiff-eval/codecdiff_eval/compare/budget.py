@@ -24,8 +24,8 @@ from codecdiff.pipeline import Pipeline, Stage
 from codecdiff.profiling import OperationCounter, blank_input, count_step
 from codecdiff.training import StageTrainer, check_warm_starts, new_pipeline, new_stage
 from codecdiff_eval.compare.config import CompareConfig
+from codecdiff_eval.numbers import format_count
 from codecdiff_eval.report import Table
-from codecdiff_eval.report.numbers import format_count
 
 
 @dataclass(frozen=True)

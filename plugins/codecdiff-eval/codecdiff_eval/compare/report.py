@@ -16,6 +16,7 @@ from codecdiff_eval.compare.measure import FULL_CASCADE, GAP, PROBES, probe_name
 from codecdiff_eval.compare.runs import Divergence, Run, divergences
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, oracle
 from codecdiff_eval.metric import FEW
+from codecdiff_eval.numbers import ARROWS, NOTHING, describe_difference, format_count, format_difference
 from codecdiff_eval.plots import plot_curves, plot_intervals
 from codecdiff_eval.report import (
     Cell,
@@ -31,8 +32,7 @@ from codecdiff_eval.report import (
     facts_table,
     write_report,
 )
-from codecdiff_eval.report.numbers import ARROWS, NOTHING, describe_difference, format_count, format_difference
-from codecdiff_eval.results import VariantResults, to_json
+from codecdiff_eval.results import VariantResults
 
 FORMAT = 2
 PLOTTED = (FULL_CASCADE, f"Fréchet distance: {oracle()}", PROBES)
@@ -78,7 +78,7 @@ class CompareReport:
             "variants": {variant.name: self._variant(variant) for variant in self.variants},
             "metrics": [result.to_json() for result in self.results],
             "warnings": self.warnings(),
-            "players": to_json(self.players()),
+            "players": self.players(),
             "split": asdict(self.split),
         }
 

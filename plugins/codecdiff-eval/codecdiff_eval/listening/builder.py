@@ -27,7 +27,7 @@ from codecdiff.errors import InvalidValue
 from codecdiff.files import atomic_write_text
 from codecdiff.rng import numpy_generator
 from codecdiff_eval.listening.systems import ANCHOR, REFERENCE, Item, System, match_items
-from codecdiff_eval.report.render import render_template
+from codecdiff_eval.report import render_template
 from codecdiff_eval.results import hash_of
 
 MAX_PEAK = -1.0  # dBTP

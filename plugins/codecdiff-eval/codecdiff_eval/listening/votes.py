@@ -186,11 +186,16 @@ class VoteAnalysis:
         )
 
     def to_json(self) -> dict[str, object]:
-        """Return everything that was measured; intervals are (value, low, high)."""
+        """Return everything that was measured; intervals are [value, low, high]."""
 
-        def by(names: Sequence[str], axis: int) -> dict[str, dict[str, Estimate]]:
-            rows = {name: {k: v.narrow(axis, i, 1) for k, v in self.values.items()} for i, name in enumerate(names)}
-            return {name: {k: self.estimate(v) for k, v in row.items()} for name, row in rows.items()}
+        def estimates(values: dict[str, Tensor]) -> dict[str, list[float]]:
+            return {name: list(self.estimate(each)) for name, each in values.items()}
+
+        def by(names: Sequence[str], axis: int) -> dict[str, dict[str, list[float]]]:
+            return {
+                name: estimates({k: v.narrow(axis, i, 1) for k, v in self.values.items()})
+                for i, name in enumerate(names)
+            }
 
         facts = {"test": self.files[0].test, "mode": self.files[0].mode, "warnings": self.warnings()}
-        return {**facts, "overall": self.overall(), "raters": by(self.raters, 0), "items": by(self.items, 1)}
+        return {**facts, "overall": estimates(self.values), "raters": by(self.raters, 0), "items": by(self.items, 1)}
