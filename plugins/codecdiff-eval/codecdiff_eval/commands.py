@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from codecdiff.cli.console import err, out, progress, select_device
-from codecdiff.errors import InvalidValue, MissingFile
+from codecdiff.errors import InvalidValue
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
-    from codecdiff import Embedder
     from codecdiff.data import CodeStore
-    from codecdiff.data.metadata import Issue, Track
     from codecdiff.pipeline import Pipeline
     from codecdiff_eval.audit import AuditResult
-    from codecdiff_eval.evaluator import EvalConfig, Evaluation, ReferenceMusic
-    from codecdiff_eval.generation import Generator
-    from codecdiff_eval.prompts import EvalPrompt
+    from codecdiff_eval.evaluator import Evaluation
 
-SHOWN = 10  # bad rows on the screen
 Names = list[str] | None
 Split = Annotated[str, typer.Option(help="Split of prompts and manifests, or all. Default: test for MusicCaps.")]
 Music = Annotated[Path | None, typer.Argument(help="Folder or manifest of the music to evaluate.", show_default=False)]
@@ -93,19 +86,23 @@ def evaluate(
 
     Run it again to resume where it was interrupted.
     """
+    from codecdiff_eval import inputs
     from codecdiff_eval.evaluator import Evaluator
 
     output = output or Path("runs", f"report-{Path(music or model).resolve().name}")
     _check_arguments(music, model, prompts, model_card, output)
-    plan = new_eval_config(suite, embedders or [], metrics or [], seconds, loudness, adherence, seed)
-    against = read_reference(reference, split)
-    inputs = read_inputs(prompts, split, n, seed) if prompts else read_tracks(music or Path(), split)
-    generator = load_generator(model, device, allow_download, allow_local_parts, seed, steps, guidance, adapters)
-    built, left_out = load_embedders(plan.metrics, options or [], generator, device, bool(embedders), allow_download)
+    plan = inputs.new_eval_config(suite, embedders or [], metrics or [], seconds, loudness, adherence, seed)
+    against = inputs.read_reference(reference, split)
+    evaluated = inputs.read_inputs(prompts, split, n, seed) if prompts else inputs.read_tracks(music or Path(), split)
+    sampling = (seed, steps, guidance or [], adapters or [])
+    generator = inputs.load_generator(model, device, allow_download, allow_local_parts, *sampling)
+    built, left_out = inputs.build_embedders(
+        list(plan.metrics), options or [], generator, device, bool(embedders), allow_download
+    )
     stores = (output / "clips", cache or output / "cache", progress, generator)
     evaluator = Evaluator(plan, built, against, *stores, left_out=left_out)
     name = generator.name if generator else str(music and music.name)
-    result = evaluator.evaluate(inputs, name, split_facts(suite, reference, prompts, music, split))
+    result = evaluator.evaluate(evaluated, name, inputs.split_facts(suite, reference, prompts, music, split))
     write_evaluated(result, output, model if model_card else "", as_json)
 
 
@@ -120,143 +117,12 @@ def _check_arguments(music: Path | None, model: str, prompts: Path | None, model
     require_writable(output)
 
 
-def new_eval_config(
-    suite: str,
-    embedders: Sequence[str],
-    metrics: Sequence[str],
-    seconds: float | None,
-    loudness: float | None,
-    adherence: bool | None,
-    seed: int,
-) -> EvalConfig:
-    """Return what is measured and how: what a suite says, unless it is specified."""
-    from codecdiff_eval.embeddings import ClipCutter
-    from codecdiff_eval.evaluator import EvalConfig
-    from codecdiff_eval.suites import load_suite
-
-    loaded = load_suite(suite)
-    cutter = ClipCutter(seconds or loaded.seconds, loudness)
-    return EvalConfig(loaded.select(embedders, metrics), cutter, adherence, seed, loaded.codec_quality)
-
-
-def split_facts(suite: str, reference: Path, prompts: Path | None, music: Path | None, split: str) -> dict[str, str]:
-    """Say which suite, which list of prompts, and which splits of it and of manifests, are used."""
-    from codecdiff_eval.prompts import split_of
-
-    facts = {
-        "suite": suite,
-        "list of prompts": prompts.name if prompts else "",
-        "reference split": split_of(reference, split),
-        "evaluated split": split_of(prompts or music, split),
-    }
-    return {key: value for key, value in facts.items() if value}
-
-
-def read_reference(path: Path, split: str) -> ReferenceMusic:
-    """Return the music, or the statistics of music, that a path names."""
-    from codecdiff_eval.embeddings import ReferenceStats
-    from codecdiff_eval.evaluator import ReferenceMusic
-
-    if path.suffix == ".safetensors":
-        return ReferenceMusic(path.stem, statistics=ReferenceStats.load(path))
-    return ReferenceMusic(path.resolve().stem if path.is_file() else path.resolve().name, read_tracks(path, split))
-
-
-def read_tracks(path: Path, split: str) -> list[Track]:
-    """Find the tracks of a folder, or of a split of a manifest, and say how many of the latter have no audio.
-
-    A manifest that names no splits is taken whole, as a folder is.
-    """
-    from codecdiff.data.manifest import Manifest
-    from codecdiff.data.metadata import find_tracks
-    from codecdiff_eval.prompts import ALL, select_split, split_of
-
-    if not path.exists():
-        raise MissingFile(f"'{path}' is neither a folder nor a manifest of music.")
-    if path.suffix != ".parquet":
-        return find_tracks(path)
-    manifest = Manifest.read(path)
-    selected = select_split(manifest.rows, split_of(path, split) or ALL, lambda track: track.split)
-    tracks = replace(manifest, rows=selected).tracks()
-    if missing := len(selected) - len(tracks):
-        warn([f"{missing} of {len(selected)} tracks of {path} have no audio here."])
-    if not tracks:
-        raise MissingFile(f"'{path}' names no audio that is here to be evaluated.")
-    return tracks
-
-
-def read_inputs(file: Path, split: str, count: int | None, seed: int) -> list[EvalPrompt]:
-    """Read a list of prompts and draw as many as requested; bad rows are printed."""
-    from codecdiff_eval.prompts import read_prompts, sample_prompts
-
-    bad: list[Issue] = []
-    prompts = read_prompts(file, bad.append, split=split)
-    warn(f"Skipped: {row}" for row in bad[:SHOWN])
-    if len(bad) > SHOWN:
-        warn([f"... and {len(bad) - SHOWN} more of {file}"])
-    return sample_prompts(prompts, count, seed)
-
-
-def load_generator(
-    model: str,
-    device: str,
-    allow_download: bool,
-    allow_local_parts: bool,
-    seed: int,
-    steps: int | None,
-    guidance: Names,
-    adapters: Names,
-) -> Generator | None:
-    """Load a model, if any, and name it by its folder's name or its id."""
-    from codecdiff.diffusion import parse_guidance_scale
-    from codecdiff.pipeline import load, parse_adapter
-    from codecdiff_eval.generation import Generator
-
-    if not model:
-        return None
-    scale = parse_guidance_scale(guidance or [])
-    with err.status(f"Loading {model}"):
-        allowed: Any = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
-        pipeline = load(model, **allowed).to(select_device(device))
-        for text in adapters or ():
-            pipeline.load_adapter(*parse_adapter(text))
-    folder = Path(model)
-    parts = [part for part in folder.resolve().parts[-2:] if part != "/"]
-    return Generator(pipeline, "/".join(parts) if folder.exists() else model, seed, steps, scale)
-
-
-def load_embedders(
-    names: Iterable[str],
-    options: Sequence[str],
-    generator: Generator | None,
-    device: str,
-    required: bool,
-    allow_download: bool,
-) -> tuple[dict[str, Embedder], list[str]]:
-    """Build embedders on a device, with the `embedder.option=value` words of their options; say which are left out.
-
-    Raises InvalidValue for words of another form.
-    """
-    from codecdiff_eval.evaluator import build_embedders
-
-    by_embedder: dict[str, list[str]] = {}
-    for word in options:
-        name, dot, setting = word.partition(".")
-        if not dot or "=" not in setting:
-            raise InvalidValue(f"'{word}' sets no option: expected EMBEDDER.KEY=VALUE, as in clap-music.model=FOLDER.")
-        by_embedder.setdefault(name, []).append(setting)
-    pipeline = generator and generator.pipeline
-    built, left_out = build_embedders(
-        list(names), by_embedder, pipeline=pipeline, required=required, allow_download=allow_download
-    )
-    return {name: embedder.to(select_device(device)) for name, embedder in built.items()}, left_out
-
-
 def write_evaluated(result: Evaluation, output: Path, model: str, as_json: bool) -> None:
     """Write the report, add it to the card of a model if there is one, and print its metrics and warnings."""
     import json
 
     from codecdiff_eval.evaluation_report import add_model_index, metrics_table, model_index, write_evaluation
+    from codecdiff_eval.inputs import warn
     from codecdiff_eval.report import console_table
 
     report = result.report
@@ -271,12 +137,6 @@ def write_evaluated(result: Evaluation, output: Path, model: str, as_json: bool)
     warn(dict.fromkeys(f"{row.result.name}: {line}" for row in report.rows for line in row.result.warnings))
     warn(result.left_out)
     (err if as_json else out).print(f"Written: index.html, report.md and report.json in {output}", soft_wrap=True)
-
-
-def warn(lines: Any) -> None:
-    """Print lines in yellow."""
-    for line in lines:
-        err.print(line, style="yellow", soft_wrap=True)
 
 
 def compare(

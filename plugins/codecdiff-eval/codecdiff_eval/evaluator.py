@@ -15,13 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from codecdiff import config, huggingface, registry
+from codecdiff import config, registry
 from codecdiff.data.audio import read_audio
 from codecdiff.data.metadata import Track
-from codecdiff.errors import InvalidValue, UnknownName, UserError
+from codecdiff.errors import InvalidValue, UserError
 from codecdiff.interfaces import Embedder
-from codecdiff.pipeline import Pipeline
-from codecdiff_eval.embedders.codec import CodecEmbedder
 from codecdiff_eval.embeddings import ClipCutter, ClipEmbedder, ClipEmbeddings, ReferenceStats, config_hash
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, SOURCES, EvalSets, oracle
 from codecdiff_eval.generation import GeneratedClip, Generator, cut_sources, median_seconds
@@ -93,44 +91,6 @@ class MetricGroup:
     embedder: ClipEmbedder
     metrics: Mapping[str, Metric]
     reference: Reference | None = None
-
-
-def build_embedders(
-    names: Sequence[str],
-    options: Mapping[str, Sequence[str]],
-    *,
-    pipeline: Pipeline | None,
-    required: bool,
-    allow_download: bool,
-) -> tuple[dict[str, Embedder], list[str]]:
-    """Build embedders by name, with the `option=value` words of their options, and say which are left out.
-
-    `codec` is the codec of the model unless an option names another. One that is not available is an error if they are
-    `required`, and a sentence otherwise; then nothing is downloaded without `allow_download`.
-    """
-    if unused := set(options) - set(names):
-        raise UnknownName(f"There are options of '{min(unused)}', which is not among: {', '.join(names)}.")
-    embedders, left_out = {}, []
-    for name in names:
-        try:
-            with huggingface.downloads(required or allow_download):
-                embedders[name] = _build_embedder(name, options.get(name, ()), pipeline)
-        except UserError as error:
-            if required:
-                raise
-            fetch = " A suite downloads nothing without --allow-download." if not allow_download else ""
-            left_out.append(f"{name} is left out: {error}{'' if isinstance(error, ValueError) else fetch}")
-    if not embedders:
-        raise UnknownName("\n".join(["No embedder is available.", *left_out]))
-    return embedders, left_out
-
-
-def _build_embedder(name: str, options: Sequence[str], pipeline: Pipeline | None) -> Embedder:
-    if name == "codec" and not options:
-        if pipeline is None:
-            raise InvalidValue("It is the codec of a model, and none was named: --model MODEL.")
-        return CodecEmbedder(pipeline.codec)
-    return config.build("embedders", config.parse_options("embedders", name, options))
 
 
 @dataclass

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from codecdiff_eval.embedders.logmel import LogMel
+from codecdiff_eval.embedders import LogMel
 from codecdiff_eval.embeddings import ClipCutter, ClipEmbedder, ClipEmbeddings, clip_name, start_of, track_of
 from codecdiff_eval.eval_sets import (
     CODEC_RECONSTRUCTION,

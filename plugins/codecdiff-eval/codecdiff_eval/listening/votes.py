@@ -18,8 +18,7 @@ from codecdiff.errors import InvalidValue
 from codecdiff.files import read_json
 from codecdiff_eval.listening.builder import Mode
 from codecdiff_eval.listening.systems import REFERENCE
-from codecdiff_eval.metrics.bootstrap import rate_interval
-from codecdiff_eval.metrics.draws import Draws, interval_of
+from codecdiff_eval.metrics.bootstrap import Draws, interval_of, rate_interval
 from codecdiff_eval.plots import plot_intervals
 from codecdiff_eval.report import Notes, Plot, Report, Section, Table, estimate_cell, facts_table
 from codecdiff_eval.results import Estimate

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from importlib import metadata
-from types import ModuleType
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +32,7 @@ __all__ = [
     "SILENCE",
     "ClipEstimator",
     "KeyRule",
+    "LibrosaEstimator",
     "against_chance",
     "agreement_with_prompts",
     "clips_requesting",
@@ -62,7 +63,7 @@ def requested_instruments(prompt: Prompt) -> list[str] | None:
 
 
 class ClipEstimator(Embedder):
-    """An estimator of one number per clip at 22,050 Hz, `NOTHING` for silence. Needs librosa."""
+    """An estimator of one number per clip, `NOTHING` for silence."""
 
     sample_rate, width = SAMPLE_RATE, 1
     window_seconds = hop_seconds = None  # pyright: ignore[reportAssignmentType]  # it estimates of the whole clip
@@ -71,12 +72,11 @@ class ClipEstimator(Embedder):
 
     def __init__(self) -> None:
         super().__init__()
-        self.librosa = _librosa()
 
     @property
-    def description(self) -> dict[str, Any]:
-        """Name, version of librosa and options: all that an estimate follows from except the audio."""
-        return {"librosa": metadata.version("librosa"), **self.spec}
+    def description(self) -> Mapping[str, Any]:
+        """All that an estimate follows from except the audio."""
+        return self.spec
 
     def embed(self, audio: Tensor) -> Tensor:
         """(b, t) mono audio -> (b, 1, 1) estimates."""
@@ -92,7 +92,28 @@ class ClipEstimator(Embedder):
         raise NotImplementedError
 
 
-class TempoEstimator(ClipEstimator):
+class LibrosaEstimator(ClipEstimator):
+    """An estimator by librosa, at 22,050 Hz."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            import librosa
+        except ImportError as error:
+            raise BrokenPlugin("Tempo and key need librosa: pip install 'codecdiff-eval[adherence]'.") from error
+        self.librosa = librosa
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """Name, version of librosa and options."""
+        return {"librosa": metadata.version("librosa"), **self.spec}
+
+    def onset_strength(self, audio: Tensor) -> np.ndarray:
+        """(t,) audio -> (frames,) strength of onsets."""
+        return self.librosa.onset.onset_strength(y=audio.numpy(), sr=SAMPLE_RATE, hop_length=HOP_LENGTH)
+
+
+class TempoEstimator(LibrosaEstimator):
     """Beats per minute (librosa.feature.tempo).
 
     The peak of the autocorrelation of onset strength in windows of 8 s, averaged over the clip, with a prior at 120.
@@ -102,12 +123,12 @@ class TempoEstimator(ClipEstimator):
 
     def estimate_sound(self, audio: Tensor) -> float:
         """(t,) audio -> beats per minute."""
-        strength = self.librosa.onset.onset_strength(y=audio.numpy(), sr=SAMPLE_RATE, hop_length=HOP_LENGTH)
+        strength = self.onset_strength(audio)
         tempo = self.librosa.feature.tempo(onset_envelope=strength, sr=SAMPLE_RATE, hop_length=HOP_LENGTH)
         return float(tempo[0])
 
 
-class KeyEstimator(ClipEstimator):
+class KeyEstimator(LibrosaEstimator):
     """The key 0...23 as `key_of_chroma` numbers them."""
 
     spec: ClassVar = {"name": "librosa-key", "profiles": "Krumhansl-Kessler"}
@@ -290,14 +311,6 @@ def against_chance(
         warnings=warnings,
         **facts,
     )
-
-
-def _librosa() -> ModuleType:
-    try:
-        import librosa
-    except ImportError as error:
-        raise BrokenPlugin("Tempo and key need librosa: pip install 'codecdiff-eval[adherence]'.") from error
-    return librosa
 
 
 def _metric(label: str, agree: Agreement, requested: Callable[[Prompt], Any], estimator: type[ClipEstimator]) -> Metric:
