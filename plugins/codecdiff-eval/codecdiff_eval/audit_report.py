@@ -46,9 +46,10 @@ def write_audit(result: AuditResult, pipeline: Pipeline, store: CodeStore, folde
     """Write `index.html`, `report.md`, `report.json` and the closest pairs as audio; return the path of the page."""
     matches = result.sets[GENERATED].matches
     order = sorted(range(len(matches)), key=lambda i: matches[i].levels, reverse=True)[:SHOWN]
+    by_codebook = {name: zip(*(m.levels for m in each.matches), strict=True) for name, each in result.sets.items()}
     levels = Table(
         ("clips", *(f"codebook {i}" for i in range(len(matches[0].levels)))),
-        [(name, *(format_number(value) for value in _mean_levels(each))) for name, each in result.sets.items()],
+        [(name, *(format_number(sum(v) / len(v)) for v in columns)) for name, columns in by_codebook.items()],
     )
     report = Report(
         "Does the model repeat its training music?",
@@ -81,11 +82,6 @@ def audit_json(result: AuditResult, store: CodeStore, command: str) -> dict[str,
         "sentence": result.sentence,
         "sets": sets,
     }
-
-
-def _mean_levels(matches: SetMatches) -> list[float]:
-    columns = zip(*(match.levels for match in matches.matches), strict=True)
-    return [sum(column) / len(matches.matches) for column in columns]
 
 
 def _pair(result: AuditResult, i: int, pipeline: Pipeline, store: CodeStore, folder: Path) -> Players:

@@ -1,13 +1,17 @@
-"""The commands `codecdiff evaluate`, `codecdiff compare` and `codecdiff audit`."""
+"""The commands `codecdiff evaluate`, `compare`, `audit` and `listen`."""
 
 from __future__ import annotations
 
+import json
+import shlex
+import sys
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from codecdiff.cli.console import err, out, progress, select_device
+from codecdiff.cli.console import Force, err, out, progress, select_device
 from codecdiff.errors import InvalidValue
 from codecdiff.files import require_writable
 
@@ -15,7 +19,9 @@ if TYPE_CHECKING:
     from codecdiff.data import CodeStore
     from codecdiff.pipeline import Pipeline
     from codecdiff_eval.audit import AuditResult
-    from codecdiff_eval.evaluator import Evaluation
+    from codecdiff_eval.eval_sets import EvalSets
+    from codecdiff_eval.evaluator import Evaluator
+    from codecdiff_eval.results import EvalReport
 
 Names = list[str] | None
 Split = Annotated[str, typer.Option(help="Split of prompts and manifests, or all. Default: test for MusicCaps.")]
@@ -102,8 +108,8 @@ def evaluate(
     stores = (output / "clips", cache or output / "cache", progress, generator)
     evaluator = Evaluator(plan, built, against, *stores, left_out=left_out)
     name = generator.name if generator else str(music and music.name)
-    result = evaluator.evaluate(evaluated, name, inputs.split_facts(suite, reference, prompts, music, split))
-    write_evaluated(result, output, model if model_card else "", as_json)
+    report, sets = evaluator.evaluate(evaluated, name, inputs.split_facts(suite, reference, prompts, music, split))
+    write_evaluated(evaluator, report, sets, output, model if model_card else "", as_json)
 
 
 def _check_arguments(music: Path | None, model: str, prompts: Path | None, model_card: bool, output: Path) -> None:
@@ -117,17 +123,16 @@ def _check_arguments(music: Path | None, model: str, prompts: Path | None, model
     require_writable(output)
 
 
-def write_evaluated(result: Evaluation, output: Path, model: str, as_json: bool) -> None:
+def write_evaluated(
+    evaluator: Evaluator, report: EvalReport, sets: EvalSets[Any], output: Path, model: str, as_json: bool
+) -> None:
     """Write the report, add it to the card of a model if there is one, and print its metrics and warnings."""
-    import json
-
     from codecdiff_eval.evaluation_report import add_model_index, metrics_table, model_index, write_evaluation
     from codecdiff_eval.inputs import warn
     from codecdiff_eval.report import console_table
 
-    report = result.report
-    warn(f"Skipped: {line}" for line in result.skipped)
-    write_evaluation(report, output, result.sets)
+    warn(f"Skipped: {line}" for line in evaluator.skipped)
+    write_evaluation(report, output, sets)
     if model:
         add_model_index(model, model_index(report))
     if as_json:
@@ -135,7 +140,7 @@ def write_evaluated(result: Evaluation, output: Path, model: str, as_json: bool)
     else:
         out.print(console_table(metrics_table(report.rows)))
     warn(dict.fromkeys(f"{row.result.name}: {line}" for row in report.rows for line in row.result.warnings))
-    warn(result.left_out)
+    warn(evaluator.left_out)
     (err if as_json else out).print(f"Written: index.html, report.md and report.json in {output}", soft_wrap=True)
 
 
@@ -153,9 +158,6 @@ def compare(
 
     Run it again to resume where it was interrupted, or in several terminals at once: they share the runs.
     """
-    import shlex
-    import sys
-
     from codecdiff import config
     from codecdiff_eval.compare.budget import cost_table, make_variants
     from codecdiff_eval.compare.config import CompareConfig
@@ -183,8 +185,6 @@ def compare(
 
 def log(line: str) -> None:
     """Print a line of progress with the time."""
-    from datetime import datetime
-
     err.print(f"{datetime.now():%H:%M:%S} {line}", soft_wrap=True)
 
 
@@ -227,10 +227,6 @@ def write_audited(
     result: AuditResult, pipeline: Pipeline, store: CodeStore, output: Path, model: str, as_json: bool
 ) -> None:
     """Write the report, add its sentence to the card of a model if there is one, and print it."""
-    import json
-    import shlex
-    import sys
-
     from codecdiff_eval.audit_report import add_to_model_card, audit_json, audit_table, write_audit
     from codecdiff_eval.numbers import to_json
     from codecdiff_eval.report import console_table
@@ -245,3 +241,41 @@ def write_audited(
         out.print(console_table(audit_table(result)))
         out.print(result.sentence, soft_wrap=True)
     (err if as_json else out).print(f"Written: {report}", soft_wrap=True)
+
+
+def listening_test(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders to compare; with --analyze, the files of votes.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Page to write, or folder for it; with --analyze, folder of the report."),
+    ] = None,
+    mode: Annotated[
+        Literal["ab", "mushra"],
+        typer.Option(metavar="MODE", help="ab: prefer one of two clips; mushra: score all of an item, 0 to 100."),
+    ] = "ab",
+    reference: Annotated[
+        Path | None, typer.Option(help="Folder of the music that mushra rates against.", show_default=False)
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Items, drawn at random. Default: all.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the items that are drawn, and of intervals.")] = 0,
+    loudness: Annotated[float, typer.Option(metavar="LUFS", min=-40, max=-5, help="Of all clips.")] = -23.0,
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Listening test",
+    analyze: Annotated[bool, typer.Option("--analyze", help="Analyze files of votes instead.")] = False,
+    force: Force = False,
+) -> None:
+    """Write a blind listening test of what models generated, or analyze its votes.
+
+    The page is one file that works offline. Each rater opens it, votes, and sends back the file that it exports.
+    """
+    if analyze:
+        from codecdiff_eval.listening.votes import analyze_votes
+
+        return analyze_votes(folders, output, seed)
+    from codecdiff_eval.listening.builder import write_listening_test
+
+    if output is None:
+        raise InvalidValue("Name the page to write: -o PAGE, as in -o test.html.")
+    file = output if output.suffix == ".html" else output / "index.html"
+    write_listening_test(folders, reference, file, n, seed, force=force, mode=mode, loudness=loudness, title=title)

@@ -75,16 +75,6 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A report, the tracks of the sets it is about, and which files were skipped and what could not be measured."""
-
-    report: EvalReport
-    sets: EvalSets[Sequence[Track]]
-    skipped: Sequence[str]
-    left_out: Sequence[str]
-
-
-@dataclass(frozen=True)
 class MetricGroup:
     """Metrics, by name, of the vectors of one embedder, which also embedded the reference if they need it."""
 
@@ -101,6 +91,7 @@ class Evaluator:
     clips, cache: folders of generated clips and of embeddings.
     generator: the model whose music is evaluated, if any.
     progress: returns a context for a name and a total, which yields a function of the count so far.
+    skipped, left_out: sentences on files that were skipped, and on what could not be measured.
     """
 
     config: EvalConfig
@@ -115,11 +106,11 @@ class Evaluator:
 
     def evaluate(
         self, inputs: Sequence[EvalPrompt] | Sequence[Track], name: str, facts: Mapping[str, Any] | None = None
-    ) -> Evaluation:
+    ) -> tuple[EvalReport, EvalSets[Sequence[Track]]]:
         """Evaluate tracks, or what the generator makes of prompts; `name` is what the evaluated clips are called.
 
-        `facts` about the run go into the report. Raises ValueError where nothing can be measured, and FileExistsError
-        if other clips are where the generated ones belong.
+        Returns the report, with `facts` about the run, and the tracks of the sets it is about. Raises ValueError where
+        nothing can be measured, and FileExistsError if other clips are where the generated ones belong.
         """
         groups = self._groups()
         sets = self._make_sets(inputs, groups[0])
@@ -137,7 +128,7 @@ class Evaluator:
             facts={**self._facts(sets, groups), **(facts or {})},
             codec=self._codec_quality(sets),
         )
-        return Evaluation(report, sets, self.skipped, self.left_out)
+        return report, sets
 
     def _groups(self) -> list[MetricGroup]:
         """Return the metrics by embedder, with what each embedder sees of the reference.

@@ -16,7 +16,6 @@ import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, field
-from functools import cache
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple, Self, TypeVar
 
@@ -111,6 +110,11 @@ class EmbeddingConfig:
     mono: str = "mean of channels"
     loudness: str = UNCHANGED
     windows: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the embedder."""
+        return str(self.embedder.get("name", ""))
 
     @classmethod
     def of(
@@ -402,14 +406,9 @@ class VariantResults:
         return {**to_json(self), "differences": differences}
 
 
-@cache
-def _adapter(cls: type) -> TypeAdapter[Any]:
-    return TypeAdapter(cls)
-
-
 def from_json(cls: type[T], values: Mapping[str, Any]) -> T:
     """Restore a dataclass of this module from `to_json`; fields that a later version added are ignored."""
-    return _adapter(cls).validate_python(values)
+    return TypeAdapter(cls).validate_python(values)
 
 
 def set_hash(hashes: Iterable[str]) -> str:

@@ -221,7 +221,8 @@ class CompareReport:
         ]
         if self.diverged:
             places = {name: next(iter(seeds.values())).place for name, seeds in self.diverged.items()}
-            rows.insert(0, ("training", *(_diverged_cell(places.get(name)) for name in names)))
+            cells = (Cell("diverged", [places[name]], "bad") if name in places else "complete" for name in names)
+            rows.insert(0, ("training", *cells))
         return Table(("metric", *names), rows)
 
     def _definitions(self) -> Notes:
@@ -233,10 +234,6 @@ class CompareReport:
     def _interval_plots(self) -> list[Plot]:
         shown = [result for result in self.results if result.name in PLOTTED]
         return [Plot(r.name, plot_intervals(r.name, r.values, log=r.direction == "lower")) for r in shown]
-
-
-def _diverged_cell(place: str | None) -> Cell | str:
-    return "complete" if place is None else Cell("diverged", [place], "bad")
 
 
 def variant_cell(result: VariantResults, name: str) -> Cell:

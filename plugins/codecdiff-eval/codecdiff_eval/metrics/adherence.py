@@ -23,7 +23,7 @@ from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.metric import Metric, Statistic
 from codecdiff_eval.metrics.bootstrap import bootstrap_tracks, permuted
 from codecdiff_eval.metrics.probe import Probe, balanced_accuracy
-from codecdiff_eval.results import RESAMPLES, Estimate, hash_of
+from codecdiff_eval.results import Estimate, hash_of
 
 __all__ = [
     "HOP_LENGTH",
@@ -35,6 +35,7 @@ __all__ = [
     "LibrosaEstimator",
     "against_chance",
     "agreement_with_prompts",
+    "clips_describing",
     "clips_requesting",
     "key_agreement",
     "key_of_chroma",
@@ -188,17 +189,15 @@ def agreement_with_prompts(
     def compare(estimated: Tensor, wanted: Tensor) -> float:
         return float(agree(estimated, wanted).mean())
 
-    def read(clips: ClipEmbeddings, subset: list[int]) -> tuple[Tensor, Tensor]:
-        wanted = torch.tensor([requested(clips.prompts[i]) for i in subset], dtype=torch.float64)
-        return clips.vectors[subset, 0].double(), wanted
+    def read(clips: ClipEmbeddings) -> tuple[Tensor, Tensor]:
+        wanted = torch.tensor([requested(prompt) for prompt in clips.prompts], dtype=torch.float64)
+        return clips.vectors[:, 0].double(), wanted
 
-    subset, upper_bound = clips_requesting(clips, requested), None
-    estimated, wanted = read(clips, subset)
-    if reference is not None and sum(requested(prompt) is not None for prompt in reference.prompts) > 1:
-        rows = clips_requesting(reference, requested)
-        upper_bound = on_real_clips(compare, *read(reference, rows), reference.select(rows), seed)
-    facts = {"subset": subset, "per_clip": agree(estimated, wanted)}
-    return against_chance(compare, estimated, wanted, upper_bound, seed, **facts)
+    subset, described = clips_requesting(clips, requested), clips_describing(reference, requested)
+    estimated, wanted = read(clips.select(subset))
+    upper_bound = on_real_clips(compare, *read(described), described, seed) if described else None
+    per_clip = agree(estimated, wanted)
+    return against_chance(compare, estimated, wanted, upper_bound, seed, subset=subset, per_clip=per_clip)
 
 
 def _instruments(clips: ClipEmbeddings, reference: ClipEmbeddings, *, seed: int) -> Statistic:
@@ -275,14 +274,17 @@ def clips_requesting(clips: ClipEmbeddings, requested: Callable[[Prompt], Any]) 
     return subset
 
 
+def clips_describing(reference: ClipEmbeddings | None, requested: Callable[[Prompt], Any]) -> ClipEmbeddings | None:
+    """Return the reference's clips whose prompts say what is requested; None for fewer than two."""
+    rows = [i for i, prompt in enumerate(reference.prompts) if requested(prompt) is not None] if reference else []
+    return reference.select(rows) if reference and len(rows) > 1 else None
+
+
 def on_real_clips(
     compare: Callable[[Tensor, Tensor], float], estimated: Tensor, truth: Tensor, clips: ClipEmbeddings, seed: int
 ) -> Estimate:
     """Return the same figure of real clips, with its interval."""
-    estimate = bootstrap_tracks(
-        lambda a: compare(estimated[a], truth[a]), clips.tracks(), resamples=RESAMPLES, seed=seed
-    )
-    return estimate.clamp(0, 1)
+    return bootstrap_tracks(lambda a: compare(estimated[a], truth[a]), clips.tracks(), seed=seed).clamp(0, 1)
 
 
 def against_chance(
