@@ -156,11 +156,10 @@ LIMITS = GOALS | {
     "lines: library in all": 42_333,
     "lines: core": 16_468,
     "lines: interfaces": 416,
-    "lines: evaluation": 8_085,
+    "lines: evaluation": 7_948,
     "lines: must-read set": 4_611,
     "lines: import closure of the recipe": 7_871,
     "import levels": 8,
-    "functions over 40 lines": 1,
 }
 
 

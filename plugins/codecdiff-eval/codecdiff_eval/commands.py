@@ -95,32 +95,31 @@ def evaluate(
     from codecdiff_eval import inputs
     from codecdiff_eval.evaluator import Evaluator
 
-    output = output or Path("runs", f"report-{Path(music or model).resolve().name}")
-    _check_arguments(music, model, prompts, model_card, output)
+    output = _check_arguments(music, model, prompts, model_card, output)
     plan = inputs.new_eval_config(suite, embedders or [], metrics or [], seconds, loudness, adherence, seed)
     against = inputs.read_reference(reference, split)
     evaluated = inputs.read_inputs(prompts, split, n, seed) if prompts else inputs.read_tracks(music or Path(), split)
-    sampling = (seed, steps, guidance or [], adapters or [])
-    generator = inputs.load_generator(model, device, allow_download, allow_local_parts, *sampling)
-    built, left_out = inputs.build_embedders(
-        list(plan.metrics), options or [], generator, device, bool(embedders), allow_download
-    )
-    stores = (output / "clips", cache or output / "cache", progress, generator)
-    evaluator = Evaluator(plan, built, against, *stores, left_out=left_out)
-    name = generator.name if generator else str(music and music.name)
-    report, sets = evaluator.evaluate(evaluated, name, inputs.split_facts(suite, reference, prompts, music, split))
+    generator = inputs.load_generator(model, device, allow_download, allow_local_parts, seed, steps, guidance, adapters)
+    built, left_out = inputs.build_embedders(plan.metrics, options, generator, device, bool(embedders), allow_download)
+    evaluator = Evaluator(plan, built, against, output, cache or output / "cache", progress, generator, left_out)
+    facts = inputs.split_facts(suite, reference, prompts, music, split)
+    report, sets = evaluator.evaluate(evaluated, str(music and music.name), facts)
     write_evaluated(evaluator, report, sets, output, model if model_card else "", as_json)
 
 
-def _check_arguments(music: Path | None, model: str, prompts: Path | None, model_card: bool, output: Path) -> None:
-    """Raise InvalidValue unless it is clear what to evaluate, and whose model card to write."""
+def _check_arguments(
+    music: Path | None, model: str, prompts: Path | None, model_card: bool, output: Path | None
+) -> Path:
+    """Return the folder to write. Raises InvalidValue unless it is clear what to evaluate, and whose card to write."""
     if music is None and model and prompts is None:
         raise InvalidValue("--model generates music from --prompts LIST: a .txt, .jsonl or .csv file, or a manifest.")
     if (music is None) == (prompts is None) or (prompts and not model):
         raise InvalidValue("Specify what to evaluate: music, or else what to generate: --model MODEL --prompts LIST.")
     if model_card and not Path(model, "codecdiff.json").is_file():
         raise InvalidValue("--model-card needs --model with a model folder, to whose README.md the results are added.")
-    require_writable(output)
+    folder = output or Path("runs", f"report-{Path(music or model).resolve().name}")
+    require_writable(folder)
+    return folder
 
 
 def write_evaluated(

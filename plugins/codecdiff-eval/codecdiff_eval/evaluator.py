@@ -88,30 +88,31 @@ class Evaluator:
     """Evaluates music against a reference.
 
     embedders: by name.
-    clips, cache: folders of generated clips and of embeddings.
+    output, cache: folders of the report, which holds generated clips, and of embeddings.
     generator: the model whose music is evaluated, if any.
     progress: returns a context for a name and a total, which yields a function of the count so far.
-    skipped, left_out: sentences on files that were skipped, and on what could not be measured.
+    left_out, skipped: sentences on what could not be measured, and on files that were skipped.
     """
 
     config: EvalConfig
     embedders: Mapping[str, Embedder]
     reference: ReferenceMusic
-    clips: Path
+    output: Path
     cache: Path
     progress: Progress
     generator: Generator | None = None
-    skipped: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
     def evaluate(
         self, inputs: Sequence[EvalPrompt] | Sequence[Track], name: str, facts: Mapping[str, Any] | None = None
     ) -> tuple[EvalReport, EvalSets[Sequence[Track]]]:
-        """Evaluate tracks, or what the generator makes of prompts; `name` is what the evaluated clips are called.
+        """Evaluate tracks, or what the generator makes of prompts; `name` is what clips are called without a model.
 
         Returns the report, with `facts` about the run, and the tracks of the sets it is about. Raises ValueError where
         nothing can be measured, and FileExistsError if other clips are where the generated ones belong.
         """
+        name = self.generator.name if self.generator else name
         groups = self._groups()
         sets = self._make_sets(inputs, groups[0])
         groups[0] = replace(groups[0], metrics={**groups[0].metrics, **self._adherence_metrics(sets)})
@@ -190,7 +191,7 @@ class Evaluator:
             group.reference.sample(count, generator.seed),
             seconds,
             generator.pipeline.codec,
-            self.clips / "sources",
+            self._folder(SOURCES),
         )
         reconstructed = self._generate(CODEC_RECONSTRUCTION, generator.codec_reconstruction(sources))
         sets: dict[str, Sequence[Track]] = {GENERATED: tracks, CODEC_RECONSTRUCTION: reconstructed, SOURCES: sources}
@@ -200,10 +201,13 @@ class Evaluator:
             return EvalSets({**sets, oracle(): NotMeasured(str(error))})
         return EvalSets({**sets, oracle(): self._generate(oracle(), later)})
 
+    def _folder(self, name: str) -> Path:
+        return self.output / "clips" / name.replace(" ", "-")
+
     def _generate(self, name: str, clips: Sequence[GeneratedClip]) -> list[Track]:
         assert self.generator is not None
         with self.progress(name, len(clips)) as advance:
-            return self.generator.write(clips, self.clips / name.replace(" ", "-"), advance)
+            return self.generator.write(clips, self._folder(name), advance)
 
     def _embed(self, embedder: ClipEmbedder, name: str, tracks: Sequence[Track]) -> ClipEmbeddings:
         with self.progress(f"{embedder.name} embeds {name}", len(tracks)) as advance:
@@ -320,9 +324,7 @@ class Evaluator:
             facts["model fingerprint"] = self.generator.pipeline.fingerprint or ""
             facts["sample rate"] = self.generator.pipeline.sample_rate
             facts["inference seconds"] = {
-                name: seconds
-                for name in sets
-                if (seconds := median_seconds(self.clips / name.replace(" ", "-"))) is not None
+                name: seconds for name in sets if (seconds := median_seconds(self._folder(name))) is not None
             }
             facts |= {name: value for name, value in sampling.items() if value is not None}
         for group in groups:  # where weights came from, which no configuration of a result holds

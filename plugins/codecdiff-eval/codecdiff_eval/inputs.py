@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,17 +93,17 @@ def load_generator(
     allow_local_parts: bool,
     seed: int,
     steps: int | None,
-    guidance: Sequence[str],
-    adapters: Sequence[str],
+    guidance: Sequence[str] | None,
+    adapters: Sequence[str] | None,
 ) -> Generator | None:
     """Load a model, if any, and name it by its folder's name or its id."""
     if not model:
         return None
-    scale = parse_guidance_scale(guidance)
+    scale = parse_guidance_scale(guidance or [])
     with err.status(f"Loading {model}"):
         allowed: Any = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
         pipeline = load(model, **allowed).to(select_device(device))
-        for text in adapters:
+        for text in adapters or ():
             pipeline.load_adapter(*parse_adapter(text))
     folder = Path(model)
     parts = [part for part in folder.resolve().parts[-2:] if part != "/"]
@@ -111,8 +111,8 @@ def load_generator(
 
 
 def build_embedders(
-    names: Sequence[str],
-    words: Iterable[str],
+    names: Collection[str],
+    words: Iterable[str] | None,
     generator: Generator | None,
     device: str,
     required: bool,
@@ -125,7 +125,7 @@ def build_embedders(
     words of another form.
     """
     options: dict[str, list[str]] = {}
-    for word in words:
+    for word in words or ():
         name, dot, setting = word.partition(".")
         if not dot or "=" not in setting:
             raise InvalidValue(f"'{word}' sets no option: expected EMBEDDER.KEY=VALUE, as in clap-music.model=FOLDER.")
