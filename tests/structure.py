@@ -153,7 +153,7 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 42_333,
+    "lines: library in all": 42_200,
     "lines: core": 16_468,
     "lines: interfaces": 416,
     "lines: evaluation": 7_948,
