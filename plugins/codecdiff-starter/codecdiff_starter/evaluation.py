@@ -34,7 +34,7 @@ from codecdiff_eval.eval_sets import (
 )
 from codecdiff_eval.metric import load_metric
 from codecdiff_eval.metrics.bootstrap import Draws, bootstrap, interval_of, permuted
-from codecdiff_eval.metrics.memorization import distance_ratio, nearest_distances
+from codecdiff_eval.metrics.neighbors import distance_ratio, nearest_distances
 from codecdiff_eval.metrics.probe import Probe, ProbeReading, probe_score
 from codecdiff_eval.results import Estimate, MetricResult, TargetResult, corrected_for_chance
 from codecdiff_eval.suites import Suite
