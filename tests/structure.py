@@ -96,7 +96,7 @@ BUILTIN_RAISES = {
             "plugins/codecdiff-eval/codecdiff_eval/audio_features.py window_features",
             "plugins/codecdiff-eval/codecdiff_eval/embeddings.py ClipEmbeddings.__post_init__",
             "plugins/codecdiff-eval/codecdiff_eval/metrics/clap_score.py _clap_score",
-            "plugins/codecdiff-eval/codecdiff_eval/report/blocks.py Table.cells",
+            "plugins/codecdiff-eval/codecdiff_eval/report.py Table.cells",
             "plugins/codecdiff-eval/codecdiff_eval/results.py EvalRow.__post_init__",
             "plugins/codecdiff-eval/codecdiff_eval/results.py MetricResult.require_comparable",
             "plugins/codecdiff-starter/codecdiff_starter/harmony.py chord_of",
@@ -153,14 +153,13 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 42_533,
+    "lines: library in all": 42_397,
     "lines: core": 16_648,
     "lines: interfaces": 421,
-    "lines: evaluation": 8_085,
+    "lines: evaluation": 7_945,
     "lines: must-read set": 4_653,
     "lines: import closure of the recipe": 8_039,
     "import levels": 8,
-    "functions over 40 lines": 1,
 }
 
 

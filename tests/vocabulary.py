@@ -41,7 +41,7 @@ ALLOWED = (
     Allowed("page", r"^codecdiff/data/audio\.py$", "of an Ogg stream"),
     Allowed("entries", r"^codecdiff/registry\.py$", "entry points of Python packages"),
     Allowed("projections", r"codecdiff_(dit/denoiser|starter/codec)\.py$", "name of stored parameters"),
-    Allowed("numbers", r"codecdiff_eval/report/numbers\.py$", "the module that writes numbers as text"),
+    Allowed("numbers", r"codecdiff_eval/numbers\.py$", "the module that writes numbers as text"),
     Allowed("hear", r"codecdiff_datasets/captioners/describe\.py$", "instruction to a model that listens"),
     Allowed("piece", r"^(README\.md|docs/compare\.md|recipes/configs/)", "of music, in a caption"),
     Allowed("piece", r"(codecdiff_starter/facts|codecdiff_datasets/testing)\.py$", "of music, in a caption"),

@@ -14,9 +14,8 @@ from codecdiff.files import atomic_write_text, read_text
 from codecdiff.pipeline import Pipeline, write_model_card
 from codecdiff_eval.audit import AuditResult, SetMatches
 from codecdiff_eval.eval_sets import GENERATED
+from codecdiff_eval.numbers import format_interval, format_number
 from codecdiff_eval.report import Player, Players, Report, Section, Table, write_report
-from codecdiff_eval.report.numbers import format_interval, format_number
-from codecdiff_eval.results import to_json
 
 SHOWN = 6  # clips with the place in the training music that is most like them
 HEADING = "## Memorization"
@@ -47,9 +46,10 @@ def write_audit(result: AuditResult, pipeline: Pipeline, store: CodeStore, folde
     """Write `index.html`, `report.md`, `report.json` and the closest pairs as audio; return the path of the page."""
     matches = result.sets[GENERATED].matches
     order = sorted(range(len(matches)), key=lambda i: matches[i].levels, reverse=True)[:SHOWN]
+    by_codebook = {name: zip(*(m.levels for m in each.matches), strict=True) for name, each in result.sets.items()}
     levels = Table(
         ("clips", *(f"codebook {i}" for i in range(len(matches[0].levels)))),
-        [(name, *(format_number(value) for value in _mean_levels(each))) for name, each in result.sets.items()],
+        [(name, *(format_number(sum(v) / len(v)) for v in columns)) for name, columns in by_codebook.items()],
     )
     report = Report(
         "Does the model repeat its training music?",
@@ -61,7 +61,7 @@ def write_audit(result: AuditResult, pipeline: Pipeline, store: CodeStore, folde
         introduction=result.sentence,
         files=["report.json", "report.md"],
     )
-    return write_report(report, folder, to_json(audit_json(result, store, command)))
+    return write_report(report, folder, audit_json(result, store, command))
 
 
 def audit_json(result: AuditResult, store: CodeStore, command: str) -> dict[str, Any]:
@@ -82,11 +82,6 @@ def audit_json(result: AuditResult, store: CodeStore, command: str) -> dict[str,
         "sentence": result.sentence,
         "sets": sets,
     }
-
-
-def _mean_levels(matches: SetMatches) -> list[float]:
-    columns = zip(*(match.levels for match in matches.matches), strict=True)
-    return [sum(column) / len(matches.matches) for column in columns]
 
 
 def _pair(result: AuditResult, i: int, pipeline: Pipeline, store: CodeStore, folder: Path) -> Players:

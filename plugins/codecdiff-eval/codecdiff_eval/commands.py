@@ -1,29 +1,28 @@
-"""The commands `codecdiff evaluate`, `codecdiff compare` and `codecdiff audit`."""
+"""The commands `codecdiff evaluate`, `compare`, `audit` and `listen`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+import json
+import shlex
+import sys
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from codecdiff.cli.console import err, out, progress, select_device
-from codecdiff.errors import InvalidValue, MissingFile
+from codecdiff.cli.console import Force, err, out, progress, select_device
+from codecdiff.errors import InvalidValue
 from codecdiff.files import require_writable
 
 if TYPE_CHECKING:
-    from codecdiff import Embedder
     from codecdiff.data import CodeStore
-    from codecdiff.data.metadata import Issue, Track
     from codecdiff.pipeline import Pipeline
     from codecdiff_eval.audit import AuditResult
-    from codecdiff_eval.evaluator import EvalConfig, Evaluation, ReferenceMusic
-    from codecdiff_eval.generation import Generator
-    from codecdiff_eval.prompts import EvalPrompt
+    from codecdiff_eval.eval_sets import EvalSets
+    from codecdiff_eval.evaluator import Evaluator
+    from codecdiff_eval.results import EvalReport
 
-SHOWN = 10  # bad rows on the screen
 Names = list[str] | None
 Split = Annotated[str, typer.Option(help="Split of prompts and manifests, or all. Default: test for MusicCaps.")]
 Music = Annotated[Path | None, typer.Argument(help="Folder or manifest of the music to evaluate.", show_default=False)]
@@ -93,190 +92,55 @@ def evaluate(
 
     Run it again to resume where it was interrupted.
     """
+    from codecdiff_eval import inputs
     from codecdiff_eval.evaluator import Evaluator
 
-    output = output or Path("runs", f"report-{Path(music or model).resolve().name}")
-    _check_arguments(music, model, prompts, model_card, output)
-    plan = new_eval_config(suite, embedders or [], metrics or [], seconds, loudness, adherence, seed)
-    against = read_reference(reference, split)
-    inputs = read_inputs(prompts, split, n, seed) if prompts else read_tracks(music or Path(), split)
-    generator = load_generator(model, device, allow_download, allow_local_parts, seed, steps, guidance, adapters)
-    built, left_out = load_embedders(plan.metrics, options or [], generator, device, bool(embedders), allow_download)
-    stores = (output / "clips", cache or output / "cache", progress, generator)
-    evaluator = Evaluator(plan, built, against, *stores, left_out=left_out)
-    name = generator.name if generator else str(music and music.name)
-    result = evaluator.evaluate(inputs, name, split_facts(suite, reference, prompts, music, split))
-    write_evaluated(result, output, model if model_card else "", as_json)
+    output = _check_arguments(music, model, prompts, model_card, output)
+    plan = inputs.new_eval_config(suite, embedders or [], metrics or [], seconds, loudness, adherence, seed)
+    against = inputs.read_reference(reference, split)
+    evaluated = inputs.read_inputs(prompts, split, n, seed) if prompts else inputs.read_tracks(music or Path(), split)
+    generator = inputs.load_generator(model, device, allow_download, allow_local_parts, seed, steps, guidance, adapters)
+    built, left_out = inputs.build_embedders(plan.metrics, options, generator, device, bool(embedders), allow_download)
+    evaluator = Evaluator(plan, built, against, output, cache or output / "cache", progress, generator, left_out)
+    facts = inputs.split_facts(suite, reference, prompts, music, split)
+    report, sets = evaluator.evaluate(evaluated, str(music and music.name), facts)
+    write_evaluated(evaluator, report, sets, output, model if model_card else "", as_json)
 
 
-def _check_arguments(music: Path | None, model: str, prompts: Path | None, model_card: bool, output: Path) -> None:
-    """Raise InvalidValue unless it is clear what to evaluate, and whose model card to write."""
+def _check_arguments(
+    music: Path | None, model: str, prompts: Path | None, model_card: bool, output: Path | None
+) -> Path:
+    """Return the folder to write. Raises InvalidValue unless it is clear what to evaluate, and whose card to write."""
     if music is None and model and prompts is None:
         raise InvalidValue("--model generates music from --prompts LIST: a .txt, .jsonl or .csv file, or a manifest.")
     if (music is None) == (prompts is None) or (prompts and not model):
         raise InvalidValue("Specify what to evaluate: music, or else what to generate: --model MODEL --prompts LIST.")
     if model_card and not Path(model, "codecdiff.json").is_file():
         raise InvalidValue("--model-card needs --model with a model folder, to whose README.md the results are added.")
-    require_writable(output)
+    folder = output or Path("runs", f"report-{Path(music or model).resolve().name}")
+    require_writable(folder)
+    return folder
 
 
-def new_eval_config(
-    suite: str,
-    embedders: Sequence[str],
-    metrics: Sequence[str],
-    seconds: float | None,
-    loudness: float | None,
-    adherence: bool | None,
-    seed: int,
-) -> EvalConfig:
-    """Return what is measured and how: what a suite says, unless it is specified."""
-    from codecdiff_eval.embeddings import ClipCutter
-    from codecdiff_eval.evaluator import EvalConfig
-    from codecdiff_eval.suites import load_suite
-
-    loaded = load_suite(suite)
-    cutter = ClipCutter(seconds or loaded.seconds, loudness)
-    return EvalConfig(loaded.select(embedders, metrics), cutter, adherence, seed, loaded.codec_quality)
-
-
-def split_facts(suite: str, reference: Path, prompts: Path | None, music: Path | None, split: str) -> dict[str, str]:
-    """Say which suite, which list of prompts, and which splits of it and of manifests, are used."""
-    from codecdiff_eval.prompts import split_of
-
-    facts = {
-        "suite": suite,
-        "list of prompts": prompts.name if prompts else "",
-        "reference split": split_of(reference, split),
-        "evaluated split": split_of(prompts or music, split),
-    }
-    return {key: value for key, value in facts.items() if value}
-
-
-def read_reference(path: Path, split: str) -> ReferenceMusic:
-    """Return the music, or the statistics of music, that a path names."""
-    from codecdiff_eval.embeddings import ReferenceStats
-    from codecdiff_eval.evaluator import ReferenceMusic
-
-    if path.suffix == ".safetensors":
-        return ReferenceMusic(path.stem, statistics=ReferenceStats.load(path))
-    return ReferenceMusic(path.resolve().stem if path.is_file() else path.resolve().name, read_tracks(path, split))
-
-
-def read_tracks(path: Path, split: str) -> list[Track]:
-    """Find the tracks of a folder, or of a split of a manifest, and say how many of the latter have no audio.
-
-    A manifest that names no splits is taken whole, as a folder is.
-    """
-    from codecdiff.data.manifest import Manifest
-    from codecdiff.data.metadata import find_tracks
-    from codecdiff_eval.prompts import ALL, select_split, split_of
-
-    if not path.exists():
-        raise MissingFile(f"'{path}' is neither a folder nor a manifest of music.")
-    if path.suffix != ".parquet":
-        return find_tracks(path)
-    manifest = Manifest.read(path)
-    selected = select_split(manifest.rows, split_of(path, split) or ALL, lambda track: track.split)
-    tracks = replace(manifest, rows=selected).tracks()
-    if missing := len(selected) - len(tracks):
-        warn([f"{missing} of {len(selected)} tracks of {path} have no audio here."])
-    if not tracks:
-        raise MissingFile(f"'{path}' names no audio that is here to be evaluated.")
-    return tracks
-
-
-def read_inputs(file: Path, split: str, count: int | None, seed: int) -> list[EvalPrompt]:
-    """Read a list of prompts and draw as many as requested; bad rows are printed."""
-    from codecdiff_eval.prompts import read_prompts, sample_prompts
-
-    bad: list[Issue] = []
-    prompts = read_prompts(file, bad.append, split=split)
-    warn(f"Skipped: {row}" for row in bad[:SHOWN])
-    if len(bad) > SHOWN:
-        warn([f"... and {len(bad) - SHOWN} more of {file}"])
-    return sample_prompts(prompts, count, seed)
-
-
-def load_generator(
-    model: str,
-    device: str,
-    allow_download: bool,
-    allow_local_parts: bool,
-    seed: int,
-    steps: int | None,
-    guidance: Names,
-    adapters: Names,
-) -> Generator | None:
-    """Load a model, if any, and name it by its folder's name or its id."""
-    from codecdiff.diffusion import parse_guidance_scale
-    from codecdiff.pipeline import load, parse_adapter
-    from codecdiff_eval.generation import Generator
-
-    if not model:
-        return None
-    scale = parse_guidance_scale(guidance or [])
-    with err.status(f"Loading {model}"):
-        allowed: Any = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
-        pipeline = load(model, **allowed).to(select_device(device))
-        for text in adapters or ():
-            pipeline.load_adapter(*parse_adapter(text))
-    folder = Path(model)
-    parts = [part for part in folder.resolve().parts[-2:] if part != "/"]
-    return Generator(pipeline, "/".join(parts) if folder.exists() else model, seed, steps, scale)
-
-
-def load_embedders(
-    names: Iterable[str],
-    options: Sequence[str],
-    generator: Generator | None,
-    device: str,
-    required: bool,
-    allow_download: bool,
-) -> tuple[dict[str, Embedder], list[str]]:
-    """Build embedders on a device, with the `embedder.option=value` words of their options; say which are left out.
-
-    Raises InvalidValue for words of another form.
-    """
-    from codecdiff_eval.evaluator import build_embedders
-
-    by_embedder: dict[str, list[str]] = {}
-    for word in options:
-        name, dot, setting = word.partition(".")
-        if not dot or "=" not in setting:
-            raise InvalidValue(f"'{word}' sets no option: expected EMBEDDER.KEY=VALUE, as in clap-music.model=FOLDER.")
-        by_embedder.setdefault(name, []).append(setting)
-    pipeline = generator and generator.pipeline
-    built, left_out = build_embedders(
-        list(names), by_embedder, pipeline=pipeline, required=required, allow_download=allow_download
-    )
-    return {name: embedder.to(select_device(device)) for name, embedder in built.items()}, left_out
-
-
-def write_evaluated(result: Evaluation, output: Path, model: str, as_json: bool) -> None:
+def write_evaluated(
+    evaluator: Evaluator, report: EvalReport, sets: EvalSets[Any], output: Path, model: str, as_json: bool
+) -> None:
     """Write the report, add it to the card of a model if there is one, and print its metrics and warnings."""
-    import json
-
     from codecdiff_eval.evaluation_report import add_model_index, metrics_table, model_index, write_evaluation
-    from codecdiff_eval.report import console_table, finite_json
+    from codecdiff_eval.inputs import warn
+    from codecdiff_eval.report import console_table
 
-    report = result.report
-    warn(f"Skipped: {line}" for line in result.skipped)
-    write_evaluation(report, output, result.sets)
+    warn(f"Skipped: {line}" for line in evaluator.skipped)
+    write_evaluation(report, output, sets)
     if model:
         add_model_index(model, model_index(report))
     if as_json:
-        typer.echo(json.dumps(finite_json(report.to_json()), indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(report.to_json(), indent=1, ensure_ascii=False))
     else:
         out.print(console_table(metrics_table(report.rows)))
     warn(dict.fromkeys(f"{row.result.name}: {line}" for row in report.rows for line in row.result.warnings))
-    warn(result.left_out)
+    warn(evaluator.left_out)
     (err if as_json else out).print(f"Written: index.html, report.md and report.json in {output}", soft_wrap=True)
-
-
-def warn(lines: Any) -> None:
-    """Print lines in yellow."""
-    for line in lines:
-        err.print(line, style="yellow", soft_wrap=True)
 
 
 def compare(
@@ -293,15 +157,12 @@ def compare(
 
     Run it again to resume where it was interrupted, or in several terminals at once: they share the runs.
     """
-    import shlex
-    import sys
-
     from codecdiff import config
     from codecdiff_eval.compare.budget import cost_table, make_variants
     from codecdiff_eval.compare.config import CompareConfig
     from codecdiff_eval.compare.experiment import Experiment
+    from codecdiff_eval.numbers import format_count
     from codecdiff_eval.report import console_table
-    from codecdiff_eval.report.numbers import format_count
 
     output = output or Path("runs", file.stem)
     comparison = config.load_config(CompareConfig, file, overrides or [])
@@ -323,8 +184,6 @@ def compare(
 
 def log(line: str) -> None:
     """Print a line of progress with the time."""
-    from datetime import datetime
-
     err.print(f"{datetime.now():%H:%M:%S} {line}", soft_wrap=True)
 
 
@@ -367,21 +226,55 @@ def write_audited(
     result: AuditResult, pipeline: Pipeline, store: CodeStore, output: Path, model: str, as_json: bool
 ) -> None:
     """Write the report, add its sentence to the card of a model if there is one, and print it."""
-    import json
-    import shlex
-    import sys
-
     from codecdiff_eval.audit_report import add_to_model_card, audit_json, audit_table, write_audit
-    from codecdiff_eval.report import console_table, finite_json
-    from codecdiff_eval.results import to_json
+    from codecdiff_eval.numbers import to_json
+    from codecdiff_eval.report import console_table
 
     command = shlex.join(["codecdiff", *sys.argv[1:]])
     report = write_audit(result, pipeline, store, output, command)
     if model:
         add_to_model_card(model, result.sentence)
     if as_json:
-        typer.echo(json.dumps(finite_json(to_json(audit_json(result, store, command))), ensure_ascii=False))
+        typer.echo(json.dumps(to_json(audit_json(result, store, command)), ensure_ascii=False))
     else:
         out.print(console_table(audit_table(result)))
         out.print(result.sentence, soft_wrap=True)
     (err if as_json else out).print(f"Written: {report}", soft_wrap=True)
+
+
+def listening_test(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders to compare; with --analyze, the files of votes.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Page to write, or folder for it; with --analyze, folder of the report."),
+    ] = None,
+    mode: Annotated[
+        Literal["ab", "mushra"],
+        typer.Option(metavar="MODE", help="ab: prefer one of two clips; mushra: score all of an item, 0 to 100."),
+    ] = "ab",
+    reference: Annotated[
+        Path | None, typer.Option(help="Folder of the music that mushra rates against.", show_default=False)
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Items, drawn at random. Default: all.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the items that are drawn, and of intervals.")] = 0,
+    loudness: Annotated[float, typer.Option(metavar="LUFS", min=-40, max=-5, help="Of all clips.")] = -23.0,
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Listening test",
+    analyze: Annotated[bool, typer.Option("--analyze", help="Analyze files of votes instead.")] = False,
+    force: Force = False,
+) -> None:
+    """Write a blind listening test of what models generated, or analyze its votes.
+
+    The page is one file that works offline. Each rater opens it, votes, and sends back the file that it exports.
+    """
+    if analyze:
+        from codecdiff_eval.listening.votes import analyze_votes
+
+        return analyze_votes(folders, output, seed)
+    from codecdiff_eval.listening.builder import write_listening_test
+
+    if output is None:
+        raise InvalidValue("Name the page to write: -o PAGE, as in -o test.html.")
+    file = output if output.suffix == ".html" else output / "index.html"
+    write_listening_test(folders, reference, file, n, seed, force=force, mode=mode, loudness=loudness, title=title)

@@ -304,7 +304,7 @@ class ClipEmbedder:
     @property
     def name(self) -> str:
         """Name of the embedder."""
-        return str(self.config.embedder["name"])
+        return self.config.name
 
     @property
     def embedder(self) -> Embedder:

@@ -14,6 +14,7 @@ from codecdiff.errors import InvalidValue
 from codecdiff.files import atomic_write_text, parse_yaml, read_text
 from codecdiff.pipeline import write_model_card
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, SOURCES, EvalSets, oracle
+from codecdiff_eval.numbers import ARROWS, NOTHING, format_interval, format_number, interval_width
 from codecdiff_eval.plots import plot_intervals
 from codecdiff_eval.report import (
     Cell,
@@ -28,7 +29,6 @@ from codecdiff_eval.report import (
     facts_table,
     write_report,
 )
-from codecdiff_eval.report.numbers import ARROWS, NOTHING, format_interval, format_number, interval_width
 from codecdiff_eval.results import CONTEXT, EvalReport, EvalRow, MetricResult, NotMeasured, TargetResult
 
 HOW_TO_READ = (
@@ -116,7 +116,7 @@ def _cells(row: EvalRow) -> list[Cell | str]:
     result = row.result
     return [
         row.clips,
-        str(result.config.embedding.embedder.get("name", "")),
+        result.config.embedding.name,
         f"{result.name}{ARROWS[result.direction]}",
         estimate_cell(result.estimate),
         str(result.config.num_clips),
@@ -140,9 +140,8 @@ def table_one(report: EvalReport) -> Table:
         values = [format_number(each.value) if isinstance(each, MetricResult) else NOTHING for each in results]
         time = format_number(seconds.get(name))
         rows.append((name, *values, time, f"{clip.clip_seconds or 0:g}", str(report.facts.get("sample rate", NOTHING))))
-    metrics = [f"{row.result.name}{ARROWS[row.result.direction]}" for row in report.rows]
-    embedders = [str(row.result.config.embedding.embedder.get("name", "")) for row in report.rows]
-    columns = [f"{metric}, {embedder}" for metric, embedder in zip(metrics, embedders, strict=True)]
+    shown = [row.result for row in report.rows]
+    columns = [f"{each.name}{ARROWS[each.direction]}, {each.config.embedding.name}" for each in shown]
     return Table(("clips", *columns, "Inference (s)", "Duration (s)", "SR (Hz)"), rows)
 
 
@@ -159,8 +158,8 @@ def _interval_plots(rows: Sequence[EvalRow]) -> list[Plot]:
         others = {name: other.estimate for name, other in row.context.items() if isinstance(other, MetricResult)}
         bounds = {"real music": row.result.upper_bound, "permuted requests": row.result.chance}
         estimates = {row.clips: row.result.estimate, **others, **{n: each for n, each in bounds.items() if each}}
-        embedder = str(row.result.config.embedding.embedder.get("name", ""))
         if len(estimates) > 1:
+            embedder = row.result.config.embedding.name
             plots.append(Plot(row.result.name, plot_intervals(f"{row.result.name}, {embedder}", estimates), embedder))
     return plots
 
@@ -187,7 +186,13 @@ def _players(sets: Sets, folder: Path) -> list[Players]:
 
 def _config_tables(rows: Sequence[EvalRow]) -> list[Table]:
     """Return what all results follow from in one table, and what only some do in one for each."""
-    configs = [{**row.result.config.flat(), "interval": _interval(row.result)} for row in rows]
+
+    def config(result: MetricResult) -> dict[str, Any]:
+        interval = result.interval
+        words = f"{interval.level:.0%}, {interval.resamples} resamples of the {interval.over}"
+        return {**result.config.flat(), "interval": words}
+
+    configs = [config(row.result) for row in rows]
     common = {
         name: value
         for name, value in (configs[0] if configs else {}).items()
@@ -200,17 +205,12 @@ def _config_tables(rows: Sequence[EvalRow]) -> list[Table]:
     return tables
 
 
-def _interval(result: MetricResult) -> str:
-    interval = result.interval
-    return f"{interval.level:.0%}, {interval.resamples} resamples of the {interval.over}"
-
-
 def model_index(report: EvalReport) -> dict[str, Any]:
     """Return the `model-index` of a model card's header, for Hugging Face: plain values, ready for YAML."""
     metrics = [
         {
             "type": row.result.name.lower().replace(" ", "-"),
-            "name": f"{row.result.name} ({row.result.config.embedding.embedder.get('name')}), {row.clips}",
+            "name": f"{row.result.name} ({row.result.config.embedding.name}), {row.clips}",
             "value": row.result.value,
             "args": {"interval": [row.result.interval.low, row.result.interval.high], **row.result.config.flat()},
         }

@@ -15,13 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from codecdiff import config, huggingface, registry
+from codecdiff import config, registry
 from codecdiff.data.audio import read_audio
 from codecdiff.data.metadata import Track
-from codecdiff.errors import InvalidValue, UnknownName, UserError
+from codecdiff.errors import InvalidValue, UserError
 from codecdiff.interfaces import Embedder
-from codecdiff.pipeline import Pipeline
-from codecdiff_eval.embedders.codec import CodecEmbedder
 from codecdiff_eval.embeddings import ClipCutter, ClipEmbedder, ClipEmbeddings, ReferenceStats, config_hash
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, SOURCES, EvalSets, oracle
 from codecdiff_eval.generation import GeneratedClip, Generator, cut_sources, median_seconds
@@ -77,16 +75,6 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A report, the tracks of the sets it is about, and which files were skipped and what could not be measured."""
-
-    report: EvalReport
-    sets: EvalSets[Sequence[Track]]
-    skipped: Sequence[str]
-    left_out: Sequence[str]
-
-
-@dataclass(frozen=True)
 class MetricGroup:
     """Metrics, by name, of the vectors of one embedder, which also embedded the reference if they need it."""
 
@@ -95,72 +83,36 @@ class MetricGroup:
     reference: Reference | None = None
 
 
-def build_embedders(
-    names: Sequence[str],
-    options: Mapping[str, Sequence[str]],
-    *,
-    pipeline: Pipeline | None,
-    required: bool,
-    allow_download: bool,
-) -> tuple[dict[str, Embedder], list[str]]:
-    """Build embedders by name, with the `option=value` words of their options, and say which are left out.
-
-    `codec` is the codec of the model unless an option names another. One that is not available is an error if they are
-    `required`, and a sentence otherwise; then nothing is downloaded without `allow_download`.
-    """
-    if unused := set(options) - set(names):
-        raise UnknownName(f"There are options of '{min(unused)}', which is not among: {', '.join(names)}.")
-    embedders, left_out = {}, []
-    for name in names:
-        try:
-            with huggingface.downloads(required or allow_download):
-                embedders[name] = _build_embedder(name, options.get(name, ()), pipeline)
-        except UserError as error:
-            if required:
-                raise
-            fetch = " A suite downloads nothing without --allow-download." if not allow_download else ""
-            left_out.append(f"{name} is left out: {error}{'' if isinstance(error, ValueError) else fetch}")
-    if not embedders:
-        raise UnknownName("\n".join(["No embedder is available.", *left_out]))
-    return embedders, left_out
-
-
-def _build_embedder(name: str, options: Sequence[str], pipeline: Pipeline | None) -> Embedder:
-    if name == "codec" and not options:
-        if pipeline is None:
-            raise InvalidValue("It is the codec of a model, and none was named: --model MODEL.")
-        return CodecEmbedder(pipeline.codec)
-    return config.build("embedders", config.parse_options("embedders", name, options))
-
-
 @dataclass
 class Evaluator:
     """Evaluates music against a reference.
 
     embedders: by name.
-    clips, cache: folders of generated clips and of embeddings.
+    output, cache: folders of the report, which holds generated clips, and of embeddings.
     generator: the model whose music is evaluated, if any.
     progress: returns a context for a name and a total, which yields a function of the count so far.
+    left_out, skipped: sentences on what could not be measured, and on files that were skipped.
     """
 
     config: EvalConfig
     embedders: Mapping[str, Embedder]
     reference: ReferenceMusic
-    clips: Path
+    output: Path
     cache: Path
     progress: Progress
     generator: Generator | None = None
-    skipped: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
     def evaluate(
         self, inputs: Sequence[EvalPrompt] | Sequence[Track], name: str, facts: Mapping[str, Any] | None = None
-    ) -> Evaluation:
-        """Evaluate tracks, or what the generator makes of prompts; `name` is what the evaluated clips are called.
+    ) -> tuple[EvalReport, EvalSets[Sequence[Track]]]:
+        """Evaluate tracks, or what the generator makes of prompts; `name` is what clips are called without a model.
 
-        `facts` about the run go into the report. Raises ValueError where nothing can be measured, and FileExistsError
-        if other clips are where the generated ones belong.
+        Returns the report, with `facts` about the run, and the tracks of the sets it is about. Raises ValueError where
+        nothing can be measured, and FileExistsError if other clips are where the generated ones belong.
         """
+        name = self.generator.name if self.generator else name
         groups = self._groups()
         sets = self._make_sets(inputs, groups[0])
         groups[0] = replace(groups[0], metrics={**groups[0].metrics, **self._adherence_metrics(sets)})
@@ -177,7 +129,7 @@ class Evaluator:
             facts={**self._facts(sets, groups), **(facts or {})},
             codec=self._codec_quality(sets),
         )
-        return Evaluation(report, sets, self.skipped, self.left_out)
+        return report, sets
 
     def _groups(self) -> list[MetricGroup]:
         """Return the metrics by embedder, with what each embedder sees of the reference.
@@ -239,7 +191,7 @@ class Evaluator:
             group.reference.sample(count, generator.seed),
             seconds,
             generator.pipeline.codec,
-            self.clips / "sources",
+            self._folder(SOURCES),
         )
         reconstructed = self._generate(CODEC_RECONSTRUCTION, generator.codec_reconstruction(sources))
         sets: dict[str, Sequence[Track]] = {GENERATED: tracks, CODEC_RECONSTRUCTION: reconstructed, SOURCES: sources}
@@ -249,10 +201,13 @@ class Evaluator:
             return EvalSets({**sets, oracle(): NotMeasured(str(error))})
         return EvalSets({**sets, oracle(): self._generate(oracle(), later)})
 
+    def _folder(self, name: str) -> Path:
+        return self.output / "clips" / name.replace(" ", "-")
+
     def _generate(self, name: str, clips: Sequence[GeneratedClip]) -> list[Track]:
         assert self.generator is not None
         with self.progress(name, len(clips)) as advance:
-            return self.generator.write(clips, self.clips / name.replace(" ", "-"), advance)
+            return self.generator.write(clips, self._folder(name), advance)
 
     def _embed(self, embedder: ClipEmbedder, name: str, tracks: Sequence[Track]) -> ClipEmbeddings:
         with self.progress(f"{embedder.name} embeds {name}", len(tracks)) as advance:
@@ -369,9 +324,7 @@ class Evaluator:
             facts["model fingerprint"] = self.generator.pipeline.fingerprint or ""
             facts["sample rate"] = self.generator.pipeline.sample_rate
             facts["inference seconds"] = {
-                name: seconds
-                for name in sets
-                if (seconds := median_seconds(self.clips / name.replace(" ", "-"))) is not None
+                name: seconds for name in sets if (seconds := median_seconds(self._folder(name))) is not None
             }
             facts |= {name: value for name, value in sampling.items() if value is not None}
         for group in groups:  # where weights came from, which no configuration of a result holds

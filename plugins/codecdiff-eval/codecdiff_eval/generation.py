@@ -7,7 +7,6 @@ its prompt and the seed: whatever other prompts there are, it is the same.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,16 +14,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-import soundfile
-import soxr
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from codecdiff import __version__
 from codecdiff.config import Guidance
-from codecdiff.data.audio import BadAudio, keeps_comment, write_audio
+from codecdiff.data.audio import keeps_comment, read_audio, write_audio
 from codecdiff.data.metadata import Track
 from codecdiff.errors import FileExists, InvalidValue
 from codecdiff.files import atomic_write_text, cached_checksum, sha256
@@ -212,19 +208,8 @@ def cut_sources(
 
 
 def read_clip(file: Path, start: float, seconds: float, sample_rate: int, channels: int) -> Tensor:
-    """Read a clip of an audio file from `start` on as (ch, t), whatever the length of the file. Raises BadAudio."""
-    try:
-        with soundfile.SoundFile(file) as stream:
-            rate = stream.samplerate
-            stream.seek(min(round(start * rate), stream.frames))
-            samples = stream.read(math.ceil(seconds * rate), dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
-    if samples.shape[1] != channels:
-        samples = samples.mean(1, keepdims=True).repeat(channels, 1)
-    if rate != sample_rate:
-        samples = soxr.resample(samples, rate, sample_rate).astype(np.float32)
-    audio, size = torch.from_numpy(np.ascontiguousarray(samples.T)).clamp(-1, 1), round(seconds * sample_rate)
+    """Read a clip of an audio file from `start` on as (ch, t), silent after the file's end. Raises BadAudio."""
+    audio, size = read_audio(file, sample_rate, channels, start=start, seconds=seconds), round(seconds * sample_rate)
     return pad(audio[:, :size], (0, max(0, size - audio.shape[1])))
 
 

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from codecdiff import registry
@@ -183,8 +182,3 @@ def load_installed(group: str, name: str) -> Any:
 def load_metric(name: str) -> Metric:
     """Return an installed metric by name. Raises UnknownName."""
     return load_installed("metrics", name)
-
-
-def count_draws(drawn: Tensor, n: int) -> Tensor:
-    """Return how often each of n clips was drawn (n,)."""
-    return torch.bincount(drawn, minlength=n)

@@ -16,7 +16,7 @@ from importlib.resources import files
 from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, Any
 
-from codecdiff_eval.report.numbers import format_count, format_number, interval_width
+from codecdiff_eval.numbers import format_count, format_number, interval_width
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +30,7 @@ DYNAMIC_RANGE_DB = 60  # below the loudest point, where black begins
 MIN_SPECTROGRAM_S = 0.1  # shorter audio is padded
 WIDTH_INCHES = 6.2  # on a phone, text is then 9 pixels high
 MAX_LABEL = 32  # characters
-TEMPLATES = files("codecdiff_eval.report") / "templates"
+TEMPLATES = files("codecdiff_eval") / "templates"
 
 
 def plot_losses(stage: str, log: Sequence[Mapping[str, Any]]) -> str:

@@ -16,7 +16,6 @@ import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, field
-from functools import cache
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple, Self, TypeVar
 
@@ -27,6 +26,7 @@ from codecdiff import Embedder, __version__
 from codecdiff.errors import InvalidValue
 from codecdiff.files import check_schema, read_json
 from codecdiff.fingerprint import module_fingerprint
+from codecdiff_eval.numbers import to_json
 
 __all__ = [
     "Estimate",
@@ -110,6 +110,11 @@ class EmbeddingConfig:
     mono: str = "mean of channels"
     loudness: str = UNCHANGED
     windows: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the embedder."""
+        return str(self.embedder.get("name", ""))
 
     @classmethod
     def of(
@@ -401,25 +406,9 @@ class VariantResults:
         return {**to_json(self), "differences": differences}
 
 
-@cache
-def _adapter(cls: type) -> TypeAdapter[Any]:
-    return TypeAdapter(cls)
-
-
-def to_json(value: Any) -> Any:
-    """Return dataclasses, mappings and sequences as JSON can hold them; an `Estimate` becomes a mapping."""
-    if isinstance(value, Estimate):
-        return value._asdict()
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: to_json(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, Mapping):
-        return {key: to_json(item) for key, item in value.items()}
-    return [to_json(item) for item in value] if isinstance(value, list | tuple) else value
-
-
 def from_json(cls: type[T], values: Mapping[str, Any]) -> T:
     """Restore a dataclass of this module from `to_json`; fields that a later version added are ignored."""
-    return _adapter(cls).validate_python(values)
+    return TypeAdapter(cls).validate_python(values)
 
 
 def set_hash(hashes: Iterable[str]) -> str:

@@ -27,11 +27,11 @@ from codecdiff_eval.compare.config import CompareConfig, CompareEvalConfig
 from codecdiff_eval.compare.measure import LOSS, CompareInputs, measure
 from codecdiff_eval.compare.report import CompareReport
 from codecdiff_eval.compare.runs import Run, loss_key, make_runs, other_variants, require_music, shared_run, take_turns
-from codecdiff_eval.embedders.logmel import LogMel
+from codecdiff_eval.embedders import LogMel
 from codecdiff_eval.embeddings import embed_audio
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, REFERENCE, first_stages_mask, oracle
 from codecdiff_eval.listening.systems import match_items, read_systems
-from codecdiff_eval.metrics.draws import Draws
+from codecdiff_eval.metrics.bootstrap import Draws
 from codecdiff_eval.metrics.gaussian import shrunk_frechet_distance
 from codecdiff_eval.results import VariantResults
 from markupsafe import escape

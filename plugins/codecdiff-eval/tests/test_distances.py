@@ -10,7 +10,7 @@ import torch
 from codecdiff_eval.metrics.frechet import intercept
 from codecdiff_eval.metrics.gaussian import GaussianStats, fit_gaussian, frechet_distance, matrix_sqrt
 from codecdiff_eval.metrics.kad import clip_sums, mean_between, mean_within, median_distance
-from codecdiff_eval.metrics.prdc import covered_fraction, expected_coverage, inside, point_density, radii
+from codecdiff_eval.metrics.neighbors import covered_fraction, expected_coverage, inside, point_density, radii
 from torch import Tensor
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 from codecdiff_eval.audio_features import window_features
-from codecdiff_eval.embedders.codec import CodecEmbedder
-from codecdiff_eval.embedders.logmel import LogMel
+from codecdiff_eval.embedders import CodecEmbedder, LogMel
 from codecdiff_eval.embeddings import embed_audio
 from small import noise
 

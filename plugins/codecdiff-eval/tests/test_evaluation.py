@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from codecdiff_eval.embedders.logmel import LogMel
+from codecdiff_eval.embedders import LogMel
 from codecdiff_eval.embeddings import ClipCutter, ClipEmbedder, ClipEmbeddings, clip_name, start_of, track_of
 from codecdiff_eval.eval_sets import (
     CODEC_RECONSTRUCTION,
@@ -38,8 +38,8 @@ from codecdiff_eval.metrics.adherence import (
     requested_instruments,
     tempo,
 )
+from codecdiff_eval.numbers import format_number, interval_width
 from codecdiff_eval.prompts import EvalPrompt, prompt_of, read_prompts, sample_prompts
-from codecdiff_eval.report.numbers import format_number, interval_width
 from codecdiff_eval.results import EmbeddingConfig, EvalReport, IncomparableError, NotMeasured
 from codecdiff_eval.suites import load_suite
 from small import RATE, noise, tone, write_music

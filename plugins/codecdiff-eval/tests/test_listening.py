@@ -201,11 +201,11 @@ def test_win_rates_are_counted_by_rater_and_item(tmp_path: Path) -> None:
     result = analysis.to_json()
     assert isinstance(result["raters"], dict)
     assert isinstance(result["items"], dict)
-    assert result["raters"]["ann"]["a over b"].value == pytest.approx(2.5 / 4)
+    assert result["raters"]["ann"]["a over b"][0] == pytest.approx(2.5 / 4)
     agreed = result["raters"]["bob"]["a over b"]
     exact = binomtest(2, 2).proportion_ci(method="exact")  # two votes that agree do not prove that all would
     assert tuple(agreed) == pytest.approx((1, exact.low, exact.high))
-    assert result["items"]["2"]["a over b"].value == pytest.approx(0.5)
+    assert result["items"]["2"]["a over b"][0] == pytest.approx(0.5)
     assert "no preference shown" in str(analysis.overall_table().cells)
 
 

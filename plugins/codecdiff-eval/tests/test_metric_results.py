@@ -21,9 +21,9 @@ from codecdiff_eval.metrics.clap_score import clap_score
 from codecdiff_eval.metrics.frechet import fad, fad_infinity, fad_per_track, fad_shrunk
 from codecdiff_eval.metrics.gaussian import GaussianStats, frechet_distance, shrunk_frechet_distance
 from codecdiff_eval.metrics.kad import kad, kad_across_clips, median_distance
-from codecdiff_eval.metrics.prdc import coverage, density
+from codecdiff_eval.metrics.neighbors import coverage, density
+from codecdiff_eval.numbers import format_interval, format_number, interval_width
 from codecdiff_eval.report import render_markdown
-from codecdiff_eval.report.numbers import format_interval, format_number, interval_width
 from codecdiff_eval.results import (
     Context,
     EmbeddingConfig,

@@ -3,10 +3,9 @@ import math
 import pytest
 import torch
 from codecdiff_eval.audio_features import FLOOR, frame_change, log_mel, mel_filterbank, window_features
-from codecdiff_eval.metrics.bootstrap import bootstrap, bootstrap_tracks, permuted
-from codecdiff_eval.metrics.draws import Draws, interval_of
+from codecdiff_eval.metrics.bootstrap import Draws, bootstrap, bootstrap_tracks, interval_of, permuted
 from codecdiff_eval.metrics.gaussian import ledoit_wolf, shrunk_frechet_distance
-from codecdiff_eval.metrics.memorization import distance_ratio, nearest_distance, nearest_distances
+from codecdiff_eval.metrics.neighbors import distance_ratio, nearest_distance, nearest_distances
 from codecdiff_eval.metrics.probe import Probe, ProbeReading, balanced_accuracy, probe_score
 from torch import Tensor
 

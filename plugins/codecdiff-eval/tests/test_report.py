@@ -15,6 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from codecdiff_eval.numbers import (
+    describe_difference,
+    format_count,
+    format_difference,
+    format_interval,
+    format_number,
+)
 from codecdiff_eval.plots import plot_curves, plot_intervals, plot_losses
 from codecdiff_eval.report import (
     Cell,
@@ -31,13 +38,6 @@ from codecdiff_eval.report import (
     facts_table,
     render_markdown,
     write_report,
-)
-from codecdiff_eval.report.numbers import (
-    describe_difference,
-    format_count,
-    format_difference,
-    format_interval,
-    format_number,
 )
 from markupsafe import escape
 from rich.console import Console

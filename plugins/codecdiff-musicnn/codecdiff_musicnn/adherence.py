@@ -14,7 +14,13 @@ from collections.abc import Mapping
 import torch
 from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.metric import Metric, Statistic
-from codecdiff_eval.metrics.adherence import against_chance, clips_requesting, on_real_clips, requested_instruments
+from codecdiff_eval.metrics.adherence import (
+    against_chance,
+    clips_describing,
+    clips_requesting,
+    on_real_clips,
+    requested_instruments,
+)
 from torch import Tensor
 
 from codecdiff.errors import InvalidValue
@@ -87,8 +93,7 @@ def _tag_auc(clips: ClipEmbeddings, reference: ClipEmbeddings | None = None, *, 
             f"Instruments that can be found: {', '.join(INSTRUMENTS)}."
         )
     upper_bound = None
-    if reference is not None and sum(named_instruments(prompt) is not None for prompt in reference.prompts) > 1:
-        described = reference.select(clips_requesting(reference, named_instruments))
+    if described := clips_describing(reference, named_instruments):
         real_scores, truth = instrument_scores(described)
         upper_bound = on_real_clips(mean_area, real_scores[:, mixed], truth[:, mixed], described, seed)
     options = {"instruments": [list(INSTRUMENTS)[i] for i in mixed]}

@@ -1,4 +1,4 @@
-"""Clips of composed music, and their features."""
+"""Clips of composed music."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 import torch
-from codecdiff_eval.audio_features import window_features
 from torch import Tensor
 
 from codecdiff.errors import InvalidValue, MissingFile
@@ -82,8 +81,3 @@ def decode(pipeline: Pipeline, codes: Tensor, samples: int) -> Tensor:
     """(n, k, l) codes -> (n, 1, samples) mono audio on the CPU."""
     batches = [pipeline.decode(batch.split(1), samples) for batch in codes.split(DECODE_BATCH)]
     return torch.cat([audio.mean(1, keepdim=True).cpu() for audio in batches])
-
-
-def features(audio: Tensor, sample_rate: int) -> Tensor:
-    """(n, 1, t) audio -> (n, w, 64) log-mel features."""
-    return torch.cat([window_features(clips[:, 0], sample_rate) for clips in audio.split(DECODE_BATCH)])

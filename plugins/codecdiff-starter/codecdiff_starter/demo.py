@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from codecdiff_eval.report import console_table, write_report
-from codecdiff_eval.results import TargetResult, to_json
+from codecdiff_eval.results import TargetResult
 from rich.console import Console
 
 from codecdiff.cli.console import errors_as_sentences
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     details = {**details, "memory": memory, "logs": logs}
     players = write_players(folder, examples, pipeline.sample_rate)
     data = {"command": command, "targets": [row.to_json() for row in results], **details, "players": players}
-    report = write_report(demo_report(results, details, players, command, shipped), folder, to_json(data))
+    report = write_report(demo_report(results, details, players, command, shipped), folder, data)
     console.print(console_table(targets_table(results)))
     console.print(f"{report}: open it in a browser")
 

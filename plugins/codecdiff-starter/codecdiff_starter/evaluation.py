@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import psutil
 import torch
+from codecdiff_eval.audio_features import window_features
 from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.eval_sets import (
     CODEC_RECONSTRUCTION,
@@ -32,9 +33,8 @@ from codecdiff_eval.eval_sets import (
     oracle,
 )
 from codecdiff_eval.metric import load_metric
-from codecdiff_eval.metrics.bootstrap import bootstrap, permuted
-from codecdiff_eval.metrics.draws import Draws, interval_of
-from codecdiff_eval.metrics.memorization import distance_ratio, nearest_distances
+from codecdiff_eval.metrics.bootstrap import Draws, bootstrap, interval_of, permuted
+from codecdiff_eval.metrics.neighbors import distance_ratio, nearest_distances
 from codecdiff_eval.metrics.probe import Probe, ProbeReading, probe_score
 from codecdiff_eval.results import Estimate, MetricResult, TargetResult, corrected_for_chance
 from codecdiff_eval.suites import Suite
@@ -42,7 +42,7 @@ from torch import Tensor
 
 from codecdiff.errors import InvalidValue
 from codecdiff.pipeline import Pipeline
-from codecdiff_starter.clips import ComposedClips, compose_clips, decode, features, training_clips
+from codecdiff_starter.clips import ComposedClips, compose_clips, decode, training_clips
 from codecdiff_starter.composer import CLASSES, COMPOSER_VERSION, PARTS, SAMPLE_RATE, Facts, mapping
 
 ORACLE, COMPOSED, TRAINING, PROBE_TRAINING = oracle(), "composed", "training", "probe training"
@@ -211,6 +211,11 @@ def clip_targets(
 ) -> list[TargetResult]:
     """Return the lines of the table that are measured on clips."""
     far, generated, noise = "Fréchet distance: ", distance["generated ratio"], distance["noise ratio"]
+    bounds = {  # none of the key: in minutes, a model hardly learns it
+        "pulse": {"at_least": targets.pulse},
+        "tuning-error": {"at_most": targets.tuning_error},
+        "tempo-double": {"at_least": targets.tempo},
+    }
     rows = [
         TargetResult(f"{far}generated over codec reconstruction", *generated, at_most=targets.frechet_ratio),
         TargetResult(f"{far}noise over generated", *noise, at_least=targets.noise_ratio),
@@ -221,23 +226,13 @@ def clip_targets(
     for name, result in estimated.items():
         corrected = corrected_for_chance(result, result.upper_bound and result.upper_bound.value)
         label = f"{result.name}, corrected for chance" if corrected else result.name
-        rows.append(TargetResult(label, *(corrected or result.estimate), **_bounds(name, targets)))
+        rows.append(TargetResult(label, *(corrected or result.estimate), **bounds.get(name, {})))
     score, chance, most = probes["all"], probes["permuted"], targets.permuted
     return [
         *rows,
         TargetResult("prompt adherence: probe score", *score, at_least=targets.probe_score),
         TargetResult("probe score with permuted labels", *chance, at_least=-most, at_most=most),
     ]
-
-
-def _bounds(name: str, targets: Targets) -> dict[str, float]:
-    """Return the bounds of what is estimated. None of the key: in minutes, a model hardly learns it."""
-    bounds = {
-        "pulse": {"at_least": targets.pulse},
-        "tuning-error": {"at_most": targets.tuning_error},
-        "tempo-double": {"at_least": targets.tempo},
-    }
-    return bounds.get(name, {})
 
 
 def memory_in_use() -> float:
@@ -314,7 +309,7 @@ def evaluate_model(
         codes |= generate_sets(pipeline, [{"text": prompt} for prompt in evaluated.prompts], source, **sampling)
     with clock("decoding"):
         audio = codes.map(lambda _, each: decode(pipeline, each, samples))
-        sets = audio.map(lambda _, each: features(each, pipeline.sample_rate))
+        sets = audio.map(lambda _, each: window_features(each[:, 0], pipeline.sample_rate))
     with clock("measuring"):
         estimated = estimate(audio, evaluated.prompts, pipeline.sample_rate, seed)
         measured = {

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, NOISE
+from codecdiff_eval.numbers import format_interval, format_number
 from codecdiff_eval.plots import plot_intervals, plot_losses
 from codecdiff_eval.report import Cell, Code, Player, Players, Plot, Report, Section, Table, facts_table
-from codecdiff_eval.report.numbers import format_interval, format_number
 from codecdiff_eval.results import Estimate, TargetResult
 
 from codecdiff.data import write_audio

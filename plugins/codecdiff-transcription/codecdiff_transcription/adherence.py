@@ -18,6 +18,7 @@ from codecdiff_eval.metrics.adherence import (
     KeyRule,
     against_chance,
     agreement_with_prompts,
+    clips_describing,
     clips_requesting,
     key_agreement,
     key_of_chroma,
@@ -143,10 +144,8 @@ def _sequence(
         return lambda a, b: sum(map(of_pair, a.tolist(), b.tolist())) / len(a)
 
     subset, upper_bound = clips_requesting(clips, requested), None
-    if reference is not None and sum(requested(prompt) is not None for prompt in reference.prompts) > 1:
-        rows = clips_requesting(reference, requested)
-        described = reference.select(rows)
-        each = torch.arange(len(rows))
+    if described := clips_describing(reference, requested):
+        each = torch.arange(len(described))
         upper_bound = on_real_clips(compared(described), each, each, described, seed)
     mean_similarity, each = compared(clips.select(subset)), torch.arange(len(subset))
     per_clip = torch.tensor([mean_similarity(i, i) for i in each.split(1)])

@@ -7,8 +7,7 @@ patterns, are not counted, and neither are validation losses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +23,8 @@ from codecdiff.pipeline import Pipeline, Stage
 from codecdiff.profiling import OperationCounter, blank_input, count_step
 from codecdiff.training import StageTrainer, check_warm_starts, new_pipeline, new_stage
 from codecdiff_eval.compare.config import CompareConfig
+from codecdiff_eval.numbers import format_count
 from codecdiff_eval.report import Table
-from codecdiff_eval.report.numbers import format_count
 
 
 @dataclass(frozen=True)
@@ -72,27 +71,17 @@ def make_variants(comparison: CompareConfig) -> list[Variant]:
 
     Raises ConfigError for an invalid variant or a budget that is too small.
     """
-    experiments, costs = {}, {}
+    budget, variants = comparison.budget, []
     for name in comparison.variants:
-        with _errors_of(name):
-            experiments[name] = comparison.variant(name, comparison.seeds[0])
-            costs[name] = stage_costs(experiments[name], comparison.evaluation.seconds)
-    budget = comparison.budget or training_flops(next(iter(costs.values())))
-    variants = []
-    for name, experiment in experiments.items():
-        with _errors_of(name):
-            steps = affordable_steps(costs[name], budget, comparison.budget_split)
-        variants.append(Variant(name, _with_steps(experiment, costs[name], steps), tuple(costs[name]), tuple(steps)))
+        try:
+            experiment = comparison.variant(name, comparison.seeds[0])
+            costs = stage_costs(experiment, comparison.evaluation.seconds)
+            budget = budget or training_flops(costs)  # of the first variant
+            steps = affordable_steps(costs, budget, comparison.budget_split)
+        except (UserError, ValidationError) as error:
+            raise config.ConfigError(f"The variant '{name}' is invalid: {error}") from error
+        variants.append(Variant(name, _with_steps(experiment, costs, steps), tuple(costs), tuple(steps)))
     return variants
-
-
-@contextmanager
-def _errors_of(variant: str) -> Iterator[None]:
-    """Name the variant in errors."""
-    try:
-        yield
-    except (UserError, ValidationError) as error:
-        raise config.ConfigError(f"The variant '{variant}' is invalid: {error}") from error
 
 
 def _with_steps(experiment: ExperimentConfig, costs: Sequence[StageCost], steps: Sequence[int]) -> ExperimentConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from codecdiff_eval.compare.runs import (
     train_run,
 )
 from codecdiff_eval.embeddings import read_vectors, write_vectors
+from codecdiff_eval.results import hash_of
 
 EMBEDDINGS = "embeddings"
 AFTER_EMBEDDING = {"resamples", "probes"}  # settings of the evaluation that embeddings do not depend on
@@ -174,5 +174,5 @@ class Experiment:
 
 def _file_name(*values: Any) -> str:
     """Return the name of a file of embeddings that follow from these values."""
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
-    return f"{EMBEDDINGS}-{digest[:16]}.safetensors"
+    digest = hash_of(json.dumps(values, sort_keys=True, default=str).encode())[:16]
+    return f"{EMBEDDINGS}-{digest}.safetensors"

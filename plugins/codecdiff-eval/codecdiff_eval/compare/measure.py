@@ -16,8 +16,8 @@ from torch import Tensor
 from codecdiff_eval.compare.clips import PROBE_TRAINING, REAL, REFERENCE_RECONSTRUCTION, Clip, EvalSplit, Sets
 from codecdiff_eval.embeddings import by_track
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, REFERENCE, oracle
-from codecdiff_eval.metrics.draws import Draws, OfDraw, interval_of
-from codecdiff_eval.metrics.memorization import distance_ratio, nearest_distances
+from codecdiff_eval.metrics.bootstrap import Draws, OfDraw, interval_of
+from codecdiff_eval.metrics.neighbors import distance_ratio, nearest_distances
 from codecdiff_eval.metrics.probe import Probe, ProbeReading
 from codecdiff_eval.results import Direction, VariantResults
 

@@ -16,6 +16,7 @@ from codecdiff_eval.compare.measure import FULL_CASCADE, GAP, PROBES, probe_name
 from codecdiff_eval.compare.runs import Divergence, Run, divergences
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, oracle
 from codecdiff_eval.metric import FEW
+from codecdiff_eval.numbers import ARROWS, NOTHING, describe_difference, format_count, format_difference
 from codecdiff_eval.plots import plot_curves, plot_intervals
 from codecdiff_eval.report import (
     Cell,
@@ -31,8 +32,7 @@ from codecdiff_eval.report import (
     facts_table,
     write_report,
 )
-from codecdiff_eval.report.numbers import ARROWS, NOTHING, describe_difference, format_count, format_difference
-from codecdiff_eval.results import VariantResults, to_json
+from codecdiff_eval.results import VariantResults
 
 FORMAT = 2
 PLOTTED = (FULL_CASCADE, f"Fréchet distance: {oracle()}", PROBES)
@@ -78,7 +78,7 @@ class CompareReport:
             "variants": {variant.name: self._variant(variant) for variant in self.variants},
             "metrics": [result.to_json() for result in self.results],
             "warnings": self.warnings(),
-            "players": to_json(self.players()),
+            "players": self.players(),
             "split": asdict(self.split),
         }
 
@@ -221,7 +221,8 @@ class CompareReport:
         ]
         if self.diverged:
             places = {name: next(iter(seeds.values())).place for name, seeds in self.diverged.items()}
-            rows.insert(0, ("training", *(_diverged_cell(places.get(name)) for name in names)))
+            cells = (Cell("diverged", [places[name]], "bad") if name in places else "complete" for name in names)
+            rows.insert(0, ("training", *cells))
         return Table(("metric", *names), rows)
 
     def _definitions(self) -> Notes:
@@ -233,10 +234,6 @@ class CompareReport:
     def _interval_plots(self) -> list[Plot]:
         shown = [result for result in self.results if result.name in PLOTTED]
         return [Plot(r.name, plot_intervals(r.name, r.values, log=r.direction == "lower")) for r in shown]
-
-
-def _diverged_cell(place: str | None) -> Cell | str:
-    return "complete" if place is None else Cell("diverged", [place], "bad")
 
 
 def variant_cell(result: VariantResults, name: str) -> Cell:

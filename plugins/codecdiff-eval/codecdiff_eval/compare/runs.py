@@ -50,6 +50,7 @@ from codecdiff.training import (
 )
 from codecdiff_eval.compare.budget import Variant
 from codecdiff_eval.compare.config import CompareConfig
+from codecdiff_eval.results import hash_of
 
 Log = Callable[[str], None]
 PER_STAGE = {"denoiser", "train", "diffusion", "sampling"}  # settings that `new_stage` merges with a stage's own
@@ -131,7 +132,7 @@ class Run:
     @cached_property
     def _settings_hash(self) -> str:
         text = json.dumps(changed_settings(self.experiment), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hash_of(text.encode())[:16]
 
     @property
     def logs(self) -> dict[str, list[dict[str, Any]]]:
@@ -185,7 +186,7 @@ def _codec_name(experiment: ExperimentConfig) -> str:
     spec = config.with_defaults("codecs", experiment.codec)
     text = json.dumps([spec, experiment.target, str(experiment.data.store)], sort_keys=True, default=str)
     name = "".join(letter if letter.isalnum() else "-" for letter in spec["name"])
-    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{name}-{hash_of(text.encode())[:8]}"
 
 
 def require_music(variants: Sequence[Variant]) -> None:

@@ -21,13 +21,14 @@ import torch
 from scipy.signal import butter, sosfiltfilt
 from torch import Tensor
 
+from codecdiff.cli.console import out
 from codecdiff.data.audio import open_streams, read_audio
 from codecdiff.data.loudness import integrated_loudness, true_peak
-from codecdiff.errors import InvalidValue
-from codecdiff.files import atomic_write_text
+from codecdiff.errors import FileExists, InvalidValue
+from codecdiff.files import atomic_write_text, require_writable
 from codecdiff.rng import numpy_generator
-from codecdiff_eval.listening.systems import ANCHOR, REFERENCE, Item, System, match_items
-from codecdiff_eval.report.render import render_template
+from codecdiff_eval.listening.systems import ANCHOR, REFERENCE, Item, System, match_items, read_systems
+from codecdiff_eval.report import render_template
 from codecdiff_eval.results import hash_of
 
 MAX_PEAK = -1.0  # dBTP
@@ -114,3 +115,32 @@ def data_uri(audio: Tensor, sample_rate: int) -> str:
     stream = io.BytesIO()
     soundfile.write(stream, audio.T.numpy(), sample_rate, format="WAV", subtype="PCM_16")
     return "data:audio/wav;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def write_listening_test(
+    folders: Sequence[Path],
+    reference: Path | None,
+    file: Path,
+    n: int | None,
+    seed: int,
+    *,
+    force: bool,
+    **options: Any,
+) -> None:
+    """Write the page of a test of folders, with the options of `ListeningTest`, and print how long it is."""
+    require_writable(file.parent)
+    if file.exists() and not force:
+        raise FileExists(f"'{file}' exists already. Choose another name with -o, or overwrite it with --force.")
+    systems, compared = read_systems(folders)
+    if reference:
+        if options["mode"] == "ab":
+            raise InvalidValue("A test of pairs has no reference: leave --reference out, or choose --mode mushra.")
+        variants, evaluated_on = read_systems([reference])
+        compared = evaluated_on or System(REFERENCE, variants[0].clips)
+    test = ListeningTest(systems=systems, reference=compared, **options)
+    items = test.items(n, seed)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    test.write(file, items)
+    rounds = len(items) * (math.comb(len(systems), 2) if test.mode == "ab" else 1)
+    size = f"{file.stat().st_size / 1e6:.1f} MB"
+    out.print(f"{file}: {len(items)} items, {rounds} rounds, {size}. Open it in a browser.", soft_wrap=True)

@@ -14,14 +14,24 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from codecdiff.errors import InvalidValue
-from codecdiff.files import read_json
+from codecdiff.cli.console import err, out
+from codecdiff.errors import InvalidValue, MissingFile
+from codecdiff.files import read_json, require_writable
 from codecdiff_eval.listening.builder import Mode
 from codecdiff_eval.listening.systems import REFERENCE
-from codecdiff_eval.metrics.bootstrap import rate_interval
-from codecdiff_eval.metrics.draws import Draws, interval_of
+from codecdiff_eval.metrics.bootstrap import Draws, interval_of, rate_interval
 from codecdiff_eval.plots import plot_intervals
-from codecdiff_eval.report import Notes, Plot, Report, Section, Table, estimate_cell, facts_table
+from codecdiff_eval.report import (
+    Notes,
+    Plot,
+    Report,
+    Section,
+    Table,
+    console_table,
+    estimate_cell,
+    facts_table,
+    write_report,
+)
 from codecdiff_eval.results import Estimate
 
 Name = Annotated[str, Field(max_length=1000)]
@@ -186,11 +196,31 @@ class VoteAnalysis:
         )
 
     def to_json(self) -> dict[str, object]:
-        """Return everything that was measured; intervals are (value, low, high)."""
+        """Return everything that was measured; intervals are [value, low, high]."""
 
-        def by(names: Sequence[str], axis: int) -> dict[str, dict[str, Estimate]]:
-            rows = {name: {k: v.narrow(axis, i, 1) for k, v in self.values.items()} for i, name in enumerate(names)}
-            return {name: {k: self.estimate(v) for k, v in row.items()} for name, row in rows.items()}
+        def estimates(values: dict[str, Tensor]) -> dict[str, list[float]]:
+            return {name: list(self.estimate(each)) for name, each in values.items()}
+
+        def by(names: Sequence[str], axis: int) -> dict[str, dict[str, list[float]]]:
+            return {
+                name: estimates({k: v.narrow(axis, i, 1) for k, v in self.values.items()})
+                for i, name in enumerate(names)
+            }
 
         facts = {"test": self.files[0].test, "mode": self.files[0].mode, "warnings": self.warnings()}
-        return {**facts, "overall": self.overall(), "raters": by(self.raters, 0), "items": by(self.items, 1)}
+        return {**facts, "overall": estimates(self.values), "raters": by(self.raters, 0), "items": by(self.items, 1)}
+
+
+def analyze_votes(files: Sequence[Path], output: Path | None, seed: int) -> None:
+    """Print what votes say, and write it as a report if a folder is named."""
+    if missing := [file for file in files if not file.is_file()]:
+        raise MissingFile(f"File of votes '{missing[0]}' does not exist.")
+    analysis = VoteAnalysis(read_votes(files), seed)
+    for table in (analysis.overall_table(), analysis.table("rater"), analysis.table("item")):
+        out.print(console_table(table))
+    for line in analysis.warnings():
+        err.print(line, style="yellow", soft_wrap=True)
+    if output:
+        require_writable(output)
+        write_report(analysis.report(), output, analysis.to_json())
+        out.print(f"Written: index.html, report.md and report.json in {output}", soft_wrap=True)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from importlib import metadata
-from types import ModuleType
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +23,7 @@ from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.metric import Metric, Statistic
 from codecdiff_eval.metrics.bootstrap import bootstrap_tracks, permuted
 from codecdiff_eval.metrics.probe import Probe, balanced_accuracy
-from codecdiff_eval.results import RESAMPLES, Estimate, hash_of
+from codecdiff_eval.results import Estimate, hash_of
 
 __all__ = [
     "HOP_LENGTH",
@@ -32,8 +32,10 @@ __all__ = [
     "SILENCE",
     "ClipEstimator",
     "KeyRule",
+    "LibrosaEstimator",
     "against_chance",
     "agreement_with_prompts",
+    "clips_describing",
     "clips_requesting",
     "key_agreement",
     "key_of_chroma",
@@ -62,7 +64,7 @@ def requested_instruments(prompt: Prompt) -> list[str] | None:
 
 
 class ClipEstimator(Embedder):
-    """An estimator of one number per clip at 22,050 Hz, `NOTHING` for silence. Needs librosa."""
+    """An estimator of one number per clip, `NOTHING` for silence."""
 
     sample_rate, width = SAMPLE_RATE, 1
     window_seconds = hop_seconds = None  # pyright: ignore[reportAssignmentType]  # it estimates of the whole clip
@@ -71,12 +73,11 @@ class ClipEstimator(Embedder):
 
     def __init__(self) -> None:
         super().__init__()
-        self.librosa = _librosa()
 
     @property
-    def description(self) -> dict[str, Any]:
-        """Name, version of librosa and options: all that an estimate follows from except the audio."""
-        return {"librosa": metadata.version("librosa"), **self.spec}
+    def description(self) -> Mapping[str, Any]:
+        """All that an estimate follows from except the audio."""
+        return self.spec
 
     def embed(self, audio: Tensor) -> Tensor:
         """(b, t) mono audio -> (b, 1, 1) estimates."""
@@ -92,7 +93,28 @@ class ClipEstimator(Embedder):
         raise NotImplementedError
 
 
-class TempoEstimator(ClipEstimator):
+class LibrosaEstimator(ClipEstimator):
+    """An estimator by librosa, at 22,050 Hz."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            import librosa
+        except ImportError as error:
+            raise BrokenPlugin("Tempo and key need librosa: pip install 'codecdiff-eval[adherence]'.") from error
+        self.librosa = librosa
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """Name, version of librosa and options."""
+        return {"librosa": metadata.version("librosa"), **self.spec}
+
+    def onset_strength(self, audio: Tensor) -> np.ndarray:
+        """(t,) audio -> (frames,) strength of onsets."""
+        return self.librosa.onset.onset_strength(y=audio.numpy(), sr=SAMPLE_RATE, hop_length=HOP_LENGTH)
+
+
+class TempoEstimator(LibrosaEstimator):
     """Beats per minute (librosa.feature.tempo).
 
     The peak of the autocorrelation of onset strength in windows of 8 s, averaged over the clip, with a prior at 120.
@@ -102,12 +124,12 @@ class TempoEstimator(ClipEstimator):
 
     def estimate_sound(self, audio: Tensor) -> float:
         """(t,) audio -> beats per minute."""
-        strength = self.librosa.onset.onset_strength(y=audio.numpy(), sr=SAMPLE_RATE, hop_length=HOP_LENGTH)
+        strength = self.onset_strength(audio)
         tempo = self.librosa.feature.tempo(onset_envelope=strength, sr=SAMPLE_RATE, hop_length=HOP_LENGTH)
         return float(tempo[0])
 
 
-class KeyEstimator(ClipEstimator):
+class KeyEstimator(LibrosaEstimator):
     """The key 0...23 as `key_of_chroma` numbers them."""
 
     spec: ClassVar = {"name": "librosa-key", "profiles": "Krumhansl-Kessler"}
@@ -167,17 +189,15 @@ def agreement_with_prompts(
     def compare(estimated: Tensor, wanted: Tensor) -> float:
         return float(agree(estimated, wanted).mean())
 
-    def read(clips: ClipEmbeddings, subset: list[int]) -> tuple[Tensor, Tensor]:
-        wanted = torch.tensor([requested(clips.prompts[i]) for i in subset], dtype=torch.float64)
-        return clips.vectors[subset, 0].double(), wanted
+    def read(clips: ClipEmbeddings) -> tuple[Tensor, Tensor]:
+        wanted = torch.tensor([requested(prompt) for prompt in clips.prompts], dtype=torch.float64)
+        return clips.vectors[:, 0].double(), wanted
 
-    subset, upper_bound = clips_requesting(clips, requested), None
-    estimated, wanted = read(clips, subset)
-    if reference is not None and sum(requested(prompt) is not None for prompt in reference.prompts) > 1:
-        rows = clips_requesting(reference, requested)
-        upper_bound = on_real_clips(compare, *read(reference, rows), reference.select(rows), seed)
-    facts = {"subset": subset, "per_clip": agree(estimated, wanted)}
-    return against_chance(compare, estimated, wanted, upper_bound, seed, **facts)
+    subset, described = clips_requesting(clips, requested), clips_describing(reference, requested)
+    estimated, wanted = read(clips.select(subset))
+    upper_bound = on_real_clips(compare, *read(described), described, seed) if described else None
+    per_clip = agree(estimated, wanted)
+    return against_chance(compare, estimated, wanted, upper_bound, seed, subset=subset, per_clip=per_clip)
 
 
 def _instruments(clips: ClipEmbeddings, reference: ClipEmbeddings, *, seed: int) -> Statistic:
@@ -254,14 +274,17 @@ def clips_requesting(clips: ClipEmbeddings, requested: Callable[[Prompt], Any]) 
     return subset
 
 
+def clips_describing(reference: ClipEmbeddings | None, requested: Callable[[Prompt], Any]) -> ClipEmbeddings | None:
+    """Return the reference's clips whose prompts say what is requested; None for fewer than two."""
+    rows = [i for i, prompt in enumerate(reference.prompts) if requested(prompt) is not None] if reference else []
+    return reference.select(rows) if reference and len(rows) > 1 else None
+
+
 def on_real_clips(
     compare: Callable[[Tensor, Tensor], float], estimated: Tensor, truth: Tensor, clips: ClipEmbeddings, seed: int
 ) -> Estimate:
     """Return the same figure of real clips, with its interval."""
-    estimate = bootstrap_tracks(
-        lambda a: compare(estimated[a], truth[a]), clips.tracks(), resamples=RESAMPLES, seed=seed
-    )
-    return estimate.clamp(0, 1)
+    return bootstrap_tracks(lambda a: compare(estimated[a], truth[a]), clips.tracks(), seed=seed).clamp(0, 1)
 
 
 def against_chance(
@@ -290,14 +313,6 @@ def against_chance(
         warnings=warnings,
         **facts,
     )
-
-
-def _librosa() -> ModuleType:
-    try:
-        import librosa
-    except ImportError as error:
-        raise BrokenPlugin("Tempo and key need librosa: pip install 'codecdiff-eval[adherence]'.") from error
-    return librosa
 
 
 def _metric(label: str, agree: Agreement, requested: Callable[[Prompt], Any], estimator: type[ClipEstimator]) -> Metric:

@@ -10,7 +10,7 @@ from torch import Tensor
 from codecdiff.errors import InvalidValue
 from codecdiff.rng import generator
 from codecdiff_eval.embeddings import ClipEmbeddings
-from codecdiff_eval.metric import Metric, Reference, Statistic, count_draws, mean_over_clips
+from codecdiff_eval.metric import Metric, Reference, Statistic, mean_over_clips
 from codecdiff_eval.metrics.gaussian import (
     GaussianStats,
     fit_gaussian,
@@ -93,7 +93,7 @@ def intercept(x: Sequence[float], y: Sequence[float]) -> float:
 
 def _fit(clips: ClipEmbeddings, drawn: Tensor) -> Gaussian:
     """Fit a Gaussian to the windows of drawn clips."""
-    return fit_gaussian(clips.vectors, count_draws(drawn, len(clips)).repeat_interleave(clips.lengths))
+    return fit_gaussian(clips.vectors, torch.bincount(drawn, minlength=len(clips)).repeat_interleave(clips.lengths))
 
 
 def _reference(reference: Reference, drawn: Tensor | None = None) -> Gaussian:

@@ -14,7 +14,7 @@ from torch import Tensor
 from codecdiff.errors import InvalidValue
 from codecdiff.rng import generator
 from codecdiff_eval.embeddings import ClipEmbeddings
-from codecdiff_eval.metric import Metric, Statistic, count_draws
+from codecdiff_eval.metric import Metric, Statistic
 
 SCALE = 100  # KAD is this times the squared MMD, as its authors' package has it
 VECTORS_AT_ONCE = 128  # bounds the memory of kernel values: so many rows of them
@@ -100,7 +100,7 @@ def _kad(
     within_a, within_b, between = clip_sums(*a, *a, width), clip_sums(*b, *b, width), clip_sums(*a, *b, width)
 
     def of(drawn_a: Tensor, drawn_b: Tensor) -> float:
-        counts = count_draws(drawn_a, len(clips)), count_draws(drawn_b, len(reference))
+        counts = torch.bincount(drawn_a, minlength=len(clips)), torch.bincount(drawn_b, minlength=len(reference))
         own = mean_within(within_a, clips.lengths, counts[0], across=across)
         other = mean_within(within_b, reference.lengths, counts[1], across=across)
         return SCALE * (own + other - 2 * mean_between(between, (clips.lengths, reference.lengths), counts))

@@ -6,17 +6,15 @@ does not exist for them; the same of real music is the upper bound, and that of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from codecdiff.errors import InvalidValue
-from codecdiff.interfaces import Embedder
 from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.metric import Metric, Reference, Statistic, mean_over_clips
-from codecdiff_eval.metrics.adherence import HOP_LENGTH, NOTHING, SAMPLE_RATE, SILENCE, ClipEstimator
+from codecdiff_eval.metrics.adherence import HOP_LENGTH, NOTHING, SAMPLE_RATE, ClipEstimator, LibrosaEstimator
 from codecdiff_eval.metrics.bootstrap import bootstrap_tracks
 
 __all__ = ["full_scale", "pulse_strength", "touches_full_scale", "tuning_error", "tuning_error_cents"]
@@ -74,55 +72,34 @@ def touches_full_scale(audio: Tensor) -> bool:
     return bool((audio.abs() >= FULL_SCALE).any())
 
 
-class PulseEstimator(ClipEstimator):
+class PulseEstimator(LibrosaEstimator):
     """Pulse strength of librosa's onset strength."""
 
-    spec: ClassVar[Mapping[str, Any]] = {"name": "pulse", "hop_length": HOP_LENGTH}
+    spec: ClassVar = {"name": "pulse", "hop_length": HOP_LENGTH}
 
     def estimate_sound(self, audio: Tensor) -> float:
         """(t,) audio -> pulse strength."""
-        strength = self.librosa.onset.onset_strength(y=audio.numpy(), sr=SAMPLE_RATE, hop_length=HOP_LENGTH)
-        return pulse_strength(torch.from_numpy(strength), SAMPLE_RATE / HOP_LENGTH)
+        return pulse_strength(torch.from_numpy(self.onset_strength(audio)), SAMPLE_RATE / HOP_LENGTH)
 
 
-class SignalEstimator(Embedder):
-    """An estimator of one number per clip that needs no other package; `NOTHING` for silence."""
-
-    width, sample_rate = 1, SAMPLE_RATE
-    window_seconds = hop_seconds = None  # pyright: ignore[reportAssignmentType]  # it estimates of the whole clip
-    policy = "the clip as a whole"
-    description: ClassVar[Mapping[str, Any]] = {}  # its name and options
-
-    def __init__(self) -> None:
-        super().__init__()
-
-    def embed(self, audio: Tensor) -> Tensor:
-        """(b, t) mono audio -> (b, 1, 1) estimates."""
-        return torch.tensor([[[self.estimate(clip.float().cpu())]] for clip in audio])
-
-    def estimate(self, audio: Tensor) -> float:
-        """(t,) audio -> an estimate."""
-        raise NotImplementedError
-
-
-class TuningEstimator(SignalEstimator):
+class TuningEstimator(ClipEstimator):
     """Tuning error in cents."""
 
-    description: ClassVar[Mapping[str, Any]] = {"name": "tuning", "fft_size": FFT_SIZE}
+    spec: ClassVar = {"name": "tuning", "fft_size": FFT_SIZE}
 
-    def estimate(self, audio: Tensor) -> float:
+    def estimate_sound(self, audio: Tensor) -> float:
         """(t,) audio -> cents."""
-        return NOTHING if float(audio.abs().max()) <= SILENCE else tuning_error_cents(audio, self.sample_rate)
+        return tuning_error_cents(audio, self.sample_rate)
 
 
-class FullScaleEstimator(SignalEstimator):
+class FullScaleEstimator(ClipEstimator):
     """1 for a clip that touches full scale, else 0: of the mono mix at 44.1 kHz, a rate at which most files are."""
 
     sample_rate = 44_100
-    description: ClassVar[Mapping[str, Any]] = {"name": "full-scale", "threshold": FULL_SCALE}
+    spec: ClassVar = {"name": "full-scale", "threshold": FULL_SCALE}
 
     def estimate(self, audio: Tensor) -> float:
-        """(t,) audio -> 1 or 0."""
+        """(t,) audio -> 1 or 0, of silence too."""
         return float(touches_full_scale(audio))
 
 

@@ -1,6 +1,8 @@
-"""Density and coverage: whether points of one set lie where another has its own, and whether they reach all of it.
+"""Nearest neighbors: density and coverage, and memorization.
 
-Naeem et al. (2020), "Reliable fidelity and diversity metrics for generative models", Eqs. 6 and 7.
+Density and coverage: whether points of one set lie where another has its own, and whether they reach all of it. Naeem
+et al. (2020), "Reliable fidelity and diversity metrics for generative models", Eqs. 6 and 7. Memorization: whether
+generated clips lie nearer to training clips than to as many clips never trained on.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from codecdiff.errors import InvalidValue
 from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.metric import Metric, Statistic
 from codecdiff_eval.results import Estimate
+
+__all__ = ["coverage", "density", "distance_ratio", "nearest_distance", "nearest_distances"]
 
 NEIGHBORS = 5  # as in the paper
 
@@ -84,6 +88,26 @@ def _coverage(clips: ClipEmbeddings, reference: ClipEmbeddings, *, seed: int, k:
         upper_bound=Estimate(best, best, best),
         options={"neighbors": k},
     )
+
+
+def nearest_distance(features: Tensor, reference: Tensor) -> Tensor:
+    """(n, w, p) features, (m, w', p) reference -> (n,) Euclidean distance of each clip to the nearest in reference.
+
+    A clip is the mean of its windows.
+    """
+    return torch.cdist(features.mean(1), reference.mean(1)).amin(1)
+
+
+def nearest_distances(features: Tensor, training: Tensor, fresh: Tensor) -> Tensor:
+    """(n, w, p) features -> (n, 2) distances to the nearest training clip and to the nearest of as many fresh ones."""
+    count = min(len(training), len(fresh))
+    return torch.stack([nearest_distance(features, other[:count]) for other in (training, fresh)], 1)
+
+
+def distance_ratio(distances: Tensor) -> float:
+    """(n, 2) `nearest_distances` -> the ratio of their means: well under 1, a model plays from memory."""
+    training, fresh = distances.mean(0).tolist()
+    return training / fresh
 
 
 density = Metric("density", _density, "higher")

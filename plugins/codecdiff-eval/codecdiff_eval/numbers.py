@@ -1,8 +1,10 @@
-"""Numbers, intervals and differences as text."""
+"""Numbers, intervals and differences as text, and results as JSON."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 __all__ = [
     "describe_difference",
@@ -10,6 +12,7 @@ __all__ = [
     "format_difference",
     "format_interval",
     "format_number",
+    "to_json",
 ]
 
 ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}  # by the direction that is better
@@ -73,3 +76,16 @@ def describe_difference(value: float, low: float | None, high: float | None, bet
     if not better:
         return "differs"
     return "better" if (value < 0) == (better == "lower") else "worse"
+
+
+def to_json(value: Any) -> Any:
+    """Return dataclasses, named tuples, mappings and sequences as JSON can hold them; NaN and infinity become None."""
+    if hasattr(value, "__dataclass_fields__"):
+        value = {name: getattr(value, name) for name in value.__dataclass_fields__}
+    elif hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
