@@ -114,13 +114,17 @@ class ResidualCodec(Codec):
         frames = -(-audio.shape[-1] // self.hop_length)
         return torch.cat(codes, dim=1)[..., :frames], torch.cat(latents, dim=1)[..., :frames]
 
-    def decode_row(self, codes: Tensor) -> Tensor:
-        """(1, k, l) codes -> (1, ch, t) audio; it is cut, or filled with silence, to l * hop_length."""
+    def features_of(self, codes: Tensor) -> Tensor:
+        """(1, k, l) codes -> (1, z, n) features that the decoder reads: the sum of all levels."""
         features: Any = 0.0
         for quantizer, rate, rows in zip(self.quantizers, self._rates, codes.split(self._rates, 1), strict=True):
             vectors = self.codebook_vectors(quantizer, rearrange(rows, "b r l -> b (l r)"))
             features += _hold(self.project_out(quantizer, vectors), max(self._rates) // rate)
-        return self.decode_features(features)
+        return features
+
+    def decode_row(self, codes: Tensor) -> Tensor:
+        """(1, k, l) codes -> (1, ch, t) audio; it is cut, or filled with silence, to l * hop_length."""
+        return self.decode_features(self.features_of(codes))
 
     def encode(self, audio: Tensor) -> Tensor:
         """(b, ch, t) audio -> (b, k, l) int64 codes, l = ceil(t / hop_length), padded with silence; any t >= 1."""
@@ -136,15 +140,10 @@ class ResidualCodec(Codec):
         Raises ValueError for audio of another shape.
         """
         if audio.ndim != 3 or audio.shape[1] != self.channels or audio.shape[2] < 1:
-            is_mono = self.channels == 1
-            fix = (
-                "Mix channels down: `audio.mean(1, keepdim=True)`"
-                if is_mono
-                else "Repeat one: `audio.expand(-1, 2, -1)`"
-            )
+            fix = "audio.mean(1, keepdim=True)" if self.channels == 1 else f"audio.expand(-1, {self.channels}, -1)"
             raise InvalidValue(
                 f"This {type(self).__name__} encodes audio of shape (b, {self.channels}, t) with t >= 1, but got "
-                f"{tuple(audio.shape)}. {fix}."
+                f"{tuple(audio.shape)}. Mix or repeat its channels: `{fix}`."
             )
         with exactly(audio.device):
             codes, latents = zip(*map(self.encode_row, audio.to(self.dtype).split(1)), strict=True)
