@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from codecdiff_eval.audit import CUT, AuditConfig, audit_memorization
 from small import UNET, write_music
 
 import codecdiff
@@ -64,3 +65,7 @@ def test_levels_of_their_own_rates_are_trained_generated_and_edited(tmp_path: Pa
     assert long.audios.shape == (1, 1, 3 * RATE)
     assert torch.equal(pipe("", audio_length_in_s=3.0, window_in_s=1.0, seed=0).codes, long.codes)
     assert pipe("", audio_length_in_s=1.0, loop=True, seed=0).audios.isfinite().all()
+
+    audit = audit_memorization(pipe, store, AuditConfig(clips=4, seconds=0.6, window=0.5, candidates=100))
+    assert all(audit.sets[CUT].is_copy)
+    assert all(match.levels == (1.0,) * 15 for match in audit.sets[CUT].matches)
