@@ -122,7 +122,7 @@ def select_stages(names: Sequence[str], stage: str, overrides: Iterable[str]) ->
 class Grouped(Splitter):
     """Codebooks in groups, one group per stage: `stages="0|1-2|3-8"` names the levels of three.
 
-    A level of which there are twice as many codes as of the slowest has the rate 2x: `stages="1x|2x-8x"` names rates.
+    A level that has twice as many codes as the slowest has the rate 2x: `stages="1x|2x-8x"` names rates.
     """
 
     def __init__(self, stages: str, *, num_codebooks: int, levels: Sequence[int] | None = None):

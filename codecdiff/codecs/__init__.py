@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from codecdiff import lazy_exports
 
 if TYPE_CHECKING:
-    from codecdiff.codecs.chunking import ChunkedCodec, chunked, context_frames
+    from codecdiff.codecs.chunking import ChunkedCodec, chunked
     from codecdiff.codecs.normalized import NormalizedCodec
     from codecdiff.codecs.pca import PCACodec
     from codecdiff.codecs.pretrained import OriginalPackage, PretrainedCodec
-    from codecdiff.codecs.residual import ResidualCodec, nearest_vectors
+    from codecdiff.codecs.residual import ResidualCodec, context_frames, nearest_vectors
     from codecdiff.codecs.stereo import StereoCodec
     from codecdiff.codecs.wrapper import CodecWrapper, codebook_vectors, find_duplicate_codes
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codecdiff.codecs.wrapper import CodecWrapper
 from codecdiff.errors import InvalidValue
@@ -86,35 +85,3 @@ def chunked(codec: Codec) -> Codec:
     """Return `ChunkedCodec(codec)`, so that memory does not grow; the codec itself if that is so, or impossible."""
     is_bounded = codec.encode_context_frames is not None and codec.decode_context_frames is not None
     return ChunkedCodec(codec) if is_bounded and codec.chunk_frames is None else codec
-
-
-def context_frames(network: nn.Module, inputs: int, outputs: int, multiple: int = 1) -> int:
-    """Return the latent frames on each side of a frame that what a network computes for it can depend on, exactly.
-
-    Args:
-        network: Its convolutions run one after the other, in the order of `modules()`. A module that has a
-            `window_size` attends in windows of so many positions.
-        inputs: Positions of a frame that go in: `hop_length` for an encoder.
-        outputs: Positions of a frame that come out: `hop_length` for a decoder.
-        multiple: Frames of a window, each of which depends on other ones; the most is returned.
-
-    """
-    kinds = (nn.Conv1d, nn.ConvTranspose1d)
-    layers = [layer for layer in network.modules() if isinstance(layer, kinds) or hasattr(layer, "window_size")]
-    sides = []
-    for frame in range(multiple):
-        first, last = frame * outputs, (frame + 1) * outputs - 1
-        for layer in reversed(layers):
-            first, last = _read_by(layer, first, last)
-        sides += [frame - first // inputs, last // inputs - frame]
-    return max(sides)
-
-
-def _read_by(layer: Any, first: int, last: int) -> tuple[int, int]:
-    """Return the first and last input position that outputs `first` to `last` of a layer depend on."""
-    if hasattr(layer, "window_size"):
-        return first // layer.window_size * layer.window_size, (last // layer.window_size + 1) * layer.window_size - 1
-    stride, padding, reach = layer.stride[0], layer.padding[0], layer.dilation[0] * (layer.kernel_size[0] - 1)
-    if isinstance(layer, nn.ConvTranspose1d):
-        return -(-(first + padding - reach) // stride), (last + padding) // stride
-    return first * stride - padding, last * stride - padding + reach

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from codecdiff.errors import InvalidValue
@@ -199,3 +199,35 @@ def nearest_vectors(points: Tensor, vectors: Tensor) -> Tensor:
     """
     exact = "donot_use_mm_for_euclid_dist"
     return torch.cat([torch.cdist(p, vectors, compute_mode=exact).argmin(-1) for p in points.split(POINTS, -2)], dim=-1)
+
+
+def context_frames(network: nn.Module, inputs: int, outputs: int, multiple: int = 1) -> int:
+    """Return the latent frames on each side of a frame that what a network computes for it can depend on, exactly.
+
+    Args:
+        network: Its convolutions run one after the other, in the order of `modules()`. A module that has a
+            `window_size` attends in windows of so many positions.
+        inputs: Positions of a frame that go in: `hop_length` for an encoder.
+        outputs: Positions of a frame that come out: `hop_length` for a decoder.
+        multiple: Frames of a window: what they depend on differs, and the most is returned.
+
+    """
+    kinds = (nn.Conv1d, nn.ConvTranspose1d)
+    layers = [layer for layer in network.modules() if isinstance(layer, kinds) or hasattr(layer, "window_size")]
+    sides = []
+    for frame in range(multiple):
+        first, last = frame * outputs, (frame + 1) * outputs - 1
+        for layer in reversed(layers):
+            first, last = _read_by(layer, first, last)
+        sides += [frame - first // inputs, last // inputs - frame]
+    return max(sides)
+
+
+def _read_by(layer: Any, first: int, last: int) -> tuple[int, int]:
+    """Return the first and last input position that outputs `first` to `last` of a layer depend on."""
+    if hasattr(layer, "window_size"):
+        return first // layer.window_size * layer.window_size, (last // layer.window_size + 1) * layer.window_size - 1
+    stride, padding, reach = layer.stride[0], layer.padding[0], layer.dilation[0] * (layer.kernel_size[0] - 1)
+    if isinstance(layer, nn.ConvTranspose1d):
+        return -(-(first + padding - reach) // stride), (last + padding) // stride
+    return first * stride - padding, last * stride - padding + reach

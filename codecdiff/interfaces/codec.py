@@ -43,9 +43,9 @@ class Codec(Part, FrozenModule, ABC):
 
     @property
     def refines(self) -> tuple[int | None, ...]:
-        """The level that each level refines, None for one that does not depend on others; by default, that before it.
+        """The level that each level refines, None for one that refines none; by default, the one before it.
 
-        The numbers of levels are their order; levels 0 and 1 of which neither refines the other are a choice of it.
+        The number of a level is its name and its place in the usual order, not what it depends on.
         """
         return (None, *range(max(self.levels)))
 
