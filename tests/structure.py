@@ -153,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 42_655,
-    "lines: core": 16_653,
-    "lines: interfaces": 428,
+    "lines: library in all": 42_855,
+    "lines: core": 16_833,
+    "lines: interfaces": 433,
     "lines: evaluation": 8_085,
-    "lines: must-read set": 4_649,
-    "lines: import closure of the recipe": 7_918,
+    "lines: must-read set": 4_691,
+    "lines: import closure of the recipe": 8_086,
     "import levels": 8,
     "functions over 40 lines": 1,
 }
