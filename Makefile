@@ -16,7 +16,7 @@ BEGAN := $(shell date +%s)
 # What `make demo` needs, and all the rest: captioners, Ray, tests
 NEEDED := $(addprefix plugins/codecdiff-,starter unet dac t5 eval)
 # Those that have an original package
-COPIES := $(wildcard $(addprefix plugins/codecdiff-,dac encodec))
+COPIES := $(wildcard $(addprefix plugins/codecdiff-,dac encodec snac))
 READY := $(VENV)/.ready
 WHOLE := $(VENV)/.whole
 RUN = $(VENV)/bin/python -m

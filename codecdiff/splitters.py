@@ -6,6 +6,7 @@ The patterns are those of MusicGen (Copet et al., 2023, figure 1) and of DiscoDi
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -31,14 +32,19 @@ __all__ = [
 
 
 def parse_stages(stages: str, levels: Sequence[int]) -> list[list[int]]:
-    """Parse `"0|1-2|3-8"` into one list of levels per stage.
+    """Parse `"0|1-2|3-8"` into one list of levels per stage; `"1x|2x-8x"` names levels by their rates.
 
     Raises ValueError unless every level of the codec is in exactly one stage.
     """
     present = sorted(set(levels))
     example = "|".join([str(present[0]), f"{present[1]}-{present[-1]}"] if len(present) > 2 else map(str, present))
     try:
-        groups = [[level for part in stage.split(",") for level in parse_range(part)] for stage in stages.split("|")]
+        groups = [
+            [level for part in stage.split(",") for level in _of_rate(part, levels) or parse_range(part)]
+            for stage in stages.split("|")
+        ]
+    except InvalidValue:
+        raise
     except ValueError:
         raise InvalidValue(f"Invalid stages '{stages}': expected levels and ranges, as in '{example}'.") from None
     named = [level for group in groups for level in group]
@@ -54,6 +60,23 @@ def parse_stages(stages: str, levels: Sequence[int]) -> list[list[int]]:
                 f"The codec has levels {present[0]} to {present[-1]}; each must be in one stage, as in '{example}'."
             )
     return groups
+
+
+def _of_rate(text: str, levels: Sequence[int]) -> list[int]:
+    """Return the levels of a rate "2x", or of the rates "2x-8x": so many times the codes of the slowest level.
+
+    Empty if `text` names no rate. Raises InvalidValue for a rate that no level has.
+    """
+    match = re.fullmatch(r"\s*(\d{1,6})x(?:-(\d{1,6})x)?\s*", text)
+    if match is None:
+        return []
+    counts = Counter(levels)
+    rates = {level: counts[level] / min(counts.values()) for level in sorted(counts)}
+    named = [level for level, rate in rates.items() if int(match[1]) <= rate <= int(match[2] or match[1])]
+    if not named:
+        present = ", ".join(f"{rate:g}x" for rate in sorted(set(rates.values())))
+        raise InvalidValue(f"No level has the rate '{text.strip()}'. The rates of the codec's levels are {present}.")
+    return named
 
 
 def parse_range(text: str) -> range:
@@ -97,7 +120,10 @@ def select_stages(names: Sequence[str], stage: str, overrides: Iterable[str]) ->
 
 
 class Grouped(Splitter):
-    """Codebooks in groups, one group per stage: `stages="0|1-2|3-8"` names the levels of three."""
+    """Codebooks in groups, one group per stage: `stages="0|1-2|3-8"` names the levels of three.
+
+    A level that has twice as many codes as the slowest has the rate 2x: `stages="1x|2x-8x"` names rates.
+    """
 
     def __init__(self, stages: str, *, num_codebooks: int, levels: Sequence[int] | None = None):
         self.num_codebooks = num_codebooks

@@ -111,6 +111,15 @@ class TooFewLevels(Sound):
         return (0,)
 
 
+@fails("codecs", "facts")
+class RefinesFiner(Sound):
+    """Its coarse level refines the fine one."""
+
+    @property
+    def refines(self) -> tuple[int | None, ...]:
+        return (1, None)
+
+
 @fails("codecs", "lengths")
 class Short(Sound):
     """Audio comes back a sample short, as from a network of odd strides."""

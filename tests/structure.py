@@ -153,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 42_397,
-    "lines: core": 16_648,
-    "lines: interfaces": 421,
+    "lines: library in all": 42_719,
+    "lines: core": 16_833,
+    "lines: interfaces": 433,
     "lines: evaluation": 7_945,
-    "lines: must-read set": 4_653,
-    "lines: import closure of the recipe": 8_039,
+    "lines: must-read set": 4_691,
+    "lines: import closure of the recipe": 8_086,
     "import levels": 8,
 }
 

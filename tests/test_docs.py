@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
 TUTORIALS = sorted((ROOT / "docs").glob("write-a-*.md"))  # they train with the part they write: test_tutorials.py
 NEEDS_NETWORK = {
-    f"codecdiff-{name}" for name in ("dac", "encodec", "mimi", "t5", "minilm", "clap", "vggish", "mert")
+    f"codecdiff-{name}" for name in ("dac", "encodec", "mimi", "snac", "t5", "minilm", "clap", "vggish", "mert")
 }  # their examples load released weights
 NAMED = re.compile(r"^`(\w+)\.py`:\n\n```python\n(.*?)^```$", flags=re.S | re.M)
 LINK = re.compile(r"\]\((?!http)([^)#]+)")

@@ -50,9 +50,10 @@ INTERFACE_IMPORTS = {"torch", "numpy", "einops"} | {
     ),
 }
 OWNED = {  # heavy libraries, and the plugins that may import them
-    "transformers": {"dac", "t5", "minilm", "encodec", "mimi", "clap", "mert", "datasets"},
+    "transformers": {"dac", "t5", "minilm", "encodec", "mimi", "snac", "clap", "mert", "datasets"},
     "dac": {"dac"},
     "encodec": {"encodec"},
+    "snac": {"snac"},
     "torchvggish": {"vggish"},
     "httpx2": {"datasets"},
     "onnxruntime": {"transcription"},

@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from codecdiff.codecs.chunking import ChunkedCodec, chunked
     from codecdiff.codecs.normalized import NormalizedCodec
     from codecdiff.codecs.pca import PCACodec
-    from codecdiff.codecs.pretrained import OriginalPackage, PretrainedCodec, residual_quantize
+    from codecdiff.codecs.pretrained import OriginalPackage, PretrainedCodec
+    from codecdiff.codecs.residual import ResidualCodec, context_frames, nearest_vectors
     from codecdiff.codecs.stereo import StereoCodec
     from codecdiff.codecs.wrapper import CodecWrapper, codebook_vectors, find_duplicate_codes
 
@@ -19,11 +20,13 @@ __all__ = [
     "OriginalPackage",
     "PCACodec",
     "PretrainedCodec",
+    "ResidualCodec",
     "StereoCodec",
     "chunked",
     "codebook_vectors",
+    "context_frames",
     "find_duplicate_codes",
-    "residual_quantize",
+    "nearest_vectors",
 ]
 
 __getattr__, __dir__ = lazy_exports(__name__)

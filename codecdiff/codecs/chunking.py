@@ -42,7 +42,8 @@ class ChunkedCodec(CodecWrapper):
         """Return (start, stop, start with context, stop with context) of every chunk, in frames."""
         # empty input is one chunk too, so that the wrapped codec itself accepts or refuses it
         spans = [(start, min(start + self.frames, total)) for start in range(0, total or 1, self.frames)]
-        return [(start, stop, max(start - context, 0), min(stop + context, total)) for start, stop in spans]
+        first = [max(start - context, 0) // self.chunk_multiple * self.chunk_multiple for start, _ in spans]
+        return [(*span, left, min(span[1] + context, total)) for span, left in zip(spans, first, strict=True)]
 
     def _over_audio(self, function: Callable[[Tensor], Iterable[Tensor]], audio: Tensor) -> tuple[Tensor, ...]:
         """Return the tensors (..., l) that `function` computes of audio, chunk by chunk."""

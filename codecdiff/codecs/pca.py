@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from codecdiff.codecs.residual import nearest_vectors
 from codecdiff.codecs.wrapper import CodecWrapper, codebook_vectors, find_duplicate_codes
 from codecdiff.errors import InvalidValue
 from codecdiff.fingerprint import device_of
@@ -76,7 +77,7 @@ class PCACodec(CodecWrapper):
     def quantize(self, latents: Tensor) -> Tensor:
         """Return the codes (b, k, l) of the reduced vectors nearest to latents (b, k, dims, l)."""
         rows = zip(self.table, latents.to(self.table.dtype).unbind(1), strict=True)
-        return torch.stack([_nearest(row.mT, table) for table, row in rows], dim=1)
+        return torch.stack([nearest_vectors(row.mT, table) for table, row in rows], dim=1)
 
     def fit(self, clips: Iterable[Tensor], *, seed: int = 0) -> None:
         """Fit the wrapped codec to clips of audio (ch, t), and reduce its new codebook vectors."""
@@ -113,11 +114,3 @@ def principal_components(vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
     basis = eigenvectors[..., -count:].flip(-1)
     largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
     return mean.to(vectors.dtype), (basis * largest.sign()).to(vectors.dtype)
-
-
-def _nearest(points: Tensor, table: Tensor) -> Tensor:
-    """(b, l, dims) points -> (b, l) index of the nearest row of a table (n, dims), the first of equals."""
-    # differences instead of products: a vector is at distance 0 of itself, and rows do not depend on their batch
-    return torch.stack(
-        [torch.cdist(row, table, compute_mode="donot_use_mm_for_euclid_dist").argmin(-1) for row in points]
-    )

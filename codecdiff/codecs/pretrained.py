@@ -1,4 +1,4 @@
-"""What codecs of pretrained networks share: a plugin states the facts and the mathematics of one row.
+"""What codecs of pretrained networks share: a plugin states the facts, and where the network differs from others.
 
 class MyCodec(PretrainedCodec):
     def __init__(self, model: str = "owner/name", *, revision: str | None = None) -> None:
@@ -11,31 +11,22 @@ class MyCodec(PretrainedCodec):
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
+from codecdiff.codecs.residual import ResidualCodec
 from codecdiff.codecs.wrapper import find_duplicate_codes
 from codecdiff.errors import BrokenPlugin, InvalidValue
 from codecdiff.huggingface import PretrainedPart, is_building_skeleton
-from codecdiff.interfaces import Codec
-from codecdiff.precision import exactly
 
-__all__ = ["OriginalPackage", "PretrainedCodec", "residual_quantize"]
+__all__ = ["OriginalPackage", "PretrainedCodec"]
 
 
-class PretrainedCodec(PretrainedPart, Codec):
-    """A codec around a pretrained network.
-
-    The rows of a batch are encoded, quantized and decoded one by one: a result never depends on its neighbors, and
-    memory follows the longest row, not the batch. Everything is computed in the precision of the network, without
-    gradients and outside of autocast.
-    """
+class PretrainedCodec(PretrainedPart, ResidualCodec):
+    """A residual codec around a pretrained network, whose quantizers are modules of their own."""
 
     network: Any
 
@@ -47,23 +38,18 @@ class PretrainedCodec(PretrainedPart, Codec):
         if not is_building_skeleton():
             self.duplicate_codes = find_duplicate_codes(self)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the network."""
-        return next(self.network.parameters()).dtype
+    def encode_features(self, audio: Tensor) -> Tensor:
+        """(1, ch, l * hop_length) audio -> (1, z, l): what the network's encoder computes."""
+        return self.network.encoder(audio)
+
+    def decode_features(self, features: Tensor) -> Tensor:
+        """(1, z, l) features -> (1, ch, t): what the network's decoder computes."""
+        return self.network.decoder(features)
 
     @property
     @abstractmethod
     def quantizers(self) -> list[Any]:
-        """The network's quantizer of every codebook, coarse to fine."""
-
-    @abstractmethod
-    def encode_row(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """(1, ch, t) audio -> (1, k, l) codes and (1, k, d, l) latents before quantization; see `pad_to_frames`."""
-
-    @abstractmethod
-    def decode_row(self, codes: Tensor) -> Tensor:
-        """(1, k, l) codes -> (1, ch, t) audio, t at most l * hop_length; what is missing is filled with silence."""
+        """The network's quantizer of every level, coarse to fine."""
 
     def codebook_vectors(self, quantizer: Any, codes: Tensor) -> Tensor:
         """(b, l) codes of one of the `quantizers` -> (b, d, l) codebook vectors."""
@@ -72,80 +58,6 @@ class PretrainedCodec(PretrainedPart, Codec):
     def nearest_codes(self, quantizer: Any, latents: Tensor) -> Tensor:
         """(b, d, l) latents -> (b, l) codes of one of the `quantizers`, by its own lookup rule."""
         return quantizer.encode(latents)
-
-    def pad_to_frames(self, audio: Tensor) -> Tensor:
-        """(b, ch, t) audio -> (b, ch, l * hop_length), followed by silence."""
-        return functional.pad(audio, (0, -audio.shape[-1] % self.hop_length))
-
-    def encode(self, audio: Tensor) -> Tensor:
-        """(b, ch, t) audio -> (b, k, l) int64 codes, l = ceil(t / hop_length), padded with silence; any t >= 1."""
-        return self.encode_with_continuous(audio)[0]
-
-    def encode_continuous(self, audio: Tensor) -> Tensor:
-        """(b, ch, t) audio -> (b, k, d, l): what each quantizer reads, the residual of the levels before it."""
-        return self.encode_with_continuous(audio)[1]
-
-    def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, ch, t) audio -> (b, k, l) codes and (b, k, d, l) latents before quantization, in one pass.
-
-        Raises ValueError for audio of another shape.
-        """
-        if audio.ndim != 3 or audio.shape[1] != self.channels or audio.shape[2] < 1:
-            is_mono = self.channels == 1
-            fix = (
-                "Mix channels down: `audio.mean(1, keepdim=True)`"
-                if is_mono
-                else "Repeat one: `audio.expand(-1, 2, -1)`"
-            )
-            raise InvalidValue(
-                f"This {type(self).__name__} encodes audio of shape (b, {self.channels}, t) with t >= 1, but got "
-                f"{tuple(audio.shape)}. {fix}."
-            )
-        with exactly(audio.device):
-            rows = [self.encode_row(row) for row in audio.to(self.dtype).split(1)]
-        codes, latents = zip(*rows, strict=True)
-        return torch.cat(codes), torch.cat(latents)
-
-    def embed(self, codes: Tensor) -> Tensor:
-        """(b, k, l) codes -> (b, k, d, l) codebook vectors, before any projection to the decoder's width."""
-        rows = zip(self._quantizers_of(codes), codes.long().unbind(1), strict=True)
-        return torch.stack([self.codebook_vectors(quantizer, row) for quantizer, row in rows], dim=1)
-
-    def quantize(self, latents: Tensor) -> Tensor:
-        """(b, k, d, l) latents -> (b, k, l) codes, by the network's own lookup rule."""
-        quantizers = self._quantizers_of(latents)
-        with exactly(latents.device):
-            rows = [
-                torch.stack([self.nearest_codes(*pair) for pair in zip(quantizers, row.unbind(1), strict=True)], dim=1)
-                for row in latents.to(self.dtype).split(1)
-            ]
-        return torch.cat(rows)
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """(b, k, l) codes -> (b, ch, l * hop_length) audio."""
-        self._quantizers_of(codes)
-        with exactly(codes.device):
-            audio = torch.cat([self.decode_row(row) for row in codes.long().split(1)])
-        return functional.pad(audio, (0, codes.shape[-1] * self.hop_length - audio.shape[-1]))
-
-    def _quantizers_of(self, rows: Tensor) -> list[Any]:
-        """Return the quantizer of each row of codes or latents (b, k, ...). Raises ValueError for another k."""
-        if rows.shape[1] != self.num_codebooks:
-            raise InvalidValue(
-                f"This {type(self).__name__} has {self.num_codebooks} codebooks, but got {rows.shape[1]} rows in "
-                f"{tuple(rows.shape)}."
-            )
-        return self.quantizers
-
-
-def residual_quantize(quantizers: Iterable[Any], residual: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """(1, d, l) latents -> (1, l) codes and (1, d, l) residuals of every quantizer, each on what those before leave."""
-    codes, residuals = [], []
-    for quantizer in quantizers:
-        codes.append(quantizer.encode(residual))
-        residuals.append(residual)
-        residual = residual - quantizer.decode(codes[-1])
-    return codes, residuals
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,18 @@ class CodecWrapper(Codec):
         self.codebook_dim = codec.codebook_dim
         self.encode_context_frames = codec.encode_context_frames
         self.decode_context_frames = codec.decode_context_frames
-        self.chunk_frames = codec.chunk_frames
+        self.chunk_multiple, self.chunk_frames = codec.chunk_multiple, codec.chunk_frames
         self.expected_failures = codec.expected_failures
 
     @property
     def levels(self) -> tuple[int, ...]:
         """Levels of the wrapped codec's rows."""
         return self.codec.levels
+
+    @property
+    def refines(self) -> tuple[int | None, ...]:
+        """The levels that those of the wrapped codec refine."""
+        return self.codec.refines
 
     # a property instead of a plain attribute, because a codec that is fitted later has other duplicates
     @property

@@ -28,14 +28,26 @@ class Codec(Part, FrozenModule, ABC):
     codebook_dim: int
     encode_context_frames: int | None = None
     decode_context_frames: int | None = None
+    chunk_multiple: int = 1  # latent frames of the windows that a network attends in: chunks begin at multiples of it
     chunk_frames: int | None = None  # latent frames that are computed at once; None: all, so memory grows with them
     keeps_codes: ClassVar[bool] = False  # a wrapper whose codes are those of the codec inside, its argument `codec`
     duplicate_codes: frozenset[tuple[int, int]] = frozenset()  # (codebook, code) that quantize to another code
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """Level of each of the k rows of codes, 0 coarsest. Rows of one level are equally fine."""
+        """Level of each of the k rows of codes, 0 coarsest. Rows of one level are equally fine.
+
+        A level of more than one code per frame has a row for each of them, adjacent, in order of time.
+        """
         return tuple(range(self.num_codebooks))
+
+    @property
+    def refines(self) -> tuple[int | None, ...]:
+        """The level that each level refines, None for one that refines none; by default, the one before it.
+
+        The number of a level is its name and its place in the usual order, not what it depends on.
+        """
+        return (None, *range(max(self.levels)))
 
     @property
     def frame_rate(self) -> float:

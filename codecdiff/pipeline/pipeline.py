@@ -417,7 +417,7 @@ class Pipeline(BasePipeline):
         The end of a loop is decoded as what comes before its beginning; it is as long as its frames.
         """
         codec, context, hop_length = chunked(self.codec), self.codec.decode_context_frames, self.codec.hop_length
-        context = LOOP_CONTEXT if context is None else context
+        context = LOOP_CONTEXT if context is None else context + -context % codec.chunk_multiple
 
         def decode_one(code: Tensor) -> Tensor:
             return decode_loop(codec.decode, code, context, hop_length) if loop else codec.decode(code)[..., :samples]

@@ -102,7 +102,7 @@ def run_checks(request: CheckRequest) -> CheckRun:
 
 @CHECKS.check
 def check_facts(case: CodecCase) -> None:
-    """Facts are integers, frame_rate is sample_rate / hop_length, levels count from 0, and tensors fit them."""
+    """Facts are integers, frame_rate is rate / hop, levels count from 0, refine coarser ones, and tensors fit them."""
     codec = case.part
     values = {name: getattr(codec, name, None) for name in FACTS}
     wrong = {name: value for name, value in values.items() if type(value) is not int or value < 1}
@@ -117,6 +117,9 @@ def check_facts(case: CodecCase) -> None:
     assert_that(len(codec.levels) == k, f"levels {codec.levels} are not one for each of {k} codebooks.")
     present = sorted(set(codec.levels))
     assert_that(present == list(range(len(present))), f"levels {codec.levels} do not count from 0, the coarsest.")
+    is_coarser = [refined is None or refined in present[:i] for i, refined in enumerate(codec.refines)]
+    text = f"refines {codec.refines} does not name a coarser level, or None, for each of {len(present)} levels."
+    assert_that(len(is_coarser) == len(present) and all(is_coarser), text)
     codes = codec.encode(case.noise(3 * codec.hop_length))
     assert_that(codes.shape[:2] == (1, k), f"encode returns {tuple(codes.shape)}, not (1, {k}, l).")
     for name, tensor in (
@@ -252,8 +255,10 @@ def check_batches(case: CodecCase) -> None:
 
 @CHECKS.check
 def check_hop_length(case: CodecCase) -> None:
-    """Audio k * hop_length samples later has its codes k frames later; checked where encode_context_frames is set."""
-    codec, later = case.part, 5  # frames
+    """Audio k * hop_length samples later has its codes k frames later, k a multiple of chunk_multiple; checked where
+    encode_context_frames is set.
+    """
+    codec, later = case.part, 5 * case.part.chunk_multiple  # frames
     if codec.encode_context_frames is None:
         raise NotApplicable("encode_context_frames is None: any frame may depend on all of them")
     context = codec.encode_context_frames

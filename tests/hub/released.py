@@ -93,6 +93,24 @@ def mimi_of_transformers(part: Any, folder: Path) -> Differences:
     }
 
 
+def snac_of_the_package(part: Any, folder: Path) -> Differences:
+    """Compare with the network of the package, on whole windows and with the same noise."""
+    import snac
+
+    network = snac.SNAC.from_pretrained(str(folder))
+    codes = part.encode(audio := noise(1, 1, 40 * part.hop_length))
+    levels = [row.mT.flatten(1) for row in codes.split(part.rates, 1)]
+    drawn, randn = part.decoder_noise(codes), torch.randn
+    ours = part.decode(codes)
+    torch.randn = lambda shape, **_: next(drawn).view(shape)
+    try:
+        decoded = network.decode(levels)
+    finally:
+        torch.randn = randn
+    differ = [unequal(*pair) for pair in zip(levels, network.encode(audio), strict=True)]
+    return {"codes": max(differ), "audio": difference(ours, decoded)}
+
+
 def t5_of_transformers(part: Any, folder: Path) -> Differences:
     """Compare with the encoder of transformers, with an attention mask."""
     from transformers import AutoTokenizer, T5EncoderModel
@@ -191,6 +209,10 @@ RELEASED = {
     **{
         f"encodec-{rate}": Released("encodec", {"model": f"facebook/encodec_{rate}"}, ENCODEC)
         for rate in ("24khz", "32khz", "48khz")
+    },
+    **{
+        f"snac-{rate}": Released("snac", {"model": f"hubertsiuzdak/snac_{rate}"}, {"snac": snac_of_the_package})
+        for rate in ("24khz", "32khz", "44khz")
     },
     "mimi": Released("mimi", {"model": "kyutai/mimi"}, {"transformers": mimi_of_transformers}),
     "flan-t5": Released("t5", {"model": "google/flan-t5-large"}, {"transformers": t5_of_transformers}, 1e-3),

@@ -5,9 +5,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from codecdiff.codecs import PretrainedCodec
+from codecdiff.codecs import PretrainedCodec, context_frames
 from codecdiff_dac.config import MODELS
-from codecdiff_dac.receptive_field import decode_context_frames, encode_context_frames
 from codecdiff_dac.weights import ORIGINAL, is_original, original_network, read_network
 
 Backend = Literal["transformers", "descript"]
@@ -16,7 +15,8 @@ Backend = Literal["transformers", "descript"]
 class DAC(PretrainedCodec):
     """The Descript Audio Codec: mono, 9 codebooks of 1024 vectors of 8 dimensions at 44.1 kHz.
 
-    Decoding takes about 100 MB of memory per second of audio. Codebook vectors are looked up by direction alone.
+    Decoding takes about 100 MB of memory per second of audio; networks with an odd stride (24 and 16 kHz) end 8 samples
+    early. Codebook vectors are looked up by direction alone.
 
     Args:
         model: A Hugging Face id (`descript/dac_44khz`, `dac_24khz`, `dac_16khz`), a local folder that contains
@@ -49,8 +49,8 @@ class DAC(PretrainedCodec):
         self.num_codebooks = config.n_codebooks
         self.codebook_size = config.codebook_size
         self.codebook_dim = config.codebook_dim
-        self.encode_context_frames = encode_context_frames(config.downsampling_ratios)
-        self.decode_context_frames = decode_context_frames(config.upsampling_ratios)
+        self.encode_context_frames = context_frames(network.encoder, self.hop_length, 1)
+        self.decode_context_frames = context_frames(network.decoder, 1, self.hop_length)
         self.set_network(original_network(network) if uses_original else network)
 
     @property
@@ -58,11 +58,14 @@ class DAC(PretrainedCodec):
         """The network's quantizer of every codebook."""
         return list(self.network.quantizer.quantizers)
 
-    def encode_row(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """(1, 1, t) audio -> (1, k, l) codes and (1, k, d, l): each level's projection of the residual before it."""
-        # The quantizer returns (sum, codes, projected latents, losses...).
-        codes, latents = self.network.quantizer(self.network.encoder(self.pad_to_frames(audio)))[1:3]
-        return codes, latents.unflatten(1, (self.num_codebooks, self.codebook_dim))
+    def quantize_level(self, quantizer: Any, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(1, z, l) residual -> (1, l) codes, (1, d, l) latents and (1, z, l) features, as the network rounds them."""
+        features, _, _, codes, latents = quantizer(residual)
+        return codes, latents, features
+
+    def project_out(self, quantizer: Any, vectors: Tensor) -> Tensor:
+        """(1, d, l) codebook vectors -> (1, z, l) features."""
+        return quantizer.out_proj(vectors)
 
     def codebook_vectors(self, quantizer: Any, codes: Tensor) -> Tensor:
         """(b, l) codes -> (b, d, l) codebook vectors, before they are projected up for the decoder."""
@@ -71,7 +74,3 @@ class DAC(PretrainedCodec):
     def nearest_codes(self, quantizer: Any, latents: Tensor) -> Tensor:
         """(b, d, l) latents -> (b, l) codes: the vector nearest in direction. Length never matters."""
         return quantizer.decode_latents(latents)[1]
-
-    def decode_row(self, codes: Tensor) -> Tensor:
-        """(1, k, l) codes -> (1, 1, t) audio; networks with an odd stride (24 and 16 kHz) end 8 samples early."""
-        return self.network.decoder(self.network.quantizer.from_codes(codes)[0])

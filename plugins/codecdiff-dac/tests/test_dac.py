@@ -8,13 +8,12 @@ import sys
 import pytest
 import torch
 from codecdiff_dac import DAC
-from codecdiff_dac.receptive_field import decode_context_frames, encode_context_frames
 from codecdiff_dac.weights import SETTINGS, module_names, rename_modules
 from torch import nn
-from transformers import DacModel
+from transformers import DacConfig, DacModel
 
 from codecdiff import config
-from codecdiff.codecs import ChunkedCodec
+from codecdiff.codecs import ChunkedCodec, context_frames
 from codecdiff.testing.tiny import write_tiny
 
 HOP = 40  # audio samples per frame of the tiny model
@@ -175,12 +174,16 @@ def test_halos_are_exactly_what_convolutions_reach(ratios):
     samples = slice(middle * hop, (middle + 1) * hop)
     encoded = reach(encoder.double(), torch.zeros(1, 1, frames * hop).double(), lambda i: i // hop, middle)
     decoded = reach(decoder.double(), torch.zeros(1, 1, frames).double(), lambda i: i, samples)
-    assert (encode_context_frames(ratios), decode_context_frames(ratios[::-1])) == (encoded, decoded)
+    assert (context_frames(encoder, hop, 1), context_frames(decoder, 1, hop)) == (encoded, decoded)
+    with torch.device("meta"):
+        network = DacModel(DacConfig(downsampling_ratios=ratios))
+    assert (context_frames(network.encoder, hop, 1), context_frames(network.decoder, 1, hop)) == (encoded, decoded)
 
 
-def test_released_shapes_have_halos_of_eight_and_ten_frames():
-    assert (encode_context_frames([2, 4, 8, 8]), decode_context_frames([8, 8, 4, 2])) == (8, 10)
-    assert (encode_context_frames([2, 4, 5, 8]), decode_context_frames([8, 5, 4, 2])) == (8, 10)
+@pytest.mark.parametrize("size", ["44khz", "24khz", "16khz"])
+def test_released_shapes_have_halos_of_eight_and_ten_frames(size):
+    outline = DAC.skeleton(model=f"descript/dac_{size}")
+    assert (outline.encode_context_frames, outline.decode_context_frames) == (8, 10)
 
 
 @pytest.mark.parametrize("audio", [torch.zeros(1, 1, 500), 3 * torch.ones(1, 1, 500), noise(1, 1, 500).sign()])

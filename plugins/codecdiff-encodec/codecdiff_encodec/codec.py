@@ -2,12 +2,11 @@
 
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 from transformers import EncodecConfig
 
-from codecdiff.codecs import PretrainedCodec, residual_quantize
+from codecdiff.codecs import PretrainedCodec
 from codecdiff.errors import InvalidValue
 from codecdiff_encodec.config import MODELS, codebooks_at
 from codecdiff_encodec.weights import ORIGINAL, original_network
@@ -80,14 +79,11 @@ class EnCodec(PretrainedCodec):
         """(1, ch, t) audio -> (1, k, l) codes and (1, k, d, l) residuals, the first what the encoder computes."""
         if self.loudness is not None:
             audio = audio / (audio.mean(1).square().mean().sqrt() + 1e-8)
-        # Whole frames, for the network's own padding is counted in float32, and wrong beyond 2^24 samples.
-        latents = self.network.encoder(self.pad_to_frames(audio))
-        codes, residuals = residual_quantize(self.quantizers, latents)
-        return torch.stack(codes, dim=1), torch.stack(residuals, dim=1)
+        return super().encode_row(audio)
 
-    def decode_row(self, codes: Tensor) -> Tensor:
-        """(1, k, l) codes -> (1, ch, l * hop_length) audio, at the level `loudness` if there is one."""
-        audio = self.network.decoder(self.network.quantizer.decode(codes.transpose(0, 1)))
+    def decode_features(self, features: Tensor) -> Tensor:
+        """(1, d, l) sums of vectors -> (1, ch, l * hop_length) audio, at the level `loudness` if there is one."""
+        audio = self.network.decoder(features)
         return audio if self.loudness is None else 10 ** (self.loudness / 20) * audio
 
 

@@ -1,13 +1,11 @@
 """Mimi as a codec of codecdiff, on the implementation and the weights that transformers reads."""
 
 from collections.abc import Callable
-from itertools import chain
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
-from codecdiff.codecs import PretrainedCodec, residual_quantize
+from codecdiff.codecs import PretrainedCodec
 from codecdiff.errors import InvalidValue
 from codecdiff_mimi.config import MODELS
 
@@ -17,7 +15,7 @@ class Mimi(PretrainedCodec):
 
     The first codebook is semantic: it was distilled from a self-supervised model of speech. The others are acoustic,
     residual to each other. Both read the same latents, each through a projection of its own, so the first acoustic
-    codebook does not refine the semantic one; in `levels` it comes after it all the same.
+    codebook does not refine the semantic one (`refines`); in `levels`, the order of generation, it comes after it.
 
     Transformers on both sides of the codebooks look back over windows that add up to minutes, so the context would be
     longer than most music: it is declared unbounded, and Mimi does not work in chunks.
@@ -56,6 +54,12 @@ class Mimi(PretrainedCodec):
         self.set_network(network)
 
     @property
+    def refines(self) -> tuple[int | None, ...]:
+        """The level that each refines: the first acoustic one none, as the first semantic one."""
+        first = self.network.config.num_semantic_quantizers
+        return tuple(level - 1 if level not in (0, first) else None for level in range(self.num_codebooks))
+
+    @property
     def residual_quantizers(self) -> tuple[Any, Any]:
         """The semantic and the acoustic residual quantizer."""
         split = self.network.quantizer
@@ -64,18 +68,16 @@ class Mimi(PretrainedCodec):
     @property
     def quantizers(self) -> list[Any]:
         """The quantizer of every codebook, semantic first."""
-        return list(chain.from_iterable(quantizer.layers for quantizer in self.residual_quantizers))
+        return [layer for kind in self.residual_quantizers for layer in kind.layers]
 
-    def encode_row(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """(1, 1, t) audio -> (1, k, l) codes and (1, k, d, l) residuals, the first of each kind its projection."""
-        # Whole frames, for the network's own padding is counted in float32, and wrong beyond 2^24 samples.
-        latents = self.network.encoder(self.pad_to_frames(audio)).latents
-        codes, residuals = [], []
-        for quantizer in self.residual_quantizers:
-            projected = latents if quantizer.input_proj is None else quantizer.input_proj(latents)
-            for rows, new in zip((codes, residuals), residual_quantize(quantizer.layers, projected), strict=True):
-                rows += new
-        return torch.stack(codes, dim=1), torch.stack(residuals, dim=1)
+    def encode_features(self, audio: Tensor) -> Tensor:
+        """(1, 1, l * hop_length) audio -> (1, z, l) what semantic and acoustic codebooks read, each projected."""
+        return self.network.encoder(audio).latents
+
+    def start_residual(self, quantizer: Any, features: Tensor) -> Tensor:
+        """(1, z, l) features -> (1, d, l) their projection for the codebooks of one kind."""
+        projection = next(kind.input_proj for kind in self.residual_quantizers if quantizer is kind.layers[0])
+        return features if projection is None else projection(features)
 
     def decode_row(self, codes: Tensor) -> Tensor:
         """(1, k, l) codes -> (1, 1, l * hop_length) audio."""

@@ -7,13 +7,12 @@ bin, n frame of the music it is fitted to.
 import itertools
 import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, pad
 
-from codecdiff import Codec
+from codecdiff.codecs import ResidualCodec, nearest_vectors
 from codecdiff.errors import InvalidValue
 from codecdiff_starter.phases import HOP, NUM_BINS, retrieve_phases, spectrum
 
@@ -27,12 +26,12 @@ FIT_FRAMES = 207_000  # frames that are read at most: forty minutes
 KMEANS_FRAMES = 60_000
 DECODER_FRAMES = 40_000  # frames that the decoder is fitted to, about
 KMEANS_ROUNDS = 8
-CACHED = 512  # points whose distances to all centers fit into the processor's cache
+CACHED = 2048  # points whose distances to all centers are computed at once
 BIN_FLOOR = 1e-5  # power added to a bin before its logarithm, in the decoder
 RIDGE = 1e-4  # of the decoder's regression, per frame
 
 
-class SpectralCodec(Codec):
+class SpectralCodec(ResidualCodec):
     """A codec with the structure of DAC (44.1 kHz, 86 frames per second, 9 codebooks of 1024) fitted in seconds.
 
     It is not DAC, nor a neural codec at all: it keeps the magnitudes of the short-time spectrum and guesses the
@@ -74,42 +73,37 @@ class SpectralCodec(Codec):
         self.register_buffer("decoder", torch.zeros(NUM_BINS, k * d, 2 * CONTEXT + 1))
         self.register_buffer("offset", torch.zeros(NUM_BINS))
 
-    @torch.no_grad()
-    def encode(self, audio: Tensor) -> Tensor:
-        """(b, 1, t) audio -> (b, k, l) codes, l = ceil(t / hop_length), padded with silence on the right."""
-        return self.encode_with_continuous(audio).codes
-
-    @torch.no_grad()
-    def encode_continuous(self, audio: Tensor) -> Tensor:
-        """(b, 1, t) audio -> (b, k, d, l) projected residual of every level before it is quantized."""
-        return self.encode_with_continuous(audio).projected
-
-    @torch.no_grad()
-    def encode_with_continuous(self, audio: Tensor) -> "Levels":
-        """(b, 1, t) audio -> its codes and projections, row by row, so that no row can change another's codes."""
+    @property
+    def quantizers(self) -> list[tuple[Tensor, Tensor]]:
+        """The projection and the vectors of every level. Raises InvalidValue before they are fitted."""
         self._require_fit()
-        rows = [self._quantized_row(self.features(row)[0] - self.mean) for row in audio.split(1)]
-        return Levels(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
+        return list(zip(self.projections, self.codebooks, strict=True))
 
-    @torch.no_grad()
-    def embed(self, codes: Tensor) -> Tensor:
-        """(b, k, l) codes -> (b, k, d, l) codebook vectors."""
+    def encode_features(self, audio: Tensor) -> Tensor:
+        """(1, 1, l * hop_length) audio -> (1, s, l) features, their mean subtracted."""
         self._require_fit()
-        vectors = [codebook[code] for codebook, code in zip(self.codebooks, codes.unbind(1), strict=True)]
-        return torch.stack(vectors, dim=1).transpose(2, 3)
+        return (self.features(audio) - self.mean).mT
 
-    @torch.no_grad()
-    def quantize(self, latents: Tensor) -> Tensor:
-        """(b, k, d, l) latents -> (b, k, l) code of the nearest vector, by Euclidean distance."""
-        self._require_fit()
-        points = latents.transpose(2, 3).unbind(1)
-        return torch.stack([nearest(p, c) for p, c in zip(points, self.codebooks, strict=True)], dim=1)
+    def project_in(self, quantizer: tuple[Tensor, Tensor], residual: Tensor) -> Tensor:
+        """(1, s, l) residual -> (1, d, l) its projection."""
+        return (residual.mT @ quantizer[0].T).mT
 
-    @torch.no_grad()
-    def decode(self, codes: Tensor) -> Tensor:
-        """(b, k, l) codes -> (b, 1, l * hop_length) audio in [-1, 1], row by row to bound the memory."""
-        spectra = (self.magnitudes(self.embed(row)) for row in codes.split(1))
-        return torch.stack([retrieve_phases(row, self.griffin_lim_iterations) for row in spectra]).clamp(-1, 1)
+    def project_out(self, quantizer: tuple[Tensor, Tensor], vectors: Tensor) -> Tensor:
+        """(1, d, l) codebook vectors -> (1, s, l) features."""
+        return (vectors.mT @ quantizer[0]).mT
+
+    def codebook_vectors(self, quantizer: tuple[Tensor, Tensor], codes: Tensor) -> Tensor:
+        """(b, l) codes -> (b, d, l) codebook vectors."""
+        return quantizer[1][codes].mT
+
+    def nearest_codes(self, quantizer: tuple[Tensor, Tensor], latents: Tensor) -> Tensor:
+        """(b, d, l) latents -> (b, l) codes of the nearest vectors, by Euclidean distance."""
+        return nearest_vectors(latents.mT, quantizer[1])
+
+    def decode_row(self, codes: Tensor) -> Tensor:
+        """(1, k, l) codes -> (1, 1, l * hop_length) audio in [-1, 1]."""
+        spectrum = self.magnitudes(self.embed(codes))
+        return retrieve_phases(spectrum, self.griffin_lim_iterations)[None].clamp(-1, 1)
 
     @torch.no_grad()
     def magnitudes(self, latents: Tensor) -> Tensor:
@@ -146,7 +140,7 @@ class SpectralCodec(Codec):
             projection.copy_(principal_directions(residual, self.codebook_dim))
             points = residual @ projection.T
             codebook.copy_(kmeans(points, self.codebook_size, generator))
-            residual = residual - codebook[nearest(points, codebook)] @ projection
+            residual = residual - codebook[nearest_vectors(points, codebook)] @ projection
 
     def _fit_decoder(self, audio: list[Tensor]) -> None:
         """Regress the log power of every bin on the vectors of its frame and those around it (ridge regression).
@@ -187,22 +181,6 @@ class SpectralCodec(Codec):
                 "SpectralCodec is not fitted: call `fit(clips)` with music, or load a model folder that has one."
             )
 
-    def _quantized_row(self, residual: Tensor) -> "Levels":
-        """(l, s) features -> (k, l) codes and (k, d, l) projections, each level on the residual of those before it."""
-        codes, projected = [], []
-        for projection, codebook in zip(self.projections, self.codebooks, strict=True):
-            projected.append(residual @ projection.T)
-            codes.append(nearest(projected[-1], codebook))
-            residual = residual - codebook[codes[-1]] @ projection
-        return Levels(torch.stack(codes), torch.stack(projected).transpose(1, 2))
-
-
-class Levels(NamedTuple):
-    """Result of residual quantization: (b, k, l) codes and (b, k, d, l) projections before quantization."""
-
-    codes: Tensor
-    projected: Tensor
-
 
 def band_means() -> Tensor:
     """Return the (s, f) matrix that averages over bands: of one bin, higher up of `BANDWIDTH` times their frequency."""
@@ -242,16 +220,6 @@ def principal_directions(points: Tensor, count: int) -> Tensor:
     return (vectors * largest.sign()).to(points)
 
 
-def nearest(points: Tensor, centers: Tensor) -> Tensor:
-    """(..., n, d) points, (m, d) centers -> (..., n) index of the nearest center.
-
-    Differences are formed before they are squared, so a center is always nearest to itself.
-    """
-    parts = points.split(CACHED, dim=-2)
-    exactly = "donot_use_mm_for_euclid_dist"
-    return torch.cat([torch.cdist(part, centers, compute_mode=exactly).argmin(-1) for part in parts], dim=-1)
-
-
 def kmeans(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """(n, d) points -> (count, d) distinct centers: Lloyd's algorithm, from points drawn at random.
 
@@ -259,7 +227,7 @@ def kmeans(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """
     centers = distinct(_draw(points, count, generator), generator)
     for _ in range(KMEANS_ROUNDS):
-        owner = torch.cat([torch.cdist(part, centers).argmin(1) for part in points.split(4 * CACHED)])
+        owner = torch.cat([torch.cdist(part, centers).argmin(1) for part in points.split(CACHED)])
         sizes = owner.bincount(minlength=count)[:, None]
         sums = torch.zeros_like(centers).index_add_(0, owner, points)
         centers = torch.where(sizes > 0, sums / sizes.clamp(min=1), _draw(points, count, generator))

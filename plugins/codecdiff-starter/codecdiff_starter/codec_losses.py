@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codecdiff_starter.codec import kmeans, nearest
+from codecdiff.codecs import nearest_vectors
+from codecdiff_starter.codec import kmeans
 from codecdiff_starter.codec_network import SAMPLE_RATE, CodecNetwork, mel_bands
 
 SHORT_WINDOWS = {256: 16, 512: 32, 1024: 64}  # audio samples -> mel bands
@@ -134,7 +135,7 @@ class CodebookLearner(nn.Module):
             level.project_out.bias.copy_(mean)
             points = level.project_in(residual)
             level.codebook.copy_(kmeans(points, len(level.codebook), generator))
-            codes = nearest(points, level.codebook)
+            codes = nearest_vectors(points, level.codebook)
             fraction = codes.bincount(minlength=len(level.codebook)) / len(codes)
             self.counts[i] = fraction * points_per_step + 5 * self.DEAD
             self.sums[i] = level.codebook * self.counts[i][:, None]

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codecdiff_starter.codec import nearest
+from codecdiff.codecs import nearest_vectors
 from codecdiff_starter.phases import HOP, MARGIN, NUM_BINS, WINDOW, overlap_add
 
 SAMPLE_RATE = 44100  # Hz
@@ -224,7 +224,7 @@ class CodecNetwork(nn.Module):
         codes, continuous = [], []
         for level in self.levels:
             continuous.append(level.project_in(latents))
-            codes.append(nearest(continuous[-1], level.codebook))
+            codes.append(nearest_vectors(continuous[-1], level.codebook))
             latents = latents - level.project_out(level.codebook[codes[-1]])
         return torch.stack(codes, dim=1), torch.stack(continuous, dim=1)
 

@@ -10,10 +10,9 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from codecdiff.codecs import PretrainedCodec
+from codecdiff.codecs import PretrainedCodec, nearest_vectors
 from codecdiff.errors import UserError
 from codecdiff.huggingface import is_building_skeleton
-from codecdiff_starter.codec import nearest
 from codecdiff_starter.codec_network import SAMPLE_RATE, CodecNetwork, NetworkConfig
 from codecdiff_starter.phases import HOP
 
@@ -71,7 +70,7 @@ class NeuralCodec(PretrainedCodec):
 
     def nearest_codes(self, quantizer: Any, latents: Tensor) -> Tensor:
         """(b, d, l) latents -> (b, l) codes of the nearest vectors."""
-        return nearest(latents.mT, quantizer.codebook)
+        return nearest_vectors(latents.mT, quantizer.codebook)
 
     def decode_row(self, codes: Tensor) -> Tensor:
         """(1, k, l) codes -> (1, 1, t) audio in [-1, 1]."""

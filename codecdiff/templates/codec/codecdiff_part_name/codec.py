@@ -1,13 +1,13 @@
 """The codec `part-name`: frames of a cosine transform, each codebook one more digit of them.
 
-It works as it is, and sounds like a telephone line. Replace it by your own codec method by method; its test reports
-what no longer holds. Shapes: b batch, k codebook, d codebook dimension, l latent frame, t audio sample.
+It works as it is, and sounds like a telephone line. Replace its two networks and its codebooks by your own; its test
+reports what no longer holds. Shapes: b batch, k codebook, d codebook dimension, l latent frame, t audio sample.
 """
 
 from __future__ import annotations
 
 import torch
-from codecdiff import Codec
+from codecdiff.codecs import ResidualCodec
 from codecdiff.errors import InvalidValue
 from torch import Tensor
 
@@ -25,13 +25,11 @@ def digits(count: int) -> Tensor:
     return torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * count).view(-1, count)
 
 
-def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """(b, l, d) vectors, (codebook_size, d) codebook -> (b, l) code of the nearest codebook vector."""
-    return (vectors[..., None, :] - codebook).square().sum(-1).argmin(-1)
-
-
-class PartName(Codec):
+class PartName(ResidualCodec):
     """A codec of mono audio with nothing to load: its codebooks are the digits of balanced ternary numbers.
+
+    The base class encodes level by level: each codebook holds the vectors nearest to what those before it leave. A
+    codec of another kind is a subclass of `codecdiff.Codec`.
 
     sample_rate: in Hz.
     hop_length: audio samples per latent frame.
@@ -39,9 +37,9 @@ class PartName(Codec):
     codebook_dim: coefficients of a frame, the lowest ones; a codebook has 3 ** codebook_dim vectors.
     """
 
-    analysis: Tensor  # (hop_length, d)
-    synthesis: Tensor  # (d, hop_length)
     codebooks: Tensor  # (k, codebook_size, d)
+    analysis: Tensor  # (d, hop_length)
+    synthesis: Tensor  # (hop_length, d)
 
     # How many latent frames on either side of a frame its codes, and its audio, depend on: here none. Use None if
     # it is unbounded, as with an LSTM or with attention over everything.
@@ -66,49 +64,21 @@ class PartName(Codec):
         waves = cosines(codebook_dim, hop_length)
         scales = torch.tensor([1.0] + [2.0] * (codebook_dim - 1)) / hop_length
         steps = 2 / 3 * 3.0 ** -torch.arange(num_codebooks)
-        self.register_buffer("analysis", (waves * scales[:, None]).T.float())
-        self.register_buffer("synthesis", waves.float())
         self.register_buffer("codebooks", steps[:, None, None] * digits(codebook_dim))
+        self.register_buffer("analysis", (waves * scales[:, None]).float())
+        self.register_buffer("synthesis", waves.T.float())
         self.requires_grad_(False)
 
-    @torch.no_grad()
-    def encode(self, audio: Tensor) -> Tensor:
-        """(b, 1, t) audio in [-1, 1] -> (b, k, l) codes, l = ceil(t / hop_length)."""
-        # Row by row, because a batch may be summed in another order, and codes must not depend on it.
-        return torch.cat([self._encode(row) for row in audio.split(1)])
-
-    def _encode(self, row: Tensor) -> Tensor:
-        residual, codes = self._compressed(row), []
-        for codebook in self.codebooks:
-            codes.append(nearest(residual, codebook))
-            residual = residual - codebook[codes[-1]]
-        return torch.stack(codes, dim=1)
-
-    def _compressed(self, audio: Tensor) -> Tensor:
-        """(b, 1, t) audio -> (b, l, d) coefficients of its frames in [-1, 1], on a logarithmic scale."""
-        missing = -audio.shape[-1] % self.hop_length
-        padded = torch.nn.functional.pad(audio[:, 0].to(self.analysis.dtype), (0, missing))
-        coefficients = padded.unflatten(1, (-1, self.hop_length)) @ self.analysis
+    def encode_features(self, audio: Tensor) -> Tensor:
+        """(1, 1, l * hop_length) audio -> (1, d, l) coefficients in [-1, 1], on a logarithmic scale: your encoder."""
+        frames = audio[:, 0].unflatten(1, (-1, self.hop_length))
+        coefficients = self.analysis @ frames.mT
         return (coefficients.sign() * (MU * coefficients.abs()).log1p() / torch.tensor(1 + MU).log()).clamp(-1, 1)
 
-    @torch.no_grad()
-    def embed(self, codes: Tensor) -> Tensor:
-        """(b, k, l) codes -> (b, k, d, l) codebook vectors."""
-        rows = [codebook[codes[:, k]] for k, codebook in enumerate(self.codebooks)]
-        return torch.stack(rows, dim=1).transpose(2, 3)
+    def decode_features(self, features: Tensor) -> Tensor:
+        """(1, d, l) sums of codebook vectors -> (1, 1, l * hop_length) audio: your decoder."""
+        coefficients = features.sign() * (features.abs() * torch.tensor(1 + MU).log()).expm1() / MU
+        return (self.synthesis @ coefficients).mT.flatten(1)[:, None]
 
-    @torch.no_grad()
-    def quantize(self, latents: Tensor) -> Tensor:
-        """(b, k, d, l) latents -> (b, k, l) codes of the nearest codebook vectors."""
-        # If your codec looks codebook vectors up in another way, as by their angle, do the same here.
-        vectors = latents.transpose(2, 3)
-        return torch.stack([nearest(vectors[:, k], codebook) for k, codebook in enumerate(self.codebooks)], dim=1)
-
-    @torch.no_grad()
-    def decode(self, codes: Tensor) -> Tensor:
-        """(b, k, l) codes -> (b, 1, l * hop_length) audio."""
-        compressed = self.embed(codes).sum(1).transpose(1, 2)
-        coefficients = compressed.sign() * (compressed.abs() * torch.tensor(1 + MU).log()).expm1() / MU
-        return (coefficients @ self.synthesis).flatten(1)[:, None]
-
-    # If your codec has pre-quantization latents, return them from `encode_continuous`, for training with them.
+    # If vectors are projected to the width of your networks, or looked up in another way, as by their angle, override
+    # `project_in`, `project_out` and `nearest_codes`; for levels of several codes per frame, set `rates`.
