@@ -1,7 +1,7 @@
 """Distill stages of a model: `codecdiff distill MODEL --stage secondary --steps 4 data.audio=FOLDER [key=value ...]`.
 
-It encodes the audio (or reuses the store) with the codec of the model, writes a model whose other stages are copied, and
-trains the stages in it to be sampled in few steps without guidance. Run it again to resume. Defaults:
+It encodes the audio (or reuses the store) with the codec of the model, writes a model whose other stages are copied,
+and trains the stages in it to be sampled in few steps without guidance. Run it again to resume. Defaults:
 configs/distill.yaml.
 """
 
@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from codecdiff.recipes import from_model
+from codecdiff.recipes.from_model import FromModel, console
 from pydantic import Field
 
 from codecdiff import Pipeline, config
 from codecdiff.config import SamplingConfig, TrainConfig
 from codecdiff.errors import InvalidValue
 from codecdiff.pipeline.model_card import write_model_card
-from codecdiff.recipes import from_model
-from codecdiff.recipes.from_model import FromModel, console
-from codecdiff.training.distillation import DistillConfig, DistillationTrainer, write_other_stages
+from codecdiff.training.distillation import DistillationTrainer, DistillConfig, write_other_stages
 
 
 class StageConfig(config.Config):
@@ -38,16 +38,13 @@ class Experiment(FromModel):
     def folder(self) -> Path:
         return self.output / "model"
 
-    def stage_config(self, name: str) -> StageConfig:
-        own, names = self.stages.get(name, StageConfig()), StageConfig.model_fields
-        return StageConfig(**{each: getattr(self, each).merge(getattr(own, each)) for each in names})
-
 
 def new_trainer(e: Experiment, pipeline: Pipeline, i: int) -> DistillationTrainer:
-    stage, own = pipeline.stages[i], e.stage_config(pipeline.stage_names[i])
+    stage, own = pipeline.stages[i], e.stages.get(pipeline.stage_names[i], StageConfig())
     settings, facts = e.settings(stage, own.train)
-    options: Any = {"seed": e.seed, "allow_changes": e.allow_changes}
-    trainer = DistillationTrainer(pipeline, i, own.distill, own.sampling, settings, facts=facts, **options)
+    options: Any = {"facts": facts, "seed": e.seed, "allow_changes": e.allow_changes}
+    sampling = e.sampling.merge(own.sampling)
+    trainer = DistillationTrainer(pipeline, i, e.distill.merge(own.distill), sampling, settings, **options)
     from_model.resume(e, trainer)
     return trainer
 

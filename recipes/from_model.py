@@ -50,7 +50,7 @@ class FromModel(Config):
     def settings(self, stage: Stage, own: TrainConfig, *names: str) -> tuple[TrainConfig, dict[str, Any]]:
         """Return how a stage is trained, as the model was where nothing else is said, and the facts to keep of it."""
         usual = {name: stage.facts[name] for name in {*AS_THE_MODEL, *names} & stage.facts.keys()}
-        train = TrainConfig(**usual).merge(own)
+        train = TrainConfig(**usual).merge(self.train).merge(own)
         split_seed = self.seed if self.data.split_seed is None else self.data.split_seed
         facts = {"seed": self.seed, "validation_fraction": self.data.validation_fraction, "split_seed": split_seed}
         facts |= train.model_dump(exclude={"checkpointing_steps", "validation_steps"})

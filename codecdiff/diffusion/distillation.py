@@ -1,10 +1,11 @@
 """Distillation: a student that is sampled in few steps without guidance goes where its teacher does in many with it.
 
-The schedule is divided into segments, one for each step of the student. From a noisy x inside of one, the guided teacher
-takes some steps of its own, the student's moving average goes on from there to the end of the segment in one step, and
-the student learns the prediction whose one step leads to the same place. These are multistep consistency models (Heek et
-al., 2024; phased, of Wang et al., 2024), and, where the teacher itself goes to the end, the progressive distillation of
-Salimans & Ho (2022). All steps are those of DDIM, which are Euler's in a flow: alpha' x_start + sigma' noise.
+The schedule is divided into segments, one for each step of the student. From a noisy x inside of one, the guided
+teacher takes some steps of its own, the student's moving average goes on from there to the end of the segment in one
+step, and the student learns the prediction whose one step leads to the same place. These are multistep consistency
+models (Heek et al., 2024; phased, of Wang et al., 2024), and, where the teacher itself goes to the end, the progressive
+distillation of Salimans & Ho (2022). All steps are those of DDIM, which are Euler's in a flow: alpha' x_start + sigma'
+noise.
 """
 
 from __future__ import annotations
@@ -137,9 +138,7 @@ class Distillation:
 
     def _estimate(self, predict: Predict, x: Tensor, place: Tensor) -> Tensor:
         prediction = predict(x, self.segments.timesteps.to(place)[place]).float()
-        return predicted_x_start(
-            prediction_type_of(self.scheduler), prediction, x, *self.segments.levels(place, x)
-        )
+        return predicted_x_start(prediction_type_of(self.scheduler), prediction, x, *self.segments.levels(place, x))
 
     def loss(
         self,

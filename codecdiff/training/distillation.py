@@ -129,9 +129,7 @@ class DistillationTrainer(StageTrainer):
         if network is self.network and self.step_count < self.guidance_steps:
             distillation = Distillation(distillation.scheduler, distillation.segments, 0)
         with self.accelerator.autocast() if self.accelerator else nullcontext():
-            predict = guided_teacher(
-                teacher.denoiser, teacher.train_scheduler, teacher.sampling, self.guidance, inputs
-            )
+            predict = guided_teacher(teacher.denoiser, teacher.train_scheduler, teacher.sampling, self.guidance, inputs)
             options: Any = {"noise": noise, "timestep": timestep, "loss": self.config.loss}
             return distillation.loss(network, self.ema.module.eval(), predict, inputs, **options)
 
