@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
@@ -17,18 +18,17 @@ from codecdiff.diffusion.guidance import resolve_guidance
 from codecdiff.diffusion.loss import StageInput
 from codecdiff.diffusion.noise_schedule import max_inference_steps, prediction_type_of
 from codecdiff.errors import InvalidValue
+from codecdiff.fingerprint import device_of
 from codecdiff.pipeline.checkpoint import (
     MODEL_FILE,
-    STAGE_FILE,
     check_same_model,
     is_trained,
-    published,
-    read_stage_config,
+    load_weights,
     save_generation_config,
     save_presets,
     save_stage,
 )
-from codecdiff.pipeline.generation import SAMPLING_OPTIONS
+from codecdiff.pipeline.generation import SAMPLING_OPTIONS, Presets
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
 from codecdiff.training.trainer import StageTrainer
@@ -82,11 +82,13 @@ class DistillationTrainer(StageTrainer):
         facts: Mapping[str, Any],
         **options: Any,
     ):
-        teacher = pipeline.stages[i].with_sampling(**sampling.model_dump(exclude_unset=True))
+        (teacher,) = usual_stages(pipeline, [i])
+        teacher = teacher.with_sampling(**sampling.model_dump(exclude_unset=True))
         self.teacher, self.distillation = teacher, new_distillation(teacher, own)
         self.guidance = resolve_guidance(teacher.sampling.guidance_scale, pipeline.conditioner)
         denoiser = pipeline.new_denoiser(i, config.to_config("denoisers", teacher.denoiser))
         denoiser.load_state_dict(teacher.denoiser.state_dict())
+        denoiser.to(device_of(teacher.denoiser))
         of_teacher = teacher.sampling.model_dump(mode="json")
         distilled = {**own.model_dump(), "model": pipeline.base_fingerprint, "teacher": of_teacher}
         sampling, size = self.student_sampling(own.steps), self.distillation.segments.size
@@ -134,33 +136,48 @@ class DistillationTrainer(StageTrainer):
             return distillation.loss(network, self.ema.module.eval(), predict, inputs, **options)
 
 
-def is_distilled(home: Path) -> bool:
-    """Return whether a stage's folder holds one that was distilled."""
-    return is_trained(home) and bool(read_stage_config(published(home, STAGE_FILE))["training"].get("distilled"))
+def usual_stages(pipeline: Pipeline, indices: Sequence[int]) -> list[Stage]:
+    """Return stages as a call without options samples them."""
+    stages = pipeline.sampled_stages(pipeline.generation_config)
+    return [stages[i] for i in indices]
 
 
 def write_other_stages(pipeline: Pipeline, selected: Sequence[int], folder: Path, *, dry_run: bool = False) -> None:
     """Write a model whose `selected` stages are missing: they are distilled in its folder.
 
-    Presets, and options of all stages, that the distilled ones cannot be sampled with are left out. Raises InvalidValue
-    for the folder of the model itself, or of another one; with `dry_run` nothing else happens.
+    Presets of the distilled stages are left out, and so are options of all stages, which the others have as their own.
+    Raises InvalidValue for the folder of the model itself, or of another one; with `dry_run` nothing else happens.
     """
     if pipeline.folder is not None and pipeline.folder.resolve() == folder.resolve():
         raise InvalidValue(f"'{folder}' holds the model itself, which stays as it is: choose another output.")
-    names = [pipeline.stage_names[i] for i in selected]
     if (folder / MODEL_FILE).exists():
         check_same_model(folder, pipeline.to_config(), pipeline.codec.fitted_state())
+    others = usual_stages(pipeline, [i for i in range(len(pipeline.stages)) if i not in selected])
+    missing = [stage for stage in others if not _is_there(folder / stage.name, stage)]
     if dry_run:
         return
     pipeline.save_parts(folder)
-    for stage in pipeline.stages:
-        if stage.name not in names and not is_distilled(folder / stage.name):
-            save_stage(folder, stage, source=pipeline.folder)
+    for stage in missing:
+        save_stage(folder, stage, source=pipeline.folder)
     options = dict.fromkeys(SAMPLING_OPTIONS)
     save_generation_config(folder, pipeline.generation_config.model_copy(update=options))
-    presets = {
-        quality: {name: own for name, own in stages.items() if name not in names}
+    names = [stage.name for stage in others]
+    presets: Presets = {
+        quality: {name: own for name, own in stages.items() if name in names}
         for quality, stages in pipeline.presets.items()
     }
     if presets:
         save_presets(folder, presets)
+
+
+def _is_there(home: Path, stage: Stage) -> bool:
+    """Return whether a folder holds a stage, or one that was distilled from it. Raises InvalidValue for another one."""
+    if not is_trained(home):
+        return False
+    spec, tensors = load_weights(home)
+    own = stage.denoiser.state_dict()
+    if not spec["training"].get("distilled") and any(
+        not torch.equal(own[name].cpu(), t) for name, t in tensors.items()
+    ):
+        raise InvalidValue(f"'{home}' holds another stage than the model: choose another output folder, or delete it.")
+    return True
