@@ -1,9 +1,9 @@
 """Distillation: a student that is sampled in few steps without guidance goes where its teacher does in many with it.
 
 The schedule is divided into segments, one for each step of the student. From a noisy x inside of one, the guided
-teacher takes some steps of its own, the student's moving average goes on from there to the end of the segment in one
-step, and the student learns the prediction whose one step leads to the same place. These are multistep consistency
-models (Heek et al., 2024; phased, of Wang et al., 2024), and, where the teacher itself goes to the end, the progressive
+teacher takes some steps of its own, the student's moving average takes one step from there to the end of the segment,
+and the student learns the prediction whose one step leads to the same place. These are multistep consistency models
+(Heek et al., 2024; phased, of Wang et al., 2024), and, where the teacher itself reaches the end, the progressive
 distillation of Salimans & Ho (2022). All steps are those of DDIM, which are Euler's in a flow: alpha' x_start + sigma'
 noise.
 """

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
@@ -19,16 +17,6 @@ from codecdiff.diffusion.loss import StageInput
 from codecdiff.diffusion.noise_schedule import max_inference_steps, prediction_type_of
 from codecdiff.errors import InvalidValue
 from codecdiff.fingerprint import device_of
-from codecdiff.pipeline.checkpoint import (
-    MODEL_FILE,
-    check_same_model,
-    is_trained,
-    load_weights,
-    save_generation_config,
-    save_presets,
-    save_stage,
-)
-from codecdiff.pipeline.generation import SAMPLING_OPTIONS, Presets
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
 from codecdiff.training.trainer import StageTrainer
@@ -60,10 +48,10 @@ def new_distillation(stage: Stage, own: DistillConfig) -> Distillation:
     most = max_inference_steps(stage.train_scheduler.config.num_train_timesteps, final_fraction)
     if own.steps > most:
         raise InvalidValue(f"Invalid steps={own.steps}: expected 1 to {most} for stage {stage.name}.")
-    size = -(-(own.teacher_steps or stage.sampling.num_inference_steps) // own.steps)
-    size = max(1, min(size, most // own.steps))
+    largest = most // own.steps
+    size = min(largest, -(-(own.teacher_steps or stage.sampling.num_inference_steps) // own.steps))
     solver_steps = min(own.solver_steps, size)
-    size -= size % solver_steps if size + -size % solver_steps > most // own.steps else -(-size % solver_steps)
+    size = min(-(-size // solver_steps), largest // solver_steps) * solver_steps  # a multiple of them
     segments = Segments.of(stage.train_scheduler, own.steps, size, final_fraction)
     return Distillation(stage.train_scheduler, segments, solver_steps)
 
@@ -140,44 +128,3 @@ def usual_stages(pipeline: Pipeline, indices: Sequence[int]) -> list[Stage]:
     """Return stages as a call without options samples them."""
     stages = pipeline.sampled_stages(pipeline.generation_config)
     return [stages[i] for i in indices]
-
-
-def write_other_stages(pipeline: Pipeline, selected: Sequence[int], folder: Path, *, dry_run: bool = False) -> None:
-    """Write a model whose `selected` stages are missing: they are distilled in its folder.
-
-    Presets of the distilled stages are left out, and so are options of all stages, which the others have as their own.
-    Raises InvalidValue for the folder of the model itself, or of another one; with `dry_run` nothing else happens.
-    """
-    if pipeline.folder is not None and pipeline.folder.resolve() == folder.resolve():
-        raise InvalidValue(f"'{folder}' holds the model itself, which stays as it is: choose another output.")
-    if (folder / MODEL_FILE).exists():
-        check_same_model(folder, pipeline.to_config(), pipeline.codec.fitted_state())
-    others = usual_stages(pipeline, [i for i in range(len(pipeline.stages)) if i not in selected])
-    missing = [stage for stage in others if not _is_there(folder / stage.name, stage)]
-    if dry_run:
-        return
-    pipeline.save_parts(folder)
-    for stage in missing:
-        save_stage(folder, stage, source=pipeline.folder)
-    options = dict.fromkeys(SAMPLING_OPTIONS)
-    save_generation_config(folder, pipeline.generation_config.model_copy(update=options))
-    names = [stage.name for stage in others]
-    presets: Presets = {
-        quality: {name: own for name, own in stages.items() if name in names}
-        for quality, stages in pipeline.presets.items()
-    }
-    if presets:
-        save_presets(folder, presets)
-
-
-def _is_there(home: Path, stage: Stage) -> bool:
-    """Return whether a folder holds a stage, or one that was distilled from it. Raises InvalidValue for another one."""
-    if not is_trained(home):
-        return False
-    spec, tensors = load_weights(home)
-    own = stage.denoiser.state_dict()
-    if not spec["training"].get("distilled") and any(
-        not torch.equal(own[name].cpu(), t) for name, t in tensors.items()
-    ):
-        raise InvalidValue(f"'{home}' holds another stage than the model: choose another output folder, or delete it.")
-    return True
