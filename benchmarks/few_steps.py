@@ -17,6 +17,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import soxr
 import torch
@@ -28,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from codecdiff import Pipeline, config
+from codecdiff.config import SamplingConfig
 from codecdiff.data.audio import read_audio
 from codecdiff.embedders import embed_clips
 from codecdiff.fingerprint import hash_values
@@ -65,8 +67,9 @@ def variant(text: str, stage: str) -> tuple[Pipeline, int]:
     pipeline = Pipeline.from_pretrained(name)
     i = pipeline.stage_names.index(stage)
     pairs = dict(pair.split("=") for pair in options.split(",") if pair)
-    values = {key: value if key == "scheduler" else json.loads(value) for key, value in pairs.items()}
-    pipeline.stages[i] = pipeline.stages[i].with_sampling(**values)
+    values: dict[str, Any] = {key: value if key == "scheduler" else json.loads(value) for key, value in pairs.items()}
+    sampling = SamplingConfig(**values).model_dump(exclude_unset=True)
+    pipeline.stages[i] = pipeline.stages[i].with_sampling(**sampling)
     return pipeline, i
 
 

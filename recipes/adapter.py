@@ -9,7 +9,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from codecdiff.recipes.from_model import FromModel, console, open_model, resume, run
+from codecdiff.recipes.from_model import (  # pyright: ignore[reportMissingImports]  # as installed
+    FromModel,
+    console,
+    open_model,
+    resume,
+    run,
+)
 from pydantic import Field
 
 from codecdiff import Pipeline, config, training

@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from codecdiff.recipes import from_model
-from codecdiff.recipes.from_model import FromModel, console
+from codecdiff.recipes.from_model import (  # pyright: ignore[reportMissingImports]  # as installed
+    FromModel,
+    console,
+    open_model,
+    resume,
+    run,
+)
 from pydantic import Field
 
 from codecdiff import Pipeline, config
@@ -57,7 +62,7 @@ def new_trainer(e: Experiment, pipeline: Pipeline, i: int) -> DistillationTraine
     options: Any = {"facts": facts, "seed": e.seed, "allow_changes": e.allow_changes}
     sampling = e.sampling.merge(own.sampling)
     trainer = DistillationTrainer(pipeline, i, e.distill.merge(own.distill), sampling, settings, **options)
-    from_model.resume(e, trainer)
+    resume(e, trainer)
     return trainer
 
 
@@ -66,13 +71,13 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
     e = config.load_config(Experiment, file, overrides)
     if plan is not None:
         raise InvalidValue("--plan counts what training a whole model takes, and not yet what distilling takes.")
-    pipeline, selected = from_model.open_model(e)
+    pipeline, selected = open_model(e)
     write_other_stages(pipeline, selected, e.folder, dry_run=True)
 
     def write_folder(e: Experiment, pipeline: Pipeline, data: dict[str, Any]) -> None:
         write_other_stages(pipeline, selected, e.folder)
 
-    from_model.run(e, pipeline, selected, new_trainer, write_folder, "before")
+    run(e, pipeline, selected, new_trainer, write_folder, "before")
     write_model_card(e.folder)
     console.log(f'Try it: codecdiff generate "PROMPT" --model {e.output} -o out.wav')
 
@@ -94,7 +99,7 @@ def write_other_stages(pipeline: Pipeline, selected: Sequence[int], folder: Path
     pipeline.save_parts(folder)
     for stage in missing:
         save_stage(folder, stage, source=pipeline.folder)
-    options = dict.fromkeys(SAMPLING_OPTIONS)
+    options: dict[str, Any] = dict.fromkeys(SAMPLING_OPTIONS)
     save_generation_config(folder, pipeline.generation_config.model_copy(update=options))
     names = [stage.name for stage in others]
     presets: Presets = {

@@ -12,7 +12,7 @@ import pytest
 import torch
 from codecdiff.recipes.distill import write_other_stages  # pyright: ignore[reportMissingImports]
 from oracle import NOTHING, Oracle, run, sample_plain, trained
-from small import noise, rewrite
+from small import lively, noise, rewrite
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -30,7 +30,7 @@ from codecdiff.errors import InvalidValue
 from codecdiff.pipeline.checkpoint import save_stage
 from codecdiff.pipeline.provenance import GenerationRequest
 from codecdiff.rng import generator
-from codecdiff.training import StageData
+from codecdiff.training import StageData, StageTrainer
 from codecdiff.training.distillation import DistillationTrainer, DistillConfig
 
 Make = Callable[..., Pipeline]
@@ -188,19 +188,27 @@ def test_the_teacher_stays_and_the_first_steps_learn_guidance_alone(pipe: Pipeli
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    ("kind", "solver_steps"), [("v_prediction", 3), ("v_prediction", 1), ("sample", 3), ("flow", 3)]
+    ("network", "kind", "solver_steps"),
+    [("unet", "v_prediction", 3), ("unet", "v_prediction", 1), ("dit", "flow", 3)],
 )
 def test_a_student_comes_closer_to_the_teacher_than_few_steps_of_it_do(
-    make_pipeline: Make, store: CodeStore, tmp_path: Path, kind: str, solver_steps: int
+    make_pipeline: Make, store: CodeStore, network: str, kind: str, solver_steps: int
 ) -> None:
     pipe = make_pipeline()
     stage = pipe.stages[1]
+    if network == "dit":
+        spec = {"name": "dit", "width": 32, "depth": 2, "heads": 2, "vector": None}
+        stage.denoiser = lively(pipe.new_denoiser(1, spec))
     solver = "euler" if kind == "flow" else "dpm++2m"
     stage.train_scheduler = trained(kind, 100)
-    stage.sampling = SamplingConfig(scheduler=solver, num_inference_steps=12, guidance_scale=2.0)
+    stage.sampling = SamplingConfig(scheduler=solver, num_inference_steps=12, guidance_scale=4.0)
+    learn = {"learning_rate": 3e-3, "warmup_steps": 2, "max_train_steps": 100, "ema_decay": 0.9, "loss": "l2"}
+    teacher, data = StageTrainer(stage, TrainConfig(**learn)), data_of(pipe, store)
+    for step in range(100):
+        teacher.step(data.step(step))
+    pipe.stages[1] = stage = teacher.ema_stage()
     own = DistillConfig(guidance_fraction=0.2, solver_steps=solver_steps)
     trainer = new_trainer(pipe, own, max_train_steps=150, learning_rate=1e-3)
-    data = data_of(pipe, store)
     first = trainer.validation_loss(data.validation())[0]
     for step in range(150):
         trainer.step(data.step(step))
@@ -222,9 +230,8 @@ def test_a_student_comes_closer_to_the_teacher_than_few_steps_of_it_do(
         )
 
     whole, few = sample(stage), sample(student)
-    for guidance in (1.0, 2.0):
-        undistilled = sample(stage, num_inference_steps=4, guidance_scale=guidance)
-        assert (few - whole).abs().mean() < 0.8 * (undistilled - whole).abs().mean()
+    undistilled = sample(stage, num_inference_steps=4, guidance_scale=1.0)
+    assert (few - whole).abs().mean() < 0.8 * (undistilled - whole).abs().mean()
 
 
 # What a distilled stage can be asked for
@@ -241,7 +248,7 @@ def test_a_distilled_model_is_an_ordinary_one(pipe: Pipeline, tmp_path: Path) ->
         settings = model.generation_config.merge(quality=quality)
         assert model.sampled_stages(settings)[1].sampling == sampling
         assert model.num_timesteps or model.stages
-    assert model.edit(out.audios[0], Inpaint(regions=[(0.05, 0.1)]), "a tone").codes.shape == out.codes.shape
+    assert model.edit(out.audios[0], Inpaint(regions=((0.05, 0.1),)), "a tone").codes.shape == out.codes.shape
     long = model("a tone", audio_length_in_s=1.5, window_in_s=0.5, seed=1)
     assert long.audios.isfinite().all()
     model.save_pretrained(tmp_path / "copy")

@@ -421,12 +421,12 @@ def check_same_stage(stage: Stage, path: Path, *, allow_changes: bool = False) -
     saved["train_scheduler"] = scheduler_to_config(scheduler_from_config(saved["train_scheduler"]))
     keys = ("denoiser", "train_scheduler", "noise_color")
     differ = [line for key in keys for line in config_differences(saved[key], spec[key], key)]
-    distilled = (facts.get("distilled") or {} for facts in (saved["training"], stage.facts))
-    if differ := [*differ, *config_differences(*distilled, "distilled")]:
+    before, now = saved["training"], stage.facts
+    differ += config_differences(before.get("distilled", {}), now.get("distilled", {}), "distilled")
+    if differ:
         raise InvalidValue(
             f"{home} holds another stage in training: {'; '.join(differ)}. Choose another output folder, or delete it."
         )
-    before, now = saved["training"], stage.facts
     both = [key for key in RUN_FACTS if key in before and key in now]
     changes = [line for key in both for line in config_differences(before[key], now[key], key)]
     if changes and not allow_changes:
