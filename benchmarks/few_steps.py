@@ -6,8 +6,9 @@ MUSIC is a folder of tracks that no model was trained on, and PROMPTS a JSONL fi
 tracks. The first --n tracks give prompts and true stages, and as many behind them are the reference, as the codec
 reconstructs it. KEY=VALUE samples the stage of a model in another way, as in
 starter:num_inference_steps=4,guidance_scale=1. Printed are the Fréchet distances with shrunk covariances, and their
-ratios to that of the first model, with 95 % intervals that are paired by clip; and the predictions of the network for a
-clip. Embeddings are kept in OUTPUT, where the next run finds them.
+ratios to that of the first model, with 95 % intervals that are paired by clip; how far the embeddings of each clip are
+from those of the first model's; and the predictions of the network for a clip. Embeddings are kept in OUTPUT, where the
+next run finds them.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ def main() -> None:
         measured = draws.distances({text: [vectors[name]] for text, vectors in sets.items()}, reference[name])
         for text, values in measured.items():
             distance, ratio = interval_of(values[:, 0]), interval_of((values / measured[options.models[0]])[:, 0])
-            print(f"{name}: {text}: {shown(distance)}, ratio {shown(ratio)}", flush=True)
+            apart = (sets[text][name] - sets[options.models[0]][name]).norm(dim=-1).mean()
+            print(f"{name}: {text}: {shown(distance)}, ratio {shown(ratio)}, clips {apart:.3g} apart", flush=True)
 
 
 def shown(estimate: Estimate) -> str:
