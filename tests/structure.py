@@ -153,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 42_911,
-    "lines: core": 16_835,
-    "lines: interfaces": 416,
+    "lines: library in all": 43_111,
+    "lines: core": 17_015,
+    "lines: interfaces": 421,
     "lines: evaluation": 8_085,
-    "lines: must-read set": 4_780,
-    "lines: import closure of the recipe": 7_934,
+    "lines: must-read set": 4_822,
+    "lines: import closure of the recipe": 8_102,
     "import levels": 8,
     "functions over 40 lines": 1,
 }
