@@ -153,8 +153,8 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 43_111,
-    "lines: core": 17_015,
+    "lines: library in all": 43_112,
+    "lines: core": 17_016,
     "lines: interfaces": 421,
     "lines: evaluation": 8_085,
     "lines: must-read set": 4_822,
