@@ -153,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 42_719,
-    "lines: core": 16_833,
+    "lines: library in all": 43_298,
+    "lines: core": 17_201,
     "lines: interfaces": 433,
     "lines: evaluation": 7_945,
-    "lines: must-read set": 4_691,
-    "lines: import closure of the recipe": 8_086,
+    "lines: must-read set": 4_860,
+    "lines: import closure of the recipe": 8_149,
     "import levels": 8,
 }
 

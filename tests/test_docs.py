@@ -14,6 +14,7 @@ import pytest
 import soundfile
 import yaml
 from codecdiff.recipes.adapter import Experiment as AdapterExperiment  # pyright: ignore[reportMissingImports]  # as installed
+from codecdiff.recipes.distill import Experiment as DistillExperiment  # pyright: ignore[reportMissingImports]
 from small import RATE, tone
 from typer.testing import CliRunner
 
@@ -22,6 +23,7 @@ from codecdiff.cli.main import app
 from codecdiff.cli.train import config_file
 from codecdiff.data.code_store import CodeStore
 from codecdiff.denoisers.adapted import AdapterConfig
+from codecdiff.training.distillation import DistillConfig
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
@@ -125,6 +127,18 @@ def test_every_setting_of_an_adapter_is_documented():
     page = (ROOT / "docs" / "adapters.md").read_text(encoding="utf-8")
     settings = [*(f"adapter.{name}" for name in AdapterConfig.model_fields), *AdapterExperiment.model_fields]
     assert [name for name in settings if f"`{name}" not in page] == []
+
+
+def test_every_setting_of_a_distillation_is_documented():
+    page = (ROOT / "docs" / "few-steps.md").read_text(encoding="utf-8")
+    settings = [*(f"distill.{name}" for name in DistillConfig.model_fields), *DistillExperiment.model_fields]
+    assert [name for name in settings if f"`{name}" not in page] == []
+
+
+@pytest.mark.parametrize("line", commands("codecdiff distill"))
+def test_words_of_a_distillation_are_accepted(line: str):
+    words = [word for word in shlex.split(line) if "=" in word]
+    config.load_config(DistillExperiment, config_file("distill"), words)
 
 
 @cache

@@ -168,7 +168,7 @@ def predicted_x_start(prediction_type: str, prediction: Tensor, x: Tensor, alpha
         return alpha * x - sigma * prediction
     if prediction_type == "epsilon":
         return (x - sigma * prediction) / alpha
-    return x - sigma * prediction if prediction_type == "flow_prediction" else prediction
+    return x - sigma * prediction if prediction_type in ("flow", "flow_prediction") else prediction
 
 
 class EulerAncestral(EulerAncestralDiscreteScheduler):

@@ -21,7 +21,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from codecdiff.config.schema import Config, DataConfig, TrainConfig, Weight
+from codecdiff.config.schema import Weight
 from codecdiff.data.sealed import FILES, SEAL, read_sealed, write_sealed
 from codecdiff.denoisers.adapted import AdaptedDenoiser, AdapterConfig
 from codecdiff.errors import InvalidValue, MissingFile, UnknownName
@@ -38,32 +38,6 @@ FORMAT = 1
 HASH = r"^[0-9a-f]{32}$"
 
 StageWeights = float | Mapping[str, float]  # of an adapter: in every stage, or by their names
-
-
-class AdapterStageConfig(Config):
-    """What the adapter of one stage does differently from the others."""
-
-    adapter: AdapterConfig = AdapterConfig()
-    train: TrainConfig = TrainConfig()
-
-
-class AdapterExperiment(Config):
-    """An adapter and its training. A recipe adds where to write."""
-
-    start_from: str = ""  # the model: a folder, an installed one or a hub id
-    seed: int = Field(default=0, ge=0)
-    adapter: AdapterConfig = AdapterConfig()
-    data: DataConfig = DataConfig()
-    train: TrainConfig = TrainConfig()
-    stages: dict[str, AdapterStageConfig] = Field(default_factory=dict)
-    allow_changes: bool = False  # resume with another seed, validation split or music, and record that
-    allow_download: bool = False  # of what the model names on the hub
-    allow_local_parts: bool = False  # that the model names outside of its folder
-
-    def stage_config(self, name: str) -> AdapterStageConfig:
-        """Return the settings of a stage."""
-        own = self.stages.get(name, AdapterStageConfig())
-        return AdapterStageConfig(adapter=self.adapter.merge(own.adapter), train=self.train.merge(own.train))
 
 
 class AdapterFile(BaseModel):

@@ -27,6 +27,13 @@ HINTS = {
     "seed": " Samples of one call differ by themselves: num_waveforms_per_prompt=2.",
 }
 MAX_BATCH = 4096
+SAMPLING_OPTIONS = (  # of every stage
+    "num_inference_steps",
+    "guidance_scale",
+    "guidance_method",
+    "guidance_rescale",
+    "guidance_interval",
+)
 Quality = Literal["paper", "balanced", "fast"]
 Presets = dict[Quality, dict[str, SamplingConfig]]  # of every stage by its name, the options that are set explicitly
 Loudness = Annotated[float, Field(ge=-40, le=-5)] | Literal["off"]

@@ -19,7 +19,14 @@ from codecdiff.diffusion.sampling import SamplingInput, StageMask, sample_stage
 from codecdiff.errors import InvalidValue, UserError
 from codecdiff.interfaces import Condition, Prompt, prompt_fields
 from codecdiff.pipeline.base import BasePipeline
-from codecdiff.pipeline.generation import GenerationConfig, GenerationOptions, Quality, prompt_list, usual_preset
+from codecdiff.pipeline.generation import (
+    SAMPLING_OPTIONS,
+    GenerationConfig,
+    GenerationOptions,
+    Quality,
+    prompt_list,
+    usual_preset,
+)
 from codecdiff.pipeline.stage import Stage, conditions, stage_shapes
 from codecdiff.pipeline.windows import Window, decode_loop, plan_windows, window_frames
 
@@ -286,16 +293,16 @@ class Pipeline(BasePipeline):
 
         Raises InvalidValue for options that a stage cannot be sampled with.
         """
-        names = ("num_inference_steps", "guidance_scale", "guidance_method", "guidance_rescale", "guidance_interval")
-        overrides = {name: value for name in names if (value := getattr(options, name)) is not None}
+        overrides = {name: value for name in SAMPLING_OPTIONS if (value := getattr(options, name)) is not None}
         return [stage.with_sampling(**{**self._preset(stage, options.quality), **overrides}) for stage in self.stages]
 
     def _preset(self, stage: Stage, quality: Quality | None) -> dict[str, Any]:
         if quality is None:
             return {}
         own = self.presets.get(quality, {}).get(stage.name)
-        usual = usual_preset(quality, stage.sampling, stage.train_scheduler) if own is None else {}
-        return usual if own is None else own.model_dump(exclude_unset=True)
+        if own is not None:
+            return own.model_dump(exclude_unset=True)
+        return {} if stage.distilled else usual_preset(quality, stage.sampling, stage.train_scheduler)
 
     def _with_timing(self, prompt: Prompt, frames: int) -> Prompt:
         """Add the duration of the audio, and its start 0, to a prompt where the model reads them."""

@@ -148,7 +148,8 @@ class GenerationRequest(BaseModel):
         """Raise ValueError unless the model, with its adapters, is the one of the request."""
         if pipeline.fingerprint != self.model:
             texts = [
-                f"--adapter {a.name}:{','.join(f'{n}={w}' for n, w in a.weights.items())}" for a in self.adapters or ()
+                f"--adapter {a.name}:{','.join(f'{n}={w:g}' for n, w in a.weights.items())}"
+                for a in self.adapters or ()
             ]
             hint = f"Name the folder of that model with --model{''.join(f', and {text}' for text in texts)}"
             hint = f"{hint}; it was made without --adapter" if pipeline.adapters and not texts else hint

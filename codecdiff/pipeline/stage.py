@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -15,6 +16,14 @@ from codecdiff.diffusion.noise_schedule import evaluation_steps, max_inference_s
 from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter
 from codecdiff.pipeline.code_version import code_versions
+
+FIXED_BY_DISTILLATION = {
+    "num_inference_steps",
+    "guidance_scale",
+    "scheduler",
+    "timestep_spacing",
+    "final_timestep_fraction",
+}
 
 
 @dataclass
@@ -47,6 +56,7 @@ class Stage:
 
     def __post_init__(self):
         self.scheduler = self.sampling.scheduler  # reports an unknown name before training, not after it
+        self._check_distilled()
         self.check_num_inference_steps(self.sampling.num_inference_steps)
 
     @property
@@ -74,6 +84,23 @@ class Stage:
     def with_sampling(self, **options: Any) -> Self:
         """Return the stage, with the same denoiser, sampled by other options. Raises InvalidValue if it cannot be."""
         return replace(self, sampling=self.sampling.model_copy(update=options))
+
+    @property
+    def distilled(self) -> Mapping[str, Any]:
+        """What it was distilled to and from; empty for a stage that was not."""
+        return self.facts.get("distilled") or {}
+
+    def _check_distilled(self) -> None:
+        """Raise InvalidValue if a distilled stage would be sampled in another way than it was distilled to."""
+        now, only = self.sampling.model_dump(), self.distilled.get("sampling", {})
+        for name in FIXED_BY_DISTILLATION & only.keys():
+            weights = now[name].values() if isinstance(now[name], Mapping) else [now[name]]
+            if any(value != only[name] for value in weights):
+                raise InvalidValue(
+                    f"Stage {self.name} was distilled to {only['num_inference_steps']} steps of {only['scheduler']} "
+                    f"without guidance, so {name}={json.dumps(now[name])} is not possible: leave it out, or use the "
+                    "model that it was distilled from."
+                )
 
     def num_timesteps(self, num_inference_steps: int, strength: float = 1.0) -> int:
         """Return how often a sampling run evaluates the denoiser; `strength` is that of an edit."""

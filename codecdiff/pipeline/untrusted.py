@@ -63,18 +63,35 @@ class ModelFile(Open):
     code: dict[str, str] = {}
 
 
-class StageFile(Open):
-    """The contents of stage.json."""
+class Sampling(Open):
+    """How a stage is sampled."""
 
-    denoiser: dict[str, Any]
-    train_scheduler: dict[str, Any]
-    noise_color: Annotated[float, Field(ge=0, le=2)]
     scheduler: str
     num_inference_steps: Annotated[int, Field(gt=0)]
     guidance_scale: Guidance
     timestep_spacing: str
     final_timestep_fraction: Annotated[float, Field(ge=0, le=1)]
-    training: dict[str, Any]
+
+
+class Distilled(Open):
+    """How a distilled stage can be sampled, and nothing else."""
+
+    sampling: Sampling
+
+
+class TrainingFacts(Open):
+    """How a stage was trained."""
+
+    distilled: Distilled | None = None
+
+
+class StageFile(Sampling):
+    """The contents of stage.json."""
+
+    denoiser: dict[str, Any]
+    train_scheduler: dict[str, Any]
+    noise_color: Annotated[float, Field(ge=0, le=2)]
+    training: TrainingFacts
     code: dict[str, str] = {}
 
 

@@ -189,15 +189,19 @@ class StageTrainer:
         With u uniform, a timestep is at 1 - u ** timestep_bias of the schedule: above 1, high noise is drawn more
         often. What lasts a whole clip, and most of what the text says, is decided there.
         """
-        x_start, total = inputs.x_start, self.stage.train_scheduler.config.num_train_timesteps
+        x_start = inputs.x_start
         noise = self._row_noise("codecdiff.train.noise", inputs.sample_indices, x_start)
         rows = len(x_start) * num_parts
         generator = rng.generator("codecdiff.train.timesteps", self.seed, self.stage.name, self.step_count)
         even = (torch.randperm(rows, generator=generator) + torch.rand(rows, generator=generator)) / rows
         own = even[[index % rows for index in inputs.sample_indices]]
-        position = 1 - (1 - own) ** self.config.timestep_bias
-        timestep = (position * total).long().clamp_max(total - 1)
+        timestep = self.timesteps_at(1 - (1 - own) ** self.config.timestep_bias)
         return colored(noise, self.stage.noise_color).to(x_start.device), timestep.to(x_start.device)
+
+    def timesteps_at(self, position: Tensor) -> Tensor:
+        """Return the timesteps (b,) at positions (b,) in the schedule, from 0 to 1 at the most noise."""
+        total = self.stage.train_scheduler.config.num_train_timesteps
+        return (position * total).long().clamp_max(total - 1)
 
     def _row_noise(self, name: str, sample_indices: Sequence[int], like: Tensor) -> Tensor:
         """Draw white noise for each sample of the current step, as large as `like` (b, c, l), on the noise's device."""
@@ -356,15 +360,14 @@ class StageTrainer:
         Noise and timesteps are the same at every call: fixed noise, timesteps spread evenly over the schedule.
         """
         self.ema.eval()
-        total = self.stage.train_scheduler.config.num_train_timesteps
         losses = []
         for i, batch in enumerate(inputs):
             x_start, rows = batch.x_start, len(batch.x_start)
             key = "codecdiff.train.validation_noise", self.seed, self.stage.name
             white = rng.row_noise(x_start.shape[1:], [rng.generator(*key, index) for index in batch.sample_indices])
             noise = colored(white, self.stage.noise_color).to(x_start.device)
-            position = (torch.arange(rows) + (i + 0.5) / len(inputs)) / rows
-            losses.append(self.loss_of(self.ema.module, batch, noise, (position * total).long().to(x_start.device)))
+            timestep = self.timesteps_at((torch.arange(rows) + (i + 0.5) / len(inputs)) / rows).to(x_start.device)
+            losses.append(self.loss_of(self.ema.module, batch, noise, timestep))
         mean = torch.tensor([[float(loss), float(zero)] for loss, zero in losses]).mean(0)
         return float(mean[0]), float(mean[1])
 
@@ -451,11 +454,13 @@ def check_same_stage(stage: Stage, path: Path, *, allow_changes: bool = False) -
     # a folder of an older diffusers lacks newer options
     saved["train_scheduler"] = scheduler_to_config(scheduler_from_config(saved["train_scheduler"]))
     keys = ("denoiser", "train_scheduler", "noise_color")
-    if differ := [line for key in keys for line in config_differences(saved[key], spec[key], key)]:
+    differ = [line for key in keys for line in config_differences(saved[key], spec[key], key)]
+    before, now = saved["training"], stage.facts
+    differ += config_differences(before.get("distilled", {}), now.get("distilled", {}), "distilled")
+    if differ:
         raise InvalidValue(
             f"{home} holds another stage in training: {'; '.join(differ)}. Choose another output folder, or delete it."
         )
-    before, now = saved["training"], stage.facts
     both = [key for key in RUN_FACTS if key in before and key in now]
     changes = [line for key in both for line in config_differences(before[key], now[key], key)]
     if changes and not allow_changes:

@@ -1,0 +1,149 @@
+"""What recipes share that train something of a whole model: adapters, and stages that are distilled."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from accelerate import Accelerator
+from pydantic import Field
+from rich.console import Console
+from rich.progress import track
+
+from codecdiff import Pipeline, config, training
+from codecdiff.config import Config, DataConfig, TrainConfig
+from codecdiff.data.code_store import CodeStore
+from codecdiff.data.encoding.encode import open_store
+from codecdiff.errors import ConfigError
+from codecdiff.files import require_writable
+from codecdiff.pipeline import Stage, read_stage_config
+from codecdiff.pipeline.model_card import command_line
+from codecdiff.splitters import select_stages
+
+console = Console(stderr=True, log_path=False, width=None if sys.stderr.isatty() else 160)
+AS_THE_MODEL = {"train_batch_size", "crop_seconds", "dropout", "context_noise_std", "loss"}
+
+NewTrainer = Callable[[Any, Pipeline, int], training.StageTrainer]  # of the settings, resumed if its folder has one
+
+
+class FromModel(Config):
+    """A training that starts from a model."""
+
+    start_from: str = ""  # the model: a folder, an installed one or a hub id
+    output: Path
+    stage: str = "all"  # or the name of one stage
+    seed: int = Field(default=0, ge=0)
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None  # null: what `accelerate launch` says
+    report_to: str | list[str] = "tensorboard"  # trackers of accelerate
+    allow_changes: bool = False  # resume with another seed, validation split or music, and record that
+    allow_download: bool = False  # of what the model names on the hub
+    allow_local_parts: bool = False  # that the model names outside of its folder
+
+    @property
+    def folder(self) -> Path:
+        """What is trained: the stages in it are as in a model's folder."""
+        raise NotImplementedError
+
+    def settings(self, stage: Stage, own: TrainConfig, *names: str) -> tuple[TrainConfig, dict[str, Any]]:
+        """Return how a stage is trained, as the model was where nothing else is said, and the facts to keep of it."""
+        usual = {name: stage.facts[name] for name in {*AS_THE_MODEL, *names} & stage.facts.keys()}
+        train = TrainConfig(**usual).merge(self.train).merge(own)
+        split_seed = self.seed if self.data.split_seed is None else self.data.split_seed
+        facts = {"seed": self.seed, "validation_fraction": self.data.validation_fraction, "split_seed": split_seed}
+        facts |= train.model_dump(exclude={"checkpointing_steps", "validation_steps"})
+        return train, facts | {"command": command_line(sys.argv)}
+
+
+def resume(e: FromModel, trainer: training.StageTrainer) -> None:
+    """Resume a trainer from the folder of what is trained, if it is there."""
+    stage = trainer.stage
+    if trainer.resume(e.folder, console.log):
+        saved = read_stage_config(trainer.generation or e.folder / stage.name)["training"]
+        stage.facts["base_validation_loss"] = saved["base_validation_loss"]
+        console.log(f"{stage.name}: resuming from step {trainer.step_count} of {trainer.config.max_train_steps}")
+
+
+def train_stage(e: FromModel, accelerator: Accelerator, trainer: training.StageTrainer, data: Any, base: str) -> None:
+    """Train what this run has locked; `base` says what the validation loss is compared with."""
+    trainer.prepare(accelerator)
+    name, settings, denoiser = trainer.stage.name, trainer.config, trainer.denoiser
+    own = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
+    size = sum(parameter.numel() for parameter in denoiser.parameters()) - own
+    beside = f" beside {size:,} of the model" if size else ""
+    console.log(f"{name}: {own:,} parameters{beside}, {len(data.crops):,} crops in an epoch")
+    if not data.has_validation_tracks:
+        console.log("No track is left for validation: the validation loss is on tracks that are trained on")
+    if not trainer.step_count:
+        trainer.stage.facts["base_validation_loss"] = trainer.validation_loss(data.validation())[0]
+    before = trainer.stage.facts["base_validation_loss"]
+    console.log(f"{name}: validation loss {before:.4g} {base}")
+
+    def log(row: dict[str, float], line: str) -> None:
+        accelerator.log({f"{name}/{key}": value for key, value in row.items()}, step=trainer.step_count)
+        console.log(f"{line}; {100 * (row['validation_loss'] / before - 1):+.1f} % of that {base}")
+
+    checkpoints = range(0, settings.max_train_steps, settings.checkpointing_steps)
+    progress = partial(track, description=name, console=console)
+    trainer.train(data, e.folder, checkpoints, log=log, track=progress)
+    accelerator.wait_for_everyone()
+
+
+def open_model(e: FromModel) -> tuple[Pipeline, list[int]]:
+    """Load the model, and select the stages to train. Raises UserError for what it lacks."""
+    if not e.start_from:
+        raise ConfigError("start_from is missing: name the model to start from, as in start_from=starter.")
+    require_writable(e.output)
+    allowed: Any = {"allow_download": e.allow_download, "allow_local_parts": e.allow_local_parts}
+    pipeline = Pipeline.from_pretrained(e.start_from, **allowed)
+    selected, unused = select_stages(pipeline.stage_names, e.stage, getattr(e, "stages", ()))
+    for name in unused:
+        console.log(f"Unused: the settings of stage '{name}'. This model has: {', '.join(pipeline.stage_names)}.")
+    if missing := [pipeline.stage_names[i] for i in selected if i >= len(pipeline.stages)]:
+        raise ConfigError(
+            f"Stage {missing[0]} of '{e.start_from}' is not trained. Trained: "
+            f"{', '.join(stage.name for stage in pipeline.stages) or 'none'}. Train it first, or name another stage."
+        )
+    return pipeline, selected
+
+
+def run(
+    e: FromModel,
+    pipeline: Pipeline,
+    selected: list[int],
+    new_trainer: NewTrainer,
+    write_folder: Callable[[Any, Pipeline, dict[str, Any]], None],
+    base: str,
+) -> None:
+    """Encode the audio, or open the store, and train the selected stages of a model; `write_folder` gets the data."""
+    for i in selected:  # bad settings are refused before the audio is encoded
+        new_trainer(e, pipeline, i)
+    accumulated = e.train.gradient_accumulation_steps
+    options: Any = {"report_to": e.report_to, "config": e.model_dump(mode="json")}
+    accelerator = training.new_accelerator(
+        e.output, e.mixed_precision, gradient_accumulation_steps=accumulated, **options
+    )
+    console.quiet = not accelerator.is_main_process  # one process reports
+    pipeline.to(accelerator.device)
+    with accelerator.main_process_first():
+        store = open_data(e, pipeline)
+        write_folder(e, pipeline, {**store.summary(), "hash": training.rows_hash(store)})
+        progress = partial(track, description="prompts", console=console, transient=True)
+        training.prepare_prompts(pipeline, store, track=progress, report=console.log)
+    for i in selected:
+        with training.lock_stage(e.folder, pipeline.stage_names[i], is_main_process=accelerator.is_main_process):
+            trainer = new_trainer(e, pipeline, i)
+            data = training.StageData(store, pipeline, i, trainer.config, e.data, seed=e.seed)
+            train_stage(e, accelerator, trainer, data, base)
+        accelerator.free_memory()
+    accelerator.end_training()
+
+
+def open_data(e: FromModel, pipeline: Pipeline) -> CodeStore:
+    """Open the store, encoding the audio with the model's codec if there is none."""
+    codec: Any = pipeline.codec
+    spec, store = config.to_config("codecs", codec.codec), e.data.store or e.output / "store"
+    options: Any = {"target": pipeline.target, "seed": e.seed, "report": console.log}
+    return open_store(store, e.data.audio, codec.codec, spec, **options)
