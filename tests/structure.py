@@ -153,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 42_533,
-    "lines: core": 16_648,
-    "lines: interfaces": 421,
+    "lines: library in all": 43_141,
+    "lines: core": 16_923,
+    "lines: interfaces": 463,
     "lines: evaluation": 8_085,
-    "lines: must-read set": 4_653,
-    "lines: import closure of the recipe": 8_039,
+    "lines: must-read set": 4_784,
+    "lines: import closure of the recipe": 8_170,
     "import levels": 8,
     "functions over 40 lines": 1,
 }
