@@ -693,6 +693,15 @@ class Letters(Conditioner):
         return Condition({"letters": ConditionTokens(self.table[letters.to(device)], mask.to(device))})
 
 
+@fails("conditioners", "control-rates")
+class Wordy(Letters):
+    """Its control has tokens for letters, and none for a file."""
+
+    @property
+    def control_rates(self) -> dict[str, float]:
+        return {"letters": 10.0}
+
+
 def tokens_of(condition: Condition, change: Callable[[Tensor, Tensor], Tensor]) -> Condition:
     """Change the tokens of a condition."""
     return condition.map(lambda _, entry: (change(entry.tokens, entry.mask), entry.mask))
@@ -1034,6 +1043,13 @@ class Counting(Mixer):
 
     def summary(self, name: str, entry: ConditionTokens) -> Tensor:
         return super().summary(name, entry) * (2 if entry.mask.shape[1] == 1 else 1)
+
+
+@fails("denoisers", "controls")
+class Averaging(Mixer):
+    """It says that it reads a condition frame by frame, and reads the mean."""
+
+    controls = ("text",)
 
 
 @fails("denoisers", "reads-conditions")

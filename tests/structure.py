@@ -153,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 43_298,
-    "lines: core": 17_201,
-    "lines: interfaces": 433,
+    "lines: library in all": 43_906,
+    "lines: core": 17_476,
+    "lines: interfaces": 475,
     "lines: evaluation": 7_945,
-    "lines: must-read set": 4_860,
-    "lines: import closure of the recipe": 8_149,
+    "lines: must-read set": 4_991,
+    "lines: import closure of the recipe": 8_280,
     "import levels": 8,
 }
 

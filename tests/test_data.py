@@ -519,6 +519,9 @@ def test_conditions_are_dropped_independently_with_their_probability() -> None:
     assert abs((text * tempo).mean() - 0.25**2) < 0.02
     assert torch.equal(dropped_conditions(0, [7, 9], ["text"], 0.25)["text"], rows["text"][[7, 9]])
     assert not torch.equal(dropped_conditions(1, numbers, ["text"], 0.25)["text"], rows["text"])
+    each = dropped_conditions(0, numbers, ["text", "tempo"], {"tempo": 0.25})
+    assert torch.equal(each["tempo"], rows["tempo"])
+    assert not each["text"].any()
 
 
 def test_clips_for_fitting_are_spread_over_few_long_tracks(tmp_path: Path, dac: Codec) -> None:

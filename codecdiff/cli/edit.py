@@ -13,6 +13,7 @@ from codecdiff.cli.console import Force, numbered, output_files
 from codecdiff.cli.generate import (
     AllowDownload,
     AllowLocalParts,
+    Controls,
     Device,
     Fields,
     GuidanceScale,
@@ -48,6 +49,7 @@ def run_edit(
     num_inference_steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     fields: Fields = None,
+    controls: Controls = None,
     seed: Seed = None,
     num_waveforms: NumWaveforms = 1,
     force: Force = False,
@@ -74,7 +76,7 @@ def run_edit(
         num_waveforms_per_prompt=num_waveforms,
         seed=choose_seed(seed, [] if force else files),
     )
-    request = new_request(pipeline, prompt, fields, generation=generation, edit=edit, source=sha256(source))
+    request = new_request(pipeline, prompt, fields, controls, generation=generation, edit=edit, source=sha256(source))
     generate_files(request, pipeline, files, source, force=force)
 
 

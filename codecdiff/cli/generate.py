@@ -54,6 +54,14 @@ Fields = Annotated[
     list[str] | None,
     typer.Option("--field", metavar="KEY=VALUE", help="Another field of the prompt, as in bpm=120; repeatable."),
 ]
+Controls = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--control",
+        metavar="NAME=FILE",
+        help="Audio file that the music follows over time, as in chroma=song.wav; repeatable.",
+    ),
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="The same seed generates the same music. Default: a new one.")]
 Loudness = Annotated[str | None, typer.Option(metavar="LUFS|OFF", help="Loudness; off: as decoded. Default: -14.")]
 OPTION_NAMES = {"audio_length_in_s": "--seconds", "num_waveforms_per_prompt": "--num-waveforms"}
@@ -90,6 +98,7 @@ def generate(
     num_inference_steps: Steps = None,
     guidance_scale: GuidanceScale = None,
     fields: Fields = None,
+    controls: Controls = None,
     seed: Seed = None,
     num_waveforms: NumWaveforms = 1,
     batch_size: BatchSize = None,
@@ -117,7 +126,7 @@ def generate(
         seed=seed,
         **sampling,
     )
-    request = new_request(pipeline, prompt, fields, generation=generation)
+    request = new_request(pipeline, prompt, fields, controls, generation=generation)
     generate_files(request, pipeline, files, force=force)
 
 
@@ -176,15 +185,21 @@ def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **op
         raise InvalidValue(str(error).replace(f"Invalid {name}=", f"Invalid {option} ", 1)) from error
 
 
-def new_request(pipeline: Pipeline, prompt: str, fields: list[str] | None, **options: Any) -> GenerationRequest:
+def new_request(
+    pipeline: Pipeline, prompt: str, fields: list[str] | None, controls: list[str] | None, **options: Any
+) -> GenerationRequest:
     """Return the request for a prompt to a model, and report what of it the model ignores or was not trained on."""
     from codecdiff.pipeline.provenance import GenerationRequest
+    from codecdiff.pipeline.stage import check_control_names
     from codecdiff.pipeline.vocabulary import vocabulary_note
 
     conditioner, values = pipeline.conditioner, prompt_values(fields or [], pipeline.conditioner)
+    if controls:
+        values["controls"] = parse_controls(controls)
+        check_control_names([values], conditioner)
     if conditioner is None:
         err.print("This model was trained without conditions: the prompt is ignored.")
-    elif not prompt.strip() and not fields:
+    elif not prompt.strip() and not values:
         err.print("The prompt is empty: the music is unconditional.")
     elif prompt.strip() and "text" not in conditioner.fields:
         err.print(f"This model reads only --field {', '.join(conditioner.fields)}: the text is ignored.")
@@ -247,3 +262,17 @@ def prompt_values(assignments: list[str], conditioner: Conditioner | None) -> di
         if not equals:
             raise InvalidValue(f"Invalid --field '{assignment}': expected KEY=VALUE, e.g. --field bpm=120.")
     return parse_fields(values, conditioner)
+
+
+def parse_controls(assignments: Sequence[str]) -> dict[str, str]:
+    """Parse `name=FILE` words as the controls of a prompt. Raises InvalidValue for others and for a name twice."""
+    controls: dict[str, str] = {}
+    for assignment in assignments:
+        name, equals, file = assignment.partition("=")
+        if not (name and equals and file) or name in controls:
+            raise InvalidValue(
+                f"Invalid --control '{assignment}': expected NAME=FILE once for each control, e.g. --control "
+                "chroma=song.wav."
+            )
+        controls[name] = file
+    return controls

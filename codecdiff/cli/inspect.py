@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codecdiff.cli.console import Force, Json, err, folded_table, out, output_files, print_json
-from codecdiff.cli.generate import Adapters, AllowDownload, AllowLocalParts, Device, generate_files, load_model
+from codecdiff.cli.generate import (
+    Adapters,
+    AllowDownload,
+    AllowLocalParts,
+    Controls,
+    Device,
+    generate_files,
+    load_model,
+    parse_controls,
+)
 
 if TYPE_CHECKING:
     from codecdiff.pipeline.provenance import GenerationRequest
@@ -21,6 +30,7 @@ def inspect_file(
     model: Annotated[str, typer.Option(help="Model that generated the file, to generate it again.")] = "",
     adapters: Adapters = None,
     source: Annotated[Path | None, typer.Option(metavar="FILE", help="Source of the edit, if the file is one.")] = None,
+    controls: Controls = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="New file, with --model.")
     ] = None,
@@ -49,7 +59,7 @@ def inspect_file(
     request.check_source(source)
     seconds = sum(block.shape[1] for block in stream_audio(file, 8000, 1)) / 8000  # counted: a header may lie
     request.check_duration(seconds)
-    request, issue = request.bounded(seconds)
+    request, issue = request.with_controls(parse_controls(controls or [])).bounded(seconds)
     if issue:
         err.print(issue, style="yellow", soft_wrap=True)
     (again,) = output_files(output, file.with_stem(f"{file.stem}-again"), 1, force=force)

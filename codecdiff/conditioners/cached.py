@@ -131,6 +131,11 @@ class CachedConditioner(Conditioner):
         """The fields that every name depends on."""
         return self.conditioner.sources
 
+    @property
+    def control_rates(self) -> dict[str, float]:
+        """Tokens in a second of every control."""
+        return self.conditioner.control_rates
+
     def portable(self) -> Part:
         """Return the conditioner without its cache, which belongs to this machine."""
         return self.conditioner.portable()

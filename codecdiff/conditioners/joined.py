@@ -52,6 +52,11 @@ class JoinedConditioner(Conditioner):
         """The fields that every name depends on, according to its part."""
         return {name: fields for part in self.parts for name, fields in part.sources.items()}
 
+    @property
+    def control_rates(self) -> dict[str, float]:
+        """Tokens in a second of the controls of every part."""
+        return {name: rate for part in self.parts for name, rate in part.control_rates.items()}
+
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
         """Encode n prompts with all parts."""
         return Condition({name: entry for part in self.parts for name, entry in part.encode(prompts).items()})

@@ -16,6 +16,7 @@ Guidance = Weight | dict[str, Weight]  # of all conditions, or of each by its na
 
 
 GuidanceMethod = Literal["cfg", "apg", "cfg-zero-star"]  # codecdiff/diffusion/guidance.py
+Dropout = Annotated[float, Field(ge=0, lt=1)]  # probability of being absent
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -60,7 +61,7 @@ class TrainConfig(Config):
     weight_decay: float = Field(default=0.01, ge=0)
     max_grad_norm: PositiveFloat = 1.0
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
-    dropout: float = Field(default=0.1, ge=0, lt=1)  # of every condition, independently
+    dropout: Dropout | dict[str, Dropout] = 0.1  # of every condition, independently; or of each by its name, else 0
     context_noise_std: float = Field(default=0, ge=0)  # of Gaussian noise added to the context of a stage
     timestep_bias: float = Field(default=1, gt=0)  # above 1, timesteps of high noise are trained on more often
     loss: Literal["l1", "l2"] = "l1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,9 +140,13 @@ class TrainingCrops:
 
 
 def dropped_conditions(
-    seed: int, sample_indices: Sequence[int], names: Sequence[str], probability: float
+    seed: int, sample_indices: Sequence[int], names: Sequence[str], probability: float | Mapping[str, float]
 ) -> dict[str, Tensor]:
-    """Draw which conditions each sample is trained without: a bool mask (b,) per name, independent of each other."""
+    """Draw which conditions each sample is trained without: a bool mask (b,) per name, independent of each other.
+
+    `probability` is that of all names, or of each; a name that it lacks is never left out.
+    """
+    of_name = probability if isinstance(probability, Mapping) else dict.fromkeys(names, probability)
     generators = rng.numpy_generators("codecdiff.train.dropout", [(seed, index) for index in sample_indices])
     draws = np.stack([random.random(len(names)) for random in generators])
-    return {name: torch.from_numpy(draws[:, i] < probability) for i, name in enumerate(names)}
+    return {name: torch.from_numpy(draws[:, i] < of_name.get(name, 0.0)) for i, name in enumerate(names)}

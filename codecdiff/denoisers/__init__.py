@@ -1,4 +1,7 @@
-"""What denoisers share: checked inputs, learned nulls, features computed in advance; `adapted`: layers of adapters."""
+"""What denoisers share: checked inputs, learned nulls, controls, features computed in advance.
+
+`adapted`: layers of adapters.
+"""
 
 from codecdiff.denoisers.conditioning import (
     KeysAndValues,
@@ -12,14 +15,17 @@ from codecdiff.denoisers.conditioning import (
     merge_heads,
     split_heads,
 )
+from codecdiff.denoisers.control_input import ControlInput, control_frames
 from codecdiff.execution import fused
 
 __all__ = [
+    "ControlInput",
     "KeysAndValues",
     "LayerFeatures",
     "PrecomputedConditioning",
     "PreparedDenoiser",
     "check_inputs",
+    "control_frames",
     "embedding_network",
     "fill_nulls",
     "fused",

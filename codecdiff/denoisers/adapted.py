@@ -83,7 +83,7 @@ class AdaptedDenoiser(Denoiser):
     def __init__(self, network: Denoiser, adapter: AdapterConfig, seed: int = 0):
         super().__init__()
         self.channels, self.context_channels = network.channels, network.context_channels
-        self.condition_widths = network.condition_widths
+        self.condition_widths, self.controls = network.condition_widths, network.controls
         self.adapter = adapter.for_denoiser(network)
         self.network = insert_layers(network, self.adapter, seed)
 

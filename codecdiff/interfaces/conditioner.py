@@ -29,6 +29,15 @@ class Conditioner(Part, FrozenModule, ABC):
         """The fields of a prompt that every name depends on. By default, all `fields`."""
         return dict.fromkeys(self.widths, self.fields)
 
+    @property
+    def control_rates(self) -> dict[str, float]:
+        """Tokens in a second of the names that are controls: those have tokens for the whole of their audio file.
+
+        Training and sampling cut them to their frames. A control is read from the file that the prompt's field
+        `controls` has under its name; in training, from the track itself. By default, none.
+        """
+        return {}
+
     def prepare(self, prompts: Sequence[Prompt]) -> None:
         """Prepare for prompts that training will encode; called any number of times before it. By default, a no-op."""
 

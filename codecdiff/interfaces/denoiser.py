@@ -17,6 +17,7 @@ class Denoiser(Part, nn.Module, ABC):
     channels: int  # of the stage's latents
     context_channels: int  # 0: the stage has no context
     condition_widths: Mapping[str, int]  # name -> embedding width
+    controls: tuple[str, ...] = ()  # names whose token n it reads as that of frame n
     supports_cuda_graphs: bool = False  # `forward` neither waits for the GPU nor draws random numbers
 
     @abstractmethod

@@ -27,7 +27,15 @@ from codecdiff.pipeline.generation import (
     prompt_list,
     usual_preset,
 )
-from codecdiff.pipeline.stage import Stage, conditions, stage_shapes
+from codecdiff.pipeline.stage import (
+    Stage,
+    align_controls,
+    check_control_names,
+    conditions,
+    require_long_controls,
+    stage_frame_rate,
+    stage_shapes,
+)
 from codecdiff.pipeline.windows import Window, decode_loop, plan_windows, window_frames
 
 if TYPE_CHECKING:
@@ -244,6 +252,7 @@ class Pipeline(BasePipeline):
             raise InvalidValue(f"Stage {missing[0]} is not trained. Train it first: stage={missing[0]}.")
         for stage in self.sampled_stages(options):
             resolve_guidance(stage.sampling.guidance_scale, self.conditioner)
+        check_control_names([*prompts, options.negative_prompt], self.conditioner)
         if not prompts:
             raise InvalidValue("The list of prompts is empty: expected at least one; '' is unconditional.")
 
@@ -357,10 +366,9 @@ class Pipeline(BasePipeline):
         edit = None if edit is None else edit.to(self.device)
         noise = rng.row_noise(stage_shapes(self.codec, self.splitter, batch.frames)[i], generators, self.device)
         result = torch.zeros_like(noise) if edit is None else edit.x_start.to(noise).clone()
-        seconds = batch.frames / self.codec.frame_rate / noise.shape[-1]
         for window in self._windows(i, batch, options):
             frames = window.frames
-            positive, negative = self._conditions(batch, options, float(frames[0]) * seconds)
+            positive, negative = self._conditions(batch, options, i, frames)
             inputs = SamplingInput(
                 noise=noise[..., frames],
                 generators=generators,
@@ -382,21 +390,34 @@ class Pipeline(BasePipeline):
                 )
         return result
 
-    def _conditions(self, batch: _Batch, options: GenerationConfig, start: float) -> tuple[Condition, Condition]:
-        """Return the conditions of the prompts and of the negative prompt for a window that starts so many seconds in.
+    def _conditions(
+        self, batch: _Batch, options: GenerationConfig, i: int, frames: Tensor
+    ) -> tuple[Condition, Condition]:
+        """Return the conditions of the prompts and of the negative prompt for these frames of stage `i`.
 
         A conditioner that reads `start`, such as the tempo's, continues what it said in the window before.
         """
-        start = start if self.conditioner and "start" in self.conditioner.fields else 0.0
+        length, conditioner = stage_shapes(self.codec, self.splitter, batch.frames)[i][1], self.conditioner
+        seconds = batch.frames / self.codec.frame_rate / length
+        start = float(frames[0]) * seconds if conditioner and "start" in conditioner.fields else 0.0
+        prompts = [prompt_fields(prompt) for prompt in batch.prompts]
+        both = prompts, [prompt_fields(options.negative_prompt)] * len(batch)
         if start not in batch.encoded:
-            prompts = [prompt_fields(prompt) for prompt in batch.prompts]
             if start:
                 prompts = [{**fields, "start": start + float(fields.get("start") or 0)} for fields in prompts]
-            negative = [options.negative_prompt] * len(batch)
-            with self._on_device(self.conditioner):
-                encoded = (conditions(self.conditioner, each, self.device) for each in (prompts, negative))
+            with self._on_device(conditioner):
+                encoded = (conditions(conditioner, each, self.device) for each in (prompts, both[1]))
                 batch.encoded[start] = (next(encoded), next(encoded))
-        return batch.encoded[start]
+        if conditioner is None or not (controls := conditioner.control_rates):
+            return batch.encoded[start]
+        for condition, texts in zip(batch.encoded[start], both, strict=True):
+            require_long_controls(condition, conditioner, texts, batch.frames, self.codec.frame_rate)
+        rate = stage_frame_rate(self.codec, self.splitter, i)
+        aligned = (
+            align_controls(condition, conditioner, texts, length, rate).frames(frames, controls)
+            for condition, texts in zip(batch.encoded[start], both, strict=True)
+        )
+        return next(aligned), next(aligned)
 
     def _context(self, stages: Sequence[Tensor], batch: _Batch) -> Tensor | None:
         """Return what the next stage sees of those sampled so far, (b, c', l) or None."""

@@ -7,7 +7,7 @@ that the user names, whose fingerprint must be that of the comment.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -164,6 +164,26 @@ class GenerationRequest(BaseModel):
             problem = "but --source is missing" if file is None else f"but '{file}' is another file"
             raise InvalidValue(f"It was generated from a source with SHA-256 {self.source}, {problem}: --source FILE.")
 
+    def with_controls(self, files: Mapping[str, Path | str]) -> GenerationRequest:
+        """Return the request with files in place of the hashes of its controls. Raises InvalidValue for other files."""
+        records = self.prompt.get("controls") or {}
+        if extra := sorted(files.keys() - records):
+            raise InvalidValue(f"It was generated without the control {extra[0]}: leave out --control {extra[0]}.")
+        parts = {}
+        for name, record in records.items():
+            file, expected = Path(files.get(name, "")), record.get("sha256")
+            if not expected:
+                raise InvalidValue(
+                    f"Its control {name} came from samples in memory: it can be generated in Python only."
+                )
+            if not file.is_file() or sha256(file) != expected:
+                problem = f"'{file}' is another file, or missing" if name in files else "--control is missing"
+                raise InvalidValue(
+                    f"Its control {name} is of a file with SHA-256 {expected}, but {problem}: --control {name}=FILE."
+                )
+            parts[name] = {"file": str(file), **{key: record[key] for key in ("start", "seconds") if key in record}}
+        return self.model_copy(update={"prompt": {**self.prompt, "controls": parts}}) if parts else self
+
     def generate(
         self, pipeline: Pipeline, source: Path | None = None, *, callback_on_step_end: StepCallback | None = None
     ) -> Iterator[Tensor]:
@@ -196,12 +216,19 @@ class GenerationRequest(BaseModel):
 
 
 def _without_audio(prompt: Any) -> Any:
-    """Return a prompt in which a hash replaces its audio."""
-    has_audio = isinstance(prompt, dict) and prompt.get("audio")
-    return {**prompt, "audio": audio_prompt_record(prompt["audio"])} if has_audio else prompt
+    """Return a prompt in which hashes replace its audio and that of its controls."""
+    fields = dict(prompt) if isinstance(prompt, dict) else {}
+    if fields.get("audio"):
+        fields["audio"] = audio_prompt_record(fields["audio"])
+    if fields.get("controls"):
+        fields["controls"] = {name: audio_prompt_record(file) for name, file in fields["controls"].items()}
+    return fields or prompt
 
 
 def _names_file(prompt: Any) -> bool:
-    """Return whether a prompt has audio in another form than `_without_audio` writes."""
-    audio = prompt.get("audio") if isinstance(prompt, dict) else None
-    return audio is not None and (not isinstance(audio, dict) or "file" in audio)
+    """Return whether a prompt has audio, or controls, in another form than `_without_audio` writes."""
+    fields = prompt if isinstance(prompt, dict) else {}
+    audio, controls = fields.get("audio"), fields.get("controls") or {}
+    if not isinstance(controls, dict):
+        return True
+    return any(not isinstance(record, dict) or "file" in record for record in (audio or {}, *controls.values()))

@@ -16,7 +16,7 @@ from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Condition, Conditioner, Prompt, prompt_fields
 from codecdiff.testing import assertions
 from codecdiff.testing.assertions import Call, assert_other_device, assert_same_rows, assert_that, build_again
-from codecdiff.testing.checks import Checks, PartChecks, Result
+from codecdiff.testing.checks import Checks, NotApplicable, PartChecks, Result
 from codecdiff.testing.clips import example_audio
 from codecdiff.testing.runner import CheckRequest, CheckRun
 
@@ -64,20 +64,22 @@ def check_conditioner(conditioner: Conditioner, prompts: Sequence[Prompt] = PROM
 def run_checks(request: CheckRequest) -> CheckRun:
     """Build a conditioner, and run its checks on the requested prompts, or on examples of the fields it reads."""
     conditioner = request.build()
-    prompts = request.prompts or example_prompts(conditioner.fields, request.folder)
+    prompts = request.prompts or example_prompts(conditioner.fields, request.folder, list(conditioner.control_rates))
     notes = [f"checked with the prompts {', '.join(map(repr, prompts[:2]))}"]
     return CheckRun(conditioner, notes, CHECKS.run(conditioner, ConditionerCase(conditioner, prompts)))
 
 
-def example_prompts(fields: Sequence[str], folder: Path) -> list[Prompt]:
-    """Return three prompts of the fields in FIELDS and `audio`: two with other values in each, and one more.
+def example_prompts(fields: Sequence[str], folder: Path, controls: Sequence[str] = ()) -> list[Prompt]:
+    """Return three prompts of the fields in FIELDS, `audio` and controls: two with other values in each, and one more.
 
     Raises ValueError for a conditioner that reads none of them.
     """
     values = {field: FIELDS[field] for field in fields if field in FIELDS}
-    if "audio" in fields:
-        first, second = example_audio(folder)
-        values["audio"] = (str(first), str(second))
+    if {"audio", "controls"} & set(fields):
+        first, second = map(str, example_audio(folder))
+        pair = dict.fromkeys(controls, first), dict.fromkeys(controls, second)
+        examples = {"audio": (first, second), "controls": pair}
+        values |= {field: pair for field, pair in examples.items() if field in fields}
     if not values:
         raise InvalidValue(
             f"Missing example prompts for the fields it reads ({', '.join(fields)}). Write some to a file, one per "
@@ -140,6 +142,25 @@ def check_reads_prompts(case: ConditionerCase) -> None:
     string, mapping = (case.part.encode([prompt]) for prompt in (words, {"text": words}))
     text = f"The prompt {words!r} is not read as { ({'text': words})!r}: see prompt_fields."
     assert_same_rows(string, mapping, text)
+
+
+@CHECKS.check
+def check_control_rates(case: ConditionerCase) -> str:
+    """The names in `control_rates` have that many tokens for every second of their file, or of a part of it."""
+    rates = case.part.control_rates
+    if not rates:
+        raise NotApplicable("it has no controls")
+    assert_that(rates.keys() <= case.part.widths.keys(), f"It has no names {sorted(rates.keys() - case.part.widths)}.")
+    with TemporaryDirectory() as folder:
+        file, _ = example_audio(Path(folder))
+        for seconds in (3.0, 1.5):
+            controls = {name: {"file": str(file), "seconds": seconds} for name in rates}
+            condition = case.part.encode([{"controls": controls}])
+            for name, rate in rates.items():
+                count = int(condition[name].mask.sum())
+                text = f"{seconds} s of '{name}' are {count} tokens, and not {seconds * rate:.1f}."
+                assert_that(rate > 0 and abs(count - seconds * rate) <= 1, text)
+    return ", ".join(f"{name}: {rate:.4g}/s" for name, rate in rates.items())
 
 
 CHECKS.check(assertions.check_deterministic)

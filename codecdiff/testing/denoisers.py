@@ -33,7 +33,13 @@ from codecdiff.testing.runner import CheckRequest, CheckRun
 
 Inputs = tuple[Tensor, Tensor, Tensor | None]  # noisy latents, timesteps, context
 # Conditions that a denoiser may read; the first with which it can be built are used
-WIDTHS: tuple[dict[str, int], ...] = ({"text": 16, "vector": 16}, {"text": 16}, {"vector": 16}, {})
+WIDTHS: tuple[dict[str, int], ...] = (
+    {"text": 16, "vector": 16, "control": 16},
+    {"text": 16, "vector": 16},
+    {"text": 16},
+    {"vector": 16},
+    {},
+)
 LEARNED = 0.5  # of the loss of the zero predictor, below which a batch counts as learned
 STEPS = 80  # of AdamW at most
 LONG = 5003  # latent frames, about a minute
@@ -267,6 +273,32 @@ def ignores(case: DenoiserCase, name: str) -> bool:
     """Return whether the prediction is the same without the condition of this name."""
     dropped = case.condition.drop(torch.ones(3, dtype=torch.bool), name)
     return torch.allclose(case.predict(dropped), case.plain, atol=1e-5)
+
+
+@CHECKS.check
+def check_controls(case: DenoiserCase) -> None:
+    """Controls, the names in `controls`, are read frame by frame: compared with the null in its place, the token of a
+    frame changes the prediction there; tokens in another order have another prediction, and those after the last change
+    nothing.
+    """
+    if not case.part.controls:
+        raise NotApplicable("it reads no controls")
+    last = max(case.lengths) - 1
+
+    def predict(name: str, tokens: Tensor, hidden: int = -1) -> Tensor:
+        mask = (torch.arange(tokens.shape[1]) != hidden).expand(3, -1)
+        return case.predict(Condition({**case.condition, name: ConditionTokens(tokens, mask)}))
+
+    for name in case.part.controls:
+        longer = white_noise(3, last + 10, case.widths[name], seed=3)
+        tokens = longer[:, : last + 1]
+        plain = predict(name, tokens)
+        assert_same(predict(name, longer), plain, f"Tokens of '{name}' after the last frame change something.", 1e-4)
+        different = not torch.allclose(predict(name, tokens.flip(1)), plain, atol=1e-5)
+        assert_that(different, f"Tokens of '{name}' in another order have the same prediction.")
+        for frame in sorted({0, last // 2, last}):
+            change = (predict(name, tokens, hidden=frame) - plain)[..., frame].abs().max()
+            assert_that(change > 1e-6, f"The token of '{name}' at frame {frame} changes nothing there.")
 
 
 @CHECKS.check

@@ -24,6 +24,7 @@ from codecdiff.pipeline.checkpoint import MODEL_FILE, build_parts, load_codec_st
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
 from codecdiff.pipeline.warm_start import require_same_denoiser
+from codecdiff.training.batch import with_own_controls
 from codecdiff.training.state import find_state
 from codecdiff.training.trainer import StageTrainer, check_same_stage
 
@@ -62,6 +63,10 @@ def new_stage(
         "validation_fraction": data.validation_fraction,
         "split_seed": seed if data.split_seed is None else data.split_seed,
     }
+    names = pipeline.conditioner.widths if pipeline.conditioner else {}
+    if isinstance(train.dropout, Mapping) and (unknown := sorted(train.dropout.keys() - names)):
+        available = ", ".join(names) or "none"
+        raise ConfigError(f"train.dropout.{unknown[0]}: the model has no such condition. Available: {available}.")
     resolve_guidance(sampling.guidance_scale, pipeline.conditioner)  # refuses names of conditions that the model lacks
     stage = Stage(
         name,
@@ -204,7 +209,7 @@ def prepare_prompts(
     """
     if pipeline.conditioner is None:
         return
-    of_store = store.prompts()
+    of_store = [with_own_controls(prompt, pipeline.conditioner) for prompt in store.prompts()]
     available = {name for prompt in of_store for name, value in prompt.items() if value not in (None, "")}
     if absent := sorted(set(pipeline.conditioner.fields) - available):
         report(f"No track has {', '.join(absent)}, which the conditioner can read: they are absent in training.")

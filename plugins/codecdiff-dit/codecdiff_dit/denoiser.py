@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
@@ -18,12 +18,27 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from codecdiff import Condition, ConditionTokens, Denoiser
-from codecdiff.denoisers import LayerFeatures, PrecomputedConditioning, embedding_network, fill_nulls, mean_token
+from codecdiff.denoisers import (
+    ControlInput,
+    LayerFeatures,
+    PrecomputedConditioning,
+    control_frames,
+    embedding_network,
+    fill_nulls,
+    mean_token,
+)
 from codecdiff.errors import InvalidValue
 from codecdiff_dit.blocks import Block, GatedTextLayer, Modulation, NormalizedCrossAttention, Output, rotation
 from codecdiff_dit.sampling import PreparedDiT
 
 TIMESTEP_WIDTH = 256  # of the sines and cosines of a timestep
+
+
+class DiTFeatures(NamedTuple):
+    """What the network reads of timesteps and a condition."""
+
+    blocks: Sequence[LayerFeatures]  # of every block, then of the output
+    controls: Tensor | None = None  # `control_frames`
 
 
 class DiT(PrecomputedConditioning):
@@ -39,14 +54,16 @@ class DiT(PrecomputedConditioning):
     expansion: hidden width of the gated networks (SwiGLU: Shazeer, 2020), as a multiple of `width`.
     embedding: width of the timestep's and the vector's embedding; `width` if None.
     vector: of all tokens of a condition, which may also be one of `attend`.
-    attend: conditions whose tokens frames attend to; None for all except `vector`.
+    attend: conditions whose tokens frames attend to; None for all except `vector` and `controls`.
+    controls: conditions with a token for every frame, such as [chroma, beats]. A linear map of them, which is zero at
+        first, is added to the tokens of the frames.
     text_layers: transformer layers over each condition, before anything else reads it.
     patch: frames that make one token, their channels side by side: attention costs the square of the tokens' number.
     checkpoint: compute each block again in the backward pass instead of keeping its activations.
     """
 
     supports_cuda_graphs = True
-    small_options: ClassVar = {"width": 32, "depth": 2, "heads": 4}
+    small_options: ClassVar = {"width": 32, "depth": 2, "heads": 4, "controls": ["control"]}
 
     def __init__(
         self,
@@ -61,6 +78,7 @@ class DiT(PrecomputedConditioning):
         embedding: int | None = None,
         vector: str | None = "vector",
         attend: tuple[str, ...] | None = None,
+        controls: tuple[str, ...] = (),
         text_layers: int = 0,
         patch: int = 1,
         checkpoint: bool = False,
@@ -71,7 +89,9 @@ class DiT(PrecomputedConditioning):
         self.condition_widths = dict(condition_widths)
         self.width, self.heads, self.patch, self.checkpoint = width, heads, patch, checkpoint
         self.vector = vector if vector in condition_widths else None
-        attended = [name for name in condition_widths if name != vector] if attend is None else attend
+        self.controls = tuple(name for name in controls if name in condition_widths)
+        usual = [name for name in condition_widths if name not in (vector, *controls)]
+        attended = usual if attend is None else attend
         self.sources = tuple(name for name in dict.fromkeys(attended) if name in condition_widths)
         _warn_of_names(set(attended), set(self.used_conditions), condition_widths)
         embedding, has_vector = embedding or width, self.vector is not None
@@ -83,11 +103,14 @@ class DiT(PrecomputedConditioning):
         self.output = Output(width, channels * patch, embedding=embedding, has_vector=has_vector)
         self.apply(_initialize)
         nn.init.zeros_(self.output.linear.weight)
+        control_width = sum(condition_widths[name] for name in self.controls)
+        self.control_input = ControlInput(control_width, [width], patch=patch) if self.controls else None
 
     def _add_condition_networks(self, embedding: int, num_text_layers: int, heads: int, expansion: int) -> None:
         """Add what reads the timestep and the condition, and the learned nulls."""
         widths = {name: self.condition_widths[name] for name in self.used_conditions}
         self.nulls = nn.ParameterDict({name: nn.Parameter(0.02 * torch.randn(each)) for name, each in widths.items()})
+        widths = {name: widths[name] for name in self.read_conditions}
         self.projections = nn.ModuleDict({name: nn.Linear(each, self.width) for name, each in widths.items()})
         self.text_layers = nn.ModuleDict()
         for name in widths:
@@ -97,20 +120,27 @@ class DiT(PrecomputedConditioning):
         self.vector_network = embedding_network(self.width, embedding, nn.SiLU()) if self.vector else None
 
     @property
-    def used_conditions(self) -> tuple[str, ...]:
-        """Names of the conditions that the network reads."""
+    def read_conditions(self) -> tuple[str, ...]:
+        """Names of the conditions whose tokens the network reads wherever they are."""
         return tuple(dict.fromkeys(name for name in (*self.sources, self.vector) if name))
 
-    def features(self, timestep: Tensor, condition: Condition) -> list[LayerFeatures]:
-        """(n,) timesteps, condition -> the features of every block, then of the output."""
+    @property
+    def used_conditions(self) -> tuple[str, ...]:
+        """Names of all conditions that the network reads."""
+        return tuple(dict.fromkeys((*self.read_conditions, *self.controls)))
+
+    def features(self, timestep: Tensor, condition: Condition) -> DiTFeatures:
+        """(n,) timesteps, condition -> the features of every block and of the output, and the controls."""
         weight = self.input.weight
         time = self.time_network(get_timestep_embedding(timestep.to(weight.device), TIMESTEP_WIDTH).to(weight.dtype))
-        filled = fill_nulls(condition, dict(self.nulls.items()))
+        filled = fill_nulls(condition, {name: self.nulls[name] for name in self.read_conditions})
         read = {name: self._read(name, tokens) for name, tokens in filled.items()}
         vector = self.vector_network(mean_token(read[self.vector])) if self.vector and self.vector_network else None
         attended = concatenate([read[name] for name in self.sources]) if self.sources else None
         blocks = [block.features(time, vector, attended) for block in cast(Iterable[Block], self.blocks)]
-        return [*blocks, self.output.modulation(time, vector)]
+        controls = {name: self.nulls[name] for name in self.controls}
+        of_frames = control_frames(condition, controls) if controls else None
+        return DiTFeatures([*blocks, self.output.modulation(time, vector)], of_frames)
 
     def _read(self, name: str, entry: ConditionTokens) -> ConditionTokens:
         """Project the tokens of a condition to the width of the frames', and apply its text layers."""
@@ -119,17 +149,24 @@ class DiT(PrecomputedConditioning):
             tokens = layer(tokens, entry.mask)
         return ConditionTokens(tokens, entry.mask)
 
-    def select_timesteps(self, features: Sequence[LayerFeatures], index: Tensor) -> list[LayerFeatures]:
+    def select_timesteps(self, features: DiTFeatures, index: Tensor) -> DiTFeatures:
         """Select what depends on the timestep at the places `index` (b,) among the timesteps of the features."""
-        return [layer._replace(time=layer.time[index]) for layer in features]
+        return features._replace(blocks=[layer._replace(time=layer.time[index]) for layer in features.blocks])
 
-    def denoise(self, noisy: Tensor, context: Tensor | None, features: Sequence[LayerFeatures]) -> Tensor:
+    def denoise(self, noisy: Tensor, context: Tensor | None, features: DiTFeatures) -> Tensor:
         """(b, c, l) noisy latents, (b, c', l) context or None, `features` -> (b, c, l) prediction."""
-        x = self.input(self.patches(noisy, context))
+        x = self.with_controls(self.input(self.patches(noisy, context)), features.controls, noisy.shape[-1])
         turned = rotation(x.shape[1], self.width // self.heads, x.device)
-        for block, own in zip(self.blocks, features[:-1], strict=True):
+        for block, own in zip(self.blocks, features.blocks[:-1], strict=True):
             x = self._run(block, x, own, turned)
-        return self.unpatched(self.output(x, features[-1]), noisy.shape[-1])
+        return self.unpatched(self.output(x, features.blocks[-1]), noisy.shape[-1])
+
+    def with_controls(self, x: Tensor, controls: Tensor | None, frames: int) -> Tensor:
+        """(b, n, e) tokens of frames, controls, if any -> (b, n, e)."""
+        if self.control_input is None or controls is None:
+            return x
+        (added,) = self.control_input(controls, frames, self.patch)
+        return x + added.mT.to(x.dtype)
 
     def patches(self, noisy: Tensor, context: Tensor | None) -> Tensor:
         """(b, c, l), (b, c', l) or None -> (b, n, (c' + c) patch): what the network reads, padded with zeros."""

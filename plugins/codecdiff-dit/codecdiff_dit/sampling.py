@@ -43,9 +43,10 @@ class PreparedDiT(PreparedDenoiser):
         with torch.autocast(device, enabled=False):
             super().__init__(dit, timesteps, condition)
             self.dtype = autocast or dit.input.weight.dtype
-            self.modulation = LayerModulations(self.features, dit.width)
+            self.control_frames = self.features.controls
+            self.modulation = LayerModulations(self.features.blocks, dit.width)
             self.input, self.output = Projection(dit.input, self.dtype), Projection(dit.output.linear, self.dtype)
-            pairs = zip(dit.blocks, self.features[:-1], strict=True)
+            pairs = zip(dit.blocks, self.features.blocks[:-1], strict=True)
             self.blocks = [PreparedBlock(cast(Block, block), own.memory, self.dtype) for block, own in pairs]
         self.features = None
 
@@ -55,6 +56,7 @@ class PreparedDiT(PreparedDenoiser):
         with torch.autocast(noisy.device.type, enabled=False):
             *modulations, last = self.modulation.at(index, self.dtype)
             x = self.input(self.denoiser.patches(noisy, context).to(self.dtype))
+            x = self.denoiser.with_controls(x, self.control_frames, noisy.shape[-1])
             for block, modulation in zip(self.blocks, modulations, strict=True):
                 block(x, modulation)
             return self.denoiser.unpatched(self.output(_modulated(x, *last.chunk(2, dim=-1))), noisy.shape[-1])

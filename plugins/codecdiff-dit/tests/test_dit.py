@@ -64,6 +64,7 @@ def close(a: Tensor, b: Tensor) -> None:
     [
         *(pytest.param(options, marks=pytest.mark.integration) for options in ({}, {"vector": "text"}, {"patch": 3})),
         {"vector": "text", "attend": ("text", "tempo", "vector"), "text_layers": 1},
+        {"controls": ("tempo",), "patch": 2},
     ],
 )
 def test_it_keeps_the_laws(options: dict[str, Any]) -> None:
@@ -141,14 +142,14 @@ def test_at_first_every_block_adds_nothing_and_the_answer_is_zero() -> None:
     dit, (x, t), prompted = DiT(channels=4, condition_widths=WIDTHS, **TINY), inputs(), condition()
     assert dit(x, t, None, prompted).abs().max() == 0
     tokens = torch.randn(3, 5, 16)
-    for block, features in zip(dit.blocks, dit.features(t, prompted)[:-1], strict=True):
+    for block, features in zip(dit.blocks, dit.features(t, prompted).blocks[:-1], strict=True):
         assert block(tokens, features, rotation(5, 8)).equal(tokens)
 
 
 def test_frames_run_through_the_blocks_as_published() -> None:
     dit, (x, t), prompted = tiny(context_channels=2), inputs(), condition()
     context = torch.randn(3, 2, 24)
-    *every, last = dit.features(t, prompted)
+    *every, last = dit.features(t, prompted).blocks
     tokens = torch.cat([context, x], 1).mT @ dit.input.weight.T + dit.input.bias
     for block, features in zip(dit.blocks, every, strict=True):
         tokens = block(tokens, features, rotation(24, 8))
@@ -192,8 +193,8 @@ def test_the_vector_is_the_mean_of_the_real_tokens_after_the_text_layers() -> No
     (layer,) = dit.text_layers["text"]
     rows = [dit.projections["text"](row[real][None]) for row, real in zip(tokens, mask, strict=True)]
     means = torch.stack([layer(row, torch.ones(1, row.shape[1], dtype=torch.bool))[0].mean(0) for row in rows])
-    features = dit.features(torch.tensor([1, 2, 3]), Condition({"text": ConditionTokens(tokens, mask)}))[0]
-    close(features.vector, dit.blocks[0].modulation.vector(dit.vector_network(means)))
+    features = dit.features(torch.tensor([1, 2, 3]), Condition({"text": ConditionTokens(tokens, mask)}))
+    close(features.blocks[0].vector, dit.blocks[0].modulation.vector(dit.vector_network(means)))
 
 
 def test_prepared_equals_plain() -> None:

@@ -20,7 +20,15 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from codecdiff import Condition, ConditionTokens, Denoiser
-from codecdiff.denoisers import LayerFeatures, PrecomputedConditioning, embedding_network, fill_nulls, mean_token
+from codecdiff.denoisers import (
+    ControlInput,
+    LayerFeatures,
+    PrecomputedConditioning,
+    control_frames,
+    embedding_network,
+    fill_nulls,
+    mean_token,
+)
 from codecdiff.errors import InvalidValue
 from codecdiff_unet.blocks import TextLayer
 from codecdiff_unet.levels import Builder, EncodedCondition, Level
@@ -32,6 +40,7 @@ class UNetFeatures(NamedTuple):
 
     levels: Sequence[Sequence[LayerFeatures]]  # of every layer of every level, in the order they run
     waves: Sequence[Tensor]  # frequencies, phases and amplitudes of every name, (b, n, 3, m)
+    controls: Tensor | None  # `control_frames`
 
 
 class UNet(PrecomputedConditioning):
@@ -54,6 +63,8 @@ class UNet(PrecomputedConditioning):
         of m waves each. Their sines and cosines at every frame, summed over the tokens, are input beside the latents:
         the waves of a tempo say where the beats are, so that the network need not count.
     frame_rate: frames of the latents in a second, which `waves` need.
+    controls: conditions with a token for every frame, such as [chroma, beats]. Linear maps of them, which are zero at
+        first, are added to what each level reads on the way down.
     absent_widths: conditions that the architecture has and the conditioner lacks: always their learned null.
     text_layers: transformer layers over each condition of the conditioner, before anything else reads it.
     middle_attention: whether the frames of the lowest resolution attend to each other.
@@ -64,7 +75,7 @@ class UNet(PrecomputedConditioning):
 
     supports_cuda_graphs = True
     small_options: ClassVar = {
-        **{"width": 16, "multipliers": [1, 2], "layers": ["none", "text"]},
+        **{"width": 16, "multipliers": [1, 2], "layers": ["none", "text"], "controls": ["control"]},
         **{"heads": 2, "head_dim": 8, "linear_heads": 2, "linear_head_dim": 8, "groups": 4},
     }
 
@@ -85,6 +96,7 @@ class UNet(PrecomputedConditioning):
         groups: int = 9,
         vector: str | tuple[str, ...] | None = "vector",
         waves: str | tuple[str, ...] | None = None,
+        controls: str | tuple[str, ...] | None = None,
         frame_rate: float | None = None,
         absent_widths: Mapping[str, int] | None = None,
         text_layers: int = 0,
@@ -97,11 +109,10 @@ class UNet(PrecomputedConditioning):
         widths = {**condition_widths, **(absent_widths or {})}
         self.channels, self.context_channels, self.condition_widths = channels, context_channels, dict(condition_widths)
         self.width, self.checkpoint, self.patch = width, checkpoint, patch
-        self.multiple = patch * 2 ** (len(multipliers) - 1)  # latent frames
-        self.vectors, self.waves = _names(vector, widths), _names(waves, condition_widths)
+        self.multiple, self.frame_rate = patch * 2 ** (len(multipliers) - 1), frame_rate or 0.0  # latent frames, Hz
+        self.vectors, self.sources = _names(vector, widths), tuple(dict.fromkeys(_names(layers, widths)))
+        self.waves, self.controls = (_names(option, condition_widths) for option in (waves, controls))
         _check_waves({name: condition_widths[name] for name in self.waves}, frame_rate)
-        self.frame_rate = frame_rate or 0.0
-        self.sources = tuple(kind for kind in dict.fromkeys(layers) if kind in widths)
         _warn_of_unused(set(condition_widths) - set(self.used_conditions))
         _warn_of_missing(set(layers) - {"none", "linear", *widths}, condition_widths)
         embedding = embedding or 4 * width
@@ -137,6 +148,9 @@ class UNet(PrecomputedConditioning):
         self.middle = build.middle(sizes[-1][1], attends=middle_attention)
         self.ups = nn.ModuleList(ups)
         self.output = build.output(self.width, self.channels * self.patch)
+        control_width = sum(self.condition_widths[name] for name in self.controls)
+        levels = [size for size, _ in sizes]
+        self.control_input = ControlInput(control_width, levels, patch=self.patch) if self.controls else None
 
     @property
     def read_conditions(self) -> tuple[str, ...]:
@@ -146,14 +160,16 @@ class UNet(PrecomputedConditioning):
     @property
     def used_conditions(self) -> tuple[str, ...]:
         """Names of all conditions that change the prediction."""
-        return (*self.read_conditions, *self.waves)
+        return tuple(dict.fromkeys((*self.read_conditions, *self.waves, *self.controls)))
 
     def features(self, timestep: Tensor, condition: Condition) -> UNetFeatures:
         """(n,) timesteps, condition -> the features of every level's layers, in the order of `levels`."""
         weight = self.input.weight
         time = self.time_network(get_timestep_embedding(timestep.to(weight.device), self.width).to(weight.dtype))
         encoded = self.encode_condition(condition)
-        return UNetFeatures([level.features(time, encoded) for level in self.levels], self._waves(condition))
+        levels = [level.features(time, encoded) for level in self.levels]
+        controls = {name: self.nulls[name] for name in self.controls}
+        return UNetFeatures(levels, self._waves(condition), control_frames(condition, controls) if controls else None)
 
     def select_timesteps(self, features: UNetFeatures, index: Tensor) -> UNetFeatures:
         """Select what depends on the timestep at the places `index` (b,) among the timesteps of the features."""
@@ -193,8 +209,9 @@ class UNet(PrecomputedConditioning):
         remaining = iter(features.levels)
         x = first = self.input(self.patches(noisy, context, features.waves))
         skips: list[list[Tensor]] = []
-        for down in self.downs:
-            x, outputs = self._run(down, x, next(remaining))
+        controls = self.level_controls(features.controls, noisy.shape[-1])
+        for down, control in zip(self.downs, controls, strict=True):
+            x, outputs = self._run(down, x if control is None else x + control, next(remaining))
             skips.append(outputs)
         x, _ = self._run(self.middle, x, next(remaining))
         for up in self.ups:
@@ -208,6 +225,12 @@ class UNet(PrecomputedConditioning):
         frames = torch.cat([*([] if context is None else [context]), noisy, *sinusoids], dim=1)
         padded = functional.pad(frames, (0, -frames.shape[-1] % self.multiple))
         return rearrange(padded, "b c (n patch) -> b (c patch) n", patch=self.patch)
+
+    def level_controls(self, controls: Tensor | None, frames: int) -> Sequence[Tensor | None]:
+        """Return what controls add to the input of every level on the way down, (b, c, n); None without controls."""
+        if self.control_input is None or controls is None:
+            return [None] * len(self.downs)
+        return self.control_input(controls, frames, self.multiple)
 
     def sinusoids(self, waves: Tensor, frames: int) -> Tensor:
         """(b, n, 3, m) frequencies in Hz, phases in cycles and amplitudes -> (b, 2m, l), sines and cosines."""
@@ -304,5 +327,6 @@ def _warn_of_unused(names: set[str]) -> None:
     """Warn of conditions that change nothing: a misspelled layer looks like this."""
     if names:
         warnings.warn(
-            f"No layer uses the conditions {sorted(names)}; name them in `layers`, `vector` or `waves`.", stacklevel=3
+            f"No layer uses the conditions {sorted(names)}; name them in `layers`, `vector`, `waves` or `controls`.",
+            stacklevel=3,
         )

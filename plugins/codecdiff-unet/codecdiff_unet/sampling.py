@@ -49,7 +49,7 @@ class PreparedUNet(PreparedDenoiser):
             self.modulation = ModulationTable([layer for level in self.features.levels for layer in level])
             self.input = Convolution(unet.input, self.dtype)
             pairs = zip(unet.levels, self.features.levels, strict=True)
-            self.waves = self.features.waves
+            self.waves, self.control_frames = self.features.waves, self.features.controls
             levels = [PreparedLevel(level, features, self.dtype) for level, features in pairs]
         depth = len(unet.downs)
         self.downs, self.middle = levels[:depth], levels[depth]
@@ -64,7 +64,9 @@ class PreparedUNet(PreparedDenoiser):
             frames = self.denoiser.patches(noisy, context, self.waves).to(self.dtype)[:, :, None]
             x = self.input(frames.contiguous(memory_format=torch.channels_last))
             skips = [x]
-            for level in self.downs:
+            controls = self.denoiser.level_controls(self.control_frames, noisy.shape[-1])
+            for level, control in zip(self.downs, controls, strict=True):
+                x = x if control is None else x + control[:, :, None].to(self.dtype)
                 for layer in level.layers:
                     x = layer(x, next(modulations))
                     skips.append(x)

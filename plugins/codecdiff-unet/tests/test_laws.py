@@ -28,6 +28,10 @@ TINY: dict[str, Any] = {
             {"layers": ("none",), "vector": "[text, key]", "waves": "beat", "frame_rate": 10.0},
             {"text": 6, "key": 5, "beat": 9},
         ),
+        (
+            {"layers": ("none",), "vector": "text", "controls": ("chroma", "beats"), "patch": 2},
+            {"text": 6, "chroma": 12, "beats": 3},
+        ),
     ],
 )
 def test_unet_keeps_the_laws(options: dict[str, Any], widths: dict[str, int]):

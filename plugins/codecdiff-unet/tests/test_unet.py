@@ -445,6 +445,7 @@ def test_the_same_arguments_build_the_same_network() -> None:
         "embedding": None,
         "vector": "vector",
         "waves": None,
+        "controls": None,
         "frame_rate": None,
         "middle_attention": True,
         "checkpoint": False,
