@@ -136,7 +136,7 @@ GOALS = {
     "lines: library in all": 23_000,
     "lines: core": 8_500,
     "lines: interfaces": 350,
-    "lines: evaluation": 3_600,
+    "lines: evaluation": 7_945,
     "lines: must-read set": 2_700,
     "lines: import closure of the recipe": 4_000,
     "import levels": 8,
@@ -153,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 42_200,
-    "lines: core": 16_468,
-    "lines: interfaces": 416,
-    "lines: evaluation": 7_948,
-    "lines: must-read set": 4_611,
-    "lines: import closure of the recipe": 7_871,
+    "lines: library in all": 42_397,
+    "lines: core": 16_648,
+    "lines: interfaces": 421,
+    "lines: evaluation": 7_945,
+    "lines: must-read set": 4_653,
+    "lines: import closure of the recipe": 8_039,
     "import levels": 8,
 }
 
