@@ -53,8 +53,8 @@ def test_a_model_that_plays_its_training_music_is_found_out_and_the_place_is_nam
 
     def from_memory(prompts, frames, *, seed):
         lengths = stores[0].rows.array("frames")
-        for i, random in enumerate(rng.numpy_generators("test", [(seed, i) for i in range(len(prompts))])):
-            start = int(random.integers(lengths[i % TRACKS] - frames))
+        for i in range(len(prompts)):
+            start = int(rng.numpy_generator("test", seed, i).integers(lengths[i % TRACKS] - frames))
             places.append((i % TRACKS, start))
             codes = stores[0].codes(i % TRACKS, start, frames).astype(np.int64)
             yield torch.from_numpy(codes).T[None]
