@@ -153,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 42_333,
-    "lines: core": 16_468,
-    "lines: interfaces": 416,
+    "lines: library in all": 42_533,
+    "lines: core": 16_648,
+    "lines: interfaces": 421,
     "lines: evaluation": 8_085,
-    "lines: must-read set": 4_611,
-    "lines: import closure of the recipe": 7_871,
+    "lines: must-read set": 4_653,
+    "lines: import closure of the recipe": 8_039,
     "import levels": 8,
     "functions over 40 lines": 1,
 }

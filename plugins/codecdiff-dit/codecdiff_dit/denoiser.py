@@ -45,6 +45,7 @@ class DiT(PrecomputedConditioning):
     checkpoint: compute each block again in the backward pass instead of keeping its activations.
     """
 
+    supports_cuda_graphs = True
     small_options: ClassVar = {"width": 32, "depth": 2, "heads": 4}
 
     def __init__(
@@ -139,6 +140,10 @@ class DiT(PrecomputedConditioning):
     def unpatched(self, x: Tensor, frames: int) -> Tensor:
         """(b, n, c patch) -> (b, c, l), cropped to so many frames."""
         return rearrange(x, "b n (c patch) -> b c (n patch)", patch=self.patch)[..., :frames]
+
+    def repeated_layers(self) -> list[nn.Module]:
+        """Return the blocks."""
+        return list(self.blocks)
 
     def prepare_for_sampling(self, timesteps: Tensor, condition: Condition) -> Denoiser:
         """Return an equivalent denoiser for these `timesteps` (n,) and this `condition` alone, without gradients.

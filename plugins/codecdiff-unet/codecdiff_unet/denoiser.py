@@ -62,6 +62,7 @@ class UNet(PrecomputedConditioning):
         field is that much longer, at a fraction of the cost.
     """
 
+    supports_cuda_graphs = True
     small_options: ClassVar = {
         **{"width": 16, "multipliers": [1, 2], "layers": ["none", "text"]},
         **{"heads": 2, "head_dim": 8, "linear_heads": 2, "linear_head_dim": 8, "groups": 4},
@@ -218,6 +219,10 @@ class UNet(PrecomputedConditioning):
     def unpatched(self, x: Tensor, frames: int) -> Tensor:
         """(b, c patch, n) -> (b, c, l), cropped to so many frames."""
         return rearrange(x, "b (c patch) n -> b c (n patch)", patch=self.patch)[..., :frames]
+
+    def repeated_layers(self) -> list[nn.Module]:
+        """Return all layers: residual blocks with their attention."""
+        return [layer for level in self.levels for layer in level]
 
     def adapter_modules(self) -> list[str]:
         """Return the names of all linear layers and convolutions: most weights are in convolutions of three frames."""
