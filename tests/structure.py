@@ -153,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 42_533,
-    "lines: core": 16_648,
+    "lines: library in all": 42_777,
+    "lines: core": 16_862,
     "lines: interfaces": 421,
-    "lines: evaluation": 8_085,
-    "lines: must-read set": 4_653,
-    "lines: import closure of the recipe": 8_039,
+    "lines: evaluation": 8_115,
+    "lines: must-read set": 4_707,
+    "lines: import closure of the recipe": 8_214,
     "import levels": 8,
     "functions over 40 lines": 1,
 }

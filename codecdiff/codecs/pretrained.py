@@ -48,7 +48,7 @@ class PretrainedCodec(PretrainedPart, Codec):
 
     @cached_property
     def duplicate_codes(self) -> frozenset[tuple[int, int]]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Codes that quantize to others, looked for when they are asked for; none of a skeleton."""
+        """Codes that quantize to others, looked for when this is read; none of a skeleton."""
         is_skeleton = any(parameter.is_meta for parameter in self.network.parameters())
         return frozenset() if is_skeleton else find_duplicate_codes(self)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from codecdiff import stand_ins
 from codecdiff.errors import InvalidValue
 
-with stand_ins({"scipy.signal": ModuleType("scipy.signal")}):  # of which `_filtered` needs nothing
+with stand_ins({"scipy.signal": ModuleType("scipy.signal")}):  # `_filtered` stands in for it
     from pyloudnorm import Meter
 
 __all__ = ["integrated_loudness", "make_playable", "true_peak"]
@@ -36,9 +36,9 @@ def integrated_loudness(audio: Tensor, sample_rate: int) -> float:
     """Return the loudness of audio (ch, t) in LUFS, -inf for silence; shorter audio than 0.4 s is a single block."""
     samples = audio[:5].T.double().numpy()  # the standard weights up to five channels
     block_s = min(0.4, (len(samples) - 0.5) / sample_rate)
-    meter = Meter(sample_rate, block_size=block_s)
-    filters, meter._filters = meter._filters, {}
-    return float(meter.integrated_loudness(_filtered(samples, sample_rate, filters)))
+    unfiltered = Meter(sample_rate, block_size=block_s)
+    filters, unfiltered._filters = unfiltered._filters, {}
+    return float(unfiltered.integrated_loudness(_filtered(samples, sample_rate, filters)))
 
 
 def _filtered(samples: np.ndarray, sample_rate: int, filters: Mapping[str, Any]) -> np.ndarray:
