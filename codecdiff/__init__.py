@@ -5,9 +5,11 @@ does not import torch.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -68,6 +70,21 @@ __all__ = [
     "prompt_fields",
     "prompt_text",
 ]
+
+
+@contextmanager
+def stand_ins(modules: Mapping[str, ModuleType | None]) -> Iterator[None]:
+    """Let what is imported find these in place of modules that take long and are not imported yet.
+
+    None raises ImportError. Afterwards, `package.module` still imports a module of a package that does so lazily.
+    """
+    absent: dict[str, Any] = {name: module for name, module in modules.items() if name not in sys.modules}
+    sys.modules.update(absent)
+    try:
+        yield
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 def lazy_exports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:

@@ -454,7 +454,8 @@ def _has_copied_seal(path: Path | str) -> bool:
 def read_parquet(path: Path | str, schema: Any = None, upgrade: Callable[[Any], Any] = lambda table: table) -> Any:
     """Read a parquet file as a table, upgraded, with the columns and types of `schema` if there is one.
 
-    Columns that are dictionaries in the schema, or lists of them, are not decoded: each value is in memory once.
+    Each is one array. Columns that are dictionaries in the schema, or lists of them, are not decoded: each value
+    is in memory once.
     Raises MissingFile, UnusableFile; DamagedFile if it is something else, or has more rows than a file of its size can.
     """
     import pyarrow as pa
@@ -485,7 +486,10 @@ def read_parquet(path: Path | str, schema: Any = None, upgrade: Callable[[Any], 
             return table
         if missing := [name for name in schema.names if name not in table.column_names]:
             raise DamagedFile(f"'{path}' lacks the columns {', '.join(missing)}.")
-        return table.select(schema.names).cast(schema).replace_schema_metadata(table.schema.metadata)
+        table = table.select(schema.names).cast(schema).replace_schema_metadata(table.schema.metadata)
+        for i, each in enumerate(schema):  # one at a time, as its chunks are in memory until it is whole
+            table = table.set_column(i, each, table[i].unify_dictionaries().combine_chunks())
+        return table
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise

@@ -25,14 +25,15 @@ import os
 import re
 import shlex
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from inspect import isabstract
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from entrypoints import BadEntryPoint, CaseSensitiveConfigParser, Distribution, EntryPoint
 
@@ -151,11 +152,26 @@ class MetadataIssue:
     hint: str
 
 
-class Scan(NamedTuple):
+@dataclass(frozen=True)
+class Scan:
     """All entry points, those that cannot be used included, and what is wrong with the metadata of distributions."""
 
     plugins: tuple[Plugin, ...]
     issues: tuple[MetadataIssue, ...]
+
+    @cached_property
+    def usable(self) -> Mapping[str, list[Plugin]]:
+        """The entries of every group that can be used, by name."""
+        groups = defaultdict[str, list[Plugin]](list)
+        for plugin in self.plugins:
+            if not plugin.problem:
+                groups[plugin.kind].append(plugin)
+        return groups
+
+    @cached_property
+    def interfaces(self) -> dict[str, Any]:
+        """The classes that parts derive from, by kind, of those that were imported."""
+        return {}
 
 
 # Reading metadata.
@@ -279,7 +295,7 @@ def installed(group: str) -> list[Plugin]:
     """Return the usable entries of a group, by name. Raises UnknownPart for a kind that is not installed."""
     if group not in GROUPS and group not in kinds():
         raise UnknownPart(_unknown(KINDS, group))
-    return [plugin for plugin in scan().plugins if plugin.kind == group and not plugin.problem]
+    return scan().usable.get(group, [])
 
 
 def entries(group: str) -> dict[str, Plugin]:
@@ -340,14 +356,16 @@ def kinds() -> tuple[str, ...]:
 
 def interface(kind: str) -> Any:
     """Import the class that parts of a kind derive from. Raises UnknownPart or BrokenPlugin."""
-    installed(kind)
-    return entries(KINDS)[kind].load()
+    if kind not in (interfaces := scan().interfaces):
+        installed(kind)
+        interfaces[kind] = entries(KINDS)[kind].load()
+    return interfaces[kind]
 
 
 def kind_of(part: type) -> str | None:
     """Return the kind that a class belongs to; None for one that is not a part. Nothing is imported."""
     for kind, plugin in entries(KINDS).items():
-        if plugin.entry.module_name in sys.modules and issubclass(part, plugin.load()):
+        if plugin.entry.module_name in sys.modules and issubclass(part, interface(kind)):
             return kind
     return None
 

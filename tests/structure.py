@@ -153,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 43_906,
-    "lines: core": 17_476,
+    "lines: library in all": 44_150,
+    "lines: core": 17_690,
     "lines: interfaces": 475,
-    "lines: evaluation": 7_945,
-    "lines: must-read set": 4_991,
-    "lines: import closure of the recipe": 8_280,
+    "lines: evaluation": 7_975,
+    "lines: must-read set": 5_045,
+    "lines: import closure of the recipe": 8_455,
     "import levels": 8,
 }
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,25 @@ def test_public_names_are_listed_and_torch_waits() -> None:
     assert codecdiff.Pipeline is pipeline.Pipeline
     with pytest.raises(AttributeError, match="module 'codecdiff' has no attribute 'Pipelin'"):
         _ = codecdiff.Pipelin  # pyright: ignore[reportAttributeAccessIssue]
+
+
+UNUSED = ("torch._dynamo", "scipy.integrate", "scipy.signal", "scipy.stats", "sympy", "transformers", "librosa")
+
+
+@pytest.mark.integration
+def test_generating_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    """And the lists of files of all packages, which diffusers asks for, are not read."""
+    pytest.importorskip("codecdiff_starter")
+    program = f"""
+import atexit, importlib.metadata, sys
+from codecdiff.cli.main import main
+importlib.metadata.packages_distributions = lambda: sys.exit("read")
+atexit.register(lambda: print(*(name for name in {UNUSED} if name in sys.modules), file=sys.stderr))
+sys.argv = ["codecdiff", "generate", "a tone", "--seconds", "0.2", "--num-inference-steps", "1", "-o", "a.wav"]
+main()
+"""
+    run = partial(subprocess.run, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert run([sys.executable, "-c", program]).stderr.splitlines()[-1] == ""
 
 
 @pytest.mark.integration

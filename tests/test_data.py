@@ -30,6 +30,7 @@ from codecdiff.data.segments import SegmentConfig
 from codecdiff.data.shards import ROWS
 from codecdiff.files import checksum
 from codecdiff.fingerprint import module_fingerprint
+from codecdiff.rng import numpy_generator
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
@@ -368,6 +369,38 @@ def test_a_sample_is_a_function_of_seed_and_number(store: CodeStore) -> None:
     assert batch.prompts == backwards.prompts[::-1]
     assert torch.equal(batch.codes[0], batch.codes[-1])
     assert not torch.equal(batch.codes, other.batch(numbers).codes)
+
+
+def test_samples_drawn_at_once_are_those_of_the_generator_of_each_number(store: CodeStore, tmp_path: Path) -> None:
+    """Of rows without captions, with one and with several, some shorter than a crop, in batches over two epochs."""
+    rows = [{**row, "captions": [f"{i}{c}" for c in "abcd"[:i]]} for i, row in enumerate(store.rows)]
+    shutil.copytree(store.folder, tmp_path / "store")
+    pq.write_table(pa.Table.from_pylist(rows, ROWS), tmp_path / "store/manifest.parquet")
+    header = {key: value for key, value in store.header.items() if key not in ("files", "sha256")}
+    (tmp_path / "store/header.json").write_text(json.dumps({**header, "format": 2}))
+    crops = TrainingCrops(CodeStore(tmp_path / "store"), range(6), 250, seed=4)
+    order = [n for epoch in range(4) for n in _order("train", 4, epoch, crops)]
+    for step in range(4):
+        batch = crops.batch(crops.sample_indices(step, 3, rank=1, world_size=2))
+        assert batch.sample_indices == [6 * step + 3, 6 * step + 4, 6 * step + 5]
+        for n, codes, mask, prompt in zip(
+            batch.sample_indices, batch.codes, batch.valid_mask, batch.prompts, strict=True
+        ):
+            i, random = order[n], numpy_generator("codecdiff.data.crop", "train", 4, n)
+            start = int(random.integers(0, max(1, rows[i]["frames"] - 250 + 1)))
+            text = rows[i]["captions"][int(random.integers(len(rows[i]["captions"])))] if rows[i]["captions"] else ""
+            expected = np.zeros((250, store.header["num_codebooks"]), np.uint16)
+            expected[: rows[i]["frames"] - start] = store.codes(i, start, 250)
+            assert codes.dtype == torch.uint16
+            assert np.array_equal(codes.T, expected)
+            assert mask.tolist() == [float(start + frame < rows[i]["frames"]) for frame in range(250)]
+            assert prompt == store.prompt(i, text, start / store.header["frame_rate"])
+            assert crops.sample(n) == (i, start, text)
+
+
+def _order(subset: str, seed: int, epoch: int, crops: TrainingCrops) -> list[int]:
+    assert len(crops) == 6  # each row is of about a crop
+    return numpy_generator("codecdiff.data.order", subset, seed, epoch).permutation(6).tolist()
 
 
 def test_a_crop_is_a_piece_of_its_track_with_its_caption(store: CodeStore, dac: Codec) -> None:

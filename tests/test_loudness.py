@@ -7,13 +7,16 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from pyloudnorm import Meter
+from scipy.signal import lfilter
 from small import noise
 from torch import Tensor
 
 from codecdiff import Inpaint, Pipeline
-from codecdiff.data.loudness import HIGHEST, integrated_loudness, make_playable, true_peak
+from codecdiff.data.loudness import HIGHEST, _filtered, integrated_loudness, make_playable, true_peak
 from codecdiff.errors import UserError
 
 RATE = 44_100
@@ -36,6 +39,19 @@ def test_the_meter_is_that_of_the_standard() -> None:
     both = sine(997).repeat(2, 1)
     assert integrated_loudness(both, RATE) == pytest.approx(0.0, abs=0.06)
     assert integrated_loudness(torch.zeros(1, RATE), RATE) == -math.inf
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(RATE, 0.01), (RATE, 0.4), (RATE, 2.0), (8_000, 15.0), (8_000, 31.7)])
+def test_loudness_is_that_of_pyloudnorm(rate: int, seconds: float) -> None:
+    """Which filters sample by sample: here in blocks, at whose bounds nothing may be heard."""
+    audio = noise(2, round(seconds * rate)).cumsum(1) * 1e-2 + 0.3  # with low frequencies, which ring for long
+    samples = audio.T.double().numpy()
+    meter = Meter(rate, block_size=min(0.4, (len(samples) - 0.5) / rate))
+    expected = samples
+    for each in meter._filters.values():
+        expected = each.passband_gain * lfilter(each.b, each.a, expected, axis=0)
+    np.testing.assert_allclose(_filtered(samples, rate, meter._filters), expected, rtol=0, atol=1e-9)
+    assert integrated_loudness(audio, rate) == pytest.approx(meter.integrated_loudness(samples), abs=1e-7)
 
 
 def test_a_true_peak_lies_between_the_samples() -> None:

@@ -7,7 +7,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +15,9 @@ import torch
 from codecdiff import Pipeline, rng
 from codecdiff.config import DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
+from codecdiff.data.dataset import DRAWN_AT_ONCE
 from codecdiff.pipeline import EditMask, levels_mask
-from codecdiff.rng import generator, numpy_generator, numpy_generators, row_noise, seed_sequence
+from codecdiff.rng import generator, key_digest, numpy_generator, numpy_integers, numpy_words, row_noise
 from codecdiff.training.batch import StageData
 from codecdiff.training.trainer import StageTrainer
 
@@ -35,17 +35,32 @@ def test_a_generator_is_a_function_of_its_key() -> None:
     assert len({*draws.values()}) == len(draws)
 
 
-def test_many_generators_draw_as_one_of_each_key_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    def draws(random: np.random.Generator) -> list[Any]:
-        return [random.integers(0, 3), random.integers(0, 2**40), random.integers(5), *random.random(5)]
+def test_what_is_drawn_at_once_is_what_the_generator_of_each_key_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    def equal_words(keys: list[tuple[int | str, ...]]) -> bool:
+        expected = [
+            np.random.Philox(integer_sequence("a", *key)).random_raw(9).tolist() for key in keys
+        ]  # of three counters
+        assert [numpy_generator("a", *key).bit_generator.random_raw(9).tolist() for key in keys] == expected
+        return all(numpy_words("a", keys, n).tolist() == [words[:n] for words in expected] for n in (1, 4, 5, 9))
 
-    keys = [key[1:] for key in KEYS if key[0] == "a"] * 2
-    expected = [draws(np.random.Generator(np.random.Philox(integer_sequence("a", *key)))) for key in keys]
-    assert [draws(random) for random in numpy_generators("a", keys)] == expected
-    assert [draws(numpy_generator("a", *key)) for key in keys] == expected
-    for num_zeros in (4, 5, 9):  # integers of fewer words
+    keys = [key[1:] for key in KEYS if key[0] == "a"]
+    assert equal_words(keys * 2)
+    assert numpy_words("a", []).shape == (0, 1)
+    for num_zeros in (4, 5, 9, 31):  # integers of fewer words
         monkeypatch.setattr(hashlib, "sha256", lambda _, n=num_zeros: Digest(bytes(range(1, 33 - n)) + bytes(n)))
-        assert draws(numpy_generator("a")) == draws(np.random.Generator(np.random.Philox(integer_sequence("a"))))
+        assert equal_words(keys[:2])
+
+
+@pytest.mark.parametrize("count", [1, 2, 1700, 2**31 - 1, 3 * 2**30, 2**32 - 1, 2**32, 2**40])
+def test_integers_drawn_at_once_are_those_of_the_generator_of_each_key(count: int) -> None:
+    """One of one is not drawn, of more than 2^31 often again, and of more than 2^32 in other words."""
+    keys = [(i,) for i in range(200)]
+    counts = np.array([(count, 1 + i % 3) if i % 2 else (1 + i % 3, count) for i in range(200)])
+    expected = []
+    for key, pair in zip(keys, counts.tolist(), strict=True):
+        random = numpy_generator("a", *key)
+        expected.append([random.integers(each) for each in pair])
+    assert numpy_integers("a", keys, counts).tolist() == expected
 
 
 class Digest(bytes):
@@ -63,17 +78,18 @@ def test_no_two_purposes_of_a_run_share_a_key(
     """Both stages are trained, validated and sampled, and an edit is made: every key is drawn from at one place."""
     places, seeds = defaultdict(set), defaultdict(set)
 
-    def recorded(name: str, *key: int | str):
+    def recorded(name: str, *key: int | str) -> bytes:
         frame = sys._getframe(1)
         while frame.f_globals["__name__"] == "codecdiff.rng" or frame.f_code.co_name.startswith(("<", "_row_noise")):
             assert frame.f_back
             frame = frame.f_back
         places[name].add((Path(frame.f_code.co_filename).name, frame.f_code.co_name))
-        sequence = seed_sequence(name, *key)
+        digest = key_digest(name, *key)
+        sequence = np.random.SeedSequence(int.from_bytes(digest, "little"))
         seeds[int(sequence.generate_state(1, "uint64")[0])].add((name, *key))
-        return sequence
+        return digest
 
-    monkeypatch.setattr(rng, "seed_sequence", recorded)
+    monkeypatch.setattr(rng, "key_digest", recorded)
     pipeline, train = make_pipeline(), TrainConfig(train_batch_size=2, crop_seconds=0.1, context_noise_std=0.1)
     for i, stage in enumerate(pipeline.stages):
         stage.denoiser = pipeline.new_denoiser(i, {**UNET, "groups": 4, "vector": None})
@@ -105,5 +121,6 @@ def test_no_two_purposes_of_a_run_share_a_key(
         by_key[key[0]] += 1
     assert by_key["codecdiff.train.noise"] == 2 * 2 * 2  # stages, steps, samples
     assert by_key["codecdiff.train.validation_noise"] == 2 * 16
-    assert by_key["codecdiff.data.crop"] == 4 + 16  # training and validation crops, the same for both stages
+    # training and validation crops, the same for both stages
+    assert by_key["codecdiff.data.crop"] == DRAWN_AT_ONCE + 16
     assert by_key["codecdiff.generate.noise"] == 2 * 8

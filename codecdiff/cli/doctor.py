@@ -198,7 +198,7 @@ def check_plugins(timeout: float) -> Iterator[Finding]:
     """Load every entry point, each within so many seconds."""
     from codecdiff.cli.plugin_probe import find_problems
 
-    plugins, issues = registry.scan()
+    plugins, issues = registry.scan().plugins, registry.scan().issues
     for issue in issues:
         yield Finding(f"plugin {issue.distribution}", issue.error, issue.hint)
     enabled = [plugin for plugin in plugins if plugin.enabled]

@@ -23,7 +23,7 @@ def plugins(
 
     With --check, the exit status is 1 if one cannot be loaded.
     """
-    listed, issues = registry.scan()
+    listed, issues = registry.scan().plugins, registry.scan().issues
     problems: dict[registry.Plugin, str] = {}
     if check:
         from codecdiff.cli.plugin_probe import find_problems

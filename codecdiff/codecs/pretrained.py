@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from typing import Any
 
@@ -31,12 +32,16 @@ class PretrainedCodec(PretrainedPart, ResidualCodec):
     network: Any
 
     def set_network(self, network: Any) -> None:
-        """Set the network that computes, frozen, and look for duplicate codes. The facts must have been set before."""
+        """Set the network that computes, frozen."""
         self.network = network
         self.requires_grad_(False)
         self.train(False)
-        if not is_building_skeleton():
-            self.duplicate_codes = find_duplicate_codes(self)
+
+    @cached_property
+    def duplicate_codes(self) -> frozenset[tuple[int, int]]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Codes that quantize to others, looked for when this is read; none of a skeleton."""
+        is_skeleton = any(parameter.is_meta for parameter in self.network.parameters())
+        return frozenset() if is_skeleton else find_duplicate_codes(self)
 
     def encode_features(self, audio: Tensor) -> Tensor:
         """(1, ch, l * hop_length) audio -> (1, z, l): what the network's encoder computes."""

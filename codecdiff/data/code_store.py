@@ -166,7 +166,7 @@ class CodeStore:
         """Return the codes of row `i`, uint16 (frames, k): all, or `count` frames from `start`. Raises DamagedFile."""
         return self.codes_reader.read(i, start, count)
 
-    def crops(self, rows: Sequence[int], starts: Sequence[int], count: int, target: Target = "codes") -> np.ndarray:
+    def crops(self, rows: Any, starts: Any, count: int, target: Target = "codes") -> np.ndarray:
         """Return `count` frames of each row from its start: (b, count, ...) as `codes` or `continuous`, with zeros."""
         self.check_target(target)
         reader = self.codes_reader if target == "codes" else self.continuous_reader
@@ -205,14 +205,25 @@ class CodeStore:
         Evans et al. (2024), "Fast timing-conditioned latent audio diffusion". If the folder of the tracks is available,
         `audio` is the audio of the row (`data.audio_prompt`).
         """
-        fields = {**self.metadata(i), "text": text, "start": start, "seconds": self.rows.value("seconds", i)}
-        if self.audio is None:
-            return fields
-        row = self.rows[i]
-        audio = {"file": str(self.audio / row["track"]), "checksum": row["checksum"]}
+        return self.crop_prompts(np.array([i]), [text], np.array([start]))[0]
+
+    def crop_prompts(self, rows: np.ndarray, texts: Sequence[str], starts: np.ndarray) -> list[dict[str, Any]]:
+        """Return `prompt` of each row, with its text and start."""
+        for i in rows[~self._is_parsed[rows]].tolist():
+            self.metadata(i)
+        metadata = json.loads(f"[{','.join(self.rows.texts('metadata', rows))}]")
+        columns = metadata, texts, starts.tolist(), self.rows.array("seconds")[rows].tolist()
+        prompts = [{**m, "text": t, "start": at, "seconds": s} for m, t, at, s in zip(*columns, strict=True)]
+        if self.audio is not None:
+            for prompt, i in zip(prompts, rows.tolist(), strict=True):
+                prompt["audio"] = self._audio(self.audio, self.rows[i])
+        return prompts
+
+    def _audio(self, folder: Path, row: dict[str, Any]) -> dict[str, Any]:
+        audio = {"file": str(folder / row["track"]), "checksum": row["checksum"]}
         if self.header.get("segmentation", {}).get("segment"):
             audio |= {"start": row["offset"], "seconds": row["seconds"]}
-        return {**fields, "audio": audio}
+        return audio
 
     def prompts(self) -> list[dict[str, Any]]:
         """Return a prompt for every caption of every row, and one for each row without captions."""

@@ -6,16 +6,21 @@ Loudness is measured as ITU-R BS.1770-4 defines it, and true peaks at four times
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, Literal
 
 import numpy as np
 import soxr
 import torch
-from pyloudnorm import Meter
 from scipy.ndimage import minimum_filter1d, uniform_filter1d
 from torch import Tensor
 
+from codecdiff import stand_ins
 from codecdiff.errors import InvalidValue
+
+with stand_ins({"scipy.signal": ModuleType("scipy.signal")}):  # `_filtered` stands in for it
+    from pyloudnorm import Meter
 
 __all__ = ["integrated_loudness", "make_playable", "true_peak"]
 
@@ -31,7 +36,28 @@ def integrated_loudness(audio: Tensor, sample_rate: int) -> float:
     """Return the loudness of audio (ch, t) in LUFS, -inf for silence; shorter audio than 0.4 s is a single block."""
     samples = audio[:5].T.double().numpy()  # the standard weights up to five channels
     block_s = min(0.4, (len(samples) - 0.5) / sample_rate)
-    return float(Meter(sample_rate, block_size=block_s).integrated_loudness(samples))
+    unfiltered = Meter(sample_rate, block_size=block_s)
+    filters, unfiltered._filters = unfiltered._filters, {}
+    return float(unfiltered.integrated_loudness(_filtered(samples, sample_rate, filters)))
+
+
+def _filtered(samples: np.ndarray, sample_rate: int, filters: Mapping[str, Any]) -> np.ndarray:
+    """Apply the weighting filters of pyloudnorm to audio (t, ch): blocks of it, by their spectra.
+
+    Each is filtered with the second before it, after which the impulse responses are below the precision of float64.
+    """
+    step = sample_rate * min(15, -(-len(samples) // sample_rate))
+    size = sample_rate + step
+    delay = np.exp(-2j * np.pi * np.fft.rfftfreq(size))
+    response = np.ones_like(delay)
+    for each in filters.values():
+        response *= each.passband_gain * np.polyval(each.b[::-1], delay) / np.polyval(each.a[::-1], delay)
+    padded = np.concatenate([np.zeros((sample_rate, samples.shape[1])), samples])
+    filtered = np.empty_like(samples)
+    for start in range(0, len(samples), step):
+        block = np.fft.irfft(np.fft.rfft(padded[start : start + size], size, axis=0) * response[:, None], size, axis=0)
+        filtered[start : start + step] = block[sample_rate:][: len(samples) - start]
+    return filtered
 
 
 def true_peak(audio: Tensor) -> Tensor:

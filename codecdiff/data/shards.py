@@ -6,7 +6,7 @@ import io
 import math
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -52,7 +52,7 @@ def in_memory(schema: pa.Schema) -> pa.Schema:
 
 
 class StoreRows:
-    """The rows of a store, kept in columns, so that millions fit into memory. `rows[i]` makes a dict of one.
+    """The rows of a store, as `read_parquet` reads them: in columns. `rows[i]` makes a dict of one.
 
     Example:
         >>> store.rows[0]["track"], store.rows.array("frames").sum()
@@ -60,9 +60,8 @@ class StoreRows:
     """
 
     def __init__(self, table: pa.Table):
-        columns = [column.combine_chunks() for column in table.unify_dictionaries().columns]
-        self._columns = dict(zip(table.column_names, columns, strict=True))
-        self.table = pa.table(self._columns)
+        self.table = table
+        self._columns = {name: table[name].chunk(0) for name in table.column_names}
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -80,6 +79,21 @@ class StoreRows:
     def value(self, name: str, i: int) -> Any:
         """Return what row `i` has in a column."""
         return self._columns[name][i].as_py()
+
+    def texts(self, name: str, rows: np.ndarray) -> list[str]:
+        """Return what some rows have in a column of texts."""
+        column = self._columns[name]
+        return column.dictionary.take(pa.array(column.indices.to_numpy()[rows])).to_pylist()
+
+    def list_texts(self, name: str, rows: np.ndarray, positions: np.ndarray) -> list[str]:
+        """Return, for each of some rows, the text at a position in its list, of a column of lists."""
+        column = self._columns[name]
+        texts, places = column.values, column.offsets.to_numpy()[rows] + positions
+        return texts.dictionary.take(pa.array(texts.indices.to_numpy()[places])).to_pylist()
+
+    def lengths(self, name: str) -> np.ndarray:
+        """Return how many values each row has in a column of lists."""
+        return self._columns[name].value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
 
     def array(self, name: str) -> np.ndarray:
         """Return a column of numbers."""
@@ -123,6 +137,7 @@ class ShardReader:
         # of the blocks of all rows; the first of each is in _first
         self._sums = sums.flatten().to_numpy(zero_copy_only=False)
         self._is_verified = np.zeros(self._first[-1], bool)
+        self._is_read = np.zeros(len(rows), bool)  # rows that are verified to the end
         self._mapped: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -138,16 +153,25 @@ class ShardReader:
             raise DamagedFile(f"'{self._file(shard)}' ends after {held} of {length} frames of a row.")
         frames = array[first : first + length]
         stop = length if count is None else min(start + count, length)
-        for block in range(start // BLOCK, -(-stop // BLOCK)) if self._has_sums[i] else ():
-            self._verify(i, block, frames)
+        if not self._is_read[i]:
+            for block in range(start // BLOCK, -(-stop // BLOCK)) if self._has_sums[i] else ():
+                self._verify(i, block, frames)
+            blocks = self._is_verified[self._first[i] : self._first[i + 1]]
+            self._is_read[i] = not self._has_sums[i] or (len(blocks) * BLOCK >= length and blocks.all())
         return frames[start:stop]
 
-    def crops(self, rows: Sequence[int], starts: Sequence[int], count: int) -> np.ndarray:
+    def crops(self, rows: Any, starts: Any, count: int) -> np.ndarray:
         """Return `count` frames of each row from its start, (b, count, ...), copied; zeros after the end of a row."""
-        crops = [self.read(i, start, count) for i, start in zip(rows, starts, strict=True)]
-        collected = np.zeros((len(crops), count, *crops[0].shape[1:]), self.dtype)
-        for row, frames in zip(collected, crops, strict=True):
-            row[: len(frames)] = frames
+        rows, starts = np.asarray(rows), np.asarray(starts)
+        arrays = [self._map(shard) for shard in self._shard[rows].tolist()]
+        begins, ends = self._start[rows] + starts, self._start[rows] + self._frames[rows]
+        for i in np.flatnonzero(~self._is_read[rows] | (ends > [len(array) for array in arrays])):
+            self.read(rows[i], starts[i], count)
+        lengths = np.minimum(np.maximum(ends - begins, 0), count)
+        collected = np.empty((len(arrays), count, *arrays[0].shape[1:]), self.dtype)
+        for crop, array, begin, length in zip(collected, arrays, begins.tolist(), lengths.tolist(), strict=True):
+            crop[:length] = array[begin : begin + length]
+            crop[length:] = 0
         return collected
 
     def _verify(self, i: int, block: int, frames: np.ndarray) -> None:

@@ -1,11 +1,12 @@
 """The diffusion process of one stage: noise schedules, the training loss, schedulers and guidance."""
 
-import sys
-from importlib import import_module
+from collections import UserDict
+from functools import cached_property
+from importlib import import_module, metadata
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from codecdiff import lazy_exports
+from codecdiff import lazy_exports, stand_ins
 
 if TYPE_CHECKING:
     from codecdiff.diffusion.colored_noise import colored, whitened
@@ -48,27 +49,35 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(__name__)
 
 
+class _Distributions(UserDict[str, list[str]]):
+    """What `importlib.metadata.packages_distributions` returns, which reads the lists of files of all packages."""
+
+    def __init__(self) -> None:
+        """Read nothing yet."""
+
+    @cached_property
+    def data(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return metadata.packages_distributions()
+
+
 def _import_schedulers() -> None:
     """Import the schedulers of diffusers without torch's compiler and scipy.stats, which take longer than the rest.
 
     diffusers catches that the former is missing. The latter it names in a spacing of timesteps alone, which finds the
-    package by `scipy`'s own lazy import.
+    package by `scipy`'s own lazy import. It asks for the distributions of all packages, and reads them for few.
     """
-    modules: dict[str, Any] = sys.modules
-    absent = {name: stand_in for name, stand_in in _STAND_INS.items() if name not in modules}
-    modules.update(absent)
+    packages_distributions, metadata.packages_distributions = metadata.packages_distributions, _Distributions
     try:
-        for name in _SCHEDULERS.split():
-            import_module(f"diffusers.schedulers.scheduling_{name}")
+        with stand_ins({"torch._dynamo": None, "scipy.stats": ModuleType("scipy.stats")}):
+            for name in _SCHEDULERS.split():
+                import_module(f"diffusers.schedulers.scheduling_{name}")
     finally:
-        for name in absent:
-            del modules[name]
+        metadata.packages_distributions = packages_distributions
 
 
-_STAND_INS = {"torch._dynamo": None, "scipy.stats": ModuleType("scipy.stats")}  # None: an import raises ImportError
 _SCHEDULERS = (
     "ddpm deis_multistep dpmsolver_multistep dpmsolver_singlestep euler_ancestral_discrete euler_discrete "
-    "flow_match_euler_discrete flow_match_heun_discrete heun_discrete lms_discrete pndm unipc_multistep"
+    "flow_match_euler_discrete flow_match_heun_discrete heun_discrete pndm unipc_multistep"
 )
 
 _import_schedulers()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from typing import Any
 
 import diffusers
 import torch
 from diffusers.schedulers.scheduling_deis_multistep import DEISMultistepScheduler
 from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
-from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -134,7 +134,7 @@ def sampling_options(scheduler: Any, train_scheduler: Any) -> dict[str, str]:
 
 
 def _scheduler_class(name: str) -> Any:
-    return globals().get(name) or getattr(diffusers, name)
+    return _lms() if name == "LMS" else globals().get(name) or getattr(diffusers, name)
 
 
 def _check_scheduler(name: str, timestep_spacing: str, prediction_type: str) -> None:
@@ -202,16 +202,22 @@ class DEIS(DEISMultistepScheduler):
         return SchedulerOutput(predicted_x_start(self.config["prediction_type"], model_output, sample, alpha, sigma))
 
 
-class LMS(LMSDiscreteScheduler):
-    """Linear multistep that can stop early. Its parent ends on a curve through earlier estimates."""
+@cache
+def _lms() -> Any:
+    from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteScheduler  # and scipy.integrate
 
-    def step(
-        self, model_output: Tensor, timestep: Any, sample: Tensor, order: int = 4, return_dict: bool = True
-    ) -> Any:
-        """Take one step; the last one of a run that stops early is Euler's, to the estimate of x_start."""
-        is_last = (self.step_index or 0) == len(self.timesteps) - 1
-        order = 1 if is_last and self.config["_final_timestep_fraction"] else order
-        return super().step(model_output, timestep, sample, order, return_dict)
+    class LMS(LMSDiscreteScheduler):
+        """Linear multistep that can stop early. Its parent ends on a curve through earlier estimates."""
+
+        def step(
+            self, model_output: Tensor, timestep: Any, sample: Tensor, order: int = 4, return_dict: bool = True
+        ) -> Any:
+            """Take one step; the last one of a run that stops early is Euler's, to the estimate of x_start."""
+            is_last = (self.step_index or 0) == len(self.timesteps) - 1
+            order = 1 if is_last and self.config["_final_timestep_fraction"] else order
+            return super().step(model_output, timestep, sample, order, return_dict)
+
+    return LMS
 
 
 class PNDM(PNDMScheduler):

@@ -156,7 +156,7 @@ def build_to_fit(file: Path, tensors: Mapping[str, Tensor], build: Callable[[], 
     names or shapes differ.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    with explained(file), torch.device("meta"), _bounded(file, 4 * len(shapes) + 64):
+    with explained(file), torch.device("meta"), SkipInit(), _bounded(file, 4 * len(shapes) + 64):
         expected = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
     if differ := sorted(name for name in {*expected, *shapes} if expected.get(name) != shapes.get(name)):
         there, here = (table.get(differ[0], "missing") for table in (shapes, expected))

@@ -18,7 +18,7 @@ from accidents import DAMAGES, HERE, Case, damaged
 from small import RATE, UNET, tone, write_music
 
 import codecdiff
-from codecdiff import config, training
+from codecdiff import config, registry, training
 from codecdiff.cli import encode, generate  # noqa: F401  # what commands import is warm
 from codecdiff.conditioners.cached import FeatureCache
 from codecdiff.data import CachedEmbedder
@@ -27,12 +27,19 @@ from codecdiff.data.manifest import Manifest
 from codecdiff.data.metadata import find_tracks
 from codecdiff.errors import UserError
 from codecdiff.pipeline import checkpoint
+from codecdiff.pipeline.code_version import _code_version
 from codecdiff.pipeline.run_lock import read_run_lock, source_hashes
 from codecdiff.testing.tiny import write_tiny
 from codecdiff.training import read_logs
 from codecdiff.training.state import verify_generation
 
 STARTER = HERE.parents[1] / "plugins/codecdiff-starter/codecdiff_starter/model"
+PARTS = (  # whose code codecdiff.json and run.lock record
+    *(("codecs", name) for name in ("dac", "normalized")),
+    *(("splitters", name) for name in ("coarse-first", "parallel")),
+    *(("conditioners", name) for name in ("words", "cached")),
+    ("denoisers", "unet"),
+)
 NAMES = {  # of commands, and of the methods that return their words
     "train-two": "train_two",
     "train-one": "train_one",
@@ -54,6 +61,8 @@ class Cases:
         self.folder = folder
         torch.set_num_threads(1)
         source_hashes()  # of what runs, should a file be edited meanwhile
+        for kind, name in PARTS:
+            _code_version(registry.load_entry(kind, name))  # as that of every process that is forked
         training.call_run_end_hooks = lambda folder: None  # reports of other packages
         self.codec = {"name": "dac", "model": str(write_tiny("dac", folder / "dac"))}
         self.music = write_music(folder / "music", 3, 0.3)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from codecdiff import config
 from codecdiff.data import CodeStore, split_tracks
@@ -44,6 +45,7 @@ __all__ = [
 COARSE = 3  # codebooks whose vectors describe a window
 FRESH, CUT, PLAYED = "fresh music", "planted: the codes", "planted: decoded and encoded again"
 CHUNK = 1 << 16  # windows whose distances are computed at once
+PART = 1 << 13  # hops of music that are described at once
 
 
 @dataclass(frozen=True)
@@ -141,34 +143,41 @@ def _percent(rate: Estimate) -> str:
 class WindowIndex:
     """All windows of some rows of a store, to be searched by moments of their coarse codebook vectors.
 
+    Windows are half overlapped: each is two hops of the music, and what describes it follows from sums over these.
+
     places: (n, 2) row and first frame of every window. moments: (n, 2 COARSE d) float16, normalized.
     """
 
     store: CodeStore
-    table: np.ndarray  # (COARSE, codebook size, d)
+    tables: Tensor  # (COARSE, codebook size, 2 d): the coarse vectors, and their squares
     frames: int
     places: np.ndarray
     moments: Tensor
-    center: np.ndarray = field(default_factory=lambda: np.zeros(1))
-    scale: np.ndarray = field(default_factory=lambda: np.ones(1))
+    center: Tensor = field(default_factory=lambda: torch.zeros(1))
+    scale: Tensor = field(default_factory=lambda: torch.ones(1))
 
     @classmethod
     def of(cls, store: CodeStore, rows: Sequence[int], codec: Codec, frames: int) -> Self:
         """Describe the windows of these rows, of an even number of frames. Raises InvalidValue if all are shorter."""
         every = torch.arange(codec.codebook_size, device=device_of(codec))
-        vectors = codec.embed(every.expand(1, codec.num_codebooks, -1))[0, :COARSE]  # (COARSE, d, size)
-        index = cls(store, vectors.transpose(1, 2).float().cpu().numpy(), frames, np.zeros((0, 2)), torch.zeros(0))
-        places, moments = [], []
-        for row in rows:
-            moments.append(index.moments_of(store.codes(row)))
-            starts = index.hop * np.arange(len(moments[-1]))
-            places.append(np.stack([np.full(len(starts), row), starts], 1))
-        index.places = np.concatenate(places)
+        vectors = codec.embed(every.expand(1, codec.num_codebooks, -1))[0, :COARSE].transpose(1, 2).float().cpu()
+        index = cls(store, torch.cat([vectors, vectors**2], 2), frames, np.zeros((0, 2)), torch.zeros(0))
+        counts = store.rows.array("frames")[rows] // index.hop
+        number = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)  # of a hop in its row
+        hops = np.stack([np.repeat(rows, counts), index.hop * number], 1)
+        index.places = hops[:-1][number[1:] > 0]
         if not len(index.places):
             raise InvalidValue(f"No track of '{store.folder}' is as long as a window of {frames} latent frames.")
-        whole = np.concatenate(moments)
-        index.center, index.scale = whole.mean(0), whole.std(0) * whole.shape[1] ** 0.5 + 1e-6
-        index.moments = torch.from_numpy(index.normalized(whole)).half()
+        moments = torch.empty(len(index.places), 2 * COARSE * vectors.shape[2])
+        count = 0
+        for start in range(0, len(hops) - 1, PART):
+            part = hops[start : start + PART + 1]
+            sums = index.sums(store.crops(part[:, 0], part[:, 1], index.hop))
+            described = index.described((sums[:-1] + sums[1:])[torch.from_numpy(part[1:, 1] > 0)])
+            moments[count : count + len(described)] = described
+            count += len(described)
+        index.center, index.scale = moments.mean(0), moments.std(0) * moments.shape[1] ** 0.5 + 1e-6
+        index.moments = index.normalized_(moments).half()
         return index
 
     @property
@@ -176,19 +185,19 @@ class WindowIndex:
         """Frames from one window to the next: they are half overlapped."""
         return self.frames // 2
 
-    def moments_of(self, codes: np.ndarray) -> np.ndarray:
-        """(l, k) codes -> (n, 2 COARSE d) mean and deviation of the coarse vectors of every window."""
-        count = max(1, len(codes) // self.hop)
-        coarse = codes[: count * self.hop, : len(self.table)].T
-        vectors = np.concatenate([table[row] for table, row in zip(self.table, coarse, strict=True)], 1)
-        halves = vectors.reshape(count, -1, vectors.shape[1])
-        sums = np.hstack([halves.sum(1), np.square(halves).sum(1)])
-        mean, square = np.hsplit((sums[:-1] + sums[1:]) / self.frames, 2)
-        return np.hstack([mean, np.sqrt(np.maximum(square - mean**2, 0))])
+    def sums(self, codes: np.ndarray) -> Tensor:
+        """(n, l, k) codes -> (n, COARSE, 2 d) sums over time of the coarse vectors and their squares."""
+        coarse = torch.from_numpy(codes[..., :COARSE].astype(np.int32))
+        return torch.stack([embedding_bag(coarse[..., i], table, mode="sum") for i, table in enumerate(self.tables)], 1)
 
-    def normalized(self, moments: np.ndarray) -> np.ndarray:
-        """Normalize moments, so that the usual distance of two windows is about 1."""
-        return ((moments - self.center) / self.scale).astype(np.float32)
+    def described(self, sums: Tensor) -> Tensor:
+        """(n, COARSE, 2 d) sums over windows -> (n, 2 COARSE d) mean and deviation of the coarse vectors."""
+        mean, square = (sums / self.frames).chunk(2, 2)
+        return torch.cat([mean, (square - mean**2).clamp_min(0).sqrt()], 1).flatten(1)
+
+    def normalized_(self, moments: Tensor) -> Tensor:
+        """Normalize moments in place, so that the usual distance of two windows is about 1."""
+        return moments.sub_(self.center).div_(self.scale)
 
     def nearest(self, moments: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """(n, p) normalized moments -> (n, count) distances of the nearest windows in order, and their indices."""
@@ -201,29 +210,50 @@ class WindowIndex:
             indices = indices.gather(1, order)
         return distances, indices
 
-    def match(self, codes: np.ndarray, candidates: int) -> Match:
-        """(l, k) codes of a clip -> its best match."""
-        moments = torch.from_numpy(self.normalized(self.moments_of(codes)))
-        starts = self.hop * np.arange(len(moments))
+    def matches(self, clips: np.ndarray, candidates: int) -> list[Match]:
+        """(n, l, k) codes of clips -> the best match of each."""
+        count = clips.shape[1] // self.hop
+        hops = clips[:, : count * self.hop].reshape(-1, self.hop, clips.shape[2])
+        sums = self.sums(hops).unflatten(0, (-1, count))
+        moments = self.normalized_(self.described((sums[:, :-1] + sums[:, 1:]).flatten(0, 1)))
         distances, indices = self.nearest(moments, candidates)
-        windows = [codes[start : start + self.frames] for start in starts]
+        starts = range(0, self.hop * (count - 1), self.hop)
+        windows = [clip[start : start + self.frames] for clip in clips for start in starts]
         best = [self._laid_over(*pair) for pair in zip(windows, indices, strict=True)]
-        window = max(range(len(best)), key=lambda i: best[i][2][0])
-        row, start, levels = best[window]
-        return Match(row, start, int(starts[window]), levels, float(distances.min()))
+        matches = []
+        for first in range(0, len(best), len(starts)):  # window of each clip
+            window = max(range(len(starts)), key=lambda i: best[first + i][2][0])
+            row, start, levels = best[first + window]
+            distance = float(distances[first : first + len(starts)].min())
+            matches.append(Match(row, start, starts[window], levels, distance))
+        return matches
 
     def _laid_over(self, window: np.ndarray, indices: Tensor) -> tuple[int, int, tuple[float, ...]]:
         """Lay a window (w, k) over those with these indices, at every offset up to half a window."""
         places, half = self.places[indices.numpy()], self.hop
         rows, starts = places[:, 0], np.maximum(0, places[:, 1] - half)
-        around = self.store.crops(rows.tolist(), starts.tolist(), self.frames + 2 * half)  # (c, w + 2 half, k)
-        views = np.lib.stride_tricks.sliding_window_view(around[:, :, 0], self.frames, axis=1)  # (c, offsets, w)
-        equal = (views == window[:, 0]).mean(2)
+        around = self.store.crops(rows, starts, self.frames + 2 * half)  # (c, w + 2 half, k)
+        equal = _num_equal(around[:, :, 0], window[:, 0])  # (c, offsets)
         ends = starts[:, None] + np.arange(equal.shape[1]) + self.frames
         equal[ends > self.store.rows.array("frames")[rows][:, None]] = 0  # nothing is played behind the end of a track
         candidate, offset = np.unravel_index(int(equal.argmax()), equal.shape)
         levels = (around[candidate, offset : offset + self.frames] == window).mean(0)
         return int(rows[candidate]), int(starts[candidate] + offset), tuple(levels.tolist())
+
+
+def _num_equal(codes: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """(c, l) codes and (w,) of a window -> (c, l - w + 1) how many are equal at each offset.
+
+    One code of the window is compared with all places at a time, which lie one behind the other.
+    """
+    codes = np.ascontiguousarray(codes.T)
+    total = np.zeros((len(codes) - len(window) + 1, codes.shape[1]), np.uint16)
+    for first in range(0, len(window), 255):  # as many as fit into a byte
+        count = np.zeros(total.shape, np.uint8)
+        for i, code in enumerate(window[first : first + 255], first):
+            count += (codes[i : i + len(total)] == code).view(np.uint8)
+        total += count
+    return total.T.copy()
 
 
 def audit_memorization(
@@ -262,7 +292,7 @@ def audit_memorization(
     sets = {}
     for name, each in clips.items():
         announce(f"comparing: {name}")
-        matches = [index.match(clip.T.numpy(), settings.candidates) for clip in each]
+        matches = index.matches(each.transpose(1, 2).numpy(), settings.candidates)
         sets[name] = SetMatches(matches, [match.levels[0] >= settings.threshold for match in matches])
     return AuditResult(settings, sets, len(index.places), codes, prompts)
 

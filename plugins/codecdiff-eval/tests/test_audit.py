@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from codecdiff_eval.audit import CUT, FRESH, PLAYED, AuditConfig, SetMatches, WindowIndex, audit_memorization
+from codecdiff_eval.audit import (
+    COARSE,
+    CUT,
+    FRESH,
+    PLAYED,
+    AuditConfig,
+    SetMatches,
+    WindowIndex,
+    _num_equal,
+    audit_memorization,
+)
 from codecdiff_eval.audit_report import add_to_model_card, write_audit
 from codecdiff_eval.eval_sets import GENERATED
 from typer.testing import CliRunner
@@ -53,8 +63,8 @@ def test_a_model_that_plays_its_training_music_is_found_out_and_the_place_is_nam
 
     def from_memory(prompts, frames, *, seed):
         lengths = stores[0].rows.array("frames")
-        for i, random in enumerate(rng.numpy_generators("test", [(seed, i) for i in range(len(prompts))])):
-            start = int(random.integers(lengths[i % TRACKS] - frames))
+        for i in range(len(prompts)):
+            start = int(rng.numpy_generator("test", seed, i).integers(lengths[i % TRACKS] - frames))
             places.append((i % TRACKS, start))
             codes = stores[0].codes(i % TRACKS, start, frames).astype(np.int64)
             yield torch.from_numpy(codes).T[None]
@@ -65,6 +75,28 @@ def test_a_model_that_plays_its_training_music_is_found_out_and_the_place_is_nam
     found = [(match.row, match.start - match.position) for match in result.sets[GENERATED].matches]
     assert found == places
     assert result.closer_than_fresh == 1
+
+
+def test_windows_are_described_by_mean_and_deviation_of_their_coarse_vectors(stores, dac, monkeypatch):
+    monkeypatch.setattr("codecdiff_eval.audit.PART", 7)  # hops, in which no row ends
+    rows, lengths = [2, 0, 0, 5], stores[0].rows.array("frames")
+    index = WindowIndex.of(stores[0], rows, dac, 20)
+    assert index.places.tolist() == [[row, at] for row in rows for at in range(0, lengths[row] // 10 * 10 - 10, 10)]
+    windows = torch.from_numpy(stores[0].crops(*index.places.T, 20).astype(np.int64)).transpose(1, 2)
+    vectors = dac.embed(windows)[:, :COARSE].double()  # (n, COARSE, d, 20)
+    described = torch.cat([vectors.mean(3), vectors.std(3, unbiased=False)], 1).flatten(1)
+    torch.testing.assert_close(index.center.double(), described.mean(0), atol=1e-4, rtol=0)
+    expected = (described - described.mean(0)) / (described.std(0) * described.shape[1] ** 0.5)
+    torch.testing.assert_close(index.moments.double(), expected, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("frames", [20, 255, 256, 600])
+def test_equal_codes_are_counted_at_every_offset(frames):
+    codes = np.random.default_rng(0).integers(0, 3, (5, frames + 30)).astype(np.uint16)
+    window = codes[3, 11 : 11 + frames].copy()
+    expected = (np.lib.stride_tricks.sliding_window_view(codes, frames, 1) == window).sum(2)
+    assert expected[3, 11] == frames
+    assert np.array_equal(_num_equal(codes, window), expected)
 
 
 def test_all_windows_are_compared_whatever_the_chunk(stores, dac, monkeypatch):
