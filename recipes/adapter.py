@@ -124,6 +124,8 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
     accelerator = training.new_accelerator(
         e.output, e.mixed_precision, gradient_accumulation_steps=accumulated, **options
     )
+    if accelerator.is_fsdp2:
+        raise ConfigError("Adapters are small and are not sharded. Launch with --multi_gpu instead of FSDP.")
     console.quiet = not accelerator.is_main_process  # one process reports
     for name in unused:
         console.log(f"Unused: the settings of stage '{name}'. This model has: {', '.join(pipeline.stage_names)}.")

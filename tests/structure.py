@@ -153,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 42_333,
-    "lines: core": 16_468,
+    "lines: library in all": 42_456,
+    "lines: core": 16_585,
     "lines: interfaces": 416,
     "lines: evaluation": 8_085,
-    "lines: must-read set": 4_611,
-    "lines: import closure of the recipe": 7_871,
+    "lines: must-read set": 4_727,
+    "lines: import closure of the recipe": 7_987,
     "import levels": 8,
     "functions over 40 lines": 1,
 }

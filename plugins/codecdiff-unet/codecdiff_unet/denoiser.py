@@ -62,6 +62,8 @@ class UNet(PrecomputedConditioning):
         field is that much longer, at a fraction of the cost.
     """
 
+    _no_split_modules = ("Down", "Up")  # units that accelerate shards, by FSDP
+
     small_options: ClassVar = {
         **{"width": 16, "multipliers": [1, 2], "layers": ["none", "text"]},
         **{"heads": 2, "head_dim": 8, "linear_heads": 2, "linear_head_dim": 8, "groups": 4},
