@@ -153,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 42_456,
-    "lines: core": 16_585,
+    "lines: library in all": 42_458,
+    "lines: core": 16_587,
     "lines: interfaces": 416,
     "lines: evaluation": 8_085,
-    "lines: must-read set": 4_727,
-    "lines: import closure of the recipe": 7_987,
+    "lines: must-read set": 4_729,
+    "lines: import closure of the recipe": 7_989,
     "import levels": 8,
     "functions over 40 lines": 1,
 }
