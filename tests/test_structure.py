@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import ast
 import subprocess
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import structure
 import vocabulary
+import yaml
 from structure import LIMITS, Library, Module
+
+import codecdiff
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = Library(ROOT)
@@ -369,3 +373,12 @@ def test_turns_of_phrase_are_found_in_documents_alone(text: str) -> None:
 )
 def test_other_phrases_are_not(text: str) -> None:
     assert not list(vocabulary.in_prose(text, "docs/a.md", 1))
+
+
+def test_every_distribution_has_the_version_of_the_release() -> None:
+    files = [ROOT / "pyproject.toml", *sorted(ROOT.glob("plugins/*/pyproject.toml"))]
+    versions = {
+        str(file.relative_to(ROOT)): tomllib.loads(file.read_text("utf-8"))["project"]["version"] for file in files
+    }
+    versions["CITATION.cff"] = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"]
+    assert set(versions.values()) == {codecdiff.__version__}, versions
