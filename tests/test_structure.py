@@ -7,6 +7,7 @@ The counting is in structure.py and vocabulary.py. `python tests/structure.py` p
 from __future__ import annotations
 
 import ast
+import runpy
 import subprocess
 import tomllib
 from collections.abc import Iterable
@@ -16,6 +17,8 @@ import pytest
 import structure
 import vocabulary
 import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
 from structure import LIMITS, Library, Module
 
 import codecdiff
@@ -382,3 +385,15 @@ def test_every_distribution_has_the_version_of_the_release() -> None:
     }
     versions["CITATION.cff"] = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"]
     assert set(versions.values()) == {codecdiff.__version__}, versions
+
+
+def test_the_oldest_versions_that_are_tested_are_the_lower_bounds() -> None:
+    lines = (ROOT / "constraints-oldest.txt").read_text("utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    bounds: dict[str, list[Version]] = {}
+    for word in runpy.run_path(str(ROOT / ".ci" / "oldest.py"))["direct_requirements"]():
+        requirement = Requirement(word)
+        (bound,) = requirement.specifier
+        assert bound.operator == ">=", word
+        bounds.setdefault(requirement.name.lower(), []).append(Version(bound.version))
+    assert {name: Version(pinned[name]) for name in bounds} == {name: max(each) for name, each in bounds.items()}
