@@ -4,6 +4,7 @@ ceilings  what this card reaches: a large matrix product in bfloat16, a large co
 parity    the same numbers on the card as on the CPU; in bfloat16, compiled and replayed as a CUDA graph as without
 training  seconds, TFLOP/s and memory of a training step of both large U-Nets, beside what `--plan` counts
 sampling  seconds for 29 s of music by both large U-Nets, in float32 and bfloat16
+waterfall the same for one waveform, and for `fast`, as each way to run faster is added to those before
 encoding  how many times real time the codec encodes
 layouts   convolutions on frames as they are, and in the layout that cuDNN wants
 profile   where the card's time of a training step goes
@@ -32,6 +33,7 @@ import codecdiff
 from codecdiff import Condition, ConditionTokens, Pipeline, config
 from codecdiff.diffusion.loss import StageInput
 from codecdiff.diffusion.noise_schedule import training_scheduler
+from codecdiff.execution import Execution, compile_layers
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling.plan import count_step, resident_size
 from codecdiff.testing.tiny import write_tiny
@@ -185,6 +187,7 @@ WAYS = (  # of training: role, crops in a batch, whether activations are compute
     ("secondary", 12, False, False),
     ("primary", 24, True, False),
     ("primary", 4, False, True),
+    ("primary", 32, False, True),
 )
 
 
@@ -235,7 +238,9 @@ def step(role: str, size: str, rows: int, frames: int, checkpoint: bool, compile
     planner = StageTrainer(Stage(role, shadow, training_scheduler(num_train_timesteps=100)))
     planned = count_step(planner, blank, mixed=True)
     memory = (sum(resident_size(planner).values()) + planned.activations) / 1e9
-    in_half(trainer, torch.compile(trainer.denoiser) if compiled else trainer.denoiser)
+    if compiled:
+        compile_layers(trainer.denoiser.repeated_layers())
+    in_half(trainer, trainer.denoiser)
     losses: list[float] = []
     seconds = timed(lambda: losses.append(trainer.step(batch)), repeats=6, warmups=3)
     flops = planned.forward + planned.backward + planned.recomputed
@@ -338,6 +343,33 @@ def sampling(small: bool) -> None:
     print(f"decoding {seconds:.0f} s: {time.perf_counter() - began:.2f} s")
 
 
+def waterfall(small: bool) -> None:
+    """Print the seconds of 29 s of music, guided, 100 steps a stage, as each way to run faster is added."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = paper(Path(folder), "small" if small else "large")
+    seconds = (64 if small else FRAMES) * model.codec.hop_length / model.sample_rate
+    options: dict[str, Any] = {"audio_length_in_s": seconds, "seed": 0, "loudness": None}
+    steps = {"num_inference_steps": 2 if small else 100}
+
+    def generate(**quality: Any) -> torch.Tensor:
+        return model("a calm piano", **options, **quality).codes[0]
+
+    plain, first = None, 0.0
+    additions: dict[str, Callable[[], Any]] = {
+        "float32": lambda: None,
+        "weights in bfloat16": lambda: model.to(torch.bfloat16),
+        "and CUDA graphs": lambda: setattr(model, "_execution", Execution(cuda_graphs=True)),
+        "and fused kernels": model.compile,
+    }
+    for name, add in additions.items():
+        add()
+        took, codes = timed(lambda: generate(**steps), repeats=2, warmups=1), generate(**steps)
+        plain, first = codes if plain is None else plain, first or took
+        same = float((codes == plain).float().mean())
+        print(f"{name}: {took:.3f} s, {first / took:.2f} x, codes as in float32: {same:.3f}", flush=True)
+    print(f"quality=fast: {timed(lambda: generate(quality='fast'), repeats=2, warmups=1):.3f} s", flush=True)
+
+
 @torch.no_grad()
 def encoding(small: bool) -> None:
     """Print the speed of DAC's encoder, with random weights, on segments of 29 s."""
@@ -352,7 +384,8 @@ def encoding(small: bool) -> None:
         print(f"{rows} x {seconds} s: {rows * seconds / took:,.0f} x real time, {peak():.1f} GB", flush=True)
 
 
-PARTS = {part.__name__: part for part in (ceilings, parity, training, sampling, encoding, layouts, profile, embedders)}
+ALL = (ceilings, parity, training, sampling, waterfall, encoding, layouts, profile, embedders)
+PARTS = {part.__name__: part for part in ALL}
 
 
 def main() -> None:

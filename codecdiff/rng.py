@@ -25,15 +25,15 @@ def seed_sequence(name: str, *key: int | str) -> np.random.SeedSequence:
     return np.random.SeedSequence(words if words[-1] else int.from_bytes(digest, "little"))
 
 
-def generator(name: str, *key: int | str) -> torch.Generator:
-    """Return a CPU generator that is a function of a name and a key alone.
+def generator(name: str, *key: int | str, device: Any = "cpu") -> torch.Generator:
+    """Return a generator that is a function of a name and a key alone. Numbers of CPU and GPU differ.
 
     Example:
         noise = torch.randn(2, 3, generator=generator("my_plugin.noise", seed, sample_index))
 
     """
     seed = seed_sequence(name, *key).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(seed))
+    return torch.Generator(device).manual_seed(int(seed))
 
 
 def numpy_generator(name: str, *key: int | str) -> np.random.Generator:
@@ -52,5 +52,5 @@ def numpy_generators(name: str, keys: Sequence[Sequence[int | str]]) -> Iterator
 
 
 def row_noise(shape: Sequence[int], generators: Sequence[torch.Generator], device: Any = "cpu") -> Tensor:
-    """Draw noise (b, *shape), each row from its own CPU generator, and move it to a device."""
-    return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators]).to(device)
+    """Draw noise (b, *shape), each row from its own generator, where that is, and move it to a device."""
+    return torch.stack([torch.randn(tuple(shape), generator=g, device=g.device) for g in generators]).to(device)

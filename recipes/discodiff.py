@@ -48,14 +48,14 @@ class Experiment(config.ExperimentConfig):  # the model and its training: codecd
 def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, store: CodeStore, i: int) -> None:
     """Train stage `i`, which this run has locked."""
     from codecdiff.pipeline.run_lock import record_training
+    from codecdiff.profiling import step_cost
 
-    metadata = {"command": command_line(sys.argv)}
-    trainer = training.new_trainer(e, pipeline, i, e.model, metadata=metadata, report=console.log)
-    trainer.prepare(accelerator)
+    command = {"command": command_line(sys.argv)}
+    trainer = training.new_trainer(e, pipeline, i, e.model, metadata=command, report=console.log)
+    trainer.prepare(accelerator, step_cost(pipeline, training.new_stage(e, pipeline, i, "meta")))
     name, settings = trainer.stage.name, trainer.config
     data = training.StageData(store, pipeline, i, settings, e.data, seed=e.seed)
-    size = sum(parameter.numel() for parameter in trainer.denoiser.parameters())
-    console.log(f"{name}: {size:,} parameters, {len(data.crops):,} crops in an epoch")
+    console.log(f"{name}: {trainer.num_parameters:,} parameters, {len(data.crops):,} crops in an epoch")
     if not data.has_validation_tracks:
         console.log("No track is left for validation: the validation loss is on tracks that are trained on")
     pipeline.load_stages(e.model, count=i, allow_local_parts=True)  # its own may be damaged, and is published again

@@ -153,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 42_458,
-    "lines: core": 16_587,
-    "lines: interfaces": 416,
+    "lines: library in all": 42_656,
+    "lines: core": 16_767,
+    "lines: interfaces": 421,
     "lines: evaluation": 8_085,
-    "lines: must-read set": 4_729,
-    "lines: import closure of the recipe": 7_989,
+    "lines: must-read set": 4_771,
+    "lines: import closure of the recipe": 8_157,
     "import levels": 8,
     "functions over 40 lines": 1,
 }

@@ -125,7 +125,7 @@ def test_it_trains_saves_samples_and_goes_on(run: Run, capsys: pytest.CaptureFix
     reported = " ".join(capsys.readouterr().err.split())
     assert re.search(
         r"primary: step 2 of 4, loss [\d.]+, validation loss [\d.]+ \(normalized [\d.]+; predicting zero = 1\), "
-        r"[\d.e-]+ s per step, \d+ s left, [\d.]+ GB",
+        r"[\d.e-]+ s per step, [\d.e+]+ crops/s, \d+ s left, [\d.]+ GB",
         reported,
     )
     before = (out / "store" / "header.json").stat().st_mtime_ns

@@ -85,6 +85,14 @@ def test_a_row_of_the_log_has_losses_and_memory(trainer_of: Callable[..., StageT
     assert 0 < trainer.grad_norm < 1e3
 
 
+def test_the_log_says_how_much_of_a_known_peak_is_reached(trainer_of: Callable[..., StageTrainer]) -> None:
+    trainer = trainer_of(train_batch_size=4, gradient_accumulation_steps=3)
+    row = {"loss": 1.0, "validation_loss": 1.0, "normalized_validation_loss": 1.0, "peak_memory": 2.0}
+    assert "2 s per step, 6 crops/s, 1 min 20 s left" in trainer.describe(row, 2.0)
+    trainer.cost = (4 * 10**12, 16.0, 8.0)
+    assert "6 crops/s, 2 TFLOP/s (25% of the peak), 1 min 20 s left" in trainer.describe(row, 2.0)
+
+
 @pytest.mark.integration
 def test_a_batch_can_be_learned(trainer_of: Callable[..., StageTrainer], data: StageData) -> None:
     trainer, inputs = trainer_of(dropout=0.0, max_train_steps=200, learning_rate=5e-3), data.step(0)

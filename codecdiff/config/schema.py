@@ -64,6 +64,8 @@ class TrainConfig(Config):
     context_noise_std: float = Field(default=0, ge=0)  # of Gaussian noise added to the context of a stage
     timestep_bias: float = Field(default=1, gt=0)  # above 1, timesteps of high noise are trained on more often
     loss: Literal["l1", "l2"] = "l1"
+    noise_device: Literal["cpu", "device"] = "cpu"  # where noise is drawn; on a GPU in less time, as other numbers
+    compile: bool = False  # layers by torch.compile, for faster steps that round otherwise
     snr_gamma: PositiveFloat | None = None  # bound of the Min-SNR weights, 5 in the paper; null: unweighted
     checkpointing_steps: PositiveInt = 100  # between checkpoints, each with a validation loss
     validation_steps: int = Field(default=0, ge=0)  # between audio samples; 0: none

@@ -12,6 +12,7 @@ from codecdiff.denoisers.conditioning import (
     merge_heads,
     split_heads,
 )
+from codecdiff.execution import fused
 
 __all__ = [
     "KeysAndValues",
@@ -21,6 +22,7 @@ __all__ = [
     "check_inputs",
     "embedding_network",
     "fill_nulls",
+    "fused",
     "mean_token",
     "merge_heads",
     "split_heads",

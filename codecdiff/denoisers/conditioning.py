@@ -121,7 +121,7 @@ class PreparedDenoiser(Denoiser):
     def __init__(self, denoiser: PrecomputedConditioning, timesteps: Tensor, condition: Condition):
         super().__init__()
         self.channels, self.context_channels = denoiser.channels, denoiser.context_channels
-        self.condition_widths = denoiser.condition_widths
+        self.condition_widths, self.supports_cuda_graphs = denoiser.condition_widths, denoiser.supports_cuda_graphs
         self.denoiser = denoiser
         self.rows = denoiser.rows(condition)
         self.timesteps = timesteps.to(device_of(denoiser))

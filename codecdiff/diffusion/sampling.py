@@ -21,6 +21,7 @@ from codecdiff.diffusion.noise_schedule import (
     set_timesteps,
     start_step,
 )
+from codecdiff.execution import with_cuda_graph
 from codecdiff.interfaces import Condition, Denoiser
 
 
@@ -149,7 +150,7 @@ def _batched_denoiser(
             predictions = network(rows, timestep.expand(len(rows)), context, stacked).float()
         return guided_prediction(predictions.chunk(count), groups, sampling)
 
-    return predict
+    return with_cuda_graph(predict, inputs.noise.device) if network.supports_cuda_graphs else predict
 
 
 def _own_precision(denoiser: Denoiser) -> AbstractContextManager[Any]:

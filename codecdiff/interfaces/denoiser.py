@@ -17,6 +17,7 @@ class Denoiser(Part, nn.Module, ABC):
     channels: int  # of the stage's latents
     context_channels: int  # 0: the stage has no context
     condition_widths: Mapping[str, int]  # name -> embedding width
+    supports_cuda_graphs: bool = False  # `forward` neither waits for the GPU nor draws random numbers
 
     @abstractmethod
     def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
@@ -25,6 +26,10 @@ class Denoiser(Part, nn.Module, ABC):
     def prepare_for_sampling(self, timesteps: Tensor, condition: Condition) -> "Denoiser":
         """Return an equivalent denoiser that may be faster for these `timesteps` (n,) and this `condition`."""
         return self
+
+    def repeated_layers(self) -> list[nn.Module]:
+        """Return the layers that training compiles one by one; by default the whole network is compiled at once."""
+        return [self]
 
     def adapter_modules(self) -> list[str]:
         """Return the names of the layers that adapters change by default: linear ones and 1x1 convolutions."""

@@ -362,7 +362,7 @@ class Pipeline(BasePipeline):
                 negative_condition=negative,
                 mask=window.mask(result, edit),
             )
-            with self._on_device(stage.denoiser):
+            with self._on_device(stage.denoiser), self._execution.active():
                 result[..., frames] = sample_stage(
                     stage.denoiser.eval(),
                     stage.scheduler,

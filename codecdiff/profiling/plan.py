@@ -261,6 +261,16 @@ class StagePlan:
         return self.train.max_train_steps * self.flops / flops / 3600
 
 
+def step_cost(pipeline: Pipeline, job: Job) -> tuple[int, float, float] | None:
+    """Return the FLOPs of a training step, and the GPU's peaks in bf16 and tf32, in TFLOP/s; None if unknown."""
+    try:
+        _, device = find_device("" if torch.cuda.is_available() else "no GPU")
+    except UnknownName:
+        return None
+    (plan,) = plan_stages(pipeline, [job], mixed=False, devices=1)
+    return plan.flops, device.bf16, device.tf32
+
+
 def plan_stages(pipeline: Pipeline, jobs: Sequence[Job], *, mixed: bool, devices: int) -> list[StagePlan]:
     """Plan the stages of a run, one after the other; each has the averaged weights of those before it loaded."""
     plans, before = [], 0

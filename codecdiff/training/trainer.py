@@ -30,6 +30,7 @@ from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.loss import StageInput, stage_loss
 from codecdiff.diffusion.noise_schedule import scheduler_from_config, scheduler_to_config
 from codecdiff.errors import ConfigError, InvalidValue, UserError
+from codecdiff.execution import compile_layers, require_compiler
 from codecdiff.interfaces import Condition
 from codecdiff.pipeline.checkpoint import STATE, config_differences, read_stage_config
 from codecdiff.pipeline.code_version import warn_of_code_changes
@@ -42,7 +43,13 @@ from codecdiff.training.state import find_state, publish, read_state, write_gene
 if TYPE_CHECKING:
     from codecdiff.pipeline.output import PipelineOutput
 
-RUN_FACTS = ("seed", "validation_fraction", "split_seed", "gradient_accumulation_steps")  # each has one value in a run
+RUN_FACTS = (
+    "seed",
+    "validation_fraction",
+    "split_seed",
+    "gradient_accumulation_steps",
+    "noise_device",
+)  # each has one value in a run
 
 
 class TrainingDiverged(UserError, FloatingPointError):
@@ -152,11 +159,22 @@ class StageTrainer:
         self.step_count = 0
         self.rows: list[dict[str, Any]] = []  # of the log
         self.generation: Path | None = None  # folder of the last checkpoint
+        self.cost: tuple[int, float, float] | None = (
+            None  # FLOPs of a step; peaks of the GPU in bf16 and tf32, in TFLOP/s
+        )
         self.peak_memory, self.grad_norm = 0.0, math.nan  # in GB; of the last step, before it was clipped
 
-    def prepare(self, accelerator: Accelerator) -> None:
-        """Train on all processes of an accelerator, in its precision."""
-        self.accelerator = accelerator
+    @property
+    def num_parameters(self) -> int:
+        """Number of values that are trained."""
+        return sum(parameter.numel() for parameter in self.denoiser.parameters())
+
+    def prepare(self, accelerator: Accelerator, cost: tuple[int, float, float] | None = None) -> None:
+        """Train on all processes of an accelerator, in its precision; `cost`, of `profiling.step_cost`, is logged."""
+        self.accelerator, self.cost = accelerator, cost
+        if self.config.compile:
+            require_compiler(accelerator.device)
+            compile_layers(self.denoiser.repeated_layers())
         if not accelerator.is_fsdp2:
             self.network, self.optimizer = accelerator.prepare(self.denoiser, self.optimizer)
             return
@@ -194,9 +212,11 @@ class StageTrainer:
         return colored(noise, self.stage.noise_color).to(x_start.device), timestep.to(x_start.device)
 
     def _row_noise(self, name: str, sample_indices: Sequence[int], like: Tensor) -> Tensor:
-        """Draw white noise for each sample of the current step, as large as `like` (b, c, l), on the CPU."""
+        """Draw white noise for each sample of the current step, as large as `like` (b, c, l), on the noise's device."""
         key = self.seed, self.stage.name, self.step_count
-        return rng.row_noise(like.shape[1:], [rng.generator(name, *key, index) for index in sample_indices])
+        device = like.device if self.config.noise_device == "device" else "cpu"
+        generators = [rng.generator(name, *key, index, device=device) for index in sample_indices]
+        return rng.row_noise(like.shape[1:], generators)
 
     def augment(self, inputs: StageInput) -> Tensor | None:
         """Add Gaussian noise of deviation `context_noise_std` to the context (b, c', l) of the current step, if any.
@@ -276,15 +296,29 @@ class StageTrainer:
             after_step(self.step_count)
 
     def describe(self, row: dict[str, float], seconds_per_step: float) -> str:
-        """Return a row of the log as a sentence, with the time that is left."""
-        total = self.config.max_train_steps
+        """Return a row of the log as a sentence, with the speed and the time that is left."""
+        total, world = self.config.max_train_steps, self.accelerator.num_processes if self.accelerator else 1
+        crops = self.config.train_batch_size * self.config.gradient_accumulation_steps * world
         left = format_duration((total - self.step_count) * seconds_per_step)
         return (
             f"{self.stage.name}: step {self.step_count:,} of {total:,}, loss {row['loss']:.4g}, "
             f"validation loss {row['validation_loss']:.4g} "
             f"(normalized {row['normalized_validation_loss']:.3f}; predicting zero = 1), "
-            f"{seconds_per_step:.2g} s per step, {left} left, {row['peak_memory']:.1f} GB"
+            f"{seconds_per_step:.2g} s per step, {self._speed(crops / seconds_per_step, seconds_per_step)}, "
+            f"{left} left, {row['peak_memory']:.1f} GB"
         )
+
+    def _speed(self, crops: float, seconds_per_step: float) -> str:
+        """Return crops a second and, if they are known, FLOP/s and their part of the GPU's peak."""
+        accelerator = self.accelerator
+        if self.cost is None:
+            return f"{crops:.3g} crops/s"
+        flops, bf16, tf32 = self.cost
+        rate, peak = (
+            flops / seconds_per_step / 1e12,
+            bf16 if accelerator and accelerator.mixed_precision != "no" else tf32,
+        )
+        return f"{crops:.3g} crops/s, {rate:.3g} TFLOP/s ({rate / peak:.0%} of the peak)"
 
     def step(self, *inputs: StageInput) -> float:
         """Take one optimizer step on the mean gradient of some inputs, and return the mean loss before it.

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 from pages import DESKTOP
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+WAIT = 120_000  # milliseconds, for a machine that is busy
 LOCAL = re.compile(r"(file:|data:|blob:|http://127\.0\.0\.1:\d+/)")
 
 
@@ -26,6 +27,7 @@ def browser() -> Iterator[Browser]:
     if path is None:
         pytest.fail("No Chromium is installed. On Debian: apt-get install chromium")
     arguments = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+    expect.set_options(timeout=WAIT)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=arguments)
         yield browser
@@ -39,6 +41,7 @@ def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
 
     def new(width: int = DESKTOP, height: int = 900, **options: Any) -> Page:
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        context.set_default_timeout(WAIT)
         contexts.append(context)
         page = context.new_page()
         page.on("request", lambda request: requests.append(request.url))

@@ -46,7 +46,7 @@ class DiT(PrecomputedConditioning):
     """
 
     _no_split_modules = ("Block",)  # units that accelerate shards, by FSDP
-
+    supports_cuda_graphs = True
     small_options: ClassVar = {"width": 32, "depth": 2, "heads": 4}
 
     def __init__(
@@ -141,6 +141,10 @@ class DiT(PrecomputedConditioning):
     def unpatched(self, x: Tensor, frames: int) -> Tensor:
         """(b, n, c patch) -> (b, c, l), cropped to so many frames."""
         return rearrange(x, "b n (c patch) -> b c (n patch)", patch=self.patch)[..., :frames]
+
+    def repeated_layers(self) -> list[nn.Module]:
+        """Return the blocks."""
+        return list(self.blocks)
 
     def prepare_for_sampling(self, timesteps: Tensor, condition: Condition) -> Denoiser:
         """Return an equivalent denoiser for these `timesteps` (n,) and this `condition` alone, without gradients.

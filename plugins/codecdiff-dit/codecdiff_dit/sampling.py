@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from codecdiff import Condition
-from codecdiff.denoisers import KeysAndValues, LayerFeatures, PreparedDenoiser, merge_heads, split_heads
+from codecdiff.denoisers import KeysAndValues, LayerFeatures, PreparedDenoiser, fused, merge_heads, split_heads
 from codecdiff_dit.blocks import Block, NormalizedCrossAttention, NormalizedSelfAttention, rotation
 
 if TYPE_CHECKING:
@@ -110,11 +110,13 @@ class PreparedBlock:
         x.addcmul_(mlp_gate, self.down(functional.silu(opening).mul_(hidden)))
 
 
+@fused
 def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     h = functional.layer_norm(x, x.shape[-1:], eps=EPS)
     return torch.addcmul(shift, h, scale, out=h)
 
 
+@fused
 def _inverse_rms(x: Tensor) -> Tensor:
     """Return 1 / sqrt(mean(x^2) + eps) over the last axis."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)

@@ -63,7 +63,7 @@ class UNet(PrecomputedConditioning):
     """
 
     _no_split_modules = ("Down", "Up")  # units that accelerate shards, by FSDP
-
+    supports_cuda_graphs = True
     small_options: ClassVar = {
         **{"width": 16, "multipliers": [1, 2], "layers": ["none", "text"]},
         **{"heads": 2, "head_dim": 8, "linear_heads": 2, "linear_head_dim": 8, "groups": 4},
@@ -220,6 +220,10 @@ class UNet(PrecomputedConditioning):
     def unpatched(self, x: Tensor, frames: int) -> Tensor:
         """(b, c patch, n) -> (b, c, l), cropped to so many frames."""
         return rearrange(x, "b (c patch) n -> b c (n patch)", patch=self.patch)[..., :frames]
+
+    def repeated_layers(self) -> list[nn.Module]:
+        """Return all layers: residual blocks with their attention."""
+        return [layer for level in self.levels for layer in level]
 
     def adapter_modules(self) -> list[str]:
         """Return the names of all linear layers and convolutions: most weights are in convolutions of three frames."""

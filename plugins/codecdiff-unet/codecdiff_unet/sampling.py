@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from codecdiff import Condition
-from codecdiff.denoisers import KeysAndValues, LayerFeatures, PreparedDenoiser, merge_heads, split_heads
+from codecdiff.denoisers import KeysAndValues, LayerFeatures, PreparedDenoiser, fused, merge_heads, split_heads
 from codecdiff_unet.blocks import CrossAttention, LinearAttention, RMSNorm, SelfAttention
 from codecdiff_unet.levels import CrossLayer, Layer, Level
 
@@ -121,9 +121,7 @@ class PreparedLayer:
     def __call__(self, x: Tensor, modulation: Tensor) -> Tensor:
         """(b, c, 1, l), (b, 2c', 1, 1) -> (b, c', 1, l)."""
         scale, shift = modulation.chunk(2, dim=1)
-        h = self.norm1(self.conv1(x))
-        h = functional.silu(torch.addcmul(shift, h, scale, out=h), inplace=True)
-        h = functional.silu(self.norm2(self.conv2(h)), inplace=True)
+        h = self.norm2(self.conv2(self.norm1(self.conv1(x), scale, shift)))
         h += self.shortcut(x)
         for attention in self.attentions:
             attention(h[:, :, 0].mT)
@@ -174,17 +172,27 @@ def _packs_weights(weight: Tensor) -> bool:
 
 
 class Normalization:
-    """A group normalization."""
+    """A group normalization, scaled and shifted, and the SiLU after it."""
 
     def __init__(self, norm: nn.GroupNorm, dtype: torch.dtype):
         self.groups, self.eps = norm.num_groups, norm.eps
         self.weight, self.bias = norm.weight.detach().to(dtype), norm.bias.detach().to(dtype)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(b, c, 1, l) -> the same."""
-        return functional.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+    def __call__(self, x: Tensor, *modulation: Tensor) -> Tensor:
+        """(b, c, 1, l), scale and shift (b, c, 1, 1) or none -> the same."""
+        return _normalized(x, self.groups, self.weight, self.bias, self.eps, *modulation)
 
 
+@fused
+def _normalized(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, *modulation: Tensor) -> Tensor:
+    h = functional.group_norm(x, groups, weight, bias, eps)
+    if modulation:
+        scale, shift = modulation
+        h = torch.addcmul(shift, h, scale, out=h)
+    return functional.silu(h, inplace=True)
+
+
+@fused
 def _unit(x: Tensor) -> Tensor:
     """Return x / ||x||, over the last axis."""
     return x * torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(1e-12).reciprocal_()

@@ -110,7 +110,7 @@ def matched(clips: Mapping[str, tuple[Tensor, int]], loudness: float) -> dict[st
 
 
 def data_uri(audio: Tensor, sample_rate: int) -> str:
-    """Return audio (ch, t) as the data URI of a FLAC file, which has no loss and no metadata."""
+    """Return audio (ch, t) as the data URI of a WAV file: browsers cannot be relied on to seek in FLAC."""
     stream = io.BytesIO()
-    soundfile.write(stream, audio.T.numpy(), sample_rate, format="FLAC", subtype="PCM_16")
-    return "data:audio/flac;base64," + base64.b64encode(stream.getvalue()).decode()
+    soundfile.write(stream, audio.T.numpy(), sample_rate, format="WAV", subtype="PCM_16")
+    return "data:audio/wav;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -63,7 +63,7 @@ function stop() {
 }
 function addPlayer(name, title, uri) {
   const bytes = Uint8Array.from(atob(uri.split(',')[1]), letter => letter.charCodeAt(0));
-  const url = URL.createObjectURL(new Blob([bytes], { type: 'audio/flac' }));
+  const url = URL.createObjectURL(new Blob([bytes], { type: 'audio/wav' }));
   const audio = make('audio', { src: url, loop: true, preload: 'auto' });
   const button = make('button', { type: 'button', onclick: () => play(name) }, title);
   button.setAttribute('aria-pressed', 'false');
