@@ -9,6 +9,8 @@ TORCH_INDEX ?=
 VENV ?= .venv
 # Where codecs are held against their original packages, which quarrel with what is in VENV
 ORIGINALS ?= .venv-originals
+# Where the oldest versions are tried
+OLDEST ?= .venv-oldest
 
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
@@ -17,6 +19,8 @@ BEGAN := $(shell date +%s)
 NEEDED := $(addprefix plugins/codecdiff-,starter unet dac t5 eval)
 # Those that have an original package
 COPIES := $(wildcard $(addprefix plugins/codecdiff-,dac encodec snac))
+# Those that are tried with the oldest versions of what they require: .ci/oldest.py
+OLD := $(addprefix plugins/codecdiff-,clap dac datasets dit encodec eval mert minilm starter t5 unet)
 READY := $(VENV)/.ready
 WHOLE := $(VENV)/.whole
 RUN = $(VENV)/bin/python -m
@@ -31,7 +35,8 @@ PYTEST = OMP_NUM_THREADS=1 $(RUN) pytest
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-integration test-browser test-wheels test-originals test-slow test-hub soak docs lint types clean
+.PHONY: help setup demo test test-integration test-browser test-wheels test-originals test-oldest oldest test-slow test-hub soak docs \
+	lint types clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -77,6 +82,17 @@ test-originals: override VENV := $(ORIGINALS)
 test-originals: $(ORIGINALS)/.ready  ## hold codecs equal to their original packages, in an environment of its own
 	$(PYTEST) --disable-warnings tests/originals
 
+$(OLDEST)/.ready: override VENV := $(OLDEST)
+test-oldest: override VENV := $(OLDEST)
+test-oldest: $(OLDEST)/.ready  ## run a part of the fast tests with the oldest versions that are allowed, in an environment of its own
+	$(VENV)/bin/codecdiff doctor
+	$(PYTEST) --disable-warnings $(addprefix tests/test_,adapters.py audio_formats.py codecs.py command_line.py conditioners.py config.py \
+		edits.py manifest.py pipeline.py registry.py samplers.py training.py)
+
+oldest: $(WHOLE)  ## resolve the oldest versions that are allowed into constraints-oldest.txt
+	$(RUN) pip install --quiet uv
+	$(RUN:-m=) .ci/oldest.py
+
 docs: $(VENV)/.docs  ## build the documentation with its API reference into runs/docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
 	@echo 'Open runs/docs/index.html'
@@ -89,7 +105,7 @@ types: $(WHOLE)  ## check types
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
 clean:  ## remove .venv and caches; runs stay
-	rm -rf $(VENV) $(ORIGINALS) .pytest_cache
+	rm -rf $(VENV) $(ORIGINALS) $(OLDEST) .pytest_cache
 	find . \( -name __pycache__ -o -name .ruff_cache \) -prune -exec rm -rf {} +
 
 # torch comes first and alone, because it may have an index of its own; what it needs comes with the rest. Compiling every
@@ -122,4 +138,11 @@ $(ORIGINALS)/.ready: pyproject.toml $(addsuffix /pyproject.toml,$(COPIES)) const
 	$(NEW_VENV)
 	$(INSTALL) --no-build-isolation --editable '.[train]' $(addprefix --editable ,$(COPIES)) pytest
 	$(INSTALL) --no-build-isolation --no-deps --requirement tests/originals/requirements.txt
+	touch $@
+
+$(OLDEST)/.ready: override INSTALL = $(RUN) pip install --quiet --no-compile --constraint constraints-oldest.txt
+$(OLDEST)/.ready: pyproject.toml $(addsuffix /pyproject.toml,$(OLD)) constraints-oldest.txt
+	@echo "Installing into $(VENV): about two minutes"
+	$(NEW_VENV)
+	$(INSTALL) --no-build-isolation --editable '.[train,adapters]' $(addprefix --editable ,$(OLD)) pytest librosa
 	touch $@

@@ -1,4 +1,4 @@
-"""Pages that follow from the code: one for every module, and links that leave the documentation shown as paths.
+"""Pages that follow from the code: one for every module, the clips of the gallery, and links that leave the site.
 
 Hooks of MkDocs, which calls them by their names.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import posixpath
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parent.parent
+GALLERY = runpy.run_path(str(Path(__file__).with_name("gallery.py")))
 LINK = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+)(#[^)]*)?\)")
 
 
@@ -27,8 +29,10 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Write a page for every module, and one that lists them."""
+    """Write a page for every module, one that lists them, and the clips of the gallery."""
     rows = []
+    for name, audio in GALLERY["files_and_page"]()[0].items():
+        files.append(File.generated(config, name, content=audio))
     for name, sentence in _modules():
         files.append(File.generated(config, f"reference/{name}.md", content=f"# {name}\n\n::: {name}\n"))
         rows.append(f"| [`{name}`]({name}.md) | {sentence} |")
@@ -38,7 +42,9 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Show links to files that are no part of the site as their paths."""
+    """Show links to files that are no part of the site as their paths, and the clips of the gallery."""
+    if page.file.src_uri == "gallery.md":
+        return markdown.replace("<!-- clips -->", GALLERY["files_and_page"]()[1])
 
     def shown(match: re.Match[str]) -> str:
         text, target = match.group(1), match.group(2)

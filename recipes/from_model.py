@@ -125,6 +125,8 @@ def run(
     accelerator = training.new_accelerator(
         e.output, e.mixed_precision, gradient_accumulation_steps=accumulated, **options
     )
+    if accelerator.is_fsdp2:
+        raise ConfigError("Adapters and distilled stages are not sharded. Launch with --multi_gpu instead of FSDP.")
     console.quiet = not accelerator.is_main_process  # one process reports
     pipeline.to(accelerator.device)
     with accelerator.main_process_first():

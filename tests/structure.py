@@ -153,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 44_150,
-    "lines: core": 17_690,
+    "lines: library in all": 44_273,
+    "lines: core": 17_809,
     "lines: interfaces": 475,
     "lines: evaluation": 7_975,
-    "lines: must-read set": 5_045,
-    "lines: import closure of the recipe": 8_455,
+    "lines: must-read set": 5_163,
+    "lines: import closure of the recipe": 8_573,
     "import levels": 8,
 }
 

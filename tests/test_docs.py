@@ -1,5 +1,6 @@
 """The documentation is true: its Python runs, its command lines and YAML are ones the recipe accepts."""
 
+import io
 import re
 import runpy
 import shlex
@@ -10,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 import yaml
@@ -227,3 +229,27 @@ def test_the_figures_of_other_pages_can_be_drawn_from_their_tables():
     assert [row[:2] for row in clips] == [["clips in each", "5"], ["FAD", "66.1"], ["KAD-across-clips", "0.43"]]
     assert {len(row) for row in schedulers} == {6}
     assert schedulers[1][:1] + schedulers[1][3:5] == ["`ddpm`", "0.074", "0.12"]
+
+
+def test_the_gallery_has_prompts_of_every_shipped_model():
+    gallery = runpy.run_path(str(ROOT / "docs" / "gallery.py"))
+    assert gallery["shipped_models"]() == sorted(gallery["PROMPTS"])
+    for prompts in gallery["PROMPTS"].values():
+        assert len(prompts) == len(set(prompts.values())) == 6
+
+
+@pytest.mark.integration
+def test_clips_of_the_gallery_play_and_can_be_generated_again():
+    gallery = runpy.run_path(str(ROOT / "docs" / "gallery.py"))
+    (clip,) = gallery["generate"]("starter", 1.0, 1)
+    samples, rate = soundfile.read(io.BytesIO(clip.audio))
+    again = Pipeline.from_pretrained("starter")(clip.prompt, audio_length_in_s=1.0, seed=clip.seed)
+    assert (rate, len(samples)) == (again.sampling_rate, again.audios.shape[-1])
+    expected = again.audios[0].mean(0).numpy()
+    assert np.corrcoef(samples, expected)[0, 1] > 0.9  # Vorbis keeps the music, not every sample
+    assert len(clip.audio) < 20_000
+    shown = gallery["section"]("starter", (clip,))
+    assert f'src="{gallery["file_name"]("starter", clip)}"' in shown
+    assert f'aria-label="{clip.prompt}"' in shown
+    line = next(line for line in shown.splitlines() if line.startswith("codecdiff "))
+    assert all(word in help_of("generate") for word in shlex.split(line) if word.startswith("--"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import json
+import os
 import platform
 import re
 import shutil
@@ -13,17 +14,19 @@ import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from accelerate.utils import DistributedType
+from safetensors.torch import load_file
 from small import UNET
 from typer.testing import CliRunner
 
 import codecdiff
-from codecdiff import config
+from codecdiff import config, training
 from codecdiff.cli.main import app
 from codecdiff.cli.train import recipe_command
 from codecdiff.config import ConfigError
@@ -33,10 +36,12 @@ from codecdiff.pipeline.editing import EditMask, Extend, Inpaint, Refine, Restor
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling import plan
 from codecdiff.training import StageTrainer
+from codecdiff.training.sharding import set_up_sharding
 
 pytestmark = pytest.mark.integration
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "discodiff.py"
+SCALING = Path(__file__).parent.parent / "docs" / "scaling.md"
 
 Run = Callable[..., Path]
 
@@ -235,14 +240,55 @@ def test_two_processes_train_one_model(settings: Path) -> None:
     assert codecdiff.load(out / "model")("", audio_length_in_s=0.1).audios.isfinite().all()
     files = [out / "model" / stage / "model.safetensors" for stage in ("primary", "secondary")]
     whole = [file.read_bytes() for file in files]
-    home = out / "model" / "secondary"
-    shutil.rmtree(home / "training" / "step-000004")  # as if it had been killed after step 2
-    for name in ("stage.json", "model.safetensors", "log.jsonl"):
-        (home / name).unlink()  # it may be another name of a file of step 4
-        shutil.copy(home / "training" / "step-000002" / name, home / name)
+    forget_last_checkpoint(out / "model" / "secondary")
     subprocess.run([*command, "--config", str(settings)], check=True, capture_output=True)
     assert steps(out, "secondary") == [2, 4]
     assert [file.read_bytes() for file in files] == whole
+
+
+def forget_last_checkpoint(stage: Path) -> None:
+    """Leave a stage as if it had been killed after step 2."""
+    shutil.rmtree(stage / "training" / "step-000004")
+    for name in ("stage.json", "model.safetensors", "log.jsonl"):
+        (stage / name).unlink()  # it may be another name of a file of step 4
+        shutil.copy(stage / "training" / "step-000002" / name, stage / name)
+
+
+def test_sharded_weights_are_those_of_one_process(settings: Path, run: Run, tmp_path: Path) -> None:
+    documented = re.findall(r"```yaml\n(.*?)```", SCALING.read_text(encoding="utf-8"), re.DOTALL)
+    (shown,) = (text for text in map(yaml.safe_load, documented) if text.get("distributed_type") == "FSDP")
+    launch = tmp_path / "fsdp.yaml"
+    launch.write_text(yaml.safe_dump({**shown, "num_processes": 2, "mixed_precision": "no"}))
+    both = [f"stages.secondary.denoiser.{word}" for word in ("name=dit", "width=16", "depth=2", "heads=2")]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(launch)]
+    command += ["--main_process_port=0", str(RECIPE), "--config", str(settings), *both, f"output={tmp_path / 'shared'}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    shared, alone = tmp_path / "shared", run(*both, "train.train_batch_size=4")
+    for stage in ("primary", "secondary"):
+        assert steps(shared, stage) == [2, 4]
+        for name in ("model.safetensors", "training/step-000004/state.safetensors"):
+            expected, tensors = (load_file(out / "model" / stage / name) for out in (alone, shared))
+            torch.testing.assert_close(tensors, expected, rtol=1e-4, atol=5e-5)  # weights move by 1e-3 in a step
+        assert any((tensor != 0).any() for name, tensor in tensors.items() if name.endswith("exp_avg_sq"))
+        rows = [training.read_logs(out / "model", [stage])[stage][-1] for out in (alone, shared)]
+        assert rows[1]["validation_loss"] == pytest.approx(rows[0]["validation_loss"], rel=1e-5)
+        assert rows[1]["grad_norm"] == pytest.approx(rows[0]["grad_norm"], rel=1e-4)
+    audios = [codecdiff.load(out / "model")("", audio_length_in_s=0.1, seed=1).audios for out in (alone, shared)]
+    assert audios[0].shape == audios[1].shape
+    lock = json.loads((shared / "model" / "run.lock").read_text())
+    assert [record["environment"]["sharded"] for record in lock["runs"]] == [True] * len(lock["runs"])
+    before = (shared / "model" / "secondary" / "model.safetensors").read_bytes()
+    forget_last_checkpoint(shared / "model" / "secondary")
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    assert (shared / "model" / "secondary" / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_other_ways_to_divide_weights_are_refused(kind: str) -> None:
+    accelerator: Any = SimpleNamespace(state=None, distributed_type=DistributedType(kind), is_fsdp2=False)
+    with pytest.raises(ConfigError, match=rf"accelerate is set to {kind}, .* FSDP with fsdp_version 2"):
+        set_up_sharding(accelerator)
 
 
 CONFIGS = [

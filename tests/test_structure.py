@@ -7,14 +7,21 @@ The counting is in structure.py and vocabulary.py. `python tests/structure.py` p
 from __future__ import annotations
 
 import ast
+import runpy
 import subprocess
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import structure
 import vocabulary
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
 from structure import LIMITS, Library, Module
+
+import codecdiff
 
 ROOT = Path(__file__).parent.parent
 LIBRARY = Library(ROOT)
@@ -370,3 +377,24 @@ def test_turns_of_phrase_are_found_in_documents_alone(text: str) -> None:
 )
 def test_other_phrases_are_not(text: str) -> None:
     assert not list(vocabulary.in_prose(text, "docs/a.md", 1))
+
+
+def test_every_distribution_has_the_version_of_the_release() -> None:
+    files = [ROOT / "pyproject.toml", *sorted(ROOT.glob("plugins/*/pyproject.toml"))]
+    versions = {
+        str(file.relative_to(ROOT)): tomllib.loads(file.read_text("utf-8"))["project"]["version"] for file in files
+    }
+    versions["CITATION.cff"] = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"]
+    assert set(versions.values()) == {codecdiff.__version__}, versions
+
+
+def test_the_oldest_versions_that_are_tested_are_the_lower_bounds() -> None:
+    lines = (ROOT / "constraints-oldest.txt").read_text("utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    bounds: dict[str, list[Version]] = {}
+    for word in runpy.run_path(str(ROOT / ".ci" / "oldest.py"))["direct_requirements"]():
+        requirement = Requirement(word)
+        (bound,) = requirement.specifier
+        assert bound.operator == ">=", word
+        bounds.setdefault(requirement.name.lower(), []).append(Version(bound.version))
+    assert {name: Version(pinned[name]) for name in bounds} == {name: max(each) for name, each in bounds.items()}

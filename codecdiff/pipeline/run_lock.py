@@ -109,6 +109,7 @@ def record_training(
         parts = pipeline.codec, pipeline.splitter, pipeline.conditioner, stage.denoiser
         configuration, places = portable_configuration(experiment, pipeline)
         environment = {"processes": accelerator.num_processes, "mixed_precision": accelerator.mixed_precision}
+        environment |= {"sharded": True} if trainer.sharding else {}  # records of before lack it
         record = RunRecord(
             stages=[stage.name],
             commands=[stage.facts["command"]],

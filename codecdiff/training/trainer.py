@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -36,6 +37,7 @@ from codecdiff.pipeline.code_version import warn_of_code_changes
 from codecdiff.pipeline.stage import Stage
 from codecdiff.pipeline.warm_start import WarmStart, warm_start
 from codecdiff.training.batch import StageData
+from codecdiff.training.sharding import full_tensor, set_up_sharding, shard, shard_average, whole_tensors
 from codecdiff.training.state import find_state, publish, read_state, write_generation
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ def new_accelerator(
             f"{accelerator.gradient_accumulation_steps}. Set it in the configuration alone."
         )
     accelerator.gradient_accumulation_steps = 1  # the trainer accumulates itself
+    set_up_sharding(accelerator)
     accelerator.init_trackers("log", dict(_flat(config or {})))
     return accelerator
 
@@ -150,7 +153,9 @@ class StageTrainer:
         options: Any = {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay}
         self.optimizer = torch.optim.AdamW(self.denoiser.parameters(), betas=(0.9, 0.99), fused=True, **options)
         self.ema = AveragedModel(self.denoiser, multi_avg_fn=_average(self.config.ema_decay), use_buffers=True)
+        self.averaged: Any = self.ema.module  # with whole weights: those of the last checkpoint, if they are sharded
         self.accelerator: Accelerator | None = None
+        self.sharding: Accelerator | None = None  # the same, if it shards weights
         self.step_count = 0
         self.rows: list[dict[str, Any]] = []  # of the log
         self.generation: Path | None = None  # folder of the last checkpoint
@@ -170,7 +175,14 @@ class StageTrainer:
         if self.config.compile:
             require_compiler(accelerator.device)
             compile_layers(self.denoiser.repeated_layers())
-        self.network, self.optimizer = accelerator.prepare(self.denoiser, self.optimizer)
+        if not accelerator.is_fsdp2:
+            self.network, self.optimizer = accelerator.prepare(self.denoiser, self.optimizer)
+            return
+        self.sharding = accelerator
+        self.network, self.optimizer = shard(accelerator, self.denoiser, self.optimizer)
+        self.averaged = deepcopy(self.ema.module) if accelerator.is_main_process else None
+        shard_average(self.ema.module, self.denoiser)
+        self.stage = replace(self.stage, denoiser=self.ema.module)  # of the same class as before
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step: a linear warmup, then constant or half a cosine down to 2 %."""
@@ -235,7 +247,8 @@ class StageTrainer:
         noise, timestep = self.draw(inputs, num_parts)
         context = self.augment(inputs)
         inputs = replace(inputs, context=context, condition=self.drop(inputs.condition, inputs.sample_indices))
-        return self.loss_of(self.network, inputs, noise, timestep, self.config.snr_gamma)[0]
+        with self.sharding.autocast() if self.sharding else nullcontext():  # otherwise the network does it
+            return self.loss_of(self.network, inputs, noise, timestep, self.config.snr_gamma)[0]
 
     def loss_of(
         self, network: Any, inputs: StageInput, noise: Tensor, timestep: Tensor, snr_gamma: float | None = None
@@ -277,9 +290,11 @@ class StageTrainer:
         for step in track(steps):
             parts = range(step * accumulated, (step + 1) * accumulated)
             losses.append(self.step(*(data.step(part, rank, world) for part in parts)))
-            if rank == 0 and (self.step_count in checkpoints or self.step_count == total):
+            is_due = self.step_count in checkpoints or self.step_count == total
+            state = self.state() if is_due and (rank == 0 or self.sharding) else {}
+            if is_due and rank == 0:
                 row = self.validate(data.validation(), losses, time.monotonic() - start)
-                self.save(folder, row)
+                self.save(folder, row, state)
                 log(row, self.describe(row, row["seconds"] / (self.step_count - steps.start)))
                 losses = []
             after_step(self.step_count)
@@ -329,7 +344,7 @@ class StageTrainer:
             with nullcontext() if accelerator is None or is_last else accelerator.no_sync(self.network):
                 (accelerator.backward if accelerator else torch.Tensor.backward)(loss / count)
         clip: Any = accelerator.clip_grad_norm_ if accelerator else torch.nn.utils.clip_grad_norm_
-        self.grad_norm = float(clip(self.denoiser.parameters(), self.config.max_grad_norm))
+        self.grad_norm = float(full_tensor(clip(self.denoiser.parameters(), self.config.max_grad_norm)))
         if accelerator is None or accelerator.scaler is None:  # a scaler of float16 leaves such a step out
             self._require_finite("gradient norm", self.grad_norm, num_parts, *inputs)
         for group in self.optimizer.param_groups:
@@ -359,7 +374,7 @@ class StageTrainer:
 
         Noise and timesteps are the same at every call: fixed noise, timesteps spread evenly over the schedule.
         """
-        self.ema.eval()
+        self.averaged.eval()
         losses = []
         for i, batch in enumerate(inputs):
             x_start, rows = batch.x_start, len(batch.x_start)
@@ -367,7 +382,7 @@ class StageTrainer:
             white = rng.row_noise(x_start.shape[1:], [rng.generator(*key, index) for index in batch.sample_indices])
             noise = colored(white, self.stage.noise_color).to(x_start.device)
             timestep = self.timesteps_at((torch.arange(rows) + (i + 0.5) / len(inputs)) / rows).to(x_start.device)
-            losses.append(self.loss_of(self.ema.module, batch, noise, timestep))
+            losses.append(self.loss_of(self.averaged, batch, noise, timestep))
         mean = torch.tensor([[float(loss), float(zero)] for loss, zero in losses]).mean(0)
         return float(mean[0]), float(mean[1])
 
@@ -390,19 +405,29 @@ class StageTrainer:
     def ema_stage(self) -> Stage:
         """Return the stage with the averaged weights, which are used for generation."""
         facts = {**self.stage.facts, "steps": self.step_count}
-        denoiser: Any = self.ema.module  # a copy of the stage's
-        return replace(self.stage, denoiser=denoiser, facts=facts)
+        return replace(self.stage, denoiser=self.averaged, facts=facts)
 
-    def save(self, folder: Path | str, row: dict[str, float] | None = None) -> None:
-        """Save the averaged stage into a model folder, and beside it what resuming needs: no pickles.
-
-        `row` is appended to the stage's log.
-        """
-        self.rows += [row] if row else []
+    def state(self) -> dict[str, Tensor]:
+        """Return raw weights and optimizer. If they are sharded, all processes call this, and the main one has them."""
         state = {f"raw.{name}": tensor for name, tensor in self.denoiser.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
-        home, spec, weights = Path(folder) / self.stage.name, self.ema_stage().to_config(), self.ema.module.state_dict()
+        if self.sharding is None:
+            return state
+        if average := whole_tensors(self.ema.module.state_dict(), self.sharding):
+            self.averaged.load_state_dict(average)
+        return whole_tensors(state, self.sharding)
+
+    def save(
+        self, folder: Path | str, row: dict[str, float] | None = None, state: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Save the averaged stage into a model folder, and beside it what resuming needs: no pickles.
+
+        `row` is appended to the stage's log. `state` is what `state` returns, by default now.
+        """
+        self.rows += [row] if row else []
+        state = self.state() if state is None else state
+        home, spec, weights = Path(folder) / self.stage.name, self.ema_stage().to_config(), self.averaged.state_dict()
         self.generation = write_generation(home, spec, weights, state, self.rows)
 
     def start_from(self, folder: Path | str) -> WarmStart:

@@ -62,6 +62,7 @@ class DiT(PrecomputedConditioning):
     checkpoint: compute each block again in the backward pass instead of keeping its activations.
     """
 
+    _no_split_modules = ("Block",)  # units that accelerate shards, by FSDP
     supports_cuda_graphs = True
     small_options: ClassVar = {"width": 32, "depth": 2, "heads": 4, "controls": ["control"]}
 

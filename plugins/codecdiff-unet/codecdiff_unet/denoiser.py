@@ -73,6 +73,7 @@ class UNet(PrecomputedConditioning):
         field is that much longer, at a fraction of the cost.
     """
 
+    _no_split_modules = ("Down", "Up")  # units that accelerate shards, by FSDP
     supports_cuda_graphs = True
     small_options: ClassVar = {
         **{"width": 16, "multipliers": [1, 2], "layers": ["none", "text"], "controls": ["control"]},
