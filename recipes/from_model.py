@@ -120,11 +120,8 @@ def run(
     """Encode the audio, or open the store, and train the selected stages of a model; `write_folder` gets the data."""
     for i in selected:  # bad settings are refused before the audio is encoded
         new_trainer(e, pipeline, i)
-    accumulated = e.train.gradient_accumulation_steps
-    options: Any = {"report_to": e.report_to, "config": e.model_dump(mode="json")}
-    accelerator = training.new_accelerator(
-        e.output, e.mixed_precision, gradient_accumulation_steps=accumulated, **options
-    )
+    options: Any = {"gradient_accumulation_steps": e.train.gradient_accumulation_steps, "report_to": e.report_to}
+    accelerator = training.new_accelerator(e.output, e.mixed_precision, config=e.model_dump(mode="json"), **options)
     if accelerator.is_fsdp2:
         raise ConfigError("Adapters and distilled stages are not sharded. Launch with --multi_gpu instead of FSDP.")
     console.quiet = not accelerator.is_main_process  # one process reports

@@ -153,7 +153,7 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 44_273,
+    "lines: library in all": 44_270,
     "lines: core": 17_809,
     "lines: interfaces": 475,
     "lines: evaluation": 7_975,

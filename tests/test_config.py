@@ -101,9 +101,9 @@ def test_a_part_that_is_not_registered_cannot_be_described(dac: Codec) -> None:
 
 def test_another_package_s_broken_part_does_not_stop_a_description(monkeypatch: pytest.MonkeyPatch, dac: Codec) -> None:
     broken = registry.EntryPoint("broken", "codecdiff.codecs", "Absent")
-    plugins, issues = registry.scan()
+    found = registry.scan()
     stranger = registry.Plugin("codecs", "broken", "stranger", "1", broken)
-    monkeypatch.setattr(registry, "scan", lambda: registry.Scan((stranger, *plugins), issues))
+    monkeypatch.setattr(registry, "scan", lambda: registry.Scan((stranger, *found.plugins), found.issues))
     assert config.to_config("codecs", ChunkedCodec(dac))["name"] == "chunked"
 
 
@@ -120,7 +120,7 @@ def test_another_package_s_broken_part_does_not_stop_a_description(monkeypatch: 
             {"name": "words", "width": "wide"},
             r"conditioner\.width = 'wide': Input should be a valid int",
         ),
-        ("conditioners", {"width": 3}, r"A conditioner needs a name, as in \{name: \w+\}"),
+        ("conditioners", {"width": 3}, r"A conditioner needs a name, as in \{name: [\w-]+\}"),
         ("conditioners", {"name": "words", "width": 7}, "even number"),
         ("splitters", {"name": "grouped"}, "'grouped' needs a value for: stages"),
         ("splitters", {"name": "parallel", "num_codebooks": 3}, "splitter.num_codebooks follows from the other parts"),

@@ -192,7 +192,7 @@ def test_the_seconds_that_are_asked_for_are_told(make_pipeline: Make, monkeypatc
     monkeypatch.setattr(pipeline.conditioner, "encode", lambda prompts: told.append(prompts) or encode(prompts))
     pipeline(["drums", {"seconds": 3}], audio_length_in_s=0.2)
     seconds = pipeline.frames(0.2) / pipeline.codec.frame_rate
-    assert told == [[{"seconds": seconds, "text": "drums"}, {"seconds": 3}], ["", ""]]
+    assert told == [[{"seconds": seconds, "text": "drums"}, {"seconds": 3}], [{"text": ""}, {"text": ""}]]
 
 
 @pytest.mark.filterwarnings("ignore:No layer uses")

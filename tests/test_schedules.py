@@ -113,7 +113,7 @@ def test_what_cannot_be_combined_is_refused() -> None:
 
 def test_every_scheduler_of_diffusers_is_used_or_refused_by_name() -> None:
     tables = (*SCHEDULERS.values(), *FLOW_SCHEDULERS.values())
-    classes = {getattr(schedulers, name, None) or getattr(diffusers, name) for name, _ in tables}
+    classes = {schedulers._scheduler_class(name) for name, _ in tables}
     used = {base.__name__ for each in classes for base in each.__mro__} | {"DDIMScheduler"}  # the first order of dpm++
     there = {name for name in dir(diffusers) if name.endswith("Scheduler") and not name.startswith("Flax")}
     assert there == (used & there) | UNSUPPORTED.keys()
