@@ -42,7 +42,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Show links to files that are no part of the site as their paths, and the clips of the gallery."""
+    """Show links to files outside of the site as their paths, and the clips of the gallery."""
     if page.file.src_uri == "gallery.md":
         return markdown.replace("<!-- clips -->", GALLERY["files_and_page"]()[1])
 

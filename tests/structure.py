@@ -153,12 +153,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 44_270,
-    "lines: core": 17_809,
+    "lines: library in all": 44_262,
+    "lines: core": 17_801,
     "lines: interfaces": 475,
     "lines: evaluation": 7_975,
-    "lines: must-read set": 5_163,
-    "lines: import closure of the recipe": 8_573,
+    "lines: must-read set": 5_153,
+    "lines: import closure of the recipe": 8_563,
     "import levels": 8,
 }
 

@@ -1,4 +1,4 @@
-"""Distilled stages: where a student is led, its training, and what it can be asked for."""
+"""Distilled stages: where a student is led, its training, and how it can be sampled."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_a_student_comes_closer_to_the_teacher_than_few_steps_of_it_do(
     assert (few - whole).abs().mean() < 0.8 * (undistilled - whole).abs().mean()
 
 
-# What a distilled stage can be asked for
+# How a distilled stage can be sampled
 
 
 def test_a_distilled_model_is_an_ordinary_one(pipe: Pipeline, tmp_path: Path) -> None:

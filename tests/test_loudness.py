@@ -43,7 +43,7 @@ def test_the_meter_is_that_of_the_standard() -> None:
 
 @pytest.mark.parametrize(("rate", "seconds"), [(RATE, 0.01), (RATE, 0.4), (RATE, 2.0), (8_000, 15.0), (8_000, 31.7)])
 def test_loudness_is_that_of_pyloudnorm(rate: int, seconds: float) -> None:
-    """Which filters sample by sample: here in blocks, at whose bounds nothing may be heard."""
+    """Which filters sample by sample: here in blocks, at whose bounds nothing may change."""
     audio = noise(2, round(seconds * rate)).cumsum(1) * 1e-2 + 0.3  # with low frequencies, which ring for long
     samples = audio.T.double().numpy()
     meter = Meter(rate, block_size=min(0.4, (len(samples) - 0.5) / rate))

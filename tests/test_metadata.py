@@ -24,6 +24,7 @@ from codecdiff.data.metadata import (
     text_lines,
     unsafe_path,
 )
+from codecdiff.errors import MissingFile
 
 FMA = """,album,album,set,track
 ,id,information,split,title
@@ -235,3 +236,12 @@ def test_a_name_that_is_not_unicode_is_reported(tmp_path: Path, issues: list[Iss
     silent(tmp_path, "b.wav")
     assert [track.name for track in find_tracks(tmp_path, issues.append)] == ["b.wav"]
     assert [str(issue) for issue in issues] == ["'caf\\udce9.wav', file: The name of the file is not UTF-8. Rename it."]
+
+
+def test_music_is_a_folder(tmp_path: Path) -> None:
+    file = tmp_path / "a.wav"
+    with pytest.raises(MissingFile, match=r"Folder '.*a\.wav' does not exist\. Name a folder of audio files"):
+        find_tracks(file)
+    file.write_bytes(b"")
+    with pytest.raises(MissingFile, match=r"'.*a\.wav' is a file\. Name a folder of audio files"):
+        find_tracks(file)

@@ -37,6 +37,7 @@ class PretrainedCodec(PretrainedPart, ResidualCodec):
         self.requires_grad_(False)
         self.train(False)
 
+    # a property instead of a plain attribute: finding them takes long
     @cached_property
     def duplicate_codes(self) -> frozenset[tuple[int, int]]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Codes that quantize to others, looked for when this is read; none of a skeleton."""

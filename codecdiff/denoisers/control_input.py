@@ -48,7 +48,7 @@ class ControlInput(nn.Module):
         self.patch = patch
         self.levels = nn.ModuleList(nn.Conv1d(width * patch, each, kernel_size=1, bias=False) for each in channels)
         for level in self.levels:
-            nn.init.zeros_(level.weight)  # pyright: ignore[reportArgumentType]
+            nn.init.zeros_(level.weight)  # pyright: ignore[reportArgumentType]  # of a ModuleList's item
 
     def forward(self, controls: Tensor, num_frames: int, multiple: int) -> list[Tensor]:
         """`control_frames` (b, e, n + 1), for frames padded to a multiple -> (b, c, n') of every level."""

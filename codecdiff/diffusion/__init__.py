@@ -56,7 +56,7 @@ class _Distributions(UserDict[str, list[str]]):
         """Read nothing yet."""
 
     @cached_property
-    def data(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def data(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]  # an attribute, made when it is read
         return metadata.packages_distributions()
 
 

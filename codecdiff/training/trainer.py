@@ -43,13 +43,8 @@ from codecdiff.training.state import find_state, publish, read_state, write_gene
 if TYPE_CHECKING:
     from codecdiff.pipeline.output import PipelineOutput
 
-RUN_FACTS = (
-    "seed",
-    "validation_fraction",
-    "split_seed",
-    "gradient_accumulation_steps",
-    "noise_device",
-)  # each has one value in a run
+# Each has one value in a run
+RUN_FACTS = ("seed", "validation_fraction", "split_seed", "gradient_accumulation_steps", "noise_device")
 
 
 class TrainingDiverged(UserError, FloatingPointError):
@@ -159,9 +154,7 @@ class StageTrainer:
         self.step_count = 0
         self.rows: list[dict[str, Any]] = []  # of the log
         self.generation: Path | None = None  # folder of the last checkpoint
-        self.cost: tuple[int, float, float] | None = (
-            None  # FLOPs of a step; peaks of the GPU in bf16 and tf32, in TFLOP/s
-        )
+        self.cost: tuple[int, float, float] | None = None  # of `profiling.step_cost`
         self.peak_memory, self.grad_norm = 0.0, math.nan  # in GB; of the last step, before it was clipped
 
     @property
@@ -314,14 +307,11 @@ class StageTrainer:
 
     def _speed(self, crops: float, seconds_per_step: float) -> str:
         """Return crops a second and, if they are known, FLOP/s and their part of the GPU's peak."""
-        accelerator = self.accelerator
         if self.cost is None:
             return f"{crops:.3g} crops/s"
         flops, bf16, tf32 = self.cost
-        rate, peak = (
-            flops / seconds_per_step / 1e12,
-            bf16 if accelerator and accelerator.mixed_precision != "no" else tf32,
-        )
+        rate, is_mixed = flops / seconds_per_step / 1e12, self.accelerator and self.accelerator.mixed_precision != "no"
+        peak = bf16 if is_mixed else tf32
         return f"{crops:.3g} crops/s, {rate:.3g} TFLOP/s ({rate / peak:.0%} of the peak)"
 
     def step(self, *inputs: StageInput) -> float:
