@@ -33,6 +33,7 @@ from functools import cache, cached_property
 from importlib import import_module
 from inspect import isabstract
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from entrypoints import BadEntryPoint, CaseSensitiveConfigParser, Distribution, EntryPoint
@@ -129,8 +130,9 @@ class Plugin:
 
 def _misfit(group: str, value: Any) -> str:
     """Return why an imported object does not belong into a group; empty if it does."""
-    if group in (METRICS, SUITES):  # whoever reads them knows
-        return ""
+    if group in (METRICS, SUITES):  # objects, of classes that their reader knows
+        is_object = not isinstance(value, type | FunctionType)
+        return "" if is_object else f"is not an object, such as `my_{singular(group)} = {singular(group).title()}(...)`"
     if group in FUNCTIONS:
         return "" if callable(value) else "is not a function"
     base = import_module("codecdiff.interfaces").Part if group == KINDS else interface(group)

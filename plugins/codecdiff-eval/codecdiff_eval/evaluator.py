@@ -217,8 +217,17 @@ class Evaluator:
 
     def _adherence_metrics(self, sets: EvalSets[Sequence[Track]]) -> dict[str, Metric]:
         """Return the installed metrics of prompts' attributes, if they are to be measured."""
-        installed = {name: load_metric(name) for name in registry.entries("metrics")}
-        metrics = {name: metric for name, metric in installed.items() if metric.compares == "prompts"}
+        if self.config.adherence is False:
+            return {}
+        metrics = {}
+        for name in registry.entries("metrics"):
+            try:
+                metric = load_metric(name)
+            except UserError as error:  # a broken plugin, which nobody asked for
+                self.left_out.append(f"{name} is left out: {error}")
+                continue
+            if metric.compares == "prompts":
+                metrics[name] = metric
         requests = [_num_requests(metric, sets.get_set(GENERATED)) for metric in metrics.values()]
         is_worth = self.config.adherence is None and max(requests, default=0) >= ENOUGH
         return metrics if self.config.adherence or is_worth else {}

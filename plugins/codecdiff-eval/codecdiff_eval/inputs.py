@@ -12,7 +12,7 @@ from codecdiff.cli.console import err, select_device
 from codecdiff.data.manifest import Manifest
 from codecdiff.data.metadata import Issue, Track, find_tracks
 from codecdiff.diffusion import parse_guidance_scale
-from codecdiff.errors import InvalidValue, MissingFile, UnknownName, UserError
+from codecdiff.errors import InvalidValue, MissingFile, UnknownName, UnknownPart, UserError
 from codecdiff.pipeline import Pipeline, load, parse_adapter
 from codecdiff_eval.embedders import CodecEmbedder
 from codecdiff_eval.embeddings import ClipCutter, ReferenceStats
@@ -141,7 +141,9 @@ def build_embedders(
             if required:
                 raise
             fetch = " A suite downloads nothing without --allow-download." if not allow_download else ""
-            left_out.append(f"{name} is left out: {error}{'' if isinstance(error, ValueError) else fetch}")
+            left_out.append(
+                f"{name} is left out: {error}{'' if isinstance(error, ValueError | UnknownPart) else fetch}"
+            )
     if not embedders:
         raise UnknownName("\n".join(["No embedder is available.", *left_out]))
     return {name: embedder.to(select_device(device)) for name, embedder in embedders.items()}, left_out

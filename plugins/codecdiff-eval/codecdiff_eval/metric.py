@@ -15,21 +15,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from codecdiff import registry
-from codecdiff.errors import InvalidValue, UnknownName
+from codecdiff.errors import BrokenPlugin, InvalidValue
 from codecdiff.interfaces import Embedder, Prompt
 from codecdiff_eval.embeddings import ClipEmbeddings, ReferenceStats
 from codecdiff_eval.metrics.bootstrap import bootstrap_tracks
 from codecdiff_eval.results import RESAMPLES, Direction, Estimate, Interval, MetricConfig, MetricResult, prompts_hash
 
-__all__ = ["Metric", "Statistic", "load_installed", "load_metric", "mean_over_clips"]
+__all__ = ["Metric", "Statistic", "load_metric", "mean_over_clips"]
 
 FEW = 20  # tracks, under which an interval by resampling is unreliable
 Reference = ClipEmbeddings | ReferenceStats
+Compared = Literal["reference", "captions", "prompts", "clips"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Metric:
 
     label: as reports show it.
     prepare: takes the clips, what they are compared with and `seed`, and options by name, and returns a Statistic.
-    direction: which way is better.
+    direction: which way is better: "lower", "higher", or "" where neither is.
     compares: clips with a "reference"; with the vectors (n, e) of their "captions"; or with what their "prompts"
         request, where a reference, if there is any, provides the upper bound; or nothing, where the same of the
         reference is the upper bound ("clips").
@@ -80,13 +81,19 @@ class Metric:
     label: str
     prepare: Callable[..., Statistic]
     direction: Direction
-    compares: Literal["reference", "captions", "prompts", "clips"] = "reference"
+    compares: Compared = "reference"
     min_clips: int = 1
     accepts_stats: bool = False
     resamples: int = RESAMPLES
     embedder: Callable[[], Embedder] | None = None
     requested: Callable[[Prompt], Any] = lambda prompt: None
     excludes_reference: str = ""
+
+    def __post_init__(self) -> None:
+        for name, kind in (("direction", Direction), ("compares", Compared)):
+            if getattr(self, name) not in get_args(kind):
+                allowed = ", ".join(map(repr, get_args(kind)))
+                raise InvalidValue(f"{self.label}: invalid {name}={getattr(self, name)!r}. Expected one of {allowed}.")
 
     def __call__(
         self, clips: ClipEmbeddings, against: Any = None, *, resamples: int | None = None, seed: int = 0, **options: Any
@@ -99,7 +106,13 @@ class Metric:
         reference = against if isinstance(against, ClipEmbeddings | ReferenceStats) else None
         if reference is not None:
             self._check(clips, reference)
-        statistic, resamples = self.prepare(clips, against, seed=seed, **options), resamples or self.resamples
+        try:
+            statistic, resamples = self.prepare(clips, against, seed=seed, **options), resamples or self.resamples
+        except Exception as error:  # of a function that a plugin may have written
+            error.add_note(f"This was raised by `prepare` of the metric '{self.label}'.")
+            raise
+        if not isinstance(statistic, Statistic):
+            raise BrokenPlugin(f"`prepare` of the metric '{self.label}' returned {statistic!r}: expected a Statistic.")
         reference = reference if self.compares == "reference" else None
         used = clips if statistic.subset is None else clips.select(statistic.subset)
         sets, over = [used.tracks()], f"{len(used.tracks())} evaluated tracks"
@@ -171,14 +184,9 @@ def _overlap(clips: ClipEmbeddings, reference: Reference | None) -> list[str]:
     return [f"{len(both)} evaluated clips, such as {both[0]}, are in the reference too."] if both else []
 
 
-def load_installed(group: str, name: str) -> Any:
-    """Return what an entry point of a group of the evaluation names. Raises UnknownName, naming those there are."""
-    installed = registry.entries(group)
-    if name not in installed:
-        raise UnknownName(f"No {group.removesuffix('s')} named '{name}'. Installed: {', '.join(installed)}.")
-    return installed[name].load()
-
-
 def load_metric(name: str) -> Metric:
-    """Return an installed metric by name. Raises UnknownName."""
-    return load_installed("metrics", name)
+    """Return an installed metric by name. Raises UnknownPart or BrokenPlugin."""
+    metric = registry.load_entry("metrics", name)
+    if not isinstance(metric, Metric):
+        raise BrokenPlugin(f"The metric '{name}' is {metric!r}: expected a codecdiff_eval.metric.Metric.")
+    return metric

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from codecdiff_eval.metric import load_installed, load_metric
+from codecdiff import registry
+from codecdiff.errors import BrokenPlugin, InvalidValue
+from codecdiff_eval.metric import load_metric
 
 __all__ = ["Suite", "load_suite"]
 
@@ -30,10 +32,17 @@ class Suite:
     seconds: float = 10.0
     codec_quality: bool = False
 
+    def __post_init__(self) -> None:
+        for embedder, metrics in self.metrics.items():
+            if isinstance(metrics, str):
+                raise InvalidValue(
+                    f"The metrics of '{embedder}' are {metrics!r}. Expected a tuple, as in ({metrics!r},)."
+                )
+
     def select(self, embedders: Sequence[str] = (), metrics: Sequence[str] = ()) -> dict[str, tuple[str, ...]]:
         """Return the metrics of each embedder: those of the suite, or of `embedders` and `metrics` where specified.
 
-        Raises UnknownName for a metric that is not installed.
+        Raises UnknownPart for a metric that is not installed.
         """
         for name in metrics:
             load_metric(name)
@@ -41,8 +50,11 @@ class Suite:
 
 
 def load_suite(name: str) -> Suite:
-    """Return an installed suite by name. Raises UnknownName."""
-    return load_installed("suites", name)
+    """Return an installed suite by name. Raises UnknownPart or BrokenPlugin."""
+    suite = registry.load_entry("suites", name)
+    if not isinstance(suite, Suite):
+        raise BrokenPlugin(f"The suite '{name}' is {suite!r}: expected a codecdiff_eval.suites.Suite.")
+    return suite
 
 
 smoke = Suite("Needs no download.", {"logmel": ("fad", "fad-shrunk", "kad", "density", "coverage")})

@@ -3,13 +3,18 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from codecdiff_eval.metric import Metric, Statistic, load_metric, mean_over_clips
 from codecdiff_eval.results import EvalReport
+from codecdiff_eval.suites import Suite, load_suite
 from typer.testing import CliRunner
 
 from codecdiff import registry
 from codecdiff.cli.main import app
+from codecdiff.errors import BrokenPlugin, InvalidValue, UnknownPart
 
 MODULE = '''
 import torch
@@ -53,6 +58,16 @@ quick = toy_eval:quick
 """
 
 
+BROKEN = """
+[codecdiff.metrics]
+lonely = toy_lonely:metric
+bare = toy_eval:gap
+[codecdiff.suites]
+bare-suite = toy_eval:gap
+number = toy_eval:__doc__
+"""
+
+
 @pytest.fixture
 def _toy_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     info = tmp_path / "site" / "toy_eval-1.0.dist-info"
@@ -82,3 +97,56 @@ def test_a_suite_a_metric_and_an_embedder_of_a_plugin_are_used_by_name(music: Pa
     wrong = CliRunner().invoke(app, [*words, "--metric", "none"])
     assert "No metric named 'none'. Installed: " in " ".join(wrong.output.split())
     assert "loudness" in wrong.output
+
+
+@pytest.mark.usefixtures("_toy_eval")
+def test_what_a_plugin_gets_wrong_is_said_and_stops_no_other(
+    music: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "site" / "toy_broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(BROKEN)
+    registry.scan.cache_clear()
+    words = ["evaluate", str(music), "--reference", str(music), "--suite", "quick", "-o", str(tmp_path / "report")]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    left_out = EvalReport.read(tmp_path / "report").facts["not measured"]
+    assert "lonely is left out: The metric 'lonely' of toy-broken 1.0 cannot be loaded" in left_out
+    with pytest.raises(BrokenPlugin, match=r"which is not an object, such as `my_metric = Metric\(\.\.\.\)`"):
+        load_metric("bare")
+    with pytest.raises(BrokenPlugin, match=r"which is not an object, such as `my_suite = Suite\(\.\.\.\)`"):
+        load_suite("bare-suite")
+    with pytest.raises(BrokenPlugin, match=r"The suite 'number' is None: expected a codecdiff_eval\.suites\.Suite"):
+        load_suite("number")
+    with pytest.raises(UnknownPart, match="Did you mean 'quick'"):
+        load_suite("quik")
+
+
+def test_wrong_metrics_and_suites_are_refused_where_they_are_made() -> None:
+    wrong: Any = "down"
+    prepare: Any = print
+    metrics: Any = {"logmel": "kad"}
+    with pytest.raises(InvalidValue, match=r"gap: invalid direction='down'\. Expected one of 'lower', 'higher', ''"):
+        Metric("gap", prepare, wrong)
+    with pytest.raises(InvalidValue, match=r"invalid compares='down'"):
+        Metric("gap", prepare, "lower", compares=wrong)
+    with pytest.raises(InvalidValue, match=r"are 'kad'\. Expected a tuple, as in \('kad',\)"):
+        Suite("Of one metric.", metrics)
+
+
+def test_a_metric_that_fails_is_named() -> None:
+    def without_seed(clips: object, reference: object) -> Statistic:
+        return mean_over_clips(torch.zeros(4))
+
+    def number(clips: object, reference: object, *, seed: int) -> Any:
+        return 1.0
+
+    clips: Any = None  # which nothing reads before `prepare`
+    metric = Metric("gap", without_seed, "lower", compares="clips")
+    with pytest.raises(TypeError) as caught:
+        metric(clips)
+    assert caught.value.__notes__ == ["This was raised by `prepare` of the metric 'gap'."]
+    metric = Metric("gap", number, "lower", compares="clips")
+    with pytest.raises(BrokenPlugin, match=r"`prepare` of the metric 'gap' returned 1\.0: expected a Statistic"):
+        metric(clips)
