@@ -22,28 +22,28 @@ GROUPS = {  # groups of entry points, by what a reader looks for
     "captioners": "captioners",
     "commands": "commands",
     "metrics": "metrics",
-    "suites": "suites of metrics",
-    "engines": "engines of `encode`",
+    "suites": "metric suites",
+    "engines": "`encode` engines",
     "kinds": "kinds of parts",
-    "run_end": "hooks at the end of a run",
+    "run_end": "end-of-run hooks",
 }
 HEAD = """# Packages
 
 <!-- Written by docs/packages.py from the pyproject.toml of every package: change that, and run it again. -->
 
-codecdiff is a core and {count} packages around it. Each of them registers what it provides as entry points, so it is
-available as soon as it is installed, and `codecdiff plugins` lists what is installed.
+codecdiff is a core package and {count} packages around it. Each package registers its parts and commands as entry
+points, so they are available once it is installed. `codecdiff plugins` lists what is installed.
 
 None of these packages is on PyPI, and their names are not registered there. `make setup` in a clone installs all of
-them. To install single ones into an environment that has a suitable [torch](https://pytorch.org/get-started/locally/):
+them. To install only some, in an environment with a suitable [torch](https://pytorch.org/get-started/locally/):
 
 ```
 pip install -e . -e plugins/codecdiff-starter -e plugins/codecdiff-unet    # in a clone
-pip install "codecdiff @ git+URL"                                          # without one: the URL of the repository
+pip install "codecdiff @ git+URL"                                          # without a clone; URL of the repository
 pip install "codecdiff-dac @ git+URL#subdirectory=plugins/codecdiff-dac"
 ```
 
-An extra is installed in the same way: `pip install -e 'plugins/codecdiff-eval[adherence]'`.
+To add an extra: `pip install -e 'plugins/codecdiff-eval[adherence]'`.
 """
 
 
