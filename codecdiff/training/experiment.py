@@ -21,10 +21,10 @@ from codecdiff.errors import ConfigError, InvalidValue
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Prompt
 from codecdiff.pipeline.checkpoint import MODEL_FILE, build_parts, load_codec_state, read_config
+from codecdiff.pipeline.conditions import with_own_controls
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
 from codecdiff.pipeline.warm_start import require_same_denoiser
-from codecdiff.training.batch import with_own_controls
 from codecdiff.training.state import find_state
 from codecdiff.training.trainer import StageTrainer, check_same_stage
 
