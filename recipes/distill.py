@@ -28,11 +28,9 @@ from codecdiff.pipeline.checkpoint import (
     check_same_model,
     is_trained,
     load_weights,
-    save_generation_config,
-    save_presets,
     save_stage,
 )
-from codecdiff.pipeline.generation import SAMPLING_OPTIONS, Presets
+from codecdiff.pipeline.generation import SAMPLING_OPTIONS, Presets, save_generation_config, save_presets
 from codecdiff.pipeline.model_card import write_model_card
 from codecdiff.training.distillation import DistillationTrainer, DistillConfig, usual_stages
 

@@ -23,18 +23,17 @@ from codecdiff.errors import UserError
 from codecdiff.pipeline.checkpoint import read_config
 from codecdiff.pipeline.model_card import render_model_card
 from codecdiff.pipeline.vocabulary import spread_captions
+from codecdiff.training.accelerator import log_sample, new_accelerator
 from codecdiff.training.experiment import (
     call_run_end_hooks,
     check_states,
-    check_warm_starts,
     new_pipeline,
     new_stage,
     new_trainer,
     open_data,
     prepare_prompts,
-    warm_start_folder,
 )
-from codecdiff.training.trainer import log_sample, new_accelerator
+from codecdiff.training.warm_start import check_warm_starts, warm_start_folder
 
 PATTERNS = Path(__file__).parent.parent / "docs" / "patterns.md"
 

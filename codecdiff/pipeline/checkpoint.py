@@ -35,7 +35,7 @@ from codecdiff.errors import InvalidValue, MissingFile, UnknownName
 from codecdiff.files import DamagedFile, atomic_write, check_schema, read_safetensors, sha256, write_safetensors
 from codecdiff.interfaces import Codec, Conditioner, Splitter
 from codecdiff.pipeline.code_version import warn_of_code_changes
-from codecdiff.pipeline.generation import GenerationConfig, Presets
+from codecdiff.pipeline.generation import PRESETS_FILE
 from codecdiff.pipeline.stage import Stage, build_denoiser
 from codecdiff.pipeline.untrusted import ModelFile, StageFile, build_to_fit, confine, explained
 
@@ -44,7 +44,6 @@ MODEL_FILE, STAGE_FILE, WEIGHTS_FILE = "codecdiff.json", "stage.json", "model.sa
 LOG = "log.jsonl"  # of a stage's training
 CODEC_WEIGHTS = f"codec/{WEIGHTS_FILE}"
 STATE = "training"  # folder of what resuming needs, in that of a stage
-GENERATION_FILE, PRESETS_FILE = "generation_config.json", "presets.json"
 REQUIRED = {"codec", "splitter", "conditioner", "stages", "snap_context", "target", "data"}
 
 Parts = tuple[Codec, Splitter, Conditioner | None]
@@ -221,35 +220,6 @@ def save_stage(folder: Path, stage: Stage, dtype: torch.dtype = torch.float32, *
 def write_stage_config(home: Path, spec: Mapping[str, Any], hashes: Mapping[str, str] | None = None) -> None:
     """Write the stage.json of a stage's folder, which names the files of the stage by their SHA-256."""
     write_sealed(home / STAGE_FILE, spec, seal(home, hashes or {WEIGHTS_FILE: sha256(home / WEIGHTS_FILE)}))
-
-
-def save_generation_config(folder: Path, generation_config: GenerationConfig) -> None:
-    """Write generation_config.json: the fields that differ from their defaults."""
-    write_sealed(folder / GENERATION_FILE, generation_config.model_dump(mode="json", exclude_defaults=True))
-
-
-def load_generation_config(folder: Path) -> GenerationConfig:
-    """Read generation_config.json, if there is one. Raises InvalidValue if it is not valid."""
-    file = folder / GENERATION_FILE
-    options = read_sealed(file) if file.exists() else {}
-    if isinstance(options, dict):
-        options = {name: value for name, value in options.items() if name not in (FILES, SEAL)}
-    return check_schema(options, str(file), GenerationConfig)
-
-
-def save_presets(folder: Path, presets: Presets) -> None:
-    """Write presets.json."""
-    table = {
-        name: {stage: own.model_dump(exclude_unset=True) for stage, own in p.items()} for name, p in presets.items()
-    }
-    write_sealed(folder / PRESETS_FILE, {"presets": table})
-
-
-def load_presets(folder: Path, digests: dict[str, str] | None = None) -> Presets:
-    """Read presets.json, if there is one. Raises InvalidValue if it is not valid."""
-    file = folder / PRESETS_FILE
-    spec = read_sealed(file, digests, PRESETS_FILE) if file.exists() else {"presets": {}}
-    return check_schema(spec.get("presets") if isinstance(spec, dict) else None, str(file), Presets)
 
 
 def generations(home: Path) -> list[Path]:

@@ -24,9 +24,9 @@ from codecdiff.pipeline.checkpoint import MODEL_FILE, build_parts, load_codec_st
 from codecdiff.pipeline.conditions import with_own_controls
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
-from codecdiff.pipeline.warm_start import require_same_denoiser
 from codecdiff.training.state import find_state
 from codecdiff.training.trainer import StageTrainer, check_same_stage
+from codecdiff.training.warm_start import warm_start_folder
 
 Report = Callable[[str], None]
 
@@ -79,19 +79,6 @@ def new_stage(
     return stage, train
 
 
-def warm_start_folder(experiment: ExperimentConfig, pipeline: Pipeline, name: str, model: Path) -> Path | None:
-    """Return the folder of the stage whose weights initialize the stage called `name`, if there is one.
-
-    `model` is the folder of the model in training. Raises ConfigError for a stage that is to start from itself.
-    """
-    source = experiment.stage_config(name).start_from
-    if source == name:
-        raise ConfigError(
-            f"stages.{name}.start_from={source}: a stage cannot start from itself. Name another, or a folder."
-        )
-    return None if source is None else model / source if source in pipeline.stage_names else Path(source)
-
-
 def new_trainer(
     experiment: ExperimentConfig,
     pipeline: Pipeline,
@@ -126,23 +113,6 @@ def check_states(experiment: ExperimentConfig, stages: Sequence[Stage], model: P
     for stage in stages:
         if path := find_state(model / stage.name):
             check_same_stage(stage, path, allow_changes=experiment.allow_changes)
-
-
-def check_warm_starts(experiment: ExperimentConfig, pipeline: Pipeline, stages: Sequence[Stage], model: Path) -> None:
-    """Check, before the first is trained, that `stages`, in this order, can start from the stages they name.
-
-    Those already in training resume instead. Raises ConfigError, and what `require_same_denoiser` raises.
-    """
-    earlier: dict[Path, Stage] = {}
-    for stage in stages:
-        folder = warm_start_folder(experiment, pipeline, stage.name, model)
-        if folder is not None and not (model / stage.name / "stage.json").exists():
-            source = earlier.get(folder)
-            if source is None:
-                require_same_denoiser(stage.denoiser, folder)
-            elif type(source.denoiser) is not type(stage.denoiser):
-                raise ConfigError(f"{stage.name} cannot start from {source.name}: their denoisers are of other kinds.")
-        earlier[model / stage.name] = stage
 
 
 def open_data(

@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, is_tensorboard_available
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from codecdiff import rng
 from codecdiff.config.schema import TrainConfig
-from codecdiff.data.audio_writer import write_audio
 from codecdiff.data.dataset import dropped_conditions
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.loss import StageInput, stage_loss
 from codecdiff.diffusion.noise_schedule import scheduler_from_config, scheduler_to_config
-from codecdiff.errors import ConfigError, InvalidValue, UserError
+from codecdiff.errors import InvalidValue, UserError
 from codecdiff.execution import compile_layers, require_compiler
 from codecdiff.interfaces import Condition
 from codecdiff.pipeline.checkpoint import STATE, config_differences, read_stage_config
 from codecdiff.pipeline.code_version import warn_of_code_changes
 from codecdiff.pipeline.stage import Stage
-from codecdiff.pipeline.warm_start import WarmStart, warm_start
 from codecdiff.training.batch import StageData
-from codecdiff.training.sharding import full_tensor, set_up_sharding, shard, shard_average, whole_tensors
+from codecdiff.training.sharding import full_tensor, shard, shard_average, whole_tensors
 from codecdiff.training.state import find_state, publish, read_state, write_generation
-
-if TYPE_CHECKING:
-    from codecdiff.pipeline.output import PipelineOutput
 
 # Each has one value in a run
 RUN_FACTS = ("seed", "validation_fraction", "split_seed", "gradient_accumulation_steps", "noise_device")
@@ -49,66 +40,6 @@ RUN_FACTS = ("seed", "validation_fraction", "split_seed", "gradient_accumulation
 
 class TrainingDiverged(UserError, FloatingPointError):
     """A loss or a gradient that is not finite."""
-
-
-def new_accelerator(
-    output: Path | str,
-    mixed_precision: str | None = None,
-    *,
-    gradient_accumulation_steps: int = 1,
-    report_to: Any = "tensorboard",
-    config: dict[str, Any] | None = None,
-) -> Accelerator:
-    """Return the accelerator of a training run: on the CPU if nothing else is there.
-
-    Without `mixed_precision`, accelerate's own setting holds. `report_to` names trackers of accelerate, or is one, and
-    `config` is what they keep; TensorBoard may be missing. Processes wait for each other up to a day: the first encodes
-    while the others wait. Raises ConfigError where accelerate is set to something else.
-    """
-    set_outside = os.environ.get("ACCELERATE_MIXED_PRECISION")
-    if mixed_precision and set_outside and set_outside != mixed_precision:
-        raise ConfigError(
-            f"mixed_precision={mixed_precision}, but accelerate is set to {set_outside}. Leave one of them out, or "
-            f"start with: accelerate launch --mixed_precision {mixed_precision}."
-        )
-    accelerator = Accelerator(
-        mixed_precision=mixed_precision,
-        cpu=not torch.accelerator.is_available(),  # undecided, each of several processes takes itself for the first
-        log_with=None if report_to == "tensorboard" and not is_tensorboard_available() else report_to or None,
-        project_dir=str(output),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
-    )
-    if accelerator.gradient_accumulation_steps not in (1, gradient_accumulation_steps):
-        raise ConfigError(
-            f"train.gradient_accumulation_steps={gradient_accumulation_steps}, but accelerate is set to "
-            f"{accelerator.gradient_accumulation_steps}. Set it in the configuration alone."
-        )
-    accelerator.gradient_accumulation_steps = 1  # the trainer accumulates itself
-    set_up_sharding(accelerator)
-    accelerator.init_trackers("log", dict(_flat(config or {})))
-    return accelerator
-
-
-def log_sample(accelerator: Accelerator, name: str, output: PipelineOutput, file: Path, step: int) -> None:
-    """Write the first waveform of an output to a file, and log it: TensorBoard and Weights & Biases take audio."""
-    audio, rate = output.audios[0], output.sampling_rate
-    write_audio(file, audio, rate)
-    for tracker in accelerator.trackers:
-        if tracker.name == "tensorboard":
-            tracker.writer.add_audio(name, audio.mean(0, keepdim=True).cpu(), step, rate)  # of one channel
-        elif tracker.name == "wandb":
-            import wandb  # pyright: ignore[reportMissingImports]
-
-            tracker.log({name: wandb.Audio(audio.T.cpu().numpy(), rate)}, step=step)
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield settings by their names on the command line, with values that every tracker takes."""
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value if isinstance(value, bool | int | float | str) else json.dumps(value)
 
 
 def _average(decay: float) -> Any:
@@ -420,15 +351,17 @@ class StageTrainer:
         home, spec, weights = Path(folder) / self.stage.name, self.ema_stage().to_config(), self.averaged.state_dict()
         self.generation = write_generation(home, spec, weights, state, self.rows)
 
-    def start_from(self, folder: Path | str) -> WarmStart:
+    def start_from(self, folder: Path | str) -> str:
         """Initialize from the averaged weights of a trained stage, a folder, where names and shapes agree.
 
-        The average starts there too, and the stage's metadata records what was copied.
+        The average starts there too, and the stage's metadata records what was copied, which is returned as the end of
+        a sentence.
         """
-        warm = warm_start(self.denoiser, Path(folder))
+        from codecdiff.training.warm_start import warm_start
+
+        self.stage.facts["start_from"], told = warm_start(self.denoiser, Path(folder))
         self.ema.module.load_state_dict(self.denoiser.state_dict())
-        self.stage.facts["start_from"] = warm.to_dict()
-        return warm
+        return told
 
     def resume(self, folder: Path | str, report: Callable[[str], None] = lambda line: None) -> bool:
         """Load the training state that `save` wrote; return False if the folder holds no such stage.
