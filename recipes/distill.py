@@ -23,15 +23,10 @@ from codecdiff import Pipeline, config
 from codecdiff.config import SamplingConfig, TrainConfig
 from codecdiff.errors import InvalidValue
 from codecdiff.pipeline import Stage
-from codecdiff.pipeline.checkpoint import (
-    MODEL_FILE,
-    check_same_model,
-    is_trained,
-    load_weights,
-    save_stage,
-)
+from codecdiff.pipeline.checkpoint import MODEL_FILE, check_same_model, save_stage
 from codecdiff.pipeline.generation import SAMPLING_OPTIONS, Presets, save_generation_config, save_presets
 from codecdiff.pipeline.model_card import write_model_card
+from codecdiff.pipeline.stage_folder import is_trained, load_weights
 from codecdiff.training.distillation import DistillationTrainer, DistillConfig, usual_stages
 
 

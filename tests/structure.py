@@ -39,7 +39,6 @@ MUST_READ = (
     "codecdiff/training/experiment.py",
     "codecdiff/training/batch.py",
     "codecdiff/training/trainer.py",
-    "codecdiff/training/state.py",
     "codecdiff/data/code_store.py",
     "codecdiff/data/dataset.py",
     "recipes/discodiff.py",

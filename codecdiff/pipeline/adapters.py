@@ -27,8 +27,9 @@ from codecdiff.denoisers.adapted import AdaptedDenoiser, AdapterConfig
 from codecdiff.errors import InvalidValue, MissingFile, UnknownName
 from codecdiff.files import check_schema
 from codecdiff.fingerprint import hash_values
-from codecdiff.pipeline.checkpoint import STAGE_FILE, combined_fingerprint, is_trained, load_weights
+from codecdiff.pipeline.checkpoint import combined_fingerprint
 from codecdiff.pipeline.stage import Stage
+from codecdiff.pipeline.stage_folder import STAGE_FILE, is_trained, load_weights
 
 if TYPE_CHECKING:
     from codecdiff.pipeline.base import BasePipeline

@@ -23,6 +23,7 @@ from codecdiff.pipeline import checkpoint, generation
 from codecdiff.pipeline.code_version import code_versions
 from codecdiff.pipeline.generation import GenerationConfig, Presets
 from codecdiff.pipeline.stage import Stage, build_denoiser, stage_shapes
+from codecdiff.pipeline.stage_folder import is_trained
 from codecdiff.splitters import stage_names
 
 if TYPE_CHECKING:
@@ -300,7 +301,7 @@ class BasePipeline:
         The `options` are those of `checkpoint.load_stage`.
         """
         folder = Path(folder)
-        trained = takewhile(lambda name: checkpoint.is_trained(folder / name), self.stage_names[:count])
+        trained = takewhile(lambda name: is_trained(folder / name), self.stage_names[:count])
         device, parts = device_of(self.codec), (self.codec, self.splitter, self.conditioner)
         self.stages = [checkpoint.load_stage(folder, name, *parts, i, **options) for i, name in enumerate(trained)]
         self.to(device)

@@ -13,8 +13,9 @@ from codecdiff import registry
 from codecdiff.config.parts import did_you_mean
 from codecdiff.errors import InvalidValue, UnknownName, UserError
 from codecdiff.huggingface import downloads, hub_problem
-from codecdiff.pipeline.checkpoint import MODEL_FILE, STAGE_FILE, read_config, read_stage_config
+from codecdiff.pipeline.checkpoint import MODEL_FILE, read_config
 from codecdiff.pipeline.model_card import write_model_card
+from codecdiff.pipeline.stage_folder import STAGE_FILE, read_stage_config
 
 if TYPE_CHECKING:
     from codecdiff.pipeline.base import BasePipeline

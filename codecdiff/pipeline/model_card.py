@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from codecdiff.files import atomic_write_text, read_text
-from codecdiff.pipeline.checkpoint import STAGE_FILE, read_config, read_stage_config
+from codecdiff.pipeline.checkpoint import read_config
+from codecdiff.pipeline.stage_folder import STAGE_FILE, read_stage_config
 
 MARK = "<!-- written by codecdiff; remove this line to keep your own words -->"
 

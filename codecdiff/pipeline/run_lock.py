@@ -29,9 +29,10 @@ from codecdiff.data.sealed import read_sealed, write_sealed
 from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.files import check_schema, lock_path, read_safetensors
 from codecdiff.fingerprint import hash_values
-from codecdiff.pipeline.checkpoint import CODEC_WEIGHTS, STAGE_FILE, config_differences, load_weights
+from codecdiff.pipeline.checkpoint import CODEC_WEIGHTS, config_differences
 from codecdiff.pipeline.code_version import code_versions
 from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.pipeline.stage_folder import STAGE_FILE, load_weights
 from codecdiff.pipeline.untrusted import leads_outside
 
 RUN_LOCK = "run.lock"

@@ -1,5 +1,6 @@
 """Training: batches, the trainer of one stage, and the model that an experiment describes."""
 
+from codecdiff.pipeline.stage_folder import lock_stage, read_logs
 from codecdiff.training.accelerator import log_sample, new_accelerator
 from codecdiff.training.batch import StageData, StageInput, stage_input
 from codecdiff.training.experiment import (
@@ -12,7 +13,6 @@ from codecdiff.training.experiment import (
     prepare_prompts,
     rows_hash,
 )
-from codecdiff.training.state import lock_stage, read_logs
 from codecdiff.training.trainer import StageTrainer, TrainingDiverged
 from codecdiff.training.warm_start import check_warm_starts
 

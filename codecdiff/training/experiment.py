@@ -24,7 +24,7 @@ from codecdiff.pipeline.checkpoint import MODEL_FILE, build_parts, load_codec_st
 from codecdiff.pipeline.conditions import with_own_controls
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
-from codecdiff.training.state import find_state
+from codecdiff.pipeline.stage_folder import find_state
 from codecdiff.training.trainer import StageTrainer, check_same_stage
 from codecdiff.training.warm_start import warm_start_folder
 

@@ -27,12 +27,12 @@ from codecdiff.diffusion.noise_schedule import scheduler_from_config, scheduler_
 from codecdiff.errors import InvalidValue, UserError
 from codecdiff.execution import compile_layers, require_compiler
 from codecdiff.interfaces import Condition
-from codecdiff.pipeline.checkpoint import STATE, config_differences, read_stage_config
+from codecdiff.pipeline.checkpoint import config_differences
 from codecdiff.pipeline.code_version import warn_of_code_changes
 from codecdiff.pipeline.stage import Stage
+from codecdiff.pipeline.stage_folder import STATE, find_state, publish, read_stage_config, read_state, write_generation
 from codecdiff.training.batch import StageData
 from codecdiff.training.sharding import full_tensor, shard, shard_average, whole_tensors
-from codecdiff.training.state import find_state, publish, read_state, write_generation
 
 # Each has one value in a run
 RUN_FACTS = ("seed", "validation_fraction", "split_seed", "gradient_accumulation_steps", "noise_device")

@@ -12,9 +12,9 @@ from codecdiff import config
 from codecdiff.config.schema import ExperimentConfig
 from codecdiff.errors import ConfigError, InvalidValue, MissingFile
 from codecdiff.interfaces import Denoiser
-from codecdiff.pipeline.checkpoint import STAGE_FILE, load_weights, read_stage_config
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
+from codecdiff.pipeline.stage_folder import STAGE_FILE, load_weights, read_stage_config
 
 
 def warm_start_folder(experiment: ExperimentConfig, pipeline: Pipeline, name: str, model: Path) -> Path | None:
