@@ -87,7 +87,7 @@ REPEATED = {
 BUILTIN_RAISES = {
     **dict.fromkeys(
         (
-            *("codecdiff/denoisers/conditioning.py _fill_null", "codecdiff/denoisers/conditioning.py check_inputs"),
+            *("codecdiff/denoisers/conditioning.py fill_nulls", "codecdiff/denoisers/conditioning.py check_inputs"),
             "codecdiff/denoisers/conditioning.py PrecomputedConditioning.rows",
             "codecdiff/denoisers/conditioning.py PreparedDenoiser._index",
             *("codecdiff/embedders.py check_clips", "codecdiff/embedders.py _batches"),

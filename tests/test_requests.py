@@ -160,7 +160,8 @@ def test_an_edit_keeps_the_codes_it_says_it_keeps(make_pipeline: Make, model: Pa
     pipeline = Pipeline.from_pretrained(model)
     told = {"codecdiff": "0.1.0", "model": "", "prompt": {"text": "drums"}}
     request = GenerationRequest.model_validate({**told, "edit": {"name": "refine", "keep": [0, 2]}})
-    known, samples = request.edit_mask(pipeline, recording)
+    assert request.edit is not None
+    known, samples = request.edit.apply_to_audio(recording, pipeline.codec, pipeline.target)
     assert samples == 6000
     codes = next(iter(pipeline.generate_codes([{"text": "drums"}], known.frames, edit=known)))
     assert torch.equal(codes[:, [0, 2]], known.codes[:, [0, 2]])

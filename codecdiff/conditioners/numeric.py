@@ -56,11 +56,6 @@ def fourier_features(x: Tensor, width: int) -> Tensor:
     return (math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], dim=1)).float()
 
 
-def one_hot(index: Tensor, count: int) -> Tensor:
-    """Return one-hot features (n, count) of class indices (n,), of unit mean square."""
-    return math.sqrt(count) * torch.nn.functional.one_hot(index, count).float()
-
-
 class NumericConditioner(Conditioner):
     """Numbers and classes of a prompt, such as tempo, key and seconds, as fixed features: one token for each field.
 
@@ -113,9 +108,10 @@ class NumericConditioner(Conditioner):
         field = self.types[name]
         is_present = torch.tensor([value is not None and value != "" for value in values], dtype=torch.bool)
         present = [value for value in values if value is not None and value != ""]
-        if field.classes is not None:
-            index = torch.tensor([class_index(value, field.classes, name) for value in present], dtype=torch.long)
-            features = one_hot(index, len(field.classes))
+        if (classes := field.classes) is not None:
+            index = torch.tensor([class_index(value, classes, name) for value in present], dtype=torch.long)
+            # of unit mean square, as the features of numbers
+            features = math.sqrt(len(classes)) * torch.nn.functional.one_hot(index, len(classes)).float()
         else:
             positions = torch.tensor([self._position(value, name, field) for value in present], dtype=torch.float64)
             features = fourier_features(positions, self.width)

@@ -50,7 +50,15 @@ def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) ->
     training is not uploaded. Raises ValueError for a model that others could not load.
     """
     folder = _local_folder(model)
-    require_shareable(folder)
+    spec = read_config(folder)
+    if untrained := [name for name in spec["stages"] if not (folder / name / STAGE_FILE).exists()]:
+        raise InvalidValue(f"'{folder}' is incomplete: train {' and '.join(untrained)} first.")
+    denoisers = [read_stage_config(folder / name)["denoiser"] for name in spec["stages"]]
+    if paths := [path for part in (spec["codec"], spec["conditioner"], *denoisers) for path in _local_paths(part)]:
+        raise InvalidValue(
+            f"'{folder}' names parts that exist only on this machine: {', '.join(paths)}. Upload them to the hub as "
+            f"well, and write their ids to {MODEL_FILE}."
+        )
     return upload_folder(folder, name, private)
 
 
@@ -72,19 +80,6 @@ def _local_folder(model: Path | str) -> Path:
         run = folder / "model"  # of a folder that training writes
         return run if (run / MODEL_FILE).is_file() and not (folder / MODEL_FILE).exists() else folder
     return registry.installed_model(str(model)) or folder
-
-
-def require_shareable(folder: Path) -> None:
-    """Raise ValueError unless others could load a model folder: all stages are trained, and no part is a local path."""
-    spec = read_config(folder)
-    if untrained := [name for name in spec["stages"] if not (folder / name / STAGE_FILE).exists()]:
-        raise InvalidValue(f"'{folder}' is incomplete: train {' and '.join(untrained)} first.")
-    denoisers = [read_stage_config(folder / name)["denoiser"] for name in spec["stages"]]
-    if paths := [path for part in (spec["codec"], spec["conditioner"], *denoisers) for path in _local_paths(part)]:
-        raise InvalidValue(
-            f"'{folder}' names parts that exist only on this machine: {', '.join(paths)}. Upload them to the hub as "
-            f"well, and write their ids to {MODEL_FILE}."
-        )
 
 
 def _local_paths(spec: Any) -> list[str]:
