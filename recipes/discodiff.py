@@ -61,10 +61,6 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
     pipeline.load_stages(e.model, count=i, allow_local_parts=True)  # its own may be damaged, and is published again
     before, resumed_from = pipeline.stages, trainer.step_count
 
-    def log(row: dict[str, float], line: str) -> None:
-        accelerator.log({f"{name}/{key}": value for key, value in row.items()}, step=trainer.step_count)
-        console.log(line)
-
     def write_validation_sample(count: int) -> None:
         is_due = settings.validation_steps and count % settings.validation_steps == 0 and len(before) == i
         file = e.output / "validation-samples" / f"{name}-{count:06d}.wav"
@@ -76,10 +72,12 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
             except NonFiniteLatents as error:  # of a young model: it trains on
                 console.log(str(error))
 
-    checkpoints = range(0, settings.max_train_steps, settings.checkpointing_steps)
+    def log(row: dict[str, float], line: str) -> None:
+        console.log(line)
+
     progress = partial(track, description=name, console=console)
     with record_training(e, pipeline, store, trainer, e.model, Path(__file__)):
-        trainer.train(data, e.model, checkpoints, log=log, track=progress, after_step=write_validation_sample)
+        trainer.train(data, e.model, log=log, track=progress, after_step=write_validation_sample)
     accelerator.wait_for_everyone()
 
 

@@ -69,7 +69,7 @@ def resume(e: FromModel, trainer: training.StageTrainer) -> None:
 def train_stage(e: FromModel, accelerator: Accelerator, trainer: training.StageTrainer, data: Any, base: str) -> None:
     """Train what this run has locked; `base` says what the validation loss is compared with."""
     trainer.prepare(accelerator)
-    name, settings, denoiser = trainer.stage.name, trainer.config, trainer.denoiser
+    name, denoiser = trainer.stage.name, trainer.denoiser
     own = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
     size = sum(parameter.numel() for parameter in denoiser.parameters()) - own
     beside = f" beside {size:,} of the model" if size else ""
@@ -82,12 +82,9 @@ def train_stage(e: FromModel, accelerator: Accelerator, trainer: training.StageT
     console.log(f"{name}: validation loss {before:.4g} {base}")
 
     def log(row: dict[str, float], line: str) -> None:
-        accelerator.log({f"{name}/{key}": value for key, value in row.items()}, step=trainer.step_count)
         console.log(f"{line}; {100 * (row['validation_loss'] / before - 1):+.1f} % of that {base}")
 
-    checkpoints = range(0, settings.max_train_steps, settings.checkpointing_steps)
-    progress = partial(track, description=name, console=console)
-    trainer.train(data, e.folder, checkpoints, log=log, track=progress)
+    trainer.train(data, e.folder, log=log, track=partial(track, description=name, console=console))
     accelerator.wait_for_everyone()
 
 

@@ -10,7 +10,8 @@ noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,24 @@ from codecdiff.diffusion.guidance import group_by_weight, guided_prediction, num
 from codecdiff.diffusion.loss import LOSSES, StageInput, add_noise, masked_mean, prediction_target
 from codecdiff.diffusion.noise_schedule import Scheduler, coefficients, even_timesteps, prediction_type_of
 from codecdiff.diffusion.schedulers import predicted_x_start
+from codecdiff.errors import InvalidValue
+
+FIXED = {"num_inference_steps", "guidance_scale", "scheduler", "timestep_spacing", "final_timestep_fraction"}
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # (x (b, c, l), timesteps (b,)) -> prediction (b, c, l)
+
+
+def check_distilled(stage: str, sampling: SamplingConfig, only: Mapping[str, Any]) -> None:
+    """Raise InvalidValue if a stage would be sampled in another way than the `only` one that it was distilled to."""
+    now = sampling.model_dump()
+    for name in FIXED & only.keys():
+        weights = now[name].values() if isinstance(now[name], Mapping) else [now[name]]
+        if any(value != only[name] for value in weights):
+            raise InvalidValue(
+                f"Stage {stage} was distilled to {only['num_inference_steps']} steps of {only['scheduler']} without "
+                f"guidance, so {name}={json.dumps(now[name])} is not possible: leave it out, or use the model that it "
+                "was distilled from."
+            )
 
 
 @dataclass(frozen=True)

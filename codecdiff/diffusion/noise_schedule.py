@@ -25,25 +25,18 @@ class Scheduler(Protocol):
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         """Choose the timesteps of one sampling run."""
-        ...
 
     def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor:
         """Return the denoiser's input at a timestep."""
-        ...
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **options: Any) -> Any:
         """Take one step; the result has `prev_sample`."""
-        ...
 
 
 PREDICTION_TYPES = ("v_prediction", "epsilon", "sample", "flow")
-
 BETA_SCHEDULES = ("squaredcos_cap_v2", "linear", "scaled_linear", "sigmoid")
-
 TRAINING_SCHEDULERS = ("DDPMScheduler", "FlowMatchEulerDiscreteScheduler")  # the classes a stage can be trained with
-
 MAX_TIMESTEPS = 100_000
-
 SIGMA_SPACE = ("euler", "euler-a", "heun", "lms")  # their state is x_start + sigma * noise, except for flow models
 
 

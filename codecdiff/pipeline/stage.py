@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -16,14 +15,6 @@ from codecdiff.diffusion.noise_schedule import evaluation_steps, max_inference_s
 from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Splitter
 from codecdiff.pipeline.code_version import code_versions
-
-FIXED_BY_DISTILLATION = {
-    "num_inference_steps",
-    "guidance_scale",
-    "scheduler",
-    "timestep_spacing",
-    "final_timestep_fraction",
-}
 
 
 @dataclass
@@ -56,7 +47,10 @@ class Stage:
 
     def __post_init__(self):
         self.scheduler = self.sampling.scheduler  # reports an unknown name before training, not after it
-        self._check_distilled()
+        if self.distilled:
+            from codecdiff.diffusion.distillation import check_distilled
+
+            check_distilled(self.name, self.sampling, self.distilled.get("sampling", {}))
         self.check_num_inference_steps(self.sampling.num_inference_steps)
 
     @property
@@ -89,18 +83,6 @@ class Stage:
     def distilled(self) -> Mapping[str, Any]:
         """What it was distilled to and from; empty for a stage that was not."""
         return self.facts.get("distilled") or {}
-
-    def _check_distilled(self) -> None:
-        """Raise InvalidValue if a distilled stage would be sampled in another way than it was distilled to."""
-        now, only = self.sampling.model_dump(), self.distilled.get("sampling", {})
-        for name in FIXED_BY_DISTILLATION & only.keys():
-            weights = now[name].values() if isinstance(now[name], Mapping) else [now[name]]
-            if any(value != only[name] for value in weights):
-                raise InvalidValue(
-                    f"Stage {self.name} was distilled to {only['num_inference_steps']} steps of {only['scheduler']} "
-                    f"without guidance, so {name}={json.dumps(now[name])} is not possible: leave it out, or use the "
-                    "model that it was distilled from."
-                )
 
     def num_timesteps(self, num_inference_steps: int, strength: float = 1.0) -> int:
         """Return how often a sampling run evaluates the denoiser; `strength` is that of an edit."""

@@ -28,8 +28,9 @@ from codecdiff.interfaces import Codec, Condition, ConditionTokens
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling.flops import MixedPrecision, OperationCounter, size_of, size_of_state
+from codecdiff.training.accelerator import format_duration
 from codecdiff.training.batch import VALIDATION_BATCH_SIZE
-from codecdiff.training.trainer import StageTrainer, format_duration
+from codecdiff.training.trainer import StageTrainer
 
 Job = tuple[Stage, TrainConfig]  # a stage whose denoiser is on the meta device, and how it is trained
 

@@ -1,4 +1,4 @@
-"""The accelerator of a training run, and what its trackers log."""
+"""The accelerator of a training run, what its trackers log, and what is said of time and memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, is_tensorboard_available
@@ -79,3 +80,19 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value if isinstance(value, bool | int | float | str) else json.dumps(value)
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in its two largest units, as in "45 s", "2 min 5 s" or "3 d 4 h"."""
+    seconds = round(seconds)
+    for size, unit, part, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // part} {smaller}"
+    return f"{seconds} s"
+
+
+def peak_memory_of(device: torch.device) -> float:
+    """Return memory in GB: the most that tensors on a GPU took, or what this process takes now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return psutil.Process().memory_info().rss / 1e9

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -31,6 +30,7 @@ from codecdiff.pipeline.checkpoint import config_differences
 from codecdiff.pipeline.code_version import warn_of_code_changes
 from codecdiff.pipeline.stage import Stage
 from codecdiff.pipeline.stage_folder import STATE, find_state, publish, read_stage_config, read_state, write_generation
+from codecdiff.training.accelerator import format_duration, peak_memory_of
 from codecdiff.training.batch import StageData
 from codecdiff.training.sharding import full_tensor, shard, shard_average, whole_tensors
 
@@ -55,15 +55,6 @@ def _average(decay: float) -> Any:
         torch._foreach_lerp_(means, values, weight)  # pyright: ignore[reportPrivateImportUsage]
 
     return update
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration in its two largest units, as in "45 s", "2 min 5 s" or "3 d 4 h"."""
-    seconds = round(seconds)
-    for size, unit, part, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if seconds >= size:
-            return f"{seconds // size} {unit} {seconds % size // part} {smaller}"
-    return f"{seconds} s"
 
 
 class StageTrainer:
@@ -192,7 +183,7 @@ class StageTrainer:
         self,
         data: StageData,
         folder: Path | str,
-        checkpoints: Container[int],
+        checkpoints: Container[int] | None = None,
         *,
         log: Callable[[dict[str, float], str], None] = lambda row, line: None,
         track: Callable[[Sequence[int]], Iterable[int]] = iter,
@@ -200,6 +191,7 @@ class StageTrainer:
     ) -> None:
         """Take the remaining steps, with a checkpoint in a model folder after those in `checkpoints` and the last.
 
+        checkpoints: every `checkpointing_steps`, unless they are passed. Trackers of the accelerator get their rows.
         log: receives the row of a checkpoint in the stage's log, and the same as a sentence.
         track: iterates over steps and may show progress.
         after_step: receives the number of steps taken so far, that of a resumed checkpoint too.
@@ -208,6 +200,7 @@ class StageTrainer:
         rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
         accumulated = self.config.gradient_accumulation_steps
         steps, losses = range(self.step_count, total), []
+        checkpoints = range(0, total, self.config.checkpointing_steps) if checkpoints is None else checkpoints
         if self.generation and rank == 0:  # its save may have been interrupted, and how it is sampled may have changed
             publish(Path(folder) / self.stage.name, self.generation, self.ema_stage().to_config())
             after_step(self.step_count)  # what was due then may be missing
@@ -219,31 +212,35 @@ class StageTrainer:
             if is_due and rank == 0:
                 row = self.validate(data.validation(), losses, time.monotonic() - start)
                 self.save(folder, row, state)
+                if accelerator:
+                    tracked = {f"{self.stage.name}/{key}": value for key, value in row.items()}
+                    accelerator.log(tracked, step=self.step_count)
                 log(row, self.describe(row, row["seconds"] / (self.step_count - steps.start)))
                 losses = []
             after_step(self.step_count)
 
     def describe(self, row: dict[str, float], seconds_per_step: float) -> str:
-        """Return a row of the log as a sentence, with the speed and the time that is left."""
-        total, world = self.config.max_train_steps, self.accelerator.num_processes if self.accelerator else 1
-        crops = self.config.train_batch_size * self.config.gradient_accumulation_steps * world
-        left = format_duration((total - self.step_count) * seconds_per_step)
+        """Return a row of the log as a sentence, with the speed and the time that is left.
+
+        The speed is in crops and, if the cost of a step is known, in FLOP/s and their part of the GPU's peak.
+        """
+        accelerator, total = self.accelerator, self.config.max_train_steps
+        crops = self.config.train_batch_size * self.config.gradient_accumulation_steps
+        crops *= accelerator.num_processes if accelerator else 1
+        speed = f"{crops / seconds_per_step:.3g} crops/s"
+        if self.cost is not None:
+            flops, bf16, tf32 = self.cost
+            rate, peak = flops / seconds_per_step / 1e12, tf32
+            if accelerator and accelerator.mixed_precision != "no":
+                peak = bf16
+            speed += f", {rate:.3g} TFLOP/s ({rate / peak:.0%} of the peak)"
         return (
             f"{self.stage.name}: step {self.step_count:,} of {total:,}, loss {row['loss']:.4g}, "
             f"validation loss {row['validation_loss']:.4g} "
             f"(normalized {row['normalized_validation_loss']:.3f}; predicting zero = 1), "
-            f"{seconds_per_step:.2g} s per step, {self._speed(crops / seconds_per_step, seconds_per_step)}, "
-            f"{left} left, {row['peak_memory']:.1f} GB"
+            f"{seconds_per_step:.2g} s per step, {speed}, "
+            f"{format_duration((total - self.step_count) * seconds_per_step)} left, {row['peak_memory']:.1f} GB"
         )
-
-    def _speed(self, crops: float, seconds_per_step: float) -> str:
-        """Return crops a second and, if they are known, FLOP/s and their part of the GPU's peak."""
-        if self.cost is None:
-            return f"{crops:.3g} crops/s"
-        flops, bf16, tf32 = self.cost
-        rate, is_mixed = flops / seconds_per_step / 1e12, self.accelerator and self.accelerator.mixed_precision != "no"
-        peak = bf16 if is_mixed else tf32
-        return f"{crops:.3g} crops/s, {rate:.3g} TFLOP/s ({rate / peak:.0%} of the peak)"
 
     def step(self, *inputs: StageInput) -> float:
         """Take one optimizer step on the mean gradient of some inputs, and return the mean loss before it.
@@ -260,7 +257,7 @@ class StageTrainer:
             loss = self.loss(part, num_parts)
             self._require_finite("loss", float(loss.detach()), num_parts, part)
             value += float(loss.detach()) / count
-            self.peak_memory = max(self.peak_memory, _memory_in_use(part.x_start.device))  # with activations
+            self.peak_memory = max(self.peak_memory, peak_memory_of(part.x_start.device))  # with activations
             is_last = i == count - 1  # processes exchange gradients once
             with nullcontext() if accelerator is None or is_last else accelerator.no_sync(self.network):
                 (accelerator.backward if accelerator else torch.Tensor.backward)(loss / count)
@@ -422,10 +419,3 @@ def check_same_stage(stage: Stage, path: Path, *, allow_changes: bool = False) -
     changes = [f"from step {before['steps']} on, {line}" for line in changes]
     if changes := [*before.get("changes", []), *changes]:
         now["changes"] = changes
-
-
-def _memory_in_use(device: torch.device) -> float:
-    """Return memory in GB: the most that tensors on a GPU took, or what this process takes now."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    return psutil.Process().memory_info().rss / 1e9
