@@ -28,6 +28,7 @@ class Scheduler(Protocol):
 
     def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor:
         """Return the denoiser's input at a timestep."""
+        ...
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **options: Any) -> Any:
         """Take one step; the result has `prev_sample`."""
