@@ -100,7 +100,7 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
     e = config.load_config(Experiment, file, overrides)
     if plan is None:
         require_writable(e.output)
-    pipeline, codec = training.new_pipeline(e, skeleton=plan is not None)
+    pipeline = training.new_pipeline(e, skeleton=plan is not None)
     selected, unused = select_stages(pipeline.stage_names, e.stage, e.stages)
     jobs = [training.new_stage(e, pipeline, i, "meta") for i in selected]  # bad settings are refused before training
     stages = [stage for stage, _ in jobs]
@@ -116,7 +116,7 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
     console.quiet = not accelerator.is_main_process  # one process reports
     for name in unused:
         console.log(f"Unused: the settings of stage '{name}'. This pattern has: {', '.join(pipeline.stage_names)}.")
-    train_stages(e, accelerator, pipeline, codec, selected)
+    train_stages(e, accelerator, pipeline, selected)
     accelerator.end_training()
     if accelerator.is_main_process and len(pipeline.stages) == len(pipeline.stage_names):
         write_model_card(e.model)
@@ -124,13 +124,13 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
         training.call_run_end_hooks(e.output)
 
 
-def train_stages(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, codec: Any, selected: list[int]) -> None:
+def train_stages(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, selected: list[int]) -> None:
     """Open the data, train the selected stages of a pipeline without any, and load all that are trained."""
     from codecdiff.pipeline.vocabulary import spread_captions
 
     pipeline.to(accelerator.device)
     with accelerator.main_process_first():
-        store = training.open_data(e, pipeline, codec, e.store, e.model, console.log)
+        store = training.open_data(e, pipeline, e.store, e.model, console.log)
         e.prompts = e.prompts or spread_captions(store)
         progress = partial(track, description="prompts", console=console, transient=True)
         training.prepare_prompts(pipeline, store, e.prompts, track=progress, report=console.log)

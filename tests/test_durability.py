@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import folder_as_version_0_1
+from small import folder_as_version_0_1, model_fingerprint
 from torch import Tensor
 
 import codecdiff
@@ -193,12 +193,12 @@ def test_the_fingerprint_is_of_what_was_loaded(
     home: Path, trainer: Callable[[], StageTrainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = codecdiff.load(home.parent)
-    assert pipeline.fingerprint == checkpoint.model_fingerprint(home.parent)
+    assert pipeline.fingerprint == model_fingerprint(home.parent)
     first, resumed = pipeline.fingerprint, trainer()
     assert resumed.resume(home.parent)
     move(resumed, 8)
     resumed.save(home.parent)
-    assert checkpoint.model_fingerprint(home.parent) != first
+    assert model_fingerprint(home.parent) != first
     monkeypatch.setattr("hashlib.file_digest", pytest.fail)
     assert pipeline.fingerprint == first  # without reading anything
 

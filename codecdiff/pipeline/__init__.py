@@ -11,7 +11,6 @@ if TYPE_CHECKING:
         MODEL_FILE,
         config_differences,
         load_stage,
-        model_fingerprint,
         read_config,
         write_parts,
     )
@@ -60,7 +59,6 @@ __all__ = [
     "levels_mask",
     "load",
     "load_stage",
-    "model_fingerprint",
     "outside_mask",
     "parse_adapter",
     "parse_levels",

@@ -28,10 +28,9 @@ from codecdiff.data import legacy
 from codecdiff.data.sealed import FILES, SEAL, read_sealed, seal, sealed_text, verify_file
 from codecdiff.diffusion.noise_schedule import scheduler_from_config
 from codecdiff.errors import InvalidValue, MissingFile, UnknownName
-from codecdiff.files import atomic_write, check_schema, sha256, write_safetensors
+from codecdiff.files import atomic_write, check_schema, write_safetensors
 from codecdiff.interfaces import Codec, Conditioner, Splitter
 from codecdiff.pipeline.code_version import warn_of_code_changes
-from codecdiff.pipeline.generation import PRESETS_FILE
 from codecdiff.pipeline.stage import Stage, build_denoiser
 from codecdiff.pipeline.stage_folder import (
     LOG,
@@ -244,10 +243,3 @@ def combined_fingerprint(digests: Mapping[str, str]) -> str:
     for name, value in digests.items():
         digest.update(f"{name} ".encode() + bytes.fromhex(value))
     return digest.hexdigest()[:32]
-
-
-def model_fingerprint(folder: Path) -> str:
-    """Return the fingerprint of the configuration and weights that a model folder holds now."""
-    homes = ["codec", *read_config(folder)["stages"]]
-    names = [MODEL_FILE, *(f"{home}/{file}" for home in homes for file in (STAGE_FILE, WEIGHTS_FILE)), PRESETS_FILE]
-    return combined_fingerprint({name: sha256(folder / name) for name in names if (folder / name).exists()})

@@ -13,7 +13,7 @@ import torch
 
 from codecdiff import config, registry
 from codecdiff.codecs import NormalizedCodec
-from codecdiff.config.schema import ExperimentConfig, TrainConfig
+from codecdiff.config.schema import DataConfig, ExperimentConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.diffusion.guidance import resolve_guidance
 from codecdiff.diffusion.noise_schedule import training_scheduler
@@ -31,12 +31,19 @@ from codecdiff.training.warm_start import warm_start_folder
 Report = Callable[[str], None]
 
 
-def new_pipeline(experiment: ExperimentConfig, *, skeleton: bool = False) -> tuple[Pipeline, NormalizedCodec]:
-    """Build the pipeline without its stages, and return its codec too; a skeleton has parts without weights."""
+def new_pipeline(experiment: ExperimentConfig, *, skeleton: bool = False) -> Pipeline:
+    """Build the pipeline without its stages. Its codec is a `NormalizedCodec`; a skeleton has parts without weights."""
     codec, splitter, conditioner = build_parts(experiment.model_dump(), skeleton=skeleton)
-    normalized = NormalizedCodec(codec, per=experiment.normalize_latents)
+    codec = NormalizedCodec(codec, per=experiment.normalize_latents)
     options: Any = {"target": experiment.target, "snap_context": experiment.snap_context}
-    return Pipeline(normalized, splitter, conditioner, [], **options), normalized
+    return Pipeline(codec, splitter, conditioner, [], **options)
+
+
+def training_facts(seed: int, data: DataConfig, train: TrainConfig) -> dict[str, Any]:
+    """Return what a stage keeps of how it is trained: the seed, the validation split and the settings."""
+    split_seed = seed if data.split_seed is None else data.split_seed
+    facts = {"seed": seed, "validation_fraction": data.validation_fraction, "split_seed": split_seed}
+    return facts | train.model_dump(exclude={"checkpointing_steps", "validation_steps"})
 
 
 def new_stage(
@@ -57,12 +64,6 @@ def new_stage(
     diffusion = experiment.diffusion.merge(own.diffusion)
     with torch.device(device):
         denoiser = pipeline.new_denoiser(i, config.merge_spec(experiment.denoiser, own.denoiser), seed=experiment.seed)
-    settings = train.model_dump(exclude={"checkpointing_steps", "validation_steps"})
-    data, seed = experiment.data, experiment.seed
-    split = {
-        "validation_fraction": data.validation_fraction,
-        "split_seed": seed if data.split_seed is None else data.split_seed,
-    }
     names = pipeline.conditioner.widths if pipeline.conditioner else {}
     if isinstance(train.dropout, Mapping) and (unknown := sorted(train.dropout.keys() - names)):
         available = ", ".join(names) or "none"
@@ -74,7 +75,7 @@ def new_stage(
         training_scheduler(**diffusion.model_dump(exclude={"noise_color"})),
         sampling,
         noise_color=diffusion.noise_color,
-        facts={"seed": seed, **split, **settings, **(metadata or {})},
+        facts=training_facts(experiment.seed, experiment.data, train) | dict(metadata or {}),
     )
     return stage, train
 
@@ -118,19 +119,19 @@ def check_states(experiment: ExperimentConfig, stages: Sequence[Stage], model: P
 def open_data(
     experiment: ExperimentConfig,
     pipeline: Pipeline,
-    codec: NormalizedCodec,
     store: Path,
     model: Path,
     report: Report = lambda line: None,
 ) -> CodeStore:
     """Open the store, encoding the audio if there is none yet, and write the model folder except for its stages.
 
-    `codec` is the pipeline's. It takes its statistics from the model folder if that exists, and measures them on the
-    store otherwise. Raises ValueError if the folder holds another model, and what `open_store` raises.
+    The pipeline's codec takes its statistics from the model folder if that exists, and measures them on the store
+    otherwise. Raises ValueError if the folder holds another model, and what `open_store` raises.
     """
     from codecdiff.data.encoding.encode import open_store
     from codecdiff.pipeline.vocabulary import training_words
 
+    codec: Any = pipeline.codec
     is_measured, target = load_codec_state(model, codec), experiment.target
     spec = config.to_config("codecs", codec.codec)
     codes = open_store(
