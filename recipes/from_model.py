@@ -20,7 +20,7 @@ from codecdiff.files import require_writable
 from codecdiff.pipeline import Stage, read_stage_config
 from codecdiff.pipeline.model_card import command_line
 from codecdiff.splitters import select_stages
-from codecdiff.training.experiment import training_facts
+from codecdiff.training.experiment import facts_of_training
 
 console = Console(stderr=True, log_path=False, width=None if sys.stderr.isatty() else 160)
 AS_THE_MODEL = {"train_batch_size", "crop_seconds", "dropout", "context_noise_std", "loss"}
@@ -52,7 +52,7 @@ class FromModel(Config):
         """Return how a stage is trained, as the model was where nothing else is said, and the facts to keep of it."""
         usual = {name: stage.facts[name] for name in {*AS_THE_MODEL, *names} & stage.facts.keys()}
         train = TrainConfig(**usual).merge(self.train).merge(own)
-        return train, training_facts(self.seed, self.data, train) | {"command": command_line(sys.argv)}
+        return train, facts_of_training(self.seed, self.data, train) | {"command": command_line(sys.argv)}
 
 
 def resume(e: FromModel, trainer: training.StageTrainer) -> None:

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
-from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, is_tensorboard_available
+from accelerate import Accelerator, PartialState
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    InitProcessGroupKwargs,
+    is_tensorboard_available,
+)
 
 from codecdiff.data.audio_writer import write_audio
 from codecdiff.errors import ConfigError
-from codecdiff.training.sharding import set_up_sharding
 
 if TYPE_CHECKING:
     from codecdiff.pipeline.output import PipelineOutput
@@ -58,6 +62,27 @@ def new_accelerator(
     set_up_sharding(accelerator)
     accelerator.init_trackers("log", dict(_flat(config or {})))
     return accelerator
+
+
+def set_up_sharding(accelerator: Accelerator) -> None:
+    """Make an accelerator shard on CPUs, too, where it is set to; accelerate does so on GPUs alone.
+
+    Raises ConfigError for what else divides weights, and would leave no model folder that can be read.
+    """
+    state: Any = accelerator.state
+    is_requested = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if is_requested and accelerator.distributed_type == DistributedType.MULTI_CPU:
+        state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, FullyShardedDataParallelPlugin()
+        PartialState().distributed_type = DistributedType.FSDP  # which every new AcceleratorState starts from
+        if accelerator.mixed_precision != "no":
+            state.fsdp_plugin.set_mixed_precision(accelerator.mixed_precision)
+    if accelerator.is_fsdp2:
+        state.fsdp_plugin.cpu_ram_efficient_loading = False  # every process has the weights, and may have buffers
+    elif accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ConfigError(
+            f"accelerate is set to {accelerator.distributed_type.value}, which cannot be trained with: expected one or "
+            "several GPUs, or FSDP with fsdp_version 2. Run `accelerate config` again; docs/scaling.md has examples."
+        )
 
 
 def log_sample(accelerator: Accelerator, name: str, output: PipelineOutput, file: Path, step: int) -> None:

@@ -39,7 +39,7 @@ def new_pipeline(experiment: ExperimentConfig, *, skeleton: bool = False) -> Pip
     return Pipeline(codec, splitter, conditioner, [], **options)
 
 
-def training_facts(seed: int, data: DataConfig, train: TrainConfig) -> dict[str, Any]:
+def facts_of_training(seed: int, data: DataConfig, train: TrainConfig) -> dict[str, Any]:
     """Return what a stage keeps of how it is trained: the seed, the validation split and the settings."""
     split_seed = seed if data.split_seed is None else data.split_seed
     facts = {"seed": seed, "validation_fraction": data.validation_fraction, "split_seed": split_seed}
@@ -75,7 +75,7 @@ def new_stage(
         training_scheduler(**diffusion.model_dump(exclude={"noise_color"})),
         sampling,
         noise_color=diffusion.noise_color,
-        facts=training_facts(experiment.seed, experiment.data, train) | dict(metadata or {}),
+        facts=facts_of_training(experiment.seed, experiment.data, train) | dict(metadata or {}),
     )
     return stage, train
 

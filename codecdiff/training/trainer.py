@@ -32,7 +32,6 @@ from codecdiff.pipeline.stage import Stage
 from codecdiff.pipeline.stage_folder import STATE, find_state, publish, read_stage_config, read_state, write_generation
 from codecdiff.training.accelerator import format_duration, peak_memory_of
 from codecdiff.training.batch import StageData
-from codecdiff.training.sharding import full_tensor, shard, shard_average, whole_tensors
 
 # Each has one value in a run
 RUN_FACTS = ("seed", "validation_fraction", "split_seed", "gradient_accumulation_steps", "noise_device")
@@ -93,6 +92,8 @@ class StageTrainer:
         if not accelerator.is_fsdp2:
             self.network, self.optimizer = accelerator.prepare(self.denoiser, self.optimizer)
             return
+        from codecdiff.training.sharding import shard, shard_average
+
         self.sharding = accelerator
         self.network, self.optimizer = shard(accelerator, self.denoiser, self.optimizer)
         self.averaged = deepcopy(self.ema.module) if accelerator.is_main_process else None
@@ -262,7 +263,8 @@ class StageTrainer:
             with nullcontext() if accelerator is None or is_last else accelerator.no_sync(self.network):
                 (accelerator.backward if accelerator else torch.Tensor.backward)(loss / count)
         clip: Any = accelerator.clip_grad_norm_ if accelerator else torch.nn.utils.clip_grad_norm_
-        self.grad_norm = float(full_tensor(clip(self.denoiser.parameters(), self.config.max_grad_norm)))
+        norm = clip(self.denoiser.parameters(), self.config.max_grad_norm)
+        self.grad_norm = float(getattr(norm, "full_tensor", lambda: norm)())  # of sharded gradients, it is sharded
         if accelerator is None or accelerator.scaler is None:  # a scaler of float16 leaves such a step out
             self._require_finite("gradient norm", self.grad_norm, num_parts, *inputs)
         for group in self.optimizer.param_groups:
@@ -332,6 +334,8 @@ class StageTrainer:
             state |= {f"optimizer.{index}.{key}": value for key, value in values.items()}
         if self.sharding is None:
             return state
+        from codecdiff.training.sharding import whole_tensors
+
         if average := whole_tensors(self.ema.module.state_dict(), self.sharding):
             self.averaged.load_state_dict(average)
         return whole_tensors(state, self.sharding)

@@ -143,8 +143,7 @@ class Run:
     def stage_hashes(self) -> list[str]:
         """A hash of each stage, of all that its weights follow from: stages of one hash are trained once."""
         pipeline = new_pipeline(self.experiment, skeleton=True)
-        codec = pipeline.codec
-        shape = (1, codec.num_codebooks, codec.codebook_dim, pipeline.frames(1.0))
+        shape = (1, pipeline.codec.num_codebooks, pipeline.codec.codebook_dim, pipeline.frames(1.0))
         places = pipeline.splitter.split(torch.arange(1.0, torch.Size(shape).numel() + 1).view(shape))
         return [self._hash(pipeline, places, i) for i in range(len(places))]
 
