@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from copy import copy
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.fsdp import register_fsdp_forward_method
@@ -55,10 +56,11 @@ def shard_average(average: nn.Module, denoiser: nn.Module) -> None:
         module.register_parameter(last, nn.Parameter(shard_like(module.get_parameter(last), parameter)))
 
 
+@torch.no_grad()
 def whole_tensors(tensors: Mapping[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:
     """Return whole tensors on the CPU in the main process, and nothing in the others, which have to take part."""
     whole: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        full = tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         whole |= {name: full.cpu()} if accelerator.is_main_process else {}
     return whole
