@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -42,9 +42,6 @@ class FieldType(Config):
         return self
 
 
-FIELD_TYPES = TypeAdapter(dict[str, FieldType])
-
-
 def fourier_features(x: Tensor, width: int) -> Tensor:
     """Return Fourier features (n, e) of numbers (n,) in [0, 1], of unit mean square.
 
@@ -73,7 +70,14 @@ class NumericConditioner(Conditioner):
 
     def __init__(self, fields: dict[str, FieldType], *, width: int = 64) -> None:
         super().__init__()
-        self.types = _field_types(fields)
+        try:
+            self.types = TypeAdapter(dict[str, FieldType]).validate_python(fields)
+        except ValidationError as error:
+            issue = error.errors()[0]
+            path = ".".join(["fields", *map(str, issue["loc"])])
+            raise ConfigError(f"{path} = {issue['input']!r}: {issue['msg'].removeprefix('Value error, ')}.") from error
+        if not self.types:
+            raise ConfigError("fields={}: name at least one, as in {tempo: {low: 40, high: 220}}.")
         if width < 2 or width % 2:
             raise ConfigError(f"width={width}: expected an even number, at least 2.")
         self.arguments["fields"] = {
@@ -131,19 +135,6 @@ class NumericConditioner(Conditioner):
                 stacklevel=2,
             )
         return (min(max(number, low), high) - low) / (high - low)
-
-
-def _field_types(fields: Mapping[str, Any]) -> dict[str, FieldType]:
-    """Validate the option `fields`. Raises ConfigError with the field and the reason."""
-    try:
-        types = FIELD_TYPES.validate_python(fields)
-    except ValidationError as error:
-        issue = error.errors()[0]
-        path = ".".join(["fields", *map(str, issue["loc"])])
-        raise ConfigError(f"{path} = {issue['input']!r}: {issue['msg'].removeprefix('Value error, ')}.") from error
-    if not types:
-        raise ConfigError("fields={}: name at least one, as in {tempo: {low: 40, high: 220}}.")
-    return types
 
 
 def parse_number(value: Any, name: str) -> float:

@@ -99,12 +99,6 @@ def move(x: Tensor, x_start: Tensor, level: tuple[Tensor, Tensor], to: tuple[Ten
     return to_alpha * x_start + to_sigma / sigma.clamp_min(1e-8) * (x - alpha * x_start)
 
 
-def leading_x_start(x: Tensor, end: Tensor, level: tuple[Tensor, Tensor], to: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the x_start with which `move` leads from x to `end`."""
-    ratio = to[1] / level[1]
-    return (end - ratio * x) / (to[0] - ratio * level[0])
-
-
 def guided_teacher(
     denoiser: Callable[..., Tensor], scheduler: Scheduler, sampling: SamplingConfig, guidance: Guidance, x: StageInput
 ) -> Predict:
@@ -151,7 +145,9 @@ class Distillation:
             before_end = now.minimum(end - 1)  # rows that are at the end stay there
             ahead = move(x, self._estimate(average, x, before_end), segments.levels(now, x), segments.levels(end, x))
             x = torch.where((now < end)[:, None, None], ahead, x)
-        return leading_x_start(start, x, segments.levels(place, x), segments.levels(end, x))
+        (alpha, sigma), (end_alpha, end_sigma) = segments.levels(place, x), segments.levels(end, x)
+        ratio = end_sigma / sigma  # with this x_start, `move` leads from the start to x
+        return (x - ratio * start) / (end_alpha - ratio * alpha)
 
     def _estimate(self, predict: Predict, x: Tensor, place: Tensor) -> Tensor:
         prediction = predict(x, self.segments.timesteps.to(place)[place]).float()

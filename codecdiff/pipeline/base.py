@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
 
 import torch
@@ -227,9 +229,16 @@ class BasePipeline:
         repository is new; None is the account's default. Raises UserError for a model that others could not load, and
         if the hub refuses it or cannot be reached.
         """
-        from codecdiff.pipeline.hub import push_pipeline
+        from codecdiff.pipeline.hub import push_to_hub
+        from codecdiff.pipeline.model_card import write_model_card
 
-        return push_pipeline(self, name, private)
+        with TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            self.save_pretrained(folder)
+            if self.folder and (self.folder / "README.md").is_file():
+                shutil.copyfile(self.folder / "README.md", folder / "README.md")
+            write_model_card(folder)
+            return push_to_hub(folder, name, private=private)
 
     def to(self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move every part to a device, and convert the denoisers to `dtype`; ends `enable_model_cpu_offload`.

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from codecdiff import registry
 from codecdiff.config.parts import did_you_mean
 from codecdiff.errors import InvalidValue, UnknownName, UserError
 from codecdiff.huggingface import downloads, hub_problem
 from codecdiff.pipeline.checkpoint import MODEL_FILE, read_config
-from codecdiff.pipeline.model_card import write_model_card
 from codecdiff.pipeline.stage_folder import STAGE_FILE, read_stage_config
-
-if TYPE_CHECKING:
-    from codecdiff.pipeline.base import BasePipeline
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DOWNLOADED = ("*.json", "*.safetensors")  # of a model folder, what loading reads
@@ -60,17 +54,6 @@ def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) ->
             f"well, and write their ids to {MODEL_FILE}."
         )
     return upload_folder(folder, name, private)
-
-
-def push_pipeline(pipeline: BasePipeline, name: str, private: bool | None) -> str:
-    """Save a pipeline to a temporary folder, with the model card of its own folder, and upload it."""
-    with TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        pipeline.save_pretrained(folder)
-        if pipeline.folder and (pipeline.folder / "README.md").is_file():
-            shutil.copyfile(pipeline.folder / "README.md", folder / "README.md")
-        write_model_card(folder)
-        return push_to_hub(folder, name, private=private)
 
 
 def _local_folder(model: Path | str) -> Path:
