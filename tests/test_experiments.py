@@ -26,13 +26,13 @@ from codecdiff.pipeline.vocabulary import spread_captions
 from codecdiff.training.accelerator import log_sample, new_accelerator
 from codecdiff.training.experiment import (
     call_run_end_hooks,
-    check_states,
     new_pipeline,
     new_stage,
     new_trainer,
     open_data,
     prepare_prompts,
 )
+from codecdiff.training.resuming import check_states
 from codecdiff.training.warm_start import check_warm_starts, warm_start_folder
 
 PATTERNS = Path(__file__).parent.parent / "docs" / "patterns.md"

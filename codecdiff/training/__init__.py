@@ -5,7 +5,6 @@ from codecdiff.training.accelerator import log_sample, new_accelerator
 from codecdiff.training.batch import StageData, StageInput, stage_input
 from codecdiff.training.experiment import (
     call_run_end_hooks,
-    check_states,
     new_pipeline,
     new_stage,
     new_trainer,
@@ -13,6 +12,7 @@ from codecdiff.training.experiment import (
     prepare_prompts,
     rows_hash,
 )
+from codecdiff.training.resuming import check_states
 from codecdiff.training.trainer import StageTrainer, TrainingDiverged
 from codecdiff.training.warm_start import check_warm_starts
 

@@ -24,8 +24,7 @@ from codecdiff.pipeline.checkpoint import MODEL_FILE, build_parts, load_codec_st
 from codecdiff.pipeline.conditions import with_own_controls
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
-from codecdiff.pipeline.stage_folder import find_state
-from codecdiff.training.trainer import StageTrainer, check_same_stage
+from codecdiff.training.trainer import StageTrainer
 from codecdiff.training.warm_start import warm_start_folder
 
 Report = Callable[[str], None]
@@ -104,16 +103,6 @@ def new_trainer(
     if (change := music_change(model, pipeline.data)) and change not in changes:
         stage.facts["changes"] = [*changes, change]
     return trainer
-
-
-def check_states(experiment: ExperimentConfig, stages: Sequence[Stage], model: Path) -> None:
-    """Check, before anything is written, that each of the `stages` is new or can be resumed from the model folder.
-
-    Raises InvalidValue or DamagedFile.
-    """
-    for stage in stages:
-        if path := find_state(model / stage.name):
-            check_same_stage(stage, path, allow_changes=experiment.allow_changes)
 
 
 def open_data(

@@ -22,19 +22,14 @@ from codecdiff.config.schema import TrainConfig
 from codecdiff.data.dataset import dropped_conditions
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.loss import StageInput, stage_loss
-from codecdiff.diffusion.noise_schedule import scheduler_from_config, scheduler_to_config
-from codecdiff.errors import InvalidValue, UserError
+from codecdiff.errors import UserError
 from codecdiff.execution import compile_layers, require_compiler
 from codecdiff.interfaces import Condition
-from codecdiff.pipeline.checkpoint import config_differences
-from codecdiff.pipeline.code_version import warn_of_code_changes
 from codecdiff.pipeline.stage import Stage
-from codecdiff.pipeline.stage_folder import STATE, find_state, publish, read_stage_config, read_state, write_generation
+from codecdiff.pipeline.stage_folder import STATE, find_state, publish, read_state, write_generation
 from codecdiff.training.accelerator import format_duration, peak_memory_of
 from codecdiff.training.batch import StageData
-
-# Each has one value in a run
-RUN_FACTS = ("seed", "validation_fraction", "split_seed", "gradient_accumulation_steps", "noise_device")
+from codecdiff.training.resuming import check_same_stage
 
 
 class TrainingDiverged(UserError, FloatingPointError):
@@ -390,36 +385,3 @@ class StageTrainer:
         self.ema.n_averaged.fill_(self.step_count)
         self.generation = None if path.name == STATE else path
         return True
-
-
-def check_same_stage(stage: Stage, path: Path, *, allow_changes: bool = False) -> None:
-    """Check that a state of training is of this very stage and run, and take over facts that only the state knows.
-
-    Those are where it started from, and what was changed since. Warns of changed code. Raises InvalidValue for another
-    stage, and for another seed, validation split or accumulation unless `allow_changes` records them.
-    """
-    home = path.parent if path.name == STATE else path.parent.parent
-    saved, spec = read_stage_config(home if path.name == STATE else path), stage.to_config()
-    # a folder of an older diffusers lacks newer options
-    saved["train_scheduler"] = scheduler_to_config(scheduler_from_config(saved["train_scheduler"]))
-    keys = ("denoiser", "train_scheduler", "noise_color")
-    differ = [line for key in keys for line in config_differences(saved[key], spec[key], key)]
-    before, now = saved["training"], stage.facts
-    differ += config_differences(before.get("distilled", {}), now.get("distilled", {}), "distilled")
-    if differ:
-        raise InvalidValue(
-            f"{home} holds another stage in training: {'; '.join(differ)}. Choose another output folder, or delete it."
-        )
-    both = [key for key in RUN_FACTS if key in before and key in now]
-    changes = [line for key in both for line in config_differences(before[key], now[key], key)]
-    if changes and not allow_changes:
-        raise InvalidValue(
-            f"{home} was trained with other settings: {'; '.join(changes)}. With them, tracks of the validation may be "
-            "trained on. Choose another output folder, or go on with --allow-changes, which the model card will say."
-        )
-    warn_of_code_changes(saved.get("code", {}), spec["code"], home)
-    if "start_from" in before:
-        now["start_from"] = before["start_from"]
-    changes = [f"from step {before['steps']} on, {line}" for line in changes]
-    if changes := [*before.get("changes", []), *changes]:
-        now["changes"] = changes
