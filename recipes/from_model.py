@@ -13,7 +13,6 @@ from rich.progress import track
 
 from codecdiff import Pipeline, config, training
 from codecdiff.config import Config, DataConfig, TrainConfig
-from codecdiff.data.code_store import CodeStore
 from codecdiff.data.encoding.encode import open_store
 from codecdiff.errors import ConfigError
 from codecdiff.files import require_writable
@@ -24,8 +23,6 @@ from codecdiff.training.experiment import facts_of_training
 
 console = Console(stderr=True, log_path=False, width=None if sys.stderr.isatty() else 160)
 AS_THE_MODEL = {"train_batch_size", "crop_seconds", "dropout", "context_noise_std", "loss"}
-
-NewTrainer = Callable[[Any, Pipeline, int], training.StageTrainer]  # of the settings, resumed if its folder has one
 
 
 class FromModel(Config):
@@ -108,11 +105,14 @@ def run(
     e: FromModel,
     pipeline: Pipeline,
     selected: list[int],
-    new_trainer: NewTrainer,
+    new_trainer: Callable[[Any, Pipeline, int], training.StageTrainer],
     write_folder: Callable[[Any, Pipeline, dict[str, Any]], None],
     base: str,
 ) -> None:
-    """Encode the audio, or open the store, and train the selected stages of a model; `write_folder` gets the data."""
+    """Encode the audio, or open the store, and train the selected stages of a model; `write_folder` gets the data.
+
+    `new_trainer` returns the trainer of a stage, resumed if its folder has one. The codec is the model's.
+    """
     for i in selected:  # bad settings are refused before the audio is encoded
         new_trainer(e, pipeline, i)
     options: Any = {"gradient_accumulation_steps": e.train.gradient_accumulation_steps, "report_to": e.report_to}
@@ -122,7 +122,10 @@ def run(
     console.quiet = not accelerator.is_main_process  # one process reports
     pipeline.to(accelerator.device)
     with accelerator.main_process_first():
-        store = open_data(e, pipeline)
+        codec: Any = pipeline.codec
+        own: Any = {"target": pipeline.target, "seed": e.seed, "report": console.log}
+        place = e.data.store or e.output / "store"
+        store = open_store(place, e.data.audio, codec.codec, config.to_config("codecs", codec.codec), **own)
         write_folder(e, pipeline, {**store.summary(), "hash": training.rows_hash(store)})
         progress = partial(track, description="prompts", console=console, transient=True)
         training.prepare_prompts(pipeline, store, track=progress, report=console.log)
@@ -133,11 +136,3 @@ def run(
             train_stage(e, accelerator, trainer, data, base)
         accelerator.free_memory()
     accelerator.end_training()
-
-
-def open_data(e: FromModel, pipeline: Pipeline) -> CodeStore:
-    """Open the store, encoding the audio with the model's codec if there is none."""
-    codec: Any = pipeline.codec
-    spec, store = config.to_config("codecs", codec.codec), e.data.store or e.output / "store"
-    options: Any = {"target": pipeline.target, "seed": e.seed, "report": console.log}
-    return open_store(store, e.data.audio, codec.codec, spec, **options)
