@@ -38,13 +38,6 @@ def new_pipeline(experiment: ExperimentConfig, *, skeleton: bool = False) -> Pip
     return Pipeline(codec, splitter, conditioner, [], **options)
 
 
-def facts_of_training(seed: int, data: DataConfig, train: TrainConfig) -> dict[str, Any]:
-    """Return what a stage keeps of how it is trained: the seed, the validation split and the settings."""
-    split_seed = seed if data.split_seed is None else data.split_seed
-    facts = {"seed": seed, "validation_fraction": data.validation_fraction, "split_seed": split_seed}
-    return facts | train.model_dump(exclude={"checkpointing_steps", "validation_steps"})
-
-
 def new_stage(
     experiment: ExperimentConfig,
     pipeline: Pipeline,
@@ -79,30 +72,11 @@ def new_stage(
     return stage, train
 
 
-def new_trainer(
-    experiment: ExperimentConfig,
-    pipeline: Pipeline,
-    i: int,
-    model: Path,
-    *,
-    metadata: Mapping[str, Any] | None = None,
-    report: Report = lambda line: None,
-) -> StageTrainer:
-    """Return the trainer of stage `i`: resumed from the model folder, or started from the weights it is to start from.
-
-    The stage is built on the CPU, where its initial weights follow from the seed, and moved to the pipeline's device.
-    """
-    stage, train = new_stage(experiment, pipeline, i, metadata=metadata)
-    stage.denoiser.to(device_of(pipeline.codec))
-    trainer = StageTrainer(stage, train, seed=experiment.seed, allow_changes=experiment.allow_changes)
-    if trainer.resume(model, report):
-        report(f"{stage.name}: resuming from step {trainer.step_count} of {train.max_train_steps}")
-    elif source := warm_start_folder(experiment, pipeline, stage.name, model):
-        report(f"{stage.name} {trainer.start_from(source)}")
-    changes = stage.facts.get("changes", [])
-    if (change := music_change(model, pipeline.data)) and change not in changes:
-        stage.facts["changes"] = [*changes, change]
-    return trainer
+def facts_of_training(seed: int, data: DataConfig, train: TrainConfig) -> dict[str, Any]:
+    """Return what a stage keeps of how it is trained: the seed, the validation split and the settings."""
+    split_seed = seed if data.split_seed is None else data.split_seed
+    facts = {"seed": seed, "validation_fraction": data.validation_fraction, "split_seed": split_seed}
+    return facts | train.model_dump(exclude={"checkpointing_steps", "validation_steps"})
 
 
 def open_data(
@@ -176,6 +150,32 @@ def prepare_prompts(
     for prompt in track([*of_store, *prompts]):
         pipeline.conditioner.prepare([prompt])
     pipeline.conditioner.release()
+
+
+def new_trainer(
+    experiment: ExperimentConfig,
+    pipeline: Pipeline,
+    i: int,
+    model: Path,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    report: Report = lambda line: None,
+) -> StageTrainer:
+    """Return the trainer of stage `i`: resumed from the model folder, or started from the weights it is to start from.
+
+    The stage is built on the CPU, where its initial weights follow from the seed, and moved to the pipeline's device.
+    """
+    stage, train = new_stage(experiment, pipeline, i, metadata=metadata)
+    stage.denoiser.to(device_of(pipeline.codec))
+    trainer = StageTrainer(stage, train, seed=experiment.seed, allow_changes=experiment.allow_changes)
+    if trainer.resume(model, report):
+        report(f"{stage.name}: resuming from step {trainer.step_count} of {train.max_train_steps}")
+    elif source := warm_start_folder(experiment, pipeline, stage.name, model):
+        report(f"{stage.name} {trainer.start_from(source)}")
+    changes = stage.facts.get("changes", [])
+    if (change := music_change(model, pipeline.data)) and change not in changes:
+        stage.facts["changes"] = [*changes, change]
+    return trainer
 
 
 def call_run_end_hooks(folder: Path) -> None:

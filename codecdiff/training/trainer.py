@@ -95,13 +95,84 @@ class StageTrainer:
         shard_average(self.ema.module, self.denoiser)
         self.stage = replace(self.stage, denoiser=self.ema.module)  # of the same class as before
 
-    def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a step: a linear warmup, then constant or half a cosine down to 2 %."""
-        rate = self.config.learning_rate * min(1.0, (step + 1) / max(1, self.config.warmup_steps))
-        if self.config.lr_scheduler == "constant":
-            return rate
-        progress = min(1.0, step / self.config.max_train_steps)
-        return rate * (0.02 + 0.98 * float(torch.cos(torch.tensor(progress * torch.pi)) + 1) / 2)
+    def train(
+        self,
+        data: StageData,
+        folder: Path | str,
+        checkpoints: Container[int] | None = None,
+        *,
+        log: Callable[[dict[str, float], str], None] = lambda row, line: None,
+        track: Callable[[Sequence[int]], Iterable[int]] = iter,
+        after_step: Callable[[int], None] = lambda count: None,
+    ) -> None:
+        """Take the remaining steps, with a checkpoint in a model folder after those in `checkpoints` and the last.
+
+        checkpoints: every `checkpointing_steps`, unless they are passed. Trackers of the accelerator get their rows.
+        log: receives the row of a checkpoint in the stage's log, and the same as a sentence.
+        track: iterates over steps and may show progress.
+        after_step: receives the number of steps taken so far, that of a resumed checkpoint too.
+        """
+        accelerator, total, start = self.accelerator, self.config.max_train_steps, time.monotonic()
+        rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+        accumulated = self.config.gradient_accumulation_steps
+        steps, losses = range(self.step_count, total), []
+        checkpoints = range(0, total, self.config.checkpointing_steps) if checkpoints is None else checkpoints
+        if self.generation and rank == 0:  # its save may have been interrupted, and how it is sampled may have changed
+            publish(Path(folder) / self.stage.name, self.generation, self.ema_stage().to_config())
+            after_step(self.step_count)  # what was due then may be missing
+        for step in track(steps):
+            parts = range(step * accumulated, (step + 1) * accumulated)
+            losses.append(self.step(*(data.step(part, rank, world) for part in parts)))
+            is_due = self.step_count in checkpoints or self.step_count == total
+            state = self.state() if is_due and (rank == 0 or self.sharding) else {}
+            if is_due and rank == 0:
+                row = self.validate(data.validation(), losses, time.monotonic() - start)
+                self.save(folder, row, state)
+                if accelerator:
+                    tracked = {f"{self.stage.name}/{key}": value for key, value in row.items()}
+                    accelerator.log(tracked, step=self.step_count)
+                log(row, self.describe(row, row["seconds"] / (self.step_count - steps.start)))
+                losses = []
+            after_step(self.step_count)
+
+    def step(self, *inputs: StageInput) -> float:
+        """Take one optimizer step on the mean gradient of some inputs, and return the mean loss before it.
+
+        Raises TrainingDiverged, before weights, optimizer and average are touched, if a loss or the norm of the
+        gradient is not finite.
+        """
+        self.denoiser.train()
+        accelerator, count = self.accelerator, len(inputs)
+        num_parts = count * (accelerator.num_processes if accelerator else 1)
+        self.optimizer.zero_grad(set_to_none=True)
+        value = 0.0
+        for i, part in enumerate(inputs):
+            loss = self.loss(part, num_parts)
+            self._require_finite("loss", float(loss.detach()), num_parts, part)
+            value += float(loss.detach()) / count
+            self.peak_memory = max(self.peak_memory, peak_memory_of(part.x_start.device))  # with activations
+            is_last = i == count - 1  # processes exchange gradients once
+            with nullcontext() if accelerator is None or is_last else accelerator.no_sync(self.network):
+                (accelerator.backward if accelerator else torch.Tensor.backward)(loss / count)
+        clip: Any = accelerator.clip_grad_norm_ if accelerator else torch.nn.utils.clip_grad_norm_
+        norm = clip(self.denoiser.parameters(), self.config.max_grad_norm)
+        self.grad_norm = float(getattr(norm, "full_tensor", lambda: norm)())  # of sharded gradients, it is sharded
+        if accelerator is None or accelerator.scaler is None:  # a scaler of float16 leaves such a step out
+            self._require_finite("gradient norm", self.grad_norm, num_parts, *inputs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step_count)
+        self.optimizer.step()
+        self.ema.update_parameters(self.denoiser)
+        self.step_count += 1
+        return value
+
+    def loss(self, inputs: StageInput, num_parts: int = 1) -> Tensor:
+        """Return the loss of the current step, whose gradient `step` takes."""
+        noise, timestep = self.draw(inputs, num_parts)
+        context = self.augment(inputs)
+        inputs = replace(inputs, context=context, condition=self.drop(inputs.condition, inputs.sample_indices))
+        with self.sharding.autocast() if self.sharding else nullcontext():  # otherwise the network does it
+            return self.loss_of(self.network, inputs, noise, timestep, self.config.snr_gamma)[0]
 
     def draw(self, inputs: StageInput, num_parts: int = 1) -> tuple[Tensor, Tensor]:
         """Draw the noise (b, c, l) and timesteps (b,) of the current step, stratified over the schedule.
@@ -153,14 +224,6 @@ class StageTrainer:
             condition = condition.drop(absent.to(condition[name].mask.device), name)
         return condition
 
-    def loss(self, inputs: StageInput, num_parts: int = 1) -> Tensor:
-        """Return the loss of the current step, whose gradient `step` takes."""
-        noise, timestep = self.draw(inputs, num_parts)
-        context = self.augment(inputs)
-        inputs = replace(inputs, context=context, condition=self.drop(inputs.condition, inputs.sample_indices))
-        with self.sharding.autocast() if self.sharding else nullcontext():  # otherwise the network does it
-            return self.loss_of(self.network, inputs, noise, timestep, self.config.snr_gamma)[0]
-
     def loss_of(
         self, network: Any, inputs: StageInput, noise: Tensor, timestep: Tensor, snr_gamma: float | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -175,45 +238,61 @@ class StageTrainer:
             snr_gamma=snr_gamma,
         )
 
-    def train(
-        self,
-        data: StageData,
-        folder: Path | str,
-        checkpoints: Container[int] | None = None,
-        *,
-        log: Callable[[dict[str, float], str], None] = lambda row, line: None,
-        track: Callable[[Sequence[int]], Iterable[int]] = iter,
-        after_step: Callable[[int], None] = lambda count: None,
-    ) -> None:
-        """Take the remaining steps, with a checkpoint in a model folder after those in `checkpoints` and the last.
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step: a linear warmup, then constant or half a cosine down to 2 %."""
+        rate = self.config.learning_rate * min(1.0, (step + 1) / max(1, self.config.warmup_steps))
+        if self.config.lr_scheduler == "constant":
+            return rate
+        progress = min(1.0, step / self.config.max_train_steps)
+        return rate * (0.02 + 0.98 * float(torch.cos(torch.tensor(progress * torch.pi)) + 1) / 2)
 
-        checkpoints: every `checkpointing_steps`, unless they are passed. Trackers of the accelerator get their rows.
-        log: receives the row of a checkpoint in the stage's log, and the same as a sentence.
-        track: iterates over steps and may show progress.
-        after_step: receives the number of steps taken so far, that of a resumed checkpoint too.
+    def _require_finite(self, name: str, value: float, num_parts: int, *inputs: StageInput) -> None:
+        """Raise TrainingDiverged, naming samples and noise levels, for a value that is infinite or not a number."""
+        if math.isfinite(value):
+            return
+        pairs = [
+            pair for part in inputs for pair in zip(part.sample_indices, self.draw(part, num_parts)[1], strict=True)
+        ]
+        levels = ", ".join(f"{index} at {int(timestep)}" for index, timestep in pairs[:16])
+        total = self.stage.train_scheduler.config.num_train_timesteps
+        raise TrainingDiverged(
+            f"The {name} of {self.stage.name} became {value} at step {self.step_count}. Lower train.learning_rate. "
+            f"The last checkpoint is as it was. Samples of the step, each at its timestep of {total}: {levels}."
+        )
+
+    def validate(self, inputs: Sequence[StageInput], losses: Sequence[float], seconds: float) -> dict[str, float]:
+        """Return a row of the log: step, mean of the `losses` since the last row, validation, gradient, memory in GB.
+
+        Raises TrainingDiverged if the validation loss is not finite.
         """
-        accelerator, total, start = self.accelerator, self.config.max_train_steps, time.monotonic()
-        rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-        accumulated = self.config.gradient_accumulation_steps
-        steps, losses = range(self.step_count, total), []
-        checkpoints = range(0, total, self.config.checkpointing_steps) if checkpoints is None else checkpoints
-        if self.generation and rank == 0:  # its save may have been interrupted, and how it is sampled may have changed
-            publish(Path(folder) / self.stage.name, self.generation, self.ema_stage().to_config())
-            after_step(self.step_count)  # what was due then may be missing
-        for step in track(steps):
-            parts = range(step * accumulated, (step + 1) * accumulated)
-            losses.append(self.step(*(data.step(part, rank, world) for part in parts)))
-            is_due = self.step_count in checkpoints or self.step_count == total
-            state = self.state() if is_due and (rank == 0 or self.sharding) else {}
-            if is_due and rank == 0:
-                row = self.validate(data.validation(), losses, time.monotonic() - start)
-                self.save(folder, row, state)
-                if accelerator:
-                    tracked = {f"{self.stage.name}/{key}": value for key, value in row.items()}
-                    accelerator.log(tracked, step=self.step_count)
-                log(row, self.describe(row, row["seconds"] / (self.step_count - steps.start)))
-                losses = []
-            after_step(self.step_count)
+        loss, zero = self.validation_loss(inputs)
+        if not math.isfinite(loss):
+            raise TrainingDiverged(
+                f"The validation loss of {self.stage.name} became {loss} at step {self.step_count}, which is not "
+                "saved. Lower train.learning_rate, and train again from the last checkpoint."
+            )
+        row = {"step": self.step_count, "loss": sum(losses) / len(losses), "validation_loss": loss}
+        row |= {"zero_predictor_loss": zero, "normalized_validation_loss": loss / zero}
+        row |= {"learning_rate": self.learning_rate(self.step_count - 1), "grad_norm": self.grad_norm}
+        return row | {"seconds": seconds, "peak_memory": self.peak_memory}
+
+    @torch.no_grad()
+    def validation_loss(self, inputs: Sequence[StageInput]) -> tuple[float, float]:
+        """Return the unweighted loss of the averaged weights on validation inputs, and that of the zero predictor.
+
+        Noise and timesteps are the same at every call: fixed noise, timesteps spread evenly over the schedule.
+        """
+        self.averaged.eval()
+        losses = []
+        for i, batch in enumerate(inputs):
+            x_start, rows = batch.x_start, len(batch.x_start)
+            key = "codecdiff.train.validation_noise", self.seed, self.stage.name
+            white = rng.row_noise(x_start.shape[1:], [rng.generator(*key, index) for index in batch.sample_indices])
+            noise = colored(white, self.stage.noise_color).to(x_start.device)
+            timestep = self.timesteps_at((torch.arange(rows) + (i + 0.5) / len(inputs)) / rows).to(x_start.device)
+            losses.append(self.loss_of(self.averaged, batch, noise, timestep))
+        mean = torch.tensor([[float(loss), float(zero)] for loss, zero in losses]).mean(0)
+        return float(mean[0]), float(mean[1])
 
     def describe(self, row: dict[str, float], seconds_per_step: float) -> str:
         """Return a row of the log as a sentence, with the speed and the time that is left.
@@ -237,85 +316,6 @@ class StageTrainer:
             f"{seconds_per_step:.2g} s per step, {speed}, "
             f"{format_duration((total - self.step_count) * seconds_per_step)} left, {row['peak_memory']:.1f} GB"
         )
-
-    def step(self, *inputs: StageInput) -> float:
-        """Take one optimizer step on the mean gradient of some inputs, and return the mean loss before it.
-
-        Raises TrainingDiverged, before weights, optimizer and average are touched, if a loss or the norm of the
-        gradient is not finite.
-        """
-        self.denoiser.train()
-        accelerator, count = self.accelerator, len(inputs)
-        num_parts = count * (accelerator.num_processes if accelerator else 1)
-        self.optimizer.zero_grad(set_to_none=True)
-        value = 0.0
-        for i, part in enumerate(inputs):
-            loss = self.loss(part, num_parts)
-            self._require_finite("loss", float(loss.detach()), num_parts, part)
-            value += float(loss.detach()) / count
-            self.peak_memory = max(self.peak_memory, peak_memory_of(part.x_start.device))  # with activations
-            is_last = i == count - 1  # processes exchange gradients once
-            with nullcontext() if accelerator is None or is_last else accelerator.no_sync(self.network):
-                (accelerator.backward if accelerator else torch.Tensor.backward)(loss / count)
-        clip: Any = accelerator.clip_grad_norm_ if accelerator else torch.nn.utils.clip_grad_norm_
-        norm = clip(self.denoiser.parameters(), self.config.max_grad_norm)
-        self.grad_norm = float(getattr(norm, "full_tensor", lambda: norm)())  # of sharded gradients, it is sharded
-        if accelerator is None or accelerator.scaler is None:  # a scaler of float16 leaves such a step out
-            self._require_finite("gradient norm", self.grad_norm, num_parts, *inputs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step_count)
-        self.optimizer.step()
-        self.ema.update_parameters(self.denoiser)
-        self.step_count += 1
-        return value
-
-    def _require_finite(self, name: str, value: float, num_parts: int, *inputs: StageInput) -> None:
-        """Raise TrainingDiverged, naming samples and noise levels, for a value that is infinite or not a number."""
-        if math.isfinite(value):
-            return
-        pairs = [
-            pair for part in inputs for pair in zip(part.sample_indices, self.draw(part, num_parts)[1], strict=True)
-        ]
-        levels = ", ".join(f"{index} at {int(timestep)}" for index, timestep in pairs[:16])
-        total = self.stage.train_scheduler.config.num_train_timesteps
-        raise TrainingDiverged(
-            f"The {name} of {self.stage.name} became {value} at step {self.step_count}. Lower train.learning_rate. "
-            f"The last checkpoint is as it was. Samples of the step, each at its timestep of {total}: {levels}."
-        )
-
-    @torch.no_grad()
-    def validation_loss(self, inputs: Sequence[StageInput]) -> tuple[float, float]:
-        """Return the unweighted loss of the averaged weights on validation inputs, and that of the zero predictor.
-
-        Noise and timesteps are the same at every call: fixed noise, timesteps spread evenly over the schedule.
-        """
-        self.averaged.eval()
-        losses = []
-        for i, batch in enumerate(inputs):
-            x_start, rows = batch.x_start, len(batch.x_start)
-            key = "codecdiff.train.validation_noise", self.seed, self.stage.name
-            white = rng.row_noise(x_start.shape[1:], [rng.generator(*key, index) for index in batch.sample_indices])
-            noise = colored(white, self.stage.noise_color).to(x_start.device)
-            timestep = self.timesteps_at((torch.arange(rows) + (i + 0.5) / len(inputs)) / rows).to(x_start.device)
-            losses.append(self.loss_of(self.averaged, batch, noise, timestep))
-        mean = torch.tensor([[float(loss), float(zero)] for loss, zero in losses]).mean(0)
-        return float(mean[0]), float(mean[1])
-
-    def validate(self, inputs: Sequence[StageInput], losses: Sequence[float], seconds: float) -> dict[str, float]:
-        """Return a row of the log: step, mean of the `losses` since the last row, validation, gradient, memory in GB.
-
-        Raises TrainingDiverged if the validation loss is not finite.
-        """
-        loss, zero = self.validation_loss(inputs)
-        if not math.isfinite(loss):
-            raise TrainingDiverged(
-                f"The validation loss of {self.stage.name} became {loss} at step {self.step_count}, which is not "
-                "saved. Lower train.learning_rate, and train again from the last checkpoint."
-            )
-        row = {"step": self.step_count, "loss": sum(losses) / len(losses), "validation_loss": loss}
-        row |= {"zero_predictor_loss": zero, "normalized_validation_loss": loss / zero}
-        row |= {"learning_rate": self.learning_rate(self.step_count - 1), "grad_norm": self.grad_norm}
-        return row | {"seconds": seconds, "peak_memory": self.peak_memory}
 
     def ema_stage(self) -> Stage:
         """Return the stage with the averaged weights, which are used for generation."""
