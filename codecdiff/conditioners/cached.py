@@ -54,9 +54,6 @@ class FeatureCache:
         name = hashlib.sha256(key.encode()).hexdigest()
         return self.folder / name[:2] / f"{name[2:]}.safetensors"
 
-    def __contains__(self, key: str) -> bool:
-        return self.file(key).exists()
-
     def read(self, key: str, names: Sequence[str]) -> Condition | None:
         """Read a condition of one row, bit for bit as written; None if it is missing or damaged."""
         try:
