@@ -59,13 +59,9 @@ DEVICES = {
     "rtx4090": Device(24, 165.2, 82.6),
     "rtx3090": Device(24, 71, 35.6),
 }
-
-
 CPU = "cpu"  # of this machine
-UTILIZATION = {
-    True: 0.4,
-    False: 0.11,
-}  # of the CPU, and of a GPU: the paper's model on an H200, by benchmarks/RESULTS.md
+# Of the CPU, and of a GPU: the paper's model on an H200, by benchmarks/RESULTS.md
+UTILIZATION = {True: 0.4, False: 0.11}
 
 
 def find_device(name: str) -> tuple[str, Device]:
