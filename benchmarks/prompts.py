@@ -56,8 +56,8 @@ def train(home: Path, conditioner: dict[str, Any], steps: int) -> dict[str, Any]
     given |= {"data": {"audio": home / "music"}, "train": {"train_batch_size": 8, "crop_seconds": 1.0}}
     experiment = ExperimentConfig.model_validate(given)
     began = time.monotonic()
-    pipeline, codec = new_pipeline(experiment)
-    store = open_data(experiment, pipeline, codec, home / "store", home / "model")
+    pipeline = new_pipeline(experiment)
+    store = open_data(experiment, pipeline, home / "store", home / "model")
     prepare_prompts(pipeline, store)
     prepared = time.monotonic() - began
     stage, settings = new_stage(experiment, pipeline, 0)

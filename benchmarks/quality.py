@@ -15,15 +15,15 @@ import codecdiff
 from codecdiff import Pipeline
 from codecdiff.diffusion import num_passes, set_timesteps
 from codecdiff.pipeline import Stage, stage_shapes
+from codecdiff.pipeline.conditions import encode_prompts
 from codecdiff.pipeline.generation import Quality
-from codecdiff.pipeline.stage import conditions
 
 
 def flops_of(pipeline: Pipeline, stage: Stage, i: int, frames: int) -> int:
     """Return the arithmetic of one prediction of a stage for one sample."""
     denoiser, length = stage.denoiser, stage_shapes(pipeline.codec, pipeline.splitter, frames)[i][1]
     context = torch.zeros(1, denoiser.context_channels, length) if denoiser.context_channels else None
-    condition = conditions(pipeline.conditioner, ["a slow waltz"], "cpu")
+    condition = encode_prompts(pipeline.conditioner, ["a slow waltz"], "cpu")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         denoiser(torch.zeros(1, denoiser.channels, length), torch.tensor([1]), context, condition)
     return counter.get_total_flops()

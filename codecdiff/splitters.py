@@ -99,19 +99,10 @@ def is_stage_name(name: str) -> bool:
 
 
 def select_stages(names: Sequence[str], stage: str, overrides: Iterable[str]) -> tuple[list[int], list[str]]:
-    """Select one of the stages of a pattern, or all of them.
+    """Return the indices of the selected stages of a pattern, of `names`: the one called `stage`, or "all".
 
-    Args:
-        names: Names of the pattern's stages.
-        stage: One of them, or "all".
-        overrides: Names of stages that have settings of their own.
-
-    Returns:
-        The indices of the selected stages, and the overrides for stages that the pattern lacks and others have.
-
-    Raises:
-        ValueError: `stage` is not one of the names, or one of `overrides` is not a stage of any pattern.
-
+    Beside them, those of `overrides`, names of stages with settings of their own, that this pattern lacks. Raises
+    ValueError if `stage` is not one of the names, or one of `overrides` is not a stage of any pattern.
     """
     unused = sorted({*overrides} - {*names})
     for name in [*({stage} - {"all", *names}), *(name for name in unused if not is_stage_name(name))]:

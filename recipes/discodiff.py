@@ -45,6 +45,52 @@ class Experiment(config.ExperimentConfig):  # the model and its training: codecd
         return self.data.store or self.output / "store"
 
 
+def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | None = None) -> None:
+    """Train the model that a configuration file with overrides describes; `plan` only prints what that would take."""
+    e = config.load_config(Experiment, file, overrides)
+    if plan is None:
+        require_writable(e.output)
+    pipeline = training.new_pipeline(e, skeleton=plan is not None)
+    selected, unused = select_stages(pipeline.stage_names, e.stage, e.stages)
+    jobs = [training.new_stage(e, pipeline, i, "meta") for i in selected]  # bad settings are refused before training
+    stages = [stage for stage, _ in jobs]
+    training.check_warm_starts(e, pipeline, stages, e.model)
+    training.check_states(e, stages, e.model)
+    if plan is not None:
+        from codecdiff.profiling import Assumptions, plan_report
+
+        precision = e.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        assumptions = Assumptions(**plan)
+        return print(plan_report(e, pipeline, jobs, e.store, mixed_precision=precision, assumptions=assumptions))
+    accelerator = new_accelerator(e)
+    console.quiet = not accelerator.is_main_process  # one process reports
+    for name in unused:
+        console.log(f"Unused: the settings of stage '{name}'. This pattern has: {', '.join(pipeline.stage_names)}.")
+    train_stages(e, accelerator, pipeline, selected)
+    accelerator.end_training()
+    if accelerator.is_main_process and len(pipeline.stages) == len(pipeline.stage_names):
+        write_model_card(e.model)
+        write_samples(e, pipeline)
+        training.call_run_end_hooks(e.output)
+
+
+def train_stages(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, selected: list[int]) -> None:
+    """Open the data, train the selected stages of a pipeline without any, and load all that are trained."""
+    from codecdiff.pipeline.vocabulary import spread_captions
+
+    pipeline.to(accelerator.device)
+    with accelerator.main_process_first():
+        store = training.open_data(e, pipeline, e.store, e.model, console.log)
+        e.prompts = e.prompts or spread_captions(store)
+        progress = partial(track, description="prompts", console=console, transient=True)
+        training.prepare_prompts(pipeline, store, e.prompts, track=progress, report=console.log)
+    for i in selected:
+        with training.lock_stage(e.model, pipeline.stage_names[i], is_main_process=accelerator.is_main_process):
+            train_stage(e, accelerator, pipeline, store, i)
+        accelerator.free_memory()  # of what it prepared
+    pipeline.load_stages(e.model, allow_local_parts=True)
+
+
 def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, store: CodeStore, i: int) -> None:
     """Train stage `i`, which this run has locked."""
     from codecdiff.pipeline.run_lock import record_training
@@ -61,10 +107,6 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
     pipeline.load_stages(e.model, count=i, allow_local_parts=True)  # its own may be damaged, and is published again
     before, resumed_from = pipeline.stages, trainer.step_count
 
-    def log(row: dict[str, float], line: str) -> None:
-        accelerator.log({f"{name}/{key}": value for key, value in row.items()}, step=trainer.step_count)
-        console.log(line)
-
     def write_validation_sample(count: int) -> None:
         is_due = settings.validation_steps and count % settings.validation_steps == 0 and len(before) == i
         file = e.output / "validation-samples" / f"{name}-{count:06d}.wav"
@@ -76,10 +118,12 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
             except NonFiniteLatents as error:  # of a young model: it trains on
                 console.log(str(error))
 
-    checkpoints = range(0, settings.max_train_steps, settings.checkpointing_steps)
+    def log(row: dict[str, float], line: str) -> None:
+        console.log(line)
+
     progress = partial(track, description=name, console=console)
     with record_training(e, pipeline, store, trainer, e.model, Path(__file__)):
-        trainer.train(data, e.model, checkpoints, log=log, track=progress, after_step=write_validation_sample)
+        trainer.train(data, e.model, log=log, track=progress, after_step=write_validation_sample)
     accelerator.wait_for_everyone()
 
 
@@ -95,52 +139,6 @@ def write_samples(e: Experiment, pipeline: Pipeline) -> None:
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     atomic_write_text(e.output / "samples" / "metadata.jsonl", lines)
     console.log(f'Samples: {e.output / "samples"}. More: codecdiff generate "PROMPT" --model {e.model} -o out.wav')
-
-
-def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | None = None) -> None:
-    """Train the model that a configuration file with overrides describes; `plan` only prints what that would take."""
-    e = config.load_config(Experiment, file, overrides)
-    if plan is None:
-        require_writable(e.output)
-    pipeline, codec = training.new_pipeline(e, skeleton=plan is not None)
-    selected, unused = select_stages(pipeline.stage_names, e.stage, e.stages)
-    jobs = [training.new_stage(e, pipeline, i, "meta") for i in selected]  # bad settings are refused before training
-    stages = [stage for stage, _ in jobs]
-    training.check_warm_starts(e, pipeline, stages, e.model)
-    training.check_states(e, stages, e.model)
-    if plan is not None:
-        from codecdiff.profiling import Assumptions, plan_report
-
-        precision = e.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        assumptions = Assumptions(**plan)
-        return print(plan_report(e, pipeline, jobs, e.store, mixed_precision=precision, assumptions=assumptions))
-    accelerator = new_accelerator(e)
-    console.quiet = not accelerator.is_main_process  # one process reports
-    for name in unused:
-        console.log(f"Unused: the settings of stage '{name}'. This pattern has: {', '.join(pipeline.stage_names)}.")
-    train_stages(e, accelerator, pipeline, codec, selected)
-    accelerator.end_training()
-    if accelerator.is_main_process and len(pipeline.stages) == len(pipeline.stage_names):
-        write_model_card(e.model)
-        write_samples(e, pipeline)
-        training.call_run_end_hooks(e.output)
-
-
-def train_stages(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, codec: Any, selected: list[int]) -> None:
-    """Open the data, train the selected stages of a pipeline without any, and load all that are trained."""
-    from codecdiff.pipeline.vocabulary import spread_captions
-
-    pipeline.to(accelerator.device)
-    with accelerator.main_process_first():
-        store = training.open_data(e, pipeline, codec, e.store, e.model, console.log)
-        e.prompts = e.prompts or spread_captions(store)
-        progress = partial(track, description="prompts", console=console, transient=True)
-        training.prepare_prompts(pipeline, store, e.prompts, track=progress, report=console.log)
-    for i in selected:
-        with training.lock_stage(e.model, pipeline.stage_names[i], is_main_process=accelerator.is_main_process):
-            train_stage(e, accelerator, pipeline, store, i)
-        accelerator.free_memory()  # of what it prepared
-    pipeline.load_stages(e.model, allow_local_parts=True)
 
 
 if __name__ == "__main__":

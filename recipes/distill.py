@@ -23,18 +23,11 @@ from codecdiff import Pipeline, config
 from codecdiff.config import SamplingConfig, TrainConfig
 from codecdiff.errors import InvalidValue
 from codecdiff.pipeline import Stage
-from codecdiff.pipeline.checkpoint import (
-    MODEL_FILE,
-    check_same_model,
-    is_trained,
-    load_weights,
-    save_generation_config,
-    save_presets,
-    save_stage,
-)
-from codecdiff.pipeline.generation import SAMPLING_OPTIONS, Presets
+from codecdiff.pipeline.checkpoint import MODEL_FILE, check_same_model, save_stage
+from codecdiff.pipeline.generation import SAMPLING_OPTIONS, Presets, save_generation_config, save_presets
 from codecdiff.pipeline.model_card import write_model_card
-from codecdiff.training.distillation import DistillationTrainer, DistillConfig, usual_stages
+from codecdiff.pipeline.stage_folder import is_trained, load_weights
+from codecdiff.training.distillation import DistillationTrainer, DistillConfig
 
 
 class StageConfig(config.Config):
@@ -92,7 +85,8 @@ def write_other_stages(pipeline: Pipeline, selected: Sequence[int], folder: Path
         raise InvalidValue(f"'{folder}' holds the model itself, which stays as it is: choose another output.")
     if (folder / MODEL_FILE).exists():
         check_same_model(folder, pipeline.to_config(), pipeline.codec.fitted_state())
-    others = usual_stages(pipeline, [i for i in range(len(pipeline.stages)) if i not in selected])
+    sampled = pipeline.sampled_stages(pipeline.generation_config)
+    others = [stage for i, stage in enumerate(sampled) if i not in selected]
     missing = [stage for stage in others if not _is_there(folder / stage.name, stage)]
     if dry_run:
         return

@@ -13,18 +13,16 @@ from rich.progress import track
 
 from codecdiff import Pipeline, config, training
 from codecdiff.config import Config, DataConfig, TrainConfig
-from codecdiff.data.code_store import CodeStore
 from codecdiff.data.encoding.encode import open_store
 from codecdiff.errors import ConfigError
 from codecdiff.files import require_writable
 from codecdiff.pipeline import Stage, read_stage_config
 from codecdiff.pipeline.model_card import command_line
 from codecdiff.splitters import select_stages
+from codecdiff.training.experiment import facts_of_training
 
 console = Console(stderr=True, log_path=False, width=None if sys.stderr.isatty() else 160)
 AS_THE_MODEL = {"train_batch_size", "crop_seconds", "dropout", "context_noise_std", "loss"}
-
-NewTrainer = Callable[[Any, Pipeline, int], training.StageTrainer]  # of the settings, resumed if its folder has one
 
 
 class FromModel(Config):
@@ -51,10 +49,7 @@ class FromModel(Config):
         """Return how a stage is trained, as the model was where nothing else is said, and the facts to keep of it."""
         usual = {name: stage.facts[name] for name in {*AS_THE_MODEL, *names} & stage.facts.keys()}
         train = TrainConfig(**usual).merge(self.train).merge(own)
-        split_seed = self.seed if self.data.split_seed is None else self.data.split_seed
-        facts = {"seed": self.seed, "validation_fraction": self.data.validation_fraction, "split_seed": split_seed}
-        facts |= train.model_dump(exclude={"checkpointing_steps", "validation_steps"})
-        return train, facts | {"command": command_line(sys.argv)}
+        return train, facts_of_training(self.seed, self.data, train) | {"command": command_line(sys.argv)}
 
 
 def resume(e: FromModel, trainer: training.StageTrainer) -> None:
@@ -69,7 +64,7 @@ def resume(e: FromModel, trainer: training.StageTrainer) -> None:
 def train_stage(e: FromModel, accelerator: Accelerator, trainer: training.StageTrainer, data: Any, base: str) -> None:
     """Train what this run has locked; `base` says what the validation loss is compared with."""
     trainer.prepare(accelerator)
-    name, settings, denoiser = trainer.stage.name, trainer.config, trainer.denoiser
+    name, denoiser = trainer.stage.name, trainer.denoiser
     own = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
     size = sum(parameter.numel() for parameter in denoiser.parameters()) - own
     beside = f" beside {size:,} of the model" if size else ""
@@ -82,12 +77,9 @@ def train_stage(e: FromModel, accelerator: Accelerator, trainer: training.StageT
     console.log(f"{name}: validation loss {before:.4g} {base}")
 
     def log(row: dict[str, float], line: str) -> None:
-        accelerator.log({f"{name}/{key}": value for key, value in row.items()}, step=trainer.step_count)
         console.log(f"{line}; {100 * (row['validation_loss'] / before - 1):+.1f} % of that {base}")
 
-    checkpoints = range(0, settings.max_train_steps, settings.checkpointing_steps)
-    progress = partial(track, description=name, console=console)
-    trainer.train(data, e.folder, checkpoints, log=log, track=progress)
+    trainer.train(data, e.folder, log=log, track=partial(track, description=name, console=console))
     accelerator.wait_for_everyone()
 
 
@@ -113,11 +105,14 @@ def run(
     e: FromModel,
     pipeline: Pipeline,
     selected: list[int],
-    new_trainer: NewTrainer,
+    new_trainer: Callable[[Any, Pipeline, int], training.StageTrainer],
     write_folder: Callable[[Any, Pipeline, dict[str, Any]], None],
     base: str,
 ) -> None:
-    """Encode the audio, or open the store, and train the selected stages of a model; `write_folder` gets the data."""
+    """Encode the audio, or open the store, and train the selected stages of a model; `write_folder` gets the data.
+
+    `new_trainer` returns the trainer of a stage, resumed if its folder has one. The codec is the model's.
+    """
     for i in selected:  # bad settings are refused before the audio is encoded
         new_trainer(e, pipeline, i)
     options: Any = {"gradient_accumulation_steps": e.train.gradient_accumulation_steps, "report_to": e.report_to}
@@ -127,7 +122,10 @@ def run(
     console.quiet = not accelerator.is_main_process  # one process reports
     pipeline.to(accelerator.device)
     with accelerator.main_process_first():
-        store = open_data(e, pipeline)
+        codec: Any = pipeline.codec
+        own: Any = {"target": pipeline.target, "seed": e.seed, "report": console.log}
+        place = e.data.store or e.output / "store"
+        store = open_store(place, e.data.audio, codec.codec, config.to_config("codecs", codec.codec), **own)
         write_folder(e, pipeline, {**store.summary(), "hash": training.rows_hash(store)})
         progress = partial(track, description="prompts", console=console, transient=True)
         training.prepare_prompts(pipeline, store, track=progress, report=console.log)
@@ -138,11 +136,3 @@ def run(
             train_stage(e, accelerator, trainer, data, base)
         accelerator.free_memory()
     accelerator.end_training()
-
-
-def open_data(e: FromModel, pipeline: Pipeline) -> CodeStore:
-    """Open the store, encoding the audio with the model's codec if there is none."""
-    codec: Any = pipeline.codec
-    spec, store = config.to_config("codecs", codec.codec), e.data.store or e.output / "store"
-    options: Any = {"target": pipeline.target, "seed": e.seed, "report": console.log}
-    return open_store(store, e.data.audio, codec.codec, spec, **options)

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from codecdiff import Denoiser
 from codecdiff.data.sealed import FILES, SEAL, write_sealed
+from codecdiff.files import sha256
+from codecdiff.pipeline.checkpoint import combined_fingerprint, read_config
 
 UNET: dict[str, Any] = {
     "name": "unet",
@@ -27,6 +29,14 @@ UNET: dict[str, Any] = {
     "vector": None,
 }
 RATE = 8000  # Hz, of the tiny DAC
+
+
+def model_fingerprint(folder: Path) -> str:
+    """The fingerprint of the configuration and weights that a model folder holds now, without loading it."""
+    homes = ["codec", *read_config(folder)["stages"]]
+    names = [f"{home}/{file}" for home in homes for file in ("stage.json", "model.safetensors")]
+    names = ["codecdiff.json", *names, "presets.json"]
+    return combined_fingerprint({name: sha256(folder / name) for name in names if (folder / name).exists()})
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

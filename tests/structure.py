@@ -36,7 +36,9 @@ MUST_READ = (
     "codecdiff/pipeline/stage.py",
     "codecdiff/pipeline/pipeline.py",
     "codecdiff/pipeline/checkpoint.py",
-    "codecdiff/training/",
+    "codecdiff/training/experiment.py",
+    "codecdiff/training/batch.py",
+    "codecdiff/training/trainer.py",
     "codecdiff/data/code_store.py",
     "codecdiff/data/dataset.py",
     "recipes/discodiff.py",
@@ -85,7 +87,7 @@ REPEATED = {
 BUILTIN_RAISES = {
     **dict.fromkeys(
         (
-            *("codecdiff/denoisers/conditioning.py _fill_null", "codecdiff/denoisers/conditioning.py check_inputs"),
+            *("codecdiff/denoisers/conditioning.py fill_nulls", "codecdiff/denoisers/conditioning.py check_inputs"),
             "codecdiff/denoisers/conditioning.py PrecomputedConditioning.rows",
             "codecdiff/denoisers/conditioning.py PreparedDenoiser._index",
             *("codecdiff/embedders.py check_clips", "codecdiff/embedders.py _batches"),

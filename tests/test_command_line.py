@@ -26,7 +26,7 @@ from codecdiff.data.code_store import CodeStore
 from codecdiff.errors import UnknownName, UserError
 from codecdiff.pipeline.vocabulary import training_words
 from codecdiff.testing.runner import start_checks
-from codecdiff.training.trainer import format_duration
+from codecdiff.training.accelerator import format_duration
 
 README = Path(__file__).parent.parent / "README.md"
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import folder_as_version_0_1
+from small import folder_as_version_0_1, model_fingerprint
 from torch import Tensor
 
 import codecdiff
 from codecdiff import Pipeline
 from codecdiff.config import TrainConfig
 from codecdiff.files import FolderLocked
-from codecdiff.pipeline import checkpoint
+from codecdiff.pipeline import checkpoint, stage_folder
 from codecdiff.training import StageTrainer, lock_stage, read_logs
 
 Make = Callable[..., Pipeline]
@@ -75,11 +75,11 @@ def replace(file: Path, contents: bytes) -> None:
 
 
 def test_the_newest_two_generations_are_kept_and_the_newest_is_published(home: Path) -> None:
-    assert [path.name for path in checkpoint.generations(home)] == ["step-000006", "step-000004"]
-    newest = checkpoint.generations(home)[0]
+    assert [path.name for path in stage_folder.generations(home)] == ["step-000006", "step-000004"]
+    newest = stage_folder.generations(home)[0]
     for name in ("model.safetensors", "log.jsonl"):
         assert (home / name).read_bytes() == (newest / name).read_bytes()
-    published, whole = (checkpoint.read_stage_config(path) for path in (home, newest))
+    published, whole = (stage_folder.read_stage_config(path) for path in (home, newest))
     assert published.pop("files").keys() == {"model.safetensors", "log.jsonl"}
     assert whole.pop("files").keys() == {"model.safetensors", "log.jsonl", "state.safetensors"}
     assert published | {"sha256": ""} == whole | {"sha256": ""}
@@ -101,15 +101,15 @@ def test_a_damaged_generation_is_passed_over_and_said(
     move(resumed, 6)
     resumed.save(home.parent, {"step": 6, "loss": 1 / 6})
     assert trainer().resume(home.parent, pytest.fail)
-    assert [path.name for path in checkpoint.generations(home)] == ["step-000006", "step-000004"]
+    assert [path.name for path in stage_folder.generations(home)] == ["step-000006", "step-000004"]
 
 
 def test_a_trained_stage_is_never_started_anew(home: Path, trainer: Callable[[], StageTrainer]) -> None:
-    for path in checkpoint.generations(home):
+    for path in stage_folder.generations(home):
         flip(path / "state.safetensors")
     with pytest.raises(ValueError, match=r"no state of its training is intact.*step-000006/state\.safetensors' is dam"):
         trainer().resume(home.parent)
-    for path in checkpoint.generations(home):
+    for path in stage_folder.generations(home):
         (path / "state.safetensors").unlink()
     with pytest.raises(ValueError, match=r"step-000004/state\.safetensors' is missing.*delete that folder"):
         trainer().resume(home.parent)
@@ -159,7 +159,7 @@ def test_every_byte_of_a_description_is_covered(home: Path) -> None:
         for bit in (1, 32):
             file.write_bytes(bytes([*whole[:position], whole[position] ^ bit, *whole[position + 1 :]]))
             with pytest.raises(ValueError, match=r"primary/stage\.json"):
-                checkpoint.read_stage_config(home)
+                stage_folder.read_stage_config(home)
 
 
 def test_a_log_that_is_missing_is_noticed(home: Path) -> None:
@@ -171,18 +171,18 @@ def test_a_log_that_is_missing_is_noticed(home: Path) -> None:
 
 @pytest.mark.parametrize("until", ["model.safetensors", "log.jsonl"])
 def test_a_save_that_was_killed_while_it_published_is_read_whole(home: Path, make_pipeline: Make, until: str) -> None:
-    newest, older = checkpoint.generations(home)
-    spec = checkpoint.read_stage_config(older)
+    newest, older = stage_folder.generations(home)
+    spec = stage_folder.read_stage_config(older)
     files = {name: entry for name, entry in spec.pop("files").items() if name != "state.safetensors"}
     del spec["sha256"]
-    checkpoint.write_sealed(home / "stage.json", spec, files)
+    stage_folder.write_sealed(home / "stage.json", spec, files)
     if until == "model.safetensors":
         shutil.copyfile(older / "log.jsonl", home / "log.jsonl")
     loaded = codecdiff.load(home.parent)
     assert loaded.stages[0].facts["steps"] == 6
     assert read_logs(home.parent, ["primary"])["primary"][-1]["step"] == {"model.safetensors": 4}.get(until, 6)
     parts = loaded.codec, loaded.splitter, loaded.conditioner
-    expected = checkpoint.load_tensors(newest / "model.safetensors", {}, newest)[0]
+    expected = stage_folder.load_tensors(newest / "model.safetensors", {}, newest)[0]
     assert same(weights(checkpoint.load_stage(home.parent, "primary", *parts, 0).denoiser), expected)
     shutil.copyfile(older / "model.safetensors", home / "model.safetensors.new")
     (home / "model.safetensors.new").replace(home / "model.safetensors")  # before any of it: the older stage
@@ -193,12 +193,12 @@ def test_the_fingerprint_is_of_what_was_loaded(
     home: Path, trainer: Callable[[], StageTrainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipeline = codecdiff.load(home.parent)
-    assert pipeline.fingerprint == checkpoint.model_fingerprint(home.parent)
+    assert pipeline.fingerprint == model_fingerprint(home.parent)
     first, resumed = pipeline.fingerprint, trainer()
     assert resumed.resume(home.parent)
     move(resumed, 8)
     resumed.save(home.parent)
-    assert checkpoint.model_fingerprint(home.parent) != first
+    assert model_fingerprint(home.parent) != first
     monkeypatch.setattr("hashlib.file_digest", pytest.fail)
     assert pipeline.fingerprint == first  # without reading anything
 

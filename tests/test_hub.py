@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from small import model_fingerprint
 
 from codecdiff import Pipeline, load
 from codecdiff.huggingface import commit_of, downloads
@@ -157,7 +158,7 @@ def test_a_model_goes_to_the_hub_and_comes_back(
     assert named == arguments
     assert address == f"{hub.address}/somebody/model"
     assert stages == ["primary", "secondary"]
-    assert fingerprint == checkpoint.model_fingerprint(folder)
+    assert fingerprint == model_fingerprint(folder)
     sent = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     assert hub.files["somebody/model"].keys() == sent - {"primary/training/state.json"}
     assert hub.visibility == {"somebody/model": "private"}

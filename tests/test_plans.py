@@ -271,8 +271,8 @@ PAPER = Path(__file__).parent.parent / "recipes" / "configs" / "paper.yaml"
 
 def test_the_papers_configuration_is_the_papers(recipe: dict[str, Any]) -> None:
     experiment = config.load_config(recipe["Experiment"], PAPER)
-    pipeline, codec = new_pipeline(experiment, skeleton=True)
-    conditioner = pipeline.conditioner
+    pipeline = new_pipeline(experiment, skeleton=True)
+    codec, conditioner = pipeline.codec, pipeline.conditioner
     assert isinstance(conditioner, CachedConditioner)
     assert (codec.sample_rate, codec.num_codebooks, codec.codebook_size, codec.codebook_dim) == (44100, 9, 1024, 8)
     assert (pipeline.stage_names, conditioner.widths) == (["primary", "secondary"], {"text": 1024, "vector": 1024})

@@ -37,7 +37,7 @@ from codecdiff.pipeline.editing import EditMask, Extend, Inpaint, Refine, Restor
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling import plan
 from codecdiff.training import StageTrainer
-from codecdiff.training.sharding import set_up_sharding
+from codecdiff.training.accelerator import set_up_sharding
 
 pytestmark = pytest.mark.integration
 

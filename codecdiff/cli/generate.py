@@ -189,8 +189,8 @@ def new_request(
     pipeline: Pipeline, prompt: str, fields: list[str] | None, controls: list[str] | None, **options: Any
 ) -> GenerationRequest:
     """Return the request for a prompt to a model, and report what of it the model ignores or was not trained on."""
+    from codecdiff.pipeline.conditions import check_control_names
     from codecdiff.pipeline.provenance import GenerationRequest
-    from codecdiff.pipeline.stage import check_control_names
     from codecdiff.pipeline.vocabulary import vocabulary_note
 
     conditioner, values = pipeline.conditioner, prompt_values(fields or [], pipeline.conditioner)

@@ -97,12 +97,12 @@ def train_again(
 
     experiment = replayed_experiment(record, file, folder, overrides, allow_local_parts=allow_local_parts)
     with _threads(record.environment.get("threads")):
-        pipeline, codec = discodiff.training.new_pipeline(experiment)
-        store = discodiff.training.open_data(experiment, pipeline, codec, experiment.store, experiment.model, err.print)
+        pipeline = discodiff.training.new_pipeline(experiment)
+        store = discodiff.training.open_data(experiment, pipeline, experiment.store, experiment.model, err.print)
         require_same_music(record, store, file)
         AcceleratorState._reset_state(reset_partial_state=True)  # the run before may have had another precision
         selected = [i for i, name in enumerate(pipeline.stage_names) if name in record.stages]
-        discodiff.train_stages(experiment, discodiff.new_accelerator(experiment), pipeline, codec, selected)
+        discodiff.train_stages(experiment, discodiff.new_accelerator(experiment), pipeline, selected)
 
 
 @contextmanager

@@ -59,10 +59,6 @@ class ChunkedCodec(CodecWrapper):
         """Encode audio (b, ch, t) to codes (b, k, l)."""
         return self._over_audio(lambda chunk: (self.codec.encode(chunk),), audio)[0]
 
-    def encode_continuous(self, audio: Tensor) -> Tensor:
-        """Encode audio (b, ch, t) to pre-quantization latents (b, k, d, l)."""
-        return self._over_audio(lambda chunk: (self.codec.encode_continuous(chunk),), audio)[0]
-
     def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Encode audio (b, ch, t) to codes (b, k, l) and pre-quantization latents (b, k, d, l)."""
         codes, latents = self._over_audio(self.codec.encode_with_continuous, audio)

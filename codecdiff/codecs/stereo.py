@@ -61,10 +61,6 @@ class StereoCodec(CodecWrapper):
         """Decode codes (b, 2k, l) to audio (b, 2, l * hop_length)."""
         return rearrange(self.codec.decode(_split_channels(codes)), "(b ch) 1 t -> b ch t", ch=2)
 
-    def encode_continuous(self, audio: Tensor) -> Tensor:
-        """Encode audio (b, 2, t) to pre-quantization latents (b, 2k, d, l)."""
-        return _join_channels(self.codec.encode_continuous(_split_audio(audio)))
-
     def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Encode audio (b, 2, t) to codes (b, 2k, l) and pre-quantization latents (b, 2k, d, l)."""
         codes, latents = self.codec.encode_with_continuous(_split_audio(audio))

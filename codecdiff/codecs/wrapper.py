@@ -62,8 +62,8 @@ class CodecWrapper(Codec):
         return self.codec.decode(codes)
 
     def encode_continuous(self, audio: Tensor) -> Tensor:
-        """Encode audio (b, ch, t) to pre-quantization latents (b, k, d, l) of the wrapped codec, normalized."""
-        return self.normalize(self.codec.encode_continuous(audio))
+        """Encode audio (b, ch, t) to the pre-quantization latents (b, k, d, l) of `encode_with_continuous`."""
+        return self.encode_with_continuous(audio)[1]
 
     def encode_with_continuous(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Encode audio (b, ch, t) to codes (b, k, l) and pre-quantization latents (b, k, d, l), as both methods do."""

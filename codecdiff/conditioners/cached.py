@@ -54,9 +54,6 @@ class FeatureCache:
         name = hashlib.sha256(key.encode()).hexdigest()
         return self.folder / name[:2] / f"{name[2:]}.safetensors"
 
-    def __contains__(self, key: str) -> bool:
-        return self.file(key).exists()
-
     def read(self, key: str, names: Sequence[str]) -> Condition | None:
         """Read a condition of one row, bit for bit as written; None if it is missing or damaged."""
         try:
@@ -146,21 +143,17 @@ class CachedConditioner(Conditioner):
 
     def fingerprint(self) -> str:
         """Return the conditioner's fingerprint."""
-        return self._fingerprint
-
-    @cached_property
-    def _fingerprint(self) -> str:
-        return self.conditioner.fingerprint()
+        return self.cache.folder.name
 
     @cached_property
     def cache(self) -> FeatureCache:
-        """The features of this conditioner."""
-        return FeatureCache(self.folder / self.fingerprint())
+        """The features of this conditioner, in a folder that its fingerprint names."""
+        return FeatureCache(self.folder / self.conditioner.fingerprint())
 
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
         """Encode n prompts as the conditioner does, from the cache where it has them."""
         unique = {self.key(prompt): prompt for prompt in prompts or [""]}
-        rows = {key: self._encode_row(key, prompt) for key, prompt in unique.items()}
+        rows = {key: self._row(key, prompt) for key, prompt in unique.items()}
         conditions = [rows[self.key(prompt)] for prompt in prompts]
         condition = Condition.cat(conditions) if conditions else rows[self.key("")].rows(slice(0, 0))
         return condition.to(device_of(self))
@@ -168,8 +161,7 @@ class CachedConditioner(Conditioner):
     def prepare(self, prompts: Sequence[Prompt]) -> None:
         """Encode the prompts that are not in the cache yet, and the empty one."""
         for prompt in ("", *prompts):
-            if self.cache.read(key := self.key(prompt), list(self.widths)) is None:  # missing or damaged
-                self._compute(key, prompt)
+            self._row(self.key(prompt), prompt)
 
     def release(self) -> None:
         """Free the weights."""
@@ -177,13 +169,11 @@ class CachedConditioner(Conditioner):
         self.conditioner.to("meta")
         self._is_released = True
 
-    def _encode_row(self, key: str, prompt: Prompt) -> Condition:
-        row = self.cache.read(key, list(self.widths))
-        return self._compute(key, prompt) if row is None else row
-
-    def _compute(self, key: str, prompt: Prompt) -> Condition:
-        row = self._load_conditioner().to(device_of(self)).encode([prompt]).to("cpu")
-        self.cache.write(key, row)
+    def _row(self, key: str, prompt: Prompt) -> Condition:
+        """Return the features of a prompt, computed if they are missing in the cache, or damaged."""
+        if (row := self.cache.read(key, list(self.widths))) is None:
+            row = self._load_conditioner().to(device_of(self)).encode([prompt]).to("cpu")
+            self.cache.write(key, row)
         return row
 
     def _load_conditioner(self) -> Conditioner:

@@ -28,10 +28,11 @@ class JoinedConditioner(Conditioner):
         super().__init__()
         if not conditioners:
             raise InvalidValue("There is nothing to join: write conditioners=[{name: ...}, {name: ...}].")
-        if duplicates := duplicate_names(conditioners):
-            name, classes = next(iter(duplicates.items()))
+        names = [name for conditioner in conditioners for name in conditioner.widths]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            owners = [type(conditioner).__name__ for conditioner in conditioners if repeated[0] in conditioner.widths]
             raise InvalidValue(
-                f"'{name}' is a name in the conditions of each of {', '.join(classes)}. Join conditioners with "
+                f"'{repeated[0]}' is a name in the conditions of each of {', '.join(owners)}. Join conditioners with "
                 "different names, or leave one out."
             )
         self.conditioners = torch.nn.ModuleList(conditioners)
@@ -78,12 +79,3 @@ class JoinedConditioner(Conditioner):
     def fingerprint(self) -> str:
         """Return a hash of the fingerprints of all parts."""
         return hash_values("joined", *(part.fingerprint() for part in self.parts))
-
-
-def duplicate_names(conditioners: Sequence[Conditioner]) -> dict[str, list[str]]:
-    """Return the names that several conditioners have in common -> the classes of these conditioners."""
-    classes: dict[str, list[str]] = {}
-    for conditioner in conditioners:
-        for name in conditioner.widths:
-            classes.setdefault(name, []).append(type(conditioner).__name__)
-    return {name: owners for name, owners in classes.items() if len(owners) > 1}

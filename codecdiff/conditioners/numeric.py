@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -42,9 +42,6 @@ class FieldType(Config):
         return self
 
 
-FIELD_TYPES = TypeAdapter(dict[str, FieldType])
-
-
 def fourier_features(x: Tensor, width: int) -> Tensor:
     """Return Fourier features (n, e) of numbers (n,) in [0, 1], of unit mean square.
 
@@ -54,11 +51,6 @@ def fourier_features(x: Tensor, width: int) -> Tensor:
     rates = math.pi * (2 * MAX_PERIODS) ** torch.linspace(0, 1, width // 2, dtype=torch.float64)
     angles = x.double()[:, None] * rates
     return (math.sqrt(2) * torch.cat([angles.sin(), angles.cos()], dim=1)).float()
-
-
-def one_hot(index: Tensor, count: int) -> Tensor:
-    """Return one-hot features (n, count) of class indices (n,), of unit mean square."""
-    return math.sqrt(count) * torch.nn.functional.one_hot(index, count).float()
 
 
 class NumericConditioner(Conditioner):
@@ -78,7 +70,14 @@ class NumericConditioner(Conditioner):
 
     def __init__(self, fields: dict[str, FieldType], *, width: int = 64) -> None:
         super().__init__()
-        self.types = _field_types(fields)
+        try:
+            self.types = TypeAdapter(dict[str, FieldType]).validate_python(fields)
+        except ValidationError as error:
+            issue = error.errors()[0]
+            path = ".".join(["fields", *map(str, issue["loc"])])
+            raise ConfigError(f"{path} = {issue['input']!r}: {issue['msg'].removeprefix('Value error, ')}.") from error
+        if not self.types:
+            raise ConfigError("fields={}: name at least one, as in {tempo: {low: 40, high: 220}}.")
         if width < 2 or width % 2:
             raise ConfigError(f"width={width}: expected an even number, at least 2.")
         self.arguments["fields"] = {
@@ -113,9 +112,10 @@ class NumericConditioner(Conditioner):
         field = self.types[name]
         is_present = torch.tensor([value is not None and value != "" for value in values], dtype=torch.bool)
         present = [value for value in values if value is not None and value != ""]
-        if field.classes is not None:
-            index = torch.tensor([class_index(value, field.classes, name) for value in present], dtype=torch.long)
-            features = one_hot(index, len(field.classes))
+        if (classes := field.classes) is not None:
+            index = torch.tensor([class_index(value, classes, name) for value in present], dtype=torch.long)
+            # of unit mean square, as the features of numbers
+            features = math.sqrt(len(classes)) * torch.nn.functional.one_hot(index, len(classes)).float()
         else:
             positions = torch.tensor([self._position(value, name, field) for value in present], dtype=torch.float64)
             features = fourier_features(positions, self.width)
@@ -135,19 +135,6 @@ class NumericConditioner(Conditioner):
                 stacklevel=2,
             )
         return (min(max(number, low), high) - low) / (high - low)
-
-
-def _field_types(fields: Mapping[str, Any]) -> dict[str, FieldType]:
-    """Validate the option `fields`. Raises ConfigError with the field and the reason."""
-    try:
-        types = FIELD_TYPES.validate_python(fields)
-    except ValidationError as error:
-        issue = error.errors()[0]
-        path = ".".join(["fields", *map(str, issue["loc"])])
-        raise ConfigError(f"{path} = {issue['input']!r}: {issue['msg'].removeprefix('Value error, ')}.") from error
-    if not types:
-        raise ConfigError("fields={}: name at least one, as in {tempo: {low: 40, high: 220}}.")
-    return types
 
 
 def parse_number(value: Any, name: str) -> float:

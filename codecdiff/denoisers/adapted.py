@@ -34,10 +34,6 @@ class AdapterConfig(Config):
     dropout: float = Field(default=0, ge=0, lt=1)  # of what the added layers read, in training
     modules: list[str] | None = None
 
-    def for_denoiser(self, denoiser: Denoiser) -> AdapterConfig:
-        """Return the same with the full names of modules. Raises UnknownName for one that the denoiser lacks."""
-        return self.model_copy(update={"modules": select_modules(denoiser, self.modules)})
-
 
 def select_modules(denoiser: Denoiser, patterns: Sequence[str] | None) -> list[str]:
     """Return the names of the layers to adapt, of those that can be. Raises UnknownName for a pattern without any."""
@@ -57,19 +53,19 @@ def select_modules(denoiser: Denoiser, patterns: Sequence[str] | None) -> list[s
 def insert_layers(denoiser: Denoiser, adapter: AdapterConfig, seed: int = 0) -> Denoiser:
     """Put the layers of an adapter into a denoiser, in place, all else frozen. They change nothing at first.
 
-    Raises BrokenPlugin if peft is not installed.
+    `adapter.modules` are full names. Raises BrokenPlugin if peft is not installed.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise BrokenPlugin("Adapters need the package peft: pip install peft.") from error
-    names = select_modules(denoiser, adapter.modules)
     config = LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha or adapter.rank,
         lora_dropout=adapter.dropout,
         use_dora=adapter.type == "dora",
-        target_modules="|".join(map(re.escape, names)),  # matched whole, where a list would match the ends of names
+        # matched whole, where a list would match the ends of names
+        target_modules="|".join(map(re.escape, adapter.modules or [])),
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(rng.generator("codecdiff.train.adapter", seed).initial_seed())
@@ -84,7 +80,7 @@ class AdaptedDenoiser(Denoiser):
         super().__init__()
         self.channels, self.context_channels = network.channels, network.context_channels
         self.condition_widths, self.controls = network.condition_widths, network.controls
-        self.adapter = adapter.for_denoiser(network)
+        self.adapter = adapter.model_copy(update={"modules": select_modules(network, adapter.modules)})
         self.network = insert_layers(network, self.adapter, seed)
 
     def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:

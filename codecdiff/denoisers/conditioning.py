@@ -39,19 +39,20 @@ def fill_nulls(condition: Condition, nulls: Mapping[str, Tensor]) -> Condition:
         ValueError: The tokens of a name and its null differ in width.
 
     """
-    return Condition({name: _fill_null(name, null, condition) for name, null in nulls.items()})
-
-
-def _fill_null(name: str, null: Tensor, condition: Condition) -> ConditionTokens:
-    if name not in condition:
-        token = null.clone()  # a view of the parameter would require a gradient even under `no_grad`
-        return ConditionTokens(token[None, None], null.new_ones(1, 1, dtype=torch.bool))
-    tokens, mask = condition[name]
-    if tokens.shape[-1] != len(null):
-        raise ValueError(f"Expected condition {name!r} of width {len(null)}, but got {tokens.shape[-1]}.")
-    absent = ~mask.any(1, keepdim=True)
-    first = torch.arange(mask.shape[1], device=mask.device) == 0
-    return ConditionTokens(torch.where(absent[..., None], null, tokens.to(null.dtype)), mask | absent & first)
+    filled = {}
+    for name, null in nulls.items():
+        if name not in condition:
+            token = null.clone()  # a view of the parameter would require a gradient even under `no_grad`
+            filled[name] = ConditionTokens(token[None, None], null.new_ones(1, 1, dtype=torch.bool))
+            continue
+        tokens, mask = condition[name]
+        if tokens.shape[-1] != len(null):
+            raise ValueError(f"Expected condition {name!r} of width {len(null)}, but got {tokens.shape[-1]}.")
+        absent = ~mask.any(1, keepdim=True)
+        first = torch.arange(mask.shape[1], device=mask.device) == 0
+        tokens = torch.where(absent[..., None], null, tokens.to(null.dtype))
+        filled[name] = ConditionTokens(tokens, mask | absent & first)
+    return Condition(filled)
 
 
 def mean_token(entry: ConditionTokens) -> Tensor:

@@ -10,7 +10,8 @@ noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,24 @@ from codecdiff.diffusion.guidance import group_by_weight, guided_prediction, num
 from codecdiff.diffusion.loss import LOSSES, StageInput, add_noise, masked_mean, prediction_target
 from codecdiff.diffusion.noise_schedule import Scheduler, coefficients, even_timesteps, prediction_type_of
 from codecdiff.diffusion.schedulers import predicted_x_start
+from codecdiff.errors import InvalidValue
+
+FIXED = {"num_inference_steps", "guidance_scale", "scheduler", "timestep_spacing", "final_timestep_fraction"}
 
 Predict = Callable[[Tensor, Tensor], Tensor]  # (x (b, c, l), timesteps (b,)) -> prediction (b, c, l)
+
+
+def check_distilled(stage: str, sampling: SamplingConfig, only: Mapping[str, Any]) -> None:
+    """Raise InvalidValue if a stage would be sampled in another way than the `only` one that it was distilled to."""
+    now = sampling.model_dump()
+    for name in FIXED & only.keys():
+        weights = now[name].values() if isinstance(now[name], Mapping) else [now[name]]
+        if any(value != only[name] for value in weights):
+            raise InvalidValue(
+                f"Stage {stage} was distilled to {only['num_inference_steps']} steps of {only['scheduler']} without "
+                f"guidance, so {name}={json.dumps(now[name])} is not possible: leave it out, or use the model that it "
+                "was distilled from."
+            )
 
 
 @dataclass(frozen=True)
@@ -82,12 +99,6 @@ def move(x: Tensor, x_start: Tensor, level: tuple[Tensor, Tensor], to: tuple[Ten
     return to_alpha * x_start + to_sigma / sigma.clamp_min(1e-8) * (x - alpha * x_start)
 
 
-def leading_x_start(x: Tensor, end: Tensor, level: tuple[Tensor, Tensor], to: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the x_start with which `move` leads from x to `end`."""
-    ratio = to[1] / level[1]
-    return (end - ratio * x) / (to[0] - ratio * level[0])
-
-
 def guided_teacher(
     denoiser: Callable[..., Tensor], scheduler: Scheduler, sampling: SamplingConfig, guidance: Guidance, x: StageInput
 ) -> Predict:
@@ -134,7 +145,9 @@ class Distillation:
             before_end = now.minimum(end - 1)  # rows that are at the end stay there
             ahead = move(x, self._estimate(average, x, before_end), segments.levels(now, x), segments.levels(end, x))
             x = torch.where((now < end)[:, None, None], ahead, x)
-        return leading_x_start(start, x, segments.levels(place, x), segments.levels(end, x))
+        (alpha, sigma), (end_alpha, end_sigma) = segments.levels(place, x), segments.levels(end, x)
+        ratio = end_sigma / sigma  # with this x_start, `move` leads from the start to x
+        return (x - ratio * start) / (end_alpha - ratio * alpha)
 
     def _estimate(self, predict: Predict, x: Tensor, place: Tensor) -> Tensor:
         prediction = predict(x, self.segments.timesteps.to(place)[place]).float()

@@ -56,13 +56,10 @@ def stack_conditions(condition: Condition, negative: Condition, groups: WeightGr
         present = present | set(names)
         subsets.append(present)
     mixed = [
-        condition if len(subset) == len(condition) else _mix(condition, negative, subset) for subset in subsets[::-1]
+        Condition({name: (condition if name in subset else negative)[name] for name in condition})
+        for subset in subsets[::-1]
     ]
     return mixed[0] if len(mixed) == 1 else Condition.cat(mixed)
-
-
-def _mix(condition: Condition, negative: Condition, present: Collection[str]) -> Condition:
-    return Condition({name: (condition if name in present else negative)[name] for name in condition})
 
 
 def combine_predictions(predictions: Sequence[Tensor], groups: WeightGroups) -> Tensor:
@@ -110,11 +107,12 @@ def resolve_guidance(guidance_scale: Guidance, conditioner: Conditioner | None) 
     `vector` from the text, so `{text: 3}` guides both, and `{text: 3, vector: 1}` one. Raises ValueError for a name
     that is neither a field nor a condition, and for weights that are not finite.
     """
-    sources = conditioner.sources if conditioner else {}
+    sources, scale = conditioner.sources if conditioner else {}, guidance_scale
+    for name, weight in (scale if isinstance(scale, Mapping) else {"guidance_scale": scale}).items():
+        if not math.isfinite(weight):
+            raise InvalidValue(f"Invalid weight {name}={weight}: expected a finite number, e.g. 3.")
     if not isinstance(guidance_scale, Mapping):
-        _check_finite({"guidance_scale": guidance_scale})
         return guidance_scale
-    _check_finite(guidance_scale)
     names = list(dict.fromkeys([*(field for fields in sources.values() for field in fields), *sources]))
     for name, weight in guidance_scale.items():
         if name not in names:
@@ -126,12 +124,6 @@ def resolve_guidance(guidance_scale: Guidance, conditioner: Conditioner | None) 
             if entry == key or (key in fields and entry not in guidance_scale):
                 weights.setdefault(entry, weight)
     return weights
-
-
-def _check_finite(weights: Mapping[str, float]) -> None:
-    for name, weight in weights.items():
-        if not math.isfinite(weight):
-            raise InvalidValue(f"Invalid weight {name}={weight}: expected a finite number, e.g. 3.")
 
 
 def num_passes(guidance_scale: Guidance, conditioner: Conditioner | None) -> int:

@@ -25,7 +25,6 @@ class Scheduler(Protocol):
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         """Choose the timesteps of one sampling run."""
-        ...
 
     def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor:
         """Return the denoiser's input at a timestep."""
@@ -33,17 +32,12 @@ class Scheduler(Protocol):
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **options: Any) -> Any:
         """Take one step; the result has `prev_sample`."""
-        ...
 
 
 PREDICTION_TYPES = ("v_prediction", "epsilon", "sample", "flow")
-
 BETA_SCHEDULES = ("squaredcos_cap_v2", "linear", "scaled_linear", "sigmoid")
-
 TRAINING_SCHEDULERS = ("DDPMScheduler", "FlowMatchEulerDiscreteScheduler")  # the classes a stage can be trained with
-
 MAX_TIMESTEPS = 100_000
-
 SIGMA_SPACE = ("euler", "euler-a", "heun", "lms")  # their state is x_start + sigma * noise, except for flow models
 
 
@@ -150,12 +144,6 @@ def even_timesteps(num_train_timesteps: int, num_inference_steps: int, final_fra
     return torch.tensor([round(num_train_timesteps * place) - 1 for place in places])
 
 
-def karras_levels(levels: Tensor, num_inference_steps: int, rho: float = 7.0) -> Tensor:
-    """Return noise levels (n,) from the highest to the lowest of `levels` (T,): Eq. 5 of Karras et al. (2022)."""
-    high, low = levels[-1].double() ** (1 / rho), levels[0].double() ** (1 / rho)
-    return (high + torch.linspace(0, 1, num_inference_steps, dtype=torch.float64) * (low - high)) ** rho
-
-
 def max_inference_steps(num_train_timesteps: int, final_fraction: float = 0.0) -> int:
     """Return the largest number of different timesteps that a sampling run can visit."""
     return num_train_timesteps - max(1, round(num_train_timesteps * final_fraction)) + 1
@@ -172,11 +160,15 @@ def evaluation_steps(name: str, num_inference_steps: int) -> list[int]:
 
 
 def sampling_levels(scheduler: Any, num_inference_steps: int) -> tuple[Tensor, Tensor]:
-    """Return the noise levels (n,) of a sampling run, and the timesteps (n,) that stand for them in the network."""
+    """Return the noise levels (n,) of a sampling run, and the timesteps (n,) that stand for them in the network.
+
+    The spacing "karras" is Eq. 5 of Karras et al. (2022), with rho = 7.
+    """
     levels, final_fraction = noise_levels(scheduler), scheduler.config._final_timestep_fraction
     if scheduler.config._timestep_spacing == "karras":
         lowest = max(0, round(len(levels) * final_fraction) - 1)
-        karras = karras_levels(levels[lowest:], num_inference_steps)
+        high, low = levels[-1].double() ** (1 / 7), levels[lowest].double() ** (1 / 7)
+        karras = (high + torch.linspace(0, 1, num_inference_steps, dtype=torch.float64) * (low - high)) ** 7.0
         timesteps = np.interp(karras.log(), levels.double().log(), np.arange(len(levels)))  # between those of training
         return karras, torch.from_numpy(timesteps).float()
     timesteps = even_timesteps(len(levels), num_inference_steps, final_fraction)

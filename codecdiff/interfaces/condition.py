@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,8 +40,8 @@ class Condition(Mapping[str, ConditionTokens]):
     """The features of prompts: an immutable mapping of names to sequences of tokens, one row per sample.
 
     A vector is a sequence of length one. A name without a real token in a row is *absent* there, and the denoiser puts
-    a learned null in its place. A control has a frame axis: `align` gives it a token for each latent frame, and where
-    one is missing, it is absent in that frame. Methods return new conditions.
+    a learned null in its place. A control has a token for each latent frame, and is absent in those without a real one.
+    Methods return new conditions.
     """
 
     sequences: Mapping[str, ConditionTokens]
@@ -79,37 +79,6 @@ class Condition(Mapping[str, ConditionTokens]):
     def null(self) -> Condition:
         """Make every name absent in every row: the condition of an empty prompt."""
         return self.map(lambda _, e: (e.tokens, torch.zeros_like(e.mask)))
-
-    def align(
-        self, rates: Mapping[str, float], starts: Sequence[float], num_frames: int, frame_rate: float
-    ) -> Condition:
-        """Resample the controls among the names to one token for each latent frame, (b, num_frames, e).
-
-        `rates` are their tokens in a second. Row i begins `starts[i]` seconds after its first token. What a frame gets
-        is the mean of the tokens during it, and masked if they are real for less than half of it.
-        """
-        edges = torch.tensor(starts, dtype=torch.float64)[:, None] + torch.arange(num_frames + 1) / frame_rate
-
-        def mean_in_frames(name: str, entry: ConditionTokens) -> tuple[Tensor, Tensor]:
-            if name not in rates:
-                return entry
-            tokens, mask = entry.tokens.cpu().double(), entry.mask.cpu()[..., None].double()
-            sums = pad(torch.cat([tokens * mask, mask], dim=-1).cumsum(1), (0, 0, 1, 1))
-            sums[:, -1] = sums[:, -2]
-            position = (edges * rates[name]).clamp(0, mask.shape[1])
-            before = position.long()
-            index = before[..., None].expand(-1, -1, sums.shape[-1])
-            low, high = sums.gather(1, index), sums.gather(1, index + 1)
-            during = torch.lerp(low, high, (position - before)[..., None]).diff(dim=1)
-            is_real = during[..., -1] >= 0.5 * rates[name] / frame_rate
-            means = during[..., :-1] / during[..., -1:].clamp_min(1e-9) * is_real[..., None]
-            return means.to(entry.tokens), is_real.to(entry.mask.device)
-
-        return self.map(mean_in_frames)
-
-    def frames(self, index: Tensor, names: Collection[str]) -> Condition:
-        """Select latent frames of these names, which are aligned."""
-        return self.map(lambda name, e: (e.tokens[:, index], e.mask[:, index]) if name in names else e)
 
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:

@@ -11,11 +11,8 @@ if TYPE_CHECKING:
         MODEL_FILE,
         config_differences,
         load_stage,
-        model_fingerprint,
         read_config,
-        read_stage_config,
         write_parts,
-        write_stage_config,
     )
     from codecdiff.pipeline.editing import (
         AnyEdit,
@@ -37,6 +34,7 @@ if TYPE_CHECKING:
     from codecdiff.pipeline.pipeline import GenerationInterrupted, NonFiniteLatents, Pipeline, load
     from codecdiff.pipeline.provenance import GenerationRequest
     from codecdiff.pipeline.stage import Stage, stage_shapes
+    from codecdiff.pipeline.stage_folder import read_stage_config, write_stage_config
 
 __all__ = [
     "FORMAT",
@@ -61,7 +59,6 @@ __all__ = [
     "levels_mask",
     "load",
     "load_stage",
-    "model_fingerprint",
     "outside_mask",
     "parse_adapter",
     "parse_levels",

@@ -27,8 +27,9 @@ from codecdiff.denoisers.adapted import AdaptedDenoiser, AdapterConfig
 from codecdiff.errors import InvalidValue, MissingFile, UnknownName
 from codecdiff.files import check_schema
 from codecdiff.fingerprint import hash_values
-from codecdiff.pipeline.checkpoint import STAGE_FILE, combined_fingerprint, is_trained, load_weights
+from codecdiff.pipeline.checkpoint import combined_fingerprint
 from codecdiff.pipeline.stage import Stage
+from codecdiff.pipeline.stage_folder import STAGE_FILE, is_trained, load_weights
 
 if TYPE_CHECKING:
     from codecdiff.pipeline.base import BasePipeline
@@ -148,17 +149,14 @@ def read_adapter(folder: Path | str, pipeline: BasePipeline, weight: StageWeight
     if not stages:
         raise InvalidValue(f"'{home}' has no trained stage of this model: run the training of the adapter again.")
     name = "/".join(home.resolve().parts[-2:])
-    return Adapter(name, combined_fingerprint(digests), stages, _stage_weights(weight, list(stages), home))
-
-
-def _stage_weights(weight: StageWeights, stages: Sequence[str], folder: Path) -> dict[str, float]:
     weights = dict(weight) if isinstance(weight, Mapping) else dict.fromkeys(stages, weight)
-    for name, value in weights.items():
-        if name not in stages:
-            raise UnknownName(f"'{folder}' does not adapt a stage '{name}', but {', '.join(stages)}.")
+    for stage, value in weights.items():
+        if stage not in stages:
+            raise UnknownName(f"'{home}' does not adapt a stage '{stage}', but {', '.join(stages)}.")
         if not math.isfinite(value):
-            raise InvalidValue(f"Invalid weight {value} of '{folder}': expected a finite number, e.g. 0.5.")
-    return {name: float(weights.get(name, 1.0)) for name in stages}
+            raise InvalidValue(f"Invalid weight {value} of '{home}': expected a finite number, e.g. 0.5.")
+    weights = {stage: float(weights.get(stage, 1.0)) for stage in stages}
+    return Adapter(name, combined_fingerprint(digests), stages, weights)
 
 
 def parse_adapter(text: str) -> tuple[str, StageWeights]:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
 
 import torch
 from torch import nn
 
-from codecdiff import config, huggingface, rng
+from codecdiff import config, rng
 from codecdiff.config.parts import did_you_mean
 from codecdiff.config.schema import Target
 from codecdiff.errors import InvalidValue, UnknownName, UserError
 from codecdiff.execution import Execution, require_compiler
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Splitter
-from codecdiff.pipeline import checkpoint
+from codecdiff.pipeline import checkpoint, generation
 from codecdiff.pipeline.code_version import code_versions
 from codecdiff.pipeline.generation import GenerationConfig, Presets
 from codecdiff.pipeline.stage import Stage, build_denoiser, stage_shapes
+from codecdiff.pipeline.stage_folder import is_trained
 from codecdiff.splitters import stage_names
 
 if TYPE_CHECKING:
@@ -141,20 +144,21 @@ class BasePipeline:
             44100
 
         """
+        from codecdiff.huggingface import downloads
         from codecdiff.pipeline.hub import find_model
 
         folder = find_model(name)
         digests: dict[str, str] = {}
         spec = checkpoint.read_config(folder, digests)
-        with huggingface.downloads(allow_download):
+        with downloads(allow_download):
             parts = checkpoint.load_parts(
                 folder, spec, allow_download=allow_download, allow_local_parts=allow_local_parts, digests=digests
             )
         facts = {key: spec[key] for key in ("target", "snap_context", "data")}
-        pipeline = cls(*parts, [], **facts, generation_config=checkpoint.load_generation_config(folder))
+        pipeline = cls(*parts, [], **facts, generation_config=generation.load_generation_config(folder))
         pipeline.load_stages(folder, allow_local_parts=allow_local_parts, digests=digests)
         pipeline.folder, pipeline.name = folder, str(name)
-        pipeline.presets = checkpoint.load_presets(folder, digests)
+        pipeline.presets = generation.load_presets(folder, digests)
         pipeline.base_fingerprint = checkpoint.combined_fingerprint(digests)
         pipeline.to(device, dtype)
         return pipeline.compile() if compile else pipeline
@@ -180,9 +184,9 @@ class BasePipeline:
         for stage in self.stages:
             facts = stage.facts | ({"adapters": records} if records else {})
             checkpoint.save_stage(Path(folder), replace(stage, facts=facts), dtype, source=self.folder)
-        checkpoint.save_generation_config(Path(folder), self.generation_config)
+        generation.save_generation_config(Path(folder), self.generation_config)
         if self.presets:
-            checkpoint.save_presets(Path(folder), self.presets)
+            generation.save_presets(Path(folder), self.presets)
         if self.folder is not None:
             from codecdiff.pipeline.run_lock import copy_run_lock
 
@@ -225,9 +229,16 @@ class BasePipeline:
         repository is new; None is the account's default. Raises UserError for a model that others could not load, and
         if the hub refuses it or cannot be reached.
         """
-        from codecdiff.pipeline.hub import push_pipeline
+        from codecdiff.pipeline.hub import push_to_hub
+        from codecdiff.pipeline.model_card import write_model_card
 
-        return push_pipeline(self, name, private)
+        with TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            self.save_pretrained(folder)
+            if self.folder and (self.folder / "README.md").is_file():
+                shutil.copyfile(self.folder / "README.md", folder / "README.md")
+            write_model_card(folder)
+            return push_to_hub(folder, name, private=private)
 
     def to(self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move every part to a device, and convert the denoisers to `dtype`; ends `enable_model_cpu_offload`.
@@ -299,7 +310,7 @@ class BasePipeline:
         The `options` are those of `checkpoint.load_stage`.
         """
         folder = Path(folder)
-        trained = takewhile(lambda name: checkpoint.is_trained(folder / name), self.stage_names[:count])
+        trained = takewhile(lambda name: is_trained(folder / name), self.stage_names[:count])
         device, parts = device_of(self.codec), (self.codec, self.splitter, self.conditioner)
         self.stages = [checkpoint.load_stage(folder, name, *parts, i, **options) for i, name in enumerate(trained)]
         self.to(device)

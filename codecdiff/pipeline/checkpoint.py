@@ -4,9 +4,7 @@ model/  codecdiff.json                 parts with their options, target, names o
         codec/model.safetensors        state of a fitted codec
         generation_config.json         options of a call that does not say otherwise
         presets.json                   sampling options of every stage by quality, where the usual presets do not suit
-        STAGE/stage.json               denoiser, training scheduler, sampling options, facts of its training
-        STAGE/model.safetensors        the averaged weights
-        STAGE/training/step-N/         a stage of its own, with what resuming needs: `generations`
+        STAGE/                         weights and description of a stage: `stage_folder`
 
 Each JSON file holds the hashes of the files beside it and of itself (`sealed`), and is written after them.
 """
@@ -15,9 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -29,22 +25,28 @@ from torch import Tensor
 from codecdiff import config, registry
 from codecdiff.config.schema import SamplingConfig
 from codecdiff.data import legacy
-from codecdiff.data.sealed import FILES, SEAL, read_sealed, seal, sealed_text, verify_file, write_sealed
+from codecdiff.data.sealed import FILES, SEAL, read_sealed, seal, sealed_text, verify_file
 from codecdiff.diffusion.noise_schedule import scheduler_from_config
 from codecdiff.errors import InvalidValue, MissingFile, UnknownName
-from codecdiff.files import DamagedFile, atomic_write, check_schema, read_safetensors, sha256, write_safetensors
+from codecdiff.files import atomic_write, check_schema, write_safetensors
 from codecdiff.interfaces import Codec, Conditioner, Splitter
 from codecdiff.pipeline.code_version import warn_of_code_changes
-from codecdiff.pipeline.generation import GenerationConfig, Presets
 from codecdiff.pipeline.stage import Stage, build_denoiser
-from codecdiff.pipeline.untrusted import ModelFile, StageFile, build_to_fit, confine, explained
+from codecdiff.pipeline.stage_folder import (
+    LOG,
+    STAGE_FILE,
+    WEIGHTS_FILE,
+    load_tensors,
+    load_weights,
+    published,
+    read_stage_config,
+    write_stage_config,
+)
+from codecdiff.pipeline.untrusted import ModelFile, build_to_fit, confine, explained
 
 FORMAT = 2
-MODEL_FILE, STAGE_FILE, WEIGHTS_FILE = "codecdiff.json", "stage.json", "model.safetensors"
-LOG = "log.jsonl"  # of a stage's training
+MODEL_FILE = "codecdiff.json"
 CODEC_WEIGHTS = f"codec/{WEIGHTS_FILE}"
-STATE = "training"  # folder of what resuming needs, in that of a stage
-GENERATION_FILE, PRESETS_FILE = "generation_config.json", "presets.json"
 REQUIRED = {"codec", "splitter", "conditioner", "stages", "snap_context", "target", "data"}
 
 Parts = tuple[Codec, Splitter, Conditioner | None]
@@ -101,25 +103,6 @@ def read_config(folder: Path, digests: dict[str, str] | None = None) -> dict[str
     if missing := REQUIRED - spec.keys():
         raise InvalidValue(f"{file} is incomplete: it lacks {', '.join(sorted(missing))}.")
     return check_schema(spec, str(file), ModelFile).model_dump(exclude_unset=True)
-
-
-def read_stage_config(folder: Path, digests: dict[str, str] | None = None) -> dict[str, Any]:
-    """Read the stage.json of a stage's folder. Raises ValueError if it is not valid."""
-    file = folder / STAGE_FILE
-    spec = legacy.upgrade_stage(read_sealed(file, digests, f"{folder.name}/{STAGE_FILE}"))
-    return check_schema(spec, str(file), StageFile).model_dump(exclude_unset=True)
-
-
-def load_tensors(file: Path, files: Mapping[str, Any], source: Path) -> tuple[dict[str, Tensor], str]:
-    """Load a safetensors file, and return its SHA-256 too, which is that in `files`, of `source`, if it is there.
-
-    Raises DamagedFile if it is missing or not what was written.
-    """
-    status = file.stat() if file.is_file() else None
-    digest, tensors = verify_file(file, files, source), read_safetensors(file)[0]
-    if status is None or not os.path.samestat(status, file.stat()) or status.st_mtime_ns != file.stat().st_mtime_ns:
-        raise DamagedFile(f"'{file}' was replaced while it was read. Try again.")
-    return tensors, digest
 
 
 def load_codec_state(folder: Path | str, codec: Codec, digests: dict[str, str] | None = None) -> bool:
@@ -218,101 +201,6 @@ def save_stage(folder: Path, stage: Stage, dtype: torch.dtype = torch.float32, *
     write_stage_config(home, stage.to_config(), hashes)
 
 
-def write_stage_config(home: Path, spec: Mapping[str, Any], hashes: Mapping[str, str] | None = None) -> None:
-    """Write the stage.json of a stage's folder, which names the files of the stage by their SHA-256."""
-    write_sealed(home / STAGE_FILE, spec, seal(home, hashes or {WEIGHTS_FILE: sha256(home / WEIGHTS_FILE)}))
-
-
-def save_generation_config(folder: Path, generation_config: GenerationConfig) -> None:
-    """Write generation_config.json: the fields that differ from their defaults."""
-    write_sealed(folder / GENERATION_FILE, generation_config.model_dump(mode="json", exclude_defaults=True))
-
-
-def load_generation_config(folder: Path) -> GenerationConfig:
-    """Read generation_config.json, if there is one. Raises InvalidValue if it is not valid."""
-    file = folder / GENERATION_FILE
-    options = read_sealed(file) if file.exists() else {}
-    if isinstance(options, dict):
-        options = {name: value for name, value in options.items() if name not in (FILES, SEAL)}
-    return check_schema(options, str(file), GenerationConfig)
-
-
-def save_presets(folder: Path, presets: Presets) -> None:
-    """Write presets.json."""
-    table = {
-        name: {stage: own.model_dump(exclude_unset=True) for stage, own in p.items()} for name, p in presets.items()
-    }
-    write_sealed(folder / PRESETS_FILE, {"presets": table})
-
-
-def load_presets(folder: Path, digests: dict[str, str] | None = None) -> Presets:
-    """Read presets.json, if there is one. Raises InvalidValue if it is not valid."""
-    file = folder / PRESETS_FILE
-    spec = read_sealed(file, digests, PRESETS_FILE) if file.exists() else {"presets": {}}
-    return check_schema(spec.get("presets") if isinstance(spec, dict) else None, str(file), Presets)
-
-
-def generations(home: Path) -> list[Path]:
-    """Return the folders of the steps of a stage's training that are kept, newest first."""
-    return sorted((home / STATE).glob("step-[0-9]*"), key=lambda path: int(path.name[5:]), reverse=True)
-
-
-def is_trained(home: Path) -> bool:
-    """Return whether a stage's folder holds one: anything of it, so that a missing file is noticed."""
-    return (home / STAGE_FILE).exists() or (home / WEIGHTS_FILE).exists() or bool(generations(home))
-
-
-def load_weights(home: Path, digests: dict[str, str] | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return a stage's stage.json and the weights it names, even while training saves others.
-
-    Raises DamagedFile if they are not what was written.
-    """
-    while True:
-        before, folder, read = _status(home / STAGE_FILE), home, dict[str, str]()
-        try:
-            folder = published(home, WEIGHTS_FILE)
-            spec = read_stage_config(folder, read)
-            tensors, read[WEIGHTS_FILE] = load_tensors(folder / WEIGHTS_FILE, spec.get(FILES, {}), folder / STAGE_FILE)
-        except (InvalidValue, FileNotFoundError):
-            if before == _status(home / STAGE_FILE) and published(home, WEIGHTS_FILE) == folder:
-                raise
-        else:
-            if folder != home and not before:
-                warnings.warn(f"'{home / STAGE_FILE}' is missing: the stage of '{folder}' is read.", stacklevel=2)
-            if digests is not None:
-                names = (f"{home.name}/{STAGE_FILE}", f"{home.name}/{WEIGHTS_FILE}")
-                digests |= zip(names, read.values(), strict=True)
-            return spec, tensors
-
-
-def _status(file: Path) -> tuple[int, ...]:
-    """Return what changes when a file is replaced; nothing if it is missing."""
-    try:
-        status = file.stat()
-    except FileNotFoundError:
-        return ()
-    return status.st_dev, status.st_ino, status.st_mtime_ns
-
-
-def published(home: Path, name: str) -> Path:
-    """Return the folder to read a file of a stage from: the stage's, or that of its newest generation.
-
-    The latter where a save has replaced the file and not yet stage.json, or was killed then; before the first save
-    has written stage.json, too.
-    """
-
-    def entry(folder: Path) -> Any:
-        with suppress(InvalidValue, FileNotFoundError):
-            return read_stage_config(folder).get(FILES, {}).get(name, {}).get(SEAL)
-
-    newest, *older = generations(home) or [home]
-    if not (home / STAGE_FILE).exists():
-        return newest
-    is_file, own = (home / name).is_file(), entry(home)
-    is_behind = is_file and own and own != entry(newest) and own in [entry(path) for path in older]
-    return newest if is_behind and sha256(home / name) == entry(newest) else home
-
-
 def load_stage(
     folder: Path,
     name: str,
@@ -355,10 +243,3 @@ def combined_fingerprint(digests: Mapping[str, str]) -> str:
     for name, value in digests.items():
         digest.update(f"{name} ".encode() + bytes.fromhex(value))
     return digest.hexdigest()[:32]
-
-
-def model_fingerprint(folder: Path) -> str:
-    """Return the fingerprint of the configuration and weights that a model folder holds now."""
-    homes = ["codec", *read_config(folder)["stages"]]
-    names = [MODEL_FILE, *(f"{home}/{file}" for home in homes for file in (STAGE_FILE, WEIGHTS_FILE)), PRESETS_FILE]
-    return combined_fingerprint({name: sha256(folder / name) for name in names if (folder / name).exists()})

@@ -34,20 +34,15 @@ def _code_version(part: type) -> str:
     top = part.__module__.partition(".")[0]
     owners = [plugin for plugin in registry.scan().plugins if plugin.entry.module_name.partition(".")[0] == top]
     name = f"{owners[0].distribution} {owners[0].version}" if owners else top
-    digest = hashlib.sha256()
-    for file in _sources(part, top):
-        digest.update(file.read_bytes())
-    return f"{name}, {digest.hexdigest()[:16]}"
-
-
-def _sources(part: type, top: str) -> list[Path]:
-    """Return the modules of a part's package; only the part's own for the core and for packages of one module."""
     folders = [] if top == "codecdiff" else getattr(sys.modules.get(top), "__path__", [])
     files = sorted(file for folder in folders for file in Path(folder).rglob("*.py"))
-    if not files:
+    if not files:  # of the core and of packages of one module, the part's own module
         with suppress(TypeError, OSError):  # it was typed in
             files = [Path(inspect.getfile(part))]
-    return [file for file in files if file.is_file()]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes() if file.is_file() else b"")
+    return f"{name}, {digest.hexdigest()[:16]}"
 
 
 def warn_of_code_changes(saved: Mapping[str, str], current: Mapping[str, str], folder: Path) -> None:

@@ -81,10 +81,6 @@ class EditMask:
         """Keep the codes where a mask that broadcasts to (n, k, l) is True, and no others."""
         return replace(self, keep_mask=mask.to(self.codes.device).expand(self.codes.shape))
 
-    def with_strength(self, strength: float) -> Self:
-        """Start what is not kept from noisy latents of the source."""
-        return replace(self, strength=strength)
-
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         names = ("codes", "latents", "keep_mask")
         return replace(self, **{name: function(getattr(self, name)) for name in names})
@@ -126,7 +122,11 @@ class Edit(BaseModel, ABC):
 
         Returns the mask of one sample, and its number of audio samples. Raises InvalidValue for audio of another shape.
         """
-        audio = self._trimmed(_source_audio(audio, codec), codec)
+        if isinstance(audio, str | Path):
+            audio = read_audio(audio, codec.sample_rate, codec.channels)
+        if audio.ndim != 2 or not audio.shape[1] or audio.shape[0] not in (1, codec.channels):
+            raise InvalidValue(f"Invalid audio of shape {tuple(audio.shape)}: expected (ch, t), as in out.audios[0].")
+        audio = self._trimmed(audio.expand(codec.channels, -1), codec)
         source = EditMask.from_audio(codec, audio[None], target)
         edited = self.apply(source, codec)
         return edited, audio.shape[-1] + (edited.frames - source.frames) * codec.hop_length
@@ -183,7 +183,7 @@ class Vary(Edit):
 
     def apply(self, source: EditMask, codec: Codec) -> EditMask:
         """Keep nothing, and start every stage from noisy latents of the source."""
-        return source.with_strength(self.strength)
+        return replace(source, strength=self.strength)
 
 
 class Restore(Edit):
@@ -203,15 +203,6 @@ class Restore(Edit):
 
 
 AnyEdit = Annotated[Refine | Inpaint | Extend | Vary | Restore, Field(discriminator="name")]
-
-
-def _source_audio(audio: Tensor | Path | str, codec: Codec) -> Tensor:
-    """Return audio (ch, t) of a file or a tensor, with the channels of the codec."""
-    if isinstance(audio, str | Path):
-        return read_audio(audio, codec.sample_rate, codec.channels)
-    if audio.ndim != 2 or not audio.shape[1] or audio.shape[0] not in (1, codec.channels):
-        raise InvalidValue(f"Invalid audio of shape {tuple(audio.shape)}: expected (ch, t), as in out.audios[0].")
-    return audio.expand(codec.channels, -1)
 
 
 def parse_levels(text: str) -> tuple[int, ...]:

@@ -1,15 +1,18 @@
-"""The options of a generation."""
+"""The options of a generation, and the files in which a model keeps its own: generation_config.json, presets.json."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypedDict, Unpack
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from codecdiff.config.parts import did_you_mean
 from codecdiff.config.schema import Fraction, Guidance, GuidanceMethod, Interval, SamplingConfig
+from codecdiff.data.sealed import FILES, SEAL, read_sealed, write_sealed
 from codecdiff.errors import InvalidValue
+from codecdiff.files import check_schema
 from codecdiff.interfaces import Prompt, prompt_fields
 
 OTHER_NAMES = {  # what an option is called elsewhere
@@ -26,6 +29,7 @@ HINTS = {
     "loudness": " Use a level in LUFS, e.g. -14, or 'off' for audio as it is decoded.",
     "seed": " Samples of one call differ by themselves: num_waveforms_per_prompt=2.",
 }
+GENERATION_FILE, PRESETS_FILE = "generation_config.json", "presets.json"
 MAX_BATCH = 4096
 SAMPLING_OPTIONS = (  # of every stage
     "num_inference_steps",
@@ -150,3 +154,32 @@ def prompt_list(prompt: Any) -> list[Prompt]:
             "of these."
         )
     return [prompt_fields(each) for each in prompts]
+
+
+def save_generation_config(folder: Path, generation_config: GenerationConfig) -> None:
+    """Write generation_config.json: the fields that differ from their defaults."""
+    write_sealed(folder / GENERATION_FILE, generation_config.model_dump(mode="json", exclude_defaults=True))
+
+
+def load_generation_config(folder: Path) -> GenerationConfig:
+    """Read generation_config.json, if there is one. Raises InvalidValue if it is not valid."""
+    file = folder / GENERATION_FILE
+    options = read_sealed(file) if file.exists() else {}
+    if isinstance(options, dict):
+        options = {name: value for name, value in options.items() if name not in (FILES, SEAL)}
+    return check_schema(options, str(file), GenerationConfig)
+
+
+def save_presets(folder: Path, presets: Presets) -> None:
+    """Write presets.json."""
+    table = {
+        name: {stage: own.model_dump(exclude_unset=True) for stage, own in p.items()} for name, p in presets.items()
+    }
+    write_sealed(folder / PRESETS_FILE, {"presets": table})
+
+
+def load_presets(folder: Path, digests: dict[str, str] | None = None) -> Presets:
+    """Read presets.json, if there is one. Raises InvalidValue if it is not valid."""
+    file = folder / PRESETS_FILE
+    spec = read_sealed(file, digests, PRESETS_FILE) if file.exists() else {"presets": {}}
+    return check_schema(spec.get("presets") if isinstance(spec, dict) else None, str(file), Presets)

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from codecdiff import registry
 from codecdiff.config.parts import did_you_mean
 from codecdiff.errors import InvalidValue, UnknownName, UserError
 from codecdiff.huggingface import downloads, hub_problem
-from codecdiff.pipeline.checkpoint import MODEL_FILE, STAGE_FILE, read_config, read_stage_config
-from codecdiff.pipeline.model_card import write_model_card
-
-if TYPE_CHECKING:
-    from codecdiff.pipeline.base import BasePipeline
+from codecdiff.pipeline.checkpoint import MODEL_FILE, read_config
+from codecdiff.pipeline.stage_folder import STAGE_FILE, read_stage_config
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 DOWNLOADED = ("*.json", "*.safetensors")  # of a model folder, what loading reads
@@ -49,32 +44,6 @@ def push_to_hub(model: Path | str, name: str, *, private: bool | None = None) ->
     training is not uploaded. Raises ValueError for a model that others could not load.
     """
     folder = _local_folder(model)
-    require_shareable(folder)
-    return upload_folder(folder, name, private)
-
-
-def push_pipeline(pipeline: BasePipeline, name: str, private: bool | None) -> str:
-    """Save a pipeline to a temporary folder, with the model card of its own folder, and upload it."""
-    with TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        pipeline.save_pretrained(folder)
-        if pipeline.folder and (pipeline.folder / "README.md").is_file():
-            shutil.copyfile(pipeline.folder / "README.md", folder / "README.md")
-        write_model_card(folder)
-        return push_to_hub(folder, name, private=private)
-
-
-def _local_folder(model: Path | str) -> Path:
-    """Return the folder of a model by its path, or the path of its run, or its installed name; it may not exist."""
-    folder = Path(model)
-    if folder.exists():
-        run = folder / "model"  # of a folder that training writes
-        return run if (run / MODEL_FILE).is_file() and not (folder / MODEL_FILE).exists() else folder
-    return registry.installed_model(str(model)) or folder
-
-
-def require_shareable(folder: Path) -> None:
-    """Raise ValueError unless others could load a model folder: all stages are trained, and no part is a local path."""
     spec = read_config(folder)
     if untrained := [name for name in spec["stages"] if not (folder / name / STAGE_FILE).exists()]:
         raise InvalidValue(f"'{folder}' is incomplete: train {' and '.join(untrained)} first.")
@@ -84,6 +53,16 @@ def require_shareable(folder: Path) -> None:
             f"'{folder}' names parts that exist only on this machine: {', '.join(paths)}. Upload them to the hub as "
             f"well, and write their ids to {MODEL_FILE}."
         )
+    return upload_folder(folder, name, private)
+
+
+def _local_folder(model: Path | str) -> Path:
+    """Return the folder of a model by its path, or the path of its run, or its installed name; it may not exist."""
+    folder = Path(model)
+    if folder.exists():
+        run = folder / "model"  # of a folder that training writes
+        return run if (run / MODEL_FILE).is_file() and not (folder / MODEL_FILE).exists() else folder
+    return registry.installed_model(str(model)) or folder
 
 
 def _local_paths(spec: Any) -> list[str]:

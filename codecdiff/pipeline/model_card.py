@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from codecdiff.files import atomic_write_text, read_text
-from codecdiff.pipeline.checkpoint import STAGE_FILE, read_config, read_stage_config
+from codecdiff.pipeline.checkpoint import read_config
+from codecdiff.pipeline.stage_folder import STAGE_FILE, read_stage_config
 
 MARK = "<!-- written by codecdiff; remove this line to keep your own words -->"
 
@@ -23,7 +24,9 @@ def render_model_card(folder: Path | str) -> str:
     header = ["---", "library_name: codecdiff", "pipeline_tag: text-to-audio", "---", MARK, ""]
     training = _training(spec["data"], {name: read_stage_config(home) for name, home in stages.items()})
     use = ["## Use", "", *_block(f'codecdiff generate "PROMPT" --model {shlex.quote(folder.name)} -o out.wav')]
-    return "\n".join([*header, "# A codec diffusion model", "", *_parts(spec), *training, *use]) + "\n"
+    rows = [f"| {kind} | {_code(json.dumps(spec[kind]))} |" for kind in ("codec", "splitter", "conditioner")]
+    parts = ["| part | configuration |", "|---|---|", *rows, ""]
+    return "\n".join([*header, "# A codec diffusion model", "", *parts, *training, *use]) + "\n"
 
 
 def write_model_card(folder: Path | str) -> None:
@@ -41,11 +44,6 @@ def command_line(words: Sequence[str]) -> str:
     return shlex.join([*launcher, *arguments])
 
 
-def _parts(spec: dict[str, Any]) -> list[str]:
-    rows = [f"| {kind} | {_code(json.dumps(spec[kind]))} |" for kind in ("codec", "splitter", "conditioner")]
-    return ["| part | configuration |", "|---|---|", *rows, ""]
-
-
 def _training(data: dict[str, Any], stages: dict[str, Any]) -> list[str]:
     hours = [f"{_text(name)} ({hours:g} hours)" for name, hours in data.get("license_hours", {}).items()]
     licenses = ", ".join(hours or map(_text, data.get("licenses", []))) or "not recorded"
@@ -54,10 +52,13 @@ def _training(data: dict[str, Any], stages: dict[str, Any]) -> list[str]:
     for name, stage in stages.items():
         facts = dict(stage["training"])
         command, imported = facts.pop("command", None), facts.pop("imported", None)
+        scale = stage["guidance_scale"]
+        if isinstance(scale, Mapping):
+            scale = ", ".join(f"{_text(condition)}={weight}" for condition, weight in scale.items())
         training = f"Imported from {_code(imported)}" if imported else f"Trained with {_code(json.dumps(facts))}"
         lines += [
             f"**{name}**: denoiser {_code(json.dumps(stage['denoiser']))}, sampled with {_text(stage['scheduler'])} in "
-            f"{stage['num_inference_steps']} steps, guidance scale {_weights(stage['guidance_scale'])}. {training}.",
+            f"{stage['num_inference_steps']} steps, guidance scale {scale}. {training}.",
             "",
         ]
         if command:
@@ -89,9 +90,3 @@ def _block(value: Any) -> list[str]:
 def _fence(text: str, least: int) -> str:
     """Return more backticks than any in a text that follow each other."""
     return "`" * max([least, *(len(run) + 1 for run in re.findall("`+", text))])
-
-
-def _weights(guidance_scale: Any) -> str:
-    if not isinstance(guidance_scale, Mapping):
-        return str(guidance_scale)
-    return ", ".join(f"{_text(name)}={weight}" for name, weight in guidance_scale.items())

@@ -64,7 +64,7 @@ class PipelineOutput:
         `source` is the audio that was edited. Warns of words that the model was not trained on.
         """
         if note := vocabulary_note(pipeline, prompts):
-            warnings.warn(note, stacklevel=4)
+            warnings.warn(note, stacklevel=3)
         count = generation_config.num_waveforms_per_prompt
         repeated = [prompt for prompt in prompts for _ in range(count)]
         checksum = sha256(source) if isinstance(source, Path | str) else None

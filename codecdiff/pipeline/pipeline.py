@@ -19,6 +19,7 @@ from codecdiff.diffusion.sampling import SamplingInput, StageMask, sample_stage
 from codecdiff.errors import InvalidValue, UserError
 from codecdiff.interfaces import Condition, Prompt, prompt_fields
 from codecdiff.pipeline.base import BasePipeline
+from codecdiff.pipeline.conditions import align_controls, check_control_names, encode_prompts, require_long_controls
 from codecdiff.pipeline.generation import (
     SAMPLING_OPTIONS,
     GenerationConfig,
@@ -27,15 +28,7 @@ from codecdiff.pipeline.generation import (
     prompt_list,
     usual_preset,
 )
-from codecdiff.pipeline.stage import (
-    Stage,
-    align_controls,
-    check_control_names,
-    conditions,
-    require_long_controls,
-    stage_frame_rate,
-    stage_shapes,
-)
+from codecdiff.pipeline.stage import Stage, stage_frame_rate, stage_shapes
 from codecdiff.pipeline.windows import Window, decode_loop, plan_windows, window_frames
 
 if TYPE_CHECKING:
@@ -61,27 +54,20 @@ class NonFiniteLatents(UserError, FloatingPointError):
 class _Batch:
     """Samples that are generated at once; `edit` has a row for each, and `masks` is what it keeps of each stage.
 
+    shapes: channels and frames (c, l) of every stage.
     encoded: conditions of the prompts and the negative prompt, by the start of a window in seconds.
     """
 
     prompts: Sequence[Prompt]
     sample_indices: Sequence[int]
     frames: int
+    shapes: Sequence[tuple[int, int]]
     edit: EditMask | None
     masks: Sequence[StageMask | None]
-    encoded: dict[float, tuple[Condition, Condition]] = field(default_factory=dict)
+    encoded: dict[float, list[Condition]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.prompts)
-
-    def generators(self, seed: int, i: int) -> list[torch.Generator]:
-        """Return the generator of the noise of every sample in stage `i`."""
-        return [rng.generator("codecdiff.generate.noise", seed, index, i) for index in self.sample_indices]
-
-    def is_sampled(self, i: int) -> bool:
-        """Return whether anything is left to generate of stage `i`."""
-        mask = self.masks[i]
-        return mask is None or not mask.keeps_all
 
 
 class Pipeline(BasePipeline):
@@ -152,7 +138,9 @@ class Pipeline(BasePipeline):
         codes = self.generate_codes(
             prompts, frames, settings, partial=partial, callback_on_step_end=callback_on_step_end
         )
-        return self._output(prompts, codes, samples, settings)
+        from codecdiff.pipeline.output import PipelineOutput
+
+        return PipelineOutput.generate(self, prompts, codes, samples, settings)
 
     def edit(
         self,
@@ -187,7 +175,9 @@ class Pipeline(BasePipeline):
         codes = self.generate_codes(
             [prompt], mask.frames, settings, edit=mask, callback_on_step_end=callback_on_step_end
         )
-        return self._output([prompt], codes, samples, settings, edit=edit, source=audio)
+        from codecdiff.pipeline.output import PipelineOutput
+
+        return PipelineOutput.generate(self, [prompt], codes, samples, settings, edit=edit, source=audio)
 
     def interrupt(self) -> None:
         """Stop the run at the end of its current step: it raises GenerationInterrupted."""
@@ -207,13 +197,6 @@ class Pipeline(BasePipeline):
         if options.get("seed") is not None:
             raise InvalidValue("Both seed and generator say what to draw: leave one out.")
         return merged.merge(seed=int(torch.randint(2**62, (), generator=generator, device=generator.device)))
-
-    def _output(
-        self, prompts: Sequence[Prompt], codes: Iterator[Tensor], samples: int, options: GenerationConfig, **edit: Any
-    ) -> PipelineOutput:
-        from codecdiff.pipeline.output import PipelineOutput
-
-        return PipelineOutput.generate(self, prompts, codes, samples, options, **edit)
 
     @torch.no_grad()
     def generate_codes(
@@ -235,11 +218,11 @@ class Pipeline(BasePipeline):
         depends on the seed, its index and its prompt, not on its batch. Raises InvalidValue for invalid options.
         """
         settings = (generation_config or self.generation_config).merge(**options)
-        self._check(settings, prompts, partial)
+        stages = self._checked_stages(settings, prompts, partial)
         batches = self._batches(prompts, frames, settings, edit)
-        on_step_end = self._start(batches, settings, callback_on_step_end)
+        on_step_end = self._start(batches, stages, settings, callback_on_step_end)
         for batch in batches:
-            latents = self.splitter.merge(self._sample_stages(batch, settings, on_step_end))
+            latents = self.splitter.merge(self._sample_stages(batch, stages, settings, on_step_end))
             with self._on_device(self.codec):
                 codes = self._quantize(latents)
             if batch.edit is not None:
@@ -247,14 +230,17 @@ class Pipeline(BasePipeline):
                 codes = torch.where(edited.keep_mask, edited.codes.to(codes), codes)
             yield from codes.split(1)
 
-    def _check(self, options: GenerationConfig, prompts: Sequence[Prompt], partial: bool) -> None:
+    def _checked_stages(self, options: GenerationConfig, prompts: Sequence[Prompt], partial: bool) -> list[Stage]:
+        """Return the stages as these options sample them. Raises InvalidValue for what the model cannot generate."""
         if not partial and (missing := self.stage_names[len(self.stages) :]):
             raise InvalidValue(f"Stage {missing[0]} is not trained. Train it first: stage={missing[0]}.")
-        for stage in self.sampled_stages(options):
+        stages = self.sampled_stages(options)
+        for stage in stages:
             resolve_guidance(stage.sampling.guidance_scale, self.conditioner)
         check_control_names([*prompts, options.negative_prompt], self.conditioner)
         if not prompts:
             raise InvalidValue("The list of prompts is empty: expected at least one; '' is unconditional.")
+        return stages
 
     def _batches(
         self, prompts: Sequence[Prompt], frames: int, options: GenerationConfig, edit: EditMask | None
@@ -264,28 +250,29 @@ class Pipeline(BasePipeline):
         shape = (len(rows), self.codec.num_codebooks, frames)
         if edit is not None and edit.codes.shape != shape:
             raise InvalidValue(f"The codes of the edit have shape {tuple(edit.codes.shape)}, expected {shape}.")
-        batches = []
+        batches, shapes = [], stage_shapes(self.codec, self.splitter, frames)
         for start in range(0, len(rows), options.batch_size):
             index = list(range(start, min(start + options.batch_size, len(rows))))
             part = None if edit is None else edit.select(index)
-            masks = [None] * len(self.stage_names) if part is None else part.stage_masks(self.splitter)
+            masks = [None] * len(shapes) if part is None else part.stage_masks(self.splitter)
             samples = [options.first_sample_index + i for i in index]
-            batches.append(_Batch([rows[i] for i in index], samples, frames, part, masks))
+            batches.append(_Batch([rows[i] for i in index], samples, frames, shapes, part, masks))
         return batches
 
     def _start(
-        self, batches: Sequence[_Batch], options: GenerationConfig, callback: StepCallback | None
+        self,
+        batches: Sequence[_Batch],
+        stages: Sequence[Stage],
+        options: GenerationConfig,
+        callback: StepCallback | None,
     ) -> Callable[[Stage, Tensor, Tensor], Tensor]:
         """Count the steps of a run, and return the function to call after each, with the latents it returns."""
-        self._interrupt, steps = False, count()
+        self._interrupt, steps, self.num_timesteps = False, count(), 0
         strength = 1.0 if batches[0].edit is None else batches[0].edit.strength
-        stages = self.sampled_stages(options)
-        counts = [
-            stage.num_timesteps(stage.sampling.num_inference_steps, strength)
-            * len(self._windows(i, batches[0], options))
-            for i, stage in enumerate(stages)
-        ]
-        self.num_timesteps = sum(n for batch in batches for i, n in enumerate(counts) if batch.is_sampled(i))
+        for i, stage in enumerate(stages):
+            sampled = sum((mask := batch.masks[i]) is None or not mask.keeps_all for batch in batches)
+            windows = sampled * len(self._windows(i, batches[0], options))
+            self.num_timesteps += windows * stage.num_timesteps(stage.sampling.num_inference_steps, strength)
 
         def on_step_end(stage: Stage, timestep: Tensor, latents: Tensor) -> Tensor:
             if callback is not None:
@@ -324,7 +311,7 @@ class Pipeline(BasePipeline):
 
         Those whose new frames an edit keeps are left out. Raises InvalidValue for a loop of a pattern with delays.
         """
-        length, edit = stage_shapes(self.codec, self.splitter, batch.frames)[i][1], batch.masks[i]
+        length, edit = batch.shapes[i][1], batch.masks[i]
         seconds = batch.frames / self.codec.frame_rate
         if options.loop and length % batch.frames and batch.frames % length:
             raise InvalidValue(
@@ -338,43 +325,52 @@ class Pipeline(BasePipeline):
         return [window for window in windows if not edit.keep_mask[..., window.frames[window.is_new]].all()]
 
     def _sample_stages(
-        self, batch: _Batch, options: GenerationConfig, on_step_end: Callable[[Stage, Tensor, Tensor], Tensor]
+        self,
+        batch: _Batch,
+        stages: Sequence[Stage],
+        options: GenerationConfig,
+        on_step_end: Callable[[Stage, Tensor, Tensor], Tensor],
     ) -> list[Tensor]:
         """Sample the latents (b, c, l) of every stage, each with the stages before it as its context."""
-        stages: list[Tensor] = []
-        for i, (stage, mask) in enumerate(zip(self.sampled_stages(options), batch.masks, strict=False)):
-            mask = None if mask is None else mask.to(self.device)
-            if mask is not None and mask.keeps_all:
-                stages.append(mask.x_start)
+        sampled: list[Tensor] = []
+        for i, stage in enumerate(stages):
+            if (mask := batch.masks[i]) is not None and mask.keeps_all:
+                sampled.append(mask.x_start.to(self.device))
                 continue
-            context = self._context(stages, batch)
-            latents = self._sample_stage(i, batch, options, context, functools.partial(on_step_end, stage))
-            _require_finite(latents, stage)
-            stages.append(latents)
-        return self._with_zeros(stages, batch)
+            context = self._context(sampled, batch)
+            latents = self._sample_stage(i, stage, batch, options, context, functools.partial(on_step_end, stage))
+            if not latents.isfinite().all():
+                raise NonFiniteLatents(
+                    f"Stage {stage.name} generated latents that are not finite, in "
+                    f"{stage.sampling.num_inference_steps} steps of {stage.sampling.scheduler}: nothing was written. "
+                    "Try more steps, a smaller guidance_scale or float32; if it stays, the weights have diverged."
+                )
+            sampled.append(latents)
+        return self._with_zeros(sampled, batch)
 
     def _sample_stage(
         self,
         i: int,
+        stage: Stage,
         batch: _Batch,
         options: GenerationConfig,
         context: Tensor | None,
         on_step_end: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
         """Sample the latents (b, c, l) of stage `i`, window by window."""
-        stage, edit, generators = self.sampled_stages(options)[i], batch.masks[i], batch.generators(options.seed, i)
-        edit = None if edit is None else edit.to(self.device)
-        noise = rng.row_noise(stage_shapes(self.codec, self.splitter, batch.frames)[i], generators, self.device)
+        generators = [rng.generator("codecdiff.generate.noise", options.seed, n, i) for n in batch.sample_indices]
+        noise = rng.row_noise(batch.shapes[i], generators, self.device)
+        edit = None if (mask := batch.masks[i]) is None else mask.to(self.device)
         result = torch.zeros_like(noise) if edit is None else edit.x_start.to(noise).clone()
         for window in self._windows(i, batch, options):
             frames = window.frames
-            positive, negative = self._conditions(batch, options, i, frames)
+            condition, negative_condition = self._conditions(batch, options, i, frames)
             inputs = SamplingInput(
                 noise=noise[..., frames],
                 generators=generators,
                 context=None if context is None else context[..., frames],
-                condition=positive,
-                negative_condition=negative,
+                condition=condition,
+                negative_condition=negative_condition,
                 mask=window.mask(result, edit),
             )
             with self._on_device(stage.denoiser), self._execution.active():
@@ -390,34 +386,30 @@ class Pipeline(BasePipeline):
                 )
         return result
 
-    def _conditions(
-        self, batch: _Batch, options: GenerationConfig, i: int, frames: Tensor
-    ) -> tuple[Condition, Condition]:
+    def _conditions(self, batch: _Batch, options: GenerationConfig, i: int, frames: Tensor) -> list[Condition]:
         """Return the conditions of the prompts and of the negative prompt for these frames of stage `i`.
 
         A conditioner that reads `start`, such as the tempo's, continues what it said in the window before.
         """
-        length, conditioner = stage_shapes(self.codec, self.splitter, batch.frames)[i][1], self.conditioner
-        seconds = batch.frames / self.codec.frame_rate / length
-        start = float(frames[0]) * seconds if conditioner and "start" in conditioner.fields else 0.0
+        conditioner, length = self.conditioner, batch.shapes[i][1]
+        start = batch.frames / self.codec.frame_rate / length * float(frames[0])
+        start = start if conditioner and "start" in conditioner.fields else 0.0
         prompts = [prompt_fields(prompt) for prompt in batch.prompts]
-        both = prompts, [prompt_fields(options.negative_prompt)] * len(batch)
+        negative = [prompt_fields(options.negative_prompt)] * len(prompts)
         if start not in batch.encoded:
-            if start:
-                prompts = [{**fields, "start": start + float(fields.get("start") or 0)} for fields in prompts]
+            moved = [{**fields, "start": start + float(fields.get("start") or 0)} for fields in prompts]
             with self._on_device(conditioner):
-                encoded = (conditions(conditioner, each, self.device) for each in (prompts, both[1]))
-                batch.encoded[start] = (next(encoded), next(encoded))
+                batch.encoded[start] = [
+                    encode_prompts(conditioner, each, self.device) for each in (moved if start else prompts, negative)
+                ]
         if conditioner is None or not (controls := conditioner.control_rates):
             return batch.encoded[start]
-        for condition, texts in zip(batch.encoded[start], both, strict=True):
+        rate, of_frames = stage_frame_rate(self.codec, self.splitter, i), []
+        for condition, texts in zip(batch.encoded[start], (prompts, negative), strict=True):
             require_long_controls(condition, conditioner, texts, batch.frames, self.codec.frame_rate)
-        rate = stage_frame_rate(self.codec, self.splitter, i)
-        aligned = (
-            align_controls(condition, conditioner, texts, length, rate).frames(frames, controls)
-            for condition, texts in zip(batch.encoded[start], both, strict=True)
-        )
-        return next(aligned), next(aligned)
+            aligned = align_controls(condition, conditioner, texts, length, rate)
+            of_frames.append(aligned.map(lambda n, e: (e.tokens[:, frames], e.mask[:, frames]) if n in controls else e))
+        return of_frames
 
     def _context(self, stages: Sequence[Tensor], batch: _Batch) -> Tensor | None:
         """Return what the next stage sees of those sampled so far, (b, c', l) or None."""
@@ -430,8 +422,8 @@ class Pipeline(BasePipeline):
 
     def _with_zeros(self, stages: Sequence[Tensor], batch: _Batch) -> list[Tensor]:
         """Append zeros, the mean of the latents, for the stages that are not sampled."""
-        shapes = stage_shapes(self.codec, self.splitter, batch.frames)[len(stages) :]
-        return [*stages, *(torch.zeros(len(batch), *shape, device=self.device) for shape in shapes)]
+        shapes = batch.shapes[len(stages) :]
+        return [*stages, *(torch.zeros(len(batch.prompts), *shape, device=self.device) for shape in shapes)]
 
     def _quantize(self, latents: Tensor) -> Tensor:
         """Look the codes (b, k, l) of latents (b, k, d, l) up, some frames at a time: each takes a whole codebook."""
@@ -455,12 +447,3 @@ class Pipeline(BasePipeline):
 
 
 load = Pipeline.from_pretrained
-
-
-def _require_finite(latents: Tensor, stage: Stage) -> None:
-    if not latents.isfinite().all():
-        raise NonFiniteLatents(
-            f"Stage {stage.name} generated latents that are not finite, in {stage.sampling.num_inference_steps} steps "
-            f"of {stage.sampling.scheduler}: nothing was written. Try more steps, a smaller guidance_scale or float32; "
-            "if it stays, the weights have diverged."
-        )

@@ -23,7 +23,7 @@ from codecdiff.data.loudness import make_playable
 from codecdiff.errors import InvalidValue
 from codecdiff.files import parse_json, sha256
 from codecdiff.pipeline.adapters import AdapterRecord
-from codecdiff.pipeline.editing import AnyEdit, EditMask, Extend
+from codecdiff.pipeline.editing import AnyEdit, Extend
 from codecdiff.pipeline.generation import MAX_BATCH, GenerationConfig
 from codecdiff.pipeline.pipeline import Pipeline, StepCallback
 
@@ -200,19 +200,15 @@ class GenerationRequest(BaseModel):
             seconds = options.audio_length_in_s
             mask, frames, samples = None, pipeline.frames(seconds), round(seconds * pipeline.sample_rate)
         else:
-            mask, samples = self.edit_mask(pipeline, source)
+            if source is None:
+                raise InvalidValue("An edit needs a source: an audio file.")
+            mask, samples = self.edit.apply_to_audio(source, pipeline.codec, pipeline.target)
             mask, frames = mask.repeat(options.num_waveforms_per_prompt), mask.frames
         callback = callback_on_step_end
         every = pipeline.generate_codes([self.prompt], frames, options, edit=mask, callback_on_step_end=callback)
         for index, codes in enumerate(every, options.first_sample_index):
             if index in wanted:
                 yield self.playable(pipeline.decode([codes], samples, loop=options.loop)[0], pipeline.sample_rate)
-
-    def edit_mask(self, pipeline: Pipeline, source: Path | None) -> tuple[EditMask, int]:
-        """Encode the source and apply the edit; return the mask of one sample, and its number of audio samples."""
-        if source is None or self.edit is None:
-            raise InvalidValue("An edit needs a source: an audio file.")
-        return self.edit.apply_to_audio(source, pipeline.codec, pipeline.target)
 
 
 def _without_audio(prompt: Any) -> Any:

@@ -10,7 +10,7 @@ import hashlib
 import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,9 +29,10 @@ from codecdiff.data.sealed import read_sealed, write_sealed
 from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.files import check_schema, lock_path, read_safetensors
 from codecdiff.fingerprint import hash_values
-from codecdiff.pipeline.checkpoint import CODEC_WEIGHTS, STAGE_FILE, config_differences, load_weights
+from codecdiff.pipeline.checkpoint import CODEC_WEIGHTS, config_differences
 from codecdiff.pipeline.code_version import code_versions
 from codecdiff.pipeline.pipeline import Pipeline
+from codecdiff.pipeline.stage_folder import STAGE_FILE, load_weights
 from codecdiff.pipeline.untrusted import leads_outside
 
 RUN_LOCK = "run.lock"
@@ -122,7 +123,9 @@ def record_training(
         )
         record_run(model, record, step)
     yield
-    record_weights(model, stage.name)
+    with _changed(model) as lock:
+        if any(stage.name in run.stages for run in lock.runs):
+            lock.weights = dict(sorted((lock.weights | hash_weights(model, ["codec", stage.name])).items()))
 
 
 def portable_configuration(experiment: ExperimentConfig, pipeline: Pipeline) -> tuple[dict[str, Any], list[str]]:
@@ -167,12 +170,10 @@ def source_hashes() -> Hashes:
 
 def describe_environment() -> dict[str, Any]:
     """Return what the results of the same code may depend on: versions, processor, GPU, threads and precision."""
-    versions = {}
+    versions: dict[str, str | None] = dict.fromkeys(PACKAGES)
     for name in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     flags = {name: True for name, value in capabilities.items() if value is True}
     return {
@@ -219,14 +220,6 @@ def record_run(model: Path, record: RunRecord, step: int) -> None:
         else:
             twin.stages += [] if name in twin.stages else [name]
             twin.commands += [command for command in record.commands if command not in twin.commands]
-
-
-def record_weights(model: Path, name: str) -> None:
-    """Add the hashes of the weights of a stage that is trained, and of the codec's state, to the run.lock."""
-    with _changed(model) as lock:
-        if any(name in run.stages for run in lock.runs):
-            lock.weights |= hash_weights(model, ["codec", name])
-            lock.weights = dict(sorted(lock.weights.items()))
 
 
 def hash_weights(model: Path, names: Iterable[str]) -> dict[str, Hashes]:

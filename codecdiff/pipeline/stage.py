@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -11,20 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from codecdiff import config
-from codecdiff.config.parts import did_you_mean
 from codecdiff.config.schema import SamplingConfig
 from codecdiff.diffusion.noise_schedule import evaluation_steps, max_inference_steps, scheduler_to_config, start_step
 from codecdiff.errors import InvalidValue
-from codecdiff.interfaces import Codec, Condition, Conditioner, Denoiser, Prompt, Splitter, prompt_fields
+from codecdiff.interfaces import Codec, Conditioner, Denoiser, Splitter
 from codecdiff.pipeline.code_version import code_versions
-
-FIXED_BY_DISTILLATION = {
-    "num_inference_steps",
-    "guidance_scale",
-    "scheduler",
-    "timestep_spacing",
-    "final_timestep_fraction",
-}
 
 
 @dataclass
@@ -57,7 +47,10 @@ class Stage:
 
     def __post_init__(self):
         self.scheduler = self.sampling.scheduler  # reports an unknown name before training, not after it
-        self._check_distilled()
+        if self.distilled:
+            from codecdiff.diffusion.distillation import check_distilled
+
+            check_distilled(self.name, self.sampling, self.distilled.get("sampling", {}))
         self.check_num_inference_steps(self.sampling.num_inference_steps)
 
     @property
@@ -90,18 +83,6 @@ class Stage:
     def distilled(self) -> Mapping[str, Any]:
         """What it was distilled to and from; empty for a stage that was not."""
         return self.facts.get("distilled") or {}
-
-    def _check_distilled(self) -> None:
-        """Raise InvalidValue if a distilled stage would be sampled in another way than it was distilled to."""
-        now, only = self.sampling.model_dump(), self.distilled.get("sampling", {})
-        for name in FIXED_BY_DISTILLATION & only.keys():
-            weights = now[name].values() if isinstance(now[name], Mapping) else [now[name]]
-            if any(value != only[name] for value in weights):
-                raise InvalidValue(
-                    f"Stage {self.name} was distilled to {only['num_inference_steps']} steps of {only['scheduler']} "
-                    f"without guidance, so {name}={json.dumps(now[name])} is not possible: leave it out, or use the "
-                    "model that it was distilled from."
-                )
 
     def num_timesteps(self, num_inference_steps: int, strength: float = 1.0) -> int:
         """Return how often a sampling run evaluates the denoiser; `strength` is that of an edit."""
@@ -176,48 +157,3 @@ def stage_frame_rate(codec: Codec, splitter: Splitter, i: int) -> float:
     """Return how many frames of stage `i` a second of audio has."""
     shorter, longer = (stage_shapes(codec, splitter, frames)[i][1] for frames in (64, 128))
     return codec.frame_rate * (longer - shorter) / 64
-
-
-def conditions(conditioner: Conditioner | None, prompts: Sequence[Prompt], device: Any) -> Condition:
-    """Encode prompts on a device; a model without a conditioner has an empty condition."""
-    return conditioner.encode(prompts).to(device) if conditioner else Condition({})
-
-
-def check_control_names(prompts: Sequence[Prompt], conditioner: Conditioner | None) -> None:
-    """Raise InvalidValue for a control of a prompt that the model does not read."""
-    names = conditioner.control_rates if conditioner else {}
-    for name in (name for prompt in prompts for name in prompt_fields(prompt).get("controls") or ()):
-        if name not in names:
-            available = f"It reads: {', '.join(names)}." if names else "It was trained without controls."
-            raise InvalidValue(f"Unknown control '{name}' of this model. {available}{did_you_mean(name, list(names))}")
-
-
-def align_controls(
-    condition: Condition, conditioner: Conditioner | None, prompts: Sequence[Prompt], num_frames: int, frame_rate: float
-) -> Condition:
-    """Cut the controls of encoded prompts to so many frames of a stage, from the `start` of each prompt on."""
-    if not (rates := conditioner.control_rates if conditioner else {}):
-        return condition
-    return condition.align(rates, [_start(prompt) for prompt in prompts], num_frames, frame_rate)
-
-
-def require_long_controls(
-    condition: Condition, conditioner: Conditioner | None, prompts: Sequence[Prompt], num_frames: int, frame_rate: float
-) -> None:
-    """Raise InvalidValue if a control of encoded prompts ends before so many latent frames, from the start of each on.
-
-    The last frame may be padded.
-    """
-    for name, rate in (conditioner.control_rates if conditioner else {}).items():
-        for prompt, count in zip(prompts, condition[name].mask.sum(1).tolist(), strict=True):
-            available = count / rate - _start(prompt)
-            if count and available < (num_frames - 1) / frame_rate:
-                raise InvalidValue(
-                    f"The control {name} has {max(0.0, available):.2f} s of audio, and the music is to have "
-                    f"{num_frames / frame_rate:.2f} s: generate less, as by --seconds, or use a longer file."
-                )
-
-
-def _start(prompt: Prompt) -> float:
-    """Return where in its controls the music of a prompt starts, in seconds."""
-    return float(prompt_fields(prompt).get("start") or 0)

@@ -53,18 +53,10 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None =
     return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True, **options)[0]
 
 
-def _sdpa_on_cpu(query: Any, key: Any, value: Any, *args: Any, out_val: Any = None, **options: Any) -> int:
-    return sdpa_flop(query, key, value)
-
-
-def _sdpa_on_cpu_backward(grad: Any, query: Any, key: Any, value: Any, *args: Any, **options: Any) -> int:
-    return sdpa_backward_flop(grad, query, key, value)
-
-
 FORMULAS = {
     **flop_registry,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _sdpa_on_cpu,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _sdpa_on_cpu_backward,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
 }
 
 

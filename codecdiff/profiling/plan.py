@@ -28,8 +28,9 @@ from codecdiff.interfaces import Codec, Condition, ConditionTokens
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
 from codecdiff.profiling.flops import MixedPrecision, OperationCounter, size_of, size_of_state
+from codecdiff.training.accelerator import format_duration
 from codecdiff.training.batch import VALIDATION_BATCH_SIZE
-from codecdiff.training.trainer import StageTrainer, format_duration
+from codecdiff.training.trainer import StageTrainer
 
 Job = tuple[Stage, TrainConfig]  # a stage whose denoiser is on the meta device, and how it is trained
 
@@ -58,13 +59,9 @@ DEVICES = {
     "rtx4090": Device(24, 165.2, 82.6),
     "rtx3090": Device(24, 71, 35.6),
 }
-
-
 CPU = "cpu"  # of this machine
-UTILIZATION = {
-    True: 0.4,
-    False: 0.11,
-}  # of the CPU, and of a GPU: the paper's model on an H200, by benchmarks/RESULTS.md
+# Of the CPU, and of a GPU: the paper's model on an H200, by benchmarks/RESULTS.md
+UTILIZATION = {True: 0.4, False: 0.11}
 
 
 def find_device(name: str) -> tuple[str, Device]:
@@ -197,7 +194,12 @@ def count_step(trainer: StageTrainer, inputs: StageInput, *, mixed: bool = False
     """
     counter, denoiser = OperationCounter(inputs.x_start.device.type), trainer.denoiser.train()
     gradients = size_of(denoiser.parameters())
-    trainer.network = _in_mixed_precision(denoiser) if mixed else denoiser
+
+    def in_mixed_precision(*inputs: Tensor) -> Tensor:  # as `accelerator.prepare` does
+        with MixedPrecision():
+            return denoiser(*inputs)
+
+    trainer.network = in_mixed_precision if mixed else denoiser
     with counter, ExitStack() as modes:
         loss = trainer.loss(inputs)
         forward, peak = counter.flops, counter.peak
@@ -207,24 +209,6 @@ def count_step(trainer: StageTrainer, inputs: StageInput, *, mixed: bool = False
         torch.autograd.backward(get_gradient_edge(loss))  # of a tensor, it would leave the mode
     activations = max(peak, counter.peak - gradients) + _size_of_input(inputs)
     return StepCost(forward, counter.flops - forward - counter.recomputed, counter.recomputed, activations)
-
-
-def _in_mixed_precision(network: torch.nn.Module):
-    """Return a network as `accelerator.prepare` does."""
-
-    def run(*inputs: Tensor) -> Tensor:
-        with MixedPrecision():
-            return network(*inputs)
-
-    return run
-
-
-@torch.no_grad()
-def validation_size(trainer: StageTrainer, inputs: StageInput) -> int:
-    """Return the bytes that the validation loss works on: it uses the averaged weights, in float32."""
-    with OperationCounter() as counter:
-        trainer.loss_of(trainer.ema.module.eval(), inputs, *trainer.draw(inputs))
-    return counter.peak + _size_of_input(inputs)
 
 
 def resident_size(trainer: StageTrainer, devices: int = 1) -> dict[str, int]:
@@ -278,13 +262,15 @@ def plan_stages(pipeline: Pipeline, jobs: Sequence[Job], *, mixed: bool, devices
         i, frames = pipeline.stage_names.index(stage.name), round(train.crop_seconds * pipeline.codec.frame_rate)
         trainer = StageTrainer(stage, train)
         step = count_step(trainer, blank_input(pipeline, i, train.train_batch_size, frames), mixed=mixed)
-        validation = validation_size(trainer, blank_input(pipeline, i, VALIDATION_BATCH_SIZE, frames))
+        inputs = blank_input(pipeline, i, VALIDATION_BATCH_SIZE, frames)
+        with OperationCounter() as validation, torch.no_grad():  # with the averaged weights, in float32
+            trainer.loss_of(trainer.ema.module.eval(), inputs, *trainer.draw(inputs))
         memory = {
             **resident_size(trainer, devices),
             "stages before": before,
             "codec": size_of_state(pipeline.codec),
             "conditioner": size_of_state(pipeline.conditioner),
-            "activations": max(step.activations, validation),
+            "activations": max(step.activations, validation.peak + _size_of_input(inputs)),
         }
         num_parameters = sum(parameter.numel() for parameter in stage.denoiser.parameters())
         plans.append(StagePlan(stage.name, num_parameters, frames, train, step, memory))

@@ -1,10 +1,10 @@
 """Training: batches, the trainer of one stage, and the model that an experiment describes."""
 
+from codecdiff.pipeline.stage_folder import lock_stage, read_logs
+from codecdiff.training.accelerator import log_sample, new_accelerator
 from codecdiff.training.batch import StageData, StageInput, stage_input
 from codecdiff.training.experiment import (
     call_run_end_hooks,
-    check_states,
-    check_warm_starts,
     new_pipeline,
     new_stage,
     new_trainer,
@@ -12,8 +12,9 @@ from codecdiff.training.experiment import (
     prepare_prompts,
     rows_hash,
 )
-from codecdiff.training.state import lock_stage, read_logs
-from codecdiff.training.trainer import StageTrainer, TrainingDiverged, log_sample, new_accelerator
+from codecdiff.training.resuming import check_states
+from codecdiff.training.trainer import StageTrainer, TrainingDiverged
+from codecdiff.training.warm_start import check_warm_starts
 
 __all__ = [
     "StageData",

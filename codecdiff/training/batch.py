@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from codecdiff.config.schema import DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import CropBatch, TrainingCrops, split_tracks
 from codecdiff.diffusion.loss import StageInput
-from codecdiff.errors import InvalidValue
 from codecdiff.fingerprint import device_of
-from codecdiff.interfaces import Conditioner
+from codecdiff.pipeline.conditions import align_controls, encode_prompts, with_own_controls
 from codecdiff.pipeline.pipeline import Pipeline
-from codecdiff.pipeline.stage import align_controls, conditions, stage_frame_rate
+from codecdiff.pipeline.stage import stage_frame_rate
 
 VALIDATION_BATCH_SIZE = 16
 
@@ -32,20 +30,9 @@ def stage_input(batch: CropBatch, pipeline: Pipeline, i: int) -> StageInput:
     context = splitter.context(splitter.split(vectors) if pipeline.snap_context else stages, i)
     prompts = [with_own_controls(prompt, pipeline.conditioner) for prompt in batch.prompts]
     rate = stage_frame_rate(pipeline.codec, splitter, i)
-    condition = conditions(pipeline.conditioner, prompts, device)
+    condition = encode_prompts(pipeline.conditioner, prompts, device)
     condition = align_controls(condition, pipeline.conditioner, prompts, stages[i].shape[-1], rate)
     return StageInput(batch.sample_indices, stages[i], masks[i], context, condition)
-
-
-def with_own_controls(prompt: dict[str, Any], conditioner: Conditioner | None) -> dict[str, Any]:
-    """Add the audio of a track to its prompt as every control that a conditioner reads."""
-    names, audio = conditioner.control_rates if conditioner else {}, prompt.get("audio")
-    if names and audio is None:
-        raise InvalidValue(
-            f"The control{'s' if len(names) > 1 else ''} {' and '.join(names)} of a track come from its audio, and the "
-            "store has codes alone: name the folder of the tracks too, data.audio=FOLDER."
-        )
-    return {**prompt, "controls": dict.fromkeys(names, audio)} if names else prompt
 
 
 class StageData:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field, PositiveInt
@@ -70,7 +71,7 @@ class DistillationTrainer(StageTrainer):
         facts: Mapping[str, Any],
         **options: Any,
     ):
-        (teacher,) = usual_stages(pipeline, [i])
+        teacher = pipeline.sampled_stages(pipeline.generation_config)[i]
         teacher = teacher.with_sampling(**sampling.model_dump(exclude_unset=True))
         self.teacher, self.distillation = teacher, new_distillation(teacher, own)
         self.guidance = resolve_guidance(teacher.sampling.guidance_scale, pipeline.conditioner)
@@ -117,14 +118,8 @@ class DistillationTrainer(StageTrainer):
         """
         distillation, teacher = self.distillation, self.teacher
         if network is self.network and self.step_count < self.guidance_steps:
-            distillation = Distillation(distillation.scheduler, distillation.segments, 0)
+            distillation = replace(distillation, solver_steps=0)
         with self.accelerator.autocast() if self.accelerator else nullcontext():
             predict = guided_teacher(teacher.denoiser, teacher.train_scheduler, teacher.sampling, self.guidance, inputs)
             options: Any = {"noise": noise, "timestep": timestep, "loss": self.config.loss}
             return distillation.loss(network, self.ema.module.eval(), predict, inputs, **options)
-
-
-def usual_stages(pipeline: Pipeline, indices: Sequence[int]) -> list[Stage]:
-    """Return stages as a call without options samples them."""
-    stages = pipeline.sampled_stages(pipeline.generation_config)
-    return [stages[i] for i in indices]

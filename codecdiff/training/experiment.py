@@ -13,7 +13,7 @@ import torch
 
 from codecdiff import config, registry
 from codecdiff.codecs import NormalizedCodec
-from codecdiff.config.schema import ExperimentConfig, TrainConfig
+from codecdiff.config.schema import DataConfig, ExperimentConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
 from codecdiff.diffusion.guidance import resolve_guidance
 from codecdiff.diffusion.noise_schedule import training_scheduler
@@ -21,22 +21,21 @@ from codecdiff.errors import ConfigError, InvalidValue
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Prompt
 from codecdiff.pipeline.checkpoint import MODEL_FILE, build_parts, load_codec_state, read_config
+from codecdiff.pipeline.conditions import with_own_controls
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
-from codecdiff.pipeline.warm_start import require_same_denoiser
-from codecdiff.training.batch import with_own_controls
-from codecdiff.training.state import find_state
-from codecdiff.training.trainer import StageTrainer, check_same_stage
+from codecdiff.training.trainer import StageTrainer
+from codecdiff.training.warm_start import warm_start_folder
 
 Report = Callable[[str], None]
 
 
-def new_pipeline(experiment: ExperimentConfig, *, skeleton: bool = False) -> tuple[Pipeline, NormalizedCodec]:
-    """Build the pipeline without its stages, and return its codec too; a skeleton has parts without weights."""
+def new_pipeline(experiment: ExperimentConfig, *, skeleton: bool = False) -> Pipeline:
+    """Build the pipeline without its stages. Its codec is a `NormalizedCodec`; a skeleton has parts without weights."""
     codec, splitter, conditioner = build_parts(experiment.model_dump(), skeleton=skeleton)
-    normalized = NormalizedCodec(codec, per=experiment.normalize_latents)
+    codec = NormalizedCodec(codec, per=experiment.normalize_latents)
     options: Any = {"target": experiment.target, "snap_context": experiment.snap_context}
-    return Pipeline(normalized, splitter, conditioner, [], **options), normalized
+    return Pipeline(codec, splitter, conditioner, [], **options)
 
 
 def new_stage(
@@ -57,12 +56,6 @@ def new_stage(
     diffusion = experiment.diffusion.merge(own.diffusion)
     with torch.device(device):
         denoiser = pipeline.new_denoiser(i, config.merge_spec(experiment.denoiser, own.denoiser), seed=experiment.seed)
-    settings = train.model_dump(exclude={"checkpointing_steps", "validation_steps"})
-    data, seed = experiment.data, experiment.seed
-    split = {
-        "validation_fraction": data.validation_fraction,
-        "split_seed": seed if data.split_seed is None else data.split_seed,
-    }
     names = pipeline.conditioner.widths if pipeline.conditioner else {}
     if isinstance(train.dropout, Mapping) and (unknown := sorted(train.dropout.keys() - names)):
         available = ", ".join(names) or "none"
@@ -74,93 +67,34 @@ def new_stage(
         training_scheduler(**diffusion.model_dump(exclude={"noise_color"})),
         sampling,
         noise_color=diffusion.noise_color,
-        facts={"seed": seed, **split, **settings, **(metadata or {})},
+        facts=facts_of_training(experiment.seed, experiment.data, train) | dict(metadata or {}),
     )
     return stage, train
 
 
-def warm_start_folder(experiment: ExperimentConfig, pipeline: Pipeline, name: str, model: Path) -> Path | None:
-    """Return the folder of the stage whose weights initialize the stage called `name`, if there is one.
-
-    `model` is the folder of the model in training. Raises ConfigError for a stage that is to start from itself.
-    """
-    source = experiment.stage_config(name).start_from
-    if source == name:
-        raise ConfigError(
-            f"stages.{name}.start_from={source}: a stage cannot start from itself. Name another, or a folder."
-        )
-    return None if source is None else model / source if source in pipeline.stage_names else Path(source)
-
-
-def new_trainer(
-    experiment: ExperimentConfig,
-    pipeline: Pipeline,
-    i: int,
-    model: Path,
-    *,
-    metadata: Mapping[str, Any] | None = None,
-    report: Report = lambda line: None,
-) -> StageTrainer:
-    """Return the trainer of stage `i`: resumed from the model folder, or started from the weights it is to start from.
-
-    The stage is built on the CPU, where its initial weights follow from the seed, and moved to the pipeline's device.
-    """
-    stage, train = new_stage(experiment, pipeline, i, metadata=metadata)
-    stage.denoiser.to(device_of(pipeline.codec))
-    trainer = StageTrainer(stage, train, seed=experiment.seed, allow_changes=experiment.allow_changes)
-    if trainer.resume(model, report):
-        report(f"{stage.name}: resuming from step {trainer.step_count} of {train.max_train_steps}")
-    elif source := warm_start_folder(experiment, pipeline, stage.name, model):
-        report(f"{stage.name} {trainer.start_from(source)}")
-    changes = stage.facts.get("changes", [])
-    if (change := music_change(model, pipeline.data)) and change not in changes:
-        stage.facts["changes"] = [*changes, change]
-    return trainer
-
-
-def check_states(experiment: ExperimentConfig, stages: Sequence[Stage], model: Path) -> None:
-    """Check, before anything is written, that each of the `stages` is new or can be resumed from the model folder.
-
-    Raises InvalidValue or DamagedFile.
-    """
-    for stage in stages:
-        if path := find_state(model / stage.name):
-            check_same_stage(stage, path, allow_changes=experiment.allow_changes)
-
-
-def check_warm_starts(experiment: ExperimentConfig, pipeline: Pipeline, stages: Sequence[Stage], model: Path) -> None:
-    """Check, before the first is trained, that `stages`, in this order, can start from the stages they name.
-
-    Those already in training resume instead. Raises ConfigError, and what `require_same_denoiser` raises.
-    """
-    earlier: dict[Path, Stage] = {}
-    for stage in stages:
-        folder = warm_start_folder(experiment, pipeline, stage.name, model)
-        if folder is not None and not (model / stage.name / "stage.json").exists():
-            source = earlier.get(folder)
-            if source is None:
-                require_same_denoiser(stage.denoiser, folder)
-            elif type(source.denoiser) is not type(stage.denoiser):
-                raise ConfigError(f"{stage.name} cannot start from {source.name}: their denoisers are of other kinds.")
-        earlier[model / stage.name] = stage
+def facts_of_training(seed: int, data: DataConfig, train: TrainConfig) -> dict[str, Any]:
+    """Return what a stage keeps of how it is trained: the seed, the validation split and the settings."""
+    split_seed = seed if data.split_seed is None else data.split_seed
+    facts = {"seed": seed, "validation_fraction": data.validation_fraction, "split_seed": split_seed}
+    return facts | train.model_dump(exclude={"checkpointing_steps", "validation_steps"})
 
 
 def open_data(
     experiment: ExperimentConfig,
     pipeline: Pipeline,
-    codec: NormalizedCodec,
     store: Path,
     model: Path,
     report: Report = lambda line: None,
 ) -> CodeStore:
     """Open the store, encoding the audio if there is none yet, and write the model folder except for its stages.
 
-    `codec` is the pipeline's. It takes its statistics from the model folder if that exists, and measures them on the
-    store otherwise. Raises ValueError if the folder holds another model, and what `open_store` raises.
+    The pipeline's codec takes its statistics from the model folder if that exists, and measures them on the store
+    otherwise. Raises ValueError if the folder holds another model, and what `open_store` raises.
     """
     from codecdiff.data.encoding.encode import open_store
     from codecdiff.pipeline.vocabulary import training_words
 
+    codec: Any = pipeline.codec
     is_measured, target = load_codec_state(model, codec), experiment.target
     spec = config.to_config("codecs", codec.codec)
     codes = open_store(
@@ -216,6 +150,32 @@ def prepare_prompts(
     for prompt in track([*of_store, *prompts]):
         pipeline.conditioner.prepare([prompt])
     pipeline.conditioner.release()
+
+
+def new_trainer(
+    experiment: ExperimentConfig,
+    pipeline: Pipeline,
+    i: int,
+    model: Path,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    report: Report = lambda line: None,
+) -> StageTrainer:
+    """Return the trainer of stage `i`: resumed from the model folder, or started from the weights it is to start from.
+
+    The stage is built on the CPU, where its initial weights follow from the seed, and moved to the pipeline's device.
+    """
+    stage, train = new_stage(experiment, pipeline, i, metadata=metadata)
+    stage.denoiser.to(device_of(pipeline.codec))
+    trainer = StageTrainer(stage, train, seed=experiment.seed, allow_changes=experiment.allow_changes)
+    if trainer.resume(model, report):
+        report(f"{stage.name}: resuming from step {trainer.step_count} of {train.max_train_steps}")
+    elif source := warm_start_folder(experiment, pipeline, stage.name, model):
+        report(f"{stage.name} {trainer.start_from(source)}")
+    changes = stage.facts.get("changes", [])
+    if (change := music_change(model, pipeline.data)) and change not in changes:
+        stage.facts["changes"] = [*changes, change]
+    return trainer
 
 
 def call_run_end_hooks(folder: Path) -> None:

@@ -6,38 +6,16 @@ the main process for validation and samples. docs/scaling.md shows how it is set
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping
 from copy import copy
 from typing import Any
 
-from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
-
-from codecdiff.errors import ConfigError
-
-
-def set_up_sharding(accelerator: Accelerator) -> None:
-    """Make an accelerator shard on CPUs, too, where it is set to; accelerate does so on GPUs alone.
-
-    Raises ConfigError for what else divides weights, and would leave no model folder that can be read.
-    """
-    state: Any = accelerator.state
-    is_requested = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    if is_requested and accelerator.distributed_type == DistributedType.MULTI_CPU:
-        state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, FullyShardedDataParallelPlugin()
-        PartialState().distributed_type = DistributedType.FSDP  # which every new AcceleratorState starts from
-        if accelerator.mixed_precision != "no":
-            state.fsdp_plugin.set_mixed_precision(accelerator.mixed_precision)
-    if accelerator.is_fsdp2:
-        state.fsdp_plugin.cpu_ram_efficient_loading = False  # every process has the weights, and may have buffers
-    elif accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise ConfigError(
-            f"accelerate is set to {accelerator.distributed_type.value}, which cannot be trained with: expected one or "
-            "several GPUs, or FSDP with fsdp_version 2. Run `accelerate config` again; docs/scaling.md has examples."
-        )
+from torch.distributed.fsdp import register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(accelerator: Accelerator, denoiser: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
@@ -45,8 +23,6 @@ def shard(accelerator: Accelerator, denoiser: nn.Module, optimizer: Any) -> tupl
 
     Modules that become units of their own, and compute features apart from `forward`, are gathered for these too.
     """
-    from torch.distributed.fsdp import register_fsdp_forward_method
-
     # Of the results of units, which are views; no denoiser changes them in place
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
     before, state = optimizer.state_dict()["state"], accelerator.state
@@ -66,8 +42,6 @@ def shard(accelerator: Accelerator, denoiser: nn.Module, optimizer: Any) -> tupl
 
 def shard_like(tensor: Tensor, parameter: Tensor) -> Tensor:
     """Divide a whole tensor, the same in all processes, as a parameter of its shape is; others stay as they are."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
     if not isinstance(parameter, DTensor) or tensor.shape != parameter.shape:
         return tensor
     mesh, placements = parameter.device_mesh, parameter.placements
@@ -82,12 +56,11 @@ def shard_average(average: nn.Module, denoiser: nn.Module) -> None:
         module.register_parameter(last, nn.Parameter(shard_like(module.get_parameter(last), parameter)))
 
 
-def full_tensor(tensor: Tensor) -> Tensor:
-    """Return a whole tensor: all processes that share it have to take part."""
-    return getattr(tensor, "full_tensor", lambda: tensor)()
-
-
+@torch.no_grad()
 def whole_tensors(tensors: Mapping[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:
     """Return whole tensors on the CPU in the main process, and nothing in the others, which have to take part."""
-    pairs = ((name, full_tensor(tensor.detach())) for name, tensor in tensors.items())
-    return {name: tensor.cpu() for name, tensor in pairs if accelerator.is_main_process}
+    whole: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        whole |= {name: full.cpu()} if accelerator.is_main_process else {}
+    return whole

@@ -26,12 +26,12 @@ from codecdiff.data.code_store import CodeStore
 from codecdiff.data.manifest import Manifest
 from codecdiff.data.metadata import find_tracks
 from codecdiff.errors import UserError
-from codecdiff.pipeline import checkpoint
+from codecdiff.pipeline import stage_folder
 from codecdiff.pipeline.code_version import _code_version
 from codecdiff.pipeline.run_lock import read_run_lock, source_hashes
+from codecdiff.pipeline.stage_folder import verify_generation
 from codecdiff.testing.tiny import write_tiny
 from codecdiff.training import read_logs
-from codecdiff.training.state import verify_generation
 
 STARTER = HERE.parents[1] / "plugins/codecdiff-starter/codecdiff_starter/model"
 PARTS = (  # whose code codecdiff.json and run.lock record
@@ -330,7 +330,7 @@ def read_model(model: Path) -> list[str]:
     homes = sorted(path for path in model.iterdir() if path.is_dir() and path.name != "codec")
     for home in homes:
         _words(lambda home=home: read_logs(model, [home.name]), said)
-        for path in checkpoint.generations(home):
+        for path in stage_folder.generations(home):
             _words(lambda path=path: verify_generation(path), said)
     return said
 

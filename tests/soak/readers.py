@@ -39,9 +39,11 @@ from codecdiff.data.sealed import seal, write_sealed
 from codecdiff.data.shards import FILES, ROWS, block_checksums
 from codecdiff.files import read_safetensors, sha256, write_parquet, write_safetensors
 from codecdiff.interfaces.condition import Condition, ConditionTokens
-from codecdiff.pipeline.checkpoint import load_generation_config, read_config, read_stage_config
+from codecdiff.pipeline.checkpoint import read_config
+from codecdiff.pipeline.generation import load_generation_config
 from codecdiff.pipeline.provenance import GenerationRequest
 from codecdiff.pipeline.run_lock import RunLock, RunRecord, read_run_lock
+from codecdiff.pipeline.stage_folder import read_stage_config
 from codecdiff.pipeline.untrusted import confine
 
 Read = Callable[[Path], object]

@@ -126,7 +126,7 @@ def test_every_variant_gets_the_budget_of_the_first_unless_one_is_given(comparis
 @pytest.mark.integration
 def test_sampling_is_counted_as_it_runs(comparison: CompareConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = comparison.variant("coarse", 0)
-    pipeline, _ = new_pipeline(experiment)
+    pipeline = new_pipeline(experiment)
     pipeline.stages = [new_stage(experiment, pipeline, i)[0] for i in range(2)]
     for stage in pipeline.stages:
         monkeypatch.setattr(

@@ -348,7 +348,8 @@ def test_the_codec_reconstruction_and_the_oracle_first_stage_are_made_of_the_ref
     assert clip.request.edit is not None
     assert clip.request.edit.model_dump()["keep"] == (0,)
     assert clip.request.prompt == {"text": "tone 3"}
-    known, _ = clip.request.edit_mask(pipeline, clip.source)
+    assert clip.source is not None
+    known, _ = clip.request.edit.apply_to_audio(clip.source, pipeline.codec, pipeline.target)
     made = next(iter(pipeline.generate_codes([{"text": "tone 3"}], known.frames, edit=known)))
     assert torch.equal(made[:, 0], codes[:, 0])
     assert not torch.equal(made[:, 1:], codes[:, 1:])

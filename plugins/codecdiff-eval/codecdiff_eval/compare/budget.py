@@ -95,8 +95,8 @@ def _with_steps(experiment: ExperimentConfig, costs: Sequence[StageCost], steps:
 
 def stage_costs(experiment: ExperimentConfig, seconds: float) -> list[StageCost]:
     """Count what the stages of an experiment cost, and clips of so many seconds. Nothing is computed or allocated."""
-    pipeline, codec = new_pipeline(experiment, skeleton=True)
-    frames = pipeline.frames(seconds)
+    pipeline = new_pipeline(experiment, skeleton=True)
+    codec, frames = pipeline.codec, pipeline.frames(seconds)
     ones = pipeline.splitter.split(torch.ones(1, codec.num_codebooks, codec.codebook_dim, frames))
     jobs = [new_stage(experiment, pipeline, i, "meta") for i in range(len(pipeline.stage_names))]
     check_warm_starts(experiment, pipeline, [stage for stage, _ in jobs], Path())

@@ -114,7 +114,7 @@ class Experiment:
     def _embedder_spec(self) -> dict[str, Any]:
         if spec := self.comparison.evaluation.embedder:
             return spec
-        pipelines = [new_pipeline(variant.experiment, skeleton=True)[0] for variant in self.variants]
+        pipelines = [new_pipeline(variant.experiment, skeleton=True) for variant in self.variants]
         return {"name": "logmel", "sample_rate": max(pipeline.sample_rate for pipeline in pipelines)}
 
     @cached_property

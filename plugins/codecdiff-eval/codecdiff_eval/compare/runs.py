@@ -142,8 +142,8 @@ class Run:
     @cached_property
     def stage_hashes(self) -> list[str]:
         """A hash of each stage, of all that its weights follow from: stages of one hash are trained once."""
-        pipeline, codec = new_pipeline(self.experiment, skeleton=True)
-        shape = (1, codec.num_codebooks, codec.codebook_dim, pipeline.frames(1.0))
+        pipeline = new_pipeline(self.experiment, skeleton=True)
+        shape = (1, pipeline.codec.num_codebooks, pipeline.codec.codebook_dim, pipeline.frames(1.0))
         places = pipeline.splitter.split(torch.arange(1.0, torch.Size(shape).numel() + 1).view(shape))
         return [self._hash(pipeline, places, i) for i in range(len(places))]
 
@@ -277,13 +277,13 @@ def train_run(run: Run, runs: Sequence[Run], comparison: CompareConfig, device: 
     _record_experiment(run)
     if result := shared_divergence(run, runs):
         return run.record_divergence(result.message, result.stage, result.step)
-    pipeline, codec = new_pipeline(run.experiment)
+    pipeline = new_pipeline(run.experiment)
     pipeline.to(device)
     with lock_folder(run.codec_folder, timeout=-1):
         if not (run.store / "header.json").is_file():
             log(f"{run.name}: encoding the music")
         first = run.experiment.model_copy(update={"seed": comparison.seeds[0]})  # with which a codec is fitted
-        store = open_data(first, pipeline, codec, run.store, run.model, log)
+        store = open_data(first, pipeline, run.store, run.model, log)
         prepare_prompts(pipeline, store, report=log)
     for i in range(len(run.variant.steps)):
         twin = shared_run(run, i, runs)

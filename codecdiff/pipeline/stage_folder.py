@@ -1,49 +1,137 @@
-"""The state of a stage in training: one folder per checkpoint, whole or absent, from which the stage is published.
+"""The folder of a stage: what is published of it, and its training, one folder per checkpoint, whole or absent.
 
-STAGE/training/step-N/  stage.json         the stage after N steps, and the hashes of the other files; written last
-                        model.safetensors  the averaged weights, published as those of the stage by a link
-                        state.safetensors  raw weights and optimizer
-                        log.jsonl          all rows of the log so far
+STAGE/  stage.json              denoiser, training scheduler, sampling options, facts of its training
+        model.safetensors       the averaged weights
+        log.jsonl               the log of its training
+        training/step-N/        a generation, kept for resuming; the newest two are
+          stage.json            the stage after N steps, and the hashes of the other files; written last
+          model.safetensors     the averaged weights, published as those of the stage by a link
+          state.safetensors     raw weights and optimizer
+          log.jsonl             all rows of the log so far
+
+A stage is read while training saves others, and after a save was killed: `published` says which files belong together.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from codecdiff.data.legacy import upgrade_log_row
-from codecdiff.data.sealed import FILES, SEAL, seal, sealed_text, verify_file, write_sealed
+from codecdiff.data.legacy import upgrade_log_row, upgrade_stage
+from codecdiff.data.sealed import FILES, SEAL, read_sealed, seal, sealed_text, verify_file, write_sealed
 from codecdiff.errors import InvalidValue
 from codecdiff.files import (
     DamagedFile,
     atomic_folder,
     atomic_write,
     atomic_write_text,
+    check_schema,
     clear_leftovers,
     delete_folder,
     link_or_copy,
     lock_folder,
     read_safetensors,
     save_tensors,
+    sha256,
 )
-from codecdiff.pipeline.checkpoint import (
-    LOG,
-    STAGE_FILE,
-    STATE,
-    WEIGHTS_FILE,
-    generations,
-    published,
-    read_stage_config,
-)
+from codecdiff.pipeline.untrusted import StageFile
 
-STATE_FILE = "state.safetensors"
+STAGE_FILE, WEIGHTS_FILE, STATE_FILE, LOG = "stage.json", "model.safetensors", "state.safetensors", "log.jsonl"
+STATE = "training"  # folder of what resuming needs
 Rows = list[dict[str, Any]]
+
+
+def read_stage_config(folder: Path, digests: dict[str, str] | None = None) -> dict[str, Any]:
+    """Read the stage.json of a stage's folder. Raises ValueError if it is not valid."""
+    file = folder / STAGE_FILE
+    spec = upgrade_stage(read_sealed(file, digests, f"{folder.name}/{STAGE_FILE}"))
+    return check_schema(spec, str(file), StageFile).model_dump(exclude_unset=True)
+
+
+def write_stage_config(home: Path, spec: Mapping[str, Any], hashes: Mapping[str, str] | None = None) -> None:
+    """Write the stage.json of a stage's folder, which names the files of the stage by their SHA-256."""
+    write_sealed(home / STAGE_FILE, spec, seal(home, hashes or {WEIGHTS_FILE: sha256(home / WEIGHTS_FILE)}))
+
+
+def load_tensors(file: Path, files: Mapping[str, Any], source: Path) -> tuple[dict[str, Tensor], str]:
+    """Load a safetensors file, and return its SHA-256 too, which is that in `files`, of `source`, if it is there.
+
+    Raises DamagedFile if it is missing or not what was written.
+    """
+    status = file.stat() if file.is_file() else None
+    digest, tensors = verify_file(file, files, source), read_safetensors(file)[0]
+    if status is None or not os.path.samestat(status, file.stat()) or status.st_mtime_ns != file.stat().st_mtime_ns:
+        raise DamagedFile(f"'{file}' was replaced while it was read. Try again.")
+    return tensors, digest
+
+
+def is_trained(home: Path) -> bool:
+    """Return whether a stage's folder holds one: anything of it, so that a missing file is noticed."""
+    return (home / STAGE_FILE).exists() or (home / WEIGHTS_FILE).exists() or bool(generations(home))
+
+
+def load_weights(home: Path, digests: dict[str, str] | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return a stage's stage.json and the weights it names, even while training saves others.
+
+    Raises DamagedFile if they are not what was written.
+    """
+    while True:
+        before, folder, read = _status(home / STAGE_FILE), home, dict[str, str]()
+        try:
+            folder = published(home, WEIGHTS_FILE)
+            spec = read_stage_config(folder, read)
+            tensors, read[WEIGHTS_FILE] = load_tensors(folder / WEIGHTS_FILE, spec.get(FILES, {}), folder / STAGE_FILE)
+        except (InvalidValue, FileNotFoundError):
+            if before == _status(home / STAGE_FILE) and published(home, WEIGHTS_FILE) == folder:
+                raise
+        else:
+            if folder != home and not before:
+                warnings.warn(f"'{home / STAGE_FILE}' is missing: the stage of '{folder}' is read.", stacklevel=2)
+            if digests is not None:
+                names = (f"{home.name}/{STAGE_FILE}", f"{home.name}/{WEIGHTS_FILE}")
+                digests |= zip(names, read.values(), strict=True)
+            return spec, tensors
+
+
+def _status(file: Path) -> tuple[int, ...]:
+    """Return what changes when a file is replaced; nothing if it is missing."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def published(home: Path, name: str) -> Path:
+    """Return the folder to read a file of a stage from: the stage's, or that of its newest generation.
+
+    The latter where a save has replaced the file and not yet stage.json, or was killed then; before the first save
+    has written stage.json, too.
+    """
+
+    def entry(folder: Path) -> Any:
+        with suppress(InvalidValue, FileNotFoundError):
+            return read_stage_config(folder).get(FILES, {}).get(name, {}).get(SEAL)
+
+    newest, *older = generations(home) or [home]
+    if not (home / STAGE_FILE).exists():
+        return newest
+    is_file, own = (home / name).is_file(), entry(home)
+    is_behind = is_file and own and own != entry(newest) and own in [entry(path) for path in older]
+    return newest if is_behind and sha256(home / name) == entry(newest) else home
+
+
+def generations(home: Path) -> list[Path]:
+    """Return the folders of the steps of a stage's training that are kept, newest first."""
+    return sorted((home / STATE).glob("step-[0-9]*"), key=lambda path: int(path.name[5:]), reverse=True)
 
 
 @contextmanager

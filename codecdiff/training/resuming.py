@@ -1,0 +1,60 @@
+"""Whether the state of training in a model folder is of the stage that is to be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from codecdiff.config.schema import ExperimentConfig
+from codecdiff.diffusion.noise_schedule import scheduler_from_config, scheduler_to_config
+from codecdiff.errors import InvalidValue
+from codecdiff.pipeline.checkpoint import config_differences
+from codecdiff.pipeline.code_version import warn_of_code_changes
+from codecdiff.pipeline.stage import Stage
+from codecdiff.pipeline.stage_folder import STATE, find_state, read_stage_config
+
+# Each has one value in a run
+RUN_FACTS = ("seed", "validation_fraction", "split_seed", "gradient_accumulation_steps", "noise_device")
+
+
+def check_states(experiment: ExperimentConfig, stages: Sequence[Stage], model: Path) -> None:
+    """Check, before anything is written, that each of the `stages` is new or can be resumed from the model folder.
+
+    Raises InvalidValue or DamagedFile.
+    """
+    for stage in stages:
+        if path := find_state(model / stage.name):
+            check_same_stage(stage, path, allow_changes=experiment.allow_changes)
+
+
+def check_same_stage(stage: Stage, path: Path, *, allow_changes: bool = False) -> None:
+    """Check that a state of training is of this very stage and run, and take over facts that only the state knows.
+
+    Those are where it started from, and what was changed since. Warns of changed code. Raises InvalidValue for another
+    stage, and for another seed, validation split or accumulation unless `allow_changes` records them.
+    """
+    home = path.parent if path.name == STATE else path.parent.parent
+    saved, spec = read_stage_config(home if path.name == STATE else path), stage.to_config()
+    # a folder of an older diffusers lacks newer options
+    saved["train_scheduler"] = scheduler_to_config(scheduler_from_config(saved["train_scheduler"]))
+    keys = ("denoiser", "train_scheduler", "noise_color")
+    differ = [line for key in keys for line in config_differences(saved[key], spec[key], key)]
+    before, now = saved["training"], stage.facts
+    differ += config_differences(before.get("distilled", {}), now.get("distilled", {}), "distilled")
+    if differ:
+        raise InvalidValue(
+            f"{home} holds another stage in training: {'; '.join(differ)}. Choose another output folder, or delete it."
+        )
+    both = [key for key in RUN_FACTS if key in before and key in now]
+    changes = [line for key in both for line in config_differences(before[key], now[key], key)]
+    if changes and not allow_changes:
+        raise InvalidValue(
+            f"{home} was trained with other settings: {'; '.join(changes)}. With them, tracks of the validation may be "
+            "trained on. Choose another output folder, or go on with --allow-changes, which the model card will say."
+        )
+    warn_of_code_changes(saved.get("code", {}), spec["code"], home)
+    if "start_from" in before:
+        now["start_from"] = before["start_from"]
+    changes = [f"from step {before['steps']} on, {line}" for line in changes]
+    if changes := [*before.get("changes", []), *changes]:
+        now["changes"] = changes
