@@ -82,45 +82,27 @@ def encode_tracks(
             with suppress(OSError):
                 draft_of(folder).rmdir()
             raise
-        return _encode_tracks(tracks, folder, codec, spec, config, engine, progress)
+        clear_leftovers(draft_of(folder))
+        is_new = not (draft_of(folder) / "plan.json").is_file()
+        job, tasks = begin_job(tracks, folder, codec, spec, config)
+        done = {task.index for task in tasks if job.rows_file(task.index).is_file()}
+        state = EncodingProgress(tasks, done, progress)
+        try:
+            for result in engine([task for task in tasks if task.index not in done], job, codec, state.update):
+                state.skipped += len(result.skipped)
+                state.update(result.index, len(tasks[result.index].tracks))
+            skipped = publish_store(job, len(tasks), folder)
+        except BaseException as error:  # Ctrl-C too: a draft without any use for the next run is deleted
+            if isinstance(error, BadAudio) or _is_useless(job, folder, is_new):
+                shutil.rmtree(job.draft, ignore_errors=True)
+            raise
+        return CodeStore(folder), list(skipped.values())
 
 
 def _require_new(folder: Path) -> None:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         kind = "is a store already" if (folder / "header.json").is_file() else "is not a store of codes"
         raise FileExists(f"'{folder}' exists and {kind}. Choose another folder for the store.")
-
-
-def _encode_tracks(
-    tracks: Sequence[Track],
-    folder: Path,
-    codec: Codec,
-    spec: Mapping[str, Any],
-    config: EncodeConfig,
-    engine: Engine,
-    progress: Callable[[EncodingProgress], None],
-) -> tuple[CodeStore, list[str]]:
-    """Encode tracks into a draft that this process has locked, and make it the store."""
-    clear_leftovers(draft_of(folder))
-    is_new = not (draft_of(folder) / "plan.json").is_file()
-    job, tasks = begin_job(tracks, folder, codec, spec, config)
-    done = {task.index for task in tasks if job.rows_file(task.index).is_file()}
-    state = EncodingProgress(tasks, done)
-
-    def report(task: int, count: int) -> None:
-        state.update(task, count)
-        progress(state)
-
-    try:
-        for result in engine([task for task in tasks if task.index not in done], job, codec, report):
-            state.skipped += len(result.skipped)
-            report(result.index, len(tasks[result.index].tracks))
-        skipped = publish_store(job, len(tasks), folder)
-    except BaseException as error:  # Ctrl-C too: a draft without any use for the next run is deleted
-        if isinstance(error, BadAudio) or _is_useless(job, folder, is_new):
-            shutil.rmtree(job.draft, ignore_errors=True)
-        raise
-    return CodeStore(folder), list(skipped.values())
 
 
 def _is_useless(job: Job, folder: Path, is_new: bool) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from codecdiff.data.encoding.job import Task
 
@@ -16,10 +16,17 @@ class EncodingProgress:
         total: Seconds of audio of all tasks.
         resumed: Seconds that earlier runs encoded.
         seconds, tracks, skipped: Seconds and tracks that this run encoded, and tracks that it skipped.
+        report: Called with this object whenever a track is done.
 
     """
 
-    def __init__(self, tasks: Sequence[Task], done: Collection[int]):
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        done: Collection[int],
+        report: Callable[[EncodingProgress], None] = lambda progress: None,
+    ):
+        self.report = report
         self.total = sum(task.seconds for task in tasks)
         self.resumed = sum(task.seconds for task in tasks if task.index in done)
         self.seconds, self.tracks, self.skipped = 0.0, 0, 0
@@ -32,6 +39,7 @@ class EncodingProgress:
         more, self._tracks_done[task] = tracks - self._tracks_done[task], tracks
         self.tracks += more
         self.seconds += more * self._seconds_per_track[task]
+        self.report(self)
 
     @property
     def speed(self) -> float:
