@@ -81,7 +81,8 @@ def diagnose(timeout: float = TIMEOUT) -> Iterator[Finding]:
     """Check everything, from Python up; importing one plugin may take `timeout` seconds."""
     yield Finding("python", sys.version.split()[0])
     yield attempt("torch", describe_torch, "pip install --force-reinstall --no-deps torch")
-    for package in packages():
+    plugins = {plugin.distribution for plugin in registry.scan().plugins if plugin.enabled}
+    for package in ("codecdiff", *sorted(plugins - {"codecdiff"})):
         yield from check_requirements(package)
     for name in COMPANIONS:
         yield from check_companion(name)
@@ -106,12 +107,6 @@ def installed_version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return ""
-
-
-def packages() -> list[str]:
-    """Return the enabled distributions with entry points, codecdiff itself first."""
-    names = {plugin.distribution for plugin in registry.scan().plugins if plugin.enabled}
-    return ["codecdiff", *sorted(names - {"codecdiff"})]
 
 
 def describe_torch() -> str:

@@ -42,7 +42,8 @@ def replay(
     from codecdiff.files import require_writable
     from codecdiff.pipeline.run_lock import RUN_LOCK, read_run_lock
 
-    file = find_lock(model)
+    home = model / "model" if (model / "model" / RUN_LOCK).is_file() else model  # the folder of a model, or of its run
+    file = home / RUN_LOCK if home.is_dir() else home
     lock = read_run_lock(file)
     expected = expected_weights(file, lock)
     with nullcontext(output) if output else TemporaryDirectory() as folder:
@@ -58,14 +59,6 @@ def replay(
     lines += causes(lock, again) if lines[1:] else []
     out.print("\n".join(lines), soft_wrap=True, markup=False)
     raise typer.Exit(int(len(lines) > 1))
-
-
-def find_lock(model: Path) -> Path:
-    """Return the run.lock of a model folder, of the folder of a run, or of that name."""
-    from codecdiff.pipeline.run_lock import RUN_LOCK
-
-    folder = model / "model" if (model / "model" / RUN_LOCK).is_file() else model
-    return folder / RUN_LOCK if folder.is_dir() else folder
 
 
 def expected_weights(file: Path, lock: RunLock) -> dict[str, Hashes]:

@@ -42,21 +42,8 @@ __all__ = [
 ]
 
 CAPTION_FIELDS = ("text", "caption", "captions")
-OTHER_SUFFIXES = (
-    ".m4a",
-    ".aac",
-    ".mp4",
-    ".wma",
-    ".ape",
-    ".wv",
-    ".alac",
-    ".webm",
-    ".mka",
-    ".caf",
-    ".au",
-    ".mp2",
-    ".amr",
-)
+OTHER_SUFFIXES = (".m4a", ".aac", ".mp4", ".wma", ".ape", ".wv", ".alac", ".webm", ".mka", ".caf", ".au")
+OTHER_SUFFIXES += (".mp2", ".amr")
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 FIELD_LIMIT = 2**24  # characters; Python's own limit is shorter than some biographies
 NOT_UTF8 = "It holds bytes that are not UTF-8."
@@ -166,7 +153,8 @@ def column_names(file: Path, header_rows: int = 1) -> list[str]:
     """
     if not file.is_file():
         raise MissingFile(f"File '{file}' does not exist.")
-    records = [record for _, (_, record) in zip(range(header_rows), _records(file, _ignore), strict=False)]
+    issues: list[Issue] = []  # are left to whoever reads the rows
+    records = [record for _, (_, record) in zip(range(header_rows), _records(file, issues.append), strict=False)]
     return [".".join(filter(None, map(str.strip, names))) for names in zip_longest(*records, fillvalue="")]
 
 
@@ -247,10 +235,6 @@ def _encoding(file: Path) -> str:
     """Return the encoding that the first bytes of a file mark: UTF-16, or else UTF-8."""
     with file.open("rb") as stream:
         return "utf-16" if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-
-
-def _ignore(issue: Issue) -> None:
-    """Leave an issue of the header to whoever reads the rows."""
 
 
 # Lines
@@ -386,7 +370,7 @@ def _match_rows(rows: Mapping[str, Mapping[str, Any]], names: set[str]) -> dict[
     result = {name: row for name, row in rows.items() if name in names}
     free = names - result.keys()
     remaining = {name: row for name, row in rows.items() if name not in names}
-    for form in (_composed, _folded, _without_suffix):
+    for form in (_composed, lambda name: _composed(name).casefold(), _without_suffix):
         keys: dict[str, list[str]] = {}
         for name in free:
             keys.setdefault(form(name), []).append(name)
@@ -402,12 +386,8 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _folded(name: str) -> str:
-    return _composed(name).casefold()
-
-
 def _without_suffix(name: str) -> str:
-    path = PurePosixPath(_folded(name))
+    path = PurePosixPath(_composed(name).casefold())
     return path.with_suffix("").as_posix() if path.suffix in (*SUFFIXES, *OTHER_SUFFIXES) else path.as_posix()
 
 

@@ -143,7 +143,14 @@ def begin_job(
     if not (draft / "plan.json").is_file():
         if not codec.is_fitted:
             codec.fit(fitting_clips(tracks, codec), seed=config.seed)
-        _write_plan(draft, inputs, codec, plan_tasks(tracks, codec, config))
+        for name in ("shards", "tasks"):
+            (draft / name).mkdir(parents=True, exist_ok=True)
+        if state := codec.fitted_state():
+            write_safetensors(draft / STATE_FILE, state)
+        new = {"inputs": inputs, "weights": module_fingerprint(codec)}
+        new |= {"num_codebooks": codec.num_codebooks, "frame_rate": codec.frame_rate}
+        new |= {"tasks": [(len(task.tracks), task.seconds) for task in plan_tasks(tracks, codec, config)]}
+        atomic_write_text(draft / "plan.json", json.dumps(new))
     plan = read_plan(draft)
     stored = plan["inputs"]
     stored["codec"], inputs["codec"] = configuration.align_defaults("codecs", stored["codec"], inputs["codec"])
@@ -164,21 +171,6 @@ def begin_job(
 def read_plan(draft: Path) -> dict[str, Any]:
     """Read the plan of a draft. Raises BadDocument."""
     return read_json(draft / "plan.json", Plan).model_dump()
-
-
-def _write_plan(draft: Path, inputs: dict[str, Any], codec: Codec, tasks: Sequence[Task]) -> None:
-    for name in ("shards", "tasks"):
-        (draft / name).mkdir(parents=True, exist_ok=True)
-    if state := codec.fitted_state():
-        write_safetensors(draft / STATE_FILE, state)
-    plan = {
-        "inputs": inputs,
-        "weights": module_fingerprint(codec),
-        "num_codebooks": codec.num_codebooks,
-        "frame_rate": codec.frame_rate,
-        "tasks": [(len(task.tracks), task.seconds) for task in tasks],
-    }
-    atomic_write_text(draft / "plan.json", json.dumps(plan))
 
 
 def _load_codec_state(codec: Codec, weights: str, draft: Path) -> None:

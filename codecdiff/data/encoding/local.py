@@ -82,6 +82,8 @@ class Worker:
             return None
         if isinstance(message, str):
             raise EncodingIncomplete(f"{message} What is done is saved: the same command resumes from there.")
+        if isinstance(message, int):
+            self.tracks = message
         return message
 
     def stop(self) -> None:
@@ -136,7 +138,6 @@ def run_in_processes(
             for worker in [worker for worker in workers if worker.pipe in ready]:
                 message = worker.receive()
                 if isinstance(message, int):
-                    worker.tracks = message
                     report(worker.task.index, message)
                     continue
                 if message is not None:
