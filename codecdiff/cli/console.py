@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
+    "Device",
     "Force",
     "Json",
+    "Options",
     "check_writable",
     "err",
     "error_line",
@@ -55,6 +57,10 @@ INVISIBLE = ("Cc", "Cf", "Cs")  # categories of Unicode: control, format, surrog
 
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. Default: a GPU if there is one.")]
+Options = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the part; repeatable.")
+]
 
 
 def plain(text: str) -> str:

@@ -13,7 +13,7 @@ import typer
 
 from codecdiff import registry
 from codecdiff.cli.console import Json, err, error_line, folded_table, out, print_json
-from codecdiff.cli.plugins import TIMEOUT, Timeout
+from codecdiff.cli.plugins import TIMEOUT, Timeout, find_problems
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -191,8 +191,6 @@ def describe_audio() -> str:
 
 def check_plugins(timeout: float) -> Iterator[Finding]:
     """Load every entry point, each within so many seconds."""
-    from codecdiff.cli.plugin_probe import find_problems
-
     plugins, issues = registry.scan().plugins, registry.scan().issues
     for issue in issues:
         yield Finding(f"plugin {issue.distribution}", issue.error, issue.hint)

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from codecdiff.cli.console import Force, numbered, output_files
+from codecdiff.cli.console import Device, Force, numbered, output_files
 from codecdiff.cli.generate import (
     AllowDownload,
     AllowLocalParts,
     Controls,
-    Device,
     Fields,
     GuidanceScale,
     Model,

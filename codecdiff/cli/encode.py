@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codecdiff import registry
-from codecdiff.cli.console import err, out, select_device, ticker
+from codecdiff.cli.console import Options, err, out, select_device, ticker
 from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import require_writable
 
@@ -27,7 +27,6 @@ Output = Annotated[
 ]
 AudioFolder = Annotated[Path | None, typer.Option("--audio", metavar="FOLDER", help="Folder of the manifest's audio.")]
 Codec = Annotated[str, typer.Option(help="Codec to encode with.")]
-Options = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Codec option; repeatable.")]
 Continuous = Annotated[bool, typer.Option("--continuous", help="Also store pre-quantization latents.")]
 Segment = Annotated[float | None, typer.Option(metavar="SECONDS", help="Cut tracks into segments of this duration.")]
 Overlap = Annotated[float, typer.Option(metavar="SECONDS", help="Overlap of a segment with the one before.")]

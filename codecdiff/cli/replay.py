@@ -118,22 +118,16 @@ def replayed_experiment(
 
     Raises MissingFile for places that are not said, and ConfigError for settings that are not valid, or name places.
     """
-    import yaml
-
     from codecdiff import config
     from codecdiff.recipes import discodiff  # pyright: ignore[reportMissingImports]  # ../../recipes, as installed
 
-    with TemporaryDirectory() as temporary:
-        settings = Path(temporary) / file.name
-        settings.write_text(yaml.safe_dump(record.configuration), encoding="utf-8")
-        experiment = config.load_config(discodiff.Experiment, settings)
-        if not allow_local_parts:
-            require_confined(experiment, file)
-        precision = record.environment.get("mixed_precision")
-        changes: Any = {"output": str(folder), "report_to": [], "mixed_precision": precision}
-        changes["data"] = record.configuration.get("data", {}) | music_of(record, experiment, file, overrides)
-        settings.write_text(yaml.safe_dump(record.configuration | changes), encoding="utf-8")
-        return config.load_config(discodiff.Experiment, settings, overrides)
+    experiment = config.parse_config(discodiff.Experiment, record.configuration, file)
+    if not allow_local_parts:
+        require_confined(experiment, file)
+    precision = record.environment.get("mixed_precision")
+    changes: Any = {"output": str(folder), "report_to": [], "mixed_precision": precision}
+    changes["data"] = record.configuration.get("data", {}) | music_of(record, experiment, file, overrides)
+    return config.parse_config(discodiff.Experiment, record.configuration | changes, file, overrides)
 
 
 def require_confined(experiment: Any, file: Path) -> None:

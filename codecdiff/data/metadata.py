@@ -224,10 +224,8 @@ def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
                 else:
                     report(Issue(file.name, NOT_UTF8, ENCODING_HINT, line))
                     if line == 1:  # the header, without which no row can be read
-                        yield (
-                            line,
-                            ",".join(record).encode(errors="surrogateescape").decode("cp1252", "replace").split(","),
-                        )
+                        header = ",".join(record).encode(errors="surrogateescape")
+                        yield line, header.decode("cp1252", "replace").split(",")
             line += len(taken)
 
 

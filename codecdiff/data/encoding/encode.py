@@ -29,14 +29,21 @@ import pyarrow as pa
 from codecdiff.config.schema import Target
 from codecdiff.data.audio import BadAudio
 from codecdiff.data.code_store import FORMAT, SEALED, CodeStore
-from codecdiff.data.encoding.job import EncodeConfig, Engine, Job, begin_job, draft_of, none_readable, read_plan
-from codecdiff.data.encoding.progress import EncodingProgress
+from codecdiff.data.encoding.job import (
+    EncodeConfig,
+    EncodingProgress,
+    Engine,
+    Job,
+    begin_job,
+    draft_of,
+    none_readable,
+    read_plan,
+)
 from codecdiff.data.encoding.shards import SUFFIXES
 from codecdiff.data.encoding.worker import read_result, run_in_process
 from codecdiff.data.metadata import Issue, Track, find_tracks
 from codecdiff.data.sealed import seal, write_sealed
-from codecdiff.data.shards import FILES as SHARD_FILES
-from codecdiff.data.shards import ROWS
+from codecdiff.data.shards import ROWS, SHARD_FILES
 from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import clear_leftovers, lock_folder, sha256, sync, write_parquet
 from codecdiff.interfaces.codec import Codec
@@ -139,7 +146,7 @@ def publish_store(job: Job, num_tasks: int, folder: Path) -> dict[str, str]:
         if file.name not in files:
             file.unlink()
     write_parquet(job.draft / "manifest.parquet", rows)
-    write_parquet(job.draft / "shards.parquet", _shard_files(job.draft / "shards", sorted(files)))
+    write_parquet(job.draft / "shards.parquet", _shard_files([job.draft / "shards" / name for name in sorted(files)]))
     counts = {
         "tracks": len(rows["track"].unique()),
         "segments": rows.num_rows,
@@ -162,11 +169,10 @@ def tidy_store(folder: Path) -> None:
     (folder / "plan.json").unlink(missing_ok=True)
 
 
-def _shard_files(folder: Path, names: Sequence[str]) -> pa.Table:
-    """Return bytes and SHA-256 of files, as shards.parquet."""
-    files = [folder / name for name in names]
-    sizes, digests = [file.stat().st_size for file in files], [sha256(file) for file in files]
-    return pa.table([list(names), sizes, digests], schema=SHARD_FILES)
+def _shard_files(files: Sequence[Path]) -> pa.Table:
+    """Return names, bytes and SHA-256 of files, as shards.parquet."""
+    facts = [(file.name, file.stat().st_size, sha256(file)) for file in files]
+    return pa.table([*zip(*facts, strict=True)], schema=SHARD_FILES)
 
 
 def _with_duplicates(issues: dict[str, str], rows: pa.Table) -> dict[str, str]:
