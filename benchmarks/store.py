@@ -94,7 +94,7 @@ def row_by_row(crops: TrainingCrops, numbers: list[int]) -> tuple[torch.Tensor, 
     """Return codes and prompts of a batch, each sample by itself."""
     codes, prompts = [], []
     for number in numbers:
-        row = crops.store.rows[i := crops.row(number)]
+        row = crops.store.rows[i := int(crops._rows([number])[0])]
         random = rng.numpy_generator("codecdiff.data.crop", crops.subset, crops.seed, number)
         start = int(random.integers(0, max(1, row["frames"] - crops.frames + 1)))
         text = row["captions"][int(random.integers(len(row["captions"])))]

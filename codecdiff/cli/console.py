@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
@@ -129,10 +128,10 @@ def output_files(
     Raises FileExists for one of `output` that exists and is not allowed to, unless it may be overwritten by `force`,
     and what `check_writable` raises.
     """
-    stems = (default.stem if n == 1 else f"{default.stem}-{n}" for n in count(1))
-    candidates = [output] if output else (default.with_stem(stem) for stem in stems)
-    choices = (numbered(file, number) for file in candidates)
-    files = next(choices) if output else next(files for files in choices if not any(file.exists() for file in files))
+    files, attempt = numbered(output or default, number), 1
+    while not output and any(file.exists() for file in files):
+        attempt += 1
+        files = numbered(default.with_stem(f"{default.stem}-{attempt}"), number)
     for file in files:
         check_writable(file)
         if file.exists() and not force and not is_allowed(file):
