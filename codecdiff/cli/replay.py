@@ -121,13 +121,13 @@ def replayed_experiment(
     from codecdiff import config
     from codecdiff.recipes import discodiff  # pyright: ignore[reportMissingImports]  # ../../recipes, as installed
 
-    experiment = config.parse_config(discodiff.Experiment, record.configuration, file)
+    experiment = config.validate_config(discodiff.Experiment, record.configuration, file)
     if not allow_local_parts:
         require_confined(experiment, file)
     precision = record.environment.get("mixed_precision")
     changes: Any = {"output": str(folder), "report_to": [], "mixed_precision": precision}
     changes["data"] = record.configuration.get("data", {}) | music_of(record, experiment, file, overrides)
-    return config.parse_config(discodiff.Experiment, record.configuration | changes, file, overrides)
+    return config.validate_config(discodiff.Experiment, record.configuration | changes, file, overrides)
 
 
 def require_confined(experiment: Any, file: Path) -> None:

@@ -1,6 +1,6 @@
 """Configurations: parts by name and options, overrides of the command line, and the settings of an experiment."""
 
-from codecdiff.config.overrides import load_config, override, parse_config, parse_options
+from codecdiff.config.overrides import load_config, override, parse_options, validate_config
 from codecdiff.config.parts import (
     CodecSpec,
     ConditionerSpec,
@@ -46,9 +46,9 @@ __all__ = [
     "load_config",
     "merge_spec",
     "override",
-    "parse_config",
     "parse_options",
     "part_options",
     "to_config",
+    "validate_config",
     "with_defaults",
 ]

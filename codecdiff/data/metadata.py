@@ -188,23 +188,23 @@ def convert_rows(
 def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
     """Yield the records of a table with the line that each begins at; what cannot be read is reported.
 
-    A quote that is never closed takes up the rest of the table: its record is reported, and the lines behind are read.
+    A quote that is left open takes up lines up to the next quote: its record is reported, and these lines are read.
     """
     tabs = file.suffix.lower() == ".tsv"
     quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
     csv.field_size_limit(FIELD_LIMIT)
     taken: list[str] = []  # lines of the current record
+    again: list[str] = []  # lines that are read again, last one first
 
-    def noted(lines: Iterable[str]) -> Iterator[str]:
-        for text in lines:
+    def noted(lines: Iterator[str]) -> Iterator[str]:
+        while text := again.pop() if again else next(lines, ""):
             taken.append(text)
             yield text
 
     encoding = _encoding(file)
     errors = "replace" if encoding == "utf-16" else "surrogateescape"  # which UTF-16 knows not
     with file.open(encoding=encoding, errors=errors, newline="") as stream:
-        lines, line = iter(stream), 1
-        reader = csv.reader(noted(lines), delimiter="\t" if tabs else ",", quoting=quoting)
+        reader, line = csv.reader(noted(stream), delimiter="\t" if tabs else ",", quoting=quoting), 1
         while True:
             taken.clear()
             try:
@@ -214,10 +214,11 @@ def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
             except csv.Error as error:
                 report(Issue(file.name, f"It cannot be read: {error}.", "Look for a quote that is left open.", line))
             else:
-                if not tabs and len(taken) > 1 and "".join(taken).count('"') % 2:  # at the end of the file
+                if not tabs and len(taken) > 1 and "".join(taken).count('"') % 2:
                     what = f"A quote is left open: it takes up this line and the {len(taken) - 1} behind it."
                     report(Issue(file.name, what, "Close the quote.", line))
-                    reader, line = csv.reader(noted(taken[1:]), quoting=quoting), line + 1
+                    again += reversed(taken[1:])
+                    reader, line = csv.reader(noted(stream), quoting=quoting), line + 1
                     continue
                 if is_unicode("".join(record)):  # bytes that are not UTF-8 were decoded as surrogates
                     yield line, record
