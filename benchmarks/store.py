@@ -33,7 +33,7 @@ from rich.table import Table
 from codecdiff import rng
 from codecdiff.data import CodeStore, TrainingCrops
 from codecdiff.data.sealed import seal, write_sealed
-from codecdiff.data.shards import FILES, ROWS
+from codecdiff.data.shards import ROWS, SHARD_FILES
 from codecdiff.files import parse_json, sha256, write_parquet
 
 BATCH, SEGMENTS, CODEBOOKS, FRAMES, RATE = 32, 8, 9, 2496, 86.1328125  # of the paper: 29 s
@@ -83,7 +83,7 @@ def write_store(folder: Path, num_rows: int, num_shards: int) -> None:
         "continuous_crc32": [None] * num_rows,
     }
     write_parquet(folder / "manifest.parquet", pa.table(columns, schema=ROWS))
-    write_parquet(folder / "shards.parquet", pa.table([[], [], []], schema=FILES))
+    write_parquet(folder / "shards.parquet", pa.table([[], [], []], schema=SHARD_FILES))
     header = {"format": 2, "codec": {}, "weights": "", "num_codebooks": CODEBOOKS, "frame_rate": RATE}
     header |= {"shards": num_shards, "continuous": False}
     hashes = {name: sha256(folder / name) for name in ("manifest.parquet", "shards.parquet")}
@@ -94,7 +94,7 @@ def row_by_row(crops: TrainingCrops, numbers: list[int]) -> tuple[torch.Tensor, 
     """Return codes and prompts of a batch, each sample by itself."""
     codes, prompts = [], []
     for number in numbers:
-        row = crops.store.rows[i := crops.row(number)]
+        row = crops.store.rows[i := int(crops._rows([number])[0])]
         random = rng.numpy_generator("codecdiff.data.crop", crops.subset, crops.seed, number)
         start = int(random.integers(0, max(1, row["frames"] - crops.frames + 1)))
         text = row["captions"][int(random.integers(len(row["captions"])))]

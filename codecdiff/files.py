@@ -325,8 +325,12 @@ def lock_path(path: Path, *, timeout: float = 0) -> Iterator[None]:
         try:
             stack.enter_context(FileLock(file, thread_local=False).acquire(timeout, POLL_SECONDS))
         except Timeout as error:
+            holder = ""
+            with suppress(OSError, ValueError, KeyError, TypeError):  # the other may not have written it yet
+                by = json.loads(file.read_text(encoding="utf-8"))
+                holder = f" (process {by['process']} on {by['host']}, since {by['since']})"
             raise FolderLocked(
-                f"'{path}' is being written by another run{_holder(file)}. Wait for it, or name another."
+                f"'{path}' is being written by another run{holder}. Wait for it, or name another."
             ) from error
         except (OSError, NotImplementedError):
             pass
@@ -341,14 +345,6 @@ def lock_path(path: Path, *, timeout: float = 0) -> Iterator[None]:
 def _remove(file: Path) -> None:
     with suppress(OSError):  # Windows deletes no open file
         file.unlink()
-
-
-def _holder(lock: Path) -> str:
-    """Return who holds a lock, as in " (process 12 on host, since ...)", if its file says so."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        holder = json.loads(lock.read_text(encoding="utf-8"))
-        return f" (process {holder['process']} on {holder['host']}, since {holder['since']})"
-    return ""
 
 
 def try_lock(folder: Path) -> ExitStack | None:

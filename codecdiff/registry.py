@@ -243,16 +243,12 @@ def _unknown_group(distribution: str, group: str, kinds: Iterable[str]) -> Metad
     return MetadataIssue(distribution, f"'{group}' is not a group of entry points of this codecdiff", hint)
 
 
-def _enabled() -> set[str] | None:
-    """Return the distributions that may be used; None for all of them."""
-    listed = os.environ.get(SWITCH)
-    return None if listed is None else {CORE, *(_normalize(name.strip()) for name in listed.split(",") if name.strip())}
-
-
 @cache
 def scan() -> Scan:
     """Read the metadata of all distributions, once; `scan.cache_clear()` forgets it."""
-    enabled, issues, plugins = _enabled(), [], []
+    listed, issues, plugins = os.environ.get(SWITCH), [], []
+    named = {_normalize(name.strip()) for name in (listed or "").split(",") if name.strip()}
+    enabled = None if listed is None else {CORE, *named}  # distributions that may be used; None for all of them
     readable: list[tuple[Distribution, Groups]] = []
     for owner, file in sorted(_files(), key=lambda pair: pair[0].name != CORE):  # the core's kinds come first
         try:
@@ -269,20 +265,17 @@ def scan() -> Scan:
         items = list(_read(owner, groups, kinds, on))
         plugins += [item for item in items if isinstance(item, Plugin)]
         issues += [item for item in items if isinstance(item, MetadataIssue) and on]
-    issues.extend(_misspelled(enabled or set(), {each.distribution for each in (*plugins, *issues)}))
+    present = {each.distribution for each in (*plugins, *issues)}
+    for name in sorted(named - present - {CORE}):
+        near = get_close_matches(name, present, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        error = f"{SWITCH} names it, and no distribution of that name has entry points here.{hint}"
+        issues.append(MetadataIssue(name, error, f"correct {SWITCH}"))
     # What a distribution brings for other versions of an interface beside the same part for this one is left out.
     current = {(p.kind, p.name, p.distribution) for p in plugins if p.is_current}
     plugins = [p for p in plugins if p.is_current or (p.kind, p.name, p.distribution) not in current]
     order = [*kinds, *GROUPS]
     return Scan(tuple(sorted(plugins, key=lambda p: (order.index(p.kind), p.name, p.distribution))), tuple(issues))
-
-
-def _misspelled(enabled: set[str], names: set[str]) -> Iterator[MetadataIssue]:
-    for name in sorted(enabled - names - {CORE}):
-        near = get_close_matches(name, names, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        error = f"{SWITCH} names it, and no distribution of that name has entry points here.{hint}"
-        yield MetadataIssue(name, error, f"correct {SWITCH}")
 
 
 # Entries of any group.

@@ -245,7 +245,7 @@ def test_entries_in_one_place_are_declared(dac: Codec) -> None:
 
 def test_wrappers_have_outlines(codec_spec: dict[str, Any]) -> None:
     spec = {"name": "pca", "dims": 3, "codec": {"name": "stereo", "codec": codec_spec}}
-    codec = config.build_skeleton("codecs", spec)
+    codec = config.build("codecs", spec, skeleton=True)
     assert (codec.channels, codec.num_codebooks, codec.codebook_dim) == (2, 8, 3)
     assert all(tensor.is_meta for tensor in [*codec.parameters(), *codec.buffers()])
     assert config.to_config("codecs", codec) == config.with_defaults("codecs", spec)

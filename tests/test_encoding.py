@@ -38,6 +38,7 @@ from codecdiff.data.encoding.encode import encode_tracks, publish_store
 from codecdiff.data.encoding.job import (
     EncodeConfig,
     EncodingIncomplete,
+    EncodingProgress,
     Job,
     ReportTracks,
     Task,
@@ -45,7 +46,6 @@ from codecdiff.data.encoding.job import (
     begin_job,
     draft_of,
 )
-from codecdiff.data.encoding.progress import EncodingProgress
 from codecdiff.data.encoding.worker import TrackReader, prefetch, run_in_process, run_task
 from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import Track, find_tracks
@@ -316,7 +316,7 @@ def test_a_draft_of_something_else_is_refused(
 
 def test_progress_counts_hours_speed_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr("codecdiff.data.encoding.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("codecdiff.data.encoding.job.time.monotonic", lambda: clock[0])
     track = Track(Path("a.wav"), "a")
     progress = EncodingProgress([Task(i, (track, track), 3600.0) for i in range(10)], {0, 1})
     clock[0] += 36

@@ -178,6 +178,14 @@ def test_a_quote_that_is_never_closed_costs_its_own_row(tmp_path: Path, issues: 
     ]
 
 
+def test_a_quote_left_open_loses_none_of_the_rows_behind_the_next_quote(tmp_path: Path, issues: list[Issue]) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text('a,b\n2,"open\n3,x\n4,"quoted, again"\n5,y\n6,"two\nlines"\n')
+    rows = [(row.line, row["a"], row["b"]) for row in read_table(file, issues.append)]
+    assert rows == [(3, "3", "x"), (4, "4", "quoted, again"), (5, "5", "y"), (6, "6", "two\nlines")]
+    assert [issue.line for issue in issues] == [2]
+
+
 @pytest.mark.parametrize("header", ["file_name;text", "filename,caption", "file_name\ttext"])
 def test_a_table_that_names_no_files_is_reported(tmp_path: Path, issues: list[Issue], header: str) -> None:
     silent(tmp_path, "a.wav")

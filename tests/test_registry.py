@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from codecdiff import config, interfaces, registry
 from codecdiff.cli import console
 from codecdiff.cli.main import app
-from codecdiff.cli.plugin_probe import find_problems
+from codecdiff.cli.plugins import find_problems
 from codecdiff.errors import BrokenPlugin, UnknownPart
 
 Install = Callable[..., Path]

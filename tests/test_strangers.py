@@ -28,7 +28,7 @@ from codecdiff.data.code_store import CodeStore
 from codecdiff.data.dataset import TrainingCrops
 from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.sealed import seal, write_sealed
-from codecdiff.data.shards import FILES, MAX_MAPPED, ROWS, block_checksums
+from codecdiff.data.shards import MAX_MAPPED, ROWS, SHARD_FILES, block_checksums
 from codecdiff.errors import UserError
 from codecdiff.files import (
     MAX_BYTES,
@@ -410,7 +410,7 @@ def write_store_of_shards(folder: Path, count: int) -> None:
     names = [f"{i:05d}.npy" for i in range(count)]
     hashes = [sha256(folder / "shards" / name) for name in names[:kinds]]
     size = (folder / "shards" / names[0]).stat().st_size
-    table = pa.table([names, [size] * count, [hashes[i % kinds] for i in range(count)]], schema=FILES)
+    table = pa.table([names, [size] * count, [hashes[i % kinds] for i in range(count)]], schema=SHARD_FILES)
     write_parquet(folder / "shards.parquet", table)
     header = {"format": 2, "codec": {"name": "dac"}, "weights": "0", "num_codebooks": 3, "frame_rate": 50.0}
     header |= {"shards": count, "continuous": False}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecdiff.cli.console import err, folded_table, out
+from codecdiff.cli.console import Options, err, folded_table, out
 from codecdiff.errors import InvalidValue
 from codecdiff.registry import singular
 
@@ -23,7 +23,7 @@ STYLES = {"failed": "red", "expected failure": "yellow", "not applicable": "dim"
 def check(
     name: Annotated[str, typer.Argument(help="Part to check, as `codecdiff plugins` lists it.", show_default=False)],
     kind: Annotated[str, typer.Option(help="Its kind, as in codecs, where several kinds have one of this name.")] = "",
-    options: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option; repeatable.")] = None,
+    options: Options = None,
     seconds: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Longest clip, for a codec.")] = 10.0,
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Prompts for a conditioner, in a .jsonl file.")

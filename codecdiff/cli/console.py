@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,8 +27,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
+    "Device",
     "Force",
     "Json",
+    "Options",
     "check_writable",
     "err",
     "error_line",
@@ -55,6 +56,10 @@ INVISIBLE = ("Cc", "Cf", "Cs")  # categories of Unicode: control, format, surrog
 
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. Default: a GPU if there is one.")]
+Options = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the part; repeatable.")
+]
 
 
 def plain(text: str) -> str:
@@ -123,10 +128,10 @@ def output_files(
     Raises FileExists for one of `output` that exists and is not allowed to, unless it may be overwritten by `force`,
     and what `check_writable` raises.
     """
-    stems = (default.stem if n == 1 else f"{default.stem}-{n}" for n in count(1))
-    candidates = [output] if output else (default.with_stem(stem) for stem in stems)
-    choices = (numbered(file, number) for file in candidates)
-    files = next(choices) if output else next(files for files in choices if not any(file.exists() for file in files))
+    files, attempt = numbered(output or default, number), 1
+    while not output and any(file.exists() for file in files):
+        attempt += 1
+        files = numbered(default.with_stem(f"{default.stem}-{attempt}"), number)
     for file in files:
         check_writable(file)
         if file.exists() and not force and not is_allowed(file):

@@ -13,7 +13,7 @@ import typer
 
 from codecdiff import registry
 from codecdiff.cli.console import Json, err, error_line, folded_table, out, print_json
-from codecdiff.cli.plugins import TIMEOUT, Timeout
+from codecdiff.cli.plugins import TIMEOUT, Timeout, find_problems
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -81,7 +81,8 @@ def diagnose(timeout: float = TIMEOUT) -> Iterator[Finding]:
     """Check everything, from Python up; importing one plugin may take `timeout` seconds."""
     yield Finding("python", sys.version.split()[0])
     yield attempt("torch", describe_torch, "pip install --force-reinstall --no-deps torch")
-    for package in packages():
+    plugins = {plugin.distribution for plugin in registry.scan().plugins if plugin.enabled}
+    for package in ("codecdiff", *sorted(plugins - {"codecdiff"})):
         yield from check_requirements(package)
     for name in COMPANIONS:
         yield from check_companion(name)
@@ -106,12 +107,6 @@ def installed_version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return ""
-
-
-def packages() -> list[str]:
-    """Return the enabled distributions with entry points, codecdiff itself first."""
-    names = {plugin.distribution for plugin in registry.scan().plugins if plugin.enabled}
-    return ["codecdiff", *sorted(names - {"codecdiff"})]
 
 
 def describe_torch() -> str:
@@ -196,8 +191,6 @@ def describe_audio() -> str:
 
 def check_plugins(timeout: float) -> Iterator[Finding]:
     """Load every entry point, each within so many seconds."""
-    from codecdiff.cli.plugin_probe import find_problems
-
     plugins, issues = registry.scan().plugins, registry.scan().issues
     for issue in issues:
         yield Finding(f"plugin {issue.distribution}", issue.error, issue.hint)

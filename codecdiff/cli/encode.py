@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codecdiff import registry
-from codecdiff.cli.console import err, out, select_device, ticker
+from codecdiff.cli.console import Options, err, out, select_device, ticker
 from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import require_writable
 
@@ -27,7 +27,6 @@ Output = Annotated[
 ]
 AudioFolder = Annotated[Path | None, typer.Option("--audio", metavar="FOLDER", help="Folder of the manifest's audio.")]
 Codec = Annotated[str, typer.Option(help="Codec to encode with.")]
-Options = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Codec option; repeatable.")]
 Continuous = Annotated[bool, typer.Option("--continuous", help="Also store pre-quantization latents.")]
 Segment = Annotated[float | None, typer.Option(metavar="SECONDS", help="Cut tracks into segments of this duration.")]
 Overlap = Annotated[float, typer.Option(metavar="SECONDS", help="Overlap of a segment with the one before.")]
@@ -82,9 +81,7 @@ def encode(
     place = select_device(device if engine == "local" else "")  # the GPUs of a cluster are not devices of this machine
     model = build("codecs", parse_options("codecs", codec, options or [])).to(place)
     store, skipped = _encode(tracks, output, model, settings, run)
-    for line in [*_issues(store), *(f"Skipped: {line}" for line in [*issues, *skipped])]:
-        show_issue(line)
-    out.print(f"{_summary(store, len(tracks) + len(issues))} in {output}", soft_wrap=True)
+    show_result(store, [*issues, *skipped], len(tracks) + len(issues), output)
 
 
 def _settings(
@@ -99,26 +96,6 @@ def _settings(
     settings = EncodeConfig(target=target, segments=segments, shard_minutes=shard_minutes)
     request = json.dumps([hash_tracks(tracks), codec, settings.model_dump(mode="json")])
     return settings.model_copy(update={"request": sha256(request.encode()).hexdigest()[:32]})
-
-
-def _is_finished(output: Path, request: str) -> bool:
-    """Return whether a folder is the finished store of this request, and delete what is left of its draft."""
-    from codecdiff.data.encoding.encode import tidy_store
-    from codecdiff.data.encoding.job import draft_of
-    from codecdiff.data.sealed import read_sealed
-    from codecdiff.files import lock_path
-
-    header = read_sealed(output / "header.json") if (output / "header.json").is_file() else None
-    if not isinstance(header, dict) or header.get("request") != request:
-        return False
-    with lock_path(draft_of(output)):  # and its lock
-        tidy_store(output)
-    return True
-
-
-def _issues(store: CodeStore) -> list[str]:
-    """Return a sentence for everything that is wrong with audio that was encoded all the same."""
-    return [f"'{track}': {issue}" for track, issue in store.header["issues"].items()]
 
 
 def _encode(
@@ -141,7 +118,15 @@ def _encode(
 
 def require_new_store(output: Path, request: str) -> None:
     """End the command if a folder is the store of this request. Raises FileExists or UnusableFile for another one."""
-    if _is_finished(output, request):
+    from codecdiff.data.encoding.encode import tidy_store
+    from codecdiff.data.encoding.job import draft_of
+    from codecdiff.data.sealed import read_sealed
+    from codecdiff.files import lock_path
+
+    header = read_sealed(output / "header.json") if (output / "header.json").is_file() else None
+    if isinstance(header, dict) and header.get("request") == request:
+        with lock_path(draft_of(output)):  # and delete what is left of its draft, and the lock
+            tidy_store(output)
         out.print(f"{output} is finished: this command made it before.", soft_wrap=True)
         raise typer.Exit
     if output.exists():
@@ -149,14 +134,19 @@ def require_new_store(output: Path, request: str) -> None:
     require_writable(output)
 
 
-def _summary(store: CodeStore, count: int) -> str:
-    """Describe a store that was encoded from so many files."""
+def show_result(store: CodeStore, skipped: list[str], count: int, output: Path) -> None:
+    """Show what is wrong with the files, `count` of them, of a new store, and what it holds."""
+    for track, issue in store.header["issues"].items():
+        show_issue(f"'{track}': {issue}")
+    for line in skipped:
+        show_issue(f"Skipped: {line}")
     minutes = sum(row["seconds"] for row in store.rows) / 60
     cut = f"{len(store)} segments, " if store.header["segmentation"]["segment"] else ""
     dropped = "".join(f", {number} {why} segments dropped" for why, number in store.header["dropped"].items())
     uncaptioned = len({row["track"] for row in store.rows if not row["captions"]})
     dropped += f", {uncaptioned} tracks without a caption" if uncaptioned else ""
-    return f"{store.header['tracks']} of {count} files, {cut}{minutes:.1f} minutes, {store.frames} frames{dropped}"
+    line = f"{store.header['tracks']} of {count} files, {cut}{minutes:.1f} minutes, {store.frames} frames{dropped}"
+    out.print(f"{line} in {output}", soft_wrap=True)
 
 
 def find_all_tracks(paths: list[Path], audio: Path | None = None) -> tuple[list[Track], list[str]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecdiff.cli.console import Force, err, file_exists, numbered, out, output_files, progress, select_device
+from codecdiff.cli.console import Device, Force, err, file_exists, numbered, out, output_files, progress, select_device
 from codecdiff.errors import InvalidValue, UserError
 
 if TYPE_CHECKING:
@@ -78,7 +78,6 @@ Adapters = Annotated[
     ),
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Waveforms to compute at once. Default: the model's, 16.")]
-Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. Default: a GPU if there is one.")]
 AllowDownload = Annotated[
     bool, typer.Option("--allow-download", help="Download what the model names on the Hugging Face hub.")
 ]

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecdiff.cli.console import Force, Json, err, folded_table, out, output_files, print_json
+from codecdiff.cli.console import Device, Force, Json, err, folded_table, out, output_files, print_json
 from codecdiff.cli.generate import (
     Adapters,
     AllowDownload,
     AllowLocalParts,
     Controls,
-    Device,
     generate_files,
     load_model,
     parse_controls,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import re
-import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from keyword import iskeyword
@@ -20,6 +19,7 @@ import typer
 from codecdiff import registry
 from codecdiff.cli.console import out
 from codecdiff.errors import FileExists, InvalidValue, UnknownName
+from codecdiff.files import atomic_folder
 
 # How `part-name` is trained with recipes/configs/starter.yaml, by kind.
 SETTINGS = {
@@ -57,15 +57,11 @@ def write_plugin(kind: str, name: str, into: Path | str = ".") -> Path:
     folder = Path(into) / f"codecdiff-{name}"
     if folder.exists():
         raise FileExists(f"'{folder}' exists already. Choose another name, or delete it.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        inside = Path(temporary) / folder.name
-        inside.mkdir()
+    with atomic_folder(folder) as draft:
         for file, text in templates(kind).items():
-            path = inside / renamed(file, kind, name)
+            path = draft / renamed(file, kind, name)
             path.parent.mkdir(exist_ok=True)
             path.write_text(renamed(text, kind, name), encoding="utf-8")
-        inside.rename(folder)
     return folder
 
 
@@ -102,15 +98,11 @@ def require_good_name(kind: str, name: str) -> None:
             f"Invalid name '{name}': expected lower case words joined by '-', as in 'my-{kind}', "
             f"{MAX_LENGTH} letters at most."
         )
-    if iskeyword(class_name(name)) or class_name(name) in _names_in(templates(kind)[f"{PACKAGE}/{kind}.py"]):
+    nodes = list(ast.walk(ast.parse(templates(kind)[f"{PACKAGE}/{kind}.py"])))
+    taken = {node.id for node in nodes if isinstance(node, ast.Name)}
+    taken |= {node.name for node in nodes if isinstance(node, ast.alias | ast.ClassDef)} - {"PartName"}
+    if iskeyword(class_name(name)) or class_name(name) in taken:  # what the module defines, imports or uses
         raise InvalidValue(f"'{name}' would make a class {class_name(name)}, which is something else in its module.")
-
-
-def _names_in(source: str) -> set[str]:
-    """Return the names that Python source defines, imports or uses."""
-    nodes = list(ast.walk(ast.parse(source)))
-    used = {node.id for node in nodes if isinstance(node, ast.Name)}
-    return used | {node.name for node in nodes if isinstance(node, ast.alias | ast.ClassDef)} - {"PartName"}
 
 
 def require_free_name(kind: str, name: str) -> None:

@@ -1,13 +1,26 @@
-"""`codecdiff plugins`: what is installed."""
+"""`codecdiff plugins`: what is installed, and what of it can be imported.
+
+Plugins are imported in a subprocess: one that hangs or kills it is reported like one that raises. One worker loads them
+all, because each would import torch again; it is replaced when a plugin hangs or kills it.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from codecdiff import registry
-from codecdiff.cli.console import Json, err, folded_table, out, print_json
+from codecdiff.cli.console import Json, err, error_line, folded_table, out, print_json
+from codecdiff.registry import Plugin
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 TIMEOUT = 60.0  # seconds
 Timeout = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Time limit for importing one plugin.")]
@@ -24,10 +37,8 @@ def plugins(
     With --check, the exit status is 1 if one cannot be loaded.
     """
     listed, issues = registry.scan().plugins, registry.scan().issues
-    problems: dict[registry.Plugin, str] = {}
+    problems: dict[Plugin, str] = {}
     if check:
-        from codecdiff.cli.plugin_probe import find_problems
-
         with err.status("Importing everything once"):
             problems = find_problems([plugin for plugin in listed if plugin.enabled], timeout)
     states = {plugin: problems.get(plugin) or plugin.problem or "loads" * check for plugin in listed}
@@ -44,3 +55,96 @@ def plugins(
         out.print(table)
     if check and (issues or problems):
         raise typer.Exit(1)
+
+
+def find_problems(plugins: Iterable[Plugin], seconds: float) -> dict[Plugin, str]:
+    """Load each plugin, for so many seconds at most, and return what is wrong with those that fail.
+
+    One that its metadata rules out is not imported, and a module that hung or killed the worker is not tried again.
+    """
+    problems = {plugin: plugin.problem for plugin in plugins}
+    fatal: dict[tuple[str, str], str] = {}
+    worker = _Worker()
+    try:
+        for plugin in [plugin for plugin, problem in problems.items() if not problem]:
+            module = (plugin.distribution, plugin.entry.module_name)
+            problems[plugin] = fatal.get(module) or worker.load(plugin, seconds)
+            if worker.line is None:
+                fatal[module] = problems[plugin]
+    finally:
+        worker.stop()
+    return {plugin: problem for plugin, problem in problems.items() if problem}
+
+
+def problem_of(plugin: Plugin) -> str:
+    """Load a plugin in this process, and return what is wrong with it; empty if nothing is."""
+    try:
+        if plugin.kind == registry.MODELS:
+            from codecdiff.pipeline.checkpoint import read_config
+
+            read_config(registry.folder_of(plugin))
+        else:
+            plugin.load()
+    except BaseException as error:  # third-party code may fail in any way
+        return error_line(error)
+    return ""
+
+
+class _Worker:
+    """A process that loads one plugin after another. It starts with the first, and again after it was lost."""
+
+    process: Any = None
+    line: Connection[Any, Any] | None = None  # to the process, while there is one
+
+    def load(self, plugin: Plugin, seconds: float) -> str:
+        """Return what is wrong with a plugin, also if the process does not respond or has died."""
+        line = self.line or self.start()
+        try:
+            line.send(plugin)
+            if line.poll(seconds):
+                return line.recv()
+            problem = f"has not been imported within {seconds:g} s: it hangs, or needs a longer --timeout"
+        except (EOFError, OSError):
+            self.process.join()
+            code = self.process.exitcode
+            ending = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"
+            problem = f"ends the Python process that imports it ({ending})"
+        self.stop()
+        return problem
+
+    def start(self) -> Connection[Any, Any]:
+        """Start the process, and wait until it has imported what all parts import: that is not the first one's time."""
+        from multiprocessing import get_context
+
+        context = get_context("spawn")  # a fork would inherit what this process has imported, and its locks
+        self.line, other = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other,), daemon=True)
+        self.process.start()
+        other.close()
+        with suppress(EOFError, OSError):
+            self.line.recv()
+        return self.line
+
+    def stop(self) -> None:
+        """Kill the process, if it runs."""
+        if self.line is not None:
+            self.line.close()
+            self.process.kill()
+            self.process.join()
+            self.line = None
+
+
+def _serve(line: Connection[Any, Any]) -> None:
+    """Reply to each plugin with what is wrong with it. What plugins print is discarded."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(null, descriptor)
+    broken = ""
+    try:
+        import_module("codecdiff.interfaces")
+    except Exception as error:  # not because of a plugin, but none can be loaded
+        broken = f"codecdiff itself cannot be imported: {error_line(error)}"
+    line.send("")
+    with suppress(EOFError, OSError):
+        while True:
+            line.send(broken or problem_of(line.recv()))

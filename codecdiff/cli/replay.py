@@ -42,7 +42,8 @@ def replay(
     from codecdiff.files import require_writable
     from codecdiff.pipeline.run_lock import RUN_LOCK, read_run_lock
 
-    file = find_lock(model)
+    home = model / "model" if (model / "model" / RUN_LOCK).is_file() else model  # the folder of a model, or of its run
+    file = home / RUN_LOCK if home.is_dir() else home
     lock = read_run_lock(file)
     expected = expected_weights(file, lock)
     with nullcontext(output) if output else TemporaryDirectory() as folder:
@@ -58,14 +59,6 @@ def replay(
     lines += causes(lock, again) if lines[1:] else []
     out.print("\n".join(lines), soft_wrap=True, markup=False)
     raise typer.Exit(int(len(lines) > 1))
-
-
-def find_lock(model: Path) -> Path:
-    """Return the run.lock of a model folder, of the folder of a run, or of that name."""
-    from codecdiff.pipeline.run_lock import RUN_LOCK
-
-    folder = model / "model" if (model / "model" / RUN_LOCK).is_file() else model
-    return folder / RUN_LOCK if folder.is_dir() else folder
 
 
 def expected_weights(file: Path, lock: RunLock) -> dict[str, Hashes]:
@@ -125,22 +118,16 @@ def replayed_experiment(
 
     Raises MissingFile for places that are not said, and ConfigError for settings that are not valid, or name places.
     """
-    import yaml
-
     from codecdiff import config
     from codecdiff.recipes import discodiff  # pyright: ignore[reportMissingImports]  # ../../recipes, as installed
 
-    with TemporaryDirectory() as temporary:
-        settings = Path(temporary) / file.name
-        settings.write_text(yaml.safe_dump(record.configuration), encoding="utf-8")
-        experiment = config.load_config(discodiff.Experiment, settings)
-        if not allow_local_parts:
-            require_confined(experiment, file)
-        precision = record.environment.get("mixed_precision")
-        changes: Any = {"output": str(folder), "report_to": [], "mixed_precision": precision}
-        changes["data"] = record.configuration.get("data", {}) | music_of(record, experiment, file, overrides)
-        settings.write_text(yaml.safe_dump(record.configuration | changes), encoding="utf-8")
-        return config.load_config(discodiff.Experiment, settings, overrides)
+    experiment = config.validate_config(discodiff.Experiment, record.configuration, file)
+    if not allow_local_parts:
+        require_confined(experiment, file)
+    precision = record.environment.get("mixed_precision")
+    changes: Any = {"output": str(folder), "report_to": [], "mixed_precision": precision}
+    changes["data"] = record.configuration.get("data", {}) | music_of(record, experiment, file, overrides)
+    return config.validate_config(discodiff.Experiment, record.configuration | changes, file, overrides)
 
 
 def require_confined(experiment: Any, file: Path) -> None:

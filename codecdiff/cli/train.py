@@ -1,4 +1,4 @@
-"""`codecdiff train`: run the training recipe, or a recipe of your own by its file."""
+"""`codecdiff train` and `codecdiff distill`: run an installed recipe, or `train` one of your own by its file."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from codecdiff.cli.console import errors_as_sentences
 from codecdiff.errors import UnknownName
 from codecdiff.files import read_yaml
 
+AllowChanges = Annotated[bool, typer.Option("--allow-changes", help="Resume with another seed, split or music.")]
 Recipe = Callable[..., None]  # (configuration file, overrides, what a plan assumes or None)
 
 
@@ -34,9 +35,7 @@ def train(
         str | None,
         typer.Option(metavar="KIND", help="lora or dora: train an adapter of start_from=MODEL."),
     ] = None,
-    allow_changes: Annotated[
-        bool, typer.Option("--allow-changes", help="Resume with another seed, split or music.")
-    ] = False,
+    allow_changes: AllowChanges = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print what training would take, and stop.")] = False,
     devices: Annotated[
         int | None, typer.Option(min=1, max=4096, help="For --plan: number of devices. Default: 1.")
@@ -58,6 +57,31 @@ def train(
         changes += [] if adapter is None else [f"adapter.type={adapter}"]
         file = config_file(config or usual)
         recipe(file, [*adapted(overrides or [], file), *changes], assumptions if plan else None)
+    except KeyboardInterrupt:
+        sys.exit("Stopped. Run it again to resume from the last checkpoint.")
+
+
+def distill(
+    model: Annotated[str, typer.Argument(help="Model to distill: a folder, an installed model or a hub id.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings, as in data.audio=FOLDER output=runs/fast."),
+    ] = None,
+    stage: Annotated[str, typer.Option(help="Name of the stage to distill, or all.")] = "all",
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Steps that it is to be sampled in.")] = 4,
+    config: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="Installed configuration, or YAML file.")
+    ] = "distill",
+    allow_changes: AllowChanges = False,
+) -> None:
+    """Train stages of a model to be sampled in few steps without guidance.
+
+    The result is a new model. Run it again to resume from the last checkpoint.
+    """
+    named = [f"start_from={model}", f"stage={stage}", f"distill.steps={steps}"]
+    changes = ["allow_changes=true"] if allow_changes else []
+    try:
+        installed_recipe("distill")(config_file(config), [*(overrides or []), *named, *changes])
     except KeyboardInterrupt:
         sys.exit("Stopped. Run it again to resume from the last checkpoint.")
 

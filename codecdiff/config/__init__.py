@@ -1,6 +1,6 @@
 """Configurations: parts by name and options, overrides of the command line, and the settings of an experiment."""
 
-from codecdiff.config.overrides import load_config, override, parse_options
+from codecdiff.config.overrides import load_config, override, parse_options, validate_config
 from codecdiff.config.parts import (
     CodecSpec,
     ConditionerSpec,
@@ -10,7 +10,6 @@ from codecdiff.config.parts import (
     SplitterSpec,
     align_defaults,
     build,
-    build_skeleton,
     check_spec,
     merge_spec,
     part_options,
@@ -23,10 +22,7 @@ from codecdiff.config.schema import (
     DiffusionConfig,
     ExperimentConfig,
     Guidance,
-    GuidanceMethod,
     SamplingConfig,
-    StageConfig,
-    Target,
     TrainConfig,
 )
 
@@ -41,15 +37,11 @@ __all__ = [
     "EmbedderSpec",
     "ExperimentConfig",
     "Guidance",
-    "GuidanceMethod",
     "SamplingConfig",
     "SplitterSpec",
-    "StageConfig",
-    "Target",
     "TrainConfig",
     "align_defaults",
     "build",
-    "build_skeleton",
     "check_spec",
     "load_config",
     "merge_spec",
@@ -57,5 +49,6 @@ __all__ = [
     "parse_options",
     "part_options",
     "to_config",
+    "validate_config",
     "with_defaults",
 ]

@@ -184,6 +184,11 @@ def load_config(model: type[Model], file: Path, assignments: Sequence[str] = ())
         raise MissingFile(f"Configuration file '{file}' not found.") from error
     except BadDocument as error:
         raise ConfigError(str(error)) from error
+    return validate_config(model, data, file, assignments)
+
+
+def validate_config(model: type[Model], data: Any, file: Path, assignments: Sequence[str] = ()) -> Model:
+    """Return the configuration that is the contents of a file, as `load_config` does."""
     if not isinstance(data, dict) or not all(isinstance(name, str) for name in data):
         raise ConfigError(f"{file} holds a {type(data).__name__}; a configuration is a mapping of settings.")
     _validated(model, data, file, is_partial=True)

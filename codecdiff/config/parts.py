@@ -83,11 +83,11 @@ def _adapter(hint: Any, part_type: Callable[[str], Any]) -> TypeAdapter[Any]:
     return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True))
 
 
-def _built(kind: str, skeleton: bool = False) -> Any:
+def _built(kind: str, skeleton: bool) -> Any:
     """Return the type of a part that is built where a configuration describes it."""
 
     def assembled(value: Any) -> Any:
-        return _assemble(kind, value, {}, skeleton) if isinstance(value, str | Mapping) else value
+        return build(kind, value, skeleton=skeleton) if isinstance(value, str | Mapping) else value
 
     return Annotated[InstanceOf[registry.interface(kind)], BeforeValidator(assembled)]
 
@@ -182,20 +182,12 @@ def align_defaults(kind: str, first: Any, second: Any) -> tuple[Any, Any]:
     return with_defaults(kind, first), with_defaults(kind, second)
 
 
-def build(kind: str, spec: str | Mapping[str, Any], **derived: Any) -> Any:
+def build(kind: str, spec: str | Mapping[str, Any], *, skeleton: bool = False, **derived: Any) -> Any:
     """Build the part that `spec` describes, with those of the `derived` arguments that its constructor takes.
 
-    Raises ConfigError for options that are unknown, of the wrong type, missing or refused by the part.
+    A `skeleton`, and every part inside it, is built for its facts alone, by `Part.skeleton`. Raises ConfigError for
+    options that are unknown, of the wrong type, missing or refused by the part.
     """
-    return _assemble(kind, spec, derived)
-
-
-def build_skeleton(kind: str, spec: str | Mapping[str, Any], **derived: Any) -> Any:
-    """Build a part, and every part inside it, for its facts alone: as `build`, with `Part.skeleton`."""
-    return _assemble(kind, spec, derived, skeleton=True)
-
-
-def _assemble(kind: str, spec: str | Mapping[str, Any], derived: Mapping[str, Any], skeleton: bool = False) -> Any:
     name, values = check_spec(kind, spec)
     part, options, built = registry.load_entry(kind, name), part_options(kind, name), partial(_built, skeleton=skeleton)
     arguments = {

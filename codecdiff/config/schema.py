@@ -13,8 +13,6 @@ from codecdiff.errors import InvalidValue
 Target = Literal["codes", "continuous"]  # what is diffused: codebook vectors, or the latents before quantization
 Weight = Annotated[float, Field(allow_inf_nan=False)]
 Guidance = Weight | dict[str, Weight]  # of all conditions, or of each by its name: codecdiff/diffusion/guidance.py
-
-
 GuidanceMethod = Literal["cfg", "apg", "cfg-zero-star"]  # codecdiff/diffusion/guidance.py
 Dropout = Annotated[float, Field(ge=0, lt=1)]  # probability of being absent
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -94,9 +92,7 @@ class SamplingConfig(Config):
     guidance_rescale: Fraction = 0  # how far the guided prediction gets the deviation of the unguided one back
     guidance_interval: Interval = (0, 1)  # timesteps that are guided, as fractions of the schedule
     timestep_spacing: Literal["even", "karras"] = "even"
-    final_timestep_fraction: float = Field(
-        default=0, ge=0, le=1
-    )  # of the schedule; its estimate of x_start is the sample
+    final_timestep_fraction: Fraction = 0  # of the schedule; its estimate of x_start is the sample
 
 
 class StageConfig(Config):

@@ -78,21 +78,12 @@ class Layout:
     is_whole: bool = False  # whether its only stream is the file as it is
 
 
-class View(io.RawIOBase):
+class View:
     """A stream of a file, as a file of its own: what libsndfile reads in place of the whole."""
 
     def __init__(self, file: BinaryIO, stream: Stream):
-        super().__init__()
         self._file, self._stream, self._position = file, stream, 0
         self._size = len(stream.prefix) + stream.stop - stream.start
-
-    def readable(self) -> bool:
-        """Whether it can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Whether it can be sought in."""
-        return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move to a position, and return it."""
@@ -145,8 +136,6 @@ def _layout(data: Buffer, size: int) -> Layout:
         return _aiff(data, size)
     if head[:4] == b"OggS":
         return _ogg(data, size)
-    if head[:4] == b"fLaC":
-        return Layout("FLAC", (Stream(0, size, has_length=_has_flac_length(data, 0)),), is_whole=True)
     if head[4:8] == b"ftyp":
         raise OtherFormat("it is MPEG-4 (AAC, ALAC or video)", is_audio=True)
     for start, what in {**OTHER_AUDIO, **OTHER_FILES}.items():
@@ -154,7 +143,9 @@ def _layout(data: Buffer, size: int) -> Layout:
             raise OtherFormat(f"it is {what}", is_audio=start in OTHER_AUDIO)
     behind = _skip_tags(data, 0)
     if bytes(data[behind : behind + 4]) == b"fLaC":
-        return Layout("FLAC", (Stream(behind, size, has_length=_has_flac_length(data, behind)),))
+        # of the samples in the block that has to come first: one that is written to a pipe counts none
+        count = int.from_bytes(data[behind + 18 : behind + 26], "big") & (2**36 - 1)
+        return Layout("FLAC", (Stream(behind, size, has_length=count > 0),), is_whole=behind == 0)
     return _mp3(data, size) or Layout("", (Stream(0, size),), is_whole=True)  # libsndfile may know it
 
 
@@ -185,13 +176,9 @@ def _is_chunks(data: Buffer, start: int, size: int, order: str) -> bool:
 
 def _sized(kind: str, size: int, start: int, declared: int, unknown: bool, patches: dict[int, bytes]) -> Layout:
     """Return the layout of a file whose samples begin at `start` and take `declared` bytes, unless that is unknown."""
-    available = size - start
-    if unknown:
-        return Layout(kind, (Stream(0, size, patches=patches),), is_whole=not patches)
-    missing = declared - available
+    missing = 0 if unknown else declared - (size - start)
     text = f"it ends {missing:,} bytes before its last sample" if missing > 0 else ""
-    is_whole = not patches
-    return Layout(kind, (Stream(0, size, patches=patches),), text, is_whole)
+    return Layout(kind, (Stream(0, size, patches=patches),), text, is_whole=not patches)
 
 
 def _wave(data: Buffer, size: int) -> Layout:
@@ -257,11 +244,6 @@ def _aiff(data: Buffer, size: int) -> Layout:
         sizes = {4: size - 8, start - 4: available + 8, place: frames}
         patches = {offset: struct.pack(">I", min(value, 0xFFFFFFFF)) for offset, value in sizes.items()}
     return _sized("AIFF", size, start + 8, length - 8, unknown, patches)
-
-
-def _has_flac_length(data: Buffer, start: int) -> bool:
-    """Return whether the block that has to come first in a FLAC counts its samples; one written to a pipe does not."""
-    return bool(int.from_bytes(data[start + 18 : start + 26], "big") & (2**36 - 1))
 
 
 # Ogg consists of pages.

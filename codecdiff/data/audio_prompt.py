@@ -32,7 +32,9 @@ def load_audio_prompt(value: Any, sample_rate: int) -> Tensor:
     """
     if isinstance(value, tuple | list):
         samples, rate = _parse_samples(value)
-        return _resample(samples.mean(0).float().cpu().numpy(), rate, sample_rate)
+        mono = samples.mean(0).float().cpu().numpy()
+        resampled = soxr.resample(mono, rate, sample_rate) if rate != sample_rate else mono
+        return torch.from_numpy(np.ascontiguousarray(resampled if len(resampled) else mono[:1])).clamp(-1, 1)
     part = _parse_part(value)
     start, seconds = float(part.get("start") or 0), part.get("seconds")
     return read_audio(part["file"], sample_rate, 1, start=start, seconds=None if seconds is None else float(seconds))[0]
@@ -80,9 +82,3 @@ def _parse_samples(value: Any) -> tuple[Tensor, int]:
     if not isinstance(samples, Tensor) or samples.ndim != 2 or not samples.numel() or not isinstance(rate, int):
         raise InvalidValue(f"The field 'audio' of a prompt is {FORMS}.")
     return samples, rate
-
-
-def _resample(samples: np.ndarray, rate: int, sample_rate: int) -> Tensor:
-    """(t,) mono samples at one rate -> (t',) at another, at least one."""
-    resampled = soxr.resample(samples, rate, sample_rate) if rate != sample_rate else samples
-    return torch.from_numpy(np.ascontiguousarray(resampled if len(resampled) else samples[:1])).clamp(-1, 1)

@@ -25,8 +25,7 @@ from codecdiff.config import align_defaults
 from codecdiff.config.schema import Target
 from codecdiff.data.legacy import upgrade_rows, upgrade_store
 from codecdiff.data.sealed import FILES, SEAL, read_sealed, verify_file
-from codecdiff.data.shards import BASE_ROWS, ROWS, ShardReader, StoreRows, in_memory
-from codecdiff.data.shards import FILES as SHARD_FILES
+from codecdiff.data.shards import BASE_ROWS, ROWS, SHARD_FILES, ShardReader, StoreRows, in_memory
 from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.files import DamagedFile, cached_checksum, check_schema, parse_json, read_parquet, read_safetensors
 from codecdiff.fingerprint import device_of, module_fingerprint
@@ -216,14 +215,11 @@ class CodeStore:
         prompts = [{**m, "text": t, "start": at, "seconds": s} for m, t, at, s in zip(*columns, strict=True)]
         if self.audio is not None:
             for prompt, i in zip(prompts, rows.tolist(), strict=True):
-                prompt["audio"] = self._audio(self.audio, self.rows[i])
+                row = self.rows[i]
+                prompt["audio"] = {"file": str(self.audio / row["track"]), "checksum": row["checksum"]}
+                if self.header["segmentation"].get("segment"):
+                    prompt["audio"] |= {"start": row["offset"], "seconds": row["seconds"]}
         return prompts
-
-    def _audio(self, folder: Path, row: dict[str, Any]) -> dict[str, Any]:
-        audio = {"file": str(folder / row["track"]), "checksum": row["checksum"]}
-        if self.header.get("segmentation", {}).get("segment"):
-            audio |= {"start": row["offset"], "seconds": row["seconds"]}
-        return audio
 
     def prompts(self) -> list[dict[str, Any]]:
         """Return a prompt for every caption of every row, and one for each row without captions."""

@@ -44,11 +44,8 @@ def split_tracks(store: CodeStore, fraction: float, seed: int = 0) -> tuple[list
     if is_named.any():
         return np.flatnonzero(~is_named).tolist(), np.flatnonzero(is_named).tolist()
 
-    def draw(checksum: str) -> float:
-        digest = hashlib.sha256(f"{seed} {checksum}".encode()).digest()
-        return int.from_bytes(digest[:8]) / 2**64
-
-    draws = np.array([draw(checksum) for checksum in checksums])[content]
+    digests = [hashlib.sha256(f"{seed} {checksum}".encode()).digest() for checksum in checksums]
+    draws = np.array([int.from_bytes(digest[:8]) / 2**64 for digest in digests])[content]
     candidates = np.sort(draws)[:-1] if fraction else []
     threshold = candidates[min(max(1, round(fraction * len(store))), len(candidates)) - 1] if len(candidates) else -1.0
     threshold = threshold if threshold < draws.max() else -1.0  # all rows have the same content
@@ -98,10 +95,6 @@ class TrainingCrops:
 
     def __len__(self) -> int:
         return len(self._epoch_rows)
-
-    def row(self, sample_index: int) -> int:
-        """Return the row of the store that a sample is drawn from."""
-        return int(self._rows([sample_index])[0])
 
     def _rows(self, sample_indices: Sequence[int]) -> np.ndarray:
         epochs, positions = np.divmod(sample_indices, len(self))
@@ -155,10 +148,8 @@ class TrainingCrops:
         if self.target == "continuous":
             latents = self.store.crops(rows, starts, self.frames, "continuous").astype(np.float32)
             continuous = torch.from_numpy(latents).permute(0, 2, 3, 1)
-        valid_mask = torch.ones(len(rows), self.frames)
-        lengths = self._row_frames[rows] - starts
-        for i in np.flatnonzero(lengths < self.frames):
-            valid_mask[i, lengths[i] :] = 0
+        lengths = torch.from_numpy(self._row_frames[rows] - starts)
+        valid_mask = (torch.arange(self.frames) < lengths[:, None]).float()
         texts = self._captions(rows, captions)
         prompts = self.store.crop_prompts(rows, texts, starts / self.store.header["frame_rate"])
         return CropBatch(codes, continuous, valid_mask, prompts, list(sample_indices))

@@ -178,10 +178,17 @@ class CachedEmbedder:
             return ""
 
     def _embed(self, tracks: Mapping[str, Track], skipped: list[str]) -> Rows:
-        """Embed files by their checksums."""
+        """Embed files by their checksums: the clips of each, with start, hash and vectors, or each as one clip."""
         clips: dict[str, list[tuple[float, str, Tensor]]] = {}
-        for key, start, digest, vectors in self._clips(tracks, skipped):
-            clips.setdefault(key, []).append((start, digest, vectors))
+        if self.cutter:
+            for (key, start), digest, vectors in embed_clips(self.embedder, self._cut(self.cutter, tracks, skipped)):
+                clips.setdefault(key, []).append((start, digest, vectors))
+        else:
+            for key, track in tracks.items():
+                try:
+                    clips[key] = [(0.0, key, embed_file(track.file, self.embedder))]
+                except BadAudio as error:
+                    skipped.append(str(error))
         rows: Rows = {}
         for key, embedded in clips.items():
             starts, hashes, vectors = zip(*embedded, strict=True)
@@ -191,24 +198,14 @@ class CachedEmbedder:
             rows[key] = (joined := torch.cat(vectors)), {**facts, "sha256": _digest(joined)}
         return rows
 
-    def _clips(self, tracks: Mapping[str, Track], skipped: list[str]) -> Iterator[tuple[str, float, str, Tensor]]:
-        """Yield the key, start, hash and vectors of every clip of every track that can be read."""
-
-        def cut(cutter: Cutter) -> Iterator[tuple[tuple[str, float], Tensor]]:
-            for key, track in tracks.items():
-                try:
-                    for start, audio in cutter.clips(track, self.embedder.sample_rate):
-                        yield (key, start), audio
-                except BadAudio as error:
-                    skipped.append(str(error))
-
-        if self.cutter:
-            for (key, start), digest, vectors in embed_clips(self.embedder, cut(self.cutter)):
-                yield key, start, digest, vectors
-            return
+    def _cut(
+        self, cutter: Cutter, tracks: Mapping[str, Track], skipped: list[str]
+    ) -> Iterator[tuple[tuple[str, float], Tensor]]:
+        """Yield the key, start and audio of every clip of every track that can be read."""
         for key, track in tracks.items():
             try:
-                yield key, 0.0, key, embed_file(track.file, self.embedder)
+                for start, audio in cutter.clips(track, self.embedder.sample_rate):
+                    yield (key, start), audio
             except BadAudio as error:
                 skipped.append(str(error))
 

@@ -42,21 +42,8 @@ __all__ = [
 ]
 
 CAPTION_FIELDS = ("text", "caption", "captions")
-OTHER_SUFFIXES = (
-    ".m4a",
-    ".aac",
-    ".mp4",
-    ".wma",
-    ".ape",
-    ".wv",
-    ".alac",
-    ".webm",
-    ".mka",
-    ".caf",
-    ".au",
-    ".mp2",
-    ".amr",
-)
+OTHER_SUFFIXES = (".m4a", ".aac", ".mp4", ".wma", ".ape", ".wv", ".alac", ".webm", ".mka", ".caf", ".au")
+OTHER_SUFFIXES += (".mp2", ".amr")
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 FIELD_LIMIT = 2**24  # characters; Python's own limit is shorter than some biographies
 NOT_UTF8 = "It holds bytes that are not UTF-8."
@@ -166,7 +153,8 @@ def column_names(file: Path, header_rows: int = 1) -> list[str]:
     """
     if not file.is_file():
         raise MissingFile(f"File '{file}' does not exist.")
-    records = [record for _, (_, record) in zip(range(header_rows), _records(file, _ignore), strict=False)]
+    issues: list[Issue] = []  # are left to whoever reads the rows
+    records = [record for _, (_, record) in zip(range(header_rows), _records(file, issues.append), strict=False)]
     return [".".join(filter(None, map(str.strip, names))) for names in zip_longest(*records, fillvalue="")]
 
 
@@ -200,23 +188,23 @@ def convert_rows(
 def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
     """Yield the records of a table with the line that each begins at; what cannot be read is reported.
 
-    A quote that is never closed takes up the rest of the table: its record is reported, and the lines behind are read.
+    A quote that is left open takes up lines up to the next quote: its record is reported, and these lines are read.
     """
     tabs = file.suffix.lower() == ".tsv"
     quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
     csv.field_size_limit(FIELD_LIMIT)
     taken: list[str] = []  # lines of the current record
+    again: list[str] = []  # lines that are read again, last one first
 
-    def noted(lines: Iterable[str]) -> Iterator[str]:
-        for text in lines:
+    def noted(lines: Iterator[str]) -> Iterator[str]:
+        while text := again.pop() if again else next(lines, ""):
             taken.append(text)
             yield text
 
     encoding = _encoding(file)
     errors = "replace" if encoding == "utf-16" else "surrogateescape"  # which UTF-16 knows not
     with file.open(encoding=encoding, errors=errors, newline="") as stream:
-        lines, line = iter(stream), 1
-        reader = csv.reader(noted(lines), delimiter="\t" if tabs else ",", quoting=quoting)
+        reader, line = csv.reader(noted(stream), delimiter="\t" if tabs else ",", quoting=quoting), 1
         while True:
             taken.clear()
             try:
@@ -226,20 +214,19 @@ def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
             except csv.Error as error:
                 report(Issue(file.name, f"It cannot be read: {error}.", "Look for a quote that is left open.", line))
             else:
-                if not tabs and len(taken) > 1 and "".join(taken).count('"') % 2:  # at the end of the file
+                if not tabs and len(taken) > 1 and "".join(taken).count('"') % 2:
                     what = f"A quote is left open: it takes up this line and the {len(taken) - 1} behind it."
                     report(Issue(file.name, what, "Close the quote.", line))
-                    reader, line = csv.reader(noted(taken[1:]), quoting=quoting), line + 1
+                    again += reversed(taken[1:])
+                    reader, line = csv.reader(noted(stream), quoting=quoting), line + 1
                     continue
                 if is_unicode("".join(record)):  # bytes that are not UTF-8 were decoded as surrogates
                     yield line, record
                 else:
                     report(Issue(file.name, NOT_UTF8, ENCODING_HINT, line))
                     if line == 1:  # the header, without which no row can be read
-                        yield (
-                            line,
-                            ",".join(record).encode(errors="surrogateescape").decode("cp1252", "replace").split(","),
-                        )
+                        header = ",".join(record).encode(errors="surrogateescape")
+                        yield line, header.decode("cp1252", "replace").split(",")
             line += len(taken)
 
 
@@ -247,10 +234,6 @@ def _encoding(file: Path) -> str:
     """Return the encoding that the first bytes of a file mark: UTF-16, or else UTF-8."""
     with file.open("rb") as stream:
         return "utf-16" if stream.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-
-
-def _ignore(issue: Issue) -> None:
-    """Leave an issue of the header to whoever reads the rows."""
 
 
 # Lines
@@ -386,7 +369,7 @@ def _match_rows(rows: Mapping[str, Mapping[str, Any]], names: set[str]) -> dict[
     result = {name: row for name, row in rows.items() if name in names}
     free = names - result.keys()
     remaining = {name: row for name, row in rows.items() if name not in names}
-    for form in (_composed, _folded, _without_suffix):
+    for form in (_composed, lambda name: _composed(name).casefold(), _without_suffix):
         keys: dict[str, list[str]] = {}
         for name in free:
             keys.setdefault(form(name), []).append(name)
@@ -402,12 +385,8 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _folded(name: str) -> str:
-    return _composed(name).casefold()
-
-
 def _without_suffix(name: str) -> str:
-    path = PurePosixPath(_folded(name))
+    path = PurePosixPath(_composed(name).casefold())
     return path.with_suffix("").as_posix() if path.suffix in (*SUFFIXES, *OTHER_SUFFIXES) else path.as_posix()
 
 

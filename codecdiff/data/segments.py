@@ -115,8 +115,8 @@ def read_segments(
     """
     gain = _track_gain(file, codec, config)
     blocks = _read_blocks(file, codec, config, report)
-    whole = split_blocks(blocks, *config.samples(codec)) if config.segment else _join_blocks(blocks)
-    for index, start, audio in whole:
+    segments = split_blocks(blocks, *config.samples(codec)) if config.segment else [(0, 0, torch.cat([*blocks], 1))]
+    for index, start, audio in segments:
         level = audio.double().square().mean().sqrt().item() if config.needs_level else 0.0
         if audio.shape[1] < round(config.min_seconds * codec.sample_rate):
             dropped["short"] += 1
@@ -144,11 +144,6 @@ def _track_gain(file: Path, codec: Codec, config: SegmentConfig) -> float:
         square, count = square + block.double().square().sum().item(), count + block.numel()
         peak = max(peak, block.abs().max().item())
     return loudness_gain(config.loudness, (square / count) ** 0.5, peak)
-
-
-def _join_blocks(blocks: Iterable[Tensor]) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield a track as one segment."""
-    yield 0, 0, torch.cat([*blocks], 1)
 
 
 def _read_blocks(file: Path, codec: Codec, config: SegmentConfig, report: Callable[[str], None]) -> Iterator[Tensor]:

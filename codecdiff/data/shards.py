@@ -21,7 +21,7 @@ BLOCK = 4096  # frames of a row that share a checksum
 MAX_MAPPED = 16_000  # arrays of one kind that are mapped at once, without a file descriptor: Linux allows 65,530 in all
 # What NumPy raises for a header that is none: it is parsed as Python
 HEADER_ERRORS = (ValueError, TypeError, OSError, OverflowError, SyntaxError, TokenError, RecursionError, MemoryError)
-FILES = pa.schema([("file", pa.string()), ("bytes", pa.int64()), ("sha256", pa.string())])  # of shards.parquet
+SHARD_FILES = pa.schema([("file", pa.string()), ("bytes", pa.int64()), ("sha256", pa.string())])  # of shards.parquet
 BASE_ROWS = pa.schema(  # of manifest.parquet, as it was before there were checksums
     [
         ("track", pa.string()),

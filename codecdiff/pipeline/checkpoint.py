@@ -16,6 +16,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ Parts = tuple[Codec, Splitter, Conditioner | None]
 
 def build_parts(spec: dict[str, Any], *, skeleton: bool = False) -> Parts:
     """Build the codec, splitter and conditioner of a model or an experiment, or skeletons of them."""
-    build = config.build_skeleton if skeleton else config.build
+    build = partial(config.build, skeleton=skeleton)
     codec = build("codecs", spec["codec"])
     splitter = build("splitters", spec["splitter"], num_codebooks=codec.num_codebooks, levels=codec.levels)
     conditioner = build("conditioners", spec["conditioner"]) if spec["conditioner"] else None

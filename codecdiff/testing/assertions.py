@@ -53,8 +53,11 @@ class HasCalls(Protocol):
 
 def check_deterministic(case: HasCalls) -> None:
     """The same input has exactly the same result at every call; of a denoiser, in evaluation mode."""
+    hint = ""
+    if isinstance(case.part, nn.Module) and any(module.training for module in case.part.modules()):
+        hint = " Its constructor leaves it in training mode: if that drops anything, call self.eval() at its end."
     for name, method, arguments in case.calls():
-        text = f"{name} is not deterministic.{training_hint(case.part)}"
+        text = f"{name} is not deterministic.{hint}"
         assert_same_result(method(*arguments), method(*arguments), text)
 
 
@@ -76,7 +79,10 @@ def check_no_gradient(case: HasCalls) -> None:
             a.requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments
         ]
         for tensor in tensors_in(method(*with_gradient)):
-            assert_frozen_tensor(tensor, f"The result of {name}")
+            text = f"The result of {name} carries a gradient; use torch.no_grad in a frozen part."
+            assert_that(not tensor.requires_grad, text)
+            what = f"The result of {name} is an inference tensor, which no denoiser can learn from"
+            assert_that(not tensor.is_inference(), f"{what}: use torch.no_grad instead.")
 
 
 def check_no_global_randomness(case: HasCalls) -> None:
@@ -141,13 +147,6 @@ def assert_same_result(a: Any, b: Any, text: str) -> None:
     else:
         for one, other in zip(tensors_in(a), tensors_in(b), strict=True):
             assert_same(one, other, text)
-
-
-def assert_frozen_tensor(tensor: Tensor, name: str) -> None:
-    """Raise CheckFailed if a tensor carries a gradient, or if no gradient can be taken through it."""
-    assert_that(not tensor.requires_grad, f"{name} carries a gradient; use torch.no_grad in a frozen part.")
-    text = f"{name} is an inference tensor, which no denoiser can learn from: use torch.no_grad instead."
-    assert_that(not tensor.is_inference(), text)
 
 
 def assert_other_precision(
@@ -225,14 +224,6 @@ def white_noise(*shape: int, seed: int = 0) -> Tensor:
 def lengths_around(*samples: int) -> Sequence[int]:
     """Return numbers of samples, each at least one and once, in order."""
     return sorted({max(1, count) for count in samples})
-
-
-def training_hint(part: object) -> str:
-    """Return a sentence that a part is in training mode; empty if it is not."""
-    training = isinstance(part, nn.Module) and any(module.training for module in part.modules())
-    return (
-        " Its constructor leaves it in training mode: if that drops anything, call self.eval() at its end." * training
-    )
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

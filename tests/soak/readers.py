@@ -36,7 +36,7 @@ from codecdiff.data.encoding.job import read_plan
 from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import find_tracks
 from codecdiff.data.sealed import seal, write_sealed
-from codecdiff.data.shards import FILES, ROWS, block_checksums
+from codecdiff.data.shards import ROWS, SHARD_FILES, block_checksums
 from codecdiff.files import read_safetensors, sha256, write_parquet, write_safetensors
 from codecdiff.interfaces.condition import Condition, ConditionTokens
 from codecdiff.pipeline.checkpoint import read_config
@@ -118,7 +118,7 @@ def _store_files(folder: Path, *, is_sealed: bool) -> dict[str, bytes]:
 
     write_parquet(folder / "manifest.parquet", pa.Table.from_pylist(rows, ROWS))
     size, digest = (folder / "shards/00000.npy").stat().st_size, sha256(folder / "shards/00000.npy")
-    write_parquet(folder / "shards.parquet", pa.table([["00000.npy"], [size], [digest]], schema=FILES))
+    write_parquet(folder / "shards.parquet", pa.table([["00000.npy"], [size], [digest]], schema=SHARD_FILES))
     header = {"format": 2, "codec": {"name": "dac"}, "weights": "0", "num_codebooks": 3, "frame_rate": 50.0}
     header |= {"shards": 1, "continuous": False, "skipped": [], "tracks": 2, "segmentation": {"segment": None}}
     names = ("manifest.parquet", "shards.parquet")

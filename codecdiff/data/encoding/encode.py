@@ -29,14 +29,21 @@ import pyarrow as pa
 from codecdiff.config.schema import Target
 from codecdiff.data.audio import BadAudio
 from codecdiff.data.code_store import FORMAT, SEALED, CodeStore
-from codecdiff.data.encoding.job import EncodeConfig, Engine, Job, begin_job, draft_of, none_readable, read_plan
-from codecdiff.data.encoding.progress import EncodingProgress
+from codecdiff.data.encoding.job import (
+    EncodeConfig,
+    EncodingProgress,
+    Engine,
+    Job,
+    begin_job,
+    draft_of,
+    none_readable,
+    read_plan,
+)
 from codecdiff.data.encoding.shards import SUFFIXES
 from codecdiff.data.encoding.worker import read_result, run_in_process
 from codecdiff.data.metadata import Issue, Track, find_tracks
 from codecdiff.data.sealed import seal, write_sealed
-from codecdiff.data.shards import FILES as SHARD_FILES
-from codecdiff.data.shards import ROWS
+from codecdiff.data.shards import ROWS, SHARD_FILES
 from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import clear_leftovers, lock_folder, sha256, sync, write_parquet
 from codecdiff.interfaces.codec import Codec
@@ -82,45 +89,27 @@ def encode_tracks(
             with suppress(OSError):
                 draft_of(folder).rmdir()
             raise
-        return _encode_tracks(tracks, folder, codec, spec, config, engine, progress)
+        clear_leftovers(draft_of(folder))
+        is_new = not (draft_of(folder) / "plan.json").is_file()
+        job, tasks = begin_job(tracks, folder, codec, spec, config)
+        done = {task.index for task in tasks if job.rows_file(task.index).is_file()}
+        state = EncodingProgress(tasks, done, progress)
+        try:
+            for result in engine([task for task in tasks if task.index not in done], job, codec, state.update):
+                state.skipped += len(result.skipped)
+                state.update(result.index, len(tasks[result.index].tracks))
+            skipped = publish_store(job, len(tasks), folder)
+        except BaseException as error:  # Ctrl-C too: a draft without any use for the next run is deleted
+            if isinstance(error, BadAudio) or _is_useless(job, folder, is_new):
+                shutil.rmtree(job.draft, ignore_errors=True)
+            raise
+        return CodeStore(folder), list(skipped.values())
 
 
 def _require_new(folder: Path) -> None:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         kind = "is a store already" if (folder / "header.json").is_file() else "is not a store of codes"
         raise FileExists(f"'{folder}' exists and {kind}. Choose another folder for the store.")
-
-
-def _encode_tracks(
-    tracks: Sequence[Track],
-    folder: Path,
-    codec: Codec,
-    spec: Mapping[str, Any],
-    config: EncodeConfig,
-    engine: Engine,
-    progress: Callable[[EncodingProgress], None],
-) -> tuple[CodeStore, list[str]]:
-    """Encode tracks into a draft that this process has locked, and make it the store."""
-    clear_leftovers(draft_of(folder))
-    is_new = not (draft_of(folder) / "plan.json").is_file()
-    job, tasks = begin_job(tracks, folder, codec, spec, config)
-    done = {task.index for task in tasks if job.rows_file(task.index).is_file()}
-    state = EncodingProgress(tasks, done)
-
-    def report(task: int, count: int) -> None:
-        state.update(task, count)
-        progress(state)
-
-    try:
-        for result in engine([task for task in tasks if task.index not in done], job, codec, report):
-            state.skipped += len(result.skipped)
-            report(result.index, len(tasks[result.index].tracks))
-        skipped = publish_store(job, len(tasks), folder)
-    except BaseException as error:  # Ctrl-C too: a draft without any use for the next run is deleted
-        if isinstance(error, BadAudio) or _is_useless(job, folder, is_new):
-            shutil.rmtree(job.draft, ignore_errors=True)
-        raise
-    return CodeStore(folder), list(skipped.values())
 
 
 def _is_useless(job: Job, folder: Path, is_new: bool) -> bool:
@@ -157,7 +146,7 @@ def publish_store(job: Job, num_tasks: int, folder: Path) -> dict[str, str]:
         if file.name not in files:
             file.unlink()
     write_parquet(job.draft / "manifest.parquet", rows)
-    write_parquet(job.draft / "shards.parquet", _shard_files(job.draft / "shards", sorted(files)))
+    write_parquet(job.draft / "shards.parquet", _shard_files([job.draft / "shards" / name for name in sorted(files)]))
     counts = {
         "tracks": len(rows["track"].unique()),
         "segments": rows.num_rows,
@@ -180,11 +169,10 @@ def tidy_store(folder: Path) -> None:
     (folder / "plan.json").unlink(missing_ok=True)
 
 
-def _shard_files(folder: Path, names: Sequence[str]) -> pa.Table:
-    """Return bytes and SHA-256 of files, as shards.parquet."""
-    files = [folder / name for name in names]
-    sizes, digests = [file.stat().st_size for file in files], [sha256(file) for file in files]
-    return pa.table([list(names), sizes, digests], schema=SHARD_FILES)
+def _shard_files(files: Sequence[Path]) -> pa.Table:
+    """Return names, bytes and SHA-256 of files, as shards.parquet."""
+    facts = [(file.name, file.stat().st_size, sha256(file)) for file in files]
+    return pa.table([*zip(*facts, strict=True)], schema=SHARD_FILES)
 
 
 def _with_duplicates(issues: dict[str, str], rows: pa.Table) -> dict[str, str]:

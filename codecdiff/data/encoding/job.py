@@ -1,10 +1,12 @@
-"""An encoding job: a plan of tasks, each making one shard of a store."""
+"""An encoding job: a plan of tasks, each making one shard of a store, and how far it is."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,57 @@ class Job:
 Engine = Callable[[Sequence[Task], Job, Codec, ReportTracks], Iterator[TaskResult]]
 
 
+class EncodingProgress:
+    """Progress of an encoding job. `str` describes it in a line.
+
+    Attributes:
+        total: Seconds of audio of all tasks.
+        resumed: Seconds that earlier runs encoded.
+        seconds, tracks, skipped: Seconds and tracks that this run encoded, and tracks that it skipped.
+        report: Called with this object whenever a track is done.
+
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        done: Collection[int],
+        report: Callable[[EncodingProgress], None] = lambda progress: None,
+    ):
+        self.report = report
+        self.total = sum(task.seconds for task in tasks)
+        self.resumed = sum(task.seconds for task in tasks if task.index in done)
+        self.seconds, self.tracks, self.skipped = 0.0, 0, 0
+        self._seconds_per_track = {task.index: task.seconds / len(task.tracks) for task in tasks}
+        self._tracks_done: Counter[int] = Counter()  # by task
+        self._start = time.monotonic()
+
+    def update(self, task: int, tracks: int) -> None:
+        """Record how many tracks of a task are done."""
+        more, self._tracks_done[task] = tracks - self._tracks_done[task], tracks
+        self.tracks += more
+        self.seconds += more * self._seconds_per_track[task]
+        self.report(self)
+
+    @property
+    def speed(self) -> float:
+        """Seconds of audio per second of this run."""
+        return self.seconds / max(1e-9, time.monotonic() - self._start)
+
+    def __str__(self) -> str:
+        done = self.resumed + self.seconds
+        left = (self.total - done) / self.speed if self.speed else 0.0
+        speed = f"{self.speed:.0f}" if self.speed >= 10 else f"{self.speed:.1f}"
+        line = f"{done / 3600:.2f} of {self.total / 3600:.2f} h, {speed} x real time, {_format_seconds(left)} left"
+        return line + f", {self.skipped} skipped" * bool(self.skipped)
+
+
+def _format_seconds(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def draft_of(folder: Path) -> Path:
     """Return the folder in which a store is made until it is complete."""
     return folder.with_name(f".{folder.name}.part")
@@ -143,7 +196,14 @@ def begin_job(
     if not (draft / "plan.json").is_file():
         if not codec.is_fitted:
             codec.fit(fitting_clips(tracks, codec), seed=config.seed)
-        _write_plan(draft, inputs, codec, plan_tasks(tracks, codec, config))
+        for name in ("shards", "tasks"):
+            (draft / name).mkdir(parents=True, exist_ok=True)
+        if state := codec.fitted_state():
+            write_safetensors(draft / STATE_FILE, state)
+        new = {"inputs": inputs, "weights": module_fingerprint(codec)}
+        new |= {"num_codebooks": codec.num_codebooks, "frame_rate": codec.frame_rate}
+        new |= {"tasks": [(len(task.tracks), task.seconds) for task in plan_tasks(tracks, codec, config)]}
+        atomic_write_text(draft / "plan.json", json.dumps(new))
     plan = read_plan(draft)
     stored = plan["inputs"]
     stored["codec"], inputs["codec"] = configuration.align_defaults("codecs", stored["codec"], inputs["codec"])
@@ -164,21 +224,6 @@ def begin_job(
 def read_plan(draft: Path) -> dict[str, Any]:
     """Read the plan of a draft. Raises BadDocument."""
     return read_json(draft / "plan.json", Plan).model_dump()
-
-
-def _write_plan(draft: Path, inputs: dict[str, Any], codec: Codec, tasks: Sequence[Task]) -> None:
-    for name in ("shards", "tasks"):
-        (draft / name).mkdir(parents=True, exist_ok=True)
-    if state := codec.fitted_state():
-        write_safetensors(draft / STATE_FILE, state)
-    plan = {
-        "inputs": inputs,
-        "weights": module_fingerprint(codec),
-        "num_codebooks": codec.num_codebooks,
-        "frame_rate": codec.frame_rate,
-        "tasks": [(len(task.tracks), task.seconds) for task in tasks],
-    }
-    atomic_write_text(draft / "plan.json", json.dumps(plan))
 
 
 def _load_codec_state(codec: Codec, weights: str, draft: Path) -> None:

@@ -71,18 +71,35 @@ class Worker:
         with suppress(OSError):  # if it is dead, reading from the pipe will fail
             self.pipe.send(task)
 
-    def receive(self) -> TaskResult | int | str | None:
-        """Return a result, a number of tracks that are done, the error that stops all workers, or None if it died."""
+    def receive(self) -> TaskResult | int | None:
+        """Return a result, a number of tracks that are done, or None if it died.
+
+        Raises EncodingIncomplete for an error that stops all workers.
+        """
         try:
-            return self.pipe.recv()
+            message = self.pipe.recv()
         except (EOFError, OSError):
             return None
+        if isinstance(message, str):
+            raise EncodingIncomplete(f"{message} What is done is saved: the same command resumes from there.")
+        if isinstance(message, int):
+            self.tracks = message
+        return message
 
     def stop(self) -> None:
         """Kill the process. Its task is as if it had not begun."""
         self.process.kill()
         self.process.join()
         self.pipe.close()
+
+    def failure(self) -> str:
+        """Return that the process died too often at its task, and at which of its tracks."""
+        file = self.task.tracks[min(self.tracks, len(self.task.tracks) - 1)].file
+        return (
+            f"Task {self.task.index} failed: its worker died {MAX_ATTEMPTS} times (exit {self.process.exitcode}; -9 is "
+            f"killed, often because memory ran out), the last time at '{file}'. Use fewer --workers, or empty that "
+            "file to have it skipped."
+        )
 
 
 def _work(pipe: Connection, job: Job, device: torch.device) -> None:
@@ -99,54 +116,6 @@ def _work(pipe: Connection, job: Job, device: torch.device) -> None:
         pipe.send(f"A worker cannot continue: {type(error).__name__}: {error}")
 
 
-class WorkerPool:
-    """Processes with a queue of tasks. `failures` describes tasks that killed their workers too often."""
-
-    def __init__(self, tasks: Sequence[Task], job: Job):
-        self.job, self.queue, self.deaths = job, deque(tasks), Counter[int]()
-        self.workers: dict[Connection, Worker] = {}
-        self.failures: list[str] = []
-
-    def start(self, device: torch.device) -> None:
-        """Start a worker on a device, if there is a task for it."""
-        if self.queue:
-            worker = Worker(self.job, device, self.queue.popleft())
-            self.workers[worker.pipe] = worker
-
-    def wait(self) -> list[Worker]:
-        """Wait until there are workers to receive from, and return them."""
-        ready = wait(list(self.workers))
-        return [worker for pipe, worker in self.workers.items() if pipe in ready]
-
-    def next_task(self, worker: Worker) -> None:
-        """Send a worker its next task, or stop it if there is none."""
-        if self.queue:
-            worker.send(self.queue.popleft())
-        else:
-            self.workers.pop(worker.pipe).stop()
-
-    def replace(self, worker: Worker) -> None:
-        """Replace a worker that died, and try its task again, unless it has been tried too often."""
-        self.workers.pop(worker.pipe).stop()
-        task = worker.task
-        self.deaths[task.index] += 1
-        if self.deaths[task.index] < MAX_ATTEMPTS:
-            self.queue.appendleft(task)
-        else:
-            self.failures.append(
-                f"Task {task.index} failed: its worker died {MAX_ATTEMPTS} times (exit {worker.process.exitcode}; -9 "
-                "is killed, often because memory ran out), the last time at "
-                f"'{task.tracks[min(worker.tracks, len(task.tracks) - 1)].file}'. Use fewer --workers, or empty that "
-                "file to have it skipped."
-            )
-        self.start(worker.device)
-
-    def stop(self) -> None:
-        """Kill all workers."""
-        for worker in self.workers.values():
-            worker.stop()
-
-
 def run_in_processes(
     tasks: Sequence[Task], job: Job, devices: Sequence[torch.device], report: ReportTracks
 ) -> Iterator[TaskResult]:
@@ -154,25 +123,40 @@ def run_in_processes(
 
     Raises EncodingIncomplete if a process cannot continue, or, once all others are done, if tasks failed.
     """
-    pool = WorkerPool(tasks, job)
+    queue, deaths, failures = deque(tasks), Counter[int](), list[str]()
+    workers: list[Worker] = []
+
+    def start(device: torch.device) -> None:
+        if queue:
+            workers.append(Worker(job, device, queue.popleft()))
+
     try:
         for device in devices:
-            pool.start(device)
-        while pool.workers:
-            for worker in pool.wait():
+            start(device)
+        while workers:
+            ready = wait([worker.pipe for worker in workers])
+            for worker in [worker for worker in workers if worker.pipe in ready]:
                 message = worker.receive()
-                if message is None:
-                    pool.replace(worker)
-                elif isinstance(message, str):
-                    raise EncodingIncomplete(f"{message} What is done is saved: the same command resumes from there.")
-                elif isinstance(message, int):
-                    worker.tracks = message
+                if isinstance(message, int):
                     report(worker.task.index, message)
-                else:
+                    continue
+                if message is not None:
                     yield message
-                    pool.next_task(worker)
+                    if queue:
+                        worker.send(queue.popleft())
+                        continue
+                workers.remove(worker)
+                worker.stop()
+                if message is None:  # it died
+                    deaths[worker.task.index] += 1
+                    if deaths[worker.task.index] < MAX_ATTEMPTS:
+                        queue.appendleft(worker.task)
+                    else:
+                        failures.append(worker.failure())
+                    start(worker.device)
     finally:
-        pool.stop()
-    if pool.failures:
-        all_else = "All other tasks are done and saved. The same command tries these again."
-        raise EncodingIncomplete("\n".join([*pool.failures, all_else]))
+        for worker in workers:
+            worker.stop()
+    if failures:
+        failures.append("All other tasks are done and saved. The same command tries these again.")
+        raise EncodingIncomplete("\n".join(failures))

@@ -145,6 +145,6 @@ def test_they_have_names_and_go_with_others(folder, name):
     assert config.to_config("conditioners", built)["model"] == folder
     words = config.build("conditioners", {"name": "words", "width": 8})
     assert JoinedConditioner([built, words]).widths == {"clap": 24, "text": 8}
-    outline = config.build_skeleton("conditioners", {"name": name, "model": folder})
+    outline = config.build("conditioners", {"name": name, "model": folder}, skeleton=True)
     assert (outline.widths, outline.arguments) == (built.widths, built.arguments)
     assert outline.state_dict().keys() == built.state_dict().keys()

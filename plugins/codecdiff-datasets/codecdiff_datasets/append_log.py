@@ -77,12 +77,10 @@ class AppendLog:
         """Check every line; cut off an unfinished last line, and add the line end if only that is missing."""
         end = max((end for end, _ in _lines(self.file)), default=0)
         self._stream.truncate(end)
-        if end and self._last_byte() != b"\n":
-            self._stream.write(b"\n")
-
-    def _last_byte(self) -> bytes:
-        self._stream.seek(-1, os.SEEK_END)
-        return self._stream.read(1)
+        if end:
+            self._stream.seek(end - 1)
+            if self._stream.read(1) != b"\n":
+                self._stream.write(b"\n")
 
 
 def read_rows(file: Path | str) -> Iterator[dict[str, Any]]:
@@ -98,23 +96,14 @@ def _lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     end = 0
     with file.open("rb") as stream:
         for number, line in enumerate(stream, 1):
-            row = _object(line)
-            if row is None and _is_unfinished(line):
-                return
-            if row is None:
+            try:
+                row = json.loads(line)  # not `parse_json`: half of a character may stand in an answer
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict):
+                # the beginning of a line, or the zeros that a power cut leaves
+                if not line.endswith(b"\n") and (line.startswith(b"{") or not line.strip(b"\0")):
+                    return
                 raise InvalidValue(f"'{file}' line {number} is not a JSON object. Name another file, or fix that line.")
             end += len(line)
             yield end, row
-
-
-def _is_unfinished(line: bytes) -> bool:
-    """Return whether this is the beginning of a line, or the zeros that a power cut leaves."""
-    return not line.endswith(b"\n") and (line.startswith(b"{") or not line.strip(b"\0"))
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)  # not `parse_json`: half of a character may stand in an answer
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None

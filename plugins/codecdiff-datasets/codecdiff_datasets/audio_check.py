@@ -10,7 +10,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -42,10 +42,16 @@ class AudioCheck:
     problem: str = ""
 
     def issue(self, row: ManifestRow) -> Issue | None:
-        """Return what is wrong with the file of a track: with the file itself, or that it is shorter than published."""
-        if what := self.problem or too_short(self.seconds, row.seconds):
-            return Issue(row.file, what, FETCH, track=row.track, field="file" if self.problem else "seconds")
-        return None
+        """Return what is wrong with the file of a track: with the file itself, or that it is shorter than published.
+
+        One that is as long as a clip of the track is right.
+        """
+        if self.problem:
+            return Issue(row.file, self.problem, FETCH, track=row.track, field="file")
+        if self.seconds >= TOLERANCE * min(row.seconds or 0.0, CLIP_SECONDS):
+            return None
+        what = f"It lasts {self.seconds:.1f} s; the track is published with {row.seconds:.1f} s."
+        return Issue(row.file, what, FETCH, track=row.track, field="seconds")
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,11 @@ class AudioChecker:
     def check_all(self, files: Sequence[Path]) -> list[AudioCheck]:
         """Try files from as many threads as there are cores."""
         results: list[AudioCheck] = []
-        with self._open_log() as log, ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ExitStack() as stack:
+            log = None
+            with suppress(OSError):  # its folder cannot be written, or another run has it open
+                log = stack.enter_context(AppendLog(self.log)) if self.log else None
+            pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
             logged = {row["key"]: AudioCheck(row["seconds"], row["problem"]) for row in log.rows()} if log else {}
 
             def check(file: Path) -> AudioCheck:
@@ -86,13 +96,6 @@ class AudioChecker:
         if self.log and log:
             self.log.unlink(missing_ok=True)
         return results
-
-    def _open_log(self) -> AbstractContextManager[AppendLog | None]:
-        """Open the log; without one if its folder cannot be written, or another run has it open."""
-        try:
-            return AppendLog(self.log) if self.log else nullcontext()
-        except OSError:
-            return nullcontext()
 
     def _key(self, file: Path) -> str:
         """Return a name of a state of a file, "" if it does not exist."""
@@ -208,11 +211,3 @@ def _with_result(row: ManifestRow, result: AudioCheck | None, report: Report) ->
         report(issue)
         return replace(row, present=False)
     return replace(row, present=True, seconds=result.seconds)
-
-
-def too_short(seconds: float, published: float | None) -> str:
-    """Return that a file is shorter than both the published track and a clip of it, "" if it is not."""
-    expected = min(published or 0.0, CLIP_SECONDS)
-    if seconds >= TOLERANCE * expected:
-        return ""
-    return f"It lasts {seconds:.1f} s; the track is published with {published:.1f} s."

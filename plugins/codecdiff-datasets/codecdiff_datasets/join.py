@@ -84,24 +84,21 @@ def read_records(name: str, report: Report) -> Iterator[Mapping[str, Any]]:
     if file.suffix not in (".jsonl", ".csv", ".tsv", ".parquet"):
         if file.is_file():
             raise InvalidValue(f"'{name}' cannot be read: a table ends in .jsonl, .csv, .tsv or .parquet.")
-        rows = hf_datasets.plain_rows(name)
-        yield from ({column: as_json(value) for column, value in row.items()} for row in rows)
+        for table in hf_datasets.load_splits(name).values():
+            for row in hf_datasets.plain_rows(table):
+                yield {column: as_json(value) for column, value in row.items()}
     elif not file.is_file():
         raise MissingFile(f"File '{name}' does not exist.")
     elif file.suffix == ".jsonl":
         yield from (record for _, record in json_lines(file, report))
     elif file.suffix == ".parquet":
-        yield from _parquet_records(file)
+        try:
+            for batch in pq.ParquetFile(file).iter_batches():
+                yield from ({name: as_json(value) for name, value in row.items()} for row in batch.to_pylist())
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise InvalidValue(f"'{file}' is not a parquet file: {error}. Fetch it again.") from error
     else:
         yield from (row.values for row in read_table(file, report))
-
-
-def _parquet_records(file: Path) -> Iterator[Mapping[str, Any]]:
-    try:
-        for batch in pq.ParquetFile(file).iter_batches():
-            yield from ({name: as_json(value) for name, value in row.items()} for row in batch.to_pylist())
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InvalidValue(f"'{file}' is not a parquet file: {error}. Fetch it again.") from error
 
 
 def as_json(value: Any) -> Any:

@@ -204,19 +204,13 @@ def read_likelihoods(file: Path, report: Report) -> tuple[list[Mapping[str, Any]
     return records, JoinColumns(name, metadata=[value])
 
 
-class Agreement(NamedTuple):
-    """How far two rankings agree: Spearman's coefficient over the tracks that both have."""
-
-    spearman: float
-    matched: int
-
-
 def agreement(
     ranking: Ranking, candidates: Manifest, records: Sequence[Mapping[str, Any]], columns: JoinColumns
-) -> Agreement:
+) -> tuple[float, int]:
     """Compare a ranking with one made elsewhere (`read_likelihoods`), whose tracks are matched as `join` does.
 
-    Rows without a finite number are left out. Raises InvalidValue if fewer than three match.
+    Returns Spearman's coefficient over the tracks that both have, and how many these are. Rows without a finite number
+    are left out. Raises InvalidValue if fewer than three match.
     """
     from scipy.stats import spearmanr
 
@@ -228,7 +222,7 @@ def agreement(
         raise InvalidValue(f"Only {len(pairs)} tracks are in both rankings; a comparison needs 3. {examples}.")
     ours, others = zip(*pairs, strict=True)
     result: Any = spearmanr(ours, others)
-    return Agreement(float(result.statistic), len(pairs))
+    return float(result.statistic), len(pairs)
 
 
 # The report

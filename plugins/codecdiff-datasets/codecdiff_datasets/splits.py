@@ -63,18 +63,12 @@ def artist_of(row: ManifestRow) -> str:
     return f"artist {name}" if name else f"track {row.track}"
 
 
-def artist_split(artist: str, *, validation: float, test: float, seed: int) -> str:
-    """Return the split of an artist: a pure function of the seed and the artist, whichever others there are."""
-    digest = hashlib.sha256(f"{seed} {artist}".encode()).digest()
-    position = int.from_bytes(digest[:8], "big") / 2**64
-    return "test" if position < test else "validation" if position < test + validation else "train"
-
-
 def split_by_artist(
     rows: Sequence[ManifestRow], *, validation: float, test: float, seed: int = 0, replace_published: bool = False
 ) -> list[ManifestRow]:
     """Return the rows with splits, all of an artist in one. The fractions are of artists, on average.
 
+    The split of an artist is a pure function of the seed and the artist, whichever others there are.
     Published splits are kept, and an artist's other tracks follow them: into the split with most of them if the
     publisher crossed. With `replace_published` they are replaced. Raises InvalidValue for fractions that sum to more
     than 1.
@@ -92,7 +86,8 @@ def split_by_artist(
             return row.split
         if splits := published.get(artist):
             return max(SPLITS, key=splits.count)
-        return artist_split(artist, validation=validation, test=test, seed=seed)
+        position = int.from_bytes(hashlib.sha256(f"{seed} {artist}".encode()).digest()[:8], "big") / 2**64
+        return "test" if position < test else "validation" if position < test + validation else "train"
 
     return [replace(row, split=new_split(row)) for row in rows]
 

@@ -98,7 +98,8 @@ def _codec_facts(store: CodeStore, allow_local_parts: bool) -> Codec | None:
     try:
         spec = store.header["codec"]
         with huggingface.downloads(False), explained(store.folder):
-            return config.build_skeleton("codecs", spec if allow_local_parts else confine("codecs", spec, store.folder))
+            spec = spec if allow_local_parts else confine("codecs", spec, store.folder)
+            return config.build("codecs", spec, skeleton=True)
     except UNAVAILABLE:
         return None
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, NamedTuple
 from codecdiff_datasets.templates import render
 
 from codecdiff.errors import FileExists
+from codecdiff.files import atomic_folder
 
 StatsDict = Mapping[str, Any]  # as codecdiff_datasets.statistics returns them
 NOTHING = "–"
@@ -45,18 +44,11 @@ def write_statistics(statistics: StatsDict, folder: Path | str, *, force: bool =
     former = folder / "stats.json"
     if former.is_file() and not force and former.read_text(encoding="utf-8") != text:
         raise FileExists(f"'{folder}' holds other statistics. Choose another folder, or replace them with --force.")
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    draft.mkdir(parents=True)
-    try:
-        contents = tables(statistics)
+    contents = tables(statistics)
+    with atomic_folder(folder) as draft:
         (draft / "stats.json").write_text(text, encoding="utf-8")
         (draft / "stats.md").write_text(markdown(statistics["name"], contents), encoding="utf-8")
         (draft / "stats.html").write_text(html_report(statistics["name"], contents), encoding="utf-8")
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def statistics_json(statistics: StatsDict) -> str:
@@ -215,17 +207,15 @@ def _codebooks(statistics: StatsDict) -> Iterator[StatsTable]:
     books = statistics.get("codebooks", [])
     has_size = any(book["entropy_fraction"] is not None for book in books)
     bars = [book["entropy_fraction"] or 0 for book in books] if has_size else ()
+    levels = [f" (level {book['level']})" * (book["level"] not in (None, book["codebook"])) for book in books]
+    names = [f"{book['codebook']}{level}" for book, level in zip(books, levels, strict=True)]
     for title, columns, note, lengths in (
         ("Use of the codebooks", USAGE, _usage_note(statistics), ()),
         ("Entropy of the codebooks", ENTROPY, ENTROPY_NOTE, bars),
     ):
-        rows = [(_codebook_name(book), *(text(book) for text in columns.values())) for book in books]
+        texts = ([text(book) for text in columns.values()] for book in books)
+        rows = [(name, *row) for name, row in zip(names, texts, strict=True)]
         yield StatsTable(title, ("codebook", *columns), rows, note, lengths)
-
-
-def _codebook_name(book: StatsDict) -> str:
-    same = book["level"] in (None, book["codebook"])
-    return str(book["codebook"]) if same else f"{book['codebook']} (level {book['level']})"
 
 
 def _usage_note(statistics: StatsDict) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from codecdiff_datasets.audio_check import FETCH, AudioCheck, AudioChecker, report_duplicates
+from codecdiff_datasets.audio_check import FETCH, AudioChecker, report_duplicates
 from codecdiff_datasets.splits import artists_in_several_splits
 
 from codecdiff.data import CodeStore
@@ -77,20 +77,15 @@ def _check_audio(manifest: Manifest, report: Report, checker: AudioChecker) -> N
             report(Issue(file, f"{count} tracks name this file.", "Keep one of them.", field="file"))
     results = checker.check_all([manifest.file_of(row) for row in named])
     for row, result in zip(named, results, strict=True):
-        if issue := result.issue(row) or _other_length(result, row):
+        if issue := result.issue(row):
             report(issue)
+        elif row.present and row.seconds is not None and not abs(result.seconds - row.seconds) < 1:  # NaN too
+            what = f"It lasts {result.seconds:.1f} s, and {row.seconds:.1f} s by the manifest."
+            report(Issue(row.file, what, FETCH, track=row.track, field="seconds"))
         elif not row.present:
             what = "The file was added or repaired since the manifest was made."
             report(Issue(row.file, what, "Import again.", track=row.track, field="present"))
     report_duplicates(named, manifest.audio, report)
-
-
-def _other_length(result: AudioCheck, row: ManifestRow) -> Issue | None:
-    """Return that a file is not as long as it was when the manifest was made."""
-    if not row.present or row.seconds is None or abs(result.seconds - row.seconds) < 1:
-        return None
-    what = f"It lasts {result.seconds:.1f} s, and {row.seconds:.1f} s by the manifest."
-    return Issue(row.file, what, FETCH, track=row.track, field="seconds")
 
 
 def _validate_store(folder: Path, report: Report) -> int:

@@ -274,7 +274,9 @@ def test_options_are_remembered_and_read_by_their_types(mono, folders):
     }
     assert inspect.signature(EnCodec).parameters["model"].default == "facebook/encodec_32khz"
     assert config.parse_options("codecs", "encodec", ["bandwidth=6"]) == {"name": "encodec", "bandwidth": 6.0}
-    outline = config.build_skeleton("codecs", {"name": "encodec", "model": "facebook/encodec_24khz", "bandwidth": 6})
+    outline = config.build(
+        "codecs", {"name": "encodec", "model": "facebook/encodec_24khz", "bandwidth": 6}, skeleton=True
+    )
     assert outline.num_codebooks == 8
 
 

@@ -205,7 +205,7 @@ def test_writing_and_loading_leave_the_global_generator_alone(mimi, folder, tmp_
 def test_options_are_remembered(mimi, folder):
     assert mimi.arguments == {"model": str(folder), "num_codebooks": 4, "revision": None}
     assert inspect.signature(Mimi).parameters["model"].default == "kyutai/mimi"
-    assert config.build_skeleton("codecs", {"name": "mimi", "num_codebooks": 16}).num_codebooks == 16
+    assert config.build("codecs", {"name": "mimi", "num_codebooks": 16}, skeleton=True).num_codebooks == 16
 
 
 def test_a_missing_model_is_explained(tmp_path):

@@ -17,8 +17,7 @@ from codecdiff import Codec
 from codecdiff.config import build, to_config
 from codecdiff.data import EncodeConfig, SegmentConfig, encode_tracks, find_tracks
 from codecdiff.data.code_store import CodeStore
-from codecdiff.data.encoding.job import Task, TaskResult, begin_job, draft_of
-from codecdiff.data.encoding.progress import EncodingProgress
+from codecdiff.data.encoding.job import EncodingProgress, Task, TaskResult, begin_job, draft_of
 from codecdiff.data.encoding.worker import run_task
 from codecdiff.testing.tiny import write_tiny
 

@@ -44,18 +44,17 @@ class RateLimit:
 
     def __init__(self, requests: float | None = None, tokens: float | None = None) -> None:
         self.requests, self.tokens = requests, tokens  # per minute; None without a limit
-        self._free = {"requests": 0.0, "tokens": 0.0}  # when the next may begin, by each of the two
+        self._free = 0.0  # when the next may begin
         self._held = 0.0
         self._lock = Lock()
 
     def reserve(self, tokens: int, now: float) -> float:
         """Return the time at which a request of so many tokens may begin, and reserve it."""
         with self._lock:
-            begin = max(now, *self._free.values())
-            if self.requests:
-                self._free["requests"] = begin + 60 / self.requests
-            if self.tokens:
-                self._free["tokens"] = begin + tokens * 60 / self.tokens
+            begin = max(now, self._free)
+            seconds = [60 / self.requests] if self.requests else []
+            seconds += [tokens * 60 / self.tokens] if self.tokens else []
+            self._free = begin + max(seconds, default=0.0)
             return begin
 
     def hold(self, until: float) -> None:

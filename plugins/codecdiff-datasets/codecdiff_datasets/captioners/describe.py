@@ -15,7 +15,7 @@ from codecdiff_datasets.captioning import one_line
 from codecdiff.data import load_audio_prompt
 from codecdiff.data.audio import BadAudio, seconds_of
 from codecdiff.errors import BrokenPlugin, InvalidValue
-from codecdiff.huggingface import commit_of, not_found, require_complete
+from codecdiff.huggingface import commit_of, from_hub, require_complete
 
 __all__ = ["Describe", "first_sentences", "read_window"]
 
@@ -77,8 +77,9 @@ class Describe(Captioner):
         if not 0 < seconds <= longest:
             raise InvalidValue(f"This model reads up to {longest:g} s at once, but seconds is {seconds}.")
         self.seconds, self.start, self.max_tokens = seconds, start, max_tokens
+        content = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": prompt}]  # the audio comes with a track
         self._text = self.processor.apply_chat_template(
-            _conversation(prompt), add_generation_prompt=True, tokenize=False
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
 
     def caption(self, track: Mapping[str, Any]) -> str:
@@ -121,27 +122,15 @@ def read_window(file: Path | str, sample_rate: int, seconds: float, start: float
     return samples
 
 
-def _conversation(prompt: str) -> list[dict[str, Any]]:
-    """Return the model's own form of an instruction about audio, which is passed separately."""
-    return [{"role": "user", "content": [{"type": "audio", "audio_url": ""}, {"type": "text", "text": prompt}]}]
-
-
 def _load(model: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:
     """Load the processor and the network, from safetensors, frozen, and set to choose the likeliest token."""
     try:
         from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
     except ImportError as error:
         raise BrokenPlugin("describe needs transformers: pip install codecdiff-datasets[describe].") from error
-    branch = revision or "main"
-    try:
-        processor: Any = AutoProcessor.from_pretrained(model, revision=branch)
-        loaded: Any = Qwen2AudioForConditionalGeneration.from_pretrained(
-            model, revision=branch, dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
-    except OSError as error:
-        files = "config.json, its weights as safetensors and a processor"
-        raise not_found("Qwen2-Audio", model, revision, files, error) from error
-    network, report = loaded
+    place = ("Qwen2-Audio", model, revision, "config.json, its weights as safetensors and a processor")
+    processor, options = from_hub(AutoProcessor, *place), {"use_safetensors": True, "output_loading_info": True}
+    network, report = from_hub(Qwen2AudioForConditionalGeneration, *place, dtype=dtype, **options)
     require_complete("Qwen2-Audio", model, report["missing_keys"])
     network.generation_config.update(do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None)
     return processor, network.eval().requires_grad_(False)

@@ -49,16 +49,10 @@ def summarize_tags(tags: Mapping[str, Iterable[str]], most: int = 8) -> str:
     for category, names in tags.items():
         by_category.setdefault(one_line(category).lower() or "other", []).extend(names or ())
     unique = {category: _distinct(names)[:most] for category, names in by_category.items()}
-    parts = [f"{_name(each, len(unique[each]))}: {', '.join(unique[each])}" for each in _ordered(unique)]
-    line = "; ".join(parts)
+    named = [category for category in sorted(unique) if unique[category]]
+    named.sort(key=lambda category: FIRST.index(category) if category in FIRST else len(FIRST))
+    line = "; ".join(f"{_name(each, len(unique[each]))}: {', '.join(unique[each])}" for each in named)
     return line[:1].upper() + line[1:]
-
-
-def _ordered(tags: Mapping[str, list[str]]) -> list[str]:
-    def position(category: str) -> tuple[int, str]:
-        return (FIRST.index(category) if category in FIRST else len(FIRST)), category
-
-    return sorted((category for category, names in tags.items() if names), key=position)
 
 
 def _name(category: str, count: int) -> str:

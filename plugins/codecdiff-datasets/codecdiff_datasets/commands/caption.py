@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from codecdiff_datasets.outputs import beside
 
-from codecdiff.cli.console import err, out, progress
+from codecdiff.cli.console import Options, err, out, progress
 from codecdiff.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ Output = Annotated[
     ),
 ]
 Name = Annotated[str, typer.Option("--with", metavar="NAME", help="Captioner: describe, tags, rephrase or another.")]
-Options = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the captioner; repeatable.")
-]
 Earlier = Annotated[
     list[Path] | None,
     typer.Option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from codecdiff_datasets.outputs import ISSUES_SHOWN, beside, new_table, write_manifest
 
-from codecdiff.cli.console import err, folded_table, out, progress
+from codecdiff.cli.console import Force, err, folded_table, out, progress
 from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import atomic_write_text, require_writable
 
@@ -28,7 +28,6 @@ Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="FILE", help="Manifest to write. Default: named after what is read."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite the output if it exists.")]
 Format = Annotated[
     str, typer.Argument(metavar="FORMAT", help="jamendo, fma, musiccaps, folder, hf or game-music.", show_default=False)
 ]

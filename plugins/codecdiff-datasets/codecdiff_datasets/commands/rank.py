@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from codecdiff_datasets.commands.manifests import Force
 from codecdiff_datasets.outputs import beside, new_table, show_issues, write_manifest
 
-from codecdiff.cli.console import err, out, progress, select_device
+from codecdiff.cli.console import Device, Force, Options, err, out, progress, select_device
 
 if TYPE_CHECKING:
     from codecdiff.data import CachedEmbedder
@@ -23,16 +22,10 @@ Output = Annotated[
 ]
 Keep = Annotated[str, typer.Option(metavar="FRACTION|NUMBER", help="How many tracks to select, as 20% or 500.")]
 EmbedderName = Annotated[str, typer.Option(metavar="NAME", help="Embedder to rank by.")]
-Options = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the embedder; repeatable.")
-]
 Embeddings = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="Cache of embeddings. Default: named after the output.")
 ]
 Compare = Annotated[Path | None, typer.Option(metavar="FILE", help="Ranking to compare with, such as FMA-rank.")]
-Device = Annotated[
-    str, typer.Option(metavar="NAME", help="Device to compute on, as cuda:1. Default: a GPU if there is one.")
-]
 
 
 def rank(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecdiff.cli.console import err, folded_table, out, progress
+from codecdiff.cli.console import Force, Json, err, folded_table, out, progress
 from codecdiff.errors import MissingFile
 from codecdiff.files import require_writable
 
@@ -25,7 +25,7 @@ def stats(
         Path | None,
         typer.Option("--output", "-o", metavar="FOLDER", help="Write stats.json, stats.md and stats.html there."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
     top: Annotated[int, typer.Option(metavar="NUMBER", min=1, help="How many tags and artists to show.")] = 20,
     allow_download: Annotated[
         bool, typer.Option("--allow-download", help="Fetch the hub id that a store names for its codec.")
@@ -33,7 +33,7 @@ def stats(
     allow_local_parts: Annotated[
         bool, typer.Option("--allow-local-parts", help="Use files outside of the store that it names for its codec.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace statistics that the folder holds.")] = False,
+    force: Force = False,
 ) -> None:
     """Measure a store or a manifest.
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from codecdiff.data.metadata import unsafe_path
 from codecdiff.errors import InvalidValue, UserError
+from codecdiff.files import atomic_folder
 
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, ValueError, pa.ArrowInvalid)
 ARCHIVES = (".zip", ".pk3")  # in which games keep their files
@@ -66,10 +67,8 @@ def unpack(package: Path, folder: Path, accept: Callable[[str], bool]) -> None:
     The folder appears whole or not at all. Files of `.zip` and `.pk3` archives count as if they lay beside the archive.
     Links, and paths that lead out of the folder, are left out. Raises InvalidValue for a package that is damaged.
     """
-    draft = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)
     try:
-        with _open_data(package) as data:
+        with atomic_folder(folder) as draft, _open_data(package) as data:
             for member in data:
                 path = PurePosixPath(member.name).as_posix()
                 if not member.isreg() or not (stream := data.extractfile(member)):
@@ -79,10 +78,7 @@ def unpack(package: Path, folder: Path, accept: Callable[[str], bool]) -> None:
                 elif path.lower().endswith(ARCHIVES):
                     _unpack_archive(stream, path, draft, accept)
     except DAMAGED as error:
-        shutil.rmtree(draft, ignore_errors=True)
         raise InvalidValue(f"'{package}' is not a whole Debian package: {error}. Fetch it again.") from error
-    draft.mkdir(parents=True, exist_ok=True)
-    draft.rename(folder)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from codecdiff_datasets.licenses import license_name
 
 from codecdiff.data.manifest import ManifestRow, split_name
 from codecdiff.data.metadata import Report, Track, read_audio_folder
-from codecdiff.errors import MissingFile
 
 COLUMNS = ("artist", "title", "split", "source")  # of a manifest that metadata may name
 
@@ -20,8 +19,6 @@ def read(folder: Path, report: Report) -> list[ManifestRow]:
 
     Raises MissingFile if the folder does not exist or holds no audio.
     """
-    if not folder.is_dir():
-        raise MissingFile(f"Folder '{folder}' does not exist.")
     return [_row(track) for track in read_audio_folder(folder, report)]
 
 

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -65,13 +66,8 @@ def load_splits(name: str) -> dict[str, Any]:
     return {str(loaded.split or ""): loaded}
 
 
-def plain_rows(name: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of all splits of a data set, audio left encoded and labels by their names."""
-    for table in load_splits(name).values():
-        yield from _plain_rows(table)
-
-
-def _plain_rows(table: Any) -> Iterator[dict[str, Any]]:
+def plain_rows(table: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a split of a data set, audio left encoded and labels by their names."""
     import datasets
 
     labels: dict[str, Sequence[str]] = {}
@@ -95,11 +91,14 @@ def read(name: str, audio: Path | None, columns: Columns, report: Report) -> lis
 
     rows: dict[str, ManifestRow] = {}
     for split, table in splits.items():
-        _check_columns(name, table.column_names, [*columns.captions, *columns.tags, *filter(None, [columns.track])])
+        for column in (*columns.captions, *columns.tags, *filter(None, [columns.track])):
+            if column not in table.column_names:
+                available = ", ".join(table.column_names)
+                raise InvalidValue(f"The data set '{name}' has no column '{column}'. It has: {available}.")
         sounds = [column for column, feature in table.features.items() if isinstance(feature, datasets.Audio)]
-        reader = _RowReader(name, split_name(split), columns, sounds)
-        for number, row in enumerate(_plain_rows(table), 1):
-            new = reader.manifest_row(row, number)
+        manifest_row = partial(_manifest_row, name, split_name(split), columns, sounds)
+        for number, row in enumerate(plain_rows(table), 1):
+            new = manifest_row(row, number)
             if new.track in rows:
                 what, field = f"'{new.track}' stands in an earlier row too.", columns.track or "id"
                 report(Issue(f"{name} {split}", what, "Leave one of them out.", number, new.track, field))
@@ -111,52 +110,37 @@ def read(name: str, audio: Path | None, columns: Columns, report: Report) -> lis
     return list(rows.values())
 
 
-def _check_columns(name: str, available: Sequence[str], requested: Sequence[str]) -> None:
-    for column in requested:
-        if column not in available:
-            raise InvalidValue(f"The data set '{name}' has no column '{column}'. It has: {', '.join(available)}.")
-
-
-@dataclass(frozen=True)
-class _RowReader:
-    """Reads rows of one split of a data set."""
-
-    name: str
-    split: str
-    columns: Columns
-    sounds: Sequence[str]  # columns of audio
-
-    def manifest_row(self, row: Mapping[str, Any], number: int) -> ManifestRow:
-        id_column = self.columns.track or next((key for key in IDS if row.get(key) not in (None, "")), "")
-        track = str(row[id_column]) if id_column else f"{self.split or 'row'}-{number:07d}"
-        tag_columns = self.columns.tags or [key for key in ("tags",) if key in row]
-        caption_columns = self.columns.captions or CAPTION_FIELDS
-        own = {to: next((str(row[key]) for key in keys if row.get(key)), "") for to, keys in OWN_COLUMNS.items()}
-        used = {id_column, *caption_columns, *tag_columns, *self.sounds}
-        used |= {key for keys in OWN_COLUMNS.values() for key in keys}
-        folder = Path(self.name)
-        return ManifestRow(
-            track,
-            file=f"{_folder_name(self.name)}/{_file_name(track, row[self.sounds[0]])}" if self.sounds else "",
-            tags={key: tags for column in tag_columns for key, tags in _tags(column, row[column]).items()},
-            captions=captions_in(row, caption_columns),
-            license=license_name(own["license"], own["license"]),
-            artist=own["artist"],
-            title=own["title"],
-            split=self.split if self.split in SPLITS else "",
-            source=f"{folder.name if folder.is_dir() else self.name}, {track}",
-            metadata={key: value for key, value in row.items() if key not in used and _is_plain(value)},
-        )
+def _manifest_row(
+    name: str, split: str, columns: Columns, sounds: Sequence[str], row: Mapping[str, Any], number: int
+) -> ManifestRow:
+    """Return a row of a split of a data set; `sounds` are its columns of audio."""
+    id_column = columns.track or next((key for key in IDS if row.get(key) not in (None, "")), "")
+    track = str(row[id_column]) if id_column else f"{split or 'row'}-{number:07d}"
+    tag_columns = columns.tags or [key for key in ("tags",) if key in row]
+    caption_columns = columns.captions or CAPTION_FIELDS
+    own = {to: next((str(row[key]) for key in keys if row.get(key)), "") for to, keys in OWN_COLUMNS.items()}
+    used = {id_column, *caption_columns, *tag_columns, *sounds}
+    used |= {key for keys in OWN_COLUMNS.values() for key in keys}
+    others = {key: value for key, value in row.items() if key not in used and isinstance(value, str | int | float)}
+    folder = Path(name)
+    return ManifestRow(
+        track,
+        file=f"{_folder_name(name)}/{_file_name(track, row[sounds[0]])}" if sounds else "",
+        tags={key: tags for column in tag_columns for key, tags in _tags(column, row[column]).items()},
+        captions=captions_in(row, caption_columns),
+        license=license_name(own["license"], own["license"]),
+        artist=own["artist"],
+        title=own["title"],
+        split=split if split in SPLITS else "",
+        source=f"{folder.name if folder.is_dir() else name}, {track}",
+        metadata={key: value for key, value in others.items() if value == value},  # not NaN
+    )
 
 
 def _tags(column: str, value: Any) -> Mapping[str, Sequence[str]]:
     """Read a column of tags, under its own name unless that is only `tags`."""
     tags = tags_of(value)
     return {column: tags["tag"]} if column != "tags" and set(tags) == {"tag"} else tags
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | int | float | bool) and value == value
 
 
 def _folder_name(name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -30,16 +30,6 @@ class _License(NamedTuple):
     url: str
 
 
-@dataclass
-class _Tables:
-    """What the files say, by track, artist and path."""
-
-    tracks: dict[str, ManifestRow] = field(default_factory=dict)
-    titles: dict[str, TableRow] = field(default_factory=dict)
-    artists: dict[str, str] = field(default_factory=dict)
-    licenses: dict[str, _License] = field(default_factory=dict)
-
-
 def is_table(columns: Sequence[str]) -> bool:
     """Return whether a file that begins with these columns is MTG-Jamendo's."""
     names = set(columns)
@@ -48,22 +38,28 @@ def is_table(columns: Sequence[str]) -> bool:
 
 def read(files: Sequence[Path], report: Report) -> list[ManifestRow]:
     """Read MTG-Jamendo: every track that a table of tags names, with all its tags, split by the tables' own names."""
-    tables = _Tables()
+    tracks: dict[str, ManifestRow] = {}
+    titles: dict[str, TableRow] = {}  # by track
+    artists: dict[str, str] = {}  # names, by id
+    licenses: dict[str, _License] = {}  # by path
     for file in files:
         with file.open(encoding="utf-8-sig", errors="replace") as stream:
             first = stream.readline()
         if LICENSE_START.fullmatch(first.strip()):
-            tables.licenses |= _read_licenses(file)
+            licenses |= _read_licenses(file)
         elif "TRACK_NAME" in first:
             for row in read_table(file, report):
-                tables.titles[row["TRACK_ID"]] = row
-                tables.artists[row["ARTIST_ID"]] = row["ARTIST_NAME"]
+                titles[row["TRACK_ID"]] = row
+                artists[row["ARTIST_ID"]] = row["ARTIST_NAME"]
         else:
             split = SPLIT.search(file.stem)
-            add = partial(_add, tables.tracks, set(), split[1] if split else "")
+            add = partial(_add, tracks, set(), split[1] if split else "")
             for _ in convert_rows(read_table(file, report, ragged=True), add, report):
                 pass
-    return [_complete(row, tables) for row in tables.tracks.values()]
+    return [
+        _complete(row, titles.get(row.track), artists.get(row.artist), licenses.get(row.file))
+        for row in tracks.values()
+    ]
 
 
 def _add(tracks: dict[str, ManifestRow], seen: set[str], split: str, row: TableRow) -> None:
@@ -119,17 +115,16 @@ def _read_licenses(file: Path) -> dict[str, _License]:
     return licenses
 
 
-def _complete(row: ManifestRow, tables: _Tables) -> ManifestRow:
+def _complete(row: ManifestRow, titles: TableRow | None, artist: str | None, published: _License | None) -> ManifestRow:
     """Add what the table of titles and the text of licenses say of a track."""
     metadata, title, license_ = dict(row.metadata), "", ""
-    if titles := tables.titles.get(row.track):
+    if titles:
         title = titles["TRACK_NAME"]
         metadata |= {key.lower(): titles[key] for key in ("ALBUM_NAME", "RELEASEDATE") if titles[key]}
-    if published := tables.licenses.get(row.file):
+    if published:
         license_ = license_name(
             published.text.partition("Creative Commons ")[2].removesuffix(" license"), published.url
         )
         title = title or published.title
         metadata |= {"license_text": published.text, "license_url": published.url}
-    artist = tables.artists.get(row.artist) or row.artist
-    return replace(row, artist=artist, title=title, license=license_, metadata=metadata)
+    return replace(row, artist=artist or row.artist, title=title, license=license_, metadata=metadata)
