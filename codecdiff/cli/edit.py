@@ -1,4 +1,4 @@
-"""`codecdiff refine`, `inpaint`, `extend`, `vary` and `restore`: generate audio from audio."""
+"""What the commands that generate audio from audio share: refine, inpaint, extend, vary and restore."""
 
 from __future__ import annotations
 
@@ -107,67 +107,3 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     hints = get_type_hints(function, localns={"Edit": Any}, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
     return [parameter.replace(annotation=hints[parameter.name]) for parameter in parameters]
-
-
-@edit_command
-def refine(
-    keep: Annotated[str, typer.Option(metavar="LEVELS", help="Levels to keep, as in 0-3; 0 is the coarsest.")] = "0",
-) -> Edit:
-    """Regenerate the finer levels of a file."""
-    from codecdiff.pipeline.editing import Refine, parse_levels
-
-    return Refine(keep=parse_levels(keep))
-
-
-@edit_command
-def inpaint(
-    starts: Annotated[
-        list[float], typer.Option("--from", metavar="SECONDS", help="Start of a region.", show_default=False)
-    ],
-    stops: Annotated[
-        list[float], typer.Option("--to", metavar="SECONDS", help="End of the region.", show_default=False)
-    ],
-    levels: Annotated[
-        str, typer.Option(help="Levels to generate, as in 2-8; 0 is the coarsest.", show_default="all")
-    ] = "",
-) -> Edit:
-    """Regenerate one or more regions of a file.
-
-    Several regions: --from 1 --to 2 --from 5.5 --to 6.
-    """
-    from codecdiff.pipeline.editing import Inpaint, parse_levels
-
-    if len(starts) != len(stops):
-        raise InvalidValue(f"{len(starts)} --from and {len(stops)} --to: every region needs both.")
-    regions = tuple(zip(starts, stops, strict=True))
-    return Inpaint(regions=regions, levels=parse_levels(levels) if levels else None)
-
-
-@edit_command
-def extend(
-    seconds: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Duration to add.")] = 10.0,
-) -> Edit:
-    """Continue an audio file past its end."""
-    from codecdiff.pipeline.editing import Extend
-
-    return Extend(seconds=seconds)
-
-
-@edit_command
-def vary(
-    strength: Annotated[float, typer.Option(help="Distance from the source: above 0, at most 1.")] = 0.4,
-) -> Edit:
-    """Generate a variation of an audio file."""
-    from codecdiff.pipeline.editing import Vary
-
-    return Vary(strength=strength)
-
-
-@edit_command
-def restore(
-    levels: Annotated[int, typer.Option(min=1, help="How many of the coarsest levels the source was coded with.")],
-) -> Edit:
-    """Generate the levels missing from a file of a low bit rate."""
-    from codecdiff.pipeline.editing import Restore
-
-    return Restore(levels=levels)

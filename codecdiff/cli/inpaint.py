@@ -1,0 +1,37 @@
+"""`codecdiff inpaint`: regenerate regions of an audio file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from codecdiff.cli.edit import edit_command
+from codecdiff.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from codecdiff.pipeline.editing import Edit
+
+
+@edit_command
+def inpaint(
+    starts: Annotated[
+        list[float], typer.Option("--from", metavar="SECONDS", help="Start of a region.", show_default=False)
+    ],
+    stops: Annotated[
+        list[float], typer.Option("--to", metavar="SECONDS", help="End of the region.", show_default=False)
+    ],
+    levels: Annotated[
+        str, typer.Option(help="Levels to generate, as in 2-8; 0 is the coarsest.", show_default="all")
+    ] = "",
+) -> Edit:
+    """Regenerate one or more regions of a file.
+
+    Several regions: --from 1 --to 2 --from 5.5 --to 6.
+    """
+    from codecdiff.pipeline.editing import Inpaint, parse_levels
+
+    if len(starts) != len(stops):
+        raise InvalidValue(f"{len(starts)} --from and {len(stops)} --to: every region needs both.")
+    regions = tuple(zip(starts, stops, strict=True))
+    return Inpaint(regions=regions, levels=parse_levels(levels) if levels else None)
