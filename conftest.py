@@ -14,4 +14,10 @@ gc.disable()
 def pytest_collection_finish() -> None:
     """Set aside what exists by now, and collect the garbage of tests alone."""
     gc.freeze()
+    gc.set_threshold(50_000)  # as the command line does
     gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Leave everything to the system, as the command line does: looking through it once more takes a second."""
+    gc.freeze()

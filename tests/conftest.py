@@ -53,7 +53,7 @@ def normalized(dac: Codec, store: CodeStore) -> NormalizedCodec:
     return codec
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_pipeline(normalized: NormalizedCodec) -> Callable[..., Pipeline]:
     """Give a function that builds a pipeline of this pattern with untrained stages."""
 

@@ -35,11 +35,12 @@ KINDS: list[Literal["lora", "dora"]] = ["lora", "dora"]
 SHORT: Any = {"audio_length_in_s": 0.2, "seed": 3, "loudness": "off"}
 
 
-@pytest.fixture
-def model(make_pipeline: Make, tmp_path: Path) -> Path:
-    """Write a model of two stages to a folder."""
-    make_pipeline().save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
+@pytest.fixture(scope="module")
+def model(make_pipeline: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a model of two stages to a folder, which no test changes."""
+    folder = tmp_path_factory.mktemp("models") / "model"
+    make_pipeline().save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
@@ -65,6 +66,17 @@ def write(folder: Path, pipe: Pipeline, kind: Literal["lora", "dora"] = "lora", 
             AdapterStage(stage.name, adapted(pipe, i, kind, seed), stage.train_scheduler, stage.sampling, **options),
         )
     return folder
+
+
+@pytest.fixture(scope="module")
+def written(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("adapters") / "adapter", codecdiff.load(model))
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    """Return the folder of an adapter of the model, which the test may change."""
+    return shutil.copytree(written, tmp_path / "lora")
 
 
 def weights(pipe: Pipeline) -> list[Tensor]:
@@ -130,8 +142,7 @@ def test_changes_of_several_adapters_add_up_in_any_order(pipe: Pipeline, tmp_pat
     assert same(weights(pipe), before)
 
 
-def test_a_weight_may_be_of_one_stage(pipe: Pipeline, tmp_path: Path) -> None:
-    folder = write(tmp_path / "adapter", pipe)
+def test_a_weight_may_be_of_one_stage(pipe: Pipeline, folder: Path) -> None:
     primary, secondary = ([p.clone() for p in stage.denoiser.parameters()] for stage in pipe.stages)
     pipe.load_adapter(folder, {"primary": 0, "secondary": 1})
     assert same(list(pipe.stages[0].denoiser.parameters()), primary)
@@ -139,8 +150,7 @@ def test_a_weight_may_be_of_one_stage(pipe: Pipeline, tmp_path: Path) -> None:
     assert pipe.adapters[0].record.weights == {"primary": 0, "secondary": 1}
 
 
-def test_a_model_in_half_precision_takes_adapters(model: Path, tmp_path: Path) -> None:
-    folder = write(tmp_path / "adapter", codecdiff.load(model))
+def test_a_model_in_half_precision_takes_adapters(model: Path, folder: Path) -> None:
     pipe = codecdiff.load(model, dtype=torch.bfloat16)
     before = [p.clone() for stage in pipe.stages for p in stage.denoiser.parameters()]
     assert pipe.load_adapter(folder)("a tone", **SHORT).audios.isfinite().all()
@@ -149,8 +159,9 @@ def test_a_model_in_half_precision_takes_adapters(model: Path, tmp_path: Path) -
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
-def test_a_model_can_be_saved_with_an_adapter_in_its_weights(pipe: Pipeline, model: Path, tmp_path: Path) -> None:
-    folder = write(tmp_path / "adapter", pipe)
+def test_a_model_can_be_saved_with_an_adapter_in_its_weights(
+    pipe: Pipeline, model: Path, tmp_path: Path, folder: Path
+) -> None:
     pipe.load_adapter(folder, 0.7)
     files = {file: file.read_bytes() for file in model.rglob("*") if file.is_file()}
     with pytest.raises(InvalidValue, match="save it in another folder"):
@@ -162,8 +173,8 @@ def test_a_model_can_be_saved_with_an_adapter_in_its_weights(pipe: Pipeline, mod
     assert merged.stages[0].facts["adapters"][0]["weights"] == {"primary": 0.7, "secondary": 0.7}
 
 
-def test_an_adapter_of_another_model_is_refused(pipe: Pipeline, model: Path, tmp_path: Path) -> None:
-    folder, before = write(tmp_path / "adapter", pipe), weights(pipe)
+def test_an_adapter_of_another_model_is_refused(pipe: Pipeline, model: Path, folder: Path) -> None:
+    before = weights(pipe)
     spec = json.loads((folder / "adapter.json").read_text())
     assert spec["model"] == pipe.fingerprint
     rewrite(folder / "adapter.json", {**spec, "model": "0" * 32})
@@ -187,9 +198,9 @@ def test_an_adapter_of_another_model_is_refused(pipe: Pipeline, model: Path, tmp
     ],
 )
 def test_an_adapter_that_does_not_fit_changes_nothing(
-    pipe: Pipeline, tmp_path: Path, change: dict[str, Any], message: str
+    pipe: Pipeline, folder: Path, change: dict[str, Any], message: str
 ) -> None:
-    folder, before = write(tmp_path / "adapter", pipe), weights(pipe)
+    before = weights(pipe)
     file = folder / "secondary" / "stage.json"
     spec = json.loads(file.read_text())
     spec["denoiser"]["adapter"] |= change
@@ -200,8 +211,8 @@ def test_an_adapter_that_does_not_fit_changes_nothing(
     assert same(weights(pipe), before)
 
 
-def test_damage_is_noticed(pipe: Pipeline, tmp_path: Path) -> None:
-    file = write(tmp_path / "adapter", pipe) / "primary" / "model.safetensors"
+def test_damage_is_noticed(pipe: Pipeline, folder: Path) -> None:
+    file = folder / "primary" / "model.safetensors"
     contents = bytearray(file.read_bytes())
     contents[-1] ^= 1
     file.write_bytes(contents)
@@ -209,10 +220,9 @@ def test_damage_is_noticed(pipe: Pipeline, tmp_path: Path) -> None:
         pipe.load_adapter(file.parent.parent)
 
 
-def test_wrong_folders_stages_and_weights(pipe: Pipeline, tmp_path: Path) -> None:
+def test_wrong_folders_stages_and_weights(pipe: Pipeline, tmp_path: Path, folder: Path) -> None:
     with pytest.raises(MissingFile, match=r"does not hold an adapter: adapter\.json is missing"):
         pipe.load_adapter(tmp_path)
-    folder = write(tmp_path / "adapter", pipe)
     with pytest.raises(UnknownName, match="does not adapt a stage 'third', but primary, secondary"):
         pipe.load_adapter(folder, {"third": 1})
     with pytest.raises(InvalidValue, match="Invalid weight nan"):
