@@ -25,7 +25,7 @@ SMALLER = {  # what a command is told besides, by its first words; what a comman
     "train.checkpointing_steps=2 seconds=1 sampling.num_inference_steps=2 denoiser.width=32 prompts=[x]",
 }
 # The wheel is built and installed in the place of these, and test_docs.py runs the tests of a page
-NOT_RUN = ("pip install", "python -m build", "twine upload", "pytest")
+NOT_RUN = ("python -m pip install", "python -m build", "twine upload", "pytest")
 
 
 def written(page: Path, folder: Path) -> list[str]:

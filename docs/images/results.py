@@ -108,8 +108,8 @@ def main() -> None:
     pyplot.rcParams.update(STYLE)
     page = PAGE.read_text(encoding="utf-8")
     draw("results-patterns", page, "Patterns")
-    draw("results-cascade", page, "The metrics of the cascade")
-    draw_differences("results-differences", page, ("Patterns", "The metrics of the cascade"))
+    draw("results-cascade", page, "The cascade gap")
+    draw_differences("results-differences", page, ("Patterns", "The cascade gap"))
 
 
 if __name__ == "__main__":

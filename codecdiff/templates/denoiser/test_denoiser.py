@@ -12,10 +12,10 @@ def test_it_passes_the_checks_of_a_denoiser():
     check_denoiser(partial(PartName, **SMALL), widths={"text": 6, "bpm": 4})
 
 
-def test_it_passes_them_without_context_and_conditions():
+def test_it_passes_the_checks_without_context_and_conditions():
     check_denoiser(partial(PartName, **SMALL), widths={}, context_channels=0)
 
 
-def test_it_refuses_an_odd_width():
+def test_it_rejects_an_odd_width():
     with pytest.raises(ValueError, match="width=3"):
         PartName(channels=1, context_channels=0, condition_widths={}, width=3)

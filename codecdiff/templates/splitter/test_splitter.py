@@ -17,6 +17,6 @@ def test_every_other_codebook_comes_first():
     assert second.flatten().tolist() == [1, 3]
 
 
-def test_it_refuses_more_stages_than_codebooks():
+def test_it_rejects_more_stages_than_codebooks():
     with pytest.raises(ValueError, match="every=3"):
         PartName(every=3, num_codebooks=2)

@@ -1,6 +1,6 @@
-"""The conditioner `part-name`: a number of the prompt, the beats per minute, as sines and cosines.
+"""The conditioner `part-name`: a number in the prompt, the beats per minute, as sines and cosines.
 
-It works as it is. Replace it by your own features; its test reports what no longer holds.
+It works as it is. Replace it by your own features, and run its test after each change.
 Shapes: b batch, n token, e embedding.
 """
 
@@ -16,16 +16,17 @@ from torch import Tensor
 
 
 class PartName(Conditioner):
-    """One token of Fourier features, absent where the prompt does not have the number.
+    """Returns one token of Fourier features, which is absent if the prompt does not have the number.
 
-    field: field of the prompt that holds the number.
-    lowest, highest: range of the numbers; others are read too, with less resolution.
-    width: of the token, even; each pair of numbers is a sine and a cosine, twice as fast as the pair before.
+    field: field of the prompt that contains the number.
+    lowest, highest: expected range of the number; numbers outside of it are accepted.
+    width: of the token, even; one sine and one cosine for each frequency, each twice the one before.
     """
 
     rates: Tensor  # (width / 2,)
 
-    # The constructor is the schema of the options: each has a type and a default. Tensors are not options.
+    # The constructor is the schema of the options: each needs a type, and is required if it has no default. Tensors
+    # cannot be options.
     def __init__(self, *, field: str = "bpm", lowest: float = 40.0, highest: float = 240.0, width: int = 16):
         super().__init__()
         if width < 2 or width % 2:
@@ -33,19 +34,19 @@ class PartName(Conditioner):
         if not lowest < highest:
             raise InvalidValue(f"Invalid lowest={lowest}: expected a number below highest={highest}.")
         self.field, self.lowest, self.highest, self.width = field, lowest, highest, width
-        # The fields of a prompt that are read: with training, those are columns of its metadata.
+        # The fields of a prompt that are read; in training, they are columns of the metadata.
         self.fields = (field,)
-        # Load weights here, as modules or as buffers. They are frozen: what learns belongs to the denoiser.
+        # Load weights here, as modules or buffers. They are frozen: trainable parameters belong to the denoiser.
         self.register_buffer("rates", math.pi / 2 * 2.0 ** torch.arange(width // 2))
 
     @property
     def widths(self) -> dict[str, int]:
-        """Embedding width of each name of the condition; denoisers refer to these names in their options."""
+        """Width of each condition by name. Options of denoisers refer to these names."""
         return {self.field: self.width}
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[Prompt]) -> Condition:
-        """Prompts -> one token (b, 1, e) each, masked where the number is missing. A row never depends on another."""
+        """Prompts -> one token (b, 1, e) each, masked if the number is missing. Rows do not depend on each other."""
         read = [self._number(prompt) for prompt in prompts]
         values = torch.tensor([self.lowest if number is None else number for number in read]).to(self.rates)
         angles = (values - self.lowest)[:, None] / (self.highest - self.lowest) * self.rates

@@ -1,6 +1,6 @@
 """The denoiser `part-name`: a residual network of dilated convolutions over the frames.
 
-It works as it is. Replace it by your own network; its test reports what no longer holds.
+It works as it is. Replace it by your own network, and run its test after each change.
 Shapes: b batch, c channel, l latent frame, n token, e embedding.
 """
 
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 
 def waves(timestep: Tensor, width: int) -> Tensor:
-    """(b,) diffusion steps -> (b, width) sines and cosines, from one that turns with every step to one in 10,000."""
+    """(b,) timesteps -> (b, width) sines and cosines, of 1 to 1 / 10,000 radians per timestep."""
     rates = 10_000.0 ** -torch.linspace(0, 1, width // 2, device=timestep.device)
     angles = timestep.float()[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)
@@ -41,14 +41,14 @@ class Block(nn.Module):
 
 
 class PartName(Denoiser):
-    """Blocks that look 1, 2, 4, 8 and 16 frames around, then again; a condition is the mean of its tokens.
+    """Residual blocks with dilations of 1, 2, 4, 8, 16, 1, 2... frames; a condition is the mean of its tokens.
 
     width: channels of every block, even.
     depth: number of blocks.
     """
 
-    # The constructor is the schema of the options: each has a type and a default. The first three are not options:
-    # they follow from codec, splitter and conditioner.
+    # The constructor is the schema of the options: each needs a type, and is required if it has no default. The first
+    # three are derived from codec, splitter and conditioner, and cannot be set.
     def __init__(
         self,
         *,
@@ -67,15 +67,15 @@ class PartName(Denoiser):
         self.width = width
         self.enter = nn.Conv1d(channels + context_channels, width, 1)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        # One layer and one learned null for every condition there is; a null replaces an absent condition.
+        # One layer and one learned null for each condition; the null replaces an absent condition.
         self.conditions = nn.ModuleDict({name: nn.Linear(e, width) for name, e in condition_widths.items()})
         self.nulls = nn.ParameterDict({name: nn.Parameter(torch.zeros(e)) for name, e in condition_widths.items()})
         self.blocks = nn.ModuleList(Block(width, 2 ** (i % 5)) for i in range(depth))
         self.leave = nn.Conv1d(width, channels, 1)
 
     def forward(self, noisy: Tensor, timestep: Tensor, context: Tensor | None, condition: Condition) -> Tensor:
-        """(b, c, l) noisy latents, (b,) steps, (b, c', l) context or None, condition -> (b, c, l) prediction."""
-        # Any number of frames has to do. If your network needs a multiple of some number, pad here and crop again.
+        """(b, c, l) noisy latents, (b,) timesteps, (b, c', l) context or None, condition -> (b, c, l) prediction."""
+        # Accept any number of frames. If your network needs a multiple of some number, pad here and crop the result.
         seen = torch.cat([noisy, context], dim=1) if context is not None and self.context_channels else noisy
         frames, features = self.enter(seen), self._features(timestep, condition, noisy)
         for block in self.blocks:
@@ -83,14 +83,14 @@ class PartName(Denoiser):
         return self.leave(frames)
 
     def _features(self, timestep: Tensor, condition: Condition, noisy: Tensor) -> Tensor:
-        """(b,) steps and the condition -> (b, width) features of both."""
+        """(b,) timesteps and the condition -> (b, width) features of both."""
         features = self.time(waves(timestep, self.width).to(noisy.dtype))
         filled = fill_nulls(condition, dict(self.nulls.items()))
         for name, layer in self.conditions.items():
             tokens, mask = filled[name]
-            # Masked tokens may hold anything, and are not read.
+            # Masked tokens can contain anything and must have no effect.
             valid = tokens.where(mask[..., None], torch.zeros_like(tokens)).to(noisy.dtype)
             features = features + layer(valid.sum(1) / mask.sum(1, keepdim=True))
         return functional.silu(features)
 
-    # If much of the work depends on the step and the condition alone, do it once in `prepare_for_sampling`.
+    # If much of the work depends only on the timestep and the condition, do it once in `prepare_for_sampling`.
