@@ -15,7 +15,7 @@ import soundfile
 import torch
 import yaml
 from accidents import DAMAGES, HERE, Case, damaged
-from small import RATE, UNET, tone, write_music
+from small import RATE, tone, write_music
 
 import codecdiff
 from codecdiff import config, registry, training
@@ -34,11 +34,12 @@ from codecdiff.training import read_logs
 from codecdiff.training.state import verify_generation
 
 STARTER = HERE.parents[1] / "plugins/codecdiff-starter/codecdiff_starter/model"
+DENOISER = {"name": "dit", "width": 8, "depth": 1, "heads": 2}
 PARTS = (  # whose code codecdiff.json and run.lock record
     *(("codecs", name) for name in ("dac", "normalized")),
     *(("splitters", name) for name in ("coarse-first", "parallel")),
     *(("conditioners", name) for name in ("words", "cached")),
-    ("denoisers", "unet"),
+    ("denoisers", DENOISER["name"]),
 )
 NAMES = {  # of commands, and of the methods that return their words
     "train-two": "train_two",
@@ -104,7 +105,7 @@ class Cases:
             "codec": self.codec,
             "splitter": {"name": "coarse-first"},
             "conditioner": {"name": "words"},
-            "denoiser": {**UNET, "width": 8, "multipliers": [1], "layers": ["text"]},
+            "denoiser": DENOISER,
             "data": {"store": str(self.store), "validation_fraction": 0.4},
             "train": {**train, "checkpointing_steps": 2, "validation_steps": 2},
             "diffusion": {"num_train_timesteps": 10},
@@ -176,7 +177,7 @@ class Cases:
                 "codec": self.codec,
                 "splitter": {"name": "coarse-first"},
                 "conditioner": {"name": "words"},
-                "denoiser": {**UNET, "width": 8, "multipliers": [1], "layers": ["text"]},
+                "denoiser": DENOISER,
                 "data": {"audio": str(self.folder / "more"), "validation_fraction": 0.7},
                 "train": train,
                 "diffusion": {"num_train_timesteps": 10},
