@@ -116,7 +116,7 @@ class Case:
 
     def __init__(self, name: str, folder: Path, *words: str | Path):
         self.name, self.out = name, folder / "runs" / name / "out"
-        self.words = [str(self.out / w[1:]) if w[:1] == "@" else w for w in map(str, words)]
+        self.words = [re.sub("(^|=)@", rf"\1{self.out}/", str(word)) for word in words]
         self.operations: list[str] = []
         self.expected: dict[str, Any] = {}
         self.seconds = 0.0
