@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, is_tensorboard_available
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -63,7 +64,7 @@ def new_accelerator(
 
     Without `mixed_precision`, accelerate's own setting holds. `report_to` names trackers of accelerate, or is one, and
     `config` is what they keep; TensorBoard may be missing. Processes wait for each other up to a day: the first encodes
-    while the others wait. Raises ConfigError where accelerate is set to something else.
+    while the others wait. Raises ConfigError where accelerate is set to something else, or knows no such tracker.
     """
     set_outside = os.environ.get("ACCELERATE_MIXED_PRECISION")
     if mixed_precision and set_outside and set_outside != mixed_precision:
@@ -71,10 +72,14 @@ def new_accelerator(
             f"mixed_precision={mixed_precision}, but accelerate is set to {set_outside}. Leave one of them out, or "
             f"start with: accelerate launch --mixed_precision {mixed_precision}."
         )
+    names = [name for name in (report_to if isinstance(report_to, list) else [report_to]) if name not in ("", "none")]
+    installed = ["none", "all", *map(str, get_available_trackers())]
+    if unknown := [name for name in names if isinstance(name, str) and name not in ("tensorboard", *installed)]:
+        raise ConfigError(f"No tracker '{unknown[0]}' for report_to. Installed: {', '.join(installed)}.")
     accelerator = Accelerator(
         mixed_precision=mixed_precision,
         cpu=not torch.accelerator.is_available(),  # undecided, each of several processes takes itself for the first
-        log_with=None if report_to == "tensorboard" and not is_tensorboard_available() else report_to or None,
+        log_with=[name for name in names if name != "tensorboard" or name in installed] or None,
         project_dir=str(output),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
     )
@@ -119,8 +124,7 @@ def _average(decay: float) -> Any:
         means, values = list(averaged), list(current)  # of one type: torch groups them into few kernels
         if not means[0].is_floating_point():
             return torch._foreach_copy_(means, values)  # pyright: ignore[reportPrivateImportUsage]
-        n = int(count)
-        weight = 1 - min(decay, (1 + n) / (10 + n))
+        weight = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
         torch._foreach_lerp_(means, values, weight)  # pyright: ignore[reportPrivateImportUsage]
 
     return update
@@ -311,8 +315,7 @@ class StageTrainer:
             return f"{crops:.3g} crops/s"
         flops, bf16, tf32 = self.cost
         rate, is_mixed = flops / seconds_per_step / 1e12, self.accelerator and self.accelerator.mixed_precision != "no"
-        peak = bf16 if is_mixed else tf32
-        return f"{crops:.3g} crops/s, {rate:.3g} TFLOP/s ({rate / peak:.0%} of the peak)"
+        return f"{crops:.3g} crops/s, {rate:.3g} TFLOP/s ({rate / (bf16 if is_mixed else tf32):.0%} of the peak)"
 
     def step(self, *inputs: StageInput) -> float:
         """Take one optimizer step on the mean gradient of some inputs, and return the mean loss before it.
@@ -321,10 +324,9 @@ class StageTrainer:
         gradient is not finite.
         """
         self.denoiser.train()
-        accelerator, count = self.accelerator, len(inputs)
+        accelerator, count, value = self.accelerator, len(inputs), 0.0
         num_parts = count * (accelerator.num_processes if accelerator else 1)
         self.optimizer.zero_grad(set_to_none=True)
-        value = 0.0
         for i, part in enumerate(inputs):
             loss = self.loss(part, num_parts)
             self._require_finite("loss", float(loss.detach()), num_parts, part)
@@ -348,9 +350,7 @@ class StageTrainer:
         """Raise TrainingDiverged, naming samples and noise levels, for a value that is infinite or not a number."""
         if math.isfinite(value):
             return
-        pairs = [
-            pair for part in inputs for pair in zip(part.sample_indices, self.draw(part, num_parts)[1], strict=True)
-        ]
+        pairs = [p for part in inputs for p in zip(part.sample_indices, self.draw(part, num_parts)[1], strict=True)]
         levels = ", ".join(f"{index} at {int(timestep)}" for index, timestep in pairs[:16])
         total = self.stage.train_scheduler.config.num_train_timesteps
         raise TrainingDiverged(

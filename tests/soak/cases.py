@@ -132,7 +132,7 @@ class Cases:
 
     def _few_steps(self) -> list[str]:
         steps = ["train.max_train_steps=2", "train.checkpointing_steps=1"]
-        return [*steps, f"data.store={self.store}", "report_to=", "output=@"]
+        return [*steps, f"data.store={self.store}", "report_to=none", "output=@"]
 
     def _replay(self) -> list[Any]:
         """Train a model again, and keep it."""
