@@ -32,9 +32,9 @@ class Experiment(config.ExperimentConfig):  # the model and its training: codecd
     output: Path = Path("runs/discodiff")
     stage: str = "all"  # or the name of one stage, to train it alone
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None  # null: what `accelerate launch` says
-    report_to: str | list[str] = "tensorboard"  # trackers of accelerate, as in wandb; all: those installed
+    report_to: str | list[str] = "tensorboard"  # trackers of accelerate, as in wandb; all: those installed; or none
     prompts: list[str] = Field(default=[])  # to sample; none: captions of the music
-    seconds: float = Field(default=10.0, gt=0, le=3600)  # of each sample
+    seconds: float = Field(default=10.0, ge=0.001, le=3600)  # of each sample
 
     @property
     def model(self) -> Path:

@@ -293,6 +293,17 @@ def test_a_run_is_reported_to_any_tracker(tmp_path: Path) -> None:
     assert Tracker.rows == [{"seed": 3, "a.b": "[1]", "c": "null"}, (2, {"primary/loss": 0.5})]
 
 
+def test_a_tracker_that_is_not_installed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codecdiff.training.trainer.get_available_trackers", lambda: ["wandb"])
+    for unknown in ("comet_ml", ["wandb", "tensorbord"]):
+        with pytest.raises(
+            UserError, match=r"No tracker '(comet_ml|tensorbord)' for report_to. Installed: none, all, wandb"
+        ):
+            new_accelerator(tmp_path, report_to=unknown)
+    assert not new_accelerator(tmp_path, report_to="tensorboard").trackers
+    assert not new_accelerator(tmp_path, report_to="none").trackers
+
+
 def test_a_sample_is_written_and_logged_with_the_trackers_that_take_audio(tmp_path: Path) -> None:
     logged: list[Any] = []
 

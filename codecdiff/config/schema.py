@@ -52,7 +52,7 @@ class TrainConfig(Config):
     max_train_steps: PositiveInt = 1000
     train_batch_size: PositiveInt = 16  # crops per process, computed at once
     gradient_accumulation_steps: PositiveInt = 1  # such batches per process in one step
-    crop_seconds: float = Field(default=6.0, gt=0, le=3600)
+    crop_seconds: float = Field(default=6.0, ge=0.001, le=3600)
     learning_rate: PositiveFloat = 1e-4
     warmup_steps: int = Field(default=100, ge=0)
     lr_scheduler: Literal["cosine", "constant"] = "cosine"

@@ -190,7 +190,7 @@ def _place_problem(file: Path, audio: str) -> str:
     is_relative = "\\" not in audio and not PurePosixPath(audio).is_absolute() and not PureWindowsPath(audio).drive
     if is_relative and "\0" not in audio and (os.path.commonpath([folder, home]) != os.path.sep or home == os.path.sep):
         return ""
-    return f"'{file}' names a folder of audio in another place, {audio!r}. If it is right, name it: --audio {folder!r}."
+    return f"'{file}' names audio elsewhere, {audio!r}. If it is right, name it: --audio {folder!r}, or move the file."
 
 
 def _row(values: dict[str, Any], file: Path) -> ManifestRow:

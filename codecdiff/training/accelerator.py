@@ -38,7 +38,7 @@ def new_accelerator(
 
     Without `mixed_precision`, accelerate's own setting holds. `report_to` names trackers of accelerate, or is one, and
     `config` is what they keep; TensorBoard may be missing. Processes wait for each other up to a day: the first encodes
-    while the others wait. Raises ConfigError where accelerate is set to something else.
+    while the others wait. Raises ConfigError if accelerate is set to something else, or has no such tracker.
     """
     set_outside = os.environ.get("ACCELERATE_MIXED_PRECISION")
     if mixed_precision and set_outside and set_outside != mixed_precision:
@@ -46,10 +46,14 @@ def new_accelerator(
             f"mixed_precision={mixed_precision}, but accelerate is set to {set_outside}. Leave one of them out, or "
             f"start with: accelerate launch --mixed_precision {mixed_precision}."
         )
+    names = [name for name in (report_to if isinstance(report_to, list) else [report_to]) if name not in ("", "none")]
+    installed = ["none", "all", *map(str, get_available_trackers())]
+    if unknown := [name for name in names if isinstance(name, str) and name not in ("tensorboard", *installed)]:
+        raise ConfigError(f"No tracker '{unknown[0]}' for report_to. Installed: {', '.join(installed)}.")
     accelerator = Accelerator(
         mixed_precision=mixed_precision,
         cpu=not torch.accelerator.is_available(),  # undecided, each of several processes takes itself for the first
-        log_with=None if report_to == "tensorboard" and not is_tensorboard_available() else report_to or None,
+        log_with=[name for name in names if name != "tensorboard" or name in installed] or None,
         project_dir=str(output),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
     )

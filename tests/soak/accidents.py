@@ -4,9 +4,10 @@
     python tests/soak/accidents.py kill --case encode --every 7            # every seventh operation of one command
 
 A tiny run of each command is forked from a warm process, whose library `disk.c` sees each operation on its output.
-What the same command leaves, when it is run again after an accident, must equal what it leaves without one.
+What the same command leaves, when it is run again after an accident, must equal what it leaves without one. It is run
+again once from states of the disk that are equal but for times and processes.
 
-kill    SIGKILL at each file operation, half of what it writes written
+kill    SIGKILL at each file operation, half of what it writes written: one run stops at each, and the disk is copied
 chain   SIGKILLs at random times, until the command has ended
 full    a full disk, and one that fails, from each operation on: a sentence, an error status, nothing broken
 damage  a bit flipped, cut, zeroed, appended, swapped or missing in any file: noticed, and the file named
@@ -17,8 +18,8 @@ from __future__ import annotations
 import argparse
 import ctypes
 import errno
+import gc
 import hashlib
-import importlib
 import json
 import os
 import random
@@ -39,6 +40,10 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 VOLATILE = {"seconds", "peak_memory", "inference seconds", "training_seconds"}  # keys of JSON
 CACHE = re.compile(r"[0-9a-f]+-\d+\.safetensors")  # of embeddings: named by time and process
+LEFTOVER = re.compile(r"\.\w+-\d+-\w+(?=\.partial)")  # named by process and at random
+MEMORY = Path("/dev/shm")  # a disk that flushes at once
+NAMES = 199  # descriptor to which `disk.c` writes the names of operations
+REPORTS = {".html": b"</html>", ".svg": b"</svg>", ".png": b"IEND\xaeB`\x82", ".md": b""}  # and how they end
 DAMAGES = ("flip", "cut", "zero", "append", "swap", "missing")
 FAULTS = (errno.ENOSPC, errno.EIO)
 SENTENCE = re.compile(r"No space left on device|Input/output error|samples are on the disk|cannot be written")
@@ -53,12 +58,49 @@ def start_with_disk(folder: Path) -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **threads, "LD_PRELOAD": str(library)})
 
 
+class Snapshot(NamedTuple):
+    """What a folder holds: permissions, time and contents of each file, None for folders, by name."""
+
+    files: dict[str, tuple[int, int, bytes | None]]
+
+    @classmethod
+    def of(cls, folder: Path, seen: dict[bytes, bytes]) -> Snapshot:
+        """Copy a folder; equal contents are held once."""
+        files = {}
+        for path in sorted(folder.rglob("*")):
+            status, data = path.stat(), None if path.is_dir() else path.read_bytes()
+            kept = None if data is None else seen.setdefault(data, data)
+            files[str(path.relative_to(folder))] = (status.st_mode, status.st_mtime_ns, kept)
+        return cls(files)
+
+    def restore(self, folder: Path) -> None:
+        """Make a folder what it was."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name, (_, _, data) in self.files.items():
+            if data is None:
+                (folder / name).mkdir()
+            else:
+                (folder / name).write_bytes(data)
+        for name, (mode, time_ns, _) in reversed(self.files.items()):
+            (folder / name).chmod(mode)
+            os.utime(folder / name, ns=(time_ns, time_ns))
+
+
 class Outcome(NamedTuple):
     """How a run ended: its status, minus the signal that ended it; what it printed; the operations it reached."""
 
     status: int
     words: str
     operations: list[str]
+
+
+def _write_to(file: Path, *numbers: int) -> None:
+    """Have these descriptors write to a file."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for number in numbers:
+        os.dup2(descriptor, number)
+    os.close(descriptor)
 
 
 def careless() -> None:
@@ -74,10 +116,13 @@ class Case:
 
     def __init__(self, name: str, folder: Path, *words: str | Path):
         self.name, self.out = name, folder / "runs" / name / "out"
-        self.words = [str(self.out / w[1:]) if w[:1] == "@" else w for w in map(str, words)]
+        self.words = [re.sub("(^|=)@", rf"\1{self.out}/", str(word)) for word in words]
         self.operations: list[str] = []
         self.expected: dict[str, Any] = {}
         self.seconds = 0.0
+        self._snapshots: list[Snapshot] = []
+        self._contents: dict[bytes, bytes] = {}  # of their files
+        self._problems: dict[Any, list[str]] = {}  # after the command was run again, by what the disk held before
 
     def run(self, at: int = 0, error: int = 0, kill_after: float | None = None) -> Outcome:
         """Run the command in a forked process, with an accident at an operation or after some seconds."""
@@ -91,33 +136,34 @@ class Case:
     def start(self, at: int = 0, error: int = 0, number: int = 0) -> int:
         """Start the command in a forked process, the `number`-th at once, and return the process."""
         self.out.mkdir(parents=True, exist_ok=True)
-        said, names = (self.out.parent / f"{name}-{number}" for name in ("said", "names"))
         if child := os.fork():
             return child
         status = 70
         try:
-            for file, numbers in ((said, (1, 2)), (names, (199,))):
-                descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-                for each in numbers:
-                    os.dup2(descriptor, each)
-            status = self._main(at, error)
-            if not self.operations:
-                (self.out.parent / "modules").write_text("\n".join(sys.modules))
+            _write_to(self._file("said", number), 1, 2)
+            _write_to(self._file("names", number), NAMES)
+            status = self._main(at, error, NAMES)
         finally:
             os._exit(status)
 
+    def _file(self, name: str, number: int = 0) -> Path:
+        return self.out.parent / f"{name}-{number}"
+
     def outcome(self, child: int, number: int = 0) -> Outcome:
         """Wait for a process that was started, and return how it ended."""
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        said, names = (self.out.parent / f"{name}-{number}" for name in ("said", "names"))
+        while os.WIFSTOPPED(status := os.waitpid(child, os.WUNTRACED)[1]):
+            self._snapshots.append(Snapshot.of(self.out, self._contents))
+            os.kill(child, signal.SIGCONT)
+        said, names = (self._file(name, number) for name in ("said", "names"))
+        status = os.waitstatus_to_exitcode(status)
         return Outcome(status, said.read_text(errors="replace"), names.read_text(errors="replace").splitlines())
 
-    def _main(self, at: int, error: int) -> int:
+    def _main(self, at: int, error: int, names: int) -> int:
         from codecdiff.cli.main import main
 
         main = careless if self.name == "careless" else main
         sys.argv = ["codecdiff", *self.words]
-        ctypes.CDLL(None).disk_arm(os.fsencode(self.out), ctypes.c_long(at), error, 199)
+        ctypes.CDLL(None).disk_arm(os.fsencode(self.out), ctypes.c_long(at), error, names)
         try:
             main()
         except SystemExit as ended:
@@ -128,20 +174,26 @@ class Case:
         return 0
 
     def prepare(self) -> None:
-        """Run the command without an accident, twice, and note what it does and leaves."""
-        for is_warm in (False, True):
-            shutil.rmtree(self.out, ignore_errors=True)
-            start = time.monotonic()
-            outcome = self.run()
-            self.seconds = time.monotonic() - start
-            assert outcome.status == 0, f"{self.name}: {outcome.words}"
-            if not is_warm:  # what the command imports is imported once
-                self.expected = self.result()
-                for name in (self.out.parent / "modules").read_text().splitlines():
-                    with suppress(Exception):
-                        importlib.import_module(name)
-        self.operations = outcome.operations
-        assert not self.differences(), f"{self.name} leaves other things each time: {self.differences()}"
+        """Run the command without an accident, twice, and note what it does and leaves.
+
+        First in this process: what it imports, compiles and caches is then there in each that is forked.
+        """
+        shutil.rmtree(self.out, ignore_errors=True)
+        self.out.mkdir(parents=True)
+        said, streams = self._file("said"), [os.dup(number) for number in (1, 2)]
+        _write_to(said, 1, 2)
+        status = self._main(0, 0, -1)
+        for number, stream in zip((1, 2), streams, strict=True):
+            os.dup2(stream, number)
+        assert status == 0, f"{self.name}: {said.read_text()}"
+        self.expected = self.result()
+        gc.collect()
+        gc.freeze()  # a collection in a forked process would copy all memory
+        shutil.rmtree(self.out)
+        start = time.monotonic()
+        outcome = self.run()
+        self.seconds, self.operations = time.monotonic() - start, outcome.operations
+        assert not (wrong := self._stuck(outcome) or self.differences()), f"{self.name} is not the same again: {wrong}"
 
     def result(self) -> dict[str, Any]:
         """Return what is in the output, without what differs from run to run: times and memory."""
@@ -152,11 +204,19 @@ class Case:
         return result
 
     def finish(self) -> list[str]:
-        """Run the command again, and return what is wrong then."""
-        outcome = self.run()
-        if outcome.status:
-            return [f"is stuck with {outcome.status}: {outcome.words[-1500:]}"]
-        return self.differences()
+        """Run the command again, unless it was from such a state, and return what is wrong then."""
+        files = (file for file in self.out.rglob("*"))
+        names = {file: LEFTOVER.sub("", file.relative_to(self.out).as_posix()) for file in files}
+        state = sorted((name, "" if file.is_dir() else repr(contents(file))) for file, name in names.items())
+        return self._once(tuple(state), lambda: self._stuck(self.run()) or self.differences())
+
+    def _once(self, key: Any, trial: Callable[[], list[str]]) -> list[str]:
+        if key not in self._problems:
+            self._problems[key] = trial()
+        return self._problems[key]
+
+    def _stuck(self, outcome: Outcome) -> list[str]:
+        return [f"is stuck with {outcome.status}: {outcome.words[-1500:]}"] if outcome.status else []
 
     def differences(self) -> list[str]:
         """Return the names of files that are not what they should be."""
@@ -166,17 +226,26 @@ class Case:
     # Accidents. Each returns what is wrong afterwards.
 
     def kill(self, number: int, seed: int) -> list[str]:
-        """Kill the command at an operation."""
-        shutil.rmtree(self.out, ignore_errors=True)
-        outcome = self.run(number + 1)
-        problems = [] if outcome.status == -signal.SIGKILL else [f"was not killed: {outcome.status} {outcome.words}"]
-        return [*problems, *self.finish()]
+        """Run the command again from the disk that it leaves if it is killed at an operation."""
+        if not self._snapshots:
+            shutil.rmtree(self.out, ignore_errors=True)
+            self.run(-1)
+        assert len(self._snapshots) == len(self.operations), f"{self.name} does not do the same each time"
+        self._snapshots[number].restore(self.out)
+        return self.finish()
 
     def full(self, number: int, seed: int) -> list[str]:
         """Fill up the disk, or have it fail, from an operation on."""
+        first, fault = number // 2, FAULTS[number % 2]
+        fails = next((i for i, name in enumerate(self.operations) if i >= first and name[0] == "+"), -1)
+        return self._once(
+            (fails, fault, "write" in self.operations[fails] and fails == first), lambda: self._fill(first, fault)
+        )
+
+    def _fill(self, number: int, fault: int) -> list[str]:
         shutil.rmtree(self.out, ignore_errors=True)
-        outcome, problems = self.run(number // 2 + 1, FAULTS[number % 2]), []
-        what = f"{os.strerror(FAULTS[number % 2])} at {self.operations[number // 2]}"
+        outcome, problems = self.run(number + 1, fault), []
+        what = f"{os.strerror(fault)} at {self.operations[number].lstrip('+')}"
         if "Traceback (most" in outcome.words or outcome.status not in (0, 1):
             problems.append(f"{what} ends with {outcome.status}: {outcome.words[-1500:]}")
         elif outcome.status and not SENTENCE.search(outcome.words):
@@ -214,8 +283,10 @@ def contents(file: Path) -> Any:
             return steady(json.loads(data))
     except ValueError:
         return "torn"
-    if file.suffix in (".html", ".md", ".svg", ".png") or file.name == "seconds.txt":
-        return "a report" if data else "empty"
+    if file.suffix in REPORTS:
+        return "a report" if data and data.rstrip().endswith(REPORTS[file.suffix]) else "torn"
+    if file.name == "seconds.txt":
+        return data.count(b"\n")
     return hashlib.sha256(data).hexdigest()
 
 
@@ -279,7 +350,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--state", type=Path, help="file that keeps what is done")
     options = parser.parse_args()
-    folder = Path(os.environ.get("SOAK_FOLDER") or tempfile.mkdtemp(prefix="soak-"))
+    folder = Path(
+        os.environ.get("SOAK_FOLDER") or tempfile.mkdtemp(prefix="soak-", dir=MEMORY if MEMORY.is_dir() else None)
+    )
     start_with_disk(folder)
     from cases import Cases
 
@@ -287,14 +360,18 @@ def main() -> None:
     if options.state and options.state.exists() and json.loads(options.state.read_text())["seed"] == options.seed:
         state = json.loads(options.state.read_text())
     try:
+        saved = time.monotonic()
         for name, problems in accidents(options, state, Cases(folder)):
             state["done"][name] = problems
             if problems:
                 sys.stdout.write(f"BAD {name}: {problems}\n")
                 sys.stdout.flush()
-            if options.state:
+            if options.state and time.monotonic() > saved + 2:
                 options.state.write_text(json.dumps(state, indent=1))
+                saved = time.monotonic()
     finally:
+        if options.state:
+            options.state.write_text(json.dumps(state, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
     bad = {name: problems for name, problems in state["done"].items() if problems}
     for kind in options.kinds:

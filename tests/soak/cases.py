@@ -15,7 +15,7 @@ import soundfile
 import torch
 import yaml
 from accidents import DAMAGES, HERE, Case, damaged
-from small import RATE, UNET, tone, write_music
+from small import RATE, tone, write_music
 
 import codecdiff
 from codecdiff import config, registry, training
@@ -34,24 +34,17 @@ from codecdiff.testing.tiny import write_tiny
 from codecdiff.training import read_logs
 
 STARTER = HERE.parents[1] / "plugins/codecdiff-starter/codecdiff_starter/model"
+DENOISER = {"name": "dit", "width": 8, "depth": 1, "heads": 2}
 PARTS = (  # whose code codecdiff.json and run.lock record
     *(("codecs", name) for name in ("dac", "normalized")),
     *(("splitters", name) for name in ("coarse-first", "parallel")),
     *(("conditioners", name) for name in ("words", "cached")),
-    ("denoisers", "unet"),
+    ("denoisers", DENOISER["name"]),
 )
-NAMES = {  # of commands, and of the methods that return their words
-    "train-two": "train_two",
-    "train-one": "train_one",
-    "encode": "encode",
-    "import": "import_folder",
-    "import-hf": "import_hf",
-    "evaluate": "evaluate",
-    "compare": "compare",
-    "generate": "generate",
-    "edit": "edit",
-    "rank": "rank",
-}
+NAMES = (  # of commands; the method of that name returns its words
+    *("train-two", "train-one", "adapter", "distill", "replay", "encode", "import", "import-hf", "split", "caption"),
+    *("rank", "evaluate", "compare", "listen", "generate", "edit", "new-plugin"),
+)
 
 
 class Cases:
@@ -76,7 +69,7 @@ class Cases:
     def case(self, name: str) -> Case:
         """Return a command by its name, after a run without accidents."""
         if name not in self._cases:
-            case = Case(name, self.folder, *getattr(self, NAMES.get(name, name))())
+            case = Case(name, self.folder, *getattr(self, f"_{name}".replace("-", "_"))())
             case.prepare()
             self._cases[name] = case
         return self._cases[name]
@@ -104,7 +97,7 @@ class Cases:
             "codec": self.codec,
             "splitter": {"name": "coarse-first"},
             "conditioner": {"name": "words"},
-            "denoiser": {**UNET, "width": 8, "multipliers": [1], "layers": ["text"]},
+            "denoiser": DENOISER,
             "data": {"store": str(self.store), "validation_fraction": 0.4},
             "train": {**train, "checkpointing_steps": 2, "validation_steps": 2},
             "diffusion": {"num_train_timesteps": 10},
@@ -117,11 +110,11 @@ class Cases:
         file.write_text(yaml.safe_dump({**settings, **changes}))
         return file
 
-    def train_two(self) -> list[Any]:
+    def _train_two(self) -> list[Any]:
         """Train a model of two stages."""
         return ["train", "--config", self._settings("two"), "output=" + str(self.folder / "runs/train-two/out")]
 
-    def train_one(self) -> list[Any]:
+    def _train_one(self) -> list[Any]:
         """Train a model of one stage, with its music encoded first, and features of prompts in a cache."""
         out = self.folder / "runs/train-one/out"
         words = {"name": "cached", "folder": str(out / "cache"), "conditioner": {"name": "words"}}
@@ -129,16 +122,32 @@ class Cases:
         file = self._settings("one", splitter={"name": "parallel"}, conditioner=words, data=data)
         return ["train", "--config", file, f"output={out}"]
 
-    def encode(self) -> list[Any]:
+    def _adapter(self) -> list[Any]:
+        """Train an adapter of both stages of a model."""
+        return ["train", "--adapter", "lora", f"start_from={self.model}", "adapter.rank=2", *self._few_steps()]
+
+    def _distill(self) -> list[Any]:
+        """Distill one stage of a model."""
+        return ["distill", self.model, "--stage", "secondary", "--steps", "2", *self._few_steps()]
+
+    def _few_steps(self) -> list[str]:
+        steps = ["train.max_train_steps=2", "train.checkpointing_steps=1"]
+        return [*steps, f"data.store={self.store}", "report_to=none", "output=@"]
+
+    def _replay(self) -> list[Any]:
+        """Train a model again, and keep it."""
+        return ["replay", self.model, f"data.store={self.store}", f"codec.model={self.codec['model']}", "-o", "@r"]
+
+    def _encode(self) -> list[Any]:
         """Encode music into a store of several shards."""
         options = ["--codec", "dac", "--set", f"model={self.codec['model']}", "--continuous"]
         return ["encode", self.music, "-o", "@store", *options, "--shard-minutes", "0.004", "--workers", "1"]
 
-    def import_folder(self) -> list[Any]:
+    def _import(self) -> list[Any]:
         """Make a manifest of a folder."""
         return ["data", "import", "folder", self.music, "-o", "@m.parquet"]
 
-    def import_hf(self) -> list[Any]:
+    def _import_hf(self) -> list[Any]:
         """Make a manifest of a data set in the format of the hub, whose audio is written to a folder."""
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -149,7 +158,23 @@ class Cases:
         pq.write_table(pa.table({"audio": audio, "text": ["one", "two", "three"]}), home / "train.parquet")
         return ["data", "import", "hf", home, "--audio", "@audio", "-o", "@m.parquet"]
 
-    def evaluate(self) -> list[Any]:
+    def _split(self) -> list[Any]:
+        """Assign splits to the tracks of a manifest."""
+        return ["data", "split", self.case("import").out / "m.parquet", "-o", "@s.parquet"]
+
+    def _caption(self) -> list[Any]:
+        """Caption the tracks of a manifest."""
+        return ["data", "caption", self.case("import").out / "m.parquet", "--with", "tags", "-o", "@c.jsonl"]
+
+    def _listen(self) -> list[Any]:
+        """Write a listening test."""
+        return ["listen", self.music, write_music(self.folder / "other", 3, 0.3), "-o", "@l.html", "--n", "2"]
+
+    def _new_plugin(self) -> list[Any]:
+        """Write a package."""
+        return ["new-plugin", "splitter", "mine", "--into", "@p"]
+
+    def _evaluate(self) -> list[Any]:
         """Evaluate what a model generates."""
         prompts = self.folder / "prompts.txt"
         prompts.write_text("a tone\na bell\n")
@@ -167,7 +192,7 @@ class Cases:
             *options,
         ]
 
-    def compare(self) -> list[Any]:
+    def _compare(self) -> list[Any]:
         """Compare two variants."""
         write_music(self.folder / "more", 10, 1.2)
         train = {"max_train_steps": 2, "warmup_steps": 0, "train_batch_size": 2, "crop_seconds": 0.2}
@@ -176,7 +201,7 @@ class Cases:
                 "codec": self.codec,
                 "splitter": {"name": "coarse-first"},
                 "conditioner": {"name": "words"},
-                "denoiser": {**UNET, "width": 8, "multipliers": [1], "layers": ["text"]},
+                "denoiser": DENOISER,
                 "data": {"audio": str(self.folder / "more"), "validation_fraction": 0.7},
                 "train": train,
                 "diffusion": {"num_train_timesteps": 10},
@@ -192,20 +217,20 @@ class Cases:
         file.write_text(yaml.safe_dump({**settings, "evaluation": sizes}))
         return ["compare", file, "-o", "@c"]
 
-    def generate(self) -> list[Any]:
+    def _generate(self) -> list[Any]:
         """Generate two files."""
         options = ["--takes", "2", "--seconds", "0.2", "--seed", "3"]
         return ["generate", "a tone", "--model", self.model, "-o", "@a.flac", *options]
 
-    def edit(self) -> list[Any]:
+    def _edit(self) -> list[Any]:
         """Edit a file."""
         return ["vary", self.music / "0.wav", "--model", self.model, "-o", "@a.wav", "--seed", "1"]
 
-    def careless(self) -> list[Any]:
+    def _careless(self) -> list[Any]:
         """Write files as no command should, to try the harness itself."""
         return ["careless", "@a.txt"]
 
-    def rank(self) -> list[Any]:
+    def _rank(self) -> list[Any]:
         """Rank tracks by how like they are to others."""
         for name, count in (("ours", 4), ("theirs", 5)):
             home = self.folder / name

@@ -2,7 +2,8 @@
 
    Everything that changes files below a folder is an operation, counted from 1 since `disk_arm`. At operation `at` the
    process is killed, half of what it writes written; or it gets an error, and so does everything from then on that
-   needs room, while files can still be renamed and deleted, as on a full disk. */
+   needs room, while files can still be renamed and deleted, as on a full disk. If `at` is negative, it stops at each
+   operation, in the state in which it would be killed, until it gets SIGCONT. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -50,9 +51,10 @@ static int is_watched(int file) { return root_length && file >= 0 && file < FILE
 static int happens(const char *name, const char *path, int needs_room, int *is_now)
 {
     long number = ++count;
-    if (names >= 0) dprintf(names, "%s %s\n", name, path ? path : "");
+    if (names >= 0) dprintf(names, "%s%s %s\n", needs_room ? "+" : "", name, path ? path : "");
     int now = number == at;
     if (is_now) *is_now = now;
+    if (at < 0) return is_now ? 1 : raise(SIGSTOP); // what writes stops in between
     if (!failure) {
         if (now && !is_now) kill(getpid(), SIGKILL);
         return now;
@@ -112,12 +114,18 @@ int fcntl64(int file, int command, ...)
     return result;
 }
 
-/* Write half and be killed or, later, have no room; then nothing. */
-#define WRITE(name, size, half)                                                                                        \
+/* Write half and be killed, stopped or, later, have no room; then nothing. */
+#define WRITE(name, size, half, rest)                                                                                  \
     REAL(name);                                                                                                        \
     int now = 0;                                                                                                       \
     if (is_watched(file) && happens(#name, NULL, 1, &now)) {                                                           \
         ssize_t written = now && (size) > 1 ? real half : 0;                                                           \
+        if (at < 0) {                                                                                                  \
+            raise(SIGSTOP);                                                                                            \
+            if (written < 0) return written;                                                                           \
+            ssize_t last = real rest;                                                                                  \
+            return last < 0 ? last : written + last;                                                                   \
+        }                                                                                                              \
         if (!failure) kill(getpid(), SIGKILL);                                                                         \
         if (written > 0) return written;                                                                               \
         errno = failure;                                                                                               \
@@ -126,43 +134,43 @@ int fcntl64(int file, int command, ...)
 
 ssize_t write(int file, const void *data, size_t size)
 {
-    WRITE(write, size, (file, data, size / 2))
+    WRITE(write, size, (file, data, size / 2), (file, (const char *)data + written, size - written))
     return real(file, data, size);
 }
 
 ssize_t pwrite(int file, const void *data, size_t size, off_t place)
 {
-    WRITE(pwrite, size, (file, data, size / 2, place))
+    WRITE(pwrite, size, (file, data, size / 2, place), (file, (const char *)data + written, size - written, place + written))
     return real(file, data, size, place);
 }
 
 ssize_t pwrite64(int file, const void *data, size_t size, off64_t place)
 {
-    WRITE(pwrite64, size, (file, data, size / 2, place))
+    WRITE(pwrite64, size, (file, data, size / 2, place), (file, (const char *)data + written, size - written, place + written))
     return real(file, data, size, place);
 }
 
 ssize_t writev(int file, const struct iovec *parts, int number)
 {
-    WRITE(writev, number, (file, parts, number / 2))
+    WRITE(writev, number, (file, parts, number / 2), (file, parts + number / 2, number - number / 2))
     return real(file, parts, number);
 }
 
 ssize_t sendfile(int file, int from, off_t *place, size_t size)
 {
-    WRITE(sendfile, size, (file, from, place, size / 2))
+    WRITE(sendfile, size, (file, from, place, size / 2), (file, from, place, size - written))
     return real(file, from, place, size);
 }
 
 ssize_t sendfile64(int file, int from, off64_t *place, size_t size)
 {
-    WRITE(sendfile64, size, (file, from, place, size / 2))
+    WRITE(sendfile64, size, (file, from, place, size / 2), (file, from, place, size - written))
     return real(file, from, place, size);
 }
 
 ssize_t copy_file_range(int from, off64_t *start, int file, off64_t *place, size_t size, unsigned flags)
 {
-    WRITE(copy_file_range, size, (from, start, file, place, size / 2, flags))
+    WRITE(copy_file_range, size, (from, start, file, place, size / 2, flags), (from, start, file, place, size - written, flags))
     return real(from, start, file, place, size, flags);
 }
 

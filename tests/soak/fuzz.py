@@ -107,8 +107,9 @@ def try_input(reader: Reader, folder: Path, contents: bytes) -> str:
     """Read a folder with these contents, and return a traceback if that raises what no reader may."""
     for name, other in {**reader.also, reader.name: contents}.items():
         file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(other)
+        if name == reader.name or not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(other)
     try:
         reader.read(folder)
     except UserError as error:

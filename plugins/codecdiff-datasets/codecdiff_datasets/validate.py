@@ -19,14 +19,14 @@ from codecdiff.files import DamagedFile
 LONG_SECONDS = 3600.0  # a longer track is more often a whole album or a mistake
 
 
-def validate(path: Path, report: Report, checker: AudioChecker | None = None) -> int:
-    """Validate a manifest with its audio, or a store, and return how many rows it holds.
+def validate(path: Path, report: Report, checker: AudioChecker | None = None, audio: Path | None = None) -> int:
+    """Validate a manifest with its audio, in `audio` if it was moved, or a store, and return how many rows it holds.
 
     Raises MissingFile and InvalidValue for what is neither.
     """
     if path.is_dir():
         return _validate_store(path, report)
-    manifest = Manifest.read(path)
+    manifest = Manifest.read(path, audio=audio)
     _check_names(path.name, [row.track for row in manifest.rows], report)
     for row in manifest.rows:
         for field, what, hint in _row_issues(row):

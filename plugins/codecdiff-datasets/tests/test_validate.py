@@ -15,8 +15,10 @@ from codecdiff_datasets import audio_check
 from codecdiff_datasets.audio_check import AudioChecker, check_file, find_audio
 from codecdiff_datasets.validate import validate
 from small import RATE, tone
+from typer.testing import CliRunner
 
 from codecdiff import Codec
+from codecdiff.cli.main import app
 from codecdiff.data.code_store import CodeStore
 from codecdiff.data.encoding.encode import encode_tracks
 from codecdiff.data.encoding.job import EncodeConfig
@@ -117,6 +119,16 @@ def test_trying_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.
     assert len(tried) - 10 == 20 - kept + 1
     assert [round(answer.seconds, 2) for answer in answers] == [0.2, *[0.1] * 19]
     assert not notes.exists()
+
+
+def test_audio_that_was_moved_is_named(tmp_path: Path) -> None:
+    encoded(tmp_path / "audio" / "a.wav")
+    Manifest(tmp_path / "audio", [ManifestRow("a", "a.wav", True, 4.0)]).write(tmp_path / "m.parquet")
+    (tmp_path / "audio").rename(tmp_path / "moved")
+    words = ["data", "check", str(tmp_path / "m.parquet")]
+    assert "1 issue in 1 tracks" in CliRunner().invoke(app, words).output
+    result = CliRunner().invoke(app, [*words, "--audio", str(tmp_path / "moved")])
+    assert (result.exit_code, "0 issues in 1 tracks" in result.output) == (0, True)
 
 
 def checked(path: Path) -> tuple[int, dict[tuple[str, str], str]]:

@@ -238,6 +238,7 @@ def write_attribution(
 def check_data(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A manifest, or a store of codes.", show_default=False)],
     decode: Decode = "ends",
+    audio: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder of the manifest's audio.")] = None,
 ) -> None:
     """List every issue, with its place and how to fix it.
 
@@ -247,14 +248,13 @@ def check_data(
     from codecdiff_datasets.validate import validate
 
     issues: list[Issue] = []
-    log = None if path.is_dir() else beside(path, ".audio-check.jsonl")
-    checker = AudioChecker(check_depth(decode), log)
+    checker = AudioChecker(check_depth(decode), None if path.is_dir() else beside(path, ".audio-check.jsonl"))
     with err.status(f"Checking {path}"):
-        count = validate(path, issues.append, checker)
+        count = validate(path, issues.append, checker, audio)
     for issue in issues:
         out.print(str(issue), soft_wrap=True)
-    what = "rows of the store" if path.is_dir() else "tracks"
-    out.print(f"{len(issues)} {'issue' if len(issues) == 1 else 'issues'} in {count} {what}.")
+    found, rows = "issue" if len(issues) == 1 else "issues", "rows of the store" if path.is_dir() else "tracks"
+    out.print(f"{len(issues)} {found} in {count} {rows}.")
     if issues:
         raise typer.Exit(1)
 
