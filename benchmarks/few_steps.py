@@ -23,7 +23,7 @@ from typing import Any
 import soxr
 import torch
 from codecdiff_eval.eval_sets import edit_mask_of, encode_clips, first_stages_mask
-from codecdiff_eval.metrics.draws import Draws, interval_of
+from codecdiff_eval.metrics.bootstrap import Draws, interval_of
 from codecdiff_eval.results import Estimate
 from quality import predictions_of
 from safetensors.torch import load_file, save_file
