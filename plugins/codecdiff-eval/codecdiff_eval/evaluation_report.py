@@ -93,7 +93,6 @@ def report_of(report: EvalReport, players: Sequence[Players] = ()) -> Report:
             (str(report.facts.get("reference tracks", "–")), "tracks of the reference"),
             (str(len(report.rows)), "metrics"),
         ],
-        files=["report.json", "report.md"],
     )
 
 

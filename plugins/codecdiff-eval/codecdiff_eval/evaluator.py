@@ -248,9 +248,10 @@ class Evaluator:
         try:
             embedder = self._embedder_of(metric, embedder)
             reference = self._compared_with(metric, embedder)
-            if name == SPLIT_HALF:
-                is_clips = isinstance(reference, ClipEmbeddings)
-                return metric.split_half(reference, seed=self.config.seed) if is_clips else ONLY_STATISTICS
+            if name == SPLIT_HALF and isinstance(reference, ClipEmbeddings):
+                return metric.split_half(reference, seed=self.config.seed)
+            if name == SPLIT_HALF or (reference is None and metric.compares == "reference"):
+                return ONLY_STATISTICS
             if isinstance(tracks := sets[name], NotMeasured):
                 return tracks
             clips = self._embed(embedder, name, tracks)

@@ -188,7 +188,6 @@ class MetricConfig:
 class MetricResult:
     """A measured value with its interval, how it was measured, and what to be careful about.
 
-    unit: of the value, empty where it has none.
     chance: the same metric with captions, or requested attributes, permuted at random, if it depends on them.
     upper_bound: the same metric of real music, where it was measured.
     per_clip: the value of every clip by name, where the metric is a mean over clips.
@@ -206,7 +205,6 @@ class MetricResult:
     chance: Estimate | None = None
     upper_bound: Estimate | None = None
     per_clip: Mapping[str, float] = field(default_factory=dict)
-    unit: str = ""
 
     @property
     def estimate(self) -> Estimate:
