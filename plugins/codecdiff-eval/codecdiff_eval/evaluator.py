@@ -275,9 +275,9 @@ class Evaluator:
             return None
         if metric.embedder is None:
             return self._reference_of(embedder)
-        is_told = metric.compares != "prompts" or _num_requests(metric, self.reference.tracks) > 1
+        is_described = metric.compares != "prompts" or _num_requests(metric, self.reference.tracks) > 1
         tracks = self.reference.tracks
-        return self._embed(embedder, THE_REFERENCE, tracks) if tracks and is_told else None
+        return self._embed(embedder, THE_REFERENCE, tracks) if tracks and is_described else None
 
     def _codec_quality(self, sets: EvalSets[Sequence[Track]]) -> list[TargetResult]:
         """Compare what the codec made of clips of the reference with these, if that is to be measured."""

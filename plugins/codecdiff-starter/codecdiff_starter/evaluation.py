@@ -320,13 +320,15 @@ def evaluate_model(
     facts = {"composer version": COMPOSER_VERSION, "options": vars(options)}
     details = {**facts, **measured, "evaluation_seconds": clock.seconds, "memory": clock.memory}
     results = clip_targets(measured["frechet distance"], measured["probes"], estimated, targets)
-    heard = {COMPOSED: evaluated.audio, **{name: audio.get_set(name) for name in COMPARED if name in audio}}
-    noise = DemoExample("", False, {NOISE: heard.pop(NOISE)[0]})
-    examples = [
-        DemoExample(prompt, i % 2 == 0, {name: clips[i] for name, clips in heard.items()})
-        for i, prompt in enumerate(evaluated.prompts[: options.num_examples])
-    ]
-    return DemoResult(results, details, [*examples, noise])
+    sets_to_play = {COMPOSED: evaluated.audio, **{name: audio.get_set(name) for name in COMPARED if name in audio}}
+    return DemoResult(results, details, _examples(evaluated.prompts[: options.num_examples], sets_to_play))
+
+
+def _examples(prompts: Sequence[str], audio: dict[str, Tensor]) -> list[DemoExample]:
+    """Return the clips of every set (n, 1, t) for each of the first prompts, and one of noise."""
+    noise = DemoExample("", False, {NOISE: audio.pop(NOISE)[0]})
+    clips = [{name: each[i] for name, each in audio.items()} for i in range(len(prompts))]
+    return [*(DemoExample(prompt, i % 2 == 0, clips[i]) for i, prompt in enumerate(prompts)), noise]
 
 
 def _compose(options: EvalOptions, num_workers: int) -> dict[str, ComposedClips]:

@@ -187,7 +187,7 @@ def agreement_with_prompts(
     """How far clips agree with what is requested, 0 to 1, over those whose prompts request something.
 
     compared: takes clips, and returns how far clips agree with the requests of clips, both by number.
-    is_mean: whether that is a mean over clips, each of which then has its own value.
+    is_mean: whether that is a mean over clips, so that every clip has a value of its own.
 
     Beside it stand chance, the same for requests permuted at random, and the same of the reference's clips. Raises
     ValueError for fewer than two clips that request something.
@@ -198,8 +198,8 @@ def agreement_with_prompts(
     agreement, each, upper_bound = compared(clips.select(subset)), torch.arange(len(subset)), None
     if reference and len(rows := _rows(reference, requested)) > 1:
         described = reference.select(rows)
-        real = compared(described)
-        upper_bound = bootstrap_tracks(lambda a: real(a, a), described.tracks(), seed=seed).clamp(0, 1)
+        of_reference = compared(described)
+        upper_bound = bootstrap_tracks(lambda a: of_reference(a, a), described.tracks(), seed=seed).clamp(0, 1)
     chance, warnings = permuted(partial(agreement, each), each, seed=seed), []
     if agreement(each, each) <= chance.high:
         warnings.append(f"No better than chance: requests permuted at random score up to {chance.high:.3g}.")
@@ -242,8 +242,8 @@ def labels_compared(
     """Return how far clips agree in labels: a figure of those read of clips and those requested, (n, k) each."""
 
     def compared(clips: ClipEmbeddings) -> Callable[[Tensor, Tensor], float]:
-        found, wanted = (each[:, list(columns)] for each in read(clips))
-        return lambda a, b: figure(found[a], wanted[b])
+        labels, wanted = (each[:, list(columns)] for each in read(clips))
+        return lambda a, b: figure(labels[a], wanted[b])
 
     return compared
 
@@ -285,13 +285,18 @@ def instrument_accuracy(
     if len(requests) > 1 and not mixed:
         raise InvalidValue("Every instrument is requested of all clips or of none: vary the prompts.")
 
-    def mean_accuracy(found: Tensor, wanted: Tensor) -> float:
-        return sum(map(balanced_accuracy, found.T, wanted.T)) / len(mixed)
+    def mean_accuracy(predicted: Tensor, wanted: Tensor) -> float:
+        return sum(map(balanced_accuracy, predicted.T, wanted.T)) / len(mixed)
 
-    compared = labels_compared(partial(_read_instruments, probes=probes), mixed, mean_accuracy)
-    options = {"instruments": [list(probes)[i] for i in mixed], "probes": _probes_hash(probes)}
-    asked: Any = {"requested": requested_instruments, "compared": compared, "options": options, "is_mean": False}
-    return agreement_with_prompts(clips, reference, seed=seed, **asked)
+    return agreement_with_prompts(
+        clips,
+        reference,
+        seed=seed,
+        compared=labels_compared(partial(_read_instruments, probes=probes), mixed, mean_accuracy),
+        requested=requested_instruments,
+        is_mean=False,
+        options={"instruments": [list(probes)[i] for i in mixed], "probes": _probes_hash(probes)},
+    )
 
 
 def _read_instruments(clips: ClipEmbeddings, probes: Mapping[str, Probe]) -> tuple[Tensor, Tensor]:
