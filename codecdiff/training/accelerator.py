@@ -12,12 +12,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import (
-    DistributedType,
-    FullyShardedDataParallelPlugin,
-    InitProcessGroupKwargs,
-    is_tensorboard_available,
-)
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
 
 from codecdiff.data.audio_writer import write_audio
 from codecdiff.errors import ConfigError

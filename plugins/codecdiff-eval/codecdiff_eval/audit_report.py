@@ -59,7 +59,6 @@ def write_audit(result: AuditResult, pipeline: Pipeline, store: CodeStore, folde
         ],
         kicker="codecdiff · memorization audit",
         introduction=result.sentence,
-        files=["report.json", "report.md"],
     )
     return write_report(report, folder, audit_json(result, store, command))
 

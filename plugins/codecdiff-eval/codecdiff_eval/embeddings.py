@@ -23,14 +23,13 @@ from codecdiff.data.metadata import Track
 from codecdiff.embedders import BATCH_SIZE, embed_clips
 from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.files import parse_json, read_safetensors, write_safetensors
-from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Embedder, Prompt
 from codecdiff.rng import generator
 from codecdiff_eval.metrics.gaussian import GaussianStats
 from codecdiff_eval.prompts import prompt_of
 from codecdiff_eval.results import UNCHANGED, EmbeddingConfig, from_json, hash_of, set_hash, to_json
 
-__all__ = ["ClipCutter", "ClipEmbedder", "ClipEmbeddings", "ReferenceStats", "embed_audio"]
+__all__ = ["ClipCutter", "ClipEmbedder", "ClipEmbeddings", "ReferenceStats"]
 
 FORMAT = 2
 MIN_TRACKS = 4  # so that each half has several
@@ -240,9 +239,12 @@ class ClipEmbeddings:
 
     @classmethod
     def of_audio(cls, embedder: Embedder, audio: Tensor, sample_rate: int, prompts: Sequence[Prompt] = ()) -> Self:
-        """Embed clips of one length in memory, (n, ch, t), that are named by their number."""
-        seconds, mono = audio.shape[-1] / sample_rate, _mono(audio, sample_rate, embedder.sample_rate)
-        embedding = EmbeddingConfig.of(embedder, _embedder_config(embedder), clip_seconds=seconds)
+        """Embed the mono mixes of clips of one length in memory, (n, ch, t), that are named by their number."""
+        embedding = EmbeddingConfig.of(embedder, _embedder_config(embedder), clip_seconds=audio.shape[-1] / sample_rate)
+        mono = audio.float().mean(1)
+        if sample_rate != embedder.sample_rate:
+            rows = [soxr.resample(row.numpy(), sample_rate, embedder.sample_rate) for row in mono.cpu()]
+            mono = torch.from_numpy(np.stack(rows).astype(np.float32))
         return cls.embed(embedder, embedding, ((str(i), clip) for i, clip in enumerate(mono)), prompts=prompts)
 
 
@@ -335,22 +337,6 @@ class ClipEmbedder:
             [prompt_of(track) for track, _ in rows],
         )
         return clips, skipped
-
-
-def embed_audio(embedder: Embedder, audio: Tensor, sample_rate: int) -> Tensor:
-    """(n, ch, t) audio in memory -> (n, w, e) vectors of its mono mix at the embedder's rate, on the CPU."""
-    mono = _mono(audio, sample_rate, embedder.sample_rate)
-    with torch.no_grad():
-        return torch.cat([embedder.embed(batch.to(device_of(embedder))).cpu() for batch in mono.split(BATCH_SIZE)])
-
-
-def _mono(audio: Tensor, sample_rate: int, target_rate: int) -> Tensor:
-    """(n, ch, t) audio -> (n, t') mono mixes at another rate."""
-    mono = audio.float().mean(1)
-    if sample_rate == target_rate:
-        return mono
-    rows = [soxr.resample(row.numpy(), sample_rate, target_rate) for row in mono.cpu()]
-    return torch.from_numpy(np.stack(rows).astype(np.float32))
 
 
 def _embedder_config(embedder: Embedder) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ from codecdiff.errors import InvalidValue
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Prompt, Splitter
 from codecdiff.pipeline import EditMask, Pipeline
-from codecdiff_eval.results import NotMeasured
+from codecdiff_eval.results import CODEC_RECONSTRUCTION, ORACLE, NotMeasured
 
 __all__ = [
     "CODEC_RECONSTRUCTION",
@@ -39,8 +39,7 @@ __all__ = [
     "oracle",
 ]
 
-GENERATED, CODEC_RECONSTRUCTION, REFERENCE, NOISE = "generated", "codec reconstruction", "reference", "noise"
-SOURCES = "sources"
+GENERATED, REFERENCE, SOURCES, NOISE = "generated", "reference", "sources", "noise"
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -48,7 +47,7 @@ U = TypeVar("U")
 
 def oracle(num_stages: int = 1) -> str:
     """Return the name of the set whose first stages are those of real music."""
-    return "oracle first stage" if num_stages == 1 else f"oracle first {num_stages} stages"
+    return ORACLE if num_stages == 1 else f"oracle first {num_stages} stages"
 
 
 class EvalSets(dict[str, "T | NotMeasured"], Generic[T]):

@@ -93,7 +93,6 @@ def report_of(report: EvalReport, players: Sequence[Players] = ()) -> Report:
             (str(report.facts.get("reference tracks", "–")), "tracks of the reference"),
             (str(len(report.rows)), "metrics"),
         ],
-        files=["report.json", "report.md"],
     )
 
 
@@ -136,7 +135,7 @@ def table_one(report: EvalReport) -> Table:
     seconds, clip = report.facts.get("inference seconds", {}), next(iter(report.rows)).result.config.embedding
     rows = []
     for name in PLOTTED_SETS:
-        results = [row.result if name == GENERATED else dict(row.context.items())[name] for row in report.rows]
+        results = [row.result if name == GENERATED else row.context[name] for row in report.rows]
         values = [format_number(each.value) if isinstance(each, MetricResult) else NOTHING for each in results]
         time = format_number(seconds.get(name))
         rows.append((name, *values, time, f"{clip.clip_seconds or 0:g}", str(report.facts.get("sample rate", NOTHING))))

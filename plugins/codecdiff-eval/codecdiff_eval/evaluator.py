@@ -8,7 +8,7 @@ is kept on disk, so a run that is killed resumes.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,7 +28,8 @@ from codecdiff_eval.metrics.clap_score import embed_captions
 from codecdiff_eval.metrics.codec_quality import codec_quality
 from codecdiff_eval.prompts import EvalPrompt, prompt_of
 from codecdiff_eval.results import (
-    Context,
+    CONTEXT,
+    SPLIT_HALF,
     EvalReport,
     EvalRow,
     MetricResult,
@@ -40,8 +41,8 @@ from codecdiff_eval.results import (
 
 ENOUGH = 8  # prompts that request an attribute, for it to be measured unless specified
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-Attempt = MetricResult | NotMeasured
 
+THE_REFERENCE = "the reference"  # set of the music that is compared with
 NO_REFERENCE = NotMeasured("It does not compare clips with a reference.")
 NO_MODEL = NotMeasured("No model was named to take the codec and the stages from.")
 ONLY_STATISTICS = NotMeasured("Only statistics of the reference are available.")
@@ -74,15 +75,6 @@ class EvalConfig:
     codec_quality: bool = False
 
 
-@dataclass(frozen=True)
-class MetricGroup:
-    """Metrics, by name, of the vectors of one embedder, which also embedded the reference if they need it."""
-
-    embedder: ClipEmbedder
-    metrics: Mapping[str, Metric]
-    reference: Reference | None = None
-
-
 @dataclass
 class Evaluator:
     """Evaluates music against a reference.
@@ -103,6 +95,10 @@ class Evaluator:
     generator: Generator | None = None
     left_out: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    _sampled: list[str] = field(default_factory=lambda: [oracle()], init=False)  # sets that the model sampled
+    _embedded: dict[tuple[Embedder, str], ClipEmbeddings] = field(default_factory=dict, init=False)
+    _references: dict[Embedder, Reference] = field(default_factory=dict, init=False)
+    _own_embedders: dict[Any, ClipEmbedder] = field(default_factory=dict, init=False)  # of metrics that have one
 
     def evaluate(
         self, inputs: Sequence[EvalPrompt] | Sequence[Track], name: str, facts: Mapping[str, Any] | None = None
@@ -114,10 +110,10 @@ class Evaluator:
         """
         name = self.generator.name if self.generator else name
         groups = self._groups()
-        sets = self._make_sets(inputs, groups[0])
-        groups[0] = replace(groups[0], metrics={**groups[0].metrics, **self._adherence_metrics(sets)})
-        sampled = [oracle(), *([GENERATED] if any(isinstance(each, EvalPrompt) for each in inputs) else [])]
-        rows = [row for group in groups for row in self._measure(name, group, sets, sampled)]
+        first, metrics = groups[0]
+        sets = self._make_sets(inputs, first, self._reference_of(first))
+        groups[0] = first, {**metrics, **self._adherence_metrics(sets)}
+        rows = [row for embedder, metrics in groups for row in self._measure(name, embedder, metrics, sets)]
         if not rows:
             raise InvalidValue("\n".join(["Nothing could be measured.", *self.left_out]))
         report = EvalReport(
@@ -126,55 +122,41 @@ class Evaluator:
             self.reference.name,
             re.sub(r"[^a-z0-9]+", "-", self.reference.name.lower()).strip("-"),
             model=self.generator.name if self.generator else "",
-            facts={**self._facts(sets, groups), **(facts or {})},
+            facts={**self._facts(sets, [embedder for embedder, _ in groups]), **(facts or {})},
             codec=self._codec_quality(sets),
         )
         return report, sets
 
-    def _groups(self) -> list[MetricGroup]:
-        """Return the metrics by embedder, with what each embedder sees of the reference.
+    def _groups(self) -> list[tuple[ClipEmbedder, dict[str, Metric]]]:
+        """Return each embedder with its metrics; those that have an embedder of their own stand once, with the first.
 
         Metrics that cannot use the statistics of the reference are left out: statistics belong to one embedder and one
         way of cutting. Raises ValueError if none is left.
         """
-        groups: list[MetricGroup] = []
+        groups: list[tuple[ClipEmbedder, dict[str, Metric]]] = []
         for name, embedder in self.embedders.items():
             clip_embedder = ClipEmbedder.of(embedder, self.config.cutter, self.cache)
             metrics = {each: load_metric(each) for each in self.config.metrics[name]}
-            measured = {each for group in groups for each, metric in group.metrics.items() if metric.embedder}
+            measured = {each for _, others in groups for each, metric in others.items() if metric.embedder}
             metrics = {each: metric for each, metric in metrics.items() if each not in measured}
             try:
-                if self.reference.statistics is not None and _need_reference(metrics):
+                needed = any(metric.compares == "reference" for metric in metrics.values())
+                if self.reference.statistics is not None and needed:
                     clip_embedder.config.require_same(self.reference.statistics.config)
             except InvalidValue as error:
                 metrics = {each: metric for each, metric in metrics.items() if metric.compares != "reference"}
                 except_for = f", except for {', '.join(metrics)}" if metrics else ""
                 self.left_out.append(f"{name} is left out{except_for}: {error}")
             if metrics:
-                groups.append(
-                    MetricGroup(clip_embedder, metrics, self._embed_reference(clip_embedder, metrics, groups))
-                )
+                groups.append((clip_embedder, metrics))
         if not groups:
             raise InvalidValue(
                 "\n".join([f"No embedder agrees with the statistics of {self.reference.name}.", *self.left_out])
             )
         return groups
 
-    def _embed_reference(
-        self, embedder: ClipEmbedder, metrics: Mapping[str, Metric], before: Sequence[MetricGroup]
-    ) -> Reference | None:
-        """Return what an embedder sees of the reference; its statistics are kept in a file of the cache."""
-        if self.reference.statistics is not None:
-            return self.reference.statistics
-        if before and not _need_reference(metrics):
-            return before[0].reference
-        clips = self._embed(embedder, "the reference", self.reference.tracks)
-        stats = ReferenceStats.of(clips)
-        stats.save(self.cache / f"reference-{embedder.name}-{config_hash(stats.config, stats.identity)}.safetensors")
-        return clips
-
     def _make_sets(
-        self, inputs: Sequence[EvalPrompt] | Sequence[Track], group: MetricGroup
+        self, inputs: Sequence[EvalPrompt] | Sequence[Track], embedder: ClipEmbedder, reference: Reference
     ) -> EvalSets[Sequence[Track]]:
         """Generate what is evaluated, if there is a model, and what it is read against from clips of the reference."""
         tracks = [track for track in inputs if isinstance(track, Track)]
@@ -183,12 +165,12 @@ class Evaluator:
             return EvalSets({GENERATED: tracks, CODEC_RECONSTRUCTION: NO_MODEL, oracle(): NO_MODEL})
         if prompts := [prompt for prompt in inputs if isinstance(prompt, EvalPrompt)]:
             tracks = self._generate(GENERATED, generator.generated(prompts, seconds))
-        if not isinstance(group.reference, ClipEmbeddings):
+            self._sampled.append(GENERATED)
+        if not isinstance(reference, ClipEmbeddings):
             return EvalSets({GENERATED: tracks, CODEC_RECONSTRUCTION: ONLY_STATISTICS, oracle(): ONLY_STATISTICS})
-        count = len(tracks) if prompts else len(self._embed(group.embedder, "evaluated clips", tracks))
         sources = cut_sources(
             {track.name: track for track in self.reference.tracks},
-            group.reference.sample(count, generator.seed),
+            reference.sample(len(tracks) if prompts else len(self._embed(embedder, GENERATED, tracks)), generator.seed),
             seconds,
             generator.pipeline.codec,
             self._folder(SOURCES),
@@ -210,10 +192,29 @@ class Evaluator:
             return self.generator.write(clips, self._folder(name), advance)
 
     def _embed(self, embedder: ClipEmbedder, name: str, tracks: Sequence[Track]) -> ClipEmbeddings:
-        with self.progress(f"{embedder.name} embeds {name}", len(tracks)) as advance:
-            clips, skipped = embedder.embed(tracks, advance)
-        self.skipped += [line for line in skipped if line not in self.skipped]
-        return clips
+        """Embed a set of tracks, once; of a set that the model sampled, the result says how."""
+        key = embedder.embedder, name
+        if key not in self._embedded:
+            with self.progress(f"{embedder.name} embeds {name}", len(tracks)) as advance:
+                clips, skipped = embedder.embed(tracks, advance)
+            self.skipped += [line for line in skipped if line not in self.skipped]
+            if self.generator is not None and name in self._sampled:
+                seeds, sampling = {**clips.seeds, "generation": self.generator.seed}, self.generator.stages
+                clips = replace(clips, seeds=seeds, sampling=sampling)
+            self._embedded[key] = clips
+        return self._embedded[key]
+
+    def _reference_of(self, embedder: ClipEmbedder) -> Reference:
+        """Return what an embedder sees of the reference; its statistics are kept in a file of the cache."""
+        if self.reference.statistics is not None:
+            return self.reference.statistics
+        if embedder.embedder not in self._references:
+            clips = self._embed(embedder, THE_REFERENCE, self.reference.tracks)
+            stats = ReferenceStats.of(clips)
+            name = f"reference-{embedder.name}-{config_hash(stats.config, stats.identity)}.safetensors"
+            stats.save(self.cache / name)
+            self._references[embedder.embedder] = clips
+        return self._references[embedder.embedder]
 
     def _adherence_metrics(self, sets: EvalSets[Sequence[Track]]) -> dict[str, Metric]:
         """Return the installed metrics of prompts' attributes, if they are to be measured."""
@@ -233,80 +234,59 @@ class Evaluator:
         return metrics if self.config.adherence or is_worth else {}
 
     def _measure(
-        self, clips_name: str, group: MetricGroup, sets: EvalSets[Sequence[Track]], sampled: Collection[str]
+        self, clips_name: str, embedder: ClipEmbedder, metrics: Mapping[str, Metric], sets: EvalSets[Sequence[Track]]
     ) -> Iterator[EvalRow]:
-        """Measure the metrics of a group; where that is impossible for what is evaluated, say why.
-
-        sampled: the sets that the model sampled, whose results hold how.
-        """
-
-        def embed(embedder: ClipEmbedder, name: str, tracks: Sequence[Track]) -> ClipEmbeddings:
-            clips, generator = self._embed(embedder, name, tracks), self.generator
-            if generator is None or name not in sampled:
-                return clips
-            return replace(clips, seeds={**clips.seeds, "generation": generator.seed}, sampling=generator.stages)
-
-        for part in self._by_embedder(group):
-            embedded = EvalSets({n: s for n, s in sets.items() if n != SOURCES}).map(partial(embed, part.embedder))
-            for name, metric in part.metrics.items():
-                result = self._attempt(metric, part, embedded, GENERATED)
-                if isinstance(result, NotMeasured):
-                    self._leave_out([name], metric, group.embedder, result.reason)
-                else:
-                    others = [self._attempt(metric, part, embedded, each) for each in (CODEC_RECONSTRUCTION, oracle())]
-                    yield EvalRow(clips_name, result, Context(self._split_half(metric, part.reference), *others))
-
-    def _by_embedder(self, group: MetricGroup) -> Iterator[MetricGroup]:
-        """Divide a group into metrics of its embedder, and those that have one of their own.
-
-        The latter embed at the loudness of the files, and of the reference only what says something.
-        """
-        metrics: dict[Any, dict[str, Metric]] = {}
-        for name, metric in group.metrics.items():
-            metrics.setdefault(metric.embedder, {})[name] = metric
-        for new_embedder, each in metrics.items():
-            first = next(iter(each.values()))
-            if new_embedder is None:
-                yield replace(group, metrics=each)
-                continue
-            try:
-                embedder = ClipEmbedder.of(new_embedder(), ClipCutter(self.config.cutter.seconds), self.cache)
-                reference = None
-                if self.reference.tracks and (
-                    first.compares == "clips" or _num_requests(first, self.reference.tracks) > 1
-                ):
-                    reference = self._embed(embedder, "the reference", self.reference.tracks)
-            except UserError as error:
-                self._leave_out(each, first, group.embedder, str(error))
+        """Measure metrics with their context; where that is impossible for what is evaluated, say why."""
+        for name, metric in metrics.items():
+            attempt = partial(self._attempt, metric, embedder, sets)
+            result = attempt(GENERATED)
+            if isinstance(result, NotMeasured):
+                by = f" by {embedder.name}" if metric.compares in ("reference", "captions") else ""
+                self.left_out.append(f"{name}{by} is left out: {result.reason}")
             else:
-                yield MetricGroup(embedder, each, reference)
+                yield EvalRow(clips_name, result, {each: attempt(each) for each in CONTEXT})
 
-    def _attempt(self, metric: Metric, group: MetricGroup, embedded: EvalSets[ClipEmbeddings], name: str) -> Attempt:
-        """Measure one metric of one set, or say why that is impossible."""
-        clips = embedded[name]
-        if metric.excludes_reference and name != GENERATED:
+    def _attempt(
+        self, metric: Metric, embedder: ClipEmbedder, sets: EvalSets[Sequence[Track]], name: str
+    ) -> MetricResult | NotMeasured:
+        """Measure one metric of one set, or of one half of the reference, or say why that is impossible."""
+        if metric.excludes_reference and name in (CODEC_RECONSTRUCTION, oracle()):
             return NotMeasured(metric.excludes_reference)
-        if isinstance(clips, NotMeasured):
-            return clips
-        try:
-            captions = embed_captions(group.embedder.embedder, clips) if metric.compares == "captions" else None
-            return metric(clips, group.reference if captions is None else captions, seed=self.config.seed)
-        except UserError as error:
-            return NotMeasured(str(error))
-
-    def _split_half(self, metric: Metric, reference: Reference | None) -> Attempt:
-        if metric.compares != "reference":
+        if name == SPLIT_HALF and metric.compares != "reference":
             return NO_REFERENCE
-        if not isinstance(reference, ClipEmbeddings):
-            return ONLY_STATISTICS
         try:
-            return metric.split_half(reference, seed=self.config.seed)
+            embedder = self._embedder_of(metric, embedder)
+            reference = self._compared_with(metric, embedder)
+            if name == SPLIT_HALF and isinstance(reference, ClipEmbeddings):
+                return metric.split_half(reference, seed=self.config.seed)
+            if name == SPLIT_HALF or (reference is None and metric.compares == "reference"):
+                return ONLY_STATISTICS
+            if isinstance(tracks := sets[name], NotMeasured):
+                return tracks
+            clips = self._embed(embedder, name, tracks)
+            captions = embed_captions(embedder.embedder, clips) if metric.compares == "captions" else None
+            return metric(clips, reference if captions is None else captions, seed=self.config.seed)
         except UserError as error:
             return NotMeasured(str(error))
 
-    def _leave_out(self, names: Iterable[str], metric: Metric, embedder: ClipEmbedder, reason: str) -> None:
-        by = f" by {embedder.name}" if metric.compares in ("reference", "captions") else ""
-        self.left_out += [f"{name}{by} is left out: {reason}" for name in names]
+    def _embedder_of(self, metric: Metric, embedder: ClipEmbedder) -> ClipEmbedder:
+        """Return the embedder of a metric: its own, at the loudness of the files, if it has one."""
+        if metric.embedder is None:
+            return embedder
+        if metric.embedder not in self._own_embedders:
+            cutter = ClipCutter(self.config.cutter.seconds)
+            self._own_embedders[metric.embedder] = ClipEmbedder.of(metric.embedder(), cutter, self.cache)
+        return self._own_embedders[metric.embedder]
+
+    def _compared_with(self, metric: Metric, embedder: ClipEmbedder) -> Reference | None:
+        """Return what a metric compares clips with, if not with captions; of the reference only what says something."""
+        if metric.compares == "captions":
+            return None
+        if metric.embedder is None:
+            return self._reference_of(embedder)
+        is_described = metric.compares != "prompts" or _num_requests(metric, self.reference.tracks) > 1
+        tracks = self.reference.tracks
+        return self._embed(embedder, THE_REFERENCE, tracks) if tracks and is_described else None
 
     def _codec_quality(self, sets: EvalSets[Sequence[Track]]) -> list[TargetResult]:
         """Compare what the codec made of clips of the reference with these, if that is to be measured."""
@@ -317,13 +297,14 @@ class Evaluator:
         pairs = [(a[: len(b)], b[: len(a)]) for a, b in zip(*sides, strict=True)]
         return codec_quality(pairs, rate, seed=self.config.seed)
 
-    def _facts(self, sets: EvalSets[Sequence[Track]], groups: Sequence[MetricGroup]) -> dict[str, Any]:
+    def _facts(self, sets: EvalSets[Sequence[Track]], embedders: Sequence[ClipEmbedder]) -> dict[str, Any]:
         """Return what the report is about beside the configurations of its results."""
         tracks = sets.get_set(GENERATED)
         prompts = [prompt_of(track) for track in tracks]
-        facts: dict[str, Any] = {"evaluated tracks": len(tracks)}
-        if (reference := groups[0].reference) is not None:
-            facts["reference clips"] = len(reference)
+        facts: dict[str, Any] = {
+            "evaluated tracks": len(tracks),
+            "reference clips": len(self._reference_of(embedders[0])),
+        }
         if self.reference.tracks:
             facts["reference tracks"] = len(self.reference.tracks)
         if any(prompt["text"] for prompt in prompts):
@@ -336,17 +317,13 @@ class Evaluator:
                 name: seconds for name in sets if (seconds := median_seconds(self._folder(name))) is not None
             }
             facts |= {name: value for name, value in sampling.items() if value is not None}
-        for group in groups:  # where weights came from, which no configuration of a result holds
-            spec = config.to_config("embedders", group.embedder.embedder)
+        for embedder in embedders:  # where weights came from, which no configuration of a result holds
+            spec = config.to_config("embedders", embedder.embedder)
             if sources := weight_sources(spec):
                 facts[f"weights of {spec['name']}"] = ", ".join(f"{key}={value}" for key, value in sources.items())
         if self.left_out:
             facts["not measured"] = " ".join(self.left_out)
         return facts
-
-
-def _need_reference(metrics: Mapping[str, Metric]) -> bool:
-    return any(metric.compares == "reference" for metric in metrics.values())
 
 
 def _num_requests(metric: Metric, tracks: Sequence[Track]) -> int:

@@ -112,16 +112,13 @@ def prompt_of(track: Track) -> dict[str, Any]:
 
 def split_of(path: Path | None, split: str) -> str:
     """Return the split that is taken of prompts or music, empty for what has none, as folders and lines of text."""
-    if path is not None and path.suffix == ".parquet":
+    suffix = path.suffix.lower() if path is not None else ""
+    if path is not None and suffix == ".parquet":
         manifest = Manifest.read(path)
-        return (split or default_split(manifest)) if any(each.split for each in manifest.rows) else ""
-    is_musiccaps = path is not None and path.suffix in (".csv", ".tsv") and set(column_names(path)) >= MUSICCAPS
+        default = EVALUATION if manifest.facts.get("source") == "musiccaps" else ALL
+        return (split or default) if any(each.split for each in manifest.rows) else ""
+    is_musiccaps = path is not None and suffix in (".csv", ".tsv") and set(column_names(path)) >= MUSICCAPS
     return (split or EVALUATION) if is_musiccaps else ""
-
-
-def default_split(manifest: Manifest) -> str:
-    """Return the split that is taken of a manifest unless specified: of MusicCaps that for evaluation, else all."""
-    return EVALUATION if manifest.facts.get("source") == "musiccaps" else ALL
 
 
 def select_split(items: Sequence[T], split: str, split_of: Callable[[T], str]) -> list[T]:
@@ -137,18 +134,14 @@ def _rows(file: Path, report: Report, split: str) -> Iterator[tuple[int | None, 
     """Yield the fields of every row with its line, where it has one."""
     suffix = file.suffix.lower()
     if suffix == ".parquet":
-        manifest = Manifest.read(file)
-        rows = select_split(manifest.rows, split or default_split(manifest), lambda track: track.split)
+        rows = select_split(Manifest.read(file).rows, split_of(file, split) or ALL, lambda track: track.split)
         yield from ((None, _of_row(row)) for row in rows)
     elif suffix in (".csv", ".tsv"):
-        columns = column_names(file)
-        if set(columns) >= MUSICCAPS:
+        if split := split_of(file, split):
             captions = list(convert_rows(read_table(file, report), _musiccaps_caption, report))
-            yield from (
-                (None, {"text": text}) for text, _ in select_split(captions, split or EVALUATION, lambda row: row[1])
-            )
+            yield from ((None, {"text": text}) for text, _ in select_split(captions, split, lambda row: row[1]))
             return
-        if not set(columns) & set(CAPTION_FIELDS):
+        if not set(columns := column_names(file)) & set(CAPTION_FIELDS):
             raise InvalidValue(
                 f"'{file}' has no column of captions ({', '.join(CAPTION_FIELDS)}); it has: {', '.join(columns)}."
             )

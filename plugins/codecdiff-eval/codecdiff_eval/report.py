@@ -183,7 +183,7 @@ class Report:
     kicker: str = ""
     introduction: str = ""
     highlights: Sequence[tuple[str, str]] = ()
-    files: Sequence[str] = ()
+    files: Sequence[str] = ("report.json", "report.md")
 
 
 def write_report(report: Report, folder: Path | str, data: Mapping[str, Any] | None = None) -> Path:

@@ -3,7 +3,7 @@
 This module is data alone. `codecdiff_eval.metrics` makes these objects, `codecdiff_eval.report` shows them:
 
     MetricResult        one metric of one set of clips, with its interval and `MetricConfig`
-    EvalRow             a MetricResult with its `Context`: split half, codec reconstruction, oracle first stage
+    EvalRow             a MetricResult with its context: split half, codec reconstruction, oracle first stage
     EvalReport          the rows of `codecdiff evaluate` under one title
     TargetResult        a value with bounds it should keep, as in the demo's table
     VariantResults      one metric of all variants of `codecdiff compare`, with differences to the first
@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, field
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple, Self, TypeVar
@@ -43,10 +43,16 @@ __all__ = [
 Direction = Literal["lower", "higher", ""]  # which way is better; empty where neither is
 T = TypeVar("T")
 
-FORMAT = 2  # of report.json
+FORMAT = 3  # of report.json
 RESAMPLES = 200  # of an interval
 UNCHANGED = "unchanged"
 WEIGHT_SOURCES = ("model", "revision", "weights")  # options that say where weights are loaded from
+SPLIT_HALF, CODEC_RECONSTRUCTION, ORACLE = "split half", "codec reconstruction", "oracle first stage"
+CONTEXT = (
+    SPLIT_HALF,  # one half of the reference against the other: the least difference that can be detected
+    CODEC_RECONSTRUCTION,  # real music that the codec encoded and decoded: the best its codes can do (upper bound)
+    ORACLE,  # the later stages on the true first stage: what is lost by them alone
+)
 MAY_DIFFER = ("seeds", "sampling", "version", "num_windows")  # fields of a MetricConfig, between comparable results
 SIZES = ("num_clips", "reference", "num_reference_clips", "prompts", "options")  # may differ in a context, too
 
@@ -182,7 +188,6 @@ class MetricConfig:
 class MetricResult:
     """A measured value with its interval, how it was measured, and what to be careful about.
 
-    unit: of the value, empty where it has none.
     chance: the same metric with captions, or requested attributes, permuted at random, if it depends on them.
     upper_bound: the same metric of real music, where it was measured.
     per_clip: the value of every clip by name, where the metric is a mean over clips.
@@ -200,7 +205,6 @@ class MetricResult:
     chance: Estimate | None = None
     upper_bound: Estimate | None = None
     per_clip: Mapping[str, float] = field(default_factory=dict)
-    unit: str = ""
 
     @property
     def estimate(self) -> Estimate:
@@ -276,36 +280,17 @@ class NotMeasured:
 
 
 @dataclass(frozen=True)
-class Context:
-    """What a result of a model is read against: each is the same metric, or says why it was not measured.
-
-    split_half: one half of the reference against the other: the least difference that can be detected.
-    codec_reconstruction: real music that the codec encoded and decoded: the best its codes can do (upper bound).
-    oracle_first_stage: the later stages on the true first stage: what is lost by them alone.
-    """
-
-    split_half: MetricResult | NotMeasured
-    codec_reconstruction: MetricResult | NotMeasured
-    oracle_first_stage: MetricResult | NotMeasured
-
-    def items(self) -> Iterator[tuple[str, MetricResult | NotMeasured]]:
-        """Yield the name, as in "split half", and value of each."""
-        yield from ((name.replace("_", " "), getattr(self, name)) for name in self.__dataclass_fields__)
-
-
-CONTEXT = tuple(name.replace("_", " ") for name in Context.__dataclass_fields__)
-
-
-@dataclass(frozen=True)
 class EvalRow:
-    """A metric of one set of clips, called `clips`, with its context.
+    """A metric of one set of clips, called `clips`, and by the names of `CONTEXT` what it is read against.
+
+    context: the same metric of each, or why it was not measured.
 
     Raises ValueError for a bare number, and for a context of another metric or another embedder.
     """
 
     clips: str
     result: MetricResult
-    context: Context
+    context: Mapping[str, MetricResult | NotMeasured]
 
     def __post_init__(self) -> None:
         for name, other in self.context.items():
@@ -320,7 +305,7 @@ class EvalRow:
     @property
     def corrected(self) -> Estimate | None:
         """The rate `corrected_for_chance`, with the codec reconstruction as upper bound."""
-        upper = self.context.codec_reconstruction
+        upper = self.context[CODEC_RECONSTRUCTION]
         return corrected_for_chance(self.result, None if isinstance(upper, NotMeasured) else upper.value)
 
 

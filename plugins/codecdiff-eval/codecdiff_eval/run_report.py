@@ -34,7 +34,7 @@ def write_run_report(folder: Path | str) -> Path:
     sections.append(Section("Losses", LOSSES, losses))
     if music := _music_facts(model):
         sections.append(Section("Music it was trained on", blocks=[facts_table("the store", music)]))
-    report = write_report(Report(folder.resolve().name, sections, kicker="codecdiff · training run"), folder)
+    report = write_report(Report(folder.resolve().name, sections, kicker="codecdiff · training run", files=()), folder)
     err.print(f"Report: {report}", soft_wrap=True)
     return report
 

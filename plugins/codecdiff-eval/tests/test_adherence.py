@@ -16,17 +16,17 @@ from codecdiff_eval.metrics.adherence import (
     NOTHING,
     OCTAVES,
     SAMPLE_RATE,
-    KeyEstimator,
-    TempoEstimator,
     fit_instrument_probes,
     instrument_accuracy,
     key,
     key_agreement,
+    key_estimator,
     key_mirex,
     key_of_chroma,
     mode,
     tempo,
     tempo_agreement,
+    tempo_estimator,
     tempo_octave,
 )
 from codecdiff_eval.results import EmbeddingConfig, MetricResult, hash_of
@@ -251,7 +251,7 @@ def test_a_rare_instrument_has_no_probe():
 def test_without_librosa_its_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "librosa", None)
     with pytest.raises(ImportError, match=r"pip install 'codecdiff-eval\[adherence\]'"):
-        TempoEstimator()
+        tempo_estimator()
 
 
 def chord(midi: list[int], seconds: float) -> Tensor:
@@ -269,7 +269,7 @@ def test_the_tempo_of_clicks_is_found(bpm: int):
     for beat in range(int(10 * bpm / 60)):
         start = round(beat * 60 / bpm * SAMPLE_RATE)
         clicks[start : start + 400] += burst[: len(clicks) - start]
-    assert TempoEstimator().estimate(clicks) == pytest.approx(bpm, rel=0.02)
+    assert tempo_estimator().estimate(clicks) == pytest.approx(bpm, rel=0.02)
 
 
 @pytest.mark.slow
@@ -284,7 +284,7 @@ def test_the_tempo_of_clicks_is_found(bpm: int):
 def test_the_key_of_a_cadence_is_found(chords: list[list[int]], key: str):
     pytest.importorskip("librosa")
     audio = torch.cat([chord(notes, 1.5) for notes in chords])
-    assert KeyEstimator().estimate(audio) == parse_key(key)
+    assert key_estimator().estimate(audio) == parse_key(key)
 
 
 @pytest.mark.slow
@@ -292,7 +292,7 @@ def test_silence_has_no_tempo_and_no_key_and_an_estimator_says_what_it_is():
     pytest.importorskip("librosa")
     clips = [("silent", torch.zeros(SAMPLE_RATE)), ("chord", chord([60, 64, 67], 3.0))]
     found = {}
-    for estimator in (TempoEstimator(), KeyEstimator()):
+    for estimator in (tempo_estimator(), key_estimator()):
         config = EmbeddingConfig.of(estimator, estimator.description, clip_seconds=3.0)
         found[config.embedder["name"]] = ClipEmbeddings.embed(estimator, config, clips)
     tempos, keys = found["librosa-tempo"], found["librosa-key"]

@@ -28,7 +28,7 @@ from codecdiff_eval.compare.measure import LOSS, CompareInputs, measure
 from codecdiff_eval.compare.report import CompareReport
 from codecdiff_eval.compare.runs import Run, loss_key, make_runs, other_variants, require_music, shared_run, take_turns
 from codecdiff_eval.embedders import LogMel
-from codecdiff_eval.embeddings import embed_audio
+from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, REFERENCE, first_stages_mask, oracle
 from codecdiff_eval.listening.systems import match_items, read_systems
 from codecdiff_eval.metrics.bootstrap import Draws
@@ -268,7 +268,10 @@ def test_clips_are_of_validation_tracks_and_each_track_is_on_one_side(store: Cod
 def test_clips_of_any_rate_are_embedded_at_that_of_the_embedder() -> None:
     embedder = LogMel(sample_rate=16_000)
     low, high = (torch.from_numpy(tone(2.0, 220, rate))[None, None] for rate in (8000, 16_000))
-    resampled, expected = embed_audio(embedder, low, 8000), embed_audio(embedder, high.expand(-1, 2, -1), 16_000)
+    resampled, expected = (
+        ClipEmbeddings.of_audio(embedder, audio, rate).grid()
+        for audio, rate in ((low, 8000), (high.expand(-1, 2, -1), 16_000))
+    )
     assert resampled.shape == expected.shape == (1, 3, 64)
     assert torch.allclose(resampled[..., 1:4], expected[..., 1:4], atol=0.05)  # the bands of the tone
     assert torch.equal(expected, embedder.embed(high[:, 0]))

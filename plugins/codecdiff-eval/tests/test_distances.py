@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from codecdiff_eval.metrics.frechet import intercept
 from codecdiff_eval.metrics.gaussian import GaussianStats, fit_gaussian, frechet_distance, matrix_sqrt
 from codecdiff_eval.metrics.kad import clip_sums, mean_between, mean_within, median_distance
 from codecdiff_eval.metrics.neighbors import covered_fraction, expected_coverage, inside, point_density, radii
@@ -126,11 +125,6 @@ def test_a_root_is_symmetric_and_its_square_the_covariance():
     covariance = GaussianStats.of(mixed(50, 5, seed=0)).covariance
     torch.testing.assert_close(matrix_sqrt(covariance), matrix_sqrt(covariance).T)
     torch.testing.assert_close(matrix_sqrt(covariance) @ matrix_sqrt(covariance), covariance)
-
-
-def test_an_intercept_is_that_of_numpy():
-    x, y = [1.0, 2.0, 3.0, 5.0], [2.0, 1.5, 4.0, 3.0]
-    assert intercept(x, y) == pytest.approx(np.polyfit(x, y, 1)[1])
 
 
 def clips(n: int, seed: int, p: int = 3) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from codecdiff_eval.audio_features import window_features
 from codecdiff_eval.embedders import CodecEmbedder, LogMel
-from codecdiff_eval.embeddings import embed_audio
+from codecdiff_eval.embeddings import ClipEmbeddings
 from small import noise
 
 from codecdiff import Codec, config
@@ -86,9 +86,9 @@ def test_blocks_of_log_mel_windows_are_those_of_the_whole(logmel: LogMel) -> Non
 
 def test_audio_in_memory_is_mixed_and_resampled(logmel: LogMel) -> None:
     audio = 0.3 * noise(10, 2, 16_000)
-    vectors = embed_audio(logmel, audio, 8000)
+    vectors = ClipEmbeddings.of_audio(logmel, audio, 8000).grid()
     torch.testing.assert_close(vectors, logmel.embed(audio.mean(1)), rtol=1e-4, atol=1e-4)
-    assert embed_audio(logmel, audio, 16_000).shape == (10, 1, 64)
+    assert ClipEmbeddings.of_audio(logmel, audio, 16_000).grid().shape == (10, 1, 64)
 
 
 def test_text_is_refused_with_an_embedder_that_reads_it(logmel: LogMel) -> None:

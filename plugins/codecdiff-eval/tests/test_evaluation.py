@@ -34,9 +34,10 @@ from codecdiff_eval.generation import Generator, cut_sources
 from codecdiff_eval.listening.systems import read_systems
 from codecdiff_eval.metric import load_metric
 from codecdiff_eval.metrics.adherence import (
-    TempoEstimator,
+    ClipEstimator,
     requested_instruments,
     tempo,
+    tempo_estimator,
 )
 from codecdiff_eval.numbers import format_number, interval_width
 from codecdiff_eval.prompts import EvalPrompt, prompt_of, read_prompts, sample_prompts
@@ -401,7 +402,7 @@ def test_tempos_are_read_once_and_compared_with_those_asked_for(
     for bpm in (90, 110, 120, 130):
         click_track(tmp_path / "music", bpm)
     tracks = find_tracks(tmp_path / "music")
-    estimator = TempoEstimator()
+    estimator = tempo_estimator()
     embedder = ClipEmbedder.of(estimator, ClipCutter(8.0), tmp_path / "cache")
     clips, _ = embedder.embed(tracks)
     result = tempo(clips, clips)
@@ -411,7 +412,7 @@ def test_tempos_are_read_once_and_compared_with_those_asked_for(
     assert result.chance is not None
     assert result.chance.value < 0.6
     assert result.config.embedding.loudness == "unchanged"
-    monkeypatch.setattr(TempoEstimator, "estimate", None)  # what was estimated is kept
+    monkeypatch.setattr(ClipEstimator, "estimate", None)  # what was estimated is kept
     assert tempo(embedder.embed(tracks)[0]).value == 1
     wrong = [Track(track.file, track.name, (), {"bpm": 75}) for track in tracks]
     assert tempo(embedder.embed(wrong)[0]).value == 0
@@ -487,7 +488,7 @@ def test_a_model_is_judged_and_its_folder_gets_the_same_scores(
             "steps": primary.sampling.num_inference_steps,
             "guidance": primary.sampling.guidance_scale,
         }
-        later = row.context.oracle_first_stage
+        later = row.context["oracle first stage"]
         assert not isinstance(later, NotMeasured)
         assert later.config.sampling == row.result.config.sampling
     assert report.facts["prompts"] == report.rows[0].result.config.prompts
@@ -542,7 +543,7 @@ def test_music_is_at_no_distance_from_itself(music: Path, tmp_path: Path) -> Non
     assert row.result.value == pytest.approx(0, abs=1e-6)
     assert row.result.interval.low <= 0 <= row.result.interval.high
     assert any("are in the reference too" in warning for warning in row.result.warnings)
-    assert isinstance(row.context.codec_reconstruction, NotMeasured)
+    assert isinstance(row.context["codec reconstruction"], NotMeasured)
 
 
 def test_statistics_stand_in_for_a_reference_that_was_heard_alike(music: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ MODULE = '''
 import torch
 from codecdiff.embedders import Windowed
 from codecdiff_eval.metric import Metric, Statistic, mean_over_clips
+from codecdiff_eval.results import Estimate
 from codecdiff_eval.suites import Suite
 
 
@@ -43,9 +44,19 @@ def loudness(clips, reference, *, seed):
     return mean_over_clips(clips.means()[:, 1])
 
 
+def beside(clips, reference=None, *, seed):
+    """The mean amplitude, beside that of the reference."""
+    value = None if reference is None else float(reference.means()[:, 1].mean())
+    bound = None if value is None else Estimate(value, value, value)
+    return mean_over_clips(clips.means()[:, 1], upper_bound=bound)
+
+
 power_gap = Metric("power gap", gap, "", min_clips=2)
 loud = Metric("loudness", loudness, "higher", compares="prompts", requested=lambda prompt: dict(prompt).get("text"))
-quick = Suite("Of a third party.", {"power": ("power-gap", "loudness")}, seconds=1.0)
+own = {"compares": "prompts", "embedder": Power}  # two metrics with one embedder of their own
+chords = Metric("of chords", beside, "higher", requested=lambda prompt: dict(prompt).get("chords"), **own)
+text = Metric("of text", beside, "higher", requested=lambda prompt: dict(prompt).get("text"), **own)
+quick = Suite("Of a third party.", {"power": ("power-gap", "loudness", "of-chords", "of-text")}, seconds=1.0)
 '''
 ENTRY_POINTS = """
 [codecdiff.embedders]
@@ -53,6 +64,8 @@ power = toy_eval:Power
 [codecdiff.metrics]
 power-gap = toy_eval:power_gap
 loudness = toy_eval:loud
+of-chords = toy_eval:chords
+of-text = toy_eval:text
 [codecdiff.suites]
 quick = toy_eval:quick
 """
@@ -88,8 +101,10 @@ def test_a_suite_a_metric_and_an_embedder_of_a_plugin_are_used_by_name(music: Pa
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     rows = EvalReport.read(tmp_path / "report").rows
-    assert [row.result.name for row in rows] == ["power gap", "loudness"]
-    gap, loudness = (row.result for row in rows)
+    assert [row.result.name for row in rows] == ["power gap", "loudness", "of chords", "of text"]
+    gap, loudness, of_chords, of_text = (row.result for row in rows)
+    assert of_chords.upper_bound is None  # the reference says nothing of them
+    assert of_text.upper_bound is not None
     assert (gap.value, gap.direction) == (0, "")
     assert gap.interval.low < 0 < gap.interval.high
     assert loudness.value == pytest.approx(sum(loudness.per_clip.values()) / len(loudness.per_clip))

@@ -25,7 +25,9 @@ from codecdiff_eval.metrics.neighbors import coverage, density
 from codecdiff_eval.numbers import format_interval, format_number, interval_width
 from codecdiff_eval.report import render_markdown
 from codecdiff_eval.results import (
-    Context,
+    CODEC_RECONSTRUCTION,
+    CONTEXT,
+    SPLIT_HALF,
     EmbeddingConfig,
     EvalReport,
     EvalRow,
@@ -48,7 +50,7 @@ from codecdiff.errors import UserError
 
 WIDTH = 6
 CONFIG = EmbeddingConfig({"name": "logmel", "bands": 3}, "0123abcd", 16_000, 10.0, 1.0, 0.5)
-NONE = Context(NotMeasured("no reference"), NotMeasured("no codec"), NotMeasured("one stage"))
+NONE = dict(zip(CONTEXT, map(NotMeasured, ("no reference", "no codec", "one stage")), strict=True))
 
 
 def draw(*shape: int, seed: int) -> Tensor:
@@ -504,14 +506,14 @@ def report() -> EvalReport:
     return EvalReport(
         "A model | judged",
         [
-            EvalRow("generated", fad(judged, reference), Context(half, ceiling, given)),
+            EvalRow("generated", fad(judged, reference), dict(zip(CONTEXT, (half, ceiling, given), strict=True))),
             EvalRow("generated", clap, NONE),
             EvalRow(
                 "generated",
                 covered,
-                Context(coverage.split_half(reference), NONE.codec_reconstruction, NONE.oracle_first_stage),
+                {**NONE, SPLIT_HALF: coverage.split_half(reference)},
             ),
-            EvalRow("three clips", few, Context(half, ceiling, NotMeasured("it has one stage"))),
+            EvalRow("three clips", few, {**NONE, SPLIT_HALF: half, CODEC_RECONSTRUCTION: ceiling}),
         ],
         dataset="Composed music",
         dataset_id="composed",
@@ -532,7 +534,7 @@ def test_a_report_survives_the_disk_and_every_score_keeps_its_protocol(report: E
     assert again == report
     assert isinstance(again.rows[0].result.config, MetricConfig)
     json.loads((tmp_path / "out" / "report.json").read_text(), parse_constant=pytest.fail)  # no NaN or Infinity
-    with pytest.raises(ValueError, match="not a report of format 2"):
+    with pytest.raises(ValueError, match="not a report of format 3"):
         EvalReport.from_json({"format": 1})
 
 
@@ -602,10 +604,10 @@ def test_a_report_takes_no_bare_number(report: EvalReport):
     score = report.rows[0].result
     with pytest.raises(ValidationError, match=r"1\n.*MetricResult"):
         EvalRow("generated", number, NONE)
-    with pytest.raises(ValidationError, match=r"2\n.*Context"):
+    with pytest.raises(ValidationError, match=r"2\n.*dictionary"):
         EvalRow("generated", score, number)
-    with pytest.raises(ValidationError, match=r"1\.MetricResult\n"):
-        EvalRow("generated", score, Context(NONE.split_half, number, NONE.oracle_first_stage))
+    with pytest.raises(ValidationError, match=r"MetricResult\n"):
+        EvalRow("generated", score, {**NONE, CODEC_RECONSTRUCTION: number})
     with pytest.raises(ValidationError, match=r"1\.0\n.*EvalRow"):
         EvalReport("t", [number], "d", "d")
 
@@ -614,6 +616,6 @@ def test_a_context_is_the_same_score_by_the_same_judge(report: EvalReport):
     score = report.rows[0].result
     other = replace(score, config=replace(score.config, embedding=replace(CONFIG, weights="x")))
     with pytest.raises(ValueError, match=r"split half of 'a' is another metric: embedding\.weights"):
-        EvalRow("a", score, Context(other, NONE.codec_reconstruction, NONE.oracle_first_stage))
+        EvalRow("a", score, {**NONE, SPLIT_HALF: other})
     with pytest.raises(ValueError, match="is another metric: name: 'FAD' and 'KAD'"):
-        EvalRow("a", score, Context(replace(score, name="KAD"), NONE.codec_reconstruction, NONE.oracle_first_stage))
+        EvalRow("a", score, {**NONE, SPLIT_HALF: replace(score, name="KAD")})

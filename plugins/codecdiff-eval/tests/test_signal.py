@@ -11,11 +11,11 @@ from codecdiff_eval.metric import load_metric
 from codecdiff_eval.metrics import codec_quality as quality
 from codecdiff_eval.metrics.adherence import NOTHING, SAMPLE_RATE
 from codecdiff_eval.metrics.signal import (
-    FullScaleEstimator,
-    TuningEstimator,
+    full_scale_estimator,
     pulse_strength,
     touches_full_scale,
     tuning_error_cents,
+    tuning_estimator,
 )
 from codecdiff_eval.results import EmbeddingConfig, hash_of
 from torch import Tensor
@@ -54,7 +54,7 @@ def test_louder_partials_count_more_for_the_tuning_error():
 
 def test_noise_is_as_far_from_the_grid_as_chance_and_silence_says_nothing():
     assert tuning_error_cents(white(), SAMPLE_RATE) == pytest.approx(25, abs=3)
-    assert TuningEstimator().embed(torch.zeros(1, SAMPLE_RATE)).item() == NOTHING
+    assert tuning_estimator().embed(torch.zeros(1, SAMPLE_RATE)).item() == NOTHING
 
 
 def test_a_clip_touches_full_scale_if_one_sample_does():
@@ -63,7 +63,7 @@ def test_a_clip_touches_full_scale_if_one_sample_does():
     assert not touches_full_scale(quiet)
     assert touches_full_scale(loud)
     assert not touches_full_scale(0.99 * loud)
-    assert FullScaleEstimator().embed(torch.stack([quiet, loud])).flatten().tolist() == [0, 1]
+    assert full_scale_estimator().embed(torch.stack([quiet, loud])).flatten().tolist() == [0, 1]
 
 
 def estimated(values: list[float], name: str) -> ClipEmbeddings:

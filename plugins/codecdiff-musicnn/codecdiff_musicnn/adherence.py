@@ -15,10 +15,8 @@ import torch
 from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.metric import Metric, Statistic
 from codecdiff_eval.metrics.adherence import (
-    against_chance,
-    clips_describing,
-    clips_requesting,
-    on_real_clips,
+    agreement_with_prompts,
+    labels_compared,
     requested_instruments,
 )
 from torch import Tensor
@@ -83,22 +81,23 @@ def instrument_scores(clips: ClipEmbeddings) -> tuple[Tensor, Tensor]:
 
 def _tag_auc(clips: ClipEmbeddings, reference: ClipEmbeddings | None = None, *, seed: int) -> Statistic:
     """Mean area under the ROC curve of the instruments that some prompts name and others do not."""
-    subset = clips_requesting(clips, named_instruments)
-    scores, wanted = instrument_scores(clips.select(subset))
-    counts = wanted.sum(0)
-    mixed = [i for i, count in enumerate(counts.tolist()) if MIN_CLIPS <= count <= len(wanted) - MIN_CLIPS]
-    if not mixed:
+    named = [tags for prompt in clips.prompts if (tags := named_instruments(prompt))]
+    counts = [sum(tag in tags for tags in named) for tag in INSTRUMENTS]
+    mixed = [i for i, count in enumerate(counts) if MIN_CLIPS <= count <= len(named) - MIN_CLIPS]
+    if len(named) > 1 and not mixed:
         raise InvalidValue(
             f"No instrument is named in at least {MIN_CLIPS} prompts and absent from as many others: vary the prompts. "
             f"Instruments that can be found: {', '.join(INSTRUMENTS)}."
         )
-    upper_bound = None
-    if described := clips_describing(reference, named_instruments):
-        real_scores, truth = instrument_scores(described)
-        upper_bound = on_real_clips(mean_area, real_scores[:, mixed], truth[:, mixed], described, seed)
-    options = {"instruments": [list(INSTRUMENTS)[i] for i in mixed]}
-    columns = scores[:, mixed], wanted[:, mixed]
-    return against_chance(mean_area, *columns, upper_bound, seed, subset=subset, options=options)
+    return agreement_with_prompts(
+        clips,
+        reference,
+        seed=seed,
+        requested=named_instruments,
+        compared=labels_compared(instrument_scores, mixed, mean_area),
+        is_mean=False,
+        options={"instruments": [list(INSTRUMENTS)[i] for i in mixed]},
+    )
 
 
 tag_auc = Metric(

@@ -85,16 +85,15 @@ DEMO = Targets()
 SHIPPED = Targets(frechet_ratio=2, pulse=0.6, tuning_error=10, probe_score=0.85)  # with this package
 
 
-class DemoClip(NamedTuple):
-    """A clip of one prompt, empty for noise, to listen to.
+class DemoExample(NamedTuple):
+    """Clips (1, t) of one prompt to listen to, by the name of their set; of noise without a prompt.
 
-    name: of its set, or COMPOSED. is_unseen: whether training lacks the combination that the prompt requests.
+    is_unseen: whether training lacks the combination that the prompt requests.
     """
 
     prompt: str
-    name: str
     is_unseen: bool
-    audio: Tensor  # (t,)
+    clips: Mapping[str, Tensor]
 
 
 class DemoResult(NamedTuple):
@@ -102,7 +101,7 @@ class DemoResult(NamedTuple):
 
     targets: list[TargetResult]
     details: dict[str, Any]
-    examples: list[DemoClip]
+    examples: list[DemoExample]
 
 
 def frechet_distances(sets: EvalSets[Tensor], seed: int) -> dict[str, Estimate]:
@@ -321,19 +320,15 @@ def evaluate_model(
     facts = {"composer version": COMPOSER_VERSION, "options": vars(options)}
     details = {**facts, **measured, "evaluation_seconds": clock.seconds, "memory": clock.memory}
     results = clip_targets(measured["frechet distance"], measured["probes"], estimated, targets)
-    heads = {name: audio.get_set(name)[: options.num_examples, 0] for name in COMPARED if name in audio}
-    return DemoResult(results, details, _examples(evaluated, heads))
+    sets_to_play = {COMPOSED: evaluated.audio, **{name: audio.get_set(name) for name in COMPARED if name in audio}}
+    return DemoResult(results, details, _examples(evaluated.prompts[: options.num_examples], sets_to_play))
 
 
-def _examples(composed: ComposedClips, audio: Mapping[str, Tensor]) -> list[DemoClip]:
-    """Return the clips (t,) of every set, prompt by prompt, and one of noise."""
-    sets = {COMPOSED: composed.audio[:, 0], **audio}
-    noise, count = DemoClip("", NOISE, False, sets.pop(NOISE)[0]), len(audio[GENERATED])
-    prompts = enumerate(composed.prompts[:count])
-    return [
-        *(DemoClip(prompt, name, i % 2 == 0, clips[i]) for i, prompt in prompts for name, clips in sets.items()),
-        noise,
-    ]
+def _examples(prompts: Sequence[str], audio: dict[str, Tensor]) -> list[DemoExample]:
+    """Return the clips of every set (n, 1, t) for each of the first prompts, and one of noise."""
+    noise = DemoExample("", False, {NOISE: audio.pop(NOISE)[0]})
+    clips = [{name: each[i] for name, each in audio.items()} for i in range(len(prompts))]
+    return [*(DemoExample(prompt, i % 2 == 0, clips[i]) for i, prompt in enumerate(prompts)), noise]
 
 
 def _compose(options: EvalOptions, num_workers: int) -> dict[str, ComposedClips]:

@@ -15,7 +15,7 @@ from codecdiff_eval.results import Estimate, TargetResult
 
 from codecdiff.data import write_audio
 from codecdiff.pipeline import Pipeline
-from codecdiff_starter.evaluation import COMPARED, COMPOSED, ORACLE, DemoClip
+from codecdiff_starter.evaluation import COMPARED, COMPOSED, ORACLE, DemoExample
 
 PLAYERS = {  # by the name of a set: title and caption
     GENERATED: ("Generated", "from these words alone"),
@@ -36,19 +36,16 @@ SHIPPED_SECONDS = 6.0
 MARKS = {True: Cell("✓ reached", status="good"), False: Cell("✗ missed", status="bad"), None: Cell("")}
 
 
-def write_players(folder: Path, examples: Sequence[DemoClip], sample_rate: int) -> list[Players]:
+def write_players(folder: Path, examples: Sequence[DemoExample], sample_rate: int) -> list[Players]:
     """Write examples as WAV to `samples/` in the folder, and return their players, prompt by prompt."""
-    by_prompt: dict[str, list[DemoClip]] = {}
-    for example in sorted(examples, key=lambda example: list(PLAYERS).index(example.name)):
-        by_prompt.setdefault(example.prompt, []).append(example)
     rows = []
-    for number, prompt in enumerate(dict.fromkeys(example.prompt for example in examples)):
+    for number, (prompt, is_unseen, clips) in enumerate(examples):
         players = []
-        for example in by_prompt[prompt]:
-            path = f"samples/{number:02d}-{example.name.replace(' ', '-')}.wav"
-            write_audio(folder / path, example.audio[None], sample_rate)
-            players.append(Player(path, *PLAYERS[example.name], generated=example.name == GENERATED))
-        badge = "combination never trained on" if by_prompt[prompt][0].is_unseen else ""
+        for name in (name for name in PLAYERS if name in clips):
+            path = f"samples/{number:02d}-{name.replace(' ', '-')}.wav"
+            write_audio(folder / path, clips[name], sample_rate)
+            players.append(Player(path, *PLAYERS[name], generated=name == GENERATED))
+        badge = "combination never trained on" if is_unseen else ""
         rows.append(Players(f"“{prompt}”" if prompt else "Without a model", players, badge))
     return rows
 
@@ -117,7 +114,6 @@ def demo_report(
             (f"{format_number(ratio)}×", "as far from music as other music is"),
             (f"{details['memory']:.1f} GB", "memory"),
         ],
-        files=["report.json", "report.md"],
     )
 
 

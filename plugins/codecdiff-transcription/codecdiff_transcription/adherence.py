@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cache, partial
 
 import torch
 from codecdiff_eval.embeddings import ClipEmbeddings
-from codecdiff_eval.metric import Metric, Statistic
+from codecdiff_eval.metric import Metric
 from codecdiff_eval.metrics.adherence import (
     NOTHING,
-    KeyRule,
-    against_chance,
+    Compared,
     agreement_with_prompts,
-    clips_describing,
-    clips_requesting,
     key_agreement,
     key_of_chroma,
-    on_real_clips,
+    numbers_compared,
 )
 from torch import Tensor
 
@@ -113,58 +109,36 @@ def chords_similarity(played: Items, requested: Items) -> float:
     return max(1 - distances[length] / max(length, len(played)) for length in lengths)
 
 
-def _key(clips: ClipEmbeddings, reference: ClipEmbeddings | None = None, *, seed: int, rule: KeyRule) -> Statistic:
-    """Mean agreement of the transcribed keys with those requested."""
-
-    def estimated(rolls: ClipEmbeddings) -> ClipEmbeddings:
-        keys = torch.tensor([[transcribed_key(roll)] for roll in rolls.by_clip()])
-        return replace(rolls, vectors=keys, lengths=torch.ones_like(rolls.lengths))
-
-    agree = partial(key_agreement, rule=rule)
-    others = None if reference is None else estimated(reference)
-    return agreement_with_prompts(estimated(clips), others, seed=seed, agree=agree, requested=requested_key)
-
-
-def _sequence(
-    clips: ClipEmbeddings,
-    reference: ClipEmbeddings | None = None,
-    *,
-    seed: int,
-    transcribe: Callable[[Tensor], Items],
-    requested: Callable[[Prompt], Items | None],
-    similarity: Similarity,
-) -> Statistic:
-    """Mean similarity of transcribed sequences with those requested, over the clips whose prompts request one."""
+def sequences_compared(
+    transcribe: Callable[[Tensor], Items], requested: Callable[[Prompt], Items | None], similarity: Similarity
+) -> Compared:
+    """Return how far clips agree in sequences: the mean similarity of what is transcribed with what is requested."""
 
     def compared(rolls: ClipEmbeddings) -> Callable[[Tensor, Tensor], float]:
-        """Return the mean similarity of clips with the requests of clips, both by number."""
         played = [transcribe(roll) for roll in rolls.by_clip()]
         requests = [requested(prompt) or () for prompt in rolls.prompts]
         of_pair = cache(lambda i, j: similarity(played[i], requests[j]))
         return lambda a, b: sum(map(of_pair, a.tolist(), b.tolist())) / len(a)
 
-    subset, upper_bound = clips_requesting(clips, requested), None
-    if described := clips_describing(reference, requested):
-        each = torch.arange(len(described))
-        upper_bound = on_real_clips(compared(described), each, each, described, seed)
-    mean_similarity, each = compared(clips.select(subset)), torch.arange(len(subset))
-    per_clip = torch.tensor([mean_similarity(i, i) for i in each.split(1)])
-    return against_chance(mean_similarity, each, each, upper_bound, seed, subset=subset, per_clip=per_clip)
+    return compared
 
 
-def _metric(label: str, prepare: Callable[..., Statistic], requested: Callable[[Prompt], object]) -> Metric:
+def transcribed_keys(rolls: ClipEmbeddings) -> Tensor:
+    """Return the key of every clip."""
+    return torch.tensor([transcribed_key(roll) for roll in rolls.by_clip()])
+
+
+def _metric(label: str, compared: Compared, requested: Callable[[Prompt], object]) -> Metric:
+    prepare = partial(agreement_with_prompts, compared=compared, requested=requested)
     return Metric(label, prepare, "higher", compares="prompts", embedder=NoteRoll, requested=requested)
 
 
-key_from_notes = _metric("key and mode, by notes", partial(_key, rule="exact"), requested_key)
-mode_from_notes = _metric("mode, by notes", partial(_key, rule="mode"), requested_key)
-chords = _metric(
-    "chords",
-    partial(_sequence, transcribe=transcribed_chords, requested=requested_chords, similarity=chords_similarity),
-    requested_chords,
+_exact, _mode = (
+    numbers_compared(partial(key_agreement, rule=rule), requested_key, transcribed_keys) for rule in ("exact", "mode")
 )
-melody = _metric(
-    "melody",
-    partial(_sequence, transcribe=transcribed_melody, requested=requested_melody, similarity=sequence_similarity),
-    requested_melody,
-)
+_chords = sequences_compared(transcribed_chords, requested_chords, chords_similarity)
+_melody = sequences_compared(transcribed_melody, requested_melody, sequence_similarity)
+key_from_notes = _metric("key and mode, by notes", _exact, requested_key)
+mode_from_notes = _metric("mode, by notes", _mode, requested_key)
+chords = _metric("chords", _chords, requested_chords)
+melody = _metric("melody", _melody, requested_melody)

@@ -22,7 +22,7 @@ from codecdiff.interfaces import Embedder
 from codecdiff.pipeline import Pipeline
 from codecdiff.rng import numpy_generator
 from codecdiff_eval.compare.config import CompareEvalConfig
-from codecdiff_eval.embeddings import embed_audio
+from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, NOISE, REFERENCE, edit_mask_of, encode_clips, generate_sets
 from codecdiff_eval.generation import read_clip
 
@@ -177,7 +177,7 @@ class ClipWriter:
     def _embed(self, name: str, audio: Tensor, sample_rate: int, players: int) -> Tensor:
         """(n, ch, t) audio -> (n, w, e); the first `players` are written as NAME-00.flac and so on."""
         self._write(name, audio, sample_rate, players)
-        return embed_audio(self.embedder, audio, sample_rate)
+        return ClipEmbeddings.of_audio(self.embedder, audio, sample_rate).grid()
 
     def _write(self, name: str, audio: Tensor, sample_rate: int, count: int) -> None:
         for i, clip in enumerate(audio[:count]):

@@ -201,7 +201,6 @@ class CompareReport:
             ],
             kicker="codecdiff · compare",
             highlights=[size, (budget, "of training each"), (clips, "clips of each model")],
-            files=["report.json", "report.md"],
         )
 
     def findings(self) -> list[str]:

@@ -192,7 +192,6 @@ class VoteAnalysis:
             ],
             kicker="codecdiff · listen",
             highlights=[(str(len(self.raters)), "raters"), (str(len(self.items)), "items")],
-            files=["report.json", "report.md"],
         )
 
     def to_json(self) -> dict[str, object]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from importlib import metadata
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.metric import Metric, Statistic
 from codecdiff_eval.metrics.bootstrap import bootstrap_tracks, permuted
 from codecdiff_eval.metrics.probe import Probe, balanced_accuracy
-from codecdiff_eval.results import Estimate, hash_of
+from codecdiff_eval.results import hash_of
 
 __all__ = [
     "HOP_LENGTH",
@@ -31,15 +31,15 @@ __all__ = [
     "SAMPLE_RATE",
     "SILENCE",
     "ClipEstimator",
+    "Compared",
     "KeyRule",
-    "LibrosaEstimator",
-    "against_chance",
     "agreement_with_prompts",
-    "clips_describing",
-    "clips_requesting",
     "key_agreement",
     "key_of_chroma",
-    "on_real_clips",
+    "labels_compared",
+    "librosa_estimator",
+    "numbers_compared",
+    "onset_strength",
     "requested_instruments",
 ]
 
@@ -54,7 +54,8 @@ SILENCE = 1e-4  # peak amplitude under which nothing is estimated: -80 dB
 NOTHING = -1.0  # the estimate of silence
 MIN_CLIPS_WITH_INSTRUMENT = 8  # and without it, for a probe to be fitted
 KeyRule = Literal["exact", "mode", "mirex"]
-Agreement = Callable[[Tensor, Tensor], Tensor]
+Agreement = Callable[[Tensor, Tensor], Any]
+Compared = Callable[[ClipEmbeddings], Callable[[Tensor, Tensor], float]]
 
 
 def requested_instruments(prompt: Prompt) -> list[str] | None:
@@ -64,20 +65,30 @@ def requested_instruments(prompt: Prompt) -> list[str] | None:
 
 
 class ClipEstimator(Embedder):
-    """An estimator of one number per clip, `NOTHING` for silence."""
+    """An embedder of one number per clip, a function of its audio.
 
-    sample_rate, width = SAMPLE_RATE, 1
+    Args:
+        function: Of (t,) audio that is not silent.
+        description: All that an estimate follows from except the audio: a name and options.
+        sample_rate: In Hz.
+        silence: The estimate of silence.
+
+    """
+
+    width = 1
     window_seconds = hop_seconds = None  # pyright: ignore[reportAssignmentType]  # it estimates of the whole clip
     policy = "the clip as a whole"
-    spec: ClassVar[Mapping[str, Any]] = {}  # its name and options
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        function: Callable[[Tensor], float],
+        description: Mapping[str, Any],
+        *,
+        sample_rate: int = SAMPLE_RATE,
+        silence: float = NOTHING,
+    ) -> None:
         super().__init__()
-
-    @property
-    def description(self) -> Mapping[str, Any]:
-        """All that an estimate follows from except the audio."""
-        return self.spec
+        self.function, self.description, self.sample_rate, self.silence = function, description, sample_rate, silence
 
     def embed(self, audio: Tensor) -> Tensor:
         """(b, t) mono audio -> (b, 1, 1) estimates."""
@@ -86,58 +97,45 @@ class ClipEstimator(Embedder):
     def estimate(self, audio: Tensor) -> float:
         """(t,) audio -> an estimate."""
         is_silent = not audio.numel() or float(audio.abs().max()) <= SILENCE
-        return NOTHING if is_silent else self.estimate_sound(audio)
-
-    def estimate_sound(self, audio: Tensor) -> float:
-        """(t,) audio that is not silent -> an estimate."""
-        raise NotImplementedError
+        return self.silence if is_silent else float(self.function(audio))
 
 
-class LibrosaEstimator(ClipEstimator):
-    """An estimator by librosa, at 22,050 Hz."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        try:
-            import librosa
-        except ImportError as error:
-            raise BrokenPlugin("Tempo and key need librosa: pip install 'codecdiff-eval[adherence]'.") from error
-        self.librosa = librosa
-
-    @property
-    def description(self) -> Mapping[str, Any]:
-        """Name, version of librosa and options."""
-        return {"librosa": metadata.version("librosa"), **self.spec}
-
-    def onset_strength(self, audio: Tensor) -> np.ndarray:
-        """(t,) audio -> (frames,) strength of onsets."""
-        return self.librosa.onset.onset_strength(y=audio.numpy(), sr=SAMPLE_RATE, hop_length=HOP_LENGTH)
+def librosa_estimator(function: Callable[[Tensor], float], **description: Any) -> ClipEstimator:
+    """Return an estimator whose function uses librosa. Raises BrokenPlugin where that is not installed."""
+    try:
+        import librosa  # noqa: F401
+    except ImportError as error:
+        raise BrokenPlugin("Tempo and key need librosa: pip install 'codecdiff-eval[adherence]'.") from error
+    return ClipEstimator(function, {"librosa": metadata.version("librosa"), **description})
 
 
-class TempoEstimator(LibrosaEstimator):
-    """Beats per minute (librosa.feature.tempo).
+def onset_strength(audio: Tensor) -> np.ndarray:
+    """(t,) audio at 22,050 Hz -> (frames,) strength of onsets by librosa."""
+    import librosa
+
+    return librosa.onset.onset_strength(y=audio.numpy(), sr=SAMPLE_RATE, hop_length=HOP_LENGTH)
+
+
+def estimate_tempo(audio: Tensor) -> float:
+    """(t,) audio at 22,050 Hz -> beats per minute (librosa.feature.tempo).
 
     The peak of the autocorrelation of onset strength in windows of 8 s, averaged over the clip, with a prior at 120.
     """
+    import librosa
 
-    spec: ClassVar = {"name": "librosa-tempo", "hop_length": HOP_LENGTH}
-
-    def estimate_sound(self, audio: Tensor) -> float:
-        """(t,) audio -> beats per minute."""
-        strength = self.onset_strength(audio)
-        tempo = self.librosa.feature.tempo(onset_envelope=strength, sr=SAMPLE_RATE, hop_length=HOP_LENGTH)
-        return float(tempo[0])
+    return librosa.feature.tempo(onset_envelope=onset_strength(audio), sr=SAMPLE_RATE, hop_length=HOP_LENGTH)[0]
 
 
-class KeyEstimator(LibrosaEstimator):
-    """The key 0...23 as `key_of_chroma` numbers them."""
+def estimate_key(audio: Tensor) -> int:
+    """(t,) audio at 22,050 Hz -> the key 0...23 of its chroma by librosa."""
+    import librosa
 
-    spec: ClassVar = {"name": "librosa-key", "profiles": "Krumhansl-Kessler"}
+    chroma = librosa.feature.chroma_cqt(y=audio.numpy(), sr=SAMPLE_RATE)
+    return key_of_chroma(torch.from_numpy(chroma).double().mean(1))
 
-    def estimate_sound(self, audio: Tensor) -> float:
-        """(t,) audio -> key."""
-        chroma = self.librosa.feature.chroma_cqt(y=audio.numpy(), sr=SAMPLE_RATE)
-        return float(key_of_chroma(torch.from_numpy(chroma).double().mean(1)))
+
+tempo_estimator = partial(librosa_estimator, estimate_tempo, name="librosa-tempo", hop_length=HOP_LENGTH)
+key_estimator = partial(librosa_estimator, estimate_key, name="librosa-key", profiles="Krumhansl-Kessler")
 
 
 def key_of_chroma(chroma: Tensor) -> int:
@@ -181,23 +179,73 @@ def agreement_with_prompts(
     reference: ClipEmbeddings | None = None,
     *,
     seed: int,
+    compared: Compared,
+    requested: Callable[[Prompt], Any],
+    is_mean: bool = True,
+    options: Mapping[str, Any] | None = None,
+) -> Statistic:
+    """How far clips agree with what is requested, 0 to 1, over those whose prompts request something.
+
+    compared: takes clips, and returns how far clips agree with the requests of clips, both by number.
+    is_mean: whether that is a mean over clips, so that every clip has a value of its own.
+
+    Beside it stand chance, the same for requests permuted at random, and the same of the reference's clips. Raises
+    ValueError for fewer than two clips that request something.
+    """
+    subset = _rows(clips, requested)
+    if len(subset) < 2:
+        raise InvalidValue(f"Only {len(subset)} clips have a prompt that requests it: a metric needs at least 2.")
+    agreement, each, upper_bound = compared(clips.select(subset)), torch.arange(len(subset)), None
+    if reference and len(rows := _rows(reference, requested)) > 1:
+        described = reference.select(rows)
+        of_reference = compared(described)
+        upper_bound = bootstrap_tracks(lambda a: of_reference(a, a), described.tracks(), seed=seed).clamp(0, 1)
+    chance, warnings = permuted(partial(agreement, each), each, seed=seed), []
+    if agreement(each, each) <= chance.high:
+        warnings.append(f"No better than chance: requests permuted at random score up to {chance.high:.3g}.")
+    if upper_bound is not None and upper_bound.low <= chance.value:
+        warnings.append("The estimator does not beat chance on real clips, so this means nothing here.")
+    return Statistic(
+        lambda a: agreement(a, a),
+        per_clip=torch.tensor([agreement(i, i) for i in each.split(1)], dtype=torch.float64) if is_mean else None,
+        bounds=(0, 1),
+        subset=subset,
+        chance=chance,
+        upper_bound=upper_bound,
+        warnings=warnings,
+        options=options or {},
+    )
+
+
+def _rows(clips: ClipEmbeddings, requested: Callable[[Prompt], Any]) -> list[int]:
+    return [i for i, prompt in enumerate(clips.prompts) if requested(prompt) is not None]
+
+
+def numbers_compared(
     agree: Agreement,
     requested: Callable[[Prompt], float | None],
-) -> Statistic:
-    """Mean agreement of estimates with what is requested, over the clips whose prompts request something."""
+    estimates: Callable[[ClipEmbeddings], Tensor] = lambda clips: clips.vectors[:, 0],
+) -> Compared:
+    """Return how far clips agree in a number each: the mean agreement of estimates with what is requested."""
 
-    def compare(estimated: Tensor, wanted: Tensor) -> float:
-        return float(agree(estimated, wanted).mean())
-
-    def read(clips: ClipEmbeddings) -> tuple[Tensor, Tensor]:
+    def compared(clips: ClipEmbeddings) -> Callable[[Tensor, Tensor], float]:
         wanted = torch.tensor([requested(prompt) for prompt in clips.prompts], dtype=torch.float64)
-        return clips.vectors[:, 0].double(), wanted
+        estimated = estimates(clips).double()
+        return lambda a, b: float(agree(estimated[a], wanted[b]).mean())
 
-    subset, described = clips_requesting(clips, requested), clips_describing(reference, requested)
-    estimated, wanted = read(clips.select(subset))
-    upper_bound = on_real_clips(compare, *read(described), described, seed) if described else None
-    per_clip = agree(estimated, wanted)
-    return against_chance(compare, estimated, wanted, upper_bound, seed, subset=subset, per_clip=per_clip)
+    return compared
+
+
+def labels_compared(
+    read: Callable[[ClipEmbeddings], tuple[Tensor, Tensor]], columns: Sequence[int], figure: Agreement
+) -> Compared:
+    """Return how far clips agree in labels: a figure of those read of clips and those requested, (n, k) each."""
+
+    def compared(clips: ClipEmbeddings) -> Callable[[Tensor, Tensor], float]:
+        labels, wanted = (each[:, list(columns)] for each in read(clips))
+        return lambda a, b: figure(labels[a], wanted[b])
+
+    return compared
 
 
 def _instruments(clips: ClipEmbeddings, reference: ClipEmbeddings, *, seed: int) -> Statistic:
@@ -232,21 +280,23 @@ def instrument_accuracy(
     clips: ClipEmbeddings, reference: ClipEmbeddings | None = None, *, seed: int, probes: Mapping[str, Probe]
 ) -> Statistic:
     """Mean over instruments of the balanced accuracy with which probes find those requested, and no others."""
-    subset = clips_requesting(clips, requested_instruments)
-    estimated, wanted = _read_instruments(clips.select(subset), probes)
-    mixed = [i for i, column in enumerate(wanted.T) if 0 < column.sum() < len(column)]
-    if not mixed:
+    requests = [names for prompt in clips.prompts if (names := requested_instruments(prompt)) is not None]
+    mixed = [i for i, name in enumerate(probes) if 0 < sum(name in names for names in requests) < len(requests)]
+    if len(requests) > 1 and not mixed:
         raise InvalidValue("Every instrument is requested of all clips or of none: vary the prompts.")
 
-    def compare(estimated: Tensor, wanted: Tensor) -> float:
-        return sum(balanced_accuracy(estimated[:, i], wanted[:, i]) for i in mixed) / len(mixed)
+    def mean_accuracy(predicted: Tensor, wanted: Tensor) -> float:
+        return sum(map(balanced_accuracy, predicted.T, wanted.T)) / len(mixed)
 
-    upper_bound = None
-    if reference is not None:
-        requesting = reference.select(clips_requesting(reference, requested_instruments))
-        upper_bound = on_real_clips(compare, *_read_instruments(requesting, probes), requesting, seed)
-    options = {"instruments": [list(probes)[i] for i in mixed], "probes": _probes_hash(probes)}
-    return against_chance(compare, estimated, wanted, upper_bound, seed, subset=subset, options=options)
+    return agreement_with_prompts(
+        clips,
+        reference,
+        seed=seed,
+        compared=labels_compared(partial(_read_instruments, probes=probes), mixed, mean_accuracy),
+        requested=requested_instruments,
+        is_mean=False,
+        options={"instruments": [list(probes)[i] for i in mixed], "probes": _probes_hash(probes)},
+    )
 
 
 def _read_instruments(clips: ClipEmbeddings, probes: Mapping[str, Probe]) -> tuple[Tensor, Tensor]:
@@ -266,68 +316,21 @@ def _naming_instruments(clips: ClipEmbeddings) -> ClipEmbeddings:
     return clips.select([i for i, prompt in enumerate(clips.prompts) if requested_instruments(prompt) is not None])
 
 
-def clips_requesting(clips: ClipEmbeddings, requested: Callable[[Prompt], Any]) -> list[int]:
-    """Return the indices of the clips whose prompts request something. Raises ValueError for fewer than two."""
-    subset = [i for i, prompt in enumerate(clips.prompts) if requested(prompt) is not None]
-    if len(subset) < 2:
-        raise InvalidValue(f"Only {len(subset)} clips have a prompt that requests it: a metric needs at least 2.")
-    return subset
-
-
-def clips_describing(reference: ClipEmbeddings | None, requested: Callable[[Prompt], Any]) -> ClipEmbeddings | None:
-    """Return the reference's clips whose prompts say what is requested; None for fewer than two."""
-    rows = [i for i, prompt in enumerate(reference.prompts) if requested(prompt) is not None] if reference else []
-    return reference.select(rows) if reference and len(rows) > 1 else None
-
-
-def on_real_clips(
-    compare: Callable[[Tensor, Tensor], float], estimated: Tensor, truth: Tensor, clips: ClipEmbeddings, seed: int
-) -> Estimate:
-    """Return the same figure of real clips, with its interval."""
-    return bootstrap_tracks(lambda a: compare(estimated[a], truth[a]), clips.tracks(), seed=seed).clamp(0, 1)
-
-
-def against_chance(
-    compare: Callable[[Tensor, Tensor], float],
-    estimated: Tensor,
-    wanted: Tensor,
-    upper_bound: Estimate | None,
-    seed: int,
-    *,
-    subset: Sequence[int],
-    **facts: Any,
-) -> Statistic:
-    """Put a figure beside chance, and say where it means nothing."""
-    chance = permuted(partial(compare, estimated), wanted, seed=seed)
-    warnings = []
-    if compare(estimated, wanted) <= chance.high:
-        warnings.append(f"No better than chance: requests permuted at random score up to {chance.high:.3g}.")
-    if upper_bound is not None and upper_bound.low <= chance.value:
-        warnings.append("The estimator does not beat chance on real clips, so this means nothing here.")
-    return Statistic(
-        lambda a: compare(estimated[a], wanted[a]),
-        bounds=(0, 1),
-        subset=subset,
-        chance=chance,
-        upper_bound=upper_bound,
-        warnings=warnings,
-        **facts,
-    )
-
-
-def _metric(label: str, agree: Agreement, requested: Callable[[Prompt], Any], estimator: type[ClipEstimator]) -> Metric:
-    prepare = partial(agreement_with_prompts, agree=agree, requested=requested)
+def _metric(
+    label: str, agree: Agreement, requested: Callable[[Prompt], Any], estimator: Callable[[], ClipEstimator]
+) -> Metric:
+    prepare = partial(agreement_with_prompts, compared=numbers_compared(agree, requested), requested=requested)
     return Metric(label, prepare, "higher", compares="prompts", embedder=estimator, requested=requested)
 
 
 _octaves, _doubles = (partial(tempo_agreement, factors=factors) for factors in (OCTAVES, DOUBLES))
 _mirex = partial(key_agreement, rule="mirex")
-tempo = _metric("tempo within 4 %", tempo_agreement, requested_tempo, TempoEstimator)
-tempo_octave = _metric("tempo within 4 % or an octave", _octaves, requested_tempo, TempoEstimator)
-tempo_double = _metric("tempo within 4 % or a factor of two", _doubles, requested_tempo, TempoEstimator)
-key = _metric("key and mode", key_agreement, requested_key, KeyEstimator)
-key_mirex = _metric("key, MIREX weighted", _mirex, requested_key, KeyEstimator)
-mode = _metric("mode", partial(key_agreement, rule="mode"), requested_key, KeyEstimator)
+tempo = _metric("tempo within 4 %", tempo_agreement, requested_tempo, tempo_estimator)
+tempo_octave = _metric("tempo within 4 % or an octave", _octaves, requested_tempo, tempo_estimator)
+tempo_double = _metric("tempo within 4 % or a factor of two", _doubles, requested_tempo, tempo_estimator)
+key = _metric("key and mode", key_agreement, requested_key, key_estimator)
+key_mirex = _metric("key, MIREX weighted", _mirex, requested_key, key_estimator)
+mode = _metric("mode", partial(key_agreement, rule="mode"), requested_key, key_estimator)
 instruments = Metric(
     "instruments",
     _instruments,

@@ -73,30 +73,28 @@ def bootstrap(statistic: Callable[..., float], *groups: Tensor, resamples: int =
     return bootstrap_tracks(of_drawn, *sets, resamples=resamples, seed=seed)
 
 
-def centered(value: float, resampled: Sequence[float], level: float = 0.95) -> Estimate:
-    """Return a value with the central `level` of what its resamples spread, shifted so that their mean is the value.
+def centered(value: float, resampled: Sequence[float]) -> Estimate:
+    """Return a value with the central 95 % of what its resamples spread, shifted so that their mean is the value.
 
     Efron & Tibshirani (1993). A resample repeats clips, which pushes a Fréchet distance up as a smaller set would;
     centering removes this push and keeps the spread.
     """
     values = torch.tensor(resampled, dtype=torch.float64)
-    low, high = _quantiles(values - values.mean(), level)
+    low, high = _interval(values - values.mean())
     return Estimate(value, value + low, value + high)
 
 
-def permuted(
-    statistic: Callable[[Tensor], float], labels: Tensor, *, permutations: int = 100, level: float = 0.95, seed: int = 0
-) -> Estimate:
-    """Return the mean of `statistic` over permutations of `labels` (n, ...) along n, with its interval: chance."""
+def permuted(statistic: Callable[[Tensor], float], labels: Tensor, *, seed: int = 0) -> Estimate:
+    """Return the mean of `statistic` over 100 permutations of `labels` (n, ...) along n, with its interval: chance."""
     random = generator("codecdiff_eval.permutation", seed)
-    orders = [torch.randperm(len(labels), generator=random) for _ in range(permutations)]
+    orders = [torch.randperm(len(labels), generator=random) for _ in range(100)]
     values = torch.tensor([statistic(labels[order]) for order in orders], dtype=torch.float64)
-    return Estimate(float(values.mean()), *_quantiles(values, level))
+    return Estimate(float(values.mean()), *_interval(values))
 
 
-def _quantiles(values: Tensor, level: float) -> tuple[float, float]:
-    low, high = torch.quantile(values, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
-    return low, high
+def _interval(values: Tensor) -> list[float]:
+    """(n,) values -> the ends of their central 95 %."""
+    return torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
 
 
 def rate_interval(successes: float, count: int) -> Estimate:

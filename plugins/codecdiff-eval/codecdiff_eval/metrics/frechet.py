@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,7 +53,7 @@ def _fad_infinity(clips: ClipEmbeddings, reference: Reference, *, seed: int, par
             return sum(frechet_distance(*_fit(clips, part), *gaussian) for part in split) / num_parts
 
         sizes = range(1, parts + 1)
-        return intercept([j / len(clips) for j in sizes], [mean_fad(j) for j in sizes])
+        return float(np.polyfit([j / len(clips) for j in sizes], [mean_fad(j) for j in sizes], 1)[1])
 
     return Statistic(of, warnings=_size_warnings(clips, reference, parts), options={"parts": parts})
 
@@ -81,14 +80,6 @@ def _fad_shrunk(clips: ClipEmbeddings, reference: ClipEmbeddings, *, seed: int) 
     are few. It treats windows as independent, so with few clips it exceeds its limit nearly as much as FAD does.
     """
     return Statistic(lambda a, b: shrunk_frechet_distance(clips.drawn(a), reference.drawn(b)))
-
-
-def intercept(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return y at x = 0 of the straight line through at least two points, by least squares."""
-    points = torch.tensor([x, y], dtype=torch.float64)
-    dx, dy = points - points.mean(1, keepdim=True)
-    slope = (dx @ dy) / dx.square().sum()
-    return float(points[1].mean() - slope * points[0].mean())
 
 
 def _fit(clips: ClipEmbeddings, drawn: Tensor) -> Gaussian:

@@ -7,6 +7,8 @@ generated clips lie nearer to training clips than to as many clips never trained
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -60,10 +62,7 @@ def expected_coverage(n: int, m: int, k: int = NEIGHBORS) -> float:
 
     1 - (n - 1)...(n - k) / ((n + m - 1)...(n + m - k)), whatever the distribution.
     """
-    missed = 1.0
-    for i in range(1, k + 1):
-        missed *= (n - i) / (n + m - i)
-    return 1 - missed
+    return 1 - math.comb(n - 1, k) / math.comb(n + m - 1, k)
 
 
 def _density(clips: ClipEmbeddings, reference: ClipEmbeddings, *, seed: int, k: int = NEIGHBORS) -> Statistic:

@@ -6,7 +6,7 @@ does not exist for them; the same of real music is the upper bound, and that of 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,7 +14,14 @@ from torch import Tensor
 from codecdiff.errors import InvalidValue
 from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.metric import Metric, Reference, Statistic, mean_over_clips
-from codecdiff_eval.metrics.adherence import HOP_LENGTH, NOTHING, SAMPLE_RATE, ClipEstimator, LibrosaEstimator
+from codecdiff_eval.metrics.adherence import (
+    HOP_LENGTH,
+    NOTHING,
+    SAMPLE_RATE,
+    ClipEstimator,
+    librosa_estimator,
+    onset_strength,
+)
 from codecdiff_eval.metrics.bootstrap import bootstrap_tracks
 
 __all__ = ["full_scale", "pulse_strength", "touches_full_scale", "tuning_error", "tuning_error_cents"]
@@ -72,35 +79,24 @@ def touches_full_scale(audio: Tensor) -> bool:
     return bool((audio.abs() >= FULL_SCALE).any())
 
 
-class PulseEstimator(LibrosaEstimator):
-    """Pulse strength of librosa's onset strength."""
-
-    spec: ClassVar = {"name": "pulse", "hop_length": HOP_LENGTH}
-
-    def estimate_sound(self, audio: Tensor) -> float:
-        """(t,) audio -> pulse strength."""
-        return pulse_strength(torch.from_numpy(self.onset_strength(audio)), SAMPLE_RATE / HOP_LENGTH)
+def estimate_pulse(audio: Tensor) -> float:
+    """(t,) audio at 22,050 Hz -> pulse strength of librosa's onset strength."""
+    return pulse_strength(torch.from_numpy(onset_strength(audio)), SAMPLE_RATE / HOP_LENGTH)
 
 
-class TuningEstimator(ClipEstimator):
-    """Tuning error in cents."""
-
-    spec: ClassVar = {"name": "tuning", "fft_size": FFT_SIZE}
-
-    def estimate_sound(self, audio: Tensor) -> float:
-        """(t,) audio -> cents."""
-        return tuning_error_cents(audio, self.sample_rate)
-
-
-class FullScaleEstimator(ClipEstimator):
-    """1 for a clip that touches full scale, else 0: of the mono mix at 44.1 kHz, a rate at which most files are."""
-
-    sample_rate = 44_100
-    spec: ClassVar = {"name": "full-scale", "threshold": FULL_SCALE}
-
-    def estimate(self, audio: Tensor) -> float:
-        """(t,) audio -> 1 or 0, of silence too."""
-        return float(touches_full_scale(audio))
+pulse_estimator = partial(librosa_estimator, estimate_pulse, name="pulse", hop_length=HOP_LENGTH)
+tuning_estimator = partial(
+    ClipEstimator,
+    partial(tuning_error_cents, sample_rate=SAMPLE_RATE),
+    {"name": "tuning", "fft_size": FFT_SIZE},
+)
+full_scale_estimator = partial(  # of the mono mix at a rate at which most files are, and of silence too
+    ClipEstimator,
+    touches_full_scale,
+    {"name": "full-scale", "threshold": FULL_SCALE},
+    sample_rate=44_100,
+    silence=0.0,
+)
 
 
 def _mean(clips: ClipEmbeddings, reference: Reference | None = None, *, seed: int) -> Statistic:
@@ -119,6 +115,6 @@ def _mean(clips: ClipEmbeddings, reference: Reference | None = None, *, seed: in
     return mean_over_clips(clips.vectors[subset, 0].double(), subset=subset, upper_bound=upper_bound)
 
 
-pulse = Metric("pulse strength", _mean, "higher", compares="clips", embedder=PulseEstimator)
-tuning_error = Metric("tuning error, cents", _mean, "lower", compares="clips", embedder=TuningEstimator)
-full_scale = Metric("clips at full scale", _mean, "lower", compares="clips", embedder=FullScaleEstimator)
+pulse = Metric("pulse strength", _mean, "higher", compares="clips", embedder=pulse_estimator)
+tuning_error = Metric("tuning error, cents", _mean, "lower", compares="clips", embedder=tuning_estimator)
+full_scale = Metric("clips at full scale", _mean, "lower", compares="clips", embedder=full_scale_estimator)
