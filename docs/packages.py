@@ -24,6 +24,7 @@ GROUPS = {  # groups of entry points, by what a reader looks for
     "metrics": "metrics",
     "suites": "suites of metrics",
     "engines": "engines of `encode`",
+    "generation_engines": "engines of `evaluate` and `compare`",
     "kinds": "kinds of parts",
     "run_end": "hooks at the end of a run",
 }
