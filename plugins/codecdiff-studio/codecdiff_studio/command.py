@@ -69,7 +69,8 @@ def ui(
 
         with err.status("Loading"):
             pipelines = load_models(models or ["starter"], device, allow_download, allow_local_parts)
-            app = new_app(Studio(pipelines, Path(folder), Limits(max_seconds, max_waveforms, max_queue)))
+            limits = Limits(seconds=max_seconds, waveforms=max_waveforms, queue=max_queue)
+            app = new_app(Studio(pipelines, Path(folder), limits))
             url = launch(app, host, port, login)
         err.print(f"codecdiff studio: {url} (stop it with Ctrl+C)", soft_wrap=True)
         if open_browser:

@@ -55,14 +55,14 @@ Progress = Callable[..., Any]  # that of gradio: a pair of steps done and all st
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for: seconds of audio and of a control, waveforms, steps, and letters of its texts."""
+    """What one request may ask for: seconds of audio, waveforms, steps, letters of its texts, seconds of a control."""
 
     seconds: float = 30.0
-    control_seconds: float = 600.0
     waveforms: int = 4
     queue: int = 64
     steps: int = 200
     letters: int = 2000
+    control_seconds: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ class Studio:
     def encode(self, file: Path) -> Waveform:
         """Encode a file for editing. Raises BadAudio, and InvalidValue if it is longer than the limit."""
         pipe = self.pipeline
+        self._check_seconds(round(seconds_of(file), 2))
         audio = read_audio(file, pipe.sample_rate, pipe.codec.channels, seconds=self.limits.seconds + 1)
         seconds = audio.shape[-1] / pipe.sample_rate
         self._check_seconds(seconds)
