@@ -8,7 +8,7 @@ Listing reads metadata only: no plugin is imported, and neither is torch. What t
     codecdiff.models             functions that return the folder of a trained model
     codecdiff.commands           functions with Typer annotations, or typer.Typer apps
     codecdiff.engines            functions (device, workers) -> engine, which says where audio is encoded
-    codecdiff.metrics, .suites   of evaluation; read by the distribution that evaluates
+    codecdiff.metrics, .suites, .generation_engines   of evaluation; read by the distribution that evaluates
     codecdiff.run_end            functions that are called with the folder of a run when training ends
 
 Version N > 1 of an interface is the kind `codecs.N`, and its parts are in the group `codecdiff.codecs.N`.
@@ -59,8 +59,8 @@ __all__ = [
 ]
 
 KINDS, CHECKS, MODELS, COMMANDS, ENGINES = "kinds", "checks", "models", "commands", "engines"
-METRICS, SUITES, RUN_END = "metrics", "suites", "run_end"
-FUNCTIONS = (MODELS, COMMANDS, ENGINES, CHECKS, RUN_END)  # groups whose entries are called
+METRICS, SUITES, GENERATION_ENGINES, RUN_END = "metrics", "suites", "generation_engines", "run_end"
+FUNCTIONS = (MODELS, COMMANDS, ENGINES, GENERATION_ENGINES, CHECKS, RUN_END)  # groups whose entries are called
 GROUPS = (*FUNCTIONS, METRICS, SUITES, KINDS)  # beside those of the kinds of parts
 
 SWITCH = "CODECDIFF_PLUGINS"

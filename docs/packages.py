@@ -24,6 +24,7 @@ GROUPS = {  # groups of entry points, by what a reader looks for
     "metrics": "metrics",
     "suites": "metric suites",
     "engines": "`encode` engines",
+    "generation_engines": "`evaluate` and `compare` engines",
     "kinds": "kinds of parts",
     "run_end": "end-of-run hooks",
 }

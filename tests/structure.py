@@ -70,7 +70,8 @@ PLUGIN_API = {
     "codecdiff.huggingface",
 }
 DEMOS = {"codecdiff-starter"}  # plugins of parts whose other modules are an application
-READ_BY = {"metrics": "codecdiff-eval", "suites": "codecdiff-eval"}  # groups that one distribution reads, as a kind
+# Groups that one distribution reads, as a kind
+READ_BY = dict.fromkeys(("metrics", "suites", "generation_engines"), "codecdiff-eval")
 
 # Public names that two modules may define, each with the reason.
 REPEATED = {

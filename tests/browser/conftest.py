@@ -65,10 +65,11 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start `codecdiff ui` and return its address."""
-    port, log = free_port(), tmp_path_factory.mktemp("studio") / "log.txt"
+    port, log, files = free_port(), tmp_path_factory.mktemp("studio") / "log.txt", tmp_path_factory.mktemp("files")
+    environment = {**os.environ, "NO_COLOR": "1", "TMPDIR": str(files)}
     command = [sys.executable, "-m", "codecdiff", "ui", "--port", str(port), "--max-seconds", "4"]
     with log.open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env={**os.environ, "NO_COLOR": "1"})
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
         try:
             deadline = time.monotonic() + 180
             while f"http://127.0.0.1:{port}" not in log.read_text():
@@ -80,3 +81,4 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             process.terminate()
             process.wait(30)
     assert "Traceback" not in log.read_text(), log.read_text()
+    assert [file for file in files.rglob("*") if file.is_file()] == []

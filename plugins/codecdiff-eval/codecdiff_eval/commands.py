@@ -54,6 +54,10 @@ Adapters = Annotated[
 Cache = Annotated[Path | None, typer.Option(help="Folder of cached embeddings. Default: cache in the output folder.")]
 ModelCard = Annotated[bool, typer.Option("--model-card", "--card", help="Add the results to the model card.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")]
+EngineName = Annotated[str, typer.Option(help="Where to generate: local, this process, or ray, a cluster.")]
+WorkerCount = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Processes of the engine. Default: up to one per core or GPU.")
+]
 Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. Default: a GPU if there is one.")]
 AllowDownload = Annotated[bool, typer.Option("--allow-download", help="Download weights that are missing.")]
 AllowLocalParts = Annotated[
@@ -84,6 +88,8 @@ def evaluate(
     cache: Cache = None,
     model_card: ModelCard = False,
     as_json: AsJson = False,
+    engine: EngineName = "local",
+    workers: WorkerCount = None,
     device: Device = "",
     allow_download: AllowDownload = False,
     allow_local_parts: AllowLocalParts = False,
@@ -99,7 +105,10 @@ def evaluate(
     plan = inputs.new_eval_config(suite, embedders or [], metrics or [], seconds, loudness, adherence, seed)
     against = inputs.read_reference(reference, split)
     evaluated = inputs.read_inputs(prompts, split, n, seed) if prompts else inputs.read_tracks(music or Path(), split)
-    generator = inputs.load_generator(model, device, allow_download, allow_local_parts, seed, steps, guidance, adapters)
+    cluster = inputs.load_engine(engine, device, workers)
+    device = "" if cluster else device  # the GPUs of a cluster are not devices of this machine
+    allowed = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
+    generator = inputs.load_generator(model, device, allowed, seed, steps, guidance, adapters, cluster)
     built, left_out = inputs.build_embedders(plan.metrics, options, generator, device, bool(embedders), allow_download)
     evaluator = Evaluator(plan, built, against, output, cache or output / "cache", progress, generator, left_out)
     facts = inputs.split_facts(suite, reference, prompts, music, split)
@@ -151,6 +160,8 @@ def compare(
     *,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write. Default: runs/FILE.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the costs of every variant, and stop.")] = False,
+    engine: EngineName = "local",
+    workers: WorkerCount = None,
     device: Device = "",
 ) -> None:
     """Train variants of one experiment at an equal budget of FLOPs, and compare what they generate in one report.
@@ -161,10 +172,11 @@ def compare(
     from codecdiff_eval.compare.budget import cost_table, make_variants
     from codecdiff_eval.compare.config import CompareConfig
     from codecdiff_eval.compare.experiment import Experiment
+    from codecdiff_eval.inputs import load_engine
     from codecdiff_eval.numbers import format_count
     from codecdiff_eval.report import console_table
 
-    output = output or Path("runs", file.stem)
+    output, cluster = output or Path("runs", file.stem), load_engine(engine, device, workers)
     comparison = config.load_config(CompareConfig, file, overrides or [])
     if not plan:
         require_writable(output)
@@ -177,7 +189,8 @@ def compare(
         soft_wrap=True,
     )
     if not plan:
-        experiment = Experiment(comparison, variants, output, select_device(device), log)
+        place = select_device("" if cluster else device)
+        experiment = Experiment(comparison, variants, output, place, log, cluster)
         report = experiment.run(shlex.join(["codecdiff", *sys.argv[1:]]))
         out.print(f"{report}: open it in a browser", soft_wrap=True)
 

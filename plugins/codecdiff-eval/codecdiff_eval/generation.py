@@ -1,15 +1,20 @@
 """Generated clips: what a model generates to be evaluated, each a file that says how it was made.
 
 A folder of them fills clip by clip, each written whole, so a run that is killed resumes. A clip follows from the model,
-its prompt and the seed: whatever other prompts there are, it is the same.
+its prompt and the seed: whatever other prompts there are, and whichever process generates it, it is the same.
+
+Tasks run in this process, or in workers that an engine starts: an entry of `codecdiff.generation_engines`, a function
+(device, workers) -> engine, as codecdiff-ray has. Each worker loads the model once. Models, sources and output folders
+have the same paths wherever workers run.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,6 +44,11 @@ from codecdiff_eval.results import hash_of
 
 SUFFIX = ".flac"  # whose comment has room for long prompts
 TIMES = "seconds.txt"  # of a folder of clips: how long each took, a line for each
+
+Task = Callable[[Pipeline], Any]  # can be pickled
+Workers = Callable[[Sequence[Task]], Iterator[tuple[int, Any]]]  # the index of each task and its result, in any order
+LoadModel = Callable[..., Pipeline]  # called by a worker with its `device`; can be pickled
+Engine = Callable[[LoadModel, Sequence[Task]], Iterator[tuple[int, Any]]]
 
 
 @dataclass(frozen=True)
@@ -75,12 +85,26 @@ class GeneratedClip:
         text = str(fields.pop("text", ""))
         return Track(folder / self.name, self.name, (text,) if text else (), fields)
 
+    def write(self, folder: Path, pipeline: Pipeline) -> float:
+        """Generate the clip and write it to a folder; return how many seconds it took to generate.
+
+        Raises InvalidValue if the model is not the one that is requested.
+        """
+        if self.request.model:
+            self.request.check_model(pipeline)
+        start = time.perf_counter()
+        (audio,) = self.request.generate(pipeline, self.source)
+        seconds = time.perf_counter() - start
+        write_audio(folder / self.name, audio, pipeline.sample_rate, comment=self.request.comment())
+        return seconds
+
 
 @dataclass(frozen=True)
 class Generator:
     """A model that is evaluated, and how it is sampled; the seed of each clip follows from `seed` and its prompt.
 
     steps, guidance: None for the model's own.
+    workers: generate clips; None for this process.
     """
 
     pipeline: Pipeline
@@ -88,6 +112,7 @@ class Generator:
     seed: int = 0
     steps: int | None = None
     guidance: Guidance | None = None
+    workers: Workers | None = None
 
     @property
     def stages(self) -> dict[str, dict[str, Any]]:
@@ -140,22 +165,17 @@ class Generator:
         FileExistsError, before anything is generated, if a clip there is another.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        present = [clip.is_in(folder) for clip in clips]
+        missing = [clip for clip in clips if not clip.is_in(folder)]
+        for clip in missing:
+            if not keeps_comment(clip.name, comment := clip.request.comment()):
+                raise InvalidValue(f"A prompt of {len(comment)} bytes is too long to be stored in a file: shorten it.")
         _write_metadata(folder, clips)
-        for count, (clip, is_present) in enumerate(zip(clips, present, strict=True), 1):
-            if not is_present:
-                comment = clip.request.comment()
-                if not keeps_comment(clip.name, comment):
-                    raise InvalidValue(
-                        f"A prompt of {len(comment)} bytes is too long to be stored in a file: shorten it."
-                    )
-                start = time.perf_counter()
-                for audio in clip.request.generate(self.pipeline, clip.source):
-                    seconds = time.perf_counter() - start
-                    write_audio(folder / clip.name, audio, self.pipeline.sample_rate, comment=comment)
-                    with (folder / TIMES).open("a", encoding="utf-8") as log:
-                        log.write(f"{seconds:.3f} {clip.name}\n")
-            progress(count)
+        progress(done := len(clips) - len(missing))
+        tasks = [partial(clip.write, folder) for clip in missing]
+        for i, seconds in run_tasks(tasks, self.pipeline, self.workers):
+            with (folder / TIMES).open("a", encoding="utf-8") as log:
+                log.write(f"{seconds:.3f} {missing[i].name}\n")
+            progress(done := done + 1)
         return [clip.track(folder) for clip in clips]
 
     @property
@@ -180,6 +200,11 @@ class Generator:
             return GeneratedClip(source.name, request, prompt.only((*self._fields, *ATTRIBUTES)).fields, source.file)
 
         return [clip(number, source) for number, source in enumerate(sources)]
+
+
+def run_tasks(tasks: Sequence[Task], pipeline: Pipeline, workers: Workers | None) -> Iterator[tuple[int, Any]]:
+    """Yield the index of each task and its result, as they are done by workers, or in order by this process."""
+    return workers(tasks) if workers and tasks else enumerate(task(pipeline) for task in tasks)
 
 
 def _instruments_in_text(prompt: EvalPrompt) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from codecdiff import Embedder, config, huggingface
+from codecdiff import Embedder, config, huggingface, registry
 from codecdiff.cli.console import err, select_device
 from codecdiff.data.manifest import Manifest
 from codecdiff.data.metadata import Issue, Track, find_tracks
@@ -17,7 +18,7 @@ from codecdiff.pipeline import Pipeline, load, parse_adapter
 from codecdiff_eval.embedders import CodecEmbedder
 from codecdiff_eval.embeddings import ClipCutter, ReferenceStats
 from codecdiff_eval.evaluator import EvalConfig, ReferenceMusic
-from codecdiff_eval.generation import Generator
+from codecdiff_eval.generation import Engine, Generator
 from codecdiff_eval.prompts import ALL, EvalPrompt, read_prompts, sample_prompts, select_split, split_of
 from codecdiff_eval.suites import load_suite
 
@@ -86,28 +87,43 @@ def read_inputs(file: Path, split: str, count: int | None, seed: int) -> list[Ev
     return sample_prompts(prompts, count, seed)
 
 
+def load_engine(name: str, device: str, workers: int | None) -> Engine | None:
+    """Return the engine of `--engine`, None for `local`: this process. Raises UserError for one that is not there."""
+    if name == "local":
+        if workers is not None:
+            raise InvalidValue("--workers is the number of workers of an engine, as in --engine ray: add one.")
+        return None
+    return registry.load_entry(registry.GENERATION_ENGINES, name)(device, workers)
+
+
+def load_model(model: str, adapters: Sequence[str], device: Any, **allowed: Any) -> Pipeline:
+    """Load a model with adapters, in this process or in a worker."""
+    pipeline = load(model, **allowed).to(device)
+    for text in adapters:
+        pipeline.load_adapter(*parse_adapter(text))
+    return pipeline
+
+
 def load_generator(
     model: str,
     device: str,
-    allow_download: bool,
-    allow_local_parts: bool,
+    allowed: Mapping[str, bool],
     seed: int,
     steps: int | None,
     guidance: Sequence[str] | None,
     adapters: Sequence[str] | None,
+    engine: Engine | None = None,
 ) -> Generator | None:
-    """Load a model, if any, and name it by its folder's name or its id."""
+    """Load a model, if any, and name it by its folder's name or its id. `allowed`: permissions of `load`."""
     if not model:
         return None
-    scale = parse_guidance_scale(guidance or [])
+    scale, loader = parse_guidance_scale(guidance or []), partial(load_model, model, adapters or (), **allowed)
     with err.status(f"Loading {model}"):
-        allowed: Any = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
-        pipeline = load(model, **allowed).to(select_device(device))
-        for text in adapters or ():
-            pipeline.load_adapter(*parse_adapter(text))
+        pipeline = loader(device=select_device(device))
     folder = Path(model)
     parts = [part for part in folder.resolve().parts[-2:] if part != "/"]
-    return Generator(pipeline, "/".join(parts) if folder.exists() else model, seed, steps, scale)
+    name = "/".join(parts) if folder.exists() else model
+    return Generator(pipeline, name, seed, steps, scale, partial(engine, loader) if engine else None)
 
 
 def build_embedders(

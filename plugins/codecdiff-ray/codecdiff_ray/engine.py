@@ -1,22 +1,17 @@
-"""The engine of a cluster: runs the tasks in a Ray Data pipeline.
+"""The engine of encoding: runs the tasks in a Ray Data pipeline.
 
-The cluster is the one that RAY_ADDRESS names or that runs on this machine, else a new one of this machine alone. Every
-node needs the same Python packages, and the audio and the folder of the store under the same paths, on a shared file
-system. Only names of files and results of tasks pass through Ray; its object store can be small.
+Only names of files and results of tasks pass through Ray; its object store can be small.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import ray
 import ray.data
 import torch
 from ray.exceptions import RayError
@@ -25,10 +20,10 @@ from codecdiff.data import Track
 from codecdiff.data.encoding.job import EncodingIncomplete, Engine, Job, ReportTracks, Task, TaskResult
 from codecdiff.data.encoding.worker import run_task
 from codecdiff.interfaces import Codec
+from codecdiff_ray.cluster import connect, place
 
 MAX_ATTEMPTS = 3  # at a task whose worker dies
 RESUME_HINT = "What is done is saved: the same command resumes from there."
-OBJECT_STORE_BYTES = 100 * 2**20  # if this starts Ray
 
 
 class Encoder:
@@ -93,15 +88,12 @@ def run_in_actors(tasks: Sequence[Task], job: Job, device: str, workers: int | N
         return
     for mark in job.draft.glob("tasks/.*.try-*"):  # of an earlier run
         mark.unlink()
-    _connect()
-    resources = ray.cluster_resources()
-    device = device or ("cuda" if resources.get("GPU") else "cpu")
-    gpus = 0 if device == "cpu" else 1
-    max_actors = min(len(tasks), workers or max(1, int(resources.get("GPU" if gpus else "CPU", 1))))
+    connect()
+    device, gpus, max_actors = place(device, workers, len(tasks))
     rows = ray.data.from_items([{"task": task_to_json(task)} for task in tasks], override_num_blocks=len(tasks))
     results = rows.map_batches(
         Encoder,  # pyright: ignore[reportArgumentType] - a class whose instances are functions
-        fn_constructor_args=(job, device.split(":")[0]),
+        fn_constructor_args=(job, device),
         batch_size=1,
         # all actors from the beginning, but idle ones may end: an actor whose node is lost needs the place of another
         compute=ray.data.ActorPoolStrategy(
@@ -122,19 +114,3 @@ def run_in_actors(tasks: Sequence[Task], job: Job, device: str, workers: int | N
         raise EncodingIncomplete(f"Ray failed: {str(error).strip().splitlines()[-1]} {RESUME_HINT}") from error
     if failed:
         raise EncodingIncomplete(f"Tasks {failed} failed: their workers died {MAX_ATTEMPTS} times each. {RESUME_HINT}")
-
-
-def _connect() -> None:
-    """Connect to the existing cluster, or start Ray on this machine."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns about impossible events
-    if not ray.is_initialized():
-        quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-        try:
-            ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **quiet)
-        except ConnectionError:
-            if "RAY_ADDRESS" in os.environ:
-                raise
-            ray.init(address="local", object_store_memory=OBJECT_STORE_BYTES, **quiet)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)

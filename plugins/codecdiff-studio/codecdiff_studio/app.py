@@ -5,6 +5,7 @@ The page may load nothing from elsewhere: a Content-Security-Policy tells the br
 
 from __future__ import annotations
 
+import gc
 from importlib.resources import files
 from typing import Any
 
@@ -21,6 +22,7 @@ from codecdiff_studio.studio import KEEP_S, Studio
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 CODE_FONTS = ("ui-monospace", "Menlo", "Consolas", "monospace")
 MAX_UPLOAD = "100mb"
+MAX_SESSIONS = 256  # that are remembered, those of clients that never say they have closed too
 OWN = "'self' data: blob:"
 POLICY = (  # Gradio compiles its templates in the page
     f"default-src {OWN}; script-src {OWN} 'unsafe-inline' 'unsafe-eval'; style-src {OWN} 'unsafe-inline'; "
@@ -59,7 +61,13 @@ def new_app(studio: Studio) -> gr.Blocks:
             compare_tab(studio)
         with gr.Tab("Model"):
             model_tab(studio)
-        app.unload(studio.close)
+
+        def close(request: gr.Request) -> None:
+            studio.close(request)
+            app.state_holder.session_data.pop(str(request.session_hash), None)  # Gradio would keep about a megabyte
+            gc.collect()
+
+        app.unload(close)
     return app.queue(max_size=studio.limits.queue, default_concurrency_limit=1, api_open=False)
 
 
@@ -76,9 +84,11 @@ def launch(app: gr.Blocks, host: str, port: int | None, login: tuple[str, str] |
         quiet=True,
         prevent_thread_lock=True,
         max_file_size=MAX_UPLOAD,
+        state_session_capacity=MAX_SESSIONS,
         footer_links=["api"],
         theme=Default(primary_hue="purple", font=FONTS, font_mono=CODE_FONTS),
         css=(files("codecdiff_studio") / "static" / "studio.css").read_text(encoding="utf-8"),
         app_kwargs={"middleware": [(SecurityHeaders, (), {})]},
     )
+    gc.freeze()  # what stays until the end need not be searched when a tab is closed
     return url

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 import webbrowser
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +22,7 @@ from codecdiff.errors import InvalidValue
 if TYPE_CHECKING:
     from codecdiff.pipeline import Pipeline
 
+M_ARENA_MAX = -8  # of malloc.h
 Models = Annotated[
     list[str] | None,
     typer.Option("--model", help="Folder, installed model or Hugging Face id; any number.", show_default="starter"),
@@ -54,6 +59,7 @@ def ui(
     It is reached from this machine alone unless --host says otherwise, and sends nothing elsewhere.
     """
     login = parse_login(auth)
+    share_heaps()
     if not is_loopback(host) and login is None:
         err.print(f"Everyone who reaches {host} can use the studio: add --auth USER:PASSWORD.", style="yellow")
     with TemporaryDirectory(prefix="codecdiff-studio-") as folder:
@@ -63,12 +69,21 @@ def ui(
 
         with err.status("Loading"):
             pipelines = load_models(models or ["starter"], device, allow_download, allow_local_parts)
-            app = new_app(Studio(pipelines, Path(folder), Limits(max_seconds, max_waveforms, max_queue)))
+            limits = Limits(seconds=max_seconds, waveforms=max_waveforms, queue=max_queue)
+            app = new_app(Studio(pipelines, Path(folder), limits))
             url = launch(app, host, port, login)
         err.print(f"codecdiff studio: {url} (stop it with Ctrl+C)", soft_wrap=True)
         if open_browser:
             webbrowser.open(url)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: the files are deleted
         app.block_thread()
+
+
+def share_heaps() -> None:
+    """Let the threads of the server share two heaps, where the C library is glibc: each would fill one of its own."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # of other C libraries
+            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 def load_models(

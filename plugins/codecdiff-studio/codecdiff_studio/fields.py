@@ -18,30 +18,37 @@ OWN = "0: the model's own."
 
 @dataclass(frozen=True)
 class PromptFields:
-    """The text of a prompt and the other fields that a model reads."""
+    """The text of a prompt, the other fields that a model reads, and its controls: files that the music follows."""
 
     pipeline: Pipeline
     text: gr.Textbox
     others: Mapping[str, gr.Textbox]
+    controls: Mapping[str, gr.Audio]
 
     @classmethod
     def of(cls, pipeline: Pipeline, limits: Limits, example: str = "") -> PromptFields:
         """Show the fields of a model's conditioner. Audio in prompts is left out."""
         text = gr.Textbox(example, label="Prompt", lines=2, max_length=limits.letters, placeholder="Describe the music")
         names = pipeline.conditioner.fields if pipeline.conditioner else ()
-        others = [name for name in names if name not in ("text", "audio")]
+        others = [name for name in names if name not in ("text", "audio", "controls")]
         with gr.Accordion("Fields of the conditioner", open=False, visible=bool(others)), gr.Row():
-            return cls(pipeline, text, {name: gr.Textbox(label=name, min_width=110, max_length=100) for name in others})
+            boxes = {name: gr.Textbox(label=name, min_width=110, max_length=100) for name in others}
+        rates = pipeline.conditioner.control_rates if pipeline.conditioner else ()
+        title = "Controls: audio that the music follows over time"
+        with gr.Accordion(title, open=False, visible=bool(rates)), gr.Row():
+            options: Any = {"type": "filepath", "sources": ["upload"], "buttons": [], "min_width": 160}
+            return cls(pipeline, text, boxes, {name: gr.Audio(label=name, **options) for name in rates})
 
     @property
     def components(self) -> list[Any]:
         """All fields."""
-        return [self.text, *self.others.values()]
+        return [self.text, *self.others.values(), *self.controls.values()]
 
     def prompt(self, values: Values) -> dict[str, Any]:
         """Return the prompt."""
         fields = {name: values[field] for name, field in self.others.items()}
-        return new_prompt(self.pipeline, values[self.text], fields)
+        files = {name: values[field] for name, field in self.controls.items() if values[field]}
+        return new_prompt(self.pipeline, values[self.text], fields) | ({"controls": files} if files else {})
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import re
 import secrets
 import shlex
 import shutil
@@ -17,9 +18,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from codecdiff.conditioners import parse_fields
-from codecdiff.data.audio import read_audio
+from codecdiff.data.audio import read_audio, seconds_of
 from codecdiff.errors import InvalidValue, UserError
 from codecdiff.pipeline import (
     AnyEdit,
@@ -53,13 +55,14 @@ Progress = Callable[..., Any]  # that of gradio: a pair of steps done and all st
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for: seconds of audio, waveforms, sampling steps, and letters of its texts."""
+    """What one request may ask for: seconds of audio, waveforms, steps, letters of its texts, seconds of a control."""
 
     seconds: float = 30.0
     waveforms: int = 4
     queue: int = 64
     steps: int = 200
     letters: int = 2000
+    control_seconds: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,7 @@ class Studio:
     def encode(self, file: Path) -> Waveform:
         """Encode a file for editing. Raises BadAudio, and InvalidValue if it is longer than the limit."""
         pipe = self.pipeline
+        self._check_seconds(round(seconds_of(file), 2))
         audio = read_audio(file, pipe.sample_rate, pipe.codec.channels, seconds=self.limits.seconds + 1)
         seconds = audio.shape[-1] / pipe.sample_rate
         self._check_seconds(seconds)
@@ -141,8 +145,10 @@ class Studio:
         config = pipeline.generation_config.merge(**cast(Any, values))
         if others := sorted(values.keys() - OPTIONS):
             raise InvalidValue(f"Invalid option '{others[0]}': the studio takes {', '.join(sorted(OPTIONS))}.")
-        if files := [name for name, value in prompt.items() if name == "audio" or isinstance(value, Mapping)]:
+        fields = {name: value for name, value in prompt.items() if name != "controls"}
+        if files := [name for name, value in fields.items() if name == "audio" or isinstance(value, Mapping)]:
             raise InvalidValue(f"Invalid {files[0]}: a prompt of the studio names no files; expected text or numbers.")
+        self._check_controls(prompt.get("controls", {}))
         if not is_edit:
             self._check_seconds(config.audio_length_in_s)
         for name, most in (("num_waveforms_per_prompt", limits.waveforms), ("num_inference_steps", limits.steps)):
@@ -150,10 +156,19 @@ class Studio:
                 raise InvalidValue(f"Invalid {name}={values[name]}: the studio allows at most {most}.")
         if not isinstance(config.negative_prompt, str):  # a mapping could name files of this machine
             raise InvalidValue(f"Invalid negative_prompt={config.negative_prompt}: the studio takes a text.")
-        letters = sum(len(str(each)) for each in (*prompt.values(), config.negative_prompt))
+        letters = sum(len(str(each)) for each in (*fields.values(), config.negative_prompt))
         if letters > limits.letters:
             raise InvalidValue(f"The texts have {letters:,} letters: the studio allows at most {limits.letters:,}.")
         return values
+
+    def _check_controls(self, files: Mapping[str, str]) -> None:
+        """Raise InvalidValue for uploads that are too long as controls; others are kept as long as they are used."""
+        for name, file in files.items():
+            if (seconds := seconds_of(Path(file))) > self.limits.control_seconds:
+                raise InvalidValue(
+                    f"The control {name} has {seconds:g} s: the studio allows at most {self.limits.control_seconds:g}."
+                )
+            Path(file).touch()
 
     def _check_seconds(self, seconds: float) -> None:
         if seconds > self.limits.seconds:
@@ -213,10 +228,16 @@ def shown_errors() -> Iterator[None]:
         try:
             yield
         except UserError as error:
-            raise gr.Error(html.escape(str(error)), print_exception=False) from error
+            raise gr.Error(_shown(error), print_exception=False) from error
         finally:
             for note in notes:
-                gr.Warning(html.escape(str(note.message)))
+                gr.Warning(_shown(note.message))
+
+
+def _shown(message: object) -> str:
+    """Return the HTML of a message, in which uploads have their names and not the places of their copies."""
+    copies = re.escape(get_upload_folder()) + r"[\\/][0-9a-f]+[\\/]"
+    return html.escape(re.sub(copies, "", str(message)))
 
 
 def new_prompt(pipeline: Pipeline, text: str, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -226,6 +247,8 @@ def new_prompt(pipeline: Pipeline, text: str, fields: Mapping[str, Any]) -> dict
     """
     if "text" in fields:
         raise InvalidValue("Invalid field 'text': it is the prompt.")
+    if "controls" in fields:
+        raise InvalidValue("Invalid field 'controls': the page takes their files, and programs `codecdiff generate`.")
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items() if v not in (None, "")}
     return {"text": text or "", **parse_fields(texts, pipeline.conditioner)}
 
@@ -236,7 +259,7 @@ def command_of(
     """Return the command that generates the same, from what was recorded, without options that are the model's own."""
     generation, own = request.generation, pipeline.generation_config
     prompt = {key: value for key, value in request.prompt.items() if value not in (None, "")}
-    text = str(prompt.pop("text", ""))
+    text, controls = str(prompt.pop("text", "")), prompt.pop("controls", {})
     words: list[Any] = ["codecdiff", *_edit_words(request.edit, source)] if request.edit else ["codecdiff", "generate"]
     is_word = not request.edit and not text.startswith("-")
     words += ["--prompt", text] if request.edit else [text] if is_word else []
@@ -250,6 +273,7 @@ def command_of(
     for each in [f"{k}={v:g}" for k, v in scale.items()] if isinstance(scale, Mapping) else [scale]:
         words += ["--guidance-scale", each] if each is not None else []
     words += [word for key, value in prompt.items() for word in ("--field", f"{key}={_field_text(value)}")]
+    words += [word for name, file in controls.items() for word in ("--control", f"{name}={Path(file).name}")]
     words += ["--num-waveforms", num_waveforms] if num_waveforms > 1 else []
     words += ["--loop"] if generation.loop and not own.loop else []
     words += [] if request.edit or is_word else ["--", text]

@@ -8,7 +8,9 @@ import json
 import re
 import shlex
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,11 +22,13 @@ import pytest
 import soundfile
 from codecdiff_studio.app import launch, new_app
 from codecdiff_studio.command import is_loopback, parse_login
+from codecdiff_studio.fields import PromptFields
 from codecdiff_studio.model_tab import licenses_of, model_card_of
 from codecdiff_studio.plots import codes_figure, plot_spectrogram
 from codecdiff_studio.studio import Limits, Studio, Waveform, new_prompt, shown_errors
 from gradio_client import Client
 from PIL import Image
+from small import RATE, UNET, lively, tone
 from typer.testing import CliRunner
 
 from codecdiff import Extend, Inpaint, Pipeline, Refine, Restore, Vary
@@ -136,7 +140,7 @@ def test_other_models_and_extensions_over_the_limit_are_refused(studio: Studio, 
     with pytest.raises(InvalidValue, match="is longer than the 1 s"):
         studio.edit(SESSION, silent, source, Extend(seconds=0.5), {"text": ""}, {})
     soundfile.write(tmp_path / "long.wav", np.zeros(24_000), 8000)
-    with pytest.raises(InvalidValue, match="is longer than the 1 s"):
+    with pytest.raises(InvalidValue, match=r"Audio of 3 s is longer than the 1 s"):
         studio.encode(tmp_path / "long.wav")
 
 
@@ -195,6 +199,43 @@ def test_a_prompt_names_no_files(studio: Studio, pipeline: Pipeline, value: Any)
                 studio.generate(SESSION, silent, new_prompt(pipeline, "", {field: value}), {"audio_length_in_s": 0.2})
 
 
+@pytest.fixture
+def controlled(make_pipeline: Callable[..., Pipeline], tmp_path: Path) -> Studio:
+    """A studio whose model follows the loudness of a file, and `song.wav` in the folder of its uploads."""
+    pipeline = make_pipeline(conditioner={"name": "joined", "conditioners": ["words", "loudness"]})
+    for i, stage in enumerate(pipeline.stages):
+        stage.denoiser = lively(pipeline.new_denoiser(i, {**UNET, "controls": ["loudness"]}))
+    pipeline.save_pretrained(tmp_path / "model")
+    (tmp_path / "files" / "uploads").mkdir(parents=True)
+    soundfile.write(tmp_path / "files" / "uploads" / "song.wav", tone(0.6, 300), RATE)
+    limits = replace(LIMITS, control_seconds=0.7)
+    return Studio({str(tmp_path / "model"): Pipeline.from_pretrained(tmp_path / "model")}, tmp_path / "files", limits)
+
+
+def test_a_control_is_a_file_of_the_page(controlled: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    song = controlled.folder / "uploads" / "song.wav"
+    with gr.Blocks():
+        fields = PromptFields.of(controlled.pipeline, LIMITS)
+    assert list(fields.others) == []
+    assert list(fields.controls) == ["loudness"]
+    values: dict[Any, Any] = {fields.text: "a tone", fields.controls["loudness"]: None}
+    options = {"audio_length_in_s": 0.4, "seed": 5, "num_inference_steps": 2}
+    (without,) = controlled.generate(SESSION, silent, fields.prompt(values), options)
+    values[fields.controls["loudness"]] = str(song)
+    (waveform,) = controlled.generate(SESSION, silent, fields.prompt(values), options)
+    assert not np.array_equal(waveform.codes, without.codes)
+    assert "--control loudness=song.wav" in waveform.command
+    monkeypatch.chdir(song.parent)
+    assert np.array_equal(samples(waveform), run_again(waveform.command, tmp_path / "again.flac"))
+    edited = controlled.edit(SESSION, silent, controlled.encode(song), Vary(strength=0.5), fields.prompt(values), {})
+    assert "--control loudness=song.wav" in edited.command
+    soundfile.write(song, tone(0.8, 300), RATE)
+    with pytest.raises(InvalidValue, match=r"The control loudness has 0\.8 s: the studio allows at most 0\.7"):
+        controlled.generate(SESSION, silent, fields.prompt(values), options)
+    with pytest.raises(InvalidValue, match="Invalid field 'controls'"):
+        new_prompt(controlled.pipeline, "", {"controls": {"loudness": "/etc/passwd"}})
+
+
 @pytest.mark.parametrize("session", ["..", "../..", "uploads", "/elsewhere", ""])
 def test_the_name_of_a_session_is_no_path(studio: Studio, tmp_path: Path, session: str) -> None:
     (upload := studio.folder / "uploads" / "song.wav").parent.mkdir()
@@ -219,10 +260,11 @@ def test_the_command_has_fields_and_loops_and_any_prompt(studio: Studio, pipelin
     assert new_prompt(pipeline, "", {k: v for k, _, v in fields}) == {"text": "", "instruments": ["piano"], "key": "5"}
 
 
-def test_messages_are_escaped() -> None:
+def test_messages_are_escaped_and_name_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     with pytest.raises(gr.Error) as caught, shown_errors():
-        raise InvalidValue("'<img src=x>.wav' cannot be read")
-    assert "&lt;img src=x&gt;" in caught.value.message
+        raise InvalidValue(f"'{tmp_path / 'a1f0' / '<img src=x>.wav'}' cannot be read")
+    assert caught.value.message == "&#x27;&lt;img src=x&gt;.wav&#x27; cannot be read"
 
 
 def test_codes_are_drawn_with_the_coarsest_below_and_the_region_in_its_place() -> None:
@@ -273,11 +315,29 @@ def test_who_may_enter() -> None:
 
 
 @pytest.fixture
-def url(studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def page(studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[gr.Blocks]:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     page = new_app(studio)
-    yield launch(page, "127.0.0.1", None, ("me", "secret"))
+    yield page
     page.close()
+
+
+@pytest.fixture
+def url(page: gr.Blocks) -> str:
+    return launch(page, "127.0.0.1", None, ("me", "secret"))
+
+
+@pytest.mark.integration
+def test_nothing_of_a_closed_session_remains(page: gr.Blocks, url: str, studio: Studio, tmp_path: Path) -> None:
+    client = Client(url, auth=("me", "secret"), verbose=False, download_files=tmp_path)
+    client.predict(prompt="a", seconds=0.2, seed=1, options={"num_inference_steps": 2}, api_name="/generate")
+    assert client.session_hash in page.state_holder.session_data
+    assert len(list(studio.folder.glob("sessions/*/*/*.flac"))) == 1
+    client.close()
+    deadline = time.monotonic() + 60
+    while page.state_holder.session_data or list(studio.folder.glob("sessions/*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.mark.integration

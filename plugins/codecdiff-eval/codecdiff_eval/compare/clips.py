@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,17 @@ from torch import Tensor
 from codecdiff.config import DataConfig
 from codecdiff.data import CodeStore, find_tracks, split_tracks, write_audio
 from codecdiff.errors import InvalidValue, MissingFile
-from codecdiff.interfaces import Embedder
+from codecdiff.interfaces import Embedder, Prompt
 from codecdiff.pipeline import Pipeline
 from codecdiff.rng import numpy_generator
 from codecdiff_eval.compare.config import CompareEvalConfig
 from codecdiff_eval.embeddings import ClipEmbeddings
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, NOISE, REFERENCE, edit_mask_of, encode_clips, generate_sets
-from codecdiff_eval.generation import read_clip
+from codecdiff_eval.generation import Workers, read_clip, run_tasks
 
 REAL = "real music"  # the evaluated clips as they are
 REFERENCE_RECONSTRUCTION = "reference reconstruction"  # clips of the reference that the codec encoded and decoded
+PROMPT = "prompt"  # what is generated to listen to, from other prompts
 PROBE_TRAINING = "probe training"  # clips of training tracks that the codec encoded and decoded
 
 Sets = Mapping[str, Tensor]  # embeddings (n, w, e), by the name of a set
@@ -120,12 +122,16 @@ def _draw_clips(
 
 @dataclass(frozen=True)
 class ClipWriter:
-    """Embeds the sets of clips of one model, and writes the first of each set to a folder, to listen to."""
+    """Embeds the sets of clips of one model, and writes the first of each set to a folder, to listen to.
+
+    workers: generate what the model makes; None for this process.
+    """
 
     pipeline: Pipeline
     embedder: Embedder
     config: CompareEvalConfig
     folder: Path
+    workers: Workers | None = None
 
     def codec_sets(self, split: EvalSplit) -> dict[str, Tensor]:
         """Embed clips as they are, REAL and REFERENCE, and through the codec.
@@ -134,7 +140,8 @@ class ClipWriter:
         """
         rate, players, sets = self.embedder.sample_rate, self.config.players, {}
         for name, clips in {REAL: split.evaluated, REFERENCE: split.reference}.items():
-            sets[name] = self._embed(name, self._read(clips, rate, 1), rate, players if name == REAL else 0)
+            audio = _read(clips, self.config.seconds, rate, 1)
+            sets[name] = self._embed(name, audio, rate, players if name == REAL else 0)
         for name, clips in {
             CODEC_RECONSTRUCTION: split.evaluated,
             REFERENCE_RECONSTRUCTION: split.reference,
@@ -146,26 +153,18 @@ class ClipWriter:
 
     def model_sets(self, split: EvalSplit, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Embed what the model generates from the evaluated clips, and write what it generates from `prompts`."""
-        source = edit_mask_of(self.pipeline, self._read_for_codec(split.evaluated))
-        codes = generate_sets(self.pipeline, [clip.prompt for clip in split.evaluated], source, seed=self.config.seed)
-        sets = {
-            name: self._embed_codes(name, codes.get_set(name), self.config.players)
-            for name in codes
-            if name not in (CODEC_RECONSTRUCTION, NOISE)
-        }
+        config, size = self.config, self.pipeline.generation_config.batch_size  # as many as are sampled at once
+        clips, texts = split.evaluated, [{"text": prompt} for prompt in prompts]
+        tasks = [partial(_generate_sets, config, clips[i : i + size], i) for i in range(0, len(clips), size)]
+        tasks += [partial(_generate_prompts, config, texts[i : i + size], i) for i in range(0, len(texts), size)]
+        parts = [codes for _, codes in sorted(run_tasks(tasks, self.pipeline, self.workers), key=itemgetter(0))]
+        codes = {name: torch.cat([part[name] for part in parts if name in part]) for name in (parts[0] | parts[-1])}
         if prompts:
-            texts, frames = [{"text": prompt} for prompt in prompts], self.pipeline.frames(self.config.seconds)
-            generated = torch.cat(list(self.pipeline.generate_codes(texts, frames, seed=self.config.seed)))
-            self._write("prompt", self._decode(generated), self.pipeline.sample_rate, len(prompts))
-        return sets
-
-    def _read(self, clips: Sequence[Clip], sample_rate: int, channels: int) -> Tensor:
-        """Read clips as (n, ch, t)."""
-        seconds = self.config.seconds
-        return torch.stack([read_clip(Path(c.file), c.start, seconds, sample_rate, channels) for c in clips])
+            self._write(PROMPT, self._decode(codes.pop(PROMPT)), self.pipeline.sample_rate, len(prompts))
+        return {name: self._embed_codes(name, each, config.players) for name, each in codes.items()}
 
     def _read_for_codec(self, clips: Sequence[Clip]) -> Tensor:
-        return self._read(clips, self.pipeline.sample_rate, self.pipeline.codec.channels)
+        return _read_for_codec(clips, self.pipeline, self.config.seconds)
 
     def _decode(self, codes: Tensor) -> Tensor:
         samples = round(self.config.seconds * self.pipeline.sample_rate)
@@ -182,6 +181,33 @@ class ClipWriter:
     def _write(self, name: str, audio: Tensor, sample_rate: int, count: int) -> None:
         for i, clip in enumerate(audio[:count]):
             write_audio(player_file(self.folder, name, i), clip, sample_rate)
+
+
+def _read(clips: Sequence[Clip], seconds: float, sample_rate: int, channels: int) -> Tensor:
+    """Read clips as (n, ch, t)."""
+    return torch.stack([read_clip(Path(c.file), c.start, seconds, sample_rate, channels) for c in clips])
+
+
+def _read_for_codec(clips: Sequence[Clip], pipeline: Pipeline, seconds: float) -> Tensor:
+    return _read(clips, seconds, pipeline.sample_rate, pipeline.codec.channels)
+
+
+def _generate_sets(
+    config: CompareEvalConfig, clips: Sequence[Clip], first: int, pipeline: Pipeline
+) -> dict[str, Tensor]:
+    """Return the codes (n, k, l) on the CPU of what the model makes of clips, by set; `first` is the index of one."""
+    source = edit_mask_of(pipeline, _read_for_codec(clips, pipeline, config.seconds))
+    prompts, options = [clip.prompt for clip in clips], {"seed": config.seed, "first_sample_index": first}
+    sets = generate_sets(pipeline, prompts, source, **options)
+    return {name: sets.get_set(name).cpu() for name in sets if name not in (CODEC_RECONSTRUCTION, NOISE)}
+
+
+def _generate_prompts(
+    config: CompareEvalConfig, prompts: Sequence[Prompt], first: int, pipeline: Pipeline
+) -> dict[str, Tensor]:
+    """Return the codes (n, k, l) on the CPU of what the model makes of prompts to listen to."""
+    options: Any = {"seed": config.seed, "first_sample_index": first}
+    return {PROMPT: torch.cat(list(pipeline.generate_codes(prompts, pipeline.frames(config.seconds), **options))).cpu()}
 
 
 def player_file(folder: Path, name: str, i: int) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from codecdiff_eval.compare.runs import (
     train_run,
 )
 from codecdiff_eval.embeddings import read_vectors, write_vectors
+from codecdiff_eval.generation import Engine
 from codecdiff_eval.results import hash_of
 
 EMBEDDINGS = "embeddings"
@@ -45,13 +46,14 @@ OF_CODECS = {"reference", "probe_training_clips"}  # settings that only embeddin
 
 @dataclass(frozen=True)
 class Experiment:
-    """A comparison, the folder and device it uses, and where its progress is logged."""
+    """A comparison, the folder and device it uses, where its progress is logged, and where clips are generated."""
 
     comparison: CompareConfig
     variants: Sequence[Variant]
     output: Path
     device: torch.device
     log: Log
+    engine: Engine | None = None
 
     def run(self, command: str = "") -> Path:
         """Train and embed what is missing, write the report, and return the path of its page.
@@ -141,8 +143,10 @@ class Experiment:
 
     def _writer(self, run: Run, folder: Path) -> ClipWriter:
         # the user named its parts
-        pipeline = Pipeline.from_pretrained(run.model, allow_download=True, allow_local_parts=True).to(self.device)
-        return ClipWriter(pipeline, self.embedder, self.comparison.evaluation, folder / "clips")
+        load = partial(Pipeline.from_pretrained, run.model, allow_download=True, allow_local_parts=True)
+        workers = partial(self.engine, load) if self.engine else None
+        pipeline = load(device=self.device)
+        return ClipWriter(pipeline, self.embedder, self.comparison.evaluation, folder / "clips", workers)
 
     def _split(self, run: Run) -> EvalSplit:
         """Return the clips of all variants. Raises ValueError if this run has others than another."""
