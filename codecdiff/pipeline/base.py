@@ -20,7 +20,7 @@ from codecdiff.execution import Execution, require_compiler
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Splitter
 from codecdiff.pipeline import checkpoint
-from codecdiff.pipeline.code_version import code_versions
+from codecdiff.pipeline.code_version import code_versions, warn_of_other_weights
 from codecdiff.pipeline.generation import GenerationConfig, Presets
 from codecdiff.pipeline.stage import Stage, build_denoiser, stage_shapes
 from codecdiff.splitters import stage_names
@@ -150,6 +150,7 @@ class BasePipeline:
             parts = checkpoint.load_parts(
                 folder, spec, allow_download=allow_download, allow_local_parts=allow_local_parts, digests=digests
             )
+        warn_of_other_weights(parts[0], str(spec["data"].get("codec_weights", "")))
         facts = {key: spec[key] for key in ("target", "snap_context", "data")}
         pipeline = cls(*parts, [], **facts, generation_config=checkpoint.load_generation_config(folder))
         pipeline.load_stages(folder, allow_local_parts=allow_local_parts, digests=digests)

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from codecdiff import registry
-from codecdiff.interfaces import Part
+from codecdiff.fingerprint import module_fingerprint
+from codecdiff.interfaces import Codec, Part
+
+MAX_HASHED = 2**24  # bytes of a codec that are hashed when a model is loaded, in some hundredths of a second
 
 
 def code_versions(*parts: Any) -> dict[str, str]:
@@ -58,4 +61,19 @@ def warn_of_code_changes(saved: Mapping[str, str], current: Mapping[str, str], f
             f"Code has changed since {folder} was started: {'; '.join(changed)}. Its results may not be consistent; "
             "choose another output folder to start over.",
             stacklevel=2,
+        )
+
+
+def warn_of_other_weights(codec: Codec, saved: str) -> None:
+    """Warn if the codec that a model is loaded with has other weights than in training, whose hash is `saved`.
+
+    A large codec is not compared, and neither is one whose weights are in the model folder.
+    """
+    codec = codec.arguments.get("codec", codec)  # without its normalization
+    size = sum(tensor.nbytes for tensor in codec.state_dict().values())
+    if saved and size <= MAX_HASHED and not codec.fitted_state() and (now := module_fingerprint(codec)) != saved:
+        warnings.warn(
+            f"This model was trained with other weights of the codec {type(codec).__name__} ({saved:.6}..., now "
+            f"{now:.6}...): what it generates may be meaningless. Restore the codec, or train the model again.",
+            stacklevel=3,
         )

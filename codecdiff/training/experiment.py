@@ -18,7 +18,7 @@ from codecdiff.data.code_store import CodeStore
 from codecdiff.diffusion.guidance import resolve_guidance
 from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.errors import ConfigError, InvalidValue
-from codecdiff.fingerprint import device_of
+from codecdiff.fingerprint import device_of, module_fingerprint
 from codecdiff.interfaces import Prompt
 from codecdiff.pipeline.checkpoint import MODEL_FILE, build_parts, load_codec_state, read_config
 from codecdiff.pipeline.pipeline import Pipeline
@@ -168,7 +168,8 @@ def open_data(
     )
     if not is_measured:
         codec.measure(codes.latents(codec.codec, target))
-    pipeline.data = {**codes.summary(), "hash": rows_hash(codes), **training_words(codes.prompts())}
+    facts = {"hash": rows_hash(codes), "codec_weights": module_fingerprint(codec.codec)}
+    pipeline.data = {**codes.summary(), **facts, **training_words(codes.prompts())}
     if (change := music_change(model, pipeline.data)) and not experiment.allow_changes:
         raise InvalidValue(
             f"{model} was trained on other music, captions or splits: {change}. Choose another output folder, or go on "
