@@ -147,6 +147,7 @@ def common(
 def main() -> None:
     """Run the command line."""
     gc.set_threshold(50_000)  # modules make many objects, hardly any of them garbage: looking for it took a tenth
+    warnings.simplefilter("once", append=True)  # whatever else changes the filters in between
     warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
     program = Path(sys.argv[0])
     app(prog_name="codecdiff" if program.stem == "__main__" else program.stem)

@@ -22,6 +22,7 @@ from codecdiff.denoisers import (
     ControlInput,
     LayerFeatures,
     PrecomputedConditioning,
+    check_names,
     control_frames,
     embedding_network,
     fill_nulls,
@@ -89,6 +90,8 @@ class DiT(PrecomputedConditioning):
         self.channels, self.context_channels = channels, context_channels
         self.condition_widths = dict(condition_widths)
         self.width, self.heads, self.patch, self.checkpoint = width, heads, patch, checkpoint
+        check_names("vector", vector, condition_widths)
+        check_names("controls", controls, condition_widths)
         self.vector = vector if vector in condition_widths else None
         self.controls = tuple(name for name in controls if name in condition_widths)
         usual = [name for name in condition_widths if name not in (vector, *controls)]

@@ -24,6 +24,7 @@ from codecdiff.denoisers import (
     ControlInput,
     LayerFeatures,
     PrecomputedConditioning,
+    check_names,
     control_frames,
     embedding_network,
     fill_nulls,
@@ -111,8 +112,10 @@ class UNet(PrecomputedConditioning):
         self.channels, self.context_channels, self.condition_widths = channels, context_channels, dict(condition_widths)
         self.width, self.checkpoint, self.patch = width, checkpoint, patch
         self.multiple, self.frame_rate = patch * 2 ** (len(multipliers) - 1), frame_rate or 0.0  # latent frames, Hz
-        self.vectors, self.sources = _names(vector, widths), tuple(dict.fromkeys(_names(layers, widths)))
-        self.waves, self.controls = (_names(option, condition_widths) for option in (waves, controls))
+        self.sources = tuple(name for name in dict.fromkeys(layers) if name in widths)
+        self.vectors = _names("vector", vector, widths)
+        self.waves = _names("waves", waves, condition_widths)
+        self.controls = _names("controls", controls, condition_widths)
         _check_waves({name: condition_widths[name] for name in self.waves}, frame_rate)
         _warn_of_unused(set(condition_widths) - set(self.used_conditions))
         _warn_of_missing(set(layers) - {"none", "linear", *widths}, condition_widths)
@@ -266,10 +269,11 @@ class UNet(PrecomputedConditioning):
         return level(*inputs)
 
 
-def _names(option: str | Sequence[str] | None, widths: Mapping[str, int]) -> tuple[str, ...]:
-    """Return those names of an option that there are. It may be written as on the command line: `[text, key]`."""
-    names = option.strip("[] ").split(",") if isinstance(option, str) else option or ()
-    return tuple(name.strip() for name in names if name.strip() in widths)
+def _names(option: str, value: str | Sequence[str] | None, widths: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the conditions that an option names. Its value may be written as on the command line: `[text, key]`."""
+    names = [name.strip() for name in (value.strip("[] ").split(",") if isinstance(value, str) else value or ())]
+    check_names(option, names, widths)
+    return tuple(name for name in names if name in widths)
 
 
 def _null(width: int) -> Tensor:
