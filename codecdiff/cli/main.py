@@ -112,6 +112,13 @@ class Commands(TyperGroup):
             load_command(cmd_name, plugin) if plugin.distribution == registry.CORE else PluginCommand(cmd_name, plugin)
         )
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the arguments name. An error names the nearest one."""
+        hint = registry.did_you_mean(args[0], names := self.list_commands(ctx))
+        if hint and args[0] not in names and self.get_command(ctx, args[0]) is None:
+            ctx.fail(f"No such command '{args[0]}'.{hint}")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the context names."""
         with errors_as_sentences(debug=ctx.params["debug"]):
