@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -78,18 +78,15 @@ def check_inputs(denoiser: Denoiser, noisy: Tensor, timestep: Tensor, context: T
         raise ValueError(f"Expected a condition of {b} rows, as many as the noisy latents, but it has {rows}.")
 
 
-def check_names(option: str, names: str | Sequence[str] | None, widths: Mapping[str, int]) -> None:
+def check_names(names: Iterable[str], widths: Mapping[str, int]) -> None:
     """Check the names of conditions in an option of a denoiser against those of the conditioner, with their widths.
 
-    Raises InvalidValue for one that is nearly a condition. Others are allowed: a configuration may name what another
-    conditioner has.
+    Raises InvalidValue for one that is nearly a condition. Others are allowed: a file may name those of another one.
     """
-    for name in [names] if isinstance(names, str) else names or ():
-        if name not in widths and (hint := did_you_mean(name, list(widths))):
-            raise InvalidValue(
-                f"denoiser.{option} names '{name}', which the conditioner does not provide. It provides: "
-                f"{', '.join(widths)}.{hint}"
-            )
+    for name in names:
+        if name not in widths and (hint := did_you_mean(name, widths)):
+            text = f"The denoiser's options name '{name}', which the conditioner does not provide."
+            raise InvalidValue(f"{text} It provides: {', '.join(widths)}.{hint}")
 
 
 class PrecomputedConditioning(Denoiser):

@@ -87,11 +87,9 @@ class DiT(PrecomputedConditioning):
     ):
         super().__init__()
         _check_options(width, depth, heads, expansion, patch)
-        self.channels, self.context_channels = channels, context_channels
-        self.condition_widths = dict(condition_widths)
+        check_names([vector or "", *controls], condition_widths)
+        self.channels, self.context_channels, self.condition_widths = channels, context_channels, dict(condition_widths)
         self.width, self.heads, self.patch, self.checkpoint = width, heads, patch, checkpoint
-        check_names("vector", vector, condition_widths)
-        check_names("controls", controls, condition_widths)
         self.vector = vector if vector in condition_widths else None
         self.controls = tuple(name for name in controls if name in condition_widths)
         usual = [name for name in condition_widths if name not in (vector, *controls)]

@@ -112,10 +112,8 @@ class UNet(PrecomputedConditioning):
         self.channels, self.context_channels, self.condition_widths = channels, context_channels, dict(condition_widths)
         self.width, self.checkpoint, self.patch = width, checkpoint, patch
         self.multiple, self.frame_rate = patch * 2 ** (len(multipliers) - 1), frame_rate or 0.0  # latent frames, Hz
-        self.sources = tuple(name for name in dict.fromkeys(layers) if name in widths)
-        self.vectors = _names("vector", vector, widths)
-        self.waves = _names("waves", waves, condition_widths)
-        self.controls = _names("controls", controls, condition_widths)
+        self.vectors, self.sources = _names(vector, widths), tuple(n for n in dict.fromkeys(layers) if n in widths)
+        self.waves, self.controls = (_names(option, condition_widths) for option in (waves, controls))
         _check_waves({name: condition_widths[name] for name in self.waves}, frame_rate)
         _warn_of_unused(set(condition_widths) - set(self.used_conditions))
         _warn_of_missing(set(layers) - {"none", "linear", *widths}, condition_widths)
@@ -269,10 +267,10 @@ class UNet(PrecomputedConditioning):
         return level(*inputs)
 
 
-def _names(option: str, value: str | Sequence[str] | None, widths: Mapping[str, int]) -> tuple[str, ...]:
-    """Return the conditions that an option names. Its value may be written as on the command line: `[text, key]`."""
-    names = [name.strip() for name in (value.strip("[] ").split(",") if isinstance(value, str) else value or ())]
-    check_names(option, names, widths)
+def _names(option: str | Sequence[str] | None, widths: Mapping[str, int]) -> tuple[str, ...]:
+    """Return those names of an option that there are. It may be written as on the command line: `[text, key]`."""
+    names = [name.strip() for name in (option.strip("[] ").split(",") if isinstance(option, str) else option or ())]
+    check_names(names, widths)
     return tuple(name for name in names if name in widths)
 
 

@@ -503,7 +503,7 @@ def test_options_are_checked() -> None:
         tiny(multipliers=())
     with pytest.raises(ValueError, match="take them out of `absent_widths`"):
         tiny(absent_widths={"text": 12})
-    message = r"denoiser\.vector names 'txt', which the conditioner does not provide\. It provides: text, vector, chroma\."
+    message = r"name 'txt', which the conditioner does not provide\. It provides: text, vector, chroma\."
     with pytest.raises(ValueError, match=message):
         tiny(vector=["vector", "txt"])
     with (
