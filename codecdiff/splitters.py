@@ -98,23 +98,29 @@ def is_stage_name(name: str) -> bool:
     return re.fullmatch(r"primary|secondary|stage[1-9]\d*", name) is not None
 
 
-def select_stages(names: Sequence[str], stage: str, overrides: Iterable[str]) -> tuple[list[int], list[str]]:
+def select_stages(
+    names: Sequence[str], stage: str, overrides: Iterable[str], assignments: Sequence[str] = ()
+) -> tuple[list[int], list[str]]:
     """Select one of the stages of a pattern, or all of them.
 
     Args:
         names: Names of the pattern's stages.
         stage: One of them, or "all".
         overrides: Names of stages that have settings of their own.
+        assignments: `key=value` of the command line. Those of a guidance scale may be of any stage: `codecdiff train`
+            adds them for all stages of a configuration file.
 
     Returns:
         The indices of the selected stages, and the overrides for stages that the pattern lacks and others have.
 
     Raises:
-        ValueError: `stage` is not one of the names, or one of `overrides` is not a stage of any pattern.
+        ValueError: `stage` is not one of the names, one of `overrides` is not a stage of any pattern, or one of the
+            `assignments` is for a stage that this pattern lacks.
 
     """
-    unused = sorted({*overrides} - {*names})
-    for name in [*({stage} - {"all", *names}), *(name for name in unused if not is_stage_name(name))]:
+    unused, keys = sorted({*overrides} - {*names}), [text.split("=")[0].split(".") for text in assignments]
+    typed = {key[1] for key in keys if key[0] == "stages" and len(key) > 1 and key[-1] != "guidance_scale"}
+    for name in [*({stage} - {"all", *names}), *(n for n in unused if n in typed or not is_stage_name(n))]:
         raise InvalidValue(f"No stage '{name}'. This pattern has: {', '.join(names)}.")
     return [i for i, name in enumerate(names) if stage in ("all", name)], unused
 

@@ -111,6 +111,12 @@ def test_statistics_are_those_of_the_model_folder_once_there_is_one(
         open_data(experiment, other, codec, home, model)
 
 
+def test_fine_levels_before_coarser_ones_are_noted(experiment: ExperimentConfig) -> None:
+    splitter = {"name": "grouped", "stages": "0|2-3|1"}
+    with pytest.warns(UserWarning, match=r"stages='0\|2-3\|1' generates fine levels before coarser ones"):
+        new_pipeline(experiment.model_copy(update={"splitter": splitter}), skeleton=True)
+
+
 def test_a_model_whose_codec_has_changed_since_is_loaded_with_a_warning(
     experiment: ExperimentConfig, dac_folder: Path, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ from codecdiff.pipeline.checkpoint import MODEL_FILE, build_parts, load_codec_st
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
 from codecdiff.pipeline.warm_start import require_same_denoiser
+from codecdiff.splitters import parse_stages
 from codecdiff.training.batch import with_own_controls
 from codecdiff.training.state import find_state
 from codecdiff.training.trainer import StageTrainer, check_same_stage
@@ -34,6 +35,10 @@ Report = Callable[[str], None]
 def new_pipeline(experiment: ExperimentConfig, *, skeleton: bool = False) -> tuple[Pipeline, NormalizedCodec]:
     """Build the pipeline without its stages, and return its codec too; a skeleton has parts without weights."""
     codec, splitter, conditioner = build_parts(experiment.model_dump(), skeleton=skeleton)
+    if (stages := splitter.arguments.get("stages")) and (groups := parse_stages(stages, codec.levels)) != sorted(
+        groups
+    ):
+        warnings.warn(f"stages='{stages}' generates fine levels before coarser ones.", stacklevel=2)
     normalized = NormalizedCodec(codec, per=experiment.normalize_latents)
     options: Any = {"target": experiment.target, "snap_context": experiment.snap_context}
     return Pipeline(normalized, splitter, conditioner, [], **options), normalized
@@ -172,8 +177,8 @@ def open_data(
     pipeline.data = {**codes.summary(), **facts, **training_words(codes.prompts())}
     if (change := music_change(model, pipeline.data)) and not experiment.allow_changes:
         raise InvalidValue(
-            f"{model} was trained on other music, captions or splits: {change}. Choose another output folder, or go on "
-            "with --allow-changes, which the model card will say."
+            f"{model} was trained on other music, captions or splits: {change}. Choose another output folder, or "
+            "resume with --allow-changes: the model card then records the change."
         )
     pipeline.save_parts(model)
     return codes
