@@ -120,12 +120,22 @@ class Plugin:
             raise
         except BaseException as error:  # third-party code may fail in any way, and try to end the program too
             raise BrokenPlugin(
-                f"The {self.source} cannot be loaded: {type(error).__name__}: {error}. "
-                f"Fix or remove it (pip uninstall {self.distribution}), or choose another."
+                f"The {self.source} cannot be loaded: {type(error).__name__}: {error}. {self._fix(error)}"
             ) from error
         if problem := _misfit(self.kind, value):
             raise BrokenPlugin(f"The {self.source} names {value!r}, which {problem}.")
         return value
+
+    def _fix(self, error: BaseException) -> str:
+        """Return a sentence on how to fix an error of importing the object."""
+        home = self.entry.module_name
+        if isinstance(error, ModuleNotFoundError) and error.name and not f"{home}.".startswith(f"{error.name}."):
+            return f"Install '{error.name}', or add it to the dependencies of {self.distribution}."
+        module = sys.modules.get(home)
+        if isinstance(error, AttributeError) and module and error.obj is module:
+            classes = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == home]
+            return f"Correct its entry point: {home} has {', '.join(classes) or 'nothing to name'}."
+        return f"Fix or remove it (pip uninstall {self.distribution}), or choose another."
 
 
 def _misfit(group: str, value: Any) -> str:
@@ -147,11 +157,12 @@ def _misfit(group: str, value: Any) -> str:
 
 @dataclass(frozen=True)
 class MetadataIssue:
-    """Something wrong with the entry points of a distribution, and how to fix it."""
+    """Something wrong with the entry points of a distribution, and how to fix it; `names` are those it concerns."""
 
     distribution: str
     error: str
     hint: str
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -218,7 +229,7 @@ def _read(owner: Distribution, groups: Groups, kinds: Mapping[str, int], on: boo
     for group, targets in groups.items():
         words = re.fullmatch(r"codecdiff\.([^.]*)(?:\.(\d+))?", group)
         if words is None or (words[1] not in kinds and (words[1] not in GROUPS or words[2])):
-            yield _unknown_group(owner.name, group, kinds)
+            yield _unknown_group(owner.name, group, kinds, (*targets,))
             continue
         for name, target in targets.items():
             try:
@@ -227,6 +238,9 @@ def _read(owner: Distribution, groups: Groups, kinds: Mapping[str, int], on: boo
                 yield _unreadable(owner.name, error)
                 continue
             name = name.partition(".")[0] if words[1] == KINDS else name
+            if words[1] in kinds and not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+                error = f"Invalid name '{name}' in '{group}': expected lower case words joined by '-'"
+                yield MetadataIssue(owner.name, error, "rename the entry point")
             versions = (int(words[2] or 1), kinds.get(words[1], 1))
             yield Plugin(words[1], name, owner.name, owner.version or "", entry, *versions, on)
 
@@ -235,12 +249,12 @@ def _unreadable(distribution: str, error: Exception) -> MetadataIssue:
     return MetadataIssue(distribution, f"unreadable: {type(error).__name__}: {error}", f"pip uninstall {distribution}")
 
 
-def _unknown_group(distribution: str, group: str, kinds: Iterable[str]) -> MetadataIssue:
+def _unknown_group(distribution: str, group: str, kinds: Iterable[str], names: tuple[str, ...]) -> MetadataIssue:
     near = get_close_matches(group, [f"codecdiff.{name}" for name in (*kinds, *GROUPS)], n=1)
-    hint = "upgrade codecdiff if it is too old for it" + (f", or write '{near[0]}'" if near else "")
+    hint = (f"write '{near[0]}', or " if near else "") + "upgrade codecdiff if it is too old for it"
     if package := install_hint(KINDS, group.split(".")[1]):
         hint = install_command(package)
-    return MetadataIssue(distribution, f"'{group}' is not a group of entry points of this codecdiff", hint)
+    return MetadataIssue(distribution, f"'{group}' is not a group of entry points of this codecdiff", hint, names)
 
 
 @cache
@@ -267,9 +281,8 @@ def scan() -> Scan:
         issues += [item for item in items if isinstance(item, MetadataIssue) and on]
     present = {each.distribution for each in (*plugins, *issues)}
     for name in sorted(named - present - {CORE}):
-        near = get_close_matches(name, present, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        error = f"{SWITCH} names it, and no distribution of that name has entry points here.{hint}"
+        near = did_you_mean(name, present)
+        error = f"{SWITCH} names it, and no distribution of that name has entry points here.{near}"
         issues.append(MetadataIssue(name, error, f"correct {SWITCH}"))
     # What a distribution brings for other versions of an interface beside the same part for this one is left out.
     current = {(p.kind, p.name, p.distribution) for p in plugins if p.is_current}
@@ -337,8 +350,20 @@ def _unknown(group: str, name: str) -> str:
     text = f"No {singular(group)} named '{name}'. Installed: {', '.join(names) or 'none'}."
     if package := install_hint(group, name):
         return f"{text} It comes with {package}: {install_command(package)}"
-    near = get_close_matches(name, [*names, *install_hints().get(group, {})], n=1)
-    return f"{text} Did you mean '{near[0]}'?" if near else text
+    return text + (unknown_group_of(name) or did_you_mean(name, [*names, *install_hints().get(group, {})]))
+
+
+def unknown_group_of(name: str) -> str:
+    """Return a sentence about entries of this name in a group that this codecdiff does not have; empty without any."""
+    issues = [issue for issue in scan().issues if name in issue.names]
+    return "".join(f" {each.distribution} has an entry of this name, but {each.error}: {each.hint}." for each in issues)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return the end of an error message: the nearest of `names`, in upper or lower case, if one is near."""
+    by_lower = {each.lower(): each for each in names}
+    near = get_close_matches(name.lower(), by_lower, n=1)
+    return f" Did you mean '{by_lower[near[0]]}'?" if near else ""
 
 
 # Parts.

@@ -6,6 +6,7 @@ The patterns are those of MusicGen (Copet et al., 2023, figure 1) and of DiscoDi
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -98,14 +99,19 @@ def is_stage_name(name: str) -> bool:
     return re.fullmatch(r"primary|secondary|stage[1-9]\d*", name) is not None
 
 
-def select_stages(names: Sequence[str], stage: str, overrides: Iterable[str]) -> tuple[list[int], list[str]]:
+def select_stages(
+    names: Sequence[str], stage: str, overrides: Iterable[str], assignments: Sequence[str] = ()
+) -> tuple[list[int], list[str]]:
     """Return the indices of the selected stages of a pattern, of `names`: the one called `stage`, or "all".
 
     Beside them, those of `overrides`, names of stages with settings of their own, that this pattern lacks. Raises
-    ValueError if `stage` is not one of the names, or one of `overrides` is not a stage of any pattern.
+    ValueError if `stage` is not one of the names, one of `overrides` is not a stage of any pattern, or one of
+    `assignments`, `key=value` of the command line, is for a stage that this pattern lacks. Guidance scales may be of
+    any stage: `codecdiff train` adds those of the configuration file.
     """
-    unused = sorted({*overrides} - {*names})
-    for name in [*({stage} - {"all", *names}), *(name for name in unused if not is_stage_name(name))]:
+    unused, keys = sorted({*overrides} - {*names}), [text.split("=")[0].split(".") for text in assignments]
+    typed = {key[1] for key in keys if key[0] == "stages" and len(key) > 1 and key[-1] != "guidance_scale"}
+    for name in [*({stage} - {"all", *names}), *(n for n in unused if n in typed or not is_stage_name(n))]:
         raise InvalidValue(f"No stage '{name}'. This pattern has: {', '.join(names)}.")
     return [i for i, name in enumerate(names) if stage in ("all", name)], unused
 
@@ -120,6 +126,8 @@ class Grouped(Splitter):
         self.num_codebooks = num_codebooks
         levels = list(range(num_codebooks)) if levels is None else list(levels)
         groups = parse_stages(stages, levels)
+        if groups != sorted(groups):
+            warnings.warn(f"stages='{stages}' generates fine levels before coarser ones.", stacklevel=2)
         self.groups = [[row for row, level in enumerate(levels) if level in group] for group in groups]
 
     def split(self, latents: Tensor) -> list[Tensor]:

@@ -51,7 +51,7 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
     if plan is None:
         require_writable(e.output)
     pipeline = training.new_pipeline(e, skeleton=plan is not None)
-    selected, unused = select_stages(pipeline.stage_names, e.stage, e.stages)
+    selected, unused = select_stages(pipeline.stage_names, e.stage, e.stages, overrides)
     jobs = [training.new_stage(e, pipeline, i, "meta") for i in selected]  # bad settings are refused before training
     stages = [stage for stage, _ in jobs]
     training.check_warm_starts(e, pipeline, stages, e.model)
@@ -65,7 +65,7 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
     accelerator = new_accelerator(e)
     console.quiet = not accelerator.is_main_process  # one process reports
     for name in unused:
-        console.log(f"Unused: the settings of stage '{name}'. This pattern has: {', '.join(pipeline.stage_names)}.")
+        console.log(f"{file.name}'s settings of '{name}' are unused: the stages are {', '.join(pipeline.stage_names)}")
     train_stages(e, accelerator, pipeline, selected)
     accelerator.end_training()
     if accelerator.is_main_process and len(pipeline.stages) == len(pipeline.stage_names):

@@ -20,7 +20,17 @@ from test_cli import run
 from torch import Tensor, nn
 
 import codecdiff
-from codecdiff import Denoiser, GenerationConfig, GenerationInterrupted, Inpaint, Pipeline, PipelineOutput, Refine, Vary
+from codecdiff import (
+    Denoiser,
+    GenerationConfig,
+    GenerationInterrupted,
+    Inpaint,
+    Pipeline,
+    PipelineOutput,
+    Refine,
+    Vary,
+    config,
+)
 from codecdiff.errors import UnknownName, UserError
 from codecdiff.pipeline import GenerationOptions, GenerationRequest, Stage, base, generation, output, pipeline, stage
 from codecdiff.pipeline.hub import find_model
@@ -308,8 +318,12 @@ def test_from_config_of_a_stages_scheduler_warns_of_nothing(make_pipeline: Make,
 
 def test_components_make_the_same_model(make_pipeline: Make) -> None:
     pipe = make_pipeline(snap_context=False)
+    pipe.presets = {"fast": {"primary": config.SamplingConfig(num_inference_steps=2)}}
     again = Pipeline(**pipe.components)
     assert again.codec is pipe.codec
+    assert {name: value for name, value in again.components.items() if value != pipe.components[name]} == {}
+    with pytest.raises(ValueError, match=r"no argument 'preset'\. Did you mean 'presets'\?"):
+        Pipeline(**pipe.components, preset={})  # pyright: ignore[reportCallIssue]
     assert again.stages[1].denoiser is pipe.stages["secondary"].denoiser
     assert torch.equal(again("drums", **SHORT).codes, pipe("drums", **SHORT).codes)
 

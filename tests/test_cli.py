@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -117,6 +118,16 @@ def test_plugins_lists_every_part():
         assert any(plugin.name in line and plugin.distribution in line for line in output.splitlines())
 
 
+def test_plugins_can_be_listed_by_name_kind_or_package():
+    assert [row["name"] for row in json.loads(run("plugins", "coarse-first", "--json").output)] == ["coarse-first"]
+    assert {row["kind"] for row in json.loads(run("plugins", "splitter", "--json").output)} == {"splitters"}
+    assert "Did you mean 'coarse-first'?" in refused("plugins", "Coarse-frist")
+
+
+def test_a_command_that_is_misspelled_names_the_nearest():
+    assert "No such command 'trian'. Did you mean 'train'?" in run("trian").output
+
+
 @pytest.fixture
 def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A third-party plugin that raises when imported, and one whose entry points cannot be read."""
@@ -144,7 +155,8 @@ def test_check_shows_the_error_of_a_broken_plugin_beside_those_that_load():
     result = run("plugins", "--check")
     assert result.exit_code == 1
     rows = result.output.splitlines()
-    assert any("shaky" in row and "no [oil] left" in row for row in rows)
+    assert any("shaky" in row and "no [oil] left" in row for row in rows[:2])
+    assert any("shaky" in row and "see above" in row for row in rows[2:])
     assert any("mangled" in row and "unreadable" in row for row in rows)
     assert any("coarse-first" in row and "loads" in row for row in rows)
     assert any("greeter" in row and "loads" in row for row in rows)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from test_cli import refused, run
 
-from codecdiff import Pipeline, registry
+from codecdiff import Pipeline, load, registry
 from codecdiff.cli import console
 from codecdiff.cli.console import folded_table
 from codecdiff.cli.generate import file_stem
@@ -24,7 +24,7 @@ from codecdiff.cli.main import load_command
 from codecdiff.cli.train import adapted, config_file
 from codecdiff.data.code_store import CodeStore
 from codecdiff.errors import UnknownName, UserError
-from codecdiff.pipeline.vocabulary import training_words
+from codecdiff.pipeline.vocabulary import training_words, vocabulary_note
 from codecdiff.testing.runner import start_checks
 from codecdiff.training.accelerator import format_duration
 
@@ -186,6 +186,9 @@ def test_a_word_that_training_did_not_have_gets_a_note(
     make_pipeline(data=training_words(["drums in F# minor", "slow drums"])).save_pretrained("known")
     output = run("generate", "Grimy drums in f♯, 120 bpm", "--model", "known", "--seconds", 0.1).output
     assert "not trained on 'grimy', 'bpm'. Words it knows, 5 in all: drums, f#, minor, slow\n" in output
+    spec = {"name": "joined", "conditioners": ["words", "tempo-and-key"]}
+    parsing = make_pipeline(conditioner=spec, data=training_words(["slow drums in C minor"]))
+    assert "'grimy'." in vocabulary_note(parsing, ["grimy drums in G minor, 120 bpm"])
     assert "not trained" not in run("generate", "slow drums", "--model", "known", "--seconds", 0.1).output
     make_pipeline().save_pretrained("unknown")
     assert "not trained" not in run("generate", "Grimy drums", "--model", "unknown", "--seconds", 0.1).output
@@ -210,6 +213,12 @@ def test_inspect_shows_the_model_steps_and_guidance_and_nothing_that_is_empty(mo
     said = json.loads(run("inspect", out, "--json").output)
     assert said["prompt"] == {"text": "drums"}
     assert {stage["num_inference_steps"] for stage in said["stages"].values()} == {3}
+
+
+def test_inspect_shows_what_a_model_is(model: Path):
+    shown = run("inspect", model)
+    assert shown.output == f"{load(model)!r}\n"
+    assert "3 steps, guidance scale 2.0" in json.loads(run("inspect", model, "--json").output)["primary"]
 
 
 def test_plugins_are_listed_for_programs():
@@ -372,10 +381,11 @@ MISTAKES = {
     "generate x -o a.xyz": "'a.xyz' names no audio format that can be written",
     "generate x -o none/a.wav": "Folder 'none' does not exist",
     "generate x --model none": "Unknown model 'none'",
+    "generate x --model ./foldr": "no such folder. Did you mean 'folder'? It is not available on the hub either",
     "generate x --device nonsense": "Device 'nonsense' cannot be used",
     "inspect none.wav": "none.wav",
     "inspect junk.wav": "'junk.wav'",
-    "inspect folder": "'folder'",
+    "inspect folder": "folder does not hold a model: codecdiff.json is missing",
     "refine none.wav --keep 0": "none.wav",
     "inpaint junk.wav --from 0 --to 1": "junk.wav",
     "encode none -o store": "none",

@@ -300,8 +300,10 @@ def test_outer_keys_are_set_before_inner_ones(order: int) -> None:
         ("conditioner.widht=3", r"The conditioner 'words' has no option 'widht'.*Did you mean 'width'"),
         ("conditioner.width=wide", r"conditioner\.width = 'wide'"),
         ("splitter.num_codebooks=3", "follows from the other parts"),
+        ("splitter.stage=0|1-3", r"has no option 'stage'.* For groups of levels: splitter\.stages=\"0\|1-8\"\."),
         ("stages.secondary.trian.loss=l2", "Unknown setting 'stages.secondary.trian.loss'.*Did you mean 'train'"),
         ("=5", "Unknown setting ''"),
+        ("train.steps=5", "Unknown setting 'train.steps'.*Did you mean 'max_train_steps'"),
     ],
 )
 def test_overrides_that_do_not_fit_are_explained(assignment: str, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -11,9 +12,10 @@ import pytest
 import torch
 import yaml
 from accelerate.tracking import GeneralTracker
+from safetensors.torch import load_file, save_file
 from small import UNET
 
-from codecdiff import registry
+from codecdiff import Pipeline, registry
 from codecdiff.conditioners.cached import CachedConditioner
 from codecdiff.conditioners.joined import JoinedConditioner
 from codecdiff.config.schema import ExperimentConfig
@@ -107,6 +109,26 @@ def test_statistics_are_those_of_the_model_folder_once_there_is_one(
     other = new_pipeline(experiment.model_copy(update={"snap_context": True}))
     with pytest.raises(ValueError, match="snap_context is false there, true here"):
         open_data(experiment, other, home, model)
+
+
+def test_fine_levels_before_coarser_ones_are_noted(experiment: ExperimentConfig) -> None:
+    splitter = {"name": "grouped", "stages": "0|2-3|1"}
+    with pytest.warns(UserWarning, match=r"stages='0\|2-3\|1' generates fine levels before coarser ones"):
+        new_pipeline(experiment.model_copy(update={"splitter": splitter}), skeleton=True)
+
+
+def test_a_model_whose_codec_has_changed_since_is_loaded_with_a_warning(
+    experiment: ExperimentConfig, dac_folder: Path, tmp_path: Path
+) -> None:
+    own, model = shutil.copytree(dac_folder, tmp_path / "dac"), tmp_path / "model"
+    experiment = experiment.model_copy(update={"codec": {"name": "dac", "model": str(own)}})
+    open_data(experiment, *new_pipeline(experiment), tmp_path / "store", model)
+    with warnings.catch_warnings(action="error"):
+        Pipeline.from_pretrained(model)
+    weights = load_file(own / "model.safetensors")
+    save_file({name: -3 * tensor for name, tensor in weights.items()}, own / "model.safetensors", {"format": "pt"})
+    with pytest.warns(UserWarning, match=r"other weights of the codec DAC \(\w{6}\.\.\., now \w{6}"):
+        Pipeline.from_pretrained(model)
 
 
 def test_what_a_stage_cannot_start_from_is_said_before_the_first_is_trained(

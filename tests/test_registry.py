@@ -19,6 +19,7 @@ from codecdiff.cli import console
 from codecdiff.cli.main import app
 from codecdiff.cli.plugins import find_problems
 from codecdiff.errors import BrokenPlugin, UnknownPart
+from codecdiff.testing.runner import find_kind
 
 Install = Callable[..., Path]
 ROOT = Path(__file__).parent.parent
@@ -82,10 +83,14 @@ def test_a_file_that_cannot_be_read_stops_nobody(install: Install) -> None:
 @pytest.mark.parametrize(
     ("target", "code", "message"),
     [
-        ("toy_x:Toy", "import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        (
+            "toy_x:Toy",
+            "import nothing_of_this_name",
+            r"ModuleNotFoundError: .*\. Install 'nothing_of_this_name', or add it to the dependencies of toy-x\.",
+        ),
         ("toy_x:Toy", "raise SystemError('boom')", "SystemError: boom"),
         ("toy_x:Toy", "def Toy(:", "SyntaxError"),
-        ("toy_x:Absent", SPLITTER, "AttributeError.*Absent"),
+        ("toy_x:Absent", SPLITTER, r"AttributeError.*Absent.* Correct its entry point: toy_x has Toy\."),
         ("toy_x:Toy", "class Toy: pass", "is not a subclass of codecdiff.Splitter"),
         ("toy_x:Toy", "Toy = 3", "names 3, which is not a subclass"),
     ],
@@ -313,10 +318,11 @@ def switch(monkeypatch: pytest.MonkeyPatch, names: str) -> None:
 
 
 def listed(*arguments: str) -> dict[str, str]:
-    """Give the last column of `codecdiff plugins` by the name of the part, or else the package."""
+    """Give the last column of `codecdiff plugins`, or what is above it, by the name of the part, or of the package."""
     lines = CliRunner().invoke(app, ["plugins", *arguments]).output.splitlines()
     rows = [[cell.strip() for cell in line.split("│")] for line in lines if "│" in line]
-    return {row[1] if row[1] != "?" else row[2]: row[-1] for row in rows}
+    problems = [line.split(": ", 1) for line in lines if "│" not in line and ": " in line]
+    return {row[1]: row[-1] for row in rows} | {where.split(" of ")[0]: text for where, text in problems}
 
 
 def test_every_kind_of_the_core_is_registered_and_has_an_interface() -> None:
@@ -331,7 +337,7 @@ def test_every_kind_of_the_core_is_registered_and_has_an_interface() -> None:
 @pytest.mark.usefixtures("site")
 def test_a_part_for_a_newer_interface_says_so_without_importing_it() -> None:
     says = "built for version 2 of the splitter interface, and this codecdiff has version 1: upgrade codecdiff"
-    assert says in listed()["future"]
+    assert listed()["future"].startswith(f"was {says}")
     with pytest.raises(BrokenPlugin, match=f"The splitter 'future' of toy-next 1.0 was {says}"):
         registry.load_entry("splitters", "future")
     assert "future" not in [plugin.name for plugin in registry.installed("splitters")]
@@ -399,6 +405,20 @@ def test_a_group_that_is_misspelled_is_an_issue() -> None:
     (issue,) = [issue for issue in registry.scan().issues if issue.distribution == "toy-misnamed"]
     assert "'codecdiff.splitter' is not a group" in issue.error
     assert "write 'codecdiff.splitters'" in issue.hint
+    with pytest.raises(
+        UnknownPart, match=r"toy-misnamed has an entry of this name, but .*: write 'codecdiff\.splitters'"
+    ):
+        registry.find("splitters", "misnamed")
+    with pytest.raises(UnknownPart, match="toy-misnamed has an entry of this name"):
+        find_kind("misnamed")
+
+
+def test_a_name_that_breaks_the_rules_is_an_issue_and_is_found_in_any_case(install: Install) -> None:
+    install("toy-x", "[codecdiff.splitters]\nMy_Toy = toy_x:Toy\n", SPLITTER)
+    (issue,) = [issue for issue in registry.scan().issues if issue.distribution == "toy-x"]
+    assert "Invalid name 'My_Toy' in 'codecdiff.splitters': expected lower case words" in issue.error
+    with pytest.raises(UnknownPart, match="Did you mean 'My_Toy'"):
+        registry.find("splitters", "my_toy")
 
 
 @pytest.mark.usefixtures("site")

@@ -105,10 +105,14 @@ def test_names_of_first_party_parts_are_taken_where_they_are_not_installed(
 
 
 def test_a_folder_that_is_there_and_a_kind_that_is_not_are_refused(tmp_path: Path) -> None:
-    write_plugin("codec", "mine", tmp_path)
+    assert write_plugin("codec", "codecdiff-mine", tmp_path).name == "codecdiff-mine"
+    with pytest.raises(LookupError, match=r"docs/scores\.md"):
+        write_plugin("metric", "mine", tmp_path)
     with pytest.raises(FileExistsError, match="exists already"):
         write_plugin("splitter", "mine", tmp_path)
-    with pytest.raises(LookupError, match=r"No kind 'wizard'.*Kinds: codec, splitter, conditioner, denoiser"):
+    with pytest.raises(
+        LookupError, match=r"No template for a wizard\. Kinds: codec, splitter, conditioner, denoiser\."
+    ):
         write_plugin("wizard", "mine", tmp_path)
 
 

@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from codecdiff import Splitter
-from codecdiff.splitters import CoarseFirst, Delayed, Flattened, Grouped, Parallel, parse_stages, stage_names
+from codecdiff.errors import InvalidValue
+from codecdiff.splitters import (
+    CoarseFirst,
+    Delayed,
+    Flattened,
+    Grouped,
+    Parallel,
+    parse_stages,
+    select_stages,
+    stage_names,
+)
 from codecdiff.testing import check_splitter
 
 STEREO = (0, 1, 2, 0, 1, 2)  # levels of a codec whose two channels have three codebooks each
@@ -120,3 +130,11 @@ def test_a_broken_pattern_is_caught(fault: str, law: str) -> None:
     check_splitter(Forgetful("none"))
     with pytest.raises(AssertionError, match=law):
         check_splitter(Forgetful(fault))
+
+
+def test_settings_of_a_stage_that_the_pattern_lacks_are_refused_if_they_were_typed() -> None:
+    names = ["stage1", "stage2", "stage3"]
+    assert select_stages(names, "all", ["secondary"], ["stages.stage1.train.loss=l1"]) == ([0, 1, 2], ["secondary"])
+    assert select_stages(names, "stage2", ["secondary"], ["stages.secondary.sampling.guidance_scale=2"])[0] == [1]
+    with pytest.raises(InvalidValue, match=r"No stage 'secondary'\. This pattern has: stage1, stage2, stage3\."):
+        select_stages(names, "all", ["secondary"], ["stages.secondary.train.max_train_steps=3"])

@@ -12,6 +12,7 @@ from typing import Any
 import bad_parts
 import pytest
 import torch
+from many_levels import ManyLevels
 from typer.testing import CliRunner
 
 from codecdiff import Part, registry
@@ -19,6 +20,7 @@ from codecdiff.cli import console
 from codecdiff.cli.main import app
 from codecdiff.codecs import NormalizedCodec
 from codecdiff.config import ConfigError
+from codecdiff.errors import InvalidValue
 from codecdiff.splitters import Parallel
 from codecdiff.testing import (
     CHECKS,
@@ -157,7 +159,9 @@ def test_a_part_that_raises_fails_the_check_and_the_others_run() -> None:
         def encode_continuous(self, audio: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("out of\n  luck")
 
-    with pytest.raises(AssertionError, match="lengths: raised RuntimeError: out of luck\n") as raised:
+    with pytest.raises(
+        AssertionError, match=r"lengths: raised RuntimeError: out of luck \(test_testing\.py:\d+\)\n"
+    ) as raised:
         check_codec(Failing(), seconds=0.1)
     assert "codebook-vectors" not in str(raised.value)
     assert isinstance(raised.value.__cause__, RuntimeError)
@@ -181,6 +185,47 @@ def test_duplicates_are_listed() -> None:
     assert notes["codebook-vectors"] == "1 duplicate vectors are declared: (0, 5) (codebook, code)"
 
 
+class Sideways(ManyLevels):
+    """Its features have another order of dimensions."""
+
+    def encode_features(self, audio: torch.Tensor) -> torch.Tensor:
+        return super().encode_features(audio).mT
+
+
+class Broken(bad_parts.Sound):
+    def decode(self, codes: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no memory")
+
+
+class Untyped(bad_parts.Sound):
+    def __init__(self, extra=1):
+        super().__init__()
+        self.extra = extra
+
+
+def failures(codec: Any) -> dict[str, str]:
+    case = CodecChecks.case_class(codec, seconds=0.1)
+    return {result.check.name: result.note for result in CHECKS["codecs"].run(codec, case) if result.state == "failed"}
+
+
+def test_a_residual_codec_says_which_method_returns_another_shape() -> None:
+    text = r"`project_in`, of Sideways returned \(1, \d+, \d+\); expected \(1, 4, l\) = \(1, d, l\)\."
+    with pytest.raises(InvalidValue, match=text):
+        Sideways().encode(torch.zeros(1, 1, 9 * Sideways.hop_length))
+
+
+def test_failures_say_what_to_change() -> None:
+    assert "these are not options that a model can save: ['extra']" in failures(Untyped())["save-and-load"]
+    large = bad_parts.Sound()
+    large.codebook_size += 1
+    assert "but embed fails for code" in failures(large)["facts"]
+    lookup = failures(bad_parts.Summing())["codebook-vectors"]
+    assert "`quantize` does not use the codec's own lookup" in lookup
+    assert "duplicate_codes" not in lookup
+    assert "Declare them in `duplicate_codes`" in failures(bad_parts.Undeclared())["codebook-vectors"]
+    assert "encode_context_frames is too small" in failures(bad_parts.NarrowEncoder())["chunked"]
+
+
 # By name
 
 
@@ -196,7 +241,14 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     folder = tmp_path / "site" / "strange-1.0.dist-info"
     folder.mkdir(parents=True)
     parts: dict[str, dict[str, str]] = {
-        "codecs": {"sound": "Sound", "drifting": "Drifting", "letters": "Sound", "narrow": "Excused"},
+        "codecs": {
+            "sound": "Sound",
+            "drifting": "Drifting",
+            "letters": "Sound",
+            "narrow": "Excused",
+            "untyped": "Untyped",
+            "broken": "Broken",
+        },
         "splitters": {"halves": "Halves", "evens": "Evens", "unbuilt": "Unbuilt"},
         "splitters.2": {"late": "Halves"},
         "conditioners": {"letters": "Letters"},
@@ -207,7 +259,7 @@ def _registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     for kind, names in parts.items():
         lines.append(f"[codecdiff.{kind}]")
         for name, part in names.items():
-            home = __name__ if part in ("Excused", "Unread", "Evens", "Unbuilt") else "bad_parts"
+            home = __name__ if part in globals() else "bad_parts"
             lines.append(f"{name} = {home}:{part}")
     (folder / "entry_points.txt").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(folder.parent)
@@ -279,6 +331,16 @@ def test_the_command_ends_with_status_1_if_a_check_fails() -> None:
     assert "decode is not deterministic" in result.output
     assert "Expected: The same input has exactly the same result" in result.output
     assert "18 passed, 1 failed." in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.usefixtures("_registered")
+def test_an_error_that_repeats_is_shown_once_and_debug_shows_where() -> None:
+    result = CliRunner().invoke(app, ["--debug", "check", "broken", "--seconds", "0.5"])
+    error = "raised RuntimeError: no memory (test_testing.py:"
+    assert result.output.count(error) == 1
+    assert result.output.count("the same error as in facts") > 5
+    assert result.output.count("RuntimeError: no memory\n") > 5
 
 
 @pytest.mark.usefixtures("_registered")
@@ -294,6 +356,9 @@ def test_the_command_ends_with_status_1_if_a_check_fails() -> None:
         (["sound", "--kind", "sounds"], "No kind named 'sounds'"),
         (["sound", "--set", "gian=2"], "has no option 'gian'. It has: gain. Did you mean 'gain'?"),
         (["grouped"], "needs a value for: stages. Options, by --set KEY=VALUE: stages."),
+        (["sound", "--set", "gain=loud"], "gain = 'loud': Input should be a valid number"),
+        (["stereo", "--set", "codec=normalized"], "codec.codec: The codec 'normalized' needs a value for: codec. Opt"),
+        (["untyped", "--set", "extra=2"], "It has: none. 'extra' has no type annotation, so it is not an option."),
         (["grouped", "--set", "stages=0|1-11"], "can be built for none of"),
         (["letters", "--kind", "conditioners", "--prompts", "FILE"], "line 2 is not a prompt"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,7 @@ STYLES = {"failed": "red", "expected failure": "yellow", "not applicable": "dim"
 
 
 def check(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="Part to check, as `codecdiff plugins` lists it.", show_default=False)],
     kind: Annotated[str, typer.Option(help="Its kind, as in codecs, where several kinds have one of this name.")] = "",
     options: Options = None,
@@ -56,7 +58,11 @@ def check(
                 results.append(result)
                 status.update(f"Checked {result.check.name}")
     show(results)
-    if any(result.state == "failed" for result in results):
+    failed = [result for result in results if result.state == "failed"]
+    if context.find_root().params.get("debug"):
+        for cause in (result.cause for result in failed if result.cause):
+            err.print("".join(traceback.format_exception(cause)), soft_wrap=True)
+    if failed:
         raise typer.Exit(1)
 
 
@@ -77,10 +83,13 @@ def prompts_of(file: Path) -> list[Prompt]:
 
 
 def show(results: list[Result]) -> None:
-    """Print a row for each check, with its text where it fails, and how many pass."""
+    """Print a row for each check, with its text where it fails, and how many pass; an error that repeats, once."""
     table = folded_table("check", "", "s", "note")
+    first: dict[str, str] = {}
     for result in results:
         note = f"{result.note}\nExpected: {result.check.text}" if result.state == "failed" else result.note
+        if result.state == "failed" and (name := first.setdefault(result.note, result.check.name)) != result.check.name:
+            note = f"the same error as in {name}"
         style = STYLES.get(result.state)
         table.add_row(result.check.name, result.state, f"{result.seconds:.1f}", note, style=style)
     out.print(table)

@@ -1,4 +1,4 @@
-"""`codecdiff inspect`: show how a file was generated, and generate it again."""
+"""`codecdiff inspect`: show how a file was generated, and generate it again; or what a model is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 
 def inspect_file(
-    file: Annotated[Path, typer.Argument(help="Audio file that codecdiff generated.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE|MODEL", help="Audio file that codecdiff generated, or a model.")
+    ],
     as_json: Json = False,
     model: Annotated[str, typer.Option(help="Model that generated the file, to generate it again.")] = "",
     adapters: Adapters = None,
@@ -38,23 +40,22 @@ def inspect_file(
     allow_download: AllowDownload = False,
     allow_local_parts: AllowLocalParts = False,
 ) -> None:
-    """Show how a file was generated.
+    """Show how a file was generated, or what a model is: its parts, stages, steps and guidance.
 
-    With --model, it is also generated again, and compared with the file.
+    With --model, a file is also generated again, and compared.
     """
+    from codecdiff import registry
     from codecdiff.data.audio import stream_audio
     from codecdiff.pipeline.provenance import GenerationRequest
 
+    allowed = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
+    if file.is_dir() or (not file.exists() and registry.installed_model(str(file))):
+        pipeline = load_model(str(file), device or "cpu", adapters, **allowed)
+        return print_json(pipeline.describe()) if as_json else out.print(repr(pipeline), soft_wrap=True)
     request = GenerationRequest.from_file(file)
-    if as_json:
-        print_json(request.model_dump(mode="json", exclude_none=True))
-    else:
-        table = folded_table("field", "value")
-        for key, value in describe(request).items():
-            table.add_row(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        out.print(table)
+    show(request, as_json)
     if not model:
-        return
+        return None
     request.check_source(source)
     seconds = sum(block.shape[1] for block in stream_audio(file, 8000, 1)) / 8000  # counted: a header may lie
     request.check_duration(seconds)
@@ -62,11 +63,20 @@ def inspect_file(
     if issue:
         err.print(issue, style="yellow", soft_wrap=True)
     (again,) = output_files(output, file.with_stem(f"{file.stem}-again"), 1, force=force)
-    allowed = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
     pipeline = load_model(model, device, adapters, **allowed)
     request.check_model(pipeline)
     generate_files(request, pipeline, [again], source)
-    out.print(compare_files(file, again), soft_wrap=True)
+    return out.print(compare_files(file, again), soft_wrap=True)
+
+
+def show(request: GenerationRequest, as_json: bool) -> None:
+    """Print what a request says."""
+    if as_json:
+        return print_json(request.model_dump(mode="json", exclude_none=True))
+    table = folded_table("field", "value")
+    for key, value in describe(request).items():
+        table.add_row(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return out.print(table)
 
 
 def describe(request: GenerationRequest) -> dict[str, Any]:

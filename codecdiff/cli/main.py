@@ -113,6 +113,13 @@ class Commands(TyperGroup):
             load_command(cmd_name, plugin) if plugin.distribution == registry.CORE else PluginCommand(cmd_name, plugin)
         )
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the arguments name. An error names the nearest one."""
+        hint = registry.did_you_mean(args[0], names := self.list_commands(ctx))
+        if hint and args[0] not in names and self.get_command(ctx, args[0]) is None:
+            ctx.fail(f"No such command '{args[0]}'.{hint}")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the context names."""
         with errors_as_sentences(debug=ctx.params["debug"]):
@@ -149,6 +156,7 @@ def main() -> None:
     """Run the command line."""
     gc.set_threshold(50_000)  # modules make many objects, hardly any of them garbage: looking for it took a tenth
     atexit.register(gc.freeze)  # and looking through them at the end a fifth: the system frees them anyway
+    warnings.simplefilter("once", append=True)  # whatever else changes the filters in between
     warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
     program = Path(sys.argv[0])
     app(prog_name="codecdiff" if program.stem == "__main__" else program.stem)

@@ -47,11 +47,14 @@ def new_plugin(
 def write_plugin(kind: str, name: str, into: Path | str = ".") -> Path:
     """Write the package `codecdiff-NAME` with one working part of this kind into a folder; returns its own folder.
 
+    `name` may be the name of the package too.
     Raises UnknownName for a kind without a template, InvalidValue for a name that cannot be used or is taken, and
     FileExists if the package's folder exists.
     """
     if kind not in SETTINGS:
-        raise UnknownName(f"No kind '{kind}' to write a plugin of. Kinds: {', '.join(SETTINGS)}.")
+        other = " For a metric or a suite, see docs/scores.md." if kind in ("metric", "suite") else ""
+        raise UnknownName(f"No template for a {kind}. Kinds: {', '.join(SETTINGS)}.{other}")
+    name = name.removeprefix("codecdiff-")
     require_good_name(kind, name)
     require_free_name(kind, name)
     folder = Path(into) / f"codecdiff-{name}"

@@ -17,6 +17,7 @@ import typer
 
 from codecdiff import registry
 from codecdiff.cli.console import Json, err, error_line, folded_table, out, print_json
+from codecdiff.errors import UnknownName
 from codecdiff.registry import Plugin
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ COLUMNS = ("kind", "name", "package", "version", "state")
 
 
 def plugins(
+    shown: Annotated[
+        str, typer.Argument(metavar="[NAME|KIND]", help="Only those of this name, kind or package.", show_default=False)
+    ] = "",
     check: Annotated[bool, typer.Option("--check", help="Load each entry, and show what is wrong with it.")] = False,
     as_json: Json = False,
     timeout: Timeout = TIMEOUT,
@@ -36,22 +40,31 @@ def plugins(
 
     With --check, the exit status is 1 if one cannot be loaded.
     """
-    listed, issues = registry.scan().plugins, registry.scan().issues
-    problems: dict[Plugin, str] = {}
+    found, issues = registry.scan().plugins, registry.scan().issues
+    listed = [p for p in found if shown in ("", p.name, p.kind, registry.singular(p.kind), p.distribution)]
+    issues = [issue for issue in issues if shown in ("", issue.distribution, *issue.names)]
+    if shown and not listed and not issues:
+        names = {word for plugin in found for word in (plugin.name, plugin.kind, plugin.distribution)}
+        raise UnknownName(f"Nothing called '{shown}' is installed.{registry.did_you_mean(shown, names)}")
+    problems: dict[registry.Plugin, str] = {}
     if check:
         with err.status("Importing everything once"):
             problems = find_problems([plugin for plugin in listed if plugin.enabled], timeout)
     states = {plugin: problems.get(plugin) or plugin.problem or "loads" * check for plugin in listed}
     states |= {plugin: f"disabled by {registry.SWITCH}" for plugin in listed if not plugin.enabled}
-    rows = [((p.kind, p.name, p.distribution, p.version, state), p.enabled) for p, state in states.items()]
-    rows += [(("?", "?", issue.distribution, "", f"{issue.error} ({issue.hint})"), True) for issue in issues]
+    rows = [(p.kind, p.name, p.distribution, p.version, state) for p, state in states.items()]
     if as_json:
-        print_json([dict(zip(COLUMNS, row, strict=True)) for row, _ in rows])
+        rows += [("?", "?", issue.distribution, "", f"{issue.error} ({issue.hint})") for issue in issues]
+        print_json([dict(zip(COLUMNS, row, strict=True)) for row in rows])
     else:
-        shown = len(COLUMNS) if any(row[-1] for row, _ in rows) else len(COLUMNS) - 1
-        table = folded_table(*COLUMNS[:shown])
-        for row, enabled in rows:
-            table.add_row(*row[:shown], style="dim" if not enabled else "red" if row[-1] not in ("", "loads") else None)
+        broken = {p: state for p, state in states.items() if p.enabled and state not in ("", "loads")}
+        texts = [f"{issue.distribution}: {issue.error} ({issue.hint})" for issue in issues]
+        for text in [*texts, *(f"{p.name} of {p.distribution}: {state}" for p, state in broken.items())]:
+            out.print(text, style="red", soft_wrap=True)
+        table = folded_table(*COLUMNS)
+        for plugin, (*row, state) in zip(states, rows, strict=True):
+            state = "see above" if plugin in broken else state
+            table.add_row(*row, state, style=None if plugin.enabled else "dim")
         out.print(table)
     if check and (issues or problems):
         raise typer.Exit(1)

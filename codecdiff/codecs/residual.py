@@ -90,6 +90,7 @@ class ResidualCodec(Codec):
     def quantize_level(self, quantizer: Any, residual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(1, z, n) residual -> (1, n) codes, (1, d, n) latents and (1, z, n) features of one of the `quantizers`."""
         latents = self.project_in(quantizer, residual)
+        self._check_shape("`encode_features`, then `project_in`,", latents, self.codebook_dim, "d, l")
         codes = self.nearest_codes(quantizer, latents)
         return codes, latents, self.project_out(quantizer, self.codebook_vectors(quantizer, codes))
 
@@ -168,8 +169,18 @@ class ResidualCodec(Codec):
         """(b, k, l) codes -> (b, ch, l * hop_length) audio."""
         self._quantizers_of(codes)
         with exactly(codes.device):
-            audio = torch.cat([self.decode_row(row) for row in codes.long().split(1)])
+            rows = [self.decode_row(row) for row in codes.long().split(1)]
+        self._check_shape("`decode_features`", rows[0], self.channels, "ch, t")
+        audio = torch.cat(rows)
         return functional.pad(audio, (0, codes.shape[-1] * self.hop_length - audio.shape[-1]))
+
+    def _check_shape(self, method: str, returned: Tensor, width: int, names: str) -> None:
+        if returned.ndim != 3 or returned.shape[:2] != (1, width):
+            last = names[-1]
+            raise InvalidValue(
+                f"{method} of {type(self).__name__} returned {tuple(returned.shape)}; expected (1, {width}, {last}) = "
+                f"(1, {names})."
+            )
 
     @property
     def _rates(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -106,7 +107,9 @@ def _member(here: Any, hint: Any, path: Sequence[str], depth: int) -> tuple[Any,
     if group := _group(hint):
         names = list(group.model_fields)
         if name not in names:
-            raise ConfigError(f"Unknown setting '{where}'. Available: {', '.join(names)}.{did_you_mean(name, names)}")
+            words = [each for each in names if name in each.split("_")]  # as in steps, of max_train_steps
+            hint = did_you_mean(name, names) or (f" Did you mean '{words[0]}'?" if words else "")
+            raise ConfigError(f"Unknown setting '{where}'. Available: {', '.join(names)}.{hint}")
         info = group.model_fields[name]
         mark = next((mark for mark in info.metadata if isinstance(mark, PartOf)), None)
         return name, Annotated[Any, mark] if mark else info.annotation
@@ -148,7 +151,12 @@ def _option_type(spec: dict[str, Any], kind: str, path: Sequence[str], depth: in
     if name is None:
         where = ".".join(path)
         raise ConfigError(f"'{where}' sets an option of a {kind[:-1]} that has no name yet: set its name too.")
-    check_spec(kind, {"name": name, option: None})
+    try:
+        check_spec(kind, {"name": name, option: None})
+    except ConfigError as error:
+        if not did_you_mean(option, [each for owner, each in IMPLIED if owner == kind]):
+            raise
+        raise ConfigError(f'{error} For groups of levels: {".".join(path[:depth])}.stages="0|1-8".') from error
     return part_options(kind, name)[option].annotation
 
 
@@ -169,7 +177,10 @@ def parse_options(kind: str, name: str, assignments: Sequence[str]) -> dict[str,
     Raises ConfigError for unknown options.
     """
     model = create_model("Options", part=(Annotated[dict[str, Any], PartOf(kind)], ...))
-    return override({"part": {"name": name}}, model, [f"part.{assignment}" for assignment in assignments])["part"]
+    try:
+        return override({"part": {"name": name}}, model, [f"part.{assignment}" for assignment in assignments])["part"]
+    except ConfigError as error:
+        raise ConfigError(re.sub(r"\bpart\.", "", str(error))) from error
 
 
 def load_config(model: type[Model], file: Path, assignments: Sequence[str] = ()) -> Model:

@@ -6,7 +6,6 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from types import GenericAlias
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -16,6 +15,7 @@ from pydantic_core import to_jsonable_python
 
 from codecdiff import files, registry
 from codecdiff.errors import ConfigError
+from codecdiff.registry import did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -52,12 +52,6 @@ def part_kind(hint: Any) -> str | None:
 def item_type(hint: Any) -> Any:
     """Return the type hint of the items of a list, such as `list[Conditioner]`; None for other types."""
     return get_args(hint)[0] if get_origin(hint) in (list, Sequence) and get_args(hint) else None
-
-
-def did_you_mean(name: str, names: Sequence[str]) -> str:
-    """Return the end of an error message: the nearest of `names`, if one is near."""
-    near = get_close_matches(name, names, n=1)
-    return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def part_options(kind: str, name: str) -> dict[str, inspect.Parameter]:
@@ -110,6 +104,8 @@ def _validated(value: Any, hint: Any, where: str, part_type: Callable[[str], Any
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join([where, *map(str, first["loc"])])
+        if isinstance(cause := first.get("ctx", {}).get("error"), ConfigError):  # of a part inside
+            raise ConfigError(f"{place}: {cause}") from error
         raise ConfigError(f"{place} = {first['input']!r}: {first['msg'].removeprefix('Value error, ')}.") from error
 
 
@@ -147,9 +143,11 @@ def check_spec(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str,
         if key in registry.interface(kind).derived:
             raise ConfigError(f"{kind[:-1]}.{key} follows from the other parts; leave it out.")
         if key not in available:
+            is_parameter = key in inspect.signature(registry.load_entry(kind, name).__init__).parameters
+            untyped = f" '{key}' has no type annotation, so it is not an option." if is_parameter else ""
             raise ConfigError(
-                f"The {kind[:-1]} '{name}' has no option '{key}'. "
-                f"It has: {', '.join(available) or 'none'}.{did_you_mean(key, list(available))}"
+                f"The {kind[:-1]} '{name}' has no option '{key}'. It has: {', '.join(available) or 'none'}."
+                f"{untyped or did_you_mean(key, list(available))}"
             )
     return name, values
 

@@ -267,7 +267,10 @@ class CodeStore:
         stored = {"codec": stored_spec, "weights": self.header["weights"]}
         for key, value in {"codec": spec, "weights": module_fingerprint(codec)}.items():
             if stored[key] != value:
+                what = f"by another codec: its codec is {stored[key]}, not {value}"
+                if key == "weights":
+                    what = f"by {type(codec).__name__} with other weights ({stored[key]:.6}..., now {value:.6}...)"
                 raise InvalidValue(
-                    f"'{self.folder}' was made by another codec: its {key} is {stored[key]}, not {value}. "
-                    "Choose another store, or delete it to encode again."
+                    f"'{self.folder}' was made {what}. Choose another store or, in training, another output; or delete "
+                    "the store to encode again."
                 )

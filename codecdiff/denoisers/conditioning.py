@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from codecdiff.config.parts import did_you_mean
+from codecdiff.errors import InvalidValue
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces.condition import Condition, ConditionTokens
 from codecdiff.interfaces.denoiser import Denoiser
@@ -20,6 +22,7 @@ __all__ = [
     "PrecomputedConditioning",
     "PreparedDenoiser",
     "check_inputs",
+    "check_names",
     "embedding_network",
     "fill_nulls",
     "mean_token",
@@ -74,6 +77,17 @@ def check_inputs(denoiser: Denoiser, noisy: Tensor, timestep: Tensor, context: T
         raise ValueError(f"Expected context {expected}, but got {context_shape}.")
     if rows not in (None, b):
         raise ValueError(f"Expected a condition of {b} rows, as many as the noisy latents, but it has {rows}.")
+
+
+def check_names(names: Iterable[str], widths: Mapping[str, int]) -> None:
+    """Check the names of conditions in an option of a denoiser against those of the conditioner, with their widths.
+
+    Raises InvalidValue for one that is nearly a condition. Others are allowed: a file may name those of another one.
+    """
+    for name in names:
+        if name not in widths and (hint := did_you_mean(name, widths)):
+            text = f"The denoiser's options name '{name}', which the conditioner does not provide."
+            raise InvalidValue(f"{text} It provides: {', '.join(widths)}.{hint}")
 
 
 class PrecomputedConditioning(Denoiser):

@@ -1,4 +1,4 @@
-"""The interface of neural audio codecs."""
+"""The interface of audio codecs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from codecdiff.precision import FrozenModule
 
 
 class Codec(Part, FrozenModule, ABC):
-    """A frozen neural codec with residual codebooks, coarse to fine.
+    """An audio codec with codebooks, coarse to fine. It is frozen: nothing in it is trained with a model.
 
     Invariant: `quantize(embed(codes)) == codes`, except for `duplicate_codes`.
 

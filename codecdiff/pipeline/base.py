@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Self, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, TypedDict, Unpack, overload
 
 import torch
 from torch import nn
@@ -49,6 +49,20 @@ class StageList(list[Stage]):
         return super().__getitem__(names.index(key))
 
 
+class PipelineState(TypedDict, total=False):
+    """What a pipeline has beside its parts: options, where it was loaded from, what was added, and how it runs."""
+
+    generation_config: GenerationConfig | None
+    presets: Presets
+    folder: Path | None
+    name: str
+    base_fingerprint: str | None
+    adapters: Sequence[Adapter]
+    base_weights: BaseWeights
+    execution: Execution
+    offload_device: torch.device | None
+
+
 class BasePipeline:
     """The parts of a model and its stages; see `Pipeline`."""
 
@@ -62,24 +76,27 @@ class BasePipeline:
         target: Target = "codes",
         snap_context: bool = True,
         data: dict[str, Any] | None = None,
-        generation_config: GenerationConfig | None = None,
+        **state: Unpack[PipelineState],
     ):
+        if unknown := sorted(state.keys() - PipelineState.__annotations__.keys()):
+            hint = did_you_mean(unknown[0], PipelineState.__annotations__)
+            raise InvalidValue(f"A pipeline has no argument '{unknown[0]}'.{hint}")
         self.codec, self.splitter, self.conditioner = codec, splitter, conditioner
         self.stages = stages
         self.target: Target = target
         self.snap_context = snap_context
         self.data = data or {}
-        self.generation_config = generation_config or GenerationConfig()
-        self.presets: Presets = {}
-        self.folder: Path | None = None  # it was loaded from
-        self.name = ""  # it was loaded by
-        self.base_fingerprint: str | None = None  # hash of the parts, weights and sampling options that were loaded
-        self.adapters: Sequence[Adapter] = ()
-        self._base_weights: BaseWeights = {}
+        self.generation_config = state.get("generation_config") or GenerationConfig()
+        self.presets: Presets = state.get("presets", {})
+        self.folder = state.get("folder")  # it was loaded from
+        self.name = state.get("name", "")  # it was loaded by
+        self.base_fingerprint = state.get("base_fingerprint")  # of the parts, weights and sampling options, as loaded
+        self.adapters: Sequence[Adapter] = state.get("adapters", ())
+        self._base_weights: BaseWeights = state.get("base_weights", {})
         self.num_timesteps = 0  # steps of the current or last call, of all stages and batches together
         self._interrupt = False
-        self._execution = Execution()
-        self._offload_device: torch.device | None = None
+        self._execution = state.get("execution", Execution())
+        self._offload_device = state.get("offload_device")
 
     @property
     def stages(self) -> StageList:
@@ -93,8 +110,10 @@ class BasePipeline:
     @property
     def components(self) -> dict[str, Any]:
         """All that the model consists of: `Pipeline(**pipe.components)` is the same model, with shared weights."""
-        names = ("codec", "splitter", "conditioner", "stages", "target", "snap_context", "data", "generation_config")
-        return {name: getattr(self, name) for name in names}
+        names = ("codec", "splitter", "conditioner", "stages", "target", "snap_context", "data")
+        private = ("base_weights", "execution", "offload_device")
+        public = [name for name in (*names, *PipelineState.__annotations__) if name not in private]
+        return {name: getattr(self, name) for name in public} | {name: getattr(self, f"_{name}") for name in private}
 
     @property
     def fingerprint(self) -> str | None:
@@ -334,7 +353,8 @@ class BasePipeline:
             "code": code_versions(self.codec, self.splitter, self.conditioner),
         }
 
-    def __repr__(self) -> str:
+    def describe(self) -> dict[str, str]:
+        """Return what the model is: a sentence about each of its parts and stages, by their names."""
         conditioner = self.conditioner
         fields = f", reads {', '.join(conditioner.fields)}" if conditioner else ""
         rows = {
@@ -349,6 +369,10 @@ class BasePipeline:
                 f"{_title('denoisers', stage.denoiser)}, {size:,} parameters; {sampling.scheduler}, "
                 f"{sampling.num_inference_steps} steps, guidance scale {sampling.guidance_scale}"
             )
+        return rows
+
+    def __repr__(self) -> str:
+        rows = self.describe()
         width = max(map(len, rows))
         return "\n".join(["Pipeline", *(f"  {name:{width}}  {text}" for name, text in rows.items())])
 

@@ -82,15 +82,18 @@ def _download(name: str) -> Path:
             f"{did_you_mean(name, names)}"
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     problem = hub_problem()
     try:
         with downloads(not problem):  # without a connection, a model that was downloaded before still loads
             return Path(snapshot_download(name, allow_patterns=list(DOWNLOADED), ignore_patterns=list(EXCLUDED)))
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        reason = problem or error
-        raise UnknownName(f"Unknown model '{name}': neither a folder nor available on the hub. ({reason})") from error
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        beside = map(str, Path(name).parent.iterdir()) if Path(name).parent.is_dir() else ()
+        raise UnknownName(
+            f"Unknown model '{name}': no such folder.{did_you_mean(name, beside)} It is not available on the hub "
+            f"either ({problem or error}). Installed models: {', '.join(registry.entries('models')) or 'none'}."
+        ) from error
 
 
 def upload_folder(folder: Path, name: str, private: bool | None = None) -> str:

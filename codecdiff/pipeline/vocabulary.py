@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import reduce
 from typing import TYPE_CHECKING
 
+from codecdiff.conditioners.requests import KEY, TEMPO
 from codecdiff.interfaces import Prompt, prompt_text
 
 if TYPE_CHECKING:
@@ -44,11 +46,15 @@ def spread_captions(store: CodeStore, count: int = 4) -> list[str]:
 def vocabulary_note(pipeline: Pipeline, prompts: Iterable[Prompt]) -> str:
     """Return a note on the words of prompts that a model was not trained on; empty if there are none.
 
-    A model gets no note if it reads no text, or if its folder records no words.
+    A model gets no note if it reads no text, or if its folder records no words. Keys and tempos do not count where the
+    conditioner parses them.
     """
-    reads_text = pipeline.conditioner is not None and "text" in pipeline.conditioner.fields
-    trained = dict.fromkeys(str(pipeline.data.get("words", "")).split() if reads_text else [])  # in their order
-    words = dict.fromkeys(word for prompt in prompts for word in words_of(prompt_text(prompt)))
+    sources = pipeline.conditioner.sources.values() if pipeline.conditioner else ()
+    read_from_text = {field for fields in sources if "text" in fields for field in fields}
+    trained = dict.fromkeys(str(pipeline.data.get("words", "")).split() if read_from_text else [])  # in their order
+    parsed = [pattern for field, pattern in (("key", KEY), ("tempo", TEMPO)) if field in read_from_text]
+    texts = [reduce(lambda text, pattern: pattern.sub("", text), parsed, prompt_text(prompt)) for prompt in prompts]
+    words = dict.fromkeys(word for text in texts for word in words_of(text))
     new = [f"'{word}'" for word in words if word not in trained]
     if not trained or not new:
         return ""

@@ -5,6 +5,7 @@ Every case has its `part` and `calls()`: the methods of the part, each with fres
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -271,6 +272,9 @@ def build_again(kind: str, part: AnyPart) -> AnyPart:
     """
     derived = {name: value for name, value in part.arguments.items() if name in part.derived}
     options = {name: value for name, value in part.arguments.items() if name not in derived}
+    parameters = inspect.signature(type(part).__init__).parameters.values()
+    untyped = [p.name for p in parameters if p.name in options and p.annotation is p.empty]
+    assert_that(not untyped, f"Without a type annotation, these are not options that a model can save: {untyped}.")
     if kind == "codecs" or not any(isinstance(value, Codec) for value in options.values()):
         with suppress(ConfigError):  # not registered
             return build(kind, through_json(to_config(kind, part)), **derived)

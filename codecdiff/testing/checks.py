@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from codecdiff.errors import InvalidValue
@@ -136,7 +140,17 @@ def _run_once(check: Check[Any], case: Any) -> tuple[State, str, Exception | Non
         return "failed", str(failure), failure
     except Exception as error:  # third-party code may fail in any way
         message = re.sub(r"\s+", " ", str(error)).strip()
-        return "failed", f"raised {type(error).__name__}{f': {message}' if message else ''}", error
+        return "failed", f"raised {type(error).__name__}{f': {message}' if message else ''}{_place(error, case)}", error
+
+
+def _place(error: Exception, case: Any) -> str:
+    """Return the last line in the folder of a part that an error came through, as in " (codec.py:12)", or nothing."""
+    lines = [""]
+    with suppress(Exception):  # the part may be what cannot be built
+        folder = Path(inspect.getfile(type(case.part))).parent
+        frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+        lines += [f" ({file.name}:{line})" for file, line in frames if file.parent == folder]
+    return lines[-1]
 
 
 class PartChecks:

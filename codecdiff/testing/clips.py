@@ -53,4 +53,6 @@ def fit_to_clips(codec: Codec) -> list[str]:
         raise InvalidValue(
             f"{type(codec).__name__} cannot be fitted to tones and noise; fit raised {message}"
         ) from error
+    if not codec.is_fitted:
+        raise InvalidValue(f"{type(codec).__name__}.fit left `is_fitted` False after {len(music)} clips.")
     return [f"fitted to {len(music)} clips of tones and noise"]

@@ -26,11 +26,12 @@ from codecdiff.testing.assertions import (
     lengths_around,
     white_noise,
 )
-from codecdiff.testing.checks import Checks, NotApplicable, PartChecks, Result
+from codecdiff.testing.checks import CheckFailed, Checks, NotApplicable, PartChecks, Result
 from codecdiff.testing.clips import fit_to_clips
 from codecdiff.testing.runner import CheckRequest, CheckRun
 
 TIES = 0.01  # fraction of codes that may differ where sums are computed in another order
+TOO_SMALL = "is too small, or should be None: a frame depends on more of the clip"
 FACTS = ("sample_rate", "channels", "hop_length", "num_codebooks", "codebook_size", "codebook_dim")
 
 
@@ -120,6 +121,12 @@ def check_facts(case: CodecCase) -> None:
     is_coarser = [refined is None or refined in present[:i] for i, refined in enumerate(codec.refines)]
     text = f"refines {codec.refines} does not name a coarser level, or None, for each of {len(present)} levels."
     assert_that(len(is_coarser) == len(present) and all(is_coarser), text)
+    try:
+        codec.embed(torch.full_like(case.every_code[..., :1], codec.codebook_size - 1))
+    except IndexError as error:
+        raise CheckFailed(
+            f"codebook_size is {codec.codebook_size}, but embed fails for code {codec.codebook_size - 1}: {error}."
+        ) from error
     codes = codec.encode(case.noise(3 * codec.hop_length))
     assert_that(codes.shape[:2] == (1, k), f"encode returns {tuple(codes.shape)}, not (1, {k}, l).")
     for name, tensor in (
@@ -184,16 +191,21 @@ def assert_codes(codec: Codec, codes: Tensor) -> None:
 def check_codebook_vectors(case: CodecCase) -> str | None:
     """`quantize(embed(codes)) == codes` for every code of every codebook, except for exactly the `duplicate_codes`."""
     codec, codes = case.part, case.every_code
-    again = codec.quantize(codec.embed(codes))
-    moved = {(k, int(codes[0, k, place])) for _, k, place in (again != codes).nonzero().tolist()}
+    again = codec.quantize(latents := codec.embed(codes))
+    moved = {(k, int(codes[0, k, place])): place for _, k, place in (again != codes).nonzero().tolist()}
     declared = {*codec.duplicate_codes}
-    undeclared, wrong = sorted(moved - declared), sorted(declared - moved)
-    assert_that(
-        moved == declared,
-        f"quantize(embed(codes)) == codes must hold except for `duplicate_codes`. {len(undeclared)} of {codes.numel()} "
-        f"vectors come back as another and are not declared: {undeclared[:9]}; declared, but not duplicates: "
-        f"{wrong[:9]} (codebook, code).",
-    )
+    undeclared, wrong = sorted(moved.keys() - declared), sorted(declared - moved.keys())
+    for k, code in undeclared:
+        place, vectors = moved[k, code], latents[0, k].T
+        other = int(again[0, k, place])
+        assert_that(
+            (vectors[codes[0, k] == other] == vectors[place]).all(-1).any(),
+            f"quantize(embed({code})) of codebook {k} returns {other}, and {len(undeclared)} of {codes.numel()} "
+            "vectors in all come back as another: `quantize` does not use the codec's own lookup.",
+        )
+    text = f"{len(undeclared)} vectors equal another. Declare them in `duplicate_codes`, as (codebook, code):"
+    assert_that(not undeclared, f"{text} {undeclared[:9]}.")
+    assert_that(not wrong, f"`duplicate_codes` has (codebook, code) that are not duplicates: {wrong[:9]}.")
     if not declared:
         return None
     more = ", ..." if len(declared) > 9 else ""
@@ -207,9 +219,10 @@ def check_distinct_vectors(case: CodecCase) -> None:
     codec = case.part
     for k, latents in enumerate(codec.embed(case.every_code)[0]):
         distinct = len(latents.T.unique(dim=0))
-        assert_that(
-            distinct > codec.codebook_size / 2, f"Codebook {k} has only {distinct} distinct vectors: it is empty."
+        text = (
+            f"has {distinct} distinct vectors of {codec.codebook_size}" if distinct > 1 else "is empty: all are equal"
         )
+        assert_that(distinct > codec.codebook_size / 2, f"Codebook {k} {text}.")
 
 
 CHECKS.check(assertions.check_deterministic)
@@ -267,7 +280,8 @@ def check_hop_length(case: CodecCase) -> None:
     late = codec.encode(audio)[..., later + context : frames + later - context]
     soon = codec.encode(audio[..., later * codec.hop_length :])[..., context : frames - context]
     differ = _fraction_changed(late, soon)
-    assert_that(differ < TIES, f"{differ:.1%} of the codes change when audio moves by {later} frames of hop_length.")
+    text = f"{differ:.1%} of the codes change when audio moves by {later} frames: hop_length is wrong, or"
+    assert_that(differ < TIES, f"{text} encode_context_frames {TOO_SMALL}.")
 
 
 def _fraction_changed(codes: Tensor, others: Tensor) -> float:
@@ -288,10 +302,9 @@ def check_chunked(case: CodecCase) -> None:
     audio = case.noise(frames * codec.hop_length, seed=3)
     codes = codec.encode(audio)
     differ = _fraction_changed(chunks.encode(audio), codes)
-    why = "is too small, or should be None: a frame depends on more of the clip"
-    text = f"{differ:.2%} of the codes change when encoding in chunks: encode_context_frames {why}."
+    text = f"{differ:.2%} of the codes change when encoding in chunks: encode_context_frames {TOO_SMALL}."
     assert_that(differ <= min(TIES, max(0.001, 1 / frames)), text)  # the codes of one frame, or a thousandth
-    text = f"Decoded in chunks, audio differs: decode_context_frames {why}."
+    text = f"Decoded in chunks, audio differs: decode_context_frames {TOO_SMALL}."
     assert_same(chunks.decode(codes), codec.decode(codes), text, 1e-5)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +139,6 @@ def find_kind(name: str, kind: str = "") -> str:
             text = f"No {registry.singular(kind)} '{name}' is installed."
             raise UnknownPart(f"{text} It comes with {package}: {registry.install_command(package)}")
     names = sorted({plugin.name for kind in registry.kinds() for plugin in registry.installed(kind)})
-    near = get_close_matches(name, names, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else " `codecdiff plugins` lists the installed parts."
+    hint = registry.unknown_group_of(name) or registry.did_you_mean(name, names)
+    hint = hint or " `codecdiff plugins` lists the installed parts."
     raise UnknownPart(f"No part named '{name}' is installed.{hint}")

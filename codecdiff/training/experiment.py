@@ -106,8 +106,8 @@ def open_data(
     pipeline.data = {**codes.summary(), **facts, **training_words(codes.prompts())}
     if (change := music_change(model, pipeline.data)) and not experiment.allow_changes:
         raise InvalidValue(
-            f"{model} was trained on other music, captions or splits: {change}. Choose another output folder, or go on "
-            "with --allow-changes, which the model card will say."
+            f"{model} was trained on other music, captions or splits: {change}. Choose another output folder, or "
+            "resume with --allow-changes: the model card then records the change."
         )
     pipeline.save_parts(model)
     return codes

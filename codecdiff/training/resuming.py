@@ -49,8 +49,9 @@ def check_same_stage(stage: Stage, path: Path, *, allow_changes: bool = False) -
     changes = [line for key in both for line in config_differences(before[key], now[key], key)]
     if changes and not allow_changes:
         raise InvalidValue(
-            f"{home} was trained with other settings: {'; '.join(changes)}. With them, tracks of the validation may be "
-            "trained on. Choose another output folder, or go on with --allow-changes, which the model card will say."
+            f"{home} was trained with other settings: {'; '.join(changes)}. Restore them, choose another output "
+            "folder, or resume with --allow-changes: the model card then records the change. With another seed or "
+            "split, the model may train on tracks of its validation set."
         )
     warn_of_code_changes(saved.get("code", {}), spec["code"], home)
     if "start_from" in before:

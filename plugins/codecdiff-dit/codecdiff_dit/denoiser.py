@@ -22,6 +22,7 @@ from codecdiff.denoisers import (
     ControlInput,
     LayerFeatures,
     PrecomputedConditioning,
+    check_names,
     control_frames,
     embedding_network,
     fill_nulls,
@@ -86,8 +87,8 @@ class DiT(PrecomputedConditioning):
     ):
         super().__init__()
         _check_options(width, depth, heads, expansion, patch)
-        self.channels, self.context_channels = channels, context_channels
-        self.condition_widths = dict(condition_widths)
+        check_names([vector or "", *controls], condition_widths)
+        self.channels, self.context_channels, self.condition_widths = channels, context_channels, dict(condition_widths)
         self.width, self.heads, self.patch, self.checkpoint = width, heads, patch, checkpoint
         self.vector = vector if vector in condition_widths else None
         self.controls = tuple(name for name in controls if name in condition_widths)

@@ -331,10 +331,10 @@ def _write_track(folder: Path, seconds: float, seed: int, index: int, facts: Fac
 def main() -> None:
     """Write a data set from the command line."""
     parser = argparse.ArgumentParser(description="Write a data set of short tracks with captions.")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=200, help="tracks")
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each track")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("folder", type=Path, help="new folder to write to")
+    parser.add_argument("--count", type=int, default=200, help="number of tracks (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=12.0, help="seconds of each track (%(default)g)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same tracks (%(default)s)")
     parser.add_argument("--held-out", action="store_true", help="only combinations that are never trained on")
     parser.add_argument("--num-workers", type=int, default=None, help="processes; one per core by default")
     write_dataset(**vars(parser.parse_args()))

@@ -24,6 +24,7 @@ from codecdiff.denoisers import (
     ControlInput,
     LayerFeatures,
     PrecomputedConditioning,
+    check_names,
     control_frames,
     embedding_network,
     fill_nulls,
@@ -111,7 +112,7 @@ class UNet(PrecomputedConditioning):
         self.channels, self.context_channels, self.condition_widths = channels, context_channels, dict(condition_widths)
         self.width, self.checkpoint, self.patch = width, checkpoint, patch
         self.multiple, self.frame_rate = patch * 2 ** (len(multipliers) - 1), frame_rate or 0.0  # latent frames, Hz
-        self.vectors, self.sources = _names(vector, widths), tuple(dict.fromkeys(_names(layers, widths)))
+        self.vectors, self.sources = _names(vector, widths), tuple(n for n in dict.fromkeys(layers) if n in widths)
         self.waves, self.controls = (_names(option, condition_widths) for option in (waves, controls))
         _check_waves({name: condition_widths[name] for name in self.waves}, frame_rate)
         _warn_of_unused(set(condition_widths) - set(self.used_conditions))
@@ -268,8 +269,9 @@ class UNet(PrecomputedConditioning):
 
 def _names(option: str | Sequence[str] | None, widths: Mapping[str, int]) -> tuple[str, ...]:
     """Return those names of an option that there are. It may be written as on the command line: `[text, key]`."""
-    names = option.strip("[] ").split(",") if isinstance(option, str) else option or ()
-    return tuple(name.strip() for name in names if name.strip() in widths)
+    names = [name.strip() for name in (option.strip("[] ").split(",") if isinstance(option, str) else option or ())]
+    check_names(names, widths)
+    return tuple(name for name in names if name in widths)
 
 
 def _null(width: int) -> Tensor:

@@ -503,6 +503,9 @@ def test_options_are_checked() -> None:
         tiny(multipliers=())
     with pytest.raises(ValueError, match="take them out of `absent_widths`"):
         tiny(absent_widths={"text": 12})
+    message = r"name 'txt', which the conditioner does not provide\. It provides: text, vector, chroma\."
+    with pytest.raises(ValueError, match=message):
+        tiny(vector=["vector", "txt"])
     with (
         pytest.warns(UserWarning, match=r"No layer uses the conditions \['text'\]"),
         pytest.warns(UserWarning, match=r"No condition is called txet: there are \['text', 'vector'\]"),
