@@ -50,7 +50,7 @@ from codecdiff.errors import UserError
 
 WIDTH = 6
 CONFIG = EmbeddingConfig({"name": "logmel", "bands": 3}, "0123abcd", 16_000, 10.0, 1.0, 0.5)
-NONE = dict(zip(CONTEXT, map(NotMeasured, ("no reference", "no codec", "one stage")), strict=True))
+NONE: dict[str, Any] = dict(zip(CONTEXT, map(NotMeasured, ("no reference", "no codec", "one stage")), strict=True))
 
 
 def draw(*shape: int, seed: int) -> Tensor:
