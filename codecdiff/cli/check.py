@@ -57,7 +57,7 @@ def check(
             for result in run.results:
                 results.append(result)
                 status.update(f"Checked {result.check.name}")
-    show(results)
+    print_results(results)
     failed = [result for result in results if result.state == "failed"]
     if context.find_root().params.get("debug"):
         for cause in (result.cause for result in failed if result.cause):
@@ -82,7 +82,7 @@ def prompts_of(file: Path) -> list[Prompt]:
     return prompts
 
 
-def show(results: list[Result]) -> None:
+def print_results(results: list[Result]) -> None:
     """Print a row for each check, with its text where it fails, and how many pass; an error that repeats, once."""
     table = folded_table("check", "", "s", "note")
     first: dict[str, str] = {}

@@ -110,8 +110,8 @@ def _moving_minimum(values: Tensor, size: int) -> Tensor:
     width = 1  # scipy.ndimage has this too, and takes an eighth of a second to import
     while 2 * width <= size:
         values, width = torch.minimum(values[:-width], values[width:]), 2 * width
-    rest = size - width
-    return torch.minimum(values[: len(values) - rest], values[rest:])
+    remainder = size - width
+    return torch.minimum(values[: len(values) - remainder], values[remainder:])
 
 
 def _moving_mean(values: Tensor, size: int) -> Tensor:

@@ -355,9 +355,9 @@ class StageTrainer:
         """
         from codecdiff.training.warm_start import warm_start
 
-        self.stage.facts["start_from"], told = warm_start(self.denoiser, Path(folder))
+        self.stage.facts["start_from"], message = warm_start(self.denoiser, Path(folder))
         self.ema.module.load_state_dict(self.denoiser.state_dict())
-        return told
+        return message
 
     def resume(self, folder: Path | str, report: Callable[[str], None] = lambda line: None) -> bool:
         """Load the training state that `save` wrote; return False if the folder holds no such stage.

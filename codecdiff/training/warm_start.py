@@ -78,7 +78,7 @@ def warm_start(denoiser: Denoiser, folder: Path) -> tuple[dict[str, Any], str]:
             target[name].copy_(source[name])  # a state dict's tensors are the module's own
     facts = {"stage": folder.name, "weights": [*digests.values()][-1][:32], "copied": copied, "total": total}
     skipped = [name for name in target if name not in names]
-    told = f"starts with {copied:,} of {total:,} weights of {folder.name}"
+    message = f"starts with {copied:,} of {total:,} weights of {folder.name}"
     if skipped:
-        told += f"; randomly initialized: {', '.join(skipped[:9])}{'...' if skipped[9:] else ''}"
-    return facts, told
+        message += f"; randomly initialized: {', '.join(skipped[:9])}{'...' if skipped[9:] else ''}"
+    return facts, message

@@ -66,9 +66,8 @@ AllowLocalParts = Annotated[
 
 
 def evaluate(
-    music: Music = None,
-    *,
     reference: ReferencePath,
+    music: Music = None,
     output: ReportFolder = None,
     suite: SuiteName = "smoke",
     embedders: Embedders = None,
@@ -98,22 +97,18 @@ def evaluate(
 
     Run it again to resume where it was interrupted.
     """
-    from codecdiff_eval import inputs
-    from codecdiff_eval.evaluator import Evaluator
+    from codecdiff_eval import evaluator, inputs
 
     output = _check_arguments(music, model, prompts, model_card, output)
     plan = inputs.new_eval_config(suite, embedders or [], metrics or [], seconds, loudness, adherence, seed)
-    against = inputs.read_reference(reference, split)
-    evaluated = inputs.read_inputs(prompts, split, n, seed) if prompts else inputs.read_tracks(music or Path(), split)
-    cluster = inputs.load_engine(engine, device, workers)
-    device = "" if cluster else device  # the GPUs of a cluster are not devices of this machine
+    against, evaluated, facts = inputs.read_music(suite, reference, prompts, music, split, n, seed)
+    cluster, device = inputs.load_engine(engine, device, workers)
     allowed = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
     generator = inputs.load_generator(model, device, allowed, seed, steps, guidance, adapters, cluster)
     built, left_out = inputs.build_embedders(plan.metrics, options, generator, device, bool(embedders), allow_download)
-    evaluator = Evaluator(plan, built, against, output, cache or output / "cache", progress, generator, left_out)
-    facts = inputs.split_facts(suite, reference, prompts, music, split)
-    report, sets = evaluator.evaluate(evaluated, str(music and music.name), facts)
-    write_evaluated(evaluator, report, sets, output, model if model_card else "", as_json)
+    job = evaluator.Evaluator(plan, built, against, output, cache or output / "cache", progress, generator, left_out)
+    report, sets = job.evaluate(evaluated, str(music and music.name), facts)
+    write_evaluated(job, report, sets, output, model if model_card else "", as_json)
 
 
 def _check_arguments(
@@ -176,7 +171,7 @@ def compare(
     from codecdiff_eval.numbers import format_count
     from codecdiff_eval.report import console_table
 
-    output, cluster = output or Path("runs", file.stem), load_engine(engine, device, workers)
+    output, (cluster, device) = output or Path("runs", file.stem), load_engine(engine, device, workers)
     comparison = config.load_config(CompareConfig, file, overrides or [])
     if not plan:
         require_writable(output)
@@ -189,7 +184,7 @@ def compare(
         soft_wrap=True,
     )
     if not plan:
-        place = select_device("" if cluster else device)
+        place = select_device(device)
         experiment = Experiment(comparison, variants, output, place, log, cluster)
         report = experiment.run(shlex.join(["codecdiff", *sys.argv[1:]]))
         out.print(f"{report}: open it in a browser", soft_wrap=True)

@@ -224,7 +224,7 @@ class Evaluator:
         for name in registry.entries("metrics"):
             try:
                 metric = load_metric(name)
-            except UserError as error:  # a broken plugin, which nobody asked for
+            except UserError as error:  # a broken plugin, which was not requested
                 self.left_out.append(f"{name} is left out: {error}")
                 continue
             if metric.compares == "prompts":

@@ -40,15 +40,19 @@ def new_eval_config(
     return EvalConfig(loaded.select(embedders, metrics), cutter, adherence, seed, loaded.codec_quality)
 
 
-def split_facts(suite: str, reference: Path, prompts: Path | None, music: Path | None, split: str) -> dict[str, str]:
-    """Say which suite, which list of prompts, and which splits of it and of manifests, are used."""
+def read_music(
+    suite: str, reference: Path, prompts: Path | None, music: Path | None, split: str, n: int | None, seed: int
+) -> tuple[ReferenceMusic, list[EvalPrompt] | list[Track], dict[str, str]]:
+    """Read the reference, and the prompts or the music to evaluate, and say which suite, list and splits are used."""
+    against = read_reference(reference, split)
     facts = {
         "suite": suite,
         "list of prompts": prompts.name if prompts else "",
         "reference split": split_of(reference, split),
         "evaluated split": split_of(prompts or music, split),
     }
-    return {key: value for key, value in facts.items() if value}
+    evaluated = read_inputs(prompts, split, n, seed) if prompts else read_tracks(music or Path(), split)
+    return against, evaluated, {key: value for key, value in facts.items() if value}
 
 
 def read_reference(path: Path, split: str) -> ReferenceMusic:
@@ -87,16 +91,19 @@ def read_inputs(file: Path, split: str, count: int | None, seed: int) -> list[Ev
     return sample_prompts(prompts, count, seed)
 
 
-def load_engine(name: str, device: str, workers: int | None) -> Engine | None:
-    """Return the engine of `--engine`, None for `local`: this process. Raises UserError for one that is not there."""
+def load_engine(name: str, device: str, workers: int | None) -> tuple[Engine | None, str]:
+    """Return the engine of `--engine`, None for `local`, this process, and the device of everything else.
+
+    The GPUs of a cluster are not devices of this machine. Raises UserError for an engine that is not installed.
+    """
     if name == "local":
         if workers is not None:
             raise InvalidValue("--workers is the number of workers of an engine, as in --engine ray: add one.")
-        return None
-    return registry.load_entry(registry.GENERATION_ENGINES, name)(device, workers)
+        return None, device
+    return registry.load_entry("generation_engines", name)(device, workers), ""
 
 
-def load_model(model: str, adapters: Sequence[str], device: Any, **allowed: Any) -> Pipeline:
+def load_adapted_model(model: str, adapters: Sequence[str], device: Any, **allowed: Any) -> Pipeline:
     """Load a model with adapters, in this process or in a worker."""
     pipeline = load(model, **allowed).to(device)
     for text in adapters:
@@ -117,7 +124,7 @@ def load_generator(
     """Load a model, if any, and name it by its folder's name or its id. `allowed`: permissions of `load`."""
     if not model:
         return None
-    scale, loader = parse_guidance_scale(guidance or []), partial(load_model, model, adapters or (), **allowed)
+    scale, loader = parse_guidance_scale(guidance or []), partial(load_adapted_model, model, adapters or (), **allowed)
     with err.status(f"Loading {model}"):
         pipeline = loader(device=select_device(device))
     folder = Path(model)

@@ -26,7 +26,7 @@ class GenerationFailed(UserError, OSError):
     """Ray failed, or a task killed its worker too often."""
 
 
-class Worker:
+class GenerationWorker:
     """An actor: a process with a model, on a node of the cluster, in the folder of the command."""
 
     def __init__(self, load: Load, device: str, folder: str):
@@ -60,14 +60,16 @@ def ray_generation_engine(device: str = "", workers: int | None = None) -> Any:
 
 
 def _run_in_actors(load: Load, tasks: Sequence[Task], device: str, workers: int | None) -> Iterator[tuple[int, Any]]:
-    """Give each actor a task at a time, and yield results as they arrive.
+    """Run one task at a time on each actor, and yield results as they arrive.
 
     A task whose actor dies is tried MAX_ATTEMPTS times, on other nodes if its node is lost. An actor ends when no tasks
     are left: one that was lost may need its place.
     """
     connect()
     device, gpus, num_actors = place(device, workers, len(tasks))
-    actor_class = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=MAX_ATTEMPTS - 1)(Worker)
+    actor_class = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=MAX_ATTEMPTS - 1)(
+        GenerationWorker
+    )
     waiting, running = deque(enumerate(tasks)), {}
 
     def start_next(actor: Any) -> None:

@@ -45,7 +45,7 @@ def model(make_pipeline: Callable[..., Pipeline], tmp_path: Path) -> Path:
 
 def test_workers_write_the_clips_of_one_process(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # names are relative to the folder of the command
-    engine = load_engine("ray", "cpu", 2)
+    engine = load_engine("ray", "cpu", 2)[0]
     assert engine is not None
     here = Generator(Pipeline.from_pretrained("model"), seed=3)
     there = replace(here, workers=partial(engine, partial(Pipeline.from_pretrained, "model")))
@@ -121,4 +121,4 @@ def test_mistakes_of_users_are_told_as_in_one_process() -> None:
         list(ray_generation_engine("cpu", 1)(load_none, [refuse]))
     with pytest.raises(InvalidValue, match="add one"):
         load_engine("local", "", 2)
-    assert load_engine("local", "", None) is None
+    assert load_engine("local", "cpu", None) == (None, "cpu")

@@ -22,7 +22,7 @@ from codecdiff_studio.studio import KEEP_S, Studio
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 CODE_FONTS = ("ui-monospace", "Menlo", "Consolas", "monospace")
 MAX_UPLOAD = "100mb"
-MAX_SESSIONS = 256  # that are remembered, those of clients that never say they have closed too
+MAX_SESSIONS = 256  # that are kept, also those of clients that never say that they have closed
 OWN = "'self' data: blob:"
 POLICY = (  # Gradio compiles its templates in the page
     f"default-src {OWN}; script-src {OWN} 'unsafe-inline' 'unsafe-eval'; style-src {OWN} 'unsafe-inline'; "

@@ -59,7 +59,7 @@ def ui(
     It is reached from this machine alone unless --host says otherwise, and sends nothing elsewhere.
     """
     login = parse_login(auth)
-    share_heaps()
+    limit_heaps()
     if not is_loopback(host) and login is None:
         err.print(f"Everyone who reaches {host} can use the studio: add --auth USER:PASSWORD.", style="yellow")
     with TemporaryDirectory(prefix="codecdiff-studio-") as folder:
@@ -79,7 +79,7 @@ def ui(
         app.block_thread()
 
 
-def share_heaps() -> None:
+def limit_heaps() -> None:
     """Let the threads of the server share two heaps, where the C library is glibc: each would fill one of its own."""
     if sys.platform == "linux":
         with suppress(AttributeError):  # of other C libraries

@@ -253,8 +253,8 @@ def check_data(
         count = validate(path, issues.append, checker, audio)
     for issue in issues:
         out.print(str(issue), soft_wrap=True)
-    found, rows = "issue" if len(issues) == 1 else "issues", "rows of the store" if path.is_dir() else "tracks"
-    out.print(f"{len(issues)} {found} in {count} {rows}.")
+    noun, rows = "issue" if len(issues) == 1 else "issues", "rows of the store" if path.is_dir() else "tracks"
+    out.print(f"{len(issues)} {noun} in {count} {rows}.")
     if issues:
         raise typer.Exit(1)
 
