@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from codecdiff.recipes.adapter import train
+from codecdiff.recipes.adapter import train  # pyright: ignore[reportMissingImports]  # ../recipes, as installed
 from codecdiff_starter.composer import SAMPLE_RATE, compose
 from codecdiff_starter.facts import captions, training_facts
 from scipy.signal import butter, sosfilt

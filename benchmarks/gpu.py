@@ -317,7 +317,7 @@ def sampling(small: bool) -> None:
         model = paper(Path(folder), "small" if small else "large")
     frames, steps = (64, 2) if small else (FRAMES, 20)
     seconds = frames * model.codec.hop_length / model.sample_rate
-    list(model.generate_codes([""], 64, num_inference_steps=2))
+    codes = list(model.generate_codes([""], 64, num_inference_steps=2))
     for takes in (1,) if small else (1, 8):
         for name, enabled in {"float32": False, "bfloat16": True}.items():
             if takes > 1 and not enabled:

@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 import time
+from typing import Any
 
 import torch
 from codecdiff_eval.audio_features import FRAMES_PER_SECOND, frame_change
@@ -30,7 +31,7 @@ PROMPTS = (
 NEAR = round(0.05 * FRAMES_PER_SECOND)  # spectral frames on either side of a seam
 
 
-def measure(model: str, seconds: float, quality: str) -> None:
+def measure(model: str, seconds: float, quality: Any) -> None:
     """Generate codes and audio once, and print time and peak memory."""
     pipe = codecdiff.load(model, device="cpu")
     start = time.process_time()
@@ -76,7 +77,7 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="measure one duration in this process")
     options = parser.parse_args()
     if options.alone:
-        return measure(options.model, *options.seconds, options.quality)
+        return measure(options.model, options.seconds[0], options.quality)
     common = ["--model", options.model, "--quality", options.quality]
     for seconds in options.seconds:
         subprocess.run([sys.executable, __file__, "--alone", "--seconds", str(seconds), *common], check=True)

@@ -41,9 +41,9 @@ def main() -> None:
     codes = encode_clips(model.codec, pieces.audio)
     mask = outside_mask(REGIONS, model.codec, codes.shape[-1])
     sources = [EditMask.from_audio(model.codec, audio, model.target) for audio in pieces.audio.split(1)]
-    known = EditMask(
-        *(torch.cat([getattr(s, name) for s in sources]) for name in ("codes", "latents", "keep_mask"))
-    ).keep(mask)
+    fields = ("codes", "latents", "keep_mask")
+    codes, latents, keep = (torch.cat([getattr(source, field) for source in sources]) for field in fields)
+    known = EditMask(codes, latents, keep).keep(mask)
     prompts = [{"text": prompt} for prompt in pieces.prompts]
     edited = torch.cat(list(model.generate_codes(prompts, known.frames, edit=known, seed=SEED)))
     assert torch.equal(torch.where(mask, edited, 0), torch.where(mask, codes, 0))

@@ -99,7 +99,7 @@ assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)).sum() == 4
 def test_weights_that_are_loaded_are_not_drawn_first() -> None:
     before = torch.get_rng_state()
     with SkipInit():
-        torch.nn.Linear(2, 2), torch.nn.Conv1d(2, 2, 3), torch.nn.Embedding(2, 2)
+        torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Conv1d(2, 2, 3), torch.nn.Embedding(2, 2))
     assert torch.get_rng_state().equal(before)
     torch.nn.Linear(2, 2)
     assert not torch.get_rng_state().equal(before)

@@ -135,8 +135,9 @@ def test_another_package_s_broken_part_does_not_stop_a_description(monkeypatch: 
     ],
 )
 def test_options_that_do_not_fit_are_explained(kind: str, spec: dict[str, Any], message: str) -> None:
+    derived: dict[str, Any] = {"num_codebooks": 4} if kind == "splitters" else {}
     with pytest.raises(ValueError, match=message):
-        config.build(kind, spec, **({"num_codebooks": 4} if kind == "splitters" else {}))
+        config.build(kind, spec, **derived)
 
 
 def test_a_choice_that_there_is_not_is_explained(codec_spec: dict[str, Any]) -> None:

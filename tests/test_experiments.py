@@ -122,7 +122,7 @@ def test_a_model_whose_codec_has_changed_since_is_loaded_with_a_warning(
 ) -> None:
     own, model = shutil.copytree(dac_folder, tmp_path / "dac"), tmp_path / "model"
     experiment = experiment.model_copy(update={"codec": {"name": "dac", "model": str(own)}})
-    open_data(experiment, *new_pipeline(experiment), tmp_path / "store", model)
+    open_data(experiment, new_pipeline(experiment), tmp_path / "store", model)
     with warnings.catch_warnings(action="error"):
         Pipeline.from_pretrained(model)
     weights = load_file(own / "model.safetensors")

@@ -443,7 +443,7 @@ def test_a_plan_is_printed_and_nothing_else_is_done(
     assert not out.exists()
     told = capsys.readouterr().out
     rows = {line[:26].strip(): line[26:].split() for line in told.splitlines()}
-    shapes = [{"channels": 8, "context_channels": 0}, {"channels": 24, "context_channels": 8}]
+    shapes: list[dict[str, Any]] = [{"channels": 8, "context_channels": 0}, {"channels": 24, "context_channels": 8}]
     unets = [config.build("denoisers", UNET, condition_widths={"text": 128}, **shape) for shape in shapes]
     counts = [sum(parameter.numel() for parameter in unet.parameters()) for unet in unets]
     assert rows["parameters"] == [f"{count:,}" for count in counts]
