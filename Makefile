@@ -20,7 +20,7 @@ NEEDED := $(addprefix plugins/codecdiff-,starter unet dac t5 eval)
 # Those that have an original package
 COPIES := $(wildcard $(addprefix plugins/codecdiff-,dac encodec snac))
 # Those that are tried with the oldest versions of what they require: .ci/oldest.py
-OLD := $(addprefix plugins/codecdiff-,clap dac datasets dit encodec eval mert minilm starter t5 unet)
+OLD := $(addprefix plugins/codecdiff-,clap controls dac datasets dit encodec eval mert minilm starter t5 unet)
 READY := $(VENV)/.ready
 WHOLE := $(VENV)/.whole
 RUN = $(VENV)/bin/python -m
@@ -87,7 +87,8 @@ test-oldest: override VENV := $(OLDEST)
 test-oldest: $(OLDEST)/.ready  ## run a part of the fast tests with the oldest versions that are allowed, in an environment of its own
 	$(VENV)/bin/codecdiff doctor
 	$(PYTEST) --disable-warnings $(addprefix tests/test_,adapters.py audio_formats.py codecs.py command_line.py conditioners.py config.py \
-		edits.py manifest.py pipeline.py registry.py samplers.py training.py)
+		controls.py edits.py manifest.py pipeline.py registry.py samplers.py training.py) \
+		plugins/codecdiff-controls/tests plugins/codecdiff-eval/tests/test_evaluation.py
 
 oldest: $(WHOLE)  ## resolve the oldest versions that are allowed into constraints-oldest.txt
 	$(RUN) pip install --quiet uv

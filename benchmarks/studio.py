@@ -1,8 +1,8 @@
 """How long the studio takes to answer and to generate, and how it bears many requests, wrong ones and closed tabs.
 
 `python benchmarks/studio.py` starts `codecdiff ui` on a free port of this machine, opens tabs as a browser does, over
-HTTP, prints all figures of docs/studio.md, and stops the studio at the end. Wall time needs a quiet machine; seconds of
-CPU are those of the studio, all its threads together.
+HTTP, prints the figures of benchmarks/RESULTS.md, and stops the studio at the end. Wall time needs a quiet machine;
+seconds of CPU are those of the studio, all its threads together.
 """
 
 from __future__ import annotations
