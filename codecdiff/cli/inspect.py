@@ -54,7 +54,7 @@ def inspect_file(
         pipeline = load_model(str(file), device or "cpu", adapters, **allowed)
         return print_json(pipeline.describe()) if as_json else out.print(repr(pipeline), soft_wrap=True)
     request = GenerationRequest.from_file(file)
-    show(request, as_json)
+    show_request(request, as_json)
     if not model:
         return None
     request.check_source(source)
@@ -70,7 +70,7 @@ def inspect_file(
     return out.print(compare_files(file, again), soft_wrap=True)
 
 
-def show(request: GenerationRequest, as_json: bool) -> None:
+def show_request(request: GenerationRequest, as_json: bool) -> None:
     """Print what a request says."""
     if as_json:
         return print_json(request.model_dump(mode="json", exclude_none=True))

@@ -27,11 +27,11 @@ def plugins(
 
     With --check, the exit status is 1 if one cannot be loaded.
     """
-    found, issues = registry.scan().plugins, registry.scan().issues
-    listed = [p for p in found if shown in ("", p.name, p.kind, registry.singular(p.kind), p.distribution)]
+    everything, issues = registry.scan().plugins, registry.scan().issues
+    listed = [p for p in everything if shown in ("", p.name, p.kind, registry.singular(p.kind), p.distribution)]
     issues = [issue for issue in issues if shown in ("", issue.distribution, *issue.names)]
     if shown and not listed and not issues:
-        names = {word for plugin in found for word in (plugin.name, plugin.kind, plugin.distribution)}
+        names = {word for plugin in everything for word in (plugin.name, plugin.kind, plugin.distribution)}
         raise UnknownName(f"Nothing called '{shown}' is installed.{registry.did_you_mean(shown, names)}")
     problems: dict[registry.Plugin, str] = {}
     if check:
