@@ -156,12 +156,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 44_262,
-    "lines: core": 17_801,
+    "lines: library in all": 44_468,
+    "lines: core": 17_972,
     "lines: interfaces": 475,
     "lines: evaluation": 7_975,
-    "lines: must-read set": 5_153,
-    "lines: import closure of the recipe": 8_563,
+    "lines: must-read set": 5_202,
+    "lines: import closure of the recipe": 8_655,
     "import levels": 8,
 }
 

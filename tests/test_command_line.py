@@ -217,8 +217,8 @@ def test_inspect_shows_the_model_steps_and_guidance_and_nothing_that_is_empty(mo
 
 def test_inspect_shows_what_a_model_is(model: Path):
     shown = run("inspect", model)
-    assert shown.output == f"{load(model)!r}\n"
-    assert "3 steps, guidance scale 2.0" in json.loads(run("inspect", model, "--json").output)["primary"]
+    assert shown.stdout == f"{load(model)!r}\n"
+    assert "3 steps, guidance scale 2.0" in json.loads(run("inspect", model, "--json").stdout)["primary"]
 
 
 def test_plugins_are_listed_for_programs():

@@ -224,7 +224,7 @@ def test_a_store_of_another_codec_is_refused(store: CodeStore, dac: Codec, codec
         store.check_codec(dac, {"name": "starter"})
     other = CodecWrapper(dac)
     other.register_buffer("more", torch.ones(3))
-    with pytest.raises(ValueError, match=r"made by DAC with other weights \(\w{6}\.\.\., now"):
+    with pytest.raises(ValueError, match=r"made by 'dac' with other weights \(\w{6}\.\.\., now"):
         store.check_codec(other, codec_spec)
 
 

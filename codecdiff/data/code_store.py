@@ -269,7 +269,7 @@ class CodeStore:
             if stored[key] != value:
                 what = f"by another codec: its codec is {stored[key]}, not {value}"
                 if key == "weights":
-                    what = f"by {type(codec).__name__} with other weights ({stored[key]:.6}..., now {value:.6}...)"
+                    what = f"by '{name}' with other weights ({stored[key]:.6}..., now {value:.6}...)"
                 raise InvalidValue(
                     f"'{self.folder}' was made {what}. Choose another store or, in training, another output; or delete "
                     "the store to encode again."
