@@ -68,8 +68,7 @@ def variant(text: str, stage: str) -> tuple[Pipeline, int]:
     pipeline = Pipeline.from_pretrained(name)
     i = pipeline.stage_names.index(stage)
     pairs = dict(pair.split("=") for pair in options.split(",") if pair)
-    values: dict[str, Any] = {key: value if key == "scheduler" else json.loads(value) for key, value in pairs.items()}
-    sampling = SamplingConfig(**values).model_dump(exclude_unset=True)
+    sampling = SamplingConfig.model_validate_strings(pairs).model_dump(exclude_unset=True)
     pipeline.stages[i] = pipeline.stages[i].with_sampling(**sampling)
     return pipeline, i
 
