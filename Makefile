@@ -1,33 +1,33 @@
-# Everything is installed into .venv: a machine with make and Python 3.11 needs nothing else.
+# Everything is installed into .venv. The only requirements are make and Python 3.11.
 #
-# TORCH_INDEX is where pip takes torch from; empty means pip's own index. PyPI's torch for Linux brings gigabytes of
-# CUDA: without an NVIDIA GPU, say TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# TORCH_INDEX is the index that pip installs torch from; by default, pip's own. On Linux, its build of torch includes
+# gigabytes of CUDA. Without an NVIDIA GPU, set TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 VENV ?= .venv
-# Where codecs are held against their original packages, which quarrel with what is in VENV
+# Environment for comparing codecs with their original packages, whose requirements conflict with those in VENV
 ORIGINALS ?= .venv-originals
-# Where the oldest versions are tried
+# Environment for testing the oldest versions
 OLDEST ?= .venv-oldest
 
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BEGAN := $(shell date +%s)
-# What `make demo` needs, and all the rest: captioners, Ray, tests
+# Packages that `make demo` needs
 NEEDED := $(addprefix plugins/codecdiff-,starter unet dac t5 eval)
-# Those that have an original package
+# Codecs that have an original package
 COPIES := $(wildcard $(addprefix plugins/codecdiff-,dac encodec snac))
-# Those that are tried with the oldest versions of what they require: .ci/oldest.py
+# Packages that are tested with the oldest versions of their requirements: .ci/oldest.py
 OLD := $(addprefix plugins/codecdiff-,clap controls dac datasets dit encodec eval mert minilm starter t5 unet)
 READY := $(VENV)/.ready
 WHOLE := $(VENV)/.whole
 RUN = $(VENV)/bin/python -m
 INSTALL = $(RUN) pip install --quiet --no-compile --constraint constraints.txt
-# A processor that multiplies matrices in bfloat16 trains nearly twice as fast with it; others are slower
+# bfloat16 is nearly twice as fast on processors with AMX, and slower on others
 PRECISION := $(if $(shell grep -ls amx_bf16 /proc/cpuinfo),bf16,no)
-# accelerate gives a process one core by default, and warns of every option that is left to its default
+# By default, accelerate uses one core per process, and warns about options that are not set
 LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision $(PRECISION) --dynamo_backend no \
 	--num_cpu_threads_per_process $(CORES)
 SOAK = OMP_NUM_THREADS=1 $(RUN:-m=) tests/soak
@@ -39,7 +39,7 @@ unexport PYTHONDONTWRITEBYTECODE
 	lint types clean
 .DEFAULT_GOAL := help
 
-help:  ## show this list
+help:  ## list all commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: $(WHOLE)  ## install everything into .venv
@@ -53,19 +53,19 @@ demo: $(READY)  ## compose music, train both stages on it, generate, and write r
 test: $(WHOLE)  ## run the fast tests
 	$(PYTEST) --numprocesses 2 --dist worksteal
 
-test-integration: $(WHOLE)  ## run the tests of whole commands and models, seconds long each
+test-integration: $(WHOLE)  ## run the tests of whole commands and models, which take seconds each
 	$(PYTEST) --numprocesses 2 --dist worksteal -m integration
 
-test-wheels: $(WHOLE)  ## build wheels, and try them and plugins written by `codecdiff new-plugin` in a clean environment
+test-wheels: $(WHOLE)  ## build wheels, and test them and plugins written by `codecdiff new-plugin` in a clean environment
 	$(RUN:-m=) .ci/wheels.py
 
-test-browser: $(WHOLE)  ## run the tests of all pages in a browser; needs Chromium
+test-browser: $(WHOLE)  ## run the tests of web pages in a browser; needs Chromium
 	$(PYTEST) -m browser tests/browser
 
 test-slow: $(WHOLE)  ## run the slow tests
 	$(PYTEST) --numprocesses 2 -m slow
 
-soak: $(WHOLE)  ## kill, fill up, damage, race and fuzz all that reads and writes files, for a day; again: goes on
+soak: $(WHOLE)  ## test kills, full disks, damaged files, races and fuzzed inputs for a day; resumes
 	mkdir -p runs/soak
 	$(SOAK)/accidents.py kill full --every $(or $(EVERY),1) --state runs/soak/operations.json
 	$(SOAK)/accidents.py chain --trials $(or $(CHAINS),100) --state runs/soak/chains.json
@@ -73,28 +73,28 @@ soak: $(WHOLE)  ## kill, fill up, damage, race and fuzz all that reads and write
 	$(SOAK)/races.py --trials $(or $(RACES),100) --state runs/soak/races.json
 	$(SOAK)/fuzz.py --total $(or $(INPUTS),10000000) --state runs/soak/fuzz.json
 
-test-hub: $(WHOLE) $(ORIGINALS)/.ready  ## fetch the released models, check them, hold them equal to their packages: runs/hub.json
+test-hub: $(WHOLE) $(ORIGINALS)/.ready  ## download the released models, check them, and compare them with their packages: runs/hub.json
 	mkdir -p runs && $(RUN:-m=) tests/hub/released.py runs/hub.json
 	$(ORIGINALS)/bin/python tests/hub/released.py runs/hub.json dac encodec
 
 $(ORIGINALS)/.ready: override VENV := $(ORIGINALS)
 test-originals: override VENV := $(ORIGINALS)
-test-originals: $(ORIGINALS)/.ready  ## hold codecs equal to their original packages, in an environment of its own
+test-originals: $(ORIGINALS)/.ready  ## compare codecs with their original packages, in a separate environment
 	$(PYTEST) --disable-warnings tests/originals
 
 $(OLDEST)/.ready: override VENV := $(OLDEST)
 test-oldest: override VENV := $(OLDEST)
-test-oldest: $(OLDEST)/.ready  ## run a part of the fast tests with the oldest versions that are allowed, in an environment of its own
+test-oldest: $(OLDEST)/.ready  ## run some of the fast tests with the oldest allowed versions, in a separate environment
 	$(VENV)/bin/codecdiff doctor
 	$(PYTEST) --disable-warnings $(addprefix tests/test_,adapters.py audio_formats.py codecs.py command_line.py conditioners.py config.py \
 		controls.py edits.py manifest.py pipeline.py registry.py samplers.py training.py) \
 		plugins/codecdiff-controls/tests plugins/codecdiff-eval/tests/test_evaluation.py
 
-oldest: $(WHOLE)  ## resolve the oldest versions that are allowed into constraints-oldest.txt
+oldest: $(WHOLE)  ## resolve the oldest allowed versions into constraints-oldest.txt
 	$(RUN) pip install --quiet uv
 	$(RUN:-m=) .ci/oldest.py
 
-docs: $(VENV)/.docs  ## build the documentation with its API reference into runs/docs
+docs: $(VENV)/.docs  ## build the documentation, with the API reference, into runs/docs
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
 	@echo 'Open runs/docs/index.html'
 
@@ -105,12 +105,12 @@ lint: $(WHOLE)  ## check style and layout
 types: $(WHOLE)  ## check types
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
-clean:  ## remove .venv and caches; runs stay
+clean:  ## remove environments and caches, but not runs
 	rm -rf $(VENV) $(ORIGINALS) $(OLDEST) .pytest_cache
 	find . \( -name __pycache__ -o -name .ruff_cache \) -prune -exec rm -rf {} +
 
-# torch comes first and alone, because it may have an index of its own; what it needs comes with the rest. Compiling every
-# module of every package would double the time: the doctor imports, and so compiles, what is used, and checks it.
+# torch is installed first and separately, because it may have its own index; its dependencies follow with the others.
+# pip does not compile modules, which would double the time: `codecdiff doctor` imports and thereby compiles those in use.
 define NEW_VENV
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) setuptools
