@@ -190,7 +190,7 @@ def test_a_codec_that_cannot_be_had_leaves_the_latents_out(tmp_path: Path, store
         in statistics.store_statistics(write_store(tmp_path / "b", tracks, hub_id))["latents_left_out"]
     )
     other = statistics.store_statistics(write_store(tmp_path / "c", tracks, store.header["codec"]))
-    assert "made by another codec" in other["latents_left_out"]
+    assert "made by 'dac' with other weights" in other["latents_left_out"]
     assert {book["size"] for book in other["codebooks"]} == {64}
 
 
