@@ -156,12 +156,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 44_468,
-    "lines: core": 17_972,
-    "lines: interfaces": 475,
-    "lines: evaluation": 7_975,
-    "lines: must-read set": 5_202,
-    "lines: import closure of the recipe": 8_655,
+    "lines: library in all": 44_210,
+    "lines: core": 17_686,
+    "lines: interfaces": 444,
+    "lines: evaluation": 8_006,
+    "lines: must-read set": 4_314,
+    "lines: import closure of the recipe": 8_297,
     "import levels": 8,
 }
 
