@@ -104,15 +104,12 @@ def _settings(
 def _is_finished(output: Path, request: str) -> bool:
     """Return whether a folder is the finished store of this request, and delete what is left of its draft."""
     from codecdiff.data.encoding.encode import tidy_store
-    from codecdiff.data.encoding.job import draft_of
     from codecdiff.data.sealed import read_sealed
-    from codecdiff.files import lock_path
 
     header = read_sealed(output / "header.json") if (output / "header.json").is_file() else None
     if not isinstance(header, dict) or header.get("request") != request:
         return False
-    with lock_path(draft_of(output)):  # and its lock
-        tidy_store(output)
+    tidy_store(output)
     return True
 
 
