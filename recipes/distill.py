@@ -22,16 +22,8 @@ from pydantic import Field
 from codecdiff import Pipeline, config
 from codecdiff.config import SamplingConfig, TrainConfig
 from codecdiff.errors import InvalidValue
-from codecdiff.pipeline import Stage
-from codecdiff.pipeline.checkpoint import (
-    MODEL_FILE,
-    check_same_model,
-    is_trained,
-    load_weights,
-    save_generation_config,
-    save_presets,
-    save_stage,
-)
+from codecdiff.files import read_safetensors
+from codecdiff.pipeline import Stage, checkpoint
 from codecdiff.pipeline.generation import SAMPLING_OPTIONS, Presets
 from codecdiff.pipeline.model_card import write_model_card
 from codecdiff.training.distillation import DistillationTrainer, DistillConfig, usual_stages
@@ -90,37 +82,41 @@ def write_other_stages(pipeline: Pipeline, selected: Sequence[int], folder: Path
     """
     if pipeline.folder is not None and pipeline.folder.resolve() == folder.resolve():
         raise InvalidValue(f"'{folder}' holds the model itself, which stays as it is: choose another output.")
-    if (folder / MODEL_FILE).exists():
-        check_same_model(folder, pipeline.to_config(), pipeline.codec.fitted_state())
+    if (folder / checkpoint.MODEL_FILE).exists():
+        checkpoint.check_same_model(folder, pipeline.to_config(), pipeline.codec.fitted_state())
     others = usual_stages(pipeline, [i for i in range(len(pipeline.stages)) if i not in selected])
     missing = [stage for stage in others if not _is_there(folder / stage.name, stage)]
     if dry_run:
         return
     pipeline.save_parts(folder)
     for stage in missing:
-        save_stage(folder, stage, source=pipeline.folder)
+        checkpoint.save_stage(folder, stage, source=pipeline.folder)
     options: dict[str, Any] = dict.fromkeys(SAMPLING_OPTIONS)
-    save_generation_config(folder, pipeline.generation_config.model_copy(update=options))
+    checkpoint.save_generation_config(folder, pipeline.generation_config.model_copy(update=options))
     names = [stage.name for stage in others]
     presets: Presets = {
         quality: {name: own for name, own in stages.items() if name in names}
         for quality, stages in pipeline.presets.items()
     }
     if presets:
-        save_presets(folder, presets)
+        checkpoint.save_presets(folder, presets)
 
 
 def _is_there(home: Path, stage: Stage) -> bool:
-    """Return whether a folder holds a stage, or one that was distilled from it. Raises InvalidValue for another one."""
-    if not is_trained(home):
+    """Return whether a folder holds a stage, or one that was distilled from it. Raises InvalidValue for another one.
+
+    It does not yet if a process was killed as it copied the stage: its description comes last.
+    """
+    if not checkpoint.is_trained(home):
         return False
-    spec, tensors = load_weights(home)
+    is_whole = (home / checkpoint.STAGE_FILE).exists() or bool(checkpoint.generations(home))
+    weights = home / checkpoint.WEIGHTS_FILE
+    spec, tensors = checkpoint.load_weights(home) if is_whole else ({}, read_safetensors(weights)[0])
     own = stage.denoiser.state_dict()
-    if not spec["training"].get("distilled") and any(
-        not torch.equal(own[name].cpu(), t) for name, t in tensors.items()
-    ):
+    is_other = any(not torch.equal(own[name].cpu(), tensor) for name, tensor in tensors.items())
+    if is_other and not spec.get("training", {}).get("distilled"):
         raise InvalidValue(f"'{home}' holds another stage than the model: choose another output folder, or delete it.")
-    return True
+    return is_whole
 
 
 if __name__ == "__main__":
