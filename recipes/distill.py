@@ -22,11 +22,12 @@ from pydantic import Field
 from codecdiff import Pipeline, config
 from codecdiff.config import SamplingConfig, TrainConfig
 from codecdiff.errors import InvalidValue
+from codecdiff.files import read_safetensors
 from codecdiff.pipeline import Stage
 from codecdiff.pipeline.checkpoint import MODEL_FILE, check_same_model, save_stage
 from codecdiff.pipeline.generation import SAMPLING_OPTIONS, Presets, save_generation_config, save_presets
 from codecdiff.pipeline.model_card import write_model_card
-from codecdiff.pipeline.stage_folder import is_trained, load_weights
+from codecdiff.pipeline.stage_folder import STAGE_FILE, WEIGHTS_FILE, generations, is_trained, load_weights
 from codecdiff.training.distillation import DistillationTrainer, DistillConfig
 
 
@@ -105,16 +106,20 @@ def write_other_stages(pipeline: Pipeline, selected: Sequence[int], folder: Path
 
 
 def _is_there(home: Path, stage: Stage) -> bool:
-    """Return whether a folder holds a stage, or one that was distilled from it. Raises InvalidValue for another one."""
+    """Return whether a folder holds a stage, or one that was distilled from it. Raises InvalidValue for another one.
+
+    It does not yet if a process was killed as it copied the stage: its description comes last.
+    """
     if not is_trained(home):
         return False
-    spec, tensors = load_weights(home)
+    is_whole = (home / STAGE_FILE).exists() or bool(generations(home))
+    weights = home / WEIGHTS_FILE
+    spec, tensors = load_weights(home) if is_whole else ({}, read_safetensors(weights)[0])
     own = stage.denoiser.state_dict()
-    if not spec["training"].get("distilled") and any(
-        not torch.equal(own[name].cpu(), t) for name, t in tensors.items()
-    ):
+    is_other = any(not torch.equal(own[name].cpu(), tensor) for name, tensor in tensors.items())
+    if is_other and not spec.get("training", {}).get("distilled"):
         raise InvalidValue(f"'{home}' holds another stage than the model: choose another output folder, or delete it.")
-    return True
+    return is_whole
 
 
 if __name__ == "__main__":

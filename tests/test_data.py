@@ -196,6 +196,22 @@ def test_shards_are_cut_between_tracks(
     assert all(np.array_equal(small.codes(i), store.codes(i)) for i in range(6))
 
 
+def test_what_a_killed_process_left_of_a_draft_is_deleted_when_its_store_is_opened(
+    tmp_path: Path, music: Path, dac: Codec
+) -> None:
+    folder = tmp_path / "store"
+    open_store(folder, music, dac, {"name": "dac"})
+    whole = sorted(tmp_path.rglob("*"))
+    (folder / "tasks").mkdir()
+    for leftover in (folder / "tasks/00000.parquet", folder / "plan.json", tmp_path / "..store.part.lock"):
+        leftover.touch()
+    assert len(open_store(folder, None, dac, {"name": "dac"})) == 6
+    assert sorted(tmp_path.rglob("*")) == whole
+    (tmp_path / "..store.part.lock").touch()
+    open_store(folder, None, dac, {"name": "dac"})
+    assert sorted(tmp_path.rglob("*")) == whole
+
+
 def test_a_store_is_made_once_and_opened_again(tmp_path: Path, music: Path, dac: Codec) -> None:
     made = open_store(tmp_path / "store", music, dac, {"name": "dac"})
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "store").rglob("*")}

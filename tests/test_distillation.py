@@ -310,6 +310,18 @@ def test_what_cannot_be_distilled(pipe: Pipeline, tmp_path: Path) -> None:
     assert codecdiff.load(tmp_path / "few").fingerprint == model.fingerprint
 
 
+def test_a_stage_that_was_copied_in_part_is_copied_again(pipe: Pipeline, tmp_path: Path) -> None:
+    model = distilled(pipe, tmp_path / "few")
+    other = deepcopy(pipe)
+    with torch.no_grad():
+        next(other.stages[0].denoiser.parameters()).add_(1)
+    (tmp_path / "few/primary/stage.json").unlink()  # as where a process was killed before it wrote that
+    with pytest.raises(InvalidValue, match="holds another stage than the model"):
+        write_other_stages(other, [1], tmp_path / "few")
+    write_other_stages(pipe, [1], tmp_path / "few")
+    assert codecdiff.load(tmp_path / "few").fingerprint == model.fingerprint
+
+
 def test_a_strangers_description_of_a_distilled_stage_is_checked(pipe: Pipeline, tmp_path: Path) -> None:
     distilled(pipe, tmp_path / "few")
     file = tmp_path / "few" / "secondary" / "stage.json"

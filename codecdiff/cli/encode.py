@@ -119,14 +119,11 @@ def _encode(
 def require_new_store(output: Path, request: str) -> None:
     """End the command if a folder is the store of this request. Raises FileExists or UnusableFile for another one."""
     from codecdiff.data.encoding.encode import tidy_store
-    from codecdiff.data.encoding.job import draft_of
     from codecdiff.data.sealed import read_sealed
-    from codecdiff.files import lock_path
 
     header = read_sealed(output / "header.json") if (output / "header.json").is_file() else None
     if isinstance(header, dict) and header.get("request") == request:
-        with lock_path(draft_of(output)):  # and delete what is left of its draft, and the lock
-            tidy_store(output)
+        tidy_store(output)
         out.print(f"{output} is finished: this command made it before.", soft_wrap=True)
         raise typer.Exit
     if output.exists():

@@ -45,7 +45,7 @@ from codecdiff.data.metadata import Issue, Track, find_tracks
 from codecdiff.data.sealed import seal, write_sealed
 from codecdiff.data.shards import ROWS, SHARD_FILES
 from codecdiff.errors import FileExists, InvalidValue, MissingFile
-from codecdiff.files import clear_leftovers, lock_folder, sha256, sync, write_parquet
+from codecdiff.files import clear_leftovers, lock_folder, lock_path, sha256, sync, write_parquet
 from codecdiff.interfaces.codec import Codec
 
 
@@ -103,7 +103,8 @@ def encode_tracks(
             if isinstance(error, BadAudio) or _is_useless(job, folder, is_new):
                 shutil.rmtree(job.draft, ignore_errors=True)
             raise
-        return CodeStore(folder), list(skipped.values())
+    tidy_store(folder)
+    return CodeStore(folder), list(skipped.values())
 
 
 def _require_new(folder: Path) -> None:
@@ -141,7 +142,6 @@ def publish_store(job: Job, num_tasks: int, folder: Path) -> dict[str, str]:
     if not tables:
         raise none_readable(list(skipped.values()))
     rows = pa.concat_tables(tables).replace_schema_metadata(None)
-    issues = _with_duplicates(issues, rows)
     for file in job.draft.glob("shards/*"):  # of attempts that were killed or finished too late
         if file.name not in files:
             file.unlink()
@@ -153,20 +153,22 @@ def publish_store(job: Job, num_tasks: int, folder: Path) -> dict[str, str]:
         "dropped": dict(dropped),
         "shards": len(tables),
         "skipped": list(skipped),
-        "issues": issues,
+        "issues": _with_duplicates(issues, rows),
     }
     _write_header(job, counts)
     sync(job.draft / "shards")
     job.draft.rename(folder)
     sync(folder.parent)
-    tidy_store(folder)
     return skipped
 
 
 def tidy_store(folder: Path) -> None:
-    """Delete what a store has kept of its draft, if it was interrupted here before."""
-    shutil.rmtree(folder / "tasks", ignore_errors=True)
-    (folder / "plan.json").unlink(missing_ok=True)
+    """Delete what a store has kept of its draft, and the draft's lock, if a process was killed here."""
+    draft = draft_of(folder)
+    if (folder / "plan.json").exists() or draft.with_name(f".{draft.name}.lock").exists():
+        with lock_path(draft, timeout=-1):
+            shutil.rmtree(folder / "tasks", ignore_errors=True)
+            (folder / "plan.json").unlink(missing_ok=True)
 
 
 def _shard_files(files: Sequence[Path]) -> pa.Table:
@@ -177,9 +179,8 @@ def _shard_files(files: Sequence[Path]) -> pa.Table:
 
 def _with_duplicates(issues: dict[str, str], rows: pa.Table) -> dict[str, str]:
     """Return the issues of tracks, with one for every track whose file has the content of another's."""
-    checksums = dict(zip(rows["track"].to_pylist(), rows["checksum"].to_pylist(), strict=True))
     first: dict[str, str] = {}
-    for track, content in checksums.items():
+    for track, content in dict(zip(rows["track"].to_pylist(), rows["checksum"].to_pylist(), strict=True)).items():
         if (other := first.setdefault(content, track)) != track:
             issues[track] = f"{issues.get(track, '')} Its file has the same content as '{other}'.".strip()
     return issues
@@ -240,7 +241,8 @@ def open_store(
 
     """
     issues: list[Issue] = []
-    exists = (Path(folder) / "header.json").is_file()
+    if exists := (Path(folder) / "header.json").is_file():
+        tidy_store(Path(folder))  # a command that trained may have been killed as it had just made it
     if audio and exists and not Path(audio).exists():
         report(f"'{audio}' does not exist: '{folder}' is used without comparing it with its music.")
         audio = None
