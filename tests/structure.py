@@ -156,8 +156,8 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 44_210,
-    "lines: core": 17_686,
+    "lines: library in all": 44_214,
+    "lines: core": 17_685,
     "lines: interfaces": 444,
     "lines: evaluation": 8_006,
     "lines: must-read set": 4_314,

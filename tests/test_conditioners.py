@@ -187,7 +187,7 @@ def test_what_cannot_be_reached_is_told(assignment: str, sentence: str) -> None:
 
 def test_faults_inside_a_list_name_the_place() -> None:
     wrong = {"name": "joined", "conditioners": [{"name": "words", "width": "wide"}]}
-    with pytest.raises(ConfigError, match=r"conditioner\.conditioners\.0 = .*conditioner\.width = 'wide'"):
+    with pytest.raises(ConfigError, match=r"conditioner\.conditioners\.0: conditioner\.width = 'wide'"):
         config.build("conditioners", wrong)
 
 

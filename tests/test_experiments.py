@@ -316,7 +316,7 @@ def test_a_run_is_reported_to_any_tracker(tmp_path: Path) -> None:
 
 
 def test_a_tracker_that_is_not_installed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codecdiff.training.trainer.get_available_trackers", lambda: ["wandb"])
+    monkeypatch.setattr("codecdiff.training.accelerator.get_available_trackers", lambda: ["wandb"])
     for unknown in ("comet_ml", ["wandb", "tensorbord"]):
         with pytest.raises(
             UserError, match=r"No tracker '(comet_ml|tensorbord)' for report_to. Installed: none, all, wandb"

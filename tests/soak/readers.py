@@ -204,7 +204,7 @@ def readers(folder: Path) -> list[Reader]:
     plan = {"inputs": {"a": 1}, "weights": "0", "num_codebooks": 3, "frame_rate": 50.0, "tasks": [[2, 1.5], [1, 2.0]]}
     yaml = b"codec: {name: dac}\nsplitter: {name: coarse-first}\ndenoiser: {name: unet, width: 32}\n"
     yaml += b"train: {max_train_steps: 10, loss: l2}\nstages:\n  primary:\n    train: {max_train_steps: 5}\nseed: 3\n"
-    report = {"format": 2, "title": "t", "rows": [], "dataset": "d", "dataset_id": "i", "facts": {"a": 1}, "codec": []}
+    report = {"format": 3, "title": "t", "rows": [], "dataset": "d", "dataset_id": "i", "facts": {"a": 1}, "codec": []}
     csv = b'file_name,text,bpm\na.wav,"one, two",90\na.wav,three,\n'
     log = b'{"track": "a", "text": "b"}\n{"track": "c", "text": "d"}\n'
     likelihoods = b"id,CLAP-log-likelihood\n1,-3.5\n2,-4.5\n"
