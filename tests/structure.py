@@ -156,12 +156,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 44_214,
-    "lines: core": 17_685,
+    "lines: library in all": 44_229,
+    "lines: core": 17_700,
     "lines: interfaces": 444,
     "lines: evaluation": 8_006,
-    "lines: must-read set": 4_314,
-    "lines: import closure of the recipe": 8_297,
+    "lines: must-read set": 4_318,
+    "lines: import closure of the recipe": 8_309,
     "import levels": 8,
 }
 

@@ -378,7 +378,7 @@ def test_every_mistake_of_a_user_is_a_sentence_and_debug_shows_where(
 
 
 MISTAKES = {
-    "generate x -o a.xyz": "'a.xyz' names no audio format that can be written",
+    "generate x -o a.xyz": "Cannot write 'a.xyz': unknown audio format",
     "generate x -o none/a.wav": "Folder 'none' does not exist",
     "generate x --model none": "Unknown model 'none'",
     "generate x --model ./foldr": "no such folder. Did you mean 'folder'? It is not available on the hub either",

@@ -293,7 +293,7 @@ def test_outer_keys_are_set_before_inner_ones(order: int) -> None:
         ),
         ("trian.loss=l2", r"Unknown setting 'trian\.loss'.*Did you mean 'train'"),
         ("conditioner={name: words, widht: 3}", r"'words' has no option 'widht'.*Did you mean 'width'"),
-        ("train.max_train_steps", r"'train\.max_train_steps' is not an override\. Write key=value"),
+        ("train.max_train_steps", r"Invalid setting 'train\.max_train_steps': write KEY=VALUE"),
         ("train.max_train_steps=many", r"train\.max_train_steps = 'many': Input should be a valid integer"),
         ("train=5", r"'train' is a group of settings: write train\.max_train_steps="),
         ("mixed_precision.x=1", "'mixed_precision' in 'mixed_precision.x' is a single value"),

@@ -269,6 +269,16 @@ def test_a_run_is_resumed_as_what_it_is_or_says_what_has_changed(
     assert again.stage.facts["changes"] == trainer.stage.facts["changes"]
     assert "from step 0 on, seed is 0 there, 1 here" in render_model_card(tmp_path / "model")
 
+    longer = experiment.train.model_copy(update={"loss": "l2", "max_train_steps": 9_999})
+    options: Any = {"train": longer, "seed": 1}
+    resumed = new_trainer(experiment.model_copy(update=options), pipeline, 1, tmp_path / "model").stage.facts
+    assert resumed["changes"][2:] == ['from step 0 on, loss is "l1" there, "l2" here']
+    trainer.step_count = trainer.config.max_train_steps  # nothing is left to train: the record stays
+    trainer.save(tmp_path / "model")
+    options = {"train": experiment.train.model_copy(update={"loss": "l2"}), "seed": 1}
+    done = new_trainer(experiment.model_copy(update=options), pipeline, 1, tmp_path / "model").stage.facts
+    assert (done["loss"], len(done["changes"])) == ("l1", 2)
+
     other = shutil.copytree(music, tmp_path / "music")
     (other / "0.wav").unlink()
     changed = experiment.model_copy(update={"data": experiment.data.model_copy(update={"audio": other})})

@@ -149,7 +149,7 @@ def check_writable(file: Path) -> None:
     import soundfile
 
     if not soundfile.check_format(file.suffix[1:]):
-        raise InvalidValue(f"'{file}' names no audio format that can be written. Use .wav or .flac.")
+        raise InvalidValue(f"Cannot write '{file}': unknown audio format. Use .wav, .flac, .ogg or .mp3.")
     if not file.parent.is_dir():
         raise MissingFile(f"Folder '{file.parent}' does not exist. Make it first: mkdir -p '{file.parent}'.")
     if file.is_dir() or (file.exists() and not os.access(file, os.W_OK)):

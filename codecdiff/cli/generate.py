@@ -199,7 +199,7 @@ def new_request(
     if conditioner is None:
         err.print("This model was trained without conditions: the prompt is ignored.")
     elif not prompt.strip() and not values:
-        err.print("The prompt is empty: the music is unconditional.")
+        err.print("Without a prompt, the model decides what it plays. Describe the music with a prompt.")
     elif prompt.strip() and "text" not in conditioner.fields:
         err.print(f"This model reads only --field {', '.join(conditioner.fields)}: the text is ignored.")
     elif note := vocabulary_note(pipeline, [prompt]):

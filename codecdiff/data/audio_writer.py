@@ -39,7 +39,7 @@ def write_audio(file: Path | str, audio: Tensor, sample_rate: int, *, comment: s
     """
     file = Path(file)
     if not soundfile.check_format(file.suffix[1:]):
-        raise InvalidValue(f"'{file}' names no audio format that can be written. Use .wav or .flac.")
+        raise InvalidValue(f"Cannot write '{file}': unknown audio format. Use .wav, .flac, .ogg or .mp3.")
     samples = audio.clamp(-1, 1).T.cpu().numpy()
     try:
         with atomic_write(file) as temporary:

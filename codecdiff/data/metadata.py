@@ -326,7 +326,7 @@ def read_audio_folder(folder: Path | str, report: Report) -> list[Track]:
     folder = Path(folder)
     if not folder.is_dir():
         what = f"'{folder}' is a file" if folder.is_file() else f"Folder '{folder}' does not exist"
-        raise MissingFile(f"{what}. Name a folder of audio files: to train, by data.audio=FOLDER.")
+        raise MissingFile(f"{what}. Expected a folder of audio files (in training, data.audio=FOLDER).")
     paths = _walk(folder, report)
     audio = [path for path in paths if path.suffix.lower() in SUFFIXES]
     others = Counter(path.suffix.lower() for path in paths if path.suffix.lower() in OTHER_SUFFIXES)

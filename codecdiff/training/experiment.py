@@ -170,7 +170,10 @@ def new_trainer(
     stage.denoiser.to(device_of(pipeline.codec))
     trainer = StageTrainer(stage, train, seed=experiment.seed, allow_changes=experiment.allow_changes)
     if trainer.resume(model, report):
-        report(f"{stage.name}: resuming from step {trainer.step_count} of {train.max_train_steps}")
+        count, total = trainer.step_count, train.max_train_steps
+        state = f"resuming from step {count} of {total}" if count < total else f"already trained for {count} steps"
+        new = [each for each in stage.facts.get("changes", ()) if each.startswith(f"from step {count} on, ")]
+        report("; ".join([f"{stage.name}: {state}", *new]))
     elif source := warm_start_folder(experiment, pipeline, stage.name, model):
         report(f"{stage.name} {trainer.start_from(source)}")
     changes = stage.facts.get("changes", [])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from codecdiff.config.schema import ExperimentConfig
+from codecdiff.config.schema import ExperimentConfig, TrainConfig
 from codecdiff.diffusion.noise_schedule import scheduler_from_config, scheduler_to_config
 from codecdiff.errors import InvalidValue
 from codecdiff.pipeline.checkpoint import config_differences
@@ -31,7 +32,8 @@ def check_same_stage(stage: Stage, path: Path, *, allow_changes: bool = False) -
     """Check that a state of training is of this very stage and run, and take over facts that only the state knows.
 
     Those are where it started from, and what was changed since. Warns of changed code. Raises InvalidValue for another
-    stage, and for another seed, validation split or accumulation unless `allow_changes` records them.
+    stage, and for another seed, validation split or accumulation unless `allow_changes` records them. Other changed
+    settings are recorded, or nothing is if no step is left to train.
     """
     home = path.parent if path.name == STATE else path.parent.parent
     saved, spec = read_stage_config(home if path.name == STATE else path), stage.to_config()
@@ -53,6 +55,12 @@ def check_same_stage(stage: Stage, path: Path, *, allow_changes: bool = False) -
             "folder, or resume with --allow-changes: the model card then records the change. With another seed or "
             "split, the model may train on tracks of its validation set."
         )
+    settings = [key for key in TrainConfig.model_fields if key in before and key in now and key not in RUN_FACTS]
+    if now.get("max_train_steps", math.inf) <= before["steps"]:
+        now.update({key: before[key] for key in (*settings, "command") if key in before})
+    else:
+        compared = [key for key in settings if key != "max_train_steps"]
+        changes += [line for key in compared for line in config_differences(before[key], now[key], key)]
     warn_of_code_changes(saved.get("code", {}), spec["code"], home)
     if "start_from" in before:
         now["start_from"] = before["start_from"]

@@ -101,9 +101,9 @@ class SpectralCodec(ResidualCodec):
         return nearest_vectors(latents.mT, quantizer[1])
 
     def decode_row(self, codes: Tensor) -> Tensor:
-        """(1, k, l) codes -> (1, 1, l * hop_length) audio in [-1, 1]."""
+        """(1, k, l) codes -> (1, 1, l * hop_length) audio, which can exceed [-1, 1]."""
         spectrum = self.magnitudes(self.embed(codes))
-        return retrieve_phases(spectrum, self.griffin_lim_iterations)[None].clamp(-1, 1)
+        return retrieve_phases(spectrum, self.griffin_lim_iterations)[None]
 
     @torch.no_grad()
     def magnitudes(self, latents: Tensor) -> Tensor:

@@ -73,8 +73,8 @@ class NeuralCodec(PretrainedCodec):
         return nearest_vectors(latents.mT, quantizer.codebook)
 
     def decode_row(self, codes: Tensor) -> Tensor:
-        """(1, k, l) codes -> (1, 1, t) audio in [-1, 1]."""
-        return self.network.decoder(self.network.dequantize(codes))[:, None].clamp(-1, 1)
+        """(1, k, l) codes -> (1, 1, t) audio, which can exceed [-1, 1]."""
+        return self.network.decoder(self.network.dequantize(codes))[:, None]
 
 
 def network_from_file(file: Path) -> CodecNetwork:
