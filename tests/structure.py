@@ -156,8 +156,8 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 44_229,
-    "lines: core": 17_700,
+    "lines: library in all": 44_228,
+    "lines: core": 17_699,
     "lines: interfaces": 444,
     "lines: evaluation": 8_006,
     "lines: must-read set": 4_318,

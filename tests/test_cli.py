@@ -380,10 +380,10 @@ def test_the_value_of_a_field_is_json_or_else_text():
     assert values == {"tempo": 120, "key": "A minor"}
 
 
-def test_an_empty_prompt_is_unconditional_and_says_so(model: Path, tmp_path: Path):
+def test_an_empty_prompt_is_noted(model: Path, tmp_path: Path):
     result = run("generate", " ", "--model", model, "--seconds", 0.2, "--steps", 1, "-o", tmp_path / "out.wav")
     assert result.exit_code == 0, result.output
-    assert "unconditional" in result.output
+    assert "Without a prompt" in result.output
     assert (tmp_path / "out.wav").is_file()
 
 
@@ -408,8 +408,8 @@ def test_generate_refuses_an_output_it_cannot_write_before_it_loads_a_model(tmp_
     def says(output: Path) -> str:
         return refused("generate", "x", "--model", "no model", "-o", output)
 
-    assert "no audio format" in says(tmp_path / "out.xyz")
-    assert "no audio format" in says(tmp_path / "out")
+    assert "unknown audio format" in says(tmp_path / "out.xyz")
+    assert "unknown audio format" in says(tmp_path / "out")
     assert "mkdir -p" in says(tmp_path / "none" / "out.wav")
     (tmp_path / "folder.wav").mkdir()
     assert "is a folder" in says(tmp_path / "folder.wav")

@@ -60,8 +60,7 @@ def run_edit(
     from codecdiff.files import sha256
 
     if not source.is_file():
-        what = "is a folder: name one audio file in it" if source.is_dir() else "does not exist"
-        raise MissingFile(f"The source '{source}' {what}.")
+        raise MissingFile(f"The source '{source}' does not exist or is a folder: name an audio file.")
     if output and any(file.exists() and file.samefile(source) for file in numbered(output, num_waveforms)):
         raise FileExists(f"'{output}' is the source itself. Choose another name.")
     default = source.with_name(f"{source.stem}-{name}{source.suffix if source.suffix in ('.wav', '.flac') else '.wav'}")

@@ -60,7 +60,7 @@ def plugins(
         broken = {p: state for p, state in states.items() if p.enabled and state not in ("", "loads")}
         texts = [f"{issue.distribution}: {issue.error} ({issue.hint})" for issue in issues]
         for text in [*texts, *(f"{p.name} of {p.distribution}: {state}" for p, state in broken.items())]:
-            out.print(text, style="red", soft_wrap=True)
+            out.print(" ".join(text.split()), style="red", soft_wrap=True)  # in one line
         table = folded_table(*COLUMNS)
         for plugin, (*row, state) in zip(states, rows, strict=True):
             state = "see above" if plugin in broken else state
