@@ -198,9 +198,9 @@ def _temporary_path(path: Path) -> Path:
 @cache  # once per process and folder
 def _delete_abandoned(folder: Path, device: int, inode: int, process: int) -> None:
     """Delete the leftovers in a folder whose process on this machine has ended, or started after they were written."""
-    import psutil
-
     for path in folder.glob(f".{_host()}-*.partial*"):
+        import psutil
+
         with suppress(OSError, ValueError):
             written, owner = path.stat().st_mtime, int(path.name.split("-")[1])
             try:

@@ -201,7 +201,7 @@ def test_a_stage_may_be_trained_otherwise(run: Run) -> None:
         (["sampling.num_inference_steps=101"], "expected 1 to 100"),
         (["diffusion.beta_schedule=cosine"], "Unknown beta_schedule 'cosine'"),
         (["codec.name=dacc"], "Did you mean 'dac'"),
-        (["train.crop_seconds=0.0001"], "A crop of 0 frames"),
+        (["train.crop_seconds=0.0001"], "greater than or equal to 0.001"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_a_step(run: Run, overrides: list[str], message: str) -> None:

@@ -330,7 +330,7 @@ def _write_track(folder: Path, seconds: float, seed: int, index: int, facts: Fac
 
 def main() -> None:
     """Write a data set from the command line."""
-    parser = argparse.ArgumentParser(description="Write a data set of short tracks with captions.")
+    parser = argparse.ArgumentParser(allow_abbrev=False, description="Write a data set of short tracks with captions.")
     parser.add_argument("folder", type=Path, help="new folder to write to")
     parser.add_argument("--count", type=int, default=200, help="number of tracks (%(default)s)")
     parser.add_argument("--seconds", type=float, default=12.0, help="seconds of each track (%(default)g)")
