@@ -77,7 +77,9 @@ def test_players_have_names_and_play_one_at_a_time(new_page: NewPage, tmp_path: 
     for i in (0, 1):
         page.locator(".spectrogram").nth(i).click()
         page.wait_for_function("i => document.querySelectorAll('audio')[i].currentTime > 0.05", arg=i)
-    assert page.evaluate("[...document.querySelectorAll('audio')].filter(each => !each.paused).length") == 1
+        # a click sets the time at once, and others are paused a moment later
+        playing = "i => [...document.querySelectorAll('audio')].every((each, j) => each.paused === (i !== j))"
+        page.wait_for_function(playing, arg=i)
 
 
 def test_legends_are_not_cut_and_large_enough_on_a_phone(new_page: NewPage, tmp_path: Path) -> None:
