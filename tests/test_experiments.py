@@ -158,14 +158,14 @@ def test_what_a_stage_cannot_start_from_is_said_before_the_first_is_trained(
     check(None, "primary", kind="dit")
 
 
-def test_prompts_are_prepared_and_fields_that_nothing_has_are_told(
+def test_prompts_are_prepared_and_fields_that_nothing_has_are_reported(
     experiment: ExperimentConfig, tmp_path: Path
 ) -> None:
     words = {"name": "cached", "folder": str(tmp_path / "prompts"), "conditioner": {"name": "words"}}
     numbers = {"name": "numeric", "fields": {"seconds": {"low": 0, "high": 9}, "tempo": {"low": 40, "high": 220}}}
-    told = experiment.model_copy(update={"conditioner": {"name": "joined", "conditioners": [words, numbers]}})
-    pipeline = new_pipeline(told)
-    store = open_data(told, pipeline, tmp_path / "store", tmp_path / "model")
+    changed = experiment.model_copy(update={"conditioner": {"name": "joined", "conditioners": [words, numbers]}})
+    pipeline = new_pipeline(changed)
+    store = open_data(changed, pipeline, tmp_path / "store", tmp_path / "model")
     assert read_config(tmp_path / "model")["conditioner"]["conditioners"][0]["name"] == "words"
     lines: list[str] = []
     prepare_prompts(pipeline, store, ["a waltz"], report=lines.append)
@@ -275,9 +275,9 @@ def test_a_run_is_resumed_as_what_it_is_or_says_what_has_changed(
     assert resumed["changes"][2:] == ['from step 0 on, loss is "l1" there, "l2" here']
     trainer.step_count = trainer.config.max_train_steps  # nothing is left to train: the record stays
     trainer.save(tmp_path / "model")
-    options = {"train": experiment.train.model_copy(update={"loss": "l2"}), "seed": 1}
+    options = {"train": experiment.train.model_copy(update={"loss": "l2"}), "seed": 2, "allow_changes": True}
     done = new_trainer(experiment.model_copy(update=options), pipeline, 1, tmp_path / "model").stage.facts
-    assert (done["loss"], len(done["changes"])) == ("l1", 2)
+    assert (done["loss"], done["seed"], len(done["changes"])) == ("l1", 1, 2)
 
     other = shutil.copytree(music, tmp_path / "music")
     (other / "0.wav").unlink()

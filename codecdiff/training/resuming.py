@@ -55,12 +55,12 @@ def check_same_stage(stage: Stage, path: Path, *, allow_changes: bool = False) -
             "folder, or resume with --allow-changes: the model card then records the change. With another seed or "
             "split, the model may train on tracks of its validation set."
         )
-    settings = [key for key in TrainConfig.model_fields if key in before and key in now and key not in RUN_FACTS]
+    settings = sorted(TrainConfig.model_fields.keys() & before.keys() & now.keys() - {*RUN_FACTS, "max_train_steps"})
     if now.get("max_train_steps", math.inf) <= before["steps"]:
-        now.update({key: before[key] for key in (*settings, "command") if key in before})
+        changes, names = [], (*both, *settings, "max_train_steps", "command")
+        now.update({key: before[key] for key in names if key in before})
     else:
-        compared = [key for key in settings if key != "max_train_steps"]
-        changes += [line for key in compared for line in config_differences(before[key], now[key], key)]
+        changes += [line for key in settings for line in config_differences(before[key], now[key], key)]
     warn_of_code_changes(saved.get("code", {}), spec["code"], home)
     if "start_from" in before:
         now["start_from"] = before["start_from"]

@@ -5,7 +5,7 @@
 
 A tiny run of each command is forked from a warm process, whose library `disk.c` sees each operation on its output.
 What the same command leaves, when it is run again after an accident, must equal what it leaves without one. It is run
-again once from states of the disk that are equal but for times and processes.
+again once from states of the disk that are equal except for times and processes.
 
 kill    SIGKILL at each file operation, half of what it writes written: one run stops at each, and the disk is copied
 chain   SIGKILLs at random times, until the command has ended

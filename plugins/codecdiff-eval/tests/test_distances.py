@@ -223,20 +223,20 @@ def test_a_kernel_distance_of_a_single_clip_is_refused():
         mean_within(clip_sums(x, lengths, x, lengths, 1.0), lengths, torch.ones(1), across=True)
 
 
-def brute_density_coverage(judged: Tensor, reference: Tensor, k: int) -> tuple[float, float]:
+def brute_density_coverage(embedded: Tensor, reference: Tensor, k: int) -> tuple[float, float]:
     """Naeem et al. (2020), Eqs. 6 and 7, with sorted lists."""
     radius = [
         sorted(float((y - z).norm()) for j, z in enumerate(reference) if j != i)[k - 1] for i, y in enumerate(reference)
     ]
-    held = [[float((x - y).norm()) < r for x in judged] for y, r in zip(reference, radius, strict=True)]
-    return sum(map(sum, held)) / (k * len(judged)), sum(map(any, held)) / len(reference)
+    held = [[float((x - y).norm()) < r for x in embedded] for y, r in zip(reference, radius, strict=True)]
+    return sum(map(sum, held)) / (k * len(embedded)), sum(map(any, held)) / len(reference)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_density_and_coverage_are_the_published_sums(k):
-    judged, reference = 0.7 * draw(25, 4, seed=0) + 0.4, draw(30, 4, seed=1)
-    within = inside(judged, reference, k)
-    expected = brute_density_coverage(judged, reference, k)
+    embedded, reference = 0.7 * draw(25, 4, seed=0) + 0.4, draw(30, 4, seed=1)
+    within = inside(embedded, reference, k)
+    expected = brute_density_coverage(embedded, reference, k)
     assert (float(point_density(within, k).mean()), covered_fraction(within)) == pytest.approx(expected)
 
 

@@ -557,11 +557,11 @@ def test_music_is_at_no_distance_from_itself(music: Path, tmp_path: Path) -> Non
 
 
 def test_statistics_stand_in_for_a_reference_that_was_heard_alike(music: Path, tmp_path: Path) -> None:
-    judged = write_music(tmp_path / "judged", 4, 1.3)
-    evaluate(judged, "--reference", music, "--seconds", 1, "--metric", "fad-per-track", "-o", tmp_path / "a")
+    evaluated = write_music(tmp_path / "evaluated", 4, 1.3)
+    evaluate(evaluated, "--reference", music, "--seconds", 1, "--metric", "fad-per-track", "-o", tmp_path / "a")
     (statistics,) = (tmp_path / "a" / "cache").glob("reference-logmel-*.safetensors")
     said = evaluate(
-        judged,
+        evaluated,
         "--reference",
         statistics,
         "--seconds",
@@ -576,10 +576,10 @@ def test_statistics_stand_in_for_a_reference_that_was_heard_alike(music: Path, t
     assert "only its statistics are available" in " ".join(said.split())
     (a,), (b,) = EvalReport.read(tmp_path / "a").rows, EvalReport.read(tmp_path / "b").rows
     assert b.result.value == pytest.approx(a.result.value, rel=1e-9)
-    said = refused(judged, "--reference", statistics, "--seconds", 0.5, "-o", tmp_path / "c")
+    said = refused(evaluated, "--reference", statistics, "--seconds", 0.5, "-o", tmp_path / "c")
     assert "clip_seconds: 0.5 and 1.0" in said
     evaluate(
-        judged,
+        evaluated,
         "--reference",
         music,
         "--seconds",
@@ -600,17 +600,17 @@ def test_judges_that_are_not_there_are_told_in_a_suite_and_refused_by_name(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    judged = ("--reference", music, "--seconds", 1, "--metric", "density", "-o", tmp_path / "report")
-    evaluate(music, "--suite", "panel", *judged)
+    options = ("--reference", music, "--seconds", 1, "--metric", "density", "-o", tmp_path / "report")
+    evaluate(music, "--suite", "panel", *options)
     told = EvalReport.read(tmp_path / "report").facts["not measured"]
     for name in ("codec", "clap-music", "vggish", "mert"):
         assert f"{name} is left out" in told
     assert "--allow-download" in told
-    assert "No embedder is available" in refused(music, "--suite", "paper", *judged)
-    assert "sample_rate" in refused(music, "--embedder", "logmel", "--set", "logmel.sample_rate=x", *judged)
-    assert "No embedder named 'clip'" in refused(music, "--embedder", "clip", *judged)
+    assert "No embedder is available" in refused(music, "--suite", "paper", *options)
+    assert "sample_rate" in refused(music, "--embedder", "logmel", "--set", "logmel.sample_rate=x", *options)
+    assert "No embedder named 'clip'" in refused(music, "--embedder", "clip", *options)
     assert "No CLAP model" in refused(
-        music, "--embedder", "clap-music", "--set", f"clap-music.model={tmp_path}", *judged
+        music, "--embedder", "clap-music", "--set", f"clap-music.model={tmp_path}", *options
     )
 
 

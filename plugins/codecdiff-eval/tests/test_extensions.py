@@ -105,6 +105,7 @@ def test_a_suite_a_metric_and_an_embedder_of_a_plugin_are_used_by_name(music: Pa
     gap, loudness, of_chords, of_text = (row.result for row in rows)
     assert of_chords.upper_bound is None  # the reference says nothing of them
     assert of_text.upper_bound is not None
+    assert of_text.upper_bound.value == pytest.approx(of_text.value)  # of the same music
     assert (gap.value, gap.direction) == (0, "")
     assert gap.interval.low < 0 < gap.interval.high
     assert loudness.value == pytest.approx(sum(loudness.per_clip.values()) / len(loudness.per_clip))

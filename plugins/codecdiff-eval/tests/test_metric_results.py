@@ -113,11 +113,11 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says():
     texts = draw(200, WIDTH, seed=5)
     truth = clap_score(clips(200, 900), texts).value
     for seed in range(60):
-        judged = clips(200, 900).select(
+        embedded = clips(200, 900).select(
             torch.randperm(200, generator=torch.Generator().manual_seed(seed))[:40].tolist()
         )
-        chosen = torch.stack([texts[int(name.split("/")[1])] for name in judged.names])
-        interval = clap_score(judged, chosen, resamples=100, seed=seed).interval
+        chosen = torch.stack([texts[int(name.split("/")[1])] for name in embedded.names])
+        interval = clap_score(embedded, chosen, resamples=100, seed=seed).interval
         covered += interval.low < truth < interval.high
     assert covered >= 52
 
@@ -145,9 +145,9 @@ def test_fad_infinity_is_nearer_the_truth_than_fad_where_the_truth_is_zero():
     reference = ReferenceStats.of(clips(4000, 0))
     plain, limit = [], []
     for seed in range(1, 11):
-        judged = clips(80, seed)
-        plain.append(fad(judged, reference, resamples=1).value)
-        limit.append(fad_infinity(judged, reference, parts=4, resamples=1).value)
+        embedded = clips(80, seed)
+        plain.append(fad(embedded, reference, resamples=1).value)
+        limit.append(fad_infinity(embedded, reference, parts=4, resamples=1).value)
     assert np.mean(plain) > 0.15
     assert abs(np.mean(limit)) < 0.3 * np.mean(plain)
 
@@ -164,15 +164,15 @@ def test_fad_infinity_warns_of_parts_too_small_and_refuses_too_few_clips():
 
 
 def test_the_fad_of_each_track_is_its_own_against_the_reference():
-    judged, reference = clips(6, 0, windows=None), clips(50, 1)
-    score = fad_per_track(judged, reference, resamples=10)
+    embedded, reference = clips(6, 0, windows=None), clips(50, 1)
+    score = fad_per_track(embedded, reference, resamples=10)
     expected = [
         frechet_distance(*GaussianStats.of(x).gaussian(), *GaussianStats.of(reference.vectors).gaussian())
         if len(x) > 1
         else float((x[0] - reference.vectors.mean(0)).square().sum() + torch.cov(reference.vectors.T).trace())
-        for x in judged.by_clip()
+        for x in embedded.by_clip()
     ]
-    assert list(score.per_clip) == list(judged.names)
+    assert list(score.per_clip) == list(embedded.names)
     assert list(score.per_clip.values()) == pytest.approx(expected, rel=1e-6)
     assert score.value == pytest.approx(sum(expected) / 6, rel=1e-6)
     assert "compare clips with each other" in score.warnings[0]
@@ -200,19 +200,21 @@ def test_kad_is_a_hundred_times_the_explicit_sum_with_the_references_median_dist
 
 
 def test_a_clap_score_is_the_mean_cosine_of_caption_and_windows_beside_captions_dealt_at_random():
-    judged = clips(30, 0, windows=None)
-    texts = judged.means() + 0.3 * draw(30, WIDTH, seed=3)
-    score = clap_score(judged, texts, resamples=20)
-    cosines = [float(torch.cosine_similarity(x, t[None]).mean()) for x, t in zip(judged.by_clip(), texts, strict=True)]
+    embedded = clips(30, 0, windows=None)
+    texts = embedded.means() + 0.3 * draw(30, WIDTH, seed=3)
+    score = clap_score(embedded, texts, resamples=20)
+    cosines = [
+        float(torch.cosine_similarity(x, t[None]).mean()) for x, t in zip(embedded.by_clip(), texts, strict=True)
+    ]
     assert list(score.per_clip.values()) == pytest.approx(cosines)
     assert score.value == pytest.approx(sum(cosines) / 30)
     assert score.chance is not None
     assert score.chance.high < score.interval.low
-    assert score.config.prompts == prompts_hash(judged.prompts) != ""
+    assert score.config.prompts == prompts_hash(embedded.prompts) != ""
     with pytest.raises(ValueError, match="30 clips have 29 captions and 30 prompts"):
-        clap_score(judged, texts[1:])
+        clap_score(embedded, texts[1:])
     with pytest.raises(ValueError, match="30 clips have 30 captions and 0 prompts"):
-        clap_score(replace(judged, prompts=()), texts)
+        clap_score(replace(embedded, prompts=()), texts)
 
 
 def test_density_and_coverage_tell_narrow_from_wide():
@@ -223,9 +225,9 @@ def test_density_and_coverage_tell_narrow_from_wide():
     assert density_of["same"].value == pytest.approx(1, abs=0.25)
     assert density_of["narrow"] > density_of["same"]
     assert coverage_of["narrow"].value < 0.7 * coverage_of["same"].value
-    ceiling = coverage_of["same"].upper_bound
-    assert ceiling is not None
-    assert coverage_of["same"].value == pytest.approx(ceiling.value, abs=0.1)
+    reconstructed = coverage_of["same"].upper_bound
+    assert reconstructed is not None
+    assert coverage_of["same"].value == pytest.approx(reconstructed.value, abs=0.1)
     assert sum(density_of["same"].per_clip.values()) / 80 == pytest.approx(density_of["same"].value)
 
 
@@ -257,15 +259,15 @@ def cut_fourfold(some: ClipEmbeddings) -> ClipEmbeddings:
 @pytest.mark.parametrize(
     "measure",
     [
-        lambda judged, reference: clap_score(judged, torch.ones(len(judged), WIDTH)),
+        lambda embedded, reference: clap_score(embedded, torch.ones(len(embedded), WIDTH)),
         fad_per_track,
         density,
         coverage,
     ],
 )
 def test_clips_of_one_recording_that_tell_nothing_new_make_no_interval_narrower(measure):
-    judged, reference = clips(15, 0), clips(30, 1)
-    single, fourfold = measure(judged, reference), measure(cut_fourfold(judged), reference)
+    embedded, reference = clips(15, 0), clips(30, 1)
+    single, fourfold = measure(embedded, reference), measure(cut_fourfold(embedded), reference)
     assert fourfold.value == pytest.approx(single.value)
     assert fourfold.interval.low == pytest.approx(single.interval.low)
     assert fourfold.interval.high == pytest.approx(single.interval.high)
@@ -288,7 +290,7 @@ def test_sets_heard_otherwise_are_not_compared():
 
 
 def test_statistics_of_parts_are_those_of_all_and_survive_the_disk(tmp_path: Path):
-    judged, reference = clips(30, 0, shift=0.3), clips(41, 1, windows=None)
+    embedded, reference = clips(30, 0, shift=0.3), clips(41, 1, windows=None)
     whole = ReferenceStats.of(reference)
     parts = [ReferenceStats.of(reference.select(range(i, 41, 3))) for i in range(3)]
     together = parts[2] + parts[0] + parts[1]
@@ -298,8 +300,8 @@ def test_statistics_of_parts_are_those_of_all_and_survive_the_disk(tmp_path: Pat
     loaded = ReferenceStats.load(tmp_path / "deep" / "statistics.safetensors")
     assert loaded.config == CONFIG
     torch.testing.assert_close(loaded.gaussian.scatter, together.gaussian.scatter, rtol=0, atol=0)
-    score = fad(judged, loaded, resamples=10)
-    direct = fad(judged, reference, resamples=10)
+    score = fad(embedded, loaded, resamples=10)
+    direct = fad(embedded, reference, resamples=10)
     assert score.value == pytest.approx(direct.value, rel=1e-10)
     assert score.interval.over == "30 evaluated tracks"
     score.require_comparable(direct)
@@ -497,23 +499,25 @@ def test_a_ratio_without_a_positive_interval_has_none():
 
 @pytest.fixture(scope="module")
 def report() -> EvalReport:
-    reference, judged = clips(40, 9), clips(30, 0, shift=1.0)
+    reference, embedded = clips(40, 9), clips(30, 0, shift=1.0)
     half = fad.split_half(reference)
-    ceiling, given = fad(clips(30, 3), reference), fad(clips(30, 4, shift=0.5), reference)
-    clap = clap_score(judged, judged.means())
-    covered = coverage(judged, reference)
+    reconstructed, given = fad(clips(30, 3), reference), fad(clips(30, 4, shift=0.5), reference)
+    clap = clap_score(embedded, embedded.means())
+    covered = coverage(embedded, reference)
     few = fad(joined([clips(1, 0, windows=3), clips(1, 5, windows=2), clips(1, 6, windows=1)]), reference)
     return EvalReport(
-        "A model | judged",
+        "A model | embedded",
         [
-            EvalRow("generated", fad(judged, reference), dict(zip(CONTEXT, (half, ceiling, given), strict=True))),
+            EvalRow(
+                "generated", fad(embedded, reference), dict(zip(CONTEXT, (half, reconstructed, given), strict=True))
+            ),
             EvalRow("generated", clap, NONE),
             EvalRow(
                 "generated",
                 covered,
                 {**NONE, SPLIT_HALF: coverage.split_half(reference)},
             ),
-            EvalRow("three clips", few, {**NONE, SPLIT_HALF: half, CODEC_RECONSTRUCTION: ceiling}),
+            EvalRow("three clips", few, {**NONE, SPLIT_HALF: half, CODEC_RECONSTRUCTION: reconstructed}),
         ],
         dataset="Composed music",
         dataset_id="composed",

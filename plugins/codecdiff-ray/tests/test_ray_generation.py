@@ -1,4 +1,4 @@
-"""Two workers of a real Ray generate what one process generates, and what goes wrong in them is told as it is here."""
+"""Two workers of a real Ray generate what one process generates, and their errors are those of one process."""
 
 from __future__ import annotations
 
