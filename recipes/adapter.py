@@ -60,7 +60,8 @@ def new_trainer(e: Experiment, pipeline: Pipeline, i: int) -> training.StageTrai
 
 
 def write_folder(e: Experiment, pipeline: Pipeline, data: dict[str, Any]) -> None:
-    write_adapter(e.folder, pipeline, data, allow_changes=e.allow_changes)
+    model = {"fingerprint": pipeline.base_fingerprint, "model_name": pipeline.name}
+    write_adapter(e.folder, data=data, allow_changes=e.allow_changes, **model)
 
 
 def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | None = None) -> None:

@@ -93,8 +93,8 @@ def train_stages(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, se
 
 def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, store: CodeStore, i: int) -> None:
     """Train stage `i`, which this run has locked."""
-    from codecdiff.pipeline.run_lock import record_training
     from codecdiff.profiling import step_cost
+    from codecdiff.training.run_record import record_training
 
     command = {"command": command_line(sys.argv)}
     trainer = training.new_trainer(e, pipeline, i, e.model, metadata=command, report=console.log)

@@ -34,6 +34,7 @@ MUST_READ = (
     "codecdiff/diffusion/sampling.py",
     "codecdiff/diffusion/noise_schedule.py",
     "codecdiff/pipeline/stage.py",
+    "codecdiff/pipeline/cascade.py",
     "codecdiff/pipeline/pipeline.py",
     "codecdiff/pipeline/checkpoint.py",
     "codecdiff/training/experiment.py",
@@ -156,12 +157,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 44_228,
-    "lines: core": 17_699,
+    "lines: library in all": 44_274,
+    "lines: core": 17_744,
     "lines: interfaces": 444,
     "lines: evaluation": 8_006,
-    "lines: must-read set": 4_318,
-    "lines: import closure of the recipe": 8_309,
+    "lines: must-read set": 4_416,
+    "lines: import closure of the recipe": 8_409,
     "import levels": 8,
 }
 

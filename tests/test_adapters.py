@@ -58,7 +58,7 @@ def adapted(pipe: Pipeline, i: int, kind: Literal["lora", "dora"], seed: int = 0
 
 def write(folder: Path, pipe: Pipeline, kind: Literal["lora", "dora"] = "lora", seed: int = 0) -> Path:
     """Write an adapter of both stages that changes them."""
-    write_adapter(folder, pipe, {"hash": "of the music"}, allow_changes=False)
+    write_adapter(folder, pipe.base_fingerprint, {"hash": "of the music"}, allow_changes=False)
     for i, stage in enumerate(pipe.stages):
         options = {"noise_color": stage.noise_color, "facts": {"steps": 1}}
         save_stage(
@@ -182,7 +182,7 @@ def test_an_adapter_of_another_model_is_refused(pipe: Pipeline, model: Path, fol
         pipe.load_adapter(folder)
     contents = (folder / "adapter.json").read_bytes()
     with pytest.raises(InvalidValue, match="of another model"):
-        write_adapter(folder, pipe, {}, allow_changes=True)
+        write_adapter(folder, pipe.base_fingerprint, {}, allow_changes=True)
     assert (folder / "adapter.json").read_bytes() == contents
     assert same(weights(pipe), before)
 
@@ -249,12 +249,12 @@ def test_weights_on_the_command_line(tmp_path: Path) -> None:
 
 
 def test_other_music_is_refused_or_recorded(pipe: Pipeline, tmp_path: Path) -> None:
-    write_adapter(tmp_path, pipe, {"hash": "a"}, allow_changes=False)
+    write_adapter(tmp_path, pipe.base_fingerprint, {"hash": "a"}, allow_changes=False)
     with pytest.raises(InvalidValue, match="trained on other music"):
-        write_adapter(tmp_path, pipe, {"hash": "b"}, allow_changes=False)
-    write_adapter(tmp_path, pipe, {"hash": "b"}, allow_changes=True)
+        write_adapter(tmp_path, pipe.base_fingerprint, {"hash": "b"}, allow_changes=False)
+    write_adapter(tmp_path, pipe.base_fingerprint, {"hash": "b"}, allow_changes=True)
     assert json.loads((tmp_path / "adapter.json").read_text())["data"] == {"hash": "b", "before": ["a"]}
-    write_adapter(tmp_path, pipe, {"hash": "b"}, allow_changes=False)
+    write_adapter(tmp_path, pipe.base_fingerprint, {"hash": "b"}, allow_changes=False)
 
 
 def test_modules_by_name_and_pattern(pipe: Pipeline) -> None:

@@ -188,7 +188,7 @@ def test_a_word_that_training_did_not_have_gets_a_note(
     assert "not trained on 'grimy', 'bpm'. Words it knows, 5 in all: drums, f#, minor, slow\n" in output
     spec = {"name": "joined", "conditioners": ["words", "tempo-and-key"]}
     parsing = make_pipeline(conditioner=spec, data=training_words(["slow drums in C minor"]))
-    assert "'grimy'." in vocabulary_note(parsing, ["grimy drums in G minor, 120 bpm"])
+    assert "'grimy'." in vocabulary_note(parsing.conditioner, parsing.data, ["grimy drums in G minor, 120 bpm"])
     assert "not trained" not in run("generate", "slow drums", "--model", "known", "--seconds", 0.1).output
     make_pipeline().save_pretrained("unknown")
     assert "not trained" not in run("generate", "Grimy drums", "--model", "unknown", "--seconds", 0.1).output

@@ -123,8 +123,8 @@ def test_presets_are_saved_with_the_model_and_recorded(make_pipeline: Make, tmp_
     request = GenerationRequest.from_file(file)
     assert request.generation.quality == "fast"
     assert request.stages["primary"].num_inference_steps == 2
-    request.check_model(again)
-    assert torch.equal(next(request.generate(again)), out.audios[0])
+    request.check_model(again.fingerprint)
+    assert torch.equal(next(again.generate_request(request)), out.audios[0])
     (tmp_path / "model" / "presets.json").write_text('{"presets": {"best": {}}}')
     with pytest.raises(InvalidValue, match=r"presets\.json"):
         codecdiff.load(tmp_path / "model")
@@ -151,7 +151,7 @@ def test_the_usual_presets_suit_a_flow(make_pipeline: Make) -> None:
 def test_a_file_says_how_its_guidance_differs(make_pipeline: Make) -> None:
     pipe = make_pipeline()
     options = pipe.generation_config
-    fast, plain = (GenerationRequest.for_model(pipe, o, prompt={}) for o in (options.merge(quality="fast"), options))
+    fast, plain = (pipe.request("", o) for o in (options.merge(quality="fast"), options))
     assert fast.stages["primary"].guidance_interval == (0.3, 0.8)
     shown = json.loads(plain.comment())["stages"]["primary"]
     assert list(shown) == ["scheduler", "num_inference_steps", "guidance_scale"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from codecdiff import Inpaint, Pipeline
 from codecdiff.errors import InvalidValue
-from codecdiff.pipeline import pipeline as pipeline_module
+from codecdiff.pipeline import cascade
 from codecdiff.pipeline.provenance import GenerationRequest
 from codecdiff.pipeline.windows import Window, decode_loop, length_note, plan_windows, window_frames
 
@@ -63,14 +63,14 @@ class Inputs:
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.calls: list[Any] = []
         self.results: list[Tensor] = []
-        original = pipeline_module.sample_stage
+        original = cascade.sample_stage
 
         def spy(denoiser: Any, scheduler: Any, inputs: Any, **options: Any) -> Tensor:
             self.calls.append(inputs)
             self.results.append(original(denoiser, scheduler, inputs, **options))
             return self.results[-1]
 
-        monkeypatch.setattr(pipeline_module, "sample_stage", spy)
+        monkeypatch.setattr(cascade, "sample_stage", spy)
 
 
 @pytest.mark.parametrize("splitter", ["coarse-first", "delayed", "flattened"])
@@ -135,7 +135,7 @@ def test_a_loop_is_decoded_around_its_ends(make_pipeline: Make, tmp_path: Path) 
     plain = pipe.decode([out.codes])[0]
     assert not torch.allclose(plain[:, :hop], twice[0, :, :hop], atol=1e-3)
     (file,) = out.save(tmp_path / "loop.flac")
-    assert torch.equal(next(GenerationRequest.from_file(file).generate(pipe)), out.audios[0])
+    assert torch.equal(next(pipe.generate_request(GenerationRequest.from_file(file))), out.audios[0])
 
 
 def test_the_context_of_a_loop_may_be_longer_than_the_loop() -> None:

@@ -189,7 +189,6 @@ def new_request(
 ) -> GenerationRequest:
     """Return the request for a prompt to a model, and report what of it the model ignores or was not trained on."""
     from codecdiff.pipeline.conditions import check_control_names
-    from codecdiff.pipeline.provenance import GenerationRequest
     from codecdiff.pipeline.vocabulary import vocabulary_note
 
     conditioner, values = pipeline.conditioner, prompt_values(fields or [], pipeline.conditioner)
@@ -202,9 +201,9 @@ def new_request(
         err.print("Without a prompt, the model decides what it plays. Describe the music with a prompt.")
     elif prompt.strip() and "text" not in conditioner.fields:
         err.print(f"This model reads only --field {', '.join(conditioner.fields)}: the text is ignored.")
-    elif note := vocabulary_note(pipeline, [prompt]):
+    elif note := vocabulary_note(conditioner, pipeline.data, [prompt]):
         err.print(note, soft_wrap=True)
-    return GenerationRequest.for_model(pipeline, prompt={"text": prompt, **values}, **options)
+    return pipeline.request({"text": prompt, **values}, **options)
 
 
 def generate_files(
@@ -234,8 +233,8 @@ def generate_files(
         return
     err.print(f"Seed: {request.generation.seed}")
     with progress("Sampling steps", None) as advance:
-        audios = request.generate(
-            pipeline,
+        audios = pipeline.generate_request(
+            request,
             source,
             callback_on_step_end=lambda pipe, step, timestep, values: advance(step + 1, pipe.num_timesteps),
         )

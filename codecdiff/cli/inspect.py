@@ -64,7 +64,7 @@ def inspect_file(
         err.print(issue, style="yellow", soft_wrap=True)
     (again,) = output_files(output, file.with_stem(f"{file.stem}-again"), 1, force=force)
     pipeline = load_model(model, device, adapters, **allowed)
-    request.check_model(pipeline)
+    request.check_model(pipeline.fingerprint, is_adapted=bool(pipeline.adapters))
     generate_files(request, pipeline, [again], source)
     return out.print(compare_files(file, again), soft_wrap=True)
 

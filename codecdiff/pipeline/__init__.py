@@ -6,6 +6,7 @@ from codecdiff import lazy_exports
 
 if TYPE_CHECKING:
     from codecdiff.pipeline.adapters import parse_adapter
+    from codecdiff.pipeline.cascade import GenerationInterrupted, NonFiniteLatents
     from codecdiff.pipeline.checkpoint import (
         FORMAT,
         MODEL_FILE,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from codecdiff.pipeline.hub import push_to_hub
     from codecdiff.pipeline.model_card import write_model_card
     from codecdiff.pipeline.output import PipelineOutput
-    from codecdiff.pipeline.pipeline import GenerationInterrupted, NonFiniteLatents, Pipeline, load
+    from codecdiff.pipeline.pipeline import Pipeline, load
     from codecdiff.pipeline.provenance import GenerationRequest
     from codecdiff.pipeline.stage import Stage, stage_shapes
     from codecdiff.pipeline.stage_folder import read_stage_config, write_stage_config

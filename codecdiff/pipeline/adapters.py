@@ -15,24 +15,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from codecdiff.config.schema import Weight
 from codecdiff.data.sealed import FILES, SEAL, read_sealed, write_sealed
 from codecdiff.denoisers.adapted import AdaptedDenoiser, AdapterConfig
 from codecdiff.errors import InvalidValue, MissingFile, UnknownName
 from codecdiff.files import check_schema
 from codecdiff.fingerprint import hash_values
 from codecdiff.pipeline.checkpoint import combined_fingerprint
+from codecdiff.pipeline.provenance import AdapterRecord
 from codecdiff.pipeline.stage import Stage
 from codecdiff.pipeline.stage_folder import STAGE_FILE, is_trained, load_weights
-
-if TYPE_CHECKING:
-    from codecdiff.pipeline.base import BasePipeline
 
 ADAPTER_FILE = "adapter.json"
 FORMAT = 1
@@ -50,16 +47,6 @@ class AdapterFile(BaseModel):
     model: Annotated[str, Field(pattern=HASH)]
     model_name: str = Field(default="", max_length=256)
     data: dict[str, Any] = {}
-
-
-class AdapterRecord(BaseModel):
-    """An adapter that something was generated with."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str = Field(max_length=256)
-    fingerprint: str = Field(pattern=HASH)
-    weights: dict[str, Weight]
 
 
 @dataclass(frozen=True)
@@ -93,16 +80,19 @@ class AdapterStage(Stage):
         return spec | {"denoiser": spec["denoiser"] | {"adapter": adapter}}
 
 
-def write_adapter(folder: Path, pipeline: BasePipeline, data: Mapping[str, Any], *, allow_changes: bool) -> None:
+def write_adapter(
+    folder: Path, fingerprint: str | None, data: Mapping[str, Any], *, model_name: str = "", allow_changes: bool = False
+) -> None:
     """Write adapter.json, or check that the folder holds an adapter of this model, trained on this music.
 
-    Raises InvalidValue if it does not; other music may be gone on with by `allow_changes`.
+    `fingerprint` is that of the model without adapters. Raises InvalidValue for an adapter of another model and,
+    unless `allow_changes`, for other music.
     """
     file = folder / ADAPTER_FILE
     if not file.exists():
-        model = {"model": pipeline.base_fingerprint, "model_name": pipeline.name}
+        model = {"model": fingerprint, "model_name": model_name}
         return write_sealed(file, {"format": FORMAT, **model, "data": dict(data)})
-    saved = _read_adapter_file(file, pipeline)
+    saved = _read_adapter_file(file, fingerprint)
     if saved.data.get("hash") == data.get("hash"):
         return
     if not allow_changes:
@@ -114,7 +104,7 @@ def write_adapter(folder: Path, pipeline: BasePipeline, data: Mapping[str, Any],
     write_sealed(file, {**saved.model_dump(), "data": {**data, "before": before}})
 
 
-def _read_adapter_file(file: Path, pipeline: BasePipeline, digests: dict[str, str] | None = None) -> AdapterFile:
+def _read_adapter_file(file: Path, fingerprint: str | None, digests: dict[str, str] | None = None) -> AdapterFile:
     """Read adapter.json. Raises InvalidValue if it belongs to another model, and MissingFile."""
     if not file.is_file():
         raise MissingFile(
@@ -123,7 +113,7 @@ def _read_adapter_file(file: Path, pipeline: BasePipeline, digests: dict[str, st
         )
     spec = read_sealed(file, digests, ADAPTER_FILE)
     spec = {key: value for key, value in spec.items() if key not in (FILES, SEAL)} if isinstance(spec, dict) else spec
-    saved, fingerprint = check_schema(spec, str(file), AdapterFile), pipeline.base_fingerprint
+    saved = check_schema(spec, str(file), AdapterFile)
     if saved.model != fingerprint:
         raise InvalidValue(
             f"'{file.parent}' is an adapter of another model, '{saved.model_name}' ({saved.model}), and this one is "
@@ -132,17 +122,19 @@ def _read_adapter_file(file: Path, pipeline: BasePipeline, digests: dict[str, st
     return saved
 
 
-def read_adapter(folder: Path | str, pipeline: BasePipeline, weight: StageWeights = 1.0) -> Adapter:
-    """Read an adapter of a model from its folder, or that of the run with it inside.
+def read_adapter(
+    folder: Path | str, fingerprint: str | None, stage_names: Iterable[str], weight: StageWeights = 1.0
+) -> Adapter:
+    """Read an adapter of a model, with this fingerprint and stages, from its folder or that of the run with it inside.
 
     Raises InvalidValue for an adapter of another model, for weights of stages that it lacks and damaged files, and
     MissingFile.
     """
     home, digests = Path(folder), dict[str, str]()
     home = home / "adapter" if (home / "adapter" / ADAPTER_FILE).is_file() else home
-    _read_adapter_file(home / ADAPTER_FILE, pipeline, digests)
+    _read_adapter_file(home / ADAPTER_FILE, fingerprint, digests)
     stages = {}
-    for name in (stage.name for stage in pipeline.stages if is_trained(home / stage.name)):
+    for name in (name for name in stage_names if is_trained(home / name)):
         spec, tensors = load_weights(home / name, digests)
         where = f"'adapter' of {home / name / STAGE_FILE}"
         stages[name] = check_schema(spec["denoiser"].get("adapter"), where, AdapterConfig), tensors

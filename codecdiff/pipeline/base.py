@@ -228,7 +228,8 @@ class BasePipeline:
         """
         from codecdiff.pipeline.adapters import read_adapter
 
-        self._use_adapters([*self.adapters, read_adapter(folder, self, weight)])
+        adapter = read_adapter(folder, self.base_fingerprint, [stage.name for stage in self.stages], weight)
+        self._use_adapters([*self.adapters, adapter])
         return self
 
     def unload_adapters(self) -> Self:

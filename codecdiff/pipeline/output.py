@@ -6,26 +6,19 @@ import base64
 import html
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 import soundfile
-import torch
 from torch import Tensor
 
 from codecdiff.data.audio import keeps_comment, write_audio
 from codecdiff.errors import InvalidValue
-from codecdiff.files import sha256
 from codecdiff.interfaces import Prompt, prompt_fields
 from codecdiff.pipeline.generation import GenerationConfig
 from codecdiff.pipeline.provenance import GenerationRequest
-from codecdiff.pipeline.vocabulary import vocabulary_note
-
-if TYPE_CHECKING:
-    from codecdiff.pipeline.editing import Edit
-    from codecdiff.pipeline.pipeline import Pipeline
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -47,38 +40,6 @@ class PipelineOutput:
     prompts: Sequence[Prompt]
     generation_config: GenerationConfig
     requests: Sequence[GenerationRequest]
-
-    @classmethod
-    def generate(
-        cls,
-        pipeline: Pipeline,
-        prompts: Sequence[Prompt],
-        codes: Iterator[Tensor],
-        samples: int,
-        generation_config: GenerationConfig,
-        edit: Edit | None = None,
-        source: Tensor | Path | str | None = None,
-    ) -> Self:
-        """Generate codes (1, k, l), one after another, and decode them to `samples` audio samples each.
-
-        `source` is the audio that was edited. Warns of words that the model was not trained on.
-        """
-        if note := vocabulary_note(pipeline, prompts):
-            warnings.warn(note, stacklevel=3)
-        count = generation_config.num_waveforms_per_prompt
-        repeated = [prompt for prompt in prompts for _ in range(count)]
-        checksum = sha256(source) if isinstance(source, Path | str) else None
-        request = GenerationRequest.for_model(pipeline, generation_config, prompt={})
-        request = request.model_copy(update={"edit": edit, "source": checksum})
-        batch = {} if len(prompts) == 1 else {"batch": None}  # it has samples of other prompts
-        requests = [
-            request.waveform(i).model_copy(update={"prompt": prompt_fields(prompt), **batch})
-            for i, prompt in enumerate(repeated)
-        ]
-        together = torch.cat(list(codes))
-        decoded = pipeline.decode(together.split(1), samples, loop=generation_config.loop)
-        audios = [each.playable(audio, pipeline.sample_rate) for each, audio in zip(requests, decoded, strict=True)]
-        return cls(torch.stack(audios), together.cpu(), pipeline.sample_rate, repeated, generation_config, requests)
 
     def save(self, pattern: Path | str = "sample-{n}.wav") -> list[Path]:
         """Write every waveform to a file, `{n}` in its name counting from 1, and return the files.

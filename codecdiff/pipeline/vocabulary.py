@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from codecdiff.conditioners.requests import KEY, TEMPO
 from codecdiff.interfaces import Prompt, prompt_text
 
 if TYPE_CHECKING:
     from codecdiff.data.code_store import CodeStore
-    from codecdiff.pipeline.pipeline import Pipeline
+    from codecdiff.interfaces import Conditioner
 
 MAX_WORDS = 3_000  # of a vocabulary that is recorded: about 20 kB
 MAX_EXAMPLES = 30  # words that a note lists
@@ -43,15 +43,15 @@ def spread_captions(store: CodeStore, count: int = 4) -> list[str]:
     return [captions[i * len(captions) // count] for i in range(count)] or [""]
 
 
-def vocabulary_note(pipeline: Pipeline, prompts: Iterable[Prompt]) -> str:
+def vocabulary_note(conditioner: Conditioner | None, data: Mapping[str, Any], prompts: Iterable[Prompt]) -> str:
     """Return a note on the words of prompts that a model was not trained on; empty if there are none.
 
-    A model gets no note if it reads no text, or if its folder records no words. Keys and tempos do not count where the
-    conditioner parses them.
+    `data` is what the model's folder records of its music: without words, or if the conditioner reads no text, the note
+    is empty. Keys and tempos do not count where the conditioner parses them.
     """
-    sources = pipeline.conditioner.sources.values() if pipeline.conditioner else ()
+    sources = conditioner.sources.values() if conditioner else ()
     read_from_text = {field for fields in sources if "text" in fields for field in fields}
-    trained = dict.fromkeys(str(pipeline.data.get("words", "")).split() if read_from_text else [])  # in their order
+    trained = dict.fromkeys(str(data.get("words", "")).split() if read_from_text else [])  # in their order
     parsed = [pattern for field, pattern in (("key", KEY), ("tempo", TEMPO)) if field in read_from_text]
     texts = [reduce(lambda text, pattern: pattern.sub("", text), parsed, prompt_text(prompt)) for prompt in prompts]
     words = dict.fromkeys(word for text in texts for word in words_of(text))

@@ -28,10 +28,11 @@ from codecdiff.data.metadata import find_tracks
 from codecdiff.errors import UserError
 from codecdiff.pipeline import stage_folder
 from codecdiff.pipeline.code_version import _code_version
-from codecdiff.pipeline.run_lock import read_run_lock, source_hashes
+from codecdiff.pipeline.run_lock import read_run_lock
 from codecdiff.pipeline.stage_folder import verify_generation
 from codecdiff.testing.tiny import write_tiny
 from codecdiff.training import read_logs
+from codecdiff.training.run_record import source_hashes
 
 STARTER = HERE.parents[1] / "plugins/codecdiff-starter/codecdiff_starter/model"
 DENOISER = {"name": "dit", "width": 8, "depth": 1, "heads": 2}

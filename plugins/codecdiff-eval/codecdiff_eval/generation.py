@@ -91,9 +91,9 @@ class GeneratedClip:
         Raises InvalidValue if the model is not the one that is requested.
         """
         if self.request.model:
-            self.request.check_model(pipeline)
+            self.request.check_model(pipeline.fingerprint)
         start = time.perf_counter()
-        (audio,) = self.request.generate(pipeline, self.source)
+        (audio,) = pipeline.generate_request(self.request, self.source)
         seconds = time.perf_counter() - start
         write_audio(folder / self.name, audio, pipeline.sample_rate, comment=self.request.comment())
         return seconds
