@@ -22,6 +22,7 @@ from codecdiff.denoisers import (
     ControlInput,
     LayerFeatures,
     PrecomputedConditioning,
+    PreparedDenoiser,
     check_names,
     control_frames,
     embedding_network,
@@ -30,7 +31,7 @@ from codecdiff.denoisers import (
 )
 from codecdiff.errors import InvalidValue
 from codecdiff_dit.blocks import Block, GatedTextLayer, Modulation, NormalizedCrossAttention, Output, rotation
-from codecdiff_dit.sampling import PreparedDiT
+from codecdiff_dit.sampling import LayerModulations, PreparedBlock, Projection, normalize_and_modulate
 
 TIMESTEP_WIDTH = 256  # of the sines and cosines of a timestep
 
@@ -196,6 +197,42 @@ class DiT(PrecomputedConditioning):
         if self.checkpoint and torch.is_grad_enabled():
             return cast(Tensor, checkpoint(block, *inputs, use_reentrant=False))
         return block(*inputs)
+
+
+class PreparedDiT(PreparedDenoiser):
+    """A transformer for fixed timesteps and a fixed condition.
+
+    It computes in the precision of autocast, if that is on while it is prepared, else in that of the weights.
+    """
+
+    denoiser: DiT
+
+    @torch.no_grad()
+    def __init__(self, dit: DiT, timesteps: Tensor, condition: Condition):
+        device = dit.input.weight.device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        with torch.autocast(device, enabled=False):
+            super().__init__(dit, timesteps, condition)
+            self.dtype = autocast or dit.input.weight.dtype
+            self.control_frames = self.features.controls
+            self.modulation = LayerModulations(self.features.blocks, dit.width)
+            self.input, self.output = Projection(dit.input, self.dtype), Projection(dit.output.linear, self.dtype)
+            pairs = zip(dit.blocks, self.features.blocks[:-1], strict=True)
+            self.blocks = [PreparedBlock(cast(Block, block), own.memory, self.dtype) for block, own in pairs]
+        self.features = None
+
+    @torch.no_grad()
+    def predict(self, noisy: Tensor, context: Tensor | None, index: Tensor) -> Tensor:
+        """(b, c, l), (b, c', l) or None, places (b,) among the timesteps -> (b, c, l)."""
+        with torch.autocast(noisy.device.type, enabled=False):
+            *modulations, last = self.modulation.at(index, self.dtype)
+            x = self.input(self.denoiser.patches(noisy, context).to(self.dtype))
+            x = self.denoiser.with_controls(x, self.control_frames, noisy.shape[-1])
+            for block, modulation in zip(self.blocks, modulations, strict=True):
+                block(x, modulation)
+            return self.denoiser.unpatched(
+                self.output(normalize_and_modulate(x, *last.chunk(2, dim=-1))), noisy.shape[-1]
+            )
 
 
 def concatenate(conditions: Sequence[ConditionTokens]) -> ConditionTokens:

@@ -1,4 +1,4 @@
-"""The transformer as sampling runs it: equal to the plain one up to rounding, and without gradients.
+"""The layers of the transformer as sampling runs them: equal to the plain ones up to rounding, and without gradients.
 
 Tokens are changed in place. What does not depend on them is computed once:
 
@@ -12,54 +12,16 @@ Tokens are changed in place. What does not depend on them is computed once:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codecdiff import Condition
-from codecdiff.denoisers import KeysAndValues, LayerFeatures, PreparedDenoiser, fused, merge_heads, split_heads
+from codecdiff.denoisers import KeysAndValues, LayerFeatures, fused, merge_heads, split_heads
 from codecdiff_dit.blocks import Block, NormalizedCrossAttention, NormalizedSelfAttention, rotation
 
-if TYPE_CHECKING:
-    from codecdiff_dit.denoiser import DiT
-
 EPS = 1e-6  # of all normalizations that are folded here
-
-
-class PreparedDiT(PreparedDenoiser):
-    """A transformer for fixed timesteps and a fixed condition.
-
-    It computes in the precision of autocast, if that is on while it is prepared, else in that of the weights.
-    """
-
-    denoiser: DiT
-
-    @torch.no_grad()
-    def __init__(self, dit: DiT, timesteps: Tensor, condition: Condition):
-        device = dit.input.weight.device.type
-        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        with torch.autocast(device, enabled=False):
-            super().__init__(dit, timesteps, condition)
-            self.dtype = autocast or dit.input.weight.dtype
-            self.control_frames = self.features.controls
-            self.modulation = LayerModulations(self.features.blocks, dit.width)
-            self.input, self.output = Projection(dit.input, self.dtype), Projection(dit.output.linear, self.dtype)
-            pairs = zip(dit.blocks, self.features.blocks[:-1], strict=True)
-            self.blocks = [PreparedBlock(cast(Block, block), own.memory, self.dtype) for block, own in pairs]
-        self.features = None
-
-    @torch.no_grad()
-    def predict(self, noisy: Tensor, context: Tensor | None, index: Tensor) -> Tensor:
-        """(b, c, l), (b, c', l) or None, places (b,) among the timesteps -> (b, c, l)."""
-        with torch.autocast(noisy.device.type, enabled=False):
-            *modulations, last = self.modulation.at(index, self.dtype)
-            x = self.input(self.denoiser.patches(noisy, context).to(self.dtype))
-            x = self.denoiser.with_controls(x, self.control_frames, noisy.shape[-1])
-            for block, modulation in zip(self.blocks, modulations, strict=True):
-                block(x, modulation)
-            return self.denoiser.unpatched(self.output(_modulated(x, *last.chunk(2, dim=-1))), noisy.shape[-1])
 
 
 class LayerModulations:
@@ -105,15 +67,16 @@ class PreparedBlock:
     def __call__(self, x: Tensor, modulation: Tensor) -> None:
         """(b, n, e), (b, 1, 6 e)."""
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.chunk(6, dim=-1)
-        x.addcmul_(gate, self.attention(_modulated(x, shift, scale)))
+        x.addcmul_(gate, self.attention(normalize_and_modulate(x, shift, scale)))
         if self.cross is not None:
             self.cross(x)
-        hidden, opening = self.gated(_modulated(x, mlp_shift, mlp_scale)).chunk(2, dim=-1)
+        hidden, opening = self.gated(normalize_and_modulate(x, mlp_shift, mlp_scale)).chunk(2, dim=-1)
         x.addcmul_(mlp_gate, self.down(functional.silu(opening).mul_(hidden)))
 
 
 @fused
-def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def normalize_and_modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Return tokens (b, n, e), normalized, times `scale`, plus `shift`."""
     h = functional.layer_norm(x, x.shape[-1:], eps=EPS)
     return torch.addcmul(shift, h, scale, out=h)
 

@@ -24,6 +24,7 @@ from codecdiff.denoisers import (
     ControlInput,
     LayerFeatures,
     PrecomputedConditioning,
+    PreparedDenoiser,
     check_names,
     control_frames,
     embedding_network,
@@ -33,7 +34,7 @@ from codecdiff.denoisers import (
 from codecdiff.errors import InvalidValue
 from codecdiff_unet.blocks import TextLayer
 from codecdiff_unet.levels import Builder, EncodedCondition, Level
-from codecdiff_unet.sampling import PreparedUNet
+from codecdiff_unet.sampling import Convolution, ModulationTable, PreparedLevel
 
 
 class UNetFeatures(NamedTuple):
@@ -265,6 +266,56 @@ class UNet(PrecomputedConditioning):
         if self.checkpoint and torch.is_grad_enabled():
             return checkpoint(level, *inputs, use_reentrant=False)
         return level(*inputs)
+
+
+class PreparedUNet(PreparedDenoiser):
+    """A U-Net for fixed timesteps and a fixed condition.
+
+    It computes in the precision of autocast, if that is on while it is prepared, else in that of the weights. Scales,
+    shifts and folded weights are computed in the precision of the weights, and group statistics in float32.
+    """
+
+    denoiser: UNet
+
+    @torch.no_grad()
+    def __init__(self, unet: UNet, timesteps: Tensor, condition: Condition):
+        device = unet.input.weight.device.type
+        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        with torch.autocast(device, enabled=False):
+            super().__init__(unet, timesteps, condition)
+            self.dtype = autocast or unet.input.weight.dtype
+            self.modulation = ModulationTable([layer for level in self.features.levels for layer in level])
+            self.input = Convolution(unet.input, self.dtype)
+            pairs = zip(unet.levels, self.features.levels, strict=True)
+            self.waves, self.control_frames = self.features.waves, self.features.controls
+            levels = [PreparedLevel(level, features, self.dtype) for level, features in pairs]
+        depth = len(unet.downs)
+        self.downs, self.middle = levels[:depth], levels[depth]
+        self.ups = levels[depth + 1 :]  # the output is the last up
+        self.features = None
+
+    @torch.no_grad()
+    def predict(self, noisy: Tensor, context: Tensor | None, index: Tensor) -> Tensor:
+        """(b, c, l), (b, c', l) or None, places (b,) among the timesteps -> (b, c, l)."""
+        with torch.autocast(noisy.device.type, enabled=False):
+            modulations = iter(self.modulation.at(index, self.dtype))
+            frames = self.denoiser.patches(noisy, context, self.waves).to(self.dtype)[:, :, None]
+            x = self.input(frames.contiguous(memory_format=torch.channels_last))
+            skips = [x]
+            controls = self.denoiser.level_controls(self.control_frames, noisy.shape[-1])
+            for level, control in zip(self.downs, controls, strict=True):
+                x = x if control is None else x + control[:, :, None].to(self.dtype)
+                for layer in level.layers:
+                    x = layer(x, next(modulations))
+                    skips.append(x)
+                x = level.resample(x)
+            for layer in self.middle.layers:
+                x = layer(x, next(modulations))
+            for level in self.ups:
+                for layer in level.layers:
+                    x = layer(torch.cat([x, skips.pop()], dim=1), next(modulations))
+                x = level.resample(x)
+            return self.denoiser.unpatched(x[:, :, 0], noisy.shape[-1])
 
 
 def _names(option: str | Sequence[str] | None, widths: Mapping[str, int]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The U-Net as sampling runs it: equal to the plain one up to rounding, and without gradients.
+"""The layers of the U-Net as sampling runs them: equal to the plain ones up to rounding, and without gradients.
 
 Frames stay (b, c, 1, l) in channels-last memory: a one-dimensional convolution is the two-dimensional one, and
 attention reads tokens (b, l, c) without a copy. What does not depend on the frames is multiplied into the weights once:
@@ -12,72 +12,18 @@ attention reads tokens (b, l, c) without a copy. What does not depend on the fra
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codecdiff import Condition
-from codecdiff.denoisers import KeysAndValues, LayerFeatures, PreparedDenoiser, fused, merge_heads, split_heads
+from codecdiff.denoisers import KeysAndValues, LayerFeatures, fused, merge_heads, split_heads
 from codecdiff_unet.blocks import CrossAttention, LinearAttention, RMSNorm, SelfAttention
 from codecdiff_unet.levels import CrossLayer, Layer, Level
 
-if TYPE_CHECKING:
-    from codecdiff_unet.denoiser import UNet
-
 Attention = Callable[[Tensor], object]  # adds its contribution to tokens (b, l, c), in place
-
-
-class PreparedUNet(PreparedDenoiser):
-    """A U-Net for fixed timesteps and a fixed condition.
-
-    It computes in the precision of autocast, if that is on while it is prepared, else in that of the weights. Scales,
-    shifts and folded weights are computed in the precision of the weights, and group statistics in float32.
-    """
-
-    denoiser: UNet
-
-    @torch.no_grad()
-    def __init__(self, unet: UNet, timesteps: Tensor, condition: Condition):
-        device = unet.input.weight.device.type
-        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        with torch.autocast(device, enabled=False):
-            super().__init__(unet, timesteps, condition)
-            self.dtype = autocast or unet.input.weight.dtype
-            self.modulation = ModulationTable([layer for level in self.features.levels for layer in level])
-            self.input = Convolution(unet.input, self.dtype)
-            pairs = zip(unet.levels, self.features.levels, strict=True)
-            self.waves, self.control_frames = self.features.waves, self.features.controls
-            levels = [PreparedLevel(level, features, self.dtype) for level, features in pairs]
-        depth = len(unet.downs)
-        self.downs, self.middle = levels[:depth], levels[depth]
-        self.ups = levels[depth + 1 :]  # the output is the last up
-        self.features = None
-
-    @torch.no_grad()
-    def predict(self, noisy: Tensor, context: Tensor | None, index: Tensor) -> Tensor:
-        """(b, c, l), (b, c', l) or None, places (b,) among the timesteps -> (b, c, l)."""
-        with torch.autocast(noisy.device.type, enabled=False):
-            modulations = iter(self.modulation.at(index, self.dtype))
-            frames = self.denoiser.patches(noisy, context, self.waves).to(self.dtype)[:, :, None]
-            x = self.input(frames.contiguous(memory_format=torch.channels_last))
-            skips = [x]
-            controls = self.denoiser.level_controls(self.control_frames, noisy.shape[-1])
-            for level, control in zip(self.downs, controls, strict=True):
-                x = x if control is None else x + control[:, :, None].to(self.dtype)
-                for layer in level.layers:
-                    x = layer(x, next(modulations))
-                    skips.append(x)
-                x = level.resample(x)
-            for layer in self.middle.layers:
-                x = layer(x, next(modulations))
-            for level in self.ups:
-                for layer in level.layers:
-                    x = layer(torch.cat([x, skips.pop()], dim=1), next(modulations))
-                x = level.resample(x)
-            return self.denoiser.unpatched(x[:, :, 0], noisy.shape[-1])
 
 
 class ModulationTable:
