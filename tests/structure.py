@@ -157,8 +157,8 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 44_274,
-    "lines: core": 17_744,
+    "lines: library in all": 44_300,
+    "lines: core": 17_784,
     "lines: interfaces": 444,
     "lines: evaluation": 8_006,
     "lines: must-read set": 4_416,

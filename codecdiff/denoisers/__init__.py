@@ -17,12 +17,14 @@ from codecdiff.denoisers.conditioning import (
     split_heads,
 )
 from codecdiff.denoisers.control_input import ControlInput, control_frames
+from codecdiff.denoisers.packed import PackedLinear, packs_weights
 from codecdiff.execution import fused
 
 __all__ = [
     "ControlInput",
     "KeysAndValues",
     "LayerFeatures",
+    "PackedLinear",
     "PrecomputedConditioning",
     "PreparedDenoiser",
     "check_inputs",
@@ -33,5 +35,6 @@ __all__ = [
     "fused",
     "mean_token",
     "merge_heads",
+    "packs_weights",
     "split_heads",
 ]

@@ -31,7 +31,7 @@ from codecdiff.denoisers import (
 )
 from codecdiff.errors import InvalidValue
 from codecdiff_dit.blocks import Block, GatedTextLayer, Modulation, NormalizedCrossAttention, Output, rotation
-from codecdiff_dit.sampling import LayerModulations, PreparedBlock, Projection, normalize_and_modulate
+from codecdiff_dit.sampling import LayerModulations, PreparedBlock, normalize_and_modulate, projection
 
 TIMESTEP_WIDTH = 256  # of the sines and cosines of a timestep
 
@@ -216,7 +216,7 @@ class PreparedDiT(PreparedDenoiser):
             self.dtype = autocast or dit.input.weight.dtype
             self.control_frames = self.features.controls
             self.modulation = LayerModulations(self.features.blocks, dit.width)
-            self.input, self.output = Projection(dit.input, self.dtype), Projection(dit.output.linear, self.dtype)
+            self.input, self.output = projection(dit.input, self.dtype), projection(dit.output.linear, self.dtype)
             pairs = zip(dit.blocks, self.features.blocks[:-1], strict=True)
             self.blocks = [PreparedBlock(cast(Block, block), own.memory, self.dtype) for block, own in pairs]
         self.features = None

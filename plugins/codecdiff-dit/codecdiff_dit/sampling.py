@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codecdiff.denoisers import KeysAndValues, LayerFeatures, fused, merge_heads, split_heads
+from codecdiff.denoisers import KeysAndValues, LayerFeatures, PackedLinear, fused, merge_heads, split_heads
 from codecdiff_dit.blocks import Block, NormalizedCrossAttention, NormalizedSelfAttention, rotation
 
 EPS = 1e-6  # of all normalizations that are folded here
@@ -41,16 +41,9 @@ class LayerModulations:
         return both.to(dtype)[:, None].split(self.sizes, dim=-1)
 
 
-class Projection:
-    """A linear map of tokens."""
-
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype):
-        self.weight = linear.weight.detach().to(dtype)
-        self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(b, n, e) -> (b, n, e')."""
-        return functional.linear(x, self.weight, self.bias)
+def projection(linear: nn.Linear, dtype: torch.dtype) -> PackedLinear:
+    """Return a linear map of tokens in a precision."""
+    return PackedLinear(linear.weight, linear.bias, dtype)
 
 
 class PreparedBlock:
@@ -62,7 +55,7 @@ class PreparedBlock:
         if block.cross is not None and memory is not None:
             self.cross = FoldedCrossAttention(block.cross, memory, dtype)
         gated, down = cast(Any, block.mlp.net[0]).proj, cast(nn.Linear, block.mlp.net[2])
-        self.gated, self.down = Projection(gated, dtype), Projection(down, dtype)
+        self.gated, self.down = projection(gated, dtype), projection(down, dtype)
 
     def __call__(self, x: Tensor, modulation: Tensor) -> None:
         """(b, n, e), (b, 1, 6 e)."""
@@ -93,7 +86,7 @@ class FoldedSelfAttention:
 
     def __init__(self, attention: NormalizedSelfAttention, dtype: torch.dtype):
         self.heads = attention.heads
-        self.qkv, self.out = Projection(attention.qkv, dtype), Projection(attention.out, dtype)
+        self.qkv, self.out = projection(attention.qkv, dtype), projection(attention.out, dtype)
         self.gains = torch.stack([attention.q_norm.weight.detach(), attention.k_norm.weight.detach()])[:, None]
         self.turns: tuple[Tensor, ...] = ()
 
@@ -129,9 +122,8 @@ class FoldedCrossAttention:
 
     def __init__(self, cross: NormalizedCrossAttention, memory: KeysAndValues, dtype: torch.dtype):
         self.heads, self.eps = cross.heads, cross.norm.eps
-        self.q = (cross.q.weight * cross.norm.weight).to(dtype)
-        self.q_bias = (cross.q.weight @ cross.norm.bias).to(dtype)
-        self.out = cross.out.weight.detach().to(dtype)
+        self.q = PackedLinear(cross.q.weight * cross.norm.weight, cross.q.weight @ cross.norm.bias, dtype)
+        self.out = PackedLinear(cross.out.weight, None, dtype)
         mask = memory.mask[:, 0, 0]  # (b, m), or of one row for all
         single = mask.sum(1) == 1
         only = memory.values.where(memory.mask.mT, 0).sum(2) * single[:, None, None]  # (b, heads, d)
@@ -150,9 +142,9 @@ class FoldedCrossAttention:
         """(b, n, e)."""
         if self.attends:
             normed = functional.layer_norm(x[self.rows], x.shape[-1:], eps=self.eps)
-            queries = split_heads(functional.linear(normed, self.q, self.q_bias), self.heads)
+            queries = split_heads(self.q(normed), self.heads)
             queries *= _inverse_rms(queries)
             shape = (len(queries), -1, -1, -1)
             attended = _attend(queries, self.keys.expand(shape), self.values.expand(shape), self.mask)
-            x[self.rows] += functional.linear(merge_heads(attended), self.out)
+            x[self.rows] += self.out(merge_heads(attended))
         x += self.constant

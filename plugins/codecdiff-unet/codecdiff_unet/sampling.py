@@ -19,7 +19,15 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codecdiff.denoisers import KeysAndValues, LayerFeatures, fused, merge_heads, split_heads
+from codecdiff.denoisers import (
+    KeysAndValues,
+    LayerFeatures,
+    PackedLinear,
+    fused,
+    merge_heads,
+    packs_weights,
+    split_heads,
+)
 from codecdiff_unet.blocks import CrossAttention, LinearAttention, RMSNorm, SelfAttention
 from codecdiff_unet.levels import CrossLayer, Layer, Level
 
@@ -94,7 +102,7 @@ class Convolution:
         self.weight = weight.contiguous(memory_format=torch.channels_last)
         self.bias = None if conv.bias is None else conv.bias.detach().to(dtype)
         self.stride, self.padding = [1, conv.stride[0]], [0, int(conv.padding[0])]
-        self.packs, self.is_packed = _packs_weights(weight), False
+        self.packs, self.is_packed = packs_weights(weight), False
 
     def __call__(self, x: Tensor) -> Tensor:
         """(b, c, 1, l) -> (b, c', 1, l'), channels last."""
@@ -105,18 +113,6 @@ class Convolution:
             self.weight, self.is_packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *options), True
         options = self.padding, self.stride, [1, 1], 1, "none", [], ""
         return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *options)
-
-
-def _packs_weights(weight: Tensor) -> bool:
-    """Return whether oneDNN convolves in this precision on this device."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    mkldnn = torch.ops.mkldnn
-    return {
-        torch.float32: lambda: True,
-        torch.bfloat16: mkldnn._is_mkldnn_bf16_supported,
-        torch.float16: mkldnn._is_mkldnn_fp16_supported,
-    }.get(weight.dtype, lambda: False)()
 
 
 class Normalization:
@@ -156,7 +152,7 @@ class PreparedLinearAttention:
 
     def __init__(self, attention: LinearAttention, dtype: torch.dtype):
         q, k, v = _scaled(attention.norm, attention.qkv.weight).chunk(3)
-        self.heads, self.q, self.k = attention.heads, q.to(dtype), k.to(dtype)
+        self.heads, self.q, self.k = attention.heads, PackedLinear(q, dtype=dtype), PackedLinear(k, dtype=dtype)
         self.v = rearrange(v, "(heads d) c -> heads c d", heads=self.heads).to(dtype)
         out = attention.out.weight * attention.scale
         self.out = rearrange(out, "c (heads d) -> heads d c", heads=self.heads).to(dtype)
@@ -166,8 +162,8 @@ class PreparedLinearAttention:
     def __call__(self, x: Tensor) -> None:
         """(b, l, c)."""
         frames = _unit(x)
-        q = functional.linear(frames, self.q).unflatten(-1, (self.heads, -1)).softmax(-1).flatten(-2)
-        k = functional.linear(frames, self.k).softmax(1)
+        q = self.q(frames).unflatten(-1, (self.heads, -1)).softmax(-1).flatten(-2)
+        k = self.k(frames).softmax(1)
         summary = (k.mT @ frames).unflatten(1, (self.heads, -1)) @ self.v @ self.out  # (b, heads, d, c)
         x += _unit(torch.baddbmm(self.bias, q, summary.flatten(1, 2))).mul_(self.gain)
 
@@ -176,13 +172,14 @@ class PreparedSelfAttention:
     """Multi-head attention of the frames to each other."""
 
     def __init__(self, attention: SelfAttention, dtype: torch.dtype):
-        self.heads, self.qkv = attention.heads, _scaled(attention.norm, attention.qkv.weight).to(dtype)
-        self.out, self.bias = attention.out.weight.detach().to(dtype), attention.out.bias.detach().to(dtype)
+        self.heads = attention.heads
+        self.qkv = PackedLinear(_scaled(attention.norm, attention.qkv.weight), dtype=dtype)
+        self.out = PackedLinear(attention.out.weight, attention.out.bias, dtype)
 
     def __call__(self, x: Tensor) -> None:
         """(b, l, c)."""
-        q, k, v = (split_heads(part, self.heads) for part in functional.linear(_unit(x), self.qkv).chunk(3, dim=-1))
-        x += functional.linear(merge_heads(functional.scaled_dot_product_attention(q, k, v)), self.out, self.bias)
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(_unit(x)).chunk(3, dim=-1))
+        x += self.out(merge_heads(functional.scaled_dot_product_attention(q, k, v)))
 
 
 class PreparedCrossAttention:
