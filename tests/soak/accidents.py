@@ -356,6 +356,8 @@ def main() -> None:
     start_with_disk(folder)
     from cases import Cases
 
+    from codecdiff.files import atomic_write_text
+
     state: dict[str, Any] = {"seed": options.seed, "done": {}}
     if options.state and options.state.exists() and json.loads(options.state.read_text())["seed"] == options.seed:
         state = json.loads(options.state.read_text())
@@ -367,11 +369,11 @@ def main() -> None:
                 sys.stdout.write(f"BAD {name}: {problems}\n")
                 sys.stdout.flush()
             if options.state and time.monotonic() > saved + 2:
-                options.state.write_text(json.dumps(state, indent=1))
+                atomic_write_text(options.state, json.dumps(state, indent=1))
                 saved = time.monotonic()
     finally:
         if options.state:
-            options.state.write_text(json.dumps(state, indent=1))
+            atomic_write_text(options.state, json.dumps(state, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
     bad = {name: problems for name, problems in state["done"].items() if problems}
     for kind in options.kinds:

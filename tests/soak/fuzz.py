@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from readers import Reader, readers
 
 from codecdiff.errors import UserError
+from codecdiff.files import atomic_write_text
 
 SECONDS = 0.3  # of each reader, before the next
 WORDS = [
@@ -162,7 +163,7 @@ def main() -> None:
                 shutil.rmtree(folders[id(reader)], ignore_errors=True)
             if options.state:
                 now = {key[id(r)]: first[id(r)] + done[key[id(r)]] for r in everything}
-                options.state.write_text(json.dumps({**state, **now}))
+                atomic_write_text(options.state, json.dumps({**state, **now}))
     total = sum(done.values())
     sys.stdout.write(f"{total:,} inputs of {len(everything)} readers, {sum(found.values())} undocumented exceptions\n")
     for (name, line), count in kinds.most_common():

@@ -85,6 +85,8 @@ def main() -> None:
     start_with_disk(folder)
     from cases import Cases
 
+    from codecdiff.files import atomic_write_text
+
     state: dict[str, Any] = json.loads(options.state.read_text()) if options.state and options.state.exists() else {}
     cases = Cases(folder)
     try:
@@ -100,7 +102,7 @@ def main() -> None:
                     sys.stdout.write(f"BAD {key}: {state[key]}\n")
                     sys.stdout.flush()
                 if options.state:
-                    options.state.write_text(json.dumps(state, indent=1))
+                    atomic_write_text(options.state, json.dumps(state, indent=1))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     bad = [key for key, problems in state.items() if problems]
