@@ -221,6 +221,21 @@ def test_inspect_shows_what_a_model_is(model: Path):
     assert "3 steps, guidance scale 2.0" in json.loads(run("inspect", model, "--json").stdout)["primary"]
 
 
+def test_the_note_on_words_names_the_command_that_shows_all_of_them(
+    make_pipeline: Callable[..., Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    words = [f"word{letter}{other}" for letter in "abcdefgh" for other in "abcdefgh"]
+    make_pipeline(data=training_words([" ".join(words)])).save_pretrained("many words")
+    note = run("generate", "grimy", "--model", "many words", "--seconds", 0.1).output
+    assert "Words it knows, 64 in all: wordaa, " in note
+    assert "wordhh" not in note
+    assert "... All of them: codecdiff inspect 'many words'\n" in note
+    shown = " ".join(run("inspect", "many words").stdout.split())
+    assert f"64 words in its captions, the most frequent first: {', '.join(words)}" in shown
+    assert json.loads(run("inspect", "many words", "--json").stdout)["words"] == words
+
+
 def test_plugins_are_listed_for_programs():
     listed = json.loads(run("plugins", "--json").output)
     assert {"kind": "splitters", "name": "coarse-first", "package": "codecdiff"}.items() <= next(
