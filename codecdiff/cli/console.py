@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
+    "TIME",
     "Device",
     "Force",
     "Json",
     "Options",
-    "TIME",
     "check_writable",
     "err",
     "error_line",

@@ -34,21 +34,26 @@ MARKED_POINTS = 12  # of a curve, at most
 TEMPLATES = files("codecdiff_eval") / "templates"
 
 
-def plot_losses(stage: str, log: Sequence[Mapping[str, Any]]) -> str:
+def plot_losses(stage: str, log: Sequence[Mapping[str, Any]], base: float | None = None) -> str:
     """Plot the losses of a stage by training step: of validation, of training, and of the zero predictor.
 
-    A line of the log has `step` and any of `loss`, `held_out`, `held_out_baseline`. Empty if none was logged.
+    A line of the log has `step` and any of `loss`, `validation_loss`, `zero_predictor_loss`. `base` is the validation
+    loss before training, of what started from a model; it takes the place of the zero predictor. Empty if nothing was
+    logged.
     """
     keys = {"validation": "validation_loss", "training": "loss", "zero predictor": "zero_predictor_loss"}
     curves = {
         label: [(line["step"], line[key]) for line in log if line.get(key) is not None] for label, key in keys.items()
     }
-    constant = curves["zero predictor"]
-    curves["zero predictor"] = [(0, value) for _, value in constant[:1]] + constant
+    constant = curves.pop("zero predictor")
+    before = [(0, base), (log[-1]["step"], base)] if base is not None and log else []
+    curves |= {"before": before} if before else {"zero predictor": [(0, z) for _, z in constant[:1]] + constant}
+    dotted = {"linestyle": ":", "marker": "", "color": _colors()["--quiet"]}
     styles = {
         "validation": {"linewidth": 2.8, "zorder": 3},
         "training": {"linewidth": 1.4},
-        "zero predictor": {"linestyle": ":", "marker": "", "color": _colors()["--quiet"]},
+        "zero predictor": dotted,
+        "before": dotted,
     }
     return plot_curves(f"Losses of the {stage} stage", curves, x_label="step", styles=styles)
 
@@ -62,8 +67,8 @@ def plot_curves(
 ) -> str:
     """Plot curves, by label, through their points (x, y) on a scale that fits them. Empty without points.
 
-    Points that are not finite are left out, and few of them are marked. `styles` are matplotlib's options of a line, by label. The title is the
-    text alternative of the plot.
+    Points that are not finite are left out, and few of them are marked. `styles` are matplotlib's options of a line, by
+    label. The title is the text alternative of the plot.
     """
     finite = {label: [p for p in points if all(map(math.isfinite, p))] for label, points in curves.items()}
     if not any(finite.values()):
