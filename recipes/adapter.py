@@ -9,6 +9,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from codecdiff.recipes.discodiff import end_run  # pyright: ignore[reportMissingImports]  # as installed
 from codecdiff.recipes.from_model import (  # pyright: ignore[reportMissingImports]  # as installed
     FromModel,
     console,
@@ -70,7 +71,8 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
     if plan is not None:
         raise InvalidValue("--plan counts what training a whole model takes: leave out either it or --adapter.")
     pipeline, selected = open_model(e)
-    run(e, pipeline, selected, new_trainer, write_folder, "without the adapter")
+    if run(e, pipeline, selected, new_trainer, write_folder, "without the adapter"):
+        end_run(e, pipeline.load_adapter(e.output))
     console.log(f'Try it: codecdiff generate "PROMPT" --model {e.start_from} --adapter {e.output} -o out.wav')
 
 

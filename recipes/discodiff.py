@@ -66,12 +66,13 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
     console.quiet = not accelerator.is_main_process  # one process reports
     for name in unused:
         console.log(f"{file.name}'s settings of '{name}' are unused: the stages are {', '.join(pipeline.stage_names)}")
+    console.log(f"Output: {e.output}")
     train_stages(e, accelerator, pipeline, selected)
     accelerator.end_training()
     if accelerator.is_main_process and len(pipeline.stages) == len(pipeline.stage_names):
         write_model_card(e.model)
-        write_samples(e, pipeline)
-        training.call_run_end_hooks(e.output)
+        end_run(e, pipeline)
+        console.log(f'Try it: codecdiff generate "PROMPT" --model {e.output} -o out.wav')
 
 
 def train_stages(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, selected: list[int]) -> None:
@@ -96,8 +97,8 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
     from codecdiff.profiling import step_cost
     from codecdiff.training.run_record import record_training
 
-    command = {"command": command_line(sys.argv)}
-    trainer = training.new_trainer(e, pipeline, i, e.model, metadata=command, report=console.log)
+    options: Any = {"metadata": {"command": command_line(sys.argv)}, "report": console.log}
+    trainer = training.new_trainer(e, pipeline, i, e.model, **options)
     trainer.prepare(accelerator, step_cost(pipeline, training.new_stage(e, pipeline, i, "meta")))
     name, settings = trainer.stage.name, trainer.config
     data = training.StageData(store, pipeline, i, settings, e.data, seed=e.seed)
@@ -112,18 +113,17 @@ def train_stage(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, sto
         file = e.output / "validation-samples" / f"{name}-{count:06d}.wav"
         if is_due and accelerator.is_main_process and not (count == resumed_from and file.exists()):
             pipeline.stages = [*before, trainer.ema_stage()]
-            options: Any = {"audio_length_in_s": settings.crop_seconds, "seed": e.seed, "partial": True}
+            sampling: Any = {"audio_length_in_s": settings.crop_seconds, "seed": e.seed, "partial": True}
             try:
-                training.log_sample(accelerator, f"{name}/sample", pipeline(e.prompts[:1], **options), file, count)
+                training.log_sample(accelerator, f"{name}/sample", pipeline(e.prompts[:1], **sampling), file, count)
             except NonFiniteLatents as error:  # of a young model: it trains on
                 console.log(str(error))
 
-    def log(row: dict[str, float], line: str) -> None:
-        console.log(line)
-
+    options = {"report": console.log, "log": lambda row, line: console.log(line), "after_step": write_validation_sample}
     progress = partial(track, description=name, console=console)
     with record_training(e, pipeline, store, trainer, e.model, Path(__file__)):
-        trainer.train(data, e.model, log=log, track=progress, after_step=write_validation_sample)
+        trainer.train(data, e.model, track=progress, **options)
+    console.log(training.no_progress_note(name, trainer.rows) or f"{name} is trained")
     accelerator.wait_for_everyone()
 
 
@@ -132,13 +132,15 @@ def new_accelerator(e: Experiment) -> Accelerator:
     return training.new_accelerator(e.output, e.mixed_precision, config=e.model_dump(mode="json"), **options)
 
 
-def write_samples(e: Experiment, pipeline: Pipeline) -> None:
+def end_run(e: Any, pipeline: Pipeline) -> None:
+    """Generate the prompts of an experiment into the folder `samples`, and call the hooks, which write its page."""
+    pipeline.data = {}  # no note on words that only an adapter has learned
     rows = [{"file_name": f"{number:02d}.wav", "text": prompt} for number, prompt in enumerate(e.prompts)]
     for row, audio in zip(rows, pipeline(e.prompts, audio_length_in_s=e.seconds, seed=e.seed).audios, strict=True):
         write_audio(e.output / "samples" / row["file_name"], audio, pipeline.sample_rate)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     atomic_write_text(e.output / "samples" / "metadata.jsonl", lines)
-    console.log(f'Samples: {e.output / "samples"}. More: codecdiff generate "PROMPT" --model {e.model} -o out.wav')
+    training.call_run_end_hooks(e.output)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from codecdiff.recipes.discodiff import end_run  # pyright: ignore[reportMissingImports]  # as installed
 from codecdiff.recipes.from_model import (  # pyright: ignore[reportMissingImports]  # as installed
     FromModel,
     console,
@@ -25,7 +26,13 @@ from codecdiff.errors import InvalidValue
 from codecdiff.files import read_safetensors
 from codecdiff.pipeline import Stage
 from codecdiff.pipeline.checkpoint import MODEL_FILE, check_same_model, save_stage
-from codecdiff.pipeline.generation import SAMPLING_OPTIONS, Presets, save_generation_config, save_presets
+from codecdiff.pipeline.generation import (
+    SAMPLING_OPTIONS,
+    Presets,
+    load_generation_config,
+    save_generation_config,
+    save_presets,
+)
 from codecdiff.pipeline.model_card import write_model_card
 from codecdiff.pipeline.stage_folder import STAGE_FILE, WEIGHTS_FILE, generations, is_trained, load_weights
 from codecdiff.training.distillation import DistillationTrainer, DistillConfig
@@ -71,8 +78,11 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
     def write_folder(e: Experiment, pipeline: Pipeline, data: dict[str, Any]) -> None:
         write_other_stages(pipeline, selected, e.folder)
 
-    run(e, pipeline, selected, new_trainer, write_folder, "before")
-    write_model_card(e.folder)
+    if run(e, pipeline, selected, new_trainer, write_folder, "before"):
+        write_model_card(e.folder)
+        pipeline.load_stages(e.folder, allow_local_parts=True)
+        pipeline.generation_config = load_generation_config(e.folder)
+        end_run(e, pipeline)
     console.log(f'Try it: codecdiff generate "PROMPT" --model {e.output} -o out.wav')
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
+from codecdiff.recipes.discodiff import console  # pyright: ignore[reportMissingImports]  # as installed
 from pydantic import Field
-from rich.console import Console
 from rich.progress import track
 
 from codecdiff import Pipeline, config, training
@@ -18,10 +18,10 @@ from codecdiff.errors import ConfigError
 from codecdiff.files import require_writable
 from codecdiff.pipeline import Stage, read_stage_config
 from codecdiff.pipeline.model_card import command_line
+from codecdiff.pipeline.vocabulary import spread_captions
 from codecdiff.splitters import select_stages
 from codecdiff.training.experiment import facts_of_training
 
-console = Console(stderr=True, log_path=False, width=None if sys.stderr.isatty() else 160)
 AS_THE_MODEL = {"train_batch_size", "crop_seconds", "dropout", "context_noise_std", "loss"}
 
 
@@ -36,6 +36,8 @@ class FromModel(Config):
     train: TrainConfig = TrainConfig()
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None  # null: what `accelerate launch` says
     report_to: str | list[str] = "tensorboard"  # trackers of accelerate
+    prompts: list[str] = Field(default=[])  # to sample; none: captions of the music
+    seconds: float = Field(default=8.0, ge=0.001, le=3600)  # of each sample
     allow_changes: bool = False  # resume with another seed, validation split or music, and record that
     allow_download: bool = False  # of what the model names on the hub
     allow_local_parts: bool = False  # that the model names outside of its folder
@@ -65,8 +67,7 @@ def train_stage(e: FromModel, accelerator: Accelerator, trainer: training.StageT
     """Train what this run has locked; `base` says what the validation loss is compared with."""
     trainer.prepare(accelerator)
     name, denoiser = trainer.stage.name, trainer.denoiser
-    own = sum(parameter.numel() for parameter in denoiser.parameters() if parameter.requires_grad)
-    size = sum(parameter.numel() for parameter in denoiser.parameters()) - own
+    own, size = (sum(p.numel() for p in denoiser.parameters() if p.requires_grad == is_own) for is_own in (True, False))
     beside = f" beside {size:,} of the model" if size else ""
     console.log(f"{name}: {own:,} parameters{beside}, {len(data.crops):,} crops in an epoch")
     if not data.has_validation_tracks:
@@ -79,7 +80,10 @@ def train_stage(e: FromModel, accelerator: Accelerator, trainer: training.StageT
     def log(row: dict[str, float], line: str) -> None:
         console.log(f"{line}; {100 * (row['validation_loss'] / before - 1):+.1f} % of that {base}")
 
-    trainer.train(data, e.folder, log=log, track=partial(track, description=name, console=console))
+    progress = partial(track, description=name, console=console)
+    trainer.train(data, e.folder, log=log, track=progress, report=console.log)
+    if note := training.no_progress_note(name, trainer.rows, before):
+        console.log(note)
     accelerator.wait_for_everyone()
 
 
@@ -108,10 +112,11 @@ def run(
     new_trainer: Callable[[Any, Pipeline, int], training.StageTrainer],
     write_folder: Callable[[Any, Pipeline, dict[str, Any]], None],
     base: str,
-) -> None:
+) -> bool:
     """Encode the audio, or open the store, and train the selected stages of a model; `write_folder` gets the data.
 
-    `new_trainer` returns the trainer of a stage, resumed if its folder has one. The codec is the model's.
+    `new_trainer` returns the trainer of a stage, resumed if its folder has one. The codec is the model's. Returns
+    whether this is the process that ends the run.
     """
     for i in selected:  # bad settings are refused before the audio is encoded
         new_trainer(e, pipeline, i)
@@ -120,6 +125,7 @@ def run(
     if accelerator.is_fsdp2:
         raise ConfigError("Adapters and distilled stages are not sharded. Launch with --multi_gpu instead of FSDP.")
     console.quiet = not accelerator.is_main_process  # one process reports
+    console.log(f"Output: {e.output}")
     pipeline.to(accelerator.device)
     with accelerator.main_process_first():
         codec: Any = pipeline.codec
@@ -127,8 +133,9 @@ def run(
         place = e.data.store or e.output / "store"
         store = open_store(place, e.data.audio, codec.codec, config.to_config("codecs", codec.codec), **own)
         write_folder(e, pipeline, {**store.summary(), "hash": training.rows_hash(store)})
+        e.prompts = e.prompts or spread_captions(store)
         progress = partial(track, description="prompts", console=console, transient=True)
-        training.prepare_prompts(pipeline, store, track=progress, report=console.log)
+        training.prepare_prompts(pipeline, store, e.prompts, track=progress, report=console.log)
     for i in selected:
         with training.lock_stage(e.folder, pipeline.stage_names[i], is_main_process=accelerator.is_main_process):
             trainer = new_trainer(e, pipeline, i)
@@ -136,3 +143,4 @@ def run(
             train_stage(e, accelerator, trainer, data, base)
         accelerator.free_memory()
     accelerator.end_training()
+    return accelerator.is_main_process

@@ -319,6 +319,12 @@ def test_train_resume_generate_and_inspect(
     assert "holds the same samples" in run(*again, "--adapter", f"{tmp_path / 'run'}:2")
     assert "and --adapter run/adapter:primary=2,secondary=2" in run(*again, "--force", exit_code=1)
 
+    assert len(list((tmp_path / "run" / "samples").glob("*.wav"))) == 4  # of captions of the music
+    page = pytest.importorskip("codecdiff_eval.run_report").write_run_report(tmp_path / "run")
+    assert page.read_text(encoding="utf-8").count("<audio") == 4
+    assert ">before</text>" in page.read_text(encoding="utf-8")
+    assert re.search(r"\| tracks \| [1-9]", page.with_name("report.md").read_text(encoding="utf-8"))
+
 
 def test_bad_settings_are_refused_before_anything_is_written(settings: list[str], tmp_path: Path) -> None:
     for words, message in {

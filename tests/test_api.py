@@ -2,6 +2,7 @@
 
 import base64
 import doctest
+import inspect
 import io
 import json
 import re
@@ -152,6 +153,9 @@ def test_keyword_arguments_are_the_fields_of_the_configuration() -> None:
         ({"seconds": 3}, "Unexpected option 'seconds'. Did you mean 'audio_length_in_s'?"),
         ({"cfg_scale": 3}, "Unexpected option 'cfg_scale'. Did you mean 'guidance_scale'?"),
         ({"volume": 3}, "Unexpected option 'volume'. Options: audio_length_in_s, "),
+        ({"output_type": "pt"}, r"Unexpected option 'output_type'. Leave it out: out\.audios is a tensor"),
+        ({"num_images_per_prompt": 2}, "'num_images_per_prompt'. Did you mean 'num_waveforms_per_prompt'?"),
+        ({"callback": print}, "Unexpected option 'callback'. Did you mean 'callback_on_step_end'?"),
         ({"guidance_scale": "high"}, "Invalid guidance_scale='high': input should be a valid number"),
         ({"guidance_scale": {"key": 3.0}}, "Unknown condition in guidance_scale key=3"),
         ({"generator": 5}, r"Invalid generator of type int: expected one torch\.Generator"),
@@ -168,6 +172,26 @@ def test_a_wrong_option_is_a_sentence(make_pipeline: Make, options: dict[str, An
 def test_an_unknown_option_is_a_type_error_too(make_pipeline: Make) -> None:
     with pytest.raises(TypeError):
         make_pipeline()("drums", stps=3)  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"torch_dtype": torch.float16}, "Unexpected option 'torch_dtype'. Did you mean 'dtype'?"),
+        ({"device_map": "auto"}, "Unexpected option 'device_map'. Did you mean 'device'?"),
+        ({"use_safetensors": True}, "Unexpected option 'use_safetensors'. Leave it out: all weights are safetensors"),
+        ({"alow_download": True}, "Unexpected option 'alow_download'. Did you mean 'allow_download'?"),
+        ({"revision": "main"}, "Options: dtype, device, compile, allow_download, allow_local_parts"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else "-".join(value),
+)
+def test_an_option_of_loading_that_is_called_otherwise_here_is_named(options: dict[str, Any], message: str) -> None:
+    for load in (Pipeline.from_pretrained, codecdiff.load):
+        with pytest.raises(TypeError, match=message) as caught:
+            load("starter", **options)
+        assert isinstance(caught.value, UserError)
+    parameters = inspect.signature(codecdiff.load).parameters
+    assert list(parameters) == ["name", "dtype", "device", "compile", "allow_download", "allow_local_parts"]
 
 
 @pytest.mark.parametrize("prompt", [3, None, [3], ["drums", None]], ids=str)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from codecdiff import Codec, registry
 from codecdiff.cli import console
-from codecdiff.cli.console import numbered, select_device
+from codecdiff.cli.console import numbered, parse_time, select_device
 from codecdiff.cli.doctor import Finding, check_companion, check_requirement, diagnose
 from codecdiff.cli.encode import tracks_of
 from codecdiff.cli.generate import prompt_values
@@ -431,9 +431,40 @@ def test_debug_shows_where(tmp_path: Path):
     assert isinstance(result.exception, ValueError)
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("1:30", 90), ("0:00.5", 0.5), ("1:02:30.25", 3750.25), ("75:00", 4500)]
+)
+def test_a_time_is_in_seconds_or_minutes_and_seconds(text: str, seconds: float):
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["1:75", "1:5", "1:99:00", ":30", "1:", "-1:30", "2min", "", "1:2:30"])
+def test_what_is_not_a_time_is_refused(text: str, tmp_path: Path):
+    result = run("generate", "a", "--seconds", text, "-o", tmp_path / "a.wav")
+    assert result.exit_code == 2
+    shown = " ".join(result.output.split())
+    assert f"Invalid value for '--seconds': '{text}' is not a time: write seconds, as in 90, or m:ss, as in" in shown
+
+
+def test_times_of_commands_are_in_minutes_and_seconds(model: Path, tmp_path: Path):
+    source, out = tone(tmp_path / "in.wav"), tmp_path / "out.wav"
+    assert run("generate", "a", "--model", model, "--seconds", "0:00.25", "-o", out).exit_code == 0
+    assert soundfile.info(out).frames == RATE // 4
+    regions = ("--from", "0:00.1", "--to", "0:00.2", "--from", "0.3", "--to", "0:00.4")
+    assert run("inpaint", source, "--model", model, *regions, "-o", out, "--force").exit_code == 0
+    assert '"edit":{"name":"inpaint","regions":[[0.1,0.2],[0.3,0.4]]' in soundfile.SoundFile(out).comment
+    assert run("extend", source, "--model", model, "--seconds", "0:00.1", "-o", out, "--force").exit_code == 0
+    assert '"seconds":0.1' in soundfile.SoundFile(out).comment
+    with pytest.warns(UserWarning, match="the region 0.2 to 60 s ends there, too"):
+        run("inpaint", source, "--model", model, "--from", 0.2, "--to", "1:00")
+
+
 def test_one_take_keeps_its_name():
     assert numbered(Path("a/out.wav"), 1) == [Path("a/out.wav")]
     assert numbered(Path("a/out.wav"), 2) == [Path("a/out-1.wav"), Path("a/out-2.wav")]
+    assert numbered(Path("a/{n}-out.wav"), 2) == [Path("a/1-out.wav"), Path("a/2-out.wav")]
+    assert numbered(Path("{n}.wav"), 1) == [Path("1.wav")]
+    assert numbered(Path("{i} %d.wav"), 2) == [Path("{i} %d-1.wav"), Path("{i} %d-2.wav")]
 
 
 def test_the_cpu_can_always_be_chosen():

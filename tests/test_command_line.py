@@ -221,6 +221,21 @@ def test_inspect_shows_what_a_model_is(model: Path):
     assert "3 steps, guidance scale 2.0" in json.loads(run("inspect", model, "--json").stdout)["primary"]
 
 
+def test_the_note_on_words_names_the_command_that_shows_all_of_them(
+    make_pipeline: Callable[..., Pipeline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    words = [f"word{letter}{other}" for letter in "abcdefgh" for other in "abcdefgh"]
+    make_pipeline(data=training_words([" ".join(words)])).save_pretrained("many words")
+    note = run("generate", "grimy", "--model", "many words", "--seconds", 0.1).output
+    assert "Words it knows, 64 in all: wordaa, " in note
+    assert "wordhh" not in note
+    assert "... All of them: codecdiff inspect 'many words'\n" in note
+    shown = " ".join(run("inspect", "many words").stdout.split())
+    assert f"64 words in its captions, the most frequent first: {', '.join(words)}" in shown
+    assert json.loads(run("inspect", "many words", "--json").stdout)["words"] == words
+
+
 def test_plugins_are_listed_for_programs():
     listed = json.loads(run("plugins", "--json").output)
     assert {"kind": "splitters", "name": "coarse-first", "package": "codecdiff"}.items() <= next(
@@ -269,9 +284,37 @@ def test_a_configuration_is_named_or_a_file(tmp_path: Path):
 
 def test_a_store_that_is_named_replaces_the_audio_that_the_file_names(store: CodeStore):
     named, file = f"data.store={store.folder}", config_file("starter")
-    assert adapted([named], file) == [named, "data.audio=null"]
+    assert adapted([named, "output=a"], file) == [named, "output=a", "data.audio=null"]
     for words in ([named, "data.audio=music"], ["data.store=runs/new"], ["seed=1"]):
-        assert adapted(words, file) == words
+        assert adapted([*words, "output=a"], file) == [*words, "output=a"]
+
+
+@pytest.mark.parametrize(
+    ("words", "config", "kind", "output"),
+    [
+        ([], "starter", "", "starter-music"),
+        (["data.audio=my songs/blues v1.2/"], "starter", "", "starter-blues v1.2"),
+        (["data.audio=songs.parquet"], "starter", "", "starter-songs"),
+        (["data.store=runs/mine/store"], "starter", "", "starter-mine"),
+        (["data.store=stores/blues"], "starter", "", "starter-blues"),
+        (["start_from=starter", "data.audio=blues"], "adapter", "lora", "starter-lora-blues"),
+        (["start_from=runs/mine/model", "data.audio=blues"], "adapter", "dora", "mine-dora-blues"),
+        (["start_from=owner/name", "data.audio=blues"], "distill", "distilled", "name-distilled-blues"),
+    ],
+)
+def test_a_run_that_names_no_folder_is_named_after_what_is_trained_and_the_music(
+    words: list[str], config: str, kind: str, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("songs.parquet", "runs/mine/store/header.json", "stores/blues/header.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    (added,) = (word for word in adapted(words, config_file(config), kind) if word not in [*words, "data.audio=null"])
+    assert added == f"output=runs/{output}"
+    assert adapted([*words, "output=a"], config_file(config), kind)[len(words)] == "output=a"
+    named = tmp_path / "own.yaml"
+    named.write_text("{output: there}")
+    assert not any(word.startswith("output") for word in adapted(words, named, kind))
 
 
 def test_the_guidance_of_single_conditions_does_not_outlive_the_conditioner_of_the_file(tmp_path: Path):
@@ -280,10 +323,11 @@ def test_the_guidance_of_single_conditions_does_not_outlive_the_conditioner_of_t
     (tmp_path / "whole.yaml").write_text("{seed: 1}")
     added = ["sampling.guidance_scale=1.5", "stages.b.sampling.guidance_scale=2"]
     for word in ("conditioner=null", "conditioner.name=words", "conditioner={name: words}"):
-        assert adapted([word], tmp_path / "divided.yaml") == [word, *added]
-        assert adapted([word], tmp_path / "whole.yaml") == [word]
+        words = [word, "output=a"]
+        assert adapted(words, tmp_path / "divided.yaml") == [*words, *added]
+        assert adapted(words, tmp_path / "whole.yaml") == words
     for words in (["seed=1"], ["conditioner=null", "stages.b.sampling.guidance_scale=3"]):
-        assert adapted(words, tmp_path / "divided.yaml") == words
+        assert adapted([*words, "output=a"], tmp_path / "divided.yaml") == [*words, "output=a"]
 
 
 @pytest.mark.parametrize("words", [["conditioner=null"], ["conditioner.name=words"]])

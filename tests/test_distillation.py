@@ -353,6 +353,7 @@ def test_distill_resume_generate_and_inspect(words: list[str], pipe: Pipeline, t
     assert pipe.folder
     before = {file: file.read_bytes() for file in pipe.folder.rglob("*") if file.is_file()}
     command(*words, "--stage", "secondary", "--steps", "2")
+    assert len(list((tmp_path / "run" / "samples").glob("*.wav"))) > 0
     model = tmp_path / "run" / "model"
     for name in ("stage.json", "log.jsonl", "model.safetensors"):  # as if killed before they were first published
         (model / "secondary" / name).unlink()

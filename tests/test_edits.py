@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from pydantic import ValidationError
 from small import noise
@@ -246,8 +249,20 @@ def test_known_codes_of_another_shape_are_refused(make_pipeline: Make) -> None:
 def test_regions_cover_the_frames_they_touch(dac: Codec) -> None:
     """A frame that a region only begins in is made anew as a whole."""
     rate = dac.frame_rate
-    mask = outside_mask([(0.0, 0.5 / rate), (18.2 / rate, 99.0)], dac, FRAMES)[0, 0]
+    with pytest.warns(UserWarning, match=r"The audio ends at 0\.\d+ s: the region .* to 99 s ends there, too"):
+        mask = outside_mask([(0.0, 0.5 / rate), (18.2 / rate, 99.0)], dac, FRAMES)[0, 0]
     assert mask.tolist() == [False] + [True] * 17 + [False] * 2
+
+
+def test_channels_that_are_mixed_are_noted(make_pipeline: Make, tmp_path: Path) -> None:
+    pipeline, audio = make_pipeline(), np.full((4000, 2), 0.1)
+    for channels in (1, 2):
+        soundfile.write(tmp_path / f"{channels}.wav", audio[:, :channels], 8000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Vary(strength=0.5).apply_to_audio(tmp_path / "1.wav", pipeline.codec, pipeline.target)
+    with pytest.warns(UserWarning, match=r"2\.wav' is stereo, and the model is mono: the channels are mixed"):
+        Vary(strength=0.5).apply_to_audio(tmp_path / "2.wav", pipeline.codec, pipeline.target)
 
 
 def test_the_source_is_heard_in_pieces_when_it_is_long(make_pipeline: Make, dac: Codec, tmp_path: Path) -> None:

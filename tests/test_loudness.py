@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from pyloudnorm import Meter
 from scipy.signal import lfilter
 from small import noise
 from torch import Tensor
 
-from codecdiff import Inpaint, Pipeline
+from codecdiff import GenerationConfig, Inpaint, Pipeline
 from codecdiff.data.loudness import HIGHEST, _filtered, integrated_loudness, make_playable, true_peak
 from codecdiff.errors import UserError
+from codecdiff.pipeline import GenerationRequest
+from codecdiff.pipeline.output import write_waveform
 
 RATE = 44_100
 SHORT: dict[str, Any] = {"audio_length_in_s": 0.1}
@@ -130,3 +134,18 @@ def test_a_pipeline_changes_the_level_and_no_code(make_pipeline: Callable[..., P
     gain = float(edited.audios.norm() / decoded.norm())
     torch.testing.assert_close(edited.audios, gain * decoded)  # one gain for all of it
     assert gain <= 1
+
+
+@pytest.mark.parametrize("suffix", ["mp3", "ogg"])
+@pytest.mark.parametrize("loudness", [-9.0, "off"])
+def test_lossy_coding_does_not_raise_peaks_over_the_limit(suffix: str, loudness: Any, tmp_path: Path) -> None:
+    audio = make_playable(noise(1, 2 * RATE), RATE, -9.0)
+    assert true_peak(audio).max() == pytest.approx(HIGHEST, rel=1e-3)
+    request = GenerationRequest(codecdiff="0.1", model="", prompt={}, generation=GenerationConfig(loudness=loudness))
+    write_waveform(file := tmp_path / f"a.{suffix}", audio, RATE, request)
+    decoded = torch.from_numpy(soundfile.read(file, dtype="float32", always_2d=True)[0].T)
+    if loudness == "off":  # negative control: it is written as it is
+        assert true_peak(decoded).max() > 1.01 * HIGHEST
+    else:
+        assert 0.7 * HIGHEST < true_peak(decoded).max() <= HIGHEST
+    assert GenerationRequest.from_file(file).prompt == {}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 from small import folder_as_version_0_1, noise, rewrite
 from torch import Tensor
 
-from codecdiff import Codec, Condition, Pipeline
+from codecdiff import Codec, Condition, Pipeline, training
 from codecdiff.config import DataConfig, TrainConfig
 from codecdiff.config.schema import SamplingConfig
 from codecdiff.data.code_store import CodeStore
@@ -395,6 +397,56 @@ def test_accumulated_steps_are_resumed_bit_for_bit(
     other = trainer_of(max_train_steps=4)  # negative control
     other.train(data, tmp_path / "other", set())
     assert not same(weights(other.denoiser), weights(whole.denoiser))
+
+
+def test_ctrl_c_stops_after_a_step_that_is_saved_and_resuming_ends_with_the_same_bits(
+    trainer_of: Callable[..., StageTrainer], data: StageData, tmp_path: Path
+) -> None:
+    whole, first, second = (trainer_of(max_train_steps=4) for _ in range(3))
+    whole.train(data, tmp_path / "whole", {4})
+    lines: list[str] = []
+
+    def interrupt(count: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(
+        KeyboardInterrupt, match=r"Stopped after step 2 of 4 of secondary, which is saved\. Run the same"
+    ):
+        first.train(data, tmp_path / "parts", {4}, after_step=interrupt, report=lines.append)
+    (line,) = lines
+    assert line.startswith("Stopping after this step, with a checkpoint. Press Ctrl+C again")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [row["step"] for row in first.rows] == [2]
+    assert second.resume(tmp_path / "parts")
+    second.train(data, tmp_path / "parts", {4})
+    assert [row["step"] for row in second.rows] == [2, 4]
+    assert same(weights(second.denoiser), weights(whole.denoiser))
+    assert same(weights(second.ema), weights(whole.ema))
+
+
+def test_a_second_ctrl_c_stops_at_once_and_saves_nothing(
+    trainer_of: Callable[..., StageTrainer], data: StageData, tmp_path: Path
+) -> None:
+    def interrupt(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    trainer = trainer_of(max_train_steps=4)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        trainer.train(data, tmp_path, {4}, after_step=interrupt, report=interrupt)
+    assert str(caught.value) == ""
+    assert not any(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_stage_that_has_learned_nothing_is_noted() -> None:
+    def note(loss: float, base: float | None = None) -> str:
+        row = {"step": 4, "validation_loss": loss, "normalized_validation_loss": loss / 2}
+        return training.no_progress_note("primary", [{**row, "normalized_validation_loss": 3.0}, row], base)
+
+    assert "primary does not predict better than zero, the mean of its latents" in note(2.0)
+    assert "loss is 1.06, and 1 for zeros. Train for more steps, or on more music." in note(2.12)
+    assert note(1.98) == note(2.2, base=2.3) == training.no_progress_note("primary", []) == ""
+    assert "primary did not improve: its validation loss is 1.5, and was 1.4 before" in note(1.5, base=1.4)
 
 
 def test_what_a_stage_trains_on(make_pipeline: Make, data: StageData) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
+    "TIME",
     "Device",
     "Force",
     "Json",
@@ -40,6 +41,7 @@ __all__ = [
     "numbered",
     "out",
     "output_files",
+    "parse_time",
     "plain",
     "print_json",
     "progress",
@@ -53,6 +55,7 @@ REFUSALS = {
     *(errno.ENOTDIR, errno.EPERM, errno.EROFS),
 }
 INVISIBLE = ("Cc", "Cf", "Cs")  # categories of Unicode: control, format, surrogate
+CLOCK = re.compile(r"(?:(\d+):(?=\d\d:))?(\d+):(\d\d(?:\.\d*)?)", re.ASCII)  # h:mm:ss, m:ss
 
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -60,6 +63,21 @@ Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. D
 Options = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the part; repeatable.")
 ]
+
+
+def parse_time(text: str | float) -> float:
+    """Return a time in seconds: a number of them, m:ss or h:mm:ss, as in 90, 1:30 and 1:02:30.5."""
+    try:
+        if clock := CLOCK.fullmatch(str(text).strip()):  # a default is a number
+            hours, minutes, seconds = (float(part or 0) for part in clock.groups())
+            if seconds < 60 and (clock[1] is None or minutes < 60):
+                return 3600 * hours + 60 * minutes + seconds
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is not a time: write seconds, as in 90, or m:ss, as in 1:30.") from None
+
+
+TIME: Any = {"parser": parse_time, "metavar": "TIME"}  # of typer.Option: seconds, or m:ss
 
 
 def plain(text: str) -> str:
@@ -116,7 +134,12 @@ def _refusal(error: OSError) -> str:
 
 
 def numbered(file: Path, number: int) -> list[Path]:
-    """Return the files of so many waveforms: `out.wav` alone, or `out-1.wav`, `out-2.wav`..."""
+    """Return the files of so many waveforms: `out.wav` alone, or `out-1.wav`, `out-2.wav`...
+
+    `{n}` in a name stands for the number, as in `PipelineOutput.save`.
+    """
+    if "{n}" in str(file):
+        return [Path(str(file).replace("{n}", str(i + 1))) for i in range(number)]
     return [file] if number == 1 else [file.with_stem(f"{file.stem}-{i + 1}") for i in range(number)]
 
 

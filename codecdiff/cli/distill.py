@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from codecdiff.cli.train import AllowChanges, config_file, installed_recipe
+from codecdiff.cli.train import STOPPED, AllowChanges, adapted, config_file, installed_recipe
 
 
 def distill(
@@ -28,8 +28,9 @@ def distill(
     The result is a new model. Run it again to resume from the last checkpoint.
     """
     named = [f"start_from={model}", f"stage={stage}", f"distill.steps={steps}"]
+    file = config_file(config)
     changes = ["allow_changes=true"] if allow_changes else []
     try:
-        installed_recipe("distill")(config_file(config), [*(overrides or []), *named, *changes])
-    except KeyboardInterrupt:
-        sys.exit("Stopped. Run it again to resume from the last checkpoint.")
+        installed_recipe("distill")(file, [*adapted([*(overrides or []), *named], file, "distilled"), *changes])
+    except KeyboardInterrupt as stop:
+        sys.exit(str(stop) or STOPPED)

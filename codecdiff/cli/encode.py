@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from codecdiff import registry
-from codecdiff.cli.console import Options, err, out, select_device, ticker
+from codecdiff.cli.console import TIME, Options, err, out, select_device, ticker
 from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import require_writable
 
@@ -28,9 +28,9 @@ Output = Annotated[
 AudioFolder = Annotated[Path | None, typer.Option("--audio", metavar="FOLDER", help="Folder of the manifest's audio.")]
 Codec = Annotated[str, typer.Option(help="Codec to encode with.")]
 Continuous = Annotated[bool, typer.Option("--continuous", help="Also store pre-quantization latents.")]
-Segment = Annotated[float | None, typer.Option(metavar="SECONDS", help="Cut tracks into segments of this duration.")]
-Overlap = Annotated[float, typer.Option(metavar="SECONDS", help="Overlap of a segment with the one before.")]
-MinSeconds = Annotated[float, typer.Option(metavar="SECONDS", help="Drop shorter segments.")]
+Segment = Annotated[float | None, typer.Option(**TIME, help="Cut tracks into segments of this duration.")]
+Overlap = Annotated[float, typer.Option(**TIME, help="Overlap of a segment with the one before.")]
+MinSeconds = Annotated[float, typer.Option(**TIME, help="Drop shorter segments.")]
 Silence = Annotated[float | None, typer.Option(metavar="DBFS", help="Drop segments of a lower RMS level, as in -60.")]
 Loudness = Annotated[float | None, typer.Option(metavar="DBFS", help="Normalize to this RMS level, as in -20.")]
 LoudnessOf = Annotated[str, typer.Option(metavar="WHAT", help="What is measured for it: track or segment.")]

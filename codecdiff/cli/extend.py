@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from codecdiff.cli.console import TIME
 from codecdiff.cli.edit import edit_command
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 @edit_command
 def extend(
-    seconds: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Duration to add.")] = 10.0,
+    seconds: Annotated[float, typer.Option(**TIME, help="Duration to add, as in 90 or 1:30.")] = 10.0,
 ) -> Edit:
     """Continue an audio file past its end."""
     from codecdiff.pipeline.editing import Extend

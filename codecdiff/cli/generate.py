@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecdiff.cli.console import Device, Force, err, file_exists, numbered, out, output_files, progress, select_device
+from codecdiff.cli.console import (
+    TIME,
+    Device,
+    Force,
+    err,
+    file_exists,
+    numbered,
+    out,
+    output_files,
+    progress,
+    select_device,
+)
 from codecdiff.errors import InvalidValue, UserError
 
 if TYPE_CHECKING:
@@ -29,6 +40,7 @@ NegativePrompt = Annotated[
 Model = Annotated[
     str, typer.Option(help="Folder of a model or of its training run, installed model, or Hugging Face id.")
 ]
+Seconds = Annotated[float | None, typer.Option(**TIME, help="Duration, as in 90 or 1:30. Default: the model's.")]
 Steps = Annotated[
     int | None,
     typer.Option("--num-inference-steps", "--steps", help="Sampling steps of every stage. Default: the model's."),
@@ -66,7 +78,14 @@ Seed = Annotated[int | None, typer.Option(min=0, help="The same seed generates t
 Loudness = Annotated[str | None, typer.Option(metavar="LUFS|OFF", help="Loudness; off: as decoded. Default: -14.")]
 OPTION_NAMES = {"audio_length_in_s": "--seconds", "num_waveforms_per_prompt": "--num-waveforms"}
 NumWaveforms = Annotated[
-    int, typer.Option("--num-waveforms", "--takes", min=1, max=1000, help="Number to generate; files are numbered.")
+    int,
+    typer.Option(
+        "--num-waveforms",
+        "--takes",
+        min=1,
+        max=1000,
+        help="Number to generate; files are numbered, at {n} if -o has it.",
+    ),
 ]
 Adapters = Annotated[
     list[str] | None,
@@ -91,7 +110,7 @@ def generate(
     output: Output = None,
     negative_prompt: NegativePrompt = "",
     model: Model = "starter",
-    seconds: Annotated[float | None, typer.Option(metavar="SECONDS", help="Duration. Default: the model's.")] = None,
+    seconds: Seconds = None,
     loop: Annotated[bool, typer.Option("--loop", help="Music whose end leads into its beginning.")] = False,
     quality: Quality = None,
     num_inference_steps: Steps = None,

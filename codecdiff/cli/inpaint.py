@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from codecdiff.cli.console import TIME
 from codecdiff.cli.edit import edit_command
 from codecdiff.errors import InvalidValue
 
@@ -16,11 +17,9 @@ if TYPE_CHECKING:
 @edit_command
 def inpaint(
     starts: Annotated[
-        list[float], typer.Option("--from", metavar="SECONDS", help="Start of a region.", show_default=False)
+        list[float], typer.Option("--from", **TIME, help="Start of a region, as in 90 or 1:30.", show_default=False)
     ],
-    stops: Annotated[
-        list[float], typer.Option("--to", metavar="SECONDS", help="End of the region.", show_default=False)
-    ],
+    stops: Annotated[list[float], typer.Option("--to", **TIME, help="End of the region.", show_default=False)],
     levels: Annotated[
         str, typer.Option(help="Levels to generate, as in 2-8; 0 is the coarsest.", show_default="all")
     ] = "",

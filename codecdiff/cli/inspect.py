@@ -20,6 +20,7 @@ from codecdiff.cli.generate import (
 )
 
 if TYPE_CHECKING:
+    from codecdiff.pipeline.pipeline import Pipeline
     from codecdiff.pipeline.provenance import GenerationRequest
 
 
@@ -40,7 +41,7 @@ def inspect_file(
     allow_download: AllowDownload = False,
     allow_local_parts: AllowLocalParts = False,
 ) -> None:
-    """Show how a file was generated, or what a model is: its parts, stages, steps and guidance.
+    """Show how a file was generated, or what a model is: its parts, stages, steps, guidance and words.
 
     With --model, a file is also generated again, and compared.
     """
@@ -51,7 +52,7 @@ def inspect_file(
     allowed = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
     if file.is_dir() or (not file.exists() and registry.installed_model(str(file))):
         pipeline = load_model(str(file), device or "cpu", adapters, **allowed)
-        return print_json(pipeline.describe()) if as_json else out.print(repr(pipeline), soft_wrap=True)
+        return print_model(pipeline, as_json)
     request = GenerationRequest.from_file(file)
     print_request(request, as_json)
     if not model:
@@ -67,6 +68,17 @@ def inspect_file(
     request.check_model(pipeline.fingerprint, is_adapted=bool(pipeline.adapters))
     generate_files(request, pipeline, [again], source)
     return out.print(compare_files(file, again), soft_wrap=True)
+
+
+def print_model(pipeline: Pipeline, as_json: bool) -> None:
+    """Print what a model is, and the words of the captions that it was trained on, most frequent first."""
+    words = str(pipeline.data.get("words", "")).split()
+    if as_json:
+        return print_json({**pipeline.describe(), "words": words})
+    out.print(repr(pipeline), soft_wrap=True)
+    if words:
+        out.print(f"\n{len(words):,} words in its captions, the most frequent first: {', '.join(words)}")
+    return None
 
 
 def print_request(request: GenerationRequest, as_json: bool) -> None:

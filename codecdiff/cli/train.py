@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +15,7 @@ from codecdiff.errors import UnknownName
 from codecdiff.files import read_yaml
 
 AllowChanges = Annotated[bool, typer.Option("--allow-changes", help="Resume with another seed, split or music.")]
+STOPPED = "Stopped. Finished shards of encoded music and checkpoints are kept: run the same command again to resume."
 Recipe = Callable[..., None]  # (configuration file, overrides, what a plan assumes or None)
 
 
@@ -56,9 +57,10 @@ def train(
         changes = ["allow_changes=true"] if allow_changes else []
         changes += [] if adapter is None else [f"adapter.type={adapter}"]
         file = config_file(config or usual)
-        recipe(file, [*adapted(overrides or [], file), *changes], assumptions if plan else None)
-    except KeyboardInterrupt:
-        sys.exit("Stopped. Run it again to resume from the last checkpoint.")
+        kind = adapter or ("" if usual == "starter" else usual)
+        recipe(file, [*adapted(overrides or [], file, kind), *changes], assumptions if plan else None)
+    except KeyboardInterrupt as stop:
+        sys.exit(str(stop) or STOPPED)
 
 
 def installed_recipe(name: str) -> Recipe:
@@ -66,17 +68,39 @@ def installed_recipe(name: str) -> Recipe:
     return import_module(f"codecdiff.recipes.{name}").train  # the folder ../../recipes
 
 
-def adapted(overrides: list[str], file: Path) -> list[str]:
+def default_output(values: Mapping[str, Any], config: str, kind: str = "") -> Path:
+    """Return the folder of a run that names none, from the names of what is trained and of the music.
+
+    For example runs/starter-blues of the configuration `starter`, and runs/starter-lora-blues of a `kind` of training
+    that starts from a model.
+    """
+    place, model = values.get("data.audio") or values.get("data.store"), Path(values.get("start_from") or config)
+    model = model.resolve().parent if model.name == "model" else model
+    words = [model.name, kind]
+    if place:
+        music = Path(place).resolve()
+        music = music.parent if music.name == "store" else music
+        words.append(music.stem if music.is_file() else music.name)
+    return Path("runs", "-".join(filter(None, words)))
+
+
+def adapted(overrides: list[str], file: Path, kind: str = "") -> list[str]:
     """Add to overrides what follows from them: settings of the file that are about other music or other conditions.
 
-    A store that exists replaces the audio that the file names. Another conditioner has other conditions, so the first
-    weight of a guidance scale that the file divides by condition holds for all of them.
+    A run that names no folder gets the default one. A store that exists replaces the audio that the file names. Another
+    conditioner has other conditions, so the first weight of a guidance scale that the file divides by condition holds
+    for all of them.
     """
     values = {key: value for key, _, value in (assignment.partition("=") for assignment in overrides)}
+    settings = read_yaml(file)
+    settings = settings if isinstance(settings, dict) else {}  # which is refused later
     is_stored = "data.audio" not in values and Path(values.get("data.store", ""), "header.json").is_file()
     added = ["data.audio=null"] if is_stored else []
+    if "output" not in {**values, **settings}:
+        data = settings.get("data")
+        named = {f"data.{key}": data[key] for key in data if not is_stored} if isinstance(data, dict) else {}
+        added += [f"output={default_output({**named, **values}, file.stem, kind)}"]
     if {"conditioner", "conditioner.name"} & values.keys() and not any("guidance_scale" in key for key in values):
-        settings = read_yaml(file)
         groups = {"": settings, **{f"stages.{name}.": own for name, own in (settings.get("stages") or {}).items()}}
         scales = {name: ((group or {}).get("sampling") or {}).get("guidance_scale") for name, group in groups.items()}
         firsts = {name: next(iter(x.values()), 1) if isinstance(x, dict) else x for name, x in scales.items()}

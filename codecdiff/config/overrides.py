@@ -29,6 +29,15 @@ from codecdiff.files import BadDocument, read_yaml
 
 # An option that implies the part it belongs to: `splitter.stages=...` selects the grouped splitter.
 IMPLIED = {("splitters", "stages"): "grouped"}
+OTHER_NAMES = {  # what a setting is called elsewhere
+    **dict.fromkeys(("batch_size", "per_device_train_batch_size"), "train_batch_size"),
+    **dict.fromkeys(("bf16", "fp16"), "mixed_precision"),
+    **dict.fromkeys(("data_dir", "dataset", "train_data_dir"), "audio"),
+    **dict.fromkeys(("epochs", "max_steps", "num_train_epochs"), "max_train_steps"),
+    **dict.fromkeys(("eval_steps", "save_steps"), "checkpointing_steps"),
+    "lr": "learning_rate",
+    "output_dir": "output",
+}
 
 
 def override(data: Mapping[str, Any], model: type[BaseModel], assignments: Sequence[str]) -> dict[str, Any]:
@@ -108,9 +117,7 @@ def _member(here: Any, hint: Any, path: Sequence[str], depth: int) -> tuple[Any,
     if group := _group(hint):
         names = list(group.model_fields)
         if name not in names:
-            words = [each for each in names if name in each.split("_")]  # as in steps, of max_train_steps
-            hint = did_you_mean(name, names) or (f" Did you mean '{words[0]}'?" if words else "")
-            raise ConfigError(f"Unknown setting '{where}'. Available: {', '.join(names)}.{hint}")
+            raise ConfigError(f"Unknown setting '{where}'. Available: {', '.join(names)}.{_nearest(name, group)}")
         info = group.model_fields[name]
         mark = next((mark for mark in info.metadata if isinstance(mark, PartOf)), None)
         return name, Annotated[Any, mark] if mark else info.annotation
@@ -122,6 +129,17 @@ def _member(here: Any, hint: Any, path: Sequence[str], depth: int) -> tuple[Any,
     if table := next((option for option in _alternatives(hint) if get_origin(option) is dict), None):
         return name, get_args(table)[1]
     raise ConfigError(f"'{path[depth - 1]}' in '{where}' is a single value: write {'.'.join(path[:depth])}=...")
+
+
+def _nearest(name: str, group: type[BaseModel]) -> str:
+    """Return the end of an error message: the setting of a group that has a name elsewhere or in a group inside it."""
+    inner = {key: _group(info.annotation) for key, info in group.model_fields.items()}
+    places = {sub: f"{key}.{sub}" for key, fields in inner.items() if fields for sub in fields.model_fields}
+    places |= {key: key for key in inner}
+    if place := places.get(OTHER_NAMES.get(name, name)):
+        return f" Did you mean '{place}'?"
+    words = [key for key in inner if name in key.split("_")]  # as in steps, of max_train_steps
+    return did_you_mean(name, inner) or (f" Did you mean '{words[0]}'?" if words else "")
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

@@ -97,8 +97,8 @@ def write_adapter(
         return
     if not allow_changes:
         raise InvalidValue(
-            f"{folder} was trained on other music, captions or splits. Choose another output folder, or go on with "
-            "--allow-changes."
+            f"{folder} was trained on other music, captions or splits. Choose another output=FOLDER, or "
+            "resume with --allow-changes."
         )
     before = [*saved.data.get("before", []), saved.data.get("hash")]
     write_sealed(file, {**saved.model_dump(), "data": {**data, "before": before}})

@@ -140,6 +140,7 @@ class BasePipeline:
         return stage_names(len(stage_shapes(self.codec, self.splitter, 1)))
 
     @classmethod
+    @generation.keywords_explained
     def from_pretrained(
         cls,
         name: Path | str,
@@ -183,6 +184,7 @@ class BasePipeline:
         pipeline.to(device, dtype)
         return pipeline.compile() if compile else pipeline
 
+    @generation.keywords_explained
     def save_pretrained(self, folder: Path | str, *, dtype: torch.dtype = torch.float32) -> None:
         """Save the model to a folder, or complete a folder that holds the same model.
 

@@ -8,6 +8,7 @@ latents of the source instead of pure noise.
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from torch.nn.functional import pad
 
 from codecdiff.codecs import chunked
 from codecdiff.config.schema import Target
-from codecdiff.data.audio import read_audio
+from codecdiff.data.audio import open_streams, read_audio
 from codecdiff.diffusion.sampling import StageMask
 from codecdiff.errors import InvalidValue
 from codecdiff.fingerprint import device_of
@@ -123,7 +124,14 @@ class Edit(BaseModel, ABC):
         Returns the mask of one sample, and its number of audio samples. Raises InvalidValue for audio of another shape.
         """
         if isinstance(audio, str | Path):
-            audio = read_audio(audio, codec.sample_rate, codec.channels)
+            file, audio = audio, read_audio(audio, codec.sample_rate, codec.channels)
+            if (channels := next(open_streams(file)).channels) > codec.channels:
+                have = {1: "mono", 2: "stereo"}
+                warnings.warn(
+                    f"'{file}' is {have.get(channels, f'of {channels} channels')}, and the model is "
+                    f"{have.get(codec.channels, f'of {codec.channels}')}: the channels are mixed.",
+                    stacklevel=3,
+                )
         if audio.ndim != 2 or not audio.shape[1] or audio.shape[0] not in (1, codec.channels):
             raise InvalidValue(f"Invalid audio of shape {tuple(audio.shape)}: expected (ch, t), as in out.audios[0].")
         audio = self._trimmed(audio.expand(codec.channels, -1), codec)
@@ -225,7 +233,7 @@ def levels_mask(codec: Codec, levels: Collection[int]) -> Tensor:
 def outside_mask(regions: Sequence[tuple[float, float]], codec: Codec, frames: int) -> Tensor:
     """Return (1, 1, l), True for the frames that lie wholly outside all regions, each (start, stop) in seconds.
 
-    Raises ValueError for a region that is empty, or that starts after the end.
+    Warns of a region that stops after the end. Raises ValueError for one that is empty, or that starts after the end.
     """
     frame = torch.arange(frames)
     seconds = frames / codec.frame_rate
@@ -234,6 +242,12 @@ def outside_mask(regions: Sequence[tuple[float, float]], codec: Codec, frames: i
         if not (math.isfinite(start) and math.isfinite(stop) and 0 <= start < min(stop, seconds)):
             raise InvalidValue(
                 f"Invalid region {start:g} to {stop:g} s: expected it to start before it ends, within {seconds:.2f} s."
+            )
+        if stop > seconds:
+            warnings.warn(
+                f"The audio ends at {seconds:.2f} s: the region {start:g} to {stop:g} s ends there, too. `extend` "
+                "continues the music after its end.",
+                stacklevel=2,
             )
         first, last = (round(edge * codec.frame_rate, 6) for edge in (start, stop))  # 0.56 s at 50 Hz is frame 28
         mask &= (frame < math.floor(first)) | (frame >= math.ceil(last))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypedDict, Unpack
+from typing import Annotated, Any, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
@@ -16,19 +18,32 @@ from codecdiff.files import check_schema
 from codecdiff.interfaces import Prompt, prompt_fields
 
 OTHER_NAMES = {  # what an option is called elsewhere
-    "audio_end_in_s": "audio_length_in_s",
-    "cfg_scale": "guidance_scale",
-    "duration": "audio_length_in_s",
-    "guidance": "guidance_scale",
+    **dict.fromkeys(("audio_end_in_s", "duration", "seconds"), "audio_length_in_s"),
+    **dict.fromkeys(("cfg_scale", "guidance"), "guidance_scale"),
+    **dict.fromkeys(("num_images_per_prompt", "num_return_sequences", "num_samples"), "num_waveforms_per_prompt"),
+    **dict.fromkeys(("num_steps", "steps"), "num_inference_steps"),
+    "callback": "callback_on_step_end",
+    "device_map": "device",
     "negative": "negative_prompt",
-    "num_samples": "num_waveforms_per_prompt",
-    "seconds": "audio_length_in_s",
-    "steps": "num_inference_steps",
+    "torch_dtype": "dtype",
+}
+NOT_OPTIONS = {  # options of diffusers whose purpose is served otherwise
+    **dict.fromkeys(("output_type", "return_dict"), "Leave it out: out.audios is a tensor on the CPU."),
+    **dict.fromkeys(("safe_serialization", "use_safetensors"), "Leave it out: all weights are safetensors."),
+    **dict.fromkeys(("initial_audio_waveforms", "strength"), "Use pipe.edit(audio, codecdiff.Vary(strength=0.4))."),
+    "callback_on_step_end_tensor_inputs": "Leave it out: the callback always receives the latents.",
+    "latents": "Use seed=0 or generator=torch.Generator().manual_seed(0).",
+    "local_files_only": "Leave it out: what a model names is fetched only with allow_download=True.",
+    "low_cpu_mem_usage": "Leave it out.",
+    "trust_remote_code": "Leave it out: a model folder contains no code.",
+    "variant": "Leave it out: dtype=torch.float16 converts the weights.",
 }
 HINTS = {
     "loudness": " Use a level in LUFS, e.g. -14, or 'off' for audio as it is decoded.",
     "seed": " Samples of one call differ by themselves: num_waveforms_per_prompt=2.",
 }
+P = ParamSpec("P")
+R = TypeVar("R")
 GENERATION_FILE, PRESETS_FILE = "generation_config.json", "presets.json"
 MAX_BATCH = 4096
 SAMPLING_OPTIONS = (  # of every stage
@@ -45,6 +60,32 @@ Loudness = Annotated[float, Field(ge=-40, le=-5)] | Literal["off"]
 
 class UnexpectedOption(InvalidValue, TypeError):
     """A keyword argument that does not exist."""
+
+
+def unexpected_option(unknown: str, names: Sequence[str]) -> UnexpectedOption:
+    """Return the error for a keyword argument, which says what it is called here, or which one of `names` is near."""
+    if other := OTHER_NAMES.get(unknown):
+        hint = f" Did you mean '{other}'?"
+    elif unknown in NOT_OPTIONS:
+        hint = f" {NOT_OPTIONS[unknown]}"
+    else:
+        hint = did_you_mean(unknown, names) or f" Options: {', '.join(names)}."
+    return UnexpectedOption(f"Unexpected option '{unknown}'.{hint}")
+
+
+def keywords_explained(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function to raise UnexpectedOption for keyword arguments that it does not have."""
+    parameters = inspect.signature(function).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    available = {parameter.name for parameter in parameters}
+
+    @wraps(function)
+    def checked(*arguments: P.args, **options: P.kwargs) -> R:
+        if unknown := next((name for name in options if name not in available), None):
+            raise unexpected_option(unknown, names)
+        return function(*arguments, **options)
+
+    return checked
 
 
 class GenerationOptions(TypedDict, total=False):
@@ -114,8 +155,7 @@ class GenerationConfig(BaseModel):
         """
         names = list(type(self).model_fields)
         if unknown := next((name for name in overrides if name not in names), None):
-            hint = did_you_mean(OTHER_NAMES.get(unknown, unknown), names) or f" Options: {', '.join(names)}."
-            raise UnexpectedOption(f"Unexpected option '{unknown}'.{hint}")
+            raise unexpected_option(unknown, names)
         values = {name: value for name, value in overrides.items() if value is not None}
         try:
             return type(self)(**{**dict(self), **values}) if values else self

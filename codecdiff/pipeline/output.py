@@ -15,10 +15,13 @@ import soundfile
 from torch import Tensor
 
 from codecdiff.data.audio import keeps_comment, write_audio
+from codecdiff.data.loudness import HIGHEST, true_peak
 from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Prompt, prompt_fields
 from codecdiff.pipeline.generation import GenerationConfig
 from codecdiff.pipeline.provenance import GenerationRequest
+
+LOSSY = (".mp3", ".ogg", ".opus")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,15 +78,31 @@ class PipelineOutput:
 
 
 def write_waveform(file: Path, audio: Tensor, sampling_rate: int, request: GenerationRequest) -> str:
-    """Write generated audio (ch, t) with its request as the comment of the file; return why that is not possible."""
+    """Write generated audio (ch, t) with its request as the comment of the file; return why that is not possible.
+
+    Unless its loudness is "off", audio whose peaks lossy coding raises beyond its limit is written again, softer.
+    """
     comment = request.comment()
     has_room = keeps_comment(file, comment)
-    write_audio(file, audio, sampling_rate, comment=comment if has_room else "")
+    attempts = 4 if file.suffix.lower() in LOSSY and request.generation.loudness != "off" else 1
+    for attempt in range(attempts):
+        write_audio(file, audio, sampling_rate, comment=comment if has_room else "")
+        excess = coded_excess(file, audio) if attempt + 1 < attempts else 1.0
+        if excess <= 1:
+            break
+        audio = audio / (excess * (1.02 + 0.04 * attempt))  # softer audio is coded otherwise: a bit more than enough
     return (
         ""
         if has_room
         else f"The metadata of generation, {len(comment)} bytes, is too long for {file.suffix}. Use .flac."
     )
+
+
+def coded_excess(file: Path, audio: Tensor) -> float:
+    """Return by which factor the true peak of an audio file exceeds -1 dBTP, or full scale if that of `audio` does."""
+    decoded = torch.from_numpy(soundfile.read(file, dtype="float32", always_2d=True)[0].T)
+    limit = HIGHEST if float(true_peak(audio).max()) <= 1.001 * HIGHEST else 1.0
+    return float(true_peak(decoded).max()) / limit
 
 
 def _player(prompt: dict[str, Any], audio: Tensor, sampling_rate: int) -> str:

@@ -7,6 +7,7 @@ for a note to help. It does not matter which conditioner reads them.
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import reduce
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from codecdiff.interfaces import Conditioner
 
 MAX_WORDS = 3_000  # of a vocabulary that is recorded: about 20 kB
-MAX_EXAMPLES = 30  # words that a note lists
+MAX_EXAMPLES = 30  # words that a note lists; `codecdiff inspect` prints all
 WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)*#?")  # a sharp belongs to its note
 
 
@@ -59,5 +60,7 @@ def vocabulary_note(conditioner: Conditioner | None, data: Mapping[str, Any], pr
     if not trained or not new:
         return ""
     examples = [word for word in trained if len(word) > 2 or word.endswith("#")]
-    listed = ", ".join([*examples[:MAX_EXAMPLES], *(["..."] if len(examples) > MAX_EXAMPLES else [])])
+    is_cut = len(examples) > MAX_EXAMPLES
+    more = f"... All of them: codecdiff inspect {shlex.quote(pipeline.name)}" if is_cut and pipeline.name else "..."
+    listed = ", ".join([*examples[:MAX_EXAMPLES], *([more] if is_cut else [])])
     return f"The model was not trained on {', '.join(new)}. Words it knows, {len(trained):,} in all: {listed}"

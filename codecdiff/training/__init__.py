@@ -1,7 +1,7 @@
 """Training: batches, the trainer of one stage, and the model that an experiment describes."""
 
 from codecdiff.pipeline.stage_folder import lock_stage, read_logs
-from codecdiff.training.accelerator import log_sample, new_accelerator
+from codecdiff.training.accelerator import log_sample, new_accelerator, no_progress_note
 from codecdiff.training.batch import StageData, StageInput, stage_input
 from codecdiff.training.experiment import (
     call_run_end_hooks,
@@ -30,6 +30,7 @@ __all__ = [
     "new_pipeline",
     "new_stage",
     "new_trainer",
+    "no_progress_note",
     "open_data",
     "prepare_prompts",
     "read_logs",

@@ -1,10 +1,10 @@
-"""The accelerator of a training run, what its trackers log, and what is said of time and memory."""
+"""The accelerator of a training run, what its trackers log, and what is said of losses, time and memory."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +105,26 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value if isinstance(value, bool | int | float | str) else json.dumps(value)
+
+
+def no_progress_note(stage: str, log: Sequence[Mapping[str, Any]], base: float | None = None) -> str:
+    """Return a sentence on a stage that has learned nothing by the last line of its log; empty for others.
+
+    That is, its validation loss is not below that of the zero predictor, or below `base`, that of the model that it
+    started from.
+    """
+    if not log:
+        return ""
+    loss, advice = log[-1]["validation_loss"], "Train for more steps, or on more music."
+    if base is not None:
+        unchanged = f"{stage} did not improve: its validation loss is {loss:.4g}, and was {base:.4g} before. {advice}"
+        return unchanged if loss >= base else ""
+    if (normalized := log[-1].get("normalized_validation_loss", 0.0)) < 0.995:
+        return ""
+    return (
+        f"{stage} does not predict better than zero, the mean of its latents: expect noise. Its normalized validation "
+        f"loss is {normalized:.2f}, and 1 for zeros. {advice}"
+    )
 
 
 def format_duration(seconds: float) -> str:

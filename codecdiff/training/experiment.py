@@ -106,7 +106,7 @@ def open_data(
     pipeline.data = {**codes.summary(), **facts, **training_words(codes.prompts())}
     if (change := music_change(model, pipeline.data)) and not experiment.allow_changes:
         raise InvalidValue(
-            f"{model} was trained on other music, captions or splits: {change}. Choose another output folder, or "
+            f"{model} was trained on other music, captions or splits: {change}. Choose another output=FOLDER, or "
             "resume with --allow-changes: the model card then records the change."
         )
     pipeline.save_parts(model)

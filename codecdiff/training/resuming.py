@@ -1,10 +1,14 @@
-"""Whether the state of training in a model folder is of the stage that is to be trained."""
+"""Whether the state of training in a model folder is of the stage that is to be trained, and stopping in between."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, current_thread, main_thread
+from typing import Any
 
 from codecdiff.config.schema import ExperimentConfig, TrainConfig
 from codecdiff.diffusion.noise_schedule import scheduler_from_config, scheduler_to_config
@@ -16,6 +20,34 @@ from codecdiff.pipeline.stage_folder import STATE, find_state, read_stage_config
 
 # Each has one value in a run
 RUN_FACTS = ("seed", "validation_fraction", "split_seed", "gradient_accumulation_steps", "noise_device")
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """Ctrl+C in training; the message says what is saved."""
+
+
+@contextmanager
+def stop_after_step(announce: Callable[[], None], *, enabled: bool = True) -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl+C announce a stop instead of raising; yields the function that tells whether it came.
+
+    The second one raises at once. Where Ctrl+C does not raise, or if not `enabled`, nothing changes.
+    """
+    usual = signal.getsignal(signal.SIGINT)
+    if not enabled or usual is not signal.default_int_handler or current_thread() is not main_thread():
+        yield lambda: False
+        return
+    requested = Event()
+
+    def stop(*arguments: Any) -> None:
+        signal.signal(signal.SIGINT, usual)
+        requested.set()
+        announce()
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield requested.is_set
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def check_states(experiment: ExperimentConfig, stages: Sequence[Stage], model: Path) -> None:

@@ -29,7 +29,9 @@ from codecdiff.pipeline.stage import Stage
 from codecdiff.pipeline.stage_folder import STATE, find_state, publish, read_state, write_generation
 from codecdiff.training.accelerator import format_duration, peak_memory_of
 from codecdiff.training.batch import StageData
-from codecdiff.training.resuming import check_same_stage
+from codecdiff.training.resuming import TrainingStopped, check_same_stage, stop_after_step
+
+STOPPING = "Stopping after this step, with a checkpoint. Press Ctrl+C again to stop at once, without it."
 
 
 class TrainingDiverged(UserError, FloatingPointError):
@@ -104,13 +106,17 @@ class StageTrainer:
         log: Callable[[dict[str, float], str], None] = lambda row, line: None,
         track: Callable[[Sequence[int]], Iterable[int]] = iter,
         after_step: Callable[[int], None] = lambda count: None,
+        report: Callable[[str], None] = lambda line: None,
     ) -> None:
         """Take the remaining steps, with a checkpoint in a model folder after those in `checkpoints` and the last.
+
+        Ctrl+C stops a single process after its step, with a checkpoint; then it raises TrainingStopped.
 
         checkpoints: every `checkpointing_steps`, unless they are passed. Trackers of the accelerator get their rows.
         log: receives the row of a checkpoint in the stage's log, and the same as a sentence.
         track: iterates over steps and may show progress.
         after_step: receives the number of steps taken so far, that of a resumed checkpoint too.
+        report: receives a sentence when a stop is requested.
         """
         accelerator, total, start = self.accelerator, self.config.max_train_steps, time.monotonic()
         rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
@@ -120,20 +126,29 @@ class StageTrainer:
         if self.generation and rank == 0:  # its save may have been interrupted, and how it is sampled may have changed
             publish(Path(folder) / self.stage.name, self.generation, self.ema_stage().to_config())
             after_step(self.step_count)  # what was due then may be missing
-        for step in track(steps):
-            parts = range(step * accumulated, (step + 1) * accumulated)
-            losses.append(self.step(*(data.step(part, rank, world) for part in parts)))
-            is_due = self.step_count in checkpoints or self.step_count == total
-            state = self.state() if is_due and (rank == 0 or self.sharding) else {}
-            if is_due and rank == 0:
-                row = self.validate(data.validation(), losses, time.monotonic() - start)
-                self.save(folder, row, state)
-                if accelerator:
-                    tracked = {f"{self.stage.name}/{key}": value for key, value in row.items()}
-                    accelerator.log(tracked, step=self.step_count)
-                log(row, self.describe(row, row["seconds"] / (self.step_count - steps.start)))
-                losses = []
-            after_step(self.step_count)
+        with stop_after_step(lambda: report(STOPPING), enabled=world == 1) as is_stop_requested:
+            for step in track(steps):
+                parts = range(step * accumulated, (step + 1) * accumulated)
+                losses.append(self.step(*(data.step(part, rank, world) for part in parts)))
+                stops = is_stop_requested()
+                is_due = stops or self.step_count in checkpoints or self.step_count == total
+                state = self.state() if is_due and (rank == 0 or self.sharding) else {}
+                if is_due and rank == 0:
+                    row = self.validate(data.validation(), losses, time.monotonic() - start)
+                    self.save(folder, row, state)
+                    self._track(row)
+                    log(row, self.describe(row, row["seconds"] / (self.step_count - steps.start)))
+                    losses = []
+                if stops:
+                    raise TrainingStopped(
+                        f"Stopped after step {self.step_count:,} of {total:,} of {self.stage.name}, which is saved. "
+                        "Run the same command again to resume."
+                    )
+                after_step(self.step_count)
+
+    def _track(self, row: Mapping[str, float]) -> None:
+        if self.accelerator:
+            self.accelerator.log({f"{self.stage.name}/{key}": v for key, v in row.items()}, step=self.step_count)
 
     def step(self, *inputs: StageInput) -> float:
         """Take one optimizer step on the mean gradient of some inputs, and return the mean loss before it.

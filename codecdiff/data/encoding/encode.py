@@ -299,5 +299,5 @@ def _check_tracks(store: CodeStore, tracks: Sequence[Track]) -> None:
     if differ := sorted(name for name in names if stored.get(name) != requested.get(name)):
         raise InvalidValue(
             f"'{store.folder}' was made from other files or captions: {differ[0]} and {len(differ) - 1} more differ. "
-            "Choose another data.store, or delete it to encode again."
+            "Choose another output=FOLDER or data.store=FOLDER, or delete it to encode again."
         )

@@ -30,22 +30,30 @@ DYNAMIC_RANGE_DB = 60  # below the loudest point, where black begins
 MIN_SPECTROGRAM_S = 0.1  # shorter audio is padded
 WIDTH_INCHES = 6.2  # on a phone, text is then 9 pixels high
 MAX_LABEL = 32  # characters
+MARKED_POINTS = 12  # of a curve, at most
 TEMPLATES = files("codecdiff_eval") / "templates"
 
 
-def plot_losses(stage: str, log: Sequence[Mapping[str, Any]]) -> str:
+def plot_losses(stage: str, log: Sequence[Mapping[str, Any]], base: float | None = None) -> str:
     """Plot the losses of a stage by training step: of validation, of training, and of the zero predictor.
 
-    A line of the log has `step` and any of `loss`, `held_out`, `held_out_baseline`. Empty if none was logged.
+    A line of the log has `step` and any of `loss`, `validation_loss`, `zero_predictor_loss`. `base` is the validation
+    loss before training, of what started from a model; it takes the place of the zero predictor. Empty if nothing was
+    logged.
     """
     keys = {"validation": "validation_loss", "training": "loss", "zero predictor": "zero_predictor_loss"}
     curves = {
         label: [(line["step"], line[key]) for line in log if line.get(key) is not None] for label, key in keys.items()
     }
+    constant = curves.pop("zero predictor")
+    before = [(0, base), (log[-1]["step"], base)] if base is not None and log else []
+    curves |= {"before": before} if before else {"zero predictor": [(0, z) for _, z in constant[:1]] + constant}
+    dotted = {"linestyle": ":", "marker": "", "color": _colors()["--quiet"]}
     styles = {
         "validation": {"linewidth": 2.8, "zorder": 3},
         "training": {"linewidth": 1.4},
-        "zero predictor": {"linestyle": ":", "color": _colors()["--quiet"]},
+        "zero predictor": dotted,
+        "before": dotted,
     }
     return plot_curves(f"Losses of the {stage} stage", curves, x_label="step", styles=styles)
 
@@ -59,8 +67,8 @@ def plot_curves(
 ) -> str:
     """Plot curves, by label, through their points (x, y) on a scale that fits them. Empty without points.
 
-    Points that are not finite are left out. `styles` are matplotlib's options of a line, by label. The title is the
-    text alternative of the plot.
+    Points that are not finite are left out, and few of them are marked. `styles` are matplotlib's options of a line, by
+    label. The title is the text alternative of the plot.
     """
     finite = {label: [p for p in points if all(map(math.isfinite, p))] for label, points in curves.items()}
     if not any(finite.values()):
@@ -70,12 +78,14 @@ def plot_curves(
         lines = []
         for i, (label, points) in enumerate(finite.items()):
             if points:
-                marker = "o" if len(points) == 1 else ""
-                style = {"color": f"C{i}", "marker": marker, **(styles or {}).get(label, {})}
+                marker = "o" if len(points) <= MARKED_POINTS else ""
+                style = {"color": f"C{i}", "marker": marker, "markersize": 5, **(styles or {}).get(label, {})}
                 lines += axes.plot(*zip(*points, strict=True), label=_short(label), **style)
         axes.grid(axis="y")
         axes.margins(x=0, y=0.05)
         _include_zero(axes, "y", [y for points in finite.values() for _, y in points])
+        if all(x >= 0 for points in finite.values() for x, _ in points):
+            axes.set_xlim(left=0)
         axes.set_xlabel(x_label)
         _set_ticks(axes.xaxis, format_count)
         _set_ticks(axes.yaxis, "{:g}".format)
@@ -160,12 +170,13 @@ def _include_zero(axes: Axes, axis: str, values: Sequence[float]) -> None:
 
 
 def _set_ticks(axis: Axis, text: Callable[[float], str]) -> None:
-    """Choose about four round ticks."""
+    """Choose about four round ticks, at whole numbers for counts."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     low, high = axis.get_view_interval()
     decades = axis.get_scale() == "log" and high > 10 * low
-    axis.set_major_locator(LogLocator(subs=(1, 3)) if decades else MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    steps, is_count = [1, 2, 2.5, 5, 10], text is format_count
+    axis.set_major_locator(LogLocator(subs=(1, 3)) if decades else MaxNLocator(4, steps=steps, integer=is_count))
     axis.set_major_formatter(lambda value, _: text(value))
     axis.set_minor_locator(NullLocator())
 

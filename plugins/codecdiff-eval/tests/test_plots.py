@@ -63,6 +63,27 @@ def test_a_better_loss_is_drawn_lower_and_what_was_not_logged_is_not_drawn() -> 
     assert plot_losses("primary", []) == plot_losses("primary", [{"step": 1, "loss": math.nan}]) == ""
 
 
+def test_the_losses_of_a_short_run_have_marks_whole_steps_and_a_line_for_the_zero_predictor() -> None:
+    rows = [{"step": s, "validation_loss": 1 / s, "zero_predictor_loss": 1.0} for s in (2, 4)]
+    for log, ticks in ((rows, {"0", "1", "2", "3", "4"}), (rows[:1], {"0", "1", "2"})):
+        svg = plot_losses("primary", log)
+        steps = [text for text in texts(svg) if text.isdigit()]
+        assert ticks <= set(steps)
+        assert len(re.findall(r">(\d)</text>", svg)) <= len(ticks) + 2  # of the other axis: no step is repeated
+        zero, *_ = lines(svg, "quiet")
+        assert zero[0][0] < zero[-1][0]
+        assert svg.count("<use ") >= len(log)
+    many = [{"step": s, "validation_loss": 1 / s} for s in range(1, 30)]
+    assert svg.count("<use ") > plot_losses("primary", many).count("<use ")
+
+
+def test_what_started_from_a_model_is_plotted_beside_the_loss_before() -> None:
+    shown = texts(plot_losses("primary", [{"step": 2, "validation_loss": 1.0, "zero_predictor_loss": 2.0}], base=1.1))
+    assert "before" in shown
+    assert "zero predictor" not in shown
+    assert plot_losses("primary", [], base=1.0) == ""
+
+
 def test_ticks_are_round() -> None:
     steps = texts(plot_curves("t", {"a": [(0, 0.9), (2000, 0.5)]}))
     assert {"0", "500", "1,000", "1,500", "2,000"} <= set(steps)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import gradio as gr
 
+from codecdiff.errors import InvalidValue
 from codecdiff_studio.fields import (
     PromptFields,
     SamplingFields,
@@ -13,9 +15,8 @@ from codecdiff_studio.fields import (
     run_buttons,
     show_waveforms,
     shown_command,
-    without_defaults,
 )
-from codecdiff_studio.studio import Studio, new_prompt, shown_errors
+from codecdiff_studio.studio import Studio, errors_of_api, new_prompt, shown_errors
 
 
 def generate_tab(studio: Studio) -> None:
@@ -62,33 +63,47 @@ def _generate_endpoint(studio: Studio) -> None:
     """Offer `generate` to programs, without components that are shown."""
 
     def generate(
-        prompt: str,
-        seconds: float,
-        seed: int,
-        num_waveforms: int,
-        options: dict[str, Any] | None,
-        fields: dict[str, Any] | None,
         request: gr.Request,
-    ) -> tuple[list[str], str]:
-        """Generate waveforms from a prompt; return their files and the command that generates the same.
+        prompt: Any,
+        audio_length_in_s: float | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: Any = None,
+        num_waveforms_per_prompt: int | None = None,
+        seed: int | None = None,
+        generation_config: dict[str, Any] | None = None,
+    ) -> tuple[list[str], str, list[str]]:
+        """Generate waveforms from a prompt: a text, or its fields as in {"text": "a waltz", "bpm": 90}.
 
-        `options` are fields of GenerationConfig that commands have too, `fields` those of the prompt.
+        The arguments are those of a pipeline in Python, and None stands for the model's own value, or a new seed.
+        `generation_config` has the others that commands have too: loop, loudness, negative_prompt and quality. Returns
+        the files, the command that generates the same, and notes, such as on words that the model was not trained on.
         """
-        with shown_errors():
-            named = {"audio_length_in_s": seconds, "seed": seed, "num_waveforms_per_prompt": num_waveforms}
-            requested = new_prompt(studio.pipeline, prompt, fields or {})
-            session, silent = str(request.session_hash), lambda *steps, **words: None
-            results = studio.generate(session, silent, requested, {**without_defaults(named), **(options or {})})
-            return [str(each.file) for each in results], results[0].command
+        options = {
+            "audio_length_in_s": audio_length_in_s,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "num_waveforms_per_prompt": num_waveforms_per_prompt,
+            "seed": seed,
+        }
+        with errors_of_api() as notes:
+            if not isinstance(generation_config, dict | None):
+                raise InvalidValue(f"Invalid generation_config={generation_config!r}: expected a mapping of options.")
+            fields = dict(prompt) if isinstance(prompt, dict) else {"text": prompt}
+            options = {name: value for name, value in options.items() if value is not None}
+            results = studio.generate(
+                str(request.session_hash),
+                lambda *steps, **words: None,
+                new_prompt(studio.pipeline, fields.pop("text", ""), fields),
+                {**(generation_config or {}), **options},
+            )
+        return [str(each.file) for each in results], results[0].command, notes
 
     with gr.Row(visible=False):
-        inputs = [
-            gr.Textbox("", label="prompt"),
-            gr.Number(5, label="seconds"),
-            gr.Number(-1, label="seed", precision=0),
-            gr.Number(1, label="num_waveforms", precision=0),
-            gr.JSON({}, label="options"),
-            gr.JSON({}, label="fields"),
-        ]
-        outputs = [gr.File(label="files", file_count="multiple"), gr.Textbox(label="command")]
-        gr.Button().click(generate, inputs, outputs, api_name="generate", concurrency_id="model")
+        numbers = ("audio_length_in_s", "num_inference_steps", "num_waveforms_per_prompt", "seed")
+        inputs: dict[str, Any] = {name: gr.Number(None, label=name) for name in numbers}
+        others = ("prompt", "guidance_scale", "generation_config")
+        inputs |= {name: gr.JSON(None, label=name) for name in others}
+        names = list(signature(generate).parameters)[1:]
+        outputs = [gr.File(label="files", file_count="multiple"), gr.Textbox(label="command"), gr.JSON(label="notes")]
+        options: Any = {"api_name": "generate", "concurrency_id": "model"}
+        gr.Button().click(generate, [inputs[name] for name in names], outputs, **options)

@@ -21,7 +21,7 @@ def plot_spectrogram(audio: np.ndarray, sample_rate: int, file: Path) -> None:
     """Write the spectrogram of audio (ch, t) as a PNG, logarithmic in frequency, low at the bottom."""
     size = min(2048, audio.shape[1])
     step = max(size // 4, audio.shape[1] // COLUMNS)
-    samples, overlap = audio.mean(0), max(0, size - step)
+    samples, overlap = np.pad(audio.mean(0), (0, 1)), max(0, size - step)  # a window's length alone is warned of
     power, frequencies = map(np.asarray, specgram(samples, size, sample_rate, noverlap=overlap, mode="psd")[:2])
     rows = np.searchsorted(frequencies, np.geomspace(LOWEST_HZ, sample_rate / 2, ROWS)).clip(0, len(frequencies) - 1)
     levels = 10 * np.log10(power[rows[::-1]] + 1e-20)

@@ -234,10 +234,28 @@ def shown_errors() -> Iterator[None]:
                 gr.Warning(_shown(note.message))
 
 
+@contextmanager
+def errors_of_api() -> Iterator[list[str]]:
+    """Pass mistakes of users to the programs that made them, as text; yields what the pipeline warns of, at the end."""
+    notes: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield notes
+        except UserError as error:
+            raise gr.Error(_without_copies(error), print_exception=False) from error
+    notes += [_without_copies(note.message) for note in caught]
+
+
 def _shown(message: object) -> str:
-    """Return the HTML of a message, in which uploads have their names and not the places of their copies."""
+    """Return the HTML of a message."""
+    return html.escape(_without_copies(message))
+
+
+def _without_copies(message: object) -> str:
+    """Return a message in which uploads have their names and not the places of their copies."""
     copies = re.escape(get_upload_folder()) + r"[\\/][0-9a-f]+[\\/]"
-    return html.escape(re.sub(copies, "", str(message)))
+    return re.sub(copies, "", str(message))
 
 
 def new_prompt(pipeline: Pipeline, text: str, fields: Mapping[str, Any]) -> dict[str, Any]:

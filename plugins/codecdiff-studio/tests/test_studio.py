@@ -34,7 +34,7 @@ from typer.testing import CliRunner
 from codecdiff import Extend, Inpaint, Pipeline, Refine, Restore, Vary
 from codecdiff.cli.main import app
 from codecdiff.errors import InvalidValue
-from codecdiff.pipeline import GenerationRequest
+from codecdiff.pipeline import GenerationConfig, GenerationRequest
 
 SESSION = "a-session"
 LIMITS = Limits(seconds=1.0, waveforms=3, queue=8, steps=5, letters=100)
@@ -330,7 +330,7 @@ def url(page: gr.Blocks) -> str:
 @pytest.mark.integration
 def test_nothing_of_a_closed_session_remains(page: gr.Blocks, url: str, studio: Studio, tmp_path: Path) -> None:
     client = Client(url, auth=("me", "secret"), verbose=False, download_files=tmp_path)
-    client.predict(prompt="a", seconds=0.2, seed=1, options={"num_inference_steps": 2}, api_name="/generate")
+    client.predict(prompt="a", audio_length_in_s=0.2, seed=1, num_inference_steps=2, api_name="/generate")
     assert client.session_hash in page.state_holder.session_data
     assert len(list(studio.folder.glob("sessions/*/*/*.flac"))) == 1
     client.close()
@@ -341,18 +341,51 @@ def test_nothing_of_a_closed_session_remains(page: gr.Blocks, url: str, studio: 
 
 
 @pytest.mark.integration
+def test_the_api_has_the_arguments_of_the_pipeline_and_returns_notes_and_errors_as_text(
+    url: str, studio: Studio, tmp_path: Path
+) -> None:
+    client = Client(url, auth=("me", "secret"), verbose=False, download_files=tmp_path)
+    described: Any = client.view_api(return_format="dict", print_info=False)
+    parameters = described["named_endpoints"]["/generate"]["parameters"]
+    names = [each["parameter_name"] for each in parameters]
+    assert names[0] == "prompt"
+    assert set(names) <= {"prompt", "generation_config", *GenerationConfig.model_fields}
+    assert all(each["parameter_has_default"] and each["parameter_default"] is None for each in parameters[1:])
+    studio.pipeline.data = {"words": "a tone"}
+    studio.pipeline.generation_config = GenerationConfig(audio_length_in_s=0.3, num_inference_steps=2)
+    config = {"loudness": "off", "negative_prompt": "b"}
+    files, command, notes = client.predict(
+        prompt={"text": "<b>", "bpm": None}, generation_config=config, guidance_scale=2, api_name="/generate"
+    )
+    assert soundfile.info(files[0]).duration == pytest.approx(0.3)  # the model's own
+    assert all(words in command for words in ("'<b>'", "--loudness off", "--negative-prompt b", "--guidance-scale 2"))
+    assert notes == ["The model was not trained on 'b'. Words it knows, 2 in all: tone"]
+    for options, message in (
+        ({"prompt": {"text": "", "<x>": 1}}, "Unknown field '<x>' of this model's prompts"),
+        ({"prompt": 3}, "The field 'text' of a prompt must be a string"),
+        ({"generation_config": [1]}, "Invalid generation_config=[1]: expected a mapping"),
+        ({"generation_config": {"guidance": 1}}, "Unexpected option 'guidance'. Did you mean 'guidance_scale'?"),
+        ({"num_waveforms_per_prompt": 1.5}, "Invalid num_waveforms_per_prompt=1.5"),
+    ):
+        with pytest.raises(Exception, match=re.escape(message)):
+            client.predict(**{"prompt": "", **options}, api_name="/generate")
+    client.close()
+
+
+@pytest.mark.integration
 def test_the_api_generates_and_the_queue_drains(url: str, tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"(?i)credentials|auth|login"):
         Client(url, verbose=False).predict(api_name="/generate")
     client = Client(url, auth=("me", "secret"), verbose=False, download_files=tmp_path)
     assert list(json.loads(json.dumps(client.view_api(return_format="dict")))["named_endpoints"]) == ["/generate"]
-    options: dict[str, Any] = {"prompt": "a tone", "seconds": 0.2, "seed": 1, "options": {"num_inference_steps": 2}}
-    files, command = client.predict(**options, num_waveforms=2, api_name="/generate")
+    options: dict[str, Any] = {"prompt": "a tone", "audio_length_in_s": 0.2, "seed": 1, "num_inference_steps": 2}
+    files, command, notes = client.predict(**options, num_waveforms_per_prompt=2, api_name="/generate")
+    assert notes == []
     assert len(files) == 2
     assert "--seed 1" in command
     assert GenerationRequest.from_file(files[0]).prompt == {"text": "a tone"}
     with pytest.raises(Exception, match="longer than the 1 s"):
-        client.predict(prompt="", seconds=50, api_name="/generate")
+        client.predict(prompt="", audio_length_in_s=50, api_name="/generate")
     results: list[Any] = []
 
     def ask() -> None:
@@ -370,8 +403,8 @@ def test_the_api_generates_and_the_queue_drains(url: str, tmp_path: Path) -> Non
     assert len(results) == 24
     assert 0 < len(refused) < 24
     assert all("full" in str(each).lower() for each in refused), refused
-    files, _ = client.predict(**options, api_name="/generate")  # it goes on
-    body = {"data": ["a tone", 0.2, 1, 1, {}, {}]}
+    files, _, _ = client.predict(**options, api_name="/generate")  # it goes on
+    body = {"data": ["a tone", 0.2, 2, None, 1, 1, None]}
     signed_in = {"Cookie": "; ".join(f"{key}={value}" for key, value in client.cookies.items())}
     direct = httpx.post(f"{url}gradio_api/run/generate", json=body, headers=signed_in)
     assert "does not accept direct HTTP POST requests" in direct.text  # nobody passes the queue
