@@ -21,7 +21,7 @@ from codecdiff.conditioners import audio_prompt_key, hash_values, load_audio_pro
 from codecdiff.errors import InvalidValue
 
 SAMPLE_RATE = 22_050  # Hz
-GATE = 1e-6  # of the power of a file's loudest moment: what is softer has no chroma
+OCTAVES = 7  # from C1 to B7
 LEVELS = -4.0, 2.0  # lowest and highest, in units of 10 dB relative to the mean power of a file
 
 
@@ -115,22 +115,54 @@ def level(power: np.ndarray, axis: int | tuple[int, ...] = -1) -> np.ndarray:
     return np.clip(np.log10(np.maximum(power, 1e-12) / np.maximum(mean, 1e-9)), *LEVELS)
 
 
+def semitones(audio: np.ndarray, hop: int) -> np.ndarray:
+    """Return magnitudes (n, 84) of the semitones from C1 to B7, of audio (t,), in the middle of every `hop` samples.
+
+    Source: Schörkhuber & Klapuri (2010), "Constant-Q transform toolbox for music processing", by librosa.
+    """
+    count = max(1, -(-len(audio) // hop))
+    padded = np.pad(audio[hop // 2 :], (0, max(0, SAMPLE_RATE - len(audio)) + hop))  # the lowest filters are long
+    lowest = librosa.note_to_hz("C1")
+    transform = librosa.cqt(padded, sr=SAMPLE_RATE, hop_length=hop, fmin=lowest, n_bins=12 * OCTAVES, tuning=0.0)
+    return np.abs(transform[:, :count].T)
+
+
+def unit_mean_square(features: np.ndarray) -> np.ndarray:
+    """Scale the features of a file to a mean square of 1. Silence stays zero."""
+    return features / max(float(np.sqrt(np.square(features).mean())), 1e-4)
+
+
 class Chroma(Control):
-    """The strengths of the 12 pitch classes, C first, at every moment: melody and harmony, in any octave.
+    """The levels of the 12 pitch classes, C first, at every moment: melody and harmony, in any octave.
 
-    They are of unit mean square where there is sound, and zero in silence.
+    Each is the mean of the levels of its semitones in 7 octaves, in decibels above -60 relative to the loudest of the
+    file. They are of unit mean square over the file, and zero in silence.
 
-    Source: Müller (2015), "Fundamentals of Music Processing", Section 3.1.2, by librosa.
+    Source: Müller (2015), "Fundamentals of Music Processing", Section 3.1.2.
     """
 
     name, width, hop = "chroma", 12, 512
 
     def features(self, audio: np.ndarray) -> np.ndarray:
         """(t,) -> (n, 12)."""
-        power = power_spectrogram(audio, self.hop, n_fft=4096)
-        chroma = librosa.feature.chroma_stft(S=power, sr=SAMPLE_RATE, tuning=0.0, norm=2) * math.sqrt(12)
-        total = power.sum(0)
-        return (chroma * (total > GATE * max(total.max(), 1e-9))).T
+        magnitudes = semitones(audio, self.hop)
+        loudest = max(float(magnitudes.max()), 1e-4)
+        levels = np.maximum(0, 60 + 20 * np.log10(np.maximum(magnitudes / loudest, 1e-9)))
+        return unit_mean_square(levels.reshape(-1, OCTAVES, 12).mean(axis=1))
+
+
+class Notes(Control):
+    """The strengths of the semitones from C1 to B7 at every moment: melody and harmony in their octaves.
+
+    With overtones, they also say something of the instruments and the dynamics. They are square roots of magnitudes,
+    so that soft notes count next to loud ones, of unit mean square over the file.
+    """
+
+    name, width, hop = "notes", 12 * OCTAVES, 512
+
+    def features(self, audio: np.ndarray) -> np.ndarray:
+        """(t,) -> (n, 84)."""
+        return unit_mean_square(np.sqrt(semitones(audio, self.hop)))
 
 
 class Beats(Control):

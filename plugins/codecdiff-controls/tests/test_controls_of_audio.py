@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from codecdiff_controls import AudioReference, Beats, Chroma, Control, Loudness
+from codecdiff_controls import AudioReference, Beats, Chroma, Control, Loudness, Notes
 from codecdiff_controls.conditioner import SAMPLE_RATE, beat_features
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from codecdiff.testing import check_conditioner
 from codecdiff.testing.clips import example_audio
 
 SLOW = pytest.mark.integration  # it compiles the search for beats
-CONTROLS = [Chroma, pytest.param(Beats, marks=SLOW), Loudness, AudioReference]
+CONTROLS = [Chroma, Notes, pytest.param(Beats, marks=SLOW), Loudness, AudioReference]
 
 
 def tones(*notes: tuple[float, float], rate: int = SAMPLE_RATE) -> Tensor:
@@ -48,7 +48,7 @@ def tokens(control: Control, audio: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "kind", [Loudness, *(pytest.param(kind, marks=SLOW) for kind in (Chroma, Beats, AudioReference))]
+    "kind", [Loudness, *(pytest.param(kind, marks=SLOW) for kind in (Chroma, Notes, Beats, AudioReference))]
 )
 def test_controls_keep_the_laws(kind: type[Control], tmp_path: Path) -> None:
     control, files = kind(), [str(file) for file in example_audio(tmp_path)]
@@ -64,15 +64,33 @@ def test_chroma_is_of_the_notes_that_sound() -> None:
     for i, pitch in enumerate((0, 9, 11)):
         part = chroma[i * second + 6 : (i + 1) * second - 6]
         assert (part.argmax(1) == pitch).all()
-        torch.testing.assert_close(part.square().mean(1), torch.ones(len(part)), atol=1e-3, rtol=0)
-    silent = tokens(Chroma(), torch.cat([tones((440.0, 1)), torch.zeros(1, SAMPLE_RATE)], 1))
-    assert not silent[second + 10 :].any()
+    assert float(chroma.square().mean()) == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", [Chroma, Notes])
+def test_silence_has_no_notes(kind: type[Control]) -> None:
+    second = SAMPLE_RATE // 512
+    features = tokens(kind(), torch.cat([tones((440.0, 1)), torch.zeros(1, SAMPLE_RATE)], 1))
+    assert features[second + 20 :].abs().max() < 0.05 * features[:second].max()
+    assert not tokens(kind(), torch.zeros(1, SAMPLE_RATE)).any()
 
 
 def test_an_octave_or_a_louder_tone_is_the_same_chroma() -> None:
     low, high = (tokens(Chroma(), tones((hertz, 1))) for hertz in (220.0, 440.0))
     assert (torch.cosine_similarity(low, high)[5:-5] > 0.9).all()
     torch.testing.assert_close(tokens(Chroma(), 0.1 * tones((220.0, 1))), low, atol=1e-3, rtol=0)
+
+
+def test_notes_are_in_their_octaves() -> None:
+    notes = tokens(Notes(), tones((65.41, 1), (440.0, 1)))  # C2, A4
+    assert notes.shape == (-(-2 * SAMPLE_RATE // 512), 84)
+    second = SAMPLE_RATE // 512
+    assert (notes[10 : second - 10].argmax(1) == 12).all()
+    assert (notes[second + 10 : 2 * second - 10].argmax(1) == 45).all()
+    softer = tokens(Notes(), torch.cat([tones((440.0, 1)), 0.25 * tones((440.0, 1))], 1))
+    assert float(softer[2 * second - 20, 45] / softer[20, 45]) == pytest.approx(0.5, abs=0.02)
+    low = tokens(Notes(), tones((220.0, 1)))
+    torch.testing.assert_close(tokens(Notes(), 0.1 * tones((220.0, 1))), low, atol=1e-3, rtol=0)
 
 
 @SLOW
