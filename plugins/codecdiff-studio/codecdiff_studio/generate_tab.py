@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -10,16 +11,17 @@ from codecdiff_studio.fields import (
     PromptFields,
     SamplingFields,
     command_box,
+    counted,
     run_buttons,
     show_waveforms,
     shown_command,
     without_defaults,
 )
-from codecdiff_studio.studio import Studio, new_prompt, shown_errors
+from codecdiff_studio.studio import Studio, Waveform, new_prompt, shown_errors
 
 
-def generate_tab(studio: Studio) -> None:
-    """Show prompt, options and results."""
+def generate_tab(studio: Studio, add_button: Callable[[Waveform], Any]) -> None:
+    """Show prompt, options and results, each with the button that `add_button` adds."""
     limits, own = studio.limits, studio.pipeline.generation_config
     waveforms = gr.State([])
     with gr.Row():
@@ -37,7 +39,7 @@ def generate_tab(studio: Studio) -> None:
 
             @gr.render(inputs=waveforms)
             def show(results: list[Any]) -> None:
-                show_waveforms(results)
+                show_waveforms(results, add_button)
 
             command = command_box()
 
@@ -46,7 +48,8 @@ def generate_tab(studio: Studio) -> None:
             results = studio.generate(
                 str(request.session_hash), progress, prompt.prompt(values), sampling.options(values)
             )
-            return results, shown_command(results[0].command), f"{len(results)} of {results[0].seconds:.1f} s."
+            said = f"{counted(len(results), 'waveform')} of {results[0].seconds:.1f} s, seed {results[0].seed}."
+            return results, shown_command(results[0].command), said
 
     button.click(
         run,
