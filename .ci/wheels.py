@@ -118,7 +118,7 @@ def try_all(python: Path, home: Path) -> None:
     of_ours = "[each for d in metadata.distributions() if d.name.startswith('codecdiff') for each in d.entry_points]"
     run(python, "-c", f"from importlib import metadata; [each.load() for each in {of_ours}]", cwd=home)
     command = python.with_name("codecdiff")
-    run(command, "doctor", cwd=home)
+    run(command, "doctor", "--timeout", 300, cwd=home)
     run(command, "generate", "a slow waltz", "--seconds", 1, "--seed", 1, "-o", "waltz.wav", cwd=home)
     if "seed" not in run(command, "inspect", "waltz.wav", cwd=home):
         sys.exit("waltz.wav does not say how it was generated.")
