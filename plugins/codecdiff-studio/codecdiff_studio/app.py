@@ -15,6 +15,7 @@ import safehttpx
 from gradio.themes import Default
 from starlette.datastructures import MutableHeaders
 
+from codecdiff.errors import InvalidValue
 from codecdiff_studio.compare_tab import compare_tab
 from codecdiff_studio.edit_tab import EditTab
 from codecdiff_studio.generate_tab import generate_tab
@@ -87,7 +88,7 @@ def stay_offline() -> None:
     """Let Gradio refuse files that requests name by URL, which it would ask other machines for."""
 
     async def refuse(*_: Any, **__: Any) -> Any:
-        raise ValueError("The studio fetches nothing from other machines.")
+        raise InvalidValue("The studio fetches nothing from other machines.")
 
     safehttpx.get = safehttpx.async_validate_url = refuse
 

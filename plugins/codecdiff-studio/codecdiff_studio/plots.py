@@ -62,7 +62,7 @@ def codes_figure(
 
 
 def player(versions: Mapping[str, Path], seconds: float) -> str:
-    """Return a player of several versions of a piece as HTML, by title: another is heard from the same position.
+    """Return a player of several versions of a track as HTML, by title, which switches between them as they play.
 
     The last one can be downloaded. `static/player.js` operates it.
     """

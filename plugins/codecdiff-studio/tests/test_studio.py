@@ -367,7 +367,7 @@ def test_nothing_is_fetched_from_other_machines(url: str, studio: Studio, tmp_pa
     for elsewhere in ("http://example.com/a.wav", "https://huggingface.co/a.wav"):
         get = local.get(f"gradio_api/file={elsewhere}", headers=signed_in)
         assert get.status_code == httpx.codes.FORBIDDEN
-        with pytest.raises(ValueError, match="fetches nothing from other machines"):
+        with pytest.raises(InvalidValue, match="fetches nothing from other machines"):
             processing_utils.save_url_to_cache(elsewhere, str(tmp_path))
     for outside in ("/etc/hostname", str(tmp_path / "model" / "codecdiff.json")):
         get = local.get(f"gradio_api/file={outside}", headers=signed_in)

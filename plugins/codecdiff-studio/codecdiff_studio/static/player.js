@@ -1,6 +1,6 @@
-// Versions of a piece: the button of another one goes on from the same position, and that of the one that plays pauses it
+// Versions of a track: the button of another one goes on from the same position, and that of the one that plays pauses it
 const audios = () => [...element.querySelectorAll('audio')], buttons = () => [...element.querySelectorAll('button')];
-let last = 0; // the version that was heard last
+let last = 0; // the version that was played last
 const move = seconds => audios().forEach(each => { each.currentTime = Math.min(seconds, each.duration || seconds); });
 const show = () => {
   const audio = audios()[last], slider = element.querySelector('input');
