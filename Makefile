@@ -35,7 +35,7 @@ PYTEST = OMP_NUM_THREADS=1 $(RUN) pytest
 
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test test-integration test-browser test-wheels test-originals test-oldest oldest test-slow test-hub soak docs \
+.PHONY: help setup demo test test-integration test-browser wheels test-wheels test-originals test-oldest oldest test-slow test-hub soak docs \
 	lint types clean
 .DEFAULT_GOAL := help
 
@@ -55,6 +55,9 @@ test: $(WHOLE)  ## run the fast tests
 
 test-integration: $(WHOLE)  ## run the tests of whole commands and models, which take seconds each
 	$(PYTEST) --numprocesses 2 --dist worksteal -m integration
+
+wheels: $(WHOLE)  ## build the wheels of all packages into dist/
+	$(RUN:-m=) .ci/wheels.py --build dist
 
 test-wheels: $(WHOLE)  ## build wheels, and test them and plugins written by `codecdiff new-plugin` in a clean environment
 	$(RUN:-m=) .ci/wheels.py

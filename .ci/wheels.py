@@ -1,10 +1,12 @@
-"""Tries what is published: wheels of codecdiff, and of one plugin of each kind that `codecdiff new-plugin` writes.
+"""Builds the wheels of all packages, and tries them in a clean environment.
 
-Each is built, installed into a clean environment, checked, tested, and trained with for ten steps, as its README says.
+`pip install "codecdiff[all]"` installs them, and a model generates. Then one plugin of each kind that `codecdiff
+new-plugin` writes is built, installed, checked, tested, and trained with for ten steps, as its README says.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import shutil
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+import tomllib
 import venv
 import zipfile
 from collections.abc import Iterable
@@ -20,12 +23,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = {
-    ROOT: "codecdiff",
-    **{ROOT / "plugins" / f"codecdiff-{p}": f"codecdiff_{p}" for p in ("unet", "starter", "musicnn", "transcription")},
-}
+# Folder of each distribution -> its package
+PACKAGES = {ROOT: "codecdiff", **{folder: folder.name.replace("-", "_") for folder in ROOT.glob("plugins/codecdiff-*")}}
 PLUGINS = {"codec": "tried-codec", "splitter": "tried-splitter", "conditioner": "tried-words", "denoiser": "tried-net"}
-OFFLINE = ("--quiet", "--disable-pip-version-check", "--no-deps", "--no-index")
+OFFLINE = ("--quiet", "--disable-pip-version-check", "--no-index")
 # What makes training small besides; the last word on a setting counts.
 SMALLER = "train.train_batch_size=2 train.crop_seconds=1 sampling.num_inference_steps=2 seconds=1 prompts=[a]"
 NARROWER = "denoiser.width=32 denoiser.groups=4 denoiser.embedding=32"
@@ -44,7 +45,7 @@ def run(*words: object, cwd: Path) -> str:
 
 def build(folders: Iterable[Path], wheels: Path) -> None:
     """Build the wheel of every folder."""
-    options = ("--no-build-isolation", "--wheel-dir", wheels)
+    options = ("--no-deps", "--no-build-isolation", "--wheel-dir", wheels)
     run(sys.executable, "-m", "pip", "wheel", *OFFLINE, *options, *folders, cwd=wheels.parent)
 
 
@@ -64,12 +65,13 @@ def copies(home: Path) -> list[Path]:
 
 
 def require_whole(wheels: Path) -> None:
-    """Exit unless each wheel has every file of its package: modules, py.typed, templates, the starter's model."""
+    """Exit unless each wheel has the license and every file of its package: modules, py.typed, weights, configs."""
     for source, package in PACKAGES.items():
         (wheel,) = wheels.glob(f"{package}-*.whl")
         inside = zipfile.ZipFile(wheel).namelist()
         files = [file.relative_to(source) for file in (source / package).rglob("*") if file.is_file()]
         wanted = {file.as_posix() for file in files if not is_cache(file)}
+        wanted.add(f"{wheel.name.removesuffix('-py3-none-any.whl')}.dist-info/licenses/LICENSE")
         if source == ROOT:
             recipes = [file.relative_to(ROOT) for file in (ROOT / "recipes").rglob("*") if file.is_file()]
             wanted |= {f"codecdiff/{file.as_posix()}" for file in recipes if not is_cache(file)}
@@ -97,10 +99,29 @@ def clean_environment(folder: Path) -> Path:
     return folder / "bin" / "python"
 
 
-def install(python: Path, wheels: Path) -> None:
-    """Install all wheels of a folder, and see that every package has what it requires."""
-    run(python, "-m", "pip", "install", *OFFLINE, *wheels.glob("*.whl"), cwd=wheels)
+def install(python: Path, wheels: Path, *names: object) -> None:
+    """Install from a folder of wheels, and see that every package has what it requires."""
+    run(python, "-m", "pip", "install", *OFFLINE, "--find-links", wheels, *names, cwd=wheels)
     run(python, "-m", "pip", "check", cwd=wheels)
+
+
+def try_all(python: Path, home: Path) -> None:
+    """See that every package is installed from its wheel, that its entry points load, and that a model generates."""
+    code = "import importlib, sys; print(*(importlib.import_module(each).__file__ for each in sys.argv[1:]), sep='\\n')"
+    for place in run(python, "-c", code, *PACKAGES.values(), cwd=home).splitlines():
+        if not Path(place).is_relative_to(home):
+            sys.exit(f"The environment is not clean: a package comes from {place}")
+    listed = run(python, "-m", "pip", "list", "--format=freeze", cwd=home).splitlines()
+    projects = [tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"] for folder in PACKAGES]
+    if missing := {f"{each['name']}=={each['version']}" for each in projects} - {*listed}:
+        sys.exit(f"codecdiff[all] does not install {', '.join(sorted(missing))}.")
+    of_ours = "[each for d in metadata.distributions() if d.name.startswith('codecdiff') for each in d.entry_points]"
+    run(python, "-c", f"from importlib import metadata; [each.load() for each in {of_ours}]", cwd=home)
+    command = python.with_name("codecdiff")
+    run(command, "doctor", "--timeout", 300, cwd=home)
+    run(command, "generate", "a slow waltz", "--seconds", 1, "--seed", 1, "-o", "waltz.wav", cwd=home)
+    if "seed" not in run(command, "inspect", "waltz.wav", cwd=home):
+        sys.exit("waltz.wav does not say how it was generated.")
 
 
 def try_plugin(python: Path, kind: str, home: Path) -> None:
@@ -131,28 +152,37 @@ def try_plugin(python: Path, kind: str, home: Path) -> None:
 
 
 def main() -> None:
-    """Try everything, and say what was tried."""
-    start = time.monotonic()
-    run(sys.executable, "-m", "pip", "check", cwd=ROOT)  # with all of ours there
+    """Build everything, and try it unless only wheels are wanted."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--build", type=Path, metavar="FOLDER", help="only build the wheels, into this folder")
+    folder, start = parser.parse_args().build, time.monotonic()
     with TemporaryDirectory() as temporary:
         home = Path(temporary)
-        build(copies(home / "sources"), home / "wheels")
-        require_whole(home / "wheels")
-        python = clean_environment(home / "environment")
-        install(python, home / "wheels")
-        where = run(python, "-c", "import codecdiff; print(codecdiff.__file__)", cwd=home)
-        if not Path(where.strip()).is_relative_to(home):
-            sys.exit(f"The environment is not clean: codecdiff comes from {where}")
-        for kind, name in PLUGINS.items():
-            run(python.with_name("codecdiff"), "new-plugin", kind, name, cwd=home)
-        build([home / f"codecdiff-{name}" for name in PLUGINS.values()], home / "written")
-        install(python, home / "written")
-        print(f"Built and installed in {time.monotonic() - start:.0f} s", flush=True)
-        composer = ("codecdiff_starter.composer", "runs/music", "--count", 8, "--seconds", 3, "--num-workers", 1)
-        run(python, "-m", *composer, cwd=home)
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            list(pool.map(lambda kind: try_plugin(python, kind, home), PLUGINS))
-    print(f"All of it took {time.monotonic() - start:.0f} s")
+        wheels = folder.absolute() if folder else home / "wheels"
+        build(copies(home / "sources"), wheels)
+        require_whole(wheels)
+        print(f"Built {len(PACKAGES)} wheels in {time.monotonic() - start:.0f} s", flush=True)
+        if not folder:
+            try_wheels(wheels, home)
+            print(f"All of it took {time.monotonic() - start:.0f} s")
+
+
+def try_wheels(wheels: Path, home: Path) -> None:
+    """Install the wheels into a clean environment, and try them and the plugins that they write."""
+    start = time.monotonic()
+    run(sys.executable, "-m", "pip", "check", cwd=ROOT)  # with all of ours there
+    python = clean_environment(home / "environment")
+    install(python, wheels, "codecdiff[all]")
+    try_all(python, home)
+    print(f"codecdiff[all]: installed, checked, and generated with, in {time.monotonic() - start:.0f} s", flush=True)
+    for kind, name in PLUGINS.items():
+        run(python.with_name("codecdiff"), "new-plugin", kind, name, cwd=home)
+    build([home / f"codecdiff-{name}" for name in PLUGINS.values()], home / "written")
+    install(python, home / "written", *(f"codecdiff-{name}" for name in PLUGINS.values()))
+    composer = ("codecdiff_starter.composer", "runs/music", "--count", 8, "--seconds", 3, "--num-workers", 1)
+    run(python, "-m", *composer, cwd=home)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        list(pool.map(lambda kind: try_plugin(python, kind, home), PLUGINS))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,13 @@ pip install "codecdiff @ git+URL"                                          # wit
 pip install "codecdiff-dac @ git+URL#subdirectory=plugins/codecdiff-dac"
 ```
 
+To install them on other machines, build wheels with `make wheels` and copy the folder `dist`. The extra `all` is every
+package; `codecdiff[starter,studio]` is an example of fewer:
+
+```
+pip install --find-links dist "codecdiff[all]"
+```
+
 To add an extra: `pip install -e 'plugins/codecdiff-eval[adherence]'`.
 """
 

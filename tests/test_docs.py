@@ -148,11 +148,38 @@ def help_of(*command: str) -> str:
     return CliRunner().invoke(app, [*command, "--help"]).output
 
 
-@pytest.mark.parametrize("line", commands("codecdiff "))
+def migrations() -> list[str]:
+    """Give the code in the column of codecdiff of the page for users of other projects."""
+    rows = re.findall(r"^\| .* \| (.*) \|$", (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8"), flags=re.M)
+    return [code for row in rows for code in re.findall(r"`([^`]+)`", row)]
+
+
+@pytest.mark.parametrize("line", [*commands("codecdiff "), *(m for m in migrations() if m.startswith("codecdiff "))])
 def test_commands_exist_with_their_options(line: str):
     words = shlex.split(line)[1:]
     shown = help_of(*words[: 1 + (words[0] == "data")])
     assert all(word in shown for word in words if word.startswith("-"))
+
+
+def test_what_other_projects_are_mapped_to_exists(experiment: Any, make_pipeline: Callable[..., Pipeline]):
+    codes = migrations()
+    examples = {"start_from=MODEL", "start_from=FOLDER"}
+    settings = [code for code in codes if re.fullmatch(r"[a-z_.]+=[\w.-]+", code) and code.split("=")[0] != "seed"]
+    assert len(settings) > 8
+    file = config_file("starter")
+    for setting in {*settings} - examples:
+        config.load_config(experiment, file, [setting.replace("...", "1")])
+    names = [code for code in codes if re.fullmatch(r"(data|train|stages)\.[a-z_.]+", code)]
+    assert names
+    assert all(
+        name.split(".")[1] in experiment.model_fields[name.split(".")[0]].annotation.model_fields for name in names
+    )
+    used = {name for code in codes for name in re.findall(r"\b(?:pipe|Pipeline)\.(\w+)", code)}
+    assert {"load_adapter", "stages", "from_pretrained"} <= used
+    assert [name for name in used if not hasattr(Pipeline, name)] == []
+    options = {name for code in codes if code.startswith("pipe(") for name in re.findall(r"(\w+)=", code)}
+    values: dict[str, Any] = {**dict.fromkeys(options, 1), "audio_length_in_s": 0.2}
+    make_pipeline()("", **values)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -65,7 +65,8 @@ def test_a_notebook_runs(notebook: Path, tmp_path: Path, monkeypatch: pytest.Mon
     (i,) = [i for i, cell in enumerate(content.cells) if "parameters" in cell.metadata.get("tags", ())]
     small = "\n".join(f"{name} = {value!r}" for name, value in SMALL[notebook.stem].items())
     content.cells.insert(i + 1, nbformat.v4.new_code_cell(small))
-    NotebookClient(content, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    folder = {"metadata": {"path": tmp_path}}
+    NotebookClient(content, timeout=600, startup_timeout=300, kernel_name="python3", resources=folder).execute()
     shown = str([output for cell in content.cells for output in cell.get("outputs", ())])
     assert [each for each in SHOWN[notebook.stem] if each not in shown] == []
     assert "Traceback" not in shown

@@ -7,6 +7,7 @@ The counting is in structure.py and vocabulary.py. `python tests/structure.py` p
 from __future__ import annotations
 
 import ast
+import itertools
 import runpy
 import subprocess
 import tomllib
@@ -18,6 +19,7 @@ import structure
 import vocabulary
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 from structure import LIMITS, Library, Module
 
@@ -386,6 +388,33 @@ def test_every_distribution_has_the_version_of_the_release() -> None:
     }
     versions["CITATION.cff"] = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["version"]
     assert set(versions.values()) == {codecdiff.__version__}, versions
+
+
+def test_our_packages_require_the_same_minor_version_of_each_other() -> None:
+    release = Version(codecdiff.__version__)
+    minor = SpecifierSet(f">={release.major}.{release.minor},<{release.major}.{release.minor + 1}")
+    for file in ROOT.glob("plugins/*/pyproject.toml"):
+        project = tomllib.loads(file.read_text("utf-8"))["project"]
+        words = [*project["dependencies"], *itertools.chain(*project.get("optional-dependencies", {}).values())]
+        ours = [requirement for requirement in map(Requirement, words) if requirement.name.startswith("codecdiff")]
+        assert "codecdiff" in {requirement.name for requirement in ours}, file
+        assert {requirement.specifier for requirement in ours} == {minor}, file
+
+
+def test_the_extra_all_has_every_package() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    folders = [folder.name for folder in ROOT.glob("plugins/codecdiff-*")]
+    assert sorted(extras["all"][1:]) == sorted(folders)
+    assert {word for extra in extras for word in extras[extra] if extra not in ("all", "dev")} >= {*folders}
+
+
+def test_every_distribution_has_the_same_license_and_python() -> None:
+    core = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    for folder in ROOT.glob("plugins/codecdiff-*"):
+        project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
+        assert project["license"].startswith(core["license"]), folder
+        assert project["requires-python"] == core["requires-python"], folder
+        assert (folder / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes(), folder
 
 
 def test_the_oldest_versions_that_are_tested_are_the_lower_bounds() -> None:

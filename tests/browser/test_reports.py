@@ -156,6 +156,7 @@ def test_votes_are_cast_by_keyboard_kept_and_exported(new_page: NewPage, folders
     assert "Say which you prefer" in (page.locator("#missing").text_content() or "")
     page.keyboard.press("ArrowRight")
     assert page.get_by_label("B", exact=True).is_checked()
+    assert page.locator("#missing").text_content() == ""
     assert serious(page) == []
     screenshot(page, "listening.png")
     preferred = page.evaluate("rounds[0].systems[1]")

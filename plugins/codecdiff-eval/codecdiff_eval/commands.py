@@ -266,7 +266,7 @@ def listening_test(
         Path | None, typer.Option(help="Folder of the music that mushra rates against.", show_default=False)
     ] = None,
     n: Annotated[int | None, typer.Option("--n", min=1, help="Items, drawn at random. Default: all.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the items that are drawn, and of intervals.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the items that are drawn.")] = 0,
     loudness: Annotated[float, typer.Option(metavar="LUFS", min=-40, max=-5, help="Of all clips.")] = -23.0,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Listening test",
     analyze: Annotated[bool, typer.Option("--analyze", help="Analyze files of votes instead.")] = False,
@@ -279,7 +279,7 @@ def listening_test(
     if analyze:
         from codecdiff_eval.listening.votes import analyze_votes
 
-        return analyze_votes(folders, output, seed)
+        return analyze_votes(folders, output)
     from codecdiff_eval.listening.builder import write_listening_test
 
     if output is None:

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import gc
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import safehttpx
 from gradio.themes import Default
 from starlette.datastructures import MutableHeaders
 
+from codecdiff.errors import InvalidValue
 from codecdiff_studio.compare_tab import compare_tab
 from codecdiff_studio.edit_tab import EditTab
 from codecdiff_studio.generate_tab import generate_tab
 from codecdiff_studio.model_tab import model_tab
-from codecdiff_studio.studio import KEEP_S, Studio
+from codecdiff_studio.studio import KEEP_S, Studio, Waveform
 
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
 CODE_FONTS = ("ui-monospace", "Menlo", "Consolas", "monospace")
@@ -53,14 +56,24 @@ def new_app(studio: Studio) -> gr.Blocks:
     """Return the page: a tab for each task."""
     with gr.Blocks(title="codecdiff studio", analytics_enabled=False, delete_cache=(600, int(KEEP_S))) as app:
         gr.Markdown("# codecdiff studio")
-        with gr.Tab("Generate"):
-            generate_tab(studio)
-        with gr.Tab("Edit"):
-            EditTab(studio)
-        with gr.Tab("Compare"):
-            compare_tab(studio)
-        with gr.Tab("Model"):
-            model_tab(studio)
+        with gr.Tabs() as tabs:
+            with gr.Tab("Generate"):
+                generate_tab(studio, lambda waveform: edit_button(waveform))
+            with gr.Tab("Edit", id="edit"):
+                edit_tab = EditTab(studio)
+            with gr.Tab("Compare"):
+                compare_tab(studio)
+            with gr.Tab("Model"):
+                model_tab(studio)
+
+        def edit_button(waveform: Waveform) -> None:
+            """Show a button that opens a waveform in the tab Edit."""
+            gr.Button("Edit", size="sm").click(
+                lambda: (str(waveform.file), gr.Tabs(selected="edit")),
+                outputs=[edit_tab.source, tabs],
+                queue=False,
+                api_visibility="private",
+            )
 
         def close(request: gr.Request) -> None:
             studio.close(request)
@@ -71,8 +84,18 @@ def new_app(studio: Studio) -> gr.Blocks:
     return app.queue(max_size=studio.limits.queue, default_concurrency_limit=1, api_open=False)
 
 
-def launch(app: gr.Blocks, host: str, port: int | None, login: tuple[str, str] | None) -> str:
-    """Start the server in the background, and return the address of the page."""
+def stay_offline() -> None:
+    """Let Gradio refuse files that requests name by URL, which it would ask other machines for."""
+
+    async def refuse(*_: Any, **__: Any) -> Any:
+        raise InvalidValue("The studio fetches nothing from other machines.")
+
+    safehttpx.get = safehttpx.async_validate_url = refuse
+
+
+def launch(app: gr.Blocks, host: str, port: int | None, login: tuple[str, str] | None, folder: Path) -> str:
+    """Start the server in the background, and return the address of the page, which plays files of `folder`."""
+    stay_offline()
     _, url, _ = app.launch(
         server_name=host,
         server_port=port,
@@ -81,12 +104,22 @@ def launch(app: gr.Blocks, host: str, port: int | None, login: tuple[str, str] |
         ssr_mode=False,
         pwa=False,
         run_history=False,
+        enable_monitoring=False,
+        allowed_paths=[str(folder / "sessions")],
         quiet=True,
         prevent_thread_lock=True,
         max_file_size=MAX_UPLOAD,
         state_session_capacity=MAX_SESSIONS,
         footer_links=["api"],
-        theme=Default(primary_hue="purple", font=FONTS, font_mono=CODE_FONTS),
+        theme=Default(primary_hue="purple", font=FONTS, font_mono=CODE_FONTS).set(
+            # Colors with a contrast of at least 4.5
+            body_text_color_subdued="*neutral_500",
+            button_primary_background_fill="*primary_600",
+            button_primary_background_fill_hover="*primary_700",
+            color_accent="*primary_600",
+            input_placeholder_color="*neutral_500",
+            input_placeholder_color_dark="*neutral_400",
+        ),
         css=(files("codecdiff_studio") / "static" / "studio.css").read_text(encoding="utf-8"),
         app_kwargs={"middleware": [(SecurityHeaders, (), {})]},
     )

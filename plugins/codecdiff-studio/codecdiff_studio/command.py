@@ -71,11 +71,12 @@ def ui(
             pipelines = load_models(models or ["starter"], device, allow_download, allow_local_parts)
             limits = Limits(seconds=max_seconds, waveforms=max_waveforms, queue=max_queue)
             app = new_app(Studio(pipelines, Path(folder), limits))
-            url = launch(app, host, port, login)
+            url = launch(app, host, port, login, Path(folder))
         err.print(f"codecdiff studio: {url} (stop it with Ctrl+C)", soft_wrap=True)
         if open_browser:
             webbrowser.open(url)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: the files are deleted
+        for name in {"SIGTERM", "SIGHUP"} & {*dir(signal)}:  # as Ctrl+C, also where the terminal is closed
+            signal.signal(getattr(signal, name), signal.default_int_handler)  # and the files are deleted
         app.block_thread()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,7 +46,7 @@ def compare_tab(studio: Studio) -> None:
             session, words = str(request.session_hash), prompt.prompt(values)
             for side, (model, sampling) in zip("AB", sides, strict=True):
                 options = same | sampling.options(values)
-                (result,) = studio.generate(session, progress, words, options, values[model])
+                (result,) = studio.generate(session, _named(progress, side), words, options, values[model])
                 results.append(replace(result, title=f"{side}: {values[model]}"))
             commands = [shown_command(result.command) for result in results]
             return [results, *commands, "Both have the same prompt and seed."]
@@ -55,6 +55,11 @@ def compare_tab(studio: Studio) -> None:
     fields |= {each for model, sampling in sides for each in (model, *sampling.components)}
     outputs = [waveforms, *boxes, status]
     button.click(run, fields, outputs, concurrency_id="model", api_visibility="private")
+
+
+def _named(progress: Any, side: str) -> Callable[..., None]:
+    """Return progress that says which side is generated."""
+    return lambda steps, desc, unit: progress(steps, desc=f"{side}: {desc}", unit=unit)
 
 
 def _side(names: Sequence[str], i: int, label: str, limits: Limits) -> tuple[gr.Dropdown, SamplingFields]:

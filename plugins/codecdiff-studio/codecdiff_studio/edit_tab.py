@@ -11,8 +11,16 @@ import gradio as gr
 
 from codecdiff.errors import InvalidValue
 from codecdiff.pipeline import Edit, Extend, Inpaint, Refine, Restore, Vary, parse_levels
-from codecdiff_studio.fields import PromptFields, SamplingFields, Values, command_box, run_buttons, shown_command
-from codecdiff_studio.plots import codes_figure
+from codecdiff_studio.fields import (
+    PromptFields,
+    SamplingFields,
+    Values,
+    command_box,
+    counted,
+    run_buttons,
+    shown_command,
+)
+from codecdiff_studio.plots import codes_figure, player
 from codecdiff_studio.studio import Studio, Waveform, shown_errors
 
 STATIC = files("codecdiff_studio") / "static"
@@ -46,8 +54,9 @@ class EditTab:
                     EMPTY, js_on_load=(STATIC / "region.js").read_text(encoding="utf-8"), elem_id="codes"
                 )
                 self.status = gr.Markdown("", elem_id="edit-status")
-                self.before = gr.Audio(label="A: before", interactive=False, visible=False, buttons=["download"])
-                self.after = gr.Audio(label="B: after", interactive=False, visible=False, buttons=["download"])
+                self.player = gr.HTML(
+                    "", js_on_load=(STATIC / "player.js").read_text(encoding="utf-8"), elem_id="versions"
+                )
                 self.undo = gr.Button("Undo", interactive=False)
                 self.command = command_box()
         self._events()
@@ -73,7 +82,7 @@ class EditTab:
         return [self.start, self.stop, self.low, self.high]
 
     def _events(self) -> None:
-        shown = [self.versions, self.figure, self.before, self.after, self.undo, self.command, self.status]
+        shown = [self.versions, self.figure, self.player, self.undo, self.command, self.status]
         private: dict[str, Any] = {"api_visibility": "private"}
         by_kind = {
             "inpaint": self.region_group,
@@ -124,7 +133,7 @@ class EditTab:
         rows = [i for i, level in enumerate(levels) if (region[2] or 0) <= level <= (region[3] or 0)] or [0]
         shown = (region[0], region[1], rows[0], rows[-1])
         version = versions[-1]
-        return codes_figure(version.codes, self.studio.pipeline.codec.codebook_size, version.seconds, shown)
+        return codes_figure(version.codes, levels, self.studio.pipeline.codec.codebook_size, version.seconds, shown)
 
     def apply(self, values: Values, request: gr.Request, progress: Any = gr.Progress()) -> list[Any]:  # noqa: B008
         """Edit the current version; the result becomes the current one."""
@@ -133,6 +142,7 @@ class EditTab:
             if not versions:
                 raise InvalidValue("No audio to edit: drop a file first.")
             edit, session = self.edit(values), str(request.session_hash)
+            versions[0].file.touch()  # the original is kept as long as it can be compared with
             words = self.prompt.prompt(values), self.sampling.options(values)
             versions.append(self.studio.edit(session, progress, versions[-1], edit, *words))
             return self._shown(versions, [values[field] for field in self.region])
@@ -157,6 +167,17 @@ class EditTab:
             case _:
                 return Restore(levels=int(values[self.present]))
 
+    def _player(self, versions: Sequence[Waveform]) -> str:
+        """Return a player of the original, the version before the last edit if that is another, and the result."""
+        if not versions:
+            return ""
+        titled = {"A: original": versions[0].file}
+        if len(versions) > 1:
+            titled["B: result"] = versions[-1].file
+        if len(versions) > 2:
+            titled = {"A: original": versions[0].file, "Before the last edit": versions[-2].file, **titled}
+        return player(titled, max(version.seconds for version in versions))
+
     def step_back(self, versions: Sequence[Waveform], *region: Any) -> list[Any]:
         """Return to the version before the current one."""
         return self._shown(versions[:-1] if len(versions) > 1 else versions, region)
@@ -164,13 +185,11 @@ class EditTab:
     def _shown(self, versions: Sequence[Waveform], region: Sequence[Any]) -> list[Any]:
         """Return what the page shows of the versions of a file."""
         edits = len(versions) - 1
-        before, after = (str(each.file) for each in versions[-2:]) if edits > 0 else (None, None)
-        status = f"{versions[-1].seconds:.2f} s, {edits} edits." if versions else ""
+        status = f"{versions[-1].seconds:.2f} s, {counted(edits, 'edit')}." if versions else ""
         return [
             list(versions),
             self.draw(versions, *region),
-            gr.update(value=before, visible=edits > 0),
-            gr.update(value=after, visible=edits > 0),
+            self._player(versions),
             gr.update(interactive=edits > 0),
             shown_command(versions[-1].command if versions else ""),
             status,

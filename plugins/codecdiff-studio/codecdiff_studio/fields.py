@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -94,11 +94,11 @@ def without_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if is_set(name, value)}
 
 
-def show_waveforms(waveforms: Sequence[Waveform], width: int = 320) -> None:
-    """Show a player, the spectrogram and a file to download for each waveform."""
+def show_waveforms(waveforms: Sequence[Waveform], add_button: Callable[[Waveform], Any] | None = None) -> None:
+    """Show a player, the spectrogram and a file to download for each waveform, and what else is done with it."""
     with gr.Row():
         for waveform in waveforms:
-            with gr.Column(min_width=width):
+            with gr.Column(min_width=320):
                 gr.Audio(str(waveform.file), label=waveform.title, buttons=["download"], interactive=False)
                 gr.Image(
                     str(waveform.file.with_suffix(".png")),
@@ -109,12 +109,20 @@ def show_waveforms(waveforms: Sequence[Waveform], width: int = 320) -> None:
                     buttons=[],
                     elem_classes="studio-spectrogram",
                 )
+                if add_button:
+                    add_button(waveform)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things, as in "1 edit" or "2 edits"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def command_box() -> gr.Code:
     """Show the settings as a command to copy, once there is one."""
     label = "The same from the command line"
-    return gr.Code(label=label, language="shell", interactive=False, wrap_lines=True, lines=1, visible=False)
+    options: Any = {"language": None, "interactive": False, "wrap_lines": True, "show_line_numbers": False}
+    return gr.Code(label=label, lines=1, visible=False, **options)
 
 
 def shown_command(command: str) -> Any:

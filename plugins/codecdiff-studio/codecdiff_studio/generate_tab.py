@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from inspect import signature
+=======
+from collections.abc import Callable
+>>>>>>> people
 from typing import Any
 
 import gradio as gr
@@ -12,15 +16,20 @@ from codecdiff_studio.fields import (
     PromptFields,
     SamplingFields,
     command_box,
+    counted,
     run_buttons,
     show_waveforms,
     shown_command,
 )
+<<<<<<< HEAD
 from codecdiff_studio.studio import Studio, errors_of_api, new_prompt, shown_errors
+=======
+from codecdiff_studio.studio import Studio, Waveform, new_prompt, shown_errors
+>>>>>>> people
 
 
-def generate_tab(studio: Studio) -> None:
-    """Show prompt, options and results."""
+def generate_tab(studio: Studio, add_button: Callable[[Waveform], Any]) -> None:
+    """Show prompt, options and results, each with the button that `add_button` adds."""
     limits, own = studio.limits, studio.pipeline.generation_config
     waveforms = gr.State([])
     with gr.Row():
@@ -38,7 +47,7 @@ def generate_tab(studio: Studio) -> None:
 
             @gr.render(inputs=waveforms)
             def show(results: list[Any]) -> None:
-                show_waveforms(results)
+                show_waveforms(results, add_button)
 
             command = command_box()
 
@@ -47,7 +56,8 @@ def generate_tab(studio: Studio) -> None:
             results = studio.generate(
                 str(request.session_hash), progress, prompt.prompt(values), sampling.options(values)
             )
-            return results, shown_command(results[0].command), f"{len(results)} of {results[0].seconds:.1f} s."
+            message = f"{counted(len(results), 'waveform')} of {results[0].seconds:.1f} s, seed {results[0].seed}."
+            return results, shown_command(results[0].command), message
 
     button.click(
         run,

@@ -67,13 +67,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Waveform:
-    """A generated or uploaded file: its title, the command that generates it again, and the codes (k, l) of an edit."""
+    """A generated or uploaded file: its title, the command that generates it again, its seed, and codes (k, l)."""
 
     file: Path
     title: str
     command: str = ""
     codes: Any = field(default=None, compare=False)
     seconds: float = 0.0
+    seed: int | None = None
 
 
 @dataclass
@@ -202,7 +203,8 @@ class Studio:
             command = command_of(result.requests[0], self.models[model], model, source, count)
             plot_spectrogram(result.audios[i].numpy(), result.sampling_rate, file.with_suffix(".png"))
             seconds, codes = result.audios.shape[-1] / result.sampling_rate, result.codes[i].numpy()
-            waveforms.append(Waveform(file, f"Waveform {i + 1}", command, codes, seconds))
+            seed = result.generation_config.seed
+            waveforms.append(Waveform(file, f"Waveform {i + 1}", command, codes, seconds, seed))
         return waveforms
 
     def _folder_of(self, session: str) -> Path:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote, unquote
 
 import gradio as gr
 import httpx
@@ -24,8 +25,9 @@ from codecdiff_studio.app import launch, new_app
 from codecdiff_studio.command import is_loopback, parse_login
 from codecdiff_studio.fields import PromptFields
 from codecdiff_studio.model_tab import licenses_of, model_card_of
-from codecdiff_studio.plots import codes_figure, plot_spectrogram
+from codecdiff_studio.plots import codes_figure, player, plot_spectrogram
 from codecdiff_studio.studio import Limits, Studio, Waveform, new_prompt, shown_errors
+from gradio import processing_utils
 from gradio_client import Client
 from PIL import Image
 from small import RATE, UNET, lively, tone
@@ -270,7 +272,7 @@ def test_messages_are_escaped_and_name_no_folders(tmp_path: Path, monkeypatch: p
 def test_codes_are_drawn_with_the_coarsest_below_and_the_region_in_its_place() -> None:
     codes = np.zeros((4, 10), int)
     codes[0, :5] = 63
-    page = codes_figure(codes, 64, 2.0, (0.5, 1.5, 1, 2))
+    page = codes_figure(codes, [0, 1, 1, 2], 64, 2.0, (0.5, 1.5, 1, 2))
     (image,) = re.findall(r"data:image/png;base64,([^\"]+)", page)
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB")).astype(int)
     assert pixels.shape[:2] == (4, 10)
@@ -278,6 +280,17 @@ def test_codes_are_drawn_with_the_coarsest_below_and_the_region_in_its_place() -
     assert (bright[3, :5] > bright[3, 5:]).all()
     assert (bright[:3] == bright[0, 0]).all()
     assert "left:25.000%;width:50.000%;bottom:25.000%;height:50.000%" in page
+    assert re.findall(r"<span>(.*?)</span>", page) == ["2", "1", "1", "0", "0.00", "0.50", "1.00", "1.50", "2.00"]
+
+
+def test_the_player_has_each_version_and_downloads_the_last(tmp_path: Path) -> None:
+    page = player({"A: original": tmp_path / 'a "&<b>.wav', "B: result": tmp_path / "b.flac"}, 2.5)
+    sources = re.findall(r'<audio src="gradio_api/file=([^"]*)"', page)
+    assert [unquote(source) for source in sources] == [f'{tmp_path}/a "&<b>.wav', f"{tmp_path}/b.flac"]
+    assert re.findall(r">([AB]: \w+)</button>", page) == ["A: original", "B: result"]
+    assert 'download="b.flac"' in page
+    assert 'max="2.500"' in page
+    assert "&quot;&amp;&lt;b&gt;.wav" in player({"A: original": tmp_path / 'a "&<b>.wav'}, 2.5)
 
 
 def test_a_spectrogram_shows_a_tone_at_its_pitch(tmp_path: Path) -> None:
@@ -323,8 +336,8 @@ def page(studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 @pytest.fixture
-def url(page: gr.Blocks) -> str:
-    return launch(page, "127.0.0.1", None, ("me", "secret"))
+def url(page: gr.Blocks, studio: Studio) -> str:
+    return launch(page, "127.0.0.1", None, ("me", "secret"), studio.folder)
 
 
 @pytest.mark.integration
@@ -341,6 +354,7 @@ def test_nothing_of_a_closed_session_remains(page: gr.Blocks, url: str, studio: 
 
 
 @pytest.mark.integration
+<<<<<<< HEAD
 def test_the_api_has_the_arguments_of_the_pipeline_and_returns_notes_and_errors_as_text(
     url: str, studio: Studio, tmp_path: Path
 ) -> None:
@@ -370,6 +384,26 @@ def test_the_api_has_the_arguments_of_the_pipeline_and_returns_notes_and_errors_
         with pytest.raises(Exception, match=re.escape(message)):
             client.predict(**{"prompt": "", **options}, api_name="/generate")
     client.close()
+=======
+def test_nothing_is_fetched_from_other_machines(url: str, studio: Studio, tmp_path: Path) -> None:
+    client = Client(url, auth=("me", "secret"), verbose=False, download_files=tmp_path)
+    options = {"num_inference_steps": 2}
+    client.predict(prompt="a", seconds=0.2, seed=1, options=options, api_name="/generate")
+    (file,) = studio.folder.glob("sessions/*/*/*.flac")
+    signed_in = {"Cookie": "; ".join(f"{key}={value}" for key, value in client.cookies.items())}
+    local = httpx.Client(base_url=url, timeout=60)
+    get = local.get(f"gradio_api/file={quote(str(file))}", headers=signed_in)
+    assert get.content == file.read_bytes()
+    assert local.get(f"gradio_api/file={quote(str(file))}").status_code == httpx.codes.UNAUTHORIZED
+    for elsewhere in ("http://example.com/a.wav", "https://huggingface.co/a.wav"):
+        get = local.get(f"gradio_api/file={elsewhere}", headers=signed_in)
+        assert get.status_code == httpx.codes.FORBIDDEN
+        with pytest.raises(InvalidValue, match="fetches nothing from other machines"):
+            processing_utils.save_url_to_cache(elsewhere, str(tmp_path))
+    for outside in ("/etc/hostname", str(tmp_path / "model" / "codecdiff.json")):
+        get = local.get(f"gradio_api/file={outside}", headers=signed_in)
+        assert get.status_code == httpx.codes.FORBIDDEN
+>>>>>>> people
 
 
 @pytest.mark.integration

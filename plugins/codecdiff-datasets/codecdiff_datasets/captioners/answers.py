@@ -12,10 +12,9 @@ from threading import Lock
 from typing import Any, NamedTuple, Self
 from weakref import WeakValueDictionary
 
+from codecdiff.errors import InvalidValue
 from codecdiff_datasets.append_log import AppendLog
 from codecdiff_datasets.captioner import Usage
-
-from codecdiff.errors import InvalidValue
 
 MAX_ANSWER = 20_000  # characters of an answer that are kept
 

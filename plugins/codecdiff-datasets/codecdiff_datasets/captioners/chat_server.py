@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx2
-from codecdiff_datasets.captioners.answers import Answer, InvalidAnswer
-from codecdiff_datasets.captioning import one_line
 
 from codecdiff.errors import InvalidValue, UnknownName, UserError
+from codecdiff_datasets.captioners.answers import Answer, InvalidAnswer
+from codecdiff_datasets.captioning import one_line
 
 MAX_PAUSE = 60.0  # seconds between two attempts, unless the server asks for more
 MAX_RETRY_AFTER = 600.0  # seconds that a server may ask for; beyond, the run stops and can be resumed

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from codecdiff_datasets.captioner import Captioner
-from codecdiff_datasets.captioning import one_line
 
 from codecdiff.data import load_audio_prompt
 from codecdiff.data.audio import BadAudio, seconds_of
 from codecdiff.errors import BrokenPlugin, InvalidValue
 from codecdiff.huggingface import commit_of, from_hub, require_complete
+from codecdiff_datasets.captioner import Captioner
+from codecdiff_datasets.captioning import one_line
 
 __all__ = ["Describe", "first_sentences", "read_window"]
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from codecdiff.errors import BrokenPlugin, InvalidValue
 from codecdiff_datasets.captioner import Captioner, Usage
 from codecdiff_datasets.captioners.answers import Answer, Answers, Prices, request_key
 from codecdiff_datasets.captioners.tags import summarize_tags
 from codecdiff_datasets.captioning import one_line
-
-from codecdiff.errors import BrokenPlugin, InvalidValue
 
 INSTRUCTIONS = (
     "You write captions of music. You get tags, which people chose, and a description, which a machine wrote and which "

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from codecdiff.errors import InvalidValue
 from codecdiff_datasets.captioner import Captioner
 from codecdiff_datasets.captioning import one_line
-
-from codecdiff.errors import InvalidValue
 
 __all__ = ["Tags", "summarize_tags"]
 

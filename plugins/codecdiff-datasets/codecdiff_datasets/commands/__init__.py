@@ -6,6 +6,7 @@ The commands `codecdiff data ...`. Heavy imports wait until one runs.
 from __future__ import annotations
 
 import typer
+
 from codecdiff_datasets.commands import caption, manifests, rank, stats
 
 app = typer.Typer(

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from codecdiff_datasets.outputs import beside
 
 from codecdiff.cli.console import Options, err, out, progress
 from codecdiff.errors import InvalidValue
+from codecdiff_datasets.outputs import beside
 
 if TYPE_CHECKING:
     from codecdiff_datasets.captioner import Usage
@@ -59,11 +59,10 @@ def caption(
     """
     from contextlib import closing
 
-    from codecdiff_datasets.append_log import AppendLog
-    from codecdiff_datasets.captioning import one_line, pending, read_captions, with_captions, write_captions
-
     from codecdiff.config import build, parse_options
     from codecdiff.data.manifest import Manifest
+    from codecdiff_datasets.append_log import AppendLog
+    from codecdiff_datasets.captioning import one_line, pending, read_captions, with_captions, write_captions
 
     output = output or beside(manifest, f"-{name.rpartition(':')[2]}.jsonl")
     if output.suffix != ".jsonl" and not output.exists():

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from codecdiff_datasets.outputs import ISSUES_SHOWN, beside, new_table, write_manifest
 
 from codecdiff.cli.console import Force, err, folded_table, out, progress
 from codecdiff.errors import FileExists, InvalidValue, MissingFile
 from codecdiff.files import atomic_write_text, require_writable
+from codecdiff_datasets.outputs import ISSUES_SHOWN, beside, new_table, write_manifest
 
 if TYPE_CHECKING:
-    from codecdiff_datasets.importers import Columns
-    from codecdiff_datasets.join import JoinResult
-
     from codecdiff.data.manifest import Manifest, ManifestRow
     from codecdiff.data.metadata import Issue
+    from codecdiff_datasets.importers import Columns
+    from codecdiff_datasets.join import JoinResult
 
 LICENSES_SHOWN = 15
 
@@ -86,11 +85,10 @@ def import_data_set(
     Formats: jamendo, fma and musiccaps are read from their published tables, folder from audio with metadata beside it,
     hf from the Hugging Face hub or a folder in its formats, game-music from Debian packages of free games.
     """
+    from codecdiff.data.manifest import Manifest
     from codecdiff_datasets.audio_check import MISSING, AudioChecker, find_audio
     from codecdiff_datasets.importers import Columns, audio_folder
     from codecdiff_datasets.splits import Filter
-
-    from codecdiff.data.manifest import Manifest
 
     paths, columns = paths or [], Columns(captions or (), tag_columns or (), id_column)
     check_hf_options(format_name, audio, columns)

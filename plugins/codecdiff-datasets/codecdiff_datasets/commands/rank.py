@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from codecdiff_datasets.outputs import beside, new_table, show_issues, write_manifest
 
 from codecdiff.cli.console import Device, Force, Options, err, out, progress, select_device
+from codecdiff_datasets.outputs import beside, new_table, show_issues, write_manifest
 
 if TYPE_CHECKING:
     from codecdiff.data import CachedEmbedder
@@ -42,9 +42,8 @@ def rank(
     force: Force = False,
 ) -> None:
     """Select the tracks that are most like another data set."""
-    from codecdiff_datasets import ranking
-
     from codecdiff.data.manifest import Manifest
+    from codecdiff_datasets import ranking
 
     output = output or beside(of, "-ranked.parquet")
     selected, report = beside(output, "-selected.parquet"), output.with_suffix(".html")

@@ -58,10 +58,9 @@ def stats(
 
 def statistics_of(source: Path, top: int, **allowed: bool) -> dict[str, Any]:
     """Return the statistics of a store or a manifest."""
-    from codecdiff_datasets.statistics import manifest_statistics, store_statistics
-
     from codecdiff.data import CodeStore
     from codecdiff.data.manifest import Manifest
+    from codecdiff_datasets.statistics import manifest_statistics, store_statistics
 
     if not source.is_dir():
         return manifest_statistics(Manifest.read(source), source.name, top=top)

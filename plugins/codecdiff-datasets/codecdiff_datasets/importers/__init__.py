@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from codecdiff_datasets.importers import fma, folder, game_music, hf_datasets, jamendo, musiccaps
-from codecdiff_datasets.importers.hf_datasets import Columns
-
 from codecdiff.data.manifest import ManifestRow
 from codecdiff.data.metadata import Issue, Report, column_names
 from codecdiff.errors import InvalidValue
+from codecdiff_datasets.importers import fma, folder, game_music, hf_datasets, jamendo, musiccaps
+from codecdiff_datasets.importers.hf_datasets import Columns
 
 DATA_SETS = {  # published as tables: title and the module that reads them
     "jamendo": ("MTG-Jamendo", jamendo),

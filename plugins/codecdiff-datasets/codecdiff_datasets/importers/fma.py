@@ -12,10 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from codecdiff_datasets.licenses import license_name
-
 from codecdiff.data.manifest import ManifestRow
 from codecdiff.data.metadata import Report, TableRow, column_names, convert_rows, read_table
+from codecdiff_datasets.licenses import license_name
 
 TRACKS_HEADER = {"", "album", "artist", "set", "track"}  # the first of three header rows
 RAW_COLUMNS = {"track_id", "track_title", "artist_name", "license_title"}

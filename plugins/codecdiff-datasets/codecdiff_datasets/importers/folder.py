@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from codecdiff_datasets.licenses import license_name
-
 from codecdiff.data.manifest import ManifestRow, split_name
 from codecdiff.data.metadata import Report, Track, read_audio_folder
+from codecdiff_datasets.licenses import license_name
 
 COLUMNS = ("artist", "title", "split", "source")  # of a manifest that metadata may name
 

@@ -15,6 +15,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import soundfile
+
+from codecdiff.data.audio import SUFFIXES
+from codecdiff.data.manifest import ManifestRow
+from codecdiff.data.metadata import Issue, Report
+from codecdiff.errors import MissingFile, UnknownName
 from codecdiff_datasets.captioners.tags import summarize_tags
 from codecdiff_datasets.captioning import one_line
 from codecdiff_datasets.importers.debian import (
@@ -26,11 +31,6 @@ from codecdiff_datasets.importers.debian import (
     unpack,
 )
 from codecdiff_datasets.licenses import license_name
-
-from codecdiff.data.audio import SUFFIXES
-from codecdiff.data.manifest import ManifestRow
-from codecdiff.data.metadata import Issue, Report
-from codecdiff.errors import MissingFile, UnknownName
 
 PACKAGES = {  # that may be fetched -> their game
     "0ad-data": "0 A.D.",

@@ -13,14 +13,13 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from codecdiff_datasets.importers.folder import tags_of
-from codecdiff_datasets.licenses import license_name
-
 from codecdiff.data.audio import SUFFIXES
 from codecdiff.data.manifest import SPLITS, ManifestRow, split_name
 from codecdiff.data.metadata import CAPTION_FIELDS, Issue, Report, captions_in
 from codecdiff.errors import BrokenPlugin, InvalidValue, MissingFile
 from codecdiff.files import atomic_write
+from codecdiff_datasets.importers.folder import tags_of
+from codecdiff_datasets.licenses import license_name
 
 OWN_COLUMNS = {"artist": ("artist", "artist_name"), "title": ("title", "name"), "license": ("license", "licence")}
 IDS = ("track", "id", "track_id", "ytid")  # columns used as names of tracks unless --id-column is set

@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from codecdiff_datasets.licenses import license_name
-
 from codecdiff.data.manifest import ManifestRow
 from codecdiff.data.metadata import Report, TableRow, convert_rows, read_table, unsafe_path
+from codecdiff_datasets.licenses import license_name
 
 TAG_COLUMNS = {"TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS"}
 TITLE_COLUMNS = {"TRACK_ID", "ARTIST_ID", "TRACK_NAME", "ARTIST_NAME"}

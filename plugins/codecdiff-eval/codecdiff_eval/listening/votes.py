@@ -12,14 +12,15 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, Field
+from scipy.stats import t as student_t
 from torch import Tensor
 
 from codecdiff.cli.console import err, out
 from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.files import read_json, require_writable
 from codecdiff_eval.listening.builder import Mode
-from codecdiff_eval.listening.systems import REFERENCE
-from codecdiff_eval.metrics.bootstrap import Draws, interval_of, rate_interval
+from codecdiff_eval.listening.systems import ANCHOR, REFERENCE
+from codecdiff_eval.metrics.bootstrap import rate_interval
 from codecdiff_eval.plots import plot_intervals
 from codecdiff_eval.report import (
     Notes,
@@ -40,7 +41,42 @@ WIN_RATES = (
     "How often the first system of a pair is preferred; no preference counts half. Intervals are of 95 %, over raters "
     "and items; where all votes agree, the exact one for so many items."
 )
+DIFFERENCES = "Mean differences of the scores that the same raters gave to two systems on the same items."
 SCORES = "Mean scores, 0 to 100, with 95 % intervals over raters and items."
+
+
+def crossed_interval(values: Tensor) -> Estimate:
+    """(raters, items) values, NaN where one is missing -> their mean with its 95 % interval, for others of both.
+
+    It is Student's t. The variance of the mean is that between raters plus that between items, each by the jackknife,
+    less that of single votes, which is part of both. The degrees of freedom are those of Satterthwaite (1946).
+    """
+    voted, values = ~values.isnan(), values.double().nan_to_num()
+    count = int(voted.sum())
+    mean = float(values.sum() / count)
+    between = [_jackknife(values.sum(axis), voted.sum(axis)) for axis in (1, 0)]
+    spread = [(variance, freedom) for variance, freedom in between if freedom]
+    if not spread:
+        return Estimate(mean, -math.inf, math.inf)
+    variance, freedom = max(variance for variance, _ in spread), min(freedom for _, freedom in spread)
+    remaining = count - sum(freedom for _, freedom in between) - 1
+    if len(spread) == 2 and remaining > 0 and variance > 0:
+        means = [values.sum(axis, keepdim=True) / voted.sum(axis, keepdim=True).clamp(min=1) for axis in (1, 0)]
+        single = float(((values - means[0] - means[1] + mean)[voted] ** 2).sum()) / remaining / count
+        variance = max(variance, sum(each for each, _ in spread) - single)
+        parts = [*spread, (single, remaining)]
+        freedom = max(freedom, variance**2 / sum(each**2 / degrees for each, degrees in parts))
+    half = float(student_t.ppf(0.975, freedom)) * math.sqrt(variance)
+    return Estimate(mean, mean - half, mean + half)
+
+
+def _jackknife(sums: Tensor, counts: Tensor) -> tuple[float, int]:
+    """Sums and numbers of votes by unit -> the variance of the mean over units, and its degrees of freedom."""
+    sums, counts = sums[counts > 0], counts[counts > 0]
+    if (n := len(sums)) < 2:
+        return 0.0, 0
+    without = (sums.sum() - sums) / (counts.sum() - counts)  # the mean without each unit
+    return float((n - 1) * without.var(correction=0)), n - 1
 
 
 class Vote(BaseModel):
@@ -82,7 +118,6 @@ class VoteAnalysis:
     """The votes of all raters on one test."""
 
     files: Sequence[VotesFile]
-    seed: int = 0
 
     @property
     def is_rates(self) -> bool:
@@ -119,15 +154,21 @@ class VoteAnalysis:
         return {name: each for name, each in values.items() if not each.isnan().all()}
 
     def estimate(self, values: Tensor) -> Estimate:
-        """(raters, items) values -> their mean with its interval: raters and items are resampled, both at once."""
-        raters, items = (torch.arange(n).split(1) for n in values.shape)
-        draws = Draws.of(items, raters, seed=self.seed)
-        means = [values[r][:, i].nanmean() for i, r in zip(draws.evaluated, draws.reference, strict=True)]
-        result = interval_of(torch.stack(means).double())
-        if self.is_rates and not result.low < result.high and math.isfinite(result.value):
+        """(raters, items) values -> their mean with its interval, which is exact where all votes of a pair agree."""
+        result = crossed_interval(values)
+        if self.is_rates and (math.isinf(result.low) or result.low == result.high):
             count = int((~values.isnan()).any(0 if values.shape[1] > 1 else 1).sum())
             return rate_interval(result.value * count, count)
         return result.clamp(0, 1 if self.is_rates else 100)
+
+    @cached_property
+    def differences(self) -> dict[str, Estimate]:
+        """The mean difference of the scores of two systems by the same raters on the same items, for every pair."""
+        systems = [] if self.is_rates else [name for name in self.values if name not in (REFERENCE, ANCHOR)]
+        values = {f"{a} - {b}": self.values[a] - self.values[b] for a, b in combinations(systems, 2)}
+        return {
+            name: crossed_interval(each).clamp(-100, 100) for name, each in values.items() if not each.isnan().all()
+        }
 
     def overall(self) -> dict[str, Estimate]:
         """Return the estimate of everything that was measured, over all raters and items."""
@@ -150,6 +191,12 @@ class VoteAnalysis:
         return Table(
             ("pair" if self.is_rates else "system", "win rate" if self.is_rates else "score", "votes", ""), rows
         )
+
+    def differences_table(self) -> Table:
+        """Return the differences of scores with their intervals, and what they show."""
+        shown = {True: "no difference shown: the 95 % interval includes 0", False: ""}
+        rows = [(name, estimate_cell(each), shown[each.includes_zero]) for name, each in self.differences.items()]
+        return Table(("systems", "difference", ""), rows)
 
     def _shown(self, estimate: Estimate) -> str:
         if not self.is_rates:
@@ -181,11 +228,13 @@ class VoteAnalysis:
         bounds = [0.5] if self.is_rates else []
         plot = Plot("Win rates" if self.is_rates else "Scores", plot_intervals(first.title, overall, bounds=bounds))
         shown = [self.overall_table(), plot, *([Notes(warnings, warning=True)] if warnings else [])]
-        facts = {"test": first.test, "mode": first.mode, "seed of intervals": self.seed}
+        facts = {"test": first.test, "mode": first.mode}
+        paired = [Section("Differences", DIFFERENCES, [self.differences_table()])] if self.differences else []
         return Report(
             first.title,
             [
                 Section("All votes", WIN_RATES if self.is_rates else SCORES, shown),
+                *paired,
                 Section("By rater", "Intervals over items.", [self.table("rater")]),
                 Section("By item", "Intervals over raters.", [self.table("item")]),
                 Section("How it was measured", "", [facts_table("the listening test", facts)]),
@@ -207,15 +256,17 @@ class VoteAnalysis:
             }
 
         facts = {"test": self.files[0].test, "mode": self.files[0].mode, "warnings": self.warnings()}
+        facts |= {"differences": {name: list(each) for name, each in self.differences.items()}}
         return {**facts, "overall": estimates(self.values), "raters": by(self.raters, 0), "items": by(self.items, 1)}
 
 
-def analyze_votes(files: Sequence[Path], output: Path | None, seed: int) -> None:
+def analyze_votes(files: Sequence[Path], output: Path | None) -> None:
     """Print what votes say, and write it as a report if a folder is named."""
     if missing := [file for file in files if not file.is_file()]:
         raise MissingFile(f"File of votes '{missing[0]}' does not exist.")
-    analysis = VoteAnalysis(read_votes(files), seed)
-    for table in (analysis.overall_table(), analysis.table("rater"), analysis.table("item")):
+    analysis = VoteAnalysis(read_votes(files))
+    paired = [analysis.differences_table()] if analysis.differences else []
+    for table in (analysis.overall_table(), *paired, analysis.table("rater"), analysis.table("item")):
         out.print(console_table(table))
     for line in analysis.warnings():
         err.print(line, style="yellow", soft_wrap=True)

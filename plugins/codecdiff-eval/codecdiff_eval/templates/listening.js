@@ -145,6 +145,7 @@ at('begin').addEventListener('submit', event => {
   show();
 });
 at('next').addEventListener('click', next);
+at('vote').addEventListener('change', () => { at('missing').textContent = ''; });
 at('back').addEventListener('click', () => { state.position -= 1; show(); });
 at('save').addEventListener('click', () => {
   const { rater, seed, votes } = state, { test, title, mode, systems } = data;

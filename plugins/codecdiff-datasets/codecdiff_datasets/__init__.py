@@ -1,0 +1,1 @@
+"""`codecdiff data`: import, check, filter, caption, rank and measure music data sets."""
