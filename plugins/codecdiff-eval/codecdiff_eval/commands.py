@@ -164,11 +164,10 @@ def compare(
     Run it again to resume where it was interrupted, or in several terminals at once: they share the runs.
     """
     from codecdiff import config
-    from codecdiff_eval.compare.budget import cost_table, make_variants
+    from codecdiff_eval.compare.budget import cost_table, describe_costs, make_variants
     from codecdiff_eval.compare.config import CompareConfig
     from codecdiff_eval.compare.experiment import Experiment
     from codecdiff_eval.inputs import load_engine
-    from codecdiff_eval.numbers import format_count
     from codecdiff_eval.report import console_table
 
     output, (cluster, device) = output or Path("runs", file.stem), load_engine(engine, device, workers)
@@ -177,12 +176,7 @@ def compare(
         require_writable(output)
     variants = make_variants(comparison)
     out.print(console_table(cost_table(variants)))
-    flops = len(comparison.seeds) * sum(variant.training_flops for variant in variants)
-    seconds = f"A clip lasts {comparison.evaluation.seconds:g} seconds."
-    out.print(
-        f"{len(variants)} variants × {len(comparison.seeds)} seeds: {format_count(flops)}FLOPs of training. {seconds}",
-        soft_wrap=True,
-    )
+    out.print(describe_costs(comparison, variants, "cpu" if device == "cpu" else ""), soft_wrap=True)
     if not plan:
         place = select_device(device)
         experiment = Experiment(comparison, variants, output, place, log, cluster)

@@ -9,11 +9,15 @@ from codecdiff.data import Track, find_tracks
 from codecdiff.pipeline import read_config
 from codecdiff.training import read_logs
 from codecdiff_eval.plots import plot_losses
-from codecdiff_eval.report import Player, Players, Plot, Report, Section, facts_table, write_report
+from codecdiff_eval.report import Notes, Player, Players, Plot, Report, Section, facts_table, write_report
 
 SAMPLES = "Generated at the end of training, each from the text above it. Click a spectrogram to play from there."
 NO_LOSSES = "No losses were logged."
-LOSSES = "Validation losses are of the averaged weights, with fixed noise; the zero predictor is the best constant."
+LOSSES = "Validation losses are of the averaged weights, with fixed noise. The zero predictor is the best constant."
+UNTRAINED = (
+    "No better than predicting the mean: {stages}. The validation loss is not below that of the zero predictor, so "
+    "train longer, or change the learning rate or the network."
+)
 
 
 def write_run_report(folder: Path | str) -> Path:
@@ -31,7 +35,9 @@ def write_run_report(folder: Path | str) -> Path:
     ]
     samples = find_tracks(folder / "samples") if any(folder.glob("samples/*")) else []
     sections = [Section("Samples", SAMPLES, _players(samples, folder))] if samples else []
-    sections.append(Section("Losses", LOSSES, losses))
+    untrained = [stage for stage, log in logs.items() if log and log[-1].get("normalized_validation_loss", 0) >= 1]
+    notes = [Notes([UNTRAINED.format(stages=", ".join(untrained))], warning=True)] if untrained else []
+    sections.append(Section("Losses", LOSSES, [*notes, *losses]))
     if music := _music_facts(model):
         sections.append(Section("Music it was trained on", blocks=[facts_table("the store", music)]))
     report = write_report(Report(folder.resolve().name, sections, kicker="codecdiff · training run", files=()), folder)

@@ -45,6 +45,16 @@ def test_samples_are_beside_their_prompts_and_losses_of_each_stage_are_plotted(r
     assert "mine" in (run / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(("loss", "is_said"), [(1.0, True), (0.99, False)])
+def test_the_page_says_which_stage_learned_nothing(run: Path, loss: float, is_said: bool) -> None:
+    row = {"step": 9, "loss": 1.0, "validation_loss": 2 * loss, "zero_predictor_loss": 2.0}
+    text = json.dumps({**row, "normalized_validation_loss": loss}) + "\n"
+    (run / "model" / "primary" / "log.jsonl").write_text(text)
+    write_run_report(run)
+    report = (run / "report.md").read_text(encoding="utf-8")
+    assert ("No better than predicting the mean: primary." in report) == is_said
+
+
 def test_a_run_without_samples_has_a_page_too(tmp_path: Path) -> None:
     assert "Losses" in write_run_report(tmp_path).read_text(encoding="utf-8")
 
