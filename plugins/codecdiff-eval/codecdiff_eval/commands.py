@@ -130,7 +130,13 @@ def write_evaluated(
     evaluator: Evaluator, report: EvalReport, sets: EvalSets[Any], output: Path, model: str, as_json: bool
 ) -> None:
     """Write the report, add it to the card of a model if there is one, and print its metrics and warnings."""
-    from codecdiff_eval.evaluation_report import add_model_index, metrics_table, model_index, write_evaluation
+    from codecdiff_eval.evaluation_report import (
+        add_model_index,
+        console_metrics,
+        model_index,
+        warnings_of,
+        write_evaluation,
+    )
     from codecdiff_eval.inputs import warn
     from codecdiff_eval.report import console_table
 
@@ -141,8 +147,9 @@ def write_evaluated(
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=1, ensure_ascii=False))
     else:
-        out.print(console_table(metrics_table(report.rows)))
-    warn(dict.fromkeys(f"{row.result.name}: {line}" for row in report.rows for line in row.result.warnings))
+        out.print(report.title, soft_wrap=True)
+        out.print(console_table(console_metrics(report.rows)))
+    warn(warnings_of(report.rows))
     warn(evaluator.left_out)
     (err if as_json else out).print(f"Written: index.html, report.md and report.json in {output}", soft_wrap=True)
 

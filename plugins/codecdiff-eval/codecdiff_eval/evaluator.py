@@ -229,9 +229,11 @@ class Evaluator:
                 continue
             if metric.compares == "prompts":
                 metrics[name] = metric
-        requests = [_num_requests(metric, sets.get_set(GENERATED)) for metric in metrics.values()]
-        is_worth = self.config.adherence is None and max(requests, default=0) >= ENOUGH
-        return metrics if self.config.adherence or is_worth else {}
+        if self.config.adherence:
+            return metrics
+        requests = {name: _num_requests(metric, sets.get_set(GENERATED)) for name, metric in metrics.items()}
+        is_worth = max(requests.values(), default=0) >= ENOUGH
+        return {name: metric for name, metric in metrics.items() if requests[name]} if is_worth else {}
 
     def _measure(
         self, clips_name: str, embedder: ClipEmbedder, metrics: Mapping[str, Metric], sets: EvalSets[Sequence[Track]]
@@ -258,7 +260,8 @@ class Evaluator:
             embedder = self._embedder_of(metric, embedder)
             reference = self._compared_with(metric, embedder)
             if name == SPLIT_HALF and isinstance(reference, ClipEmbeddings):
-                return metric.split_half(reference, seed=self.config.seed)
+                num_clips = len(self._embed(embedder, GENERATED, sets.get_set(GENERATED)))
+                return metric.split_half(reference, num_clips=num_clips, seed=self.config.seed)
             if name == SPLIT_HALF or (reference is None and metric.compares == "reference"):
                 return ONLY_STATISTICS
             if isinstance(tracks := sets[name], NotMeasured):

@@ -29,6 +29,7 @@ from codecdiff_eval.metrics.adherence import (
     tempo_estimator,
     tempo_octave,
 )
+from codecdiff_eval.metrics.bootstrap import rate_interval
 from codecdiff_eval.results import EmbeddingConfig, MetricResult, hash_of
 from torch import Tensor
 
@@ -183,8 +184,11 @@ def test_a_metric_that_means_nothing_says_so():
     always = tempo(estimated([120.0] * 20, tempos([120.0] * 20)), resamples=10)
     assert always.value == 1
     assert always.warnings[0].startswith("No better than chance")
+    exact = rate_interval(20, 20)  # all resamples are equal, which does not make the rate certain
+    assert (always.interval.low, always.interval.high) == (exact.low, exact.high)
+    assert exact.low == pytest.approx(0.832, abs=0.001)
     silent = estimated([NOTHING] * 20, tempos([60.0, 120.0] * 10))
-    assert "means nothing here" in tempo(silent, silent, resamples=10).warnings[1]
+    assert "no better than chance on real music" in tempo(silent, silent, resamples=10).warnings[1]
 
 
 def band(n: int, seed: int, noise: float = 1.0, played: Sequence[Any] | None = None) -> ClipEmbeddings:

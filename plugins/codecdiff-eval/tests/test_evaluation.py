@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from codecdiff_eval.eval_sets import (
     oracle,
 )
 from codecdiff_eval.evaluation_report import add_model_index, table_one
-from codecdiff_eval.generation import Generator, cut_sources
+from codecdiff_eval.generation import Generator, counted_warnings, cut_sources
 from codecdiff_eval.listening.systems import read_systems
 from codecdiff_eval.metric import load_metric
 from codecdiff_eval.metrics.adherence import (
@@ -466,6 +467,17 @@ def test_every_set_of_an_evaluation_comes_from_one_call(make_pipeline: Make) -> 
     assert (oracle(), oracle(2)) == ("oracle first stage", "oracle first 2 stages")
     missing = EvalSets({GENERATED: 1, NOISE: NotMeasured("no noise")})
     assert missing.map(lambda name, value: value + 1) == {GENERATED: 2, NOISE: NotMeasured("no noise")}
+
+
+def test_warnings_of_many_clips_are_shown_once() -> None:
+    with pytest.warns(UserWarning) as shown, counted_warnings():
+        for percent in (1.5, 20, 0.25):
+            warnings.warn(f"{percent}% of the samples are clipped.", stacklevel=1)
+        warnings.warn("The generated audio is silent.", stacklevel=1)
+    assert [str(each.message) for each in shown] == [
+        "1.5% of the samples are clipped. There are 2 more such warnings, with other numbers.",
+        "The generated audio is silent.",
+    ]
 
 
 def test_metrics_and_suites_are_found_by_entry_point() -> None:
