@@ -19,7 +19,13 @@ from codecdiff.diffusion.sampling import SamplingInput, StageMask, sample_stage
 from codecdiff.errors import InvalidValue, UserError
 from codecdiff.interfaces import Condition, Prompt, prompt_fields
 from codecdiff.pipeline.base import BasePipeline
-from codecdiff.pipeline.conditions import align_controls, check_control_names, encode_prompts, require_long_controls
+from codecdiff.pipeline.conditions import (
+    align_controls,
+    check_control_names,
+    check_fields,
+    encode_prompts,
+    require_long_controls,
+)
 from codecdiff.pipeline.generation import (
     SAMPLING_OPTIONS,
     GenerationConfig,
@@ -134,6 +140,7 @@ class Pipeline(BasePipeline):
         """
         settings = self._options(generation_config, generator, options)
         prompts, seconds = prompt_list(prompt), settings.audio_length_in_s
+        check_fields([*prompts, settings.negative_prompt], self.conditioner)
         frames, samples = self.frames(seconds), round(seconds * self.sample_rate)
         codes = self.generate_codes(
             prompts, frames, settings, partial=partial, callback_on_step_end=callback_on_step_end
@@ -169,6 +176,7 @@ class Pipeline(BasePipeline):
         if options.get("loop"):
             raise InvalidValue("An edit keeps the ends of its source, so it makes no loop: leave out loop.")
         settings = self._options(generation_config, generator, options).merge(loop=False)
+        check_fields([prompt, settings.negative_prompt], self.conditioner)
         with self._on_device(self.codec):
             mask, samples = edit.apply_to_audio(audio, self.codec, self.target)
         mask = mask.repeat(settings.num_waveforms_per_prompt)
