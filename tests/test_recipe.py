@@ -223,6 +223,15 @@ def test_another_model_is_not_overwritten(run: Run) -> None:
         run("train.max_train_steps=2", "denoiser.width=8")
 
 
+def test_a_model_keeps_its_codec(run: Run) -> None:
+    pytest.importorskip("codecdiff_starter")
+    run("train.max_train_steps=1")
+    with pytest.raises(
+        ValueError, match=r'model: codec\.codec\.name is "dac" there, "starter" here\. Choose another output folder'
+    ):
+        run("codec.name=starter")
+
+
 def test_errors_are_one_line(settings: Path) -> None:
     command = [sys.executable, str(RECIPE), "--config", str(settings), "train.max_train_stpes=3"]
     answer = subprocess.run(command, capture_output=True, text=True)
