@@ -49,8 +49,8 @@ class DataConfig(Config):
 class TrainConfig(Config):
     """How a stage is trained: `codecdiff.training.trainer.StageTrainer`.
 
-    By AdamW with betas 0.9 and 0.99 and epsilon 1e-8. The averaged weights are an exponential moving average whose decay
-    after n steps is min(ema_decay, (1 + n) / (10 + n)), so that it forgets the initial weights soon.
+    By AdamW with betas 0.9 and 0.99 and epsilon 1e-8. The averaged weights are an exponential moving average, whose
+    decay after n steps is min(ema_decay, (1 + n) / (10 + n)), so that it forgets the initial weights soon.
     """
 
     max_train_steps: PositiveInt = 1000
