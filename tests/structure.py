@@ -32,8 +32,10 @@ MUST_READ = (
     "codecdiff/splitters.py",
     "codecdiff/diffusion/loss.py",
     "codecdiff/diffusion/sampling.py",
+    "codecdiff/diffusion/guidance.py",
     "codecdiff/diffusion/noise_schedule.py",
     "codecdiff/pipeline/stage.py",
+    "codecdiff/pipeline/base.py",
     "codecdiff/pipeline/pipeline.py",
     "codecdiff/pipeline/checkpoint.py",
     "codecdiff/training/experiment.py",
@@ -156,12 +158,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 44_228,
-    "lines: core": 17_699,
+    "lines: library in all": 44_491,
+    "lines: core": 17_782,
     "lines: interfaces": 444,
-    "lines: evaluation": 8_006,
-    "lines: must-read set": 4_318,
-    "lines: import closure of the recipe": 8_309,
+    "lines: evaluation": 8_151,
+    "lines: must-read set": 4_906,
+    "lines: import closure of the recipe": 8_482,
     "import levels": 8,
 }
 

@@ -144,8 +144,8 @@ class Metric:
     ) -> MetricResult:
         """Measure clips of one random half of the reference against the other: what a perfect model gets.
 
-        num_clips: how many clips, such as those that a model generated, of which distances depend; by default, and at
-            most, all of that half. No track is in both halves.
+        No track is in both halves. Distances depend on the number of clips, so `num_clips` is that of the clips to
+        compare with; by default, and at most, all of that half.
 
         Raises ValueError for fewer than 4 tracks.
         """

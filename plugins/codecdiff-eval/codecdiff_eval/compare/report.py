@@ -133,7 +133,7 @@ class CompareReport:
         }
 
     def warnings(self) -> list[str]:
-        """Say why there are no verdicts, what to be careful about, and which requested probes are left out."""
+        """Say why verdicts are withheld, what to be careful about, and which requested probes are left out."""
         lines, num_tracks = self._divergence_lines(), min(self._num_tracks())
         if num_tracks < FEW:
             lines.append(
@@ -149,7 +149,7 @@ class CompareReport:
             )
         if stages := [f"{name}: {', '.join(map(_with_loss, each.items()))}" for name, each in self.untrained.items()]:
             lines.append(
-                "With a normalized validation loss of 1 or more, a stage is no better than predicting the mean: it "
+                "A stage with a normalized validation loss of 1 or more does not predict better than the mean: it "
                 "learned nothing, and what is generated says nothing about its variant. This is true of "
                 f"{'; '.join(stages)}. Increase the budget."
             )
