@@ -171,10 +171,13 @@ def test_it_trains_without_text_and_in_other_patterns(run: Run) -> None:
         "splitter.stages=0|1-2|3",
         "train.max_train_steps=2",
         "denoiser.layers=[none]",
-        "prompts=['']",
+        "prompts=[]",
     )
     pipeline = codecdiff.load(out / "model")
     assert pipeline.conditioner is None
+    assert (
+        json.loads((out / "samples" / "metadata.jsonl").read_text())["text"] == ""
+    )  # captions are not prompts of a model that reads no text
     assert [stage.name for stage in pipeline.stages] == ["stage1", "stage2", "stage3"]
     assert (out / "samples" / "00.wav").exists()
 

@@ -205,9 +205,9 @@ def audit(
         Path | None, typer.Option(help="Store of other music. Default: validation tracks of --store.")
     ] = None,
     clips: Annotated[int, typer.Option("--n", help="Clips to generate.")] = 64,
-    seconds: Annotated[float, typer.Option(help="Of a clip.")] = 6.0,
-    window: Annotated[float, typer.Option(help="Seconds of what counts as one place.")] = 3.0,
-    threshold: Annotated[float, typer.Option(help="Part of a window's coarsest codes that makes a near copy.")] = 0.5,
+    seconds: Annotated[float, typer.Option(help="Duration of a clip.")] = 6.0,
+    window: Annotated[float, typer.Option(help="Seconds that are compared at once.")] = 3.0,
+    threshold: Annotated[float, typer.Option(help="Fraction of equal coarsest codes that makes a near copy.")] = 0.5,
     seed: Seed = 0,
     model_card: Annotated[bool, typer.Option("--model-card", help="Add the result to the model card.")] = False,
     as_json: AsJson = False,
@@ -267,8 +267,8 @@ def listening_test(
         Path | None, typer.Option(help="Folder of the music that mushra rates against.", show_default=False)
     ] = None,
     n: Annotated[int | None, typer.Option("--n", min=1, help="Items, drawn at random. Default: all.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the items that are drawn, and of intervals.")] = 0,
-    loudness: Annotated[float, typer.Option(metavar="LUFS", min=-40, max=-5, help="Of all clips.")] = -23.0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same items and intervals.")] = 0,
+    loudness: Annotated[float, typer.Option(metavar="LUFS", min=-40, max=-5, help="Loudness of all clips.")] = -23.0,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Listening test",
     analyze: Annotated[bool, typer.Option("--analyze", help="Analyze files of votes instead.")] = False,
     force: Force = False,

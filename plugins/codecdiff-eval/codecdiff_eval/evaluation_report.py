@@ -146,7 +146,7 @@ def console_metrics(rows: Sequence[EvalRow]) -> Table:
 
 
 def metrics_table(rows: Sequence[EvalRow]) -> Table:
-    """Return a row for every metric: its value and interval, and what it is read against.
+    """Return a row for every metric: its value and interval, and its context.
 
     Columns in which no row has anything are left out.
     """

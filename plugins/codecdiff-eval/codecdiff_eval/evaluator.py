@@ -1,6 +1,6 @@
 """The evaluation of music, or of what a model generates, against other music: a report in which no number stands alone.
 
-The reference is embedded first. A model then generates what is evaluated, and what that is read against: clips of the
+The reference is embedded first. A model then generates what is evaluated, and what that is compared with: clips of the
 reference through its codec, and clips of the reference with only the first stage kept. Everything generated or embedded
 is kept on disk, so a run that is killed resumes.
 """
@@ -158,7 +158,7 @@ class Evaluator:
     def _make_sets(
         self, inputs: Sequence[EvalPrompt] | Sequence[Track], embedder: ClipEmbedder, reference: Reference
     ) -> EvalSets[Sequence[Track]]:
-        """Generate what is evaluated, if there is a model, and what it is read against from clips of the reference."""
+        """Generate what is evaluated, if there is a model, and its context from clips of the reference."""
         tracks = [track for track in inputs if isinstance(track, Track)]
         generator, seconds = self.generator, self.config.cutter.seconds
         if generator is None:

@@ -1,4 +1,4 @@
-"""What an evaluation measured: values with intervals, how each came about, and what they are read against.
+"""What an evaluation measured: values with intervals, how each was measured, and their context.
 
 This module is data alone. `codecdiff_eval.metrics` makes these objects, `codecdiff_eval.report` shows them:
 
@@ -281,7 +281,7 @@ class NotMeasured:
 
 @dataclass(frozen=True)
 class EvalRow:
-    """A metric of one set of clips, called `clips`, and by the names of `CONTEXT` what it is read against.
+    """A metric of one set of clips, called `clips`, and its context by the names of `CONTEXT`.
 
     context: the same metric of each, or why it was not measured.
 

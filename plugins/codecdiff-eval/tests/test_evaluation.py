@@ -636,7 +636,7 @@ def test_judges_that_are_not_there_are_told_in_a_suite_and_refused_by_name(
         (("--set", "weights=x"), "sets no option"),
         (("--set", "mert.layer=3"), "There are options of 'mert'"),
         (("--seconds", "0.01"), "0.1 to 3600 seconds"),
-        (("--reference", "nowhere"), "'nowhere' is neither a folder nor a manifest of music."),
+        (("--reference", "nowhere"), "'nowhere' does not exist: expected a folder of audio files"),
         (("--seconds", "100"), "no clip of 100 s fits"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the votes of a listening test say: win rates and scores with intervals, in all, by rater and by item."""
+"""The votes of a listening test: win rates and scores with intervals, overall, by rater and by item."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def read_votes(files: Sequence[Path]) -> list[VotesFile]:
     votes = [read_json(file, VotesFile) for file in files]
     for file, each in zip(files, votes, strict=True):
         if each.test != votes[0].test:
-            raise InvalidValue(f"'{file}' is of another listening test than '{files[0]}': analyze each by itself.")
+            raise InvalidValue(
+                f"'{file}' belongs to another listening test than '{files[0]}': analyze each test separately."
+            )
         if sum(each.rater == other.rater for other in votes) > 1:
             raise InvalidValue(f"Two files have votes of '{each.rater}'. Keep the last that each rater exported.")
     if not any(each.votes for each in votes):
