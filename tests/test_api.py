@@ -32,7 +32,7 @@ from codecdiff import (
     Vary,
     config,
 )
-from codecdiff.errors import UnknownName, UserError
+from codecdiff.errors import InvalidValue, UnknownName, UserError
 from codecdiff.pipeline import GenerationOptions, GenerationRequest, Stage, base, generation, output, pipeline, stage
 from codecdiff.pipeline.hub import find_model
 from codecdiff.precision import SkipInit
@@ -261,7 +261,9 @@ def test_a_run_can_be_stopped(make_pipeline: Make) -> None:
 
 
 def test_waveforms_are_saved_and_played(make_pipeline: Make, tmp_path: Path) -> None:
-    out = make_pipeline()(["<b>drums</b>", {"text": "", "tempo": 120}], **SHORT)
+    tempo = {"name": "numeric", "fields": {"tempo": {"low": 40, "high": 220}}}
+    pipe = make_pipeline(conditioner={"name": "joined", "conditioners": [{"name": "words"}, tempo]})
+    out = pipe(["<b>drums</b>", {"text": "", "tempo": 120}], **SHORT)
     files = out.save(tmp_path / "deep" / "a{n}.wav")
     assert [file.name for file in files] == ["a1.wav", "a2.wav"]
     samples, rate = soundfile.read(files[1], dtype="float32")
@@ -280,6 +282,24 @@ def test_waveforms_are_saved_and_played(make_pipeline: Make, tmp_path: Path) -> 
     assert "tempo 120" in page
     played = [base64.b64decode(text) for text in re.findall(r"base64,([^\"]+)", page)]
     assert [soundfile.info(io.BytesIO(sound)).frames for sound in played] == [800, 800]
+
+
+@pytest.mark.parametrize("prompt", [{"text": "drums", "tmpo": 120}, ["drums", {"txt": "drums"}]])
+def test_fields_that_the_model_does_not_read_are_refused(make_pipeline: Make, prompt: Any) -> None:
+    pipe = make_pipeline()
+    with pytest.raises(InvalidValue, match=r"Unknown field 't\w+' of this model's prompts\. Available: text\."):
+        pipe(prompt, **SHORT)
+    with pytest.raises(InvalidValue, match=r"Unknown field 'txt'.*Did you mean 'text'\?"):
+        pipe("", negative_prompt={"txt": "drums"}, **SHORT)
+    with pytest.raises(InvalidValue, match="Unknown field 'tempo'"):
+        pipe.edit(torch.zeros(1, 800), Inpaint(regions=[(0.02, 0.05)]), {"tempo": 120}, **SHORT)
+    empty = pipe({"text": "drums", "tempo": None, "key": ""}, **SHORT)  # as in a row of a table
+    assert torch.equal(empty.codes, pipe("drums", **SHORT).codes)
+
+
+def test_a_text_that_is_not_read_is_named(make_pipeline: Make) -> None:
+    with pytest.warns(UserWarning, match=r"was trained without conditions: the text is ignored"):
+        make_pipeline(conditioner=None)("drums", **SHORT)
 
 
 def test_a_saved_file_is_generated_again_by_the_command_line(make_pipeline: Make, tmp_path: Path) -> None:

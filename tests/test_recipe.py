@@ -171,10 +171,13 @@ def test_it_trains_without_text_and_in_other_patterns(run: Run) -> None:
         "splitter.stages=0|1-2|3",
         "train.max_train_steps=2",
         "denoiser.layers=[none]",
-        "prompts=['']",
+        "prompts=[]",
     )
     pipeline = codecdiff.load(out / "model")
     assert pipeline.conditioner is None
+    assert (
+        json.loads((out / "samples" / "metadata.jsonl").read_text())["text"] == ""
+    )  # captions are not prompts of a model that reads no text
     assert [stage.name for stage in pipeline.stages] == ["stage1", "stage2", "stage3"]
     assert (out / "samples" / "00.wav").exists()
 
@@ -221,6 +224,15 @@ def test_another_model_is_not_overwritten(run: Run) -> None:
         run("splitter=parallel")
     with pytest.raises(ValueError, match=r"another stage in training: denoiser.* there, .* here"):
         run("train.max_train_steps=2", "denoiser.width=8")
+
+
+def test_a_model_keeps_its_codec(run: Run) -> None:
+    pytest.importorskip("codecdiff_starter")
+    run("train.max_train_steps=1")
+    with pytest.raises(
+        ValueError, match=r'model: codec\.codec\.name is "dac" there, "starter" here\. Choose another output folder'
+    ):
+        run("codec.name=starter")
 
 
 def test_errors_are_one_line(settings: Path) -> None:

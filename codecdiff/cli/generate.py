@@ -220,7 +220,7 @@ def new_request(
         err.print("Without a prompt, the model decides what it plays. Describe the music with a prompt.")
     elif prompt.strip() and "text" not in conditioner.fields:
         err.print(f"This model reads only --field {', '.join(conditioner.fields)}: the text is ignored.")
-    elif note := vocabulary_note(conditioner, pipeline.data, [prompt]):
+    elif note := vocabulary_note(conditioner, pipeline.data, [prompt], pipeline.name):
         err.print(note, soft_wrap=True)
     return pipeline.request({"text": prompt, **values}, **options)
 

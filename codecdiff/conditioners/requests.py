@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from codecdiff.errors import InvalidValue
 from codecdiff.files import parse_json
 from codecdiff.interfaces import Conditioner, Prompt, prompt_fields
+from codecdiff.registry import did_you_mean
 
 TONICS = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 ACCIDENTALS = {"": 0, "#": 1, "♯": 1, "sharp": 1, "b": -1, "♭": -1, "flat": -1}
@@ -22,16 +23,21 @@ def parse_fields(values: Mapping[str, str], conditioner: Conditioner | None) -> 
 
     Raises InvalidValue for a field that the conditioner does not read.
     """
-    available, fields = conditioner.fields if conditioner else (), {}
+    fields = {}
     for name, text in values.items():
-        if name not in available:
-            allowed = ", ".join(available) or "none"
-            raise InvalidValue(f"Unknown field '{name}' of this model's prompts. Available: {allowed}.")
+        require_field(name, conditioner.fields if conditioner else ())
         try:
             fields[name] = parse_json(text, name)
         except InvalidValue:
             fields[name] = text
     return fields
+
+
+def require_field(name: str, available: Sequence[str]) -> None:
+    """Raise InvalidValue for a field of a prompt that is not available."""
+    if name not in available:
+        hint = f"Available: {', '.join(available) or 'none'}.{did_you_mean(name, available)}"
+        raise InvalidValue(f"Unknown field '{name}' of this model's prompts. {hint}")
 
 
 def requested_tempo(prompt: Prompt) -> float | None:

@@ -47,7 +47,11 @@ class DataConfig(Config):
 
 
 class TrainConfig(Config):
-    """How a stage is trained: `codecdiff.training.trainer.StageTrainer`."""
+    """How a stage is trained: `codecdiff.training.trainer.StageTrainer`.
+
+    By AdamW with betas 0.9 and 0.99 and epsilon 1e-8. The averaged weights are an exponential moving average, whose
+    decay after n steps is min(ema_decay, (1 + n) / (10 + n)), so that it forgets the initial weights soon.
+    """
 
     max_train_steps: PositiveInt = 1000
     train_batch_size: PositiveInt = 16  # crops per process, computed at once
@@ -58,7 +62,7 @@ class TrainConfig(Config):
     lr_scheduler: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = Field(default=0.01, ge=0)
     max_grad_norm: PositiveFloat = 1.0
-    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)  # 0: the average is the last weights
     dropout: Dropout | dict[str, Dropout] = 0.1  # of every condition, independently; or of each by its name, else 0
     context_noise_std: float = Field(default=0, ge=0)  # of Gaussian noise added to the context of a stage
     timestep_bias: float = Field(default=1, gt=0)  # above 1, timesteps of high noise are trained on more often

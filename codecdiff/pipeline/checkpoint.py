@@ -157,9 +157,12 @@ def write_parts(
 
 
 def config_differences(saved: Any, current: Any, name: str) -> list[str]:
-    """Return the differences of two nested mappings, as in "denoiser.width is 64 there, 96 here"."""
+    """Return the differences of two nested mappings, as in "denoiser.width is 64 there, 96 here".
+
+    The options of parts with different names are not compared.
+    """
     if isinstance(saved, Mapping) and isinstance(current, Mapping):
-        keys = dict.fromkeys([*saved, *current])
+        keys = dict.fromkeys([*saved, *current] if saved.get("name") == current.get("name") else ["name"])
         return [line for k in keys for line in config_differences(saved.get(k), current.get(k), f"{name}.{k}")]
     if saved is None and name.endswith(".revision"):  # it was unknown when the folder was written
         return []
@@ -169,13 +172,17 @@ def config_differences(saved: Any, current: Any, name: str) -> list[str]:
     return [] if saved == current else [f"{name} is {saved} there, {current} here"]
 
 
-def check_same_model(folder: Path, spec: dict[str, Any], state: dict[str, Tensor]) -> None:
-    """Raise ValueError, naming the differences, unless a folder holds this model; warn of changed code."""
+def check_same_model(folder: Path, spec: dict[str, Any], state: dict[str, Tensor] | None = None) -> None:
+    """Raise InvalidValue, naming the differences, unless a folder holds this model; warn of changed code.
+
+    Without a fitted state, that of its codec is not compared.
+    """
     saved = read_config(folder)
     pairs = {key: (saved.get(key), spec[key]) for key in spec if key not in ("data", "code", FILES, SEAL)}
     pairs |= {key: config.align_defaults(f"{key}s", *pairs[key]) for key in ("codec", "splitter", "conditioner")}
     differences = [line for key, pair in pairs.items() for line in config_differences(*pair, key)]
-    tensors, _ = _codec_state(folder)
+    tensors = {} if state is None else _codec_state(folder)[0]
+    state = state or {}
     if tensors.keys() != state.keys() or any(not torch.equal(tensors[k].float(), state[k].float()) for k in state):
         differences.append("the fitted state of the codec differs")
     if differences:

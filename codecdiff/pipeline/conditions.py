@@ -6,6 +6,7 @@ field `controls` has under its name; in training, from the track itself.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from codecdiff.conditioners.requests import require_field
 from codecdiff.config.parts import did_you_mean
 from codecdiff.errors import InvalidValue
 from codecdiff.interfaces import Condition, Conditioner, ConditionTokens, Prompt, prompt_fields
@@ -32,6 +34,24 @@ def with_own_controls(prompt: dict[str, Any], conditioner: Conditioner | None) -
             "store has codes alone: name the folder of the tracks too, data.audio=FOLDER."
         )
     return {**prompt, "controls": dict.fromkeys(names, audio)} if names else prompt
+
+
+def check_fields(prompts: Sequence[Prompt], conditioner: Conditioner | None) -> None:
+    """Raise InvalidValue for a field of a prompt that the model does not read, unless it is empty.
+
+    Warns of a text that is not read. `controls` are checked by their names.
+    """
+    fields = tuple(conditioner.fields) if conditioner else ()
+    available = (*fields, "text", "controls", *(["start"] if conditioner and conditioner.control_rates else []))
+    named = {
+        name: value for prompt in prompts for name, value in prompt_fields(prompt).items() if value not in (None, "")
+    }
+    for name in named:
+        if name not in available:
+            require_field(name, fields)
+    if "text" in named and "text" not in fields:
+        reads = f"reads only {', '.join(fields)}" if fields else "was trained without conditions"
+        warnings.warn(f"This model {reads}: the text is ignored.", stacklevel=4)
 
 
 def check_control_names(prompts: Sequence[Prompt], conditioner: Conditioner | None) -> None:

@@ -40,7 +40,7 @@ NOT_OPTIONS = {  # options of diffusers whose purpose is served otherwise
 }
 HINTS = {
     "loudness": " Use a level in LUFS, e.g. -14, or 'off' for audio as it is decoded.",
-    "seed": " Samples of one call differ by themselves: num_waveforms_per_prompt=2.",
+    "seed": " For several samples of a prompt, set num_waveforms_per_prompt: all of them follow from one seed.",
 }
 P = ParamSpec("P")
 R = TypeVar("R")

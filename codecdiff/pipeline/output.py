@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import soundfile
+import torch
 from torch import Tensor
 
 from codecdiff.data.audio import keeps_comment, write_audio

@@ -15,6 +15,7 @@ from codecdiff.errors import InvalidValue
 from codecdiff.files import sha256
 from codecdiff.interfaces import Prompt, prompt_fields
 from codecdiff.pipeline.cascade import CascadePipeline, StepCallback
+from codecdiff.pipeline.conditions import check_fields
 from codecdiff.pipeline.generation import GenerationConfig, GenerationOptions, prompt_list
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Pipeline(CascadePipeline):
         """
         settings = self._options(generation_config, generator, options)
         prompts, seconds = prompt_list(prompt), settings.audio_length_in_s
+        check_fields([*prompts, settings.negative_prompt], self.conditioner)
         frames, samples = self.frames(seconds), round(seconds * self.sample_rate)
         codes = self.generate_codes(
             prompts, frames, settings, partial=partial, callback_on_step_end=callback_on_step_end
@@ -114,6 +116,7 @@ class Pipeline(CascadePipeline):
         if options.get("loop"):
             raise InvalidValue("An edit keeps the ends of its source, so it makes no loop: leave out loop.")
         settings = self._options(generation_config, generator, options).merge(loop=False)
+        check_fields([prompt, settings.negative_prompt], self.conditioner)
         with self._on_device(self.codec):
             mask, samples = edit.apply_to_audio(audio, self.codec, self.target)
         mask = mask.repeat(settings.num_waveforms_per_prompt)
@@ -206,7 +209,7 @@ class Pipeline(CascadePipeline):
         from codecdiff.pipeline.output import PipelineOutput
         from codecdiff.pipeline.vocabulary import vocabulary_note
 
-        if note := vocabulary_note(self.conditioner, self.data, prompts):
+        if note := vocabulary_note(self.conditioner, self.data, prompts, self.name):
             warnings.warn(note, stacklevel=3)
         count = settings.num_waveforms_per_prompt
         request = self.request("", settings, **edited)

@@ -44,11 +44,13 @@ def spread_captions(store: CodeStore, count: int = 4) -> list[str]:
     return [captions[i * len(captions) // count] for i in range(count)] or [""]
 
 
-def vocabulary_note(conditioner: Conditioner | None, data: Mapping[str, Any], prompts: Iterable[Prompt]) -> str:
+def vocabulary_note(
+    conditioner: Conditioner | None, data: Mapping[str, Any], prompts: Iterable[Prompt], model: str = ""
+) -> str:
     """Return a note on the words of prompts that a model was not trained on; empty if there are none.
 
     `data` is what the model's folder records of its music: without words, or if the conditioner reads no text, the note
-    is empty. Keys and tempos do not count where the conditioner parses them.
+    is empty. Keys and tempos do not count where the conditioner parses them. `model` is what it was loaded by.
     """
     sources = conditioner.sources.values() if conditioner else ()
     read_from_text = {field for fields in sources if "text" in fields for field in fields}
@@ -61,6 +63,6 @@ def vocabulary_note(conditioner: Conditioner | None, data: Mapping[str, Any], pr
         return ""
     examples = [word for word in trained if len(word) > 2 or word.endswith("#")]
     is_cut = len(examples) > MAX_EXAMPLES
-    more = f"... All of them: codecdiff inspect {shlex.quote(pipeline.name)}" if is_cut and pipeline.name else "..."
+    more = f"... All of them: codecdiff inspect {shlex.quote(model)}" if is_cut and model else "..."
     listed = ", ".join([*examples[:MAX_EXAMPLES], *([more] if is_cut else [])])
     return f"The model was not trained on {', '.join(new)}. Words it knows, {len(trained):,} in all: {listed}"

@@ -97,6 +97,16 @@ def measure_cpu() -> Device:
     return Device(psutil.virtual_memory().total / 1e9, peak, peak)
 
 
+def attainable_flops(device: str = "", utilization: float | None = None, *, mixed: bool = False) -> tuple[str, float]:
+    """Return the name of a device, by default this machine's, and the FLOPs per second that training attains on it.
+
+    Raises UnknownName.
+    """
+    name, facts = find_device(device)
+    peak = facts.bf16 if mixed else facts.tf32
+    return name, 1e12 * peak * (utilization or UTILIZATION[name == CPU])
+
+
 @dataclass(frozen=True)
 class Assumptions:
     """What a plan cannot count: the machines, how much of their peak is reached, and music that is not there yet.

@@ -1,7 +1,7 @@
 """Training: batches, the trainer of one stage, and the model that an experiment describes."""
 
 from codecdiff.pipeline.stage_folder import lock_stage, read_logs
-from codecdiff.training.accelerator import log_sample, new_accelerator, no_progress_note
+from codecdiff.training.accelerator import format_duration, log_sample, new_accelerator, no_progress_note
 from codecdiff.training.batch import StageData, StageInput, stage_input
 from codecdiff.training.experiment import (
     call_run_end_hooks,
@@ -24,6 +24,7 @@ __all__ = [
     "call_run_end_hooks",
     "check_states",
     "check_warm_starts",
+    "format_duration",
     "lock_stage",
     "log_sample",
     "new_accelerator",

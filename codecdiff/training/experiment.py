@@ -20,7 +20,7 @@ from codecdiff.diffusion.noise_schedule import training_scheduler
 from codecdiff.errors import ConfigError, InvalidValue
 from codecdiff.fingerprint import device_of, module_fingerprint
 from codecdiff.interfaces import Prompt
-from codecdiff.pipeline.checkpoint import MODEL_FILE, build_parts, load_codec_state, read_config
+from codecdiff.pipeline.checkpoint import MODEL_FILE, build_parts, check_same_model, load_codec_state, read_config
 from codecdiff.pipeline.conditions import with_own_controls
 from codecdiff.pipeline.pipeline import Pipeline
 from codecdiff.pipeline.stage import Stage
@@ -95,6 +95,8 @@ def open_data(
     from codecdiff.pipeline.vocabulary import training_words
 
     codec: Any = pipeline.codec
+    if (model / MODEL_FILE).exists():
+        check_same_model(model, pipeline.to_config())
     is_measured, target = load_codec_state(model, codec), experiment.target
     spec = config.to_config("codecs", codec.codec)
     codes = open_store(

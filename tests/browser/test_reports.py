@@ -153,7 +153,7 @@ def test_votes_are_cast_by_keyboard_kept_and_exported(new_page: NewPage, folders
     page.keyboard.press(" ")
     page.wait_for_function("players.every(each => each.audio.paused)")
     page.keyboard.press("Enter")
-    assert "Say which you prefer" in (page.locator("#missing").text_content() or "")
+    assert "Select which you prefer" in (page.locator("#missing").text_content() or "")
     page.keyboard.press("ArrowRight")
     assert page.get_by_label("B", exact=True).is_checked()
     assert page.locator("#missing").text_content() == ""

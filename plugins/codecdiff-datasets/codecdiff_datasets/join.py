@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from codecdiff_datasets.importers import hf_datasets
 
 from codecdiff.data.audio import SUFFIXES
 from codecdiff.data.manifest import ManifestRow
 from codecdiff.data.metadata import CAPTION_FIELDS, Report, captions_in, json_lines, read_table
 from codecdiff.errors import InvalidValue, MissingFile
+from codecdiff_datasets.importers import hf_datasets
 
 IDS = ("track", "track_id", "id", "ytid", "file_name", "file", "path")  # columns used as the id, the first there is
 

@@ -64,6 +64,26 @@ def test_a_collection_goes_through_every_command(folder: Path) -> None:
     assert not list(folder.glob(".*")) + list(folder.glob("*.audio-check.jsonl"))
 
 
+def test_manifests_of_several_folders_become_one(folder: Path) -> None:
+    write_music(folder / "deep" / "other", count=2, seconds=0.25)
+    for file in sorted((folder / "deep" / "other").glob("*.wav")):
+        file.rename(file.with_name(f"other-{file.name}"))
+    (folder / "deep" / "other" / "metadata.jsonl").unlink()
+    run("import folder music")
+    run("import folder deep/other -o deep/other.parquet")
+    assert "6 tracks in all.parquet" in run("merge music.parquet deep/other.parquet -o all.parquet").output
+    tracks = Manifest.read("all.parquet").tracks()
+    assert [track.file.resolve().relative_to(folder.resolve()).as_posix() for track in tracks] == [
+        *(f"music/{i}.wav" for i in range(4)),
+        *(f"deep/other/other-{i}.wav" for i in range(2)),
+    ]
+    assert list(tracks[1].captions) == ["tone 1"]
+    assert "0 issues in 6 tracks" in run("check all.parquet").output
+    repeated = run("merge music.parquet all.parquet -o twice.parquet", code=1)
+    assert "4 tracks are in two manifests, such as '0.wav'" in repeated.output
+    assert not Path("twice.parquet").exists()
+
+
 def test_nothing_is_written_over_and_nothing_is_left_half(folder: Path) -> None:
     run("import folder music -o all.parquet")
     before = (folder / "all.parquet").read_bytes()
@@ -157,11 +177,13 @@ def test_names_that_others_chose_cannot_steer_the_terminal(folder: Path) -> None
     assert not {"\x1b", "\x9b", "\x07"} & set(shown)
 
 
-@pytest.mark.parametrize("command", ["", "import", "filter", "split", "join", "attribution", "check", "stats", "rank"])
+@pytest.mark.parametrize(
+    "command", ["", "import", "filter", "split", "join", "merge", "attribution", "check", "stats", "rank"]
+)
 def test_help_is_whole_on_a_narrow_terminal(command: str) -> None:
     shown = CliRunner().invoke(app, ["data", *command.split(), "--help"], env={"COLUMNS": "80"}).output
     assert max(map(len, shown.splitlines())) <= 80
-    assert "..." not in shown.replace("[ARGS]...", "").replace("SOURCE...", "")
+    assert "..." not in shown.replace("[ARGS]...", "").replace("SOURCE...", "").replace("MANIFEST...", "")
     assert not re.findall(r"<\w+>", shown)  # a placeholder is a word in capitals
 
 

@@ -1,1 +1,1 @@
-"""Evaluation of generated music: metrics with intervals, what they are read against, and reports."""
+"""Evaluation of generated music: metrics with intervals, their context, and reports."""

@@ -100,7 +100,7 @@ class SetMatches:
 
     @property
     def rate(self) -> Estimate:
-        """Part of the clips that are near copies with its interval for independent clips."""
+        """Fraction of the clips that are near copies with its interval for independent clips."""
         return rate_interval(sum(self.is_copy), len(self.is_copy))
 
 
@@ -116,7 +116,7 @@ class AuditResult:
 
     @property
     def closer_than_fresh(self) -> float:
-        """Part of the generated clips that lie nearer to training music than any fresh clip, by moments of vectors."""
+        """Fraction of the generated clips that are closer to training music than any fresh clip, by moments of vectors."""
         nearest = min(match.distance for match in self.sets[FRESH].matches)
         return float(np.mean([match.distance < nearest for match in self.sets[GENERATED].matches]))
 
@@ -129,8 +129,9 @@ class AuditResult:
         )
         return (
             f"Of {len(self.sets[GENERATED].is_copy)} clips generated from captions of the training music, {generated} "
-            f"repeat at least {100 * self.config.threshold:.0f} % of the coarsest codes of a place in it for "
-            f"{self.config.window:g} seconds; of music never trained on, {fresh}. Planted copies found: {recall}."
+            f"repeat at least {100 * self.config.threshold:.0f} % of the coarsest codes of one of its passages for "
+            f"{self.config.window:g} seconds. Of music that it was not trained on, {fresh} do. Planted copies found: "
+            f"{recall}."
         )
 
 

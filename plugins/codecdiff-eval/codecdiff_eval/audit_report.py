@@ -20,11 +20,12 @@ from codecdiff_eval.report import Player, Players, Report, Section, Table, write
 SHOWN = 6  # clips with the place in the training music that is most like them
 HEADING = "## Memorization"
 READ = (
-    "A near copy repeats the coarsest codes of one place in the training music in a large part of a window. The codes "
-    "that agree are counted at the best place, by codebook, coarse to fine; fresh music shows what agrees by chance. "
-    "The distance is that of the nearest window by moments of its coarse vectors."
+    "A near copy has the same coarsest codes as one passage of the training music, for a large part of a window. Equal "
+    "codes are counted at the passage with the most, for each codebook from coarse to fine. Fresh music, which the "
+    "model was not trained on, shows how many are equal by chance. The distance is that to the nearest window of the "
+    "training music, by the mean and deviation of its coarse vectors."
 )
-PAIRS = "The generated clips with the most codes of one place in the training music, and that place."
+PAIRS = "The generated clips that have the most codes in common with a passage of the training music, and that passage."
 
 
 def audit_table(result: AuditResult) -> Table:

@@ -130,7 +130,13 @@ def write_evaluated(
     evaluator: Evaluator, report: EvalReport, sets: EvalSets[Any], output: Path, model: str, as_json: bool
 ) -> None:
     """Write the report, add it to the card of a model if there is one, and print its metrics and warnings."""
-    from codecdiff_eval.evaluation_report import add_model_index, metrics_table, model_index, write_evaluation
+    from codecdiff_eval.evaluation_report import (
+        add_model_index,
+        console_metrics,
+        model_index,
+        warnings_of,
+        write_evaluation,
+    )
     from codecdiff_eval.inputs import warn
     from codecdiff_eval.report import console_table
 
@@ -141,8 +147,9 @@ def write_evaluated(
     if as_json:
         typer.echo(json.dumps(report.to_json(), indent=1, ensure_ascii=False))
     else:
-        out.print(console_table(metrics_table(report.rows)))
-    warn(dict.fromkeys(f"{row.result.name}: {line}" for row in report.rows for line in row.result.warnings))
+        out.print(report.title, soft_wrap=True)
+        out.print(console_table(console_metrics(report.rows)))
+    warn(warnings_of(report.rows))
     warn(evaluator.left_out)
     (err if as_json else out).print(f"Written: index.html, report.md and report.json in {output}", soft_wrap=True)
 
@@ -164,11 +171,10 @@ def compare(
     Run it again to resume where it was interrupted, or in several terminals at once: they share the runs.
     """
     from codecdiff import config
-    from codecdiff_eval.compare.budget import cost_table, make_variants
+    from codecdiff_eval.compare.budget import cost_table, describe_costs, make_variants
     from codecdiff_eval.compare.config import CompareConfig
     from codecdiff_eval.compare.experiment import Experiment
     from codecdiff_eval.inputs import load_engine
-    from codecdiff_eval.numbers import format_count
     from codecdiff_eval.report import console_table
 
     output, (cluster, device) = output or Path("runs", file.stem), load_engine(engine, device, workers)
@@ -177,12 +183,7 @@ def compare(
         require_writable(output)
     variants = make_variants(comparison)
     out.print(console_table(cost_table(variants)))
-    flops = len(comparison.seeds) * sum(variant.training_flops for variant in variants)
-    seconds = f"A clip lasts {comparison.evaluation.seconds:g} seconds."
-    out.print(
-        f"{len(variants)} variants × {len(comparison.seeds)} seeds: {format_count(flops)}FLOPs of training. {seconds}",
-        soft_wrap=True,
-    )
+    out.print(describe_costs(comparison, variants, "cpu" if device == "cpu" else ""), soft_wrap=True)
     if not plan:
         place = select_device(device)
         experiment = Experiment(comparison, variants, output, place, log, cluster)
@@ -204,9 +205,9 @@ def audit(
         Path | None, typer.Option(help="Store of other music. Default: validation tracks of --store.")
     ] = None,
     clips: Annotated[int, typer.Option("--n", help="Clips to generate.")] = 64,
-    seconds: Annotated[float, typer.Option(help="Of a clip.")] = 6.0,
-    window: Annotated[float, typer.Option(help="Seconds of what counts as one place.")] = 3.0,
-    threshold: Annotated[float, typer.Option(help="Part of a window's coarsest codes that makes a near copy.")] = 0.5,
+    seconds: Annotated[float, typer.Option(help="Duration of a clip.")] = 6.0,
+    window: Annotated[float, typer.Option(help="Seconds that are compared at once.")] = 3.0,
+    threshold: Annotated[float, typer.Option(help="Fraction of equal coarsest codes that makes a near copy.")] = 0.5,
     seed: Seed = 0,
     model_card: Annotated[bool, typer.Option("--model-card", help="Add the result to the model card.")] = False,
     as_json: AsJson = False,
@@ -266,8 +267,8 @@ def listening_test(
         Path | None, typer.Option(help="Folder of the music that mushra rates against.", show_default=False)
     ] = None,
     n: Annotated[int | None, typer.Option("--n", min=1, help="Items, drawn at random. Default: all.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the items that are drawn.")] = 0,
-    loudness: Annotated[float, typer.Option(metavar="LUFS", min=-40, max=-5, help="Of all clips.")] = -23.0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same items and intervals.")] = 0,
+    loudness: Annotated[float, typer.Option(metavar="LUFS", min=-40, max=-5, help="Loudness of all clips.")] = -23.0,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Listening test",
     analyze: Annotated[bool, typer.Option("--analyze", help="Analyze files of votes instead.")] = False,
     force: Force = False,

@@ -200,12 +200,17 @@ class ClipEmbeddings:
 
         A smaller count draws a subset of a larger one.
         """
-        order = torch.randperm(len(self), generator=generator("codecdiff_eval.sample", seed)).tolist()
-        names = [self.names[int(i)] for i in order[:count]]
+        names = [self.names[i] for i in self._draw(count, seed)]
         return [(track_of(name), start_of(name)) for name in names]
 
-    def halves(self, seed: int = 0) -> tuple[Self, Self]:
+    def _draw(self, count: int | None, seed: int) -> list[int]:
+        order = torch.randperm(len(self), generator=generator("codecdiff_eval.sample", seed)).tolist()
+        return order[:count]
+
+    def halves(self, seed: int = 0, *, num_clips: int | None = None) -> tuple[Self, Self]:
         """Divide the tracks at random in two sets of about as many clips; no track is in both.
+
+        num_clips: to draw at random from the first half, which is used whole if it does not have more.
 
         Raises ValueError for fewer than 4 tracks.
         """
@@ -215,7 +220,8 @@ class ClipEmbeddings:
         sides: tuple[list[int], list[int]] = ([], [])
         for i in torch.randperm(len(tracks), generator=generator("codecdiff_eval.halves", seed)).tolist():
             min(sides, key=len).extend(tracks[i].tolist())
-        return self.select(sorted(sides[0])), self.select(sorted(sides[1]))
+        one, other = (self.select(sorted(side)) for side in sides)
+        return one.select(sorted(one._draw(num_clips, seed))), other
 
     @classmethod
     def embed(

@@ -1,4 +1,4 @@
-"""The sets of clips that every evaluation consists of: what a model generates, and what that is read against.
+"""The sets of clips that every evaluation consists of: what a model generates, and what that is compared with.
 
 generated                everything generated from captions: the full cascade
 codec reconstruction     real music that the codec encoded and decoded: the upper bound of what its codes can do

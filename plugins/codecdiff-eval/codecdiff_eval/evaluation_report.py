@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,20 +30,29 @@ from codecdiff_eval.report import (
     facts_table,
     write_report,
 )
-from codecdiff_eval.results import CONTEXT, EvalReport, EvalRow, MetricResult, NotMeasured, TargetResult
+from codecdiff_eval.results import (
+    CONTEXT,
+    SPLIT_HALF,
+    EvalReport,
+    EvalRow,
+    MetricResult,
+    NotMeasured,
+    TargetResult,
+)
 
 HOW_TO_READ = (
-    "Every value stands beside what it is read against. Split half: one half of the reference against the other, the "
-    "least difference that can be detected. Codec reconstruction: the upper bound of what the codec can do. Oracle "
-    "first stage: the later stages alone. Corrected for chance: 0 is what permuted requests score, 1 what the codec "
-    "reconstruction does. Intervals are of 95 %, over tracks."
+    "Compare each value with the others in its row. Split half: as many clips of one half of the reference, compared "
+    "with the other half, which is what a perfect model would get. Codec reconstruction: clips of the reference, "
+    "encoded and decoded, the upper bound with this codec. Oracle first stage: the same clips with their real first "
+    "stage and generated later stages. Chance: the value for randomly permuted requests. Corrected for chance: 0 is "
+    "chance, and 1 is the codec reconstruction. Intervals are 95 % bootstrap intervals over tracks."
 )
-PLAYER_TEXT = "What was evaluated, and the clips of the reference that the rows beside it are made of."
+PLAYER_TEXT = "The evaluated clips, and clips of the reference with what the codec and the later stages made of them."
 CODEC = (
-    "Clips of the reference that the codec encoded and decoded, each compared with what was encoded. Means over clips "
+    "Clips of the reference, encoded and decoded by the codec and compared with the original clips. Means over clips "
     "with 95 % intervals."
 )
-TABLE_ONE = "The layout of DiscoDiff's Table 1. Inference is the median time of one clip, on the machine of this run."
+TABLE_ONE = "In the layout of DiscoDiff's Table 1. Inference is the median time to generate a clip on this machine."
 PLAYERS = 4  # clips of each set to listen to
 PLOTTED_SETS = (CODEC_RECONSTRUCTION, oracle(), GENERATED)  # the rows of Table 1
 Sets = EvalSets[Sequence[Track]]
@@ -62,15 +72,12 @@ def write_evaluation(report: EvalReport, folder: Path | str, sets: Sets | None =
 
 def report_of(report: EvalReport, players: Sequence[Players] = ()) -> Report:
     """Return the report as sections: metrics with their context, plots, players, warnings, and how it was measured."""
-    results = [(row.clips, row.result) for row in report.rows]
-    contexts = [(row, name, other) for row in report.rows for name, other in row.context.items()]
-    shown = [*results, *((name, other) for _, name, other in contexts if isinstance(other, MetricResult))]
-    warnings = [f"{result.name}, {clips}: {line}" for clips, result in shown for line in result.warnings]
-    missing = [
-        f"{row.result.name}, {row.clips}, {name}: {other.reason}"
-        for row, name, other in contexts
-        if isinstance(other, NotMeasured)
-    ]
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for label, row in zip(labels_of(report.rows), report.rows, strict=True):
+        for name, other in row.context.items():
+            if isinstance(other, NotMeasured):
+                reasons.setdefault((name, other.reason), []).append(label)
+    missing = [f"{name} of {'; '.join(labels)}: {reason}" for (name, reason), labels in reasons.items()]
     if not_measured := report.facts.get("not measured"):
         missing.insert(0, str(not_measured))
     facts = {"model": report.model, "reference": report.dataset, **report.facts}
@@ -80,7 +87,7 @@ def report_of(report: EvalReport, players: Sequence[Players] = ()) -> Report:
         Section("As in the paper's Table 1", TABLE_ONE, [table_one(report)] if report.model else []),
         Section("Codec", CODEC, [codec_table(report.codec)] if report.codec else []),
         Section("Listen", PLAYER_TEXT, players),
-        Section("Be careful", blocks=_notes(warnings, warning=True)),
+        Section("Limits of these results", blocks=_notes(warnings_of(report.rows), warning=True)),
         Section("Not measured", blocks=_notes(missing)),
         Section("How it was measured", blocks=[facts_table("the run", facts), *_config_tables(report.rows)]),
     ]
@@ -100,8 +107,46 @@ def _notes(lines: Sequence[str], *, warning: bool = False) -> list[Notes]:
     return [Notes(list(dict.fromkeys(lines)), warning=warning)] if lines else []
 
 
+def labels_of(rows: Sequence[EvalRow]) -> list[str]:
+    """Return the names of metrics, each with its embedder or clips where another row only differs in these."""
+    several = len({row.clips for row in rows}) > 1
+    by_name = Counter((row.clips, row.result.name) for row in rows)
+    return [
+        row.result.name
+        + f", {row.result.config.embedding.name}" * (by_name[row.clips, row.result.name] > 1)
+        + f", {row.clips}" * several
+        for row in rows
+    ]
+
+
+def warnings_of(rows: Sequence[EvalRow]) -> list[str]:
+    """Return each cause for caution once, with the metrics it is about; numbers in it are those of the first."""
+    causes: dict[str, tuple[str, list[str]]] = {}
+    names = labels_of(rows)
+    for name, row in zip(names, rows, strict=True):
+        for line in row.result.warnings:
+            causes.setdefault(re.sub(r"\d[\d.,]*", "", line), (line, []))[1].append(name)
+    return [f"{'All metrics' if each == names else '; '.join(each)}: {line}" for line, each in causes.values()]
+
+
+def console_metrics(rows: Sequence[EvalRow]) -> Table:
+    """Return the metrics as a table for a terminal of 80 columns, with the context that decides how to read them."""
+    names = {SPLIT_HALF: "split half", CODEC_RECONSTRUCTION: "codec", oracle(): "oracle"}
+    cells: list[list[str]] = []
+    for label, row in zip(labels_of(rows), rows, strict=True):
+        result, interval = row.result, row.result.estimate[1:]
+        value, count = format_number(result.value, interval_width(*interval)), str(result.config.num_clips)
+        others = [row.context[name] for name in names]
+        values = [format_number(each.value) if isinstance(each, MetricResult) else "" for each in others]
+        chance = "" if result.chance is None else format_number(result.chance.value)
+        cells.append([label + ARROWS[result.direction], value, format_interval(*interval), count, *values, chance])
+    columns = ("metric", "value", "95 % interval", "n", *names.values(), "chance")
+    shown = [i for i in range(len(columns)) if i < 4 or any(row[i] for row in cells)]
+    return Table([columns[i] for i in shown], [[row[i] for i in shown] for row in cells])
+
+
 def metrics_table(rows: Sequence[EvalRow]) -> Table:
-    """Return a row for every metric: its value and interval, and what it is read against.
+    """Return a row for every metric: its value and interval, and its context.
 
     Columns in which no row has anything are left out.
     """
@@ -119,15 +164,17 @@ def _cells(row: EvalRow) -> list[Cell | str]:
         f"{result.name}{ARROWS[result.direction]}",
         estimate_cell(result.estimate),
         str(result.config.num_clips),
-        *(NOTHING if isinstance(other, NotMeasured) else _context(other) for _, other in row.context.items()),
+        *(NOTHING if isinstance(other, NotMeasured) else _context(other, result) for _, other in row.context.items()),
         "" if result.upper_bound is None else format_number(result.upper_bound.value),
-        "" if result.chance is None else format_number(result.chance.value),
+        "" if result.chance is None else estimate_cell(result.chance),
         "" if row.corrected is None else estimate_cell(row.corrected),
     ]
 
 
-def _context(other: MetricResult) -> Cell:
-    return Cell(format_number(other.value, interval_width(*other.estimate[1:])), [f"n {other.config.num_clips}"])
+def _context(other: MetricResult, result: MetricResult) -> Cell:
+    """Return a value, and its number of clips if that is another than that of the result beside it."""
+    details = [f"n {other.config.num_clips}"] if other.config.num_clips != result.config.num_clips else []
+    return Cell(format_number(other.value, interval_width(*other.estimate[1:])), details)
 
 
 def table_one(report: EvalReport) -> Table:

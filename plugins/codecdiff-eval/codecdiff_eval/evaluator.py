@@ -1,6 +1,6 @@
 """The evaluation of music, or of what a model generates, against other music: a report in which no number stands alone.
 
-The reference is embedded first. A model then generates what is evaluated, and what that is read against: clips of the
+The reference is embedded first. A model then generates what is evaluated, and what that is compared with: clips of the
 reference through its codec, and clips of the reference with only the first stage kept. Everything generated or embedded
 is kept on disk, so a run that is killed resumes.
 """
@@ -158,7 +158,7 @@ class Evaluator:
     def _make_sets(
         self, inputs: Sequence[EvalPrompt] | Sequence[Track], embedder: ClipEmbedder, reference: Reference
     ) -> EvalSets[Sequence[Track]]:
-        """Generate what is evaluated, if there is a model, and what it is read against from clips of the reference."""
+        """Generate what is evaluated, if there is a model, and its context from clips of the reference."""
         tracks = [track for track in inputs if isinstance(track, Track)]
         generator, seconds = self.generator, self.config.cutter.seconds
         if generator is None:
@@ -229,9 +229,11 @@ class Evaluator:
                 continue
             if metric.compares == "prompts":
                 metrics[name] = metric
-        requests = [_num_requests(metric, sets.get_set(GENERATED)) for metric in metrics.values()]
-        is_worth = self.config.adherence is None and max(requests, default=0) >= ENOUGH
-        return metrics if self.config.adherence or is_worth else {}
+        if self.config.adherence:
+            return metrics
+        requests = {name: _num_requests(metric, sets.get_set(GENERATED)) for name, metric in metrics.items()}
+        is_worth = max(requests.values(), default=0) >= ENOUGH
+        return {name: metric for name, metric in metrics.items() if requests[name]} if is_worth else {}
 
     def _measure(
         self, clips_name: str, embedder: ClipEmbedder, metrics: Mapping[str, Metric], sets: EvalSets[Sequence[Track]]
@@ -258,7 +260,8 @@ class Evaluator:
             embedder = self._embedder_of(metric, embedder)
             reference = self._compared_with(metric, embedder)
             if name == SPLIT_HALF and isinstance(reference, ClipEmbeddings):
-                return metric.split_half(reference, seed=self.config.seed)
+                num_clips = len(self._embed(embedder, GENERATED, sets.get_set(GENERATED)))
+                return metric.split_half(reference, num_clips=num_clips, seed=self.config.seed)
             if name == SPLIT_HALF or (reference is None and metric.compares == "reference"):
                 return ONLY_STATISTICS
             if isinstance(tracks := sets[name], NotMeasured):

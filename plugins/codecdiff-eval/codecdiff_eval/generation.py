@@ -11,8 +11,11 @@ have the same paths wherever workers run.
 from __future__ import annotations
 
 import json
+import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -172,10 +175,11 @@ class Generator:
         _write_metadata(folder, clips)
         progress(done := len(clips) - len(missing))
         tasks = [partial(clip.write, folder) for clip in missing]
-        for i, seconds in run_tasks(tasks, self.pipeline, self.workers):
-            with (folder / TIMES).open("a", encoding="utf-8") as log:
-                log.write(f"{seconds:.3f} {missing[i].name}\n")
-            progress(done := done + 1)
+        with counted_warnings():
+            for i, seconds in run_tasks(tasks, self.pipeline, self.workers):
+                with (folder / TIMES).open("a", encoding="utf-8") as log:
+                    log.write(f"{seconds:.3f} {missing[i].name}\n")
+                progress(done := done + 1)
         return [clip.track(folder) for clip in clips]
 
     @property
@@ -205,6 +209,20 @@ class Generator:
 def run_tasks(tasks: Sequence[Task], pipeline: Pipeline, workers: Workers | None) -> Iterator[tuple[int, Any]]:
     """Yield the index of each task and its result, as they are done by workers, or in order by this process."""
     return workers(tasks) if workers and tasks else enumerate(task(pipeline) for task in tasks)
+
+
+@contextmanager
+def counted_warnings() -> Iterator[None]:
+    """Show warnings that only differ in their numbers once, with how many there were."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    causes: dict[str, list[str]] = {}
+    for each in caught:
+        causes.setdefault(re.sub(r"\d[\d.,]*", "", str(each.message)), []).append(str(each.message))
+    for first, *others in causes.values():
+        more = f" There are {len(others)} more such warnings, with other numbers." if others else ""
+        warnings.warn(first + more, stacklevel=3)
 
 
 def _instruments_in_text(prompt: EvalPrompt) -> list[str]:

@@ -68,7 +68,7 @@ def read_tracks(path: Path, split: str) -> list[Track]:
     A manifest that names no splits is taken whole, as a folder is.
     """
     if not path.exists():
-        raise MissingFile(f"'{path}' is neither a folder nor a manifest of music.")
+        raise MissingFile(f"'{path}' does not exist: expected a folder of audio files, or a manifest (.parquet).")
     if path.suffix != ".parquet":
         return find_tracks(path)
     manifest = Manifest.read(path)

@@ -23,7 +23,7 @@ from codecdiff import registry
 from codecdiff.errors import BrokenPlugin, InvalidValue
 from codecdiff.interfaces import Embedder, Prompt
 from codecdiff_eval.embeddings import ClipEmbeddings, ReferenceStats
-from codecdiff_eval.metrics.bootstrap import bootstrap_tracks
+from codecdiff_eval.metrics.bootstrap import bootstrap_tracks, rate_interval
 from codecdiff_eval.results import RESAMPLES, Direction, Estimate, Interval, MetricConfig, MetricResult, prompts_hash
 
 __all__ = ["Metric", "Statistic", "load_metric", "mean_over_clips"]
@@ -123,7 +123,9 @@ class Metric:
         if not all(map(math.isfinite, estimate)):
             raise InvalidValue(f"{self.label} is {estimate.value} [{estimate.low}, {estimate.high}]: not finite.")
         estimate = estimate.clamp(*statistic.bounds) if statistic.bounds else estimate
-        few = [f"{len(sets[0])} evaluated tracks are few: the interval is unreliable."] if len(sets[0]) < FEW else []
+        if statistic.bounds == (0, 1) and estimate.low == estimate.high in (0, 1):  # all agree, and so do all resamples
+            estimate = rate_interval(estimate.value * len(sets[0]), len(sets[0]))
+        few = [f"With fewer than {FEW} evaluated tracks, the interval is unreliable."] if len(sets[0]) < FEW else []
         per_clip = () if statistic.per_clip is None else zip(used.names, statistic.per_clip.tolist(), strict=True)
         return MetricResult(
             self.label,
@@ -137,12 +139,17 @@ class Metric:
             dict(per_clip),
         )
 
-    def split_half(self, reference: ClipEmbeddings, *, seed: int = 0, **options: Any) -> MetricResult:
-        """Measure one random half of the reference against the other: what a perfect model gets with half the clips.
+    def split_half(
+        self, reference: ClipEmbeddings, *, num_clips: int | None = None, seed: int = 0, **options: Any
+    ) -> MetricResult:
+        """Measure clips of one random half of the reference against the other: what a perfect model gets.
 
-        No track is in both halves. Raises ValueError for fewer than 4 tracks.
+        No track is in both halves. Distances depend on the number of clips, so `num_clips` is that of the clips to
+        compare with; by default, and at most, all of that half.
+
+        Raises ValueError for fewer than 4 tracks.
         """
-        return self(*reference.halves(seed), seed=seed, **options)
+        return self(*reference.halves(seed, num_clips=num_clips), seed=seed, **options)
 
     def _check(self, clips: ClipEmbeddings, reference: Reference) -> None:
         clips.config.require_same(reference.config)

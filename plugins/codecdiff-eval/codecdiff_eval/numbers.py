@@ -70,7 +70,7 @@ def describe_difference(value: float, low: float | None, high: float | None, bet
     if value == low == high == 0:
         return "the same"
     if low is None or high is None or not low < high:
-        return "one seed, so no interval"
+        return "one seed: differences between runs are not estimated"
     if low <= 0 <= high:
         return "no difference shown: the 95 % interval includes zero"
     if not better:

@@ -58,7 +58,7 @@ class EvalPrompt:
         return EvalPrompt(self.number, {k: v for k, v in self.fields.items() if k == "text" or k in names})
 
     def seed(self, seed: int) -> int:
-        """Return the seed of this prompt: a function of `seed` and the fields, whatever prompts stand beside it."""
+        """Return the seed of this prompt: a function of `seed` and the fields, whatever other prompts there are."""
         return int(hashlib.sha256(f"{seed} {self.hash}".encode()).hexdigest()[:12], 16)
 
 

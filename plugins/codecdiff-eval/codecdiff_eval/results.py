@@ -1,4 +1,4 @@
-"""What an evaluation measured: values with intervals, how each came about, and what they are read against.
+"""What an evaluation measured: values with intervals, how each was measured, and their context.
 
 This module is data alone. `codecdiff_eval.metrics` makes these objects, `codecdiff_eval.report` shows them:
 
@@ -49,7 +49,7 @@ UNCHANGED = "unchanged"
 WEIGHT_SOURCES = ("model", "revision", "weights")  # options that say where weights are loaded from
 SPLIT_HALF, CODEC_RECONSTRUCTION, ORACLE = "split half", "codec reconstruction", "oracle first stage"
 CONTEXT = (
-    SPLIT_HALF,  # one half of the reference against the other: the least difference that can be detected
+    SPLIT_HALF,  # as many clips of one half of the reference against the other: what a perfect model gets
     CODEC_RECONSTRUCTION,  # real music that the codec encoded and decoded: the best its codes can do (upper bound)
     ORACLE,  # the later stages on the true first stage: what is lost by them alone
 )
@@ -264,9 +264,9 @@ def corrected_for_chance(result: MetricResult, upper_bound: float | None) -> Est
     """Return (value - chance) / (upper bound - chance): 0 for chance and 1 for the bound.
 
     The interval is that of the value, with the others as they are. None without chance or upper bound, and where this
-    does not exceed chance.
+    is within the interval of chance: the estimator cannot tell.
     """
-    if result.chance is None or upper_bound is None or upper_bound <= result.chance.value:
+    if result.chance is None or upper_bound is None or upper_bound <= result.chance.high:
         return None
     chance = result.chance.value
     return Estimate(*((each - chance) / (upper_bound - chance) for each in result.estimate))
@@ -281,7 +281,7 @@ class NotMeasured:
 
 @dataclass(frozen=True)
 class EvalRow:
-    """A metric of one set of clips, called `clips`, and by the names of `CONTEXT` what it is read against.
+    """A metric of one set of clips, called `clips`, and its context by the names of `CONTEXT`.
 
     context: the same metric of each, or why it was not measured.
 

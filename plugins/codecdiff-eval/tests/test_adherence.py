@@ -29,6 +29,7 @@ from codecdiff_eval.metrics.adherence import (
     tempo_estimator,
     tempo_octave,
 )
+from codecdiff_eval.metrics.bootstrap import rate_interval
 from codecdiff_eval.results import EmbeddingConfig, MetricResult, hash_of
 from torch import Tensor
 
@@ -182,9 +183,12 @@ def test_only_clips_whose_prompts_request_something_count():
 def test_a_metric_that_means_nothing_says_so():
     always = tempo(estimated([120.0] * 20, tempos([120.0] * 20)), resamples=10)
     assert always.value == 1
-    assert always.warnings[0].startswith("No better than chance")
+    assert always.warnings[0].startswith("Not above chance")
+    exact = rate_interval(20, 20)  # all resamples are equal, which does not make the rate certain
+    assert (always.interval.low, always.interval.high) == (exact.low, exact.high)
+    assert exact.low == pytest.approx(0.832, abs=0.001)
     silent = estimated([NOTHING] * 20, tempos([60.0, 120.0] * 10))
-    assert "means nothing here" in tempo(silent, silent, resamples=10).warnings[1]
+    assert "does not exceed chance on real music" in tempo(silent, silent, resamples=10).warnings[1]
 
 
 def band(n: int, seed: int, noise: float = 1.0, played: Sequence[Any] | None = None) -> ClipEmbeddings:
@@ -223,7 +227,7 @@ def test_requested_instruments_are_found_and_others_are_not():
     assert [line.split(":")[0] for line in result.config.differences(elsewhere.config)] == ["options.probes"]
     wrong = measure_instruments(probes, band(40, 3, played=played_in(clips)))
     assert wrong.value == pytest.approx(0.5, abs=0.12)
-    assert wrong.warnings[0].startswith("No better than chance")
+    assert wrong.warnings[0].startswith("Not above chance")
 
 
 def test_instruments_are_measured_by_balanced_accuracy_among_clips_that_request_some():

@@ -355,9 +355,48 @@ def test_reasons_to_be_careful_are_warnings(comparison: CompareConfig) -> None:
     one_seed = comparison.model_copy(update={"evaluation": evaluation, "seeds": [0]})
     few, seed, probe = compare_report(one_seed, compare_inputs(per=4)).warnings()
     assert "here 6, intervals are unreliable" in few
-    assert "There is one seed" in seed
+    assert seed.startswith("One seed: differences between runs are not estimated")
     assert "The probe of 'nothing' is left out: it needs two values of it." in probe
     assert not compare_report(comparison, compare_inputs()).warnings()
+
+
+def trained(variant: Variant, seed: int, folder: Path, loss: float) -> Run:
+    """Return a run of one stage with this normalized validation loss."""
+    run = Run(variant, seed, folder / variant.name / f"seed-{seed}", folder)
+    (run.model / "primary").mkdir(parents=True)
+    row = {"step": 100, "seconds": 1.0, "normalized_validation_loss": loss}
+    (run.model / "primary" / "log.jsonl").write_text(json.dumps(row) + "\n")
+    return run
+
+
+@pytest.mark.parametrize(
+    ("seeds", "per", "loss", "verdict", "reason"),
+    [
+        ([0, 1], 1, 0.9, "worse", ""),
+        ([0], 1, 0.9, "no verdict", "One seed: differences between runs are not estimated"),
+        ([0, 1], 4, 0.9, "no verdict", "With fewer than 20 tracks, here 6"),
+        ([0, 1], 1, 1.02, "no verdict", "This is true of second: primary (1.020)."),
+    ],
+)
+def test_a_verdict_takes_two_seeds_enough_tracks_and_stages_that_learned_something(
+    comparison: CompareConfig, tmp_path: Path, seeds: list[int], per: int, loss: float, verdict: str, reason: str
+) -> None:
+    inputs = compare_inputs(1.0, len(seeds), per)
+    experiment = comparison.variant("coarse", 0)
+    first, second = (Variant(name, experiment, tuple(COSTS[:1]), (100,)) for name in ("first", "second"))
+    runs = [trained(first, seed, tmp_path, 0.9) for seed in seeds]
+    runs += [trained(second, seed, tmp_path, loss if seed == seeds[-1] else 0.8) for seed in seeds]
+    results, settings = measure(inputs, resamples=50, seed=0), comparison.model_copy(update={"seeds": seeds})
+    report = CompareReport(settings, [first, second], runs, results, inputs.split, tmp_path)
+    (line,) = (line for line in report.findings() if line.startswith(CASCADE))
+    assert line.endswith(f", {verdict}.")
+    assert report.warnings() == [] if not reason else any(reason in line for line in report.warnings())
+
+
+def test_equal_clips_are_the_same_with_one_seed_too(comparison: CompareConfig) -> None:
+    report = compare_report(comparison.model_copy(update={"seeds": [0]}), compare_inputs(seeds=1))
+    report = replace(report, variants=[Variant("first", comparison.variant("coarse", 0), (), ())])
+    assert all(line.endswith("the same.") for line in report.findings())
 
 
 def test_players_name_the_variants_of_each_codec(comparison: CompareConfig, tmp_path: Path) -> None:
@@ -465,6 +504,7 @@ def test_a_comparison_is_interrupted_resumes_and_is_written(
 
     planned = compare("--plan")
     assert "3 variants × 2 seeds" in planned.output
+    assert re.search(r"Estimated time on 1 x \w+: [\dsmin h]+ to train and [\dsmin h]+ to generate", planned.output)
     assert not output.exists()
     monkeypatch.setattr(StageTrainer, "step", interrupted)
     stopped = compare()

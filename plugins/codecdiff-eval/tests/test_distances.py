@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from codecdiff_eval.metrics.bootstrap import centered
 from codecdiff_eval.metrics.gaussian import GaussianStats, fit_gaussian, frechet_distance, matrix_sqrt
 from codecdiff_eval.metrics.kad import clip_sums, mean_between, mean_within, median_distance
 from codecdiff_eval.metrics.neighbors import covered_fraction, expected_coverage, inside, point_density, radii
@@ -259,3 +260,9 @@ def test_the_coverage_to_expect_is_the_mean_of_simulations_and_so_is_a_density_o
 def test_radii_need_more_clips_than_neighbors():
     with pytest.raises(ValueError, match="more than 5 clips of reference, but got 5"):
         radii(draw(5, 2, seed=0))
+
+
+@pytest.mark.parametrize("outlier", [0.0, 2.0])
+def test_an_interval_includes_its_value_where_nearly_all_resamples_are_equal(outlier: float) -> None:
+    estimate = centered(1.0, [1.0] * 199 + [outlier])
+    assert estimate.low <= 1 <= estimate.high

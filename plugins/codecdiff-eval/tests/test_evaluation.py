@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from codecdiff_eval.eval_sets import (
     oracle,
 )
 from codecdiff_eval.evaluation_report import add_model_index, table_one
-from codecdiff_eval.generation import Generator, cut_sources
+from codecdiff_eval.generation import Generator, counted_warnings, cut_sources
 from codecdiff_eval.listening.systems import read_systems
 from codecdiff_eval.metric import load_metric
 from codecdiff_eval.metrics.adherence import (
@@ -468,6 +469,17 @@ def test_every_set_of_an_evaluation_comes_from_one_call(make_pipeline: Make) -> 
     assert missing.map(lambda name, value: value + 1) == {GENERATED: 2, NOISE: NotMeasured("no noise")}
 
 
+def test_warnings_of_many_clips_are_shown_once() -> None:
+    lines = [*(f"{percent}% of the samples are clipped." for percent in (1.5, 20, 0.25)), "The audio is silent."]
+    with warnings.catch_warnings(record=True) as shown, counted_warnings():
+        for line in lines:
+            warnings.warn(line, stacklevel=1)
+    assert [str(each.message) for each in shown] == [
+        "1.5% of the samples are clipped. There are 2 more such warnings, with other numbers.",
+        "The audio is silent.",
+    ]
+
+
 def test_metrics_and_suites_are_found_by_entry_point() -> None:
     assert load_metric("fad").label == "FAD"
     assert load_metric("tempo").compares == "prompts"
@@ -624,7 +636,7 @@ def test_judges_that_are_not_there_are_told_in_a_suite_and_refused_by_name(
         (("--set", "weights=x"), "sets no option"),
         (("--set", "mert.layer=3"), "There are options of 'mert'"),
         (("--seconds", "0.01"), "0.1 to 3600 seconds"),
-        (("--reference", "nowhere"), "'nowhere' is neither a folder nor a manifest of music."),
+        (("--reference", "nowhere"), "'nowhere' does not exist: expected a folder of audio files"),
         (("--seconds", "100"), "no clip of 100 s fits"),
     ],
 )

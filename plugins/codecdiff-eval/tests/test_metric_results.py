@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 import yaml
 from codecdiff_eval.audio_features import window_features
 from codecdiff_eval.embeddings import ClipEmbeddings, ReferenceStats, read_vectors, write_vectors
-from codecdiff_eval.evaluation_report import model_index, report_of, write_evaluation
+from codecdiff_eval.evaluation_report import console_metrics, model_index, report_of, warnings_of, write_evaluation
 from codecdiff_eval.metric import Metric, Statistic
 from codecdiff_eval.metrics.bootstrap import bootstrap
 from codecdiff_eval.metrics.clap_score import clap_score
@@ -23,7 +24,7 @@ from codecdiff_eval.metrics.gaussian import GaussianStats, frechet_distance, shr
 from codecdiff_eval.metrics.kad import kad, kad_across_clips, median_distance
 from codecdiff_eval.metrics.neighbors import coverage, density
 from codecdiff_eval.numbers import format_interval, format_number, interval_width
-from codecdiff_eval.report import render_markdown
+from codecdiff_eval.report import console_table, render_markdown
 from codecdiff_eval.results import (
     CODEC_RECONSTRUCTION,
     CONTEXT,
@@ -43,6 +44,7 @@ from codecdiff_eval.results import (
     weight_sources,
 )
 from pydantic import ValidationError
+from rich.console import Console
 from torch import Tensor
 
 from codecdiff import Embedder, __version__
@@ -128,7 +130,7 @@ def test_too_few_windows_are_told_and_computed_without_a_complex_root():
     score = fad(a, b, resamples=5)
     assert np.isfinite(score.value)
     assert "The covariance of the evaluated clips has rank 5 of 6 (from 6 windows)" in score.warnings[0]
-    assert "2 evaluated tracks are few" in " ".join(score.warnings)
+    assert "With fewer than 20 evaluated tracks" in " ".join(score.warnings)
     assert not any("rank" in warning for warning in fad(clips(40, 3), b, resamples=5).warnings)
     assert any("reference clips has rank" in warning for warning in fad(b, a, resamples=5).warnings)
 
@@ -246,6 +248,10 @@ def test_halves_share_no_clip_and_follow_their_seed():
     assert {len(a), len(b)} == {10, 11}
     assert whole.halves(seed=3)[0].names == a.names != whole.halves(seed=4)[0].names
     torch.testing.assert_close(a.by_clip()[0], whole.by_clip()[whole.names.index(a.names[0])])
+    part, other = whole.halves(seed=3, num_clips=4)
+    assert (len(part), other.names) == (4, b.names)
+    assert set(part.names) < set(a.names)
+    assert whole.halves(seed=3, num_clips=40)[0].names == a.names
     with pytest.raises(ValueError, match="Halves of 3 tracks"):
         clips(3, 0).halves()
 
@@ -272,7 +278,7 @@ def test_clips_of_one_recording_that_tell_nothing_new_make_no_interval_narrower(
     assert fourfold.interval.low == pytest.approx(single.interval.low)
     assert fourfold.interval.high == pytest.approx(single.interval.high)
     assert fourfold.interval.over == single.interval.over
-    assert "15 evaluated tracks are few: the interval is unreliable." in fourfold.warnings
+    assert "With fewer than 20 evaluated tracks, the interval is unreliable." in fourfold.warnings
 
 
 @pytest.mark.parametrize("measure", [fad, fad_infinity, fad_shrunk, kad_across_clips])
@@ -561,11 +567,33 @@ def test_the_page_of_a_report_shows_every_value_with_its_context_warnings_and_pr
     assert any(
         line.startswith("- FAD, three clips: The covariance of the evaluated clips has rank 5 of 6") for line in lines
     )
-    assert "- CLAP score, generated, codec reconstruction: no codec" in lines
+    assert "- codec reconstruction of CLAP score, generated; coverage, generated: no codec" in lines
     assert lines.count("| embedding.weights | 0123abcd |") == 1  # what is common is told once
     assert lines.count("| interval | 95%, 200 resamples of the 30 evaluated and 40 reference tracks |") == 2
     assert lines.count("| interval | 95%, 200 resamples of the 30 evaluated tracks |") == 1
     assert "| suite | smoke |" in lines
+
+
+def test_each_cause_for_caution_is_named_once_with_its_metrics():
+    reference, few = clips(40, 9), clips(8, 0)
+    rows = [EvalRow("few", metric(few, reference, resamples=20), NONE) for metric in (fad_shrunk, kad, density)]
+    assert warnings_of(rows) == ["All metrics: With fewer than 20 evaluated tracks, the interval is unreliable."]
+    rows.append(EvalRow("few", fad(clips(30, 0), reference, resamples=20), NONE))
+    assert warnings_of(rows)[0].startswith("FAD-shrunk; KAD; density: With fewer")
+
+
+def test_metrics_of_few_clips_fit_a_terminal_of_80_columns():
+    reference, few = clips(40, 9), clips(8, 0, shift=1.0)
+    half = fad_shrunk.split_half(reference, num_clips=8)
+    row = EvalRow("few", fad_shrunk(few, reference), {**NONE, SPLIT_HALF: half})
+    assert half.config.num_clips == row.result.config.num_clips == 8
+    long = replace(row.result, name="key and mode of every kind, by notes")
+    console = Console(width=80, file=StringIO(), record=True)
+    console.print(console_table(console_metrics([row, EvalRow("few", long, NONE)])))
+    text = console.export_text()
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert format_number(half.value) in text
+    assert "key and mode" in text  # words are whole
 
 
 def test_a_judged_clip_that_the_reference_holds_is_told():

@@ -404,8 +404,8 @@ def test_a_difference_is_never_written_as_none(low: Any, value: float, high: Any
         (1, 2, 3, "higher", "better"),
         (0, 0, 0, "lower", "the same"),
         (1, 2, 3, "", "differs"),
-        (None, 2, None, "lower", "one seed, so no interval"),
-        (2, 2, 2, "lower", "one seed, so no interval"),
+        (None, 2, None, "lower", "one seed: differences between runs are not estimated"),
+        (2, 2, 2, "lower", "one seed: differences between runs are not estimated"),
     ],
 )
 def test_a_difference_is_described_by_its_interval(low: Any, value: float, high: Any, better: str, text: str) -> None:

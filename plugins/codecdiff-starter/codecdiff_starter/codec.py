@@ -168,11 +168,12 @@ class SpectralCodec(ResidualCodec):
         return {name: tensor.detach().clone() for name, tensor in self.state_dict().items()}
 
     def load_fitted_state(self, state: Mapping[str, Tensor]) -> None:
-        """Load the tensors of `fitted_state`; a missing, unknown or misshapen tensor raises `ValueError`."""
+        """Load the tensors of `fitted_state`. Raises InvalidValue for a missing, unknown or misshapen tensor."""
         own = self.state_dict()
         wrong = [name for name in own.keys() | state.keys() if _shape(own, name) != _shape(state, name)]
         if wrong:
-            raise InvalidValue(f"State of another codec: {sorted(wrong)} should have shapes {_shapes(own)}.")
+            shapes = "; ".join(f"{name}: {_shape(state, name)}, expected {_shape(own, name)}" for name in sorted(wrong))
+            raise InvalidValue(f"This is not the fitted state of a {type(self).__name__}. Shapes: {shapes}.")
         self.load_state_dict(dict(state))
 
     def _require_fit(self) -> None:
@@ -263,9 +264,5 @@ def _draw(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return points[order[torch.arange(count, device=points.device) % len(points)]]
 
 
-def _shape(state: Mapping[str, Tensor], name: str) -> torch.Size | None:
-    return state[name].shape if name in state else None
-
-
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(state[name].shape) if name in state else None

@@ -330,8 +330,12 @@ def _write_track(folder: Path, seconds: float, seed: int, index: int, facts: Fac
 
 def main() -> None:
     """Write a data set from the command line."""
-    parser = argparse.ArgumentParser(allow_abbrev=False, description="Write a data set of short tracks with captions.")
-    parser.add_argument("folder", type=Path, help="new folder to write to")
+    parser = argparse.ArgumentParser(
+        prog="python -m codecdiff_starter.composer",
+        description="Write a data set of short tracks with captions.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", type=Path, help="folder to write to: new, or of the same data set")
     parser.add_argument("--count", type=int, default=200, help="number of tracks (%(default)s)")
     parser.add_argument("--seconds", type=float, default=12.0, help="seconds of each track (%(default)g)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same tracks (%(default)s)")

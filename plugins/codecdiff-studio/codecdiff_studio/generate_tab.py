@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from inspect import signature
-=======
 from collections.abc import Callable
->>>>>>> people
+from inspect import signature
 from typing import Any
 
 import gradio as gr
@@ -21,11 +18,7 @@ from codecdiff_studio.fields import (
     show_waveforms,
     shown_command,
 )
-<<<<<<< HEAD
-from codecdiff_studio.studio import Studio, errors_of_api, new_prompt, shown_errors
-=======
-from codecdiff_studio.studio import Studio, Waveform, new_prompt, shown_errors
->>>>>>> people
+from codecdiff_studio.studio import Studio, Waveform, errors_of_api, new_prompt, shown_errors
 
 
 def generate_tab(studio: Studio, add_button: Callable[[Waveform], Any]) -> None:

@@ -354,7 +354,6 @@ def test_nothing_of_a_closed_session_remains(page: gr.Blocks, url: str, studio: 
 
 
 @pytest.mark.integration
-<<<<<<< HEAD
 def test_the_api_has_the_arguments_of_the_pipeline_and_returns_notes_and_errors_as_text(
     url: str, studio: Studio, tmp_path: Path
 ) -> None:
@@ -384,11 +383,12 @@ def test_the_api_has_the_arguments_of_the_pipeline_and_returns_notes_and_errors_
         with pytest.raises(Exception, match=re.escape(message)):
             client.predict(**{"prompt": "", **options}, api_name="/generate")
     client.close()
-=======
+
+
+@pytest.mark.integration
 def test_nothing_is_fetched_from_other_machines(url: str, studio: Studio, tmp_path: Path) -> None:
     client = Client(url, auth=("me", "secret"), verbose=False, download_files=tmp_path)
-    options = {"num_inference_steps": 2}
-    client.predict(prompt="a", seconds=0.2, seed=1, options=options, api_name="/generate")
+    client.predict(prompt="a", audio_length_in_s=0.2, seed=1, num_inference_steps=2, api_name="/generate")
     (file,) = studio.folder.glob("sessions/*/*/*.flac")
     signed_in = {"Cookie": "; ".join(f"{key}={value}" for key, value in client.cookies.items())}
     local = httpx.Client(base_url=url, timeout=60)
@@ -403,7 +403,6 @@ def test_nothing_is_fetched_from_other_machines(url: str, studio: Studio, tmp_pa
     for outside in ("/etc/hostname", str(tmp_path / "model" / "codecdiff.json")):
         get = local.get(f"gradio_api/file={outside}", headers=signed_in)
         assert get.status_code == httpx.codes.FORBIDDEN
->>>>>>> people
 
 
 @pytest.mark.integration

@@ -1,7 +1,8 @@
-"""The commands that make and edit a manifest: import, filter, split, join, attribution, check."""
+"""The commands that make and edit a manifest: import, filter, split, join, merge, attribution, check."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -212,6 +213,38 @@ def show_join(result: JoinResult) -> None:
         if names:
             listed = f"{what}: {', '.join(names[:5])}{'...' * (len(names) > 5)}"
             err.print(listed, style="yellow", soft_wrap=True)
+
+
+def merge_manifests(
+    context: typer.Context,
+    manifests: Annotated[
+        list[Path], typer.Argument(metavar="MANIFEST...", help="Manifests to read.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Manifest to write.")] = Path(
+        "merged.parquet"
+    ),
+    force: Force = False,
+) -> None:
+    """Write the tracks of several manifests as one.
+
+    Its audio folder is the nearest one that contains those of all. Facts about the imports stay with their manifests.
+    """
+    from dataclasses import replace
+
+    from codecdiff.data.manifest import Manifest
+
+    with new_table(context, output, force=force, inputs=manifests) as request:
+        parts = [read_manifest(file) for file in manifests]
+        homes = [part.audio.resolve() for part in parts]
+        audio = Path(os.path.commonpath(homes))
+        rows = [
+            replace(row, file=(home.relative_to(audio) / row.file).as_posix() if row.file else "")
+            for home, part in zip(homes, parts, strict=True)
+            for row in part.rows
+        ]
+        if repeated := [name for name, count in Counter(row.track for row in rows).items() if count > 1]:
+            raise InvalidValue(f"{len(repeated)} tracks are in two manifests, such as '{repeated[0]}': merge others.")
+        deliver(Manifest(audio, rows, {"of": [file.name for file in manifests]}), output, request, rows, [])
 
 
 def write_attribution(

@@ -17,11 +17,11 @@ from pydantic import ValidationError
 from codecdiff import config
 from codecdiff.config import ExperimentConfig, TrainConfig
 from codecdiff.diffusion import num_passes, set_timesteps
-from codecdiff.errors import InvalidValue, UserError
+from codecdiff.errors import InvalidValue, UnknownName, UserError
 from codecdiff.interfaces import Condition
 from codecdiff.pipeline import Pipeline, Stage
-from codecdiff.profiling import OperationCounter, blank_input, count_step
-from codecdiff.training import StageTrainer, check_warm_starts, new_pipeline, new_stage
+from codecdiff.profiling import OperationCounter, attainable_flops, blank_input, count_step
+from codecdiff.training import StageTrainer, check_warm_starts, format_duration, new_pipeline, new_stage
 from codecdiff_eval.compare.config import CompareConfig
 from codecdiff_eval.numbers import format_count
 from codecdiff_eval.report import Table
@@ -167,3 +167,24 @@ def cost_table(variants: Sequence[Variant]) -> Table:
             rows.append((variant.name, "all", "", "", *totals))
     columns = ("variant", "stage", "parameters", "steps", "training FLOPs", "network calls", "FLOPs of a clip")
     return Table(columns, rows, text_columns=2)
+
+
+def describe_costs(comparison: CompareConfig, variants: Sequence[Variant], device: str = "") -> str:
+    """Say what training takes, and how long this and generation take on a device, empty for this machine's.
+
+    An oracle generates the later stages once more, so stage `i` of a variant is sampled `i + 1` times for each clip.
+    """
+    count = len(comparison.seeds)
+    flops = count * sum(variant.training_flops for variant in variants)
+    line = f"{len(variants)} variants × {count} seed{'s' * (count > 1)}: {format_count(flops)}FLOPs of training."
+    try:
+        name, rate = attainable_flops(device)
+    except UnknownName:  # a GPU whose peak is unknown
+        return line
+    calls = sum((i + 1) * cost.clip_flops for variant in variants for i, cost in enumerate(variant.costs))
+    sampling = count * comparison.evaluation.clips * calls
+    return (
+        f"{line} Estimated time on 1 x {name}: {format_duration(flops / rate)} to train and "
+        f"{format_duration(sampling / rate)} to generate clips of {comparison.evaluation.seconds:g} seconds. Encoding "
+        "the music and measuring are not included."
+    )

@@ -46,7 +46,9 @@ class CompareConfig(Config):
             )
         for name in self.variants:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name):
-                raise ValueError(f"Invalid name of a variant '{name}': use letters, digits and -, for it is a folder.")
+                raise ValueError(
+                    f"Invalid name of a variant '{name}': use letters, digits and '-'. It is also the name of a folder."
+                )
         if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"Invalid seeds {self.seeds}: expected different numbers from 0 up.")
         return self

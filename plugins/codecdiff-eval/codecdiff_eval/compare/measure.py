@@ -166,24 +166,27 @@ def _summary(name: str, direction: Direction, meaning: str, values: Values, draw
 
 
 LOSS_MEANING = (
-    "loss on validation crops divided by that of the zero predictor, the best constant; a model's is the mean of its "
-    "stages, weighted by the values they generate in a frame. Stages of different patterns have different tasks, for a "
-    "later stage sees the earlier ones, and so do those of different codecs and diffusion processes. Differences are "
-    "between variants of the same tasks; of others, compare what is generated"
+    "loss on validation crops divided by that of predicting zero, the best constant. The loss of a model is the mean "
+    "over its stages, weighted by the number of values that each generates per frame. Differences are only shown "
+    "between variants whose stages have the same tasks. Other patterns, codecs and diffusion processes have other "
+    "tasks, for example because a later stage sees the earlier ones, so compare what they generate instead"
 )
-CASCADE_MEANING = "everything generated from captions, against other validation tracks"
-ORACLE_MEANING = "the first stages are those of the real tracks, the others are generated from them and the captions"
+CASCADE_MEANING = "all stages are generated from captions, and compared with other validation tracks"
+ORACLE_MEANING = "the first stages are those of the real tracks; the others are generated from them and the captions"
 GAP_MEANING = (
-    "full cascade minus oracle first stage: what a generated first stage costs. It is also small where a real one "
-    "helps little, so less is not always better"
+    "full cascade minus oracle first stage: the error of the generated first stage, and its effect on the later "
+    "stages. It is also small if a real first stage helps little, so lower is not always better"
 )
-CODEC_MEANING = "the evaluated tracks encoded and decoded: the upper bound of what this codec can do"
-REAL_MEANING = "the evaluated tracks as they are: the least difference that can be detected with so many clips"
+CODEC_MEANING = "the evaluated tracks, encoded and decoded: the upper bound of the quality with this codec"
+REAL_MEANING = (
+    "the evaluated tracks themselves. It is not 0, because the sets are finite, and shows how small a difference this "
+    "number of clips can detect"
+)
 PROBE_MEANING = (
-    "a linear probe of embeddings, fitted on training tracks, reads the label off the generated clips; 0 is chance, 1 "
-    "as legible as real music through the codec"
+    "accuracy of a linear probe on the generated clips, where 0 is chance and 1 is its accuracy on real music through "
+    "the codec. The probe is fitted to the metadata of training tracks"
 )
 MEMORIZATION_MEANING = (
-    "distance to the nearest training clip over that to the nearest of as many validation clips: well under 1, a model "
-    "copies what it was trained on; about 1 is usual"
+    "distance to the nearest training clip, divided by the distance to the nearest of equally many validation clips. "
+    "About 1 is usual; a value well below 1 means that the model copies its training data"
 )

@@ -60,6 +60,17 @@ class CompareReport:
         """Where the numbers of a run stopped being finite, by variant and seed."""
         return divergences(self.runs)
 
+    @cached_property
+    def untrained(self) -> dict[str, dict[str, float]]:
+        """The stages that predict no better than the mean, by variant, with their loss with the worst seed."""
+        result: dict[str, dict[str, float]] = {}
+        for run in (run for run in self.runs if run.variant.name in self.measured):
+            for stage, curve in stage_losses(run).items():
+                if curve and curve[-1][1] >= 1:
+                    losses = result.setdefault(run.variant.name, {})
+                    losses[stage] = max(curve[-1][1], losses.get(stage, 0.0))
+        return result
+
     @property
     def measured(self) -> list[str]:
         """The names of the variants that have results; the others are compared with the first."""
@@ -122,15 +133,26 @@ class CompareReport:
         }
 
     def warnings(self) -> list[str]:
-        """Say what to be careful about, and which probes were requested and could not be measured."""
+        """Say why verdicts are withheld, what to be careful about, and which requested probes are left out."""
         lines, num_tracks = self._divergence_lines(), min(self._num_tracks())
         if num_tracks < FEW:
             lines.append(
-                f"With fewer than {FEW} tracks, here {num_tracks}, intervals are unreliable, and tend to be too "
-                "narrow: increase data.validation_fraction, evaluation.clips and evaluation.reference."
+                f"With fewer than {FEW} tracks, here {num_tracks}, intervals are unreliable and tend to be too narrow, "
+                "so no variant is called better: increase data.validation_fraction, evaluation.clips and "
+                "evaluation.reference."
             )
         if len(self.comparison.seeds) == 1:
-            lines.append("There is one seed, so no interval says what another would yield: add some to seeds.")
+            lines.append(
+                "One seed: differences between runs are not estimated, so no variant is called better. Intervals only "
+                "cover the choice of tracks. To find out whether a difference is larger than that between two runs of "
+                "the same variant, set two or more seeds, as in seeds=[0,1,2]."
+            )
+        if stages := [f"{name}: {', '.join(map(_with_loss, each.items()))}" for name, each in self.untrained.items()]:
+            lines.append(
+                "A stage with a normalized validation loss of 1 or more does not predict better than the mean: it "
+                "learned nothing, and what is generated says nothing about its variant. This is true of "
+                f"{'; '.join(stages)}. Increase the budget."
+            )
         measured = {result.name for result in self.results}
         for column in self.comparison.evaluation.probes:
             if probe_name(column) not in measured:
@@ -203,11 +225,18 @@ class CompareReport:
             highlights=[size, (budget, "of training each"), (clips, "clips of each model")],
         )
 
+    def verdict(self, result: VariantResults, name: str) -> str:
+        """Say what the difference of a variant to the first shows; nothing where that cannot be concluded."""
+        difference, untrained = result.differences[name], self.untrained.keys() & {name, self.measured[0]}
+        is_inconclusive = untrained or len(self.comparison.seeds) == 1 or min(self._num_tracks()) < FEW
+        is_open = is_inconclusive and any(difference)  # equal clips are equal however few there are
+        return "no verdict" if is_open else describe_difference(*difference, result.direction)
+
     def findings(self) -> list[str]:
         """Say in sentences how each variant compares with the first, by metrics of what is generated."""
         return [
-            f"{result.name}, {name} minus {self.measured[0]}: {format_difference(*difference)}: "
-            f"{describe_difference(*difference, result.direction)}."
+            f"{result.name}, {name} minus {self.measured[0]}: {format_difference(*difference)}, "
+            f"{self.verdict(result, name)}."
             for result in self.results
             if result.name in (*PLOTTED, GAP)
             for name, difference in result.differences.items()
@@ -216,13 +245,24 @@ class CompareReport:
     def _metrics_table(self) -> Table:
         names = [variant.name for variant in self.variants]
         rows: list[tuple[Cell | str, ...]] = [
-            (f"{r.name}{ARROWS[r.direction]}", *(variant_cell(r, name) for name in names)) for r in self.results
+            (f"{r.name}{ARROWS[r.direction]}", *(self._variant_cell(r, name) for name in names)) for r in self.results
         ]
         if self.diverged:
             places = {name: next(iter(seeds.values())).place for name, seeds in self.diverged.items()}
             cells = (Cell("diverged", [places[name]], "bad") if name in places else "complete" for name in names)
             rows.insert(0, ("training", *cells))
         return Table(("metric", *names), rows)
+
+    def _variant_cell(self, result: VariantResults, name: str) -> Cell:
+        """Return the value of a variant, its interval, and its difference to the first if any variant differs."""
+        if (estimate := result.values.get(name)) is None:
+            return Cell(NOTHING)
+        details, status = [], ""
+        if (difference := result.differences.get(name)) and any(any(each) for each in result.differences.values()):
+            verdict = self.verdict(result, name).partition(":")[0]
+            status = "good" if verdict == "better" else "bad" if verdict == "worse" else ""
+            details = [format_difference(*difference), verdict]
+        return estimate_cell(estimate, details, status)
 
     def _definitions(self) -> Notes:
         names: dict[str, list[str]] = {}
@@ -235,16 +275,8 @@ class CompareReport:
         return [Plot(r.name, plot_intervals(r.name, r.values, log=r.direction == "lower")) for r in shown]
 
 
-def variant_cell(result: VariantResults, name: str) -> Cell:
-    """Return the value of a variant, its interval, and its difference to the first if any variant differs."""
-    if (estimate := result.values.get(name)) is None:
-        return Cell(NOTHING)
-    details, status = [], ""
-    if (difference := result.differences.get(name)) and any(any(each) for each in result.differences.values()):
-        verdict = describe_difference(*difference, result.direction).partition(":")[0]
-        status = "good" if verdict == "better" else "bad" if verdict == "worse" else ""
-        details = [format_difference(*difference), verdict]
-    return estimate_cell(estimate, details, status)
+def _with_loss(stage: tuple[str, float]) -> str:
+    return f"{stage[0]} ({stage[1]:.3f})"
 
 
 def stage_losses(run: Run) -> dict[str, Curve]:
@@ -296,20 +328,20 @@ def _mean_curves(seeds: Sequence[Mapping[str, Curve]]) -> dict[str, Curve]:
 
 
 SHOWN = (
-    "Differences to the first variant, with 95 % intervals. All variants generate the same clips with the same seeds, "
-    "and intervals are paired: they resample tracks and seeds for all variants at once."
+    "Differences to the first variant with 95 % intervals. All variants generate the same clips with the same seeds. "
+    "Intervals are paired: each resample draws tracks and seeds for all variants at once."
 )
 METRICS = (
-    "Mean over seeds, its 95 % interval, and the difference to the first variant with its own. Intervals of single "
-    "values may overlap where that of the difference does not include zero."
+    "Mean over seeds with its 95 % interval, and the difference to the first variant with its own. The interval of a "
+    "difference can exclude zero although those of the two values overlap."
 )
 LOSSES = (
-    "Normalized validation loss (zero predictor = 1) by FLOPs of training, mean over seeds. Patterns, codecs and "
-    "diffusion processes have different tasks, and a later stage sees the earlier ones: curves of different ones do "
-    "not compete."
+    "Normalized validation loss (zero predictor = 1) by FLOPs of training, mean over seeds. Do not compare curves of "
+    "different patterns, codecs or diffusion processes: their tasks differ, for example because a later stage sees the "
+    "earlier ones."
 )
 PLAYERS = "The first seed of every variant. Click a spectrogram to play from there."
 COSTS = (
-    "FLOPs of convolutions and matrix products of the denoisers; of a clip, of all network calls, each with so many "
-    "passes of guidance. Codec and conditioner are not counted. Wall time depends on what else the machine did."
+    "FLOPs of the denoisers' convolutions and matrix products, for a clip those of all network calls with all passes "
+    "of guidance. The codec and the conditioner are not counted. Wall time depends on what else the machine was doing."
 )

@@ -1,4 +1,4 @@
-"""What the votes of a listening test say: win rates and scores with intervals, in all, by rater and by item."""
+"""The votes of a listening test: win rates and scores with intervals, overall, by rater and by item."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ from codecdiff_eval.results import Estimate
 Name = Annotated[str, Field(max_length=1000)]
 HIDDEN_REFERENCE = (90, 0.15)  # BS.1534-3 leaves out who scores it lower in a larger fraction of items
 WIN_RATES = (
-    "How often the first system of a pair is preferred; no preference counts half. Intervals are of 95 %, over raters "
-    "and items; where all votes agree, the exact one for so many items."
+    "How often the first system of a pair is preferred. No preference counts as half. Intervals are 95 % intervals "
+    "over raters and items. If all votes agree, they are exact binomial intervals for the number of items."
 )
 DIFFERENCES = "Mean differences of the scores that the same raters gave to two systems on the same items."
 SCORES = "Mean scores, 0 to 100, with 95 % intervals over raters and items."
@@ -105,7 +105,9 @@ def read_votes(files: Sequence[Path]) -> list[VotesFile]:
     votes = [read_json(file, VotesFile) for file in files]
     for file, each in zip(files, votes, strict=True):
         if each.test != votes[0].test:
-            raise InvalidValue(f"'{file}' is of another listening test than '{files[0]}': analyze each by itself.")
+            raise InvalidValue(
+                f"'{file}' belongs to another listening test than '{files[0]}': analyze each test separately."
+            )
         if sum(each.rater == other.rater for other in votes) > 1:
             raise InvalidValue(f"Two files have votes of '{each.rater}'. Keep the last that each rater exported.")
     if not any(each.votes for each in votes):
@@ -217,9 +219,9 @@ class VoteAnalysis:
                         "ITU-R BS.1534 leaves such raters out. Analyze the others without this file."
                     )
         if len(self.raters) == 1:
-            lines.append("There is one rater, so no interval says what others would prefer.")
+            lines.append("Only one rater voted: the intervals do not account for the preferences of others.")
         if len(self.items) == 1:
-            lines.append("There is one item, so no interval says what would be preferred of others.")
+            lines.append("Only one item was rated: the intervals do not account for other items.")
         return lines
 
     def report(self) -> Report:

@@ -202,9 +202,9 @@ def agreement_with_prompts(
         upper_bound = bootstrap_tracks(lambda a: of_reference(a, a), described.tracks(), seed=seed).clamp(0, 1)
     chance, warnings = permuted(partial(agreement, each), each, seed=seed), []
     if agreement(each, each) <= chance.high:
-        warnings.append(f"No better than chance: requests permuted at random score up to {chance.high:.3g}.")
+        warnings.append("Not above chance: the value is within the 95 % interval of randomly permuted requests.")
     if upper_bound is not None and upper_bound.low <= chance.value:
-        warnings.append("The estimator does not beat chance on real clips, so this means nothing here.")
+        warnings.append("The estimator does not exceed chance on real music, so this value says nothing.")
     return Statistic(
         lambda a: agreement(a, a),
         per_clip=torch.tensor([agreement(i, i) for i in each.split(1)], dtype=torch.float64) if is_mean else None,

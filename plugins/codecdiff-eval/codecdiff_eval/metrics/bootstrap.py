@@ -77,11 +77,12 @@ def centered(value: float, resampled: Sequence[float]) -> Estimate:
     """Return a value with the central 95 % of what its resamples spread, shifted so that their mean is the value.
 
     Efron & Tibshirani (1993). A resample repeats clips, which pushes a Fréchet distance up as a smaller set would;
-    centering removes this push and keeps the spread.
+    centering removes this push and keeps the spread. The interval includes the value, also where nearly all resamples
+    are equal and the few others move their mean outside of the central 95 %.
     """
     values = torch.tensor(resampled, dtype=torch.float64)
     low, high = _interval(values - values.mean())
-    return Estimate(value, value + low, value + high)
+    return Estimate(value, value + min(low, 0.0), value + max(high, 0.0))
 
 
 def permuted(statistic: Callable[[Tensor], float], labels: Tensor, *, seed: int = 0) -> Estimate:

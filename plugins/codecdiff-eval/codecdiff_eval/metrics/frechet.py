@@ -108,12 +108,12 @@ def _size_warning(which: str, stats: GaussianStats, clips: int, parts: int) -> l
     if rank < width:
         return [
             f"The covariance of the {which} clips{part} has rank {rank} of {width} (from {windows} windows): this "
-            "distance is biased and depends on the number of clips. Take more clips, or read KAD."
+            "distance is biased and depends on the number of clips. Add clips, or use KAD."
         ]
     if clips <= width:
         return [
-            f"There are {clips} {which} clips{part} for {width} dimensions, and windows of one clip are much alike: "
-            "much of this distance may be bias. Read it beside the split half of as many clips, or read KAD."
+            f"There are {clips} {which} clips{part} for {width} dimensions, and windows of one clip are similar: "
+            "much of this distance may be bias. Compare it with the split half, or use KAD."
         ]
     return []
 

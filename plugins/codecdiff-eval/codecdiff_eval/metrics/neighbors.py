@@ -2,7 +2,7 @@
 
 Density and coverage: whether points of one set lie where another has its own, and whether they reach all of it. Naeem
 et al. (2020), "Reliable fidelity and diversity metrics for generative models", Eqs. 6 and 7. Memorization: whether
-generated clips lie nearer to training clips than to as many clips never trained on.
+generated clips are closer to training clips than to equally many clips that were not trained on.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def inside(points: Tensor, reference: Tensor, k: int = NEIGHBORS) -> Tensor:
-    """(m, p) points, (n, p) reference -> whether each point lies nearer to a reference point than its radius.
+    """(m, p) points, (n, p) reference -> whether each point is within the radius of a reference point.
 
     Booleans (m, n): all that density and coverage need.
     """

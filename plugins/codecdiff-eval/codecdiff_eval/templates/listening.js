@@ -126,7 +126,7 @@ function next() {
   const vote = voteOf(rounds[state.position]);
   if (unplayed.length || !vote) {
     const names = unplayed.map(each => (each.name === 'R' ? 'the reference' : each.name)).join(', ');
-    at('missing').textContent = unplayed.length ? `Play ${names} first.` : 'Say which you prefer first, or that you have no preference.';
+    at('missing').textContent = unplayed.length ? `Play ${names} first.` : 'Select which you prefer, or that you have no preference.';
     return;
   }
   state.votes[state.position] = vote;
