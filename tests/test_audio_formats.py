@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import struct
 from collections import Counter
@@ -18,7 +17,7 @@ import torch
 from codecdiff import Codec
 from codecdiff.codecs import CodecWrapper
 from codecdiff.data import EncodeConfig, SegmentConfig, encode_tracks, find_tracks
-from codecdiff.data.audio import BadAudio, quiet_decoder, read_audio, seconds_of, stream_audio
+from codecdiff.data.audio import BadAudio, read_audio, seconds_of, stream_audio
 from codecdiff.data.segments import read_segments
 
 RATE = 44_100
@@ -277,40 +276,6 @@ def test_floats_that_are_clipped_are_reported(tmp_path: Path) -> None:
     (issue,) = issues_of(tmp_path, 20_000 * music())
     assert "as integers do" in issue
     assert "Divide them by 32,768" in issue
-
-
-def test_a_decoder_that_finds_damage_prints_nothing_and_it_is_reported(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    generator, file = np.random.default_rng(0), tmp_path / "damaged.mp3"
-    soundfile.write(file, 0.1 * generator.standard_normal(4 * 44_100), 44_100)
-    whole, reports, messages = file.read_bytes(), list[str](), ""
-    assert list(stream_audio(file, 44_100, 1, report=reports.append))
-    assert reports == []
-    for _ in range(12):
-        contents = bytearray(whole)
-        for place in generator.integers(2000, len(contents), 60):
-            contents[place] = generator.integers(256)
-        file.write_bytes(contents)
-        try:
-            samples = sum(block.shape[1] for block in stream_audio(file, 44_100, 1, report=reports.append))
-            assert samples
-        except BadAudio:  # what looks like another file
-            continue
-        seconds_of(file)
-        assert capfd.readouterr().err == ""
-        soundfile.read(file)
-        messages += capfd.readouterr().err
-    assert "mpg123" in messages  # negative control
-    assert set(reports) == {"Some of its frames are damaged, and may sound as noise or gaps. Fetch it again."}
-
-
-def test_what_is_printed_while_audio_is_decoded_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
-    with quiet_decoder() as messages, quiet_decoder() as of_another:
-        os.write(2, b"first\n[src/libmpg123/layer3.c:f():12] error: damaged\nlast\n")
-    assert messages == [b"[src/libmpg123/layer3.c:f():12] error: damaged\n"]
-    assert of_another == []
-    assert capfd.readouterr().err == "first\nlast\n"
 
 
 def test_channels_that_cancel_out_are_reported(tmp_path: Path) -> None:

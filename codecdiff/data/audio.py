@@ -6,16 +6,11 @@ mixed, which rates and numbers of channels are music, and what is said about sam
 
 from __future__ import annotations
 
-import os
-import re
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
-from threading import Lock
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -47,8 +42,6 @@ MAX_SECONDS = 3600.0  # that are in memory at once
 FOREVER = 1e9  # seconds
 UNRECOGNIZED = 1  # libsndfile's code of a format that it does not know
 CLIPPED = 0.001  # fraction of samples over full scale that is worth saying
-OF_DECODER = re.compile(rb"(?:\[[^\]\n]*mpg123|(?:Note|Warning): ).*\n?")  # a line that libmpg123 prints
-_quiet = Lock()
 CANCELED = 0.1  # of the power of two channels; less than that left in their mean is worth saying
 
 # Speakers of so many channels, by name: left, right, center, low frequencies, back, side
@@ -67,8 +60,7 @@ class BadAudio(InvalidValue):
 def seconds_of(file: Path | str) -> float:
     """Return how long an audio file states to be, in seconds: an estimate. 0 if it states nothing that can be."""
     try:
-        with quiet_decoder():
-            info = soundfile.info(str(file))
+        info = soundfile.info(str(file))
     except (soundfile.LibsndfileError, OSError):
         return 0.0
     return info.duration if info.frames < 2**60 and RATES[0] <= info.samplerate <= RATES[1] else 0.0
@@ -163,7 +155,6 @@ class SampleStats:
     count: int = 0
     clipped: int = 0
     peak: float = 0.0
-    damaged: int = 0  # blocks in which the decoder found errors
     power: float = 0.0  # sum over both channels, of two
     mean_power: float = 0.0  # sum over the mean of both
 
@@ -178,8 +169,6 @@ class SampleStats:
 
     def issues(self) -> Iterator[str]:
         """Yield a sentence for everything that is wrong."""
-        if self.damaged:
-            yield "Some of its frames are damaged, and may sound as noise or gaps. Fetch it again."
         if self.peak > 256:
             yield f"Its samples reach {self.peak:.0f}, as integers do; floats are clipped at 1. Divide them by 32,768."
         elif self.clipped > CLIPPED * self.count:
@@ -201,9 +190,8 @@ def _stored_blocks(
         speakers = (OGG_SPEAKERS if sound.format == "OGG" else SPEAKERS).get(sound.channels, "")
         first = round(skip * rate)
         stop = first + round(left * rate)
-        with quiet_decoder():
-            position = sound.seek(min(first, sound.frames)) if first and sound.seekable() else 0
-        while position < stop and len(block := _read_block(file, sound, stats)):
+        position = sound.seek(min(first, sound.frames)) if first and sound.seekable() else 0
+        while position < stop and len(block := _read_block(file, sound)):
             position, block = position + len(block), block[max(0, first - position) : stop - position]
             if not np.isfinite(block).all():
                 raise BadAudio(f"'{file}' holds NaN or infinite samples. Export it again, or leave it out.")
@@ -235,9 +223,7 @@ def open_streams(file: Path | str) -> Iterator[soundfile.SoundFile]:
         with file.open("rb") as raw:
             for stream in layout.streams:
                 source: Any = file if layout.is_whole else View(raw, stream)
-                with quiet_decoder():
-                    sound = soundfile.SoundFile(source)
-                with sound:
+                with soundfile.SoundFile(source) as sound:
                     _check_bounds(file, sound)
                     if not stream.has_length:
                         sound.seekable = lambda: False  # libsndfile would look for the end, in vain
@@ -246,34 +232,6 @@ def open_streams(file: Path | str) -> Iterator[soundfile.SoundFile]:
         raise
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
         raise _unreadable(file, error) from error
-
-
-@contextmanager
-def quiet_decoder() -> Iterator[list[bytes]]:
-    """Catch lines that libmpg123 prints to the standard error of the process; yields them, in the end.
-
-    libsndfile has no option that silences it. What other threads print meanwhile is passed on. One thread at a time
-    does this, and none where there is no standard error.
-    """
-    messages: list[bytes] = []
-    with ExitStack() as stack:
-        with suppress(OSError):
-            if _quiet.acquire(blocking=False):
-                stack.callback(_quiet.release)
-                caught, stderr = stack.enter_context(TemporaryFile()), os.dup(2)
-                stack.callback(os.close, stderr)
-                os.dup2(caught.fileno(), 2)
-                stack.callback(_pass_on, caught, stderr, messages)
-                stack.callback(os.dup2, stderr, 2)
-        yield messages
-
-
-def _pass_on(caught: IO[bytes], stderr: int, messages: list[bytes]) -> None:
-    """Write what was caught, without the decoder's messages, which are added to a list."""
-    caught.seek(0)
-    messages += OF_DECODER.findall(text := caught.read())
-    if others := OF_DECODER.sub(b"", text).lstrip(b"\n"):
-        os.write(stderr, others)
 
 
 def _unreadable(file: Path, error: Exception) -> BadAudio:
@@ -298,12 +256,10 @@ def _check_bounds(file: Path, sound: soundfile.SoundFile) -> None:
         raise BadAudio(f"'{file}' has {sound.channels} channels: expected 1 to {MAX_CHANNELS}.")
 
 
-def _read_block(file: Path, sound: soundfile.SoundFile, stats: SampleStats) -> np.ndarray:
+def _read_block(file: Path, sound: soundfile.SoundFile) -> np.ndarray:
     """Read samples (t, ch), none at the end. Raises BadAudio if that comes before the last that a FLAC counts."""
     try:
-        with quiet_decoder() as messages:
-            block = sound.read(BLOCK, dtype="float32", always_2d=True)
-        stats.damaged += bool(messages)
+        block = sound.read(BLOCK, dtype="float32", always_2d=True)
         is_cut = not len(block) and sound.format == "FLAC" and sound.seekable() and sound.tell() < sound.frames
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
         raise _unreadable(file, error) from error
