@@ -58,12 +58,12 @@ class BadAudio(InvalidValue):
 
 
 def seconds_of(file: Path | str) -> float:
-    """Return how long an audio file states to be, in seconds: an estimate. 0 if it states nothing that can be."""
+    """Return how long an audio file is by its headers, in seconds; 0 if they do not say, or it cannot be read."""
     try:
-        info = soundfile.info(str(file))
-    except (soundfile.LibsndfileError, OSError):
+        lengths = [sound.frames / sound.samplerate if sound.seekable() else FOREVER for sound in open_streams(file)]
+    except BadAudio:
         return 0.0
-    return info.duration if info.frames < 2**60 and RATES[0] <= info.samplerate <= RATES[1] else 0.0
+    return total if (total := sum(lengths)) < FOREVER else 0.0
 
 
 def read_audio(
@@ -222,8 +222,7 @@ def open_streams(file: Path | str) -> Iterator[soundfile.SoundFile]:
             raise BadAudio(f"'{file}' is cut short: {layout.truncation}. Fetch it again.")
         with file.open("rb") as raw:
             for stream in layout.streams:
-                source: Any = file if layout.is_whole else View(raw, stream)
-                with soundfile.SoundFile(source) as sound:
+                with soundfile.SoundFile(View(raw, stream)) as sound:  # pyright: ignore[reportArgumentType]
                     _check_bounds(file, sound)
                     if not stream.has_length:
                         sound.seekable = lambda: False  # libsndfile would look for the end, in vain
