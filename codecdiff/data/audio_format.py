@@ -1,9 +1,9 @@
-"""What a file of audio is, by its own headers: where its streams lie, and whether it was cut short.
+"""What a file of audio is, by its own headers: where its streams lie, and whether it is cut short or damaged.
 
 How long a stream is may be a count, an estimate or unknown, and only a count can prove that something is missing. The
 sizes of WAV and AIFF are those of the chunk that holds the samples, not the file's outer size; what writers put
-there for "unknown" is replaced by what there is. MP3 is counted frame by frame, and Ogg page by page: several files
-that were joined are several streams, which libsndfile would read the first of.
+there for "unknown" is replaced by what there is. MP3 is counted frame by frame, FLAC by its last frame, and Ogg page by
+page: several files that were joined are several streams, which libsndfile would read the first of.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import io
 import itertools
 import mmap
+import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -72,10 +74,10 @@ class Stream:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a file is: its streams, and the proof that it was cut short, "" if there is none."""
+    """What a file is: its streams, and the proof that it was cut short or is damaged, "" if there is none."""
 
     streams: tuple[Stream, ...]
-    truncation: str = ""
+    damage: str = ""
 
 
 class View:
@@ -138,24 +140,23 @@ def _layout(data: Buffer, size: int) -> Layout:
     for start, what in {**OTHER_AUDIO, **OTHER_FILES}.items():
         if head.startswith(start):
             raise OtherFormat(f"it is {what}", is_audio=start in OTHER_AUDIO)
-    if head[:4] == b"fLaC":
-        # of the samples in the block that has to come first: one that is written to a pipe counts none
-        count = int.from_bytes(data[begin + 18 : begin + 26], "big") & (2**36 - 1)
-        return Layout((Stream(begin, size, has_length=count > 0),))
-    return _mp3(data, begin, size) or Layout((Stream(0, size),))  # libsndfile may know it
+    is_flac = head[:4] == b"fLaC"
+    layout = None if is_flac else _mp3(data, begin, size)
+    layout = layout or _flac(data, begin if is_flac else 0, size)  # a tag before it may state a wrong length
+    return layout or Layout((Stream(0, size),))  # libsndfile may know it
 
 
 # WAV and AIFF consist of chunks, with sizes. What libsndfile reads is a header of ours and their samples: it would
 # stumble over the other chunks that some programs write, and over wrong sizes.
 
 MPEG_FORMATS = (0x50, 0x55)  # WAVE_FORMAT_MPEG and WAVE_FORMAT_MPEGLAYER3
-WAVE_FORMAT_EXTENSIBLE = (0xFFFE).to_bytes(2, "little")
+WAVE_FORMAT_EXTENSIBLE = 0xFFFE
 KSDATAFORMAT = bytes.fromhex("000000001000800000aa00389b71")  # how the subformat of one ends that stands for a format
 
 
 def _is_unknown(size: int) -> bool:
     """Return whether a size of 32 bits is one that means unknown: about 2 GiB by sox and ALSA, about 4 by others."""
-    return 0x7F000000 <= size <= 0x80000000 or size >= 0xFFFF0000
+    return 0x7F000000 <= size <= 0x80000000 or 0xFFFF0000 <= size < 2**32
 
 
 def _is_name(name: bytes) -> bool:
@@ -168,16 +169,16 @@ def _chunks(data: Buffer, start: int, size: int, order: Order) -> Iterator[tuple
         length = int.from_bytes(data[start + 4 : start + 8], order)
         yield bytes(data[start : start + 4]), start + 8, length
         start += 8 + length
-        if length % 2 and not (data[start : start + 1] > b" " and _is_name(data[start : start + 4])):
+        if length % 2 and not (data[start : start + 1] > b" " and _is_name(bytes(data[start : start + 4]))):
             start += 1  # the byte that pads it, which some programs leave out
 
 
 def _is_chunks(data: Buffer, start: int, size: int, order: Order) -> bool:
     """Return whether chunks with printable names fill the file from an offset to its end."""
-    for name, begin, length in _chunks(data, start, size, order):
+    for name, begin, length in _chunks(data, start + start % 2, size, order):
         if not _is_name(name):
             return False
-        start = begin + length + length % 2
+        start = begin + length
     return start >= size
 
 
@@ -190,15 +191,14 @@ def _samples(start: int, size: int, length: int | None, block: int, header: Call
     available = max(0, size - start)
     missing = 0 if length is None else length - available
     count = available // block * block if length is None else min(length, available)
-    text = f"it ends {missing:,} bytes before its last sample" if missing > 0 else ""
+    text = f"cut short: it ends {missing:,} bytes before its last sample" if missing > 0 else ""
     return Layout((Stream(start, start + count, prefix=header(count)),), text)
 
 
 def _wave_header(order: Order, formats: bytes, fact: bytes, count: int) -> bytes:
     """Return a header of WAV for so many bytes of samples, whose chunks `fmt ` and `fact` have these contents."""
-    if formats[:2] in (WAVE_FORMAT_EXTENSIBLE, WAVE_FORMAT_EXTENSIBLE[::-1]) and len(formats) >= 40:
-        if bytes(sorted(formats[26:40])) == bytes(sorted(KSDATAFORMAT)):  # in either order
-            formats = formats[24:26] + formats[2:16]
+    if int.from_bytes(formats[:2], order) == WAVE_FORMAT_EXTENSIBLE and formats[26:40] == KSDATAFORMAT:
+        formats = formats[24:26] + formats[2:16]
     pack = ">4sI" if order == "big" else "<4sI"
     chunks = b"WAVE" + struct.pack(pack, b"fmt ", len(formats)) + formats + bytes(len(formats) % 2)
     chunks += struct.pack(pack, b"fact", 4) + fact[:4] if len(fact) >= 4 else b""
@@ -227,10 +227,9 @@ def _wave(data: Buffer, begin: int, size: int) -> Layout:
     if long is not None:
         is_unknown = long == 0 or _is_unknown(long) or long >= 2**63 - 1
         length = long
-    elif length == 0:
-        is_unknown = not _is_chunks(data, start, size, order)
-    else:
-        is_unknown = _is_unknown(length) and start + length > size
+    else:  # of a file of 4 GiB, what is left of its size may be any
+        is_unsure = length == 0 or _is_unknown(length) or size >= 2**32
+        is_unknown = is_unsure and (start + length > size or not _is_chunks(data, start + length, size, order))
     if int.from_bytes(formats[:2], order) in MPEG_FORMATS:
         stop = size if is_unknown else min(size, start + length)
         return _mp3(data, start, stop) or Layout((Stream(begin, size),))
@@ -280,28 +279,103 @@ def _aiff(data: Buffer, begin: int, size: int) -> Layout:
     return _samples(first, size, None if is_unknown else start + length - first, block, header)
 
 
+# FLAC consists of a header, which may count its samples, and of frames, each of which counts those before it.
+
+FLAC_HEADER = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+UNCOUNTED = 0xF0 << 32  # bits beside the count of samples, in the 40 that hold it
+
+
+def _flac(data: Buffer, begin: int, size: int) -> Layout | None:
+    """Every header begins one of the files that were joined. None if there is none."""
+    starts = [match.start() for match in FLAC_HEADER.finditer(data, begin)]
+    streams, damage = [], ""
+    for start, stop in itertools.pairwise([*starts, size]):
+        header = bytes(data[start : start + 26])
+        bits = int.from_bytes(header[21:], "big")
+        declared, count = bits & ~UNCOUNTED, _flac_samples(data, start, stop)
+        if 0 < count < declared:
+            damage = f"cut short: it ends {declared - count:,} samples before its last"
+        counted = header[:21] + (bits & UNCOUNTED | (count or declared)).to_bytes(5, "big")
+        streams.append(Stream(start + 26, stop, prefix=counted, has_length=count > 0 or declared > 0))
+    return Layout(tuple(streams), damage) if streams else None
+
+
+def _flac_samples(data: Buffer, start: int, stop: int) -> int:
+    """Return how many samples a FLAC has by the header of its last frame, 0 if that is not found (RFC 9639, 9.1)."""
+    first, is_last = start + 4, False
+    while not is_last and first + 4 <= stop:  # blocks of metadata
+        is_last = data[first] >= 0x80
+        first += 4 + int.from_bytes(data[first + 1 : first + 4], "big")
+    model, offset = bytes(data[first : first + 4]), stop
+    while len(model) == 4 and (offset := data.rfind(model[:2], max(first, stop - MAX_JUNK), offset)) >= 0:
+        header = bytes(data[offset : min(stop, offset + 16)])
+        if len(header) < 6 or (header[2] ^ model[2] | header[3] ^ model[3]) & 0x0F:
+            continue
+        leading = 8 - (header[4] ^ 0xFF).bit_length()  # ones: a number as in UTF-8
+        place = 4 + max(1, leading)
+        number = header[4] & (0x7F >> leading)
+        for byte in header[5:place]:
+            number = number << 6 | byte & 0x3F
+        code = header[2] >> 4  # of the samples in this frame
+        samples = 192 if code == 1 else 576 << code - 2 if 2 <= code <= 5 else 256 << code - 8 if code >= 8 else 0
+        if code in (6, 7):
+            samples = int.from_bytes(header[place : place + code - 5], "big") + 1
+            place += code - 5
+        place += {12: 1, 13: 2, 14: 2}.get(header[2] & 0x0F, 0)  # the sample rate
+        if samples and place < len(header) and _crc8(header[:place]) == header[place]:
+            is_fixed = header[1] & 1 == 0  # all frames have as many samples, which are counted by the frame
+            return samples + number * (int.from_bytes(data[start + 8 : start + 10], "big") if is_fixed else 1)
+    return 0
+
+
+def _crc8(contents: bytes) -> int:
+    value = 0
+    for byte in contents:
+        value ^= byte
+        for _ in range(8):
+            value = (value << 1 ^ (0x107 if value & 0x80 else 0)) & 0xFF
+    return value
+
+
 # Ogg consists of pages.
+
+OGG_AUDIO = (b"\x01vorbis", b"OpusHead")
+REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def _ogg(data: Buffer, begin: int, size: int) -> Layout:
     """Every group of pages that begin a stream begins a link of a chain; a page that the file ends in is cut."""
-    starts, offset, in_header, truncation = [begin], begin, True, ""
+    starts, offset, in_header, damage, numbers = [begin], begin, True, "", dict[bytes, int]()
     while 0 <= offset < size:
         if bytes(data[offset : offset + 4]) != b"OggS":
             offset = data.find(b"OggS", offset)
             continue
         count = data[offset + 26] if offset + 27 <= size else 0
-        lacing = data[offset + 27 : offset + 27 + count]
-        end = offset + 27 + count + sum(lacing)
-        if offset + 27 + count > size or end > size:
-            truncation = "it ends inside of a page of Ogg"
-            break
-        begins = bool(data[offset + 5] & 2)
+        first = offset + 27 + count
+        end = first + sum(data[offset + 27 : first])
+        if first > size or end > size:
+            return Layout((Stream(begin, size),), "cut short: it ends inside of a page of Ogg")
+        begins, page = bool(data[offset + 5] & 2), bytes(data[offset:end])
         if begins and not in_header:
             starts.append(offset)
+        if begins and not page[27 + count :].startswith(OGG_AUDIO):
+            raise OtherFormat("it is Ogg with something else than Vorbis or Opus", is_audio=True)
+        serial, number = page[14:18], int.from_bytes(page[18:22], "little")
+        if _ogg_checksum(page) != page[22:26]:
+            damage = damage or f"damaged: its page at byte {offset:,} is not what was written"
+        elif serial in numbers and number != numbers[serial] + 1 and not begins:
+            damage = damage or f"damaged: pages before byte {offset:,} are missing"
+        numbers.pop(serial, None)
+        if page[6:14] not in (bytes(8), b"\xff" * 8):  # of samples: programs that write tags may not count their pages
+            numbers[serial] = number
         in_header, offset = begins, end
-    streams = tuple(Stream(*pair) for pair in zip(starts, [*starts[1:], size], strict=True))
-    return Layout(streams, truncation)
+    return Layout(tuple(Stream(*pair) for pair in itertools.pairwise([*starts, size])), damage)
+
+
+def _ogg_checksum(page: bytes) -> bytes:
+    """Return the checksum of a page: the CRC-32 of ZIP, but with the bits of each byte in the other order."""
+    contents = (page[:22] + bytes(4) + page[26:]).translate(REVERSED)
+    return (zlib.crc32(contents, 0xFFFFFFFF) ^ 0xFFFFFFFF).to_bytes(4, "big").translate(REVERSED)
 
 
 # MPEG audio consists of frames.
@@ -334,6 +408,7 @@ def _frame_sizes() -> dict[int, int]:
 
 SIZES = _frame_sizes()
 SAME = 0x1E0C  # bits of version, layer and rate, which the frames of a stream have in common
+TAGS = (b"Xing", b"Info")
 MAX_JUNK = 2**24  # bytes before a frame, as of images in tags, beyond which none is looked for
 
 
@@ -355,8 +430,8 @@ class FrameRun:
 
         libsndfile knows no tag of a frame with a checksum, and not every VBRI. Frames of layers I and II have no tags.
         """
-        is_understood = self.header[1] & 1 and self.tag[:4] in (b"Xing", b"Info")
-        if self.header[1] & 6 != 2 or (is_understood and self.declared in (self.frames, self.frames + 1)):
+        is_understood = self.header[1] & 1 and self.tag.startswith(TAGS)
+        if self.header[1] & 6 != 2 or (is_understood and self.declared == self.frames):
             return Stream(self.start, self.stop)
         start = self.start + (0 if self.declared is None else SIZES[_key(self.header)])
         return Stream(start, self.stop, prefix=_tag_frame(self.header, self.frames, self.stop - start, self.tag))
@@ -370,21 +445,22 @@ def _key(data: Buffer, offset: int = 0) -> int:
 
 
 def _tag_place(header: Buffer) -> int:
-    """Return where in a frame the tag that counts frames is."""
+    """Return where in a frame without a checksum the tag that counts frames is."""
     is_first, is_mono = header[1] & 0x18 == 0x18, header[3] & 0xC0 == 0xC0
-    return 4 + ((17 if is_mono else 32) if is_first else (9 if is_mono else 17)) + 2 * (not header[1] & 1)
+    return 4 + ((17 if is_mono else 32) if is_first else (9 if is_mono else 17))
 
 
 def _tag(data: Buffer, offset: int) -> tuple[int | None, bytes]:
     """Return the frames that the tag in a frame counts, and the tag and what follows it; None if it has none."""
     frame = bytes(data[offset : offset + SIZES[_key(data, offset)]])
-    tag, other = frame[_tag_place(frame) :], frame[36:]
-    if frame[1] & 6 == 2 and tag[:4] in (b"Xing", b"Info"):
-        counts = len(tag) >= 12 and tag[7] & 1 and tag[8] < 0x80  # rather than all bits set, for unknown
-        return int.from_bytes(tag[8:12], "big") if counts else 0, tag
-    if frame[1] & 6 == 2 and other[:4] == b"VBRI":
-        return int.from_bytes(other[14:18], "big"), other
-    return None, b""
+    place, vbri = _tag_place(frame), frame[36:]
+    if frame[1] & 6 != 2:  # not of layer III
+        return None, b""
+    for tag in (frame[place:], frame[place + 2 :]):  # behind a checksum, but not by all encoders
+        if tag.startswith(TAGS):
+            counts = len(tag) >= 12 and tag[7] & 1 and tag[8] < 0x80  # rather than all bits set, for unknown
+            return int.from_bytes(tag[8:12], "big") if counts else 0, tag
+    return (int.from_bytes(vbri[14:18], "big"), vbri) if vbri.startswith(b"VBRI") else (None, b"")
 
 
 def _tag_frame(header: bytes, frames: int, size: int, tag: bytes) -> bytes:
@@ -400,7 +476,7 @@ def _tag_frame(header: bytes, frames: int, size: int, tag: bytes) -> bytes:
         if SIZES[_key(head)] >= place + max(128, len(tag)):
             break
     length = SIZES[_key(head)]
-    if tag[:4] not in (b"Xing", b"Info") or not tag[7] & 1:
+    if not tag.startswith(TAGS) or len(tag) < 12 or not tag[7] & 1:
         tag = b"Info" + struct.pack(">III", 3, frames, size + length)
     frame = bytes(head) + bytes(place - 4) + tag[:8] + struct.pack(">I", frames) + tag[12:]
     return frame[:length] + bytes(length - len(frame))
@@ -424,7 +500,7 @@ def _missing_frames(runs: Sequence[FrameRun]) -> str:
             behind = itertools.takewhile(lambda other: other.declared is None, runs[i + 1 :])
             missing = run.declared - run.frames - sum(other.frames for other in behind)
     if missing > 1 or (missing == 1 and runs[-1].is_cut):
-        return f"it ends {missing:,} frames before its last"
+        return f"cut short: it ends {missing:,} frames before its last"
     return ""
 
 
@@ -463,7 +539,9 @@ def _runs(data: Buffer, offset: int, size: int) -> list[FrameRun]:
         run = FrameRun(start, min(offset, size), header, declared, tag)
         runs.append(run)
         while length := SIZES.get(key := _key(data, offset)):
-            if (key ^ kind) & SAME or (data[offset + place : offset + place + 4] in (b"Xing", b"Info") and run.frames):
+            if (key ^ kind) & SAME:
+                break
+            if run.frames and any(tag in data[offset + place : offset + place + 6] for tag in TAGS):
                 break
             if offset + length > size:
                 run.stop, run.is_cut = size, True
