@@ -588,7 +588,7 @@ def read_bytes(path: Path | str) -> bytes:
 
 def is_unicode(text: str) -> bool:
     """Return whether a text can be written in UTF-8: half of an emoji cannot."""
-    return text.encode(errors="ignore") == text.encode(errors="surrogatepass")
+    return text.isascii() or text.encode(errors="ignore") == text.encode(errors="surrogatepass")
 
 
 def read_text(path: Path | str) -> str:
