@@ -131,7 +131,8 @@ def published(home: Path, name: str) -> Path:
 
 def generations(home: Path) -> list[Path]:
     """Return the folders of the steps of a stage's training that are kept, newest first."""
-    return sorted((home / STATE).glob("step-[0-9]*"), key=lambda path: int(path.name[5:]), reverse=True)
+    paths = [path for path in (home / STATE).glob("step-*") if path.name[5:].isdecimal()]
+    return sorted(paths, key=lambda path: int(path.name[5:]), reverse=True)
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def confine(kind: str, spec: Any, folder: Path) -> dict[str, Any]:
             raise ConfigError(f"{where} is a place that would be written to. {ALLOW}")
         elif outside := [text for text in _texts(value) if leads_outside(text)]:
             raise ConfigError(f"{where} names a place outside of it, {outside[0]!r}. {ALLOW}")
-        elif key in places and isinstance(value, str) and (inside := folder / value).exists():
+        elif key in places and isinstance(value, str) and os.path.exists(inside := folder / value):
             root = folder.resolve()
             root = root.parents[1] if root.parent.name == "snapshots" else root  # of the hub's cache, which has links
             if not inside.resolve().is_relative_to(root):
