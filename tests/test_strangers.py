@@ -126,7 +126,7 @@ HOSTILE: dict[str, tuple[str, Change, str]] = {
     "a path of 100 kB": (
         "codecdiff.json",
         put("codec", "codec", {"name": "starter-neural", "weights": "x" * 100_000}),
-        "does not hold the weights of a NeuralCodec",
+        "holds a name or path of more than 1,024 characters",
     ),
     "a width of text": ("primary/stage.json", put("denoiser", "width", "wide"), "denoiser.width = 'wide'"),
     "heads of zero": ("primary/stage.json", put("denoiser", "heads", 0), "(128, 128) in the file and (128, 0) by"),
