@@ -18,6 +18,7 @@ import textwrap
 import time
 import uuid
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -513,6 +514,7 @@ def _encoded_lists(file: Any, name: str) -> Any:
 # Documents that may come from anyone: JSON and YAML, of bounded size and depth, each with a schema
 
 MAX_BYTES, MAX_DEPTH, MAX_BITS = 2**24, 64, 1000  # no number of as many bits is too large for a float
+MAX_VALUES = 100_000  # in YAML, which takes 2 kB of memory and 10 us for each
 
 
 class BadDocument(InvalidValue):
@@ -559,22 +561,43 @@ def parse_json(text: str | bytes, where: str, schema: Any = Any) -> Any:
 
 
 def parse_yaml(text: str | bytes, where: str, schema: Any = Any) -> Any:
-    """Parse YAML without aliases, which can stand for any amount of text, as `parse_json` does JSON."""
+    """Parse YAML without aliases, which can stand for any amount of text, as `parse_json` does JSON.
+
+    A key that stands twice in a mapping is refused: one of its values would be ignored.
+    """
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         text, depth = _decode(text), 0
-        for event in yaml.parse(text, loader):
+        for count, event in enumerate(yaml.parse(text, loader)):
+            if count > MAX_VALUES:
+                raise ValueError(f"it has more than {MAX_VALUES:,} values")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError(f"it has an alias, *{event.anchor}; write its value there")
             if depth > MAX_DEPTH:
                 raise RecursionError
-        value = yaml.load(text, loader)
+        document = loader(text)
+        node = document.get_single_node()
+        _refuse_repeated_keys(node)
+        value = None if node is None else document.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:  # of its tags
         raise BadDocument(f"{where} is not valid YAML: {_reason(error)}.") from error
     return check_schema(value, where, schema)
+
+
+def _refuse_repeated_keys(node: Any) -> None:
+    """Raise ValueError if a mapping in a document of YAML has a key twice."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if repeated := [key for key, count in counts.items() if count > 1]:
+            raise ValueError(f"'{repeated[0]}' stands twice in a mapping, line {node.start_mark.line + 1}")
+    for each in getattr(node, "value", ()) if isinstance(node, yaml.CollectionNode) else ():
+        for inner in each if isinstance(each, tuple) else (each,):
+            _refuse_repeated_keys(inner)
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -588,7 +611,7 @@ def read_bytes(path: Path | str) -> bytes:
 
 def is_unicode(text: str) -> bool:
     """Return whether a text can be written in UTF-8: half of an emoji cannot."""
-    return text.encode(errors="ignore") == text.encode(errors="surrogatepass")
+    return text.isascii() or text.encode(errors="ignore") == text.encode(errors="surrogatepass")
 
 
 def read_text(path: Path | str) -> str:

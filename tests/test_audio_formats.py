@@ -102,6 +102,62 @@ def test_large_formats_are_cut_where_they_end_early_and_whole_where_they_do_not_
         assert np.abs(read(tmp_path, variant, "a.wav").numpy() - samples).max() < 1e-3
 
 
+def chunk(name: bytes, contents: bytes, *, padded: bool = True) -> bytes:
+    return name + struct.pack("<I", len(contents)) + contents + bytes(padded and len(contents) % 2)
+
+
+@pytest.mark.parametrize("name", [b"JUNK", b"bext", b"LIST", b"PEAK", b"acid", b"fact", b"id3 ", b"smpl", bytes(4)])
+@pytest.mark.parametrize("size", [0, 1, 27, 4096, 70_001])
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_wav_is_read_whatever_its_other_chunks_hold(tmp_path: Path, name: bytes, size: int, padded: bool) -> None:
+    samples = music(0.1)
+    wav, other = encoded(samples, "WAV"), chunk(name, bytes(size), padded=padded)
+    for place in (12, wav.index(b"data"), len(wav)):
+        assert np.abs(read(tmp_path, wav[:place] + other + wav[place:], "a.wav").numpy() - samples).max() < 1e-3
+
+
+def test_a_tag_before_a_file_hides_nothing(tmp_path: Path) -> None:
+    tag = b"ID3\x04\x00\x00\x00\x00\x02\x00" + bytes(256)
+    for kind in ("WAV", "AIFF", "RF64", "W64", "OGG"):
+        contents = tag + encoded(music(), kind)
+        assert len(read(tmp_path, contents, "a")) == len(music())
+        assert "is cut short" in refused(tmp_path, contents[: len(contents) // 2], "a")
+
+
+@pytest.mark.parametrize(("form", "dtype"), [(1, "i4"), (3, "f4"), (3, "f8")])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_an_extensible_wav_is_read_in_either_byte_order(tmp_path: Path, form: int, dtype: str, order: str) -> None:
+    samples, size = music(0.1), int(dtype[1])
+    data = (samples * (2**31 - 1 if form == 1 else 1)).astype(order + dtype).tobytes()
+    head = struct.pack(f"{order}HHIIHHHHIH", 0xFFFE, 1, RATE, size * RATE, size, 8 * size, 22, 8 * size, 4, form)
+    head += bytes.fromhex("000000001000800000aa00389b71")
+    wav = b"WAVEfmt " + struct.pack(f"{order}I", 40) + head + b"data" + struct.pack(f"{order}I", len(data)) + data
+    wav = (b"RIFX" if order == ">" else b"RIFF") + struct.pack(f"{order}I", len(wav)) + wav
+    assert np.abs(read(tmp_path, wav, "a.wav").numpy() - samples).max() < 1e-3
+
+
+def test_files_of_more_than_4_gib_are_read_whole_and_known_to_be_cut(tmp_path: Path) -> None:
+    block, count = 8 * 4, 150_000_000  # bytes of a frame, and frames
+    wav, size = encoded(np.zeros((1, 8), np.float32), "WAV", subtype="FLOAT"), block * count
+    place = wav.index(b"data")
+
+    def seconds(head: bytes, missing: int = 0) -> float:
+        with (tmp_path / "a.wav").open("wb") as stream:
+            stream.write(head)
+            stream.truncate(len(head) + size - missing)
+        return seconds_of(tmp_path / "a.wav")
+
+    for stated in (0, 2**32 - 1, 2**32 - 8, size % 2**32):  # of no use, for 32 bits are too few
+        head = replaced(wav[: place + 8], (4, struct.pack("<I", stated)), (place + 4, struct.pack("<I", stated)))
+        assert seconds(head) == count / RATE
+    sizes = chunk(b"ds64", struct.pack("<QQQI", size + 100, size, count, 0))
+    head = b"RF64" + b"\xff" * 4 + b"WAVE" + sizes + wav[12:place] + b"data" + b"\xff" * 4
+    assert seconds(head) == count / RATE
+    assert seconds(head, missing=1000) == 0
+    with pytest.raises(BadAudio, match="cut short: it ends 1,000 bytes before its last sample"):
+        read_audio(tmp_path / "a.wav", RATE, 1, seconds=0.1)
+
+
 def test_an_aiff_from_a_pipe_is_read_whole(tmp_path: Path) -> None:
     samples = music()
     aiff = encoded(samples, "AIFF")
@@ -121,7 +177,8 @@ def test_a_flac_from_a_pipe_is_read_whole(tmp_path: Path) -> None:
     flac = encoded(samples, "FLAC")
     piped = replaced(flac, (21, bytes([flac[21] & 0xF0]) + bytes(4)))
     assert np.abs(read(tmp_path, piped, "a.flac").numpy() - samples).max() < 1e-3
-    assert seconds_of(tmp_path / "a.flac") == 0  # unknown
+    assert seconds_of(tmp_path / "a.flac") == SECONDS  # by the header of its last frame
+    assert "lost sync" in refused(tmp_path, piped[:-1000], "cut.flac")
     tagged = b"ID3\x04\x00\x00\x00\x00\x02\x00" + bytes(256) + flac
     assert len(read(tmp_path, tagged, "a.flac")) == len(read(tmp_path, tagged, "a.mp3")) == len(samples)
     assert read_audio(tmp_path / "a.flac", RATE, 1, start=1.0, seconds=0.1).shape == (1, RATE // 10)
@@ -141,6 +198,33 @@ def test_every_link_of_a_chain_is_read(tmp_path: Path) -> None:
     last = one.rindex(b"OggS")
     assert 0 < len(read(tmp_path, one[:last], "open.ogg")) < len(alone[0])  # without the page that ends the stream
     assert "cut short: it ends inside of a page" in refused(tmp_path, one[: last - 10], "cut.ogg")
+
+
+@pytest.mark.parametrize("behind", [b"", b"TAG" + bytes(125), bytes(5000)])
+def test_a_flac_is_as_long_as_its_frames_say(tmp_path: Path, behind: bytes) -> None:
+    samples = music()
+    flac = encoded(samples, "FLAC")
+    for count in (0, 1, len(samples) - 1, len(samples) // 2):
+        stated = replaced(flac, (21, bytes([flac[21] & 0xF0]) + count.to_bytes(4, "big")))
+        assert np.abs(read(tmp_path, stated + behind, "a.flac").numpy() - samples).max() < 1e-3
+    more = replaced(flac, (21, bytes([flac[21] & 0xF0]) + (len(samples) + 7).to_bytes(4, "big")))
+    assert "cut short: it ends 7 samples before its last" in refused(tmp_path, more + behind, "a.flac")
+    other = encoded(music(1.0, 22_050, seed=1), "FLAC", 22_050)
+    parts = [read(tmp_path, part, "a.flac") for part in (flac, other)]
+    assert torch.equal(read(tmp_path, flac + behind + other + behind, "a.flac"), torch.cat(parts))
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_damage_inside_of_an_ogg_is_noticed(tmp_path: Path, subtype: str) -> None:
+    ogg = encoded(music(4.0, 48_000), "OGG", 48_000, subtype=subtype)
+    pages = [match.start() for match in re.finditer(b"OggS", ogg)]
+    middle = pages[len(pages) // 2]
+    flipped = replaced(ogg, (middle + 200, bytes([ogg[middle + 200] ^ 1])))
+    assert f"damaged: its page at byte {middle:,} is not what was written" in refused(tmp_path, flipped, "a.ogg")
+    last = pages[-1]
+    assert f"pages before byte {middle:,} are missing" in refused(tmp_path, ogg[:middle] + ogg[last:], "a.ogg")
+    foreign = replaced(ogg, (28, b"\x7fFLAC\x01\x00"))
+    assert "Ogg with something else than Vorbis or Opus. Convert it" in refused(tmp_path, foreign, "a.ogg")
 
 
 # MPEG audio
@@ -193,6 +277,33 @@ def test_mp3_files_that_were_joined_are_all_read(tmp_path: Path) -> None:
         lengths = [len(read(tmp_path, part, "part.mp3")) for part in parts]
         joined = len(read(tmp_path, b"".join(parts), "joined.mp3"))
         assert abs(joined - sum(lengths)) < 2400, (joined, lengths)
+
+
+def test_tags_that_state_wrong_lengths_hide_no_music(tmp_path: Path) -> None:
+    image = b"APIC" + np.random.default_rng(0).bytes(400_000)
+    mp3 = mp3_of("VARIABLE")
+    whole = read(tmp_path, mp3, "a.mp3")
+    for size in (b"\x00\x06\x1a\x84", bytes(4), b"\x7f" * 4):  # without the gaps between its bits, too short, too long
+        assert torch.equal(read(tmp_path, b"ID3\x03\x00\x00" + size + image + mp3, "a.mp3"), whole)
+    tag = b"ID3\x03\x00\x00\x00\x18\x35\x04" + image
+    assert torch.equal(read(tmp_path, mp3 + b"TAG" + bytes(125) + tag + mp3, "a.mp3"), torch.cat([whole, whole]))
+
+
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+def test_an_mp3_is_as_long_as_its_frames_say(tmp_path: Path, mode: str) -> None:
+    mp3 = mp3_of(mode)
+    whole, place = read(tmp_path, mp3, "a.mp3"), max(mp3.find(b"Info"), mp3.find(b"Xing")) + 8
+    count = int.from_bytes(mp3[place : place + 4], "big")
+    for stated in (0, 1, count // 2, count - 1, count + 1, 2**32 - 1):
+        assert torch.equal(read(tmp_path, replaced(mp3, (place, struct.pack(">I", stated))), "a.mp3"), whole)
+    protected = replaced(mp3, (1, bytes([mp3[1] & 0xFE])))  # the tag's frame says that it has a checksum
+    assert torch.equal(read(tmp_path, protected, "a.mp3"), whole)
+    bare = without_header(mp3)
+    length = len(read(tmp_path, bare, "bare.mp3"))
+    assert abs(seconds_of(tmp_path / "bare.mp3") - length / RATE) < 0.1
+    form = struct.pack("<HHIIHHHHIHHH", 0x55, 1, RATE, 8000, 1, 0, 12, 1, 2, 417, 1, 1393)
+    wav = b"WAVE" + chunk(b"fmt ", form) + chunk(b"data", bare) + chunk(b"LIST", b"INFO")
+    assert len(read(tmp_path, b"RIFF" + struct.pack("<I", len(wav)) + wav, "a.wav")) == length
 
 
 def test_only_an_mp3_that_counts_its_frames_is_known_to_be_cut_short(tmp_path: Path) -> None:

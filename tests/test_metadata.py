@@ -233,8 +233,38 @@ def test_links_are_followed_and_loops_are_not(tmp_path: Path, issues: list[Issue
     (folder / "again").symlink_to(folder, target_is_directory=True)
     (folder / "cached.wav").symlink_to(blob)
     (folder / "broken.wav").symlink_to(tmp_path / "nowhere.wav")
+    (folder / "broken.txt").symlink_to(tmp_path / "nowhere.txt")
     assert [track.name for track in find_tracks(folder, issues.append)] == ["cached.wav", "linked/song.wav"]
-    assert not issues
+    assert [str(issue) for issue in issues] == [
+        "broken.wav: It is a link to a file that does not exist. Correct or delete the link."
+    ]
+
+
+def test_what_is_no_text_is_reported_and_no_caption(tmp_path: Path, issues: list[Issue]) -> None:
+    silent(tmp_path, "a.wav", "b.wav", "c.wav", "d.wav", "e.wav")
+    (tmp_path / "a.txt").write_bytes("one".encode("utf-16-le"))  # without a mark
+    half = "file_name,text\na.wav,".encode("utf-16") + b"\x3d\xd8" + "\nb.wav,two\n".encode("utf-16-le")
+    (tmp_path / "metadata.csv").write_bytes(half)
+    lines = [
+        '{"file_name": "c.wav", "text": ["x\\u0000y", {"en": "z"}, null, NaN]}',
+        '{"file_name": "d.wav", "text": {}}',
+    ]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    captions = [track.captions for track in find_tracks(tmp_path, issues.append)]
+    assert captions == [(), ("two",), ("x y",), (), ()]
+    assert [(issue.file, issue.line) for issue in issues] == [("metadata.csv", 2), ("a.txt", 1)]
+
+
+def test_texts_and_names_match_but_for_spelling(tmp_path: Path, issues: list[Issue]) -> None:
+    silent(tmp_path, "Caf\u00e9.wav", "LOUD.WAV", "both.wav", "x.wav", "x.flac")
+    names = {"Cafe\u0301.txt": "one", "loud.TXT": "two", "both.txt": "three", "x.txt": "4"}
+    for name, text in names.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "metadata.csv").write_text("\n\nfile_name,text,bpm,bpm\n\n x.wav ,five,1,2\n")
+    captions = {track.name: track.captions for track in find_tracks(tmp_path, issues.append)}
+    expected = {"Caf\u00e9.wav": "one", "LOUD.WAV": "two", "both.wav": "three", "x.wav": "five", "x.flac": "4"}
+    assert captions == {name: (text,) for name, text in expected.items()}
+    assert [issue.what for issue in issues] == ["Several columns are named 'bpm': the last of them is read."]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems keep names in Unicode")
@@ -244,6 +274,11 @@ def test_a_name_that_is_not_unicode_is_reported(tmp_path: Path, issues: list[Iss
     silent(tmp_path, "b.wav")
     assert [track.name for track in find_tracks(tmp_path, issues.append)] == ["b.wav"]
     assert [str(issue) for issue in issues] == ["'caf\\udce9.wav', file: The name of the file is not UTF-8. Rename it."]
+    silent(tmp_path / "folder", "c.wav")
+    (tmp_path / "folder").rename(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    issues.clear()
+    assert [track.name for track in find_tracks(tmp_path, issues.append)] == ["b.wav"]
+    assert {issue.file for issue in issues} == {"'caf\\udce9.wav'", "'caf\\udce9/c.wav'"}
 
 
 def test_music_is_a_folder(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def require_new_store(output: Path, request: str) -> None:
         tidy_store(output)
         out.print(f"{output} is finished: this command made it before.", soft_wrap=True)
         raise typer.Exit
-    if output.exists():
+    if output.exists() or output.is_symlink():
         raise FileExists(f"'{output}' exists already. Choose another name, or delete it.")
     require_writable(output)
 

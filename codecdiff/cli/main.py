@@ -20,7 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 
 import codecdiff
 from codecdiff import registry
-from codecdiff.cli.console import errors_as_sentences, out
+from codecdiff.cli.console import errors_as_sentences, out, plain
 
 PLACEHOLDERS = {"int": "N", "float": "NUMBER", "path": "PATH"}  # by the first word of a type's name
 
@@ -157,6 +157,6 @@ def main() -> None:
     gc.set_threshold(50_000)  # modules make many objects, hardly any of them garbage: looking for it took a tenth
     atexit.register(gc.freeze)  # and looking through them at the end a fifth: the system frees them anyway
     warnings.simplefilter("once", append=True)  # whatever else changes the filters in between
-    warnings.formatwarning = lambda message, *_, **__: f"{message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"{plain(str(message))}\n"
     program = Path(sys.argv[0])
     app(prog_name="codecdiff" if program.stem == "__main__" else program.stem)

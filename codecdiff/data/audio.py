@@ -10,7 +10,6 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
@@ -58,12 +57,12 @@ class BadAudio(InvalidValue):
 
 
 def seconds_of(file: Path | str) -> float:
-    """Return how long an audio file states to be, in seconds: an estimate. 0 if it states nothing that can be."""
+    """Return how long an audio file is by its headers, in seconds; 0 if they do not say, or it cannot be read."""
     try:
-        info = soundfile.info(str(file))
-    except (soundfile.LibsndfileError, OSError):
+        lengths = [sound.frames / sound.samplerate if sound.seekable() else FOREVER for sound in open_streams(file)]
+    except BadAudio:
         return 0.0
-    return info.duration if info.frames < 2**60 and RATES[0] <= info.samplerate <= RATES[1] else 0.0
+    return total if (total := sum(lengths)) < FOREVER else 0.0
 
 
 def read_audio(
@@ -191,7 +190,8 @@ def _stored_blocks(
         first = round(skip * rate)
         stop = first + round(left * rate)
         position = sound.seek(min(first, sound.frames)) if first and sound.seekable() else 0
-        while position < stop and len(block := _read_block(file, sound)):
+        sound.seekable = lambda: False  # soundfile would seek after each block
+        while position < stop and len(block := _read_block(file, sound, position)):
             position, block = position + len(block), block[max(0, first - position) : stop - position]
             if not np.isfinite(block).all():
                 raise BadAudio(f"'{file}' holds NaN or infinite samples. Export it again, or leave it out.")
@@ -218,12 +218,11 @@ def open_streams(file: Path | str) -> Iterator[soundfile.SoundFile]:
         if not stat.S_ISREG(file.stat().st_mode):
             raise ValueError("it is not a file, but a folder or a device")
         layout = layout_of(file)
-        if layout.truncation:
-            raise BadAudio(f"'{file}' is cut short: {layout.truncation}. Fetch it again.")
+        if layout.damage:
+            raise BadAudio(f"'{file}' is {layout.damage}. Fetch it again.")
         with file.open("rb") as raw:
             for stream in layout.streams:
-                source: Any = file if layout.is_whole else View(raw, stream)
-                with soundfile.SoundFile(source) as sound:
+                with soundfile.SoundFile(View(raw, stream)) as sound:  # pyright: ignore[reportArgumentType]
                     _check_bounds(file, sound)
                     if not stream.has_length:
                         sound.seekable = lambda: False  # libsndfile would look for the end, in vain
@@ -237,13 +236,15 @@ def open_streams(file: Path | str) -> Iterator[soundfile.SoundFile]:
 def _unreadable(file: Path, error: Exception) -> BadAudio:
     """Return the error for a file that is not audio that can be read."""
     reason, hint = str(error), "Fetch it again, or leave it out."
+    convert = f"Convert it, as by ffmpeg -i '{file.name}' '{file.stem}.flac'"
     if isinstance(error, OtherFormat) and error.is_audio:
-        hint = f"Convert it, as by ffmpeg -i '{file.name}' '{file.stem}.flac', or leave it out."
+        hint = f"{convert}, or leave it out."
     elif isinstance(error, OSError):
         reason = error.strerror or reason
     elif isinstance(error, soundfile.LibsndfileError):
         is_unclear = error.code == UNRECOGNIZED or "possibly a pipe" in error.error_string
         reason = "its format is not known" if is_unclear else error.error_string.removeprefix("Error : ")
+        hint = hint if is_unclear else f"{convert}, fetch it again, or leave it out."
     return BadAudio(f"'{file}' cannot be read as audio: {reason.rstrip('.')}. {hint}")
 
 
@@ -256,16 +257,12 @@ def _check_bounds(file: Path, sound: soundfile.SoundFile) -> None:
         raise BadAudio(f"'{file}' has {sound.channels} channels: expected 1 to {MAX_CHANNELS}.")
 
 
-def _read_block(file: Path, sound: soundfile.SoundFile) -> np.ndarray:
-    """Read samples (t, ch), none at the end. Raises BadAudio if that comes before the last that a FLAC counts."""
+def _read_block(file: Path, sound: soundfile.SoundFile, position: int) -> np.ndarray:
+    """Read samples (t, ch) from a position on, none at the end."""
     try:
-        block = sound.read(BLOCK, dtype="float32", always_2d=True)
-        is_cut = not len(block) and sound.format == "FLAC" and sound.seekable() and sound.tell() < sound.frames
+        return sound.read(min(BLOCK, max(0, sound.frames - position)), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
         raise _unreadable(file, error) from error
-    if is_cut:
-        raise BadAudio(f"'{file}' is cut short: it ends before its last sample. Fetch it again.")
-    return block
 
 
 def read_comment(file: Path | str) -> str:

@@ -1,9 +1,9 @@
-"""What a file of audio is, by its own headers: where its streams lie, and whether it was cut short.
+"""What a file of audio is, by its own headers: where its streams lie, and whether it is cut short or damaged.
 
 How long a stream is may be a count, an estimate or unknown, and only a count can prove that something is missing. The
 sizes of WAV and AIFF are those of the chunk that holds the samples, not the file's outer size; what writers put
-there for "unknown" is replaced by what there is. MP3 is counted frame by frame, and Ogg page by page: several files
-that were joined are several streams, which libsndfile would read the first of.
+there for "unknown" is replaced by what there is. MP3 is counted frame by frame, FLAC by its last frame, and Ogg page by
+page: several files that were joined are several streams, which libsndfile would read the first of.
 """
 
 from __future__ import annotations
@@ -11,13 +11,18 @@ from __future__ import annotations
 import io
 import itertools
 import mmap
+import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 Buffer = mmap.mmap | bytes | bytearray
+Order = Literal["little", "big"]
+MAX_HEADER = 2**16  # bytes of a chunk that says what samples are
 
 # How files begin that are often named as audio, and what they are
 OTHER_AUDIO = {
@@ -27,8 +32,9 @@ OTHER_AUDIO = {
     b"wvpk": "WavPack",
     b"TTA1": "True Audio",
     b"#!AMR": "AMR",
-    b"\xff\xf1": "AAC",
-    b"\xff\xf9": "AAC",
+    b"\x0b\x77": "Dolby Digital",
+    b"\x7f\xfe\x80\x01": "DTS",
+    **{bytes([0xFF, second]): "AAC" for second in (0xF0, 0xF1, 0xF8, 0xF9)},
 }
 OTHER_FILES = {
     b"%PDF": "a PDF document",
@@ -57,25 +63,21 @@ class Stream:
 
     start, stop: in bytes.
     prefix: bytes to read before it.
-    patches: bytes to read in place of those in the file, by offset in it.
     has_length: whether its header counts its samples.
     """
 
     start: int
     stop: int
     prefix: bytes = b""
-    patches: Mapping[int, bytes] = field(default_factory=dict)
     has_length: bool = True
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a file is: its format, its streams, and the proof that it was cut short, "" if there is none."""
+    """What a file is: its streams, and the proof that it was cut short or is damaged, "" if there is none."""
 
-    format: str
     streams: tuple[Stream, ...]
-    truncation: str = ""
-    is_whole: bool = False  # whether its only stream is the file as it is
+    damage: str = ""
 
 
 class View:
@@ -104,10 +106,6 @@ class View:
         if 0 <= start < self._stream.stop and len(ahead) < len(view):
             self._file.seek(start)
             contents += self._file.read(min(len(view) - len(ahead), self._stream.stop - start))
-        for offset, patch in self._stream.patches.items():
-            for i, byte in enumerate(patch, offset - start + len(ahead)):
-                if 0 <= i < len(contents):
-                    contents[i] = byte
         view[: len(contents)] = contents
         self._position += len(contents)
         return len(contents)
@@ -127,147 +125,257 @@ def layout_of(file: Path) -> Layout:
 
 
 def _layout(data: Buffer, size: int) -> Layout:
-    head = bytes(data[:16])
+    begin = _skip_tags(data, 0)
+    head = bytes(data[begin : begin + 32])
     if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE":
-        return _wave(data, size)
+        return _wave(data, begin, size)
     if head[:4] == b"riff" and head[4:16] == b"\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00":
-        return _wave64(data, size)
+        return _wave64(data, begin, size)
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
-        return _aiff(data, size)
+        return _aiff(data, begin, size)
     if head[:4] == b"OggS":
-        return _ogg(data, size)
+        return _ogg(data, begin, size)
     if head[4:8] == b"ftyp":
         raise OtherFormat("it is MPEG-4 (AAC, ALAC or video)", is_audio=True)
     for start, what in {**OTHER_AUDIO, **OTHER_FILES}.items():
-        if bytes(data[: len(start)]) == start:
+        if head.startswith(start):
             raise OtherFormat(f"it is {what}", is_audio=start in OTHER_AUDIO)
-    behind = _skip_tags(data, 0)
-    if bytes(data[behind : behind + 4]) == b"fLaC":
-        # of the samples in the block that has to come first: one that is written to a pipe counts none
-        count = int.from_bytes(data[behind + 18 : behind + 26], "big") & (2**36 - 1)
-        return Layout("FLAC", (Stream(behind, size, has_length=count > 0),), is_whole=behind == 0)
-    return _mp3(data, size) or Layout("", (Stream(0, size),), is_whole=True)  # libsndfile may know it
+    is_flac = head[:4] == b"fLaC"
+    layout = None if is_flac else _mp3(data, begin, size)
+    layout = layout or _flac(data, begin if is_flac else 0, size)  # a tag before it may state a wrong length
+    return layout or Layout((Stream(0, size),))  # libsndfile may know it
 
 
-# WAV and AIFF consist of chunks, with sizes.
+# WAV and AIFF consist of chunks, with sizes. What libsndfile reads is a header of ours and their samples: it would
+# stumble over the other chunks that some programs write, and over wrong sizes.
+
+MPEG_FORMATS = (0x50, 0x55)  # WAVE_FORMAT_MPEG and WAVE_FORMAT_MPEGLAYER3
+WAVE_FORMAT_EXTENSIBLE = 0xFFFE
+KSDATAFORMAT = bytes.fromhex("000000001000800000aa00389b71")  # how the subformat of one ends that stands for a format
 
 
 def _is_unknown(size: int) -> bool:
     """Return whether a size of 32 bits is one that means unknown: about 2 GiB by sox and ALSA, about 4 by others."""
-    return 0x7F000000 <= size <= 0x80000000 or size >= 0xFFFF0000
+    return 0x7F000000 <= size <= 0x80000000 or 0xFFFF0000 <= size < 2**32
 
 
-def _chunks(data: Buffer, start: int, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
+def _is_name(name: bytes) -> bool:
+    return len(name) == 4 and all(32 <= byte < 127 for byte in name)
+
+
+def _chunks(data: Buffer, start: int, size: int, order: Order) -> Iterator[tuple[bytes, int, int]]:
     """Yield the name of every chunk, where its contents begin, and its size."""
     while start + 8 <= size:
-        length = int.from_bytes(data[start + 4 : start + 8], order)  # pyright: ignore[reportArgumentType]
+        length = int.from_bytes(data[start + 4 : start + 8], order)
         yield bytes(data[start : start + 4]), start + 8, length
-        start += 8 + length + length % 2
+        start += 8 + length
+        if length % 2 and not (data[start : start + 1] > b" " and _is_name(bytes(data[start : start + 4]))):
+            start += 1  # the byte that pads it, which some programs leave out
 
 
-def _is_chunks(data: Buffer, start: int, size: int, order: str) -> bool:
+def _is_chunks(data: Buffer, start: int, size: int, order: Order) -> bool:
     """Return whether chunks with printable names fill the file from an offset to its end."""
-    for name, begin, length in _chunks(data, start, size, order):
-        if not name.isascii() or not name.decode("ascii").isprintable():
+    for name, begin, length in _chunks(data, start + start % 2, size, order):
+        if not _is_name(name):
             return False
-        start = begin + length + length % 2
+        start = begin + length
     return start >= size
 
 
-def _sized(kind: str, size: int, start: int, declared: int, unknown: bool, patches: dict[int, bytes]) -> Layout:
-    """Return the layout of a file whose samples begin at `start` and take `declared` bytes, unless that is unknown."""
-    missing = 0 if unknown else declared - (size - start)
-    text = f"it ends {missing:,} bytes before its last sample" if missing > 0 else ""
-    return Layout(kind, (Stream(0, size, patches=patches),), text, is_whole=not patches)
+def _samples(start: int, size: int, length: int | None, block: int, header: Callable[[int], bytes]) -> Layout:
+    """Return the layout of a file whose samples begin at `start` and take `length` bytes; None if that is unknown.
+
+    block: bytes of the samples of all channels at one time.
+    header: what is read before so many bytes of samples.
+    """
+    available = max(0, size - start)
+    missing = 0 if length is None else length - available
+    count = available // block * block if length is None else min(length, available)
+    text = f"cut short: it ends {missing:,} bytes before its last sample" if missing > 0 else ""
+    return Layout((Stream(start, start + count, prefix=header(count)),), text)
 
 
-def _wave(data: Buffer, size: int) -> Layout:
+def _wave_header(order: Order, formats: bytes, fact: bytes, count: int) -> bytes:
+    """Return a header of WAV for so many bytes of samples, whose chunks `fmt ` and `fact` have these contents."""
+    if int.from_bytes(formats[:2], order) == WAVE_FORMAT_EXTENSIBLE and formats[26:40] == KSDATAFORMAT:
+        formats = formats[24:26] + formats[2:16]
+    pack = ">4sI" if order == "big" else "<4sI"
+    chunks = b"WAVE" + struct.pack(pack, b"fmt ", len(formats)) + formats + bytes(len(formats) % 2)
+    chunks += struct.pack(pack, b"fact", 4) + fact[:4] if len(fact) >= 4 else b""
+    name, size = b"RIFX" if order == "big" else b"RIFF", len(chunks) + 8 + count
+    if size >= 2**32:
+        chunks = b"WAVE" + struct.pack("<4sIQQQI", b"ds64", 28, size + 36, count, 0, 0) + chunks[4:]
+        name, size, count = b"RF64", 2**32 - 1, 2**32 - 1
+    return struct.pack(pack, name, size) + chunks + struct.pack(pack, b"data", count)
+
+
+def _wave(data: Buffer, begin: int, size: int) -> Layout:
     """RIFF, its big-endian RIFX, and RF64 and BW64 with sizes of 64 bits in a chunk of their own."""
-    kind = bytes(data[:4])
-    order = "big" if kind == b"RIFX" else "little"
-    patches = {0: b"RF64"} if kind == b"BW64" else {}  # the same under the name that libsndfile knows
-    long, block, place, start, length = None, 1, 0, size, 0
-    for name, start, length in _chunks(data, 12, size, order):  # noqa: B007
-        if name == b"ds64":
-            place, long = start + 8, int.from_bytes(data[start + 8 : start + 16], "little")
-        elif name == b"fmt ":
-            block = max(1, int.from_bytes(data[start + 12 : start + 14], order))  # pyright: ignore[reportArgumentType]
-        elif name == b"data":
+    order: Order = "big" if data[begin : begin + 4] == b"RIFX" else "little"
+    found: dict[bytes, bytes] = {}
+    start = length = 0
+    for name, start, length in _chunks(data, begin + 12, size, order):
+        if name == b"data":
             break
+        found.setdefault(name, bytes(data[start : start + min(length, MAX_HEADER)]))
     else:
-        return Layout("WAV", (Stream(0, size, patches=patches),), is_whole=not patches)
-    available = size - start
-    if length == 0 and long is None and _is_chunks(data, start, size, order):
-        return _sized("WAV", size, start, 0, False, patches)  # it holds no samples
-    if long is not None and length == 0xFFFFFFFF:
-        unknown = available > 0 and (long == 0 or _is_unknown(long) or long >= 2**63 - 1)
-        if unknown:
-            patches |= {place: struct.pack("<Q", available // block * block)}
-        return _sized("RF64", size, start, long, unknown, patches)
-    unknown = available > 0 and (length == 0 or (_is_unknown(length) and length > available))
-    if unknown:
-        whole = min(available // block * block, 0xFFFFFFFF)
-        pack = ">I" if order == "big" else "<I"
-        patches |= {4: struct.pack(pack, min(size - 8, 0xFFFFFFFF)), start - 4: struct.pack(pack, whole)}
-    return _sized("WAV", size, start, length, unknown, patches)
+        return Layout((Stream(begin, size),))
+    if len(formats := found.get(b"fmt ", b"")) < 16:
+        return Layout((Stream(begin, size),))
+    block = max(1, int.from_bytes(formats[12:14], order))
+    long = int.from_bytes(found[b"ds64"][8:16], "little") if b"ds64" in found and length in (0, 2**32 - 1) else None
+    if long is not None:
+        is_unknown = long == 0 or _is_unknown(long) or long >= 2**63 - 1
+        length = long
+    else:  # of a file of 4 GiB, what is left of its size may be any
+        is_unsure = length == 0 or _is_unknown(length) or size >= 2**32
+        is_unknown = is_unsure and (start + length > size or not _is_chunks(data, start + length, size, order))
+    if int.from_bytes(formats[:2], order) in MPEG_FORMATS:
+        stop = size if is_unknown else min(size, start + length)
+        return _mp3(data, start, stop) or Layout((Stream(begin, size),))
+    header = partial(_wave_header, order, formats, found.get(b"fact", b""))
+    return _samples(start, size, None if is_unknown else length, block, header)
 
 
-def _wave64(data: Buffer, size: int) -> Layout:
+def _wave64(data: Buffer, begin: int, size: int) -> Layout:
     """Sony's Wave64: chunks named by 16 bytes, sizes of 64 bits that include their headers, in steps of 8 bytes."""
-    start = 40
+    start, formats = begin + 40, b""
     while start + 24 <= size:
         length = int.from_bytes(data[start + 16 : start + 24], "little")
-        if bytes(data[start : start + 4]) == b"data":
-            unknown = size > start + 24 and (length <= 24 or length >= 2**63 - 1)
-            whole = {start + 16: struct.pack("<Q", size - start)} if unknown else {}
-            return _sized("W64", size, start + 24, length - 24, unknown, whole)
+        if data[start : start + 4] == b"fmt ":
+            formats = bytes(data[start + 24 : start + min(length, MAX_HEADER)])
+        if data[start : start + 4] == b"data" and len(formats) >= 16:
+            is_unknown = size > start + 24 and (length <= 24 or length >= 2**63 - 1)
+            block = max(1, int.from_bytes(formats[12:14], "little"))
+            header = partial(_wave_header, "little", formats, b"")
+            return _samples(start + 24, size, None if is_unknown else length - 24, block, header)
         start += max(24, length + -length % 8)
-    return Layout("W64", (Stream(0, size),), is_whole=True)
+    return Layout((Stream(begin, size),))
 
 
-def _aiff(data: Buffer, size: int) -> Layout:
-    channels, bits, place, start, length = 1, 16, 0, size, 0
-    for name, start, length in _chunks(data, 12, size, "big"):  # noqa: B007
-        if name == b"COMM":
-            place = start + 2  # of the number of frames
-            channels, _, bits = struct.unpack(">hIh", data[start : start + 8])
-        elif name == b"SSND":
+def _aiff(data: Buffer, begin: int, size: int) -> Layout:
+    found: dict[bytes, tuple[int, int]] = {}
+    for name, start, length in _chunks(data, begin + 12, size, "big"):
+        found.setdefault(name, (start, length))
+        if b"COMM" in found and b"SSND" in found:
             break
     else:
-        return Layout("AIFF", (Stream(0, size),), is_whole=True)
-    available = size - start - 8
-    empty = available > 0 and length in (0, 8)
-    unknown = empty or (_is_unknown(length) and length > available)
-    patches = {}
-    if empty and place:
-        frames = available // max(1, channels * -(-bits // 8))
-        sizes = {4: size - 8, start - 4: available + 8, place: frames}
-        patches = {offset: struct.pack(">I", min(value, 0xFFFFFFFF)) for offset, value in sizes.items()}
-    return _sized("AIFF", size, start + 8, length - 8, unknown, patches)
+        return Layout((Stream(begin, size),))
+    start, length = found[b"COMM"]
+    common = bytes(data[start : start + min(length, MAX_HEADER)])
+    channels, _, bits = struct.unpack_from(">hIh", common)
+    start, length = found[b"SSND"]
+    first = start + 8 + int.from_bytes(data[start : start + 4], "big")
+    is_unknown = first < size and (length in (0, 8) or (_is_unknown(length) and start + length > size))
+
+    def header(count: int) -> bytes:
+        frames = struct.pack(">I", min(count // block, 2**32 - 1)) if length in (0, 8) else common[2:6]
+        chunks = bytes(data[begin + 8 : begin + 12]) + struct.pack(">4sI", b"COMM", len(common)) + common[:2] + frames
+        chunks += common[6:] + bytes(len(common) % 2)
+        chunks += struct.pack(">4sIII", b"SSND", min(count + 8, 2**32 - 1), 0, 0)
+        return struct.pack(">4sI", b"FORM", min(len(chunks) + count, 2**32 - 1)) + chunks
+
+    block = max(1, channels) * max(1, -(-bits // 8))
+    return _samples(first, size, None if is_unknown else start + length - first, block, header)
+
+
+# FLAC consists of a header, which may count its samples, and of frames, each of which counts those before it.
+
+FLAC_HEADER = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+UNCOUNTED = 0xF0 << 32  # bits beside the count of samples, in the 40 that hold it
+
+
+def _flac(data: Buffer, begin: int, size: int) -> Layout | None:
+    """Every header begins one of the files that were joined. None if there is none."""
+    starts = [match.start() for match in FLAC_HEADER.finditer(data, begin)]
+    streams, damage = [], ""
+    for start, stop in itertools.pairwise([*starts, size]):
+        header = bytes(data[start : start + 26])
+        bits = int.from_bytes(header[21:], "big")
+        declared, count = bits & ~UNCOUNTED, _flac_samples(data, start, stop)
+        if 0 < count < declared:
+            damage = f"cut short: it ends {declared - count:,} samples before its last"
+        counted = header[:21] + (bits & UNCOUNTED | (count or declared)).to_bytes(5, "big")
+        streams.append(Stream(start + 26, stop, prefix=counted, has_length=count > 0 or declared > 0))
+    return Layout(tuple(streams), damage) if streams else None
+
+
+def _flac_samples(data: Buffer, start: int, stop: int) -> int:
+    """Return how many samples a FLAC has by the header of its last frame, 0 if that is not found (RFC 9639, 9.1)."""
+    first, is_last = start + 4, False
+    while not is_last and first + 4 <= stop:  # blocks of metadata
+        is_last = data[first] >= 0x80
+        first += 4 + int.from_bytes(data[first + 1 : first + 4], "big")
+    model, offset = bytes(data[first : first + 4]), stop
+    while len(model) == 4 and (offset := data.rfind(model[:2], max(first, stop - MAX_JUNK), offset)) >= 0:
+        header = bytes(data[offset : min(stop, offset + 16)])
+        if len(header) < 6 or (header[2] ^ model[2] | header[3] ^ model[3]) & 0x0F:
+            continue
+        leading = 8 - (header[4] ^ 0xFF).bit_length()  # ones: a number as in UTF-8
+        place = 4 + max(1, leading)
+        number = header[4] & (0x7F >> leading)
+        for byte in header[5:place]:
+            number = number << 6 | byte & 0x3F
+        code = header[2] >> 4  # of the samples in this frame
+        samples = 192 if code == 1 else 576 << code - 2 if 2 <= code <= 5 else 256 << code - 8 if code >= 8 else 0
+        if code in (6, 7):
+            samples = int.from_bytes(header[place : place + code - 5], "big") + 1
+            place += code - 5
+        place += {12: 1, 13: 2, 14: 2}.get(header[2] & 0x0F, 0)  # the sample rate
+        if samples and place < len(header) and _crc8(header[:place]) == header[place]:
+            is_fixed = header[1] & 1 == 0  # all frames have as many samples, which are counted by the frame
+            return samples + number * (int.from_bytes(data[start + 8 : start + 10], "big") if is_fixed else 1)
+    return 0
+
+
+def _crc8(contents: bytes) -> int:
+    value = 0
+    for byte in contents:
+        value ^= byte
+        for _ in range(8):
+            value = (value << 1 ^ (0x107 if value & 0x80 else 0)) & 0xFF
+    return value
 
 
 # Ogg consists of pages.
 
+OGG_AUDIO = (b"\x01vorbis", b"OpusHead")
+REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
-def _ogg(data: Buffer, size: int) -> Layout:
+
+def _ogg(data: Buffer, begin: int, size: int) -> Layout:
     """Every group of pages that begin a stream begins a link of a chain; a page that the file ends in is cut."""
-    starts, offset, in_header, truncation = [0], 0, True, ""
+    starts, offset, in_header, damage, numbers = [begin], begin, True, "", dict[bytes, int]()
     while 0 <= offset < size:
         if bytes(data[offset : offset + 4]) != b"OggS":
             offset = data.find(b"OggS", offset)
             continue
         count = data[offset + 26] if offset + 27 <= size else 0
-        lacing = data[offset + 27 : offset + 27 + count]
-        end = offset + 27 + count + sum(lacing)
-        if offset + 27 + count > size or end > size:
-            truncation = "it ends inside of a page of Ogg"
-            break
-        begins = bool(data[offset + 5] & 2)
+        first = offset + 27 + count
+        end = first + sum(data[offset + 27 : first])
+        if first > size or end > size:
+            return Layout((Stream(begin, size),), "cut short: it ends inside of a page of Ogg")
+        begins, page = bool(data[offset + 5] & 2), bytes(data[offset:end])
         if begins and not in_header:
             starts.append(offset)
+        if begins and not page[27 + count :].startswith(OGG_AUDIO):
+            raise OtherFormat("it is Ogg with something else than Vorbis or Opus", is_audio=True)
+        serial, number = page[14:18], int.from_bytes(page[18:22], "little")
+        if _ogg_checksum(page) != page[22:26]:
+            damage = damage or f"damaged: its page at byte {offset:,} is not what was written"
+        elif serial in numbers and number != numbers[serial] + 1 and not begins:
+            damage = damage or f"damaged: pages before byte {offset:,} are missing"
+        numbers.pop(serial, None)
+        if page[6:14] not in (bytes(8), b"\xff" * 8):  # of samples: programs that write tags may not count their pages
+            numbers[serial] = number
         in_header, offset = begins, end
-    streams = tuple(Stream(*pair) for pair in zip(starts, [*starts[1:], size], strict=True))
-    return Layout("OGG", streams, truncation, is_whole=len(streams) == 1)
+    return Layout(tuple(Stream(*pair) for pair in itertools.pairwise([*starts, size])), damage)
+
+
+def _ogg_checksum(page: bytes) -> bytes:
+    """Return the checksum of a page: the CRC-32 of ZIP, but with the bits of each byte in the other order."""
+    contents = (page[:22] + bytes(4) + page[26:]).translate(REVERSED)
+    return (zlib.crc32(contents, 0xFFFFFFFF) ^ 0xFFFFFFFF).to_bytes(4, "big").translate(REVERSED)
 
 
 # MPEG audio consists of frames.
@@ -281,7 +389,6 @@ KBITS = {
     (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 1): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-SEARCH = 2**16  # bytes in which the first frame has to be, behind tags
 
 
 def _frame_sizes() -> dict[int, int]:
@@ -301,7 +408,8 @@ def _frame_sizes() -> dict[int, int]:
 
 SIZES = _frame_sizes()
 SAME = 0x1E0C  # bits of version, layer and rate, which the frames of a stream have in common
-MAX_JUNK = 2**18  # bytes between two frames, beyond which none is looked for
+TAGS = (b"Xing", b"Info")
+MAX_JUNK = 2**24  # bytes before a frame, as of images in tags, beyond which none is looked for
 
 
 @dataclass
@@ -312,17 +420,21 @@ class FrameRun:
     stop: int
     header: bytes
     declared: int | None = None  # frames, by the tag
+    tag: bytes = b""  # and what follows it in its frame
     frames: int = 0  # without the tag's
     is_cut: bool = False  # inside of its last frame
 
     @property
     def stream(self) -> Stream:
-        """What to read: where its tag counts other frames than there are, or there is none, with one that is right."""
-        is_layer_3 = self.header[1] & 6 == 2  # others have no such tags
-        if not is_layer_3 or (self.declared is not None and abs(self.declared - self.frames) <= 1):
+        """What to read: where its tag counts other frames than there are, or is not understood, with one that is right.
+
+        libsndfile knows no tag of a frame with a checksum, and not every VBRI. Frames of layers I and II have no tags.
+        """
+        is_understood = self.header[1] & 1 and self.tag.startswith(TAGS)
+        if self.header[1] & 6 != 2 or (is_understood and self.declared == self.frames):
             return Stream(self.start, self.stop)
         start = self.start + (0 if self.declared is None else SIZES[_key(self.header)])
-        return Stream(start, self.stop, prefix=_tag_frame(self.header, self.frames, self.stop - start))
+        return Stream(start, self.stop, prefix=_tag_frame(self.header, self.frames, self.stop - start, self.tag))
 
 
 def _key(data: Buffer, offset: int = 0) -> int:
@@ -333,48 +445,51 @@ def _key(data: Buffer, offset: int = 0) -> int:
 
 
 def _tag_place(header: Buffer) -> int:
-    """Return where in a frame the tag that counts frames is."""
+    """Return where in a frame without a checksum the tag that counts frames is."""
     is_first, is_mono = header[1] & 0x18 == 0x18, header[3] & 0xC0 == 0xC0
-    return 4 + ((17 if is_mono else 32) if is_first else (9 if is_mono else 17)) + 2 * (not header[1] & 1)
+    return 4 + ((17 if is_mono else 32) if is_first else (9 if is_mono else 17))
 
 
-def _declared(data: Buffer, offset: int) -> int | None:
-    """Return the frames that the tag in a frame counts, None if it has none."""
-    start = offset + _tag_place(data[offset : offset + 4])
-    if data[offset + 1] & 6 != 2:  # not of layer III
-        return None
-    if bytes(data[start : start + 4]) in (b"Xing", b"Info"):
-        return int.from_bytes(data[start + 8 : start + 12], "big") if data[start + 7] & 1 else 0
-    if bytes(data[offset + 36 : offset + 40]) == b"VBRI":
-        return int.from_bytes(data[offset + 50 : offset + 54], "big")
-    return None
+def _tag(data: Buffer, offset: int) -> tuple[int | None, bytes]:
+    """Return the frames that the tag in a frame counts, and the tag and what follows it; None if it has none."""
+    frame = bytes(data[offset : offset + SIZES[_key(data, offset)]])
+    place, vbri = _tag_place(frame), frame[36:]
+    if frame[1] & 6 != 2:  # not of layer III
+        return None, b""
+    for tag in (frame[place:], frame[place + 2 :]):  # behind a checksum, but not by all encoders
+        if tag.startswith(TAGS):
+            counts = len(tag) >= 12 and tag[7] & 1 and tag[8] < 0x80  # rather than all bits set, for unknown
+            return int.from_bytes(tag[8:12], "big") if counts else 0, tag
+    return (int.from_bytes(vbri[14:18], "big"), vbri) if vbri.startswith(b"VBRI") else (None, b"")
 
 
-def _tag_frame(header: bytes, frames: int, size: int) -> bytes:
-    """Return a silent frame with a tag that counts frames and bytes, for a stream whose frames begin like this."""
+def _tag_frame(header: bytes, frames: int, size: int, tag: bytes) -> bytes:
+    """Return a silent frame with a tag that counts frames and bytes, for a stream whose frames begin like this.
+
+    If there is a `tag` that counts frames, that is corrected: it may say how many samples the encoder has added.
+    """
     head = bytearray(header)
     head[1] |= 1  # without a checksum
     place = _tag_place(head)
     for kbits in range(1, 15):
         head[2] = kbits << 4 | head[2] & 0x0D  # without padding
-        if SIZES[_key(head)] >= place + 128:
+        if SIZES[_key(head)] >= place + max(128, len(tag)):
             break
     length = SIZES[_key(head)]
-    frame = bytes(head) + bytes(place - 4) + b"Info" + struct.pack(">III", 3, frames, size + length)
-    return frame + bytes(length - len(frame))
+    if not tag.startswith(TAGS) or len(tag) < 12 or not tag[7] & 1:
+        tag = b"Info" + struct.pack(">III", 3, frames, size + length)
+    frame = bytes(head) + bytes(place - 4) + tag[:8] + struct.pack(">I", frames) + tag[12:]
+    return frame[:length] + bytes(length - len(frame))
 
 
-def _mp3(data: Buffer, size: int) -> Layout | None:
+def _mp3(data: Buffer, begin: int, size: int) -> Layout | None:
     """Return the layout of MPEG audio; None if it is something else."""
-    start = _skip_tags(data, 0)
-    first = _find_frame(data, start, min(size, start + SEARCH), size)
+    begin = begin if begin < size else 0  # behind a tag that states a wrong length
+    first = _find_frame(data, begin, min(size, begin + MAX_JUNK), size)
     if first is None:
         return None
     runs = _runs(data, first, size)
-    streams, truncation = tuple(run.stream for run in runs), _missing_frames(runs)
-    if len(runs) == 1 and not streams[0].prefix:
-        return Layout("MP3", (Stream(0, size),), truncation, is_whole=True)
-    return Layout("MP3", streams, truncation)
+    return Layout(tuple(run.stream for run in runs), _missing_frames(runs))
 
 
 def _missing_frames(runs: Sequence[FrameRun]) -> str:
@@ -385,7 +500,7 @@ def _missing_frames(runs: Sequence[FrameRun]) -> str:
             behind = itertools.takewhile(lambda other: other.declared is None, runs[i + 1 :])
             missing = run.declared - run.frames - sum(other.frames for other in behind)
     if missing > 1 or (missing == 1 and runs[-1].is_cut):
-        return f"it ends {missing:,} frames before its last"
+        return f"cut short: it ends {missing:,} frames before its last"
     return ""
 
 
@@ -406,7 +521,7 @@ def _find_frame(data: Buffer, offset: int, stop: int, size: int) -> int | None:
         place, count = offset, 0
         while count < 3 and (length := SIZES.get(other := _key(data, place))) and not (key ^ other) & SAME:
             place, count = place + length, count + 1
-            if place >= size:
+            if place == size or (place > size and count > 1):
                 count = 3
         if count == 3:
             return offset
@@ -418,13 +533,15 @@ def _runs(data: Buffer, offset: int, size: int) -> list[FrameRun]:
     """Walk through all frames. A tag that counts frames begins a run, and so does another rate or junk between them."""
     runs: list[FrameRun] = []
     while offset < size:
-        header, declared = bytes(data[offset : offset + 4]), _declared(data, offset)
+        header, (declared, tag) = bytes(data[offset : offset + 4]), _tag(data, offset)
         kind, place = _key(header), _tag_place(header)
         start, offset = offset, offset + (0 if declared is None else SIZES[kind])
-        run = FrameRun(start, min(offset, size), header, declared)
+        run = FrameRun(start, min(offset, size), header, declared, tag)
         runs.append(run)
         while length := SIZES.get(key := _key(data, offset)):
-            if (key ^ kind) & SAME or (data[offset + place : offset + place + 4] in (b"Xing", b"Info") and run.frames):
+            if (key ^ kind) & SAME:
+                break
+            if run.frames and any(tag in data[offset + place : offset + place + 6] for tag in TAGS):
                 break
             if offset + length > size:
                 run.stop, run.is_cut = size, True

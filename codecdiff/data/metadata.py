@@ -44,7 +44,8 @@ __all__ = [
 CAPTION_FIELDS = ("text", "caption", "captions")
 OTHER_SUFFIXES = (".m4a", ".aac", ".mp4", ".wma", ".ape", ".wv", ".alac", ".webm", ".mka", ".caf", ".au")
 OTHER_SUFFIXES += (".mp2", ".amr")
-SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "@Recycle", "@Recently-Snapshot", "#recycle", "#snapshot", "$RECYCLE.BIN")
+SYSTEM_FOLDERS += ("RECYCLER", "System Volume Information", "lost+found")
 FIELD_LIMIT = 2**24  # characters; Python's own limit is shorter than some biographies
 NOT_UTF8 = "It holds bytes that are not UTF-8."
 ENCODING_HINT = "Save the file as UTF-8: iconv -f latin1 -t utf-8 FILE."
@@ -164,8 +165,11 @@ def read_table(file: Path, report: Report, *, header_rows: int = 1, ragged: bool
     A row with too few fields, or unless `ragged` with too many, is reported and left out. Raises FileNotFoundError.
     """
     columns = column_names(file, header_rows)
+    if repeated := [name for name, count in Counter(filter(None, columns)).items() if count > 1]:
+        what = f"Several columns are named {', '.join(map(repr, repeated))}: the last of them is read."
+        report(Issue(file.name, what, "Name them differently.", 1))
     for number, (line, record) in enumerate(_records(file, report)):
-        if number < header_rows or not any(record):
+        if number < header_rows:
             continue
         if len(record) < len(columns) or (len(record) > len(columns) and not ragged):
             what = f"It has {len(record)} fields; the header names {len(columns)}."
@@ -186,7 +190,7 @@ def convert_rows(
 
 
 def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
-    """Yield the records of a table with the line that each begins at; what cannot be read is reported.
+    """Yield the records of a table that are not blank, with the line that each begins at; what is no text is reported.
 
     A quote that is left open takes up lines up to the next quote: its record is reported, and these lines are read.
     """
@@ -220,7 +224,10 @@ def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
                     again += reversed(taken[1:])
                     reader, line = csv.reader(noted(stream), quoting=quoting), line + 1
                     continue
-                if is_unicode("".join(record)):  # bytes that are not UTF-8 were decoded as surrogates
+                text = "".join(record)
+                if not text.strip():
+                    pass
+                elif _is_text(text, encoding):  # bytes that are not UTF-8 were decoded as surrogates
                     yield line, record
                 else:
                     report(Issue(file.name, NOT_UTF8, ENCODING_HINT, line))
@@ -228,6 +235,11 @@ def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
                         header = ",".join(record).encode(errors="surrogateescape")
                         yield line, header.decode("cp1252", "replace").split(",")
             line += len(taken)
+
+
+def _is_text(text: str, encoding: str) -> bool:
+    """Return whether all of a text was decoded. Zeros are those of an encoding that no mark names."""
+    return is_unicode(text) and "\0" not in text and not (encoding == "utf-16" and "\ufffd" in text)
 
 
 def _encoding(file: Path) -> str:
@@ -244,16 +256,14 @@ def text_lines(file: Path, report: Report) -> Iterator[tuple[int, str]]:
 
     A text that is marked as UTF-16 is read as such.
     """
-    contents = file.read_bytes()
-    if _encoding(file) == "utf-16":
+    contents, encoding = file.read_bytes(), _encoding(file)
+    if encoding == "utf-16":
         contents = contents.decode("utf-16", errors="replace").encode(errors="replace")
     for number, line in enumerate(contents.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
-        try:
-            text = line.decode().strip()
-        except UnicodeDecodeError:
+        text = line.decode(errors="surrogateescape").strip()
+        if not _is_text(text, encoding):
             report(Issue(file.name, NOT_UTF8, ENCODING_HINT, number))
-            continue
-        if text:
+        elif text:
             yield number, text
 
 
@@ -275,8 +285,8 @@ def json_lines(file: Path, report: Report, types: type | tuple[type, ...] = dict
 def captions_in(values: Mapping[str, Any], fields: Iterable[str] = CAPTION_FIELDS) -> list[str]:
     """Return the texts in these fields, without empty ones and repetitions. A field may hold one text or a list."""
     listed = [value if isinstance(value, list) else [value] for value in map(values.get, fields)]
-    texts = [str(text).strip() for texts in listed for text in texts if text is not None and text == text]  # not NaN
-    return list(dict.fromkeys(filter(None, texts)))
+    present = [text for texts in listed for text in texts if isinstance(text, str | int | float) and text == text]
+    return list(dict.fromkeys(filter(None, (str(text).replace("\0", " ").strip() for text in present))))  # NaN is not
 
 
 # Folders of audio
@@ -338,16 +348,21 @@ def read_audio_folder(folder: Path | str, report: Report) -> list[Track]:
         report(Issue(str(folder), f"Audio in other formats is left out: {listed}.", "Convert it, as by ffmpeg."))
     names = {path.relative_to(folder).as_posix() for path in audio}
     rows = _match_rows(_rows_by_file(folder, paths, report), names)
-    texts = {path.with_suffix("").as_posix(): path for path in paths if path.suffix.lower() == ".txt"}
+    texts = [path.relative_to(folder).as_posix() for path in paths if path.suffix.lower() == ".txt"]
+    beside = {name: folder / text for name, text in _match_texts(texts, names).items()}
     ordered = [*sorted(names), *sorted(rows.keys() - names)]
-    return [_track(folder / name, name, rows.get(name, {}), texts, report) for name in ordered]
+    return [_track(folder / name, name, rows.get(name, {}), beside.get(name), report) for name in ordered]
 
 
 def _walk(folder: Path, report: Report) -> list[Path]:
     """Return the files of a folder and those in it, links included, in order."""
     paths: list[Path] = []
     seen: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+
+    def unreadable(error: OSError) -> None:
+        report(Issue(str(error.filename), f"It cannot be read: {error.strerror}.", "Change its permissions."))
+
+    for parent, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
         state = os.stat(parent)
         if (state.st_dev, state.st_ino) in seen:  # a link that leads back
             folders.clear()
@@ -356,11 +371,15 @@ def _walk(folder: Path, report: Report) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in SYSTEM_FOLDERS)
         for name in files:
             path = Path(parent, name)
-            if not is_unicode(name):
-                shown = ascii(path.relative_to(folder).as_posix())
-                report(Issue(shown, "The name of the file is not UTF-8.", "Rename it.", field="file"))
-            elif not name.startswith(".") and path.is_file():
+            within = path.relative_to(folder).as_posix()
+            if name.startswith("."):
+                continue
+            if not is_unicode(within):
+                report(Issue(ascii(within), "The name of the file is not UTF-8.", "Rename it.", field="file"))
+            elif path.is_file():
                 paths.append(path)
+            elif path.is_symlink() and not path.exists() and path.suffix.lower() in SUFFIXES:
+                report(Issue(within, "It is a link to a file that does not exist.", "Correct or delete the link."))
     return sorted(paths)
 
 
@@ -381,8 +400,21 @@ def _match_rows(rows: Mapping[str, Mapping[str, Any]], names: set[str]) -> dict[
     return result | remaining
 
 
+def _match_texts(texts: Sequence[str], names: set[str]) -> dict[str, str]:
+    """Return the text beside each file: of its name but for the suffix, or else but for forms of Unicode and case."""
+    result: dict[str, str] = {}
+    for form in (lambda path: path, lambda path: _composed(path).casefold()):
+        keys: dict[str, list[str]] = {}
+        for text in texts:
+            keys.setdefault(form(text[:-4]), []).append(text)
+        for name in names - result.keys():
+            if len(meant := keys.get(form(name[: -len(PurePosixPath(name).suffix)]), [])) == 1:
+                result[name] = meant[0]
+    return result
+
+
 def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    return unicodedata.normalize("NFC", name).strip()
 
 
 def _without_suffix(name: str) -> str:
@@ -422,10 +454,9 @@ def _metadata_rows(paths: Sequence[Path], report: Report) -> Iterator[tuple[Path
         yield from ((file, row.line, row.values) for row in read_table(file, report) if row["file_name"])
 
 
-def _track(file: Path, name: str, row: Mapping[str, Any], texts: Mapping[str, Path], report: Report) -> Track:
-    """Return a track with what its row, or a `.txt` beside it, says."""
+def _track(file: Path, name: str, row: Mapping[str, Any], beside: Path | None, report: Report) -> Track:
+    """Return a track with what its row, or the `.txt` that lies `beside` it, says."""
     captions = captions_in(row)
-    beside = texts.get(file.with_suffix("").as_posix())
     if not captions and beside is not None:
         captions = list(dict.fromkeys(text for _, text in text_lines(beside, report)))
     metadata = {key: value for key, value in row.items() if key not in (*CAPTION_FIELDS, "file_name")}

@@ -111,6 +111,8 @@ def scheduler_from_config(config: dict[str, Any]) -> Any:
         raise InvalidValue(f"Unknown training scheduler '{name}'. Available: {', '.join(TRAINING_SCHEDULERS)}.")
     if type(steps) is not int or not 1 <= steps <= MAX_TIMESTEPS:
         raise InvalidValue(f"Invalid num_train_timesteps={steps!r}: expected 1 to {MAX_TIMESTEPS:,}.")
+    if (prediction := options.get("prediction_type", "epsilon")) not in PREDICTION_TYPES:
+        raise InvalidValue(f"Unknown prediction_type {prediction!r}. Available: {', '.join(PREDICTION_TYPES)}.")
     cls = getattr(diffusers, name)
     parameters = inspect.signature(cls).parameters  # `from_config` keeps the same, and imports every scheduler
     return cls(**{key: value for key, value in options.items() if key in parameters})

@@ -43,7 +43,7 @@ from codecdiff.pipeline.stage_folder import (
     read_stage_config,
     write_stage_config,
 )
-from codecdiff.pipeline.untrusted import ModelFile, build_to_fit, confine, explained
+from codecdiff.pipeline.untrusted import ModelFile, build_to_fit, confine, explained, require_short
 
 FORMAT = 2
 MODEL_FILE = "codecdiff.json"
@@ -99,6 +99,7 @@ def read_config(folder: Path, digests: dict[str, str] | None = None) -> dict[str
         raise MissingFile(f"{folder} does not hold a model: {MODEL_FILE} is missing. Train one with the recipe.")
     spec = legacy.upgrade_model(read_sealed(file, digests, MODEL_FILE))
     version = spec.get("format") if isinstance(spec, dict) else None
+    require_short(file, spec if isinstance(spec, dict) else {})
     if version != FORMAT:
         raise InvalidValue(f"{file} has format {version}; this codecdiff reads format {FORMAT}. Update codecdiff.")
     if missing := REQUIRED - spec.keys():

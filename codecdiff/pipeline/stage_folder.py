@@ -42,7 +42,7 @@ from codecdiff.files import (
     save_tensors,
     sha256,
 )
-from codecdiff.pipeline.untrusted import StageFile
+from codecdiff.pipeline.untrusted import StageFile, require_short
 
 STAGE_FILE, WEIGHTS_FILE, STATE_FILE, LOG = "stage.json", "model.safetensors", "state.safetensors", "log.jsonl"
 STATE = "training"  # folder of what resuming needs
@@ -53,7 +53,9 @@ def read_stage_config(folder: Path, digests: dict[str, str] | None = None) -> di
     """Read the stage.json of a stage's folder. Raises ValueError if it is not valid."""
     file = folder / STAGE_FILE
     spec = upgrade_stage(read_sealed(file, digests, f"{folder.name}/{STAGE_FILE}"))
-    return check_schema(spec, str(file), StageFile).model_dump(exclude_unset=True)
+    checked = check_schema(spec, str(file), StageFile).model_dump(exclude_unset=True)
+    require_short(file, checked)
+    return checked
 
 
 def write_stage_config(home: Path, spec: Mapping[str, Any], hashes: Mapping[str, str] | None = None) -> None:
@@ -131,7 +133,8 @@ def published(home: Path, name: str) -> Path:
 
 def generations(home: Path) -> list[Path]:
     """Return the folders of the steps of a stage's training that are kept, newest first."""
-    return sorted((home / STATE).glob("step-[0-9]*"), key=lambda path: int(path.name[5:]), reverse=True)
+    paths = [path for path in (home / STATE).glob("step-*") if path.name[5:].isdecimal()]
+    return sorted(paths, key=lambda path: int(path.name[5:]), reverse=True)
 
 
 @contextmanager

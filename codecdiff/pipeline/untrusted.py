@@ -21,10 +21,11 @@ from codecdiff.config.schema import Guidance, Target
 from codecdiff.errors import InvalidValue, UserError
 from codecdiff.precision import SkipInit
 
-__all__ = ["ModelFile", "StageFile", "build_to_fit", "confine", "explained", "leads_outside"]
+__all__ = ["ModelFile", "StageFile", "build_to_fit", "confine", "explained", "leads_outside", "require_short"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
+MAX_TEXT = 1024  # characters of a name or path
 SWITCH = "CODECDIFF_ALLOW_LOCAL_PARTS"  # environment variable: 1 trusts all model folders
 ALLOW = f"If you trust it, load it with --allow-local-parts, allow_local_parts=True, or {SWITCH}=1 for all models."
 
@@ -114,13 +115,19 @@ def confine(kind: str, spec: Any, folder: Path) -> dict[str, Any]:
             raise ConfigError(f"{where} is a place that would be written to. {ALLOW}")
         elif outside := [text for text in _texts(value) if leads_outside(text)]:
             raise ConfigError(f"{where} names a place outside of it, {outside[0]!r}. {ALLOW}")
-        elif key in places and isinstance(value, str) and (inside := folder / value).exists():
+        elif key in places and isinstance(value, str) and os.path.exists(inside := folder / value):
             root = folder.resolve()
             root = root.parents[1] if root.parent.name == "snapshots" else root  # of the hub's cache, which has links
             if not inside.resolve().is_relative_to(root):
                 raise ConfigError(f"{where} is a link to a place outside of it. {ALLOW}")
             values[key] = str(inside)
     return {"name": name, **values}
+
+
+def require_short(file: Path, spec: Mapping[str, Any]) -> None:
+    """Raise InvalidValue if what describes a model or stage, except for facts about it, has a text of unusual length."""
+    if any(len(text) > MAX_TEXT for key in spec.keys() - {"data", "training"} for text in _texts(spec[key])):
+        raise InvalidValue(f"{file} holds a name or path of more than {MAX_TEXT:,} characters.")
 
 
 def leads_outside(path: str) -> bool:

@@ -95,8 +95,8 @@ def read_records(name: str, report: Report) -> Iterator[Mapping[str, Any]]:
         try:
             for batch in pq.ParquetFile(file).iter_batches():
                 yield from ({name: as_json(value) for name, value in row.items()} for row in batch.to_pylist())
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise InvalidValue(f"'{file}' is not a parquet file: {error}. Fetch it again.") from error
+        except (pa.ArrowException, OSError, ValueError, OverflowError, LookupError) as error:  # of times, too
+            raise InvalidValue(f"'{file}' is not a parquet file that can be read: {error}. Fetch it again.") from error
     else:
         yield from (row.values for row in read_table(file, report))
 

@@ -18,6 +18,7 @@ from small import RATE, tone, write_music
 
 from codecdiff.data.manifest import ManifestRow
 from codecdiff.data.metadata import Issue
+from codecdiff.errors import InvalidValue
 
 JAMENDO = "TRACK_ID\tARTIST_ID\tALBUM_ID\tPATH\tDURATION\tTAGS"
 MUSICCAPS = (
@@ -306,3 +307,42 @@ def test_a_row_of_the_hub_copies_no_file_from_outside_its_data_set(tmp_path: Pat
     assert copied == {"a": True, "b": False, "c": False, "d": False, "e": True}
     assert [issue.track for issue in issues] == ["b", "c", "d"]
     assert all("outside the data set, which is not read" in issue.what and issue.hint for issue in issues)
+
+
+@pytest.mark.parametrize("place", ["{}", "../secret.csv", "file://{}", "link.csv"])
+def test_a_data_set_reads_no_table_from_outside_of_it(tmp_path: Path, place: str) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    secret, folder = tmp_path / "secret.csv", tmp_path / "set"
+    folder.mkdir()
+    secret.write_text("track,text\na,secret\n")
+    (folder / "link.csv").symlink_to(secret)
+    (folder / "own.csv").write_text("track,text\na,mine\n")
+    card = "---\nconfigs:\n- config_name: default\n  data_files: '{}'\n---\n"
+    (folder / "README.md").write_text(card.format(place.format(secret)))
+    with pytest.raises(InvalidValue, match="names a file outside of it"):
+        read_data_set("hf", [str(folder)], lambda issue: None)
+    (folder / "README.md").write_text(card.format("own.csv"))
+    (row,) = read_data_set("hf", [str(folder)], lambda issue: None)
+    assert row.captions == ["mine"]
+
+
+def test_a_saved_data_set_reads_no_table_from_outside_of_it(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        table = pa.table({"track": ["a"], "text": [name]})
+        with pa.ipc.new_stream(tmp_path / name / "data.arrow", table.schema) as stream:
+            stream.write_table(table)
+        features = datasets.Features.from_arrow_schema(table.schema).to_dict()
+        (tmp_path / name / "dataset_info.json").write_text(json.dumps({"features": features}))
+    state = {"_data_files": [{"filename": "data.arrow"}], "_fingerprint": "0", "_split": "train"}
+    state |= {"_format_columns": None, "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False}
+    (tmp_path / "one" / "state.json").write_text(json.dumps(state))
+    (row,) = read_data_set("hf", [str(tmp_path / "one")], lambda issue: None)
+    assert row.captions == ["one"]
+    state["_data_files"] = [{"filename": "../two/data.arrow"}]
+    (tmp_path / "one" / "state.json").write_text(json.dumps(state))
+    with pytest.raises(InvalidValue, match="names a file outside of it"):
+        read_data_set("hf", [str(tmp_path / "one")], lambda issue: None)

@@ -13,11 +13,13 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pydantic import BaseModel, Field
+
 from codecdiff.data.audio import SUFFIXES
 from codecdiff.data.manifest import SPLITS, ManifestRow, split_name
 from codecdiff.data.metadata import CAPTION_FIELDS, Issue, Report, captions_in
-from codecdiff.errors import BrokenPlugin, InvalidValue, MissingFile
-from codecdiff.files import atomic_write
+from codecdiff.errors import BrokenPlugin, InvalidValue, MissingFile, UserError
+from codecdiff.files import atomic_write, read_json
 from codecdiff_datasets.importers.folder import tags_of
 from codecdiff_datasets.licenses import license_name
 
@@ -40,6 +42,7 @@ USUAL_COLUMNS = Columns()
 def load_splits(name: str) -> dict[str, Any]:
     """Load a data set by its id on the hub or its folder, as splits by name.
 
+    What it says of itself may name files: only those of its own are read.
     Raises BrokenPlugin if `datasets` is not installed, MissingFile for a name that can be neither, and InvalidValue,
     with the reason, for what cannot be loaded.
     """
@@ -54,15 +57,53 @@ def load_splits(name: str) -> dict[str, Any]:
         raise MissingFile(f"'{name}' is neither a folder nor a data set of the hub, as in owner/name.")
     try:
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+            for file in (folder / "dataset_dict.json", folder / "state.json", *folder.glob("*/state.json")):
+                if file.is_file():
+                    _check_files(name, [str(file.parent / path) for path in read_json(file, _SavedFiles).paths])
             loaded = datasets.load_from_disk(name)
         else:
-            loaded = datasets.load_dataset(name)
-    except (ValueError, OSError, LookupError, RuntimeError, DatasetsError) as error:
+            builder = datasets.load_dataset_builder(name)
+            _check_files(name, [path for files in (builder.config.data_files or {}).values() for path in files])
+            builder.download_and_prepare()
+            loaded = builder.as_dataset()
+    except UserError:
+        raise
+    except (ValueError, OSError, LookupError, RuntimeError, DatasetsError, ImportError) as error:
         reason = str(error.__cause__ or error).splitlines() or [type(error).__name__]
         raise InvalidValue(f"The data set '{name}' cannot be loaded: {reason[0]}") from error
     if isinstance(loaded, dict):
         return {str(split): table for split, table in loaded.items()}
     return {str(loaded.split or ""): loaded}
+
+
+class _SavedFiles(BaseModel):
+    """What the files of a saved data set say of others: its parts, or the splits that it has."""
+
+    data_files: list[dict[str, Any]] = Field([], alias="_data_files")
+    splits: list[str] = []
+
+    @property
+    def paths(self) -> list[str]:
+        return [*(str(file.get("filename")) for file in self.data_files), *self.splits]
+
+
+def _check_files(name: str, paths: Sequence[str]) -> None:
+    """Raise InvalidValue if one of the files that a data set is read from is not its own, links followed."""
+    folder = Path(name)
+    for path in paths:
+        own = (
+            Path(path).resolve().is_relative_to(_home(folder))
+            if folder.is_dir()
+            else path.startswith(f"hf://datasets/{name}@")
+        )
+        if not own:
+            raise InvalidValue(f"The data set '{name}' names a file outside of it, '{path[:200]}', which is not read.")
+
+
+def _home(folder: Path) -> Path:
+    """Return the folder that all files of a local data set lie in: of the hub's cache, the one with what links name."""
+    folder = folder.resolve()
+    return folder.parents[1] if folder.parent.name == "snapshots" else folder
 
 
 def plain_rows(table: Any) -> Iterator[dict[str, Any]]:
@@ -195,6 +236,6 @@ def _inside(path: str, name: str) -> Path | None:
     homes = [Path(HF_HUB_CACHE) / fetched, Path(config.DOWNLOADED_DATASETS_PATH)] if not folder.is_dir() else [folder]
     for home in homes:
         file = (home / path).resolve()
-        if file.is_relative_to(home.resolve()):
+        if file.is_relative_to(_home(home)):
             return file
     return None
