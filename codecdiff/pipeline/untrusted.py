@@ -160,11 +160,11 @@ def build_to_fit(file: Path, tensors: Mapping[str, Tensor], build: Callable[[], 
     """Build a module whose weights a file holds, these `tensors`, without more memory and time than they are worth.
 
     It is built on the meta device first, with no more parameters than the file has tensors. Raises InvalidValue if
-    names or shapes differ.
+    names or shapes differ, or if integers stand where floats belong.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = _shapes(tensors)
     with explained(file), torch.device("meta"), SkipInit(), _bounded(file, 4 * len(shapes) + 64):
-        expected = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
+        expected = _shapes(build().state_dict())
     if differ := sorted(name for name in {*expected, *shapes} if expected.get(name) != shapes.get(name)):
         there, here = (table.get(differ[0], "missing") for table in (shapes, expected))
         raise InvalidValue(
@@ -173,6 +173,11 @@ def build_to_fit(file: Path, tensors: Mapping[str, Tensor], build: Callable[[], 
         )
     with explained(file), SkipInit():
         return build()
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int | str, ...]]:
+    """Return the shape of every tensor, and that it holds integers if it does."""
+    return {name: (*each.shape, *["integers"] * (not each.is_floating_point())) for name, each in tensors.items()}
 
 
 @contextmanager
