@@ -334,7 +334,7 @@ def test_a_log_and_a_link_of_a_stranger_are_answered_with_a_sentence(starter: Pa
 
 def test_yaml_ignores_nothing_and_stays_small() -> None:
     for text, what in (
-        ("a: 1\nb: {c: 1, c: 2}", "'c' stands twice in a mapping, line 2"),
+        ("a: 1\nb: {c: 1, c: 2}", "a key stands twice in a mapping, 'c', line 2"),
         ("a: [*b]", "it has an alias"),
         ("[" + "a," * 200_000 + "]", "it has more than 100,000 values"),
         ("a: !!python/name:os.system", "could not determine a constructor"),
