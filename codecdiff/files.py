@@ -580,24 +580,24 @@ def parse_yaml(text: str | bytes, where: str, schema: Any = Any) -> Any:
                 raise RecursionError
         document = loader(text)
         node = document.get_single_node()
-        _refuse_repeated_keys(node)
+        if repeated := next(_repeated_keys(node), ""):
+            raise ValueError(f"a key stands twice in a mapping, {repeated}")
         value = None if node is None else document.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:  # of its tags
         raise BadDocument(f"{where} is not valid YAML: {_reason(error)}.") from error
     return check_schema(value, where, schema)
 
 
-def _refuse_repeated_keys(node: Any) -> None:
-    """Raise ValueError if a mapping in a document of YAML has a key twice."""
+def _repeated_keys(node: Any) -> Iterator[str]:
+    """Yield the keys that stand twice in a mapping of a document of YAML, with the line of that."""
     import yaml
 
     if isinstance(node, yaml.MappingNode):
         counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        if repeated := [key for key, count in counts.items() if count > 1]:
-            raise ValueError(f"'{repeated[0]}' stands twice in a mapping, line {node.start_mark.line + 1}")
-    for each in getattr(node, "value", ()) if isinstance(node, yaml.CollectionNode) else ():
+        yield from (f"'{key}', line {node.start_mark.line + 1}" for key, count in counts.items() if count > 1)
+    for each in node.value if isinstance(node, yaml.CollectionNode) else ():
         for inner in each if isinstance(each, tuple) else (each,):
-            _refuse_repeated_keys(inner)
+            yield from _repeated_keys(inner)
 
 
 def read_bytes(path: Path | str) -> bytes:

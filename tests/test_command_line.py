@@ -460,3 +460,11 @@ def test_a_mistake_is_said_in_sentences(words: str, tmp_path: Path, monkeypatch:
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code in (1, 2)
     assert MISTAKES[words] in result.output
+
+
+def test_a_warning_holds_no_control_characters() -> None:
+    """Names in a model folder are of strangers: what is warned of reaches the terminal as text."""
+    program = "import sys, warnings; from codecdiff.cli.main import app, main; sys.argv = ['codecdiff', '--version']\n"
+    program += "try:\n    main()\nexcept SystemExit:\n    warnings.warn('red \\x1b[31m')"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stderr == "red \ufffd[31m\n"

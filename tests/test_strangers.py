@@ -42,6 +42,7 @@ from codecdiff.files import (
     write_parquet,
 )
 from codecdiff.pipeline.untrusted import SWITCH, leads_outside
+from codecdiff.training import read_logs
 
 Change = Callable[[Any], None]
 
@@ -308,9 +309,32 @@ def test_documents_are_bounded() -> None:
         parse_json('{"a": "x"}', "It", dict[str, int])
 
 
+def test_integers_are_no_weights(starter: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(starter, folder)
+    weights = folder / "primary" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes().replace(b'"F32"', b'"I32"', 1))
+    with pytest.raises(UserError, match="does not hold the weights of this stage: 1 of its tensors differ"):
+        codecdiff.load(folder)
+
+
+def test_a_log_and_a_link_of_a_stranger_are_answered_with_a_sentence(starter: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(starter, folder)
+    (folder / "primary" / "log.jsonl").write_text("[" * 100_000 + "\n")
+    with pytest.raises(UserError, match=r"log\.jsonl' is damaged: a line is not JSON"):
+        read_logs(folder, ["primary"])
+    (folder / "primary" / "training" / "step-000001 (copy)").mkdir(parents=True)
+    codecdiff.load(folder)
+    (folder / "primary" / "stage.json").unlink()
+    (folder / "primary" / "stage.json").symlink_to("stage.json")
+    with pytest.raises(UserError, match=r"stage\.json' cannot be read: Too many levels of symbolic links"):
+        codecdiff.load(folder)
+
+
 def test_yaml_ignores_nothing_and_stays_small() -> None:
     for text, what in (
-        ("a: 1\nb: {c: 1, c: 2}", "'c' stands twice in a mapping, line 2"),
+        ("a: 1\nb: {c: 1, c: 2}", "a key stands twice in a mapping, 'c', line 2"),
         ("a: [*b]", "it has an alias"),
         ("[" + "a," * 200_000 + "]", "it has more than 100,000 values"),
         ("a: !!python/name:os.system", "could not determine a constructor"),

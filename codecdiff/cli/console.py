@@ -52,6 +52,7 @@ __all__ = [
 # What a system refuses to do with a file, whatever a program does
 REFUSALS = {
     *(errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EISDIR, errno.EMFILE, errno.ENAMETOOLONG, errno.ENOSPC),
+    errno.ELOOP,
     *(errno.ENOTDIR, errno.EPERM, errno.EROFS),
 }
 INVISIBLE = ("Cc", "Cf", "Cs")  # categories of Unicode: control, format, surrogate

@@ -52,5 +52,5 @@ def write_audio(file: Path | str, audio: Tensor, sample_rate: int, *, comment: s
                 written = sum(len(block) for block in stream.blocks(BLOCK, dtype="float32"))
             if written != len(samples):
                 raise OSError(errno.ENOSPC, f"only {written:,} of {len(samples):,} samples are on the disk")
-    except soundfile.LibsndfileError as error:
+    except (soundfile.LibsndfileError, UnicodeEncodeError) as error:
         raise UnusableFile(f"'{file}' cannot be written: {error}") from error

@@ -107,7 +107,7 @@ def _status(file: Path) -> tuple[int, ...]:
     """Return what changes when a file is replaced; nothing if it is missing."""
     try:
         status = file.stat()
-    except FileNotFoundError:
+    except OSError:
         return ()
     return status.st_dev, status.st_ino, status.st_mtime_ns
 
@@ -262,7 +262,7 @@ def read_logs(model: Path, stages: Sequence[str]) -> dict[str, Rows]:
         text = (source / LOG).read_text(encoding="utf-8", errors="replace")
         try:
             logs[stage] = _rows(text)
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise DamagedFile(f"'{source / LOG}' is damaged: a line is not JSON. Train again to restore it.") from error
         if LOG in files and hashlib.sha256(text.encode()).hexdigest() != files[LOG][SEAL]:
             raise DamagedFile(

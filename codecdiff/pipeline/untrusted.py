@@ -125,7 +125,7 @@ def confine(kind: str, spec: Any, folder: Path) -> dict[str, Any]:
 
 
 def require_short(file: Path, spec: Mapping[str, Any]) -> None:
-    """Raise InvalidValue if what describes a model or stage, except for facts about it, has a text of unusual length."""
+    """Raise InvalidValue if the description of a model or stage, but for facts about it, has an unusually long text."""
     if any(len(text) > MAX_TEXT for key in spec.keys() - {"data", "training"} for text in _texts(spec[key])):
         raise InvalidValue(f"{file} holds a name or path of more than {MAX_TEXT:,} characters.")
 
@@ -160,11 +160,11 @@ def build_to_fit(file: Path, tensors: Mapping[str, Tensor], build: Callable[[], 
     """Build a module whose weights a file holds, these `tensors`, without more memory and time than they are worth.
 
     It is built on the meta device first, with no more parameters than the file has tensors. Raises InvalidValue if
-    names or shapes differ.
+    names or shapes differ, or if integers stand where floats belong.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = _shapes(tensors)
     with explained(file), torch.device("meta"), SkipInit(), _bounded(file, 4 * len(shapes) + 64):
-        expected = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
+        expected = _shapes(build().state_dict())
     if differ := sorted(name for name in {*expected, *shapes} if expected.get(name) != shapes.get(name)):
         there, here = (table.get(differ[0], "missing") for table in (shapes, expected))
         raise InvalidValue(
@@ -173,6 +173,11 @@ def build_to_fit(file: Path, tensors: Mapping[str, Tensor], build: Callable[[], 
         )
     with explained(file), SkipInit():
         return build()
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int | str, ...]]:
+    """Return the shape of every tensor, and that it holds integers if it does."""
+    return {name: (*each.shape, *["integers"] * (not each.is_floating_point())) for name, each in tensors.items()}
 
 
 @contextmanager
