@@ -116,7 +116,7 @@ class AuditResult:
 
     @property
     def closer_than_fresh(self) -> float:
-        """Fraction of the generated clips that are closer to training music than any fresh clip, by moments of vectors."""
+        """Fraction of generated clips that are closer to training music than any fresh clip, by moments of vectors."""
         nearest = min(match.distance for match in self.sets[FRESH].matches)
         return float(np.mean([match.distance < nearest for match in self.sets[GENERATED].matches]))
 
