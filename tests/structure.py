@@ -158,12 +158,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 44_491,
-    "lines: core": 17_782,
+    "lines: library in all": 44_500,
+    "lines: core": 17_783,
     "lines: interfaces": 444,
-    "lines: evaluation": 8_151,
-    "lines: must-read set": 4_906,
-    "lines: import closure of the recipe": 8_482,
+    "lines: evaluation": 8_158,
+    "lines: must-read set": 4_908,
+    "lines: import closure of the recipe": 8_484,
     "import levels": 8,
 }
 

@@ -268,7 +268,7 @@ def test_fields_that_the_model_does_not_read_are_refused(make_pipeline: Make, pr
     with pytest.raises(InvalidValue, match=r"Unknown field 'txt'.*Did you mean 'text'\?"):
         pipe("", negative_prompt={"txt": "drums"}, **SHORT)
     with pytest.raises(InvalidValue, match="Unknown field 'tempo'"):
-        pipe.edit(torch.zeros(1, 800), Inpaint(regions=[(0.02, 0.05)]), {"tempo": 120}, **SHORT)
+        pipe.edit(torch.zeros(1, 800), Inpaint(regions=((0.02, 0.05),)), {"tempo": 120}, **SHORT)
     empty = pipe({"text": "drums", "tempo": None, "key": ""}, **SHORT)  # as in a row of a table
     assert torch.equal(empty.codes, pipe("drums", **SHORT).codes)
 

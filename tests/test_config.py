@@ -305,6 +305,7 @@ def test_outer_keys_are_set_before_inner_ones(order: int) -> None:
         ("stages.secondary.trian.loss=l2", "Unknown setting 'stages.secondary.trian.loss'.*Did you mean 'train'"),
         ("=5", "Unknown setting ''"),
         ("train.steps=5", "Unknown setting 'train.steps'.*Did you mean 'max_train_steps'"),
+        ("train.lr=5", "Unknown setting 'train.lr'.*Did you mean 'learning_rate'"),
     ],
 )
 def test_overrides_that_do_not_fit_are_explained(assignment: str, message: str) -> None:

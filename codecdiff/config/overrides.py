@@ -29,6 +29,7 @@ from codecdiff.files import BadDocument, read_yaml
 
 # An option that implies the part it belongs to: `splitter.stages=...` selects the grouped splitter.
 IMPLIED = {("splitters", "stages"): "grouped"}
+OTHER_NAMES = {"lr": "learning_rate"}  # of settings, elsewhere
 
 
 def override(data: Mapping[str, Any], model: type[BaseModel], assignments: Sequence[str]) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def _member(here: Any, hint: Any, path: Sequence[str], depth: int) -> tuple[Any,
         names = list(group.model_fields)
         if name not in names:
             words = [each for each in names if name in each.split("_")]  # as in steps, of max_train_steps
-            hint = did_you_mean(name, names) or (f" Did you mean '{words[0]}'?" if words else "")
+            hint = did_you_mean(OTHER_NAMES.get(name, name), names) or (f" Did you mean '{words[0]}'?" if words else "")
             raise ConfigError(f"Unknown setting '{where}'. Available: {', '.join(names)}.{hint}")
         info = group.model_fields[name]
         mark = next((mark for mark in info.metadata if isinstance(mark, PartOf)), None)

@@ -130,7 +130,7 @@ class AuditResult:
         return (
             f"Of {len(self.sets[GENERATED].is_copy)} clips generated from captions of the training music, {generated} "
             f"repeat at least {100 * self.config.threshold:.0f} % of the coarsest codes of one of its passages for "
-            f"{self.config.window:g} seconds. Of music that it was not trained on, {fresh} do. Planted copies found: "
+            f"{self.config.window:g} s. Of music that it was not trained on, {fresh} do. Planted copies found: "
             f"{recall}."
         )
 
