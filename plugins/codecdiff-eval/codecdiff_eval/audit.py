@@ -116,7 +116,7 @@ class AuditResult:
 
     @property
     def closer_than_fresh(self) -> float:
-        """Fraction of the generated clips that are closer to training music than any fresh clip, by moments of vectors."""
+        """Fraction of generated clips that are closer to training music than any fresh clip, by moments of vectors."""
         nearest = min(match.distance for match in self.sets[FRESH].matches)
         return float(np.mean([match.distance < nearest for match in self.sets[GENERATED].matches]))
 
@@ -130,7 +130,7 @@ class AuditResult:
         return (
             f"Of {len(self.sets[GENERATED].is_copy)} clips generated from captions of the training music, {generated} "
             f"repeat at least {100 * self.config.threshold:.0f} % of the coarsest codes of one of its passages for "
-            f"{self.config.window:g} seconds. Of music that it was not trained on, {fresh} do. Planted copies found: "
+            f"{self.config.window:g} s. Of music that it was not trained on, {fresh} do. Planted copies found: "
             f"{recall}."
         )
 

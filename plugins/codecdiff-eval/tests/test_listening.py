@@ -287,7 +287,7 @@ def test_votes_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     again.write_text(first.read_text())
     assert "Two files have votes of 'ann'" in run("--analyze", first, again)
     again.write_text(first.read_text().replace('"test": "t"', '"test": "u"').replace("ann", "bob"))
-    assert "is of another listening test" in run("--analyze", first, again)
+    assert "belongs to another listening test" in run("--analyze", first, again)
     again.write_text(first.read_text().replace('"ab"', '"abx"'))
     assert "cannot be used: mode" in run("--analyze", again)
     (empty,) = vote_files(tmp_path, "ab", ["a", "b"], {"eve": []})

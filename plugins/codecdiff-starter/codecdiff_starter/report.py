@@ -179,7 +179,7 @@ NEAR = (
 )
 LOSSES = "Validation losses are taken on tracks that are not trained on, with the averaged weights and fixed noise."
 MEMORIZATION = (
-    "Mean distance from a clip to the nearest training clip, and to the nearest of equally many clips that were composed "
-    "in the same way but not trained on. A model that copies training clips is closer to them, so its ratio is clearly "
-    "below that of validation music."
+    "Mean distance from a clip to the nearest training clip, and to the nearest of equally many clips that were "
+    "composed in the same way but not trained on. A model that copies training clips is closer to them, so its ratio "
+    "is clearly below that of validation music."
 )

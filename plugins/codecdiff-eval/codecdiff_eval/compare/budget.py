@@ -184,7 +184,7 @@ def describe_costs(comparison: CompareConfig, variants: Sequence[Variant], devic
     calls = sum((i + 1) * cost.clip_flops for variant in variants for i, cost in enumerate(variant.costs))
     sampling = count * comparison.evaluation.clips * calls
     return (
-        f"{line} Estimated time on 1 x {name}: {format_duration(flops / rate)} to train and "
+        f"{line} Estimated time on 1 x {name}: at least {format_duration(flops / rate)} to train and "
         f"{format_duration(sampling / rate)} to generate clips of {comparison.evaluation.seconds:g} seconds. Encoding "
         "the music and measuring are not included."
     )
