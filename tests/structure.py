@@ -156,10 +156,10 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 44_372,
+    "lines: library in all": 44_375,
     "lines: core": 17_699,
     "lines: interfaces": 444,
-    "lines: evaluation": 8_063,
+    "lines: evaluation": 8_066,
     "lines: must-read set": 4_318,
     "lines: import closure of the recipe": 8_309,
     "import levels": 8,
