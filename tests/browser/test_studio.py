@@ -17,7 +17,11 @@ NewPage = Callable[..., Page]
 NASTY = "piano <img src=x onerror=alert(1)>"
 TABS = ("Generate", "Edit", "Compare", "Model")
 RATE = 44_100
-OF_GRADIO: set[str] = set()  # what axe-core finds in Gradio's own components: docs/studio.md
+
+
+def found(page: Page) -> list[str]:
+    """What axe-core finds on the page, also in Gradio's components, but for what docs/studio.md lists."""
+    return [line for line in serious(page) if not (line.startswith("nested-interactive") and "toast-header" in line)]
 
 
 def write_audio(file: Path, seconds: float = 2.0) -> Path:
@@ -70,7 +74,7 @@ def test_music_is_generated_played_and_its_command_shown(new_page: NewPage, stud
     play.click()
     expect(panel.locator("#time, time").first).not_to_have_text("0:01")
     expect(panel.get_by_role("button", name="Play", exact=True)).to_be_visible()  # it has played to its end
-    assert serious(page, ".studio-spectrogram") == []
+    assert found(page) == []
 
 
 def test_a_region_is_edited_compared_with_the_original_and_undone(
@@ -101,7 +105,7 @@ def test_a_region_is_edited_compared_with_the_original_and_undone(
     command = panel.locator(".cm-content").inner_text().replace("\n", " ")
     assert re.match(r"codecdiff inpaint '?a.*\.wav'? --from 0\.(5|49)", command)
     assert "--levels 0,1,2,3,4,5 --prompt piano" in command
-    assert [line for own in ("#codes", "#versions") for line in serious(page, own)] == []
+    assert found(page) == []
     screenshot(page, "studio-edit.png", full_page=True)
     play_versions(page, panel)
     panel.get_by_role("button", name="Undo").click()
@@ -249,7 +253,7 @@ def test_the_studio_fits_a_phone_in_light_and_dark(new_page: NewPage, studio: st
         open_tab(page, studio, name)
         page.wait_for_timeout(300)
         assert overflow(page) == 0, name
-        assert {line.split(":")[0] for line in serious(page)} <= OF_GRADIO, name
+        assert found(page) == [], name
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     is_dark = sum(map(int, re.findall(r"\d+", background)[:3])) < 200
     assert is_dark == (scheme == "dark"), background
@@ -257,7 +261,7 @@ def test_the_studio_fits_a_phone_in_light_and_dark(new_page: NewPage, studio: st
     panel.locator("input[type=file]").first.set_input_files(write_audio(tmp_path / "a.wav", 1.0))
     expect(panel.locator(".codes")).to_be_visible()
     assert overflow(page) == 0
-    assert serious(page, "#codes") == []
+    assert found(page) == []
     panel.locator(".codes").scroll_into_view_if_needed()
     if scheme == "dark":
         screenshot(page, "studio-phone-dark.png")

@@ -94,6 +94,13 @@ def test_folders_of_one_name_are_told_apart_and_unrelated_ones_are_refused(tmp_p
         read_systems([a, a])
 
 
+def test_the_report_of_a_folder_has_no_clips(tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.json").write_text('{"rows": []}')
+    with pytest.raises(InvalidValue, match="is the report of a folder of audio: name that folder instead"):
+        read_systems([tmp_path / "report"])
+
+
 # The page.
 
 

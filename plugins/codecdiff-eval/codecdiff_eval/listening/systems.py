@@ -57,13 +57,16 @@ def read_systems(folders: Sequence[Path]) -> tuple[list[System], System | None]:
     systems, reference = [], None
     names = Counter([ANCHOR, REFERENCE, *(folder.resolve().name for folder in folders)])
     for folder in folders:
-        if (folder / "report.json").is_file() and "variants" in read_json(folder / "report.json", dict[str, Any]):
+        is_report = (folder / "report.json").is_file()
+        if is_report and "variants" in read_json(folder / "report.json", dict[str, Any]):
             variants, reference = read_comparison(folder)
             systems += variants
             continue
         path = folder.resolve()
         name = path.name if names[path.name] == 1 else "/".join(path.parts[-2:])
         generated = folder / "clips" / GENERATED  # of an evaluation
+        if is_report and not generated.is_dir():
+            raise InvalidValue(f"'{folder}' is the report of a folder of audio: name that folder instead.")
         systems.append(System(name, with_prompts(find_tracks(generated if generated.is_dir() else folder))))
     if repeated := [name for name, count in Counter(system.name for system in systems).items() if count > 1]:
         raise InvalidValue(f"Two systems are called '{repeated[0]}': rename a folder, names tell systems apart.")
