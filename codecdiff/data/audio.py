@@ -180,7 +180,7 @@ class SampleStats:
         """Yield a sentence for everything that is wrong."""
         if self.damaged:
             yield "Some of its frames are damaged, and may sound as noise or gaps. Fetch it again."
-        if self.peak > 256:
+        elif self.peak > 256:
             yield f"Its samples reach {self.peak:.0f}, as integers do; floats are clipped at 1. Divide them by 32,768."
         elif self.clipped > CLIPPED * self.count:
             part = f"{self.clipped / self.count:.1%} of its samples"
@@ -253,7 +253,7 @@ def quiet_decoder() -> Iterator[list[bytes]]:
     """Catch lines that libmpg123 prints to the standard error of the process; yields them, in the end.
 
     libsndfile has no option that silences it. What other threads print meanwhile is passed on. One thread at a time
-    does this, and none where there is no standard error.
+    does this, and none if the standard error is closed.
     """
     messages: list[bytes] = []
     with ExitStack() as stack:
