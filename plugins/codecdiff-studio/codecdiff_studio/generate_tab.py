@@ -81,32 +81,22 @@ def _generate_endpoint(studio: Studio) -> None:
         `generation_config` has the others that commands have too: loop, loudness, negative_prompt and quality. Returns
         the files, the command that generates the same, and notes, such as on words that the model was not trained on.
         """
-        options = {
-            "audio_length_in_s": audio_length_in_s,
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "num_waveforms_per_prompt": num_waveforms_per_prompt,
-            "seed": seed,
-        }
+        named = {"audio_length_in_s": audio_length_in_s, "num_inference_steps": num_inference_steps, "seed": seed}
+        named |= {"guidance_scale": guidance_scale, "num_waveforms_per_prompt": num_waveforms_per_prompt}
         with errors_of_api() as notes:
             if not isinstance(generation_config, dict | None):
                 raise InvalidValue(f"Invalid generation_config={generation_config!r}: expected a mapping of options.")
             fields = dict(prompt) if isinstance(prompt, dict) else {"text": prompt}
-            options = {name: value for name, value in options.items() if value is not None}
-            results = studio.generate(
-                str(request.session_hash),
-                lambda *steps, **words: None,
-                new_prompt(studio.pipeline, fields.pop("text", ""), fields),
-                {**(generation_config or {}), **options},
-            )
+            requested = new_prompt(studio.pipeline, fields.pop("text", ""), fields)
+            options = (generation_config or {}) | {name: value for name, value in named.items() if value is not None}
+            session, silent = str(request.session_hash), lambda *steps, **words: None
+            results = studio.generate(session, silent, requested, options)
         return [str(each.file) for each in results], results[0].command, notes
 
     with gr.Row(visible=False):
-        numbers = ("audio_length_in_s", "num_inference_steps", "num_waveforms_per_prompt", "seed")
-        inputs: dict[str, Any] = {name: gr.Number(None, label=name) for name in numbers}
-        others = ("prompt", "guidance_scale", "generation_config")
-        inputs |= {name: gr.JSON(None, label=name) for name in others}
+        of_json = ("prompt", "guidance_scale", "generation_config")  # the others are numbers
         names = list(signature(generate).parameters)[1:]
+        inputs = [(gr.JSON if name in of_json else gr.Number)(None, label=name) for name in names]
         outputs = [gr.File(label="files", file_count="multiple"), gr.Textbox(label="command"), gr.JSON(label="notes")]
         options: Any = {"api_name": "generate", "concurrency_id": "model"}
-        gr.Button().click(generate, [inputs[name] for name in names], outputs, **options)
+        gr.Button().click(generate, inputs, outputs, **options)
