@@ -14,7 +14,7 @@ from codecdiff_eval.report import Notes, Player, Players, Plot, Report, Section,
 
 SAMPLES = "Generated at the end of training, each from the text above it. Click a spectrogram to play from there."
 NO_LOSSES = "No losses were logged."
-LOSSES_BEFORE = "Validation losses are of the averaged weights, with fixed noise; before: that of the model trained from."
+LOSSES_BEFORE = (
     "Validation losses are of the averaged weights, with fixed noise; before: that of the model it started from."
 )
 FOLDERS = {"model": "codecdiff.json", "adapter": "adapter.json"}  # of what a run trains, and the file with its data
