@@ -27,7 +27,7 @@ OTHER_NAMES = {  # what an option is called elsewhere
 }
 HINTS = {
     "loudness": " Use a level in LUFS, e.g. -14, or 'off' for audio as it is decoded.",
-    "seed": " For several samples of a prompt, set num_waveforms_per_prompt: all of them follow from one seed.",
+    "seed": " For several samples of a prompt, set one seed and num_waveforms_per_prompt=2.",
 }
 GENERATION_FILE, PRESETS_FILE = "generation_config.json", "presets.json"
 MAX_BATCH = 4096
