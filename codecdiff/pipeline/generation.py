@@ -40,7 +40,7 @@ NOT_OPTIONS = {  # options of diffusers whose purpose is served otherwise
 }
 HINTS = {
     "loudness": " Use a level in LUFS, e.g. -14, or 'off' for audio as it is decoded.",
-    "seed": " For several samples of a prompt, set num_waveforms_per_prompt: all of them follow from one seed.",
+    "seed": " For several samples of a prompt, set one seed and num_waveforms_per_prompt=2.",
 }
 P = ParamSpec("P")
 R = TypeVar("R")
