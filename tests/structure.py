@@ -156,12 +156,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 44_228,
-    "lines: core": 17_699,
+    "lines: library in all": 44_452,
+    "lines: core": 17_883,
     "lines: interfaces": 444,
     "lines: evaluation": 8_006,
-    "lines: must-read set": 4_318,
-    "lines: import closure of the recipe": 8_309,
+    "lines: must-read set": 4_321,
+    "lines: import closure of the recipe": 8_350,
     "import levels": 8,
 }
 
