@@ -212,18 +212,18 @@ def _wave_header(order: Order, formats: bytes, fact: bytes, count: int) -> bytes
 def _wave(data: Buffer, begin: int, size: int) -> Layout:
     """RIFF, its big-endian RIFX, and RF64 and BW64 with sizes of 64 bits in a chunk of their own."""
     order: Order = "big" if data[begin : begin + 4] == b"RIFX" else "little"
-    found: dict[bytes, bytes] = {}
+    chunks: dict[bytes, bytes] = {}
     start = length = 0
     for name, start, length in _chunks(data, begin + 12, size, order):
         if name == b"data":
             break
-        found.setdefault(name, bytes(data[start : start + min(length, MAX_HEADER)]))
+        chunks.setdefault(name, bytes(data[start : start + min(length, MAX_HEADER)]))
     else:
         return Layout((Stream(begin, size),))
-    if len(formats := found.get(b"fmt ", b"")) < 16:
+    if len(formats := chunks.get(b"fmt ", b"")) < 16:
         return Layout((Stream(begin, size),))
     block = max(1, int.from_bytes(formats[12:14], order))
-    long = int.from_bytes(found[b"ds64"][8:16], "little") if b"ds64" in found and length in (0, 2**32 - 1) else None
+    long = int.from_bytes(chunks[b"ds64"][8:16], "little") if b"ds64" in chunks and length in (0, 2**32 - 1) else None
     if long is not None:
         is_unknown = long == 0 or _is_unknown(long) or long >= 2**63 - 1
         length = long
@@ -233,7 +233,7 @@ def _wave(data: Buffer, begin: int, size: int) -> Layout:
     if int.from_bytes(formats[:2], order) in MPEG_FORMATS:
         stop = size if is_unknown else min(size, start + length)
         return _mp3(data, start, stop) or Layout((Stream(begin, size),))
-    header = partial(_wave_header, order, formats, found.get(b"fact", b""))
+    header = partial(_wave_header, order, formats, chunks.get(b"fact", b""))
     return _samples(start, size, None if is_unknown else length, block, header)
 
 
@@ -254,17 +254,17 @@ def _wave64(data: Buffer, begin: int, size: int) -> Layout:
 
 
 def _aiff(data: Buffer, begin: int, size: int) -> Layout:
-    found: dict[bytes, tuple[int, int]] = {}
+    chunks: dict[bytes, tuple[int, int]] = {}
     for name, start, length in _chunks(data, begin + 12, size, "big"):
-        found.setdefault(name, (start, length))
-        if b"COMM" in found and b"SSND" in found:
+        chunks.setdefault(name, (start, length))
+        if b"COMM" in chunks and b"SSND" in chunks:
             break
     else:
         return Layout((Stream(begin, size),))
-    start, length = found[b"COMM"]
+    start, length = chunks[b"COMM"]
     common = bytes(data[start : start + min(length, MAX_HEADER)])
     channels, _, bits = struct.unpack_from(">hIh", common)
-    start, length = found[b"SSND"]
+    start, length = chunks[b"SSND"]
     first = start + 8 + int.from_bytes(data[start : start + 4], "big")
     is_unknown = first < size and (length in (0, 8) or (_is_unknown(length) and start + length > size))
 
@@ -279,7 +279,7 @@ def _aiff(data: Buffer, begin: int, size: int) -> Layout:
     return _samples(first, size, None if is_unknown else start + length - first, block, header)
 
 
-# FLAC consists of a header, which may count its samples, and of frames, each of which counts those before it.
+# FLAC consists of a header, which may count its samples, and of frames, and each counts those before it.
 
 FLAC_HEADER = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 UNCOUNTED = 0xF0 << 32  # bits beside the count of samples, in the 40 that hold it
@@ -345,7 +345,7 @@ REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 def _ogg(data: Buffer, begin: int, size: int) -> Layout:
     """Every group of pages that begin a stream begins a link of a chain; a page that the file ends in is cut."""
-    starts, offset, in_header, damage, numbers = [begin], begin, True, "", dict[bytes, int]()
+    starts, offset, in_header, damage, sequence = [begin], begin, True, "", dict[bytes, int]()
     while 0 <= offset < size:
         if bytes(data[offset : offset + 4]) != b"OggS":
             offset = data.find(b"OggS", offset)
@@ -355,27 +355,27 @@ def _ogg(data: Buffer, begin: int, size: int) -> Layout:
         end = first + sum(data[offset + 27 : first])
         if first > size or end > size:
             return Layout((Stream(begin, size),), "cut short: it ends inside of a page of Ogg")
-        begins, page = bool(data[offset + 5] & 2), bytes(data[offset:end])
+        begins, contents = bool(data[offset + 5] & 2), bytes(data[offset:end])
         if begins and not in_header:
             starts.append(offset)
-        if begins and not page[27 + count :].startswith(OGG_AUDIO):
+        if begins and not contents[27 + count :].startswith(OGG_AUDIO):
             raise OtherFormat("it is Ogg with something else than Vorbis or Opus", is_audio=True)
-        serial, number = page[14:18], int.from_bytes(page[18:22], "little")
-        if _ogg_checksum(page) != page[22:26]:
+        serial, number = contents[14:18], int.from_bytes(contents[18:22], "little")
+        if _ogg_checksum(contents) != contents[22:26]:
             damage = damage or f"damaged: its page at byte {offset:,} is not what was written"
-        elif serial in numbers and number != numbers[serial] + 1 and not begins:
+        elif serial in sequence and number != sequence[serial] + 1 and not begins:
             damage = damage or f"damaged: pages before byte {offset:,} are missing"
-        numbers.pop(serial, None)
-        if page[6:14] not in (bytes(8), b"\xff" * 8):  # of samples: programs that write tags may not count their pages
-            numbers[serial] = number
+        sequence.pop(serial, None)
+        if contents[6:14] not in (bytes(8), b"\xff" * 8):  # of samples: taggers may not count the pages before
+            sequence[serial] = number
         in_header, offset = begins, end
     return Layout(tuple(Stream(*pair) for pair in itertools.pairwise([*starts, size])), damage)
 
 
-def _ogg_checksum(page: bytes) -> bytes:
+def _ogg_checksum(contents: bytes) -> bytes:
     """Return the checksum of a page: the CRC-32 of ZIP, but with the bits of each byte in the other order."""
-    contents = (page[:22] + bytes(4) + page[26:]).translate(REVERSED)
-    return (zlib.crc32(contents, 0xFFFFFFFF) ^ 0xFFFFFFFF).to_bytes(4, "big").translate(REVERSED)
+    reversed_bits = (contents[:22] + bytes(4) + contents[26:]).translate(REVERSED)
+    return (zlib.crc32(reversed_bits, 0xFFFFFFFF) ^ 0xFFFFFFFF).to_bytes(4, "big").translate(REVERSED)
 
 
 # MPEG audio consists of frames.

@@ -190,7 +190,7 @@ def convert_rows(
 
 
 def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
-    """Yield the records of a table that are not blank, with the line that each begins at; what is no text is reported.
+    """Yield the records of a table that are not blank, with the line that each begins at; what is not text is reported.
 
     A quote that is left open takes up lines up to the next quote: its record is reported, and these lines are read.
     """
@@ -224,12 +224,9 @@ def _records(file: Path, report: Report) -> Iterator[tuple[int, list[str]]]:
                     again += reversed(taken[1:])
                     reader, line = csv.reader(noted(stream), quoting=quoting), line + 1
                     continue
-                text = "".join(record)
-                if not text.strip():
-                    pass
-                elif _is_text(text, encoding):  # bytes that are not UTF-8 were decoded as surrogates
+                if (text := "".join(record).strip()) and _is_text(text, encoding):  # others were decoded as surrogates
                     yield line, record
-                else:
+                elif text:
                     report(Issue(file.name, NOT_UTF8, ENCODING_HINT, line))
                     if line == 1:  # the header, without which no row can be read
                         header = ",".join(record).encode(errors="surrogateescape")
@@ -401,7 +398,7 @@ def _match_rows(rows: Mapping[str, Mapping[str, Any]], names: set[str]) -> dict[
 
 
 def _match_texts(texts: Sequence[str], names: set[str]) -> dict[str, str]:
-    """Return the text beside each file: of its name but for the suffix, or else but for forms of Unicode and case."""
+    """Return the text beside each file: of its name without suffix, or the only one in other Unicode forms and case."""
     result: dict[str, str] = {}
     for form in (lambda path: path, lambda path: _composed(path).casefold()):
         keys: dict[str, list[str]] = {}

@@ -125,7 +125,7 @@ def confine(kind: str, spec: Any, folder: Path) -> dict[str, Any]:
 
 
 def require_short(file: Path, spec: Mapping[str, Any]) -> None:
-    """Raise InvalidValue if the description of a model or stage, but for facts about it, has an unusually long text."""
+    """Raise InvalidValue if the description of a model or stage, except for its facts, has an unusually long text."""
     if any(len(text) > MAX_TEXT for key in spec.keys() - {"data", "training"} for text in _texts(spec[key])):
         raise InvalidValue(f"{file} holds a name or path of more than {MAX_TEXT:,} characters.")
 
