@@ -156,10 +156,10 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 44_582,
+    "lines: library in all": 44_591,
     "lines: core": 17_986,
     "lines: interfaces": 444,
-    "lines: evaluation": 8_028,
+    "lines: evaluation": 8_037,
     "lines: must-read set": 4_353,
     "lines: import closure of the recipe": 8_439,
     "import levels": 8,

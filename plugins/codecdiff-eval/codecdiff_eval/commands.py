@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from codecdiff.cli.console import Force, err, out, progress, select_device
+from codecdiff.cli.console import TIME, Force, err, out, progress, select_device
 from codecdiff.errors import InvalidValue
 from codecdiff.files import require_writable
 
@@ -37,7 +37,7 @@ Options = Annotated[Names, typer.Option("--set", metavar="EMBEDDER.KEY=VALUE", h
 ModelName = Annotated[str, typer.Option(help="Model to generate with, or that generated MUSIC.")]
 Prompts = Annotated[Path | None, typer.Option(help="Prompts to generate from: .txt, .jsonl, .csv or a manifest.")]
 Count = Annotated[int | None, typer.Option("--n", min=1, help="Number of prompts to draw at random. Default: all.")]
-Seconds = Annotated[float | None, typer.Option(metavar="SECONDS", help="Duration of a clip. Default: the suite's, 10.")]
+Seconds = Annotated[float | None, typer.Option(**TIME, help="Duration of a clip. Default: the suite's, 10.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed results in the same clips and intervals.")]
 Steps = Annotated[int | None, typer.Option("--num-inference-steps", "--steps", help="Sampling steps of every stage.")]
 GuidanceScale = Annotated[
@@ -204,7 +204,7 @@ def audit(
         Path | None, typer.Option(help="Store of other music. Default: validation tracks of --store.")
     ] = None,
     clips: Annotated[int, typer.Option("--n", help="Clips to generate.")] = 64,
-    seconds: Annotated[float, typer.Option(help="Of a clip.")] = 6.0,
+    seconds: Annotated[float, typer.Option(**TIME, help="Of a clip.")] = 6.0,
     window: Annotated[float, typer.Option(help="Seconds of what counts as one place.")] = 3.0,
     threshold: Annotated[float, typer.Option(help="Part of a window's coarsest codes that makes a near copy.")] = 0.5,
     seed: Seed = 0,

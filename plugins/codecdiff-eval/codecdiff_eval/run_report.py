@@ -14,6 +14,7 @@ from codecdiff_eval.report import Notes, Player, Players, Plot, Report, Section,
 
 SAMPLES = "Generated at the end of training, each from the text above it. Click a spectrogram to play from there."
 NO_LOSSES = "No losses were logged."
+LOSSES_BEFORE = "Validation losses are of the averaged weights, with fixed noise; before: the loss at the start."
 FOLDERS = {"model": "codecdiff.json", "adapter": "adapter.json"}  # of what a run trains, and the file with its data
 LOSSES = "Validation losses are of the averaged weights, with fixed noise; the zero predictor is the best constant."
 
@@ -35,7 +36,13 @@ def write_run_report(folder: Path | str) -> Path:
     samples = find_tracks(folder / "samples") if any(folder.glob("samples/*")) else []
     sections = [Section("Samples", SAMPLES, _players(samples, folder))] if samples else []
     notes = [note for stage, log in logs.items() if (note := no_progress_note(stage, log, bases[stage]))]
-    sections.append(Section("Losses", LOSSES, [*losses, *([Notes(notes, warning=True)] if notes else [])]))
+    sections.append(
+        Section(
+            "Losses",
+            LOSSES_BEFORE if any(bases.values()) else LOSSES,
+            [*losses, *([Notes(notes, warning=True)] if notes else [])],
+        )
+    )
     if music := _music_facts(model):
         sections.append(Section("Music it was trained on", blocks=[facts_table("the store", music)]))
     report = write_report(Report(folder.resolve().name, sections, kicker="codecdiff · training run", files=()), folder)
