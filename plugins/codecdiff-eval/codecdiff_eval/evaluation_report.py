@@ -19,7 +19,7 @@ from codecdiff_eval.numbers import ARROWS, NOTHING, format_interval, format_numb
 from codecdiff_eval.plots import plot_intervals
 from codecdiff_eval.report import (
     Cell,
-    Notes,
+    NoteList,
     Player,
     Players,
     Plot,
@@ -103,8 +103,8 @@ def report_of(report: EvalReport, players: Sequence[Players] = ()) -> Report:
     )
 
 
-def _notes(lines: Sequence[str], *, warning: bool = False) -> list[Notes]:
-    return [Notes(list(dict.fromkeys(lines)), warning=warning)] if lines else []
+def _notes(lines: Sequence[str], *, warning: bool = False) -> list[NoteList]:
+    return [NoteList(list(dict.fromkeys(lines)), warning=warning)] if lines else []
 
 
 def labels_of(rows: Sequence[EvalRow]) -> list[str]:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Cell",
     "Code",
-    "Notes",
+    "NoteList",
     "Player",
     "Players",
     "Plot",
@@ -143,7 +143,7 @@ class Players:
 
 
 @dataclass(frozen=True)
-class Notes:
+class NoteList:
     """A list of sentences. A warning is highlighted."""
 
     lines: Sequence[str]
@@ -157,7 +157,7 @@ class Code:
     text: str
 
 
-Block = Table | Plot | Players | Notes | Code
+Block = Table | Plot | Players | NoteList | Code
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,11 @@ from codecdiff.files import read_json
 from codecdiff.pipeline import read_stage_config
 from codecdiff.training import no_progress_note, read_logs
 from codecdiff_eval.plots import plot_losses
-from codecdiff_eval.report import Notes, Player, Players, Plot, Report, Section, facts_table, write_report
+from codecdiff_eval.report import NoteList, Player, Players, Plot, Report, Section, facts_table, write_report
 
 SAMPLES = "Generated at the end of training, each from the text above it. Click a spectrogram to play from there."
 NO_LOSSES = "No losses were logged."
-LOSSES_BEFORE = (
-    "Validation losses are of the averaged weights, with fixed noise; before: that of the model it started from."
-)
+LOSSES_BEFORE = "Validation losses are of the averaged weights, with fixed noise; before: the loss at the start."
 FOLDERS = {"model": "codecdiff.json", "adapter": "adapter.json"}  # of what a run trains, and the file with its data
 LOSSES = "Validation losses are of the averaged weights, with fixed noise; the zero predictor is the best constant."
 
@@ -42,7 +40,7 @@ def write_run_report(folder: Path | str) -> Path:
         Section(
             "Losses",
             LOSSES_BEFORE if any(bases.values()) else LOSSES,
-            [*losses, *([Notes(notes, warning=True)] if notes else [])],
+            [*losses, *([NoteList(notes, warning=True)] if notes else [])],
         )
     )
     if music := _music_facts(model):

@@ -26,7 +26,7 @@ from codecdiff_eval.plots import plot_curves, plot_intervals, plot_losses
 from codecdiff_eval.report import (
     Cell,
     Code,
-    Notes,
+    NoteList,
     Player,
     Players,
     Plot,
@@ -89,12 +89,12 @@ def evaluation_report(folder: Path) -> Report:
         f"Evaluation of {NASTY}",
         [
             Section(
-                "Metrics", "Each beside what it is read against.", [table, Notes([NASTY, "n < 20."], warning=True)]
+                "Metrics", "Each beside what it is read against.", [table, NoteList([NASTY, "n < 20."], warning=True)]
             ),
             Section(
                 "Distances", "", [Plot("FAD", plot_intervals("FAD", distances, log=True), "to the reference, log")]
             ),
-            Section("Not measured", "", [Notes(["CLAP score, generated, split half: it compares clips with text"])]),
+            Section("Not measured", "", [NoteList(["CLAP score, generated, split half: it compares clips with text"])]),
             Section("How it was measured", "", [facts_table("all metrics", facts), facts_table("FAD", {"clips": 64})]),
         ],
         kicker="codecdiff · evaluate",
@@ -135,7 +135,7 @@ def comparison_report(folder: Path) -> Report:
         " / ".join(variants),
         [
             Section(
-                "What is shown", "Differences to the first variant.", [Notes(["There is one seed."], warning=True)]
+                "What is shown", "Differences to the first variant.", [NoteList(["There is one seed."], warning=True)]
             ),
             Section(
                 "Metrics", "Mean over seeds.", [Table(("metric", *variants), rows), Plot("Fréchet distance", intervals)]
@@ -280,7 +280,7 @@ def test_what_a_user_typed_is_escaped(tmp_path: Path) -> None:
         Plot(NASTY, plot_intervals(NASTY, {NASTY: (1, 0, 2)}), NASTY),
         Plot(NASTY, "", NASTY, empty=NASTY),
         Players(NASTY, [Player("samples/a.wav", NASTY, NASTY)], NASTY),
-        Notes([NASTY]),
+        NoteList([NASTY]),
         Code(NASTY),
     ]
     write_tones(tmp_path, "a.wav")

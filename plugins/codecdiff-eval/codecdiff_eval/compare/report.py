@@ -21,7 +21,7 @@ from codecdiff_eval.plots import plot_curves, plot_intervals
 from codecdiff_eval.report import (
     Cell,
     Code,
-    Notes,
+    NoteList,
     Player,
     Players,
     Plot,
@@ -205,18 +205,18 @@ class CompareReport:
         size = f"{len(names)} × {len(facts['seeds'])}", "variants × seeds"
         budget, clips = f"{format_count(facts['budget'])}FLOPs", f"{facts['clips']} × {facts['seconds']:g} s"
         about = {**facts, "budget": budget}
-        command, warnings = about.pop("command"), [Notes(data["warnings"], warning=True)] if data["warnings"] else []
+        command, warnings = about.pop("command"), [NoteList(data["warnings"], warning=True)] if data["warnings"] else []
         changes = {name: " ".join(each["overrides"]) or "nothing" for name, each in data["variants"].items()}
         seconds = {name: each["training_seconds"].values() for name, each in data["variants"].items()}
         took = ", ".join(f"{name} {sum(each) / len(each):,.0f} s" for name, each in seconds.items())
         return Report(
             " / ".join(names),
             [
-                Section("What is shown", SHOWN, [*warnings, Notes(self.findings())]),
+                Section("What is shown", SHOWN, [*warnings, NoteList(self.findings())]),
                 Section("Metrics", METRICS, [self._metrics_table(), self._definitions(), *self._interval_plots()]),
                 Section("Loss per FLOP", LOSSES, loss_plots(data["variants"])),
                 Section("Listen", PLAYERS, self.players()),
-                Section("Costs", COSTS, [cost_table(self.variants), Notes([f"Wall time of training: {took}."])]),
+                Section("Costs", COSTS, [cost_table(self.variants), NoteList([f"Wall time of training: {took}."])]),
                 Section(
                     "How it was made", "", [Code(command), facts_table("", about), facts_table("changes", changes)]
                 ),
@@ -264,11 +264,11 @@ class CompareReport:
             details = [format_difference(*difference), verdict]
         return estimate_cell(estimate, details, status)
 
-    def _definitions(self) -> Notes:
+    def _definitions(self) -> NoteList:
         names: dict[str, list[str]] = {}
         for result in self.results:
             names.setdefault(result.meaning, []).append(result.name)
-        return Notes([f"{', '.join(each)}: {meaning}." for meaning, each in names.items()])
+        return NoteList([f"{', '.join(each)}: {meaning}." for meaning, each in names.items()])
 
     def _interval_plots(self) -> list[Plot]:
         shown = [result for result in self.results if result.name in PLOTTED]

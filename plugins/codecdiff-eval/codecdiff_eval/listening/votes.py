@@ -23,7 +23,7 @@ from codecdiff_eval.listening.systems import ANCHOR, REFERENCE
 from codecdiff_eval.metrics.bootstrap import rate_interval
 from codecdiff_eval.plots import plot_intervals
 from codecdiff_eval.report import (
-    Notes,
+    NoteList,
     Plot,
     Report,
     Section,
@@ -229,7 +229,7 @@ class VoteAnalysis:
         first, overall, warnings = self.files[0], self.overall(), self.warnings()
         bounds = [0.5] if self.is_rates else []
         plot = Plot("Win rates" if self.is_rates else "Scores", plot_intervals(first.title, overall, bounds=bounds))
-        shown = [self.overall_table(), plot, *([Notes(warnings, warning=True)] if warnings else [])]
+        shown = [self.overall_table(), plot, *([NoteList(warnings, warning=True)] if warnings else [])]
         facts = {"test": first.test, "mode": first.mode}
         paired = [Section("Differences", DIFFERENCES, [self.differences_table()])] if self.differences else []
         return Report(
