@@ -82,8 +82,7 @@ def train_stages(e: Experiment, accelerator: Accelerator, pipeline: Pipeline, se
     pipeline.to(accelerator.device)
     with accelerator.main_process_first():
         store = training.open_data(e, pipeline, e.store, e.model, console.log)
-        reads_text = pipeline.conditioner is not None and "text" in pipeline.conditioner.fields
-        e.prompts = e.prompts or (spread_captions(store) if reads_text else [""])
+        e.prompts = e.prompts or spread_captions(store, pipeline.conditioner)
         progress = partial(track, description="prompts", console=console, transient=True)
         training.prepare_prompts(pipeline, store, e.prompts, track=progress, report=console.log)
     for i in selected:

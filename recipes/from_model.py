@@ -133,7 +133,7 @@ def run(
         place = e.data.store or e.output / "store"
         store = open_store(place, e.data.audio, codec.codec, config.to_config("codecs", codec.codec), **own)
         write_folder(e, pipeline, {**store.summary(), "hash": training.rows_hash(store)})
-        e.prompts = e.prompts or spread_captions(store)
+        e.prompts = e.prompts or spread_captions(store, pipeline.conditioner)
         progress = partial(track, description="prompts", console=console, transient=True)
         training.prepare_prompts(pipeline, store, e.prompts, track=progress, report=console.log)
     for i in selected:

@@ -159,12 +159,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 44_300,
-    "lines: core": 17_784,
+    "lines: library in all": 45_285,
+    "lines: core": 18_294,
     "lines: interfaces": 444,
-    "lines: evaluation": 8_006,
-    "lines: must-read set": 4_416,
-    "lines: import closure of the recipe": 8_409,
+    "lines: evaluation": 8_241,
+    "lines: must-read set": 5_040,
+    "lines: import closure of the recipe": 8_748,
     "import levels": 8,
 }
 

@@ -147,7 +147,7 @@ def test_keyword_arguments_are_the_fields_of_the_configuration() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seed": [1, 2]}, r"Invalid seed=\[1, 2\]: input should be a valid integer.*set num_waveforms_per_prompt"),
+        ({"seed": [1, 2]}, r"Invalid seed=\[1, 2\]: input should be a valid integer.*num_waveforms_per_prompt=2"),
         ({"seed": -1}, "Invalid seed=-1: input should be greater than or equal to 0"),
         ({"num_inference_step": 3}, "Unexpected option 'num_inference_step'. Did you mean 'num_inference_steps'?"),
         ({"seconds": 3}, "Unexpected option 'seconds'. Did you mean 'audio_length_in_s'?"),

@@ -265,7 +265,7 @@ def test_codes_are_shared_by_all_that_leaves_them_as_they_are(
 
 
 def test_a_store_of_other_files_is_refused(store: CodeStore, dac: Codec, codec_spec: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"made from other files or captions: .* more differ\. Choose another data"):
+    with pytest.raises(ValueError, match=r"made from other files or captions: .* more differ\. Choose another output="):
         open_store(store.folder, write_music(tmp_path, 2), dac, codec_spec)
 
 

@@ -192,7 +192,9 @@ def test_captions_of_the_music_are_sampled_unless_prompts_are_named(captions: li
             return self[i]
 
     store: Any = Rows(captions)
-    assert spread_captions(store) == sampled
+    reads_text: Any = SimpleNamespace(fields=("text",))
+    assert spread_captions(store, reads_text) == sampled
+    assert spread_captions(store, None) == [""]
 
 
 def test_functions_are_called_when_a_run_ends_and_one_that_fails_loses_nothing(

@@ -37,8 +37,10 @@ def training_words(prompts: Iterable[Prompt]) -> dict[str, str]:
     return {"words": " ".join(words)} if 0 < len(words) <= MAX_WORDS else {}
 
 
-def spread_captions(store: CodeStore, count: int = 4) -> list[str]:
-    """Return `count` captions at most, of tracks spread over the store; an empty one if no track has any."""
+def spread_captions(store: CodeStore, conditioner: Conditioner | None, count: int = 4) -> list[str]:
+    """Return `count` captions at most, spread over the store; an empty one without captions, or if none is read."""
+    if conditioner is None or "text" not in conditioner.fields:
+        return [""]
     captions = list(dict.fromkeys(caption for i in range(len(store)) for caption in store.captions(i)[:1] if caption))
     count = min(count, len(captions))
     return [captions[i * len(captions) // count] for i in range(count)] or [""]

@@ -96,7 +96,7 @@ def test_music_that_has_the_instruments_is_told_from_music_that_has_others():
     worse = tag_auc(bad)
     assert worse.value < 0.7
     assert worse.upper_bound is None
-    assert any("No better than chance" in warning for warning in worse.warnings)
+    assert any("Not above chance" in warning for warning in worse.warnings)
 
 
 def test_prompts_that_name_one_instrument_alone_cannot_be_told_apart():
