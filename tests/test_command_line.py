@@ -217,8 +217,11 @@ def test_inspect_shows_the_model_steps_and_guidance_and_nothing_that_is_empty(mo
 
 def test_inspect_shows_what_a_model_is(model: Path):
     shown = run("inspect", model)
-    assert shown.stdout == f"{load(model)!r}\n"
-    assert "3 steps, guidance scale 2.0" in json.loads(run("inspect", model, "--json").stdout)["primary"]
+    pipe = load(model)
+    assert shown.stdout == f"{model} ({pipe.fingerprint})\n{pipe!r}\n"
+    described = json.loads(run("inspect", model, "--json").stdout)
+    assert "3 steps, guidance scale 2.0" in described["primary"]
+    assert (described["model"], described["fingerprint"]) == (str(model), pipe.fingerprint)
 
 
 def test_the_note_on_words_names_the_command_that_shows_all_of_them(

@@ -71,11 +71,12 @@ def inspect_file(
 
 
 def print_model(pipeline: Pipeline, as_json: bool) -> None:
-    """Print what a model is, and the words of the captions that it was trained on, most frequent first."""
+    """Print name and fingerprint of a model, what it is, and the words of its captions, most frequent first."""
     words = str(pipeline.data.get("words", "")).split()
     if as_json:
-        return print_json({**pipeline.describe(), "words": words})
-    out.print(repr(pipeline), soft_wrap=True)
+        identity = {"model": pipeline.name, "fingerprint": pipeline.fingerprint}
+        return print_json({**identity, **pipeline.describe(), "words": words})
+    out.print(f"{pipeline.name} ({pipeline.fingerprint})\n{pipeline!r}", soft_wrap=True)
     if words:
         out.print(f"\n{len(words):,} words in its captions, the most frequent first: {', '.join(words)}")
     return None
