@@ -8,8 +8,7 @@ import json
 import os
 import shutil
 import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from codecdiff import Codec, Condition, Pipeline, training
 from codecdiff.config import DataConfig, TrainConfig
 from codecdiff.config.schema import SamplingConfig
 from codecdiff.data.code_store import CodeStore
-from codecdiff.data.dataset import CropBatch, TrainingCrops
 from codecdiff.data.encoding.encode import open_store
 from codecdiff.diffusion.colored_noise import colored
 from codecdiff.diffusion.loss import StageInput
@@ -252,26 +250,6 @@ def test_the_held_out_loss_is_always_the_same_and_draws_nothing(
     assert first == trainer.validation_loss(data.validation())
     assert torch.equal(torch.get_rng_state(), state)
     assert first[1] == pytest.approx((2 / torch.pi) ** 0.5, rel=0.1)  # mean |v| of standardised latents, if normal
-
-
-def test_the_batch_of_the_next_step_is_read_ahead_in_a_thread(
-    make_pipeline: Make, store: CodeStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train, batch = TrainConfig(train_batch_size=4, crop_seconds=0.1), TrainingCrops.batch
-    read: list[tuple[int, str]] = []
-
-    def recorded(crops: TrainingCrops, indices: Sequence[int]) -> CropBatch:
-        read.append((indices[0] // 4, threading.current_thread().name))
-        return batch(crops, indices)
-
-    monkeypatch.setattr(TrainingCrops, "batch", recorded)
-    data, again = (StageData(store, make_pipeline(), 1, train, DataConfig()) for _ in range(2))
-    inputs = [data.step(step) for step in (0, 1, 2)]
-    data.step(7)  # waits for the batch of step 3, which was read for nothing
-    assert [step for step, _ in read[:5]] == [0, 1, 2, 3, 7]
-    assert all(name.startswith("codecdiff-batches") for _, name in read)
-    for step in (2, 0, 1):
-        assert torch.equal(again.step(step).x_start, inputs[step].x_start)
 
 
 def test_held_out_tracks_are_never_trained_on(data: StageData) -> None:

@@ -100,11 +100,10 @@ class TrainingCrops:
         epochs, positions = np.divmod(sample_indices, len(self))
         rows = np.empty_like(positions)
         for epoch in sorted({*epochs.tolist()}):
-            order = self._order  # which another thread may replace
-            if order[0] != epoch:
+            if self._order[0] != epoch:
                 random = rng.numpy_generator("codecdiff.data.order", self.subset, self.seed, epoch)
-                self._order = order = epoch, random.permutation(self._epoch_rows)
-            rows[epochs == epoch] = order[1][positions[epochs == epoch]]
+                self._order = epoch, random.permutation(self._epoch_rows)
+            rows[epochs == epoch] = self._order[1][positions[epochs == epoch]]
         return rows
 
     def sample(self, sample_index: int) -> tuple[int, int, str]:
@@ -123,8 +122,8 @@ class TrainingCrops:
 
         Those of the following steps are drawn too.
         """
-        key, drawn = tuple(sample_indices), self._drawn
-        if key not in drawn:
+        key = tuple(sample_indices)
+        if key not in self._drawn:
             count = max(1, DRAWN_AT_ONCE // len(key)) if self._stride else 1
             batches = [[index + self._stride * step for index in key] for step in range(count)]
             indices = [index for batch in batches for index in batch]
@@ -133,8 +132,8 @@ class TrainingCrops:
             counts = np.stack([num_starts, np.maximum(1, self._num_captions[rows])], 1)
             keys = [(self.subset, self.seed, index) for index in indices]
             samples = np.stack([rows, *rng.numpy_integers("codecdiff.data.crop", keys, counts).T])
-            self._drawn = drawn = dict(zip(map(tuple, batches), np.split(samples, count, 1), strict=True))
-        return drawn[key]
+            self._drawn = dict(zip(map(tuple, batches), np.split(samples, count, 1), strict=True))
+        return self._drawn[key]
 
     def sample_indices(self, step: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[int]:
         """Return the samples of one rank at a step: all ranks together read the next `batch_size * world_size`."""

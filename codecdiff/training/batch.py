@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 
 from codecdiff.config.schema import DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
@@ -36,11 +36,7 @@ def stage_input(batch: CropBatch, pipeline: Pipeline, i: int) -> StageInput:
 
 
 class StageData:
-    """Training and validation inputs of one stage. Crops follow from (seed, sample index), not from processes.
-
-    A thread reads the batch of the next step during a step. One is enough: a batch is a few contiguous reads of a
-    memory-mapped file.
-    """
+    """Training and validation inputs of one stage. Crops follow from (seed, sample index), not from processes."""
 
     def __init__(
         self,
@@ -62,21 +58,16 @@ class StageData:
         self.validation_crops = TrainingCrops(
             store, validation or training, frames, target=pipeline.target, seed=seed, subset="validation"
         )
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="codecdiff-batches")
-        self._ahead: dict[tuple[int, int, int], Future[CropBatch]] = {}  # by step, rank and number of processes
         starts = range(0, num_validation_crops, VALIDATION_BATCH_SIZE)
         self.validation_indices = [range(start, start + VALIDATION_BATCH_SIZE) for start in starts]
 
     def step(self, step: int, rank: int = 0, world: int = 1) -> StageInput:
-        """Return the input of one process at a step, and begin to read the batch of its next step."""
-        batch = self._ahead.pop((step, rank, world), None) or self._read(step, rank, world)
-        self._ahead = {(step + 1, rank, world): self._read(step + 1, rank, world)}
-        return stage_input(batch.result(), self.pipeline, self.i)
-
-    def _read(self, step: int, rank: int, world: int) -> Future[CropBatch]:
-        return self._reader.submit(self.crops.batch, self.crops.sample_indices(step, self.batch_size, rank, world))
+        """Return the input of one process at a step."""
+        return self._input(self.crops, self.crops.sample_indices(step, self.batch_size, rank, world))
 
     def validation(self) -> list[StageInput]:
         """Return the validation inputs, the same at every call."""
-        batches = (self.validation_crops.batch(indices) for indices in self.validation_indices)
-        return [stage_input(batch, self.pipeline, self.i) for batch in batches]
+        return [self._input(self.validation_crops, indices) for indices in self.validation_indices]
+
+    def _input(self, crops: TrainingCrops, sample_indices: Sequence[int]) -> StageInput:
+        return stage_input(crops.batch(sample_indices), self.pipeline, self.i)
