@@ -159,12 +159,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 45_285,
-    "lines: core": 18_294,
+    "lines: library in all": 45_276,
+    "lines: core": 18_285,
     "lines: interfaces": 444,
     "lines: evaluation": 8_241,
-    "lines: must-read set": 5_040,
-    "lines: import closure of the recipe": 8_748,
+    "lines: must-read set": 5_030,
+    "lines: import closure of the recipe": 8_738,
     "import levels": 8,
 }
 
