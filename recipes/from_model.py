@@ -68,8 +68,8 @@ def train_stage(e: FromModel, accelerator: Accelerator, trainer: training.StageT
     trainer.prepare(accelerator)
     name, denoiser = trainer.stage.name, trainer.denoiser
     own, size = (sum(p.numel() for p in denoiser.parameters() if p.requires_grad == is_own) for is_own in (True, False))
-    beside = f" beside {size:,} of the model" if size else ""
-    console.log(f"{name}: {own:,} parameters{beside}, {len(data.crops):,} crops in an epoch")
+    frozen = f" to train and {size:,} frozen ones" if size else ""
+    console.log(f"{name}: {own:,} parameters{frozen}, {len(data.crops):,} crops in an epoch")
     if not data.has_validation_tracks:
         console.log("No track is left for validation: the validation loss is on tracks that are trained on")
     if not trainer.step_count:
@@ -78,7 +78,8 @@ def train_stage(e: FromModel, accelerator: Accelerator, trainer: training.StageT
     console.log(f"{name}: validation loss {before:.4g} {base}")
 
     def log(row: dict[str, float], line: str) -> None:
-        console.log(f"{line}; {100 * (row['validation_loss'] / before - 1):+.1f} % of that {base}")
+        change = row["validation_loss"] / before - 1
+        console.log(f"{line}; {abs(change):.1%} {'lower' if change < 0 else 'higher'} than {base} ({before:.4g})")
 
     progress = partial(track, description=name, console=console)
     trainer.train(data, e.folder, log=log, track=progress, report=console.log)

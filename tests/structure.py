@@ -159,12 +159,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 45_276,
-    "lines: core": 18_285,
+    "lines: library in all": 45_278,
+    "lines: core": 18_286,
     "lines: interfaces": 444,
     "lines: evaluation": 8_241,
-    "lines: must-read set": 5_030,
-    "lines: import closure of the recipe": 8_738,
+    "lines: must-read set": 5_031,
+    "lines: import closure of the recipe": 8_739,
     "import levels": 8,
 }
 

@@ -96,7 +96,8 @@ def read_config(folder: Path, digests: dict[str, str] | None = None) -> dict[str
     """Read a model's codecdiff.json. Raises FileNotFoundError or ValueError if the folder does not hold a model."""
     file = folder / MODEL_FILE
     if not file.is_file():
-        raise MissingFile(f"{folder} does not hold a model: {MODEL_FILE} is missing. Train one with the recipe.")
+        hint = "Train one: codecdiff train data.audio=FOLDER."
+        raise MissingFile(f"{folder} does not hold a model: {MODEL_FILE} is missing. {hint}")
     spec = legacy.upgrade_model(read_sealed(file, digests, MODEL_FILE))
     version = spec.get("format") if isinstance(spec, dict) else None
     require_short(file, spec if isinstance(spec, dict) else {})
