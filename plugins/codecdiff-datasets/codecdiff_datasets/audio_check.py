@@ -17,13 +17,13 @@ from typing import Literal
 
 import numpy as np
 import soundfile
-from codecdiff_datasets.append_log import AppendLog
-from codecdiff_datasets.join import without_suffix
 
 from codecdiff.data.audio import SUFFIXES, BadAudio, open_streams
 from codecdiff.data.manifest import ManifestRow
 from codecdiff.data.metadata import Issue, Report, unsafe_path
 from codecdiff.files import sha256
+from codecdiff_datasets.append_log import AppendLog
+from codecdiff_datasets.join import without_suffix
 
 Depth = Literal["none", "ends", "full"]  # how much of a file is decoded
 BLOCK = 2**16  # audio samples

@@ -10,11 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from codecdiff_datasets.append_log import AppendLog, read_rows
-from codecdiff_datasets.captioner import Captioner
-
 from codecdiff.config import to_config
 from codecdiff.errors import InvalidValue, MissingFile
+from codecdiff_datasets.append_log import AppendLog, read_rows
+from codecdiff_datasets.captioner import Captioner
 
 MAX_CAPTION = 2000  # characters; a longer one is a failure
 MAX_FAILURE = 500  # characters of a failure that are kept

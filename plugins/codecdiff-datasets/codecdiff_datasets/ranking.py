@@ -22,8 +22,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import torch
-from codecdiff_datasets.join import JoinColumns, join, number, read_records
-from codecdiff_datasets.templates import render
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
@@ -32,6 +30,8 @@ from codecdiff.data.manifest import Manifest, ManifestRow
 from codecdiff.data.metadata import Report, Track
 from codecdiff.errors import InvalidValue
 from codecdiff.files import atomic_write, atomic_write_text, write_parquet
+from codecdiff_datasets.join import JoinColumns, join, number, read_records
+from codecdiff_datasets.templates import render
 
 KEY = b"codecdiff.ranking"  # of the parquet file's own metadata
 MIN_VARIANCE = 1e-10  # in any direction, relative to the largest; smaller ones are raised to it

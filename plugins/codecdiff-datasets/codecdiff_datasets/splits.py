@@ -7,10 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from codecdiff_datasets.licenses import is_allowed
-
 from codecdiff.data.manifest import SPLITS, ManifestRow
 from codecdiff.errors import InvalidValue
+from codecdiff_datasets.licenses import is_allowed
 
 
 @dataclass(frozen=True)

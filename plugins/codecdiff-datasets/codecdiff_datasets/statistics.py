@@ -9,15 +9,15 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
-from codecdiff_datasets.codebook_usage import codebook_statistics, continuous_moments, count_codes, embedded_moments
-from codecdiff_datasets.importers.folder import tags_of
-from codecdiff_datasets.licenses import HOUR, grouped, valid_seconds
-from codecdiff_datasets.splits import artists_in_several_splits
 
 from codecdiff import Codec, config, errors, huggingface
 from codecdiff.data import CodeStore
 from codecdiff.data.manifest import Manifest, ManifestRow, split_name
 from codecdiff.pipeline.untrusted import confine, explained
+from codecdiff_datasets.codebook_usage import codebook_statistics, continuous_moments, count_codes, embedded_moments
+from codecdiff_datasets.importers.folder import tags_of
+from codecdiff_datasets.licenses import HOUR, grouped, valid_seconds
+from codecdiff_datasets.splits import artists_in_several_splits
 
 FORMAT = 2
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)

@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codecdiff_datasets.templates import render
-
 from codecdiff.errors import FileExists
 from codecdiff.files import atomic_folder
+from codecdiff_datasets.templates import render
 
 StatsDict = Mapping[str, Any]  # as codecdiff_datasets.statistics returns them
 NOTHING = "–"

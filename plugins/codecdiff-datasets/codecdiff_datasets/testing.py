@@ -10,9 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from codecdiff_datasets.captioner import Captioner, Usage
-from codecdiff_datasets.captioning import one_line
-
 from codecdiff.testing import (
     Call,
     CheckFailed,
@@ -26,6 +23,8 @@ from codecdiff.testing import (
     check_no_global_randomness,
     example_audio,
 )
+from codecdiff_datasets.captioner import Captioner, Usage
+from codecdiff_datasets.captioning import one_line
 
 
 @dataclass

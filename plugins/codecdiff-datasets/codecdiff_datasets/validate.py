@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from codecdiff_datasets.audio_check import FETCH, AudioChecker, report_duplicates
-from codecdiff_datasets.splits import artists_in_several_splits
 
 from codecdiff.data import CodeStore
 from codecdiff.data.manifest import SPLITS, Manifest, ManifestRow
 from codecdiff.data.metadata import Issue, Report, unsafe_path
 from codecdiff.files import DamagedFile
+from codecdiff_datasets.audio_check import FETCH, AudioChecker, report_duplicates
+from codecdiff_datasets.splits import artists_in_several_splits
 
 LONG_SECONDS = 3600.0  # a longer track is more often a whole album or a mistake
 
