@@ -16,6 +16,7 @@ from playwright.sync_api import Page
 
 PHONE, DESKTOP = 390, 1280  # pixels
 SCREENSHOTS = os.environ.get("CODECDIFF_SCREENSHOTS", "")
+END_TRANSITIONS = "document.getAnimations().filter(a => a instanceof CSSTransition).forEach(a => a.finish())"
 
 
 def overflow(page: Page) -> int:
@@ -25,6 +26,7 @@ def overflow(page: Page) -> int:
 
 def serious(page: Page, context: Any = None) -> list[str]:
     """What axe-core finds that is serious or critical, contrast included, each with where it is."""
+    page.evaluate(END_TRANSITIONS)  # colors in between have any contrast
     found = Axe().run(page, context).response["violations"]
     return [
         f"{each['id']}: {node['html'][:160]} {node.get('failureSummary', '')[:200]}"
