@@ -159,7 +159,7 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 45_278,
+    "lines: library in all": 45_276,
     "lines: core": 18_286,
     "lines: interfaces": 444,
     "lines: evaluation": 8_241,

@@ -349,7 +349,10 @@ def test_an_error_that_repeats_is_shown_once_and_debug_shows_where() -> None:
     [
         (["letters"], "'letters' is the name of a codec and a conditioner. Say which: --kind codecs or --kind cond"),
         (["lettres"], "No part named 'lettres' is installed. Did you mean 'letters'?"),
-        (["xyzzy"], "`codecdiff plugins` lists"),
+        (
+            ["xyzzy"],
+            "`codecdiff plugins` lists the installed parts. Install a package of your own by pip install -e FOLDER.",
+        ),
         (["late"], "The splitter 'late' of strange 1.0 was built for version 2 of the splitter interface"),
         (["unbuilt"], "'unbuilt' cannot be built: RuntimeError: no weights. Options, by --set KEY=VALUE: turned."),
         (["letters", "--kind", "denoisers"], "No denoiser named 'letters'"),

@@ -141,4 +141,6 @@ def find_kind(name: str, kind: str = "") -> str:
     names = sorted({plugin.name for kind in registry.kinds() for plugin in registry.installed(kind)})
     hint = registry.unknown_group_of(name) or registry.did_you_mean(name, names)
     hint = hint or " `codecdiff plugins` lists the installed parts."
-    raise UnknownPart(f"No part named '{name}' is installed.{hint}")
+    raise UnknownPart(
+        f"No part named '{name}' is installed.{hint} Install a package of your own by pip install -e FOLDER."
+    )
