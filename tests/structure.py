@@ -159,12 +159,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 45_276,
-    "lines: core": 18_286,
+    "lines: library in all": 45_286,
+    "lines: core": 18_296,
     "lines: interfaces": 444,
     "lines: evaluation": 8_241,
-    "lines: must-read set": 5_031,
-    "lines: import closure of the recipe": 8_739,
+    "lines: must-read set": 5_037,
+    "lines: import closure of the recipe": 8_749,
     "import levels": 8,
 }
 

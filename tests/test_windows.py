@@ -14,6 +14,7 @@ from torch import Tensor
 from codecdiff import Inpaint, Pipeline
 from codecdiff.errors import InvalidValue
 from codecdiff.pipeline import cascade
+from codecdiff.pipeline.conditions import music_start
 from codecdiff.pipeline.provenance import GenerationRequest
 from codecdiff.pipeline.windows import Window, decode_loop, length_note, plan_windows, window_frames
 
@@ -161,3 +162,9 @@ def test_a_loop_is_refused_where_its_ends_do_not_meet(make_pipeline: Make) -> No
     pipe = make_pipeline()
     with pytest.raises(InvalidValue, match="makes no loop"):
         pipe.edit(noise(1, 8000), Inpaint(regions=((0.1, 0.3),)), "a", loop=True)
+
+
+def test_a_start_that_is_no_number_is_refused() -> None:
+    assert music_start({"text": "a tone", "start": "2.5"}) == 2.5
+    with pytest.raises(InvalidValue, match="Invalid start 'soon' of a prompt: expected seconds"):
+        music_start({"text": "a tone", "start": "soon"})

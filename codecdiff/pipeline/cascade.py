@@ -18,7 +18,13 @@ from codecdiff.diffusion.sampling import SamplingInput, StageMask, sample_stage
 from codecdiff.errors import InvalidValue, UserError
 from codecdiff.interfaces import Condition, Prompt, prompt_fields
 from codecdiff.pipeline.base import BasePipeline
-from codecdiff.pipeline.conditions import align_controls, check_control_names, encode_prompts, require_long_controls
+from codecdiff.pipeline.conditions import (
+    align_controls,
+    check_control_names,
+    encode_prompts,
+    music_start,
+    require_long_controls,
+)
 from codecdiff.pipeline.generation import SAMPLING_OPTIONS, GenerationConfig, GenerationOptions, Quality, usual_preset
 from codecdiff.pipeline.stage import Stage, stage_frame_rate, stage_shapes
 from codecdiff.pipeline.windows import Window, decode_loop, plan_windows, window_frames
@@ -273,7 +279,7 @@ class CascadePipeline(BasePipeline):
         prompts = [prompt_fields(prompt) for prompt in batch.prompts]
         negative = [prompt_fields(options.negative_prompt)] * len(prompts)
         if start not in batch.encoded:
-            moved = [{**fields, "start": start + float(fields.get("start") or 0)} for fields in prompts]
+            moved = [{**fields, "start": start + music_start(fields)} for fields in prompts]
             with self._on_device(conditioner):
                 batch.encoded[start] = [
                     encode_prompts(conditioner, each, self.device) for each in (moved if start else prompts, negative)

@@ -72,7 +72,7 @@ def require_long_controls(
     """
     for name, rate in (conditioner.control_rates if conditioner else {}).items():
         for prompt, count in zip(prompts, condition[name].mask.sum(1).tolist(), strict=True):
-            available = count / rate - _start(prompt)
+            available = count / rate - music_start(prompt)
             if count and available < (num_frames - 1) / frame_rate:
                 raise InvalidValue(
                     f"The control {name} has {max(0.0, available):.2f} s of audio, and the music is to have "
@@ -86,7 +86,7 @@ def align_controls(
     """Resample the controls of encoded prompts to so many frames of a stage, from the `start` of each prompt on."""
     rates = conditioner.control_rates if conditioner else {}
     seconds = torch.arange(num_frames + 1) / frame_rate
-    edges = torch.tensor([_start(prompt) for prompt in prompts], dtype=torch.float64)[:, None] + seconds
+    edges = torch.tensor([music_start(prompt) for prompt in prompts], dtype=torch.float64)[:, None] + seconds
     return condition.map(
         lambda name, entry: (
             mean_in_frames(entry, edges * rates[name], rates[name] / frame_rate) if name in rates else entry
@@ -112,6 +112,10 @@ def mean_in_frames(entry: ConditionTokens, edges: Tensor, size: float) -> Condit
     return ConditionTokens(means.to(entry.tokens), is_real.to(entry.mask.device))
 
 
-def _start(prompt: Prompt) -> float:
-    """Return where in its controls the music of a prompt starts, in seconds."""
-    return float(prompt_fields(prompt).get("start") or 0)
+def music_start(prompt: Prompt) -> float:
+    """Return where in its controls and waves the music of a prompt starts, in seconds. Raises InvalidValue."""
+    start = prompt_fields(prompt).get("start") or 0
+    try:
+        return float(start)
+    except (TypeError, ValueError):
+        raise InvalidValue(f"Invalid start {start!r} of a prompt: expected seconds, e.g. 2.5.") from None
