@@ -399,6 +399,15 @@ def test_accumulated_steps_are_resumed_bit_for_bit(
     assert not same(weights(other.denoiser), weights(whole.denoiser))
 
 
+@pytest.fixture
+def _ctrl_c_raises() -> Iterator[None]:
+    """As in a terminal: what a shell starts in the background ignores Ctrl+C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_raises")
 def test_ctrl_c_stops_after_a_step_that_is_saved_and_resuming_ends_with_the_same_bits(
     trainer_of: Callable[..., StageTrainer], data: StageData, tmp_path: Path
 ) -> None:
@@ -424,6 +433,7 @@ def test_ctrl_c_stops_after_a_step_that_is_saved_and_resuming_ends_with_the_same
     assert same(weights(second.ema), weights(whole.ema))
 
 
+@pytest.mark.usefixtures("_ctrl_c_raises")
 def test_a_second_ctrl_c_stops_at_once_and_saves_nothing(
     trainer_of: Callable[..., StageTrainer], data: StageData, tmp_path: Path
 ) -> None:
