@@ -17,7 +17,7 @@ import torch
 from codecdiff import Codec
 from codecdiff.codecs import CodecWrapper
 from codecdiff.data import EncodeConfig, SegmentConfig, encode_tracks, find_tracks
-from codecdiff.data.audio import BadAudio, read_audio, seconds_of, stream_audio
+from codecdiff.data.audio import BadAudio, read_audio, seconds_of, stream_audio, write_audio
 from codecdiff.data.segments import read_segments
 
 RATE = 44_100
@@ -460,3 +460,12 @@ def test_files_of_the_same_content_are_named(tmp_path: Path, dac: Codec) -> None
     config = EncodeConfig(segments=SegmentConfig(segment=0.4))
     store, _ = encode_tracks(find_tracks(folder), tmp_path / "store", dac, {}, config)
     assert store.header["issues"] == {"b.wav": "Its file has the same content as 'a.wav'."}
+
+
+def test_files_of_16_bits_hold_the_same_samples_rounded_in_every_format(tmp_path: Path) -> None:
+    audio = torch.from_numpy(np.random.default_rng(0).uniform(-1.1, 1.1, (2, 5000)).astype(np.float32))
+    expected = (audio.clamp(-1, 1) * 2**15).round().clamp(-(2**15), 2**15 - 1).numpy().T
+    for suffix in (".wav", ".flac", ".aiff"):
+        write_audio(tmp_path / f"a{suffix}", audio, 44_100)
+        samples, _ = soundfile.read(tmp_path / f"a{suffix}", dtype="int16")
+        assert np.array_equal(samples, expected), suffix

@@ -149,7 +149,7 @@ def help_of(*command: str) -> str:
 
 
 def migrations() -> list[str]:
-    """Give the code in the column of codecdiff of the page for users of other projects."""
+    """Return the code in the codecdiff column of the migration page."""
     rows = re.findall(r"^\| .* \| (.*) \|$", (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8"), flags=re.M)
     return [code for row in rows for code in re.findall(r"`([^`]+)`", row)]
 

@@ -79,13 +79,7 @@ Loudness = Annotated[str | None, typer.Option(metavar="LUFS|OFF", help="Loudness
 OPTION_NAMES = {"audio_length_in_s": "--seconds", "num_waveforms_per_prompt": "--num-waveforms"}
 NumWaveforms = Annotated[
     int,
-    typer.Option(
-        "--num-waveforms",
-        "--takes",
-        min=1,
-        max=1000,
-        help="Number to generate; files are numbered, at {n} if -o has it.",
-    ),
+    typer.Option("--num-waveforms", "--takes", min=1, max=1000, help="Number to generate; -o can place it at {n}."),
 ]
 Adapters = Annotated[
     list[str] | None,

@@ -12,6 +12,7 @@ from codecdiff.interfaces import Conditioner, Prompt, prompt_fields
 from codecdiff.registry import did_you_mean
 
 TONICS = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
+MAJOR, MINOR = ("maj", "major"), ("m", "min", "minor")
 ACCIDENTALS = {"": 0, "#": 1, "♯": 1, "sharp": 1, "b": -1, "♭": -1, "flat": -1}
 TEMPO = re.compile(r"(?<!\d)(?<!\d[.,])(\d{2,3}(?:\.\d+)?)\s*(?:bpm|beats per minute)", re.IGNORECASE)
 KEY = re.compile(r"\b([A-G])(#|♯|b|♭|[ -]sharp|[ -]flat)?[ -](major|minor)\b")
@@ -59,7 +60,7 @@ def requested_key(prompt: Prompt) -> int | None:
     if not fields.get("key") and not match:
         return None
     try:
-        return parse_key(str(fields.get("key") or (match and match[0])), str(fields.get("mode", "")))
+        return parse_key(str(fields.get("key") or (match and match[0])), str(fields.get("mode") or ""))
     except InvalidValue:
         return None
 
@@ -82,5 +83,7 @@ def parse_key(text: str, mode: str = "") -> int:
     if not match:
         raise InvalidValue(f"Invalid key '{text}': expected e.g. 'C# minor', 'Bb' or 'Am'.")
     letter, accidental, own_mode = ((part or "").lower() for part in match.groups())
-    is_minor = (own_mode or mode.lower()) in ("m", "min", "minor") and match[3] != "M"
+    if not own_mode and mode.lower() not in ("", *MAJOR, *MINOR):
+        raise InvalidValue(f"Invalid mode '{mode}': expected major or minor.")
+    is_minor = (own_mode or mode.lower()) in MINOR and match[3] != "M"
     return (TONICS[letter] + ACCIDENTALS[accidental]) % 12 + 12 * is_minor

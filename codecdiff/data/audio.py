@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -222,7 +223,8 @@ def open_streams(file: Path | str) -> Iterator[soundfile.SoundFile]:
             raise BadAudio(f"'{file}' is {layout.damage}. Fetch it again.")
         with file.open("rb") as raw:
             for stream in layout.streams:
-                with soundfile.SoundFile(View(raw, stream)) as sound:  # pyright: ignore[reportArgumentType]
+                view: Any = View(raw, stream)  # a file that only reads
+                with soundfile.SoundFile(view) as sound:
                     _check_bounds(file, sound)
                     if not stream.has_length:
                         sound.seekable = lambda: False  # libsndfile would look for the end, in vain

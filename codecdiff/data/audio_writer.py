@@ -46,6 +46,8 @@ def write_audio(file: Path | str, audio: Tensor, sample_rate: int, *, comment: s
             with soundfile.SoundFile(temporary, "w", sample_rate, samples.shape[1]) as stream:
                 if comment:
                     stream.comment = comment
+                if stream.subtype == "PCM_16":  # libsndfile rounds floats in FLAC, but truncates them in WAV
+                    samples = np.rint(samples * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
                 for start in range(0, len(samples), BLOCK):  # libsndfile overflows its stack on a long Vorbis write
                     stream.write(samples[start : start + BLOCK])
             with soundfile.SoundFile(temporary) as stream:

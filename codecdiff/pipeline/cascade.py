@@ -17,14 +17,8 @@ from codecdiff.diffusion.guidance import resolve_guidance
 from codecdiff.diffusion.sampling import SamplingInput, StageMask, sample_stage
 from codecdiff.errors import InvalidValue, UserError
 from codecdiff.interfaces import Condition, Prompt, prompt_fields
+from codecdiff.pipeline import conditions
 from codecdiff.pipeline.base import BasePipeline
-from codecdiff.pipeline.conditions import (
-    align_controls,
-    check_control_names,
-    encode_prompts,
-    music_start,
-    require_long_controls,
-)
 from codecdiff.pipeline.generation import SAMPLING_OPTIONS, GenerationConfig, GenerationOptions, Quality, usual_preset
 from codecdiff.pipeline.stage import Stage, stage_frame_rate, stage_shapes
 from codecdiff.pipeline.windows import Window, decode_loop, plan_windows, window_frames
@@ -119,7 +113,7 @@ class CascadePipeline(BasePipeline):
         stages = self.sampled_stages(options)
         for stage in stages:
             resolve_guidance(stage.sampling.guidance_scale, self.conditioner)
-        check_control_names([*prompts, options.negative_prompt], self.conditioner)
+        conditions.check_control_names([*prompts, options.negative_prompt], self.conditioner)
         if not prompts:
             raise InvalidValue("The list of prompts is empty: expected at least one; '' is unconditional.")
         return stages
@@ -279,17 +273,16 @@ class CascadePipeline(BasePipeline):
         prompts = [prompt_fields(prompt) for prompt in batch.prompts]
         negative = [prompt_fields(options.negative_prompt)] * len(prompts)
         if start not in batch.encoded:
-            moved = [{**fields, "start": start + music_start(fields)} for fields in prompts]
+            moved = [{**fields, "start": start + conditions.music_start(fields)} for fields in prompts]
             with self._on_device(conditioner):
-                batch.encoded[start] = [
-                    encode_prompts(conditioner, each, self.device) for each in (moved if start else prompts, negative)
-                ]
+                texts = moved if start else prompts, negative
+                batch.encoded[start] = [conditions.encode_prompts(conditioner, each, self.device) for each in texts]
         if conditioner is None or not (controls := conditioner.control_rates):
             return batch.encoded[start]
         rate, of_frames = stage_frame_rate(self.codec, self.splitter, i), []
         for condition, texts in zip(batch.encoded[start], (prompts, negative), strict=True):
-            require_long_controls(condition, conditioner, texts, batch.frames, self.codec.frame_rate)
-            aligned = align_controls(condition, conditioner, texts, length, rate)
+            conditions.require_long_controls(condition, conditioner, texts, batch.frames, self.codec.frame_rate)
+            aligned = conditions.align_controls(condition, conditioner, texts, length, rate)
             of_frames.append(aligned.map(lambda n, e: (e.tokens[:, frames], e.mask[:, frames]) if n in controls else e))
         return of_frames
 

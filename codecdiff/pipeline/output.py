@@ -92,11 +92,9 @@ def write_waveform(file: Path, audio: Tensor, sampling_rate: int, request: Gener
         if excess <= 1:
             break
         audio = audio / (excess * (1.02 + 0.04 * attempt))  # softer audio is coded otherwise: a bit more than enough
-    return (
-        ""
-        if has_room
-        else f"The metadata of generation, {len(comment)} bytes, is too long for {file.suffix}. Use .flac."
-    )
+    if has_room:
+        return ""
+    return f"The metadata of generation, {len(comment)} bytes, is too long for {file.suffix}. Use .flac."
 
 
 def coded_excess(file: Path, audio: Tensor) -> float:

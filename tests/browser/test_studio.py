@@ -20,7 +20,7 @@ RATE = 44_100
 
 
 def found(page: Page) -> list[str]:
-    """What axe-core finds on the page, also in Gradio's components, but for what docs/studio.md lists."""
+    """Return the violations that axe-core finds on the page, except those of Gradio that docs/studio.md lists."""
     return [line for line in serious(page) if not (line.startswith("nested-interactive") and "toast-header" in line)]
 
 

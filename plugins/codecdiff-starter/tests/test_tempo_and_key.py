@@ -114,6 +114,7 @@ def test_bars_of_three_beats(prompt: Any) -> None:
         ({"bpm": "quick"}, "Invalid tempo 'quick': expected beats per minute"),
         ({"bpm": 0}, "Invalid tempo '0'"),
         ({"text": "in C major", "key": "H"}, "Invalid key 'H': expected e.g. 'C# minor'"),
+        ({"key": "D", "mode": "dorian"}, "Invalid mode 'dorian': expected major or minor"),
     ],
 )
 def test_a_field_that_is_no_tempo_or_key_is_refused_before_training(prompt: Any, message: str) -> None:
