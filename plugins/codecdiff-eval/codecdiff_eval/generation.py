@@ -46,7 +46,7 @@ from codecdiff_eval.prompts import ATTRIBUTES, EvalPrompt, prompt_of
 from codecdiff_eval.results import hash_of
 
 SUFFIX = ".flac"  # whose comment has room for long prompts
-TIMES = "seconds.txt"  # of a folder of clips: how long each took, a line for each
+TIMES = "seconds.txt"  # of a folder of clips: how long each took, a line for each; of two, the last one counts
 
 Task = Callable[[Pipeline], Any]  # can be pickled
 Workers = Callable[[Sequence[Task]], Iterator[tuple[int, Any]]]  # the index of each task and its result, in any order
@@ -88,8 +88,8 @@ class GeneratedClip:
         text = str(fields.pop("text", ""))
         return Track(folder / self.name, self.name, (text,) if text else (), fields)
 
-    def write(self, folder: Path, pipeline: Pipeline) -> float:
-        """Generate the clip and write it to a folder; return how many seconds it took to generate.
+    def write(self, folder: Path, pipeline: Pipeline) -> None:
+        """Generate the clip and write it to a folder, after the time it took: what is there is not generated again.
 
         Raises InvalidValue if the model is not the one that is requested.
         """
@@ -97,9 +97,9 @@ class GeneratedClip:
             self.request.check_model(pipeline.fingerprint)
         start = time.perf_counter()
         (audio,) = pipeline.generate_request(self.request, self.source)
-        seconds = time.perf_counter() - start
+        with (folder / TIMES).open("a", encoding="utf-8") as log:
+            log.write(f"\n{time.perf_counter() - start:.3f} {self.name}")  # on a line of its own after a torn one
         write_audio(folder / self.name, audio, pipeline.sample_rate, comment=self.request.comment())
-        return seconds
 
 
 @dataclass(frozen=True)
@@ -176,9 +176,7 @@ class Generator:
         progress(done := len(clips) - len(missing))
         tasks = [partial(clip.write, folder) for clip in missing]
         with counted_warnings():
-            for i, seconds in run_tasks(tasks, self.pipeline, self.workers):
-                with (folder / TIMES).open("a", encoding="utf-8") as log:
-                    log.write(f"{seconds:.3f} {missing[i].name}\n")
+            for _ in run_tasks(tasks, self.pipeline, self.workers):
                 progress(done := done + 1)
         return [clip.track(folder) for clip in clips]
 
@@ -258,8 +256,10 @@ def read_clip(file: Path, start: float, seconds: float, sample_rate: int, channe
 
 def median_seconds(folder: Path) -> float | None:
     """Return the median time in seconds in which the clips of a folder were generated; None if none was."""
-    lines = (folder / TIMES).read_text(encoding="utf-8").splitlines() if (folder / TIMES).is_file() else []
-    return median(float(line.split()[0]) for line in lines) if lines else None
+    text = (folder / TIMES).read_text(encoding="utf-8") if (folder / TIMES).is_file() else ""
+    lines = re.findall(rf"^(\d+\.\d+) (\S+{re.escape(SUFFIX)})$", text, re.MULTILINE)  # without torn ones
+    seconds = {name: float(number) for number, name in lines}
+    return median(seconds.values()) if seconds else None
 
 
 def _write_metadata(folder: Path, clips: Sequence[GeneratedClip]) -> None:

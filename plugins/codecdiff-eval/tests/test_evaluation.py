@@ -1,5 +1,6 @@
 """Evaluation: prompts are read and drawn, clips cut, embedded and generated once, and every result has its context."""
 
+import contextlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from codecdiff_eval import generation
 from codecdiff_eval.embedders import LogMel
 from codecdiff_eval.embeddings import ClipCutter, ClipEmbedder, ClipEmbeddings, clip_name, start_of, track_of
 from codecdiff_eval.eval_sets import (
@@ -330,6 +332,27 @@ def test_clips_that_are_there_are_kept_and_others_never_written_over(model: Path
     soundfile.write(first, tone(0.1, 300), RATE)  # somebody's own
     with pytest.raises(FileExistsError):
         generator.write(generator.generated(prompts, 0.1), folder)
+
+
+def test_every_clip_has_a_time_wherever_its_writing_was_stopped(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, folder = Generator(Pipeline.from_pretrained(model)), tmp_path / "clips"
+    clips = generator.generated([EvalPrompt(i, {"text": text}) for i, text in enumerate(("drums", "a flute"))], 0.1)
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generation, "write_audio", stopped)  # after the time of the first clip
+    with contextlib.suppress(KeyboardInterrupt):
+        generator.write(clips, folder)
+    monkeypatch.undo()
+    (folder / generation.TIMES).open("a").write("\n9.9")  # half of a line
+    generator.write(clips, folder)
+    text = (folder / generation.TIMES).read_text()
+    assert {clip.name for clip in clips} == set(re.findall(r"\S+\.flac", text))
+    (folder / generation.TIMES).write_text(f"\n1.5 {clips[0].name}\n9.9\n7.5 {clips[1].name}\n3.5 {clips[0].name}")
+    assert generation.median_seconds(folder) == 5.5
 
 
 def test_a_worker_with_another_model_writes_nothing(model: Path, make_pipeline: Make, tmp_path: Path) -> None:

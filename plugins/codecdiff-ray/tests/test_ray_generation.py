@@ -61,7 +61,7 @@ def test_workers_write_the_clips_of_one_process(model: Path, tmp_path: Path, mon
     assert done == [2, 3, 4, 5, 6]
     for track in expected:
         assert track.file.read_bytes() == Path("there", track.name).read_bytes()
-    assert len(Path("there", "seconds.txt").read_text().splitlines()) == len(clips)
+    assert len(Path("there", "seconds.txt").read_text().split("\n")[1:]) == len(clips)
 
 
 def test_workers_generate_the_sets_of_a_comparison(model: Path, tmp_path: Path) -> None:
