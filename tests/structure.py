@@ -159,12 +159,12 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 45_286,
-    "lines: core": 18_296,
+    "lines: library in all": 45_543,
+    "lines: core": 18_289,
     "lines: interfaces": 444,
-    "lines: evaluation": 8_241,
-    "lines: must-read set": 5_037,
-    "lines: import closure of the recipe": 8_749,
+    "lines: evaluation": 8_505,
+    "lines: must-read set": 5_030,
+    "lines: import closure of the recipe": 8_748,
     "import levels": 8,
 }
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         parse_levels,
     )
     from codecdiff.pipeline.generation import GenerationConfig, GenerationOptions
-    from codecdiff.pipeline.hub import push_to_hub
+    from codecdiff.pipeline.hub import find_model, push_to_hub
     from codecdiff.pipeline.model_card import write_model_card
     from codecdiff.pipeline.output import PipelineOutput
     from codecdiff.pipeline.pipeline import Pipeline, load
@@ -57,6 +57,7 @@ __all__ = [
     "Stage",
     "Vary",
     "config_differences",
+    "find_model",
     "levels_mask",
     "load",
     "load_stage",

@@ -89,8 +89,8 @@ def comparison(settings: dict[str, Any]) -> CompareConfig:
 
 
 COSTS = [
-    StageCost("primary", 1, 8, 100, 3, network_calls=1, passes=2, clip_flops=1),
-    StageCost("secondary", 1, 24, 200, 7, network_calls=1, passes=2, clip_flops=1),
+    StageCost("primary", 1, 8, 100, 3, network_calls=1, guided_calls=1, passes=2, clip_flops=1),
+    StageCost("secondary", 1, 24, 200, 7, network_calls=1, guided_calls=1, passes=2, clip_flops=1),
 ]
 
 
@@ -150,6 +150,26 @@ def test_a_variant_that_cannot_be_made_is_named(settings: dict[str, Any]) -> Non
 def test_a_variant_of_a_part_that_is_not_installed_is_named(settings: dict[str, Any]) -> None:
     settings["variants"] = {"odd": ["codec=dca"], **settings["variants"]}
     with pytest.raises(ConfigError, match=r"variant 'odd' is invalid: No codec named 'dca'"):
+        make_variants(CompareConfig.model_validate(settings))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["denoiser.width=3"], r"Unknown setting 'denoiser\.width'.* A variant with model=\.\.\. is not trained, only"),
+        (["seed=3"], r"seed is the same for all variants: set evaluation\.seed instead"),
+        (["quality=quick"], r"quality = 'quick': Input should be 'paper', 'balanced' or 'fast'"),
+        (["num_inference_steps=9999"], r"Invalid num_inference_steps=9999: expected 1 to 100 for primary"),
+        (["adapter=gone"], r"'gone' does not hold an adapter"),
+        (["model=gone"], r"Unknown model 'gone'"),
+    ],
+)
+def test_a_trained_model_that_cannot_be_sampled_like_that_is_named(
+    settings: dict[str, Any], make_pipeline: Callable[..., Pipeline], tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    make_pipeline("coarse-first").save_pretrained(tmp_path / "model")
+    settings["variants"] = {"plain": [], "odd": [f"model={tmp_path / 'model'}", *overrides]}
+    with pytest.raises(ConfigError, match=f"The variant 'odd' is invalid: .*{message}"):
         make_variants(CompareConfig.model_validate(settings))
 
 
@@ -460,7 +480,10 @@ ROOT = Path(__file__).parents[3]
 
 def test_the_page_of_the_documentation_is_true_and_names_every_setting() -> None:
     page = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```yaml\n(.*?)^```$", page, flags=re.S | re.M)
+    block, trained_models = re.findall(r"^```yaml\n(.*?)^```$", page, flags=re.S | re.M)
+    comparison = CompareConfig.model_validate(yaml.safe_load(trained_models))
+    assert [comparison.trained_model(name) is not None for name in comparison.variants] == [True] * 5
+    assert comparison.variant("fast", 0).splitter["name"] == "coarse-first"
     comparison = CompareConfig.model_validate(yaml.safe_load(block))
     assert comparison.variant("wide", 2).stages["secondary"].denoiser == {"width": 96}
     names = [name for name in CompareConfig.model_fields if name != "evaluation"]
@@ -632,3 +655,72 @@ def test_a_variant_that_diverges_is_reported_and_the_others_go_on(
     nothing = CliRunner().invoke(app, ["compare", str(alone), "-o", str(output)])
     assert nothing.exit_code == 1
     assert "Every variant diverged, so there is nothing to compare." in nothing.output
+
+
+@pytest.mark.integration
+def test_adapters_distilled_stages_and_presets_are_compared_with_what_is_trained(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    music = write_music(tmp_path / "music", count=10, seconds=1.2)
+    settings["experiment"]["data"]["audio"] = str(music)
+    settings |= {"seeds": [0, 1], "variants": {"plain": []}, "checkpoints": 1}
+    file, output = tmp_path / "compare.yaml", tmp_path / "out"
+
+    def run(*words: str, exit_code: int = 0) -> str:
+        done = CliRunner().invoke(app, [*words])
+        assert done.exit_code == exit_code, done.output
+        return " ".join(done.output.split())
+
+    def compare(*words: str, **change: Any) -> dict[str, Any]:
+        file.write_text(yaml.safe_dump({**settings, **change}, sort_keys=False))
+        run("compare", str(file), "-o", str(output), *words)
+        return json.loads((output / "report.json").read_text())
+
+    compare()
+    model = output / "plain" / "seed-0" / "model"
+    few = [f"data.audio={music}", "train.max_train_steps=2", "train.train_batch_size=2", "train.crop_seconds=0.1"]
+    lora, student = tmp_path / "lora", tmp_path / "student"
+    run("train", "--adapter", "lora", f"start_from={model}", f"output={lora}", *few)
+    run("distill", str(model), "--stage", "secondary", "--steps", "2", f"output={student}", *few)
+    named = {
+        "same": [f"model={model}"],
+        "adapted": [f"model={model}", f"adapter={lora}:0.5"],
+        "student": [f"model={student}"],
+        "fast": [f"model={model}", "quality=fast", "guidance_interval=[0, 0.5]"],
+    }
+    mixed = compare(variants={"plain": [], **named})
+    cascade = next(metric for metric in mixed["metrics"] if metric["name"] == CASCADE)
+    assert {name: len(values) for name, values in cascade["seeds"].items()} == dict.fromkeys(["plain", *named], 2)
+    assert cascade["seeds"]["same"] == [cascade["seeds"]["plain"][0]] * 2  # the first seed's model
+    assert len({values[0] for values in cascade["seeds"].values()}) == 4  # each of the others generates something else
+    losses, memorization = mixed["metrics"][0], mixed["metrics"][-1]
+    assert (losses["name"], set(losses["values"])) == (LOSS, {"plain"})
+    assert set(memorization["values"]) == {"plain"}
+    assert mixed["variants"]["same"]["fingerprint"] == codecdiff.load(model).fingerprint
+    assert any("Not trained by this comparison: same, adapted, student, fast." in line for line in mixed["warnings"])
+    assert not (output / "adapted" / "seed-1").exists()
+    page = (output / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'<audio[^>]* src="(adapted/[^"]*)"', page)
+    calls = {
+        stage["name"]: (stage["network_calls"], stage["guided_calls"]) for stage in mixed["variants"]["fast"]["stages"]
+    }
+    assert calls["primary"][0] > calls["primary"][1] > 0
+
+    only = compare(experiment={"data": {"audio": str(music), "validation_fraction": 0.7}}, variants=named, seeds=[0])
+    assert "budget" not in only["facts"]
+    (line,) = [line for line in (output / "report.md").read_text().split("\n") if line.startswith(f"- {CASCADE}, fast")]
+    assert "minus same: " in line
+    assert not any("One seed" in line for line in only["warnings"])
+    again = json.loads((output / "report.json").read_text())["metrics"]
+    assert next(each for each in again if each["name"] == CASCADE)["seeds"]["fast"] == cascade["seeds"]["fast"][:1]
+    leaking = compare(variants=named, seeds=[5])
+    assert leaking["split"] != only["split"]
+    seeds = next(each for each in leaking["metrics"] if each["name"] == CASCADE)["seeds"]
+    assert all(values != cascade["seeds"][name][:1] for name, values in seeds.items())
+    assert any(
+        "may have been trained on tracks that are used here for validation" in each for each in leaking["warnings"]
+    )
+    file.write_text(yaml.safe_dump({**settings, "variants": {"same": [f"model={student}"]}}))
+    assert "the fingerprint of the trained model is" in run("compare", str(file), "-o", str(output), exit_code=1)
+    file.write_text(yaml.safe_dump({**settings, "variants": {"same": []}}))
+    assert "was trained differently" in run("compare", str(file), "-o", str(output), exit_code=1)

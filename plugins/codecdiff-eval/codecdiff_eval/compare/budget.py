@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul
 from pathlib import Path
 
 import torch
@@ -23,7 +24,8 @@ from codecdiff.pipeline import Pipeline, Stage
 from codecdiff.profiling import OperationCounter, attainable_flops, blank_input, count_step
 from codecdiff.training import StageTrainer, check_warm_starts, format_duration, new_pipeline, new_stage
 from codecdiff_eval.compare.config import CompareConfig
-from codecdiff_eval.numbers import format_count
+from codecdiff_eval.compare.trained import IdentifiedModel, TrainedModel
+from codecdiff_eval.numbers import NOTHING, format_count
 from codecdiff_eval.report import Table
 
 
@@ -33,7 +35,7 @@ class StageCost:
 
     values_per_frame: latent values that it generates per frame, its weight in the loss of the model.
     max_train_steps: of its settings.
-    network_calls: for a clip, each on as many rows as guidance has `passes`.
+    network_calls: for a clip; those that are guided compute as many rows as guidance has `passes`.
     """
 
     name: str
@@ -42,18 +44,23 @@ class StageCost:
     max_train_steps: int
     step_flops: int
     network_calls: int
+    guided_calls: int
     passes: int
     clip_flops: int
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One variant: its experiment of the first seed, with the steps that the budget pays for, and its costs."""
+    """One variant: its experiment of the first seed, with the steps that the budget pays for, and its costs.
+
+    trained: the model that it is, if it is not trained; its steps are 0 then.
+    """
 
     name: str
     experiment: ExperimentConfig
     costs: tuple[StageCost, ...]
     steps: tuple[int, ...]
+    trained: IdentifiedModel | None = None
 
     @property
     def training_flops(self) -> int:
@@ -74,14 +81,33 @@ def make_variants(comparison: CompareConfig) -> list[Variant]:
     budget, variants = comparison.budget, []
     for name in comparison.variants:
         try:
+            if model := comparison.trained_model(name):
+                variants.append(_trained_variant(comparison, name, model))
+                continue
             experiment = comparison.variant(name, comparison.seeds[0])
             costs = stage_costs(experiment, comparison.evaluation.seconds)
-            budget = budget or training_flops(costs)  # of the first variant
+            budget = budget or training_flops(costs)  # of the first variant that is trained
             steps = affordable_steps(costs, budget, comparison.budget_split)
         except (UserError, ValidationError) as error:
             raise config.ConfigError(f"The variant '{name}' is invalid: {error}") from error
         variants.append(Variant(name, _with_steps(experiment, costs, steps), tuple(costs), tuple(steps)))
     return variants
+
+
+def _trained_variant(comparison: CompareConfig, name: str, model: TrainedModel) -> Variant:
+    """Load a model, so that it is known to be usable, and count what its stages cost as they are sampled."""
+    pipeline = model.load()
+    frames = pipeline.frames(comparison.evaluation.seconds)
+    if missing := pipeline.stage_names[len(pipeline.stages) :]:
+        raise InvalidValue(f"Stage {missing[0]} of '{model.model}' is not trained. Train it first: stage={missing[0]}.")
+    costs = []
+    for i, stage in enumerate(pipeline.sampled_stages(pipeline.generation_config)):
+        parameters = sum(parameter.numel() for parameter in stage.denoiser.parameters())
+        stage.denoiser.to("meta")
+        sampling = sampling_cost(stage, pipeline, i, frames)
+        costs.append(StageCost(stage.name, parameters, 0.0, 0, 0, *sampling))
+    experiment = comparison.variant(name, comparison.seeds[0])
+    return Variant(name, experiment, tuple(costs), (0,) * len(costs), IdentifiedModel.of(model, pipeline))
 
 
 def _with_steps(experiment: ExperimentConfig, costs: Sequence[StageCost], steps: Sequence[int]) -> ExperimentConfig:
@@ -113,8 +139,8 @@ def stage_costs(experiment: ExperimentConfig, seconds: float) -> list[StageCost]
 
 
 @torch.no_grad()
-def sampling_cost(stage: Stage, pipeline: Pipeline, i: int, frames: int) -> tuple[int, int, int]:
-    """Count the network calls of a clip and the passes of guidance in each, and return the FLOPs of all.
+def sampling_cost(stage: Stage, pipeline: Pipeline, i: int, frames: int) -> tuple[int, int, int, int]:
+    """Count the network calls of a clip, how many are guided, the passes of guidance in these, and the FLOPs of all.
 
     The denoiser of the stage is on the meta device. What it computes once for all calls (`prepare_for_sampling`) is
     counted in each: it is little.
@@ -122,11 +148,13 @@ def sampling_cost(stage: Stage, pipeline: Pipeline, i: int, frames: int) -> tupl
     inputs, scheduler = blank_input(pipeline, i, 1, frames), stage.scheduler
     set_timesteps(scheduler, stage.sampling.num_inference_steps)
     calls, rows = len(scheduler.timesteps), num_passes(stage.sampling.guidance_scale, pipeline.conditioner)
+    first, last = (scheduler.config.num_train_timesteps * part for part in stage.sampling.guidance_interval)
+    guided = sum(first <= timestep <= last for timestep in scheduler.timesteps.tolist())
     condition = Condition.cat([inputs.condition] * rows)
     context = None if inputs.context is None else inputs.context.repeat(rows, 1, 1)
     with OperationCounter() as counter:
         stage.denoiser.eval()(inputs.x_start.repeat(rows, 1, 1), torch.zeros(rows, device="meta"), context, condition)
-    return calls, rows, calls * counter.flops
+    return calls, guided, rows, guided * counter.flops + (calls - guided) * counter.flops // rows
 
 
 def training_flops(costs: Sequence[StageCost], steps: Sequence[int] | None = None) -> int:
@@ -159,14 +187,23 @@ def cost_table(variants: Sequence[Variant]) -> Table:
     rows: list[tuple[str, ...]] = []
     for variant in variants:
         for cost, steps in zip(variant.costs, variant.steps, strict=True):
-            calls = f"{cost.network_calls}{f' × {cost.passes}' if cost.passes > 1 else ''}"
-            training, clip = format_count(cost.step_flops * steps), format_count(cost.clip_flops)
-            rows.append((variant.name, cost.name, f"{cost.parameters:,}", f"{steps:,}", training, calls, clip))
+            training = (f"{steps:,}", format_count(cost.step_flops * steps)) if steps else (NOTHING, NOTHING)
+            calls, clip = _describe_calls(cost), format_count(cost.clip_flops)
+            rows.append((variant.name, cost.name, f"{cost.parameters:,}", *training, calls, clip))
         if len(variant.costs) > 1:
-            totals = format_count(variant.training_flops), "", format_count(variant.clip_flops)
+            flops = variant.training_flops
+            totals = format_count(flops) if flops else NOTHING, "", format_count(variant.clip_flops)
             rows.append((variant.name, "all", "", "", *totals))
     columns = ("variant", "stage", "parameters", "steps", "training FLOPs", "network calls", "FLOPs of a clip")
     return Table(columns, rows, text_columns=2)
+
+
+def _describe_calls(cost: StageCost) -> str:
+    """Return the calls of guided and unguided predictions, as 12 × 2 + 8."""
+    if cost.passes == 1 or not cost.guided_calls:
+        return str(cost.network_calls)
+    unguided = cost.network_calls - cost.guided_calls
+    return f"{cost.guided_calls} × {cost.passes}{f' + {unguided}' if unguided else ''}"
 
 
 def describe_costs(comparison: CompareConfig, variants: Sequence[Variant], device: str = "") -> str:
@@ -174,17 +211,21 @@ def describe_costs(comparison: CompareConfig, variants: Sequence[Variant], devic
 
     An oracle generates the later stages once more, so stage `i` of a variant is sampled `i + 1` times for each clip.
     """
-    count = len(comparison.seeds)
+    count, trained = len(comparison.seeds), [variant.name for variant in variants if variant.trained]
     flops = count * sum(variant.training_flops for variant in variants)
-    line = f"{len(variants)} variants × {count} seed{'s' * (count > 1)}: {format_count(flops)}FLOPs of training."
+    seeds = f"{len(variants) - len(trained)} variants × {count} seed{'s' * (count > 1)}"
+    lines = [f"{seeds}: {format_count(flops)}FLOPs of training."] if flops else []
+    line = " ".join([*lines, *([f"Not trained: {', '.join(trained)}."] if trained else [])])
     try:
         name, rate = attainable_flops(device)
     except UnknownName:  # a GPU whose peak is unknown
         return line
-    calls = sum((i + 1) * cost.clip_flops for variant in variants for i, cost in enumerate(variant.costs))
-    sampling = count * comparison.evaluation.clips * calls
+    calls = [sum((i + 1) * cost.clip_flops for i, cost in enumerate(variant.costs)) for variant in variants]
+    training = f"{format_duration(flops / rate)} to train and " if flops else ""
+    models = [1 if variant.trained else count for variant in variants]
+    sampling = comparison.evaluation.clips * sum(map(mul, models, calls))
+    seconds = f"{format_duration(sampling / rate)} to generate clips of {comparison.evaluation.seconds:g} seconds"
     return (
-        f"{line} Estimated time on 1 x {name}: at least {format_duration(flops / rate)} to train and "
-        f"{format_duration(sampling / rate)} to generate clips of {comparison.evaluation.seconds:g} seconds. Encoding "
-        "the music and measuring are not included."
+        f"{line} Estimated time on 1 x {name}: at least {training}{seconds}. Encoding the music and measuring are not "
+        "included."
     )

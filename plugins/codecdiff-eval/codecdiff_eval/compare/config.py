@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter, model_validator
 
 from codecdiff import config
 from codecdiff.config import Config, ExperimentConfig
+from codecdiff_eval.compare.trained import TrainedModel, named_model, parts_of
 
 
 class CompareEvalConfig(Config):
@@ -25,17 +26,31 @@ class CompareEvalConfig(Config):
     players: int = Field(default=4, ge=0)  # clips to listen to
 
 
+Variants = dict[str, list[str]]
+
+
 class CompareConfig(Config):
-    """Variants of one experiment, each trained with every seed at one budget."""
+    """Variants of one experiment, each trained with every seed at one budget, or a model that is trained already."""
 
     experiment: ExperimentConfig
-    variants: dict[str, list[str]]  # by name, the overrides of each; the others are compared with the first
+    variants: Variants  # by name, the overrides of each; the others are compared with the first
     seeds: list[int] = Field(default=[0], min_length=1)
     budget: PositiveFloat | None = None  # FLOPs of training a model; null: those of the first variant's steps
     budget_split: Literal["steps", "flops"] = "steps"  # among stages: in the ratio of their steps, or equal FLOPs
     checkpoints: PositiveInt = 10  # of every stage, at equal intervals, each with a validation loss
     evaluation: CompareEvalConfig = CompareEvalConfig()
     prompts: list[str] = Field(default_factory=list)  # to listen to, beside captions of validation tracks
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_experiment(cls, data: Any) -> Any:
+        """Take the parts from the first model where all variants are trained, and the experiment only has music."""
+        if isinstance(data, dict) and "codec" not in (experiment := data.get("experiment") or {}):
+            variants = TypeAdapter(Variants).validate_python(data.get("variants"))
+            models = [named_model(overrides) for overrides in variants.values()]
+            if models and models[0] and all(models):
+                return {**data, "experiment": {**parts_of(models[0]), **experiment}}
+        return data
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
@@ -54,7 +69,16 @@ class CompareConfig(Config):
         return self
 
     def variant(self, name: str, seed: int) -> ExperimentConfig:
-        """Return the experiment of one variant and seed. Raises ValueError or LookupError for an invalid override."""
+        """Return the experiment of one variant and seed. Raises ValueError or LookupError for an invalid override.
+
+        That of a trained model has its parts, and the music of all.
+        """
+        if model := self.trained_model(name):
+            return self.experiment.model_copy(update={**parts_of(model.model), "stages": {}, "seed": seed})
         settings = self.experiment.model_dump(exclude_unset=True)
         changed = config.override(settings, ExperimentConfig, self.variants[name])
         return ExperimentConfig.model_validate({**changed, "seed": seed})
+
+    def trained_model(self, name: str) -> TrainedModel | None:
+        """Return the model that a variant is, if it is not trained. Raises ValueError for an invalid option."""
+        return TrainedModel.parse(self.variants[name])

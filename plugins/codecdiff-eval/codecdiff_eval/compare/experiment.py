@@ -16,7 +16,7 @@ from codecdiff.data import CodeStore
 from codecdiff.errors import InvalidValue
 from codecdiff.files import lock_folder
 from codecdiff.interfaces import Embedder
-from codecdiff.pipeline import NonFiniteLatents, Pipeline
+from codecdiff.pipeline import NonFiniteLatents
 from codecdiff.training import TrainingDiverged, new_pipeline
 from codecdiff_eval.compare.budget import Variant
 from codecdiff_eval.compare.clips import ClipWriter, EvalSplit, Sets, draw_split
@@ -126,10 +126,7 @@ class Experiment:
 
     def _model_file(self, run: Run) -> Path:
         """Return the file of embeddings of what a run generated with these settings."""
-        settings = [
-            changed_settings(run.experiment),
-            changed_settings(self.comparison.evaluation, AFTER_EMBEDDING | OF_CODECS),
-        ]
+        settings = [run.identity, changed_settings(self.comparison.evaluation, AFTER_EMBEDDING | OF_CODECS)]
         return run.folder / _file_name(settings, self.comparison.prompts, self.embedder.sample_rate)
 
     def _codec_file(self, run: Run) -> Path:
@@ -142,11 +139,8 @@ class Experiment:
         return run.codec_folder / _file_name(settings, self.embedder.sample_rate)
 
     def _writer(self, run: Run, folder: Path) -> ClipWriter:
-        # the user named its parts
-        load = partial(Pipeline.from_pretrained, run.model, allow_download=True, allow_local_parts=True)
-        workers = partial(self.engine, load) if self.engine else None
-        pipeline = load(device=self.device)
-        return ClipWriter(pipeline, self.embedder, self.comparison.evaluation, folder / "clips", workers)
+        workers = partial(self.engine, run.load) if self.engine else None
+        return ClipWriter(run.load(self.device), self.embedder, self.comparison.evaluation, folder / "clips", workers)
 
     def _split(self, run: Run) -> EvalSplit:
         """Return the clips of all variants. Raises ValueError if this run has others than another."""
@@ -169,10 +163,12 @@ class Experiment:
         embeddings: dict[str, list[Sets]] = {}
         losses: dict[str, list[float]] = {}
         for run in runs:
-            embeddings.setdefault(run.variant.name, []).append(read_vectors(self._model_file(run), EMBEDDINGS)[0])
-            losses.setdefault(run.variant.name, []).append(model_losses(run)[-1][1])
+            sets, trained = read_vectors(self._model_file(run), EMBEDDINGS)[0], run.variant.trained
+            embeddings.setdefault(run.variant.name, []).extend([sets] * (len(self.comparison.seeds) if trained else 1))
+            if not trained:
+                losses.setdefault(run.variant.name, []).append(model_losses(run)[-1][1])
         codecs = {run.variant.name: read_vectors(self._codec_file(run), EMBEDDINGS)[0] for run in runs}
-        keys = {variant.name: loss_key(variant) for variant in self.variants}
+        keys = {variant.name: loss_key(variant) for variant in self.variants if not variant.trained}
         return CompareInputs(split, embeddings, codecs, losses, self.comparison.evaluation.probes, keys)
 
 

@@ -32,7 +32,7 @@ class CompareInputs:
 
     embeddings: of what every run generated, by variant, a mapping for each seed.
     codecs: of what the codec of each variant makes (`ClipWriter.codec_sets`).
-    losses: by variant and seed, the normalized validation loss of the whole model.
+    losses: by variant and seed, the normalized validation loss of the whole model; of a trained model, none.
     probes: columns of the metadata that probes read.
     loss_keys: by variant, what its losses depend on; they are compared with the first's only if that is equal.
     """
@@ -76,12 +76,14 @@ def measure(inputs: CompareInputs, *, resamples: int, seed: int) -> list[Variant
         ("memorization: nearest-neighbor distance ratio", "", MEMORIZATION_MEANING, _memorization(inputs, draws)),
     ]
     results = [_summary(*each, draws, inputs.first) for each in measured if each[-1]]
-    comparable = {
-        name: difference
-        for name, difference in results[0].differences.items()
-        if inputs.loss_keys.get(name) == inputs.loss_keys.get(inputs.first)
-    }
-    return [replace(results[0], differences=comparable), *results[1:]]
+    return [_comparable(result, inputs) if result.name == LOSS else result for result in results]
+
+
+def _comparable(losses: VariantResults, inputs: CompareInputs) -> VariantResults:
+    """Return the losses with the differences of those alone that depend on the same as the first's."""
+    own = inputs.loss_keys.get(inputs.first)
+    differences = {name: each for name, each in losses.differences.items() if inputs.loss_keys.get(name) == own}
+    return replace(losses, differences=differences)
 
 
 def probe_name(column: str) -> str:
@@ -104,7 +106,10 @@ def _distances(inputs: CompareInputs, draws: Draws, names: Sequence[str]) -> dic
 
 
 def _memorization(inputs: CompareInputs, draws: Draws) -> Values:
-    """Return the ratio of the distances to the nearest training clip and to the nearest of as many others."""
+    """Return the ratio of the distances to the nearest training clip and to the nearest of as many others.
+
+    That of a trained model is left out: these clips are not what it was trained on.
+    """
 
     def ratio(generated: Tensor, sets: Sets) -> OfDraw:
         nearest = nearest_distances(generated, sets[PROBE_TRAINING], sets[REFERENCE_RECONSTRUCTION])
@@ -113,6 +118,7 @@ def _memorization(inputs: CompareInputs, draws: Draws) -> Values:
     return {
         variant: draws.values([ratio(each[GENERATED], inputs.codecs[variant]) for each in seeds])
         for variant, seeds in inputs.embeddings.items()
+        if variant in inputs.losses
     }
 
 

@@ -13,7 +13,7 @@ from codecdiff_eval.compare.budget import Variant, cost_table
 from codecdiff_eval.compare.clips import REAL, EvalSplit, player_file
 from codecdiff_eval.compare.config import CompareConfig
 from codecdiff_eval.compare.measure import FULL_CASCADE, GAP, PROBES, probe_name
-from codecdiff_eval.compare.runs import Divergence, Run, divergences
+from codecdiff_eval.compare.runs import Divergence, Run, divergences, trained_on
 from codecdiff_eval.eval_sets import CODEC_RECONSTRUCTION, GENERATED, oracle
 from codecdiff_eval.metric import FEW
 from codecdiff_eval.numbers import ARROWS, NOTHING, describe_difference, format_count, format_difference
@@ -97,12 +97,12 @@ class CompareReport:
         """Return what was compared, and how."""
         comparison, evaluation = self.comparison, self.comparison.evaluation
         evaluated, reference = self._num_tracks()
+        budget = self._budget
         return {
             "codecdiff": __version__,
             "command": self.command,
             "seeds": comparison.seeds,
-            "budget": float(comparison.budget or self.variants[0].training_flops),
-            "budget split": comparison.budget_split,
+            **({"budget": budget, "budget split": comparison.budget_split} if budget else {}),
             "clips": evaluation.clips,
             "reference clips": evaluation.reference,
             "seconds": evaluation.seconds,
@@ -113,23 +113,31 @@ class CompareReport:
             "evaluation seed": evaluation.seed,
         }
 
+    @property
+    def _budget(self) -> float:
+        """FLOPs of training each variant; 0 if none is trained."""
+        trained_here = [variant.training_flops for variant in self.variants if not variant.trained]
+        return float(self.comparison.budget or trained_here[0]) if trained_here else 0.0
+
     def _num_tracks(self) -> list[int]:
         return [len({clip.track for clip in clips}) for clips in (self.split.evaluated, self.split.reference)]
 
     def _variant(self, variant: Variant) -> dict[str, Any]:
         runs = [run for run in self.runs if run.variant is variant]
+        here = [] if variant.trained else runs  # those that were trained by the comparison
         costs = zip(variant.costs, variant.steps, strict=True)
         return {
             "overrides": self.comparison.variants[variant.name],
             "stages": [{**asdict(c), "steps": steps, "training_flops": c.step_flops * steps} for c, steps in costs],
             "training_flops": variant.training_flops,
             "clip_flops": variant.clip_flops,
-            "losses": {str(run.seed): {"model": model_losses(run), **stage_losses(run)} for run in runs},
+            "fingerprint": variant.trained.fingerprint if variant.trained else None,
+            "losses": {str(run.seed): {"model": model_losses(run), **stage_losses(run)} for run in here},
             "diverged": {
                 str(seed): divergence.model_dump(include={"stage", "step", "message"})
                 for seed, divergence in self.diverged.get(variant.name, {}).items()
             },
-            "training_seconds": {str(run.seed): sum(log[-1]["seconds"] for log in run.logs.values()) for run in runs},
+            "training_seconds": {str(run.seed): sum(log[-1]["seconds"] for log in run.logs.values()) for run in here},
         }
 
     def warnings(self) -> list[str]:
@@ -141,7 +149,18 @@ class CompareReport:
                 "so no variant is called better: increase data.validation_fraction, evaluation.clips and "
                 "evaluation.reference."
             )
-        if len(self.comparison.seeds) == 1:
+        if trained := [variant.name for variant in self.variants if variant.trained]:
+            lines.append(
+                f"Not trained by this comparison: {', '.join(trained)}. Intervals do not cover what another training "
+                "of these would give."
+            )
+        if names := [run.variant.name for run in self.runs if trained_on(run, self.comparison)]:
+            lines.append(
+                f"{', '.join(names)} may have been trained on tracks that are used here for validation: the music is "
+                "that of the training, with another validation split. Use music that no model was trained on, or the "
+                "data.validation_fraction and the (first) seed of the training."
+            )
+        if self._has_one_seed:
             lines.append(
                 "One seed: differences between runs are not estimated, so no variant is called better. Intervals only "
                 "cover the choice of tracks. To find out whether a difference is larger than that between two runs of "
@@ -162,6 +181,11 @@ class CompareReport:
                 lines.append(f"The probe of '{column}' is left out: it {why}. See evaluation.probe_training_clips.")
         return lines
 
+    @property
+    def _has_one_seed(self) -> bool:
+        """Whether a variant was trained, with one seed alone, so that differences between trainings are unknown."""
+        return len(self.comparison.seeds) == 1 and not (self.variants and all(each.trained for each in self.variants))
+
     def _divergence_lines(self) -> list[str]:
         lines = [
             f"{name}, seed {seed}, diverged {divergence.place}, so {name} has no metrics. "
@@ -175,7 +199,7 @@ class CompareReport:
 
     def players(self) -> list[Players]:
         """Return the files to listen to, prompt by prompt, of the first seed of every variant."""
-        first = {run.variant.name: run for run in reversed(self.runs) if run.variant.name not in self.diverged}
+        first = {name: next(run for run in self.runs if run.variant.name == name) for name in self.measured}
         codecs: dict[Path, list[str]] = {}
         for name in self.measured:
             codecs.setdefault(first[name].codec_folder, []).append(name)
@@ -202,33 +226,36 @@ class CompareReport:
     def report(self, data: Mapping[str, Any]) -> Report:
         """Return the report, of what `to_json` returned, as sections."""
         facts, names = data["facts"], list(data["variants"])
-        size = f"{len(names)} × {len(facts['seeds'])}", "variants × seeds"
-        budget, clips = f"{format_count(facts['budget'])}FLOPs", f"{facts['clips']} × {facts['seconds']:g} s"
-        about = {**facts, "budget": budget}
+        size, clips = f"{len(names)} × {len(facts['seeds'])}", f"{facts['clips']} × {facts['seconds']:g} s"
+        about = {**facts, **({"budget": f"{format_count(facts['budget'])}FLOPs"} if "budget" in facts else {})}
         command, warnings = about.pop("command"), [NoteList(data["warnings"], warning=True)] if data["warnings"] else []
         changes = {name: " ".join(each["overrides"]) or "nothing" for name, each in data["variants"].items()}
         seconds = {name: each["training_seconds"].values() for name, each in data["variants"].items()}
-        took = ", ".join(f"{name} {sum(each) / len(each):,.0f} s" for name, each in seconds.items())
+        took = ", ".join(f"{name} {sum(each) / len(each):,.0f} s" for name, each in seconds.items() if each)
+        wall_time = [NoteList([f"Wall time of training: {took}."])] if took else []
+        budget = [(about["budget"], "of training each")] if "budget" in about else []
+        trained = {name: each for name, each in data["variants"].items() if each["losses"]}
+        losses = [Section("Loss per FLOP", LOSSES, loss_plots(trained))] if trained else []
         return Report(
             " / ".join(names),
             [
                 Section("What is shown", SHOWN, [*warnings, NoteList(self.findings())]),
                 Section("Metrics", METRICS, [self._metrics_table(), self._definitions(), *self._interval_plots()]),
-                Section("Loss per FLOP", LOSSES, loss_plots(data["variants"])),
+                *losses,
                 Section("Listen", PLAYERS, self.players()),
-                Section("Costs", COSTS, [cost_table(self.variants), NoteList([f"Wall time of training: {took}."])]),
+                Section("Costs", COSTS, [cost_table(self.variants), *wall_time]),
                 Section(
                     "How it was made", "", [Code(command), facts_table("", about), facts_table("changes", changes)]
                 ),
             ],
             kicker="codecdiff · compare",
-            highlights=[size, (budget, "of training each"), (clips, "clips of each model")],
+            highlights=[(size, "variants × seeds"), *budget, (clips, "clips of each model")],
         )
 
     def verdict(self, result: VariantResults, name: str) -> str:
         """Say what the difference of a variant to the first shows; nothing where that cannot be concluded."""
         difference, untrained = result.differences[name], self.untrained.keys() & {name, self.measured[0]}
-        is_inconclusive = untrained or len(self.comparison.seeds) == 1 or min(self._num_tracks()) < FEW
+        is_inconclusive = untrained or self._has_one_seed or min(self._num_tracks()) < FEW
         is_open = is_inconclusive and any(difference)  # equal clips are equal however few there are
         return "no verdict" if is_open else describe_difference(*difference, result.direction)
 

@@ -1,5 +1,7 @@
 """The training of every variant with every seed. Each run is a model folder, and resumes where it stopped.
 
+A variant that is a trained model has one run, whatever seeds there are, and no model folder.
+
 OUTPUT/codecs/CODEC/store          codes of the music, once for each codec; where settings name a store, that is used
 OUTPUT/VARIANT/seed-N/run.json     the experiment that is trained
 OUTPUT/VARIANT/seed-N/model        the model
@@ -25,7 +27,7 @@ from pydantic import BaseModel
 
 from codecdiff import config
 from codecdiff.config import DiffusionConfig, ExperimentConfig, TrainConfig
-from codecdiff.data import CodeStore
+from codecdiff.data import CodeStore, open_store
 from codecdiff.data.sealed import read_sealed, write_sealed
 from codecdiff.errors import InvalidValue, MissingFile
 from codecdiff.files import (
@@ -47,6 +49,7 @@ from codecdiff.training import (
     open_data,
     prepare_prompts,
     read_logs,
+    rows_hash,
 )
 from codecdiff_eval.compare.budget import Variant
 from codecdiff_eval.compare.config import CompareConfig
@@ -54,6 +57,7 @@ from codecdiff_eval.results import hash_of
 
 Log = Callable[[str], None]
 PER_STAGE = {"denoiser", "train", "diffusion", "sampling"}  # settings that `new_stage` merges with a stage's own
+NOT_OF_THE_MODEL = {"model", "adapters", "allow_download", "allow_local_parts", "data_hash", "splits"}
 LOSS_SETTINGS = {"codec", "splitter", "target", "normalize_latents", "diffusion"}  # that decide what is predicted
 
 
@@ -77,7 +81,7 @@ class Divergence(BaseModel):
 
 @dataclass(frozen=True)
 class Run:
-    """One variant trained with one seed, in a folder; what belongs to its codec is in `codec_folder`."""
+    """One variant trained with one seed, or a trained model; what belongs to its codec is in `codec_folder`."""
 
     variant: Variant
     seed: int
@@ -91,13 +95,20 @@ class Run:
 
     @property
     def model(self) -> Path:
-        """Folder of the model."""
+        """Folder of the model, unless it is trained already."""
         return self.folder / "model"
+
+    def load(self, device: torch.device | str | None = None) -> Pipeline:
+        """Load the model, onto a device."""
+        if self.variant.trained:
+            return self.variant.trained.load(device)
+        allowed: Any = {"allow_download": True, "allow_local_parts": True}  # the user named its parts
+        return Pipeline.from_pretrained(self.model, device=device, **allowed)
 
     @property
     def name(self) -> str:
         """Its name in messages."""
-        return f"{self.variant.name}, seed {self.seed}"
+        return self.variant.name if self.variant.trained else f"{self.variant.name}, seed {self.seed}"
 
     @property
     def store(self) -> Path:
@@ -106,6 +117,8 @@ class Run:
 
     def is_trained(self, i: int) -> bool:
         """Return whether stage `i` is trained to its end."""
+        if self.variant.trained:
+            return True
         file = self.model / self.variant.costs[i].name / "stage.json"
         steps = read_stage_config(file.parent)["training"]["steps"] if file.is_file() else 0
         return steps >= self.variant.steps[i]
@@ -131,8 +144,17 @@ class Run:
 
     @cached_property
     def _settings_hash(self) -> str:
-        text = json.dumps(changed_settings(self.experiment), sort_keys=True)
+        text = json.dumps(self.identity, sort_keys=True)
         return hash_of(text.encode())[:16]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that what it generates follows from; a trained model is known by its fingerprint."""
+        settings = changed_settings(self.experiment)
+        if trained := self.variant.trained:
+            own = trained.model_dump(mode="json", exclude_unset=True, exclude=NOT_OF_THE_MODEL)
+            return own | {name: settings[name] for name in ("data", "seed") if name in settings}
+        return settings
 
     @property
     def logs(self) -> dict[str, list[dict[str, Any]]]:
@@ -142,6 +164,8 @@ class Run:
     @cached_property
     def stage_hashes(self) -> list[str]:
         """A hash of each stage, of all that its weights follow from: stages of one hash are trained once."""
+        if trained := self.variant.trained:
+            return [f"{trained.fingerprint} {cost.name}" for cost in self.variant.costs]
         pipeline = new_pipeline(self.experiment, skeleton=True)
         shape = (1, pipeline.codec.num_codebooks, pipeline.codec.codebook_dim, pipeline.frames(1.0))
         places = pipeline.splitter.split(torch.arange(1.0, torch.Size(shape).numel() + 1).view(shape))
@@ -174,17 +198,20 @@ def changed_settings(settings: BaseModel, exclude: Set[str] = frozenset()) -> di
 
 def make_runs(comparison: CompareConfig, variants: Sequence[Variant], output: Path) -> list[Run]:
     """Return all runs, seed by seed, so that the first seed of every variant comes first."""
-    codecs = {variant.name: output / "codecs" / _codec_name(variant.experiment) for variant in variants}
+    codecs = {variant.name: output / "codecs" / _codec_name(variant) for variant in variants}
     return [
         Run(variant, seed, output / variant.name / f"seed-{seed}", codecs[variant.name])
         for seed in comparison.seeds
         for variant in variants
+        if seed == comparison.seeds[0] or not variant.trained
     ]
 
 
-def _codec_name(experiment: ExperimentConfig) -> str:
+def _codec_name(variant: Variant) -> str:
+    experiment, trained = variant.experiment, variant.trained
     spec = config.with_defaults("codecs", experiment.codec)
-    text = json.dumps([spec, experiment.target, str(experiment.data.store)], sort_keys=True, default=str)
+    values = [spec, experiment.target, str(experiment.data.store), *([trained.codec_fingerprint] if trained else [])]
+    text = json.dumps(values, sort_keys=True, default=str)
     name = "".join(letter if letter.isalnum() else "-" for letter in spec["name"])
     return f"{name}-{hash_of(text.encode())[:8]}"
 
@@ -220,6 +247,14 @@ def _loss_settings(diffusion: DiffusionConfig, train: TrainConfig) -> tuple[dict
     """Return what a stage sets for itself of the diffusion process and the loss."""
     loss = train.model_dump(include={"loss"}, exclude_unset=True).get("loss")
     return diffusion.model_dump(mode="json", exclude_unset=True), loss
+
+
+def trained_on(run: Run, comparison: CompareConfig) -> bool:
+    """Return whether a trained model has seen validation tracks of a comparison: the music is that of its training."""
+    trained, data = run.variant.trained, run.experiment.data
+    if not trained or not trained.data_hash or trained.data_hash != rows_hash(CodeStore(run.store)):
+        return False
+    return any(split != (data.validation_fraction, comparison.seeds[0]) for split in trained.splits)
 
 
 def take_turns(runs: Sequence[Run], is_done: Callable[[Run], bool]) -> Iterator[Run]:
@@ -272,9 +307,11 @@ def divergences(runs: Sequence[Run]) -> dict[str, dict[int, Divergence]]:
 def train_run(run: Run, runs: Sequence[Run], comparison: CompareConfig, device: torch.device, log: Log) -> None:
     """Train a locked run, or what remains of it; without effect if it has diverged, which is recorded.
 
-    Raises ValueError if its folder has another experiment.
+    Of a trained model, only the music is encoded. Raises ValueError if its folder has another experiment or model.
     """
-    _record_experiment(run)
+    _record(run)
+    if run.variant.trained:
+        return _encode_music(run, run.load(device), comparison, log)
     if result := shared_divergence(run, runs):
         return run.record_divergence(result.message, result.stage, result.step)
     pipeline = new_pipeline(run.experiment)
@@ -296,16 +333,33 @@ def train_run(run: Run, runs: Sequence[Run], comparison: CompareConfig, device: 
     write_model_card(run.model)
 
 
-def _record_experiment(run: Run) -> None:
-    file, new = run.folder / "run.json", run.experiment.model_dump(mode="json")
-    if file.is_file():
-        old = read_json(file, ExperimentConfig).model_dump(mode="json")
-        lines = [line for key in new for line in config_differences(old[key], new[key], key) if not _may_differ(line)]
-        if lines:
-            raise InvalidValue(
-                f"'{run.folder}' was trained differently: {'; '.join(lines)}. Choose another output, or delete it."
-            )
+def _encode_music(run: Run, pipeline: Pipeline, comparison: CompareConfig, log: Log) -> None:
+    """Encode the music by the codec of a trained model, unless that is done."""
+    with lock_folder(run.codec_folder, timeout=-1):
+        if not (run.store / "header.json").is_file():
+            log(f"{run.name}: encoding the music")
+        codec = getattr(pipeline.codec, "codec", pipeline.codec)  # without the normalization of latents
+        spec, seed = config.to_config("codecs", codec), comparison.seeds[0]
+        open_store(run.store, run.experiment.data.audio, codec, spec, target=pipeline.target, seed=seed, report=log)
+
+
+def _record(run: Run) -> None:
+    file, new = run.folder / "run.json", (run.variant.trained or run.experiment).model_dump(mode="json")
+    if file.is_file() and (lines := _differences(read_json(file, dict[str, Any]), new, str(file))):
+        raise InvalidValue(
+            f"'{run.folder}' was trained differently: {'; '.join(lines)}. Choose another output, or delete it."
+        )
     atomic_write_text(file, json.dumps(new, indent=1) + "\n")
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], where: str) -> list[str]:
+    """Return what else a run was that is recorded: another experiment, or another trained model."""
+    if "fingerprint" in old or "fingerprint" in new:
+        return config_differences(
+            old.get("fingerprint"), new.get("fingerprint"), "the fingerprint of the trained model"
+        )
+    old = check_schema(old, where, ExperimentConfig).model_dump(mode="json")
+    return [line for key in new for line in config_differences(old[key], new[key], key) if not _may_differ(line)]
 
 
 def _may_differ(line: str) -> bool:
