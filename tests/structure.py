@@ -159,10 +159,10 @@ GOALS = {
     "vocabulary": 0,
 }
 LIMITS = GOALS | {
-    "lines: library in all": 45_543,
+    "lines: library in all": 45_568,
     "lines: core": 18_289,
     "lines: interfaces": 444,
-    "lines: evaluation": 8_505,
+    "lines: evaluation": 8_530,
     "lines: must-read set": 5_030,
     "lines: import closure of the recipe": 8_748,
     "import levels": 8,

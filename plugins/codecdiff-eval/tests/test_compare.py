@@ -45,6 +45,7 @@ from codecdiff import Pipeline, config
 from codecdiff.cli.main import app
 from codecdiff.config import ConfigError, DataConfig, TrainConfig
 from codecdiff.data.code_store import CodeStore
+from codecdiff.errors import UnknownName
 from codecdiff.files import try_lock
 from codecdiff.training.batch import StageData
 from codecdiff.training.experiment import new_pipeline, new_stage
@@ -724,3 +725,30 @@ def test_adapters_distilled_stages_and_presets_are_compared_with_what_is_trained
     assert "the fingerprint of the trained model is" in run("compare", str(file), "-o", str(output), exit_code=1)
     file.write_text(yaml.safe_dump({**settings, "variants": {"same": []}}))
     assert "was trained differently" in run("compare", str(file), "-o", str(output), exit_code=1)
+
+
+@pytest.mark.integration
+def test_a_model_that_reads_controls_is_given_those_of_the_evaluated_tracks(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings["experiment"]["data"]["audio"] = str(write_music(tmp_path / "music", count=10, seconds=1.2))
+    joined = "conditioner={name: joined, conditioners: [{name: words}, {name: loudness}]}"
+    settings |= {"seeds": [0], "checkpoints": 1, "variants": {"controlled": [joined, "denoiser.controls=[loudness]"]}}
+    settings["evaluation"]["controls"] = ["loudness"]
+    file, output = tmp_path / "compare.yaml", tmp_path / "out"
+    with pytest.raises(UnknownName, match=r"Unknown control 'loudnes' in evaluation\.controls\. Available: loudness\."):
+        make_variants(CompareConfig.model_validate({**settings, "evaluation": {"controls": ["loudnes"]}}))
+
+    def compare(**change: Any) -> dict[str, Any]:
+        file.write_text(yaml.safe_dump({**settings, **change}, sort_keys=False))
+        done = CliRunner().invoke(app, ["compare", str(file), "-o", str(output)])
+        assert done.exit_code == 0, done.output
+        metrics = json.loads((output / "report.json").read_text())["metrics"]
+        return next(metric for metric in metrics if metric["name"] == CASCADE)["seeds"]
+
+    (trained,) = compare()["controlled"]
+    model = f"model={output / 'controlled' / 'seed-0' / 'model'}"
+    only_music = {"data": settings["experiment"]["data"]}
+    seeds = compare(experiment=only_music, variants={"with": [model], "without": [model, "controls=[]"]})
+    assert seeds["with"] == [trained]
+    assert seeds["without"] != [trained]

@@ -22,6 +22,7 @@ from codecdiff.errors import InvalidValue, UnknownName, UserError
 from codecdiff.interfaces import Condition
 from codecdiff.pipeline import Pipeline, Stage
 from codecdiff.profiling import OperationCounter, attainable_flops, blank_input, count_step
+from codecdiff.registry import did_you_mean
 from codecdiff.training import StageTrainer, check_warm_starts, format_duration, new_pipeline, new_stage
 from codecdiff_eval.compare.config import CompareConfig
 from codecdiff_eval.compare.trained import IdentifiedModel, TrainedModel
@@ -91,7 +92,18 @@ def make_variants(comparison: CompareConfig) -> list[Variant]:
         except (UserError, ValidationError) as error:
             raise config.ConfigError(f"The variant '{name}' is invalid: {error}") from error
         variants.append(Variant(name, _with_steps(experiment, costs, steps), tuple(costs), tuple(steps)))
+    readers = [new_pipeline(variant.experiment, skeleton=True) for variant in variants]
+    _require_controls(comparison.evaluation.controls, readers, "evaluation.controls")
     return variants
+
+
+def _require_controls(controls: Sequence[str], pipelines: Sequence[Pipeline], setting: str) -> None:
+    """Raise UnknownName for a control that none of the models reads."""
+    names = sorted({name for each in pipelines if each.conditioner for name in each.conditioner.control_rates})
+    for name in controls:
+        if name not in names:
+            hint = did_you_mean(name, names)
+            raise UnknownName(f"Unknown control '{name}' in {setting}. Available: {', '.join(names) or 'none'}.{hint}")
 
 
 def _trained_variant(comparison: CompareConfig, name: str, model: TrainedModel) -> Variant:
@@ -100,6 +112,7 @@ def _trained_variant(comparison: CompareConfig, name: str, model: TrainedModel) 
     frames = pipeline.frames(comparison.evaluation.seconds)
     if missing := pipeline.stage_names[len(pipeline.stages) :]:
         raise InvalidValue(f"Stage {missing[0]} of '{model.model}' is not trained. Train it first: stage={missing[0]}.")
+    _require_controls(model.controls or (), [pipeline], "controls")
     costs = []
     for i, stage in enumerate(pipeline.sampled_stages(pipeline.generation_config)):
         parameters = sum(parameter.numel() for parameter in stage.denoiser.parameters())

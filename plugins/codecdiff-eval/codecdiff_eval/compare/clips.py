@@ -44,6 +44,11 @@ class Clip:
     start: float
     prompt: Mapping[str, Any]
 
+    def controlled(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return the prompt, with the audio of the clip as these controls."""
+        audio = {"file": self.file, "start": self.start}
+        return {**self.prompt, **({"controls": dict.fromkeys(names, audio)} if names else {})}
+
 
 @dataclass(frozen=True)
 class EvalSplit:
@@ -197,7 +202,9 @@ def _generate_sets(
 ) -> dict[str, Tensor]:
     """Return the codes (n, k, l) on the CPU of what the model makes of clips, by set; `first` is the index of one."""
     source = edit_mask_of(pipeline, _read_for_codec(clips, pipeline, config.seconds))
-    prompts, options = [clip.prompt for clip in clips], {"seed": config.seed, "first_sample_index": first}
+    rates = pipeline.conditioner.control_rates if pipeline.conditioner else {}
+    prompts = [clip.controlled([name for name in config.controls if name in rates]) for clip in clips]
+    options = {"seed": config.seed, "first_sample_index": first}
     sets = generate_sets(pipeline, prompts, source, **options)
     return {name: sets.get_set(name).cpu() for name in sets if name not in (CODEC_RECONSTRUCTION, NOISE)}
 

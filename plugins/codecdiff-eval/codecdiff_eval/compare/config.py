@@ -20,6 +20,7 @@ class CompareEvalConfig(Config):
     seconds: float = Field(default=5.0, ge=1, le=600)  # of a clip
     probe_training_clips: int = Field(default=96, ge=8)  # of training tracks
     probes: list[str] = Field(default_factory=list)  # columns of the metadata, each read by a linear probe
+    controls: list[str] = Field(default_factory=list)  # of evaluated tracks, given to the models that read them
     embedder: config.EmbedderSpec | None = None  # null: `logmel`, at the highest sample rate of all codecs
     seed: int = Field(default=0, ge=0)  # of clips, of generation and of intervals
     resamples: PositiveInt = 200  # of an interval

@@ -139,8 +139,10 @@ class Experiment:
         return run.codec_folder / _file_name(settings, self.embedder.sample_rate)
 
     def _writer(self, run: Run, folder: Path) -> ClipWriter:
-        workers = partial(self.engine, run.load) if self.engine else None
-        return ClipWriter(run.load(self.device), self.embedder, self.comparison.evaluation, folder / "clips", workers)
+        workers, evaluation = partial(self.engine, run.load) if self.engine else None, self.comparison.evaluation
+        if run.variant.trained and run.variant.trained.controls is not None:
+            evaluation = evaluation.model_copy(update={"controls": run.variant.trained.controls})
+        return ClipWriter(run.load(self.device), self.embedder, evaluation, folder / "clips", workers)
 
     def _split(self, run: Run) -> EvalSplit:
         """Return the clips of all variants. Raises ValueError if this run has others than another."""

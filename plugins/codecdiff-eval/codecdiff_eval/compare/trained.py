@@ -32,11 +32,13 @@ class TrainedModel(GenerationConfig):
 
     model: a folder, an installed model or a hub id.
     adapters: FOLDER or FOLDER:WEIGHT each; an override `adapter=` adds one.
+    controls: of evaluated tracks, which it is given; None for those of the comparison that it reads.
     allow_download, allow_local_parts: of `Pipeline.from_pretrained`.
     """
 
     model: str
     adapters: list[str] = Field(default_factory=list)
+    controls: list[str] | None = None
     allow_download: bool = False
     allow_local_parts: bool = False
 
