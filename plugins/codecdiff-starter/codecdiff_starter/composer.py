@@ -69,6 +69,7 @@ __all__ = [
 ]
 
 COMPOSER_VERSION = 3  # changes whenever the same facts and seed would make another track or other captions
+LICENSE = "Apache-2.0"  # of the music, as of the program
 
 WRITERS = {"lead": melody, "accompaniment": accompany, "bass": bass_line, "drums": beat}
 LEVELS = {  # LU, relative to the lead
@@ -274,7 +275,8 @@ def write_dataset(
 ) -> Path:
     """Write `count` tracks as 16-bit FLAC with `metadata.jsonl`, an audio folder as Hugging Face `datasets` reads it.
 
-    A row holds `text`, all its `captions`, every fact, the `instruments` and the `seed` that makes the track again.
+    A row holds `text`, all its `captions`, every fact, the `instruments`, the `seed` that makes the track again, and
+    the license.
     Tracks depend on (seed, index) alone. Training tracks are never of a held-out combination; with `held_out` all are,
     balanced as in `held_out_facts`. The same data set is not written twice; the folder of any other raises
     `ValueError`.
@@ -325,7 +327,7 @@ def _write_track(folder: Path, seconds: float, seed: int, index: int, facts: Fac
     soundfile.write(folder / name, compose(facts, track_seed, seconds), SAMPLE_RATE, subtype="PCM_16")
     texts = captions(facts, rng)
     row = {"file_name": name, "text": texts[0], "captions": texts, **asdict(facts)}
-    return row | {"instruments": facts.instruments, "seed": track_seed}
+    return row | {"instruments": facts.instruments, "seed": track_seed, "license": LICENSE}
 
 
 def main() -> None:

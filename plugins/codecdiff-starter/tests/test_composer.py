@@ -354,7 +354,7 @@ def test_a_row_of_metadata_makes_the_piece_again(tmp_path):
         row = json.loads(line)
         facts = Facts(**{field.name: row[field.name] for field in dataclasses.fields(Facts)})
         assert held_out(facts)
-        assert row["text"] == row["captions"][0]
+        assert (row["text"], row["license"]) == (row["captions"][0], "Apache-2.0")
         audio, sample_rate = soundfile.read(folder / row["file_name"], dtype="float32")
         assert sample_rate == SAMPLE_RATE
         assert np.allclose(audio, compose(facts, row["seed"], 0.5), atol=2 / 2**15)
