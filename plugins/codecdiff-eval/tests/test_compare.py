@@ -580,9 +580,11 @@ def test_a_comparison_is_interrupted_resumes_and_is_written(
     model = codecdiff.load(output / "noise" / "seed-1" / "model")
     assert model.stages[1].facts["start_from"]["stage"] == "primary"
     assert model("a tone", audio_length_in_s=0.1).audios.isfinite().all()
-    count = len(steps)
+    count, left = len(steps), output / "plain" / ".seed-0.lock"
+    left.touch()  # as by a process that was killed when its run was done
     compare("evaluation.resamples=10")
     assert len(steps) == count
+    assert not left.exists()
     again = compare("experiment.train.learning_rate=1")
     assert "was trained differently: train.learning_rate is 0.001 there, 1.0 here" in again.output.replace("\n", "")
 

@@ -260,8 +260,12 @@ def trained_on(run: Run, comparison: CompareConfig) -> bool:
 def take_turns(runs: Sequence[Run], is_done: Callable[[Run], bool]) -> Iterator[Run]:
     """Yield the remaining runs, each locked against other processes, until all are done, here or elsewhere.
 
-    A run that has a stage in common with an earlier one waits until that is trained.
+    A run that has a stage in common with an earlier one waits until that is trained. Locks that a killed process left
+    on runs that were done are removed.
     """
+    for run in runs:
+        if is_done(run) and (lock := try_lock(run.folder)):
+            lock.close()
     while remaining := [run for run in runs if not is_done(run)]:
         progressed = False
         for run in remaining:
