@@ -23,10 +23,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from codecdiff.errors import InvalidValue, MissingFile, UnusableFile, UserError
+from codecdiff.errors import InvalidValue, MissingFile, UnusableFile, UserError, did_you_mean
 
 if TYPE_CHECKING:  # the command line imports this module, and must start quickly
     from torch import Tensor
@@ -49,6 +50,7 @@ __all__ = [
     "lock_folder",
     "lock_path",
     "make_folder",
+    "missing_file",
     "parse_json",
     "parse_yaml",
     "read_bytes",
@@ -521,13 +523,22 @@ class BadDocument(InvalidValue):
     """JSON or YAML that cannot be used; the message names the file, and where in it what is wrong."""
 
 
+def missing_file(path: Path | str, what: str = "File") -> MissingFile:
+    """Return the error for a file that does not exist, which names the nearest beside it."""
+    names, place, path = [], "", Path(path)
+    with suppress(OSError):
+        place = "" if path.is_absolute() else f" Paths are relative to '{Path.cwd()}'."
+        names = [file.name for file in islice(path.parent.iterdir(), 500)]
+    return MissingFile(f"{what} '{path}' does not exist.{did_you_mean(path.name, names) or place}")
+
+
 def require_file(path: Path | str) -> Path:
     """Return the path of a regular file. Raises MissingFile; UnusableFile for a pipe or a device, which may not end."""
     path = Path(path)
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingFile(f"File '{path}' does not exist.") from error
+        raise missing_file(path) from error
     except (OSError, ValueError) as error:  # ValueError: of a zero byte
         raise UnusableFile(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', error)}.") from error
     if not stat.S_ISREG(mode):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
+from codecdiff.recipes import require_music  # pyright: ignore[reportMissingImports]  # as installed
 from pydantic import Field
 from rich.console import Console
 from rich.progress import track
@@ -62,6 +63,7 @@ def train(file: Path, overrides: Sequence[str] = (), plan: Mapping[str, Any] | N
         precision = e.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         assumptions = Assumptions(**plan)
         return print(plan_report(e, pipeline, jobs, e.store, mixed_precision=precision, assumptions=assumptions))
+    require_music(e.data.audio, e.store)
     accelerator = new_accelerator(e)
     console.quiet = not accelerator.is_main_process  # one process reports
     for name in unused:

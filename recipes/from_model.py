@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
+from codecdiff.recipes import require_music  # pyright: ignore[reportMissingImports]  # as installed
 from codecdiff.recipes.discodiff import console  # pyright: ignore[reportMissingImports]  # as installed
 from pydantic import Field
 from rich.progress import track
@@ -119,8 +120,10 @@ def run(
     `new_trainer` returns the trainer of a stage, resumed if its folder has one. The codec is the model's. Returns
     whether this is the process that ends the run.
     """
+    place = e.data.store or e.output / "store"
     for i in selected:  # bad settings are refused before the audio is encoded
         new_trainer(e, pipeline, i)
+    require_music(e.data.audio, place)
     options: Any = {"gradient_accumulation_steps": e.train.gradient_accumulation_steps, "report_to": e.report_to}
     accelerator = training.new_accelerator(e.output, e.mixed_precision, config=e.model_dump(mode="json"), **options)
     if accelerator.is_fsdp2:
@@ -131,7 +134,6 @@ def run(
     with accelerator.main_process_first():
         codec: Any = pipeline.codec
         own: Any = {"target": pipeline.target, "seed": e.seed, "report": console.log}
-        place = e.data.store or e.output / "store"
         store = open_store(place, e.data.audio, codec.codec, config.to_config("codecs", codec.codec), **own)
         write_folder(e, pipeline, {**store.summary(), "hash": training.rows_hash(store)})
         e.prompts = e.prompts or spread_captions(store, pipeline.conditioner)

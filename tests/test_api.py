@@ -377,7 +377,7 @@ def test_load_is_from_pretrained_and_finds_the_model_of_a_run(make_pipeline: Mak
     make_pipeline().save_pretrained(tmp_path / "run" / "model")
     assert find_model(tmp_path / "run") == tmp_path / "run" / "model"
     assert codecdiff.load(tmp_path / "run", device="cpu").folder == tmp_path / "run" / "model"
-    with pytest.raises(UnknownName, match=r"Unknown model 'startr'.*Did you mean 'starter'\?"):
+    with pytest.raises(UnknownName, match=r"No model 'startr'.*Did you mean 'starter'\?"):
         codecdiff.load("startr")
 
 

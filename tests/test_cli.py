@@ -413,7 +413,7 @@ def test_generate_refuses_an_output_it_cannot_write_before_it_loads_a_model(tmp_
     assert "mkdir -p" in says(tmp_path / "none" / "out.wav")
     (tmp_path / "folder.wav").mkdir()
     assert "is a folder" in says(tmp_path / "folder.wav")
-    assert "Unknown model 'no model'" in says(tmp_path / "out.wav")
+    assert "No model 'no model'" in says(tmp_path / "out.wav")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write to")

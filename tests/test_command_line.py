@@ -281,7 +281,7 @@ def test_an_option_replaces_that_of_the_small_size(tmp_path: Path):
 def test_a_configuration_is_named_or_a_file(tmp_path: Path):
     assert config_file("paper").name == "paper.yaml"
     assert config_file(str(config_file("starter"))).name == "starter.yaml"
-    with pytest.raises(UnknownName, match=r"Configuration 'papr' is neither a file nor installed\. Installed: .*paper"):
+    with pytest.raises(UnknownName, match=r"No configuration 'papr'\. Did you mean 'paper'\? Installed, in .*configs: "):
         config_file("papr")
 
 
@@ -342,7 +342,9 @@ def test_the_default_configuration_takes_another_conditioner(words: list[str], m
 
 def test_train_ends_a_mistake_with_its_sentence(tmp_path: Path):
     assert "Did you mean 'max_train_steps'?" in refused("train", "train.max_train_stpes=3")
-    assert "neither a file nor installed" in refused("train", "--config", tmp_path / "none.yaml")
+    assert f"No configuration '{tmp_path}/none.yaml'" in refused("train", "--config", tmp_path / "none.yaml")
+    assert "compose music first: python -m" in refused("train", "data.audio=nowhere", f"output={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.integration
@@ -427,17 +429,18 @@ def test_every_mistake_of_a_user_is_a_sentence_and_debug_shows_where(
 MISTAKES = {
     "generate x -o a.xyz": "Cannot write 'a.xyz': unknown audio format",
     "generate x -o none/a.wav": "Folder 'none' does not exist",
-    "generate x --model none": "Unknown model 'none'",
-    "generate x --model ./foldr": "no such folder. Did you mean 'folder'? It is not available on the hub either",
+    "generate x --model none": "No model 'none'. Installed models: ",
+    "generate x --model ./foldr": "Did you mean 'folder'? Installed models: ",
     "generate x --device nonsense": "Device 'nonsense' cannot be used",
-    "inspect none.wav": "none.wav",
+    "inspect none.wav": "File 'none.wav' does not exist. Did you mean 'junk.wav'?",
+    "inspect startr": "No model 'startr'. Did you mean 'starter'?",
     "inspect junk.wav": "'junk.wav'",
     "inspect folder": "folder does not hold a model: codecdiff.json is missing",
     "refine none.wav --keep 0": "none.wav",
     "inpaint junk.wav --from 0 --to 1": "junk.wav",
     "encode none -o store": "none",
     "encode folder -o junk.wav": "holds no audio",
-    "train --config none.yaml": "'none.yaml' is neither a file nor installed",
+    "train --config none.yaml": "No configuration 'none.yaml'. Did you mean 'broken.yaml'? Installed, in",
     "train --config list.yaml": "list.yaml holds a list; a configuration is a mapping",
     "train --config broken.yaml": "broken.yaml is not valid YAML",
     "train --config junk.yaml": "junk.yaml",

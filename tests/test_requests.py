@@ -96,13 +96,13 @@ def test_a_command_that_was_killed_between_its_files_goes_on(model: Path, record
     assert [file.read_bytes() for file in files] == before
     again = run(*words)
     assert again.exit_code == 0
-    assert "is finished: this command made it before" in again.output
+    assert "is complete: an earlier run of this command wrote it" in again.output
     assert "exists already" in refused(*words, "--negative", "piano")
     assert run(*words, "--force").exit_code == 0
     assert [file.read_bytes() for file in files] != before
     edit = ("vary", recording, "--model", model, "-o", tmp_path / "b.flac")
     assert run(*edit).exit_code == 0
-    assert "is finished" in run(*edit).output
+    assert "is complete" in run(*edit).output
     assert "exists already" in refused(*edit, "--strength", 0.3)
 
 

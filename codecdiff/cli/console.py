@@ -206,13 +206,24 @@ def folded_table(*columns: str, title: str | None = None) -> Table:
 
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[..., None]]:
-    """Show a bar with the time that is left; yields the function that updates how many, and of how many, are done."""
+    """Show a bar with the time that is left; yields the function that updates how many, and of how many, are done.
+
+    Without a terminal, a line says so at the end, and once in a minute.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done, total=None: bar.update(task, completed=done, total=total)
+        task, printed = bar.add_task(what, total=total), time.monotonic()
+
+        def update(done: int, of: int | None = total) -> None:
+            nonlocal printed
+            bar.update(task, completed=done, total=of)
+            if not err.is_terminal and (done == total or time.monotonic() - printed >= 60):
+                printed = time.monotonic()
+                err.print(f"{what}: {done} of {of}", soft_wrap=True)
+
+        yield update
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -180,12 +180,7 @@ def load_model(model: str, device: str, adapters: Sequence[str] | None = None, *
 def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **options: Any) -> GenerationConfig:
     """Return the options of the command line. Raises InvalidValue, which names the option, for a wrong value."""
     from codecdiff.diffusion.guidance import parse_guidance_scale, resolve_guidance
-    from codecdiff.pipeline.windows import length_note
 
-    crop = pipeline.stages[0].facts.get("crop_seconds") if pipeline.stages else None
-    seconds = options.get("audio_length_in_s")
-    if note := length_note(seconds or 0.0, crop, pipeline.generation_config.window_in_s):
-        err.print(note)
     scale = parse_guidance_scale(guidance_scale or [])
     if scale is not None:
         resolve_guidance(scale, pipeline.conditioner)
@@ -200,23 +195,35 @@ def generation_config(pipeline: Pipeline, guidance_scale: list[str] | None, **op
 def new_request(
     pipeline: Pipeline, prompt: str, fields: list[str] | None, controls: list[str] | None, **options: Any
 ) -> GenerationRequest:
-    """Return the request for a prompt to a model, and report what of it the model ignores or was not trained on."""
+    """Return the request for a prompt to a model. Raises InvalidValue for fields and controls it does not read."""
     from codecdiff.pipeline.conditions import check_control_names
-    from codecdiff.pipeline.vocabulary import vocabulary_note
 
-    conditioner, values = pipeline.conditioner, prompt_values(fields or [], pipeline.conditioner)
+    values = prompt_values(fields or [], pipeline.conditioner)
     if controls:
         values["controls"] = parse_controls(controls)
-        check_control_names([values], conditioner)
-    if conditioner is None:
-        err.print("This model was trained without conditions: the prompt is ignored.")
-    elif not prompt.strip() and not values:
-        err.print("Without a prompt, the model decides what it plays. Describe the music with a prompt.")
-    elif prompt.strip() and "text" not in conditioner.fields:
-        err.print(f"This model reads only --field {', '.join(conditioner.fields)}: the text is ignored.")
-    elif note := vocabulary_note(conditioner, pipeline.data, [prompt], pipeline.name):
-        err.print(note, soft_wrap=True)
+        check_control_names([values], pipeline.conditioner)
     return pipeline.request({"text": prompt, **values}, **options)
+
+
+def notes(request: GenerationRequest, pipeline: Pipeline) -> Iterator[str]:
+    """Yield what of a request the model ignores or was not trained on, and its seed."""
+    from codecdiff.pipeline.vocabulary import vocabulary_note
+    from codecdiff.pipeline.windows import length_note
+
+    crop, seconds = pipeline.stages[0].facts.get("crop_seconds"), request.generation.audio_length_in_s
+    if request.edit is None and seconds != pipeline.generation_config.audio_length_in_s:
+        yield length_note(seconds, crop, request.generation.window_in_s)
+    conditioner, prompt = pipeline.conditioner, request.prompt
+    text = str(prompt.get("text", "")).strip()
+    if conditioner is None:
+        yield "This model was trained without conditions: the prompt is ignored."
+    elif not text and prompt.keys() <= {"text"}:
+        yield "Without a prompt, the model decides what it plays. Describe the music with a prompt."
+    elif text and "text" not in conditioner.fields:
+        yield f"This model reads only --field {', '.join(conditioner.fields)}: the text is ignored."
+    else:
+        yield vocabulary_note(conditioner, pipeline.data, [prompt], pipeline.name)
+    yield f"Seed: {request.generation.seed}"
 
 
 def generate_files(
@@ -230,7 +237,7 @@ def generate_files(
     """Generate a waveform for every file and write it, with its own request as its comment.
 
     Unless files are to be overwritten by `force`, those that this request made before are kept. Raises FileExists for
-    others.
+    others. Notes follow the first step: they do not bury an error.
     """
     from codecdiff.pipeline.output import write_waveform
 
@@ -241,16 +248,17 @@ def generate_files(
             raise file_exists(file)
     if existing and len(existing) == len(files):
         finished = ", ".join(map(str, files))
-        again = "Another: --force, or another --seed and -o."
-        out.print(f"{finished} is finished: this command made it before. {again}", soft_wrap=True)
+        again = "For other music, change --seed and -o; to generate it again, add --force."
+        out.print(f"{finished} is complete: an earlier run of this command wrote it. {again}", soft_wrap=True)
         return
-    err.print(f"Seed: {request.generation.seed}")
+
+    def on_step_end(pipe: Pipeline, step: int, timestep: Any, values: Any) -> None:
+        for note in filter(None, notes(request, pipe) if step == 0 else ()):
+            err.print(note, soft_wrap=True)
+        advance(step + 1, pipe.num_timesteps)
+
     with progress("Sampling steps", None) as advance:
-        audios = pipeline.generate_request(
-            request,
-            source,
-            callback_on_step_end=lambda pipe, step, timestep, values: advance(step + 1, pipe.num_timesteps),
-        )
+        audios = pipeline.generate_request(request, source, callback_on_step_end=on_step_end)
         for i, (file, audio) in enumerate(zip(files, audios, strict=True)):
             if i not in existing:
                 issue = write_waveform(file, audio, pipeline.sample_rate, request.waveform(i))

@@ -45,12 +45,11 @@ def inspect_file(
 
     With --model, a file is also generated again, and compared.
     """
-    from codecdiff import registry
-    from codecdiff.data.audio import stream_audio
+    from codecdiff.data.audio import SUFFIXES, stream_audio
     from codecdiff.pipeline.provenance import GenerationRequest
 
     allowed = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
-    if file.is_dir() or (not file.exists() and registry.installed_model(str(file))):
+    if file.is_dir() or not (file.exists() or file.suffix.lower() in SUFFIXES):
         pipeline = load_model(str(file), device or "cpu", adapters, **allowed)
         return print_model(pipeline, as_json)
     request = GenerationRequest.from_file(file)

@@ -11,8 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from codecdiff.cli.console import errors_as_sentences
-from codecdiff.errors import UnknownName
+from codecdiff.errors import UnknownName, did_you_mean
 from codecdiff.files import read_yaml
+
+__all__ = ["config_file", "default_output", "recipe_command", "run_recipe", "train"]
 
 AllowChanges = Annotated[bool, typer.Option("--allow-changes", help="Resume with another seed, split or music.")]
 STOPPED = "Stopped. Finished shards of encoded music and checkpoints are kept: run the same command again to resume."
@@ -108,17 +110,22 @@ def adapted(overrides: list[str], file: Path, kind: str = "") -> list[str]:
     return [*overrides, *added]
 
 
-def config_file(name: str) -> Path:
-    """Return the configuration file of this path, or the installed one of this name. Raises UnknownName."""
+def config_file(name: str, command: str = "train") -> Path:
+    """Return the configuration file of this path, or the one of this name that is installed for a command.
+
+    Those for others than `train` begin with its name. Raises UnknownName.
+    """
     from codecdiff.recipes import CONFIGS  # pyright: ignore[reportMissingImports]  # ../../recipes, as installed
 
-    files = sorted(file for file in CONFIGS.glob("*.yaml") if not file.stem.startswith("compare"))
-    installed = {file.stem: file for file in files}
+    is_other = command != "train"
+    files = {file.stem: file for file in sorted(CONFIGS.glob("*.yaml")) if file.stem.startswith("compare") == is_other}
     if Path(name).is_file():
         return Path(name)
-    if name not in installed:
-        raise UnknownName(f"Configuration '{name}' is neither a file nor installed. Installed: {', '.join(installed)}.")
-    return installed[name]
+    if name not in files:
+        hint = did_you_mean(name, [*files, *map(str, Path(name).parent.glob("*.y*ml"))])
+        known = f"Installed, in {CONFIGS}: {', '.join(files)}"
+        raise UnknownName(f"No configuration '{name}'.{hint} {known}. Name one of them, or a YAML file of your own.")
+    return files[name]
 
 
 def recipe_command(recipe: Recipe, config: str = "starter") -> Any:

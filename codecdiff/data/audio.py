@@ -245,7 +245,7 @@ def _unreadable(file: Path, error: Exception) -> BadAudio:
         reason = error.strerror or reason
     elif isinstance(error, soundfile.LibsndfileError):
         is_unclear = error.code == UNRECOGNIZED or "possibly a pipe" in error.error_string
-        reason = "its format is not known" if is_unclear else error.error_string.removeprefix("Error : ")
+        reason = f"it is not {', '.join(SUFFIXES)}" if is_unclear else error.error_string.removeprefix("Error : ")
         hint = hint if is_unclear else f"{convert}, fetch it again, or leave it out."
     return BadAudio(f"'{file}' cannot be read as audio: {reason.rstrip('.')}. {hint}")
 
@@ -274,4 +274,4 @@ def read_comment(file: Path | str) -> str:
         with soundfile.SoundFile(file) as stream:
             return stream.comment
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        raise BadAudio(f"'{file}' cannot be read as audio: {str(error).rstrip('.')}.") from error
+        raise _unreadable(Path(file), error) from error

@@ -15,9 +15,8 @@ import torch
 from torch import nn
 
 from codecdiff import config, rng
-from codecdiff.config.parts import did_you_mean
 from codecdiff.config.schema import Target
-from codecdiff.errors import InvalidValue, UnknownName, UserError
+from codecdiff.errors import InvalidValue, UnknownName, UserError, did_you_mean
 from codecdiff.execution import Execution, require_compiler
 from codecdiff.fingerprint import device_of
 from codecdiff.interfaces import Codec, Conditioner, Denoiser, Splitter

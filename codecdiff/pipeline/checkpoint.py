@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from codecdiff.config.schema import SamplingConfig
 from codecdiff.data import legacy
 from codecdiff.data.sealed import FILES, SEAL, read_sealed, seal, sealed_text, verify_file
 from codecdiff.diffusion.noise_schedule import scheduler_from_config
-from codecdiff.errors import InvalidValue, MissingFile, UnknownName
+from codecdiff.errors import InvalidValue, MissingFile, UnknownName, did_you_mean
 from codecdiff.files import atomic_write, check_schema, write_safetensors
 from codecdiff.interfaces import Codec, Conditioner, Splitter
 from codecdiff.pipeline.code_version import warn_of_code_changes
@@ -96,8 +96,8 @@ def read_config(folder: Path, digests: dict[str, str] | None = None) -> dict[str
     """Read a model's codecdiff.json. Raises FileNotFoundError or ValueError if the folder does not hold a model."""
     file = folder / MODEL_FILE
     if not file.is_file():
-        hint = "Train one: codecdiff train data.audio=FOLDER."
-        raise MissingFile(f"{folder} does not hold a model: {MODEL_FILE} is missing. {hint}")
+        problem = f"does not hold a model: {MODEL_FILE} is missing" if folder.exists() else "does not exist"
+        raise MissingFile(f"{folder} {problem}.{models_hint(str(folder))}")
     spec = legacy.upgrade_model(read_sealed(file, digests, MODEL_FILE))
     version = spec.get("format") if isinstance(spec, dict) else None
     require_short(file, spec if isinstance(spec, dict) else {})
@@ -106,6 +106,13 @@ def read_config(folder: Path, digests: dict[str, str] | None = None) -> dict[str
     if missing := REQUIRED - spec.keys():
         raise InvalidValue(f"{file} is incomplete: it lacks {', '.join(sorted(missing))}.")
     return check_schema(spec, str(file), ModelFile).model_dump(exclude_unset=True)
+
+
+def models_hint(name: str, folders: Iterable[str] = ()) -> str:
+    """Return the end of an error message about a model: which there are, among them those in `folders`."""
+    names = list(registry.entries("models"))
+    own = "Name one that you trained by its folder, as in runs/mine. To train one: codecdiff train data.audio=FOLDER"
+    return f"{did_you_mean(name, [*names, *folders])} Installed models: {', '.join(names) or 'none'}. {own}."
 
 
 def load_codec_state(folder: Path | str, codec: Codec, digests: dict[str, str] | None = None) -> bool:

@@ -71,7 +71,7 @@ class RunLock(BaseModel):
 def read_run_lock(file: Path) -> RunLock:
     """Read a run.lock. Raises MissingFile, DamagedFile or BadDocument."""
     if not file.is_file():
-        raise MissingFile(f"'{file}' is missing: only models that the recipe of this version trained have one.")
+        raise MissingFile(f"No {RUN_LOCK} at '{file}'. Name a folder that `codecdiff train` wrote, as in runs/mine.")
     spec = read_sealed(file)
     lock = check_schema(spec, str(file), RunLock)
     if missing := RunLock.model_fields.keys() - spec.keys():

@@ -155,7 +155,7 @@ def write_evaluated(
 
 
 def compare(
-    file: Annotated[Path, typer.Argument(help="YAML file of what to compare.", show_default=False)],
+    config: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Installed configuration, or YAML file.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings that override those of the file.")
     ] = None,
@@ -170,15 +170,17 @@ def compare(
 
     Run it again to resume where it was interrupted, or in several terminals at once: they share the runs.
     """
-    from codecdiff import config
+    from codecdiff.cli.train import config_file
+    from codecdiff.config import load_config
     from codecdiff_eval.compare.budget import cost_table, describe_costs, make_variants
     from codecdiff_eval.compare.config import CompareConfig
     from codecdiff_eval.compare.experiment import Experiment
     from codecdiff_eval.inputs import load_engine
     from codecdiff_eval.report import console_table
 
-    output, (cluster, device) = output or Path("runs", file.stem), load_engine(engine, device, workers)
-    comparison = config.load_config(CompareConfig, file, overrides or [])
+    file, (cluster, device) = config_file(config, "compare"), load_engine(engine, device, workers)
+    output = output or Path("runs", file.stem)
+    comparison = load_config(CompareConfig, file, overrides or [])
     if not plan:
         require_writable(output)
     variants = make_variants(comparison)

@@ -115,7 +115,8 @@ class Evaluator:
         groups[0] = first, {**metrics, **self._adherence_metrics(sets)}
         rows = [row for embedder, metrics in groups for row in self._measure(name, embedder, metrics, sets)]
         if not rows:
-            raise InvalidValue("\n".join(["Nothing could be measured.", *self.left_out]))
+            causes = dict.fromkeys(line.partition("left out: ")[2] or line for line in self.left_out)
+            raise InvalidValue("\n".join(["Nothing could be measured.", *causes]))
         report = EvalReport(
             f"{name} against {self.reference.name}",
             rows,
