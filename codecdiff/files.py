@@ -526,6 +526,8 @@ class BadDocument(InvalidValue):
 def missing_file(path: Path | str, what: str = "File") -> MissingFile:
     """Return the error for a file that does not exist, which names the nearest beside it."""
     names, place, path = [], "", Path(path)
+    if path.is_dir():
+        return MissingFile(f"'{path}' is a folder: name a file.")
     with suppress(OSError):
         place = "" if path.is_absolute() else f" Paths are relative to '{Path.cwd()}'."
         names = [file.name for file in islice(path.parent.iterdir(), 500)]

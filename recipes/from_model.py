@@ -61,7 +61,6 @@ def resume(e: FromModel, trainer: training.StageTrainer) -> None:
     if trainer.resume(e.folder, console.log):
         saved = read_stage_config(trainer.generation or e.folder / stage.name)["training"]
         stage.facts["base_validation_loss"] = saved["base_validation_loss"]
-        console.log(f"{stage.name}: resuming from step {trainer.step_count} of {trainer.config.max_train_steps}")
 
 
 def train_stage(e: FromModel, accelerator: Accelerator, trainer: training.StageTrainer, data: Any, base: str) -> None:
@@ -121,6 +120,7 @@ def run(
     whether this is the process that ends the run.
     """
     place = e.data.store or e.output / "store"
+    console.quiet = True
     for i in selected:  # bad settings are refused before the audio is encoded
         new_trainer(e, pipeline, i)
     require_music(e.data.audio, place)

@@ -281,7 +281,9 @@ def test_an_option_replaces_that_of_the_small_size(tmp_path: Path):
 def test_a_configuration_is_named_or_a_file(tmp_path: Path):
     assert config_file("paper").name == "paper.yaml"
     assert config_file(str(config_file("starter"))).name == "starter.yaml"
-    with pytest.raises(UnknownName, match=r"No configuration 'papr'\. Did you mean 'paper'\? Installed, in .*configs: "):
+    with pytest.raises(
+        UnknownName, match=r"No configuration 'papr'\. Did you mean 'paper'\? Installed, in .*configs: "
+    ):
         config_file("papr")
 
 
@@ -437,7 +439,12 @@ MISTAKES = {
     "inspect junk.wav": "'junk.wav'",
     "inspect folder": "folder does not hold a model: codecdiff.json is missing",
     "refine none.wav --keep 0": "none.wav",
-    "inpaint junk.wav --from 0 --to 1": "junk.wav",
+    "inpaint junk.wav --from 0 --to 1": "'junk.wav' cannot be read as audio",
+    "inpaint junk.wav --to 1": "Every region needs both its ends, as in --from 1:30 --to 1:45, but got 0 ",
+    "generate a slow waltz": "Got unexpected extra argument(s) (slow waltz). Put what has spaces in quotes",
+    "generate x --seed first": "'first' is not a whole number",
+    "data filter folder": "'folder' is a folder. Name a manifest",
+    "replay folder": "No run.lock at 'folder/run.lock'. Name a folder that `codecdiff train` wrote",
     "encode none -o store": "none",
     "encode folder -o junk.wav": "holds no audio",
     "train --config none.yaml": "No configuration 'none.yaml'. Did you mean 'broken.yaml'? Installed, in",
@@ -445,6 +452,7 @@ MISTAKES = {
     "train --config broken.yaml": "broken.yaml is not valid YAML",
     "train --config junk.yaml": "junk.yaml",
     "train train.max_train_steps=many": "max_train_steps",
+    "train --device cpu": "--device is for --plan alone",
     "train codec=nothing": "No codec named 'nothing'",
     "push folder me/model": "folder does not hold a model",
     "check nothing": "'nothing'",

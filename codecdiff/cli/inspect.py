@@ -18,6 +18,7 @@ from codecdiff.cli.generate import (
     load_model,
     parse_controls,
 )
+from codecdiff.errors import InvalidValue
 
 if TYPE_CHECKING:
     from codecdiff.pipeline.pipeline import Pipeline
@@ -55,6 +56,8 @@ def inspect_file(
     request = GenerationRequest.from_file(file)
     print_request(request, as_json)
     if not model:
+        if output or source or controls or adapters:
+            raise InvalidValue("To generate the file again, name its model: --model MODEL.")
         return None
     request.check_source(source)
     seconds = sum(block.shape[1] for block in stream_audio(file, 8000, 1)) / 8000  # counted: a header may lie
@@ -71,11 +74,14 @@ def inspect_file(
 
 def print_model(pipeline: Pipeline, as_json: bool) -> None:
     """Print name and fingerprint of a model, what it is, and the words of its captions, most frequent first."""
-    words = str(pipeline.data.get("words", "")).split()
+    words, adapters = str(pipeline.data.get("words", "")).split(), {a.name: a.weights for a in pipeline.adapters}
     if as_json:
         identity = {"model": pipeline.name, "fingerprint": pipeline.fingerprint}
-        return print_json({**identity, **pipeline.describe(), "words": words})
-    out.print(f"{pipeline.name} ({pipeline.fingerprint})\n{pipeline!r}", soft_wrap=True)
+        return print_json({**identity, **pipeline.describe(), "adapters": adapters, "words": words})
+    out.print(f"{pipeline.name} ({pipeline.fingerprint})")
+    for name, weights in adapters.items():
+        out.print(f"with the adapter {name}: {', '.join(f'{stage} {w:g}' for stage, w in weights.items())}")
+    out.print(repr(pipeline), soft_wrap=True)
     if words:
         out.print(f"\n{len(words):,} words in its captions, the most frequent first: {', '.join(words)}")
     return None

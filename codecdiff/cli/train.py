@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from codecdiff.cli.console import errors_as_sentences
-from codecdiff.errors import UnknownName, did_you_mean
+from codecdiff.errors import InvalidValue, UnknownName, did_you_mean
 from codecdiff.files import read_yaml
 
 __all__ = ["config_file", "default_output", "recipe_command", "run_recipe", "train"]
@@ -55,6 +55,11 @@ def train(
     recipe, usual = context.obj or (installed_recipe("discodiff" if adapter is None else "adapter"), usual)
     assumptions = {"devices": devices, "device": device, "utilization": utilization, "hours": hours}
     assumptions = {name: value for name, value in assumptions.items() if value is not None}
+    if assumptions and not plan:
+        raise InvalidValue(
+            f"--{next(iter(assumptions))} is for --plan alone. Training runs on a GPU if there is one; on others, or "
+            "several: accelerate launch recipes/discodiff.py."
+        )
     try:
         changes = ["allow_changes=true"] if allow_changes else []
         changes += [] if adapter is None else [f"adapter.type={adapter}"]

@@ -96,6 +96,8 @@ def read_config(folder: Path, digests: dict[str, str] | None = None) -> dict[str
     """Read a model's codecdiff.json. Raises FileNotFoundError or ValueError if the folder does not hold a model."""
     file = folder / MODEL_FILE
     if not file.is_file():
+        if any((folder / place).is_file() for place in ("adapter.json", "adapter/adapter.json")):
+            raise MissingFile(f"{folder} holds an adapter: name its model too, --model MODEL --adapter {folder}.")
         problem = f"does not hold a model: {MODEL_FILE} is missing" if folder.exists() else "does not exist"
         raise MissingFile(f"{folder} {problem}.{models_hint(str(folder))}")
     spec = legacy.upgrade_model(read_sealed(file, digests, MODEL_FILE))

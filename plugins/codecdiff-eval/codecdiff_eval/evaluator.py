@@ -196,7 +196,7 @@ class Evaluator:
         """Embed a set of tracks, once; of a set that the model sampled, the result says how."""
         key = embedder.embedder, name
         if key not in self._embedded:
-            with self.progress(f"{embedder.name} embeds {name}", len(tracks)) as advance:
+            with self.progress(f"Embeddings by {embedder.name}, {name}", len(tracks)) as advance:
                 clips, skipped = embedder.embed(tracks, advance)
             self.skipped += [line for line in skipped if line not in self.skipped]
             if self.generator is not None and name in self._sampled:
