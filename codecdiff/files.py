@@ -484,7 +484,7 @@ def read_parquet(path: Path | str, schema: Any = None, upgrade: Callable[[Any], 
         if schema is None:
             return table
         if missing := [name for name in schema.names if name not in table.column_names]:
-            raise DamagedFile(f"'{path}' lacks the columns {', '.join(missing)}.")
+            raise DamagedFile(f"'{path}' lacks the columns {', '.join(missing)}. Make it again.")
         table = table.select(schema.names).cast(schema).replace_schema_metadata(table.schema.metadata)
         for i, each in enumerate(schema):  # one at a time, as its chunks are in memory until it is whole
             table = table.set_column(i, each, table[i].unify_dictionaries().combine_chunks())
@@ -524,14 +524,13 @@ class BadDocument(InvalidValue):
 
 
 def missing_file(path: Path | str, what: str = "File") -> MissingFile:
-    """Return the error for a file that does not exist, which names the nearest beside it."""
-    names, place, path = [], "", Path(path)
+    """Return the error for a file that does not exist, which names the nearest beside it, or where it is looked for."""
+    path = Path(path)
     if path.is_dir():
         return MissingFile(f"'{path}' is a folder: name a file.")
-    with suppress(OSError):
-        place = "" if path.is_absolute() else f" Paths are relative to '{Path.cwd()}'."
-        names = [file.name for file in islice(path.parent.iterdir(), 500)]
-    return MissingFile(f"{what} '{path}' does not exist.{did_you_mean(path.name, names) or place}")
+    is_readable = path.parent.is_dir() and os.access(path.parent, os.R_OK)
+    hint = did_you_mean(path.name, islice(os.listdir(path.parent), 500) if is_readable else ())
+    return MissingFile(f"{what} '{path}' does not exist.{hint or f' It would be in {path.parent.absolute()}.'}")
 
 
 def require_file(path: Path | str) -> Path:
@@ -544,7 +543,7 @@ def require_file(path: Path | str) -> Path:
     except (OSError, ValueError) as error:  # ValueError: of a zero byte
         raise UnusableFile(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', error)}.") from error
     if not stat.S_ISREG(mode):
-        raise UnusableFile(f"'{path}' cannot be read: it is not a file, but a folder, a pipe or a device.")
+        raise UnusableFile(f"'{path}' cannot be read: it is a folder, a pipe or a device. Name a file.")
     return path
 
 

@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from codecdiff.errors import MissingFile
+from codecdiff.files import require_writable
 
 CONFIGS = Path(__file__).parent / "configs"
 
 
-def require_music(audio: Path | None, store: Path) -> None:
-    """Raise MissingFile if there is neither a folder of music to train on, nor a store of its codes."""
+def check_folders(audio: Path | None, store: Path, output: Path) -> None:
+    """Raise MissingFile without a folder of music or a store of its codes, UnusableFile if the output is read-only."""
+    require_writable(output)
     if not (store / "header.json").is_file() and not (audio and audio.is_dir()):
         what = f"'{audio}' is not a folder" if audio else "data.audio is not set"
         raise MissingFile(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
-from codecdiff.recipes import require_music  # pyright: ignore[reportMissingImports]  # as installed
+from codecdiff.recipes import check_folders  # pyright: ignore[reportMissingImports]  # as installed
 from codecdiff.recipes.discodiff import console  # pyright: ignore[reportMissingImports]  # as installed
 from pydantic import Field
 from rich.progress import track
@@ -16,7 +16,6 @@ from codecdiff import Pipeline, config, training
 from codecdiff.config import Config, DataConfig, TrainConfig
 from codecdiff.data.encoding.encode import open_store
 from codecdiff.errors import ConfigError
-from codecdiff.files import require_writable
 from codecdiff.pipeline import Stage, read_stage_config
 from codecdiff.pipeline.model_card import command_line
 from codecdiff.pipeline.vocabulary import spread_captions
@@ -71,7 +70,7 @@ def train_stage(e: FromModel, accelerator: Accelerator, trainer: training.StageT
     frozen = f" to train and {size:,} frozen ones" if size else ""
     console.log(f"{name}: {own:,} parameters{frozen}, {len(data.crops):,} crops in an epoch")
     if not data.has_validation_tracks:
-        console.log("No track is left for validation: the validation loss is on tracks that are trained on")
+        console.log("No track is left for validation: the validation loss is that of training tracks")
     if not trainer.step_count:
         trainer.stage.facts["base_validation_loss"] = trainer.validation_loss(data.validation())[0]
     before = trainer.stage.facts["base_validation_loss"]
@@ -92,7 +91,6 @@ def open_model(e: FromModel) -> tuple[Pipeline, list[int]]:
     """Load the model, and select the stages to train. Raises UserError for what it lacks."""
     if not e.start_from:
         raise ConfigError("start_from is missing: name the model to start from, as in start_from=starter.")
-    require_writable(e.output)
     allowed: Any = {"allow_download": e.allow_download, "allow_local_parts": e.allow_local_parts}
     pipeline = Pipeline.from_pretrained(e.start_from, **allowed)
     selected, unused = select_stages(pipeline.stage_names, e.stage, getattr(e, "stages", ()))
@@ -123,7 +121,7 @@ def run(
     console.quiet = True
     for i in selected:  # bad settings are refused before the audio is encoded
         new_trainer(e, pipeline, i)
-    require_music(e.data.audio, place)
+    check_folders(e.data.audio, place, e.output)
     options: Any = {"gradient_accumulation_steps": e.train.gradient_accumulation_steps, "report_to": e.report_to}
     accelerator = training.new_accelerator(e.output, e.mixed_precision, config=e.model_dump(mode="json"), **options)
     if accelerator.is_fsdp2:

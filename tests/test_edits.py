@@ -249,7 +249,7 @@ def test_known_codes_of_another_shape_are_refused(make_pipeline: Make) -> None:
 def test_regions_cover_the_frames_they_touch(dac: Codec) -> None:
     """A frame that a region only begins in is made anew as a whole."""
     rate = dac.frame_rate
-    with pytest.warns(UserWarning, match=r"The audio ends at 0\.\d+ s: the region .* to 99 s ends there, too"):
+    with pytest.warns(UserWarning, match=r"The audio ends at 0\.\d+ s, and the region .* to 99 s is cut there"):
         mask = outside_mask([(0.0, 0.5 / rate), (18.2 / rate, 99.0)], dac, FRAMES)[0, 0]
     assert mask.tolist() == [False] + [True] * 17 + [False] * 2
 

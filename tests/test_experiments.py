@@ -149,7 +149,7 @@ def test_what_a_stage_cannot_start_from_is_said_before_the_first_is_trained(
         check("secondary", "primary")
     with pytest.raises(ValueError, match="a stage cannot start from itself"):
         check("primary", None)
-    with pytest.raises(ValueError, match="secondary cannot start from primary: their denoisers are of other kinds"):
+    with pytest.raises(ValueError, match="secondary cannot start from primary: their denoisers differ"):
         check(None, "primary", kind="dit")
     with pytest.raises(FileNotFoundError, match="elsewhere does not hold a trained stage"):
         check(None, "runs/elsewhere")

@@ -327,7 +327,7 @@ def test_damaged_weights_are_trained_again_from_the_checkpoint_before(
         file.write_bytes(contents[:-1] + bytes([contents[-1] ^ 1]))  # in place: the newest checkpoint is the same file
     run()
     said = " ".join(capsys.readouterr().err.split())
-    assert said.count("Passing over a damaged state of training.") == 2
+    assert said.count("Skipped a damaged checkpoint.") == 2
     assert [file.read_bytes() for file in files] == whole
     assert (steps(out, "primary"), steps(out, "secondary")) == ([2, 4], [2, 4])
 

@@ -124,7 +124,7 @@ def test_a_forged_comment_causes_no_more_than_an_hour_of_music(model: Path, tmp_
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.wav")
-    assert "it is not a file" in refused("inspect", tmp_path / "a.wav")
+    assert "it is a folder, a pipe or a device" in refused("inspect", tmp_path / "a.wav")
 
 
 @pytest.mark.integration
@@ -284,7 +284,8 @@ def test_a_prompt_too_long_for_a_comment_is_no_reason_not_to_make_music(model: P
 
 
 @pytest.mark.parametrize(
-    ("edit", "message"), [(("vary", "--strength", 2), "strength=2.0: "), (("extend", "--seconds", 0), "seconds=0.0: ")]
+    ("edit", "message"),
+    [(("vary", "--strength", 2), "Invalid --strength 2.0: "), (("extend", "--seconds", 0), "Invalid --seconds 0.0: ")],
 )
 def test_an_option_out_of_range_is_one_sentence(recording: Path, edit: tuple[object, ...], message: str) -> None:
     name, *options = edit

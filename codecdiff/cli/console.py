@@ -172,12 +172,14 @@ def check_writable(file: Path) -> None:
     """Raise a UserError unless audio can be written to this file, by trying its folder."""
     import soundfile
 
+    if file.is_dir():
+        raise UnusableFile(f"'{file}' is a folder. Name a file in it, as in {file / 'out.wav'}.")
     if not soundfile.check_format(file.suffix[1:]):
         raise InvalidValue(f"Cannot write '{file}': unknown audio format. Use .wav, .flac, .ogg or .mp3.")
     if not file.parent.is_dir():
         raise MissingFile(f"Folder '{file.parent}' does not exist. Make it first: mkdir -p '{file.parent}'.")
-    if file.is_dir() or (file.exists() and not os.access(file, os.W_OK)):
-        raise UnusableFile(f"'{file}' is a folder or cannot be written over. Choose another name.")
+    if file.exists() and not os.access(file, os.W_OK):
+        raise UnusableFile(f"'{file}' may not be overwritten. Choose another name, or change its permissions.")
     require_writable(file.parent)
 
 
@@ -185,12 +187,9 @@ def select_device(name: str) -> torch.device:
     """Return the device of this name, or the best one if it is empty. Raises InvalidValue if it cannot be used."""
     import torch
 
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise InvalidValue(f"Device '{name}' cannot be used: {reason}. `codecdiff doctor` lists those here.") from error
+    from codecdiff.pipeline.base import usable_device
+
+    return usable_device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def folded_table(*columns: str, title: str | None = None) -> Table:

@@ -269,29 +269,23 @@ def generate_files(
 
 
 def prompt_values(assignments: list[str], conditioner: Conditioner | None) -> dict[str, Any]:
-    """Parse `key=value` words as fields of a prompt, each value as JSON or else as text.
-
-    Raises InvalidValue for a field that the conditioner does not read.
-    """
+    """Parse `key=value` words as fields of a prompt. Raises InvalidValue for one that the conditioner does not read."""
     from codecdiff.conditioners import parse_fields
 
-    values: dict[str, str] = {}
-    for assignment in assignments:
-        key, equals, values[key] = assignment.partition("=")
-        if not equals:
-            raise InvalidValue(f"Invalid --field '{assignment}': expected KEY=VALUE, e.g. --field bpm=120.")
-    return parse_fields(values, conditioner)
+    return parse_fields(parse_assignments("--field", assignments, "bpm=120"), conditioner)
 
 
 def parse_controls(assignments: Sequence[str]) -> dict[str, str]:
     """Parse `name=FILE` words as the controls of a prompt. Raises InvalidValue for others and for a name twice."""
-    controls: dict[str, str] = {}
-    for assignment in assignments:
-        name, equals, file = assignment.partition("=")
-        if not (name and equals and file) or name in controls:
-            raise InvalidValue(
-                f"Invalid --control '{assignment}': expected NAME=FILE once for each control, e.g. --control "
-                "chroma=song.wav."
-            )
-        controls[name] = file
-    return controls
+    return parse_assignments("--control", assignments, "chroma=song.wav")
+
+
+def parse_assignments(option: str, words: Sequence[str], example: str) -> dict[str, str]:
+    """Parse the `key=value` words of an option. Raises InvalidValue for others and for a key twice."""
+    values: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not (key and equals and value) or key in values:
+            raise InvalidValue(f"Invalid {option} '{word}': expected each name once, as in {option} {example}.")
+        values[key] = value
+    return values

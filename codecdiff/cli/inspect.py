@@ -51,8 +51,7 @@ def inspect_file(
 
     allowed = {"allow_download": allow_download, "allow_local_parts": allow_local_parts}
     if file.is_dir() or not (file.exists() or file.suffix.lower() in SUFFIXES):
-        pipeline = load_model(str(file), device or "cpu", adapters, **allowed)
-        return print_model(pipeline, as_json)
+        return print_model(load_model(str(file), device or "cpu", adapters, **allowed), as_json)
     request = GenerationRequest.from_file(file)
     print_request(request, as_json)
     if not model:

@@ -56,10 +56,7 @@ def train(
     assumptions = {"devices": devices, "device": device, "utilization": utilization, "hours": hours}
     assumptions = {name: value for name, value in assumptions.items() if value is not None}
     if assumptions and not plan:
-        raise InvalidValue(
-            f"--{next(iter(assumptions))} is for --plan alone. Training runs on a GPU if there is one; on others, or "
-            "several: accelerate launch recipes/discodiff.py."
-        )
+        raise InvalidValue(f"--{next(iter(assumptions))} is for --plan alone: `accelerate launch` selects devices.")
     try:
         changes = ["allow_changes=true"] if allow_changes else []
         changes += [] if adapter is None else [f"adapter.type={adapter}"]
@@ -116,21 +113,18 @@ def adapted(overrides: list[str], file: Path, kind: str = "") -> list[str]:
 
 
 def config_file(name: str, command: str = "train") -> Path:
-    """Return the configuration file of this path, or the one of this name that is installed for a command.
-
-    Those for others than `train` begin with its name. Raises UnknownName.
-    """
+    """Return the configuration file of this path, or that of this name which a command has. Raises UnknownName."""
     from codecdiff.recipes import CONFIGS  # pyright: ignore[reportMissingImports]  # ../../recipes, as installed
 
-    is_other = command != "train"
-    files = {file.stem: file for file in sorted(CONFIGS.glob("*.yaml")) if file.stem.startswith("compare") == is_other}
+    files = sorted(file for file in CONFIGS.glob("*.yaml") if file.stem.startswith("compare") == (command == "compare"))
+    installed = {file.stem: file for file in files}
     if Path(name).is_file():
         return Path(name)
-    if name not in files:
-        hint = did_you_mean(name, [*files, *map(str, Path(name).parent.glob("*.y*ml"))])
-        known = f"Installed, in {CONFIGS}: {', '.join(files)}"
-        raise UnknownName(f"No configuration '{name}'.{hint} {known}. Name one of them, or a YAML file of your own.")
-    return files[name]
+    if name not in installed:
+        hint = did_you_mean(name, [*installed, *map(str, Path(name).parent.glob("*.y*ml"))])
+        listed = f"Installed, in {CONFIGS}: {', '.join(installed)}"
+        raise UnknownName(f"No configuration '{name}'.{hint} {listed}. Name one of them, or a YAML file of your own.")
+    return installed[name]
 
 
 def recipe_command(recipe: Recipe, config: str = "starter") -> Any:

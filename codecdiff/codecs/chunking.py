@@ -32,7 +32,7 @@ class ChunkedCodec(CodecWrapper):
         super().__init__(codec)
         if codec.encode_context_frames is None or codec.decode_context_frames is None:
             raise InvalidValue(
-                f"{type(codec).__name__} has unbounded context: in chunks its result would not equal the whole."
+                f"{type(codec).__name__} has unbounded context: in chunks, its result would differ. Use it whole."
             )
         if frames < 1:
             raise InvalidValue(f"frames={frames}: a chunk needs at least 1 latent frame.")

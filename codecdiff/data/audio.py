@@ -77,7 +77,7 @@ def read_audio(
     limit = MAX_SECONDS + 1 if seconds is None else min(seconds, MAX_SECONDS + 1)
     blocks = list(stream_audio(file, sample_rate, channels, start=start, seconds=limit))
     if not blocks:
-        raise BadAudio(f"'{file}' has no audio {start:g} s from its beginning.")
+        raise BadAudio(f"'{file}' has no audio {start:g} s from its beginning. Start earlier.")
     audio = torch.cat(blocks, dim=1)
     if audio.shape[1] > MAX_SECONDS * sample_rate:
         raise BadAudio(f"'{file}' is longer than {MAX_SECONDS / 3600:g} h. Cut it, or name a part of it.")
@@ -204,7 +204,7 @@ def _stored_blocks(
         if left <= 0:
             break
     if is_empty:
-        raise BadAudio(f"'{file}' holds no samples.")
+        raise BadAudio(f"'{file}' holds no samples. Export it again, or leave it out.")
     for issue in stats.issues():
         report(issue)
 

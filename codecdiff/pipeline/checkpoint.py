@@ -106,7 +106,7 @@ def read_config(folder: Path, digests: dict[str, str] | None = None) -> dict[str
     if version != FORMAT:
         raise InvalidValue(f"{file} has format {version}; this codecdiff reads format {FORMAT}. Update codecdiff.")
     if missing := REQUIRED - spec.keys():
-        raise InvalidValue(f"{file} is incomplete: it lacks {', '.join(sorted(missing))}.")
+        raise InvalidValue(f"{file} is incomplete: it lacks {', '.join(sorted(missing))}. Copy it again.")
     return check_schema(spec, str(file), ModelFile).model_dump(exclude_unset=True)
 
 

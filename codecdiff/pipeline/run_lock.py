@@ -77,7 +77,7 @@ def read_run_lock(file: Path) -> RunLock:
     if missing := RunLock.model_fields.keys() - spec.keys():
         raise InvalidValue(f"'{file}' is not a {RUN_LOCK}: it lacks {', '.join(sorted(missing))}.")
     if lock.format != FORMAT:
-        raise InvalidValue(f"'{file}' has format {lock.format}; this codecdiff reads format {FORMAT}.")
+        raise InvalidValue(f"'{file}' has format {lock.format}; this codecdiff reads {FORMAT}. Update codecdiff.")
     return lock
 
 

@@ -57,7 +57,7 @@ class JoinColumns:
     def resolve(self, records: Sequence[Mapping[str, Any]]) -> JoinColumns:
         """Return the columns with those filled in that were left empty. Raises InvalidValue for columns not there."""
         if not records:
-            raise InvalidValue("The table has no rows.")
+            raise InvalidValue("The table has no rows: name another.")
         columns = list(dict.fromkeys(name for record in records for name in record))
         available = ", ".join(columns)
         for name in filter(None, [self.id, *self.captions, *self.metadata]):

@@ -221,7 +221,7 @@ def counted_warnings() -> Iterator[None]:
     for each in caught:
         causes.setdefault(re.sub(r"\d[\d.,]*", "", str(each.message)), []).append(str(each.message))
     for first, *others in causes.values():
-        more = f" There are {len(others)} more such warnings, with other numbers." if others else ""
+        more = f" Similar warnings: {len(others)} more." if others else ""
         warnings.warn(first + more, stacklevel=3)
 
 

@@ -154,9 +154,7 @@ def build_embedders(
             raise InvalidValue(f"'{word}' sets no option: expected EMBEDDER.KEY=VALUE, as in clap-music.model=FOLDER.")
         options.setdefault(name, []).append(setting)
     if unused := set(options) - set(names):
-        raise UnknownName(
-            f"--set names '{min(unused)}', which is not among the embedders of this run: {', '.join(names)}."
-        )
+        raise UnknownName(f"--set names '{min(unused)}', which is not an embedder of this run: {', '.join(names)}.")
     embedders, left_out = {}, []
     for name in names:
         try:

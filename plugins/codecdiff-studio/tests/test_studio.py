@@ -135,7 +135,7 @@ def test_what_is_over_a_limit_is_refused(studio: Studio, options: dict[str, Any]
 
 
 def test_other_models_and_extensions_over_the_limit_are_refused(studio: Studio, tmp_path: Path) -> None:
-    with pytest.raises(InvalidValue, match="Unknown model 'other'"):
+    with pytest.raises(InvalidValue, match="No model 'other'"):
         studio.generate(SESSION, silent, {"text": ""}, {}, "other")
     soundfile.write(tmp_path / "a.wav", np.zeros(6400), 8000)
     source = studio.encode(tmp_path / "a.wav")
@@ -159,8 +159,9 @@ def test_a_run_reports_its_steps_and_is_stopped_by_its_session_alone(studio: Stu
     options = {"audio_length_in_s": 0.2, "num_inference_steps": 3}
     studio.generate(SESSION, progress, {"text": "a tone"}, options)
     assert seen == [((i, 6), f"Stage {'primary' if i < 4 else 'secondary'}") for i in range(1, 7)]
-    with pytest.raises(gr.Error, match="was interrupted in stage primary"), shown_errors():
+    with shown_errors():  # a message of the page, and not an error
         studio.generate(SESSION, progress, {"text": "a tone"}, options)
+        pytest.fail("The run was not stopped.")
     assert len(seen) == 8
     studio.generate(SESSION, progress, {"text": "a tone"}, options)  # the next run is not stopped
 

@@ -344,7 +344,7 @@ def deliver(manifest: Manifest, output: Path, request: str, of: Sequence[Manifes
         licenses = ", ".join(group.name for group in by_license(of)[:LICENSES_SHOWN])
         splits = ", ".join(sorted({row.split or "none" for row in of}))
         raise InvalidValue(
-            f"None of {len(of)} tracks is left. Allow one of their licenses, {licenses}, and splits, {splits}."
+            f"None of {len(of)} tracks is left. Allow one of their licenses ({licenses}) and splits ({splits})."
         )
     write_manifest(manifest, output, request=request, issues=issues)
     show_contents(manifest, output, len(of))

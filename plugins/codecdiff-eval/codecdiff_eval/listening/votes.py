@@ -17,7 +17,7 @@ from torch import Tensor
 
 from codecdiff.cli.console import err, out
 from codecdiff.errors import InvalidValue
-from codecdiff.files import BadDocument, missing_file, read_json, require_writable
+from codecdiff.files import missing_file, read_json, require_writable
 from codecdiff_eval.listening.builder import Mode
 from codecdiff_eval.listening.systems import ANCHOR, REFERENCE
 from codecdiff_eval.metrics.bootstrap import rate_interval
@@ -102,10 +102,9 @@ class VotesFile(BaseModel):
 
 def read_votes(files: Sequence[Path]) -> list[VotesFile]:
     """Read the votes of one test. Raises InvalidValue for files of different tests, and for two of one rater."""
-    try:
-        votes = [read_json(file, VotesFile) for file in files]
-    except BadDocument as error:
-        raise InvalidValue(f"Expected the .json files that raters export from the page of a test. {error}") from error
+    if others := [file for file in files if file.suffix != ".json"]:
+        raise InvalidValue(f"'{others[0]}' is not a .json file that a rater exported from the page of a test.")
+    votes = [read_json(file, VotesFile) for file in files]
     for file, each in zip(files, votes, strict=True):
         if each.test != votes[0].test:
             raise InvalidValue(
