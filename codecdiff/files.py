@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -529,7 +528,7 @@ def missing_file(path: Path | str, what: str = "File") -> MissingFile:
     if path.is_dir():
         return MissingFile(f"'{path}' is a folder: name a file.")
     is_readable = path.parent.is_dir() and os.access(path.parent, os.R_OK)
-    hint = did_you_mean(path.name, islice(os.listdir(path.parent), 500) if is_readable else ())
+    hint = did_you_mean(path.name, os.listdir(path.parent)[:500] if is_readable else ())
     return MissingFile(f"{what} '{path}' does not exist.{hint or f' It would be in {path.parent.absolute()}.'}")
 
 

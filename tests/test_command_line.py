@@ -18,7 +18,7 @@ from test_cli import refused, run
 
 from codecdiff import Pipeline, load, registry
 from codecdiff.cli import console
-from codecdiff.cli.console import folded_table
+from codecdiff.cli.console import folded_table, progress
 from codecdiff.cli.generate import file_stem
 from codecdiff.cli.main import load_command
 from codecdiff.cli.train import adapted, config_file
@@ -281,6 +281,7 @@ def test_an_option_replaces_that_of_the_small_size(tmp_path: Path):
 def test_a_configuration_is_named_or_a_file(tmp_path: Path):
     assert config_file("paper").name == "paper.yaml"
     assert config_file(str(config_file("starter"))).name == "starter.yaml"
+    assert config_file("compare", "compare").name == "compare.yaml"
     with pytest.raises(
         UnknownName, match=r"No configuration 'papr'\. Did you mean 'paper'\? Installed, in .*configs: "
     ):
@@ -474,6 +475,25 @@ def test_a_mistake_is_said_in_sentences(words: str, tmp_path: Path, monkeypatch:
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code in (1, 2)
     assert MISTAKES[words] in result.output
+
+
+def test_notes_do_not_bury_an_error(tmp_path: Path) -> None:
+    pytest.importorskip("codecdiff_starter")
+    said = refused("generate", "a polka", "--field", "bpm=fast", "--seconds", 9, "-o", tmp_path / "a.wav")
+    assert said.endswith("Invalid tempo 'fast': expected beats per minute, e.g. 120.\n")
+    assert not {"polka", "Seed", "trained"} & set(re.findall(r"\w+", said))
+    options = ("--seconds", 6, "--steps", 1, "--field", "meter=7/8", "--field", "bpm=90", "-o", tmp_path / "a.wav")
+    with pytest.warns(UserWarning, match="meter=7/8: expected 3/4 or 4/4"):
+        notes = " ".join(run("generate", "a polka", *options).stderr.split())
+    assert "The model was trained on clips of 5 s; 6 s of music is generated in one pass." in notes
+    assert "'polka'" in notes
+
+
+def test_progress_is_a_line_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("Embedding", 3) as advance:
+        for done in (1, 3):
+            advance(done)
+    assert capsys.readouterr().err == "Embedding: 3 of 3\n"
 
 
 def test_a_warning_holds_no_control_characters() -> None:

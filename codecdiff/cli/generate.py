@@ -78,8 +78,7 @@ Seed = Annotated[int | None, typer.Option(min=0, help="The same seed generates t
 Loudness = Annotated[str | None, typer.Option(metavar="LUFS|OFF", help="Loudness; off: as decoded. Default: -14.")]
 OPTION_NAMES = {"audio_length_in_s": "--seconds", "num_waveforms_per_prompt": "--num-waveforms"}
 NumWaveforms = Annotated[
-    int,
-    typer.Option("--num-waveforms", "--takes", min=1, max=1000, help="Number to generate; -o can place it at {n}."),
+    int, typer.Option("--num-waveforms", "--takes", min=1, max=1000, help="Number to generate; -o can place it at {n}.")
 ]
 Adapters = Annotated[
     list[str] | None,

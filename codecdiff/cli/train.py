@@ -35,8 +35,7 @@ def train(
         ),
     ] = None,
     adapter: Annotated[
-        str | None,
-        typer.Option(metavar="KIND", help="lora or dora: train an adapter of start_from=MODEL."),
+        str | None, typer.Option(metavar="KIND", help="lora or dora: train an adapter of start_from=MODEL.")
     ] = None,
     allow_changes: AllowChanges = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print what training would take, and stop.")] = False,

@@ -80,11 +80,7 @@ def facts_of_training(seed: int, data: DataConfig, train: TrainConfig) -> dict[s
 
 
 def open_data(
-    experiment: ExperimentConfig,
-    pipeline: Pipeline,
-    store: Path,
-    model: Path,
-    report: Report = lambda line: None,
+    experiment: ExperimentConfig, pipeline: Pipeline, store: Path, model: Path, report: Report = lambda line: None
 ) -> CodeStore:
     """Open the store, encoding the audio if there is none yet, and write the model folder except for its stages.
 

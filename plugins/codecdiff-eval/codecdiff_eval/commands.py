@@ -48,8 +48,7 @@ Loudness = Annotated[
 ]
 Adherence = Annotated[bool | None, typer.Option(help="Measure tempo, key, instruments. Default: if prompts name them.")]
 Adapters = Annotated[
-    Names,
-    typer.Option("--adapter", metavar="FOLDER", help="Adapter of the model, as with generate; any number."),
+    Names, typer.Option("--adapter", metavar="FOLDER", help="Adapter of the model, as with generate; any number.")
 ]
 Cache = Annotated[Path | None, typer.Option(help="Folder of cached embeddings. Default: cache in the output folder.")]
 ModelCard = Annotated[bool, typer.Option("--model-card", "--card", help="Add the results to the model card.")]

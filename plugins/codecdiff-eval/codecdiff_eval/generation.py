@@ -33,14 +33,7 @@ from codecdiff.data.metadata import Track
 from codecdiff.errors import FileExists, InvalidValue
 from codecdiff.files import atomic_write_text, cached_checksum, sha256
 from codecdiff.interfaces import Codec
-from codecdiff.pipeline import (
-    Edit,
-    GenerationConfig,
-    GenerationRequest,
-    Pipeline,
-    Refine,
-    levels_mask,
-)
+from codecdiff.pipeline import Edit, GenerationConfig, GenerationRequest, Pipeline, Refine, levels_mask
 from codecdiff_eval.eval_sets import first_stages_mask
 from codecdiff_eval.prompts import ATTRIBUTES, EvalPrompt, prompt_of
 from codecdiff_eval.results import hash_of

@@ -238,12 +238,12 @@ def shown_errors() -> Iterator[None]:
         try:
             yield
         except GenerationInterrupted as stop:
-            gr.Info(_shown(stop), title="Stopped")
+            gr.Info(_shown(stop))
         except UserError as error:
             raise gr.Error(_shown(error), print_exception=False) from error
         finally:
             for note in dict.fromkeys(_shown(note.message) for note in notes):
-                gr.Warning(note, title="Note")
+                gr.Warning(note)
 
 
 @contextmanager

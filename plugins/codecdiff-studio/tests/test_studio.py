@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shlex
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ import numpy as np
 import pytest
 import soundfile
 from codecdiff_studio.app import launch, new_app
-from codecdiff_studio.command import is_loopback, parse_login
+from codecdiff_studio.command import check_address, is_loopback, parse_login
 from codecdiff_studio.fields import PromptFields
 from codecdiff_studio.model_tab import licenses_of, model_card_of
 from codecdiff_studio.plots import codes_figure, player, plot_spectrogram
@@ -315,6 +316,13 @@ def test_the_model_card_and_licenses_are_shown(pipeline: Pipeline) -> None:
 
 def test_who_may_enter() -> None:
     assert parse_login("") is None
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(InvalidValue, match=rf"Cannot listen on 127\.0\.0\.1:{port}: Address already in use"):
+            check_address("127.0.0.1", port)
+    check_address("127.0.0.1", port)
+    with pytest.raises(InvalidValue, match=r"Cannot listen on no host: .* Name an address of this machine"):
+        check_address("no host", 0)
     assert parse_login("me:a:b") == ("me", "a:b")
     for text in ("me", ":x", "me:"):
         with pytest.raises(InvalidValue, match="expected USER:PASSWORD"):

@@ -39,8 +39,7 @@ Paths = Annotated[
     ),
 ]
 Audio = Annotated[
-    Path | None,
-    typer.Option(metavar="FOLDER", help="Folder of the audio. Default: none; game-music for packages."),
+    Path | None, typer.Option(metavar="FOLDER", help="Folder of the audio. Default: none; game-music for packages.")
 ]
 CaptionColumns = Annotated[
     list[str] | None, typer.Option("--column", metavar="NAME", help="For hf: column of captions; repeatable.")

@@ -23,14 +23,7 @@ from codecdiff.errors import MissingFile, UnknownName
 from codecdiff.files import missing_file
 from codecdiff_datasets.captioners.tags import summarize_tags
 from codecdiff_datasets.captioning import one_line
-from codecdiff_datasets.importers.debian import (
-    FileRights,
-    UnknownPackage,
-    download,
-    read_copyright,
-    rights_of,
-    unpack,
-)
+from codecdiff_datasets.importers.debian import FileRights, UnknownPackage, download, read_copyright, rights_of, unpack
 from codecdiff_datasets.licenses import license_name
 
 PACKAGES = {  # that may be fetched -> their game
