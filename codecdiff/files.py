@@ -146,9 +146,7 @@ def _describe_disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        raise UnusableFile(
-            f"'{path}' cannot be written: {error.strerror}. Make room, or choose another disk."
-        ) from error
+        raise UnusableFile(f"'{path}' cannot be written: {error.strerror}. Free space or use another disk.") from error
 
 
 def sync(path: Path) -> None:
@@ -331,9 +329,7 @@ def lock_path(path: Path, *, timeout: float = 0) -> Iterator[None]:
             with suppress(OSError, ValueError, KeyError, TypeError):  # the other may not have written it yet
                 by = json.loads(file.read_text(encoding="utf-8"))
                 holder = f" (process {by['process']} on {by['host']}, since {by['since']})"
-            raise FolderLocked(
-                f"'{path}' is being written by another run{holder}. Wait for it, or name another."
-            ) from error
+            raise FolderLocked(f"'{path}' is being written by another run{holder}. Wait, or name another.") from error
         except (OSError, NotImplementedError):
             pass
         else:

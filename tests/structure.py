@@ -164,7 +164,7 @@ LIMITS = GOALS | {
     "lines: interfaces": 444,
     "lines: evaluation": 8_241,
     "lines: must-read set": 5_037,
-    "lines: import closure of the recipe": 8_749,
+    "lines: import closure of the recipe": 8_770,
     "import levels": 8,
 }
 

@@ -133,7 +133,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(
 
     atomic_write_text(tmp_path / "a.txt", "first")
     monkeypatch.setattr(os, function, fail)
-    with pytest.raises(UserError, match=rf"a\.txt' cannot be written: {os.strerror(code)}\. Make room"):
+    with pytest.raises(UserError, match=rf"a\.txt' cannot be written: {os.strerror(code)}\. Free space"):
         atomic_write_text(tmp_path / "a.txt", "second")
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "first"

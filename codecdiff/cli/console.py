@@ -61,9 +61,7 @@ CLOCK = re.compile(r"(?:(\d+):(?=\d\d:))?(\d+):(\d\d(?:\.\d*)?)", re.ASCII)  # h
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Device = Annotated[str, typer.Option(help="Device to compute on, as in cuda:1. Default: a GPU if there is one.")]
-Options = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of the part; repeatable.")
-]
+Options = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Option of a part; repeatable.")]
 
 
 def parse_time(text: str | float) -> float:

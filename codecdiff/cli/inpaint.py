@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 def inpaint(
     starts: Annotated[list[float] | None, typer.Option("--from", **TIME, help="Start of a region, as in 1:30.")] = None,
     stops: Annotated[list[float] | None, typer.Option("--to", **TIME, help="End of the region.")] = None,
-    levels: Annotated[
-        str, typer.Option(help="Levels to generate, as in 2-8; 0 is the coarsest.", show_default="all")
-    ] = "",
+    levels: Annotated[str, typer.Option(help="Levels to generate, as in 2-8; 0 is coarsest.", show_default="all")] = "",
 ) -> Edit:
     """Regenerate one or more regions of a file.
 

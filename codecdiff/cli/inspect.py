@@ -26,17 +26,13 @@ if TYPE_CHECKING:
 
 
 def inspect_file(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE|MODEL", help="Audio file that codecdiff generated, or a model.")
-    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE|MODEL", help="Audio file that codecdiff wrote, or a model.")],
     as_json: Json = False,
     model: Annotated[str, typer.Option(help="Model that generated the file, to generate it again.")] = "",
     adapters: Adapters = None,
     source: Annotated[Path | None, typer.Option(metavar="FILE", help="Source of the edit, if the file is one.")] = None,
     controls: Controls = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="New file, with --model.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="New file for --model.")] = None,
     force: Force = False,
     device: Device = "",
     allow_download: AllowDownload = False,

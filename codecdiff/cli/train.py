@@ -39,9 +39,7 @@ def train(
     ] = None,
     allow_changes: AllowChanges = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print what training would take, and stop.")] = False,
-    devices: Annotated[
-        int | None, typer.Option(min=1, max=4096, help="For --plan: number of devices. Default: 1.")
-    ] = None,
+    devices: Annotated[int | None, typer.Option(min=1, max=4096, help="For --plan: devices. Default: 1.")] = None,
     device: Annotated[str | None, typer.Option(help="For --plan: device, as in h100. Default: this machine's.")] = None,
     utilization: Annotated[float | None, typer.Option(help="For --plan: fraction of the peak that is reached.")] = None,
     hours: Annotated[float | None, typer.Option(help="For --plan: hours of music, if there is none yet.")] = None,

@@ -197,9 +197,7 @@ def check_same_model(folder: Path, spec: dict[str, Any], state: dict[str, Tensor
     if tensors.keys() != state.keys() or any(not torch.equal(tensors[k].float(), state[k].float()) for k in state):
         differences.append("the fitted state of the codec differs")
     if differences:
-        raise InvalidValue(
-            f"{folder} holds another model: {'; '.join(differences)}. Choose another output folder, or delete it."
-        )
+        raise InvalidValue(f"{folder} holds another model: {'; '.join(differences)}. Use another output, or delete it.")
     warn_of_code_changes(saved.get("code", {}), spec.get("code", {}), folder)
 
 

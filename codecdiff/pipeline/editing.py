@@ -204,9 +204,7 @@ class Restore(Edit):
         """Keep all frames of the coarsest levels."""
         present = sorted(set(codec.levels))
         if self.levels >= len(present):
-            raise InvalidValue(
-                f"Invalid levels={self.levels}: this codec has {len(present)}, so none is left to restore."
-            )
+            raise InvalidValue(f"Invalid levels={self.levels}: this codec has {len(present)}: none is left to restore.")
         return source.keep(levels_mask(codec, present[: self.levels]))
 
 

@@ -117,7 +117,5 @@ def upload_folder(folder: Path, name: str, private: bool | None = None) -> str:
             f"The hub refused '{name}': log in with `hf auth login`, as an account that may write there. ({error})"
         ) from error
     except http_error as error:
-        raise HubUnreachable(
-            f"The hub could not be reached; the upload may be incomplete. Try again. ({error})"
-        ) from error
+        raise HubUnreachable(f"The hub was not reached; the upload may be incomplete. Try again. ({error})") from error
     return str(repository)

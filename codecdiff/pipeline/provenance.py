@@ -173,9 +173,7 @@ class GenerationRequest(BaseModel):
         for name, record in records.items():
             file, expected = Path(files.get(name, "")), record.get("sha256")
             if not expected:
-                raise InvalidValue(
-                    f"Its control {name} came from samples in memory: it can be generated in Python only."
-                )
+                raise InvalidValue(f"Its control {name} came from samples in memory: only Python can generate it.")
             if not file.is_file() or sha256(file) != expected:
                 problem = f"'{file}' is another file, or missing" if name in files else "--control is missing"
                 raise InvalidValue(
